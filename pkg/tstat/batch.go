@@ -1,0 +1,234 @@
+package tstat
+
+import (
+	"bytes"
+	"strings"
+)
+
+// batchRows is how many rows a Batch can hold. At 130 columns its vectors
+// take about 3 MiB, more would not be faster.
+const batchRows = 2048
+
+// Vector holds the values of one column of a Batch, without the NULLs: value
+// number i belongs to the i-th row whose Def is 1.
+type Vector struct {
+	Def []int16 // per row: 1 a value, 0 NULL (Parquet's definition levels)
+	// One of these holds the values; its length is rows less NULLs.
+	Ints   []int64 // Int, Time
+	Floats []float64
+	Bools  []bool
+	Texts  [][]byte
+}
+
+// vector is a Vector while it is filled: full length, rows counted by the
+// batch.
+type vector struct {
+	kind    Kind
+	seconds bool // Time in seconds
+	yt      bool // "--" is NULL too
+	active  bool // the file has the column
+	nulls   int
+	def     []int16
+	ints    []int64
+	floats  []float64
+	bools   []bool
+	texts   [][]byte
+}
+
+func (v *vector) init(c Column) {
+	v.kind, v.seconds = c.Kind, c.seconds
+	v.yt = strings.HasPrefix(c.Name, "yt_")
+	v.active, v.nulls = false, 0
+}
+
+// activate prepares the vector for values. The slices stay for later files.
+func (v *vector) activate() {
+	v.active = true
+	if v.def == nil {
+		v.def = make([]int16, batchRows)
+	}
+	for i := range v.def {
+		v.def[i] = 1
+	}
+	switch v.kind {
+	case Int, Time:
+		if v.ints == nil {
+			v.ints = make([]int64, batchRows)
+		}
+	case Float:
+		if v.floats == nil {
+			v.floats = make([]float64, batchRows)
+		}
+	case Bool:
+		if v.bools == nil {
+			v.bools = make([]bool, batchRows)
+		}
+	case Text:
+		if v.texts == nil {
+			v.texts = make([][]byte, batchRows)
+		}
+	}
+}
+
+// Batch is a run of rows of one file. It is valid until the next call of
+// Reader.Next.
+type Batch struct {
+	Type    *LogType
+	n       int
+	cols    []vector
+	lines   [][]byte // with newline
+	line    []int64  // line numbers in the file
+	arena   []byte   // rewritten text
+	escaped int64    // values that were escaped
+
+	end endTimes
+}
+
+// Len is the number of rows.
+func (b *Batch) Len() int { return b.n }
+
+// Line returns row i as Tstat wrote it, without the newline.
+func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
+
+// LineNumber returns the number of row i's line in its file, from 1.
+func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
+
+// Fields appends the fields of row i, as Tstat wrote them, to dst.
+func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
+	rest := b.Line(i)
+	for {
+		j := bytes.IndexByte(rest, b.Type.sep)
+		if j < 0 {
+			return append(dst, rest)
+		}
+		dst = append(dst, rest[:j])
+		rest = rest[j+1:]
+	}
+}
+
+// Column returns the values of column c, an index into Reader.Columns, and
+// whether the file has this column at all; without it every row is NULL.
+func (b *Batch) Column(c int) (Vector, bool) {
+	v := &b.cols[c]
+	if !v.active {
+		return Vector{}, false
+	}
+	n := b.n - v.nulls
+	out := Vector{Def: v.def[:b.n]}
+	switch v.kind {
+	case Int, Time:
+		out.Ints = v.ints[:n]
+	case Float:
+		out.Floats = v.floats[:n]
+	case Bool:
+		out.Bools = v.bools[:n]
+	case Text:
+		out.Texts = v.texts[:n]
+	}
+	return out, true
+}
+
+// reset empties the batch for the next rows of the same file.
+func (b *Batch) reset() {
+	for i := range b.cols {
+		v := &b.cols[i]
+		if v.nulls > 0 {
+			for j := range v.def[:b.n] {
+				v.def[j] = 1
+			}
+			v.nulls = 0
+		}
+	}
+	b.n, b.escaped, b.arena = 0, 0, b.arena[:0]
+}
+
+// setNull makes the column NULL in the row under way.
+func (v *vector) setNull(row int) {
+	v.def[row] = 0
+	v.nulls++
+}
+
+// undo takes back the first n fields of the row under way, which turned out
+// to be none.
+func (b *Batch) undo(m *mapping, n int) {
+	for _, f := range m.fields[:n] {
+		if f.col >= 0 && b.cols[f.col].def[b.n] == 0 {
+			b.cols[f.col].def[b.n] = 1
+			b.cols[f.col].nulls--
+		}
+	}
+}
+
+// Ends returns, for each row, when what it describes ended, in microseconds
+// since the epoch; 0 where the row has no absolute time. Tstat writes a row
+// at about that time.
+//
+// The source differs by type: tcp, video and streaming: last (2.2 to 2.4
+// first_abs + durat); udp: the later of both directions' start + duration;
+// http, dns, l3_bitrate, periodic: the row's time; mm, chat, skype: start +
+// duration.
+func (b *Batch) Ends() []int64 {
+	b.end.out = b.end.out[:0]
+	for range b.n {
+		b.end.out = append(b.end.out, 0)
+	}
+	for _, e := range endColumns {
+		start := b.Type.Column(e.start)
+		if start < 0 || !b.cols[start].active || b.cols[start].kind != Time {
+			continue
+		}
+		durat := -1
+		if e.durat != "" {
+			if durat = b.Type.Column(e.durat); durat < 0 || !b.cols[durat].active {
+				durat = -1
+			}
+		}
+		b.addEnds(start, durat, e.unit)
+	}
+	return b.end.out
+}
+
+type endTimes struct{ out []int64 }
+
+// endColumns are the columns that tell the end of a row, in any type: start,
+// duration and the microseconds of the duration's unit.
+var endColumns = []struct {
+	start, durat string
+	unit         float64
+}{
+	{"last", "", 0},
+	{"c_first_abs", "c_durat", 1e3}, // udp
+	{"s_first_abs", "s_durat", 1e3},
+	{"time_abs", "", 0},            // http
+	{"time", "", 0},                // dns, l3_bitrate
+	{"time_abs_start", "", 0},      // periodic
+	{"starttime", "duration", 1e6}, // mm
+	{"c_starttime", "c_duration", 1e6},
+	{"s_starttime", "s_duration", 1e6},
+	{"first_tm", "durat", 1e6}, // chat, skype
+}
+
+// addEnds raises the ends to start + durat.
+func (b *Batch) addEnds(start, durat int, unit float64) {
+	s := &b.cols[start]
+	si, di := 0, 0
+	for row := range b.n {
+		var d float64
+		if durat >= 0 {
+			v := &b.cols[durat]
+			if v.def[row] == 1 {
+				d = v.floats[di] * unit
+				di++
+			}
+		}
+		if s.def[row] == 0 {
+			continue
+		}
+		end := s.ints[si]
+		si++
+		if d > 0 && d < maxTime { // neither NaN nor infinite
+			end += int64(d)
+		}
+		b.end.out[row] = max(b.end.out[row], end)
+	}
+}

@@ -1,0 +1,67 @@
+package tstat
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Forms of log folder names, without ".out": since 2.4 (07/2012), and before.
+const (
+	folderForm    = "2006_01_02_15_04"
+	oldFolderForm = "15_04_02_Jan_2006"
+)
+
+var folderName = regexp.MustCompile(`^([0-9]{4}_[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]{2}|[0-9]{2}_[0-9]{2}_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4})\.out$`)
+
+// FolderTime is the time in a log folder's name: when Tstat opened it, to the
+// minute, in the probe's local zone. Where summer time ends an hour comes
+// twice, and the name does not say which one is meant.
+type FolderTime struct {
+	Time   time.Time // the earlier of both meanings, UTC
+	Latest time.Time // the later one; equal to Time but for that hour
+}
+
+// IsFolder reports whether name has the form of a log folder's name.
+func IsFolder(name string) bool {
+	_, err := ParseFolder(name, time.UTC)
+	return err == nil
+}
+
+// ParseFolder reads the name of a log folder, YYYY_MM_DD_HH_MM.out or, up to
+// Tstat 2.3, HH_MM_DD_Mon_YYYY.out, as a time in loc.
+func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
+	if !folderName.MatchString(name) {
+		return FolderTime{}, fmt.Errorf("%q is no log folder name: want YYYY_MM_DD_HH_MM.out", name)
+	}
+	form := folderForm
+	if name[4] != '_' {
+		form = oldFolderForm
+	}
+	// Parsed in UTC, where every minute exists: in a wrong zone the folder
+	// may have a name that falls into the hour that spring leaves out.
+	wall, err := time.Parse(form, strings.TrimSuffix(name, ".out"))
+	if err != nil {
+		return FolderTime{}, fmt.Errorf("%q is no log folder name: no such date", name)
+	}
+	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), 0, 0, loc)
+	f := FolderTime{t.UTC(), t.UTC()}
+	// Zones go back by an hour, Lord Howe Island by half of one.
+	for d := -2 * time.Hour; d <= 2*time.Hour; d += 30 * time.Minute {
+		u := t.Add(d)
+		if u.Format(folderForm) != t.Format(folderForm) {
+			continue
+		}
+		if u.Before(f.Time) {
+			f.Time = u.UTC()
+		}
+		if u.After(f.Latest) {
+			f.Latest = u.UTC()
+		}
+	}
+	return f, nil
+}
+
+// FolderName returns the log folder name of a time, in the form since 2.4.
+func FolderName(t time.Time) string { return t.Format(folderForm) + ".out" }

@@ -1,0 +1,415 @@
+package tstat
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// maxTime bounds times, in microseconds: the year 10000. What lies beyond is
+// no time but a broken line.
+const maxTime = 253402300800 * 1e6
+
+// mapping says where the fields of a line go.
+type mapping struct {
+	fields []field
+	absent []int  // columns that other lines of the file have and this one has not
+	kind   []byte // the value of log_http_complete's column kind; nil for other types
+	derive *derive
+}
+
+type field struct {
+	col  int // skipField: the field has no value
+	kind Kind
+}
+
+// derive makes absolute times out of first_abs (2.2 to 2.4).
+type derive struct{ firstAbs, durat, first, last int }
+
+// rowError says why a line is no row. Column is empty if the line as a whole
+// is wrong.
+type rowError struct {
+	column string
+	value  string
+	reason string
+}
+
+func (e *rowError) Error() string {
+	if e.column == "" {
+		return e.reason
+	}
+	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value)
+}
+
+// parseRow reads one line, which ends in the newline that stops every loop
+// here, into row b.n. This is the hot path: one pass over the bytes, no
+// allocation.
+func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
+	sep := b.Type.sep
+	row := b.n
+	p := 0
+	for i := range m.fields {
+		f := m.fields[i]
+		q := p
+		if f.col < 0 {
+			for line[q] != sep && line[q] != '\n' {
+				q++
+			}
+		} else {
+			v := &b.cols[f.col]
+			var ok bool
+			switch f.kind {
+			case Int:
+				q, ok = v.parseInt(line, p, sep, row)
+			case Float:
+				q, ok = v.parseFloat(line, p, sep, row)
+			case Text:
+				q, ok = b.parseText(v, line, p, sep, row)
+			case Bool:
+				q, ok = v.parseBool(line, p, sep, row)
+			case Time:
+				q, ok = v.parseTime(line, p, sep, row)
+			}
+			if !ok {
+				b.undo(m, i)
+				value := string(line[p:min(q, p+80)])
+				c := columns[f.col]
+				if n := countFields(line, sep); n != len(m.fields) {
+					return &rowError{reason: fmt.Sprintf("%d columns, not %d", n, len(m.fields))}
+				}
+				return &rowError{c.Name, value, "not " + article(c.Kind)}
+			}
+		}
+		if last := i == len(m.fields)-1; last != (line[q] == '\n') {
+			b.undo(m, i+1)
+			return &rowError{reason: fmt.Sprintf("%d columns, not %d", countFields(line, sep), len(m.fields))}
+		}
+		p = q + 1
+	}
+	for _, c := range m.absent {
+		b.cols[c].setNull(row)
+	}
+	if m.kind != nil {
+		v := &b.cols[b.Type.index["kind"]]
+		v.texts[row-v.nulls] = m.kind
+	}
+	if d := m.derive; d != nil {
+		b.deriveTimes(d)
+	}
+	return nil
+}
+
+func article(k Kind) string {
+	switch k {
+	case Int:
+		return "an integer"
+	case Float:
+		return "a number"
+	case Bool:
+		return "0 or 1"
+	case Time:
+		return "a time"
+	default:
+		return "a text"
+	}
+}
+
+func countFields(line []byte, sep byte) int {
+	return bytes.Count(line, []byte{sep}) + 1
+}
+
+// fieldEnd returns the index of the separator or newline that ends the field
+// at p.
+func fieldEnd(line []byte, p int, sep byte) int {
+	for line[p] != sep && line[p] != '\n' {
+		p++
+	}
+	return p
+}
+
+// isNull reports whether a field is one of Tstat's marks for "no value" in a
+// column that holds no text. '?' is what MSN_Y rows print for a length.
+func isNull(f []byte) bool {
+	switch string(f) {
+	case "", "-", "--", "---", "?":
+		return true
+	}
+	return false
+}
+
+func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
+	q := p
+	c := line[q]
+	neg := c == '-'
+	if neg {
+		q++
+		c = line[q]
+	}
+	digits := q
+	var x int64
+	for c-'0' < 10 {
+		x = x*10 + int64(c-'0')
+		q++
+		c = line[q]
+	}
+	if n := q - digits; (c == sep || c == '\n') && n > 0 && n < 19 {
+		if neg {
+			x = -x
+		}
+		v.ints[row-v.nulls] = x
+		return q, true
+	}
+	return v.slowInt(line, p, sep, row)
+}
+
+func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
+	q := fieldEnd(line, p, sep)
+	f := line[p:q]
+	if isNull(f) {
+		v.setNull(row)
+		return q, true
+	}
+	x, err := strconv.ParseInt(str(f), 10, 64)
+	if err != nil {
+		// Some versions print a counter as a number with decimals.
+		y, ferr := strconv.ParseFloat(str(f), 64)
+		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
+			return q, false
+		}
+		x = int64(y)
+	}
+	v.ints[row-v.nulls] = x
+	return q, true
+}
+
+var pow10 = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
+
+func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
+	q := p
+	c := line[q]
+	neg := c == '-'
+	if neg {
+		q++
+		c = line[q]
+	}
+	start := q
+	var x uint64
+	for c-'0' < 10 {
+		x = x*10 + uint64(c-'0')
+		q++
+		c = line[q]
+	}
+	digits, decimals := q-start, 0
+	if c == '.' {
+		q++
+		c = line[q]
+		start = q
+		for c-'0' < 10 {
+			x = x*10 + uint64(c-'0')
+			q++
+			c = line[q]
+		}
+		decimals = q - start
+		digits += decimals
+	}
+	// Up to 15 digits both numbers are exact, so their quotient is the
+	// nearest float64, as strconv has it.
+	if (c == sep || c == '\n') && digits > 0 && digits <= 15 {
+		y := float64(x)
+		if decimals > 0 {
+			y /= pow10[decimals]
+		}
+		if neg {
+			y = -y
+		}
+		v.floats[row-v.nulls] = y
+		return q, true
+	}
+	return v.slowFloat(line, p, sep, row)
+}
+
+func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
+	q := fieldEnd(line, p, sep)
+	f := line[p:q]
+	if isNull(f) {
+		v.setNull(row)
+		return q, true
+	}
+	var y float64
+	if s := str(f); s == "-nan" {
+		y = math.NaN()
+	} else {
+		var err error
+		if y, err = strconv.ParseFloat(s, 64); err != nil || bytes.ContainsAny(f, "_xXpP") {
+			return q, false
+		}
+	}
+	v.floats[row-v.nulls] = y
+	return q, true
+}
+
+func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
+	if c := line[p]; (c == '0' || c == '1') && (line[p+1] == sep || line[p+1] == '\n') {
+		v.bools[row-v.nulls] = c == '1'
+		return p + 1, true
+	}
+	q := fieldEnd(line, p, sep)
+	if isNull(line[p:q]) {
+		v.setNull(row)
+		return q, true
+	}
+	return q, false
+}
+
+// parseTime reads a time as Tstat prints it, milliseconds or seconds since
+// the epoch with decimals, exactly and rounded to the microsecond: its last
+// digits are noise of a double. 0 means no time.
+func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
+	q := p
+	c := line[q]
+	var x int64
+	for c-'0' < 10 {
+		x = x*10 + int64(c-'0')
+		q++
+		c = line[q]
+	}
+	keep := 3 // decimals down to the microsecond
+	if v.seconds {
+		keep = 6
+	}
+	if n := q - p; n == 0 || n > 18-keep { // more would not fit an int64
+		q = fieldEnd(line, p, sep)
+		if isNull(line[p:q]) {
+			v.setNull(row)
+			return q, true
+		}
+		return q, false
+	}
+	got, round := 0, int64(0)
+	if c == '.' {
+		q++
+		c = line[q]
+		for c-'0' < 10 {
+			if got < keep {
+				x = x*10 + int64(c-'0')
+			} else if got == keep && c >= '5' {
+				round = 1
+			}
+			got++
+			q++
+			c = line[q]
+		}
+	}
+	for ; got < keep; got++ {
+		x *= 10
+	}
+	x += round
+	if c != sep && c != '\n' || x > maxTime {
+		return fieldEnd(line, p, sep), false
+	}
+	if x == 0 {
+		v.setNull(row)
+		return q, true
+	}
+	v.ints[row-v.nulls] = x
+	return q, true
+}
+
+// parseText takes a text as it is; it never fails. "-" means none, in
+// YouTube's columns "--" too; an empty text is a value.
+func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
+	q := p
+	c := line[q]
+	odd := false
+	for c != sep && c != '\n' {
+		if c-1 >= 0x7f { // NUL, or above ASCII
+			odd = true
+		}
+		q++
+		c = line[q]
+	}
+	f := line[p:q]
+	switch {
+	case len(f) == 1 && f[0] == '-', v.yt && len(f) == 2 && f[0] == '-' && f[1] == '-':
+		v.setNull(row)
+		return q, true
+	case odd && !cleanText(f):
+		f = b.escape(f)
+		b.escaped++
+	}
+	v.texts[row-v.nulls] = f
+	return q, true
+}
+
+func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
+
+// escape writes bytes that are not UTF-8, and NUL, as \xHH: typed stores hold
+// text only. The result lies in the batch's arena.
+func (b *Batch) escape(f []byte) []byte {
+	const hex = "0123456789abcdef"
+	start := len(b.arena)
+	for len(f) > 0 {
+		r, n := utf8.DecodeRune(f)
+		if r == utf8.RuneError && n == 1 || r == 0 {
+			b.arena = append(b.arena, '\\', 'x', hex[f[0]>>4], hex[f[0]&15])
+		} else {
+			b.arena = append(b.arena, f[:n]...)
+		}
+		f = f[n:]
+	}
+	return b.arena[start:len(b.arena):len(b.arena)]
+}
+
+// deriveTimes sets first and last from first_abs and durat.
+func (b *Batch) deriveTimes(d *derive) {
+	row := b.n
+	abs, first, last := &b.cols[d.firstAbs], &b.cols[d.first], &b.cols[d.last]
+	if abs.def[row] == 0 {
+		first.setNull(row)
+		last.setNull(row)
+		return
+	}
+	t := abs.ints[row-abs.nulls]
+	first.ints[row-first.nulls] = t
+	v := &b.cols[d.durat]
+	if v.def[row] == 0 {
+		last.setNull(row)
+		return
+	}
+	ms := v.floats[row-v.nulls]
+	if !(ms >= 0 && ms*1e3 < maxTime) { // NaN too
+		last.setNull(row)
+		return
+	}
+	last.ints[row-last.nulls] = t + int64(math.Round(ms*1e3))
+}
+
+// str views bytes as a string for strconv, which does not keep it.
+func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+var errQuotedDate = errors.New("no quoted date")
+
+// rewriteChatMessage gives the lines of log_chat_messages one form: up to 3.0
+// they carry a quoted local date with blanks, 'Sun Nov 22 06:39:55.621150
+// 2026', where later ones have seconds since the epoch. The result has
+// seconds, ends in a newline and lies in dst.
+func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {
+	before, rest, ok := bytes.Cut(line, []byte(" '"))
+	if !ok {
+		return dst, errQuotedDate
+	}
+	date, after, ok := bytes.Cut(rest, []byte("' "))
+	if !ok {
+		return dst, errQuotedDate
+	}
+	t, err := time.ParseInLocation("Mon Jan _2 15:04:05.999999 2006", string(date), loc)
+	if err != nil || t.Unix() < 0 {
+		return dst, errQuotedDate
+	}
+	return fmt.Appendf(dst, "%s %d.%06d %s", before, t.Unix(), t.Nanosecond()/1e3, after), nil
+}

@@ -1,0 +1,771 @@
+package tstat
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// MaxLine is the longest line that is read as a row, in bytes. Tstat's
+// longest are a few kB; what is longer is rejected as a whole.
+const MaxLine = 1 << 20
+
+// blockSize is how much text is read at once; a multiple of MaxLine would
+// only cost memory.
+const blockSize = MaxLine
+
+// gzipBuffer is how much of a compressed file is read at once.
+const gzipBuffer = 64 << 10
+
+// layoutLines is how many lines are looked at to tell the layout of a file
+// without header.
+const layoutLines = 100
+
+// ReaderOptions say how a log is read.
+type ReaderOptions struct {
+	// Location is the probe's zone, for the local dates in log_chat_messages
+	// of Tstat up to 3.0. nil means UTC.
+	Location *time.Location
+	// Layout is one of LogType.Versions, for files without header whose
+	// count of columns several versions have.
+	Layout string
+	// Extra are unknown columns that a later header of the file is known to
+	// bring; see NewColumnsError.
+	Extra []string
+	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
+	// see Reader.Mark.
+	Marks []int64
+	// Reject is called for each line that is no row; text is only valid
+	// during the call.
+	Reject func(line int64, reason string, text []byte)
+	// Warn is called with things about the file that a user should know.
+	Warn func(message string)
+}
+
+// Counts is what was read so far. Lines == Rows + Rejects + Cuts at the end.
+type Counts struct {
+	Lines   int64 // data lines: no headers
+	Rows    int64
+	Rejects int64
+	Cuts    int64 // 1 for an unfinished last line or an unfinished gzip end
+	Escaped int64 // text values with bytes that are not UTF-8, or NUL
+	Text    int64 // bytes of text, decompressed, with the cut end
+}
+
+// LayoutError is returned for a file without header whose columns no known
+// version has, or several have.
+type LayoutError struct {
+	Type  *LogType
+	Line  int64
+	Count int      // columns of the lines
+	Fits  []string // versions that have as many
+}
+
+func (e *LayoutError) Error() string {
+	if len(e.Fits) > 1 {
+		return fmt.Sprintf("line %d: no header, and several versions of %s have %d columns", e.Line, e.Type.Name, e.Count)
+	}
+	var known []string
+	for _, n := range e.Type.Counts() {
+		known = append(known, strconv.Itoa(n))
+	}
+	return fmt.Sprintf("line %d: no header, and %d columns are none of %s's (known: %s)",
+		e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
+}
+
+// Hint says what the user can do.
+func (e *LayoutError) Hint() string {
+	if len(e.Fits) > 1 {
+		return "name the version: --layout " + strings.Join(e.Fits, " or ")
+	}
+	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
+}
+
+// NewColumnsError is returned when a later header of the file has columns
+// that are unknown and not in Extra. Read the file again with
+// ReaderOptions.Extra set to Extra.
+type NewColumnsError struct{ Extra []string }
+
+func (e *NewColumnsError) Error() string {
+	return "a later header has further unknown columns: " + strings.Join(e.Extra, ", ")
+}
+
+// Reader reads the rows of a log, plain or gzip. It keeps its buffers when it
+// is Reset.
+type Reader struct {
+	typ *LogType
+	opt ReaderOptions
+
+	raw *errReader
+	src io.Reader // raw, or gz on top of it; nil before the first read
+	gz  *gzip.Reader
+
+	buf      []byte
+	pos, end int   // unread text in buf
+	eof      bool  // there is no more
+	damage   error // what ended the text: io.EOF, or an error of gzip
+	finished bool
+	skipping bool // inside a line longer than MaxLine
+
+	sum           hash.Hash
+	length        int64  // bytes in sum
+	newline       []byte // state of sum at the last newline, while skipping
+	newlineLength int64
+	marks         map[int64]string // of ReaderOptions.Marks, as far as reached
+
+	line    int64 // lines read
+	counts  Counts
+	begun   bool // a batch was returned: columns cannot change any more
+	columns []Column
+	extra   []string
+	layout  string
+	forms   map[string]map[int]*mapping // part -> count of fields -> mapping
+	current *mapping                    // of types with one form
+	batch   Batch
+}
+
+// errReader remembers the error of the file below gzip, to tell an unreadable
+// disk from an unfinished gzip stream.
+type errReader struct {
+	r   io.Reader
+	err error
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && err != io.EOF {
+		e.err = err
+	}
+	return n, err
+}
+
+// NewReader returns a Reader of a log of type t. gzip is recognised by its
+// first bytes.
+func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
+	r := new(Reader)
+	r.Reset(src, t, opt)
+	return r
+}
+
+// Reset makes r read another file.
+func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
+	opt.Marks = slices.Sorted(slices.Values(opt.Marks))
+	if opt.Location == nil {
+		opt.Location = time.UTC
+	}
+	if opt.Reject == nil {
+		opt.Reject = func(int64, string, []byte) {}
+	}
+	if opt.Warn == nil {
+		opt.Warn = func(string) {}
+	}
+	r.typ, r.opt = t, opt
+	r.raw = &errReader{r: src}
+	r.src = nil
+	if r.buf == nil {
+		r.buf = make([]byte, blockSize)
+	}
+	r.pos, r.end = 0, 0
+	r.eof, r.damage, r.finished, r.skipping = false, nil, false, false
+	r.sum, r.length, r.newline = sha256.New(), 0, nil
+	r.marks = map[int64]string{}
+	r.line, r.counts, r.begun, r.layout = 0, Counts{}, false, ""
+	r.forms, r.current = map[string]map[int]*mapping{}, nil
+	r.extra = slices.Clone(opt.Extra)
+	r.batch.Type = t
+	r.setColumns()
+}
+
+// setColumns makes the batch's vectors follow the type's columns and extra.
+func (r *Reader) setColumns() {
+	r.columns = append(slices.Clip(slices.Clone(r.typ.Columns)), make([]Column, len(r.extra))...)
+	for i, name := range r.extra {
+		r.columns[len(r.typ.Columns)+i] = Column{Name: name, Description: "unknown column of the log's header"}
+	}
+	b := &r.batch
+	b.n = 0
+	b.reset()
+	if n := len(r.columns) - len(b.cols); n > 0 {
+		b.cols = append(b.cols, make([]vector, n)...)
+	}
+	for i, c := range r.columns {
+		b.cols[i].init(c)
+	}
+}
+
+// Columns returns the columns of the batches: the type's, then unknown ones
+// of the file's header. It is complete after the first call of Next.
+func (r *Reader) Columns() []Column { return r.columns }
+
+// Layout describes the columns of the file: "header 130 (#15#)", or a version
+// and its count of columns for files without header.
+func (r *Reader) Layout() string { return r.layout }
+
+// Counts returns what was read so far.
+func (r *Reader) Counts() Counts { return r.counts }
+
+// Fingerprint returns the SHA-256 and the length of the text up to its last
+// newline, of what was read so far.
+func (r *Reader) Fingerprint() (sha string, length int64) {
+	sum, length := r.sum, r.length
+	if r.newline != nil {
+		sum = sha256.New()
+		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.newline); err != nil {
+			panic(err) // the state is our own
+		}
+		length = r.newlineLength
+	}
+	return hex.EncodeToString(sum.Sum(nil)), length
+}
+
+// Next returns the next rows, at least one, or io.EOF.
+func (r *Reader) Next() (*Batch, error) {
+	b := &r.batch
+	b.reset()
+	if b.lines == nil {
+		b.lines = make([][]byte, batchRows)
+		b.line = make([]int64, batchRows)
+	}
+	for {
+		for r.pos < r.end && b.n < batchRows {
+			i := bytes.IndexByte(r.buf[r.pos:r.end], '\n')
+			if i < 0 {
+				break
+			}
+			text := r.buf[r.pos : r.pos+i+1]
+			if text[0] == '#' && b.n > 0 {
+				return r.take(), nil // its columns may differ
+			}
+			if err := r.readLine(text); err != nil {
+				return nil, err
+			}
+			r.pos += i + 1
+		}
+		if b.n > 0 {
+			return r.take(), nil
+		}
+		if r.eof {
+			if !r.finished {
+				r.finished = true
+				r.finish()
+			}
+			r.begun = true
+			return nil, io.EOF
+		}
+		if err := r.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// take counts the batch's rows as read.
+func (r *Reader) take() *Batch {
+	r.begun = true
+	r.counts.Rows += int64(r.batch.n)
+	r.counts.Escaped += r.batch.escaped
+	return &r.batch
+}
+
+// readLine reads a whole line, with its newline, from r.buf at r.pos.
+func (r *Reader) readLine(text []byte) error {
+	r.line++
+	if r.skipping {
+		r.skipping = false
+		r.counts.Lines++
+		r.reject(fmt.Sprintf("line is longer than %d bytes", MaxLine), text[:0])
+		return nil
+	}
+	if text[0] == '#' {
+		return r.readHeader(text[:len(text)-1])
+	}
+	r.counts.Lines++
+	if len(text) == 1 {
+		r.reject("empty line", text[:0])
+		return nil
+	}
+	b := &r.batch
+	m, row := r.current, text
+	if m == nil {
+		var err error
+		if m, row, err = r.form(text); err != nil {
+			var re *rowError
+			if !errors.As(err, &re) {
+				return err
+			}
+			r.reject(re.Error(), text)
+			return nil
+		}
+	}
+	if err := b.parseRow(row, m, r.columns); err != nil {
+		r.reject(err.Error(), text)
+		return nil
+	}
+	b.lines[b.n] = text
+	b.line[b.n] = r.line
+	b.n++
+	return nil
+}
+
+func (r *Reader) reject(reason string, text []byte) {
+	r.counts.Rejects++
+	r.opt.Reject(r.line, reason, bytes.TrimSuffix(text, []byte{'\n'}))
+}
+
+// readHeader follows a header line. Tstat opens files for appending, so one
+// may stand in the middle of a file.
+func (r *Reader) readHeader(text []byte) error {
+	h, err := parseHeader(text, r.typ.sep)
+	if err == nil && (r.typ.rows == httpForm) != (h.part != "row") {
+		err = errHeader
+	}
+	if err != nil {
+		r.counts.Lines++
+		r.reject(err.Error(), text)
+		return nil
+	}
+	columns, extra := r.typ.resolve(h, r.extra)
+	if len(extra) > len(r.extra) {
+		if r.begun {
+			return &NewColumnsError{extra}
+		}
+		r.opt.Warn(fmt.Sprintf("unknown columns are kept as text: %s", strings.Join(extra[len(r.extra):], ", ")))
+		r.extra = extra
+		r.setColumns()
+	}
+	m := r.newMapping(columns, h.part)
+	switch r.typ.rows {
+	case httpForm:
+		if len(r.forms) == 0 { // the other kind's header may be missing
+			r.addLayouts(r.typ.layouts)
+		}
+		r.forms[h.part] = map[int]*mapping{len(columns): m}
+	case oneForm:
+		r.forms["row"] = map[int]*mapping{len(columns): m}
+		r.current = m
+	default:
+		if r.forms["row"] == nil {
+			r.addLayouts(r.typ.layouts)
+		}
+		if r.typ.rows == byCount {
+			r.forms["row"][len(columns)] = m
+		}
+	}
+	r.activate()
+	if r.layout == "" {
+		r.layout = "header " + strconv.Itoa(len(columns))
+		if h.levels != "" {
+			r.layout += " #" + h.levels + "#"
+		}
+	}
+	return nil
+}
+
+func (r *Reader) newMapping(columns []int, part string) *mapping {
+	m := &mapping{fields: make([]field, len(columns))}
+	for i, c := range columns {
+		m.fields[i] = field{col: c}
+		if c >= 0 {
+			m.fields[i].kind = r.columns[c].Kind
+		}
+	}
+	if r.typ.rows == httpForm {
+		m.kind = []byte(part)
+	}
+	d := derive{r.typ.Column("first_abs"), r.typ.Column("durat"), r.typ.Column("first"), r.typ.Column("last")}
+	if d.first >= 0 && slices.Contains(columns, d.firstAbs) && slices.Contains(columns, d.durat) {
+		m.derive = &d
+	}
+	return m
+}
+
+// addLayouts makes mappings of layouts, where no header gave one.
+func (r *Reader) addLayouts(layouts []*layout) {
+	for _, l := range layouts {
+		if r.forms[l.part] == nil {
+			r.forms[l.part] = map[int]*mapping{}
+		}
+		if r.forms[l.part][len(l.columns)] == nil {
+			r.forms[l.part][len(l.columns)] = r.newMapping(l.columns, l.part)
+		}
+	}
+	if r.typ.rows == chatMessages {
+		full := layouts[0].columns
+		// ACK rows end before con_t; the header of 2.4 and later, and a line
+		// as it says, have no msglen.
+		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
+		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
+		r.forms["row"][len(short)] = r.newMapping(short, "row")
+	}
+}
+
+// activate prepares the columns that some line of the file can have. Lines
+// that lack one set it to NULL.
+func (r *Reader) activate() {
+	used := make([]bool, len(r.columns))
+	for _, byCount := range r.forms {
+		for _, m := range byCount {
+			for _, c := range m.sets(r.typ) {
+				used[c] = true
+			}
+		}
+	}
+	for c := range r.columns {
+		v := &r.batch.cols[c]
+		if used[c] {
+			v.activate()
+		} else {
+			v.active = false
+		}
+	}
+	for _, byCount := range r.forms {
+		for _, m := range byCount {
+			m.absent = m.absent[:0]
+			sets := m.sets(r.typ)
+			for c := range used {
+				if used[c] && !slices.Contains(sets, c) {
+					m.absent = append(m.absent, c)
+				}
+			}
+		}
+	}
+}
+
+// sets returns the columns that a line of mapping m gives a value.
+func (m *mapping) sets(t *LogType) []int {
+	var cs []int
+	for _, f := range m.fields {
+		if f.col >= 0 {
+			cs = append(cs, f.col)
+		}
+	}
+	if m.kind != nil {
+		cs = append(cs, t.Column("kind"))
+	}
+	if m.derive != nil {
+		cs = append(cs, m.derive.first, m.derive.last)
+	}
+	return cs
+}
+
+// form finds the mapping of a line: for the first line of a file without
+// header by looking at its lines, for types with several forms by the line
+// itself. It may rewrite the line.
+func (r *Reader) form(text []byte) (*mapping, []byte, error) {
+	if len(r.forms) == 0 {
+		if err := r.guess(); err != nil {
+			return nil, text, err
+		}
+		r.activate()
+		if r.current != nil {
+			return r.current, text, nil
+		}
+	}
+	part := "row"
+	n := 0
+	switch r.typ.rows {
+	case httpForm:
+		part = "request"
+		if isResponse(text) {
+			part = "response"
+		}
+		n = countFields(text, r.typ.sep)
+	case chatMessages:
+		if bytes.IndexByte(text, '\'') >= 0 {
+			b := &r.batch
+			start := len(b.arena)
+			out, err := rewriteChatMessage(b.arena, text, r.opt.Location)
+			if err != nil {
+				return nil, text, &rowError{reason: err.Error()}
+			}
+			b.arena, text = out, out[start:len(out):len(out)]
+		}
+		n = countFields(text, r.typ.sep)
+		if f := bytes.SplitN(text, []byte{' '}, 3); len(f) > 2 && string(f[1]) == "ACK" {
+			part = "ack"
+		}
+	default:
+		n = countFields(text, r.typ.sep)
+	}
+	m := r.forms[part][n]
+	if m == nil {
+		var known []int
+		for c := range r.forms[part] {
+			known = append(known, c)
+		}
+		slices.Sort(known)
+		return nil, text, &rowError{reason: fmt.Sprintf("%d columns, not %s", n, strings.Trim(strings.ReplaceAll(fmt.Sprint(known), " ", " or "), "[]"))}
+	}
+	return m, text, nil
+}
+
+// isResponse reports whether a line of log_http_complete is a response: its
+// sixth column is HTTP.
+func isResponse(text []byte) bool {
+	for range 5 {
+		i := bytes.IndexByte(text, '\t')
+		if i < 0 {
+			return false
+		}
+		text = text[i+1:]
+	}
+	return bytes.HasPrefix(text, []byte("HTTP\t"))
+}
+
+// guess chooses the layout of a file without header: the one that
+// ReaderOptions.Layout names, or by the count of columns that most of the first
+// lines have.
+func (r *Reader) guess() error {
+	if r.typ.rows != oneForm {
+		r.addLayouts(r.typ.layouts)
+		r.layout = "no header"
+		return nil
+	}
+	rest := r.buf[r.pos:r.end]
+	votes := map[int]int{}
+	lines := map[int][]byte{}
+	first := 0
+	for range layoutLines {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		n := countFields(rest[:i], r.typ.sep)
+		if first == 0 {
+			first = n
+		}
+		if r.fits(n) != nil {
+			votes[n]++
+			if lines[n] == nil {
+				lines[n] = rest[:i+1]
+			}
+		}
+		rest = rest[i+1:]
+	}
+	count := 0
+	for n, v := range votes {
+		if v > votes[count] || v == votes[count] && n < count {
+			count = n
+		}
+	}
+	if count == 0 {
+		return &LayoutError{Type: r.typ, Line: r.line, Count: first}
+	}
+	ls := r.fits(count)
+	if len(ls) > 1 {
+		ls = discern(ls, lines[count], r.typ.sep)
+	}
+	if len(ls) > 1 {
+		e := &LayoutError{Type: r.typ, Line: r.line, Count: count}
+		for _, l := range ls {
+			e.Fits = append(e.Fits, l.version)
+		}
+		return e
+	}
+	m := r.newMapping(ls[0].columns, "row")
+	r.forms["row"] = map[int]*mapping{count: m}
+	r.current = m
+	r.layout = ls[0].version + " " + strconv.Itoa(count)
+	return nil
+}
+
+// fits returns the layouts with n columns, of the version that the options
+// name if they do. Versions that write no header go before those that do.
+func (r *Reader) fits(n int) []*layout {
+	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
+	var plain, others []*layout
+	for _, l := range r.typ.layouts {
+		switch {
+		case len(l.columns) != n || named && l.version != r.opt.Layout:
+		case l.plain:
+			plain = append(plain, l)
+		default:
+			others = append(others, l)
+		}
+	}
+	if plain != nil {
+		return plain
+	}
+	return others
+}
+
+// discern tells layouts with the same count of columns apart by a line.
+func discern(ls []*layout, line []byte, sep byte) []*layout {
+	f := bytes.Split(bytes.TrimSuffix(line, []byte{'\n'}), []byte{sep})
+	want := ""
+	switch {
+	case len(f) == 105: // tcp: 2.0.9 has an empty column 99
+		want = "2.1dev"
+		if len(f[98]) == 0 {
+			want = "2.0.9"
+		}
+	case len(f) == 130: // tcp: column 120 is c_last_handshakeT, or 3.0's bitmap
+		want = "3.0.0"
+		if bytes.IndexByte(f[119], '.') >= 0 {
+			want = "2015-02"
+		}
+	case len(f) == 23: // udp: columns 22, 23 became version texts in 11/2021
+		want = "3.3.0"
+		if isDigits(f[21]) && isDigits(f[22]) {
+			want = "3.1.7"
+		}
+	}
+	for _, l := range ls {
+		if l.version == want {
+			return []*layout{l}
+		}
+	}
+	return ls
+}
+
+// fill reads more text behind what is left, and hashes up to the last
+// newline.
+func (r *Reader) fill() error {
+	if r.pos > 0 {
+		r.end = copy(r.buf, r.buf[r.pos:r.end])
+		r.pos = 0
+	}
+	if r.end == len(r.buf) {
+		r.skipLine()
+	}
+	unhashed := r.end // the beginning of a line that is not all here yet
+	var err error
+	for err == nil && (r.end == unhashed || r.end < len(r.buf)/2) {
+		var n int
+		n, err = r.read(r.buf[r.end:])
+		r.end += n
+		r.counts.Text += int64(n)
+	}
+	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 {
+		whole := r.buf[:unhashed+i+1]
+		r.hash(whole)
+		r.newline = nil
+	}
+	if err == nil {
+		return nil
+	}
+	if r.raw.err != nil {
+		return r.raw.err
+	}
+	r.eof = true
+	r.damage = err
+	return nil
+}
+
+// hash adds text to the fingerprint.
+func (r *Reader) hash(text []byte) {
+	for _, m := range r.opt.Marks {
+		if n := m - r.length; n > 0 && n <= int64(len(text)) {
+			r.sum.Write(text[:n])
+			r.length += n
+			r.marks[m] = hex.EncodeToString(r.sum.Sum(nil))
+			text = text[n:]
+		}
+	}
+	r.sum.Write(text)
+	r.length += int64(len(text))
+}
+
+// Mark returns the SHA-256 of the first length bytes of text, one of
+// ReaderOptions.Marks, or "" if the text is shorter.
+func (r *Reader) Mark(length int64) string {
+	if length == 0 {
+		return emptySHA256
+	}
+	return r.marks[length]
+}
+
+const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+// Drain reads what is left and only counts: every line that is no header as a
+// row. It is for stores that keep the file as it is.
+func (r *Reader) Drain() error {
+	for !r.eof {
+		if err := r.fill(); err != nil {
+			return err
+		}
+		for r.pos < r.end {
+			i := bytes.IndexByte(r.buf[r.pos:r.end], '\n')
+			if i < 0 {
+				break
+			}
+			if r.buf[r.pos] != '#' || r.skipping {
+				r.counts.Lines++
+				r.counts.Rows++
+			}
+			r.skipping = false
+			r.pos += i + 1
+		}
+	}
+	if r.damage != nil && r.damage != io.EOF || r.end > r.pos || r.skipping {
+		r.counts.Lines++
+		r.counts.Cuts = 1
+	}
+	return nil
+}
+
+// skipLine forgets the beginning of a line that fills the buffer. It is
+// hashed all the same; should the line never end, the fingerprint is that of
+// the text before it.
+func (r *Reader) skipLine() {
+	if r.newline == nil {
+		state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
+		if err != nil {
+			panic(err) // crypto/sha256 documents that it never fails
+		}
+		r.newline, r.newlineLength = state, r.length
+	}
+	r.hash(r.buf[:r.end])
+	r.skipping = true
+	r.end = 0
+}
+
+// read reads text from the file, decompressed if its first bytes are gzip's.
+func (r *Reader) read(p []byte) (int, error) {
+	if r.src == nil {
+		r.src = r.raw
+		n, err := io.ReadFull(r.raw, p[:2])
+		if n < 2 || p[0] != 0x1f || p[1] != 0x8b {
+			if err == io.ErrUnexpectedEOF {
+				err = io.EOF
+			}
+			return n, err
+		}
+		magic := bytes.NewReader([]byte{p[0], p[1]})
+		in := bufio.NewReaderSize(io.MultiReader(magic, r.raw), gzipBuffer)
+		if r.gz == nil {
+			r.gz = new(gzip.Reader)
+		}
+		if err := r.gz.Reset(in); err != nil {
+			return 0, err
+		}
+		r.src = r.gz
+	}
+	return r.src.Read(p)
+}
+
+// finish accounts for the end of the file: a last line without newline, and a
+// gzip stream that is unfinished or damaged.
+func (r *Reader) finish() {
+	switch {
+	case r.damage == io.EOF && r.end == r.pos && !r.skipping:
+		return
+	case r.damage == io.EOF, errors.Is(r.damage, io.ErrUnexpectedEOF):
+		r.counts.Cuts = 1
+	default:
+		r.line++
+		r.reject("the rest cannot be decompressed: "+r.damage.Error(), nil)
+	}
+	r.counts.Lines++
+}

@@ -1,0 +1,199 @@
+package tstat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// maxDepth bounds how deep log folders are looked for below a root.
+const maxDepth = 64
+
+// Folder is a log folder on disk.
+type Folder struct {
+	Path string // to open it
+	Rel  string // below the root, slash separated; "." for the root itself
+	Name string
+	FolderTime
+	Files   []*File   // its logs, by name
+	ModTime time.Time // the latest change of the folder or one of its logs
+
+	parent string
+	newer  bool // a newer folder stands beside it
+}
+
+// File is a log in a log folder.
+type File struct {
+	Path    string
+	Rel     string   // below the root, slash separated
+	Name    string   // without .gz: the log type's name, if Tstat's
+	Type    *LogType // nil if unknown
+	Size    int64    // bytes on disk
+	ModTime time.Time
+}
+
+// Tree is what Scan found below a root.
+type Tree struct {
+	Folders []*Folder // by time, then path
+	// Errors are what could not be read: unreadable folders, broken links.
+	Errors []error
+}
+
+// Scan finds the log folders below root, at any depth, and the logs in them.
+// Symbolic links are followed, each folder is visited once. Histogram folders
+// inside log folders and files that are no logs are passed over. A log that
+// stands beside its .gz of the same name hides it: the .gz is being written.
+func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
+	s := &scanner{ctx: ctx, loc: loc, tree: &Tree{}, seen: map[fileID]bool{}}
+	info, err := os.Stat(root)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s is not a folder", root)
+	}
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.dir(root, ".", filepath.Base(abs), info, 0); err != nil {
+		return nil, err
+	}
+	fs := s.tree.Folders
+	slices.SortFunc(fs, func(a, b *Folder) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Path, b.Path)
+	})
+	newest := map[string]time.Time{}
+	for _, f := range fs {
+		if f.Time.After(newest[f.parent]) {
+			newest[f.parent] = f.Time
+		}
+	}
+	for _, f := range fs {
+		f.newer = newest[f.parent].After(f.Latest)
+	}
+	return s.tree, nil
+}
+
+// Finished reports whether Tstat does not write to the folder any more: a
+// newer one stands beside it, or nothing in it changed for settle.
+func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
+	return f.newer || now.Sub(f.ModTime) >= settle
+}
+
+type fileID struct{ dev, ino uint64 }
+
+type scanner struct {
+	ctx  context.Context
+	loc  *time.Location
+	tree *Tree
+	seen map[fileID]bool
+}
+
+func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		id := fileID{uint64(st.Dev), st.Ino}
+		if s.seen[id] {
+			return nil // a link back, or a second way here
+		}
+		s.seen[id] = true
+	}
+	if depth > maxDepth {
+		s.tree.Errors = append(s.tree.Errors, fmt.Errorf("%s: more than %d folders deep", p, maxDepth))
+		return nil
+	}
+	entries, err := os.ReadDir(p)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // Tstat or a clean-up was faster
+		}
+		s.tree.Errors = append(s.tree.Errors, err)
+	}
+	if t, err := ParseFolder(name, s.loc); err == nil {
+		s.folder(p, rel, name, t, info, entries)
+		return nil
+	}
+	for _, e := range entries {
+		if !e.IsDir() && e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		sub := filepath.Join(p, e.Name())
+		info, err := os.Stat(sub)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) || e.Type()&fs.ModeSymlink != 0 {
+				s.tree.Errors = append(s.tree.Errors, err)
+			}
+			continue
+		}
+		if info.IsDir() {
+			if err := s.dir(sub, path.Join(rel, e.Name()), e.Name(), info, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, entries []fs.DirEntry) {
+	f := &Folder{Path: p, Rel: rel, Name: name, FolderTime: t, ModTime: info.ModTime(), parent: filepath.Dir(p)}
+	plain := map[string]bool{}
+	for _, e := range entries {
+		if IsLog(e.Name()) && !strings.HasSuffix(e.Name(), ".gz") {
+			plain[e.Name()] = true
+		}
+	}
+	for _, e := range entries {
+		base := strings.TrimSuffix(e.Name(), ".gz")
+		if !IsLog(e.Name()) || e.IsDir() || base != e.Name() && plain[base] {
+			continue
+		}
+		full := filepath.Join(p, e.Name())
+		info, err := os.Stat(full)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				s.tree.Errors = append(s.tree.Errors, err)
+			}
+			continue
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		f.Files = append(f.Files, &File{
+			Path: full, Rel: path.Join(rel, e.Name()), Name: base, Type: TypeByName(base),
+			Size: info.Size(), ModTime: info.ModTime(),
+		})
+		if info.ModTime().After(f.ModTime) {
+			f.ModTime = info.ModTime()
+		}
+	}
+	s.tree.Folders = append(s.tree.Folders, f)
+}
+
+// IsLog reports whether a file name is that of a log: log_ and letters,
+// digits, '_', at most 63 of them, with or without .gz.
+func IsLog(name string) bool {
+	name = strings.TrimSuffix(name, ".gz")
+	if !strings.HasPrefix(name, "log_") || len(name) > maxColumnName {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if !(c-'0' <= 9 || (c|0x20)-'a' < 26 || c == '_') {
+			return false
+		}
+	}
+	return true
+}

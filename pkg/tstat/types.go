@@ -1,0 +1,207 @@
+// Package tstat knows what Tstat writes: its log types, the columns of every
+// version from 2.0.9 to 3.3, log folders and their times, and how to read a
+// log line by line. It knows no destination.
+package tstat
+
+import (
+	_ "embed"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Kind is the type of a column's values.
+type Kind uint8
+
+const (
+	Text  Kind = iota // UTF-8; addresses too
+	Int               // 64 bit, signed
+	Float             // may be NaN or infinite
+	Bool              // 0 or 1
+	Time              // microseconds since the epoch, UTC; written in ms or s
+)
+
+func (k Kind) String() string {
+	return [...]string{"text", "int", "float", "bool", "time"}[k]
+}
+
+// Column is one column of a log type.
+type Column struct {
+	Name        string
+	Kind        Kind
+	Unit        string // of the values Tstat writes: ms, bytes, …; may be empty
+	Description string
+
+	seconds bool // a Time that Tstat writes in seconds, not ms
+}
+
+// LogType is one kind of log, with one schema for all Tstat versions.
+type LogType struct {
+	Name string
+	// Columns is the union of the columns of all versions, the newest
+	// version's first and in its order. A version lacks some of them.
+	Columns []Column
+
+	sep     byte
+	index   map[string]int
+	layouts []*layout
+	rows    rowForm
+}
+
+// layout is the order of the columns in the lines of one Tstat version.
+type layout struct {
+	version string
+	part    string // "row"; for log_http_complete "request" or "response"
+	plain   bool   // this version writes no header
+	columns []int  // index into LogType.Columns; skipField for a field that is no column
+}
+
+const skipField = -1
+
+// rowForm says how the lines of a file may differ from each other.
+type rowForm uint8
+
+const (
+	oneForm      rowForm = iota // every line has the same columns
+	byCount                     // the count of fields decides (chat, skype)
+	httpForm                    // column 6 decides between request and response
+	chatMessages                // quoted dates with blanks, ACK rows without con_t
+)
+
+var rowForms = map[string]rowForm{
+	"log_http_complete":  httpForm,
+	"log_chat_complete":  byCount,
+	"log_skype_complete": byCount,
+	"log_chat_messages":  chatMessages,
+}
+
+// synonyms are names of older versions for a column of today. In 2.x `first`
+// and `last` are no absolute times; see LogType.resolve.
+var synonyms = map[string]string{
+	"c_ssl_SNI":   "c_tls_SNI", // 2.4 of 2015
+	"s_ssl_SCN":   "s_tls_SCN",
+	"c_ssl":       "c_tls_SNI", // 2.3, 2.4
+	"s_ssl":       "s_tls_SCN",
+	"c_tls_sesid": "tls_session_stat", // until 05/2018
+}
+
+// layoutsTSV lists log types, their columns and the layouts of all versions,
+// as measured on real output of nine Tstat builds and read from the code that
+// writes the headers. Lines: `type NAME blank|tab`, `column NAME KIND UNIT
+// DESCRIPTION`, `layout VERSION PART header|plain COUNT NAMES`; "!" among the
+// names is a field that holds no value.
+//
+//go:embed layouts.tsv
+var layoutsTSV string
+
+var types = sync.OnceValue(func() []*LogType {
+	ts, err := parseTypes(layoutsTSV)
+	if err != nil {
+		panic(err) // the table is part of the program; a test reads it
+	}
+	return ts
+})
+
+// Types returns all log types.
+func Types() []*LogType { return slices.Clone(types()) }
+
+// TypeByName returns the log type of that name, or nil.
+func TypeByName(name string) *LogType {
+	for _, t := range types() {
+		if t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// Column returns the index of the named column in t.Columns, or -1.
+func (t *LogType) Column(name string) int {
+	if i, ok := t.index[name]; ok {
+		return i
+	}
+	return -1
+}
+
+// Counts returns the numbers of columns that lines of t can have, for
+// messages: sorted, without duplicates.
+func (t *LogType) Counts() []int {
+	var n []int
+	for _, l := range t.layouts {
+		n = append(n, len(l.columns))
+	}
+	slices.Sort(n)
+	return slices.Compact(n)
+}
+
+// Versions returns the names of the layouts, as ReaderOptions.Layout takes
+// them.
+func (t *LogType) Versions() []string {
+	var v []string
+	for _, l := range t.layouts {
+		if !slices.Contains(v, l.version) {
+			v = append(v, l.version)
+		}
+	}
+	return v
+}
+
+func parseTypes(table string) ([]*LogType, error) {
+	var ts []*LogType
+	var t *LogType
+	for i, line := range strings.Split(table, "\n") {
+		f := strings.Split(line, "\t")
+		switch {
+		case f[0] == "":
+		case f[0] == "type" && len(f) == 3:
+			t = &LogType{Name: f[1], sep: ' ', index: map[string]int{}, rows: rowForms[f[1]]}
+			if f[2] == "tab" {
+				t.sep = '\t'
+			}
+			ts = append(ts, t)
+		case f[0] == "column" && len(f) == 5:
+			c := Column{Name: f[1], Unit: f[3], Description: f[4]}
+			switch f[2] {
+			case "text":
+				c.Kind = Text
+			case "int":
+				c.Kind = Int
+			case "float":
+				c.Kind = Float
+			case "bool":
+				c.Kind = Bool
+			case "time_ms":
+				c.Kind = Time
+			case "time_s":
+				c.Kind, c.seconds = Time, true
+			default:
+				return nil, fmt.Errorf("layouts.tsv:%d: unknown kind %q", i+1, f[2])
+			}
+			if _, dup := t.index[c.Name]; dup {
+				return nil, fmt.Errorf("layouts.tsv:%d: column %s twice", i+1, c.Name)
+			}
+			t.index[c.Name] = len(t.Columns)
+			t.Columns = append(t.Columns, c)
+		case f[0] == "layout" && len(f) == 6:
+			l := &layout{version: f[1], part: f[2], plain: f[3] == "plain"}
+			for _, name := range strings.Split(f[5], " ") {
+				c := skipField
+				if name != "!" {
+					if c = t.Column(name); c < 0 {
+						return nil, fmt.Errorf("layouts.tsv:%d: no column %s", i+1, name)
+					}
+				}
+				l.columns = append(l.columns, c)
+			}
+			if n, err := strconv.Atoi(f[4]); err != nil || n != len(l.columns) {
+				return nil, fmt.Errorf("layouts.tsv:%d: %d names, not %s", i+1, len(l.columns), f[4])
+			}
+			t.layouts = append(t.layouts, l)
+		default:
+			return nil, fmt.Errorf("layouts.tsv:%d: cannot read %q", i+1, line)
+		}
+	}
+	return ts, nil
+}
