@@ -1,0 +1,238 @@
+// Package copy stores log files as they are, byte for byte, below
+// DIR/<probe>/ with the tree they came in.
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Store is a folder of copied logs. Its manifest holds the records; a copy
+// without one, which a killed process leaves behind, is taken for what it is
+// when its source is copied again.
+type Store struct {
+	dir      string
+	manifest *manifest.Manifest
+}
+
+// Open opens the store in dir and makes it if need be. With readOnly it
+// serves Lookup only and creates nothing.
+func Open(dir string, readOnly bool) (*Store, error) {
+	m, err := manifest.Open(dir, readOnly)
+	if err != nil {
+		return nil, store.Unavailable(err)
+	}
+	s := &Store{dir: dir, manifest: m}
+	if !readOnly {
+		err = m.RemoveStale()
+		if err == nil {
+			err = m.Update(s.dropMissing)
+		}
+		if err != nil {
+			m.Close()
+			return nil, store.Unavailable(err)
+		}
+	}
+	return s, nil
+}
+
+// dropMissing forgets copies that were removed.
+func (s *Store) dropMissing(tx *manifest.Tx) error {
+	var gone []store.Record
+	tx.All(func(e manifest.Entry) {
+		if _, err := os.Lstat(filepath.Join(s.dir, e.Location)); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, e.Record)
+		}
+	})
+	for _, r := range gone {
+		tx.Delete(r)
+	}
+	return nil
+}
+
+// String returns the store's URL.
+func (s *Store) String() string { return "copy:" + s.dir }
+
+// Close ends the use of the store.
+func (s *Store) Close() error { return s.manifest.Close() }
+
+// Lookup implements store.Store.
+func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, error) {
+	return s.manifest.Lookup(keys)
+}
+
+// Refresh implements store.Store.
+func (s *Store) Refresh(_ context.Context, r store.Record) error {
+	return store.Unavailable(s.manifest.Update(func(tx *manifest.Tx) error { return tx.Refresh(r) }))
+}
+
+// Begin implements store.Store. What it returns takes no rows; see BeginRaw.
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
+	return s.BeginRaw(ctx, f)
+}
+
+// BeginRaw implements store.RawStore.
+func (s *Store) BeginRaw(_ context.Context, f store.FileInfo) (store.RawTx, error) {
+	if err := store.ValidProbe(f.Probe); err != nil {
+		return nil, err
+	}
+	if f.Probe == manifest.Dir {
+		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", f.Probe)
+	}
+	if !filepath.IsLocal(filepath.FromSlash(f.Name)) {
+		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
+	}
+	tmp, err := s.manifest.Temp()
+	if err != nil {
+		return nil, store.Unavailable(err)
+	}
+	return &tx{s: s, f: f, tmp: tmp}, nil
+}
+
+// tx is one file that is being copied.
+type tx struct {
+	s   *Store
+	f   store.FileInfo
+	tmp *os.File // nil once it ended
+}
+
+// Write implements store.FileTx. A copy has no rows of its own.
+func (t *tx) Write(context.Context, *tstat.Batch) error {
+	return errors.New("copy takes no rows, only the file's bytes")
+}
+
+// WriteRaw implements store.RawTx.
+func (t *tx) WriteRaw(_ context.Context, p []byte) error {
+	_, err := t.tmp.Write(p)
+	return store.Unavailable(err)
+}
+
+func (t *tx) Abort() error {
+	if t.tmp == nil {
+		return nil
+	}
+	err := errors.Join(os.Remove(t.tmp.Name()), t.tmp.Close())
+	t.tmp = nil
+	return err
+}
+
+func (t *tx) Commit(_ context.Context, r store.Record, replace []store.Record) error {
+	defer t.Abort()
+	if err := t.tmp.Chmod(0o644); err != nil {
+		return store.Unavailable(err)
+	}
+	if err := t.tmp.Sync(); err != nil {
+		return store.Unavailable(err)
+	}
+	if !t.f.ModTime.IsZero() {
+		if err := os.Chtimes(t.tmp.Name(), time.Time{}, t.f.ModTime); err != nil {
+			return store.Unavailable(err)
+		}
+	}
+	return store.Unavailable(t.s.manifest.Update(func(m *manifest.Tx) error { return t.publish(m, r, replace) }))
+}
+
+// publish makes the copy visible by a rename.
+func (t *tx) publish(m *manifest.Tx, r store.Record, replace []store.Record) error {
+	replaced, err := m.Replaced(r, replace)
+	if err != nil {
+		return err
+	}
+	loc, err := t.location(m, replaced)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(t.s.dir, loc)
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return err
+	}
+	if err := os.Rename(t.tmp.Name(), path); err != nil {
+		return err
+	}
+	t.tmp.Close()
+	t.tmp = nil
+	if err := manifest.SyncDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	for _, e := range replaced {
+		m.Delete(e.Record)
+		if e.Location != loc {
+			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	r.Location = loc
+	m.Put(manifest.Entry{Record: r})
+	return nil
+}
+
+// location returns where the copy goes: over the one it replaces; or to the
+// file's own name; or, if something else has that, beside it as NAME.2. A
+// copy that no record has is replaced if the new one begins with it: it is
+// what a killed process left.
+func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
+	name := filepath.Join(t.f.Probe, filepath.FromSlash(t.f.Name))
+	for _, e := range replaced {
+		// A plain log may have become a .gz, or moved.
+		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {
+			return e.Location, nil
+		}
+	}
+	for n := 1; ; n++ {
+		loc := name
+		if n > 1 {
+			loc += "." + strconv.Itoa(n)
+		}
+		path := filepath.Join(t.s.dir, loc)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return loc, nil
+		}
+		taken := false
+		m.All(func(e manifest.Entry) { taken = taken || e.Location == loc })
+		if taken {
+			continue
+		}
+		if same, err := t.beginsWith(path); err != nil || same {
+			return loc, err
+		}
+	}
+}
+
+// beginsWith reports whether the new copy begins with what the file at path
+// has.
+func (t *tx) beginsWith(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	a, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for off := int64(0); ; {
+		n, err := f.Read(a)
+		if n > 0 {
+			m, _ := t.tmp.ReadAt(b[:n], off)
+			if m < n || string(a[:n]) != string(b[:n]) {
+				return false, nil
+			}
+			off += int64(n)
+		}
+		if err == io.EOF {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}

@@ -1,0 +1,144 @@
+// Package store defines where log rows go: the Store interface that the
+// import engine writes to, and the identity of what was written.
+//
+// A store keeps rows and the record of their source file together: both
+// appear in one step or neither does. That is what makes an import exactly
+// once through crashes, repeats and several importers.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ErrUnavailable marks an error of a sink that may go away by itself: a full
+// disk, a server that is down. Commands turn it into exit status 75.
+var ErrUnavailable = errors.New("store unavailable")
+
+// Unavailable marks err as ErrUnavailable if it is one of a file system that
+// may recover: full, over quota, read-only after a fault.
+func Unavailable(err error) error {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return err
+}
+
+// Key names a log file wherever it lies: the same log of the same probe has
+// the same key after its site folder was moved or the file was gzipped.
+type Key struct {
+	Probe  string `json:"probe"`  // see ValidProbe
+	Folder string `json:"folder"` // name of the log folder, with ".out"
+	File   string `json:"file"`   // name of the log file, without ".gz"
+}
+
+func (k Key) String() string { return k.Probe + ":" + k.Folder + "/" + k.File }
+
+// Fingerprint identifies the text of a log file, decompressed, up to and
+// including its last newline: exactly what an import takes.
+type Fingerprint struct {
+	SHA256 string `json:"sha256"` // 64 lower-case hex digits
+	Length int64  `json:"length"` // bytes of text
+}
+
+// Record says what was stored of one source file. It lives in the store.
+type Record struct {
+	Key
+	Fingerprint
+
+	// The source file as it was when it was read. A file of the same key,
+	// size and mtime is not read again.
+	Size    int64     `json:"size"` // bytes on disk, compressed if it was
+	ModTime time.Time `json:"mtime"`
+	Path    string    `json:"path"`
+
+	Type    string    `json:"type"`             // log type
+	Layout  string    `json:"layout,omitempty"` // Tstat's column layout, see tstat.Reader.Layout
+	Time    time.Time `json:"time"`             // the folder's time, UTC
+	Rows    int64     `json:"rows"`
+	Rejects int64     `json:"rejects,omitempty"`
+	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
+
+	Imported time.Time `json:"imported"`
+	// Location is the store's own: where the rows are.
+	Location string `json:"location,omitempty"`
+}
+
+// FileInfo is what is known of a file before it is read.
+type FileInfo struct {
+	Key
+	Type    *tstat.LogType
+	Time    time.Time      // the folder's time, UTC
+	Columns []tstat.Column // columns of the typed batches, see tstat.Reader.Columns
+	// Name is the file's path below its source, slash separated and checked
+	// to stay inside; copy keeps it.
+	Name string
+	// ModTime is the modification time of the source file; copy keeps it.
+	ModTime time.Time
+}
+
+// Store keeps log rows. It is safe for concurrent use, also by several
+// processes.
+type Store interface {
+	// Lookup returns all records of the keys, in no order. A key may have
+	// several records: Tstat can make a folder of the same name again.
+	Lookup(ctx context.Context, keys []Key) ([]Record, error)
+	// Begin starts a file. Nothing is visible before FileTx.Commit.
+	Begin(ctx context.Context, f FileInfo) (FileTx, error)
+	// Refresh replaces Size, ModTime and Path of the record with r's key and
+	// fingerprint, so that an unchanged file is not read again.
+	Refresh(ctx context.Context, r Record) error
+	// Close releases the store and makes the last commits durable.
+	Close() error
+	// String is the destination's URL without secrets.
+	String() string
+}
+
+// FileTx takes the rows of one file. Commit or Abort ends it; Abort after
+// either does nothing.
+type FileTx interface {
+	// Write adds the rows of b, which is only valid during the call.
+	Write(ctx context.Context, b *tstat.Batch) error
+	// Commit makes rows and record visible together; rows and records of
+	// replace, of the same key, go in the same step. If the store has r's key
+	// and fingerprint already, and not in replace, the new rows are dropped
+	// and Commit returns ErrDuplicate.
+	Commit(ctx context.Context, r Record, replace []Record) error
+	Abort() error
+}
+
+// RawStore is a Store that keeps files as they are on disk, not rows. The
+// engine uses BeginRaw where it is offered.
+type RawStore interface {
+	Store
+	BeginRaw(ctx context.Context, f FileInfo) (RawTx, error)
+}
+
+// RawTx is a FileTx that takes the bytes of the file.
+type RawTx interface {
+	FileTx
+	WriteRaw(ctx context.Context, p []byte) error
+}
+
+// ErrDuplicate is returned by Commit when another import stored the same
+// content meanwhile. The file counts as skipped.
+var ErrDuplicate = errors.New("already stored")
+
+var probeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// ValidProbe reports whether name may name a probe: 1 to 64 letters, digits,
+// '_' and '-'.
+func ValidProbe(name string) error {
+	if !probeName.MatchString(name) {
+		return fmt.Errorf("invalid probe name %q: use 1 to 64 letters, digits, '_' and '-'", name)
+	}
+	return nil
+}
