@@ -1,0 +1,462 @@
+package bulk
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// importFile imports one file into every store that does not have it.
+func (r *run) importFile(ctx context.Context, t *task) error {
+	rd := r.readers.Get().(*tstat.Reader)
+	defer r.readers.Put(rd)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, len(r.opt.Stores))}
+	if t.stdin {
+		im.in = bufio.NewReaderSize(r.opt.Stdin, peekSize)
+	} else {
+		f, err := os.Open(t.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			r.vanished(t)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		// From here on the file is the open one, whatever its name means now.
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: no regular file any more", t.path)
+		}
+		t.size, t.mtime = info.Size(), info.ModTime()
+		im.file = f
+	}
+	if t.key.Folder == "" {
+		if err := im.nameByRows(); err != nil {
+			return err
+		}
+	}
+	if err := im.lookup(); err != nil {
+		return err
+	}
+	if !t.stdin && im.anyRecords() {
+		// Often the same text, moved or compressed: reading is enough.
+		if done, err := im.compare(); done || err != nil {
+			return err
+		}
+	}
+	if r.opt.DryRun {
+		r.log.Info("would import", "file", t.path, "size", t.size)
+		r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
+		return nil
+	}
+	var extra []string
+	for {
+		err := im.once(extra)
+		var nc *tstat.NewColumnsError
+		if errors.As(err, &nc) && !t.stdin && len(nc.Extra) > len(extra) {
+			extra = nc.Extra // a later header has more columns: begin again
+			continue
+		}
+		return err
+	}
+}
+
+// peekSize is how much of a file outside a log folder is looked at for the
+// time of its first row.
+const peekSize = 1 << 20
+
+func (r *run) vanished(t *task) {
+	r.log.Warn("vanished before it was read", "file", t.path)
+	r.count(t, func(s *TypeSummary) { s.Vanished++ })
+}
+
+// fileImport is the import of one file.
+type fileImport struct {
+	*run
+	ctx  context.Context
+	task *task
+	rd   *tstat.Reader
+	file *os.File      // nil for standard input
+	in   *bufio.Reader // standard input
+	has  []bool        // per store, whether it has the file's text already
+}
+
+// target is a store that lacks the file.
+type target struct {
+	index int // in Options.Stores
+	store store.Store
+	tx    store.FileTx // nil before it is begun
+}
+
+// nameByRows puts a file that lies in no log folder into the one of its first
+// row with an absolute time.
+func (im *fileImport) nameByRows() error {
+	t := im.task
+	var head io.Reader
+	if t.stdin {
+		p, err := im.in.Peek(peekSize)
+		if err != nil && err != io.EOF {
+			return fmt.Errorf("read standard input: %w", err)
+		}
+		head = bytes.NewReader(p)
+	} else {
+		head = io.NewSectionReader(im.file, 0, peekSize)
+	}
+	first := int64(0)
+	im.rd.Reset(head, t.typ, tstat.ReaderOptions{Location: im.opt.Location, Layout: im.opt.Layout})
+	for first == 0 {
+		b, err := im.rd.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.path, err)
+		}
+		for _, e := range b.Ends() {
+			if first = e; e != 0 {
+				break
+			}
+		}
+	}
+	if first == 0 {
+		return fmt.Errorf("%w: %w", ErrUsage, &SourceError{t.path, "it lies in no log folder, and no row in it has an absolute time", "name its folder: --folder YYYY_MM_DD_HH_MM.out"})
+	}
+	utc := time.UnixMicro(first).UTC().Truncate(time.Minute)
+	if err := im.name(t, tstat.FolderName(utc)); err != nil {
+		return err
+	}
+	t.time = tstat.FolderTime{Time: utc, Latest: utc} // the name is in UTC, not in the probe's zone
+	return nil
+}
+
+// lookup fetches the records of the file's key again: another file of the
+// same key may have been stored since.
+func (im *fileImport) lookup() error {
+	t := im.task
+	t.records = make([][]store.Record, len(im.opt.Stores))
+	for i, s := range im.opt.Stores {
+		rs, err := s.Lookup(im.ctx, []store.Key{t.key})
+		if err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+		t.records[i] = rs
+	}
+	return nil
+}
+
+func (im *fileImport) anyRecords() bool {
+	return slices.ContainsFunc(im.task.records, func(rs []store.Record) bool { return len(rs) > 0 })
+}
+
+// marks are the lengths of the stored texts of the key.
+func (im *fileImport) marks() []int64 {
+	var m []int64
+	for _, rs := range im.task.records {
+		for _, rec := range rs {
+			m = append(m, rec.Length)
+		}
+	}
+	slices.Sort(m)
+	return slices.Compact(m)
+}
+
+// relation is what the text just read is to the records of a store: stored
+// already; or the continuation of one; or something else.
+func (im *fileImport) relation(store int, sha string, length int64) (stored bool, grown []store.Record) {
+	for _, rec := range im.task.records[store] {
+		switch {
+		case rec.SHA256 == sha && rec.Length == length:
+			return true, nil
+		case rec.Length < length && im.rd.Mark(rec.Length) == rec.SHA256:
+			grown = append(grown, rec)
+		}
+	}
+	return false, grown
+}
+
+// compare reads the file and finds the stores that have its text; their
+// records learn how the file looks now. done means that all have it.
+func (im *fileImport) compare() (done bool, err error) {
+	t := im.task
+	if im.opt.Replace {
+		return false, nil
+	}
+	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limiter, progress: noProgress{}}
+	im.rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: im.marks()})
+	if err := im.rd.Drain(); err != nil {
+		return false, err
+	}
+	if _, err := im.file.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	sha, length := im.rd.Fingerprint()
+	rec := store.Record{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Size: t.size, ModTime: t.mtime, Path: t.path}
+	done = true
+	for i, s := range im.opt.Stores {
+		if im.has[i], _ = im.relation(i, sha, length); !im.has[i] {
+			done = false
+			continue
+		}
+		if im.opt.DryRun {
+			continue
+		}
+		if err := s.Refresh(im.ctx, rec); err != nil {
+			return false, fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	if done {
+		im.opt.Progress.Add(t.size, 0)
+		im.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+	}
+	return done, nil
+}
+
+// typ returns the file's log type; of an unknown one only the name counts.
+func (im *fileImport) typ() *tstat.LogType {
+	if im.task.typ != nil {
+		return im.task.typ
+	}
+	return &tstat.LogType{Name: im.task.key.File}
+}
+
+// rateBurst is how much may be read at once under a rate.
+const rateBurst = 256 << 10
+
+type sourceReader struct {
+	ctx      context.Context
+	in       io.Reader
+	limiter  *rate.Limiter
+	progress Progress
+}
+
+func (s *sourceReader) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if s.limiter != nil && len(p) > rateBurst {
+		p = p[:rateBurst]
+	}
+	n, err := s.in.Read(p)
+	if n > 0 {
+		s.progress.Add(int64(n), 0)
+		if s.limiter != nil {
+			if werr := s.limiter.WaitN(s.ctx, n); werr != nil {
+				return n, werr
+			}
+		}
+	}
+	return n, err
+}
+
+// once reads the file from its start into all stores that lack it.
+func (im *fileImport) once(extra []string) error {
+	t := im.task
+	var raw, typed []*target
+	for i, s := range im.opt.Stores {
+		g := &target{index: i, store: s}
+		if im.has[i] {
+			continue
+		}
+		if _, ok := s.(store.RawStore); ok {
+			raw = append(raw, g)
+		} else if t.typ != nil {
+			typed = append(typed, g)
+		}
+	}
+	defer func() {
+		for _, g := range slices.Concat(raw, typed) {
+			if g.tx != nil {
+				g.tx.Abort()
+			}
+		}
+	}()
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime}
+	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limiter, progress: im.opt.Progress}
+	if !t.stdin {
+		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		in.in = im.file
+	}
+	var src io.Reader = in
+	for _, g := range raw {
+		tx, err := g.store.(store.RawStore).BeginRaw(im.ctx, info)
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.store, err)
+		}
+		g.tx = tx
+		src = io.TeeReader(src, rawWriter{im.ctx, tx})
+	}
+	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
+		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
+		Reject: func(line int64, reason string, text []byte) { im.rejects.add(t.path, line, reason, text) },
+		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
+	})
+	var typedErr error
+	if len(typed) > 0 {
+		if typedErr = im.rows(info, typed); typedErr != nil && len(raw) == 0 {
+			return typedErr
+		}
+		var nc *tstat.NewColumnsError
+		if errors.As(typedErr, &nc) || errors.Is(typedErr, store.ErrUnavailable) {
+			return typedErr
+		}
+	}
+	if len(typed) == 0 || typedErr != nil {
+		typed = nil
+		if err := im.rd.Drain(); err != nil {
+			return err
+		}
+	}
+	// Behind a damaged gzip stream there may be more for those who copy.
+	if _, err := io.Copy(io.Discard, src); err != nil {
+		return err
+	}
+	return errors.Join(im.commit(raw, typed), typedErr)
+}
+
+// rawWriter writes to a RawTx what is read from the file.
+type rawWriter struct {
+	ctx context.Context
+	tx  store.RawTx
+}
+
+func (w rawWriter) Write(p []byte) (int, error) { return len(p), w.tx.WriteRaw(w.ctx, p) }
+
+// rows reads all rows into typed stores.
+func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
+	for first := true; ; first = false {
+		b, err := im.rd.Next()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if first {
+			info.Columns = im.rd.Columns()
+			for _, g := range typed {
+				if g.tx, err = g.store.Begin(im.ctx, info); err != nil {
+					return fmt.Errorf("%s: %w", g.store, err)
+				}
+			}
+		}
+		if b == nil {
+			return im.checkRejects()
+		}
+		if first {
+			im.mu.Lock()
+			im.zone.add(im.log, im.task.time, im.opt.Location, b.Ends())
+			im.mu.Unlock()
+		}
+		for _, g := range typed {
+			if err := g.tx.Write(im.ctx, b); err != nil {
+				return fmt.Errorf("%s: %w", g.store, err)
+			}
+		}
+		im.opt.Progress.Add(0, int64(b.Len()))
+	}
+}
+
+// checkRejects refuses a file with too many lines that are no rows: a newer
+// version of tstatrepo may know its layout.
+func (im *fileImport) checkRejects() error {
+	c := im.rd.Counts()
+	if c.Rejects > int64(max(im.opt.MaxRejects, 0)) && c.Rejects*100 > c.Lines {
+		return &rejectsError{c.Rejects, c.Lines}
+	}
+	return nil
+}
+
+// rejectsError is a file with too many rejects.
+type rejectsError struct{ rejects, lines int64 }
+
+func (e *rejectsError) Error() string {
+	return fmt.Sprintf("%d of %d lines rejected: file not stored", e.rejects, e.lines)
+}
+
+// Hint says what the user can do.
+func (e *rejectsError) Hint() string {
+	return "the reject file says why; --max-rejects allows more"
+}
+
+// commit makes the file visible in the stores, and counts it.
+func (im *fileImport) commit(raw, typed []*target) error {
+	t, c := im.task, im.rd.Counts()
+	if c.Lines != c.Rows+c.Rejects+c.Cuts {
+		return fmt.Errorf("internal error: read %d lines, but %d rows, %d rejects and %d cuts", c.Lines, c.Rows, c.Rejects, c.Cuts)
+	}
+	sha, length := im.rd.Fingerprint()
+	rec := store.Record{
+		Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length},
+		Size: t.size, ModTime: t.mtime, Path: t.path,
+		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
+		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Imported: time.Now().UTC(),
+	}
+	var commits, replacements int
+	for _, g := range slices.Concat(raw, typed) {
+		replace, stored := im.replaced(g.index, sha, length)
+		if stored {
+			continue
+		}
+		if len(replace) == 0 && len(t.records[g.index]) > 0 {
+			im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", g.store.String())
+		}
+		err := g.tx.Commit(im.ctx, rec, replace)
+		if errors.Is(err, store.ErrDuplicate) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.store, err)
+		}
+		commits++
+		replacements += len(replace)
+	}
+	im.count(t, func(s *TypeSummary) {
+		s.spanned(t.time.Time)
+		if commits == 0 {
+			s.Skipped++
+			return
+		}
+		if replacements > 0 {
+			s.Replaced++
+		}
+		s.Files++
+		s.Lines += c.Lines
+		s.Rows += c.Rows
+		s.Rejects += c.Rejects
+		s.Cuts += c.Cuts
+		s.Escaped += c.Escaped
+		s.Bytes += t.size
+		s.Text += c.Text
+	})
+	return nil
+}
+
+// replaced returns the records that go when the text just read is stored, or
+// says that the store has it.
+func (im *fileImport) replaced(index int, sha string, length int64) (replace []store.Record, stored bool) {
+	if im.opt.Replace {
+		for _, rec := range im.task.records[index] {
+			if rec.Imported.Before(im.sum.Started) {
+				replace = append(replace, rec)
+			}
+		}
+		return replace, false
+	}
+	stored, grown := im.relation(index, sha, length)
+	return grown, stored
+}

@@ -1,0 +1,203 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// task is one file to look at.
+type task struct {
+	path  string
+	stdin bool
+	name  string    // below the store's probe folder, for copy
+	key   store.Key // Folder is empty for a file outside a log folder, until it is read
+	typ   *tstat.LogType
+	time  tstat.FolderTime
+	size  int64
+	mtime time.Time
+
+	records [][]store.Record // per store, of key
+}
+
+// find returns the files that the sources have and the options want, ordered
+// by folder time.
+func (r *run) find(ctx context.Context) ([]*task, error) {
+	var tasks []*task
+	r.sum.Open = nil
+	seen := map[string]bool{}
+	for _, src := range r.opt.Sources {
+		found, err := r.findIn(ctx, src)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range found {
+			if !seen[t.path] { // sources may overlap
+				seen[t.path] = true
+				tasks = append(tasks, t)
+			}
+		}
+	}
+	slices.SortStableFunc(tasks, func(a, b *task) int {
+		if c := a.time.Time.Compare(b.time.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	return tasks, nil
+}
+
+// SourceError is an error about a source as a whole.
+type SourceError struct{ Source, Reason, hint string }
+
+func (e *SourceError) Error() string { return fmt.Sprintf("source %s: %s", e.Source, e.Reason) }
+
+// Hint says what would be right.
+func (e *SourceError) Hint() string { return e.hint }
+
+func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
+	if src == "-" {
+		name := r.opt.Types[0]
+		t := &task{path: stdinPath, stdin: true, typ: tstat.TypeByName(name)}
+		t.key = store.Key{Probe: r.opt.Probe, File: name}
+		return []*task{t}, r.name(t, r.opt.Folder)
+	}
+	info, err := os.Stat(src)
+	if err != nil {
+		e := &SourceError{src, reason(err), ""}
+		if i := strings.Index(src, "://"); i > 0 {
+			e.Reason, e.hint = "unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -"
+		}
+		return nil, fmt.Errorf("%w: %w", ErrUsage, e)
+	}
+	if !info.IsDir() {
+		return r.findFile(src, info)
+	}
+	tree, err := tstat.Scan(ctx, src, r.opt.Location)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range tree.Errors {
+		r.problem(src, errors.New(reason(err)))
+	}
+	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
+		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
+	}
+	var tasks []*task
+	single := len(tree.Folders) == 1 && !r.opt.Follow
+	for _, d := range tree.Folders {
+		if !r.opt.Since.IsZero() && d.Time.Before(r.opt.Since) || !r.opt.Until.IsZero() && !d.Time.Before(r.opt.Until) {
+			continue
+		}
+		open := !single && !r.opt.IncludeOpen && !d.Finished(time.Now(), r.opt.Settle)
+		left := int64(0)
+		for _, f := range d.Files {
+			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime}
+			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
+			if d.Rel == "." { // the source is the log folder
+				t.name = path.Join(d.Name, path.Base(f.Rel))
+			}
+			if !r.wanted(t) || r.isSettled(t) {
+				continue
+			}
+			if open {
+				left++
+				r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
+				continue
+			}
+			tasks = append(tasks, t)
+		}
+		if left > 0 {
+			r.sum.Open = append(r.sum.Open, OpenFolder{d.Path, left})
+		}
+	}
+	return tasks, nil
+}
+
+// findFile makes the task of a source that is a file.
+func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, &SourceError{src, "neither a file nor a folder", ""})
+	}
+	abs, err := filepath.Abs(src)
+	if err != nil {
+		return nil, err
+	}
+	base := filepath.Base(abs)
+	typ := tstat.TypeByName(strings.TrimSuffix(base, ".gz"))
+	if typ == nil && len(r.opt.Types) == 1 {
+		typ = tstat.TypeByName(r.opt.Types[0])
+	}
+	if typ == nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, &SourceError{src, "its name is no log type's", "say --type log_tcp_complete, or what it is"})
+	}
+	t := &task{path: src, name: base, typ: typ, size: info.Size(), mtime: info.ModTime()}
+	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}
+	folder := r.opt.Folder
+	if folder == "" {
+		if parent := filepath.Base(filepath.Dir(abs)); tstat.IsFolder(parent) {
+			folder = parent
+		}
+	}
+	if err := r.name(t, folder); err != nil || !r.wanted(t) || r.isSettled(t) {
+		return nil, err
+	}
+	return []*task{t}, nil
+}
+
+// name puts a task into a log folder. Without one it stays unnamed until its
+// first rows are read.
+func (r *run) name(t *task, folder string) error {
+	if folder == "" {
+		return nil
+	}
+	ft, err := tstat.ParseFolder(folder, r.opt.Location)
+	if err != nil {
+		return err
+	}
+	t.key.Folder, t.time = folder, ft
+	if t.stdin {
+		t.name = t.key.File
+	}
+	t.name = path.Join(folder, path.Base(t.name))
+	return nil
+}
+
+// wanted reports whether the options and the stores take files of t's type.
+func (r *run) wanted(t *task) bool {
+	if len(r.opt.Types) > 0 && !slices.ContainsFunc(r.opt.Types, func(g string) bool { return matches(g, t.key.File) }) {
+		return false
+	}
+	if t.typ != nil {
+		return true
+	}
+	if !r.unknown[t.key.File] {
+		r.unknown[t.key.File] = true
+		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
+	}
+	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { _, ok := s.(store.RawStore); return ok })
+}
+
+func (r *run) isSettled(t *task) bool {
+	v, ok := r.settled[t.path]
+	return ok && v.size == t.size && v.mtime.Equal(t.mtime)
+}
+
+// reason is an error's text without the operation: "PATH: permission denied".
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Path + ": " + pe.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,59 @@
+package bulk
+
+import (
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// Options say what Run imports and how. The zero value of a field means its
+// default.
+type Options struct {
+	// Sources are log trees, log folders, log files (.gz too) or "-".
+	Sources []string
+	// Stores are where the rows go; every file goes to all of them. Run does
+	// not close them.
+	Stores []store.Store
+
+	Probe    string         // name of the probe; required, see store.ValidProbe
+	Location *time.Location // zone of the folder names; nil: time.Local
+	Stdin    io.Reader      // what "-" reads
+
+	Types       []string      // globs over log types; none: all
+	Since       time.Time     // folder time, inclusive; zero: no limit
+	Until       time.Time     // folder time, exclusive; zero: no limit
+	Folder      string        // names the log folder of "-" and of files outside one
+	Layout      string        // Tstat version or count of columns of headerless files
+	IncludeOpen bool          // import files that may still grow
+	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
+	Replace     bool          // store again what is stored already
+
+	Jobs       int           // files at a time; 0: min(CPUs, 4)
+	MaxRejects int           // see DefaultMaxRejects; negative: none allowed
+	Rate       float64       // MiB of source text a second, all workers together; 0: no limit
+	DryRun     bool          // say what would be imported
+	Follow     bool          // go on with new folders until ctx ends
+	Poll       time.Duration // how often Follow looks; 0: 10s
+
+	StateDir string       // locks and reject files
+	Log      *slog.Logger // warnings and, with Follow, news; nil: none
+	Progress Progress     // nil: none
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxRejects = 100
+	DefaultSettle     = 2 * time.Hour
+	DefaultPoll       = 10 * time.Second
+)
+
+// Progress is told how far a run is. Its methods are called from several
+// goroutines.
+type Progress interface {
+	// Total announces how many files and bytes on disk there are to import.
+	Total(files int, bytes int64)
+	// Add reports bytes read and rows stored since the last call.
+	Add(bytes, rows int64)
+}

@@ -1,0 +1,81 @@
+package bulk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Bounds of what is kept of rejected lines.
+const (
+	maxRejectFile  = 16 << 20 // bytes, of one run
+	maxRejectText  = 1 << 10  // bytes, of one line
+	keptRejectRuns = 20       // files
+)
+
+// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text".
+// It is made with the first one.
+type rejectFile struct {
+	dir string
+
+	mu   sync.Mutex
+	f    *os.File
+	size int
+	err  error
+}
+
+func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f == nil && r.err == nil {
+		r.open()
+	}
+	if r.err != nil || r.size > maxRejectFile {
+		return
+	}
+	more := ""
+	if len(text) > maxRejectText {
+		text, more = text[:maxRejectText], "…"
+	}
+	n, err := fmt.Fprintf(r.f, "%s:%d: %s: %q%s\n", path, line, reason, text, more)
+	r.err = err
+	if r.size += n; r.size > maxRejectFile {
+		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)
+	}
+}
+
+func (r *rejectFile) open() {
+	dir := filepath.Join(r.dir, "rejects")
+	if r.err = os.MkdirAll(dir, 0o755); r.err != nil {
+		return
+	}
+	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
+	slices.Sort(old) // names begin with the time
+	for len(old) >= keptRejectRuns {
+		os.Remove(old[0])
+		old = old[1:]
+	}
+	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
+	r.f, r.err = os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+}
+
+// path returns the file's name, "" if there is none.
+func (r *rejectFile) path() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f == nil {
+		return ""
+	}
+	return r.f.Name()
+}
+
+func (r *rejectFile) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f != nil {
+		r.f.Close()
+	}
+}

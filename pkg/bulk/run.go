@@ -1,0 +1,461 @@
+// Package bulk is the import engine: it finds log files, passes over those
+// that a store has, and imports the rest, each exactly once.
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// run is one call of Run.
+type run struct {
+	opt     Options
+	log     *slog.Logger
+	limiter *rate.Limiter // nil: no limit
+	rejects *rejectFile
+	readers sync.Pool // of *tstat.Reader, whose buffers are large
+
+	mu      sync.Mutex
+	sum     *Summary
+	types   map[string]*TypeSummary
+	zone    zoneCheck
+	unknown map[string]bool    // unknown log types that were warned of
+	settled map[string]version // with Follow: files that need no second look
+	failed  int                // folders and files that could not be read or stored
+}
+
+// version tells whether a file changed since it was looked at.
+type version struct {
+	size  int64
+	mtime time.Time
+}
+
+// Run imports what opt says and returns what became of it, also together with
+// an error. What could be imported is, whatever else fails: ErrFailed then
+// says that something was not. With Follow it returns when ctx ends.
+func Run(ctx context.Context, opt Options) (*Summary, error) {
+	r, err := newRun(opt)
+	if err != nil {
+		return nil, err
+	}
+	defer r.rejects.close()
+	if !opt.DryRun {
+		unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Stores)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	if opt.Follow {
+		err = r.follow(ctx)
+	} else if err = r.pass(ctx); err == nil && r.failed > 0 {
+		err = fmt.Errorf("%d %w", r.failed, ErrFailed)
+	}
+	return r.summary(), err
+}
+
+func newRun(opt Options) (*run, error) {
+	if opt.Location == nil {
+		opt.Location = time.Local
+	}
+	if opt.Settle == 0 {
+		opt.Settle = DefaultSettle
+	}
+	if opt.Poll == 0 {
+		opt.Poll = DefaultPoll
+	}
+	if opt.Jobs == 0 {
+		opt.Jobs = min(runtime.NumCPU(), 4)
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Progress == nil {
+		opt.Progress = noProgress{}
+	}
+	if err := opt.validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	r := &run{
+		opt: opt, log: opt.Log,
+		rejects: &rejectFile{dir: opt.StateDir},
+		sum:     &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
+		types:   map[string]*TypeSummary{},
+		unknown: map[string]bool{},
+		settled: map[string]version{},
+	}
+	r.readers.New = func() any { return new(tstat.Reader) }
+	if opt.Rate > 0 {
+		r.limiter = rate.NewLimiter(rate.Limit(opt.Rate*(1<<20)), rateBurst)
+	}
+	return r, nil
+}
+
+type noProgress struct{}
+
+func (noProgress) Total(int, int64) {}
+func (noProgress) Add(int64, int64) {}
+
+func (o *Options) validate() error {
+	var errs []error
+	if err := store.ValidProbe(o.Probe); err != nil {
+		errs = append(errs, err)
+	}
+	if len(o.Sources) == 0 {
+		errs = append(errs, errors.New("no source"))
+	}
+	if len(o.Stores) == 0 {
+		errs = append(errs, errors.New("no store"))
+	}
+	if o.Jobs < 0 {
+		errs = append(errs, errors.New("jobs: less than 0"))
+	}
+	if o.Rate < 0 {
+		errs = append(errs, errors.New("rate: less than 0"))
+	}
+	if o.Settle < 0 {
+		errs = append(errs, errors.New("settle: less than 0"))
+	}
+	if !o.Since.IsZero() && !o.Until.IsZero() && !o.Since.Before(o.Until) {
+		errs = append(errs, errors.New("since is not before until"))
+	}
+	if o.Folder != "" && !tstat.IsFolder(o.Folder) {
+		errs = append(errs, fmt.Errorf("folder %q: want YYYY_MM_DD_HH_MM.out", o.Folder))
+	}
+	for _, glob := range o.Types {
+		if _, err := path.Match(glob, ""); err != nil {
+			errs = append(errs, fmt.Errorf("type %q: bad pattern", glob))
+		} else if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return matches(glob, t.Name) }) {
+			errs = append(errs, &typeError{glob})
+		}
+	}
+	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
+		return slices.Contains(t.Versions(), o.Layout)
+	}) {
+		errs = append(errs, &layoutError{o.Layout})
+	}
+	stdin := 0
+	for _, s := range o.Sources {
+		if s == "-" {
+			stdin++
+		}
+	}
+	switch {
+	case stdin > 1:
+		errs = append(errs, errors.New("source - is given twice"))
+	case stdin == 1 && (len(o.Types) != 1 || tstat.TypeByName(o.Types[0]) == nil):
+		errs = append(errs, errors.New("source - needs --type with the name of one log type"))
+	case stdin == 1 && o.Follow:
+		errs = append(errs, errors.New("source - cannot be followed"))
+	}
+	return errors.Join(errs...)
+}
+
+// typeError is an unknown log type; layoutError an unknown layout.
+type (
+	typeError   struct{ glob string }
+	layoutError struct{ name string }
+)
+
+func (e *typeError) Error() string { return fmt.Sprintf("type %q matches no log type", e.glob) }
+
+// Hint lists what there is.
+func (e *typeError) Hint() string {
+	var names []string
+	for _, t := range tstat.Types() {
+		names = append(names, t.Name)
+	}
+	return "known: " + strings.Join(names, ", ")
+}
+
+func (e *layoutError) Error() string { return fmt.Sprintf("layout %q is unknown", e.name) }
+
+// Hint lists what there is.
+func (e *layoutError) Hint() string {
+	var names []string
+	for _, t := range tstat.Types() {
+		names = append(names, t.Versions()...)
+	}
+	slices.Sort(names)
+	return "known: " + strings.Join(slices.Compact(names), ", ")
+}
+
+func matches(glob, name string) bool {
+	ok, _ := path.Match(glob, name) // the pattern was checked
+	return ok
+}
+
+// follow repeats passes until ctx ends. A store that is down is waited for.
+func (r *run) follow(ctx context.Context) error {
+	wait := r.opt.Poll
+	for {
+		err := r.pass(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, store.ErrUnavailable):
+			wait = min(2*wait, maxWait)
+			r.log.Warn("will try again", "err", err, "in", wait)
+		case err != nil:
+			return err
+		default:
+			wait = r.opt.Poll
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// maxWait bounds how long follow waits for a store.
+const maxWait = 5 * time.Minute
+
+// pass imports what there is now.
+func (r *run) pass(ctx context.Context) error {
+	tasks, err := r.find(ctx)
+	if err != nil {
+		return err
+	}
+	groups, err := r.skipStored(ctx, tasks)
+	if err != nil {
+		return err
+	}
+	var files int
+	var bytes int64
+	for _, g := range groups {
+		for _, t := range g {
+			files++
+			bytes += t.size
+		}
+	}
+	r.opt.Progress.Total(files, bytes)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	queue := make(chan []*task)
+	var wg sync.WaitGroup
+	for range min(r.opt.Jobs, max(len(groups), 1)) {
+		wg.Go(func() {
+			for g := range queue {
+				// Files of one key go one after the other: what is stored of
+				// the first decides about the second.
+				for _, t := range g {
+					if err := r.do(ctx, t); err != nil {
+						cancel(err)
+					}
+				}
+			}
+		})
+	}
+feed:
+	for _, g := range groups {
+		select {
+		case queue <- g:
+		case <-ctx.Done():
+			break feed
+		}
+	}
+	close(queue)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// skipStored returns the tasks whose files are not stored as they are now,
+// grouped by key and ordered by time.
+func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) {
+	var keys []store.Key
+	byKey := map[store.Key][]*task{}
+	for _, t := range tasks {
+		if t.key.Folder == "" { // not known before it is read
+			continue
+		}
+		if byKey[t.key] == nil {
+			keys = append(keys, t.key)
+		}
+		byKey[t.key] = append(byKey[t.key], t)
+	}
+	records := make([]map[store.Key][]store.Record, len(r.opt.Stores))
+	for i, s := range r.opt.Stores {
+		records[i] = map[store.Key][]store.Record{}
+		for chunk := range slices.Chunk(keys, lookupKeys) {
+			rs, err := s.Lookup(ctx, chunk)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s, err)
+			}
+			for _, rec := range rs {
+				records[i][rec.Key] = append(records[i][rec.Key], rec)
+			}
+		}
+	}
+	var groups [][]*task
+	index := map[store.Key]int{}
+	for _, t := range tasks {
+		t.records = make([][]store.Record, len(r.opt.Stores))
+		for i := range r.opt.Stores {
+			t.records[i] = records[i][t.key]
+		}
+		if !r.opt.Replace && t.storedAsIs() {
+			r.count(t, func(s *TypeSummary) { s.Skipped++ })
+			r.settle(t)
+			continue
+		}
+		if i, ok := index[t.key]; ok && t.key.Folder != "" {
+			groups[i] = append(groups[i], t)
+			continue
+		}
+		index[t.key] = len(groups)
+		groups = append(groups, []*task{t})
+	}
+	return groups, nil
+}
+
+// lookupKeys is how many keys are asked for at once.
+const lookupKeys = 1000
+
+// storedAsIs reports whether every store has the file as it is on disk.
+func (t *task) storedAsIs() bool {
+	if t.stdin {
+		return false
+	}
+	for _, rs := range t.records {
+		if !slices.ContainsFunc(rs, func(rec store.Record) bool {
+			return rec.Size == t.size && rec.ModTime.Equal(t.mtime)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// do imports one file and counts what became of it. The error is one that
+// ends the pass.
+func (r *run) do(ctx context.Context, t *task) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	err := r.importFile(ctx, t)
+	switch {
+	case err == nil:
+		r.settle(t)
+		return nil
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, store.ErrUnavailable):
+		return fmt.Errorf("%s: %w", t.path, err)
+	case errors.Is(err, ErrUsage): // of "-" and stray files
+		return err
+	}
+	r.fail(t, err)
+	r.settle(t)
+	return nil
+}
+
+// fail counts a file that could not be imported, and says why.
+func (r *run) fail(t *task, err error) {
+	r.count(t, func(s *TypeSummary) { s.Failed++ })
+	r.problem(t.path, err)
+}
+
+// problem counts something that was not imported, and says why.
+func (r *run) problem(path string, err error) {
+	r.mu.Lock()
+	r.failed++
+	r.mu.Unlock()
+	text := err.Error()
+	if !strings.Contains(text, path) {
+		text = path + ": " + text
+	}
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		r.log.Error(text, "hint", h.Hint())
+		return
+	}
+	r.log.Error(text)
+}
+
+// settle remembers a file that needs no further look as long as it does not
+// change.
+func (r *run) settle(t *task) {
+	if r.opt.Follow {
+		r.mu.Lock()
+		r.settled[t.path] = version{t.size, t.mtime}
+		r.mu.Unlock()
+	}
+}
+
+// count changes the counters of t's log type.
+func (r *run) count(t *task, f func(*TypeSummary)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.types[t.key.File]
+	if s == nil {
+		s = &TypeSummary{Name: t.key.File}
+		r.types[t.key.File] = s
+	}
+	f(s)
+}
+
+// spanned extends the time span of t's log type.
+func (s *TypeSummary) spanned(t time.Time) {
+	if s.First.IsZero() || t.Before(s.First) {
+		s.First = t
+	}
+	if t.After(s.Last) {
+		s.Last = t
+	}
+}
+
+func (r *run) summary() *Summary {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sum
+	s.Types = nil
+	s.Total = TypeSummary{}
+	for _, t := range r.types {
+		s.Types = append(s.Types, t)
+		a := &s.Total
+		a.Files += t.Files
+		a.Skipped += t.Skipped
+		a.Replaced += t.Replaced
+		a.Failed += t.Failed
+		a.Vanished += t.Vanished
+		a.LeftOpen += t.LeftOpen
+		a.Lines += t.Lines
+		a.Rows += t.Rows
+		a.Rejects += t.Rejects
+		a.Cuts += t.Cuts
+		a.Escaped += t.Escaped
+		a.Bytes += t.Bytes
+		a.Text += t.Text
+		if !t.First.IsZero() {
+			a.spanned(t.First)
+			a.spanned(t.Last)
+		}
+	}
+	slices.SortFunc(s.Types, func(a, b *TypeSummary) int { return strings.Compare(a.Name, b.Name) })
+	s.Seconds = time.Since(s.Started).Seconds()
+	if s.Seconds > 0 {
+		s.BytesPerSecond = float64(s.Total.Text) / s.Seconds
+		s.RowsPerSecond = float64(s.Total.Rows) / s.Seconds
+	}
+	s.RejectFile = r.rejects.path()
+	return s
+}
+
+// stdinPath names standard input in records and messages.
+const stdinPath = "-"

@@ -1,0 +1,62 @@
+package bulk
+
+import (
+	"errors"
+	"time"
+)
+
+// Summary is the result of Run. Its JSON form is a contract: fields are
+// added, never renamed.
+type Summary struct {
+	Probe   string         `json:"probe"`
+	Types   []*TypeSummary `json:"types"` // sorted by name
+	Total   TypeSummary    `json:"total"` // Name is empty
+	Open    []OpenFolder   `json:"left_open,omitempty"`
+	Started time.Time      `json:"started"`
+	Seconds float64        `json:"seconds"`
+	// BytesPerSecond is source text read a second.
+	BytesPerSecond float64 `json:"bytes_per_second"`
+	RowsPerSecond  float64 `json:"rows_per_second"`
+	// RejectFile holds the rejected lines; empty if there were none.
+	RejectFile string `json:"reject_file,omitempty"`
+	DryRun     bool   `json:"dry_run,omitempty"`
+}
+
+// TypeSummary counts what happened to the files of one log type. Lines ==
+// Rows + Rejects + Cuts holds for what was stored.
+type TypeSummary struct {
+	Name     string `json:"type,omitempty"`
+	Files    int64  `json:"files"`    // stored; with DryRun: would be stored
+	Skipped  int64  `json:"skipped"`  // stored already
+	Replaced int64  `json:"replaced"` // of Files: grown or replaced
+	Failed   int64  `json:"failed"`   // not stored, see the log
+	Vanished int64  `json:"vanished"` // gone before they were read
+	LeftOpen int64  `json:"left_open"`
+	Lines    int64  `json:"lines"`   // data lines read
+	Rows     int64  `json:"rows"`    // stored
+	Rejects  int64  `json:"rejects"` // lines that cannot be a row
+	Cuts     int64  `json:"cuts"`    // unfinished ends of files
+	Escaped  int64  `json:"escaped"` // values with bytes that are not UTF-8, or NUL
+	Bytes    int64  `json:"bytes"`   // on disk, of Files
+	Text     int64  `json:"text"`    // decompressed text, of Files
+	// First and Last are the folder times of the stored and skipped files.
+	First time.Time `json:"first,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
+}
+
+// OpenFolder is a log folder that Tstat may still write to.
+type OpenFolder struct {
+	Path  string `json:"path"`
+	Files int64  `json:"files"`
+}
+
+// ErrFailed is wrapped by the error of a Run that stored what it could but
+// not everything.
+var ErrFailed = errors.New("files were not imported")
+
+// ErrUsage is wrapped by errors of settings and arguments.
+var ErrUsage = errors.New("usage")
+
+// ErrLocked is wrapped when another import of the same source into the same
+// store is under way.
+var ErrLocked = errors.New("locked")

@@ -1,0 +1,81 @@
+package bulk
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// zoneCheck compares the times in folder names, which are local to the probe,
+// with the absolute times of the rows in them. Tstat writes a row when what
+// it describes has ended, so the first rows of a folder end at about its
+// time; a difference of hours means that the zone is not the probe's.
+type zoneCheck struct {
+	quarters int  // difference of the files so far, in quarters of an hour
+	files    int  // files that agree on it
+	settled  bool // it was warned of, or files disagree
+}
+
+const (
+	zoneQuarter = 15 * time.Minute
+	// The earliest of the first rows ended up to 7 minutes before the folder
+	// was opened, flows that time out, or a little later: zoneLag is the
+	// middle of that, zoneSlack how far from it.
+	zoneLag   = 90 * time.Second
+	zoneSlack = 330 * time.Second
+	// zoneFiles is how many files must agree before it is a matter of zones.
+	zoneFiles = 3
+	// zoneRows is how many rows a file's first batch must have: in a file
+	// with few, the first may be late.
+	zoneRows = 20
+)
+
+// add takes the ends of a file's first rows.
+func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
+	if z.settled || len(ends) < zoneRows {
+		return
+	}
+	first := int64(0)
+	for _, e := range ends {
+		if e > 0 && (first == 0 || e < first) {
+			first = e
+		}
+	}
+	if first == 0 || folder.Latest != folder.Time {
+		return
+	}
+	d := time.UnixMicro(first).Sub(folder.Time) + zoneLag
+	if d > 24*time.Hour || d < -24*time.Hour {
+		return // not a matter of zones
+	}
+	q := int(d.Round(zoneQuarter) / zoneQuarter)
+	off := d - time.Duration(q)*zoneQuarter
+	if off > zoneSlack || off < -zoneSlack {
+		return
+	}
+	if q > -2 && q < 2 || z.files > 0 && q != z.quarters {
+		z.settled = true // the zone is right, or nothing can be said
+		return
+	}
+	z.quarters = q
+	if z.files++; z.files < zoneFiles {
+		return
+	}
+	z.settled = true
+	_, now := folder.Time.In(loc).Zone()
+	likely := now - q*int(zoneQuarter/time.Second)
+	log.Warn("the rows' times do not fit the folder names in this time zone",
+		"difference", time.Duration(q)*zoneQuarter, "used", offset(now), "likely", offset(likely),
+		"hint", "name the probe's zone with --timezone")
+}
+
+// offset writes an offset from UTC, in seconds, as UTC+01:00.
+func offset(s int) string {
+	sign := '+'
+	if s < 0 {
+		sign, s = '-', -s
+	}
+	return fmt.Sprintf("UTC%c%02d:%02d", sign, s/3600, s%3600/60)
+}
