@@ -1,0 +1,345 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/urfave/cli/v2"
+)
+
+const groupConfig = "Configuration"
+
+// config is every setting of every command, as the config file has them.
+type config struct {
+	stateDir  string
+	logFormat string
+	logLevel  string
+
+	importBulk importBulk
+
+	sections []section
+}
+
+// section is a table of the config file; the first, without a name, holds the
+// settings of all commands.
+type section struct {
+	name     string
+	settings []*setting
+}
+
+// fileSections has one field per section, so that strict decoding into it
+// reports each key of the file with its line; see readFile.
+type fileSections struct {
+	ImportBulk struct{} `toml:"import-bulk"`
+}
+
+// newConfig returns the defaults.
+func newConfig() *config {
+	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk()}
+	c.sections = []section{
+		{"", []*setting{
+			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
+				usage: "`DIR` for locks and files of rejected lines",
+				empty: "$STATE_DIRECTORY, else /var/lib/tstatrepo for root, else $XDG_STATE_HOME/tstatrepo, else ~/.local/state/tstatrepo"},
+			{name: "log-format", group: groupConfig, value: &c.logFormat, complete: "text json",
+				usage: "`FORMAT` of messages on stderr: text or json"},
+			{name: "log-level", group: groupConfig, value: &c.logLevel, complete: "debug info warn error",
+				usage: "least `LEVEL` of messages: debug, info, warn or error"},
+		}},
+		{"import-bulk", c.importBulk.settings()},
+	}
+	return c
+}
+
+// of returns the settings that a command uses: its own and those of all.
+func (c *config) of(command string) []*setting {
+	var list []*setting
+	for _, s := range c.sections {
+		if s.name == "" || s.name == command {
+			list = append(list, s.settings...)
+		}
+	}
+	return list
+}
+
+// commandFlags returns the flags of a command: its own first.
+func commandFlags(command string) []cli.Flag {
+	var own, common []cli.Flag
+	for _, s := range newConfig().sections {
+		for _, set := range s.settings {
+			switch {
+			case set.name == "sources": // given as arguments
+			case s.name == command:
+				own = append(own, set.flag())
+			case s.name == "":
+				common = append(common, set.flag())
+			}
+		}
+	}
+	return slices.Concat(own, []cli.Flag{
+		&cli.StringFlag{Name: "config", Category: groupConfig, Usage: "read settings from `FILE`, see tstatrepo.toml(5)"},
+		&cli.BoolFlag{Name: "check-config", Category: groupConfig, Usage: "check the settings and exit", DisableDefaultText: true},
+		&cli.BoolFlag{Name: "print-config", Category: groupConfig, Usage: "print the settings in effect and exit", DisableDefaultText: true},
+	}, common)
+}
+
+// configFile returns the config file that the user names, or "".
+func configFile(c *cli.Context) string {
+	return cmp.Or(c.String("config"), os.Getenv(envName("config")))
+}
+
+// loadConfig reads file, then environment, then flags over the defaults and
+// sets up the console.
+func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
+	cfg := newConfig()
+	p := &problems{settings: cfg.of(c.Command.Name)}
+	if file := configFile(c); file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, nil, usagef("config file: %w", err)
+		}
+		p.errs = append(p.errs, cfg.readFile(file, text)...)
+	}
+	for _, s := range p.settings {
+		if s.name == "sources" {
+			continue
+		}
+		if err := s.readFlags(c); err != nil {
+			p.errs = append(p.errs, err)
+		}
+	}
+	cfg.resolve(p, con)
+	return cfg, p, nil
+}
+
+// readFile overlays the settings with those of a config file and returns all
+// that is wrong with it. Messages never quote the file: the line beside a
+// mistake may hold a password.
+func (c *config) readFile(file string, text []byte) (errs []error) {
+	fail := func(line int, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
+	}
+	var values map[string]any
+	if err := toml.Unmarshal(text, &values); err != nil {
+		line, msg := 1, err.Error()
+		var de *toml.DecodeError
+		if errors.As(err, &de) {
+			line, _ = de.Position()
+		}
+		fail(line, "%s", strings.TrimPrefix(msg, "toml: "))
+		return errs
+	}
+	// Nothing is known to fileSections but the sections, so this lists all
+	// keys of the file with their lines.
+	var keys *toml.StrictMissingError
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&fileSections{}); !errors.As(err, &keys) {
+		if err != nil {
+			fail(1, "a section must be a table, like [import-bulk]")
+		}
+		return errs
+	}
+	for i := range keys.Errors {
+		line, _ := keys.Errors[i].Position()
+		key := keys.Errors[i].Key()
+		name, table := key[0], values
+		var in *section
+		for j := range c.sections {
+			if s := &c.sections[j]; s.name == "" && len(key) == 1 || len(key) == 2 && s.name == key[0] {
+				in = s
+			}
+		}
+		if in != nil && in.name != "" {
+			name = key[1]
+			table, _ = values[in.name].(map[string]any)
+		}
+		s, near := c.lookup(in, name)
+		if s == nil {
+			fail(line, "unknown key %s%s", printable(strings.Join(key, ".")), near)
+			continue
+		}
+		s.from = fmt.Sprintf("%s:%d: %s", file, line, strings.Join(key, "."))
+		if err := s.setTOML(table[name]); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.from, err))
+		}
+	}
+	return errs
+}
+
+// lookup finds a key in a section, or suggests one that is near.
+func (c *config) lookup(in *section, name string) (*setting, string) {
+	if in == nil {
+		return nil, ""
+	}
+	var names []string
+	for _, s := range in.settings {
+		if s.name == name {
+			return s, ""
+		}
+		names = append(names, s.name)
+	}
+	if in.name == "" {
+		for _, s := range c.sections[1:] {
+			for _, set := range s.settings {
+				if set.name == name {
+					return nil, fmt.Sprintf("; it belongs below [%s]", s.name)
+				}
+			}
+			names = append(names, s.name)
+		}
+	}
+	return nil, didYouMean(name, names, "")
+}
+
+// resolve checks the settings of all commands and fills in what depends on
+// the machine.
+func (c *config) resolve(p *problems, con *console) {
+	switch c.logFormat {
+	case "text", "json":
+		con.json = c.logFormat == "json"
+	default:
+		p.add("log-format", "%q is not text or json", c.logFormat)
+	}
+	var level slog.Level
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.logLevel) || level.UnmarshalText([]byte(c.logLevel)) != nil {
+		p.add("log-level", "%q is not debug, info, warn or error", c.logLevel)
+	}
+	con.level.Set(level)
+	if c.stateDir == "" {
+		if c.stateDir = defaultStateDir(); c.stateDir == "" {
+			p.add("state-dir", "must be given, since there is no home directory")
+		}
+	}
+}
+
+func defaultStateDir() string {
+	// systemd separates several folders by colons.
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/tstatrepo"
+	}
+	// The specification says to ignore a relative one.
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "tstatrepo")
+	}
+	if home, err := os.UserHomeDir(); err == nil && home != "" {
+		return filepath.Join(home, ".local", "state", "tstatrepo")
+	}
+	return ""
+}
+
+// writeConfig writes sections as a config file that can be read again, with
+// passwords masked. The commented form documents the defaults: "# text"
+// explains, "#key = value" can be uncommented.
+func writeConfig(w io.Writer, sections []section, commented bool) {
+	for i, s := range sections {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if s.name != "" {
+			fmt.Fprintf(w, "[%s]\n", s.name)
+		}
+		for j, set := range s.settings {
+			if !commented {
+				fmt.Fprintf(w, "%s = %s\n", set.name, set.toml())
+				continue
+			}
+			if j > 0 || s.name != "" {
+				fmt.Fprintln(w)
+			}
+			text := set.sentence()
+			if set.empty != "" {
+				text += " Default: " + set.empty + "."
+			}
+			fmt.Fprintf(w, "%s\n#%s = %s\n", fill(text, "# ", helpWidth), set.name, set.toml())
+		}
+	}
+}
+
+// sentence returns the usage as a sentence without the marks of the value.
+func (s *setting) sentence() string {
+	text := strings.ReplaceAll(s.usage, "`", "")
+	return upperFirst(text) + "."
+}
+
+// toml returns the value of s as TOML.
+func (s *setting) toml() string {
+	switch v := s.value.(type) {
+	case *[]string:
+		list := make([]string, len(*v))
+		for i, e := range *v {
+			list[i] = quoteTOML(maskSecrets(e))
+		}
+		return "[" + strings.Join(list, ", ") + "]"
+	case *string:
+		return quoteTOML(maskSecrets(*v))
+	case *duration, *size:
+		return quoteTOML(s.defaultText())
+	}
+	return s.defaultText()
+}
+
+// quoteTOML quotes as strconv.Quote does, except for the escapes that TOML
+// has not.
+func quoteTOML(s string) string {
+	q := strconv.Quote(strings.ToValidUTF8(s, "\uFFFD"))
+	return tomlEscapes.ReplaceAllStringFunc(q, func(e string) string {
+		switch e {
+		case `\a`:
+			return `\u0007`
+		case `\v`:
+			return `\u000b`
+		}
+		if hex, ok := strings.CutPrefix(e, `\x`); ok {
+			return `\u00` + hex
+		}
+		return e
+	})
+}
+
+var tomlEscapes = regexp.MustCompile(`\\(x..|.)`)
+
+var (
+	userPassword  = regexp.MustCompile(`(://[^:/@\s]*:)\S*@`)
+	queryPassword = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|key)=)[^&\s]+`)
+)
+
+// maskSecrets hides passwords in URLs. It rather hides too much: url.Parse
+// gives up on passwords with a slash.
+func maskSecrets(s string) string {
+	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(s, "${1}xxxxx@"), "${1}xxxxx")
+}
+
+// checkOrPrint serves --check-config and --print-config, given that the
+// settings are right, and reports whether one was there.
+func checkOrPrint(c *cli.Context, cfg *config) (bool, error) {
+	switch {
+	case c.Bool("check-config"):
+		file := configFile(c)
+		if file == "" {
+			return true, usagef("--check-config: name a file with --config or %s", envName("config"))
+		}
+		_, err := fmt.Fprintf(c.App.Writer, "%s: ok\n", file)
+		return true, err
+	case c.Bool("print-config"):
+		var b bytes.Buffer
+		writeConfig(&b, slices.DeleteFunc(slices.Clone(cfg.sections), func(s section) bool {
+			return s.name != "" && s.name != c.Command.Name
+		}), false)
+		_, err := b.WriteTo(c.App.Writer)
+		return true, err
+	}
+	return false, nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// Exit statuses, the same for every command.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitRejects  = 3
+	exitTryAgain = 75 // EX_TEMPFAIL of sysexits
+)
+
+// exitTexts explains the exit statuses in help and man pages.
+var exitTexts = []struct{ status, text string }{
+	{"0", "done"},
+	{"1", "failed; what could be done is done"},
+	{"2", "wrong usage or configuration; nothing was done"},
+	{"3", "done, but lines inside files were rejected"},
+	{"75", "try again later: locked by another run, or the destination is down"},
+	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
+}
+
+// usageError is an error of arguments, settings or the config file.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// hintError adds a line that says what to do about err. Packages under pkg/
+// offer hints by an error with the method Hint.
+type hintError struct {
+	error
+	hint string
+}
+
+func (e hintError) Unwrap() error { return e.error }
+func (e hintError) Hint() string  { return e.hint }
+
+// hintOf returns the first hint in the tree of err.
+func hintOf(err error) string {
+	var h interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// rejectsError ends a run that is complete except for rejected lines.
+type rejectsError struct {
+	lines int64
+	file  string
+}
+
+func (e rejectsError) Error() string {
+	s := plural(e.lines, "line") + " rejected"
+	if e.file != "" {
+		s += ", see " + e.file
+	}
+	return s
+}
+
+// interruptError is the cause of a context that a signal ended.
+type interruptError struct{ signal syscall.Signal }
+
+func (e interruptError) Error() string {
+	if e.signal == syscall.SIGTERM {
+		return "terminated"
+	}
+	return "interrupted"
+}
+
+// orInterrupt returns the signal instead of the "context canceled" it caused.
+func orInterrupt(ctx context.Context, err error) error {
+	var sig interruptError
+	if errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &sig) {
+		return sig
+	}
+	return err
+}
+
+// exitStatus maps an error to the exit status of the process.
+func exitStatus(err error) int {
+	var (
+		sig     interruptError
+		usage   usageError
+		rejects rejectsError
+	)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &sig):
+		return 128 + int(sig.signal)
+	case errors.As(err, &usage), errors.Is(err, bulk.ErrUsage):
+		return exitUsage
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, bulk.ErrLocked):
+		return exitTryAgain
+	case errors.As(err, &rejects):
+		return exitRejects
+	}
+	return exitFailed
+}
+
+// plural returns "1 line" or "3 lines".
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

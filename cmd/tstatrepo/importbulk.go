@@ -1,0 +1,362 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+)
+
+// importBulk holds the settings of import-bulk.
+type importBulk struct {
+	sources          []string
+	to               []string
+	probe            string
+	replace          bool
+	dryRun           bool
+	types            []string
+	since, until     string
+	timezone         string
+	folder           string
+	layout           string
+	includeOpen      bool
+	settle           duration
+	follow           bool
+	poll             duration
+	jobs             int
+	memory           size
+	rate             float64
+	maxRejects       int
+	json             bool
+	metricsFile      string
+	progressInterval duration
+	verbose          bool
+	quiet            bool
+}
+
+func defaultImportBulk() importBulk {
+	return importBulk{
+		to:         []string{"parquet:./tstat"},
+		timezone:   "Local",
+		settle:     duration(bulk.DefaultSettle),
+		poll:       duration(bulk.DefaultPoll),
+		memory:     400 << 20,
+		maxRejects: bulk.DefaultMaxRejects,
+	}
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (b *importBulk) settings() []*setting {
+	const (
+		dest    = "Destination"
+		source  = "Source"
+		limits  = "Limits"
+		reports = "Output"
+	)
+	return []*setting{
+		{name: "sources", group: source, value: &b.sources,
+			usage: "what to import when the command line names no source"},
+
+		{name: "to", group: dest, value: &b.to, complete: "dir",
+			usage: "store the rows in `URL`, like parquet:DIR or copy:DIR"},
+		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot",
+			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
+		{name: "replace", group: dest, value: &b.replace,
+			usage: "store again what is stored already"},
+		{name: "dry-run", group: dest, value: &b.dryRun,
+			usage: "only say what would be imported"},
+
+		{name: "type", group: source, value: &b.types, empty: "all",
+			usage: "import log types that match `GLOB`, like 'log_tcp_*'"},
+		{name: "since", group: source, value: &b.since,
+			usage: "import folders of `TIME` (2006-01-02, 2006-01-02T15:04, RFC 3339) or later"},
+		{name: "until", group: source, value: &b.until,
+			usage: "import folders before `TIME`"},
+		{name: "timezone", group: source, value: &b.timezone,
+			usage: "`ZONE` of folder names and of --since and --until: Local, UTC or like Europe/Rome"},
+		{name: "folder", group: source, value: &b.folder, empty: "time of the first row",
+			usage: "log folder `NAME` for '-' and files outside of one, like 2006_01_02_15_04.out"},
+		{name: "layout", group: source, value: &b.layout, empty: "told by the header or count of columns",
+			usage: "Tstat `VERSION`, or count of columns, of files without header"},
+		{name: "include-open", group: source, value: &b.includeOpen,
+			usage: "import files that Tstat may still write to"},
+		{name: "settle", group: source, value: &b.settle,
+			usage: "the newest folder is finished when nothing in it changed for `DURATION`"},
+		{name: "follow", group: source, value: &b.follow,
+			usage: "go on with new folders until interrupted"},
+		{name: "poll", group: source, value: &b.poll,
+			usage: "look for new folders every `DURATION` with --follow"},
+
+		{name: "jobs", group: limits, value: &b.jobs, empty: "count of CPUs, at most 4",
+			usage: "import `N` files at a time"},
+		{name: "memory", group: limits, value: &b.memory,
+			usage: "use about `SIZE` of memory, all jobs together"},
+		{name: "rate", group: limits, value: &b.rate, empty: "no limit",
+			usage: "read at most `MIBPS` MiB of text a second"},
+		{name: "max-rejects", group: limits, value: &b.maxRejects,
+			usage: "do not store a file with more than `N` rejected lines, if they are more than 1% of it"},
+
+		{name: "json", group: reports, value: &b.json,
+			usage: "print the summary as JSON on stdout"},
+		{name: "metrics-file", group: reports, value: &b.metricsFile, complete: "file",
+			usage: "write Prometheus metrics to `FILE` (*.prom for node_exporter)"},
+		{name: "progress-interval", group: reports, value: &b.progressInterval, empty: "off",
+			usage: "log the progress every `DURATION` when stderr is not a terminal"},
+		{name: "verbose", group: reports, value: &b.verbose,
+			usage: "print the summary even if stderr is not a terminal"},
+		{name: "quiet", group: reports, value: &b.quiet,
+			usage: "print warnings and errors only"},
+	}
+}
+
+var importBulkExamples = []example{
+	{"all logs of this probe into Parquet files below ./tstat", "tstatrepo import-bulk /var/lib/tstat"},
+	{"TCP logs of May, as probe turin", "tstatrepo import-bulk --probe turin --type 'log_tcp_*' --since 2024-05-01 --until 2024-06-01 /data/turin"},
+	{"see first what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
+	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
+	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
+}
+
+func importBulkCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "import-bulk",
+		Usage:     "import log folders and files into a store",
+		ArgsUsage: "SOURCE...",
+		Category:  groupProduct,
+		Description: "Imports the logs in each SOURCE: a folder with log folders below, a log folder, a log file " +
+			"(.gz too), or '-' for one log on standard input.\n\n" +
+			"Every file is stored once, however often it is imported; files that Tstat may still write to are left " +
+			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
+			"completed by the next one.",
+		Flags:  commandFlags("import-bulk"),
+		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
+	}
+}
+
+// runImportBulk turns flags and config into the options of one bulk.Run and
+// reports its result.
+func runImportBulk(c *cli.Context, con *console) error {
+	cfg, p, err := loadConfig(c, con)
+	if err != nil {
+		return err
+	}
+	b := &cfg.importBulk
+	if c.Args().Present() {
+		b.sources = c.Args().Slice()
+	}
+	opt := b.options(p)
+	opt.StateDir = cfg.stateDir
+	if err := p.err(c.Command.Name); err != nil {
+		return err
+	}
+	if done, err := checkOrPrint(c, cfg); done {
+		return err
+	}
+	if len(b.sources) == 0 {
+		return hintError{usagef("import-bulk needs a SOURCE: a folder, a log file or '-'"),
+			"for example: tstatrepo import-bulk /var/lib/tstat"}
+	}
+	if b.quiet {
+		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+	}
+	opt.Log = con.logger()
+	opt.Stdin = c.App.Reader
+
+	// The collector rather works harder than to let the process outgrow what
+	// the user gave it; a tenth is for what it does not manage.
+	debug.SetMemoryLimit(int64(b.memory) / 10 * 9)
+	sum, err := b.run(c.Context, con, opt)
+	if b.follow && err == nil {
+		err = c.Context.Err() // only a signal ends --follow
+	}
+	err = orInterrupt(c.Context, err)
+	if sum != nil {
+		err = errors.Join(err, b.report(c.App.Writer, con, sum))
+	}
+	if b.metricsFile != "" && !b.dryRun {
+		err = errors.Join(err, writeMetrics(b.metricsFile, b.probe, sum, err, time.Now()))
+	}
+	if sum != nil && sum.Total.Rejects > 0 {
+		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}
+		if err == nil {
+			return rejects
+		}
+		con.fail(rejects)
+	}
+	return err
+}
+
+// run opens the stores, imports and closes them.
+func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (sum *bulk.Summary, err error) {
+	for _, dest := range b.to {
+		st, err := stores.Open(ctx, dest, stores.Options{
+			// Each job has a file open in every store.
+			Memory:   int64(b.memory) / int64(opt.Jobs*len(b.to)),
+			ReadOnly: b.dryRun,
+			Log:      opt.Log,
+		})
+		if err != nil {
+			return nil, errors.Join(err, closeAll(opt.Stores))
+		}
+		opt.Stores = append(opt.Stores, st)
+	}
+	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet)
+	opt.Progress = prog
+	sum, err = bulk.Run(ctx, opt)
+	stop()
+	// Close makes the last commits durable, so its error counts.
+	return sum, errors.Join(err, closeAll(opt.Stores))
+}
+
+func closeAll(list []store.Store) error {
+	var errs []error
+	for _, st := range list {
+		errs = append(errs, st.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// options checks the settings and turns them into options of bulk.Run.
+func (b *importBulk) options(p *problems) bulk.Options {
+	var host string
+	if b.probe == "" {
+		host, _ = os.Hostname()
+		b.probe = fitProbe(host)
+	}
+	if b.probe == "" {
+		p.add("probe", "must be given, since this machine has no host name")
+	} else if err := store.ValidProbe(b.probe); err != nil {
+		p.add("probe", "%v", err)
+	}
+	if len(b.to) == 0 {
+		p.add("to", "must name a destination")
+	}
+	for i, dest := range b.to {
+		if slices.Contains(b.to[:i], dest) {
+			p.add("to", "names %s twice", maskSecrets(dest))
+			continue
+		}
+		var wrong *stores.URLError
+		if _, _, err := stores.Parse(dest); errors.As(err, &wrong) {
+			p.hint = cmp.Or(p.hint, wrong.Hint())
+			p.add("to", "%q: %s", maskSecrets(dest), wrong.Reason)
+		} else if err != nil {
+			p.add("to", "%v", err)
+		}
+	}
+	if slices.Contains(b.sources, "") {
+		p.errs = append(p.errs, errors.New("a SOURCE must not be empty"))
+	}
+	for _, glob := range b.types {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+		}
+	}
+	loc := b.location(p)
+	since := timeSetting(p, "since", b.since, loc)
+	until := timeSetting(p, "until", b.until, loc)
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		p.add("until", "must be after --since")
+	}
+
+	atLeast(p, "settle", b.settle, duration(time.Second))
+	atLeast(p, "poll", b.poll, duration(100*time.Millisecond))
+	atLeast(p, "memory", b.memory, 64<<20)
+	if b.progressInterval != 0 {
+		atLeast(p, "progress-interval", b.progressInterval, duration(time.Second))
+	}
+	within(p, "jobs", b.jobs, 0, 1024)
+	within(p, "max-rejects", b.maxRejects, 0, 1<<31-1)
+	within(p, "rate", b.rate, 0, 1e5)
+
+	for _, pair := range []struct {
+		first, second bool
+		name, other   string
+	}{
+		{b.quiet, b.verbose, "quiet", "verbose"},
+		{b.follow, b.dryRun, "follow", "dry-run"},
+		{b.follow, b.replace, "follow", "replace"},
+		// Written at the end only, they would tell that nothing works.
+		{b.follow, b.metricsFile != "", "follow", "metrics-file"},
+	} {
+		if pair.first && pair.second {
+			p.add(pair.name, "cannot be combined with --%s", pair.other)
+		}
+	}
+
+	opt := bulk.Options{
+		Sources: b.sources,
+		Probe:   b.probe, Location: loc,
+		Types: b.types, Since: since, Until: until,
+		Folder: b.folder, Layout: b.layout,
+		IncludeOpen: b.includeOpen, Settle: time.Duration(b.settle),
+		Replace:    b.replace,
+		Jobs:       cmp.Or(b.jobs, min(runtime.GOMAXPROCS(0), 4)),
+		MaxRejects: b.maxRejects,
+		Rate:       b.rate,
+		DryRun:     b.dryRun,
+		Follow:     b.follow, Poll: time.Duration(b.poll),
+	}
+	if b.maxRejects == 0 {
+		opt.MaxRejects = -1 // 0 would be the default
+	}
+	return opt
+}
+
+func (b *importBulk) location(p *problems) *time.Location {
+	loc, err := time.LoadLocation(cmp.Or(b.timezone, "Local"))
+	if err != nil {
+		p.add("timezone", "%q is not a time zone like UTC, Local or Europe/Rome", b.timezone)
+		return time.UTC
+	}
+	return loc
+}
+
+func timeSetting(p *problems, name, text string, loc *time.Location) time.Time {
+	if text == "" {
+		return time.Time{}
+	}
+	t, err := parseTime(text, loc)
+	if err != nil {
+		p.add(name, "%v", err)
+	}
+	return t
+}
+
+func atLeast[T interface {
+	cmp.Ordered
+	String() string
+}](p *problems, name string, v, least T) {
+	if v < least {
+		p.add(name, "must be at least %s", least)
+	}
+}
+
+func within[T int | float64](p *problems, name string, v, least, most T) {
+	if !(v >= least && v <= most) { // also true for NaN
+		p.add(name, "must be %v to %v", least, most)
+	}
+}
+
+var unfit = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+
+// fitProbe makes a probe name of a host name: "" if there is nothing to use.
+func fitProbe(host string) string {
+	name, _, _ := strings.Cut(host, ".")
+	name = strings.Trim(unfit.ReplaceAllString(name, "_"), "_")
+	return name[:min(len(name), 64)]
+}

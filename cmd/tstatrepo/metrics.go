@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+)
+
+const (
+	metricPrefix  = "tstatrepo_import_"
+	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
+)
+
+// writeMetrics replaces file by metrics of the run that ended with sum and
+// failure, for the textfile collector of node_exporter. Alert on the age of
+// the last success: it survives failed runs and shows runs that never start.
+func writeMetrics(file, probe string, sum *bulk.Summary, failure error, now time.Time) error {
+	reg := prometheus.NewRegistry()
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+		reg.MustRegister(g)
+		return g
+	}
+	seconds := float64(now.UnixMilli()) / 1000
+	succeeded := 1.0
+	last := seconds
+	if failure != nil {
+		succeeded, last = 0, formerSuccess(file, probe)
+	}
+	if last > 0 {
+		gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
+	}
+	gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
+	gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
+	gauge("tstatrepo_build_info", "Version of tstatrepo, always 1.", "version", "goversion").
+		WithLabelValues(currentVersion(), runtime.Version()).Set(1)
+	if sum != nil {
+		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(sum.Seconds)
+		for _, m := range []struct {
+			name, help string
+			value      func(*bulk.TypeSummary) int64
+		}{
+			{"files", "Files stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Files }},
+			{"rows", "Rows stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rows }},
+			{"rejects", "Lines rejected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rejects }},
+			{"cuts", "Unfinished ends of files found by the last import.", func(t *bulk.TypeSummary) int64 { return t.Cuts }},
+			{"failed_files", "Files not stored by the last import because of an error.", func(t *bulk.TypeSummary) int64 { return t.Failed }},
+			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
+		} {
+			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")
+			for _, t := range sum.Types {
+				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
+			}
+		}
+	}
+	if err := prometheus.WriteToTextfile(file, reg); err != nil {
+		return fmt.Errorf("metrics file: %w", err)
+	}
+	return nil
+}
+
+// formerSuccess returns the time of the last success that file tells, or 0.
+func formerSuccess(file, probe string) float64 {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metricSuccess, probe))
+		if !ok {
+			continue
+		}
+		if last, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+			return last
+		}
+	}
+	return 0
+}
