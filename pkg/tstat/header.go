@@ -95,7 +95,9 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	relative := slices.Contains(h.names, "first_abs")
 	seen := map[string]bool{}
 	for _, name := range h.names {
-		if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
+		if s, ok := synonyms[t.Name+"."+name]; ok {
+			name = s
+		} else if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
 			name = s
 		}
 		if h.part == "response" && name == "HTTP" {
@@ -130,8 +132,11 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 }
 
 // extraName keeps an unknown column apart from a known one that differs in
-// case only.
+// case only, and from reserved names.
 func (t *LogType) extraName(name string) string {
+	if slices.Contains(reserved, strings.ToLower(name)) {
+		return name + "_text"
+	}
 	for _, c := range t.Columns {
 		if strings.EqualFold(c.Name, name) {
 			return name + "_text"

@@ -144,7 +144,7 @@ func TestValues(t *testing.T) {
 		{"v240/2026_11_22_06_39.out/log_http_complete", 1, map[string]string{
 			"kind": "response", "method": null, "response": "200", "content_len": "1826", "server": "nginx/1.22.1", "range": null}},
 		{"v300/2026_11_22_06_39.out/log_chat_messages", 2, map[string]string{
-			"type": "MSG_?", "dir": "-1", "msglen": "-1", "paylen": "96", "first_tm": "2026-11-22T06:39:55.62115Z", "durat": "0.152", "con_t": "32"}},
+			"msg_type": "MSG_?", "dir": "-1", "msglen": "-1", "paylen": "96", "first_tm": "2026-11-22T06:39:55.62115Z", "durat": "0.152", "con_t": "32"}},
 		{"v300/2026_11_22_06_39.out/log_chat_complete", 2, map[string]string{
 			"s_ip": "10.99.0.1", "s_port": "5050", "c_msn": "2", "c_msn_a": null, "c_iscrypto": "false", "ver": "16"}},
 		{"v330_skype/2021_10_31_02_07.out/log_skype_complete", 0, map[string]string{
@@ -211,7 +211,7 @@ func TestReader(t *testing.T) {
 		{name: "bytes that are no text", typ: "log_udp_complete", text: udp + "a 1 0 0 0 \xff\x00è\n", layout: "header 6",
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "c_durat": "0", "c_isint": "false", "fqdn": `\xff\x00è`}}},
 		{name: "tabs in a dns answer", typ: "log_dns_complete", text: "#c_ip:1 answer:2 type:3\na 10\tmx.example. MX\n", layout: "header 3",
-			rows: []map[string]string{{"c_ip": "a", "answer": "10\tmx.example.", "type": "MX"}}},
+			rows: []map[string]string{{"c_ip": "a", "answer": "10\tmx.example.", "dns_type": "MX"}}},
 		{name: "blanks in http", typ: "log_http_complete",
 			text: "a\t1\tb\t80\t1.5\tGET\th\t/\t-\tMozilla (X; \"y\")\n", layout: "no header",
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "s_ip": "b", "s_port": "80", "time_abs": "1970-01-01T00:00:01.5Z", "kind": "request", "method": "GET", "hostname": "h", "path": "/", "user_agent": `Mozilla (X; "y")`}}},
@@ -223,8 +223,8 @@ func TestReader(t *testing.T) {
 		{name: "chat messages", typ: "log_chat_messages", layout: "no header",
 			text: "4 ACK 1 0 80 'Sun Nov 22 06:39:55.621150 2026' 0.152\n4 MSG_Y 1 ? 80 1795329595.000001 0.152 32\n4 MSG_A 1 3 80 'Sun Nov 99' 0.152 32\n",
 			opt:  ReaderOptions{Location: time.FixedZone("CET", 3600)},
-			rows: []map[string]string{{"idflow": "4", "type": "ACK", "dir": "1", "msglen": "0", "paylen": "80", "first_tm": "2026-11-22T05:39:55.62115Z", "durat": "0.152"},
-				{"idflow": "4", "type": "MSG_Y", "dir": "1", "paylen": "80", "first_tm": "2026-11-22T06:39:55.000001Z", "durat": "0.152", "con_t": "32"}},
+			rows: []map[string]string{{"idflow": "4", "msg_type": "ACK", "dir": "1", "msglen": "0", "paylen": "80", "first_tm": "2026-11-22T05:39:55.62115Z", "durat": "0.152"},
+				{"idflow": "4", "msg_type": "MSG_Y", "dir": "1", "paylen": "80", "first_tm": "2026-11-22T06:39:55.000001Z", "durat": "0.152", "con_t": "32"}},
 			rejects: []string{"3: no quoted date"}},
 		{name: "a long line", typ: "log_udp_complete", text: "#c_ip:1 c_port:2\n" + strings.Repeat("x", 3*MaxLine) + " 1\na 1\n", layout: "header 2",
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1"}}, rejects: []string{"2: line is longer than 1048576 bytes"}},
@@ -502,7 +502,7 @@ func TestTables(t *testing.T) {
 	for _, typ := range Types() {
 		lower := map[string]bool{}
 		for _, c := range typ.Columns {
-			if cleanName([]byte(c.Name)) != c.Name || len(c.Name) > maxColumnName || c.Description == "" {
+			if slices.Contains(reserved, c.Name) || cleanName([]byte(c.Name)) != c.Name || len(c.Name) > maxColumnName || c.Description == "" {
 				t.Errorf("%s: column %q", typ.Name, c.Name)
 			}
 			if l := strings.ToLower(c.Name); lower[l] {

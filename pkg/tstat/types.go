@@ -77,15 +77,24 @@ var rowForms = map[string]rowForm{
 	"log_chat_messages":  chatMessages,
 }
 
-// synonyms are names of older versions for a column of today. In 2.x `first`
-// and `last` are no absolute times; see LogType.resolve.
+// synonyms are names in headers for columns that we name otherwise: those of
+// older versions, and `type`, which is reserved. In 2.x `first` and `last`
+// are no absolute times; see LogType.resolve.
 var synonyms = map[string]string{
+	"log_dns_complete.type":  "dns_type",
+	"log_chat_complete.type": "chat_type",
+	"log_chat_messages.type": "msg_type",
+
 	"c_ssl_SNI":   "c_tls_SNI", // 2.4 of 2015
 	"s_ssl_SCN":   "s_tls_SCN",
 	"c_ssl":       "c_tls_SNI", // 2.3, 2.4
 	"s_ssl":       "s_tls_SCN",
 	"c_tls_sesid": "tls_session_stat", // until 05/2018
 }
+
+// reserved are names that stores give to columns of their own: readers of a
+// Hive style folder would see its value instead of the file's.
+var reserved = []string{"type", "probe", "date", "folder", "folder_time"}
 
 // layoutsTSV lists log types, their columns and the layouts of all versions,
 // as measured on real output of nine Tstat builds and read from the code that

@@ -1,0 +1,262 @@
+package parquet
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow-go/v18/parquet/file"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// count adds up the rows of the files below type=, as a reader of the dataset
+// would.
+func count(t *testing.T, dir, logType, probe string) int {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "type="+logType, "probe="+probe, "date=*", "*.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, p := range paths {
+		r, err := file.OpenParquetFile(p, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += int(r.NumRows())
+		r.Close()
+	}
+	return n
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		dir := t.TempDir()
+		return storetest.Harness{
+			Open:  func(t *testing.T) store.Store { return open(t, dir) },
+			Count: func(t *testing.T, logType, probe string) int { return count(t, dir, logType, probe) },
+		}
+	})
+}
+
+// put stores n rows of a log.
+func put(t *testing.T, s *Store, folder string, n int, replace ...store.Record) store.Record {
+	t.Helper()
+	ctx := context.Background()
+	typ := tstat.TypeByName("log_udp_complete")
+	ft, err := tstat.ParseFolder(folder, time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tstat.NewReader(strings.NewReader("#c_ip:1 c_port:2\n"+strings.Repeat("::1 1\n", n)), typ, tstat.ReaderOptions{})
+	key := store.Key{Probe: "p1", Folder: folder, File: typ.Name}
+	tx, err := s.Begin(ctx, store.FileInfo{Key: key, Type: typ, Time: ft.Time, Columns: r.Columns()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b, err := r.Next(); err == nil; b, err = r.Next() {
+		if err := tx.Write(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rec := store.Record{Key: key, Type: typ.Name, Time: ft.Time, Rows: int64(n)}
+	rec.SHA256, rec.Length = r.Fingerprint()
+	if err := tx.Commit(ctx, rec, replace); err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+func lookup(t *testing.T, s *Store, folder string) []store.Record {
+	t.Helper()
+	rs, err := s.Lookup(context.Background(), []store.Key{{Probe: "p1", Folder: folder, File: "log_udp_complete"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
+
+// TestManifestLost: what the footers say is enough.
+func TestManifestLost(t *testing.T) {
+	const a, b = "2016_03_24_21_37.out", "2016_03_24_22_37.out"
+	for name, harm := range map[string]func(path string, data []byte) error{
+		"removed":      func(p string, _ []byte) error { return os.Remove(p) },
+		"emptied":      func(p string, _ []byte) error { return os.Truncate(p, 0) },
+		"cut":          func(p string, data []byte) error { return os.Truncate(p, int64(len(data)-5)) },
+		"cut at start": func(p string, _ []byte) error { return os.Truncate(p, 7) },
+		"overwritten": func(p string, data []byte) error {
+			return os.WriteFile(p, []byte(strings.Replace(string(data), `"rows":20`, `"rows":29`, 1)), 0o644)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir)
+			put(t, s, a, 10)
+			put(t, s, b, 20)
+			s.Close()
+			path := filepath.Join(dir, manifest.Dir, "manifest")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := harm(path, data); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second opening finds what the first one wrote
+				s = open(t, dir)
+				if ra, rb := lookup(t, s, a), lookup(t, s, b); len(ra) != 1 || ra[0].Rows != 10 || len(rb) != 1 || rb[0].Rows != 20 {
+					t.Errorf("records %+v and %+v", ra, rb)
+				}
+				s.Close()
+			}
+		})
+	}
+}
+
+// TestDiedBetween: a process dies after the rename and before the line in the
+// manifest, in a new file and in one that was replaced.
+func TestDiedBetween(t *testing.T) {
+	const folder = "2016_03_24_21_37.out"
+	dir := t.TempDir()
+	path := filepath.Join(dir, manifest.Dir, "manifest")
+	s := open(t, dir)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := put(t, s, folder, 10)
+	s.Close()
+	first, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, before, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if rs := lookup(t, s, folder); len(rs) != 1 || rs[0].Rows != 10 {
+		t.Errorf("new file: %+v", rs)
+	}
+	put(t, s, folder, 20, rec)
+	s.Close()
+	if err := os.WriteFile(path, first, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if rs := lookup(t, s, folder); len(rs) != 1 || rs[0].Rows != 20 {
+		t.Errorf("replaced file: %+v", rs)
+	}
+	if n := count(t, dir, "log_udp_complete", "p1"); n != 20 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// TestRemovedByHand: a file that someone removed is imported again.
+func TestRemovedByHand(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, "2016_03_24_21_37.out", 10)
+	s.Close()
+	if err := os.RemoveAll(filepath.Join(dir, "type=log_udp_complete")); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if rs := lookup(t, s, "2016_03_24_21_37.out"); len(rs) != 0 {
+		t.Errorf("%+v", rs)
+	}
+}
+
+// TestForeignFiles are left alone.
+func TestForeignFiles(t *testing.T) {
+	dir := t.TempDir()
+	foreign := filepath.Join(dir, "type=log_udp_complete", "probe=p1", "date=2016-03-24", "2016_03_24_21_37.parquet")
+	if err := os.MkdirAll(filepath.Dir(foreign), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(foreign, []byte("not Parquet"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	defer s.Close()
+	put(t, s, "2016_03_24_21_37.out", 10)
+	if data, err := os.ReadFile(foreign); err != nil || string(data) != "not Parquet" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+func TestNewerFormat(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, manifest.Dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, manifest.Dir, "manifest"), []byte("tstatrepo manifest 9\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadOnlyCreatesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := Open(dir, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rs := lookup(t, s, "2016_03_24_21_37.out"); len(rs) != 0 {
+		t.Errorf("%+v", rs)
+	}
+	s.Close()
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the folder was made: %v", err)
+	}
+}
+
+// TestRowGroups: the memory bounds the row groups, down to what still makes
+// sense.
+func TestRowGroups(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{Memory: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	put(t, s, "2016_03_24_21_37.out", 5000)
+	var path string
+	err = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(p, ".parquet") {
+			path = p
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := file.OpenParquetFile(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if r.NumRowGroups() < 2 || r.NumRows() != 5000 {
+		t.Errorf("%d row groups, %d rows", r.NumRowGroups(), r.NumRows())
+	}
+}

@@ -1,0 +1,198 @@
+package tstat
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseFolder(t *testing.T) {
+	rome, err := time.LoadLocation("Europe/Rome")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lordHowe, err := time.LoadLocation("Australia/Lord_Howe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		loc    *time.Location
+		want   string // UTC
+		latest string // "" if the same
+	}{
+		{"2016_03_24_21_37.out", time.UTC, "2016-03-24T21:37", ""},
+		{"06_39_22_Nov_2026.out", time.UTC, "2026-11-22T06:39", ""},
+		{"2016_03_24_21_37.out", rome, "2016-03-24T20:37", ""},
+		{"2016_03_27_02_30.out", rome, "2016-03-27T01:30", ""}, // an hour that does not exist there
+		{"2021_10_31_02_07.out", rome, "2021-10-31T00:07", "2021-10-31T01:07"},
+		{"2021_10_31_01_59.out", rome, "2021-10-30T23:59", ""},
+		{"2021_10_31_03_00.out", rome, "2021-10-31T02:00", ""},
+		{"2021_04_04_01_45.out", lordHowe, "2021-04-03T14:45", "2021-04-03T15:15"},
+		{"2016_02_30_21_37.out", time.UTC, "", ""},
+		{"2016_03_24_24_37.out", time.UTC, "", ""},
+		{"2016_03_24_21_37", time.UTC, "", ""},
+		{"2016_03_24_21_37.out.gz", time.UTC, "", ""},
+		{"06_39_22_nov_2026.out", time.UTC, "", ""},
+		{"", time.UTC, "", ""},
+	}
+	for _, tt := range tests {
+		got, err := ParseFolder(tt.name, tt.loc)
+		if (err == nil) != (tt.want != "") {
+			t.Errorf("%s: error %v", tt.name, err)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		if tt.latest == "" {
+			tt.latest = tt.want
+		}
+		const form = "2006-01-02T15:04"
+		if got.Time.Format(form) != tt.want || got.Latest.Format(form) != tt.latest {
+			t.Errorf("%s in %s: %v to %v, want %s to %s", tt.name, tt.loc, got.Time, got.Latest, tt.want, tt.latest)
+		}
+	}
+}
+
+func FuzzParseFolder(f *testing.F) {
+	f.Add("2016_03_24_21_37.out")
+	f.Add("06_39_22_Nov_2026.out")
+	f.Fuzz(func(t *testing.T, name string) {
+		got, err := ParseFolder(name, time.UTC)
+		if err != nil {
+			return
+		}
+		if got.Time != got.Latest {
+			t.Errorf("%q: two times in UTC", name)
+		}
+		again, err := ParseFolder(FolderName(got.Time), time.UTC)
+		if err != nil || !again.Time.Equal(got.Time) {
+			t.Errorf("%q: %v, again %v, %v", name, got, again, err)
+		}
+		if filepath.Base(name) != name || strings.ContainsAny(name, "/\x00") {
+			t.Errorf("%q is no name of a folder", name)
+		}
+	})
+}
+
+// tree makes files below a new folder; each has its own name as content.
+func tree(t *testing.T, files ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, f := range files {
+		p := filepath.Join(root, f)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(f), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestScan(t *testing.T) {
+	root := tree(t,
+		"2015/02-Feb/2015_02_27_10_00.out/log_tcp_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.gz",
+		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete.gz", // gzip is at it
+		"2015/02-Feb/2015_02_27_11_00.out/log_novel_thing",
+		"2015/02-Feb/2015_02_27_11_00.out/000/log_tcp_complete", // inside a histogram folder
+		"2015/02-Feb/2015_02_27_11_00.out/LAST/ip_len_in",
+		"2015/02-Feb/2015_02_27_11_00.out/addresses",
+		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name",
+		"old/09_00_27_Feb_2015.out/log_tcp_complete",
+		"log_tcp_complete",
+		"CPanKey_2015_02_27_10_00",
+	)
+	for link, target := range map[string]string{
+		"2015/loop":    root,                           // back to the root
+		"again":        filepath.Join(root, "2015"),    // a second way
+		"gone":         filepath.Join(root, "nowhere"), // broken
+		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder
+	} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Scan(context.Background(), root, time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, d := range got.Folders {
+		for _, f := range d.Files {
+			typ := "unknown"
+			if f.Type != nil {
+				typ = f.Type.Name
+			}
+			names = append(names, f.Rel+" "+typ)
+		}
+	}
+	want := []string{
+		"old/09_00_27_Feb_2015.out/log_tcp_complete log_tcp_complete",
+		"2015/02-Feb/2015_02_27_10_00.out/log_tcp_complete log_tcp_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_novel_thing unknown",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.gz log_tcp_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete log_udp_complete",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
+	}
+	if len(got.Errors) != 1 || !strings.Contains(got.Errors[0].Error(), "gone") {
+		t.Errorf("errors %v", got.Errors)
+	}
+	if one, err := Scan(context.Background(), filepath.Join(root, "2015/02-Feb/2015_02_27_10_00.out"), time.UTC); err != nil || len(one.Folders) != 1 || one.Folders[0].Rel != "." {
+		t.Errorf("a single log folder: %v, %v", one, err)
+	}
+	if _, err := Scan(context.Background(), filepath.Join(root, "log_tcp_complete"), time.UTC); err == nil {
+		t.Error("a file was scanned as a folder")
+	}
+}
+
+func TestFinished(t *testing.T) {
+	rome, err := time.LoadLocation("Europe/Rome")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The night when summer time ends: 02_37 was opened before 02_08, and
+	// nothing in the names tells it.
+	root := tree(t, "a/2021_10_31_01_37.out/log_x", "a/2021_10_31_02_37.out/log_x", "a/2021_10_31_02_08.out/log_x", "b/2021_10_30_00_00.out/log_x")
+	finished := func() string {
+		got, err := Scan(context.Background(), root, rome)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s []string
+		for _, d := range got.Folders {
+			if d.Finished(time.Now(), time.Hour) {
+				s = append(s, d.Rel)
+			}
+		}
+		return strings.Join(s, " ")
+	}
+	if got := finished(); got != "a/2021_10_31_01_37.out" {
+		t.Errorf("finished: %s", got)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "a/2021_10_31_03_09.out"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := finished(); got != "a/2021_10_31_01_37.out a/2021_10_31_02_08.out a/2021_10_31_02_37.out" {
+		t.Errorf("with a later folder: %s", got)
+	}
+	old := time.Now().Add(-2 * time.Hour)
+	for _, p := range []string{"b/2021_10_30_00_00.out/log_x", "b/2021_10_30_00_00.out"} {
+		if err := os.Chtimes(filepath.Join(root, p), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := finished(); !strings.HasPrefix(got, "b/2021_10_30_00_00.out") {
+		t.Errorf("settled: %s", got)
+	}
+}
