@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const mib = 1 << 20
+
+// memoryTarget is the peak memory of an import at its default --memory.
+const memoryTarget = 400 * mib
+
+// out is where everything that is measured writes; it is empty before each
+// run.
+func (b *bench) out() string { return filepath.Join(b.dir, "out") }
+
+// fresh removes the last run's output and waits until the disk is idle, so
+// that no run pays for the one before it.
+func (b *bench) fresh(ctx context.Context) error {
+	if err := os.RemoveAll(b.out()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.out(), 0o755); err != nil {
+		return err
+	}
+	return exec.CommandContext(ctx, "sync").Run()
+}
+
+// side is one of the two that are compared.
+type side func(context.Context) (usage, error)
+
+// ours imports a tree into a store below out and checks what it says it
+// stored.
+func (b *bench) ours(t tree, store string) side {
+	return func(ctx context.Context) (usage, error) {
+		if err := b.fresh(ctx); err != nil {
+			return usage{}, err
+		}
+		u, s, err := b.importTree(ctx, t, store)
+		if err == nil && s.Rows != t.rows {
+			err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
+		}
+		return u, err
+	}
+}
+
+// summary is what is needed of tstatrepo's JSON summary.
+type summary struct{ Files, Skipped, Rows int64 }
+
+func (b *bench) importTree(ctx context.Context, t tree, store string) (usage, summary, error) {
+	u, err := b.run(ctx, filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", store+":"+filepath.Join(b.out(), "store"),
+		"--state-dir", filepath.Join(b.out(), "state"), "--probe", "bench", "--include-open", "--timezone", "UTC",
+		"--jobs", "2", "--json", t.dir)
+	var s struct{ Total summary }
+	if err == nil {
+		if err = json.Unmarshal(u.out, &s); err != nil {
+			err = fmt.Errorf("summary: %w: %s", err, tail(u.out))
+		}
+	}
+	return u, s.Total, err
+}
+
+// duckdb reads a tree with DuckDB: kind is table or parquet. DuckDB gets as
+// much memory as it wants.
+func (b *bench) duckdb(t tree, kind string) side {
+	return func(ctx context.Context) (usage, error) {
+		if err := b.fresh(ctx); err != nil {
+			return usage{}, err
+		}
+		u, err := b.run(ctx, filepath.Join(b.dir, "tstatduck"), "readcsv", "-threads", "2",
+			"-layouts", filepath.Join(b.root, "pkg", "tstat", "layouts.tsv"),
+			"-to", kind+":"+filepath.Join(b.out(), "duckdb."+kind), t.dir)
+		if want := fmt.Sprintln(t.rows, "rows"); err == nil && string(u.out) != want {
+			err = fmt.Errorf("DuckDB says %q, not %q", u.out, want)
+		}
+		return u, err
+	}
+}
+
+// cp is `cp -r` of a tree, and sync: what is copied is on the disk then, as
+// it is after our import.
+func (b *bench) cp(t tree) side {
+	return func(ctx context.Context) (usage, error) {
+		if err := b.fresh(ctx); err != nil {
+			return usage{}, err
+		}
+		return b.run(ctx, "sh", "-c", `cp -r "$0" "$1" && sync`, t.dir, filepath.Join(b.out(), "cp"))
+	}
+}
+
+// series are the measured runs of one side.
+type series struct {
+	rates []float64 // units a second
+	cpu   []float64 // seconds
+	rss   int64     // highest
+}
+
+func (s *series) add(u usage, units float64) {
+	s.rates = append(s.rates, units/u.wall.Seconds())
+	s.cpu = append(s.cpu, u.cpu.Seconds())
+	s.rss = max(s.rss, u.rss)
+}
+
+// String is "median (q1-q3), CPU s".
+func (s *series) String() string {
+	if len(s.rates) == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%s (%s-%s), CPU %.1f s", count(quantile(s.rates, 0.5)), count(quantile(s.rates, 0.25)),
+		count(quantile(s.rates, 0.75)), quantile(s.cpu, 0.5))
+}
+
+// count prints a number with a blank between thousands.
+func count(x float64) string {
+	s := strconv.FormatFloat(math.Round(x), 'f', 0, 64)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + " " + s[i:]
+	}
+	return s
+}
+
+// quantile interpolates between the sorted values, as most tools do.
+func quantile(v []float64, q float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if len(v) == 0 {
+		return math.NaN()
+	}
+	x := q * float64(len(v)-1)
+	i := int(x)
+	if i+1 == len(v) {
+		return v[i]
+	}
+	return v[i] + (x-float64(i))*(v[i+1]-v[i])
+}
+
+// compare runs both sides alternately and appends a result. units is what a
+// run does (rows, MiB); target is the smallest ratio of speeds, 0 for none.
+func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
+	var a, p series
+	var ratios []float64
+	for i := range b.pairs + 1 {
+		ua, err := ours(ctx)
+		if err != nil {
+			return err
+		}
+		up, err := peer(ctx)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			continue // warm-up: programs and load are in the page cache now
+		}
+		a.add(ua, units)
+		p.add(up, units)
+		ratios = append(ratios, up.wall.Seconds()/ua.wall.Seconds())
+		b.say("  pair %d: %.2f s, peer %.2f s", i, ua.wall.Seconds(), up.wall.Seconds())
+	}
+	ratio := quantile(ratios, 0.5)
+	r := result{
+		name: name, ours: a.String(), peer: p.String(),
+		ratio: fmt.Sprintf("%.2f", ratio),
+		met:   ratio >= target,
+		rss:   fmt.Sprintf("%d / %d", a.rss/mib, p.rss/mib),
+	}
+	if target > 0 {
+		r.target = fmt.Sprintf(">= %.1f", target)
+	}
+	b.results = append(b.results, r)
+	return nil
+}
+
+// load is the tree most cases use.
+func (b *bench) load(ctx context.Context) (tree, error) { return b.generate(ctx, b.rows, 8, time.Hour) }
+
+func (b *bench) caseTable(ctx context.Context) error {
+	t, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	return b.compare(ctx, "parquet / DuckDB table, rows/s", float64(t.rows), 2.0, b.ours(t, "parquet"), b.duckdb(t, "table"))
+}
+
+func (b *bench) caseParquet(ctx context.Context) error {
+	t, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	return b.compare(ctx, "parquet / DuckDB parquet, rows/s", float64(t.rows), 1.1, b.ours(t, "parquet"), b.duckdb(t, "parquet"))
+}
+
+func (b *bench) caseOneFile(ctx context.Context) error {
+	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
+	if err != nil {
+		return err
+	}
+	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 0, b.ours(t, "parquet"), b.duckdb(t, "parquet"))
+}
+
+func (b *bench) caseCopy(ctx context.Context) error {
+	t, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	ours := func(ctx context.Context) (usage, error) {
+		if err := b.fresh(ctx); err != nil {
+			return usage{}, err
+		}
+		u, s, err := b.importTree(ctx, t, "copy")
+		if err == nil && s.Files != int64(t.files) {
+			err = fmt.Errorf("%d files stored of %d", s.Files, t.files)
+		}
+		return u, err
+	}
+	name := fmt.Sprintf("copy / cp -r && sync, %d files of %d MiB, MiB/s", t.files, t.bytes/int64(t.files)/mib)
+	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, ours, b.cp(t))
+}
+
+// caseScale shows that time grows linearly and memory does not grow with the
+// rows.
+func (b *bench) caseScale(ctx context.Context) error {
+	base, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	var one series
+	if _, err := b.ours(base, "parquet")(ctx); err != nil { // warm-up
+		return err
+	}
+	for _, n := range []int{1, 2, 4, 10} {
+		t := base
+		if n > 1 {
+			if t, err = b.multiply(base, n); err != nil {
+				return err
+			}
+		}
+		if free, need := diskFree(b.dir), t.bytes/2; free < need {
+			b.say("  %d rows: skipped, needs %d MiB of disk", t.rows, need/mib)
+			continue
+		}
+		runs := min(b.pairs, 3)
+		if n == 10 {
+			runs = 1 // long enough to be steady
+		}
+		var s series
+		for range runs {
+			u, err := b.ours(t, "parquet")(ctx)
+			if err != nil {
+				return err
+			}
+			s.add(u, float64(t.rows))
+			b.say("  %d rows: %.2f s, %d MiB", t.rows, u.wall.Seconds(), u.rss/mib)
+		}
+		name := count(float64(t.rows)) + " rows: "
+		if n == 1 {
+			one = s
+		} else {
+			// Time per row at n times the rows, against once the rows.
+			slower := quantile(one.rates, 0.5) / quantile(s.rates, 0.5)
+			b.results = append(b.results, result{
+				name: name + "time, rows/s", ours: s.String(), peer: "-", ratio: fmt.Sprintf("%.2f", 1/slower),
+				target: ">= 0.87 of 1x", met: 1/slower >= 0.87, rss: fmt.Sprint(s.rss / mib),
+			})
+		}
+		if n == 1 || n == 10 {
+			r := result{
+				name: name + "peak memory", ours: fmt.Sprintf("%d MiB", s.rss/mib), peer: "-", ratio: "-",
+				target: "< 400 MiB", met: s.rss < memoryTarget, rss: fmt.Sprint(s.rss / mib),
+			}
+			if n == 10 {
+				growth := float64(s.rss) / float64(one.rss)
+				r.ratio, r.target = fmt.Sprintf("%.2f", growth), "< 400 MiB, <= 1.15 of 1x"
+				r.met = r.met && growth <= 1.15
+			}
+			b.results = append(b.results, r)
+		}
+	}
+	return nil
+}
+
+// diskFree is what an unprivileged user may still write at path.
+func diskFree(path string) int64 {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(path, &fs); err != nil {
+		return math.MaxInt64 // the run will say
+	}
+	return int64(fs.Bavail) * int64(fs.Bsize)
+}
+
+// caseAgain is what cron does all day: nothing is new.
+func (b *bench) caseAgain(ctx context.Context) error {
+	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
+	if err != nil {
+		return err
+	}
+	for _, store := range []string{"parquet", "copy"} {
+		if err := b.fresh(ctx); err != nil {
+			return err
+		}
+		first, _, err := b.importTree(ctx, t, store)
+		if err != nil {
+			return err
+		}
+		b.say("  %s: the first run took %.1f s", store, first.wall.Seconds())
+		var s series
+		var times []float64
+		for i := range b.pairs + 1 {
+			u, sum, err := b.importTree(ctx, t, store)
+			if err == nil && (sum.Files != 0 || sum.Skipped != int64(t.files)) {
+				err = fmt.Errorf("%d files stored again, %d skipped of %d", sum.Files, sum.Skipped, t.files)
+			}
+			if err != nil {
+				return err
+			}
+			if i > 0 {
+				s.add(u, float64(t.files))
+				times = append(times, u.wall.Seconds())
+			}
+		}
+		median := quantile(times, 0.5)
+		b.results = append(b.results, result{
+			name: fmt.Sprintf("%s: second run over %s files, s", store, count(float64(t.files))),
+			ours: strings.Join([]string{seconds(median), " (", seconds(quantile(times, 0.25)), "-", seconds(quantile(times, 0.75)), ")"}, ""),
+			peer: "-", ratio: "-", target: "< 2 s", met: median < 2, rss: fmt.Sprint(s.rss / mib),
+		})
+	}
+	return nil
+}
+
+func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 2, 64) }

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// tree is a Tstat log tree to import.
+type tree struct {
+	dir   string
+	rows  int64
+	files int
+	bytes int64 // text of the log files
+}
+
+// start is the time of the first folder of every tree, in UTC.
+var start = time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
+
+// generate returns the tree of rows in folders, made by tstatgen unless it is
+// there from an earlier run: the same flags always give the same bytes.
+func (b *bench) generate(ctx context.Context, rows int64, folders int, interval time.Duration) (tree, error) {
+	dir := filepath.Join(b.dir, fmt.Sprintf("logs-%dx%d", rows, folders))
+	if _, err := os.Stat(dir); err != nil {
+		b.say("generating %d rows in %d folders", rows, folders)
+		part := dir + ".part" // renamed when complete
+		if err := os.RemoveAll(part); err != nil {
+			return tree{}, err
+		}
+		cmd := exec.CommandContext(ctx, filepath.Join(b.dir, "tstatgen"), "-out", part, "-tz", "UTC", "-format", "v15",
+			"-start", start.Format(time.RFC3339), "-rows", strconv.FormatInt(rows, 10), "-dirs", strconv.Itoa(folders),
+			"-interval", interval.String())
+		if msg, err := cmd.CombinedOutput(); err != nil {
+			return tree{}, fmt.Errorf("tstatgen: %w\n%s", err, msg)
+		}
+		if err := os.Rename(part, dir); err != nil {
+			return tree{}, err
+		}
+	}
+	return b.measure(dir, rows, folders)
+}
+
+// multiply returns a tree with n times the rows of t. Its log files are hard
+// links: a file is known by its probe, folder and name, so each link is
+// imported as a file of its own, and ten million rows need no more disk than
+// one million.
+func (b *bench) multiply(t tree, n int) (tree, error) {
+	dir := fmt.Sprintf("%s-times-%d", t.dir, n)
+	if _, err := os.Stat(dir); err != nil {
+		files, err := filepath.Glob(filepath.Join(t.dir, "*.out", "log_*"))
+		if err != nil {
+			return tree{}, err
+		}
+		part := dir + ".part"
+		if err := os.RemoveAll(part); err != nil {
+			return tree{}, err
+		}
+		for i := range n * len(files) {
+			file := files[i%len(files)]
+			folder := filepath.Join(part, start.Add(time.Duration(i)*time.Hour).Format("2006_01_02_15_04")+".out")
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return tree{}, err
+			}
+			if err := os.Link(file, filepath.Join(folder, filepath.Base(file))); err != nil {
+				return tree{}, err
+			}
+		}
+		if err := os.Rename(part, dir); err != nil {
+			return tree{}, err
+		}
+	}
+	return b.measure(dir, t.rows*int64(n), t.files*n)
+}
+
+// measure adds up the files of a tree.
+func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
+	t := tree{dir: dir, rows: rows}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasPrefix(d.Name(), "log_") {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		t.files++
+		t.bytes += info.Size()
+		return nil
+	})
+	if err == nil && t.files != files {
+		err = fmt.Errorf("%s has %d log files, not %d; remove it", dir, t.files, files)
+	}
+	return t, err
+}
+
+// build builds the three programs that are run.
+func (b *bench) build(ctx context.Context) error {
+	for _, p := range []struct{ name, module, pkg, cgo string }{
+		{"tstatrepo", b.root, "./cmd/tstatrepo", "0"},
+		{"tstatgen", b.root, "./pkg/tstatgen", "0"},
+		{"tstatduck", filepath.Join(b.root, "pkg", "duckdb"), ".", "1"},
+	} {
+		b.say("building %s", p.name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, p.name), p.pkg)
+		cmd.Dir = p.module
+		cmd.Env = append(os.Environ(), "CGO_ENABLED="+p.cgo)
+		if msg, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w\n%s", cmd, err, msg)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// usage is what one run of a command took.
+type usage struct {
+	wall time.Duration
+	cpu  time.Duration // user + system
+	rss  int64         // peak, bytes
+	out  []byte        // stdout
+}
+
+// limits is how every measured command is run: on the same two CPUs, so that
+// both sides have the same machine whatever else it has.
+type limits struct {
+	prefix []string // taskset -c 0,1
+	env    []string
+	what   string // for the report
+}
+
+func newLimits(ctx context.Context) limits {
+	l := limits{env: []string{"GOMAXPROCS=2"}, what: "GOMAXPROCS=2, not bound to CPUs"}
+	cpus := "0,1"
+	if c := allowedCPUs(); len(c) > 0 {
+		cpus = c[0]
+		if len(c) > 1 {
+			cpus += "," + c[1]
+		}
+	}
+	prefix := []string{"taskset", "-c", cpus}
+	if err := exec.CommandContext(ctx, prefix[0], append(prefix[1:], "true")...).Run(); err == nil {
+		l.prefix = prefix
+		l.what = "GOMAXPROCS=2, " + strings.Join(prefix, " ")
+	}
+	return l
+}
+
+// allowedCPUs lists the CPUs this process may use: in a container they need
+// not begin at 0.
+func allowedCPUs() []string {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil
+	}
+	_, list, ok := strings.Cut(string(status), "Cpus_allowed_list:")
+	if !ok {
+		return nil
+	}
+	list, _, _ = strings.Cut(list, "\n")
+	var cpus []string
+	for _, r := range strings.Split(strings.TrimSpace(list), ",") {
+		from, to, ok := strings.Cut(r, "-")
+		a, err := strconv.Atoi(from)
+		if err != nil {
+			return nil
+		}
+		b := a
+		if ok {
+			if b, err = strconv.Atoi(to); err != nil {
+				return nil
+			}
+		}
+		for ; a <= b && len(cpus) < 2; a++ {
+			cpus = append(cpus, strconv.Itoa(a))
+		}
+	}
+	return cpus
+}
+
+// run runs and measures a command. The kernel counts the memory of the parent
+// between fork and exec as the child's, so this program stays small: files
+// are made by other processes.
+func (l limits) run(ctx context.Context, args ...string) (usage, error) {
+	args = append(append([]string{}, l.prefix...), args...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), l.env...)
+	// A clean stop first: an import that is interrupted removes its parts.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	start := time.Now()
+	err := cmd.Run()
+	u := usage{wall: time.Since(start), out: out.Bytes()}
+	if err != nil {
+		if ctx.Err() != nil {
+			return u, ctx.Err()
+		}
+		return u, fmt.Errorf("%s: %w\n%s%s", strings.Join(args, " "), err, tail(errs.Bytes()), tail(out.Bytes()))
+	}
+	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return u, errors.New("no resource usage on this system")
+	}
+	u.rss = int64(ru.Maxrss)
+	if runtime.GOOS != "darwin" { // there it is in bytes
+		u.rss <<= 10
+	}
+	return u, nil
+}
+
+// tail is the end of a command's output, for an error message.
+func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }

@@ -1,0 +1,81 @@
+#!/bin/sh
+# Installs what is missing to build and test: on Debian with apt-get, as root
+# or with sudo. Elsewhere it says what is missing. Quiet if nothing is.
+set -eu
+PATH=$PATH:/usr/local/go/bin # where Go's own tarball goes
+
+# Used only if there is no Go: any from 1.21 on fetches the one go.mod wants.
+go_version=1.26.8
+
+say() { echo "install: $*" >&2; }
+
+fail() {
+	say "$*"
+	exit 1
+}
+
+# as_root runs a command as root.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif [ -t 0 ]; then
+		sudo "$@"
+	else
+		sudo -n "$@"
+	fi
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# go_is_new reports whether Go is there and can fetch a newer toolchain.
+go_is_new() {
+	have go || return 1
+	v=$(cd / && GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || return 1
+	minor=${v#go1.}
+	minor=${minor%%[!0-9]*}
+	[ "${minor:-0}" -ge 21 ]
+}
+
+# gcc and g++ are for the tests and the demo only: DuckDB is C++, and the race
+# detector needs cgo. The product is pure Go.
+packages=
+for tool in git make gcc g++; do
+	have "$tool" || packages="$packages $tool"
+done
+[ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
+go_is_new || have curl || packages="$packages curl"
+
+if [ -n "$packages" ]; then
+	have apt-get || fail "please install:$packages (and Go 1.21 or newer, https://go.dev/dl)"
+	[ "$(id -u)" = 0 ] || have sudo || fail "please install as root: apt-get install$packages"
+	say "apt-get install$packages"
+	log=$(mktemp)
+	# shellcheck disable=SC2086 # a list
+	if ! { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update &&
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $packages; } >"$log" 2>&1; then
+		cat "$log" >&2
+		rm -f "$log"
+		fail "apt-get failed"
+	fi
+	rm -f "$log"
+fi
+
+if ! go_is_new; then
+	# Debian 12 has Go 1.19, which cannot fetch a newer one: take Go's own.
+	case $(uname -sm) in
+	"Linux x86_64") arch=linux-amd64 ;;
+	"Linux aarch64") arch=linux-arm64 ;;
+	*) fail "please install Go 1.21 or newer: https://go.dev/dl" ;;
+	esac
+	[ ! -e /usr/local/go ] || fail "/usr/local/go is older than Go 1.21: please replace it, see https://go.dev/dl"
+	say "Go $go_version into /usr/local/go"
+	tmp=$(mktemp -d)
+	trap 'rm -rf "$tmp"' EXIT
+	tarball=go$go_version.$arch.tar.gz
+	url=https://dl.google.com/go/$tarball
+	if ! { curl -fsSL -o "$tmp/$tarball" "$url" && curl -fsSL -o "$tmp/sum" "$url.sha256"; }; then
+		fail "cannot download Go; please install it: https://go.dev/dl"
+	fi
+	echo "$(cat "$tmp/sum")  $tmp/$tarball" | sha256sum -c --quiet - || fail "the download of Go is damaged"
+	as_root tar -C /usr/local -xzf "$tmp/$tarball"
+fi

@@ -1,0 +1,93 @@
+// Command tstatduck is DuckDB for the tests, the benchmark and the demo of
+// tstatrepo. It is a module of its own, so that DuckDB (C++, 130 MB) never
+// becomes a dependency of the product.
+//
+//	tstatduck query [flags] SQL...      run SQL and print the results
+//	tstatduck readcsv [flags] TREE      read a Tstat log tree with DuckDB's read_csv
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/duckdb/duckdb-go/v2"
+)
+
+const usage = `usage: tstatduck query [flags] SQL...
+       tstatduck readcsv [flags] TREE
+"tstatduck query -h" and "tstatduck readcsv -h" list the flags.
+`
+
+// errUsage means that the usage was printed already.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "tstatduck:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "query":
+			return query(ctx, args[1:], stdout, stderr)
+		case "readcsv":
+			return readCSV(ctx, args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprint(stderr, usage)
+	return errUsage
+}
+
+// newFlags are the flags of a subcommand.
+func newFlags(name, args string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "usage: tstatduck %s [flags] %s\n", name, args)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse is fs.Parse, which prints what is wrong itself.
+func parse(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); err != nil && !errors.Is(err, flag.ErrHelp) {
+		return errUsage
+	} else {
+		return err
+	}
+}
+
+// open opens a database file, or one in memory if path is empty. DuckDB may
+// not fetch extensions: what it needs is built in, and a test must not depend
+// on the network.
+func open(path, memory string, threads int) (*sql.DB, error) {
+	dsn := path + "?autoinstall_known_extensions=false&autoload_known_extensions=false"
+	if memory != "" {
+		dsn += "&memory_limit=" + memory
+	}
+	if threads > 0 {
+		dsn += fmt.Sprintf("&threads=%d", threads)
+	}
+	c, err := duckdb.NewConnector(dsn, nil)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(c), nil
+}

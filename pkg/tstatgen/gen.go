@@ -1,0 +1,611 @@
+package main
+
+import (
+	_ "embed"
+	"math"
+	"math/bits"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The profiles are rows of real Tstat 3.3 logs. A generated row takes the flags,
+// options and counters of one profile and gets new endpoints, times, names,
+// byte counts and RTTs.
+var (
+	//go:embed data/tcp.txt
+	tcpData string
+	//go:embed data/udp.txt
+	udpData string
+	//go:embed data/tcp_v15.hdr
+	tcpV15 string
+	//go:embed data/tcp_v33.hdr
+	tcpV33 string
+	//go:embed data/udp_v15.hdr
+	udpV15 string
+	//go:embed data/udp_v33.hdr
+	udpV33 string
+	//go:embed data/http_v15.hdr
+	httpV15 string
+	//go:embed data/http_v33.hdr
+	httpV33 string
+)
+
+func pick(c *config, v15, v33 string) string {
+	if c.format == "v15" {
+		return v15
+	}
+	return v33
+}
+func tcpHeader(c *config) string  { return pick(c, tcpV15, tcpV33) }
+func udpHeader(c *config) string  { return pick(c, udpV15, udpV33) }
+func httpHeader(c *config) string { return pick(c, httpV15, httpV33) }
+
+// gen makes the rows of one file.
+type gen struct {
+	c        *config
+	s0, s1   uint64 // xoroshiro128+ state
+	b        []byte
+	i, n     int64
+	now      int64 // µs since the epoch, never goes back inside a file
+	end      int64
+	tcp      []tcpProfile
+	udp      []udpProfile
+	pending  *httpReq // answer still to write
+	httpConn httpReq
+}
+
+func newGen(c *config, begin time.Time, n int64, seed uint64) *gen {
+	g := &gen{c: c, n: n, now: begin.UnixMicro(), end: begin.Add(c.interval).UnixMicro()}
+	sm := func() uint64 { // splitmix64
+		seed += 0x9E3779B97F4A7C15
+		z := seed
+		z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+		z = (z ^ z>>27) * 0x94D049BB133111EB
+		return z ^ z>>31
+	}
+	g.s0, g.s1 = sm(), sm()
+	g.tcp, g.udp = tcpProfiles, udpProfiles
+	return g
+}
+
+func (g *gen) u() uint64 {
+	a, b := g.s0, g.s1
+	r := a + b
+	b ^= a
+	g.s0 = bits.RotateLeft64(a, 24) ^ b ^ b<<16
+	g.s1 = bits.RotateLeft64(b, 37)
+	return r
+}
+func (g *gen) f() float64            { return float64(g.u()>>11) / (1 << 53) }
+func (g *gen) intn(n int) int        { h, _ := bits.Mul64(g.u(), uint64(n)); return int(h) }
+func (g *gen) chance(p float64) bool { return g.f() < p }
+
+// skewed gives small indexes much more often than big ones (a cheap Zipf-like law).
+func (g *gen) skewed(n int) int {
+	x := g.f()
+	return int(x * x * x * float64(n))
+}
+
+// tick moves the clock so that the rows fill the interval evenly, with jitter.
+func (g *gen) tick() {
+	left := g.n - g.i
+	if left <= 0 {
+		return
+	}
+	step := float64(g.end-g.now) / float64(left)
+	g.now += int64(step * 2 * g.f() * 0.999)
+}
+
+// factor is a log-normal-like factor around 1 (0.1 .. 20).
+func (g *gen) factor() float64 {
+	z := g.f() + g.f() + g.f() - 1.5 // about normal, sd 0.5
+	return expTab(z * 2)
+}
+
+// expTab is exp for |x| <= 3, from a table: accuracy does not matter here.
+var expTable = func() (t [1025]float64) {
+	for i := range t {
+		t[i] = math.Exp(-3 + float64(i)*6/1024)
+	}
+	return
+}()
+
+func expTab(x float64) float64 {
+	i := int((x + 3) * (1024.0 / 6))
+	if i < 0 {
+		i = 0
+	} else if i > 1024 {
+		i = 1024
+	}
+	return expTable[i]
+}
+
+// fixed appends v/10^6 with six decimals (v in units of 10^-6), as C's %f does.
+func fixed6(b []byte, v int64) []byte {
+	if v < 0 {
+		b = append(b, '-')
+		v = -v
+	}
+	b = strconv.AppendInt(b, v/1000000, 10)
+	fr := v % 1000000
+	return append(b, '.', byte('0'+fr/100000), byte('0'+fr/10000%10), byte('0'+fr/1000%10),
+		byte('0'+fr/100%10), byte('0'+fr/10%10), byte('0'+fr%10))
+}
+
+// ms6 appends µs as ms with six decimals (Tstat's time format).
+func ms6(b []byte, us int64) []byte { return fixed6(b, us*1000) }
+
+// ---- endpoints ----
+
+type server struct {
+	name     string
+	v4, v6   string
+	resolver string
+}
+
+var servers = func() []server {
+	names := strings.Fields(`www.google.com r3---sn-hpa7zn7s.googlevideo.com www.facebook.com edge-star-shv-01-mxp1.facebook.com
+	scontent-mxp1-1.xx.fbcdn.net mmx-ds.cdn.whatsapp.net e4.whatsapp.net www.youtube.com i.ytimg.com s.ytimg.com
+	clients4.google.com ssl.gstatic.com mail.google.com outlook.office365.com config.edge.skype.com api.twitter.com
+	pbs.twimg.com www.polito.it www.repubblica.it www.corriere.it static.xx.fbcdn.net ocsp.digicert.com
+	au.download.windowsupdate.com ctldl.windowsupdate.com swcdn.apple.com gs-loc.apple.com init.itunes.apple.com
+	d.dropbox.com client.dropbox.com notify3.dropbox.com www.amazon.it images-eu.ssl-images-amazon.com fls-eu.amazon.it
+	nflxvideo.net occ-0-769-768.1.nflxso.net www.netflix.com cdn.optimizely.com pixel.quantserve.com b.scorecardresearch.com
+	www.wikipedia.org upload.wikimedia.org tracker.openbittorrent.com imap.gmail.com smtp.gmail.com`)
+	var s []server
+	for i := 0; i < 4000; i++ {
+		n := names[i%len(names)]
+		if i >= len(names) {
+			n = "h" + strconv.Itoa(i) + "." + n[strings.IndexByte(n, '.')+1:]
+		}
+		x := uint64(i+1) * 0x9E3779B97F4A7C15
+		o := func(k uint) string { return strconv.Itoa(int(x>>k&0xff)%254 + 1) }
+		s = append(s, server{
+			name:     n,
+			v4:       []string{"173.194.", "31.13.", "93.184.", "104.16.", "151.101.", "130.192."}[x>>40%6] + o(0) + "." + o(8),
+			v6:       "2a00:1450:4002:" + strconv.FormatUint(x>>16&0xfff|0x800, 16) + "::" + strconv.FormatUint(x>>32&0xffff|1, 16),
+			resolver: []string{"130.192.3.21", "130.192.3.24", "8.8.8.8", "62.101.93.101"}[x>>50%4],
+		})
+	}
+	return s
+}()
+
+const nClients = 20000
+
+func (g *gen) client(v6 bool) {
+	k := g.skewed(nClients)
+	if v6 {
+		g.b = append(g.b, "2001:760:2203:"...)
+		g.b = strconv.AppendInt(g.b, int64(k>>8), 16)
+		g.b = append(g.b, "::"...)
+		g.b = strconv.AppendInt(g.b, int64(k&255+1), 16)
+		return
+	}
+	g.b = append(g.b, "10."...)
+	g.b = strconv.AppendInt(g.b, int64(k>>14), 10)
+	g.b = append(g.b, '.')
+	g.b = strconv.AppendInt(g.b, int64(k>>7&127), 10)
+	g.b = append(g.b, '.')
+	g.b = strconv.AppendInt(g.b, int64(k&127+1), 10)
+}
+
+func (g *gen) sp()          { g.b = append(g.b, ' ') }
+func (g *gen) int(v int64)  { g.b = strconv.AppendInt(g.b, v, 10) }
+func (g *gen) str(s string) { g.b = append(g.b, s...) }
+
+// ---- log_tcp_complete ----
+
+type tcpProfile struct {
+	col                              []string // the real columns
+	cb, cr, sb, sr                   int64    // unique and retransmitted bytes
+	durat, cfirst, sfirst, clast     float64  // ms
+	slast, cack, sack                float64
+	c3to6, c10to14, s17to20, s26to28 string // 1-based column ranges, with a blank before
+	c38to44, l7a                     string
+	rttc, rtts                       [4]float64
+	rttcTail, rttsTail, p2p          string
+	named, tls                       bool
+	tailTLS                          string
+}
+
+func join(c []string, from, to int) string { // 1-based, inclusive
+	return " " + strings.Join(c[from-1:to], " ")
+}
+func num(s string) float64 { v, _ := strconv.ParseFloat(s, 64); return v }
+
+var tcpProfiles = func() (ps []tcpProfile) {
+	for _, l := range strings.Split(strings.TrimSuffix(tcpData, "\n"), "\n") {
+		c := strings.Split(l, " ")
+		p := tcpProfile{col: c}
+		p.cb, p.cr = int64(num(c[6])), int64(num(c[10]))
+		p.sb, p.sr = int64(num(c[20])), int64(num(c[24]))
+		p.durat, p.cfirst, p.sfirst = num(c[30]), num(c[31]), num(c[32])
+		p.clast, p.slast, p.cack, p.sack = num(c[33]), num(c[34]), num(c[35]), num(c[36])
+		p.c3to6, p.c10to14 = join(c, 3, 6), join(c, 12, 14)
+		p.s17to20, p.s26to28 = join(c, 17, 20), join(c, 26, 28)
+		p.c38to44 = join(c, 38, 44)
+		for i := 0; i < 4; i++ {
+			p.rttc[i], p.rtts[i] = num(c[44+i]), num(c[51+i])
+		}
+		p.rttcTail, p.rttsTail = join(c, 49, 51), join(c, 56, 58)
+		p.p2p = join(c, 59, 115) // P2P, options, start of layer 7
+		p.l7a = join(c, 118, 126)
+		p.tls = c[115] != "-"
+		p.named = c[126] != "-" || p.tls || c[130] != "-"
+		p.tailTLS = join(c, 132, 133)
+		ps = append(ps, p)
+	}
+	return
+}()
+
+func (g *gen) bytesCol(uniq, retx int64, pktsData, pktsRetx string, f float64) {
+	u := int64(float64(uniq) * f)
+	if uniq > 0 && u < 1 {
+		u = 1
+	}
+	g.sp()
+	g.int(u)
+	g.sp()
+	g.str(pktsData)
+	g.sp()
+	g.int(u + retx)
+	g.sp()
+	g.str(pktsRetx)
+	g.sp()
+	g.int(retx)
+}
+
+func (g *gen) rtt(v [4]float64, f float64) {
+	for _, x := range v {
+		g.sp()
+		g.b = fixed6(g.b, int64(x*f*1e6))
+	}
+}
+
+// rel appends a relative time in ms, stretched like the flow and not after its end.
+func (g *gen) rel(ms, f float64, durUS int64) {
+	us := int64(ms * f * 1000)
+	if us > durUS {
+		us = durUS
+	}
+	g.sp()
+	g.b = ms6(g.b, us)
+}
+
+func (g *gen) tcpRow() {
+	p := &g.tcp[g.intn(len(g.tcp))]
+	c := p.col
+	v6 := g.chance(g.c.ipv6)
+	srv := &servers[g.skewed(len(servers))]
+	f, tf, rf := g.factor(), g.factor(), g.factor()
+	durUS := int64(p.durat * tf * 1000)
+	if durUS > 7200e6 {
+		durUS = 7200e6
+	}
+	last := g.now
+	first := last - durUS
+	// client
+	g.client(v6)
+	g.sp()
+	g.int(int64(1024 + g.intn(64511)))
+	g.str(p.c3to6)
+	g.bytesCol(p.cb, p.cr, c[7], c[9], f)
+	g.str(p.c10to14)
+	// server
+	g.sp()
+	if v6 {
+		g.str(srv.v6)
+	} else {
+		g.str(srv.v4)
+	}
+	g.sp()
+	g.str(c[15])
+	g.str(p.s17to20)
+	g.bytesCol(p.sb, p.sr, c[21], c[23], f)
+	g.str(p.s26to28)
+	// times
+	g.sp()
+	g.b = ms6(g.b, first)
+	g.sp()
+	g.b = ms6(g.b, last)
+	g.sp()
+	g.b = ms6(g.b, durUS)
+	g.rel(p.cfirst, tf, durUS)
+	g.rel(p.sfirst, tf, durUS)
+	g.rel(p.clast, tf, durUS)
+	g.rel(p.slast, tf, durUS)
+	g.rel(p.cack, tf, durUS)
+	g.rel(p.sack, tf, durUS)
+	g.str(p.c38to44)
+	g.rtt(p.rttc, rf)
+	g.str(p.rttcTail)
+	g.rtt(p.rtts, rf)
+	g.str(p.rttsTail)
+	g.str(p.p2p)
+	// layer 7
+	g.sp()
+	if p.tls {
+		g.str(srv.name)
+	} else {
+		g.str("-")
+	}
+	g.sp()
+	if p.tls && c[116] != "-" {
+		g.str("*.")
+		g.str(srv.name[strings.IndexByte(srv.name, '.')+1:])
+	} else {
+		g.str("-")
+	}
+	g.str(p.l7a)
+	if p.named {
+		g.sp()
+		g.str(srv.name)
+		g.sp()
+		g.str(srv.resolver)
+		req := first - 1000 - int64(g.intn(3000000))
+		g.sp()
+		g.b = ms6(g.b, req)
+		g.sp()
+		g.b = ms6(g.b, req+int64(g.intn(80000))+200)
+	} else {
+		g.str(" - - 0.0 0.0")
+	}
+	if g.c.format == "v33" {
+		g.sp()
+		if c[130] != "-" {
+			g.str(srv.name)
+		} else {
+			g.str("-")
+		}
+		g.str(p.tailTLS)
+		g.str(" 0")
+	}
+	g.b = append(g.b, '\n')
+}
+
+// ---- log_udp_complete ----
+
+type udpProfile struct {
+	c                  []string
+	cdur, sdur, sdelay float64
+	cb, sb             int64
+	fqdn, sni          bool
+	cTail, sTail, quic string
+}
+
+var udpProfiles = func() (ps []udpProfile) {
+	for _, l := range strings.Split(strings.TrimSuffix(udpData, "\n"), "\n") {
+		c := strings.Split(l, " ")
+		p := udpProfile{c: c, cdur: num(c[3]), sdur: num(c[12]), cb: int64(num(c[4])), sb: int64(num(c[13]))}
+		if s := num(c[11]); s > 0 {
+			p.sdelay = s - num(c[2])
+		} else {
+			p.sdelay = -1
+		}
+		p.fqdn, p.sni = c[18] != "-", c[19] != "-"
+		p.cTail, p.sTail, p.quic = join(c, 6, 9), join(c, 15, 18), join(c, 21, 25)
+		ps = append(ps, p)
+	}
+	return
+}()
+
+func (g *gen) udpRow() {
+	p := &g.udp[g.intn(len(g.udp))]
+	v6 := g.chance(g.c.ipv6)
+	srv := &servers[g.skewed(len(servers))]
+	f, tf := g.factor(), g.factor()
+	// Tstat logs a UDP flow when its idle time is over (about 200 s after the last packet).
+	first := g.now - int64(p.cdur*tf*1000) - 200e6
+	g.client(v6)
+	g.sp()
+	g.int(int64(1024 + g.intn(64511)))
+	g.sp()
+	g.b = ms6(g.b, first)
+	g.sp()
+	g.b = ms6(g.b, int64(p.cdur*tf*1000))
+	g.sp()
+	g.int(int64(float64(p.cb) * f))
+	g.str(p.cTail)
+	g.sp()
+	if v6 {
+		g.str(srv.v6)
+	} else {
+		g.str(srv.v4)
+	}
+	g.sp()
+	g.str(p.c[10])
+	if p.sdelay < 0 {
+		g.str(" 0.000000 0.000000 0")
+	} else {
+		g.sp()
+		g.b = ms6(g.b, first+int64(p.sdelay*1000))
+		g.sp()
+		g.b = ms6(g.b, int64(p.sdur*tf*1000))
+		g.sp()
+		g.int(int64(float64(p.sb) * f))
+	}
+	g.str(p.sTail)
+	g.sp()
+	if p.fqdn || p.sni {
+		g.str(srv.name)
+	} else {
+		g.str("-")
+	}
+	if g.c.format == "v33" {
+		g.sp()
+		if p.sni {
+			g.str(srv.name)
+		} else {
+			g.str("-")
+		}
+		g.str(p.quic)
+	}
+	g.b = append(g.b, '\n')
+}
+
+// ---- log_http_complete ----
+
+type httpReq struct {
+	cli, srvIP string
+	cport      int
+	srv        *server
+}
+
+var (
+	httpPaths  = []string{"/", "/index.html", "/favicon.ico", "/css/main.css?v=12", "/img/logo_320x200.png", "/ajax/feed?cursor=AQHR-xyz&limit=20", "/p/citt%C3%A0/torino", "/search?q=caff\xc3\xa8", "/update/v1/check.json", "/videoplayback?id=o-AABB&itag=22", "/a/very/long/path/with/many/segments/and/a/file-name-that-is-long.jpg", "-"}
+	httpAgents = []string{"Mozilla/5.0 (Windows NT 10.0; WOW64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/49.0.2623.87 Safari/537.36", "Mozilla/5.0 (iPhone; CPU iPhone OS 9_2 like Mac OS X) AppleWebKit/601.1.46 (KHTML, like Gecko) Version/9.0 Mobile/13C75 Safari/601.1", "Microsoft-CryptoAPI/10.0", "Dalvik/2.1.0 (Linux; U; Android 6.0; Nexus 5 Build/MRA58K)", "curl/7.47.0", "-", "Navigatore \xc3\xa8 \xe6\x97\xa5\xe6\x9c\xac"}
+	httpTypes  = []string{"text/html", "image/png", "image/jpeg", "application/json", "text/css", "application/javascript", "video/mp4", "-", "text/html; charset=utf-8"}
+	httpServer = []string{"nginx", "Apache/2.4.10 (Debian)", "gws", "Microsoft-IIS/8.5", "-", "cloudflare-nginx"}
+	httpCodes  = []string{"200", "200", "200", "200", "200", "304", "302", "301", "404", "206", "204", "500"}
+)
+
+func (g *gen) tab() { g.b = append(g.b, '\t') }
+
+// httpRow writes requests (method in column 6) and answers ("HTTP" in column 6) by turns.
+func (g *gen) httpRow() {
+	if p := g.pending; p != nil && g.chance(0.9) {
+		g.pending = nil
+		g.httpPrefix(p, g.now)
+		g.str("HTTP\t")
+		code := httpCodes[g.intn(len(httpCodes))]
+		g.str(code)
+		g.tab()
+		if g.chance(0.2) {
+			g.str("-")
+		} else {
+			g.int(int64(3000 * g.factor()))
+		}
+		g.tab()
+		g.str(httpTypes[g.intn(len(httpTypes))])
+		g.tab()
+		g.str(httpServer[g.intn(len(httpServer))])
+		g.tab()
+		if code == "206" {
+			g.str("bytes 0-65535/1048576")
+		} else {
+			g.str("-")
+		}
+		g.tab()
+		if code == "302" || code == "301" {
+			g.str("http://" + p.srv.name + "/")
+		} else {
+			g.str("-")
+		}
+		if g.c.format == "v33" {
+			g.tab()
+			if g.chance(0.2) {
+				g.str("SID=")
+				g.b = strconv.AppendUint(g.b, g.u(), 16)
+				g.str("; path=/; HttpOnly")
+			} else {
+				g.str("-")
+			}
+		}
+		g.b = append(g.b, '\n')
+		return
+	}
+	r := &g.httpConn
+	if r.srv == nil || g.chance(0.6) {
+		v6 := g.chance(g.c.ipv6)
+		r.srv = &servers[g.skewed(len(servers))]
+		b := g.b
+		g.b = g.b[len(g.b):]
+		g.client(v6)
+		r.cli = string(g.b)
+		g.b = b
+		r.srvIP = r.srv.v4
+		if v6 {
+			r.srvIP = r.srv.v6
+		}
+		r.cport = 1024 + g.intn(64511)
+	}
+	g.pending = r
+	g.httpPrefix(r, g.now)
+	m := "GET"
+	if k := g.intn(20); k == 0 {
+		m = "POST"
+	} else if k == 1 {
+		m = "HEAD"
+	}
+	g.str(m)
+	g.tab()
+	g.str(r.srv.name)
+	g.tab()
+	if g.chance(0.7) {
+		g.str(r.srv.name)
+	} else {
+		g.str("-")
+	}
+	g.tab()
+	g.str(httpPaths[g.skewed(len(httpPaths))])
+	g.tab()
+	if g.chance(0.5) {
+		g.str("http://")
+		g.str(r.srv.name)
+		g.str("/index.html")
+	} else {
+		g.str("-")
+	}
+	g.tab()
+	g.str(httpAgents[g.skewed(len(httpAgents))])
+	if g.c.format == "v33" {
+		g.tab()
+		if g.chance(0.4) {
+			g.str("id=")
+			g.b = strconv.AppendUint(g.b, g.u(), 16)
+			g.str("; lang=it")
+		} else {
+			g.str("-")
+		}
+		g.tab()
+		g.str("-")
+	}
+	g.b = append(g.b, '\n')
+}
+
+func (g *gen) httpPrefix(r *httpReq, t int64) {
+	g.str(r.cli)
+	g.tab()
+	g.int(int64(r.cport))
+	g.tab()
+	g.str(r.srvIP)
+	g.str("\t80\t")
+	g.b = fixed6(g.b, t)
+	g.tab()
+}
+
+// ---- malformed rows ----
+
+// spoil damages the row in g.b. The damaged row still ends the line, unless the
+// damage is the lost line end itself.
+func (g *gen) spoil() {
+	n := len(g.b) - 1
+	if n < 20 {
+		return
+	}
+	switch g.intn(7) {
+	case 0: // cut in the middle
+		g.b = append(g.b[:1+g.intn(n)], '\n')
+	case 1: // line end lost: two rows in one line
+		g.b = g.b[:n]
+	case 2: // one column too many
+		g.b = append(g.b[:n], " 0\n"...)
+	case 3: // text where a number should be
+		k := 1
+		for ; k < n && g.b[k] != ' ' && g.b[k] != '\t'; k++ {
+		}
+		if k+2 < n {
+			g.b[k+1] = 'x'
+		}
+	case 4: // NUL bytes, as after a crash of the machine
+		for k := n / 2; k < n; k++ {
+			g.b[k] = 0
+		}
+	case 5: // empty line
+		g.b = append(g.b[:0], '\n')
+	case 6: // bytes that are not UTF-8
+		k := n / 3
+		g.b[k] = 0xff
+	}
+}
