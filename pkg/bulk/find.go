@@ -34,7 +34,10 @@ type task struct {
 // by folder time.
 func (r *run) find(ctx context.Context) ([]*task, error) {
 	var tasks []*task
-	r.sum.Open = nil
+	r.sum.Open = nil // as it is now, not as it was in the last pass
+	for _, s := range r.types {
+		s.LeftOpen = 0
+	}
 	seen := map[string]bool{}
 	for _, src := range r.opt.Sources {
 		found, err := r.findIn(ctx, src)
