@@ -175,6 +175,16 @@ func runImportBulk(c *cli.Context, con *console) error {
 	}
 	opt.Log = con.logger()
 	opt.Stdin = c.App.Reader
+	if err := opt.Validate(); err != nil {
+		return err
+	}
+	if b.metricsFile != "" && b.follow {
+		opt.Passed = func(sum *bulk.Summary, failure error) {
+			if err := writeMetrics(b.metricsFile, b.probe, sum, failure, time.Now()); err != nil {
+				opt.Log.Warn("metrics file was not written", "err", err)
+			}
+		}
+	}
 
 	// The collector rather works harder than to let the process outgrow what
 	// the user gave it; a tenth is for what it does not manage.
@@ -187,7 +197,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if sum != nil {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}
-	if b.metricsFile != "" && !b.dryRun {
+	if b.metricsFile != "" && !b.dryRun && !b.follow {
 		err = errors.Join(err, writeMetrics(b.metricsFile, b.probe, sum, err, time.Now()))
 	}
 	if sum != nil && sum.Total.Rejects > 0 {
@@ -290,8 +300,6 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		{b.quiet, b.verbose, "quiet", "verbose"},
 		{b.follow, b.dryRun, "follow", "dry-run"},
 		{b.follow, b.replace, "follow", "replace"},
-		// Written at the end only, they would tell that nothing works.
-		{b.follow, b.metricsFile != "", "follow", "metrics-file"},
 	} {
 		if pair.first && pair.second {
 			p.add(pair.name, "cannot be combined with --%s", pair.other)
@@ -310,9 +318,6 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		Rate:       b.rate,
 		DryRun:     b.dryRun,
 		Follow:     b.follow, Poll: time.Duration(b.poll),
-	}
-	if b.maxRejects == 0 {
-		opt.MaxRejects = -1 // 0 would be the default
 	}
 	return opt
 }

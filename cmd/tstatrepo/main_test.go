@@ -1,7 +1,11 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -20,9 +24,11 @@ func TestScript(t *testing.T) {
 			for _, name := range []string{"STATE_DIRECTORY", "XDG_STATE_HOME"} {
 				env.Setenv(name, "")
 			}
-			return nil
+			samples, err := filepath.Abs("../../pkg/tstat/testdata/logs")
+			env.Setenv("SAMPLES", samples)
+			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "total": total},
 	})
 }
 
@@ -41,6 +47,23 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// total FIELD=N... checks the totals of the last --json summary.
+func total(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: total FIELD=N...")
+	}
+	var sum struct{ Total map[string]any }
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &sum); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	for _, arg := range args {
+		name, want, _ := strings.Cut(arg, "=")
+		if got := fmt.Sprint(sum.Total[name]); got != want {
+			ts.Fatalf("%s is %s, want %s: %v", name, got, want, sum.Total)
+		}
 	}
 }
 

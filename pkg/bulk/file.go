@@ -135,7 +135,7 @@ func (im *fileImport) nameByRows() error {
 		}
 	}
 	if first == 0 {
-		return fmt.Errorf("%w: %w", ErrUsage, &SourceError{t.path, "it lies in no log folder, and no row in it has an absolute time", "name its folder: --folder YYYY_MM_DD_HH_MM.out"})
+		return usage(&SourceError{t.path, "it lies in no log folder, and no row in it has an absolute time", "name its folder: --folder YYYY_MM_DD_HH_MM.out"})
 	}
 	utc := time.UnixMicro(first).UTC().Truncate(time.Minute)
 	if err := im.name(t, tstat.FolderName(utc)); err != nil {
@@ -375,7 +375,7 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 // version of tstatrepo may know its layout.
 func (im *fileImport) checkRejects() error {
 	c := im.rd.Counts()
-	if c.Rejects > int64(max(im.opt.MaxRejects, 0)) && c.Rejects*100 > c.Lines {
+	if c.Rejects > int64(im.opt.MaxRejects) && c.Rejects*100 > c.Lines {
 		return &rejectsError{c.Rejects, c.Lines}
 	}
 	return nil

@@ -68,6 +68,18 @@ func (e *SourceError) Error() string { return fmt.Sprintf("source %s: %s", e.Sou
 // Hint says what would be right.
 func (e *SourceError) Hint() string { return e.hint }
 
+// missing says that a source is not there.
+func missing(src string, err error) error {
+	if i := strings.Index(src, "://"); i > 0 {
+		return &SourceError{src, "unknown kind of source " + src[:i], "a log folder, a folder of log folders, a log file or -"}
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return &SourceError{src, err.Error(), ""}
+}
+
 func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 	if src == "-" {
 		name := r.opt.Types[0]
@@ -77,11 +89,7 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 	}
 	info, err := os.Stat(src)
 	if err != nil {
-		e := &SourceError{src, reason(err), ""}
-		if i := strings.Index(src, "://"); i > 0 {
-			e.Reason, e.hint = "unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -"
-		}
-		return nil, fmt.Errorf("%w: %w", ErrUsage, e)
+		return nil, missing(src, err)
 	}
 	if !info.IsDir() {
 		return r.findFile(src, info)
@@ -130,7 +138,7 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 // findFile makes the task of a source that is a file.
 func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %w", ErrUsage, &SourceError{src, "neither a file nor a folder", ""})
+		return nil, usage(&SourceError{src, "neither a file nor a folder", ""})
 	}
 	abs, err := filepath.Abs(src)
 	if err != nil {
@@ -142,7 +150,7 @@ func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
 		typ = tstat.TypeByName(r.opt.Types[0])
 	}
 	if typ == nil {
-		return nil, fmt.Errorf("%w: %w", ErrUsage, &SourceError{src, "its name is no log type's", "say --type log_tcp_complete, or what it is"})
+		return nil, usage(&SourceError{src, "its name is no log type's", "say --type log_tcp_complete, or what it is"})
 	}
 	t := &task{path: src, name: base, typ: typ, size: info.Size(), mtime: info.ModTime()}
 	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}

@@ -31,11 +31,14 @@ type Options struct {
 	Replace     bool          // store again what is stored already
 
 	Jobs       int           // files at a time; 0: min(CPUs, 4)
-	MaxRejects int           // see DefaultMaxRejects; negative: none allowed
+	MaxRejects int           // a file with more rejects, and more than 1 % of its lines, is not stored
 	Rate       float64       // MiB of source text a second, all workers together; 0: no limit
 	DryRun     bool          // say what would be imported
 	Follow     bool          // go on with new folders until ctx ends
 	Poll       time.Duration // how often Follow looks; 0: 10s
+
+	// Passed is called after each pass of Follow, with the sums so far.
+	Passed func(*Summary, error)
 
 	StateDir string       // locks and reject files
 	Log      *slog.Logger // warnings and, with Follow, news; nil: none

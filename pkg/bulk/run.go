@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -86,8 +87,11 @@ func newRun(opt Options) (*run, error) {
 	if opt.Progress == nil {
 		opt.Progress = noProgress{}
 	}
-	if err := opt.validate(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	if err := opt.Validate(); err != nil {
+		return nil, err
+	}
+	if len(opt.Stores) == 0 {
+		return nil, usage(errors.New("no store"))
 	}
 	r := &run{
 		opt: opt, log: opt.Log,
@@ -109,16 +113,15 @@ type noProgress struct{}
 func (noProgress) Total(int, int64) {}
 func (noProgress) Add(int64, int64) {}
 
-func (o *Options) validate() error {
+// Validate checks everything but the stores, so that none is made for a run
+// that cannot begin. Its errors wrap ErrUsage.
+func (o *Options) Validate() error {
 	var errs []error
 	if err := store.ValidProbe(o.Probe); err != nil {
 		errs = append(errs, err)
 	}
 	if len(o.Sources) == 0 {
 		errs = append(errs, errors.New("no source"))
-	}
-	if len(o.Stores) == 0 {
-		errs = append(errs, errors.New("no store"))
 	}
 	if o.Jobs < 0 {
 		errs = append(errs, errors.New("jobs: less than 0"))
@@ -151,6 +154,8 @@ func (o *Options) validate() error {
 	for _, s := range o.Sources {
 		if s == "-" {
 			stdin++
+		} else if _, err := os.Stat(s); err != nil {
+			errs = append(errs, missing(s, err))
 		}
 	}
 	switch {
@@ -161,8 +166,18 @@ func (o *Options) validate() error {
 	case stdin == 1 && o.Follow:
 		errs = append(errs, errors.New("source - cannot be followed"))
 	}
-	return errors.Join(errs...)
+	if len(errs) == 0 {
+		return nil
+	}
+	return usage(errors.Join(errs...))
 }
+
+// usage marks an error as ErrUsage without changing its text.
+func usage(err error) error { return usageError{err} }
+
+type usageError struct{ error }
+
+func (e usageError) Unwrap() []error { return []error{e.error, ErrUsage} }
 
 // typeError is an unknown log type; layoutError an unknown layout.
 type (
@@ -213,6 +228,9 @@ func (r *run) follow(ctx context.Context) error {
 			return err
 		default:
 			wait = r.opt.Poll
+		}
+		if r.opt.Passed != nil {
+			r.opt.Passed(r.summary(), err)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tstatrepo/tstatrepo/"
+
+// layers are the packages from the lowest up. A package imports only those
+// of lower layers, or its own where the rule says so.
+var layers = [][]string{
+	{"pkg/tstat"},
+	{"pkg/store"},
+	{"pkg/store/manifest"},
+	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest"},
+	{"pkg/store/stores"},
+	{"pkg/bulk"},
+	{"cmd/tstatrepo"},
+}
+
+// programs stand for themselves: tools of the repository.
+var programs = []string{"pkg/bench", "pkg/tstatgen"}
+
+// TestLayers: imports go only downwards, every package has its layer, and
+// nothing below cmd knows the command line.
+func TestLayers(t *testing.T) {
+	level := map[string]int{}
+	for i, names := range layers {
+		for _, n := range names {
+			level[n] = i + 1
+		}
+	}
+	for _, n := range programs {
+		level[n] = -1
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		name := strings.TrimPrefix(f[0], module)
+		if level[name] == 0 {
+			t.Errorf("%s has no layer: add it to the table", name)
+		}
+		for _, imp := range f[1:] {
+			if strings.Contains(imp, "urfave/cli") && !strings.HasPrefix(name, "cmd/") {
+				t.Errorf("%s imports %s: only cmd knows the command line", name, imp)
+			}
+			dep, ok := strings.CutPrefix(imp, module)
+			if ok && level[dep] >= level[name] {
+				t.Errorf("%s imports %s, which is not below it", name, dep)
+			}
+		}
+	}
+}
