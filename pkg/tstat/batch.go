@@ -77,11 +77,14 @@ type Batch struct {
 	n       int
 	cols    []vector
 	lines   [][]byte // with newline
-	line    []int64  // line numbers in the file
-	arena   []byte   // rewritten text
-	escaped int64    // values that were escaped
+	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
+	maps    []*mapping
+	line    []int64 // line numbers in the file
+	arena   []byte  // rewritten text
+	escaped int64   // values that were escaped
 
-	end endTimes
+	end    endTimes
+	serial []int64
 }
 
 // Len is the number of rows.
@@ -104,6 +107,28 @@ func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
 		dst = append(dst, rest[:j])
 		rest = rest[j+1:]
 	}
+}
+
+// Raw returns the fields of row i by column, as Tstat wrote them: nil for a
+// column that the line has no field for. It uses dst if that is long enough.
+func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
+	if cap(dst) < len(b.cols) {
+		dst = make([][]byte, len(b.cols))
+	}
+	dst = dst[:len(b.cols)]
+	clear(dst)
+	row, sep, p := b.rows[i], b.Type.sep, 0
+	for _, f := range b.maps[i].fields {
+		q := p
+		for row[q] != sep && row[q] != '\n' {
+			q++
+		}
+		if f.col >= 0 {
+			dst[f.col] = row[p:q:q]
+		}
+		p = q + 1
+	}
+	return dst
 }
 
 // Column returns the values of column c, an index into Reader.Columns, and

@@ -237,6 +237,8 @@ func (r *Reader) Next() (*Batch, error) {
 	if b.lines == nil {
 		b.lines = make([][]byte, batchRows)
 		b.line = make([]int64, batchRows)
+		b.rows = make([][]byte, batchRows)
+		b.maps = make([]*mapping, batchRows)
 	}
 	for {
 		for r.pos < r.end && b.n < batchRows {
@@ -313,6 +315,7 @@ func (r *Reader) readLine(text []byte) error {
 		return nil
 	}
 	b.lines[b.n] = text
+	b.rows[b.n], b.maps[b.n] = row, m
 	b.line[b.n] = r.line
 	b.n++
 	return nil
