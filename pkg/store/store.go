@@ -119,9 +119,13 @@ type FileInfo struct {
 	Reject func(line int64, reason string, text []byte)
 	// Refused are lines that are such rows for certain, and why.
 	Refused map[int64]string
-	// After is the number of the line up to which the rows are stored: those
-	// of a file that has grown since. Only set for an Appender.
-	After int64
+	// Append says that the file has grown, and that the rows up to the line
+	// numbered After are stored. Only set for an Appender.
+	Append bool
+	After  int64
+	// Next is the time of the next log folder, if there is one: no row of
+	// this one can be much later.
+	Next time.Time
 }
 
 // Store keeps log rows. It is safe for concurrent use, also by several
@@ -162,7 +166,8 @@ type Rejecter interface {
 }
 
 // Appender is a Store whose rows do not tell their file. It cannot replace
-// the rows of a file that has grown; it takes those of its new lines.
+// the rows of a file. Of one that has grown it takes those of its new lines;
+// the records that Commit then replaces are those of the shorter text.
 type Appender interface {
 	Store
 	AppendsOnly()

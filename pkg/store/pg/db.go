@@ -204,7 +204,11 @@ const (
 // Retry calls f until its error is none that may go away, or the timeout of
 // the options is over. Errors are marked, see Mark.
 func (d *DB) Retry(ctx context.Context, f func() error) error {
-	end := time.Now().Add(d.retry)
+	return d.retryFor(ctx, d.retry, f)
+}
+
+func (d *DB) retryFor(ctx context.Context, timeout time.Duration, f func() error) error {
+	end := time.Now().Add(timeout)
 	for wait := minWait; ; wait = min(2*wait, maxWait) {
 		err := Mark(f())
 		if err == nil || !errors.Is(err, store.ErrTransient) || ctx.Err() != nil || time.Now().After(end) {
@@ -303,12 +307,16 @@ func List(names []string) string {
 // deadlock.
 const lockWait = "1s"
 
+// changeWait is how long a change of tables is tried: others who hold the
+// lock are at work. What takes longer is for the caller to try again.
+const changeWait = 30 * time.Second
+
 // Change runs f in a short transaction of its own, one at a time for all
 // clients that give the same name.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	h := fnv.New64a()
 	io.WriteString(h, "tstatrepo\x00"+name)
-	return d.Retry(ctx, func() error {
+	return d.retryFor(ctx, changeWait, func() error {
 		return pgx.BeginFunc(ctx, d.Pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+lockWait+"'"); err != nil {
 				return err

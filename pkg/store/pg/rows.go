@@ -51,14 +51,15 @@ func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string
 	} else if reason == "" && err != nil {
 		reason = err.Error()
 	}
-	if line <= r.file.After {
-		return buf[:from], false
-	}
+	old := r.file.Append && line <= r.file.After
 	if reason != "" {
 		r.rejected++
-		if r.file.Reject != nil {
+		if r.file.Reject != nil && !old {
 			r.file.Reject(line, reason, b.Line(i))
 		}
+		return buf[:from], false
+	}
+	if old {
 		return buf[:from], false
 	}
 	return append(buf, '\n'), true
