@@ -97,15 +97,16 @@ func ColumnNames(columns []tstat.Column, own []string) []string {
 	return names
 }
 
-// AddColumns adds columns to a table: those of the given indexes.
-func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string) error {
+// AddColumns adds columns to a table: those of the given indexes, of the types
+// that sqlType says.
+func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
 	var b strings.Builder
 	b.WriteString("alter table " + table.Sanitize())
 	for i, c := range indexes {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(" add column " + Quote(names[c]) + " " + SQLType(columns[c]))
+		b.WriteString(" add column " + Quote(names[c]) + " " + sqlType(columns[c]))
 	}
 	_, err := tx.Exec(ctx, b.String())
 	return err

@@ -53,6 +53,9 @@ type Options struct {
 // URL: where it is malformed nobody knows which part is the password.
 type URLError struct{ Reason, hint string }
 
+// NewURLError returns a URLError with a hint what would be right.
+func NewURLError(reason, hint string) *URLError { return &URLError{reason, hint} }
+
 func (e *URLError) Error() string { return e.Reason }
 
 // Hint says what would be right.

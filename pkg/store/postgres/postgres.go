@@ -235,7 +235,7 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 	if len(missing) == 0 {
 		return t, nil
 	}
-	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols); err != nil {
+	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols, pg.SQLType); err != nil {
 		return nil, err
 	}
 	return pg.FindTable(ctx, tx, name)
