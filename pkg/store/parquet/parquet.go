@@ -48,7 +48,9 @@ type Store struct {
 	dir      string
 	opt      Options
 	manifest *manifest.Manifest
-	writers  sync.Pool // of *writer, whose buffers are large
+
+	mu   sync.Mutex
+	idle []*writer // their buffers are large
 }
 
 // Open opens the store in dir and makes it if need be. It brings the manifest
@@ -66,7 +68,6 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, store.Unavailable(err)
 	}
 	s := &Store{dir: dir, opt: opt, manifest: m}
-	s.writers.New = func() any { return new(writer) }
 	if !opt.ReadOnly {
 		err = m.RemoveStale()
 		if err == nil {
@@ -189,12 +190,24 @@ func (s *Store) Begin(_ context.Context, f store.FileInfo) (store.FileTx, error)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writers.Get().(*writer)}
+	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writer()}
 	if err := tx.w.reset(tx.out, f.Columns, rowGroup(s.opt.Memory, len(f.Columns))); err != nil {
 		tx.Abort()
 		return nil, err
 	}
 	return tx, nil
+}
+
+// writer returns a writer that is not in use.
+func (s *Store) writer() *writer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.idle); n > 0 {
+		w := s.idle[n-1]
+		s.idle = s.idle[:n-1]
+		return w
+	}
+	return new(writer)
 }
 
 // tx is one Parquet file that is being written.
@@ -223,7 +236,9 @@ func (t *tx) Abort() error {
 
 func (t *tx) end() {
 	t.tmp = nil
-	t.s.writers.Put(t.w)
+	t.s.mu.Lock()
+	t.s.idle = append(t.s.idle, t.w)
+	t.s.mu.Unlock()
 	t.w = nil
 }
 
