@@ -68,8 +68,8 @@ func newSchema(columns []tstat.Column) (*schema.GroupNode, error) {
 	return schema.NewGroupNode("tstat", parquet.Repetitions.Required, fields, -1)
 }
 
-// reset begins a file. Rows are written in row groups of max.
-func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
+// reset begins a file. Rows are written in row groups of that many.
+func (w *writer) reset(out io.Writer, columns []tstat.Column, rowGroup int) error {
 	root, err := newSchema(columns)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
 		parquet.WithCompressionLevel(1),
 		parquet.WithDictionaryDefault(false),
 		parquet.WithCreatedBy("tstatrepo"),
-		parquet.WithMaxRowGroupLength(int64(max)),
+		parquet.WithMaxRowGroupLength(int64(rowGroup)),
 		parquet.WithBatchSize(batchSize),
 		parquet.WithDataPageSize(pageSize),
 	}
@@ -92,7 +92,7 @@ func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
 	if err != nil {
 		return err
 	}
-	w.pw, w.columns, w.max = pw, columns, max
+	w.pw, w.columns, w.max = pw, columns, rowGroup
 	if n := len(columns) - len(w.cols); n > 0 {
 		w.cols = append(w.cols, make([]column, n)...)
 	}
@@ -241,13 +241,15 @@ func (w *writer) texts(c *column) []parquet.ByteArray {
 	return w.view
 }
 
-// close ends the file, with metadata in its footer.
-func (w *writer) close(key, value string) error {
+// close ends the file, with keys and values as metadata in its footer.
+func (w *writer) close(metadata [][2]string) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	if err := w.pw.AppendKeyValueMetadata(key, value); err != nil {
-		return err
+	for _, kv := range metadata {
+		if err := w.pw.AppendKeyValueMetadata(kv[0], kv[1]); err != nil {
+			return err
+		}
 	}
 	return w.pw.Close()
 }
