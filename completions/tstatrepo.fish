@@ -15,7 +15,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l since -x -
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l until -x -d 'import folders before TIME'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l timezone -x -d 'ZONE of folder names and of --since and --until: Local, UTC or like Europe/Rome'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l folder -x -d 'log folder NAME for \'-\' and files outside of one, like 2006_01_02_15_04.out'
-complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l layout -x -d 'Tstat VERSION, or count of columns, of files without header'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l layout -x -d 'Tstat VERSION of files without header'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l include-open -d 'import files that Tstat may still write to'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l settle -x -d 'the newest folder is finished when nothing in it changed for DURATION'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l follow -d 'go on with new folders until interrupted'

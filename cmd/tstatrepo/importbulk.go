@@ -91,7 +91,7 @@ func (b *importBulk) settings() []*setting {
 		{name: "folder", group: source, value: &b.folder, empty: "time of the first row",
 			usage: "log folder `NAME` for '-' and files outside of one, like 2006_01_02_15_04.out"},
 		{name: "layout", group: source, value: &b.layout, empty: "told by the header or count of columns",
-			usage: "Tstat `VERSION`, or count of columns, of files without header"},
+			usage: "Tstat `VERSION` of files without header"},
 		{name: "include-open", group: source, value: &b.includeOpen,
 			usage: "import files that Tstat may still write to"},
 		{name: "settle", group: source, value: &b.settle,

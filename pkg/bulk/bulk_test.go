@@ -614,3 +614,92 @@ func TestZoneWarning(t *testing.T) {
 		}
 	})
 }
+
+// TestPartialCopy: a copy of a log that is under way when it is imported is
+// no other content once it is whole.
+func TestPartialCopy(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put("a/"+log, udp(20, "a"))
+		w.run("files=1", nil)
+		w.put("b/"+log, udp(10, "a"))
+		w.run("files=1 skipped=1", nil)
+		w.put("b/"+log, udp(20, "a"))
+		w.run("failed=0", nil)
+		w.stored("p1", folder, file, 20)
+		w.run("files=0 skipped=2", nil)
+	})
+}
+
+// TestTwoRuns import the same file at different lengths at the same time.
+func TestTwoRuns(t *testing.T) {
+	forStores(t, func(w *world) {
+		for i, n := range []int{3000, 5000, 4000} {
+			w.put(fmt.Sprintf("%d/%s", i, log), udp(n, "a"))
+		}
+		done := make(chan error)
+		for i := range 3 {
+			go func() {
+				s, err := stores.Open(context.Background(), w.dest, stores.Options{})
+				if err != nil {
+					done <- err
+					return
+				}
+				defer s.Close()
+				_, err = Run(context.Background(), Options{
+					Sources: []string{filepath.Join(w.root, fmt.Sprint(i))}, Stores: []store.Store{s}, Probe: "p1",
+					Location: time.UTC, StateDir: w.root,
+				})
+				done <- err
+			}()
+		}
+		for range 3 {
+			if err := <-done; err != nil {
+				w.Error(err)
+			}
+		}
+		// A shorter one that came after a longer one is other content for all
+		// that can be known; one more look at the longest settles it.
+		w.run("failed=0", func(o *Options) { o.Sources = []string{filepath.Join(w.root, "1")}; o.Replace = true })
+		w.stored("p1", folder, file, 5000)
+	})
+}
+
+// TestStrayFileWithoutTime does not stop the others.
+func TestStrayFileWithoutTime(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put("a/"+log, udp(10, "a"))
+		stray := w.put("log_udp_complete", "")
+		sum, err := w.try(func(o *Options) { o.Sources = []string{stray, filepath.Join(w.root, "a")} })
+		if !errors.Is(err, ErrFailed) {
+			w.Errorf("got %v", err)
+		}
+		w.counts(sum, "files=1 failed=1 rows=10")
+		if _, err := w.try(func(o *Options) { o.Sources = []string{stray} }); !errors.Is(err, ErrUsage) {
+			w.Errorf("alone: %v", err)
+		}
+	})
+}
+
+// TestCopyOfWhatIsNoLog: what no typed store can take is copied all the same.
+func TestCopyOfWhatIsNoLog(t *testing.T) {
+	forStores(t, func(w *world) {
+		if strings.HasPrefix(w.dest, "copy") {
+			w.Skip("it is the other store here")
+		}
+		w.put(log, "rubbish\nand an unfinished li")
+		dir := w.TempDir()
+		other, err := stores.Open(context.Background(), "copy:"+dir, stores.Options{})
+		if err != nil {
+			w.Fatal(err)
+		}
+		defer other.Close()
+		for range 2 {
+			if _, err := w.try(func(o *Options) { o.Stores = append(o.Stores, other) }); !errors.Is(err, ErrFailed) {
+				w.Errorf("got %v", err)
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "p1", log)); err != nil || !strings.HasPrefix(string(got), "rubbish\n") {
+				w.Errorf("copy: %q, %v", got, err)
+			}
+		}
+	})
+}

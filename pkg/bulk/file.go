@@ -10,7 +10,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -19,16 +21,38 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports one file into every store that does not have it.
+// importFile imports one file into every store that does not have it. If
+// another import stores the same file meanwhile, it looks again.
 func (r *run) importFile(ctx context.Context, t *task) error {
+	for try := 1; ; try++ {
+		err := r.tryFile(ctx, t)
+		if !errors.Is(err, store.ErrConflict) || t.stdin || try == maxTries {
+			return err
+		}
+	}
+}
+
+// maxTries bounds how often a file is begun again, because of another import
+// or because of columns that only a later header of it brings.
+const maxTries = 16
+
+// tryFile is importFile without the second look. Whatever a file holds, a
+// mistake of ours in reading it does not stop the others.
+func (r *run) tryFile(ctx context.Context, t *task) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
+		}
+	}()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
 	n := len(r.opt.Stores)
 	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, n), refused: make([]map[int64]string, n), grown: make([]*store.Record, n), after: make([]int64, n)}
 	if t.stdin {
-		im.in = bufio.NewReaderSize(r.opt.Stdin, peekSize)
+		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
-		f, err := os.Open(t.path)
+		// Not to hang if something made a named pipe of it.
+		f, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
@@ -46,11 +70,14 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 			return fmt.Errorf("%s: no regular file any more", t.path)
 		}
 		t.size, t.mtime = info.Size(), info.ModTime()
-		im.file = f
+		im.file, im.mode = f, info.Mode()
 	}
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
 			return err
+		}
+		if !r.inTime(t) {
+			return nil
 		}
 	}
 	if err := im.lookup(); err != nil {
@@ -68,10 +95,10 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 		return nil
 	}
 	var extra []string
-	for {
-		err := im.once(extra)
+	for try := 1; ; try++ {
+		err := im.once(extra, false)
 		var nc *tstat.NewColumnsError
-		if errors.As(err, &nc) && !t.stdin && len(nc.Extra) > len(extra) {
+		if errors.As(err, &nc) && !t.stdin && try < maxTries {
 			extra = nc.Extra // a later header has more columns: begin again
 			continue
 		}
@@ -125,6 +152,18 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 	}
 }
 
+// interruptible returns a reader of in that ends with ctx, also while in has
+// nothing to read.
+func interruptible(ctx context.Context, in io.Reader) io.Reader {
+	pr, pw := io.Pipe()
+	context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
+	go func() {
+		_, err := io.Copy(pw, in)
+		pw.CloseWithError(err)
+	}()
+	return pr
+}
+
 // peekSize is how much of a file outside a log folder is looked at for the
 // time of its first row.
 const peekSize = 1 << 20
@@ -141,6 +180,7 @@ type fileImport struct {
 	task *task
 	rd   *tstat.Reader
 	file *os.File      // nil for standard input
+	mode fs.FileMode   // of file
 	in   *bufio.Reader // standard input
 	has  []bool        // per store, whether it has the file's text already
 
@@ -232,17 +272,23 @@ func (im *fileImport) marks() []int64 {
 }
 
 // relation is what the text just read is to the records of a store: stored
-// already; or the continuation of one; or something else.
-func (im *fileImport) relation(store int, sha string, length int64) (stored bool, grown []store.Record) {
-	for _, rec := range im.task.records[store] {
+// already, or new. In place of the beginnings of it that are stored, it
+// continues them; should the whole text be stored as well, that goes too and
+// is stored again.
+func (im *fileImport) relation(index int, sha string, length int64) (stored bool, replace []store.Record) {
+	var same []store.Record
+	for _, rec := range im.task.records[index] {
 		switch {
 		case rec.SHA256 == sha && rec.Length == length:
-			return true, nil
+			same = append(same, rec)
 		case rec.Length < length && im.rd.Mark(rec.Length) == rec.SHA256:
-			grown = append(grown, rec)
+			replace = append(replace, rec)
 		}
 	}
-	return false, grown
+	if len(replace) == 0 {
+		return len(same) > 0, nil
+	}
+	return false, append(replace, same...)
 }
 
 // compare reads the file and finds the stores that have its text; their
@@ -264,6 +310,9 @@ func (im *fileImport) compare() (done bool, err error) {
 	rec := store.Record{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Size: t.size, ModTime: t.mtime, Path: t.path}
 	done = true
 	for i, s := range im.opt.Stores {
+		if !takes(s, t) {
+			continue
+		}
 		var grown []store.Record
 		if im.has[i], grown = im.relation(i, sha, length); !im.has[i] {
 			if _, ok := s.(store.Appender); ok && len(grown) > 0 {
@@ -273,7 +322,7 @@ func (im *fileImport) compare() (done bool, err error) {
 			done = false
 			continue
 		}
-		if im.opt.DryRun {
+		if im.opt.DryRun || im.ownedByOther(i, sha) {
 			continue
 		}
 		if err := s.Refresh(im.ctx, rec); err != nil {
@@ -285,6 +334,18 @@ func (im *fileImport) compare() (done bool, err error) {
 		im.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 	}
 	return done, nil
+}
+
+// ownedByOther reports whether a record of the text describes another file
+// that is still there as it says: of two copies of a log, one is enough.
+func (im *fileImport) ownedByOther(index int, sha string) bool {
+	for _, rec := range im.task.records[index] {
+		if rec.SHA256 == sha && rec.Path != im.task.path {
+			info, err := os.Stat(rec.Path)
+			return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
+		}
+	}
+	return false
 }
 
 // typ returns the file's log type; of an unknown one only the name counts.
@@ -324,29 +385,31 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// once reads the file from its start into all stores that lack it.
-func (im *fileImport) once(extra []string) error {
+// once reads the file from its start into all stores that lack it, or only
+// into those that copy it.
+func (im *fileImport) once(extra []string, rawOnly bool) error {
 	t := im.task
 	var raw, typed []*target
 	for i, s := range im.opt.Stores {
 		g := &target{index: i, store: s}
-		if im.has[i] {
+		if im.has[i] || !takes(s, t) {
 			continue
 		}
 		if _, ok := s.(store.RawStore); ok {
 			raw = append(raw, g)
-		} else if t.typ != nil {
+		} else if !rawOnly {
 			typed = append(typed, g)
 		}
 	}
-	defer func() {
+	abort := func() {
 		for _, g := range slices.Concat(raw, typed) {
 			if g.tx != nil {
 				g.tx.Abort()
 			}
 		}
-	}()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Next: t.next}
+	}
+	defer abort()
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Mode: im.mode, Next: t.next}
 	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limiter, progress: im.opt.Progress}
 	if !t.stdin {
 		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
@@ -368,27 +431,23 @@ func (im *fileImport) once(extra []string) error {
 		Reject: im.reject(0),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
 	})
-	var typedErr error
 	if len(typed) > 0 {
-		if typedErr = im.rows(info, typed); typedErr != nil && len(raw) == 0 {
-			return typedErr
+		if err := im.rows(info, typed); err != nil {
+			var nc *tstat.NewColumnsError
+			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || im.again {
+				return err
+			}
+			abort()
+			return errors.Join(err, im.once(nil, true)) // what is no log can be copied
 		}
-		var nc *tstat.NewColumnsError
-		if errors.As(typedErr, &nc) || errors.Is(typedErr, store.ErrUnavailable) || im.again {
-			return typedErr
-		}
-	}
-	if len(typed) == 0 || typedErr != nil {
-		typed = nil
-		if err := im.rd.Drain(); err != nil {
-			return err
-		}
+	} else if err := im.rd.Drain(); err != nil {
+		return err
 	}
 	// Behind a damaged gzip stream there may be more for those who copy.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}
-	return errors.Join(im.commit(raw, typed), typedErr)
+	return im.commit(raw, typed)
 }
 
 // rawWriter writes to a RawTx what is read from the file.
@@ -509,7 +568,7 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		mine := rec
 		mine.Rows -= g.rejected()
 		mine.Rejects += g.rejected()
-		err := g.tx.Commit(im.ctx, mine, replace)
+		err := g.tx.Commit(im.ctx, mine, t.records[g.index], replace)
 		if errors.Is(err, store.ErrDuplicate) {
 			continue
 		}
@@ -573,6 +632,6 @@ func (im *fileImport) replaced(index int, sha string, length int64) (replace []s
 		}
 		return replace, false
 	}
-	stored, grown := im.relation(index, sha, length)
-	return grown, stored
+	stored, replace = im.relation(index, sha, length)
+	return replace, stored
 }

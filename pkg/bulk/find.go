@@ -40,6 +40,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	for _, s := range r.types {
 		s.LeftOpen = 0
 	}
+	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	seen := map[string]bool{}
 	for _, src := range r.opt.Sources {
 		found, err := r.findIn(ctx, src)
@@ -101,7 +102,10 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 		return nil, err
 	}
 	for _, err := range tree.Errors {
-		r.problem(src, errors.New(reason(err)))
+		if text := reason(err); !r.told[text] { // with Follow, once
+			r.told[text] = true
+			r.problem(src, errors.New(text))
+		}
 	}
 	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
 		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
@@ -110,9 +114,6 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 	next := nextFolders(tree.Folders)
 	single := len(tree.Folders) == 1 && !r.opt.Follow
 	for _, d := range tree.Folders {
-		if !r.opt.Since.IsZero() && d.Time.Before(r.opt.Since) || !r.opt.Until.IsZero() && !d.Time.Before(r.opt.Until) {
-			continue
-		}
 		open := !single && !r.opt.IncludeOpen && !d.Finished(time.Now(), r.opt.Settle)
 		left := int64(0)
 		for _, f := range d.Files {
@@ -121,7 +122,7 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 			if d.Rel == "." { // the source is the log folder
 				t.name = path.Join(d.Name, path.Base(f.Rel))
 			}
-			if !r.wanted(t) || r.isSettled(t) {
+			if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
 				continue
 			}
 			if open {
@@ -178,7 +179,7 @@ func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
 			folder = parent
 		}
 	}
-	if err := r.name(t, folder); err != nil || !r.wanted(t) || r.isSettled(t) {
+	if err := r.name(t, folder); err != nil || !r.wanted(t) || r.isSettled(t) || folder != "" && !r.inTime(t) {
 		return nil, err
 	}
 	return []*task{t}, nil
@@ -214,12 +215,22 @@ func (r *run) wanted(t *task) bool {
 		r.unknown[t.key.File] = true
 		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
 	}
-	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { _, ok := s.(store.RawStore); return ok })
+	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return takes(s, t) })
+}
+
+// inTime reports whether the options want a file of that folder time.
+func (r *run) inTime(t *task) bool {
+	at := t.time.Time
+	return !at.Before(r.opt.Since) && (r.opt.Until.IsZero() || at.Before(r.opt.Until))
 }
 
 func (r *run) isSettled(t *task) bool {
-	v, ok := r.settled[t.path]
-	return ok && v.size == t.size && v.mtime.Equal(t.mtime)
+	v, ok := r.settledBefore[t.path]
+	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
+		return false
+	}
+	r.settled[t.path] = v
+	return true
 }
 
 // reason is an error's text without the operation: "PATH: permission denied".

@@ -38,6 +38,9 @@ func lockAll(stateDir string, sources []string, stores []store.Store) (unlock fu
 			unlock()
 			return nil, err
 		}
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			abs = real
+		}
 		for _, s := range stores {
 			sum := sha256.Sum256([]byte(abs + "\x00" + absolute(s.String())))
 			path := filepath.Join(dir, hex.EncodeToString(sum[:12]))

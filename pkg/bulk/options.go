@@ -25,7 +25,7 @@ type Options struct {
 	Since       time.Time     // folder time, inclusive; zero: no limit
 	Until       time.Time     // folder time, exclusive; zero: no limit
 	Folder      string        // names the log folder of "-" and of files outside one
-	Layout      string        // Tstat version or count of columns of headerless files
+	Layout      string        // Tstat version of headerless files, see tstat.ReaderOptions
 	IncludeOpen bool          // import files that may still grow
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
 	Replace     bool          // store again what is stored already

@@ -25,6 +25,7 @@ type rejectFile struct {
 	f    *os.File
 	size int
 	err  error
+	told bool // err was
 }
 
 func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
@@ -60,6 +61,17 @@ func (r *rejectFile) open() {
 	}
 	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
 	r.f, r.err = os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+}
+
+// failure returns why lines were not kept, once.
+func (r *rejectFile) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told {
+		return nil
+	}
+	r.told = r.err != nil
+	return r.err
 }
 
 // path returns the file's name, "" if there is none.

@@ -30,19 +30,22 @@ type run struct {
 	rejects *rejectFile
 	readers sync.Pool // of *tstat.Reader, whose buffers are large
 
-	mu      sync.Mutex
-	sum     *Summary
-	types   map[string]*TypeSummary
-	zone    zoneCheck
-	unknown map[string]bool    // unknown log types that were warned of
-	settled map[string]version // with Follow: files that need no second look
-	failed  int                // folders and files that could not be read or stored
+	mu            sync.Mutex
+	sum           *Summary
+	types         map[string]*TypeSummary
+	zone          zoneCheck
+	unknown       map[string]bool    // unknown log types that were warned of
+	settled       map[string]version // with Follow: files that need no second look
+	settledBefore map[string]version // of the last pass
+	told          map[string]bool    // problems with folders that were told
+	failed        int                // folders and files that could not be read or stored
 }
 
 // version tells whether a file changed since it was looked at.
 type version struct {
 	size  int64
 	mtime time.Time
+	until time.Time // when it is looked at again all the same; zero: never
 }
 
 // Run imports what opt says and returns what became of it, also together with
@@ -64,10 +67,22 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	if opt.Follow {
 		err = r.follow(ctx)
 	} else if err = r.pass(ctx); err == nil && r.failed > 0 {
-		err = fmt.Errorf("%d %w", r.failed, ErrFailed)
+		err = &failedError{r.failed}
 	}
 	return r.summary(), err
 }
+
+// failedError is ErrFailed with a count.
+type failedError struct{ n int }
+
+func (e *failedError) Error() string {
+	if e.n == 1 {
+		return "1 file was not imported"
+	}
+	return fmt.Sprintf("%d %v", e.n, ErrFailed)
+}
+
+func (e *failedError) Unwrap() error { return ErrFailed }
 
 func newRun(opt Options) (*run, error) {
 	if opt.Location == nil {
@@ -106,6 +121,7 @@ func newRun(opt Options) (*run, error) {
 		types:   map[string]*TypeSummary{},
 		unknown: map[string]bool{},
 		settled: map[string]version{},
+		told:    map[string]bool{},
 	}
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if opt.Rate > 0 {
@@ -219,21 +235,23 @@ func matches(glob, name string) bool {
 	return ok
 }
 
-// follow repeats passes until ctx ends. A store that is down is waited for.
+// follow repeats passes until ctx ends. Once a pass has succeeded, what goes
+// wrong is waited for: a store that is down, a source that is away.
 func (r *run) follow(ctx context.Context) error {
 	wait := r.opt.Poll
-	for {
+	for begun := false; ; {
 		err := r.pass(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, store.ErrUnavailable):
+		case err == nil:
+			begun = true
+			wait = r.opt.Poll
+		case begun || errors.Is(err, store.ErrUnavailable):
 			wait = min(2*wait, maxWait)
 			r.log.Warn("will try again", "err", err, "in", wait)
-		case err != nil:
-			return err
 		default:
-			wait = r.opt.Poll
+			return err
 		}
 		if r.opt.Passed != nil {
 			r.opt.Passed(r.summary(), err)
@@ -246,8 +264,12 @@ func (r *run) follow(ctx context.Context) error {
 	}
 }
 
-// maxWait bounds how long follow waits for a store.
-const maxWait = 5 * time.Minute
+// maxWait bounds how long follow waits for a store or a source; retryAfter is
+// when it tries files again that could not be imported.
+const (
+	maxWait    = 5 * time.Minute
+	retryAfter = 10 * time.Minute
+)
 
 // pass imports what there is now.
 func (r *run) pass(ctx context.Context) error {
@@ -334,9 +356,9 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 		for i := range r.opt.Stores {
 			t.records[i] = records[i][t.key]
 		}
-		if !r.opt.Replace && t.storedAsIs() {
+		if !r.opt.Replace && t.storedAsIs(r.opt.Stores) {
 			r.count(t, func(s *TypeSummary) { s.Skipped++ })
-			r.settle(t)
+			r.settle(t, time.Time{})
 			continue
 		}
 		if i, ok := index[t.key]; ok && t.key.Folder != "" {
@@ -352,13 +374,20 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 // lookupKeys is how many keys are asked for at once.
 const lookupKeys = 1000
 
+// takes reports whether a store takes files of t's type: an unknown one can
+// only be copied.
+func takes(s store.Store, t *task) bool {
+	_, raw := s.(store.RawStore)
+	return raw || t.typ != nil
+}
+
 // storedAsIs reports whether every store has the file as it is on disk.
-func (t *task) storedAsIs() bool {
+func (t *task) storedAsIs(stores []store.Store) bool {
 	if t.stdin {
 		return false
 	}
-	for _, rs := range t.records {
-		if !slices.ContainsFunc(rs, func(rec store.Record) bool {
+	for i, rs := range t.records {
+		if takes(stores[i], t) && !slices.ContainsFunc(rs, func(rec store.Record) bool {
 			return rec.Size == t.size && rec.ModTime.Equal(t.mtime)
 		}) {
 			return false
@@ -376,19 +405,20 @@ func (r *run) do(ctx context.Context, t *task) error {
 	err := r.retry(ctx, func() error { return r.importFile(ctx, t) })
 	switch {
 	case err == nil:
-		r.settle(t)
+		r.settle(t, time.Time{})
 		return nil
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, store.ErrUnavailable):
 		return fmt.Errorf("%s: %w", t.path, err)
-	case errors.Is(err, ErrUsage): // of "-" and stray files
+	case errors.Is(err, ErrUsage) && len(r.opt.Sources) == 1: // the file that was named
 		return err
 	case isUsage(err): // of the store: no file would fare better
 		return usage(err)
 	}
-	r.fail(t, err)
-	r.settle(t)
+	r.count(t, func(s *TypeSummary) { s.Failed++ })
+	r.problem(t.path, err)
+	r.settle(t, time.Now().Add(retryAfter))
 	return nil
 }
 
@@ -429,12 +459,6 @@ func (r *run) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// fail counts a file that could not be imported, and says why.
-func (r *run) fail(t *task, err error) {
-	r.count(t, func(s *TypeSummary) { s.Failed++ })
-	r.problem(t.path, err)
-}
-
 // problem counts something that was not imported, and says why.
 func (r *run) problem(path string, err error) {
 	r.mu.Lock()
@@ -453,11 +477,11 @@ func (r *run) problem(path string, err error) {
 }
 
 // settle remembers a file that needs no further look as long as it does not
-// change.
-func (r *run) settle(t *task) {
+// change, or until a time.
+func (r *run) settle(t *task, until time.Time) {
 	if r.opt.Follow {
 		r.mu.Lock()
-		r.settled[t.path] = version{t.size, t.mtime}
+		r.settled[t.path] = version{t.size, t.mtime, until}
 		r.mu.Unlock()
 	}
 }
@@ -518,6 +542,9 @@ func (r *run) summary() *Summary {
 		s.RowsPerSecond = float64(s.Total.Rows) / s.Seconds
 	}
 	s.RejectFile = r.rejects.path()
+	if err := r.rejects.failure(); err != nil {
+		r.log.Warn("rejected lines were counted, but not kept", "err", err)
+	}
 	return s
 }
 

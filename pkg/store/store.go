@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"syscall"
 	"time"
@@ -110,8 +111,9 @@ type FileInfo struct {
 	// Name is the file's path below its source, slash separated and checked
 	// to stay inside; copy keeps it.
 	Name string
-	// ModTime is the modification time of the source file; copy keeps it.
+	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
+	Mode    fs.FileMode
 
 	// Reject is called for each row that the store cannot take, like a value
 	// out of a column's range; text is only valid during the call. Nil:
@@ -150,11 +152,13 @@ type Store interface {
 type FileTx interface {
 	// Write adds the rows of b, which is only valid during the call.
 	Write(ctx context.Context, b *tstat.Batch) error
-	// Commit makes rows and record visible together; rows and records of
-	// replace, of the same key, go in the same step. If the store has r's key
-	// and fingerprint already, and not in replace, the new rows are dropped
-	// and Commit returns ErrDuplicate.
-	Commit(ctx context.Context, r Record, replace []Record) error
+	// Commit makes rows and record visible together. Of known, the records
+	// of r's key that the caller has seen, those that replace holds go in the
+	// same step, with their rows. If the store has other records of the key
+	// meanwhile, nothing is stored and Commit returns ErrDuplicate if one of
+	// them has r's content, else ErrConflict; so it does with ErrDuplicate if
+	// a known one stays that has r's content.
+	Commit(ctx context.Context, r Record, known, replace []Record) error
 	Abort() error
 }
 
@@ -189,6 +193,10 @@ type RawTx interface {
 // ErrDuplicate is returned by Commit when another import stored the same
 // content meanwhile. The file counts as skipped.
 var ErrDuplicate = errors.New("already stored")
+
+// ErrConflict is returned by Commit when another import stored other content
+// of the same file meanwhile. The caller looks again.
+var ErrConflict = errors.New("another import stored the same file meanwhile")
 
 var probeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 

@@ -83,7 +83,7 @@ type Batch struct {
 	arena   []byte  // rewritten text
 	escaped int64   // values that were escaped
 
-	end    endTimes
+	ends   []int64
 	serial []int64
 }
 
@@ -193,9 +193,9 @@ func (b *Batch) undo(m *mapping, n int) {
 // http, dns, l3_bitrate, periodic: the row's time; mm, chat, skype: start +
 // duration.
 func (b *Batch) Ends() []int64 {
-	b.end.out = b.end.out[:0]
+	b.ends = b.ends[:0]
 	for range b.n {
-		b.end.out = append(b.end.out, 0)
+		b.ends = append(b.ends, 0)
 	}
 	for _, e := range endColumns {
 		start := b.Type.Column(e.start)
@@ -210,10 +210,8 @@ func (b *Batch) Ends() []int64 {
 		}
 		b.addEnds(start, durat, e.unit)
 	}
-	return b.end.out
+	return b.ends
 }
-
-type endTimes struct{ out []int64 }
 
 // endColumns are the columns that tell the end of a row, in any type: start,
 // duration and the microseconds of the duration's unit.
@@ -254,6 +252,6 @@ func (b *Batch) addEnds(start, durat int, unit float64) {
 		if d > 0 && d < maxTime { // neither NaN nor infinite
 			end += int64(d)
 		}
-		b.end.out[row] = max(b.end.out[row], end)
+		b.ends[row] = max(b.ends[row], end)
 	}
 }

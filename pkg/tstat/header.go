@@ -11,8 +11,8 @@ import (
 
 // Bounds of what a header may hold; a file is not trusted.
 const (
-	maxColumns    = 1024
-	maxColumnName = 63
+	maxColumns = 1024
+	maxName    = 63 // of columns and log types
 )
 
 // header is one header line: `#c_ip:1 c_port:2 …`, since Tstat 2.4.
@@ -48,7 +48,7 @@ func parseHeader(line []byte, sep byte) (header, error) {
 	}
 	for token := range bytes.SplitSeq(rest, []byte{sep}) {
 		name, index, ok := bytes.Cut(token, []byte{':'})
-		if !ok || !isDigits(index) || len(name) == 0 || len(name) > maxColumnName {
+		if !ok || !isDigits(index) || len(name) == 0 || len(name) > maxName-4 { // room for _256
 			return h, errHeader
 		}
 		if len(h.names) == maxColumns {
@@ -89,58 +89,61 @@ func cleanName(name []byte) string {
 }
 
 // resolve turns the names of a header into columns: indexes into t.Columns,
-// continued by extra. Names that t does not know are appended to extra, as
-// text; the returned slice is the new extra.
+// continued by extra, none of them twice. Names that t does not know are
+// appended to extra, as text; the returned slice is the new extra.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
-	seen := map[string]bool{}
+	used := map[int]bool{}
+	if t.rows == httpForm {
+		used[t.Column("kind")] = true // it is ours
+	}
 	for _, name := range h.names {
+		if h.part == "response" && name == "HTTP" {
+			columns = append(columns, skipField) // always the text HTTP
+			continue
+		}
 		if s, ok := synonyms[t.Name+"."+name]; ok {
 			name = s
 		} else if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
 			name = s
-		}
-		if h.part == "response" && name == "HTTP" {
-			columns = append(columns, skipField) // always the text HTTP
-			continue
 		}
 		// Up to 2.4 first and last count from the first packet of the run;
 		// first_abs tells these versions from 3.x.
 		if relative && (name == "first" || name == "last") && t.Column(name+"_rel_ms") >= 0 {
 			name += "_rel_ms"
 		}
-		// Compiled with PACKET_STATS a header has names twice. Column names
-		// are the same to most readers whatever their case.
-		unique := name
-		for n := 2; seen[strings.ToLower(unique)]; n++ {
-			unique = name + "_" + strconv.Itoa(n)
-		}
-		name = unique
-		seen[strings.ToLower(name)] = true
 		c := t.Column(name)
-		if c < 0 {
-			i := slices.IndexFunc(extra, func(e string) bool { return strings.EqualFold(e, name) })
-			if i < 0 {
-				i = len(extra)
-				extra = append(extra, t.extraName(name))
-			}
-			c = len(t.Columns) + i
+		if c < 0 || used[c] {
+			c, extra = t.extraColumn(name, extra, used)
 		}
+		used[c] = true
 		columns = append(columns, c)
 	}
 	return columns, extra
 }
 
-// extraName keeps an unknown column apart from a known one that differs in
-// case only, and from reserved names.
-func (t *LogType) extraName(name string) string {
-	if slices.Contains(reserved, strings.ToLower(name)) {
-		return name + "_text"
-	}
-	for _, c := range t.Columns {
-		if strings.EqualFold(c.Name, name) {
-			return name + "_text"
+// extraColumn returns the column of a name that is unknown, or that this
+// header has already: compiled with PACKET_STATS Tstat prints names twice.
+// The same header always gets the same columns.
+func (t *LogType) extraColumn(name string, extra []string, used map[int]bool) (int, []string) {
+	base := name
+	for n := 2; ; n++ {
+		if !t.taken(name) {
+			i := slices.IndexFunc(extra, func(e string) bool { return strings.EqualFold(e, name) })
+			if i < 0 {
+				return len(t.Columns) + len(extra), append(extra, name)
+			}
+			if !used[len(t.Columns)+i] {
+				return len(t.Columns) + i, extra
+			}
 		}
+		name = base + "_" + strconv.Itoa(n)
 	}
-	return name
+}
+
+// taken reports whether a name is that of one of t's columns, in any case:
+// most readers do not tell A from a; or whether it is reserved.
+func (t *LogType) taken(name string) bool {
+	return slices.Contains(reserved, strings.ToLower(name)) ||
+		slices.ContainsFunc(t.Columns, func(c Column) bool { return strings.EqualFold(c.Name, name) })
 }

@@ -177,8 +177,8 @@ func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
 	x, err := strconv.ParseInt(str(f), 10, 64)
 	if err != nil {
 		// Some versions print a counter as a number with decimals.
-		y, ferr := strconv.ParseFloat(str(f), 64)
-		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
+		y, ok := parseNumber(f)
+		if !ok || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
 			return q, false
 		}
 		x = int64(y)
@@ -240,17 +240,21 @@ func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 		v.setNull(row)
 		return q, true
 	}
-	var y float64
-	if s := str(f); s == "-nan" {
-		y = math.NaN()
-	} else {
-		var err error
-		if y, err = strconv.ParseFloat(s, 64); err != nil || bytes.ContainsAny(f, "_xXpP") {
-			return q, false
-		}
+	y, ok := parseNumber(f)
+	if !ok {
+		return q, false
 	}
 	v.floats[row-v.nulls] = y
 	return q, true
+}
+
+// parseNumber reads what C's printf makes of a double.
+func parseNumber(f []byte) (float64, bool) {
+	if string(f) == "-nan" {
+		return math.NaN(), true
+	}
+	y, err := strconv.ParseFloat(str(f), 64)
+	return y, err == nil && !bytes.ContainsAny(f, "_xXpP") // what only Go reads
 }
 
 func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {

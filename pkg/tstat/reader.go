@@ -22,12 +22,15 @@ import (
 // longest are a few kB; what is longer is rejected as a whole.
 const MaxLine = 1 << 20
 
-// blockSize is how much text is read at once; a multiple of MaxLine would
-// only cost memory.
+// blockSize is how much text is read at once. It is the limit of a line too:
+// one that fills the buffer is skipped.
 const blockSize = MaxLine
 
 // gzipBuffer is how much of a compressed file is read at once.
 const gzipBuffer = 64 << 10
+
+// maxExtra bounds the unknown columns of a file: each costs memory.
+const maxExtra = 256
 
 // layoutLines is how many lines are looked at to tell the layout of a file
 // without header.
@@ -312,7 +315,9 @@ func (r *Reader) readLine(text []byte) error {
 			return nil
 		}
 	}
+	escaped := b.escaped
 	if err := b.parseRow(row, m, r.columns); err != nil {
+		b.escaped = escaped
 		r.reject(err.Error(), text)
 		return nil
 	}
@@ -341,6 +346,11 @@ func (r *Reader) readHeader(text []byte) error {
 		return nil
 	}
 	columns, extra := r.typ.resolve(h, r.extra)
+	if len(extra) > maxExtra {
+		r.counts.Lines++
+		r.reject(fmt.Sprintf("header brings more than %d unknown columns", maxExtra), text)
+		return nil
+	}
 	if len(extra) > len(r.extra) {
 		if r.begun {
 			return &NewColumnsError{extra}
@@ -701,8 +711,9 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads what is left and only counts: every line that is no header as a
-// row. It is for stores that keep the file as it is.
+// Drain reads the file and only counts: every line that is no header as a
+// row. It is for stores that keep the file as it is, and takes the place of
+// Next: never call both.
 func (r *Reader) Drain() error {
 	for !r.eof {
 		if err := r.fill(); err != nil {

@@ -203,6 +203,14 @@ func TestReader(t *testing.T) {
 			text:  "#c_ip:1 new-col:2 C_IP:3 c_port:4\na <x> b 7\n",
 			rows:  []map[string]string{{"c_ip": "a", "new_col": "<x>", "C_IP_2": "b", "c_port": "7"}},
 			warns: []string{"unknown columns are kept as text: new_col, C_IP_2"}},
+		{name: "names that collide", typ: "log_udp_complete", layout: "header 6",
+			text:  "#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\n- - - - - -\na b c 1 e f\n#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\ng h i 2 k l\n",
+			warns: []string{"unknown columns are kept as text: C_IP_2, C_IP_2_2, type_2, c_port_2, Type_2_2"},
+			rows: []map[string]string{{}, {"C_IP_2": "a", "C_IP_2_2": "b", "type_2": "c", "c_port": "1", "c_port_2": "e", "Type_2_2": "f"},
+				{"C_IP_2": "g", "C_IP_2_2": "h", "type_2": "i", "c_port": "2", "c_port_2": "k", "Type_2_2": "l"}}},
+		{name: "http has a kind of its own", typ: "log_http_complete", layout: "header 2", text: "#C#kind:1\tb:2\n-\tx\ny\tz\n",
+			warns: []string{"unknown columns are kept as text: kind_2, b"},
+			rows:  []map[string]string{{"kind": "request", "b": "x"}, {"kind": "request", "kind_2": "y", "b": "z"}}},
 		{name: "synonyms", typ: "log_tcp_complete", text: "#15#c_ip:1 c_ssl_SNI:2 s_ssl_SCN:3 c_tls_sesid:4\na sni scn 3\n", layout: "header 4 #15#",
 			rows: []map[string]string{{"c_ip": "a", "c_tls_SNI": "sni", "s_tls_SCN": "scn", "tls_session_stat": "3"}}},
 		{name: "wrong indexes in the header", typ: "log_udp_complete", text: "#c_ip:7 c_port:7\na 1\n", layout: "header 2", rows: []map[string]string{{"c_ip": "a", "c_port": "1"}}},
@@ -502,7 +510,7 @@ func TestTables(t *testing.T) {
 	for _, typ := range Types() {
 		lower := map[string]bool{}
 		for _, c := range typ.Columns {
-			if slices.Contains(reserved, c.Name) || cleanName([]byte(c.Name)) != c.Name || len(c.Name) > maxColumnName || c.Description == "" {
+			if slices.Contains(reserved, c.Name) || cleanName([]byte(c.Name)) != c.Name || len(c.Name) > maxName || c.Description == "" {
 				t.Errorf("%s: column %q", typ.Name, c.Name)
 			}
 			if l := strings.ToLower(c.Name); lower[l] {
@@ -643,6 +651,9 @@ func FuzzHeader(f *testing.F) {
 				t.Fatalf("%d columns of %d names", len(columns), len(h.names))
 			}
 			seen := map[int]bool{}
+			if typ.rows == httpForm {
+				seen[typ.Column("kind")] = true
+			}
 			for _, c := range columns {
 				if c != skipField && seen[c] {
 					t.Errorf("%s: column %d twice of %q", typ.Name, c, line)
@@ -654,7 +665,7 @@ func FuzzHeader(f *testing.F) {
 				names[strings.ToLower(c.Name)] = true
 			}
 			for _, e := range extra {
-				if cleanName([]byte(e)) != e || names[strings.ToLower(e)] {
+				if len(e) > maxName || cleanName([]byte(e)) != e || names[strings.ToLower(e)] {
 					t.Errorf("%s: unfit column name %q of %q", typ.Name, e, line)
 				}
 				names[strings.ToLower(e)] = true

@@ -67,6 +67,14 @@ func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	if err := s.dir(root, ".", filepath.Base(abs), info, 0); err != nil {
 		return nil, err
 	}
+	// Links come last, so that a log folder is found by its own name first.
+	for len(s.links) > 0 {
+		l := s.links[0]
+		s.links = s.links[1:]
+		if err := s.link(l); err != nil {
+			return nil, err
+		}
+	}
 	fs := s.tree.Folders
 	slices.SortFunc(fs, func(a, b *Folder) int {
 		if c := a.Time.Compare(b.Time); c != 0 {
@@ -99,6 +107,33 @@ type scanner struct {
 	loc  *time.Location
 	tree *Tree
 	seen map[fileID]bool
+
+	links []link // to folders, perhaps
+}
+
+// link is a symbolic link that was met.
+type link struct {
+	path, rel string
+	depth     int
+}
+
+// link visits what a link leads to, under the name that the target has if
+// that is a log folder's and the link's is not.
+func (s *scanner) link(l link) error {
+	info, err := os.Stat(l.path)
+	if err != nil {
+		s.tree.Errors = append(s.tree.Errors, err)
+		return nil
+	}
+	if !info.IsDir() {
+		return nil
+	}
+	name := path.Base(l.rel)
+	if target, err := filepath.EvalSymlinks(l.path); err == nil && !IsFolder(name) && IsFolder(filepath.Base(target)) {
+		name = filepath.Base(target)
+		l.rel = path.Join(path.Dir(l.rel), name)
+	}
+	return s.dir(l.path, l.rel, name, info, l.depth)
 }
 
 func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
@@ -128,21 +163,22 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		return nil
 	}
 	for _, e := range entries {
-		if !e.IsDir() && e.Type()&fs.ModeSymlink == 0 {
+		sub, subRel := filepath.Join(p, e.Name()), path.Join(rel, e.Name())
+		if e.Type()&fs.ModeSymlink != 0 {
+			s.links = append(s.links, link{sub, subRel, depth + 1})
+		}
+		if !e.IsDir() {
 			continue
 		}
-		sub := filepath.Join(p, e.Name())
 		info, err := os.Stat(sub)
 		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) || e.Type()&fs.ModeSymlink != 0 {
+			if !errors.Is(err, fs.ErrNotExist) {
 				s.tree.Errors = append(s.tree.Errors, err)
 			}
 			continue
 		}
-		if info.IsDir() {
-			if err := s.dir(sub, path.Join(rel, e.Name()), e.Name(), info, depth+1); err != nil {
-				return err
-			}
+		if err := s.dir(sub, subRel, e.Name(), info, depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -187,7 +223,7 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 // digits, '_', at most 63 of them, with or without .gz.
 func IsLog(name string) bool {
 	name = strings.TrimSuffix(name, ".gz")
-	if !strings.HasPrefix(name, "log_") || len(name) > maxColumnName {
+	if !strings.HasPrefix(name, "log_") || len(name) > maxName {
 		return false
 	}
 	for _, c := range []byte(name) {

@@ -115,7 +115,9 @@ func TestScan(t *testing.T) {
 		"2015/loop":    root,                           // back to the root
 		"again":        filepath.Join(root, "2015"),    // a second way
 		"gone":         filepath.Join(root, "nowhere"), // broken
-		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder
+		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder, sorted before it or not
+		"2015/0now":    "02-Feb/2015_02_27_11_00.out",
+		"outside":      filepath.Join(tree(t, "2015_02_27_12_00.out/log_tcp_complete"), "2015_02_27_12_00.out"),
 	} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
@@ -141,6 +143,7 @@ func TestScan(t *testing.T) {
 		"2015/02-Feb/2015_02_27_11_00.out/log_novel_thing unknown",
 		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.gz log_tcp_complete",
 		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete log_udp_complete",
+		"2015_02_27_12_00.out/log_tcp_complete log_tcp_complete",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))

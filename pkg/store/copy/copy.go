@@ -28,16 +28,16 @@ type Store struct {
 
 // Open opens the store in dir and makes it if need be. With readOnly it
 // serves Lookup only and creates nothing.
-func Open(dir string, readOnly bool) (*Store, error) {
-	m, err := manifest.Open(dir, readOnly)
+func Open(ctx context.Context, dir string, readOnly bool) (*Store, error) {
+	m, err := manifest.Open(ctx, dir, "copy", readOnly)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
 	s := &Store{dir: dir, manifest: m}
 	if !readOnly {
-		err = m.RemoveStale()
+		err = m.RemoveStale(ctx)
 		if err == nil {
-			err = m.Update(s.dropMissing)
+			err = m.Update(ctx, s.dropMissing)
 		}
 		if err != nil {
 			m.Close()
@@ -73,8 +73,11 @@ func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, err
 }
 
 // Refresh implements store.Store.
-func (s *Store) Refresh(_ context.Context, r store.Record) error {
-	return store.Unavailable(s.manifest.Update(func(tx *manifest.Tx) error { return tx.Refresh(r) }))
+func (s *Store) Refresh(ctx context.Context, r store.Record) error {
+	return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+		tx.Refresh(r)
+		return nil
+	}))
 }
 
 // Begin implements store.Store. What it returns takes no rows; see BeginRaw.
@@ -83,7 +86,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 }
 
 // BeginRaw implements store.RawStore.
-func (s *Store) BeginRaw(_ context.Context, f store.FileInfo) (store.RawTx, error) {
+func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, error) {
 	if err := store.ValidProbe(f.Probe); err != nil {
 		return nil, err
 	}
@@ -93,7 +96,11 @@ func (s *Store) BeginRaw(_ context.Context, f store.FileInfo) (store.RawTx, erro
 	if !filepath.IsLocal(filepath.FromSlash(f.Name)) {
 		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
 	}
-	tmp, err := s.manifest.Temp()
+	perm := f.Mode.Perm() | 0o600
+	if f.Mode == 0 {
+		perm = 0o666
+	}
+	tmp, err := s.manifest.Temp(ctx, perm)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
@@ -127,11 +134,8 @@ func (t *tx) Abort() error {
 	return err
 }
 
-func (t *tx) Commit(_ context.Context, r store.Record, replace []store.Record) error {
+func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
-	if err := t.tmp.Chmod(0o644); err != nil {
-		return store.Unavailable(err)
-	}
 	if err := t.tmp.Sync(); err != nil {
 		return store.Unavailable(err)
 	}
@@ -140,20 +144,19 @@ func (t *tx) Commit(_ context.Context, r store.Record, replace []store.Record) e
 			return store.Unavailable(err)
 		}
 	}
-	return store.Unavailable(t.s.manifest.Update(func(m *manifest.Tx) error { return t.publish(m, r, replace) }))
+	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
 
 // publish makes the copy visible by a rename.
-func (t *tx) publish(m *manifest.Tx, r store.Record, replace []store.Record) error {
-	replaced, err := m.Replaced(r, replace)
+func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
+	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
 		return err
 	}
-	loc, err := t.location(m, replaced)
-	if err != nil {
+	if r.Location, err = t.location(m, replaced); err != nil {
 		return err
 	}
-	path := filepath.Join(t.s.dir, loc)
+	path := filepath.Join(t.s.dir, r.Location)
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
@@ -162,20 +165,18 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, replace []store.Record) err
 	}
 	t.tmp.Close()
 	t.tmp = nil
-	if err := manifest.SyncDir(filepath.Dir(path)); err != nil {
-		return err
-	}
+	// The copy is there now: whatever fails from here on, so is the record.
+	var errs []error
 	for _, e := range replaced {
 		m.Delete(e.Record)
-		if e.Location != loc {
-			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+		if e.Location != r.Location {
+			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
 			}
 		}
 	}
-	r.Location = loc
 	m.Put(manifest.Entry{Record: r})
-	return nil
+	return errors.Join(append(errs, manifest.SyncDir(filepath.Dir(path)))...)
 }
 
 // location returns where the copy goes: over the one it replaces; or to the

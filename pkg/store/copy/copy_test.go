@@ -16,7 +16,7 @@ import (
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir, false)
+	s, err := Open(context.Background(), dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestConformance(t *testing.T) {
 func put(t *testing.T, s *Store, name, text string) {
 	t.Helper()
 	ctx := context.Background()
-	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_x"}, Name: name}
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}, Name: name}
 	tx, err := s.BeginRaw(ctx, f)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +67,7 @@ func put(t *testing.T, s *Store, name, text string) {
 		t.Fatal(err)
 	}
 	rec := store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: text, Length: int64(len(text))}}
-	if err := tx.Commit(ctx, rec, nil); err != nil {
+	if err := tx.Commit(ctx, rec, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -114,9 +114,9 @@ func TestReservedProbe(t *testing.T) {
 func TestRemovedByHand(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	put(t, s, "f.out/log_x", "abc\n")
+	put(t, s, "log_x", "abc\n")
 	s.Close()
-	if err := os.Remove(filepath.Join(dir, "p1/f.out/log_x")); err != nil {
+	if err := os.Remove(filepath.Join(dir, "p1/log_x")); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, dir)

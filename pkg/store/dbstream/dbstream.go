@@ -567,12 +567,12 @@ func (x *fileTx) check(err error) error {
 
 var errReplace = errors.New("rows of dbstream do not tell their file, and cannot be replaced")
 
-func (x *fileTx) Commit(ctx context.Context, r store.Record, replace []store.Record) error {
+func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	if len(replace) > 0 && !x.file.Append {
 		x.Abort()
 		return errReplace
 	}
-	err := x.tx.Commit(ctx, r, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil })
+	err := x.tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil })
 	if err != nil {
 		return x.check(err)
 	}

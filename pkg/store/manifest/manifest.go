@@ -10,15 +10,19 @@ package manifest
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -33,7 +37,7 @@ const Dir = "_tstatrepo"
 const (
 	name   = "manifest"
 	format = 1
-	banner = "tstatrepo manifest "
+	banner = "tstatrepo manifest " // then the format's number and the kind of store
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -61,6 +65,7 @@ type id struct {
 // Manifest is an open manifest. It is safe for concurrent use.
 type Manifest struct {
 	path string
+	kind string
 
 	mu      sync.Mutex
 	f       *os.File // nil if there is none yet and the manifest is read-only
@@ -70,10 +75,10 @@ type Manifest struct {
 	entries map[store.Key][]Entry
 }
 
-// Open opens the manifest of the store in root. With readOnly it creates
-// nothing and may not be updated.
-func Open(root string, readOnly bool) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(root, Dir, name), entries: map[store.Key][]Entry{}}
+// Open opens the manifest of the store in root, which is one of the named
+// kind. With readOnly it creates nothing and may not be updated.
+func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
+	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, entries: map[store.Key][]Entry{}}
 	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
 	if readOnly {
 		flags = os.O_RDONLY
@@ -91,7 +96,7 @@ func Open(root string, readOnly bool) (*Manifest, error) {
 	if readOnly {
 		err = m.load()
 	} else {
-		err = m.Update(func(*Tx) error { return nil })
+		err = m.Update(ctx, func(*Tx) error { return nil })
 	}
 	if err != nil {
 		f.Close()
@@ -148,13 +153,13 @@ type Tx struct {
 
 // Update calls f while this process alone may change the store, and then
 // appends what f put and deleted, also if f fails.
-func (m *Manifest) Update(f func(*Tx) error) error {
+func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := flock(m.f, syscall.LOCK_EX); err != nil {
+	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("lock %s: %w", m.path, err)
 	}
-	defer flock(m.f, syscall.LOCK_UN)
+	defer syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN)
 	if err := m.load(); err != nil {
 		return err
 	}
@@ -165,18 +170,24 @@ func (m *Manifest) Update(f func(*Tx) error) error {
 			return err
 		}
 		m.torn = false
-		fmt.Fprintf(&tx.out, "%s%d\n", banner, format)
+		fmt.Fprintf(&tx.out, "%s%d %s\n", banner, format, m.kind)
 	}
 	err := f(tx)
 	return errors.Join(err, tx.flush())
 }
 
-// flock retries when a signal interrupts the wait.
-func flock(f *os.File, how int) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), how)
-		if err != syscall.EINTR {
+// lock waits until no other process has the lock. Waiting in the kernel could
+// not be interrupted.
+func (m *Manifest) lock(ctx context.Context) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := syscall.Flock(int(m.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
 		}
 	}
 }
@@ -201,32 +212,35 @@ func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256}}
 
 // Refresh replaces size, mtime and path of the source in the entry with r's
 // key and fingerprint.
-func (tx *Tx) Refresh(r store.Record) error {
+func (tx *Tx) Refresh(r store.Record) {
 	for _, e := range tx.Lookup(r.Key) {
 		if e.SHA256 == r.SHA256 {
 			e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
 			tx.Put(e)
 		}
 	}
-	return nil
 }
 
-// Replaced returns those entries that go when r is stored: the ones in
-// replace that still exist. If another entry has r's content already, it
-// returns store.ErrDuplicate.
-func (tx *Tx) Replaced(r store.Record, replace []store.Record) ([]Entry, error) {
-	goes := map[string]bool{}
-	for _, old := range replace {
-		goes[old.SHA256] = true
+// Replaced returns the entries that go when r is stored, as
+// store.FileTx.Commit has it.
+func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
+	has := func(rs []store.Record, e Entry) bool {
+		return slices.ContainsFunc(rs, func(r store.Record) bool { return r.SHA256 == e.SHA256 })
 	}
 	var replaced []Entry
+	conflict := false
 	for _, e := range tx.Lookup(r.Key) {
 		switch {
-		case goes[e.SHA256]:
+		case has(replace, e):
 			replaced = append(replaced, e)
 		case e.SHA256 == r.SHA256:
 			return nil, store.ErrDuplicate
+		case !has(known, e):
+			conflict = true
 		}
+	}
+	if conflict {
+		return nil, store.ErrConflict
 	}
 	return replaced, nil
 }
@@ -303,7 +317,7 @@ func (m *Manifest) load() error {
 		text = text[:len(text)-1]
 		switch {
 		case first:
-			if err := checkBanner(m.path, text); err != nil {
+			if err := checkBanner(m.path, m.kind, text); err != nil {
 				return err
 			}
 		case len(text) == 0: // put behind a cut line
@@ -340,14 +354,17 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 // Hint says what the user can do.
 func (e *Error) Hint() string { return e.hint }
 
-func checkBanner(path string, text []byte) error {
-	s, ok := bytes.CutPrefix(text, []byte(banner))
-	n, err := strconv.Atoi(string(s))
-	if !ok || err != nil {
+func checkBanner(path, kind string, text []byte) error {
+	rest, ok := strings.CutPrefix(string(text), banner)
+	number, has, _ := strings.Cut(rest, " ")
+	n, err := strconv.Atoi(number)
+	switch {
+	case !ok || err != nil:
 		return &Error{path, "is no manifest of tstatrepo", "name another folder, or remove the file: it is made again from the stored files"}
-	}
-	if n > format {
+	case n > format:
 		return &Error{path, fmt.Sprintf("has format %d, this tstatrepo knows %d", n, format), "use the tstatrepo that wrote it, or a newer one"}
+	case has != kind:
+		return &Error{path, fmt.Sprintf("is that of a %s store, not of %s", has, kind), "name another folder"}
 	}
 	return nil
 }
@@ -355,38 +372,37 @@ func checkBanner(path string, text []byte) error {
 // Temp creates a file for rows that are not committed yet. It is locked as
 // long as it is open, so that RemoveStale can tell it from one that a killed
 // process left.
-func (m *Manifest) Temp() (f *os.File, err error) {
+func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
 	dir := filepath.Join(filepath.Dir(m.path), "tmp")
-	err = m.Update(func(*Tx) error {
+	err = m.Update(ctx, func(*Tx) error {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return err
 		}
-		if f, err = os.CreateTemp(dir, "*.tmp"); err != nil {
+		// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
+		path := filepath.Join(dir, rand.Text()+".tmp")
+		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm); err != nil {
 			return err
 		}
-		return flock(f, syscall.LOCK_EX)
+		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	})
+	if err != nil && f != nil {
+		os.Remove(f.Name())
+		f.Close()
+		f = nil
+	}
 	return f, err
 }
 
 // RemoveStale removes the temporary files of processes that are gone.
-func (m *Manifest) RemoveStale() error {
+func (m *Manifest) RemoveStale(ctx context.Context) error {
 	dir := filepath.Join(filepath.Dir(m.path), "tmp")
-	return m.Update(func(*Tx) error {
-		paths, err := filepath.Glob(filepath.Join(dir, "*.tmp"))
-		if err != nil {
+	return m.Update(ctx, func(*Tx) error {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		for _, p := range paths {
-			f, err := os.Open(p)
-			if err != nil {
-				continue
-			}
-			if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-				err = os.Remove(p)
-			}
-			f.Close()
-			if err != nil {
+		for _, e := range entries {
+			if err := removeUnlocked(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}
 		}
@@ -394,12 +410,31 @@ func (m *Manifest) RemoveStale() error {
 	})
 }
 
-// SyncDir makes a rename into dir durable.
+func removeUnlocked(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // another user's
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// SyncDir makes what was renamed or removed in dir durable, where the file
+// system can.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil
+	}
 	return errors.Join(err, d.Close())
 }

@@ -33,6 +33,10 @@ import (
 // the source files whose rows the file has: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
+// replacesKey is the key of the SHA-256 sums of the texts whose rows a file
+// replaces, for whoever finds both because a process died in between.
+const replacesKey = "tstatrepo.replaces"
+
 // Options of a store.
 type Options struct {
 	// Memory bounds what one open file buffers, in bytes. It sets the size
@@ -48,29 +52,30 @@ type Store struct {
 	dir      string
 	opt      Options
 	manifest *manifest.Manifest
-	writers  sync.Pool // of *writer, whose buffers are large
+
+	mu   sync.Mutex
+	idle []*writer // their buffers are large
 }
 
 // Open opens the store in dir and makes it if need be. It brings the manifest
 // in line with the files that are there, and removes what killed processes
 // left.
-func Open(dir string, opt Options) (*Store, error) {
+func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if opt.Memory == 0 {
 		opt.Memory = 200 << 20
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	m, err := manifest.Open(dir, opt.ReadOnly)
+	m, err := manifest.Open(ctx, dir, "parquet", opt.ReadOnly)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
 	s := &Store{dir: dir, opt: opt, manifest: m}
-	s.writers.New = func() any { return new(writer) }
 	if !opt.ReadOnly {
-		err = m.RemoveStale()
+		err = m.RemoveStale(ctx)
 		if err == nil {
-			err = m.Update(s.reconcile)
+			err = m.Update(ctx, s.reconcile)
 		}
 		if err != nil {
 			m.Close()
@@ -95,12 +100,16 @@ func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, err
 }
 
 // Refresh implements store.Store.
-func (s *Store) Refresh(_ context.Context, r store.Record) error {
-	return store.Unavailable(s.manifest.Update(func(tx *manifest.Tx) error { return tx.Refresh(r) }))
+func (s *Store) Refresh(ctx context.Context, r store.Record) error {
+	return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+		tx.Refresh(r)
+		return nil
+	}))
 }
 
 // reconcile compares the manifest with the files. A process may have died
-// between renaming a file and writing its line, and people remove files.
+// between renaming a file and writing its line, and people move and remove
+// files.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	known := map[string]manifest.Entry{}
 	tx.All(func(e manifest.Entry) {
@@ -108,64 +117,112 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 			known[e.Location] = e
 		}
 	})
-	paths, err := filepath.Glob(filepath.Join(escapeGlob(s.dir), "type=*", "probe=*", "date=*", "*.parquet"))
+	locs, err := s.files()
 	if err != nil {
-		return err
+		return err // what cannot be read may be there
 	}
-	for _, p := range paths {
-		loc, err := filepath.Rel(s.dir, p)
+	type text struct {
+		store.Key
+		sha string
+	}
+	var found []manifest.Entry
+	replacedBy := map[text]store.Record{}
+	for _, loc := range locs {
+		path := filepath.Join(s.dir, loc)
+		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
-		info, err := os.Stat(p)
-		if err != nil {
-			return err
-		}
-		e, ok := known[loc]
-		delete(known, loc)
-		if ok && e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime()) {
+		if e, ok := known[loc]; ok && e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime()) {
+			delete(known, loc)
 			continue
 		}
-		if ok {
-			tx.Delete(e.Record)
-		}
-		rs, err := readRecords(p)
+		f, err := readFooter(path)
 		if err != nil {
-			s.opt.Log.Warn("no file of ours, or damaged: left alone", "file", p, "err", err)
+			s.opt.Log.Warn("no file of ours, or damaged: left alone", "file", path, "err", err)
 			continue
 		}
-		for _, r := range rs {
+		for _, r := range f.Records {
 			r.Location = loc
-			tx.Put(manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime()})
+			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime()})
+			for _, sha := range f.Replaces {
+				replacedBy[text{r.Key, sha}] = r
+			}
 		}
 	}
-	for _, e := range known { // its file is gone
+	for _, e := range known { // its file is gone, moved or another one now
+		tx.Delete(e.Record)
+	}
+	for _, e := range found {
+		tx.Put(e)
+	}
+	// A process may also have died before it removed all that it replaced.
+	var left []manifest.Entry
+	tx.All(func(e manifest.Entry) {
+		if r, ok := replacedBy[text{e.Key, e.SHA256}]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
+			left = append(left, e)
+		}
+	})
+	for _, e := range left {
+		if e.Location != "" {
+			if err := os.Remove(filepath.Join(s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 		tx.Delete(e.Record)
 	}
 	return nil
 }
 
-// escapeGlob makes the folder's own name mean itself in a pattern.
-func escapeGlob(dir string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+// files returns the locations of all Parquet files of the dataset.
+func (s *Store) files() ([]string, error) {
+	locs := []string{"."}
+	for _, prefix := range []string{"type=", "probe=", "date=", ""} {
+		var next []string
+		for _, loc := range locs {
+			entries, err := os.ReadDir(filepath.Join(s.dir, loc))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			for _, e := range entries {
+				isFile := prefix == ""
+				if e.IsDir() != isFile && strings.HasPrefix(e.Name(), prefix) && (!isFile || strings.HasSuffix(e.Name(), ".parquet")) {
+					next = append(next, filepath.Join(loc, e.Name()))
+				}
+			}
+		}
+		locs = next
+	}
+	return locs, nil
 }
 
-// readRecords returns the records in a file's footer.
-func readRecords(path string) ([]store.Record, error) {
+// footer is what our metadata in a file's footer says.
+type footer struct {
+	Records  []store.Record
+	Replaces []string // SHA-256 of the texts whose rows this file replaces
+}
+
+func readFooter(path string) (footer, error) {
+	var f footer
 	r, err := file.OpenParquetFile(path, false)
 	if err != nil {
-		return nil, err
+		return f, err
 	}
 	defer r.Close()
-	value := r.MetaData().KeyValueMetadata().FindValue(RecordsKey)
+	meta := r.MetaData().KeyValueMetadata()
+	value := meta.FindValue(RecordsKey)
 	if value == nil {
-		return nil, errors.New("its footer has no " + RecordsKey)
+		return f, errors.New("its footer has no " + RecordsKey)
 	}
-	var rs []store.Record
-	if err := json.Unmarshal([]byte(*value), &rs); err != nil {
-		return nil, fmt.Errorf("%s: %w", RecordsKey, err)
+	if err := json.Unmarshal([]byte(*value), &f.Records); err != nil {
+		return f, fmt.Errorf("%s: %w", RecordsKey, err)
 	}
-	return rs, nil
+	if value := meta.FindValue(replacesKey); value != nil {
+		if err := json.Unmarshal([]byte(*value), &f.Replaces); err != nil {
+			return f, fmt.Errorf("%s: %w", replacesKey, err)
+		}
+	}
+	return f, nil
 }
 
 // rowGroup is how many rows of that many columns the memory allows. A value
@@ -181,20 +238,32 @@ const (
 )
 
 // Begin implements store.Store.
-func (s *Store) Begin(_ context.Context, f store.FileInfo) (store.FileTx, error) {
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
 	if err := store.ValidProbe(f.Probe); err != nil {
 		return nil, err
 	}
-	tmp, err := s.manifest.Temp()
+	tmp, err := s.manifest.Temp(ctx, 0o666)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writers.Get().(*writer)}
+	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writer()}
 	if err := tx.w.reset(tx.out, f.Columns, rowGroup(s.opt.Memory, len(f.Columns))); err != nil {
 		tx.Abort()
 		return nil, err
 	}
 	return tx, nil
+}
+
+// writer returns a writer that is not in use.
+func (s *Store) writer() *writer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.idle); n > 0 {
+		w := s.idle[n-1]
+		s.idle = s.idle[:n-1]
+		return w
+	}
+	return new(writer)
 }
 
 // tx is one Parquet file that is being written.
@@ -223,52 +292,61 @@ func (t *tx) Abort() error {
 
 func (t *tx) end() {
 	t.tmp = nil
-	t.s.writers.Put(t.w)
+	t.s.mu.Lock()
+	t.s.idle = append(t.s.idle, t.w)
+	t.s.mu.Unlock()
 	t.w = nil
 }
 
-func (t *tx) Commit(_ context.Context, r store.Record, replace []store.Record) error {
+func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
 	r.Location = ""
-	js, err := json.Marshal([]store.Record{r})
+	records, err := json.Marshal([]store.Record{r})
 	if err != nil {
 		return err
 	}
-	if err := t.w.close(RecordsKey, string(js)); err != nil {
+	meta := [][2]string{{RecordsKey, string(records)}}
+	if len(replace) > 0 {
+		var sums []string
+		for _, old := range replace {
+			sums = append(sums, old.SHA256)
+		}
+		js, err := json.Marshal(sums)
+		if err != nil {
+			return err
+		}
+		meta = append(meta, [2]string{replacesKey, string(js)})
+	}
+	if err := t.w.close(meta); err != nil {
 		return store.Unavailable(err)
 	}
 	if err := t.out.Flush(); err != nil {
 		return store.Unavailable(err)
 	}
-	if err := t.tmp.Chmod(0o644); err != nil {
-		return store.Unavailable(err)
-	}
 	if err := t.tmp.Sync(); err != nil {
 		return store.Unavailable(err)
 	}
-	return store.Unavailable(t.s.manifest.Update(func(m *manifest.Tx) error { return t.publish(m, r, replace) }))
+	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
 
 // publish makes the file visible: by one rename, over the file that it
 // replaces if there is one, so that a reader sees the old rows or the new.
-func (t *tx) publish(m *manifest.Tx, r store.Record, replace []store.Record) error {
-	replaced, err := m.Replaced(r, replace)
+func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
+	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
 		return err
 	}
-	var loc string
-	for _, e := range replaced {
-		if e.Location != "" {
-			loc = e.Location
-			break
-		}
-	}
 	entry := manifest.Entry{Record: r}
 	if t.rows > 0 {
-		if loc == "" {
-			loc = t.s.free(t.f)
+		for _, e := range replaced {
+			if entry.Location = e.Location; entry.Location != "" {
+				break
+			}
 		}
-		path := filepath.Join(t.s.dir, loc)
+		if entry.Location == "" {
+			entry.Location = t.s.free(t.f)
+		}
+		path := filepath.Join(t.s.dir, entry.Location)
 		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			return err
 		}
@@ -276,26 +354,33 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, replace []store.Record) err
 		if err != nil {
 			return err
 		}
+		entry.StoredSize, entry.StoredModTime = info.Size(), info.ModTime()
 		if err := os.Rename(t.tmp.Name(), path); err != nil {
 			return err
 		}
 		t.tmp.Close()
 		t.end()
-		if err := manifest.SyncDir(filepath.Dir(path)); err != nil {
-			return err
-		}
-		entry.Location, entry.StoredSize, entry.StoredModTime = loc, info.Size(), info.ModTime()
 	}
+	// The rows are there now: whatever fails from here on, so is the record.
+	changed := map[string]bool{}
+	if entry.Location != "" {
+		changed[filepath.Dir(entry.Location)] = true
+	}
+	var errs []error
 	for _, e := range replaced {
 		m.Delete(e.Record)
 		if e.Location != "" && e.Location != entry.Location {
-			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+			changed[filepath.Dir(e.Location)] = true
+			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
 			}
 		}
 	}
 	m.Put(entry)
-	return nil
+	for dir := range changed {
+		errs = append(errs, manifest.SyncDir(filepath.Join(t.s.dir, dir)))
+	}
+	return errors.Join(errs...)
 }
 
 // free returns a location for a file that no other has: further content of

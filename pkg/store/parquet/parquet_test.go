@@ -19,7 +19,7 @@ import (
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir, Options{})
+	s, err := Open(context.Background(), dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +76,9 @@ func put(t *testing.T, s *Store, folder string, n int, replace ...store.Record) 
 			t.Fatal(err)
 		}
 	}
-	rec := store.Record{Key: key, Type: typ.Name, Time: ft.Time, Rows: int64(n)}
+	rec := store.Record{Key: key, Type: typ.Name, Time: ft.Time, Rows: int64(n), Imported: time.Now()}
 	rec.SHA256, rec.Length = r.Fingerprint()
-	if err := tx.Commit(ctx, rec, replace); err != nil {
+	if err := tx.Commit(ctx, rec, lookup(t, s, folder), replace); err != nil {
 		t.Fatal(err)
 	}
 	return rec
@@ -185,6 +185,73 @@ func TestRemovedByHand(t *testing.T) {
 	}
 }
 
+// TestMovedByHand: a file keeps its record under another name.
+func TestMovedByHand(t *testing.T) {
+	const folder = "2016_03_24_21_37.out"
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, folder, 10)
+	s.Close()
+	at := filepath.Join(dir, "type=log_udp_complete", "probe=p1", "date=2016-03-24")
+	if err := os.Rename(filepath.Join(at, "2016_03_24_21_37.parquet"), filepath.Join(at, "renamed.parquet")); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if rs := lookup(t, s, folder); len(rs) != 1 || filepath.Base(rs[0].Location) != "renamed.parquet" {
+		t.Errorf("%+v", rs)
+	}
+}
+
+// TestDiedWhileReplacing: of two files that a third replaces, a process that
+// died has renamed it over one and not removed the other.
+func TestDiedWhileReplacing(t *testing.T) {
+	const folder = "2016_03_24_21_37.out"
+	dir := t.TempDir()
+	s := open(t, dir)
+	a, b := put(t, s, folder, 10), put(t, s, folder, 20)
+	s.Close()
+	at := filepath.Join(dir, "type=log_udp_complete", "probe=p1", "date=2016-03-24")
+	second, err := os.ReadFile(filepath.Join(at, "2016_03_24_21_37.2.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, manifest.Dir, "manifest")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	put(t, s, folder, 30, a, b)
+	s.Close()
+	for p, data := range map[string][]byte{path: before, filepath.Join(at, "2016_03_24_21_37.2.parquet"): second} {
+		if err := os.WriteFile(p, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir)
+	defer s.Close()
+	if rs := lookup(t, s, folder); len(rs) != 1 || rs[0].Rows != 30 {
+		t.Errorf("%+v", rs)
+	}
+	if n := count(t, dir, "log_udp_complete", "p1"); n != 30 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// TestOtherKind: one folder is one store.
+func TestOtherKind(t *testing.T) {
+	dir := t.TempDir()
+	m, err := manifest.Open(context.Background(), dir, "copy", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "is that of a copy store, not of parquet") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestForeignFiles are left alone.
 func TestForeignFiles(t *testing.T) {
 	dir := t.TempDir()
@@ -211,14 +278,14 @@ func TestNewerFormat(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, manifest.Dir, "manifest"), []byte("tstatrepo manifest 9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 1") {
+	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 1") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestReadOnlyCreatesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	s, err := Open(dir, Options{ReadOnly: true})
+	s, err := Open(context.Background(), dir, Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +302,7 @@ func TestReadOnlyCreatesNothing(t *testing.T) {
 // sense.
 func TestRowGroups(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Open(dir, Options{Memory: 1})
+	s, err := Open(context.Background(), dir, Options{Memory: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package parquet
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/apache/arrow-go/v18/parquet"
 	"github.com/apache/arrow-go/v18/parquet/compress"
@@ -67,8 +68,8 @@ func newSchema(columns []tstat.Column) (*schema.GroupNode, error) {
 	return schema.NewGroupNode("tstat", parquet.Repetitions.Required, fields, -1)
 }
 
-// reset begins a file. Rows are written in row groups of max.
-func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
+// reset begins a file. Rows are written in row groups of that many.
+func (w *writer) reset(out io.Writer, columns []tstat.Column, rowGroup int) error {
 	root, err := newSchema(columns)
 	if err != nil {
 		return err
@@ -78,7 +79,7 @@ func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
 		parquet.WithCompressionLevel(1),
 		parquet.WithDictionaryDefault(false),
 		parquet.WithCreatedBy("tstatrepo"),
-		parquet.WithMaxRowGroupLength(int64(max)),
+		parquet.WithMaxRowGroupLength(int64(rowGroup)),
 		parquet.WithBatchSize(batchSize),
 		parquet.WithDataPageSize(pageSize),
 	}
@@ -91,7 +92,7 @@ func (w *writer) reset(out io.Writer, columns []tstat.Column, max int) error {
 	if err != nil {
 		return err
 	}
-	w.pw, w.columns, w.max = pw, columns, max
+	w.pw, w.columns, w.max = pw, columns, rowGroup
 	if n := len(columns) - len(w.cols); n > 0 {
 		w.cols = append(w.cols, make([]column, n)...)
 	}
@@ -133,17 +134,24 @@ func (w *writer) write(b *tstat.Batch) error {
 		values := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Texts)
 		if values < n || c.nulls > 0 {
 			if c.nulls == 0 {
-				c.def = append(c.def[:0], w.ones[:w.rows]...)
+				c.def = append(grow(c.def[:0], w.rows, w.max), w.ones[:w.rows]...)
 			}
-			c.def = append(c.def, v.Def...)
+			c.def = append(grow(c.def, n, w.max), v.Def...)
 			c.nulls += n - values
 		}
-		c.ints = append(c.ints, v.Ints...)
-		c.floats = append(c.floats, v.Floats...)
-		c.bools = append(c.bools, v.Bools...)
-		for _, t := range v.Texts {
-			c.text = append(c.text, t...)
-			c.ends = append(c.ends, uint32(len(c.text)))
+		switch w.columns[i].Kind {
+		case tstat.Int, tstat.Time:
+			c.ints = append(grow(c.ints, len(v.Ints), w.max), v.Ints...)
+		case tstat.Float:
+			c.floats = append(grow(c.floats, len(v.Floats), w.max), v.Floats...)
+		case tstat.Bool:
+			c.bools = append(grow(c.bools, len(v.Bools), w.max), v.Bools...)
+		case tstat.Text:
+			c.ends = grow(c.ends, len(v.Texts), w.max)
+			for _, t := range v.Texts {
+				c.text = append(c.text, t...)
+				c.ends = append(c.ends, uint32(len(c.text)))
+			}
 		}
 	}
 	w.rows += n
@@ -152,6 +160,22 @@ func (w *writer) write(b *tstat.Batch) error {
 	}
 	return nil
 }
+
+// grow makes room for n more values. Most logs are short; a long one gets the
+// room of a whole row group at once, for copying buffers as they grow took a
+// third of the time.
+func grow[T any](s []T, n, rows int) []T {
+	if cap(s)-len(s) >= n {
+		return s
+	}
+	if len(s) >= longLog {
+		n = max(n, rows+longLog-len(s))
+	}
+	return slices.Grow(s, n)
+}
+
+// longLog is the count of rows from which a log is a long one.
+const longLog = 4 << 10
 
 // maxText bounds the text of a row group: rows may be much longer than
 // Tstat's own.
@@ -217,13 +241,15 @@ func (w *writer) texts(c *column) []parquet.ByteArray {
 	return w.view
 }
 
-// close ends the file, with metadata in its footer.
-func (w *writer) close(key, value string) error {
+// close ends the file, with keys and values as metadata in its footer.
+func (w *writer) close(metadata [][2]string) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	if err := w.pw.AppendKeyValueMetadata(key, value); err != nil {
-		return err
+	for _, kv := range metadata {
+		if err := w.pw.AppendKeyValueMetadata(kv[0], kv[1]); err != nil {
+			return err
+		}
 	}
 	return w.pw.Close()
 }

@@ -231,16 +231,35 @@ func (d *DB) retryFor(ctx context.Context, timeout time.Duration, f func() error
 // Mark marks errors that may go away by themselves as store.ErrUnavailable
 // and store.ErrTransient.
 func Mark(err error) error {
-	if err == nil || errors.Is(err, store.ErrTransient) || !transient(err) {
+	switch {
+	case err == nil || errors.Is(err, store.ErrTransient):
 		return err
+	case transient(err):
+		return &transientError{err}
 	}
-	return &transientError{err}
+	switch CodeOf(err) {
+	case "28000", "28P01":
+		return Hinted(&lineError{err}, "give the password in PGPASSWORD or ~/.pgpass, not on the command line")
+	case "3D000":
+		return Hinted(&lineError{err}, "make the database first, with createdb")
+	case "42501":
+		return Hinted(err, "the manual lists the rights that an import needs")
+	}
+	return err
 }
 
-// transientError adds two marks to an error and no words.
+// lineError is an error about a connection, which pgx tells in several lines.
+type lineError struct{ err error }
+
+func (e *lineError) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
+func (e *lineError) Unwrap() error { return e.err }
+
+// transientError adds two marks to an error.
 type transientError struct{ err error }
 
-func (e *transientError) Error() string { return "store unavailable: " + e.err.Error() }
+func (e *transientError) Error() string {
+	return "store unavailable: " + (&lineError{e.err}).Error()
+}
 
 func (e *transientError) Unwrap() []error {
 	return []error{e.err, store.ErrUnavailable, store.ErrTransient}
@@ -314,17 +333,26 @@ const lockWait = "1s"
 // lock are at work. What takes longer is for the caller to try again.
 const changeWait = 30 * time.Second
 
+// lockNumber makes the number of an advisory lock out of names. Two that have
+// the same number wait for each other without need, no more.
+func lockNumber(names ...string) int64 {
+	h := fnv.New64a()
+	for _, n := range append([]string{"tstatrepo"}, names...) {
+		io.WriteString(h, n+"\x00")
+	}
+	return int64(h.Sum64())
+}
+
 // Change runs f in a short transaction of its own, one at a time for all
 // clients that give the same name.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
-	h := fnv.New64a()
-	io.WriteString(h, "tstatrepo\x00"+name)
+	lock := lockNumber("table", name)
 	return d.retryFor(ctx, changeWait, func() error {
 		return pgx.BeginFunc(ctx, d.Pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+lockWait+"'"); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", int64(h.Sum64())); err != nil {
+			if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", lock); err != nil {
 				return err
 			}
 			return f(tx)

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -178,8 +179,38 @@ func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replace
 	return out, nil
 }
 
-// record adds a record. It waits for another transaction that is about to add
-// the same, and returns store.ErrDuplicate if that one succeeds.
+// checkKnown makes sure that the store has no other records of r's key than the
+// caller knows. One transaction at a time does so for a key, until it ends.
+func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, replace []store.Record) error {
+	location := d.records.location(r.Key)
+	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", lockNumber("file", location, r.Probe, r.Folder, r.File)); err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, "select sha256 from "+d.records.table.Sanitize()+
+		" where location = $1 and probe = $2 and folder = $3 and file = $4", location, r.Probe, r.Folder, r.File)
+	if err != nil {
+		return err
+	}
+	stored, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	has := func(rs []store.Record, sha string) bool {
+		return slices.ContainsFunc(rs, func(k store.Record) bool { return k.SHA256 == sha })
+	}
+	var conflict error
+	for _, sha := range stored {
+		switch {
+		case sha == r.SHA256 && !has(replace, sha), sha == r.SHA256 && !has(known, sha):
+			return store.ErrDuplicate
+		case !has(known, sha):
+			conflict = store.ErrConflict
+		}
+	}
+	return conflict
+}
+
+// record adds a record.
 func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) error {
 	tag, err := tx.Exec(ctx, "insert into "+d.records.table.Sanitize()+` (id, location, probe, folder, file, sha256, length,
 		size, mtime, mtime_ns, path, type, layout, time, rows, rejects, cut, imported)

@@ -210,13 +210,16 @@ func (c *copyStream) line(row int64) int64 {
 	return line
 }
 
-// Commit ends the COPY, and makes the rows visible together with the record.
-// The records of replace go; remove removes their rows, by the ids that they
-// carry.
-func (t *Tx) Commit(ctx context.Context, r store.Record, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
+// Commit ends the COPY, and makes the rows visible together with the record,
+// as store.FileTx says. remove removes the rows of the records of replace, by
+// the ids that they carry.
+func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
 	defer t.Abort()
 	if err := t.EndCopy(); err != nil {
 		return err
+	}
+	if err := t.db.checkKnown(ctx, t.tx, r, known, replace); err != nil {
+		return Mark(err)
 	}
 	if len(replace) > 0 {
 		gone, err := t.db.replace(ctx, t.tx, replace)

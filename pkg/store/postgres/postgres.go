@@ -307,8 +307,8 @@ func (x *fileTx) check(err error) error {
 	return err
 }
 
-func (x *fileTx) Commit(ctx context.Context, r store.Record, replace []store.Record) error {
-	return x.check(x.tx.Commit(ctx, r, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
+func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	return x.check(x.tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
 		// The time finds the partitions.
 		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
 			gone.IDs, gone.Times)

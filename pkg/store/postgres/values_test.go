@@ -57,7 +57,7 @@ func put(t *testing.T, s *Store, probe, folder, typ, text string) ([][]string, [
 		rows = append(rows, values(b, f.Columns)...)
 	}
 	sha, n := r.Fingerprint()
-	err = tx.Commit(ctx, store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}, Time: at.Time, ModTime: time.Now(), Imported: time.Now()}, nil)
+	err = tx.Commit(ctx, store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}, Time: at.Time, ModTime: time.Now(), Imported: time.Now()}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestRejects(t *testing.T) {
 			if err == io.EOF {
 				sha, n := r.Fingerprint()
 				return tx.Commit(t.Context(), store.Record{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"},
-					Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}, nil)
+					Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}, nil, nil)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -27,11 +27,11 @@ type Options struct {
 type opener func(ctx context.Context, rest string, opt Options) (store.Store, error)
 
 var openers = map[string]opener{
-	"parquet": func(_ context.Context, dir string, opt Options) (store.Store, error) {
-		return parquet.Open(dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log})
+	"parquet": func(ctx context.Context, dir string, opt Options) (store.Store, error) {
+		return parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log})
 	},
-	"copy": func(_ context.Context, dir string, opt Options) (store.Store, error) {
-		return copy.Open(dir, opt.ReadOnly)
+	"copy": func(ctx context.Context, dir string, opt Options) (store.Store, error) {
+		return copy.Open(ctx, dir, opt.ReadOnly)
 	},
 }
 

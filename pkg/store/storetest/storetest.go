@@ -38,6 +38,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"commit":     (*suite).commit,
 		"abort":      (*suite).abort,
 		"duplicate":  (*suite).duplicate,
+		"conflict":   (*suite).conflict,
 		"two texts":  (*suite).twoTexts,
 		"grown":      (*suite).grown,
 		"refresh":    (*suite).refresh,
@@ -139,11 +140,21 @@ func write(ctx context.Context, st store.Store, f logFile) (store.FileTx, store.
 	return tx, rec, err
 }
 
+// records returns what the store has of r's key.
+func (s *suite) records(st store.Store, r store.Record) []store.Record {
+	s.Helper()
+	rs, err := st.Lookup(s.ctx, []store.Key{r.Key})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return rs
+}
+
 // put stores f in place of replace.
 func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Record {
 	s.Helper()
 	tx, rec := s.write(st, f)
-	if err := tx.Commit(s.ctx, rec, replace); err != nil {
+	if err := tx.Commit(s.ctx, rec, s.records(st, rec), replace); err != nil {
 		s.Fatal(err)
 	}
 	if err := tx.Abort(); err != nil {
@@ -191,7 +202,7 @@ func (s *suite) commit() {
 	f := s.file(rows(5000, "a"))
 	tx, rec := s.write(s.store, f)
 	s.want(s.store, f, 0)
-	if err := tx.Commit(s.ctx, rec, nil); err != nil {
+	if err := tx.Commit(s.ctx, rec, nil, nil); err != nil {
 		s.Fatal(err)
 	}
 	s.want(s.store, f, 5000, f.text)
@@ -232,7 +243,7 @@ func (s *suite) duplicate() {
 	f := s.file(rows(10, "a"))
 	s.put(s.store, f)
 	tx, rec := s.write(s.store, f)
-	if err := tx.Commit(s.ctx, rec, nil); !errors.Is(err, store.ErrDuplicate) {
+	if err := tx.Commit(s.ctx, rec, nil, nil); !errors.Is(err, store.ErrDuplicate) {
 		s.Errorf("second commit: %v", err)
 	}
 	tx.Abort()
@@ -251,7 +262,7 @@ func (s *suite) grown() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	old := s.put(s.store, a)
 	tx, rec := s.write(s.store, b)
-	err := tx.Commit(s.ctx, rec, []store.Record{old})
+	err := tx.Commit(s.ctx, rec, []store.Record{old}, []store.Record{old})
 	tx.Abort()
 	if s.NoReplace {
 		if err == nil {
@@ -353,14 +364,7 @@ func (s *suite) concurrent() {
 				for _, fqdn := range []string{fmt.Sprintf("own%d", w), "shared"} {
 					f := s.file(rows(100, fqdn))
 					f.folder = fmt.Sprintf("2016_03_%02d_21_37.out", i+1)
-					tx, rec, err := write(s.ctx, st, f)
-					if err == nil {
-						if err = tx.Commit(s.ctx, rec, nil); errors.Is(err, store.ErrDuplicate) && fqdn == "shared" {
-							err = nil
-						}
-						tx.Abort()
-					}
-					if err != nil {
+					if err := s.insist(st, f); err != nil && (fqdn != "shared" || !errors.Is(err, store.ErrDuplicate)) {
 						s.Errorf("writer %d: %v", w, err)
 					}
 				}
@@ -375,6 +379,36 @@ func (s *suite) concurrent() {
 	if err != nil || len(rs) != writers+1 {
 		s.Errorf("%d records, %v", len(rs), err)
 	}
+}
+
+// insist stores f beside whatever else has its key.
+func (s *suite) insist(st store.Store, f logFile) error {
+	for {
+		tx, rec, err := write(s.ctx, st, f)
+		if err != nil {
+			return err
+		}
+		known, err := st.Lookup(s.ctx, []store.Key{rec.Key})
+		if err == nil {
+			err = tx.Commit(s.ctx, rec, known, nil)
+		}
+		tx.Abort()
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// conflict: what the caller has not seen is not overlooked.
+func (s *suite) conflict() {
+	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
+	tx, rec := s.write(s.store, b)
+	s.put(s.store, a)
+	if err := tx.Commit(s.ctx, rec, nil, nil); !errors.Is(err, store.ErrConflict) {
+		s.Errorf("commit: %v", err)
+	}
+	tx.Abort()
+	s.want(s.reopen(), a, 10, a.text)
 }
 
 // names from outside stay what they are: names.
@@ -407,7 +441,7 @@ func (s *suite) cancelled() {
 		s.Fatal(err)
 	}
 	cancel()
-	if err := tx.Commit(ctx, rec, nil); err == nil {
+	if err := tx.Commit(ctx, rec, nil, nil); err == nil {
 		s.want(s.reopen(), f, 5000, f.text) // all or nothing
 		return
 	}
