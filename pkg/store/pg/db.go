@@ -128,12 +128,16 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 
 var (
 	userPassword  = regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`)
+	// What follows a name and a colon is a port, or a password whose host was
+	// forgotten.
+	noPort        = regexp.MustCompile(`(?s)^([^:]*://[^:/?#@\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`)
 	queryPassword = regexp.MustCompile(`(?i)([?&](?:ssl)?password=)[^&#]*`)
 )
 
 // Redact returns a URL without its passwords, also if it is malformed.
 func Redact(text string) string {
-	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(text, "${1}xxxxx@"), "${1}xxxxx")
+	text = noPort.ReplaceAllString(userPassword.ReplaceAllString(text, "${1}xxxxx@"), "${1}xxxxx")
+	return queryPassword.ReplaceAllString(text, "${1}xxxxx")
 }
 
 // Open connects to the database at dsn, as SplitURL returned it. name is how
