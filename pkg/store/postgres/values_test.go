@@ -347,3 +347,29 @@ func TestColumns(t *testing.T) {
 		t.Errorf("%d partitions, %v", n, err)
 	}
 }
+
+// TestRights: an import needs no more than the manual says.
+func TestRights(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	server.Exec(t, db, "create role tstat login; create schema tstat authorization tstat; create role guest login")
+	url := fmt.Sprintf("postgres://%%s@127.0.0.1:%d/%s?schema=tstat", server.Port, db)
+	s := open(t, fmt.Sprintf(url, "tstat"))
+	text := "#c_ip:1\n::1\n"
+	put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", text)
+	s.Close()
+	if _, err := Open(t.Context(), fmt.Sprintf(url, "guest")+"x", Options{}); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("guest: %v", err)
+	}
+	server.Exec(t, db, `grant usage on schema tstat to guest;
+		grant select, insert, update, delete on tstat.tstatrepo_files to guest;
+		grant usage on all sequences in schema tstat to guest;
+		grant select, insert on tstat.log_udp_complete to guest`)
+	s = open(t, fmt.Sprintf(url, "guest"))
+	defer s.Close()
+	put(t, s, "p2", "2016_03_24_22_37.out", "log_udp_complete", text)
+	rs, err := s.Lookup(t.Context(), []store.Key{{Probe: "p2", Folder: "2016_03_24_22_37.out", File: "log_udp_complete"}})
+	if err != nil || len(rs) != 1 {
+		t.Error(rs, err)
+	}
+}
