@@ -33,6 +33,7 @@ type vector struct {
 	floats  []float64
 	bools   []bool
 	texts   [][]byte
+	slow    *int // of the batch
 }
 
 func (v *vector) init(c Column) {
@@ -79,6 +80,8 @@ type Batch struct {
 	lines   [][]byte // with newline
 	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
 	maps    []*mapping
+	odd     []bool
+	slow    int     // fields that are no plain decimal numbers, see Plain
 	line    []int64 // line numbers in the file
 	arena   []byte  // rewritten text
 	escaped int64   // values that were escaped
@@ -108,6 +111,22 @@ func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
 		rest = rest[j+1:]
 	}
 }
+
+// Row returns the text of row i, without the newline, and the column of each
+// of its fields; -1 for a field that holds no value. Rows of the same layout
+// share the slice. The text is the line, but for chat messages whose dates
+// were rewritten.
+func (b *Batch) Row(i int) (text []byte, columns []int) {
+	r := b.rows[i]
+	return r[:len(r)-1], b.maps[i].columns
+}
+
+// Plain reports whether all numbers, times and flags of row i are decimal
+// numbers without exponent, or "-" for none.
+func (b *Batch) Plain(i int) bool { return !b.odd[i] }
+
+// Separator is the byte between the fields of a line.
+func (t *LogType) Separator() byte { return t.sep }
 
 // Raw returns the fields of row i by column, as Tstat wrote them: nil for a
 // column that the line has no field for. It uses dst if that is long enough.

@@ -207,6 +207,7 @@ func (r *Reader) setColumns() {
 	}
 	for i, c := range r.columns {
 		b.cols[i].init(c)
+		b.cols[i].slow = &b.slow
 	}
 }
 
@@ -244,6 +245,7 @@ func (r *Reader) Next() (*Batch, error) {
 		b.line = make([]int64, batchRows)
 		b.rows = make([][]byte, batchRows)
 		b.maps = make([]*mapping, batchRows)
+		b.odd = make([]bool, batchRows)
 	}
 	for {
 		for r.pos < r.end && b.n < batchRows {
@@ -316,13 +318,14 @@ func (r *Reader) readLine(text []byte) error {
 		}
 	}
 	escaped := b.escaped
+	slow := b.slow
 	if err := b.parseRow(row, m, r.columns); err != nil {
 		b.escaped = escaped
 		r.reject(err.Error(), text)
 		return nil
 	}
 	b.lines[b.n] = text
-	b.rows[b.n], b.maps[b.n] = row, m
+	b.rows[b.n], b.maps[b.n], b.odd[b.n] = row, m, b.slow != slow
 	b.line[b.n] = r.line
 	b.n++
 	return nil
@@ -388,7 +391,7 @@ func (r *Reader) readHeader(text []byte) error {
 }
 
 func (r *Reader) newMapping(columns []int, part string) *mapping {
-	m := &mapping{fields: make([]field, len(columns))}
+	m := &mapping{fields: make([]field, len(columns)), columns: columns}
 	for i, c := range columns {
 		m.fields[i] = field{col: c}
 		if c >= 0 {

@@ -284,16 +284,12 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	into := []string{colSerial}
-	for _, c := range targets {
-		into = append(into, c.Name)
-	}
 	tx, err := s.DB.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
-	x := &fileTx{s: s, st: st, tx: tx, file: f, columns: into, window: -1, touched: map[int64]bool{},
+	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]bool{},
 		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, written), s.cfg.columns)}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()
@@ -485,11 +481,10 @@ func (s *Store) part(st *stream, start int64) pg.Ident {
 // fileTx is one file under way.
 type fileTx struct {
 	*pg.Rows
-	s       *Store
-	st      *stream
-	tx      *pg.Tx
-	file    store.FileInfo
-	columns []string
+	s    *Store
+	st   *stream
+	tx   *pg.Tx
+	file store.FileInfo
 
 	last    int64 // serial_time of the row before
 	latest  int64 // what can be true
@@ -550,7 +545,7 @@ func (x *fileTx) turn(ctx context.Context, window int64, left []byte) error {
 	}
 	x.window = window
 	x.touched[window] = true
-	x.tx.Copy(x.s.part(x.st, window), x.columns)
+	x.tx.Copy(x.s.part(x.st, window), append([]string{colSerial}, x.Names()...), x.file.Type.Separator())
 	return nil
 }
 

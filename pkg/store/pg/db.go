@@ -127,7 +127,7 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 }
 
 var (
-	userPassword  = regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`)
+	userPassword = regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`)
 	// What follows a name and a colon is a port, or a password whose host was
 	// forgotten.
 	noPort        = regexp.MustCompile(`(?s)^([^:]*://[^:/?#@\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`)

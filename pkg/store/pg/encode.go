@@ -21,11 +21,27 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Encoder writes rows in COPY's text form. Numbers go as Tstat wrote them:
-// formatting them again costs more than all the rest, and could change them.
+// Encoder writes rows in COPY's text form, with the separator of the log and
+// "-" for NULL. Numbers go as Tstat wrote them: formatting them again costs
+// more than all the rest, and could change them. Most rows have nothing but
+// plain numbers between a few texts; there whole runs of fields are copied.
 type Encoder struct {
 	cells []cell
 	raw   [][]byte
+	sep   byte
+	batch *tstat.Batch
+
+	plan  []step // of the rows with the columns planned
+	of    *int   // the first of these columns, which tells layouts apart
+	ready bool   // the order of the cells is fixed
+	odd   bool   // the batch has a number out of its column's range
+}
+
+// step is one step through the fields of a line.
+type step struct {
+	cell int // -1: a run, or fields to pass over
+	n    int // fields; 0: the line has none for the cell
+	copy bool
 }
 
 // cell is one column under way.
@@ -34,9 +50,22 @@ type cell struct {
 	op       op
 	src      int
 	min, max int64 // opRawInt, opInt
+	run      bool  // a plain field can be copied as it is
 	vec      tstat.Vector
 	has      bool
+	row      int // of vec that next belongs to
 	next     int // value of vec
+}
+
+// at returns which value of the vector row i has, -1 for NULL.
+func (c *cell) at(i int) int {
+	if !c.has || c.vec.Def[i] == 0 {
+		return -1
+	}
+	for ; c.row < i; c.row++ {
+		c.next += int(c.vec.Def[c.row])
+	}
+	return c.next
 }
 
 type op uint8
@@ -97,6 +126,14 @@ func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encod
 				c.op = opText
 			}
 		}
+		switch c.op {
+		case opInt, opBool, opFloat:
+			c.run = true
+		case opRawInt:
+			c.run = kind == tstat.Bool
+		case opRawFloat:
+			c.run = kind != tstat.Text
+		}
 		e.cells = append(e.cells, c)
 	}
 	return e
@@ -107,12 +144,77 @@ func (e *Encoder) has(column int) bool {
 	return slices.ContainsFunc(e.cells, func(c cell) bool { return c.src == column })
 }
 
-// Start prepares for the rows of b, which are then appended one by one.
+// Start prepares for the rows of b. The first call fixes the order of the
+// columns: that of the fields.
 func (e *Encoder) Start(b *tstat.Batch) {
+	e.batch, e.sep = b, b.Type.Separator()
+	if !e.ready {
+		e.ready = true
+		_, columns := b.Row(0)
+		field := map[int]int{}
+		for f, c := range columns {
+			field[c] = f
+		}
+		place := func(c cell) int {
+			if f, ok := field[c.src]; ok {
+				return f
+			}
+			return len(columns)
+		}
+		slices.SortStableFunc(e.cells, func(a, b cell) int { return place(a) - place(b) })
+	}
+	e.odd = false
 	for i := range e.cells {
 		c := &e.cells[i]
 		c.vec, c.has = b.Column(c.src)
-		c.next = 0
+		c.row, c.next = 0, 0
+		if c.op == opInt && c.min != math.MinInt64 && c.has {
+			for _, x := range c.vec.Ints {
+				if x < c.min || x > c.max {
+					e.odd = true
+				}
+			}
+		}
+	}
+}
+
+// Names returns the columns of the table in the order of the rows, see Start.
+func (e *Encoder) Names() []string {
+	var names []string
+	for _, c := range e.cells {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// newPlan finds the way through lines with these columns. It fails if the
+// fields are not in the order of the cells.
+func (e *Encoder) newPlan(columns []int) {
+	e.plan, e.of = e.plan[:0], &columns[0]
+	f := 0
+	for i, c := range e.cells {
+		at := slices.Index(columns, c.src)
+		if at >= 0 && at < f {
+			e.plan = nil
+			return
+		}
+		if at > f {
+			e.plan = append(e.plan, step{cell: -1, n: at - f})
+			f = at
+		}
+		last := len(e.plan) - 1
+		switch {
+		case at < 0:
+			e.plan = append(e.plan, step{cell: i})
+			continue
+		case c.run && last >= 0 && e.plan[last].copy:
+			e.plan[last].n++
+		case c.run:
+			e.plan = append(e.plan, step{cell: -1, n: 1, copy: true})
+		default:
+			e.plan = append(e.plan, step{cell: i, n: 1})
+		}
+		f++
 	}
 }
 
@@ -127,26 +229,59 @@ func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
 }
 
-// Append appends the values of row i, a tab before each. Every row must be
-// appended, in order. After an error the text is unfinished.
-func (e *Encoder) Append(dst []byte, b *tstat.Batch, i int) ([]byte, error) {
-	e.raw = b.Raw(i, e.raw)
-	var failed error
-	for j := range e.cells {
-		c := &e.cells[j]
-		dst = append(dst, '\t')
-		at := -1
-		if c.has && c.vec.Def[i] == 1 {
-			at = c.next
-			c.next++
+// Append appends the values of row i of the batch, a separator before each.
+// After an error the text is unfinished.
+func (e *Encoder) Append(dst []byte, i int) ([]byte, error) {
+	b := e.batch
+	if b.Plain(i) && !e.odd {
+		text, columns := b.Row(i)
+		if e.of != &columns[0] {
+			e.newPlan(columns)
 		}
-		var ok bool
-		if dst, ok = c.append(dst, e.raw[c.src], at); !ok && failed == nil {
-			value := bytes.Clone(e.raw[c.src])
-			failed = &rowError{c.name, value, c.reason()}
+		if e.plan != nil {
+			return e.follow(dst, text, i)
 		}
 	}
-	return dst, failed
+	e.raw = b.Raw(i, e.raw)
+	for j := range e.cells {
+		c := &e.cells[j]
+		dst = append(dst, e.sep)
+		var ok bool
+		if dst, ok = c.append(dst, e.raw[c.src], c.at(i), e.sep); !ok {
+			return dst, &rowError{c.name, bytes.Clone(e.raw[c.src]), c.reason()}
+		}
+	}
+	return dst, nil
+}
+
+// follow appends a row by the plan.
+func (e *Encoder) follow(dst, text []byte, i int) ([]byte, error) {
+	p := 0
+	for _, s := range e.plan {
+		q := p
+		for n := s.n; n > 0; n-- {
+			for q < len(text) && text[q] != e.sep {
+				q++
+			}
+			q++
+		}
+		switch {
+		case s.copy:
+			dst = append(append(dst, e.sep), text[p:q-1]...)
+		case s.cell >= 0:
+			c := &e.cells[s.cell]
+			var raw []byte
+			if s.n > 0 {
+				raw = text[p : q-1 : q-1]
+			}
+			var ok bool
+			if dst, ok = c.append(append(dst, e.sep), raw, c.at(i), e.sep); !ok {
+				return dst, &rowError{c.name, bytes.Clone(raw), c.reason()}
+			}
+		}
+		p = q
+	}
+	return dst, nil
 }
 
 func (c *cell) reason() string {
@@ -163,17 +298,17 @@ func (c *cell) reason() string {
 	}
 }
 
-var null = []byte(`\N`)
+const null = "-"
 
 // append appends one value: number at of the vector, -1 if that is NULL, or
 // the field raw.
-func (c *cell) append(dst, raw []byte, at int) ([]byte, bool) {
+func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:
 		if at < 0 {
 			return append(dst, null...), true
 		}
-		return appendText(dst, c.vec.Texts[at]), true
+		return appendText(dst, c.vec.Texts[at], sep), true
 	case opInt:
 		if at < 0 {
 			return append(dst, null...), true
@@ -211,7 +346,7 @@ func (c *cell) append(dst, raw []byte, at int) ([]byte, bool) {
 		return append(dst, f...), err == nil && a.Zone() == ""
 	}
 	if raw == nil {
-		return c.appendDerived(dst, at)
+		return c.appendDerived(dst, at, sep)
 	}
 	switch c.op {
 	case opRawInt:
@@ -235,18 +370,18 @@ func (c *cell) append(dst, raw []byte, at int) ([]byte, bool) {
 		if at >= 0 && c.vec.Texts != nil { // it is escaped where need be
 			raw = c.vec.Texts[at]
 		}
-		return appendText(dst, raw), true
+		return appendText(dst, raw, sep), true
 	}
 }
 
 // appendDerived appends a value that the line has no field for: the times
 // that Tstat 2.2 to 2.4 leave to be computed.
-func (c *cell) appendDerived(dst []byte, at int) ([]byte, bool) {
+func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 	switch {
 	case at < 0:
 		return append(dst, null...), true
 	case c.vec.Texts != nil:
-		return appendText(dst, c.vec.Texts[at]), true
+		return appendText(dst, c.vec.Texts[at], sep), true
 	case c.vec.Floats != nil:
 		return appendFloat(dst, c.vec.Floats[at]), true
 	case c.vec.Ints != nil && c.op == opRawFloat:
@@ -314,10 +449,10 @@ func appendFloat(dst []byte, x float64) []byte {
 
 // appendText appends a text with what COPY would take for something else
 // escaped.
-func appendText(dst, t []byte) []byte {
+func appendText(dst, t []byte, sep byte) []byte {
 	start := 0
 	for i, c := range t {
-		if c != '\\' && c > '\r' {
+		if c != '\\' && c > '\r' && c != sep {
 			continue
 		}
 		var esc byte
@@ -330,6 +465,8 @@ func appendText(dst, t []byte) []byte {
 			esc = 'n'
 		case '\r':
 			esc = 'r'
+		case sep:
+			esc = sep
 		default:
 			continue
 		}
@@ -339,13 +476,14 @@ func appendText(dst, t []byte) []byte {
 	return append(dst, t[start:]...)
 }
 
-// AppendText appends a text in COPY's form.
-func AppendText(dst []byte, t string) []byte { return appendText(dst, []byte(t)) }
+// AppendText appends a text in COPY's form with a separator.
+func AppendText(dst []byte, t string, sep byte) []byte { return appendText(dst, []byte(t), sep) }
 
 // AppendTime appends a time in COPY's form.
 func AppendTime(dst []byte, t time.Time) []byte { return appendTime(dst, t.UnixMicro()) }
 
-// appendTime appends microseconds since the epoch as 2006-01-02 15:04:05.000000+00.
+// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00.
+// It has no blank: that may be the separator.
 func appendTime(dst []byte, us int64) []byte {
 	day, rest := us/86400e6, us%86400e6
 	if rest < 0 {
@@ -355,7 +493,7 @@ func appendTime(dst []byte, us int64) []byte {
 	dst = digits(dst, y, 4)
 	dst = digits(append(dst, '-'), m, 2)
 	dst = digits(append(dst, '-'), d, 2)
-	dst = digits(append(dst, ' '), rest/3600e6, 2)
+	dst = digits(append(dst, 'T'), rest/3600e6, 2)
 	dst = digits(append(dst, ':'), rest/60e6%60, 2)
 	dst = digits(append(dst, ':'), rest/1e6%60, 2)
 	dst = digits(append(dst, '.'), rest%1e6, 6)

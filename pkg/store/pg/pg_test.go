@@ -66,7 +66,7 @@ func TestMark(t *testing.T) {
 
 func TestAppendTime(t *testing.T) {
 	for _, us := range []int64{0, 1, -1, 1458855462170811, 253402300799999999, 951782400000000, 4107542400000000, -62135596800000000} {
-		want := time.UnixMicro(us).UTC().Format("2006-01-02 15:04:05.000000+00")
+		want := time.UnixMicro(us).UTC().Format("2006-01-02T15:04:05.000000+00")
 		if got := string(appendTime(nil, us)); got != want {
 			t.Errorf("%d: %s, want %s", us, got, want)
 		}

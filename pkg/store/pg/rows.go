@@ -41,10 +41,14 @@ func (r *Rows) Start(b *tstat.Batch) error {
 	return nil
 }
 
+// Names returns the columns of the table that the rows have, in order; known
+// after Start.
+func (r *Rows) Names() []string { return r.enc.Names() }
+
 // Append appends row i of b to buf, after buf's own columns, and a newline.
 // It reports whether the row is one; else buf is as it was before from.
 func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string) ([]byte, bool) {
-	buf, err := r.enc.Append(buf, b, i)
+	buf, err := r.enc.Append(buf, i)
 	line := b.LineNumber(i)
 	if why, ok := r.file.Refused[line]; ok {
 		reason = why

@@ -94,12 +94,12 @@ func (c *copyStream) Read(p []byte) (int, error) {
 
 var errAborted = errors.New("aborted")
 
-// Copy starts a COPY of rows in text form into columns of a table. The one
-// before must have ended.
-func (t *Tx) Copy(table Ident, columns []string) {
+// Copy starts a COPY of rows in text form, with a separator and "-" for NULL,
+// into columns of a table. The one before must have ended.
+func (t *Tx) Copy(table Ident, columns []string, sep byte) {
 	c := &copyStream{feed: make(chan []byte), back: make(chan []byte, 2), done: make(chan struct{})}
 	t.copy = c
-	sql := "copy " + table.Sanitize() + " (" + List(columns) + ") from stdin"
+	sql := "copy " + table.Sanitize() + " (" + List(columns) + ") from stdin (delimiter '" + string(rune(sep)) + "', null '" + null + "')"
 	go func() {
 		defer close(c.done)
 		_, c.err = t.conn.Conn().PgConn().CopyFrom(t.ctx, c, sql)

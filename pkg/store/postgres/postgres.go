@@ -150,20 +150,17 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	into := slices.Clone(ownColumns)
-	for _, c := range targets {
-		into = append(into, c.Name)
-	}
 	tx, err := s.DB.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	x := &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name}, columns: into,
+	x := &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
 		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, false), s.columns)}
-	x.prefix = pg.AppendText(nil, f.Probe)
-	x.prefix = pg.AppendText(append(x.prefix, '\t'), f.Folder)
-	x.prefix = pg.AppendTime(append(x.prefix, '\t'), f.Time)
-	x.prefix = strconv.AppendInt(append(x.prefix, '\t'), tx.ID, 10)
+	sep := f.Type.Separator()
+	x.prefix = pg.AppendText(nil, f.Probe, sep)
+	x.prefix = pg.AppendText(append(x.prefix, sep), f.Folder, sep)
+	x.prefix = pg.AppendTime(append(x.prefix, sep), f.Time)
+	x.prefix = strconv.AppendInt(append(x.prefix, sep), tx.ID, 10)
 	return x, nil
 }
 
@@ -274,19 +271,18 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 // fileTx is one file under way.
 type fileTx struct {
 	*pg.Rows
-	s       *Store
-	tx      *pg.Tx
-	table   pg.Ident
-	columns []string
-	prefix  []byte // our own columns, the same in every row
+	s      *Store
+	tx     *pg.Tx
+	table  pg.Ident
+	prefix []byte // our own columns, the same in every row
 }
 
 func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
-	if !x.tx.Copying() {
-		x.tx.Copy(x.table, x.columns)
-	}
 	if err := x.Start(b); err != nil {
 		return err
+	}
+	if !x.tx.Copying() {
+		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
 	}
 	buf := x.tx.Buffer()
 	for i := range b.Len() {
