@@ -34,6 +34,7 @@ type vector struct {
 	bools   []bool
 	texts   [][]byte
 	slow    *int // of the batch
+	marks   bool // a NULL was written otherwise than "-"
 }
 
 func (v *vector) init(c Column) {
@@ -122,8 +123,12 @@ func (b *Batch) Row(i int) (text []byte, columns []int) {
 }
 
 // Plain reports whether all numbers, times and flags of row i are decimal
-// numbers without exponent, or "-" for none.
+// numbers without exponent, or none.
 func (b *Batch) Plain(i int) bool { return !b.odd[i] }
+
+// OddNulls reports whether some row has another mark than "-" where column c
+// has no number, like "---".
+func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
 
 // Separator is the byte between the fields of a line.
 func (t *LogType) Separator() byte { return t.sep }
@@ -176,6 +181,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 func (b *Batch) reset() {
 	for i := range b.cols {
 		v := &b.cols[i]
+		v.marks = false
 		if v.nulls > 0 {
 			for j := range v.def[:b.n] {
 				v.def[j] = 1

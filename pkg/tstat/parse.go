@@ -168,9 +168,13 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return v.slowInt(line, p, sep, row)
 }
 
-// note counts a field that is no plain number, see Batch.Plain.
+// note remembers a field that is no plain number, see Batch.Plain.
 func (v *vector) note(f []byte) {
-	if len(f) != 1 || f[0] != '-' {
+	switch {
+	case len(f) == 1 && f[0] == '-':
+	case isNull(f):
+		v.marks = true
+	default:
 		*v.slow++
 	}
 }

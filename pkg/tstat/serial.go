@@ -1,6 +1,7 @@
 package tstat
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -41,11 +42,18 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 // rawOf returns the fields of some columns of row i, nil where it has none.
 func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
-	row, sep, p := b.rows[i], b.Type.sep, 0
-	for _, f := range b.maps[i].fields {
+	row, sep, m := b.rows[i], b.Type.sep, b.maps[i]
+	most := -1 // the last field that is wanted
+	for _, c := range columns {
+		if c >= 0 {
+			most = max(most, slices.Index(m.columns, c))
+		}
+	}
+	p := 0
+	for f := 0; f <= most; f++ {
 		q := fieldEnd(row, p, sep)
 		for j, c := range columns {
-			if c >= 0 && c == f.col {
+			if c >= 0 && c == m.columns[f] {
 				dst[j] = row[p:q]
 			}
 		}

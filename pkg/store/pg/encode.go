@@ -50,7 +50,8 @@ type cell struct {
 	op       op
 	src      int
 	min, max int64 // opRawInt, opInt
-	run      bool  // a plain field can be copied as it is
+	numeric  bool  // a plain field can be copied as it is
+	run      bool  // so is every field of the batch
 	vec      tstat.Vector
 	has      bool
 	row      int // of vec that next belongs to
@@ -128,11 +129,11 @@ func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encod
 		}
 		switch c.op {
 		case opInt, opBool, opFloat:
-			c.run = true
+			c.numeric = true
 		case opRawInt:
-			c.run = kind == tstat.Bool
+			c.numeric = kind == tstat.Bool
 		case opRawFloat:
-			c.run = kind != tstat.Text
+			c.numeric = kind != tstat.Text
 		}
 		e.cells = append(e.cells, c)
 	}
@@ -168,6 +169,9 @@ func (e *Encoder) Start(b *tstat.Batch) {
 		c := &e.cells[i]
 		c.vec, c.has = b.Column(c.src)
 		c.row, c.next = 0, 0
+		if run := c.numeric && !b.OddNulls(c.src); run != c.run {
+			c.run, e.of = run, nil // another plan
+		}
 		if c.op == opInt && c.min != math.MinInt64 && c.has {
 			for _, x := range c.vec.Ints {
 				if x < c.min || x > c.max {
@@ -191,6 +195,9 @@ func (e *Encoder) Names() []string {
 // fields are not in the order of the cells.
 func (e *Encoder) newPlan(columns []int) {
 	e.plan, e.of = e.plan[:0], &columns[0]
+	if e.plan == nil {
+		e.plan = []step{} // nil is no plan
+	}
 	f := 0
 	for i, c := range e.cells {
 		at := slices.Index(columns, c.src)
