@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -43,9 +44,16 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
 		}
 	}()
+	select {
+	case r.jobs <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	idle := sync.OnceFunc(func() { <-r.jobs })
+	defer idle()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, len(r.opt.Stores))}
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, len(r.opt.Stores)), idle: idle}
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
@@ -135,6 +143,7 @@ type fileImport struct {
 	mode fs.FileMode   // of file
 	in   *bufio.Reader // standard input
 	has  []bool        // per store, whether it has the file's text already
+	idle func()        // lets another file be read
 }
 
 // target is a store that lacks the file.
@@ -464,6 +473,9 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Imported: time.Now().UTC(),
+	}
+	if len(typed) == 0 {
+		im.idle() // what is left is to wait for the disk
 	}
 	var commits, replacements int
 	for _, g := range slices.Concat(raw, typed) {

@@ -26,6 +26,9 @@ const MaxLine = 1 << 20
 // one that fills the buffer is skipped.
 const blockSize = MaxLine
 
+// readSize is how much is read by one call.
+const readSize = 256 << 10
+
 // gzipBuffer is how much of a compressed file is read at once.
 const gzipBuffer = 64 << 10
 
@@ -267,7 +270,7 @@ func (r *Reader) Next() (*Batch, error) {
 			r.begun = true
 			return nil, io.EOF
 		}
-		if err := r.fill(); err != nil {
+		if err := r.fill(len(r.buf) / 2); err != nil {
 			return nil, err
 		}
 	}
@@ -639,9 +642,9 @@ func discern(ls []*layout, line []byte, sep byte) []*layout {
 	return ls
 }
 
-// fill reads more text behind what is left, and hashes up to the last
-// newline.
-func (r *Reader) fill() error {
+// fill reads more text behind what is left, until there are at least enough
+// bytes, and hashes up to the last newline.
+func (r *Reader) fill(enough int) error {
 	if r.pos > 0 {
 		r.end = copy(r.buf, r.buf[r.pos:r.end])
 		r.pos = 0
@@ -651,9 +654,9 @@ func (r *Reader) fill() error {
 	}
 	unhashed := r.end // the beginning of a line that is not all here yet
 	var err error
-	for err == nil && (r.end == unhashed || r.end < len(r.buf)/2) {
+	for err == nil && (r.end == unhashed || r.end < enough) {
 		var n int
-		n, err = r.read(r.buf[r.end:])
+		n, err = r.read(r.buf[r.end:min(r.end+readSize, len(r.buf))])
 		r.end += n
 		r.counts.Text += int64(n)
 	}
@@ -703,21 +706,22 @@ const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 // Next: never call both.
 func (r *Reader) Drain() error {
 	for !r.eof {
-		if err := r.fill(); err != nil {
+		if err := r.fill(0); err != nil { // while it is in the CPU's cache
 			return err
 		}
-		for r.pos < r.end {
-			i := bytes.IndexByte(r.buf[r.pos:r.end], '\n')
-			if i < 0 {
-				break
-			}
-			if r.buf[r.pos] != '#' || r.skipping {
-				r.counts.Lines++
-				r.counts.Rows++
-			}
-			r.skipping = false
-			r.pos += i + 1
+		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1
+		if n == 0 {
+			continue
 		}
+		whole := r.buf[:n]
+		lines := bytes.Count(whole, []byte{'\n'}) - bytes.Count(whole, []byte("\n#"))
+		if whole[0] == '#' && !r.skipping {
+			lines--
+		}
+		r.counts.Lines += int64(lines)
+		r.counts.Rows += int64(lines)
+		r.skipping = false
+		r.pos = n
 	}
 	if r.damage != nil && r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++
