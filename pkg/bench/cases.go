@@ -206,9 +206,14 @@ func (b *bench) caseOneFile(ctx context.Context) error {
 	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 0, b.ours(t, "parquet"), b.duckdb(t, "parquet"))
 }
 
+// caseCopy copies two GiB: with less, starting and the last sync would be
+// much of it.
 func (b *bench) caseCopy(ctx context.Context) error {
 	t, err := b.load(ctx)
 	if err != nil {
+		return err
+	}
+	if t, err = b.multiply(t, 4); err != nil {
 		return err
 	}
 	ours := func(ctx context.Context) (usage, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -44,10 +45,17 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
 		}
 	}()
+	select {
+	case r.jobs <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	idle := sync.OnceFunc(func() { <-r.jobs })
+	defer idle()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
 	n := len(r.opt.Stores)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, n), refused: make([]map[int64]string, n), grown: make([]*store.Record, n), after: make([]int64, n)}
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, n), refused: make([]map[int64]string, n), grown: make([]*store.Record, n), after: make([]int64, n), idle: idle}
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
@@ -183,6 +191,7 @@ type fileImport struct {
 	mode fs.FileMode   // of file
 	in   *bufio.Reader // standard input
 	has  []bool        // per store, whether it has the file's text already
+	idle func()        // lets another file be read
 
 	// Per store: rows that it refused; for an Appender the stored text that
 	// has grown, and how many lines it had.
@@ -549,6 +558,9 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Imported: time.Now().UTC(),
+	}
+	if len(typed) == 0 {
+		im.idle() // what is left is to wait for the disk
 	}
 	var commits, replacements int
 	var rejected int64

@@ -28,7 +28,8 @@ type run struct {
 	log     *slog.Logger
 	limiter *rate.Limiter // nil: no limit
 	rejects *rejectFile
-	readers sync.Pool // of *tstat.Reader, whose buffers are large
+	jobs    chan struct{} // holds a token for each of Jobs that is busy
+	readers sync.Pool     // of *tstat.Reader, whose buffers are large
 
 	mu            sync.Mutex
 	sum           *Summary
@@ -117,6 +118,7 @@ func newRun(opt Options) (*run, error) {
 	r := &run{
 		opt: opt, log: opt.Log,
 		rejects: &rejectFile{dir: opt.StateDir},
+		jobs:    make(chan struct{}, opt.Jobs),
 		sum:     &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
 		types:   map[string]*TypeSummary{},
 		unknown: map[string]bool{},
@@ -295,7 +297,11 @@ func (r *run) pass(ctx context.Context) error {
 	defer cancel(nil)
 	queue := make(chan []*task)
 	var wg sync.WaitGroup
-	for range min(r.opt.Jobs, max(len(groups), 1)) {
+	workers := r.opt.Jobs
+	if !r.anyTyped() {
+		workers *= 2 // half of them wait for the disk, see fileImport.commit
+	}
+	for range min(workers, max(len(groups), 1)) {
 		wg.Go(func() {
 			for g := range queue {
 				// Files of one key go one after the other: what is stored of
@@ -373,6 +379,14 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 
 // lookupKeys is how many keys are asked for at once.
 const lookupKeys = 1000
+
+// anyTyped reports whether any store takes rows.
+func (r *run) anyTyped() bool {
+	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool {
+		_, raw := s.(store.RawStore)
+		return !raw
+	})
+}
 
 // takes reports whether a store takes files of t's type: an unknown one can
 // only be copied.

@@ -73,11 +73,11 @@ query "SELECT coalesce(c_tls_SNI, nullif(fqdn, ''), s_ip) AS server, count(*) AS
 FROM read_parquet('$out/tstat/type=log_tcp_complete/**/*.parquet', union_by_name = true)
 GROUP BY server ORDER BY bytes DESC LIMIT 8;"
 
-heading "Query: which names are not found?"
+heading "Query: which names are asked for?"
 query "SELECT query, count(*) AS answers, count(DISTINCT c_ip) AS clients,
-       count(*) FILTER (answer = 'NXDOMAIN') AS not_found
+       string_agg(DISTINCT dns_type, ' ' ORDER BY dns_type) AS types
 FROM read_parquet('$out/tstat/type=log_dns_complete/**/*.parquet', union_by_name = true)
-GROUP BY query ORDER BY not_found DESC, answers DESC LIMIT 8;"
+GROUP BY query ORDER BY answers DESC, query LIMIT 8;"
 
 heading "The same without this demo's query tool"
 cat <<E2

@@ -114,8 +114,8 @@ func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
 }
 
 // Row returns the text of row i, without the newline, and the column of each
-// of its fields; -1 for a field that holds no value. Rows of the same layout
-// share the slice. The text is the line, but for chat messages whose dates
+// of its fields; -1 for a field that holds no value. Rows of the same layout,
+// and no others, share the slice. The text is the line, but for chat messages whose dates
 // were rewritten.
 func (b *Batch) Row(i int) (text []byte, columns []int) {
 	r := b.rows[i]

@@ -26,6 +26,9 @@ const MaxLine = 1 << 20
 // one that fills the buffer is skipped.
 const blockSize = MaxLine
 
+// readSize is how much is read by one call.
+const readSize = 256 << 10
+
 // gzipBuffer is how much of a compressed file is read at once.
 const gzipBuffer = 64 << 10
 
@@ -273,7 +276,7 @@ func (r *Reader) Next() (*Batch, error) {
 			r.begun = true
 			return nil, io.EOF
 		}
-		if err := r.fill(); err != nil {
+		if err := r.fill(len(r.buf) / 2); err != nil {
 			return nil, err
 		}
 	}
@@ -390,266 +393,9 @@ func (r *Reader) readHeader(text []byte) error {
 	return nil
 }
 
-func (r *Reader) newMapping(columns []int, part string) *mapping {
-	m := &mapping{fields: make([]field, len(columns)), columns: columns}
-	for i, c := range columns {
-		m.fields[i] = field{col: c}
-		if c >= 0 {
-			m.fields[i].kind = r.columns[c].Kind
-		}
-	}
-	if r.typ.rows == httpForm {
-		m.kind = []byte(part)
-	}
-	d := derive{r.typ.Column("first_abs"), r.typ.Column("durat"), r.typ.Column("first"), r.typ.Column("last")}
-	if d.first >= 0 && slices.Contains(columns, d.firstAbs) && slices.Contains(columns, d.durat) {
-		m.derive = &d
-	}
-	return m
-}
-
-// addLayouts makes mappings of layouts, where no header gave one.
-func (r *Reader) addLayouts(layouts []*layout) {
-	for _, l := range layouts {
-		if r.forms[l.part] == nil {
-			r.forms[l.part] = map[int]*mapping{}
-		}
-		if r.forms[l.part][len(l.columns)] == nil {
-			r.forms[l.part][len(l.columns)] = r.newMapping(l.columns, l.part)
-		}
-	}
-	if r.typ.rows == chatMessages {
-		full := layouts[0].columns
-		// ACK rows end before con_t; the header of 2.4 and later, and a line
-		// as it says, have no msglen.
-		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
-		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
-		r.forms["row"][len(short)] = r.newMapping(short, "row")
-	}
-}
-
-// activate prepares the columns that some line of the file can have. Lines
-// that lack one set it to NULL.
-func (r *Reader) activate() {
-	used := make([]bool, len(r.columns))
-	for _, byCount := range r.forms {
-		for _, m := range byCount {
-			for _, c := range m.sets(r.typ) {
-				used[c] = true
-			}
-		}
-	}
-	for c := range r.columns {
-		v := &r.batch.cols[c]
-		if used[c] {
-			v.activate()
-		} else {
-			v.active = false
-		}
-	}
-	for _, byCount := range r.forms {
-		for _, m := range byCount {
-			m.absent = m.absent[:0]
-			sets := m.sets(r.typ)
-			for c := range used {
-				if used[c] && !slices.Contains(sets, c) {
-					m.absent = append(m.absent, c)
-				}
-			}
-		}
-	}
-}
-
-// sets returns the columns that a line of mapping m gives a value.
-func (m *mapping) sets(t *LogType) []int {
-	var cs []int
-	for _, f := range m.fields {
-		if f.col >= 0 {
-			cs = append(cs, f.col)
-		}
-	}
-	if m.kind != nil {
-		cs = append(cs, t.Column("kind"))
-	}
-	if m.derive != nil {
-		cs = append(cs, m.derive.first, m.derive.last)
-	}
-	return cs
-}
-
-// form finds the mapping of a line: for the first line of a file without
-// header by looking at its lines, for types with several forms by the line
-// itself. It may rewrite the line.
-func (r *Reader) form(text []byte) (*mapping, []byte, error) {
-	if len(r.forms) == 0 {
-		if err := r.guess(); err != nil {
-			return nil, text, err
-		}
-		r.activate()
-		if r.current != nil {
-			return r.current, text, nil
-		}
-	}
-	part := "row"
-	n := 0
-	switch r.typ.rows {
-	case httpForm:
-		part = "request"
-		if isResponse(text) {
-			part = "response"
-		}
-		n = countFields(text, r.typ.sep)
-	case chatMessages:
-		if bytes.IndexByte(text, '\'') >= 0 {
-			b := &r.batch
-			start := len(b.arena)
-			out, err := rewriteChatMessage(b.arena, text, r.opt.Location)
-			if err != nil {
-				return nil, text, &rowError{reason: err.Error()}
-			}
-			b.arena, text = out, out[start:len(out):len(out)]
-		}
-		n = countFields(text, r.typ.sep)
-		if f := bytes.SplitN(text, []byte{' '}, 3); len(f) > 2 && string(f[1]) == "ACK" {
-			part = "ack"
-		}
-	default:
-		n = countFields(text, r.typ.sep)
-	}
-	m := r.forms[part][n]
-	if m == nil {
-		var known []int
-		for c := range r.forms[part] {
-			known = append(known, c)
-		}
-		slices.Sort(known)
-		return nil, text, &rowError{reason: fmt.Sprintf("%d columns, not %s", n, strings.Trim(strings.ReplaceAll(fmt.Sprint(known), " ", " or "), "[]"))}
-	}
-	return m, text, nil
-}
-
-// isResponse reports whether a line of log_http_complete is a response: its
-// sixth column is HTTP.
-func isResponse(text []byte) bool {
-	for range 5 {
-		i := bytes.IndexByte(text, '\t')
-		if i < 0 {
-			return false
-		}
-		text = text[i+1:]
-	}
-	return bytes.HasPrefix(text, []byte("HTTP\t"))
-}
-
-// guess chooses the layout of a file without header: the one that
-// ReaderOptions.Layout names, or by the count of columns that most of the first
-// lines have.
-func (r *Reader) guess() error {
-	if r.typ.rows != oneForm {
-		r.addLayouts(r.typ.layouts)
-		r.layout = "no header"
-		return nil
-	}
-	rest := r.buf[r.pos:r.end]
-	votes := map[int]int{}
-	lines := map[int][]byte{}
-	first := 0
-	for range layoutLines {
-		i := bytes.IndexByte(rest, '\n')
-		if i < 0 {
-			break
-		}
-		n := countFields(rest[:i], r.typ.sep)
-		if first == 0 {
-			first = n
-		}
-		if r.fits(n) != nil {
-			votes[n]++
-			if lines[n] == nil {
-				lines[n] = rest[:i+1]
-			}
-		}
-		rest = rest[i+1:]
-	}
-	count := 0
-	for n, v := range votes {
-		if v > votes[count] || v == votes[count] && n < count {
-			count = n
-		}
-	}
-	if count == 0 {
-		return &LayoutError{Type: r.typ, Line: r.line, Count: first}
-	}
-	ls := r.fits(count)
-	if len(ls) > 1 {
-		ls = discern(ls, lines[count], r.typ.sep)
-	}
-	if len(ls) > 1 {
-		e := &LayoutError{Type: r.typ, Line: r.line, Count: count}
-		for _, l := range ls {
-			e.Fits = append(e.Fits, l.version)
-		}
-		return e
-	}
-	m := r.newMapping(ls[0].columns, "row")
-	r.forms["row"] = map[int]*mapping{count: m}
-	r.current = m
-	r.layout = ls[0].version + " " + strconv.Itoa(count)
-	return nil
-}
-
-// fits returns the layouts with n columns, of the version that the options
-// name if they do. Versions that write no header go before those that do.
-func (r *Reader) fits(n int) []*layout {
-	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
-	var plain, others []*layout
-	for _, l := range r.typ.layouts {
-		switch {
-		case len(l.columns) != n || named && l.version != r.opt.Layout:
-		case l.plain:
-			plain = append(plain, l)
-		default:
-			others = append(others, l)
-		}
-	}
-	if plain != nil {
-		return plain
-	}
-	return others
-}
-
-// discern tells layouts with the same count of columns apart by a line.
-func discern(ls []*layout, line []byte, sep byte) []*layout {
-	f := bytes.Split(bytes.TrimSuffix(line, []byte{'\n'}), []byte{sep})
-	want := ""
-	switch {
-	case len(f) == 105: // tcp: 2.0.9 has an empty column 99
-		want = "2.1dev"
-		if len(f[98]) == 0 {
-			want = "2.0.9"
-		}
-	case len(f) == 130: // tcp: column 120 is c_last_handshakeT, or 3.0's bitmap
-		want = "3.0.0"
-		if bytes.IndexByte(f[119], '.') >= 0 {
-			want = "2015-02"
-		}
-	case len(f) == 23: // udp: columns 22, 23 became version texts in 11/2021
-		want = "3.3.0"
-		if isDigits(f[21]) && isDigits(f[22]) {
-			want = "3.1.7"
-		}
-	}
-	for _, l := range ls {
-		if l.version == want {
-			return []*layout{l}
-		}
-	}
-	return ls
-}
-
-// fill reads more text behind what is left, and hashes up to the last
-// newline.
-func (r *Reader) fill() error {
+// fill reads more text behind what is left, until there are at least enough
+// bytes, and hashes up to the last newline.
+func (r *Reader) fill(enough int) error {
 	if r.pos > 0 {
 		r.end = copy(r.buf, r.buf[r.pos:r.end])
 		r.pos = 0
@@ -659,9 +405,9 @@ func (r *Reader) fill() error {
 	}
 	unhashed := r.end // the beginning of a line that is not all here yet
 	var err error
-	for err == nil && (r.end == unhashed || r.end < len(r.buf)/2) {
+	for err == nil && (r.end == unhashed || r.end < enough) {
 		var n int
-		n, err = r.read(r.buf[r.end:])
+		n, err = r.read(r.buf[r.end:min(r.end+readSize, len(r.buf))])
 		r.end += n
 		r.counts.Text += int64(n)
 	}
@@ -719,21 +465,22 @@ const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 // Next: never call both.
 func (r *Reader) Drain() error {
 	for !r.eof {
-		if err := r.fill(); err != nil {
+		if err := r.fill(0); err != nil { // while it is in the CPU's cache
 			return err
 		}
-		for r.pos < r.end {
-			i := bytes.IndexByte(r.buf[r.pos:r.end], '\n')
-			if i < 0 {
-				break
-			}
-			if r.buf[r.pos] != '#' || r.skipping {
-				r.counts.Lines++
-				r.counts.Rows++
-			}
-			r.skipping = false
-			r.pos += i + 1
+		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1
+		if n == 0 {
+			continue
 		}
+		whole := r.buf[:n]
+		lines := bytes.Count(whole, []byte{'\n'}) - bytes.Count(whole, []byte("\n#"))
+		if whole[0] == '#' && !r.skipping {
+			lines--
+		}
+		r.counts.Lines += int64(lines)
+		r.counts.Rows += int64(lines)
+		r.skipping = false
+		r.pos = n
 	}
 	if r.damage != nil && r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++

@@ -442,6 +442,31 @@ func TestMarksAndDrain(t *testing.T) {
 	}
 }
 
+// TestDrainCounts: lines are counted as Next counts them, headers anywhere,
+// in blocks of any size.
+func TestDrainCounts(t *testing.T) {
+	const head = "#c_ip:1 c_port:2\n"
+	for text, want := range map[string]Counts{
+		"":                    {},
+		head:                  {Text: 17},
+		head + "a 1\nb 2\n":   {Lines: 2, Rows: 2, Text: 25},
+		"a 1\n" + head + "b":  {Lines: 2, Rows: 1, Cuts: 1, Text: 22},
+		head + head + "a 1\n": {Lines: 1, Rows: 1, Text: 38},
+		strings.Repeat("x", 2*MaxLine+5) + "\n" + head + "a 1\n": {Lines: 2, Rows: 2, Text: 2*MaxLine + 27},
+		strings.Repeat("#", MaxLine+5) + "\na 1\n":               {Lines: 2, Rows: 2, Text: MaxLine + 10},
+	} {
+		for _, src := range []io.Reader{strings.NewReader(text), iotest.HalfReader(strings.NewReader(text))} {
+			r := NewReader(src, TypeByName("log_udp_complete"), ReaderOptions{})
+			if err := r.Drain(); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Counts(); got != want {
+				t.Errorf("%.30q: %+v, want %+v", text, got, want)
+			}
+		}
+	}
+}
+
 func TestEnds(t *testing.T) {
 	at := func(s string) int64 {
 		v, err := time.Parse(time.RFC3339Nano, s)

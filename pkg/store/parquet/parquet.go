@@ -247,7 +247,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 		return nil, store.Unavailable(err)
 	}
 	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writer()}
-	if err := tx.w.reset(tx.out, f.Columns, rowGroup(s.opt.Memory, len(f.Columns))); err != nil {
+	if err := tx.w.reset(tx.out, f.Columns, rowGroup(s.opt.Memory, len(f.Columns)), int(s.opt.Memory/4)); err != nil {
 		tx.Abort()
 		return nil, err
 	}

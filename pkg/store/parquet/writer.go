@@ -21,6 +21,7 @@ type writer struct {
 	cols    []column
 	rows    int
 	max     int // rows of a row group
+	maxText int // bytes of text of a row group
 	ones    []int16
 	zeros   []int16
 	view    []parquet.ByteArray
@@ -68,8 +69,9 @@ func newSchema(columns []tstat.Column) (*schema.GroupNode, error) {
 	return schema.NewGroupNode("tstat", parquet.Repetitions.Required, fields, -1)
 }
 
-// reset begins a file. Rows are written in row groups of that many.
-func (w *writer) reset(out io.Writer, columns []tstat.Column, rowGroup int) error {
+// reset begins a file. A row group is written when it has that many rows, or
+// that many bytes of text: rows may be much longer than Tstat's own.
+func (w *writer) reset(out io.Writer, columns []tstat.Column, rowGroup, maxText int) error {
 	root, err := newSchema(columns)
 	if err != nil {
 		return err
@@ -92,7 +94,7 @@ func (w *writer) reset(out io.Writer, columns []tstat.Column, rowGroup int) erro
 	if err != nil {
 		return err
 	}
-	w.pw, w.columns, w.max = pw, columns, rowGroup
+	w.pw, w.columns, w.max, w.maxText = pw, columns, rowGroup, maxText
 	if n := len(columns) - len(w.cols); n > 0 {
 		w.cols = append(w.cols, make([]column, n)...)
 	}
@@ -155,7 +157,7 @@ func (w *writer) write(b *tstat.Batch) error {
 		}
 	}
 	w.rows += n
-	if w.rows >= w.max || w.bytes() > maxText {
+	if w.rows >= w.max || w.bytes() > w.maxText {
 		return w.flush()
 	}
 	return nil
@@ -176,10 +178,6 @@ func grow[T any](s []T, n, rows int) []T {
 
 // longLog is the count of rows from which a log is a long one.
 const longLog = 4 << 10
-
-// maxText bounds the text of a row group: rows may be much longer than
-// Tstat's own.
-const maxText = 64 << 20
 
 // bytes is the text that is collected.
 func (w *writer) bytes() int {

@@ -1,0 +1,267 @@
+package tstat
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// newMapping returns the mapping of lines whose fields are these columns.
+func (r *Reader) newMapping(columns []int, part string) *mapping {
+	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
+	for i, c := range columns {
+		m.fields[i] = field{col: c}
+		if c >= 0 {
+			m.fields[i].kind = r.columns[c].Kind
+		}
+	}
+	if r.typ.rows == httpForm {
+		m.kind = []byte(part)
+	}
+	d := derive{r.typ.Column("first_abs"), r.typ.Column("durat"), r.typ.Column("first"), r.typ.Column("last")}
+	if d.first >= 0 && slices.Contains(columns, d.firstAbs) && slices.Contains(columns, d.durat) {
+		m.derive = &d
+	}
+	return m
+}
+
+// addLayouts makes mappings of layouts, where no header gave one.
+func (r *Reader) addLayouts(layouts []*layout) {
+	for _, l := range layouts {
+		if r.forms[l.part] == nil {
+			r.forms[l.part] = map[int]*mapping{}
+		}
+		if r.forms[l.part][len(l.columns)] == nil {
+			r.forms[l.part][len(l.columns)] = r.newMapping(l.columns, l.part)
+		}
+	}
+	if r.typ.rows == chatMessages {
+		full := layouts[0].columns
+		// ACK rows end before con_t; the header of 2.4 and later, and a line
+		// as it says, have no msglen.
+		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
+		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
+		r.forms["row"][len(short)] = r.newMapping(short, "row")
+	}
+}
+
+// activate prepares the columns that some line of the file can have. Lines
+// that lack one set it to NULL.
+func (r *Reader) activate() {
+	used := make([]bool, len(r.columns))
+	for _, byCount := range r.forms {
+		for _, m := range byCount {
+			for _, c := range m.sets(r.typ) {
+				used[c] = true
+			}
+		}
+	}
+	for c := range r.columns {
+		v := &r.batch.cols[c]
+		if used[c] {
+			v.activate()
+		} else {
+			v.active = false
+		}
+	}
+	for _, byCount := range r.forms {
+		for _, m := range byCount {
+			m.absent = m.absent[:0]
+			sets := m.sets(r.typ)
+			for c := range used {
+				if used[c] && !slices.Contains(sets, c) {
+					m.absent = append(m.absent, c)
+				}
+			}
+		}
+	}
+}
+
+// sets returns the columns that a line of mapping m gives a value.
+func (m *mapping) sets(t *LogType) []int {
+	var cs []int
+	for _, f := range m.fields {
+		if f.col >= 0 {
+			cs = append(cs, f.col)
+		}
+	}
+	if m.kind != nil {
+		cs = append(cs, t.Column("kind"))
+	}
+	if m.derive != nil {
+		cs = append(cs, m.derive.first, m.derive.last)
+	}
+	return cs
+}
+
+// form finds the mapping of a line: for the first line of a file without
+// header by looking at its lines, for types with several forms by the line
+// itself. It may rewrite the line.
+func (r *Reader) form(text []byte) (*mapping, []byte, error) {
+	if len(r.forms) == 0 {
+		if err := r.guess(); err != nil {
+			return nil, text, err
+		}
+		r.activate()
+		if r.current != nil {
+			return r.current, text, nil
+		}
+	}
+	part := "row"
+	n := 0
+	switch r.typ.rows {
+	case httpForm:
+		part = "request"
+		if isResponse(text) {
+			part = "response"
+		}
+		n = countFields(text, r.typ.sep)
+	case chatMessages:
+		if bytes.IndexByte(text, '\'') >= 0 {
+			b := &r.batch
+			start := len(b.arena)
+			out, err := rewriteChatMessage(b.arena, text, r.opt.Location)
+			if err != nil {
+				return nil, text, &rowError{reason: err.Error()}
+			}
+			b.arena, text = out, out[start:len(out):len(out)]
+		}
+		n = countFields(text, r.typ.sep)
+		if f := bytes.SplitN(text, []byte{' '}, 3); len(f) > 2 && string(f[1]) == "ACK" {
+			part = "ack"
+		}
+	default:
+		n = countFields(text, r.typ.sep)
+	}
+	m := r.forms[part][n]
+	if m == nil {
+		var known []int
+		for c := range r.forms[part] {
+			known = append(known, c)
+		}
+		slices.Sort(known)
+		return nil, text, &rowError{reason: fmt.Sprintf("%d columns, not %s", n, strings.Trim(strings.ReplaceAll(fmt.Sprint(known), " ", " or "), "[]"))}
+	}
+	return m, text, nil
+}
+
+// isResponse reports whether a line of log_http_complete is a response: its
+// sixth column is HTTP.
+func isResponse(text []byte) bool {
+	for range 5 {
+		i := bytes.IndexByte(text, '\t')
+		if i < 0 {
+			return false
+		}
+		text = text[i+1:]
+	}
+	return bytes.HasPrefix(text, []byte("HTTP\t"))
+}
+
+// guess chooses the layout of a file without header: the one that
+// ReaderOptions.Layout names, or by the count of columns that most of the first
+// lines have.
+func (r *Reader) guess() error {
+	if r.typ.rows != oneForm {
+		r.addLayouts(r.typ.layouts)
+		r.layout = "no header"
+		return nil
+	}
+	rest := r.buf[r.pos:r.end]
+	votes := map[int]int{}
+	lines := map[int][]byte{}
+	first := 0
+	for range layoutLines {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		n := countFields(rest[:i], r.typ.sep)
+		if first == 0 {
+			first = n
+		}
+		if r.fits(n) != nil {
+			votes[n]++
+			if lines[n] == nil {
+				lines[n] = rest[:i+1]
+			}
+		}
+		rest = rest[i+1:]
+	}
+	count := 0
+	for n, v := range votes {
+		if v > votes[count] || v == votes[count] && n < count {
+			count = n
+		}
+	}
+	if count == 0 {
+		return &LayoutError{Type: r.typ, Line: r.line, Count: first}
+	}
+	ls := r.fits(count)
+	if len(ls) > 1 {
+		ls = discern(ls, lines[count], r.typ.sep)
+	}
+	if len(ls) > 1 {
+		e := &LayoutError{Type: r.typ, Line: r.line, Count: count}
+		for _, l := range ls {
+			e.Fits = append(e.Fits, l.version)
+		}
+		return e
+	}
+	m := r.newMapping(ls[0].columns, "row")
+	r.forms["row"] = map[int]*mapping{count: m}
+	r.current = m
+	r.layout = ls[0].version + " " + strconv.Itoa(count)
+	return nil
+}
+
+// fits returns the layouts with n columns, of the version that the options
+// name if they do. Versions that write no header go before those that do.
+func (r *Reader) fits(n int) []*layout {
+	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
+	var plain, others []*layout
+	for _, l := range r.typ.layouts {
+		switch {
+		case len(l.columns) != n || named && l.version != r.opt.Layout:
+		case l.plain:
+			plain = append(plain, l)
+		default:
+			others = append(others, l)
+		}
+	}
+	if plain != nil {
+		return plain
+	}
+	return others
+}
+
+// discern tells layouts with the same count of columns apart by a line.
+func discern(ls []*layout, line []byte, sep byte) []*layout {
+	f := bytes.Split(bytes.TrimSuffix(line, []byte{'\n'}), []byte{sep})
+	want := ""
+	switch {
+	case len(f) == 105: // tcp: 2.0.9 has an empty column 99
+		want = "2.1dev"
+		if len(f[98]) == 0 {
+			want = "2.0.9"
+		}
+	case len(f) == 130: // tcp: column 120 is c_last_handshakeT, or 3.0's bitmap
+		want = "3.0.0"
+		if bytes.IndexByte(f[119], '.') >= 0 {
+			want = "2015-02"
+		}
+	case len(f) == 23: // udp: columns 22, 23 became version texts in 11/2021
+		want = "3.3.0"
+		if isDigits(f[21]) && isDigits(f[22]) {
+			want = "3.1.7"
+		}
+	}
+	for _, l := range ls {
+		if l.version == want {
+			return []*layout{l}
+		}
+	}
+	return ls
+}
