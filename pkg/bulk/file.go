@@ -145,6 +145,12 @@ func (im *fileImport) refuse(index int, err error) error {
 	return err
 }
 
+// refusal is a line that a store refused.
+type refusal struct {
+	by   int
+	line int64
+}
+
 // reject reports a line that is no row; once, however often the file is read.
 // by is 0 for the reader, 1 and on for the stores.
 func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
@@ -153,10 +159,21 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 		t.rejected = make([]int64, len(im.opt.Stores)+1)
 	}
 	return func(line int64, reason string, text []byte) {
-		if line > t.rejected[by] {
+		switch {
+		case line > t.rejected[by]:
 			t.rejected[by] = line
-			im.rejects.add(t.path, line, reason, text)
+		case by > 0 && im.refused[by-1][line] != "" && !t.told[refusal{by, line}]:
+			// Lines behind it were reported before the store refused it.
+		default:
+			return
 		}
+		if by > 0 && im.refused[by-1][line] != "" {
+			if t.told == nil {
+				t.told = map[refusal]bool{}
+			}
+			t.told[refusal{by, line}] = true
+		}
+		im.rejects.add(t.path, line, reason, text)
 	}
 }
 

@@ -29,6 +29,7 @@ type task struct {
 	next  time.Time // of the next log folder, zero if there is none
 
 	rejected []int64          // line of the last reject reported: by the reader, by each store
+	told     map[refusal]bool // refused lines that were reported
 	records  [][]store.Record // per store, of key
 }
 

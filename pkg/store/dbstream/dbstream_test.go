@@ -451,3 +451,52 @@ func TestVersions(t *testing.T) {
 		t.Error("v300: no row as it should be")
 	}
 }
+
+// TestRefused: a row that only the server refuses counts as a reject, and the
+// rest of its file is stored.
+func TestRefused(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	url := "dbstream://" + server.Host(db)
+	row := func(port, second int) string { return fmt.Sprintf("::1 %d %d.0\n", port, 1458855462000+second*1000) }
+	imports(t, open(t, url, "s"), logs(t, map[string]string{"2016_03_24_21_37.out/log_tcp_complete": "#c_ip:1 c_port:2 last:3\n" + row(1, 0)}), nil)
+	server.Exec(t, db, "alter table s add check (c_port <> 13)")
+	// The first is refused in the middle of a file, the others in its last window.
+	text := "#c_ip:1 c_port:2 last:3\n" + row(2, 1) + row(13, 2) + row(3, 3) + row(4, 700) + row(13, 701) + row(99999999999, 702) + row(5, 703)
+	sum := imports(t, open(t, url, "s"), logs(t, map[string]string{"2016_03_24_22_37.out/log_tcp_complete": text}), nil)
+	if sum.Total.Rows != 4 || sum.Total.Rejects != 3 || sum.Total.Lines != 7 {
+		t.Errorf("%+v", sum.Total)
+	}
+	rejects, err := os.ReadFile(sum.RejectFile)
+	if err != nil || strings.Count(string(rejects), "\n") != 3 || !strings.Contains(string(rejects), `log_tcp_complete:3: new row for relation`) ||
+		!strings.Contains(string(rejects), `log_tcp_complete:7: column c_port: not a whole number from -2147483648 to 2147483647`) {
+		t.Errorf("%s, %v", rejects, err)
+	}
+	conn := server.Connect(t, db)
+	if got := table(t, conn, "select string_agg(c_port::text, ' ' order by c_port) from s"); got != "1 2 3 4 5\n" {
+		t.Errorf("rows %q", got)
+	}
+	if got := table(t, conn, "select rows, rejects from dbs.tstatrepo_files order by folder"); got != "1\t0\n4\t3\n" {
+		t.Errorf("records %q", got)
+	}
+}
+
+// TestAnalyze: what the modes bring up to date.
+func TestAnalyze(t *testing.T) {
+	server := pgtest.Start(t)
+	for mode, want := range map[string][3]bool{ // serial_time of the window, another column of it, all of the parent
+		"light": {true, false, true}, "window": {true, true, false}, "end": {false, false, true},
+	} {
+		db := server.Database(t)
+		server.Exec(t, db, "alter database "+db+" set default_statistics_target = 10")
+		imports(t, open(t, "dbstream://"+server.Host(db)+"?analyze="+mode, "s"), "testdata/golden/input", nil)
+		conn := server.Connect(t, db)
+		stat := func(table, column string, inherited bool) bool {
+			return scan[bool](t, conn, "select exists (select from pg_stats where tablename = $1 and attname = $2 and inherited = $3)", table, column, inherited)
+		}
+		got := [3]bool{stat("s_1458855600", "serial_time", false), stat("s_1458855600", "c_port", false), stat("s", "c_port", true)}
+		if got != want {
+			t.Errorf("%s: %v, want %v", mode, got, want)
+		}
+	}
+}
