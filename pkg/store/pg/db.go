@@ -247,7 +247,7 @@ func Mark(err error) error {
 	case "3D000":
 		return Hinted(&lineError{err}, "make the database first, with createdb")
 	case "42501":
-		return Hinted(err, "the manual lists the rights that an import needs")
+		return Hinted(err, "README lists the rights that an import needs")
 	}
 	return err
 }

@@ -375,3 +375,49 @@ func TestRights(t *testing.T) {
 		t.Error(rs, err)
 	}
 }
+
+// TestWidenWhileCopying: a file with a new column waits for one that is being
+// stored, and neither fails.
+func TestWidenWhileCopying(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	put(t, s, "p0", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1\n::1\n")
+	r := tstat.NewReader(strings.NewReader("#c_ip:1\n::2\n"), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+	b, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Type: b.Type, Columns: r.Columns(), Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC)}
+	tx, err := s.Begin(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		wide := f
+		wide.Columns = append(append([]tstat.Column{}, f.Columns...), tstat.Column{Name: "novel"})
+		other, err := s.Begin(t.Context(), wide)
+		if err == nil {
+			err = other.Abort()
+		}
+		done <- err
+	}()
+	conn := server.Connect(t, db)
+	for waiting := false; !waiting; { // until it stands in the queue
+		if err := conn.QueryRow(t.Context(), "select exists (select from pg_locks where not granted)").Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: "x", Length: 1}, Time: f.Time}, nil, nil); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
