@@ -38,11 +38,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --probe | --type | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval)
+        --probe | --stream | --retry-timeout | --type | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --replace --dry-run --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --dry-run --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;

@@ -16,6 +16,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
 
 const groupConfig = "Configuration"
@@ -319,7 +321,7 @@ var (
 // maskSecrets hides passwords in URLs. It rather hides too much: url.Parse
 // gives up on passwords with a slash.
 func maskSecrets(s string) string {
-	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(s, "${1}xxxxx@"), "${1}xxxxx")
+	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(stores.Redact(s), "${1}xxxxx@"), "${1}xxxxx")
 }
 
 // checkOrPrint serves --check-config and --print-config, given that the

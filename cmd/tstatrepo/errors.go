@@ -98,6 +98,7 @@ func exitStatus(err error) int {
 	var (
 		sig     interruptError
 		usage   usageError
+		dest    *store.UsageError
 		rejects rejectsError
 	)
 	switch {
@@ -105,7 +106,7 @@ func exitStatus(err error) int {
 		return exitOK
 	case errors.As(err, &sig):
 		return 128 + int(sig.signal)
-	case errors.As(err, &usage), errors.Is(err, bulk.ErrUsage):
+	case errors.As(err, &usage), errors.As(err, &dest), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, bulk.ErrLocked):
 		return exitTryAgain

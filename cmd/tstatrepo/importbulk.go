@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"path"
 	"regexp"
@@ -19,12 +20,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // importBulk holds the settings of import-bulk.
 type importBulk struct {
 	sources          []string
 	to               []string
+	stream           string
+	retryTimeout     duration
 	probe            string
 	replace          bool
 	dryRun           bool
@@ -50,12 +54,14 @@ type importBulk struct {
 
 func defaultImportBulk() importBulk {
 	return importBulk{
-		to:         []string{"parquet:./tstat"},
-		timezone:   "Local",
-		settle:     duration(bulk.DefaultSettle),
-		poll:       duration(bulk.DefaultPoll),
-		memory:     400 << 20,
-		maxRejects: bulk.DefaultMaxRejects,
+		to: []string{"parquet:./tstat"},
+		// A server restarts in less.
+		retryTimeout: duration(5 * time.Minute),
+		timezone:     "Local",
+		settle:       duration(bulk.DefaultSettle),
+		poll:         duration(bulk.DefaultPoll),
+		memory:       400 << 20,
+		maxRejects:   bulk.DefaultMaxRejects,
 	}
 }
 
@@ -72,9 +78,13 @@ func (b *importBulk) settings() []*setting {
 			usage: "what to import when the command line names no source"},
 
 		{name: "to", group: dest, value: &b.to, complete: "dir",
-			usage: "store the rows in `URL`, like parquet:DIR or copy:DIR"},
+			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database or dbstream://user@host/database"},
 		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
+		{name: "stream", group: dest, value: &b.stream, empty: "{probe}_{type}",
+			usage: "`NAME` of DBStream's table; {probe} and {type} stand for those of each file"},
+		{name: "retry-timeout", group: dest, value: &b.retryTimeout,
+			usage: "try again for `DURATION` when a database is away; without end with --follow"},
 		{name: "replace", group: dest, value: &b.replace,
 			usage: "store again what is stored already"},
 		{name: "dry-run", group: dest, value: &b.dryRun,
@@ -128,6 +138,8 @@ var importBulkExamples = []example{
 	{"TCP logs of May, as probe turin", "tstatrepo import-bulk --probe turin --type 'log_tcp_*' --since 2024-05-01 --until 2024-06-01 /data/turin"},
 	{"see first what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
+	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
+	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
@@ -215,9 +227,11 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 	for _, dest := range b.to {
 		st, err := stores.Open(ctx, dest, stores.Options{
 			// Each job has a file open in every store.
-			Memory:   int64(b.memory) / int64(opt.Jobs*len(b.to)),
-			ReadOnly: b.dryRun,
-			Log:      opt.Log,
+			Memory:       int64(b.memory) / int64(opt.Jobs*len(b.to)),
+			ReadOnly:     b.dryRun,
+			Log:          opt.Log,
+			RetryTimeout: opt.RetryTimeout,
+			Stream:       b.stream,
 		})
 		if err != nil {
 			return nil, errors.Join(err, closeAll(opt.Stores))
@@ -268,6 +282,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 			p.add("to", "%v", err)
 		}
 	}
+	b.checkStream(p)
 	if slices.Contains(b.sources, "") {
 		p.errs = append(p.errs, errors.New("a SOURCE must not be empty"))
 	}
@@ -284,6 +299,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 	}
 
 	atLeast(p, "settle", b.settle, duration(time.Second))
+	atLeast(p, "retry-timeout", b.retryTimeout, 0)
 	atLeast(p, "poll", b.poll, duration(100*time.Millisecond))
 	atLeast(p, "memory", b.memory, 64<<20)
 	if b.progressInterval != 0 {
@@ -317,9 +333,38 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		MaxRejects: b.maxRejects,
 		Rate:       b.rate,
 		DryRun:     b.dryRun,
-		Follow:     b.follow, Poll: time.Duration(b.poll),
+
+		RetryTimeout: time.Duration(b.retryTimeout),
+		Follow:       b.follow, Poll: time.Duration(b.poll),
+	}
+	if b.follow {
+		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
 	}
 	return opt
+}
+
+// checkStream checks the name of DBStream's tables.
+func (b *importBulk) checkStream(p *problems) {
+	if !slices.ContainsFunc(b.to, stores.HasStreams) {
+		if b.stream != "" {
+			p.add("stream", "is for dbstream:// only, and no destination is one")
+		}
+		return
+	}
+	if b.replace {
+		p.add("replace", "cannot be combined with dbstream://, whose rows do not tell their file")
+	}
+	var types []string
+	for _, t := range tstat.Types() {
+		if len(b.types) == 0 || slices.ContainsFunc(b.types, func(glob string) bool { ok, _ := path.Match(glob, t.Name); return ok }) {
+			types = append(types, t.Name)
+		}
+	}
+	var wrong *store.UsageError
+	if err := stores.CheckStream(b.stream, b.probe, types); errors.As(err, &wrong) {
+		p.hint = cmp.Or(p.hint, wrong.Hint())
+		p.add("stream", "%s", wrong.Reason)
+	}
 }
 
 func (b *importBulk) location(p *problems) *time.Location {

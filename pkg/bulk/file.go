@@ -3,6 +3,7 @@ package bulk
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,8 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 	defer idle()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, len(r.opt.Stores)), idle: idle}
+	n := len(r.opt.Stores)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, n), refused: make([]map[int64]string, n), grown: make([]*store.Record, n), after: make([]int64, n), idle: idle}
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
@@ -108,7 +110,70 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 			extra = nc.Extra // a later header has more columns: begin again
 			continue
 		}
+		if im.again && !t.stdin {
+			im.again = false // without the row that a store refused
+			continue
+		}
+		if t.stdin && errors.Is(err, store.ErrTransient) {
+			return onceError{err} // it cannot be read again
+		}
 		return err
+	}
+}
+
+// onceError takes the mark store.ErrTransient from an error.
+type onceError struct{ err error }
+
+func (e onceError) Error() string { return e.err.Error() }
+func (e onceError) Unwrap() error { return store.ErrUnavailable }
+
+// maxRefused bounds how often a file is begun again for rows that a store
+// refused.
+const maxRefused = 100
+
+// refuse notes a row that a store refused, so that the file is begun again
+// without it, and returns err.
+func (im *fileImport) refuse(index int, err error) error {
+	var re *store.RefusedError
+	if errors.As(err, &re) && len(im.refused[index]) < maxRefused && im.refused[index][re.Line] == "" {
+		if im.refused[index] == nil {
+			im.refused[index] = map[int64]string{}
+		}
+		im.refused[index][re.Line] = re.Reason
+		im.again = true
+	}
+	return err
+}
+
+// refusal is a line that a store refused.
+type refusal struct {
+	by   int
+	line int64
+}
+
+// reject reports a line that is no row; once, however often the file is read.
+// by is 0 for the reader, 1 and on for the stores.
+func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
+	t := im.task
+	if t.rejected == nil {
+		t.rejected = make([]int64, len(im.opt.Stores)+1)
+	}
+	return func(line int64, reason string, text []byte) {
+		switch {
+		case line > t.rejected[by]:
+			t.rejected[by] = line
+		case by > 0 && im.refused[by-1][line] != "" && !t.told[refusal{by, line}]:
+			// Lines behind it were reported before the store refused it.
+		default:
+			return
+		}
+		if by > 0 && im.refused[by-1][line] != "" {
+			if t.told == nil {
+				t.told = map[refusal]bool{}
+			}
+			t.told[refusal{by, line}] = true
+		}
+		im.rejects.add(t.path, line, reason, text)
 	}
 }
 
@@ -144,6 +209,13 @@ type fileImport struct {
 	in   *bufio.Reader // standard input
 	has  []bool        // per store, whether it has the file's text already
 	idle func()        // lets another file be read
+
+	// Per store: rows that it refused; for an Appender the stored text that
+	// has grown, and how many lines it had.
+	refused []map[int64]string
+	again   bool // there is a refused row more
+	grown   []*store.Record
+	after   []int64
 }
 
 // target is a store that lacks the file.
@@ -267,7 +339,12 @@ func (im *fileImport) compare() (done bool, err error) {
 		if !takes(s, t) {
 			continue
 		}
-		if im.has[i], _ = im.relation(i, sha, length); !im.has[i] {
+		var grown []store.Record
+		if im.has[i], grown = im.relation(i, sha, length); !im.has[i] {
+			if _, ok := s.(store.Appender); ok && len(grown) > 0 {
+				longest := slices.MaxFunc(grown, func(a, b store.Record) int { return cmp.Compare(a.Length, b.Length) })
+				im.grown[i], im.after[i] = &longest, im.rd.MarkLine(longest.Length)
+			}
 			done = false
 			continue
 		}
@@ -358,7 +435,7 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 		}
 	}
 	defer abort()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Mode: im.mode}
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Mode: im.mode, Next: t.next}
 	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limiter, progress: im.opt.Progress}
 	if !t.stdin {
 		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
@@ -377,13 +454,13 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 	}
 	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
 		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
-		Reject: func(line int64, reason string, text []byte) { im.rejects.add(t.path, line, reason, text) },
+		Reject: im.reject(0),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
 	})
 	if len(typed) > 0 {
 		if err := im.rows(info, typed); err != nil {
 			var nc *tstat.NewColumnsError
-			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) {
+			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || im.again {
 				return err
 			}
 			abort()
@@ -416,14 +493,22 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 		}
 		if first {
 			info.Columns = im.rd.Columns()
+			info.Present = make([]bool, len(info.Columns))
+			for c := range info.Present {
+				if b != nil {
+					_, info.Present[c] = b.Column(c)
+				}
+			}
 			for _, g := range typed {
+				info.Refused, info.Reject = im.refused[g.index], im.reject(1+g.index)
+				info.Append, info.After = im.grown[g.index] != nil, im.after[g.index]
 				if g.tx, err = g.store.Begin(im.ctx, info); err != nil {
 					return fmt.Errorf("%s: %w", g.store, err)
 				}
 			}
 		}
 		if b == nil {
-			return im.checkRejects()
+			return im.checkRejects(typed)
 		}
 		if first {
 			im.mu.Lock()
@@ -432,7 +517,7 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 		}
 		for _, g := range typed {
 			if err := g.tx.Write(im.ctx, b); err != nil {
-				return fmt.Errorf("%s: %w", g.store, err)
+				return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
 			}
 		}
 		im.opt.Progress.Add(0, int64(b.Len()))
@@ -441,12 +526,29 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 
 // checkRejects refuses a file with too many lines that are no rows: a newer
 // version of tstatrepo may know its layout.
-func (im *fileImport) checkRejects() error {
+func (im *fileImport) checkRejects(typed []*target) error {
 	c := im.rd.Counts()
+	c.Rejects += storeRejects(typed)
 	if c.Rejects > int64(im.opt.MaxRejects) && c.Rejects*100 > c.Lines {
 		return &rejectsError{c.Rejects, c.Lines}
 	}
 	return nil
+}
+
+// storeRejects is how many rows the store rejected that rejected the most.
+func storeRejects(targets []*target) int64 {
+	var most int64
+	for _, g := range targets {
+		most = max(most, g.rejected())
+	}
+	return most
+}
+
+func (g *target) rejected() int64 {
+	if r, ok := g.tx.(store.Rejecter); ok {
+		return r.Rejected()
+	}
+	return 0
 }
 
 // rejectsError is a file with too many rejects.
@@ -478,6 +580,7 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		im.idle() // what is left is to wait for the disk
 	}
 	var commits, replacements int
+	var rejected int64
 	for _, g := range slices.Concat(raw, typed) {
 		replace, stored := im.replaced(g.index, sha, length)
 		if stored {
@@ -486,13 +589,22 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		if len(replace) == 0 && len(t.records[g.index]) > 0 {
 			im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", g.store.String())
 		}
-		err := g.tx.Commit(im.ctx, rec, t.records[g.index], replace)
+		if _, ok := g.store.(store.Appender); ok && len(replace) > 0 {
+			if err := im.checkGrown(g.index, replace); err != nil {
+				return fmt.Errorf("%s: %w", g.store, err)
+			}
+		}
+		mine := rec
+		mine.Rows -= g.rejected()
+		mine.Rejects += g.rejected()
+		err := g.tx.Commit(im.ctx, mine, t.records[g.index], replace)
 		if errors.Is(err, store.ErrDuplicate) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", g.store, err)
+			return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
 		}
+		rejected = max(rejected, g.rejected())
 		commits++
 		replacements += len(replace)
 	}
@@ -507,8 +619,8 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		}
 		s.Files++
 		s.Lines += c.Lines
-		s.Rows += c.Rows
-		s.Rejects += c.Rejects
+		s.Rows += c.Rows - rejected
+		s.Rejects += c.Rejects + rejected
 		s.Cuts += c.Cuts
 		s.Escaped += c.Escaped
 		s.Bytes += t.size
@@ -516,6 +628,27 @@ func (im *fileImport) commit(raw, typed []*target) error {
 	})
 	return nil
 }
+
+// checkGrown makes sure that only the rows of new lines were given to a store
+// that cannot replace the old ones.
+func (im *fileImport) checkGrown(index int, replace []store.Record) error {
+	old := im.grown[index]
+	if old != nil && slices.ContainsFunc(replace, func(r store.Record) bool { return r.Fingerprint == old.Fingerprint }) {
+		return nil
+	}
+	if im.task.stdin {
+		return &growError{"the beginning of it is stored already", "import the file itself, not '-'"}
+	}
+	return &growError{"it changed while it was read", "the next run takes it as it then is"}
+}
+
+// growError is about a file that has grown.
+type growError struct{ reason, hint string }
+
+func (e *growError) Error() string { return e.reason }
+
+// Hint says what the user can do.
+func (e *growError) Hint() string { return e.hint }
 
 // replaced returns the records that go when the text just read is stored, or
 // says that the store has it.

@@ -26,8 +26,11 @@ type task struct {
 	time  tstat.FolderTime
 	size  int64
 	mtime time.Time
+	next  time.Time // of the next log folder, zero if there is none
 
-	records [][]store.Record // per store, of key
+	rejected []int64          // line of the last reject reported: by the reader, by each store
+	told     map[refusal]bool // refused lines that were reported
+	records  [][]store.Record // per store, of key
 }
 
 // find returns the files that the sources have and the options want, ordered
@@ -109,12 +112,13 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
 	}
 	var tasks []*task
+	next := nextFolders(tree.Folders)
 	single := len(tree.Folders) == 1 && !r.opt.Follow
 	for _, d := range tree.Folders {
 		open := !single && !r.opt.IncludeOpen && !d.Finished(time.Now(), r.opt.Settle)
 		left := int64(0)
 		for _, f := range d.Files {
-			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime}
+			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path]}
 			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
 			if d.Rel == "." { // the source is the log folder
 				t.name = path.Join(d.Name, path.Base(f.Rel))
@@ -134,6 +138,21 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 		}
 	}
 	return tasks, nil
+}
+
+// nextFolders tells of each folder when the next one beside it begins.
+func nextFolders(folders []*tstat.Folder) map[string]time.Time {
+	sorted := slices.Clone(folders)
+	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
+	next, last := map[string]time.Time{}, map[string]time.Time{}
+	for _, d := range sorted {
+		parent := filepath.Dir(d.Path)
+		if t, ok := last[parent]; ok {
+			next[d.Path] = t
+		}
+		last[parent] = d.Latest
+	}
+	return next
 }
 
 // findFile makes the task of a source that is a file.

@@ -30,12 +30,15 @@ type Options struct {
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
 	Replace     bool          // store again what is stored already
 
-	Jobs       int           // files at a time; 0: min(CPUs, 4)
-	MaxRejects int           // a file with more rejects, and more than 1 % of its lines, is not stored
-	Rate       float64       // MiB of source text a second, all workers together; 0: no limit
-	DryRun     bool          // say what would be imported
-	Follow     bool          // go on with new folders until ctx ends
-	Poll       time.Duration // how often Follow looks; 0: 10s
+	Jobs       int     // files at a time; 0: min(CPUs, 4)
+	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored
+	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
+	// RetryTimeout is how long a file is tried again whose store fails for a
+	// reason that may pass, like a server that restarts. 0: not at all.
+	RetryTimeout time.Duration
+	DryRun       bool          // say what would be imported
+	Follow       bool          // go on with new folders until ctx ends
+	Poll         time.Duration // how often Follow looks; 0: 10s
 
 	// Passed is called after each pass of Follow, with the sums so far.
 	Passed func(*Summary, error)

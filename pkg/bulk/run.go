@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path"
 	"runtime"
@@ -108,6 +109,11 @@ func newRun(opt Options) (*run, error) {
 	}
 	if len(opt.Stores) == 0 {
 		return nil, usage(errors.New("no store"))
+	}
+	for _, s := range opt.Stores {
+		if _, ok := s.(store.Appender); ok && opt.Replace {
+			return nil, usage(fmt.Errorf("replace: %s cannot, its rows do not tell their file", s))
+		}
 	}
 	r := &run{
 		opt: opt, log: opt.Log,
@@ -339,7 +345,8 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 	for i, s := range r.opt.Stores {
 		records[i] = map[store.Key][]store.Record{}
 		for chunk := range slices.Chunk(keys, lookupKeys) {
-			rs, err := s.Lookup(ctx, chunk)
+			var rs []store.Record
+			err := r.retry(ctx, func() (err error) { rs, err = s.Lookup(ctx, chunk); return err })
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s, err)
 			}
@@ -409,7 +416,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	err := r.importFile(ctx, t)
+	err := r.retry(ctx, func() error { return r.importFile(ctx, t) })
 	switch {
 	case err == nil:
 		r.settle(t, time.Time{})
@@ -420,11 +427,50 @@ func (r *run) do(ctx context.Context, t *task) error {
 		return fmt.Errorf("%s: %w", t.path, err)
 	case errors.Is(err, ErrUsage) && len(r.opt.Sources) == 1: // the file that was named
 		return err
+	case isUsage(err): // of the store: no file would fare better
+		return usage(err)
 	}
 	r.count(t, func(s *TypeSummary) { s.Failed++ })
 	r.problem(t.path, err)
 	r.settle(t, time.Now().Add(retryAfter))
 	return nil
+}
+
+func isUsage(err error) bool {
+	var ue *store.UsageError
+	return errors.As(err, &ue)
+}
+
+// Bounds of the back-off between tries.
+const (
+	minRetry = 200 * time.Millisecond
+	maxRetry = 15 * time.Second
+)
+
+// retry calls f until its error is none that may pass, or
+// Options.RetryTimeout is over.
+func (r *run) retry(ctx context.Context, f func() error) error {
+	var end time.Time
+	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
+		err := f()
+		if !errors.Is(err, store.ErrTransient) || ctx.Err() != nil {
+			return err
+		}
+		if end.IsZero() {
+			end = time.Now().Add(r.opt.RetryTimeout)
+			if r.opt.RetryTimeout > 0 {
+				r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
+			}
+		}
+		if !time.Now().Before(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait/2 + rand.N(wait)): // workers come back one by one
+		}
+	}
 }
 
 // problem counts something that was not imported, and says why.

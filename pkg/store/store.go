@@ -22,6 +22,32 @@ import (
 // disk, a server that is down. Commands turn it into exit status 75.
 var ErrUnavailable = errors.New("store unavailable")
 
+// ErrTransient marks an error after which the same file may well be stored at
+// a second try: a connection that broke, a deadlock, a server that restarts.
+// Such an error is ErrUnavailable too, for those who do not try again.
+var ErrTransient = errors.New("try again")
+
+// UsageError says that a destination's settings do not fit what is imported.
+type UsageError struct{ Reason, hint string }
+
+// NewUsageError returns a UsageError with a hint what to do.
+func NewUsageError(reason, hint string) *UsageError { return &UsageError{reason, hint} }
+
+func (e *UsageError) Error() string { return e.Reason }
+
+// Hint says what the user can do.
+func (e *UsageError) Hint() string { return e.hint }
+
+// RefusedError is returned by FileTx when the destination refused a row that
+// the store thought good. The file can be stored without it: begin again with
+// the line in FileInfo.Refused.
+type RefusedError struct {
+	Line   int64 // in the source file
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("line %d: refused: %s", e.Line, e.Reason) }
+
 // Unavailable marks err as ErrUnavailable if it is one of a file system that
 // may recover: full, over quota, read-only after a fault.
 func Unavailable(err error) error {
@@ -79,12 +105,29 @@ type FileInfo struct {
 	Type    *tstat.LogType
 	Time    time.Time      // the folder's time, UTC
 	Columns []tstat.Column // columns of the typed batches, see tstat.Reader.Columns
+	// Present says of each column whether the file has it, as far as its first
+	// rows tell; nil: all of them.
+	Present []bool
 	// Name is the file's path below its source, slash separated and checked
 	// to stay inside; copy keeps it.
 	Name string
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
 	Mode    fs.FileMode
+
+	// Reject is called for each row that the store cannot take, like a value
+	// out of a column's range; text is only valid during the call. Nil:
+	// nobody wants to know. FileTx then is a Rejecter.
+	Reject func(line int64, reason string, text []byte)
+	// Refused are lines that are such rows for certain, and why.
+	Refused map[int64]string
+	// Append says that the file has grown, and that the rows up to the line
+	// numbered After are stored. Only set for an Appender.
+	Append bool
+	After  int64
+	// Next is the time of the next log folder, if there is one: no row of
+	// this one can be much later.
+	Next time.Time
 }
 
 // Store keeps log rows. It is safe for concurrent use, also by several
@@ -117,6 +160,21 @@ type FileTx interface {
 	// a known one stays that has r's content.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
 	Abort() error
+}
+
+// Rejecter is a FileTx that may refuse single rows.
+type Rejecter interface {
+	// Rejected is how many rows were passed to FileInfo.Reject. They do not
+	// count as rows of the record.
+	Rejected() int64
+}
+
+// Appender is a Store whose rows do not tell their file. It cannot replace
+// the rows of a file. Of one that has grown it takes those of its new lines;
+// the records that Commit then replaces are those of the shorter text.
+type Appender interface {
+	Store
+	AppendsOnly()
 }
 
 // RawStore is a Store that keeps files as they are on disk, not rows. The

@@ -33,6 +33,8 @@ type vector struct {
 	floats  []float64
 	bools   []bool
 	texts   [][]byte
+	slow    *int // of the batch
+	marks   bool // a NULL was written otherwise than "-"
 }
 
 func (v *vector) init(c Column) {
@@ -77,11 +79,16 @@ type Batch struct {
 	n       int
 	cols    []vector
 	lines   [][]byte // with newline
-	line    []int64  // line numbers in the file
-	arena   []byte   // rewritten text
-	escaped int64    // values that were escaped
+	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
+	maps    []*mapping
+	odd     []bool
+	slow    int     // fields that are no plain decimal numbers, see Plain
+	line    []int64 // line numbers in the file
+	arena   []byte  // rewritten text
+	escaped int64   // values that were escaped
 
-	ends []int64
+	ends   []int64
+	serial []int64
 }
 
 // Len is the number of rows.
@@ -104,6 +111,48 @@ func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
 		dst = append(dst, rest[:j])
 		rest = rest[j+1:]
 	}
+}
+
+// Row returns the text of row i, without the newline, and the column of each
+// of its fields; -1 for a field that holds no value. Rows of the same layout,
+// and no others, share the slice. The text is the line, but for chat messages whose dates
+// were rewritten.
+func (b *Batch) Row(i int) (text []byte, columns []int) {
+	r := b.rows[i]
+	return r[:len(r)-1], b.maps[i].columns
+}
+
+// Plain reports whether all numbers, times and flags of row i are decimal
+// numbers without exponent, or none.
+func (b *Batch) Plain(i int) bool { return !b.odd[i] }
+
+// OddNulls reports whether some row has another mark than "-" where column c
+// has no number, like "---".
+func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
+
+// Separator is the byte between the fields of a line.
+func (t *LogType) Separator() byte { return t.sep }
+
+// Raw returns the fields of row i by column, as Tstat wrote them: nil for a
+// column that the line has no field for. It uses dst if that is long enough.
+func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
+	if cap(dst) < len(b.cols) {
+		dst = make([][]byte, len(b.cols))
+	}
+	dst = dst[:len(b.cols)]
+	clear(dst)
+	row, sep, p := b.rows[i], b.Type.sep, 0
+	for _, f := range b.maps[i].fields {
+		q := p
+		for row[q] != sep && row[q] != '\n' {
+			q++
+		}
+		if f.col >= 0 {
+			dst[f.col] = row[p:q:q]
+		}
+		p = q + 1
+	}
+	return dst
 }
 
 // Column returns the values of column c, an index into Reader.Columns, and
@@ -132,6 +181,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 func (b *Batch) reset() {
 	for i := range b.cols {
 		v := &b.cols[i]
+		v.marks = false
 		if v.nulls > 0 {
 			for j := range v.def[:b.n] {
 				v.def[j] = 1

@@ -10,7 +10,7 @@ import (
 
 // newMapping returns the mapping of lines whose fields are these columns.
 func (r *Reader) newMapping(columns []int, part string) *mapping {
-	m := &mapping{fields: make([]field, len(columns))}
+	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {
 		m.fields[i] = field{col: c}
 		if c >= 0 {

@@ -17,10 +17,11 @@ const maxTime = 253402300800 * 1e6
 
 // mapping says where the fields of a line go.
 type mapping struct {
-	fields []field
-	absent []int  // columns that other lines of the file have and this one has not
-	kind   []byte // the value of log_http_complete's column kind; nil for other types
-	derive *derive
+	fields  []field
+	columns []int  // of the fields
+	absent  []int  // columns that other lines of the file have and this one has not
+	kind    []byte // the value of log_http_complete's column kind; nil for other types
+	derive  *derive
 }
 
 type field struct {
@@ -167,9 +168,21 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return v.slowInt(line, p, sep, row)
 }
 
+// note remembers a field that is no plain number, see Batch.Plain.
+func (v *vector) note(f []byte) {
+	switch {
+	case len(f) == 1 && f[0] == '-':
+	case isNull(f):
+		v.marks = true
+	default:
+		*v.slow++
+	}
+}
+
 func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
 	q := fieldEnd(line, p, sep)
 	f := line[p:q]
+	v.note(f)
 	if isNull(f) {
 		v.setNull(row)
 		return q, true
@@ -263,6 +276,7 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 		return p + 1, true
 	}
 	q := fieldEnd(line, p, sep)
+	v.note(line[p:q])
 	if isNull(line[p:q]) {
 		v.setNull(row)
 		return q, true
@@ -288,6 +302,7 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	}
 	if n := q - p; n == 0 || n > 18-keep { // more would not fit an int64
 		q = fieldEnd(line, p, sep)
+		v.note(line[p:q])
 		if isNull(line[p:q]) {
 			v.setNull(row)
 			return q, true

@@ -130,6 +130,8 @@ type Reader struct {
 	newline       []byte // state of sum at the last newline, while skipping
 	newlineLength int64
 	marks         map[int64]string // of ReaderOptions.Marks, as far as reached
+	markLines     map[int64]int64  // lines up to each mark
+	newlines      int64            // in sum; counted only if there are marks
 
 	line    int64 // lines read
 	counts  Counts
@@ -186,7 +188,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	r.pos, r.end = 0, 0
 	r.eof, r.damage, r.finished, r.skipping = false, nil, false, false
 	r.sum, r.length, r.newline = sha256.New(), 0, nil
-	r.marks = map[int64]string{}
+	r.marks, r.markLines, r.newlines = map[int64]string{}, map[int64]int64{}, 0
 	r.line, r.counts, r.begun, r.layout = 0, Counts{}, false, ""
 	r.forms, r.current = map[string]map[int]*mapping{}, nil
 	r.extra = slices.Clone(opt.Extra)
@@ -208,6 +210,7 @@ func (r *Reader) setColumns() {
 	}
 	for i, c := range r.columns {
 		b.cols[i].init(c)
+		b.cols[i].slow = &b.slow
 	}
 }
 
@@ -243,6 +246,9 @@ func (r *Reader) Next() (*Batch, error) {
 	if b.lines == nil {
 		b.lines = make([][]byte, batchRows)
 		b.line = make([]int64, batchRows)
+		b.rows = make([][]byte, batchRows)
+		b.maps = make([]*mapping, batchRows)
+		b.odd = make([]bool, batchRows)
 	}
 	for {
 		for r.pos < r.end && b.n < batchRows {
@@ -315,12 +321,14 @@ func (r *Reader) readLine(text []byte) error {
 		}
 	}
 	escaped := b.escaped
+	slow := b.slow
 	if err := b.parseRow(row, m, r.columns); err != nil {
 		b.escaped = escaped
 		r.reject(err.Error(), text)
 		return nil
 	}
 	b.lines[b.n] = text
+	b.rows[b.n], b.maps[b.n], b.odd[b.n] = row, m, b.slow != slow
 	b.line[b.n] = r.line
 	b.n++
 	return nil
@@ -425,13 +433,21 @@ func (r *Reader) hash(text []byte) {
 		if n := m - r.length; n > 0 && n <= int64(len(text)) {
 			r.sum.Write(text[:n])
 			r.length += n
-			r.marks[m] = hex.EncodeToString(r.sum.Sum(nil))
+			r.newlines += int64(bytes.Count(text[:n], []byte{'\n'}))
+			r.marks[m], r.markLines[m] = hex.EncodeToString(r.sum.Sum(nil)), r.newlines
 			text = text[n:]
 		}
 	}
 	r.sum.Write(text)
 	r.length += int64(len(text))
+	if len(r.opt.Marks) > 0 {
+		r.newlines += int64(bytes.Count(text, []byte{'\n'}))
+	}
 }
+
+// MarkLine returns how many lines the first length bytes of text are, see
+// Mark.
+func (r *Reader) MarkLine(length int64) int64 { return r.markLines[length] }
 
 // Mark returns the SHA-256 of the first length bytes of text, one of
 // ReaderOptions.Marks, or "" if the text is shorter.

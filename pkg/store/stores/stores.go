@@ -3,14 +3,19 @@ package stores
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/copy"
+	"github.com/tstatrepo/tstatrepo/pkg/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/store/parquet"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/postgres"
 )
 
 // Options are what every store may need.
@@ -21,24 +26,84 @@ type Options struct {
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; nil: none
+	// RetryTimeout is how long a server that cannot be reached is tried
+	// again.
+	RetryTimeout time.Duration
+	// Stream names DBStream's tables; {probe} and {type} stand for those of
+	// each file. "" is {probe}_{type}.
+	Stream string
 }
 
-// opener opens the store whose URL is scheme:rest.
-type opener func(ctx context.Context, rest string, opt Options) (store.Store, error)
+// kind is one kind of store.
+type kind struct {
+	// open opens the store that dest, SCHEME:REST, names.
+	open func(ctx context.Context, dest, rest string, opt Options) (store.Store, error)
+	// check reports what is wrong with a URL; nil for stores in folders.
+	check func(dest string) error
+}
 
-var openers = map[string]opener{
-	"parquet": func(ctx context.Context, dir string, opt Options) (store.Store, error) {
+var kinds = map[string]kind{
+	"parquet": {open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
 		return parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log})
-	},
-	"copy": func(ctx context.Context, dir string, opt Options) (store.Store, error) {
+	}},
+	"copy": {open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
 		return copy.Open(ctx, dir, opt.ReadOnly)
-	},
+	}},
+	"postgres":   {openPostgres, postgres.Check},
+	"postgresql": {openPostgres, postgres.Check},
+	"dbstream":   {openDBStream, dbstream.Check},
+}
+
+func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
+
+func openPostgres(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
+	s, err := postgres.Open(ctx, dest, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
+	s, err := dbstream.Open(ctx, dest, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// HasStreams reports whether a destination's tables are named by
+// Options.Stream.
+func HasStreams(dest string) bool { return strings.HasPrefix(dest, "dbstream:") }
+
+// CheckStream reports what is wrong with Options.Stream for logs of a probe
+// and of the types.
+func CheckStream(stream, probe string, types []string) error {
+	if stream == "" {
+		stream = dbstream.DefaultStream
+	}
+	if !strings.Contains(stream, "{type}") && len(types) != 1 {
+		return store.NewUsageError("stream "+stream+" can have the rows of one log type only", "name one with --type, or let the name have {type}")
+	}
+	var first error
+	for _, t := range types {
+		_, err := dbstream.StreamName(stream, probe, t)
+		if err == nil {
+			return nil // another type's name may be too long, if it comes at all
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // URLError is returned for a destination that names no store.
 type URLError struct{ Dest, Reason, hint string }
 
-func (e *URLError) Error() string { return fmt.Sprintf("destination %q: %s", e.Dest, e.Reason) }
+func (e *URLError) Error() string {
+	return fmt.Sprintf("destination %q: %s", pg.Redact(e.Dest), e.Reason)
+}
 
 // Hint says what would be right.
 func (e *URLError) Hint() string { return e.hint }
@@ -50,20 +115,41 @@ func Parse(dest string) (scheme, rest string, err error) {
 	if !ok || strings.ContainsAny(scheme, "/.") {
 		scheme, rest = "parquet", dest
 	}
-	if openers[scheme] == nil {
+	k, ok := kinds[scheme]
+	if !ok {
 		return "", "", &URLError{dest, "unknown scheme " + scheme, "known: " + strings.Join(Schemes(), ", ") + "; a folder with ':' in its name needs ./ before it"}
 	}
 	if rest == "" {
 		return "", "", &URLError{dest, "it names no folder", "for example parquet:/srv/tstat"}
 	}
+	if k.check == nil {
+		return scheme, rest, nil
+	}
+	if !strings.HasPrefix(rest, "//") {
+		return "", "", &URLError{dest, "it is no URL of a database", "for example " + scheme + "://user@host/database"}
+	}
+	var ue *pg.URLError
+	if err := k.check(dest); errors.As(err, &ue) {
+		return "", "", &URLError{dest, ue.Reason, ue.Hint()}
+	} else if err != nil {
+		return "", "", err
+	}
 	return scheme, rest, nil
 }
 
-// Schemes returns the known schemes, each with its ':', sorted.
+// Redact returns a destination without its passwords.
+func Redact(dest string) string { return pg.Redact(dest) }
+
+// Schemes returns the known schemes, each with what follows it, sorted.
 func Schemes() []string {
 	var s []string
-	for name := range openers {
-		s = append(s, name+":")
+	for name, k := range kinds {
+		if k.check != nil {
+			name += "://"
+		} else {
+			name += ":"
+		}
+		s = append(s, name)
 	}
 	slices.Sort(s)
 	return s
@@ -76,9 +162,9 @@ func Open(ctx context.Context, dest string, opt Options) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := openers[scheme](ctx, rest, opt)
+	s, err := kinds[scheme].open(ctx, dest, rest, opt)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", dest, err)
+		return nil, fmt.Errorf("open %s: %w", pg.Redact(dest), err)
 	}
 	return s, nil
 }

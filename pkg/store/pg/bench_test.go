@@ -1,0 +1,56 @@
+package pg
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// BenchmarkConvert reads a log of 130 columns and makes COPY's text of it.
+func BenchmarkConvert(b *testing.B) {
+	sample, err := os.ReadFile("../../tstat/testdata/logs/v300/2026_11_22_06_39.out/log_tcp_complete")
+	if err != nil {
+		b.Fatal(err)
+	}
+	head, rows, _ := bytes.Cut(sample, []byte("\n"))
+	text := append(append(bytes.Clone(head), '\n'), bytes.Repeat(rows, 200)...)
+	typ := tstat.TypeByName("log_tcp_complete")
+	var targets []Target
+	for i, c := range typ.Columns {
+		t := map[string]string{"bigint": "int8", "double precision": "float8", "boolean": "bool"}[SQLType(c)]
+		if t == "" {
+			t = SQLType(c)
+		}
+		targets = append(targets, Target{c.Name, t, i})
+	}
+	r := new(tstat.Reader)
+	var buf []byte
+	n := 0
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		r.Reset(bytes.NewReader(text), typ, tstat.ReaderOptions{})
+		rows := NewRows(store.FileInfo{}, NewEncoder(typ.Columns, targets, false), Widen)
+		for {
+			batch, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := rows.Start(batch); err != nil {
+				b.Fatal(err)
+			}
+			buf = buf[:0]
+			for i := range batch.Len() {
+				buf, _ = rows.Append(buf, len(buf), batch, i, "")
+			}
+			n += batch.Len()
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "rows/s")
+}

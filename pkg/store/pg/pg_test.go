@@ -1,0 +1,96 @@
+package pg
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// TestSecrets: no password is in a message about a URL, however it is written.
+func TestSecrets(t *testing.T) {
+	for _, url := range []string{
+		"postgres://u:s3cret@h/db", "postgres://u:s3cret@h:notaport/db", "postgres://u:s3cret#x@h/db", "postgres://u:s3cret/x@h/db",
+		"postgres://u:s3c@s3cret@h/db", "postgres://u:s3cret%zz@h/db", "postgres://u:s3cret", "postgres://u:5s3cret/db", "postgres://u:s3cret?x@h/db",
+		"postgres://h/db?password=s3cret", "postgres://h/db?user=x&password=s3cret&sslmode=no", "postgres://h/db?sslpassword=s3cret&port=x",
+		"postgres://u:s3 cret@h/db?x=y", "postgres://h/db?PASSWORD=s3cret%zz",
+	} {
+		if got := Redact(url); strings.Contains(got, "s3c") || strings.Contains(got, "cret") {
+			t.Errorf("%s: redacted %s", url, got)
+		}
+		dsn, _, err := SplitURL(url, "schema")
+		if err == nil {
+			// Nobody listens there; what a connection says about it counts.
+			_, err = Open(t.Context(), dsn+map[bool]string{true: "&", false: "?"}[strings.Contains(dsn, "?")]+"host=127.0.0.1&port=1&connect_timeout=1", url, Options{})
+		}
+		if err == nil {
+			t.Errorf("%s: connected", url)
+			continue
+		}
+		if msg := err.Error(); strings.Contains(msg, "s3c") || strings.Contains(msg, "cret") || strings.Contains(msg, "\n") {
+			t.Errorf("%s: %s", url, msg)
+		}
+	}
+	for _, url := range []string{"postgres://u@h:5432/db", "postgres://h:5432,g:5433/db?sslmode=require", "postgres://u@[::1]:5432/db", "postgres:///db?host=/tmp"} {
+		if got := Redact(url); got != url {
+			t.Errorf("%s became %s", url, got)
+		}
+		if _, _, err := SplitURL(url); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	var ue *URLError
+	if _, _, err := SplitURL("postgres://h/db?shcema=x", "schema"); !errors.As(err, &ue) || !strings.Contains(ue.Hint(), "schema") {
+		t.Errorf("unknown setting: %v", err)
+	}
+}
+
+func TestMark(t *testing.T) {
+	for code, want := range map[string]bool{
+		"40001": true, "40P01": true, "53100": true, "53300": true, "57P01": true, "57P02": true, "57P03": true, "08006": true, "55P03": true,
+		"22003": false, "23505": false, "42P01": false, "28P01": false, "3D000": false, "57014": false,
+	} {
+		err := Mark(fmt.Errorf("x: %w", &pgconn.PgError{Code: code, Message: "m"}))
+		if got := errors.Is(err, store.ErrTransient); got != want || errors.Is(err, store.ErrUnavailable) != want {
+			t.Errorf("%s: transient %v, want %v", code, got, want)
+		}
+	}
+}
+
+func TestAppendTime(t *testing.T) {
+	for _, us := range []int64{0, 1, -1, 1458855462170811, 253402300799999999, 951782400000000, 4107542400000000, -62135596800000000} {
+		want := time.UnixMicro(us).UTC().Format("2006-01-02T15:04:05.000000+00")
+		if got := string(appendTime(nil, us)); got != want {
+			t.Errorf("%d: %s, want %s", us, got, want)
+		}
+	}
+}
+
+func TestPlain(t *testing.T) {
+	for text, want := range map[string]bool{
+		"1.5": true, "-0.25": true, "7": true, ".5": true, "5.": true,
+		"": false, "-": false, ".": false, "1e5": false, "nan": false, "1.2.3": false, "1-2": false, "--": false, "0x10": false, "1_0": false,
+		strings.Repeat("9", 41): false,
+	} {
+		if plain([]byte(text)) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
+		if want {
+			if _, err := strconv.ParseFloat(text, 64); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for x, want := range map[float64]string{math.Inf(1): "Infinity", math.Inf(-1): "-Infinity", 0.1: "0.1"} {
+		if got := string(appendFloat(nil, x)); got != want {
+			t.Errorf("%v: %s", x, got)
+		}
+	}
+}

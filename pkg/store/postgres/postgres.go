@@ -1,0 +1,315 @@
+// Package postgres stores rows in PostgreSQL: one table per log type, with
+// one schema for all Tstat versions, partitioned by the day of the log folder.
+//
+// Every row carries its probe, its folder and the id of its file's record in
+// tstatrepo_files. Rows and record of a file appear in one transaction.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// settings are those of the URL that are ours.
+var settings = []string{"schema", "columns"}
+
+// Options of a store.
+type Options struct {
+	pg.Options
+	// ReadOnly opens for Lookup only and creates nothing.
+	ReadOnly bool
+}
+
+// Store is a schema of a database.
+type Store struct {
+	*pg.DB
+	schema  string
+	columns pg.Columns
+
+	mu     sync.Mutex
+	tables map[string]*table // per log type
+}
+
+// table is what is known to be there.
+type table struct {
+	*pg.Table
+	days map[string]bool
+}
+
+// Check reports what is wrong with a URL without connecting.
+func Check(text string) error {
+	_, _, err := parse(text)
+	return err
+}
+
+func parse(text string) (string, url.Values, error) {
+	dsn, own, err := pg.SplitURL(text, settings...)
+	if err != nil {
+		return "", nil, err
+	}
+	_, err = pg.ParseColumns(own.Get("columns"))
+	return dsn, own, err
+}
+
+// Open connects to the database at a URL, postgres://USER@HOST/DATABASE.
+func Open(ctx context.Context, text string, opt Options) (*Store, error) {
+	dsn, own, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	db, err := pg.Open(ctx, dsn, text, opt.Options)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{DB: db, schema: own.Get("schema"), tables: map[string]*table{}}
+	s.columns, _ = pg.ParseColumns(own.Get("columns"))
+	if err := s.open(ctx, opt.ReadOnly); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, readOnly bool) error {
+	var missing bool
+	err := s.Retry(ctx, func() error {
+		if s.schema == "" { // the first of the search path
+			var name *string
+			if err := s.Pool.QueryRow(ctx, "select current_schema()::text").Scan(&name); err != nil {
+				return err
+			}
+			if name == nil {
+				return pg.Hinted(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
+			}
+			s.schema = *name
+			return nil
+		}
+		return s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pg.Quote(s.schema)).Scan(&missing)
+	})
+	if err != nil {
+		return err
+	}
+	if missing && !readOnly {
+		err := s.Change(ctx, s.schema, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "create schema if not exists "+pg.Quote(s.schema))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("create schema %s: %w", pg.Quote(s.schema), err)
+		}
+	}
+	return s.UseRecords(ctx, s.schema, readOnly, func(k store.Key) string { return k.File })
+}
+
+// Close ends all connections.
+func (s *Store) Close() error {
+	s.DB.Close()
+	return nil
+}
+
+// The columns that every table has before those of the log.
+const (
+	colProbe  = "probe"
+	colFolder = "folder"
+	colTime   = "folder_time"
+	colFile   = "file_id"
+)
+
+var ownColumns = []string{colProbe, colFolder, colTime, colFile}
+
+// names returns the table's names of a file's columns: in lower case, so that
+// nobody has to quote them, and apart from the table's own and the server's.
+func names(columns []tstat.Column) []string { return pg.ColumnNames(columns, ownColumns) }
+
+// Begin implements store.Store.
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
+	if err := pg.CheckKey(f.Key); err != nil {
+		return nil, err
+	}
+	cols := names(f.Columns)
+	t, err := s.prepare(ctx, f, cols)
+	if err != nil {
+		return nil, err
+	}
+	// A column that the file lacks is left out of COPY, and so is NULL.
+	targets, err := s.columns.Targets(f, cols, t.Columns)
+	if err != nil {
+		return nil, err
+	}
+	tx, err := s.DB.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x := &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
+		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, false), s.columns)}
+	sep := f.Type.Separator()
+	x.prefix = pg.AppendText(nil, f.Probe, sep)
+	x.prefix = pg.AppendText(append(x.prefix, sep), f.Folder, sep)
+	x.prefix = pg.AppendTime(append(x.prefix, sep), f.Time)
+	x.prefix = strconv.AppendInt(append(x.prefix, sep), tx.ID, 10)
+	return x, nil
+}
+
+// prepare makes the table, the columns and the partition that a file needs.
+func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pg.Table, error) {
+	day := f.Time.UTC().Format("20060102")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[f.Type.Name]
+	if t != nil && t.days[day] && len(s.columns.Missing(f, cols, t.Columns)) == 0 {
+		return t.Table, nil
+	}
+	name := pg.Ident{s.schema, f.Type.Name}
+	var found *pg.Table
+	err := s.Change(ctx, name.Sanitize(), func(tx pgx.Tx) (err error) {
+		if found, err = s.ensureTable(ctx, tx, name, f, cols); err == nil && found.Partitioned {
+			err = s.ensureDay(ctx, tx, name, found, f.Time.UTC())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prepare table %s: %w", name.Sanitize(), err)
+	}
+	n := &table{Table: found, days: map[string]bool{day: true}}
+	if t != nil && t.OID == found.OID {
+		maps.Copy(n.days, t.days)
+	}
+	s.tables[f.Type.Name] = n
+	return found, nil
+}
+
+// forget makes the next file look at its table again: someone changed it.
+func (s *Store) forget(logType string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tables, logType)
+}
+
+func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f store.FileInfo, cols []string) (*pg.Table, error) {
+	t, err := pg.FindTable(ctx, tx, name)
+	if err != nil {
+		return nil, err
+	}
+	if t == nil {
+		// All columns that any Tstat version has, whatever this file lacks;
+		// and this file's further ones if it may widen a table.
+		all := f.Columns
+		if !s.columns.Widens() {
+			all = f.Type.Columns
+		}
+		var b strings.Builder
+		fmt.Fprintf(&b, "create table %s (%s text not null, %s text not null, %s timestamptz not null, %s bigint not null",
+			name.Sanitize(), pg.Quote(colProbe), pg.Quote(colFolder), pg.Quote(colTime), pg.Quote(colFile))
+		for i, c := range all {
+			fmt.Fprintf(&b, ", %s %s", pg.Quote(cols[i]), pg.SQLType(c))
+		}
+		fmt.Fprintf(&b, ") partition by range (%s)", pg.Quote(colTime))
+		if _, err := tx.Exec(ctx, b.String()); err != nil {
+			return nil, err
+		}
+		return pg.FindTable(ctx, tx, name)
+	}
+	for _, own := range ownColumns {
+		if t.Columns[own] == "" {
+			return nil, pg.Hinted(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
+		}
+	}
+	missing := s.columns.Missing(f, cols, t.Columns)
+	if len(missing) == 0 {
+		return t, nil
+	}
+	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols, pg.SQLType); err != nil {
+		return nil, err
+	}
+	return pg.FindTable(ctx, tx, name)
+}
+
+// ensureDay makes the partition of a day unless it is there. It is attached,
+// not created as a partition: that would wait for all imports under way.
+func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg.Table, at time.Time) error {
+	part := pg.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
+	var exists bool
+	err := tx.QueryRow(ctx, `select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+		join pg_namespace n on n.oid = c.relnamespace
+		where i.inhparent = $1::oid and n.nspname = $2 and c.relname = $3)`, t.OID, part[0], part[1]).Scan(&exists)
+	if err != nil || exists {
+		return err
+	}
+	from := at.Truncate(24 * time.Hour)
+	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
+	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
+		pg.AppendTime(nil, from), pg.AppendTime(nil, from.AddDate(0, 0, 1)))
+	// Whoever partitioned the table otherwise knows best: then the day needs
+	// no partition of ours.
+	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, attach)
+		return err
+	})
+	if code := pg.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default has such rows
+		return nil
+	}
+	return err
+}
+
+// fileTx is one file under way.
+type fileTx struct {
+	*pg.Rows
+	s      *Store
+	tx     *pg.Tx
+	table  pg.Ident
+	prefix []byte // our own columns, the same in every row
+}
+
+func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
+	if err := x.Start(b); err != nil {
+		return err
+	}
+	if !x.tx.Copying() {
+		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
+	}
+	buf := x.tx.Buffer()
+	for i := range b.Len() {
+		from := len(buf)
+		var ok bool
+		if buf, ok = x.Append(append(buf, x.prefix...), from, b, i, ""); ok {
+			x.tx.Line(b.LineNumber(i))
+		}
+	}
+	return x.check(x.tx.Send(buf))
+}
+
+// check looks at an error for a sign that the table is not what it was.
+func (x *fileTx) check(err error) error {
+	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" {
+		x.s.forget(x.table[1])
+	}
+	return err
+}
+
+func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	return x.check(x.tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
+		// The time finds the partitions.
+		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
+			gone.IDs, gone.Times)
+		return err
+	}))
+}
+
+func (x *fileTx) Abort() error { return x.tx.Abort() }

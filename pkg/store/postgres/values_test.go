@@ -1,0 +1,423 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// put stores a log and returns the values of its rows as the reader has them:
+// per row and column a text, "\x00" for NULL.
+func put(t *testing.T, s *Store, probe, folder, typ, text string) ([][]string, []tstat.Column) {
+	t.Helper()
+	ctx := context.Background()
+	lt := tstat.TypeByName(typ)
+	r := tstat.NewReader(strings.NewReader(text), lt, tstat.ReaderOptions{})
+	at, err := tstat.ParseFolder(folder, time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := store.FileInfo{Key: store.Key{Probe: probe, Folder: folder, File: typ}, Type: lt, Time: at.Time}
+	var tx store.FileTx
+	var rows [][]string
+	for {
+		b, err := r.Next()
+		if tx == nil {
+			f.Columns = r.Columns()
+			if tx, err = s.Begin(ctx, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b == nil {
+			if err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			break
+		}
+		if err := tx.Write(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, values(b, f.Columns)...)
+	}
+	sha, n := r.Fingerprint()
+	err = tx.Commit(ctx, store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}, Time: at.Time, ModTime: time.Now(), Imported: time.Now()}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows, f.Columns
+}
+
+func values(b *tstat.Batch, columns []tstat.Column) [][]string {
+	rows := make([][]string, b.Len())
+	for c, col := range columns {
+		v, ok := b.Column(c)
+		next := 0
+		for i := range rows {
+			text := "\x00"
+			if ok && v.Def[i] == 1 {
+				switch col.Kind {
+				case tstat.Int:
+					text = strconv.FormatInt(v.Ints[next], 10)
+				case tstat.Time:
+					text = time.UnixMicro(v.Ints[next]).UTC().Format("2006-01-02 15:04:05.000000+00")
+				case tstat.Float:
+					text = strconv.FormatFloat(v.Floats[next], 'g', -1, 64)
+				case tstat.Bool:
+					text = strconv.FormatBool(v.Bools[next])
+				case tstat.Text:
+					text = string(v.Texts[next])
+					if a, err := netip.ParseAddr(text); err == nil && col.Unit == "address" {
+						text = a.String()
+					}
+				}
+				next++
+			}
+			rows[i] = append(rows[i], text)
+		}
+	}
+	return rows
+}
+
+// stored reads back what put stored.
+func stored(t *testing.T, conn *pgx.Conn, probe, typ string, columns []tstat.Column) [][]string {
+	t.Helper()
+	var exprs []string
+	for i, n := range names(columns) {
+		q := pg.Quote(n)
+		switch {
+		case columns[i].Kind == tstat.Time:
+			q = "to_char(" + q + ", 'YYYY-MM-DD HH24:MI:SS.US')||'+00'"
+		case columns[i].Unit == "address":
+			q = "host(" + q + ")"
+		}
+		exprs = append(exprs, "coalesce("+q+"::text, '<NULL>')")
+	}
+	rows, err := conn.Query(context.Background(), "select array["+strings.Join(exprs, ", ")+"] from "+typ+" where probe = $1 order by ctid", probe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := pgx.CollectRows(rows, pgx.RowTo[[]string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func same(want, got string, c tstat.Column) bool {
+	if want == "\x00" {
+		return got == "<NULL>"
+	}
+	switch c.Kind {
+	case tstat.Float:
+		w, _ := strconv.ParseFloat(want, 64)
+		g, err := strconv.ParseFloat(got, 64)
+		return err == nil && (w == g || math.IsNaN(w) && math.IsNaN(g))
+	case tstat.Text:
+		if c.Unit == "address" {
+			w, _ := netip.ParseAddr(want)
+			g, err := netip.ParseAddr(got)
+			return err == nil && w == g
+		}
+	}
+	return want == got
+}
+
+// TestValues stores real logs of all Tstat versions and compares every value
+// with the reader's.
+func TestValues(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	conn := server.Connect(t, db)
+	files, err := filepath.Glob("../../tstat/testdata/logs/*/*.out/log_*")
+	if err != nil || len(files) < 20 {
+		t.Fatal(len(files), err)
+	}
+	cells := 0
+	for i, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		typ := strings.TrimSuffix(filepath.Base(file), ".gz")
+		if tstat.TypeByName(typ) == nil || bytes.HasPrefix(text, []byte{0x1f, 0x8b}) {
+			continue
+		}
+		probe := fmt.Sprint("p", i)
+		// A partition of its own keeps the rows in their order.
+		day := time.Date(2020, 1, 1+i, 0, 0, 0, 0, time.UTC)
+		want, columns := put(t, s, probe, tstat.FolderName(day), typ, string(text))
+		if len(want) == 0 {
+			continue
+		}
+		got := stored(t, conn, probe, typ, columns)
+		if len(got) != len(want) {
+			t.Errorf("%s: %d rows, want %d", file, len(got), len(want))
+			continue
+		}
+		for r := range want {
+			for c := range want[r] {
+				cells++
+				if !same(want[r][c], got[r][c], columns[c]) {
+					t.Fatalf("%s: row %d, column %s: %q, want %q", file, r, columns[c].Name, got[r][c], want[r][c])
+				}
+			}
+		}
+	}
+	t.Logf("%d values", cells)
+	if cells < 50000 {
+		t.Errorf("only %d values", cells)
+	}
+}
+
+// TestOddValues stores what COPY's text form could take for something else.
+func TestOddValues(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	text := "#c_ip:1 fqdn:2 c_durat:3 c_port:4 xmin:5 probe:6 C_IP:7 c_first_abs:8\n" +
+		"::ffff:1.2.3.4 \\N -inf 9223372036854775807 \\. \t\\ \r 0.0\n" +
+		"- \\x41 1e-310 - -- --- \xff 1458855462170.811035\n" +
+		"1.2.3.4 é\x00'\";-- -nan 12.0 $1 {} - 253402300799999.0\n" +
+		"fe80::1  1e308 -9223372036854775808 a\vb\bc\f - - 1\n"
+	// A later header may have another order, and fewer columns.
+	text += "#c_durat:1 fqdn:2 s_port:3 c_port:4 c_ip:5\n-5.25 a\\b - 007 ::7\n. . . 5 ::8\n7 - 1 - -\n"
+	want, columns := put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", text)
+	got := stored(t, server.Connect(t, db), "p1", "log_udp_complete", columns)
+	if len(want) != 6 || len(got) != 6 {
+		t.Fatalf("%d and %d rows", len(want), len(got))
+	}
+	for r := range want {
+		for c := range want[r] {
+			if !same(want[r][c], got[r][c], columns[c]) {
+				t.Errorf("row %d, column %s: %q, want %q", r, columns[c].Name, got[r][c], want[r][c])
+			}
+		}
+	}
+}
+
+// TestRejects: rows that a column cannot hold are passed to Reject, those
+// that only the server refuses come back as a store.RefusedError.
+func TestRejects(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	put(t, s, "p0", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1 c_port:2\n::1 1\n")
+	server.Exec(t, db, "alter table log_udp_complete alter c_port type smallint; alter table log_udp_complete add check (c_port <> 13)")
+	var text strings.Builder
+	text.WriteString("#c_ip:1 c_port:2\n")
+	for i := range 5000 {
+		switch i {
+		case 7:
+			text.WriteString("nobody 1\n")
+		case 8:
+			text.WriteString("fe80::1%eth0 1\n")
+		case 9:
+			text.WriteString("::1 32768\n")
+		case 4000:
+			text.WriteString("::1 13\n")
+		default:
+			text.WriteString("::1 1\n")
+		}
+	}
+	var rejects []string
+	refused := map[int64]string{}
+	try := func() error {
+		rejects = nil
+		r := tstat.NewReader(strings.NewReader(text.String()), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+		var tx store.FileTx
+		for {
+			b, err := r.Next()
+			if err == io.EOF {
+				sha, n := r.Fingerprint()
+				return tx.Commit(t.Context(), store.Record{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"},
+					Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}, nil, nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tx == nil {
+				tx, err = s.Begin(t.Context(), store.FileInfo{
+					Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Type: b.Type, Columns: r.Columns(),
+					Time:    time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC),
+					Refused: refused,
+					Reject: func(line int64, reason string, text []byte) {
+						rejects = append(rejects, fmt.Sprintf("%d: %s: %s", line, reason, text))
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tx.Abort()
+			}
+			if err := tx.Write(t.Context(), b); err != nil {
+				return err
+			}
+		}
+	}
+	err := try()
+	for err != nil && len(refused) < 3 { // the first is of columns that changed under the store
+		var re *store.RefusedError
+		if errors.As(err, &re) {
+			refused[re.Line] = re.Reason
+		} else if len(refused) > 0 {
+			break
+		}
+		err = try()
+	}
+	if err != nil || len(refused) != 2 || refused[11] == "" || refused[4002] == "" {
+		t.Fatalf("%v, refused %v", err, refused)
+	}
+	got := strings.Join(rejects, "\n")
+	want := `9: column c_ip: not an address: "nobody": nobody 1
+10: column c_ip: not an address: "fe80::1%eth0": fe80::1%eth0 1
+11: ` + refused[11] + `: ::1 32768
+4002: ` + refused[4002] + `: ::1 13`
+	if got != want {
+		t.Errorf("rejects\n%s\nwant\n%s", got, want)
+	}
+	var n int
+	if err := server.Connect(t, db).QueryRow(t.Context(), "select count(*) from log_udp_complete where probe = 'p1'").Scan(&n); err != nil || n != 4996 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	// A store that opens now knows the narrower type beforehand.
+	s2 := open(t, "postgres://"+server.Host(db))
+	defer s2.Close()
+	s = s2
+	refused = map[int64]string{4002: "known"}
+	if err := try(); !errors.Is(err, store.ErrDuplicate) {
+		t.Error(err)
+	}
+	if len(rejects) != 4 || !strings.Contains(rejects[2], "not a whole number from -32768 to 32767") {
+		t.Errorf("rejects %q", rejects)
+	}
+}
+
+// TestColumns: what happens to columns that the table lacks.
+func TestColumns(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	base := "postgres://" + server.Host(db)
+	s := open(t, base+"?columns=refuse")
+	put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1\n::1\n")
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Type: tstat.TypeByName("log_udp_complete"), Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC)}
+	f.Columns = append(f.Columns, f.Type.Columns...)
+	f.Columns = append(f.Columns, tstat.Column{Name: "Novel"})
+	_, err := s.Begin(t.Context(), f)
+	if err == nil || !strings.Contains(err.Error(), `the table has no column "novel"`) {
+		t.Error(err)
+	}
+	s.Close()
+	s = open(t, base+"?columns=drop")
+	put(t, s, "p2", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1 Novel:2\n::1 x\n")
+	s.Close()
+	conn := server.Connect(t, db)
+	var n int
+	count := "select count(*) from information_schema.columns where table_name = 'log_udp_complete' and column_name = 'novel'"
+	if err := conn.QueryRow(t.Context(), count).Scan(&n); err != nil || n != 0 {
+		t.Errorf("dropped: %d, %v", n, err)
+	}
+	s = open(t, base)
+	defer s.Close()
+	put(t, s, "p3", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1 Novel:2\n::1 x\n")
+	if err := conn.QueryRow(t.Context(), count).Scan(&n); err != nil || n != 1 {
+		t.Errorf("widened: %d, %v", n, err)
+	}
+	// Two days are two partitions of the one table.
+	put(t, s, "p3", "2016_03_25_21_37.out", "log_udp_complete", "#c_ip:1\n::1\n")
+	if err := conn.QueryRow(t.Context(), "select count(*) from pg_inherits where inhparent = 'log_udp_complete'::regclass").Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d partitions, %v", n, err)
+	}
+}
+
+// TestRights: an import needs no more than the manual says.
+func TestRights(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	server.Exec(t, db, "create role tstat login; create schema tstat authorization tstat; create role guest login")
+	url := fmt.Sprintf("postgres://%%s@127.0.0.1:%d/%s?schema=tstat", server.Port, db)
+	s := open(t, fmt.Sprintf(url, "tstat"))
+	text := "#c_ip:1\n::1\n"
+	put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", text)
+	s.Close()
+	if _, err := Open(t.Context(), fmt.Sprintf(url, "guest")+"x", Options{}); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("guest: %v", err)
+	}
+	server.Exec(t, db, `grant usage on schema tstat to guest;
+		grant select, insert, update, delete on tstat.tstatrepo_files to guest;
+		grant usage on all sequences in schema tstat to guest;
+		grant select, insert on tstat.log_udp_complete to guest`)
+	s = open(t, fmt.Sprintf(url, "guest"))
+	defer s.Close()
+	put(t, s, "p2", "2016_03_24_22_37.out", "log_udp_complete", text)
+	rs, err := s.Lookup(t.Context(), []store.Key{{Probe: "p2", Folder: "2016_03_24_22_37.out", File: "log_udp_complete"}})
+	if err != nil || len(rs) != 1 {
+		t.Error(rs, err)
+	}
+}
+
+// TestWidenWhileCopying: a file with a new column waits for one that is being
+// stored, and neither fails.
+func TestWidenWhileCopying(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	put(t, s, "p0", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1\n::1\n")
+	r := tstat.NewReader(strings.NewReader("#c_ip:1\n::2\n"), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+	b, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Type: b.Type, Columns: r.Columns(), Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC)}
+	tx, err := s.Begin(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		wide := f
+		wide.Columns = append(append([]tstat.Column{}, f.Columns...), tstat.Column{Name: "novel"})
+		other, err := s.Begin(t.Context(), wide)
+		if err == nil {
+			err = other.Abort()
+		}
+		done <- err
+	}()
+	conn := server.Connect(t, db)
+	for waiting := false; !waiting; { // until it stands in the queue
+		if err := conn.QueryRow(t.Context(), "select exists (select from pg_locks where not granted)").Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: "x", Length: 1}, Time: f.Time}, nil, nil); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,75 @@
+package tstat
+
+import (
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Serials returns, for each row, the time that orders it in a stream, in whole
+// seconds since the epoch: DBStream's serial_time. A row without any absolute
+// time has its folder's.
+//
+// The source differs by type, as Ends has it. Where DBStream's own importer
+// computes the time, from the last packet of TCP flows and from first_abs and
+// last of video flows, it is computed from the text and in floating point as
+// there: the last bit decides about the second, and so about the window.
+func (b *Batch) Serials(folder time.Time) []int64 {
+	b.serial = b.serial[:0]
+	last, firstAbs, lastRel := b.Type.Column("last"), -1, -1
+	if b.Type.Name == "log_video_complete" {
+		firstAbs, lastRel = b.Type.Column("first_abs"), b.Type.Column("last_rel_ms")
+	}
+	var raw [][]byte
+	for i, end := range b.Ends() {
+		s := end / 1e6
+		if end > 0 && last >= 0 {
+			raw = b.rawOf(i, raw, last, firstAbs, lastRel)
+			if sum, ok := milliseconds(raw[1], raw[2]); ok {
+				s = int64(sum / 1000)
+			} else if ms, ok := milliseconds(raw[0]); ok {
+				s = int64(ms / 1000)
+			}
+		}
+		if end <= 0 {
+			s = folder.Unix()
+		}
+		b.serial = append(b.serial, s)
+	}
+	return b.serial
+}
+
+// rawOf returns the fields of some columns of row i, nil where it has none.
+func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
+	dst = append(dst[:0], make([][]byte, len(columns))...)
+	row, sep, m := b.rows[i], b.Type.sep, b.maps[i]
+	most := -1 // the last field that is wanted
+	for _, c := range columns {
+		if c >= 0 {
+			most = max(most, slices.Index(m.columns, c))
+		}
+	}
+	p := 0
+	for f := 0; f <= most; f++ {
+		q := fieldEnd(row, p, sep)
+		for j, c := range columns {
+			if c >= 0 && c == m.columns[f] {
+				dst[j] = row[p:q]
+			}
+		}
+		p = q + 1
+	}
+	return dst
+}
+
+// milliseconds adds up fields that all hold a number above 0.
+func milliseconds(fields ...[]byte) (sum float64, ok bool) {
+	for _, f := range fields {
+		x, err := strconv.ParseFloat(str(f), 64)
+		if err != nil || !(x >= 0 && x <= maxTime/1e3) {
+			return 0, false
+		}
+		sum += x
+	}
+	return sum, sum > 0
+}
