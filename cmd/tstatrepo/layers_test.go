@@ -34,7 +34,7 @@ func TestLayers(t *testing.T) {
 		}
 	}
 	for _, n := range programs {
-		level[n] = -1
+		level[n] = len(layers) + 1
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
 	if err != nil {

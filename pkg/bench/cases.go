@@ -57,10 +57,17 @@ func (b *bench) ours(t tree, store string) side {
 // summary is what is needed of tstatrepo's JSON summary.
 type summary struct{ Files, Skipped, Rows int64 }
 
+// importTree imports a tree into a store below out.
 func (b *bench) importTree(ctx context.Context, t tree, store string) (usage, summary, error) {
-	u, err := b.run(ctx, filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", store+":"+filepath.Join(b.out(), "store"),
+	return b.importTo(ctx, t, store+":"+filepath.Join(b.out(), "store"))
+}
+
+// importTo imports a tree into a destination.
+func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...string) (usage, summary, error) {
+	args := append([]string{filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", dest,
 		"--state-dir", filepath.Join(b.out(), "state"), "--probe", "bench", "--include-open", "--timezone", "UTC",
-		"--jobs", "2", "--json", t.dir)
+		"--jobs", "2", "--json", t.dir}, flags...)
+	u, err := b.run(ctx, args...)
 	var s struct{ Total summary }
 	if err == nil {
 		if err = json.Unmarshal(u.out, &s); err != nil {

@@ -53,6 +53,7 @@ var cases = []struct {
 	{"onefile", "the same with all rows in one file; no target", (*bench).caseOneFile},
 	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
 	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
+	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
 	{"again", "a second run over many files that are stored already", (*bench).caseAgain},
 }
 

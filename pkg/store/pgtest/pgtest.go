@@ -214,6 +214,9 @@ func (s *Server) certificates(t testing.TB) {
 	}
 }
 
+// Program returns the path of one of PostgreSQL's programs.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
+
 var databases atomic.Int64
 
 // Database makes an empty database and returns its name.
