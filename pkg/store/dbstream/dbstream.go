@@ -295,18 +295,29 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !series.started {
-		// The scheduler keeps a list of what it was told. If it cannot be
-		// read, consumers wait for the first window that is new.
-		view := pg.Ident{catalog, viewPrefix + st.name}
-		var last *int64
-		if err := s.Pool.QueryRow(ctx, "select max(q.input_time) from "+pg.Quote(catalog, "query_stats")+" q join "+view.Sanitize()+
-			" v on v.serial_time = q.input_time where q.job_series = $1", st.name).Scan(&last); err != nil || last == nil {
-			last = new(int64)
-			*last = -1
+		last, open, err := s.announced(ctx, st)
+		if err != nil { // consumers wait for the first window that is new
+			last, open = -1, nil
 		}
-		series.start(strings.Join(view, "."), *last)
+		series.start(catalog+"."+viewPrefix+st.name, last, open)
 	}
 	return series
+}
+
+// announced returns the last window of a stream that the scheduler was told
+// of, by the list that it keeps, -1 if there is none, and those after it.
+func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
+	view := pg.Quote(catalog, viewPrefix+st.name)
+	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pg.Quote(catalog, "query_stats")+" q join "+view+
+		" v on v.serial_time = q.input_time where q.job_series = $1", st.name).Scan(&last)
+	if err != nil || last < 0 {
+		return -1, nil, err
+	}
+	rows, err := s.Pool.Query(ctx, "select serial_time::int8 from "+view+" where serial_time > $1::int8", last)
+	if err == nil {
+		open, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+	}
+	return last, open, err
 }
 
 // Close ends all connections. Before that the statistics of what was written

@@ -234,6 +234,8 @@ type series struct {
 	stored          []storedFile   // those that earlier files may precede
 	open            map[int64]work // windows that have rows and are not finished
 	last            int64          // the last window that is finished
+	front           time.Time      // the latest folder whose file was taken from stored
+	tail            int64          // the last window of that file
 	queue           []windowWork   // finished, and not announced yet
 	input           int64          // the last window that was announced
 
@@ -241,8 +243,9 @@ type series struct {
 	done chan struct{} // closed when the connection has ended for good
 }
 
-// start registers the stream. Windows up to last were announced before.
-func (s *series) start(view string, last int64) {
+// start registers the stream. Windows up to last were announced before, -1:
+// none that is known; those of open have rows and were not.
+func (s *series) start(view string, last int64, open []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.started {
@@ -250,6 +253,9 @@ func (s *series) start(view string, last int64) {
 	}
 	s.started = true
 	s.view, s.input, s.last = view, max(last, 0), last
+	for _, start := range open {
+		s.open[start] = work{}
+	}
 	go s.run()
 }
 
@@ -306,6 +312,9 @@ func (s *series) advance() {
 		if f.low != math.MaxInt64 {
 			s.finishBefore(f.low - f.low%s.c.window)
 		}
+		if !f.time.Before(s.front) && len(f.windows) > 0 {
+			s.front, s.tail = f.time, slices.Max(slices.Collect(maps.Keys(f.windows)))
+		}
 		for start, w := range f.windows {
 			if start > s.last {
 				sum := s.open[start]
@@ -348,15 +357,12 @@ func (s *series) finishBefore(limit int64) {
 	}
 }
 
-// finish finishes all windows but the last: the next file may have rows of
-// that one.
+// finish finishes all windows before the last one of the last file: the next
+// file may have rows of that.
 func (s *series) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.advance()
-	if len(s.open) > 0 {
-		s.finishBefore(slices.Max(slices.Collect(maps.Keys(s.open))))
-	}
+	s.finishBefore(s.tail)
 }
 
 func (s *series) next() (w windowWork, ok bool) {
