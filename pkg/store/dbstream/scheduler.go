@@ -146,8 +146,12 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close announces what is finished, for a bounded time.
+// close announces what is finished, for a bounded time. A second call does
+// nothing.
 func (c *scheduler) close() {
+	if c.ctx.Err() != nil {
+		return
+	}
 	timer := time.NewTimer(c.timing.close)
 	defer timer.Stop()
 	left := 0

@@ -376,6 +376,7 @@ func TestOrder(t *testing.T) {
 				t.Errorf("told %q, want %q", got, want)
 			}
 			sc.close()
+			sc.close()
 			if got, want := sched.told(), lines(0, append(slices.Clone(c.want), c.end...)...); !slices.Equal(got, want) {
 				t.Errorf("told at the end %q, want %q", got, want)
 			}
