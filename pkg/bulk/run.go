@@ -292,6 +292,7 @@ func (r *run) pass(ctx context.Context) error {
 		}
 	}
 	r.opt.Progress.Total(files, bytes)
+	r.expect(groups)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -325,6 +326,28 @@ feed:
 	close(queue)
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// expect tells the stores that want to know which files are to come.
+func (r *run) expect(groups [][]*task) {
+	var files []store.FileInfo
+	for _, g := range groups {
+		for _, t := range g {
+			if t.typ != nil && t.key.Folder != "" { // others are named by their first rows
+				files = append(files, t.info())
+			}
+		}
+	}
+	for _, s := range r.opt.Stores {
+		if e, ok := s.(store.Expecter); ok {
+			e.Expect(files)
+		}
+	}
+}
+
+// info is what is known of a task's file before it is read.
+func (t *task) info() store.FileInfo {
+	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time}
 }
 
 // skipStored returns the tasks whose files are not stored as they are now,
@@ -420,6 +443,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	switch {
 	case err == nil:
 		r.settle(t, time.Time{})
+		r.tellSettled(t)
 		return nil
 	case ctx.Err() != nil:
 		return nil
@@ -433,7 +457,21 @@ func (r *run) do(ctx context.Context, t *task) error {
 	r.count(t, func(s *TypeSummary) { s.Failed++ })
 	r.problem(t.path, err)
 	r.settle(t, time.Now().Add(retryAfter))
+	r.tellSettled(t)
 	return nil
+}
+
+// tellSettled tells the stores that were told by expect that a file is done
+// with.
+func (r *run) tellSettled(t *task) {
+	if t.typ == nil {
+		return
+	}
+	for _, s := range r.opt.Stores {
+		if e, ok := s.(store.Expecter); ok {
+			e.Settled(t.info())
+		}
+	}
 }
 
 func isUsage(err error) bool {

@@ -177,6 +177,17 @@ type Appender interface {
 	AppendsOnly()
 }
 
+// Expecter is a Store that wants to know which files are to come.
+type Expecter interface {
+	Store
+	// Expect names all files that are about to be imported, before the first
+	// Begin; of each FileInfo Key, Type and Time are known. Those of the call
+	// before are forgotten.
+	Expect(files []FileInfo)
+	// Settled says that one of them is stored, or given up.
+	Settled(f FileInfo)
+}
+
 // RawStore is a Store that keeps files as they are on disk, not rows. The
 // engine uses BeginRaw where it is offered.
 type RawStore interface {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -28,7 +29,7 @@ import (
 )
 
 // settings are those of the URL that are ours.
-var settings = []string{"schema", "window", "template", "columns", "analyze", "tablespace"}
+var settings = []string{"schema", "window", "template", "columns", "analyze", "tablespace", "scheduler"}
 
 // Names of DBStream's catalog.
 const (
@@ -62,6 +63,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+
+	sched *scheduler // nil: nobody wants to know
 }
 
 type config struct {
@@ -71,6 +74,7 @@ type config struct {
 	columns    pg.Columns
 	analyze    string
 	tablespace string
+	scheduler  string // its address
 }
 
 // stream is what is known to be there of a stream.
@@ -108,6 +112,9 @@ func parse(text string) (dsn string, c config, err error) {
 	c.analyze = get("analyze", "light")
 	if !slices.Contains([]string{"light", "window", "end", "none"}, c.analyze) {
 		return "", c, pg.NewURLError("analyze="+c.analyze+" is unknown", "known: light, window, end, none")
+	}
+	if c.scheduler, err = parseScheduler(own.Get("scheduler")); err != nil {
+		return "", c, err
 	}
 	c.window, err = parseWindow(own)
 	return dsn, c, err
@@ -188,6 +195,9 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 		db.Close()
 		return nil, err
 	}
+	if cfg.scheduler != "" && !opt.ReadOnly {
+		s.sched = newScheduler(cfg.scheduler, cfg.window, s.Log, defaultTiming)
+	}
 	return s, nil
 }
 
@@ -243,6 +253,73 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 // AppendsOnly marks the store as a store.Appender.
 func (s *Store) AppendsOnly() {}
 
+// Expect implements store.Expecter.
+func (s *Store) Expect(files []store.FileInfo) {
+	if s.sched == nil {
+		return
+	}
+	streams := map[string]map[store.Key]time.Time{}
+	for _, series := range s.sched.all() {
+		streams[series.name] = map[store.Key]time.Time{}
+	}
+	for _, f := range files {
+		if name, err := StreamName(s.stream, f.Probe, f.Type.Name); err == nil {
+			if streams[name] == nil {
+				streams[name] = map[store.Key]time.Time{}
+			}
+			streams[name][f.Key] = f.Time
+		}
+	}
+	for name, keys := range streams {
+		s.sched.of(name).expect(keys)
+	}
+}
+
+// Settled implements store.Expecter.
+func (s *Store) Settled(f store.FileInfo) {
+	if s.sched == nil {
+		return
+	}
+	if name, err := StreamName(s.stream, f.Probe, f.Type.Name); err == nil {
+		s.sched.of(name).settled(f.Key)
+	}
+}
+
+// series returns a stream's series of the scheduler, registered; nil if there
+// is none.
+func (s *Store) series(ctx context.Context, st *stream) *series {
+	if s.sched == nil {
+		return nil
+	}
+	series := s.sched.of(st.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !series.started {
+		last, open, err := s.announced(ctx, st)
+		if err != nil { // consumers wait for the first window that is new
+			last, open = -1, nil
+		}
+		series.start(catalog+"."+viewPrefix+st.name, last, open)
+	}
+	return series
+}
+
+// announced returns the last window of a stream that the scheduler was told
+// of, by the list that it keeps, -1 if there is none, and those after it.
+func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
+	view := pg.Quote(catalog, viewPrefix+st.name)
+	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pg.Quote(catalog, "query_stats")+" q join "+view+
+		" v on v.serial_time = q.input_time where q.job_series = $1", st.name).Scan(&last)
+	if err != nil || last < 0 {
+		return -1, nil, err
+	}
+	rows, err := s.Pool.Query(ctx, "select serial_time::int8 from "+view+" where serial_time > $1::int8", last)
+	if err == nil {
+		open, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+	}
+	return last, open, err
+}
+
 // Close ends all connections. Before that the statistics of what was written
 // are brought up to date.
 func (s *Store) Close() error {
@@ -254,6 +331,9 @@ func (s *Store) Close() error {
 				s.analyze(ctx, pg.Ident{public, st.name}, "")
 			}
 		}
+	}
+	if s.sched != nil {
+		s.sched.close()
 	}
 	s.DB.Close()
 	return nil
@@ -284,12 +364,20 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
+	series := s.series(ctx, st)
+	if series != nil {
+		series.begin(f.Key, f.Time)
+	}
 	tx, err := s.DB.Begin(ctx)
 	if err != nil {
+		if series != nil {
+			series.end(f.Key)
+		}
 		return nil, err
 	}
 	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
-	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]bool{},
+	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]int64{},
+		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix(),
 		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, written), s.cfg.columns)}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()
@@ -486,11 +574,17 @@ type fileTx struct {
 	tx   *pg.Tx
 	file store.FileInfo
 
-	last    int64 // serial_time of the row before
-	latest  int64 // what can be true
-	window  int64 // being copied; -1: none
-	touched map[int64]bool
+	last    int64           // serial_time of the row before
+	latest  int64           // what can be true
+	window  int64           // being copied; -1: none
+	rows    int64           // of the window being copied
+	touched map[int64]int64 // rows of windows
 	row     []byte
+
+	series   *series // nil: none
+	begun    time.Time
+	low      int64 // the earliest row's own time
+	earliest int64 // what can be true
 }
 
 func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
@@ -517,6 +611,9 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			continue
 		}
 		x.last = serial
+		if own >= x.earliest {
+			x.low = min(x.low, own)
+		}
 		if window := serial - serial%x.s.cfg.window; window != x.window {
 			x.row = append(x.row[:0], buf[from:]...)
 			if err := x.turn(ctx, window, buf[:from]); err != nil {
@@ -524,6 +621,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			}
 			buf = append(x.tx.Buffer(), x.row...)
 		}
+		x.rows++
 		x.tx.Line(b.LineNumber(i))
 	}
 	return x.check(x.tx.Send(buf))
@@ -543,10 +641,18 @@ func (x *fileTx) turn(ctx context.Context, window int64, left []byte) error {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return err
 	}
+	x.count()
 	x.window = window
-	x.touched[window] = true
 	x.tx.Copy(x.s.part(x.st, window), append([]string{colSerial}, x.Names()...), x.file.Type.Separator())
 	return nil
+}
+
+// count adds up the rows of the window under way.
+func (x *fileTx) count() {
+	if x.rows > 0 {
+		x.touched[x.window] += x.rows
+		x.rows = 0
+	}
 }
 
 // check looks at an error for a sign that the stream is not what it was: a
@@ -571,6 +677,10 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	if err != nil {
 		return x.check(err)
 	}
+	x.count()
+	if x.series != nil {
+		defer x.stored()
+	}
 	if len(x.touched) == 0 {
 		return nil
 	}
@@ -588,4 +698,24 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	return nil
 }
 
-func (x *fileTx) Abort() error { return x.tx.Abort() }
+// stored tells the scheduler's series what is there now.
+func (x *fileTx) stored() {
+	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
+	rows, took := int64(0), time.Since(x.begun)
+	for _, n := range x.touched {
+		rows += n
+	}
+	for start, n := range x.touched {
+		f.windows[start] = work{n, time.Duration(float64(took) * float64(n) / float64(rows))}
+	}
+	x.series.commit(x.file.Key, f)
+	x.series = nil
+}
+
+func (x *fileTx) Abort() error {
+	if x.series != nil {
+		x.series.end(x.file.Key)
+		x.series = nil
+	}
+	return x.tx.Abort()
+}
