@@ -1,7 +1,6 @@
 package tstat
 
 import (
-	"bytes"
 	"strings"
 )
 
@@ -99,19 +98,6 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 
 // LineNumber returns the number of row i's line in its file, from 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
-
-// Fields appends the fields of row i, as Tstat wrote them, to dst.
-func (b *Batch) Fields(i int, dst [][]byte) [][]byte {
-	rest := b.Line(i)
-	for {
-		j := bytes.IndexByte(rest, b.Type.sep)
-		if j < 0 {
-			return append(dst, rest)
-		}
-		dst = append(dst, rest[:j])
-		rest = rest[j+1:]
-	}
-}
 
 // Row returns the text of row i, without the newline, and the column of each
 // of its fields; -1 for a field that holds no value. Rows of the same layout,

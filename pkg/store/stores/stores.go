@@ -117,7 +117,7 @@ func Parse(dest string) (scheme, rest string, err error) {
 	}
 	k, ok := kinds[scheme]
 	if !ok {
-		return "", "", &URLError{dest, "unknown scheme " + scheme, "known: " + strings.Join(Schemes(), ", ") + "; a folder with ':' in its name needs ./ before it"}
+		return "", "", &URLError{dest, "unknown scheme " + scheme, "known: " + strings.Join(schemes(), ", ") + "; a folder with ':' in its name needs ./ before it"}
 	}
 	if rest == "" {
 		return "", "", &URLError{dest, "it names no folder", "for example parquet:/srv/tstat"}
@@ -140,8 +140,8 @@ func Parse(dest string) (scheme, rest string, err error) {
 // Redact returns a destination without its passwords.
 func Redact(dest string) string { return pg.Redact(dest) }
 
-// Schemes returns the known schemes, each with what follows it, sorted.
-func Schemes() []string {
+// schemes returns the known schemes, each with what follows it, sorted.
+func schemes() []string {
 	var s []string
 	for name, k := range kinds {
 		if k.check != nil {
