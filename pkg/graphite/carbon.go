@@ -107,7 +107,7 @@ func (c *Carbon) try(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for b := c.buf; len(b) > 0; {
 		if err := conn.SetWriteDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
 			return err
@@ -127,9 +127,6 @@ func (c *Carbon) try(ctx context.Context) error {
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
 		return err
-	}
-	if ctx.Err() != nil { // its deadline was overwritten
-		return ctx.Err()
 	}
 	if n, err := io.Copy(io.Discard, io.LimitReader(conn, chunk)); err != nil {
 		return fmt.Errorf("waiting for all to be read: %w", err)

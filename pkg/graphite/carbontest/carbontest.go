@@ -31,6 +31,10 @@ func Need(t testing.TB, pkg string, check ...string) {
 	t.Skipf("not installed: apt-get install %s", pkg)
 }
 
+// Python is Debian's, which has Debian's modules; the one in the PATH may be
+// another.
+const Python = "/usr/bin/python3"
+
 // Port returns a free port of the loopback address.
 func Port(t testing.TB) int {
 	t.Helper()
@@ -82,6 +86,9 @@ ENABLE_LOGROTATION = False
 MAX_CACHE_SIZE = inf
 MAX_UPDATES_PER_SECOND = inf
 MAX_CREATES_PER_MINUTE = 50
+CARBON_METRIC_INTERVAL = 0
+LOG_CREATES = False
+LOG_UPDATES = False
 LINE_RECEIVER_INTERFACE = 127.0.0.1
 LINE_RECEIVER_PORT = %[3]d
 ENABLE_UDP_LISTENER = False
@@ -220,8 +227,8 @@ json.dump(out, sys.stdout)
 // dir, in (begin, end].
 func Read(t testing.TB, dir string, begin, end int64) Points {
 	t.Helper()
-	Need(t, "python3-whisper", "python3", "-c", "import whisper")
-	cmd := exec.Command("python3", "-c", readAll, dir, fmt.Sprint(begin), fmt.Sprint(end))
+	Need(t, "python3-whisper", Python, "-c", "import whisper")
+	cmd := exec.Command(Python, "-c", readAll, dir, fmt.Sprint(begin), fmt.Sprint(end))
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -244,7 +251,7 @@ type Web struct {
 // StartWeb starts graphite-web. It stops with its test.
 func StartWeb(t testing.TB, whisper string) *Web {
 	t.Helper()
-	Need(t, "graphite-web", "sh", "-c", "command -v graphite-manage && python3 -c 'import graphite'")
+	Need(t, "graphite-web", "sh", "-c", "command -v graphite-manage && "+Python+" -c 'import graphite'")
 	dir := t.TempDir()
 	settings := fmt.Sprintf(`from graphite.settings import *
 SECRET_KEY = 'test'
@@ -262,13 +269,13 @@ DATABASES = {'default': {'NAME': %[3]q, 'ENGINE': 'django.db.backends.sqlite3'}}
 		t.Fatal(err)
 	}
 	env := append(os.Environ(), "PYTHONPATH="+dir, "DJANGO_SETTINGS_MODULE=testsettings", "PYTHONDONTWRITEBYTECODE=1")
-	migrate := exec.Command("django-admin", "migrate", "--run-syncdb")
+	migrate := exec.Command(Python, "-m", "django", "migrate", "--run-syncdb")
 	migrate.Env = env
 	if out, err := migrate.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", Port(t))
-	server := exec.Command("django-admin", "runserver", "--noreload", "--insecure", addr)
+	server := exec.Command(Python, "-m", "django", "runserver", "--noreload", "--insecure", addr)
 	server.Env = env
 	log, err := os.Create(filepath.Join(dir, "out"))
 	if err != nil {
