@@ -13,7 +13,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 var layers = [][]string{
 	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/rrdfile"},
 	{"pkg/store", "pkg/graphite", "pkg/rrdfile/rrdtest"},
-	{"pkg/store/manifest"},
+	{"pkg/store/manifest", "pkg/graphite/carbontest"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest"},
 	{"pkg/store/postgres", "pkg/store/dbstream"},
 	{"pkg/store/stores"},
@@ -22,7 +22,7 @@ var layers = [][]string{
 }
 
 // programs stand for themselves: tools of the repository.
-var programs = []string{"pkg/bench", "pkg/tstatgen"}
+var programs = []string{"pkg/bench", "pkg/bench/rrdread", "pkg/tstatgen"}
 
 // TestLayers: imports go only downwards, every package has its layer, and
 // nothing below cmd knows the command line.
