@@ -5,11 +5,9 @@ import sys
 import rrdtool
 
 folder, since, until, passes = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-points = 0
+total = 0
 for _ in range(passes):
     for name in os.listdir(folder):
         _, _, rows = rrdtool.fetch(os.path.join(folder, name), "AVERAGE", "--resolution", "300", "-s", since, "-e", until)
-        for row in rows:
-            if row[0] is not None:
-                points += 1
-print(points)
+        total += len(rows)
+print(total)

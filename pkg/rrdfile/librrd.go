@@ -4,10 +4,12 @@ package rrdfile
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,9 +30,11 @@ type Reader struct {
 	memory int    // file descriptor of the database for librrd
 	name   string // its path
 	size   int64
-	buf    []byte
+	buf    []byte // the begin of the file
+	head   int64  // bytes of the file in buf
 	again  []byte
 	db     []byte
+	file   File // what the last Read found; its memory is used again
 }
 
 // NewReader returns a reader. Close frees its memory.
@@ -50,7 +54,8 @@ func (r *Reader) Close() error { return unix.Close(r.memory) }
 const tries = 10
 
 // Read returns all finished steps after a unix time in the file, of all data
-// sources: those of the finest archive that still holds the time.
+// sources: those of the finest archive that still holds the time. They are
+// good until the next Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)
@@ -103,8 +108,8 @@ func pread(fd int, b []byte, at int64) error {
 	return nil
 }
 
-// firstRead holds the header of a file like Tstat's.
-const firstRead = 2048
+// firstRead holds the header of a file like Tstat's and its finest archive.
+const firstRead = 8192
 
 func (r *Reader) read(path string, after int64) (*File, error) {
 	// A pipe of that name must not block.
@@ -120,24 +125,24 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
-	if err := unlocked(fd); err != nil {
-		return nil, err
-	}
 	h, err := r.readHeader(fd, st.Size)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Stamp: stampOf(&st), Step: h.step, Update: h.update, Last: h.update - h.update%h.step}
-	for _, name := range h.sources {
-		f.Series = append(f.Series, Series{Source: name})
+	f := &r.file
+	*f = File{Stamp: stampOf(&st), Step: h.step, Update: h.update, Last: h.update - h.update%h.step, Series: f.Series}
+	f.Series = slices.Grow(f.Series[:0], len(h.sources))[:len(h.sources)]
+	for i, name := range h.sources {
+		f.Series[i].Source, f.Series[i].Points = name, f.Series[i].Points[:0]
 	}
 	for _, p := range h.pieces(after) {
 		if err := r.readPiece(fd, h, p, f); err != nil {
 			return nil, err
 		}
 	}
-	// What was read is of one moment if no update was at work before, none is
-	// now, and none has changed the header between.
+	// What was read is of one moment if no update is at work now and none has
+	// changed the header since: the time of the update is what librrd writes
+	// last.
 	if err := unlocked(fd); err != nil {
 		return nil, err
 	}
@@ -173,6 +178,7 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 			return nil, err
 		}
 		if want <= n {
+			r.head = n
 			return parseHeader(r.buf[:n], size)
 		}
 		if want > size {
@@ -182,12 +188,30 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	}
 }
 
+// known tells whether one of the values is a number.
+func known(b []byte) bool {
+	for i := 0; i < len(b); i += 8 {
+		const exponent = 0x7ff << 52 // NaN and infinities have all of it
+		if binary.LittleEndian.Uint64(b[i:])&exponent != exponent {
+			return true
+		}
+	}
+	return false
+}
+
 // readPiece appends the points of p to f.
 func (r *Reader) readPiece(fd int, h *header, p piece, f *File) error {
 	db, rows := h.single(p.archive, r.db)
 	r.db = db
-	if err := pread(fd, db[rows:], p.offset); err != nil {
+	if n := p.offset + int64(len(db)) - rows; n <= r.head {
+		copy(db[rows:], r.buf[p.offset:n])
+	} else if err := pread(fd, db[rows:], p.offset); err != nil {
 		return err
+	}
+	// Most archives of a young database hold nothing.
+	if !known(db[rows:]) {
+		f.Unknown += (p.until - p.after) / h.rowStep(p.archive) * int64(len(h.sources))
+		return nil
 	}
 	if r.size != int64(len(db)) {
 		if err := unix.Ftruncate(r.memory, int64(len(db))); err != nil {
@@ -210,6 +234,9 @@ func (r *Reader) readPiece(fd int, h *header, p piece, f *File) error {
 	defer got.FreeValues()
 	if got.Step != time.Duration(step)*time.Second || len(got.DsNames) != len(h.sources) {
 		return fmt.Errorf("librrd: step of %v instead of %d s", got.Step, step)
+	}
+	for ds := range f.Series {
+		f.Series[ds].Points = slices.Grow(f.Series[ds].Points, got.RowCnt)
 	}
 	// The count of rows that the binding tells is one too many.
 	for row := range got.RowCnt - 1 {

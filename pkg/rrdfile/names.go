@@ -97,6 +97,8 @@ type histogram struct {
 
 var directions = map[string]string{"in": "in", "out": "out", "loc": "local", "c2s": "c2s", "s2c": "s2c"}
 
+var clouds = map[string]string{"c": "cloud", "nc": "noncloud"}
+
 func parseName(file string) (h histogram, ok bool) {
 	h.full, h.statistic, ok = strings.Cut(strings.TrimSuffix(file, ".rrd"), ".")
 	if !ok || h.full == "" || h.statistic == "" {
@@ -111,7 +113,7 @@ func parseName(file string) (h histogram, ok bool) {
 		words = words[:len(words)-1]
 	}
 	for i := 1; i < len(words); i++ {
-		if cloud := map[string]string{"c": "cloud", "nc": "noncloud"}[words[i]]; cloud != "" {
+		if cloud := clouds[words[i]]; cloud != "" {
 			h.cloud = cloud
 			words = slices.Delete(words, i, i+1)
 			break
@@ -222,16 +224,36 @@ var statistics = map[string]string{
 // cleanPath makes every node of a path one of letters, digits, _ and -:
 // everything else becomes _, and empty nodes go.
 func cleanPath(path string) string {
+	if isClean(path) {
+		return path
+	}
 	nodes := strings.Split(path, ".")
 	for i, n := range nodes {
 		nodes[i] = strings.Map(func(r rune) rune {
-			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' {
+			if r < 0x80 && cleanByte(byte(r)) {
 				return r
 			}
 			return '_'
 		}, n)
 	}
 	return strings.Join(slices.DeleteFunc(nodes, func(n string) bool { return n == "" }), ".")
+}
+
+func cleanByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
+}
+
+// isClean tells whether cleanPath has nothing to do.
+func isClean(path string) bool {
+	last := byte('.')
+	for i := range len(path) {
+		c := path[i]
+		if c == '.' && last == '.' || c != '.' && !cleanByte(c) {
+			return false
+		}
+		last = c
+	}
+	return last != '.'
 }
 
 // family says how the histograms of a base name are called.

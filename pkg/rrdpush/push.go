@@ -275,9 +275,14 @@ func (p *pusher) list() ([]named, error) {
 // batch is what is sent at once, and what to remember then.
 type batch struct {
 	metrics []graphite.Metric
+	all     []graphite.Point // of the metrics
 	points  int
 	files   map[string]*fileState
 	created int // metrics that are new
+}
+
+func newBatch() *batch {
+	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
 // pass reads all that is new and sends it.
@@ -377,7 +382,7 @@ type reading struct {
 
 // read makes batches of what is new in the files.
 func (r *reading) read(ctx context.Context, files []named) error {
-	r.next = &batch{files: map[string]*fileState{}}
+	r.next = newBatch()
 	for _, f := range files {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -398,7 +403,7 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 	select {
 	case r.batches <- r.next:
-		r.next = &batch{files: map[string]*fileState{}}
+		r.next = newBatch()
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -443,8 +448,8 @@ func (r *reading) file(f named) {
 		r.next.created += len(metrics)
 	}
 	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0}
-	if got.Stamp.Settled(now) {
-		state.Stamp = &got.Stamp
+	if stamp := got.Stamp; stamp.Settled(now) {
+		state.Stamp = &stamp
 	}
 	r.next.files[f.file] = state
 	r.next.metrics = append(r.next.metrics, metrics...)
@@ -461,24 +466,26 @@ func (p *pusher) fail(file string, err error) {
 }
 
 // metrics turns what was read into metrics, and counts negative percentiles.
-func (p *pusher) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
-	percentile := !p.Negative && rrdfile.IsPercentile(f.file)
+func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
+	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {
-		m := graphite.Metric{Path: f.path, Step: got.Step, Points: make([]graphite.Point, 0, len(s.Points))}
+		m := graphite.Metric{Path: f.path, Step: got.Step}
 		if i > 0 { // Tstat's files have one source
-			if p.Dest.exports() {
+			if r.Dest.exports() {
 				break
 			}
 			m.Path += "." + s.Source
 		}
+		begin := len(r.next.all)
 		for _, pt := range s.Points {
 			if percentile && pt.Value < 0 {
 				negative++
 				continue
 			}
-			m.Points = append(m.Points, graphite.Point(pt))
+			r.next.all = append(r.next.all, graphite.Point(pt))
 		}
-		if len(m.Points) > 0 {
+		// They stay where they are even if what follows needs more room.
+		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {
 			metrics = append(metrics, m)
 		}
 	}
