@@ -4,7 +4,6 @@ package rrdfile
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -188,17 +187,6 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	}
 }
 
-// known tells whether one of the values is a number.
-func known(b []byte) bool {
-	for i := 0; i < len(b); i += 8 {
-		const exponent = 0x7ff << 52 // NaN and infinities have all of it
-		if binary.LittleEndian.Uint64(b[i:])&exponent != exponent {
-			return true
-		}
-	}
-	return false
-}
-
 // readPiece appends the points of p to f.
 func (r *Reader) readPiece(fd int, h *header, p piece, f *File) error {
 	db, rows := h.single(p.archive, r.db)
@@ -208,8 +196,8 @@ func (r *Reader) readPiece(fd int, h *header, p piece, f *File) error {
 	} else if err := pread(fd, db[rows:], p.offset); err != nil {
 		return err
 	}
-	// Most archives of a young database hold nothing.
-	if !known(db[rows:]) {
+	// Before its first day a database has archives, but nothing in them.
+	if !h.known(p, db[rows:]) {
 		f.Unknown += (p.until - p.after) / h.rowStep(p.archive) * int64(len(h.sources))
 		return nil
 	}

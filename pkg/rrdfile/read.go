@@ -1,6 +1,7 @@
 package rrdfile
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -83,6 +84,23 @@ func (h *header) pieces(after int64) []piece {
 	}
 	slices.Reverse(parts)
 	return parts
+}
+
+// known tells whether any value of p is a number, given the rows of its
+// archive.
+func (h *header) known(p piece, rows []byte) bool {
+	const exponent = 0x7ff << 52 // NaN and infinities have all of it
+	width := int64(len(h.sources)) * 8
+	step, last := h.rowStep(p.archive), h.last(p.archive)
+	for t := p.until - p.until%step; t > p.after; t -= step {
+		row := (p.current - (last-t)/step + p.rows) % p.rows
+		for at := row * width; at < (row+1)*width; at += 8 {
+			if binary.LittleEndian.Uint64(rows[at:])&exponent != exponent {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // fileError names the file.
