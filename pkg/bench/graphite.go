@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -185,7 +184,6 @@ func (b *bench) caseGraphite(ctx context.Context) (err error) {
 		return err
 	}
 	carbontest.Need(tb, "netcat-openbsd", "sh", "-c", "nc -h 2>&1 | grep -q OpenBSD")
-	carbontest.Need(tb, "victoria-metrics", "sh", "-c", "command -v victoria-metrics")
 	prepared := filepath.Join(b.dir, "prepared.txt")
 	file, err := os.Create(prepared)
 	if err != nil {
@@ -208,40 +206,13 @@ func (b *bench) caseGraphite(ctx context.Context) (err error) {
 	}
 	carbon := carbontest.Start(tb, "[all]\npattern = .*\nretentions = 300s:15y\n",
 		"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = 50", "CARBON_METRIC_INTERVAL = 0")
-	victoria, err := startVictoria(ctx, tb)
-	if err != nil {
-		return err
-	}
+	victoria := carbontest.StartVictoria(tb)
 	for _, s := range []struct{ name, addr string }{
-		{"VictoriaMetrics", victoria}, {"carbon-cache", carbon.Addr()},
+		{"VictoriaMetrics", victoria.Addr}, {"carbon-cache", carbon.Addr()},
 	} {
 		if err := b.compare(ctx, "rrd-push into "+s.name+" / nc with a file, points/s", rrdPoints, 0.9, b.push(dir, s.addr), nc(s.addr)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// startVictoria starts VictoriaMetrics and returns its Graphite address.
-func startVictoria(ctx context.Context, tb *serverTB) (string, error) {
-	line, web := carbontest.Port(tb), carbontest.Port(tb)
-	cmd := exec.CommandContext(ctx, "victoria-metrics", "-storageDataPath="+tb.TempDir(), "-retentionPeriod=100y",
-		fmt.Sprintf("-httpListenAddr=127.0.0.1:%d", web), fmt.Sprintf("-graphiteListenAddr=127.0.0.1:%d", line))
-	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
-	if err := cmd.Start(); err != nil {
-		return "", err
-	}
-	tb.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	addr := fmt.Sprintf("127.0.0.1:%d", line)
-	carbontest.WaitFor(tb, "VictoriaMetrics", func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	return addr, nil
 }

@@ -49,6 +49,7 @@ have rrdtool || packages="$packages rrdtool"
 if [ "${CI:-}" = true ]; then
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
 	have carbon-cache || packages="$packages graphite-carbon"
+	have victoria-metrics || packages="$packages victoria-metrics"
 	have graphite-manage || packages="$packages graphite-web"
 	/usr/bin/python3 -c 'import whisper' 2>/dev/null || packages="$packages python3-whisper"
 fi

@@ -14,7 +14,18 @@ var ErrBusy = errors.New("is being written")
 
 // ErrNoLibrrd is returned by NewReader if the program was built without
 // librrd.
-var ErrNoLibrrd = errors.New("built without librrd: cannot read RRD files")
+var ErrNoLibrrd error = noLibrrd{}
+
+type noLibrrd struct{}
+
+func (noLibrrd) Error() string {
+	return "this program was built without librrd and cannot read RRD files"
+}
+
+// Hint says what the user can do.
+func (noLibrrd) Hint() string {
+	return "build it where librrd-dev, pkg-config and gcc are installed, without the tag norrd"
+}
 
 // Point is a value at a time.
 type Point struct {

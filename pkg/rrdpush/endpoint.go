@@ -26,7 +26,8 @@ import (
 // 3,000 points, and all history in the first.
 const (
 	maxBody   = 256 << 20
-	maxPoints = 4 << 20
+	maxPoints = 2 << 20
+	maxPosts  = 16  // at a time; others wait
 	maxName   = 255 // bytes of a file name
 )
 
@@ -63,7 +64,8 @@ type EndpointSummary struct {
 // points of RRDs by HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
 	opt   EndpointOptions
-	mu    sync.Mutex // of the sink
+	slots chan struct{} // one for each POST that is read
+	mu    sync.Mutex    // of the sink
 	sink  graphite.Sink
 	spool *graphite.Spool
 
@@ -75,7 +77,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Endpoint{opt: opt}
+	e := &Endpoint{opt: opt, slots: make(chan struct{}, maxPosts)}
 	var err error
 	if e.sink, err = opt.Dest.open(opt.TLS, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
 		return nil, err
@@ -187,6 +189,12 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if t := r.Header.Get("Content-Type"); t != "application/json" {
 		e.refuse(w, r, http.StatusBadRequest, "Invalid format", fmt.Errorf("content type %q", t))
+		return
+	}
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+	case <-r.Context().Done():
 		return
 	}
 	var c counts

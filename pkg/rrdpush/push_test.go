@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -485,6 +487,57 @@ func TestCarbonAway(t *testing.T) {
 	}
 	if strings.Contains(server.Log(), "invalid line") {
 		t.Error("carbon got an invalid line")
+	}
+}
+
+// TestVictoria: VictoriaMetrics gets the same times, and the values to the
+// digits that it keeps.
+func TestVictoria(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	want := expected(t, dir, false)
+	v := carbontest.StartVictoria(t)
+	push(t, options(t, dir, "graphite://"+v.Addr+"?new-metrics-per-minute=0"))
+	var got carbontest.Points
+	carbontest.WaitFor(t, "all points", func() bool {
+		got = v.Points(`tstat\\..*`)
+		return got.Count() >= want.Count()
+	})
+	for path, points := range want {
+		for at, w := range points {
+			if g, ok := got[path][at]; !ok || math.Abs(g-w) > 1e-9*math.Abs(w) {
+				t.Fatalf("%s at %d: %v (%v), want %v", path, at, g, ok, w)
+			}
+		}
+	}
+	if got.Count() != want.Count() {
+		t.Errorf("%d points, want %d", got.Count(), want.Count())
+	}
+}
+
+// TestCarbonTLS: a carbon behind TLS that wants a certificate.
+func TestCarbonTLS(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	server, client := certificates(t)
+	l, err := peer.Listen(t.Context(), peer.Options{Addr: ":0", TLS: server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan []byte, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		text, _ := io.ReadAll(c)
+		c.Close()
+		got <- text
+	}()
+	opt := options(t, dir, "graphite+tls://"+l.Addr().String()+"?new-metrics-per-minute=0")
+	opt.TLS = client
+	sum := push(t, opt)
+	if n := bytes.Count(<-got, []byte("\n")); int64(n) != sum.Points || n == 0 {
+		t.Errorf("%d lines, want %d", n, sum.Points)
 	}
 }
 

@@ -339,3 +339,77 @@ func (w *Web) Points(metrics []string, begin, end int64) Points {
 	}
 	return points
 }
+
+// Victoria is a VictoriaMetrics. It stops with its test.
+type Victoria struct {
+	Addr string // of the plaintext protocol
+
+	t   testing.TB
+	url string
+}
+
+// StartVictoria starts a VictoriaMetrics that keeps points of 100 years.
+func StartVictoria(t testing.TB) *Victoria {
+	t.Helper()
+	Need(t, "victoria-metrics", "sh", "-c", "command -v victoria-metrics")
+	v := &Victoria{Addr: fmt.Sprintf("127.0.0.1:%d", Port(t)), t: t}
+	web := fmt.Sprintf("127.0.0.1:%d", Port(t))
+	v.url = "http://" + web
+	cmd := exec.Command("victoria-metrics", "-storageDataPath="+t.TempDir(), "-retentionPeriod=100y",
+		"-httpListenAddr="+web, "-graphiteListenAddr="+v.Addr)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for _, addr := range []string{v.Addr, web} {
+		WaitFor(t, "VictoriaMetrics", func() bool {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
+	}
+	return v
+}
+
+// Points returns all points of metrics whose names match a regular
+// expression.
+func (v *Victoria) Points(names string) Points {
+	v.t.Helper()
+	for _, path := range []string{"/internal/force_flush", "/api/v1/export?" + url.Values{"match[]": {`{__name__=~"` + names + `"}`}}.Encode()} {
+		resp, err := http.Get(v.url + path)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK {
+			v.t.Fatalf("%s: %v %s\n%.500s", path, err, resp.Status, body)
+		}
+		if !strings.HasPrefix(path, "/api") {
+			continue
+		}
+		points := Points{}
+		for d := json.NewDecoder(bytes.NewReader(body)); d.More(); {
+			var s struct {
+				Metric     map[string]string
+				Values     []float64
+				Timestamps []int64 // milliseconds
+			}
+			if err := d.Decode(&s); err != nil {
+				v.t.Fatal(err)
+			}
+			m := map[int64]float64{}
+			for i, at := range s.Timestamps {
+				m[at/1000] = s.Values[i]
+			}
+			points[s.Metric["__name__"]] = m
+		}
+		return points
+	}
+	return nil
+}
