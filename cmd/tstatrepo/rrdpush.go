@@ -132,7 +132,8 @@ func rrdPushCommand(con *console) *cli.Command {
 			"carbon-cache: Debian's creates 50 new metrics a minute and drops others without telling; raise " +
 			"MAX_CREATES_PER_MINUTE, or say ?new-metrics-per-minute=50 and push often: what has to wait is sent later. " +
 			"Retentions of storage-schemas.conf are to begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
-			"to be as long as the oldest point is old, else carbon drops it. ENABLE_TAGS = False saves it from asking for " +
+			"to be as long as the oldest point is old, else carbon drops it. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
+			"just read; --since sends that again. ENABLE_TAGS = False saves it from asking for " +
 			"a web server. go-carbon: max-creates-per-second limits likewise. VictoriaMetrics: give it " +
 			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
 			"-dedup.minScrapeInterval=1ms.\n\n" +
