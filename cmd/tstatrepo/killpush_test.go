@@ -143,7 +143,7 @@ func TestKillPush(t *testing.T) {
 		again += n - 1
 	}
 	t.Logf("%d points, %d kills, %d lines came again", files*steps, kills, again)
-	if len(sink.lines) < files*steps || again > kills*2*60_000 {
+	if len(sink.lines) < files*steps || again > kills*2*210_000 {
 		t.Errorf("%d lines of %d points, %d came again after %d kills", len(sink.lines), files*steps, again, kills)
 	}
 }

@@ -127,7 +127,7 @@ func rrdPushCommand(con *console) *cli.Command {
 			"push; values that are unknown are left out. A point is named PREFIX.PROBE.NAME; bytes in it that are not " +
 			"printable ASCII, and / \\ ; ~ \" ', become _.\n\n" +
 			"Points that a server does not take are kept on disk and go first next time; the exit status is then 75. A " +
-			"batch of 50,000 points counts as sent when the server has read all of it, for carbon says no more. It may be " +
+			"batch of 200,000 points counts as sent when the server has read all of it, for carbon says no more. It may be " +
 			"sent again after a crash; a point that comes twice replaces itself.\n\n" +
 			"carbon-cache: Debian's creates 50 new metrics a minute and drops others without telling; raise " +
 			"MAX_CREATES_PER_MINUTE, or say ?new-metrics-per-minute=50 and push often: what has to wait is sent later. " +

@@ -90,7 +90,7 @@ type pushState struct {
 const stateFormat = 1
 
 // batchPoints is how many points are sent, and remembered, at once.
-const batchPoints = 50_000
+const batchPoints = 200_000
 
 // pusher is one Run.
 type pusher struct {
