@@ -5,18 +5,29 @@
 export PATH := $(PATH):/usr/local/go/bin
 export GOTOOLCHAIN ?= auto
 
+# The binding of librrd passes const char ** for char **: an error for GCC 14.
+export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
+
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
 RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/tstat/...
 
-.PHONY: help demo test bench soak lint generate build install-tools
+.PHONY: help demo test bench soak lint generate build build-norrd install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
 
-build: ## build bin/tstatrepo
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
+build: ## build bin/tstatrepo; without librrd-dev, or with make build-norrd, a static one that cannot read RRDs
+	@if pkg-config --exists librrd 2>/dev/null; then \
+		set -x; CGO_ENABLED=1 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo; \
+	else \
+		echo "build: no librrd (apt-get install librrd-dev pkg-config gcc): without rrd-push of RRD files" >&2; \
+		$(MAKE) --no-print-directory build-norrd; \
+	fi
+
+build-norrd: ## build a static bin/tstatrepo without librrd
+	CGO_ENABLED=0 go build -tags norrd -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
 
 demo: ## import sample logs, query them, show what to do next (3 minutes at most)
 	@sh pkg/demo/demo.sh
@@ -25,6 +36,7 @@ test: install-tools ## run all tests
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
 	go test -timeout 6m ./...
+	CGO_ENABLED=0 go vet -tags norrd ./cmd/... ./pkg/rrdfile/... ./pkg/rrdpush/...
 	go test -race -timeout 6m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
@@ -32,8 +44,9 @@ test: install-tools ## run all tests
 bench: install-tools ## measure against DuckDB and cp; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
-soak: ## kill imports at random, 50 rounds for each store
+soak: ## kill imports and pushes at random, 50 rounds each; 60,000 damaged RRDs, and more
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 60m -v
+	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...

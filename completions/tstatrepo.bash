@@ -3,7 +3,7 @@
 
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
-    local commands="import-bulk help"
+    local commands="import-bulk rrd-push help"
     # bash makes a word of the "=" in --flag=value
     if [[ $cur == "=" ]]; then
         cur=
@@ -43,6 +43,49 @@ _tstatrepo() {
         esac
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --dry-run --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+        fi ;;
+    rrd-push)
+        case $prev in
+        --to)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --names)
+            mapfile -t COMPREPLY < <(compgen -W "default upstream raw" -- "$cur")
+            return ;;
+        --names-file)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-cert)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-key)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-ca)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --metrics-file)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --config)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --state-dir)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --log-format)
+            mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur")
+            return ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
+            return ;;
+        --retry-timeout | --spool | --since | --every | --probe | --prefix | --listen | --allow)
+            return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;

@@ -22,9 +22,10 @@ func newApp(con *console) *cli.App {
 		Usage:   "bring what Tstat probes write into storage",
 		Version: versionString(),
 		Description: "tstatrepo reads the flow logs that Tstat probes write and stores them: exactly once, in any " +
-			"order, from a shell, cron or systemd.",
+			"order, from a shell, cron or systemd. It pushes the points of Tstat's RRDs into Graphite.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
+			rrdPushCommand(con),
 			helpCommand(),
 			generateCommand(),
 		},

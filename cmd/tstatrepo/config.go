@@ -29,6 +29,7 @@ type config struct {
 	logLevel  string
 
 	importBulk importBulk
+	rrdPush    rrdPush
 
 	sections []section
 }
@@ -44,15 +45,16 @@ type section struct {
 // reports each key of the file with its line; see readFile.
 type fileSections struct {
 	ImportBulk struct{} `toml:"import-bulk"`
+	RRDPush    struct{} `toml:"rrd-push"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
-	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk()}
+	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), rrdPush: defaultRRDPush()}
 	c.sections = []section{
 		{"", []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
-				usage: "`DIR` for locks and files of rejected lines",
+				usage: "`DIR` for locks, files of rejected lines and what is remembered between runs",
 				empty: "$STATE_DIRECTORY, else /var/lib/tstatrepo for root, else $XDG_STATE_HOME/tstatrepo, else ~/.local/state/tstatrepo"},
 			{name: "log-format", group: groupConfig, value: &c.logFormat, complete: "text json",
 				usage: "`FORMAT` of messages on stderr: text or json"},
@@ -60,6 +62,7 @@ func newConfig() *config {
 				usage: "least `LEVEL` of messages: debug, info, warn or error"},
 		}},
 		{"import-bulk", c.importBulk.settings()},
+		{"rrd-push", c.rrdPush.settings()},
 	}
 	return c
 }

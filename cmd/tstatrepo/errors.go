@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -111,7 +112,7 @@ func exitStatus(err error) int {
 		return 128 + int(sig.signal)
 	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, state.ErrLocked):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, state.ErrLocked):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

@@ -11,18 +11,18 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/tstat", "pkg/state", "pkg/peer"},
-	{"pkg/store"},
-	{"pkg/store/manifest"},
+	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/rrdfile"},
+	{"pkg/store", "pkg/graphite", "pkg/rrdfile/rrdtest"},
+	{"pkg/store/manifest", "pkg/graphite/carbontest"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest"},
 	{"pkg/store/postgres", "pkg/store/dbstream"},
 	{"pkg/store/stores"},
-	{"pkg/bulk"},
+	{"pkg/bulk", "pkg/rrdpush"},
 	{"cmd/tstatrepo"},
 }
 
 // programs stand for themselves: tools of the repository.
-var programs = []string{"pkg/bench", "pkg/tstatgen"}
+var programs = []string{"pkg/bench", "pkg/bench/rrdread", "pkg/tstatgen"}
 
 // TestLayers: imports go only downwards, every package has its layer, and
 // nothing below cmd knows the command line.

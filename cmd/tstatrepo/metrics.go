@@ -32,7 +32,7 @@ func writeMetrics(file, probe string, sum *bulk.Summary, failure error, now time
 	succeeded := 1.0
 	last := seconds
 	if failure != nil {
-		succeeded, last = 0, formerSuccess(file, probe)
+		succeeded, last = 0, formerSuccess(file, metricSuccess, probe)
 	}
 	if last > 0 {
 		gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
@@ -66,14 +66,15 @@ func writeMetrics(file, probe string, sum *bulk.Summary, failure error, now time
 	return nil
 }
 
-// formerSuccess returns the time of the last success that file tells, or 0.
-func formerSuccess(file, probe string) float64 {
+// formerSuccess returns the time of the last success that file tells as the
+// value of metric, or 0.
+func formerSuccess(file, metric, probe string) float64 {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(text)) {
-		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metricSuccess, probe))
+		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metric, probe))
 		if !ok {
 			continue
 		}

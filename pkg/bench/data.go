@@ -98,10 +98,11 @@ func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
 	return t, err
 }
 
-// build builds the three programs that are run.
+// build builds the programs that are run.
 func (b *bench) build(ctx context.Context) error {
 	for _, p := range []struct{ name, module, pkg, cgo string }{
-		{"tstatrepo", b.root, "./cmd/tstatrepo", "0"},
+		{"tstatrepo", b.root, "./cmd/tstatrepo", "1"}, // with librrd
+		{"rrdread", b.root, "./pkg/bench/rrdread", "1"},
 		{"tstatgen", b.root, "./pkg/tstatgen", "0"},
 		{"tstatduck", filepath.Join(b.root, "pkg", "duckdb"), ".", "1"},
 	} {

@@ -105,8 +105,8 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	return nil
 }
 
-// serverTB lets pgtest, which is for tests, serve a program: it is that part
-// of testing.TB that pgtest uses.
+// serverTB lets pgtest, carbontest and rrdtest, which are for tests, serve a
+// program: it is that part of testing.TB that they use.
 type serverTB struct {
 	testing.TB
 	cleanup []func()
@@ -115,11 +115,12 @@ type serverTB struct {
 // serverError is the failure of a call of pgtest, as a panic.
 type serverError string
 
-func (*serverTB) Helper()                           {}
-func (t *serverTB) Cleanup(f func())                { t.cleanup = append(t.cleanup, f) }
-func (*serverTB) Fatal(args ...any)                 { panic(serverError(fmt.Sprint(args...))) }
-func (*serverTB) Fatalf(format string, args ...any) { panic(serverError(fmt.Sprintf(format, args...))) }
-func (t *serverTB) Skip(args ...any)                { t.Fatal(args...) }
+func (*serverTB) Helper()                            {}
+func (t *serverTB) Cleanup(f func())                 { t.cleanup = append(t.cleanup, f) }
+func (*serverTB) Fatal(args ...any)                  { panic(serverError(fmt.Sprint(args...))) }
+func (*serverTB) Fatalf(format string, args ...any)  { panic(serverError(fmt.Sprintf(format, args...))) }
+func (t *serverTB) Skip(args ...any)                 { t.Fatal(args...) }
+func (t *serverTB) Skipf(format string, args ...any) { t.Fatalf(format, args...) }
 
 func (t *serverTB) TempDir() string {
 	dir, err := os.MkdirTemp("", "bench")
@@ -137,7 +138,7 @@ func (t *serverTB) end(err *error) {
 		t.cleanup[i]()
 	}
 	if e, ok := p.(serverError); ok {
-		*err = fmt.Errorf("PostgreSQL: %s", e)
+		*err = fmt.Errorf("server: %s", e)
 	} else if p != nil {
 		panic(p)
 	}

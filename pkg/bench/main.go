@@ -54,6 +54,9 @@ var cases = []struct {
 	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
 	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
 	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
+	{"rrdread", "reads 2,000 RRDs with a day of points; peer: python3-rrdtool's fetch", (*bench).caseRRDRead},
+	{"rrdpush", "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", (*bench).caseRRDPush},
+	{"graphite", "pushes them into carbon and VictoriaMetrics; peer: nc with a prepared file", (*bench).caseGraphite},
 	{"again", "a second run over many files that are stored already", (*bench).caseAgain},
 }
 

@@ -36,16 +36,22 @@ go_is_new() {
 	[ "${minor:-0}" -ge 21 ]
 }
 
-# gcc and g++ are for the tests and the demo only: DuckDB is C++, and the race
-# detector needs cgo. The product is pure Go.
+# g++ is for the tests and the demo only: DuckDB is C++. gcc is for librrd,
+# which reads RRDs; the product builds without it too (make build-norrd).
 packages=
 for tool in git make gcc g++; do
 	have "$tool" || packages="$packages $tool"
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
-# Tests of the databases are skipped without a server, but not on CI.
+have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config librrd-dev"
+have rrdtool || packages="$packages rrdtool"
+# Tests of the databases and of Graphite are skipped without a server, but not on CI.
 if [ "${CI:-}" = true ]; then
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
+	have carbon-cache || packages="$packages graphite-carbon"
+	have victoria-metrics || packages="$packages victoria-metrics"
+	have graphite-manage || packages="$packages graphite-web"
+	/usr/bin/python3 -c 'import whisper' 2>/dev/null || packages="$packages python3-whisper"
 fi
 go_is_new || have curl || packages="$packages curl"
 

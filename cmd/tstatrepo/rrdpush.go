@@ -1,0 +1,375 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// rrdPush holds the settings of rrd-push.
+type rrdPush struct {
+	sources      []string
+	to           string
+	probe        string
+	prefix       string
+	names        string
+	namesFile    string
+	since        string
+	every        duration
+	keepNegative bool
+	dryRun       bool
+	retryTimeout duration
+	spool        size
+	network      network
+	json         bool
+	metricsFile  string
+	verbose      bool
+	quiet        bool
+}
+
+func defaultRRDPush() rrdPush {
+	return rrdPush{
+		to:           "whisper:./whisper",
+		prefix:       "tstat",
+		names:        "default",
+		retryTimeout: duration(10 * time.Second),
+		spool:        256 << 20,
+	}
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (r *rrdPush) settings() []*setting {
+	const (
+		dest    = "Destination"
+		source  = "Source"
+		names   = "Names"
+		reports = "Output"
+	)
+	return slices.Concat([]*setting{
+		{name: "sources", group: source, value: &r.sources,
+			usage: "the RRD folder when the command line names none"},
+
+		{name: "to", group: dest, value: &r.to, complete: "dir",
+			usage: "send the points to `URL`: graphite://HOST:2003, graphite+pickle://HOST:2004 (both with +tls), whisper:DIR, " +
+				"https://REPOSITORY:9000, or - for lines on stdout"},
+		{name: "retry-timeout", group: dest, value: &r.retryTimeout,
+			usage: "try again for `DURATION` when the destination is away, then keep the points on disk"},
+		{name: "spool", group: dest, value: &r.spool,
+			usage: "keep at most `SIZE` of points on disk for a destination that is away"},
+		{name: "dry-run", group: dest, value: &r.dryRun,
+			usage: "print what would be sent as lines on stdout, and remember nothing"},
+
+		{name: "since", group: source, value: &r.since, empty: "what is new; all at first",
+			usage: "push points of `TIME` (2006-01-02, 2006-01-02T15:04, RFC 3339) and later, sent before or not"},
+		{name: "every", group: source, value: &r.every, empty: "once",
+			usage: "push every `DURATION` until interrupted"},
+		{name: "keep-negative", group: source, value: &r.keepNegative,
+			usage: "send negative percentiles too, which Tstat writes where it had no samples"},
+
+		{name: "probe", group: names, value: &r.probe, empty: "host name up to the first dot; with --listen that of the client certificate",
+			usage: "`NAME` of the probe that wrote the RRDs, the second part of every path"},
+		{name: "prefix", group: names, value: &r.prefix,
+			usage: "`PATH` in front of the probe's name"},
+		{name: "names", group: names, value: &r.names, complete: strings.Join(rrdfile.Namings, " "),
+			usage: "`MODE` of names: default, upstream (exactly those of mPlane's importer) or raw (file names)"},
+		{name: "names-file", group: names, value: &r.namesFile, complete: "file",
+			usage: "TOML `FILE` with other names for histograms and indexes"},
+	}, r.network.settings("take points of other probes (mPlane's indirect export, HTTP)"), []*setting{
+		{name: "json", group: reports, value: &r.json,
+			usage: "print the summary as JSON on stdout"},
+		{name: "metrics-file", group: reports, value: &r.metricsFile, complete: "file",
+			usage: "write Prometheus metrics to `FILE` (*.prom for node_exporter)"},
+		{name: "verbose", group: reports, value: &r.verbose,
+			usage: "print the summary even if stderr is not a terminal"},
+		{name: "quiet", group: reports, value: &r.quiet,
+			usage: "print warnings and errors only"},
+	})
+}
+
+var rrdPushExamples = []example{
+	{"all RRDs into Whisper files below ./whisper, no server needed", "tstatrepo rrd-push /rrdfiles"},
+	{"see first what would be sent", "tstatrepo rrd-push --dry-run --since 2024-05-01 /rrdfiles"},
+	{"every five minutes from cron; silent unless something is wrong", "*/5 * * * * tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
+	{"the same with a systemd timer", "systemd-run --unit rrd-push --on-calendar '*:0/5' tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
+	{"as a service", "tstatrepo rrd-push --every 5m --to graphite://graphite:2003 /rrdfiles"},
+	{"to a carbon that creates 50 metrics a minute", "tstatrepo rrd-push --every 1m --to 'graphite://graphite:2003?new-metrics-per-minute=50' /rrdfiles"},
+	{"to the repository, which knows the probe by its certificate", "tstatrepo rrd-push --to https://repository:9000 --tls-cert probe.pem --tls-key probe.key --tls-ca ca.pem /rrdfiles"},
+	{"the repository's side", "tstatrepo rrd-push --listen 0.0.0.0:9000 --tls-cert repo.pem --tls-key repo.key --tls-ca ca.pem --to graphite://localhost:2003"},
+}
+
+func rrdPushCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "rrd-push",
+		Usage:     "push the points of Tstat's RRDs into Graphite",
+		ArgsUsage: "RRD_DIR",
+		Category:  groupProduct,
+		Description: "Reads the RRD files in RRD_DIR and sends their points to a Graphite server, into Whisper files, or to " +
+			"another tstatrepo: what is new since the last push, all history at first. Tstat is never disturbed: its files " +
+			"are not locked, not mapped and not changed. Files that did not change are not read.\n\n" +
+			"Each time comes from the finest archive that still holds it; steps that are not finished wait for the next " +
+			"push; values that are unknown are left out. A point is named PREFIX.PROBE.NAME; bytes in it that are not " +
+			"printable ASCII, and / \\ ; ~ \" ', become _.\n\n" +
+			"Points that a server does not take are kept on disk and go first next time; the exit status is then 75. A " +
+			"batch of 200,000 points counts as sent when the server has read all of it, for carbon says no more. It may be " +
+			"sent again after a crash; a point that comes twice replaces itself.\n\n" +
+			"carbon-cache: Debian's creates 50 new metrics a minute and drops others without telling; raise " +
+			"MAX_CREATES_PER_MINUTE, or say ?new-metrics-per-minute=50 and push often: what has to wait is sent later. " +
+			"Retentions of storage-schemas.conf are to begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
+			"to be as long as the oldest point is old, else carbon drops it. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
+			"just read; --since sends that again. ENABLE_TAGS = False saves it from asking for " +
+			"a web server. go-carbon: max-creates-per-second limits likewise. VictoriaMetrics: give it " +
+			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
+			"-dedup.minScrapeInterval=1ms.\n\n" +
+			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +
+			"whisper:DIR?schemas=FILE says, a storage-schemas.conf. They are right for graphite-web and carbonapi.\n\n" +
+			"With --listen it takes the points that other probes send, instead of reading a folder: those of tstatrepo and " +
+			"of mPlane's exporter.",
+		Flags:  commandFlags("rrd-push"),
+		Action: func(c *cli.Context) error { return runRRDPush(c, con) },
+	}
+}
+
+// runRRDPush turns flags and config into the options of one rrdpush.Run or
+// rrdpush.Serve and reports its result.
+func runRRDPush(c *cli.Context, con *console) error {
+	cfg, p, err := loadConfig(c, con)
+	if err != nil {
+		return err
+	}
+	r := &cfg.rrdPush
+	if c.Args().Present() {
+		r.sources = c.Args().Slice()
+	}
+	opt := r.options(p)
+	listen := r.network.listeners(p)
+	if err := p.err(c.Command.Name); err != nil {
+		return err
+	}
+	if done, err := checkOrPrint(c, cfg); done {
+		return err
+	}
+	if r.quiet {
+		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+	}
+	opt.StateDir, opt.Stdout, opt.Log = cfg.stateDir, c.App.Writer, con.logger()
+	if len(listen) > 0 {
+		if len(r.sources) > 0 {
+			return usagef("rrd-push takes an RRD_DIR or --listen, not both")
+		}
+		return r.serve(c.Context, con, opt, rrdpush.EndpointOptions{
+			Listen: listen, Dest: opt.Dest, Probe: opt.Probe, Prefix: opt.Prefix, Naming: opt.Naming, Negative: opt.Negative,
+			RetryTimeout: opt.RetryTimeout, SpoolSize: opt.SpoolSize, StateDir: opt.StateDir, TLS: opt.TLS, Stdout: opt.Stdout, Log: opt.Log,
+		})
+	}
+	if len(r.sources) != 1 {
+		return hintError{usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles"}
+	}
+	opt.Dir = r.sources[0]
+	if r.metricsFile != "" {
+		opt.Passed = func(sum *rrdpush.Summary, failure error) {
+			if err := writePushMetrics(r.metricsFile, opt.Probe, sum, failure, time.Now()); err != nil {
+				opt.Log.Warn("metrics file was not written", "err", err)
+			}
+		}
+	}
+	sum, err := rrdpush.Run(c.Context, opt)
+	err = orInterrupt(c.Context, err)
+	if sum != nil {
+		err = errors.Join(err, r.report(c.App.Writer, con, sum))
+	}
+	if r.metricsFile != "" && !r.dryRun && r.every == 0 {
+		err = errors.Join(err, writePushMetrics(r.metricsFile, opt.Probe, sum, err, time.Now()))
+	}
+	return err
+}
+
+// serve takes points of other probes until a signal comes.
+func (r *rrdPush) serve(ctx context.Context, con *console, opt rrdpush.Options, e rrdpush.EndpointOptions) error {
+	e.Ready = func(addrs []string) { opt.Log.Info("listening", "address", strings.Join(addrs, " ")) }
+	sum, err := rrdpush.Serve(ctx, e)
+	err = orInterrupt(ctx, err)
+	if sum == nil || !r.json {
+		return err
+	}
+	text, jsonErr := json.MarshalIndent(sum, "", "  ")
+	if jsonErr == nil {
+		_, jsonErr = opt.Stdout.Write(append(text, '\n'))
+	}
+	return errors.Join(err, jsonErr)
+}
+
+var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+
+// options checks the settings and turns them into options of rrdpush.Run.
+func (r *rrdPush) options(p *problems) rrdpush.Options {
+	if r.probe == "" && len(r.network.listen) == 0 {
+		host, _ := os.Hostname()
+		r.probe = fitProbe(host)
+		if r.probe == "" {
+			p.add("probe", "must be given, since this machine has no host name")
+		}
+	}
+	if r.probe != "" {
+		if err := store.ValidProbe(r.probe); err != nil {
+			p.add("probe", "%v", err)
+		}
+	}
+	if !validPrefix.MatchString(r.prefix) {
+		p.add("prefix", "%q is no path of letters, digits, _ and - joined by dots", r.prefix)
+	}
+	dest, err := rrdpush.ParseDest(r.to)
+	var wrong *rrdpush.DestError
+	if errors.As(err, &wrong) {
+		p.hint = cmp.Or(p.hint, wrong.Hint())
+		p.add("to", "%q: %s", maskSecrets(r.to), wrong.Reason)
+	}
+	var table *rrdfile.Table
+	if r.namesFile != "" {
+		if table, err = rrdfile.ReadTable(r.namesFile); err != nil {
+			p.add("names-file", "%v", err)
+		} else if r.names != "default" {
+			p.add("names-file", "is for --names default")
+		}
+	}
+	naming, ok := rrdfile.NamingOf(r.names, table)
+	if !ok {
+		p.add("names", "%q is none of %s", r.names, strings.Join(rrdfile.Namings, ", "))
+	}
+	if r.every != 0 {
+		atLeast(p, "every", r.every, duration(time.Second))
+	}
+	atLeast(p, "retry-timeout", r.retryTimeout, 0)
+	atLeast(p, "spool", r.spool, 0)
+	if slices.Contains(r.sources, "") {
+		p.errs = append(p.errs, errors.New("an RRD_DIR must not be empty"))
+	}
+	for _, pair := range []struct {
+		first, second bool
+		name, other   string
+	}{
+		{r.quiet, r.verbose, "quiet", "verbose"},
+		{r.every != 0, r.dryRun, "every", "dry-run"},
+		{len(r.network.listen) > 0, r.dryRun, "listen", "dry-run"},
+		{len(r.network.listen) > 0, r.every != 0, "listen", "every"},
+		{len(r.network.listen) > 0, r.since != "", "listen", "since"},
+		{len(r.network.listen) > 0, r.metricsFile != "", "listen", "metrics-file"},
+	} {
+		if pair.first && pair.second {
+			p.add(pair.name, "cannot be combined with --%s", pair.other)
+		}
+	}
+	if dest != nil && len(r.network.listen) > 0 && strings.HasPrefix(r.to, "http") {
+		p.add("to", "must be a Graphite: a repository wants the names of files")
+	}
+	if r.json && (r.dryRun || dest != nil && dest.Prints()) {
+		p.add("json", "cannot be combined with lines on stdout")
+	}
+	return rrdpush.Options{
+		Dest: dest, Probe: r.probe, Prefix: r.prefix, Naming: naming, Mode: r.names,
+		TLS:      r.network.tls(),
+		Since:    timeSetting(p, "since", r.since, time.Local),
+		Every:    time.Duration(r.every),
+		Negative: r.keepNegative,
+		DryRun:   r.dryRun,
+
+		RetryTimeout: time.Duration(r.retryTimeout),
+		SpoolSize:    int64(r.spool),
+	}
+}
+
+// report prints the summary where it is wanted.
+func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) error {
+	if r.json {
+		text, err := json.MarshalIndent(sum, "", "  ")
+		if err != nil {
+			return err
+		}
+		if _, err := stdout.Write(append(text, '\n')); err != nil {
+			return err
+		}
+	}
+	if r.quiet || !r.verbose && (!con.tty || r.json) {
+		return nil
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d points of %s (%d unchanged, %d new) of probe %s in %.1f s\n",
+		sum.Points, plural(sum.Files, "file"), sum.Unchanged, sum.New, sum.Probe, sum.Seconds)
+	for _, l := range []struct {
+		n    int64
+		text string
+	}{
+		{sum.Unknown, "unknown values left out"},
+		{sum.Negative, "negative percentiles left out (--keep-negative)"},
+		{sum.TooOld, "points older than the retention of their Whisper file left out"},
+		{sum.Unnamed, "files without a name left out (--names default)"},
+		{sum.Shared, "files share the name of another"},
+		{sum.Waiting, "new metrics wait for the next run"},
+		{sum.Failed, "files could not be read"},
+	} {
+		if l.n > 0 {
+			fmt.Fprintf(&b, "%d %s\n", l.n, l.text)
+		}
+	}
+	if sum.Spooled > 0 {
+		fmt.Fprintf(&b, "%s wait in the spool\n", byteText(sum.Spooled))
+	}
+	_, err := io.WriteString(con, b.String())
+	return err
+}
+
+const pushMetricPrefix = "tstatrepo_rrd_push_"
+
+// writePushMetrics replaces file by metrics of the push that ended with sum
+// and failure, for the textfile collector of node_exporter.
+func writePushMetrics(file, probe string, sum *rrdpush.Summary, failure error, now time.Time) error {
+	reg := prometheus.NewRegistry()
+	gauge := func(name, help string, value float64) {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: pushMetricPrefix + name, Help: help}, []string{"probe"})
+		reg.MustRegister(g)
+		g.WithLabelValues(probe).Set(value)
+	}
+	const success = "last_success_timestamp_seconds"
+	seconds := float64(now.UnixMilli()) / 1000
+	succeeded, last := 1.0, seconds
+	if failure != nil {
+		succeeded, last = 0, formerSuccess(file, pushMetricPrefix+success, probe)
+	}
+	if last > 0 {
+		gauge(success, "When a push of the probe last succeeded.", last)
+	}
+	gauge("last_run_timestamp_seconds", "When the last push ended.", seconds)
+	gauge("last_run_success", "1 if the last push succeeded.", succeeded)
+	if sum != nil {
+		gauge("last_run_duration_seconds", "How long the last push took.", sum.Seconds)
+		gauge("last_run_files", "RRD files found by the last push.", float64(sum.Files))
+		gauge("last_run_points", "Points sent by the last push.", float64(sum.Points))
+		gauge("last_run_failed_files", "Files that the last push could not read.", float64(sum.Failed))
+		gauge("last_run_waiting_metrics", "New metrics that the last push left for later.", float64(sum.Waiting))
+		gauge("last_run_too_old_points", "Points older than the retention of their Whisper file.", float64(sum.TooOld))
+		gauge("spooled_bytes", "Points on disk that the destination has not taken.", float64(sum.Spooled))
+	}
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
+	reg.MustRegister(info)
+	info.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
+	if err := prometheus.WriteToTextfile(file, reg); err != nil {
+		return fmt.Errorf("metrics file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+package graphite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+)
+
+// CarbonOptions say how to reach a carbon server. The zero value of a field
+// means its default.
+type CarbonOptions struct {
+	Addr   string    // host:port
+	Pickle bool      // instead of plaintext
+	TLS    *peer.TLS // nil: none
+	// Timeout bounds a connection's making, each write of 64 KiB, and the
+	// wait for the server to read all; default 1 minute. A carbon whose cache
+	// is full stops reading until there is room.
+	Timeout time.Duration
+	// RetryTimeout is how long a batch is tried again; default not.
+	RetryTimeout time.Duration
+}
+
+// Carbon sends to a carbon server.
+type Carbon struct {
+	opt CarbonOptions
+	buf []byte
+}
+
+// NewCarbon returns a sink for the server. It connects when there is
+// something to send.
+func NewCarbon(opt CarbonOptions) *Carbon {
+	if opt.Timeout == 0 {
+		opt.Timeout = time.Minute
+	}
+	return &Carbon{opt: opt}
+}
+
+// Close does nothing: no connection outlives its batch.
+func (c *Carbon) Close() error { return nil }
+
+// Pauses between tries; each is shortened at random, so that many probes do
+// not come back at the same moment.
+const (
+	firstPause = 200 * time.Millisecond
+	maxPause   = 30 * time.Second
+)
+
+// Send sends a batch over a connection of its own. Carbon has no
+// acknowledgement; a batch counts as taken when the server has read all of it
+// and closes its side too.
+func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
+	if c.opt.Pickle {
+		c.buf = AppendPickle(c.buf[:0], metrics)
+	} else {
+		c.buf = AppendText(c.buf[:0], metrics)
+	}
+	if len(c.buf) == 0 {
+		return nil
+	}
+	return Retry(ctx, c.opt.RetryTimeout, func() error {
+		if err := c.try(ctx); err != nil {
+			return fmt.Errorf("%w: carbon %s: %w", ErrUnavailable, c.opt.Addr, err)
+		}
+		return nil
+	})
+}
+
+// Retry calls f until it succeeds, its error is another than ErrUnavailable,
+// or d has passed; the pauses grow, and are cut short at random.
+func Retry(ctx context.Context, d time.Duration, f func() error) error {
+	end := time.Now().Add(d)
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		err := f()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		wait := pause/2 + rand.N(pause/2)
+		if err == nil || !errors.Is(err, ErrUnavailable) || time.Now().Add(wait).After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// chunk is how much is written under one deadline.
+const chunk = 64 << 10
+
+func (c *Carbon) try(ctx context.Context) error {
+	dialCtx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
+	defer cancel()
+	dial := new(net.Dialer).DialContext
+	if c.opt.TLS != nil {
+		dial = c.opt.TLS.Dial
+	}
+	conn, err := dial(dialCtx, "tcp", c.opt.Addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for b := c.buf; len(b) > 0; {
+		if err := conn.SetWriteDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
+			return err
+		}
+		n, err := conn.Write(b[:min(len(b), chunk)])
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.New("connection cannot be closed on one side")
+	}
+	if err := half.CloseWrite(); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
+		return err
+	}
+	if n, err := io.Copy(io.Discard, io.LimitReader(conn, chunk)); err != nil {
+		return fmt.Errorf("waiting for all to be read: %w", err)
+	} else if n == chunk {
+		return errors.New("the peer sends data: it is no carbon")
+	}
+	return nil
+}

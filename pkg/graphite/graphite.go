@@ -1,0 +1,95 @@
+// Package graphite brings points into Graphite: to a carbon server (carbon,
+// go-carbon, VictoriaMetrics) as text or pickle, or into Whisper files.
+package graphite
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// ErrUnavailable is wrapped by errors of a destination that is down or full:
+// the same may succeed later.
+var ErrUnavailable = errors.New("destination unavailable")
+
+// Point is a value at a time.
+type Point struct {
+	Time  int64 // unix, seconds
+	Value float64
+}
+
+// Metric is some points of one metric, by ascending time.
+type Metric struct {
+	Path   string // nodes joined by dots; see CleanPath
+	Step   int64  // seconds between points; 0: not known
+	Points []Point
+}
+
+// Sink takes points. A point that is sent again replaces itself.
+type Sink interface {
+	// Send stores metrics. It returns nil when they are taken; after an error
+	// some of them may be.
+	Send(ctx context.Context, metrics []Metric) error
+	// Close frees what the sink holds.
+	Close() error
+}
+
+// Count returns how many points metrics have.
+func Count(metrics []Metric) (n int) {
+	for _, m := range metrics {
+		n += len(m.Points)
+	}
+	return n
+}
+
+// CleanPath makes a path one that every Graphite takes: bytes other than
+// printable ASCII, and / \ ; ~ " ' become _, so that nothing ends a line, adds a
+// tag or leaves a folder; dots at the front go.
+func CleanPath(path string) string {
+	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
+	path = strings.TrimLeft(path, ".")
+	for i := range len(path) {
+		if !clean(path[i]) {
+			b := []byte(path)
+			for ; i < len(b); i++ {
+				if !clean(b[i]) {
+					b[i] = '_'
+				}
+			}
+			return string(b)
+		}
+	}
+	return path
+}
+
+// AppendText appends metrics in carbon's plaintext protocol: a line "path
+// value time" for each point. Values have as many digits as it takes to read
+// the same value back; those that are no number are left out, since carbon
+// drops them.
+func AppendText(b []byte, metrics []Metric) []byte {
+	for _, m := range metrics {
+		path := CleanPath(m.Path)
+		for _, p := range m.Points {
+			if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) {
+				continue
+			}
+			b = append(b, path...)
+			b = append(b, ' ')
+			b = appendValue(b, p.Value)
+			b = append(b, ' ')
+			b = strconv.AppendInt(b, p.Time, 10)
+			b = append(b, '\n')
+		}
+	}
+	return b
+}
+
+// appendValue writes whole numbers fast: most of Tstat's counters are.
+func appendValue(b []byte, v float64) []byte {
+	if i := int64(v); float64(i) == v && i > -1<<53 && i < 1<<53 && (i != 0 || !math.Signbit(v)) {
+		return strconv.AppendInt(b, i, 10)
+	}
+	return strconv.AppendFloat(b, v, 'g', -1, 64)
+}

@@ -1,0 +1,221 @@
+package graphite
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrSpoolFull is wrapped by the error of Spool.Send when the destination is
+// down and the spool has no room. It is ErrUnavailable too.
+var ErrSpoolFull = errors.New("spool is full")
+
+// Spool is a sink that keeps on disk what another cannot take, and sends that
+// first when it can again, oldest first.
+type Spool struct {
+	sink Sink
+	dir  string
+	max  int64 // bytes
+	log  *slog.Logger
+
+	down  error     // why the destination did not take the last batch
+	until time.Time // it is not tried before
+}
+
+// spoolSuffix ends the names of batches, which are the time of their writing,
+// so that names sort by age.
+const spoolSuffix = ".batch"
+
+// spoolHead begins the first line of a batch: format, SHA-256 of the rest.
+const spoolHead = "tstatrepo-spool 1 "
+
+// rest is how long a destination that is down is left in peace.
+const rest = 30 * time.Second
+
+// NewSpool returns a sink that keeps up to max bytes in dir. Only one may use
+// the folder at a time. log is told what cannot be used; nil: none.
+func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	return &Spool{sink: sink, dir: dir, max: max, log: log}, nil
+}
+
+// Close closes the sink behind.
+func (s *Spool) Close() error { return s.sink.Close() }
+
+// Down returns why the destination does not take points now; nil if it does.
+func (s *Spool) Down() error { return s.down }
+
+// batches returns the files, oldest first, and the size of all.
+func (s *Spool) batches() (names []string, size int64, err error) {
+	entries, err := os.ReadDir(s.dir) // sorted
+	if err != nil {
+		return nil, 0, fmt.Errorf("spool: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), spoolSuffix) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, 0, fmt.Errorf("spool: %w", err)
+		}
+		names = append(names, e.Name())
+		size += info.Size()
+	}
+	return names, size, nil
+}
+
+// Len returns how many batches wait, and their bytes.
+func (s *Spool) Len() (batches int, size int64, err error) {
+	names, size, err := s.batches()
+	return len(names), size, err
+}
+
+// Flush sends what waits. It does nothing while a destination that was down
+// rests.
+func (s *Spool) Flush(ctx context.Context) error {
+	if s.down != nil && time.Now().Before(s.until) {
+		return s.down
+	}
+	names, _, err := s.batches()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := filepath.Join(s.dir, name)
+		metrics, err := readBatch(path)
+		if err != nil {
+			// It is kept for whoever looks into it, and is not in the way.
+			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
+			if err := os.Rename(path, path+".damaged"); err != nil {
+				return fmt.Errorf("spool: %w", err)
+			}
+			continue
+		}
+		if err := s.sink.Send(ctx, metrics); err != nil {
+			return s.mark(err)
+		}
+		s.down = nil
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+	}
+	return nil
+}
+
+// mark remembers that the destination is down.
+func (s *Spool) mark(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		s.down, s.until = err, time.Now().Add(rest)
+	}
+	return err
+}
+
+// Send sends what waits, then metrics. If the destination is down it keeps
+// them: nil means that they are sent or safe on disk.
+func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
+	err := s.Flush(ctx)
+	if err == nil {
+		if err = s.sink.Send(ctx, metrics); err == nil {
+			s.down = nil
+			return nil
+		}
+		s.mark(err)
+	}
+	if !errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return s.put(metrics)
+}
+
+// put writes a batch.
+func (s *Spool) put(metrics []Metric) error {
+	text := AppendText(nil, metrics)
+	if len(text) == 0 {
+		return nil
+	}
+	_, size, err := s.batches()
+	if err != nil {
+		return err
+	}
+	head := fmt.Appendf(nil, "%s%x\n", spoolHead, sha256.Sum256(text))
+	if size+int64(len(head)+len(text)) > s.max {
+		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.down)
+	}
+	part, err := os.CreateTemp(s.dir, "new*")
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	defer os.Remove(part.Name()) // fails after the rename
+	defer part.Close()
+	if _, err := part.Write(append(head, text...)); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	if err := part.Sync(); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	name := fmt.Sprintf("%020d%s", time.Now().UnixNano(), spoolSuffix)
+	if err := os.Rename(part.Name(), filepath.Join(s.dir, name)); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return nil
+}
+
+func readBatch(path string) ([]Metric, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	head, text, _ := bytes.Cut(b, []byte("\n"))
+	if string(head) != fmt.Sprintf("%s%x", spoolHead, sha256.Sum256(text)) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	return ParseText(text)
+}
+
+// ParseText reads what AppendText wrote. Lines of a metric that follow each
+// other become one Metric.
+func ParseText(text []byte) ([]Metric, error) {
+	var metrics []Metric
+	for line := range bytes.Lines(text) {
+		f := bytes.Split(bytes.TrimSuffix(line, []byte("\n")), []byte(" "))
+		if len(f) != 3 {
+			return nil, fmt.Errorf("%q is no line of a path, a value and a time", line)
+		}
+		v, err := strconv.ParseFloat(string(f[1]), 64)
+		if err != nil {
+			return nil, err
+		}
+		t, err := strconv.ParseInt(string(f[2]), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(metrics); n == 0 || metrics[n-1].Path != string(f[0]) {
+			metrics = append(metrics, Metric{Path: string(f[0])})
+		}
+		m := &metrics[len(metrics)-1]
+		m.Points = append(m.Points, Point{t, v})
+	}
+	return metrics, nil
+}

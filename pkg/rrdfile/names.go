@@ -1,0 +1,423 @@
+package rrdfile
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// A Naming maps the name of a Tstat RRD file, without folder, to a metric
+// path: nodes joined by dots, without the prefix and the probe. An empty path
+// means that the naming has no name for the file.
+type Naming func(file string) string
+
+// Namings are the modes that NamingOf knows.
+var Namings = []string{"default", "upstream", "raw"}
+
+// NamingOf returns the naming of a mode:
+//
+//   - default: the names of mPlane's importer where they are right, others
+//     where those are empty or collide; see Table.Name
+//   - upstream: exactly the names of mPlane's importer; see UpstreamName
+//   - raw: the file name without ".rrd"
+//
+// Table t changes the default names; it may be nil.
+func NamingOf(mode string, t *Table) (Naming, bool) {
+	switch mode {
+	case "default":
+		if t == nil {
+			t = &Table{}
+		}
+		return t.Name, true
+	case "upstream":
+		return UpstreamName, true
+	case "raw":
+		return func(file string) string { return cleanPath(strings.TrimSuffix(file, ".rrd")) }, true
+	}
+	return nil, false
+}
+
+// A Table holds names that a user prefers to the built-in ones.
+type Table struct {
+	// Histograms maps the name of a histogram as it stands in file names,
+	// like "tcp_rtt_avg_in", to the path in front of the statistic, like
+	// "tcp.rtt.in".
+	Histograms map[string]string
+	// Indexes maps a histogram without direction and cloud mark, like
+	// "L7_TCP_num", to the names of indexes: {"16": "Kazaa"}.
+	Indexes map[string]map[string]string
+}
+
+// ReadTable reads a table from a TOML file:
+//
+//	[histograms]
+//	tcp_rtt_avg_in = "tcp.round_trip.in"
+//
+//	[indexes.L7_TCP_num]
+//	16 = "Kazaa"
+func ReadTable(file string) (*Table, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("table of names: %w", err)
+	}
+	defer f.Close()
+	t := &Table{}
+	if err := toml.NewDecoder(f).DisallowUnknownFields().Decode(t); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	for name, path := range t.Histograms {
+		if path == "" || cleanPath(path) != path {
+			return nil, fmt.Errorf("%s: histograms.%s: %q is no metric path: nodes of letters, digits, _ and - joined by dots", file, name, path)
+		}
+	}
+	for histogram, names := range t.Indexes {
+		for index, name := range names {
+			if name == "" || cleanPath(name) != name {
+				return nil, fmt.Errorf("%s: indexes.%s.%s: %q is no metric path: nodes of letters, digits, _ and - joined by dots", file, histogram, index, name)
+			}
+		}
+	}
+	return t, nil
+}
+
+// histogram is the name of a Tstat RRD file taken apart:
+// <base>[_c|_nc][_in|_out|_loc|_c2s|_s2c].<statistic>.rrd. The mark of clouds
+// can stand within the base too (tcp_rtt_c_avg_in).
+type histogram struct {
+	full      string // base with marks, as in the file name
+	base      string // without marks
+	cloud     string // "cloud", "noncloud" or ""
+	direction string // "in", "out", "local", "c2s", "s2c" or ""
+	statistic string // "avg", "idx7", "prc99.900", …
+}
+
+var directions = map[string]string{"in": "in", "out": "out", "loc": "local", "c2s": "c2s", "s2c": "s2c"}
+
+var clouds = map[string]string{"c": "cloud", "nc": "noncloud"}
+
+func parseName(file string) (h histogram, ok bool) {
+	h.full, h.statistic, ok = strings.Cut(strings.TrimSuffix(file, ".rrd"), ".")
+	if !ok || h.full == "" || h.statistic == "" {
+		return h, false
+	}
+	words := strings.Split(h.full, "_")
+	if len(words) < 2 || words[0] == "" {
+		return h, false
+	}
+	if d, is := directions[words[len(words)-1]]; is {
+		h.direction = d
+		words = words[:len(words)-1]
+	}
+	for i := 1; i < len(words); i++ {
+		if cloud := clouds[words[i]]; cloud != "" {
+			h.cloud = cloud
+			words = slices.Delete(words, i, i+1)
+			break
+		}
+	}
+	h.base = strings.Join(words, "_")
+	return h, len(words) > 1
+}
+
+// IsPercentile reports whether the file holds a percentile. Tstat writes a
+// negative one where it had no samples.
+func IsPercentile(file string) bool {
+	_, statistic, _ := strings.Cut(file, ".")
+	return strings.HasPrefix(statistic, "prc")
+}
+
+// Name returns the default name of a file:
+//
+//	<node>[.cloud|.noncloud][.<direction>].<statistic>
+//
+// The node is that of mPlane's importer, else the histogram's name with a dot
+// after its first word. A name that is not of Tstat's form is kept, with
+// everything but letters, digits, _, - and dots replaced by _.
+func (t *Table) Name(file string) string {
+	h, ok := parseName(file)
+	if !ok {
+		return cleanPath(strings.TrimSuffix(file, ".rrd"))
+	}
+	path, statistic := h.path()
+	if index, is := strings.CutPrefix(h.statistic, "idx"); is {
+		if name := t.Indexes[h.base][index]; name != "" {
+			statistic = name
+		}
+	}
+	if own := t.Histograms[h.full]; own != "" {
+		path = own
+	}
+	return cleanPath(path + "." + statistic)
+}
+
+// path returns the built-in path of a histogram and the name of its statistic.
+func (h *histogram) path() (path, statistic string) {
+	f := families[h.base]
+	statistic = h.statisticName(f)
+	if m, ok := measured[h.base]; ok && h.cloud == "" && upstreamMeasures[h.statistic] && slices.Contains(m.directions, h.direction) {
+		return strings.ReplaceAll(m.path, "*", h.direction), statistic
+	}
+	switch h.full {
+	case "tcp_cl_b_s_in":
+		// The importer forgets the direction; of those that then have one
+		// name this one keeps it.
+		if upstreamMeasures[h.statistic] {
+			return "tcp.flow_length", statistic
+		}
+	case "tcp_port_src_in":
+		if name := tcpPorts[strings.TrimPrefix(h.statistic, "idx")]; name != "" {
+			return "tcp", name
+		}
+	}
+	node := f.node
+	if node == "" {
+		node = strings.Replace(h.base, "_", ".", 1)
+	}
+	for _, s := range []string{h.cloud, h.direction} {
+		if s != "" {
+			node += "." + s
+		}
+	}
+	if h.base == "ip_len" && strings.HasPrefix(h.statistic, "idx") {
+		node += ".specific_value"
+	}
+	return node, statistic
+}
+
+// statisticName returns the last part of a path.
+func (h *histogram) statisticName(f family) string {
+	if name := statistics[h.statistic]; name != "" {
+		return name
+	}
+	if quantile, ok := strings.CutPrefix(h.statistic, "prc"); ok {
+		return "quantile_" + strings.ReplaceAll(quantile, ".", "_")
+	}
+	index, ok := strings.CutPrefix(h.statistic, "idx")
+	if !ok {
+		return strings.ReplaceAll(h.statistic, ".", "_")
+	}
+	if name := f.keep[index]; name != "" && h.cloud == "" {
+		return name
+	}
+	if name := f.index[index]; name != "" {
+		return name
+	}
+	switch {
+	case h.base == "ip_len":
+		return index
+	case index == "oth":
+		return "Others"
+	case f.word != "":
+		return f.word + "_" + index
+	}
+	return "value_" + index
+}
+
+var statistics = map[string]string{
+	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
+}
+
+// cleanPath makes every node of a path one of letters, digits, _ and -:
+// everything else becomes _, and empty nodes go.
+func cleanPath(path string) string {
+	if isClean(path) {
+		return path
+	}
+	nodes := strings.Split(path, ".")
+	for i, n := range nodes {
+		nodes[i] = strings.Map(func(r rune) rune {
+			if r < 0x80 && cleanByte(byte(r)) {
+				return r
+			}
+			return '_'
+		}, n)
+	}
+	return strings.Join(slices.DeleteFunc(nodes, func(n string) bool { return n == "" }), ".")
+}
+
+func cleanByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
+}
+
+// isClean tells whether cleanPath has nothing to do.
+func isClean(path string) bool {
+	last := byte('.')
+	for i := range len(path) {
+		c := path[i]
+		if c == '.' && last == '.' || c != '.' && !cleanByte(c) {
+			return false
+		}
+		last = c
+	}
+	return last != '.'
+}
+
+// family says how the histograms of a base name are called.
+type family struct {
+	node  string            // default: the base with a dot after its first word
+	index map[string]string // names of indexes
+	keep  map[string]string // names of indexes that plain histograms have from old
+	word  string            // in front of other indexes; default: value
+}
+
+// list numbers names from 0; empty ones stay unnamed.
+func list(names ...string) map[string]string {
+	m := make(map[string]string, len(names))
+	for i, n := range names {
+		if n != "" {
+			m[strconv.Itoa(i)] = n
+		}
+	}
+	return m
+}
+
+// with returns a copy of m with further pairs of key and value.
+func with(m map[string]string, pairs ...string) map[string]string {
+	all := make(map[string]string, len(m)+len(pairs)/2)
+	for k, v := range m {
+		all[k] = v
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		all[pairs[i]] = pairs[i+1]
+	}
+	return all
+}
+
+// The indexes of the histograms, from Tstat's sources (l7types.h, struct.h)
+// and documentation of RRDs.
+var (
+	layer3 = list("IPv4_TCP", "IPv4_UDP", "IPv4_ICMP", "IPv6_TCP", "IPv6_UDP", "IPv6_ICMP")
+
+	applications = list("HTTP", "RTP", "RTCP", "ICY", "RTSP", "Skype_E2E", "Skype_E2O", "Skype_TCP", "Messenger",
+		"Jabber_or_GTalk", "Yahoo_Msg", "Emule-ED2K", "Emule-KAD", "Emule-KADu", "GNUtella", "Bittorrent", "uTP",
+		"DirectConnect", "Apple", "Soulseek", "WinMX", "Ares", "Mute", "Waste", "XDCC", "SMTP", "POP3", "IMAP",
+		"ED2K_Obfuscated", "PPLive", "Sopcast", "TVAnts", "Skype_SIG", "SSL_TLS", "KAD_Obfuscated", "Kazaa", "DNS",
+		"SSH", "RTMP", "BT-MSE_PE", "MPEG2_VOD", "PPStream", "Teredo", "SIP", "DTLS", "QUIC", "FB_Zero", "MTURN",
+		"SYE", "Unclassified")
+	oldApplications = map[string]string{"6": "Skype_E20"}
+
+	httpKinds = list("GET", "POST", "MSN", "RTMPT", "YouTube", "Video_Content", "Vimeo", "Wikipedia", "RapidShare",
+		"Netload", "Facebook", "Web_Ads", "Flickr", "Google_Maps", "Netflix", "YouTube_Site", "Social", "Other_Video",
+		"Mediafire", "Hotfile_com", "Storage_to", "YouTube_204", "YouTube_Video204", "YouTube_Site_Direct",
+		"YouTube_Site_Embed", "Twitter", "Dropbox")
+	webKinds   = list("GET", "POST", "Storage", "YouTube", "Video", "Social", "Other", "Netflix")
+	tlsKinds   = list("Other", "Google", "YouTube", "Facebook", "Netflix", "Dropbox", "Microsoft", "Apple", "Instagram")
+	videoKinds = list("Not_Defined", "FLV", "MP4", "AVI", "WMV", "MPEG", "WEBM", "3GPP", "OGG", "QuickTime", "ASF",
+		"Unclassified_Video", "HLS", "NFF_Sky-On_Demand")
+	options = list("", "OK", "Client_Offer", "Server_Offer", "NO")
+
+	tcpPorts = map[string]string{
+		"20": "FTP-DATA", "21": "FTP", "22": "SSH", "23": "telnet", "25": "SMTP", "80": "HTTP", "110": "POP3",
+		"119": "NNTP", "143": "IMAP", "443": "HTTPS", "445": "Microsoft-ds", "1214": "KaZaa", "1433": "Ms-SQL",
+		"3389": "RDP", "4661": "eDonkey-Lookup", "4662": "eDonkey-DATA", "6699": "WinMX", "6881": "BitTorrent",
+		"8080": "Squid", "oth": "OTHERS",
+	}
+	udpPorts = map[string]string{
+		"53": "DNS", "67": "Ms-BOOTPS", "68": "BOOTPC", "69": "TFTP", "123": "NTP", "137": "NETBIOS",
+		"4672": "eDonkey", "6346": "Gnutella-svc",
+	}
+	payloads = map[string]string{
+		"0": "ITU_G.711_u-law", "8": "ITU_G.711_a-law", "14": "MPA", "31": "H261", "32": "MPV", "33": "MP2T",
+		"96": "dynamic_video", "97": "dynamic_97",
+	}
+)
+
+// families lists the histograms that have names or indexes of their own.
+var families = map[string]family{
+	"L3_bitrate":        {index: layer3, word: "index"},
+	"L3_protocol":       {index: layer3, word: "index"},
+	"L4_flow_number":    {node: "number_of_tracked_tcp_udp_flows", index: list("TCP", "UDP"), word: "index"},
+	"L7_HTTP_num":       {node: "number_of_tracked_http_flows", index: httpKinds, word: "index"},
+	"L7_TCP_num":        {node: "number_of_tracked_tcp_flows", index: applications, keep: oldApplications, word: "index"},
+	"L7_UDP_num":        {node: "number_of_tracked_udp_flows", index: applications, keep: oldApplications, word: "index"},
+	"L7_TLS_num":        {node: "number_of_tracked_tls_flows", index: tlsKinds, word: "index"},
+	"L7_VIDEO_num":      {node: "video_over_http_number_of_flow", index: videoKinds, word: "index"},
+	"L7_WEB_num":        {node: "HTTP_flow_number", index: webKinds, word: "index"},
+	"http_bitrate":      {node: "http_bitrate", index: httpKinds, word: "index"},
+	"tcp_bitrate":       {node: "TCP_bitrate_bit_sec", index: applications, keep: oldApplications, word: "index"},
+	"udp_bitrate":       {node: "UDP_bitrate_bit_sec", index: applications, keep: oldApplications, word: "index"},
+	"tls_bitrate":       {node: "TLS_bitrate_bit_sec", index: tlsKinds, word: "index"},
+	"web_bitrate":       {node: "WEB_bitrate_bit_sec", index: webKinds, word: "index"},
+	"video_rate":        {node: "video_over_http_bitrate", index: videoKinds, word: "index"},
+	"ip_bitrate":        {index: list("TCP", "UDP", "ICMP", "IP"), word: "index"},
+	"ip_len":            {node: "ip.packet_length"},
+	"ip_protocol":       {index: map[string]string{"1": "ICMP", "6": "TCP", "17": "UDP", "oth": "OTHERS"}, word: "index"},
+	"icmpv6_type":       {word: "type"},
+	"mm_rtp_pt":         {node: "rtp.Payload_type", index: payloads, word: "payload_type"},
+	"mm_type":           {node: "Stream.type", index: list("", "", "", "", "RTP_over_UDP", "", "RTP_over_RTSP", "RTP_over_HTTP_or_RTSP", "ICY"), word: "type"},
+	"mm_uni_multi":      {node: "Stream.unicast_multicast", index: list("unicast", "multicast"), word: "index"},
+	"tcp_anomalies":     {index: anomalies, word: "index"},
+	"tcp_interrupted":   {index: list("completed", "interrupted"), word: "index"},
+	"tcp_opts_MPTCP":    {node: "tcp.MPTCP", index: options, word: "index"},
+	"tcp_opts_SACK":     {node: "tcp.SACK", index: options, word: "index"},
+	"tcp_opts_TS":       {node: "tcp.TimeStamp", index: options, word: "index"},
+	"tcp_opts_WS":       {node: "tcp.WindowScale", index: options, word: "index"},
+	"tcp_port_dst":      {index: tcpPorts, word: "port"},
+	"tcp_port_syndst":   {index: tcpPorts, word: "port"},
+	"tcp_port_src":      {word: "port"},
+	"tcp_port_synsrc":   {word: "port"},
+	"udp_port_dst":      {index: with(udpPorts, "oth", "OTHERS"), word: "port"},
+	"udp_port_flow_dst": {index: with(udpPorts, "443", "QUIC"), word: "port"},
+	"profile_cpu": {node: "profile.CPU_LOAD_Percentage",
+		index: list("Maximum_Overall_CPU", "Average_User_CPU", "Average_System_CPU"), word: "index"},
+	"profile_flows": {node: "profile.Active_or_Missed_TCP_or_UDP_flows",
+		index: list("Missed_UDP_Flows", "Active_UDP_Flows", "Missed_TCP_Flows", "Active_TCP_Flows"), word: "index"},
+	"profile_tcpdata": {node: "profile.Overall_TCP_volume", index: list("Received_TCP_Mbytes", "Missed_TCP_Mbytes"), word: "index"},
+	"profile_trash":   {node: "profile.Number_of_Ignored_Packets", index: list("Ignored_TCP_Packets"), word: "index"},
+	"chat_flow_num": {node: "chat_flow_num", index: list("MSN_chat_session_number", "MSN_presence_session_number",
+		"Jabber_chat_session_number", "Jabber_presence_session_number", "YAHOO_chat_session_number",
+		"YAHOO_presence_session_number"), word: "index"},
+}
+
+var anomalies = with(list("In_sequence", "Retr_by_RTO", "Retr_by_Fast_Retransmit", "Network_Reordering",
+	"Network_Duplicate", "Flow_Control_Window_Probing", "Unnecessary_Retr_by_RTO",
+	"Unnecessary_Retr_by_Fast_Retransmit"), "63", "Unclassified")
+
+// upstreamMeasures are the statistics that mPlane's importer tells apart.
+var upstreamMeasures = map[string]bool{
+	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
+}
+
+// measured lists the histograms whose upstreamMeasures have right names of
+// the importer, while their other statistics have none. The asterisk stands
+// for the direction.
+var measured = map[string]struct {
+	path       string
+	directions []string
+}{
+	"mm_avg_bitrate": {"Stream.average_bitrate.*", inOutLocal},
+	"mm_avg_ipg":     {"Stream.average_IPG.*", inOutLocal},
+	"mm_avg_jitter":  {"Stream.average_jitter.*", inOutLocal},
+	"mm_burst_loss":  {"Stream.*", inOutLocal},
+	"mm_cl_b":        {"Stream.long_flow_length_bytes.*", inOutLocal},
+	"mm_cl_b_s":      {"Stream.short_flow_length_bytes.*", inOutLocal},
+	"mm_cl_p":        {"Stream.long_flow_length_packets.*", inOutLocal},
+	"mm_cl_p_s":      {"Stream.short_flow_length_packets.*", inOutLocal},
+	"mm_n_oos":       {"Stream.num_out_of_sequence.*", inOutLocal},
+	"mm_p_dup":       {"Stream.duplicate_packet.*", inOutLocal},
+	"mm_p_oos":       {"Stream.probability_out_of_sequence.*", inOutLocal},
+	"mm_tot_time":    {"Stream.long_flow_lifetime.*", inOutLocal},
+	"mm_tot_time_s":  {"Stream.short_flow_lifetime.*", inOutLocal},
+	"rtcp_bt":        {"rtcp.flow_bitrate.*", inOutLocal},
+	"rtcp_cl_b":      {"rtcp.flow_length_bytes.*", inOutLocal},
+	"rtcp_cl_p":      {"rtcp.flow_length_packets.*", inOutLocal},
+	"rtcp_dup":       {"rtcp.duplicate_packet.*", inOutLocal},
+	"rtcp_f_lost":    {"rtcp.fraction_of_lost_packets.*", inOutLocal},
+	"rtcp_lost":      {"rtcp.lost_packets.*", inOutLocal},
+	"rtcp_mm_bt":     {"rtcp.mm_flow_bitrate.*", inOutLocal},
+	"rtcp_mm_cl_b":   {"rtcp.mm_flow_length_bytes.*", inOutLocal},
+	"rtcp_mm_cl_p":   {"rtcp.mm_flow_length_packets.*", inOutLocal},
+	"rtcp_rtt":       {"rtcp.Round_trip_times.*", inOutLocal},
+	"tcp_cl_b_s":     {"tcp.flow_length.*", []string{"c2s", "s2c"}},
+	"tcp_rtt_avg":    {"tcp.rtt.*", inOutLocal},
+	"tcp_thru":       {"tcp.Throughput.*", []string{"c2s", "s2c"}},
+	"tcp_thru_lf":    {"tcp.Throughput.Large_flows.*", []string{"c2s", "s2c"}},
+	"tcp_tot_time":   {"tcp.flow_lifetime", []string{""}},
+	"udp_cl_p":       {"udp.*.flow_length", inOutLocal},
+}
+
+var inOutLocal = []string{"in", "out", "local"}

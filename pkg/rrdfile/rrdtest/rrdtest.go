@@ -1,0 +1,219 @@
+// Package rrdtest serves tests with real RRDs of Tstat, and with rrdtool to
+// make others and to say what is in them.
+package rrdtest
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// samples are RRDs that Tstat 3.3.0 made from a trace of March 2016, 198 files
+// with a step of 300 s below rrds/, and 7 with one of 60 s below rrds/step60/.
+//
+//go:embed testdata/rrds.tar.gz
+var samples []byte
+
+// Samples writes the real RRDs into a folder of the test and returns it.
+func Samples(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := Extract(dir); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "rrds")
+}
+
+// Extract writes the real RRDs below dir/rrds.
+func Extract(dir string) error {
+	unzipped, err := gzip.NewReader(bytes.NewReader(samples))
+	if err != nil {
+		return err
+	}
+	for r := tar.NewReader(unzipped); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if h.Typeflag == tar.TypeDir {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return err
+			}
+			continue
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+}
+
+// Tool is a running rrdtool that takes commands from a pipe.
+type Tool struct {
+	t   testing.TB
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+// Start starts rrdtool; without it the test is skipped, but not on CI.
+func Start(t testing.TB) *Tool {
+	t.Helper()
+	if _, err := exec.LookPath("rrdtool"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no rrdtool: apt-get install rrdtool")
+		}
+		t.Skip("no rrdtool: apt-get install rrdtool")
+	}
+	cmd := exec.Command("rrdtool", "-")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait() // ends with its input
+	})
+	return &Tool{t: t, in: in, out: bufio.NewReader(out)}
+}
+
+// Try runs a command and returns its output.
+func (r *Tool) Try(format string, args ...any) ([]string, error) {
+	if _, err := fmt.Fprintf(r.in, format+"\n", args...); err != nil {
+		return nil, err
+	}
+	var lines []string
+	for {
+		line, err := r.out.ReadString('\n')
+		if err != nil {
+			return nil, err
+		}
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "OK "):
+			return lines, nil
+		case strings.HasPrefix(line, "ERROR: "):
+			return nil, errors.New(line)
+		}
+		lines = append(lines, line)
+	}
+}
+
+// Do runs a command that must succeed.
+func (r *Tool) Do(format string, args ...any) []string {
+	r.t.Helper()
+	lines, err := r.Try(format, args...)
+	if err != nil {
+		r.t.Fatalf(format+": %v", append(args, err)...)
+	}
+	return lines
+}
+
+// Info returns what "rrdtool info" says: "step" -> "300", and so on.
+func (r *Tool) Info(file string) map[string]string {
+	r.t.Helper()
+	info := map[string]string{}
+	for _, line := range r.Do("info %s", file) {
+		k, v, _ := strings.Cut(line, " = ")
+		info[k] = strings.Trim(v, `"`)
+	}
+	return info
+}
+
+// Number is Info's value of a key as a number.
+func Number(info map[string]string, key string) int64 {
+	n, _ := strconv.ParseInt(info[key], 10, 64)
+	return n
+}
+
+// Row is a line of "rrdtool fetch".
+type Row struct {
+	Time   int64
+	Values []float64
+}
+
+// Fetch returns what "rrdtool fetch" prints.
+func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row {
+	r.t.Helper()
+	var rows []Row
+	for _, line := range r.Do("fetch %s %s -r %d -s %d -e %d", file, function, resolution, start, end) {
+		t, text, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		row := Row{}
+		row.Time, _ = strconv.ParseInt(t, 10, 64)
+		for _, f := range strings.Fields(text) {
+			v, err := strconv.ParseFloat(strings.TrimPrefix(f, "-n"), 64)
+			if err != nil {
+				v = math.NaN()
+			}
+			row.Values = append(row.Values, v)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// Points returns the points of each data source that a reader of the file
+// owes after a unix time, as rrdtool fetch prints them: each time from the
+// finest archive that reaches back to it, finished steps only, no NaN.
+func (r *Tool) Points(file string, after int64) []map[int64]float64 {
+	r.t.Helper()
+	info := r.Info(file)
+	step, update := Number(info, "step"), Number(info, "last_update")
+	var points []map[int64]float64
+	begin := int64(math.MaxInt64) // of the archives before
+	for i := 0; ; i++ {           // Tstat's archives go from fine to coarse
+		function := info[fmt.Sprintf("rra[%d].cf", i)]
+		if function == "" {
+			return points
+		}
+		if function != "AVERAGE" {
+			continue
+		}
+		width := step * Number(info, fmt.Sprintf("rra[%d].pdp_per_row", i))
+		last := update - update%width
+		first := last - width*Number(info, fmt.Sprintf("rra[%d].rows", i))
+		for _, row := range r.Fetch(file, function, width, first, last) {
+			for len(points) < len(row.Values) {
+				points = append(points, map[int64]float64{})
+			}
+			if row.Time <= first || row.Time > last || row.Time > begin || row.Time <= after {
+				continue
+			}
+			for ds, v := range row.Values {
+				if !math.IsNaN(v) {
+					points[ds][row.Time] = v
+				}
+			}
+		}
+		begin = min(begin, first)
+	}
+}

@@ -1,0 +1,356 @@
+package rrdpush
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+)
+
+// Bounds of a POST. The old exporter sends a round of all files at once: some
+// 3,000 points, and all history in the first.
+const (
+	maxBody   = 256 << 20
+	maxPoints = 2 << 20
+	maxPosts  = 16  // at a time; others wait
+	maxName   = 255 // bytes of a file name
+)
+
+// EndpointOptions say what Serve takes and where it puts it.
+type EndpointOptions struct {
+	Listen   []peer.Options
+	Dest     *Dest
+	Probe    string // of peers without a client certificate; "": they are refused
+	Prefix   string
+	Naming   rrdfile.Naming
+	Mode     string
+	Negative bool
+
+	RetryTimeout time.Duration
+	SpoolSize    int64
+	StateDir     string
+	TLS          peer.TLS
+	Stdout       io.Writer
+	Log          *slog.Logger
+	// Ready is told the addresses listened on; nil: none.
+	Ready func(addrs []string)
+}
+
+// EndpointSummary counts what Serve did.
+type EndpointSummary struct {
+	Posts    int64 `json:"posts"`    // taken
+	Refused  int64 `json:"refused"`  // not taken
+	Points   int64 `json:"points"`   // stored, or in the spool
+	Negative int64 `json:"negative"` // negative percentiles left out
+	Unnamed  int64 `json:"unnamed"`  // points of files without a name
+}
+
+// Endpoint is the repository's side of mPlane's indirect export: it takes
+// points of RRDs by HTTP. It is an http.Handler for exportPath.
+type Endpoint struct {
+	opt   EndpointOptions
+	slots chan struct{} // one for each POST that is read
+	mu    sync.Mutex    // of the sink
+	sink  graphite.Sink
+	spool *graphite.Spool
+
+	posts, refused, points, negative, unnamed atomic.Int64
+}
+
+// NewEndpoint opens the destination. Close closes it.
+func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Endpoint{opt: opt, slots: make(chan struct{}, maxPosts)}
+	var err error
+	if e.sink, err = opt.Dest.open(opt.TLS, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
+		return nil, err
+	}
+	if opt.Dest.remote() && opt.SpoolSize > 0 {
+		dir := filepath.Join(opt.StateDir, "rrd-push", hash("endpoint\n"+opt.Dest.key())+".spool")
+		if e.spool, err = graphite.NewSpool(e.sink, dir, opt.SpoolSize, opt.Log); err != nil {
+			return nil, errors.Join(err, e.sink.Close())
+		}
+		e.sink = e.spool
+	}
+	return e, nil
+}
+
+// Close closes the destination.
+func (e *Endpoint) Close() error { return e.sink.Close() }
+
+// Summary returns what was taken so far.
+func (e *Endpoint) Summary() *EndpointSummary {
+	return &EndpointSummary{e.posts.Load(), e.refused.Load(), e.points.Load(), e.negative.Load(), e.unnamed.Load()}
+}
+
+// flushEvery is how often a destination that was down is tried again when no
+// points come.
+const flushEvery = 30 * time.Second
+
+// Serve takes points until ctx ends.
+func Serve(ctx context.Context, opt EndpointOptions) (sum *EndpointSummary, err error) {
+	unlock, err := state.Lock(opt.StateDir, "rrd-push endpoint\n"+opt.Dest.key())
+	if err != nil {
+		return nil, fmt.Errorf("endpoint to %s: %w", opt.Dest.key(), err)
+	}
+	defer unlock()
+	e, err := NewEndpoint(opt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		sum = e.Summary()
+		err = errors.Join(err, e.Close())
+	}()
+	mux := http.NewServeMux()
+	mux.Handle(exportPath, e)
+	mux.Handle(exportPath+"/{$}", e)
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 30 * time.Second,
+		ReadTimeout:       5 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(e.opt.Log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, len(opt.Listen))
+	var addrs []string
+	for _, o := range opt.Listen {
+		o.Log = e.opt.Log
+		l, err := peer.Listen(ctx, o)
+		if err != nil {
+			return nil, errors.Join(err, server.Close())
+		}
+		addrs = append(addrs, l.Addr().String())
+		go func() { failed <- server.Serve(l) }()
+	}
+	if opt.Ready != nil {
+		opt.Ready(addrs)
+	}
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-failed:
+			return nil, errors.Join(err, server.Close())
+		case <-tick.C:
+			e.flush(ctx)
+		case <-ctx.Done():
+			// Requests in hand are answered.
+			end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			return nil, errors.Join(context.Cause(ctx), server.Shutdown(end))
+		}
+	}
+}
+
+// flush sends what waits in the spool.
+func (e *Endpoint) flush(ctx context.Context) {
+	if e.spool == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.spool.Flush(ctx); err != nil {
+		e.opt.Log.Debug("the spool waits", "err", err)
+	}
+}
+
+// ServeHTTP takes a POST. As the old repository it answers 200 with nothing
+// to a list of points, and 400 to everything else; 503 if it cannot store
+// them now.
+func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	probe, err := e.probe(r)
+	if err != nil {
+		e.refuse(w, r, http.StatusForbidden, "Unknown probe", err)
+		return
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		e.refuse(w, r, http.StatusMethodNotAllowed, "Method not allowed", errors.New(r.Method))
+		return
+	}
+	if t := r.Header.Get("Content-Type"); t != "application/json" {
+		e.refuse(w, r, http.StatusBadRequest, "Invalid format", fmt.Errorf("content type %q", t))
+		return
+	}
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+	case <-r.Context().Done():
+		return
+	}
+	var c counts
+	metrics, err := e.metrics(http.MaxBytesReader(w, r.Body, maxBody), probe, &c)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large), errors.Is(err, errTooMany):
+		e.refuse(w, r, http.StatusRequestEntityTooLarge, "Too large", err)
+		return
+	case err != nil:
+		e.refuse(w, r, http.StatusBadRequest, "Not a result (or exception)", err)
+		return
+	}
+	e.mu.Lock()
+	// What the peer sent is stored even if it does not wait for the answer.
+	err = e.sink.Send(context.WithoutCancel(r.Context()), metrics)
+	e.mu.Unlock()
+	if err != nil {
+		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
+		return
+	}
+	e.posts.Add(1)
+	e.points.Add(int64(graphite.Count(metrics)))
+	e.negative.Add(c.negative)
+	e.unnamed.Add(c.unnamed)
+	w.WriteHeader(http.StatusOK)
+}
+
+func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text string, err error) {
+	e.refused.Add(1)
+	e.opt.Log.Warn("points refused", "peer", r.RemoteAddr, "answer", fmt.Sprint(code, " ", text), "err", err)
+	w.Header().Set("Content-Type", "text/plain")
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "30")
+	}
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text) // the peer may be gone
+}
+
+// probe returns the name of the probe that the client certificate is for.
+func (e *Endpoint) probe(r *http.Request) (string, error) {
+	identity, err := peer.IdentityOf(r.TLS)
+	if err != nil {
+		return "", err
+	}
+	if identity == "" {
+		if e.opt.Probe == "" {
+			return "", errors.New("no client certificate, and no --probe")
+		}
+		return e.opt.Probe, nil
+	}
+	if probe := peer.ProbeOf(identity); probe != "" {
+		return probe, nil
+	}
+	return "", fmt.Errorf("identity %q has no name of a probe", identity)
+}
+
+var errTooMany = fmt.Errorf("more than %d points", maxPoints)
+
+// counts are of one request.
+type counts struct{ negative, unnamed int64 }
+
+// metrics reads [[file, time, value], …].
+func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.Metric, error) {
+	d := json.NewDecoder(body)
+	if err := expect(d, json.Delim('[')); err != nil {
+		return nil, err
+	}
+	var metrics []graphite.Metric
+	at := map[string]int{} // file -> index of its metric; -1: has none
+	for n := 0; d.More(); n++ {
+		if n == maxPoints {
+			return nil, errTooMany
+		}
+		var item point
+		if err := d.Decode(&item); err != nil {
+			return nil, fmt.Errorf("point %d: %w", n, err)
+		}
+		i, known := at[item.file]
+		if !known {
+			i = -1
+			if name := e.opt.Naming(item.file); name != "" {
+				i = len(metrics)
+				metrics = append(metrics, graphite.Metric{Path: e.opt.Prefix + "." + probe + "." + name})
+			}
+			at[item.file] = i
+		}
+		switch {
+		case i < 0:
+			c.unnamed++
+		case item.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(item.file):
+			c.negative++
+		default:
+			metrics[i].Points = append(metrics[i].Points, item.Point)
+		}
+	}
+	if err := expect(d, json.Delim(']')); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the list")
+	}
+	for _, m := range metrics {
+		sortPoints(m.Points)
+	}
+	return metrics, nil
+}
+
+func expect(d *json.Decoder, want json.Delim) error {
+	t, err := d.Token()
+	if err == nil && t != want {
+		err = fmt.Errorf("%v instead of %v", t, want)
+	}
+	return err
+}
+
+// point is one [file, time, value].
+type point struct {
+	file string
+	graphite.Point
+}
+
+// UnmarshalJSON reads exactly three elements.
+func (p *point) UnmarshalJSON(b []byte) error {
+	var item []json.RawMessage
+	if err := json.Unmarshal(b, &item); err != nil {
+		return err
+	}
+	if len(item) != 3 {
+		return fmt.Errorf("%d elements instead of 3", len(item))
+	}
+	var t float64
+	for i, v := range []any{&p.file, &t, &p.Value} {
+		if string(item[i]) == "null" {
+			return errors.New("null")
+		}
+		if err := json.Unmarshal(item[i], v); err != nil {
+			return err
+		}
+	}
+	if len(p.file) > maxName || p.file == "" {
+		return fmt.Errorf("file name of %d bytes", len(p.file))
+	}
+	if t < 0 || t > 1<<40 {
+		return fmt.Errorf("time %v", t)
+	}
+	p.Time = int64(math.Round(t))
+	return nil
+}
+
+// sortPoints orders points by time, as sinks want them; they are mostly in
+// order already.
+func sortPoints(points []graphite.Point) {
+	if !slices.IsSortedFunc(points, byTime) {
+		slices.SortStableFunc(points, byTime)
+	}
+}
+
+func byTime(a, b graphite.Point) int { return cmp.Compare(a.Time, b.Time) }

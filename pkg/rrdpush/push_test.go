@@ -1,0 +1,579 @@
+//go:build linux && cgo && !norrd
+
+package rrdpush
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+)
+
+var soak = flag.Bool("soak", false, "run the long versions of tests")
+
+// The samples are of 24 and 25 March 2016, those of step60 of the day they
+// were made.
+const (
+	begin, end     = 1458855000, 1458865000
+	begin60, end60 = 1795329000, 1795331000
+)
+
+// options returns those of a push of dir to dest, with a state of its own.
+func options(t testing.TB, dir, dest string) Options {
+	t.Helper()
+	d, err := ParseDest(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	naming, _ := rrdfile.NamingOf("default", nil)
+	return Options{Dir: dir, Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
+		SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}
+}
+
+func push(t testing.TB, opt Options) *Summary {
+	t.Helper()
+	sum, err := Run(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// expected returns what rrdtool fetch prints of the files in a folder, less
+// NaN, negative percentiles and the current step, by the metric's path.
+func expected(t testing.TB, dir string, negative bool) carbontest.Points {
+	t.Helper()
+	tool := rrdtest.Start(t)
+	files, err := filepath.Glob(filepath.Join(dir, "*.rrd"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	want := carbontest.Points{}
+	for _, f := range files {
+		points := tool.Points(f, 0)[0]
+		maps.DeleteFunc(points, func(_ int64, v float64) bool { return !negative && rrdfile.IsPercentile(filepath.Base(f)) && v < 0 })
+		if len(points) > 0 {
+			want["tstat.p."+(&rrdfile.Table{}).Name(filepath.Base(f))] = points
+		}
+	}
+	return want
+}
+
+// compare tells where points are not what rrdtool printed, with its 10
+// digits behind the point.
+func compare(t testing.TB, got, want carbontest.Points) {
+	t.Helper()
+	for path, points := range want {
+		if len(got[path]) != len(points) {
+			t.Fatalf("%s: %d points, want %d", path, len(got[path]), len(points))
+		}
+		for at, v := range points {
+			g, ok := got[path][at]
+			rounded, _ := strconv.ParseFloat(fmt.Sprintf("%.10e", g), 64)
+			if !ok || rounded != v {
+				t.Fatalf("%s at %d: %v (%v), want %v", path, at, g, ok, v)
+			}
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d metrics, want %d", len(got), len(want))
+	}
+}
+
+// age makes files look as if they had not changed for an hour.
+func age(t testing.TB, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.rrd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.Chtimes(f, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestCarbon: all samples come back from a real carbon-cache through
+// Whisper's Python library with exactly the times and values of rrdtool fetch.
+func TestCarbon(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	want := expected(t, dir, false)
+	server := carbontest.Start(t, carbontest.YearsOf300, "MAX_CREATES_PER_MINUTE = inf")
+	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=0")
+	sum := push(t, opt)
+	if sum.Files != 198 || sum.Failed > 0 || sum.Points != int64(want.Count()) || sum.New != int64(len(want)) || sum.Negative == 0 {
+		t.Errorf("%+v, want %d points of %d metrics", sum, want.Count(), len(want))
+	}
+	var got carbontest.Points
+	carbontest.WaitFor(t, "all points", func() bool {
+		got = carbontest.Read(t, server.Whisper(), begin, end)
+		return got.Count() >= want.Count()
+	})
+	compare(t, got, want)
+	age(t, dir)
+	push(t, opt)
+	if sum := push(t, opt); sum.Points != 0 || sum.Unchanged != 198 {
+		t.Errorf("again: %+v", sum)
+	}
+	t.Logf("%d points of %d metrics", got.Count(), len(got))
+
+	web := carbontest.StartWeb(t, server.Whisper())
+	names := slices.Sorted(maps.Keys(want))
+	rendered := carbontest.Points{}
+	for part := range slices.Chunk(names, 60) {
+		maps.Copy(rendered, web.Points(part, begin, end))
+	}
+	compare(t, rendered, want)
+	png := web.Get(url.Values{"target": {"tstat.p.tcp.rtt.in.Average", "tstat.p.tcp.rtt.out.Average"}, "format": {"png"},
+		"from": {fmt.Sprint(begin)}, "until": {fmt.Sprint(end)}, "title": {"TCP round trip, ms"}})
+	if !bytes.HasPrefix(png, []byte("\x89PNG")) || len(png) < 5000 {
+		t.Errorf("%d bytes of PNG", len(png))
+	}
+	if keep := os.Getenv("TSTATREPO_TESTPNG"); keep != "" { // to look at
+		if err := os.WriteFile(keep, png, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestWhisper: the same with Whisper files, and with a step of 60 s.
+func TestWhisper(t *testing.T) {
+	samples := rrdtest.Samples(t)
+	for _, c := range []struct {
+		dir, schemas string
+		begin, end   int64
+	}{
+		{samples, carbontest.YearsOf300, begin, end},
+		{filepath.Join(samples, "step60"), carbontest.YearsOf60, begin60, end60},
+	} {
+		out := t.TempDir()
+		schemas := filepath.Join(out, "storage-schemas.conf")
+		if err := os.WriteFile(schemas, []byte(c.schemas), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want := expected(t, c.dir, false)
+		sum := push(t, options(t, c.dir, "whisper:"+filepath.Join(out, "w")+"?schemas="+schemas))
+		if sum.Points != int64(want.Count()) || sum.TooOld != 0 {
+			t.Errorf("%+v, want %d points", sum, want.Count())
+		}
+		compare(t, carbontest.Read(t, filepath.Join(out, "w"), c.begin, c.end), want)
+	}
+}
+
+// lines returns a push to standard output as points.
+func lines(t testing.TB, opt Options) (carbontest.Points, *Summary) {
+	t.Helper()
+	var out bytes.Buffer
+	opt.Stdout = &out
+	sum := push(t, opt)
+	metrics, err := graphite.ParseText(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := carbontest.Points{}
+	for _, m := range metrics {
+		if got[m.Path] == nil {
+			got[m.Path] = map[int64]float64{}
+		}
+		for _, p := range m.Points {
+			got[m.Path][p.Time] = p.Value
+		}
+	}
+	return got, sum
+}
+
+func TestNegative(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	opt := options(t, dir, "-")
+	opt.Negative = true
+	got, sum := lines(t, opt)
+	compare(t, got, expected(t, dir, true))
+	if sum.Negative != 0 {
+		t.Errorf("%+v", sum)
+	}
+}
+
+// TestUpstreamNames: files without a name are counted, names that files share
+// are told once.
+func TestUpstreamNames(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	var log bytes.Buffer
+	opt := options(t, dir, "-")
+	opt.Mode = "upstream"
+	opt.Naming, _ = rrdfile.NamingOf("upstream", nil)
+	opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+	got, sum := lines(t, opt)
+	unnamed, shared, seen := int64(0), int64(0), map[string]bool{}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.rrd"))
+	for _, f := range files {
+		name := rrdfile.UpstreamName(filepath.Base(f))
+		switch {
+		case name == "":
+			unnamed++
+		case seen[name]:
+			shared++
+		}
+		seen[name] = true
+	}
+	if sum.Unnamed != unnamed || sum.Shared != shared || unnamed == 0 {
+		t.Errorf("%+v, want %d unnamed, %d shared", sum, unnamed, shared)
+	}
+	if n := strings.Count(log.String(), "share"); shared > 0 && n != 1 {
+		t.Errorf("told %d times:\n%s", n, &log)
+	}
+	for path := range got {
+		if !seen[strings.TrimPrefix(path, "tstat.p.")] {
+			t.Errorf("path %s", path)
+		}
+	}
+}
+
+// counter is a step of 300 s whose value is its number.
+type counter struct {
+	tool *rrdtest.Tool
+	file string
+	n    int64
+}
+
+const epoch = 1_700_000_100
+
+func newCounter(t testing.TB, tool *rrdtest.Tool, file string) *counter {
+	tool.Do("create %s --start %d --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:600 RRA:AVERAGE:0.5:6:700", file, epoch)
+	return &counter{tool, file, 0}
+}
+
+// update adds a step, all of it in time.
+func (c *counter) update() {
+	c.n++
+	c.tool.Do("update %s %d:%d", c.file, epoch+300*c.n, c.n)
+}
+
+// TestOnlyNew: every point is sent once, the unfinished step not at all.
+func TestOnlyNew(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	a := newCounter(t, tool, filepath.Join(dir, "ip_len_in.avg.rrd"))
+	newCounter(t, tool, filepath.Join(dir, "ip_len_out.avg.rrd"))
+	s := &recorder{}
+	opt := options(t, dir, "graphite://127.0.0.1:1")
+	p := &pusher{Options: opt, failed: map[string]string{}}
+	unlock, err := p.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	defer p.reader.Close()
+	p.sink, p.spool = s, nil
+	for round := range 50 {
+		for range round % 4 {
+			a.update()
+		}
+		if round%5 == 4 { // not yet finished
+			tool.Do("update %s %d:99", a.file, epoch+300*a.n+100)
+		}
+		if err := p.pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []graphite.Point
+	for _, m := range s.got {
+		if m.Path != "tstat.p.ip.packet_length.in.Average" || m.Step != 300 {
+			t.Fatalf("%+v", m)
+		}
+		got = append(got, m.Points...)
+	}
+	if len(got) != int(a.n) {
+		t.Fatalf("%d points, want %d", len(got), a.n)
+	}
+	for i, pt := range got {
+		if pt.Time != epoch+300*int64(i+1) {
+			t.Errorf("point %d at %d", i, pt.Time)
+		}
+	}
+	// --since sends again, and does not go back.
+	p.Since = time.Unix(epoch+300*10, 0)
+	s.got = nil
+	if err := p.pass(t.Context()); err != nil || graphite.Count(s.got) != int(a.n)-9 {
+		t.Errorf("%v, %d points since the 10th of %d", err, graphite.Count(s.got), a.n)
+	}
+	p.Since = time.Time{}
+	s.got = nil
+	if err := p.pass(t.Context()); err != nil || len(s.got) != 0 {
+		t.Errorf("%v, %v", err, s.got)
+	}
+}
+
+// recorder is a sink that keeps what it gets, or fails.
+type recorder struct {
+	got  []graphite.Metric
+	fail error
+}
+
+func (r *recorder) Send(_ context.Context, m []graphite.Metric) error {
+	if r.fail == nil {
+		r.got = append(r.got, m...)
+	}
+	return r.fail
+}
+func (r *recorder) Close() error { return nil }
+
+// TestFails: what was not taken is sent next time.
+func TestFails(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	c := newCounter(t, tool, filepath.Join(dir, "ip_len_in.avg.rrd"))
+	c.update()
+	if err := os.WriteFile(filepath.Join(dir, "tcp_bad.avg.rrd"), []byte("no RRD"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opt := options(t, dir, "graphite://127.0.0.1:"+strconv.Itoa(carbontest.Port(t)))
+	opt.SpoolSize = 0
+	sum, err := Run(t.Context(), opt)
+	if !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	opt.SpoolSize = 1 << 20
+	sum, err = Run(t.Context(), opt)
+	if !errors.Is(err, graphite.ErrUnavailable) || !errors.Is(err, ErrFiles) || sum.Points != 1 || sum.Spooled == 0 || sum.Failed != 1 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	// The same place by another protocol is the same destination.
+	if sum, err = Run(t.Context(), opt); !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 || sum.Spooled == 0 {
+		t.Errorf("again: %+v, %v", sum, err)
+	}
+	unlock, err := state.Lock(opt.StateDir, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	opt.Dir = filepath.Join(dir, "none")
+	if _, err := Run(t.Context(), opt); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+// TestPacing: of many new metrics as many are sent as the server creates, the
+// rest is kept back, not marked as sent, and comes later.
+func TestPacing(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	for i := range 10 {
+		newCounter(t, tool, filepath.Join(dir, fmt.Sprintf("tcp_x%d.avg.rrd", i))).update()
+	}
+	s := &recorder{}
+	opt := options(t, dir, "graphite://127.0.0.1:1?new-metrics-per-minute=4")
+	p := &pusher{Options: opt, failed: map[string]string{}, sink: s}
+	unlock, err := p.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	defer p.reader.Close()
+	p.sink, p.spool = s, nil
+	for i, want := range []struct{ sent, waiting int64 }{{4, 6}, {0, 6}, {3, 3}, {3, 0}, {0, 0}} {
+		if i >= 2 { // a minute later
+			p.state.Counted -= 60
+		}
+		if err := p.pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p.sum.New != want.sent || p.sum.Waiting != want.waiting || (p.sum.WaitFor > 0) != (want.waiting > 0) {
+			t.Errorf("pass %d: %+v, want %+v", i, p.sum, want)
+		}
+	}
+	if len(s.got) != 10 {
+		t.Errorf("%d metrics", len(s.got))
+	}
+}
+
+// TestPacedCarbon: a carbon with Debian's limit of 50 new metrics a minute
+// loses none of them.
+func TestPacedCarbon(t *testing.T) {
+	if !*soak {
+		t.Skip("takes four minutes: -soak")
+	}
+	dir := rrdtest.Samples(t)
+	want := expected(t, dir, false)
+	server := carbontest.Start(t, carbontest.YearsOf300, "CARBON_METRIC_INTERVAL = 0")
+	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=50")
+	for {
+		sum := push(t, opt)
+		t.Logf("%d new, %d wait for %v s", sum.New, sum.Waiting, sum.WaitFor)
+		if sum.Waiting == 0 {
+			break
+		}
+		time.Sleep(20 * time.Second)
+	}
+	var got carbontest.Points
+	carbontest.WaitFor(t, "all points", func() bool {
+		got = carbontest.Read(t, server.Whisper(), begin, end)
+		return got.Count() >= want.Count()
+	})
+	compare(t, got, want)
+}
+
+// TestCarbonAway: carbon is away, comes back, and its cache is full for a
+// while: nothing is lost but what carbon says it drops, of what it had read at
+// that moment. Sent once more, that arrives too.
+func TestCarbonAway(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	const files, steps = 100, 590
+	var updates strings.Builder
+	for i := range steps {
+		fmt.Fprintf(&updates, " %d:%d.5", epoch+300*(i+1), i)
+	}
+	for i := range files {
+		c := newCounter(t, tool, filepath.Join(dir, fmt.Sprintf("tcp_x%d.avg.rrd", i)))
+		tool.Do("update %s%s", c.file, &updates)
+	}
+	server := carbontest.Start(t, carbontest.YearsOf300, "MAX_CREATES_PER_MINUTE = inf", "MAX_CACHE_SIZE = 40000",
+		"MAX_UPDATES_PER_SECOND = 100", "CARBON_METRIC_INTERVAL = 0")
+	server.Down()
+	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=0")
+	sum, err := Run(t.Context(), opt)
+	if !errors.Is(err, graphite.ErrUnavailable) || sum.Points != files*steps || sum.Spooled == 0 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	server.Up()
+	if sum := push(t, opt); sum.Points != 0 || sum.Spooled != 0 {
+		t.Errorf("%+v", sum)
+	}
+	read := func(least int) (got carbontest.Points) {
+		carbontest.WaitFor(t, fmt.Sprint(least, " points"), func() bool {
+			got = carbontest.Read(t, server.Whisper(), epoch, epoch+300*steps+300)
+			return got.Count() >= least
+		})
+		return got
+	}
+	dropped := strings.Count(server.Log(), "MetricCache is full")
+	got := read(files*steps - dropped)
+	t.Logf("%d of %d points dropped by carbon", dropped, files*steps)
+	opt.Since = time.Unix(epoch, 0)
+	for tries := 0; got.Count() < files*steps && tries < 5; tries++ {
+		push(t, opt)
+		got = read(files*steps - strings.Count(server.Log(), "MetricCache is full"))
+	}
+	if got.Count() != files*steps {
+		t.Errorf("%d points, want %d", got.Count(), files*steps)
+	}
+	for path, points := range got {
+		for at, v := range points {
+			if want := float64((at-epoch)/300) - 0.5; v != want {
+				t.Fatalf("%s at %d: %v, want %v", path, at, v, want)
+			}
+		}
+	}
+	if strings.Contains(server.Log(), "invalid line") {
+		t.Error("carbon got an invalid line")
+	}
+}
+
+// TestVictoria: VictoriaMetrics gets the same times, and the values to the
+// digits that it keeps.
+func TestVictoria(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	want := expected(t, dir, false)
+	v := carbontest.StartVictoria(t)
+	push(t, options(t, dir, "graphite://"+v.Addr+"?new-metrics-per-minute=0"))
+	var got carbontest.Points
+	carbontest.WaitFor(t, "all points", func() bool {
+		got = v.Points(`tstat\\..*`)
+		return got.Count() >= want.Count()
+	})
+	for path, points := range want {
+		for at, w := range points {
+			if g, ok := got[path][at]; !ok || math.Abs(g-w) > 1e-9*math.Abs(w) {
+				t.Fatalf("%s at %d: %v (%v), want %v", path, at, g, ok, w)
+			}
+		}
+	}
+	if got.Count() != want.Count() {
+		t.Errorf("%d points, want %d", got.Count(), want.Count())
+	}
+}
+
+// TestCarbonTLS: a carbon behind TLS that wants a certificate.
+func TestCarbonTLS(t *testing.T) {
+	dir := rrdtest.Samples(t)
+	server, client := certificates(t)
+	l, err := peer.Listen(t.Context(), peer.Options{Addr: ":0", TLS: server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan []byte, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		text, _ := io.ReadAll(c)
+		c.Close()
+		got <- text
+	}()
+	opt := options(t, dir, "graphite+tls://"+l.Addr().String()+"?new-metrics-per-minute=0")
+	opt.TLS = client
+	sum := push(t, opt)
+	if n := bytes.Count(<-got, []byte("\n")); int64(n) != sum.Points || n == 0 {
+		t.Errorf("%d lines, want %d", n, sum.Points)
+	}
+}
+
+func TestParseDest(t *testing.T) {
+	for dest, want := range map[string]Dest{
+		"graphite://h":                                {scheme: "graphite", addr: "h:2003", creates: -1},
+		"graphite+pickle://[::1]":                     {scheme: "graphite", addr: "[::1]:2004", pickle: true, creates: -1},
+		"graphite+pickle+tls://h:1":                   {scheme: "graphite", addr: "h:1", pickle: true, tls: true, creates: -1},
+		"graphite+tls://h?timeout=2s":                 {scheme: "graphite", addr: "h:2003", tls: true, timeout: 2 * time.Second, creates: -1},
+		"graphite://h:9?new-metrics-per-minute=50":    {scheme: "graphite", addr: "h:9", creates: 50},
+		"whisper:/srv/w":                              {scheme: "whisper", dir: "/srv/w", creates: -1},
+		"whisper:w?schemas=/etc/storage-schemas.conf": {scheme: "whisper", dir: "w", schema: "/etc/storage-schemas.conf", creates: -1},
+		"./w":                   {scheme: "whisper", dir: "./w", creates: -1},
+		"https://repo:9000/":    {scheme: "https", url: "https://repo:9000", creates: -1},
+		"http://127.0.0.1:9000": {scheme: "http", url: "http://127.0.0.1:9000", creates: -1},
+		"-":                     {scheme: "-", creates: -1},
+	} {
+		got, err := ParseDest(dest)
+		if err != nil {
+			t.Errorf("%s: %v", dest, err)
+			continue
+		}
+		want.text = dest
+		if *got != want {
+			t.Errorf("%s: %+v, want %+v", dest, *got, want)
+		}
+	}
+	for _, dest := range []string{"", "carbon://h", "graphite://", "graphite:h", "graphite://h/x", "graphite://h?x=1", "graphite://h?timeout=x",
+		"graphite://h?new-metrics-per-minute=-1", "graphite://u:secret@h", "whisper:", "whisper:d?x=1", "https://h/other", "graphite://h:x"} {
+		_, err := ParseDest(dest)
+		var wrong *DestError
+		if dest == "" {
+			continue
+		}
+		if !errors.As(err, &wrong) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", dest, err)
+		}
+	}
+}
