@@ -25,6 +25,7 @@ func newApp(con *console) *cli.App {
 			"order, from a shell, cron or systemd.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
+			streamCommand(con),
 			helpCommand(),
 			generateCommand(),
 		},
