@@ -25,7 +25,6 @@ const (
 	// readBudget is what all connections together read ahead, in bytes: each
 	// gets its share.
 	readBudget = 24 << 20
-	maxRead    = 256 << 10 // by one read
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
 	// drainRead is how long connections are read on after the stop: what the
@@ -131,7 +130,7 @@ func (e *endpoint) stop() {
 // readSize is how much a connection may read at once now.
 func (e *endpoint) readSize() int {
 	n := e.hub.stats.connections.Load()
-	return int(min(maxRead, max(2*minBuffer, readBudget/max(n, 1))))
+	return int(min(int64(e.hub.maxRead()), max(2*minBuffer, readBudget/max(n, 1))))
 }
 
 // conn is one connection.

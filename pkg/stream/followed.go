@@ -19,8 +19,6 @@ const (
 	// headLength is how much of a log's text tells it from another of the
 	// same name: more than the header and Tstat's first block.
 	headLength = 4096
-	// followRead is how much of a log is read at once.
-	followRead = 128 << 10
 )
 
 // followed is one log through the folders of a probe. It reads the log of a
@@ -138,7 +136,7 @@ func (l *followed) open() (bool, error) {
 	l.file, l.info, l.text = file, info, file
 	l.offset, l.n, l.skipping, l.head, l.hash = 0, 0, false, nil, ""
 	if l.buf == nil {
-		l.buf = newBuffer(followRead)
+		l.buf = newBuffer(l.hub.maxRead())
 	}
 	if gz {
 		z, err := gzip.NewReader(file)
@@ -303,7 +301,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 // send hands over the whole lines that the buffer begins with.
 func (l *followed) send(ctx context.Context, whole int) error {
 	out := l.buf
-	l.buf = newBuffer(max(followRead, 2*(l.n-whole)))
+	l.buf = newBuffer(max(l.hub.maxRead(), 2*(l.n-whole)))
 	rest := copy(l.buf.b, out.b[whole:l.n])
 	defer out.release()
 

@@ -35,6 +35,7 @@ type logEncoder struct {
 	probe   string
 	typ     *tstat.LogType // nil if unknown
 	lines   *tstat.Lines
+	known   headers
 	version int // of the layouts
 	forms   map[*tstat.Form]*form
 	lead    []byte // JSON of what all rows of the log share
@@ -53,6 +54,7 @@ type form struct {
 	names  [][]byte // JSON of the picked columns' names
 	derive *derived
 	kind   []byte // JSON of log_http_complete's column kind
+	room   int    // for the names and the numbers of a row
 }
 
 func newEncoder(h *hub) *encoder { return &encoder{hub: h, logs: map[string]*logEncoder{}} }
@@ -133,10 +135,9 @@ func (l *logEncoder) refresh() {
 
 // load begins with the headers that are known.
 func (l *logEncoder) load() {
-	known, version := l.hub.layouts.get(l.probe, l.typ.Name)
-	l.version = version
+	l.known, l.version = l.hub.layouts.get(l.probe, l.typ.Name)
 	lines := tstat.NewLines(l.typ, l.hub.opt.Layout, l.hub.opt.Location)
-	for _, text := range known {
+	for _, text := range l.known {
 		lines.Header([]byte(text)) // was right when it was kept
 	}
 	l.lines, l.forms = lines, map[*tstat.Form]*form{}
@@ -147,6 +148,11 @@ func (l *logEncoder) header(line []byte) {
 	if l.lines == nil {
 		return
 	}
+	for _, text := range l.known {
+		if text == string(line) {
+			return // each log begins with one
+		}
+	}
 	part, err := l.lines.Header(line)
 	if err != nil {
 		l.reject(line, err.Error())
@@ -154,6 +160,7 @@ func (l *logEncoder) header(line []byte) {
 	}
 	clear(l.forms)
 	l.hub.layouts.set(l.probe, l.typ.Name, part, string(line))
+	l.known, _ = l.hub.layouts.get(l.probe, l.typ.Name)
 }
 
 func (l *logEncoder) reject(line []byte, reason string) {
@@ -177,10 +184,9 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	for _, i := range f.Fields {
 		d := field{}
 		if i >= 0 {
-			d.Column = columns[i]
-			d.valued = true
-			d.name = append(appendJSON([]byte{','}, []byte(d.Name)), ':')
+			d = newField(columns[i])
 		}
+		c.room += len(d.name) + 2*shortName
 		c.fields = append(c.fields, d)
 	}
 	c.derive = l.derived(c)

@@ -20,6 +20,15 @@ type hub struct {
 	wrong   rate.Sometimes // tells of lines that are no rows
 }
 
+// maxRead is how much a source reads at once, in bytes: the text of its lines
+// in JSON is several times as long.
+func (h *hub) maxRead() int {
+	if h.opt.Format == JSON {
+		return 64 << 10
+	}
+	return 256 << 10
+}
+
 // text is lines of one log, as a source has them.
 type text struct {
 	*origin

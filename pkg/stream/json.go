@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -15,6 +16,34 @@ type field struct {
 	tstat.Column
 	valued bool   // else it is no column
 	name   []byte // JSON: ,"name":
+	short  [shortName]byte
+	length int // of name
+	plain  plain
+}
+
+// plain is how most values of a field are copied.
+type plain uint8
+
+const (
+	neither plain = iota
+	number
+	quoted
+)
+
+// newField returns the field of a column.
+func newField(c tstat.Column) field {
+	f := field{Column: c, valued: true, name: append(appendJSON([]byte{','}, []byte(c.Name)), ':')}
+	f.length = copy(f.short[:], f.name)
+	if len(f.name) > shortName {
+		f.length = len(f.name)
+	}
+	switch c.Kind {
+	case tstat.Int, tstat.Float:
+		f.plain = number
+	case tstat.Text:
+		f.plain = quoted
+	}
+	return f
 }
 
 // derived makes the absolute times first and last of Tstat 2.2 to 2.4 out of
@@ -39,32 +68,86 @@ func (l *logEncoder) derived(c *form) *derived {
 	return &d
 }
 
+// shortName is how long a name with its quotes may be to be copied at once.
+const shortName = 32
+
 // json appends a row as an object. This is the hot path: one pass over the
-// line, and numbers are copied as they are.
+// line, numbers and plain texts are copied byte by byte as they are read.
 func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
+	// Room for the row whatever is in it: a byte becomes six at most, and a
+	// number or a time 32.
+	dst = slices.Grow(dst, len(l.lead)+len(c.kind)+c.room+6*len(line))
 	dst = append(dst, l.lead...)
 	if c.kind != nil {
 		dst = append(append(dst, `,"kind":`...), c.kind...)
 	}
-	p := 0
+	p, w := 0, len(dst)
+	out := dst[:cap(dst)]
 	for i := range c.fields {
 		f := &c.fields[i]
-		if !f.valued {
-			for line[p] != sep && line[p] != '\n' {
-				p++
-			}
-			p++
-			continue
+		if f.length <= shortName {
+			*(*[shortName]byte)(out[w:]) = f.short
+			w += f.length
+		} else {
+			w += copy(out[w:], f.name)
 		}
-		dst = append(dst, f.name...)
-		var q int
-		var ok bool
-		if dst, q, ok = l.value(dst, line, p, sep, f); !ok {
-			return dst, fmt.Errorf("column %s: no %s: %.80q", f.Name, f.Kind, line[p:q])
+		start, q := w, p
+		b := line[q]
+		good := false
+		switch {
+		case f.plain == number:
+			if b == '-' {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			digits := q
+			for b-'0' < 10 {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			good = q > digits && (line[digits] != '0' || q == digits+1) && (f.Kind == tstat.Float || q-digits < 19)
+			if b == '.' && f.Kind == tstat.Float {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+				decimals := q
+				for b-'0' < 10 {
+					out[w] = b
+					w++
+					q++
+					b = line[q]
+				}
+				good = good && q > decimals
+			}
+		case f.plain == quoted:
+			out[w] = '"'
+			w++
+			for b != sep && b-0x20 < 0x5f && b != '"' && b != '\\' { // up to '~'
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			out[w] = '"'
+			w++
+			good = q > p+2 || !f.IsNull(line[p:q])
+		}
+		if !good || b != sep && b != '\n' {
+			var ok bool
+			if dst, q, ok = l.value(out[:start], line, p, sep, f); !ok {
+				return dst, fmt.Errorf("column %s: no %s: %.80q", f.Name, f.Kind, line[p:q])
+			}
+			w = len(dst)
 		}
 		p = q + 1
 	}
+	dst = out[:w]
 	if c.derive != nil {
 		first, last := c.derive.times(line, c, sep)
 		dst = l.day.append(append(dst, `,"first":`...), first)
@@ -75,57 +158,21 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 
 // value appends the field at p; q is its end.
 func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byte, q int, ok bool) {
-	q = p
-	b := line[q]
-	switch f.Kind {
-	case tstat.Int, tstat.Float:
-		if b == '-' {
+	switch {
+	case !f.valued:
+		for q = p; line[q] != sep && line[q] != '\n'; {
 			q++
-			b = line[q]
 		}
-		digits := q
-		for b-'0' < 10 {
-			q++
-			b = line[q]
-		}
-		good := q > digits && (line[digits] != '0' || q == digits+1)
-		if f.Kind == tstat.Int {
-			good = good && q-digits < 19
-		} else if b == '.' {
-			q++
-			decimals := q
-			b = line[q]
-			for b-'0' < 10 {
-				q++
-				b = line[q]
-			}
-			good = good && q > decimals
-		}
-		if good && (b == sep || b == '\n') {
-			return append(dst, line[p:q]...), q, true
-		}
-	case tstat.Text:
-		for b != sep && b != '\n' && b-0x20 < 0x5f && b != '"' && b != '\\' { // up to '~'
-			q++
-			b = line[q]
-		}
-		if b == sep || b == '\n' {
-			if q <= p+2 && f.IsNull(line[p:q]) {
-				return append(dst, "null"...), q, true
-			}
-			dst = append(append(append(dst, '"'), line[p:q]...), '"')
-			return dst, q, true
-		}
-	case tstat.Time:
+		return dst, q, true
+	case f.Kind == tstat.Time:
 		us, end, ok := f.ParseTime(line, p, sep)
 		if !ok {
 			return dst, end, false
 		}
 		return l.day.append(dst, us), end, true
 	}
-	for b != sep && b != '\n' {
+	for q = p; line[q] != sep && line[q] != '\n'; {
 		q++
-		b = line[q]
 	}
 	dst, ok = slowValue(dst, line[p:q], f)
 	return dst, q, ok
@@ -145,7 +192,7 @@ func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 		}
 		return strconv.AppendBool(dst, text[0] == '1'), true
 	case tstat.Int:
-		if n, err := strconv.ParseInt(string(text), 10, 64); err == nil {
+		if n, err := strconv.ParseInt(string(text), 10, 64); err == nil { // with leading zeros, for one
 			return strconv.AppendInt(dst, n, 10), true
 		}
 		x, ok := tstat.ParseNumber(text)
