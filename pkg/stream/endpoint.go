@@ -162,7 +162,7 @@ func (c *conn) serve(ctx context.Context) error {
 	if err := c.identify(); err != nil {
 		return err
 	}
-	c.split = splitter{types: c.hub.types, probe: c.probe, key: c.key, reject: c.reject}
+	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, key: c.key, reject: c.reject}
 	var (
 		buf      = newBuffer(minBuffer)
 		n        int // bytes in buf

@@ -49,10 +49,11 @@ func (n *typeNames) ok(name string) bool {
 // splitter takes the lines of a connection apart: "PATH LINE", where PATH is
 // the absolute path of the log.
 type splitter struct {
-	types *typeNames
-	probe string
-	key   string // of the connection
-	last  *origin
+	types   *typeNames
+	maxLine int // bytes, with the path
+	probe   string
+	key     string // of the connection
+	last    *origin
 
 	// control is given lines that begin with '#'; nil where there are none.
 	control func(line []byte) error
@@ -76,6 +77,14 @@ func (s *splitter) split(text []byte, emit func(o *origin, from int, run []byte,
 	for pos < len(text) {
 		n := bytes.IndexByte(text[pos:], '\n') + 1
 		line := text[pos : pos+n]
+		if n > s.maxLine {
+			if err := flush(); err != nil {
+				return err
+			}
+			s.reject(fmt.Sprintf("line is longer than %d bytes", s.maxLine), line[:n-1])
+			pos += n
+			continue
+		}
 		if s.last == nil || !bytes.HasPrefix(line, s.last.prefix) {
 			if err := flush(); err != nil {
 				return err
