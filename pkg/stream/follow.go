@@ -203,7 +203,10 @@ func (f *follower) scan() {
 	for i := max(0, former-1); i < len(f.folders); i++ {
 		f.list(i)
 	}
-	f.scanned = f.scanned || len(f.folders) > 0
+	if !f.scanned && len(f.folders) > 0 {
+		f.scanned = true
+		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
+	}
 	if n := len(f.folders); n > 0 && f.watcher != nil {
 		f.watcher.Add(f.folders[n-1].path) // again if it was made anew; else the poll finds out
 	}
