@@ -49,6 +49,7 @@ type checkpoint struct {
 	state                 saved
 	numbers               map[string]int64 // of the last position taken, by root and log
 	sent, confirmed, done int64            // bytes; done: of confirmed, saved
+	dirty                 bool             // something is to be saved
 	waiting               int
 	room                  chan struct{} // closed and made anew when there is room
 	wake                  chan struct{}
@@ -89,6 +90,17 @@ func (c *checkpoint) of(root string) map[string]position {
 	return m
 }
 
+// enter notes that a log has come to the begin of a folder, unless lines
+// before it are not confirmed yet; number is that of the last ones.
+func (c *checkpoint) enter(root, log string, number int64, folder string) {
+	c.mu.Lock()
+	settled := c.numbers[root+"\x00"+log] == number
+	c.mu.Unlock()
+	if settled {
+		c.confirm(root, log, number, position{Folder: folder}, 0)
+	}
+}
+
 // acquire waits until n further bytes may be sent.
 func (c *checkpoint) acquire(ctx context.Context, n int64) error {
 	c.mu.Lock()
@@ -120,7 +132,7 @@ func (c *checkpoint) acquire(ctx context.Context, n int64) error {
 func (c *checkpoint) confirm(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log
-	if number > c.numbers[key] {
+	if number >= c.numbers[key] {
 		c.numbers[key] = number
 		if c.state.Roots[root] == nil {
 			c.state.Roots[root] = map[string]position{}
@@ -128,6 +140,7 @@ func (c *checkpoint) confirm(root, log string, number int64, p position, n int64
 		c.state.Roots[root][log] = p
 	}
 	c.confirmed += n
+	c.dirty = true
 	poke := c.waiting > 0 || c.confirmed-c.done > c.window/4
 	c.mu.Unlock()
 	if poke {
@@ -171,10 +184,11 @@ func (c *checkpoint) run(ctx context.Context) {
 func (c *checkpoint) save() error {
 	c.mu.Lock()
 	confirmed := c.confirmed
-	if confirmed == c.done {
+	if !c.dirty {
 		c.mu.Unlock()
 		return nil
 	}
+	c.dirty = false
 	snapshot := saved{Session: c.state.Session, Roots: map[string]map[string]position{}}
 	for root, logs := range c.state.Roots {
 		m := map[string]position{}
@@ -185,6 +199,9 @@ func (c *checkpoint) save() error {
 	}
 	c.mu.Unlock()
 	if err := state.Save(c.path, checkpointFormat, snapshot); err != nil {
+		c.mu.Lock()
+		c.dirty = true
+		c.mu.Unlock()
 		return fmt.Errorf("position of the stream: %w", err)
 	}
 	c.mu.Lock()

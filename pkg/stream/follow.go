@@ -268,7 +268,11 @@ func (f *follower) list(i int) {
 			if p.Folder == d.name {
 				l.resume = p
 			}
-		} else if f.hub.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
+		} else {
+			// Should nothing of it be confirmed before the next start.
+			f.ck.enter(f.key, name, 0, d.name)
+		}
+		if l.resume.Folder == "" && f.hub.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
 			l.fromEnd = true
 		}
 		f.logs[name] = l

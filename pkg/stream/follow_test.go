@@ -153,7 +153,7 @@ func (w *fakeTstat) check(out string) {
 func TestFollow(t *testing.T) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete", "log_mm_complete")
-	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line})
+	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
 	w.arrive = func() {
 		await(t, "all lines before the folder goes", func() bool { return strings.Count(s.out.String(), "\n") == w.count() })
 	}
@@ -196,6 +196,7 @@ func TestFollowRestart(t *testing.T) {
 	w.lines(w.logs[0], 30)
 	for range 15 {
 		s := startStream(t, opt)
+		await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
 		for range 3 {
 			w.lines(w.logs[0], rng.IntN(100))
 			w.lines(w.logs[1], rng.IntN(20))
@@ -341,7 +342,7 @@ func TestForward(t *testing.T) {
 	endpoint := Options{Listen: loopback(), Stdout: out, StateDir: t.TempDir(), Format: Line}
 	endpoint.Listen[0].Addr = addr
 	s := startStream(t, endpoint)
-	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"ack://" + addr}, Format: Line})
+	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"ack://" + addr}, Start: StartBegin})
 	for i := range 30 {
 		w.rollOver()
 		w.lines(w.logs[0], 100)

@@ -75,11 +75,18 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 		l.log.Info("log ends in the middle of a line, which is left out", "log", l.origin.path)
 	}
 	l.close()
-	if again {
-		return true, nil
+	if !again {
+		l.next()
 	}
-	l.at++
 	return true, nil
+}
+
+// next goes to the next folder.
+func (l *followed) next() {
+	l.at++
+	if d := l.folder(l.at); d != nil {
+		l.ck.enter(l.follower.key, l.name, l.number, d.name)
+	}
 }
 
 // advance goes to the next folder if the log will not come in this one.
@@ -91,12 +98,12 @@ func (l *followed) advance() bool {
 	if opened, err := l.open(); opened || err != nil {
 		return opened
 	}
-	if l.resume.Folder != "" {
+	if l.resume.Offset > 0 {
 		l.hub.stats.vanished.Add(1)
 		l.log.Warn("log has gone before it was read to its end", "log", l.name, "folder", l.resume.Folder)
 	}
 	l.resume, l.fromEnd = position{}, false
-	l.at++
+	l.next()
 	return true
 }
 

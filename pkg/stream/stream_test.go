@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a test waits for what has to happen.
-const patience = 60 * time.Second
+const patience = 20 * time.Second
 
 // await polls until cond holds.
 func await(t testing.TB, what string, cond func() bool) {
