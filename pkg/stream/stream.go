@@ -80,6 +80,8 @@ type Options struct {
 	// Report is called every ReportEvery, with the sums so far.
 	Report      func(*Summary)
 	ReportEvery time.Duration
+
+	opened func(*hub) // lets tests look inside
 }
 
 // Defaults of Options.
@@ -246,6 +248,9 @@ func (r *run) open(ctx context.Context) error {
 		}
 		r.listeners = append(r.listeners, l)
 		addrs = append(addrs, l.Addr().String())
+	}
+	if opt.opened != nil {
+		opt.opened(h)
 	}
 	if opt.Listening != nil {
 		opt.Listening(addrs)

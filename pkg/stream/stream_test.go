@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ type started struct {
 	sum   *Summary
 	err   error
 	ended bool
+	hub   atomic.Pointer[hub]
 }
 
 // startStream runs a stream until stop or the end of the test.
@@ -90,6 +92,7 @@ func startStream(t testing.TB, opt Options) *started {
 	opt.Poll = 20 * time.Millisecond
 	opt.RetryMin, opt.RetryMax = time.Millisecond, 20*time.Millisecond
 	opt.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	opt.opened = s.hub.Store
 	ready := make(chan string, 1)
 	opt.Listening = func(addrs []string) { ready <- strings.Join(addrs, " ") }
 	go func() {
