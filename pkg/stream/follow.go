@@ -25,6 +25,10 @@ import (
 // one; a log that was switched off never comes.
 const closeGrace = 5 * time.Second
 
+// firstFolder stands in the checkpoint for a log: the folder that was the
+// first, which counts until a log was met.
+const firstFolder = "-"
+
 // follower follows the log folders of one probe.
 type follower struct {
 	hub  *hub
@@ -47,6 +51,7 @@ type follower struct {
 	look     atomic.Bool // folders may have come or gone, or logs in them
 	unread   rate.Sometimes
 	scanned  bool
+	entered  bool            // the checkpoint has logs that are not saved
 	seen     map[string]bool // names of folders at the last scan
 	complain rate.Sometimes
 }
@@ -203,8 +208,22 @@ func (f *follower) scan() {
 	for i := max(0, former-1); i < len(f.folders); i++ {
 		f.list(i)
 	}
-	if !f.scanned && len(f.folders) > 0 {
+	first := !f.scanned && len(f.folders) > 0
+	if first {
 		f.scanned = true
+		if len(f.resume) == 0 {
+			f.ck.enter(f.key, firstFolder, 0, f.folders[0].name)
+			f.entered = true
+		}
+	}
+	// Before a line is sent: a crash must not begin with a newer folder.
+	if f.entered {
+		if err := f.ck.save(); err != nil {
+			f.log.Warn("the position cannot be saved", "err", err)
+		}
+		f.entered = false
+	}
+	if first {
 		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
 	}
 	if n := len(f.folders); n > 0 && f.watcher != nil {
@@ -220,7 +239,7 @@ func (f *follower) begin(found []*folder) []*folder {
 	from := len(found) - 1
 	for name, p := range f.resume {
 		t, err := tstat.ParseFolder(p.Folder, f.hub.opt.Location)
-		if err != nil || !f.wants(name) {
+		if err != nil || !f.wants(name) && (name != firstFolder || len(f.resume) > 1) {
 			continue
 		}
 		i := slices.IndexFunc(found, func(d *folder) bool { return !d.Time.Before(t.Time) })
@@ -271,6 +290,7 @@ func (f *follower) list(i int) {
 		} else {
 			// Should nothing of it be confirmed before the next start.
 			f.ck.enter(f.key, name, 0, d.name)
+			f.entered = true
 		}
 		if l.resume.Folder == "" && f.hub.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
 			l.fromEnd = true
