@@ -8,7 +8,7 @@ export GOTOOLCHAIN ?= auto
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/tstat/...
+RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build install-tools
 
@@ -32,7 +32,7 @@ test: install-tools ## run all tests
 bench: install-tools ## measure against DuckDB and cp; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
-soak: ## kill imports at random, 50 rounds for each store
+soak: ## kill imports and streams at random, 50 rounds for each store
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 60m -v
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed

@@ -55,7 +55,7 @@ func newConfig() *config {
 	c.sections = []section{
 		{"", []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
-				usage: "`DIR` for locks and files of rejected lines",
+				usage: "`DIR` for locks, files of rejected lines and positions of streams",
 				empty: "$STATE_DIRECTORY, else /var/lib/tstatrepo for root, else $XDG_STATE_HOME/tstatrepo, else ~/.local/state/tstatrepo"},
 			{name: "log-format", group: groupConfig, value: &c.logFormat, complete: "text json",
 				usage: "`FORMAT` of messages on stderr: text or json"},

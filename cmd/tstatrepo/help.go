@@ -52,7 +52,7 @@ func appHelp(w io.Writer, app *cli.App) {
 }
 
 func commandHelp(w io.Writer, c *cli.Command) {
-	fmt.Fprintf(w, "Usage: tstatrepo %s [flags] %s\n", c.Name, c.ArgsUsage)
+	fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("Usage: tstatrepo %s [flags] %s", c.Name, c.ArgsUsage)))
 	for p := range strings.SplitSeq(c.Description, "\n\n") {
 		fmt.Fprintf(w, "\n%s\n", fill(p, "", helpWidth))
 	}

@@ -78,7 +78,7 @@ func TestKillStream(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				w.lines(1 + rand.IntN(2000))
+				w.lines(1 + rand.IntN(500))
 				if rand.IntN(5) == 0 {
 					w.rollOver()
 				}

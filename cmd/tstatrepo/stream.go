@@ -137,7 +137,6 @@ func streamCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "stream",
 		Usage:     "bring live log lines to consumers",
-		ArgsUsage: " ",
 		Category:  groupProduct,
 		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen) and from " +
 			"Tstat's output folder (--follow), and hands them to one or more consumers.\n\n" +

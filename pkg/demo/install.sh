@@ -43,8 +43,9 @@ for tool in git make gcc g++; do
 	have "$tool" || packages="$packages $tool"
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
-# Tests of the databases are skipped without a server, but not on CI.
+# Tests of databases and brokers are skipped without a server, but not on CI.
 if [ "${CI:-}" = true ]; then
+	have nats-server || packages="$packages nats-server"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
 fi
 go_is_new || have curl || packages="$packages curl"

@@ -27,9 +27,11 @@ const (
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// drainRead is how long connections are read on after the stop: what the
-	// kernel has received is lost otherwise.
+	// After the stop connections are read on until nothing comes for
+	// drainRead, at most for drainMax: what the kernel has received is lost
+	// otherwise.
 	drainRead = 200 * time.Millisecond
+	drainMax  = 2 * time.Second
 )
 
 // endpoint takes lines from any number of connections.
@@ -37,15 +39,16 @@ type endpoint struct {
 	hub *hub
 	log *slog.Logger
 
-	wg       sync.WaitGroup
-	mu       sync.Mutex
-	conns    map[*conn]bool
-	stopped  bool
-	sessions map[string]*conn // of the acknowledged mode
-	full     rate.Sometimes
-	wrong    rate.Sometimes
-	run      string // tells this process from others in message ids
-	number   atomic.Int64
+	wg        sync.WaitGroup
+	mu        sync.Mutex
+	conns     map[*conn]bool
+	stopped   bool
+	readUntil time.Time        // set before conn.stopping is
+	sessions  map[string]*conn // of the acknowledged mode
+	full      rate.Sometimes
+	wrong     rate.Sometimes
+	run       string // tells this process from others in message ids
+	number    atomic.Int64
 }
 
 // serve accepts connections until the listener is closed.
@@ -119,6 +122,7 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 func (e *endpoint) stop() {
 	e.mu.Lock()
 	e.stopped = true
+	e.readUntil = time.Now().Add(drainMax)
 	for c := range e.conns {
 		c.stopping.Store(true)
 		c.nc.SetReadDeadline(time.Now().Add(drainRead))
@@ -175,9 +179,12 @@ func (c *conn) serve(ctx context.Context) error {
 	for {
 		if !c.stopping.Load() {
 			c.nc.SetReadDeadline(time.Now().Add(idle))
-			if c.stopping.Load() { // stop has come between
-				c.nc.SetReadDeadline(time.Now().Add(drainRead))
+		}
+		if c.stopping.Load() { // perhaps just now
+			if time.Now().After(c.readUntil) {
+				return os.ErrDeadlineExceeded
 			}
+			c.nc.SetReadDeadline(time.Now().Add(drainRead))
 		}
 		m, err := c.nc.Read(buf.b[n:])
 		n += m

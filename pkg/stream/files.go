@@ -20,7 +20,7 @@ const (
 	// syncEvery and syncBytes are when what has come is written and made
 	// durable, at the latest; it counts as taken then. Compressed files wait
 	// longer: each time makes a frame.
-	syncEvery     = 200 * time.Millisecond
+	syncEvery     = 50 * time.Millisecond
 	syncEveryZstd = time.Second
 	syncBytes     = 4 << 20
 	// maxOpen bounds the open files.

@@ -174,7 +174,7 @@ func (l *logEncoder) reject(line []byte, reason string) {
 func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
-	if f.Version != "" {
+	if f.Version != "" && l.hub.layouts.guessed(l.probe, l.typ.Name, f.Version) {
 		l.hub.log.Warn("no header has come, and several versions have as many columns: the newest is assumed (--layout)",
 			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields))
 	}

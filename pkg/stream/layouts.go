@@ -25,6 +25,7 @@ type layouts struct {
 	version int // goes up with each change
 	headers map[string]headers
 	changed bool
+	warned  map[string]bool // see guessed
 }
 
 // headers are the header lines of a log: one, or those of requests and
@@ -52,6 +53,21 @@ func (l *layouts) current() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.version
+}
+
+// guessed reports whether it is new that a log's version was guessed.
+func (l *layouts) guessed(probe, typ, version string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := probe + " " + typ + " " + version
+	if l.warned[key] || len(l.warned) == maxLayouts {
+		return false
+	}
+	if l.warned == nil {
+		l.warned = map[string]bool{}
+	}
+	l.warned[key] = true
+	return true
 }
 
 // set keeps a header.
