@@ -29,7 +29,7 @@ test: install-tools ## run all tests
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
 
-bench: install-tools ## measure against DuckDB and cp; BENCH='-case copy -pairs 3' sets flags
+bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
 soak: ## kill imports and streams at random, 50 rounds for each store
