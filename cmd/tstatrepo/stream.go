@@ -135,9 +135,9 @@ var streamExamples = []example{
 
 func streamCommand(con *console) *cli.Command {
 	return &cli.Command{
-		Name:      "stream",
-		Usage:     "bring live log lines to consumers",
-		Category:  groupProduct,
+		Name:     "stream",
+		Usage:    "bring live log lines to consumers",
+		Category: groupProduct,
 		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen) and from " +
 			"Tstat's output folder (--follow), and hands them to one or more consumers.\n\n" +
 			"The lines of a log keep their order, and only whole lines are handed on. The slowest consumer named with " +
