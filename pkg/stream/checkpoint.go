@@ -211,10 +211,3 @@ func (c *checkpoint) save() error {
 	c.mu.Unlock()
 	return nil
 }
-
-// open returns how many bytes are sent and not confirmed.
-func (c *checkpoint) open() int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sent - c.confirmed
-}

@@ -229,7 +229,6 @@ func (p *pump) idle() bool {
 type backoff struct {
 	min, max time.Duration
 	next     time.Duration
-	good     time.Time // when it was reset last
 }
 
 // wait waits until the next try.
