@@ -49,6 +49,7 @@ func TestKillStream(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { cmd.Process.Kill() }) // if the test has failed
 		return cmd
 	}
 	sides := []func() *exec.Cmd{
