@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/tstat/...
+RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build build-norrd install-tools
 
@@ -41,10 +41,10 @@ test: install-tools ## run all tests
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
 
-bench: install-tools ## measure against DuckDB and cp; BENCH='-case copy -pairs 3' sets flags
+bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
-soak: ## kill imports and pushes at random, 50 rounds each; 60,000 damaged RRDs, and more
+soak: ## kill imports, streams and pushes at random, 50 rounds each; 60,000 damaged RRDs, and more
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 60m -v
 	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
 

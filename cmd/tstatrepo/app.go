@@ -22,9 +22,11 @@ func newApp(con *console) *cli.App {
 		Usage:   "bring what Tstat probes write into storage",
 		Version: versionString(),
 		Description: "tstatrepo reads the flow logs that Tstat probes write and stores them: exactly once, in any " +
-			"order, from a shell, cron or systemd. It pushes the points of Tstat's RRDs into Graphite.",
+			"order, from a shell, cron or systemd. It streams live log lines to any consumer, and pushes the points of " +
+			"Tstat's RRDs into Graphite.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
+			streamCommand(con),
 			rrdPushCommand(con),
 			helpCommand(),
 			generateCommand(),

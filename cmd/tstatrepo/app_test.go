@@ -23,7 +23,6 @@ import (
 // and arrange rely on.
 func TestTree(t *testing.T) {
 	app := newApp(&console{})
-	values := map[string]bool{}
 	for _, c := range app.Commands {
 		if c.Usage == "" || c.OnUsageError == nil || !c.HideHelpCommand {
 			t.Errorf("%s: usage %q, OnUsageError or HideHelpCommand missing", c.Name, c.Usage)
@@ -43,10 +42,6 @@ func TestTree(t *testing.T) {
 			if strings.HasSuffix(d.GetUsage(), ".") {
 				t.Errorf("%s --%s: usage ends in a stop", c.Name, name)
 			}
-			if v, ok := values[name]; ok && v != d.TakesValue() {
-				t.Errorf("--%s takes a value on one command and none on another", name)
-			}
-			values[name] = d.TakesValue()
 		}
 	}
 	if first := visibleCommands(app)[0].Name; first != "import-bulk" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 // values are found here too, where they can be reported well.
 func arrange(app *cli.App, argv []string) ([]string, error) {
 	var (
-		values = valueFlags(app)
+		values = valueFlags(app.Commands)
 		cmd    *cli.Command
 		path   []string // names of the command and its subcommands
 		words  []word
@@ -38,6 +39,8 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 				return nil, unknownCommand(app, below, a)
 			}
 			cmd, below, path = c, c.Subcommands, append(path, a)
+			// On the command itself a flag means what it says there.
+			maps.Copy(values, valueFlags([]*cli.Command{c}))
 			continue
 		}
 		name, value, joined := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-"), "=")
@@ -103,23 +106,23 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 	return out, nil
 }
 
-// valueFlags returns the flags of all commands: true for those that take a
-// value. A flag means the same on every command that has it, so that its
-// value is known before its command is.
-func valueFlags(app *cli.App) map[string]bool {
+// valueFlags returns the flags of commands: true for those that take a value.
+// Before the command is known, one that takes a value on any command takes
+// one.
+func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)
 	walk = func(cmds []*cli.Command) {
 		for _, c := range cmds {
 			for _, f := range c.Flags {
 				for _, n := range f.Names() {
-					m[n] = takesValue(f)
+					m[n] = m[n] || takesValue(f)
 				}
 			}
 			walk(c.Subcommands)
 		}
 	}
-	walk(app.Commands)
+	walk(cmds)
 	return m
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 const groupConfig = "Configuration"
@@ -29,6 +30,7 @@ type config struct {
 	logLevel  string
 
 	importBulk importBulk
+	stream     streamCmd
 	rrdPush    rrdPush
 
 	sections []section
@@ -45,12 +47,13 @@ type section struct {
 // reports each key of the file with its line; see readFile.
 type fileSections struct {
 	ImportBulk struct{} `toml:"import-bulk"`
+	Stream     struct{} `toml:"stream"`
 	RRDPush    struct{} `toml:"rrd-push"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
-	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), rrdPush: defaultRRDPush()}
+	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush()}
 	c.sections = []section{
 		{"", []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
@@ -62,6 +65,7 @@ func newConfig() *config {
 				usage: "least `LEVEL` of messages: debug, info, warn or error"},
 		}},
 		{"import-bulk", c.importBulk.settings()},
+		{"stream", c.stream.settings()},
 		{"rrd-push", c.rrdPush.settings()},
 	}
 	return c
@@ -324,7 +328,7 @@ var (
 // maskSecrets hides passwords in URLs. It rather hides too much: url.Parse
 // gives up on passwords with a slash.
 func maskSecrets(s string) string {
-	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(stores.Redact(s), "${1}xxxxx@"), "${1}xxxxx")
+	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(stores.Redact(stream.Redact(s)), "${1}xxxxx@"), "${1}xxxxx")
 }
 
 // checkOrPrint serves --check-config and --print-config, given that the

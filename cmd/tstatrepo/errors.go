@@ -11,6 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 // Exit statuses, the same for every command.
@@ -103,6 +104,7 @@ func exitStatus(err error) int {
 		usage   usageError
 		dest    *store.UsageError
 		network *peer.UsageError
+		wrong   *stream.UsageError
 		rejects rejectsError
 	)
 	switch {
@@ -110,7 +112,7 @@ func exitStatus(err error) int {
 		return exitOK
 	case errors.As(err, &sig):
 		return 128 + int(sig.signal)
-	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.Is(err, bulk.ErrUsage):
+	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.As(err, &wrong), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, state.ErrLocked):
 		return exitTryAgain

@@ -43,6 +43,7 @@ func generated() map[string][]byte {
 		"conf/tstatrepo.toml":        defaultConfigFile(),
 		"man/tstatrepo.1":            appPage(app),
 		"man/tstatrepo.toml.5":       configPage(),
+		"man/tstatrepo-ack.7":        ackPage(),
 		"completions/tstatrepo.bash": bashCompletion(app),
 		"completions/_tstatrepo":     zshCompletion(app),
 		"completions/tstatrepo.fish": fishCompletion(app),

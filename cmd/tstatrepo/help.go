@@ -15,6 +15,7 @@ type example struct{ text, command string }
 // examples of each command, for help and man pages.
 var examples = map[string][]example{
 	"import-bulk": importBulkExamples,
+	"stream":      streamExamples,
 	"rrd-push":    rrdPushExamples,
 }
 
@@ -52,7 +53,7 @@ func appHelp(w io.Writer, app *cli.App) {
 }
 
 func commandHelp(w io.Writer, c *cli.Command) {
-	fmt.Fprintf(w, "Usage: tstatrepo %s [flags] %s\n", c.Name, c.ArgsUsage)
+	fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("Usage: tstatrepo %s [flags] %s", c.Name, c.ArgsUsage)))
 	for p := range strings.SplitSeq(c.Description, "\n\n") {
 		fmt.Fprintf(w, "\n%s\n", fill(p, "", helpWidth))
 	}

@@ -291,7 +291,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
 		}
 	}
-	loc := b.location(p)
+	loc := location(p, b.timezone)
 	since := timeSetting(p, "since", b.since, loc)
 	until := timeSetting(p, "until", b.until, loc)
 	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
@@ -367,10 +367,10 @@ func (b *importBulk) checkStream(p *problems) {
 	}
 }
 
-func (b *importBulk) location(p *problems) *time.Location {
-	loc, err := time.LoadLocation(cmp.Or(b.timezone, "Local"))
+func location(p *problems, zone string) *time.Location {
+	loc, err := time.LoadLocation(cmp.Or(zone, "Local"))
 	if err != nil {
-		p.add("timezone", "%q is not a time zone like UTC, Local or Europe/Rome", b.timezone)
+		p.add("timezone", "%q is not a time zone like UTC, Local or Europe/Rome", zone)
 		return time.UTC
 	}
 	return loc

@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest"},
 	{"pkg/store/postgres", "pkg/store/dbstream"},
 	{"pkg/store/stores"},
-	{"pkg/bulk", "pkg/rrdpush"},
+	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
 	{"cmd/tstatrepo"},
 }
 

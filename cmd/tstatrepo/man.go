@@ -103,7 +103,7 @@ func appPage(app *cli.App) []byte {
 	p.text("Flags and arguments may be mixed; -- ends the flags.")
 	p.exitStatus()
 	p.environment()
-	p.seeAlso(append(also, "tstatrepo.toml(5)")...)
+	p.seeAlso(append(also, "tstatrepo.toml(5)", "tstatrepo-ack(7)")...)
 	return p.Bytes()
 }
 
@@ -117,7 +117,10 @@ func (p *page) environment() {
 func commandPage(c *cli.Command) []byte {
 	p := newPage("tstatrepo-"+c.Name, 1, c.Usage)
 	p.section("SYNOPSIS")
-	fmt.Fprintf(p, ".B tstatrepo %s\n[flags]\n.I %s\n", roff(c.Name), roff(c.ArgsUsage))
+	fmt.Fprintf(p, ".B tstatrepo %s\n[flags]\n", roff(c.Name))
+	if c.ArgsUsage != "" {
+		fmt.Fprintf(p, ".I %s\n", roff(c.ArgsUsage))
+	}
 	p.section("DESCRIPTION")
 	p.text(c.Description)
 	p.section("OPTIONS")
@@ -141,8 +144,12 @@ func commandPage(c *cli.Command) []byte {
 	p.environment()
 	p.section("FILES")
 	p.item("/etc/tstatrepo/tstatrepo.toml", "The usual place of the config file, which --config names. It is not read by itself.")
-	p.item("/var/lib/tstatrepo", "The state folder of root: locks and files of rejected lines. Others use ~/.local/state/tstatrepo.")
-	p.seeAlso("tstatrepo(1)", "tstatrepo.toml(5)")
+	p.item("/var/lib/tstatrepo", "The state folder of root: locks, files of rejected lines and positions of streams. Others use ~/.local/state/tstatrepo.")
+	also := []string{"tstatrepo(1)", "tstatrepo.toml(5)"}
+	if c.Name == "stream" {
+		also = append(also, "tstatrepo-ack(7)")
+	}
+	p.seeAlso(also...)
 	return p.Bytes()
 }
 
@@ -169,7 +176,7 @@ func configPage() []byte {
 	}
 	p.section("EXAMPLE")
 	p.literal("[import-bulk]\nsources = [\"/var/lib/tstat\"]\nto = [\"parquet:/srv/tstat\"]\nprobe = \"turin\"\nsettle = \"1h\"")
-	p.seeAlso("tstatrepo(1)", "tstatrepo-import-bulk(1)")
+	p.seeAlso("tstatrepo(1)", "tstatrepo-import-bulk(1)", "tstatrepo-stream(1)")
 	return p.Bytes()
 }
 

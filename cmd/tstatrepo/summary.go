@@ -14,7 +14,7 @@ import (
 // report prints the summary where it is wanted: results on stdout, the rest
 // on stderr, nothing if nobody watches.
 func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) error {
-	loc := b.location(&problems{})
+	loc := location(&problems{}, b.timezone)
 	watched := !b.quiet && (b.verbose || con.tty && !b.json)
 	switch {
 	case b.json:

@@ -180,7 +180,7 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 		rss:   fmt.Sprintf("%d / %d", a.rss/mib, p.rss/mib),
 	}
 	if target > 0 {
-		r.target = fmt.Sprintf(">= %.1f", target)
+		r.target = fmt.Sprintf(">= %g", target)
 	}
 	b.results = append(b.results, r)
 	return nil

@@ -1,4 +1,4 @@
-// Command bench measures the import against its peers and against the targets
+// Command bench measures imports and streams against their peers and against the targets
 // of the project: `make bench`. It generates load (pkg/tstatgen), builds the
 // product and DuckDB (pkg/duckdb), and runs both in alternating pairs on the
 // same two CPUs.
@@ -54,6 +54,10 @@ var cases = []struct {
 	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
 	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
 	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
+	{"stream", "live lines to standard output; peer: socat", (*bench).caseStream},
+	{"follow", "a followed folder to TCP, and the latency", (*bench).caseFollow},
+	{"nats", "live lines to JetStream; peer: a bare publisher", (*bench).caseNATS},
+	{"connections", "memory with a thousand connections", (*bench).caseConnections},
 	{"rrdread", "reads 2,000 RRDs with a day of points; peer: python3-rrdtool's fetch", (*bench).caseRRDRead},
 	{"rrdpush", "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", (*bench).caseRRDPush},
 	{"graphite", "pushes them into carbon and VictoriaMetrics; peer: nc with a prepared file", (*bench).caseGraphite},
@@ -89,7 +93,7 @@ func run(ctx context.Context) (missed int, err error) {
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./pkg/bench [flags]\n\nCases:\n")
 		for _, c := range cases {
-			fmt.Fprintf(flag.CommandLine.Output(), "  %-8s %s\n", c.name, c.what)
+			fmt.Fprintf(flag.CommandLine.Output(), "  %-11s %s\n", c.name, c.what)
 		}
 		fmt.Fprintf(flag.CommandLine.Output(), "\nFlags:\n")
 		flag.PrintDefaults()

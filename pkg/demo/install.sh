@@ -45,8 +45,9 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
 have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config librrd-dev"
 have rrdtool || packages="$packages rrdtool"
-# Tests of the databases and of Graphite are skipped without a server, but not on CI.
+# Tests of databases, brokers and Graphite are skipped without a server, but not on CI.
 if [ "${CI:-}" = true ]; then
+	have nats-server || packages="$packages nats-server"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
 	have carbon-cache || packages="$packages graphite-carbon"
 	have victoria-metrics || packages="$packages victoria-metrics"

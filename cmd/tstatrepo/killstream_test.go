@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// streamWindow is the least --window.
+const streamWindow = 1 << 20
+
+// TestKillStream kills the exporter or the endpoint of an acknowledged stream
+// at random moments, while a writer behaves like Tstat. No line may be lost,
+// and after each kill no more than a window may come again.
+func TestKillStream(t *testing.T) {
+	rounds := 5
+	if *soak {
+		rounds = 50
+	}
+	root, out, dir := t.TempDir(), t.TempDir(), t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(name string, args ...string) *exec.Cmd {
+		cmd := &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo", "stream", "--state-dir", filepath.Join(dir, name),
+			"--timezone", "UTC", "--retry-max", "500ms", "--log-format", "json"}, args...)}
+		log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		cmd.Stderr = log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() }) // if the test has failed
+		return cmd
+	}
+	sides := []func() *exec.Cmd{
+		func() *exec.Cmd { return start("endpoint", "--listen", addr, "--to", "file:"+out, "--format", "line") },
+		func() *exec.Cmd {
+			return start("exporter", "--follow", "p1="+root, "--to", "ack://"+addr, "--window", "1MiB", "--start", "checkpoint")
+		},
+	}
+	// The first folder is there before: nothing precedes it.
+	w := &killWriter{t: t, root: root, now: time.Date(2016, 3, 24, 21, 0, 0, 0, time.UTC)}
+	w.rollOver()
+	running := []*exec.Cmd{sides[0](), sides[1]()}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		if text, _ := os.ReadFile(filepath.Join(dir, "exporter.log")); bytes.Contains(text, []byte("following")) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the exporter does not begin")
+		}
+	}
+	stop := make(chan struct{})
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				w.lines(1 + rand.IntN(500))
+				if rand.IntN(5) == 0 {
+					w.rollOver()
+				}
+				time.Sleep(10 * time.Millisecond) // the writer's pace, not a wait
+			}
+		}
+	}()
+	kill := func(i int) {
+		running[i].Process.Kill()
+		running[i].Wait()
+	}
+	for round := range rounds {
+		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // the random moment
+		switch i := rand.IntN(3); i {
+		case 2: // both
+			kill(0)
+			kill(1)
+			running[0], running[1] = sides[0](), sides[1]()
+		default:
+			kill(i)
+			running[i] = sides[i]()
+		}
+		if t.Failed() {
+			t.Fatalf("round %d", round)
+		}
+	}
+	close(stop)
+	<-written
+	w.close()
+	var got streamed
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if got = readStreamed(t, out); got.next == w.n {
+			break
+		}
+		if time.Now().After(deadline) {
+			for _, name := range []string{"endpoint", "exporter"} {
+				text, _ := os.ReadFile(filepath.Join(dir, name+".log"))
+				t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
+			}
+			t.Fatalf("%d lines of %d arrived", got.next, w.n)
+		}
+	}
+	for i := range running {
+		running[i].Process.Signal(os.Interrupt)
+		running[i].Wait()
+	}
+	if testing.Verbose() {
+		for _, name := range []string{"endpoint", "exporter"} {
+			text, _ := os.ReadFile(filepath.Join(dir, name+".log"))
+			t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
+		}
+	}
+	t.Logf("%d rounds, %d lines (%d MiB), %d came again, at most %d KiB at once", rounds, w.n, w.bytes>>20, got.repeated, got.most>>10)
+	// The bound is on text; a kill of both sides repeats one window too.
+	if got.most > streamWindow {
+		t.Errorf("%d bytes came again at once, the window is %d", got.most, streamWindow)
+	}
+}
+
+// killWriter writes a log in blocks of 4096 bytes, as Tstat does.
+type killWriter struct {
+	t     *testing.T
+	root  string
+	now   time.Time
+	f     *os.File
+	buf   bytes.Buffer
+	n     int
+	bytes int
+}
+
+func (w *killWriter) must(err error) {
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *killWriter) close() {
+	if w.f != nil {
+		_, err := w.buf.WriteTo(w.f)
+		w.must(err)
+		w.must(w.f.Close())
+	}
+}
+
+func (w *killWriter) rollOver() {
+	w.now = w.now.Add(time.Minute)
+	dir := filepath.Join(w.root, tstat.FolderName(w.now))
+	w.must(os.Mkdir(dir, 0o755))
+	w.close()
+	f, err := os.Create(filepath.Join(dir, "log_tcp_complete"))
+	w.must(err)
+	w.f = f
+}
+
+func (w *killWriter) lines(n int) {
+	for range n {
+		k, _ := fmt.Fprintf(&w.buf, "line %d %s\n", w.n, strings.Repeat("x", 200+w.n%200))
+		w.n++
+		w.bytes += k
+	}
+	_, err := w.f.Write(w.buf.Next(w.buf.Len() / 4096 * 4096))
+	w.must(err)
+}
+
+// streamed is what has arrived.
+type streamed struct {
+	next     int // lines without a gap
+	repeated int
+	most     int // bytes that came again at once
+}
+
+// readStreamed reads the files of the endpoint. A line that leaves a gap
+// fails the test.
+func readStreamed(t *testing.T, dir string) (s streamed) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "p1", "log_tcp_complete", "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, last := 0, -1
+	for _, p := range paths { // the hours are in order
+		text, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasSuffix(line, "\n") {
+				break // being written
+			}
+			var n int
+			if _, err := fmt.Sscanf(line, "line %d ", &n); err != nil || len(line) != len(fmt.Sprintf("line %d ", n))+200+n%200+1 {
+				t.Fatalf("half a line: %q", line)
+			}
+			if n != last+1 { // a further kill
+				run = 0
+			}
+			last = n
+			switch {
+			case n > s.next:
+				t.Fatalf("line %d where %d was next", n, s.next)
+			case n == s.next:
+				s.next++
+			default:
+				s.repeated++
+				run += len(line)
+				s.most = max(s.most, run)
+			}
+		}
+	}
+	return s
+}

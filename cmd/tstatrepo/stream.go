@@ -1,0 +1,334 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// streamCmd holds the settings of stream.
+type streamCmd struct {
+	network
+	probes         []string
+	maxConnections int
+	idleTimeout    duration
+	maxLine        size
+
+	follow   []string
+	probe    string
+	types    []string
+	start    string
+	poll     duration
+	timezone string
+
+	to, toOptional []string
+	format         string
+	selected       string
+	layout         string
+
+	window, queue size
+	drain         duration
+	retryMax      duration
+	name          string
+
+	metricsFile string
+	quiet       bool
+}
+
+func defaultStream() streamCmd {
+	return streamCmd{
+		maxConnections: stream.DefaultMaxConnections,
+		idleTimeout:    duration(stream.DefaultIdleTimeout),
+		maxLine:        stream.DefaultMaxLine,
+		start:          string(stream.StartCheckpoint),
+		poll:           duration(stream.DefaultPoll),
+		timezone:       "Local",
+		to:             []string{"-"},
+		format:         string(stream.Raw),
+		window:         stream.DefaultWindow,
+		queue:          stream.DefaultQueue,
+		drain:          duration(stream.DefaultDrain),
+		retryMax:       duration(stream.DefaultRetryMax),
+		name:           stream.DefaultName,
+	}
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *streamCmd) settings() []*setting {
+	const (
+		dest    = "Consumers"
+		folders = "Followed folders"
+		limits  = "Limits"
+		reports = "Output"
+	)
+	return slices.Concat([]*setting{
+		{name: "to", group: dest, value: &s.to,
+			usage: "hand the lines to `CONSUMER`: -, file:DIR, exec:COMMAND, tcp://, tls://, ack:// or nats://"},
+		{name: "to-optional", group: dest, value: &s.toOptional,
+			usage: "hand them to `CONSUMER` too, which loses lines where it is too slow"},
+		{name: "format", group: dest, value: &s.format, complete: "raw line json",
+			usage: "`FORMAT` of the lines: raw (path of the log, blank, line), line or json"},
+		{name: "select", group: dest, value: &s.selected, empty: "all",
+			usage: "only these `COLUMNS`, like 'c_ip,s_ip,s_bytes_all', with --format line or json"},
+		{name: "layout", group: dest, value: &s.layout, empty: "the newest that fits",
+			usage: "Tstat `VERSION` of lines whose header has not come, with --select or --format json"},
+	}, s.network.settings("take lines of exporters"), []*setting{
+		{name: "peer-probe", group: "Network", value: &s.probes,
+			usage: "`ADDRESS=NAME` of a probe that has no certificate"},
+		{name: "max-connections", group: "Network", value: &s.maxConnections,
+			usage: "serve at most `N` connections"},
+		{name: "idle-timeout", group: "Network", value: &s.idleTimeout,
+			usage: "close a connection on which nothing comes for `DURATION`"},
+
+		{name: "follow", group: folders, value: &s.follow, complete: "dir",
+			usage: "send the logs of Tstat's output folder, `[PROBE=]DIR`, as they grow"},
+		{name: "probe", group: folders, value: &s.probe, empty: "host name up to the first dot",
+			usage: "`NAME` of the probe of folders that name none"},
+		{name: "type", group: folders, value: &s.types, empty: "all",
+			usage: "follow log types that match `GLOB`, like 'log_tcp_*'"},
+		{name: "start", group: folders, value: &s.start, complete: "checkpoint begin end",
+			usage: "`WHERE` to begin: checkpoint (the last run's end, at first the newest folder's begin), begin (the oldest folder) or end"},
+		{name: "poll", group: folders, value: &s.poll,
+			usage: "look at folders every `DURATION`, besides when the kernel tells of a change"},
+		{name: "timezone", group: folders, value: &s.timezone,
+			usage: "`ZONE` of folder names: Local, UTC or like Europe/Rome"},
+
+		{name: "window", group: limits, value: &s.window,
+			usage: "followed lines that can come again after a crash, at most `SIZE`"},
+		{name: "queue", group: limits, value: &s.queue,
+			usage: "let at most `SIZE` of lines wait for each consumer"},
+		{name: "max-line", group: limits, value: &s.maxLine,
+			usage: "reject lines longer than `SIZE`"},
+		{name: "drain-timeout", group: limits, value: &s.drain,
+			usage: "when stopped, wait `DURATION` at most for consumers to take what has come"},
+		{name: "retry-max", group: limits, value: &s.retryMax,
+			usage: "open a consumer that failed again after `DURATION` at most"},
+		{name: "name", group: limits, value: &s.name,
+			usage: "`NAME` of this stream's state; streams that run at once need different ones"},
+
+		{name: "metrics-file", group: reports, value: &s.metricsFile, complete: "file",
+			usage: "write Prometheus metrics to `FILE` (*.prom for node_exporter)"},
+		{name: "quiet", group: reports, value: &s.quiet,
+			usage: "print warnings and errors only"},
+	})
+}
+
+var streamExamples = []example{
+	{"what the probes of a network send, to standard output", "tstatrepo stream --listen 0.0.0.0:9001 --allow 10.0.0.0/8"},
+	{"to a command, to hourly files and to JetStream", "tstatrepo stream --listen :9001 --to exec:'webrowse --stdin' --to file:/srv/live --to nats://localhost:4222/TSTAT"},
+	{"the probe's side; no line is lost", "tstatrepo stream --follow /var/lib/tstat --type log_tcp_complete --to ack://repository:9001"},
+	{"three columns as JSON", "tstatrepo stream --follow /var/lib/tstat --format json --select 'c_ip,s_ip,s_bytes_all'"},
+}
+
+func streamCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:     "stream",
+		Usage:    "bring live log lines to consumers",
+		Category: groupProduct,
+		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen) and from " +
+			"Tstat's output folder (--follow), and hands them to one or more consumers.\n\n" +
+			"The lines of a log keep their order, and only whole lines are handed on. The slowest consumer named with " +
+			"--to sets the pace; nothing is dropped for it. Where a followed log was taken by all of them is remembered, " +
+			"and the next run goes on there.\n\n" +
+			"Consumers are '-' (standard output), file:DIR (a file for each probe, log and hour; file:DIR?compress=zstd), " +
+			"exec:COMMAND (run by /bin/sh, restarted when it ends; the lines are its input), tcp://HOST:PORT and tls://HOST:PORT " +
+			"(as the old exporter sends them), ack://HOST:PORT and ack+tls://HOST:PORT (another tstatrepo stream, which confirms " +
+			"what its consumers have taken, see tstatrepo-ack(7)) and nats://HOST:PORT/STREAM (JetStream; nats+tls://, ?creds=FILE).",
+		Flags:  commandFlags("stream"),
+		Action: func(c *cli.Context) error { return runStream(c, con) },
+	}
+}
+
+// runStream turns flags and config into the options of one stream.Run.
+func runStream(c *cli.Context, con *console) error {
+	cfg, p, err := loadConfig(c, con)
+	if err != nil {
+		return err
+	}
+	s := &cfg.stream
+	opt := s.options(p)
+	opt.StateDir = cfg.stateDir
+	if err := p.err(c.Command.Name); err != nil {
+		return err
+	}
+	if done, err := checkOrPrint(c, cfg); done {
+		return err
+	}
+	switch {
+	case c.Args().Present():
+		return hintError{usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow"}
+	case len(s.listen) == 0 && len(s.follow) == 0:
+		return hintError{usagef("stream needs --listen or --follow"),
+			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001"}
+	}
+	if s.quiet {
+		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+	}
+	log := con.logger()
+	opt.Log, opt.Stdout, opt.Stderr = log, c.App.Writer, os.Stderr
+	opt.Listening = func(addrs []string) {
+		for _, a := range addrs {
+			log.Info("listening", "address", a)
+		}
+	}
+	if s.metricsFile != "" {
+		opt.Report = func(sum *stream.Summary) {
+			if err := writeStreamMetrics(s.metricsFile, s.name, sum); err != nil {
+				log.Warn("metrics file was not written", "err", err)
+			}
+		}
+	}
+	sum, err := stream.Run(c.Context, opt)
+	if sum != nil {
+		log.Info("stream ended", streamAttrs(sum)...)
+		if opt.Report != nil {
+			opt.Report(sum)
+		}
+	}
+	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
+}
+
+func streamAttrs(sum *stream.Summary) []any {
+	attrs := []any{"lines", sum.Lines, "duration", (time.Duration(sum.Seconds * float64(time.Second))).Round(time.Millisecond)}
+	for _, a := range []struct {
+		name string
+		n    int64
+	}{{"rejects", sum.Rejects}, {"cut", sum.Cuts}, {"empty", sum.Empty}, {"refused", sum.Refused}, {"vanished", sum.Vanished}, {"lost", sum.Untaken}} {
+		if a.n > 0 {
+			attrs = append(attrs, a.name, a.n)
+		}
+	}
+	for _, c := range sum.Consumers {
+		text := fmt.Sprintf("%d taken", c.Lines)
+		if c.Dropped > 0 {
+			text += fmt.Sprintf(", %d dropped", c.Dropped)
+		}
+		attrs = append(attrs, c.Name, text)
+	}
+	return attrs
+}
+
+// options checks the settings and turns them into options of stream.Run.
+func (s *streamCmd) options(p *problems) stream.Options {
+	if s.probe == "" {
+		host, _ := os.Hostname()
+		s.probe = fitProbe(host)
+	}
+	opt := stream.Options{
+		Listen: s.listeners(p),
+		To:     s.to, ToOptional: s.toOptional,
+		Format: stream.Format(s.format), Layout: s.layout,
+		Types: s.types, Start: stream.Start(s.start), Poll: time.Duration(s.poll),
+		Location: location(p, s.timezone),
+
+		Probes:         map[netip.Addr]string{},
+		MaxConnections: s.maxConnections, IdleTimeout: time.Duration(s.idleTimeout), MaxLine: int(s.maxLine),
+		Window: int64(s.window), Queue: int64(s.queue), Drain: time.Duration(s.drain), RetryMax: time.Duration(s.retryMax),
+		Name: s.name, TLS: s.tls(),
+	}
+	s.checkConsumers(p)
+	for _, text := range s.follow {
+		root := stream.Root{Probe: s.probe, Dir: text}
+		if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
+			root = stream.Root{Probe: probe, Dir: dir}
+		}
+		if err := store.ValidProbe(root.Probe); err != nil {
+			p.add("probe", "%v", err)
+		}
+		if root.Dir == "" {
+			p.add("follow", "names no folder")
+		}
+		if slices.ContainsFunc(opt.Follow, func(r stream.Root) bool { return r.Dir == root.Dir }) {
+			p.add("follow", "names %s twice", root.Dir)
+		}
+		opt.Follow = append(opt.Follow, root)
+	}
+	for _, text := range s.probes {
+		addr, name, _ := strings.Cut(text, "=")
+		a, err := netip.ParseAddr(addr)
+		if err != nil || store.ValidProbe(name) != nil {
+			p.add("peer-probe", "%q is not like 10.0.0.7=turin", text)
+			continue
+		}
+		opt.Probes[a.Unmap()] = name
+	}
+	for _, glob := range s.types {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+		}
+	}
+	s.checkFormat(p, &opt)
+	if !slices.Contains([]stream.Start{stream.StartCheckpoint, stream.StartBegin, stream.StartEnd}, opt.Start) {
+		p.add("start", "%q is not checkpoint, begin or end", s.start)
+	}
+	if err := store.ValidProbe(s.name); err != nil {
+		p.add("name", "%q: use 1 to 64 letters, digits, '_' and '-'", s.name)
+	}
+	atLeast(p, "poll", s.poll, duration(10*time.Millisecond))
+	atLeast(p, "idle-timeout", s.idleTimeout, duration(time.Second))
+	atLeast(p, "drain-timeout", s.drain, duration(time.Millisecond))
+	atLeast(p, "retry-max", s.retryMax, duration(stream.DefaultRetryMin))
+	atLeast(p, "window", s.window, 1<<20)
+	atLeast(p, "queue", s.queue, 1<<20)
+	atLeast(p, "max-line", s.maxLine, 1<<10)
+	within(p, "max-line", int(s.maxLine), 0, tstat.MaxLine)
+	within(p, "max-connections", s.maxConnections, 1, 100_000)
+	return opt
+}
+
+func (s *streamCmd) checkConsumers(p *problems) {
+	if len(s.to)+len(s.toOptional) == 0 {
+		p.add("to", "must name a consumer")
+	}
+	var seen []string
+	for _, list := range []struct {
+		name  string
+		texts []string
+	}{{"to", s.to}, {"to-optional", s.toOptional}} {
+		for _, text := range list.texts {
+			if slices.Contains(seen, text) {
+				p.add(list.name, "names %s twice", stream.Redact(text))
+			}
+			seen = append(seen, text)
+			var usage *stream.UsageError
+			if err := stream.CheckConsumer(text); errors.As(err, &usage) {
+				p.hint = cmp.Or(p.hint, usage.Hint())
+				p.add(list.name, "%q: %v", stream.Redact(text), err)
+			}
+		}
+	}
+}
+
+func (s *streamCmd) checkFormat(p *problems, opt *stream.Options) {
+	if !slices.Contains([]stream.Format{stream.Raw, stream.Line, stream.JSON}, opt.Format) {
+		p.add("format", "%q is not raw, line or json", s.format)
+	}
+	if s.selected != "" {
+		if opt.Format == stream.Raw {
+			p.add("select", "needs --format line or json")
+		}
+		for name := range strings.SplitSeq(s.selected, ",") {
+			name = strings.TrimSpace(name)
+			if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return t.Column(name) >= 0 }) {
+				p.add("select", "%q is not a column of any log type", name)
+			}
+			opt.Select = append(opt.Select, name)
+		}
+	}
+	if s.layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return slices.Contains(t.Versions(), s.layout) }) {
+		p.add("layout", "%q is not a version of any log type", s.layout)
+	}
+}

@@ -1,0 +1,181 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The acknowledged mode, see tstatrepo-ack(7): an exporter's first line is
+// "#tstatrepo-ack 1 SESSION". What follows is the same as without it, but
+// for lines that begin with '#'; the endpoint answers "ack N": the lines up to
+// byte N after the first line are with all required consumers.
+const (
+	ackHello   = "#tstatrepo-ack"
+	ackVersion = "1"
+	ackProbe   = "#probe "
+
+	maxHello = 256 // bytes of the first line
+	// ackTimeout bounds how long a confirmation may take to write.
+	ackTimeout = 30 * time.Second
+)
+
+var sessionName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// hello begins the acknowledged mode.
+func (c *conn) hello(ctx context.Context, line []byte) error {
+	refuse := func(format string, args ...any) error {
+		err := fmt.Errorf(format, args...)
+		c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
+		fmt.Fprintf(c.nc, "error %v\n", err)
+		return err
+	}
+	f := strings.Split(string(line), " ")
+	switch {
+	case len(f) != 3 || f[0] != ackHello:
+		return refuse("the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
+	case f[1] != ackVersion:
+		return refuse("version %.20q is not known, this endpoint has %s", f[1], ackVersion)
+	case !sessionName.MatchString(f[2]):
+		return refuse("the name of a session has 1 to 64 letters, digits, '_' and '-'")
+	}
+	c.session, c.key = f[2], f[2]
+	// A former connection of the session may still have lines to hand over;
+	// what this one repeats has to come after them.
+	for {
+		c.mu.Lock()
+		former := c.sessions[c.session]
+		if former == nil {
+			c.sessions[c.session] = c
+			c.mu.Unlock()
+			break
+		}
+		c.mu.Unlock()
+		former.nc.Close()
+		former.cancel(errReplaced)
+		select {
+		case <-former.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	c.split.control = c.control
+	c.tracker.changed = make(chan struct{}, 1)
+	c.tracker.changed <- struct{}{} // "ack 0" tells the exporter that it may begin
+	c.acks.Add(1)
+	go func() {
+		defer c.acks.Done()
+		if err := c.tracker.write(ctx, c.nc); err != nil {
+			c.cancel(err)
+			c.nc.Close()
+		}
+	}()
+	return nil
+}
+
+// control takes a line between those of logs.
+func (c *conn) control(line []byte) error {
+	name, ok := bytes.CutPrefix(line, []byte(ackProbe))
+	if !ok || !sessionName.Match(name) {
+		c.reject("unknown control line", line)
+		return nil
+	}
+	if !c.named {
+		c.probe = string(name)
+		c.split.probe, c.split.last = c.probe, nil
+	}
+	return nil
+}
+
+// tracker follows how far the lines of a connection are confirmed. Positions
+// are bytes.
+type tracker struct {
+	mu        sync.Mutex
+	handed    int64 // end of the last lines that were handed over
+	confirmed int64
+	written   int64         // of confirmed, to the peer
+	read      int64         // up to here there is nothing to hand over after handed
+	changed   chan struct{} // nil if nobody wants to know
+}
+
+// sent says that lines up to pos are to be confirmed.
+func (t *tracker) sent(pos int64) {
+	t.mu.Lock()
+	t.handed = pos
+	t.mu.Unlock()
+}
+
+// confirm says that lines up to pos are taken.
+func (t *tracker) confirm(pos int64) {
+	t.mu.Lock()
+	t.confirmed = max(t.confirmed, pos)
+	t.mu.Unlock()
+	t.notify()
+}
+
+// skip says that there is nothing to confirm between the last lines and pos.
+func (t *tracker) skip(pos int64) {
+	t.mu.Lock()
+	t.read = pos
+	t.mu.Unlock()
+	t.notify()
+}
+
+func (t *tracker) notify() {
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+}
+
+// position returns up to where everything is confirmed.
+func (t *tracker) position() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.confirmed == t.handed {
+		return max(t.confirmed, t.read)
+	}
+	return t.confirmed
+}
+
+// write sends confirmations until ctx ends or the peer does not take them.
+func (t *tracker) write(ctx context.Context, nc net.Conn) error {
+	last := int64(-1)
+	for {
+		select {
+		case <-t.changed:
+		case <-ctx.Done():
+			return nil
+		}
+		pos := t.position()
+		if pos == last {
+			continue
+		}
+		last = pos
+		nc.SetWriteDeadline(time.Now().Add(ackTimeout))
+		if _, err := fmt.Fprintf(nc, "ack %d\n", pos); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.written = pos
+		t.mu.Unlock()
+	}
+}
+
+// settle waits until everything that was handed over is confirmed to the
+// peer: it would come again after the next start.
+func (t *tracker) settle(ctx context.Context) {
+	for {
+		t.mu.Lock()
+		done := t.written >= t.handed
+		t.mu.Unlock()
+		if done || sleep(ctx, 5*time.Millisecond) != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,407 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// natsServer is a JetStream server of the distribution.
+type natsServer struct {
+	t    testing.TB
+	addr string
+	dir  string
+	cmd  *exec.Cmd
+}
+
+func startNATS(t testing.TB) *natsServer {
+	t.Helper()
+	if _, err := exec.LookPath("nats-server"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no nats-server installed")
+		}
+		t.Skip("no nats-server installed (apt-get install nats-server)")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &natsServer{t: t, addr: l.Addr().String(), dir: t.TempDir()}
+	l.Close()
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *natsServer) start() {
+	s.t.Helper()
+	host, port, _ := net.SplitHostPort(s.addr)
+	s.cmd = exec.Command("nats-server", "-a", host, "-p", port, "-js", "-sd", s.dir)
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	await(s.t, "nats-server", func() bool {
+		c, err := net.Dial("tcp", s.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// kill kills the server as a power cut would.
+func (s *natsServer) kill() {
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+// text returns what is in a stream, message by message.
+func (s *natsServer) text(stream string) string {
+	s.t.Helper()
+	nc, err := nats.Connect("nats://" + s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	info, err := st.Info(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var b strings.Builder
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && seq > 0; seq++ {
+		m, err := st.GetMsg(ctx, seq)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		b.Write(m.Data)
+	}
+	return b.String()
+}
+
+// TestNATS: the server is killed and comes back in the middle: every line is
+// in the stream, once, in order.
+func TestNATS(t *testing.T) {
+	server := startNATS(t)
+	root := t.TempDir()
+	w := newTstat(t, root, "log_tcp_complete")
+	s := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"nats://" + server.addr + "/TSTAT"}, Format: Line, Start: StartBegin})
+	taken := func() int64 { return s.taken(0) }
+	for i := range 20 {
+		w.rollOver()
+		w.lines(w.logs[0], 500)
+		if i == 7 || i == 14 {
+			n := taken()
+			await(t, "some lines", func() bool { return taken() > n })
+			server.kill()
+			w.lines(w.logs[0], 500)
+			server.start()
+		}
+	}
+	w.end()
+	await(t, "all lines", func() bool { return taken() >= int64(w.count()+20) }) // with headers
+	if s.stop(); s.err != nil {
+		t.Error(s.err)
+	}
+	w.check(server.text("TSTAT"))
+	if !strings.Contains(s.log.String(), "consumer lost") {
+		t.Error("no warning")
+	}
+}
+
+// taken returns how many lines a consumer has taken.
+func (s *started) taken(i int) int64 {
+	h := s.hub.Load()
+	if h == nil {
+		return 0
+	}
+	return h.queues[i].stats.lines.Load()
+}
+
+// TestExec: the command dies again and again, and the next one goes on with
+// the line at which it stopped to read.
+func TestExec(t *testing.T) {
+	dir := t.TempDir()
+	// head reads whole blocks, so a loop of read takes its place: it reads
+	// byte by byte.
+	command := fmt.Sprintf(`i=0; while [ $i -lt 400 ] && IFS= read -r line; do echo "$line" >>%s/out; i=$((i+1)); done`, dir)
+	s := startStream(t, Options{Listen: loopback(), To: []string{"exec:" + command}})
+	c := connect(t, s.addr)
+	text := numbered(logPath, 0, 2000)
+	write(t, c, text)
+	c.Close()
+	got := func() string { b, _ := os.ReadFile(filepath.Join(dir, "out")); return string(b) }
+	await(t, "all lines", func() bool { return len(got()) >= len(text) })
+	sum := s.stop()
+	if s.err != nil || got() != text || sum.Consumers[0].Restarts < 4 {
+		t.Errorf("%d bytes of %d, %+v, %v", len(got()), len(text), sum, s.err)
+	}
+	if !strings.Contains(s.log.String(), "command has ended") {
+		t.Error("no warning")
+	}
+}
+
+// TestStalledPeer: a TCP peer that stops to read holds up the source, but not
+// when it is optional: then its lines are dropped and counted.
+func TestStalledPeer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	peer := make(chan net.Conn, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			peer <- c
+		}
+	}()
+	text := numbered(logPath, 0, 200_000)
+	url := "tcp://" + l.Addr().String()
+
+	s := startStream(t, Options{Listen: loopback(), To: []string{url}, Queue: 1 << 20})
+	c := connect(t, s.addr)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(c, text)
+		c.Close()
+		sent <- err
+	}()
+	p := <-peer
+	await(t, "a full queue", func() bool {
+		room := s.hub.Load().queues[0].room
+		if !room.TryAcquire(256 << 10) {
+			return true
+		}
+		room.Release(256 << 10)
+		return false
+	})
+	select {
+	case <-sent:
+		t.Error("the sender was not held up")
+	default:
+	}
+	got := make(chan string, 1)
+	go func() { b, _ := io.ReadAll(p); got <- string(b) }()
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	await(t, "all lines", func() bool { return s.taken(0) == 200_000 })
+	if s.stop(); s.err != nil || <-got != text {
+		t.Errorf("lines differ, %v", s.err)
+	}
+
+	s = startStream(t, Options{Listen: loopback(), To: []string{"-"}, ToOptional: []string{url}, Queue: 1 << 20, Drain: 100 * time.Millisecond})
+	c = connect(t, s.addr)
+	write(t, c, text)
+	c.Close()
+	await(t, "all lines at the required one", func() bool { return s.out.Len() == len(text) })
+	sum := s.stop()
+	if sum.Consumers[1].Dropped == 0 || sum.Consumers[0].Dropped != 0 || !strings.Contains(s.log.String(), "lines are dropped") {
+		t.Errorf("%+v", sum)
+	}
+	if s.out.String() != text {
+		t.Error("lines differ")
+	}
+}
+
+// TestPeerLost: a peer closes in the middle; the rest goes to the next
+// connection from the begin of a line. What the peer's kernel had may be lost:
+// the plain protocol cannot tell.
+func TestPeerLost(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var parts output
+	go func() {
+		for i := 0; ; i++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if i == 0 {
+				io.CopyN(&parts, c, 100_001)
+				c.Close()
+				continue
+			}
+			io.Copy(&parts, c)
+			c.Close()
+		}
+	}()
+	text := numbered(logPath, 0, 100_000)
+	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://" + l.Addr().String()}})
+	c := connect(t, s.addr)
+	write(t, c, text)
+	c.Close()
+	await(t, "all lines", func() bool { return s.taken(0) == 100_000 })
+	if s.stop(); s.err != nil {
+		t.Error(s.err)
+	}
+	await(t, "the last line", func() bool { return strings.HasSuffix(parts.String(), text[len(text)-1000:]) })
+	second := parts.String()[100_001:]
+	if !strings.HasPrefix(second, logPath+" ") || !strings.Contains(text, second) {
+		t.Errorf("the second connection does not begin with a line, or has gaps: %.80q", second)
+	}
+}
+
+// TestFiles: files by probe and log, appended to by a later run, whose
+// unfinished last line is cut off; zstd in files of their own.
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	text := numbered(logPath, 0, 1000) + numbered("/x/2016_03_24_21_37.out/log_udp_complete", 0, 10)
+	run := func(to string) {
+		s := startStream(t, Options{Listen: loopback(), To: []string{to}})
+		c := connect(t, s.addr)
+		write(t, c, text)
+		c.Close()
+		await(t, "the lines", func() bool { return s.taken(0) == 1010 })
+		if s.stop(); s.err != nil {
+			t.Fatal(s.err)
+		}
+	}
+	find := func(log, ext string) []string {
+		m, err := filepath.Glob(filepath.Join(dir, "127_0_0_1", log, "????_??_??_??"+ext))
+		if err != nil || len(m) == 0 {
+			t.Fatalf("no files: %v", err)
+		}
+		return m
+	}
+	run("file:" + dir)
+	tcp := find("log_tcp_complete", ".log")[0]
+	f, err := os.OpenFile(tcp, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, "half a line")
+	f.Close()
+	run("file:" + dir)
+	var got string
+	for _, name := range find("log_tcp_complete", ".log") { // two if the hour has changed
+		b, _ := os.ReadFile(name)
+		got += string(b)
+	}
+	if want := linesOf(text, logPath); strings.ReplaceAll(got, "half a line", "") != want+want || len(find("log_tcp_complete", ".log")) == 1 && got != want+want {
+		t.Errorf("%d bytes, want twice %d", len(got), len(want))
+	}
+	run("file:" + dir + "?compress=zstd")
+	run("file:" + dir + "?compress=zstd")
+	got = ""
+	for _, name := range find("log_udp_complete", "*.log.zst") {
+		b, _ := os.ReadFile(name)
+		d, err := zstd.NewReader(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := io.ReadAll(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += string(plain)
+	}
+	if want := linesOf(text, "/x/2016_03_24_21_37.out/log_udp_complete"); got != want+want {
+		t.Errorf("zstd: %d bytes, want twice %d", len(got), len(want))
+	}
+}
+
+// TestFullDisk: the stream pauses while the disk is full, says so, and goes on
+// without a line lost or doubled.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skipf("cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text := numbered(logPath, 0, 10_000) // 1.2 MB
+	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, Queue: 1 << 20})
+	c := connect(t, s.addr)
+	go func() {
+		io.WriteString(c, text)
+		c.Close()
+	}()
+	await(t, "the pause", func() bool { return strings.Contains(s.log.String(), "the stream pauses") })
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "all lines", func() bool { return s.taken(0) == 10_000 })
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "written again") {
+		t.Error(s.err)
+	}
+	var got string
+	m, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*.log"))
+	for _, name := range m {
+		b, _ := os.ReadFile(name)
+		got += string(b)
+	}
+	if got != text {
+		t.Errorf("%d bytes, want %d", len(got), len(text))
+	}
+}
+
+// TestStdoutFails: a broken pipe ends the stream with an error.
+func TestStdoutFails(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), Stdout: failing{}})
+	write(t, connect(t, s.addr), numbered(logPath, 0, 1))
+	<-s.done
+	if !errors.Is(s.err, syscall.EPIPE) {
+		t.Errorf("%v", s.err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+// TestConsumerNames holds what is accepted as a consumer and what is not.
+func TestConsumerNames(t *testing.T) {
+	for text, want := range map[string]string{
+		"-": "", "file:/x": "", "file:/x?compress=zstd": "", "exec:cat": "", "tcp://h:1": "", "tls://[::1]:1": "",
+		"ack://h:1": "", "ack+tls://h:1": "", "nats://h/S": "", "nats+tls://u:p@h:1/S?creds=f": "",
+		"": "unknown kind", "x": "unknown kind", "kafka://h:1/T": "unknown kind", "/tmp": "unknown kind",
+		"file:": "no folder", "file:/x?gzip": "unknown option", "exec: ": "no command", "tcp://h": "no host and port",
+		"tcp://h:1/x": "nothing can follow", "ack://u@h:1": "nothing can", "nats://h:1": "no stream", "nats://h:1/a.b": "no stream",
+		"nats://h:1/S?x=1": "unknown option", "tcp://h:x": "no URL",
+	} {
+		err := CheckConsumer(text)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	if got := Redact("nats://me:se@cret@h:1/S"); got != "nats://xxxxx@h:1/S" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,360 @@
+package stream
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+)
+
+const (
+	// readBudget is what all connections together read ahead, in bytes: each
+	// gets its share.
+	readBudget = 24 << 20
+	// handshakeTimeout bounds a TLS handshake.
+	handshakeTimeout = 10 * time.Second
+	// After the stop connections are read on until nothing comes for
+	// drainRead, at most for drainMax: what the kernel has received is lost
+	// otherwise.
+	drainRead = 200 * time.Millisecond
+	drainMax  = 2 * time.Second
+)
+
+// endpoint takes lines from any number of connections.
+type endpoint struct {
+	hub *hub
+	log *slog.Logger
+
+	wg        sync.WaitGroup
+	mu        sync.Mutex
+	conns     map[*conn]bool
+	stopped   bool
+	readUntil time.Time        // set before conn.stopping is
+	sessions  map[string]*conn // of the acknowledged mode
+	full      rate.Sometimes
+	wrong     rate.Sometimes
+	run       string // tells this process from others in message ids
+	number    atomic.Int64
+}
+
+// serve accepts connections until the listener is closed.
+func (e *endpoint) serve(ctx context.Context, l *peer.Listener) error {
+	for {
+		nc, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			// Out of file descriptors, for one: others may close some.
+			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
+			if sleep(ctx, time.Second) != nil {
+				return nil
+			}
+			continue
+		}
+		if !e.start(ctx, nc) {
+			nc.Close()
+			n := e.hub.stats.refused.Add(1)
+			e.full.Do(func() {
+				e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
+			})
+		}
+	}
+}
+
+// start serves a connection in a goroutine of its own, if there may be one
+// more.
+func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &conn{
+		endpoint: e, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
+		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
+	}
+	e.mu.Lock()
+	if e.stopped || len(e.conns) >= e.hub.opt.MaxConnections {
+		e.mu.Unlock()
+		cancel(nil)
+		return false
+	}
+	e.conns[c] = true
+	e.hub.stats.connections.Store(int64(len(e.conns)))
+	e.wg.Add(1)
+	e.mu.Unlock()
+	e.hub.stats.accepted.Add(1)
+	go func() {
+		defer e.wg.Done()
+		err := c.serve(ctx)
+		if c.session != "" && c.stopping.Load() {
+			c.tracker.settle(ctx)
+		}
+		nc.Close()
+		cancel(nil)
+		c.acks.Wait()
+		e.mu.Lock()
+		delete(e.conns, c)
+		if e.sessions[c.session] == c {
+			delete(e.sessions, c.session)
+		}
+		e.hub.stats.connections.Store(int64(len(e.conns)))
+		e.mu.Unlock()
+		close(c.done)
+		c.report(err)
+	}()
+	return true
+}
+
+// stop lets all connections read what has arrived and waits until they have
+// ended.
+func (e *endpoint) stop() {
+	e.mu.Lock()
+	e.stopped = true
+	e.readUntil = time.Now().Add(drainMax)
+	for c := range e.conns {
+		c.stopping.Store(true)
+		c.nc.SetReadDeadline(time.Now().Add(drainRead))
+	}
+	e.mu.Unlock()
+	e.wg.Wait()
+}
+
+// readSize is how much a connection may read at once now.
+func (e *endpoint) readSize() int {
+	n := e.hub.stats.connections.Load()
+	return int(min(int64(e.hub.maxRead()), max(2*minBuffer, readBudget/max(n, 1))))
+}
+
+// conn is one connection.
+type conn struct {
+	*endpoint
+	nc       net.Conn
+	key      string
+	enc      *encoder
+	split    splitter
+	cancel   context.CancelCauseFunc
+	done     chan struct{}
+	stopping atomic.Bool
+	probe    string
+
+	session string // of the acknowledged mode
+	named   bool   // the probe's name is known from the certificate or the settings
+	pos     int64  // bytes read and split, without the first line of the acknowledged mode
+	tracker tracker
+	acks    sync.WaitGroup
+	rejects int64
+	reason  string // of the first reject
+	cut     int
+}
+
+var errReplaced = errors.New("the exporter has connected anew")
+
+// serve reads lines until the peer or ctx ends.
+func (c *conn) serve(ctx context.Context) error {
+	if err := c.identify(); err != nil {
+		return err
+	}
+	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, key: c.key, reject: c.reject}
+	var (
+		buf      = newBuffer(minBuffer)
+		n        int // bytes in buf
+		skipping bool
+		first    = true // no byte was looked at yet
+		idle     = c.hub.opt.IdleTimeout
+		maxLine  = c.hub.opt.MaxLine
+	)
+	defer func() { buf.release() }()
+	for {
+		if !c.stopping.Load() {
+			c.nc.SetReadDeadline(time.Now().Add(idle))
+		}
+		if c.stopping.Load() { // perhaps just now
+			if time.Now().After(c.readUntil) {
+				return os.ErrDeadlineExceeded
+			}
+			c.nc.SetReadDeadline(time.Now().Add(drainRead))
+		}
+		m, err := c.nc.Read(buf.b[n:])
+		n += m
+		if first && n > 0 {
+			if buf.b[0] == '#' {
+				i := bytes.IndexByte(buf.b[:n], '\n')
+				if i < 0 && n < maxHello && err == nil {
+					continue
+				}
+				if err := c.hello(ctx, buf.b[:max(i, 0)]); err != nil {
+					return err
+				}
+				n = copy(buf.b, buf.b[i+1:n])
+				m = n
+			}
+			first = false
+		}
+		if skipping && m > 0 {
+			i := bytes.IndexByte(buf.b[:n], '\n')
+			if i < 0 {
+				c.skip(n)
+				n, m = 0, 0
+			} else {
+				c.skip(i + 1)
+				n = copy(buf.b, buf.b[i+1:n])
+				m, skipping = n, false
+			}
+		}
+		if i := bytes.LastIndexByte(buf.b[n-m:n], '\n'); i >= 0 {
+			whole := n - m + i + 1
+			var sendErr error
+			if buf, n, sendErr = c.take(ctx, buf, whole, n, m); sendErr != nil {
+				return sendErr
+			}
+		} else if n > maxLine {
+			c.reject(fmt.Sprintf("line is longer than %d bytes", maxLine), buf.b[:80])
+			c.skip(n)
+			n, skipping = 0, true
+		}
+		if n == len(buf.b) { // a long line
+			longer := newBuffer(2 * n)
+			copy(longer.b, buf.b)
+			buf.release()
+			buf = longer
+		}
+		if err != nil {
+			if n > 0 || skipping {
+				c.cut = 1
+			}
+			return err
+		}
+	}
+}
+
+// skip passes over bytes that are of no line.
+func (c *conn) skip(n int) {
+	c.pos += int64(n)
+	c.tracker.skip(c.pos)
+}
+
+// take hands over the whole lines that buf begins with; n bytes are in it, m
+// of them from the last read. It returns the buffer to read on into, and how
+// much is in it.
+func (c *conn) take(ctx context.Context, buf *buffer, whole, n, m int) (*buffer, int, error) {
+	out := buf
+	size, limit := len(buf.b), c.readSize()
+	switch {
+	case n == size && size < limit:
+		size *= 2
+	case m < size/4 && size > minBuffer || size > limit && size > c.hub.opt.MaxLine:
+		size /= 2
+	}
+	if whole < size/4 {
+		// What a quiet connection sends must not keep a large buffer in the
+		// queues.
+		out = newBuffer(whole)
+		copy(out.b, buf.b[:whole])
+		n = copy(buf.b, buf.b[whole:n])
+	} else {
+		rest := n - whole
+		next := newBuffer(max(size, rest+1))
+		copy(next.b, buf.b[whole:n])
+		buf, n = next, rest
+	}
+	err := c.send(ctx, out, out.b[:whole])
+	out.release()
+	return buf, n, err
+}
+
+// send splits whole lines and hands them to the consumers.
+func (c *conn) send(ctx context.Context, buf *buffer, lines []byte) error {
+	begin := c.pos
+	err := c.split.split(lines, func(o *origin, from int, run []byte, n int) error {
+		t := text{origin: o, offset: begin + int64(from), lines: n, bytes: run, wire: true, buf: buf}
+		end := t.offset + int64(len(run))
+		t.taken = func() { c.tracker.confirm(end) }
+		if c.session == "" {
+			c.hub.stats.untaken.Add(int64(n))
+			t.taken = func() { c.hub.stats.untaken.Add(-int64(n)) }
+		}
+		c.tracker.sent(end)
+		return c.hub.send(ctx, c.enc, t)
+	})
+	if err != nil {
+		return err
+	}
+	c.pos = begin + int64(len(lines))
+	c.tracker.skip(c.pos)
+	return nil
+}
+
+// identify finds the name of the probe.
+func (c *conn) identify() error {
+	addr, err := netip.ParseAddrPort(c.nc.RemoteAddr().String())
+	if err != nil {
+		return err
+	}
+	ip := addr.Addr().Unmap().WithZone("")
+	c.probe = cmp.Or(c.hub.opt.Probes[ip], peer.ProbeOf("-"+ip.String()))
+	c.named = c.hub.opt.Probes[ip] != ""
+	t, ok := c.nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := t.Handshake(); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	c.nc.SetDeadline(time.Time{})
+	state := t.ConnectionState()
+	id, err := peer.IdentityOf(&state)
+	if err != nil {
+		return err
+	}
+	if name := peer.ProbeOf(id); name != "" {
+		c.probe, c.named = name, true
+	}
+	return nil
+}
+
+func (c *conn) reject(reason string, line []byte) {
+	c.hub.stats.rejects.Add(1)
+	if c.rejects++; c.rejects > 1 {
+		return
+	}
+	c.reason = reason
+	c.wrong.Do(func() {
+		c.log.Warn("line rejected", "peer", c.nc.RemoteAddr(), "reason", reason, "line", string(line[:min(len(line), 80)]))
+	})
+}
+
+// report tells how the connection ended.
+func (c *conn) report(err error) {
+	c.hub.stats.empty.Add(c.split.empty)
+	attrs := []any{"peer", c.nc.RemoteAddr(), "probe", c.probe, "bytes", c.pos}
+	if c.rejects > 0 {
+		attrs = append(attrs, "rejects", c.rejects)
+	}
+	if c.cut > 0 && c.session == "" { // else it comes again
+		c.hub.stats.cuts.Add(1)
+		attrs = append(attrs, "cut", 1)
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		c.log.Debug("connection closed", attrs...)
+	case c.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		c.log.Debug("connection ended by the stop", attrs...)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.log.Info("connection closed: nothing came for too long", attrs...)
+	default:
+		c.wrong.Do(func() { c.log.Warn("connection lost", append(attrs, "err", err)...) })
+	}
+}

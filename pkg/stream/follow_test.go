@@ -1,0 +1,363 @@
+package stream
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// fakeTstat writes logs as Tstat does: in blocks of 4096 bytes, cut anywhere,
+// and the rest of a log only when it is closed, which is just before the same
+// log of the next folder is opened.
+type fakeTstat struct {
+	t      testing.TB
+	root   string
+	dir    string
+	now    time.Time
+	logs   []*fakeLog
+	arrive func() // waits until all lines have arrived
+}
+
+type fakeLog struct {
+	name string
+	n    int // lines so far, over all folders
+	buf  bytes.Buffer
+	f    *os.File
+}
+
+func newTstat(t testing.TB, root string, names ...string) *fakeTstat {
+	w := &fakeTstat{t: t, root: root, now: time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)}
+	for _, n := range names {
+		w.logs = append(w.logs, &fakeLog{name: n})
+	}
+	return w
+}
+
+func (w *fakeTstat) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// rollOver closes the logs and opens those of a new folder.
+func (w *fakeTstat) rollOver() {
+	w.t.Helper()
+	w.now = w.now.Add(time.Minute)
+	w.dir = filepath.Join(w.root, tstat.FolderName(w.now))
+	w.must(os.MkdirAll(w.dir, 0o755))
+	for _, l := range w.logs {
+		w.close(l)
+		w.open(l)
+	}
+}
+
+func (w *fakeTstat) open(l *fakeLog) {
+	w.t.Helper()
+	var err error
+	l.f, err = os.OpenFile(filepath.Join(w.dir, l.name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	w.must(err)
+	l.buf.WriteString("#c_ip:1 c_port:2\n")
+}
+
+func (w *fakeTstat) close(l *fakeLog) {
+	w.t.Helper()
+	if l.f == nil {
+		return
+	}
+	_, err := l.f.Write(l.buf.Bytes())
+	w.must(err)
+	l.buf.Reset()
+	w.must(l.f.Close())
+	l.f = nil
+}
+
+// again removes the folder and makes it anew, as Tstat does when it is
+// started twice within a minute.
+func (w *fakeTstat) again() {
+	w.t.Helper()
+	for _, l := range w.logs {
+		w.close(l)
+	}
+	w.arrive()
+	w.must(os.RemoveAll(w.dir))
+	w.must(os.Mkdir(w.dir, 0o755))
+	for _, l := range w.logs {
+		w.open(l)
+	}
+}
+
+// lines appends n lines to a log.
+func (w *fakeTstat) lines(l *fakeLog, n int) {
+	w.t.Helper()
+	for range n {
+		fmt.Fprintf(&l.buf, "%s number %d %s\n", l.name, l.n, strings.Repeat("x", l.n*7%300))
+		l.n++
+		for l.buf.Len() >= 4096 {
+			_, err := l.f.Write(l.buf.Next(4096))
+			w.must(err)
+		}
+	}
+}
+
+// end closes all logs, as a Tstat that is stopped.
+func (w *fakeTstat) end() {
+	for _, l := range w.logs {
+		w.close(l)
+	}
+}
+
+// count returns how many lines of each log are on their way.
+func (w *fakeTstat) count() (n int) {
+	for _, l := range w.logs {
+		n += l.n
+	}
+	return n
+}
+
+// check holds the output, as it is with Line, to what was written: each line
+// once, in order.
+func (w *fakeTstat) check(out string) {
+	w.t.Helper()
+	next := map[string]int{}
+	for line := range strings.Lines(out) {
+		var name, x string
+		var n int
+		if k, err := fmt.Sscanf(line, "%s number %d %s", &name, &n, &x); k < 2 || !strings.HasSuffix(line, "\n") {
+			w.t.Fatalf("half a line: %q (%v)", line, err)
+		}
+		if n != next[name] {
+			w.t.Fatalf("%s: line %d where %d was next", name, n, next[name])
+		}
+		next[name]++
+	}
+	for _, l := range w.logs {
+		if next[l.name] != l.n {
+			w.t.Errorf("%s: %d lines, want %d", l.name, next[l.name], l.n)
+		}
+	}
+}
+
+// TestFollow: 200 roll-overs, with folders made anew under the same name, a
+// log that comes late and one that is mostly empty: every line once and in
+// order.
+func TestFollow(t *testing.T) {
+	root := t.TempDir()
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete", "log_mm_complete")
+	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+	w.arrive = func() {
+		await(t, "all lines before the folder goes", func() bool { return strings.Count(s.out.String(), "\n") == w.count() })
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 200 {
+		w.rollOver()
+		for range rng.IntN(4) {
+			w.lines(w.logs[0], rng.IntN(100))
+			w.lines(w.logs[1], rng.IntN(8))
+		}
+		if i%20 == 10 {
+			w.again()
+			w.lines(w.logs[0], 1+rng.IntN(60))
+		}
+		if i%50 == 0 {
+			w.lines(w.logs[2], 1)
+		}
+		if i == 100 { // this one lets the follower fall back: two folders at once
+			w.rollOver()
+			w.lines(w.logs[0], 10)
+		}
+	}
+	w.rollOver()
+	await(t, "all lines", func() bool { return strings.Count(s.out.String(), "\n") >= w.count() })
+	sum := s.stop()
+	if s.err != nil || sum.Cuts != 0 || sum.Vanished != 0 || sum.Rejects != 0 {
+		t.Errorf("%+v, %v", sum, s.err)
+	}
+	w.check(s.out.String())
+}
+
+// TestFollowRestart: the stream is stopped and started again all the time:
+// every line once.
+func TestFollowRestart(t *testing.T) {
+	root, state, out := t.TempDir(), t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	rng := rand.New(rand.NewPCG(3, 4))
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Stdout: out}
+	w.rollOver()
+	w.lines(w.logs[0], 30)
+	for range 15 {
+		s := startStream(t, opt)
+		await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+		for range 3 {
+			w.lines(w.logs[0], rng.IntN(100))
+			w.lines(w.logs[1], rng.IntN(20))
+			w.rollOver()
+		}
+		if rng.IntN(2) == 0 {
+			n := out.Len()
+			await(t, "some line", func() bool { return out.Len() > n || strings.Count(out.String(), "\n") == w.count() })
+		}
+		if s.stop(); s.err != nil {
+			t.Fatal(s.err)
+		}
+		// Meanwhile Tstat goes on.
+		w.lines(w.logs[0], rng.IntN(50))
+		if rng.IntN(2) == 0 {
+			w.rollOver()
+		}
+	}
+	w.end()
+	s := startStream(t, opt)
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	s.stop()
+	w.check(out.String())
+}
+
+// TestStart: where a folder is followed from at first.
+func TestStart(t *testing.T) {
+	for start, want := range map[Start][2]int{StartBegin: {0, 25}, StartCheckpoint: {15, 25}, StartEnd: {20, 25}} {
+		root := t.TempDir()
+		w := newTstat(t, root, "log_tcp_complete")
+		w.rollOver()
+		w.lines(w.logs[0], 15)
+		w.rollOver()
+		w.lines(w.logs[0], 5)
+		l := w.logs[0]
+		_, err := l.f.Write(l.buf.Next(l.buf.Len() - 7)) // the last line is not all there
+		w.must(err)
+		if start == StartEnd {
+			want[0] = 19
+		}
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: start})
+		if start == StartEnd {
+			await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+			// Nothing of the past may come, but a new log does.
+			w.must(os.WriteFile(filepath.Join(w.dir, "log_udp_complete"), []byte("begin\n"), 0o644))
+			await(t, "the begin", func() bool { return strings.Contains(s.out.String(), "begin\n") })
+		}
+		w.lines(l, 5)
+		w.end()
+		await(t, "the last line", func() bool { return strings.Contains(s.out.String(), " number 24 ") })
+		s.stop()
+		text := strings.ReplaceAll(s.out.String(), "begin\n", "")
+		for i := range 25 {
+			if got := strings.Contains(text, fmt.Sprintf(" number %d ", i)); got != (i >= want[0]) {
+				t.Errorf("%s: line %d: %v", start, i, got)
+			}
+		}
+	}
+}
+
+// TestFollowOddities: a killed Tstat's last line, a compressed log, other
+// content under the same name after a restart, a late log type, folders that
+// are none.
+func TestFollowOddities(t *testing.T) {
+	root, state := t.TempDir(), t.TempDir()
+	file := func(folder, name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, folder, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	zw.Write([]byte("c1\nc2\n"))
+	zw.Close()
+	file("2016_03_24_21_00.out", "log_tcp_complete", "a1\na2\na3 is cut")
+	file("2016_03_24_22_00.out", "log_tcp_complete", "b1\n")
+	file("2016_03_24_23_00.out", "log_tcp_complete.gz", z.String())
+	file("2016_03_25_00_00.out", "log_udp_complete", "u1\n")
+	file("2016_03_25_01_00.out", "log_tcp_complete", "d1\nd2\n")
+	file("not_a_folder.out", "log_tcp_complete", "x\n")
+	file("2016_03_25_01_00.out", "addresses", "x\n")
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Start: StartBegin, Types: []string{"log_tcp_*"}}
+	s := startStream(t, opt)
+	await(t, "d2", func() bool { return strings.HasSuffix(s.out.String(), "d2\n") })
+	sum := s.stop()
+	if got := s.out.String(); got != "a1\na2\nb1\nc1\nc2\nd1\nd2\n" || sum.Cuts != 1 {
+		t.Errorf("%q, %+v", got, sum)
+	}
+
+	opt.Start = StartCheckpoint
+	file("2016_03_25_01_00.out", "log_tcp_complete", "e1\ne2\ne3\n")
+	s = startStream(t, opt)
+	await(t, "e3", func() bool { return s.out.String() == "e1\ne2\ne3\n" })
+	if s.stop(); !strings.Contains(s.log.String(), "other content") {
+		t.Error("no warning")
+	}
+
+	// Compressed while nobody read it: its text is the same.
+	z.Reset()
+	zw.Reset(&z)
+	zw.Write([]byte("e1\ne2\ne3\ne4\n"))
+	zw.Close()
+	if err := os.Remove(filepath.Join(root, "2016_03_25_01_00.out", "log_tcp_complete")); err != nil {
+		t.Fatal(err)
+	}
+	file("2016_03_25_01_00.out", "log_tcp_complete.gz", z.String())
+	file("2016_03_25_02_00.out", "log_tcp_complete", "f1\n")
+	s = startStream(t, opt)
+	await(t, "f1", func() bool { return s.out.String() == "e4\nf1\n" })
+	s.stop()
+
+	// The folder went while nobody looked.
+	if err := os.RemoveAll(filepath.Join(root, "2016_03_25_02_00.out")); err != nil {
+		t.Fatal(err)
+	}
+	file("2016_03_25_03_00.out", "log_tcp_complete", "g1\n")
+	s = startStream(t, opt)
+	await(t, "g1", func() bool { return s.out.String() == "g1\n" })
+	// One that is older than what is followed is not streamed.
+	file("2016_03_24_20_00.out", "log_tcp_complete", "old\n")
+	file("2016_03_25_03_00.out", "log_tcp_nocomplete", "n1\n")
+	await(t, "n1", func() bool { return s.out.String() == "g1\nn1\n" })
+	s.stop()
+}
+
+// TestForward: followed over a plain connection to an endpoint, and by the
+// acknowledged mode; the endpoint restarts in the middle. In the acknowledged
+// mode nothing is lost.
+func TestForward(t *testing.T) {
+	root, out := t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	// A free port that the endpoint comes back on.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	endpoint := Options{Listen: loopback(), Stdout: out, StateDir: t.TempDir(), Format: Line}
+	endpoint.Listen[0].Addr = addr
+	s := startStream(t, endpoint)
+	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"ack://" + addr}, Start: StartBegin})
+	for i := range 30 {
+		w.rollOver()
+		w.lines(w.logs[0], 100)
+		w.lines(w.logs[1], 10)
+		if i%10 == 5 {
+			s.stop()
+			w.lines(w.logs[0], 100)
+			s = startStream(t, endpoint)
+		}
+	}
+	w.end()
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	if probe.stop(); probe.err != nil {
+		t.Error(probe.err)
+	}
+	s.stop()
+	w.check(out.String()) // clean stops: not even duplicates
+}

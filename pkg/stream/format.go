@@ -1,0 +1,254 @@
+package stream
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Format is what consumers get of a line.
+type Format string
+
+// Formats.
+const (
+	Raw  Format = "raw"  // as on the wire: the path of the log, a blank, the line; headers too
+	Line Format = "line" // the line as Tstat wrote it
+	JSON Format = "json" // an object per row
+)
+
+// maxEncoders bounds what a source keeps of the logs it has met.
+const maxEncoders = 256
+
+// encoder brings the lines of one source into a format. It is not for several
+// goroutines.
+type encoder struct {
+	hub  *hub
+	logs map[string]*logEncoder // by probe and log
+	last *logEncoder
+	from *origin // of last
+}
+
+// logEncoder does it for one log of one probe.
+type logEncoder struct {
+	*encoder
+	probe   string
+	typ     *tstat.LogType // nil if unknown
+	lines   *tstat.Lines
+	known   headers
+	version int // of the layouts
+	forms   map[*tstat.Form]*form
+	lead    []byte // JSON of what all rows of the log share
+	path    string // that lead is for
+	day     day
+	where   []int // scratch
+}
+
+// form is what is done with the fields of lines of one form.
+type form struct {
+	*tstat.Form
+	fields []field
+	// picked are the fields to write, in this order, if columns are selected:
+	// indexes of fields, or -1 for a column that the lines have not.
+	picked []int
+	names  [][]byte // JSON of the picked columns' names
+	derive *derived
+	kind   []byte // JSON of log_http_complete's column kind
+	room   int    // for the names and the numbers of a row
+}
+
+func newEncoder(h *hub) *encoder { return &encoder{hub: h, logs: map[string]*logEncoder{}} }
+
+// growth is about how much longer than the lines the result is.
+func (e *encoder) growth() int {
+	if e.hub.opt.Format == JSON {
+		return 6
+	}
+	return 1
+}
+
+// encode appends lines to dst in the format of the options, Line or JSON.
+func (e *encoder) encode(dst []byte, t text) []byte {
+	l := e.last
+	if e.from != t.origin {
+		l = e.of(t.origin)
+		e.last, e.from = l, t.origin
+	}
+	plain := e.hub.opt.Format == Line && len(e.hub.opt.Select) == 0
+	if !plain && l.lines != nil {
+		l.refresh()
+	}
+	skip := 0
+	if t.wire {
+		skip = len(t.prefix)
+	}
+	for rest := t.bytes; len(rest) > 0; {
+		n := bytes.IndexByte(rest, '\n') + 1
+		line := rest[skip:n]
+		rest = rest[n:]
+		switch {
+		case line[0] == '#':
+			if !plain {
+				l.header(line[:len(line)-1])
+			}
+		case len(line) == 1: // empty
+		case plain:
+			dst = append(dst, line...)
+		case l.lines == nil:
+			dst = l.unknown(dst, line)
+		default:
+			dst = l.row(dst, line)
+		}
+	}
+	return dst
+}
+
+// of returns the encoder of a log.
+func (e *encoder) of(o *origin) *logEncoder {
+	key := o.probe + " " + o.typ
+	l := e.logs[key]
+	if l == nil {
+		if len(e.logs) == maxEncoders {
+			clear(e.logs)
+		}
+		l = &logEncoder{encoder: e, probe: o.probe, typ: tstat.TypeByName(o.typ)}
+		if l.typ != nil {
+			l.load()
+		}
+		e.logs[key] = l
+	}
+	if l.path != o.path || l.lead == nil {
+		l.path = o.path
+		l.lead = append(appendJSON([]byte(`{"probe":`), []byte(o.probe)), `,"type":`...)
+		l.lead = append(appendJSON(l.lead, []byte(o.typ)), `,"source":`...)
+		l.lead = appendJSON(l.lead, []byte(o.path))
+	}
+	return l
+}
+
+// refresh takes over headers that other sources have met.
+func (l *logEncoder) refresh() {
+	if l.version != l.hub.layouts.current() {
+		l.load()
+	}
+}
+
+// load begins with the headers that are known.
+func (l *logEncoder) load() {
+	l.known, l.version = l.hub.layouts.get(l.probe, l.typ.Name)
+	lines := tstat.NewLines(l.typ, l.hub.opt.Layout, l.hub.opt.Location)
+	for _, text := range l.known {
+		lines.Header([]byte(text)) // was right when it was kept
+	}
+	l.lines, l.forms = lines, map[*tstat.Form]*form{}
+}
+
+// header follows a header line.
+func (l *logEncoder) header(line []byte) {
+	if l.lines == nil {
+		return
+	}
+	for _, text := range l.known {
+		if text == string(line) {
+			return // each log begins with one
+		}
+	}
+	part, err := l.lines.Header(line)
+	if err != nil {
+		l.reject(line, err.Error())
+		return
+	}
+	clear(l.forms)
+	l.hub.layouts.set(l.probe, l.typ.Name, part, string(line))
+	l.known, _ = l.hub.layouts.get(l.probe, l.typ.Name)
+}
+
+func (l *logEncoder) reject(line []byte, reason string) {
+	l.hub.stats.rejects.Add(1)
+	l.hub.wrong.Do(func() {
+		l.hub.log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
+	})
+}
+
+// form compiles what is to be done with lines of a form.
+func (l *logEncoder) form(f *tstat.Form) *form {
+	c := &form{Form: f}
+	columns := l.lines.Columns()
+	if f.Version != "" && l.hub.layouts.guessed(l.probe, l.typ.Name, f.Version) {
+		l.hub.log.Warn("no header has come, and several versions have as many columns: the newest is assumed (--layout)",
+			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields))
+	}
+	if l.typ.Column("kind") >= 0 && f.Part != "row" {
+		c.kind = appendJSON(nil, []byte(f.Part))
+	}
+	for _, i := range f.Fields {
+		d := field{}
+		if i >= 0 {
+			d = newField(columns[i])
+		}
+		c.room += len(d.name) + 2*shortName
+		c.fields = append(c.fields, d)
+	}
+	c.derive = l.derived(c)
+	for _, name := range l.hub.opt.Select {
+		at := slices.IndexFunc(c.fields, func(d field) bool { return d.valued && d.Name == name })
+		c.picked = append(c.picked, at)
+		c.names = append(c.names, append(appendJSON([]byte{','}, []byte(name)), ':'))
+	}
+	l.forms[f] = c
+	return c
+}
+
+// row appends a row in the format of the options; nothing if it is none.
+func (l *logEncoder) row(dst, line []byte) []byte {
+	f, text, err := l.lines.Form(line)
+	if err != nil {
+		l.reject(line, err.Error())
+		return dst
+	}
+	c := l.forms[f]
+	if c == nil {
+		c = l.form(f)
+	}
+	start := len(dst)
+	switch {
+	case l.hub.opt.Format == Line:
+		return l.picked(dst, text, c)
+	case c.picked != nil:
+		dst, err = l.pickedJSON(dst, text, c)
+	default:
+		dst, err = l.json(dst, text, c)
+	}
+	if err != nil {
+		l.reject(line, err.Error())
+		return dst[:start]
+	}
+	return dst
+}
+
+// picked appends the selected columns of a row as Tstat wrote them.
+func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
+	sep := l.typ.Separator()
+	fields := bytes.Split(line[:len(line)-1], []byte{sep})
+	for i, at := range c.picked {
+		if i > 0 {
+			dst = append(dst, sep)
+		}
+		if at < 0 {
+			dst = append(dst, '-')
+		} else {
+			dst = append(dst, fields[at]...)
+		}
+	}
+	return append(dst, '\n')
+}
+
+// unknown appends a line of a log that is not known.
+func (l *logEncoder) unknown(dst, line []byte) []byte {
+	if l.hub.opt.Format == Line {
+		return append(dst, line...)
+	}
+	dst = append(append(dst, l.lead...), `,"line":`...)
+	dst = appendJSON(dst, line[:len(line)-1])
+	return append(dst, '}', '\n')
+}

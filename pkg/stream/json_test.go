@@ -1,0 +1,202 @@
+package stream
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// encodeAll returns what an encoder makes of a whole log.
+func encodeAll(t testing.TB, h *hub, name string, lines []byte) string {
+	t.Helper()
+	o := &origin{probe: "turin", path: "/t/" + name, typ: name, prefix: []byte("/t/" + name + " ")}
+	return string(newEncoder(h).encode(nil, text{origin: o, bytes: lines, lines: bytes.Count(lines, []byte{'\n'})}))
+}
+
+// TestJSON compares the objects with what tstat.Reader reads from the same
+// logs, of all versions and types.
+func TestJSON(t *testing.T) {
+	logs, err := filepath.Glob("../tstat/testdata/logs/*/*.out/log_*")
+	if err != nil || len(logs) == 0 {
+		t.Fatal("no samples", err)
+	}
+	rows := 0
+	for _, path := range logs {
+		name := filepath.Base(path)
+		typ := tstat.TypeByName(name)
+		lines, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if typ == nil || bytes.HasPrefix(lines, []byte{0x1f, 0x8b}) {
+			continue
+		}
+		lines = lines[:bytes.LastIndexByte(lines, '\n')+1]
+		opt := Options{Format: JSON}
+		if strings.Contains(path, "/v230/") { // has no headers, and as many columns as 2.4
+			opt.Layout = "2.3.0"
+		}
+		h := testHub(t, opt)
+		d := json.NewDecoder(strings.NewReader(encodeAll(t, h, name, lines)))
+		d.UseNumber()
+		r := tstat.NewReader(bytes.NewReader(lines), typ, tstat.ReaderOptions{})
+		for {
+			b, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			objects := make([]map[string]any, b.Len())
+			for i := range objects {
+				if err := d.Decode(&objects[i]); err != nil {
+					t.Fatalf("%s:%d: %v", path, b.LineNumber(i), err)
+				}
+				rows++
+			}
+			for c, col := range r.Columns() {
+				v, ok := b.Column(c)
+				if !ok {
+					continue
+				}
+				k := 0
+				for i, def := range v.Def {
+					var want any
+					if def == 1 {
+						want = valueOf(v, k, col.Kind)
+						k++
+					}
+					if got := objects[i][col.Name]; !sameValue(got, want) {
+						t.Errorf("%s:%d: %s is %v, want %v", path, b.LineNumber(i), col.Name, got, want)
+					}
+				}
+			}
+		}
+		if d.More() {
+			t.Errorf("%s: more objects than rows", path)
+		}
+		if c := r.Counts(); c.Rejects != h.stats.rejects.Load() {
+			t.Errorf("%s: %d rejects, want %d", path, h.stats.rejects.Load(), c.Rejects)
+		}
+	}
+	if rows < 1000 {
+		t.Errorf("only %d rows", rows)
+	}
+}
+
+func valueOf(v tstat.Vector, k int, kind tstat.Kind) any {
+	switch kind {
+	case tstat.Int:
+		return v.Ints[k]
+	case tstat.Float:
+		return v.Floats[k]
+	case tstat.Bool:
+		return v.Bools[k]
+	case tstat.Time:
+		return time.UnixMicro(v.Ints[k]).UTC().Format("2006-01-02T15:04:05.000000Z")
+	}
+	return string(v.Texts[k])
+}
+
+func sameValue(got, want any) bool {
+	n, isNumber := got.(json.Number)
+	switch w := want.(type) {
+	case int64:
+		i, err := n.Int64()
+		return isNumber && err == nil && i == w
+	case float64:
+		if math.IsNaN(w) || math.IsInf(w, 0) {
+			return got == nil
+		}
+		x, err := n.Float64()
+		return isNumber && err == nil && x == w
+	}
+	return got == want
+}
+
+// TestFormats: headers, selected columns, layouts that are remembered, lines
+// that are no rows.
+func TestFormats(t *testing.T) {
+	const header = "#c_ip:1 c_port:2 c_first_abs:3 is_odd:4\n"
+	const rows = "10.0.0.1 53 1458855420123.456 a\"b\n- x 0 -\n10.0.0.2 54 0 \xff\n"
+	h := testHub(t, Options{Format: Line})
+	if got := encodeAll(t, h, "log_udp_complete", []byte(header+rows)); got != rows {
+		t.Errorf("line: %q", got)
+	}
+	h = testHub(t, Options{Format: JSON})
+	want := `{"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_ip":"10.0.0.1","c_port":53,"c_first_abs":"2016-03-24T21:37:00.123456Z","is_odd":"a\"b"}
+{"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_ip":"10.0.0.2","c_port":54,"c_first_abs":null,"is_odd":"\\xff"}
+`
+	if got := encodeAll(t, h, "log_udp_complete", []byte(header+rows)); got != want || h.stats.rejects.Load() != 1 {
+		t.Errorf("json:\n%s%d rejects", got, h.stats.rejects.Load())
+	}
+	// Another source of the probe, and another run, know the header.
+	h.layouts.save(h.log)
+	again, err := openLayouts(h.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.layouts = again
+	if got := encodeAll(t, h, "log_udp_complete", []byte(rows)); got != want {
+		t.Errorf("without header:\n%s", got)
+	}
+	h.opt.Select = []string{"c_port", "s_ip", "c_ip"}
+	if got := encodeAll(t, h, "log_udp_complete", []byte("10.0.0.1 53 0 x\n")); got !=
+		`{"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_port":53,"s_ip":null,"c_ip":"10.0.0.1"}`+"\n" {
+		t.Errorf("selected: %s", got)
+	}
+	h.opt.Format = Line
+	if got := encodeAll(t, h, "log_udp_complete", []byte(header+"10.0.0.1 53 0 x\n")); got != "53 - 10.0.0.1\n" {
+		t.Errorf("selected: %q", got)
+	}
+	h = testHub(t, Options{Format: JSON})
+	if got := encodeAll(t, h, "log_new_thing", []byte("#x\n<\t>\n")); got !=
+		`{"probe":"turin","type":"log_new_thing","source":"/t/log_new_thing","line":"<\u0009>"}`+"\n" {
+		t.Errorf("unknown: %s", got)
+	}
+}
+
+// FuzzLines: whatever comes, no panic, and every object is JSON.
+func FuzzLines(f *testing.F) {
+	sample, err := os.ReadFile(sampleLog)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sample[:4000], 0)
+	f.Add([]byte("#c_ip:1 c_port:2\n1.2.3.4 -5\n1.2.3.4 05\n- 1e5\n"), 1)
+	f.Add([]byte("\n \n#\n##:\n"), 2)
+	names := []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_chat_messages", "log_video_complete", "log_mm_complete"}
+	h := testHub(f, Options{Format: JSON})
+	f.Fuzz(func(t *testing.T, data []byte, n int) {
+		data = append(data, '\n')
+		name := names[uint(n)%uint(len(names))]
+		h.layouts.headers = map[string]headers{}
+		for line := range strings.Lines(encodeAll(t, h, name, data)) {
+			if !json.Valid([]byte(line)) {
+				t.Fatalf("no JSON: %q", line)
+			}
+		}
+		// The wire takes the same, with its prefix or without.
+		s := splitter{types: &typeNames{}, maxLine: 1 << 16, reject: func(string, []byte) {}}
+		total := 0
+		err := s.split(data, func(o *origin, from int, run []byte, lines int) error {
+			if !bytes.Equal(data[from:from+len(run)], run) || bytes.Count(run, []byte{'\n'}) != lines {
+				t.Fatalf("run %q at %d with %d lines", run, from, lines)
+			}
+			total += lines
+			return nil
+		})
+		if err != nil || total > bytes.Count(data, []byte{'\n'}) {
+			t.Fatal(total, err)
+		}
+	})
+}

@@ -1,0 +1,281 @@
+package stream
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+)
+
+// dialTimeout bounds connecting, with a TLS handshake, and the answer of an
+// acknowledging endpoint.
+const dialTimeout = 10 * time.Second
+
+// link is a connection to an endpoint, ours or an old importer. Without the
+// acknowledged mode what counts as arrived is what the peer's kernel has; the
+// peer may still lose it.
+type link struct {
+	nc      net.Conn
+	raw     syscall.RawConn // of the TCP socket
+	written counter
+	gone    chan struct{}
+	once    sync.Once
+	failure error
+	stop    chan struct{}
+	tasks   sync.WaitGroup
+	confirm func(int64)
+	last    int64 // confirmed
+}
+
+func dial(ctx context.Context, addr string, files *peer.TLS) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if files != nil {
+		return files.Dial(ctx, "tcp", addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+}
+
+// openTCP opens a plain or, with files, a TLS connection.
+func openTCP(addr string, files *peer.TLS) opener {
+	return func(ctx context.Context, confirm func(int64)) (session, error) {
+		nc, err := dial(ctx, addr, files)
+		if err != nil {
+			return nil, err
+		}
+		l := newLink(nc, confirm)
+		if err := l.socket(); err != nil {
+			nc.Close()
+			return nil, err
+		}
+		l.tasks.Go(l.watch)
+		l.tasks.Go(l.listen)
+		return l, nil
+	}
+}
+
+func newLink(nc net.Conn, confirm func(int64)) *link {
+	return &link{nc: nc, gone: make(chan struct{}), stop: make(chan struct{}), confirm: confirm}
+}
+
+// socket finds the TCP socket below the connection.
+func (l *link) socket() (err error) {
+	nc := l.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	c, ok := nc.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%T is no socket", nc)
+	}
+	l.raw, err = c.SyscallConn()
+	return err
+}
+
+// watch confirms what the peer's kernel has received. With TLS the bytes on
+// their way are more than those of the text, so this is on the safe side.
+func (l *link) watch() {
+	t := time.NewTicker(confirmEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			l.look()
+		case <-l.gone:
+			return // the kernel forgets what was under way
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+func (l *link) look() {
+	l.written.mu.Lock()
+	n := l.written.n
+	l.written.mu.Unlock()
+	if n == l.last {
+		return
+	}
+	queued, ok := unsent(l.raw)
+	if !ok {
+		return
+	}
+	if n -= int64(queued); n > l.last {
+		l.last = n
+		l.confirm(n)
+	}
+}
+
+// listen notices that the peer has gone; it has nothing to say.
+func (l *link) listen() {
+	var b [512]byte
+	for {
+		if _, err := l.nc.Read(b[:]); err != nil {
+			l.fail(errClosedByPeer)
+			return
+		}
+	}
+}
+
+// fail makes the link broken.
+func (l *link) fail(err error) {
+	l.once.Do(func() {
+		l.failure = err
+		close(l.gone)
+		l.nc.SetWriteDeadline(time.Now())
+	})
+}
+
+func (l *link) write(_ *batch, text []byte) error {
+	_, err := l.nc.Write(text)
+	if err != nil {
+		select {
+		case <-l.gone:
+			return l.failure
+		default:
+		}
+		return err
+	}
+	l.written.mu.Lock()
+	l.written.n += int64(len(text))
+	l.written.mu.Unlock()
+	return nil
+}
+
+func (l *link) broken() <-chan struct{} { return l.gone }
+func (l *link) err() error              { return l.failure }
+
+func (l *link) abort() { l.fail(errAborted) }
+
+func (l *link) end(context.Context) {}
+
+func (l *link) close() int64 {
+	close(l.stop)
+	l.nc.Close()
+	l.tasks.Wait()
+	return l.last
+}
+
+// ackLink is a connection in the acknowledged mode, see tstatrepo-ack(7).
+type ackLink struct {
+	*link
+	in    *bufio.Reader
+	probe string // that was named last
+
+	mu       sync.Mutex
+	overhead []overhead
+}
+
+// overhead is a place where lines of the mode itself stand in the stream: the
+// endpoint counts them, the pump does not.
+type overhead struct {
+	pos   int64 // of the stream as the pump counts it
+	total int64 // bytes of such lines up to there
+}
+
+// openAck opens a connection in the acknowledged mode.
+func openAck(addr string, files *peer.TLS, name string) opener {
+	return func(ctx context.Context, confirm func(int64)) (session, error) {
+		nc, err := dial(ctx, addr, files)
+		if err != nil {
+			return nil, err
+		}
+		l := &ackLink{link: newLink(nc, confirm), in: bufio.NewReaderSize(nc, 512)}
+		nc.SetDeadline(time.Now().Add(dialTimeout))
+		stop := context.AfterFunc(ctx, func() { nc.Close() })
+		defer stop()
+		if _, err = fmt.Fprintf(nc, "%s %s %s\n", ackHello, ackVersion, name); err == nil {
+			_, err = l.answer()
+		}
+		if err != nil {
+			nc.Close()
+			return nil, fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err)
+		}
+		nc.SetDeadline(time.Time{})
+		l.tasks.Go(l.acks)
+		return l, nil
+	}
+}
+
+// answer reads a line of the endpoint.
+func (l *ackLink) answer() (int64, error) {
+	line, err := l.in.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	kind, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+	switch kind {
+	case "ack":
+		n, err := strconv.ParseInt(rest, 10, 64)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("%q is no confirmation", line)
+		}
+		return n, nil
+	case "error":
+		return 0, fmt.Errorf("the endpoint says: %s", rest)
+	}
+	return 0, fmt.Errorf("%q is no answer", line)
+}
+
+// acks takes confirmations until the connection ends.
+func (l *ackLink) acks() {
+	for {
+		n, err := l.answer()
+		if err != nil {
+			l.fail(fmt.Errorf("connection has ended: %w", err))
+			return
+		}
+		l.mu.Lock()
+		n = l.own(n)
+		l.mu.Unlock()
+		if n > l.last {
+			l.last = n
+			l.confirm(n)
+		}
+	}
+}
+
+// own turns a position of the endpoint into one of the pump.
+func (l *ackLink) own(n int64) int64 {
+	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
+		l.overhead = l.overhead[1:]
+	}
+	if len(l.overhead) == 0 {
+		return n
+	}
+	o := l.overhead[0]
+	if n < o.pos+o.total {
+		return min(n, o.pos)
+	}
+	n -= o.total
+	if len(l.overhead) > 1 { // within the line of the mode
+		n = min(n, l.overhead[1].pos)
+	}
+	return n
+}
+
+func (l *ackLink) write(b *batch, text []byte) error {
+	if b.probe != l.probe {
+		line := ackProbe + b.probe + "\n"
+		l.mu.Lock()
+		total := int64(len(line))
+		if n := len(l.overhead); n > 0 {
+			total += l.overhead[n-1].total
+		}
+		l.overhead = append(l.overhead, overhead{l.written.n, total})
+		l.mu.Unlock()
+		if _, err := l.nc.Write([]byte(line)); err != nil {
+			return err
+		}
+		l.probe = b.probe
+	}
+	return l.link.write(b, text)
+}

@@ -1,0 +1,195 @@
+package tstat
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Lines finds the columns of lines that come one by one and not as a file: of
+// a live log, whose header may have passed long ago. It takes the columns of
+// the last header; without one, those of the version that is asked for or
+// else of the newest one whose lines have as many columns.
+type Lines struct {
+	typ     *LogType
+	layout  string
+	loc     *time.Location
+	columns []Column
+	extra   []string
+	headed  map[string]bool          // parts that had a header
+	forms   map[string]map[int]*Form // part -> count of fields
+	arena   []byte
+}
+
+// Form says what the fields of a line are. Lines of the same columns share
+// it.
+type Form struct {
+	// Fields are the columns of the fields, as indexes into Lines.Columns;
+	// -1 for a field that holds no value.
+	Fields []int
+	// Part is "request" or "response" for log_http_complete, the value of its
+	// column kind; else it means nothing.
+	Part string
+	// Version is the layout that was chosen because no header had come, one
+	// of several that fit; else "".
+	Version string
+}
+
+// NewLines returns the Lines of a log of type t. layout is one of t.Versions
+// or ""; loc is the probe's zone, for the local dates in log_chat_messages of
+// Tstat up to 3.0; nil means UTC.
+func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
+	if loc == nil {
+		loc = time.UTC
+	}
+	return &Lines{typ: t, layout: layout, loc: loc, columns: t.Columns, headed: map[string]bool{}, forms: map[string]map[int]*Form{}}
+}
+
+// Columns returns the type's columns, then unknown ones of the headers so
+// far.
+func (l *Lines) Columns() []Column { return l.columns }
+
+// Header follows a header line, without its newline. It returns which lines
+// it is for: "row", or "request" or "response" of log_http_complete.
+func (l *Lines) Header(line []byte) (part string, err error) {
+	h, err := parseHeader(line, l.typ.sep)
+	if err == nil && (l.typ.rows == httpForm) != (h.part != "row") {
+		err = errHeader
+	}
+	if err != nil {
+		return "", err
+	}
+	columns, extra := l.typ.resolve(h, l.extra)
+	if len(extra) > maxExtra {
+		return "", fmt.Errorf("header brings more than %d unknown columns", maxExtra)
+	}
+	if len(extra) > len(l.extra) {
+		l.extra = extra
+		l.columns = slices.Clone(l.typ.Columns)
+		for _, name := range extra {
+			l.columns = append(l.columns, Column{Name: name, Description: "unknown column of the log's header"})
+		}
+	}
+	if l.typ.rows == chatMessages {
+		return h.part, nil // its lines are not as it says
+	}
+	if l.forms[h.part] == nil || l.typ.rows != byCount {
+		l.forms[h.part] = map[int]*Form{}
+	}
+	l.forms[h.part][len(columns)] = &Form{Fields: columns, Part: h.part}
+	l.headed[h.part] = true
+	return h.part, nil
+}
+
+// Form returns the form of a line, which ends in its newline. The text to
+// read by it is the line, but for chat messages whose dates were rewritten:
+// that is valid until the next call.
+func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
+	part := "row"
+	switch l.typ.rows {
+	case httpForm:
+		part = "request"
+		if isResponse(line) {
+			part = "response"
+		}
+	case chatMessages:
+		if bytes.IndexByte(line, '\'') >= 0 {
+			if l.arena, err = rewriteChatMessage(l.arena[:0], line, l.loc); err != nil {
+				return nil, nil, err
+			}
+			line = l.arena
+		}
+	}
+	n := countFields(line, l.typ.sep)
+	if f := l.forms[part][n]; f != nil {
+		return f, line, nil
+	}
+	if l.headed[part] && l.typ.rows != byCount {
+		for count := range l.forms[part] {
+			return nil, nil, fmt.Errorf("%d columns, not %d", n, count)
+		}
+	}
+	if f = l.choose(part, n, line); f == nil {
+		var known []string
+		for _, c := range l.typ.Counts() {
+			known = append(known, fmt.Sprint(c))
+		}
+		return nil, nil, fmt.Errorf("%d columns are none of %s's (known: %s)", n, l.typ.Name, strings.Join(known, ", "))
+	}
+	if l.forms[part] == nil {
+		l.forms[part] = map[int]*Form{}
+	}
+	l.forms[part][n] = f
+	return f, line, nil
+}
+
+// choose returns the form of a line of n fields by the known versions, or
+// nil.
+func (l *Lines) choose(part string, n int, line []byte) *Form {
+	if l.typ.rows == chatMessages {
+		return l.chatForm(n, line)
+	}
+	var fit []*layout
+	for _, o := range l.typ.layouts {
+		if len(o.columns) != n || o.part != part {
+			continue
+		}
+		if o.version == l.layout {
+			return &Form{Fields: o.columns, Part: part}
+		}
+		fit = append(fit, o)
+	}
+	fit = discern(fit, line, l.typ.sep)
+	if len(fit) == 0 {
+		return nil
+	}
+	f := &Form{Fields: fit[len(fit)-1].columns, Part: part}
+	if len(fit) > 1 {
+		f.Version = fit[len(fit)-1].version
+	}
+	return f
+}
+
+// chatForm returns the form of a chat message: ACK rows end before con_t, and
+// those of the header's layout have no msglen.
+func (l *Lines) chatForm(n int, line []byte) *Form {
+	full := l.typ.layouts[0].columns
+	ack := false
+	if f := bytes.SplitN(line, []byte{' '}, 3); len(f) > 2 {
+		ack = string(f[1]) == "ACK"
+	}
+	switch {
+	case n == len(full):
+		return &Form{Fields: full}
+	case n == len(full)-1 && ack:
+		return &Form{Fields: full[:n]}
+	case n == len(full)-1:
+		return &Form{Fields: slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == l.typ.Column("msglen") })}
+	}
+	return nil
+}
+
+// ParseTime reads the time at p in a line as microseconds since the epoch; 0
+// means none. The field ends at end, at a sep or the line's newline.
+func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
+	var ints [1]int64
+	var def [1]int16
+	var slow int
+	v := vector{kind: Time, seconds: c.seconds, ints: ints[:], def: def[:], slow: &slow}
+	end, ok = v.parseTime(line, p, sep, 0)
+	return ints[0], end, ok
+}
+
+// IsNull reports whether a field of column c is one of Tstat's marks for "no
+// value".
+func (c Column) IsNull(field []byte) bool {
+	if c.Kind == Text {
+		return string(field) == "-" || string(field) == "--" && strings.HasPrefix(c.Name, "yt_")
+	}
+	return isNull(field)
+}
+
+// ParseNumber reads what C's printf makes of a double.
+func ParseNumber(field []byte) (float64, bool) { return parseNumber(field) }
