@@ -20,13 +20,16 @@ import (
 type task struct {
 	path  string
 	stdin bool
-	name  string    // below the store's probe folder, for copy
-	key   store.Key // Folder is empty for a file outside a log folder, until it is read
-	typ   *tstat.LogType
-	time  tstat.FolderTime
-	size  int64
-	mtime time.Time
-	next  time.Time // of the next log folder, zero if there is none
+	// source and remote are set for a file of Options.Remote.
+	source Source
+	remote *File
+	name   string    // below the store's probe folder, for copy
+	key    store.Key // Folder is empty for a file outside a log folder, until it is read
+	typ    *tstat.LogType
+	time   tstat.FolderTime
+	size   int64
+	mtime  time.Time
+	next   time.Time // of the next log folder, zero if there is none
 
 	rejected []int64          // line of the last reject reported: by the reader, by each store
 	told     map[refusal]bool // refused lines that were reported
@@ -41,6 +44,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	for _, s := range r.types {
 		s.LeftOpen = 0
 	}
+	r.away = map[Source]error{}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	seen := map[string]bool{}
 	for _, src := range r.opt.Sources {
@@ -54,6 +58,16 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 				tasks = append(tasks, t)
 			}
 		}
+	}
+	for _, src := range r.opt.Remote {
+		found, err := r.findRemote(ctx, src)
+		switch {
+		case errors.Is(err, ErrSource) && ctx.Err() == nil:
+			r.lose(src, err) // the others are imported
+		case err != nil:
+			return nil, err
+		}
+		tasks = append(tasks, found...)
 	}
 	slices.SortStableFunc(tasks, func(a, b *task) int {
 		if c := a.time.Time.Compare(b.time.Time); c != 0 {

@@ -17,7 +17,7 @@ import (
 // lockAll takes the lock of every source and store, so that a slow cron job
 // is not overtaken by the next. The kernel frees the locks of a process that
 // dies.
-func lockAll(stateDir string, sources []string, stores []store.Store) (unlock func(), err error) {
+func lockAll(stateDir string, sources []string, remote []Source, stores []store.Store) (unlock func(), err error) {
 	dir := filepath.Join(stateDir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, &stateError{err}
@@ -29,20 +29,23 @@ func lockAll(stateDir string, sources []string, stores []store.Store) (unlock fu
 		}
 	}
 	seen := map[string]bool{}
+	var names []string
+	for _, src := range remote {
+		names = append(names, src.String())
+	}
 	for _, src := range sources {
 		if src == "-" {
 			continue
 		}
-		abs, err := filepath.Abs(src)
+		abs, err := lockName(src)
 		if err != nil {
-			unlock()
 			return nil, err
 		}
-		if real, err := filepath.EvalSymlinks(abs); err == nil {
-			abs = real
-		}
+		names = append(names, abs)
+	}
+	for _, src := range names {
 		for _, s := range stores {
-			sum := sha256.Sum256([]byte(abs + "\x00" + absolute(s.String())))
+			sum := sha256.Sum256([]byte(src + "\x00" + absolute(s.String())))
 			path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
 			if seen[path] {
 				continue
