@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -157,16 +156,4 @@ func NewLimits(jobs int, mib float64) *Limits {
 		l.rate = rate.NewLimiter(rate.Limit(mib*(1<<20)), rateBurst)
 	}
 	return l
-}
-
-// lockName names a source of the file system in its lock.
-func lockName(src string) (string, error) {
-	abs, err := filepath.Abs(src)
-	if err != nil {
-		return "", err
-	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		abs = real
-	}
-	return abs, nil
 }
