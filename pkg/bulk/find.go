@@ -220,7 +220,7 @@ func (r *run) name(t *task, folder string) error {
 
 // wanted reports whether the options and the stores take files of t's type.
 func (r *run) wanted(t *task) bool {
-	if len(r.opt.Types) > 0 && !slices.ContainsFunc(r.opt.Types, func(g string) bool { return matches(g, t.key.File) }) {
+	if !r.opt.wantsType(t.key.File) {
 		return false
 	}
 	if t.typ != nil {
@@ -233,11 +233,21 @@ func (r *run) wanted(t *task) bool {
 	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return takes(s, t) })
 }
 
-// inTime reports whether the options want a file of that folder time.
-func (r *run) inTime(t *task) bool {
-	at := t.time.Time
-	return !at.Before(r.opt.Since) && (r.opt.Until.IsZero() || at.Before(r.opt.Until))
+// Wants reports whether the options name files of a log type and folder time.
+func (o *Options) Wants(logType string, folder time.Time) bool {
+	return o.wantsType(logType) && o.wantsTime(folder)
 }
+
+func (o *Options) wantsType(name string) bool {
+	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
+}
+
+func (o *Options) wantsTime(at time.Time) bool {
+	return !at.Before(o.Since) && (o.Until.IsZero() || at.Before(o.Until))
+}
+
+// inTime reports whether the options want a file of that folder time.
+func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.settledBefore[t.path]
