@@ -560,27 +560,11 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 }
 
 // total sums up all types; the lock is held.
-func (r *run) total() (a TypeSummary) {
+func (r *run) total() (sum TypeSummary) {
 	for _, t := range r.types {
-		a.Files += t.Files
-		a.Skipped += t.Skipped
-		a.Replaced += t.Replaced
-		a.Failed += t.Failed
-		a.Vanished += t.Vanished
-		a.LeftOpen += t.LeftOpen
-		a.Lines += t.Lines
-		a.Rows += t.Rows
-		a.Rejects += t.Rejects
-		a.Cuts += t.Cuts
-		a.Escaped += t.Escaped
-		a.Bytes += t.Bytes
-		a.Text += t.Text
-		if !t.First.IsZero() {
-			a.spanned(t.First)
-			a.spanned(t.Last)
-		}
+		sum.add(t)
 	}
-	return a
+	return sum
 }
 
 // spanned extends the time span of t's log type.
@@ -597,17 +581,7 @@ func (r *run) summary() *Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sum
-	s.Types = nil
-	s.Total = r.total()
-	for _, t := range r.types {
-		s.Types = append(s.Types, t)
-	}
-	slices.SortFunc(s.Types, func(a, b *TypeSummary) int { return strings.Compare(a.Name, b.Name) })
-	s.Seconds = time.Since(s.Started).Seconds()
-	if s.Seconds > 0 {
-		s.BytesPerSecond = float64(s.Total.Text) / s.Seconds
-		s.RowsPerSecond = float64(s.Total.Rows) / s.Seconds
-	}
+	s.sumUp(r.types)
 	s.RejectFile = r.rejects.path()
 	if err := r.rejects.failure(); err != nil {
 		r.log.Warn("rejected lines were counted, but not kept", "err", err)

@@ -61,9 +61,9 @@ type ProbeSummary struct {
 
 // probe is a running probe.
 type probe struct {
-	opt  ProbeOptions
-	log  *slog.Logger
-	c    *client
+	opt ProbeOptions
+	log *slog.Logger
+	c   *client
 
 	files, bytes atomic.Int64
 

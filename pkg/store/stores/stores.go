@@ -79,6 +79,12 @@ func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store
 // Options.Stream.
 func HasStreams(dest string) bool { return strings.HasPrefix(dest, "dbstream:") }
 
+// InFolder reports whether a destination is a folder, not a server.
+func InFolder(dest string) bool {
+	scheme, _, err := Parse(dest)
+	return err == nil && kinds[scheme].check == nil
+}
+
 // CheckStream reports what is wrong with Options.Stream for logs of a probe
 // and of the types.
 func CheckStream(stream, probe string, types []string) error {
