@@ -454,7 +454,7 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 	if len(typed) > 0 {
 		if err := im.rows(info, typed); err != nil {
 			var nc *tstat.NewColumnsError
-			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || im.again {
+			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || im.again {
 				return err
 			}
 			abort()
