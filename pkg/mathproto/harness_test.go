@@ -83,12 +83,16 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// udp makes the text of a log_udp_complete with n rows.
+// udp makes the text of a log_udp_complete with n rows of 2016-03-24 21:37.
 func udp(n int, fqdn string) string {
+	return udpAt(time.UnixMilli(1458855462170), n, fqdn)
+}
+
+func udpAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 fqdn:4\n")
 	for i := range n {
-		fmt.Fprintf(&b, "10.0.0.1 %d %d.000 %s\n", i, 1458855462170+i, fqdn)
+		fmt.Fprintf(&b, "10.0.0.1 %d %d.000 %s\n", i, at.UnixMilli()+int64(i), fqdn)
 	}
 	return b.String()
 }

@@ -50,6 +50,7 @@ type ProbeOptions struct {
 	Ready func([]net.Addr) // see RepositoryOptions
 
 	timing timing
+	check  time.Duration // how often the repository is asked; 0: checkEvery
 }
 
 // ProbeSummary is what a probe served.
@@ -113,6 +114,7 @@ func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
 	if opt.timing == (timing{}) {
 		opt.timing = defaultTiming
 	}
+	opt.check = cmp.Or(opt.check, checkEvery)
 	opt.Settle = cmp.Or(opt.Settle, bulk.DefaultSettle)
 	opt.Poll = cmp.Or(opt.Poll, bulk.DefaultPoll)
 	abs, err := filepath.Abs(opt.Dir)
@@ -295,7 +297,8 @@ const minRate = 16 << 10
 
 // Bounds of the time between looks at the repository.
 const (
-	minRegister = 2 * time.Second
+	minRegister = 2 * time.Second // after a failure; then twice as long
+	maxRegister = time.Minute
 	checkEvery  = time.Minute
 )
 
@@ -320,7 +323,7 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 		case err == nil:
 			told, pause = "", minRegister
 		default:
-			wait, pause = pause, min(2*pause, checkEvery)
+			wait, pause = pause, min(2*pause, maxRegister)
 			checked = time.Time{}
 			if text := err.Error(); text != told { // until it is another one
 				told = text
@@ -345,7 +348,7 @@ func (p *probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 		return err
 	}
 	var want []Registration
-	fresh := time.Since(*checked) < checkEvery
+	fresh := time.Since(*checked) < p.opt.check
 	for name, st := range s.streams {
 		reg := Registration{CallBackUrl: addr, StreamName: name, StreamType: StreamType(st.logType)}
 		if !p.opt.Since.IsZero() {
