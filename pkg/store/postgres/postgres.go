@@ -278,10 +278,14 @@ type fileTx struct {
 }
 
 func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
-	if err := x.Start(b); err != nil {
+	changed, err := x.Start(b)
+	if err != nil {
 		return err
 	}
-	if !x.tx.Copying() {
+	if changed || !x.tx.Copying() {
+		if err := x.check(x.tx.EndCopy()); err != nil {
+			return err
+		}
 		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
 	}
 	buf := x.tx.Buffer()
