@@ -114,7 +114,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	hint := "for example " + form + ", or math+tls:// with TLS"
 	p, err := url.Parse(text)
 	if err != nil || !IsURL(text) {
-		return u, &URLError{text, "it is no address of MATH", hint}
+		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
+		return u, &URLError{scheme + "://…", "it is no address of MATH", hint}
 	}
 	if p.User != nil || p.RawQuery != "" || p.Fragment != "" {
 		return u, &URLError{p.Redacted(), "it has more than host, port and stream", hint}

@@ -307,7 +307,7 @@ func TestParseURL(t *testing.T) {
 	if u, err := ParseURL("math://repository:3000", false); err != nil || u.Addr != "repository:3000" {
 		t.Errorf("%+v, %v", u, err)
 	}
-	for _, bad := range []string{"math://probe/x", "math://probe:0/x", "math://:3001/x", "math://p:1/a/b", "math://p:1/", "math://u:pw@p:1/x", "math://p:1/x?y", "http://p:1/x", "math://p:1/a%20b"} {
+	for _, bad := range []string{"math://probe/x", "math://probe:0/x", "math://:3001/x", "math://p:1/a/b", "math://p:1/", "math://u:pw@p:1/x", "math://u:pw@p:1/x\x00", "math://p:1/x?y", "http://p:1/x", "math://p:1/a%20b"} {
 		if _, err := ParseURL(bad, true); err == nil || strings.Contains(err.Error(), "pw") {
 			t.Errorf("%s: %v", bad, err)
 		}
