@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,7 +61,12 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
 			server.Program("psql"), url, halves[0].String(), halves[1].String())
 	}
-	into := func(dest string, flags ...string) side {
+	remote, stop, err := b.serve(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	into := func(t tree, dest string, flags ...string) side {
 		return func(ctx context.Context) (usage, error) {
 			db := server.Database(tb)
 			defer server.Exec(tb, "postgres", "drop database "+db)
@@ -81,9 +87,10 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		target float64
 		ours   side
 	}{
-		{"postgres / 2 x psql \\copy, rows/s", 0.9, into("postgres://HOST")},
-		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into("dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=none", stream...)},
-		{"dbstream with analyze=light, rows/s", 0, into("dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=light", stream...)},
+		{"postgres / 2 x psql \\copy, rows/s", 0.9, into(t, "postgres://HOST")},
+		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into(t, "dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=none", stream...)},
+		{"math:// to dbstream / 2 x psql \\copy, rows/s", 0.9, into(remote, "dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=none", stream...)},
+		{"dbstream with analyze=light, rows/s", 0, into(t, "dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=light", stream...)},
 	} {
 		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, peer); err != nil {
 			return err
