@@ -8,7 +8,7 @@ export GOTOOLCHAIN ?= auto
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/tstat/...
+RACE = ./pkg/bulk/... ./pkg/mathproto/... ./pkg/store/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build install-tools
 
@@ -32,8 +32,9 @@ test: install-tools ## run all tests
 bench: install-tools ## measure against DuckDB and cp; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
-soak: ## kill imports at random, 50 rounds for each store
+soak: ## kill imports at random, 50 rounds for each store; cut transfers 200 times
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 60m -v
+	go test ./pkg/mathproto -soak -timeout 60m
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...

@@ -214,6 +214,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if b.isProbe() {
 		return b.runProbe(c, roles, opt)
 	}
+
 	// The collector rather works harder than to let the process outgrow what
 	// the user gave it; a tenth is for what it does not manage.
 	debug.SetMemoryLimit(int64(b.memory) / 10 * 9)

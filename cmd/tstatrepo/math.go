@@ -194,6 +194,9 @@ func listening(log *slog.Logger) func([]net.Addr) {
 
 // runProbe serves the logs of a folder to a repository.
 func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) error {
+	if err := opt.Validate(); err != nil {
+		return err
+	}
 	sum, err := mathproto.RunProbe(c.Context, mathproto.ProbeOptions{
 		Dir: b.sources[0], Repository: m.to, TLS: b.network.tls(), Listen: m.listeners, Advertise: b.advertise,
 		Stream: b.stream, Probe: b.probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
@@ -212,7 +215,12 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 
 // runRepository takes what probes have until it is interrupted.
 func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings, opt bulk.Options) error {
-	opt.Sources, opt.Probe, opt.RetryTimeout = nil, "", math.MaxInt64
+	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
+	one := opt // what is the same for all streams
+	one.Remote = make([]bulk.Source, 1)
+	if err := one.Validate(); err != nil {
+		return err
+	}
 	pool := &storePool{b: b, opt: opt}
 	if err := pool.openFolders(c.Context); err != nil {
 		return errors.Join(err, closeAll(pool.shared))

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -94,7 +93,7 @@ func newRun(opt Options) (*run, error) {
 		opt.Poll = DefaultPoll
 	}
 	if opt.Jobs == 0 {
-		opt.Jobs = min(runtime.NumCPU(), 4)
+		opt.Jobs = defaultJobs()
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)

@@ -1,12 +1,14 @@
 package bulk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -142,16 +144,19 @@ func (r *run) awayError() error {
 	return errors.Join(errs...)
 }
 
+// defaultJobs is how many files are read at a time.
+func defaultJobs() int { return min(runtime.NumCPU(), 4) }
+
 // Limits bound what several runs do together.
 type Limits struct {
 	jobs chan struct{} // holds a token for each file that is read
 	rate *rate.Limiter // nil: no limit
 }
 
-// NewLimits returns limits of jobs files at a time and of MiB of source text
-// a second; 0 is no limit of the rate.
+// NewLimits returns limits of jobs files at a time, 0 for the default of
+// Options.Jobs, and of MiB of source text a second, 0 for none.
 func NewLimits(jobs int, mib float64) *Limits {
-	l := &Limits{jobs: make(chan struct{}, jobs)}
+	l := &Limits{jobs: make(chan struct{}, cmp.Or(jobs, defaultJobs()))}
 	if mib > 0 {
 		l.rate = rate.NewLimiter(rate.Limit(mib*(1<<20)), rateBurst)
 	}
