@@ -299,6 +299,9 @@ func (b *importBulk) options(p *problems) bulk.Options {
 	if b.probe == "" {
 		host, _ = os.Hostname()
 		b.probe = cmp.Or(b.pulled(), fitProbe(host))
+		if b.isRepository() {
+			b.probe = "repository" // each stream has its own
+		}
 	}
 	if b.probe == "" {
 		p.add("probe", "must be given, since this machine has no host name")
