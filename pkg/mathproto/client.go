@@ -274,7 +274,15 @@ type content struct {
 	pos    int64
 	body   io.ReadCloser // from pos on; nil if it has to be asked for
 	failed int           // tries since the last byte
+	waited time.Duration // for the peer
 }
+
+// slowest is the least that a peer must send, in bytes a second on average
+// after a first timing.stall: a file that trickles in keeps others waiting.
+const slowest = 1 << 10
+
+// errSlow is a peer that sends less.
+var errSlow = errors.New("the peer is too slow")
 
 // open asks for a file.
 func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
@@ -344,6 +352,7 @@ func (f *content) Read(p []byte) (int, error) {
 	for f.pos < f.v.size {
 		var n int
 		var err error
+		begin := time.Now()
 		if f.body == nil {
 			err = f.request()
 		}
@@ -351,6 +360,10 @@ func (f *content) Read(p []byte) (int, error) {
 			n, err = f.body.Read(p[:min(int64(len(p)), f.v.size-f.pos)])
 		}
 		f.pos += int64(n)
+		if f.waited += time.Since(begin); f.waited > f.c.timing.stall+time.Duration(f.pos/slowest)*time.Second {
+			f.close()
+			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(errSlow))
+		}
 		if err != nil && f.pos < f.v.size {
 			f.close()
 		}
@@ -383,7 +396,7 @@ func (f *content) Seek(offset int64, whence int) (int64, error) {
 	}
 	if f.pos > 0 {
 		f.close()
-		f.pos, f.failed = 0, 0
+		f.pos, f.failed, f.waited = 0, 0, 0
 	}
 	return 0, nil
 }

@@ -638,6 +638,36 @@ func TestFailureCallback(t *testing.T) {
 	}
 }
 
+// TestFailureSlowPeer: a file that trickles in does not hold up others.
+func TestFailureSlowPeer(t *testing.T) {
+	p, q := newOldProbe(t), newOldProbe(t)
+	p.put(folder1+"/"+file, udp(5000, "a"))
+	q.put(folder1+"/"+file, udp(5, "b"))
+	p.set(func() {
+		p.fault = func(w http.ResponseWriter, req *http.Request) bool {
+			if req.Method != http.MethodGet {
+				return false
+			}
+			w.Header().Set("Content-Length", "1000000")
+			for req.Context().Err() == nil {
+				io.WriteString(w, "x")
+				w.(http.Flusher).Flush()
+				time.Sleep(5 * time.Millisecond) // the slowness
+			}
+			return true
+		}
+	})
+	r := newRepo(t, func(r *repo) {
+		r.opt.Import.Jobs = 1
+		r.opt.timing.stall = 500 * time.Millisecond
+	})
+	r.register("s1", p.addr())
+	r.register("s2", q.addr())
+	r.has("s2", folder1+"/"+file, udp(5, "b"), 5)
+	r.logged("too slow")
+	r.lacks("s1", filepath.Base(folder1), file)
+}
+
 // TestFailureUnknownType: an unknown StreamType is refused and named.
 func TestFailureUnknownType(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
