@@ -64,6 +64,14 @@ func (b *importBulk) checkMath(p *problems) (m mathSettings) {
 	if len(b.network.allow) > 0 && len(b.network.listen) == 0 {
 		p.add("allow", "is for --listen only")
 	}
+	encrypted := func(u string) bool { return strings.HasPrefix(u, "math+tls://") }
+	if len(b.network.listen) == 0 && !slices.ContainsFunc(b.sources, encrypted) && !slices.ContainsFunc(b.to, encrypted) {
+		for _, f := range []struct{ name, value string }{{"tls-cert", b.network.cert}, {"tls-key", b.network.key}, {"tls-ca", b.network.caPEM}} {
+			if f.value != "" {
+				p.add(f.name, "is for --listen and math+tls:// only")
+			}
+		}
+	}
 	if b.advertise != "" && !b.isProbe() {
 		p.add("advertise", "is for --to math:// only")
 	}
@@ -229,18 +237,19 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if prog != nil {
 		opt.Progress = endless{prog}
 	}
-	runs := map[string]importRun{}
+	runs := map[string]importRun{} // by stream
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
 		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
 		Import: opt, Check: pool.check, Open: pool.open, Log: opt.Log, Ready: listening(opt.Log),
 		State: filepath.Join(opt.StateDir, "math-"+port+".json"),
-		Passed: func(sum *bulk.Summary, failure error) {
+		Passed: func(stream string, sum *bulk.Summary, failure error) {
 			if b.metricsFile == "" {
 				return
 			}
-			runs[sum.Probe] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
-			if err := writeMetrics(b.metricsFile, runs); err != nil {
+			// A copy: the import goes on with its sums.
+			runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
+			if err := writeMetrics(b.metricsFile, byProbe(runs)); err != nil {
 				opt.Log.Warn("metrics file was not written", "err", err)
 			}
 		},
@@ -252,6 +261,23 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	}
 	sum := bulk.Merge(sums)
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
+}
+
+// byProbe puts the runs of a probe's streams together.
+func byProbe(runs map[string]importRun) map[string]importRun {
+	probes := map[string]importRun{}
+	for _, r := range runs {
+		p, ok := probes[r.sum.Probe]
+		if ok {
+			r.sum = bulk.Merge([]*bulk.Summary{p.sum, r.sum})
+			r.failure = errors.Join(p.failure, r.failure)
+			if p.ended.After(r.ended) {
+				r.ended = p.ended
+			}
+		}
+		probes[r.sum.Probe] = r
+	}
+	return probes
 }
 
 // endless is the progress of imports that know no total.

@@ -98,6 +98,17 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestMetricsOfStreams: streams of one probe are summed up.
+func TestMetricsOfStreams(t *testing.T) {
+	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
+	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
+	now := time.Unix(1700000000, 0)
+	runs := byProbe(map[string]importRun{"a": {one, nil, now}, "b": {two, errors.New("x"), now.Add(time.Second)}, "c": {other, nil, now}})
+	if r := runs["turin"]; len(runs) != 2 || r.sum.Total.Rows != 2*runs["rome"].sum.Total.Rows || r.failure == nil || !r.ended.Equal(now.Add(time.Second)) {
+		t.Errorf("%+v", runs)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "t.prom")
 	now := time.Unix(1700000000, 0)

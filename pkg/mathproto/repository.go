@@ -48,8 +48,9 @@ type RepositoryOptions struct {
 	Check func(Stream) error
 	// Open opens the stores of a stream, and release ends their use.
 	Open func(context.Context, Stream) (stores []store.Store, release func() error, err error)
-	// Passed is called after each pass over a stream; calls do not overlap.
-	Passed func(*bulk.Summary, error)
+	// Passed is called with a stream's name after each pass over it; calls do
+	// not overlap.
+	Passed func(stream string, sum *bulk.Summary, err error)
 
 	State string // file that keeps the streams
 	Log   *slog.Logger
@@ -86,6 +87,7 @@ type repository struct {
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
+	ended   bool // no stream is begun any more
 	next    int
 	streams []*stream // by ID
 	sums    []*bulk.Summary
@@ -154,6 +156,9 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 	}
 	err = serve(ctx, list, r, opt.Log)
 	cancel(err)
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
 	r.wg.Wait()
 	return r.sums, err
 }
@@ -270,7 +275,7 @@ func (r *repository) follow(ctx context.Context, s *stream) (err error) {
 		if r.opt.Passed != nil {
 			r.passed.Lock()
 			defer r.passed.Unlock()
-			r.opt.Passed(sum, err)
+			r.opt.Passed(s.StreamName, sum, err)
 		}
 	}
 	sum, err := bulk.Run(ctx, *opt)
@@ -543,6 +548,9 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 func (r *repository) accept(e entry) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ended {
+		return http.StatusServiceUnavailable, errors.New("the repository ends")
+	}
 	i := slices.IndexFunc(r.streams, func(s *stream) bool { return s.StreamName == e.StreamName })
 	if i < 0 {
 		if len(r.streams) >= MaxStreams {
