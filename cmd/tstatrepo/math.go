@@ -237,7 +237,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if prog != nil {
 		opt.Progress = endless{prog}
 	}
-	runs := map[string]importRun{} // by stream
+	runs := map[string]importRun{}                       // by stream
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
 		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
