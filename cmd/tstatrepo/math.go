@@ -22,6 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // isProbe reports whether import-bulk plays MATH's probe: it serves files
@@ -370,6 +371,14 @@ func (s *storePool) check(stream mathproto.Stream) error {
 		case stores.HasStreams(dest):
 			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
 				return err
+			}
+			for _, t := range tstat.Types() { // each that may come needs a table
+				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
+					continue
+				}
+				if err := stores.CheckStream(stream.Name+"_{type}", stream.Probe, []string{t.Name}); err != nil {
+					return err
+				}
 			}
 		case stores.InFolder(dest) && strings.HasPrefix(stream.Name, "_tstatrepo"):
 			return errors.New("the stream's name is taken by the store")

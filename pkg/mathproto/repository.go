@@ -241,11 +241,7 @@ func (r *repository) run(ctx context.Context, s *stream) {
 		}
 		s.failed(err)
 		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait}
-		var h interface{ Hint() string }
-		if errors.As(err, &h) && h.Hint() != "" {
-			attrs = append(attrs, "hint", h.Hint())
-		}
-		r.log.Error("the import of a stream has ended", attrs...)
+		r.log.Error("the import of a stream has ended", append(attrs, hint(err)...)...)
 		select {
 		case <-ctx.Done():
 			return
@@ -253,6 +249,15 @@ func (r *repository) run(ctx context.Context, s *stream) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// hint is what an error says about what the user can do, for the log.
+func hint(err error) []any {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" {
+		return []any{"hint", h.Hint()}
+	}
+	return nil
 }
 
 // follow imports a stream until ctx ends or it cannot go on.
@@ -483,7 +488,8 @@ func (r *repository) register(req *http.Request) (code int, text string) {
 		code, err = r.accept(e)
 	}
 	if err != nil {
-		r.log.Warn("registration refused", "stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err)
+		attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
+		r.log.Warn("registration refused", append(attrs, hint(err)...)...)
 		if code == http.StatusInternalServerError {
 			return code, "internal error"
 		}
