@@ -11,7 +11,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/tstat"},
+	{"pkg/tstat", "pkg/mplane"},
 	{"pkg/store"},
 	{"pkg/store/manifest"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest"},
