@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -66,7 +67,7 @@ func TestExitStatus(t *testing.T) {
 		{fmt.Errorf("x: %w", bulk.ErrUsage), 2},
 		{rejectsError{1, ""}, 3},
 		{fmt.Errorf("x: %w", store.ErrUnavailable), 75},
-		{errors.Join(nil, fmt.Errorf("x: %w", bulk.ErrLocked)), 75},
+		{errors.Join(nil, fmt.Errorf("x: %w", state.ErrLocked)), 75},
 		{interruptError{2}, 130},
 		{interruptError{15}, 143},
 		{context.Canceled, 1}, // without a signal

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -99,6 +101,7 @@ func exitStatus(err error) int {
 		sig     interruptError
 		usage   usageError
 		dest    *store.UsageError
+		network *peer.UsageError
 		rejects rejectsError
 	)
 	switch {
@@ -106,9 +109,9 @@ func exitStatus(err error) int {
 		return exitOK
 	case errors.As(err, &sig):
 		return 128 + int(sig.signal)
-	case errors.As(err, &usage), errors.As(err, &dest), errors.Is(err, bulk.ErrUsage):
+	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, bulk.ErrLocked):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, state.ErrLocked):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

@@ -11,7 +11,10 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/tstat", "pkg/mplane"},
+	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/mplane"},
+	{"pkg/mplane/wire"},
+	{"pkg/mplane/component", "pkg/mplane/client"},
+	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
 	{"pkg/store"},
 	{"pkg/store/manifest"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest"},

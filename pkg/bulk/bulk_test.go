@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
@@ -468,7 +469,7 @@ func TestLocked(t *testing.T) {
 			}
 			w.Cleanup(unlock)
 		})
-		if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		if !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 			w.Errorf("got %v", err)
 		}
 		// Another source is free.

@@ -1,31 +1,22 @@
 package bulk
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // lockAll takes the lock of every source and store, so that a slow cron job
-// is not overtaken by the next. The kernel frees the locks of a process that
-// dies.
+// is not overtaken by the next.
 func lockAll(stateDir string, sources []string, stores []store.Store) (unlock func(), err error) {
-	dir := filepath.Join(stateDir, "locks")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, &stateError{err}
-	}
-	var files []*os.File
+	var held []func()
 	unlock = func() {
-		for _, f := range files {
-			f.Close()
+		for _, u := range held {
+			u()
 		}
 	}
 	seen := map[string]bool{}
@@ -33,30 +24,26 @@ func lockAll(stateDir string, sources []string, stores []store.Store) (unlock fu
 		if src == "-" {
 			continue
 		}
-		abs, err := filepath.Abs(src)
+		abs, err := state.Absolute(src)
 		if err != nil {
 			unlock()
 			return nil, err
 		}
-		if real, err := filepath.EvalSymlinks(abs); err == nil {
-			abs = real
-		}
 		for _, s := range stores {
-			sum := sha256.Sum256([]byte(abs + "\x00" + absolute(s.String())))
-			path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
-			if seen[path] {
+			key := abs + "\x00" + absolute(s.String())
+			if seen[key] {
 				continue
 			}
-			seen[path] = true
-			f, err := lock(path)
+			seen[key] = true
+			u, err := state.Lock(stateDir, key)
 			if err != nil {
 				unlock()
-				if errors.Is(err, ErrLocked) {
+				if errors.Is(err, state.ErrLocked) {
 					err = fmt.Errorf("import of %s into %s is %w", src, s, err)
 				}
 				return nil, err
 			}
-			files = append(files, f)
+			held = append(held, u)
 		}
 	}
 	return unlock, nil
@@ -71,30 +58,3 @@ func absolute(url string) string {
 	}
 	return url
 }
-
-func lock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, &stateError{err}
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &stateError{fmt.Errorf("lock %s: %w", path, err)}
-		}
-		holder, _ := os.ReadFile(path) // who it is only helps
-		return nil, fmt.Errorf("%w by another import (%s)", ErrLocked, strings.TrimSpace(string(holder)))
-	}
-	f.Truncate(0)
-	fmt.Fprintf(f, "process %d since %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
-	return f, nil
-}
-
-// stateError is a state folder that cannot be used.
-type stateError struct{ err error }
-
-func (e *stateError) Error() string { return "state folder: " + e.err.Error() }
-func (e *stateError) Unwrap() error { return e.err }
-
-// Hint says what the user can do.
-func (e *stateError) Hint() string { return "name a folder that can be written with --state-dir" }

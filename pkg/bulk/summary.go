@@ -56,7 +56,3 @@ var ErrFailed = errors.New("files were not imported")
 
 // ErrUsage is wrapped by errors of settings and arguments.
 var ErrUsage = errors.New("usage")
-
-// ErrLocked is wrapped when another import of the same source into the same
-// store is under way.
-var ErrLocked = errors.New("locked")

@@ -1,0 +1,51 @@
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"strings"
+)
+
+// Identity returns the identity that mPlane gives to the subject of a
+// certificate: the values of its parts in their order, joined by dots, as in
+// org.mplane.SSB.Components.Component-1. Of a part with several values the
+// first counts, as in the reference implementation.
+func Identity(cert *x509.Certificate) (string, error) {
+	var subject pkix.RDNSequence
+	if _, err := asn1.Unmarshal(cert.RawSubject, &subject); err != nil {
+		return "", fmt.Errorf("subject of the certificate: %w", err)
+	}
+	var parts []string
+	for _, rdn := range subject {
+		if len(rdn) > 0 {
+			parts = append(parts, fmt.Sprint(rdn[0].Value))
+		}
+	}
+	return strings.Join(parts, "."), nil
+}
+
+// ProbeOf returns the name of the probe with an identity: what follows the
+// last "-", as the old RRD importer has it, without the characters that names
+// of probes cannot have; "" if nothing is left.
+func ProbeOf(identity string) string {
+	name := identity[strings.LastIndexByte(identity, '-')+1:]
+	name = strings.Trim(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' {
+			return r
+		}
+		return '_'
+	}, name), "_")
+	return name[:min(len(name), 64)]
+}
+
+// IdentityOf returns the identity of the peer of a connection after its
+// handshake, "" without TLS (nil) or without a client certificate.
+func IdentityOf(state *tls.ConnectionState) (string, error) {
+	if state == nil || len(state.VerifiedChains) == 0 {
+		return "", nil
+	}
+	return Identity(state.PeerCertificates[0])
+}

@@ -1,0 +1,178 @@
+// Package peer holds the network rules that all listeners and connections
+// share: which addresses may be listened on, who may connect, and how both
+// sides prove who they are.
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Networks are the networks that may connect; none means that the address
+// decides nothing.
+type Networks []netip.Prefix
+
+// ParseNetworks reads networks like 10.0.0.0/8, and single addresses.
+func ParseNetworks(texts []string) (Networks, error) {
+	var list Networks
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(text)
+			if addrErr != nil || addr.Zone() != "" {
+				return nil, fmt.Errorf("%q is not a network like 10.0.0.0/8 or 2001:db8::/32", text)
+			}
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// Contains tells whether addr is in one of the networks. An IPv4 address is
+// the same in its IPv6 form.
+func (n Networks) Contains(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range n {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// UsageError is an address or a setting that the rules forbid.
+type UsageError struct {
+	Reason string
+	hint   string
+}
+
+func (e *UsageError) Error() string { return e.Reason }
+
+// Hint says what the user can do.
+func (e *UsageError) Hint() string { return e.hint }
+
+// Options says what to listen on and who may connect.
+type Options struct {
+	Addr  string   // host:port; ":port" is the loopback address
+	Allow Networks // who may connect; none: everybody who can reach Addr
+	TLS   TLS
+	Log   *slog.Logger // of refused connections; nil: none
+}
+
+// Check returns a *UsageError unless the options keep strangers out: by
+// listening on the loopback address, by certificates or by networks.
+func (o Options) Check() error {
+	host, err := hostOf(o.Addr)
+	if err != nil {
+		return err
+	}
+	if err := o.TLS.Check(); err != nil {
+		return err
+	}
+	if loopback(host) || len(o.Allow) > 0 || o.TLS.CA != "" {
+		return nil
+	}
+	return &UsageError{
+		fmt.Sprintf("%s is open to the network, and nothing says who may connect", o.Addr),
+		"allow networks (--allow 10.0.0.0/8), ask for client certificates (--tls-cert, --tls-key, --tls-ca), or listen on the loopback address only",
+	}
+}
+
+func hostOf(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return "", &UsageError{fmt.Sprintf("%q is not an address to listen on", addr), "give host:port, like 0.0.0.0:9000, or :9000 for the loopback address"}
+	}
+	return host, nil
+}
+
+func loopback(host string) bool {
+	if host == "" || host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+// Listener is a TCP listener that closes connections from networks that are
+// not allowed before a byte of them is read.
+type Listener struct {
+	net.Listener
+	filter *filter
+}
+
+// Refused returns how many connections were closed because of where they came
+// from.
+func (l *Listener) Refused() int64 { return l.filter.refused.Load() }
+
+// Listen listens as the options say. With TLS its connections are *tls.Conn
+// whose handshake is made by the first read or write: give that a deadline.
+func Listen(ctx context.Context, opt Options) (*Listener, error) {
+	if err := opt.Check(); err != nil {
+		return nil, err
+	}
+	addr := opt.Addr
+	if strings.HasPrefix(addr, ":") {
+		addr = "127.0.0.1" + addr
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	var config *tls.Config
+	if opt.TLS.Enabled() {
+		var err error
+		if config, err = opt.TLS.Server(opt.Log); err != nil {
+			return nil, err
+		}
+	}
+	tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	f := &filter{Listener: tcp, allow: opt.Allow, log: opt.Log, tell: rate.Sometimes{First: 1, Interval: time.Minute}}
+	if config != nil {
+		return &Listener{tls.NewListener(f, config), f}, nil
+	}
+	return &Listener{f, f}, nil
+}
+
+// filter closes what is not allowed.
+type filter struct {
+	net.Listener
+	allow   Networks
+	log     *slog.Logger
+	tell    rate.Sometimes // a scan must not fill the log
+	refused atomic.Int64
+}
+
+// Accept returns the next connection that is allowed.
+func (f *filter) Accept() (net.Conn, error) {
+	for {
+		c, err := f.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if addr, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil &&
+			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
+			return c, nil
+		}
+		c.Close()
+		n := f.refused.Add(1)
+		f.tell.Do(func() {
+			f.log.Warn("connection refused: its address is not allowed", "peer", c.RemoteAddr(), "listen", f.Addr(), "refused", n)
+		})
+	}
+}

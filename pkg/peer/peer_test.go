@@ -1,0 +1,342 @@
+package peer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestNetworks(t *testing.T) {
+	n, err := ParseNetworks([]string{"10.1.2.3/8", "192.0.2.7", "2001:db8::/32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]bool{
+		"10.200.0.1": true, "11.0.0.1": false, "192.0.2.7": true, "192.0.2.8": false,
+		"::ffff:10.0.0.1": true, "2001:db8::1": true, "2001:db9::1": false, "fe80::1%eth0": false,
+	} {
+		if got := n.Contains(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+	for _, bad := range []string{"", "10.0.0.0/33", "example.org", "fe80::1%eth0"} {
+		if _, err := ParseNetworks([]string{bad}); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	some, _ := ParseNetworks([]string{"10.0.0.0/8"})
+	own := TLS{Cert: "c", Key: "k"}
+	both := TLS{Cert: "c", Key: "k", CA: "a"}
+	for _, c := range []struct {
+		opt  Options
+		want string // in the error, "" for none
+	}{
+		{Options{Addr: ":9000"}, ""},
+		{Options{Addr: "localhost:9000"}, ""},
+		{Options{Addr: "127.0.0.2:9000"}, ""},
+		{Options{Addr: "[::1]:9000"}, ""},
+		{Options{Addr: "0.0.0.0:9000"}, "open to the network"},
+		{Options{Addr: "[::]:9000"}, "open to the network"},
+		{Options{Addr: "probe.example.org:9000"}, "open to the network"},
+		{Options{Addr: "0.0.0.0:9000", TLS: own}, "open to the network"}, // encrypted, but for everyone
+		{Options{Addr: "0.0.0.0:9000", TLS: both}, ""},
+		{Options{Addr: "0.0.0.0:9000", Allow: some}, ""},
+		{Options{Addr: ":9000", TLS: TLS{Cert: "c"}}, "belong together"},
+		{Options{Addr: ":9000", TLS: TLS{CA: "a"}}, "needs one of its own"},
+		{Options{Addr: "9000"}, "not an address"},
+		{Options{Addr: ":"}, "not an address"},
+		{Options{Addr: ":99999"}, "not an address"},
+	} {
+		err := c.opt.Check()
+		var usage *UsageError
+		if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &usage) || !strings.Contains(err.Error(), c.want) || usage.Hint() == "") {
+			t.Errorf("%+v: %v; want %q", c.opt, err, c.want)
+		}
+	}
+}
+
+// listen starts a listener whose connections are answered with a line.
+func listen(t *testing.T, opt Options) *Listener {
+	l, err := Listen(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(10 * time.Second))
+				who := ""
+				if s, ok := c.(*tls.Conn); ok {
+					if s.Handshake() != nil {
+						return
+					}
+					state := s.ConnectionState()
+					who, _ = IdentityOf(&state)
+				}
+				io.WriteString(c, "hello "+who+"\n")
+			}()
+		}
+	}()
+	return l
+}
+
+func read(c net.Conn, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	line, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+func TestListenAllow(t *testing.T) {
+	var log bytes.Buffer
+	none, _ := ParseNetworks([]string{"192.0.2.0/24"})
+	l := listen(t, Options{Addr: ":0", Allow: none, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 3 {
+		if line, err := read(net.Dial("tcp", l.Addr().String())); err == nil {
+			t.Errorf("a stranger got %q", line)
+		}
+	}
+	l.Close()
+	if n := strings.Count(log.String(), "not allowed"); l.Refused() != 3 || n != 1 {
+		t.Errorf("refused %d, told %d times; want 3, 1", l.Refused(), n)
+	}
+
+	local, _ := ParseNetworks([]string{"127.0.0.0/8"})
+	l = listen(t, Options{Addr: "[::ffff:127.0.0.1]:0", Allow: local})
+	if line, err := read(net.Dial("tcp", l.Addr().String())); line != "hello" {
+		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// authority makes certificates.
+type authority struct {
+	t    *testing.T
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	n    int64
+}
+
+func newAuthority(t *testing.T) *authority {
+	a := &authority{t: t, dir: t.TempDir()}
+	a.cert, a.key = a.make("ca", &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true})
+	return a
+}
+
+func (a *authority) make(file string, c *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.n++
+	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(a.n), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := c, key
+	if a.cert != nil {
+		parent, signer = a.cert, a.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.write(file+".pem", &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	a.write(file+".key", &pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+	c, err = x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return c, key
+}
+
+func (a *authority) write(name string, b *pem.Block) {
+	path := filepath.Join(a.dir, name)
+	if err := os.WriteFile(path+".new", pem.EncodeToMemory(b), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// tls makes a certificate for a name and returns the files of its owner.
+func (a *authority) tls(name string) TLS {
+	a.make(name, &x509.Certificate{
+		Subject:     pkix.Name{Organization: []string{"mplane"}, CommonName: name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	})
+	return TLS{Cert: filepath.Join(a.dir, name+".pem"), Key: filepath.Join(a.dir, name+".key"), CA: filepath.Join(a.dir, "ca.pem")}
+}
+
+func TestTLS(t *testing.T) {
+	a := newAuthority(t)
+	server := a.tls("server")
+	l := listen(t, Options{Addr: ":0", TLS: server})
+	addr := l.Addr().String()
+
+	client := a.tls("tstat-turin")
+	if line, err := read(client.Dial(t.Context(), "tcp", addr)); line != "hello mplane.tstat-turin" {
+		t.Errorf("%q, %v", line, err)
+	}
+	for name, wrong := range map[string]TLS{
+		"no client certificate": {CA: client.CA},
+		"other authority":       newAuthority(t).tls("tstat-turin"),
+		"server not verified":   {},
+	} {
+		if line, err := read(wrong.Dial(t.Context(), "tcp", addr)); err == nil {
+			t.Errorf("%s: got %q", name, line)
+		}
+	}
+	plain, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(plain, "GET / HTTP/1.0\r\n\r\n")
+	if line, _ := read(plain, nil); strings.Contains(line, "hello") {
+		t.Errorf("served without TLS: %q", line)
+	}
+}
+
+// TestReload: new files count for new connections; broken ones do not.
+func TestReload(t *testing.T) {
+	a := newAuthority(t)
+	files := a.tls("server")
+	addr := listen(t, Options{Addr: ":0", TLS: TLS{Cert: files.Cert, Key: files.Key}}).Addr().String()
+	serial := func() int64 {
+		c, err := TLS{CA: files.CA}.Dial(t.Context(), "tcp", addr)
+		if err != nil {
+			return 0
+		}
+		defer c.Close()
+		return c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	if serial() == 0 {
+		t.Fatal("no connection")
+	}
+	a.tls("server")
+	want := a.n
+	for deadline := time.Now().Add(20 * time.Second); serial() != want; {
+		if time.Now().After(deadline) {
+			t.Fatal("the new certificate is not used")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := os.WriteFile(files.Key, []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The cache is asked directly, past its pause.
+	var log bytes.Buffer
+	m, err := (TLS{Cert: filepath.Join(a.dir, "ca.pem"), Key: filepath.Join(a.dir, "ca.key")}).load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cache{files: files, log: slog.New(slog.NewTextHandler(&log, nil)), now: m}
+	if c.get() != m || !strings.Contains(log.String(), "going on with the former") {
+		t.Errorf("broken files: %s", &log)
+	}
+}
+
+func TestListenErrors(t *testing.T) {
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := newAuthority(t)
+	good := a.tls("server")
+	for _, c := range []struct {
+		files TLS
+		want  string
+	}{
+		{TLS{Cert: filepath.Join(dir, "none"), Key: empty}, "none"},
+		{TLS{Cert: empty, Key: empty}, "empty.pem"},
+		{TLS{Cert: good.Cert, Key: good.Key, CA: empty}, "no certificate in it"},
+	} {
+		l, err := Listen(context.Background(), Options{Addr: ":0", TLS: c.files})
+		if err == nil {
+			l.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c.files, err)
+		}
+	}
+}
+
+// TestIdentity compares with what the reference implementation made of the
+// same certificates.
+func TestIdentity(t *testing.T) {
+	f, err := os.Open("testdata/dn.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n := 0
+	for d := json.NewDecoder(f); d.More(); n++ {
+		var rec struct {
+			PeerIdentity string `json:"peer_identity"`
+			PEM          string `json:"pem"`
+		}
+		if err := d.Decode(&rec); err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode([]byte(rec.PEM))
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Identity(cert); err != nil || got != rec.PeerIdentity {
+			t.Errorf("%q, %v; want %q", got, err, rec.PeerIdentity)
+		}
+	}
+	if n < 6 {
+		t.Errorf("only %d records", n)
+	}
+}
+
+func TestProbeOf(t *testing.T) {
+	for identity, want := range map[string]string{
+		"org.mplane.SSB.Components.Tstat-1": "1",
+		"org.mplane.polito.tstat-turin":     "turin",
+		"org.mplane.turin":                  "org_mplane_turin",
+		"a-":                                "",
+		"a-é.b":                             "b",
+		"x-" + strings.Repeat("y", 100):     strings.Repeat("y", 64),
+	} {
+		if got := ProbeOf(identity); got != want {
+			t.Errorf("%s: %q, want %q", identity, got, want)
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrLocked is wrapped by the error of Lock when another process has the lock.
+var ErrLocked = errors.New("locked")
+
+// Lock takes the lock of a key, any text, in the folder "locks" of the state
+// folder dir, so that a slow job is not overtaken by its next run. It does not
+// wait. The kernel frees the locks of a process that dies.
+func Lock(dir, key string) (unlock func(), err error) {
+	dir = filepath.Join(dir, "locks")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, &FolderError{err}
+	}
+	sum := sha256.Sum256([]byte(key))
+	path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, &FolderError{err}
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, &FolderError{fmt.Errorf("lock %s: %w", path, err)}
+		}
+		holder, _ := os.ReadFile(path) // who it is only helps
+		return nil, fmt.Errorf("%w by another run (%s)", ErrLocked, strings.TrimSpace(string(holder)))
+	}
+	f.Truncate(0)
+	fmt.Fprintf(f, "process %d since %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,135 @@
+// Package state keeps what a command must remember between its runs: files
+// that are whole or absent whatever happens, and locks that the kernel frees.
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// banner begins the first line of a state file. The rest of the line is the
+// format number and the SHA-256 of what follows.
+const banner = "tstatrepo-state"
+
+// FileError is a state file that cannot be used. It is never taken for an
+// absent one: to start from zero would do everything again.
+type FileError struct {
+	Path   string
+	Reason string
+	hint   string
+}
+
+func (e *FileError) Error() string { return fmt.Sprintf("state file %s: %s", e.Path, e.Reason) }
+
+// Hint says what the user can do.
+func (e *FileError) Hint() string { return e.hint }
+
+// Load reads the state that Save wrote to path into v. The error is
+// fs.ErrNotExist if there is none, and a *FileError if the file is damaged or
+// its format is not the given one.
+func Load(path string, format int, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("state file: %w", err)
+	}
+	head, body, _ := bytes.Cut(text, []byte("\n"))
+	var (
+		found int
+		sum   string
+	)
+	if _, err := fmt.Sscanf(string(head), banner+" %d %s", &found, &sum); err != nil {
+		return damaged(path, "is not a state file or its begin is damaged")
+	}
+	switch {
+	case found > format:
+		return &FileError{path, fmt.Sprintf("has format %d, and this version knows %d", found, format), "use the newer tstatrepo that wrote it"}
+	case found < format:
+		return &FileError{path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version"}
+	case sum != checksum(body):
+		return damaged(path, "is damaged: its checksum is wrong")
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return damaged(path, "is damaged: "+err.Error())
+	}
+	return nil
+}
+
+func damaged(path, reason string) error {
+	return &FileError{path, reason, "restore it from a backup, or remove it to start from zero"}
+}
+
+// Save replaces the state in path, at once and durably, by v as JSON. It makes
+// the folder if there is none. Of two that save at once, the later wins.
+func Save(path string, format int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("state file %s: %w", path, err)
+	}
+	body = append(body, '\n')
+	text := append(fmt.Appendf(nil, "%s %d %s\n", banner, format, checksum(body)), body...)
+	if err := replace(path, text); err != nil {
+		return &FolderError{err}
+	}
+	return nil
+}
+
+func replace(path string, text []byte) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
+
+// Absolute returns path made absolute, with its links resolved where it
+// exists: two names of one folder are to share their state.
+func Absolute(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if os.IsNotExist(err) || os.IsPermission(err) {
+		return abs, nil
+	}
+	return real, err
+}
+
+// FolderError is a state folder that cannot be used.
+type FolderError struct{ Err error }
+
+func (e *FolderError) Error() string { return "state folder: " + e.Err.Error() }
+func (e *FolderError) Unwrap() error { return e.Err }
+
+// Hint says what the user can do.
+func (e *FolderError) Hint() string { return "name a folder that can be written with --state-dir" }

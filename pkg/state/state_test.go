@@ -1,0 +1,108 @@
+package state
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+type counts struct {
+	Files map[string]int64
+}
+
+func TestSaveLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "folder", "counts")
+	var got counts
+	if err := Load(path, 1, &got); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("Load without a file: %v", err)
+	}
+	for _, n := range []int64{1, 1 << 60} {
+		if err := Save(path, 1, counts{map[string]int64{"a\n": n}}); err != nil {
+			t.Fatal(err)
+		}
+		got = counts{}
+		if err := Load(path, 1, &got); err != nil || got.Files["a\n"] != n {
+			t.Fatalf("Load: %v, %v; want %d", got, err, n)
+		}
+	}
+	left, _ := os.ReadDir(filepath.Dir(path))
+	if len(left) != 1 {
+		t.Errorf("Save left %v", left)
+	}
+}
+
+// TestDamage: no change of a byte and no cut goes unnoticed.
+func TestDamage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "counts")
+	if err := Save(path, 7, counts{map[string]int64{"log": 42}}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range text {
+		changed := append([]byte(nil), text...)
+		changed[i] ^= 0x10
+		for _, damaged := range [][]byte{changed, text[:i]} {
+			if err := os.WriteFile(path, damaged, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var file *FileError
+			if err := Load(path, 7, new(counts)); !errors.As(err, &file) || file.Hint() == "" {
+				t.Fatalf("%q: %v", damaged, err)
+			}
+		}
+	}
+}
+
+func TestOtherFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "counts")
+	if err := Save(path, 7, counts{}); err != nil {
+		t.Fatal(err)
+	}
+	for format, want := range map[int]string{6: "has format 7, and this version knows 6", 8: "has the old format 7"} {
+		if err := Load(path, format, new(counts)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("format %d: %v", format, err)
+		}
+	}
+}
+
+func TestSaveFails(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var folder *FolderError
+	if err := Save(filepath.Join(dir, "file", "state"), 1, counts{}); !errors.As(err, &folder) {
+		t.Errorf("Save below a file: %v", err)
+	}
+	if err := Save(filepath.Join(dir, "state"), 1, func() {}); err == nil {
+		t.Error("Save of a function: no error")
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := Lock(dir, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(dir, "a"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "process ") {
+		t.Errorf("second lock: %v", err)
+	}
+	other, err := Lock(dir, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	unlock()
+	again, err := Lock(dir, "a")
+	if err != nil {
+		t.Fatalf("after unlock: %v", err)
+	}
+	again()
+}
