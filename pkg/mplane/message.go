@@ -401,7 +401,7 @@ func Marshal(m Message) ([]byte, error) {
 }
 
 func (s *Statement) object() (object, error) {
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		return nil, err
 	}
 	o := object{{string(s.Kind), s.Verb}, {"version", Version}, {"registry", s.Registry}, {"when", s.When.String()}}
@@ -443,8 +443,9 @@ func texts(list []string) []any {
 	return out
 }
 
-// check returns why s cannot be sent.
-func (s *Statement) check() error {
+// Check returns why s cannot be sent: a value is missing, or there is one too
+// many.
+func (s *Statement) Check() error {
 	if len(s.Rows) > 0 && s.Kind != Result {
 		return fmt.Errorf("a %s has no result values", s.Kind)
 	}

@@ -426,3 +426,17 @@ func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	}
 	return time.Time{}, false
 }
+
+// Anchored returns s with start and end as times, if it begins to count at t,
+// and without repetition: what the results of all runs are of.
+func (s Scope) Anchored(t time.Time) Scope {
+	start, end := s.Times(t)
+	if start.IsZero() {
+		start = t
+	}
+	a := Scope{start: at(start), end: point{kind: future}, period: s.period}
+	if !end.IsZero() {
+		a.end = at(end)
+	}
+	return a
+}

@@ -115,8 +115,11 @@ func (s *Statement) SetToken() {
 		s.Token = s.ID()
 		return
 	}
-	s.Token = digest(s.valueText() + rand.Text())
+	s.SetUniqueToken()
 }
+
+// SetUniqueToken gives a specification a token that no other has.
+func (s *Statement) SetUniqueToken() { s.Token = digest(s.valueText() + rand.Text()) }
 
 // as returns a copy of s of another kind, without link and rows.
 func (s *Statement) as(k Kind) *Statement {
@@ -151,18 +154,44 @@ func (s *Statement) Run(when Scope) *Statement {
 }
 
 // Fulfils tells whether a specification can be given to a capability at time
-// t: the schemas are the same, it is in scope, and every constraint is met.
-// Verb, label and metadata do not count.
+// t: the schemas are the same, and a Matcher accepts it.
 func (s *Statement) Fulfils(capability *Statement, t time.Time) bool {
-	if s.Schema() != capability.Schema() || !s.When.Follows(capability.When, t) {
-		return false
-	}
+	m, err := NewMatcher(capability)
+	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
+}
+
+// Matcher tells quickly which specifications a capability accepts.
+type Matcher struct {
+	when        Scope
+	constraints []matchField
+}
+
+type matchField struct {
+	name       string
+	constraint Constraint
+}
+
+// NewMatcher returns the matcher of a capability.
+func NewMatcher(capability *Statement) (*Matcher, error) {
+	m := &Matcher{when: capability.When}
 	for _, f := range capability.Parameters {
 		c, err := ParseConstraint(f.Type, f.Text)
-		value, _ := s.Parameters.Get(f.Name)
-		if err != nil || !c.Accepts(value) {
+		if err != nil {
+			return nil, err
+		}
+		m.constraints = append(m.constraints, matchField{f.Name, c})
+	}
+	return m, nil
+}
+
+// Accepts tells whether a specification of the capability's schema is in scope
+// at time t and meets every constraint. Verb, label and metadata do not count.
+func (m *Matcher) Accepts(spec *Statement, t time.Time) bool {
+	for _, f := range m.constraints {
+		value, _ := spec.Parameters.Get(f.name)
+		if !f.constraint.Accepts(value) {
 			return false
 		}
 	}
-	return true
+	return spec.When.Follows(m.when, t)
 }
