@@ -25,6 +25,8 @@ func newApp(con *console) *cli.App {
 			"order, from a shell, cron or systemd.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
+			runcapCommand(con),
+			supervisorCommand(con),
 			helpCommand(),
 			generateCommand(),
 		},

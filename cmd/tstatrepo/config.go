@@ -29,6 +29,8 @@ type config struct {
 	logLevel  string
 
 	importBulk importBulk
+	runcap     runcap
+	supervisor supervise
 
 	sections []section
 }
@@ -44,11 +46,13 @@ type section struct {
 // reports each key of the file with its line; see readFile.
 type fileSections struct {
 	ImportBulk struct{} `toml:"import-bulk"`
+	Runcap     struct{} `toml:"runcap"`
+	Supervisor struct{} `toml:"supervisor"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
-	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk()}
+	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), runcap: defaultRuncap(), supervisor: defaultSupervise()}
 	c.sections = []section{
 		{"", []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
@@ -60,6 +64,8 @@ func newConfig() *config {
 				usage: "least `LEVEL` of messages: debug, info, warn or error"},
 		}},
 		{"import-bulk", c.importBulk.settings()},
+		{"runcap", c.runcap.settings()},
+		{"supervisor", c.supervisor.settings()},
 	}
 	return c
 }

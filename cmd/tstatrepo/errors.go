@@ -76,6 +76,11 @@ func (e rejectsError) Error() string {
 	return s
 }
 
+// tryAgainError ends a run that may succeed later.
+type tryAgainError struct{ error }
+
+func (e tryAgainError) Unwrap() error { return e.error }
+
 // interruptError is the cause of a context that a signal ended.
 type interruptError struct{ signal syscall.Signal }
 
@@ -103,6 +108,7 @@ func exitStatus(err error) int {
 		dest    *store.UsageError
 		network *peer.UsageError
 		rejects rejectsError
+		later   tryAgainError
 	)
 	switch {
 	case err == nil:
@@ -111,7 +117,7 @@ func exitStatus(err error) int {
 		return 128 + int(sig.signal)
 	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, state.ErrLocked):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, state.ErrLocked), errors.As(err, &later):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

@@ -15,6 +15,8 @@ type example struct{ text, command string }
 // examples of each command, for help and man pages.
 var examples = map[string][]example{
 	"import-bulk": importBulkExamples,
+	"runcap":      runcapExamples,
+	"supervisor":  supervisorExamples,
 }
 
 const (

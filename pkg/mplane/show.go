@@ -12,10 +12,10 @@ import (
 // that could control a terminal are escaped.
 func (s *Statement) Show() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", s.Kind, visible(s.Verb))
+	fmt.Fprintf(&b, "%s: %s\n", s.Kind, Visible(s.Verb))
 	line := func(name, text string) {
 		if text != "" {
-			fmt.Fprintf(&b, "    %-12s: %s\n", name, visible(text))
+			fmt.Fprintf(&b, "    %-12s: %s\n", name, Visible(text))
 		}
 	}
 	line("label", s.Label)
@@ -30,7 +30,7 @@ func (s *Statement) Show() string {
 			fmt.Fprintf(&b, "    %-12s(%2d): \n", name, len(fields))
 		}
 		for _, f := range fields {
-			fmt.Fprintf(&b, "        %32s: %s\n", f.Name, visible(f.Text))
+			fmt.Fprintf(&b, "        %32s: %s\n", f.Name, Visible(f.Text))
 		}
 	}
 	fields("parameters", s.Parameters)
@@ -41,7 +41,7 @@ func (s *Statement) Show() string {
 		for i, row := range s.Rows {
 			fmt.Fprintf(&b, "          result %d:\n", i)
 			for j, text := range row {
-				fmt.Fprintf(&b, "            %32s: %s\n", s.Results[j], visible(text))
+				fmt.Fprintf(&b, "            %32s: %s\n", s.Results[j], Visible(text))
 			}
 		}
 	case len(s.Results) > 0:
@@ -55,7 +55,7 @@ func (s *Statement) Show() string {
 
 // Show returns e in the form of the client shell.
 func (e *Exception) Show() string {
-	return fmt.Sprintf("exception: %s\n    %-12s: %s\n", visible(cmp.Or(e.Token, None)), "message", visible(e.Message))
+	return fmt.Sprintf("exception: %s\n    %-12s: %s\n", Visible(cmp.Or(e.Token, None)), "message", Visible(e.Message))
 }
 
 // Show returns the messages in e, with a blank line between them.
@@ -67,8 +67,9 @@ func (e *Envelope) Show() string {
 	return strings.Join(list, "\n")
 }
 
-// visible escapes what is not printable: the text came from a peer.
-func visible(s string) string {
+// Visible escapes what is not printable in the text of a peer, since it could
+// control the terminal.
+func Visible(s string) string {
 	var b strings.Builder
 	for _, r := range s {
 		if unicode.IsPrint(r) {

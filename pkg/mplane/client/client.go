@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
@@ -137,26 +136,4 @@ func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, er
 		return nil, fmt.Errorf("answer of %s: %w", c.Root(), err)
 	}
 	return reply, nil
-}
-
-// Await redeems a receipt until there is another answer: first after a tenth
-// of a second, later every five.
-func (c *Client) Await(ctx context.Context, receipt *mplane.Statement) (mplane.Message, error) {
-	redemption := receipt.Notice(mplane.Redemption)
-	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, ctx.Err()
-		}
-		m, err := c.Send(ctx, redemption)
-		if err != nil {
-			return nil, err
-		}
-		if s, ok := m.(*mplane.Statement); !ok || s.Kind != mplane.Receipt {
-			return m, nil
-		}
-	}
 }

@@ -63,7 +63,7 @@ func Run(ctx context.Context, opt Options) error {
 	c := &component{
 		Options: opt,
 		conn:    conn,
-		jobs:    NewJobs(opt.Services, opt.Roles, opt.Limits, opt.Log),
+		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
 	}
@@ -249,13 +249,6 @@ func (c *component) receive(m mplane.Message) {
 // send puts a reply into the outbox. Where it goes is not up to the
 // specification's link: it is our supervisor who asked.
 func (c *component) send(m mplane.Message) {
-	if _, err := mplane.Marshal(m); err != nil { // nobody would ever get it
-		e := &mplane.Exception{Message: err.Error()}
-		if s, ok := m.(*mplane.Statement); ok {
-			e.Token = s.ID()
-		}
-		m = e
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.outbox) >= maxOutbox {

@@ -61,10 +61,11 @@ func (l *Limits) defaults() {
 
 // Jobs runs specifications. It is safe for concurrent use.
 type Jobs struct {
-	services []Service
-	roles    *mplane.Roles
-	limits   Limits
-	log      *slog.Logger
+	services   []Service
+	registries *mplane.Registries
+	roles      *mplane.Roles
+	limits     Limits
+	log        *slog.Logger
 
 	ctx    context.Context // of all jobs
 	cancel context.CancelCauseFunc
@@ -92,10 +93,10 @@ type job struct {
 
 // NewJobs returns a scheduler for services. Roles say who may use them; nil
 // allows everybody.
-func NewJobs(services []Service, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
+func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
 	limits.defaults()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &Jobs{services: services, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
+	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
 }
 
 // Submit accepts a specification and returns its receipt, or an exception. A
@@ -182,11 +183,11 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service, now time.Time) mplane
 	if b.spec.When.Repeated() {
 		return j.repeat(ctx, b, s, now)
 	}
-	return once(ctx, s, b.spec, now)
+	return j.once(ctx, s, b.spec, now)
 }
 
 // once runs a specification whose scope counts from now on.
-func once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time) mplane.Message {
+func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // its scope is about the data
 		d = mplane.Delays{Endless: true}
@@ -204,12 +205,17 @@ func once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time)
 	if err != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
-	for i, row := range rows {
-		if len(row) != len(spec.Results) {
-			return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("row %d has %d values for %d columns", i, len(row), len(spec.Results))}
-		}
+	result := spec.Result(start, time.Now(), rows)
+	// Nobody could read a result whose values are not of their types.
+	text, err := mplane.Marshal(result)
+	if err == nil {
+		_, err = j.registries.Parse(text)
 	}
-	return spec.Result(start, time.Now(), rows)
+	if err != nil {
+		j.log.Error("result is not valid", "label", spec.Label, "err", err)
+		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+	}
+	return result
 }
 
 // sleep waits for d and tells whether ctx lasted that long.
@@ -245,7 +251,7 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 		}
 		runs.Go(func() {
 			defer j.end()
-			j.add(b, once(ctx, s, spec, at))
+			j.add(b, j.once(ctx, s, spec, at))
 		})
 	}
 	runs.Wait()

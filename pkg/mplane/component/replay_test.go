@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -233,7 +234,7 @@ func TestReplayServer(t *testing.T) {
 					offered = append(offered, services(t, reg, e.Response.Text(), part.run)...)
 				}
 			}
-			jobs := NewJobs(offered, nil, Limits{}, nil)
+			jobs := NewJobs(offered, reg, nil, Limits{}, slog.New(slog.DiscardHandler))
 			defer jobs.cancel(ErrStopped)
 			srv := httptest.NewServer(&wire.Server{Registries: reg, Backend: impatient{jobs}})
 			defer srv.Close()
@@ -269,7 +270,7 @@ func TestReplayServer(t *testing.T) {
 // third run the token of its own that the RI forgets.
 func hasten(t *testing.T, e *exchange.Exchange) {
 	for _, m := range []*exchange.Message{&e.Request, &e.Response} {
-		text := strings.NewReplacer("now + 12s / 5s { now + 1s }", "now + 2s / 1s { now + 0s }", " / 5s", " / 1s").Replace(string(m.Text()))
+		text := strings.NewReplacer("now + 12s / 5s { now + 1s }", "now + 2s / 1s { now + 1s }", " / 5s", " / 1s").Replace(string(m.Text()))
 		if err := json.Unmarshal([]byte(text), &m.Body); err != nil {
 			t.Fatal(err)
 		}

@@ -130,7 +130,7 @@ func (e *stateError) Hint() string {
 func (s *Supervisor) restore(j savedJob) error {
 	b := &job{
 		client: j.Client, component: j.Component, created: j.Created, sent: time.Now(),
-		accepted: j.Accepted, interrupted: j.Interrupted, ended: j.Ended, done: make(chan struct{}),
+		accepted: j.Accepted, interrupted: j.Interrupted, ended: j.Ended, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
 	for text, dst := range map[*json.RawMessage]**mplane.Statement{&j.Asked: &b.asked, &j.Relayed: &b.relayed} {
 		m, err := s.opt.Registries.Parse(*text)
@@ -150,6 +150,9 @@ func (s *Supervisor) restore(j savedJob) error {
 		}
 		b.reply = m
 		close(b.done)
+	}
+	if b.accepted {
+		close(b.acceptance)
 	}
 	s.insert(b)
 	if b.reply != nil {

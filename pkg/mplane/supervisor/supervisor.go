@@ -42,9 +42,10 @@ type Options struct {
 // Limits of jobs, and how long they are kept.
 const (
 	maxJobs       = 100000
-	maxClientJobs = 10000            // unfinished ones of one client
-	keepDelivered = 10 * time.Second // a result that its client has
-	resendAfter   = 30 * time.Second // a specification that was delivered without an answer
+	maxClientJobs = 10000                  // unfinished ones of one client
+	afterAccepted = 200 * time.Millisecond // for the result of a quick job
+	keepDelivered = 10 * time.Second       // a result that its client has
+	resendAfter   = 30 * time.Second       // a specification that was delivered without an answer
 	maxResend     = 3
 	lostAfter     = 10 * time.Minute // a component that went away with its jobs
 	lateAfter     = 10 * time.Minute // a result after the end of the scope
@@ -121,7 +122,8 @@ type job struct {
 	created     time.Time
 	sent        time.Time // when it was last queued
 	resent      int
-	accepted    bool // the component knows it
+	accepted    bool          // the component knows it
+	acceptance  chan struct{} // closed then
 	interrupted bool
 	reply       mplane.Message // nil until the end
 	ended       time.Time
@@ -191,13 +193,7 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 			s.metrics.refused.Inc()
 			return refusal
 		}
-		t := time.NewTimer(s.opt.Immediate)
-		defer t.Stop()
-		select {
-		case <-b.done:
-		case <-t.C:
-		case <-ctx.Done():
-		}
+		s.await(ctx, b)
 		return s.state(identity, ask.ID())
 	case mplane.Redemption:
 		return s.state(identity, ask.ID())
@@ -206,6 +202,27 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 		return s.state(identity, ask.ID())
 	}
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
+}
+
+// await waits for the end of a job for a while: shortly, once the component has
+// accepted it.
+func (s *Supervisor) await(ctx context.Context, b *job) {
+	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
+	defer cancel()
+	select {
+	case <-b.done:
+		return
+	case <-ctx.Done():
+		return
+	case <-b.acceptance:
+	}
+	t := time.NewTimer(afterAccepted)
+	defer t.Stop()
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // submit relays a specification. It returns the job, or why there is none.
@@ -247,7 +264,7 @@ func (s *Supervisor) submit(identity string, ask *mplane.Statement) (*job, mplan
 	now := time.Now()
 	b := &job{
 		client: identity, component: offer.Identity, asked: ask, relayed: spec,
-		created: now, sent: now, done: make(chan struct{}),
+		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := s.listener.Queue(b.component, spec); err != nil {
 		return refuse(err.Error())
@@ -329,6 +346,7 @@ func (s *Supervisor) receive(identity string, m mplane.Message) {
 		s.metrics.replies.WithLabelValues("receipt").Inc()
 		if !b.accepted {
 			b.accepted, s.dirty = true, true
+			close(b.acceptance)
 			if b.interrupted {
 				s.stop(b)
 			}
