@@ -295,8 +295,19 @@ func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Not a result (or exception)"))
 		return
 	}
+	l.alive(id)
 	l.Receive(id, m)
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
+}
+
+// alive notes that a component was heard of: one that delivers results is not
+// gone because its poll is late.
+func (l *Listener) alive(identity string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.components[identity]; c != nil && c.registered {
+		c.seen = time.Now()
+	}
 }
 
 // Queue holds a message for the next poll of a component.
