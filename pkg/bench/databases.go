@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,8 +14,8 @@ import (
 
 // caseDatabases imports into a private PostgreSQL server. The peer is what
 // the server can take: two parallel psql that \copy the same rows, converted
-// beforehand, into one plain table. ANALYZE, which DBStream wants of an
-// importer, is measured apart.
+// beforehand, into one plain table with the same columns. ANALYZE, which
+// DBStream wants of an importer, is measured apart.
 func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -24,41 +25,43 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer tb.end(&err)
 	server := pgtest.Start(tb)
 
-	// The converted files are the rows of an import of ours, one for each log
-	// folder.
-	base := server.Database(tb)
-	if err := b.fresh(ctx); err != nil {
-		return err
-	}
-	if _, _, err := b.importTo(ctx, t, "postgres://"+server.Host(base)); err != nil {
-		return err
-	}
-	dir := filepath.Join(b.dir, "converted")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	folders, err := filepath.Glob(filepath.Join(t.dir, "*.out"))
-	if err != nil {
-		return err
-	}
-	url := "postgres://" + server.Host(base)
-	var halves [2]strings.Builder
-	for i, f := range folders {
-		file := filepath.Join(dir, fmt.Sprint(i))
-		if _, err := b.run(ctx, server.Program("psql"), "-q", url, "-c",
-			fmt.Sprintf("\\copy (select * from log_tcp_complete where folder = '%s') to '%s'", filepath.Base(f), file)); err != nil {
-			return err
-		}
-		fmt.Fprintf(&halves[i%2], "\\copy plain from '%s'\n", file)
-	}
-	server.Exec(tb, base, "create table plain (like log_tcp_complete)")
-	peer := func(ctx context.Context) (usage, error) {
-		server.Exec(tb, base, "truncate plain; checkpoint")
+	// peer makes the converted files: the rows of an import of ours, one file
+	// for each partition or part of it that parts returns.
+	peer := func(dest, table, parts string, flags ...string) (side, error) {
+		base := server.Database(tb)
+		url := "postgres://" + server.Host(base)
+		server.Exec(tb, base, "create schema dbs_ts0")
 		if err := b.fresh(ctx); err != nil {
-			return usage{}, err
+			return nil, err
 		}
-		return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
-			server.Program("psql"), url, halves[0].String(), halves[1].String())
+		if _, _, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", server.Host(base), 1), flags...); err != nil {
+			return nil, err
+		}
+		dir := filepath.Join(b.dir, "converted", table)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		queries, err := exec.CommandContext(ctx, server.Program("psql"), "-qAt", url, "-c", parts).Output()
+		if err != nil {
+			return nil, fmt.Errorf("list the parts of %s: %w", table, err)
+		}
+		var halves [2]strings.Builder
+		for i, query := range strings.Split(strings.TrimSpace(string(queries)), "\n") {
+			file := filepath.Join(dir, fmt.Sprint(i))
+			if _, err := b.run(ctx, server.Program("psql"), "-q", url, "-c", fmt.Sprintf("\\copy (%s) to '%s'", query, file)); err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(&halves[i%2], "\\copy plain from '%s'\n", file)
+		}
+		server.Exec(tb, base, "create table plain (like "+table+")")
+		return func(ctx context.Context) (usage, error) {
+			server.Exec(tb, base, "truncate plain; checkpoint")
+			if err := b.fresh(ctx); err != nil {
+				return usage{}, err
+			}
+			return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
+				server.Program("psql"), url, halves[0].String(), halves[1].String())
+		}, nil
 	}
 	into := func(dest string, flags ...string) side {
 		return func(ctx context.Context) (usage, error) {
@@ -76,16 +79,26 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		}
 	}
 	stream := []string{"--type", "log_tcp_complete", "--stream", "bench"}
+	const dbs = "dbstream://HOST?schema=dbs_ts0&window=3600s&analyze="
+	toPlain, err := peer("postgres://HOST", "log_tcp_complete",
+		"select format('select * from log_tcp_complete where folder = %L', folder) from (select distinct folder from tstatrepo_files) f order by folder")
+	if err != nil {
+		return err
+	}
+	toDBS, err := peer(dbs+"none", "bench", "select format('select * from %s', inhrelid::regclass) from pg_inherits where inhparent = 'bench'::regclass", stream...)
+	if err != nil {
+		return err
+	}
 	for _, c := range []struct {
-		name   string
-		target float64
-		ours   side
+		name       string
+		target     float64
+		ours, peer side
 	}{
-		{"postgres / 2 x psql \\copy, rows/s", 0.9, into("postgres://HOST")},
-		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into("dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=none", stream...)},
-		{"dbstream with analyze=light, rows/s", 0, into("dbstream://HOST?schema=dbs_ts0&window=3600s&analyze=light", stream...)},
+		{"postgres / 2 x psql \\copy, rows/s", 0.9, into("postgres://HOST"), toPlain},
+		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into(dbs+"none", stream...), toDBS},
+		{"dbstream with analyze=light, rows/s", 0, into(dbs+"light", stream...), toDBS},
 	} {
-		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, peer); err != nil {
+		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, c.peer); err != nil {
 			return err
 		}
 	}

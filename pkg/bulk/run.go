@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -496,7 +497,11 @@ func (r *run) retry(ctx context.Context, f func() error) error {
 		}
 		if end.IsZero() {
 			end = time.Now().Add(r.opt.RetryTimeout)
-			if r.opt.RetryTimeout > 0 {
+			switch r.opt.RetryTimeout {
+			case 0:
+			case math.MaxInt64: // without end
+				r.log.Warn("will try again", "err", err)
+			default:
 				r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
 			}
 		}

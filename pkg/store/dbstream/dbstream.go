@@ -191,7 +191,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{DB: db, cfg: cfg, stream: opt.Stream, streams: map[string]*stream{}}
-	if err := s.open(ctx, opt.ReadOnly); err != nil {
+	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -202,34 +202,28 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, readOnly bool) error {
-	var missing []string
-	err := s.Retry(ctx, func() error {
-		rows, err := s.Pool.Query(ctx, "select n from unnest($1::text[]) n where to_regnamespace(quote_ident(n)) is null", []string{catalog, s.cfg.schema})
-		if err == nil {
-			missing, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		}
-		if err != nil {
-			return err
-		}
-		// DBStream has a tablespace of the same name for each schema.
-		name := s.cfg.tablespace
-		if name == "" {
-			name = s.cfg.schema
-		}
-		var found bool
-		if err := s.Pool.QueryRow(ctx, "select exists (select from pg_tablespace where spcname = $1)", name).Scan(&found); err != nil {
-			return err
-		}
-		if !found && s.cfg.tablespace != "" {
-			return store.NewUsageError(fmt.Sprintf("there is no tablespace %s", pg.Quote(name)), "leave tablespace= out to use the default one")
-		}
-		if found {
-			s.cfg.tablespace = name
-		}
-		return nil
-	})
+	rows, err := s.Pool.Query(ctx, "select n from unnest($1::text[]) n where to_regnamespace(quote_ident(n)) is null", []string{catalog, s.cfg.schema})
 	if err != nil {
 		return err
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	// DBStream has a tablespace of the same name for each schema.
+	name := s.cfg.tablespace
+	if name == "" {
+		name = s.cfg.schema
+	}
+	var found bool
+	if err := s.Pool.QueryRow(ctx, "select exists (select from pg_tablespace where spcname = $1)", name).Scan(&found); err != nil {
+		return err
+	}
+	if !found && s.cfg.tablespace != "" {
+		return store.NewUsageError(fmt.Sprintf("there is no tablespace %s", pg.Quote(name)), "leave tablespace= out to use the default one")
+	}
+	if found {
+		s.cfg.tablespace = name
 	}
 	if len(missing) > 0 && !readOnly {
 		err := s.Change(ctx, catalog, func(tx pgx.Tx) error {

@@ -38,8 +38,16 @@ type fileTx struct {
 }
 
 func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
-	if err := x.Start(b); err != nil {
+	changed, err := x.Start(b)
+	if err != nil {
 		return err
+	}
+	if changed && x.tx.Copying() {
+		if err := x.check(x.tx.EndCopy()); err != nil {
+			return err
+		}
+		x.count()
+		x.window = -1 // begin it again with more columns
 	}
 	buf := x.tx.Buffer()
 	for i, own := range b.Serials(x.file.Time) {

@@ -42,7 +42,7 @@ func BenchmarkConvert(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := rows.Start(batch); err != nil {
+			if _, err := rows.Start(batch); err != nil {
 				b.Fatal(err)
 			}
 			buf = buf[:0]

@@ -211,14 +211,14 @@ const (
 // Retry calls f until its error is none that may go away, or the timeout of
 // the options is over. Errors are marked, see Mark.
 func (d *DB) Retry(ctx context.Context, f func() error) error {
-	return d.retryFor(ctx, d.retry, f)
+	return d.retryFor(ctx, d.retry, func(err error) bool { return errors.Is(err, store.ErrTransient) }, f)
 }
 
-func (d *DB) retryFor(ctx context.Context, timeout time.Duration, f func() error) error {
+func (d *DB) retryFor(ctx context.Context, timeout time.Duration, passes func(error) bool, f func() error) error {
 	end := time.Now().Add(timeout)
 	for wait := minWait; ; wait = min(2*wait, maxWait) {
 		err := Mark(f())
-		if err == nil || !errors.Is(err, store.ErrTransient) || ctx.Err() != nil || time.Now().After(end) {
+		if err == nil || !passes(err) || ctx.Err() != nil || time.Now().After(end) {
 			return err
 		}
 		if wait == minWait {
@@ -348,10 +348,11 @@ func lockNumber(names ...string) int64 {
 }
 
 // Change runs f in a short transaction of its own, one at a time for all
-// clients that give the same name.
+// clients that give the same name. Other clients that are in the way are
+// waited for; what else may pass is left to the caller to try again.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
-	return d.retryFor(ctx, changeWait, func() error {
+	return d.retryFor(ctx, changeWait, inTheWay, func() error {
 		return pgx.BeginFunc(ctx, d.Pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+lockWait+"'"); err != nil {
 				return err
@@ -362,6 +363,16 @@ func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) erro
 			return f(tx)
 		})
 	})
+}
+
+// inTheWay reports whether an error is the doing of another client: no lock in
+// time, a deadlock or a serialization failure.
+func inTheWay(err error) bool {
+	switch CodeOf(err) {
+	case "55P03", "40P01", "40001":
+		return true
+	}
+	return false
 }
 
 // Table is what there is of a table.

@@ -2,8 +2,10 @@ package pg
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -26,23 +28,31 @@ type Target struct {
 // more than all the rest, and could change them. Most rows have nothing but
 // plain numbers between a few texts; there whole runs of fields are copied.
 type Encoder struct {
-	cells []cell
+	cells []cell // in the order of the fields
+	idle  []cell // of columns that no batch had so far
 	raw   [][]byte
 	sep   byte
 	batch *tstat.Batch
 
-	plan  []step // of the rows with the columns planned
-	of    *int   // the first of these columns, which tells layouts apart
-	ready bool   // the order of the cells is fixed
-	odd   bool   // the batch has a number out of its column's range
+	plan []step // of the rows with the columns planned
+	of   *int   // the first of these columns, which tells layouts apart
+	odd  bool   // the batch has a number out of its column's range
 }
 
 // step is one step through the fields of a line.
 type step struct {
-	cell int // -1: a run, or fields to pass over
+	do   do
+	cell int // doCell
 	n    int // fields; 0: the line has none for the cell
-	copy bool
 }
+
+type do uint8
+
+const (
+	doSkip do = iota // pass over fields
+	doCopy           // copy a run of fields
+	doCell           // append what the cell makes of the field
+)
 
 // cell is one column under way.
 type cell struct {
@@ -56,6 +66,7 @@ type cell struct {
 	has      bool
 	row      int // of vec that next belongs to
 	next     int // value of vec
+	calendar calendar
 }
 
 // at returns which value of the vector row i has, -1 for NULL.
@@ -135,22 +146,31 @@ func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encod
 		case opRawFloat:
 			c.numeric = kind != tstat.Text
 		}
-		e.cells = append(e.cells, c)
+		e.idle = append(e.idle, c)
 	}
 	return e
 }
 
 // has reports whether a column of the file has a target.
 func (e *Encoder) has(column int) bool {
-	return slices.ContainsFunc(e.cells, func(c cell) bool { return c.src == column })
+	of := func(c cell) bool { return c.src == column }
+	return slices.ContainsFunc(e.cells, of) || slices.ContainsFunc(e.idle, of)
 }
 
-// Start prepares for the rows of b. The first call fixes the order of the
-// columns: that of the fields.
-func (e *Encoder) Start(b *tstat.Batch) {
+// Start prepares for the rows of b, and reports whether Names is not what it
+// was. Columns that no row had so far are left out, since the server works on
+// every value of a COPY, and the others are in the order of the fields.
+func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 	e.batch, e.sep = b, b.Type.Separator()
-	if !e.ready {
-		e.ready = true
+	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
+		_, has := b.Column(c.src)
+		if has {
+			e.cells, changed = append(e.cells, c), true
+		}
+		return has
+	})
+	if changed {
+		e.of = nil
 		_, columns := b.Row(0)
 		field := map[int]int{}
 		for f, c := range columns {
@@ -180,6 +200,7 @@ func (e *Encoder) Start(b *tstat.Batch) {
 			}
 		}
 	}
+	return changed
 }
 
 // Names returns the columns of the table in the order of the rows, see Start.
@@ -206,20 +227,20 @@ func (e *Encoder) newPlan(columns []int) {
 			return
 		}
 		if at > f {
-			e.plan = append(e.plan, step{cell: -1, n: at - f})
+			e.plan = append(e.plan, step{do: doSkip, n: at - f})
 			f = at
 		}
 		last := len(e.plan) - 1
 		switch {
 		case at < 0:
-			e.plan = append(e.plan, step{cell: i})
+			e.plan = append(e.plan, step{do: doCell, cell: i})
 			continue
-		case c.run && last >= 0 && e.plan[last].copy:
+		case c.run && last >= 0 && e.plan[last].do == doCopy:
 			e.plan[last].n++
 		case c.run:
-			e.plan = append(e.plan, step{cell: -1, n: 1, copy: true})
+			e.plan = append(e.plan, step{do: doCopy, n: 1})
 		default:
-			e.plan = append(e.plan, step{cell: i, n: 1})
+			e.plan = append(e.plan, step{do: doCell, cell: i, n: 1})
 		}
 		f++
 	}
@@ -266,16 +287,13 @@ func (e *Encoder) follow(dst, text []byte, i int) ([]byte, error) {
 	p := 0
 	for _, s := range e.plan {
 		q := p
-		for n := s.n; n > 0; n-- {
-			for q < len(text) && text[q] != e.sep {
-				q++
-			}
-			q++
+		if s.n > 0 {
+			q = pass(text, p, e.sep, s.n)
 		}
-		switch {
-		case s.copy:
+		switch s.do {
+		case doCopy:
 			dst = append(append(dst, e.sep), text[p:q-1]...)
-		case s.cell >= 0:
+		case doCell:
 			c := &e.cells[s.cell]
 			var raw []byte
 			if s.n > 0 {
@@ -289,6 +307,37 @@ func (e *Encoder) follow(dst, text []byte, i int) ([]byte, error) {
 		p = q
 	}
 	return dst, nil
+}
+
+// pass returns where the field after the next n fields from p on begins: past
+// the end if these are the last.
+func pass(text []byte, p int, sep byte, n int) int {
+	// Eight bytes at a time: a byte of found is 0x80 where text has sep.
+	const low = 0x7f7f7f7f7f7f7f7f
+	seps := uint64(sep) * 0x0101010101010101
+	for ; p+8 <= len(text); p += 8 {
+		x := binary.LittleEndian.Uint64(text[p:]) ^ seps
+		found := ^((x&low + low) | x | low)
+		if found == 0 {
+			continue
+		}
+		if k := bits.OnesCount64(found); k < n {
+			n -= k
+			continue
+		}
+		for ; n > 1; n-- {
+			found &= found - 1
+		}
+		return p + bits.TrailingZeros64(found)/8 + 1
+	}
+	for ; p < len(text); p++ {
+		if text[p] == sep {
+			if n--; n == 0 {
+				return p + 1
+			}
+		}
+	}
+	return len(text) + 1
 }
 
 func (c *cell) reason() string {
@@ -334,7 +383,7 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		if at < 0 {
 			return append(dst, null...), true
 		}
-		return appendTime(dst, c.vec.Ints[at]), true
+		return c.calendar.append(dst, c.vec.Ints[at]), true
 	case opFloat:
 		if at < 0 {
 			return append(dst, null...), true
@@ -487,36 +536,39 @@ func appendText(dst, t []byte, sep byte) []byte {
 func AppendText(dst []byte, t string, sep byte) []byte { return appendText(dst, []byte(t), sep) }
 
 // AppendTime appends a time in COPY's form.
-func AppendTime(dst []byte, t time.Time) []byte { return appendTime(dst, t.UnixMicro()) }
+func AppendTime(dst []byte, t time.Time) []byte { return new(calendar).append(dst, t.UnixMicro()) }
 
-// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00.
+// calendar writes times. Those of a log are of one or two days, so it keeps
+// the date.
+type calendar struct {
+	date []byte // with the T after it; nil: none yet
+	day  int64  // since the epoch
+}
+
+// append appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00.
 // It has no blank: that may be the separator.
-func appendTime(dst []byte, us int64) []byte {
+func (c *calendar) append(dst []byte, us int64) []byte {
 	day, rest := us/86400e6, us%86400e6
 	if rest < 0 {
 		day, rest = day-1, rest+86400e6
 	}
-	y, m, d := civil(day)
-	dst = digits(dst, y, 4)
-	dst = digits(append(dst, '-'), m, 2)
-	dst = digits(append(dst, '-'), d, 2)
-	dst = digits(append(dst, 'T'), rest/3600e6, 2)
-	dst = digits(append(dst, ':'), rest/60e6%60, 2)
-	dst = digits(append(dst, ':'), rest/1e6%60, 2)
-	dst = digits(append(dst, '.'), rest%1e6, 6)
+	if c.date == nil || day != c.day {
+		y, m, d := civil(day)
+		c.day, c.date = day, fmt.Appendf(c.date[:0], "%04d-%02d-%02dT", y, m, d)
+	}
+	dst = append(dst, c.date...)
+	s := rest / 1e6
+	dst = append(twoDigits(dst, s/3600), ':')
+	dst = append(twoDigits(dst, s/60%60), ':')
+	dst = twoDigits(dst, s%60)
+	if f := rest % 1e6; f != 0 {
+		dst = twoDigits(append(dst, '.'), f/1e4)
+		dst = twoDigits(twoDigits(dst, f/100%100), f%100)
+	}
 	return append(dst, "+00"...)
 }
 
-func digits(dst []byte, x int64, n int) []byte {
-	for range n {
-		dst = append(dst, '0')
-	}
-	for i := len(dst) - 1; n > 0; i, n = i-1, n-1 {
-		dst[i] = byte('0' + x%10)
-		x /= 10
-	}
-	return dst
-}
+func twoDigits(dst []byte, x int64) []byte { return append(dst, byte('0'+x/10), byte('0'+x%10)) }
 
 // civil turns days since the epoch into a date of the Gregorian calendar, by
 // counting in eras of 400 years that begin on 1 March.

@@ -65,10 +65,38 @@ func TestMark(t *testing.T) {
 }
 
 func TestAppendTime(t *testing.T) {
-	for _, us := range []int64{0, 1, -1, 1458855462170811, 253402300799999999, 951782400000000, 4107542400000000, -62135596800000000} {
-		want := time.UnixMicro(us).UTC().Format("2006-01-02T15:04:05.000000+00")
-		if got := string(appendTime(nil, us)); got != want {
+	var c calendar
+	for _, us := range []int64{0, 1, -1, 1458855462170811, 1458855462000000, 1458863999999999, 1458864000000000, 253402300799999999,
+		951782400000000, 4107542400000000, -62135596800000000} {
+		at := time.UnixMicro(us).UTC()
+		want := at.Format("2006-01-02T15:04:05.000000+00")
+		if at.Nanosecond() == 0 {
+			want = at.Format("2006-01-02T15:04:05+00")
+		}
+		if got := string(c.append(nil, us)); got != want {
 			t.Errorf("%d: %s, want %s", us, got, want)
+		}
+	}
+}
+
+// TestPass compares with the plain way to count separators.
+func TestPass(t *testing.T) {
+	text := []byte("a bb  ccc \xa0\x20\x21 \x1f dddddddddddddddddddd e fff ")
+	for p := range len(text) + 1 {
+		for n := 1; n < 20; n++ {
+			want, left := p, n
+			for ; left > 0; left-- {
+				for want < len(text) && text[want] != ' ' {
+					want++
+				}
+				want++
+				if want > len(text) {
+					break
+				}
+			}
+			if got := pass(text, p, ' ', n); got != want {
+				t.Fatalf("pass(%q, %d): %d, want %d", text[p:], n, got, want)
+			}
 		}
 	}
 }

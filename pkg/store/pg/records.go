@@ -52,8 +52,7 @@ const createFiles = ` (
 func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, location func(store.Key) string) error {
 	d.records = records{Ident{schema, FilesTable}, location}
 	find := func(q Querier) (*Table, error) { return FindTable(ctx, q, d.records.table) }
-	var t *Table
-	err := d.Retry(ctx, func() (err error) { t, err = find(d.Pool); return err })
+	t, err := find(d.Pool)
 	if err != nil {
 		return fmt.Errorf("find table %s: %w", d.records.table.Sanitize(), err)
 	}

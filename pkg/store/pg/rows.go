@@ -28,21 +28,20 @@ func (r *Rows) Rejected() int64 { return r.rejected }
 
 // Start prepares for the rows of b, see Encoder.Start. It fails if b has a
 // column that the table was not asked for: a later header can bring one.
-func (r *Rows) Start(b *tstat.Batch) error {
+func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	for i, p := range r.file.Present {
 		if !p && !r.enc.has(i) {
 			if _, ok := b.Column(i); ok {
-				return Hinted(fmt.Errorf("line %d: a later header has a column that the table lacks: %s", b.LineNumber(0), Quote(r.file.Columns[i].Name)),
+				return false, Hinted(fmt.Errorf("line %d: a later header has a column that the table lacks: %s", b.LineNumber(0), Quote(r.file.Columns[i].Name)),
 					"columns=drop leaves it out")
 			}
 		}
 	}
-	r.enc.Start(b)
-	return nil
+	return r.enc.Start(b), nil
 }
 
-// Names returns the columns of the table that the rows have, in order; known
-// after Start.
+// Names returns the columns of the table that the rows have, in order, see
+// Start.
 func (r *Rows) Names() []string { return r.enc.Names() }
 
 // Append appends row i of b to buf, after buf's own columns, and a newline.

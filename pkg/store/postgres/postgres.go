@@ -77,7 +77,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	}
 	s := &Store{DB: db, schema: own.Get("schema"), tables: map[string]*table{}}
 	s.columns, _ = pg.ParseColumns(own.Get("columns"))
-	if err := s.open(ctx, opt.ReadOnly); err != nil {
+	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -85,22 +85,18 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, readOnly bool) error {
-	var missing bool
-	err := s.Retry(ctx, func() error {
-		if s.schema == "" { // the first of the search path
-			var name *string
-			if err := s.Pool.QueryRow(ctx, "select current_schema()::text").Scan(&name); err != nil {
-				return err
-			}
-			if name == nil {
-				return pg.Hinted(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
-			}
-			s.schema = *name
-			return nil
+	if s.schema == "" { // the first of the search path
+		var name *string
+		if err := s.Pool.QueryRow(ctx, "select current_schema()::text").Scan(&name); err != nil {
+			return err
 		}
-		return s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pg.Quote(s.schema)).Scan(&missing)
-	})
-	if err != nil {
+		if name == nil {
+			return pg.Hinted(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
+		}
+		s.schema = *name
+	}
+	var missing bool
+	if err := s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pg.Quote(s.schema)).Scan(&missing); err != nil {
 		return err
 	}
 	if missing && !readOnly {
@@ -278,10 +274,14 @@ type fileTx struct {
 }
 
 func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
-	if err := x.Start(b); err != nil {
+	changed, err := x.Start(b)
+	if err != nil {
 		return err
 	}
-	if !x.tx.Copying() {
+	if changed || !x.tx.Copying() {
+		if err := x.check(x.tx.EndCopy()); err != nil {
+			return err
+		}
 		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
 	}
 	buf := x.tx.Buffer()
