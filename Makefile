@@ -8,7 +8,7 @@ export GOTOOLCHAIN ?= auto
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/tstat/...
+RACE = ./pkg/bulk/... ./pkg/mplane/... ./pkg/store/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build install-tools
 

@@ -12,7 +12,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
 	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/mplane"},
-	{"pkg/mplane/wire"},
+	{"pkg/mplane/wire", "pkg/mplane/exchange"},
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
 	{"pkg/store"},

@@ -140,7 +140,8 @@ func (r *Registries) message(v any) (Message, error) {
 		}
 		return r.parseStatement(k, name, o)
 	}
-	return nil, errors.New("Cannot determine message type: it is none of capability, specification, result, receipt, redemption, withdrawal, interrupt, exception, envelope") //nolint:staticcheck // begins like the RI's text
+	//lint:ignore ST1005 begins like the RI's text
+	return nil, errors.New("Cannot determine message type: it is none of capability, specification, result, receipt, redemption, withdrawal, interrupt, exception, envelope")
 }
 
 func parseException(o object) (*Exception, error) {
@@ -210,7 +211,8 @@ func checkVersion(o object) error {
 		return errors.New("version is not a number")
 	}
 	if math.Trunc(f) > Version {
-		return errors.New("Version mismatch") //nolint:staticcheck // the RI's text
+		//lint:ignore ST1005 the RI's text
+		return errors.New("Version mismatch")
 	}
 	return nil
 }
@@ -238,7 +240,8 @@ func (r *Registries) parseStatement(k Kind, verb string, o object) (*Statement, 
 		return nil, fmt.Errorf("%s without registry", k)
 	}
 	if !r.Has(s.Registry) {
-		return nil, fmt.Errorf("Invalid Registry uri: %s", abbreviate(s.Registry)) //nolint:staticcheck // the RI's text
+		//lint:ignore ST1005 the RI's text
+		return nil, fmt.Errorf("Invalid Registry uri: %s", abbreviate(s.Registry))
 	}
 	if o.value("link") != nil {
 		text, err := o.nameOf("link")

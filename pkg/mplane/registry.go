@@ -122,7 +122,7 @@ func (r *Registries) parse(text []byte, dir string, above []string) (*registry, 
 	for i, e := range elements {
 		if comment, ok := e.(string); ok {
 			if !strings.HasPrefix(comment, "COMMENT:") {
-				return nil, fmt.Errorf("element %d is text, but no COMMENT:", i)
+				return nil, fmt.Errorf("element %d is text that does not begin with COMMENT:, a comment", i)
 			}
 			continue
 		}
@@ -173,5 +173,6 @@ func (r *Registries) Type(name string) (Primitive, error) {
 			return prim, nil
 		}
 	}
-	return "", fmt.Errorf("Key error: %s not present in registries", abbreviate(name)) //nolint:staticcheck // the RI's text
+	//lint:ignore ST1005 the RI's text
+	return "", fmt.Errorf("Key error: %s not present in registries", abbreviate(name))
 }

@@ -66,7 +66,8 @@ func (p Primitive) Canonical(text string) (string, error) {
 		case "False", "0":
 			return "False", nil
 		}
-		return "", fmt.Errorf("Invalid boolean value %s", text) //nolint:staticcheck // the RI's text
+		//lint:ignore ST1005 the RI's text
+		return "", fmt.Errorf("Invalid boolean value %s", text)
 	case Address:
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
