@@ -248,7 +248,9 @@ func (s Scope) Delays(t time.Time) Delays {
 		s.end.kind != absent && end.IsZero():
 		d.Endless = true
 	case s.end.kind == absent:
-		d.End = d.Start + s.length.d
+		if d.End = d.Start + s.length.d; d.End < d.Start { // centuries away
+			d.End, d.Endless = 0, true
+		}
 	default:
 		if d.End = end.Sub(t); d.End < 0 {
 			return Delays{Never: true}

@@ -464,7 +464,7 @@ func (s *Supervisor) check(b *job, now time.Time) {
 		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s is gone", b.component)})
 	case present && !b.accepted && now.Sub(b.sent) > resendAfter && seen.After(b.sent):
 		s.resend(b)
-	case !d.Endless && b.asked.Verb != mplane.Query && now.Sub(b.created) > d.End+lateAfter:
+	case !d.Endless && b.asked.Verb != mplane.Query && now.Sub(b.created)-lateAfter > d.End:
 		s.finish(b, &mplane.Exception{Message: "No result came"})
 	}
 }
