@@ -192,7 +192,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	if spec.Verb == mplane.Query { // its scope is about the data
 		d = mplane.Delays{Endless: true}
 	}
-	if !sleep(ctx, time.Until(now.Add(d.Start))) {
+	if d.Start > 0 && !sleep(ctx, time.Until(now.Add(d.Start))) {
 		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Stopped before its start: %v", context.Cause(ctx))}
 	}
 	if !d.Endless {

@@ -15,8 +15,11 @@ import (
 // memoryFormat is the number of the format of the state file.
 const memoryFormat = 1
 
-// maxRemembered bounds the jobs that are remembered; the oldest go first.
-const maxRemembered = 1000
+// Limits of what is remembered; the oldest goes first.
+const (
+	maxRemembered      = 1000
+	maxRememberedBytes = 32 << 20 // the newest is kept, however large
+)
 
 // Memory keeps receipts and results in the state folder, so that a later call
 // can ask for them. A supervisor of the RI gives a result away only once.
@@ -71,7 +74,19 @@ func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error 
 	} else {
 		list = append(list, r)
 	}
-	return state.Save(m.path(), memoryFormat, list[max(0, len(list)-maxRemembered):])
+	return state.Save(m.path(), memoryFormat, newest(list))
+}
+
+// newest returns the end of list that is within the limits.
+func newest(list []remembered) []remembered {
+	first, size := len(list), 0
+	for first > 0 && len(list)-first < maxRemembered {
+		if size += len(list[first-1].Message); size > maxRememberedBytes && first < len(list) {
+			break
+		}
+		first--
+	}
+	return list[first:]
 }
 
 // lock waits for other calls that write: they are done in a moment.

@@ -161,14 +161,22 @@ func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	return &l
 }
 
+// maxShown is how many capabilities the first page shows, which is for people.
+// The page of links has them all.
+const maxShown = 100
+
 func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>mplane.httpsrv</title></head><body>This is a client-initiated mPlane component. " +
 		"POST mPlane messages to this URL to use.<br/><a href='/capability'>Capabilities</a> provided by this server:<br/>")
-	for _, c := range s.Backend.Capabilities(id) {
+	list := s.Backend.Capabilities(id)
+	for _, c := range list[:min(len(list), maxShown)] {
 		if text, err := mplane.Marshal(linked(c, r)); err == nil {
 			fmt.Fprintf(&b, "<br/><pre>%s", html.EscapeString(string(text)))
 		}
+	}
+	if len(list) > maxShown {
+		fmt.Fprintf(&b, "<br/>and %d more.", len(list)-maxShown)
 	}
 	b.WriteString("</body></html>")
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
@@ -191,10 +199,36 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(r.Context(), id, m))
 }
 
+// maxConnections bounds the connections that are served at a time; others wait
+// in the queue of the kernel.
+const maxConnections = 8192
+
+// limited is a listener with at most as many open connections as places.
+type limited struct {
+	net.Listener
+	places chan struct{}
+}
+
+// Accept waits for a place and then for a connection.
+func (l *limited) Accept() (net.Conn, error) {
+	l.places <- struct{}{}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.places
+	}
+	return c, err
+}
+
 // Serve serves connections of l until ctx ends. What is being answered then
 // has a few seconds left.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	bounded := &limited{l, make(chan struct{}, maxConnections)}
 	srv := &http.Server{
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed || state == http.StateHijacked {
+				<-bounded.places
+			}
+		},
 		Handler:           http.MaxBytesHandler(h, mplane.MaxMessage+1),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
@@ -217,7 +251,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		}
 		done <- err
 	}()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return <-done
