@@ -325,6 +325,14 @@ func (l *Listener) Queue(identity string, m mplane.Message) error {
 	return nil
 }
 
+// Waits tells whether a message that was queued has not been delivered yet.
+func (l *Listener) Waits(identity string, m mplane.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[identity]
+	return c != nil && slices.Contains(c.queue, m)
+}
+
 // Find returns the first offer that a specification fulfils and that use
 // allows. withdrawn is one that it would have fulfilled; denied tells whether
 // there was one that use did not allow.

@@ -162,7 +162,8 @@ func (s *Supervisor) restore(j savedJob) error {
 	if !b.accepted {
 		_ = s.listener.Queue(b.component, b.relayed)
 	} else if b.interrupted {
-		_ = s.listener.Queue(b.component, b.relayed.Notice(mplane.Interrupt))
+		b.stopping = b.relayed.Notice(mplane.Interrupt)
+		_ = s.listener.Queue(b.component, b.stopping)
 	}
 	return nil
 }

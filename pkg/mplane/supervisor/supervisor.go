@@ -125,7 +125,8 @@ type job struct {
 	accepted    bool          // the component knows it
 	acceptance  chan struct{} // closed then
 	interrupted bool
-	reply       mplane.Message // nil until the end
+	stopping    *mplane.Statement // the interrupt that was queued
+	reply       mplane.Message    // nil until the end
 	ended       time.Time
 	delivered   bool // the client has the reply
 	done        chan struct{}
@@ -316,8 +317,10 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 }
 
+// stop queues the interrupt of a job.
 func (s *Supervisor) stop(b *job) {
-	if err := s.listener.Queue(b.component, b.relayed.Notice(mplane.Interrupt)); err != nil {
+	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
+	if err := s.listener.Queue(b.component, b.stopping); err != nil {
 		s.finish(b, &mplane.Exception{Message: err.Error()})
 	}
 }
@@ -386,12 +389,11 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 
 // registered sends again what a component may have lost.
 func (s *Supervisor) registered(identity string) {
-	_, seen := s.listener.Present(identity)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = true
 	for _, b := range s.relayed {
-		if b.component == identity && b.reply == nil && !b.accepted && seen.After(b.sent) {
+		if b.component == identity && b.reply == nil && !b.accepted && !s.listener.Waits(identity, b.relayed) {
 			s.resend(b)
 		}
 	}
@@ -462,9 +464,12 @@ func (s *Supervisor) check(b *job, now time.Time) {
 	switch {
 	case !present && now.Sub(seen) > lostAfter && now.Sub(b.created) > lostAfter:
 		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s is gone", b.component)})
-	case present && !b.accepted && now.Sub(b.sent) > resendAfter && seen.After(b.sent):
-		s.resend(b)
 	case !d.Endless && b.asked.Verb != mplane.Query && now.Sub(b.created)-lateAfter > d.End:
 		s.finish(b, &mplane.Exception{Message: "No result came"})
+	case !present || now.Sub(b.sent) < resendAfter:
+	case !b.accepted && !s.listener.Waits(b.component, b.relayed):
+		s.resend(b)
+	case b.interrupted && b.accepted && !s.listener.Waits(b.component, b.stopping):
+		s.stop(b) // it may be slow, or the interrupt was lost
 	}
 }

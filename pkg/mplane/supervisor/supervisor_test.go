@@ -352,6 +352,33 @@ func (x *site) poll(identity string) string {
 	return m.(*mplane.Envelope).Messages[0].(*mplane.Statement).Token
 }
 
+// TestInterruptAgain: an interrupt that has no effect is sent again.
+func TestInterruptAgain(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	ann := x.client("ann")
+	c := x.parse(capability)
+	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+		t.Fatal(err)
+	}
+	spec := x.specify(c, "now + 1h")
+	x.send(ann, spec)
+	x.send(ann, spec.Notice(mplane.Interrupt)) // the component does not know the job yet
+	x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
+	for range 2 {
+		if text := x.polled("c"); strings.Count(text, `"interrupt"`) != 1 {
+			t.Errorf("polled %s", text)
+		}
+		x.s.tidy(time.Now())
+		if text := x.polled("c"); strings.Contains(text, `"interrupt"`) {
+			t.Errorf("at once: %s", text)
+		}
+		x.s.mu.Lock()
+		x.s.asked[key{"ann", spec.Token}].sent = time.Now().Add(-time.Minute)
+		x.s.mu.Unlock()
+		x.s.tidy(time.Now())
+	}
+}
+
 func snapshot(t *testing.T, identity string, c *mplane.Statement) []client.Snapshot {
 	text, err := mplane.Marshal(c)
 	if err != nil {
