@@ -461,15 +461,19 @@ func (s *Supervisor) tidy(now time.Time) {
 func (s *Supervisor) check(b *job, now time.Time) {
 	present, seen := s.listener.Present(b.component)
 	d := b.asked.When.Delays(b.created)
+	bounded := !d.Endless && b.asked.Verb != mplane.Query
+	over := bounded && now.Sub(b.created)-resendAfter > d.End
 	switch {
 	case !present && now.Sub(seen) > lostAfter && now.Sub(b.created) > lostAfter:
 		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s is gone", b.component)})
-	case !d.Endless && b.asked.Verb != mplane.Query && now.Sub(b.created)-lateAfter > d.End:
+	case bounded && now.Sub(b.created)-lateAfter > d.End:
 		s.finish(b, &mplane.Exception{Message: "No result came"})
 	case !present || now.Sub(b.sent) < resendAfter:
 	case !b.accepted && !s.listener.Waits(b.component, b.relayed):
 		s.resend(b)
-	case b.interrupted && b.accepted && !s.listener.Waits(b.component, b.stopping):
-		s.stop(b) // it may be slow, or the interrupt was lost
+	case (b.interrupted || over) && b.accepted && !s.listener.Waits(b.component, b.stopping):
+		// It may be slow, or the interrupt was lost. RI components lose the
+		// results of quick jobs, and tell them when they are interrupted.
+		s.stop(b)
 	}
 }

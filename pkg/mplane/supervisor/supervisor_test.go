@@ -379,6 +379,35 @@ func TestInterruptAgain(t *testing.T) {
 	}
 }
 
+// TestLateResult: a component whose job must be over is asked for its state.
+func TestLateResult(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	ann := x.client("ann")
+	c := x.parse(capability)
+	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+		t.Fatal(err)
+	}
+	spec := x.specify(c, "now + 1m")
+	x.send(ann, spec)
+	x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
+	x.s.mu.Lock()
+	b := x.s.asked[key{"ann", spec.Token}]
+	b.sent = b.sent.Add(-80 * time.Second)
+	b.created = b.sent
+	x.s.mu.Unlock()
+	x.s.tidy(time.Now())
+	if text := x.polled("c"); strings.Contains(text, `"interrupt"`) {
+		t.Errorf("too early: %s", text)
+	}
+	x.s.mu.Lock()
+	b.created = b.created.Add(-20 * time.Second)
+	x.s.mu.Unlock()
+	x.s.tidy(time.Now())
+	if text := x.polled("c"); !strings.Contains(text, `"interrupt"`) {
+		t.Errorf("polled %s", text)
+	}
+}
+
 func snapshot(t *testing.T, identity string, c *mplane.Statement) []client.Snapshot {
 	text, err := mplane.Marshal(c)
 	if err != nil {
