@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
-	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
@@ -203,7 +202,6 @@ type mplaneLoad struct {
 	rate       int // specifications a second
 	registries *mplane.Registries
 	http       *http.Client
-	client     *client.Client
 	failed     atomic.Pointer[error] // the first problem
 	again      atomic.Int64          // registrations of components that were taken for gone
 }
@@ -216,13 +214,9 @@ func newMPlaneLoad(s *supervisorProcess, components, rate int) (*mplaneLoad, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.Open(wire.Dialer{URL: "http://" + s.clients, Identity: "bench"}, reg)
-	if err != nil {
-		return nil, err
-	}
 	return &mplaneLoad{
-		s: s, components: components, rate: rate, registries: reg, client: c,
-		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: components}, Timeout: 30 * time.Second},
+		s: s, components: components, rate: rate, registries: reg,
+		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * components}, Timeout: 30 * time.Second},
 	}, nil
 }
 
@@ -230,6 +224,21 @@ func (l *mplaneLoad) fail(err error) { l.failed.CompareAndSwap(nil, &err) }
 
 // do sends a request of component i.
 func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplane.Message) ([]byte, error) {
+	return l.request(ctx, fmt.Sprintf("component-%d", i), method, "http://"+l.s.components+path, m)
+}
+
+// send sends a message of the client.
+func (l *mplaneLoad) send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
+	text, err := l.request(ctx, "client", http.MethodPost, "http://"+l.s.clients+"/", m)
+	if err != nil {
+		return nil, err
+	}
+	return l.registries.Parse(text)
+}
+
+// request keeps its connections: thousands at a time, which wire.Conn would
+// not.
+func (l *mplaneLoad) request(ctx context.Context, identity, method, url string, m mplane.Message) ([]byte, error) {
 	var body io.Reader
 	if m != nil {
 		text, err := mplane.Marshal(m)
@@ -238,11 +247,11 @@ func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplan
 		}
 		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+l.s.components+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set(mplane.IdentityHeader, fmt.Sprintf("component-%d", i))
+	req.Header.Set(mplane.IdentityHeader, identity)
 	if m != nil {
 		req.Header.Set("Content-Type", wire.ContentType)
 	}
@@ -256,7 +265,7 @@ func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplan
 		return nil, errGone
 	}
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s %s: %s", method, path, resp.Status)
+		err = fmt.Errorf("%s %s: %s", method, url, resp.Status)
 	}
 	return text, err
 }
@@ -384,7 +393,7 @@ func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	spec.SetToken()
 	var m mplane.Message = spec
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		reply, err := l.client.Send(ctx, m)
+		reply, err := l.send(ctx, m)
 		if err != nil {
 			return err
 		}

@@ -45,8 +45,16 @@ func (s *Supervisor) save() error {
 		return nil
 	}
 	s.dirty = false
-	v, err := s.snapshot()
+	count := s.count
+	jobs := make([]job, 0, len(s.relayed))
+	for _, b := range s.relayed {
+		if !b.delivered { // else its client has the reply
+			jobs = append(jobs, *b)
+		}
+	}
 	s.mu.Unlock()
+	// Nobody waits while the messages, which do not change, are written.
+	v, err := s.snapshot(count, jobs)
 	if err == nil {
 		err = state.Save(s.opt.StateFile, stateFormat, v)
 	}
@@ -58,17 +66,14 @@ func (s *Supervisor) save() error {
 	return err
 }
 
-// snapshot returns the state. Replies that their client has are not in it.
-func (s *Supervisor) snapshot() (*saved, error) {
-	v := &saved{Count: s.count}
+// snapshot returns the state with the given jobs.
+func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
+	v := &saved{Count: count}
 	var err error
 	if v.Components, err = s.listener.Save(); err != nil {
 		return nil, err
 	}
-	for _, b := range s.relayed {
-		if b.delivered {
-			continue
-		}
+	for _, b := range jobs {
 		j := savedJob{
 			Client: b.client, Component: b.component, Created: b.created,
 			Accepted: b.accepted, Interrupted: b.interrupted, Ended: b.ended,
