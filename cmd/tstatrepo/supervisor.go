@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -112,6 +113,9 @@ func runSupervisor(c *cli.Context, con *console) error {
 	opt.Ready = func(components, clients string) {
 		opt.Log.Info("supervisor is ready", "components", components, "clients", clients)
 	}
+	// For a thousand components; the collector rather works harder than to let
+	// it grow. It is no hard limit.
+	debug.SetMemoryLimit(200 << 20)
 	if err := supervisor.Run(c.Context, opt); err != nil {
 		return err
 	}
