@@ -3,7 +3,7 @@
 
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
-    local commands="import-bulk stream rrd-push help"
+    local commands="import-bulk stream rrd-push runcap supervisor help"
     # bash makes a word of the "=" in --flag=value
     if [[ $cur == "=" ]]; then
         cur=
@@ -96,7 +96,7 @@ _tstatrepo() {
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
-            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            COMPREPLY=()
         fi ;;
     rrd-push)
         case $prev in
@@ -139,7 +139,75 @@ _tstatrepo() {
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
+            COMPREPLY=()
+        fi ;;
+    runcap)
+        case $prev in
+        --registry)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-cert)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-key)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-ca)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --config)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --state-dir)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --log-format)
+            mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur")
+            return ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
+            return ;;
+        --when | --set | --label | --timeout | --show | --token | --supervisor | --identity)
+            return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--when --set --label --wait --timeout --list --show --status --stop --result --token --json --supervisor --identity --registry --tls-cert --tls-key --tls-ca --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+        else
+            COMPREPLY=()
+        fi ;;
+    supervisor)
+        case $prev in
+        --tls-cert)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-key)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-ca)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --registry)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --config)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --state-dir)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --log-format)
+            mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur")
+            return ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
+            return ;;
+        --components | --clients | --allow | --role | --authorize)
+            return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--components --clients --allow --tls-cert --tls-key --tls-ca --registry --role --authorize --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+        else
+            COMPREPLY=()
         fi ;;
     help)
         case $prev in

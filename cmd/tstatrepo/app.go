@@ -28,6 +28,8 @@ func newApp(con *console) *cli.App {
 			importBulkCommand(con),
 			streamCommand(con),
 			rrdPushCommand(con),
+			runcapCommand(con),
+			supervisorCommand(con),
 			helpCommand(),
 			generateCommand(),
 		},

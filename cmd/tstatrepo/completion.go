@@ -66,8 +66,11 @@ _tstatrepo() {
 			fmt.Fprintf(&b, "        %s)\n            return ;;\n", strings.Join(free, " | "))
 		}
 		argument := bashFiles
-		if !takesFiles(c) {
+		switch {
+		case c.Name == "help":
 			argument = `mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")`
+		case !takesFiles(c):
+			argument = "COMPREPLY=()"
 		}
 		fmt.Fprintf(&b, `        esac
         if [[ $cur == -* ]]; then
@@ -144,6 +147,8 @@ command)
 		})
 		if takesFiles(c) {
 			fmt.Fprintf(&b, " \\\n      '*:%s:_files' ;;\n", strings.Trim(c.ArgsUsage, "[]."))
+		} else if c.Name != "help" {
+			b.WriteString(" ;;\n")
 		} else {
 			var names []string
 			for _, c := range visibleCommands(app) {

@@ -32,6 +32,8 @@ type config struct {
 	importBulk importBulk
 	stream     streamCmd
 	rrdPush    rrdPush
+	runcap     runcap
+	supervisor supervise
 
 	sections []section
 }
@@ -49,11 +51,16 @@ type fileSections struct {
 	ImportBulk struct{} `toml:"import-bulk"`
 	Stream     struct{} `toml:"stream"`
 	RRDPush    struct{} `toml:"rrd-push"`
+	Runcap     struct{} `toml:"runcap"`
+	Supervisor struct{} `toml:"supervisor"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
-	c := &config{logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush()}
+	c := &config{
+		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(),
+	}
 	c.sections = []section{
 		{"", []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
@@ -67,6 +74,8 @@ func newConfig() *config {
 		{"import-bulk", c.importBulk.settings()},
 		{"stream", c.stream.settings()},
 		{"rrd-push", c.rrdPush.settings()},
+		{"runcap", c.runcap.settings()},
+		{"supervisor", c.supervisor.settings()},
 	}
 	return c
 }

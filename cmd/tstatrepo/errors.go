@@ -78,6 +78,11 @@ func (e rejectsError) Error() string {
 	return s
 }
 
+// tryAgainError ends a run that may succeed later.
+type tryAgainError struct{ error }
+
+func (e tryAgainError) Unwrap() error { return e.error }
+
 // interruptError is the cause of a context that a signal ended.
 type interruptError struct{ signal syscall.Signal }
 
@@ -106,6 +111,7 @@ func exitStatus(err error) int {
 		network *peer.UsageError
 		wrong   *stream.UsageError
 		rejects rejectsError
+		later   tryAgainError
 	)
 	switch {
 	case err == nil:
@@ -115,7 +121,7 @@ func exitStatus(err error) int {
 	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.As(err, &wrong), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),
-		errors.Is(err, state.ErrLocked):
+		errors.Is(err, state.ErrLocked), errors.As(err, &later):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

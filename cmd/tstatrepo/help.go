@@ -17,6 +17,8 @@ var examples = map[string][]example{
 	"import-bulk": importBulkExamples,
 	"stream":      streamExamples,
 	"rrd-push":    rrdPushExamples,
+	"runcap":      runcapExamples,
+	"supervisor":  supervisorExamples,
 }
 
 const (

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tstatrepo": main})
+	testscript.Main(m, map[string]func(){"tstatrepo": main, "probe": probe})
 }
 
 // TestScript runs the command as users do.
@@ -33,7 +33,9 @@ func TestScript(t *testing.T) {
 			env.Setenv("SAMPLES", samples)
 			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "total": total, "await": await},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal,
+		},
 	})
 }
 

@@ -29,6 +29,9 @@ type bench struct {
 	rows  int64
 	pairs int
 	files int // of the case again
+	// of the case mplane
+	components int
+	specs      int // a second
 	limits
 	results []result
 }
@@ -63,6 +66,7 @@ var cases = []struct {
 	{"rrdpush", "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", (*bench).caseRRDPush},
 	{"graphite", "pushes them into carbon and VictoriaMetrics; peer: nc with a prepared file", (*bench).caseGraphite},
 	{"again", "a second run over many files that are stored already", (*bench).caseAgain},
+	{"mplane", "a supervisor with many components, then with many specifications; no peer", (*bench).caseMPlane},
 }
 
 func main() {
@@ -91,6 +95,8 @@ func run(ctx context.Context) (missed int, err error) {
 	flag.Int64Var(&b.rows, "rows", 1_000_000, "rows of log_tcp_complete; targets hold for a million and more")
 	flag.IntVar(&b.pairs, "pairs", 5, "measured pairs of each case, after a warm-up")
 	flag.IntVar(&b.files, "files", 10_000, "files of the case \"again\"")
+	flag.IntVar(&b.components, "components", 1000, "components of the case \"mplane\"")
+	flag.IntVar(&b.specs, "specifications", 1000, "specifications a second of the case \"mplane\"")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./pkg/bench [flags]\n\nCases:\n")
 		for _, c := range cases {
@@ -108,7 +114,7 @@ func run(ctx context.Context) (missed int, err error) {
 	for _, c := range cases {
 		known = known || wanted[c.name]
 	}
-	if flag.NArg() > 0 || b.rows < 1000 || b.pairs < 1 || b.files < 1 || !known {
+	if flag.NArg() > 0 || b.rows < 1000 || b.pairs < 1 || b.files < 1 || b.components < 1 || b.specs < 1 || !known {
 		flag.Usage()
 		return 0, errUsage
 	}

@@ -1,0 +1,139 @@
+// Package client is the side of mPlane that uses capabilities: Client sends
+// HTTP requests to a supervisor or component, and Listener waits for the
+// requests of components.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+)
+
+// maxCapabilities bounds what one server can offer to a client.
+const maxCapabilities = 50000
+
+// Client uses the capabilities of one supervisor or component. It is safe for
+// concurrent use.
+type Client struct {
+	conn       *wire.Conn
+	registries *mplane.Registries
+}
+
+// Open returns a client; nothing is sent yet.
+func Open(d wire.Dialer, registries *mplane.Registries) (*Client, error) {
+	conn, err := d.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn, registries}, nil
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.conn.Close() }
+
+// Root returns the URL of the peer.
+func (c *Client) Root() string { return c.conn.Root() }
+
+// StatusError is an answer of HTTP that is no message.
+type StatusError struct {
+	Request string
+	Status  int
+	Type    string
+}
+
+func (e *StatusError) Error() string {
+	if e.Status == http.StatusOK {
+		return fmt.Sprintf("%s: answered with %q, not with an mPlane message", e.Request, e.Type)
+	}
+	return fmt.Sprintf("%s: status %d %s", e.Request, e.Status, http.StatusText(e.Status))
+}
+
+// Hint says what the user can do.
+func (e *StatusError) Hint() string {
+	return "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?"
+}
+
+// Capabilities returns what the peer offers, in its order: the pages of the
+// server are followed from its root, but never to another one. Capabilities
+// that cannot be read are left out and named by the second error.
+func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
+	var problems []error
+	seen := map[string]bool{"/": true}
+	todo := []string{"/"}
+	for i := 0; i < len(todo); i++ {
+		if len(todo) > maxCapabilities {
+			return nil, nil, fmt.Errorf("%s offers more than %d capabilities", c.Root(), maxCapabilities)
+		}
+		resp, err := c.conn.Do(ctx, http.MethodGet, todo[i], nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch {
+		case resp.Status == http.StatusNotFound && i > 1: // gone since it was listed
+		case resp.Status != http.StatusOK:
+			return nil, nil, &StatusError{"GET " + c.Root() + strings.TrimPrefix(todo[i], "/"), resp.Status, resp.Type}
+		case resp.Type == wire.ContentType:
+			m, err := c.registries.Parse(resp.Body)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("%s: %w", todo[i], err))
+				continue
+			}
+			if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Capability {
+				list = append(list, s)
+			}
+		case strings.HasPrefix(resp.Type, "text/html"):
+			for _, path := range links(resp.Body, todo[i]) {
+				if !seen[path] {
+					seen[path] = true
+					todo = append(todo, path)
+				}
+			}
+		default:
+			return nil, nil, &StatusError{"GET " + c.Root() + strings.TrimPrefix(todo[i], "/"), resp.Status, resp.Type}
+		}
+	}
+	return list, errors.Join(problems...), nil
+}
+
+var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
+
+// links returns the paths that a page links to, escaped. Those of other
+// servers are left out.
+func links(page []byte, base string) []string {
+	from, err := url.Parse(base)
+	if err != nil {
+		return nil
+	}
+	var list []string
+	for _, m := range anchor.FindAllSubmatch(page, maxCapabilities+1) {
+		u, err := from.Parse(string(m[1]) + string(m[2]))
+		if err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/") {
+			list = append(list, u.EscapedPath())
+		}
+	}
+	return list
+}
+
+// Send posts a message and returns the answer. It goes to the root of the
+// peer, wherever a link of the capability points to.
+func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
+	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Type != wire.ContentType || resp.Status != http.StatusOK && resp.Status != http.StatusBadRequest {
+		return nil, &StatusError{"POST " + c.Root(), resp.Status, resp.Type}
+	}
+	reply, err := c.registries.Parse(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("answer of %s: %w", c.Root(), err)
+	}
+	return reply, nil
+}

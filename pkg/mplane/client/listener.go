@@ -1,0 +1,500 @@
+package client
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+)
+
+// Limits of what components can make a Listener keep.
+const (
+	maxComponents = 10000
+	maxOffers     = 1000  // of one component
+	maxQueue      = 10000 // messages for one component
+	maxAway       = time.Hour
+)
+
+// callbackLabel is of the specifications that tell a component when to poll
+// next.
+const callbackLabel = "callback"
+
+// Listener is the client of the component-initiated workflow: components
+// register their capabilities at it, poll for specifications and deliver
+// results. It is an http.Handler, safe for concurrent use.
+type Listener struct {
+	// Registries are what components may use.
+	Registries *mplane.Registries
+	// Receive is called for each reply of a component: receipt, result,
+	// envelope or exception.
+	Receive func(identity string, m mplane.Message)
+	// Registered is called when a component has registered; it may have lost
+	// what it was told before. nil: none.
+	Registered func(identity string)
+	// Expire is after how much silence a component is gone; 0: 10s, as at the
+	// RI. It has to register again then.
+	Expire time.Duration
+	Log    *slog.Logger
+
+	mu         sync.Mutex
+	components map[string]*component // by identity
+	offers     []*Offer              // in the order of registration
+	schemas    map[string][]*Offer   // of capabilities that are not withdrawn
+	tokens     map[string][]*Offer
+}
+
+// component is a registered component.
+type component struct {
+	identity   string
+	registered bool
+	seen       time.Time
+	away       time.Duration // how long it was told to stay away
+	offers     []*Offer
+	queue      []mplane.Message
+}
+
+// Offer is a capability of a component.
+type Offer struct {
+	Identity   string
+	Capability *mplane.Statement
+	Token      string
+	schema     string
+	withdrawn  time.Time // zero: it is not
+	matcher    *mplane.Matcher
+}
+
+// keepWithdrawn is how long a capability that is gone is remembered, so that
+// clients can be told.
+const keepWithdrawn = time.Hour
+
+// ServeHTTP serves the three paths of the workflow, also with a slash at the
+// end.
+func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	handlers := map[string]struct {
+		method string
+		serve  func(http.ResponseWriter, *http.Request, string)
+	}{
+		wire.CapabilityPath:    {http.MethodPost, l.register},
+		wire.SpecificationPath: {http.MethodGet, l.poll},
+		wire.ResultPath:        {http.MethodPost, l.result},
+	}
+	h, ok := handlers[strings.TrimSuffix(r.URL.Path, "/")]
+	id, err := wire.Identity(r)
+	switch {
+	case !ok:
+		wire.Fail(w, http.StatusNotFound)
+	case h.method != r.Method:
+		wire.Fail(w, http.StatusMethodNotAllowed)
+	case err != nil:
+		wire.Fail(w, http.StatusBadRequest)
+	default:
+		h.serve(w, r, id)
+	}
+}
+
+// read returns the message of a request, or answers that it is none.
+func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
+	if r.Header.Get("Content-Type") != wire.ContentType {
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
+		return nil, false
+	}
+	text, err := wire.Read(r.Body)
+	var m mplane.Message
+	if err == nil {
+		m, err = l.Registries.Parse(text)
+	}
+	if err != nil {
+		l.Log.Warn("message of a component cannot be read", "component", id, "err", err)
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
+		return nil, false
+	}
+	return m, true
+}
+
+// register takes capabilities and withdrawals, alone or in an envelope.
+func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := l.read(w, r, id)
+	if !ok {
+		return
+	}
+	var answers []string
+	added := false
+	for _, m := range flatten(m) {
+		s, ok := m.(*mplane.Statement)
+		label := ""
+		if ok {
+			label = s.Label
+		}
+		reason := "Not a capability"
+		switch {
+		case !ok:
+		case s.Kind == mplane.Capability:
+			if reason = l.add(id, s); reason == "" {
+				added = true
+			}
+		case s.Kind == mplane.Withdrawal:
+			l.withdraw(id, s.ID())
+			reason = "Withdrawn"
+		}
+		answers = append(answers, answer(label, reason))
+	}
+	if added && l.Registered != nil {
+		l.Registered(id)
+	}
+	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
+}
+
+// answer returns what a component is told of one capability: that it is
+// registered, or why not. Names may repeat, so it is no map.
+func answer(label, reason string) string {
+	name, _ := json.Marshal(label)
+	if reason == "" {
+		return string(name) + `:{"registered":"ok"}`
+	}
+	text, _ := json.Marshal(reason)
+	return fmt.Sprintf(`%s:{"registered":"no", "reason":%s}`, name, text)
+}
+
+// flatten returns the messages in envelopes.
+func flatten(m mplane.Message) []mplane.Message {
+	e, ok := m.(*mplane.Envelope)
+	if !ok {
+		return []mplane.Message{m}
+	}
+	var list []mplane.Message
+	for _, inner := range e.Messages {
+		list = append(list, flatten(inner)...)
+	}
+	return list
+}
+
+// add takes a capability and returns why not, "" if it did.
+func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[id]
+	if c == nil {
+		if len(l.components) >= maxComponents {
+			return "Too many components"
+		}
+		if l.components == nil {
+			l.components = map[string]*component{}
+		}
+		c = &component{identity: id}
+		l.components[id] = c
+	}
+	if l.schemas == nil {
+		l.schemas, l.tokens = map[string][]*Offer{}, map[string][]*Offer{}
+	}
+	c.registered, c.seen, c.away = true, time.Now(), 0
+	matcher, err := mplane.NewMatcher(s)
+	if err != nil {
+		return err.Error()
+	}
+	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: s.Schema(), matcher: matcher}
+	if i := slices.IndexFunc(c.offers, func(old *Offer) bool { return old.Token == o.Token }); i >= 0 {
+		old := c.offers[i]
+		l.unlist(old)
+		// It keeps its place in the order.
+		c.offers[i], l.offers[slices.Index(l.offers, old)] = o, o
+		l.tokens[o.Token] = slices.DeleteFunc(l.tokens[o.Token], func(e *Offer) bool { return e == old })
+	} else if len(c.offers) >= maxOffers {
+		return "Too many capabilities"
+	} else {
+		c.offers = append(c.offers, o)
+		l.offers = append(l.offers, o)
+	}
+	l.schemas[o.schema] = append(l.schemas[o.schema], o)
+	l.tokens[o.Token] = append(l.tokens[o.Token], o)
+	return ""
+}
+
+// unlist takes an offer out of those that specifications can use.
+func (l *Listener) unlist(o *Offer) {
+	list := l.schemas[o.schema]
+	if i := slices.Index(list, o); i >= 0 {
+		l.schemas[o.schema] = slices.Delete(list, i, i+1)
+	}
+	if len(l.schemas[o.schema]) == 0 {
+		delete(l.schemas, o.schema)
+	}
+}
+
+func (l *Listener) withdraw(id, token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[id]
+	if c == nil {
+		return
+	}
+	for _, o := range c.offers {
+		// The callback capability goes with the last one: nobody withdraws it.
+		if o.Token == token {
+			l.drop(o)
+		}
+	}
+	if !slices.ContainsFunc(c.offers, func(o *Offer) bool { return o.withdrawn.IsZero() && o.Capability.Label != callbackLabel }) {
+		for _, o := range c.offers {
+			l.drop(o)
+		}
+	}
+}
+
+// drop marks an offer as withdrawn.
+func (l *Listener) drop(o *Offer) {
+	if o.withdrawn.IsZero() {
+		o.withdrawn = time.Now()
+		l.unlist(o)
+	}
+}
+
+// poll answers with what waits for a component.
+func (l *Listener) poll(w http.ResponseWriter, r *http.Request, id string) {
+	l.mu.Lock()
+	c := l.components[id]
+	if c == nil || !c.registered {
+		l.mu.Unlock()
+		wire.Answer(w, http.StatusPreconditionRequired, "text/plain", []byte("not registered"))
+		return
+	}
+	c.seen, c.away = time.Now(), 0
+	queue := c.queue
+	c.queue = nil
+	link := wire.Link(r)
+	e := &mplane.Envelope{}
+	for _, m := range queue {
+		if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Specification {
+			linked := *s
+			linked.Link = &link
+			m = &linked
+			if s.Label == callbackLabel {
+				c.away = min(s.When.Delays(time.Now()).End, maxAway)
+			}
+		}
+		e.Messages = append(e.Messages, m)
+	}
+	l.mu.Unlock()
+	wire.Write(w, http.StatusOK, e)
+}
+
+// result takes a reply.
+func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := l.read(w, r, id)
+	if !ok {
+		return
+	}
+	if s, ok := m.(*mplane.Statement); ok && s.Kind != mplane.Receipt && s.Kind != mplane.Result {
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Not a result (or exception)"))
+		return
+	}
+	l.alive(id)
+	l.Receive(id, m)
+	wire.Answer(w, http.StatusOK, wire.HTML, nil)
+}
+
+// alive notes that a component was heard of: one that delivers results is not
+// gone because its poll is late.
+func (l *Listener) alive(identity string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.components[identity]; c != nil && c.registered {
+		c.seen = time.Now()
+	}
+}
+
+// Queue holds a message for the next poll of a component.
+func (l *Listener) Queue(identity string, m mplane.Message) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[identity]
+	switch {
+	case c == nil:
+		return fmt.Errorf("component %s is not registered", identity)
+	case len(c.queue) >= maxQueue:
+		return fmt.Errorf("%d messages wait for component %s", len(c.queue), identity)
+	}
+	c.queue = append(c.queue, m)
+	return nil
+}
+
+// Waits tells whether a message that was queued has not been delivered yet.
+func (l *Listener) Waits(identity string, m mplane.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[identity]
+	return c != nil && slices.Contains(c.queue, m)
+}
+
+// Find returns the first offer that a specification fulfils and that use
+// allows. withdrawn is one that it would have fulfilled; denied tells whether
+// there was one that use did not allow.
+func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, schema := time.Now(), spec.Schema()
+	for _, o := range l.schemas[schema] {
+		if !o.matcher.Accepts(spec, now) {
+			continue
+		}
+		if use(o.Capability.Label) {
+			return o, nil, false
+		}
+		denied = true
+	}
+	if denied {
+		return nil, nil, true
+	}
+	for _, o := range l.offers {
+		if !o.withdrawn.IsZero() && use(o.Capability.Label) && o.schema == schema && o.matcher.Accepts(spec, now) {
+			return nil, o, false
+		}
+	}
+	return nil, nil, false
+}
+
+// Offers returns the capabilities that are offered, each token once, in the
+// order of registration.
+func (l *Listener) Offers() []*mplane.Statement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := make(map[string]bool, len(l.offers))
+	var list []*mplane.Statement
+	for _, o := range l.offers {
+		if o.withdrawn.IsZero() && !seen[o.Token] {
+			seen[o.Token] = true
+			list = append(list, o.Capability)
+		}
+	}
+	return list
+}
+
+// Offer returns the capability with a token, or its withdrawal, or nil.
+func (l *Listener) Offer(token string) *mplane.Statement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var gone *mplane.Statement
+	for _, o := range l.tokens[token] {
+		if o.withdrawn.IsZero() {
+			return o.Capability
+		}
+		gone = o.Capability.Notice(mplane.Withdrawal)
+	}
+	return gone
+}
+
+// Tidy withdraws the capabilities of components that are silent and forgets
+// those that are long gone. It is to be called every second or so.
+func (l *Listener) Tidy(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	expire := cmp.Or(l.Expire, 10*time.Second)
+	for _, c := range l.components {
+		if c.registered && now.Sub(c.seen) > expire+c.away {
+			c.registered = false
+			l.Log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
+			for _, o := range c.offers {
+				l.drop(o)
+			}
+		}
+	}
+	old := func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn }
+	if !slices.ContainsFunc(l.offers, old) {
+		return
+	}
+	l.offers = slices.DeleteFunc(l.offers, old)
+	for token, list := range l.tokens {
+		if l.tokens[token] = slices.DeleteFunc(list, old); len(l.tokens[token]) == 0 {
+			delete(l.tokens, token)
+		}
+	}
+	for id, c := range l.components {
+		if c.offers = slices.DeleteFunc(c.offers, old); len(c.offers) == 0 {
+			delete(l.components, id)
+		}
+	}
+}
+
+// Present tells whether a component is registered, and when it was last heard
+// of.
+func (l *Listener) Present(identity string) (registered bool, seen time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.components[identity]; c != nil {
+		return c.registered, c.seen
+	}
+	return false, time.Time{}
+}
+
+// Counts returns how many components are registered, capabilities offered and
+// messages waiting.
+func (l *Listener) Counts() (components, capabilities, waiting int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.components {
+		if c.registered {
+			components++
+		}
+		waiting += len(c.queue)
+	}
+	for _, list := range l.schemas {
+		capabilities += len(list)
+	}
+	return components, capabilities, waiting
+}
+
+// Snapshot is what a Listener must remember over a restart.
+type Snapshot struct {
+	Identity     string
+	Capabilities []json.RawMessage
+}
+
+// Save returns the registered components.
+func (l *Listener) Save() ([]Snapshot, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []Snapshot
+	done := map[string]bool{}
+	for _, o := range l.offers {
+		c := l.components[o.Identity]
+		if !c.registered || done[c.identity] {
+			continue
+		}
+		done[c.identity] = true
+		s := Snapshot{Identity: c.identity}
+		for _, o := range c.offers {
+			if o.withdrawn.IsZero() {
+				text, err := mplane.Marshal(o.Capability)
+				if err != nil {
+					return nil, err
+				}
+				s.Capabilities = append(s.Capabilities, text)
+			}
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// Restore takes back what Save returned. The components count as heard of now.
+func (l *Listener) Restore(list []Snapshot) error {
+	for _, s := range list {
+		for _, text := range s.Capabilities {
+			m, err := l.Registries.Parse(text)
+			if err != nil {
+				return fmt.Errorf("capability of %s: %w", s.Identity, err)
+			}
+			if c, ok := m.(*mplane.Statement); ok {
+				l.add(s.Identity, c)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package component
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+)
+
+// Options say what a component offers to which supervisor.
+type Options struct {
+	Services   []Service
+	Registries *mplane.Registries
+	Supervisor wire.Dialer
+	// Roles say what the supervisor may use; nil allows everything.
+	Roles  *mplane.Roles
+	Limits Limits
+	// Poll is how often the supervisor is asked for specifications. It has to
+	// be below 10 s, when supervisors take a component for gone; 0: 5s.
+	Poll time.Duration
+	Log  *slog.Logger // nil: none
+}
+
+// gone is after how much silence a supervisor forgets a component.
+const gone = 10 * time.Second
+
+// callbackLabel is of the capability by which a supervisor says when the
+// component shall call again.
+const callbackLabel = "callback"
+
+// maxCallback bounds how long a supervisor can keep a component away.
+const maxCallback = time.Hour
+
+// maxOutbox bounds the messages that wait for the supervisor.
+const maxOutbox = 10000
+
+// Run registers at the supervisor and serves its specifications until ctx
+// ends; then the jobs are stopped, their results delivered and the
+// capabilities withdrawn. A supervisor that is away is waited for. The error
+// is one of the options.
+func Run(ctx context.Context, opt Options) error {
+	conn, err := opt.Supervisor.Open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
+		return fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &component{
+		Options: opt,
+		conn:    conn,
+		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
+		token:   "comp-cb0." + rand.Text(),
+		queued:  make(chan struct{}, 1),
+	}
+	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var delivery sync.WaitGroup
+	delivery.Go(func() { c.deliver(delivering) })
+	c.serve(ctx)
+
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 8*time.Second)
+	defer cancel()
+	c.jobs.Stop(limit)
+	c.flush(limit)
+	stop()
+	delivery.Wait()
+	c.withdraw(limit)
+	return nil
+}
+
+// component is a component at one supervisor.
+type component struct {
+	Options
+	conn  *wire.Conn
+	jobs  *Jobs
+	token string // of the callback capability
+
+	supervisor string    // its identity
+	registered bool      // since the start or the last 428
+	since      time.Time // when that was
+	seen       time.Time // when the supervisor last answered a poll
+	next       time.Duration
+
+	mu     sync.Mutex
+	outbox []mplane.Message
+	queued chan struct{} // holds a token when outbox may have changed
+}
+
+// serve polls until ctx ends.
+func (c *component) serve(ctx context.Context) {
+	var failures int
+	for ctx.Err() == nil {
+		c.next = c.Poll
+		err := c.turn(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if failures++; failures == 1 { // an outage must not fill the log
+				c.Log.Warn("supervisor does not answer as it should; trying again", "supervisor", c.conn.Root(), "err", err)
+			}
+		case failures > 0:
+			c.Log.Info("supervisor answers again", "supervisor", c.conn.Root(), "failures", failures)
+			failures = 0
+		}
+		sleep(ctx, c.next)
+	}
+}
+
+// turn registers if need be and polls once.
+func (c *component) turn(ctx context.Context) error {
+	if !c.registered || time.Since(c.seen) > gone {
+		if err := c.register(ctx); err != nil {
+			return err
+		}
+	}
+	resp, err := c.conn.Do(ctx, http.MethodGet, wire.SpecificationPath, nil)
+	if err != nil {
+		return err
+	}
+	switch {
+	case resp.Status == http.StatusPreconditionRequired:
+		// The supervisor was restarted or had taken us for gone.
+		c.registered = false
+		if time.Since(c.since) > c.Poll {
+			c.next = 0
+		}
+		return nil
+	case resp.Status != http.StatusOK || resp.Type != wire.ContentType:
+		return fmt.Errorf("poll answered with status %d and %q", resp.Status, resp.Type)
+	}
+	c.seen = time.Now()
+	m, err := c.Registries.Parse(resp.Body)
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	c.receive(m)
+	return nil
+}
+
+func (c *component) register(ctx context.Context) error {
+	id, err := c.conn.PeerIdentity(ctx)
+	if err != nil {
+		return err
+	}
+	c.supervisor = id
+	offers := c.jobs.Capabilities(id)
+	if len(offers) == 0 {
+		return fmt.Errorf("nothing is allowed to the supervisor %s by the roles", id)
+	}
+	envelope := &mplane.Envelope{}
+	here := ""
+	for _, o := range offers {
+		o := *o
+		o.Link, o.Token = &here, o.ID()
+		envelope.Messages = append(envelope.Messages, &o)
+	}
+	when, err := mplane.ParseScope("now ... future")
+	if err != nil {
+		return err
+	}
+	envelope.Messages = append(envelope.Messages, &mplane.Statement{
+		Kind: mplane.Capability, Verb: mplane.Measure, Label: callbackLabel, Registry: offers[0].Registry, When: when, Token: c.token,
+	})
+	answer, err := c.announce(ctx, envelope)
+	if err != nil {
+		return err
+	}
+	for label, a := range answer {
+		if a.Registered != "ok" {
+			c.Log.Warn("supervisor refuses a capability", "capability", label, "reason", a.Reason)
+		}
+	}
+	c.registered, c.since, c.seen = true, time.Now(), time.Now()
+	c.Log.Info("registered", "supervisor", c.conn.Root(), "identity", id, "capabilities", len(offers))
+	return nil
+}
+
+// announced is what a supervisor says to a capability or withdrawal.
+type announced struct{ Registered, Reason string }
+
+// announce sends capabilities or withdrawals.
+func (c *component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
+	resp, err := c.conn.Do(ctx, http.MethodPost, wire.CapabilityPath, e)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Status != http.StatusOK {
+		return nil, fmt.Errorf("registration answered with status %d: %.200q", resp.Status, resp.Body)
+	}
+	answer := map[string]announced{}
+	if err := json.Unmarshal(resp.Body, &answer); err != nil {
+		return nil, fmt.Errorf("registration: %w", err)
+	}
+	return answer, nil
+}
+
+// withdraw takes the capabilities back, so that clients see it at once.
+func (c *component) withdraw(ctx context.Context) {
+	if !c.registered {
+		return
+	}
+	envelope := &mplane.Envelope{}
+	for _, o := range c.jobs.Capabilities(c.supervisor) {
+		envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
+	}
+	if _, err := c.announce(ctx, envelope); err != nil {
+		c.Log.Warn("capabilities were not withdrawn", "supervisor", c.conn.Root(), "err", err)
+	}
+}
+
+// receive serves what a poll brought.
+func (c *component) receive(m mplane.Message) {
+	switch m := m.(type) {
+	case *mplane.Envelope:
+		for _, e := range m.Messages {
+			c.receive(e)
+		}
+	case *mplane.Statement:
+		switch {
+		case m.Kind == mplane.Specification && m.Label == callbackLabel:
+			// Nobody waits for an answer to it.
+			d := m.When.Delays(time.Now())
+			c.next = min(d.End, maxCallback)
+		case m.Kind == mplane.Specification:
+			c.jobs.Submit(m, c.supervisor, c.send, c.send)
+		case m.Kind == mplane.Interrupt:
+			c.send(c.jobs.Interrupt(m.ID(), c.supervisor))
+		default:
+			c.send(&mplane.Exception{Token: m.ID(), Message: Unexpected})
+		}
+	}
+}
+
+// send puts a reply into the outbox. Where it goes is not up to the
+// specification's link: it is our supervisor who asked.
+func (c *component) send(m mplane.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.outbox) >= maxOutbox {
+		c.Log.Error("too many replies wait for the supervisor; the oldest is lost")
+		c.outbox = slices.Delete(c.outbox, 0, 1)
+	}
+	c.outbox = append(c.outbox, m)
+	select {
+	case c.queued <- struct{}{}:
+	default:
+	}
+}
+
+// deliver sends replies in their order until ctx ends.
+func (c *component) deliver(ctx context.Context) {
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		var m mplane.Message
+		if len(c.outbox) > 0 {
+			m = c.outbox[0]
+		}
+		c.mu.Unlock()
+		if m == nil {
+			select {
+			case <-c.queued:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		err := c.post(ctx, m)
+		if err != nil && !errors.Is(err, errRefused) {
+			// The supervisor is away; what it asked for waits.
+			sleep(ctx, pause)
+			pause = min(2*pause, 5*time.Second)
+			continue
+		}
+		if err != nil {
+			c.Log.Error("supervisor refuses a reply", "err", err)
+		}
+		pause = 100 * time.Millisecond
+		c.mu.Lock()
+		if len(c.outbox) > 0 && c.outbox[0] == m {
+			c.outbox = slices.Delete(c.outbox, 0, 1)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// errRefused is a reply that need not be sent again.
+var errRefused = errors.New("refused")
+
+func (c *component) post(ctx context.Context, m mplane.Message) error {
+	resp, err := c.conn.Do(ctx, http.MethodPost, wire.ResultPath, m)
+	if err != nil {
+		return err
+	}
+	if resp.Status != http.StatusOK {
+		return fmt.Errorf("%w with status %d", errRefused, resp.Status)
+	}
+	return nil
+}
+
+// flush waits until the outbox is empty, or ctx ends.
+func (c *component) flush(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		n := len(c.outbox)
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		if !sleep(ctx, 10*time.Millisecond) {
+			c.Log.Warn("replies were not delivered", "replies", n)
+			return
+		}
+	}
+}

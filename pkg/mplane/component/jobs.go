@@ -1,0 +1,416 @@
+// Package component runs the capabilities of a component: it schedules what
+// specifications ask for, and offers them in both workflows.
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Service is a capability with what it does.
+type Service struct {
+	Capability *mplane.Statement
+	// Run does what a specification asks for and returns the rows of the
+	// result, in the order of spec.Results. ctx ends with the scope, with an
+	// interrupt or when the component stops: all three are the normal end, and
+	// Run then returns what it has. With the scope "now" ctx has ended at the
+	// begin. context.Cause tells: ErrScopeEnd, ErrInterrupted or ErrStopped.
+	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
+}
+
+// Causes of the end of a job's context.
+var (
+	ErrScopeEnd    = errors.New("the scope has ended")
+	ErrInterrupted = errors.New("interrupted")
+	ErrStopped     = errors.New("the component stops")
+)
+
+// Texts of exceptions, as the reference implementation (RI) has them.
+const (
+	NoService    = "No service registered for specification"
+	NoPermission = "User has no permission to request this capability"
+	UnknownJob   = "Unknown job"
+	Unexpected   = "Unexpected message type"
+)
+
+// Limits of jobs; zero values mean the defaults.
+type Limits struct {
+	Jobs    int           // that run or wait for their start; 0: 100
+	Keep    time.Duration // how long a finished job is remembered; 0: 1h
+	Results int           // kept of a repeated specification; 0: 1000
+}
+
+func (l *Limits) defaults() {
+	if l.Jobs == 0 {
+		l.Jobs = 100
+	}
+	if l.Keep == 0 {
+		l.Keep = time.Hour
+	}
+	if l.Results == 0 {
+		l.Results = 1000
+	}
+}
+
+// Jobs runs specifications. It is safe for concurrent use.
+type Jobs struct {
+	services   []Service
+	registries *mplane.Registries
+	roles      *mplane.Roles
+	limits     Limits
+	log        *slog.Logger
+
+	ctx    context.Context // of all jobs
+	cancel context.CancelCauseFunc
+	wait   sync.WaitGroup
+
+	mu     sync.Mutex
+	jobs   map[string]*job // by token
+	active int
+}
+
+// job is a specification that was accepted.
+type job struct {
+	spec     *mplane.Statement
+	owner    string // identity that asked
+	notify   func(mplane.Message)
+	cancel   context.CancelCauseFunc
+	finished chan struct{} // closed at its end
+
+	// below Jobs.mu
+	results []mplane.Message // of the runs so far, of a repeated one
+	when    mplane.Scope     // of the results
+	reply   mplane.Message   // nil until the end
+	ended   time.Time
+}
+
+// NewJobs returns a scheduler for services. Roles say who may use them; nil
+// allows everybody.
+func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
+	limits.defaults()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
+}
+
+// Submit accepts a specification and returns its receipt, or an exception. A
+// specification whose token is known returns its receipt and starts nothing.
+// accepted is called with the receipt before the job starts, and notify with
+// the result, envelope or exception at its end; both may be nil.
+func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.prune()
+	token := spec.ID()
+	receipt := spec.Notice(mplane.Receipt)
+	if old, ok := j.jobs[token]; ok {
+		if old.owner != identity {
+			return &mplane.Exception{Token: token, Message: NoPermission}
+		}
+		if accepted != nil {
+			accepted(receipt)
+		}
+		return receipt
+	}
+	service, refusal := j.service(spec, identity)
+	if err := spec.Check(); err != nil && refusal == "" {
+		refusal = err.Error()
+	}
+	if refusal == "" && j.active >= j.limits.Jobs {
+		refusal = fmt.Sprintf("Too many jobs: %d are running", j.active)
+	}
+	now := time.Now()
+	if refusal == "" && spec.Verb != mplane.Query && spec.When.Delays(now).Never {
+		refusal = fmt.Sprintf("The scope %s is over", spec.When)
+	}
+	if refusal == "" && j.ctx.Err() != nil {
+		refusal = "The component stops"
+	}
+	if refusal != "" {
+		e := &mplane.Exception{Token: token, Message: refusal}
+		if accepted != nil {
+			accepted(e)
+		}
+		return e
+	}
+	ctx, cancel := context.WithCancelCause(j.ctx)
+	b := &job{spec: spec, owner: identity, notify: notify, cancel: cancel, finished: make(chan struct{})}
+	// The job is known before it starts, and its receipt is on its way: so a
+	// fast one cannot be overtaken by its own result.
+	j.jobs[token] = b
+	j.active++
+	if accepted != nil {
+		accepted(receipt)
+	}
+	j.wait.Go(func() {
+		defer cancel(nil)
+		reply := j.run(ctx, b, service, now)
+		j.mu.Lock()
+		b.reply, b.ended = reply, time.Now()
+		j.active--
+		j.mu.Unlock()
+		close(b.finished)
+		if notify != nil {
+			notify(reply)
+		}
+	})
+	return receipt
+}
+
+// service returns the first service that spec fulfils and identity may use.
+func (j *Jobs) service(spec *mplane.Statement, identity string) (s Service, refusal string) {
+	refusal = NoService
+	for _, s := range j.services {
+		if !spec.Fulfils(s.Capability, time.Now()) {
+			continue
+		}
+		if j.roles.Allowed(s.Capability.Label, identity) {
+			return s, ""
+		}
+		refusal = NoPermission
+	}
+	return Service{}, refusal
+}
+
+// run does a job to its end.
+func (j *Jobs) run(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
+	if b.spec.When.Repeated() {
+		return j.repeat(ctx, b, s, now)
+	}
+	return j.once(ctx, s, b.spec, now)
+}
+
+// once runs a specification whose scope counts from now on.
+func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time) mplane.Message {
+	d := spec.When.Delays(now)
+	if spec.Verb == mplane.Query { // its scope is about the data
+		d = mplane.Delays{Endless: true}
+	}
+	if d.Start > 0 && !sleep(ctx, time.Until(now.Add(d.Start))) {
+		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Stopped before its start: %v", context.Cause(ctx))}
+	}
+	if !d.Endless {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, now.Add(d.End), ErrScopeEnd)
+		defer cancel()
+	}
+	start := time.Now()
+	rows, err := s.Run(ctx, spec)
+	if err != nil {
+		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+	}
+	result := spec.Result(start, time.Now(), rows)
+	// Nobody could read a result whose values are not of their types.
+	text, err := mplane.Marshal(result)
+	if err == nil {
+		_, err = j.registries.Parse(text)
+	}
+	if err != nil {
+		j.log.Error("result is not valid", "label", spec.Label, "err", err)
+		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+	}
+	return result
+}
+
+// sleep waits for d and tells whether ctx lasted that long.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// repeat runs a repeated specification. Runs that last longer than the period
+// overlap, as far as the limit of jobs allows.
+func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
+	j.mu.Lock()
+	b.when = b.spec.When.Anchored(now)
+	j.mu.Unlock()
+	var runs sync.WaitGroup
+	for at, when := range b.spec.When.Occurrences(now) {
+		if !sleep(ctx, time.Until(at)) {
+			break
+		}
+		spec := b.spec.Run(when)
+		if !j.begin() {
+			j.add(b, &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Too many jobs: left out the run of %s", when)})
+			continue
+		}
+		runs.Go(func() {
+			defer j.end()
+			j.add(b, j.once(ctx, s, spec, at))
+		})
+	}
+	runs.Wait()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return b.envelope()
+}
+
+func (j *Jobs) begin() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.active >= j.limits.Jobs {
+		return false
+	}
+	j.active++
+	return true
+}
+
+func (j *Jobs) end() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.active--
+}
+
+func (j *Jobs) add(b *job, m mplane.Message) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b.results = append(b.results, m)
+	if n := len(b.results) - j.limits.Results; n > 0 {
+		b.results = slices.Delete(b.results, 0, n)
+	}
+}
+
+// envelope returns the results so far.
+func (b *job) envelope() *mplane.Envelope {
+	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
+}
+
+// State returns what a redemption gets: the reply, the results so far, or the
+// receipt while there are none.
+func (j *Jobs) State(token, identity string) mplane.Message {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b, ok := j.jobs[token]
+	switch {
+	case !ok || b.owner != identity:
+		return &mplane.Exception{Token: token, Message: UnknownJob}
+	case b.reply != nil:
+		return b.reply
+	case len(b.results) > 0:
+		return b.envelope()
+	}
+	return b.spec.Notice(mplane.Receipt)
+}
+
+// Interrupt asks a job to stop and returns its state. Its result comes when it
+// has stopped.
+func (j *Jobs) Interrupt(token, identity string) mplane.Message {
+	j.mu.Lock()
+	if b, ok := j.jobs[token]; ok && b.owner == identity {
+		b.cancel(ErrInterrupted)
+	}
+	j.mu.Unlock()
+	return j.State(token, identity)
+}
+
+// Wait waits for the end of a job, until ctx ends.
+func (j *Jobs) Wait(ctx context.Context, token string) {
+	j.mu.Lock()
+	b, ok := j.jobs[token]
+	j.mu.Unlock()
+	if !ok {
+		return
+	}
+	select {
+	case <-b.finished:
+	case <-ctx.Done():
+	}
+}
+
+// prune forgets jobs that ended long ago.
+func (j *Jobs) prune() {
+	for token, b := range j.jobs {
+		if b.reply != nil && time.Since(b.ended) > j.limits.Keep {
+			delete(j.jobs, token)
+		}
+	}
+}
+
+// Stop ends all jobs and waits until they have told their results, or ctx
+// ends.
+func (j *Jobs) Stop(ctx context.Context) {
+	j.cancel(ErrStopped)
+	done := make(chan struct{})
+	go func() {
+		j.wait.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		j.log.Warn("jobs did not stop in time", "jobs", j.running())
+	}
+}
+
+func (j *Jobs) running() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.active
+}
+
+// Capabilities returns what an identity may use.
+func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
+	var list []*mplane.Statement
+	for _, s := range j.services {
+		if j.roles.Allowed(s.Capability.Label, identity) {
+			list = append(list, s.Capability)
+		}
+	}
+	return list
+}
+
+// Capability returns the capability with a token, nil if identity may use
+// none of that name.
+func (j *Jobs) Capability(identity, token string) *mplane.Statement {
+	for _, c := range j.Capabilities(identity) {
+		if c.ID() == token {
+			return c
+		}
+	}
+	return nil
+}
+
+// immediate is how long a client waits for the result before it gets a
+// receipt, as at the RI.
+const immediate = 5 * time.Second
+
+// Answer serves a message of the client-initiated workflow. Jobs is the
+// backend of a wire.Server.
+func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
+	s, ok := m.(*mplane.Statement)
+	if !ok {
+		return &mplane.Exception{Message: Unexpected}
+	}
+	token := s.ID()
+	switch s.Kind {
+	case mplane.Specification:
+		reply := j.Submit(s, identity, nil, nil)
+		if _, refused := reply.(*mplane.Exception); refused {
+			return reply
+		}
+		limit, cancel := context.WithTimeout(ctx, immediate)
+		defer cancel()
+		j.Wait(limit, token)
+		return j.State(token, identity)
+	case mplane.Redemption:
+		return j.State(token, identity)
+	case mplane.Interrupt:
+		return j.Interrupt(token, identity)
+	}
+	return &mplane.Exception{Token: token, Message: Unexpected}
+}

@@ -1,0 +1,9 @@
+// Package mplane holds the mPlane protocol without its transport: messages,
+// typed values and constraints, temporal scopes, element registries, digests
+// and tokens, and who may use what.
+//
+// The formats are those of the Python reference implementation (RI), branch
+// sdk: what it sends is read, and what is written it can read. Where it loses
+// information silently, this package reports an error; the tests list each
+// such difference.
+package mplane

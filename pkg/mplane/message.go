@@ -1,0 +1,514 @@
+package mplane
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Version is the version of the protocol that messages carry. Newer ones are
+// refused.
+const Version = 1
+
+// Kind is what a message is, and the key that holds its verb.
+type Kind string
+
+// The kinds of messages.
+const (
+	Capability    Kind = "capability"    // what a component can do
+	Specification Kind = "specification" // what it shall do
+	Result        Kind = "result"        // what came out
+	Receipt       Kind = "receipt"       // that it will be done
+	Redemption    Kind = "redemption"    // asks for what came out
+	Withdrawal    Kind = "withdrawal"    // takes a capability back
+	Interrupt     Kind = "interrupt"     // asks to stop
+	exceptionKind Kind = "exception"
+	envelopeKind  Kind = "envelope"
+)
+
+// kinds in the order in which they win if a message has several.
+var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
+
+// Verbs with a meaning to the protocol; there are others.
+const (
+	Measure = "measure"
+	// Query asks for what is stored: its scope is about the data, and the job
+	// starts at once.
+	Query = "query"
+)
+
+// Message is a *Statement, an *Exception or an *Envelope.
+type Message interface {
+	object() (object, error)
+	// Show returns the message as the client shell of the RI shows it.
+	Show() string
+}
+
+// Field is a parameter or metadatum: the name of an element and a text, which
+// is a constraint in the parameters of capabilities and withdrawals and a
+// value elsewhere. Texts are canonical.
+type Field struct {
+	Name string
+	Type Primitive
+	Text string
+}
+
+// Fields are parameters or metadata, each name once.
+type Fields []Field
+
+// Get returns the text of a name.
+func (f Fields) Get(name string) (string, bool) {
+	for _, e := range f {
+		if e.Name == name {
+			return e.Text, true
+		}
+	}
+	return "", false
+}
+
+// Sorted returns the fields ordered by name.
+func (f Fields) Sorted() Fields {
+	return slices.SortedFunc(slices.Values(f), func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Statement is a capability, specification, result, receipt, redemption,
+// withdrawal or interrupt.
+type Statement struct {
+	Kind     Kind
+	Verb     string
+	Label    string
+	Registry string // URI of the registry that explains the names
+	// Link is the URL for what follows; nil without one. "" means the peer
+	// that the message came from.
+	Link *string
+	// Token identifies a job or a capability. If it is empty, ID returns the
+	// one that everybody makes of the message.
+	Token      string
+	When       Scope
+	Parameters Fields
+	Metadata   Fields
+	Results    []string   // names of the columns
+	Rows       [][]string // of a result, one text for each column; None is absent
+}
+
+// Exception says that a message could not be served.
+type Exception struct {
+	Token   string // of the message, "" if unknown
+	Message string
+}
+
+// Envelope holds messages. Those with the results of a repeated specification
+// have token, label and scope.
+type Envelope struct {
+	Content  string // what the messages are, "message" as a rule; not checked
+	Token    string
+	Label    string
+	When     Scope // zero: none
+	Messages []Message
+}
+
+// Parse reads one message. Every element must be in one of the registries, and
+// the registry that the message names must be known: none is fetched.
+func (r *Registries) Parse(text []byte) (Message, error) {
+	v, err := decode(text)
+	if err != nil {
+		return nil, err
+	}
+	return r.message(v)
+}
+
+func (r *Registries) message(v any) (Message, error) {
+	o, _ := v.(object)
+	for _, k := range kinds {
+		verb, ok := o.get(string(k))
+		if !ok {
+			continue
+		}
+		switch k {
+		case exceptionKind:
+			return parseException(o)
+		case envelopeKind:
+			return r.parseEnvelope(o)
+		}
+		name, ok := verb.(string)
+		if !ok || len(name) > maxName {
+			return nil, fmt.Errorf("the verb of the %s is not text", k)
+		}
+		return r.parseStatement(k, name, o)
+	}
+	//lint:ignore ST1005 begins like the RI's text
+	return nil, errors.New("Cannot determine message type: it is none of capability, specification, result, receipt, redemption, withdrawal, interrupt, exception, envelope")
+}
+
+func parseException(o object) (*Exception, error) {
+	token, err := o.nameOf("exception")
+	if err != nil {
+		return nil, err
+	}
+	message, ok := o.value("message").(string)
+	if !ok {
+		return nil, errors.New("exception without message")
+	}
+	return &Exception{token, message}, nil
+}
+
+func (r *Registries) parseEnvelope(o object) (*Envelope, error) {
+	if err := checkVersion(o); err != nil {
+		return nil, err
+	}
+	var (
+		e   Envelope
+		err error
+	)
+	if e.Content, err = o.nameOf("envelope"); err != nil {
+		return nil, err
+	}
+	if e.Token, err = o.nameOf("token"); err != nil {
+		return nil, err
+	}
+	if e.Label, err = o.nameOf("label"); err != nil {
+		return nil, err
+	}
+	if when, ok := o.get("when"); ok {
+		if e.When, err = parseWhen(when); err != nil {
+			return nil, err
+		}
+	}
+	contents, ok := o.value("contents").([]any)
+	if !ok {
+		return nil, errors.New("envelope without contents")
+	}
+	for _, c := range contents {
+		m, err := r.message(c)
+		if err != nil {
+			return nil, err
+		}
+		e.Messages = append(e.Messages, m)
+	}
+	return &e, nil
+}
+
+func checkVersion(o object) error {
+	v, ok := o.get("version")
+	if !ok {
+		return nil
+	}
+	var f float64
+	switch v := v.(type) {
+	case json.Number:
+		f, _ = v.Float64()
+	case string:
+		n, err := strconv.Atoi(strings.TrimSpace(v))
+		if err != nil {
+			return fmt.Errorf("version '%s' is not a whole number", abbreviate(v))
+		}
+		f = float64(n)
+	default:
+		return errors.New("version is not a number")
+	}
+	if math.Trunc(f) > Version {
+		//lint:ignore ST1005 the RI's text
+		return errors.New("Version mismatch")
+	}
+	return nil
+}
+
+func parseWhen(v any) (Scope, error) {
+	text, ok := v.(string)
+	if !ok {
+		return Scope{}, errors.New("when is not text")
+	}
+	return ParseScope(text)
+}
+
+func (r *Registries) parseStatement(k Kind, verb string, o object) (*Statement, error) {
+	if err := checkVersion(o); err != nil {
+		return nil, err
+	}
+	s := &Statement{Kind: k, Verb: verb}
+	var err error
+	for key, dst := range map[string]*string{"label": &s.Label, "registry": &s.Registry, "token": &s.Token} {
+		if *dst, err = o.nameOf(key); err != nil {
+			return nil, err
+		}
+	}
+	if s.Registry == "" {
+		return nil, fmt.Errorf("%s without registry", k)
+	}
+	if !r.Has(s.Registry) {
+		//lint:ignore ST1005 the RI's text
+		return nil, fmt.Errorf("Invalid Registry uri: %s", abbreviate(s.Registry))
+	}
+	if o.value("link") != nil {
+		text, err := o.nameOf("link")
+		if err != nil {
+			return nil, err
+		}
+		s.Link = &text
+	}
+	when, ok := o.get("when")
+	if !ok {
+		return nil, fmt.Errorf("%s without when", k)
+	}
+	if s.When, err = parseWhen(when); err != nil {
+		return nil, err
+	}
+	if s.Parameters, err = r.fields(o, "parameters", s.constrains()); err != nil {
+		return nil, err
+	}
+	if s.Metadata, err = r.fields(o, "metadata", false); err != nil {
+		return nil, err
+	}
+	if s.Results, err = r.results(o); err != nil {
+		return nil, err
+	}
+	if k == Result {
+		s.Rows, err = r.rows(o, s.Results)
+	}
+	return s, err
+}
+
+// constrains tells whether the parameters are constraints. Those of
+// withdrawals are as well: the RI reads them as values and then cannot write
+// them.
+func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
+
+func (r *Registries) fields(o object, key string, constraints bool) (Fields, error) {
+	v, ok := o.get(key)
+	if !ok {
+		return nil, nil
+	}
+	members, ok := v.(object)
+	if !ok {
+		return nil, fmt.Errorf("%s is not an object", key)
+	}
+	var list Fields
+	for _, m := range members {
+		text, ok := textOf(m.value)
+		if !ok {
+			return nil, fmt.Errorf("%s: value of %s is not text", key, abbreviate(m.name))
+		}
+		f, err := r.field(m.name, text, constraints)
+		if err != nil {
+			return nil, err
+		}
+		list = slices.DeleteFunc(list, func(e Field) bool { return e.Name == f.Name }) // the last one counts
+		list = append(list, f)
+	}
+	return list, nil
+}
+
+func (r *Registries) field(name, text string, constraint bool) (Field, error) {
+	prim, err := r.Type(name)
+	if err != nil {
+		return Field{}, err
+	}
+	f := Field{Name: name, Type: prim}
+	if constraint {
+		c, err := ParseConstraint(prim, text)
+		f.Text = c.String()
+		if err != nil {
+			return f, fmt.Errorf("%s: %w", name, err)
+		}
+		return f, nil
+	}
+	if f.Text, err = prim.Canonical(text); err != nil {
+		return f, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, nil
+}
+
+func (r *Registries) results(o object) ([]string, error) {
+	v, ok := o.get("results")
+	if !ok {
+		return nil, nil
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return nil, errors.New("results is not a list")
+	}
+	var names []string
+	for _, e := range list {
+		name, ok := e.(string)
+		if !ok {
+			return nil, errors.New("results is not a list of names")
+		}
+		if _, err := r.Type(name); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (r *Registries) rows(o object, columns []string) ([][]string, error) {
+	v, ok := o.get("resultvalues")
+	if !ok {
+		return nil, nil
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return nil, errors.New("resultvalues is not a list")
+	}
+	types := make([]Primitive, len(columns))
+	for i, name := range columns {
+		types[i], _ = r.Type(name)
+	}
+	var rows [][]string
+	for i, e := range list {
+		values, ok := e.([]any)
+		if !ok {
+			return nil, fmt.Errorf("resultvalues: row %d is not a list", i)
+		}
+		if len(values) > len(columns) {
+			return nil, fmt.Errorf("resultvalues: row %d has %d values for %d columns", i, len(values), len(columns))
+		}
+		row := make([]string, len(columns))
+		for j := range row {
+			row[j] = None
+		}
+		for j, v := range values {
+			text, ok := textOf(v)
+			if !ok {
+				return nil, fmt.Errorf("resultvalues: row %d: %s is not text", i, columns[j])
+			}
+			if _, written := v.(string); written { // the RI takes others as they are
+				var err error
+				if text, err = types[j].Canonical(text); err != nil {
+					return nil, fmt.Errorf("resultvalues: row %d: %s: %w", i, columns[j], err)
+				}
+			}
+			row[j] = text
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// Marshal writes a message in the canonical form of the RI, or returns an
+// error if it is not valid: a value is missing, or there is one too many.
+func Marshal(m Message) ([]byte, error) {
+	o, err := m.object()
+	if err != nil {
+		return nil, err
+	}
+	var w writer
+	w.value(o, 0)
+	return w.Bytes(), nil
+}
+
+func (s *Statement) object() (object, error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	o := object{{string(s.Kind), s.Verb}, {"version", Version}, {"registry", s.Registry}, {"when", s.When.String()}}
+	for _, t := range []member{{"label", s.Label}, {"token", s.Token}} {
+		if t.value != "" {
+			o = append(o, t)
+		}
+	}
+	if s.Link != nil {
+		o = append(o, member{"link", *s.Link})
+	}
+	for name, fields := range map[string]Fields{"parameters": s.Parameters, "metadata": s.Metadata} {
+		if len(fields) > 0 {
+			var texts object
+			for _, f := range fields {
+				texts = append(texts, member{f.Name, f.Text})
+			}
+			o = append(o, member{name, texts})
+		}
+	}
+	if len(s.Results) > 0 {
+		o = append(o, member{"results", texts(s.Results)})
+	}
+	if len(s.Rows) > 0 {
+		rows := make([]any, len(s.Rows))
+		for i, row := range s.Rows {
+			rows[i] = texts(row)
+		}
+		o = append(o, member{"resultvalues", rows})
+	}
+	return o, nil
+}
+
+func texts(list []string) []any {
+	out := make([]any, len(list))
+	for i, s := range list {
+		out[i] = s
+	}
+	return out
+}
+
+// Check returns why s cannot be sent: a value is missing, or there is one too
+// many.
+func (s *Statement) Check() error {
+	if len(s.Rows) > 0 && s.Kind != Result {
+		return fmt.Errorf("a %s has no result values", s.Kind)
+	}
+	if !s.constrains() {
+		for _, f := range s.Parameters {
+			if f.Text == None || f.Text == "" && f.Type != String && f.Type != URL {
+				return fmt.Errorf("%s must have a value for the parameter %s", s.Kind, f.Name)
+			}
+		}
+	}
+	if s.Kind == Result && !s.When.Definite() {
+		return errors.New("result must have a definite temporal scope")
+	}
+	return nil
+}
+
+func (e *Exception) object() (object, error) {
+	var token any
+	if e.Token != "" {
+		token = e.Token
+	}
+	return object{{"exception", token}, {"message", e.Message}}, nil
+}
+
+func (e *Envelope) object() (object, error) {
+	contents := make([]any, len(e.Messages))
+	for i, m := range e.Messages {
+		o, err := m.object()
+		if err != nil {
+			return nil, err
+		}
+		contents[i] = o
+	}
+	content := e.Content
+	if content == "" {
+		content = "message"
+	}
+	o := object{{"envelope", content}, {"version", Version}, {"contents", contents}}
+	for _, t := range []member{{"label", e.Label}, {"token", e.Token}} {
+		if t.value != "" {
+			o = append(o, t)
+		}
+	}
+	if !e.When.IsZero() {
+		o = append(o, member{"when", e.When.String()})
+	}
+	return o, nil
+}
+
+// SetParameter sets a parameter of s, which is no capability, to a value.
+func (s *Statement) SetParameter(name, value string) error {
+	for i, f := range s.Parameters {
+		if f.Name == name {
+			text, err := f.Type.Canonical(value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			s.Parameters[i].Text = text
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no parameter %s", name)
+}

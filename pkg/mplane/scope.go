@@ -1,0 +1,444 @@
+package mplane
+
+import (
+	"fmt"
+	"iter"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Scope is a temporal scope: when a capability can be used, when a
+// specification runs, or what time a result is of. Its grammar:
+//
+//	scope  = simple | "repeat " outer [ " { " inner " } " ]
+//	simple = point [ " ... " point | " + " length ] [ " / " period ]
+//	outer  = point [ " ... " point | " + " length ] ( " / " period | " cron " fields )
+//	inner  = "now" [ " + " length ] [ " / " period ]
+//	point  = "now" | "past" | "future" | time in UTC, like 2015-01-31 23:59:59.5
+//	length, period = like 1d2h3m4s, or "inf"
+//	fields = second minute hour day-of-month weekday month, each "*" or like 1-5,7
+type Scope struct {
+	start, end     point
+	length, period span
+	cron           *crontab // of a repeated scope without a period
+	repeat         bool
+	inner          struct{ length, period span } // of each repetition
+}
+
+// span is a duration that may be absent.
+type span struct {
+	d   time.Duration
+	set bool
+}
+
+// Infinite is the length that "inf" stands for, and the longest there is.
+const Infinite = 100000 * 24 * time.Hour
+
+var spanText = regexp.MustCompile(`^(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,10})s)?$`)
+
+// parseSpan reads a duration like 1d2h3m4s.
+func parseSpan(text string) (span, error) {
+	if text == "inf" {
+		return span{Infinite, true}, nil
+	}
+	m := spanText.FindStringSubmatch(text)
+	if m == nil || text == "" {
+		return span{}, fmt.Errorf("'%s' is not a duration like 1d, 2h30m or inf", abbreviate(text))
+	}
+	var seconds int64
+	for i, unit := range []int64{86400, 3600, 60, 1} {
+		n, _ := strconv.ParseInt("0"+m[i+1], 10, 64)
+		seconds += n * unit
+	}
+	if seconds > int64(Infinite/time.Second) {
+		return span{}, fmt.Errorf("'%s' is longer than inf, which is 100000d", abbreviate(text))
+	}
+	return span{time.Duration(seconds) * time.Second, true}, nil
+}
+
+// formatSpan writes d in the canonical form, without fractions of a second.
+func formatSpan(d time.Duration) string {
+	seconds := int64(d / time.Second)
+	var b strings.Builder
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"d", 86400}, {"h", 3600}, {"m", 60}, {"s", 1}} {
+		if n := seconds / u.size; n > 0 {
+			fmt.Fprintf(&b, "%d%s", n, u.name)
+			seconds %= u.size
+		}
+	}
+	if b.Len() == 0 {
+		return "0s"
+	}
+	return b.String()
+}
+
+// ParseScope reads a temporal scope. Unlike the RI it refuses what it cannot
+// understand to the end.
+func ParseScope(text string) (Scope, error) {
+	body, repeated := strings.CutPrefix(text, "repeat ")
+	if !repeated {
+		return parseSimple(text)
+	}
+	wrong := func(reason string) (Scope, error) {
+		return Scope{}, fmt.Errorf("'%s' does not appear to be an mPlane repeated-when (%s)", abbreviate(body), reason)
+	}
+	outer, inner, nested := strings.Cut(body, " { ")
+	var within Scope
+	if nested {
+		inner, closed := strings.CutSuffix(strings.TrimRight(inner, " "), " }")
+		if !closed {
+			return wrong("the inner when has no end")
+		}
+		var err error
+		if within, err = parseSimple(inner); err != nil {
+			return Scope{}, err
+		}
+		if within.start.kind != now || within.end.kind != absent {
+			return wrong("inner when has to be relative to now")
+		}
+	}
+	outer, fields, cronned := strings.Cut(outer, " cron ")
+	s, err := parseSimple(outer)
+	if err != nil {
+		return Scope{}, err
+	}
+	switch {
+	case cronned && s.period.set:
+		return wrong("duration and cron set at the same time")
+	case cronned:
+		if s.cron, err = parseCron(fields); err != nil {
+			return Scope{}, err
+		}
+	case !s.period.set:
+		return wrong("no duration or cron set")
+	case s.period.d == 0:
+		return wrong("the period is zero")
+	}
+	s.repeat = true
+	if within.length.set { // the RI forgets an inner period without a length
+		s.inner.length, s.inner.period = within.length, within.period
+	}
+	return s, nil
+}
+
+func parseSimple(text string) (s Scope, err error) {
+	when, period, found := strings.Cut(text, " / ")
+	if found {
+		if s.period, err = parseSpan(period); err != nil {
+			return Scope{}, err
+		}
+	}
+	if from, to, found := strings.Cut(when, rangeSeparator); found {
+		when = from
+		if s.end, err = parsePoint(to); err != nil {
+			return Scope{}, err
+		}
+	} else if from, length, found := strings.Cut(when, " + "); found {
+		when = from
+		if s.length, err = parseSpan(length); err != nil {
+			return Scope{}, err
+		}
+	}
+	if s.start, err = parsePoint(when); err != nil {
+		return Scope{}, err
+	}
+	return s, nil
+}
+
+// Between returns the scope from start to end.
+func Between(start, end time.Time) Scope { return Scope{start: at(start), end: at(end)} }
+
+// For returns the scope that begins now and lasts d.
+func For(d time.Duration) Scope { return Scope{start: point{kind: now}, length: span{d, true}} }
+
+// String returns the canonical form, which is part of every digest.
+func (s Scope) String() string {
+	var b strings.Builder
+	if s.repeat {
+		b.WriteString("repeat ")
+	}
+	b.WriteString(s.start.String())
+	switch {
+	case s.end.kind != absent:
+		b.WriteString(rangeSeparator + s.end.String())
+	case s.length.set:
+		b.WriteString(" + " + formatSpan(s.length.d))
+	}
+	if s.cron != nil {
+		b.WriteString(" cron " + s.cron.String())
+	} else if s.period.set {
+		b.WriteString(" / " + formatSpan(s.period.d))
+	}
+	if s.repeat && s.inner.length.set {
+		b.WriteString(" { now + " + formatSpan(s.inner.length.d))
+		if s.inner.period.set {
+			b.WriteString(" / " + formatSpan(s.inner.period.d))
+		}
+		b.WriteString(" } ") // with a blank at its end, as the RI has it
+	}
+	return b.String()
+}
+
+// IsZero tells whether s was never set.
+func (s Scope) IsZero() bool { return s.start.kind == absent }
+
+// Repeated tells whether s is one of several runs.
+func (s Scope) Repeated() bool { return s.repeat }
+
+// Definite tells whether s has a start that is a time, and no end or one that
+// is: only such scopes are the same whenever they are read.
+func (s Scope) Definite() bool {
+	return s.start.kind == absolute && (s.end.kind == absent || s.end.kind == absolute)
+}
+
+// Period returns the time from one sample to the next, or of a repeated scope
+// from one run to the next, if s has one.
+func (s Scope) Period() (time.Duration, bool) { return s.period.d, s.period.set }
+
+// Times returns start and end of s if it begins to count at t. They are zero
+// where s has no such limit.
+func (s Scope) Times(t time.Time) (start, end time.Time) {
+	start, bounded := s.start.resolve(t)
+	switch {
+	case s.end.kind != absent:
+		end, _ = s.end.resolve(t)
+	case bounded:
+		end = start.Add(s.length.d)
+	}
+	return start, end
+}
+
+// Duration returns how long s lasts, and false if it has no end.
+func (s Scope) Duration(t time.Time) (time.Duration, bool) {
+	if s.end.kind == absent {
+		return s.length.d, true
+	}
+	start, end := s.Times(t)
+	if start.IsZero() || end.IsZero() {
+		return 0, false
+	}
+	return end.Sub(start), true
+}
+
+// Delays tells how long after t what s asks for must start and end. A start
+// that has passed is now, and a length counts from then on.
+type Delays struct {
+	Start, End time.Duration
+	Endless    bool // there is no End
+	Never      bool // s is over, or it starts at no time
+}
+
+// Delays returns the delays of s at t.
+func (s Scope) Delays(t time.Time) Delays {
+	var d Delays
+	start, end := s.Times(t)
+	if !start.IsZero() {
+		d.Start = max(start.Sub(t), 0)
+	}
+	switch {
+	case s.start.kind == future || s.end.kind == past:
+		return Delays{Never: true}
+	case s.end.kind == absent && s.start.kind == past && !s.length.set,
+		s.end.kind != absent && end.IsZero():
+		d.Endless = true
+	case s.end.kind == absent:
+		if d.End = d.Start + s.length.d; d.End < d.Start { // centuries away
+			d.End, d.Endless = 0, true
+		}
+	default:
+		if d.End = end.Sub(t); d.End < 0 {
+			return Delays{Never: true}
+		}
+	}
+	return d
+}
+
+// contains tells whether p lies in s at time t.
+func (s Scope) contains(p point, t time.Time) bool {
+	switch p.kind {
+	case past:
+		return s.start.kind == past
+	case future:
+		return s.end.kind == future
+	case now:
+		if s.start.kind == now || s.end.kind == now {
+			return true
+		}
+	}
+	when, _ := p.resolve(t)
+	start, end := s.Times(t)
+	return (start.IsZero() || !when.Before(start)) && (end.IsZero() || !when.After(end))
+}
+
+// Follows tells whether a specification with scope s is in the scope of a
+// capability at time t. As for the RI it is enough if one end of s is inside,
+// since its clients offer what it accepts.
+func (s Scope) Follows(capability Scope, t time.Time) bool {
+	if capability.period.set {
+		period := s.period
+		if s.repeat {
+			period = s.inner.period
+		}
+		if !period.set || period.d < capability.period.d {
+			return false
+		}
+	}
+	return capability.contains(s.start, t) || s.end.kind == absolute && capability.contains(s.end, t)
+}
+
+// Occurrences yields the scope of each run of a repeated scope from t on, and
+// the time at which it starts. There may be no end to them.
+func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
+	start, end := s.Times(t)
+	if start.IsZero() {
+		start = t
+	}
+	next := func(after time.Time) (time.Time, bool) { // the first run at or after a time
+		if s.cron != nil {
+			return s.cron.next(after)
+		}
+		if after.Before(start) {
+			return start, true
+		}
+		// A time.Duration is too short for the years that a scope can have.
+		from, period := start.UnixMicro(), s.period.d.Microseconds()
+		steps := (after.UnixMicro() - from + period - 1) / period
+		return time.UnixMicro(from + steps*period).UTC(), true
+	}
+	return func(yield func(time.Time, Scope) bool) {
+		if !s.repeat || s.start.kind == future || s.end.kind == past {
+			return
+		}
+		after := t
+		if start.After(t) {
+			after = start
+		}
+		for {
+			run, ok := next(after)
+			if !ok || !end.IsZero() && run.After(end) {
+				return
+			}
+			if !yield(run, Scope{start: at(run), length: s.inner.length, period: s.inner.period}) {
+				return
+			}
+			after = run.Add(time.Microsecond)
+		}
+	}
+}
+
+// crontab is the fields of cron, each a sorted list.
+type crontab [6][]int
+
+// cronFields are the fields in their order. The RI writes the hours of "*" as
+// 0 to 59, so more than 23 must be read.
+var cronFields = [6]struct {
+	name     string
+	min, max int
+}{{"second", 0, 59}, {"minute", 0, 59}, {"hour", 0, 59}, {"day of month", 1, 31}, {"weekday", 0, 6}, {"month", 1, 12}}
+
+func parseCron(text string) (*crontab, error) {
+	fields := strings.Split(text, " ")
+	if len(fields) != len(cronFields) {
+		return nil, fmt.Errorf("'%s' does not appear to be a mPlane crontab", abbreviate(text))
+	}
+	var c crontab
+	for i, f := range fields {
+		spec := cronFields[i]
+		if f == "*" {
+			for n := spec.min; n <= spec.max; n++ {
+				c[i] = append(c[i], n)
+			}
+			continue
+		}
+		for part := range strings.SplitSeq(f, ",") {
+			first, last, ranged := strings.Cut(part, "-")
+			low, err := strconv.Atoi(first)
+			high := low
+			if ranged && err == nil {
+				high, err = strconv.Atoi(last)
+			}
+			if err != nil || low < spec.min || high > spec.max || high < low {
+				return nil, fmt.Errorf("'%s' is not a %s of a crontab (%d to %d)", abbreviate(part), spec.name, spec.min, spec.max)
+			}
+			for n := low; n <= high; n++ {
+				c[i] = append(c[i], n)
+			}
+		}
+		slices.Sort(c[i])
+		c[i] = slices.Compact(c[i])
+	}
+	return &c, nil
+}
+
+func (c *crontab) String() string {
+	var fields []string
+	for _, list := range c {
+		var numbers []string
+		for _, n := range list {
+			numbers = append(numbers, strconv.Itoa(n))
+		}
+		fields = append(fields, strings.Join(numbers, ","))
+	}
+	return strings.Join(fields, " ")
+}
+
+// next returns the first time that c matches at or after t. Fields that never
+// meet, like the 30th of February, end the search after nine years: leap days
+// may be eight apart.
+func (c *crontab) next(t time.Time) (time.Time, bool) {
+	if whole := t.Truncate(time.Second); whole.Before(t) {
+		t = whole.Add(time.Second)
+	}
+	t = t.UTC()
+	day := time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC)
+	for range 9 * 366 {
+		if slices.Contains(c[3], day.Day()) && slices.Contains(c[4], int(day.Weekday())) && slices.Contains(c[5], int(day.Month())) {
+			if when, ok := c.within(day, t); ok {
+				return when, true
+			}
+		}
+		day = day.AddDate(0, 0, 1)
+	}
+	return time.Time{}, false
+}
+
+// within returns the first match of a day at or after t.
+func (c *crontab) within(day, t time.Time) (time.Time, bool) {
+	for _, h := range c[2] {
+		if h > 23 || !day.Add(time.Duration(h+1)*time.Hour).After(t) {
+			continue
+		}
+		for _, m := range c[1] {
+			if !day.Add(time.Duration(h)*time.Hour + time.Duration(m+1)*time.Minute).After(t) {
+				continue
+			}
+			for _, s := range c[0] {
+				when := day.Add(time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(s)*time.Second)
+				if !when.Before(t) {
+					return when, true
+				}
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+// Anchored returns s with start and end as times, if it begins to count at t,
+// and without repetition: what the results of all runs are of.
+func (s Scope) Anchored(t time.Time) Scope {
+	start, end := s.Times(t)
+	if start.IsZero() {
+		start = t
+	}
+	a := Scope{start: at(start), end: point{kind: future}, period: s.period}
+	if !end.IsZero() {
+		a.end = at(end)
+	}
+	return a
+}

@@ -1,0 +1,200 @@
+package shell
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/exchange"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+)
+
+// server answers as an RI supervisor was captured, and holds the client to
+// what the RI's client sent.
+type server struct {
+	t      *testing.T
+	pages  map[string]*exchange.Exchange // by path; their order is the client's
+	steps  []*exchange.Exchange          // POST requests, in order
+	tokens exchange.Tokens
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := wire.Read(r.Body)
+	e := s.pages[r.URL.Path]
+	if r.Method == http.MethodPost && len(s.steps) > 0 {
+		e, s.steps = s.steps[0], s.steps[1:]
+	}
+	if err != nil || e == nil {
+		s.t.Errorf("%s %s: too much, %v", r.Method, r.URL, err)
+		wire.Fail(w, http.StatusInternalServerError)
+		return
+	}
+	method, path := e.Request.Line()
+	problem := ""
+	if r.Method == http.MethodPost {
+		problem = s.tokens.Compare(body, e.Request)
+	}
+	if r.Method != method || r.URL.Path != path || r.Header.Get("Content-Type") != e.Request.Header["Content-Type"] ||
+		r.Header.Get(mplane.IdentityHeader) != e.Request.Header["Forged-Mplane-Identity"] || problem != "" {
+		s.t.Errorf("%s: %s %s %v, want %s; %s", e.Name, r.Method, r.URL, r.Header, e.Request.Start, problem)
+	}
+	status := 0
+	_, code := e.Response.Line()
+	fmt.Sscan(code, &status)
+	wire.Answer(w, status, e.Response.Header["Content-Type"], s.tokens.Rewrite(e.Response.Text()))
+}
+
+// TestReplay types what was typed into the RI's shell.
+func TestReplay(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		first, last string
+		typed       []string
+		want        []string // in what is printed, in this order
+	}{
+		{"a/025", "a/035", []string{"when now", "runcap repository-collect_log", "showmeas repository-collect_log-0"},
+			[]string{"when = now", "repository.url = 127.0.0.1:3000", "ok", "result: measure"}},
+		{"a/036", "a/045", []string{"when now + 5s", "runcap repository-collect_streaming mystream-0", "showmeas mystream-0", "showmeas mystream-0"},
+			[]string{"ok", "exception: ", "has no attribute 'timedelta'", "exception: "}},
+		{"a/058", "a/082", []string{"set repository.url localhost:3000", "when now + 1d", "runcap tstat-exporter_log", "listmeas", "listmeas",
+			"listmeas", "stopmeas tstat-exporter_log-0", "listmeas"},
+			[]string{"System_ID = 01\nok", "Receipt tstat-exporter_log-0", "Receipt", "Receipt", "Result  tstat-exporter_log-0"}},
+	} {
+		t.Run(part.first, func(t *testing.T) {
+			s := &server{t: t, tokens: exchange.Tokens{}, pages: map[string]*exchange.Exchange{}}
+			for _, e := range exchange.Load(t, "a") {
+				method, path := e.Request.Line()
+				switch {
+				case e.Name < "a/025" || e.Name > part.last || e.Link != "cli-sup":
+				case method == http.MethodGet:
+					// The client of the RI does not say who it is when it only looks.
+					e.Request.Header["Forged-Mplane-Identity"] = mplane.Anonymous
+					s.pages[path] = e
+				case e.Name >= part.first:
+					s.steps = append(s.steps, e)
+				}
+			}
+			srv := httptest.NewServer(s)
+			defer srv.Close()
+			c, err := client.Open(wire.Dialer{URL: srv.URL}, reg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			var out bytes.Buffer
+			sh := &Shell{Session: Session{Client: c, Out: &out, Memory: &Memory{Dir: t.TempDir(), Registries: reg}}}
+			if err := sh.Retrieve(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range part.typed {
+				if err := sh.Do(t.Context(), line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rest := out.String()
+			for _, want := range part.want {
+				_, after, ok := strings.Cut(rest, want)
+				if !ok {
+					t.Errorf("%q is missing in:\n%s", want, out.String())
+				}
+				rest = after
+			}
+			if len(s.steps) > 0 {
+				t.Errorf("%d requests are missing, first %s", len(s.steps), s.steps[0].Name)
+			}
+		})
+	}
+}
+
+// TestTranscript compares with what the shell of the RI printed.
+func TestTranscript(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Open(wire.Dialer{URL: "http://127.0.0.1:1/"}, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	sh := &Shell{Session: Session{Client: c, Out: &out, Memory: &Memory{Dir: t.TempDir(), Registries: reg}},
+		Open: func(url string) (*client.Client, error) { return client.Open(wire.Dialer{URL: url}, reg) }}
+	for _, e := range exchange.Load(t, "a") {
+		if e.Name >= "a/060" && e.Name <= "a/070" {
+			m, err := reg.Parse(e.Response.Text())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sh.capabilities = append(sh.capabilities, m.(*mplane.Statement))
+		}
+	}
+	for _, l := range []struct{ line, want string }{
+		{"when", "when = None\n"},
+		{"when nonsense", "Invalid temporal scope nonsense\n"},
+		{"when now + 90s", "when = now + 1m30s\n"},
+		{"set repository.url 127.0.0.1:3000", "repository.url = 127.0.0.1:3000\n"},
+		{"show", "   1 defaults\nrepository.url = 127.0.0.1:3000\n"},
+		{"show nope", "No such default nope\n"},
+		{"runcap", "Usage: runcap [label-or-token] ([relabel])\n"},
+		{"runcap nosuchcap", "An exception occurred:\nno capability for token or label nosuchcap\n"},
+		{"showcap nosuchcap", "Usage: showcap [label-or-token]\n"},
+		{"showmeas", "Usage: showmeas [label-or-token]\n"},
+		{"stopmeas nosuch", "An exception occurred:\nno such token or label nosuch\n"},
+		{"unset nope", "Couldn't unset default(s) nope\n"},
+		{"unset repository.url", "ok\n"},
+		{"unset when", "ok\n"}, // the RI cannot
+		{"seturl", "Usage: seturl [url]\n"},
+		{"getcap foo", "Bad format for url\n"},
+		{"frobnicate", "*** Unknown syntax: frobnicate\n"},
+		{"", "*** Unknown syntax: frobnicate\n"}, // the last one again
+		{"weblogs on", ""},
+		{"tbenable", ""},
+		{"seturl http://127.0.0.1:1/", ""},
+		{"show \x1b[2J", "No such default \\x1b[2J\n"},
+		{"showcap tstat-exporter_log", `capability: measure
+    label       : tstat-exporter_log
+    link        : http://127.0.0.1:18900/
+    token       : 4f823bb30e892d19f2fac69d93c7902c
+    when        : past ... future
+    registry    : ` + mplane.TstatRegistry + `
+    parameters  ( 2): 
+                               System_ID: 01
+                          repository.url: *
+    metadata    ( 3): 
+                               System_ID: tStat-Proxy-01
+                             System_type: tStat
+                          System_version: 0.1
+
+`},
+	} {
+		out.Reset()
+		if err := sh.Do(t.Context(), l.line); err != nil || out.String() != l.want {
+			t.Errorf("%s: %v\n%s\nwant:\n%s", l.line, err, &out, l.want)
+		}
+	}
+	for line, want := range map[string]string{
+		"ru":                      "runcap",
+		"runcap tstat-exporter_r": "tstat-exporter_rrd",
+		"showcap 4f8":             "4f823bb30e892d19f2fac69d93c7902c",
+		"set repo":                "repository.url",
+	} {
+		if got := sh.Complete(line); !slices.Equal(got, []string{want}) {
+			t.Errorf("%q is completed to %q", line, got)
+		}
+	}
+	for _, line := range []string{"resetclient", "listcap", "listmeas"} {
+		out.Reset()
+		if err := sh.Do(t.Context(), line); err != nil || out.Len() > 0 {
+			t.Errorf("%s: %v, %s", line, err, &out)
+		}
+	}
+}

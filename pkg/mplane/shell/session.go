@@ -1,0 +1,365 @@
+// Package shell is what a person types at mPlane: the questions that runcap
+// asks, and the |mplane| shell. Names and texts are those of the client shell
+// of the reference implementation (RI).
+package shell
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
+)
+
+// Session runs capabilities of one supervisor or component.
+type Session struct {
+	Client *client.Client
+	Out    io.Writer
+	// Ask asks for a value; nil: nobody can be asked, and what is missing is a
+	// *MissingError. io.EOF means that there is no more input.
+	Ask func(prompt string) (string, error)
+	// When is the scope for the next specification, nil if there is none yet.
+	When *mplane.Scope
+	// Values are the parameters that are set.
+	Values map[string]string
+	// Memory keeps receipts and results over the end of the process.
+	Memory *Memory
+
+	capabilities []*mplane.Statement
+	runs         int // for labels
+}
+
+// MissingError is a value that nobody can be asked for.
+type MissingError struct{ Names []string }
+
+func (e *MissingError) Error() string {
+	return "no value for " + strings.Join(e.Names, ", ")
+}
+
+// Hint says what the user can do.
+func (e *MissingError) Hint() string {
+	var flags []string
+	for _, name := range e.Names {
+		if name == "when" {
+			flags = append(flags, "--when 'now + 1h'")
+		} else {
+			flags = append(flags, "--set "+name+"=VALUE")
+		}
+	}
+	return "add " + strings.Join(flags, " ")
+}
+
+// UnknownError is a name that the user gave and nobody knows.
+type UnknownError struct{ What, Name string }
+
+func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
+
+// Retrieve gets the capabilities of the peer. Those that cannot be read are
+// told.
+func (s *Session) Retrieve(ctx context.Context) error {
+	list, unread, err := s.Client.Capabilities(ctx)
+	if err != nil {
+		return err
+	}
+	if unread != nil {
+		for line := range strings.Lines(unread.Error()) {
+			fmt.Fprintf(s.Out, "left out %s\n", visible(strings.TrimSpace(line)))
+		}
+	}
+	s.capabilities = list
+	return nil
+}
+
+// Capabilities returns what is offered, sorted by token.
+func (s *Session) Capabilities() []*mplane.Statement {
+	list := slices.Clone(s.capabilities)
+	slices.SortStableFunc(list, func(a, b *mplane.Statement) int { return strings.Compare(a.ID(), b.ID()) })
+	return list
+}
+
+// Capability returns the capability with a token, or the last one with a
+// label.
+func (s *Session) Capability(name string) (*mplane.Statement, error) {
+	for _, c := range s.capabilities {
+		if c.ID() == name {
+			return c, nil
+		}
+	}
+	for _, c := range slices.Backward(s.capabilities) {
+		if c.Label == name {
+			return c, nil
+		}
+	}
+	return nil, &UnknownError{"capability for token or label", name}
+}
+
+// numbered is a label that RI supervisors can take apart.
+var numbered = regexp.MustCompile(`-\d+$`)
+
+// Specify makes the specification of a capability, from what is set and what
+// the user answers. A label that does not end in a number gets one.
+func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
+	spec := c.Specification()
+	var missing []string
+	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
+		if s.Ask == nil {
+			if s.When != nil {
+				return nil, fmt.Errorf("the scope %s is not in that of the capability, %s", s.When, c.When)
+			}
+			missing = append(missing, "when")
+			break
+		}
+		text, err := s.Ask("|when| = ")
+		if err != nil {
+			return nil, err
+		}
+		when, err := mplane.ParseScope(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		s.When = &when
+	}
+	for _, f := range c.Parameters.Sorted() {
+		constraint, err := mplane.ParseConstraint(f.Type, f.Text)
+		if err != nil {
+			return nil, err
+		}
+		if single, ok := constraint.Single(); ok {
+			fmt.Fprintf(s.Out, "%s = %s\n", f.Name, visible(single))
+			continue
+		}
+		value, ok := s.Values[f.Name]
+		for {
+			if ok {
+				canonical, err := f.Type.Canonical(value)
+				if err == nil && value != mplane.None && constraint.Accepts(canonical) {
+					value = canonical
+					break
+				}
+				if s.Ask == nil {
+					return nil, fmt.Errorf("%s: %q is not a %s of %s", f.Name, value, f.Type, constraint)
+				}
+			}
+			if s.Ask == nil {
+				missing = append(missing, f.Name)
+				break
+			}
+			if value, err = s.Ask(f.Name + " = "); err != nil {
+				return nil, err
+			}
+			value, ok = strings.TrimSpace(value), true
+			s.Set(f.Name, value)
+		}
+		if ok {
+			if err := spec.SetParameter(f.Name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return nil, &MissingError{missing}
+	}
+	spec.When = *s.When
+	spec.Label = cmp.Or(label, fmt.Sprintf("%s-%d", c.Label, s.runs))
+	if !numbered.MatchString(spec.Label) {
+		spec.Label += "-0"
+	}
+	s.runs++
+	spec.SetToken()
+	return spec, nil
+}
+
+// Set sets a parameter for the specifications to come.
+func (s *Session) Set(name, value string) {
+	if s.Values == nil {
+		s.Values = map[string]string{}
+	}
+	s.Values[name] = value
+}
+
+// Names returns the names of the parameters that are set.
+func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
+
+// Run sends a specification and remembers the answer.
+func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
+	reply, err := s.Client.Send(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return reply, s.remember(spec.ID(), spec.Label, reply)
+}
+
+// remember keeps a receipt, result or exception.
+func (s *Session) remember(token, label string, m mplane.Message) error {
+	if s.Memory == nil {
+		return nil
+	}
+	return s.Memory.Put(s.Client.Root(), token, label, m)
+}
+
+// Redeem asks for the state of a job and returns it: the result if there is
+// one, else the receipt or an exception.
+func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
+	return s.notify(ctx, name, mplane.Redemption)
+}
+
+// Stop asks a job to stop and returns its state.
+func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error) {
+	return s.notify(ctx, name, mplane.Interrupt)
+}
+
+func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (mplane.Message, error) {
+	token, label, old, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	receipt, pending := old.(*mplane.Statement)
+	switch {
+	case old == nil:
+		// Of a receipt that is not ours only the token is known, which is
+		// all that counts.
+		receipt = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: token}
+	case !pending || receipt.Kind != mplane.Receipt:
+		if e, ok := old.(*mplane.Envelope); !ok || !s.unfinished(e) {
+			return old, nil
+		}
+		receipt = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: token, Label: label}
+	}
+	reply, err := s.Client.Send(ctx, receipt.Notice(k))
+	if err != nil {
+		return nil, err
+	}
+	if _, failed := reply.(*mplane.Exception); failed && old == nil {
+		return reply, nil // a token that the user made up is not remembered
+	}
+	return reply, s.remember(token, label, reply)
+}
+
+// unfinished tells whether more results can come into an envelope.
+func (s *Session) unfinished(e *mplane.Envelope) bool {
+	_, end := e.When.Times(time.Now())
+	return end.IsZero() || time.Now().Before(end)
+}
+
+// find returns the job with a token or label.
+func (s *Session) find(name string) (token, label string, m mplane.Message, err error) {
+	if s.Memory == nil {
+		return name, "", nil, nil
+	}
+	jobs, err := s.Memory.Jobs(s.Client.Root())
+	if err != nil {
+		return "", "", nil, err
+	}
+	for _, j := range jobs {
+		if j.Token == name {
+			return j.Token, j.Label, j.Message, nil
+		}
+	}
+	for _, j := range slices.Backward(jobs) {
+		if j.Label == name {
+			return j.Token, j.Label, j.Message, nil
+		}
+	}
+	if !digest.MatchString(name) {
+		return "", "", nil, &UnknownError{"such token or label", name}
+	}
+	return name, "", nil, nil
+}
+
+// digest is a token as everybody makes them.
+var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Wait redeems until the job has ended.
+func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		m, err := s.Redeem(ctx, name)
+		if err != nil || Ended(m) {
+			return m, err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return m, context.Cause(ctx)
+		}
+	}
+}
+
+// Ended tells whether a message is the end of a job.
+func Ended(m mplane.Message) bool {
+	s, ok := m.(*mplane.Statement)
+	return !ok || s.Kind != mplane.Receipt
+}
+
+// Failed returns why a job was refused or failed, "" if it was not.
+func Failed(m mplane.Message) string {
+	switch m := m.(type) {
+	case *mplane.Exception:
+		return m.Message
+	case *mplane.Statement:
+		if m.Kind == mplane.Withdrawal {
+			return fmt.Sprintf("the capability %s is withdrawn", m.Label)
+		}
+	}
+	return ""
+}
+
+// Show prints a message as the shell of the RI does, the rows of results as a
+// table.
+func Show(w io.Writer, m mplane.Message) {
+	switch m := m.(type) {
+	case *mplane.Envelope:
+		for _, e := range m.Messages {
+			Show(w, e)
+		}
+		return
+	case *mplane.Statement:
+		if len(m.Rows) == 0 {
+			break
+		}
+		head := *m
+		head.Results, head.Rows = nil, nil
+		fmt.Fprintf(w, "%s    resultvalues(%2d):\n", head.Show(), len(m.Rows))
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, row := range append([][]string{m.Results}, m.Rows...) {
+			cells := make([]string, len(row))
+			for i, text := range row {
+				cells[i] = visible(text)
+			}
+			fmt.Fprintf(t, "        %s\n", strings.Join(cells, "\t"))
+		}
+		t.Flush()
+		fmt.Fprintln(w)
+		return
+	}
+	fmt.Fprintln(w, m.Show())
+}
+
+// Line returns a job in one line, as listmeas prints it.
+func Line(label, token string, m mplane.Message) string {
+	switch m := m.(type) {
+	case *mplane.Exception:
+		return visible(fmt.Sprintf("<Exception: %s %s>", token, m.Message))
+	case *mplane.Envelope:
+		return visible(fmt.Sprintf("Results %s (token %s): %s", label, token, m.When))
+	case *mplane.Statement:
+		kind := map[mplane.Kind]string{mplane.Receipt: "Receipt", mplane.Result: "Result ", mplane.Withdrawal: "Withdrawal"}[m.Kind]
+		return visible(fmt.Sprintf("%s %s (token %s): %s", kind, label, token, m.When))
+	}
+	return ""
+}
+
+func visible(s string) string { return mplane.Visible(s) }
+
+// errEnd is returned by commands that end the shell.
+var errEnd = errors.New("end")

@@ -1,0 +1,121 @@
+package shell
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// Lines reads the lines that a person types, with editing, history and
+// completion, or those of a file or pipe. golang.org/x/term does the editing:
+// it is in the program already and kept with Go itself.
+type Lines struct {
+	// Complete returns what the last word of a line can be; nil: nothing.
+	Complete func(line string) []string
+
+	ctx      context.Context // ends the wait for a line
+	in       *os.File
+	out      io.Writer
+	terminal *term.Terminal // nil: no terminal
+	plain    *bufio.Reader
+}
+
+// maxLine bounds a line of a file.
+const maxLine = 64 << 10
+
+// NewLines reads from in and prompts on out, until ctx ends.
+func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
+	l := &Lines{ctx: ctx, out: out}
+	f, ok := in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		l.plain = bufio.NewReaderSize(in, maxLine)
+		return l
+	}
+	l.in = f
+	l.terminal = term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{f, out}, "")
+	l.terminal.AutoCompleteCallback = l.complete
+	return l
+}
+
+// Terminal tells whether there is a person to ask.
+func (l *Lines) Terminal() bool { return l.terminal != nil }
+
+// Read prompts for a line and returns it without its end. The error is io.EOF
+// after ^D, ^C or the end of the file.
+func (l *Lines) Read(prompt string) (string, error) {
+	if l.terminal == nil {
+		fmt.Fprint(l.out, prompt)
+		line, err := l.plain.ReadSlice('\n')
+		if err == io.EOF && len(line) > 0 {
+			err = nil
+		}
+		return strings.TrimRight(string(line), "\r\n"), err
+	}
+	// Only while a line is typed the terminal is raw: else ^C is a signal.
+	fd := int(l.in.Fd())
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", err
+	}
+	defer term.Restore(fd, before)
+	if width, height, err := term.GetSize(fd); err == nil && width > 0 {
+		l.terminal.SetSize(width, height)
+	}
+	l.terminal.SetPrompt(prompt)
+	type result struct {
+		line string
+		err  error
+	}
+	typed := make(chan result, 1)
+	go func() { // a signal must not wait for the next key
+		line, err := l.terminal.ReadLine()
+		if errors.Is(err, term.ErrPasteIndicator) {
+			err = nil
+		}
+		typed <- result{line, err}
+	}()
+	var r result
+	select {
+	case r = <-typed:
+	case <-l.ctx.Done():
+		r.err = l.ctx.Err()
+	}
+	if r.err != nil {
+		fmt.Fprint(l.out, "\r\n")
+	}
+	return r.line, r.err
+}
+
+// complete is called for each key; it completes the word before the cursor as
+// far as all candidates agree, and lists them if that is no further.
+func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
+	if key != '\t' || l.Complete == nil {
+		return "", 0, false
+	}
+	list := l.Complete(line[:pos])
+	if len(list) == 0 {
+		return line, pos, true
+	}
+	start := strings.LastIndexByte(line[:pos], ' ') + 1
+	common := list[0]
+	for _, c := range list[1:] {
+		for !strings.HasPrefix(c, common) {
+			common = common[:len(common)-1]
+		}
+	}
+	if len(list) == 1 {
+		common += " "
+	} else if common == line[start:pos] {
+		fmt.Fprintf(l.terminal, "%s\n", strings.Join(list, "  "))
+	}
+	return line[:start] + common + line[pos:], start + len(common), true
+}

@@ -1,0 +1,47 @@
+package supervisor
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics is what /metrics tells.
+type metrics struct {
+	registry       *prometheus.Registry
+	specifications prometheus.Counter
+	refused        prometheus.Counter
+	replies        *prometheus.CounterVec
+}
+
+func newMetrics(s *Supervisor) *metrics {
+	const prefix = "tstatrepo_supervisor_"
+	m := &metrics{
+		registry:       prometheus.NewRegistry(),
+		specifications: prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "specifications_total", Help: "Specifications relayed to components."}),
+		refused:        prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "refused_total", Help: "Specifications that were refused."}),
+		replies:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "replies_total", Help: "Replies of components by kind; unknown ones belong to no job."}, []string{"kind"}),
+	}
+	m.registry.MustRegister(m.specifications, m.refused, m.replies)
+	gauge := func(name, help string, value func() int) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help}, func() float64 { return float64(value()) }))
+	}
+	gauge("components", "Components that are registered.", func() int { n, _, _ := s.listener.Counts(); return n })
+	gauge("capabilities", "Capabilities that are offered.", func() int { _, n, _ := s.listener.Counts(); return n })
+	gauge("queued_messages", "Messages that wait for the poll of a component.", func() int { _, _, n := s.listener.Counts(); return n })
+	gauge("jobs", "Specifications whose result has not come yet.", func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := 0
+		for _, jobs := range s.running {
+			n += jobs
+		}
+		return n
+	})
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}

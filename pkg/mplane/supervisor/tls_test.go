@@ -1,0 +1,138 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+)
+
+// authority returns a function that makes the files of a certificate.
+func authority(t *testing.T) func(unit, name string) peer.TLS {
+	t.Helper()
+	dir := t.TempDir()
+	var (
+		ca    *x509.Certificate
+		caKey *ecdsa.PrivateKey
+		n     int64
+	)
+	check := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		check(os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+		return path
+	}
+	make := func(unit, name string) peer.TLS {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		check(err)
+		n++
+		c := &x509.Certificate{
+			SerialNumber: big.NewInt(n), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			Subject:     pkix.Name{Organization: []string{"SSB"}, OrganizationalUnit: []string{unit}, CommonName: name},
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: ca == nil, BasicConstraintsValid: true,
+		}
+		parent, signer := ca, caKey
+		if ca == nil {
+			parent, signer = c, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
+		check(err)
+		secret, err := x509.MarshalECPrivateKey(key)
+		check(err)
+		if ca == nil {
+			ca, err = x509.ParseCertificate(der)
+			check(err)
+			caKey = key
+		}
+		return peer.TLS{Cert: write(name+".pem", "CERTIFICATE", der), Key: write(name+".key", "EC PRIVATE KEY", secret), CA: filepath.Join(dir, "root.pem")}
+	}
+	make("CA", "root")
+	return make
+}
+
+// TestTLS: certificates say who is who, and roles what they may do.
+func TestTLS(t *testing.T) {
+	files := authority(t)
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles := new(mplane.Roles)
+	roles.Grant("log", "guest")
+	roles.Assign("SSB.Clients.ann", "guest")
+	own := files("Supervisors", "sup")
+	addresses := make(chan string, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() {
+		ended <- Run(ctx, Options{
+			Registries: reg, Roles: roles, Immediate: 10 * time.Second,
+			Components: peer.Options{Addr: ":0", TLS: own}, Clients: peer.Options{Addr: ":0", TLS: own},
+			Ready: func(components, clients string) { addresses <- components; addresses <- clients },
+		})
+	}()
+	components, clients := <-addresses, <-addresses
+	x := &site{t: t, reg: reg}
+	componentRoles := new(mplane.Roles)
+	componentRoles.Grant("log", "supervisor")
+	componentRoles.Assign("SSB.Supervisors.sup", "supervisor")
+	probe := files("Components", "probe-1")
+	running, stop := context.WithCancel(t.Context())
+	go func() {
+		ended <- component.Run(running, component.Options{
+			Services: []component.Service{{Capability: x.parse(capability), Run: untilEnd}}, Registries: reg, Roles: componentRoles,
+			Poll: 10 * time.Millisecond, Supervisor: wire.Dialer{URL: components, TLS: probe},
+		})
+	}()
+	open := func(name string) *client.Client {
+		c, err := client.Open(wire.Dialer{URL: clients, TLS: files("Clients", name), Identity: "SSB.Clients.ann"}, reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		return c
+	}
+	ann, bob := open("ann"), open("bob")
+	spec := x.specify(x.offers(ann, 1)[0], "now + 0s")
+	x.offers(bob, 0) // whatever he says of himself
+	if m := x.send(ann, spec); kind(m) != mplane.Result {
+		t.Error(m.Show())
+	}
+	if e, ok := x.send(bob, spec).(*mplane.Exception); !ok || e.Message != component.NoPermission {
+		t.Errorf("%v", e)
+	}
+	stranger, err := client.Open(wire.Dialer{URL: clients, TLS: peer.TLS{CA: own.CA}}, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := stranger.Capabilities(t.Context()); err == nil {
+		t.Error("served without a certificate")
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
