@@ -45,6 +45,7 @@ type endpoint struct {
 	stopped   bool
 	readUntil time.Time        // set before conn.stopping is
 	sessions  map[string]*conn // of the acknowledged mode
+	announced map[string]bool  // names of probes, in the acknowledged mode
 	full      rate.Sometimes
 	wrong     rate.Sometimes
 	run       string // tells this process from others in message ids

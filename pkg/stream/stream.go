@@ -233,7 +233,7 @@ func (r *run) open(ctx context.Context) error {
 		}
 	}
 	r.endpoint = &endpoint{
-		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
+		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, announced: map[string]bool{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	var addrs []string
