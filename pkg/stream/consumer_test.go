@@ -25,10 +25,12 @@ type natsServer struct {
 	t    testing.TB
 	addr string
 	dir  string
+	args []string
+	opts []nats.Option // of clients
 	cmd  *exec.Cmd
 }
 
-func startNATS(t testing.TB) *natsServer {
+func startNATS(t testing.TB, args ...string) *natsServer {
 	t.Helper()
 	if _, err := exec.LookPath("nats-server"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -40,7 +42,7 @@ func startNATS(t testing.TB) *natsServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &natsServer{t: t, addr: l.Addr().String(), dir: t.TempDir()}
+	s := &natsServer{t: t, addr: l.Addr().String(), dir: t.TempDir(), args: args}
 	l.Close()
 	s.start()
 	t.Cleanup(s.kill)
@@ -51,6 +53,7 @@ func (s *natsServer) start() {
 	s.t.Helper()
 	host, port, _ := net.SplitHostPort(s.addr)
 	s.cmd = exec.Command("nats-server", "-a", host, "-p", port, "-js", "-sd", s.dir)
+	s.cmd.Args = append(s.cmd.Args, s.args...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -72,7 +75,7 @@ func (s *natsServer) kill() {
 // text returns what is in a stream, message by message.
 func (s *natsServer) text(stream string) string {
 	s.t.Helper()
-	nc, err := nats.Connect("nats://" + s.addr)
+	nc, err := nats.Connect("nats://"+s.addr, s.opts...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
