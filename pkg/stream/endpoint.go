@@ -27,9 +27,9 @@ const (
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// After the stop connections are read on until nothing comes for
-	// drainRead, at most for drainMax: what the kernel has received is lost
-	// otherwise.
+	// After the stop connections are accepted and read on until nothing comes
+	// for drainRead, at most for drainMax: what the kernel has received is
+	// lost otherwise.
 	drainRead = 200 * time.Millisecond
 	drainMax  = 2 * time.Second
 )
@@ -42,8 +42,8 @@ type endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
-	stopped   bool
-	readUntil time.Time        // set before conn.stopping is
+	stopping  bool
+	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
 	announced map[string]bool  // names of probes, in the acknowledged mode
 	full      rate.Sometimes
@@ -52,18 +52,30 @@ type endpoint struct {
 	number    atomic.Int64
 }
 
-// serve accepts connections until the listener is closed.
-func (e *endpoint) serve(ctx context.Context, l *peer.Listener) error {
+// serve accepts connections until the stop, then those that the kernel has
+// accepted, and closes the listener.
+func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
+	defer l.Close()
+	draining := false
 	for {
 		nc, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return nil
+		if errors.Is(err, os.ErrDeadlineExceeded) && draining {
+			return
 		}
-		if err != nil {
+		if until, ok := e.drainUntil(); ok {
+			draining = true
+			if err := l.SetDeadline(until); err != nil {
+				return
+			}
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case err != nil:
 			// Out of file descriptors, for one: others may close some.
 			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
 			if sleep(ctx, time.Second) != nil {
-				return nil
+				return
 			}
 			continue
 		}
@@ -86,7 +98,8 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
 	}
 	e.mu.Lock()
-	if e.stopped || len(e.conns) >= e.hub.opt.MaxConnections {
+	c.stopping.Store(e.stopping)
+	if len(e.conns) >= e.hub.opt.MaxConnections {
 		e.mu.Unlock()
 		cancel(nil)
 		return false
@@ -118,18 +131,34 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 	return true
 }
 
-// stop lets all connections read what has arrived and waits until they have
-// ended.
-func (e *endpoint) stop() {
+// stop lets the endpoint take what has arrived, and end. wait waits for the
+// connections, once serve has ended.
+func (e *endpoint) stop(listeners []*peer.Listener) {
 	e.mu.Lock()
-	e.stopped = true
+	defer e.mu.Unlock()
 	e.readUntil = time.Now().Add(drainMax)
+	e.stopping = true
 	for c := range e.conns {
 		c.stopping.Store(true)
 		c.nc.SetReadDeadline(time.Now().Add(drainRead))
 	}
-	e.mu.Unlock()
-	e.wg.Wait()
+	for _, l := range listeners {
+		l.SetDeadline(time.Now()) // wakes serve, which sets a later one
+	}
+}
+
+func (e *endpoint) wait() { e.wg.Wait() }
+
+// drainUntil returns until when the next connection may be accepted; ok is
+// false before the stop.
+func (e *endpoint) drainUntil() (until time.Time, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	until = time.Now().Add(drainRead)
+	if until.After(e.readUntil) {
+		until = e.readUntil
+	}
+	return until, e.stopping
 }
 
 // readSize is how much a connection may read at once now.

@@ -417,3 +417,28 @@ func TestStopDrains(t *testing.T) {
 		t.Errorf("%+v, %v", sum, s.err)
 	}
 }
+
+// TestStopTakesBacklog: connections that wait to be accepted when the stop
+// comes are taken, with their lines.
+func TestStopTakesBacklog(t *testing.T) {
+	const exporters = 100
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	out, want := &output{}, 0
+	opt := Options{Listen: loopback(), To: []string{"-"}, StateDir: t.TempDir(), Stdout: out}
+	opt.Listening = func(addrs []string) { // nothing is accepted before this returns
+		for i := range exporters {
+			text := numbered(fmt.Sprintf("/p%d/2016_03_24_21_37.out/log_tcp_complete", i), 0, 20)
+			c := connect(t, addrs[0])
+			write(t, c, text)
+			if want += len(text); i%2 == 0 {
+				c.Close()
+			}
+		}
+		cancel()
+	}
+	sum, err := Run(ctx, opt)
+	if err != nil || sum.Accepted != exporters || sum.Lines != exporters*20 || out.Len() != want {
+		t.Errorf("%+v, %d bytes of %d, %v", sum, out.Len(), want, err)
+	}
+}
