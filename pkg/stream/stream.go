@@ -81,7 +81,7 @@ type Options struct {
 	Report      func(*Summary)
 	ReportEvery time.Duration
 
-	opened func(*hub) // lets tests look inside
+	opened func(*run) // lets tests look inside
 }
 
 // Defaults of Options.
@@ -250,7 +250,7 @@ func (r *run) open(ctx context.Context) error {
 		addrs = append(addrs, l.Addr().String())
 	}
 	if opt.opened != nil {
-		opt.opened(h)
+		opt.opened(r)
 	}
 	if opt.Listening != nil {
 		opt.Listening(addrs)

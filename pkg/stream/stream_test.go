@@ -72,6 +72,7 @@ type started struct {
 	err   error
 	ended bool
 	hub   atomic.Pointer[hub]
+	ck    *checkpoint
 }
 
 // startStream runs a stream until stop or the end of the test.
@@ -92,7 +93,10 @@ func startStream(t testing.TB, opt Options) *started {
 	opt.Poll = 20 * time.Millisecond
 	opt.RetryMin, opt.RetryMax = time.Millisecond, 20*time.Millisecond
 	opt.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	opt.opened = s.hub.Store
+	opt.opened = func(r *run) {
+		s.hub.Store(r.hub)
+		s.ck = r.ck
+	}
 	ready := make(chan string, 1)
 	opt.Listening = func(addrs []string) { ready <- strings.Join(addrs, " ") }
 	go func() {
