@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -121,6 +122,11 @@ func (l *Listener) Refused() int64 { return l.filter.refused.Load() }
 // SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
 func (l *Listener) SetDeadline(t time.Time) error {
 	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
+}
+
+// SyscallConn returns the TCP socket that is listened on.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	return l.filter.Listener.(*net.TCPListener).SyscallConn()
 }
 
 // Listen listens as the options say. With TLS its connections are *tls.Conn

@@ -27,9 +27,9 @@ const (
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// After the stop connections are accepted and read on until nothing comes
-	// for drainRead, at most for drainMax: what the kernel has received is
-	// lost otherwise.
+	// After the stop connections are read on until nothing comes for
+	// drainRead, at most for drainMax: what the kernel has received is lost
+	// otherwise.
 	drainRead = 200 * time.Millisecond
 	drainMax  = 2 * time.Second
 )
@@ -52,26 +52,16 @@ type endpoint struct {
 	number    atomic.Int64
 }
 
-// serve accepts connections until the stop, then those that the kernel has
+// serve accepts connections until the stop, then those that wait to be
 // accepted, and closes the listener.
 func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 	defer l.Close()
-	draining := false
 	for {
 		nc, err := l.Accept()
-		if errors.Is(err, os.ErrDeadlineExceeded) && draining {
-			return
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break // the stop
 		}
-		if until, ok := e.drainUntil(); ok {
-			draining = true
-			if err := l.SetDeadline(until); err != nil {
-				return
-			}
-		}
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			continue
-		case err != nil:
+		if err != nil {
 			// Out of file descriptors, for one: others may close some.
 			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
 			if sleep(ctx, time.Second) != nil {
@@ -79,19 +69,21 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 			}
 			continue
 		}
-		if !e.start(ctx, nc) {
-			nc.Close()
-			n := e.hub.stats.refused.Add(1)
-			e.full.Do(func() {
-				e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
-			})
+		e.start(ctx, nc)
+	}
+	l.SetDeadline(e.readUntil)
+	for waiting(l) {
+		nc, err := l.Accept()
+		if err != nil {
+			return
 		}
+		e.start(ctx, nc)
 	}
 }
 
 // start serves a connection in a goroutine of its own, if there may be one
 // more.
-func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
+func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{
 		endpoint: e, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
@@ -102,7 +94,12 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 	if len(e.conns) >= e.hub.opt.MaxConnections {
 		e.mu.Unlock()
 		cancel(nil)
-		return false
+		nc.Close()
+		n := e.hub.stats.refused.Add(1)
+		e.full.Do(func() {
+			e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
+		})
+		return
 	}
 	e.conns[c] = true
 	e.hub.stats.connections.Store(int64(len(e.conns)))
@@ -128,7 +125,6 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 		close(c.done)
 		c.report(err)
 	}()
-	return true
 }
 
 // stop lets the endpoint take what has arrived, and end. wait waits for the
@@ -143,23 +139,11 @@ func (e *endpoint) stop(listeners []*peer.Listener) {
 		c.nc.SetReadDeadline(time.Now().Add(drainRead))
 	}
 	for _, l := range listeners {
-		l.SetDeadline(time.Now()) // wakes serve, which sets a later one
+		l.SetDeadline(time.Now()) // wakes serve
 	}
 }
 
 func (e *endpoint) wait() { e.wg.Wait() }
-
-// drainUntil returns until when the next connection may be accepted; ok is
-// false before the stop.
-func (e *endpoint) drainUntil() (until time.Time, ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	until = time.Now().Add(drainRead)
-	if until.After(e.readUntil) {
-		until = e.readUntil
-	}
-	return until, e.stopping
-}
 
 // readSize is how much a connection may read at once now.
 func (e *endpoint) readSize() int {
