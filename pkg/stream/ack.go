@@ -61,7 +61,7 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 			return context.Cause(ctx)
 		}
 	}
-	c.split.control = c.control
+	c.split.control = func(line []byte) error { return c.control(ctx, line) }
 	c.tracker.changed = make(chan struct{}, 1)
 	c.tracker.changed <- struct{}{} // "ack 0" tells the exporter that it may begin
 	c.acks.Add(1)
@@ -84,7 +84,7 @@ func (c *conn) refuse(format string, args ...any) error {
 }
 
 // control takes a line between those of logs.
-func (c *conn) control(line []byte) error {
+func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(ackProbe))
 	if !ok || !sessionName.Match(text) {
 		c.reject("unknown control line", line)
@@ -96,11 +96,13 @@ func (c *conn) control(line []byte) error {
 	name := string(text)
 	if !c.announce(name) {
 		// The exporter keeps its lines: to leave them out would lose them.
+		// What it sent before is confirmed first, or would come with each try.
 		n := c.hub.stats.refused.Add(1)
 		c.full.Do(func() {
 			c.log.Warn("connection refused: peers have announced too many names of probes",
 				"peer", c.nc.RemoteAddr(), "probe", name, "most", maxProbes, "refused", n)
 		})
+		c.tracker.settle(ctx)
 		return c.refuse("probe %s is one too many, %d names were announced", name, maxProbes)
 	}
 	c.probe = name

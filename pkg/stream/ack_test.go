@@ -15,13 +15,15 @@ import (
 // on.
 func TestManyProbes(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Format: JSON})
-	send := func(session, text string) {
+	send := func(session, text string) (answers string) {
 		c := connect(t, s.addr)
 		write(t, c, ackHello+" 1 "+session+"\n"+text)
 		c.SetDeadline(time.Now().Add(patience))
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		got, err := io.ReadAll(c)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error("the connection was not closed")
 		}
+		return string(got)
 	}
 	const log = "/t/2016_03_24_21_37.out/log_new"
 	var text strings.Builder
@@ -29,7 +31,11 @@ func TestManyProbes(t *testing.T) {
 		fmt.Fprintf(&text, "#probe p%d\n%s x\n", i, log)
 	}
 	send("a", text.String())
-	send("b", "#probe p7\n"+log+" x\n#probe new\n"+log+" x\n")
+	known := "#probe p7\n" + log + " x\n"
+	got := send("b", known+"#probe new\n"+log+" x\n")
+	if want := fmt.Sprintf("ack %d\nerror probe new is one too many", len(known)); !strings.Contains(got, want) {
+		t.Errorf("answers %q, want %q", got, want)
+	}
 	sum := s.stop()
 	if sum.Refused != 2 || sum.Lines != maxProbes+1 || s.err != nil {
 		t.Errorf("%+v, %v", sum, s.err)
