@@ -12,7 +12,9 @@ func ackPage() []byte {
 		"newline (0x0a). Header lines of the log are sent like others. The path holds no blank, and its last part is the " +
 		"name of a log. Lines of several logs may be mixed; those of one log are in their order.")
 	p.literal("/var/lib/tstat/2016_03_24_21_37.out/log_tcp_complete 10.0.0.1 22102 ...")
-	p.text("The endpoint sends nothing. It leaves out a line that is not like this, that is longer than its limit (32 KiB) or " +
+	p.text("Over TLS tstatrepo sends this mode with TLS 1.2 only: with TLS 1.3 a connection is open for the exporter before the " +
+		"endpoint has looked at its certificate, and what it sends until the endpoint refuses is lost.\n\n" +
+		"The endpoint sends nothing. It leaves out a line that is not like this, that is longer than its limit (32 KiB) or " +
 		"that has no newline when the connection ends.\n\n" +
 		"What is on its way when a connection breaks is lost, and neither side knows how much.")
 	p.section(`"ACKNOWLEDGED MODE"`)
@@ -26,7 +28,8 @@ func ackPage() []byte {
 		"such an endpoint. It sends no line of a log before the answer.\n\n" +
 		"Then the exporter sends lines as in the plain mode. A line that begins with '#' is one of this mode:")
 	p.item("#probe NAME", "The lines that follow are of this probe, a name like SESSION. It counts if the endpoint knows no name "+
-		"from a certificate or its settings. Other lines with '#' are rejected.")
+		"from a certificate or its settings. Other lines with '#' are rejected. An endpoint takes 1024 names until it is started "+
+		"again; a connection that announces one more gets 'error TEXT' and is closed.")
 	p.text("The endpoint answers from time to time:")
 	p.literal("ack N")
 	p.text("N is decimal and never decreases. All required consumers of the endpoint have taken the lines up to byte N of the " +

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -118,6 +119,16 @@ type Listener struct {
 // from.
 func (l *Listener) Refused() int64 { return l.filter.refused.Load() }
 
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
+func (l *Listener) SetDeadline(t time.Time) error {
+	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
+}
+
+// SyscallConn returns the TCP socket that is listened on.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	return l.filter.Listener.(*net.TCPListener).SyscallConn()
+}
+
 // Listen listens as the options say. With TLS its connections are *tls.Conn
 // whose handshake is made by the first read or write: give that a deadline.
 func Listen(ctx context.Context, opt Options) (*Listener, error) {
@@ -169,8 +180,8 @@ func (f *filter) Accept() (net.Conn, error) {
 			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
 			return c, nil
 		}
-		c.Close()
 		n := f.refused.Add(1)
+		c.Close()
 		f.tell.Do(func() {
 			f.log.Warn("connection refused: its address is not allowed", "peer", c.RemoteAddr(), "listen", f.Addr(), "refused", n)
 		})

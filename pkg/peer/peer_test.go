@@ -139,6 +139,39 @@ func TestListenAllow(t *testing.T) {
 	}
 }
 
+// TestDeadline: a deadline ends a waiting Accept, with TLS too, and a later
+// one lets it go on.
+func TestDeadline(t *testing.T) {
+	for _, opt := range []Options{{Addr: ":0"}, {Addr: ":0", TLS: newAuthority(t).tls("server")}} {
+		l, err := Listen(t.Context(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		for range 2 {
+			if err := l.SetDeadline(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+		}
+		if err := l.SetDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		got, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Close()
+	}
+}
+
 // authority makes certificates.
 type authority struct {
 	t    *testing.T

@@ -21,6 +21,9 @@ const (
 	ackProbe   = "#probe "
 
 	maxHello = 256 // bytes of the first line
+	// maxProbes bounds the names of probes that peers may announce in a run:
+	// consumers keep folders, subjects and layouts of each.
+	maxProbes = 1024
 	// ackTimeout bounds how long a confirmation may take to write.
 	ackTimeout = 30 * time.Second
 )
@@ -29,20 +32,14 @@ var sessionName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // hello begins the acknowledged mode.
 func (c *conn) hello(ctx context.Context, line []byte) error {
-	refuse := func(format string, args ...any) error {
-		err := fmt.Errorf(format, args...)
-		c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
-		fmt.Fprintf(c.nc, "error %v\n", err)
-		return err
-	}
 	f := strings.Split(string(line), " ")
 	switch {
 	case len(f) != 3 || f[0] != ackHello:
-		return refuse("the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
+		return c.refuse("the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
 	case f[1] != ackVersion:
-		return refuse("version %.20q is not known, this endpoint has %s", f[1], ackVersion)
+		return c.refuse("version %.20q is not known, this endpoint has %s", f[1], ackVersion)
 	case !sessionName.MatchString(f[2]):
-		return refuse("the name of a session has 1 to 64 letters, digits, '_' and '-'")
+		return c.refuse("the name of a session has 1 to 64 letters, digits, '_' and '-'")
 	}
 	c.session, c.key = f[2], f[2]
 	// A former connection of the session may still have lines to hand over;
@@ -64,7 +61,7 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 			return context.Cause(ctx)
 		}
 	}
-	c.split.control = c.control
+	c.split.control = func(line []byte) error { return c.control(ctx, line) }
 	c.tracker.changed = make(chan struct{}, 1)
 	c.tracker.changed <- struct{}{} // "ack 0" tells the exporter that it may begin
 	c.acks.Add(1)
@@ -78,18 +75,50 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	return nil
 }
 
+// refuse tells the exporter why the connection ends, and returns that.
+func (c *conn) refuse(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
+	fmt.Fprintf(c.nc, "error %v\n", err)
+	return err
+}
+
 // control takes a line between those of logs.
-func (c *conn) control(line []byte) error {
-	name, ok := bytes.CutPrefix(line, []byte(ackProbe))
-	if !ok || !sessionName.Match(name) {
+func (c *conn) control(ctx context.Context, line []byte) error {
+	text, ok := bytes.CutPrefix(line, []byte(ackProbe))
+	if !ok || !sessionName.Match(text) {
 		c.reject("unknown control line", line)
 		return nil
 	}
-	if !c.named {
-		c.probe = string(name)
-		c.split.probe, c.split.last = c.probe, nil
+	if c.named {
+		return nil
 	}
+	name := string(text)
+	if !c.announce(name) {
+		// The exporter keeps its lines: to leave them out would lose them.
+		// What it sent before is confirmed first, or would come with each try.
+		n := c.hub.stats.refused.Add(1)
+		c.full.Do(func() {
+			c.log.Warn("connection refused: peers have announced too many names of probes",
+				"peer", c.nc.RemoteAddr(), "probe", name, "most", maxProbes, "refused", n)
+		})
+		c.tracker.settle(ctx)
+		return c.refuse("probe %s is one too many, %d names were announced", name, maxProbes)
+	}
+	c.probe = name
+	c.split.probe, c.split.last = name, nil
 	return nil
+}
+
+// announce reports whether a name of a probe is known or may be added.
+func (e *endpoint) announce(name string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.announced[name] && len(e.announced) >= maxProbes {
+		return false
+	}
+	e.announced[name] = true
+	return true
 }
 
 // tracker follows how far the lines of a connection are confirmed. Positions

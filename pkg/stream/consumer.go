@@ -172,6 +172,9 @@ func (s *stdout) run(ctx context.Context) error {
 				return nil
 			}
 			if err := s.write(ctx, b.out); err != nil {
+				if s.q.optional {
+					s.q.discard(b)
+				}
 				return err
 			}
 			s.q.done(b)

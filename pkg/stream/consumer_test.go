@@ -25,10 +25,12 @@ type natsServer struct {
 	t    testing.TB
 	addr string
 	dir  string
+	args []string
+	opts []nats.Option // of clients
 	cmd  *exec.Cmd
 }
 
-func startNATS(t testing.TB) *natsServer {
+func startNATS(t testing.TB, args ...string) *natsServer {
 	t.Helper()
 	if _, err := exec.LookPath("nats-server"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -40,7 +42,7 @@ func startNATS(t testing.TB) *natsServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &natsServer{t: t, addr: l.Addr().String(), dir: t.TempDir()}
+	s := &natsServer{t: t, addr: l.Addr().String(), dir: t.TempDir(), args: args}
 	l.Close()
 	s.start()
 	t.Cleanup(s.kill)
@@ -51,6 +53,7 @@ func (s *natsServer) start() {
 	s.t.Helper()
 	host, port, _ := net.SplitHostPort(s.addr)
 	s.cmd = exec.Command("nats-server", "-a", host, "-p", port, "-js", "-sd", s.dir)
+	s.cmd.Args = append(s.cmd.Args, s.args...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -72,7 +75,7 @@ func (s *natsServer) kill() {
 // text returns what is in a stream, message by message.
 func (s *natsServer) text(stream string) string {
 	s.t.Helper()
-	nc, err := nats.Connect("nats://" + s.addr)
+	nc, err := nats.Connect("nats://"+s.addr, s.opts...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -331,21 +334,43 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestFullDisk: the stream pauses while the disk is full, says so, and goes on
-// without a line lost or doubled.
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
+// smallDisk mounts a file system of a size, like 2m. fill fills it but for
+// about free bytes, release makes room again.
+func smallDisk(t *testing.T, size string) (dir string, fill func(free int), release func()) {
+	t.Helper()
+	dir = t.TempDir()
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("cannot mount a small disk: %v", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
+	fill = func(free int) {
+		t.Helper()
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(ballast, make([]byte, int(st.Bavail)*int(st.Bsize)-free), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
+	release = func() {
+		t.Helper()
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, fill, release
+}
+
+// TestFullDisk: the stream pauses while the disk is full, says so, and goes on
+// without a line lost or doubled.
+func TestFullDisk(t *testing.T) {
+	dir, fill, release := smallDisk(t, "2m")
+	fill(1 << 20)
 	text := numbered(logPath, 0, 10_000) // 1.2 MB
 	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, Queue: 1 << 20})
 	c := connect(t, s.addr)
@@ -354,9 +379,7 @@ func TestFullDisk(t *testing.T) {
 		c.Close()
 	}()
 	await(t, "the pause", func() bool { return strings.Contains(s.log.String(), "the stream pauses") })
-	if err := os.Remove(ballast); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	await(t, "all lines", func() bool { return s.taken(0) == 10_000 })
 	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "written again") {
 		t.Error(s.err)
@@ -369,6 +392,82 @@ func TestFullDisk(t *testing.T) {
 	}
 	if got != text {
 		t.Errorf("%d bytes, want %d", len(got), len(text))
+	}
+}
+
+// TestFullDiskBehindStdout: the same where standard output is a file.
+func TestFullDiskBehindStdout(t *testing.T) {
+	dir, fill, release := smallDisk(t, "2m")
+	fill(100_000)
+	file, err := os.Create(filepath.Join(dir, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	text := numbered(logPath, 0, 10_000)
+	s := startStream(t, Options{Listen: loopback(), Stdout: file, Queue: 1 << 20})
+	c := connect(t, s.addr)
+	go func() {
+		io.WriteString(c, text)
+		c.Close()
+	}()
+	await(t, "the pause", func() bool { return strings.Contains(s.log.String(), "the stream pauses") })
+	release()
+	await(t, "all lines", func() bool { return s.taken(0) == 10_000 })
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "written again") {
+		t.Error(s.err)
+	}
+	if got, err := os.ReadFile(file.Name()); err != nil || string(got) != text {
+		t.Errorf("%d bytes, want %d, %v", len(got), len(text), err)
+	}
+}
+
+// TestFullStateDisk: where positions cannot be saved the stream goes on for a
+// window, pauses, says so, and goes on when there is room again.
+func TestFullStateDisk(t *testing.T) {
+	dir, fill, release := smallDisk(t, "1m")
+	root := t.TempDir()
+	w := newTstat(t, root, "log_tcp_complete")
+	w.rollOver()
+	w.lines(w.logs[0], 100)
+	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: dir, Window: 64 << 10, Start: StartBegin})
+	await(t, "some lines", func() bool { return s.out.Len() > 0 })
+	fill(0)
+	w.lines(w.logs[0], 5000) // more than 10 windows
+	w.end()
+	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "the position cannot be saved") })
+	await(t, "the pause", func() bool {
+		s.ck.mu.Lock()
+		defer s.ck.mu.Unlock()
+		return s.ck.waiting > 0
+	})
+	before := s.out.Len()
+	if before >= 500_000 {
+		t.Errorf("%d bytes went on, the window is %d", before, 64<<10)
+	}
+	release()
+	await(t, "all lines", func() bool { return strings.Count(s.out.String(), "\n") >= w.count() })
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "the position is saved again") {
+		t.Error(s.err)
+	}
+	w.check(s.out.String())
+}
+
+// TestOptionalEnds: an optional consumer that cannot go on ends alone; its
+// lines are counted as dropped.
+func TestOptionalEnds(t *testing.T) {
+	dir := t.TempDir()
+	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, ToOptional: []string{"-"}, Stdout: failing{}})
+	c := connect(t, s.addr)
+	text := numbered(logPath, 0, 5000)
+	write(t, c, text)
+	await(t, "the first lines", func() bool { return strings.Contains(s.log.String(), "optional consumer has ended") })
+	write(t, c, text)
+	c.Close()
+	await(t, "all lines", func() bool { return s.taken(0) == 10_000 })
+	sum := s.stop()
+	if o := sum.Consumers[1]; s.err != nil || o.Dropped != 10_000 || o.Lines != 0 || !o.Optional {
+		t.Errorf("%+v, %v", sum, s.err)
 	}
 }
 

@@ -42,53 +42,64 @@ type endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
-	stopped   bool
-	readUntil time.Time        // set before conn.stopping is
+	stopping  bool
+	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
+	announced map[string]bool  // names of probes, in the acknowledged mode
 	full      rate.Sometimes
 	wrong     rate.Sometimes
 	run       string // tells this process from others in message ids
 	number    atomic.Int64
 }
 
-// serve accepts connections until the listener is closed.
-func (e *endpoint) serve(ctx context.Context, l *peer.Listener) error {
+// serve accepts connections until the stop, then those that wait to be
+// accepted, and closes the listener.
+func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
+	defer l.Close()
 	for {
 		nc, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return nil
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break // the stop
 		}
 		if err != nil {
 			// Out of file descriptors, for one: others may close some.
 			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
 			if sleep(ctx, time.Second) != nil {
-				return nil
+				return
 			}
 			continue
 		}
-		if !e.start(ctx, nc) {
-			nc.Close()
-			n := e.hub.stats.refused.Add(1)
-			e.full.Do(func() {
-				e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
-			})
+		e.start(ctx, nc)
+	}
+	l.SetDeadline(e.readUntil)
+	for waiting(l) {
+		nc, err := l.Accept()
+		if err != nil {
+			return
 		}
+		e.start(ctx, nc)
 	}
 }
 
 // start serves a connection in a goroutine of its own, if there may be one
 // more.
-func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
+func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{
 		endpoint: e, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
 		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
 	}
 	e.mu.Lock()
-	if e.stopped || len(e.conns) >= e.hub.opt.MaxConnections {
+	c.stopping.Store(e.stopping)
+	if len(e.conns) >= e.hub.opt.MaxConnections {
 		e.mu.Unlock()
 		cancel(nil)
-		return false
+		nc.Close()
+		n := e.hub.stats.refused.Add(1)
+		e.full.Do(func() {
+			e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
+		})
+		return
 	}
 	e.conns[c] = true
 	e.hub.stats.connections.Store(int64(len(e.conns)))
@@ -114,22 +125,25 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) bool {
 		close(c.done)
 		c.report(err)
 	}()
-	return true
 }
 
-// stop lets all connections read what has arrived and waits until they have
-// ended.
-func (e *endpoint) stop() {
+// stop lets the endpoint take what has arrived, and end. wait waits for the
+// connections, once serve has ended.
+func (e *endpoint) stop(listeners []*peer.Listener) {
 	e.mu.Lock()
-	e.stopped = true
+	defer e.mu.Unlock()
 	e.readUntil = time.Now().Add(drainMax)
+	e.stopping = true
 	for c := range e.conns {
 		c.stopping.Store(true)
 		c.nc.SetReadDeadline(time.Now().Add(drainRead))
 	}
-	e.mu.Unlock()
-	e.wg.Wait()
+	for _, l := range listeners {
+		l.SetDeadline(time.Now()) // wakes serve
+	}
 }
+
+func (e *endpoint) wait() { e.wg.Wait() }
 
 // readSize is how much a connection may read at once now.
 func (e *endpoint) readSize() int {

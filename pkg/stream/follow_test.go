@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -360,4 +362,78 @@ func TestForward(t *testing.T) {
 	}
 	s.stop()
 	w.check(out.String()) // clean stops: not even duplicates
+}
+
+// TestForwardPlain: followed over a plain connection to an endpoint that
+// restarts while nothing is on its way: every line once.
+func TestForwardPlain(t *testing.T) {
+	root, out := t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	w.rollOver()
+	s := startStream(t, Options{Listen: loopback(), Stdout: out, Format: Line})
+	endpoint := Options{Listen: []peer.Options{{Addr: s.addr}}, Stdout: out, Format: Line}
+	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"tcp://" + s.addr}, Start: StartBegin})
+	for i := range 5 {
+		w.lines(w.logs[0], 300)
+		w.lines(w.logs[1], 20)
+		w.rollOver()
+		// With the headers of all folders but the newest, whose logs are empty
+		// as yet.
+		await(t, "what was written", func() bool { return probe.taken(0) == int64(w.count()+2*(i+1)) })
+		s.stop()
+		w.lines(w.logs[0], 100)
+		s = startStream(t, endpoint)
+	}
+	w.end()
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	if sum := probe.stop(); probe.err != nil || sum.Consumers[0].Restarts == 0 {
+		t.Errorf("%+v, %v", sum, probe.err)
+	}
+	s.stop()
+	w.check(out.String())
+}
+
+// TestSeveralRoots: the folders of several probes at once, over a restart:
+// each probe's lines once, in order, under its name.
+func TestSeveralRoots(t *testing.T) {
+	opt := Options{Format: JSON, StateDir: t.TempDir(), Stdout: &output{}, Start: StartBegin}
+	writers := map[string]*fakeTstat{}
+	count := 0
+	for _, probe := range []string{"turin", "milan", "rome"} {
+		root := t.TempDir()
+		w := newTstat(t, root, "log_new", "log_other")
+		w.rollOver()
+		writers[probe] = w
+		opt.Follow = append(opt.Follow, Root{probe, root})
+	}
+	for range 3 {
+		s := startStream(t, opt)
+		for range 5 {
+			for _, w := range writers {
+				w.lines(w.logs[0], 50)
+				w.lines(w.logs[1], 5)
+				w.rollOver()
+				count += 55
+			}
+		}
+		await(t, "all lines", func() bool { return strings.Count(opt.Stdout.(*output).String(), "\n") >= count })
+		if s.stop(); s.err != nil {
+			t.Fatal(s.err)
+		}
+		opt.Start = StartCheckpoint
+	}
+	got := map[string]*strings.Builder{}
+	for text := range strings.Lines(opt.Stdout.(*output).String()) {
+		var row struct{ Probe, Line string }
+		if err := json.Unmarshal([]byte(text), &row); err != nil || writers[row.Probe] == nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if got[row.Probe] == nil {
+			got[row.Probe] = &strings.Builder{}
+		}
+		got[row.Probe].WriteString(row.Line + "\n")
+	}
+	for probe, w := range writers {
+		w.check(got[probe].String())
+	}
 }

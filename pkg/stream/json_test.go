@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -175,11 +176,14 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte("#c_ip:1 c_port:2\n1.2.3.4 -5\n1.2.3.4 05\n- 1e5\n"), 1)
 	f.Add([]byte("\n \n#\n##:\n"), 2)
 	names := []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_chat_messages", "log_video_complete", "log_mm_complete"}
-	h := testHub(f, Options{Format: JSON})
+	opt := testHub(f, Options{Format: JSON}).opt
 	f.Fuzz(func(t *testing.T, data []byte, n int) {
 		data = append(data, '\n')
 		name := names[uint(n)%uint(len(names))]
-		h.layouts.headers = map[string]headers{}
+		h := &hub{
+			opt: opt, log: slog.New(slog.DiscardHandler), stats: &stats{}, types: &typeNames{},
+			layouts: &layouts{headers: map[string]headers{}, version: 1},
+		}
 		for line := range strings.Lines(encodeAll(t, h, name, data)) {
 			if !json.Valid([]byte(line)) {
 				t.Fatalf("no JSON: %q", line)

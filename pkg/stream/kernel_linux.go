@@ -30,3 +30,16 @@ func unsent(rc syscall.RawConn) (n int, ok bool) {
 	})
 	return n, ok && cerr == nil && err == nil
 }
+
+// waiting reports whether there are connections that Accept returns at once.
+func waiting(l syscall.Conn) bool {
+	rc, err := l.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	cerr := rc.Control(func(fd uintptr) {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return cerr == nil && err == nil && n > 0
+}

@@ -79,7 +79,7 @@ func (q *queue) wait(ctx context.Context, cost int64) error {
 func (q *queue) drop(b *batch) {
 	n := q.stats.dropped.Add(int64(b.lines))
 	q.dropping.Do(func() {
-		q.log.Warn("optional consumer is too slow: lines are dropped", "consumer", q.name, "dropped", n)
+		q.log.Warn("optional consumer does not keep up: lines are dropped", "consumer", q.name, "dropped", n)
 	})
 	q.unused(b)
 }

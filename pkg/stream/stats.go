@@ -15,7 +15,7 @@ type Summary struct {
 	Empty       int64             `json:"empty"`       // lines without text
 	Connections int64             `json:"connections"` // at the moment
 	Accepted    int64             `json:"accepted"`    // connections so far
-	Refused     int64             `json:"refused"`     // connections that were not allowed, or too many
+	Refused     int64             `json:"refused"`     // connections that were not allowed, too many, or of too many probes
 	Vanished    int64             `json:"vanished"`    // logs that went before they were read to their end
 	Untaken     int64             `json:"untaken"`     // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
 	Consumers   []ConsumerSummary `json:"consumers"`

@@ -81,7 +81,7 @@ type Options struct {
 	Report      func(*Summary)
 	ReportEvery time.Duration
 
-	opened func(*hub) // lets tests look inside
+	opened func(*run) // lets tests look inside
 }
 
 // Defaults of Options.
@@ -233,7 +233,7 @@ func (r *run) open(ctx context.Context) error {
 		}
 	}
 	r.endpoint = &endpoint{
-		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
+		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, announced: map[string]bool{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	var addrs []string
@@ -250,7 +250,7 @@ func (r *run) open(ctx context.Context) error {
 		addrs = append(addrs, l.Addr().String())
 	}
 	if opt.opened != nil {
-		opt.opened(h)
+		opt.opened(r)
 	}
 	if opt.Listening != nil {
 		opt.Listening(addrs)
@@ -290,11 +290,7 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 		})
 	}
 	for _, l := range r.listeners {
-		sources.Go(func() {
-			if err := r.endpoint.serve(work, l); err != nil {
-				fail(err)
-			}
-		})
+		sources.Go(func() { r.endpoint.serve(work, l) })
 	}
 	for _, root := range r.opt.Follow {
 		sources.Go(func() {
@@ -309,20 +305,18 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 	<-stop.Done()
 	timer := time.AfterFunc(r.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
-	var refused int64
-	for _, l := range r.listeners {
-		l.Close()
-		refused += l.Refused()
-	}
-	r.endpoint.stop()
+	r.endpoint.stop(r.listeners)
 	sources.Wait()
+	r.endpoint.wait()
 	for _, q := range r.hub.queues {
 		close(q.ch)
 	}
 	consumers.Wait()
 	giveUp(nil)
 	others.Wait()
-	r.hub.stats.refused.Add(refused)
+	for _, l := range r.listeners {
+		r.hub.stats.refused.Add(l.Refused())
+	}
 	r.hub.layouts.save(r.log)
 	err := r.ck.save()
 	if n := r.hub.stats.untaken.Load(); n > 0 {

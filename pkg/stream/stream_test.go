@@ -72,6 +72,7 @@ type started struct {
 	err   error
 	ended bool
 	hub   atomic.Pointer[hub]
+	ck    *checkpoint
 }
 
 // startStream runs a stream until stop or the end of the test.
@@ -92,7 +93,10 @@ func startStream(t testing.TB, opt Options) *started {
 	opt.Poll = 20 * time.Millisecond
 	opt.RetryMin, opt.RetryMax = time.Millisecond, 20*time.Millisecond
 	opt.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	opt.opened = s.hub.Store
+	opt.opened = func(r *run) {
+		s.hub.Store(r.hub)
+		s.ck = r.ck
+	}
 	ready := make(chan string, 1)
 	opt.Listening = func(addrs []string) { ready <- strings.Join(addrs, " ") }
 	go func() {
@@ -415,5 +419,30 @@ func TestStopDrains(t *testing.T) {
 	var untaken *UntakenError
 	if !errors.As(s.err, &untaken) || untaken.Lines != 2000 || sum.Untaken != 2000 {
 		t.Errorf("%+v, %v", sum, s.err)
+	}
+}
+
+// TestStopTakesBacklog: connections that wait to be accepted when the stop
+// comes are taken, with their lines.
+func TestStopTakesBacklog(t *testing.T) {
+	const exporters = 100
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	out, want := &output{}, 0
+	opt := Options{Listen: loopback(), To: []string{"-"}, StateDir: t.TempDir(), Stdout: out}
+	opt.Listening = func(addrs []string) { // nothing is accepted before this returns
+		for i := range exporters {
+			text := numbered(fmt.Sprintf("/p%d/2016_03_24_21_37.out/log_tcp_complete", i), 0, 20)
+			c := connect(t, addrs[0])
+			write(t, c, text)
+			if want += len(text); i%2 == 0 {
+				c.Close()
+			}
+		}
+		cancel()
+	}
+	sum, err := Run(ctx, opt)
+	if err != nil || sum.Accepted != exporters || sum.Lines != exporters*20 || out.Len() != want {
+		t.Errorf("%+v, %d bytes of %d, %v", sum, out.Len(), want, err)
 	}
 }
