@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+RACE = ./pkg/bulk/... ./pkg/mathproto/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build build-norrd install-tools
 
@@ -35,18 +35,19 @@ demo: ## import sample logs, query them, show what to do next (3 minutes at most
 test: install-tools ## run all tests
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
-	go test -timeout 6m ./...
+	go test -timeout 15m ./...
 	CGO_ENABLED=0 go vet -tags norrd ./cmd/... ./pkg/rrdfile/... ./pkg/rrdpush/...
-	go test -race -timeout 6m $(RACE)
+	go test -race -timeout 15m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
 
 bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)
 
-soak: ## kill imports, streams and pushes at random, 50 rounds each; 60,000 damaged RRDs, and more
-	go test ./cmd/tstatrepo -run TestKill -soak -timeout 60m -v
+soak: ## kill imports, streams and pushes at random, 50 rounds each; damage RRDs, cut transfers, and more
+	go test ./cmd/tstatrepo -run TestKill -soak -timeout 120m -v
 	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
+	go test ./pkg/mathproto -soak -timeout 60m
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...

@@ -26,6 +26,15 @@ _tstatrepo() {
         --metrics-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
+        --tls-cert)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-key)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-ca)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
         --config)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
@@ -38,11 +47,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --probe | --stream | --retry-timeout | --type | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval)
+        --probe | --stream | --retry-timeout | --type | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --dry-run --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --dry-run --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;

@@ -29,7 +29,7 @@ var exitTexts = []struct{ status, text string }{
 	{"1", "failed; what could be done is done"},
 	{"2", "wrong usage or configuration; nothing was done"},
 	{"3", "done, but lines inside files were rejected"},
-	{"75", "try again later: locked by another run, or the destination is down"},
+	{"75", "try again later: locked by another run, or a source or destination is down"},
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 
@@ -114,7 +114,8 @@ func exitStatus(err error) int {
 		return 128 + int(sig.signal)
 	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.As(err, &wrong), errors.Is(err, bulk.ErrUsage):
 		return exitUsage
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, state.ErrLocked):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),
+		errors.Is(err, state.ErrLocked):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

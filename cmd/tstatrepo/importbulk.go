@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -28,6 +29,7 @@ type importBulk struct {
 	sources          []string
 	to               []string
 	stream           string
+	streamType       string // log type of the rows that go to it; "" if its name tells
 	retryTimeout     duration
 	probe            string
 	replace          bool
@@ -50,6 +52,13 @@ type importBulk struct {
 	progressInterval duration
 	verbose          bool
 	quiet            bool
+
+	network       network
+	allowCallback []string
+	folderLength  duration
+	advertise     string
+
+	probeGiven bool // probe is not the default
 }
 
 func defaultImportBulk() importBulk {
@@ -62,6 +71,7 @@ func defaultImportBulk() importBulk {
 		poll:         duration(bulk.DefaultPoll),
 		memory:       400 << 20,
 		maxRejects:   bulk.DefaultMaxRejects,
+		folderLength: duration(mathproto.DefaultFolderLength),
 	}
 }
 
@@ -73,16 +83,16 @@ func (b *importBulk) settings() []*setting {
 		limits  = "Limits"
 		reports = "Output"
 	)
-	return []*setting{
+	return slices.Concat([]*setting{
 		{name: "sources", group: source, value: &b.sources,
 			usage: "what to import when the command line names no source"},
 
 		{name: "to", group: dest, value: &b.to, complete: "dir",
-			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database or dbstream://user@host/database"},
-		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot",
+			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database or dbstream://user@host/database; or serve them to the MATH repository math://host:port"},
+		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot; of a MATH stream its name",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
 		{name: "stream", group: dest, value: &b.stream, empty: "{probe}_{type}",
-			usage: "`NAME` of DBStream's table; {probe} and {type} stand for those of each file"},
+			usage: "`NAME` of DBStream's table, or of the stream of --to math://; {probe} and {type} stand for those of each file"},
 		{name: "retry-timeout", group: dest, value: &b.retryTimeout,
 			usage: "try again for `DURATION` when a database is away; without end with --follow"},
 		{name: "replace", group: dest, value: &b.replace,
@@ -130,7 +140,14 @@ func (b *importBulk) settings() []*setting {
 			usage: "print the summary even if stderr is not a terminal"},
 		{name: "quiet", group: reports, value: &b.quiet,
 			usage: "print warnings and errors only"},
-	}
+	}, b.network.settings("take streams of MATH probes or, with --to math://, serve files,"), []*setting{
+		{name: "allow-callback", group: "Network", value: &b.allowCallback, empty: "the address that registers a stream",
+			usage: "fetch from probes in `NETWORK` only, like 10.0.0.0/8"},
+		{name: "folder-length", group: "Network", value: &b.folderLength,
+			usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
+		{name: "advertise", group: "Network", value: &b.advertise, empty: "address and port of --listen",
+			usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
+	})
 }
 
 var importBulkExamples = []example{
@@ -140,6 +157,9 @@ var importBulkExamples = []example{
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
 	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},
+	{"what a MATH probe has of a stream", "tstatrepo import-bulk --to parquet:/srv/tstat math://probe:3001/polito_tcp"},
+	{"the repository of MATH probes", "tstatrepo import-bulk --listen 0.0.0.0:3000 --allow 10.0.0.0/8 --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0'"},
+	{"a MATH probe", "tstatrepo import-bulk --to math://repository:3000 --stream polito_tcp --type log_tcp_complete --listen 0.0.0.0:3001 --allow 10.0.0.0/8 /var/lib/tstat"},
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
@@ -150,7 +170,9 @@ func importBulkCommand(con *console) *cli.Command {
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
 		Description: "Imports the logs in each SOURCE: a folder with log folders below, a log folder, a log file " +
-			"(.gz too), or '-' for one log on standard input.\n\n" +
+			"(.gz too), '-' for one log on standard input, or math://host:port/STREAM of a MATH probe.\n\n" +
+			"With --listen it is the repository of MATH probes, which register there; with --to math:// it is a probe " +
+			"itself. Both go on until they are interrupted.\n\n" +
 			"Every file is stored once, however often it is imported; files that Tstat may still write to are left " +
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
 			"completed by the next one.",
@@ -170,7 +192,9 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if c.Args().Present() {
 		b.sources = c.Args().Slice()
 	}
+	b.probeGiven = b.probe != ""
 	opt := b.options(p)
+	roles := b.checkMath(p)
 	opt.StateDir = cfg.stateDir
 	if err := p.err(c.Command.Name); err != nil {
 		return err
@@ -178,8 +202,8 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if done, err := checkOrPrint(c, cfg); done {
 		return err
 	}
-	if len(b.sources) == 0 {
-		return hintError{usagef("import-bulk needs a SOURCE: a folder, a log file or '-'"),
+	if len(b.sources) == 0 && !b.isRepository() {
+		return hintError{usagef("import-bulk needs a SOURCE: a folder, a log file, '-' or math://host:port/STREAM"),
 			"for example: tstatrepo import-bulk /var/lib/tstat"}
 	}
 	if b.quiet {
@@ -187,20 +211,29 @@ func runImportBulk(c *cli.Context, con *console) error {
 	}
 	opt.Log = con.logger()
 	opt.Stdin = c.App.Reader
-	if err := opt.Validate(); err != nil {
-		return err
-	}
-	if b.metricsFile != "" && b.follow {
-		opt.Passed = func(sum *bulk.Summary, failure error) {
-			if err := writeMetrics(b.metricsFile, b.probe, sum, failure, time.Now()); err != nil {
-				opt.Log.Warn("metrics file was not written", "err", err)
-			}
-		}
+	if b.isProbe() {
+		return b.runProbe(c, roles, opt)
 	}
 
 	// The collector rather works harder than to let the process outgrow what
 	// the user gave it; a tenth is for what it does not manage.
 	debug.SetMemoryLimit(int64(b.memory) / 10 * 9)
+	if b.isRepository() {
+		return b.runRepository(c, con, roles, opt)
+	}
+	if err := b.split(&opt); err != nil {
+		return err
+	}
+	if err := opt.Validate(); err != nil {
+		return err
+	}
+	if b.metricsFile != "" && b.follow {
+		opt.Passed = func(sum *bulk.Summary, failure error) {
+			if err := writeMetrics(b.metricsFile, oneRun(b.probe, sum, failure, time.Now())); err != nil {
+				opt.Log.Warn("metrics file was not written", "err", err)
+			}
+		}
+	}
 	sum, err := b.run(c.Context, con, opt)
 	if b.follow && err == nil {
 		err = c.Context.Err() // only a signal ends --follow
@@ -210,8 +243,13 @@ func runImportBulk(c *cli.Context, con *console) error {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}
 	if b.metricsFile != "" && !b.dryRun && !b.follow {
-		err = errors.Join(err, writeMetrics(b.metricsFile, b.probe, sum, err, time.Now()))
+		err = errors.Join(err, writeMetrics(b.metricsFile, oneRun(b.probe, sum, err, time.Now())))
 	}
+	return b.finish(con, sum, err)
+}
+
+// finish returns the error that ends the command: rejected lines are one.
+func (b *importBulk) finish(con *console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}
 		if err == nil {
@@ -232,6 +270,7 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 			Log:          opt.Log,
 			RetryTimeout: opt.RetryTimeout,
 			Stream:       b.stream,
+			StreamType:   b.streamType,
 		})
 		if err != nil {
 			return nil, errors.Join(err, closeAll(opt.Stores))
@@ -259,7 +298,10 @@ func (b *importBulk) options(p *problems) bulk.Options {
 	var host string
 	if b.probe == "" {
 		host, _ = os.Hostname()
-		b.probe = fitProbe(host)
+		b.probe = cmp.Or(b.pulled(), fitProbe(host))
+		if b.isRepository() {
+			b.probe = "repository" // each stream has its own
+		}
 	}
 	if b.probe == "" {
 		p.add("probe", "must be given, since this machine has no host name")
@@ -273,6 +315,9 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		if slices.Contains(b.to[:i], dest) {
 			p.add("to", "names %s twice", maskSecrets(dest))
 			continue
+		}
+		if mathproto.IsURL(dest) {
+			continue // see checkMath
 		}
 		var wrong *stores.URLError
 		if _, _, err := stores.Parse(dest); errors.As(err, &wrong) {
@@ -345,6 +390,9 @@ func (b *importBulk) options(p *problems) bulk.Options {
 
 // checkStream checks the name of DBStream's tables.
 func (b *importBulk) checkStream(p *problems) {
+	if b.isProbe() || b.isRepository() {
+		return // see checkMath
+	}
 	if !slices.ContainsFunc(b.to, stores.HasStreams) {
 		if b.stream != "" {
 			p.add("stream", "is for dbstream:// only, and no destination is one")
@@ -359,6 +407,14 @@ func (b *importBulk) checkStream(p *problems) {
 		if len(b.types) == 0 || slices.ContainsFunc(b.types, func(glob string) bool { ok, _ := path.Match(glob, t.Name); return ok }) {
 			types = append(types, t.Name)
 		}
+	}
+	if b.stream == "" && b.pulled() != "" && len(types) > 0 {
+		// As a repository does it, which is told the stream's type.
+		b.stream, b.streamType = b.pulled(), types[0]
+		if slices.Contains(types, "log_tcp_complete") {
+			b.streamType = "log_tcp_complete"
+		}
+		types = []string{b.streamType}
 	}
 	var wrong *store.UsageError
 	if err := stores.CheckStream(b.stream, b.probe, types); errors.As(err, &wrong) {

@@ -18,6 +18,7 @@ var layers = [][]string{
 	{"pkg/store/postgres", "pkg/store/dbstream"},
 	{"pkg/store/stores"},
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
+	{"pkg/mathproto"},
 	{"cmd/tstatrepo"},
 }
 

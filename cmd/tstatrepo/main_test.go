@@ -3,11 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -24,11 +26,14 @@ func TestScript(t *testing.T) {
 			for _, name := range []string{"STATE_DIRECTORY", "XDG_STATE_HOME"} {
 				env.Setenv(name, "")
 			}
+			for _, name := range []string{"ADDR1", "ADDR2"} {
+				env.Setenv(name, freeAddr(t))
+			}
 			samples, err := filepath.Abs("../../pkg/tstat/testdata/logs")
 			env.Setenv("SAMPLES", samples)
 			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "total": total},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "total": total, "await": await},
 	})
 }
 
@@ -48,6 +53,24 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
 	}
+}
+
+// await ADDR waits until somebody listens there, await PATH until there is
+// such a file.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await ADDR|PATH")
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if c, err := net.Dial("tcp", args[0]); err == nil {
+			c.Close()
+			return
+		}
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("no %s in a minute", args[0])
 }
 
 // total FIELD=N... checks the totals of the last --json summary.

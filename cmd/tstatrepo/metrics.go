@@ -18,31 +18,48 @@ const (
 	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
 )
 
-// writeMetrics replaces file by metrics of the run that ended with sum and
-// failure, for the textfile collector of node_exporter. Alert on the age of
-// the last success: it survives failed runs and shows runs that never start.
-func writeMetrics(file, probe string, sum *bulk.Summary, failure error, now time.Time) error {
+// importRun is an import and what came of it; sum may be nil.
+type importRun struct {
+	sum     *bulk.Summary
+	failure error
+	ended   time.Time
+}
+
+// oneRun is the only run of a metrics file.
+func oneRun(probe string, sum *bulk.Summary, failure error, ended time.Time) map[string]importRun {
+	return map[string]importRun{probe: {sum, failure, ended}}
+}
+
+// writeMetrics replaces file by metrics of the runs, by probe, for the
+// textfile collector of node_exporter. Alert on the age of the last success:
+// it survives failed runs and shows runs that never start.
+func writeMetrics(file string, runs map[string]importRun) error {
 	reg := prometheus.NewRegistry()
+	gauges := map[string]*prometheus.GaugeVec{}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
-		reg.MustRegister(g)
-		return g
+		if gauges[name] == nil {
+			gauges[name] = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+			reg.MustRegister(gauges[name])
+		}
+		return gauges[name]
 	}
-	seconds := float64(now.UnixMilli()) / 1000
-	succeeded := 1.0
-	last := seconds
-	if failure != nil {
-		succeeded, last = 0, formerSuccess(file, metricSuccess, probe)
-	}
-	if last > 0 {
-		gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
-	}
-	gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
-	gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
 	gauge("tstatrepo_build_info", "Version of tstatrepo, always 1.", "version", "goversion").
 		WithLabelValues(currentVersion(), runtime.Version()).Set(1)
-	if sum != nil {
-		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(sum.Seconds)
+	for probe, r := range runs {
+		seconds := float64(r.ended.UnixMilli()) / 1000
+		succeeded, last := 1.0, seconds
+		if r.failure != nil {
+			succeeded, last = 0, formerSuccess(file, metricSuccess, probe)
+		}
+		if last > 0 {
+			gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
+		}
+		gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
+		gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
+		if r.sum == nil {
+			continue
+		}
+		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(r.sum.Seconds)
 		for _, m := range []struct {
 			name, help string
 			value      func(*bulk.TypeSummary) int64
@@ -55,7 +72,7 @@ func writeMetrics(file, probe string, sum *bulk.Summary, failure error, now time
 			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
 		} {
 			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")
-			for _, t := range sum.Types {
+			for _, t := range r.sum.Types {
 				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
 			}
 		}

@@ -98,6 +98,17 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestMetricsOfStreams: streams of one probe are summed up.
+func TestMetricsOfStreams(t *testing.T) {
+	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
+	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
+	now := time.Unix(1700000000, 0)
+	runs := byProbe(map[string]importRun{"a": {one, nil, now}, "b": {two, errors.New("x"), now.Add(time.Second)}, "c": {other, nil, now}})
+	if r := runs["turin"]; len(runs) != 2 || r.sum.Total.Rows != 2*runs["rome"].sum.Total.Rows || r.failure == nil || !r.ended.Equal(now.Add(time.Second)) {
+		t.Errorf("%+v", runs)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "t.prom")
 	now := time.Unix(1700000000, 0)
@@ -118,13 +129,13 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	// A failure before any success does not invent one.
-	if err := writeMetrics(file, "turin", nil, errors.New("x"), now); err != nil {
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now)); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(read(), metricSuccess) {
 		t.Errorf("success without a success:\n%s", read())
 	}
-	if err := writeMetrics(file, "turin", sampleSummary(), nil, now); err != nil {
+	if err := writeMetrics(file, oneRun("turin", sampleSummary(), nil, now)); err != nil {
 		t.Fatal(err)
 	}
 	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
@@ -136,13 +147,13 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("names:\n%s", read())
 	}
 	// A failure keeps the time of the last success.
-	if err := writeMetrics(file, "turin", nil, errors.New("x"), now.Add(time.Hour)); err != nil {
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now.Add(time.Hour))); err != nil {
 		t.Fatal(err)
 	}
 	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
 		`tstatrepo_import_last_run_timestamp_seconds{probe="turin"} 1.7000036e+09`,
 		`tstatrepo_import_last_run_success{probe="turin"} 0`)
-	if err := writeMetrics(filepath.Join(file, "x"), "turin", nil, nil, now); err == nil {
+	if err := writeMetrics(filepath.Join(file, "x"), oneRun("turin", nil, nil, now)); err == nil {
 		t.Error("no error without a folder")
 	}
 }

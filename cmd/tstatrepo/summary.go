@@ -43,7 +43,9 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
-	line("probe", "%s", sum.Probe)
+	if sum.Probe != "" { // of several
+		line("probe", "%s", sum.Probe)
+	}
 	if first, last := span(sum); !first.IsZero() {
 		const layout = "2006-01-02 15:04"
 		line("folders", "%s to %s (%s)", first.In(loc).Format(layout), last.In(loc).Format(layout), loc)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,7 +64,12 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 				server.Program("psql"), url, halves[0].String(), halves[1].String())
 		}, nil
 	}
-	into := func(dest string, flags ...string) side {
+	remote, stop, err := b.serve(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	into := func(t tree, dest string, flags ...string) side {
 		return func(ctx context.Context) (usage, error) {
 			db := server.Database(tb)
 			defer server.Exec(tb, "postgres", "drop database "+db)
@@ -94,9 +100,10 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		target     float64
 		ours, peer side
 	}{
-		{"postgres / 2 x psql \\copy, rows/s", 0.9, into("postgres://HOST"), toPlain},
-		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into(dbs+"none", stream...), toDBS},
-		{"dbstream with analyze=light, rows/s", 0, into(dbs+"light", stream...), toDBS},
+		{"postgres / 2 x psql \\copy, rows/s", 0.9, into(t, "postgres://HOST"), toPlain},
+		{"dbstream / 2 x psql \\copy, rows/s", 0.9, into(t, dbs+"none", stream...), toDBS},
+		{"math:// to dbstream / 2 x psql \\copy, rows/s", 0.9, into(remote, dbs+"none", stream...), toDBS},
+		{"dbstream with analyze=light, rows/s", 0, into(t, dbs+"light", stream...), toDBS},
 	} {
 		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, c.peer); err != nil {
 			return err

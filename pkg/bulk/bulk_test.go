@@ -463,7 +463,7 @@ func TestLocked(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(1, "a"))
 		_, err := w.try(func(o *Options) {
-			unlock, err := lockAll(o.StateDir, o.Sources, o.Stores)
+			unlock, err := lockAll(o.StateDir, o.Sources, nil, o.Stores)
 			if err != nil {
 				w.Fatal(err)
 			}
@@ -703,4 +703,19 @@ func TestCopyOfWhatIsNoLog(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMerge: the sums of several runs, and nothing of them changes.
+func TestMerge(t *testing.T) {
+	at := time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
+	one := &Summary{Probe: "a", Started: at, Types: []*TypeSummary{{Name: "x", Files: 1, Rows: 10, First: at, Last: at}}, Open: []OpenFolder{{"p", 1}}}
+	two := &Summary{Probe: "b", Started: at.Add(-time.Hour), RejectFile: "r", Types: []*TypeSummary{{Name: "y", Files: 2}, {Name: "x", Files: 4, Rows: 5, First: at.Add(time.Hour), Last: at.Add(time.Hour)}}}
+	m := Merge([]*Summary{one, two})
+	if m.Probe != "" || !m.Started.Equal(two.Started) || m.RejectFile != "r" || len(m.Open) != 1 || len(m.Types) != 2 || m.Types[0].Files != 5 ||
+		m.Total.Files != 7 || m.Total.Rows != 15 || !m.Total.First.Equal(at) || !m.Total.Last.Equal(at.Add(time.Hour)) {
+		t.Errorf("%+v %+v", m, m.Total)
+	}
+	if one.Types[0].Files != 1 || Merge([]*Summary{one}).Probe != "a" {
+		t.Errorf("%+v", one.Types[0])
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -46,11 +45,11 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 		}
 	}()
 	select {
-	case r.jobs <- struct{}{}:
+	case r.limits.jobs <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	idle := sync.OnceFunc(func() { <-r.jobs })
+	idle := sync.OnceFunc(func() { <-r.limits.jobs })
 	defer idle()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
@@ -59,8 +58,7 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
-		// Not to hang if something made a named pipe of it.
-		f, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		f, err := t.open(ctx)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
@@ -70,15 +68,8 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 		}
 		defer f.Close()
 		// From here on the file is the open one, whatever its name means now.
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			return fmt.Errorf("%s: no regular file any more", t.path)
-		}
-		t.size, t.mtime = info.Size(), info.ModTime()
-		im.file, im.mode = f, info.Mode()
+		t.size, t.mtime = f.Size, f.ModTime
+		im.file = f
 	}
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
@@ -204,8 +195,7 @@ type fileImport struct {
 	ctx  context.Context
 	task *task
 	rd   *tstat.Reader
-	file *os.File      // nil for standard input
-	mode fs.FileMode   // of file
+	file *Content      // nil for standard input
 	in   *bufio.Reader // standard input
 	has  []bool        // per store, whether it has the file's text already
 	idle func()        // lets another file be read
@@ -237,7 +227,8 @@ func (im *fileImport) nameByRows() error {
 		}
 		head = bytes.NewReader(p)
 	} else {
-		head = io.NewSectionReader(im.file, 0, peekSize)
+		head = io.LimitReader(im.file, peekSize)
+		defer im.file.Seek(0, io.SeekStart)
 	}
 	first := int64(0)
 	im.rd.Reset(head, t.typ, tstat.ReaderOptions{Location: im.opt.Location, Layout: im.opt.Layout})
@@ -324,7 +315,7 @@ func (im *fileImport) compare() (done bool, err error) {
 	if im.opt.Replace {
 		return false, nil
 	}
-	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limiter, progress: noProgress{}}
+	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: noProgress{}}
 	im.rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: im.marks()})
 	if err := im.rd.Drain(); err != nil {
 		return false, err
@@ -435,13 +426,16 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 		}
 	}
 	defer abort()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Mode: im.mode, Next: t.next}
-	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limiter, progress: im.opt.Progress}
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Next: t.next}
+	if t.remote != nil {
+		info.Dir = t.remote.Dir
+	}
+	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limits.rate, progress: im.opt.Progress}
 	if !t.stdin {
 		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		in.in = im.file
+		in.in, info.Mode = im.file, im.file.Mode
 	}
 	var src io.Reader = in
 	for _, g := range raw {
@@ -460,7 +454,7 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 	if len(typed) > 0 {
 		if err := im.rows(info, typed); err != nil {
 			var nc *tstat.NewColumnsError
-			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || im.again {
+			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || im.again {
 				return err
 			}
 			abort()

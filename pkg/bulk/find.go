@@ -20,13 +20,16 @@ import (
 type task struct {
 	path  string
 	stdin bool
-	name  string    // below the store's probe folder, for copy
-	key   store.Key // Folder is empty for a file outside a log folder, until it is read
-	typ   *tstat.LogType
-	time  tstat.FolderTime
-	size  int64
-	mtime time.Time
-	next  time.Time // of the next log folder, zero if there is none
+	// source and remote are set for a file of Options.Remote.
+	source Source
+	remote *File
+	name   string    // below the store's probe folder, for copy
+	key    store.Key // Folder is empty for a file outside a log folder, until it is read
+	typ    *tstat.LogType
+	time   tstat.FolderTime
+	size   int64
+	mtime  time.Time
+	next   time.Time // of the next log folder, zero if there is none
 
 	rejected []int64          // line of the last reject reported: by the reader, by each store
 	told     map[refusal]bool // refused lines that were reported
@@ -41,6 +44,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	for _, s := range r.types {
 		s.LeftOpen = 0
 	}
+	r.away = map[Source]error{}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	seen := map[string]bool{}
 	for _, src := range r.opt.Sources {
@@ -54,6 +58,16 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 				tasks = append(tasks, t)
 			}
 		}
+	}
+	for _, src := range r.opt.Remote {
+		found, err := r.findRemote(ctx, src)
+		switch {
+		case errors.Is(err, ErrSource) && ctx.Err() == nil:
+			r.lose(src, err) // the others are imported
+		case err != nil:
+			return nil, err
+		}
+		tasks = append(tasks, found...)
 	}
 	slices.SortStableFunc(tasks, func(a, b *task) int {
 		if c := a.time.Time.Compare(b.time.Time); c != 0 {
@@ -206,7 +220,7 @@ func (r *run) name(t *task, folder string) error {
 
 // wanted reports whether the options and the stores take files of t's type.
 func (r *run) wanted(t *task) bool {
-	if len(r.opt.Types) > 0 && !slices.ContainsFunc(r.opt.Types, func(g string) bool { return matches(g, t.key.File) }) {
+	if !r.opt.wantsType(t.key.File) {
 		return false
 	}
 	if t.typ != nil {
@@ -219,11 +233,21 @@ func (r *run) wanted(t *task) bool {
 	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return takes(s, t) })
 }
 
-// inTime reports whether the options want a file of that folder time.
-func (r *run) inTime(t *task) bool {
-	at := t.time.Time
-	return !at.Before(r.opt.Since) && (r.opt.Until.IsZero() || at.Before(r.opt.Until))
+// Wants reports whether the options name files of a log type and folder time.
+func (o *Options) Wants(logType string, folder time.Time) bool {
+	return o.wantsType(logType) && o.wantsTime(folder)
 }
+
+func (o *Options) wantsType(name string) bool {
+	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
+}
+
+func (o *Options) wantsTime(at time.Time) bool {
+	return !at.Before(o.Since) && (o.Until.IsZero() || at.Before(o.Until))
+}
+
+// inTime reports whether the options want a file of that folder time.
+func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.settledBefore[t.path]

@@ -12,7 +12,7 @@ import (
 
 // lockAll takes the lock of every source and store, so that a slow cron job
 // is not overtaken by the next.
-func lockAll(stateDir string, sources []string, stores []store.Store) (unlock func(), err error) {
+func lockAll(stateDir string, sources []string, remote []Source, stores []store.Store) (unlock func(), err error) {
 	var held []func()
 	unlock = func() {
 		for _, u := range held {
@@ -20,30 +20,41 @@ func lockAll(stateDir string, sources []string, stores []store.Store) (unlock fu
 		}
 	}
 	seen := map[string]bool{}
-	for _, src := range sources {
-		if src == "-" {
-			continue
-		}
-		abs, err := state.Absolute(src)
-		if err != nil {
-			unlock()
-			return nil, err
-		}
+	lock := func(src, name string) error {
 		for _, s := range stores {
-			key := abs + "\x00" + absolute(s.String())
+			key := name + "\x00" + absolute(s.String())
 			if seen[key] {
 				continue
 			}
 			seen[key] = true
 			u, err := state.Lock(stateDir, key)
+			if errors.Is(err, state.ErrLocked) {
+				return fmt.Errorf("import of %s into %s is %w", src, s, err)
+			}
 			if err != nil {
-				unlock()
-				if errors.Is(err, state.ErrLocked) {
-					err = fmt.Errorf("import of %s into %s is %w", src, s, err)
-				}
-				return nil, err
+				return err
 			}
 			held = append(held, u)
+		}
+		return nil
+	}
+	for _, src := range sources {
+		if src == "-" {
+			continue
+		}
+		abs, err := state.Absolute(src)
+		if err == nil {
+			err = lock(src, abs)
+		}
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	for _, src := range remote {
+		if err := lock(src.String(), src.String()); err != nil {
+			unlock()
+			return nil, err
 		}
 	}
 	return unlock, nil

@@ -13,6 +13,8 @@ import (
 type Options struct {
 	// Sources are log trees, log folders, log files (.gz too) or "-".
 	Sources []string
+	// Remote are sources that are no files and folders.
+	Remote []Source
 	// Stores are where the rows go; every file goes to all of them. Run does
 	// not close them.
 	Stores []store.Store
@@ -30,7 +32,10 @@ type Options struct {
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
 	Replace     bool          // store again what is stored already
 
-	Jobs       int     // files at a time; 0: min(CPUs, 4)
+	Jobs int // files at a time; 0: min(CPUs, 4)
+	// Limits bound this run and others together, with Jobs and Rate; nil: this
+	// one only.
+	Limits     *Limits
 	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored
 	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
 	// RetryTimeout is how long a file is tried again whose store fails for a
@@ -40,8 +45,13 @@ type Options struct {
 	Follow       bool          // go on with new folders until ctx ends
 	Poll         time.Duration // how often Follow looks; 0: 10s
 
-	// Passed is called after each pass of Follow, with the sums so far.
+	// Wake makes Follow look at once; nil: never.
+	Wake <-chan struct{}
+
+	// Passed is called after each pass of Follow, with the sums so far; Filed
+	// after each file.
 	Passed func(*Summary, error)
+	Filed  func(total TypeSummary)
 
 	StateDir string       // locks and reject files
 	Log      *slog.Logger // warnings and, with Follow, news; nil: none

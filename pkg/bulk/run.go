@@ -11,13 +11,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -27,10 +24,9 @@ import (
 type run struct {
 	opt     Options
 	log     *slog.Logger
-	limiter *rate.Limiter // nil: no limit
+	limits  *Limits
 	rejects *rejectFile
-	jobs    chan struct{} // holds a token for each of Jobs that is busy
-	readers sync.Pool     // of *tstat.Reader, whose buffers are large
+	readers sync.Pool // of *tstat.Reader, whose buffers are large
 
 	mu            sync.Mutex
 	sum           *Summary
@@ -40,6 +36,7 @@ type run struct {
 	settled       map[string]version // with Follow: files that need no second look
 	settledBefore map[string]version // of the last pass
 	told          map[string]bool    // problems with folders that were told
+	away          map[Source]error   // sources that were lost in this pass
 	failed        int                // folders and files that could not be read or stored
 }
 
@@ -60,7 +57,7 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	}
 	defer r.rejects.close()
 	if !opt.DryRun {
-		unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Stores)
+		unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +94,7 @@ func newRun(opt Options) (*run, error) {
 		opt.Poll = DefaultPoll
 	}
 	if opt.Jobs == 0 {
-		opt.Jobs = min(runtime.NumCPU(), 4)
+		opt.Jobs = defaultJobs()
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -119,7 +116,7 @@ func newRun(opt Options) (*run, error) {
 	r := &run{
 		opt: opt, log: opt.Log,
 		rejects: &rejectFile{dir: opt.StateDir},
-		jobs:    make(chan struct{}, opt.Jobs),
+		limits:  opt.Limits,
 		sum:     &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
 		types:   map[string]*TypeSummary{},
 		unknown: map[string]bool{},
@@ -127,8 +124,8 @@ func newRun(opt Options) (*run, error) {
 		told:    map[string]bool{},
 	}
 	r.readers.New = func() any { return new(tstat.Reader) }
-	if opt.Rate > 0 {
-		r.limiter = rate.NewLimiter(rate.Limit(opt.Rate*(1<<20)), rateBurst)
+	if r.limits == nil {
+		r.limits = NewLimits(opt.Jobs, opt.Rate)
 	}
 	return r, nil
 }
@@ -145,7 +142,7 @@ func (o *Options) Validate() error {
 	if err := store.ValidProbe(o.Probe); err != nil {
 		errs = append(errs, err)
 	}
-	if len(o.Sources) == 0 {
+	if len(o.Sources) == 0 && len(o.Remote) == 0 {
 		errs = append(errs, errors.New("no source"))
 	}
 	if o.Jobs < 0 {
@@ -250,7 +247,7 @@ func (r *run) follow(ctx context.Context) error {
 		case err == nil:
 			begun = true
 			wait = r.opt.Poll
-		case begun || errors.Is(err, store.ErrUnavailable):
+		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource):
 			wait = min(2*wait, maxWait)
 			r.log.Warn("will try again", "err", err, "in", wait)
 		default:
@@ -263,6 +260,8 @@ func (r *run) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(wait):
+		case <-r.opt.Wake:
+			wait = r.opt.Poll
 		}
 	}
 }
@@ -326,7 +325,10 @@ feed:
 	}
 	close(queue)
 	wg.Wait()
-	return context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return r.awayError()
 }
 
 // expect tells the stores that want to know which files are to come.
@@ -387,7 +389,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 			t.records[i] = records[i][t.key]
 		}
 		if !r.opt.Replace && t.storedAsIs(r.opt.Stores) {
-			r.count(t, func(s *TypeSummary) { s.Skipped++ })
+			r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 			r.settle(t, time.Time{})
 			continue
 		}
@@ -437,7 +439,7 @@ func (t *task) storedAsIs(stores []store.Store) bool {
 // do imports one file and counts what became of it. The error is one that
 // ends the pass.
 func (r *run) do(ctx context.Context, t *task) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || r.isAway(t.source) {
 		return nil
 	}
 	err := r.retry(ctx, func() error { return r.importFile(ctx, t) })
@@ -450,6 +452,9 @@ func (r *run) do(ctx context.Context, t *task) error {
 		return nil
 	case errors.Is(err, store.ErrUnavailable):
 		return fmt.Errorf("%s: %w", t.path, err)
+	case errors.Is(err, ErrSource) && t.source != nil:
+		r.lose(t.source, err)
+		return nil
 	case errors.Is(err, ErrUsage) && len(r.opt.Sources) == 1: // the file that was named
 		return err
 	case isUsage(err): // of the store: no file would fare better
@@ -553,6 +558,17 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 		r.types[t.key.File] = s
 	}
 	f(s)
+	if r.opt.Filed != nil {
+		r.opt.Filed(r.total())
+	}
+}
+
+// total sums up all types; the lock is held.
+func (r *run) total() (sum TypeSummary) {
+	for _, t := range r.types {
+		sum.add(t)
+	}
+	return sum
 }
 
 // spanned extends the time span of t's log type.
@@ -569,35 +585,7 @@ func (r *run) summary() *Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sum
-	s.Types = nil
-	s.Total = TypeSummary{}
-	for _, t := range r.types {
-		s.Types = append(s.Types, t)
-		a := &s.Total
-		a.Files += t.Files
-		a.Skipped += t.Skipped
-		a.Replaced += t.Replaced
-		a.Failed += t.Failed
-		a.Vanished += t.Vanished
-		a.LeftOpen += t.LeftOpen
-		a.Lines += t.Lines
-		a.Rows += t.Rows
-		a.Rejects += t.Rejects
-		a.Cuts += t.Cuts
-		a.Escaped += t.Escaped
-		a.Bytes += t.Bytes
-		a.Text += t.Text
-		if !t.First.IsZero() {
-			a.spanned(t.First)
-			a.spanned(t.Last)
-		}
-	}
-	slices.SortFunc(s.Types, func(a, b *TypeSummary) int { return strings.Compare(a.Name, b.Name) })
-	s.Seconds = time.Since(s.Started).Seconds()
-	if s.Seconds > 0 {
-		s.BytesPerSecond = float64(s.Total.Text) / s.Seconds
-		s.RowsPerSecond = float64(s.Total.Rows) / s.Seconds
-	}
+	s.sumUp(r.types)
 	s.RejectFile = r.rejects.path()
 	if err := r.rejects.failure(); err != nil {
 		r.log.Warn("rejected lines were counted, but not kept", "err", err)

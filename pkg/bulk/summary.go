@@ -1,7 +1,10 @@
 package bulk
 
 import (
+	"cmp"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -56,3 +59,69 @@ var ErrFailed = errors.New("files were not imported")
 
 // ErrUsage is wrapped by errors of settings and arguments.
 var ErrUsage = errors.New("usage")
+
+// Merge sums up the results of several runs. Probe is empty unless all have
+// the same; of several files of rejects the first is named.
+func Merge(runs []*Summary) *Summary {
+	m := &Summary{}
+	types := map[string]*TypeSummary{}
+	for i, s := range runs {
+		if i == 0 {
+			m.Probe, m.Started = s.Probe, s.Started
+		}
+		if s.Probe != m.Probe {
+			m.Probe = ""
+		}
+		if s.Started.Before(m.Started) {
+			m.Started = s.Started
+		}
+		m.RejectFile = cmp.Or(m.RejectFile, s.RejectFile)
+		m.Open = append(m.Open, s.Open...)
+		for _, t := range s.Types {
+			if types[t.Name] == nil {
+				types[t.Name] = &TypeSummary{Name: t.Name}
+			}
+			types[t.Name].add(t)
+		}
+	}
+	m.sumUp(types)
+	return m
+}
+
+// sumUp fills in what follows from the sums of the types.
+func (s *Summary) sumUp(types map[string]*TypeSummary) {
+	s.Types, s.Total = nil, TypeSummary{}
+	for _, t := range types {
+		s.Types = append(s.Types, t)
+		s.Total.add(t)
+	}
+	slices.SortFunc(s.Types, func(a, b *TypeSummary) int { return strings.Compare(a.Name, b.Name) })
+	if !s.Started.IsZero() {
+		s.Seconds = time.Since(s.Started).Seconds()
+	}
+	if s.Seconds > 0 {
+		s.BytesPerSecond = float64(s.Total.Text) / s.Seconds
+		s.RowsPerSecond = float64(s.Total.Rows) / s.Seconds
+	}
+}
+
+// add adds the counts of t.
+func (a *TypeSummary) add(t *TypeSummary) {
+	a.Files += t.Files
+	a.Skipped += t.Skipped
+	a.Replaced += t.Replaced
+	a.Failed += t.Failed
+	a.Vanished += t.Vanished
+	a.LeftOpen += t.LeftOpen
+	a.Lines += t.Lines
+	a.Rows += t.Rows
+	a.Rejects += t.Rejects
+	a.Cuts += t.Cuts
+	a.Escaped += t.Escaped
+	a.Bytes += t.Bytes
+	a.Text += t.Text
+	if !t.First.IsZero() {
+		a.spanned(t.First)
+		a.spanned(t.Last)
+	}
+}

@@ -109,8 +109,9 @@ type FileInfo struct {
 	// rows tell; nil: all of them.
 	Present []bool
 	// Name is the file's path below its source, slash separated and checked
-	// to stay inside; copy keeps it.
-	Name string
+	// to stay inside; copy keeps it. Dir is the folder of copy that has it,
+	// named like a probe; "" is that of the probe.
+	Name, Dir string
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
 	Mode    fs.FileMode

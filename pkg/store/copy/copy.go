@@ -3,6 +3,7 @@
 package copy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,8 +91,12 @@ func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, er
 	if err := store.ValidProbe(f.Probe); err != nil {
 		return nil, err
 	}
-	if f.Probe == manifest.Dir {
-		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", f.Probe)
+	f.Dir = cmp.Or(f.Dir, f.Probe)
+	if err := store.ValidProbe(f.Dir); err != nil {
+		return nil, err
+	}
+	if f.Dir == manifest.Dir {
+		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", f.Dir)
 	}
 	if !filepath.IsLocal(filepath.FromSlash(f.Name)) {
 		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
@@ -184,7 +189,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 // copy that no record has is replaced if the new one begins with it: it is
 // what a killed process left.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
-	name := filepath.Join(t.f.Probe, filepath.FromSlash(t.f.Name))
+	name := filepath.Join(t.f.Dir, filepath.FromSlash(t.f.Name))
 	for _, e := range replaced {
 		// A plain log may have become a .gz, or moved.
 		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {

@@ -51,6 +51,9 @@ type Options struct {
 	// Stream names the parent table; {probe} and {type} stand for those of
 	// each file.
 	Stream string
+	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// another type go to Stream_<type>.
+	StreamType string
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
 }
@@ -58,8 +61,9 @@ type Options struct {
 // Store is a DBStream database.
 type Store struct {
 	*pg.DB
-	cfg    config
-	stream string
+	cfg        config
+	stream     string
+	streamType string // see Options
 
 	mu      sync.Mutex
 	streams map[string]*stream
@@ -166,6 +170,15 @@ func StreamName(pattern, probe, logType string) (string, error) {
 	return name, nil
 }
 
+// streamName returns the name of the stream of a probe and log type.
+func (s *Store) streamName(probe, logType string) (string, error) {
+	pattern := s.stream
+	if s.streamType != "" && logType != s.streamType {
+		pattern += "_{type}"
+	}
+	return StreamName(pattern, probe, logType)
+}
+
 // fit makes a name of a table out of a text.
 func fit(name string) string {
 	name = strings.Map(func(c rune) rune {
@@ -190,7 +203,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{DB: db, cfg: cfg, stream: opt.Stream, streams: map[string]*stream{}}
+	s := &Store{DB: db, cfg: cfg, stream: opt.Stream, streamType: opt.StreamType, streams: map[string]*stream{}}
 	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err
@@ -239,7 +252,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		}
 	}
 	return s.UseRecords(ctx, catalog, readOnly, func(k store.Key) string {
-		name, _ := StreamName(s.stream, k.Probe, k.File) // Begin reports errors
+		name, _ := s.streamName(k.Probe, k.File) // Begin reports errors
 		return name
 	})
 }
@@ -257,7 +270,7 @@ func (s *Store) Expect(files []store.FileInfo) {
 		streams[series.name] = map[store.Key]time.Time{}
 	}
 	for _, f := range files {
-		if name, err := StreamName(s.stream, f.Probe, f.Type.Name); err == nil {
+		if name, err := s.streamName(f.Probe, f.Type.Name); err == nil {
 			if streams[name] == nil {
 				streams[name] = map[store.Key]time.Time{}
 			}
@@ -274,7 +287,7 @@ func (s *Store) Settled(f store.FileInfo) {
 	if s.sched == nil {
 		return
 	}
-	if name, err := StreamName(s.stream, f.Probe, f.Type.Name); err == nil {
+	if name, err := s.streamName(f.Probe, f.Type.Name); err == nil {
 		s.sched.of(name).settled(f.Key)
 	}
 }
@@ -346,7 +359,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err := pg.CheckKey(f.Key); err != nil {
 		return nil, err
 	}
-	name, err := StreamName(s.stream, f.Probe, f.Type.Name)
+	name, err := s.streamName(f.Probe, f.Type.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,9 @@ type Options struct {
 	// Stream names DBStream's tables; {probe} and {type} stand for those of
 	// each file. "" is {probe}_{type}.
 	Stream string
+	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// another type go to Stream_<type>.
+	StreamType string
 }
 
 // kind is one kind of store.
@@ -65,7 +68,7 @@ func openPostgres(ctx context.Context, dest, _ string, opt Options) (store.Store
 }
 
 func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
-	s, err := dbstream.Open(ctx, dest, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream})
+	s, err := dbstream.Open(ctx, dest, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType})
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +78,12 @@ func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store
 // HasStreams reports whether a destination's tables are named by
 // Options.Stream.
 func HasStreams(dest string) bool { return strings.HasPrefix(dest, "dbstream:") }
+
+// InFolder reports whether a destination is a folder, not a server.
+func InFolder(dest string) bool {
+	scheme, _, err := Parse(dest)
+	return err == nil && kinds[scheme].check == nil
+}
 
 // CheckStream reports what is wrong with Options.Stream for logs of a probe
 // and of the types.

@@ -1,0 +1,388 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// isProbe reports whether import-bulk plays MATH's probe: it serves files
+// instead of storing them.
+func (b *importBulk) isProbe() bool { return slices.ContainsFunc(b.to, mathproto.IsURL) }
+
+// isRepository reports whether it plays MATH's repository.
+func (b *importBulk) isRepository() bool { return len(b.network.listen) > 0 && !b.isProbe() }
+
+// pulled is the one stream that is fetched, "" if there are other sources.
+func (b *importBulk) pulled() string {
+	if len(b.sources) != 1 || !mathproto.IsURL(b.sources[0]) {
+		return ""
+	}
+	u, err := mathproto.ParseURL(b.sources[0], true)
+	if err != nil {
+		return ""
+	}
+	return u.Stream
+}
+
+// mathSettings are what the three ways to use MATH need.
+type mathSettings struct {
+	listeners []peer.Options
+	callback  peer.Networks
+	to        mathproto.URL // where the probe registers
+}
+
+// checkMath checks the settings that MATH has.
+func (b *importBulk) checkMath(p *problems) (m mathSettings) {
+	m.listeners = b.network.listeners(p)
+	var err error
+	if m.callback, err = peer.ParseNetworks(b.allowCallback); err != nil {
+		p.add("allow-callback", "%v", err)
+	}
+	atLeast(p, "folder-length", b.folderLength, duration(time.Minute))
+	if len(b.allowCallback) > 0 && !b.isRepository() {
+		p.add("allow-callback", "is for --listen as a repository only")
+	}
+	if len(b.network.allow) > 0 && len(b.network.listen) == 0 {
+		p.add("allow", "is for --listen only")
+	}
+	encrypted := func(u string) bool { return strings.HasPrefix(u, "math+tls://") }
+	if len(b.network.listen) == 0 && !slices.ContainsFunc(b.sources, encrypted) && !slices.ContainsFunc(b.to, encrypted) {
+		for _, f := range []struct{ name, value string }{{"tls-cert", b.network.cert}, {"tls-key", b.network.key}, {"tls-ca", b.network.caPEM}} {
+			if f.value != "" {
+				p.add(f.name, "is for --listen and math+tls:// only")
+			}
+		}
+	}
+	if b.advertise != "" && !b.isProbe() {
+		p.add("advertise", "is for --to math:// only")
+	}
+	switch {
+	case b.isProbe():
+		m.to = b.checkProbe(p)
+	case b.isRepository():
+		b.checkRepository(p)
+	default:
+		for _, src := range b.sources {
+			if mathproto.IsURL(src) {
+				_, err := mathproto.ParseURL(src, true)
+				addURLError(p, "", err)
+			}
+		}
+	}
+	return m
+}
+
+// addURLError adds what is wrong with an address of MATH.
+func addURLError(p *problems, setting string, err error) {
+	var wrong *mathproto.URLError
+	switch {
+	case errors.As(err, &wrong) && setting == "":
+		p.hint = cmp.Or(p.hint, wrong.Hint())
+		p.errs = append(p.errs, fmt.Errorf("source %w", err))
+	case errors.As(err, &wrong):
+		p.hint = cmp.Or(p.hint, wrong.Hint())
+		p.add(setting, "%v", err)
+	}
+}
+
+func (b *importBulk) checkProbe(p *problems) mathproto.URL {
+	if len(b.to) > 1 {
+		p.add("to", "math:// cannot be combined with another destination")
+		return mathproto.URL{}
+	}
+	u, err := mathproto.ParseURL(b.to[0], false)
+	addURLError(p, "to", err)
+	if len(b.network.listen) == 0 {
+		p.hint = cmp.Or(p.hint, "for example --listen :3001")
+		p.add("listen", "must name the address where the repository fetches files")
+	}
+	switch {
+	case u.TLS && b.network.cert == "":
+		p.add("tls-cert", "must be given for math+tls://")
+	case !u.TLS && b.network.tls().Enabled():
+		p.add("to", "must be math+tls:// with --tls-cert and --tls-ca")
+	}
+	if b.advertise != "" {
+		if err := mathproto.CheckAdvertise(b.advertise); err != nil {
+			p.add("advertise", "%v", err)
+		}
+	}
+	b.stream = cmp.Or(b.stream, "{probe}_{type}")
+	var wrong *store.UsageError
+	if err := mathproto.CheckStreams(b.stream, b.probe); errors.As(err, &wrong) {
+		p.hint = cmp.Or(p.hint, wrong.Hint())
+		p.add("stream", "%v", err)
+	}
+	for _, name := range []struct {
+		set  bool
+		name string
+	}{
+		{b.dryRun, "dry-run"}, {b.replace, "replace"}, {b.includeOpen, "include-open"}, {b.until != "", "until"},
+		{b.folder != "", "folder"}, {b.layout != "", "layout"}, {b.metricsFile != "", "metrics-file"}, {b.rate != 0, "rate"},
+	} {
+		if name.set {
+			p.add(name.name, "cannot be combined with --to math://")
+		}
+	}
+	if len(b.sources) > 1 || len(b.sources) == 1 && (b.sources[0] == "-" || mathproto.IsURL(b.sources[0])) {
+		p.errs = append(p.errs, errors.New("--to math:// serves one SOURCE, a folder"))
+	}
+	return u
+}
+
+func (b *importBulk) checkRepository(p *problems) {
+	for _, name := range []struct {
+		set  bool
+		name string
+	}{
+		{b.dryRun, "dry-run"}, {b.replace, "replace"}, {b.folder != "", "folder"}, {b.stream != "", "stream"}, {b.probeGiven, "probe"},
+	} {
+		if name.set {
+			p.add(name.name, "cannot be combined with --listen: the probes say what they have")
+		}
+	}
+	if len(b.sources) > 0 {
+		p.errs = append(p.errs, errors.New("--listen takes no SOURCE: the probes that register are the sources"))
+	}
+}
+
+// split separates the sources of MATH from those of the file system.
+func (b *importBulk) split(opt *bulk.Options) error {
+	opt.Sources = nil
+	for _, src := range b.sources {
+		if !mathproto.IsURL(src) {
+			opt.Sources = append(opt.Sources, src)
+			continue
+		}
+		u, err := mathproto.ParseURL(src, true)
+		if err != nil {
+			return err
+		}
+		so := b.sourceOptions(opt)
+		if b.probeGiven {
+			so.Probe = b.probe
+		}
+		opt.Remote = append(opt.Remote, mathproto.NewSource(u, so))
+	}
+	return nil
+}
+
+func (b *importBulk) sourceOptions(opt *bulk.Options) mathproto.SourceOptions {
+	return mathproto.SourceOptions{TLS: b.network.tls(), Location: opt.Location,
+		FolderLength: time.Duration(b.folderLength), Wants: opt.Wants, Log: opt.Log}
+}
+
+// listening tells where connections are taken.
+func listening(log *slog.Logger) func([]net.Addr) {
+	return func(addrs []net.Addr) {
+		for _, a := range addrs {
+			log.Info("listening", "address", a)
+		}
+	}
+}
+
+// runProbe serves the logs of a folder to a repository.
+func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) error {
+	if err := opt.Validate(); err != nil {
+		return err
+	}
+	sum, err := mathproto.RunProbe(c.Context, mathproto.ProbeOptions{
+		Dir: b.sources[0], Repository: m.to, TLS: b.network.tls(), Listen: m.listeners, Advertise: b.advertise,
+		Stream: b.stream, Probe: b.probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
+		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log, Ready: listening(opt.Log),
+	})
+	err = orInterrupt(c.Context, err)
+	if sum != nil && b.json {
+		text, jsonErr := json.MarshalIndent(sum, "", "  ")
+		if jsonErr == nil {
+			_, jsonErr = c.App.Writer.Write(append(text, '\n'))
+		}
+		err = errors.Join(err, jsonErr)
+	}
+	return err
+}
+
+// runRepository takes what probes have until it is interrupted.
+func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings, opt bulk.Options) error {
+	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
+	one := opt // what is the same for all streams
+	one.Remote = make([]bulk.Source, 1)
+	if err := one.Validate(); err != nil {
+		return err
+	}
+	pool := &storePool{b: b, opt: opt}
+	if err := pool.openFolders(c.Context); err != nil {
+		return errors.Join(err, closeAll(pool.shared))
+	}
+	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet || con.tty)
+	if prog != nil {
+		opt.Progress = endless{prog}
+	}
+	runs := map[string]importRun{}                       // by stream
+	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
+	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
+		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
+		Import: opt, Check: pool.check, Open: pool.open, Log: opt.Log, Ready: listening(opt.Log),
+		State: filepath.Join(opt.StateDir, "math-"+port+".json"),
+		Passed: func(stream string, sum *bulk.Summary, failure error) {
+			if b.metricsFile == "" {
+				return
+			}
+			// A copy: the import goes on with its sums.
+			runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
+			if err := writeMetrics(b.metricsFile, byProbe(runs)); err != nil {
+				opt.Log.Warn("metrics file was not written", "err", err)
+			}
+		},
+	})
+	stop()
+	err = errors.Join(orInterrupt(c.Context, err), closeAll(pool.shared))
+	if len(sums) == 0 {
+		return err
+	}
+	sum := bulk.Merge(sums)
+	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
+}
+
+// byProbe puts the runs of a probe's streams together.
+func byProbe(runs map[string]importRun) map[string]importRun {
+	probes := map[string]importRun{}
+	for _, r := range runs {
+		p, ok := probes[r.sum.Probe]
+		if ok {
+			r.sum = bulk.Merge([]*bulk.Summary{p.sum, r.sum})
+			r.failure = errors.Join(p.failure, r.failure)
+			if p.ended.After(r.ended) {
+				r.ended = p.ended
+			}
+		}
+		probes[r.sum.Probe] = r
+	}
+	return probes
+}
+
+// endless is the progress of imports that know no total.
+type endless struct{ bulk.Progress }
+
+func (endless) Total(int, int64) {}
+
+// storePool opens the stores of streams: those of DBStream for each, the
+// others once for all. A database that is away is waited for.
+type storePool struct {
+	b   *importBulk
+	opt bulk.Options
+
+	mu     sync.Mutex
+	ready  bool // shared are all open
+	shared []store.Store
+}
+
+func (s *storePool) openOne(ctx context.Context, dest string, st mathproto.Stream) (store.Store, error) {
+	return stores.Open(ctx, dest, stores.Options{
+		Memory:       int64(s.b.memory) / int64(s.opt.Jobs*len(s.b.to)),
+		Log:          s.opt.Log,
+		RetryTimeout: s.opt.RetryTimeout,
+		Stream:       st.Name,
+		StreamType:   st.Type,
+	})
+}
+
+// openFolders opens the stores that do not depend on a server, so that what
+// is wrong with them is told at once.
+func (s *storePool) openFolders(ctx context.Context) error {
+	for _, dest := range s.b.to {
+		if !stores.InFolder(dest) {
+			continue
+		}
+		st, err := s.openOne(ctx, dest, mathproto.Stream{})
+		if err != nil {
+			return err
+		}
+		s.shared = append(s.shared, st)
+	}
+	return nil
+}
+
+func (s *storePool) openShared(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ready {
+		return nil
+	}
+	var list []store.Store
+	for _, dest := range s.b.to {
+		if stores.InFolder(dest) || stores.HasStreams(dest) {
+			continue
+		}
+		st, err := s.openOne(ctx, dest, mathproto.Stream{})
+		if err != nil {
+			return errors.Join(err, closeAll(list))
+		}
+		list = append(list, st)
+	}
+	s.shared = append(s.shared, list...)
+	s.ready = true
+	return nil
+}
+
+// open returns the stores of a stream.
+func (s *storePool) open(ctx context.Context, stream mathproto.Stream) ([]store.Store, func() error, error) {
+	if err := s.openShared(ctx); err != nil {
+		return nil, nil, err
+	}
+	var own []store.Store
+	for _, dest := range s.b.to {
+		if !stores.HasStreams(dest) {
+			continue
+		}
+		st, err := s.openOne(ctx, dest, stream)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll(own))
+		}
+		own = append(own, st)
+	}
+	return slices.Concat(s.shared, own), func() error { return closeAll(own) }, nil
+}
+
+// check reports whether the stores can take a stream.
+func (s *storePool) check(stream mathproto.Stream) error {
+	for _, dest := range s.b.to {
+		switch {
+		case stores.HasStreams(dest):
+			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
+				return err
+			}
+			for _, t := range tstat.Types() { // each that may come needs a table
+				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
+					continue
+				}
+				if err := stores.CheckStream(stream.Name+"_{type}", stream.Probe, []string{t.Name}); err != nil {
+					return err
+				}
+			}
+		case stores.InFolder(dest) && strings.HasPrefix(stream.Name, "_tstatrepo"):
+			return errors.New("the stream's name is taken by the store")
+		}
+	}
+	return nil
+}

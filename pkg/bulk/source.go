@@ -1,0 +1,164 @@
+package bulk
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ErrSource marks an error of a Source that may go away by itself: a probe
+// that is down, a connection that broke. With Follow it is waited for.
+var ErrSource = errors.New("source unavailable")
+
+// Source is a place that has log files and is no folder: a probe that serves
+// them. They are imported as those in folders are.
+type Source interface {
+	// Files returns the files that there are now, in no order. An error that
+	// wraps ErrSource says that the source is away.
+	Files(ctx context.Context) ([]File, error)
+	// String names the source in messages and in its lock: it is the same for
+	// the same files.
+	String() string
+}
+
+// File is a log file of a Source.
+type File struct {
+	Path    string    // names it in messages and records
+	Name    string    // see store.FileInfo
+	Dir     string    // see store.FileInfo
+	Key     store.Key // with its probe
+	Time    tstat.FolderTime
+	Next    time.Time // of the next log folder, zero if there is none
+	Size    int64     // bytes, compressed if it is
+	ModTime time.Time
+	Growing bool // Tstat may still write to it
+	// Open opens the file. The error is fs.ErrNotExist if it is gone.
+	Open func(ctx context.Context) (*Content, error)
+}
+
+// Content is an open log file. Its Seek only goes back to the start.
+type Content struct {
+	io.ReadSeekCloser
+	// Size, ModTime and Mode are those of what is read, whatever the file's
+	// name means now. Mode may be 0.
+	Size    int64
+	ModTime time.Time
+	Mode    fs.FileMode
+}
+
+// openPath opens a file of the file system.
+func openPath(name string) (*Content, error) {
+	// Not to hang if something made a named pipe of it.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New(name + ": no regular file any more")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Content{f, info.Size(), info.ModTime(), info.Mode()}, nil
+}
+
+// open opens the task's file.
+func (t *task) open(ctx context.Context) (*Content, error) {
+	if t.remote != nil {
+		return t.remote.Open(ctx)
+	}
+	return openPath(t.path)
+}
+
+// findRemote makes the tasks of a Source.
+func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
+	files, err := src.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var tasks []*task
+	open := map[string]int64{}
+	var order []string
+	for i := range files {
+		f := &files[i]
+		t := &task{path: f.Path, source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
+			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next}
+		if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
+			continue
+		}
+		if f.Growing && !r.opt.IncludeOpen {
+			dir := path.Dir(f.Path)
+			if open[dir] == 0 {
+				order = append(order, dir)
+			}
+			open[dir]++
+			r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
+			continue
+		}
+		tasks = append(tasks, t)
+	}
+	for _, dir := range order {
+		r.sum.Open = append(r.sum.Open, OpenFolder{dir, open[dir]})
+	}
+	return tasks, nil
+}
+
+// lose notes that a source is away: its other files of this pass are left for
+// the next.
+func (r *run) lose(src Source, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away[src] == nil {
+		r.away[src] = err
+	}
+}
+
+func (r *run) isAway(src Source) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return src != nil && r.away[src] != nil
+}
+
+// awayError is about the sources that were lost in this pass.
+func (r *run) awayError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, src := range r.opt.Remote {
+		errs = append(errs, r.away[src])
+	}
+	return errors.Join(errs...)
+}
+
+// defaultJobs is how many files are read at a time.
+func defaultJobs() int { return min(runtime.NumCPU(), 4) }
+
+// Limits bound what several runs do together.
+type Limits struct {
+	jobs chan struct{} // holds a token for each file that is read
+	rate *rate.Limiter // nil: no limit
+}
+
+// NewLimits returns limits of jobs files at a time, 0 for the default of
+// Options.Jobs, and of MiB of source text a second, 0 for none.
+func NewLimits(jobs int, mib float64) *Limits {
+	l := &Limits{jobs: make(chan struct{}, cmp.Or(jobs, defaultJobs()))}
+	if mib > 0 {
+		l.rate = rate.NewLimiter(rate.Limit(mib*(1<<20)), rateBurst)
+	}
+	return l
+}

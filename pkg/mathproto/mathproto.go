@@ -1,0 +1,189 @@
+// Package mathproto speaks MATH, mPlane Authorized Transfer via HTTP, which
+// carries finished log files from probes to a repository, in both roles, and
+// with DBStream's math_probe and math_repo on the other side.
+//
+// A probe is an HTTP server that lists and serves files. It registers a
+// stream, a named sequence of files, at a repository, which from then on asks
+// the probe for its list and fetches what it does not have:
+//
+//	POST /DBSImport                  probe to repository: here is a stream
+//	GET  /DBSImport[/{id}]           anybody to repository: which streams are there
+//	GET  /ListDir/{stream}           repository to probe: the list of files, JSON
+//	GET  /{file as listed}           repository to probe: a file
+package mathproto
+
+import (
+	"encoding/xml"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+const (
+	importPath = "/DBSImport"
+	listPath   = "/ListDir/"
+	// finishedHeader is in the answer to ListDir of a probe that lists no
+	// file which Tstat still writes to. It is ours; old probes lack it.
+	finishedHeader = "Tstatrepo-Finished"
+	userAgent      = "tstatrepo"
+	textPlain      = "text/plain; charset=utf-8"
+)
+
+// Bounds of what a peer may send.
+const (
+	maxBody   = 64 << 10 // bytes of a registration
+	maxList   = 64 << 20 // bytes of a list of files, or of registrations
+	maxFiles  = 1 << 20  // names in a list
+	maxName   = 1 << 10  // bytes of a name
+	maxReason = 200      // bytes of an answer that is quoted in a message
+	maxHeader = 64 << 10
+	maxConns  = 256 // connections at a time
+	// MaxStreams is how many streams a repository has at most.
+	MaxStreams = 1000
+	// maxTime is the latest StartTime, in the year 36812.
+	maxTime = 1 << 40
+)
+
+// Registration is the body of POST /DBSImport, and what GET tells of a stream.
+type Registration struct {
+	XMLName     xml.Name // empty; an accident of the old encoder, kept because peers may compare
+	CallBackUrl string   // host:port of the probe
+	StreamName  string
+	StreamType  string // see LogType
+	StartTime   int64  // Unix time: earlier folders are not wanted
+}
+
+// tcpV15 is DBStream's name of log_tcp_complete.
+const tcpV15 = "log_tcp_complete_v15"
+
+// LogType returns the log type of a StreamType: log_tcp_complete_v15 and
+// log_video_complete, as DBStream has them, or the name of any log type. nil
+// if it is unknown; so is DBStream's mawi_wide, which Tstat does not write.
+func LogType(streamType string) *tstat.LogType {
+	if streamType == tcpV15 {
+		streamType = "log_tcp_complete"
+	}
+	return tstat.TypeByName(streamType)
+}
+
+// StreamType returns the StreamType of a log type, as DBStream names it if it
+// knows it.
+func StreamType(logType string) string {
+	if logType == "log_tcp_complete" {
+		return tcpV15
+	}
+	return logType
+}
+
+// URL is a MATH address: math://HOST:PORT of a repository,
+// math://HOST:PORT/STREAM of a probe's stream; math+tls with TLS.
+type URL struct {
+	Addr   string // host:port
+	Stream string
+	TLS    bool
+}
+
+// IsURL reports whether a text is meant to be a MATH address.
+func IsURL(text string) bool {
+	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
+}
+
+// URLError is an address that is none.
+type URLError struct{ URL, Reason, hint string }
+
+func (e *URLError) Error() string { return fmt.Sprintf("%s: %s", e.URL, e.Reason) }
+
+// Hint says what would be right.
+func (e *URLError) Hint() string { return e.hint }
+
+// ParseURL reads a MATH address of a probe's stream or, without a stream, of a
+// repository. Its errors are *URLError.
+func ParseURL(text string, stream bool) (u URL, err error) {
+	form := "math://repository:3000"
+	if stream {
+		form = "math://probe:3001/STREAM"
+	}
+	hint := "for example " + form + ", or math+tls:// with TLS"
+	p, err := url.Parse(text)
+	if err != nil || !IsURL(text) {
+		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
+		return u, &URLError{scheme + "://…", "it is no address of MATH", hint}
+	}
+	if p.User != nil || p.RawQuery != "" || p.Fragment != "" {
+		return u, &URLError{p.Redacted(), "it has more than host, port and stream", hint}
+	}
+	u = URL{Addr: p.Host, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}
+	if err := checkAddr(u.Addr); err != nil {
+		return u, &URLError{text, err.Error(), hint}
+	}
+	switch {
+	case stream && store.ValidProbe(u.Stream) != nil:
+		return u, &URLError{text, fmt.Sprintf("%q is no name of a stream: letters, digits, '_' and '-', at most 64", u.Stream), hint}
+	case !stream && u.Stream != "":
+		return u, &URLError{text, "the address of a repository has no path", hint}
+	}
+	return u, nil
+}
+
+// checkAddr reports what is wrong with a host:port to connect to.
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || strings.ContainsAny(addr, "/@?#% \t\r\n") {
+		return fmt.Errorf("%q is no host:port", addr)
+	}
+	if _, err := netip.ParseAddrPort("127.0.0.1:" + port); err != nil || port == "0" {
+		return fmt.Errorf("%q: no such port", addr)
+	}
+	return nil
+}
+
+func (u URL) scheme() string {
+	if u.TLS {
+		return "math+tls"
+	}
+	return "math"
+}
+
+// listed is a name of a probe's list.
+type listed struct {
+	path   string // as listed: what is asked for
+	name   string // clean and relative
+	folder string
+	file   string // without .gz
+	gz     bool
+	time   tstat.FolderTime
+}
+
+// errHostile is a listed name that leads out of its stream.
+var errHostile = fmt.Errorf("listed name leads out of the stream")
+
+// parseListed reads a name of a list. ok is false for files that are no logs
+// in log folders, which old probes list too.
+func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
+	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
+		return l, false, errHostile
+	}
+	for e := range strings.SplitSeq(p, "/") {
+		if e == ".." {
+			return l, false, errHostile
+		}
+	}
+	l.path, l.name = p, path.Clean("/" + p)[1:]
+	l.folder, l.file = path.Base(path.Dir(l.name)), path.Base(l.name)
+	if !tstat.IsLog(l.file) {
+		return l, false, nil
+	}
+	if l.time, err = tstat.ParseFolder(l.folder, loc); err != nil {
+		return l, false, nil
+	}
+	l.file, l.gz = strings.CutSuffix(l.file, ".gz")
+	return l, true, nil
+}

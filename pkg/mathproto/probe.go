@@ -1,0 +1,450 @@
+package mathproto
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ProbeOptions are those of RunProbe.
+type ProbeOptions struct {
+	Dir        string // the folder with the log folders
+	Repository URL    // where to register
+	TLS        peer.TLS
+	Listen     []peer.Options // where files are served
+	// Advertise is the host:port that the repository is told to fetch from;
+	// "" is the first listener, at the address that leads to the repository.
+	Advertise string
+
+	// Stream names the streams; {probe} stands for Probe, {type} for a log
+	// type: each type then is a stream of its own.
+	Stream string
+	Probe  string
+
+	Location *time.Location // zone of the folder names; nil: time.Local
+	Wants    func(logType string, folder time.Time) bool
+	Since    time.Time     // the StartTime of the registration
+	Settle   time.Duration // see bulk.Options
+	Poll     time.Duration // how often new types are looked for; 0: 10s
+
+	Log   *slog.Logger
+	Ready func([]net.Addr) // see RepositoryOptions
+
+	timing timing
+	check  time.Duration // how often the repository is asked; 0: checkEvery
+}
+
+// ProbeSummary is what a probe served.
+type ProbeSummary struct {
+	Streams []string `json:"streams"` // registered
+	Files   int64    `json:"files"`   // requests for files that were answered
+	Bytes   int64    `json:"bytes"`   // that these files have
+}
+
+// probe is a running probe.
+type probe struct {
+	opt ProbeOptions
+	log *slog.Logger
+	c   *client
+
+	files, bytes atomic.Int64
+
+	mu      sync.Mutex
+	scanned time.Time
+	scan    *scan
+}
+
+// scan is what the folder has.
+type scan struct {
+	streams map[string]*served
+	files   map[string]string // listed name -> path below the root
+}
+
+// served is a stream that is served.
+type served struct {
+	logType string // of its StreamType
+	names   []string
+	old     []string // without the folders that old peers cannot read
+}
+
+// CheckStreams reports what is wrong with ProbeOptions.Stream.
+func CheckStreams(pattern, probe string) error {
+	name := streamName(pattern, probe, "log_tcp_complete")
+	if err := store.ValidProbe(name); err != nil {
+		return store.NewUsageError(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-'; {probe} and {type} stand for probe and log type")
+	}
+	return nil
+}
+
+func streamName(pattern, probe, logType string) string {
+	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
+}
+
+// RunProbe serves the finished logs below a folder, and keeps their streams
+// registered at a repository, until ctx ends.
+func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Location == nil {
+		opt.Location = time.Local
+	}
+	if opt.Wants == nil {
+		opt.Wants = func(string, time.Time) bool { return true }
+	}
+	if opt.timing == (timing{}) {
+		opt.timing = defaultTiming
+	}
+	opt.check = cmp.Or(opt.check, checkEvery)
+	opt.Settle = cmp.Or(opt.Settle, bulk.DefaultSettle)
+	opt.Poll = cmp.Or(opt.Poll, bulk.DefaultPoll)
+	abs, err := filepath.Abs(opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if tstat.IsFolder(filepath.Base(abs)) {
+		return nil, store.NewUsageError(opt.Dir+" is a log folder itself", "name the folder above it")
+	}
+	if _, err := os.Stat(opt.Dir); err != nil {
+		return nil, err
+	}
+	p := &probe{opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, nil, opt.timing)}
+	list, err := listenAll(ctx, opt.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Ready != nil {
+		var addrs []net.Addr
+		for _, l := range list {
+			addrs = append(addrs, l.Addr())
+		}
+		opt.Ready(addrs)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var registered []string
+	var wg sync.WaitGroup
+	port := list[0].Addr().(*net.TCPAddr)
+	wg.Go(func() { registered = p.register(ctx, port) })
+	err = serve(ctx, list, p, opt.Log)
+	cancel(err)
+	wg.Wait()
+	return &ProbeSummary{Streams: registered, Files: p.files.Load(), Bytes: p.bytes.Load()}, err
+}
+
+// scanEvery bounds how often the folder is looked at for requests.
+const scanEvery = time.Second
+
+// current returns what the folder has, as of a moment ago.
+func (p *probe) current(ctx context.Context) (*scan, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.scan != nil && time.Since(p.scanned) < scanEvery {
+		return p.scan, nil
+	}
+	s, err := p.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.scan, p.scanned = s, time.Now()
+	return s, nil
+}
+
+// look finds the finished logs that are wanted.
+func (p *probe) look(ctx context.Context) (*scan, error) {
+	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(p.opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, err := range tree.Errors {
+		p.log.Debug("not served", "err", err)
+	}
+	s := &scan{streams: map[string]*served{}, files: map[string]string{}}
+	now := time.Now()
+	for _, d := range tree.Folders { // by time, as old peers need it
+		if !d.Finished(now, p.opt.Settle) {
+			continue
+		}
+		for _, f := range d.Files {
+			if f.Type == nil || !p.opt.Wants(f.Name, d.Time) {
+				continue
+			}
+			rel, err := filepath.Rel(p.opt.Dir, f.Path)
+			if err != nil {
+				continue
+			}
+			// Fails for what a link outside the folder leads to.
+			if info, err := root.Stat(rel); err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			name := streamName(p.opt.Stream, p.opt.Probe, f.Name)
+			st := s.streams[name]
+			if st == nil {
+				st = &served{logType: f.Name}
+				s.streams[name] = st
+			}
+			if f.Name == "log_tcp_complete" { // the one that DBStream knows
+				st.logType = f.Name
+			}
+			st.names = append(st.names, f.Rel)
+			if d.Name[4] == '_' {
+				st.old = append(st.old, f.Rel)
+			}
+			s.files[f.Rel] = rel
+		}
+	}
+	return s, nil
+}
+
+// ServeHTTP answers as math_probe does.
+func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.NotFound(w, r)
+		return
+	}
+	s, err := p.current(r.Context())
+	if err != nil {
+		p.log.Warn("the folder cannot be read", "err", err)
+		answer(w, http.StatusServiceUnavailable, "the folder cannot be read")
+		return
+	}
+	if stream, ok := strings.CutPrefix(r.URL.Path, listPath); ok && !strings.Contains(stream, "/") {
+		p.list(w, r, s, stream)
+		return
+	}
+	// Repositories ask for "/" and the name; it may begin with a "/" itself.
+	rel, ok := s.files[strings.TrimLeft(r.URL.Path, "/")]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	p.file(w, r, rel)
+}
+
+func (p *probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
+	st := s.streams[stream]
+	if st == nil {
+		if strings.Contains(p.opt.Stream, "{type}") || stream != streamName(p.opt.Stream, p.opt.Probe, "") {
+			answer(w, http.StatusMethodNotAllowed, "Queried Stream not available.")
+			return
+		}
+		st = &served{} // nothing is finished yet
+	}
+	names := st.names
+	if !strings.HasPrefix(r.UserAgent(), userAgent) {
+		names = st.old
+	}
+	w.Header().Set(finishedHeader, "1")
+	answerJSON(w, textPlain, names)
+}
+
+func (p *probe) file(w http.ResponseWriter, r *http.Request, rel string) {
+	// Not to be led outside by a link that was made since.
+	f, err := os.OpenInRoot(p.opt.Dir, rel)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", textPlain)
+	if strings.HasSuffix(rel, ".gz") {
+		w.Header().Set("Content-Type", "application/gzip")
+	}
+	// As long as a slow line needs; the server's limit is for short answers.
+	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
+		p.log.Debug("no deadline", "err", err)
+	}
+	http.ServeContent(w, r, "", info.ModTime(), f)
+	if r.Method == http.MethodGet {
+		p.files.Add(1)
+		p.bytes.Add(info.Size())
+		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
+	}
+}
+
+// minRate is the slowest transfer that is served, in bytes a second.
+const minRate = 16 << 10
+
+// Bounds of the time between looks at the repository.
+const (
+	minRegister = 2 * time.Second // after a failure; then twice as long
+	maxRegister = time.Minute
+	checkEvery  = time.Minute
+)
+
+// register keeps the streams registered until ctx ends, and returns those
+// that are.
+func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
+	sent := map[string]Registration{} // accepted by the repository
+	told := ""
+	var checked time.Time
+	pause := minRegister
+	for {
+		wait := p.opt.Poll
+		err := p.registerOnce(ctx, listen, sent, &checked)
+		switch {
+		case ctx.Err() != nil:
+			names := []string{}
+			for n := range sent {
+				names = append(names, n)
+			}
+			slices.Sort(names)
+			return names
+		case err == nil:
+			told, pause = "", minRegister
+		default:
+			wait, pause = pause, min(2*pause, maxRegister)
+			checked = time.Time{}
+			if text := err.Error(); text != told { // until it is another one
+				told = text
+				p.log.Warn("not registered; will try again", "repository", p.opt.Repository.String(), "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// registerOnce registers the streams that the repository lacks.
+func (p *probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
+	s, err := p.current(ctx)
+	if err != nil {
+		return err
+	}
+	addr, err := p.advertise(ctx, listen)
+	if err != nil {
+		return err
+	}
+	var want []Registration
+	fresh := time.Since(*checked) < p.opt.check
+	for name, st := range s.streams {
+		reg := Registration{CallBackUrl: addr, StreamName: name, StreamType: StreamType(st.logType)}
+		if !p.opt.Since.IsZero() {
+			reg.StartTime = p.opt.Since.Unix() - 1 // math_repo takes what is later
+		}
+		want = append(want, reg)
+		fresh = fresh && sent[name] == reg
+	}
+	if fresh || len(want) == 0 {
+		return nil
+	}
+	slices.SortFunc(want, func(a, b Registration) int { return strings.Compare(a.StreamName, b.StreamName) })
+	have, err := p.registered(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, reg := range want {
+		old, there := have[reg.StreamName]
+		if there && old == reg {
+			sent[reg.StreamName] = reg
+			continue
+		}
+		if there && sent[reg.StreamName] == reg { // math_repo keeps the first one for ever
+			errs = append(errs, fmt.Errorf("the repository has stream %s at %s, and does not take %s", reg.StreamName, old.CallBackUrl, addr))
+			continue
+		}
+		if err := p.post(ctx, reg); err != nil {
+			errs = append(errs, fmt.Errorf("stream %s: %w", reg.StreamName, err))
+			continue
+		}
+		if sent[reg.StreamName] != reg || !there {
+			p.log.Info("stream registered", "stream", reg.StreamName, "type", reg.StreamType, "callback", addr, "repository", p.opt.Repository.String())
+		}
+		sent[reg.StreamName] = reg
+	}
+	if len(errs) == 0 {
+		*checked = time.Now()
+	}
+	return errors.Join(errs...)
+}
+
+// registered asks which streams the repository has.
+func (p *probe) registered(ctx context.Context) (map[string]Registration, error) {
+	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, refused(resp)
+	}
+	var all map[string]Registration
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxList)).Decode(&all); err != nil {
+		return nil, fmt.Errorf("the repository's streams: %w", err)
+	}
+	have := map[string]Registration{}
+	for _, r := range all {
+		have[r.StreamName] = r
+	}
+	return have, nil
+}
+
+func (p *probe) post(ctx context.Context, reg Registration) error {
+	body, err := json.Marshal(reg)
+	if err != nil {
+		return err
+	}
+	resp, err := p.c.do(ctx, http.MethodPost, p.opt.Repository.Addr, importPath, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return refused(resp)
+	}
+	return nil
+}
+
+// advertise returns the address that the repository is to call.
+func (p *probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
+	if p.opt.Advertise != "" {
+		return p.opt.Advertise, nil
+	}
+	if a, ok := netip.AddrFromSlice(listen.IP); ok && !a.IsUnspecified() {
+		return listen.String(), nil
+	}
+	// The address of this machine on the way to the repository; nothing is
+	// sent.
+	c, err := new(net.Dialer).DialContext(ctx, "udp", p.opt.Repository.Addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return netip.AddrPortFrom(c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), uint16(listen.Port)).String(), nil
+}
+
+// CheckAdvertise reports what is wrong with ProbeOptions.Advertise.
+func CheckAdvertise(addr string) error { return checkAddr(addr) }

@@ -1,0 +1,303 @@
+package mathproto
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+const (
+	// DefaultFolderLength is how long Tstat writes to a log folder.
+	DefaultFolderLength = time.Hour
+	// quiet is how long after its last change a file of a probe that does not
+	// say what is finished counts as finished, and how much longer than its
+	// length a folder is waited for.
+	quiet = 15 * time.Minute
+	// parallel is how many files are asked about at a time.
+	parallel = 8
+)
+
+// SourceOptions say how a stream is read.
+type SourceOptions struct {
+	TLS          peer.TLS       // for math+tls
+	Location     *time.Location // zone of the folder names; nil: time.Local
+	FolderLength time.Duration  // how long Tstat writes to a folder; 0: DefaultFolderLength
+	// Probe is the probe's name in the keys of the files; "" is the stream's
+	// name.
+	Probe string
+	// Wants reports whether files of a log type and folder time are wanted;
+	// nil: all.
+	Wants func(logType string, folder time.Time) bool
+	Log   *slog.Logger // nil: none
+
+	timing timing
+}
+
+// NewSource returns the stream of a probe as a source of files.
+func NewSource(u URL, opt SourceOptions) bulk.Source {
+	return newSource(u, u.String(), opt, nil)
+}
+
+// String is the address as it is written.
+func (u URL) String() string {
+	s := u.scheme() + "://" + u.Addr
+	if u.Stream != "" {
+		s += "/" + u.Stream
+	}
+	return s
+}
+
+// source is a stream of a probe.
+type source struct {
+	id  string
+	opt SourceOptions
+	c   *client
+
+	mu  sync.Mutex
+	url URL
+
+	files map[string]*seen // by listed path, of the last list
+	told  map[string]bool  // problems that were told
+}
+
+// seen is what is known of a listed file.
+type seen struct {
+	version
+	mtime time.Time
+	quiet bool     // it has not changed for a while
+	taken *version // which was finished; nil: none yet
+	done  bool     // it is not asked about any more
+	gone  bool
+}
+
+func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) error) *source {
+	if opt.Location == nil {
+		opt.Location = time.Local
+	}
+	opt.FolderLength = cmp.Or(opt.FolderLength, DefaultFolderLength)
+	opt.Probe = cmp.Or(opt.Probe, u.Stream)
+	if opt.Wants == nil {
+		opt.Wants = func(string, time.Time) bool { return true }
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.timing == (timing{}) {
+		opt.timing = defaultTiming
+	}
+	return &source{id: id, opt: opt, c: newClient(u.TLS, opt.TLS, allowed, opt.timing), url: u,
+		files: map[string]*seen{}, told: map[string]bool{}}
+}
+
+// String names the stream; it stays when the probe moves.
+func (s *source) String() string { return s.id }
+
+// addr is where the probe is now.
+func (s *source) addr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.url.Addr
+}
+
+func (s *source) move(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.url.Addr = addr
+}
+
+// Files implements bulk.Source. Old probes list all there is, in any order,
+// also what grows.
+func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
+	files, err := s.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.url.scheme()+"://"+s.addr(), err)
+	}
+	return files, nil
+}
+
+func (s *source) list(ctx context.Context) ([]bulk.File, error) {
+	names, finished, err := s.c.list(ctx, s.addr(), s.url.Stream)
+	if err != nil {
+		return nil, err
+	}
+	logs, newest := s.parse(names)
+	next := nextFolders(logs)
+	logs = slices.DeleteFunc(logs, func(l listed) bool { return !s.opt.Wants(l.file, l.time.Time) })
+	now, err := s.look(ctx, logs)
+	if err != nil {
+		return nil, err
+	}
+	var files []bulk.File
+	for _, l := range logs {
+		f := s.files[l.path]
+		if f.gone {
+			continue
+		}
+		growing := false
+		switch {
+		case finished:
+		case f.taken != nil:
+			growing = *f.taken != f.version && !f.quiet
+		case !newest.After(l.time.Latest):
+			growing = !f.quiet || !now.After(l.time.Latest.Add(s.opt.FolderLength+quiet))
+		}
+		if !growing {
+			taken := f.version
+			f.taken, f.done = &taken, f.quiet
+		}
+		files = append(files, bulk.File{
+			Path: s.url.scheme() + "://" + s.addr() + "/" + l.name, Name: l.name, Dir: s.url.Stream,
+			Key:  store.Key{Probe: s.opt.Probe, Folder: l.folder, File: l.file},
+			Time: l.time, Next: next[path.Dir(l.name)], Size: f.size, ModTime: f.mtime, Growing: growing,
+			Open: s.opener(l),
+		})
+	}
+	return files, nil
+}
+
+// parse reads the names of a list, without those that are no logs and those
+// that are being compressed, and returns the time of the newest folder.
+func (s *source) parse(names []string) (logs []listed, newest time.Time) {
+	byName := map[string]int{}
+	for _, n := range names {
+		l, ok, err := parseListed(n, s.opt.Location)
+		if err != nil {
+			s.tell("the probe lists a name that is not accepted", "name", n[:min(len(n), maxReason)])
+		}
+		if !ok {
+			continue
+		}
+		if _, twice := byName[l.name]; twice {
+			continue
+		}
+		byName[l.name] = len(logs)
+		logs = append(logs, l)
+		if l.time.Time.After(newest) {
+			newest = l.time.Time
+		}
+	}
+	logs = slices.DeleteFunc(logs, func(l listed) bool {
+		_, plain := byName[strings.TrimSuffix(l.name, ".gz")]
+		return l.gz && plain
+	})
+	return logs, newest
+}
+
+// tell warns once of each thing.
+func (s *source) tell(message, key, value string) {
+	s.mu.Lock()
+	known := s.told[message+value] || len(s.told) > 100
+	s.told[message+value] = true
+	s.mu.Unlock()
+	if !known {
+		s.opt.Log.Warn(message, "stream", s.id, key, value)
+	}
+}
+
+// nextFolders tells of each listed folder when the next one beside it begins.
+func nextFolders(logs []listed) map[string]time.Time {
+	byParent := map[string][]listed{}
+	for _, l := range logs {
+		parent := path.Dir(path.Dir(l.name))
+		byParent[parent] = append(byParent[parent], l)
+	}
+	next := map[string]time.Time{}
+	for _, list := range byParent {
+		slices.SortFunc(list, func(a, b listed) int { return b.time.Latest.Compare(a.time.Latest) })
+		var last, before time.Time // of this folder, of the one after it
+		for _, l := range list {
+			if !l.time.Latest.Equal(last) {
+				last, before = l.time.Latest, last
+			}
+			next[path.Dir(l.name)] = before
+		}
+	}
+	return next
+}
+
+// look asks for the versions of the files that may have changed, and returns
+// the probe's time.
+func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	files := make(map[string]*seen, len(logs))
+	queue := make(chan listed)
+	var wg sync.WaitGroup
+	now = time.Now()
+	for range parallel {
+		wg.Go(func() {
+			for l := range queue {
+				if ctx.Err() != nil {
+					continue
+				}
+				v, date, err := s.c.head(ctx, s.addr(), "/"+l.path)
+				s.mu.Lock()
+				f := files[l.path]
+				switch {
+				case err == nil:
+					now = date
+					f.version, f.mtime, f.gone = v, cmp.Or(v.mtime(), l.time.Latest), false
+					f.quiet = date.Sub(f.mtime) > quiet
+				case errors.Is(err, fs.ErrNotExist):
+					f.gone = true
+				case errors.Is(err, bulk.ErrSource):
+					cancel(err)
+				default:
+					f.gone = true
+				}
+				s.mu.Unlock()
+				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, bulk.ErrSource) {
+					s.tell("the probe lists a file and does not tell about it: "+err.Error(), "file", l.name)
+				}
+			}
+		})
+	}
+	for _, l := range logs {
+		s.mu.Lock()
+		f := s.files[l.path]
+		if f == nil {
+			f = &seen{}
+		}
+		files[l.path] = f
+		known := f.done
+		s.mu.Unlock()
+		if !known {
+			queue <- l
+		}
+	}
+	close(queue)
+	wg.Wait()
+	s.mu.Lock()
+	s.files = files // what is not listed any more is forgotten
+	s.mu.Unlock()
+	return now, context.Cause(ctx)
+}
+
+// opener returns the File.Open of a listed file.
+func (s *source) opener(l listed) func(context.Context) (*bulk.Content, error) {
+	return func(ctx context.Context) (*bulk.Content, error) {
+		f, err := s.c.open(ctx, s.addr, "/"+l.path)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		if seen := s.files[l.path]; seen != nil && seen.version != f.v {
+			seen.done = false
+		}
+		s.mu.Unlock()
+		return &bulk.Content{ReadSeekCloser: f, Size: f.v.size, ModTime: cmp.Or(f.v.mtime(), l.time.Latest)}, nil
+	}
+}
