@@ -43,8 +43,6 @@ func writeMetrics(file string, runs map[string]importRun) error {
 		}
 		return gauges[name]
 	}
-	gauge("tstatrepo_build_info", "Version of tstatrepo, always 1.", "version", "goversion").
-		WithLabelValues(currentVersion(), runtime.Version()).Set(1)
 	for probe, r := range runs {
 		seconds := float64(r.ended.UnixMilli()) / 1000
 		succeeded, last := 1.0, seconds
@@ -77,6 +75,14 @@ func writeMetrics(file string, runs map[string]importRun) error {
 			}
 		}
 	}
+	return writeTextfile(file, reg)
+}
+
+// writeTextfile adds the version to reg and replaces file by all of it.
+func writeTextfile(file string, reg *prometheus.Registry) error {
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
+	reg.MustRegister(build)
+	build.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
 	if err := prometheus.WriteToTextfile(file, reg); err != nil {
 		return fmt.Errorf("metrics file: %w", err)
 	}

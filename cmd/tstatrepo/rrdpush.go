@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -134,7 +133,7 @@ func rrdPushCommand(con *console) *cli.Command {
 			"Retentions of storage-schemas.conf are to begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
 			"to be as long as the oldest point is old, else carbon drops it. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
 			"just read; --since sends that again. ENABLE_TAGS = False saves it from asking for " +
-			"a web server. go-carbon: max-creates-per-second limits likewise. VictoriaMetrics: give it " +
+			"a web server. go-carbon (not tried by us): max-creates-per-second limits likewise. VictoriaMetrics: give it " +
 			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
 			"-dedup.minScrapeInterval=1ms.\n\n" +
 			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +
@@ -365,11 +364,5 @@ func writePushMetrics(file, probe string, sum *rrdpush.Summary, failure error, n
 		gauge("last_run_too_old_points", "Points older than the retention of their Whisper file.", float64(sum.TooOld))
 		gauge("spooled_bytes", "Points on disk that the destination has not taken.", float64(sum.Spooled))
 	}
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
-	reg.MustRegister(info)
-	info.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
-	if err := prometheus.WriteToTextfile(file, reg); err != nil {
-		return fmt.Errorf("metrics file: %w", err)
-	}
-	return nil
+	return writeTextfile(file, reg)
 }

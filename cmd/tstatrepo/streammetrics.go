@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,13 +50,7 @@ func writeStreamMetrics(file, name string, sum *stream.Summary) error {
 			v.WithLabelValues(c.Name).Add(float64(m.v(c)))
 		}
 	}
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
-	reg.MustRegister(build)
-	build.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
-	if err := prometheus.WriteToTextfile(file, reg); err != nil {
-		return fmt.Errorf("metrics file: %w", err)
-	}
-	return nil
+	return writeTextfile(file, reg)
 }
 
 // constant is a collector of one figure that is known already.
