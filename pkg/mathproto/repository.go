@@ -40,6 +40,10 @@ type RepositoryOptions struct {
 	// the address that registered the stream.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
+	// Probes names the probes of streams that no certificate names, by the
+	// address that registered them, and knows the zones of all. nil: streams
+	// are named by themselves.
+	Probes *peer.Probes
 
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
 	// Probe, Limits and Wake are set for each.
@@ -99,6 +103,7 @@ type repository struct {
 type stream struct {
 	entry
 	probe  string
+	zone   *time.Location // of its folders; nil: as of the others
 	src    *source
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -174,7 +179,8 @@ func (r *repository) save() error {
 
 // newStream makes a stream, whose import does not run yet.
 func (r *repository) newStream(e entry) *stream {
-	s := &stream{entry: e, probe: cmp.Or(peer.ProbeOf(e.Identity), e.StreamName), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	probe := r.probe(e)
+	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	// The policy is looked up at each connection: the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
@@ -182,12 +188,27 @@ func (r *repository) newStream(e entry) *stream {
 		r.mu.Unlock()
 		return r.allowed(a, from)
 	}
-	opt := r.opt.Import
+	opt := s.options(r.opt.Import)
 	s.src = newSource(URL{Addr: e.CallBackUrl, Stream: e.StreamName, TLS: r.opt.TLS.Enabled()}, "stream "+e.StreamName, SourceOptions{
 		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
-		Wants: s.options(opt).Wants, Log: r.log, timing: r.opt.timing,
+		Wants: opt.Wants, Log: r.log, timing: r.opt.timing,
 	}, allowed)
 	return s
+}
+
+// probe returns the probe of a stream: its certificate's, the one at its
+// address, or one with the stream's name.
+func (r *repository) probe(e entry) peer.Probe {
+	name := peer.ProbeOf(e.Identity)
+	at, known := r.opt.Probes.At(e.Peer)
+	switch {
+	case name == "" && known:
+		return at
+	case name == "":
+		name = e.StreamName
+	}
+	named, _ := r.opt.Probes.Named(name)
+	return peer.Probe{Name: name, Location: named.Location}
 }
 
 // start begins the import of a stream, when that of a former one, if any, has
@@ -220,6 +241,7 @@ func (r *repository) allowed(a, from netip.Addr) error {
 // options are those of a stream's import.
 func (s *stream) options(opt bulk.Options) *bulk.Options {
 	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
+	opt.Location = cmp.Or(s.zone, opt.Location)
 	if since := time.Unix(s.StartTime, 0); since.After(opt.Since) {
 		opt.Since = since
 	}
@@ -542,8 +564,7 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 		return e, http.StatusForbidden, err
 	}
 	if r.opt.Check != nil {
-		probe := cmp.Or(peer.ProbeOf(e.Identity), reg.StreamName)
-		if err := r.opt.Check(Stream{Name: reg.StreamName, Type: typ.Name, Probe: probe}); err != nil {
+		if err := r.opt.Check(Stream{Name: reg.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
 			return e, http.StatusBadRequest, err
 		}
 	}
@@ -581,11 +602,12 @@ func (r *repository) accept(e entry) (code int, err error) {
 	}
 	e.ID = s.ID
 	changed := s
-	if e.StreamType != s.StreamType || e.StartTime != s.StartTime {
+	probe := r.probe(e)
+	if e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
 		changed = r.newStream(e)
 	}
 	oldUrl, oldPeer := s.CallBackUrl, s.Peer
-	if e != s.entry {
+	if e != s.entry || changed != s {
 		s.CallBackUrl, s.Peer = e.CallBackUrl, e.Peer
 		r.streams[i] = changed
 		if err := r.save(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -33,9 +34,12 @@ const (
 
 // EndpointOptions say what Serve takes and where it puts it.
 type EndpointOptions struct {
-	Listen   []peer.Options
-	Dest     *Dest
-	Probe    string // of peers without a client certificate; "": they are refused
+	Listen []peer.Options
+	Dest   *Dest
+	Probe  string // of peers without a client certificate; "": they are refused, unless there are Probes
+	// Probes names peers without a client certificate; others then have the
+	// name of their address. nil: see Probe.
+	Probes   *peer.Probes
 	Prefix   string
 	Naming   rrdfile.Naming
 	Mode     string
@@ -47,6 +51,9 @@ type EndpointOptions struct {
 	TLS          peer.TLS
 	Stdout       io.Writer
 	Log          *slog.Logger
+	// Stored is told what was stored, or put into the spool, of each POST;
+	// calls do not overlap. nil: nobody wants to know.
+	Stored func([]graphite.Metric)
 	// Ready is told the addresses listened on; nil: none.
 	Ready func(addrs []string)
 }
@@ -211,6 +218,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.mu.Lock()
 	// What the peer sent is stored even if it does not wait for the answer.
 	err = e.sink.Send(context.WithoutCancel(r.Context()), metrics)
+	if err == nil && e.opt.Stored != nil {
+		e.opt.Stored(metrics)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
@@ -239,6 +249,14 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 	identity, err := peer.IdentityOf(r.TLS)
 	if err != nil {
 		return "", err
+	}
+	if identity == "" && e.opt.Probes != nil {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			return "", err
+		}
+		probe, _ := e.opt.Probes.At(from.Addr())
+		return cmp.Or(probe.Name, peer.AddressName(from.Addr())), nil
 	}
 	if identity == "" {
 		if e.opt.Probe == "" {
