@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -202,43 +204,57 @@ func serveCommand(con *console) *cli.Command {
 
 // runServe turns flags and config into a running service.
 func runServe(c *cli.Context, con *console) error {
-	cfg, p, err := loadConfig(c, con)
+	// Until it is ready there is nothing to reload, but it must not end either.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	if c.NArg() > 0 {
+		return usagef("serve takes no arguments, got %q", c.Args().First())
+	}
+	load := func(former *service) (*service, error) {
+		cfg, p, err := loadConfig(c, con)
+		if err != nil {
+			return nil, err
+		}
+		svc := cfg.serve.service(cfg, p, con, former)
+		return svc, p.err(c.Command.Name)
+	}
+	svc, err := load(nil)
 	if err != nil {
 		return err
 	}
-	svc := cfg.serve.service(cfg, p, con)
-	if c.NArg() > 0 {
-		p.errs = append(p.errs, errors.New("serve takes no arguments"))
-	}
-	if err := p.err(c.Command.Name); err != nil {
+	if done, err := checkOrPrint(c, svc.cfg); done {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
-		return err
-	}
-	return svc.run(c.Context)
+	return svc.run(c.Context, hup, load)
 }
 
 // service is what serve runs.
 type service struct {
-	con      *console
-	log      *slog.Logger
-	stateDir string
-	drain    time.Duration
+	cfg *config
+	con *console
+	log *slog.Logger
 
 	repository repository.Options
-	probes     *peer.Probes
+	probes     *peer.Probes  // of [[remote-probe]]
+	known      []peer.Probe  // that probes know
+	roles      *mplane.Roles // allow what allowed says
+	allowed    *mplane.Roles // of --authorize; nil: everything
 	registries *mplane.Registries
-	roles      *mplane.Roles
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
 }
 
 // service checks the settings and returns what they ask for. What is wrong
-// is added to p.
-func (s *serve) service(cfg *config, p *problems, con *console) *service {
-	svc := &service{con: con, log: con.logger(), stateDir: cfg.stateDir, drain: time.Duration(s.drain), probes: new(peer.Probes)}
+// is added to p. A former service is the one that runs: what all its parts
+// share is not made again.
+func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
+	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	if former != nil {
+		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
 			absolute(p, sec)
@@ -274,11 +290,11 @@ func (s *serve) service(cfg *config, p *problems, con *console) *service {
 	if svc.registries, err = mplane.NewRegistries(s.registries...); err != nil {
 		p.add("registry", "%v", err)
 	}
-	svc.roles = roles(p, s.roles, s.grants)
-	if svc.roles != nil && s.supervisor != "" && !strings.HasPrefix(s.supervisor, "https:") {
+	svc.allowed = roles(p, s.roles, s.grants)
+	if svc.allowed != nil && s.supervisor != "" && !strings.HasPrefix(s.supervisor, "https:") {
 		p.add("authorize", "needs a supervisor with a certificate (https://)")
 	}
-	if svc.roles != nil && len(s.clients) > 0 && s.caPEM == "" {
+	if svc.allowed != nil && len(s.clients) > 0 && s.caPEM == "" {
 		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")
 	}
 	if s.supervisor != "" {
@@ -294,7 +310,7 @@ func (s *serve) service(cfg *config, p *problems, con *console) *service {
 		Logs: s.logs(cfg, p, svc), Streaming: s.streaming(cfg, p, svc), RRD: s.rrd(cfg, p, svc),
 		Host: s.host(), Scheduled: s.accept == "scheduled", SystemID: s.systemID, Log: svc.log,
 	}
-	svc.probes.Replace(s.known(cfg, p))
+	svc.known = s.known(cfg, p)
 	return svc
 }
 
@@ -338,7 +354,7 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	p, done := p.of("collect-log", cfg.section("collect-log").settings)
 	defer done()
 	if len(b.to) == 0 {
-		b.to = []string{"parquet:" + filepath.Join(svc.stateDir, "logs")}
+		b.to = []string{"parquet:" + filepath.Join(svc.cfg.stateDir, "logs")}
 	}
 	s.join(&b.network)
 	opt := b.options(p)
@@ -347,7 +363,7 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 		return nil
 	}
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
-	opt.StateDir, opt.Log = svc.stateDir, svc.log
+	opt.StateDir, opt.Log = svc.cfg.stateDir, svc.log
 	one := opt // what is the same for all streams
 	one.Remote = make([]bulk.Source, 1)
 	if err := one.Validate(); err != nil {
@@ -356,7 +372,7 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	return &repository.Logs{
 		Math: mathproto.RepositoryOptions{
 			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
-			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.stateDir, "math.json"),
+			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
 		},
 		Stores: repository.StoreOptions{
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
@@ -375,12 +391,12 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	p, done := p.of("collect-streaming", cfg.section("collect-streaming").settings)
 	defer done()
 	if len(c.to)+len(c.toOptional) == 0 {
-		c.to = []string{"file:" + filepath.Join(svc.stateDir, "live")}
+		c.to = []string{"file:" + filepath.Join(svc.cfg.stateDir, "live")}
 	}
 	s.join(&c.network)
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes = "serve", svc.stateDir, svc.probes
+	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -393,14 +409,14 @@ func (s *serve) rrd(cfg *config, p *problems, svc *service) *rrdpush.EndpointOpt
 	}
 	p, done := p.of("collect-rrd", cfg.section("collect-rrd").settings)
 	defer done()
-	r.to = cmp.Or(r.to, "whisper:"+filepath.Join(svc.stateDir, "whisper"))
+	r.to = cmp.Or(r.to, "whisper:"+filepath.Join(svc.cfg.stateDir, "whisper"))
 	s.join(&r.network)
 	opt := r.options(p)
 	listen := r.network.listeners(p)
 	if opt.Dest == nil {
 		return nil
 	}
-	opt.StateDir, opt.Stdout, opt.Log = svc.stateDir, os.Stdout, svc.log
+	opt.StateDir, opt.Stdout, opt.Log = svc.cfg.stateDir, os.Stdout, svc.log
 	e := r.endpoint(opt, listen)
 	e.Probes = svc.probes
 	return &e
@@ -498,10 +514,14 @@ func (svc *service) administer(ctx context.Context, opt peer.Options) error {
 	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
 }
 
-// run serves until ctx ends, which is the normal end.
-func (svc *service) run(ctx context.Context) error {
+// grace is how much longer than --drain-timeout a stop may take in all.
+const grace = 10 * time.Second
+
+// run serves until ctx ends, which is the normal end. A signal of hup loads
+// the configuration anew.
+func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(former *service) (*service, error)) error {
 	// Two processes would take each other's specifications and streams.
-	unlock, err := state.Lock(svc.stateDir, "serve")
+	unlock, err := state.Lock(svc.cfg.stateDir, "serve")
 	if err != nil {
 		return hintError{fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own"}
 	}
@@ -509,56 +529,112 @@ func (svc *service) run(ctx context.Context) error {
 	if svc.repository.Logs != nil {
 		debug.SetMemoryLimit(svc.repository.Logs.Stores.Memory)
 	}
+	svc.probes.Replace(svc.known)
+	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
 	repo, err := repository.New(svc.repository)
 	if err != nil {
 		return err
 	}
-	services := svc.services(repo)
-
-	work, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var parts sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
-	part := func(f func(context.Context) error) {
-		parts.Go(func() {
-			if err := f(work); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-				stop(err)
-			}
-		})
-	}
-	part(repo.Run)
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	parts := &group{ctx: work, stop: stop}
+	parts.run(repo.Run)
 	select {
 	case <-ready:
-	case <-work.Done():
+		svc.offer(parts, repo)
+	case <-work.Done(): // an endpoint cannot be opened, or a signal came
 	}
+	systemd := notifier{svc.log}
 	if work.Err() == nil {
-		if svc.admin != nil {
-			part(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
-		}
-		if svc.supervisor != nil && len(services) > 0 {
-			part(func(ctx context.Context) error {
-				return component.Run(ctx, component.Options{
-					Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
-				})
-			})
-		}
-		if len(svc.clients) > 0 {
-			jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
-			for _, opt := range svc.clients {
-				part(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
-			}
-		}
-		svc.log.Info("serving", "capabilities", len(services))
+		systemd.ready()
 	}
-	<-work.Done()
-	parts.Wait()
-	return errors.Join(errs...)
+	watchdog := systemd.watchdog()
+	for work.Err() == nil {
+		select {
+		case <-work.Done():
+		case <-watchdog:
+			systemd.alive()
+		case <-hup:
+			systemd.reloading()
+			svc.reload(repo, load)
+			systemd.ready()
+		}
+	}
+	systemd.stopping()
+	limit := time.After(time.Duration(svc.cfg.serve.drain) + grace)
+	ended := parts.ended()
+	for {
+		select {
+		case <-ended:
+			svc.log.Info("stopped")
+			return parts.err()
+		case <-watchdog:
+			systemd.alive()
+		case <-limit:
+			return errors.Join(parts.err(), errors.New("what was under way did not end within --drain-timeout"))
+		}
+	}
+}
+
+// offer lets others use the services of the component.
+func (svc *service) offer(parts *group, repo *repository.Repository) {
+	services := svc.services(repo)
+	if svc.admin != nil {
+		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+	}
+	if svc.supervisor != nil && len(services) > 0 {
+		parts.run(func(ctx context.Context) error {
+			return component.Run(ctx, component.Options{
+				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+			})
+		})
+	}
+	if len(svc.clients) > 0 {
+		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		for _, opt := range svc.clients {
+			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
+		}
+	}
+	svc.log.Info("serving", "capabilities", len(services))
+}
+
+// group runs parts of a service. The end of one with an error ends all.
+type group struct {
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+func (g *group) run(f func(context.Context) error) {
+	g.wg.Go(func() {
+		if err := f(g.ctx); err != nil {
+			g.mu.Lock()
+			g.errs = append(g.errs, err)
+			g.mu.Unlock()
+			g.stop()
+		}
+	})
+}
+
+// ended returns a channel that is closed when all parts have ended.
+func (g *group) ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		g.wg.Wait()
+		close(done)
+	}()
+	return done
+}
+
+func (g *group) err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.errs...)
 }
 
 // wait serves clients that come, until ctx ends.
@@ -569,7 +645,7 @@ func (svc *service) wait(ctx context.Context, opt peer.Options, jobs *component.
 	}
 	svc.log.Info("waiting for clients", "address", l.Addr())
 	err = wire.Serve(ctx, l, &wire.Server{Registries: svc.registries, Backend: jobs}, svc.log)
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), svc.drain)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(svc.cfg.serve.drain))
 	defer cancel()
 	jobs.Stop(limit)
 	return err

@@ -58,6 +58,9 @@ type RepositoryOptions struct {
 
 	State string // file that keeps the streams
 	Log   *slog.Logger
+	// Started is told how to look at the streams, before Ready; nil: nobody
+	// wants to know.
+	Started func(streams func() []Status)
 	// Ready is called with the addresses that are listened on; nil: nobody
 	// wants to know.
 	Ready func([]net.Addr)
@@ -152,6 +155,9 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 		r.start(s, nil)
 	}
 	r.mu.Unlock()
+	if opt.Started != nil {
+		opt.Started(r.statuses)
+	}
 	if opt.Ready != nil {
 		var addrs []net.Addr
 		for _, l := range list {
@@ -344,19 +350,22 @@ func (s *stream) ended() {
 	s.before.Rows += s.total.Rows
 	s.before.Rejects += s.total.Rejects
 	s.before.Failed += s.total.Failed
+	s.before.Bytes += s.total.Bytes
 	s.before.Last = s.total.Last
 	s.total = bulk.TypeSummary{}
 }
 
-// status is the answer to GET /DBSImport/{id}?status=1. Its counts begin with
-// the process. Fields are added, never renamed.
-type status struct {
+// Status is what became of a stream, and the answer to GET
+// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
+// added, never renamed.
+type Status struct {
 	Registration
 	Probe   string
 	Files   int64 `json:"files"` // stored
 	Rows    int64 `json:"rows"`
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // files not stored, see the log
+	Bytes   int64 `json:"bytes"`  // on disk, of the files
 	// LastFolder is the time of the newest folder of which a file is stored,
 	// and LagSeconds how long ago that is.
 	LastFolder time.Time `json:"last_folder,omitzero"`
@@ -366,13 +375,14 @@ type status struct {
 	ErrorTime  time.Time `json:"last_error_time,omitzero"`
 }
 
-func (s *stream) status() status {
+func (s *stream) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := status{
+	st := Status{
 		Registration: s.Registration, Probe: s.probe,
 		Files: s.before.Files + s.total.Files, Rows: s.before.Rows + s.total.Rows,
 		Rejects: s.before.Rejects + s.total.Rejects, Failed: s.before.Failed + s.total.Failed,
+		Bytes:      s.before.Bytes + s.total.Bytes,
 		LastFolder: s.total.Last, LastPoll: s.last.poll, LastError: s.last.err, ErrorTime: s.last.errTime,
 	}
 	if st.LastFolder.IsZero() {
@@ -382,6 +392,17 @@ func (s *stream) status() status {
 		st.LagSeconds = time.Since(st.LastFolder).Round(time.Second).Seconds()
 	}
 	return st
+}
+
+// statuses returns those of all streams, by ID.
+func (r *repository) statuses() []Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []Status
+	for _, s := range r.streams {
+		list = append(list, s.status())
+	}
+	return list
 }
 
 // ServeHTTP answers as math_repo does.

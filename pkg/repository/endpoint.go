@@ -12,25 +12,35 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
+// serveFunc opens an endpoint, says where, and serves it until ctx ends.
+type serveFunc func(ctx context.Context, opened func(addrs []string)) error
+
 // endpoint is open while somebody uses it.
 type endpoint struct {
 	label      string
 	capability *mplane.Statement
-	// serve opens the endpoint, says where, and serves it until ctx ends.
-	serve func(ctx context.Context, opened func(addrs []string)) error
-	log   *slog.Logger
+	log        *slog.Logger
+
+	// acquiring keeps others from opening the endpoint at the same time.
+	acquiring sync.Mutex
 
 	mu     sync.Mutex
+	serve  serveFunc
+	former serveFunc // that served before reopen, until serve has opened; nil: none
 	users  int
 	closed bool
 	now    *session // the last; nil before the first
+	again  context.CancelFunc
+	addrs  []string // none: it is not open
+	since  time.Time
+	err    error // why it is not open though somebody uses it
 }
 
 // session is the time from the opening of an endpoint to its end.
 type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	opened chan struct{} // closed when it is open
+	opened chan struct{} // closed when it was open for the first time
 	done   chan struct{} // closed when it has ended
 	err    error         // good after done
 
@@ -42,32 +52,44 @@ var errClosed = errors.New("the repository stops")
 // acquire opens the endpoint, unless somebody uses it already. release is to
 // be called once for each success.
 func (e *endpoint) acquire(ctx context.Context) error {
+	e.acquiring.Lock()
+	defer e.acquiring.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.closed {
+		e.mu.Unlock()
 		return errClosed
 	}
-	if e.users == 0 {
-		if e.now != nil {
-			<-e.now.done // its address is in use until then
-		}
-		s := &session{opened: make(chan struct{}), done: make(chan struct{})}
-		s.ctx, s.cancel = context.WithCancel(context.Background())
-		go e.run(s)
-		select {
-		case <-s.opened:
-		case <-s.done:
-			s.cancel()
-			return fmt.Errorf("%s: %w", e.label, s.err)
-		case <-ctx.Done():
-			s.cancel()
-			<-s.done
-			return ctx.Err()
-		}
-		e.now = s
+	if e.users > 0 {
+		e.users++
+		e.mu.Unlock()
+		return nil
 	}
-	e.users++
-	return nil
+	former := e.now
+	s := &session{opened: make(chan struct{}), done: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	e.now = s
+	e.mu.Unlock()
+
+	if former != nil {
+		<-former.done // its address is in use until then
+	}
+	go e.run(s)
+	select {
+	case <-s.opened:
+		e.mu.Lock()
+		e.users++
+		e.mu.Unlock()
+		return nil
+	case <-s.done:
+		if s.err == nil {
+			return errClosed
+		}
+		return fmt.Errorf("%s: %w", e.label, s.err)
+	case <-ctx.Done():
+		s.cancel()
+		<-s.done
+		return ctx.Err()
+	}
 }
 
 // release closes the endpoint when nobody uses it any more. It does not wait
@@ -97,6 +119,21 @@ func (e *endpoint) close() error {
 	return nil
 }
 
+// reopen lets another function serve the endpoint: if it is open, as soon as
+// what is under way has ended. If the other cannot open it, the former goes
+// on.
+func (e *endpoint) reopen(serve serveFunc) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.former == nil {
+		e.former = e.serve
+	}
+	e.serve = serve
+	if e.again != nil {
+		e.again()
+	}
+}
+
 // Bounds of the wait before an endpoint that has failed is opened again.
 const (
 	minRestart = time.Second
@@ -108,18 +145,39 @@ const (
 // that has the others too.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
-	opened := func(addrs []string) {
-		e.log.Info("listening", "address", strings.Join(addrs, " "))
-		s.once.Do(func() { close(s.opened) })
-	}
-	for wait := minRestart; ; wait = min(2*wait, maxRestart) {
-		err := e.serve(s.ctx, opened)
-		if s.ctx.Err() != nil {
-			s.err = withoutCancel(err)
-			if s.err != nil {
-				e.log.Error("endpoint has not ended well", "err", s.err)
+	defer s.cancel()
+	for wait := minRestart; ; {
+		ctx, again := context.WithCancel(s.ctx)
+		e.mu.Lock()
+		serve := e.serve
+		e.again = again
+		e.mu.Unlock()
+		open := false
+		err := serve(ctx, func(addrs []string) {
+			open = true
+			e.opened(addrs)
+			s.once.Do(func() { close(s.opened) })
+		})
+		reopened := ctx.Err() != nil
+		again()
+		if reopened {
+			err = withoutCancel(err)
+		}
+		formerGoesOn := e.ended(err, open || reopened)
+		switch {
+		case s.ctx.Err() != nil:
+			if s.err = err; err != nil {
+				e.log.Error("endpoint has not ended well", "err", err)
 			}
 			return
+		case formerGoesOn:
+			e.log.Error("endpoint cannot be opened with the changed settings, going on with the former", "err", err)
+			continue
+		case reopened:
+			if err != nil {
+				e.log.Error("endpoint has not ended well", "err", err)
+			}
+			continue
 		}
 		select {
 		case <-s.opened:
@@ -127,13 +185,46 @@ func (e *endpoint) run(s *session) {
 			s.err = err
 			return
 		}
+		if open {
+			wait = minRestart
+		}
 		e.log.Error("endpoint has failed", "err", err, "again_in", wait)
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-time.After(wait):
 		}
+		wait = min(2*wait, maxRestart)
 	}
+}
+
+// opened notes where the endpoint is open.
+func (e *endpoint) opened(addrs []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.addrs, e.since, e.err, e.former = addrs, time.Now(), nil, nil
+	e.log.Info("listening", "address", strings.Join(addrs, " "))
+}
+
+// ended notes that the endpoint is not open, and tells whether the former
+// function is to serve it again.
+func (e *endpoint) ended(err error, good bool) (former bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.again = nil
+	e.addrs, e.since, e.err = nil, time.Now(), err
+	if good || e.former == nil {
+		return false
+	}
+	e.serve, e.former = e.former, nil
+	return true
+}
+
+// status returns how the endpoint is.
+func (e *endpoint) status() EndpointStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return EndpointStatus{Label: e.label, Addrs: e.addrs, Since: e.since, Err: e.err}
 }
 
 // withoutCancel returns what is in err besides the end of the context.

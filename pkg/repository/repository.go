@@ -4,6 +4,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -31,7 +33,8 @@ const (
 const DefaultSystemID = "repository-Proxy"
 
 // Options say which endpoints a repository has. An endpoint that is nil is
-// off. Ready, Listening, Stored, Report and what opens stores are set by New.
+// off. Of its options those are set by New that tell when it is open and what
+// it does; see Status.
 type Options struct {
 	Logs      *Logs
 	Streaming *stream.Options
@@ -47,7 +50,11 @@ type Options struct {
 	SystemID  string // in the metadata; "": DefaultSystemID
 	Log       *slog.Logger
 
-	// Ready is called when the endpoints that are open all the time are so.
+	// Stored is told the points that RRD has stored; nil: nobody wants to
+	// know.
+	Stored func([]graphite.Metric)
+	// Ready is called when the endpoints that are open all the time are so;
+	// nil: nobody wants to know.
 	Ready func()
 }
 
@@ -62,6 +69,11 @@ type Repository struct {
 	opt       Options
 	endpoints []*endpoint
 	last      lastPoints
+
+	mu      sync.Mutex
+	streams func() []mathproto.Status // nil: not known yet
+	lines   *stream.Summary
+	points  *rrdpush.Endpoint
 }
 
 // New returns a repository; nothing is open yet.
@@ -69,88 +81,194 @@ func New(opt Options) (*Repository, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	if opt.SystemID == "" {
-		opt.SystemID = DefaultSystemID
-	}
+	opt.SystemID = cmp.Or(opt.SystemID, DefaultSystemID)
 	r := &Repository{opt: opt}
 	r.last.points = map[string]lastPoint{}
-	if o := opt.RRD; o != nil {
-		o := *o
-		o.Stored = r.last.add
-		err := r.add(CollectRRD, "past ... future", resultsRRD, o.Listen, func(ctx context.Context, opened func([]string)) error {
-			o.Ready = opened
-			_, err := rrdpush.Serve(ctx, o)
-			return err
-		})
+	for _, d := range []struct {
+		label, when string
+		results     []string
+		listen      []peer.Options
+		serve       serveFunc
+	}{
+		{CollectRRD, "past ... future", resultsRRD, opt.listenRRD(), r.serveRRD(opt.RRD)},
+		{CollectStreaming, "now ... future", nil, opt.listenStreaming(), r.serveStreaming(opt.Streaming)},
+		{CollectLog, "past ... future", nil, opt.listenLogs(), r.serveLogs(opt.Logs)},
+	} {
+		if d.serve == nil {
+			continue
+		}
+		url, err := address(opt.Host, d.listen)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.label, err)
+		}
+		scope, err := mplane.ParseScope(d.when)
 		if err != nil {
 			return nil, err
 		}
-	}
-	if o := opt.Streaming; o != nil {
-		o := *o
-		err := r.add(CollectStreaming, "now ... future", nil, o.Listen, func(ctx context.Context, opened func([]string)) error {
-			o.Listening = opened
-			_, err := stream.Run(ctx, o)
-			return err
+		r.endpoints = append(r.endpoints, &endpoint{
+			label: d.label, serve: d.serve, log: opt.Log.With("endpoint", d.label),
+			capability: &mplane.Statement{
+				Kind: mplane.Capability, Verb: mplane.Measure, Label: d.label, Registry: mplane.TstatRegistry, When: scope,
+				Parameters: mplane.Fields{{Name: "repository.url", Type: mplane.URL, Text: url}},
+				Metadata: mplane.Fields{
+					{Name: "System_type", Type: mplane.String, Text: "repository"},
+					{Name: "System_ID", Type: mplane.String, Text: opt.SystemID},
+					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's; a part of the token
+				},
+				Results: d.results,
+			},
 		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if o := opt.Logs; o != nil {
-		o := *o
-		err := r.add(CollectLog, "past ... future", nil, o.Math.Listen, func(ctx context.Context, opened func([]string)) error {
-			return o.serve(ctx, opened)
-		})
-		if err != nil {
-			return nil, err
-		}
 	}
 	return r, nil
 }
 
-// serve takes logs until ctx ends.
-func (l *Logs) serve(ctx context.Context, opened func([]string)) error {
-	pool, err := OpenStores(ctx, l.Stores)
-	if err != nil {
-		return err
+func (o *Options) listenRRD() []peer.Options {
+	if o.RRD == nil {
+		return nil
 	}
-	o := l.Math
-	o.Check, o.Open = pool.Check, pool.Open
-	o.Ready = func(addrs []net.Addr) {
-		var texts []string
-		for _, a := range addrs {
-			texts = append(texts, a.String())
-		}
-		opened(texts)
-	}
-	_, err = mathproto.RunRepository(ctx, o)
-	return errors.Join(err, pool.Close())
+	return o.RRD.Listen
 }
 
-// add adds an endpoint that serve serves.
-func (r *Repository) add(label, when string, results []string, listen []peer.Options, serve func(context.Context, func([]string)) error) error {
-	url, err := address(r.opt.Host, listen)
-	if err != nil {
-		return fmt.Errorf("%s: %w", label, err)
+func (o *Options) listenStreaming() []peer.Options {
+	if o.Streaming == nil {
+		return nil
 	}
-	scope, err := mplane.ParseScope(when)
-	if err != nil {
+	return o.Streaming.Listen
+}
+
+func (o *Options) listenLogs() []peer.Options {
+	if o.Logs == nil {
+		return nil
+	}
+	return o.Logs.Math.Listen
+}
+
+// serveRRD returns the function that takes points, nil if that is off; so do
+// the others.
+func (r *Repository) serveRRD(opt *rrdpush.EndpointOptions) serveFunc {
+	if opt == nil {
+		return nil
+	}
+	return func(ctx context.Context, opened func([]string)) error {
+		o := *opt
+		o.Stored = func(metrics []graphite.Metric) {
+			r.last.add(metrics)
+			if r.opt.Stored != nil {
+				r.opt.Stored(metrics)
+			}
+		}
+		o.Started = func(e *rrdpush.Endpoint) { set(r, &r.points, e) }
+		o.Ready = opened
+		_, err := rrdpush.Serve(ctx, o)
 		return err
 	}
-	e := &endpoint{label: label, serve: serve, log: r.opt.Log.With("endpoint", label)}
-	e.capability = &mplane.Statement{
-		Kind: mplane.Capability, Verb: mplane.Measure, Label: label, Registry: mplane.TstatRegistry, When: scope,
-		Parameters: mplane.Fields{{Name: "repository.url", Type: mplane.URL, Text: url}},
-		Metadata: mplane.Fields{
-			{Name: "System_type", Type: mplane.String, Text: "repository"},
-			{Name: "System_ID", Type: mplane.String, Text: r.opt.SystemID},
-			{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's; a part of the token
-		},
-		Results: results,
+}
+
+func (r *Repository) serveStreaming(opt *stream.Options) serveFunc {
+	if opt == nil {
+		return nil
 	}
-	r.endpoints = append(r.endpoints, e)
-	return nil
+	return func(ctx context.Context, opened func([]string)) error {
+		o := *opt
+		o.Report = func(sum *stream.Summary) { set(r, &r.lines, sum) }
+		o.Listening = opened
+		sum, err := stream.Run(ctx, o)
+		if sum != nil {
+			set(r, &r.lines, sum)
+		}
+		return err
+	}
+}
+
+func (r *Repository) serveLogs(opt *Logs) serveFunc {
+	if opt == nil {
+		return nil
+	}
+	return func(ctx context.Context, opened func([]string)) error {
+		pool, err := OpenStores(ctx, opt.Stores)
+		if err != nil {
+			return err
+		}
+		o := opt.Math
+		o.Check, o.Open = pool.Check, pool.Open
+		o.Started = func(streams func() []mathproto.Status) { set(r, &r.streams, streams) }
+		o.Ready = func(addrs []net.Addr) {
+			var texts []string
+			for _, a := range addrs {
+				texts = append(texts, a.String())
+			}
+			opened(texts)
+		}
+		_, err = mathproto.RunRepository(ctx, o)
+		return errors.Join(err, pool.Close())
+	}
+}
+
+func set[T any](r *Repository, field *T, value T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*field = value
+}
+
+// Reopen makes the endpoint of a label use the options that opt has for it,
+// but for where it listens. Requests in hand are answered first; connections
+// for lines end. What cannot be opened with them stays as it was.
+func (r *Repository) Reopen(label string, opt Options) {
+	for _, e := range r.endpoints {
+		if e.label != label {
+			continue
+		}
+		var serve serveFunc
+		switch label {
+		case CollectRRD:
+			serve = r.serveRRD(opt.RRD)
+		case CollectStreaming:
+			serve = r.serveStreaming(opt.Streaming)
+		case CollectLog:
+			serve = r.serveLogs(opt.Logs)
+		}
+		if serve != nil {
+			e.reopen(serve)
+		}
+	}
+}
+
+// Status is what the endpoints did so far. What is not known is zero.
+type Status struct {
+	Endpoints []EndpointStatus
+	Streams   []mathproto.Status       // of the endpoint for logs
+	Lines     *stream.Summary          // of the endpoint for lines, some seconds old
+	Points    *rrdpush.EndpointSummary // of the endpoint for points
+	Spooled   int64                    // bytes of points that wait
+	Down      error                    // why points wait
+}
+
+// EndpointStatus is how an endpoint is.
+type EndpointStatus struct {
+	Label string
+	Addrs []string  // none: it is not open
+	Since time.Time // of its being so; zero: since the start
+	Err   error     // why it is not open though it should be
+}
+
+// Status returns what the endpoints did so far.
+func (r *Repository) Status() *Status {
+	s := &Status{}
+	for _, e := range r.endpoints {
+		s.Endpoints = append(s.Endpoints, e.status())
+	}
+	r.mu.Lock()
+	streams, points := r.streams, r.points
+	s.Lines = r.lines
+	r.mu.Unlock()
+	if streams != nil {
+		s.Streams = streams()
+	}
+	if points != nil {
+		s.Points = points.Summary()
+		s.Spooled, s.Down = points.Waiting()
+	}
+	return s
 }
 
 // address is where probes reach an endpoint.
