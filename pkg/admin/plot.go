@@ -18,6 +18,7 @@ const (
 type bars struct {
 	Path  string
 	Title string // the same in words
+	Scale string // of the plot
 }
 
 // newBars plots counts per interval, oldest first, ending now. Text says what
@@ -40,17 +41,27 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 	n := len(values)
 	return &bars{
-		Path: b.String(),
+		Path:  b.String(),
+		Scale: scale(top, interval, n),
 		Title: fmt.Sprintf("%s in the last %s: %s in all, at most %s per %s, %s in the current one",
 			what, span(time.Duration(n)*interval), number(sum), number(int64(top)), span(interval), number(values[n-1])),
 	}
 }
 
+// scale says in words what the height and width of bars are.
+func scale(top float64, interval time.Duration, n int) string {
+	if interval == time.Hour {
+		return "at most " + number(int64(top))
+	}
+	return fmt.Sprintf("last %s, at most %s/s", span(time.Duration(n)*interval), rate(top/interval.Seconds()))
+}
+
 // line is a plot of a series as an SVG path.
 type line struct {
 	Path  string
-	X, Y  string // of the last point
-	Title string
+	Low   string // least value
+	High  string // greatest value
+	Title string // the same in words
 }
 
 // newLine plots points over time. A pause of more than twice the usual step
@@ -102,7 +113,7 @@ func newLine(points []Point) *line {
 	}
 	last := p[len(p)-1]
 	return &line{
-		Path: b.String(), X: fmt.Sprintf("%.1f", x(last)), Y: fmt.Sprintf("%.1f", y(last)),
+		Path: b.String(), Low: value(low), High: value(high),
 		Title: fmt.Sprintf("%s from %s to %s: between %s and %s, last %s", count(int64(len(p)), "point"),
 			clock(p[0].Time), clock(last.Time), value(low), value(high), value(last.Value)),
 	}

@@ -101,7 +101,7 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		}
 	}
 	if n > 0 {
-		add(false, "They are listed under Errors and warnings.", "%s in the last hour", count(n, "different error"))
+		add(false, "They are listed under Errors and warnings.", "%s in the last hour", count(n, "logged error"))
 	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(rank(a), rank(b)) })
 	return list
@@ -122,6 +122,15 @@ func (n Notice) level() string {
 		return "error"
 	}
 	return "warning"
+}
+
+// endpoint returns the endpoint with a name, nil if there is none.
+func (s *State) endpoint(name string) *Endpoint {
+	i := slices.IndexFunc(s.Endpoints, func(e Endpoint) bool { return e.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &s.Endpoints[i]
 }
 
 // lag is how long ago the newest stored folder began.

@@ -30,9 +30,16 @@ type Supervisor struct {
 	Err        string    // of the last attempt; "" if it succeeded
 }
 
+// Names of endpoints: their sections in the configuration.
+const (
+	EndpointLog       = "collect-log"
+	EndpointStreaming = "collect-streaming"
+	EndpointRRD       = "collect-rrd"
+)
+
 // Endpoint is a listener for what probes send.
 type Endpoint struct {
-	Name  string // section of the configuration: collect-log, …
+	Name  string // EndpointLog, EndpointStreaming, EndpointRRD, or another
 	Addrs []string
 	Open  bool      // else it opens with a specification
 	Since time.Time // of Open being as it is

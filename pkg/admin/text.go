@@ -41,6 +41,17 @@ func count(n int64, noun string) string {
 	return number(n) + " " + noun
 }
 
+// rate writes events a second so that columns of them can be compared.
+func rate(v float64) string {
+	switch {
+	case v == 0:
+		return "0"
+	case v < 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return number(int64(math.Round(v)))
+}
+
 // size writes bytes with binary units.
 func size(n int64) string {
 	v := float64(n)

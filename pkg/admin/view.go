@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -48,6 +49,9 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"count":  count,
 	"size":   size,
 	"value":  value,
+	"rate":   rate,
+	"parts":  parts,
+	"most":   func(n int64) int64 { return n / 10 * 9 },
 	"text":   func(s string) string { return cut(s, maxText) },
 	"long":   func(s string) string { return cut(s, maxNotice) },
 	"join":   func(list []string) string { return cut(strings.Join(list, ", "), maxText) },
@@ -71,9 +75,12 @@ type view struct {
 
 	LogRows  []logRow
 	MoreLogs int
-	LogsSeen bool // there is an endpoint for logs
-	LiveSeen bool
-	RRDSeen  bool
+	Streams  int64
+	Late     int64 // streams that are late or failing
+
+	// HasLogs, HasLive and HasRRD tell whether this process has to do with
+	// them.
+	HasLogs, HasLive, HasRRD bool
 
 	Lives []liveView
 	Plots []rrdView
@@ -97,6 +104,9 @@ type logRow struct {
 	Lag  string
 	Bars *bars
 }
+
+// ShowType tells whether the name of the stream leaves its type open.
+func (l logRow) ShowType() bool { return l.Type != "" && !strings.Contains(l.Stream, l.Type) }
 
 type liveView struct {
 	Live
@@ -135,16 +145,9 @@ func newView(s *State, notReady error, now time.Time, query url.Values) *view {
 	}
 	v.Problems, v.MoreProblems = first(v.Problems, maxProblems)
 	v.Icon = icon(v.Level())
-	for _, e := range s.Endpoints {
-		switch e.Name {
-		case "collect-log":
-			v.LogsSeen = true
-		case "collect-streaming":
-			v.LiveSeen = true
-		case "collect-rrd":
-			v.RRDSeen = true
-		}
-	}
+	v.HasLogs = len(s.Logs) > 0 || s.endpoint(EndpointLog) != nil
+	v.HasLive = len(s.Live) > 0 || s.endpoint(EndpointStreaming) != nil
+	v.HasRRD = len(s.RRD) > 0 || s.endpoint(EndpointRRD) != nil
 	for _, c := range s.Capabilities {
 		row := capabilityRow{Capability: c}
 		row.Shown, row.More = first(c.Specifications, maxSpecs)
@@ -163,6 +166,10 @@ func (v *view) addLogs() {
 		row := logRow{Logs: l, Late: l.late(v.Now), Bars: newBars(l.Hourly, time.Hour, "Rows stored")}
 		if lag, ok := l.lag(v.Now); ok {
 			row.Lag = span(lag)
+		}
+		v.Streams++
+		if row.Late || row.Err != "" {
+			v.Late++
 		}
 		for _, n := range l.Hourly {
 			v.RowsDay += n
@@ -272,6 +279,16 @@ func (v *view) Ago(t time.Time) string     { return ago(t, v.Now) }
 func (v *view) At(t time.Time) string      { return absolute(t) }
 func (v *view) Machine(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
+// Port is that of an endpoint.
+func (v *view) Port(endpoint string) string {
+	if e := v.endpoint(endpoint); e != nil && len(e.Addrs) > 0 {
+		if _, port, err := net.SplitHostPort(e.Addrs[0]); err == nil {
+			return port
+		}
+	}
+	return "PORT"
+}
+
 // Folder writes the time of a log folder.
 func (v *view) Folder(t time.Time) string { return t.Format("2006-01-02 15:04") }
 
@@ -304,6 +321,14 @@ type timed struct {
 
 // With gives a time to the template "time".
 func (v *view) With(t time.Time) timed { return timed{t, v} }
+
+// parts are the parts of the name of a metric, where a line may be broken.
+func parts(metric string) (list []string) {
+	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
+		list = append(list, strings.SplitAfter(node, "_")...)
+	}
+	return list
+}
 
 // icon is a dot in the colour of the state, for the tab of the browser.
 func icon(level string) template.URL {
