@@ -32,6 +32,29 @@ type Memory struct {
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
+	// Receipt is what to redeem while an envelope has not all results; nil if
+	// it is not known.
+	Receipt *mplane.Statement
+}
+
+// Pending tells whether more can come of a job: the result of a receipt, or
+// results for an envelope until the end of its scope and of the run that was
+// started last.
+func (j Job) Pending(now time.Time) bool {
+	switch m := j.Message.(type) {
+	case *mplane.Statement:
+		return m.Kind == mplane.Receipt
+	case *mplane.Envelope:
+		start, end := m.When.Times(now)
+		if j.Receipt != nil {
+			for at, run := range j.Receipt.When.Occurrences(start) {
+				length, _ := run.Duration(at)
+				return end.IsZero() || now.Before(end.Add(length))
+			}
+		}
+		return end.IsZero() || now.Before(end)
+	}
+	return false
 }
 
 // remembered is a job in the state file.
@@ -40,6 +63,7 @@ type remembered struct {
 	Token      string          `json:"token"`
 	Label      string          `json:"label"`
 	Message    json.RawMessage `json:"message"`
+	Receipt    json.RawMessage `json:"receipt,omitempty"`
 }
 
 func (m *Memory) path() string { return filepath.Join(m.Dir, "runcap.state") }
@@ -54,10 +78,16 @@ func (m *Memory) load() ([]remembered, error) {
 }
 
 // Put remembers the state of a job at a supervisor.
-func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error {
-	text, err := mplane.Marshal(msg)
+func (m *Memory) Put(supervisor string, j Job) error {
+	text, err := mplane.Marshal(j.Message)
 	if err != nil {
 		return err
+	}
+	r := remembered{supervisor, j.Token, j.Label, text, nil}
+	if j.Receipt != nil {
+		if r.Receipt, err = mplane.Marshal(j.Receipt); err != nil {
+			return err
+		}
 	}
 	unlock, err := m.lock()
 	if err != nil {
@@ -68,8 +98,7 @@ func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error 
 	if err != nil {
 		return err
 	}
-	r := remembered{supervisor, token, label, text}
-	if i := slices.IndexFunc(list, func(e remembered) bool { return e.Supervisor == supervisor && e.Token == token }); i >= 0 {
+	if i := slices.IndexFunc(list, func(e remembered) bool { return e.Supervisor == supervisor && e.Token == j.Token }); i >= 0 {
 		list[i] = r
 	} else {
 		list = append(list, r)
@@ -81,7 +110,7 @@ func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error 
 func newest(list []remembered) []remembered {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxRemembered {
-		if size += len(list[first-1].Message); size > maxRememberedBytes && first < len(list) {
+		if size += len(list[first-1].Message) + len(list[first-1].Receipt); size > maxRememberedBytes && first < len(list) {
 			break
 		}
 		first--
@@ -111,9 +140,15 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 			continue
 		}
 		// What is of a registry that this call does not know cannot be shown.
-		if msg, err := m.Registries.Parse(r.Message); err == nil {
-			jobs = append(jobs, Job{r.Token, r.Label, msg})
+		msg, err := m.Registries.Parse(r.Message)
+		if err != nil {
+			continue
 		}
+		j := Job{Token: r.Token, Label: r.Label, Message: msg}
+		if receipt, err := m.Registries.Parse(r.Receipt); err == nil {
+			j.Receipt, _ = receipt.(*mplane.Statement)
+		}
+		jobs = append(jobs, j)
 	}
 	return jobs, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
@@ -295,7 +296,7 @@ func (s *Shell) listmeas(ctx context.Context, _ []string) error {
 		return err
 	}
 	for _, j := range jobs {
-		if !Ended(j.Message) {
+		if j.Pending(time.Now()) {
 			if j.Message, err = s.Redeem(ctx, j.Token); err != nil {
 				return err
 			}

@@ -1,0 +1,111 @@
+package shell
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+)
+
+const stamp = "2006-01-02 15:04:05.000000"
+
+// TestEnvelope: a repeated specification is redeemed until its last run is
+// over, with the receipt that the client has not got; what was received stays
+// when the peer has forgotten the job.
+func TestEnvelope(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const capability = `"label": "tstat-exporter_log", "registry": "` + mplane.TstatRegistry + `", "parameters": {"repository.url": "h:1"}`
+	for _, c := range []struct {
+		name   string
+		ends   time.Duration // of the scope, from now on
+		inner  string
+		gone   bool // the peer forgets the job
+		asked  int
+		result int // results at the end
+	}{
+		{"until the end", time.Hour, "10s", false, 3, 4},
+		{"forgotten", time.Hour, "10s", true, 1, 1},
+		{"over", -time.Minute, "10s", false, 0, 1},
+		{"last run", -time.Minute, "1h", false, 3, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var asked []map[string]any
+			now := time.Now().UTC()
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var m map[string]any
+				text, _ := wire.Read(r.Body)
+				if err := json.Unmarshal(text, &m); err != nil {
+					t.Error(err)
+				}
+				end := now.Add(c.ends)
+				if m["specification"] == nil {
+					if asked = append(asked, m); c.gone {
+						wire.Write(w, 200, &mplane.Exception{Token: m["token"].(string), Message: "Unknown job"})
+						return
+					}
+				}
+				if len(asked) == 3 { // that was all
+					end = now.Add(-3 * time.Hour)
+				}
+				results := ""
+				for range len(asked) + 1 {
+					results += fmt.Sprintf(`, {"result": "measure", "when": "2015-07-10 00:00:00", %s}`, capability)
+				}
+				wire.Answer(w, 200, wire.ContentType, fmt.Appendf(nil, `{"envelope": "message", "token": %q, "label": "x", "when": "%s ... %s / 10s", "contents": [%s]}`,
+					m["token"], now.Add(-2*time.Hour).Format(stamp), end.Format(stamp), results[1:]))
+			}))
+			defer srv.Close()
+			cl, err := client.Open(wire.Dialer{URL: srv.URL}, reg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			when, err := mplane.ParseScope("repeat now ... future / 10s { now + " + c.inner + " }")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &Session{Client: cl, Out: new(bytes.Buffer), When: &when, Memory: &Memory{Dir: t.TempDir(), Registries: reg}}
+			m, err := reg.Parse([]byte(`{"capability": "measure", "when": "past ... future", ` + capability + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec, err := s.Specify(m.(*mplane.Statement), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Run(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+			last, err := s.Wait(t.Context(), spec.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, ok := last.(*mplane.Envelope)
+			if !ok || len(e.Messages) != c.result || len(asked) != c.asked {
+				t.Errorf("%T with %v, asked %d times; want %d results, %d times", last, e, len(asked), c.result, c.asked)
+			}
+			for _, m := range asked {
+				if m["redemption"] != "measure" || m["token"] != spec.ID() || m["when"] != spec.When.String() || m["parameters"] == nil {
+					t.Errorf("redeemed with %v", m)
+				}
+			}
+			jobs, err := s.Memory.Jobs(cl.Root())
+			if err != nil || len(jobs) != 1 {
+				t.Fatalf("%v, %v", jobs, err)
+			}
+			if e, ok := jobs[0].Message.(*mplane.Envelope); !ok || len(e.Messages) != c.result {
+				t.Errorf("remembered %v", jobs[0].Message)
+			}
+		})
+	}
+}
