@@ -14,6 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/exchange"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
@@ -27,10 +28,7 @@ type site struct {
 
 func newSite(t *testing.T, opt Options) *site {
 	t.Helper()
-	reg, err := mplane.NewRegistries()
-	if err != nil {
-		t.Fatal(err)
-	}
+	reg := exchange.Registries(t)
 	opt.Registries, opt.Log = reg, slog.New(slog.DiscardHandler)
 	s, err := New(opt)
 	if err != nil {
