@@ -332,7 +332,7 @@ func (r *runcap) jobs(ctx context.Context, out io.Writer, s *shell.Session) erro
 	}
 	e := &mplane.Envelope{}
 	for _, j := range jobs {
-		if j.Pending(time.Now()) {
+		if j.Pending() {
 			if j.Message, err = s.Redeem(ctx, j.Token); err != nil {
 				return err
 			}

@@ -65,7 +65,8 @@ var plan = []struct {
 	{Asking, "cli", "b/013", "b/013", "", polling},
 	{Asking, "cli", "b/014", "b/014", "shell.TestReplay", ""},
 	{Asking, "cli", "b/015", "b/016", "", polling},
-	{Asking, "cli", "b/017", "b/047", "shell.TestReplay", ""},
+	{Asking, "cli", "b/017", "b/044", "shell.TestReplay", ""},
+	{Asking, "cli", "b/045", "b/047", "", "the RI asks again until the end of the scope; ours sees that no result is missing"},
 	{Asking, "cli", "b/066", "b/069", "", byHand},
 
 	{Asking, "sup", "b/070", "b/078", "", "our supervisor does not register at others, as its help says"},

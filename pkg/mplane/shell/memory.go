@@ -32,29 +32,54 @@ type Memory struct {
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
-	// Receipt is what to redeem while an envelope has not all results; nil if
-	// it is not known.
+	// Receipt is what to redeem for the results that an envelope lacks; nil if
+	// it lacks none.
 	Receipt *mplane.Statement
+	// Until is when the last of them must have come; zero: never.
+	Until time.Time
 }
 
+// late is how much later than their runs results may come.
+const late = time.Minute
+
 // Pending tells whether more can come of a job: the result of a receipt, or
-// results for an envelope until the end of its scope and of the run that was
-// started last.
-func (j Job) Pending(now time.Time) bool {
-	switch m := j.Message.(type) {
-	case *mplane.Statement:
-		return m.Kind == mplane.Receipt
-	case *mplane.Envelope:
-		start, end := m.When.Times(now)
-		if j.Receipt != nil {
-			for at, run := range j.Receipt.When.Occurrences(start) {
-				length, _ := run.Duration(at)
-				return end.IsZero() || now.Before(end.Add(length))
-			}
+// further results for an envelope.
+func (j *Job) Pending() bool {
+	s, ok := j.Message.(*mplane.Statement)
+	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
+}
+
+// reply takes the answer to a message of kind k that was sent at the time
+// sent. An envelope may have the results of the runs so far only, and does not
+// say so.
+func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
+	j.Message, j.Receipt = m, nil
+	until := func(t time.Time) {
+		if j.Until.IsZero() || t.Before(j.Until) {
+			j.Until = t
 		}
-		return end.IsZero() || now.Before(end)
 	}
-	return false
+	if k == mplane.Interrupt {
+		until(sent.Add(late))
+	}
+	e, ok := m.(*mplane.Envelope)
+	if !ok {
+		return
+	}
+	start, end := e.When.Times(sent)
+	runs, length := 0, time.Duration(0)
+	for at, run := range receipt.When.Occurrences(start) {
+		length, _ = run.Duration(at)
+		if runs++; runs > len(e.Messages) {
+			break
+		}
+	}
+	if !end.IsZero() {
+		until(end.Add(length + late))
+	}
+	if runs > len(e.Messages) && (j.Until.IsZero() || sent.Before(j.Until)) {
+		j.Receipt = receipt
+	}
 }
 
 // remembered is a job in the state file.
@@ -64,6 +89,7 @@ type remembered struct {
 	Label      string          `json:"label"`
 	Message    json.RawMessage `json:"message"`
 	Receipt    json.RawMessage `json:"receipt,omitempty"`
+	Until      time.Time       `json:"until,omitzero"`
 }
 
 func (m *Memory) path() string { return filepath.Join(m.Dir, "runcap.state") }
@@ -83,7 +109,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	if err != nil {
 		return err
 	}
-	r := remembered{supervisor, j.Token, j.Label, text, nil}
+	r := remembered{supervisor, j.Token, j.Label, text, nil, j.Until}
 	if j.Receipt != nil {
 		if r.Receipt, err = mplane.Marshal(j.Receipt); err != nil {
 			return err
@@ -144,7 +170,7 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 		if err != nil {
 			continue
 		}
-		j := Job{Token: r.Token, Label: r.Label, Message: msg}
+		j := Job{Token: r.Token, Label: r.Label, Message: msg, Until: r.Until}
 		if receipt, err := m.Registries.Parse(r.Receipt); err == nil {
 			j.Receipt, _ = receipt.(*mplane.Statement)
 		}

@@ -51,21 +51,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire.Answer(w, status, e.Response.Header["Content-Type"], s.tokens.Rewrite(e.Response.Text()))
 }
 
-// endless moves the end of an envelope into the future: as long as it is not
-// over, more results can come.
-func endless(t *testing.T, m *exchange.Message) {
-	body, _ := m.Body.(map[string]any)
-	when, _ := body["when"].(string)
-	if m.Kind() != "envelope" {
-		return
-	}
-	start, end, ok := strings.Cut(when, " ... 20")
-	if !ok {
-		t.Fatalf("envelope of %q", when)
-	}
-	body["when"] = start + " ... 99" + end
-}
-
 // TestReplay types what was typed into the RI's shell.
 func TestReplay(t *testing.T) {
 	reg := exchange.Registries(t)
@@ -92,9 +77,9 @@ func TestReplay(t *testing.T) {
 			[]string{"ok", "result: measure", "abc"}},
 		{"b/017", "b/023", []string{"when now", "runcap repository-collect_log", "when now + 10s", "runcap repository-collect_rrd", "listmeas"},
 			[]string{"ok", "An exception occurred", "Result  repository-collect_log-0", "<Exception: ", "'timedelta'"}},
-		{"b/024", "b/047", []string{"set repository.url 1.2.3.4:5", "when now + 1h", "runcap tstat-exporter_log", "listmeas", "stopmeas tstat-exporter_log-0",
+		{"b/024", "b/044", []string{"set repository.url 1.2.3.4:5", "when now + 1h", "runcap tstat-exporter_log", "listmeas", "stopmeas tstat-exporter_log-0",
 			"listmeas", "when now + 2s", "runcap tstat-log_tcp_complete-core", "runcap tstat-exporter_log", "when repeat now + 12s / 5s { now + 1s }",
-			"runcap tstat-log_rrds", "showmeas tstat-exporter_log-0", "listmeas", "listmeas", "listmeas", "listmeas"},
+			"runcap tstat-log_rrds", "showmeas tstat-exporter_log-0", "listmeas", "listmeas"},
 			[]string{"ok", "Receipt tstat-exporter_log-0", "Receipt", "ok", "ok", "ok", "result: measure", "Results tstat-log_rrds-3"}},
 	} {
 		t.Run(strings.ReplaceAll(part.first, "/", ""), func(t *testing.T) {
@@ -114,7 +99,6 @@ func TestReplay(t *testing.T) {
 					e.Request.Header["Forged-Mplane-Identity"] = mplane.Anonymous
 					s.pages[path] = e
 				case e.Name >= part.first:
-					endless(t, &e.Response)
 					s.steps = append(s.steps, e)
 				}
 			}

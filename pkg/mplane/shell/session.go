@@ -191,20 +191,20 @@ func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
 // Run sends a specification and remembers the answer.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
+	sent := time.Now()
 	reply, err := s.Client.Send(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return reply, s.remember(Job{spec.ID(), spec.Label, reply, spec.Notice(mplane.Receipt)})
+	j := Job{Token: spec.ID(), Label: spec.Label}
+	j.reply(reply, mplane.Specification, spec.Notice(mplane.Receipt), sent)
+	return reply, s.remember(j)
 }
 
-// remember keeps a receipt, result, envelope or exception.
+// remember keeps the state of a job.
 func (s *Session) remember(j Job) error {
 	if s.Memory == nil {
 		return nil
-	}
-	if _, ok := j.Message.(*mplane.Envelope); !ok {
-		j.Receipt = nil // it is the message itself, or not needed any more
 	}
 	return s.Memory.Put(s.Client.Root(), j)
 }
@@ -230,18 +230,19 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		return nil, false, err
 	}
 	known := j.Message != nil
-	if known && !j.Pending(time.Now()) {
+	if known && !j.Pending() {
 		return j.Message, false, nil
 	}
-	if receipt, ok := j.Message.(*mplane.Statement); ok {
-		j.Receipt = receipt
-	}
 	ask := j.Receipt
+	if receipt, ok := j.Message.(*mplane.Statement); ok {
+		ask = receipt
+	}
 	if ask == nil {
 		// Of a receipt that is not ours only the token is known, which is
 		// all that counts.
-		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token, Label: j.Label}
+		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
 	}
+	sent := time.Now()
 	reply, err := s.Client.Send(ctx, ask.Notice(k))
 	if err != nil {
 		return nil, false, err
@@ -250,13 +251,13 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		if !known { // a token that the user made up is not remembered
 			return reply, false, nil
 		}
-		if _, ok := j.Message.(*mplane.Envelope); ok {
+		if e, ok := j.Message.(*mplane.Envelope); ok {
 			// Supervisors forget a job when they have given its results away.
-			return j.Message, false, nil
+			reply, ask = e, &mplane.Statement{When: mplane.For(0)}
 		}
 	}
-	j.Message = reply
-	return reply, j.Pending(time.Now()), s.remember(j)
+	j.reply(reply, k, ask, sent)
+	return reply, j.Pending(), s.remember(j)
 }
 
 // find returns the job with a token or label. One that is not remembered has

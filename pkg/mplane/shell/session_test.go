@@ -28,15 +28,16 @@ func TestEnvelope(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		ends   time.Duration // of the scope, from now on
-		inner  string
+		when   string
 		gone   bool // the peer forgets the job
 		asked  int
 		result int // results at the end
 	}{
-		{"until the end", time.Hour, "10s", false, 3, 4},
-		{"forgotten", time.Hour, "10s", true, 1, 1},
-		{"over", -time.Minute, "10s", false, 0, 1},
-		{"last run", -time.Minute, "1h", false, 3, 4},
+		{"until the end", time.Hour, "repeat now ... future / 10s { now + 10s }", false, 3, 4},
+		{"forgotten", time.Hour, "repeat now ... future / 10s { now + 10s }", true, 1, 1},
+		{"over", -2 * time.Minute, "repeat now ... future / 10s { now + 10s }", false, 0, 1},
+		{"last run", -2 * time.Minute, "repeat now ... future / 10s { now + 1h }", false, 3, 4},
+		{"all there", time.Hour, "repeat now + 1d / 1000d { now + 10s }", false, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var asked []map[string]any
@@ -70,7 +71,7 @@ func TestEnvelope(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer cl.Close()
-			when, err := mplane.ParseScope("repeat now ... future / 10s { now + " + c.inner + " }")
+			when, err := mplane.ParseScope(c.when)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,5 +108,34 @@ func TestEnvelope(t *testing.T) {
 				t.Errorf("remembered %v", jobs[0].Message)
 			}
 		})
+	}
+}
+
+// TestInterrupted: a repeated specification that was interrupted has no further
+// runs; it is not waited for until the end of its scope.
+func TestInterrupted(t *testing.T) {
+	when, err := mplane.ParseScope("repeat now ... future / 1d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	receipt := &mplane.Statement{Kind: mplane.Receipt, When: when}
+	envelope := &mplane.Envelope{When: when.Anchored(now), Messages: []mplane.Message{&mplane.Exception{}}}
+	var j Job
+	for _, step := range []struct {
+		k       mplane.Kind
+		after   time.Duration
+		m       mplane.Message
+		pending bool
+	}{
+		{mplane.Specification, 0, receipt, true},
+		{mplane.Redemption, time.Hour, envelope, true},
+		{mplane.Interrupt, 2 * time.Hour, envelope, true},
+		{mplane.Redemption, 2*time.Hour + late/2, envelope, true},
+		{mplane.Redemption, 2*time.Hour + 2*late, envelope, false},
+	} {
+		if j.reply(step.m, step.k, receipt, now.Add(step.after)); j.Pending() != step.pending {
+			t.Errorf("after %v: pending %v", step.after, j.Pending())
+		}
 	}
 }

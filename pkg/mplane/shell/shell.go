@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
@@ -296,7 +295,7 @@ func (s *Shell) listmeas(ctx context.Context, _ []string) error {
 		return err
 	}
 	for _, j := range jobs {
-		if j.Pending(time.Now()) {
+		if j.Pending() {
 			if j.Message, err = s.Redeem(ctx, j.Token); err != nil {
 				return err
 			}
