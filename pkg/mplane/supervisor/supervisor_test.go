@@ -90,7 +90,7 @@ func (x *site) client(name string) *client.Client {
 // offers waits until n capabilities are offered.
 func (x *site) offers(c *client.Client, n int) []*mplane.Statement {
 	x.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		list, unread, err := c.Capabilities(x.t.Context())
 		if err == nil && unread == nil && len(list) == n {
 			return list
@@ -129,7 +129,7 @@ func (x *site) specify(c *mplane.Statement, when string) *mplane.Statement {
 // redeem waits for what is no receipt.
 func (x *site) redeem(c *client.Client, spec *mplane.Statement) mplane.Message {
 	x.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		m := x.send(c, spec.Notice(mplane.Redemption))
 		if s, ok := m.(*mplane.Statement); !ok || s.Kind != mplane.Receipt {
 			return m
