@@ -138,6 +138,9 @@ func TestDefaultConfig(t *testing.T) {
 	}
 	def := newConfig()
 	for i, s := range cfg.sections {
+		if s.add != nil {
+			s.settings = s.added[0]
+		}
 		for j, set := range s.settings {
 			if got, want := set.toml(), def.sections[i].settings[j].toml(); got != want {
 				t.Errorf("%s is %s, default %s", set.name, got, want)
