@@ -9,6 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/probe"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // probeSettings are those of [probe], which is for the file only.
@@ -102,7 +103,10 @@ func (s *probeSettings) options(cfg *config, p *problems, n network) *probe.Opti
 		Stream: s.stream, Types: s.types, Settle: time.Duration(s.settle), Location: location(p, s.timezone),
 		StateDir: cfg.stateDir,
 	}
-	var err error
+	err := store.ValidProbe(s.name)
+	if err != nil {
+		p.add("name", "%v", err)
+	}
 	if opt.Peers, err = peer.ParseNetworks(s.peers); err != nil {
 		p.add("peers", "%v", err)
 	} else if len(opt.Peers) == 0 {
