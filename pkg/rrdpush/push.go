@@ -37,6 +37,7 @@ type Options struct {
 	Naming   rrdfile.Naming
 	Mode     string // name of the naming: part of the state's key
 	TLS      peer.TLS
+	Peers    peer.Networks // that an http or https destination may be in; none: all
 	Since    time.Time     // push again from here on; zero: what is new
 	Every    time.Duration // push again and again; 0: once
 	Negative bool          // keep negative percentiles, Tstat's "no samples"
@@ -50,6 +51,9 @@ type Options struct {
 
 	// Passed is told of each pass with Every; nil: none.
 	Passed func(*Summary, error)
+	// Sent is told what was sent, or is in the spool; nil: none. It must not
+	// keep the slice.
+	Sent func([]graphite.Metric)
 }
 
 // Summary counts what a run did.
@@ -191,7 +195,7 @@ func (p *pusher) openSink() (err error) {
 		p.sink = &printer{w: p.Stdout}
 		return nil
 	}
-	if p.sink, err = p.Dest.open(p.TLS, p.RetryTimeout, p.Stdout, p.Log); err != nil {
+	if p.sink, err = p.Dest.open(p.TLS, p.Peers, p.RetryTimeout, p.Stdout, p.Log); err != nil {
 		return err
 	}
 	if !p.Dest.remote() || p.SpoolSize == 0 {
@@ -497,6 +501,9 @@ func (p *pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
 		if err := p.sink.Send(ctx, b.metrics); err != nil {
 			return err
+		}
+		if p.Sent != nil {
+			p.Sent(b.metrics)
 		}
 	}
 	p.sum.Points += int64(b.points)
