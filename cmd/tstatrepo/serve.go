@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -262,15 +262,20 @@ type service struct {
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
+	watch      *watcher
 }
 
 // service checks the settings and returns what they ask for. What is wrong
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
 func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
-	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	svc := &service{cfg: cfg, con: con}
 	if former != nil {
-		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+		svc.log, svc.probes, svc.roles, svc.watch = former.log, former.probes, former.roles, former.watch
+	} else {
+		recent := admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.log, svc.probes, svc.roles = slog.New(recent), new(peer.Probes), new(mplane.Roles)
+		svc.watch = newWatcher(svc, recent)
 	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
@@ -416,7 +421,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	s.join(&c.network)
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
+	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -519,31 +524,6 @@ func folderOf(dest string) string {
 	return ""
 }
 
-// services returns what the component offers: the endpoints, and what the
-// probe exports.
-func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
-	list := r.Services()
-	if svc.probe == nil {
-		return list, nil
-	}
-	p, err := probe.New(*svc.probe)
-	if err != nil {
-		return nil, err
-	}
-	return append(list, p.Services()...), nil
-}
-
-// administer serves the administration listener until ctx ends (to come: the
-// handler of pkg/admin in place of an empty one).
-func (svc *service) administer(ctx context.Context, opt peer.Options) error {
-	l, err := peer.Listen(ctx, opt)
-	if err != nil {
-		return err
-	}
-	svc.log.Info("administration", "address", l.Addr())
-	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
-}
-
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
@@ -561,14 +541,22 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
+	svc.repository.Stored = svc.watch.points
 	repo, err := repository.New(svc.repository)
 	if err != nil {
 		return err
 	}
-	services, err := svc.services(repo)
-	if err != nil {
-		return err
+	services := repo.Services()
+	if svc.probe != nil {
+		p, err := probe.New(*svc.probe)
+		if err != nil {
+			return err
+		}
+		services = append(services, p.Services()...)
+		svc.watch.probe = p
 	}
+	svc.watch.repo = repo
+	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	parts := &group{ctx: work, stop: stop}
@@ -626,12 +614,13 @@ func (svc *service) memory() int64 {
 // offer lets others use the services of the component.
 func (svc *service) offer(parts *group, services []component.Service) {
 	if svc.admin != nil {
-		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+		parts.run(func(ctx context.Context) error { return svc.watch.serve(ctx, *svc.admin) })
 	}
 	if svc.supervisor != nil && len(services) > 0 {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+				Turn: svc.watch.turn,
 			})
 		})
 	}
