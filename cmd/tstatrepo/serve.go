@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -195,9 +195,24 @@ func serveCommand(con *console) *cli.Command {
 		Name:     "serve",
 		Usage:    "run the repository proxy of Tstat at mPlane",
 		Category: groupProduct,
-		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor: for finished logs (MATH, " +
-			"repository-collect_log, [collect-log] of the config file), live lines (repository-collect_streaming, " +
-			"[collect-streaming]) and points of RRDs (repository-collect_rrd, [collect-rrd]). Each has its own destinations.",
+		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor, as tstatrepository.py and " +
+			"math_repo do: for finished logs (MATH, repository-collect_log), live lines (repository-collect_streaming) and " +
+			"points of RRDs (repository-collect_rrd). Each has a section in the config file that says where it listens and where " +
+			"what comes goes: [collect-log], [collect-streaming] and [collect-rrd]; listen = [] turns one off. Without " +
+			"--supervisor and --clients there are only the endpoints.\n\n" +
+			"The endpoints are open all the time, or with --accept scheduled while a specification is active. A specification " +
+			"ends with its scope or an interrupt; its result says from when to when it ran, and that of " +
+			"repository-collect_rrd has the last point of each metric that came meanwhile, 10,000 at most.\n\n" +
+			"A probe has the name in its certificate (what follows the last - of its subject), else that of the [[remote-probe]] " +
+			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
+			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
+			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
+			"settings are absolute. It locks its state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored, results are sent, the capabilities " +
+			"withdrawn, and the status is 0; a second one ends it at once. SIGHUP: the config file is read again. Taken from it " +
+			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
+			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
+			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
 		Flags:  commandFlags("serve"),
 		Action: func(c *cli.Context) error { return runServe(c, con) },
 	}
@@ -247,15 +262,20 @@ type service struct {
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
+	watch      *watcher
 }
 
 // service checks the settings and returns what they ask for. What is wrong
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
 func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
-	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	svc := &service{cfg: cfg, con: con}
 	if former != nil {
-		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+		svc.log, svc.probes, svc.roles, svc.watch = former.log, former.probes, former.roles, former.watch
+	} else {
+		recent := admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.log, svc.probes, svc.roles = slog.New(recent), new(peer.Probes), new(mplane.Roles)
+		svc.watch = newWatcher(svc, recent)
 	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
@@ -401,7 +421,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	s.join(&c.network)
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
+	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -504,31 +524,6 @@ func folderOf(dest string) string {
 	return ""
 }
 
-// services returns what the component offers: the endpoints, and what the
-// probe exports.
-func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
-	list := r.Services()
-	if svc.probe == nil {
-		return list, nil
-	}
-	p, err := probe.New(*svc.probe)
-	if err != nil {
-		return nil, err
-	}
-	return append(list, p.Services()...), nil
-}
-
-// administer serves the administration listener until ctx ends (to come: the
-// handler of pkg/admin in place of an empty one).
-func (svc *service) administer(ctx context.Context, opt peer.Options) error {
-	l, err := peer.Listen(ctx, opt)
-	if err != nil {
-		return err
-	}
-	svc.log.Info("administration", "address", l.Addr())
-	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
-}
-
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
@@ -541,21 +536,27 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 		return hintError{fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own"}
 	}
 	defer unlock()
-	if svc.repository.Logs != nil {
-		debug.SetMemoryLimit(svc.repository.Logs.Stores.Memory)
-	}
+	debug.SetMemoryLimit(svc.memory())
 	svc.probes.Replace(svc.known)
 	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
+	svc.repository.Stored = svc.watch.points
 	repo, err := repository.New(svc.repository)
 	if err != nil {
 		return err
 	}
-	services, err := svc.services(repo)
-	if err != nil {
-		return err
+	services := repo.Services()
+	if svc.probe != nil {
+		p, err := probe.New(*svc.probe)
+		if err != nil {
+			return err
+		}
+		services = append(services, p.Services()...)
+		svc.watch.probe = p
 	}
+	svc.watch.repo = repo
+	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	parts := &group{ctx: work, stop: stop}
@@ -597,15 +598,29 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 }
 
+// memory is what the process should not outgrow: what the endpoints may use,
+// and something for the rest.
+func (svc *service) memory() int64 {
+	limit := int64(128 << 20)
+	if o := svc.repository.Logs; o != nil {
+		limit += o.Stores.Memory
+	}
+	if o := svc.repository.Streaming; o != nil {
+		limit += o.Queue * int64(len(o.To)+len(o.ToOptional))
+	}
+	return limit
+}
+
 // offer lets others use the services of the component.
 func (svc *service) offer(parts *group, services []component.Service) {
 	if svc.admin != nil {
-		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+		parts.run(func(ctx context.Context) error { return svc.watch.serve(ctx, *svc.admin) })
 	}
 	if svc.supervisor != nil && len(services) > 0 {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+				Turn: svc.watch.turn,
 			})
 		})
 	}
