@@ -336,6 +336,10 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if svc.probe = cfg.probe.options(cfg, p, s.network); svc.probe != nil {
 		svc.probe.Log = svc.log
 	}
+	if former == nil { // else when all is known to be right
+		svc.probes.Replace(svc.known)
+		svc.roles.Replace(svc.allowed)
+	}
 	return svc
 }
 
@@ -524,6 +528,21 @@ func folderOf(dest string) string {
 	return ""
 }
 
+// services returns what the component offers: the endpoints, and what the
+// probe exports.
+func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
+	list := r.Services()
+	if svc.probe == nil {
+		return list, nil
+	}
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, err
+	}
+	svc.watch.probe = p
+	return append(list, p.Services()...), nil
+}
+
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
@@ -537,8 +556,6 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.memory())
-	svc.probes.Replace(svc.known)
-	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
 	svc.repository.Stored = svc.watch.points
@@ -546,14 +563,9 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	if err != nil {
 		return err
 	}
-	services := repo.Services()
-	if svc.probe != nil {
-		p, err := probe.New(*svc.probe)
-		if err != nil {
-			return err
-		}
-		services = append(services, p.Services()...)
-		svc.watch.probe = p
+	services, err := svc.services(repo)
+	if err != nil {
+		return err
 	}
 	svc.watch.repo = repo
 	services = svc.watch.observe(services)
