@@ -286,6 +286,11 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if err != nil {
 		p.add("allow", "%v", err)
 	}
+	if s.tls().Enabled() {
+		if _, err := s.tls().Client(); err != nil { // reads the files
+			p.add("tls-cert", "%v", err)
+		}
+	}
 	listen := func(name, addr string) peer.Options {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
 		var usage *peer.UsageError
@@ -322,9 +327,12 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if s.supervisor != "" {
 		host, _ := os.Hostname()
 		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, fitProbe(host)+"."+s.systemID)}
-		if conn, err := svc.supervisor.Open(); err != nil {
+		conn, err := svc.supervisor.Open()
+		var wrong *wire.URLError
+		if errors.As(err, &wrong) {
+			p.hint = cmp.Or(p.hint, wrong.Hint())
 			p.add("supervisor", "%v", err)
-		} else {
+		} else if err == nil {
 			conn.Close()
 		}
 	}
