@@ -546,16 +546,11 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	if err != nil {
 		return err
 	}
-	services := repo.Services()
-	if svc.probe != nil {
-		p, err := probe.New(*svc.probe)
-		if err != nil {
-			return err
-		}
-		services = append(services, p.Services()...)
-		svc.watch.probe = p
+	services, exporters, err := svc.services(repo)
+	if err != nil {
+		return err
 	}
-	svc.watch.repo = repo
+	svc.watch.repo, svc.watch.probe = repo, exporters
 	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
@@ -598,6 +593,19 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 }
 
+// services returns the capabilities of the endpoints, and of the probe if
+// there is one.
+func (svc *service) services(repo *repository.Repository) ([]component.Service, *probe.Probe, error) {
+	if svc.probe == nil {
+		return repo.Services(), nil, nil
+	}
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(repo.Services(), p.Services()...), p, nil
+}
+
 // memory is what the process should not outgrow: what the endpoints may use,
 // and something for the rest.
 func (svc *service) memory() int64 {
@@ -620,12 +628,17 @@ func (svc *service) offer(parts *group, services []component.Service) {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
-				Turn: svc.watch.turn,
+				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn,
 			})
 		})
 	}
 	if len(svc.clients) > 0 {
 		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		// Clients come for their results.
+		if err := jobs.Restore(filepath.Join(svc.cfg.stateDir, "clients.state"), nil); err != nil {
+			parts.run(func(context.Context) error { return err })
+			return
+		}
 		for _, opt := range svc.clients {
 			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
 		}
