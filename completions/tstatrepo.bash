@@ -208,7 +208,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--when --set --label --wait --timeout --list --show --status --stop --result --token --json --supervisor --identity --registry --tls-cert --tls-key --tls-ca --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--when --set --label --wait --local --timeout --list --show --status --stop --result --token --json --supervisor --identity --registry --tls-cert --tls-key --tls-ca --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

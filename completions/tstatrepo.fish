@@ -145,6 +145,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l when -x -d 'run
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l set -x -d 'set a parameter, NAME=VALUE'
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l label -x -d 'LABEL of the specification; it gets -0 if it does not end in a number'
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l wait -d 'wait for the result and print it'
+complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l local -d 'run a capability that serve would offer with this --config, in this process and without a supervisor, and print its result'
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l timeout -x -d 'wait at most DURATION'
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l list -d 'list the capabilities'
 complete -c tstatrepo -n '__fish_seen_subcommand_from runcap' -l show -x -d 'show the CAPABILITY, a label or token'

@@ -35,6 +35,7 @@ type config struct {
 	runcap     runcap
 	supervisor supervise
 	serve      serve
+	probe      probeSettings
 
 	sections []section
 }
@@ -72,13 +73,14 @@ type fileSections struct {
 	CollectStreaming struct{}   `toml:"collect-streaming"`
 	CollectRRD       struct{}   `toml:"collect-rrd"`
 	RemoteProbe      []struct{} `toml:"remote-probe"`
+	Probe            struct{}   `toml:"probe"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
 	c := &config{
 		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
-		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(), probe: defaultProbe(),
 	}
 	c.sections = []section{
 		{settings: []*setting{
@@ -97,6 +99,7 @@ func newConfig() *config {
 		{name: "supervisor", settings: c.supervisor.settings()},
 	}
 	c.sections = append(c.sections, c.serve.sections()...)
+	c.sections = append(c.sections, section{name: "probe", command: "serve", settings: c.probe.settings()})
 	return c
 }
 

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -22,12 +21,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -252,23 +253,29 @@ type service struct {
 	log *slog.Logger
 
 	repository repository.Options
-	probes     *peer.Probes  // of [[remote-probe]]
-	known      []peer.Probe  // that probes know
-	roles      *mplane.Roles // allow what allowed says
-	allowed    *mplane.Roles // of --authorize; nil: everything
+	probe      *probe.Options // nil: off
+	probes     *peer.Probes   // of [[remote-probe]]
+	known      []peer.Probe   // that probes know
+	roles      *mplane.Roles  // allow what allowed says
+	allowed    *mplane.Roles  // of --authorize; nil: everything
 	registries *mplane.Registries
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
+	watch      *watcher
 }
 
 // service checks the settings and returns what they ask for. What is wrong
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
 func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
-	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	svc := &service{cfg: cfg, con: con}
 	if former != nil {
-		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+		svc.log, svc.probes, svc.roles, svc.watch = former.log, former.probes, former.roles, former.watch
+	} else {
+		recent := admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.log, svc.probes, svc.roles = slog.New(recent), new(peer.Probes), new(mplane.Roles)
+		svc.watch = newWatcher(svc, recent)
 	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
@@ -326,6 +333,13 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		Host: s.host(), Scheduled: s.accept == "scheduled", SystemID: s.systemID, Log: svc.log,
 	}
 	svc.known = s.known(cfg, p)
+	if svc.probe = cfg.probe.options(cfg, p, s.network); svc.probe != nil {
+		svc.probe.Log = svc.log
+	}
+	if former == nil { // else when all is known to be right
+		svc.probes.Replace(svc.known)
+		svc.roles.Replace(svc.allowed)
+	}
 	return svc
 }
 
@@ -411,7 +425,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	s.join(&c.network)
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
+	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -515,18 +529,18 @@ func folderOf(dest string) string {
 }
 
 // services returns what the component offers: the endpoints, and what the
-// probe exports (to come: append probe.Services here).
-func (svc *service) services(r *repository.Repository) []component.Service { return r.Services() }
-
-// administer serves the administration listener until ctx ends (to come: the
-// handler of pkg/admin in place of an empty one).
-func (svc *service) administer(ctx context.Context, opt peer.Options) error {
-	l, err := peer.Listen(ctx, opt)
-	if err != nil {
-		return err
+// probe exports.
+func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
+	list := r.Services()
+	if svc.probe == nil {
+		return list, nil
 	}
-	svc.log.Info("administration", "address", l.Addr())
-	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, err
+	}
+	svc.watch.probe = p
+	return append(list, p.Services()...), nil
 }
 
 // grace is how much longer than --drain-timeout a stop may take in all.
@@ -542,21 +556,26 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.memory())
-	svc.probes.Replace(svc.known)
-	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
+	svc.repository.Stored = svc.watch.points
 	repo, err := repository.New(svc.repository)
 	if err != nil {
 		return err
 	}
+	services, err := svc.services(repo)
+	if err != nil {
+		return err
+	}
+	svc.watch.repo = repo
+	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	parts := &group{ctx: work, stop: stop}
 	parts.run(repo.Run)
 	select {
 	case <-ready:
-		svc.offer(parts, repo)
+		svc.offer(parts, services)
 	case <-work.Done(): // an endpoint cannot be opened, or a signal came
 	}
 	systemd := notifier{svc.log}
@@ -605,15 +624,15 @@ func (svc *service) memory() int64 {
 }
 
 // offer lets others use the services of the component.
-func (svc *service) offer(parts *group, repo *repository.Repository) {
-	services := svc.services(repo)
+func (svc *service) offer(parts *group, services []component.Service) {
 	if svc.admin != nil {
-		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+		parts.run(func(ctx context.Context) error { return svc.watch.serve(ctx, *svc.admin) })
 	}
 	if svc.supervisor != nil && len(services) > 0 {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+				Turn: svc.watch.turn,
 			})
 		})
 	}

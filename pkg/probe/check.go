@@ -92,7 +92,7 @@ func (p *Probe) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is no absolute path", text)
 	}
-	real, err := filepath.EvalSymlinks(text)
+	path, err := filepath.EvalSymlinks(text)
 	if err != nil {
 		// Not to tell what there is elsewhere on this machine.
 		if p.below(filepath.Clean(text), filepath.Clean) == "" {
@@ -100,12 +100,12 @@ func (p *Probe) folder(text string) (string, error) {
 		}
 		return "", err
 	}
-	dir := p.below(real, func(dir string) string {
-		real, err := filepath.EvalSymlinks(dir)
+	dir := p.below(path, func(dir string) string {
+		target, err := filepath.EvalSymlinks(dir)
 		if err != nil {
 			return ""
 		}
-		return real
+		return target
 	})
 	if dir == "" {
 		return "", p.outside(text)

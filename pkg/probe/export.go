@@ -131,9 +131,9 @@ func (e *export) rows(columns []string) [][]string {
 	var rows [][]string
 	for _, file := range files {
 		fields := map[string]string{
-			"rrdtimestamp": strconv.FormatInt(e.last[file].Time, 10),
+			"rrdtimestamp": real(float64(e.last[file].Time)),
 			"rrdMetirc":    file,
-			"rrdValue":     strconv.FormatFloat(e.last[file].Value, 'g', -1, 64),
+			"rrdValue":     real(e.last[file].Value),
 		}
 		var row []string
 		for _, c := range columns {
@@ -142,6 +142,15 @@ func (e *export) rows(columns []string) [][]string {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// real writes a number as mPlane does.
+func real(v float64) string {
+	text := strconv.FormatFloat(v, 'g', -1, 64)
+	if canonical, err := mplane.Real.Canonical(text); err == nil {
+		return canonical
+	}
+	return text
 }
 
 // exportLines sends the lines of a log as they are written until ctx ends.

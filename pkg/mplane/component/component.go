@@ -28,6 +28,9 @@ type Options struct {
 	// Poll is how often the supervisor is asked for specifications. It has to
 	// be below 10 s, when supervisors take a component for gone; 0: 5s.
 	Poll time.Duration
+	// Turn is told after each poll whether the supervisor knows the
+	// capabilities, and what went wrong; nil: nobody wants to know.
+	Turn func(registered bool, err error)
 	Log  *slog.Logger // nil: none
 }
 
@@ -106,9 +109,13 @@ func (c *component) serve(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.next = c.Poll
 		err := c.turn(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		if c.Turn != nil {
+			c.Turn(c.registered && err == nil, err)
+		}
+		switch {
 		case err != nil:
 			if failures++; failures == 1 { // an outage must not fill the log
 				c.Log.Warn("supervisor does not answer as it should; trying again", "supervisor", c.conn.Root(), "err", err)
