@@ -302,7 +302,7 @@ func (r *repository) follow(ctx context.Context, s *stream) (err error) {
 	opt := s.options(r.opt.Import)
 	opt.Remote, opt.Stores, opt.Limits = []bulk.Source{s.src}, stores, r.limits
 	opt.Log = r.log.With("stream", s.StreamName)
-	opt.Filed = s.filed
+	opt.Filed, opt.Waits = s.filed, s.failed
 	opt.Passed = func(sum *bulk.Summary, err error) {
 		s.passed(err)
 		if r.opt.Passed != nil {
