@@ -57,6 +57,7 @@ type importBulk struct {
 	allowCallback []string
 	folderLength  duration
 	advertise     string
+	adopt         string
 
 	probeGiven bool // probe is not the default
 }
@@ -147,6 +148,8 @@ func (b *importBulk) settings() []*setting {
 			usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
 		{name: "advertise", group: "Network", value: &b.advertise, empty: "address and port of --listen",
 			usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
+		{name: "adopt", group: "Network", value: &b.adopt, complete: "dir", empty: "nothing",
+			usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"},
 	})
 }
 
@@ -184,6 +187,9 @@ func importBulkCommand(con *console) *cli.Command {
 // runImportBulk turns flags and config into the options of one bulk.Run and
 // reports its result.
 func runImportBulk(c *cli.Context, con *console) error {
+	if done, err := printOld(c); done {
+		return err
+	}
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err

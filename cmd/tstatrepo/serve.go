@@ -149,7 +149,7 @@ func (s *serve) logSettings() []*setting {
 			usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{name: "to", value: &b.to, complete: "dir", empty: "parquet:logs in the state folder",
 			usage: "store the rows there, see import-bulk"},
-	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects")...)
+	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects", "adopt")...)
 }
 
 func (s *serve) streamingSettings() []*setting {
@@ -209,6 +209,9 @@ func runServe(c *cli.Context, con *console) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	if done, err := printOld(c); done {
+		return err
+	}
 	if c.NArg() > 0 {
 		return usagef("serve takes no arguments, got %q", c.Args().First())
 	}
@@ -369,14 +372,19 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	if err := one.Validate(); err != nil {
 		p.errs = append(p.errs, err)
 	}
+	adopt, stored, err := b.adopted(opt.Location, svc.log)
+	if err != nil {
+		p.add("adopt", "%v", err)
+	}
 	return &repository.Logs{
 		Math: mathproto.RepositoryOptions{
+			Adopt:  adopt,
 			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
 			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
 		},
 		Stores: repository.StoreOptions{
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-			RetryTimeout: opt.RetryTimeout, Log: svc.log,
+			RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: svc.log,
 		},
 	}
 }

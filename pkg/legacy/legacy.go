@@ -140,32 +140,42 @@ func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	for _, name := range names {
 		text, err := ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		c.file = name
-		done := len(c.cfg.Notes)
-		if isXML(text) {
-			err = c.xml(text)
-		} else {
-			err = c.ini(text)
+		if err == nil {
+			err = c.read(name, text)
 		}
 		if err != nil {
 			return nil, err
 		}
-		// In the order of the file, after those of files that were done before.
-		slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
-			return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
-		})
 	}
-	if opt.Command == Serve {
+	return c.config(), nil
+}
+
+// read converts a file.
+func (c *converter) read(name string, text []byte) error {
+	c.file = name
+	done := len(c.cfg.Notes)
+	read := c.ini
+	if isXML(text) {
+		read = c.xml
+	}
+	err := read(text)
+	// In the order of the file, after those of files that were done before.
+	slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
+	return err
+}
+
+// config returns what was read, in order.
+func (c *converter) config() *Config {
+	if c.opt.Command == Serve {
 		c.endpoints()
 	}
 	order := []string{"serve", "collect-log", "collect-streaming", "collect-rrd", "probe", "import-bulk"}
 	slices.SortStableFunc(c.cfg.Sections, func(a, b *Section) int {
 		return cmp.Compare(slices.Index(order, a.Name), slices.Index(order, b.Name))
 	})
-	return &c.cfg, nil
+	return &c.cfg
 }
 
 // converter collects what files say.

@@ -254,17 +254,13 @@ func fuzz(f *testing.F, files ...string) {
 		}
 		f.Add(text)
 	}
-	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text []byte) {
-		file := filepath.Join(dir, "old")
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
 		for _, command := range []Command{Serve, ImportBulk} {
-			c, err := Convert([]string{file}, Options{Command: command, Dir: dir})
-			if err != nil {
+			r := &converter{opt: Options{Command: command, Dir: "/nonexistent"}}
+			if err := r.read("old", text); err != nil {
 				continue
 			}
+			c := r.config()
 			var b bytes.Buffer
 			if err := c.WriteTOML(&b, true); err != nil {
 				t.Fatal(err)
