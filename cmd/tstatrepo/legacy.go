@@ -32,7 +32,7 @@ func (c *config) readOld(command, file string) (bool, error) {
 		return false, nil
 	}
 	if command != string(legacy.Serve) && command != string(legacy.ImportBulk) {
-		return false, hintError{usagef("config file: %s is one of the tools that tstatrepo replaces", file), "serve and import-bulk can use it"}
+		return false, hintError{usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it"}
 	}
 	dir, err := os.Getwd()
 	if err != nil {
