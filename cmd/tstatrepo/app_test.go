@@ -102,7 +102,10 @@ func TestDescribeVersion(t *testing.T) {
 // TestGenerated fails when the files in the repository are stale.
 func TestGenerated(t *testing.T) {
 	root := filepath.Join("..", "..")
-	want := generated()
+	want, err := generated()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range want {
 		got, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil || !bytes.Equal(got, text) {

@@ -194,9 +194,24 @@ func serveCommand(con *console) *cli.Command {
 		Name:     "serve",
 		Usage:    "run the repository proxy of Tstat at mPlane",
 		Category: groupProduct,
-		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor: for finished logs (MATH, " +
-			"repository-collect_log, [collect-log] of the config file), live lines (repository-collect_streaming, " +
-			"[collect-streaming]) and points of RRDs (repository-collect_rrd, [collect-rrd]). Each has its own destinations.",
+		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor, as tstatrepository.py and " +
+			"math_repo do: for finished logs (MATH, repository-collect_log), live lines (repository-collect_streaming) and " +
+			"points of RRDs (repository-collect_rrd). Each has a section in the config file that says where it listens and where " +
+			"what comes goes: [collect-log], [collect-streaming] and [collect-rrd]; listen = [] turns one off. Without " +
+			"--supervisor and --clients there are only the endpoints.\n\n" +
+			"The endpoints are open all the time, or with --accept scheduled while a specification is active. A specification " +
+			"ends with its scope or an interrupt; its result says from when to when it ran, and that of " +
+			"repository-collect_rrd has the last point of each metric that came meanwhile, 10,000 at most.\n\n" +
+			"A probe has the name in its certificate (what follows the last - of its subject), else that of the [[remote-probe]] " +
+			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
+			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
+			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
+			"settings are absolute. It locks its state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored, results are sent, the capabilities " +
+			"withdrawn, and the status is 0; a second one ends it at once. SIGHUP: the config file is read again. Taken from it " +
+			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
+			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
+			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
 		Flags:  commandFlags("serve"),
 		Action: func(c *cli.Context) error { return runServe(c, con) },
 	}
@@ -534,9 +549,7 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 		return hintError{fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own"}
 	}
 	defer unlock()
-	if svc.repository.Logs != nil {
-		debug.SetMemoryLimit(svc.repository.Logs.Stores.Memory)
-	}
+	debug.SetMemoryLimit(svc.memory())
 	svc.probes.Replace(svc.known)
 	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
@@ -584,6 +597,19 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 			return errors.Join(parts.err(), errors.New("what was under way did not end within --drain-timeout"))
 		}
 	}
+}
+
+// memory is what the process should not outgrow: what the endpoints may use,
+// and something for the rest.
+func (svc *service) memory() int64 {
+	limit := int64(128 << 20)
+	if o := svc.repository.Logs; o != nil {
+		limit += o.Stores.Memory
+	}
+	if o := svc.repository.Streaming; o != nil {
+		limit += o.Queue * int64(len(o.To)+len(o.ToOptional))
+	}
+	return limit
 }
 
 // offer lets others use the services of the component.

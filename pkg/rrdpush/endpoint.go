@@ -89,7 +89,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	}
 	e := &Endpoint{opt: opt, slots: make(chan struct{}, maxPosts)}
 	var err error
-	if e.sink, err = opt.Dest.open(opt.TLS, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
+	if e.sink, err = opt.Dest.open(opt.TLS, nil, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
 		return nil, err
 	}
 	if opt.Dest.remote() && opt.SpoolSize > 0 {

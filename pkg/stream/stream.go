@@ -69,7 +69,8 @@ type Options struct {
 
 	Name     string // of the run's state; "": default
 	StateDir string
-	TLS      peer.TLS // of consumers
+	TLS      peer.TLS      // of consumers
+	Peers    peer.Networks // that tcp, tls and ack consumers may be in; none: all
 	Stdout   io.Writer
 	Stderr   io.Writer // of commands
 	Log      *slog.Logger
