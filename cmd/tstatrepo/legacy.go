@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,9 +44,15 @@ func (c *config) readOld(command, file string) (bool, error) {
 		return false, usagef("config file: %w", err)
 	}
 	for _, sec := range c.old.Sections {
-		in := c.section(sec.Name)
+		i := slices.IndexFunc(c.sections, func(s section) bool { return s.name == sec.Name })
 		for _, old := range sec.Settings {
-			set, _ := c.lookup(in, old.Key)
+			var set *setting
+			if i >= 0 {
+				set, _ = c.lookup(&c.sections[i], old.Key)
+			}
+			if set == nil {
+				return false, fmt.Errorf("internal error, please report it: there is no [%s] %s", sec.Name, old.Key)
+			}
 			value := old.Value
 			if list, ok := value.([]string); ok {
 				values := make([]any, len(list))
