@@ -36,6 +36,7 @@ type config struct {
 	runcap     runcap
 	supervisor supervise
 	serve      serve
+	probe      probeSettings
 
 	sections []section
 	old      *legacy.Config // what the file says, if it is one of the old tools
@@ -74,13 +75,14 @@ type fileSections struct {
 	CollectStreaming struct{}   `toml:"collect-streaming"`
 	CollectRRD       struct{}   `toml:"collect-rrd"`
 	RemoteProbe      []struct{} `toml:"remote-probe"`
+	Probe            struct{}   `toml:"probe"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
 	c := &config{
 		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
-		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(), probe: defaultProbe(),
 	}
 	c.sections = []section{
 		{settings: []*setting{
@@ -99,6 +101,7 @@ func newConfig() *config {
 		{name: "supervisor", settings: c.supervisor.settings()},
 	}
 	c.sections = append(c.sections, c.serve.sections()...)
+	c.sections = append(c.sections, section{name: "probe", command: "serve", settings: c.probe.settings()})
 	return c
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -255,10 +256,11 @@ type service struct {
 	log *slog.Logger
 
 	repository repository.Options
-	probes     *peer.Probes  // of [[remote-probe]]
-	known      []peer.Probe  // that probes know
-	roles      *mplane.Roles // allow what allowed says
-	allowed    *mplane.Roles // of --authorize; nil: everything
+	probe      *probe.Options // nil: off
+	probes     *peer.Probes   // of [[remote-probe]]
+	known      []peer.Probe   // that probes know
+	roles      *mplane.Roles  // allow what allowed says
+	allowed    *mplane.Roles  // of --authorize; nil: everything
 	registries *mplane.Registries
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
@@ -329,6 +331,9 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		Host: s.host(), Scheduled: s.accept == "scheduled", SystemID: s.systemID, Log: svc.log,
 	}
 	svc.known = s.known(cfg, p)
+	if svc.probe = cfg.probe.options(cfg, p, s.network); svc.probe != nil {
+		svc.probe.Log = svc.log
+	}
 	return svc
 }
 
@@ -523,8 +528,18 @@ func folderOf(dest string) string {
 }
 
 // services returns what the component offers: the endpoints, and what the
-// probe exports (to come: append probe.Services here).
-func (svc *service) services(r *repository.Repository) []component.Service { return r.Services() }
+// probe exports.
+func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
+	list := r.Services()
+	if svc.probe == nil {
+		return list, nil
+	}
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, err
+	}
+	return append(list, p.Services()...), nil
+}
 
 // administer serves the administration listener until ctx ends (to come: the
 // handler of pkg/admin in place of an empty one).
@@ -558,13 +573,17 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	if err != nil {
 		return err
 	}
+	services, err := svc.services(repo)
+	if err != nil {
+		return err
+	}
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	parts := &group{ctx: work, stop: stop}
 	parts.run(repo.Run)
 	select {
 	case <-ready:
-		svc.offer(parts, repo)
+		svc.offer(parts, services)
 	case <-work.Done(): // an endpoint cannot be opened, or a signal came
 	}
 	systemd := notifier{svc.log}
@@ -613,8 +632,7 @@ func (svc *service) memory() int64 {
 }
 
 // offer lets others use the services of the component.
-func (svc *service) offer(parts *group, repo *repository.Repository) {
-	services := svc.services(repo)
+func (svc *service) offer(parts *group, services []component.Service) {
 	if svc.admin != nil {
 		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
 	}
