@@ -45,8 +45,7 @@ type Options struct {
 // Config is what old files say in the words of tstatrepo.toml.
 type Config struct {
 	Sections []*Section
-	// Notes say what has no counterpart, or could not be used, in the order
-	// of the files.
+	// Notes say what has no counterpart, or could not be used.
 	Notes []Note
 }
 
@@ -138,12 +137,24 @@ func ReadFile(name string) ([]byte, error) {
 // and that of math_repo; tstat.conf, which names that of math_probe.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
+	var math, rest []string
+	texts := map[string][]byte{}
 	for _, name := range names {
 		text, err := ReadFile(name)
-		if err == nil {
-			err = c.read(name, text)
-		}
 		if err != nil {
+			return nil, err
+		}
+		texts[name] = text
+		if isXML(text) {
+			math = append(math, name)
+		} else {
+			rest = append(rest, name)
+		}
+	}
+	// What tstatrepository.conf says of logs depends on whether math_repo's
+	// file is there.
+	for _, name := range slices.Concat(math, rest) {
+		if err := c.read(name, texts[name]); err != nil {
 			return nil, err
 		}
 	}

@@ -27,7 +27,7 @@ func TestConvert(t *testing.T) {
 		files   []string
 	}{
 		{"repository", Serve, []string{"tstatrepository.conf"}},
-		{"repository_math", Serve, []string{"math_repo.xml", "tstatrepository.conf"}},
+		{"repository_math", Serve, []string{"tstatrepository.conf", "math_repo.xml"}},
 		{"probe", Serve, []string{"tstat.conf"}},
 		{"math_repo", Serve, []string{"math_repo.xml"}},
 		{"math_probe", Serve, []string{"math/math_probe.xml"}},
