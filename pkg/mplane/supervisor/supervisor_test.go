@@ -377,6 +377,45 @@ func TestInterruptAgain(t *testing.T) {
 	}
 }
 
+// TestRegisterAgain: a component that may have been restarted gets what it was
+// doing once more, unless that was to stop.
+func TestRegisterAgain(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	ann := x.client("ann")
+	c := x.parse(capability)
+	conn, err := wire.Dialer{URL: x.components.URL, Identity: "c"}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	register := func() {
+		for range 2 { // as RI supervisors do: each capability by itself
+			if _, err := conn.Do(t.Context(), "POST", wire.CapabilityPath, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	register()
+	spec := x.specify(c, "now + 1h")
+	x.send(ann, spec)
+	token := x.poll("c")
+	for range 2 * maxResend { // however often that is
+		x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
+		if text := x.polled("c"); strings.Contains(text, token) {
+			t.Errorf("polled %s", text)
+		}
+		register()
+		if text := x.polled("c"); strings.Count(text, `"specification"`) != 1 || !strings.Contains(text, token) {
+			t.Errorf("polled %s", text)
+		}
+	}
+	x.send(ann, spec.Notice(mplane.Interrupt))
+	register()
+	if text := x.polled("c"); strings.Contains(text, `"specification"`) || !strings.Contains(text, `"interrupt"`) {
+		t.Errorf("polled %s", text)
+	}
+}
+
 // TestLateResult: a component whose job must be over is asked for its state.
 func TestLateResult(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
