@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
 .PHONY: help demo test bench soak lint generate build build-norrd install-tools
 

@@ -3,7 +3,7 @@
 
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
-    local commands="import-bulk stream rrd-push runcap supervisor help"
+    local commands="import-bulk stream rrd-push serve runcap supervisor help"
     # bash makes a word of the "=" in --flag=value
     if [[ $cur == "=" ]]; then
         cur=
@@ -138,6 +138,43 @@ _tstatrepo() {
         esac
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+        else
+            COMPREPLY=()
+        fi ;;
+    serve)
+        case $prev in
+        --registry)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --accept)
+            mapfile -t COMPREPLY < <(compgen -W "always scheduled" -- "$cur")
+            return ;;
+        --tls-cert)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-key)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --tls-ca)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --config)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --state-dir)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --log-format)
+            mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur")
+            return ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
+            return ;;
+        --supervisor | --clients | --identity | --system-id | --address | --role | --authorize | --admin | --drain-timeout | --allow)
+            return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--supervisor --clients --identity --system-id --address --registry --role --authorize --accept --admin --drain-timeout --allow --tls-cert --tls-key --tls-ca --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

@@ -28,6 +28,7 @@ func newApp(con *console) *cli.App {
 			importBulkCommand(con),
 			streamCommand(con),
 			rrdPushCommand(con),
+			serveCommand(con),
 			runcapCommand(con),
 			supervisorCommand(con),
 			helpCommand(),

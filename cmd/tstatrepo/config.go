@@ -34,6 +34,7 @@ type config struct {
 	rrdPush    rrdPush
 	runcap     runcap
 	supervisor supervise
+	serve      serve
 
 	sections []section
 }
@@ -43,6 +44,18 @@ type config struct {
 type section struct {
 	name     string
 	settings []*setting
+	// command is the one that reads the section, if it is not the one of its
+	// name. Its settings then have no flags.
+	command string
+	// add makes settings for one more table of an array of tables; nil if the
+	// section is one table. settings only say what there is then.
+	add   func() []*setting
+	added [][]*setting
+}
+
+// of tells whether a command reads the section.
+func (s *section) of(command string) bool {
+	return s.name == "" || s.name == command || s.command == command
 }
 
 // fileSections has one field per section, so that strict decoding into it
@@ -53,16 +66,22 @@ type fileSections struct {
 	RRDPush    struct{} `toml:"rrd-push"`
 	Runcap     struct{} `toml:"runcap"`
 	Supervisor struct{} `toml:"supervisor"`
+	Serve      struct{} `toml:"serve"`
+
+	CollectLog       struct{}   `toml:"collect-log"`
+	CollectStreaming struct{}   `toml:"collect-streaming"`
+	CollectRRD       struct{}   `toml:"collect-rrd"`
+	RemoteProbe      []struct{} `toml:"remote-probe"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
 	c := &config{
 		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
-		runcap: defaultRuncap(), supervisor: defaultSupervise(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(),
 	}
 	c.sections = []section{
-		{"", []*setting{
+		{settings: []*setting{
 			{name: "state-dir", group: groupConfig, value: &c.stateDir, complete: "dir",
 				usage: "`DIR` for locks, files of rejected lines and what is remembered between runs",
 				empty: "$STATE_DIRECTORY, else /var/lib/tstatrepo for root, else $XDG_STATE_HOME/tstatrepo, else ~/.local/state/tstatrepo"},
@@ -71,16 +90,23 @@ func newConfig() *config {
 			{name: "log-level", group: groupConfig, value: &c.logLevel, complete: "debug info warn error",
 				usage: "least `LEVEL` of messages: debug, info, warn or error"},
 		}},
-		{"import-bulk", c.importBulk.settings()},
-		{"stream", c.stream.settings()},
-		{"rrd-push", c.rrdPush.settings()},
-		{"runcap", c.runcap.settings()},
-		{"supervisor", c.supervisor.settings()},
+		{name: "import-bulk", settings: c.importBulk.settings()},
+		{name: "stream", settings: c.stream.settings()},
+		{name: "rrd-push", settings: c.rrdPush.settings()},
+		{name: "runcap", settings: c.runcap.settings()},
+		{name: "supervisor", settings: c.supervisor.settings()},
 	}
+	c.sections = append(c.sections, c.serve.sections()...)
 	return c
 }
 
-// of returns the settings that a command uses: its own and those of all.
+// section returns the section with a name, which there is.
+func (c *config) section(name string) *section {
+	return &c.sections[slices.IndexFunc(c.sections, func(s section) bool { return s.name == name })]
+}
+
+// of returns the settings that a command has flags for: its own and those of
+// all.
 func (c *config) of(command string) []*setting {
 	var list []*setting
 	for _, s := range c.sections {
@@ -112,9 +138,18 @@ func commandFlags(command string) []cli.Flag {
 	}, common)
 }
 
+// serviceFile is the config file of serve if none is named.
+const serviceFile = "/etc/tstatrepo/tstatrepo.toml"
+
 // configFile returns the config file that the user names, or "".
 func configFile(c *cli.Context) string {
-	return cmp.Or(c.String("config"), os.Getenv(envName("config")))
+	file := cmp.Or(c.String("config"), os.Getenv(envName("config")))
+	if file == "" && c.Command.Name == "serve" {
+		if _, err := os.Stat(serviceFile); err == nil {
+			return serviceFile
+		}
+	}
+	return file
 }
 
 // loadConfig reads file, then environment, then flags over the defaults and
@@ -167,6 +202,7 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 		}
 		return errs
 	}
+	tables := map[string]*tables{}
 	for i := range keys.Errors {
 		line, _ := keys.Errors[i].Position()
 		key := keys.Errors[i].Key()
@@ -177,11 +213,22 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 				in = s
 			}
 		}
+		at := in
 		if in != nil && in.name != "" {
 			name = key[1]
 			table, _ = values[in.name].(map[string]any)
 		}
-		s, near := c.lookup(in, name)
+		if in != nil && in.add != nil {
+			if tables[in.name] == nil {
+				list, ok := values[in.name].([]any)
+				if !ok { // of one table a user forgets the second brackets
+					list = []any{values[in.name]}
+				}
+				tables[in.name] = newTables(in, list)
+			}
+			at, table = tables[in.name].of(name)
+		}
+		s, near := c.lookup(at, name)
 		if s == nil {
 			fail(line, "unknown key %s%s", printable(strings.Join(key, ".")), near)
 			continue
@@ -192,6 +239,41 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 		}
 	}
 	return errs
+}
+
+// tables are those of an array in the file. Keys come in the order of the
+// file, so one that the table of the former key does not have, or has had, is
+// in the next.
+type tables struct {
+	in   *section
+	list []any
+	next int
+	seen map[string]bool
+	now  map[string]any
+	at   *section
+}
+
+func newTables(in *section, list []any) *tables {
+	t := &tables{in: in, list: list, at: &section{name: in.name}}
+	in.added = nil
+	for range list {
+		in.added = append(in.added, in.add())
+	}
+	return t
+}
+
+// of returns the table of a key, and its settings.
+func (t *tables) of(name string) (*section, map[string]any) {
+	for _, inNow := t.now[name]; (!inNow || t.seen[name]) && t.next < len(t.list); _, inNow = t.now[name] {
+		t.now, _ = t.list[t.next].(map[string]any)
+		t.at = &section{name: t.in.name, settings: t.in.added[t.next]}
+		t.seen = map[string]bool{}
+		t.next++
+	}
+	if t.seen != nil {
+		t.seen[name] = true
+	}
+	return t.at, t.now
 }
 
 // lookup finds a key in a section, or suggests one that is near.
@@ -266,7 +348,19 @@ func writeConfig(w io.Writer, sections []section, commented bool) {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		if s.name != "" {
+		if s.add != nil && !commented {
+			for _, settings := range s.added {
+				fmt.Fprintf(w, "[[%s]]\n", s.name)
+				for _, set := range settings {
+					fmt.Fprintf(w, "%s = %s\n", set.name, set.toml())
+				}
+			}
+			continue
+		}
+		switch {
+		case s.add != nil:
+			fmt.Fprintf(w, "# As many as there are; none by default.\n#[[%s]]\n", s.name)
+		case s.name != "":
 			fmt.Fprintf(w, "[%s]\n", s.name)
 		}
 		for j, set := range s.settings {
@@ -354,7 +448,7 @@ func checkOrPrint(c *cli.Context, cfg *config) (bool, error) {
 	case c.Bool("print-config"):
 		var b bytes.Buffer
 		writeConfig(&b, slices.DeleteFunc(slices.Clone(cfg.sections), func(s section) bool {
-			return s.name != "" && s.name != c.Command.Name
+			return !s.of(c.Command.Name) || s.add != nil && len(s.added) == 0
 		}), false)
 		_, err := b.WriteTo(c.App.Writer)
 		return true, err

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
 // generateCommand writes the files of the repository that follow from the
@@ -23,7 +25,11 @@ func generateCommand() *cli.Command {
 			if c.NArg() != 1 {
 				return usagef("generate takes one folder, got %d", c.NArg())
 			}
-			for name, text := range generated() {
+			files, err := generated()
+			if err != nil {
+				return err
+			}
+			for name, text := range files {
 				file := filepath.Join(c.Args().First(), filepath.FromSlash(name))
 				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 					return err
@@ -38,10 +44,15 @@ func generateCommand() *cli.Command {
 }
 
 // generated returns the files by their path in the repository.
-func generated() map[string][]byte {
+func generated() (map[string][]byte, error) {
 	app := newApp(&console{})
+	registry, err := mplane.TstatRegistryFile()
+	if err != nil {
+		return nil, err
+	}
 	files := map[string][]byte{
 		"conf/tstatrepo.toml":        defaultConfigFile(),
+		"conf/registry.json":         registry,
 		"man/tstatrepo.1":            appPage(app),
 		"man/tstatrepo.toml.5":       configPage(),
 		"man/tstatrepo-ack.7":        ackPage(),
@@ -54,7 +65,7 @@ func generated() map[string][]byte {
 			files["man/tstatrepo-"+c.Name+".1"] = commandPage(c)
 		}
 	}
-	return files
+	return files, nil
 }
 
 // defaultConfigFile returns the commented default configuration.

@@ -17,6 +17,7 @@ var examples = map[string][]example{
 	"import-bulk": importBulkExamples,
 	"stream":      streamExamples,
 	"rrd-push":    rrdPushExamples,
+	"serve":       serveExamples,
 	"runcap":      runcapExamples,
 	"supervisor":  supervisorExamples,
 }

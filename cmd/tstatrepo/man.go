@@ -143,7 +143,7 @@ func commandPage(c *cli.Command) []byte {
 	p.exitStatus()
 	p.environment()
 	p.section("FILES")
-	p.item("/etc/tstatrepo/tstatrepo.toml", "The usual place of the config file, which --config names. It is not read by itself.")
+	p.item(serviceFile, "The usual place of the config file, which --config names. Only serve reads it by itself.")
 	p.item("/var/lib/tstatrepo", "The state folder of root: locks, files of rejected lines and positions of streams. Others use ~/.local/state/tstatrepo.")
 	also := []string{"tstatrepo(1)", "tstatrepo.toml(5)"}
 	if c.Name == "stream" {
@@ -157,13 +157,17 @@ func commandPage(c *cli.Command) []byte {
 func configPage() []byte {
 	p := newPage("tstatrepo.toml", 5, "settings of tstatrepo")
 	p.section("DESCRIPTION")
-	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it. " + precedence +
+	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it; serve alone reads " + serviceFile + " by itself. " + precedence +
 		"\n\nKeys have the names of the flags. Settings of all commands stand at the top, those of a command in a table " +
-		"of its name. Unknown keys are errors. Durations and sizes are text, like \"2h\" and \"400MiB\".")
+		"of its name. serve has more tables, which have no flags. Unknown keys are errors. Durations and sizes are text, like \"2h\" and \"400MiB\".")
 	for _, s := range newConfig().sections {
-		if s.name == "" {
+		switch {
+		case s.name == "":
 			p.section(`"ALL COMMANDS"`)
-		} else {
+		case s.add != nil:
+			p.section("[[" + roff(s.name) + "]]")
+			p.text("As many as there are.")
+		default:
 			p.section("[" + roff(s.name) + "]")
 		}
 		for _, set := range s.settings {
@@ -176,7 +180,7 @@ func configPage() []byte {
 	}
 	p.section("EXAMPLE")
 	p.literal("[import-bulk]\nsources = [\"/var/lib/tstat\"]\nto = [\"parquet:/srv/tstat\"]\nprobe = \"turin\"\nsettle = \"1h\"")
-	p.seeAlso("tstatrepo(1)", "tstatrepo-import-bulk(1)", "tstatrepo-stream(1)")
+	p.seeAlso("tstatrepo(1)", "tstatrepo-import-bulk(1)", "tstatrepo-serve(1)", "tstatrepo-stream(1)")
 	return p.Bytes()
 }
 

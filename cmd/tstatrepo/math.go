@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,9 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
-	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // isProbe reports whether import-bulk plays MATH's probe: it serves files
@@ -230,9 +227,12 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if err := one.Validate(); err != nil {
 		return err
 	}
-	pool := &storePool{b: b, opt: opt}
-	if err := pool.openFolders(c.Context); err != nil {
-		return errors.Join(err, closeAll(pool.shared))
+	pool, err := repository.OpenStores(c.Context, repository.StoreOptions{
+		To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
+		RetryTimeout: opt.RetryTimeout, Log: opt.Log,
+	})
+	if err != nil {
+		return err
 	}
 	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet || con.tty)
 	if prog != nil {
@@ -242,7 +242,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
 		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
-		Import: opt, Check: pool.check, Open: pool.open, Log: opt.Log, Ready: listening(opt.Log),
+		Import: opt, Check: pool.Check, Open: pool.Open, Log: opt.Log, Ready: listening(opt.Log),
 		State: filepath.Join(opt.StateDir, "math-"+port+".json"),
 		Passed: func(stream string, sum *bulk.Summary, failure error) {
 			if b.metricsFile == "" {
@@ -256,7 +256,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 		},
 	})
 	stop()
-	err = errors.Join(orInterrupt(c.Context, err), closeAll(pool.shared))
+	err = errors.Join(orInterrupt(c.Context, err), pool.Close())
 	if len(sums) == 0 {
 		return err
 	}
@@ -285,104 +285,3 @@ func byProbe(runs map[string]importRun) map[string]importRun {
 type endless struct{ bulk.Progress }
 
 func (endless) Total(int, int64) {}
-
-// storePool opens the stores of streams: those of DBStream for each, the
-// others once for all. A database that is away is waited for.
-type storePool struct {
-	b   *importBulk
-	opt bulk.Options
-
-	mu     sync.Mutex
-	ready  bool // shared are all open
-	shared []store.Store
-}
-
-func (s *storePool) openOne(ctx context.Context, dest string, st mathproto.Stream) (store.Store, error) {
-	return stores.Open(ctx, dest, stores.Options{
-		Memory:       int64(s.b.memory) / int64(s.opt.Jobs*len(s.b.to)),
-		Log:          s.opt.Log,
-		RetryTimeout: s.opt.RetryTimeout,
-		Stream:       st.Name,
-		StreamType:   st.Type,
-	})
-}
-
-// openFolders opens the stores that do not depend on a server, so that what
-// is wrong with them is told at once.
-func (s *storePool) openFolders(ctx context.Context) error {
-	for _, dest := range s.b.to {
-		if !stores.InFolder(dest) {
-			continue
-		}
-		st, err := s.openOne(ctx, dest, mathproto.Stream{})
-		if err != nil {
-			return err
-		}
-		s.shared = append(s.shared, st)
-	}
-	return nil
-}
-
-func (s *storePool) openShared(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ready {
-		return nil
-	}
-	var list []store.Store
-	for _, dest := range s.b.to {
-		if stores.InFolder(dest) || stores.HasStreams(dest) {
-			continue
-		}
-		st, err := s.openOne(ctx, dest, mathproto.Stream{})
-		if err != nil {
-			return errors.Join(err, closeAll(list))
-		}
-		list = append(list, st)
-	}
-	s.shared = append(s.shared, list...)
-	s.ready = true
-	return nil
-}
-
-// open returns the stores of a stream.
-func (s *storePool) open(ctx context.Context, stream mathproto.Stream) ([]store.Store, func() error, error) {
-	if err := s.openShared(ctx); err != nil {
-		return nil, nil, err
-	}
-	var own []store.Store
-	for _, dest := range s.b.to {
-		if !stores.HasStreams(dest) {
-			continue
-		}
-		st, err := s.openOne(ctx, dest, stream)
-		if err != nil {
-			return nil, nil, errors.Join(err, closeAll(own))
-		}
-		own = append(own, st)
-	}
-	return slices.Concat(s.shared, own), func() error { return closeAll(own) }, nil
-}
-
-// check reports whether the stores can take a stream.
-func (s *storePool) check(stream mathproto.Stream) error {
-	for _, dest := range s.b.to {
-		switch {
-		case stores.HasStreams(dest):
-			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
-				return err
-			}
-			for _, t := range tstat.Types() { // each that may come needs a table
-				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
-					continue
-				}
-				if err := stores.CheckStream(stream.Name+"_{type}", stream.Probe, []string{t.Name}); err != nil {
-					return err
-				}
-			}
-		case stores.InFolder(dest) && strings.HasPrefix(stream.Name, "_tstatrepo"):
-			return errors.New("the stream's name is taken by the store")
-		}
-	}
-	return nil
-}

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -172,10 +173,7 @@ func runRRDPush(c *cli.Context, con *console) error {
 		if len(r.sources) > 0 {
 			return usagef("rrd-push takes an RRD_DIR or --listen, not both")
 		}
-		return r.serve(c.Context, con, opt, rrdpush.EndpointOptions{
-			Listen: listen, Dest: opt.Dest, Probe: opt.Probe, Prefix: opt.Prefix, Naming: opt.Naming, Negative: opt.Negative,
-			RetryTimeout: opt.RetryTimeout, SpoolSize: opt.SpoolSize, StateDir: opt.StateDir, TLS: opt.TLS, Stdout: opt.Stdout, Log: opt.Log,
-		})
+		return r.serve(c.Context, con, opt, r.endpoint(opt, listen))
 	}
 	if len(r.sources) != 1 {
 		return hintError{usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles"}
@@ -197,6 +195,14 @@ func runRRDPush(c *cli.Context, con *console) error {
 		err = errors.Join(err, writePushMetrics(r.metricsFile, opt.Probe, sum, err, time.Now()))
 	}
 	return err
+}
+
+// endpoint returns the options of one that takes points of other probes.
+func (r *rrdPush) endpoint(opt rrdpush.Options, listen []peer.Options) rrdpush.EndpointOptions {
+	return rrdpush.EndpointOptions{
+		Listen: listen, Dest: opt.Dest, Probe: opt.Probe, Prefix: opt.Prefix, Naming: opt.Naming, Negative: opt.Negative,
+		RetryTimeout: opt.RetryTimeout, SpoolSize: opt.SpoolSize, StateDir: opt.StateDir, TLS: opt.TLS, Stdout: opt.Stdout, Log: opt.Log,
+	}
 }
 
 // serve takes points of other probes until a signal comes.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -165,14 +166,6 @@ func stringList(value any) ([]string, bool) {
 	return texts, ok
 }
 
-// label names s in messages by the place its value came from.
-func (s *setting) label() string {
-	if s.from != "" {
-		return s.from
-	}
-	return "--" + s.name
-}
-
 // readFlags overlays s with its environment variable and its flag. An empty
 // variable counts as none.
 func (s *setting) readFlags(c *cli.Context) error {
@@ -206,13 +199,17 @@ type problems struct {
 	settings []*setting
 	errs     []error
 	hint     string // what to do; else see the help of the command
+	section  string // of the settings, if they are for the file only
 }
 
 func (p *problems) add(name, format string, args ...any) {
 	label := "--" + name
+	if p.section != "" {
+		label = "[" + p.section + "] " + name
+	}
 	for _, s := range p.settings {
 		if s.name == name {
-			label = s.label()
+			label = cmp.Or(s.from, label)
 		}
 	}
 	p.errs = append(p.errs, fmt.Errorf("%s: %s", label, fmt.Sprintf(format, args...)))

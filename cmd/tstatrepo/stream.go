@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -234,7 +235,7 @@ func (s *streamCmd) options(p *problems) stream.Options {
 		Types: s.types, Start: stream.Start(s.start), Poll: time.Duration(s.poll),
 		Location: location(p, s.timezone),
 
-		Probes:         map[netip.Addr]string{},
+		Probes:         new(peer.Probes),
 		MaxConnections: s.maxConnections, IdleTimeout: time.Duration(s.idleTimeout), MaxLine: int(s.maxLine),
 		Window: int64(s.window), Queue: int64(s.queue), Drain: time.Duration(s.drain), RetryMax: time.Duration(s.retryMax),
 		Name: s.name, TLS: s.tls(),
@@ -256,6 +257,7 @@ func (s *streamCmd) options(p *problems) stream.Options {
 		}
 		opt.Follow = append(opt.Follow, root)
 	}
+	var known []peer.Probe
 	for _, text := range s.probes {
 		addr, name, _ := strings.Cut(text, "=")
 		a, err := netip.ParseAddr(addr)
@@ -263,8 +265,10 @@ func (s *streamCmd) options(p *problems) stream.Options {
 			p.add("peer-probe", "%q is not like 10.0.0.7=turin", text)
 			continue
 		}
-		opt.Probes[a.Unmap()] = name
+		a = a.Unmap().WithZone("")
+		known = append(known, peer.Probe{Name: name, Networks: peer.Networks{netip.PrefixFrom(a, a.BitLen())}})
 	}
+	opt.Probes.Replace(known)
 	for _, glob := range s.types {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)

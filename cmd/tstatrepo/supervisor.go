@@ -141,16 +141,22 @@ func (s *supervise) options(p *problems) supervisor.Options {
 	if len(s.roles)+len(s.grants) > 0 && s.caPEM == "" {
 		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")
 	}
-	if len(s.grants) == 0 {
-		if len(s.roles) > 0 {
+	opt.Roles = roles(p, s.roles, s.grants)
+	return opt
+}
+
+// roles reads --role and --authorize. nil allows everything.
+func roles(p *problems, assigned, grants []string) *mplane.Roles {
+	if len(grants) == 0 {
+		if len(assigned) > 0 {
 			p.add("role", "gives nothing without --authorize")
 		}
-		return opt
+		return nil
 	}
-	opt.Roles = new(mplane.Roles)
-	pairs(p, "role", s.roles, opt.Roles.Assign)
-	pairs(p, "authorize", s.grants, opt.Roles.Grant)
-	return opt
+	r := new(mplane.Roles)
+	pairs(p, "role", assigned, r.Assign)
+	pairs(p, "authorize", grants, r.Grant)
+	return r
 }
 
 // pairs reads texts of the form NAME=ROLE,ROLE. A name may contain "=".

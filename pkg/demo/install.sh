@@ -47,6 +47,7 @@ have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config 
 have rrdtool || packages="$packages rrdtool"
 # Tests of databases, brokers and Graphite are skipped without a server, but not on CI.
 if [ "${CI:-}" = true ]; then
+	have systemd-analyze || packages="$packages systemd"
 	have nats-server || packages="$packages nats-server"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
 	have carbon-cache || packages="$packages graphite-carbon"

@@ -299,7 +299,7 @@ func (r *repo) get(path string) string {
 	return string(text)
 }
 
-func (r *repo) status(id int) (s status) {
+func (r *repo) status(id int) (s Status) {
 	r.t.Helper()
 	if err := json.Unmarshal([]byte(r.get(fmt.Sprintf("/DBSImport/%d?status=1", id))), &s); err != nil {
 		r.t.Fatal(err)

@@ -27,8 +27,9 @@ import (
 
 // ProbeOptions are those of RunProbe.
 type ProbeOptions struct {
-	Dir        string // the folder with the log folders
-	Repository URL    // where to register
+	Dir        string        // the folder with the log folders
+	Repository URL           // where to register
+	Peers      peer.Networks // that the repository may be in; none: all
 	TLS        peer.TLS
 	Listen     []peer.Options // where files are served
 	// Advertise is the host:port that the repository is told to fetch from;
@@ -48,6 +49,11 @@ type ProbeOptions struct {
 
 	Log   *slog.Logger
 	Ready func([]net.Addr) // see RepositoryOptions
+	// Registered is told from time to time how many streams the repository has
+	// accepted, and what is wrong; Served of each file that was asked for. nil:
+	// nobody wants to know.
+	Registered func(streams int, err error)
+	Served     func(bytes int64)
 
 	timing timing
 	check  time.Duration // how often the repository is asked; 0: checkEvery
@@ -127,7 +133,7 @@ func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
 	if _, err := os.Stat(opt.Dir); err != nil {
 		return nil, err
 	}
-	p := &probe{opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, nil, opt.timing)}
+	p := &probe{opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing)}
 	list, err := listenAll(ctx, opt.Listen)
 	if err != nil {
 		return nil, err
@@ -288,6 +294,9 @@ func (p *probe) file(w http.ResponseWriter, r *http.Request, rel string) {
 	if r.Method == http.MethodGet {
 		p.files.Add(1)
 		p.bytes.Add(info.Size())
+		if p.opt.Served != nil {
+			p.opt.Served(info.Size())
+		}
 		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
 	}
 }
@@ -312,6 +321,9 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 	for {
 		wait := p.opt.Poll
 		err := p.registerOnce(ctx, listen, sent, &checked)
+		if p.opt.Registered != nil && ctx.Err() == nil {
+			p.opt.Registered(len(sent), err)
+		}
 		switch {
 		case ctx.Err() != nil:
 			names := []string{}

@@ -40,6 +40,10 @@ type RepositoryOptions struct {
 	// the address that registered the stream.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
+	// Probes names the probes of streams that no certificate names, by the
+	// address that registered them, and knows the zones of all. nil: streams
+	// are named by themselves.
+	Probes *peer.Probes
 
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
 	// Probe, Limits and Wake are set for each.
@@ -54,6 +58,9 @@ type RepositoryOptions struct {
 
 	State string // file that keeps the streams
 	Log   *slog.Logger
+	// Started is told how to look at the streams, before Ready; nil: nobody
+	// wants to know.
+	Started func(streams func() []Status)
 	// Ready is called with the addresses that are listened on; nil: nobody
 	// wants to know.
 	Ready func([]net.Addr)
@@ -99,6 +106,7 @@ type repository struct {
 type stream struct {
 	entry
 	probe  string
+	zone   *time.Location // of its folders; nil: as of the others
 	src    *source
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -147,6 +155,9 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 		r.start(s, nil)
 	}
 	r.mu.Unlock()
+	if opt.Started != nil {
+		opt.Started(r.statuses)
+	}
 	if opt.Ready != nil {
 		var addrs []net.Addr
 		for _, l := range list {
@@ -174,7 +185,8 @@ func (r *repository) save() error {
 
 // newStream makes a stream, whose import does not run yet.
 func (r *repository) newStream(e entry) *stream {
-	s := &stream{entry: e, probe: cmp.Or(peer.ProbeOf(e.Identity), e.StreamName), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	probe := r.probe(e)
+	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	// The policy is looked up at each connection: the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
@@ -182,12 +194,27 @@ func (r *repository) newStream(e entry) *stream {
 		r.mu.Unlock()
 		return r.allowed(a, from)
 	}
-	opt := r.opt.Import
+	opt := s.options(r.opt.Import)
 	s.src = newSource(URL{Addr: e.CallBackUrl, Stream: e.StreamName, TLS: r.opt.TLS.Enabled()}, "stream "+e.StreamName, SourceOptions{
 		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
-		Wants: s.options(opt).Wants, Log: r.log, timing: r.opt.timing,
+		Wants: opt.Wants, Log: r.log, timing: r.opt.timing,
 	}, allowed)
 	return s
+}
+
+// probe returns the probe of a stream: its certificate's, the one at its
+// address, or one with the stream's name.
+func (r *repository) probe(e entry) peer.Probe {
+	name := peer.ProbeOf(e.Identity)
+	at, known := r.opt.Probes.At(e.Peer)
+	switch {
+	case name == "" && known:
+		return at
+	case name == "":
+		name = e.StreamName
+	}
+	named, _ := r.opt.Probes.Named(name)
+	return peer.Probe{Name: name, Location: named.Location}
 }
 
 // start begins the import of a stream, when that of a former one, if any, has
@@ -220,6 +247,7 @@ func (r *repository) allowed(a, from netip.Addr) error {
 // options are those of a stream's import.
 func (s *stream) options(opt bulk.Options) *bulk.Options {
 	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
+	opt.Location = cmp.Or(s.zone, opt.Location)
 	if since := time.Unix(s.StartTime, 0); since.After(opt.Since) {
 		opt.Since = since
 	}
@@ -322,19 +350,22 @@ func (s *stream) ended() {
 	s.before.Rows += s.total.Rows
 	s.before.Rejects += s.total.Rejects
 	s.before.Failed += s.total.Failed
+	s.before.Bytes += s.total.Bytes
 	s.before.Last = s.total.Last
 	s.total = bulk.TypeSummary{}
 }
 
-// status is the answer to GET /DBSImport/{id}?status=1. Its counts begin with
-// the process. Fields are added, never renamed.
-type status struct {
+// Status is what became of a stream, and the answer to GET
+// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
+// added, never renamed.
+type Status struct {
 	Registration
 	Probe   string
 	Files   int64 `json:"files"` // stored
 	Rows    int64 `json:"rows"`
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // files not stored, see the log
+	Bytes   int64 `json:"bytes"`  // on disk, of the files
 	// LastFolder is the time of the newest folder of which a file is stored,
 	// and LagSeconds how long ago that is.
 	LastFolder time.Time `json:"last_folder,omitzero"`
@@ -344,13 +375,14 @@ type status struct {
 	ErrorTime  time.Time `json:"last_error_time,omitzero"`
 }
 
-func (s *stream) status() status {
+func (s *stream) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := status{
+	st := Status{
 		Registration: s.Registration, Probe: s.probe,
 		Files: s.before.Files + s.total.Files, Rows: s.before.Rows + s.total.Rows,
 		Rejects: s.before.Rejects + s.total.Rejects, Failed: s.before.Failed + s.total.Failed,
+		Bytes:      s.before.Bytes + s.total.Bytes,
 		LastFolder: s.total.Last, LastPoll: s.last.poll, LastError: s.last.err, ErrorTime: s.last.errTime,
 	}
 	if st.LastFolder.IsZero() {
@@ -360,6 +392,17 @@ func (s *stream) status() status {
 		st.LagSeconds = time.Since(st.LastFolder).Round(time.Second).Seconds()
 	}
 	return st
+}
+
+// statuses returns those of all streams, by ID.
+func (r *repository) statuses() []Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []Status
+	for _, s := range r.streams {
+		list = append(list, s.status())
+	}
+	return list
 }
 
 // ServeHTTP answers as math_repo does.
@@ -542,8 +585,7 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 		return e, http.StatusForbidden, err
 	}
 	if r.opt.Check != nil {
-		probe := cmp.Or(peer.ProbeOf(e.Identity), reg.StreamName)
-		if err := r.opt.Check(Stream{Name: reg.StreamName, Type: typ.Name, Probe: probe}); err != nil {
+		if err := r.opt.Check(Stream{Name: reg.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
 			return e, http.StatusBadRequest, err
 		}
 	}
@@ -581,11 +623,12 @@ func (r *repository) accept(e entry) (code int, err error) {
 	}
 	e.ID = s.ID
 	changed := s
-	if e.StreamType != s.StreamType || e.StartTime != s.StartTime {
+	probe := r.probe(e)
+	if e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
 		changed = r.newStream(e)
 	}
 	oldUrl, oldPeer := s.CallBackUrl, s.Peer
-	if e != s.entry {
+	if e != s.entry || changed != s {
 		s.CallBackUrl, s.Peer = e.CallBackUrl, e.Peer
 		r.streams[i] = changed
 		if err := r.save(); err != nil {

@@ -54,6 +54,10 @@ func NewRegistries(files ...string) (*Registries, error) {
 	return r, nil
 }
 
+// TstatRegistryFile returns Tstat's registry as it is built in: complete, so
+// that programs that read it from a file need to fetch nothing.
+func TstatRegistryFile() ([]byte, error) { return builtin.ReadFile("registry/tstat.json") }
+
 func (r *Registries) load(path string) error {
 	text, err := readRegistry(path)
 	if err != nil {

@@ -3,15 +3,29 @@ package mplane
 import (
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Roles say who may use which capability, by the rules of the RI: the last
 // grant whose key is part of the capability's label decides, and the identity
 // needs one of its roles. Without a grant, or without a role, nothing is
-// allowed.
+// allowed. Roles are safe for concurrent use; they must not be copied.
 type Roles struct {
+	mu         sync.RWMutex
+	everything bool // is allowed
 	identities map[string][]string
 	grants     []grant
+}
+
+// Replace makes r allow what o allows, which is not used any more. nil allows
+// everything.
+func (r *Roles) Replace(o *Roles) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.everything, r.identities, r.grants = o == nil, nil, nil
+	if o != nil {
+		r.everything, r.identities, r.grants = o.everything, o.identities, o.grants
+	}
 }
 
 type grant struct {
@@ -22,6 +36,8 @@ type grant struct {
 // Assign gives an identity its roles, separated by commas. Blanks are part of
 // the names, as for the RI.
 func (r *Roles) Assign(identity, roles string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.identities == nil {
 		r.identities = map[string][]string{}
 	}
@@ -32,6 +48,8 @@ func (r *Roles) Assign(identity, roles string) {
 // label contains the given text. Of several grants for a label the last one
 // counts.
 func (r *Roles) Grant(label, roles string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.grants = append(r.grants, grant{label, strings.Split(roles, ",")})
 }
 
@@ -39,6 +57,11 @@ func (r *Roles) Grant(label, roles string) {
 // Roles allows everything: so it is without TLS.
 func (r *Roles) Allowed(label, identity string) bool {
 	if r == nil {
+		return true
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.everything {
 		return true
 	}
 	for _, g := range slices.Backward(r.grants) {

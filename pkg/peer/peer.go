@@ -51,6 +51,26 @@ func (n Networks) Contains(addr netip.Addr) bool {
 	return false
 }
 
+// Check returns an error for an address to connect to that is in none of the
+// networks. No networks allow all.
+func (n Networks) Check(addr netip.Addr) error {
+	if len(n) == 0 || n.Contains(addr) {
+		return nil
+	}
+	return fmt.Errorf("%s is not in the networks that may be connected to", addr)
+}
+
+// Control does Check before a connection is made. It fits
+// net.Dialer.Control: names are resolved by then, so no other answer of DNS
+// comes after it.
+func (n Networks) Control(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	return n.Check(ap.Addr())
+}
+
 // UsageError is an address or a setting that the rules forbid.
 type UsageError struct {
 	Reason string

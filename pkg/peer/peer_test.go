@@ -373,3 +373,57 @@ func TestProbeOf(t *testing.T) {
 		}
 	}
 }
+
+// TestControl: connections lead into the networks only.
+func TestControl(t *testing.T) {
+	n, err := ParseNetworks([]string{"10.0.0.0/8", "2001:db8::/32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, ok := range map[string]bool{
+		"10.1.2.3:9000": true, "[::ffff:10.1.2.3]:9000": true, "[2001:db8::1]:1": true,
+		"11.0.0.1:9000": false, "[::1]:9000": false, "name:9000": false,
+	} {
+		if err := n.Control("tcp", address, nil); (err == nil) != ok {
+			t.Errorf("%s: %v", address, err)
+		}
+		if err := Networks(nil).Control("tcp", address, nil); err != nil && address != "name:9000" {
+			t.Errorf("%s without networks: %v", address, err)
+		}
+	}
+}
+
+// TestProbes: the smallest network decides, and nobody knows nothing.
+func TestProbes(t *testing.T) {
+	networks := func(texts ...string) Networks {
+		n, err := ParseNetworks(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var nobody *Probes
+	p := new(Probes)
+	for _, probes := range []*Probes{nobody, p} {
+		if got, ok := probes.At(netip.MustParseAddr("10.1.1.1")); ok {
+			t.Error(got)
+		}
+		if got, ok := probes.Named("a"); ok {
+			t.Error(got)
+		}
+	}
+	p.Replace([]Probe{{Name: "a", Networks: networks("10.0.0.0/8", "fe80::/10")}, {Name: "b", Networks: networks("10.1.0.0/16")}, {Name: "c"}})
+	for addr, want := range map[string]string{
+		"10.2.0.1": "a", "10.1.2.3": "b", "::ffff:10.1.2.3": "b", "fe80::1%eth0": "a", "192.0.2.1": "",
+	} {
+		if got, ok := p.At(netip.MustParseAddr(addr)); got.Name != want || ok != (want != "") {
+			t.Errorf("%s: %q, want %q", addr, got.Name, want)
+		}
+	}
+	if got, ok := p.Named("c"); got.Name != "c" || !ok {
+		t.Error(got, ok)
+	}
+	if got := AddressName(netip.MustParseAddr("::ffff:10.0.0.7")); got != "10_0_0_7" {
+		t.Error(got)
+	}
+}

@@ -159,7 +159,7 @@ func (d *Dest) key() string {
 }
 
 // open returns the sink.
-func (d *Dest) open(files peer.TLS, retry time.Duration, stdout io.Writer, log *slog.Logger) (graphite.Sink, error) {
+func (d *Dest) open(files peer.TLS, peers peer.Networks, retry time.Duration, stdout io.Writer, log *slog.Logger) (graphite.Sink, error) {
 	switch d.scheme {
 	case "-":
 		return &printer{w: stdout}, nil
@@ -172,5 +172,5 @@ func (d *Dest) open(files peer.TLS, retry time.Duration, stdout io.Writer, log *
 		}
 		return graphite.NewCarbon(opt), nil
 	}
-	return newExporter(d.url, files, retry)
+	return newExporter(d.url, files, peers, retry)
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -33,9 +34,12 @@ const (
 
 // EndpointOptions say what Serve takes and where it puts it.
 type EndpointOptions struct {
-	Listen   []peer.Options
-	Dest     *Dest
-	Probe    string // of peers without a client certificate; "": they are refused
+	Listen []peer.Options
+	Dest   *Dest
+	Probe  string // of peers without a client certificate; "": they are refused, unless there are Probes
+	// Probes names peers without a client certificate; others then have the
+	// name of their address. nil: see Probe.
+	Probes   *peer.Probes
 	Prefix   string
 	Naming   rrdfile.Naming
 	Mode     string
@@ -47,6 +51,11 @@ type EndpointOptions struct {
 	TLS          peer.TLS
 	Stdout       io.Writer
 	Log          *slog.Logger
+	// Stored is told what was stored, or put into the spool, of each POST;
+	// calls do not overlap. nil: nobody wants to know.
+	Stored func([]graphite.Metric)
+	// Started is told the endpoint, before Ready; nil: nobody wants to know.
+	Started func(*Endpoint)
 	// Ready is told the addresses listened on; nil: none.
 	Ready func(addrs []string)
 }
@@ -69,6 +78,7 @@ type Endpoint struct {
 	sink  graphite.Sink
 	spool *graphite.Spool
 
+	waiting                                   atomic.Pointer[waiting]
 	posts, refused, points, negative, unnamed atomic.Int64
 }
 
@@ -79,7 +89,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	}
 	e := &Endpoint{opt: opt, slots: make(chan struct{}, maxPosts)}
 	var err error
-	if e.sink, err = opt.Dest.open(opt.TLS, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
+	if e.sink, err = opt.Dest.open(opt.TLS, nil, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
 		return nil, err
 	}
 	if opt.Dest.remote() && opt.SpoolSize > 0 {
@@ -98,6 +108,30 @@ func (e *Endpoint) Close() error { return e.sink.Close() }
 // Summary returns what was taken so far.
 func (e *Endpoint) Summary() *EndpointSummary {
 	return &EndpointSummary{e.posts.Load(), e.refused.Load(), e.points.Load(), e.negative.Load(), e.unnamed.Load()}
+}
+
+// Waiting returns how many bytes waited in the spool after the last points,
+// and why the destination did not take them; nil if it did.
+func (e *Endpoint) Waiting() (spooled int64, down error) {
+	if w := e.waiting.Load(); w != nil {
+		return w.spooled, w.down
+	}
+	return 0, nil
+}
+
+type waiting struct {
+	spooled int64
+	down    error
+}
+
+// note keeps for Waiting what became of points; e.mu is held.
+func (e *Endpoint) note(err error) {
+	w := &waiting{down: err}
+	if e.spool != nil {
+		_, size, lenErr := e.spool.Len()
+		w.spooled, w.down = size, errors.Join(cmp.Or(err, e.spool.Down()), lenErr)
+	}
+	e.waiting.Store(w)
 }
 
 // flushEvery is how often a destination that was down is tried again when no
@@ -141,6 +175,9 @@ func Serve(ctx context.Context, opt EndpointOptions) (sum *EndpointSummary, err 
 		addrs = append(addrs, l.Addr().String())
 		go func() { failed <- server.Serve(l) }()
 	}
+	if opt.Started != nil {
+		opt.Started(e)
+	}
 	if opt.Ready != nil {
 		opt.Ready(addrs)
 	}
@@ -168,9 +205,11 @@ func (e *Endpoint) flush(ctx context.Context) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.spool.Flush(ctx); err != nil {
+	err := e.spool.Flush(ctx)
+	if err != nil {
 		e.opt.Log.Debug("the spool waits", "err", err)
 	}
+	e.note(err)
 }
 
 // ServeHTTP takes a POST. As the old repository it answers 200 with nothing
@@ -211,6 +250,10 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.mu.Lock()
 	// What the peer sent is stored even if it does not wait for the answer.
 	err = e.sink.Send(context.WithoutCancel(r.Context()), metrics)
+	e.note(err)
+	if err == nil && e.opt.Stored != nil {
+		e.opt.Stored(metrics)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
@@ -239,6 +282,14 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 	identity, err := peer.IdentityOf(r.TLS)
 	if err != nil {
 		return "", err
+	}
+	if identity == "" && e.opt.Probes != nil {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			return "", err
+		}
+		probe, _ := e.opt.Probes.At(from.Addr())
+		return cmp.Or(probe.Name, peer.AddressName(from.Addr())), nil
 	}
 	if identity == "" {
 		if e.opt.Probe == "" {

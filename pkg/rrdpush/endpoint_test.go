@@ -253,7 +253,7 @@ func TestExportForm(t *testing.T) {
 		bodies = append(bodies, string(body))
 	}))
 	defer server.Close()
-	e, err := newExporter(server.URL, peer.TLS{}, time.Minute)
+	e, err := newExporter(server.URL, peer.TLS{}, nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

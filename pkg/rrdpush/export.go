@@ -3,9 +3,11 @@ package rrdpush
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,14 +33,22 @@ type exporter struct {
 	buf    []byte
 }
 
-func newExporter(url string, files peer.TLS, retry time.Duration) (*exporter, error) {
+func newExporter(url string, files peer.TLS, peers peer.Networks, retry time.Duration) (*exporter, error) {
 	if _, err := files.Client(); err != nil {
 		return nil, err
 	}
+	dialer := &net.Dialer{Control: peers.Control}
 	return &exporter{url: url + exportPath, retry: retry, client: &http.Client{
 		Timeout: 2 * time.Minute,
 		Transport: &http.Transport{
-			DialTLSContext:  files.Dial, // reads the files anew
+			DialContext: dialer.DialContext,
+			DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				config, err := files.Client() // reads the files anew
+				if err != nil {
+					return nil, err
+				}
+				return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, network, addr)
+			},
 			IdleConnTimeout: 30 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

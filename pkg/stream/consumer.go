@@ -139,9 +139,9 @@ func newConsumer(h *hub, q *queue, text string, session string) (consumer, error
 	case "exec":
 		return newPump(q, out, openCommand(t.rest, h.opt.Stdout, h.opt.Stderr), back), nil
 	case "tcp", "tls":
-		return newPump(q, raw, openTCP(t.url.Host, files), back), nil
+		return newPump(q, raw, openTCP(t.url.Host, files, h.opt.Peers), back), nil
 	case "ack", "ack+tls":
-		return newPump(q, raw, openAck(t.url.Host, files, session), back), nil
+		return newPump(q, raw, openAck(t.url.Host, files, h.opt.Peers, session), back), nil
 	}
 	n := natsTarget{creds: t.url.Query().Get("creds"), stream: strings.TrimPrefix(t.url.Path, "/"), files: files}
 	server := &url.URL{Scheme: "nats", User: t.url.User, Host: t.url.Host}

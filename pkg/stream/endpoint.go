@@ -316,9 +316,8 @@ func (c *conn) identify() error {
 	if err != nil {
 		return err
 	}
-	ip := addr.Addr().Unmap().WithZone("")
-	c.probe = cmp.Or(c.hub.opt.Probes[ip], peer.ProbeOf("-"+ip.String()))
-	c.named = c.hub.opt.Probes[ip] != ""
+	probe, known := c.hub.opt.Probes.At(addr.Addr())
+	c.probe, c.named = cmp.Or(probe.Name, peer.AddressName(addr.Addr())), known
 	t, ok := c.nc.(*tls.Conn)
 	if !ok {
 		return nil

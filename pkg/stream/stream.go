@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -57,10 +56,10 @@ type Options struct {
 	Poll     time.Duration  // how often followed folders are looked at; 0: 1s
 	Location *time.Location // zone of folder names; nil: time.Local
 
-	Probes         map[netip.Addr]string // names of probes by address
-	MaxConnections int                   // 0: 1024
-	IdleTimeout    time.Duration         // of connections; 0: 2h
-	MaxLine        int                   // bytes; longer lines are rejects; 0: 32 KiB
+	Probes         *peer.Probes  // that have no certificate; others have the name of their address
+	MaxConnections int           // 0: 1024
+	IdleTimeout    time.Duration // of connections; 0: 2h
+	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
 
 	Window int64         // bytes that may come again after a crash; 0: 16 MiB
 	Queue  int64         // bytes waiting for one consumer; 0: 8 MiB
@@ -70,7 +69,8 @@ type Options struct {
 
 	Name     string // of the run's state; "": default
 	StateDir string
-	TLS      peer.TLS // of consumers
+	TLS      peer.TLS      // of consumers
+	Peers    peer.Networks // that tcp, tls and ack consumers may be in; none: all
 	Stdout   io.Writer
 	Stderr   io.Writer // of commands
 	Log      *slog.Logger

@@ -386,10 +386,9 @@ func TestIdle(t *testing.T) {
 
 // TestProbeNames: of a peer by its address, as the settings have it or not.
 func TestProbeNames(t *testing.T) {
-	for want, probes := range map[string]map[netip.Addr]string{
-		"turin":     {netip.MustParseAddr("127.0.0.1"): "turin"},
-		"127_0_0_1": nil,
-	} {
+	known := new(peer.Probes)
+	known.Replace([]peer.Probe{{Name: "turin", Networks: peer.Networks{netip.MustParsePrefix("127.0.0.0/8")}}})
+	for want, probes := range map[string]*peer.Probes{"turin": known, "127_0_0_1": nil} {
 		dir := t.TempDir()
 		s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, Probes: probes})
 		c := connect(t, s.addr)

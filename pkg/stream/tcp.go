@@ -35,28 +35,30 @@ type link struct {
 	last    int64 // confirmed
 }
 
-// dial connects to addr, with TLS up to version tlsMax if there are files.
-func dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16) (net.Conn, error) {
+// dial connects to addr if it is in one of the networks, with TLS up to
+// version tlsMax if there are files.
+func dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peers peer.Networks) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	dialer := &net.Dialer{Control: peers.Control}
 	if files == nil {
-		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		return dialer.DialContext(ctx, "tcp", addr)
 	}
 	config, err := files.Client()
 	if err != nil {
 		return nil, err
 	}
 	config.MaxVersion = tlsMax
-	return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
+	return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, "tcp", addr)
 }
 
 // openTCP opens a plain or, with files, a TLS connection.
-func openTCP(addr string, files *peer.TLS) opener {
+func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
 	return func(ctx context.Context, confirm func(int64)) (session, error) {
 		// With TLS 1.3 the handshake ends here before the peer has looked at
 		// our certificate: what its kernel has by then would count as
 		// arrived, though the peer refuses the connection.
-		nc, err := dial(ctx, addr, files, tls.VersionTLS12)
+		nc, err := dial(ctx, addr, files, tls.VersionTLS12, peers)
 		if err != nil {
 			return nil, err
 		}
@@ -191,9 +193,9 @@ type overhead struct {
 }
 
 // openAck opens a connection in the acknowledged mode.
-func openAck(addr string, files *peer.TLS, name string) opener {
+func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) opener {
 	return func(ctx context.Context, confirm func(int64)) (session, error) {
-		nc, err := dial(ctx, addr, files, tls.VersionTLS13)
+		nc, err := dial(ctx, addr, files, tls.VersionTLS13, peers)
 		if err != nil {
 			return nil, err
 		}

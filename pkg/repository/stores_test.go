@@ -1,4 +1,4 @@
-package main
+package repository
 
 import (
 	"strings"
@@ -26,8 +26,9 @@ func TestStreamForStores(t *testing.T) {
 		{"copy:x", "_tstatrepo", nil, false},
 		{"postgres://h/db", "1x", nil, true},
 	} {
-		p := &storePool{b: &importBulk{to: []string{c.to}}, opt: bulk.Options{Types: c.types}}
-		if err := p.check(mathproto.Stream{Name: c.name, Type: "log_tcp_complete", Probe: c.name}); (err == nil) != c.ok {
+		files := bulk.Options{Types: c.types}
+		s := &Stores{opt: StoreOptions{To: []string{c.to}, Wants: files.Wants}}
+		if err := s.Check(mathproto.Stream{Name: c.name, Type: "log_tcp_complete", Probe: c.name}); (err == nil) != c.ok {
 			t.Errorf("%s, stream %s, types %v: %v", c.to, c.name, c.types, err)
 		}
 	}

@@ -1,0 +1,678 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
+)
+
+// serve holds the settings of serve.
+type serve struct {
+	network
+	supervisor string
+	identity   string
+	clients    []string
+	address    string
+	accept     string
+	admin      string
+	drain      duration
+	systemID   string
+	registries []string
+	roles      []string
+	grants     []string
+
+	collectLog       importBulk
+	collectStreaming streamCmd
+	collectRRD       rrdPush
+	remoteProbes     []*remoteProbe
+}
+
+// remoteProbe is a probe that sends to us.
+type remoteProbe struct {
+	name      string
+	timezone  string
+	addresses []string
+}
+
+func defaultServe() serve {
+	s := serve{
+		accept:   "always",
+		admin:    ":9099",
+		drain:    duration(30 * time.Second),
+		systemID: repository.DefaultSystemID,
+
+		collectLog: defaultImportBulk(), collectStreaming: defaultStream(), collectRRD: defaultRRDPush(),
+	}
+	s.collectLog.network.listen, s.collectLog.to = []string{":3000"}, nil
+	s.collectStreaming.listen, s.collectStreaming.to = []string{":9001"}, nil
+	s.collectRRD.network.listen, s.collectRRD.to = []string{":9000"}, ""
+	return s
+}
+
+// sections are [serve], which has flags, and those for the file only.
+func (s *serve) sections() []section {
+	return []section{
+		{name: "serve", settings: s.settings()},
+		{name: "collect-log", command: "serve", settings: s.logSettings()},
+		{name: "collect-streaming", command: "serve", settings: s.streamingSettings()},
+		{name: "collect-rrd", command: "serve", settings: s.rrdSettings()},
+		{name: "remote-probe", command: "serve", settings: new(remoteProbe).settings(), add: func() []*setting {
+			p := &remoteProbe{}
+			s.remoteProbes = append(s.remoteProbes, p)
+			return p.settings()
+		}},
+	}
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *serve) settings() []*setting {
+	const (
+		mplane = "mPlane"
+		run    = "Running"
+	)
+	own := []*setting{
+		{name: "supervisor", group: mplane, value: &s.supervisor, empty: "none",
+			usage: "register at the supervisor with this `URL`, like https://supervisor:8889/"},
+		{name: "clients", group: mplane, value: &s.clients, empty: "off",
+			usage: "wait for clients and supervisors on `ADDRESS`; without a host that is the loopback address"},
+		{name: "identity", group: mplane, value: &s.identity, empty: "host name and --system-id",
+			usage: "`NAME` to give to a supervisor without TLS"},
+		{name: "system-id", group: mplane, value: &s.systemID,
+			usage: "System_ID of the repository's capabilities, any `TEXT`"},
+		{name: "address", group: mplane, value: &s.address, empty: "that of each endpoint; the host name where one listens on all",
+			usage: "`HOST` where probes reach the endpoints, part of the capabilities"},
+		{name: "registry", group: mplane, value: &s.registries, complete: "file", empty: "the core registry and Tstat's are built in",
+			usage: "know the elements of this registry `FILE` too"},
+		{name: "role", group: mplane, value: &s.roles,
+			usage: "give an identity its roles, `IDENTITY=ROLE,ROLE`"},
+		{name: "authorize", group: mplane, value: &s.grants, empty: "everything, to everybody",
+			usage: "let roles use the capabilities whose label contains a text, `TEXT=ROLE,ROLE`; the last one that fits counts"},
+
+		{name: "accept", group: run, value: &s.accept, complete: "always scheduled",
+			usage: "`WHEN` the endpoints are open: always, or scheduled (while a specification is active)"},
+		{name: "admin", group: run, value: &s.admin,
+			usage: "serve a page, /metrics, /-/healthy and /-/ready on `ADDRESS`; an empty one turns it off"},
+		{name: "drain-timeout", group: run, value: &s.drain,
+			usage: "when stopped, wait `DURATION` at most for what is under way"},
+	}
+	for _, set := range s.network.settings("") {
+		if set.name != "listen" {
+			own = append(own, set)
+		}
+	}
+	return own
+}
+
+// pick returns the settings of a table with the given names.
+func pick(from []*setting, names ...string) []*setting {
+	var list []*setting
+	for _, name := range names {
+		i := slices.IndexFunc(from, func(s *setting) bool { return s.name == name })
+		list = append(list, from[i])
+	}
+	return list
+}
+
+func (s *serve) logSettings() []*setting {
+	b := &s.collectLog
+	return append([]*setting{
+		{name: "listen", value: &b.network.listen,
+			usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
+		{name: "to", value: &b.to, complete: "dir", empty: "parquet:logs in the state folder",
+			usage: "store the rows there, see import-bulk"},
+	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects")...)
+}
+
+func (s *serve) streamingSettings() []*setting {
+	c := &s.collectStreaming
+	return append([]*setting{
+		{name: "listen", value: &c.listen,
+			usage: "take live lines of exporters on these addresses; [] turns repository-collect_streaming off"},
+		{name: "to", value: &c.to, empty: "file:live in the state folder",
+			usage: "hand the lines to these consumers, see stream"},
+	}, pick(c.settings(), "to-optional", "format", "select", "layout", "max-connections", "idle-timeout", "max-line", "queue", "retry-max")...)
+}
+
+func (s *serve) rrdSettings() []*setting {
+	r := &s.collectRRD
+	return append([]*setting{
+		{name: "listen", value: &r.network.listen,
+			usage: "take points of RRDs (mPlane's indirect export) on these addresses; [] turns repository-collect_rrd off"},
+		{name: "to", value: &r.to, complete: "dir", empty: "whisper:whisper in the state folder",
+			usage: "send the points there, see rrd-push"},
+	}, pick(r.settings(), "prefix", "names", "names-file", "keep-negative", "retry-timeout", "spool")...)
+}
+
+func (p *remoteProbe) settings() []*setting {
+	return []*setting{
+		{name: "name", value: &p.name,
+			usage: "name of a probe that sends to this repository, part of the identity of what it sends"},
+		{name: "timezone", value: &p.timezone, empty: "that of [collect-log]",
+			usage: "zone of its folder names, UTC or like Europe/Rome"},
+		{name: "addresses", value: &p.addresses,
+			usage: "networks and addresses it connects from, if it has no certificate; one with a certificate has the name in that"},
+	}
+}
+
+var serveExamples = []example{
+	{"the three endpoints, everything into files of the state folder", "tstatrepo serve"},
+	{"the repository of a site", "tstatrepo serve --config /etc/tstatrepo/tstatrepo.toml --supervisor https://supervisor:8889/"},
+	{"check the configuration", "tstatrepo serve --check-config --config /etc/tstatrepo/tstatrepo.toml"},
+}
+
+func serveCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:     "serve",
+		Usage:    "run the repository proxy of Tstat at mPlane",
+		Category: groupProduct,
+		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor, as tstatrepository.py and " +
+			"math_repo do: for finished logs (MATH, repository-collect_log), live lines (repository-collect_streaming) and " +
+			"points of RRDs (repository-collect_rrd). Each has a section in the config file that says where it listens and where " +
+			"what comes goes: [collect-log], [collect-streaming] and [collect-rrd]; listen = [] turns one off. Without " +
+			"--supervisor and --clients there are only the endpoints.\n\n" +
+			"The endpoints are open all the time, or with --accept scheduled while a specification is active. A specification " +
+			"ends with its scope or an interrupt; its result says from when to when it ran, and that of " +
+			"repository-collect_rrd has the last point of each metric that came meanwhile, 10,000 at most.\n\n" +
+			"A probe has the name in its certificate (what follows the last - of its subject), else that of the [[remote-probe]] " +
+			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
+			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
+			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
+			"settings are absolute. It locks its state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored, results are sent, the capabilities " +
+			"withdrawn, and the status is 0; a second one ends it at once. SIGHUP: the config file is read again. Taken from it " +
+			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
+			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
+			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
+		Flags:  commandFlags("serve"),
+		Action: func(c *cli.Context) error { return runServe(c, con) },
+	}
+}
+
+// runServe turns flags and config into a running service.
+func runServe(c *cli.Context, con *console) error {
+	// Until it is ready there is nothing to reload, but it must not end either.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	if c.NArg() > 0 {
+		return usagef("serve takes no arguments, got %q", c.Args().First())
+	}
+	load := func(former *service) (*service, error) {
+		cfg, p, err := loadConfig(c, con)
+		if err != nil {
+			return nil, err
+		}
+		svc := cfg.serve.service(cfg, p, con, former)
+		return svc, p.err(c.Command.Name)
+	}
+	svc, err := load(nil)
+	if err != nil {
+		return err
+	}
+	if done, err := checkOrPrint(c, svc.cfg); done {
+		return err
+	}
+	return svc.run(c.Context, hup, load)
+}
+
+// service is what serve runs.
+type service struct {
+	cfg *config
+	con *console
+	log *slog.Logger
+
+	repository repository.Options
+	probes     *peer.Probes  // of [[remote-probe]]
+	known      []peer.Probe  // that probes know
+	roles      *mplane.Roles // allow what allowed says
+	allowed    *mplane.Roles // of --authorize; nil: everything
+	registries *mplane.Registries
+	supervisor *wire.Dialer // nil: none
+	clients    []peer.Options
+	admin      *peer.Options // nil: off
+}
+
+// service checks the settings and returns what they ask for. What is wrong
+// is added to p. A former service is the one that runs: what all its parts
+// share is not made again.
+func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
+	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	if former != nil {
+		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+	}
+	for _, sec := range cfg.sections {
+		if sec.of("serve") {
+			absolute(p, sec)
+		}
+	}
+	networks, err := peer.ParseNetworks(s.allow)
+	if err != nil {
+		p.add("allow", "%v", err)
+	}
+	listen := func(name, addr string) peer.Options {
+		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
+		var usage *peer.UsageError
+		if err := opt.Check(); errors.As(err, &usage) {
+			p.hint = cmp.Or(p.hint, usage.Hint())
+			p.add(name, "%v", err)
+		}
+		return opt
+	}
+	for _, addr := range s.clients {
+		svc.clients = append(svc.clients, listen("clients", addr))
+	}
+	if s.admin != "" {
+		opt := listen("admin", s.admin)
+		svc.admin = &opt
+	}
+	if s.accept != "always" && s.accept != "scheduled" {
+		p.add("accept", "%q is not always or scheduled", s.accept)
+	}
+	if s.accept == "scheduled" && s.supervisor == "" && len(s.clients) == 0 {
+		p.add("accept", "scheduled needs --supervisor or --clients: nobody else can send a specification")
+	}
+	atLeast(p, "drain-timeout", s.drain, duration(time.Second))
+	if svc.registries, err = mplane.NewRegistries(s.registries...); err != nil {
+		p.add("registry", "%v", err)
+	}
+	svc.allowed = roles(p, s.roles, s.grants)
+	if svc.allowed != nil && s.supervisor != "" && !strings.HasPrefix(s.supervisor, "https:") {
+		p.add("authorize", "needs a supervisor with a certificate (https://)")
+	}
+	if svc.allowed != nil && len(s.clients) > 0 && s.caPEM == "" {
+		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")
+	}
+	if s.supervisor != "" {
+		host, _ := os.Hostname()
+		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, fitProbe(host)+"."+s.systemID)}
+		if conn, err := svc.supervisor.Open(); err != nil {
+			p.add("supervisor", "%v", err)
+		} else {
+			conn.Close()
+		}
+	}
+	svc.repository = repository.Options{
+		Logs: s.logs(cfg, p, svc), Streaming: s.streaming(cfg, p, svc), RRD: s.rrd(cfg, p, svc),
+		Host: s.host(), Scheduled: s.accept == "scheduled", SystemID: s.systemID, Log: svc.log,
+	}
+	svc.known = s.known(cfg, p)
+	return svc
+}
+
+// host is where probes reach the endpoints, "" where these tell.
+func (s *serve) host() string {
+	if s.address != "" {
+		return s.address
+	}
+	for _, list := range [][]string{s.collectLog.network.listen, s.collectStreaming.listen, s.collectRRD.network.listen} {
+		for _, addr := range list {
+			if host, _, _ := net.SplitHostPort(addr); host == "0.0.0.0" || host == "::" {
+				name, _ := os.Hostname()
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// of returns problems of settings in another section, which have no flags.
+// done adds them to p.
+func (p *problems) of(section string, settings []*setting) (sub *problems, done func()) {
+	sub = &problems{section: section, settings: settings}
+	return sub, func() {
+		p.errs = append(p.errs, sub.errs...)
+		p.hint = cmp.Or(p.hint, sub.hint)
+	}
+}
+
+// join lets an endpoint have the networks and certificates of all.
+func (s *serve) join(n *network) {
+	n.allow, n.cert, n.key, n.caPEM = s.allow, s.cert, s.key, s.caPEM
+}
+
+// logs returns the options of repository-collect_log, nil if it is off.
+func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
+	b := &s.collectLog
+	if len(b.network.listen) == 0 {
+		return nil
+	}
+	p, done := p.of("collect-log", cfg.section("collect-log").settings)
+	defer done()
+	if len(b.to) == 0 {
+		b.to = []string{"parquet:" + filepath.Join(svc.cfg.stateDir, "logs")}
+	}
+	s.join(&b.network)
+	opt := b.options(p)
+	m := b.checkMath(p)
+	if len(p.errs) > 0 {
+		return nil
+	}
+	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
+	opt.StateDir, opt.Log = svc.cfg.stateDir, svc.log
+	one := opt // what is the same for all streams
+	one.Remote = make([]bulk.Source, 1)
+	if err := one.Validate(); err != nil {
+		p.errs = append(p.errs, err)
+	}
+	return &repository.Logs{
+		Math: mathproto.RepositoryOptions{
+			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
+			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
+		},
+		Stores: repository.StoreOptions{
+			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
+			RetryTimeout: opt.RetryTimeout, Log: svc.log,
+		},
+	}
+}
+
+// streaming returns the options of repository-collect_streaming, nil if it is
+// off.
+func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Options {
+	c := &s.collectStreaming
+	if len(c.listen) == 0 {
+		return nil
+	}
+	p, done := p.of("collect-streaming", cfg.section("collect-streaming").settings)
+	defer done()
+	if len(c.to)+len(c.toOptional) == 0 {
+		c.to = []string{"file:" + filepath.Join(svc.cfg.stateDir, "live")}
+	}
+	s.join(&c.network)
+	c.drain = s.drain
+	opt := c.options(p)
+	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
+	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
+	return &opt
+}
+
+// rrd returns the options of repository-collect_rrd, nil if it is off.
+func (s *serve) rrd(cfg *config, p *problems, svc *service) *rrdpush.EndpointOptions {
+	r := &s.collectRRD
+	if len(r.network.listen) == 0 {
+		return nil
+	}
+	p, done := p.of("collect-rrd", cfg.section("collect-rrd").settings)
+	defer done()
+	r.to = cmp.Or(r.to, "whisper:"+filepath.Join(svc.cfg.stateDir, "whisper"))
+	s.join(&r.network)
+	opt := r.options(p)
+	listen := r.network.listeners(p)
+	if opt.Dest == nil {
+		return nil
+	}
+	opt.StateDir, opt.Stdout, opt.Log = svc.cfg.stateDir, os.Stdout, svc.log
+	e := r.endpoint(opt, listen)
+	e.Probes = svc.probes
+	return &e
+}
+
+// known returns the probes of [[remote-probe]].
+func (s *serve) known(cfg *config, p *problems) []peer.Probe {
+	tables := cfg.section("remote-probe").added
+	var list []peer.Probe
+	for n, r := range s.remoteProbes {
+		p, done := p.of("remote-probe", tables[n])
+		if err := store.ValidProbe(r.name); err != nil {
+			p.add("name", "%v", err)
+		}
+		if slices.ContainsFunc(list, func(o peer.Probe) bool { return o.Name == r.name }) {
+			p.add("name", "names %s twice", r.name)
+		}
+		probe := peer.Probe{Name: r.name}
+		if r.timezone != "" {
+			probe.Location = location(p, r.timezone)
+		}
+		var err error
+		if probe.Networks, err = peer.ParseNetworks(r.addresses); err != nil {
+			p.add("addresses", "%v", err)
+		}
+		list = append(list, probe)
+		done()
+	}
+	return list
+}
+
+// absolute checks that every path in a section is absolute: a service has no
+// folder of its own.
+func absolute(p *problems, sec section) {
+	sub := &problems{settings: sec.settings, section: sec.name}
+	for _, s := range sec.settings {
+		var values []string
+		switch v := s.value.(type) {
+		case *string:
+			values = []string{*v}
+		case *[]string:
+			values = *v
+		}
+		for _, v := range values {
+			path := v
+			switch {
+			case s.name == "to" || s.name == "to-optional":
+				path = folderOf(v)
+			case s.complete != "file" && s.complete != "dir":
+				path = ""
+			}
+			if path != "" && !filepath.IsAbs(path) {
+				sub.add(s.name, "%s is no absolute path", path)
+			}
+		}
+	}
+	p.errs = append(p.errs, sub.errs...)
+}
+
+// folderOf returns a path in a destination, "" if it names none.
+func folderOf(dest string) string {
+	scheme, rest, ok := strings.Cut(dest, ":")
+	if !ok {
+		if dest == "-" {
+			return ""
+		}
+		return dest // a bare path
+	}
+	path, query, _ := strings.Cut(rest, "?")
+	if values, err := url.ParseQuery(query); err == nil && scheme != "exec" {
+		for _, key := range []string{"creds", "schemas"} {
+			if f := values.Get(key); f != "" && !filepath.IsAbs(f) {
+				return f
+			}
+		}
+	}
+	if slices.Contains([]string{"parquet", "copy", "file", "whisper"}, scheme) {
+		return path
+	}
+	return ""
+}
+
+// services returns what the component offers: the endpoints, and what the
+// probe exports (to come: append probe.Services here).
+func (svc *service) services(r *repository.Repository) []component.Service { return r.Services() }
+
+// administer serves the administration listener until ctx ends (to come: the
+// handler of pkg/admin in place of an empty one).
+func (svc *service) administer(ctx context.Context, opt peer.Options) error {
+	l, err := peer.Listen(ctx, opt)
+	if err != nil {
+		return err
+	}
+	svc.log.Info("administration", "address", l.Addr())
+	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
+}
+
+// grace is how much longer than --drain-timeout a stop may take in all.
+const grace = 10 * time.Second
+
+// run serves until ctx ends, which is the normal end. A signal of hup loads
+// the configuration anew.
+func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(former *service) (*service, error)) error {
+	// Two processes would take each other's specifications and streams.
+	unlock, err := state.Lock(svc.cfg.stateDir, "serve")
+	if err != nil {
+		return hintError{fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own"}
+	}
+	defer unlock()
+	debug.SetMemoryLimit(svc.memory())
+	svc.probes.Replace(svc.known)
+	svc.roles.Replace(svc.allowed)
+	ready := make(chan struct{})
+	svc.repository.Ready = func() { close(ready) }
+	repo, err := repository.New(svc.repository)
+	if err != nil {
+		return err
+	}
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	parts := &group{ctx: work, stop: stop}
+	parts.run(repo.Run)
+	select {
+	case <-ready:
+		svc.offer(parts, repo)
+	case <-work.Done(): // an endpoint cannot be opened, or a signal came
+	}
+	systemd := notifier{svc.log}
+	if work.Err() == nil {
+		systemd.ready()
+	}
+	watchdog := systemd.watchdog()
+	for work.Err() == nil {
+		select {
+		case <-work.Done():
+		case <-watchdog:
+			systemd.alive()
+		case <-hup:
+			systemd.reloading()
+			svc.reload(repo, load)
+			systemd.ready()
+		}
+	}
+	systemd.stopping()
+	limit := time.After(time.Duration(svc.cfg.serve.drain) + grace)
+	ended := parts.ended()
+	for {
+		select {
+		case <-ended:
+			svc.log.Info("stopped")
+			return parts.err()
+		case <-watchdog:
+			systemd.alive()
+		case <-limit:
+			return errors.Join(parts.err(), errors.New("what was under way did not end within --drain-timeout"))
+		}
+	}
+}
+
+// memory is what the process should not outgrow: what the endpoints may use,
+// and something for the rest.
+func (svc *service) memory() int64 {
+	limit := int64(128 << 20)
+	if o := svc.repository.Logs; o != nil {
+		limit += o.Stores.Memory
+	}
+	if o := svc.repository.Streaming; o != nil {
+		limit += o.Queue * int64(len(o.To)+len(o.ToOptional))
+	}
+	return limit
+}
+
+// offer lets others use the services of the component.
+func (svc *service) offer(parts *group, repo *repository.Repository) {
+	services := svc.services(repo)
+	if svc.admin != nil {
+		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+	}
+	if svc.supervisor != nil && len(services) > 0 {
+		parts.run(func(ctx context.Context) error {
+			return component.Run(ctx, component.Options{
+				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+			})
+		})
+	}
+	if len(svc.clients) > 0 {
+		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		for _, opt := range svc.clients {
+			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
+		}
+	}
+	svc.log.Info("serving", "capabilities", len(services))
+}
+
+// group runs parts of a service. The end of one with an error ends all.
+type group struct {
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+func (g *group) run(f func(context.Context) error) {
+	g.wg.Go(func() {
+		if err := f(g.ctx); err != nil {
+			g.mu.Lock()
+			g.errs = append(g.errs, err)
+			g.mu.Unlock()
+			g.stop()
+		}
+	})
+}
+
+// ended returns a channel that is closed when all parts have ended.
+func (g *group) ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		g.wg.Wait()
+		close(done)
+	}()
+	return done
+}
+
+func (g *group) err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.errs...)
+}
+
+// wait serves clients that come, until ctx ends.
+func (svc *service) wait(ctx context.Context, opt peer.Options, jobs *component.Jobs) error {
+	l, err := peer.Listen(ctx, opt)
+	if err != nil {
+		return err
+	}
+	svc.log.Info("waiting for clients", "address", l.Addr())
+	err = wire.Serve(ctx, l, &wire.Server{Registries: svc.registries, Backend: jobs}, svc.log)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(svc.cfg.serve.drain))
+	defer cancel()
+	jobs.Stop(limit)
+	return err
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a command of tstatrepo that runs beside the test.
+type process struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	log *logged
+}
+
+// logged keeps what a process says.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// begin starts a command with more variables of the environment.
+func begin(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, log: &logged{}}
+	p.cmd = &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo"}, args...), Env: append(os.Environ(), env...), Stderr: p.log}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.cmd.Process.Kill() // if the test has failed
+		p.cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", strings.Join(args, " "), p.log)
+		}
+	})
+	return p
+}
+
+// says waits until the process has said a text.
+func (p *process) says(text string) {
+	p.t.Helper()
+	becomes(p.t, fmt.Sprintf("%q", text), func() bool { return strings.Contains(p.log.String(), text) })
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// ends waits for the end of the process and checks its exit status.
+func (p *process) ends(status int) {
+	p.t.Helper()
+	p.cmd.Wait()
+	if got := p.cmd.ProcessState.ExitCode(); got != status {
+		p.t.Errorf("exit status %d, want %d", got, status)
+	}
+}
+
+func becomes(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}
+
+// serveConfig writes a config file of serve, with endpoints at free ports and
+// everything below dir, and the lines given at their sections.
+type serveConfig struct {
+	dir, file            string
+	logs, lines, points  string // addresses
+	serve, log, rrd, end string // more lines
+}
+
+func newServeConfig(t *testing.T) *serveConfig {
+	dir := t.TempDir()
+	return &serveConfig{dir: dir, file: filepath.Join(dir, "tstatrepo.toml"), logs: freeAddr(t), lines: freeAddr(t), points: freeAddr(t)}
+}
+
+func (c *serveConfig) write(t *testing.T) string {
+	t.Helper()
+	text := fmt.Sprintf("state-dir = %q\n[serve]\nadmin = \"\"\n%s\n[collect-log]\nlisten = [%q]\n%s\n[collect-streaming]\nlisten = [%q]\nto = [\"file:%s/live\"]\n"+
+		"[collect-rrd]\nlisten = [%q]\n%s\n%s\n", filepath.Join(c.dir, "state"), c.serve, c.logs, c.log, c.lines, c.dir, c.points, c.rrd, c.end)
+	if err := os.WriteFile(c.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return c.file
+}
+
+// systemd is the socket that systemd listens on for a service.
+func systemd(t *testing.T) (env []string, next func() string) {
+	path := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return []string{"NOTIFY_SOCKET=" + path}, func() string {
+		t.Helper()
+		b := make([]byte, 1000)
+		l.SetReadDeadline(time.Now().Add(time.Minute))
+		n, err := l.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+}
+
+// TestServeSignals: what systemd is told, what a changed file does, and how
+// the process ends.
+func TestServeSignals(t *testing.T) {
+	c := newServeConfig(t)
+	c.rrd = "prefix = \"tstat\""
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	if got := told(); got != "READY=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+
+	// A connection is there while the file changes.
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	reload := func(says string) {
+		t.Helper()
+		p.signal(syscall.SIGHUP)
+		if got := told(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+			t.Errorf("systemd was told %q", got)
+		}
+		if got := told(); got != "READY=1" {
+			t.Errorf("systemd was told %q", got)
+		}
+		p.says(says)
+	}
+	c.rrd, c.serve = "prefix = \"other\"\nnames = \"raw\"", "drain-timeout = \"20s\""
+	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
+	c.write(t)
+	reload(`these changes need a restart settings=serve.drain-timeout`)
+	p.says(`configuration loaded changed="collect-rrd.prefix collect-rrd.names remote-probe"`)
+	becomes(t, "a point under the changed name", func() bool {
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
+			strings.NewReader(`[["ip_len_in_avg.rrd", 1436486100, 1]]`))
+		if err != nil {
+			return false // it is being opened again
+		}
+		resp.Body.Close()
+		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in_avg.wsp"))
+		return err == nil
+	})
+	reload(`configuration loaded changed=""`)
+	c.end = "unknown = 1\nSECRET = \"SECRET"
+	c.write(t)
+	reload("configuration is not loaded, going on with the former")
+	if strings.Contains(p.log.String(), "SECRET") {
+		t.Error("the message quotes the file")
+	}
+	if _, err := io.WriteString(conn, "/t/2016_03_24_21_00.out/log_tcp_complete 1 2 3\n"); err != nil {
+		t.Errorf("the connection was lost: %v", err)
+	}
+
+	p.signal(syscall.SIGTERM)
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+	p.ends(0)
+	m, err := filepath.Glob(filepath.Join(c.dir, "live/*/log_tcp_complete/*"))
+	if err != nil || len(m) != 1 {
+		t.Errorf("the line of the connection is in %v, %v", m, err)
+	}
+}
+
+// TestServeWatchdog: systemd is told that the process lives.
+func TestServeWatchdog(t *testing.T) {
+	env, told := systemd(t)
+	p := begin(t, append(env, "WATCHDOG_USEC=100000"), "serve", "--config", newServeConfig(t).write(t))
+	seen := map[string]bool{}
+	for !seen["WATCHDOG=1"] {
+		seen[told()] = true
+	}
+	p.signal(syscall.SIGINT)
+	p.ends(0)
+}
+
+// TestServeSecondSignal: it ends at once, whatever is under way.
+func TestServeSecondSignal(t *testing.T) {
+	c := newServeConfig(t)
+	c.serve = "drain-timeout = \"10m\""
+	file := c.write(t)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A consumer that takes nothing.
+	text = bytes.Replace(text, []byte("file:"+c.dir+"/live"), []byte("tcp://"+freeAddr(t)), 1)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", file)
+	told()
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "/t/2016_03_24_21_00.out/log_tcp_complete 1 2 3\n"); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	p.signal(syscall.SIGTERM)
+	told()
+	p.signal(syscall.SIGTERM)
+	p.ends(-1) // by the signal
+}
+
+// TestServeRefusals: what is wrong at the start, each with its exit status.
+func TestServeRefusals(t *testing.T) {
+	c := newServeConfig(t)
+	env, told := systemd(t)
+	first := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	other := newServeConfig(t)
+	other.points = c.points // in use
+	for _, tt := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"--config", c.file}, 75, "give each service a --state-dir of its own"},
+		{[]string{"--config", other.write(t)}, 1, "repository-collect_rrd: "},
+		{[]string{"--config", c.file, "now"}, 2, "serve takes no arguments"},
+		{[]string{"--config", c.file, "--accept", "scheduled"}, 2, "nobody else can send a specification"},
+		{[]string{"--config", c.file, "--authorize", "rrd=x", "--clients", ":1"}, 2, "needs client certificates"},
+		{[]string{"--config", c.file, "--supervisor", "ftp://x"}, 2, "--supervisor: "},
+	} {
+		p := begin(t, nil, append([]string{"serve"}, tt.args...)...)
+		p.ends(tt.status)
+		if !strings.Contains(p.log.String(), tt.says) {
+			t.Errorf("%v: it does not say %q", tt.args, tt.says)
+		}
+	}
+	first.signal(syscall.SIGTERM)
+	first.ends(0)
+}
+
+// TestServeBackfill: serve holds no lock on a store, so that import-bulk can
+// fill it up beside.
+func TestServeBackfill(t *testing.T) {
+	c := newServeConfig(t)
+	c.log = fmt.Sprintf("to = [%q]", "parquet:"+filepath.Join(c.dir, "store"))
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	fill := begin(t, nil, "import-bulk", "--state-dir", filepath.Join(c.dir, "state"), "--to", "parquet:"+filepath.Join(c.dir, "store"),
+		"--probe", "p1", "--include-open", "--verbose", "../../pkg/tstat/testdata/logs")
+	fill.cmd.Wait()
+	if got := fill.cmd.ProcessState.ExitCode(); got != 0 && got != exitRejects {
+		t.Errorf("exit status %d", got)
+	}
+	m, err := filepath.Glob(filepath.Join(c.dir, "store/*"))
+	if err != nil || len(m) < 3 {
+		t.Errorf("the store has %v, %v", m, err)
+	}
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// TestUnits: systemd understands every line of the units, and so do we what
+// they call.
+func TestUnits(t *testing.T) {
+	files, err := filepath.Glob("../../conf/systemd/*")
+	if err != nil || len(files) != 5 {
+		t.Fatalf("%d units, %v", len(files), err)
+	}
+	dir := t.TempDir()
+	var units []string
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			_, command, ok := strings.Cut(line, "=/usr/bin/tstatrepo ")
+			if !ok {
+				continue
+			}
+			args := strings.Fields(command)
+			c := find(newApp(&console{}).Commands, args[0])
+			if c == nil {
+				t.Errorf("%s: no command %s", f, args[0])
+				continue
+			}
+			for _, a := range args[1:] {
+				name, isFlag := strings.CutPrefix(a, "--")
+				if isFlag && !slices.ContainsFunc(commandFlags(args[0]), func(f cli.Flag) bool { return slices.Contains(f.Names(), name) }) {
+					t.Errorf("%s: %s has no flag %s", f, args[0], a)
+				}
+			}
+		}
+		unit := filepath.Join(dir, filepath.Base(f))
+		units = append(units, unit)
+		// The program must be there.
+		if err := os.WriteFile(unit, bytes.ReplaceAll(text, []byte("/usr/bin/tstatrepo"), []byte("/bin/true")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	out, err := exec.Command(analyze, append([]string{"verify", "--man=no"}, units...)...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) { // it also tells of the machine's own units
+		if strings.Contains(line, "tstatrepo") {
+			t.Error(line)
+		}
+	}
+}
+
+// TestRegistryFile: conf/registry.json is read as any registry.
+func TestRegistryFile(t *testing.T) {
+	r, err := mplane.NewRegistries("../../conf/registry.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Type("repository.url"); got != mplane.URL || err != nil {
+		t.Errorf("repository.url is %s, %v", got, err)
+	}
+}

@@ -1,0 +1,155 @@
+package admin
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// When problems begin.
+const (
+	settleIn     = 30 * time.Second    // a registration may take after the start
+	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
+	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
+	recentErrors = time.Hour           // errors in the log older than this are history
+)
+
+// Problem is something that is wrong, and what to do about it.
+type Problem struct {
+	Error bool // else a warning: nothing is lost, or late, yet
+	What  string
+	Do    string
+}
+
+// Problems returns what is wrong in a state at a time, errors first. notReady
+// is what the listener says is not ready; nil: nothing.
+func (s *State) Problems(notReady error, now time.Time) []Problem {
+	var list []Problem
+	add := func(isError bool, do, what string, args ...any) {
+		list = append(list, Problem{isError, fmt.Sprintf(what, args...), do})
+	}
+	if notReady != nil {
+		add(true, "If this does not pass by itself, the log of the service says more.", "Not ready: %v.", notReady)
+	}
+	if v := s.Supervisor; v != nil && v.URL != "" && !v.Registered && now.Sub(s.Started) > settleIn {
+		why := ""
+		if v.Err != "" {
+			why = ": " + v.Err
+		}
+		add(true, "Is the supervisor running, is the URL right, and does it trust this certificate? It is tried again all the time; collecting goes on meanwhile.",
+			"Not registered at %s%s", v.URL, why)
+	}
+	for _, e := range s.Endpoints {
+		if e.Err != "" {
+			add(true, "Probes cannot send. Is another process on that port?", "Endpoint %s is not open: %s", e.Name, e.Err)
+		}
+	}
+	for _, l := range s.Logs {
+		switch {
+		case l.Err != "":
+			add(true, "The files are tried again by themselves. If the store is away or full, bring it back; a file that is refused each time is named in the log.",
+				"Logs of %s are not stored: %s", l.title(), l.Err)
+		case l.late(now):
+			lag, _ := l.lag(now)
+			add(true, "Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?",
+				"Logs of %s are late: the newest folder began %s ago", l.title(), span(lag))
+		}
+		if tooMany(l.Rejects, l.Rows) {
+			add(false, "The files of rejects in the state folder say which lines and why: often an unknown version of Tstat, or a damaged disk.",
+				"%s of %s were rejected", count(l.Rejects, "line"), l.title())
+		}
+	}
+	for _, l := range s.Live {
+		if tooMany(l.Rejects, l.Lines) {
+			add(false, "The table of live lines names the source. Does it send logs of Tstat?", "%s of %s were rejected", count(l.Rejects, "live line"), l.Name)
+		}
+		for _, c := range l.Consumers {
+			switch {
+			case c.Err != "":
+				add(!c.Optional, "It is opened again by itself; until then the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
+			case c.Dropped > 0:
+				add(false, "It was too slow, or refused them. Make it faster or its queue larger; what is gone does not come again.",
+					"Consumer %s missed %s", c.Name, count(c.Dropped, "line"))
+			}
+		}
+	}
+	for _, r := range s.RRD {
+		switch {
+		case r.Err != "":
+			add(true, "Points wait on disk and go first when it is back. Is the Graphite server running and reachable?", "%s does not take points: %s", r.To, r.Err)
+		case r.Spooled > 0:
+			add(false, "They are sent before new ones. If this grows, the Graphite server is too slow.", "%s of points wait for %s", size(r.Spooled), r.To)
+		}
+	}
+	for _, c := range s.Certificates {
+		left := c.NotAfter.Sub(now)
+		switch {
+		case c.Err != "":
+			add(true, "The former certificate stays in use until this one can be read.", "Certificate of %s: %s", c.Use, c.Err)
+		case c.NotAfter.IsZero():
+		case left <= 0:
+			add(true, "Replace the file; it is read again without a restart.", "The certificate of %s has expired %s ago", c.Use, span(-left))
+		case left < expiresSoon:
+			add(left < expiresNow, "Replace the file; it is read again without a restart.", "The certificate of %s expires in %s", c.Use, span(left))
+		}
+	}
+	var n int64
+	for _, r := range s.Recent {
+		if r.Error && now.Sub(r.Time) < recentErrors {
+			n++
+		}
+	}
+	if n > 0 {
+		add(false, "They are listed under Errors and warnings.", "%s in the last hour", count(n, "logged error"))
+	}
+	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(rank(a), rank(b)) })
+	return list
+}
+
+func rank(p Problem) int {
+	if p.Error {
+		return 0
+	}
+	return 1
+}
+
+// tooMany tells whether more than 1 % of lines were rejected.
+func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
+
+func (n Notice) level() string {
+	if n.Error {
+		return "error"
+	}
+	return "warning"
+}
+
+// endpoint returns the endpoint with a name, nil if there is none.
+func (s *State) endpoint(name string) *Endpoint {
+	i := slices.IndexFunc(s.Endpoints, func(e Endpoint) bool { return e.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &s.Endpoints[i]
+}
+
+// lag is how long ago the newest stored folder began.
+func (l *Logs) lag(now time.Time) (time.Duration, bool) {
+	if l.LastFolder.IsZero() {
+		return 0, false
+	}
+	return max(0, now.Sub(l.LastFolder)), true
+}
+
+func (l *Logs) late(now time.Time) bool {
+	lag, known := l.lag(now)
+	return known && l.LateAfter > 0 && lag > l.LateAfter
+}
+
+// title names the stream to people.
+func (l *Logs) title() string {
+	if l.Probe == "" || l.Probe == l.Stream {
+		return l.Stream
+	}
+	return l.Probe + " (" + l.Stream + ")"
+}

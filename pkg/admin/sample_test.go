@@ -1,0 +1,102 @@
+package admin
+
+import (
+	"math"
+	"time"
+)
+
+// noon is when the tests look at a state.
+var noon = time.Date(2026, 8, 20, 12, 0, 30, 0, time.UTC)
+
+// busy is a repository with everything, nothing of it wrong.
+func busy() *State {
+	hourly := make([]int64, 24)
+	for i := range hourly {
+		hourly[i] = 40_000 + int64(30_000*math.Sin(float64(i)/4))
+	}
+	rates := make([]int64, 60)
+	for i := range rates {
+		rates[i] = 9000 + int64(2500*math.Sin(float64(i)/5)) + int64(i*37%500)
+	}
+	logs := func(probe, typ string, lag time.Duration, rows int64) Logs {
+		return Logs{
+			Stream: probe + "_" + typ, Probe: probe, Type: typ, From: "10.1.0.7:3001", To: []string{"parquet:/srv/tstat", "postgres://tstat@db/tstat"},
+			LastFolder: noon.Add(-lag).Truncate(time.Hour), LateAfter: 3 * time.Hour, LastSuccess: noon.Add(-7 * time.Minute),
+			Files: rows / 50_000, Rows: rows, Rejects: rows / 90_000, Bytes: rows * 590, Hourly: hourly,
+		}
+	}
+	store := NewSeriesStore(1000, 60)
+	for _, probe := range []string{"polito1", "turin"} {
+		for i, m := range []string{
+			"L3.bitrate.in.IPv4_TCP", "L3.bitrate.in.IPv4_UDP", "L3.bitrate.out.IPv4_TCP", "L3.bitrate.out.IPv4_UDP", "tcp.rtt.avg.in", "tcp.rtt.avg.out",
+			"number_of_tracked_tcp_flows.in.HTTP", "number_of_tracked_tcp_flows.in.TLS", "chat_flow_num.in.MSN",
+		} {
+			for k := range 48 {
+				if i == 4 && k > 20 && k < 30 {
+					continue
+				}
+				store.Add(probe, m, Point{noon.Add(time.Duration(k-48)*5*time.Minute).Unix() / 300 * 300, (1 + math.Sin(float64(k)/6+float64(i))) * math.Pow(17, float64(i%5))})
+			}
+		}
+	}
+	series, untracked := store.List()
+	return &State{
+		Name: "repository.polito.it", Version: "v1.2.0", Started: noon.Add(-75 * time.Hour),
+		Supervisor: &Supervisor{URL: "https://supervisor.polito.it:8889", Clients: []string{":8891"}, Registered: true, Since: noon.Add(-74 * time.Hour)},
+		Endpoints: []Endpoint{
+			{Name: "collect-log", Addrs: []string{"0.0.0.0:3000"}, Open: true, Since: noon.Add(-75 * time.Hour)},
+			{Name: "collect-streaming", Addrs: []string{"0.0.0.0:9001", "[::]:9001"}, Open: true, Since: noon.Add(-75 * time.Hour)},
+			{Name: "collect-rrd", Addrs: []string{"0.0.0.0:9000"}, Open: true, Since: noon.Add(-75 * time.Hour)},
+		},
+		Capabilities: []Capability{
+			{Label: "repository-collect_log", Side: SideRepository, Specifications: []Specification{{Token: "repository-collect_log-0", Since: noon.Add(-74 * time.Hour)}}},
+			{Label: "repository-collect_streaming", Side: SideRepository, Specifications: []Specification{{Token: "repository-collect_streaming-3", Since: noon.Add(-time.Hour), Until: noon.Add(time.Hour)}}},
+			{Label: "repository-collect_rrd", Side: SideRepository},
+		},
+		Logs: []Logs{
+			logs("polito1", "log_tcp_complete", 80*time.Minute, 12_345_678),
+			logs("polito1", "log_udp_complete", 80*time.Minute, 2_345_678),
+			logs("turin", "log_tcp_complete", 62*time.Minute, 987_654),
+		},
+		Live: []Live{{
+			Name: "collect-streaming", Connections: 3, Accepted: 5, Lines: 123_456_789, Bytes: 72 << 30, Rejects: 12, Rate: 1834.5, Rates: rates, Interval: 5 * time.Second,
+			Sources: []Source{
+				{Probe: "polito1", Addr: "10.1.0.7", Connections: 2, Lines: 120_000_000, Rate: 1800, Last: noon.Add(-time.Second)},
+				{Probe: "turin", Addr: "10.2.0.9", Connections: 1, Lines: 3_456_789, Rejects: 12, Rate: 34.5, Last: noon.Add(-12 * time.Second)},
+			},
+			Consumers: []Consumer{
+				{Name: "nats://localhost:4222/TSTAT", Lines: 123_456_000, Queue: 200 << 10, QueueSize: 8 << 20},
+				{Name: "exec:webrowse --stdin", Optional: true, Lines: 123_456_789, Restarts: 1, QueueSize: 8 << 20},
+			},
+		}},
+		RRD: []RRD{{
+			Name: "collect-rrd", To: "graphite://localhost:2003", Posts: 900, Points: 1_728_000, LastSuccess: noon.Add(-40 * time.Second),
+			Series: series, Untracked: untracked,
+		}},
+		Certificates: []Certificate{
+			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
+			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(2000 * 24 * time.Hour)},
+		},
+		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "consumer goes on consumer=nats://localhost:4222/TSTAT"}},
+	}
+}
+
+// broken is busy with everything wrong.
+func broken() *State {
+	s := busy()
+	s.Supervisor.Registered, s.Supervisor.Since, s.Supervisor.Err = false, noon.Add(-3*time.Minute), "dial tcp 10.0.0.1:8889: connect: connection refused"
+	s.Endpoints[2].Open, s.Endpoints[2].Err = false, "listen tcp 0.0.0.0:9000: bind: address already in use"
+	s.Logs[0].Err, s.Logs[0].Failed = `copy to "log_tcp_complete": connection to server at "db" failed: no space left on device`, 4
+	s.Logs[2].LastFolder = noon.Add(-30 * time.Hour).Truncate(time.Hour)
+	s.Logs[2].Rejects = 30_000
+	s.Live[0].Consumers[0].Err = "nats: no servers available for connection"
+	s.Live[0].Consumers[0].Queue = 8 << 20
+	s.Live[0].Consumers[1].Dropped = 1234
+	s.RRD[0].Err, s.RRD[0].Spooled = "dial tcp 127.0.0.1:2003: connect: connection refused", 12<<20
+	s.Certificates[0].NotAfter = noon.Add(5 * 24 * time.Hour)
+	s.Recent = append([]Notice{
+		{Time: noon.Add(-time.Minute), First: noon.Add(-3 * time.Minute), Count: 17, Error: true, Text: `file not stored file=/logs/2026_08_20_10_00.out/log_tcp_complete err="no space left on device"`},
+		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional consumer does not keep up: lines are dropped consumer=exec:webrowse dropped=1234"},
+	}, s.Recent...)
+	return s
+}

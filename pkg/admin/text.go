@@ -1,0 +1,138 @@
+package admin
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxText bounds a text of a peer on the page and in a label, in bytes.
+const maxText = 200
+
+// number writes an integer with thin spaces between thousands, as on
+// 1 234 567; a screen reader still reads one number.
+func number(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	sign := ""
+	if n < 0 {
+		sign, s = "\u2212", s[1:]
+	}
+	if len(s) <= 4 {
+		return sign + s
+	}
+	var b strings.Builder
+	b.WriteString(sign)
+	for i := range len(s) {
+		if i > 0 && (len(s)-i)%3 == 0 {
+			b.WriteRune('\u202f')
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// count is a number with its noun.
+func count(n int64, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return number(n) + " " + noun
+}
+
+// rate writes events a second so that columns of them can be compared.
+func rate(v float64) string {
+	switch {
+	case v == 0:
+		return "0"
+	case v < 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return number(int64(math.Round(v)))
+}
+
+// size writes bytes with binary units.
+func size(n int64) string {
+	v := float64(n)
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for v >= 1024 && len(units) > 1 {
+		v, units = v/1024, units[1:]
+	}
+	return short(v) + "\u00a0" + units[0]
+}
+
+// value writes a measured value in a few characters, with a prefix of the SI
+// from a thousand on.
+func value(v float64) string {
+	a := math.Abs(v)
+	switch {
+	case math.IsNaN(v) || math.IsInf(v, 0):
+		return "–"
+	case a == 0:
+		return "0"
+	case a < 0.001:
+		return strconv.FormatFloat(v, 'e', 1, 64)
+	case a < 1:
+		return strconv.FormatFloat(v, 'g', 3, 64)
+	}
+	prefixes := []string{"", "k", "M", "G", "T", "P"}
+	for math.Abs(v) >= 1000 && len(prefixes) > 1 {
+		v, prefixes = v/1000, prefixes[1:]
+	}
+	if prefixes[0] == "" {
+		return short(v)
+	}
+	return short(v) + "\u00a0" + prefixes[0]
+}
+
+// short writes three digits, all of them if there are more before the point.
+func short(v float64) string {
+	a := math.Abs(v)
+	digits := 0
+	switch {
+	case v == math.Trunc(v):
+	case a < 10:
+		digits = 2
+	case a < 100:
+		digits = 1
+	}
+	return strconv.FormatFloat(v, 'f', digits, 64)
+}
+
+// span writes a duration by its two largest units.
+func span(d time.Duration) string {
+	if d < 0 {
+		d = -d
+	}
+	s := int64(d / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%d\u00a0s", s)
+	case s < 3600:
+		return fmt.Sprintf("%d\u00a0min", s/60)
+	case s < 48*3600:
+		if m := s / 60 % 60; m != 0 {
+			return fmt.Sprintf("%d\u00a0h %d\u00a0min", s/3600, m)
+		}
+		return fmt.Sprintf("%d\u00a0h", s/3600)
+	}
+	return fmt.Sprintf("%d\u00a0days", s/86400)
+}
+
+// ago writes a time relative to now.
+func ago(t, now time.Time) string {
+	switch d := now.Sub(t); {
+	case t.IsZero():
+		return "never"
+	case d < -time.Second:
+		return "in " + span(d)
+	case d < time.Second:
+		return "now"
+	default:
+		return span(d) + " ago"
+	}
+}
+
+// absolute writes a time with its zone.
+func absolute(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") }

@@ -1,0 +1,337 @@
+package admin
+
+import (
+	"cmp"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bounds of what the page shows; it says how much more there is.
+const (
+	maxProblems = 20
+	maxLogs     = 200
+	maxSources  = 100
+	maxSpecs    = 10
+	maxPlots    = 36
+	maxFilter   = 100 // bytes
+)
+
+// refresh is the choice of seconds after which the page loads itself again.
+const (
+	refreshChoice = 10
+	refreshMin    = 2
+	refreshMax    = 3600
+)
+
+//go:embed page.html
+var pageText string
+
+//go:embed page.css
+var pageStyle string
+
+// styleHash names the style in the policy, so that no other is used.
+var styleHash = func() string {
+	sum := sha256.Sum256([]byte(pageStyle))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}()
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"number": number,
+	"count":  count,
+	"size":   size,
+	"value":  value,
+	"rate":   rate,
+	"parts":  parts,
+	"most":   func(n int64) int64 { return n / 10 * 9 },
+	"text":   func(s string) string { return cut(s, maxText) },
+	"long":   func(s string) string { return cut(s, maxNotice) },
+	"join":   func(list []string) string { return cut(strings.Join(list, ", "), maxText) },
+}).Parse(pageText))
+
+// view is what the template is made of.
+type view struct {
+	*State
+	Now     time.Time
+	Style   template.CSS
+	Icon    template.URL
+	Refresh int // seconds, 0: not
+	Filter  string
+
+	Problems     []Problem
+	MoreProblems int
+	Errors       int
+	Warnings     int
+
+	CapabilityRows []capabilityRow
+
+	LogRows  []logRow
+	MoreLogs int
+	Streams  int64
+	Late     int64 // streams that are late or failing
+
+	// HasLogs, HasLive and HasRRD tell whether this process has to do with
+	// them.
+	HasLogs, HasLive, HasRRD bool
+
+	Lives []liveView
+	Plots []rrdView
+
+	RowsDay   int64
+	LinesRate float64
+	Sources   int64
+	Metrics   int64
+	NewestRRD time.Time
+}
+
+type capabilityRow struct {
+	Capability
+	Shown []Specification
+	More  int
+}
+
+type logRow struct {
+	Logs
+	Late bool
+	Lag  string
+	Bars *bars
+}
+
+// ShowType tells whether the name of the stream leaves its type open.
+func (l logRow) ShowType() bool { return l.Type != "" && !strings.Contains(l.Stream, l.Type) }
+
+type liveView struct {
+	Live
+	Bars        *bars
+	SourceRows  []Source
+	MoreSources int
+}
+
+type rrdView struct {
+	RRD
+	Shown   []plotView
+	More    int64
+	Probes  int64
+	Metrics int64
+}
+
+type plotView struct {
+	Series
+	Line *line
+	Last float64
+	Time time.Time
+}
+
+func newView(s *State, notReady error, now time.Time, query url.Values) *view {
+	v := &view{State: s, Now: now, Style: template.CSS(pageStyle), Filter: cut(query.Get("metric"), maxFilter)}
+	if n, err := strconv.Atoi(query.Get("refresh")); err == nil && n >= refreshMin && n <= refreshMax {
+		v.Refresh = n
+	}
+	v.Problems = s.Problems(notReady, now)
+	for _, p := range v.Problems {
+		if p.Error {
+			v.Errors++
+		} else {
+			v.Warnings++
+		}
+	}
+	v.Problems, v.MoreProblems = first(v.Problems, maxProblems)
+	v.Icon = icon(v.Level())
+	v.HasLogs = len(s.Logs) > 0 || s.endpoint(EndpointLog) != nil
+	v.HasLive = len(s.Live) > 0 || s.endpoint(EndpointStreaming) != nil
+	v.HasRRD = len(s.RRD) > 0 || s.endpoint(EndpointRRD) != nil
+	for _, c := range s.Capabilities {
+		row := capabilityRow{Capability: c}
+		row.Shown, row.More = first(c.Specifications, maxSpecs)
+		v.CapabilityRows = append(v.CapabilityRows, row)
+	}
+	v.addLogs()
+	v.addLive()
+	for _, r := range s.RRD {
+		v.addRRD(r)
+	}
+	return v
+}
+
+func (v *view) addLogs() {
+	for _, l := range v.Logs {
+		row := logRow{Logs: l, Late: l.late(v.Now), Bars: newBars(l.Hourly, time.Hour, "Rows stored")}
+		if lag, ok := l.lag(v.Now); ok {
+			row.Lag = span(lag)
+		}
+		v.Streams++
+		if row.Late || row.Err != "" {
+			v.Late++
+		}
+		for _, n := range l.Hourly {
+			v.RowsDay += n
+		}
+		v.LogRows = append(v.LogRows, row)
+	}
+	trouble := func(l logRow) int {
+		switch {
+		case l.Err != "":
+			return 0
+		case l.Late:
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(v.LogRows, func(a, b logRow) int {
+		return cmp.Or(cmp.Compare(trouble(a), trouble(b)), cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Type, b.Type))
+	})
+	v.LogRows, v.MoreLogs = first(v.LogRows, maxLogs)
+}
+
+func (v *view) addLive() {
+	for _, l := range v.Live {
+		v.LinesRate += l.Rate
+		v.Sources += int64(len(l.Sources))
+		lv := liveView{Live: l, Bars: newBars(l.Rates, l.Interval, "Lines")}
+		lv.SourceRows = slices.SortedFunc(slices.Values(l.Sources), func(a, b Source) int {
+			return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Addr, b.Addr))
+		})
+		lv.SourceRows, lv.MoreSources = first(lv.SourceRows, maxSources)
+		v.Lives = append(v.Lives, lv)
+	}
+}
+
+func (v *view) addRRD(r RRD) {
+	rv := rrdView{RRD: r, Metrics: int64(len(r.Series))}
+	probes := map[string]bool{}
+	var found []Series
+	for _, s := range r.Series {
+		probes[s.Probe] = true
+		if strings.Contains(strings.ToLower(s.Probe+"."+s.Metric), strings.ToLower(v.Filter)) {
+			found = append(found, s)
+		}
+	}
+	slices.SortFunc(found, func(a, b Series) int {
+		return cmp.Or(cmp.Compare(interest(a.Metric), interest(b.Metric)), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Probe, b.Probe))
+	})
+	rv.Probes = int64(len(probes))
+	found, more := first(found, maxPlots)
+	rv.More = int64(more)
+	for _, s := range found {
+		last := s.last()
+		rv.Shown = append(rv.Shown, plotView{Series: s, Line: newLine(s.Points), Last: last.Value, Time: time.Unix(last.Time, 0)})
+	}
+	v.Metrics += rv.Metrics
+	if t := newest(r.Series); t.After(v.NewestRRD) {
+		v.NewestRRD = t
+	}
+	v.Plots = append(v.Plots, rv)
+}
+
+// interesting are the beginnings of metrics that most people look for first.
+var interesting = []string{"ip.bitrate", "L3.", "tcp.bitrate", "udp.bitrate", "tcp.rtt", "tcp.", "udp.", "ip."}
+
+func interest(metric string) int {
+	i := slices.IndexFunc(interesting, func(p string) bool { return strings.HasPrefix(metric, p) })
+	if i < 0 {
+		return len(interesting)
+	}
+	return i
+}
+
+// first returns the first n of a list, and how many more there are.
+func first[T any](list []T, n int) ([]T, int) {
+	if len(list) <= n {
+		return list, 0
+	}
+	return list[:n], len(list) - n
+}
+
+// Level is the class of the whole: error, warning or fine.
+func (v *view) Level() string {
+	switch {
+	case v.Errors > 0:
+		return "error"
+	case v.Warnings > 0:
+		return "warning"
+	}
+	return "fine"
+}
+
+// Verdict is the answer to whether everything is fine.
+func (v *view) Verdict() string {
+	switch {
+	case v.Errors > 0 && v.Warnings > 0:
+		return count(int64(v.Errors), "error") + ", " + count(int64(v.Warnings), "warning")
+	case v.Errors > 0:
+		return count(int64(v.Errors), "error")
+	case v.Warnings > 0:
+		return count(int64(v.Warnings), "warning")
+	}
+	return "All is well"
+}
+
+// Ago and At write a time for the template.
+func (v *view) Ago(t time.Time) string     { return ago(t, v.Now) }
+func (v *view) At(t time.Time) string      { return absolute(t) }
+func (v *view) Machine(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Port is that of an endpoint.
+func (v *view) Port(endpoint string) string {
+	if e := v.endpoint(endpoint); e != nil && len(e.Addrs) > 0 {
+		if _, port, err := net.SplitHostPort(e.Addrs[0]); err == nil {
+			return port
+		}
+	}
+	return "PORT"
+}
+
+// Folder writes the time of a log folder.
+func (v *view) Folder(t time.Time) string { return t.Format("2006-01-02 15:04") }
+
+// Reload is the address of this page with another refresh.
+func (v *view) Reload(seconds int) string {
+	q := url.Values{}
+	if seconds > 0 {
+		q.Set("refresh", strconv.Itoa(seconds))
+	}
+	if v.Filter != "" {
+		q.Set("metric", v.Filter)
+	}
+	return "/?" + q.Encode()
+}
+
+// RefreshChoice is what the page offers.
+func (v *view) RefreshChoice() int { return refreshChoice }
+
+// Up is how long the process runs.
+func (v *view) Up() string { return span(v.Now.Sub(v.Started)) }
+
+// Span is how long ago something began.
+func (v *view) Span(t time.Time) string { return span(v.Now.Sub(t)) }
+
+// timed is a time for the template "time".
+type timed struct {
+	T time.Time
+	V *view
+}
+
+// With gives a time to the template "time".
+func (v *view) With(t time.Time) timed { return timed{t, v} }
+
+// parts are the parts of the name of a metric, where a line may be broken.
+func parts(metric string) (list []string) {
+	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
+		list = append(list, strings.SplitAfter(node, "_")...)
+	}
+	return list
+}
+
+// icon is a dot in the colour of the state, for the tab of the browser.
+func icon(level string) template.URL {
+	colour := map[string]string{"fine": "%232e8b57", "warning": "%23d98e04", "error": "%23c62828"}[level]
+	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", colour))
+}

@@ -1,0 +1,239 @@
+package probe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+const (
+	retry     = 10 * time.Second
+	spoolSize = 256 << 20 // bytes of points for a repository that is away
+	// A component waits a little longer for its jobs.
+	drain = 5 * time.Second
+	// maxRows bounds a result: Tstat has some 3,000 RRDs.
+	maxRows = 5000
+)
+
+// export is a specification that runs.
+type export struct {
+	label      string
+	repository string // host:port, as asked for
+	addrs      []netip.Addr
+	port       string
+	folder     string
+	logType    string
+	silence    time.Duration // without a line after which it is told
+	since      time.Time     // what is older is not wanted; zero: all is
+	listen     int           // which of Options.Listen it has
+	started    time.Time
+
+	mu     sync.Mutex
+	status Export
+	last   map[string]graphite.Point // of each RRD
+	quiet  quiet
+}
+
+// run returns the function of a service.
+func (p *Probe) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
+	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
+		log := p.log.With("specification", spec.Label, "token", spec.ID())
+		e, err := p.accept(ctx, label, spec)
+		if err != nil {
+			p.count(label, func(t *Total) { t.Refused++ })
+			log.Warn("specification refused", "err", err)
+			return nil, err
+		}
+		log.Info("export begins", "repository", e.repository, "folder", e.folder)
+		if ctx.Err() == nil {
+			err = do(ctx, e)
+		}
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			err = nil
+		}
+		p.end(e, err)
+		if err != nil {
+			log.Error("export failed", "repository", e.repository, "err", err)
+			return nil, err
+		}
+		log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
+		return e.rows(spec.Results), nil
+	}
+}
+
+// exportRRD sends the points of RRDs until ctx ends.
+func (p *Probe) exportRRD(ctx context.Context, e *export) error {
+	scheme := "http"
+	if p.secure(RRD) {
+		scheme = "https"
+	}
+	dest, err := rrdpush.ParseDest(scheme + "://" + e.repository)
+	if err != nil {
+		return err
+	}
+	e.last = map[string]graphite.Point{}
+	_, err = rrdpush.Run(ctx, rrdpush.Options{
+		Dir: e.folder, Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers, Since: e.since, Every: p.Every,
+		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log,
+		Sent: e.sent, Passed: e.passed,
+	})
+	return err
+}
+
+// sent keeps the last point of each RRD.
+func (e *export) sent(metrics []graphite.Metric) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Points += int64(graphite.Count(metrics))
+	for _, m := range metrics {
+		for _, pt := range m.Points {
+			if last, ok := e.last[m.Path]; pt.Time >= last.Time && (ok || len(e.last) < maxRows) {
+				e.last[m.Path] = pt
+			}
+		}
+	}
+}
+
+// passed takes what a look at the RRDs brought.
+func (e *export) passed(sum *rrdpush.Summary, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Waiting = sum.Spooled
+	e.status.outcome(err)
+}
+
+// rows are those of the result: the last point of each RRD that was sent.
+func (e *export) rows(columns []string) [][]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	files := make([]string, 0, len(e.last))
+	for file := range e.last {
+		files = append(files, file)
+	}
+	slices.Sort(files)
+	var rows [][]string
+	for _, file := range files {
+		fields := map[string]string{
+			"rrdtimestamp": strconv.FormatInt(e.last[file].Time, 10),
+			"rrdMetirc":    file,
+			"rrdValue":     strconv.FormatFloat(e.last[file].Value, 'g', -1, 64),
+		}
+		var row []string
+		for _, c := range columns {
+			row = append(row, fields[c])
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// exportLines sends the lines of a log as they are written until ctx ends.
+func (p *Probe) exportLines(ctx context.Context, e *export) error {
+	consumer := p.consumer(e.repository)
+	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, consumer}, "\n")))
+	e.quiet.since = time.Now()
+	sum, err := stream.Run(ctx, stream.Options{
+		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Types: []string{e.logType}, To: []string{consumer},
+		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
+		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
+		ReportEvery: min(e.silence/8, time.Second),
+		Report:      func(sum *stream.Summary) { p.streamed(e, sum) },
+	})
+	if sum != nil {
+		p.streamed(e, sum)
+	}
+	return err
+}
+
+// streamed takes the sums so far, and tells when nothing comes any more.
+func (p *Probe) streamed(e *export, sum *stream.Summary) {
+	newest := newestFolder(e.folder, p.Location)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, c := &e.status, sum.Consumers[0]
+	if c.Lines > s.Lines {
+		s.LastSuccess = time.Now()
+	}
+	s.Lines, s.Bytes, s.Rejects, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Lines-c.Lines-c.Dropped
+	switch was := s.Silent; {
+	case e.quiet.look(time.Now(), sum.Lines, newest) < e.silence:
+		if s.Silent = false; was {
+			p.log.Info("lines come again", "specification", s.Label, "folder", e.folder, "log", e.logType)
+		}
+	case !was:
+		s.Silent = true
+		s.Silences++
+		p.log.Warn("no line and no new log folder: does Tstat run, and write this log?", "specification", s.Label,
+			"folder", e.folder, "log", e.logType, "for", e.silence)
+	}
+}
+
+// quiet knows since when nothing has come.
+type quiet struct {
+	lines  int64
+	newest string
+	since  time.Time
+}
+
+// look returns how long nothing has come.
+func (q *quiet) look(now time.Time, lines int64, newest string) time.Duration {
+	if lines != q.lines || newest != q.newest {
+		q.lines, q.newest, q.since = lines, newest, now
+	}
+	return now.Sub(q.since)
+}
+
+// newestFolder returns the name of the newest log folder in dir, "" if there
+// is none.
+func newestFolder(dir string, loc *time.Location) (name string) {
+	entries, _ := os.ReadDir(dir) // the stream tells what is wrong with it
+	var newest time.Time
+	for _, entry := range entries {
+		if t, err := tstat.ParseFolder(entry.Name(), loc); err == nil && t.Time.After(newest) {
+			newest, name = t.Time, entry.Name()
+		}
+	}
+	return name
+}
+
+// exportLogs lets the repository fetch finished logs until ctx ends.
+func (p *Probe) exportLogs(ctx context.Context, e *export) error {
+	_, err := mathproto.RunProbe(ctx, mathproto.ProbeOptions{
+		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
+		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
+		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
+		Wants: func(logType string, _ time.Time) bool {
+			return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
+		},
+		Registered: func(streams int, err error) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.status.Streams = streams
+			e.status.outcome(err)
+		},
+		Served: func(bytes int64) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.status.Files++
+			e.status.Bytes += bytes
+		},
+	})
+	return err
+}

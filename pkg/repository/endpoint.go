@@ -1,0 +1,244 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// serveFunc opens an endpoint, says where, and serves it until ctx ends.
+type serveFunc func(ctx context.Context, opened func(addrs []string)) error
+
+// endpoint is open while somebody uses it.
+type endpoint struct {
+	label      string
+	capability *mplane.Statement
+	log        *slog.Logger
+
+	// acquiring keeps others from opening the endpoint at the same time.
+	acquiring sync.Mutex
+
+	mu     sync.Mutex
+	serve  serveFunc
+	former serveFunc // that served before reopen, until serve has opened; nil: none
+	users  int
+	closed bool
+	now    *session // the last; nil before the first
+	again  context.CancelFunc
+	addrs  []string // none: it is not open
+	since  time.Time
+	err    error // why it is not open though somebody uses it
+}
+
+// session is the time from the opening of an endpoint to its end.
+type session struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	opened chan struct{} // closed when it was open for the first time
+	done   chan struct{} // closed when it has ended
+	err    error         // good after done
+
+	once sync.Once
+}
+
+var errClosed = errors.New("the repository stops")
+
+// acquire opens the endpoint, unless somebody uses it already. release is to
+// be called once for each success.
+func (e *endpoint) acquire(ctx context.Context) error {
+	e.acquiring.Lock()
+	defer e.acquiring.Unlock()
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return errClosed
+	}
+	if e.users > 0 {
+		e.users++
+		e.mu.Unlock()
+		return nil
+	}
+	former := e.now
+	s := &session{opened: make(chan struct{}), done: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	e.now = s
+	e.mu.Unlock()
+
+	if former != nil {
+		<-former.done // its address is in use until then
+	}
+	go e.run(s)
+	select {
+	case <-s.opened:
+		e.mu.Lock()
+		e.users++
+		e.mu.Unlock()
+		return nil
+	case <-s.done:
+		if s.err == nil {
+			return errClosed
+		}
+		return fmt.Errorf("%s: %w", e.label, s.err)
+	case <-ctx.Done():
+		s.cancel()
+		<-s.done
+		return ctx.Err()
+	}
+}
+
+// release closes the endpoint when nobody uses it any more. It does not wait
+// until what is under way is taken.
+func (e *endpoint) release() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.users--; e.users == 0 {
+		e.now.cancel()
+	}
+}
+
+// close ends the endpoint for good and returns what its end came to.
+func (e *endpoint) close() error {
+	e.mu.Lock()
+	e.closed = true
+	s := e.now
+	e.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	s.cancel()
+	<-s.done
+	if s.err != nil {
+		return fmt.Errorf("%s: %w", e.label, s.err)
+	}
+	return nil
+}
+
+// reopen lets another function serve the endpoint: if it is open, as soon as
+// what is under way has ended. If the other cannot open it, the former goes
+// on.
+func (e *endpoint) reopen(serve serveFunc) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.former == nil {
+		e.former = e.serve
+	}
+	e.serve = serve
+	if e.again != nil {
+		e.again()
+	}
+}
+
+// Bounds of the wait before an endpoint that has failed is opened again.
+const (
+	minRestart = time.Second
+	maxRestart = time.Minute
+)
+
+// run serves a session until its end. An endpoint that was open once is
+// opened again when it fails: it rather comes back than to end the process
+// that has the others too.
+func (e *endpoint) run(s *session) {
+	defer close(s.done)
+	defer s.cancel()
+	for wait := minRestart; ; {
+		ctx, again := context.WithCancel(s.ctx)
+		e.mu.Lock()
+		serve := e.serve
+		e.again = again
+		e.mu.Unlock()
+		open := false
+		err := serve(ctx, func(addrs []string) {
+			open = true
+			e.opened(addrs)
+			s.once.Do(func() { close(s.opened) })
+		})
+		reopened := ctx.Err() != nil
+		again()
+		if reopened {
+			err = withoutCancel(err)
+		}
+		formerGoesOn := e.ended(err, open || reopened)
+		switch {
+		case s.ctx.Err() != nil:
+			if s.err = err; err != nil {
+				e.log.Error("endpoint has not ended well", "err", err)
+			}
+			return
+		case formerGoesOn:
+			e.log.Error("endpoint cannot be opened with the changed settings, going on with the former", "err", err)
+			continue
+		case reopened:
+			if err != nil {
+				e.log.Error("endpoint has not ended well", "err", err)
+			}
+			continue
+		}
+		select {
+		case <-s.opened:
+		default:
+			s.err = err
+			return
+		}
+		if open {
+			wait = minRestart
+		}
+		e.log.Error("endpoint has failed", "err", err, "again_in", wait)
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, maxRestart)
+	}
+}
+
+// opened notes where the endpoint is open.
+func (e *endpoint) opened(addrs []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.addrs, e.since, e.err, e.former = addrs, time.Now(), nil, nil
+	e.log.Info("listening", "address", strings.Join(addrs, " "))
+}
+
+// ended notes that the endpoint is not open, and tells whether the former
+// function is to serve it again.
+func (e *endpoint) ended(err error, good bool) (former bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.again = nil
+	e.addrs, e.since, e.err = nil, time.Now(), err
+	if good || e.former == nil {
+		return false
+	}
+	e.serve, e.former = e.former, nil
+	return true
+}
+
+// status returns how the endpoint is.
+func (e *endpoint) status() EndpointStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return EndpointStatus{Label: e.label, Addrs: e.addrs, Since: e.since, Err: e.err}
+}
+
+// withoutCancel returns what is in err besides the end of the context.
+func withoutCancel(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	switch {
+	case ok:
+		var rest []error
+		for _, e := range joined.Unwrap() {
+			rest = append(rest, withoutCancel(e))
+		}
+		return errors.Join(rest...)
+	case errors.Is(err, context.Canceled):
+		return nil
+	}
+	return err
+}

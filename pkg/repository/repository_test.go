@@ -1,0 +1,368 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
+)
+
+func listen(addr string) []peer.Options { return []peer.Options{{Addr: addr}} }
+
+// options are of endpoints at addresses that write below a folder.
+func options(t *testing.T, dir, logs, lines, points string) Options {
+	t.Helper()
+	dest, err := rrdpush.ParseDest("whisper:" + filepath.Join(dir, "whisper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	naming, _ := rrdfile.NamingOf("default", nil)
+	state := filepath.Join(dir, "state")
+	m := mathproto.RepositoryOptions{Listen: listen(logs), State: filepath.Join(state, "math.json")}
+	m.Import.StateDir = state
+	return Options{
+		Logs: &Logs{Math: m, Stores: StoreOptions{
+			To: []string{"copy:" + filepath.Join(dir, "copy")}, Memory: 64 << 20, Jobs: 1,
+			Wants: func(string, time.Time) bool { return true },
+		}},
+		Streaming: &stream.Options{Listen: listen(lines), To: []string{"file:" + filepath.Join(dir, "live")}, StateDir: state},
+		RRD: &rrdpush.EndpointOptions{
+			Listen: listen(points), Dest: dest, Prefix: "tstat", Naming: naming, Probes: new(peer.Probes), StateDir: state,
+		},
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+// TestCapabilities: tokens as those of mPlane's repository, of which they are
+// digests: labels, parameters, metadata, results and scopes are the same.
+func TestCapabilities(t *testing.T) {
+	for host, want := range map[string][3]string{
+		"":         {"5628ceb366cf23076ab131f701b6dbd0", "39de2de6bf9e6b1423cb42f258a40683", "0ccb3dc4c3290bbbb63caeb1a9f44a6d"},
+		"10.1.2.3": {"", "", "e8463d43f1775493febe07a6a86d0faf"},
+	} {
+		opt := options(t, t.TempDir(), ":3000", ":9001", ":9000")
+		opt.Host = host
+		r, err := New(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		services := r.Services()
+		for i, label := range []string{CollectRRD, CollectStreaming, CollectLog} {
+			c := services[i].Capability
+			if got := c.ID(); c.Label != label || want[i] != "" && got != want[i] {
+				t.Errorf("%s: token %s, want that of %s, %s", c.Label, got, label, want[i])
+			}
+			if _, err := mplane.Marshal(c); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for listen, want := range map[string]string{":1": "127.0.0.1:1", "[::1]:1": "[::1]:1", "repo:1": "repo:1"} {
+		if got, err := address("", []peer.Options{{Addr: listen}}); got != want || err != nil {
+			t.Errorf("%s: %s, %v; want %s", listen, got, err, want)
+		}
+	}
+	if _, err := New(Options{RRD: &rrdpush.EndpointOptions{}}); err == nil {
+		t.Error("an endpoint that listens nowhere")
+	}
+}
+
+// start runs a repository. stop ends it.
+func start(t *testing.T, opt Options) (r *Repository, stop func() error) {
+	t.Helper()
+	ready := make(chan struct{})
+	opt.Ready = func() { close(ready) }
+	r, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() { stop() })
+	select {
+	case <-ready:
+	case err := <-done:
+		done <- err
+		t.Fatal(err)
+	}
+	return r, stop
+}
+
+func (r *Repository) addr(t *testing.T, label string) string {
+	t.Helper()
+	for _, e := range r.Status().Endpoints {
+		if e.Label == label && len(e.Addrs) == 1 {
+			return e.Addrs[0]
+		}
+	}
+	return ""
+}
+
+// users returns how many use an endpoint; Run is one, unless it is scheduled.
+func (r *Repository) users(label string) int {
+	for _, e := range r.endpoints {
+		if e.label == label {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return e.users
+		}
+	}
+	return 0
+}
+
+func post(t *testing.T, addr, points string) {
+	t.Helper()
+	resp, err := http.Post("http://"+addr+"/register/result/indirect_export", "application/json", strings.NewReader(points))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
+	}
+}
+
+// job runs a service; end ends its scope and returns the rows.
+func job(t *testing.T, r *Repository, label string) (end func() [][]string) {
+	t.Helper()
+	for _, s := range r.Services() {
+		if s.Capability.Label != label {
+			continue
+		}
+		ctx, cancel := context.WithCancelCause(context.Background())
+		type result struct {
+			rows [][]string
+			err  error
+		}
+		done := make(chan result, 1)
+		go func() {
+			rows, err := s.Run(ctx, s.Capability.Specification())
+			done <- result{rows, err}
+		}()
+		return func() [][]string {
+			cancel(component.ErrScopeEnd)
+			res := <-done
+			if res.err != nil {
+				t.Error(res.err)
+			}
+			return res.rows
+		}
+	}
+	t.Fatalf("no service %s", label)
+	return nil
+}
+
+func await(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}
+
+// TestResult: a specification of collect_rrd returns the last point of every
+// metric received while it ran, with the name it is stored by.
+func TestResult(t *testing.T) {
+	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	var stored int
+	opt.Stored = func(m []graphite.Metric) { stored += graphite.Count(m) }
+	r, stop := start(t, opt)
+	addr := r.addr(t, CollectRRD)
+	post(t, addr, `[["ip_len_in_avg.rrd", 1436486100, 1], ["ip_bitrate_out.rrd", 1436486100, 7]]`)
+	end, idle := job(t, r, CollectRRD), job(t, r, CollectLog)
+	await(t, "the job's begin", func() bool { return r.users(CollectRRD) == 2 })
+	post(t, addr, `[["ip_len_in_avg.rrd", 1436486700, 13.5], ["ip_len_in_avg.rrd", 1436486400, 3]]`)
+	rows := end()
+	if len(rows) != 1 || rows[0][0] != "1436486700" || !strings.HasPrefix(rows[0][1], "tstat.127_0_0_1.") || rows[0][2] != "13.5" {
+		t.Errorf("rows %v", rows)
+	}
+	if rows := idle(); rows != nil {
+		t.Errorf("rows of logs: %v", rows)
+	}
+	st := r.Status()
+	if st.Points.Points != int64(stored) || stored == 0 || st.Down != nil || st.Spooled != 0 {
+		t.Errorf("%d points stored: %+v", stored, st.Points)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if err := r.endpoints[0].acquire(t.Context()); !errors.Is(err, errClosed) {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
+// TestLastPoints: an older point does not replace a newer one, and there is a
+// bound.
+func TestLastPoints(t *testing.T) {
+	l := lastPoints{points: map[string]lastPoint{}}
+	began := time.Now()
+	for i := range maxMetrics + 5 {
+		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.m%05d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
+	}
+	l.add([]graphite.Metric{{Path: "a.m00000", Points: []graphite.Point{{Time: 5, Value: 2}}}, {Path: "a.none"}})
+	rows := l.rows(began)
+	if want := []string{"10", "a.m00000", "1"}; len(rows) != maxMetrics || !reflect.DeepEqual(rows[0], want) {
+		t.Errorf("%d rows, the first %v", len(rows), rows[0])
+	}
+}
+
+// TestScheduled: endpoints are open while a specification is active, and only
+// then.
+func TestScheduled(t *testing.T) {
+	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt.Scheduled = true
+	r, stop := start(t, opt)
+	for _, label := range []string{CollectRRD, CollectStreaming, CollectLog} {
+		if addr := r.addr(t, label); addr != "" {
+			t.Errorf("%s is open at %s", label, addr)
+		}
+		for range 2 { // it opens again
+			first := job(t, r, label)
+			await(t, "opening", func() bool { return r.addr(t, label) != "" })
+			addr := r.addr(t, label)
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			second := job(t, r, label)
+			await(t, "the second user", func() bool { return r.users(label) == 2 })
+			first()
+			if r.addr(t, label) == "" {
+				t.Errorf("%s is closed before the last user goes", label)
+			}
+			second()
+			await(t, "closing", func() bool { return r.addr(t, label) == "" })
+			if c, err := net.Dial("tcp", addr); err == nil {
+				c.Close()
+				t.Errorf("%s still listens", label)
+			}
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFailures: what cannot be opened at the start ends Run, and a
+// specification gets an exception for it; what fails later is opened again.
+func TestFailures(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", l.Addr().String())
+	r, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), CollectRRD) {
+		t.Errorf("%v, want that an address is in use", err)
+	}
+	opt.Scheduled = true
+	r, _ = start(t, opt)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := r.Services()[0].Run(ctx, nil); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("%v, want that an address is in use", err)
+	}
+
+	runs := make(chan int, 10)
+	e := &endpoint{label: "x", log: slog.New(slog.DiscardHandler)}
+	n := 0
+	e.serve = func(ctx context.Context, opened func([]string)) error {
+		n++
+		opened([]string{"here"})
+		runs <- n
+		if n == 1 {
+			return errors.New("broken")
+		}
+		<-ctx.Done()
+		return errors.Join(ctx.Err(), errors.New("lost"))
+	}
+	if err := e.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if <-runs != 1 || <-runs != 2 {
+		t.Error("it is not opened again")
+	}
+	if err := e.close(); err == nil || err.Error() != "x: lost" {
+		t.Errorf("end: %v", err)
+	}
+}
+
+// TestReopen: other options are used at once, and those that cannot be leave
+// the endpoint as it was.
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	opt := options(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	r, stop := start(t, opt)
+	post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486100, 1]]`)
+	files := func(sub string) (n int) {
+		filepath.WalkDir(filepath.Join(dir, sub), func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				n++
+			}
+			return nil
+		})
+		return n
+	}
+	to := func(sub string) Options {
+		rrd := *opt.RRD
+		dest, err := rrdpush.ParseDest("whisper:" + filepath.Join(dir, sub))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rrd.Dest = dest
+		return Options{RRD: &rrd}
+	}
+	reopened := func(change func()) {
+		t.Helper()
+		before := r.Status().Endpoints[0].Since
+		change()
+		await(t, "opening again", func() bool {
+			s := r.Status().Endpoints[0]
+			return len(s.Addrs) > 0 && s.Since.After(before)
+		})
+	}
+	reopened(func() { r.Reopen(CollectRRD, to("other")) })
+	post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486400, 1]]`)
+	if files("whisper") != 1 || files("other") != 1 {
+		t.Error("the points are not where they should be")
+	}
+	bad := *opt.RRD
+	bad.Listen = listen("256.0.0.1:1")
+	reopened(func() { r.Reopen(CollectRRD, Options{RRD: &bad}) })
+	post(t, r.addr(t, CollectRRD), `[["ip_len_out_avg.rrd", 1436486400, 1]]`)
+	if files("other") != 2 {
+		t.Error("the former settings are not used")
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
