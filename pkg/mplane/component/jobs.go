@@ -163,19 +163,29 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 	return receipt
 }
 
-// service returns the first service that spec fulfils and identity may use.
-func (j *Jobs) service(spec *mplane.Statement, identity string) (s Service, refusal string) {
+// service returns the service that spec was made for, of those that it fulfils
+// and identity may use; the first one if nothing tells.
+func (j *Jobs) service(spec *mplane.Statement, identity string) (found Service, refusal string) {
+	best, now := -1, time.Now()
 	refusal = NoService
 	for _, s := range j.services {
-		if !spec.Fulfils(s.Capability, time.Now()) {
+		if !spec.Fulfils(s.Capability, now) {
 			continue
 		}
-		if j.roles.Allowed(s.Capability.Label, identity) {
-			return s, ""
+		allowed := j.roles.Allowed(s.Capability.Label, identity)
+		rank := 2 * spec.Agreement(s.Capability)
+		if allowed {
+			rank++
 		}
-		refusal = NoPermission
+		if rank <= best {
+			continue
+		}
+		best, found, refusal = rank, s, ""
+		if !allowed {
+			refusal = NoPermission
+		}
 	}
-	return Service{}, refusal
+	return found, refusal
 }
 
 // run does a job to its end.

@@ -195,6 +195,38 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestMeant: of two capabilities that a specification fulfils it goes to the
+// one it was made from, or to none if that is not allowed.
+func TestMeant(t *testing.T) {
+	roles := new(mplane.Roles)
+	roles.Assign("ann", "guest")
+	roles.Grant("log", "guest")
+	roles.Grant("collect_log", "admin")
+	x := newSite(t, Options{Roles: roles, Immediate: time.Nanosecond})
+	meta := func(system, label string) *mplane.Statement {
+		return x.parse(strings.Replace(strings.Replace(capability, `"log"`, `"`+label+`"`, 1), `"when"`, `"metadata": {"System_type": "`+system+`"}, "when"`, 1))
+	}
+	repository, exporter := meta("repository", "collect_log"), meta("tStat", "log")
+	for identity, c := range map[string]*mplane.Statement{"r": repository, "p": exporter} {
+		if err := x.s.listener.Restore(snapshot(t, identity, c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ann := x.client("ann")
+	if m := x.send(ann, x.specify(exporter, "now + 1h")); kind(m) != mplane.Receipt {
+		t.Error(m.Show())
+	}
+	if e, ok := x.send(ann, x.specify(repository, "now + 1h")).(*mplane.Exception); !ok || e.Message != component.NoPermission {
+		t.Errorf("%v", e)
+	}
+	if text := x.polled("p"); strings.Count(text, `"specification"`) != 1 || !strings.Contains(text, `"log-0"`) {
+		t.Errorf("polled %s", text)
+	}
+	if text := x.polled("r"); strings.Contains(text, `"specification"`) {
+		t.Errorf("polled %s", text)
+	}
+}
+
 // TestExpire: a silent component is gone, gets a 428, and comes back by
 // itself; what it was asked for is not lost.
 func TestExpire(t *testing.T) {
