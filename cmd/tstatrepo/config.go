@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/legacy"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
@@ -35,8 +36,10 @@ type config struct {
 	runcap     runcap
 	supervisor supervise
 	serve      serve
+	probe      probeSettings
 
 	sections []section
+	old      *legacy.Config // what the file says, if it is one of the old tools
 }
 
 // section is a table of the config file; the first, without a name, holds the
@@ -72,13 +75,14 @@ type fileSections struct {
 	CollectStreaming struct{}   `toml:"collect-streaming"`
 	CollectRRD       struct{}   `toml:"collect-rrd"`
 	RemoteProbe      []struct{} `toml:"remote-probe"`
+	Probe            struct{}   `toml:"probe"`
 }
 
 // newConfig returns the defaults.
 func newConfig() *config {
 	c := &config{
 		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
-		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(), probe: defaultProbe(),
 	}
 	c.sections = []section{
 		{settings: []*setting{
@@ -97,6 +101,7 @@ func newConfig() *config {
 		{name: "supervisor", settings: c.supervisor.settings()},
 	}
 	c.sections = append(c.sections, c.serve.sections()...)
+	c.sections = append(c.sections, section{name: "probe", command: "serve", settings: c.probe.settings()})
 	return c
 }
 
@@ -158,11 +163,17 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 	cfg := newConfig()
 	p := &problems{settings: cfg.of(c.Command.Name)}
 	if file := configFile(c); file != "" {
-		text, err := os.ReadFile(file)
+		old, err := cfg.readOld(c.Command.Name, file)
 		if err != nil {
-			return nil, nil, usagef("config file: %w", err)
+			return nil, nil, err
 		}
-		p.errs = append(p.errs, cfg.readFile(file, text)...)
+		if !old {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return nil, nil, usagef("config file: %w", err)
+			}
+			p.errs = append(p.errs, cfg.readFile(file, text)...)
+		}
 	}
 	for _, s := range p.settings {
 		if s.name == "sources" {
@@ -173,6 +184,7 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 		}
 	}
 	cfg.resolve(p, con)
+	cfg.warnOld(con)
 	return cfg, p, nil
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tstatrepo": main, "probe": probe})
+	testscript.Main(m, map[string]func(){"tstatrepo": main, "probe": fakeProbe})
 }
 
 // TestScript runs the command as users do.

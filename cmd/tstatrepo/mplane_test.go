@@ -22,11 +22,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
-// probe is a command of scripts: a component that offers the exporters of a
+// fakeProbe is the command probe of scripts: a component that offers the exporters of a
 // Tstat probe at the supervisor URL and does nothing in them.
 //
 //	probe URL [SYSTEM_ID]
-func probe() {
+func fakeProbe() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	reg, err := mplane.NewRegistries()

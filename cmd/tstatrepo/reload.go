@@ -13,7 +13,7 @@ import (
 // section; "*" stands for all but those that begin with "-". Files of
 // certificates are read again whenever they change, without a signal.
 var reloadable = map[string][]string{
-	"":             {"log-level", "log-format"},
+	"":             {"log-level"},
 	"serve":        {"role", "authorize"},
 	"collect-log":  {"*", "-listen"},
 	"collect-rrd":  {"*", "-listen"},
@@ -21,7 +21,7 @@ var reloadable = map[string][]string{
 }
 
 // reloads says the same to people.
-const reloads = "log-level, log-format, role, authorize, [[remote-probe]], and [collect-log] and [collect-rrd] but for their listen"
+const reloads = "log-level, role, authorize, [[remote-probe]], and [collect-log] and [collect-rrd] but for their listen"
 
 // reload takes what can be taken from the changed configuration, and names
 // what cannot. No connection is lost: requests in hand are answered before an
@@ -33,12 +33,9 @@ func (svc *service) reload(repo *repository.Repository, load func(former *servic
 	if err == nil && next.cfg.stateDir != svc.cfg.stateDir {
 		err = fmt.Errorf("state-dir cannot change from %s while serve runs", svc.cfg.stateDir)
 	}
-	if err == nil && next.cfg.serve.tls().Enabled() {
-		_, err = next.cfg.serve.tls().Client() // reads them
-	}
+	svc.con.json = json
 	if err != nil {
 		svc.con.level.Set(level)
-		svc.con.json = json
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			svc.log.Error("configuration is not loaded, going on with the former", "err", line)
 		}
@@ -50,16 +47,18 @@ func (svc *service) reload(repo *repository.Repository, load func(former *servic
 	if rows, old := next.repository.Logs, svc.repository.Logs; rows != nil && old != nil && touched(taken, "collect-log") {
 		rows.Math.Listen = old.Math.Listen
 		repo.Reopen(repository.CollectLog, next.repository)
+		svc.watch.change(func() { svc.repository.Logs = rows })
 	}
 	if points, old := next.repository.RRD, svc.repository.RRD; points != nil && old != nil && touched(taken, "collect-rrd") {
 		points.Listen = old.Listen
 		repo.Reopen(repository.CollectRRD, next.repository)
+		svc.watch.change(func() { svc.repository.RRD = points })
 	}
 	svc.log.Info("configuration loaded", "changed", strings.Join(taken, " "))
 	if len(left) > 0 {
 		svc.log.Warn("these changes need a restart", "settings", strings.Join(left, " "))
 	}
-	svc.cfg.take(next.cfg, taken)
+	svc.watch.change(func() { svc.cfg.take(next.cfg, taken) })
 }
 
 // touched tells whether one of the keys is in a section.

@@ -27,6 +27,7 @@ type runcap struct {
 	set        []string
 	label      string
 	wait       bool
+	local      bool
 	timeout    duration
 	list       bool
 	show       string
@@ -55,6 +56,8 @@ func (r *runcap) settings() []*setting {
 			usage: "`LABEL` of the specification; it gets -0 if it does not end in a number"},
 		{name: "wait", group: what, value: &r.wait,
 			usage: "wait for the result and print it"},
+		{name: "local", group: what, value: &r.local,
+			usage: "run a capability that serve would offer with this --config, in this process and without a supervisor, and print its result"},
 		{name: "timeout", group: what, value: &r.timeout, empty: "none",
 			usage: "wait at most `DURATION`"},
 
@@ -95,6 +98,7 @@ var runcapExamples = []example{
 	{"the same, asking for what is missing", "tstatrepo runcap tstat-exporter_log"},
 	{"what was run, and how far it is", "tstatrepo runcap --status"},
 	{"stop it", "tstatrepo runcap --stop --token tstat-exporter_log-0"},
+	{"try an exporter of this probe without a supervisor; Ctrl-C ends it", "tstatrepo runcap --local --config /etc/tstatrepo/tstatrepo.toml tstat-exporter_rrd --when 'now + 1h' --set repository.url=localhost:9000"},
 	{"the shell of mPlane", "tstatrepo runcap"},
 }
 
@@ -109,6 +113,9 @@ func runcapCommand(con *console) *cli.Command {
 			"Status 0 means done or pending, which --json and --status tell; 1 that it was refused or has failed; 75 that " +
 			"--timeout is over.\n\n" +
 			"Without a CAPABILITY it is the |mplane| shell: type help there.\n\n" +
+			"With --local there is no supervisor: the capability is one that serve would offer with the same --config, [probe]'s " +
+			"or an endpoint's, and it runs in this process until its scope or a signal ends it. Where it ended is remembered in " +
+			"the state folder, as by serve.\n\n" +
 			"Receipts and results are kept in the state folder, so that a later call can ask for them. They are found by " +
 			"token or label, for each URL of a supervisor on its own.\n\n" +
 			"It speaks the protocol of mPlane's reference implementation and differs in this: the shell does not print the " +
@@ -169,7 +176,11 @@ func runRuncap(c *cli.Context, con *console) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(r.timeout), errTimeout)
 		defer cancel()
 	}
-	err = r.once(ctx, c, &sh.Session)
+	if r.local {
+		err = r.runLocal(ctx, c, con, cfg, &sh.Session)
+	} else {
+		err = r.once(ctx, c, &sh.Session)
+	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("not run: the input ended")
 	}
@@ -218,6 +229,12 @@ func (r *runcap) check(p *problems, args []string) (when *mplane.Scope, values m
 	if (r.stop || r.result) && r.token == "" {
 		p.add("token", "must name what was run")
 	}
+	if r.local && (r.status || r.stop || r.result) {
+		p.add("local", "has nothing to do with what was run before: give a CAPABILITY, --list or --show")
+	}
+	if r.local && len(args) == 0 && !r.asks() {
+		p.add("local", "needs a CAPABILITY, --list or --show")
+	}
 	if r.token != "" && !r.stop && !r.result && !r.status {
 		p.add("token", "is for --status, --stop and --result")
 	}
@@ -256,6 +273,14 @@ func (r *runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) err
 	if err := s.Retrieve(ctx); err != nil {
 		return err
 	}
+	if r.list || r.show != "" {
+		return r.offers(out, s)
+	}
+	return r.run(ctx, out, s, c.Args().First())
+}
+
+// offers prints all capabilities, or one.
+func (r *runcap) offers(out io.Writer, s *shell.Session) error {
 	switch {
 	case r.list && r.json:
 		e := &mplane.Envelope{}
@@ -266,23 +291,26 @@ func (r *runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) err
 	case r.list:
 		shell.List(out, s.Capabilities())
 		return nil
-	case r.show != "":
-		capability, err := s.Capability(r.show)
-		if err != nil {
-			return err
-		}
-		return r.print(out, capability)
 	}
-	return r.run(ctx, out, s, c.Args().First())
+	capability, err := s.Capability(r.show)
+	if err != nil {
+		return err
+	}
+	return r.print(out, capability)
+}
+
+// specify returns the specification of a capability.
+func (r *runcap) specify(s *shell.Session, name string) (*mplane.Statement, error) {
+	capability, err := s.Capability(name)
+	if err != nil {
+		return nil, hintError{err, "'tstatrepo runcap --list' lists them"}
+	}
+	return s.Specify(capability, r.label)
 }
 
 // run runs a capability.
 func (r *runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name string) error {
-	capability, err := s.Capability(name)
-	if err != nil {
-		return hintError{err, "'tstatrepo runcap --list' lists them"}
-	}
-	spec, err := s.Specify(capability, r.label)
+	spec, err := r.specify(s, name)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -22,12 +21,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -149,7 +150,7 @@ func (s *serve) logSettings() []*setting {
 			usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{name: "to", value: &b.to, complete: "dir", empty: "parquet:logs in the state folder",
 			usage: "store the rows there, see import-bulk"},
-	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects")...)
+	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects", "adopt")...)
 }
 
 func (s *serve) streamingSettings() []*setting {
@@ -206,7 +207,8 @@ func serveCommand(con *console) *cli.Command {
 			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
 			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
 			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
-			"settings are absolute. It locks its state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"settings are absolute. --config also takes the files of the programs that it replaces, see tstatrepo-migrate(7). It locks its " +
+			"state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
 			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored, results are sent, the capabilities " +
 			"withdrawn, and the status is 0; a second one ends it at once. SIGHUP: the config file is read again. Taken from it " +
 			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
@@ -224,6 +226,9 @@ func runServe(c *cli.Context, con *console) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	if done, err := printOld(c); done {
+		return err
+	}
 	if c.NArg() > 0 {
 		return usagef("serve takes no arguments, got %q", c.Args().First())
 	}
@@ -252,23 +257,29 @@ type service struct {
 	log *slog.Logger
 
 	repository repository.Options
-	probes     *peer.Probes  // of [[remote-probe]]
-	known      []peer.Probe  // that probes know
-	roles      *mplane.Roles // allow what allowed says
-	allowed    *mplane.Roles // of --authorize; nil: everything
+	probe      *probe.Options // nil: off
+	probes     *peer.Probes   // of [[remote-probe]]
+	known      []peer.Probe   // that probes know
+	roles      *mplane.Roles  // allow what allowed says
+	allowed    *mplane.Roles  // of --authorize; nil: everything
 	registries *mplane.Registries
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
+	watch      *watcher
 }
 
 // service checks the settings and returns what they ask for. What is wrong
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
 func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
-	svc := &service{cfg: cfg, con: con, log: con.logger(), probes: new(peer.Probes), roles: new(mplane.Roles)}
+	svc := &service{cfg: cfg, con: con}
 	if former != nil {
-		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
+		svc.log, svc.probes, svc.roles, svc.watch = former.log, former.probes, former.roles, former.watch
+	} else {
+		recent := admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.log, svc.probes, svc.roles = slog.New(recent), new(peer.Probes), new(mplane.Roles)
+		svc.watch = newWatcher(svc, recent)
 	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
@@ -278,6 +289,11 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	networks, err := peer.ParseNetworks(s.allow)
 	if err != nil {
 		p.add("allow", "%v", err)
+	}
+	if s.tls().Enabled() {
+		if _, err := s.tls().Client(); err != nil { // reads the files
+			p.add("tls-cert", "%v", err)
+		}
 	}
 	listen := func(name, addr string) peer.Options {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
@@ -315,9 +331,12 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if s.supervisor != "" {
 		host, _ := os.Hostname()
 		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, fitProbe(host)+"."+s.systemID)}
-		if conn, err := svc.supervisor.Open(); err != nil {
+		conn, err := svc.supervisor.Open()
+		var wrong *wire.URLError
+		if errors.As(err, &wrong) {
+			p.hint = cmp.Or(p.hint, wrong.Hint())
 			p.add("supervisor", "%v", err)
-		} else {
+		} else if err == nil {
 			conn.Close()
 		}
 	}
@@ -326,6 +345,13 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		Host: s.host(), Scheduled: s.accept == "scheduled", SystemID: s.systemID, Log: svc.log,
 	}
 	svc.known = s.known(cfg, p)
+	if svc.probe = cfg.probe.options(cfg, p, s.network); svc.probe != nil {
+		svc.probe.Log = svc.log
+	}
+	if former == nil { // else when all is known to be right
+		svc.probes.Replace(svc.known)
+		svc.roles.Replace(svc.allowed)
+	}
 	return svc
 }
 
@@ -384,14 +410,19 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	if err := one.Validate(); err != nil {
 		p.errs = append(p.errs, err)
 	}
+	adopt, stored, err := b.adopted(opt.Location, svc.log)
+	if err != nil {
+		p.add("adopt", "%v", err)
+	}
 	return &repository.Logs{
 		Math: mathproto.RepositoryOptions{
+			Adopt:  adopt,
 			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
 			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
 		},
 		Stores: repository.StoreOptions{
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-			RetryTimeout: opt.RetryTimeout, Log: svc.log,
+			RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: svc.log,
 		},
 	}
 }
@@ -411,7 +442,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	s.join(&c.network)
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
+	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -514,21 +545,6 @@ func folderOf(dest string) string {
 	return ""
 }
 
-// services returns what the component offers: the endpoints, and what the
-// probe exports (to come: append probe.Services here).
-func (svc *service) services(r *repository.Repository) []component.Service { return r.Services() }
-
-// administer serves the administration listener until ctx ends (to come: the
-// handler of pkg/admin in place of an empty one).
-func (svc *service) administer(ctx context.Context, opt peer.Options) error {
-	l, err := peer.Listen(ctx, opt)
-	if err != nil {
-		return err
-	}
-	svc.log.Info("administration", "address", l.Addr())
-	return wire.Serve(ctx, l, http.NewServeMux(), svc.log)
-}
-
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
@@ -542,21 +558,26 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.memory())
-	svc.probes.Replace(svc.known)
-	svc.roles.Replace(svc.allowed)
 	ready := make(chan struct{})
 	svc.repository.Ready = func() { close(ready) }
+	svc.repository.Stored = svc.watch.points
 	repo, err := repository.New(svc.repository)
 	if err != nil {
 		return err
 	}
+	services, exporters, err := svc.services(repo)
+	if err != nil {
+		return err
+	}
+	svc.watch.repo, svc.watch.probe = repo, exporters
+	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	parts := &group{ctx: work, stop: stop}
 	parts.run(repo.Run)
 	select {
 	case <-ready:
-		svc.offer(parts, repo)
+		svc.offer(parts, services)
 	case <-work.Done(): // an endpoint cannot be opened, or a signal came
 	}
 	systemd := notifier{svc.log}
@@ -591,6 +612,19 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 }
 
+// services returns the capabilities of the endpoints, and of the probe if
+// there is one.
+func (svc *service) services(repo *repository.Repository) ([]component.Service, *probe.Probe, error) {
+	if svc.probe == nil {
+		return repo.Services(), nil, nil
+	}
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(repo.Services(), p.Services()...), p, nil
+}
+
 // memory is what the process should not outgrow: what the endpoints may use,
 // and something for the rest.
 func (svc *service) memory() int64 {
@@ -605,20 +639,25 @@ func (svc *service) memory() int64 {
 }
 
 // offer lets others use the services of the component.
-func (svc *service) offer(parts *group, repo *repository.Repository) {
-	services := svc.services(repo)
+func (svc *service) offer(parts *group, services []component.Service) {
 	if svc.admin != nil {
-		parts.run(func(ctx context.Context) error { return svc.administer(ctx, *svc.admin) })
+		parts.run(func(ctx context.Context) error { return svc.watch.serve(ctx, *svc.admin) })
 	}
 	if svc.supervisor != nil && len(services) > 0 {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn,
 			})
 		})
 	}
 	if len(svc.clients) > 0 {
 		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		// Clients come for their results.
+		if err := jobs.Restore(filepath.Join(svc.cfg.stateDir, "clients.state"), nil); err != nil {
+			parts.run(func(context.Context) error { return err })
+			return
+		}
 		for _, opt := range svc.clients {
 			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
 		}

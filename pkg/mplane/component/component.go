@@ -28,6 +28,12 @@ type Options struct {
 	// Poll is how often the supervisor is asked for specifications. It has to
 	// be below 10 s, when supervisors take a component for gone; 0: 5s.
 	Poll time.Duration
+	// StateFile keeps specifications and what came out over the end of the
+	// process, see Jobs.Restore. "": they end with it.
+	StateFile string
+	// Turn is told after each poll whether the supervisor knows the
+	// capabilities, and what went wrong; nil: nobody wants to know.
+	Turn func(registered bool, err error)
 	Log  *slog.Logger // nil: none
 }
 
@@ -47,7 +53,7 @@ const maxOutbox = 10000
 // Run registers at the supervisor and serves its specifications until ctx
 // ends; then the jobs are stopped, their results delivered and the
 // capabilities withdrawn. A supervisor that is away is waited for. The error
-// is one of the options.
+// is one of the options, or of the state file.
 func Run(ctx context.Context, opt Options) error {
 	conn, err := opt.Supervisor.Open()
 	if err != nil {
@@ -66,6 +72,11 @@ func Run(ctx context.Context, opt Options) error {
 		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
+	}
+	if opt.StateFile != "" {
+		if err := c.jobs.Restore(opt.StateFile, c.send); err != nil {
+			return err
+		}
 	}
 	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var delivery sync.WaitGroup
@@ -106,9 +117,13 @@ func (c *component) serve(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.next = c.Poll
 		err := c.turn(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		if c.Turn != nil {
+			c.Turn(c.registered && err == nil, err)
+		}
+		switch {
 		case err != nil:
 			if failures++; failures == 1 { // an outage must not fill the log
 				c.Log.Warn("supervisor does not answer as it should; trying again", "supervisor", c.conn.Root(), "err", err)
@@ -289,6 +304,7 @@ func (c *component) deliver(ctx context.Context) {
 		if err != nil {
 			c.Log.Error("supervisor refuses a reply", "err", err)
 		}
+		c.jobs.Told(m)
 		pause = 100 * time.Millisecond
 		c.mu.Lock()
 		if len(c.outbox) > 0 && c.outbox[0] == m {

@@ -79,6 +79,9 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
+// Know sets what is offered, where there is no peer to ask.
+func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
+
 // Capabilities returns what is offered, sorted by token.
 func (s *Session) Capabilities() []*mplane.Statement {
 	list := slices.Clone(s.capabilities)
