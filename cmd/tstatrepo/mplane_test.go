@@ -97,7 +97,7 @@ func ports(ts *testscript.TestScript, neg bool, args []string) {
 //	[!] shows URL TEXT
 func shows(ts *testscript.TestScript, neg bool, args []string) {
 	var text string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get(args[0])
 		if err != nil {
 			text = err.Error()
@@ -144,7 +144,7 @@ func terminal(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}()
 	var screen strings.Builder
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for open := true; open; {
 		got := screen.String()
 		if rest, ok := strings.CutPrefix(want, got); ok && (strings.HasSuffix(got, "| ") || strings.HasSuffix(got, "= ")) {

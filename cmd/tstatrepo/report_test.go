@@ -219,12 +219,19 @@ func TestNoBar(t *testing.T) {
 		stop()
 	}
 	var b bytes.Buffer
-	p, stop := newProgress(&console{w: &b}, 10*time.Millisecond, false)
+	con := &console{w: &b}
+	written := func() string {
+		con.mu.Lock()
+		defer con.mu.Unlock()
+		return b.String()
+	}
+	p, stop := newProgress(con, 10*time.Millisecond, false)
 	p.Total(1, 100)
 	p.Add(50, 7)
-	time.Sleep(50 * time.Millisecond)
-	stop()
-	if s := b.String(); !strings.Contains(s, `tstatrepo: progress read="50 B" total="100 B" rows=7`) {
-		t.Error(s)
+	for end := time.Now().Add(time.Minute); !strings.Contains(written(), `tstatrepo: progress read="50 B" total="100 B" rows=7`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(written())
+		}
 	}
+	stop()
 }

@@ -321,7 +321,7 @@ func (r *runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name 
 	if reason := shell.Failed(reply); reason == "" && !r.json {
 		fmt.Fprintln(out, "ok")
 	}
-	if r.wait && !shell.Ended(reply) {
+	if r.wait && shell.Failed(reply) == "" {
 		if reply, err = s.Wait(ctx, spec.ID()); err != nil {
 			return err
 		}
@@ -360,7 +360,7 @@ func (r *runcap) jobs(ctx context.Context, out io.Writer, s *shell.Session) erro
 	}
 	e := &mplane.Envelope{}
 	for _, j := range jobs {
-		if !shell.Ended(j.Message) {
+		if j.Pending() {
 			if j.Message, err = s.Redeem(ctx, j.Token); err != nil {
 				return err
 			}

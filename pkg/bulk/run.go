@@ -350,7 +350,7 @@ func (r *run) expect(groups [][]*task) {
 
 // info is what is known of a task's file before it is read.
 func (t *task) info() store.FileInfo {
-	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time}
+	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
 }
 
 // skipStored returns the tasks whose files are not stored as they are now,
@@ -414,11 +414,17 @@ func (r *run) anyTyped() bool {
 	})
 }
 
-// takes reports whether a store takes files of t's type: an unknown one can
-// only be copied.
+// takes reports whether a store takes t's file. One of an unknown type can only
+// be copied.
 func takes(s store.Store, t *task) bool {
-	_, raw := s.(store.RawStore)
-	return raw || t.typ != nil
+	if _, raw := s.(store.RawStore); raw {
+		return true
+	}
+	if t.typ == nil {
+		return false
+	}
+	h, ok := s.(store.Holder)
+	return !ok || !h.Holds(t.info())
 }
 
 // storedAsIs reports whether every store has the file as it is on disk.
@@ -428,7 +434,7 @@ func (t *task) storedAsIs(stores []store.Store) bool {
 	}
 	for i, rs := range t.records {
 		if takes(stores[i], t) && !slices.ContainsFunc(rs, func(rec store.Record) bool {
-			return rec.Size == t.size && rec.ModTime.Equal(t.mtime)
+			return rec.Size == t.size && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
 		}) {
 			return false
 		}

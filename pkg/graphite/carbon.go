@@ -28,8 +28,9 @@ type CarbonOptions struct {
 
 // Carbon sends to a carbon server.
 type Carbon struct {
-	opt CarbonOptions
-	buf []byte
+	opt    CarbonOptions
+	encode func([]byte, []Metric) []byte
+	buf    []byte
 }
 
 // NewCarbon returns a sink for the server. It connects when there is
@@ -38,7 +39,11 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 	if opt.Timeout == 0 {
 		opt.Timeout = time.Minute
 	}
-	return &Carbon{opt: opt}
+	c := &Carbon{opt: opt, encode: AppendText}
+	if opt.Pickle {
+		c.encode = AppendPickle
+	}
+	return c
 }
 
 // Close does nothing: no connection outlives its batch.
@@ -55,16 +60,11 @@ const (
 // acknowledgement; a batch counts as taken when the server has read all of it
 // and closes its side too.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
-	if c.opt.Pickle {
-		c.buf = AppendPickle(c.buf[:0], metrics)
-	} else {
-		c.buf = AppendText(c.buf[:0], metrics)
-	}
-	if len(c.buf) == 0 {
+	if Count(metrics) == 0 {
 		return nil
 	}
 	return Retry(ctx, c.opt.RetryTimeout, func() error {
-		if err := c.try(ctx); err != nil {
+		if err := c.try(ctx, metrics); err != nil {
 			return fmt.Errorf("%w: carbon %s: %w", ErrUnavailable, c.opt.Addr, err)
 		}
 		return nil
@@ -92,10 +92,12 @@ func Retry(ctx context.Context, d time.Duration, f func() error) error {
 	}
 }
 
-// chunk is how much is written under one deadline.
-const chunk = 64 << 10
+const (
+	chunk       = 64 << 10 // bytes written under one deadline
+	chunkPoints = 1000     // encoded at once: the server reads while we encode
+)
 
-func (c *Carbon) try(ctx context.Context) error {
+func (c *Carbon) try(ctx context.Context, metrics []Metric) error {
 	dialCtx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
 	defer cancel()
 	dial := new(net.Dialer).DialContext
@@ -108,15 +110,23 @@ func (c *Carbon) try(ctx context.Context) error {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	for b := c.buf; len(b) > 0; {
-		if err := conn.SetWriteDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
-			return err
+	for len(metrics) > 0 {
+		n := 0
+		for points := 0; n < len(metrics) && points < chunkPoints; n++ {
+			points += len(metrics[n].Points)
 		}
-		n, err := conn.Write(b[:min(len(b), chunk)])
-		if err != nil {
-			return err
+		c.buf = c.encode(c.buf[:0], metrics[:n])
+		metrics = metrics[n:]
+		for b := c.buf; len(b) > 0; {
+			if err := conn.SetWriteDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
+				return err
+			}
+			n, err := conn.Write(b[:min(len(b), chunk)])
+			if err != nil {
+				return err
+			}
+			b = b[n:]
 		}
-		b = b[n:]
 	}
 	half, ok := conn.(interface{ CloseWrite() error })
 	if !ok {

@@ -184,7 +184,7 @@ func TestCarbonFails(t *testing.T) {
 		"web":   {web.Addr().String(), "no carbon"},
 		"gone":  {gone.Addr().String(), "refused"},
 	} {
-		err := NewCarbon(CarbonOptions{Addr: c.addr, Timeout: 300 * time.Millisecond}).Send(t.Context(), one)
+		err := NewCarbon(CarbonOptions{Addr: c.addr, Timeout: time.Second}).Send(t.Context(), one)
 		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.addr) {
 			t.Errorf("%s: %v", name, err)
 		}

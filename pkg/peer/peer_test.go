@@ -374,6 +374,25 @@ func TestProbeOf(t *testing.T) {
 	}
 }
 
+// TestControl: connections lead into the networks only.
+func TestControl(t *testing.T) {
+	n, err := ParseNetworks([]string{"10.0.0.0/8", "2001:db8::/32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, ok := range map[string]bool{
+		"10.1.2.3:9000": true, "[::ffff:10.1.2.3]:9000": true, "[2001:db8::1]:1": true,
+		"11.0.0.1:9000": false, "[::1]:9000": false, "name:9000": false,
+	} {
+		if err := n.Control("tcp", address, nil); (err == nil) != ok {
+			t.Errorf("%s: %v", address, err)
+		}
+		if err := Networks(nil).Control("tcp", address, nil); err != nil && address != "name:9000" {
+			t.Errorf("%s without networks: %v", address, err)
+		}
+	}
+}
+
 // TestProbes: the smallest network decides, and nobody knows nothing.
 func TestProbes(t *testing.T) {
 	networks := func(texts ...string) Networks {
@@ -406,24 +425,5 @@ func TestProbes(t *testing.T) {
 	}
 	if got := AddressName(netip.MustParseAddr("::ffff:10.0.0.7")); got != "10_0_0_7" {
 		t.Error(got)
-	}
-}
-
-// TestControl: connections lead into the networks only.
-func TestControl(t *testing.T) {
-	n, err := ParseNetworks([]string{"10.0.0.0/8", "2001:db8::/32"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for address, ok := range map[string]bool{
-		"10.1.2.3:9000": true, "[::ffff:10.1.2.3]:9000": true, "[2001:db8::1]:1": true,
-		"11.0.0.1:9000": false, "[::1]:9000": false, "name:9000": false,
-	} {
-		if err := n.Control("tcp", address, nil); (err == nil) != ok {
-			t.Errorf("%s: %v", address, err)
-		}
-		if err := Networks(nil).Control("tcp", address, nil); err != nil && address != "name:9000" {
-			t.Errorf("%s without networks: %v", address, err)
-		}
 	}
 }

@@ -96,74 +96,91 @@ func headerSize(head []byte) (int64, error) {
 	return n, nil
 }
 
-// parseHeader reads and checks the header in b; size is that of the file.
-func parseHeader(b []byte, size int64) (*header, error) {
+// parse reads and checks the header in b; size is that of the file. It uses
+// the memory of h again.
+func (h *header) parse(b []byte, size int64) error {
 	n, err := headerSize(b)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if int64(len(b)) < n {
-		return nil, errCut
+		return errCut
 	}
 	u := func(at int64) int64 { // what does not fit becomes negative, and that is refused
 		return int64(binary.LittleEndian.Uint64(b[at:]))
 	}
 	ds, rra := u(24), u(32)
-	h := &header{step: u(40), size: n}
+	*h = header{step: u(40), size: n, sources: h.sources[:0], archives: h.archives[:0]}
 	if h.step < 1 || h.step > maxStep {
-		return nil, fmt.Errorf("header is damaged: step %d", h.step)
+		return fmt.Errorf("header is damaged: step %d", h.step)
 	}
 	at := int64(headSize)
 	for range ds {
 		name, ok := text(b[at : at+20])
 		if !ok {
-			return nil, fmt.Errorf("header is damaged: data source %q", name)
+			return fmt.Errorf("header is damaged: data source %q", name)
 		}
-		h.sources = append(h.sources, name)
+		h.sources = append(h.sources, string(name))
 		at += sourceSize
 	}
 	definitions := at
 	at += rra * archiveSize
 	h.update = u(at)
 	if h.update < 0 || h.update > maxTime {
-		return nil, fmt.Errorf("header is damaged: last update %d", h.update)
+		return fmt.Errorf("header is damaged: last update %d", h.update)
 	}
 	pointers := n - rra*pointerSize
 	offset := n
 	for i := range rra {
 		d := definitions + i*archiveSize
 		a := archive{rows: u(d + 24), steps: u(d + 32), current: u(pointers + i*pointerSize), offset: offset}
-		var ok bool
-		if a.function, ok = text(b[d : d+20]); !ok {
-			return nil, fmt.Errorf("header is damaged: consolidation function %q", a.function)
+		function, ok := text(b[d : d+20])
+		if !ok {
+			return fmt.Errorf("header is damaged: consolidation function %q", function)
 		}
+		a.function = functionOf(function)
 		if a.rows < 1 || a.rows > maxRows || a.steps < 1 || a.steps > maxRows || a.current < 0 || a.current >= a.rows {
-			return nil, fmt.Errorf("header is damaged: archive %d has %d rows of %d steps, row %d is current", i, a.rows, a.steps, a.current)
+			return fmt.Errorf("header is damaged: archive %d has %d rows of %d steps, row %d is current", i, a.rows, a.steps, a.current)
 		}
 		if h.rowStep(a) > maxRowStep {
-			return nil, fmt.Errorf("header is damaged: archive %d has a row for %d s", i, h.rowStep(a))
+			return fmt.Errorf("header is damaged: archive %d has a row for %d s", i, h.rowStep(a))
 		}
 		if a.rows*ds*8 > maxData {
-			return nil, fmt.Errorf("archive %d is too large: %d rows", i, a.rows)
+			return fmt.Errorf("archive %d is too large: %d rows", i, a.rows)
 		}
 		offset += a.rows * ds * 8
 		h.archives = append(h.archives, a)
 	}
 	if size < offset {
-		return nil, errCut
+		return errCut
 	}
-	return h, nil
+	return nil
 }
 
 // text returns the C string in b, and whether it is a word.
-func text(b []byte) (string, bool) {
+func text(b []byte) ([]byte, bool) {
 	s, _, ended := bytes.Cut(b, []byte{0})
 	for _, c := range s {
 		if c <= ' ' || c > '~' {
-			return string(s), false
+			return s, false
 		}
 	}
-	return string(s), ended && len(s) > 0
+	return s, ended && len(s) > 0
+}
+
+// functions are the consolidation functions whose archives are read, best
+// first.
+var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
+
+// functionOf is the consolidation function of that name; "" if it is none of
+// those that are read.
+func functionOf(name []byte) string {
+	for _, f := range functions {
+		if string(name) == f {
+			return f
+		}
+	}
+	return ""
 }
 
 // rowStep returns the seconds between rows of an archive.

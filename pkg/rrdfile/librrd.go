@@ -32,6 +32,7 @@ type Reader struct {
 	buf    []byte // the begin of the file
 	head   int64  // bytes of the file in buf
 	again  []byte
+	header header
 	db     []byte
 	file   File // what the last Read found; its memory is used again
 }
@@ -178,7 +179,10 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 		}
 		if want <= n {
 			r.head = n
-			return parseHeader(r.buf[:n], size)
+			if err := r.header.parse(r.buf[:n], size); err != nil {
+				return nil, err
+			}
+			return &r.header, nil
 		}
 		if want > size {
 			return nil, errCut

@@ -72,7 +72,7 @@ type piece struct {
 // first.
 func (h *header) pieces(after int64) []piece {
 	var list []archive
-	for _, f := range []string{"AVERAGE", "LAST", "MAX", "MIN"} {
+	for _, f := range functions {
 		for _, a := range h.archives {
 			if a.function == f {
 				list = append(list, a)

@@ -289,6 +289,12 @@ func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
+// reset empties b and keeps its memory. What remembers files has gone to the
+// state.
+func (b *batch) reset() {
+	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
+}
+
 // pass reads all that is new and sends it.
 func (p *pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
@@ -314,7 +320,10 @@ func (p *pusher) pass(ctx context.Context) (err error) {
 	// One batch is sent while the next is read.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &reading{pusher: p, known: maps.Clone(p.state.Files), batches: make(chan *batch), allowed: p.allowance()}
+	r := &reading{pusher: p, known: maps.Clone(p.state.Files), allowed: p.allowance(),
+		batches: make(chan *batch), free: make(chan *batch, 2)}
+	r.free <- newBatch()
+	r.free <- newBatch()
 	p.warnCreates(files)
 	done := make(chan error, 1)
 	go func() {
@@ -327,6 +336,8 @@ func (p *pusher) pass(ctx context.Context) (err error) {
 				cancel()
 			}
 		}
+		b.reset()
+		r.free <- b
 	}
 	if readErr := <-done; err == nil {
 		err = readErr
@@ -381,12 +392,13 @@ type reading struct {
 	known   map[string]*fileState // as they were when the pass began
 	allowed int                   // new metrics
 	batches chan *batch
+	free    chan *batch // whose memory is used again
 	next    *batch
 }
 
 // read makes batches of what is new in the files.
 func (r *reading) read(ctx context.Context, files []named) error {
-	r.next = newBatch()
+	r.next = <-r.free
 	for _, f := range files {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -407,7 +419,7 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 	select {
 	case r.batches <- r.next:
-		r.next = newBatch()
+		r.next = <-r.free
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

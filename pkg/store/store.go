@@ -82,7 +82,7 @@ type Record struct {
 	Fingerprint
 
 	// The source file as it was when it was read. A file of the same key,
-	// size and mtime is not read again.
+	// size and mtime is not read again; a zero ModTime fits all.
 	Size    int64     `json:"size"` // bytes on disk, compressed if it was
 	ModTime time.Time `json:"mtime"`
 	Path    string    `json:"path"`
@@ -187,6 +187,33 @@ type Expecter interface {
 	Expect(files []FileInfo)
 	// Settled says that one of them is stored, or given up.
 	Settled(f FileInfo)
+}
+
+// Adopter is a Store that DBStream's importer math_repo may have filled: it can
+// take over what is there, so that it is not stored again.
+type Adopter interface {
+	Store
+	// Adopt takes over a stream. It may be called again; what is the store's
+	// own by then stays as it is.
+	Adopt(ctx context.Context, a Adoption) error
+}
+
+// Adoption says what math_repo knew of a stream when it stopped.
+type Adoption struct {
+	Stream   string // its name
+	Probe    string // in the keys of its files
+	Type     string // log type of its rows
+	Location *time.Location
+	// Copied is the time of the last log folder whose file was copied, and
+	// Stored the time up to which rows are in DBStream. Zero: not known.
+	Copied, Stored time.Time
+}
+
+// Holder is a Store that may have all rows of a file without a record of it.
+type Holder interface {
+	Store
+	// Holds reports whether that is so. Such a file is not imported.
+	Holds(f FileInfo) bool
 }
 
 // RawStore is a Store that keeps files as they are on disk, not rows. The

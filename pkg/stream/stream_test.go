@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what has to happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // await polls until cond holds.
 func await(t testing.TB, what string, cond func() bool) {
@@ -98,7 +98,13 @@ func startStream(t testing.TB, opt Options) *started {
 		s.ck = r.ck
 	}
 	ready := make(chan string, 1)
-	opt.Listening = func(addrs []string) { ready <- strings.Join(addrs, " ") }
+	before := opt.Listening
+	opt.Listening = func(addrs []string) {
+		if before != nil {
+			before(addrs)
+		}
+		ready <- strings.Join(addrs, " ")
+	}
 	go func() {
 		defer close(s.done)
 		s.sum, s.err = Run(ctx, opt)
@@ -362,9 +368,13 @@ func TestManyConnections(t *testing.T) {
 
 // TestIdle: a connection on which nothing comes is closed.
 func TestIdle(t *testing.T) {
-	s := startStream(t, Options{Listen: loopback(), IdleTimeout: 50 * time.Millisecond})
-	c := connect(t, s.addr)
-	write(t, c, numbered(logPath, 0, 3))
+	var c net.Conn
+	opt := Options{Listen: loopback(), IdleTimeout: 300 * time.Millisecond}
+	opt.Listening = func(addrs []string) { // nothing is accepted, and no time runs, before this returns
+		c = connect(t, addrs[0])
+		write(t, c, numbered(logPath, 0, 3))
+	}
+	s := startStream(t, opt)
 	c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)

@@ -272,11 +272,12 @@ func (l *Listener) poll(w http.ResponseWriter, r *http.Request, id string) {
 	e := &mplane.Envelope{}
 	for _, m := range queue {
 		if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Specification {
-			linked := *s
-			linked.Link = &link
-			m = &linked
-			if s.Label == callbackLabel {
+			if s.Label == callbackLabel { // nobody answers it
 				c.away = min(s.When.Delays(time.Now()).End, maxAway)
+			} else {
+				linked := *s
+				linked.Link = &link
+				m = &linked
 			}
 		}
 		e.Messages = append(e.Messages, m)

@@ -28,7 +28,7 @@ func newJobs(t *testing.T, roles *mplane.Roles, limits Limits, f run) *Jobs {
 	}
 	j := NewJobs([]Service{{m.(*mplane.Statement), f}}, reg, roles, limits, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		j.Stop(ctx)
 	})
@@ -54,7 +54,7 @@ func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Mes
 // wait returns the end of a job.
 func wait(t *testing.T, j *Jobs, token string) mplane.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	j.Wait(ctx, token)
 	m := j.State(token, "ann")
@@ -157,7 +157,7 @@ func TestRepeat(t *testing.T) {
 		t.Errorf("%d runs, %+v", n, e)
 	}
 	token, _ = submit(t, j, "repeat now ... future / 1h")
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if e, ok := j.State(token, "ann").(*mplane.Envelope); ok && len(e.Messages) == 1 {
 			break
 		}

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -27,9 +28,12 @@ type Exchange struct {
 	Name string
 	// Link tells who talks: comp-sup component to supervisor, cli-sup client
 	// to supervisor, cli-comp and cli-repo client to component, comp-cli
-	// component to listening client.
+	// component to listening client or supervisor, sup-upstream supervisor to
+	// listening client.
 	Link              string
 	Request, Response Message
+
+	played atomic.Bool
 }
 
 // Message is one side of an exchange.

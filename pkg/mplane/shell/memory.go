@@ -32,6 +32,54 @@ type Memory struct {
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
+	// Receipt is what to redeem for the results that an envelope lacks; nil if
+	// it lacks none.
+	Receipt *mplane.Statement
+	// Until is when the last of them must have come; zero: never.
+	Until time.Time
+}
+
+// late is how much later than their runs results may come.
+const late = time.Minute
+
+// Pending tells whether more can come of a job: the result of a receipt, or
+// further results for an envelope.
+func (j *Job) Pending() bool {
+	s, ok := j.Message.(*mplane.Statement)
+	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
+}
+
+// reply takes the answer to a message of kind k that was sent at the time
+// sent. An envelope may have the results of the runs so far only, and does not
+// say so.
+func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
+	j.Message, j.Receipt = m, nil
+	until := func(t time.Time) {
+		if j.Until.IsZero() || t.Before(j.Until) {
+			j.Until = t
+		}
+	}
+	if k == mplane.Interrupt {
+		until(sent.Add(late))
+	}
+	e, ok := m.(*mplane.Envelope)
+	if !ok {
+		return
+	}
+	start, end := e.When.Times(sent)
+	runs, length := 0, time.Duration(0)
+	for at, run := range receipt.When.Occurrences(start) {
+		length, _ = run.Duration(at)
+		if runs++; runs > len(e.Messages) {
+			break
+		}
+	}
+	if !end.IsZero() {
+		until(end.Add(length + late))
+	}
+	if runs > len(e.Messages) && (j.Until.IsZero() || sent.Before(j.Until)) {
+		j.Receipt = receipt
+	}
 }
 
 // remembered is a job in the state file.
@@ -40,6 +88,8 @@ type remembered struct {
 	Token      string          `json:"token"`
 	Label      string          `json:"label"`
 	Message    json.RawMessage `json:"message"`
+	Receipt    json.RawMessage `json:"receipt,omitempty"`
+	Until      time.Time       `json:"until,omitzero"`
 }
 
 func (m *Memory) path() string { return filepath.Join(m.Dir, "runcap.state") }
@@ -54,10 +104,16 @@ func (m *Memory) load() ([]remembered, error) {
 }
 
 // Put remembers the state of a job at a supervisor.
-func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error {
-	text, err := mplane.Marshal(msg)
+func (m *Memory) Put(supervisor string, j Job) error {
+	text, err := mplane.Marshal(j.Message)
 	if err != nil {
 		return err
+	}
+	r := remembered{supervisor, j.Token, j.Label, text, nil, j.Until}
+	if j.Receipt != nil {
+		if r.Receipt, err = mplane.Marshal(j.Receipt); err != nil {
+			return err
+		}
 	}
 	unlock, err := m.lock()
 	if err != nil {
@@ -68,8 +124,7 @@ func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error 
 	if err != nil {
 		return err
 	}
-	r := remembered{supervisor, token, label, text}
-	if i := slices.IndexFunc(list, func(e remembered) bool { return e.Supervisor == supervisor && e.Token == token }); i >= 0 {
+	if i := slices.IndexFunc(list, func(e remembered) bool { return e.Supervisor == supervisor && e.Token == j.Token }); i >= 0 {
 		list[i] = r
 	} else {
 		list = append(list, r)
@@ -81,7 +136,7 @@ func (m *Memory) Put(supervisor, token, label string, msg mplane.Message) error 
 func newest(list []remembered) []remembered {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxRemembered {
-		if size += len(list[first-1].Message); size > maxRememberedBytes && first < len(list) {
+		if size += len(list[first-1].Message) + len(list[first-1].Receipt); size > maxRememberedBytes && first < len(list) {
 			break
 		}
 		first--
@@ -111,9 +166,15 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 			continue
 		}
 		// What is of a registry that this call does not know cannot be shown.
-		if msg, err := m.Registries.Parse(r.Message); err == nil {
-			jobs = append(jobs, Job{r.Token, r.Label, msg})
+		msg, err := m.Registries.Parse(r.Message)
+		if err != nil {
+			continue
 		}
+		j := Job{Token: r.Token, Label: r.Label, Message: msg, Until: r.Until}
+		if receipt, err := m.Registries.Parse(r.Receipt); err == nil {
+			j.Receipt, _ = receipt.(*mplane.Statement)
+		}
+		jobs = append(jobs, j)
 	}
 	return jobs, nil
 }

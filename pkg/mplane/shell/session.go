@@ -194,88 +194,99 @@ func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
 // Run sends a specification and remembers the answer.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
+	sent := time.Now()
 	reply, err := s.Client.Send(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return reply, s.remember(spec.ID(), spec.Label, reply)
+	j := Job{Token: spec.ID(), Label: spec.Label}
+	j.reply(reply, mplane.Specification, spec.Notice(mplane.Receipt), sent)
+	return reply, s.remember(j)
 }
 
-// remember keeps a receipt, result or exception.
-func (s *Session) remember(token, label string, m mplane.Message) error {
+// remember keeps the state of a job.
+func (s *Session) remember(j Job) error {
 	if s.Memory == nil {
 		return nil
 	}
-	return s.Memory.Put(s.Client.Root(), token, label, m)
+	return s.Memory.Put(s.Client.Root(), j)
 }
 
 // Redeem asks for the state of a job and returns it: the result if there is
 // one, else the receipt or an exception.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
-	return s.notify(ctx, name, mplane.Redemption)
+	m, _, err := s.notify(ctx, name, mplane.Redemption)
+	return m, err
 }
 
 // Stop asks a job to stop and returns its state.
 func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error) {
-	return s.notify(ctx, name, mplane.Interrupt)
+	m, _, err := s.notify(ctx, name, mplane.Interrupt)
+	return m, err
 }
 
-func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (mplane.Message, error) {
-	token, label, old, err := s.find(name)
+// notify sends the receipt of a job as a message of kind k, unless the job is
+// over, and returns its state, and whether more can come of it.
+func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
+	j, err := s.find(name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	receipt, pending := old.(*mplane.Statement)
-	switch {
-	case old == nil:
+	known := j.Message != nil
+	if known && !j.Pending() {
+		return j.Message, false, nil
+	}
+	ask := j.Receipt
+	if receipt, ok := j.Message.(*mplane.Statement); ok {
+		ask = receipt
+	}
+	if ask == nil {
 		// Of a receipt that is not ours only the token is known, which is
 		// all that counts.
-		receipt = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: token}
-	case !pending || receipt.Kind != mplane.Receipt:
-		if e, ok := old.(*mplane.Envelope); !ok || !s.unfinished(e) {
-			return old, nil
-		}
-		receipt = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: token, Label: label}
+		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
 	}
-	reply, err := s.Client.Send(ctx, receipt.Notice(k))
+	sent := time.Now()
+	reply, err := s.Client.Send(ctx, ask.Notice(k))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if _, failed := reply.(*mplane.Exception); failed && old == nil {
-		return reply, nil // a token that the user made up is not remembered
+	if _, failed := reply.(*mplane.Exception); failed {
+		if !known { // a token that the user made up is not remembered
+			return reply, false, nil
+		}
+		if e, ok := j.Message.(*mplane.Envelope); ok {
+			// Supervisors forget a job when they have given its results away.
+			reply, ask = e, &mplane.Statement{When: mplane.For(0)}
+		}
 	}
-	return reply, s.remember(token, label, reply)
+	j.reply(reply, k, ask, sent)
+	return reply, j.Pending(), s.remember(j)
 }
 
-// unfinished tells whether more results can come into an envelope.
-func (s *Session) unfinished(e *mplane.Envelope) bool {
-	_, end := e.When.Times(time.Now())
-	return end.IsZero() || time.Now().Before(end)
-}
-
-// find returns the job with a token or label.
-func (s *Session) find(name string) (token, label string, m mplane.Message, err error) {
+// find returns the job with a token or label. One that is not remembered has
+// only a token.
+func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
-		return name, "", nil, nil
+		return Job{Token: name}, nil
 	}
 	jobs, err := s.Memory.Jobs(s.Client.Root())
 	if err != nil {
-		return "", "", nil, err
+		return Job{}, err
 	}
 	for _, j := range jobs {
 		if j.Token == name {
-			return j.Token, j.Label, j.Message, nil
+			return j, nil
 		}
 	}
 	for _, j := range slices.Backward(jobs) {
 		if j.Label == name {
-			return j.Token, j.Label, j.Message, nil
+			return j, nil
 		}
 	}
 	if !digest.MatchString(name) {
-		return "", "", nil, &UnknownError{"such token or label", name}
+		return Job{}, &UnknownError{"such token or label", name}
 	}
-	return name, "", nil, nil
+	return Job{Token: name}, nil
 }
 
 // digest is a token as everybody makes them.
@@ -284,8 +295,8 @@ var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 // Wait redeems until the job has ended.
 func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
-		m, err := s.Redeem(ctx, name)
-		if err != nil || Ended(m) {
+		m, pending, err := s.notify(ctx, name, mplane.Redemption)
+		if err != nil || !pending {
 			return m, err
 		}
 		t := time.NewTimer(pause)
@@ -296,12 +307,6 @@ func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error)
 			return m, context.Cause(ctx)
 		}
 	}
-}
-
-// Ended tells whether a message is the end of a job.
-func Ended(m mplane.Message) bool {
-	s, ok := m.(*mplane.Statement)
-	return !ok || s.Kind != mplane.Receipt
 }
 
 // Failed returns why a job was refused or failed, "" if it was not.

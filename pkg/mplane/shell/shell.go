@@ -295,7 +295,7 @@ func (s *Shell) listmeas(ctx context.Context, _ []string) error {
 		return err
 	}
 	for _, j := range jobs {
-		if !Ended(j.Message) {
+		if j.Pending() {
 			if j.Message, err = s.Redeem(ctx, j.Token); err != nil {
 				return err
 			}

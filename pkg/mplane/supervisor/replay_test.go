@@ -1,13 +1,13 @@
 package supervisor
 
 import (
-	"net/http/httptest"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/exchange"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
 // differences are the answers that are not those of the reference
@@ -30,53 +30,116 @@ var differences = map[string]struct{ status, body, reason string }{
 
 const stale = "the callback capability of a component that is gone goes too"
 
+// play sends the request of an exchange to a site and holds the answer to the
+// captured one, or to the difference.
+func (x *site) play(tokens exchange.Tokens, e *exchange.Exchange) {
+	x.t.Helper()
+	url := x.clients.URL
+	if strings.HasPrefix(e.Link, "comp-") {
+		url = x.components.URL
+	}
+	status, contentType, body := tokens.Do(x.t, url, e.Request)
+	wantType := e.Response.Header["Content-Type"]
+	_, wantStatus := e.Response.Line()
+	problem := ""
+	if d, ok := differences[e.Name]; ok {
+		wantStatus, wantType = d.status, contentType
+		if !strings.Contains(string(body), d.body) {
+			problem = string(body)
+		}
+	} else {
+		problem = tokens.Compare(body, e.Response)
+	}
+	if status != wantStatus || contentType != wantType || problem != "" {
+		x.t.Errorf("%s %s: status %s, want %s; %q, want %q; %s", e.Name, e.Request.Start, status, wantStatus, contentType, wantType, problem)
+	}
+	e.Played()
+}
+
 // TestReplay plays the part of the RI's clients and components.
 func TestReplay(t *testing.T) {
-	reg, err := mplane.NewRegistries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var s *Supervisor
-	var components, clients *httptest.Server
-	start := func() {
-		if s, err = New(Options{Registries: reg, Immediate: time.Nanosecond}); err != nil {
-			t.Fatal(err)
-		}
-		components, clients = httptest.NewServer(s.Components()), httptest.NewServer(s.Clients())
-		t.Cleanup(components.Close)
-		t.Cleanup(clients.Close)
-	}
-	start()
+	opt := Options{Immediate: time.Nanosecond}
+	x := newSite(t, opt)
 	tokens := exchange.Tokens{}
-	for _, e := range ordered(exchange.Load(t, "a")) {
+	for _, e := range ordered(exchange.Assigned(t, "supervisor", exchange.Answering)) {
 		switch e.Name {
 		case "a/051":
-			start() // it has forgotten its components
+			x = newSite(t, opt) // it has forgotten its components
 		case "a/054", "a/056":
-			s.tidy(time.Now().Add(time.Minute)) // the component is silent
+			x.s.tidy(time.Now().Add(time.Minute)) // the component is silent
 		}
 		if e.Name == "a/056" {
-			start() // its counter of labels begins anew
+			x = newSite(t, opt) // its counter of labels begins anew
 		}
-		url := clients.URL
-		if e.Link == "comp-sup" {
-			url = components.URL
+		x.play(tokens, e)
+	}
+}
+
+// TestReplayResult plays a client that gets its result at once, and the
+// component, which waits for supervisors at the RI and registers here.
+func TestReplayResult(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Minute})
+	tokens := exchange.Tokens{}
+	do := func(method, path string, body any) []byte {
+		header := map[string]string{"Content-Type": wire.ContentType}
+		status, _, answer := exchange.Tokens{}.Do(t, x.components.URL, exchange.Message{Start: method + " " + path, Header: header, Body: body})
+		if status != "200" {
+			t.Errorf("%s %s: status %s", method, path, status)
 		}
-		status, contentType, body := tokens.Do(t, url, e.Request)
-		wantStatus, wantType := "", e.Response.Header["Content-Type"]
-		_, wantStatus = e.Response.Line()
-		problem := ""
-		if d, ok := differences[e.Name]; ok {
-			wantStatus, wantType = d.status, contentType
-			if !strings.Contains(string(body), d.body) {
-				problem = string(body)
+		return answer
+	}
+	all := exchange.Load(t, "b")
+	offer := exchange.Between(all, "b/008", "b/008")[0].Response.Body.(map[string]any)
+	result := exchange.Between(all, "b/013", "b/013")[0].Response.Body.(map[string]any)
+	do("POST", wire.CapabilityPath, map[string]any{"envelope": "message", "version": 1, "contents": []any{offer}})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			var got struct{ Contents []map[string]any }
+			if err := json.Unmarshal(do("GET", wire.SpecificationPath, ""), &got); err != nil {
+				t.Error(err)
 			}
-		} else {
-			problem = tokens.Compare(body, e.Response)
+			if len(got.Contents) > 0 {
+				result["token"] = got.Contents[0]["token"]
+				do("POST", wire.ResultPath, result)
+				return
+			}
 		}
-		if status != wantStatus || contentType != wantType || problem != "" {
-			t.Errorf("%s %s: status %s, want %s; %q, want %q; %s", e.Name, e.Request.Start, status, wantStatus, contentType, wantType, problem)
+	}()
+	for _, e := range exchange.Assigned(t, "supervisor", exchange.Answering) {
+		x.play(tokens, e)
+	}
+	<-done
+}
+
+// TestReplayWithdrawal plays a component that withdraws a capability and
+// offers it again.
+func TestReplayWithdrawal(t *testing.T) {
+	x := newSite(t, Options{})
+	tokens := exchange.Tokens{}
+	for _, e := range exchange.Assigned(t, "supervisor", exchange.Answering) {
+		x.play(tokens, e)
+	}
+}
+
+// TestReplayUpstream plays a component whose supervisor has, at the RI, a
+// client above it; here the client comes itself.
+func TestReplayUpstream(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	tokens := exchange.Tokens{}
+	for _, e := range exchange.Assigned(t, "supervisor", exchange.Answering) {
+		if e.Name == "b/079" {
+			above := exchange.Between(exchange.Load(t, "b"), "b/077", "b/077")[0].Response.Body
+			ask := e.Request
+			ask.Start = "POST / HTTP/1.1"
+			ask.Header = map[string]string{"Content-Type": wire.ContentType}
+			ask.Body = above.(map[string]any)["contents"].([]any)[0]
+			if status, _, body := tokens.Do(t, x.clients.URL, ask); status != "200" || !strings.Contains(string(body), `"receipt"`) {
+				t.Errorf("%s %s", status, body)
+			}
 		}
+		x.play(tokens, e)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/exchange"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
@@ -27,10 +28,7 @@ type site struct {
 
 func newSite(t *testing.T, opt Options) *site {
 	t.Helper()
-	reg, err := mplane.NewRegistries()
-	if err != nil {
-		t.Fatal(err)
-	}
+	reg := exchange.Registries(t)
 	opt.Registries, opt.Log = reg, slog.New(slog.DiscardHandler)
 	s, err := New(opt)
 	if err != nil {
@@ -92,7 +90,7 @@ func (x *site) client(name string) *client.Client {
 // offers waits until n capabilities are offered.
 func (x *site) offers(c *client.Client, n int) []*mplane.Statement {
 	x.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		list, unread, err := c.Capabilities(x.t.Context())
 		if err == nil && unread == nil && len(list) == n {
 			return list
@@ -131,7 +129,7 @@ func (x *site) specify(c *mplane.Statement, when string) *mplane.Statement {
 // redeem waits for what is no receipt.
 func (x *site) redeem(c *client.Client, spec *mplane.Statement) mplane.Message {
 	x.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		m := x.send(c, spec.Notice(mplane.Redemption))
 		if s, ok := m.(*mplane.Statement); !ok || s.Kind != mplane.Receipt {
 			return m

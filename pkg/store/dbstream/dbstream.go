@@ -67,6 +67,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+	adopted map[string]int64 // by stream, see Adopt
 
 	sched *scheduler // nil: nobody wants to know
 }
@@ -90,6 +91,10 @@ type stream struct {
 	mu      sync.Mutex
 	windows map[int64]bool
 	written bool
+
+	// adopted is the time before which the rows of other importers are all
+	// there are.
+	adopted int64
 }
 
 // Check reports what is wrong with a URL without connecting.
@@ -250,6 +255,9 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		if err != nil {
 			return err
 		}
+	}
+	if s.adopted, err = readAdopted(ctx, s.Pool); err != nil {
+		return err
 	}
 	return s.UseRecords(ctx, catalog, readOnly, func(k store.Key) string {
 		name, _ := s.streamName(k.Probe, k.File) // Begin reports errors
@@ -430,7 +438,7 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare stream %s: %w", name, err)
 	}
-	st := &stream{name: name, table: table, key: store.Key{Probe: f.Probe, File: f.File}, windows: map[int64]bool{}}
+	st := &stream{name: name, table: table, key: store.Key{Probe: f.Probe, File: f.File}, windows: map[int64]bool{}, adopted: s.adopted[name]}
 	if old := s.streams[name]; old != nil {
 		old.mu.Lock()
 		maps.Copy(st.windows, old.windows)

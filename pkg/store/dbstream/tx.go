@@ -58,6 +58,9 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			reason = "no time"
 		}
 		serial := max(own, x.last)
+		if serial < x.st.adopted && reason == "" {
+			continue // it is there
+		}
 		from := len(buf)
 		buf = strconv.AppendInt(buf, serial, 10)
 		var ok bool

@@ -1,0 +1,213 @@
+package legacy
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// iniFile is a file as Python's configparser reads it with its defaults, and
+// with keys whose case counts: that is how the reference implementation of
+// mPlane does it.
+type iniFile struct {
+	sections []*iniTable
+	defaults *iniTable // of the section DEFAULT: its keys are in every other one
+}
+
+type iniTable struct {
+	name    string
+	line    int
+	entries []*iniEntry
+}
+
+type iniEntry struct {
+	key, value string // the value before interpolation
+	line       int
+	used       bool
+}
+
+// Bounds of what a file may hold.
+const (
+	maxEntries = 10_000
+	maxDepth   = 10 // of %(name)s in what %(name)s stands for, as configparser has it
+)
+
+const defaultSection = "DEFAULT"
+
+// iniProblem is something in a file that configparser refuses.
+type iniProblem struct {
+	line int
+	key  string
+	text string
+}
+
+// parseINI reads a file. The error is about its first line that cannot be
+// read; what configparser refuses but can be told apart is in problems.
+func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
+	if !utf8.Valid(text) {
+		return nil, nil, &Error{File: name, Reason: "is no UTF-8 text"}
+	}
+	f = &iniFile{defaults: &iniTable{name: defaultSection}}
+	var table *iniTable
+	var entry *iniEntry
+	var values []string // lines of entry's value
+	indent, entries := 0, 0
+	finish := func() {
+		if entry != nil {
+			entry.value = strings.TrimRightFunc(strings.Join(values, "\n"), unicode.IsSpace)
+		}
+		entry = nil
+	}
+	for i, line := range splitLines(string(trimBOM(text))) {
+		number := i + 1
+		value := strings.TrimSpace(line)
+		if value == "" || value[0] == '#' || value[0] == ';' {
+			if value == "" && entry != nil {
+				values = append(values, "")
+			}
+			continue
+		}
+		level := len(line) - len(strings.TrimLeftFunc(line, unicode.IsSpace))
+		if entry != nil && level > indent {
+			values = append(values, value)
+			continue
+		}
+		indent = level
+		finish()
+		if header := sectionHeader.FindStringSubmatch(value); header != nil {
+			if table = f.open(header[1], number); table == nil {
+				problems = append(problems, iniProblem{number, "[" + header[1] + "]", "the section is there twice: the old program refuses the file, and here the two are put together"})
+				table = f.table(header[1])
+			}
+			continue
+		}
+		if table == nil {
+			return nil, nil, &Error{File: name, Line: number, Reason: "a key before the first [section]"}
+		}
+		at := strings.IndexAny(value, "=:")
+		if at <= 0 || strings.TrimSpace(value[:at]) == "" {
+			return nil, nil, &Error{File: name, Line: number, Reason: "neither a [section] nor KEY = VALUE"}
+		}
+		if entries++; entries > maxEntries {
+			return nil, nil, &Error{File: name, Line: number, Reason: fmt.Sprintf("has more than %d keys", maxEntries)}
+		}
+		entry = &iniEntry{key: strings.TrimSpace(value[:at]), line: number}
+		values = []string{strings.TrimSpace(value[at+1:])}
+		if old := table.find(entry.key); old != nil {
+			problems = append(problems, iniProblem{number, table.key(entry.key), fmt.Sprintf("is there already, in line %d: the old program refuses the file, and here the first one counts", old.line)})
+			continue // its value is read, and forgotten
+		}
+		table.entries = append(table.entries, entry)
+	}
+	finish()
+	return f, problems, nil
+}
+
+var sectionHeader = regexp.MustCompile(`^\[(.+)\]`)
+
+// splitLines splits a text where Python's universal newlines do.
+func splitLines(text string) []string {
+	return strings.Split(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n"), "\n")
+}
+
+// open adds a section; nil if it is there already.
+func (f *iniFile) open(name string, line int) *iniTable {
+	if name == defaultSection { // may be repeated
+		return f.defaults
+	}
+	if f.table(name) != nil {
+		return nil
+	}
+	t := &iniTable{name: name, line: line}
+	f.sections = append(f.sections, t)
+	return t
+}
+
+func (f *iniFile) table(name string) *iniTable {
+	for _, t := range f.sections {
+		if t.name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+func (t *iniTable) find(key string) *iniEntry {
+	if t == nil {
+		return nil
+	}
+	for _, e := range t.entries {
+		if e.key == key {
+			return e
+		}
+	}
+	return nil
+}
+
+// key names a key of the section in messages.
+func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
+
+// get finds a key of a section, or of the defaults; nil if there is none.
+func (f *iniFile) get(t *iniTable, key string) *iniEntry {
+	if e := t.find(key); e != nil {
+		return e
+	}
+	return f.defaults.find(key)
+}
+
+var reference = regexp.MustCompile(`^%\(([^)]+)\)s`)
+
+// expand returns a value with %(name)s replaced by the section's value of that
+// name, and %% by %.
+func (f *iniFile) expand(t *iniTable, value string) (string, error) {
+	e := expansion{f: f, t: t}
+	if err := e.add(value, 1); err != nil {
+		return "", err
+	}
+	return e.text.String(), nil
+}
+
+type expansion struct {
+	f     *iniFile
+	t     *iniTable
+	text  strings.Builder
+	steps int // each level can double them
+}
+
+func (e *expansion) add(rest string, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%%(name)s goes deeper than %d", maxDepth)
+	}
+	for rest != "" {
+		if e.steps++; e.steps > maxEntries || e.text.Len() > maxSize {
+			return errors.New("%(name)s makes it too long")
+		}
+		before, after, found := strings.Cut(rest, "%")
+		e.text.WriteString(before)
+		if !found {
+			return nil
+		}
+		if strings.HasPrefix(after, "%") {
+			e.text.WriteByte('%')
+			rest = after[1:]
+			continue
+		}
+		ref := reference.FindStringSubmatch("%" + after)
+		if ref == nil {
+			return errors.New("'%' must be followed by '%' or '(name)s'")
+		}
+		entry := e.f.get(e.t, ref[1])
+		if entry == nil {
+			return fmt.Errorf("%%(%s)s: there is no such key", ref[1])
+		}
+		entry.used = true
+		if err := e.add(entry.value, depth+1); err != nil {
+			return err
+		}
+		rest = after[len(ref[0])-1:]
+	}
+	return nil
+}

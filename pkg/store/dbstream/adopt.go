@@ -1,0 +1,184 @@
+package dbstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+)
+
+// adoptedTable says of each stream that math_repo filled up to when it did.
+const adoptedTable = "tstatrepo_adopted"
+
+// readAdopted returns what adoptedTable says.
+func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
+	adopted := map[string]int64{}
+	table := pg.Ident{catalog, adoptedTable}
+	if t, err := pg.FindTable(ctx, q, table); err != nil || t == nil {
+		return adopted, err
+	}
+	rows, err := q.Query(ctx, "select stream, until from "+table.Sanitize())
+	if err != nil {
+		return nil, err
+	}
+	var name string
+	var until int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &until}, func() error {
+		adopted[name] = until
+		return nil
+	})
+	return adopted, err
+}
+
+// Adopt implements store.Adopter. math_repo stores windows one after the
+// other, so what it has of a stream are the rows up to the end of its last
+// window, and no row before that is stored any more: just as it goes on itself
+// when it is started again. A file that holds both has its later rows stored.
+//
+// The end of the last window is what its state says or the database shows,
+// whichever is later: it may have been stopped before it wrote its state.
+func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
+	name, err := s.streamName(a.Probe, a.Type)
+	if err != nil {
+		return err
+	}
+	var until int64
+	var unlisted []int64
+	err = s.Retry(ctx, func() error {
+		return s.Change(ctx, catalog, func(tx pgx.Tx) (err error) {
+			until, unlisted, err = s.adopt(ctx, tx, name, a)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("adopt stream %s: %w", name, err)
+	}
+	if until == 0 {
+		return nil
+	}
+	st := &stream{name: name, windows: map[int64]bool{}}
+	for _, start := range unlisted { // it was stopped between the two
+		if err := s.ensureWindow(ctx, st, start); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adopted[name] = until
+	delete(s.streams, name)
+	return nil
+}
+
+// adopt notes the end of the last window, and returns it with the windows that
+// the catalog does not list. 0 means that there is nothing to take over.
+func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
+	adopted, err := readAdopted(ctx, tx)
+	if err != nil {
+		return 0, nil, err
+	}
+	if until := adopted[name]; until > 0 {
+		if a.Stored.Unix() > until {
+			s.Log.Warn("math_repo has stored rows since its stream was taken over: they may be there twice", "stream", name,
+				"from", time.Unix(until, 0).UTC(), "to", a.Stored.UTC())
+		}
+		return until, nil, nil
+	}
+	parent := pg.Ident{public, name}
+	if t, err := pg.FindTable(ctx, tx, parent); err != nil || t == nil {
+		return 0, nil, err // another database: nothing of it is here
+	}
+	var ours bool
+	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, pg.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
+		return 0, nil, err
+	}
+	if ours {
+		s.Log.Warn("a stream has files of tstatrepo already, and is not taken over from math_repo", "stream", name)
+		return 0, nil, nil
+	}
+	until, unlisted, err = s.lastWindow(ctx, tx, name)
+	if err != nil {
+		return 0, nil, err
+	}
+	if !a.Stored.IsZero() {
+		until = max(until, a.Stored.Unix())
+	}
+	switch {
+	case until == 0:
+		return 0, nil, nil
+	case until > time.Now().Add(time.Hour).Unix():
+		return 0, nil, pg.Hinted(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
+			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
+	}
+	table := pg.Quote(catalog, adoptedTable)
+	if _, err := tx.Exec(ctx, "create table if not exists "+table+" (stream text primary key, until bigint not null, adopted timestamptz not null)"); err != nil {
+		return 0, nil, err
+	}
+	_, err = tx.Exec(ctx, "insert into "+table+" values ($1, $2, now())", name, until)
+	return until, unlisted, err
+}
+
+// lastWindow returns the end of a stream's last window, 0 if there is none,
+// and the partitions that the catalog does not list.
+func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
+	view := pg.Ident{catalog, viewPrefix + name}
+	listed := map[int64]bool{}
+	if t, err := pg.FindTable(ctx, tx, view); err != nil {
+		return 0, nil, err
+	} else if t == nil {
+		return 0, nil, errors.New("the catalog has no table " + view.Sanitize())
+	}
+	rows, err := tx.Query(ctx, "select serial_time::int8, coalesce(part_length, 0)::int8 from "+view.Sanitize()+" where serial_time is not null")
+	if err != nil {
+		return 0, nil, err
+	}
+	var start, length int64
+	if _, err := pgx.ForEachRow(rows, []any{&start, &length}, func() error {
+		listed[start] = true
+		end = max(end, start+length)
+		return nil
+	}); err != nil {
+		return 0, nil, err
+	}
+	rows, err = tx.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+		where i.inhparent = to_regclass($1) and n.nspname = $2`, pg.Quote(public, name), s.cfg.schema)
+	if err != nil {
+		return 0, nil, err
+	}
+	parts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, part := range parts {
+		text, ok := strings.CutPrefix(part, name+"_")
+		start, err := strconv.ParseInt(text, 10, 32)
+		if !ok || err != nil || listed[start] {
+			continue
+		}
+		unlisted = append(unlisted, start)
+		end = max(end, start+s.cfg.window)
+	}
+	return end, unlisted, nil
+}
+
+// Holds implements store.Holder: a file of a folder that ended well before the
+// last window that was taken over has no later row. How well says zones, since
+// folder names may be read in another zone than the probe's.
+func (s *Store) Holds(f store.FileInfo) bool {
+	if len(s.adopted) == 0 || f.Next.IsZero() {
+		return false
+	}
+	name, err := s.streamName(f.Probe, f.Type.Name)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.Next.Add(zones+time.Hour).Unix() < s.adopted[name]
+}
