@@ -13,6 +13,7 @@ const (
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
 	recentErrors = time.Hour           // errors in the log older than this are history
+	archive      = 30 * 24 * time.Hour // logs older than this do not come from a Tstat that runs
 )
 
 // Problem is something that is wrong, and what to do about it.
@@ -141,9 +142,11 @@ func (l *Logs) lag(now time.Time) (time.Duration, bool) {
 	return max(0, now.Sub(l.LastFolder)), true
 }
 
+// late tells whether newer logs should be here. A stream of old logs only is
+// never late.
 func (l *Logs) late(now time.Time) bool {
 	lag, known := l.lag(now)
-	return known && l.LateAfter > 0 && lag > l.LateAfter
+	return known && l.LateAfter > 0 && lag > l.LateAfter && lag < archive
 }
 
 // title names the stream to people.
