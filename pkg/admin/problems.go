@@ -67,8 +67,10 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		}
 		for _, c := range l.Consumers {
 			switch {
+			case c.Err != "" && c.Optional:
+				add(false, "It is opened again by itself; once its queue is full it misses lines.", "Consumer %s takes nothing: %s", c.Name, c.Err)
 			case c.Err != "":
-				add(!c.Optional, "It is opened again by itself; until then the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
+				add(true, "It is opened again by itself; once its queue is full the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
 			case c.Dropped > 0:
 				add(false, "It was too slow, or refused them. Make it faster or its queue larger; what is gone does not come again.",
 					"Consumer %s missed %s", c.Name, count(c.Dropped, "line"))
