@@ -11,9 +11,9 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
-.PHONY: help demo test bench soak lint generate build build-norrd install-tools
+.PHONY: help demo test e2e bench soak lint generate build build-norrd install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -40,6 +40,9 @@ test: install-tools ## run all tests
 	go test -race -timeout 15m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
+
+e2e: install-tools ## the loop of supervisor, repository and probe with real logs, also when each is killed; a part of test
+	go test ./cmd/tstatrepo -run 'TestE2E|TestKillSite' -count=1 -v
 
 bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(BENCH)

@@ -4,22 +4,17 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"maps"
 	"math"
-	"math/big"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,57 +28,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// certify makes files of a certificate for a name, in a unit of one site:
-// its own, its key and the authority's.
-func certify(t *testing.T) func(unit, name string) (cert, key, ca string) {
-	t.Helper()
-	dir := t.TempDir()
-	var root *x509.Certificate
-	var rootKey *ecdsa.PrivateKey
-	n := int64(0)
-	issue := func(unit, name string) (cert, key, ca string) {
-		t.Helper()
-		secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n++
-		c := &x509.Certificate{
-			SerialNumber: big.NewInt(n), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-			Subject:     pkix.Name{Organization: []string{"site"}, OrganizationalUnit: []string{unit}, CommonName: name},
-			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}, IsCA: root == nil, BasicConstraintsValid: true,
-		}
-		parent, signer := root, rootKey
-		if root == nil {
-			parent, signer = c, secret
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, parent, &secret.PublicKey, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		private, err := x509.MarshalECPrivateKey(secret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if root == nil {
-			if root, err = x509.ParseCertificate(der); err != nil {
-				t.Fatal(err)
-			}
-			rootKey = secret
-		}
-		write := func(name, kind string, der []byte) string {
-			path := filepath.Join(dir, name)
-			if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			return path
-		}
-		return write(name+".pem", "CERTIFICATE", der), write(name+".key", "EC PRIVATE KEY", private), filepath.Join(dir, "root.pem")
-	}
-	issue("CA", "root")
-	return issue
-}
-
 // site is a Tstat with its probe, a repository and a supervisor, each a
 // process of its own, and the data that the Tstat has written.
 type site struct {
@@ -96,6 +40,7 @@ type site struct {
 
 	components, clients string // addresses of the supervisor
 	lines, points, logs string // of the repository
+	links               []*link
 	tls                 map[string][3]string
 	running             map[string]*process
 
@@ -113,8 +58,9 @@ const (
 )
 
 // newSite starts a site whose Tstat has written three folders, of which the
-// last is open. protocol is that of the streaming.
-func newSite(t *testing.T, protocol string) *site {
+// last is open. protocol is that of the streaming. With links the network
+// between probe and repository can be cut.
+func newSite(t *testing.T, protocol string, links bool) *site {
 	s := &site{
 		t: t, begun: time.Now(), dir: t.TempDir(), tool: rrdtest.Start(t), pg: pgtest.Start(t), conf: map[string]string{}, tls: map[string][3]string{},
 		running: map[string]*process{}, samples: map[string][]byte{}, open: map[string]*os.File{},
@@ -163,6 +109,18 @@ to = "whisper:%s/whisper"
 name = "turin"
 timezone = "UTC"
 `, s.logs, s.dir, s.pg.Host(s.db), s.lines, s.dir, s.points, s.dir))
+	fetch := freeAddr(t)
+	advertise := ""
+	if links {
+		for _, addr := range []*string{&s.lines, &s.points, &s.logs} {
+			k := newLink(t, *addr)
+			s.links = append(s.links, k)
+			*addr = k.Addr().String()
+		}
+		k := newLink(t, fetch)
+		s.links = append(s.links, k)
+		advertise = "localhost:" + port(k.Addr().String())
+	}
 	config("probe", "Probe-turin", fmt.Sprintf(`
 [collect-log]
 listen = []
@@ -177,14 +135,17 @@ rrd-folder = "%s/rrd"
 stream-protocol = %q
 every = "1s"
 listen = [%q]
+advertise = %q
 type = ["log_tcp_complete", "log_udp_complete"]
 timezone = "UTC"
-`, s.dir, s.dir, protocol, freeAddr(t)))
-	for _, name := range []string{"supervisor", "repository", "probe"} {
+`, s.dir, s.dir, protocol, fetch, advertise))
+	for _, name := range siteProcesses {
 		s.start(name)
 	}
 	return s
 }
+
+var siteProcesses = []string{"supervisor", "repository", "probe"}
 
 func (s *site) must(err error) {
 	s.t.Helper()
@@ -206,6 +167,9 @@ func (s *site) step(n int) {
 		var b strings.Builder
 		for k := range n {
 			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*(k+1)), s.rrdSteps+k+i)
+		}
+		if s.rrdSteps == 0 { // the current step is not finished from then on
+			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*n+siteStep/5), i)
 		}
 		s.tool.Do("update %s%s", s.rrd(i), &b)
 	}
@@ -261,6 +225,7 @@ func (s *site) start(name string) {
 	s.running[name] = begin(s.t, nil, "supervisor", "--components", s.components, "--clients", s.clients, "--state-dir", filepath.Join(s.dir, "supervisor"),
 		"--tls-cert", f[0], "--tls-key", f[1], "--tls-ca", f[2],
 		"--role", "site.Clients.ann=operator", "--role", "site.Clients.bob=guest", "--authorize", "tstat=operator", "--authorize", "repository=operator")
+	s.running[name].says("supervisor is ready")
 }
 
 // client returns the command of a client.
@@ -425,6 +390,82 @@ func lens(list []map[int64]float64) (n []int) {
 	return n
 }
 
+// link is a network between two processes that can be cut.
+type link struct {
+	net.Listener
+	to string
+
+	mu  sync.Mutex
+	cut chan struct{} // nil, or closed when it is whole again
+}
+
+func newLink(t *testing.T, to string) *link {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	k := &link{Listener: l, to: to}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				k.whole()
+				d, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				defer d.Close()
+				go k.carry(c, d)
+				k.carry(d, c)
+			}()
+		}
+	}()
+	return k
+}
+
+// whole waits until the link is not cut.
+func (k *link) whole() {
+	k.mu.Lock()
+	cut := k.cut
+	k.mu.Unlock()
+	if cut != nil {
+		<-cut
+	}
+}
+
+// carry copies until one side ends, which ends both.
+func (k *link) carry(to, from net.Conn) {
+	defer to.Close()
+	defer from.Close()
+	for b := make([]byte, 32<<10); ; {
+		n, err := from.Read(b)
+		k.whole()
+		if _, werr := to.Write(b[:n]); err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+// breaks cuts the link until mend is called. What is sent arrives then.
+func (k *link) breaks() (mend func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	cut := make(chan struct{})
+	k.cut = cut
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.cut = nil
+		close(cut)
+	}
+}
+
 func port(addr string) string {
 	_, port, _ := net.SplitHostPort(addr)
 	return port
@@ -433,10 +474,7 @@ func port(addr string) string {
 // export runs the three exporters, as on the page of mPlane.
 func (s *site) export() {
 	s.t.Helper()
-	becomes(s.t, "registration", func() bool {
-		out, err := s.client("ann", "--list").Output()
-		return err == nil && bytes.Contains(out, []byte("tstat-exporter_rrd")) && bytes.Contains(out, []byte("repository-collect_log"))
-	})
+	s.registered()
 	s.types("tstat-exporter_log", "now + inf", "localhost:"+port(s.logs))
 	s.types("tstat-exporter_streaming", "now + 1d", s.dir+"/tstat", "60", "log_tcp_complete", "localhost:"+port(s.lines))
 	s.types("tstat-exporter_rrd", "now + 1h", "localhost:"+port(s.points))
@@ -446,7 +484,7 @@ func (s *site) export() {
 // Tstat has finished is in the sinks, exactly; when it goes on, so does the
 // rest.
 func TestE2E(t *testing.T) {
-	s := newSite(t, "plain")
+	s := newSite(t, "plain", false)
 	s.export()
 	s.arrives(false)
 
@@ -463,10 +501,13 @@ func TestE2E(t *testing.T) {
 	s.step(2)
 	s.arrives(false)
 
-	for _, label := range []string{"tstat-exporter_log-0", "tstat-exporter_streaming-0", "tstat-exporter_rrd-0"} {
+	labels := []string{"tstat-exporter_log-0", "tstat-exporter_streaming-0", "tstat-exporter_rrd-0"}
+	for _, label := range labels {
 		if out, err := s.client("ann", "--stop", "--token", label).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", label, err, out)
 		}
+	}
+	for _, label := range labels {
 		out, err := s.client("ann", "--result", "--token", label, "--wait", "--timeout", "60s").CombinedOutput()
 		if err != nil || !bytes.HasPrefix(out, []byte("result: measure")) {
 			t.Errorf("%s: %v: %s", label, err, out)
@@ -480,4 +521,72 @@ func TestE2E(t *testing.T) {
 		s.running[name].ends(status)
 	}
 	s.arrives(false) // the end has changed nothing
+}
+
+// kill kills a process as a crash does, and starts it again.
+func (s *site) kill(name string) {
+	s.t.Helper()
+	s.running[name].cmd.Process.Kill()
+	s.running[name].cmd.Wait()
+	s.start(name)
+}
+
+// registered waits until the supervisor knows both components.
+func (s *site) registered() {
+	s.t.Helper()
+	becomes(s.t, "registration", func() bool {
+		out, err := s.client("ann", "--list").Output()
+		return err == nil && bytes.Contains(out, []byte("tstat-exporter_rrd")) && bytes.Contains(out, []byte("repository-collect_log"))
+	})
+}
+
+// TestKillSite kills every process of the loop in turn, while Tstat goes on:
+// what it writes arrives, and registration comes back, by themselves. Then
+// the network is cut for 15 s, and the supervisor gone for a minute.
+func TestKillSite(t *testing.T) {
+	rounds := 2
+	if *soak {
+		rounds = 20
+	}
+	s := newSite(t, "ack", true)
+	s.export()
+	s.arrives(true)
+	for range rounds {
+		for _, name := range siteProcesses {
+			s.rollOver()
+			s.step(1)
+			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // the random moment
+			s.kill(name)
+			s.rollOver()
+			s.step(1)
+		}
+		s.arrives(true)
+		s.registered()
+	}
+	if !*soak {
+		return
+	}
+	var mend []func()
+	for _, k := range s.links {
+		mend = append(mend, k.breaks())
+	}
+	s.rollOver()
+	s.step(1)
+	time.Sleep(15 * time.Second) // how long the network is cut
+	for _, f := range mend {
+		f()
+	}
+	s.arrives(true)
+
+	s.running["supervisor"].cmd.Process.Kill()
+	s.running["supervisor"].cmd.Wait()
+	s.rollOver()
+	s.step(1)
+	s.arrives(true)         // the exports go on without it
+	time.Sleep(time.Minute) // how long the supervisor is gone
+	s.start("supervisor")
+	s.rollOver()
+	s.step(1)
+	s.arrives(true)
+	s.registered()
 }

@@ -29,7 +29,7 @@ func localServices(cfg *config, con *console) ([]component.Service, *mplane.Regi
 	if err != nil {
 		return nil, nil, err
 	}
-	services, err := svc.services(repo)
+	services, _, err := svc.services(repo)
 	return services, svc.registries, err
 }
 

@@ -33,9 +33,6 @@ func (svc *service) reload(repo *repository.Repository, load func(former *servic
 	if err == nil && next.cfg.stateDir != svc.cfg.stateDir {
 		err = fmt.Errorf("state-dir cannot change from %s while serve runs", svc.cfg.stateDir)
 	}
-	if err == nil && next.cfg.serve.tls().Enabled() {
-		_, err = next.cfg.serve.tls().Client() // reads them
-	}
 	svc.con.json = json
 	if err != nil {
 		svc.con.level.Set(level)

@@ -286,6 +286,11 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if err != nil {
 		p.add("allow", "%v", err)
 	}
+	if s.tls().Enabled() {
+		if _, err := s.tls().Client(); err != nil { // reads the files
+			p.add("tls-cert", "%v", err)
+		}
+	}
 	listen := func(name, addr string) peer.Options {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
 		var usage *peer.UsageError
@@ -322,9 +327,12 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if s.supervisor != "" {
 		host, _ := os.Hostname()
 		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, fitProbe(host)+"."+s.systemID)}
-		if conn, err := svc.supervisor.Open(); err != nil {
+		conn, err := svc.supervisor.Open()
+		var wrong *wire.URLError
+		if errors.As(err, &wrong) {
+			p.hint = cmp.Or(p.hint, wrong.Hint())
 			p.add("supervisor", "%v", err)
-		} else {
+		} else if err == nil {
 			conn.Close()
 		}
 	}
@@ -528,21 +536,6 @@ func folderOf(dest string) string {
 	return ""
 }
 
-// services returns what the component offers: the endpoints, and what the
-// probe exports.
-func (svc *service) services(r *repository.Repository) ([]component.Service, error) {
-	list := r.Services()
-	if svc.probe == nil {
-		return list, nil
-	}
-	p, err := probe.New(*svc.probe)
-	if err != nil {
-		return nil, err
-	}
-	svc.watch.probe = p
-	return append(list, p.Services()...), nil
-}
-
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
@@ -563,11 +556,11 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	if err != nil {
 		return err
 	}
-	services, err := svc.services(repo)
+	services, exporters, err := svc.services(repo)
 	if err != nil {
 		return err
 	}
-	svc.watch.repo = repo
+	svc.watch.repo, svc.watch.probe = repo, exporters
 	services = svc.watch.observe(services)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
@@ -610,6 +603,19 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 }
 
+// services returns the capabilities of the endpoints, and of the probe if
+// there is one.
+func (svc *service) services(repo *repository.Repository) ([]component.Service, *probe.Probe, error) {
+	if svc.probe == nil {
+		return repo.Services(), nil, nil
+	}
+	p, err := probe.New(*svc.probe)
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(repo.Services(), p.Services()...), p, nil
+}
+
 // memory is what the process should not outgrow: what the endpoints may use,
 // and something for the rest.
 func (svc *service) memory() int64 {
@@ -632,12 +638,17 @@ func (svc *service) offer(parts *group, services []component.Service) {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
-				Turn: svc.watch.turn,
+				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn,
 			})
 		})
 	}
 	if len(svc.clients) > 0 {
 		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		// Clients come for their results.
+		if err := jobs.Restore(filepath.Join(svc.cfg.stateDir, "clients.state"), nil); err != nil {
+			parts.run(func(context.Context) error { return err })
+			return
+		}
 		for _, opt := range svc.clients {
 			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
 		}

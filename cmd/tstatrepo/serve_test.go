@@ -20,7 +20,8 @@ import (
 type process struct {
 	t   *testing.T
 	cmd *exec.Cmd
-	log *logged
+	log *logged // stderr
+	out *logged // stdout
 }
 
 // logged keeps what a process says.
@@ -48,8 +49,8 @@ func begin(t *testing.T, env []string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, log: &logged{}}
-	p.cmd = &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo"}, args...), Env: append(os.Environ(), env...), Stderr: p.log}
+	p := &process{t: t, log: &logged{}, out: &logged{}}
+	p.cmd = &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo"}, args...), Env: append(os.Environ(), env...), Stdout: p.out, Stderr: p.log}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

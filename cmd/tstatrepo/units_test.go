@@ -81,3 +81,25 @@ func TestRegistryFile(t *testing.T) {
 		t.Errorf("repository.url is %s, %v", got, err)
 	}
 }
+
+// TestProbeConfig: conf/tstatrepo-probe.toml is right, and has a probe and no
+// repository.
+func TestProbeConfig(t *testing.T) {
+	text, err := os.ReadFile("../../conf/tstatrepo-probe.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, ca := certify(t)("Components", "Probe-turin")
+	text = []byte(strings.NewReplacer("/etc/tstatrepo/probe.pem", cert, "/etc/tstatrepo/probe.key", key, "/etc/tstatrepo/ca.pem", ca).Replace(string(text)))
+	file := filepath.Join(t.TempDir(), "probe.toml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, nil, "serve", "--check-config", "--config", file)
+	p.ends(0)
+	p = begin(t, nil, "runcap", "--local", "--list", "--config", file, "--state-dir", t.TempDir())
+	p.ends(0)
+	if got := strings.Count(p.out.String(), "Capability tstat-exporter_"); got != 3 || strings.Contains(p.out.String(), "repository-") {
+		t.Errorf("it offers %s", p.out)
+	}
+}

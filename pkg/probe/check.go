@@ -23,6 +23,11 @@ const lookupTimeout = 10 * time.Second
 // maxLogTime is the longest log.time: a week, in minutes.
 const maxLogTime = 7 * 24 * 60
 
+// awayError is what may be right later.
+type awayError struct{ error }
+
+func (e awayError) Unwrap() error { return e.error }
+
 // accept checks a specification and notes that its export runs. end is to be
 // called at its end.
 func (p *Probe) accept(ctx context.Context, label string, spec *mplane.Statement) (*export, error) {
@@ -59,7 +64,10 @@ func (p *Probe) accept(ctx context.Context, label string, spec *mplane.Statement
 		e.since = start
 	}
 	e.status.Repository, e.status.Folder, e.status.LogType, e.status.Started = e.repository, e.folder, e.logType, e.started
-	return e, p.begin(e)
+	if err := p.begin(e); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // repository checks the address of a repository, HOST:PORT.
@@ -75,7 +83,7 @@ func (p *Probe) repository(ctx context.Context, text string) (addrs []netip.Addr
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
 	defer cancel()
 	if addrs, err = p.lookup(ctx, "ip", host); err != nil {
-		return nil, "", err
+		return nil, "", awayError{err}
 	}
 	for i, a := range addrs {
 		addrs[i] = a.Unmap().WithZone("")
@@ -98,7 +106,7 @@ func (p *Probe) folder(text string) (string, error) {
 		if p.below(filepath.Clean(text), filepath.Clean) == "" {
 			return "", p.outside(text)
 		}
-		return "", err
+		return "", awayError{err}
 	}
 	dir := p.below(path, func(dir string) string {
 		target, err := filepath.EvalSymlinks(dir)
@@ -111,7 +119,7 @@ func (p *Probe) folder(text string) (string, error) {
 		return "", p.outside(text)
 	}
 	if info, err := os.Stat(dir); err != nil {
-		return "", err
+		return "", awayError{err}
 	} else if !info.IsDir() {
 		return "", fmt.Errorf("%s is no folder", dir)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
@@ -25,6 +26,7 @@ import (
 
 const (
 	retry     = 10 * time.Second
+	again     = 10 * time.Second
 	spoolSize = 256 << 20 // bytes of points for a repository that is away
 	// A component waits a little longer for its jobs.
 	drain = 5 * time.Second
@@ -55,26 +57,37 @@ type export struct {
 func (p *Probe) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
 	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		log := p.log.With("specification", spec.Label, "token", spec.ID())
-		e, err := p.accept(ctx, label, spec)
-		if err != nil {
-			p.count(label, func(t *Total) { t.Refused++ })
-			log.Warn("specification refused", "err", err)
-			return nil, err
+		for {
+			e, err := p.accept(ctx, label, spec)
+			if err == nil {
+				log.Info("export begins", "repository", e.repository, "folder", e.folder)
+				if ctx.Err() == nil {
+					err = do(ctx, e)
+				}
+				if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+					err = nil
+				}
+				p.end(e, err)
+				if err == nil {
+					log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
+					return e.rows(spec.Results), nil
+				}
+				err = awayError{err}
+			}
+			// After a restart a folder may not be mounted yet.
+			if !component.Resumed(ctx) || ctx.Err() != nil || !errors.As(err, new(awayError)) {
+				if e == nil {
+					p.count(label, func(t *Total) { t.Refused++ })
+				}
+				log.Error("export refused or failed", "err", err)
+				return nil, err
+			}
+			log.Warn("export cannot go on yet; trying again", "err", err, "in", p.again)
+			select {
+			case <-ctx.Done():
+			case <-time.After(p.again):
+			}
 		}
-		log.Info("export begins", "repository", e.repository, "folder", e.folder)
-		if ctx.Err() == nil {
-			err = do(ctx, e)
-		}
-		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-			err = nil
-		}
-		p.end(e, err)
-		if err != nil {
-			log.Error("export failed", "repository", e.repository, "err", err)
-			return nil, err
-		}
-		log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
-		return e.rows(spec.Results), nil
 	}
 }
 

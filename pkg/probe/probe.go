@@ -88,6 +88,7 @@ type Probe struct {
 	minute time.Duration // of log.time
 	drain  time.Duration // how long a repository may take the lines that are under way at the end
 	retry  time.Duration // of a batch of points
+	again  time.Duration // until a resumed export is tried again
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	mu      sync.Mutex
@@ -113,7 +114,7 @@ func New(opt Options) (*Probe, error) {
 		opt.Location = time.Local
 	}
 	p := &Probe{
-		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retry, lookup: net.DefaultResolver.LookupNetIP,
+		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retry, again: again, lookup: net.DefaultResolver.LookupNetIP,
 		ended: map[string]*Total{},
 	}
 	if p.log == nil {

@@ -483,6 +483,43 @@ func TestStreaming(t *testing.T) {
 	}
 }
 
+// TestResumed: an export that goes on after a restart waits for its folder,
+// which may not be mounted yet; but what is not allowed any more is refused.
+func TestResumed(t *testing.T) {
+	addr, got := receiver(t)
+	b := newBench(t, nil)
+	file := filepath.Join(b.StateDir, "component.state")
+	restart := func(opt Options) {
+		b.stop()
+		b.start(opt)
+		b.again = time.Millisecond
+		if err := b.jobs.Restore(file, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart(b.Options)
+	b.write("2026_11_22_06_39.out/log_tcp_complete", "#c_ip:1\none\n")
+	token := b.submit(Streaming, "now + inf", "repository.url="+addr, "log.folder="+b.LogFolder, "log.type=log_tcp_complete", "log.time=60")
+	eventually(t, "lines", func() bool { return strings.HasSuffix(got(), "one\n") })
+	b.stop()
+	if err := os.Rename(b.LogFolder, b.LogFolder+".away"); err != nil {
+		t.Fatal(err)
+	}
+	restart(b.Options)
+	eventually(t, "it waits", func() bool { return strings.Contains(b.logs.String(), "export cannot go on yet") })
+	if err := os.Rename(b.LogFolder+".away", b.LogFolder); err != nil {
+		t.Fatal(err)
+	}
+	b.write("2026_11_22_06_39.out/log_tcp_complete", "two\n")
+	eventually(t, "further lines", func() bool { return strings.HasSuffix(got(), "two\n") })
+	opt := b.Options
+	opt.Peers = peer.Networks{netip.MustParsePrefix("192.0.2.0/24")}
+	restart(opt)
+	if got := b.refusal(token); !strings.Contains(got, "no network that this probe may send to") {
+		t.Error(got)
+	}
+}
+
 // TestSilent: Tstat that writes nothing is told, once, and that it writes
 // again.
 func TestSilent(t *testing.T) {

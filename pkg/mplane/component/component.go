@@ -28,6 +28,9 @@ type Options struct {
 	// Poll is how often the supervisor is asked for specifications. It has to
 	// be below 10 s, when supervisors take a component for gone; 0: 5s.
 	Poll time.Duration
+	// StateFile keeps specifications and what came out over the end of the
+	// process, see Jobs.Restore. "": they end with it.
+	StateFile string
 	// Turn is told after each poll whether the supervisor knows the
 	// capabilities, and what went wrong; nil: nobody wants to know.
 	Turn func(registered bool, err error)
@@ -50,7 +53,7 @@ const maxOutbox = 10000
 // Run registers at the supervisor and serves its specifications until ctx
 // ends; then the jobs are stopped, their results delivered and the
 // capabilities withdrawn. A supervisor that is away is waited for. The error
-// is one of the options.
+// is one of the options, or of the state file.
 func Run(ctx context.Context, opt Options) error {
 	conn, err := opt.Supervisor.Open()
 	if err != nil {
@@ -69,6 +72,11 @@ func Run(ctx context.Context, opt Options) error {
 		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
+	}
+	if opt.StateFile != "" {
+		if err := c.jobs.Restore(opt.StateFile, c.send); err != nil {
+			return err
+		}
 	}
 	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var delivery sync.WaitGroup
@@ -296,6 +304,7 @@ func (c *component) deliver(ctx context.Context) {
 		if err != nil {
 			c.Log.Error("supervisor refuses a reply", "err", err)
 		}
+		c.jobs.Told(m)
 		pause = 100 * time.Millisecond
 		c.mu.Lock()
 		if len(c.outbox) > 0 && c.outbox[0] == m {

@@ -67,6 +67,8 @@ type Jobs struct {
 	limits     Limits
 	log        *slog.Logger
 
+	keep *keeper // nil: jobs end with the process
+
 	ctx    context.Context // of all jobs
 	cancel context.CancelCauseFunc
 	wait   sync.WaitGroup
@@ -81,14 +83,20 @@ type job struct {
 	spec     *mplane.Statement
 	owner    string // identity that asked
 	notify   func(mplane.Message)
+	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	finished chan struct{} // closed at its end
+	accepted time.Time     // its scope counts from then on
+	resumed  time.Time     // after a restart; zero: it was not
 
 	// below Jobs.mu
-	results []mplane.Message // of the runs so far, of a repeated one
-	when    mplane.Scope     // of the results
-	reply   mplane.Message   // nil until the end
-	ended   time.Time
+	started     time.Time // zero: not yet
+	interrupted bool
+	told        bool             // the reply has reached who asked
+	results     []mplane.Message // of the runs so far, of a repeated one
+	when        mplane.Scope     // of the results
+	reply       mplane.Message   // nil until the end
+	ended       time.Time
 }
 
 // NewJobs returns a scheduler for services. Roles say who may use them; nil
@@ -104,6 +112,24 @@ func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Ro
 // accepted is called with the receipt before the job starts, and notify with
 // the result, envelope or exception at its end; both may be nil.
 func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
+	b, service, answer := j.accept(spec, identity, notify)
+	if b != nil {
+		j.saveOrTell() // the receipt is a promise
+	}
+	if accepted != nil {
+		accepted(answer)
+	}
+	// The job is known before it starts, and its receipt is on its way: so a
+	// fast one cannot be overtaken by its own result.
+	if b != nil {
+		j.start(b, service)
+	}
+	return answer
+}
+
+// accept returns the answer to a specification, and the job that is to be
+// started, if one is.
+func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.prune()
@@ -111,21 +137,18 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 	receipt := spec.Notice(mplane.Receipt)
 	if old, ok := j.jobs[token]; ok {
 		if old.owner != identity {
-			return &mplane.Exception{Token: token, Message: NoPermission}
+			return nil, Service{}, &mplane.Exception{Token: token, Message: NoPermission}
 		}
-		if accepted != nil {
-			accepted(receipt)
-		}
-		return receipt
+		return nil, Service{}, receipt
 	}
-	service, refusal := j.service(spec, identity)
+	now := time.Now()
+	service, refusal := j.service(spec, identity, now)
 	if err := spec.Check(); err != nil && refusal == "" {
 		refusal = err.Error()
 	}
 	if refusal == "" && j.active >= j.limits.Jobs {
 		refusal = fmt.Sprintf("Too many jobs: %d are running", j.active)
 	}
-	now := time.Now()
 	if refusal == "" && spec.Verb != mplane.Query && spec.When.Delays(now).Never {
 		refusal = fmt.Sprintf("The scope %s is over", spec.When)
 	}
@@ -133,41 +156,47 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 		refusal = "The component stops"
 	}
 	if refusal != "" {
-		e := &mplane.Exception{Token: token, Message: refusal}
-		if accepted != nil {
-			accepted(e)
-		}
-		return e
+		return nil, Service{}, &mplane.Exception{Token: token, Message: refusal}
 	}
-	ctx, cancel := context.WithCancelCause(j.ctx)
-	b := &job{spec: spec, owner: identity, notify: notify, cancel: cancel, finished: make(chan struct{})}
-	// The job is known before it starts, and its receipt is on its way: so a
-	// fast one cannot be overtaken by its own result.
+	b := &job{spec: spec, owner: identity, notify: notify, finished: make(chan struct{}), accepted: now}
+	if spec.When.Delays(now).Start <= 0 || spec.Verb == mplane.Query {
+		b.started = now
+	}
+	b.ctx, b.cancel = context.WithCancelCause(j.ctx)
 	j.jobs[token] = b
 	j.active++
-	if accepted != nil {
-		accepted(receipt)
-	}
-	j.wait.Go(func() {
-		defer cancel(nil)
-		reply := j.run(ctx, b, service, now)
-		j.mu.Lock()
-		b.reply, b.ended = reply, time.Now()
-		j.active--
-		j.mu.Unlock()
-		close(b.finished)
-		if notify != nil {
-			notify(reply)
-		}
-	})
-	return receipt
+	return b, service, receipt
 }
 
-// service returns the first service that spec fulfils and identity may use.
-func (j *Jobs) service(spec *mplane.Statement, identity string) (s Service, refusal string) {
+// start runs a job that was accepted.
+func (j *Jobs) start(b *job, service Service) {
+	j.wait.Go(func() {
+		defer b.cancel(nil)
+		defer close(b.finished)
+		reply := j.run(b.ctx, b, service)
+		j.mu.Lock()
+		j.active--
+		suspended := j.suspended(b.ctx, b.spec, b.accepted)
+		if !suspended {
+			b.reply, b.ended = reply, time.Now()
+		}
+		j.mu.Unlock()
+		if suspended {
+			return
+		}
+		j.saveOrTell()
+		if b.notify != nil {
+			b.notify(reply)
+		}
+	})
+}
+
+// service returns the first service that spec fulfils at time t and identity
+// may use.
+func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (s Service, refusal string) {
 	refusal = NoService
 	for _, s := range j.services {
-		if !spec.Fulfils(s.Capability, time.Now()) {
+		if !spec.Fulfils(s.Capability, t) {
 			continue
 		}
 		if j.roles.Allowed(s.Capability.Label, identity) {
@@ -179,15 +208,27 @@ func (j *Jobs) service(spec *mplane.Statement, identity string) (s Service, refu
 }
 
 // run does a job to its end.
-func (j *Jobs) run(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
+func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	if b.spec.When.Repeated() {
-		return j.repeat(ctx, b, s, now)
+		return j.repeat(ctx, b, s, b.accepted)
 	}
-	return j.once(ctx, s, b.spec, now)
+	return j.once(ctx, s, b.spec, b.accepted, func() time.Time {
+		j.mu.Lock()
+		first := b.started.IsZero()
+		if first {
+			b.started = time.Now()
+		}
+		j.mu.Unlock()
+		if first {
+			j.saveOrTell()
+		}
+		return b.started
+	})
 }
 
-// once runs a specification whose scope counts from now on.
-func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time) mplane.Message {
+// once runs a specification whose scope counts from now on. started tells
+// when it began, at its begin.
+func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // its scope is about the data
 		d = mplane.Delays{Endless: true}
@@ -200,7 +241,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		ctx, cancel = context.WithDeadlineCause(ctx, now.Add(d.End), ErrScopeEnd)
 		defer cancel()
 	}
-	start := time.Now()
+	start := started()
 	rows, err := s.Run(ctx, spec)
 	if err != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
@@ -245,13 +286,24 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 			break
 		}
 		spec := b.spec.Run(when)
+		if j.done(b, spec, at) {
+			continue
+		}
 		if !j.begin() {
 			j.add(b, &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Too many jobs: left out the run of %s", when)})
 			continue
 		}
 		runs.Go(func() {
 			defer j.end()
-			j.add(b, j.once(ctx, s, spec, at))
+			result := j.once(ctx, s, spec, at, func() time.Time {
+				if at.Before(b.resumed) {
+					return at
+				}
+				return time.Now()
+			})
+			if !j.suspended(ctx, spec, at) {
+				j.add(b, result)
+			}
 		})
 	}
 	runs.Wait()
@@ -278,11 +330,12 @@ func (j *Jobs) end() {
 
 func (j *Jobs) add(b *job, m mplane.Message) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	b.results = append(b.results, m)
 	if n := len(b.results) - j.limits.Results; n > 0 {
 		b.results = slices.Delete(b.results, 0, n)
 	}
+	j.mu.Unlock()
+	j.saveOrTell()
 }
 
 // envelope returns the results so far.
@@ -311,10 +364,16 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 // has stopped.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
-	if b, ok := j.jobs[token]; ok && b.owner == identity {
-		b.cancel(ErrInterrupted)
+	b, ok := j.jobs[token]
+	stop := ok && b.owner == identity && b.reply == nil
+	if stop {
+		b.interrupted = true
 	}
 	j.mu.Unlock()
+	if stop {
+		j.saveOrTell()
+		b.cancel(ErrInterrupted)
+	}
 	return j.State(token, identity)
 }
 
@@ -335,14 +394,14 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 // prune forgets jobs that ended long ago.
 func (j *Jobs) prune() {
 	for token, b := range j.jobs {
-		if b.reply != nil && time.Since(b.ended) > j.limits.Keep {
+		if b.reply != nil && time.Since(b.ended) > j.limits.Keep && (j.keep == nil || b.notify == nil || b.told) {
 			delete(j.jobs, token)
 		}
 	}
 }
 
 // Stop ends all jobs and waits until they have told their results, or ctx
-// ends.
+// ends. Those of a state file have no results yet, see Restore.
 func (j *Jobs) Stop(ctx context.Context) {
 	j.cancel(ErrStopped)
 	done := make(chan struct{})
