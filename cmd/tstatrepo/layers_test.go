@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"pkg/store/stores"},
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
 	{"pkg/mathproto"},
-	{"pkg/repository", "pkg/probe", "pkg/admin", "pkg/legacy"},
+	{"pkg/repository", "pkg/probe", "pkg/legacy"},
 	{"cmd/tstatrepo"},
 }
 

@@ -56,8 +56,9 @@ type watcher struct {
 	registered bool
 	since      time.Time
 	regErr     string
-	streams    map[string]*streamWatch // by name
-	stored     time.Time               // when points were last stored
+	streams    map[string]*streamWatch     // by name
+	sources    map[[2]string]*admin.Counts // of live lines, by probe and address
+	stored     time.Time                   // when points were last stored
 }
 
 // streamWatch is what a stream's counts alone do not tell.
@@ -73,6 +74,7 @@ func newWatcher(svc *service, recent *admin.Recent) *watcher {
 		svc: svc, started: now, since: now, recent: recent,
 		series: admin.NewSeriesStore(seriesMetrics, seriesPoints), lines: admin.NewCounts(lineInterval, lineIntervals),
 		specs: map[string][]admin.Specification{}, streams: map[string]*streamWatch{},
+		sources: map[[2]string]*admin.Counts{},
 	}
 }
 
@@ -184,6 +186,15 @@ func (w *watcher) sample(st *repository.Status, now time.Time) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if st.Lines != nil {
+		for _, o := range st.Lines.Sources {
+			key := [2]string{o.Probe, o.From}
+			if w.sources[key] == nil {
+				w.sources[key] = admin.NewCounts(lineInterval, 4) // for the rate
+			}
+			w.sources[key].Reach(now, o.Lines)
+		}
+	}
 	seen := map[string]bool{}
 	for _, s := range st.Streams {
 		seen[s.StreamName] = true
@@ -253,7 +264,10 @@ func (w *watcher) logs(s *admin.State, st *repository.Status, now time.Time) {
 		a := admin.Logs{
 			Stream: l.StreamName, Probe: l.Probe, Type: l.StreamType, From: l.CallBackUrl, To: to,
 			LastFolder: l.LastFolder, LateAfter: w.lateAfter(), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects, Bytes: l.Bytes,
-			Failed: l.Failed, Err: l.LastError, ErrTime: l.ErrorTime,
+			Failed: l.Failed,
+		}
+		if !l.ErrorTime.Before(l.LastPoll) { // else that is over
+			a.Err, a.ErrTime = l.LastError, l.ErrorTime
 		}
 		if t := mathproto.LogType(l.StreamType); t != nil {
 			a.Type = t.Name
@@ -288,8 +302,15 @@ func (w *watcher) live(s *admin.State, st *repository.Status, now time.Time) {
 	for _, c := range sum.Consumers {
 		a.Consumers = append(a.Consumers, admin.Consumer{
 			Name: c.Name, Optional: c.Optional, Lines: c.Lines, Dropped: c.Dropped, Restarts: c.Restarts, Repeated: c.Repeated,
-			QueueSize: o.Queue,
+			Queue: c.Queued, QueueSize: o.Queue, Err: c.Trouble,
 		})
+	}
+	for _, c := range sum.Sources {
+		l := admin.Source{Probe: c.Probe, Addr: c.From, Connections: c.Connections, Lines: c.Lines, Rejects: c.Rejects, Last: c.Last}
+		if counts := w.sources[[2]string{c.Probe, c.From}]; counts != nil {
+			l.Rate = counts.Rate(now)
+		}
+		a.Sources = append(a.Sources, l)
 	}
 	s.Live = append(s.Live, a)
 }

@@ -27,7 +27,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil
 	}
-	top := float64(slices.Max(values))
+	most := slices.Max(values)
 	step := plotWidth / float64(len(values))
 	var b strings.Builder
 	var sum int64
@@ -36,24 +36,24 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 		if v <= 0 {
 			continue
 		}
-		h := max(1, float64(v)/top*plotHeight) // what is there can be seen
+		h := max(1, float64(v)/float64(most)*plotHeight) // what is there can be seen
 		fmt.Fprintf(&b, "M%.1f %.1fv%.1fh%.1fv-%.1fz", float64(i)*step, plotHeight-h, h, step*0.8, h)
 	}
 	n := len(values)
 	return &bars{
 		Path:  b.String(),
-		Scale: scale(top, interval, n),
+		Scale: scale(most, interval, n),
 		Title: fmt.Sprintf("%s in the last %s: %s in all, at most %s per %s, %s in the current one",
-			what, span(time.Duration(n)*interval), number(sum), number(int64(top)), span(interval), number(values[n-1])),
+			what, span(time.Duration(n)*interval), number(sum), number(most), span(interval), number(values[n-1])),
 	}
 }
 
 // scale says in words what the height and width of bars are.
-func scale(top float64, interval time.Duration, n int) string {
+func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
-		return "at most " + number(int64(top))
+		return "at most " + number(most)
 	}
-	return fmt.Sprintf("last %s, at most %s/s", span(time.Duration(n)*interval), rate(top/interval.Seconds()))
+	return fmt.Sprintf("last %s, at most %s/s", span(time.Duration(n)*interval), rate(float64(most)/interval.Seconds()))
 }
 
 // line is a plot of a series as an SVG path.
@@ -87,7 +87,7 @@ func newLine(points []Point) *line {
 	usual := int64(math.MaxInt64 / 2)
 	if len(steps) > 0 {
 		slices.Sort(steps)
-		usual = steps[len(steps)/2]
+		usual = steps[(len(steps)-1)/2]
 	}
 	const edge = 2 // for the width of the line
 	x := func(q Point) float64 {

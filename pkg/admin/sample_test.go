@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -98,5 +100,44 @@ func broken() *State {
 		{Time: noon.Add(-time.Minute), First: noon.Add(-3 * time.Minute), Count: 17, Error: true, Text: `file not stored file=/logs/2026_08_20_10_00.out/log_tcp_complete err="no space left on device"`},
 		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional consumer does not keep up: lines are dropped consumer=exec:webrowse dropped=1234"},
 	}, s.Recent...)
+	return s
+}
+
+// empty is a repository that has just begun.
+func empty() *State {
+	s := busy()
+	return &State{Name: s.Name, Version: s.Version, Started: noon.Add(-time.Second), Endpoints: s.Endpoints}
+}
+
+// nasty is a text that a peer may send.
+var nasty = `</td></script><script>alert(1)</script><b class="hostile" onclick="x()">"'` + "\x00\xff\u202e\x1b[31m" + strings.Repeat("W", 5000)
+
+// hostile is a repository whose peers send nasty texts and numbers, and as
+// many as they like.
+func hostile() *State {
+	s := busy()
+	s.Name = nasty
+	s.Supervisor.Err, s.Supervisor.Registered = nasty, false
+	s.Supervisor.URL = "javascript:alert(1)//" + nasty
+	for i := range maxLogs {
+		s.Logs = append(s.Logs, Logs{
+			Stream: fmt.Sprint(i, nasty), Probe: nasty, Type: nasty, To: []string{nasty}, Err: nasty, Rows: 1 << 45, Rejects: 1 << 45, Files: math.MinInt32,
+			LastFolder: time.Unix(1<<40, 0), Hourly: []int64{1 << 45, -1, math.MinInt64},
+		})
+	}
+	for i := range maxSources {
+		s.Live[0].Sources = append(s.Live[0].Sources, Source{Probe: nasty, Addr: fmt.Sprint(i, nasty), Lines: -1, Rate: math.Inf(1), Last: time.Unix(-1<<40, 0)})
+	}
+	for i := range maxPlots {
+		s.RRD[0].Series = append(s.RRD[0].Series, Series{Probe: nasty, Metric: fmt.Sprint("L3.", i, nasty), Points: []Point{
+			{math.MinInt64, math.NaN()}, {math.MinInt64 + 1, -math.MaxFloat64}, {0, math.MaxFloat64}, {math.MaxInt64, math.Inf(1)}}})
+	}
+	for range maxSpecs {
+		s.Capabilities[0].Specifications = append(s.Capabilities[0].Specifications, Specification{Token: nasty, Since: time.Unix(1<<50, 0)})
+		s.Recent = append(s.Recent, Notice{Error: true, Text: nasty, Time: noon})
+	}
+	s.Live[0].Consumers[0].Name = nasty
+	s.Live[0].Consumers[0].Queue, s.Live[0].Consumers[0].QueueSize = math.MaxInt64, -1
+	s.Certificates[0].Subject = nasty
 	return s
 }

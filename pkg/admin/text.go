@@ -44,6 +44,8 @@ func count(n int64, noun string) string {
 // rate writes events a second so that columns of them can be compared.
 func rate(v float64) string {
 	switch {
+	case math.IsNaN(v) || math.Abs(v) >= 1e18:
+		return "–"
 	case v == 0:
 		return "0"
 	case v < 10:
@@ -71,7 +73,7 @@ func value(v float64) string {
 		return "–"
 	case a == 0:
 		return "0"
-	case a < 0.001:
+	case a < 0.001 || a >= 1e18:
 		return strconv.FormatFloat(v, 'e', 1, 64)
 	case a < 1:
 		return strconv.FormatFloat(v, 'g', 3, 64)
@@ -100,12 +102,9 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// span writes a duration by its two largest units.
+// span writes the length of a duration in its largest units.
 func span(d time.Duration) string {
-	if d < 0 {
-		d = -d
-	}
-	s := int64(d / time.Second)
+	s := int64(d.Abs() / time.Second)
 	switch {
 	case s < 60:
 		return fmt.Sprintf("%d\u00a0s", s)

@@ -232,7 +232,7 @@ func (v *view) addRRD(r RRD) {
 }
 
 // interesting are the beginnings of metrics that most people look for first.
-var interesting = []string{"ip.bitrate", "L3.", "tcp.bitrate", "udp.bitrate", "tcp.rtt", "tcp.", "udp.", "ip."}
+var interesting = []string{"ip.bitrate.", "L3.bitrate.", "tcp.rtt.", "profile.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
 func interest(metric string) int {
 	i := slices.IndexFunc(interesting, func(p string) bool { return strings.HasPrefix(metric, p) })

@@ -52,6 +52,9 @@ type Options struct {
 	// after each file.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
+	// Waits is told why a file waits for a store that is away, once for each
+	// time; nil: nobody wants to know.
+	Waits func(error)
 
 	StateDir string       // locks and reject files
 	Log      *slog.Logger // warnings and, with Follow, news; nil: none

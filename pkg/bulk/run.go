@@ -508,6 +508,9 @@ func (r *run) retry(ctx context.Context, f func() error) error {
 		}
 		if end.IsZero() {
 			end = time.Now().Add(r.opt.RetryTimeout)
+			if r.opt.Waits != nil && r.opt.RetryTimeout > 0 {
+				r.opt.Waits(err)
+			}
 			switch r.opt.RetryTimeout {
 			case 0:
 			case math.MaxInt64: // without end

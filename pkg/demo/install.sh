@@ -45,7 +45,8 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
 have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config librrd-dev"
 have rrdtool || packages="$packages rrdtool"
-# Tests of databases, brokers and Graphite are skipped without a server, but not on CI.
+# Tests of databases, brokers, Graphite and the page of serve are skipped
+# without a server or browser, but not on CI.
 if [ "${CI:-}" = true ]; then
 	have systemd-analyze || packages="$packages systemd"
 	have nats-server || packages="$packages nats-server"
@@ -53,6 +54,7 @@ if [ "${CI:-}" = true ]; then
 	have carbon-cache || packages="$packages graphite-carbon"
 	have victoria-metrics || packages="$packages victoria-metrics"
 	have graphite-manage || packages="$packages graphite-web"
+	have chromium || packages="$packages chromium"
 	/usr/bin/python3 -c 'import whisper' 2>/dev/null || packages="$packages python3-whisper"
 fi
 go_is_new || have curl || packages="$packages curl"

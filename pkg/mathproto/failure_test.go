@@ -286,6 +286,10 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	server.Stop(t)
 	p.put("data/2016_03_25_01_00.out/"+file, udp(77, "late"))
 	r.logged("will try again")
+	eventually(t, "the reason in the status", func() bool {
+		s := r.status(0)
+		return s.LastError != "" && s.ErrorTime.After(s.LastPoll)
+	})
 	server.StartAgain(t)
 	c := server.Connect(t, db)
 	defer c.Close(t.Context())

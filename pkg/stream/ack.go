@@ -106,6 +106,7 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 		return c.refuse("probe %s is one too many, %d names were announced", name, maxProbes)
 	}
 	c.probe = name
+	c.count()
 	c.split.probe, c.split.last = name, nil
 	return nil
 }

@@ -115,6 +115,9 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 		nc.Close()
 		cancel(nil)
 		c.acks.Wait()
+		if c.src != nil {
+			c.src.connections.Add(-1)
+		}
 		e.mu.Lock()
 		delete(e.conns, c)
 		if e.sessions[c.session] == c {
@@ -162,6 +165,8 @@ type conn struct {
 	done     chan struct{}
 	stopping atomic.Bool
 	probe    string
+	addr     string  // of the peer, without port
+	src      *source // of the probe at the address; nil until the probe is known
 
 	session string // of the acknowledged mode
 	named   bool   // the probe's name is known from the certificate or the settings
@@ -180,6 +185,7 @@ func (c *conn) serve(ctx context.Context) error {
 	if err := c.identify(); err != nil {
 		return err
 	}
+	c.count()
 	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, key: c.key, reject: c.reject}
 	var (
 		buf      = newBuffer(minBuffer)
@@ -292,7 +298,7 @@ func (c *conn) take(ctx context.Context, buf *buffer, whole, n, m int) (*buffer,
 func (c *conn) send(ctx context.Context, buf *buffer, lines []byte) error {
 	begin := c.pos
 	err := c.split.split(lines, func(o *origin, from int, run []byte, n int) error {
-		t := text{origin: o, offset: begin + int64(from), lines: n, bytes: run, wire: true, buf: buf}
+		t := text{origin: o, src: c.src, offset: begin + int64(from), lines: n, bytes: run, wire: true, buf: buf}
 		end := t.offset + int64(len(run))
 		t.taken = func() { c.tracker.confirm(end) }
 		if c.session == "" {
@@ -318,6 +324,7 @@ func (c *conn) identify() error {
 	}
 	probe, known := c.hub.opt.Probes.At(addr.Addr())
 	c.probe, c.named = cmp.Or(probe.Name, peer.AddressName(addr.Addr())), known
+	c.addr = addr.Addr().Unmap().String()
 	t, ok := c.nc.(*tls.Conn)
 	if !ok {
 		return nil
@@ -338,8 +345,18 @@ func (c *conn) identify() error {
 	return nil
 }
 
+// count lets the connection count for its probe.
+func (c *conn) count() {
+	if c.src != nil {
+		c.src.connections.Add(-1)
+	}
+	c.src = c.hub.sources.of(c.probe, c.addr)
+	c.src.connections.Add(1)
+}
+
 func (c *conn) reject(reason string, line []byte) {
 	c.hub.stats.rejects.Add(1)
+	c.src.rejects.Add(1)
 	if c.rejects++; c.rejects > 1 {
 		return
 	}

@@ -111,6 +111,7 @@ func (f *files) flush(ctx context.Context) error {
 		if !f.paused {
 			f.q.log.Warn("files cannot be written: the stream pauses", "consumer", f.q.name, "err", err)
 			f.paused = true
+			f.q.trouble(err)
 		}
 		if err := sleep(ctx, diskRetry); err != nil {
 			return err
@@ -118,6 +119,7 @@ func (f *files) flush(ctx context.Context) error {
 	}
 	if f.paused {
 		f.q.log.Warn("files are written again", "consumer", f.q.name)
+		f.q.trouble(nil)
 		f.paused = false
 	}
 	for _, b := range f.pending {

@@ -37,6 +37,7 @@ type follower struct {
 	enc  *encoder
 	root Root
 	key  string // of the root in the checkpoint
+	src  *source
 
 	// folders are the log folders from the oldest that a log still needs, in
 	// their order; first is the number of the first one. Numbers go up by
@@ -65,7 +66,7 @@ type folder struct {
 func newFollower(h *hub, ck *checkpoint, root Root) *follower {
 	return &follower{
 		hub: h, log: h.log.With("folder", root.Dir), ck: ck, enc: newEncoder(h), root: root,
-		key: root.Probe + " " + root.Dir, logs: map[string]*followed{}, wake: make(chan struct{}, 1),
+		key: root.Probe + " " + root.Dir, src: h.sources.of(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
 		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }

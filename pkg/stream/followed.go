@@ -290,6 +290,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	}
 	if l.n > l.hub.opt.MaxLine {
 		l.hub.stats.rejects.Add(1)
+		l.src.rejects.Add(1)
 		l.unread.Do(func() {
 			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.hub.opt.MaxLine))
 		})
@@ -332,7 +333,7 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	}
 	l.number++
 	number := l.number
-	t := text{origin: l.origin, offset: l.offset, lines: bytes.Count(lines, []byte{'\n'}), bytes: lines, buf: out}
+	t := text{origin: l.origin, src: l.src, offset: l.offset, lines: bytes.Count(lines, []byte{'\n'}), bytes: lines, buf: out}
 	if err := l.ck.acquire(ctx, int64(whole)); err != nil {
 		return err
 	}

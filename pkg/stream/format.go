@@ -27,6 +27,7 @@ type encoder struct {
 	logs map[string]*logEncoder // by probe and log
 	last *logEncoder
 	from *origin // of last
+	src  *source // of the lines at hand
 }
 
 // logEncoder does it for one log of one probe.
@@ -70,6 +71,7 @@ func (e *encoder) growth() int {
 // encode appends lines to dst in the format of the options, Line or JSON.
 func (e *encoder) encode(dst []byte, t text) []byte {
 	l := e.last
+	e.src = t.src
 	if e.from != t.origin {
 		l = e.of(t.origin)
 		e.last, e.from = l, t.origin
@@ -165,6 +167,7 @@ func (l *logEncoder) header(line []byte) {
 
 func (l *logEncoder) reject(line []byte, reason string) {
 	l.hub.stats.rejects.Add(1)
+	l.src.rejects.Add(1)
 	l.hub.wrong.Do(func() {
 		l.hub.log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
 	})

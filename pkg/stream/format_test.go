@@ -35,7 +35,7 @@ func BenchmarkJSON(b *testing.B) {
 	var dst []byte
 	b.SetBytes(int64(len(lines)))
 	for b.Loop() {
-		dst = e.encode(dst[:0], text{origin: o, bytes: lines, lines: n})
+		dst = e.encode(dst[:0], text{origin: o, src: new(source), bytes: lines, lines: n})
 	}
 	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "lines/s")
 	b.ReportMetric(float64(len(dst))/float64(n), "bytes/line")

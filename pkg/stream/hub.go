@@ -13,6 +13,7 @@ type hub struct {
 	opt     *Options
 	log     *slog.Logger
 	stats   *stats
+	sources sources
 	queues  []*queue
 	layouts *layouts
 	needRaw bool // some consumer wants raw, whatever the format
@@ -32,6 +33,7 @@ func (h *hub) maxRead() int {
 // text is lines of one log, as a source has them.
 type text struct {
 	*origin
+	src    *source
 	offset int64
 	lines  int
 	bytes  []byte // whole lines
@@ -72,6 +74,7 @@ func (h *hub) send(ctx context.Context, enc *encoder, t text) error {
 	}
 	h.stats.lines.Add(int64(t.lines))
 	h.stats.bytes.Add(int64(len(t.bytes)))
+	t.src.add(t.lines)
 
 	b.readers.Store(int32(len(h.queues)))
 	for _, q := range h.queues {

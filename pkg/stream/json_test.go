@@ -19,7 +19,7 @@ import (
 func encodeAll(t testing.TB, h *hub, name string, lines []byte) string {
 	t.Helper()
 	o := &origin{probe: "turin", path: "/t/" + name, typ: name, prefix: []byte("/t/" + name + " ")}
-	return string(newEncoder(h).encode(nil, text{origin: o, bytes: lines, lines: bytes.Count(lines, []byte{'\n'})}))
+	return string(newEncoder(h).encode(nil, text{origin: o, src: new(source), bytes: lines, lines: bytes.Count(lines, []byte{'\n'})}))
 }
 
 // TestJSON compares the objects with what tstat.Reader reads from the same

@@ -80,6 +80,7 @@ func (p *pump) run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		p.log.Warn("consumer lost, it is opened again", "err", err)
+		p.q.trouble(err)
 	}
 }
 
@@ -102,6 +103,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 			if told {
 				p.log.Warn("consumer is there again")
 			}
+			p.q.trouble(nil)
 			return s, base, nil
 		}
 		if ctx.Err() != nil {
@@ -114,6 +116,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 			p.log.Warn("consumer cannot be opened; it is tried again", "err", err)
 			told = true
 		}
+		p.q.trouble(err)
 		first = false
 	}
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ func (q *queue) put(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
+	q.stats.queued.Add(cost)
 	q.ch <- b // has room: every batch in it holds minCost at least
 	return nil
 }
@@ -70,6 +72,7 @@ func (q *queue) wait(ctx context.Context, cost int64) error {
 	t := time.AfterFunc(stallAfter, func() {
 		if q.stalled.CompareAndSwap(false, true) {
 			q.log.Warn("consumer takes nothing and holds up the stream", "consumer", q.name, "for", stallAfter)
+			q.trouble(errors.New("it holds up the stream"))
 		}
 	})
 	defer t.Stop()
@@ -94,8 +97,9 @@ func (q *queue) unused(b *batch) {
 // done says that the consumer has taken a batch, or that it is optional and
 // gave it up.
 func (q *queue) done(b *batch) {
-	q.room.Release(q.cost(b))
+	q.leave(b)
 	if q.stalled.CompareAndSwap(true, false) {
+		q.trouble(nil)
 		q.log.Warn("consumer goes on", "consumer", q.name)
 	}
 	q.stats.lines.Add(int64(b.lines))
@@ -107,6 +111,23 @@ func (q *queue) done(b *batch) {
 
 // discard gives up a batch of an optional consumer that has ended.
 func (q *queue) discard(b *batch) {
-	q.room.Release(q.cost(b))
+	q.leave(b)
 	q.drop(b)
+}
+
+// leave makes the room of a batch free.
+func (q *queue) leave(b *batch) {
+	cost := q.cost(b)
+	q.stats.queued.Add(-cost)
+	q.room.Release(cost)
+}
+
+// trouble notes why the consumer takes nothing; nil: it does.
+func (q *queue) trouble(err error) {
+	if err == nil {
+		q.stats.trouble.Store(nil)
+		return
+	}
+	text := err.Error()
+	q.stats.trouble.Store(&text)
 }

@@ -19,6 +19,7 @@ type Summary struct {
 	Vanished    int64             `json:"vanished"`    // logs that went before they were read to their end
 	Untaken     int64             `json:"untaken"`     // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
 	Consumers   []ConsumerSummary `json:"consumers"`
+	Sources     []SourceSummary   `json:"sources"` // by probe
 }
 
 // ConsumerSummary is what one consumer did so far.
@@ -28,11 +29,14 @@ type ConsumerSummary struct {
 	Lines    int64  `json:"lines"`   // taken
 	Dropped  int64  `json:"dropped"` // because it was too slow (if optional), or cannot take them at all
 	Restarts int64  `json:"restarts"`
-	Repeated int64  `json:"repeated"` // bytes sent again after a restart
+	Repeated int64  `json:"repeated"`          // bytes sent again after a restart
+	Queued   int64  `json:"queued"`            // bytes that wait for it
+	Trouble  string `json:"trouble,omitempty"` // why it takes nothing now
 }
 
 type consumerStats struct {
-	lines, dropped, restarts, repeated atomic.Int64
+	lines, dropped, restarts, repeated, queued atomic.Int64
+	trouble                                    atomic.Pointer[string] // nil: none
 }
 
 type stats struct {
@@ -53,9 +57,13 @@ func (h *hub) summary() *Summary {
 	for _, q := range h.queues {
 		c := ConsumerSummary{
 			Name: q.name, Optional: q.optional, Lines: q.stats.lines.Load(), Dropped: q.stats.dropped.Load(),
-			Restarts: q.stats.restarts.Load(), Repeated: q.stats.repeated.Load(),
+			Restarts: q.stats.restarts.Load(), Repeated: q.stats.repeated.Load(), Queued: q.stats.queued.Load(),
+		}
+		if trouble := q.stats.trouble.Load(); trouble != nil {
+			c.Trouble = *trouble
 		}
 		sum.Consumers = append(sum.Consumers, c)
 	}
+	sum.Sources = h.sources.summary()
 	return sum
 }

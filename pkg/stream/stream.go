@@ -283,6 +283,7 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 					return
 				}
 				r.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
+				q.trouble(fmt.Errorf("it has ended: %w", err))
 				for b := range q.ch {
 					q.discard(b)
 				}

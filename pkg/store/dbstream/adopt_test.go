@@ -3,15 +3,22 @@ package dbstream_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/legacy"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
@@ -170,9 +177,20 @@ func TestAdoptNot(t *testing.T) {
 		if err := adopt(t, s, goldenStored+7200); err != nil {
 			t.Fatal(err)
 		}
-		imports(t, s, source(t), func(o *bulk.Options) { o.IncludeOpen = true })
-		if n := scan[int](t, server.Connect(t, "dbs_test"), "select count(*) from golden_tcp"); n != 1220 {
+		imports(t, s, source(t), nil)
+		conn := server.Connect(t, "dbs_test")
+		if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
 			t.Errorf("%d rows", n)
+		}
+		// Windows without a record, as a crash leaves them, are ours too.
+		server.Exec(t, "dbs_test", "delete from dbs.tstatrepo_files; delete from golden_tcp")
+		s = open(t, url, "golden_tcp")
+		if err := adopt(t, s, goldenStored); err != nil {
+			t.Fatal(err)
+		}
+		imports(t, s, source(t), nil)
+		if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
+			t.Errorf("%d rows after a crash", n)
 		}
 	})
 	t.Run("future", func(t *testing.T) {
@@ -186,4 +204,89 @@ func TestAdoptNot(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestAdoptState: a repository takes the place of math_repo with nothing but
+// its state files and the database. The probe, which is the old one, does not
+// register again. Nothing is stored twice, and new folders are.
+func TestAdoptState(t *testing.T) {
+	server := pgtest.Start(t)
+	url, conn := filled(t, server, "dbs_test")
+	before := table(t, conn, "select * from golden_tcp order by tableoid::regclass::text, ctid")
+	src, log := source(t), slog.New(slog.NewTextHandler(testLog{t}, nil))
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	addrs := make(chan net.Addr, 1)
+	wants := func(logType string, _ time.Time) bool { return logType == "log_tcp_complete" }
+	running.Go(func() {
+		_, err := mathproto.RunProbe(ctx, mathproto.ProbeOptions{
+			Dir: src, Repository: mathproto.URL{Addr: "127.0.0.1:1"}, Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
+			Stream: "golden_tcp", Probe: "p1", Location: time.UTC, Wants: wants, Settle: time.Hour,
+			Log: slog.New(slog.DiscardHandler), Ready: func(list []net.Addr) { addrs <- list[0] },
+		})
+		if err != nil && ctx.Err() == nil {
+			t.Error("probe: ", err)
+		}
+	})
+	dir := t.TempDir()
+	for _, name := range []string{"running_imports.xml", "dbs_stat_golden_tcp.xml"} {
+		text := golden(t, "expected/"+name)
+		if name == "running_imports.xml" {
+			text = strings.Replace(text, "127.0.0.1:3001", (<-addrs).String(), 1)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, err := legacy.ReadState(dir)
+	if err != nil || len(state.Streams) != 1 || len(state.Notes) != 0 {
+		t.Fatalf("%+v, %v", state, err)
+	}
+	st := state.Streams[0]
+	pool, err := repository.OpenStores(ctx, repository.StoreOptions{
+		To: []string{url}, Memory: 64 << 20, Jobs: 1, Wants: wants, Log: log,
+		Adopt: map[string]store.Adoption{st.Name: {Location: time.UTC, Copied: st.Copied, Stored: st.Stored}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	stateDir := t.TempDir()
+	running.Go(func() {
+		_, err := mathproto.RunRepository(ctx, mathproto.RepositoryOptions{
+			Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Adopt: []mathproto.Registration{*st.Registered},
+			Check: pool.Check, Open: pool.Open, Log: log, State: filepath.Join(stateDir, "math.json"), FolderLength: time.Hour,
+			Import: bulk.Options{Probe: "repository", Location: time.UTC, Jobs: 1, Poll: 100 * time.Millisecond, MaxRejects: bulk.DefaultMaxRejects, StateDir: stateDir},
+		})
+		if err != nil && ctx.Err() == nil {
+			t.Error("repository: ", err)
+		}
+	})
+	await := func(files, rows int) {
+		t.Helper()
+		got, n := 0, 0
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if scan[bool](t, conn, "select to_regclass('dbs.tstatrepo_files') is null") {
+				continue
+			}
+			if got = scan[int](t, conn, "select count(*) from dbs.tstatrepo_files"); got == files {
+				break
+			}
+		}
+		if n = scan[int](t, conn, "select count(*) from golden_tcp"); got != files || n != rows {
+			t.Fatalf("%d files and %d rows, want %d and %d", got, n, files, rows)
+		}
+	}
+	await(5, 1210) // the folder that math_repo had read, but not its window
+	after := table(t, conn, "select * from golden_tcp where serial_time < 1458870000 order by tableoid::regclass::text, ctid")
+	if before != after {
+		t.Error("what math_repo stored has changed")
+	}
+	next := filepath.Join(src, "2016_03_25_02_00.out")
+	if err := os.CopyFS(next, os.DirFS(filepath.Join(src, "2016_03_25_01_55.out"))); err != nil {
+		t.Fatal(err)
+	}
+	await(6, 1220) // its newest folder then
 }

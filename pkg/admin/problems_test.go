@@ -1,0 +1,73 @@
+package admin
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestProblems(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*State)
+		ready  error
+		want   string // error or warning, begin of What; "": none
+	}{
+		{"busy", func(*State) {}, nil, ""},
+		{"not ready", func(*State) {}, errors.New("no"), "error: Not ready: no."},
+		{"not registered", func(s *State) { s.Supervisor.Registered, s.Supervisor.Err = false, "refused" }, nil, "error: Not registered at https://supervisor.polito.it:8889: refused"},
+		{"just begun", func(s *State) { s.Supervisor.Registered, s.Started = false, noon.Add(-20*time.Second) }, nil, ""},
+		{"clients only", func(s *State) { s.Supervisor = &Supervisor{Clients: []string{":8891"}} }, nil, ""},
+		{"no supervisor", func(s *State) { s.Supervisor = nil }, nil, ""},
+		{"closed on purpose", func(s *State) { s.Endpoints[0].Open = false }, nil, ""},
+		{"not open", func(s *State) { s.Endpoints[0].Open, s.Endpoints[0].Err = false, "in use" }, nil, "error: Endpoint collect-log is not open: in use"},
+		{"store away", func(s *State) { s.Logs[0].Err = "away" }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are not stored: away"},
+		{"late", func(s *State) { s.Logs[0].LastFolder = noon.Add(-4 * time.Hour) }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are late: the newest folder began 4\u00a0h ago"},
+		{"never late", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].LateAfter = noon.Add(-4000*time.Hour), 0 }, nil, ""},
+		{"nothing stored yet", func(s *State) { s.Logs[0].LastFolder = time.Time{} }, nil, ""},
+		{"clock ahead", func(s *State) { s.Logs[0].LastFolder = noon.Add(time.Hour) }, nil, ""},
+		{"rejects", func(s *State) { s.Logs[0].Rows, s.Logs[0].Rejects = 980, 20 }, nil, "warning: 20 lines of polito1"},
+		{"few rejects", func(s *State) { s.Logs[0].Rows, s.Logs[0].Rejects = 990, 10 }, nil, ""},
+		{"live rejects", func(s *State) { s.Live[0].Lines, s.Live[0].Rejects = 50, 50 }, nil, "warning: 50 live lines of collect-streaming"},
+		{"consumer away", func(s *State) { s.Live[0].Consumers[0].Err = "away" }, nil, "error: Consumer nats://localhost:4222/TSTAT takes nothing: away"},
+		{"optional consumer away", func(s *State) { s.Live[0].Consumers[1].Err = "away" }, nil, "warning: Consumer exec:webrowse --stdin takes nothing"},
+		{"dropped", func(s *State) { s.Live[0].Consumers[1].Dropped = 1 }, nil, "warning: Consumer exec:webrowse --stdin missed 1 line"},
+		{"carbon away", func(s *State) { s.RRD[0].Err = "away" }, nil, "error: graphite://localhost:2003 does not take points: away"},
+		{"spool", func(s *State) { s.RRD[0].Spooled = 1 << 20 }, nil, "warning: 1\u00a0MiB of points wait for graphite://localhost:2003"},
+		{"certificate ends", func(s *State) { s.Certificates[0].NotAfter = noon.Add(29 * 24 * time.Hour) }, nil, "warning: The certificate of serve tls-cert expires in 29\u00a0days"},
+		{"certificate ends soon", func(s *State) { s.Certificates[0].NotAfter = noon.Add(6 * 24 * time.Hour) }, nil, "error: The certificate of serve tls-cert expires in 6\u00a0days"},
+		{"certificate ended", func(s *State) { s.Certificates[0].NotAfter = noon }, nil, "error: The certificate of serve tls-cert has expired 0\u00a0s ago"},
+		{"certificate unreadable", func(s *State) { s.Certificates[0].Err = "no PEM" }, nil, "error: Certificate of serve tls-cert: no PEM"},
+		{"certificate unknown", func(s *State) { s.Certificates[0].NotAfter = time.Time{} }, nil, ""},
+		{"logged", func(s *State) { s.Recent = []Notice{{Time: noon.Add(-time.Minute), Error: true}, {Time: noon}} }, nil, "warning: 1 logged error in the last hour"},
+		{"logged long ago", func(s *State) { s.Recent = []Notice{{Time: noon.Add(-time.Hour), Error: true}} }, nil, ""},
+	} {
+		s := busy()
+		c.change(s)
+		var got []string
+		for _, p := range s.Problems(c.ready, noon) {
+			level := "warning: "
+			if p.Error {
+				level = "error: "
+			}
+			got = append(got, level+p.What)
+			if p.Do == "" {
+				t.Errorf("%s: nothing to do", c.name)
+			}
+		}
+		switch {
+		case c.want == "" && len(got) == 0:
+		case c.want != "" && len(got) == 1 && strings.HasPrefix(got[0], c.want):
+		default:
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+	warned := false
+	for _, p := range broken().Problems(nil, noon) {
+		if p.Error && warned {
+			t.Error("an error stands behind a warning")
+		}
+		warned = warned || !p.Error
+	}
+}

@@ -1,0 +1,59 @@
+package admin
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTexts(t *testing.T) {
+	plain := strings.NewReplacer("\u202f", "'", "\u00a0", "_", "\u2212", "-")
+	for _, c := range []struct{ got, want string }{
+		{number(0), "0"}, {number(1234), "1234"}, {number(12345), "12'345"}, {number(-1234567), "-1'234'567"}, {number(math.MinInt64), "-9'223'372'036'854'775'808"},
+		{count(1, "row"), "1 row"}, {count(0, "row"), "0 rows"}, {count(12000, "row"), "12'000 rows"},
+		{size(0), "0_B"}, {size(1023), "1023_B"}, {size(1536), "1.50_KiB"}, {size(72 << 30), "72_GiB"}, {size(5 << 50), "5120_TiB"},
+		{value(0), "0"}, {value(0.25), "0.25"}, {value(0.000123), "1.2e-04"}, {value(3.14159), "3.14"}, {value(31.4159), "31.4"}, {value(314.159), "314"},
+		{value(1234.5), "1.23_k"}, {value(-27_600_000), "-27.6_M"}, {value(2e16), "20_P"}, {value(1e300), "1.0e+300"}, {value(math.NaN()), "–"}, {value(math.Inf(-1)), "–"},
+		{rate(0), "0"}, {rate(0.25), "0.2"}, {rate(34.5), "35"}, {rate(12345.6), "12'346"}, {rate(math.Inf(1)), "–"}, {rate(math.NaN()), "–"},
+		{span(0), "0_s"}, {span(59 * time.Second), "59_s"}, {span(61 * time.Second), "1_min"}, {span(90 * time.Minute), "1_h 30_min"}, {span(24 * time.Hour), "24_h"}, {span(49 * time.Hour), "2_days"},
+		{span(-time.Minute), "1_min"}, {span(math.MinInt64), "106751_days"},
+		{ago(time.Time{}, noon), "never"}, {ago(noon, noon), "now"}, {ago(noon.Add(-5*time.Minute), noon), "5_min ago"}, {ago(noon.Add(time.Hour), noon), "in 1_h"},
+		{cut("abc", 3), "abc"}, {cut("abcd", 3), "abc…"}, {cut("aéé", 4), "aé…"}, {cut("\xff\xfe", 1), "…"},
+		{strings.Join(parts("L3.bitrate.in.IPv4_TCP"), "|"), "L3.|bitrate.|in.|IPv4_|TCP"},
+	} {
+		if got := plain.Replace(c.got); got != plain.Replace(c.want) {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestPlots(t *testing.T) {
+	if newBars(nil, time.Hour, "x") != nil || newBars([]int64{0, 0}, time.Hour, "x") != nil || newLine(nil) != nil || newLine([]Point{{1, math.NaN()}}) != nil {
+		t.Error("a plot of nothing is something")
+	}
+	b := newBars([]int64{0, 1000, 2, 500}, time.Hour, "Rows stored")
+	if want := "M60.0 0.0v40.0h48.0v-40.0zM120.0 39.0v1.0h48.0v-1.0zM180.0 20.0v20.0h48.0v-20.0z"; b.Path != want {
+		t.Errorf("bars %s, want %s", b.Path, want)
+	}
+	if want := "Rows stored in the last 4\u00a0h: 1502 in all, at most 1000 per 1\u00a0h, 500 in the current one"; b.Title != want {
+		t.Errorf("title %q, want %q", b.Title, want)
+	}
+	l := newLine([]Point{{0, 0}, {300, 10}, {600, 5}, {1800, 10}, {2100, math.Inf(1)}, {2400, 7.5}})
+	if want := "M2.0 38.0L31.5 2.0L61.0 20.0M179.0 2.0L238.0 11.0"; l.Path != want {
+		t.Errorf("line %s, want %s", l.Path, want)
+	}
+	if !strings.HasPrefix(l.Title, "5 points from 1970-01-0") || !strings.HasSuffix(l.Title, ": between 0 and 10, last 7.50") {
+		t.Errorf("title %q", l.Title)
+	}
+	for _, p := range [][]Point{
+		{{5, 3}},
+		{{5, 3}, {6, 3}},
+		{{0, -math.MaxFloat64}, {1, math.MaxFloat64}},
+		{{math.MinInt64, 0}, {math.MaxInt64, 1}},
+	} {
+		if path := newLine(p).Path; strings.ContainsAny(path, "Nn") || strings.Contains(path, "Inf") {
+			t.Errorf("line of %v is %s", p, path)
+		}
+	}
+}

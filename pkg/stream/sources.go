@@ -1,0 +1,79 @@
+package stream
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxSources bounds the sources that are counted apart; further ones count as
+// one without a name.
+const maxSources = 2048
+
+// SourceSummary is what came of a probe from one address or folder so far.
+type SourceSummary struct {
+	Probe       string    `json:"probe"`
+	From        string    `json:"from"`                  // address without port, or folder
+	Connections int64     `json:"connections,omitempty"` // at the moment
+	Lines       int64     `json:"lines"`                 // read, headers included
+	Rejects     int64     `json:"rejects"`
+	Last        time.Time `json:"last,omitzero"` // when the last line came
+}
+
+// source counts what SourceSummary tells.
+type source struct {
+	probe, from                 string
+	connections, lines, rejects atomic.Int64
+	last                        atomic.Int64 // unix, nanoseconds; 0: never
+}
+
+// add counts lines that came now.
+func (s *source) add(lines int) {
+	s.lines.Add(int64(lines))
+	s.last.Store(time.Now().UnixNano())
+}
+
+// sources are all that there were since the start.
+type sources struct {
+	mu  sync.Mutex
+	all map[[2]string]*source // by probe and from
+}
+
+// of returns the counts of a source.
+func (s *sources) of(probe, from string) *source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := [2]string{probe, from}
+	if s.all[key] == nil && len(s.all) >= maxSources {
+		key = [2]string{}
+	}
+	if s.all == nil {
+		s.all = map[[2]string]*source{}
+	}
+	if s.all[key] == nil {
+		s.all[key] = &source{probe: key[0], from: key[1]}
+	}
+	return s.all[key]
+}
+
+// summary returns the sources that are connected or have sent lines.
+func (s *sources) summary() []SourceSummary {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []SourceSummary
+	for _, o := range s.all {
+		sum := SourceSummary{Probe: o.probe, From: o.from, Connections: o.connections.Load(), Lines: o.lines.Load(), Rejects: o.rejects.Load()}
+		if last := o.last.Load(); last != 0 {
+			sum.Last = time.Unix(0, last)
+		}
+		if sum.Connections > 0 || sum.Lines > 0 || sum.Rejects > 0 {
+			list = append(list, sum)
+		}
+	}
+	slices.SortFunc(list, func(a, b SourceSummary) int {
+		return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.From, b.From))
+	})
+	return list
+}
