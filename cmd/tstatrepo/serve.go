@@ -210,8 +210,8 @@ func serveCommand(con *console) *cli.Command {
 			"settings are absolute. --config also takes the files of the programs that it replaces, see tstatrepo-migrate(7). It locks its " +
 			"state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
 			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored (but for logs in transfer, which are " +
-			"fetched again later), results are sent, the capabilities withdrawn, and the status is 0; a second one ends it at " +
-			"once. SIGHUP: the config file is read again. Taken from it " +
+			"fetched again later), results are sent, the capabilities withdrawn, and the status is 0; a second one ends it at once. " +
+			"SIGHUP: the config file is read again. Taken from it " +
 			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
 			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
 			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
