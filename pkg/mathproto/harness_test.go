@@ -4,20 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +25,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
@@ -425,39 +420,11 @@ func write(t testing.TB, dir, name, text string) {
 	}
 }
 
-// certificate makes a CA and a certificate of it for the loopback address,
-// with which both sides show who they are: org.Probes.Probe-turin.
+// certificate makes a certificate for the loopback address, with which both
+// sides show who they are: org.Probes.Probe-turin.
 func certificate(t testing.TB) peer.TLS {
 	t.Helper()
-	dir := t.TempDir()
-	make := func(name string, c, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if parent == nil {
-			parent, signer = c, key
-		}
-		c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keyDER, err := x509.MarshalECPrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, dir, name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-		write(t, dir, name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})))
-		if c, err = x509.ParseCertificate(der); err != nil {
-			t.Fatal(err)
-		}
-		return c, key
-	}
-	ca, key := make("ca", &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true}, nil, nil)
-	make("own", &x509.Certificate{
-		Subject: pkix.Name{Organization: []string{"org"}, OrganizationalUnit: []string{"Probes"}, CommonName: "Probe-turin"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}, ca, key)
-	return peer.TLS{Cert: filepath.Join(dir, "own.pem"), Key: filepath.Join(dir, "own.key"), CA: filepath.Join(dir, "ca.pem")}
+	cert, key, ca := peertest.NewAuthority(t).Issue("own",
+		pkix.Name{Organization: []string{"org"}, OrganizationalUnit: []string{"Probes"}, CommonName: "Probe-turin"})
+	return peer.TLS{Cert: cert, Key: key, CA: ca}
 }

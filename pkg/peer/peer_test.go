@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -15,7 +12,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -23,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 )
 
 func TestNetworks(t *testing.T) {
@@ -142,7 +140,7 @@ func TestListenAllow(t *testing.T) {
 // TestDeadline: a deadline ends a waiting Accept, with TLS too, and a later
 // one lets it go on.
 func TestDeadline(t *testing.T) {
-	for _, opt := range []Options{{Addr: ":0"}, {Addr: ":0", TLS: newAuthority(t).tls("server")}} {
+	for _, opt := range []Options{{Addr: ":0"}, {Addr: ":0", TLS: issue(peertest.NewAuthority(t), "server")}} {
 		l, err := Listen(t.Context(), opt)
 		if err != nil {
 			t.Fatal(err)
@@ -172,81 +170,25 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// authority makes certificates.
-type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	n    int64
-}
-
-func newAuthority(t *testing.T) *authority {
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.make("ca", &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true})
-	return a
-}
-
-func (a *authority) make(file string, c *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.n++
-	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(a.n), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := c, key
-	if a.cert != nil {
-		parent, signer = a.cert, a.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.write(file+".pem", &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	a.write(file+".key", &pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
-	c, err = x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return c, key
-}
-
-func (a *authority) write(name string, b *pem.Block) {
-	path := filepath.Join(a.dir, name)
-	if err := os.WriteFile(path+".new", pem.EncodeToMemory(b), 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-// tls makes a certificate for a name and returns the files of its owner.
-func (a *authority) tls(name string) TLS {
-	a.make(name, &x509.Certificate{
-		Subject:     pkix.Name{Organization: []string{"mplane"}, CommonName: name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	})
-	return TLS{Cert: filepath.Join(a.dir, name+".pem"), Key: filepath.Join(a.dir, name+".key"), CA: filepath.Join(a.dir, "ca.pem")}
+// issue makes a certificate for a name and returns the files of its owner.
+func issue(a *peertest.Authority, name string) TLS {
+	cert, key, ca := a.Issue(name, pkix.Name{Organization: []string{"mplane"}, CommonName: name})
+	return TLS{Cert: cert, Key: key, CA: ca}
 }
 
 func TestTLS(t *testing.T) {
-	a := newAuthority(t)
-	server := a.tls("server")
+	a := peertest.NewAuthority(t)
+	server := issue(a, "server")
 	l := listen(t, Options{Addr: ":0", TLS: server})
 	addr := l.Addr().String()
 
-	client := a.tls("tstat-turin")
+	client := issue(a, "tstat-turin")
 	if line, err := read(client.Dial(t.Context(), "tcp", addr)); line != "hello mplane.tstat-turin" {
 		t.Errorf("%q, %v", line, err)
 	}
 	for name, wrong := range map[string]TLS{
 		"no client certificate": {CA: client.CA},
-		"other authority":       newAuthority(t).tls("tstat-turin"),
+		"other authority":       issue(peertest.NewAuthority(t), "tstat-turin"),
 		"server not verified":   {},
 	} {
 		if line, err := read(wrong.Dial(t.Context(), "tcp", addr)); err == nil {
@@ -265,8 +207,8 @@ func TestTLS(t *testing.T) {
 
 // TestReload: new files count for new connections; broken ones do not.
 func TestReload(t *testing.T) {
-	a := newAuthority(t)
-	files := a.tls("server")
+	a := peertest.NewAuthority(t)
+	files := issue(a, "server")
 	addr := listen(t, Options{Addr: ":0", TLS: TLS{Cert: files.Cert, Key: files.Key}}).Addr().String()
 	serial := func() int64 {
 		c, err := TLS{CA: files.CA}.Dial(t.Context(), "tcp", addr)
@@ -276,12 +218,12 @@ func TestReload(t *testing.T) {
 		defer c.Close()
 		return c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
-	if serial() == 0 {
+	former := serial()
+	if former == 0 {
 		t.Fatal("no connection")
 	}
-	a.tls("server")
-	want := a.n
-	for deadline := time.Now().Add(20 * time.Second); serial() != want; {
+	issue(a, "server")
+	for deadline := time.Now().Add(20 * time.Second); serial() == former; {
 		if time.Now().After(deadline) {
 			t.Fatal("the new certificate is not used")
 		}
@@ -292,7 +234,7 @@ func TestReload(t *testing.T) {
 	}
 	// The cache is asked directly, past its pause.
 	var log bytes.Buffer
-	m, err := (TLS{Cert: filepath.Join(a.dir, "ca.pem"), Key: filepath.Join(a.dir, "ca.key")}).load()
+	m, err := issue(a, "other").load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,8 +250,8 @@ func TestListenErrors(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := newAuthority(t)
-	good := a.tls("server")
+	a := peertest.NewAuthority(t)
+	good := issue(a, "server")
 	for _, c := range []struct {
 		files TLS
 		want  string

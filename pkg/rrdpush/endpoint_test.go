@@ -5,17 +5,10 @@ package rrdpush
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,6 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
@@ -145,45 +139,13 @@ func FuzzEndpoint(f *testing.F) {
 // certificates makes those of a repository and of a probe.
 func certificates(t *testing.T) (repository, probe peer.TLS) {
 	t.Helper()
-	dir := t.TempDir()
-	var ca *x509.Certificate
-	var caKey *ecdsa.PrivateKey
-	make := func(name string, c *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(1), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-		parent, signer := c, key
-		if ca != nil {
-			parent, signer = ca, caKey
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		secret, err := x509.MarshalECPrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for file, b := range map[string]*pem.Block{name + ".pem": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
-			if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(b), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c, err = x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c, key
+	a := peertest.NewAuthority(t)
+	files := func(name string, subject pkix.Name) peer.TLS {
+		cert, key, ca := a.Issue(name, subject)
+		return peer.TLS{Cert: cert, Key: key, CA: ca}
 	}
-	ca, caKey = make("ca", &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true})
-	make("repository", &x509.Certificate{Subject: pkix.Name{CommonName: "repository"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
-	make("probe", &x509.Certificate{Subject: pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: "tstat-turin"}})
-	files := func(name string) peer.TLS {
-		return peer.TLS{Cert: filepath.Join(dir, name+".pem"), Key: filepath.Join(dir, name+".key"), CA: filepath.Join(dir, "ca.pem")}
-	}
-	return files("repository"), files("probe")
+	return files("repository", pkix.Name{CommonName: "repository"}),
+		files("probe", pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: "tstat-turin"})
 }
 
 // TestExport: a probe's push over TLS to an endpoint is in the repository's

@@ -1,17 +1,8 @@
 package stream
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,56 +10,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 )
 
-// authority makes certificates.
-type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.issue("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, Subject: pkix.Name{CommonName: "ca"}})
-	return a
-}
-
-func (a *authority) must(err error) {
-	a.t.Helper()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-// issue signs a certificate, and writes it and its key to files.
-func (a *authority) issue(file string, c *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	a.must(err)
-	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := c, key
-	if a.cert != nil {
-		parent, signer = a.cert, a.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-	a.must(err)
-	secret, err := x509.MarshalECPrivateKey(key)
-	a.must(err)
-	for ext, b := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
-		a.must(os.WriteFile(filepath.Join(a.dir, file+ext), pem.EncodeToMemory(b), 0o600))
-	}
-	c, err = x509.ParseCertificate(der)
-	a.must(err)
-	return c, key
-}
-
-// files returns the files of a new certificate with the common name.
-func (a *authority) files(name string) peer.TLS {
-	a.issue(name, &x509.Certificate{
-		Subject: pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	})
-	return peer.TLS{Cert: filepath.Join(a.dir, name+".pem"), Key: filepath.Join(a.dir, name+".key"), CA: filepath.Join(a.dir, "ca.pem")}
+// issue returns the files of a new certificate with the common name.
+func issue(a *peertest.Authority, name string) peer.TLS {
+	cert, key, ca := a.Issue(name, pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: name})
+	return peer.TLS{Cert: cert, Key: key, CA: ca}
 }
 
 // TestTLS: an exporter and an endpoint with certificates. The certificate
@@ -78,8 +26,8 @@ func (a *authority) files(name string) peer.TLS {
 func TestTLS(t *testing.T) {
 	for _, scheme := range []string{"tls", "ack+tls"} {
 		t.Run(scheme, func(t *testing.T) {
-			ca, other := newAuthority(t), newAuthority(t)
-			server, client, stranger := ca.files("repository"), ca.files("tstat-turin"), other.files("tstat-turin")
+			ca, other := peertest.NewAuthority(t), peertest.NewAuthority(t)
+			server, client, stranger := issue(ca, "repository"), issue(ca, "tstat-turin"), issue(other, "tstat-turin")
 			endpoint := startStream(t, Options{Listen: []peer.Options{{Addr: ":0", TLS: server}}, Format: JSON})
 			root := t.TempDir()
 			w := newTstat(t, root, "log_new")
@@ -124,8 +72,8 @@ func TestTLS(t *testing.T) {
 
 // TestNATSWithTLS: a server that wants a certificate of the client.
 func TestNATSWithTLS(t *testing.T) {
-	ca := newAuthority(t)
-	files, client := ca.files("nats"), ca.files("tstat-turin")
+	ca := peertest.NewAuthority(t)
+	files, client := issue(ca, "nats"), issue(ca, "tstat-turin")
 	server := startNATS(t, "--tlsverify", "--tlscert", files.Cert, "--tlskey", files.Key, "--tlscacert", files.CA)
 	server.opts = []nats.Option{nats.ClientCert(client.Cert, client.Key), nats.RootCAs(client.CA)}
 	s := startStream(t, Options{Listen: loopback(), To: []string{"nats+tls://" + server.addr + "/TSTAT"}, TLS: client})

@@ -2,16 +2,7 @@ package supervisor
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -20,53 +11,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 )
 
 // authority returns a function that makes the files of a certificate.
 func authority(t *testing.T) func(unit, name string) peer.TLS {
-	t.Helper()
-	dir := t.TempDir()
-	var (
-		ca    *x509.Certificate
-		caKey *ecdsa.PrivateKey
-		n     int64
-	)
-	check := func(err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	a := peertest.NewAuthority(t)
+	return func(unit, name string) peer.TLS {
+		cert, key, ca := a.Issue(name, pkix.Name{Organization: []string{"SSB"}, OrganizationalUnit: []string{unit}, CommonName: name})
+		return peer.TLS{Cert: cert, Key: key, CA: ca}
 	}
-	write := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, name)
-		check(os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
-		return path
-	}
-	make := func(unit, name string) peer.TLS {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		check(err)
-		n++
-		c := &x509.Certificate{
-			SerialNumber: big.NewInt(n), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-			Subject:     pkix.Name{Organization: []string{"SSB"}, OrganizationalUnit: []string{unit}, CommonName: name},
-			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: ca == nil, BasicConstraintsValid: true,
-		}
-		parent, signer := ca, caKey
-		if ca == nil {
-			parent, signer = c, key
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-		check(err)
-		secret, err := x509.MarshalECPrivateKey(key)
-		check(err)
-		if ca == nil {
-			ca, err = x509.ParseCertificate(der)
-			check(err)
-			caKey = key
-		}
-		return peer.TLS{Cert: write(name+".pem", "CERTIFICATE", der), Key: write(name+".key", "EC PRIVATE KEY", secret), CA: filepath.Join(dir, "root.pem")}
-	}
-	make("CA", "root")
-	return make
 }
 
 // TestTLS: certificates say who is who, and roles what they may do.
