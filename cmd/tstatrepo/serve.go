@@ -633,7 +633,10 @@ func (svc *service) services(repo *repository.Repository) ([]component.Service, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(repo.Services(), p.Services()...), p, nil
+	// Supervisors of the RI give a specification to the first capability that
+	// it fulfils. Without System_ID the exporters of a probe and the endpoints
+	// look alike there, and it is the exporters that people run.
+	return append(p.Services(), repo.Services()...), p, nil
 }
 
 // memory is what the process should not outgrow: what the endpoints may use,

@@ -13,6 +13,7 @@ const (
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
 	recentErrors = time.Hour           // errors in the log older than this are history
+	archive      = 30 * 24 * time.Hour // logs older than this do not come from a Tstat that runs
 )
 
 // Problem is something that is wrong, and what to do about it.
@@ -66,8 +67,10 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		}
 		for _, c := range l.Consumers {
 			switch {
+			case c.Err != "" && c.Optional:
+				add(false, "It is opened again by itself; once its queue is full it misses lines.", "Consumer %s takes nothing: %s", c.Name, c.Err)
 			case c.Err != "":
-				add(!c.Optional, "It is opened again by itself; until then the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
+				add(true, "It is opened again by itself; once its queue is full the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
 			case c.Dropped > 0:
 				add(false, "It was too slow, or refused them. Make it faster or its queue larger; what is gone does not come again.",
 					"Consumer %s missed %s", c.Name, count(c.Dropped, "line"))
@@ -141,9 +144,11 @@ func (l *Logs) lag(now time.Time) (time.Duration, bool) {
 	return max(0, now.Sub(l.LastFolder)), true
 }
 
+// late tells whether newer logs should be here. A stream of old logs only is
+// never late.
 func (l *Logs) late(now time.Time) bool {
 	lag, known := l.lag(now)
-	return known && l.LateAfter > 0 && lag > l.LateAfter
+	return known && l.LateAfter > 0 && lag > l.LateAfter && lag < archive
 }
 
 // title names the stream to people.

@@ -25,6 +25,7 @@ func TestProblems(t *testing.T) {
 		{"store away", func(s *State) { s.Logs[0].Err = "away" }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are not stored: away"},
 		{"late", func(s *State) { s.Logs[0].LastFolder = noon.Add(-4 * time.Hour) }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are late: the newest folder began 4\u00a0h ago"},
 		{"never late", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].LateAfter = noon.Add(-4000*time.Hour), 0 }, nil, ""},
+		{"archive", func(s *State) { s.Logs[0].LastFolder = noon.Add(-31 * 24 * time.Hour) }, nil, ""},
 		{"nothing stored yet", func(s *State) { s.Logs[0].LastFolder = time.Time{} }, nil, ""},
 		{"clock ahead", func(s *State) { s.Logs[0].LastFolder = noon.Add(time.Hour) }, nil, ""},
 		{"rejects", func(s *State) { s.Logs[0].Rows, s.Logs[0].Rejects = 980, 20 }, nil, "warning: 20 lines of polito1"},

@@ -77,7 +77,7 @@ func busy() *State {
 		}},
 		Certificates: []Certificate{
 			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
-			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(2000 * 24 * time.Hour)},
+			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(400 * 24 * time.Hour)},
 		},
 		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "consumer goes on consumer=nats://localhost:4222/TSTAT"}},
 	}

@@ -78,7 +78,8 @@ type Logs struct {
 	// LastFolder is the time of the newest log folder of which a file is
 	// stored; the lag is counted from there.
 	LastFolder time.Time
-	// LateAfter is the lag from which on the stream is late; 0: never.
+	// LateAfter is the lag from which on the stream is late, up to 30 days: it
+	// has old logs only then. 0: never.
 	LateAfter   time.Duration
 	LastSuccess time.Time // when a file was last stored
 	Files       int64     // stored

@@ -116,7 +116,10 @@ func span(d time.Duration) string {
 		}
 		return fmt.Sprintf("%d\u00a0h", s/3600)
 	}
-	return fmt.Sprintf("%d\u00a0days", s/86400)
+	if days := s / 86400; days < 2*365 {
+		return fmt.Sprintf("%d\u00a0days", days)
+	}
+	return fmt.Sprintf("%d\u00a0years", s/86400/365)
 }
 
 // ago writes a time relative to now.

@@ -234,7 +234,12 @@ func (v *view) addRRD(r RRD) {
 // interesting are the beginnings of metrics that most people look for first.
 var interesting = []string{"ip.bitrate.", "L3.bitrate.", "tcp.rtt.", "profile.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
+// interest orders metrics: those of some of the traffic only (cloud, noncloud)
+// come after those of all of it.
 func interest(metric string) int {
+	if strings.Contains(metric, "cloud.") {
+		return len(interesting) + 1
+	}
 	i := slices.IndexFunc(interesting, func(p string) bool { return strings.HasPrefix(metric, p) })
 	if i < 0 {
 		return len(interesting)

@@ -27,11 +27,6 @@ import (
 // filled makes a database as math_repo left it: the golden one.
 func filled(t *testing.T, server *pgtest.Server, database string) (url string, conn *pgx.Conn) {
 	t.Helper()
-	if database == "dbs_test" {
-		server.Exec(t, "postgres", "create role dbs_test login")
-		server.Exec(t, "postgres", "create tablespace dbs_ts0 location '"+server.Dir(t, "dbs_ts0")+"'; ")
-		server.Exec(t, "postgres", "grant create on tablespace dbs_ts0 to dbs_test")
-	}
 	server.Exec(t, "postgres", "create database "+database)
 	schema := strings.ReplaceAll(golden(t, "expected/schema.sql"), "\\", "--")
 	server.Exec(t, database, "create schema dbs; create schema dbs_ts0; grant usage, create on schema public, dbs, dbs_ts0 to dbs_test;")
@@ -76,16 +71,26 @@ func adopt(t *testing.T, s store.Adopter, stored int64) error {
 
 const goldenStored = 1458870000 // lastOutputFileTime of the golden state
 
-// TestAdopt: what math_repo stored is not stored again, what it had not
-// stored is, whatever of its state is left.
+// TestAdopt takes over streams of math_repo. One server does for all.
 func TestAdopt(t *testing.T) {
 	server := pgtest.Start(t)
+	url := administer(t, server, "dbs_test") // with the role and the tablespace
+	t.Run("other database", func(t *testing.T) { testAdoptNothing(t, server, url) })
+	t.Run("stored", func(t *testing.T) { testAdoptStored(t, server) })
+	t.Run("held", func(t *testing.T) { testAdoptHeld(t, server) })
+	t.Run("future", func(t *testing.T) { testAdoptFuture(t, server) })
+	t.Run("repository", func(t *testing.T) { testAdoptState(t, server) })
+}
+
+// testAdoptStored: what math_repo stored is not stored again, what it had not
+// stored is, whatever of its state is left.
+func testAdoptStored(t *testing.T, server *pgtest.Server) {
 	for _, tt := range []struct {
 		name   string
 		stored int64
 		before string // SQL
 	}{
-		{name: "dbs_test", stored: goldenStored},
+		{name: "whole_state", stored: goldenStored},
 		{name: "without_state"},
 		{name: "old_state", stored: goldenStored - 3600},
 		{name: "unlisted", stored: goldenStored - 600, before: "delete from dbs.view_info_golden_tcp where serial_time = 1458869400"},
@@ -133,10 +138,9 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestAdoptHeld: a folder that ended long before the last window is not read.
-func TestAdoptHeld(t *testing.T) {
-	server := pgtest.Start(t)
-	url, conn := filled(t, server, "dbs_test")
+// testAdoptHeld: a folder that ended long before the last window is not read.
+func testAdoptHeld(t *testing.T, server *pgtest.Server) {
+	url, conn := filled(t, server, "held")
 	src := source(t)
 	// The folders get a predecessor two days before them.
 	old := filepath.Join(src, "2016_03_22_21_37.out")
@@ -160,58 +164,55 @@ func TestAdoptHeld(t *testing.T) {
 	}
 }
 
-// TestAdoptNot: what is not math_repo's is not taken over.
-func TestAdoptNot(t *testing.T) {
-	server := pgtest.Start(t)
-	t.Run("other database", func(t *testing.T) {
-		url := administer(t, server, "dbs_test")
-		s := open(t, url, "golden_tcp")
-		if err := adopt(t, s, goldenStored); err != nil {
-			t.Fatal(err)
-		}
-		if sum := imports(t, s, "testdata/golden/input", nil); sum.Total.Rows != 1200 {
-			t.Errorf("summary %+v", sum.Total)
-		}
-		// The stream is ours now.
-		s = open(t, url, "golden_tcp")
-		if err := adopt(t, s, goldenStored+7200); err != nil {
-			t.Fatal(err)
-		}
-		imports(t, s, source(t), nil)
-		conn := server.Connect(t, "dbs_test")
-		if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
-			t.Errorf("%d rows", n)
-		}
-		// Windows without a record, as a crash leaves them, are ours too.
-		server.Exec(t, "dbs_test", "delete from dbs.tstatrepo_files; delete from golden_tcp")
-		s = open(t, url, "golden_tcp")
-		if err := adopt(t, s, goldenStored); err != nil {
-			t.Fatal(err)
-		}
-		imports(t, s, source(t), nil)
-		if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
-			t.Errorf("%d rows after a crash", n)
-		}
-	})
-	t.Run("future", func(t *testing.T) {
-		url, _ := filled(t, server, "future")
-		s, err := dbstream.Open(context.Background(), url, dbstream.Options{Stream: "golden_tcp"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		if err := adopt(t, s, time.Now().Add(48*time.Hour).Unix()); err == nil || !strings.Contains(err.Error(), "in the future") {
-			t.Error(err)
-		}
-	})
+// testAdoptNothing: what is not math_repo's is not taken over.
+func testAdoptNothing(t *testing.T, server *pgtest.Server, url string) {
+	s := open(t, url, "golden_tcp")
+	if err := adopt(t, s, goldenStored); err != nil {
+		t.Fatal(err)
+	}
+	if sum := imports(t, s, "testdata/golden/input", nil); sum.Total.Rows != 1200 {
+		t.Errorf("summary %+v", sum.Total)
+	}
+	// The stream is ours now.
+	s = open(t, url, "golden_tcp")
+	if err := adopt(t, s, goldenStored+7200); err != nil {
+		t.Fatal(err)
+	}
+	imports(t, s, source(t), nil)
+	conn := server.Connect(t, "dbs_test")
+	if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
+		t.Errorf("%d rows", n)
+	}
+	// Windows without a record, as a crash leaves them, are ours too.
+	server.Exec(t, "dbs_test", "delete from dbs.tstatrepo_files; delete from golden_tcp")
+	s = open(t, url, "golden_tcp")
+	if err := adopt(t, s, goldenStored); err != nil {
+		t.Fatal(err)
+	}
+	imports(t, s, source(t), nil)
+	if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
+		t.Errorf("%d rows after a crash", n)
+	}
 }
 
-// TestAdoptState: a repository takes the place of math_repo with nothing but
+// testAdoptFuture: of a stream that is ahead of its time nothing can be told.
+func testAdoptFuture(t *testing.T, server *pgtest.Server) {
+	url, _ := filled(t, server, "future")
+	s, err := dbstream.Open(context.Background(), url, dbstream.Options{Stream: "golden_tcp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := adopt(t, s, time.Now().Add(48*time.Hour).Unix()); err == nil || !strings.Contains(err.Error(), "in the future") {
+		t.Error(err)
+	}
+}
+
+// testAdoptState: a repository takes the place of math_repo with nothing but
 // its state files and the database. The probe, which is the old one, does not
 // register again. Nothing is stored twice, and new folders are.
-func TestAdoptState(t *testing.T) {
-	server := pgtest.Start(t)
-	url, conn := filled(t, server, "dbs_test")
+func testAdoptState(t *testing.T, server *pgtest.Server) {
+	url, conn := filled(t, server, "repository")
 	before := table(t, conn, "select * from golden_tcp order by tableoid::regclass::text, ctid")
 	src, log := source(t), slog.New(slog.NewTextHandler(testLog{t}, nil))
 	ctx, cancel := context.WithCancel(context.Background())
