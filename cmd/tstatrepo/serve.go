@@ -105,7 +105,7 @@ func (s *serve) settings() []*setting {
 			usage: "register at the supervisor with this `URL`, like https://supervisor:8889/"},
 		{name: "clients", group: mplane, value: &s.clients, empty: "off",
 			usage: "wait for clients and supervisors on `ADDRESS`; without a host that is the loopback address"},
-		{name: "identity", group: mplane, value: &s.identity, empty: "host name and --system-id",
+		{name: "identity", group: mplane, value: &s.identity, empty: "host name and --system-id; without endpoints host name and probe",
 			usage: "`NAME` to give to a supervisor without TLS"},
 		{name: "system-id", group: mplane, value: &s.systemID,
 			usage: "System_ID of the repository's capabilities, any `TEXT`"},
@@ -330,8 +330,7 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")
 	}
 	if s.supervisor != "" {
-		host, _ := os.Hostname()
-		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, fitProbe(host)+"."+s.systemID)}
+		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, s.ownIdentity())}
 		conn, err := svc.supervisor.Open()
 		var wrong *wire.URLError
 		if errors.As(err, &wrong) {
@@ -354,6 +353,17 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		svc.roles.Replace(svc.allowed)
 	}
 	return svc
+}
+
+// ownIdentity is what a service calls itself where it has no certificate.
+// Repository and probe on one machine need different names: a supervisor has
+// a queue of specifications for each.
+func (s *serve) ownIdentity() string {
+	host, _ := os.Hostname()
+	if len(s.collectLog.network.listen)+len(s.collectStreaming.listen)+len(s.collectRRD.network.listen) == 0 {
+		return fitProbe(host) + ".probe"
+	}
+	return fitProbe(host) + "." + s.systemID
 }
 
 // host is where probes reach the endpoints, "" where these tell.

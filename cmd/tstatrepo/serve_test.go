@@ -215,16 +215,17 @@ func TestServeWatchdog(t *testing.T) {
 	p.ends(0)
 }
 
-// TestServeSecondSignal: it ends at once, whatever is under way.
-func TestServeSecondSignal(t *testing.T) {
+// stuck starts a service that is told to stop while it has a line that its
+// consumer does not take.
+func stuck(t *testing.T, drain string) *process {
+	t.Helper()
 	c := newServeConfig(t)
-	c.serve = "drain-timeout = \"10m\""
+	c.serve = fmt.Sprintf("drain-timeout = %q", drain)
 	file := c.write(t)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A consumer that takes nothing.
 	text = bytes.Replace(text, []byte("file:"+c.dir+"/live"), []byte("tcp://"+freeAddr(t)), 1)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -241,7 +242,23 @@ func TestServeSecondSignal(t *testing.T) {
 	}
 	conn.Close()
 	p.signal(syscall.SIGTERM)
-	told()
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+	return p
+}
+
+// TestServeDrain: what is under way is waited for, not longer than said; what
+// is lost is told.
+func TestServeDrain(t *testing.T) {
+	p := stuck(t, "1s")
+	p.ends(1)
+	p.says("repository-collect_streaming: 1 lines were received and not taken by all consumers")
+}
+
+// TestServeSecondSignal: it ends at once, whatever is under way.
+func TestServeSecondSignal(t *testing.T) {
+	p := stuck(t, "10m")
 	p.signal(syscall.SIGTERM)
 	p.ends(-1) // by the signal
 }
