@@ -39,6 +39,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l tls-ca -r 
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l allow-callback -x -d 'fetch from probes in NETWORK only, like 10.0.0.0/8'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l folder-length -x -d 'Tstat writes to a folder for DURATION; used with MATH probes that list what still grows'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l advertise -x -d 'tell the repository of --to math:// to fetch from HOST:PORT'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l adopt -x -a '(__fish_complete_directories)' -d 'take over what DBStream\'s math_repo had, whose outDir is DIR: its streams, and what it stored, see tstatrepo-migrate(7)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l config -r -F -d 'read settings from FILE, see tstatrepo.toml(5)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l check-config -d 'check the settings and exit'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l print-config -d 'print the settings in effect and exit'

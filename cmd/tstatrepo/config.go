@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/legacy"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
@@ -38,6 +39,7 @@ type config struct {
 	probe      probeSettings
 
 	sections []section
+	old      *legacy.Config // what the file says, if it is one of the old tools
 }
 
 // section is a table of the config file; the first, without a name, holds the
@@ -161,11 +163,17 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 	cfg := newConfig()
 	p := &problems{settings: cfg.of(c.Command.Name)}
 	if file := configFile(c); file != "" {
-		text, err := os.ReadFile(file)
+		old, err := cfg.readOld(c.Command.Name, file)
 		if err != nil {
-			return nil, nil, usagef("config file: %w", err)
+			return nil, nil, err
 		}
-		p.errs = append(p.errs, cfg.readFile(file, text)...)
+		if !old {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return nil, nil, usagef("config file: %w", err)
+			}
+			p.errs = append(p.errs, cfg.readFile(file, text)...)
+		}
 	}
 	for _, s := range p.settings {
 		if s.name == "sources" {
@@ -176,6 +184,7 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 		}
 	}
 	cfg.resolve(p, con)
+	cfg.warnOld(con)
 	return cfg, p, nil
 }
 

@@ -4,11 +4,14 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +26,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/go-graphite/go-whisper"
 
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -41,6 +45,7 @@ type site struct {
 	components, clients string // addresses of the supervisor
 	lines, points, logs string // of the repository
 	links               []*link
+	admin               map[string]string // of repository and probe
 	tls                 map[string][3]string
 	running             map[string]*process
 
@@ -63,7 +68,7 @@ const (
 func newSite(t *testing.T, protocol string, links bool) *site {
 	s := &site{
 		t: t, begun: time.Now(), dir: t.TempDir(), tool: rrdtest.Start(t), pg: pgtest.Start(t), conf: map[string]string{}, tls: map[string][3]string{},
-		running: map[string]*process{}, samples: map[string][]byte{}, open: map[string]*os.File{},
+		running: map[string]*process{}, admin: map[string]string{}, samples: map[string][]byte{}, open: map[string]*os.File{},
 		components: freeAddr(t), clients: freeAddr(t), lines: freeAddr(t), points: freeAddr(t), logs: freeAddr(t),
 	}
 	s.db = s.pg.Database(t)
@@ -88,10 +93,11 @@ func newSite(t *testing.T, protocol string, links bool) *site {
 	s.rollOver()
 
 	config := func(name, who, text string) {
+		s.admin[name] = freeAddr(t)
 		f := s.tls[who]
 		s.conf[name] = filepath.Join(s.dir, name+".toml")
-		s.must(os.WriteFile(s.conf[name], fmt.Appendf(nil, "state-dir = %q\n[serve]\nsupervisor = \"https://%s/\"\nadmin = \"\"\ntls-cert = %q\ntls-key = %q\ntls-ca = %q\n%s",
-			filepath.Join(s.dir, name), s.components, f[0], f[1], f[2], text), 0o600))
+		s.must(os.WriteFile(s.conf[name], fmt.Appendf(nil, "state-dir = %q\n[serve]\nsupervisor = \"https://%s/\"\nadmin = %q\ntls-cert = %q\ntls-key = %q\ntls-ca = %q\n%s",
+			filepath.Join(s.dir, name), s.components, s.admin[name], f[0], f[1], f[2], text), 0o600))
 	}
 	config("repository", "repository", fmt.Sprintf(`
 [collect-log]
@@ -589,4 +595,83 @@ func TestKillSite(t *testing.T) {
 	s.step(1)
 	s.arrives(true)
 	s.registered()
+}
+
+var soakFor = flag.Duration("soak-for", time.Hour, "how long TestSoakSite runs with -soak")
+
+// usage is what a process holds.
+type usage struct{ kib, files, goroutines int }
+
+func (s *site) usage(name string) (u usage) {
+	s.t.Helper()
+	pid := s.running[name].cmd.Process.Pid
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	s.must(err)
+	_, rss, _ := strings.Cut(string(status), "VmRSS:")
+	_, err = fmt.Sscan(rss, &u.kib)
+	s.must(err)
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	s.must(err)
+	u.files = len(files)
+	if s.admin[name] == "" {
+		return u
+	}
+	cert, key, ca := s.tls["ann"][0], s.tls["ann"][1], s.tls["ann"][2]
+	tr := &http.Transport{DialTLSContext: peer.TLS{Cert: cert, Key: key, CA: ca}.Dial, DisableKeepAlives: true}
+	resp, err := (&http.Client{Transport: tr}).Get("https://" + s.admin[name] + "/metrics")
+	s.must(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	s.must(err)
+	_, n, _ := strings.Cut(string(text), "\ngo_goroutines ")
+	_, err = fmt.Sscan(n, &u.goroutines)
+	s.must(err)
+	return u
+}
+
+// TestSoakSite lets Tstat write a folder twice a second for long, of which the
+// oldest go: memory, open files and goroutines of all processes stay what
+// they are after a tenth of the time.
+func TestSoakSite(t *testing.T) {
+	if !*soak {
+		t.Skip("with -soak")
+	}
+	s := newSite(t, "ack", false)
+	s.export()
+	s.arrives(true)
+	began := time.Now()
+	early, late := map[string]usage{}, map[string]usage{}
+	for told := began; time.Since(began) < *soakFor; time.Sleep(500 * time.Millisecond) { // the pace of the load
+		s.rollOver()
+		if s.rrdSteps < 250 { // the next ones would be of tomorrow
+			s.step(1)
+		}
+		if n := len(s.folders) - 100; n >= 0 {
+			s.must(os.RemoveAll(filepath.Join(s.dir, "tstat", s.folders[n])))
+		}
+		now := early
+		if time.Since(began) > *soakFor*9/10 {
+			now = late
+		} else if time.Since(began) > *soakFor/10 {
+			now = map[string]usage{}
+		}
+		for _, name := range siteProcesses {
+			u, m := s.usage(name), now[name]
+			now[name] = usage{max(u.kib, m.kib), max(u.files, m.files), max(u.goroutines, m.goroutines)}
+			if time.Since(told) > time.Minute {
+				t.Logf("%v %s: %+v", time.Since(began).Round(time.Second), name, u)
+			}
+		}
+		if time.Since(told) > time.Minute {
+			told = time.Now()
+		}
+	}
+	for _, name := range siteProcesses {
+		e, l := early[name], late[name]
+		t.Logf("%s: %+v, at the end %+v", name, e, l)
+		if l.kib > e.kib*5/4+20<<10 || l.files > e.files+10 || l.goroutines > e.goroutines+20 {
+			t.Errorf("%s grows from %+v to %+v", name, e, l)
+		}
+	}
+	s.arrives(true)
 }

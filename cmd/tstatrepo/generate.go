@@ -56,6 +56,7 @@ func generated() (map[string][]byte, error) {
 		"man/tstatrepo.1":            appPage(app),
 		"man/tstatrepo.toml.5":       configPage(),
 		"man/tstatrepo-ack.7":        ackPage(),
+		"man/tstatrepo-migrate.7":    migratePage(),
 		"completions/tstatrepo.bash": bashCompletion(app),
 		"completions/_tstatrepo":     zshCompletion(app),
 		"completions/tstatrepo.fish": fishCompletion(app),

@@ -57,6 +57,7 @@ type importBulk struct {
 	allowCallback []string
 	folderLength  duration
 	advertise     string
+	adopt         string
 
 	probeGiven bool // probe is not the default
 }
@@ -147,6 +148,8 @@ func (b *importBulk) settings() []*setting {
 			usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
 		{name: "advertise", group: "Network", value: &b.advertise, empty: "address and port of --listen",
 			usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
+		{name: "adopt", group: "Network", value: &b.adopt, complete: "dir", empty: "nothing",
+			usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"},
 	})
 }
 
@@ -175,7 +178,8 @@ func importBulkCommand(con *console) *cli.Command {
 			"itself. Both go on until they are interrupted.\n\n" +
 			"Every file is stored once, however often it is imported; files that Tstat may still write to are left " +
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
-			"completed by the next one.",
+			"completed by the next one.\n\n" +
+			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
 	}
@@ -184,6 +188,9 @@ func importBulkCommand(con *console) *cli.Command {
 // runImportBulk turns flags and config into the options of one bulk.Run and
 // reports its result.
 func runImportBulk(c *cli.Context, con *console) error {
+	if done, err := printOld(c); done {
+		return err
+	}
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/mplane", "pkg/rrdfile"},
+	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/mplane", "pkg/rrdfile", "pkg/admin"},
 	{"pkg/mplane/wire", "pkg/mplane/exchange"},
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"pkg/store/stores"},
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
 	{"pkg/mathproto"},
-	{"pkg/repository", "pkg/probe", "pkg/admin", "pkg/legacy"},
+	{"pkg/repository", "pkg/probe", "pkg/legacy"},
 	{"cmd/tstatrepo"},
 }
 

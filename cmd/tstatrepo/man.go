@@ -103,7 +103,7 @@ func appPage(app *cli.App) []byte {
 	p.text("Flags and arguments may be mixed; -- ends the flags.")
 	p.exitStatus()
 	p.environment()
-	p.seeAlso(append(also, "tstatrepo.toml(5)", "tstatrepo-ack(7)")...)
+	p.seeAlso(append(also, "tstatrepo.toml(5)", "tstatrepo-ack(7)", "tstatrepo-migrate(7)")...)
 	return p.Bytes()
 }
 

@@ -59,6 +59,9 @@ func (b *importBulk) checkMath(p *problems) (m mathSettings) {
 	if len(b.allowCallback) > 0 && !b.isRepository() {
 		p.add("allow-callback", "is for --listen as a repository only")
 	}
+	if b.adopt != "" && !b.isRepository() {
+		p.add("adopt", "is for --listen as a repository only")
+	}
 	if len(b.network.allow) > 0 && len(b.network.listen) == 0 {
 		p.add("allow", "is for --listen only")
 	}
@@ -227,9 +230,13 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if err := one.Validate(); err != nil {
 		return err
 	}
+	adopt, stored, err := b.adopted(opt.Location, opt.Log)
+	if err != nil {
+		return err
+	}
 	pool, err := repository.OpenStores(c.Context, repository.StoreOptions{
 		To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-		RetryTimeout: opt.RetryTimeout, Log: opt.Log,
+		RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: opt.Log,
 	})
 	if err != nil {
 		return err
@@ -242,7 +249,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
 		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
-		Import: opt, Check: pool.Check, Open: pool.Open, Log: opt.Log, Ready: listening(opt.Log),
+		Adopt: adopt, Import: opt, Check: pool.Check, Open: pool.Open, Log: opt.Log, Ready: listening(opt.Log),
 		State: filepath.Join(opt.StateDir, "math-"+port+".json"),
 		Passed: func(stream string, sum *bulk.Summary, failure error) {
 			if b.metricsFile == "" {

@@ -55,7 +55,7 @@ func (s *probeSettings) settings() []*setting {
 		{name: "name", value: &s.name, empty: "host name up to the first dot",
 			usage: "name of this probe, part of the identity of what it sends"},
 		{name: "system-id", value: &s.systemID, empty: "the capabilities have no such parameter",
-			usage: "value of the parameter System_ID of the capabilities"},
+			usage: "value of the parameter System_ID of the capabilities; to be set where the supervisor is the reference implementation, which without it may give to a repository what is meant for the probe"},
 		{name: "log-folder", value: &s.logFolder, complete: "dir", empty: "tstat-exporter_streaming and tstat-exporter_log are off",
 			usage: "folder where Tstat writes its log folders"},
 		{name: "rrd-folder", value: &s.rrdFolder, complete: "dir", empty: "tstat-exporter_rrd is off",

@@ -150,7 +150,7 @@ func (s *serve) logSettings() []*setting {
 			usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{name: "to", value: &b.to, complete: "dir", empty: "parquet:logs in the state folder",
 			usage: "store the rows there, see import-bulk"},
-	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects")...)
+	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects", "adopt")...)
 }
 
 func (s *serve) streamingSettings() []*setting {
@@ -207,9 +207,11 @@ func serveCommand(con *console) *cli.Command {
 			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
 			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
 			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
-			"settings are absolute. It locks its state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
-			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored, results are sent, the capabilities " +
-			"withdrawn, and the status is 0; a second one ends it at once. SIGHUP: the config file is read again. Taken from it " +
+			"settings are absolute. --config also takes the files of the programs that it replaces, see tstatrepo-migrate(7). It locks its " +
+			"state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored (but for logs in transfer, which are " +
+			"fetched again later), results are sent, the capabilities withdrawn, and the status is 0; a second one ends it at once. " +
+			"SIGHUP: the config file is read again. Taken from it " +
 			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
 			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
 			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
@@ -225,6 +227,9 @@ func runServe(c *cli.Context, con *console) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	if done, err := printOld(c); done {
+		return err
+	}
 	if c.NArg() > 0 {
 		return usagef("serve takes no arguments, got %q", c.Args().First())
 	}
@@ -406,14 +411,19 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	if err := one.Validate(); err != nil {
 		p.errs = append(p.errs, err)
 	}
+	adopt, stored, err := b.adopted(opt.Location, svc.log)
+	if err != nil {
+		p.add("adopt", "%v", err)
+	}
 	return &repository.Logs{
 		Math: mathproto.RepositoryOptions{
+			Adopt:  adopt,
 			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
 			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
 		},
 		Stores: repository.StoreOptions{
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-			RetryTimeout: opt.RetryTimeout, Log: svc.log,
+			RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: svc.log,
 		},
 	}
 }
@@ -613,7 +623,10 @@ func (svc *service) services(repo *repository.Repository) ([]component.Service, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(repo.Services(), p.Services()...), p, nil
+	// Supervisors of the RI give a specification to the first capability that
+	// it fulfils. Without System_ID the exporters of a probe and the endpoints
+	// look alike there, and it is the exporters that people run.
+	return append(p.Services(), repo.Services()...), p, nil
 }
 
 // memory is what the process should not outgrow: what the endpoints may use,

@@ -297,3 +297,48 @@ func TestServeBackfill(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
 }
+
+// TestServeClients: a client asks the repository itself, without a
+// supervisor. The endpoint is open as long as what it asked for runs, and the
+// result has what came.
+func TestServeClients(t *testing.T) {
+	c := newServeConfig(t)
+	clients := freeAddr(t)
+	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
+	c.rrd = "names = \"raw\""
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	if conn, err := net.Dial("tcp", c.points); err == nil {
+		conn.Close()
+		t.Error("the endpoint is open before anybody has asked")
+	}
+	runcap := func(args ...string) string {
+		t.Helper()
+		r := begin(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", filepath.Join(c.dir, "client")}, args...)...)
+		r.ends(0)
+		return r.out.String()
+	}
+	p.says("waiting for clients")
+	runcap("repository-collect_rrd", "--when", "now + inf")
+	becomes(t, "the endpoint", func() bool {
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["a.rrd", 1436486700, 12.5]]`))
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil && resp.StatusCode == http.StatusOK
+	})
+	runcap("--stop", "--token", "repository-collect_rrd-0")
+	if out := runcap("--result", "--token", "repository-collect_rrd-0", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.a  12.5") {
+		t.Errorf("the result is\n%s", out)
+	}
+	becomes(t, "its end", func() bool {
+		conn, err := net.Dial("tcp", c.points)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +133,24 @@ func TestReadFileKeepsSecrets(t *testing.T) {
 					t.Fatalf("at %d %q: %v", i, junk, err)
 				}
 			}
+		}
+	}
+}
+
+// TestOldKeys: everything that pkg/legacy makes of the files of old tools is a
+// setting.
+func TestOldKeys(t *testing.T) {
+	files, err := filepath.Glob("../../pkg/legacy/testdata/golden/*.toml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range newConfig().readFile(file, text) {
+			t.Error(err)
 		}
 	}
 }

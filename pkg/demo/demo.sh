@@ -1,5 +1,6 @@
 #!/bin/sh
-# Shows tstatrepo at work on real logs, some hundred kB of them: `make demo`.
+# Shows tstatrepo at work: `make demo`. First it imports real logs, some hundred
+# kB of them, then it runs the loop of mPlane (loop.sh).
 # Everything it makes lies in demo-out/, which it empties first.
 set -eu
 PATH=$PATH:/usr/local/go/bin # where Go's own tarball goes
@@ -30,6 +31,8 @@ make --no-print-directory build
 # The query tool is DuckDB (C++). The product does not need it.
 echo "CGO_ENABLED=1 go -C pkg/duckdb build -o ../../bin/tstatduck ."
 CGO_ENABLED=1 go -C pkg/duckdb build -o ../../bin/tstatduck .
+echo "go build -o bin/tstatgen ./pkg/tstatgen"
+go build -o bin/tstatgen ./pkg/tstatgen
 "$repo" --version
 
 rm -rf "$out"
@@ -91,6 +94,8 @@ show "$repo" import-bulk --verbose --to "copy:$out/archive" --probe "$(basename 
 find "$out/archive" -name 'log_*' | sort | sed -n '1,3p'
 copied=$(find "$out/archive" -name 'log_tcp_complete*' | sort | head -n 1)
 cmp "$copied" "$first/${copied#*/*/*/}" && echo "byte for byte the same"
+
+sh pkg/demo/loop.sh "$out/loop"
 
 heading "What to do next"
 cat <<E2

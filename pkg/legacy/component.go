@@ -310,7 +310,9 @@ func (p *component) repository(t *iniTable) {
 		p.note(tls.line, "[TLS]", "is for all endpoints here, that for live lines too, whose old exporters know no TLS and are refused: "+
 			"replace these first, or leave tls-cert, tls-key and tls-ca out and name their networks in allow")
 	}
-	p.otherTLS(t)
+	if tls, ok := p.otherTLS(t); ok && !tls && p.tls[0] != "" {
+		p.note(t.line, "["+t.name+"]", "the file that config_path names has no [TLS], so that the RRDs came without; here they need it as everything")
+	}
 }
 
 // probe takes Tstat's folders of tstat.conf.
@@ -322,7 +324,14 @@ func (p *component) probe(t *iniTable) {
 		p.set("probe", "rrd-folder", p.abs(dir), p.at(line, t.key("tstat_rrd_path")))
 	}
 	p.none(t, "runtimeconf", "the capabilities tstat-log_…, which switch Tstat's logs on and off, are not offered")
-	p.otherTLS(t)
+	if tls, ok := p.otherTLS(t); p.tls[0] != "" && ok {
+		use := []string{}
+		if tls {
+			use = append(use, "rrd")
+		}
+		p.set("probe", "tls-for", use, "the old exporters of live lines and logs know no TLS; that of RRDs has what the file of config_path says")
+	}
+	p.note(t.line, "["+t.name+"]", "the exporters send to the networks of peers in [probe] only, this machine if it is not set; the old ones sent wherever a specification said")
 	dir, line := p.value(t, "math_path")
 	if dir == "" {
 		p.note(line, t.key("math_path"), "is missing: nothing says where the logs are")
@@ -346,12 +355,12 @@ func (p *component) probe(t *iniTable) {
 	p.file = before
 }
 
-// otherTLS looks at the file that config_path names, which has certificates
-// for the export of RRDs.
-func (p *component) otherTLS(t *iniTable) {
+// otherTLS tells whether the file that config_path names has certificates,
+// which are for the RRDs. ok is false if that cannot be told.
+func (p *component) otherTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {
-		return
+		return false, false
 	}
 	file := p.abs(path)
 	text, err := ReadFile(file)
@@ -361,19 +370,22 @@ func (p *component) otherTLS(t *iniTable) {
 	}
 	if err != nil {
 		p.note(line, t.key("config_path"), "cannot be used: %v", err)
-		return
+		return false, false
+	}
+	own := f.table("TLS")
+	if own == nil {
+		return false, true
 	}
 	var tls [3]string
-	if own := f.table("TLS"); own != nil {
-		for i, key := range []string{"cert", "key", "ca-chain"} {
-			if e := f.get(own, key); e != nil {
-				if value, err := f.expand(own, e.value); err == nil && value != "" {
-					tls[i] = p.abs(value)
-				}
+	for i, key := range []string{"cert", "key", "ca-chain"} {
+		if e := f.get(own, key); e != nil {
+			if value, err := f.expand(own, e.value); err == nil && value != "" {
+				tls[i] = p.abs(value)
 			}
 		}
 	}
 	if tls != p.tls {
 		p.note(line, t.key("config_path"), "has no counterpart: it names other certificates for the RRDs (%s), and tstatrepo has one for everything", cmp.Or(tls[0], "none"))
 	}
+	return true, true
 }

@@ -45,8 +45,7 @@ type Options struct {
 // Config is what old files say in the words of tstatrepo.toml.
 type Config struct {
 	Sections []*Section
-	// Notes say what has no counterpart, or could not be used, in the order
-	// of the files.
+	// Notes say what has no counterpart, or could not be used.
 	Notes []Note
 }
 
@@ -138,34 +137,56 @@ func ReadFile(name string) ([]byte, error) {
 // and that of math_repo; tstat.conf, which names that of math_probe.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
+	var math, rest []string
+	texts := map[string][]byte{}
 	for _, name := range names {
 		text, err := ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		c.file = name
-		done := len(c.cfg.Notes)
+		texts[name] = text
 		if isXML(text) {
-			err = c.xml(text)
+			math = append(math, name)
 		} else {
-			err = c.ini(text)
+			rest = append(rest, name)
 		}
-		if err != nil {
+	}
+	// What tstatrepository.conf says of logs depends on whether math_repo's
+	// file is there.
+	for _, name := range slices.Concat(math, rest) {
+		if err := c.read(name, texts[name]); err != nil {
 			return nil, err
 		}
-		// In the order of the file, after those of files that were done before.
-		slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
-			return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
-		})
 	}
-	if opt.Command == Serve {
+	return c.config(), nil
+}
+
+// read converts a file.
+func (c *converter) read(name string, text []byte) error {
+	c.file = name
+	done := len(c.cfg.Notes)
+	read := c.ini
+	if isXML(text) {
+		read = c.xml
+	}
+	err := read(text)
+	// In the order of the file, after those of files that were done before.
+	slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
+	return err
+}
+
+// config returns what was read, in order.
+func (c *converter) config() *Config {
+	if c.opt.Command == Serve {
 		c.endpoints()
 	}
 	order := []string{"serve", "collect-log", "collect-streaming", "collect-rrd", "probe", "import-bulk"}
 	slices.SortStableFunc(c.cfg.Sections, func(a, b *Section) int {
 		return cmp.Compare(slices.Index(order, a.Name), slices.Index(order, b.Name))
 	})
-	return &c.cfg, nil
+	return &c.cfg
 }
 
 // converter collects what files say.

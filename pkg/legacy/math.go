@@ -140,18 +140,6 @@ func (c *converter) mathProbe(e *element, dir string) {
 	} else {
 		c.set(section, "sources", []string{absIn(dir, folder)}, from("directory"))
 	}
-	c.stream(section, e, stream, typ, from)
-}
-
-// stream takes the name and the type of math_probe's stream.
-func (c *converter) stream(section string, e *element, stream, typ string, from func(string) string) {
-	if section == "probe" {
-		c.note(e.line, "<config streamName>", "has no counterpart: [probe] names a stream PROBE_TYPE. To go on with %q, run "+
-			"tstatrepo import-bulk with this file and --to math://REPOSITORY:3000", stream)
-		c.note(e.line, "<config streamType>", "has no counterpart: [probe] offers all types, each as a stream")
-		return
-	}
-	c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default; it has --repoUrl for it, not a key: say --to math://HOST:PORT, and --since for --startTime")
 	if stream == "" {
 		c.note(e.line, "<config streamName>", "is missing")
 	} else {
@@ -161,6 +149,9 @@ func (c *converter) stream(section string, e *element, stream, typ string, from 
 		c.set(section, "type", []string{t.Name}, from("streamType"))
 	} else {
 		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no log of that type", typ)
+	}
+	if section == "import-bulk" {
+		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default; it has --repoUrl for it, not a key: say --to math://HOST:PORT, and --since for --startTime")
 	}
 }
 

@@ -321,7 +321,7 @@ func TestFailure12ImporterRestarted(t *testing.T) {
 	r.start()
 	r.has("s1", folder2+"/"+file, "", 4)
 	r.has("s1", folder1+"/"+file, "", 3)
-	if n := p.gets[folder1+"/"+file]; n != 1 {
+	if n := p.got(folder1 + "/" + file); n != 1 {
 		t.Errorf("fetched %d times", n)
 	}
 	if s := r.get("/DBSImport"); !strings.Contains(s, `"0":{`) {
@@ -487,7 +487,7 @@ func TestFailure19NewAddress(t *testing.T) {
 	r.register("s1", q.addr())
 	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	if n := q.gets[folder1+"/"+file]; n != 0 {
+	if n := q.got(folder1 + "/" + file); n != 0 {
 		t.Errorf("fetched %d times from the new address", n)
 	}
 	if s := r.get("/DBSImport"); strings.Count(s, "StreamName") != 1 || !strings.Contains(s, q.addr()) {

@@ -154,6 +154,13 @@ func (p *oldProbe) set(f func()) {
 	f()
 }
 
+// got returns how often a file was asked for.
+func (p *oldProbe) got(name string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gets[name]
+}
+
 func (p *oldProbe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	list, fault := p.list, p.fault

@@ -45,6 +45,11 @@ type RepositoryOptions struct {
 	// are named by themselves.
 	Probes *peer.Probes
 
+	// Adopt are streams of math_repo, which are registered as if their probes
+	// had done so: an old probe registers only once. A stream that was adopted
+	// is not adopted again. With TLS none is: old probes do not have it.
+	Adopt []Registration
+
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
 	// Probe, Limits and Wake are set for each.
 	Import bulk.Options
@@ -75,6 +80,7 @@ const stateFormat = 1
 type registry struct {
 	Next    int
 	Streams []*entry
+	Adopted []string `json:",omitempty"` // names of streams that were adopted
 }
 
 // entry is a registered stream.
@@ -97,6 +103,7 @@ type repository struct {
 	ended   bool // no stream is begun any more
 	next    int
 	streams []*stream // by ID
+	adopted []string  // see registry
 	sums    []*bulk.Summary
 	passed  sync.Mutex
 }
@@ -147,7 +154,7 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.ctx, r.next = ctx, saved.Next
+	r.ctx, r.next, r.adopted = ctx, saved.Next, saved.Adopted
 	r.mu.Lock()
 	for _, e := range saved.Streams {
 		s := r.newStream(*e)
@@ -155,6 +162,7 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 		r.start(s, nil)
 	}
 	r.mu.Unlock()
+	r.adopt(ctx)
 	if opt.Started != nil {
 		opt.Started(r.statuses)
 	}
@@ -176,11 +184,59 @@ func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary,
 
 // save writes the registry; the lock is held.
 func (r *repository) save() error {
-	reg := registry{Next: r.next}
+	reg := registry{Next: r.next, Adopted: r.adopted}
 	for _, s := range r.streams {
 		reg.Streams = append(reg.Streams, &s.entry)
 	}
 	return state.Save(r.opt.State, stateFormat, reg)
+}
+
+// adopt registers the streams of math_repo.
+func (r *repository) adopt(ctx context.Context) {
+	for _, reg := range r.opt.Adopt {
+		name := reg.StreamName
+		if slices.Contains(r.adopted, name) {
+			continue
+		}
+		r.mu.Lock()
+		known := slices.ContainsFunc(r.streams, func(s *stream) bool { return s.StreamName == name })
+		r.mu.Unlock()
+		if known { // its probe has registered it here
+			continue
+		}
+		r.adopted = append(r.adopted, name)
+		if err := r.adoptOne(ctx, reg); err != nil {
+			r.adopted = r.adopted[:len(r.adopted)-1] // the next start tries again
+			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
+			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint(err)...)...)
+		}
+	}
+}
+
+func (r *repository) adoptOne(ctx context.Context, reg Registration) error {
+	if r.opt.TLS.Enabled() {
+		return errors.New("the repository wants TLS, which old probes do not have")
+	}
+	if err := checkAddr(reg.CallBackUrl); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(reg.CallBackUrl)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opt.timing.dial)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return err
+	}
+	// It is taken for the peer that registered the stream.
+	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
+	if _, err := r.checkEntry(ctx, e); err != nil {
+		return err
+	}
+	_, err = r.accept(e)
+	return err
 }
 
 // newStream makes a stream, whose import does not run yet.
@@ -552,28 +608,34 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 	if e.Identity, err = peer.IdentityOf(req.TLS); err != nil {
 		return e, http.StatusForbidden, err
 	}
-	if err := store.ValidProbe(reg.StreamName); err != nil {
-		return e, http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-'")
+	code, err = r.checkEntry(req.Context(), e)
+	return e, code, err
+}
+
+// checkEntry reports what is wrong with an entry whose peer is known.
+func (r *repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
+	if err := store.ValidProbe(e.StreamName); err != nil {
+		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-'")
 	}
-	typ := LogType(reg.StreamType)
+	typ := LogType(e.StreamType)
 	if typ == nil {
-		return e, http.StatusBadRequest, errors.New("unknown stream type")
+		return http.StatusBadRequest, errors.New("unknown stream type")
 	}
-	if reg.StartTime > maxTime || reg.StartTime < -maxTime {
-		return e, http.StatusBadRequest, errors.New("no such start time")
+	if e.StartTime > maxTime || e.StartTime < -maxTime {
+		return http.StatusBadRequest, errors.New("no such start time")
 	}
-	if err := checkAddr(reg.CallBackUrl); err != nil {
-		return e, http.StatusBadRequest, errors.New("callback address: no host:port")
+	if err := checkAddr(e.CallBackUrl); err != nil {
+		return http.StatusBadRequest, errors.New("callback address: no host:port")
 	}
-	host, _, err := net.SplitHostPort(reg.CallBackUrl)
+	host, _, err := net.SplitHostPort(e.CallBackUrl)
 	if err != nil {
-		return e, http.StatusBadRequest, err
+		return http.StatusBadRequest, err
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), r.opt.timing.dial)
+	ctx, cancel := context.WithTimeout(ctx, r.opt.timing.dial)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return e, http.StatusBadRequest, errors.New("callback address cannot be resolved")
+		return http.StatusBadRequest, errors.New("callback address cannot be resolved")
 	}
 	err = nil
 	for _, a := range addrs {
@@ -582,14 +644,14 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 		}
 	}
 	if err != nil {
-		return e, http.StatusForbidden, err
+		return http.StatusForbidden, err
 	}
 	if r.opt.Check != nil {
-		if err := r.opt.Check(Stream{Name: reg.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
-			return e, http.StatusBadRequest, err
+		if err := r.opt.Check(Stream{Name: e.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
+			return http.StatusBadRequest, err
 		}
 	}
-	return e, http.StatusOK, nil
+	return http.StatusOK, nil
 }
 
 // accept takes a stream that is right.

@@ -177,7 +177,7 @@ func TestGrown(t *testing.T) {
 	r.has("s1", folder1+"/"+file, udp(6, "a"), 6)
 	r.passes(0)
 	// One GET to see how it relates to what is stored, one to store it.
-	if n := p.gets[folder1+"/"+file]; n != 3 {
+	if n := p.got(folder1 + "/" + file); n != 3 {
 		t.Errorf("%d GETs", n)
 	}
 }
@@ -275,7 +275,7 @@ func TestPull(t *testing.T) {
 	if sum, err := run(); err != nil || sum.Total.Files != 0 || sum.Total.Skipped != 2 {
 		t.Errorf("%+v, %v", sum, err)
 	}
-	if p.gets[folder1+"/"+file] != 1 {
+	if p.got(folder1+"/"+file) != 1 {
 		t.Error("fetched again")
 	}
 	p.Close()

@@ -3,6 +3,7 @@ package repository
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -25,7 +26,11 @@ type StoreOptions struct {
 	Since time.Time // of the oldest folder that can come
 	// RetryTimeout is how long a database that is away is waited for.
 	RetryTimeout time.Duration
-	Log          *slog.Logger
+	// Adopt says by the names of streams what math_repo knew of them; of the
+	// others it knew nothing. nil: there was none. Stream, Probe and Type are
+	// set for each.
+	Adopt map[string]store.Adoption
+	Log   *slog.Logger
 }
 
 // Stores opens the stores of streams: those of DBStream for each, the others
@@ -115,7 +120,28 @@ func (s *Stores) Open(ctx context.Context, stream mathproto.Stream) (list []stor
 		}
 		own = append(own, st)
 	}
-	return slices.Concat(s.shared, own), func() error { return closeAll(own) }, nil
+	list = slices.Concat(s.shared, own)
+	if err := s.adopt(ctx, list, stream); err != nil {
+		return nil, nil, errors.Join(err, closeAll(own))
+	}
+	return list, func() error { return closeAll(own) }, nil
+}
+
+// adopt lets the stores take over what math_repo has stored of a stream.
+func (s *Stores) adopt(ctx context.Context, list []store.Store, stream mathproto.Stream) error {
+	if s.opt.Adopt == nil {
+		return nil
+	}
+	a := s.opt.Adopt[stream.Name]
+	a.Stream, a.Probe, a.Type = stream.Name, stream.Probe, stream.Type
+	for _, st := range list {
+		if st, ok := st.(store.Adopter); ok {
+			if err := st.Adopt(ctx, a); err != nil {
+				return fmt.Errorf("%s: %w", st, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Check reports whether the stores can take a stream.

@@ -1,7 +1,11 @@
 package tstat
 
 import (
+	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +40,39 @@ func TestSerials(t *testing.T) {
 		if got := b.Serials(folder); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// TestSerialSecond: near the turn of a second, and anywhere else, it is the
+// second that floating point comes to.
+func TestSerialSecond(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	var text strings.Builder
+	text.WriteString("#c_ip:1 last:2\n")
+	var want []int64
+	for i := range 20_000 {
+		nano := (1_458_855_441+rnd.Int64N(5e8))*1e9 + rnd.Int64N(1e9)
+		if i%2 == 0 {
+			nano -= nano%1e9 + rnd.Int64N(6000) - 3000
+		}
+		last := fmt.Sprintf("%d.%0*d", nano/1e6, 1+i%6, nano%1e6/int64(math.Pow10(5-i%6)))
+		ms, err := strconv.ParseFloat(last, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "::1 %s\n", last)
+		want = append(want, int64(ms/1000))
+	}
+	r := NewReader(strings.NewReader(text.String()), TypeByName("log_tcp_complete"), ReaderOptions{})
+	for len(want) > 0 {
+		b, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.Serials(time.Time{}); !slices.Equal(got, want[:len(got)]) {
+			t.Fatal("seconds differ")
+		}
+		want = want[b.Len():]
 	}
 }
 

@@ -334,24 +334,36 @@ func (l *Listener) Waits(identity string, m mplane.Message) bool {
 	return c != nil && slices.Contains(c.queue, m)
 }
 
-// Find returns the first offer that a specification fulfils and that use
-// allows. withdrawn is one that it would have fulfilled; denied tells whether
-// there was one that use did not allow.
+// Find returns the offer that a specification was made from, of those that it
+// fulfils and that use allows; the first one if nothing tells. withdrawn is one
+// that it would have fulfilled; denied tells whether use did not allow what it
+// was made from.
 func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, schema := time.Now(), spec.Schema()
+	best := -1
 	for _, o := range l.schemas[schema] {
 		if !o.matcher.Accepts(spec, now) {
 			continue
 		}
-		if use(o.Capability.Label) {
-			return o, nil, false
+		allowed := use(o.Capability.Label)
+		rank := 2 * spec.Agreement(o.Capability)
+		if allowed {
+			rank++
 		}
-		denied = true
+		if rank > best {
+			best, found, denied = rank, o, !allowed
+		}
+		if best == 2*mplane.MaxAgreement+1 {
+			break
+		}
 	}
 	if denied {
 		return nil, nil, true
+	}
+	if found != nil {
+		return found, nil, false
 	}
 	for _, o := range l.offers {
 		if !o.withdrawn.IsZero() && use(o.Capability.Label) && o.schema == schema && o.matcher.Accepts(spec, now) {

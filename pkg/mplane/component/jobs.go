@@ -191,20 +191,29 @@ func (j *Jobs) start(b *job, service Service) {
 	})
 }
 
-// service returns the first service that spec fulfils at time t and identity
-// may use.
-func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (s Service, refusal string) {
+// service returns the service that spec was made for, of those that it fulfils
+// at time t and identity may use; the first one if nothing tells.
+func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
+	best := -1
 	refusal = NoService
 	for _, s := range j.services {
 		if !spec.Fulfils(s.Capability, t) {
 			continue
 		}
-		if j.roles.Allowed(s.Capability.Label, identity) {
-			return s, ""
+		allowed := j.roles.Allowed(s.Capability.Label, identity)
+		rank := 2 * spec.Agreement(s.Capability)
+		if allowed {
+			rank++
 		}
-		refusal = NoPermission
+		if rank <= best {
+			continue
+		}
+		best, found, refusal = rank, s, ""
+		if !allowed {
+			refusal = NoPermission
+		}
 	}
-	return Service{}, refusal
+	return found, refusal
 }
 
 // run does a job to its end.

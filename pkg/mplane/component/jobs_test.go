@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/exchange"
 )
 
 // run is the function of a service.
@@ -179,5 +180,56 @@ func TestPrune(t *testing.T) {
 	submit(t, j, "now")
 	if got := message(j.State(token, "ann")); got != UnknownJob {
 		t.Error(got)
+	}
+}
+
+// TestMeant: of the capabilities that a specification fulfils, it is for the
+// one that it was made from: by its metadata, else by its label, else the first.
+func TestMeant(t *testing.T) {
+	reg := exchange.Registries(t)
+	var services []Service
+	var ran []string
+	for _, c := range []struct{ label, system, url string }{
+		{"repository-collect_log", "repository", "localhost:3000"},
+		{"tstat-exporter_log", "tStat", "*"},
+		{"tstat-exporter_log-2", "tStat", "*"},
+	} {
+		m, err := reg.Parse(fmt.Appendf(nil, `{"capability": "measure", "label": %q, "registry": %q, "when": "past ... future",
+			"metadata": {"System_type": %q}, "parameters": {"repository.url": %q}}`, c.label, mplane.TstatRegistry, c.system, c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		services = append(services, Service{m.(*mplane.Statement), func(context.Context, *mplane.Statement) ([][]string, error) {
+			ran = append(ran, c.label)
+			return nil, nil
+		}})
+	}
+	for _, c := range []struct{ label, system, url, want string }{
+		{"tstat-exporter_log-0", "tStat", "localhost:3000", "tstat-exporter_log"},
+		{"tstat-exporter_log-2-17", "tStat", "localhost:3000", "tstat-exporter_log-2"},
+		{"repository-collect_log-0", "repository", "localhost:3000", "repository-collect_log"},
+		{"mine-0", "tStat", "localhost:3000", "tstat-exporter_log"},
+		{"mine-0", "repository", "localhost:3000", "repository-collect_log"},
+		{"tstat-exporter_log-0", "", "localhost:3000", "tstat-exporter_log"},
+		{"mine-0", "", "localhost:3000", "repository-collect_log"},
+		{"repository-collect_log-0", "repository", "elsewhere:1", "tstat-exporter_log"},
+	} {
+		ran = nil
+		j := NewJobs(services, reg, nil, Limits{}, slog.New(slog.DiscardHandler))
+		metadata := ""
+		if c.system != "" {
+			metadata = fmt.Sprintf(`"metadata": {"System_type": %q},`, c.system)
+		}
+		m, err := reg.Parse(fmt.Appendf(nil, `{"specification": "measure", "label": %q, "registry": %q, "when": "now", %s "parameters": {"repository.url": %q}}`,
+			c.label, mplane.TstatRegistry, metadata, c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := m.(*mplane.Statement)
+		j.Submit(spec, "ann", nil, nil)
+		wait(t, j, spec.ID())
+		if len(ran) != 1 || ran[0] != c.want {
+			t.Errorf("%+v: %v ran", c, ran)
+		}
 	}
 }

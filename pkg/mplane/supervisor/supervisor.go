@@ -387,14 +387,21 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// registered sends again what a component may have lost.
+// registered sends again what a component may have lost. One that was started
+// anew begins its jobs once more; others know them by their tokens.
 func (s *Supervisor) registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = true
 	for _, b := range s.relayed {
-		if b.component == identity && b.reply == nil && !b.accepted && !s.listener.Waits(identity, b.relayed) {
+		switch {
+		case b.component != identity || b.reply != nil || s.listener.Waits(identity, b.relayed):
+		case !b.accepted:
 			s.resend(b)
+		case !b.interrupted:
+			if err := s.listener.Queue(identity, b.relayed); err != nil {
+				s.log.Warn("a running specification was not sent to a component that registered again", "component", identity, "err", err)
+			}
 		}
 	}
 }

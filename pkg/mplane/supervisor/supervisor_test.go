@@ -195,6 +195,38 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestMeant: of two capabilities that a specification fulfils it goes to the
+// one it was made from, or to none if that is not allowed.
+func TestMeant(t *testing.T) {
+	roles := new(mplane.Roles)
+	roles.Assign("ann", "guest")
+	roles.Grant("log", "guest")
+	roles.Grant("collect_log", "admin")
+	x := newSite(t, Options{Roles: roles, Immediate: time.Nanosecond})
+	meta := func(system, label string) *mplane.Statement {
+		return x.parse(strings.Replace(strings.Replace(capability, `"log"`, `"`+label+`"`, 1), `"when"`, `"metadata": {"System_type": "`+system+`"}, "when"`, 1))
+	}
+	repository, exporter := meta("repository", "collect_log"), meta("tStat", "log")
+	for identity, c := range map[string]*mplane.Statement{"r": repository, "p": exporter} {
+		if err := x.s.listener.Restore(snapshot(t, identity, c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ann := x.client("ann")
+	if m := x.send(ann, x.specify(exporter, "now + 1h")); kind(m) != mplane.Receipt {
+		t.Error(m.Show())
+	}
+	if e, ok := x.send(ann, x.specify(repository, "now + 1h")).(*mplane.Exception); !ok || e.Message != component.NoPermission {
+		t.Errorf("%v", e)
+	}
+	if text := x.polled("p"); strings.Count(text, `"specification"`) != 1 || !strings.Contains(text, `"log-0"`) {
+		t.Errorf("polled %s", text)
+	}
+	if text := x.polled("r"); strings.Contains(text, `"specification"`) {
+		t.Errorf("polled %s", text)
+	}
+}
+
 // TestExpire: a silent component is gone, gets a 428, and comes back by
 // itself; what it was asked for is not lost.
 func TestExpire(t *testing.T) {
@@ -374,6 +406,45 @@ func TestInterruptAgain(t *testing.T) {
 		x.s.asked[key{"ann", spec.Token}].sent = time.Now().Add(-time.Minute)
 		x.s.mu.Unlock()
 		x.s.tidy(time.Now())
+	}
+}
+
+// TestRegisterAgain: a component that may have been restarted gets what it was
+// doing once more, unless that was to stop.
+func TestRegisterAgain(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	ann := x.client("ann")
+	c := x.parse(capability)
+	conn, err := wire.Dialer{URL: x.components.URL, Identity: "c"}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	register := func() {
+		for range 2 { // as RI supervisors do: each capability by itself
+			if _, err := conn.Do(t.Context(), "POST", wire.CapabilityPath, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	register()
+	spec := x.specify(c, "now + 1h")
+	x.send(ann, spec)
+	token := x.poll("c")
+	for range 2 * maxResend { // however often that is
+		x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
+		if text := x.polled("c"); strings.Contains(text, token) {
+			t.Errorf("polled %s", text)
+		}
+		register()
+		if text := x.polled("c"); strings.Count(text, `"specification"`) != 1 || !strings.Contains(text, token) {
+			t.Errorf("polled %s", text)
+		}
+	}
+	x.send(ann, spec.Notice(mplane.Interrupt))
+	register()
+	if text := x.polled("c"); strings.Contains(text, `"specification"`) || !strings.Contains(text, `"interrupt"`) {
+		t.Errorf("polled %s", text)
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
 
-// adoptedTable says of each stream that math_repo filled up to when it did.
+// adoptedTable says of each stream that was taken over from math_repo up to
+// when that filled it; 0 if there was nothing. It is found out once, before
+// anything of ours is in the stream.
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns what adoptedTable says.
@@ -60,9 +62,6 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	if err != nil {
 		return fmt.Errorf("adopt stream %s: %w", name, err)
 	}
-	if until == 0 {
-		return nil
-	}
 	st := &stream{name: name, windows: map[int64]bool{}}
 	for _, start := range unlisted { // it was stopped between the two
 		if err := s.ensureWindow(ctx, st, start); err != nil {
@@ -76,23 +75,41 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return nil
 }
 
-// adopt notes the end of the last window, and returns it with the windows that
-// the catalog does not list. 0 means that there is nothing to take over.
+// adopt returns what adoptedTable says of a stream, which it is told if it did
+// not know, with the windows that the catalog does not list.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
 	if err != nil {
 		return 0, nil, err
 	}
-	if until := adopted[name]; until > 0 {
-		if a.Stored.Unix() > until {
+	if until, ok := adopted[name]; ok {
+		if until > 0 && a.Stored.Unix() > until {
 			s.Log.Warn("math_repo has stored rows since its stream was taken over: they may be there twice", "stream", name,
 				"from", time.Unix(until, 0).UTC(), "to", a.Stored.UTC())
 		}
 		return until, nil, nil
 	}
-	parent := pg.Ident{public, name}
-	if t, err := pg.FindTable(ctx, tx, parent); err != nil || t == nil {
-		return 0, nil, err // another database: nothing of it is here
+	until, unlisted, err = s.foreign(ctx, tx, name, a)
+	if err != nil {
+		return 0, nil, err
+	}
+	if until > time.Now().Add(time.Hour).Unix() {
+		return 0, nil, pg.Hinted(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
+			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
+	}
+	table := pg.Quote(catalog, adoptedTable)
+	if _, err := tx.Exec(ctx, "create table if not exists "+table+" (stream text primary key, until bigint not null, adopted timestamptz not null)"); err != nil {
+		return 0, nil, err
+	}
+	_, err = tx.Exec(ctx, "insert into "+table+" values ($1, $2, now())", name, until)
+	return until, unlisted, err
+}
+
+// foreign returns up to when math_repo filled a stream, and the windows that
+// the catalog does not list. 0 means that nothing of it is here.
+func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
+	if t, err := pg.FindTable(ctx, tx, pg.Ident{public, name}); err != nil || t == nil {
+		return 0, nil, err // another database
 	}
 	var ours bool
 	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, pg.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
@@ -103,24 +120,9 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 		return 0, nil, nil
 	}
 	until, unlisted, err = s.lastWindow(ctx, tx, name)
-	if err != nil {
-		return 0, nil, err
-	}
-	if !a.Stored.IsZero() {
+	if err == nil && !a.Stored.IsZero() {
 		until = max(until, a.Stored.Unix())
 	}
-	switch {
-	case until == 0:
-		return 0, nil, nil
-	case until > time.Now().Add(time.Hour).Unix():
-		return 0, nil, pg.Hinted(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
-			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
-	}
-	table := pg.Quote(catalog, adoptedTable)
-	if _, err := tx.Exec(ctx, "create table if not exists "+table+" (stream text primary key, until bigint not null, adopted timestamptz not null)"); err != nil {
-		return 0, nil, err
-	}
-	_, err = tx.Exec(ctx, "insert into "+table+" values ($1, $2, now())", name, until)
 	return until, unlisted, err
 }
 

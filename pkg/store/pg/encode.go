@@ -193,11 +193,13 @@ func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 			c.run, e.of = run, nil // another plan
 		}
 		if c.op == opInt && c.min != math.MinInt64 && c.has {
+			// From min to max there is a power of two of numbers: a number
+			// beyond has a higher bit set.
+			var beyond uint64
 			for _, x := range c.vec.Ints {
-				if x < c.min || x > c.max {
-					e.odd = true
-				}
+				beyond |= uint64(x - c.min)
 			}
+			e.odd = e.odd || beyond > uint64(c.max-c.min)
 		}
 	}
 	return changed

@@ -1,0 +1,46 @@
+package mathproto
+
+import (
+	"testing"
+)
+
+// TestAdopt: streams of math_repo go on without a registration, until they are
+// removed.
+func TestAdopt(t *testing.T) {
+	p := newOldProbe(t)
+	p.put("data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"))
+	p.put("data/2024_03_01_05_00.out/log_udp_complete", udp(3, "b"))
+	reg := func(stream, addr string) Registration {
+		return Registration{CallBackUrl: addr, StreamName: stream, StreamType: "log_udp_complete"}
+	}
+	r := newRepo(t, func(r *repo) {
+		r.opt.Adopt = []Registration{
+			reg("good", p.addr()), reg("far", "host.invalid:3001"), reg("bad", "127.0.0.1"), reg("../x", p.addr()),
+			{CallBackUrl: p.addr(), StreamName: "type", StreamType: "mawi_wide"},
+		}
+	})
+	r.has("good", "data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"), 3)
+	r.logged("not taken over: start its probe again, so that it registers\" stream=far")
+	r.logged("stream=bad")
+	r.logged("stream=../x")
+	r.logged("stream=type")
+	if got := r.get("/DBSImport/1"); got != "entry not found" {
+		t.Error(got)
+	}
+	// A restart does not adopt it again: removed is removed.
+	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: x\r\n\r\n")
+	r.stop()
+	r.start()
+	if got := r.get("/DBSImport"); got != "{}" {
+		t.Error(got)
+	}
+}
+
+// TestAdoptTLS: old probes have no TLS.
+func TestAdoptTLS(t *testing.T) {
+	r := newRepo(t, func(r *repo) {
+		r.opt.TLS = certificate(t)
+		r.opt.Adopt = []Registration{{CallBackUrl: "127.0.0.1:1", StreamName: "s", StreamType: "log_udp_complete"}}
+	})
+	r.logged("the repository wants TLS, which old probes do not have")
+}
