@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages whose tests are quick enough for the race detector.
-RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 
 .PHONY: help demo test e2e bench soak lint generate build build-norrd install-tools
 
