@@ -161,6 +161,9 @@ _tstatrepo() {
         --tls-ca)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
+        --tls-for)
+            mapfile -t COMPREPLY < <(compgen -W "rrd streaming log" -- "$cur")
+            return ;;
         --config)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
@@ -177,7 +180,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--supervisor --clients --identity --system-id --address --registry --role --authorize --accept --admin --drain-timeout --allow --tls-cert --tls-key --tls-ca --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--supervisor --clients --identity --system-id --address --registry --role --authorize --accept --admin --drain-timeout --allow --tls-cert --tls-key --tls-ca --tls-for --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

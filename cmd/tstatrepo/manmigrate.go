@@ -17,8 +17,8 @@ func migratePage() []byte {
 	p.literal("cd protocol-ri\n" +
 		"tstatrepo serve --config tstatrepository.conf,math_repo.xml --print-config > tstatrepo.toml\n" +
 		"tstatrepo serve --config tstatrepo.toml --check-config")
-	p.item("[TLS] cert, key, ca-chain", "tls-cert, tls-key and tls-ca of [serve]. They are for all endpoints of a repository, also for that of live lines, "+
-		"whose old exporters do not know TLS; on a probe tls-for of [probe] says for which.")
+	p.item("[TLS] cert, key, ca-chain", "tls-cert, tls-key and tls-ca of [serve]. The old exporters of live lines and math_probe do not know TLS: tls-for of [serve] "+
+		"leaves these endpoints without, tls-for of [probe] the exporters. Those want allow then, if they listen on real addresses.")
 	p.item("[Roles], [Authorizations]", "role and authorize of [serve]; left out without [TLS], as they had no effect. A role with blanks around it is left out.")
 	p.item("[component] workflow, client_host, client_port, listen-port", "supervisor or clients of [serve].")
 	p.item("[component] registry_uri, registry_preload", "registry of [serve] if it is a file. The core registry and Tstat's are built in; none is fetched.")

@@ -50,6 +50,7 @@ type serve struct {
 	registries []string
 	roles      []string
 	grants     []string
+	tlsFor     []string
 
 	collectLog       importBulk
 	collectStreaming streamCmd
@@ -70,6 +71,7 @@ func defaultServe() serve {
 		admin:    ":9099",
 		drain:    duration(30 * time.Second),
 		systemID: repository.DefaultSystemID,
+		tlsFor:   slices.Clone(endpointWords),
 
 		collectLog: defaultImportBulk(), collectStreaming: defaultStream(), collectRRD: defaultRRDPush(),
 	}
@@ -130,8 +132,12 @@ func (s *serve) settings() []*setting {
 			own = append(own, set)
 		}
 	}
-	return own
+	return append(own, &setting{name: "tls-for", group: "Network", value: &s.tlsFor, complete: strings.Join(endpointWords, " "),
+		usage: "the `ENDPOINT` that uses the certificates, if there are any: rrd, streaming or log; old exporters of lines and old math_probes know no TLS"})
 }
+
+// endpointWords are the words of tls-for.
+var endpointWords = []string{"rrd", "streaming", "log"}
 
 // pick returns the settings of a table with the given names.
 func pick(from []*setting, names ...string) []*setting {
@@ -318,6 +324,11 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if s.accept == "scheduled" && s.supervisor == "" && len(s.clients) == 0 {
 		p.add("accept", "scheduled needs --supervisor or --clients: nobody else can send a specification")
 	}
+	for _, word := range s.tlsFor {
+		if !slices.Contains(endpointWords, word) {
+			p.add("tls-for", "%q is not rrd, streaming or log", word)
+		}
+	}
 	atLeast(p, "drain-timeout", s.drain, duration(time.Second))
 	if svc.registries, err = mplane.NewRegistries(s.registries...); err != nil {
 		p.add("registry", "%v", err)
@@ -392,9 +403,13 @@ func (p *problems) of(section string, settings []*setting) (sub *problems, done 
 	}
 }
 
-// join lets an endpoint have the networks and certificates of all.
-func (s *serve) join(n *network) {
-	n.allow, n.cert, n.key, n.caPEM = s.allow, s.cert, s.key, s.caPEM
+// join lets an endpoint have the networks of all, and the certificates if it
+// is one of --tls-for.
+func (s *serve) join(n *network, endpoint string) {
+	n.allow = s.allow
+	if slices.Contains(s.tlsFor, endpoint) {
+		n.cert, n.key, n.caPEM = s.cert, s.key, s.caPEM
+	}
 }
 
 // logs returns the options of repository-collect_log, nil if it is off.
@@ -408,7 +423,7 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	if len(b.to) == 0 {
 		b.to = []string{"parquet:" + filepath.Join(svc.cfg.stateDir, "logs")}
 	}
-	s.join(&b.network)
+	s.join(&b.network, "log")
 	opt := b.options(p)
 	m := b.checkMath(p)
 	if len(p.errs) > 0 {
@@ -450,7 +465,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	if len(c.to)+len(c.toOptional) == 0 {
 		c.to = []string{"file:" + filepath.Join(svc.cfg.stateDir, "live")}
 	}
-	s.join(&c.network)
+	s.join(&c.network, "streaming")
 	c.drain = s.drain
 	opt := c.options(p)
 	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
@@ -467,7 +482,7 @@ func (s *serve) rrd(cfg *config, p *problems, svc *service) *rrdpush.EndpointOpt
 	p, done := p.of("collect-rrd", cfg.section("collect-rrd").settings)
 	defer done()
 	r.to = cmp.Or(r.to, "whisper:"+filepath.Join(svc.cfg.stateDir, "whisper"))
-	s.join(&r.network)
+	s.join(&r.network, "rrd")
 	opt := r.options(p)
 	listen := r.network.listeners(p)
 	if opt.Dest == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -291,6 +292,51 @@ func TestServeRefusals(t *testing.T) {
 	}
 	first.signal(syscall.SIGTERM)
 	first.ends(0)
+}
+
+// TestServeTLSFor: an endpoint that is not one of tls-for takes old exporters
+// without TLS, the others want certificates.
+func TestServeTLSFor(t *testing.T) {
+	c := newServeConfig(t)
+	cert, key, ca := certify(t)("Components", "Repository-site")
+	c.serve = fmt.Sprintf("tls-cert = %q\ntls-key = %q\ntls-ca = %q\ntls-for = [\"rrd\", \"log\"]", cert, key, ca)
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("/t/2016_03_24_21_37.out/log_udp_complete 10.0.0.1 1\n")); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, "the line", func() bool {
+		found := false
+		filepath.WalkDir(filepath.Join(c.dir, "live"), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				text, err := os.ReadFile(path)
+				found = err == nil && strings.Contains(string(text), "10.0.0.1 1\n")
+			}
+			return nil
+		})
+		return found
+	})
+	conn.Close()
+	for _, addr := range []string{c.points, c.logs} {
+		if resp, err := http.Get("http://" + addr + "/DBSImport"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest { // Go's answer to HTTP at HTTPS
+				t.Errorf("%s answers without TLS: %s", addr, resp.Status)
+			}
+		}
+	}
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+	p = begin(t, nil, "serve", "--config", c.file, "--tls-for", "lines")
+	p.ends(2)
+	if !strings.Contains(p.log.String(), `"lines" is not rrd, streaming or log`) {
+		t.Error("a wrong word is taken")
+	}
 }
 
 // TestServeBackfill: serve holds no lock on a store, so that import-bulk can

@@ -306,12 +306,12 @@ func (p *component) repository(t *iniTable) {
 		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo takes the logs, at port %s, and its own file says where they go. "+
 			"Give both, --config THIS,MATH_REPO.XML, to replace it too", port)
 	}
-	if tls := p.f.table("TLS"); tls != nil {
-		p.note(tls.line, "[TLS]", "is for all endpoints here, that for live lines too, whose old exporters know no TLS and are refused: "+
-			"replace these first, or leave tls-cert, tls-key and tls-ca out and name their networks in allow")
-	}
-	if tls, ok := p.otherTLS(t); ok && !tls && p.tls[0] != "" {
-		p.note(t.line, "["+t.name+"]", "the file that config_path names has no [TLS], so that the RRDs came without; here they need it as everything")
+	if p.tls[0] != "" {
+		use := []string{}
+		if has, ok := p.otherTLS(t); has || !ok {
+			use = append(use, "rrd")
+		}
+		p.set("serve", "tls-for", use, "the old exporters of live lines and math_probe know no TLS; that of RRDs has what the file of config_path says")
 	}
 }
 
