@@ -216,10 +216,20 @@ func TestResult(t *testing.T) {
 }
 
 // TestLastPoints: an older point does not replace a newer one, and there is a
-// bound.
+// bound, which does not count what came before.
 func TestLastPoints(t *testing.T) {
 	l := lastPoints{points: map[string]lastPoint{}}
 	began := time.Now()
+	for i := range 2 {
+		l.add([]graphite.Metric{{Path: "a.unasked", Points: []graphite.Point{{Time: 10, Value: 1}}}})
+		l.begin()
+		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.former%d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
+		if rows := l.rows(began); len(rows) != 1 {
+			t.Errorf("%d rows, want those since the begin only", len(rows))
+		}
+		l.end()
+	}
+	l.begin()
 	for i := range maxMetrics + 5 {
 		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.m%05d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
 	}
