@@ -358,10 +358,14 @@ func (c *component) post(ctx context.Context, m mplane.Message) error {
 	if err != nil {
 		return err
 	}
-	if resp.Status != http.StatusOK {
-		return fmt.Errorf("%w with status %d", errRefused, resp.Status)
+	switch resp.Status {
+	case http.StatusOK:
+		return nil
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		// A proxy says that the supervisor is away.
+		return fmt.Errorf("reply answered with status %d", resp.Status)
 	}
-	return nil
+	return fmt.Errorf("%w with status %d", errRefused, resp.Status)
 }
 
 // flush waits until the outbox is empty, or ctx ends.
