@@ -122,6 +122,9 @@ func (s *probeSettings) options(cfg *config, p *problems, n network) *probe.Opti
 		}
 		opt.TLSFor = append(opt.TLSFor, label)
 	}
+	if s.advertise != "" && len(s.listen) > 1 {
+		p.add("advertise", "is one address, and cannot lead to each of the %d of listen", len(s.listen))
+	}
 	atLeast(p, "every", s.every, duration(time.Second))
 	atLeast(p, "settle", s.settle, duration(time.Second))
 	if s.logFolder != "" {

@@ -50,6 +50,8 @@ type watcher struct {
 	repo    *repository.Repository // nil until it runs
 	probe   *probe.Probe           // nil: off
 
+	sampling sync.Mutex // keeps samples in the order of what they are of
+
 	mu         sync.Mutex
 	services   []component.Service
 	specs      map[string][]admin.Specification // that run, by label
@@ -156,7 +158,7 @@ func (w *watcher) serve(ctx context.Context, opt peer.Options) error {
 		for {
 			select {
 			case <-tick.C:
-				w.sample(w.repo.Status(), time.Now())
+				w.sample(time.Now())
 			case <-ctx.Done():
 				return
 			}
@@ -179,21 +181,27 @@ func (w *watcher) ready() error {
 	return errors.Join(errs...)
 }
 
-// sample brings counts over time up to date.
-func (w *watcher) sample(st *repository.Status, now time.Time) {
+// sample brings counts over time up to date, and returns what they are of.
+func (w *watcher) sample(now time.Time) *repository.Status {
+	w.sampling.Lock()
+	defer w.sampling.Unlock()
+	st := w.repo.Status()
 	if st.Lines != nil {
 		w.lines.Reach(now, st.Lines.Lines)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if st.Lines != nil {
+		here := map[[2]string]bool{}
 		for _, o := range st.Lines.Sources {
 			key := [2]string{o.Probe, o.From}
+			here[key] = true
 			if w.sources[key] == nil {
 				w.sources[key] = admin.NewCounts(lineInterval, 4) // for the rate
 			}
 			w.sources[key].Reach(now, o.Lines)
 		}
+		maps.DeleteFunc(w.sources, func(key [2]string, _ *admin.Counts) bool { return !here[key] })
 	}
 	seen := map[string]bool{}
 	for _, s := range st.Streams {
@@ -210,6 +218,7 @@ func (w *watcher) sample(st *repository.Status, now time.Time) {
 		c.files = s.Files
 	}
 	maps.DeleteFunc(w.streams, func(name string, _ *streamWatch) bool { return !seen[name] })
+	return st
 }
 
 var endpointNames = map[string]string{
@@ -221,8 +230,7 @@ var endpointNames = map[string]string{
 // state is a snapshot.
 func (w *watcher) state() *admin.State {
 	now := time.Now()
-	st := w.repo.Status()
-	w.sample(st, now)
+	st := w.sample(now)
 	host, _ := os.Hostname()
 	s := &admin.State{Name: host, Version: currentVersion(), Started: w.started, Recent: w.recent.List(), Certificates: certificates(w.svc.cfg.serve.tls())}
 	for _, e := range st.Endpoints {

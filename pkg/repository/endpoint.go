@@ -102,7 +102,8 @@ func (e *endpoint) release() {
 	}
 }
 
-// close ends the endpoint for good and returns what its end came to.
+// close ends the endpoint for good and returns what its end came to, nil if it
+// was not opened.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -113,6 +114,11 @@ func (e *endpoint) close() error {
 	}
 	s.cancel()
 	<-s.done
+	select {
+	case <-s.opened:
+	default:
+		return nil // acquire has told
+	}
 	if s.err != nil {
 		return fmt.Errorf("%s: %w", e.label, s.err)
 	}

@@ -19,9 +19,11 @@ var resultsRRD = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"}
 // them has to fit into a message.
 const maxMetrics = 10_000
 
-// lastPoints remembers the last point of each metric.
+// lastPoints remembers the last point of each metric that comes while
+// somebody wants to know.
 type lastPoints struct {
 	mu     sync.Mutex
+	users  int
 	points map[string]lastPoint // by path
 }
 
@@ -30,12 +32,30 @@ type lastPoint struct {
 	received time.Time
 }
 
+// begin lets points be remembered until end is called.
+func (l *lastPoints) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users++
+}
+
+func (l *lastPoints) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users--; l.users == 0 {
+		clear(l.points) // they must not take the room of those to come
+	}
+}
+
 // add takes points that were received now. Metrics beyond the bound are not
 // remembered.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.users == 0 {
+		return
+	}
 	for _, m := range metrics {
 		if len(m.Points) == 0 {
 			continue

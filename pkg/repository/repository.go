@@ -297,6 +297,8 @@ func (r *Repository) Services() []component.Service {
 	for _, e := range r.endpoints {
 		list = append(list, component.Service{Capability: e.capability, Run: func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
 			began := time.Now()
+			r.last.begin()
+			defer r.last.end()
 			if err := e.acquire(context.WithoutCancel(ctx)); err != nil {
 				return nil, err
 			}

@@ -216,10 +216,20 @@ func TestResult(t *testing.T) {
 }
 
 // TestLastPoints: an older point does not replace a newer one, and there is a
-// bound.
+// bound, which does not count what came before.
 func TestLastPoints(t *testing.T) {
 	l := lastPoints{points: map[string]lastPoint{}}
 	began := time.Now()
+	for i := range 2 {
+		l.add([]graphite.Metric{{Path: "a.unasked", Points: []graphite.Point{{Time: 10, Value: 1}}}})
+		l.begin()
+		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.former%d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
+		if rows := l.rows(began); len(rows) != 1 {
+			t.Errorf("%d rows, want those since the begin only", len(rows))
+		}
+		l.end()
+	}
+	l.begin()
 	for i := range maxMetrics + 5 {
 		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.m%05d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
 	}
@@ -281,15 +291,18 @@ func TestFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), CollectRRD) {
-		t.Errorf("%v, want that an address is in use", err)
+	if err := r.Run(t.Context()); err == nil || strings.Count(err.Error(), CollectRRD) != 1 {
+		t.Errorf("%v, want that an address is in use, once", err)
 	}
 	opt.Scheduled = true
-	r, _ = start(t, opt)
+	r, stop := start(t, opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	if _, err := r.Services()[0].Run(ctx, nil); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("%v, want that an address is in use", err)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("the end fails for what a specification was told: %v", err)
 	}
 
 	runs := make(chan int, 10)

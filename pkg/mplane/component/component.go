@@ -100,10 +100,11 @@ type component struct {
 	jobs  *Jobs
 	token string // of the callback capability
 
-	supervisor string    // its identity
-	registered bool      // since the start or the last 428
-	since      time.Time // when that was
-	seen       time.Time // when the supervisor last answered a poll
+	supervisor string              // its identity
+	registered bool                // since the start or the last 428
+	offered    []*mplane.Statement // that are registered
+	since      time.Time           // when that was
+	seen       time.Time           // when the supervisor last answered a poll
 	next       time.Duration
 
 	mu     sync.Mutex
@@ -142,6 +143,8 @@ func (c *component) turn(ctx context.Context) error {
 		if err := c.register(ctx); err != nil {
 			return err
 		}
+	} else if err := c.follow(ctx); err != nil {
+		return err
 	}
 	resp, err := c.conn.Do(ctx, http.MethodGet, wire.SpecificationPath, nil)
 	if err != nil {
@@ -178,11 +181,8 @@ func (c *component) register(ctx context.Context) error {
 		return fmt.Errorf("nothing is allowed to the supervisor %s by the roles", id)
 	}
 	envelope := &mplane.Envelope{}
-	here := ""
 	for _, o := range offers {
-		o := *o
-		o.Link, o.Token = &here, o.ID()
-		envelope.Messages = append(envelope.Messages, &o)
+		envelope.Messages = append(envelope.Messages, offer(o))
 	}
 	when, err := mplane.ParseScope("now ... future")
 	if err != nil {
@@ -200,8 +200,44 @@ func (c *component) register(ctx context.Context) error {
 			c.Log.Warn("supervisor refuses a capability", "capability", label, "reason", a.Reason)
 		}
 	}
-	c.registered, c.since, c.seen = true, time.Now(), time.Now()
+	c.registered, c.offered, c.since, c.seen = true, offers, time.Now(), time.Now()
 	c.Log.Info("registered", "supervisor", c.conn.Root(), "identity", id, "capabilities", len(offers))
+	return nil
+}
+
+// offer returns a capability as it is registered.
+func offer(capability *mplane.Statement) *mplane.Statement {
+	o, here := *capability, ""
+	o.Link, o.Token = &here, o.ID()
+	return &o
+}
+
+// follow registers what the roles allow the supervisor since they changed, and
+// withdraws what they allow no more.
+func (c *component) follow(ctx context.Context) error {
+	offers := c.jobs.Capabilities(c.supervisor)
+	switch {
+	case slices.Equal(offers, c.offered):
+		return nil
+	case len(c.offered) == 0: // with the last one it forgot us
+		return c.register(ctx)
+	}
+	envelope := &mplane.Envelope{}
+	for _, o := range offers {
+		if !slices.Contains(c.offered, o) {
+			envelope.Messages = append(envelope.Messages, offer(o))
+		}
+	}
+	for _, o := range c.offered {
+		if !slices.Contains(offers, o) {
+			envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
+		}
+	}
+	if _, err := c.announce(ctx, envelope); err != nil {
+		return err
+	}
+	c.offered = offers
+	c.Log.Info("registered what the changed roles allow", "supervisor", c.conn.Root(), "identity", c.supervisor, "capabilities", len(offers))
 	return nil
 }
 
@@ -226,11 +262,11 @@ func (c *component) announce(ctx context.Context, e *mplane.Envelope) (map[strin
 
 // withdraw takes the capabilities back, so that clients see it at once.
 func (c *component) withdraw(ctx context.Context) {
-	if !c.registered {
+	if !c.registered || len(c.offered) == 0 {
 		return
 	}
 	envelope := &mplane.Envelope{}
-	for _, o := range c.jobs.Capabilities(c.supervisor) {
+	for _, o := range c.offered {
 		envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
 	}
 	if _, err := c.announce(ctx, envelope); err != nil {
@@ -322,10 +358,14 @@ func (c *component) post(ctx context.Context, m mplane.Message) error {
 	if err != nil {
 		return err
 	}
-	if resp.Status != http.StatusOK {
-		return fmt.Errorf("%w with status %d", errRefused, resp.Status)
+	switch resp.Status {
+	case http.StatusOK:
+		return nil
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		// A proxy says that the supervisor is away.
+		return fmt.Errorf("reply answered with status %d", resp.Status)
 	}
-	return nil
+	return fmt.Errorf("%w with status %d", errRefused, resp.Status)
 }
 
 // flush waits until the outbox is empty, or ctx ends.

@@ -42,9 +42,10 @@ const (
 
 // Limits of jobs; zero values mean the defaults.
 type Limits struct {
-	Jobs    int           // that run or wait for their start; 0: 100
-	Keep    time.Duration // how long a finished job is remembered; 0: 1h
-	Results int           // kept of a repeated specification; 0: 1000
+	Jobs     int           // that run or wait for their start; 0: 100
+	Keep     time.Duration // how long a finished job is remembered; 0: 1h
+	Finished int           // jobs remembered, the last ones; 0: 1000
+	Results  int           // kept of a repeated specification; 0: 1000
 }
 
 func (l *Limits) defaults() {
@@ -53,6 +54,9 @@ func (l *Limits) defaults() {
 	}
 	if l.Keep == 0 {
 		l.Keep = time.Hour
+	}
+	if l.Finished == 0 {
+		l.Finished = 1000
 	}
 	if l.Results == 0 {
 		l.Results = 1000
@@ -400,10 +404,22 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 	}
 }
 
-// prune forgets jobs that ended long ago.
+// prune forgets jobs that ended long ago, and the first of too many. Those
+// whose reply is still to be told stay.
 func (j *Jobs) prune() {
+	var finished []string
 	for token, b := range j.jobs {
-		if b.reply != nil && time.Since(b.ended) > j.limits.Keep && (j.keep == nil || b.notify == nil || b.told) {
+		switch {
+		case b.reply == nil || j.keep != nil && b.notify != nil && !b.told:
+		case time.Since(b.ended) > j.limits.Keep:
+			delete(j.jobs, token)
+		default:
+			finished = append(finished, token)
+		}
+	}
+	if n := len(finished) - j.limits.Finished; n > 0 {
+		slices.SortFunc(finished, func(a, b string) int { return j.jobs[a].ended.Compare(j.jobs[b].ended) })
+		for _, token := range finished[:n] {
 			delete(j.jobs, token)
 		}
 	}

@@ -183,6 +183,22 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// TestPruneMany: of many that ended only the last are remembered.
+func TestPruneMany(t *testing.T) {
+	j := newJobs(t, nil, Limits{Finished: 3}, func(context.Context, *mplane.Statement) ([][]string, error) { return nil, nil })
+	var tokens []string
+	for i := range 6 {
+		token, _ := submit(t, j, fmt.Sprintf("now + %ds", i+1))
+		wait(t, j, token)
+		tokens = append(tokens, token)
+	}
+	for i, token := range tokens { // the last one came after the others were counted
+		if got := message(j.State(token, "ann")); (got == UnknownJob) != (i < 2) {
+			t.Errorf("job %d of %d: %s", i+1, len(tokens), got)
+		}
+	}
+}
+
 // TestMeant: of the capabilities that a specification fulfils, it is for the
 // one that it was made from: by its metadata, else by its label, else the first.
 func TestMeant(t *testing.T) {
