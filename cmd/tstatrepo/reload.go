@@ -45,12 +45,12 @@ func (svc *service) reload(repo *repository.Repository, load func(former *servic
 	svc.probes.Replace(next.known)
 	svc.roles.Replace(next.allowed)
 	if rows, old := next.repository.Logs, svc.repository.Logs; rows != nil && old != nil && touched(taken, "collect-log") {
-		rows.Math.Listen = old.Math.Listen
+		rows.Math.Listen, rows.Math.TLS = old.Math.Listen, old.Math.TLS
 		repo.Reopen(repository.CollectLog, next.repository)
 		svc.watch.change(func() { svc.repository.Logs = rows })
 	}
 	if points, old := next.repository.RRD, svc.repository.RRD; points != nil && old != nil && touched(taken, "collect-rrd") {
-		points.Listen = old.Listen
+		points.Listen, points.TLS = old.Listen, old.TLS
 		repo.Reopen(repository.CollectRRD, next.repository)
 		svc.watch.change(func() { svc.repository.RRD = points })
 	}
