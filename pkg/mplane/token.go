@@ -160,20 +160,21 @@ func (s *Statement) Fulfils(capability *Statement, t time.Time) bool {
 	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
 }
 
-// MaxAgreement is what Agreement returns for a specification that was made from
-// the capability and not relabelled.
-const MaxAgreement = 3
-
 // Agreement tells how much speaks for it that a specification was made from a
 // capability, among several that it fulfils: 2 for the metadata, which clients
 // copy, and 1 for the label, which is the capability's with a number.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0
-	if slices.Equal(s.Metadata.Sorted(), capability.Metadata.Sorted()) {
+	differs := func(f Field) bool { return !slices.Contains(capability.Metadata, f) }
+	if len(s.Metadata) == len(capability.Metadata) && !slices.ContainsFunc(s.Metadata, differs) {
 		n += 2
 	}
-	number, numbered := strings.CutPrefix(s.Label, capability.Label+"-")
-	if s.Label == capability.Label || numbered && strings.Trim(number, "0123456789") == "" {
+	number, same := strings.CutPrefix(s.Label, capability.Label)
+	if same && number != "" {
+		number, same = strings.CutPrefix(number, "-")
+		same = same && strings.Trim(number, "0123456789") == ""
+	}
+	if same {
 		n++
 	}
 	return n

@@ -48,6 +48,7 @@ type Listener struct {
 	components map[string]*component // by identity
 	offers     []*Offer              // in the order of registration
 	schemas    map[string][]*Offer   // of capabilities that are not withdrawn
+	makers     map[string][]*Offer   // the same by schema and metadata
 	tokens     map[string][]*Offer
 }
 
@@ -67,6 +68,7 @@ type Offer struct {
 	Capability *mplane.Statement
 	Token      string
 	schema     string
+	maker      string    // see makerOf
 	withdrawn  time.Time // zero: it is not
 	matcher    *mplane.Matcher
 }
@@ -192,14 +194,15 @@ func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
 		l.components[id] = c
 	}
 	if l.schemas == nil {
-		l.schemas, l.tokens = map[string][]*Offer{}, map[string][]*Offer{}
+		l.schemas, l.makers, l.tokens = map[string][]*Offer{}, map[string][]*Offer{}, map[string][]*Offer{}
 	}
 	c.registered, c.seen, c.away = true, time.Now(), 0
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
 		return err.Error()
 	}
-	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: s.Schema(), matcher: matcher}
+	schema := s.Schema()
+	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, maker: makerOf(schema, s.Metadata), matcher: matcher}
 	if i := slices.IndexFunc(c.offers, func(old *Offer) bool { return old.Token == o.Token }); i >= 0 {
 		old := c.offers[i]
 		l.unlist(old)
@@ -213,19 +216,35 @@ func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
 		l.offers = append(l.offers, o)
 	}
 	l.schemas[o.schema] = append(l.schemas[o.schema], o)
+	l.makers[o.maker] = append(l.makers[o.maker], o)
 	l.tokens[o.Token] = append(l.tokens[o.Token], o)
 	return ""
 }
 
-// unlist takes an offer out of those that specifications can use.
+// unlist takes an offer from those that Find looks at.
 func (l *Listener) unlist(o *Offer) {
-	list := l.schemas[o.schema]
-	if i := slices.Index(list, o); i >= 0 {
-		l.schemas[o.schema] = slices.Delete(list, i, i+1)
+	drop := func(lists map[string][]*Offer, key string) {
+		lists[key] = slices.DeleteFunc(lists[key], func(e *Offer) bool { return e == o })
+		if len(lists[key]) == 0 {
+			delete(lists, key)
+		}
 	}
-	if len(l.schemas[o.schema]) == 0 {
-		delete(l.schemas, o.schema)
+	drop(l.schemas, o.schema)
+	drop(l.makers, o.maker)
+}
+
+// makerOf is the same for capabilities, and specifications made from them,
+// that have the same schema and metadata.
+func makerOf(schema string, metadata mplane.Fields) string {
+	var key strings.Builder
+	key.WriteString(schema)
+	for _, f := range metadata.Sorted() {
+		for _, text := range []string{f.Name, f.Text} {
+			key.WriteByte(0)
+			key.WriteString(text)
+		}
 	}
+	return key.String()
 }
 
 func (l *Listener) withdraw(id, token string) {
@@ -343,19 +362,19 @@ func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (fo
 	defer l.mu.Unlock()
 	now, schema := time.Now(), spec.Schema()
 	best := -1
-	for _, o := range l.schemas[schema] {
-		if !o.matcher.Accepts(spec, now) {
-			continue
+	// Those with its metadata come before all others, and are few.
+	for _, list := range [][]*Offer{l.makers[makerOf(schema, spec.Metadata)], l.schemas[schema]} {
+		for _, o := range list {
+			allowed := use(o.Capability.Label)
+			rank := 2 * spec.Agreement(o.Capability)
+			if allowed {
+				rank++
+			}
+			if rank > best && o.matcher.Accepts(spec, now) {
+				best, found, denied = rank, o, !allowed
+			}
 		}
-		allowed := use(o.Capability.Label)
-		rank := 2 * spec.Agreement(o.Capability)
-		if allowed {
-			rank++
-		}
-		if rank > best {
-			best, found, denied = rank, o, !allowed
-		}
-		if best == 2*mplane.MaxAgreement+1 {
+		if best >= 0 {
 			break
 		}
 	}
