@@ -338,7 +338,7 @@ func (s *site) metrics() (got, want []map[int64]float64) {
 	for i := range siteRRDs {
 		points := map[int64]float64{}
 		if w, err := whisper.Open(fmt.Sprintf("%s/whisper/tstat/turin/tcp/x%d/Average.wsp", s.dir, i)); err == nil {
-			series, err := w.Fetch(int(time.Now().Add(-25*time.Hour).Unix()), int(time.Now().Unix()))
+			series, err := w.Fetch(int(time.Now().Add(-30*time.Hour).Unix()), int(time.Now().Unix())) // they began a day before the test
 			w.Close()
 			s.must(err)
 			for _, p := range series.Points() {
