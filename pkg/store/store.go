@@ -95,6 +95,8 @@ type Record struct {
 	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
 
 	Imported time.Time `json:"imported"`
+	// Pruned is when the rows were removed, see Manager; zero: they are there.
+	Pruned time.Time `json:"pruned,omitzero"`
 	// Location is the store's own: where the rows are.
 	Location string `json:"location,omitempty"`
 }
