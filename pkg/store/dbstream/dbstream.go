@@ -393,7 +393,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
 	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]int64{},
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix(),
-		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, written), s.cfg.columns)}
+		Rows: pg.NewRows(f, pg.RowOptions{Own: []pg.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
+			Targets: targets, Columns: s.cfg.columns, AsWritten: written})}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {

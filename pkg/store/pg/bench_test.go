@@ -33,7 +33,7 @@ func BenchmarkConvert(b *testing.B) {
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		r.Reset(bytes.NewReader(text), typ, tstat.ReaderOptions{})
-		rows := NewRows(store.FileInfo{}, NewEncoder(typ.Columns, targets, false), Widen)
+		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen})
 		for {
 			batch, err := r.Next()
 			if err == io.EOF {
@@ -47,7 +47,7 @@ func BenchmarkConvert(b *testing.B) {
 			}
 			buf = buf[:0]
 			for i := range batch.Len() {
-				buf, _ = rows.Append(buf, len(buf), batch, i, "")
+				buf, _ = rows.Append(rows.Begin(buf), len(buf), batch, i, "")
 			}
 			n += batch.Len()
 		}

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -150,14 +148,13 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	x := &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
-		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, false), s.columns)}
-	sep := f.Type.Separator()
-	x.prefix = pg.AppendText(nil, f.Probe, sep)
-	x.prefix = pg.AppendText(append(x.prefix, sep), f.Folder, sep)
-	x.prefix = pg.AppendTime(append(x.prefix, sep), f.Time)
-	x.prefix = strconv.AppendInt(append(x.prefix, sep), tx.ID, 10)
-	return x, nil
+	var own []pg.Target
+	for _, name := range ownColumns {
+		own = append(own, pg.Target{Name: name, Type: t.Columns[name]})
+	}
+	return &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
+		own:  []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}},
+		Rows: pg.NewRows(f, pg.RowOptions{Own: own, Targets: targets, Columns: s.columns})}, nil
 }
 
 // prepare makes the table, the columns and the partition that a file needs.
@@ -270,6 +267,7 @@ type fileTx struct {
 	s      *Store
 	tx     *pg.Tx
 	table  pg.Ident
+	own    []pg.Value
 	prefix []byte // our own columns, the same in every row
 }
 
@@ -282,7 +280,8 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 		if err := x.check(x.tx.EndCopy()); err != nil {
 			return err
 		}
-		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
+		x.tx.Copy(x.table, x.Rows)
+		x.prefix = x.Begin(nil, x.own...)
 	}
 	buf := x.tx.Buffer()
 	for i := range b.Len() {
@@ -297,7 +296,7 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 
 // check looks at an error for a sign that the table is not what it was.
 func (x *fileTx) check(err error) error {
-	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" {
+	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, pg.ErrChanged) {
 		x.s.forget(x.table[1])
 	}
 	return err
