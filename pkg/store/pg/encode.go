@@ -110,7 +110,7 @@ const (
 )
 
 // newEncoder returns an encoder of columns into targets, in binary form if
-// that can be. With asWritten a time stays the number that Tstat wrote, and
+// that is wanted and can be. With asWritten a time stays the number that Tstat wrote, and
 // every text but "-" stays a text: so it is in DBStream's own tables.
 func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *Encoder {
 	e := &Encoder{binary: binary && canBinary(targets)}

@@ -28,11 +28,14 @@ type RowOptions struct {
 	// AsWritten: a time stays the number that Tstat wrote, and every text but
 	// "-" stays a text, as DBStream's own tables have it.
 	AsWritten bool
+	// Binary asks for the binary form of COPY. Types whose binary form is not
+	// known here keep the text form.
+	Binary bool
 }
 
 // NewRows returns the encoder of a file.
 func NewRows(f store.FileInfo, opt RowOptions) *Rows {
-	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, canBinary(opt.Own))
+	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.Binary && canBinary(opt.Own))
 	enc.sep = f.Type.Separator()
 	r := &Rows{enc: enc, own: opt.Own, file: f}
 	if opt.Columns == Drop {

@@ -23,7 +23,7 @@ import (
 )
 
 // settings are those of the URL that are ours.
-var settings = []string{"schema", "columns"}
+var settings = []string{"schema", "columns", "copy"}
 
 // Options of a store.
 type Options struct {
@@ -59,7 +59,9 @@ func parse(text string) (string, url.Values, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	_, err = pg.ParseColumns(own.Get("columns"))
+	if _, err = pg.ParseColumns(own.Get("columns")); err == nil {
+		_, err = pg.ParseForm(own.Get("copy"))
+	}
 	return dsn, own, err
 }
 
@@ -69,6 +71,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	opt.Form, _ = pg.ParseForm(own.Get("copy"))
 	db, err := pg.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
@@ -154,7 +157,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	return &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
 		own:  []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}},
-		Rows: pg.NewRows(f, pg.RowOptions{Own: own, Targets: targets, Columns: s.columns})}, nil
+		Rows: pg.NewRows(f, pg.RowOptions{Own: own, Targets: targets, Columns: s.columns, Binary: tx.Binary()})}, nil
 }
 
 // prepare makes the table, the columns and the partition that a file needs.

@@ -144,12 +144,9 @@ func same(want, got string, c tstat.Column) bool {
 // with the reader's.
 func TestValues(t *testing.T) {
 	server := pgtest.Start(t)
-	t.Run("binary", func(t *testing.T) { testValues(t, server, server.Database(t)) })
-	t.Run("text", func(t *testing.T) {
-		db := server.Database(t)
-		textForm(t, server, db)
-		testValues(t, server, db)
-	})
+	for _, form := range []string{"binary", "text"} {
+		t.Run(form, func(t *testing.T) { testValues(t, server, server.Database(t), "?copy="+form) })
+	}
 }
 
 // textForm makes all tables with a column of a type that the store knows no
@@ -168,8 +165,8 @@ func textForm(t *testing.T, server *pgtest.Server, db string) {
 	}
 }
 
-func testValues(t *testing.T, server *pgtest.Server, db string) {
-	s := open(t, "postgres://"+server.Host(db))
+func testValues(t *testing.T, server *pgtest.Server, db, query string) {
+	s := open(t, "postgres://"+server.Host(db)+query)
 	defer s.Close()
 	conn := server.Connect(t, db)
 	files, err := filepath.Glob("../../tstat/testdata/logs/*/*.out/log_*")
