@@ -36,6 +36,7 @@ type DB struct {
 	url     string        // without secrets
 	retry   time.Duration // how long to try
 	records records
+	claims  claims
 
 	mu   sync.Mutex
 	open map[*Tx]bool
