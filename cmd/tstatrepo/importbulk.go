@@ -62,6 +62,9 @@ type importBulk struct {
 	probeGiven bool // probe is not the default
 }
 
+// claimTime is that of bulk.Options. Tests make it short.
+var claimTime time.Duration
+
 func defaultImportBulk() importBulk {
 	return importBulk{
 		to: []string{"parquet:./tstat"},
@@ -385,6 +388,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		MaxRejects: b.maxRejects,
 		Rate:       b.rate,
 		DryRun:     b.dryRun,
+		ClaimTime:  claimTime,
 
 		RetryTimeout: time.Duration(b.retryTimeout),
 		Follow:       b.follow, Poll: time.Duration(b.poll),
