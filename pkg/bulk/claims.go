@@ -26,11 +26,12 @@ const (
 	claimBytes = 8 << 20 // on disk
 )
 
-// Bounds of the back-off between looks at files that others have claimed.
+// Files that others have claimed are looked at again after a tenth of the time
+// waited so far, within bounds: that is what the wait may be too long.
 const (
-	minClaimWait  = 100 * time.Millisecond
+	minClaimWait  = 20 * time.Millisecond
 	maxClaimWait  = 5 * time.Second
-	tellClaimWait = time.Second // waits below it are not worth a message
+	tellClaimWait = 2 * time.Second // a shorter one is not worth a message
 )
 
 // releaseTime bounds how long the end of a pass waits to release claims: they
@@ -373,28 +374,28 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c := r.newClaims(ctx)
 	defer c.close(ctx)
-	wait, told := minClaimWait, false
-	for before := 0; ; {
+	var begun time.Time // of the wait
+	for told := false; ; {
 		left, err := r.work(ctx, c, groups)
 		if err != nil || r.opt.Follow || len(left) == 0 {
 			r.noteClaimed(left)
 			return err
 		}
-		if len(left) < before {
-			wait = minClaimWait
+		if begun.IsZero() {
+			begun = time.Now()
 		}
-		before = len(left)
-		if !told && wait >= tellClaimWait {
+		waited := time.Since(begun)
+		if !told && waited >= tellClaimWait {
 			told = true
 			r.log.Info("waiting for files that another importer has claimed", "files", len(left))
 		}
+		wait := min(max(waited/10, minClaimWait), maxClaimWait)
 		select {
 		case <-ctx.Done():
 			r.noteClaimed(left)
 			return ctx.Err()
 		case <-time.After(wait/2 + mathrand.N(wait)):
 		}
-		wait = min(2*wait, maxClaimWait)
 		var stored []*task
 		if groups, stored, err = r.skipStored(ctx, left); err != nil {
 			r.noteClaimed(left)
