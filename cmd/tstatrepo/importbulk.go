@@ -62,6 +62,9 @@ type importBulk struct {
 	probeGiven bool // probe is not the default
 }
 
+// claimTime is that of bulk.Options. Tests make it short.
+var claimTime time.Duration
+
 func defaultImportBulk() importBulk {
 	return importBulk{
 		to: []string{"parquet:./tstat"},
@@ -178,7 +181,8 @@ func importBulkCommand(con *console) *cli.Command {
 			"itself. Both go on until they are interrupted.\n\n" +
 			"Every file is stored once, however often it is imported; files that Tstat may still write to are left " +
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
-			"completed by the next one.\n\n" +
+			"completed by the next one. Several machines may import the same logs into one database: they share the " +
+			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
 			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
@@ -385,6 +389,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		MaxRejects: b.maxRejects,
 		Rate:       b.rate,
 		DryRun:     b.dryRun,
+		ClaimTime:  claimTime,
 
 		RetryTimeout: time.Duration(b.retryTimeout),
 		Follow:       b.follow, Poll: time.Duration(b.poll),

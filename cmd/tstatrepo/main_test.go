@@ -15,7 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tstatrepo": main, "probe": fakeProbe})
+	testscript.Main(m, map[string]func(){"tstatrepo": func() {
+		claimTime, _ = time.ParseDuration(os.Getenv("TEST_CLAIM_TIME"))
+		main()
+	}, "probe": fakeProbe})
 }
 
 // TestScript runs the command as users do.

@@ -67,6 +67,8 @@ func writeMetrics(file string, runs map[string]importRun) error {
 			{"rejects", "Lines rejected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rejects }},
 			{"cuts", "Unfinished ends of files found by the last import.", func(t *bulk.TypeSummary) int64 { return t.Cuts }},
 			{"failed_files", "Files not stored by the last import because of an error.", func(t *bulk.TypeSummary) int64 { return t.Failed }},
+			{"others_files", "Files that other importers stored during the last import.", func(t *bulk.TypeSummary) int64 { return t.Others }},
+			{"claimed_files", "Files that the last import left to other importers, which had claimed them.", func(t *bulk.TypeSummary) int64 { return t.Claimed }},
 			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
 		} {
 			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")

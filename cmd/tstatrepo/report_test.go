@@ -20,9 +20,9 @@ func sampleSummary() *bulk.Summary {
 		Probe: "turin",
 		Types: []*bulk.TypeSummary{
 			{Name: "log_tcp_complete", Files: 12, Rows: 123456, Rejects: 3, Text: 5 << 20, First: first, Last: first.Add(time.Hour)},
-			{Name: "log_udp_complete", Files: 2, Rows: 77, Text: 900, LeftOpen: 1, First: first, Last: first.Add(2 * time.Hour)},
+			{Name: "log_udp_complete", Files: 2, Rows: 77, Text: 900, LeftOpen: 1, Others: 5, Claimed: 6, First: first, Last: first.Add(2 * time.Hour)},
 		},
-		Total:          bulk.TypeSummary{Files: 14, Rows: 123533, Rejects: 3, Text: 5<<20 + 900, LeftOpen: 1},
+		Total:          bulk.TypeSummary{Files: 14, Rows: 123533, Rejects: 3, Text: 5<<20 + 900, LeftOpen: 1, Others: 5, Claimed: 6},
 		Open:           []bulk.OpenFolder{{Path: "/d/x\x1b.out", Files: 1}},
 		Seconds:        1.5,
 		BytesPerSecond: 3 << 20,
@@ -36,10 +36,10 @@ func TestSummary(t *testing.T) {
 	if err := writeSummary(&b, sampleSummary(), time.UTC); err != nil {
 		t.Fatal(err)
 	}
-	const want = `type              files    rows  rejects  left open     text
-log_tcp_complete     12  123456        3          0  5.0 MiB
-log_udp_complete      2      77        0          1    900 B
-total                14  123533        3          1  5.0 MiB
+	const want = `type              files    rows  rejects  left open  by others  claimed     text
+log_tcp_complete     12  123456        3          0          0        0  5.0 MiB
+log_udp_complete      2      77        0          1          5        6    900 B
+total                14  123533        3          1          5        6  5.0 MiB
 probe     turin
 folders   2024-05-01 12:00 to 2024-05-01 14:00 (UTC)
 duration  1.5s, 3.0 MiB/s, 82355 rows/s
@@ -142,7 +142,9 @@ func TestMetrics(t *testing.T) {
 		`tstatrepo_import_last_run_success{probe="turin"} 1`,
 		`tstatrepo_import_last_run_duration_seconds{probe="turin"} 1.5`,
 		`tstatrepo_import_last_run_rows{probe="turin",type="log_tcp_complete"} 123456`,
-		`tstatrepo_import_last_run_left_open_files{probe="turin",type="log_udp_complete"} 1`)
+		`tstatrepo_import_last_run_left_open_files{probe="turin",type="log_udp_complete"} 1`,
+		`tstatrepo_import_last_run_others_files{probe="turin",type="log_udp_complete"} 5`,
+		`tstatrepo_import_last_run_claimed_files{probe="turin",type="log_udp_complete"} 6`)
 	if strings.Contains(read(), "_total") || !strings.Contains(read(), fmt.Sprintf("version=%q} 1\n", currentVersion())) {
 		t.Errorf("names:\n%s", read())
 	}

@@ -272,7 +272,7 @@ func (w *watcher) logs(s *admin.State, st *repository.Status, now time.Time) {
 		a := admin.Logs{
 			Stream: l.StreamName, Probe: l.Probe, Type: l.StreamType, From: l.CallBackUrl, To: to,
 			LastFolder: l.LastFolder, LateAfter: w.lateAfter(), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects, Bytes: l.Bytes,
-			Failed: l.Failed,
+			Failed: l.Failed, Others: l.Others, Claimed: l.Claimed,
 		}
 		if !l.ErrorTime.Before(l.LastPoll) { // else that is over
 			a.Err, a.ErrTime = l.LastError, l.ErrorTime

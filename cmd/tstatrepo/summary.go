@@ -83,6 +83,8 @@ var columns = []struct {
 	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, count},
 	{"vanished", func(t *bulk.TypeSummary) int64 { return t.Vanished }, count},
 	{"left open", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }, count},
+	{"by others", func(t *bulk.TypeSummary) int64 { return t.Others }, count},
+	{"claimed", func(t *bulk.TypeSummary) int64 { return t.Claimed }, count},
 	{"text", func(t *bulk.TypeSummary) int64 { return t.Text }, byteText},
 	{"on disk", func(t *bulk.TypeSummary) int64 { return t.Bytes }, byteText},
 }

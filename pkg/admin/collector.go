@@ -65,6 +65,8 @@ var (
 	importRejects = counter("import_rejects_total", "Lines rejected.", "probe", "stream", "type")
 	importBytes   = counter("import_bytes_total", "Bytes of the files stored.", "probe", "stream", "type")
 	importFailed  = counter("import_failed_files_total", "Times that a file was not stored because of an error; it is tried again.", "probe", "stream", "type")
+	importOthers  = counter("import_others_files_total", "Files that another repository stored meanwhile.", "probe", "stream", "type")
+	importClaimed = gauge("import_claimed_files", "Files that another repository has claimed, and not stored yet.", "probe", "stream", "type")
 	importSuccess = gauge("import_last_success_timestamp_seconds", "When a file of the stream was last stored.", "probe", "stream", "type")
 	importFolder  = gauge("import_last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", "probe", "stream", "type")
 	importLag     = gauge("import_lag_seconds", "How long ago the newest log folder of which a file is stored began.", "probe", "stream", "type")
@@ -226,6 +228,8 @@ func (s sets) logs(l *Logs, now time.Time) {
 	s.count(importRejects, l.Rejects, labels()...)
 	s.count(importBytes, l.Bytes, labels()...)
 	s.count(importFailed, l.Failed, labels()...)
+	s.count(importOthers, l.Others, labels()...)
+	s.add(importClaimed, float64(l.Claimed), labels()...)
 	s.time(importSuccess, l.LastSuccess, labels()...)
 	s.time(importFolder, l.LastFolder, labels()...)
 	if lag, ok := l.lag(now); ok {

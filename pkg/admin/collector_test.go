@@ -62,6 +62,8 @@ func TestCollector(t *testing.T) {
 		`tstatrepo_recent_notices{level="warning"} 2`,
 		`tstatrepo_import_rows_total{probe="polito1",stream="polito1_log_tcp_complete",type="log_tcp_complete"} 1.2345678e+07`,
 		`tstatrepo_import_failed_files_total{probe="polito1",stream="polito1_log_tcp_complete",type="log_tcp_complete"} 4`,
+		`tstatrepo_import_others_files_total{probe="polito1",stream="polito1_log_tcp_complete",type="log_tcp_complete"} 17`,
+		`tstatrepo_import_claimed_files{probe="polito1",stream="polito1_log_tcp_complete",type="log_tcp_complete"} 2`,
 		`tstatrepo_import_failing{probe="polito1",stream="polito1_log_tcp_complete",type="log_tcp_complete"} 1`,
 		`tstatrepo_import_failing{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 0`,
 		`tstatrepo_import_late{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 1`,

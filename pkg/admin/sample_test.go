@@ -89,6 +89,7 @@ func broken() *State {
 	s.Supervisor.Registered, s.Supervisor.Since, s.Supervisor.Err = false, noon.Add(-3*time.Minute), "dial tcp 10.0.0.1:8889: connect: connection refused"
 	s.Endpoints[2].Open, s.Endpoints[2].Err = false, "listen tcp 0.0.0.0:9000: bind: address already in use"
 	s.Logs[0].Err, s.Logs[0].Failed = `copy to "log_tcp_complete": connection to server at "db" failed: no space left on device`, 4
+	s.Logs[0].Others, s.Logs[0].Claimed = 17, 2
 	s.Logs[2].LastFolder = noon.Add(-30 * time.Hour).Truncate(time.Hour)
 	s.Logs[2].Rejects = 30_000
 	s.Live[0].Consumers[0].Err = "nats: no servers available for connection"

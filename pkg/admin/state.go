@@ -87,6 +87,8 @@ type Logs struct {
 	Rejects     int64     // lines that cannot be rows
 	Bytes       int64     // of the files
 	Failed      int64     // files that were tried and not stored; they are tried again
+	Others      int64     // files that another repository stored meanwhile
+	Claimed     int64     // files that another repository has claimed, and not stored yet
 	Err         string    // why the last pass did not store everything; "" if it did
 	ErrTime     time.Time
 	Hourly      []int64 // rows stored per hour, oldest first, the last is this hour; see Counts

@@ -64,17 +64,28 @@ func (b *bench) importTree(ctx context.Context, t tree, store string) (usage, su
 
 // importTo imports a tree into a destination.
 func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...string) (usage, summary, error) {
-	args := append([]string{filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", dest,
-		"--state-dir", filepath.Join(b.out(), "state"), "--probe", "bench", "--include-open", "--timezone", "UTC",
-		"--jobs", "2", "--json", t.dir}, flags...)
-	u, err := b.run(ctx, args...)
-	var s struct{ Total summary }
-	if err == nil {
-		if err = json.Unmarshal(u.out, &s); err != nil {
-			err = fmt.Errorf("summary: %w: %s", err, tail(u.out))
-		}
+	u, err := b.run(ctx, append(b.importArgs(t, dest, "state", 2), flags...)...)
+	if err != nil {
+		return u, summary{}, err
 	}
-	return u, s.Total, err
+	s, err := readSummary(u.out)
+	return u, s, err
+}
+
+// importArgs is the command that imports a tree, with its state in a folder
+// below out.
+func (b *bench) importArgs(t tree, dest, state string, jobs int) []string {
+	return []string{filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", dest,
+		"--state-dir", filepath.Join(b.out(), state), "--probe", "bench", "--include-open", "--timezone", "UTC",
+		"--jobs", strconv.Itoa(jobs), "--json", t.dir}
+}
+
+func readSummary(text []byte) (summary, error) {
+	var s struct{ Total summary }
+	if err := json.Unmarshal(text, &s); err != nil {
+		return s.Total, fmt.Errorf("summary: %w: %s", err, tail(text))
+	}
+	return s.Total, nil
 }
 
 // duckdb reads a tree with DuckDB: kind is table or parquet. DuckDB gets as

@@ -79,9 +79,12 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 			return nil
 		}
 	}
-	if err := im.lookup(); err != nil {
-		return err
+	if !t.fresh {
+		if err := im.lookup(); err != nil {
+			return err
+		}
 	}
+	t.fresh = false // at a second try it is not
 	if !t.stdin && im.anyRecords() {
 		// Often the same text, moved or compressed: reading is enough.
 		if done, err := im.compare(); done || err != nil {

@@ -34,6 +34,7 @@ type task struct {
 	rejected []int64          // line of the last reject reported: by the reader, by each store
 	told     map[refusal]bool // refused lines that were reported
 	records  [][]store.Record // per store, of key
+	fresh    bool             // records were just looked up, and key is claimed
 }
 
 // find returns the files that the sources have and the options want, ordered
@@ -42,7 +43,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	var tasks []*task
 	r.sum.Open = nil // as it is now, not as it was in the last pass
 	for _, s := range r.types {
-		s.LeftOpen = 0
+		s.LeftOpen, s.Claimed = 0, 0
 	}
 	r.away = map[Source]error{}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten

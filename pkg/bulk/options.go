@@ -41,9 +41,12 @@ type Options struct {
 	// RetryTimeout is how long a file is tried again whose store fails for a
 	// reason that may pass, like a server that restarts. 0: not at all.
 	RetryTimeout time.Duration
-	DryRun       bool          // say what would be imported
-	Follow       bool          // go on with new folders until ctx ends
-	Poll         time.Duration // how often Follow looks; 0: 10s
+	// ClaimTime is how long files stay claimed in a store.Claimer if this
+	// process dies; 0: DefaultClaimTime.
+	ClaimTime time.Duration
+	DryRun    bool          // say what would be imported
+	Follow    bool          // go on with new folders until ctx ends
+	Poll      time.Duration // how often Follow looks; 0: 10s
 
 	// Wake makes Follow look at once; nil: never.
 	Wake <-chan struct{}

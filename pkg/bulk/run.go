@@ -37,6 +37,7 @@ type run struct {
 	settledBefore map[string]version // of the last pass
 	told          map[string]bool    // problems with folders that were told
 	away          map[Source]error   // sources that were lost in this pass
+	claimed       map[store.Key]bool // files that the last pass left to other importers
 	failed        int                // folders and files that could not be read or stored
 }
 
@@ -95,6 +96,9 @@ func newRun(opt Options) (*run, error) {
 	}
 	if opt.Jobs == 0 {
 		opt.Jobs = defaultJobs()
+	}
+	if opt.ClaimTime == 0 {
+		opt.ClaimTime = DefaultClaimTime
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -279,9 +283,14 @@ func (r *run) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	groups, err := r.skipStored(ctx, tasks)
+	groups, stored, err := r.skipStored(ctx, tasks)
 	if err != nil {
 		return err
+	}
+	for _, t := range stored {
+		if r.claimed[t.key] { // by another importer when the last pass ended
+			r.count(t, func(s *TypeSummary) { s.Others++ })
+		}
 	}
 	var files int
 	var bytes int64
@@ -293,39 +302,7 @@ func (r *run) pass(ctx context.Context) error {
 	}
 	r.opt.Progress.Total(files, bytes)
 	r.expect(groups)
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	queue := make(chan []*task)
-	var wg sync.WaitGroup
-	workers := r.opt.Jobs
-	if !r.anyTyped() {
-		workers *= 2 // half of them wait for the disk, see fileImport.commit
-	}
-	for range min(workers, max(len(groups), 1)) {
-		wg.Go(func() {
-			for g := range queue {
-				// Files of one key go one after the other: what is stored of
-				// the first decides about the second.
-				for _, t := range g {
-					if err := r.do(ctx, t); err != nil {
-						cancel(err)
-					}
-				}
-			}
-		})
-	}
-feed:
-	for _, g := range groups {
-		select {
-		case queue <- g:
-		case <-ctx.Done():
-			break feed
-		}
-	}
-	close(queue)
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+	if err := r.workAll(ctx, groups); err != nil {
 		return err
 	}
 	return r.awayError()
@@ -354,8 +331,8 @@ func (t *task) info() store.FileInfo {
 }
 
 // skipStored returns the tasks whose files are not stored as they are now,
-// grouped by key and ordered by time.
-func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) {
+// grouped by key and ordered by time, and the others, which it counts.
+func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, stored []*task, err error) {
 	var keys []store.Key
 	byKey := map[store.Key][]*task{}
 	for _, t := range tasks {
@@ -374,23 +351,28 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 			var rs []store.Record
 			err := r.retry(ctx, func() (err error) { rs, err = s.Lookup(ctx, chunk); return err })
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s, err)
+				return nil, nil, fmt.Errorf("%s: %w", s, err)
 			}
 			for _, rec := range rs {
 				records[i][rec.Key] = append(records[i][rec.Key], rec)
 			}
 		}
 	}
-	var groups [][]*task
+	// What is to be replaced, this run or another one may have replaced since.
+	var since time.Time
+	if r.opt.Replace {
+		since = r.sum.Started
+	}
 	index := map[store.Key]int{}
 	for _, t := range tasks {
 		t.records = make([][]store.Record, len(r.opt.Stores))
 		for i := range r.opt.Stores {
 			t.records[i] = records[i][t.key]
 		}
-		if !r.opt.Replace && t.storedAsIs(r.opt.Stores) {
+		if t.storedAsIs(r.opt.Stores, since) {
 			r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 			r.settle(t, time.Time{})
+			stored = append(stored, t)
 			continue
 		}
 		if i, ok := index[t.key]; ok && t.key.Folder != "" {
@@ -400,7 +382,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) ([][]*task, error) 
 		index[t.key] = len(groups)
 		groups = append(groups, []*task{t})
 	}
-	return groups, nil
+	return groups, stored, nil
 }
 
 // lookupKeys is how many keys are asked for at once.
@@ -427,14 +409,15 @@ func takes(s store.Store, t *task) bool {
 	return !ok || !h.Holds(t.info())
 }
 
-// storedAsIs reports whether every store has the file as it is on disk.
-func (t *task) storedAsIs(stores []store.Store) bool {
+// storedAsIs reports whether every store has the file as it is on disk, and
+// has had it imported no earlier than a time.
+func (t *task) storedAsIs(stores []store.Store, since time.Time) bool {
 	if t.stdin {
 		return false
 	}
 	for i, rs := range t.records {
 		if takes(stores[i], t) && !slices.ContainsFunc(rs, func(rec store.Record) bool {
-			return rec.Size == t.size && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
+			return !rec.Imported.Before(since) && rec.Size == t.size && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
 		}) {
 			return false
 		}

@@ -35,6 +35,8 @@ type TypeSummary struct {
 	Failed   int64  `json:"failed"`   // not stored, see the log
 	Vanished int64  `json:"vanished"` // gone before they were read
 	LeftOpen int64  `json:"left_open"`
+	Others   int64  `json:"others"`  // of Skipped: found missing, then stored by another importer
+	Claimed  int64  `json:"claimed"` // left to other importers, which have claimed them
 	Lines    int64  `json:"lines"`   // data lines read
 	Rows     int64  `json:"rows"`    // stored
 	Rejects  int64  `json:"rejects"` // lines that cannot be a row
@@ -113,6 +115,8 @@ func (a *TypeSummary) add(t *TypeSummary) {
 	a.Failed += t.Failed
 	a.Vanished += t.Vanished
 	a.LeftOpen += t.LeftOpen
+	a.Others += t.Others
+	a.Claimed += t.Claimed
 	a.Lines += t.Lines
 	a.Rows += t.Rows
 	a.Rejects += t.Rejects

@@ -401,6 +401,7 @@ func (s *stream) ended() {
 	s.before.Rows += s.total.Rows
 	s.before.Rejects += s.total.Rejects
 	s.before.Failed += s.total.Failed
+	s.before.Others += s.total.Others
 	s.before.Bytes += s.total.Bytes
 	s.before.Last = s.total.Last
 	s.total = bulk.TypeSummary{}
@@ -417,6 +418,10 @@ type Status struct {
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // files not stored, see the log
 	Bytes   int64 `json:"bytes"`  // on disk, of the files
+	// Others are files that another repository stored meanwhile, Claimed those
+	// that it has claimed, and not stored yet.
+	Others  int64 `json:"others,omitempty"`
+	Claimed int64 `json:"claimed,omitempty"`
 	// LastFolder is the time of the newest folder of which a file is stored,
 	// and LagSeconds how long ago that is.
 	LastFolder time.Time `json:"last_folder,omitzero"`
@@ -433,7 +438,8 @@ func (s *stream) status() Status {
 		Registration: s.Registration, Probe: s.probe,
 		Files: s.before.Files + s.total.Files, Rows: s.before.Rows + s.total.Rows,
 		Rejects: s.before.Rejects + s.total.Rejects, Failed: s.before.Failed + s.total.Failed,
-		Bytes:      s.before.Bytes + s.total.Bytes,
+		Bytes:  s.before.Bytes + s.total.Bytes,
+		Others: s.before.Others + s.total.Others, Claimed: s.total.Claimed,
 		LastFolder: s.total.Last, LastPoll: s.last.poll, LastError: s.last.err, ErrorTime: s.last.errTime,
 	}
 	if st.LastFolder.IsZero() {

@@ -72,6 +72,9 @@ type Store struct {
 	sched *scheduler // nil: nobody wants to know
 }
 
+// Several importers share the store, see pg.DB.
+var _ store.Claimer = (*Store)(nil)
+
 type config struct {
 	schema     string // of the partitions
 	window     int64  // seconds

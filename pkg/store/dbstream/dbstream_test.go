@@ -503,3 +503,22 @@ func TestAnalyze(t *testing.T) {
 		}
 	}
 }
+
+// TestClaimStreams: the same file is imported into two streams by two, and
+// into one by one.
+func TestClaimStreams(t *testing.T) {
+	server := pgtest.Start(t)
+	url := "dbstream://" + server.Host(server.Database(t))
+	key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_udp_complete"}
+	for i, c := range []struct {
+		stream string
+		want   int
+	}{{"x", 1}, {"y", 1}, {"x", 0}, {"Y", 0}} {
+		s := open(t, url, c.stream)
+		defer s.Close()
+		got, err := s.Claim(context.Background(), fmt.Sprint("owner ", i), []store.Key{key}, time.Hour)
+		if err != nil || len(got) != c.want {
+			t.Errorf("%d: stream %s: got %v, %v", i, c.stream, got, err)
+		}
+	}
+}

@@ -37,6 +37,7 @@ type DB struct {
 	retry   time.Duration // how long to try
 	form    Form
 	records records
+	claims  claims
 
 	mu   sync.Mutex
 	open map[*Tx]bool

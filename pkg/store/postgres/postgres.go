@@ -42,6 +42,9 @@ type Store struct {
 	tables map[string]*table // per log type
 }
 
+// Several importers share the store, see pg.DB.
+var _ store.Claimer = (*Store)(nil)
+
 // table is what is known to be there.
 type table struct {
 	*pg.Table

@@ -49,6 +49,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"concurrent": (*suite).concurrent,
 		"names":      (*suite).names,
 		"cancelled":  (*suite).cancelled,
+		"claims":     (*suite).claims,
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t)
