@@ -141,9 +141,7 @@ func messages(b *batch, text []byte, limit int, send func(id string, text []byte
 		room := limit - messageRoom - len(b.probe) - len(b.typ) - len(b.path) - len(b.key)
 		n := len(text)
 		if most := max(0, min(messageSize, room)); n > most {
-			if n = bytes.LastIndexByte(text[:most], '\n') + 1; n == 0 {
-				n = bytes.IndexByte(text, '\n') + 1
-			}
+			n = wholeLines(text, most)
 		}
 		msg := text[:n]
 		text = text[n:]
@@ -158,6 +156,15 @@ func messages(b *batch, text []byte, limit int, send func(id string, text []byte
 		}
 	}
 	return nil
+}
+
+// wholeLines returns the length of the whole lines that text begins with, not
+// more than most unless the first one is longer.
+func wholeLines(text []byte, most int) int {
+	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
+		return n
+	}
+	return bytes.IndexByte(text, '\n') + 1
 }
 
 // passwordVariable holds the password for Kafka if no file does.
