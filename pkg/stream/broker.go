@@ -95,7 +95,8 @@ var consumerOptions = map[string][]string{
 
 // checkConsumer checks the options of a broker as a consumer.
 func (b *broker) checkConsumer() error {
-	if text := b.query.Get("compress"); compressions[text] == nil {
+	text := b.query.Get("compress")
+	if _, ok := compressions[text]; !ok {
 		return &UsageError{fmt.Sprintf("unknown compression %q", text), "known: " + strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", ")}
 	}
 	if text := b.query.Get("replicas"); text != "" {

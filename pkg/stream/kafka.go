@@ -33,13 +33,13 @@ const (
 )
 
 // compressions are the values of compress=.
-var compressions = map[string][]kgo.CompressionCodec{
-	"":       {kgo.ZstdCompression()},
-	"zstd":   {kgo.ZstdCompression()},
-	"lz4":    {kgo.Lz4Compression()},
-	"snappy": {kgo.SnappyCompression()},
-	"gzip":   {kgo.GzipCompression()},
-	"none":   {kgo.NoCompression()},
+var compressions = map[string]kgo.CompressionCodec{
+	"":       kgo.ZstdCompression(),
+	"zstd":   kgo.ZstdCompression(),
+	"lz4":    kgo.Lz4Compression(),
+	"snappy": kgo.SnappyCompression(),
+	"gzip":   kgo.GzipCompression(),
+	"none":   kgo.NoCompression(),
 }
 
 // saslMechanisms are the values of sasl=.
@@ -200,7 +200,7 @@ func openKafka(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 		var err error
 		s.client, err = kgo.NewClient(append(kafkaOptions(b, files, h.opt.Peers, inner),
 			kgo.DefaultProduceTopic(b.name), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(int32(most)),
-			kgo.ProducerBatchCompression(compressions[b.query.Get("compress")]...),
+			kgo.ProducerBatchCompression(compressions[b.query.Get("compress")]),
 			// A topic that is made anew is to be found again; checkTopic has seen it.
 			kgo.UnknownTopicRetries(-1))...)
 		if err != nil {
