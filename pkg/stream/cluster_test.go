@@ -33,8 +33,8 @@ func startNATSCluster(t testing.TB, n int) map[string]*natsServer {
 }
 
 // TestNATSCluster: of three servers that keep a stream, the one that leads it
-// is killed in the middle, and another one when it is back: every line is in
-// the stream once, in order, and arrives behind it.
+// is killed in the middle: the others go on, and every line is in the stream
+// once, in order, and arrives behind it.
 func TestNATSCluster(t *testing.T) {
 	t.Parallel()
 	servers := startNATSCluster(t, 3)
@@ -79,25 +79,25 @@ func TestNATSCluster(t *testing.T) {
 		return found
 	}
 	written := 0
-	for i := range 12 {
+	for i := range 10 {
 		w.rollOver()
 		w.lines(w.logs[0], 400)
 		w.lines(w.logs[1], 100)
 		written += 500
-		if i == 4 || i == 8 {
+		if i == 4 {
 			await(t, "some lines", func() bool { return r.out.Len() > 0 && s.taken(0) > int64(written/2) })
 			leader := servers[info().Cluster.Leader]
 			leader.kill()
 			w.lines(w.logs[0], 300)
 			written += 300
-			if i == 4 { // two of three go on
-				await(t, "lines while one is away", func() bool { return s.taken(0) >= int64(written-100) })
-			}
+			await(t, "lines while one is away", func() bool { return s.taken(0) >= int64(written-100) })
 			leader.start()
 		}
 	}
 	w.end()
-	await(t, "all lines", func() bool { return s.taken(0) >= int64(w.count()+24) && strings.Count(r.out.String(), "\n") >= w.count() })
+	await(t, "all lines", func() bool {
+		return s.taken(0) >= int64(w.count()+20) && strings.Count(r.out.String(), "\n") >= w.count()
+	})
 	s.stop()
 	r.stop()
 	if s.err != nil || r.err != nil {

@@ -20,9 +20,9 @@ import (
 const (
 	// natsPending bounds the messages on their way; the queue does before.
 	natsPending = 1 << 14
-	// natsSilence is how long an acknowledgement may take: where the server
-	// dies that a stream is kept by, it never comes.
-	natsSilence = 10 * time.Second
+	// natsSilence is how long an answer may take: where the server dies that
+	// leads a stream, it never comes.
+	natsSilence = 5 * time.Second
 )
 
 // natsSession is a connection that does not reconnect by itself: messages
@@ -111,7 +111,7 @@ func cmpErr(err, other error) error {
 // prepare makes the stream if it is not there. It succeeds only when
 // JetStream answers: after a restart of the server that takes a while.
 func (s *natsSession) prepare(ctx context.Context, b *broker) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()
 	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(natsPending), jetstream.WithPublishAsyncTimeout(natsSilence)); err != nil {
 		return err

@@ -44,6 +44,8 @@ type natsSource struct {
 	handed   map[natsPosition]*natsMessage
 	underway int            // of handed, not taken
 	taken    []natsPosition // of handed, in the order in which they were
+
+	last uint64 // highest sequence that came; of the goroutine that reads
 }
 
 // natsPosition names a message; the time tells it from one of a stream made
@@ -178,14 +180,11 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 // there is no order to keep.
 func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) error {
 	info := cons.CachedInfo()
-	s.mu.Lock()
-	ours := s.underway
-	s.mu.Unlock()
-	if info.NumAckPending <= ours || info.NumWaiting > 0 {
+	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {
 		return nil
 	}
 	wait := info.Config.AckWait + time.Second
-	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending-ours, "for", wait)
+	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending, "for", wait)
 	return sleep(ctx, wait)
 }
 
@@ -196,6 +195,7 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 		return err
 	}
 	pos := natsPosition{meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+	s.last = max(s.last, pos.sequence)
 	if s.again(pos, msg) {
 		return nil
 	}
