@@ -93,11 +93,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --to | --to-optional | --select | --layout | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --probe | --type | --poll | --timezone | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
+        --to | --to-optional | --select | --layout | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --from | --probe | --type | --poll | --timezone | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --from --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

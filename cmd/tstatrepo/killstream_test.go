@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -22,52 +25,113 @@ const streamWindow = 1 << 20
 // at random moments, while a writer behaves like Tstat. No line may be lost,
 // and after each kill no more than a window may come again.
 func TestKillStream(t *testing.T) {
-	rounds := 5
-	if *soak {
-		rounds = 50
-	}
-	root, out, dir := t.TempDir(), t.TempDir(), t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := freeAddr(t)
+	k := newKillSides(t, 5)
+	// The bound is on text; a kill of both sides repeats one window too.
+	k.run(1, func() *exec.Cmd {
+		return k.start("receiver", "--listen", addr, "--to", "file:"+k.out, "--format", "line")
+	},
+		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", "ack://"+addr) })
+}
+
+// TestKillKafka does it with a broker between the sides.
+func TestKillKafka(t *testing.T) {
+	t.Parallel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "tstat"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
+	defer cluster.Close()
+	testKillBroker(t, 5, "kafka://"+cluster.ListenAddrs()[0]+"/tstat")
+}
+
+// TestKillNATS does it with JetStream. Each kill of the receiver costs the
+// time that the server waits for what it had.
+func TestKillNATS(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("nats-server"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no nats-server installed")
+		}
+		t.Skip("no nats-server installed (apt-get install nats-server)")
+	}
+	addr := freeAddr(t)
+	host, port, _ := net.SplitHostPort(addr)
+	server := exec.Command("nats-server", "-a", host, "-p", port, "-js", "-sd", t.TempDir())
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Wait()
+	defer server.Process.Kill()
+	testKillBroker(t, 3, "nats://"+addr+"/TSTAT")
+}
+
+func testKillBroker(t *testing.T, rounds int, url string) {
+	k := newKillSides(t, rounds)
+	// Each side repeats up to a window, and a message more.
+	k.run(2, func() *exec.Cmd { return k.start("receiver", "--from", url, "--to", "file:"+k.out, "--format", "line") },
+		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", url) })
+}
+
+// killSides are a receiver that writes files and a sender that follows a
+// folder.
+type killSides struct {
+	t              *testing.T
+	rounds         int
+	exe            string
+	root, out, dir string
+}
+
+func newKillSides(t *testing.T, rounds int) *killSides {
+	if *soak {
+		rounds = 50
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := func(name string, args ...string) *exec.Cmd {
-		cmd := &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo", "stream", "--state-dir", filepath.Join(dir, name),
-			"--timezone", "UTC", "--retry-max", "500ms", "--log-format", "json"}, args...)}
-		log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer log.Close()
-		cmd.Stderr = log
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill() }) // if the test has failed
-		return cmd
+	return &killSides{t: t, rounds: rounds, exe: exe, root: t.TempDir(), out: t.TempDir(), dir: t.TempDir()}
+}
+
+// start starts a stream whose state and log have the name.
+func (k *killSides) start(name string, args ...string) *exec.Cmd {
+	cmd := &exec.Cmd{Path: k.exe, Args: append([]string{"tstatrepo", "stream", "--state-dir", filepath.Join(k.dir, name),
+		"--timezone", "UTC", "--retry-max", "500ms", "--log-format", "json", "--window", "1MiB", "--start", "checkpoint"}, args...)}
+	log, err := os.OpenFile(filepath.Join(k.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		k.t.Fatal(err)
 	}
-	sides := []func() *exec.Cmd{
-		func() *exec.Cmd { return start("endpoint", "--listen", addr, "--to", "file:"+out, "--format", "line") },
-		func() *exec.Cmd {
-			return start("exporter", "--follow", "p1="+root, "--to", "ack://"+addr, "--window", "1MiB", "--start", "checkpoint")
-		},
+	defer log.Close()
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
 	}
+	k.t.Cleanup(func() { cmd.Process.Kill() }) // if the test has failed
+	return cmd
+}
+
+// logs shows the ends of the logs.
+func (k *killSides) logs() {
+	for _, name := range []string{"receiver", "sender"} {
+		text, _ := os.ReadFile(filepath.Join(k.dir, name+".log"))
+		k.t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
+	}
+}
+
+// run kills a side, or both, in each round. No more than so many windows may
+// come again at once.
+func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
+	t := k.t
 	// The first folder is there before: nothing precedes it.
-	w := &killWriter{t: t, root: root, now: time.Date(2016, 3, 24, 21, 0, 0, 0, time.UTC)}
+	w := &killWriter{t: t, root: k.root, now: time.Date(2016, 3, 24, 21, 0, 0, 0, time.UTC)}
 	w.rollOver()
 	running := []*exec.Cmd{sides[0](), sides[1]()}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		if text, _ := os.ReadFile(filepath.Join(dir, "exporter.log")); bytes.Contains(text, []byte("following")) {
+		if text, _ := os.ReadFile(filepath.Join(k.dir, "sender.log")); bytes.Contains(text, []byte("following")) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the exporter does not begin")
+			t.Fatal("the sender does not begin")
 		}
 	}
 	stop := make(chan struct{})
@@ -91,7 +155,7 @@ func TestKillStream(t *testing.T) {
 		running[i].Process.Kill()
 		running[i].Wait()
 	}
-	for round := range rounds {
+	for round := range k.rounds {
 		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // the random moment
 		switch i := rand.IntN(3); i {
 		case 2: // both
@@ -111,30 +175,23 @@ func TestKillStream(t *testing.T) {
 	w.close()
 	var got streamed
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if got = readStreamed(t, out); got.next == w.n {
+		if got = readStreamed(t, k.out); got.next == w.n {
 			break
 		}
 		if time.Now().After(deadline) {
-			for _, name := range []string{"endpoint", "exporter"} {
-				text, _ := os.ReadFile(filepath.Join(dir, name+".log"))
-				t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
-			}
+			k.logs()
 			t.Fatalf("%d lines of %d arrived", got.next, w.n)
 		}
 	}
-	for i := range running {
-		running[i].Process.Signal(os.Interrupt)
-		running[i].Wait()
+	for _, cmd := range slices.Backward(running) { // the sender first, else it waits for the receiver
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
 	}
 	if testing.Verbose() {
-		for _, name := range []string{"endpoint", "exporter"} {
-			text, _ := os.ReadFile(filepath.Join(dir, name+".log"))
-			t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
-		}
+		k.logs()
 	}
-	t.Logf("%d rounds, %d lines (%d MiB), %d came again, at most %d KiB at once", rounds, w.n, w.bytes>>20, got.repeated, got.most>>10)
-	// The bound is on text; a kill of both sides repeats one window too.
-	if got.most > streamWindow {
+	t.Logf("%d rounds, %d lines (%d MiB), %d came again, at most %d KiB at once", k.rounds, w.n, w.bytes>>20, got.repeated, got.most>>10)
+	if got.most > windows*streamWindow {
 		t.Errorf("%d bytes came again at once, the window is %d", got.most, streamWindow)
 	}
 }

@@ -28,6 +28,8 @@ type streamCmd struct {
 	idleTimeout    duration
 	maxLine        size
 
+	from []string
+
 	follow   []string
 	probe    string
 	types    []string
@@ -71,13 +73,14 @@ func defaultStream() streamCmd {
 func (s *streamCmd) settings() []*setting {
 	const (
 		dest    = "Consumers"
+		brokers = "Brokers"
 		folders = "Followed folders"
 		limits  = "Limits"
 		reports = "Output"
 	)
 	return slices.Concat([]*setting{
 		{name: "to", group: dest, value: &s.to,
-			usage: "hand the lines to `CONSUMER`: -, file:DIR, exec:COMMAND, tcp://, tls://, ack:// or nats://"},
+			usage: "hand the lines to `CONSUMER`: -, file:DIR, exec:COMMAND, tcp://, tls://, ack://, kafka:// or nats://"},
 		{name: "to-optional", group: dest, value: &s.toOptional,
 			usage: "hand them to `CONSUMER` too, which loses lines where it is too slow"},
 		{name: "format", group: dest, value: &s.format, complete: "raw line json",
@@ -94,6 +97,9 @@ func (s *streamCmd) settings() []*setting {
 		{name: "idle-timeout", group: "Network", value: &s.idleTimeout,
 			usage: "close a connection on which nothing comes for `DURATION`"},
 
+		{name: "from", group: brokers, value: &s.from,
+			usage: "take lines that another stream has handed to `BROKER`: kafka://HOST/TOPIC or nats://HOST/STREAM, with ?group=NAME"},
+
 		{name: "follow", group: folders, value: &s.follow, complete: "dir",
 			usage: "send the logs of Tstat's output folder, `[PROBE=]DIR`, as they grow"},
 		{name: "probe", group: folders, value: &s.probe, empty: "host name up to the first dot",
@@ -108,7 +114,7 @@ func (s *streamCmd) settings() []*setting {
 			usage: "`ZONE` of folder names: Local, UTC or like Europe/Rome"},
 
 		{name: "window", group: limits, value: &s.window,
-			usage: "followed lines that can come again after a crash, at most `SIZE`"},
+			usage: "followed lines, and those of each broker, that can come again after a crash, at most `SIZE`"},
 		{name: "queue", group: limits, value: &s.queue,
 			usage: "let at most `SIZE` of lines wait for each consumer"},
 		{name: "max-line", group: limits, value: &s.maxLine,
@@ -131,6 +137,8 @@ var streamExamples = []example{
 	{"what the probes of a network send, to standard output", "tstatrepo stream --listen 0.0.0.0:9001 --allow 10.0.0.0/8"},
 	{"to a command, to hourly files and to JetStream", "tstatrepo stream --listen :9001 --to exec:'webrowse --stdin' --to file:/srv/live --to nats://localhost:4222/TSTAT"},
 	{"the probe's side; no line is lost", "tstatrepo stream --follow /var/lib/tstat --type log_tcp_complete --to ack://repository:9001"},
+	{"the probe's side, to Kafka", "tstatrepo stream --follow /var/lib/tstat --to kafka://b1,b2,b3/tstat"},
+	{"the repository's side, from Kafka", "tstatrepo stream --from kafka://b1,b2,b3/tstat --to file:/srv/live"},
 	{"three columns as JSON", "tstatrepo stream --follow /var/lib/tstat --format json --select 'c_ip,s_ip,s_bytes_all'"},
 }
 
@@ -139,15 +147,24 @@ func streamCommand(con *console) *cli.Command {
 		Name:     "stream",
 		Usage:    "bring live log lines to consumers",
 		Category: groupProduct,
-		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen) and from " +
-			"Tstat's output folder (--follow), and hands them to one or more consumers.\n\n" +
+		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen), from " +
+			"Tstat's output folder (--follow) and from brokers (--from), and hands them to one or more consumers.\n\n" +
 			"The lines of a log keep their order, and only whole lines are handed on. The slowest consumer named with " +
 			"--to sets the pace; nothing is dropped for it. Where a followed log was taken by all of them is remembered, " +
 			"and the next run goes on there.\n\n" +
 			"Consumers are '-' (standard output), file:DIR (a file for each probe, log and hour; file:DIR?compress=zstd), " +
 			"exec:COMMAND (run by /bin/sh, restarted when it ends; the lines are its input), tcp://HOST:PORT and tls://HOST:PORT " +
 			"(as the old exporter sends them), ack://HOST:PORT and ack+tls://HOST:PORT (another tstatrepo stream, which confirms " +
-			"what its consumers have taken, see tstatrepo-ack(7)) and nats://HOST:PORT/STREAM (JetStream; nats+tls://, ?creds=FILE).",
+			"what its consumers have taken, see tstatrepo-ack(7)), kafka://HOST:PORT,.../TOPIC and nats://HOST:PORT,.../STREAM " +
+			"(JetStream), both with +tls.\n\n" +
+			"Options of kafka:// are compress=zstd|lz4|snappy|gzip|none, sasl=plain|scram-sha-256|scram-sha-512 with " +
+			"kafka://USER@HOST and the password in password-file=FILE or the variable TSTATREPO_KAFKA_PASSWORD; of nats:// " +
+			"replicas=N, for a stream that is not there yet, and creds=FILE. A message has whole lines of one log; the key of Kafka " +
+			"is the probe, the subject of JetStream is STREAM.PROBE.LOG, and headers (Tstat-Probe, Tstat-Log, Tstat-Path, " +
+			"Tstat-Format, Tstat-Id or Nats-Msg-Id) say more.\n\n" +
+			"--from takes such messages, of --format raw or line. Processes with the same group (?group=NAME, default tstatrepo) share " +
+			"them: a consumer group of Kafka, a durable consumer of JetStream. What all required consumers have taken is " +
+			"committed, and the next process goes on there; lines may come twice, none is lost.",
 		Flags:  commandFlags("stream"),
 		Action: func(c *cli.Context) error { return runStream(c, con) },
 	}
@@ -171,8 +188,8 @@ func runStream(c *cli.Context, con *console) error {
 	switch {
 	case c.Args().Present():
 		return hintError{usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow"}
-	case len(s.listen) == 0 && len(s.follow) == 0:
-		return hintError{usagef("stream needs --listen or --follow"),
+	case len(s.listen) == 0 && len(s.follow) == 0 && len(s.from) == 0:
+		return hintError{usagef("stream needs --listen, --follow or --from"),
 			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001"}
 	}
 	if s.quiet {
@@ -229,8 +246,8 @@ func (s *streamCmd) options(p *problems) stream.Options {
 		s.probe = fitProbe(host)
 	}
 	opt := stream.Options{
-		Listen: s.listeners(p),
-		To:     s.to, ToOptional: s.toOptional,
+		Listen: s.listeners(p), From: s.from,
+		To: s.to, ToOptional: s.toOptional,
 		Format: stream.Format(s.format), Layout: s.layout,
 		Types: s.types, Start: stream.Start(s.start), Poll: time.Duration(s.poll),
 		Location: location(p, s.timezone),
@@ -241,6 +258,7 @@ func (s *streamCmd) options(p *problems) stream.Options {
 		Name: s.name, TLS: s.tls(),
 	}
 	s.checkConsumers(p)
+	s.checkSources(p)
 	for _, text := range s.follow {
 		root := stream.Root{Probe: s.probe, Dir: text}
 		if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
@@ -311,6 +329,24 @@ func (s *streamCmd) checkConsumers(p *problems) {
 			if err := stream.CheckConsumer(text); errors.As(err, &usage) {
 				p.hint = cmp.Or(p.hint, usage.Hint())
 				p.add(list.name, "%q: %v", stream.Redact(text), err)
+			}
+		}
+	}
+}
+
+func (s *streamCmd) checkSources(p *problems) {
+	for i, text := range s.from {
+		if slices.Contains(s.from[:i], text) {
+			p.add("from", "names %s twice", stream.Redact(text))
+		}
+		var usage *stream.UsageError
+		if err := stream.CheckSource(text); errors.As(err, &usage) {
+			p.hint = cmp.Or(p.hint, usage.Hint())
+			p.add("from", "%q: %v", stream.Redact(text), err)
+		}
+		for _, to := range slices.Concat(s.to, s.toOptional) {
+			if stream.SameTopic(text, to) {
+				p.add("from", "%s is a consumer too: its lines would go round for ever", stream.Redact(text))
 			}
 		}
 	}

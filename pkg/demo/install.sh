@@ -50,6 +50,7 @@ have rrdtool || packages="$packages rrdtool"
 if [ "${CI:-}" = true ]; then
 	have systemd-analyze || packages="$packages systemd"
 	have nats-server || packages="$packages nats-server"
+	have kcat || packages="$packages kcat"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
 	have carbon-cache || packages="$packages graphite-carbon"
 	have victoria-metrics || packages="$packages victoria-metrics"

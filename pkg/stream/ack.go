@@ -94,7 +94,7 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 		return nil
 	}
 	name := string(text)
-	if !c.announce(name) {
+	if !c.hub.announced.ok(name) {
 		// The exporter keeps its lines: to leave them out would lose them.
 		// What it sent before is confirmed first, or would come with each try.
 		n := c.hub.stats.refused.Add(1)
@@ -109,17 +109,6 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	c.count()
 	c.split.probe, c.split.last = name, nil
 	return nil
-}
-
-// announce reports whether a name of a probe is known or may be added.
-func (e *endpoint) announce(name string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.announced[name] && len(e.announced) >= maxProbes {
-		return false
-	}
-	e.announced[name] = true
-	return true
 }
 
 // tracker follows how far the lines of a connection are confirmed. Positions
@@ -171,6 +160,13 @@ func (t *tracker) position() int64 {
 		return max(t.confirmed, t.read)
 	}
 	return t.confirmed
+}
+
+// settled reports whether everything that was handed over is confirmed.
+func (t *tracker) settled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.confirmed >= t.handed
 }
 
 // write sends confirmations until ctx ends or the peer does not take them.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -38,21 +37,15 @@ type position struct {
 	HeadLength int    `json:"head_length"`
 }
 
-// checkpoint saves positions, and bounds how far sources may go beyond what
-// is saved: that is what comes again after a crash.
+// checkpoint saves the positions of followed logs.
 type checkpoint struct {
-	path   string
-	window int64
-	log    *slog.Logger
+	path string
+	log  *slog.Logger
 
-	mu                    sync.Mutex
-	state                 saved
-	numbers               map[string]int64 // of the last position taken, by root and log
-	sent, confirmed, done int64            // bytes; done: of confirmed, saved
-	dirty                 bool             // something is to be saved
-	waiting               int
-	room                  chan struct{} // closed and made anew when there is room
-	wake                  chan struct{}
+	window  // its lock is for what follows too
+	state   saved
+	numbers map[string]int64 // of the last position taken, by root and log
+	dirty   bool             // something is to be saved
 }
 
 // statePath is the file of a run's state: kind "checkpoint" or "layouts".
@@ -62,8 +55,7 @@ func statePath(opt *Options, kind string) string {
 
 func openCheckpoint(opt *Options, log *slog.Logger) (*checkpoint, error) {
 	c := &checkpoint{
-		path: statePath(opt, "checkpoint"), window: opt.Window, log: log,
-		numbers: map[string]int64{}, room: make(chan struct{}), wake: make(chan struct{}, 1),
+		path: statePath(opt, "checkpoint"), window: newWindow(opt.Window), log: log, numbers: map[string]int64{},
 	}
 	err := state.Load(c.path, checkpointFormat, &c.state)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,32 +93,6 @@ func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	}
 }
 
-// acquire waits until n further bytes may be sent.
-func (c *checkpoint) acquire(ctx context.Context, n int64) error {
-	c.mu.Lock()
-	for c.sent > c.done && c.sent-c.done+n > c.window {
-		room := c.room
-		c.waiting++
-		c.mu.Unlock()
-		c.poke()
-		var err error
-		select {
-		case <-room:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-		c.mu.Lock()
-		c.waiting--
-		if err != nil {
-			c.mu.Unlock()
-			return err
-		}
-	}
-	c.sent += n
-	c.mu.Unlock()
-	return nil
-}
-
 // confirm takes the position of a log after n bytes more. Calls may overtake
 // each other; number tells their order.
 func (c *checkpoint) confirm(root, log string, number int64, p position, n int64) {
@@ -139,19 +105,11 @@ func (c *checkpoint) confirm(root, log string, number int64, p position, n int64
 		}
 		c.state.Roots[root][log] = p
 	}
-	c.confirmed += n
 	c.dirty = true
-	poke := c.waiting > 0 || c.confirmed-c.done > c.window/4
+	poke := c.add(n)
 	c.mu.Unlock()
 	if poke {
 		c.poke()
-	}
-}
-
-func (c *checkpoint) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -204,10 +162,6 @@ func (c *checkpoint) save() error {
 		c.mu.Unlock()
 		return fmt.Errorf("position of the stream: %w", err)
 	}
-	c.mu.Lock()
-	c.done = confirmed
-	close(c.room)
-	c.room = make(chan struct{})
-	c.mu.Unlock()
+	c.window.saved(confirmed)
 	return nil
 }

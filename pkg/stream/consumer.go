@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,17 +31,14 @@ type consumer interface {
 }
 
 // schemes are the kinds of consumers.
-const schemes = "-, file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://HOST:PORT, ack://HOST:PORT, ack+tls://HOST:PORT, nats://HOST:PORT/STREAM, nats+tls://HOST:PORT/STREAM"
-
-// streamName is a name of a JetStream stream that is a token of a subject
-// too.
-var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+const schemes = "-, file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack://HOST:PORT, ack+tls://, kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://"
 
 // target is where a consumer of a URL writes to.
 type target struct {
 	scheme string
 	rest   string   // DIR or COMMAND
-	url    *url.URL // of network consumers
+	url    *url.URL // of tcp, tls, ack and ack+tls
+	broker *broker  // of kafka and nats, with or without +tls
 	zstd   bool
 }
 
@@ -76,7 +71,13 @@ func parseConsumer(text string) (*target, error) {
 			return nil, &UsageError{"it names no command", "for example exec:'grep -v 10.0.0.1 >>log'"}
 		}
 		return t, nil
-	case slices.Contains([]string{"tcp", "tls", "ack", "ack+tls", "nats", "nats+tls"}, scheme):
+	case isBroker(scheme):
+		var err error
+		if t.broker, err = parseBroker(scheme, rest, consumerOptions); err != nil {
+			return nil, err
+		}
+		return t, t.broker.checkConsumer()
+	case slices.Contains([]string{"tcp", "tls", "ack", "ack+tls"}, scheme):
 		u, err := url.Parse(text)
 		if err != nil {
 			return nil, &UsageError{"it is no URL", "for example " + scheme + "://repository:9001"}
@@ -87,23 +88,14 @@ func parseConsumer(text string) (*target, error) {
 	return nil, &UsageError{"unknown kind of consumer", "known: " + schemes}
 }
 
-// check checks the URL of a network consumer.
+// check checks the URL of a consumer that is one peer.
 func (t *target) check() error {
 	u := t.url
-	isNATS := strings.HasPrefix(t.scheme, "nats")
-	name := strings.TrimPrefix(u.Path, "/")
 	switch {
-	case u.Hostname() == "" || u.Port() == "" && !isNATS:
+	case u.Hostname() == "" || u.Port() == "":
 		return &UsageError{"it names no host and port", "for example " + t.scheme + "://repository:9001"}
-	case !isNATS && (u.Path != "" || u.RawQuery != "" || u.User != nil):
+	case u.Path != "" || u.RawQuery != "" || u.User != nil:
 		return &UsageError{"nothing can follow or precede host and port", "for example " + t.scheme + "://repository:9001"}
-	case isNATS && !streamName.MatchString(name):
-		return &UsageError{"it names no stream of letters, digits, '_' and '-'", "for example nats://localhost:4222/TSTAT"}
-	}
-	for key := range u.Query() {
-		if key != "creds" {
-			return &UsageError{fmt.Sprintf("unknown option %q", key), "known: creds=FILE"}
-		}
 	}
 	return nil
 }
@@ -111,7 +103,7 @@ func (t *target) check() error {
 // Redact returns the name of a consumer without its secrets.
 func Redact(text string) string {
 	scheme, rest, ok := strings.Cut(text, "://")
-	if i := strings.LastIndexByte(rest, '@'); ok && i >= 0 && strings.HasPrefix(scheme, "nats") {
+	if i := strings.LastIndexByte(rest, '@'); ok && i >= 0 && isBroker(scheme) {
 		return scheme + "://xxxxx@" + rest[i+1:]
 	}
 	return text
@@ -143,13 +135,10 @@ func newConsumer(h *hub, q *queue, text string, session string) (consumer, error
 	case "ack", "ack+tls":
 		return newPump(q, raw, openAck(t.url.Host, files, h.opt.Peers, session), back), nil
 	}
-	n := natsTarget{creds: t.url.Query().Get("creds"), stream: strings.TrimPrefix(t.url.Path, "/"), files: files}
-	server := &url.URL{Scheme: "nats", User: t.url.User, Host: t.url.Host}
-	if t.url.Port() == "" {
-		server.Host = net.JoinHostPort(t.url.Hostname(), "4222")
+	if t.broker.scheme == "kafka" {
+		return newPump(q, out, openKafka(t.broker, h, q, files), back), nil
 	}
-	n.url = server.String()
-	return newPump(q, out, openNATS(n, q), back), nil
+	return newPump(q, out, openNATS(t.broker, h, q, files), back), nil
 }
 
 // wantsRaw reports whether a consumer gets raw lines whatever the format is.

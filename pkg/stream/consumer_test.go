@@ -489,10 +489,14 @@ func TestConsumerNames(t *testing.T) {
 	for text, want := range map[string]string{
 		"-": "", "file:/x": "", "file:/x?compress=zstd": "", "exec:cat": "", "tcp://h:1": "", "tls://[::1]:1": "",
 		"ack://h:1": "", "ack+tls://h:1": "", "nats://h/S": "", "nats+tls://u:p@h:1/S?creds=f": "",
-		"": "unknown kind", "x": "unknown kind", "kafka://h:1/T": "unknown kind", "/tmp": "unknown kind",
+		"": "unknown kind", "x": "unknown kind", "/tmp": "unknown kind",
 		"file:": "no folder", "file:/x?gzip": "unknown option", "exec: ": "no command", "tcp://h": "no host and port",
 		"tcp://h:1/x": "nothing can follow", "ack://u@h:1": "nothing can", "nats://h:1": "no stream", "nats://h:1/a.b": "no stream",
-		"nats://h:1/S?x=1": "unknown option", "tcp://h:x": "no URL",
+		"nats://h:1/S?x=1": "unknown option", "nats://a,b:2,[::1]:3/S?replicas=3": "", "nats://a/S?replicas=9": "no number", "nats://a,/S": "no host",
+		"nats:x": "no URL", "kafka://h/T.x-1": "", "kafka+tls://me@a:1,b:2/T?sasl=plain&password-file=/f&compress=none": "",
+		"kafka://h:1": "no topic", "kafka://h/..": "no topic", "kafka://h/a/b": "no topic", "kafka://h/T?compress=rar": "unknown compression",
+		"kafka://h/T?sasl=x": "unknown mechanism", "kafka://h/T?sasl=plain": "no user", "kafka://me@h/T": "without a mechanism",
+		"kafka://me:secret@h/T?sasl=plain": "does not belong", "kafka://h/T?replicas=1": "unknown option", "tcp://h:x": "no URL",
 	} {
 		err := CheckConsumer(text)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -500,6 +504,9 @@ func TestConsumerNames(t *testing.T) {
 		}
 	}
 	if got := Redact("nats://me:se@cret@h:1/S"); got != "nats://xxxxx@h:1/S" {
+		t.Error(got)
+	}
+	if got := Redact("kafka://me:secret@h:1,i/T?sasl=plain"); got != "kafka://xxxxx@h:1,i/T?sasl=plain" {
 		t.Error(got)
 	}
 }

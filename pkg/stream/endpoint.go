@@ -45,7 +45,6 @@ type endpoint struct {
 	stopping  bool
 	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
-	announced map[string]bool  // names of probes, in the acknowledged mode
 	full      rate.Sometimes
 	wrong     rate.Sometimes
 	run       string // tells this process from others in message ids

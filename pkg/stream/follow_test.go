@@ -149,6 +149,26 @@ func (w *fakeTstat) check(out string) {
 	}
 }
 
+// checkRepeated is check for lines that may have come again: the first time
+// they are in order. It returns how many came again.
+func (w *fakeTstat) checkRepeated(out string) (repeated int) {
+	w.t.Helper()
+	var first strings.Builder
+	next := map[string]int{}
+	for line := range strings.Lines(out) {
+		var name string
+		var n int
+		if _, err := fmt.Sscanf(line, "%s number %d", &name, &n); err == nil && n < next[name] {
+			repeated++
+			continue
+		}
+		next[name]++
+		first.WriteString(line)
+	}
+	w.check(first.String())
+	return repeated
+}
+
 // TestFollow: 200 roll-overs, with folders made anew under the same name, a
 // log that comes late and one that is mostly empty: every line once and in
 // order.

@@ -18,7 +18,10 @@ type hub struct {
 	layouts *layouts
 	needRaw bool // some consumer wants raw, whatever the format
 	types   *typeNames
-	wrong   rate.Sometimes // tells of lines that are no rows
+	// announced are the names of probes in the acknowledged mode and from
+	// brokers.
+	announced probeNames
+	wrong     rate.Sometimes // tells of lines that are no rows
 }
 
 // maxRead is how much a source reads at once, in bytes: the text of its lines

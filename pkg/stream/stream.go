@@ -1,5 +1,5 @@
-// Package stream brings live log lines from connections and followed log
-// folders to consumers. Lines of one log keep their order; what a required
+// Package stream brings live log lines from connections, followed log folders
+// and brokers to consumers. Lines of one log keep their order; what a required
 // consumer has not taken holds up its source.
 package stream
 
@@ -41,10 +41,12 @@ type Root struct {
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
+	From   []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
 	// To are the required consumers, ToOptional those that may lose lines
 	// when they are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://,
-	// ack://, ack+tls://, nats://, nats+tls://. There must be one.
+	// ack://, ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There
+	// must be one.
 	To, ToOptional []string
 
 	Format Format   // ""; Raw
@@ -61,7 +63,7 @@ type Options struct {
 	IdleTimeout    time.Duration // of connections; 0: 2h
 	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
 
-	Window int64         // bytes that may come again after a crash; 0: 16 MiB
+	Window int64         // bytes of Follow and each of From that may come again after a crash; 0: 16 MiB
 	Queue  int64         // bytes waiting for one consumer; 0: 8 MiB
 	Drain  time.Duration // how long consumers may take after the stop; 0: 30s
 
@@ -193,6 +195,7 @@ type run struct {
 	consumers []consumer
 	endpoint  *endpoint
 	listeners []*peer.Listener
+	from      []brokerSource
 }
 
 // open prepares everything that can fail at once.
@@ -232,8 +235,15 @@ func (r *run) open(ctx context.Context) error {
 			return err
 		}
 	}
+	for i, text := range opt.From {
+		src, err := newSource(h, text, r.ck.state.Session, i+1)
+		if err != nil {
+			return err
+		}
+		r.from = append(r.from, src)
+	}
 	r.endpoint = &endpoint{
-		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, announced: map[string]bool{}, run: rand.Text(),
+		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	var addrs []string
@@ -296,6 +306,13 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 	for _, root := range r.opt.Follow {
 		sources.Go(func() {
 			if err := newFollower(r.hub, r.ck, root).run(stop, work); err != nil && work.Err() == nil {
+				fail(err)
+			}
+		})
+	}
+	for _, src := range r.from {
+		sources.Go(func() {
+			if err := src.run(stop, work); err != nil && work.Err() == nil {
 				fail(err)
 			}
 		})

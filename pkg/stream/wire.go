@@ -46,6 +46,26 @@ func (n *typeNames) ok(name string) bool {
 	return true
 }
 
+// probeNames are the names of probes that peers have announced.
+type probeNames struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+// ok reports whether a name is known or may be added.
+func (n *probeNames) ok(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.names[name] && len(n.names) >= maxProbes {
+		return false
+	}
+	if n.names == nil {
+		n.names = map[string]bool{}
+	}
+	n.names[name] = true
+	return true
+}
+
 // splitter takes the lines of a connection apart: "PATH LINE", where PATH is
 // the absolute path of the log.
 type splitter struct {

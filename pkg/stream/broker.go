@@ -1,0 +1,186 @@
+package stream
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// broker is a topic of Kafka or a stream of JetStream, as a URL names it.
+type broker struct {
+	scheme string   // kafka or nats
+	tls    bool     // the scheme ends with +tls
+	hosts  []string // host:port of one or more servers
+	user   *url.Userinfo
+	name   string // of the topic or stream
+	query  url.Values
+}
+
+var (
+	// streamName is a name of a JetStream stream that is a token of a subject
+	// too.
+	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+	// topicName is a name that Kafka takes, but for "." and "..".
+	topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+)
+
+// isBroker reports whether a scheme is one of a broker.
+func isBroker(scheme string) bool {
+	return slices.Contains([]string{"kafka", "kafka+tls", "nats", "nats+tls"}, scheme)
+}
+
+// parseBroker reads SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...].
+// known are the options by scheme.
+func parseBroker(scheme, rest string, known map[string][]string) (*broker, error) {
+	b := &broker{scheme: strings.TrimSuffix(scheme, "+tls"), tls: strings.HasSuffix(scheme, "+tls")}
+	port, example := "4222", "nats://localhost:4222/TSTAT"
+	if b.scheme == "kafka" {
+		port, example = "9092", "kafka://localhost:9092/tstat"
+	}
+	example = "for example " + example
+	rest, ok := strings.CutPrefix(rest, "//")
+	if !ok {
+		return nil, &UsageError{"it is no URL", example}
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	hosts, name, _ := strings.Cut(rest, "/")
+	var err error
+	if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
+		u, err := url.Parse("//" + hosts[:i+1] + "host")
+		if err != nil || u.User == nil {
+			return nil, &UsageError{"it is no URL", "write special characters of a user's name as %XX"}
+		}
+		b.user, hosts = u.User, hosts[i+1:]
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		u, err := url.Parse("//" + host)
+		if err != nil || u.Host != host || u.Hostname() == "" {
+			return nil, &UsageError{"it names no host and port", example}
+		}
+		b.hosts = append(b.hosts, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
+	}
+	switch b.name = name; {
+	case b.scheme == "nats" && !streamName.MatchString(name):
+		return nil, &UsageError{"it names no stream of letters, digits, '_' and '-'", example}
+	case b.scheme == "kafka" && (!topicName.MatchString(name) || name == "." || name == ".."):
+		return nil, &UsageError{"it names no topic of letters, digits, '.', '_' and '-'", example}
+	}
+	if b.query, err = url.ParseQuery(query); err != nil {
+		return nil, &UsageError{"it is no URL", "write special characters of an option as %XX"}
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.query)) {
+		if !slices.Contains(known[b.scheme], key) {
+			return nil, &UsageError{fmt.Sprintf("unknown option %q", key), "known: " + strings.Join(known[b.scheme], "=, ") + "="}
+		}
+	}
+	if b.scheme == "kafka" {
+		return b, b.checkSASL()
+	}
+	return b, nil
+}
+
+// consumerOptions are the options of brokers as consumers.
+var consumerOptions = map[string][]string{
+	"kafka": {"compress", "sasl", "password-file"},
+	"nats":  {"creds", "replicas"},
+}
+
+// checkConsumer checks the options of a broker as a consumer.
+func (b *broker) checkConsumer() error {
+	text := b.query.Get("compress")
+	if _, ok := compressions[text]; !ok {
+		return &UsageError{fmt.Sprintf("unknown compression %q", text), "known: " + strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", ")}
+	}
+	if text := b.query.Get("replicas"); text != "" {
+		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
+			return &UsageError{fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3"}
+		}
+	}
+	return nil
+}
+
+// String returns the URL without user and options.
+func (b *broker) String() string {
+	scheme := b.scheme
+	if b.tls {
+		scheme += "+tls"
+	}
+	return scheme + "://" + strings.Join(b.hosts, ",") + "/" + b.name
+}
+
+const (
+	// messageSize is about how much text goes into a message, in bytes: 100
+	// lines of log_tcp_complete.
+	messageSize = 64 << 10
+	// messageRoom is what a message has besides text and headers, in bytes, at most.
+	messageRoom = 512
+)
+
+// Headers of a message, besides its id.
+const (
+	headerProbe  = "Tstat-Probe"
+	headerLog    = "Tstat-Log"
+	headerPath   = "Tstat-Path"
+	headerFormat = "Tstat-Format"
+)
+
+// messages cuts text, which batch b ends with, into messages of about
+// messageSize bytes and not more than limit with their headers, and calls
+// send for each. A line that is too long for a message is given to drop.
+// Batch and text give the same messages each time.
+func messages(b *batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {
+	for len(text) > 0 {
+		at := len(b.out) - len(text)
+		room := limit - messageRoom - len(b.probe) - len(b.typ) - len(b.path) - len(b.key)
+		n := len(text)
+		if most := max(0, min(messageSize, room)); n > most {
+			n = wholeLines(text, most)
+		}
+		msg := text[:n]
+		text = text[n:]
+		var err error
+		if n > room {
+			err = drop(n)
+		} else {
+			err = send(fmt.Sprintf("%s:%d.%d:%d", b.key, b.offset, at, n), msg)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wholeLines returns the length of the whole lines that text begins with, not
+// more than most unless the first one is longer.
+func wholeLines(text []byte, most int) int {
+	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
+		return n
+	}
+	return bytes.IndexByte(text, '\n') + 1
+}
+
+// passwordVariable holds the password for Kafka if no file does.
+const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"
+
+// password reads the password for Kafka.
+func (b *broker) password() (string, error) {
+	file := b.query.Get("password-file")
+	if file == "" {
+		return os.Getenv(passwordVariable), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("password: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
+}

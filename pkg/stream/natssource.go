@@ -1,0 +1,283 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// natsAckWait is how long the server waits for a word on a message until
+	// it gives it to another process, or to this one again. A process that
+	// lives says each third of it that it still has the message.
+	natsAckWait = 10 * time.Second
+	// natsAckPending is how many messages processes may have that they have
+	// not acknowledged.
+	natsAckPending = 1000
+	// natsAhead is how many messages are fetched ahead.
+	natsAhead = 64
+	// natsRemembered is how many messages are remembered after they were
+	// acknowledged: the server may have given them out again before.
+	natsRemembered = 4 * natsAckPending
+	// A request for messages ends after natsPull; while it waits the server
+	// says each natsBeat that it has it.
+	natsPull = 5 * time.Second
+	natsBeat = time.Second
+	// natsIdle is how long no message may come until it is looked whether the
+	// server has none.
+	natsIdle = 10 * time.Second
+)
+
+// natsSource takes messages of a stream by a durable consumer, which has the
+// group's name. A message is acknowledged when all required consumers have
+// taken its lines.
+type natsSource struct {
+	*reader
+
+	mu       sync.Mutex
+	handed   map[natsPosition]*natsMessage
+	underway int            // of handed, not taken
+	taken    []natsPosition // of handed, in the order in which they were
+
+	last uint64 // highest sequence that came; of the goroutine that reads
+}
+
+// natsPosition names a message; the time tells it from one of a stream made
+// anew.
+type natsPosition struct {
+	sequence uint64
+	time     int64 // unix, nanoseconds
+}
+
+// natsMessage is a message that was handed over.
+type natsMessage struct {
+	msg   jetstream.Msg // as it came last
+	taken bool
+}
+
+func (s *natsSource) run(stop, ctx context.Context) error {
+	told := false
+	for stop.Err() == nil {
+		err := s.connection(stop, ctx, func() {
+			s.back.reset()
+			if told {
+				s.log.Warn("source is there again")
+				told = false
+			}
+		})
+		if stop.Err() != nil || ctx.Err() != nil {
+			break
+		}
+		if errors.As(err, new(*UsageError)) {
+			return err
+		}
+		if !told {
+			s.log.Warn("source is lost or cannot be opened; it is tried again", "err", err)
+			told = true
+		}
+		if s.back.wait(stop) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// connection takes messages until stop or the connection ends. opened is
+// called when it can begin.
+func (s *natsSource) connection(stop, ctx context.Context, opened func()) error {
+	lost, fail := context.WithCancelCause(stop)
+	defer fail(nil)
+	nc, err := connectNATS(s.broker, s.files, fail)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	cons, err := s.consumer(lost, nc)
+	if err != nil {
+		return err
+	}
+	opened()
+	if err := s.former(lost, cons); err != nil {
+		return err
+	}
+	var alive sync.WaitGroup
+	living, die := context.WithCancel(ctx)
+	defer alive.Wait()
+	defer die()
+	alive.Go(func() { s.progress(living) })
+	iter, err := cons.Messages(jetstream.PullMaxMessages(natsAhead), jetstream.PullExpiry(natsPull), jetstream.PullHeartbeat(natsBeat))
+	if err != nil {
+		return err
+	}
+	defer iter.Stop()
+	defer context.AfterFunc(lost, iter.Drain)()
+	for {
+		msg, err := iter.Next(jetstream.NextMaxWait(natsIdle))
+		switch {
+		case err == nil:
+			err = s.message(ctx, msg)
+		case stop.Err() != nil:
+			s.settle(ctx)
+			return nc.FlushTimeout(commitTimeout)
+		case lost.Err() != nil:
+			return context.Cause(lost)
+		case errors.Is(err, nats.ErrTimeout):
+			err = s.idle(lost, cons)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// idle returns an error if the server has messages and gives none.
+func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
+	info, err := cons.Info(ctx)
+	if err == nil && info.NumPending > 0 && info.NumAckPending < info.Config.MaxAckPending {
+		err = fmt.Errorf("the server has %d messages and gives none", info.NumPending)
+	}
+	return err
+}
+
+// consumer returns the durable consumer, made if it is not there.
+func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	cons, err := js.Consumer(ctx, s.broker.name, s.group)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		cons, err = js.CreateConsumer(ctx, s.broker.name, jetstream.ConsumerConfig{
+			Durable: s.group, AckPolicy: jetstream.AckExplicitPolicy, AckWait: natsAckWait, MaxAckPending: natsAckPending,
+		})
+		if err == nil {
+			s.log.Info("consumer made", "group", s.group)
+		}
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, fmt.Errorf("stream %s does not exist; a stream --to it makes it", s.broker.name)
+	case err != nil:
+		return nil, fmt.Errorf("stream %s, consumer %s: %w", s.broker.name, s.group, err)
+	}
+	if policy := cons.CachedInfo().Config.AckPolicy; policy != jetstream.AckExplicitPolicy {
+		return nil, &UsageError{fmt.Sprintf("consumer %s of stream %s does not acknowledge each message, but %q", s.group, s.broker.name, policy),
+			"use another group: " + s.broker.String() + "?group=NAME"}
+	}
+	return cons, nil
+}
+
+// former waits until the server gives out what a process had that was killed:
+// that precedes what has come since. Where another process takes messages too
+// there is no order to keep.
+func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) error {
+	info := cons.CachedInfo()
+	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {
+		return nil
+	}
+	wait := info.Config.AckWait + time.Second
+	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending, "for", wait)
+	return sleep(ctx, wait)
+}
+
+// message hands over the lines of a message.
+func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return err
+	}
+	pos := natsPosition{meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+	s.last = max(s.last, pos.sequence)
+	if s.again(pos, msg) {
+		return nil
+	}
+	m := inbound{
+		key:    fmt.Sprintf("%s/%d@%d", s.broker, pos.sequence, pos.time),
+		format: msg.Headers().Get(headerFormat), path: msg.Headers().Get(headerPath), value: msg.Data(),
+	}
+	// Who may publish on a subject is what the server can restrict.
+	if tokens := strings.Split(msg.Subject(), "."); len(tokens) >= 2 {
+		m.probe = tokens[len(tokens)-2]
+	}
+	sent := false
+	err = s.take(ctx, &m, func() {
+		sent = true
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.handed[pos] = &natsMessage{msg: msg}
+		s.underway++
+	}, func() { s.acknowledge(pos) })
+	if err == nil && !sent {
+		return msg.Ack()
+	}
+	return err
+}
+
+// again reports whether a message was handed over before: after a lost
+// connection, or when consumers take long.
+func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.handed[pos]
+	if m == nil {
+		return false
+	}
+	m.msg = msg
+	if m.taken {
+		msg.Ack()
+	}
+	return true
+}
+
+// acknowledge tells the server that a message is taken. If that gets lost the
+// message comes again.
+func (s *natsSource) acknowledge(pos natsPosition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.handed[pos]
+	m.taken = true
+	m.msg.Ack()
+	s.underway--
+	if s.taken = append(s.taken, pos); len(s.taken) > natsRemembered {
+		delete(s.handed, s.taken[0])
+		s.taken = s.taken[1:]
+	}
+	s.window.saved(s.window.snapshot())
+}
+
+// progress tells the server of the messages that are still under way.
+func (s *natsSource) progress(ctx context.Context) {
+	for sleep(ctx, natsAckWait/3) == nil {
+		s.mu.Lock()
+		var msgs []jetstream.Msg
+		for _, m := range s.handed {
+			if !m.taken {
+				msgs = append(msgs, m.msg)
+			}
+		}
+		s.mu.Unlock()
+		for _, msg := range msgs {
+			msg.InProgress() // a lost connection is noticed elsewhere
+		}
+	}
+}
+
+// settle waits until what was handed over is taken, or ctx ends.
+func (s *natsSource) settle(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		left := s.underway
+		s.mu.Unlock()
+		if left == 0 || sleep(ctx, 5*time.Millisecond) != nil {
+			return
+		}
+	}
+}

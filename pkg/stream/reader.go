@@ -1,0 +1,253 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
+)
+
+// sourceSchemes are the kinds of sources that are URLs.
+const sourceSchemes = "kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://"
+
+// sourceOptions are the options of brokers as sources.
+var sourceOptions = map[string][]string{
+	"kafka": {"group", "sasl", "password-file"},
+	"nats":  {"group", "creds"},
+}
+
+// defaultGroup is the group of a source that names none.
+const defaultGroup = "tstatrepo"
+
+// CheckSource returns a *UsageError if text names no broker to take lines
+// from.
+func CheckSource(text string) error {
+	_, err := parseSource(text)
+	return err
+}
+
+func parseSource(text string) (*broker, error) {
+	scheme, rest, _ := strings.Cut(text, ":")
+	if !isBroker(scheme) {
+		return nil, &UsageError{"unknown kind of source", "known: " + sourceSchemes}
+	}
+	b, err := parseBroker(scheme, rest, sourceOptions)
+	if err != nil {
+		return nil, err
+	}
+	names := topicName
+	if b.scheme == "nats" {
+		names = streamName
+	}
+	if group := b.query.Get("group"); b.query.Has("group") && !names.MatchString(group) {
+		return nil, &UsageError{fmt.Sprintf("%q is not the name of a group", group), "use letters, digits, '_' and '-'"}
+	}
+	return b, nil
+}
+
+// SameTopic reports whether a source gets what a consumer is given: lines
+// would go round for ever.
+func SameTopic(source, consumer string) bool {
+	from, err := parseSource(source)
+	if err != nil {
+		return false
+	}
+	to, err := parseConsumer(consumer)
+	return err == nil && to.broker != nil && to.broker.scheme == from.scheme && to.broker.name == from.name &&
+		slices.ContainsFunc(from.hosts, func(h string) bool { return slices.Contains(to.broker.hosts, h) })
+}
+
+// brokerSource takes lines from a broker until stop ends. Lines that it has
+// read are handed over until ctx ends.
+type brokerSource interface {
+	run(stop, ctx context.Context) error
+}
+
+// newSource makes the source that text names. number tells it from others of
+// this run.
+func newSource(h *hub, text, session string, number int) (brokerSource, error) {
+	b, err := parseSource(text)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{
+		hub: h, log: h.log.With("source", b.String()), broker: b, group: defaultGroup, enc: newEncoder(h), probes: map[string]*readProbe{},
+		window: newWindow(h.opt.Window), back: backoff{min: h.opt.RetryMin, max: h.opt.RetryMax},
+		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+	}
+	if b.query.Has("group") {
+		r.group = b.query.Get("group")
+	}
+	if b.tls {
+		r.files = &h.opt.TLS
+	}
+	if b.scheme == "kafka" {
+		return &kafkaSource{reader: r, instance: fmt.Sprintf("tstatrepo-%s-%d", session, number), session: kafkaAbsence, parts: map[int32]*part{}}, nil
+	}
+	return &natsSource{reader: r, handed: map[natsPosition]*natsMessage{}}, nil
+}
+
+// inbound is a message of a broker.
+type inbound struct {
+	key    string // names it, for message ids
+	probe  string
+	format string // Raw, Line; "": Raw
+	path   string // of the log, with Line
+	value  []byte
+}
+
+// reader hands the lines of messages to the consumers.
+type reader struct {
+	hub    *hub
+	log    *slog.Logger
+	broker *broker
+	group  string
+	files  *peer.TLS // nil without TLS
+	back   backoff
+	enc    *encoder
+	probes map[string]*readProbe
+	window window
+	wrong  rate.Sometimes
+	runs   []lineRun // scratch
+}
+
+// readProbe is what is kept of a probe.
+type readProbe struct {
+	split splitter
+	src   *source
+}
+
+// lineRun is lines of one log in a message.
+type lineRun struct {
+	*origin
+	from, lines int
+	bytes       []byte
+}
+
+// maxReadProbes bounds what a source keeps of probes.
+const maxReadProbes = 256
+
+// of returns what is kept of a probe; nil if there are too many names.
+func (r *reader) of(name string) *readProbe {
+	p := r.probes[name]
+	if p == nil {
+		if !r.hub.announced.ok(name) {
+			return nil
+		}
+		if len(r.probes) == maxReadProbes {
+			clear(r.probes)
+		}
+		p = &readProbe{src: r.hub.sources.of(name, r.broker.String())}
+		p.split = splitter{types: r.hub.types, maxLine: r.hub.opt.MaxLine, probe: name, reject: func(reason string, line []byte) {
+			p.src.rejects.Add(1)
+			r.reject(1, reason, name, line)
+		}}
+		r.probes[name] = p
+	}
+	return p
+}
+
+// reject counts lines that are none.
+func (r *reader) reject(lines int, reason, probe string, text []byte) {
+	r.hub.stats.rejects.Add(int64(lines))
+	r.wrong.Do(func() {
+		r.log.Warn("lines rejected", "lines", lines, "reason", reason, "probe", probe[:min(len(probe), 80)], "line", string(text[:min(len(text), 80)]))
+	})
+}
+
+// take hands over the lines of a message. taken is called once all required
+// consumers have them. If there are none, sending and taken are not called;
+// else sending is, before.
+func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) error {
+	if len(m.value) == 0 {
+		return nil
+	}
+	p, buf, reason := r.open(m)
+	if reason != "" {
+		r.reject(max(1, bytes.Count(m.value, []byte{'\n'})), reason, m.probe, m.value)
+		return nil
+	}
+	defer buf.release()
+	p.split.key, p.split.last = m.key, nil
+	r.runs = r.runs[:0]
+	most := r.hub.maxRead()
+	p.split.split(buf.b, func(o *origin, from int, text []byte, lines int) error { // has no error of its own
+		for len(text) > most {
+			n := wholeLines(text, most)
+			part := bytes.Count(text[:n], []byte{'\n'})
+			r.runs = append(r.runs, lineRun{o, from, part, text[:n]})
+			from, lines, text = from+n, lines-part, text[n:]
+		}
+		r.runs = append(r.runs, lineRun{o, from, lines, text})
+		return nil
+	})
+	r.hub.stats.empty.Add(p.split.empty)
+	p.split.empty = 0
+	if len(r.runs) == 0 {
+		return nil
+	}
+	size := int64(len(m.value))
+	if err := r.window.acquire(ctx, size); err != nil {
+		return err
+	}
+	sending()
+	for i, run := range r.runs {
+		t := text{origin: run.origin, src: p.src, offset: int64(run.from), lines: run.lines, bytes: run.bytes, wire: true, buf: buf}
+		if i == len(r.runs)-1 {
+			t.taken = func() {
+				r.window.taken(size)
+				taken()
+			}
+		}
+		if err := r.hub.send(ctx, r.enc, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open brings a message into the form that lines have on the wire. Else it
+// returns the reason why it is none of ours.
+func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
+	if !sessionName.MatchString(m.probe) {
+		return nil, nil, "it has no name of a probe"
+	}
+	format := Format(m.format)
+	switch {
+	case format == "":
+		format = Raw
+	case format == JSON:
+		return nil, nil, "JSON is no lines of a log: who sends it needs --format raw or line"
+	case format != Raw && format != Line:
+		return nil, nil, "its format is not known"
+	}
+	if format == Line && (!strings.HasPrefix(m.path, "/") || strings.ContainsAny(m.path, " \n") || len(m.path) > maxPath) {
+		return nil, nil, "it has no path of a log"
+	}
+	p := r.of(m.probe)
+	if p == nil {
+		return nil, nil, fmt.Sprintf("its probe is one too many, %d names were announced", maxProbes)
+	}
+	value := m.value
+	if value[len(value)-1] != '\n' { // a line of another program
+		value = append(slices.Clip(value), '\n')
+	}
+	size, prefix := len(value), []byte(m.path+" ")
+	if format == Line {
+		size += bytes.Count(value, []byte{'\n'}) * len(prefix)
+	}
+	buf := newBuffer(size)
+	if format == Line {
+		buf.b = appendPrefixed(buf.b[:0], value, prefix)
+	} else {
+		buf.b = append(buf.b[:0], value...)
+	}
+	return p, buf, ""
+}
