@@ -18,6 +18,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,6 +52,11 @@ type Entry struct {
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
 }
 
+// Is reports whether a file is the one that the entry was made for.
+func (e *Entry) Is(info fs.FileInfo) bool {
+	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
+}
+
 // line is one line of the log.
 type line struct {
 	Put    *Entry `json:"put,omitempty"`
@@ -67,10 +73,12 @@ type Manifest struct {
 	path string
 	kind string
 
+	flags   int // to open it with
 	mu      sync.Mutex
 	f       *os.File // nil if there is none yet and the manifest is read-only
 	read    int64    // bytes of f that are in entries
 	torn    bool     // f does not end in a newline
+	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
 }
@@ -78,14 +86,13 @@ type Manifest struct {
 // Open opens the manifest of the store in root, which is one of the named
 // kind. With readOnly it creates nothing and may not be updated.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, entries: map[store.Key][]Entry{}}
-	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
+	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}}
 	if readOnly {
-		flags = os.O_RDONLY
+		m.flags = os.O_RDONLY
 	} else if err := os.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(m.path, flags, 0o666)
+	f, err := os.OpenFile(m.path, m.flags, 0o666)
 	if readOnly && errors.Is(err, os.ErrNotExist) {
 		return m, nil
 	}
@@ -99,7 +106,7 @@ func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, err
 		err = m.Update(ctx, func(*Tx) error { return nil })
 	}
 	if err != nil {
-		f.Close()
+		m.f.Close()
 		return nil, err
 	}
 	return m, nil
@@ -131,6 +138,18 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	return rs, nil
 }
 
+// All returns all entries, with what other processes have added meanwhile.
+func (m *Manifest) All() ([]Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f != nil {
+		if err := m.load(); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
+}
+
 // Close makes the manifest durable and closes it.
 func (m *Manifest) Close() error {
 	m.mu.Lock()
@@ -159,7 +178,7 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("lock %s: %w", m.path, err)
 	}
-	defer syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN)
+	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
 	if err := m.load(); err != nil {
 		return err
 	}
@@ -181,6 +200,14 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 func (m *Manifest) lock(ctx context.Context) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := syscall.Flock(int(m.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			// The one that had the lock may have written the log anew.
+			renewed, err := m.renew()
+			if !renewed || err != nil {
+				return err
+			}
+			continue
+		}
 		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			return err
 		}
@@ -247,11 +274,22 @@ func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, 
 
 func (tx *Tx) add(l line) {
 	tx.m.apply(l)
+	tx.m.lines++
+	tx.out.Write(encode(l))
+}
+
+func encode(l line) []byte {
 	js, err := json.Marshal(l)
 	if err != nil {
 		panic(err) // all fields are plain
 	}
-	fmt.Fprintf(&tx.out, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
+}
+
+// Sync makes durable what was put and deleted so far, before the store's files
+// go whose records are nowhere else.
+func (tx *Tx) Sync() error {
+	return errors.Join(tx.flush(), tx.m.f.Sync())
 }
 
 func (tx *Tx) flush() error {
@@ -259,6 +297,7 @@ func (tx *Tx) flush() error {
 		return nil
 	}
 	p := tx.out.Bytes()
+	defer tx.out.Reset()
 	if tx.m.torn {
 		p = append([]byte{'\n'}, p...)
 	}
@@ -292,8 +331,109 @@ func (m *Manifest) apply(l line) {
 	}
 }
 
+// renew opens the log again if another process has written it anew, see
+// Rewrite, and forgets what was read of the old one.
+func (m *Manifest) renew() (bool, error) {
+	now, err := os.Stat(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // removed by hand
+	}
+	if err != nil {
+		return false, err
+	}
+	own, err := m.f.Stat()
+	if err != nil || os.SameFile(now, own) {
+		return false, err
+	}
+	f, err := os.OpenFile(m.path, m.flags, 0o666)
+	if err != nil {
+		return false, err
+	}
+	m.f.Close()
+	m.f, m.read, m.torn, m.lines, m.damaged, m.entries = f, 0, false, 0, 0, map[store.Key][]Entry{}
+	return true, nil
+}
+
+// Rewrite writes the log anew if most of its lines say what later ones
+// replace.
+func (m *Manifest) Rewrite(ctx context.Context) error {
+	return m.Update(ctx, func(tx *Tx) error {
+		n := 0
+		for _, es := range m.entries {
+			n += len(es)
+		}
+		if m.lines <= 2*n+minLines {
+			return nil
+		}
+		return m.rewrite()
+	})
+}
+
+// minLines is how many lines too many are left alone.
+const minLines = 1000
+
+// rewrite replaces the log; the caller has its lock, and then that of the new
+// one too.
+func (m *Manifest) rewrite() error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
+	lines := 0
+	for _, es := range m.entries {
+		for _, e := range es {
+			b.Write(encode(line{Put: &e}))
+			lines++
+		}
+	}
+	old, err := m.f.Stat()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(m.path+".new", m.flags|os.O_TRUNC, old.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		_, err = f.Write(b.Bytes())
+	}
+	if err == nil {
+		err = likeOwner(f, old)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), m.path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return fmt.Errorf("write %s anew: %w", m.path, err)
+	}
+	m.f.Close()
+	m.f, m.read, m.torn, m.lines, m.damaged = f, int64(b.Len()), false, lines, 0
+	return SyncDir(filepath.Dir(m.path))
+}
+
+// likeOwner gives f the mode and owner of a file, which others write to as
+// well.
+func likeOwner(f *os.File, old fs.FileInfo) error {
+	if err := f.Chmod(old.Mode().Perm()); err != nil {
+		return err
+	}
+	a, ok := old.Sys().(*syscall.Stat_t)
+	var b syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &b); err != nil || !ok || a.Uid == b.Uid && a.Gid == b.Gid {
+		return err
+	}
+	return f.Chown(int(a.Uid), int(a.Gid))
+}
+
 // load reads what was appended since the last time.
 func (m *Manifest) load() error {
+	if _, err := m.renew(); err != nil {
+		return err
+	}
 	info, err := m.f.Stat()
 	if err != nil {
 		return err
@@ -322,6 +462,7 @@ func (m *Manifest) load() error {
 			}
 		case len(text) == 0: // put behind a cut line
 		default:
+			m.lines++
 			if !m.parse(text) {
 				m.damaged++
 			}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -111,12 +112,20 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 // between renaming a file and writing its line, and people move and remove
 // files.
 func (s *Store) reconcile(tx *manifest.Tx) error {
-	known := map[string]manifest.Entry{}
+	known := map[string][]manifest.Entry{}
+	var pruned []manifest.Entry
 	tx.All(func(e manifest.Entry) {
-		if e.Location != "" {
-			known[e.Location] = e
+		switch {
+		case e.Location == "":
+		case !e.Pruned.IsZero():
+			pruned = append(pruned, e)
+		default:
+			known[e.Location] = append(known[e.Location], e)
 		}
 	})
+	if err := s.settle(tx, pruned); err != nil {
+		return err
+	}
 	locs, err := s.files()
 	if err != nil {
 		return err // what cannot be read may be there
@@ -133,7 +142,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		if err != nil {
 			return err
 		}
-		if e, ok := known[loc]; ok && e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime()) {
+		if es := known[loc]; len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) }) {
 			delete(known, loc)
 			continue
 		}
@@ -145,13 +154,18 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		for _, r := range f.Records {
 			r.Location = loc
 			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime()})
+		}
+		if n := len(f.Records); n > 0 {
+			last := found[len(found)-1].Record
 			for _, sha := range f.Replaces {
-				replacedBy[text{r.Key, sha}] = r
+				replacedBy[text{last.Key, sha}] = last
 			}
 		}
 	}
-	for _, e := range known { // its file is gone, moved or another one now
-		tx.Delete(e.Record)
+	for _, es := range known { // its file is gone, moved or another one now
+		for _, e := range es {
+			tx.Delete(e.Record)
+		}
 	}
 	for _, e := range found {
 		tx.Put(e)
@@ -165,7 +179,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	})
 	for _, e := range left {
 		if e.Location != "" {
-			if err := os.Remove(filepath.Join(s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := s.dropRows(tx, e.Location, []manifest.Entry{e}); err != nil {
 				return err
 			}
 		}
@@ -198,8 +212,9 @@ func (s *Store) files() ([]string, error) {
 
 // footer is what our metadata in a file's footer says.
 type footer struct {
-	Records  []store.Record
-	Replaces []string // SHA-256 of the texts whose rows this file replaces
+	Records  []store.Record // in the order of their rows
+	Replaces []string       // SHA-256 of the texts whose rows those of the last record replace
+	Rows     int64          // of the whole file
 }
 
 func readFooter(path string) (footer, error) {
@@ -209,6 +224,7 @@ func readFooter(path string) (footer, error) {
 		return f, err
 	}
 	defer r.Close()
+	f.Rows = r.NumRows()
 	meta := r.MetaData().KeyValueMetadata()
 	value := meta.FindValue(RecordsKey)
 	if value == nil {

@@ -187,7 +187,7 @@ func (t *Tx) copyError() error {
 		return nil
 	}
 	var pe *pgconn.PgError
-	if errors.As(c.err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23") {
+	if errors.As(c.err, &pe) && !NoPartition(c.err) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23") {
 		if m := copyLine.FindStringSubmatch(pe.Where); m != nil {
 			row, _ := strconv.ParseInt(m[1], 10, 64)
 			if line := c.line(row); line > 0 {
