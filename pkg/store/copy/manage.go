@@ -158,3 +158,6 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	}
 	return rd.Counts().Rows, nil
 }
+
+// Size implements store.Sizer.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

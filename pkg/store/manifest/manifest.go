@@ -579,3 +579,15 @@ func SyncDir(dir string) error {
 	}
 	return errors.Join(err, d.Close())
 }
+
+// Size returns the size of a store's file; 0 if it is gone.
+func Size(root, location string) (int64, error) {
+	info, err := os.Stat(filepath.Join(root, location))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}

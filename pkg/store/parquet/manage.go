@@ -217,3 +217,6 @@ func (s *Store) dropRows(_ *manifest.Tx, loc string, _ []manifest.Entry) error {
 	}
 	return nil
 }
+
+// Size implements store.Sizer.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }
