@@ -81,12 +81,13 @@ type Manifest struct {
 	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
+	at      map[string]int // how many entries have a location
 }
 
 // Open opens the manifest of the store in root, which is one of the named
 // kind. With readOnly it creates nothing and may not be updated.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}}
+	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, at: map[string]int{}}
 	if readOnly {
 		m.flags = os.O_RDONLY
 	} else if err := os.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
@@ -222,6 +223,9 @@ func (m *Manifest) lock(ctx context.Context) error {
 // Lookup returns the entries of a key.
 func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
 
+// At returns how many entries have a location.
+func (tx *Tx) At(location string) int { return tx.m.at[location] }
+
 // All calls f for every entry.
 func (tx *Tx) All(f func(Entry)) {
 	for _, es := range tx.m.entries {
@@ -316,7 +320,13 @@ func (tx *Tx) flush() error {
 
 func (m *Manifest) apply(l line) {
 	if l.Delete != nil {
-		m.entries[l.Delete.Key] = slices.DeleteFunc(m.entries[l.Delete.Key], func(e Entry) bool { return e.SHA256 == l.Delete.SHA256 })
+		m.entries[l.Delete.Key] = slices.DeleteFunc(m.entries[l.Delete.Key], func(e Entry) bool {
+			if e.SHA256 != l.Delete.SHA256 {
+				return false
+			}
+			m.placed(e.Location, -1)
+			return true
+		})
 		if len(m.entries[l.Delete.Key]) == 0 {
 			delete(m.entries, l.Delete.Key)
 		}
@@ -324,10 +334,22 @@ func (m *Manifest) apply(l line) {
 	if l.Put != nil {
 		es := m.entries[l.Put.Key]
 		if i := slices.IndexFunc(es, func(e Entry) bool { return e.SHA256 == l.Put.SHA256 }); i >= 0 {
+			m.placed(es[i].Location, -1)
 			es[i] = *l.Put
 		} else {
 			m.entries[l.Put.Key] = append(es, *l.Put)
 		}
+		m.placed(l.Put.Location, 1)
+	}
+}
+
+// placed counts an entry at a location.
+func (m *Manifest) placed(location string, n int) {
+	if location == "" {
+		return
+	}
+	if m.at[location] += n; m.at[location] == 0 {
+		delete(m.at, location)
 	}
 }
 
@@ -350,7 +372,7 @@ func (m *Manifest) renew() (bool, error) {
 		return false, err
 	}
 	m.f.Close()
-	m.f, m.read, m.torn, m.lines, m.damaged, m.entries = f, 0, false, 0, 0, map[store.Key][]Entry{}
+	m.f, m.read, m.torn, m.lines, m.damaged, m.entries, m.at = f, 0, false, 0, 0, map[store.Key][]Entry{}, map[string]int{}
 	return true, nil
 }
 
@@ -514,24 +536,30 @@ func checkBanner(path, kind string, text []byte) error {
 // long as it is open, so that RemoveStale can tell it from one that a killed
 // process left.
 func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
-	dir := filepath.Join(filepath.Dir(m.path), "tmp")
-	err = m.Update(ctx, func(*Tx) error {
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return err
-		}
-		// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
-		path := filepath.Join(dir, rand.Text()+".tmp")
-		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm); err != nil {
-			return err
-		}
-		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = m.Update(ctx, func(tx *Tx) error {
+		f, err = tx.Temp(perm)
+		return err
 	})
-	if err != nil && f != nil {
+	return f, err
+}
+
+// Temp is Manifest.Temp while the store is changed.
+func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
+	dir := filepath.Join(filepath.Dir(tx.m.path), "tmp")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
+	f, err := os.OpenFile(filepath.Join(dir, rand.Text()+".tmp"), os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		os.Remove(f.Name())
 		f.Close()
-		f = nil
+		return nil, err
 	}
-	return f, err
+	return f, nil
 }
 
 // RemoveStale removes the temporary files of processes that are gone.

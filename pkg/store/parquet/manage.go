@@ -14,6 +14,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // Records implements store.Manager.
@@ -209,13 +210,154 @@ func (f *footer) rowsOf() []int64 {
 
 var _ store.Counter = (*Store)(nil)
 
-// dropRows removes the rows of records from the file at a location. It may be
-// gone.
-func (s *Store) dropRows(_ *manifest.Tx, loc string, _ []manifest.Entry) error {
-	if err := os.Remove(filepath.Join(s.dir, loc)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// dropRows removes the rows of entries from the file at a location. Rows of
+// other files in it stay. It may be gone.
+func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
+	path := filepath.Join(s.dir, loc)
+	if tx.At(loc) > len(entries) {
+		old, err := openStored(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		keep, rest := old.without(entries)
+		if len(rest) > 0 {
+			return s.rewrite(tx, loc, old, keep, rest)
+		}
+		old.close()
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// rewrite leaves only rows of some records in the file at a location.
+func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
+	tmp, err := tx.Temp(0o666)
+	if err != nil {
+		old.close()
+		return err
+	}
+	defer tmp.Close()
+	if err = s.concat(context.Background(), tmp, old.columns, rest, nil, part{old, keep}); err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	info, err := tmp.Stat()
+	if err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(s.dir, loc))
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	for _, e := range current(tx, rest, loc) {
+		e.StoredSize, e.StoredModTime = info.Size(), info.ModTime()
+		tx.Put(e)
+	}
+	return nil
+}
+
+// without returns the rows of a file that are not of the entries, and their
+// records.
+func (s *stored) without(entries []manifest.Entry) (keep []span, rest []store.Record) {
+	from := int64(0)
+	for i, n := range s.rowsOf() {
+		r := s.Records[i]
+		if !slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Key == r.Key && e.SHA256 == r.SHA256 }) {
+			keep, rest = append(keep, span{from, from + n}), append(rest, r)
+		}
+		from += n
+	}
+	return keep, rest
+}
+
+// current returns what the manifest has of records at a location.
+func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
+	var list []manifest.Entry
+	for _, r := range records {
+		for _, e := range tx.Lookup(r.Key) {
+			if e.SHA256 == r.SHA256 && e.Location == loc {
+				list = append(list, e)
+			}
+		}
+	}
+	return list
+}
+
+// join puts the rows of other files, which stand in the file at a location,
+// before those of the new one, for that takes its place. It returns what the
+// manifest has of these others.
+func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) ([]manifest.Entry, error) {
+	here := 0
+	for _, e := range replaced {
+		if e.Location == loc {
+			here++
+		}
+	}
+	if m.At(loc) <= here {
+		return nil, nil
+	}
+	old, err := openStored(filepath.Join(t.s.dir, loc))
+	if err != nil {
+		return nil, err
+	}
+	mine, err := openStored(t.tmp.Name())
+	if err != nil {
+		old.close()
+		return nil, err
+	}
+	keep, rest := old.without(replaced)
+	columns, err := widen(old.columns, mine.columns)
+	var tmp *os.File
+	if err == nil {
+		tmp, err = m.Temp(0o666)
+	}
+	if err != nil {
+		old.close()
+		mine.close()
+		return nil, err
+	}
+	if err := t.s.concat(ctx, tmp, columns, append(slices.Clone(rest), mine.Records...), replace, part{old, keep}, part{mine, nil}); err != nil {
+		os.Remove(tmp.Name())
+		tmp.Close()
+		return nil, err
+	}
+	os.Remove(t.tmp.Name())
+	t.tmp.Close()
+	t.tmp = tmp
+	return current(m, rest, loc), nil
+}
+
+// part is rows of a file, nil for all.
+type part struct {
+	*stored
+	keep []span
+}
+
+// concat writes the parts one after the other, whose records are given, and
+// closes them.
+func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
+	var sums []string
+	for _, r := range replace {
+		sums = append(sums, r.SHA256)
+	}
+	a, err := s.assemble(ctx, out, columns)
+	for i, p := range parts {
+		if err != nil {
+			parts[i].close()
+			continue
+		}
+		err = a.add(p.stored, p.keep)
+	}
+	defer a.discard()
+	if err != nil {
+		return err
+	}
+	return a.finish(slices.Clone(records), sums)
 }
 
 // Size implements store.Sizer.
