@@ -3,7 +3,7 @@
 
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
-    local commands="import-bulk stream rrd-push serve runcap supervisor help"
+    local commands="import-bulk stream rrd-push serve runcap supervisor store help"
     # bash makes a word of the "=" in --flag=value
     if [[ $cur == "=" ]]; then
         cur=
@@ -249,6 +249,31 @@ _tstatrepo() {
         esac
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--components --clients --allow --tls-cert --tls-key --tls-ca --registry --role --authorize --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+        else
+            COMPREPLY=()
+        fi ;;
+    store)
+        case $prev in
+        --against)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --config)
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --state-dir)
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            return ;;
+        --log-format)
+            mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur")
+            return ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
+            return ;;
+        --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --type | --since | --until | --probe | --timezone | --stream)
+            return ;;
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--against --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --stream --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

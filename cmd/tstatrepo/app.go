@@ -31,6 +31,7 @@ func newApp(con *console) *cli.App {
 			serveCommand(con),
 			runcapCommand(con),
 			supervisorCommand(con),
+			storeCommand(con),
 			helpCommand(),
 			generateCommand(),
 		},

@@ -35,6 +35,7 @@ type config struct {
 	rrdPush    rrdPush
 	runcap     runcap
 	supervisor supervise
+	store      storeCmd
 	serve      serve
 	probe      probeSettings
 
@@ -69,6 +70,7 @@ type fileSections struct {
 	RRDPush    struct{} `toml:"rrd-push"`
 	Runcap     struct{} `toml:"runcap"`
 	Supervisor struct{} `toml:"supervisor"`
+	Store      struct{} `toml:"store"`
 	Serve      struct{} `toml:"serve"`
 
 	CollectLog       struct{}   `toml:"collect-log"`
@@ -82,7 +84,7 @@ type fileSections struct {
 func newConfig() *config {
 	c := &config{
 		logFormat: "text", logLevel: "info", importBulk: defaultImportBulk(), stream: defaultStream(), rrdPush: defaultRRDPush(),
-		runcap: defaultRuncap(), supervisor: defaultSupervise(), serve: defaultServe(), probe: defaultProbe(),
+		runcap: defaultRuncap(), supervisor: defaultSupervise(), store: defaultStoreCmd(), serve: defaultServe(), probe: defaultProbe(),
 	}
 	c.sections = []section{
 		{settings: []*setting{
@@ -99,6 +101,7 @@ func newConfig() *config {
 		{name: "rrd-push", settings: c.rrdPush.settings()},
 		{name: "runcap", settings: c.runcap.settings()},
 		{name: "supervisor", settings: c.supervisor.settings()},
+		{name: "store", settings: c.store.settings()},
 	}
 	c.sections = append(c.sections, c.serve.sections()...)
 	c.sections = append(c.sections, section{name: "probe", command: "serve", settings: c.probe.settings()})

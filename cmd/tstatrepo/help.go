@@ -20,6 +20,7 @@ var examples = map[string][]example{
 	"serve":       serveExamples,
 	"runcap":      runcapExamples,
 	"supervisor":  supervisorExamples,
+	"store":       storeExamples,
 }
 
 const (

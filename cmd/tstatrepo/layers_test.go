@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"pkg/store/postgres", "pkg/store/dbstream"},
 	{"pkg/store/stores"},
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
-	{"pkg/mathproto"},
+	{"pkg/mathproto", "pkg/upkeep"},
 	{"pkg/repository", "pkg/probe", "pkg/legacy"},
 	{"cmd/tstatrepo"},
 }

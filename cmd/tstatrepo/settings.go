@@ -91,8 +91,8 @@ func (s *setting) set(text string) error {
 		f, err := strconv.ParseFloat(text, 64)
 		return put(v, f, err, "%q is not a number", text)
 	case *duration:
-		d, err := time.ParseDuration(text)
-		return put(v, duration(d), err, "%q is not a duration like 90s or 2h", text)
+		d, err := parseDuration(text)
+		return put(v, d, err, "%q is not a duration like 90s, 2h or 400d", text)
 	case *size:
 		n, err := parseSize(text)
 		return put(v, n, err, "%q is not a size like 400MiB, 1GiB or a number of bytes", text)
@@ -230,7 +230,32 @@ func (p *problems) err(command string) error {
 // duration is a time.Duration that prints as 2h, not 2h0m0s.
 type duration time.Duration
 
+// parseDuration reads what time.ParseDuration does, and whole days before it.
+func parseDuration(text string) (duration, error) {
+	days, rest, ok := strings.Cut(text, "d")
+	if !ok {
+		d, err := time.ParseDuration(text)
+		return duration(d), err
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil {
+		return 0, err
+	}
+	d := time.Duration(n) * 24 * time.Hour
+	if rest != "" {
+		more, err := time.ParseDuration(rest)
+		if err != nil || more < 0 || more >= 24*time.Hour {
+			return 0, errors.New("no duration")
+		}
+		d += more
+	}
+	return duration(d), nil
+}
+
 func (d duration) String() string {
+	if day := duration(24 * time.Hour); d >= 3*day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
 	s := time.Duration(d).String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

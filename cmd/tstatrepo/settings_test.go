@@ -106,7 +106,7 @@ func TestReadFile(t *testing.T) {
 				`f:4: import-bulk.settle: must be text in quotes, like "2h"` + "\n" +
 				"f:5: import-bulk.json: must be true or false\n" +
 				"f:6: import-bulk.probe: must be text in quotes"},
-		{"[import-bulk]\nsettle = 'soon'", `f:2: import-bulk.settle: "soon" is not a duration like 90s or 2h`},
+		{"[import-bulk]\nsettle = 'soon'", `f:2: import-bulk.settle: "soon" is not a duration like 90s, 2h or 400d`},
 		{"[import-bulk.to]\nx = 1", "f:1: import-bulk.to: must be a list of text in quotes, like [\"a\", \"b\"]"},
 		{"[[import-bulk]]\njobs = 1", "f:1: a section must be a table, like [import-bulk]"},
 		{"import-bulk = 3", "f:1: a section must be a table, like [import-bulk]"},

@@ -111,20 +111,33 @@ func writeTable(b *strings.Builder, sum *bulk.Summary) {
 			rows[j] = append(rows[j], c.text(c.value(t)))
 		}
 	}
-	table := append([][]string{head}, rows...)
-	width := make([]int, len(head))
+	b.WriteString(alignTable(append([][]string{head}, rows...), 1))
+}
+
+// alignTable lays out a table: its first columns, so many as left says, to the
+// left, those of numbers to the right.
+func alignTable(table [][]string, left int) string {
+	width := make([]int, len(table[0]))
 	for _, row := range table {
 		for i, cell := range row {
 			width[i] = max(width[i], utf8.RuneCountInString(cell))
 		}
 	}
+	var b strings.Builder
 	for _, row := range table {
-		fmt.Fprintf(b, "%-*s", width[0], row[0])
-		for i, cell := range row[1:] {
-			fmt.Fprintf(b, "  %*s", width[i+1], cell)
+		for i, cell := range row {
+			switch {
+			case i == 0:
+				fmt.Fprintf(&b, "%-*s", width[i], cell)
+			case i < left:
+				fmt.Fprintf(&b, "  %-*s", width[i], cell)
+			default:
+				fmt.Fprintf(&b, "  %*s", width[i], cell)
+			}
 		}
 		b.WriteByte('\n')
 	}
+	return b.String()
 }
 
 // span returns the times of the first and last folder.

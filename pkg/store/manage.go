@@ -46,3 +46,54 @@ type Claimer interface {
 	// Release ends the owner's claims of the keys.
 	Release(ctx context.Context, owner string, keys []Key) error
 }
+
+// Sizer is a Manager that keeps rows in files of its own.
+type Sizer interface {
+	Manager
+	// Size returns how many bytes the file at a Record.Location has; 0 if
+	// there is none.
+	Size(location string) (int64, error)
+}
+
+// Compacter is a Manager whose many small files can become few large ones.
+type Compacter interface {
+	Manager
+	// Compact does so with the days that are over. What readers may rely on
+	// meanwhile, the store says. What a process that died left half done, the
+	// next one tidies up. A second one at the same time gets an error that
+	// wraps state.ErrLocked.
+	Compact(ctx context.Context, opt CompactOptions) (CompactResult, error)
+}
+
+// CompactOptions of Compact.
+type CompactOptions struct {
+	// TargetSize is about how many bytes a file gets; 0: DefaultTargetSize.
+	TargetSize int64
+	// ClosedAfter is how long ago a day must have ended, and its newest file
+	// must have been stored.
+	ClosedAfter time.Duration
+	DryRun      bool
+	Jobs        int // days at a time; 0: 1
+	// Total is told how many files and bytes there are to read, Done what of
+	// them was; nil: nobody wants to know.
+	Total func(files int, bytes int64)
+	Done  func(bytes, rows int64)
+}
+
+// Defaults of CompactOptions.
+const (
+	DefaultTargetSize  = 256 << 20
+	DefaultClosedAfter = 24 * time.Hour
+)
+
+// CompactResult is what Compact did, or would do.
+type CompactResult struct {
+	Days  int64 `json:"days"`  // folders of a log type, probe and day
+	Files int64 `json:"files"` // of them, read
+	Into  int64 `json:"into"`  // files written; with DryRun: about
+	Rows  int64 `json:"rows"`
+	Bytes int64 `json:"bytes"` // read
+	// Failed are days that were left as they are because of an error, which
+	// the log has.
+	Failed int64 `json:"failed"`
+}

@@ -38,6 +38,9 @@ func Open(ctx context.Context, dir string, readOnly bool) (*Store, error) {
 	if !readOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
+			err = m.Update(ctx, s.settle)
+		}
+		if err == nil {
 			err = m.Update(ctx, s.dropMissing)
 		}
 		if err != nil {
@@ -52,6 +55,9 @@ func Open(ctx context.Context, dir string, readOnly bool) (*Store, error) {
 func (s *Store) dropMissing(tx *manifest.Tx) error {
 	var gone []store.Record
 	tx.All(func(e manifest.Entry) {
+		if !e.Pruned.IsZero() {
+			return
+		}
 		if _, err := os.Lstat(filepath.Join(s.dir, e.Location)); errors.Is(err, fs.ErrNotExist) {
 			gone = append(gone, e.Record)
 		}
@@ -174,7 +180,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	var errs []error
 	for _, e := range replaced {
 		m.Delete(e.Record)
-		if e.Location != r.Location {
+		if e.Location != r.Location && e.Location != "" {
 			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
@@ -191,6 +197,9 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.Join(t.f.Dir, filepath.FromSlash(t.f.Name))
 	for _, e := range replaced {
+		if e.Location == "" { // pruned
+			continue
+		}
 		// A plain log may have become a .gz, or moved.
 		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {
 			return e.Location, nil

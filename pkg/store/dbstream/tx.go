@@ -118,10 +118,14 @@ func (x *fileTx) count() {
 // check looks at an error for a sign that the stream is not what it was: a
 // retention job may have dropped a partition.
 func (x *fileTx) check(err error) error {
-	if strings.HasPrefix(pg.CodeOf(err), "42") || errors.Is(err, pg.ErrChanged) {
+	code := pg.CodeOf(err)
+	if strings.HasPrefix(code, "42") || errors.Is(err, pg.ErrChanged) {
 		x.s.mu.Lock()
 		delete(x.s.streams, x.st.name)
 		x.s.mu.Unlock()
+	}
+	if code == "42P01" { // dropped meanwhile: the next try makes it again
+		return pg.Again(err)
 	}
 	return err
 }

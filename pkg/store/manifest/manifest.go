@@ -18,6 +18,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,6 +52,11 @@ type Entry struct {
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
 }
 
+// Is reports whether a file is the one that the entry was made for.
+func (e *Entry) Is(info fs.FileInfo) bool {
+	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
+}
+
 // line is one line of the log.
 type line struct {
 	Put    *Entry `json:"put,omitempty"`
@@ -67,25 +73,27 @@ type Manifest struct {
 	path string
 	kind string
 
+	flags   int // to open it with
 	mu      sync.Mutex
 	f       *os.File // nil if there is none yet and the manifest is read-only
 	read    int64    // bytes of f that are in entries
 	torn    bool     // f does not end in a newline
+	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
+	at      map[string]int // how many entries have a location
 }
 
 // Open opens the manifest of the store in root, which is one of the named
 // kind. With readOnly it creates nothing and may not be updated.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, entries: map[store.Key][]Entry{}}
-	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
+	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, at: map[string]int{}}
 	if readOnly {
-		flags = os.O_RDONLY
+		m.flags = os.O_RDONLY
 	} else if err := os.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(m.path, flags, 0o666)
+	f, err := os.OpenFile(m.path, m.flags, 0o666)
 	if readOnly && errors.Is(err, os.ErrNotExist) {
 		return m, nil
 	}
@@ -99,7 +107,7 @@ func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, err
 		err = m.Update(ctx, func(*Tx) error { return nil })
 	}
 	if err != nil {
-		f.Close()
+		m.f.Close()
 		return nil, err
 	}
 	return m, nil
@@ -131,6 +139,18 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	return rs, nil
 }
 
+// All returns all entries, with what other processes have added meanwhile.
+func (m *Manifest) All() ([]Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f != nil {
+		if err := m.load(); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
+}
+
 // Close makes the manifest durable and closes it.
 func (m *Manifest) Close() error {
 	m.mu.Lock()
@@ -159,7 +179,7 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("lock %s: %w", m.path, err)
 	}
-	defer syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN)
+	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
 	if err := m.load(); err != nil {
 		return err
 	}
@@ -181,6 +201,14 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 func (m *Manifest) lock(ctx context.Context) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := syscall.Flock(int(m.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			// The one that had the lock may have written the log anew.
+			renewed, err := m.renew()
+			if !renewed || err != nil {
+				return err
+			}
+			continue
+		}
 		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			return err
 		}
@@ -194,6 +222,9 @@ func (m *Manifest) lock(ctx context.Context) error {
 
 // Lookup returns the entries of a key.
 func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
+
+// At returns how many entries have a location.
+func (tx *Tx) At(location string) int { return tx.m.at[location] }
 
 // All calls f for every entry.
 func (tx *Tx) All(f func(Entry)) {
@@ -247,11 +278,22 @@ func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, 
 
 func (tx *Tx) add(l line) {
 	tx.m.apply(l)
+	tx.m.lines++
+	tx.out.Write(encode(l))
+}
+
+func encode(l line) []byte {
 	js, err := json.Marshal(l)
 	if err != nil {
 		panic(err) // all fields are plain
 	}
-	fmt.Fprintf(&tx.out, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
+}
+
+// Sync makes durable what was put and deleted so far, before the store's files
+// go whose records are nowhere else.
+func (tx *Tx) Sync() error {
+	return errors.Join(tx.flush(), tx.m.f.Sync())
 }
 
 func (tx *Tx) flush() error {
@@ -259,6 +301,7 @@ func (tx *Tx) flush() error {
 		return nil
 	}
 	p := tx.out.Bytes()
+	defer tx.out.Reset()
 	if tx.m.torn {
 		p = append([]byte{'\n'}, p...)
 	}
@@ -277,7 +320,13 @@ func (tx *Tx) flush() error {
 
 func (m *Manifest) apply(l line) {
 	if l.Delete != nil {
-		m.entries[l.Delete.Key] = slices.DeleteFunc(m.entries[l.Delete.Key], func(e Entry) bool { return e.SHA256 == l.Delete.SHA256 })
+		m.entries[l.Delete.Key] = slices.DeleteFunc(m.entries[l.Delete.Key], func(e Entry) bool {
+			if e.SHA256 != l.Delete.SHA256 {
+				return false
+			}
+			m.placed(e.Location, -1)
+			return true
+		})
 		if len(m.entries[l.Delete.Key]) == 0 {
 			delete(m.entries, l.Delete.Key)
 		}
@@ -285,15 +334,128 @@ func (m *Manifest) apply(l line) {
 	if l.Put != nil {
 		es := m.entries[l.Put.Key]
 		if i := slices.IndexFunc(es, func(e Entry) bool { return e.SHA256 == l.Put.SHA256 }); i >= 0 {
+			m.placed(es[i].Location, -1)
 			es[i] = *l.Put
 		} else {
 			m.entries[l.Put.Key] = append(es, *l.Put)
 		}
+		m.placed(l.Put.Location, 1)
 	}
+}
+
+// placed counts an entry at a location.
+func (m *Manifest) placed(location string, n int) {
+	if location == "" {
+		return
+	}
+	if m.at[location] += n; m.at[location] == 0 {
+		delete(m.at, location)
+	}
+}
+
+// renew opens the log again if another process has written it anew, see
+// Rewrite, and forgets what was read of the old one.
+func (m *Manifest) renew() (bool, error) {
+	now, err := os.Stat(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // removed by hand
+	}
+	if err != nil {
+		return false, err
+	}
+	own, err := m.f.Stat()
+	if err != nil || os.SameFile(now, own) {
+		return false, err
+	}
+	f, err := os.OpenFile(m.path, m.flags, 0o666)
+	if err != nil {
+		return false, err
+	}
+	m.f.Close()
+	m.f, m.read, m.torn, m.lines, m.damaged, m.entries, m.at = f, 0, false, 0, 0, map[store.Key][]Entry{}, map[string]int{}
+	return true, nil
+}
+
+// Rewrite writes the log anew if most of its lines say what later ones
+// replace.
+func (m *Manifest) Rewrite(ctx context.Context) error {
+	return m.Update(ctx, func(tx *Tx) error {
+		n := 0
+		for _, es := range m.entries {
+			n += len(es)
+		}
+		if m.lines <= 2*n+minLines {
+			return nil
+		}
+		return m.rewrite()
+	})
+}
+
+// minLines is how many lines too many are left alone.
+const minLines = 1000
+
+// rewrite replaces the log; the caller has its lock, and then that of the new
+// one too.
+func (m *Manifest) rewrite() error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
+	lines := 0
+	for _, es := range m.entries {
+		for _, e := range es {
+			b.Write(encode(line{Put: &e}))
+			lines++
+		}
+	}
+	old, err := m.f.Stat()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(m.path+".new", m.flags|os.O_TRUNC, old.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		_, err = f.Write(b.Bytes())
+	}
+	if err == nil {
+		err = likeOwner(f, old)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), m.path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return fmt.Errorf("write %s anew: %w", m.path, err)
+	}
+	m.f.Close()
+	m.f, m.read, m.torn, m.lines, m.damaged = f, int64(b.Len()), false, lines, 0
+	return SyncDir(filepath.Dir(m.path))
+}
+
+// likeOwner gives f the mode and owner of a file, which others write to as
+// well.
+func likeOwner(f *os.File, old fs.FileInfo) error {
+	if err := f.Chmod(old.Mode().Perm()); err != nil {
+		return err
+	}
+	a, ok := old.Sys().(*syscall.Stat_t)
+	var b syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &b); err != nil || !ok || a.Uid == b.Uid && a.Gid == b.Gid {
+		return err
+	}
+	return f.Chown(int(a.Uid), int(a.Gid))
 }
 
 // load reads what was appended since the last time.
 func (m *Manifest) load() error {
+	if _, err := m.renew(); err != nil {
+		return err
+	}
 	info, err := m.f.Stat()
 	if err != nil {
 		return err
@@ -322,6 +484,7 @@ func (m *Manifest) load() error {
 			}
 		case len(text) == 0: // put behind a cut line
 		default:
+			m.lines++
 			if !m.parse(text) {
 				m.damaged++
 			}
@@ -373,24 +536,30 @@ func checkBanner(path, kind string, text []byte) error {
 // long as it is open, so that RemoveStale can tell it from one that a killed
 // process left.
 func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
-	dir := filepath.Join(filepath.Dir(m.path), "tmp")
-	err = m.Update(ctx, func(*Tx) error {
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return err
-		}
-		// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
-		path := filepath.Join(dir, rand.Text()+".tmp")
-		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm); err != nil {
-			return err
-		}
-		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = m.Update(ctx, func(tx *Tx) error {
+		f, err = tx.Temp(perm)
+		return err
 	})
-	if err != nil && f != nil {
+	return f, err
+}
+
+// Temp is Manifest.Temp while the store is changed.
+func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
+	dir := filepath.Join(filepath.Dir(tx.m.path), "tmp")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
+	f, err := os.OpenFile(filepath.Join(dir, rand.Text()+".tmp"), os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		os.Remove(f.Name())
 		f.Close()
-		f = nil
+		return nil, err
 	}
-	return f, err
+	return f, nil
 }
 
 // RemoveStale removes the temporary files of processes that are gone.
@@ -437,4 +606,16 @@ func SyncDir(dir string) error {
 		err = nil
 	}
 	return errors.Join(err, d.Close())
+}
+
+// Size returns the size of a store's file; 0 if it is gone.
+func Size(root, location string) (int64, error) {
+	info, err := os.Stat(filepath.Join(root, location))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }

@@ -18,11 +18,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
@@ -75,6 +77,9 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if !opt.ReadOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
+			err = s.tidy()
+		}
+		if err == nil {
 			err = m.Update(ctx, s.reconcile)
 		}
 		if err != nil {
@@ -111,12 +116,20 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 // between renaming a file and writing its line, and people move and remove
 // files.
 func (s *Store) reconcile(tx *manifest.Tx) error {
-	known := map[string]manifest.Entry{}
+	known := map[string][]manifest.Entry{}
+	var pruned []manifest.Entry
 	tx.All(func(e manifest.Entry) {
-		if e.Location != "" {
-			known[e.Location] = e
+		switch {
+		case e.Location == "":
+		case !e.Pruned.IsZero():
+			pruned = append(pruned, e)
+		default:
+			known[e.Location] = append(known[e.Location], e)
 		}
 	})
+	if err := s.settle(tx, pruned); err != nil {
+		return err
+	}
 	locs, err := s.files()
 	if err != nil {
 		return err // what cannot be read may be there
@@ -133,7 +146,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		if err != nil {
 			return err
 		}
-		if e, ok := known[loc]; ok && e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime()) {
+		if es := known[loc]; len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) }) {
 			delete(known, loc)
 			continue
 		}
@@ -145,13 +158,18 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		for _, r := range f.Records {
 			r.Location = loc
 			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime()})
+		}
+		if n := len(f.Records); n > 0 {
+			last := found[len(found)-1].Record
 			for _, sha := range f.Replaces {
-				replacedBy[text{r.Key, sha}] = r
+				replacedBy[text{last.Key, sha}] = last
 			}
 		}
 	}
-	for _, e := range known { // its file is gone, moved or another one now
-		tx.Delete(e.Record)
+	for _, es := range known { // its file is gone, moved or another one now
+		for _, e := range es {
+			tx.Delete(e.Record)
+		}
 	}
 	for _, e := range found {
 		tx.Put(e)
@@ -165,7 +183,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	})
 	for _, e := range left {
 		if e.Location != "" {
-			if err := os.Remove(filepath.Join(s.dir, e.Location)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := s.dropRows(tx, e.Location, []manifest.Entry{e}); err != nil {
 				return err
 			}
 		}
@@ -198,18 +216,23 @@ func (s *Store) files() ([]string, error) {
 
 // footer is what our metadata in a file's footer says.
 type footer struct {
-	Records  []store.Record
-	Replaces []string // SHA-256 of the texts whose rows this file replaces
+	Records  []store.Record // in the order of their rows
+	Replaces []string       // SHA-256 of the texts whose rows those of the last record replace
+	Rows     int64          // of the whole file
 }
 
 func readFooter(path string) (footer, error) {
-	var f footer
 	r, err := file.OpenParquetFile(path, false)
 	if err != nil {
-		return f, err
+		return footer{}, err
 	}
 	defer r.Close()
-	meta := r.MetaData().KeyValueMetadata()
+	return parseFooter(r.MetaData())
+}
+
+func parseFooter(m *metadata.FileMetaData) (footer, error) {
+	f := footer{Rows: m.NumRows}
+	meta := m.KeyValueMetadata()
 	value := meta.FindValue(RecordsKey)
 	if value == nil {
 		return f, errors.New("its footer has no " + RecordsKey)
@@ -266,6 +289,13 @@ func (s *Store) writer() *writer {
 	return new(writer)
 }
 
+// idleAgain keeps a writer for the next who needs one.
+func (s *Store) idleAgain(w *writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = append(s.idle, w)
+}
+
 // tx is one Parquet file that is being written.
 type tx struct {
 	s    *Store
@@ -292,30 +322,20 @@ func (t *tx) Abort() error {
 
 func (t *tx) end() {
 	t.tmp = nil
-	t.s.mu.Lock()
-	t.s.idle = append(t.s.idle, t.w)
-	t.s.mu.Unlock()
+	t.s.idleAgain(t.w)
 	t.w = nil
 }
 
 func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
 	r.Location = ""
-	records, err := json.Marshal([]store.Record{r})
+	var sums []string
+	for _, old := range replace {
+		sums = append(sums, old.SHA256)
+	}
+	meta, err := ourMetadata([]store.Record{r}, sums)
 	if err != nil {
 		return err
-	}
-	meta := [][2]string{{RecordsKey, string(records)}}
-	if len(replace) > 0 {
-		var sums []string
-		for _, old := range replace {
-			sums = append(sums, old.SHA256)
-		}
-		js, err := json.Marshal(sums)
-		if err != nil {
-			return err
-		}
-		meta = append(meta, [2]string{replacesKey, string(js)})
 	}
 	if err := t.w.close(meta); err != nil {
 		return store.Unavailable(err)
@@ -326,17 +346,27 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	if err := t.tmp.Sync(); err != nil {
 		return store.Unavailable(err)
 	}
-	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
+	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(ctx, m, r, known, replace) }))
 }
 
 // publish makes the file visible: by one rename, over the file that it
 // replaces if there is one, so that a reader sees the old rows or the new.
-func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
+func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
 		return err
 	}
+	if !t.s.stand(replaced) {
+		// A process died before it could say what it had done.
+		if err := t.s.reconcile(m); err != nil {
+			return err
+		}
+		if replaced, err = m.Replaced(r, known, replace); err != nil {
+			return err
+		}
+	}
 	entry := manifest.Entry{Record: r}
+	kept := map[string][]manifest.Entry{}
 	if t.rows > 0 {
 		for _, e := range replaced {
 			if entry.Location = e.Location; entry.Location != "" {
@@ -345,6 +375,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		}
 		if entry.Location == "" {
 			entry.Location = t.s.free(t.f)
+		} else if kept[entry.Location], err = t.join(ctx, m, entry.Location, replaced, replace); err != nil {
+			return err
 		}
 		path := filepath.Join(t.s.dir, entry.Location)
 		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
@@ -367,20 +399,39 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		changed[filepath.Dir(entry.Location)] = true
 	}
 	var errs []error
+	gone := map[string][]manifest.Entry{}
 	for _, e := range replaced {
-		m.Delete(e.Record)
 		if e.Location != "" && e.Location != entry.Location {
-			changed[filepath.Dir(e.Location)] = true
-			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+			gone[e.Location] = append(gone[e.Location], e)
 		}
 	}
+	for loc, entries := range gone {
+		changed[filepath.Dir(loc)] = true
+		errs = append(errs, t.s.dropRows(m, loc, entries))
+	}
+	for _, e := range replaced {
+		m.Delete(e.Record)
+	}
 	m.Put(entry)
+	for _, e := range kept[entry.Location] {
+		e.StoredSize, e.StoredModTime = entry.StoredSize, entry.StoredModTime
+		m.Put(e)
+	}
 	for dir := range changed {
 		errs = append(errs, manifest.SyncDir(filepath.Join(t.s.dir, dir)))
 	}
 	return errors.Join(errs...)
+}
+
+// stand reports whether the files of entries are as the manifest says.
+func (s *Store) stand(entries []manifest.Entry) bool {
+	return !slices.ContainsFunc(entries, func(e manifest.Entry) bool {
+		if e.Location == "" {
+			return false
+		}
+		info, err := os.Stat(filepath.Join(s.dir, e.Location))
+		return err != nil || !e.Is(info)
+	})
 }
 
 // free returns a location for a file that no other has: further content of

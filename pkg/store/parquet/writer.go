@@ -25,6 +25,7 @@ type writer struct {
 	ones    []int16
 	zeros   []int16
 	view    []parquet.ByteArray
+	in      input
 }
 
 // column holds the values of one column, without the NULLs.

@@ -418,6 +418,16 @@ func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	return &t, nil
 }
 
+// NoPartition reports whether a table lacks the partition of a row: someone
+// has dropped it since it was looked at.
+func NoPartition(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""
+}
+
+// Again marks an error as one after which a second try finds things in order.
+func Again(err error) error { return &transientError{err} }
+
 // CodeOf returns the SQLSTATE of an error, "" if it is none of the server.
 func CodeOf(err error) string {
 	var pe *pgconn.PgError

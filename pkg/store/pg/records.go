@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -21,6 +22,9 @@ const FilesTable = "tstatrepo_files"
 type records struct {
 	table    Ident
 	location func(store.Key) string
+	// pruned: the table has that column. Those of older versions get it when
+	// there is something to prune.
+	pruned atomic.Bool
 }
 
 // mtime_ns beside mtime: file systems keep nanoseconds, timestamptz does not,
@@ -44,13 +48,14 @@ const createFiles = ` (
 	rejects bigint not null,
 	cut bigint not null,
 	imported timestamptz not null,
+	pruned timestamptz,
 	unique (location, probe, folder, file, sha256)
 )`
 
 // UseRecords makes the table of records in a schema if it is missing.
 // location tells where the rows of a key go.
 func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, location func(store.Key) string) error {
-	d.records = records{Ident{schema, FilesTable}, location}
+	d.records.table, d.records.location = Ident{schema, FilesTable}, location
 	find := func(q Querier) (*Table, error) { return FindTable(ctx, q, d.records.table) }
 	t, err := find(d.Pool)
 	if err != nil {
@@ -68,11 +73,15 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 		if err != nil {
 			return fmt.Errorf("create table %s: %w", d.records.table.Sanitize(), err)
 		}
-		t = &Table{}
+		if t, err = find(d.Pool); err != nil {
+			return fmt.Errorf("find table %s: %w", d.records.table.Sanitize(), err)
+		}
 	}
 	if t == nil {
 		d.records.table = nil // nothing was ever stored
+		return nil
 	}
+	d.records.pruned.Store(t.Columns[colPruned] != "")
 	return nil
 }
 
@@ -110,22 +119,41 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 		return nil, nil
 	}
 	var rs []store.Record
-	rows, err := d.Pool.Query(ctx, `select r.location, r.probe, r.folder, r.file, r.sha256, r.length, r.size, r.mtime_ns,
-		r.path, r.type, r.layout, r.time, r.rows, r.rejects, r.cut, r.imported
+	rows, err := d.Pool.Query(ctx, "select "+d.recordColumns()+`
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
 		join `+d.records.table.Sanitize()+` as r using (location, probe, folder, file)`, l, p, f, n)
 	if err != nil {
 		return nil, Mark(err)
 	}
-	var r store.Record
-	var ns int64
-	_, err = pgx.ForEachRow(rows, []any{&r.Location, &r.Probe, &r.Folder, &r.File, &r.SHA256, &r.Length, &r.Size, &ns,
-		&r.Path, &r.Type, &r.Layout, &r.Time, &r.Rows, &r.Rejects, &r.Cut, &r.Imported}, func() error {
-		r.ModTime, r.Time, r.Imported = time.Unix(0, ns).UTC(), r.Time.UTC(), r.Imported.UTC()
+	err = eachRecord(rows, func(r store.Record) error {
 		rs = append(rs, r)
 		return nil
 	})
 	return rs, Mark(err)
+}
+
+// recordColumns are the columns of a record in table r, for eachRecord.
+func (d *DB) recordColumns() string {
+	pruned := "r." + colPruned
+	if !d.records.pruned.Load() {
+		pruned = "null::timestamptz"
+	}
+	return "r.location, r.probe, r.folder, r.file, r.sha256, r.length, r.size, r.mtime_ns, r.path, r.type, r.layout, r.time, r.rows, r.rejects, r.cut, r.imported, " + pruned
+}
+
+func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
+	var r store.Record
+	var ns int64
+	var pruned *time.Time
+	_, err := pgx.ForEachRow(rows, []any{&r.Location, &r.Probe, &r.Folder, &r.File, &r.SHA256, &r.Length, &r.Size, &ns,
+		&r.Path, &r.Type, &r.Layout, &r.Time, &r.Rows, &r.Rejects, &r.Cut, &r.Imported, &pruned}, func() error {
+		r.ModTime, r.Time, r.Imported, r.Pruned = time.Unix(0, ns).UTC(), r.Time.UTC(), r.Imported.UTC(), time.Time{}
+		if pruned != nil {
+			r.Pruned = pruned.UTC()
+		}
+		return f(r)
+	})
+	return err
 }
 
 // Refresh implements store.Store.

@@ -211,7 +211,7 @@ func (t *Tx) copyError() error {
 	if errors.As(c.err, &pe) && pe.Code == "22P03" { // not of the type's length
 		return fmt.Errorf("%w: %w", ErrChanged, c.err)
 	}
-	if errors.As(c.err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23") {
+	if errors.As(c.err, &pe) && !NoPartition(c.err) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23") {
 		if m := copyLine.FindStringSubmatch(pe.Where); m != nil {
 			row, _ := strconv.ParseInt(m[1], 10, 64)
 			if line := c.line(row); line > 0 {

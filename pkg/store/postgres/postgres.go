@@ -304,6 +304,9 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 func (x *fileTx) check(err error) error {
 	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, pg.ErrChanged) {
 		x.s.forget(x.table[1])
+		if code == "42P01" || pg.NoPartition(err) { // pruned meanwhile: the next try makes it again
+			return pg.Again(err)
+		}
 	}
 	return err
 }

@@ -50,6 +50,10 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"names":      (*suite).names,
 		"cancelled":  (*suite).cancelled,
 		"claims":     (*suite).claims,
+		"records":    (*suite).allRecords,
+		"count":      (*suite).count,
+		"prune":      (*suite).prune,
+		"prune all":  (*suite).pruneAll,
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t)
@@ -80,10 +84,15 @@ func (s *suite) file(text string) logFile { return logFile{"p1", "2016_03_24_21_
 
 // rows makes the text of a log with n rows.
 func rows(n int, fqdn string) string {
+	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
+}
+
+// rowsAt makes the text of a log whose rows have a time.
+func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")
 	for i := range n {
-		fmt.Fprintf(&b, "10.0.0.1 %d 1458855462170.811035 1.5 1 %s\n", i, fqdn)
+		fmt.Fprintf(&b, "10.0.0.1 %d %d.811035 1.5 1 %s\n", i, at.UnixMilli(), fqdn)
 	}
 	return b.String()
 }

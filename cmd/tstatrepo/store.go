@@ -1,0 +1,372 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
+)
+
+// storeCmd holds the settings of store.
+type storeCmd struct {
+	bulk       importBulk // what verify reads, and what all commands share
+	against    []string
+	keep       duration
+	targetSize size
+	closed     duration
+	dryRun     bool
+}
+
+func defaultStoreCmd() storeCmd {
+	return storeCmd{bulk: defaultImportBulk(), targetSize: store.DefaultTargetSize, closed: duration(store.DefaultClosedAfter)}
+}
+
+// storeActions are the words after store, and the settings that only they
+// know.
+var storeActions = []struct {
+	name     string
+	settings []string
+}{
+	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
+	{"verify", []string{"against", "type", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
+	{"prune", []string{"keep", "dry-run", "json"}},
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *storeCmd) settings() []*setting {
+	const (
+		verify  = "Verify"
+		compact = "Compact"
+		prune   = "Prune"
+		files   = "Which files"
+		reports = "Output"
+	)
+	b := &s.bulk
+	list := []*setting{
+		{name: "against", group: verify, value: &s.against, complete: "dir",
+			usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
+		{name: "include-open", group: verify, value: &b.includeOpen,
+			usage: "verify: also files that Tstat may still write to"},
+		{name: "settle", group: verify, value: &b.settle,
+			usage: "verify: the newest folder is finished when nothing in it changed for `DURATION`"},
+		{name: "target-size", group: compact, value: &s.targetSize,
+			usage: "compact: make files of about `SIZE`"},
+		{name: "closed-after", group: compact, value: &s.closed,
+			usage: "compact: only days that ended, and whose newest file was stored, `DURATION` ago or earlier"},
+		{name: "keep", group: prune, value: &s.keep, empty: "nothing is pruned without",
+			usage: "prune: remove rows of days that ended more than `DURATION` ago, like 400d"},
+		{name: "dry-run", group: reports, value: &s.dryRun,
+			usage: "compact, prune: only say what would be done"},
+		{name: "type", group: files, value: &b.types, empty: "all",
+			usage: "list, verify: log types that match `GLOB`, like 'log_tcp_*'"},
+		{name: "since", group: files, value: &b.since,
+			usage: "list, verify: folders of `TIME` (2006-01-02, 2006-01-02T15:04, RFC 3339) or later"},
+		{name: "until", group: files, value: &b.until,
+			usage: "list, verify: folders before `TIME`"},
+		{name: "probe", group: files, value: &b.probe, empty: "all; with --against the host name up to the first dot",
+			usage: "list, verify: what the probe `NAME` wrote"},
+		{name: "timezone", group: files, value: &b.timezone,
+			usage: "list, verify: `ZONE` of the sources' folder names and of --since and --until: Local, UTC or like Europe/Rome"},
+		{name: "stream", group: files, value: &b.stream, empty: "{probe}_{type}",
+			usage: "`NAME` of DBStream's table; {probe} and {type} stand for those of each file"},
+		{name: "jobs", group: reports, value: &b.jobs, empty: "count of CPUs, at most 4",
+			usage: "compact, verify: work on `N` days or source files at a time"},
+		{name: "retry-timeout", group: reports, value: &b.retryTimeout,
+			usage: "try again for `DURATION` when a database is away"},
+	}
+	return append(list, pick(b.settings(), "json", "progress-interval", "quiet")...)
+}
+
+var storeExamples = []example{
+	{"what is there: per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
+	{"is everything stored that Tstat wrote?", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
+	{"the small files of closed days become few large ones", "tstatrepo store compact parquet:/srv/tstat"},
+	{"rows of more than 400 days go", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
+}
+
+func storeCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "store",
+		Usage:     "list, verify, compact and prune what is stored",
+		ArgsUsage: "list|verify|compact|prune URL",
+		Category:  groupAlso,
+		Description: "Looks after the store at URL, which is a destination of import-bulk. Imports may go on meanwhile.\n\n" +
+			"list shows files, rows and sizes per log type, probe and day, and where folders are missing: in a series of log folders, " +
+			"those that are more than one and a half usual distances apart have a gap between them.\n\n" +
+			"verify counts the rows of each stored file anew and compares them with its record; the rows of dbstream:// do not " +
+			"tell their file and are not counted. With --against it reads the finished logs of a source too: missing is one that is " +
+			"not stored, different one whose text is another now, extra one that is stored while the source, in the time " +
+			"that it covers, does not have it. The status is 1 if anything differs.\n\n" +
+			"compact makes few files of about --target-size out of the many of closed days, of parquet: stores. What they hold " +
+			"stays known: nothing is imported again, and a log that grows later is still replaced. A reader that lists a day's " +
+			"folder sees all old or all new files of it. One that listed the old ones and opens them later finds them gone and has " +
+			"to begin again; it never reads a row twice or misses one. The file system must be able to exchange two folders " +
+			"(ext4, XFS, Btrfs, tmpfs on Linux).\n\n" +
+			"prune removes the rows of whole days (UTC) that ended longer ago than --keep. The records stay, so that no later " +
+			"import stores such a file again. In PostgreSQL partitions are dropped, in DBStream windows with their rows of the catalog.\n\n" +
+			"Both can be interrupted, even killed: the next run, or import, completes what was begun.",
+		Flags:  commandFlags("store"),
+		Action: func(c *cli.Context) error { return runStore(c, con) },
+	}
+}
+
+// runStore turns flags and config into one call for the action.
+func runStore(c *cli.Context, con *console) error {
+	cfg, p, err := loadConfig(c, con)
+	if err != nil {
+		return err
+	}
+	s := &cfg.store
+	opt := s.check(c, p)
+	opt.StateDir = cfg.stateDir
+	if err := p.err(c.Command.Name); err != nil {
+		return err
+	}
+	if done, err := checkOrPrint(c, cfg); done {
+		return err
+	}
+	if c.NArg() != 2 {
+		return hintError{usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat"}
+	}
+	action, url := c.Args().Get(0), c.Args().Get(1)
+	if s.bulk.quiet {
+		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+	}
+	opt.Log = con.logger()
+	st, err := stores.Open(c.Context, url, stores.Options{
+		ReadOnly: action == "list" || action == "verify" || s.dryRun, Log: opt.Log,
+		RetryTimeout: opt.RetryTimeout, Stream: s.bulk.stream,
+	})
+	if err != nil {
+		return err
+	}
+	err = s.run(c.Context, con, c.App.Writer, action, st, opt)
+	return orInterrupt(c.Context, errors.Join(err, st.Close()))
+}
+
+// check checks the settings and returns those that verify shares with
+// import-bulk.
+func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
+	probe := s.bulk.probe
+	s.bulk.sources = s.against
+	if slices.Contains(s.against, "-") {
+		p.add("against", "cannot be standard input")
+	}
+	stream := s.bulk.stream
+	s.bulk.stream = "" // it names tables; what options would check is for an import
+	opt := s.bulk.options(p)
+	s.bulk.stream = stream
+	if len(s.against) == 0 {
+		s.bulk.probe = probe
+	}
+	if s.keep != 0 {
+		atLeast(p, "keep", s.keep, duration(24*time.Hour))
+	}
+	atLeast(p, "target-size", s.targetSize, 1<<20)
+	atLeast(p, "closed-after", s.closed, 0)
+	action := c.Args().First()
+	var names []string
+	known := map[string]bool{}
+	for _, a := range storeActions {
+		names = append(names, a.name)
+		if a.name == action {
+			for _, name := range a.settings {
+				known[name] = true
+			}
+		}
+	}
+	switch {
+	case action == "":
+		return opt
+	case !slices.Contains(names, action):
+		p.errs = append(p.errs, fmt.Errorf("unknown action %q%s", action, didYouMean(action, names, "")))
+		p.hint = "actions are: " + strings.Join(names, ", ")
+		return opt
+	}
+	for _, a := range storeActions {
+		for _, name := range a.settings {
+			if !known[name] && c.IsSet(name) {
+				known[name] = true
+				p.add(name, "is not for store %s", action)
+			}
+		}
+	}
+	if action == "prune" && s.keep == 0 {
+		p.add("keep", "must say how long rows stay, like 400d")
+	}
+	return opt
+}
+
+// run does the action.
+func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, action string, st store.Store, opt bulk.Options) error {
+	m, ok := st.(store.Manager)
+	if !ok {
+		return store.NewUsageError(fmt.Sprintf("%s cannot be managed", st), "")
+	}
+	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.bulk.probe}
+	switch action {
+	case "list":
+		inv, err := upkeep.List(ctx, m, filter)
+		if err != nil {
+			return err
+		}
+		return s.report(stdout, inv, func(w io.Writer) error { return writeInventory(w, inv) })
+	case "verify":
+		return s.verify(ctx, con, stdout, m, filter, opt)
+	case "compact":
+		return s.compact(ctx, con, stdout, m, opt)
+	}
+	res, err := m.Prune(ctx, upkeep.Before(time.Now(), time.Duration(s.keep)), s.dryRun)
+	out := struct {
+		store.PruneResult
+		DryRun bool `json:"dry_run,omitempty"`
+	}{res, s.dryRun}
+	rerr := s.report(stdout, out, func(w io.Writer) error {
+		if s.dryRun || con.tty && !s.bulk.quiet {
+			verb := "pruned"
+			if s.dryRun {
+				verb = "would prune"
+			}
+			fmt.Fprintf(w, "%s %s, %s", verb, plural(res.Files, "file"), plural(res.Rows, "row"))
+			if res.Bytes > 0 {
+				fmt.Fprintf(w, ", %s", byteText(res.Bytes))
+			}
+			fmt.Fprintln(w)
+		}
+		return nil
+	})
+	return errors.Join(err, rerr)
+}
+
+// report prints a result: as JSON, or as text.
+func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) error) error {
+	if !s.bulk.json {
+		return text(stdout)
+	}
+	js, err := json.MarshalIndent(result, "", "  ")
+	if err == nil {
+		_, err = stdout.Write(append(js, '\n'))
+	}
+	return err
+}
+
+// writeInventory prints a line per log type, probe and day.
+func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
+	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0}
+	row := func(cells []string, numbers ...string) []string {
+		for i, n := range numbers {
+			if shown[i] {
+				cells = append(cells, n)
+			}
+		}
+		return cells
+	}
+	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps")}
+	for _, d := range append(inv.Days, inv.Total) {
+		table = append(table, row([]string{printable(cmp.Or(d.Type, "total")), printable(d.Probe), d.Date},
+			count(d.Files), count(d.Rows), byteText(d.Text), byteText(d.Stored), count(d.Pruned), count(d.Gaps)))
+	}
+	if _, err := io.WriteString(out, alignTable(table, 3)); err != nil {
+		return err
+	}
+	const layout = "2006-01-02 15:04"
+	for _, g := range inv.Gaps {
+		if _, err := fmt.Fprintf(out, "gap: %s of %s: %s missing between %s and %s (UTC)\n", printable(g.Type), printable(g.Probe),
+			plural(g.Missing, "folder"), g.After.Format(layout), g.Before.Format(layout)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
+	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)
+	vo := upkeep.VerifyOptions{Filter: filter, Progress: prog}
+	if len(s.against) > 0 {
+		opt.Progress = prog
+		vo.Against = &opt
+	}
+	rep, err := upkeep.Verify(ctx, m, vo)
+	stop()
+	if rep == nil {
+		return err
+	}
+	rerr := s.report(stdout, rep, func(w io.Writer) error {
+		for _, f := range rep.Findings {
+			line := fmt.Sprintf("%-9s  %s", f.Kind, f.Key)
+			if f.Kind == upkeep.Rows {
+				line += fmt.Sprintf("  %d of %d", f.Counts, f.Rows)
+			}
+			if f.Path != "" {
+				line += "  " + f.Path
+			}
+			fmt.Fprintln(w, printable(line))
+		}
+		if rep.Sources+rep.Unread > 0 {
+			fmt.Fprintf(w, "%s, %d stored as they are", plural(rep.Sources, "source file"), rep.Same)
+			if rep.Pruned > 0 {
+				fmt.Fprintf(w, " (%d pruned since)", rep.Pruned)
+			}
+			fmt.Fprintln(w)
+		}
+		if rep.Uncounted > 0 {
+			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", plural(rep.Uncounted, "record"))
+		} else {
+			fmt.Fprintf(w, "%s, %s counted\n", plural(rep.Records, "record"), plural(rep.Rows, "row"))
+		}
+		return nil
+	})
+	if errors.Is(err, upkeep.ErrDiffers) {
+		n := int64(len(rep.Findings)) + rep.Unread
+		err = fmt.Errorf("%s: %w in %s", m, err, plural(n, "file"))
+	}
+	return errors.Join(err, rerr)
+}
+
+func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
+	c, ok := m.(store.Compacter)
+	if !ok {
+		return store.NewUsageError(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
+	}
+	co := store.CompactOptions{TargetSize: int64(s.targetSize), ClosedAfter: time.Duration(s.closed), DryRun: s.dryRun, Jobs: opt.Jobs}
+	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)
+	if prog != nil {
+		co.Total, co.Done = prog.Total, prog.Add
+	}
+	started := time.Now()
+	res, err := c.Compact(ctx, co)
+	stop()
+	out := struct {
+		store.CompactResult
+		Seconds float64 `json:"seconds"`
+		DryRun  bool    `json:"dry_run,omitempty"`
+	}{res, time.Since(started).Seconds(), s.dryRun}
+	rerr := s.report(stdout, out, func(w io.Writer) error {
+		if s.dryRun || con.tty && !s.bulk.quiet {
+			verb := "compacted"
+			if s.dryRun {
+				verb = "would compact"
+			}
+			fmt.Fprintf(w, "%s %s: %s (%s) into %d\n", verb, plural(res.Days, "day"), plural(res.Files, "file"), byteText(res.Bytes), res.Into)
+		}
+		return nil
+	})
+	if err == nil && res.Failed > 0 {
+		err = fmt.Errorf("%s not compacted", plural(res.Failed, "day"))
+	}
+	return errors.Join(err, rerr)
+}

@@ -1,0 +1,90 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Identity tells what a finished source file is to be in a store.
+type Identity struct {
+	store.Key
+	store.Fingerprint
+	Path string
+	Time time.Time // the folder's time, UTC
+}
+
+// Identify calls f, not concurrently, for each file that Run would import or
+// pass over, with the fingerprint that it has now. It imports nothing and
+// takes no lock. What cannot be read is told in the log and counted.
+func Identify(ctx context.Context, opt Options, f func(Identity) error) (failed int, err error) {
+	opt.DryRun, opt.Follow = true, false
+	r, err := newRun(opt)
+	if err != nil {
+		return 0, err
+	}
+	tasks, err := r.find(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var bytes int64
+	for _, t := range tasks {
+		bytes += t.size
+	}
+	r.opt.Progress.Total(len(tasks), bytes)
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.opt.Jobs)
+	for _, t := range tasks {
+		g.Go(func() error {
+			id, err := r.identify(ctx, t)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case errors.Is(err, fs.ErrNotExist): // Tstat's own cleaning
+				return nil
+			case err != nil:
+				r.problem(t.path, err)
+				return nil
+			case !r.inTime(t):
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			return f(id)
+		})
+	}
+	err = errors.Join(g.Wait(), r.awayError())
+	return r.failed, err
+}
+
+// identify reads a task's file.
+func (r *run) identify(ctx context.Context, t *task) (Identity, error) {
+	file, err := t.open(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer file.Close()
+	rd := r.readers.Get().(*tstat.Reader)
+	defer r.readers.Put(rd)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file}
+	if t.key.Folder == "" {
+		if err := im.nameByRows(); err != nil {
+			return Identity{}, err
+		}
+	}
+	in := &sourceReader{ctx: ctx, in: file, limiter: r.limits.rate, progress: r.opt.Progress}
+	rd.Reset(in, im.typ(), tstat.ReaderOptions{})
+	if err := rd.Drain(); err != nil {
+		return Identity{}, err
+	}
+	sha, length := rd.Fingerprint()
+	return Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time}, nil
+}

@@ -1,0 +1,163 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+var _ store.Counter = (*Store)(nil)
+
+// Records implements store.Manager.
+func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := f(e.Record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneBatch is how many copies are removed while others wait.
+const pruneBatch = 500
+
+// Prune implements store.Manager. The manifest is the only place that tells of
+// a pruned file. So first it says that the copies go, durably, then they do,
+// and then it forgets where they were; see settle.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
+	var res store.PruneResult
+	for {
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+		n := 0
+		add := func(e manifest.Entry) {
+			n++
+			res.Files++
+			res.Rows += e.Rows
+			if info, err := os.Lstat(filepath.Join(s.dir, e.Location)); err == nil {
+				res.Bytes += info.Size()
+			}
+		}
+		if dryRun {
+			entries, err := s.manifest.All()
+			for _, e := range entries {
+				if goes(e, before) {
+					add(e)
+				}
+			}
+			return res, err
+		}
+		err := s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+			var gone []manifest.Entry
+			tx.All(func(e manifest.Entry) {
+				if goes(e, before) && len(gone) < pruneBatch {
+					gone = append(gone, e)
+				}
+			})
+			for _, e := range gone {
+				e.Pruned = time.Now().UTC()
+				add(e)
+				tx.Put(e)
+			}
+			if err := tx.Sync(); err != nil {
+				return err
+			}
+			return s.settle(tx)
+		})
+		if err != nil {
+			return res, store.Unavailable(err)
+		}
+		if n == 0 {
+			return res, store.Unavailable(s.manifest.Rewrite(ctx))
+		}
+	}
+}
+
+// goes reports whether the copy of an entry is to be removed.
+func goes(e manifest.Entry, before time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(before) }
+
+// settle removes the copies that the manifest says were pruned, also those
+// that a process which died has left, and the folders that are empty then.
+func (s *Store) settle(tx *manifest.Tx) error {
+	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
+	tx.All(func(e manifest.Entry) {
+		switch {
+		case e.Pruned.IsZero():
+			kept[e.Location] = true
+		case e.Location != "":
+			pruned[e.Location] = e
+		}
+	})
+	dirs := map[string]bool{}
+	for loc, e := range pruned {
+		if !kept[loc] { // else another has the name by now
+			if err := os.Remove(filepath.Join(s.dir, loc)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			dirs[filepath.Dir(loc)] = true
+		}
+		e.Location = ""
+		tx.Put(e)
+	}
+	for dir := range dirs {
+		for dir != "." && os.Remove(filepath.Join(s.dir, dir)) == nil {
+			dir = filepath.Dir(dir)
+		}
+		if err := manifest.SyncDir(filepath.Join(s.dir, dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Count implements store.Counter: it reads the copies.
+func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
+	counts := make([]int64, len(records))
+	rd := new(tstat.Reader)
+	for i, r := range records {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if r.Location == "" || !r.Pruned.IsZero() {
+			continue
+		}
+		n, err := s.lines(rd, r)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		counts[i] = n - r.Rejects // if other stores took the file's rows, its lines were parsed
+	}
+	return counts, nil
+}
+
+// lines returns how many data lines a copy has.
+func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
+	f, err := os.Open(filepath.Join(s.dir, r.Location))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	rd.Reset(f, &tstat.LogType{Name: r.Type}, tstat.ReaderOptions{})
+	if err := rd.Drain(); err != nil {
+		return 0, err
+	}
+	return rd.Counts().Rows, nil
+}
+
+// Size implements store.Sizer.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

@@ -1,0 +1,525 @@
+package parquet
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/apache/arrow-go/v18/parquet"
+	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
+	"github.com/apache/arrow-go/v18/parquet/schema"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// stored is an open file of the store.
+type stored struct {
+	footer
+	f       *os.File
+	r       *file.Reader
+	columns []tstat.Column
+}
+
+// openStored opens a file of ours; another's is an error.
+func openStored(path string) (*stored, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &stored{f: f}
+	if s.r, err = file.NewParquetReader(f); err == nil {
+		s.footer, err = parseFooter(s.r.MetaData())
+	}
+	if err == nil {
+		s.columns, err = columnsOf(s.r.MetaData().Schema)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *stored) close() { s.f.Close() }
+
+// columnsOf is newSchema the other way round.
+func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
+	var columns []tstat.Column
+	for i := range sc.NumColumns() {
+		d := sc.Column(i)
+		c := tstat.Column{Name: d.Name()}
+		switch d.PhysicalType() {
+		case parquet.Types.Int64:
+			c.Kind = tstat.Int
+			if _, ok := d.LogicalType().(schema.TimestampLogicalType); ok {
+				c.Kind = tstat.Time
+			}
+		case parquet.Types.Double:
+			c.Kind = tstat.Float
+		case parquet.Types.Boolean:
+			c.Kind = tstat.Bool
+		case parquet.Types.ByteArray:
+			c.Kind = tstat.Text
+		}
+		columns = append(columns, c)
+	}
+	root, err := newSchema(columns)
+	if err != nil {
+		return nil, err
+	}
+	if !root.Equals(sc.Root()) {
+		return nil, errors.New("its columns are none that we write")
+	}
+	return columns, nil
+}
+
+// widen returns the columns of a and then those that only b has.
+func widen(a, b []tstat.Column) ([]tstat.Column, error) {
+	all := slices.Clone(a)
+	for _, c := range b {
+		i := slices.IndexFunc(all, func(o tstat.Column) bool { return o.Name == c.Name })
+		switch {
+		case i < 0:
+			all = append(all, c)
+		case all[i].Kind != c.Kind:
+			return nil, fmt.Errorf("column %s is %s in one file and %s in another", c.Name, all[i].Kind, c.Kind)
+		}
+	}
+	return all, nil
+}
+
+// span is a range of rows.
+type span struct{ from, to int64 }
+
+// Row groups of fewer rows than minCopied are put together when they are
+// neighbours: a year of them would make footers larger than the rows. Others
+// are copied as they are.
+const minCopied = 8 << 10
+
+// scratchSize is how many bytes of new row groups are collected in memory.
+const scratchSize = 32 << 20
+
+// assembly writes a Parquet file out of parts of others, which go one after
+// the other.
+type assembly struct {
+	ctx     context.Context
+	store   *Store
+	out     *os.File
+	pos     int64
+	columns []tstat.Column
+	groups  *metadata.FileMetaData // its row groups are those of out
+	rows    int64
+
+	w       *writer // of scratch
+	scratch *bytes.Buffer
+	held    *group // a small row group whose neighbour is not known yet
+	current *stored
+}
+
+// group is rows of a row group.
+type group struct {
+	s     *stored
+	index int
+	keep  span
+}
+
+// magic begins and ends every Parquet file.
+const magic = "PAR1"
+
+// assemble begins a file with the given columns.
+func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Column) (*assembly, error) {
+	a := &assembly{ctx: ctx, store: s, out: out, columns: columns}
+	n, err := out.WriteString(magic)
+	a.pos = int64(n)
+	return a, err
+}
+
+// add adds rows of a file, nil for all, and closes it some time.
+func (a *assembly) add(s *stored, keep []span) error {
+	a.current = s
+	defer func() {
+		a.current = nil
+		if a.held == nil || a.held.s != s {
+			s.close()
+		}
+	}()
+	if keep == nil {
+		keep = []span{{0, s.Rows}}
+	}
+	same := slices.Equal(s.columns, a.columns)
+	start := int64(0)
+	for i, rg := range s.r.MetaData().RowGroups {
+		all := span{0, rg.NumRows}
+		for _, k := range keep {
+			g := &group{s, i, span{max(k.from-start, 0), min(k.to-start, all.to)}}
+			if g.keep.from >= g.keep.to {
+				continue
+			}
+			if err := a.ctx.Err(); err != nil {
+				return err
+			}
+			whole := same && g.keep == all && contiguous(s.r.MetaData(), i)
+			var err error
+			switch {
+			case whole && all.to >= minCopied:
+				if err = a.settle(); err == nil {
+					err = a.copy(s.f, s.r.MetaData(), i)
+				}
+			case whole && a.scratch == nil && a.held == nil:
+				a.held = g
+			default:
+				if err = a.decodeHeld(); err == nil {
+					err = a.decode(g)
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.f.Name(), err)
+			}
+		}
+		start += all.to
+	}
+	return nil
+}
+
+// settle writes what is collected: a small row group without neighbours as it
+// is.
+func (a *assembly) settle() error {
+	if h := a.held; h != nil {
+		a.held = nil
+		err := a.copy(h.s.f, h.s.r.MetaData(), h.index)
+		a.letGo(h)
+		return err
+	}
+	return a.flush()
+}
+
+func (a *assembly) decodeHeld() error {
+	h := a.held
+	if h == nil {
+		return nil
+	}
+	a.held = nil
+	defer a.letGo(h)
+	return a.decode(h)
+}
+
+// letGo closes a file that was open for its held group only.
+func (a *assembly) letGo(h *group) {
+	if h.s != a.current {
+		h.s.close()
+	}
+}
+
+// contiguous reports whether the bytes of a row group stand together and have
+// nothing between them.
+func contiguous(m *metadata.FileMetaData, index int) bool {
+	from, to, sum := extent(m, index)
+	return to-from == sum
+}
+
+// extent returns where the column chunks of a row group are, and how many
+// bytes they have.
+func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
+	for i, c := range m.RowGroups[index].Columns {
+		if c.MetaData == nil || c.FilePath != nil {
+			return 0, 0, -1
+		}
+		start := c.MetaData.DataPageOffset
+		if d := c.MetaData.DictionaryPageOffset; d != nil && *d > 0 && *d < start {
+			start = *d
+		}
+		if i == 0 || start < from {
+			from = start
+		}
+		to = max(to, start+c.MetaData.TotalCompressedSize)
+		sum += c.MetaData.TotalCompressedSize
+	}
+	return from, to, sum
+}
+
+// copy copies a row group byte for byte. Indexes and Bloom filters, which
+// stand elsewhere in a file, and which we do not write, stay behind.
+func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
+	from, to, _ := extent(m, index)
+	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
+	if err != nil {
+		return err
+	}
+	if n != to-from {
+		return io.ErrUnexpectedEOF
+	}
+	shift := a.pos - from
+	moved := func(p *int64) *int64 {
+		if p == nil {
+			return nil
+		}
+		v := *p + shift
+		return &v
+	}
+	rg := *m.RowGroups[index]
+	rg.Columns = slices.Clone(rg.Columns)
+	for i := range rg.Columns {
+		c, md := *rg.Columns[i], *rg.Columns[i].MetaData
+		md.DataPageOffset += shift
+		md.DictionaryPageOffset, md.IndexPageOffset = moved(md.DictionaryPageOffset), nil
+		md.BloomFilterOffset, md.BloomFilterLength = nil, nil
+		if c.FileOffset > 0 { // an old field, which some leave out
+			c.FileOffset += shift
+		}
+		c.OffsetIndexOffset, c.OffsetIndexLength, c.ColumnIndexOffset, c.ColumnIndexLength = nil, nil, nil, nil
+		c.MetaData = &md
+		rg.Columns[i] = &c
+	}
+	rg.FileOffset = moved(rg.FileOffset)
+	if a.groups == nil {
+		if a.groups, err = m.Subset(nil); err != nil {
+			return err
+		}
+	}
+	rg.Ordinal = nil
+	a.groups.RowGroups = append(a.groups.RowGroups, &rg)
+	a.rows += rg.NumRows
+	a.pos += n
+	return nil
+}
+
+// decode adds rows to the row group that is being collected.
+func (a *assembly) decode(g *group) error {
+	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.rows+int(g.keep.to-g.keep.from) > a.w.max {
+		if err := a.flush(); err != nil {
+			return err
+		}
+	}
+	if a.scratch == nil {
+		a.scratch, a.w = new(bytes.Buffer), a.store.writer()
+		if err := a.w.reset(a.scratch, a.columns, rowGroup(a.store.opt.Memory, len(a.columns)), int(a.store.opt.Memory/4)); err != nil {
+			return err
+		}
+	}
+	return a.w.addGroup(g.s, g.index, g.keep)
+}
+
+// flush writes the row groups that were collected.
+func (a *assembly) flush() error {
+	if a.scratch == nil {
+		return nil
+	}
+	scratch := a.scratch
+	defer a.drop()
+	if err := a.w.close(nil); err != nil {
+		return err
+	}
+	in := bytes.NewReader(scratch.Bytes())
+	r, err := file.NewParquetReader(in)
+	if err != nil {
+		return err
+	}
+	for i := range r.NumRowGroups() {
+		if err := a.copy(in, r.MetaData(), i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop forgets the rows that are collected.
+func (a *assembly) drop() {
+	if a.scratch != nil {
+		a.store.idleAgain(a.w)
+		a.scratch, a.w = nil, nil
+	}
+}
+
+// discard ends an assembly that is not finished.
+func (a *assembly) discard() {
+	if a.held != nil {
+		a.held.s.close()
+		a.held = nil
+	}
+	a.drop()
+}
+
+// finish writes the footer and makes the file durable. The records must be in
+// the order in which their rows were added.
+func (a *assembly) finish(records []store.Record, replaces []string) error {
+	defer a.discard()
+	if err := a.settle(); err != nil {
+		return err
+	}
+	want := int64(0)
+	for i, r := range records {
+		want += r.Rows
+		records[i].Location = ""
+	}
+	if want != a.rows {
+		return fmt.Errorf("%d rows of records that have %d", a.rows, want)
+	}
+	// The footer of an empty file has all but the row groups.
+	var empty bytes.Buffer
+	w := a.store.writer()
+	defer a.store.idleAgain(w)
+	if err := w.reset(&empty, a.columns, minRowGroup, 1); err != nil {
+		return err
+	}
+	meta, err := ourMetadata(records, replaces)
+	if err != nil {
+		return err
+	}
+	if err := w.close(meta); err != nil {
+		return err
+	}
+	r, err := file.NewParquetReader(bytes.NewReader(empty.Bytes()))
+	if err != nil {
+		return err
+	}
+	m := r.MetaData()
+	if a.groups != nil {
+		m.RowGroups = a.groups.RowGroups
+	}
+	m.NumRows = a.rows
+	n, err := m.WriteTo(a.out, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := a.out.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(n)), magic...)); err != nil {
+		return err
+	}
+	return a.out.Sync()
+}
+
+// ourMetadata returns what our footers have beside Parquet's own.
+func ourMetadata(records []store.Record, replaces []string) ([][2]string, error) {
+	js, err := json.Marshal(records)
+	if err != nil {
+		return nil, err
+	}
+	meta := [][2]string{{RecordsKey, string(js)}}
+	if len(replaces) > 0 {
+		if js, err = json.Marshal(replaces); err != nil {
+			return nil, err
+		}
+		meta = append(meta, [2]string{replacesKey, string(js)})
+	}
+	return meta, nil
+}
+
+// addGroup adds rows of a row group, which may lack columns.
+func (w *writer) addGroup(s *stored, index int, keep span) error {
+	n := int(keep.to - keep.from)
+	if w.rows > 0 && w.rows+n > w.max {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	for len(w.ones) < w.rows+n {
+		w.ones = append(w.ones, 1)
+		w.zeros = append(w.zeros, 0)
+	}
+	rg := s.r.RowGroup(index)
+	for i, col := range w.columns {
+		at := slices.IndexFunc(s.columns, func(c tstat.Column) bool { return c.Name == col.Name })
+		if at < 0 {
+			w.define(&w.cols[i], w.zeros[:n], 0)
+			continue
+		}
+		cr, err := rg.Column(at)
+		if err == nil {
+			err = w.addColumn(&w.cols[i], cr, keep)
+		}
+		if err != nil {
+			return fmt.Errorf("column %s: %w", col.Name, err)
+		}
+	}
+	w.rows += n
+	if w.rows >= w.max || w.bytes() > w.maxText {
+		return w.flush()
+	}
+	return nil
+}
+
+// input holds what is decoded of a column at once.
+type input struct {
+	def, kept []int16
+	ints      []int64
+	floats    []float64
+	bools     []bool
+	texts     []parquet.ByteArray
+}
+
+// addColumn adds the values that rows of a column chunk have.
+func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) error {
+	in := &w.in
+	if in.def == nil {
+		*in = input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
+	}
+	in.kept = in.kept[:0]
+	values := 0
+	for pos := int64(0); pos < keep.to; {
+		if !cr.HasNext() {
+			return errors.Join(io.ErrUnexpectedEOF, cr.Err())
+		}
+		// Texts are only valid as long as their page is.
+		n := min(batchSize, keep.to-pos)
+		var rows int64
+		var read int
+		var err error
+		switch cr := cr.(type) {
+		case *file.Int64ColumnChunkReader:
+			rows, read, err = cr.ReadBatchInPage(n, in.ints, in.def, nil)
+		case *file.Float64ColumnChunkReader:
+			rows, read, err = cr.ReadBatchInPage(n, in.floats, in.def, nil)
+		case *file.BooleanColumnChunkReader:
+			rows, read, err = cr.ReadBatchInPage(n, in.bools, in.def, nil)
+		case *file.ByteArrayColumnChunkReader:
+			rows, read, err = cr.ReadBatchInPage(n, in.texts, in.def, nil)
+		}
+		if err != nil {
+			return err
+		}
+		if rows == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		skip, skipped := min(max(keep.from-pos, 0), rows), 0
+		for _, d := range in.def[:skip] {
+			skipped += int(d)
+		}
+		in.kept = append(in.kept, in.def[skip:rows]...)
+		values += read - skipped
+		switch cr.(type) {
+		case *file.Int64ColumnChunkReader:
+			c.ints = append(c.ints, in.ints[skipped:read]...)
+		case *file.Float64ColumnChunkReader:
+			c.floats = append(c.floats, in.floats[skipped:read]...)
+		case *file.BooleanColumnChunkReader:
+			c.bools = append(c.bools, in.bools[skipped:read]...)
+		case *file.ByteArrayColumnChunkReader:
+			for _, t := range in.texts[skipped:read] {
+				c.text = append(c.text, t...)
+				c.ends = append(c.ends, uint32(len(c.text)))
+			}
+		}
+		pos += rows
+	}
+	w.define(c, in.kept, values)
+	return nil
+}
+
+// define notes which of further rows have a value.
+func (w *writer) define(c *column, def []int16, values int) {
+	if values == len(def) && c.nulls == 0 {
+		return
+	}
+	if c.nulls == 0 {
+		c.def = append(grow(c.def[:0], w.rows, w.max), w.ones[:w.rows]...)
+	}
+	c.def = append(c.def, def...)
+	c.nulls += len(def) - values
+}

@@ -1,0 +1,509 @@
+package parquet
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+var _ store.Compacter = (*Store)(nil)
+
+// compactDir is the folder below manifest.Dir where compaction works, and
+// compactLock the lock of the one that does.
+const (
+	compactDir  = "compact"
+	compactLock = "compact.lock"
+)
+
+// Compact implements store.Compacter.
+//
+// The new folder of a day is made beside, with the large files and links to
+// what else the day's folder has, and changes places with it in one step. So
+// who lists the folder sees all old files or all new ones, and no name is in
+// both unless it is the same file: a reader that listed the old ones finds
+// them as they were, or gone. Large files never get a name that was in use.
+//
+// The manifest learns of it under the same lock. What a process that died in
+// between has left is found by the footers of the large files, which have the
+// records of all their source files, see reconcile; and removed by removeStale.
+func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.CompactResult, error) {
+	var res store.CompactResult
+	opt.TargetSize = cmp.Or(opt.TargetSize, store.DefaultTargetSize)
+	if !opt.DryRun {
+		unlock, err := s.lockCompact()
+		if err != nil {
+			return res, store.Unavailable(err)
+		}
+		defer unlock()
+		if err := s.removeStale(); err != nil {
+			return res, store.Unavailable(err)
+		}
+		if err := s.canExchange(); err != nil {
+			return res, err
+		}
+		if err := s.manifest.Update(ctx, s.reconcile); err != nil {
+			return res, store.Unavailable(err)
+		}
+	}
+	days, err := s.closedDays(opt)
+	if err != nil {
+		return res, store.Unavailable(err)
+	}
+	var files int
+	var bytes int64
+	for _, d := range days {
+		files += len(d.files)
+		bytes += d.bytes
+	}
+	if opt.Total != nil {
+		opt.Total(files, bytes)
+	}
+	var mu sync.Mutex
+	g, running := errgroup.WithContext(ctx)
+	g.SetLimit(max(opt.Jobs, 1))
+	for _, d := range days {
+		g.Go(func() error {
+			one := d.plan(opt.TargetSize)
+			var err error
+			if !opt.DryRun {
+				one, err = s.compactDay(running, d, opt)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if one.Into > 0 {
+				res.Days++
+				res.Files += one.Files
+				res.Into += one.Into
+				res.Rows += one.Rows
+				res.Bytes += one.Bytes
+			}
+			err = store.Unavailable(err)
+			switch {
+			case running.Err() != nil:
+				return running.Err()
+			case errors.Is(err, errChanged):
+				s.opt.Log.Info("changed meanwhile: left for the next time", "folder", filepath.Join(s.dir, d.dir))
+			case errors.Is(err, store.ErrUnavailable):
+				return err
+			case err != nil:
+				res.Failed++
+				s.opt.Log.Error("not compacted", "folder", filepath.Join(s.dir, d.dir), "err", err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil || opt.DryRun {
+		return res, err
+	}
+	return res, store.Unavailable(s.manifest.Rewrite(ctx))
+}
+
+// lockCompact keeps others from compacting the store.
+func (s *Store) lockCompact() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if err == syscall.EWOULDBLOCK {
+			return nil, fmt.Errorf("compaction of %s is %w by another run", s, state.ErrLocked)
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// removeStale removes what a compaction that died has left; the caller has
+// the lock. If the folder of a day is there, it is the old one or not the new
+// one yet.
+func (s *Store) removeStale() error {
+	return os.RemoveAll(filepath.Join(s.dir, manifest.Dir, compactDir))
+}
+
+// tidy is removeStale unless a compaction is under way.
+func (s *Store) tidy() error {
+	if _, err := os.Stat(filepath.Join(s.dir, manifest.Dir, compactDir)); err != nil {
+		return nil
+	}
+	unlock, err := s.lockCompact()
+	if errors.Is(err, state.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.removeStale()
+}
+
+// work makes a folder for one day of compaction.
+func (s *Store) work() (string, error) {
+	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
+	return dir, os.MkdirAll(dir, 0o777)
+}
+
+// canExchange tries whether the file system can do what Compact needs.
+func (s *Store) canExchange() error {
+	dir, err := s.work()
+	if err != nil {
+		return store.Unavailable(err)
+	}
+	defer os.RemoveAll(dir)
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, d := range []string{a, b} {
+		if err := os.Mkdir(d, 0o777); err != nil {
+			return store.Unavailable(err)
+		}
+	}
+	if err := exchange(a, b); err != nil {
+		return store.NewUsageError(fmt.Sprintf("%s: its file system cannot exchange two folders in one step: %v", s, err),
+			"readers would see rows twice or not at all; local ext4, XFS, Btrfs and tmpfs of Linux can")
+	}
+	return nil
+}
+
+// day is the folder of a log type, probe and day.
+type day struct {
+	dir   string     // below the store
+	files []smallOne // that can be put together, by time
+	bytes int64
+}
+
+// smallOne is a file of the store with all that the manifest has of it.
+type smallOne struct {
+	loc     string
+	entries []manifest.Entry
+}
+
+func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
+
+// plan is about what compacting the day will do.
+func (d *day) plan(target int64) store.CompactResult {
+	res := store.CompactResult{Days: 1, Files: int64(len(d.files)), Into: max((d.bytes+target/2)/target, 1), Bytes: d.bytes}
+	for _, f := range d.files {
+		for _, e := range f.entries {
+			res.Rows += e.Rows
+		}
+	}
+	return res
+}
+
+// closedDays returns the days that are over and have files to put together,
+// the oldest first.
+func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]manifest.Entry{}
+	for _, e := range entries {
+		if e.Location != "" && e.Pruned.IsZero() {
+			files[e.Location] = append(files[e.Location], e)
+		}
+	}
+	latest := time.Now().Add(-opt.ClosedAfter)
+	days := map[string]*day{}
+	open := map[string]bool{}
+	for loc, es := range files {
+		dir := filepath.Dir(loc)
+		date, err := time.Parse(time.DateOnly, strings.TrimPrefix(filepath.Base(dir), "date="))
+		if err != nil || date.AddDate(0, 0, 1).After(latest) || es[0].StoredModTime.After(latest) {
+			open[dir] = true
+			continue
+		}
+		if es[0].StoredSize > opt.TargetSize/4*3 {
+			continue // large enough
+		}
+		if days[dir] == nil {
+			days[dir] = &day{dir: dir}
+		}
+		days[dir].files = append(days[dir].files, smallOne{loc, es})
+		days[dir].bytes += es[0].StoredSize
+	}
+	var list []*day
+	for _, dir := range slices.SortedFunc(maps.Keys(days), compareDays) {
+		d := days[dir]
+		if open[dir] || len(d.files) < 2 {
+			continue
+		}
+		slices.SortFunc(d.files, func(a, b smallOne) int {
+			return cmp.Or(a.entries[0].Time.Compare(b.entries[0].Time), strings.Compare(a.loc, b.loc))
+		})
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+// errChanged says that a day's folder is not what it was when it was looked at.
+var errChanged = errors.New("its files changed meanwhile")
+
+// large is a file that is being put together.
+type large struct {
+	columns []tstat.Column
+	out     *os.File
+	a       *assembly
+	from    []smallOne
+	bytes   int64
+	records []store.Record
+}
+
+// compactDay puts the small files of a day together.
+func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions) (res store.CompactResult, err error) {
+	work, err := s.work()
+	if err != nil {
+		return res, err
+	}
+	defer os.RemoveAll(work) // the new folder, or the old one
+	var open, done []*large
+	defer func() {
+		for _, l := range open {
+			l.a.discard()
+			l.out.Close()
+		}
+	}()
+	finish := func(l *large) error {
+		open = slices.DeleteFunc(open, func(o *large) bool { return o == l })
+		defer l.out.Close()
+		defer l.a.discard()
+		if len(l.from) < 2 {
+			return os.Remove(l.out.Name())
+		}
+		done = append(done, l)
+		return l.a.finish(l.records, nil)
+	}
+	for _, f := range d.files {
+		in, err := openStored(filepath.Join(s.dir, f.loc))
+		if err != nil {
+			return res, err
+		}
+		if !in.has(f.entries) {
+			in.close()
+			return res, errChanged
+		}
+		rows := in.Rows
+		// Files of other columns are not mixed: each has what it has.
+		i := slices.IndexFunc(open, func(l *large) bool { return slices.Equal(l.columns, in.columns) })
+		if i >= 0 && open[i].bytes > 0 && open[i].bytes+f.size() > opt.TargetSize+opt.TargetSize/8 {
+			if err := finish(open[i]); err != nil {
+				in.close()
+				return res, err
+			}
+			i = -1
+		}
+		if i < 0 {
+			l, err := s.newLarge(ctx, work, d, in.columns)
+			if err != nil {
+				in.close()
+				return res, err
+			}
+			open = append(open, l)
+			i = len(open) - 1
+		}
+		l := open[i]
+		l.from, l.bytes, l.records = append(l.from, f), l.bytes+f.size(), append(l.records, in.latest(f.entries)...)
+		if err := l.a.add(in, nil); err != nil {
+			return res, err
+		}
+		if opt.Done != nil {
+			opt.Done(f.size(), rows)
+		}
+	}
+	for len(open) > 0 {
+		if err := finish(open[0]); err != nil {
+			return res, err
+		}
+	}
+	if len(done) == 0 {
+		return res, nil
+	}
+	var left []string
+	err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
+		left, err = s.swap(tx, d, work, done)
+		return err
+	})
+	if err != nil {
+		return res, err
+	}
+	for _, l := range done {
+		res.Into++
+		res.Files += int64(len(l.from))
+		res.Bytes += l.bytes
+		for _, r := range l.records {
+			res.Rows += r.Rows
+		}
+	}
+	return res, s.rescue(d, work, left)
+}
+
+// newLarge begins a large file in the folder of work.
+func (s *Store) newLarge(ctx context.Context, work string, d *day, columns []tstat.Column) (*large, error) {
+	// Unlike any that was there before.
+	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
+	out, err := os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.assemble(ctx, out, columns)
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	return &large{columns: columns, out: out, a: a}, nil
+}
+
+// has reports whether a file is the one that the manifest's entries are about.
+func (s *stored) has(entries []manifest.Entry) bool {
+	info, err := s.f.Stat()
+	if err != nil || len(entries) != len(s.Records) {
+		return false
+	}
+	for _, e := range entries {
+		if !e.Is(info) || !slices.ContainsFunc(s.Records, func(r store.Record) bool { return r.Key == e.Key && r.SHA256 == e.SHA256 }) {
+			return false
+		}
+	}
+	return true
+}
+
+// latest returns the records of a file, in its order, as the manifest has them.
+func (s *stored) latest(entries []manifest.Entry) []store.Record {
+	records := slices.Clone(s.Records)
+	for i, r := range records {
+		for _, e := range entries {
+			if e.Key == r.Key && e.SHA256 == r.SHA256 {
+				records[i] = e.Record
+			}
+		}
+	}
+	return records
+}
+
+// swap puts the large files into the place of those they were made from. It
+// returns the names that the old folder had then.
+func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
+	dir := filepath.Join(s.dir, d.dir)
+	old := map[string]bool{}
+	for _, l := range done {
+		for _, f := range l.from {
+			info, err := os.Lstat(filepath.Join(s.dir, f.loc))
+			if err != nil || !info.Mode().IsRegular() || !f.entries[0].Is(info) || tx.At(f.loc) != len(f.entries) {
+				return nil, errChanged
+			}
+			for _, e := range f.entries {
+				if !slices.ContainsFunc(tx.Lookup(e.Key), func(now manifest.Entry) bool {
+					return now.SHA256 == e.SHA256 && now.Location == f.loc && now.Pruned.IsZero()
+				}) {
+					return nil, errChanged
+				}
+			}
+			old[filepath.Base(f.loc)] = true
+		}
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, n := range names {
+		known = append(known, n.Name())
+		if old[n.Name()] {
+			continue
+		}
+		if n.IsDir() {
+			return nil, fmt.Errorf("there is a folder in it: %s", n.Name())
+		}
+		if err := os.Link(filepath.Join(dir, n.Name()), filepath.Join(work, n.Name())); err != nil {
+			return nil, err
+		}
+	}
+	if err := like(work, info); err != nil {
+		return nil, err
+	}
+	if err := manifest.SyncDir(work); err != nil {
+		return nil, err
+	}
+	if err := exchange(work, dir); err != nil {
+		return nil, fmt.Errorf("exchange folders: %w", err)
+	}
+	// From here on the rows are in the new place: whatever fails, so are the
+	// records.
+	for _, l := range done {
+		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
+		info, err := os.Stat(filepath.Join(s.dir, loc))
+		if err != nil {
+			return nil, err // the next one that opens the store finds it
+		}
+		for _, f := range l.from {
+			for _, e := range f.entries {
+				for _, now := range tx.Lookup(e.Key) {
+					if now.SHA256 == e.SHA256 {
+						now.Location, now.StoredSize, now.StoredModTime = loc, info.Size(), info.ModTime()
+						tx.Put(now)
+					}
+				}
+			}
+		}
+	}
+	return known, errors.Join(manifest.SyncDir(filepath.Dir(dir)), manifest.SyncDir(filepath.Dir(work)))
+}
+
+// like gives a folder the mode and owner of another.
+func like(dir string, info fs.FileInfo) error {
+	if err := os.Chmod(dir, info.Mode()); err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	own, err := os.Stat(dir)
+	if err != nil || !ok {
+		return err
+	}
+	if now, ok := own.Sys().(*syscall.Stat_t); ok && (now.Uid != st.Uid || now.Gid != st.Gid) {
+		return os.Chown(dir, int(st.Uid), int(st.Gid))
+	}
+	return nil
+}
+
+// rescue moves files into a day's new folder that others, who know no lock,
+// made in the old one at the last moment.
+func (s *Store) rescue(d *day, old string, known []string) error {
+	names, err := os.ReadDir(old)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if slices.Contains(known, n.Name()) {
+			continue
+		}
+		to := filepath.Join(s.dir, d.dir, n.Name())
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%s is there twice", to)
+		}
+		if err := os.Rename(filepath.Join(old, n.Name()), to); err != nil {
+			return err
+		}
+	}
+	return nil
+}

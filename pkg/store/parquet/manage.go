@@ -1,0 +1,364 @@
+package parquet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Records implements store.Manager.
+func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := f(e.Record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Prune implements store.Manager, one day's folder after the other.
+//
+// The manifest is the only place that tells of a pruned file. So first it says
+// that the rows go, durably, then they do, and then it forgets where they
+// were. What a process that died in between has left is found by settle.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
+	var res store.PruneResult
+	if !dryRun {
+		if err := s.manifest.Update(ctx, s.reconcile); err != nil {
+			return res, store.Unavailable(err)
+		}
+	}
+	entries, err := s.manifest.All()
+	if err != nil {
+		return res, err
+	}
+	days := map[string][]manifest.Entry{}
+	for _, e := range entries {
+		if goes(e, before) {
+			days[filepath.Dir(e.Location)] = append(days[filepath.Dir(e.Location)], e)
+		}
+	}
+	for _, day := range slices.SortedFunc(maps.Keys(days), compareDays) {
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+		gone := days[day]
+		if !dryRun {
+			err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
+				gone, err = s.pruneFiles(tx, gone, before)
+				return err
+			})
+		}
+		seen := map[string]bool{}
+		for _, e := range gone {
+			res.Files++
+			res.Rows += e.Rows
+			if !seen[e.Location] {
+				seen[e.Location] = true
+				res.Bytes += e.StoredSize
+			}
+		}
+		if err != nil {
+			return res, store.Unavailable(err)
+		}
+	}
+	if dryRun {
+		return res, nil
+	}
+	return res, store.Unavailable(s.manifest.Rewrite(ctx))
+}
+
+// goes reports whether the rows of an entry are to be removed.
+func goes(e manifest.Entry, before time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(before) }
+
+// compareDays orders folders of days: the oldest first.
+func compareDays(a, b string) int {
+	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
+}
+
+// pruneFiles prunes those of the entries that are still there, and returns
+// them.
+func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
+	var gone []manifest.Entry
+	for _, old := range entries {
+		for _, e := range tx.Lookup(old.Key) {
+			if e.SHA256 == old.SHA256 && goes(e, before) {
+				e.Pruned = time.Now().UTC()
+				tx.Put(e)
+				gone = append(gone, e)
+			}
+		}
+	}
+	if err := tx.Sync(); err != nil {
+		return nil, err
+	}
+	return gone, s.settle(tx, gone)
+}
+
+// settle removes the rows of files that the manifest says were pruned, and
+// the folders that are empty then.
+func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) error {
+	at := map[string][]manifest.Entry{}
+	for _, e := range pruned {
+		if e.Location != "" {
+			at[e.Location] = append(at[e.Location], e)
+		}
+	}
+	dirs := map[string]bool{}
+	for loc, entries := range at {
+		info, err := os.Stat(filepath.Join(s.dir, loc))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		case entries[0].Is(info): // else another has the name by now
+			if err := s.dropRows(tx, loc, entries); err != nil {
+				return err
+			}
+		}
+		for _, e := range entries {
+			e.Location, e.StoredSize, e.StoredModTime = "", 0, time.Time{}
+			tx.Put(e)
+		}
+		dirs[filepath.Dir(loc)] = true
+	}
+	for dir := range dirs {
+		if err := s.removeEmpty(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeEmpty removes the folder of a day and those above it that have
+// nothing in them any more, and makes that durable.
+func (s *Store) removeEmpty(dir string) error {
+	for dir != "." && os.Remove(filepath.Join(s.dir, dir)) == nil {
+		dir = filepath.Dir(dir)
+	}
+	err := manifest.SyncDir(filepath.Join(s.dir, dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Count implements store.Counter by what the footers say.
+func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
+	counts := make([]int64, len(records))
+	type text struct {
+		store.Key
+		sha string
+	}
+	at := map[string][]int{} // location -> indexes
+	for i, r := range records {
+		if r.Location != "" && r.Pruned.IsZero() {
+			at[r.Location] = append(at[r.Location], i)
+		}
+	}
+	for loc, indexes := range at {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		path := filepath.Join(s.dir, loc)
+		f, err := readFooter(path)
+		if err != nil {
+			s.opt.Log.Warn("has no rows that can be read", "file", path, "err", err)
+			continue
+		}
+		has := map[text]int64{}
+		for i, n := range f.rowsOf() {
+			has[text{f.Records[i].Key, f.Records[i].SHA256}] = n
+		}
+		for _, i := range indexes {
+			counts[i] = has[text{records[i].Key, records[i].SHA256}]
+		}
+	}
+	return counts, nil
+}
+
+// rowsOf returns how many rows of the file each record has: the rows stand in
+// the order of the records. What is missing or too much is that of the last
+// ones.
+func (f *footer) rowsOf() []int64 {
+	counts := make([]int64, len(f.Records))
+	left := f.Rows
+	for i, r := range f.Records {
+		counts[i] = min(r.Rows, left)
+		if i == len(f.Records)-1 {
+			counts[i] = left
+		}
+		left -= counts[i]
+	}
+	return counts
+}
+
+var _ store.Counter = (*Store)(nil)
+
+// dropRows removes the rows of entries from the file at a location. Rows of
+// other files in it stay. It may be gone.
+func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
+	path := filepath.Join(s.dir, loc)
+	if tx.At(loc) > len(entries) {
+		old, err := openStored(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		keep, rest := old.without(entries)
+		if len(rest) > 0 {
+			return s.rewrite(tx, loc, old, keep, rest)
+		}
+		old.close()
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// rewrite leaves only rows of some records in the file at a location.
+func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
+	tmp, err := tx.Temp(0o666)
+	if err != nil {
+		old.close()
+		return err
+	}
+	defer tmp.Close()
+	if err = s.concat(context.Background(), tmp, old.columns, rest, nil, part{old, keep}); err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	info, err := tmp.Stat()
+	if err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(s.dir, loc))
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	for _, e := range current(tx, rest, loc) {
+		e.StoredSize, e.StoredModTime = info.Size(), info.ModTime()
+		tx.Put(e)
+	}
+	return nil
+}
+
+// without returns the rows of a file that are not of the entries, and their
+// records.
+func (s *stored) without(entries []manifest.Entry) (keep []span, rest []store.Record) {
+	from := int64(0)
+	for i, n := range s.rowsOf() {
+		r := s.Records[i]
+		if !slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Key == r.Key && e.SHA256 == r.SHA256 }) {
+			keep, rest = append(keep, span{from, from + n}), append(rest, r)
+		}
+		from += n
+	}
+	return keep, rest
+}
+
+// current returns what the manifest has of records at a location.
+func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
+	var list []manifest.Entry
+	for _, r := range records {
+		for _, e := range tx.Lookup(r.Key) {
+			if e.SHA256 == r.SHA256 && e.Location == loc {
+				list = append(list, e)
+			}
+		}
+	}
+	return list
+}
+
+// join puts the rows of other files, which stand in the file at a location,
+// before those of the new one, for that takes its place. It returns what the
+// manifest has of these others.
+func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) ([]manifest.Entry, error) {
+	here := 0
+	for _, e := range replaced {
+		if e.Location == loc {
+			here++
+		}
+	}
+	if m.At(loc) <= here {
+		return nil, nil
+	}
+	old, err := openStored(filepath.Join(t.s.dir, loc))
+	if err != nil {
+		return nil, err
+	}
+	mine, err := openStored(t.tmp.Name())
+	if err != nil {
+		old.close()
+		return nil, err
+	}
+	keep, rest := old.without(replaced)
+	columns, err := widen(old.columns, mine.columns)
+	var tmp *os.File
+	if err == nil {
+		tmp, err = m.Temp(0o666)
+	}
+	if err != nil {
+		old.close()
+		mine.close()
+		return nil, err
+	}
+	if err := t.s.concat(ctx, tmp, columns, append(slices.Clone(rest), mine.Records...), replace, part{old, keep}, part{mine, nil}); err != nil {
+		os.Remove(tmp.Name())
+		tmp.Close()
+		return nil, err
+	}
+	os.Remove(t.tmp.Name())
+	t.tmp.Close()
+	t.tmp = tmp
+	return current(m, rest, loc), nil
+}
+
+// part is rows of a file, nil for all.
+type part struct {
+	*stored
+	keep []span
+}
+
+// concat writes the parts one after the other, whose records are given, and
+// closes them.
+func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
+	var sums []string
+	for _, r := range replace {
+		sums = append(sums, r.SHA256)
+	}
+	a, err := s.assemble(ctx, out, columns)
+	for i, p := range parts {
+		if err != nil {
+			parts[i].close()
+			continue
+		}
+		err = a.add(p.stored, p.keep)
+	}
+	defer a.discard()
+	if err != nil {
+		return err
+	}
+	return a.finish(slices.Clone(records), sums)
+}
+
+// Size implements store.Sizer.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }
