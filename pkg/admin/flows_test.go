@@ -370,6 +370,14 @@ func (b *flowBoard) testTop(t *testing.T, title, sql string, tcp, udp []flow, pr
 	}
 }
 
+// interpolated is percentile_cont of PostgreSQL, and quantile of ClickHouse
+// with fewer values than it samples.
+func interpolated(sorted []float64, p float64) float64 {
+	at, part := math.Modf(p * float64(len(sorted)-1))
+	i := int(at)
+	return sorted[i] + part*(sorted[min(i+1, len(sorted)-1)]-sorted[i])
+}
+
 // near reports whether text is a number up to the digits that a sum loses.
 func near(text string, want float64) bool {
 	got, err := strconv.ParseFloat(text, 64)
@@ -451,11 +459,7 @@ func TestFlowsPostgres(t *testing.T) {
 			t.Helper()
 			return exec(t, postgresSQL(t, sql, interval, probes))
 		},
-		quantile: func(sorted []float64, p float64) float64 { // percentile_cont
-			at, part := math.Modf(p * float64(len(sorted)-1))
-			i := int(at)
-			return sorted[i] + part*(sorted[min(i+1, len(sorted)-1)]-sorted[i])
-		}}
+		quantile: interpolated}
 	board.test(t)
 	for _, p := range board.Panels {
 		plan := strings.Join(exec(t, "EXPLAIN "+postgresSQL(t, p.Targets[0].RawSQL, time.Minute, []string{"turin"}))["QUERY PLAN"], "\n")
