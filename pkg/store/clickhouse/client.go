@@ -1,0 +1,457 @@
+package clickhouse
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+)
+
+// client speaks ClickHouse's HTTP interface.
+type client struct {
+	cfg            *config
+	http           *http.Client
+	user, password string
+	url            string // of the store, without secrets
+	retryFor       time.Duration
+	log            *slog.Logger
+
+	mu   sync.Mutex
+	host string // the last that answered, HOST:PORT
+}
+
+// Bounds of what a server may answer.
+const (
+	maxError  = 16 << 10
+	maxAnswer = 1 << 30 // of a query that returns rows
+	maxLine   = 1 << 20
+)
+
+// How long a server may take. Nothing comes of an INSERT before its end, and
+// ON CLUSTER waits for all nodes.
+const (
+	connectTimeout = 10 * time.Second
+	answerTimeout  = 5 * time.Minute
+)
+
+func newClient(text string, cfg *config, opt Options) (*client, error) {
+	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0]}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if c.user, c.password, err = cfg.secret(); err != nil {
+		return nil, err
+	}
+	t := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout:   connectTimeout,
+		ResponseHeaderTimeout: answerTimeout,
+		DisableCompression:    true,
+		WriteBufferSize:       256 << 10,
+		MaxIdleConnsPerHost:   8,
+		// Servers close a connection that idles for three seconds.
+		IdleConnTimeout: 2 * time.Second,
+	}
+	if cfg.secure {
+		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			defer cancel()
+			return cfg.tls.Dial(ctx, network, addr)
+		}
+	}
+	c.http = &http.Client{
+		Transport: t,
+		// The password goes nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// params are settings of one request.
+type params map[string]string
+
+// noDatabase is the setting for statements about a database that may be missing.
+var noDatabase = params{"database": ""}
+
+// post sends a request to a host, and returns the answer to one that
+// succeeded. The caller closes it.
+func (c *client) post(ctx context.Context, host string, p params, body io.Reader, length int64) (io.ReadCloser, error) {
+	q := url.Values{"database": {c.cfg.database}}
+	for name, v := range p {
+		q.Set(name, v)
+	}
+	if q.Get("database") == "" {
+		q.Del("database")
+	}
+	u := url.URL{Scheme: "http", Host: host, Path: "/", RawQuery: q.Encode()}
+	if c.cfg.secure {
+		u.Scheme = "https"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	req.ContentLength = length
+	req.SetBasicAuth(c.user, c.password)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) { // it would name the whole query
+			err = ue.Err
+		}
+		return nil, mark(fmt.Errorf("%s: %w", host, err))
+	}
+	if resp.StatusCode == http.StatusOK && resp.Header.Get("X-ClickHouse-Exception-Code") == "" {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	if len(text) == 0 && err != nil {
+		return nil, mark(fmt.Errorf("%s: %w", host, err))
+	}
+	return nil, mark(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
+}
+
+// serverError is what a server has to say. Code is ClickHouse's, 0 if it is
+// none of ClickHouse.
+type serverError struct {
+	host   string
+	status int
+	code   int
+	text   string
+}
+
+func (e *serverError) Error() string {
+	if e.code == 0 {
+		return fmt.Sprintf("%s: HTTP status %d: %s", e.host, e.status, e.text)
+	}
+	return fmt.Sprintf("%s: %s (code %d)", e.host, e.text, e.code)
+}
+
+var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =)? ?(?:DB::[A-Za-z]*Exception|Poco::Exception|std::exception|Coordination::Exception|zkutil::KeeperException)?:? ?(.*)$`)
+
+// answerError reads the text of an exception.
+func answerError(host string, status int, code, text string) *serverError {
+	e := &serverError{host: host, status: status}
+	e.code, _ = strconv.Atoi(code) // no number: not ClickHouse's
+	if m := exception.FindStringSubmatch(text); m != nil {
+		e.code, _ = strconv.Atoi(m[1])
+		text = m[2]
+	}
+	text, _, _ = strings.Cut(text, ", e.what() = ")
+	// One line, and printable: it may be anyone's answer.
+	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))), " ")
+	if len(text) > 500 {
+		text = strings.ToValidUTF8(text[:500], "") + "…"
+	}
+	e.text = text
+	return e
+}
+
+// Codes of ClickHouse's exceptions that are looked at, of
+// dbms/src/Common/ErrorCodes.cpp.
+const (
+	codeNoSuchColumn    = 16
+	codeDuplicateColumn = 15
+	codeIllegalColumn   = 44
+	codeTableExists     = 57
+	codeUnknownTable    = 60
+	codeUnknownDatabase = 81
+	codeUnknownUser     = 192
+	codeWrongPassword   = 193
+	codeRequired        = 194
+	codeAuthentication  = 516
+	codeAccessDenied    = 497
+	codeReadonly        = 164
+	codeTimeout         = 159
+	codeNotInBlock      = 10
+)
+
+// passing are the codes of exceptions that may go away by themselves.
+var passing = map[int]bool{
+	3:   true, // UNEXPECTED_END_OF_FILE, of a node that went away
+	32:  true, // ATTEMPT_TO_READ_AFTER_EOF
+	74:  true, // CANNOT_READ_FROM_FILE_DESCRIPTOR
+	75:  true, // CANNOT_WRITE_TO_FILE_DESCRIPTOR, like a full disk
+	95:  true, // CANNOT_READ_FROM_SOCKET
+	96:  true, // CANNOT_WRITE_TO_SOCKET
+	101: true, // UNEXPECTED_PACKET_FROM_CLIENT
+	102: true, // UNEXPECTED_PACKET_FROM_SERVER
+	159: true, // TIMEOUT_EXCEEDED
+	198: true, // DNS_ERROR
+	202: true, // TOO_MANY_SIMULTANEOUS_QUERIES
+	203: true, // NO_FREE_CONNECTION
+	204: true, // CANNOT_FSYNC
+	209: true, // SOCKET_TIMEOUT
+	210: true, // NETWORK_ERROR
+	225: true, // NO_ZOOKEEPER
+	236: true, // ABORTED
+	241: true, // MEMORY_LIMIT_EXCEEDED
+	242: true, // TABLE_IS_READ_ONLY, without ZooKeeper
+	243: true, // NOT_ENOUGH_SPACE
+	244: true, // UNEXPECTED_ZOOKEEPER_ERROR
+	252: true, // TOO_MANY_PARTS
+	254: true, // NO_ACTIVE_REPLICAS
+	279: true, // ALL_CONNECTION_TRIES_FAILED
+	285: true, // TOO_FEW_LIVE_REPLICAS
+	286: true, // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+	319: true, // UNKNOWN_STATUS_OF_INSERT
+	394: true, // QUERY_WAS_CANCELLED
+	425: true, // SYSTEM_ERROR
+	473: true, // DEADLOCK_AVOIDED
+	999: true, // KEEPER_EXCEPTION
+}
+
+// codeOf returns the code of ClickHouse's exception in err, 0 without one.
+func codeOf(err error) int {
+	var se *serverError
+	if errors.As(err, &se) {
+		return se.code
+	}
+	return 0
+}
+
+// mark marks errors that may go away by themselves as store.ErrUnavailable
+// and store.ErrTransient, and gives others a hint.
+func mark(err error) error {
+	if err == nil || errors.Is(err, store.ErrTransient) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	var se *serverError
+	if errors.As(err, &se) {
+		switch {
+		case passing[se.code], se.code == 0 && (se.status >= 502 && se.status <= 504 || se.status == http.StatusTooManyRequests),
+			se.code >= 1000 && strings.Contains(se.text, "No space left"), se.code == 1000 && strings.Contains(se.text, "Timeout"):
+			return &transientError{err}
+		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
+			return pg.Hinted(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
+		case se.code == codeAccessDenied, se.code == codeReadonly:
+			return pg.Hinted(err, "README lists the rights that an import needs")
+		case se.code == 0:
+			return pg.Hinted(err, "is it the port of ClickHouse's HTTP interface?")
+		}
+		return err
+	}
+	// A certificate or a missing host name does not heal.
+	var dns *net.DNSError
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid),
+		errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert):
+		return err
+	}
+	var ne net.Error
+	if errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "server closed idle connection") {
+		return &transientError{err}
+	}
+	return err
+}
+
+// transientError adds two marks to an error.
+type transientError struct{ err error }
+
+func (e *transientError) Error() string { return "store unavailable: " + e.err.Error() }
+
+func (e *transientError) Unwrap() []error {
+	return []error{e.err, store.ErrUnavailable, store.ErrTransient}
+}
+
+// Bounds of the back-off between tries.
+const (
+	minWait = 100 * time.Millisecond
+	maxWait = 10 * time.Second
+)
+
+// retry calls f until its error is none that may go away, or the timeout of
+// the options is over.
+func (c *client) retry(ctx context.Context, f func() error) error {
+	end := time.Now().Add(c.retryFor)
+	for wait := minWait; ; wait = min(2*wait, maxWait) {
+		err := f()
+		if !errors.Is(err, store.ErrTransient) || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+		if wait == minWait {
+			c.log.Warn("will try again", "store", c.url, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait/2 + rand.N(wait)): // many clients come back at once
+		}
+	}
+}
+
+// order returns the hosts to try, the last that answered first.
+func (c *client) order() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hosts := []string{c.host}
+	for _, h := range c.cfg.hosts {
+		if h != c.host {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
+}
+
+// prefer makes a host the first to try.
+func (c *client) prefer(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.host = host
+}
+
+// each calls f with one host after the other, until one is there.
+func (c *client) each(f func(host string) error) error {
+	var first error
+	for _, h := range c.order() {
+		err := f(h)
+		if err == nil || !errors.Is(err, store.ErrTransient) {
+			c.prefer(h)
+			return err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// live returns a host that answers, if there is a choice.
+func (c *client) live(ctx context.Context) (host string, err error) {
+	if len(c.cfg.hosts) == 1 {
+		return c.cfg.hosts[0], nil
+	}
+	err = c.each(func(h string) error {
+		host = h
+		return c.query(ctx, h, noDatabase, "select 1", func([]string) error { return nil })
+	})
+	return host, err
+}
+
+// exec runs a statement at a host, or at any that is there.
+func (c *client) exec(ctx context.Context, host string, p params, sql string) error {
+	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
+}
+
+// query runs a statement and calls f with each row of the answer, the fields
+// as they are in TabSeparated, unescaped. host is "" for any that is there.
+func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
+	if host == "" {
+		return c.each(func(h string) error { return c.query(ctx, h, p, sql, f) })
+	}
+	// Errors come before the answer, not in the middle of it.
+	all := params{"wait_end_of_query": "1"}
+	for name, v := range p {
+		all[name] = v
+	}
+	body, err := c.post(ctx, host, all, strings.NewReader(sql), int64(len(sql)))
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	in := bufio.NewReaderSize(io.LimitReader(body, maxAnswer), 64<<10)
+	for n := 1; ; n++ {
+		line, err := readLine(in)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return mark(fmt.Errorf("%s: answer: %w", host, err))
+		}
+		if bytes.HasPrefix(line, []byte("Code: ")) && exception.Match(line) {
+			return mark(answerError(host, http.StatusOK, "", string(line)))
+		}
+		if err := f(splitRow(line)); err != nil {
+			return fmt.Errorf("%s: answer, line %d: %w", host, n, err)
+		}
+	}
+}
+
+var errLongLine = errors.New("a line is too long")
+
+// readLine returns the next line without its newline. One that is not ended is
+// an answer that was cut.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var long []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		switch {
+		case err == bufio.ErrBufferFull:
+			if long = append(long, part...); len(long) > maxLine {
+				return nil, errLongLine
+			}
+		case err == io.EOF && len(part)+len(long) > 0:
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, err
+		case long != nil:
+			return append(long, part[:len(part)-1]...), nil
+		default:
+			return part[:len(part)-1], nil
+		}
+	}
+}
+
+var unescape = strings.NewReplacer(`\\`, `\`, `\t`, "\t", `\n`, "\n", `\r`, "\r", `\0`, "\x00", `\'`, "'", `\b`, "\b", `\f`, "\f")
+
+// splitRow splits a line of TabSeparated.
+func splitRow(line []byte) []string {
+	row := strings.Split(string(line), "\t")
+	for i, f := range row {
+		if strings.IndexByte(f, '\\') >= 0 {
+			row[i] = unescape.Replace(f)
+		}
+	}
+	return row
+}
+
+// quoter escapes what ends a literal or a quoted name.
+var quoter = strings.NewReplacer(`\`, `\\`, `'`, `\'`, "`", "\\`", "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`)
+
+// name quotes the name of a table, column, database or cluster.
+func name(parts ...string) string {
+	var b strings.Builder
+	for i, p := range parts {
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString("`" + quoter.Replace(p) + "`")
+	}
+	return b.String()
+}
+
+// text quotes a literal.
+func text(s string) string { return "'" + quoter.Replace(s) + "'" }

@@ -1,0 +1,294 @@
+package clickhouse
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// form is how the values of a table's column are written in a Native block.
+type form uint8
+
+const (
+	formInt     form = iota // Int64
+	formFloat               // Float64
+	formFlag                // UInt8, Bool
+	formText                // String
+	formSeconds             // DateTime: seconds since the epoch, UInt32
+	formMicros              // UInt32: the microseconds of the second
+	formTime                // DateTime64(6): microseconds since the epoch, Int64
+)
+
+// formOf returns the form of a column's type, as system.columns has it, for
+// values of a kind.
+func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
+	plain := unwrap(typ, "LowCardinality")
+	inner := unwrap(plain, "Nullable")
+	nullable = inner != plain
+	switch {
+	case kind == tstat.Int && inner == "Int64":
+		f, ok = formInt, true
+	case kind == tstat.Float && inner == "Float64":
+		f, ok = formFloat, true
+	case kind == tstat.Bool && (inner == "UInt8" || inner == "Bool"):
+		f, ok = formFlag, true
+	case kind == tstat.Text && inner == "String":
+		f, ok = formText, true
+	case kind == tstat.Time && (inner == "DateTime" || strings.HasPrefix(inner, "DateTime(")):
+		f, ok = formSeconds, true
+	case kind == tstat.Time && strings.HasPrefix(inner, "DateTime64(6"):
+		f, ok = formTime, true
+	case kind == tstat.Time && inner == "UInt32":
+		f, ok = formMicros, true
+	}
+	return f, nullable, ok
+}
+
+// unwrap returns X of OUTER(X), else typ.
+func unwrap(typ, outer string) string {
+	if rest, ok := strings.CutPrefix(typ, outer+"("); ok && strings.HasSuffix(rest, ")") {
+		return rest[:len(rest)-1]
+	}
+	return typ
+}
+
+// target is a column of a table, and where its values come from.
+type target struct {
+	name     string
+	typ      string // as the server has it
+	form     form
+	nullable bool
+	source   int // index into store.FileInfo.Columns
+}
+
+// column is a target while blocks are made.
+type column struct {
+	target
+	head  []byte // name and type, as they are in a block
+	nulls []byte // one byte a row
+	data  []byte
+}
+
+// blockRows is when a block is sent. Each column of a block has its price at
+// the server; at 130 columns a block takes about 10 MiB.
+const blockRows = 8192
+
+// block collects rows by column. It is ClickHouse's format Native: the count
+// of columns, the count of rows, and of each column name, type and values; of
+// a Nullable one first a byte for each row that says whether it is NULL.
+type block struct {
+	own     []byte // head of our own columns
+	columns []column
+	rows    int
+
+	probe, folder string
+	time          uint32
+	id            uint64
+	types         [4]string // of our own columns
+	out           []byte
+}
+
+// Bounds of times. A DateTime ends in 2106. Numbers of DateTime64(6) go
+// further than what servers can show, which is the years 1900 to 2299.
+const (
+	maxSeconds = math.MaxUint32
+	minTime    = -2208988800 * 1e6
+	maxTime    = 10413792000 * 1e6
+)
+
+// add appends the rows of b but those that skip has.
+func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
+	for i := range k.columns {
+		k.columns[i].add(b, skip)
+	}
+	k.rows += b.Len() - skipped
+}
+
+func (c *column) add(b *tstat.Batch, skip []bool) {
+	v, ok := b.Column(c.source)
+	n := b.Len()
+	if !ok {
+		for i := range n {
+			if skip == nil || !skip[i] {
+				c.null()
+			}
+		}
+		return
+	}
+	whole := skip == nil && len(v.Ints)+len(v.Floats)+len(v.Bools)+len(v.Texts) == n
+	if whole {
+		if c.nullable {
+			c.nulls = slices.Grow(c.nulls, n)
+			from := len(c.nulls)
+			c.nulls = c.nulls[:from+n]
+			clear(c.nulls[from:])
+		}
+		c.addAll(v)
+		return
+	}
+	next := 0
+	for i, def := range v.Def {
+		switch {
+		case skip != nil && skip[i]:
+		case def == 0:
+			c.null()
+		default:
+			if c.nullable {
+				c.nulls = append(c.nulls, 0)
+			}
+			c.value(v, next)
+		}
+		next += int(def)
+	}
+}
+
+// null appends NULL.
+func (c *column) null() {
+	if c.nullable {
+		c.nulls = append(c.nulls, 1)
+	}
+	switch c.form {
+	case formText, formFlag:
+		c.data = append(c.data, 0)
+	case formSeconds, formMicros:
+		c.data = append(c.data, 0, 0, 0, 0)
+	default:
+		c.data = append(c.data, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
+}
+
+// addAll appends all values of a vector.
+func (c *column) addAll(v tstat.Vector) {
+	d := c.data
+	switch c.form {
+	case formInt, formTime:
+		d = slices.Grow(d, 8*len(v.Ints))
+		for _, x := range v.Ints {
+			d = binary.LittleEndian.AppendUint64(d, uint64(x))
+		}
+	case formFloat:
+		d = slices.Grow(d, 8*len(v.Floats))
+		for _, x := range v.Floats {
+			d = binary.LittleEndian.AppendUint64(d, math.Float64bits(x))
+		}
+	case formFlag:
+		for _, x := range v.Bools {
+			d = append(d, flag(x))
+		}
+	case formText:
+		for _, x := range v.Texts {
+			d = append(binary.AppendUvarint(d, uint64(len(x))), x...)
+		}
+	case formSeconds:
+		for _, x := range v.Ints {
+			d = binary.LittleEndian.AppendUint32(d, uint32(x/1e6))
+		}
+	case formMicros:
+		for _, x := range v.Ints {
+			d = binary.LittleEndian.AppendUint32(d, uint32(x%1e6))
+		}
+	}
+	c.data = d
+}
+
+// value appends value number i of a vector.
+func (c *column) value(v tstat.Vector, i int) {
+	switch c.form {
+	case formInt, formTime:
+		c.data = binary.LittleEndian.AppendUint64(c.data, uint64(v.Ints[i]))
+	case formFloat:
+		c.data = binary.LittleEndian.AppendUint64(c.data, math.Float64bits(v.Floats[i]))
+	case formFlag:
+		c.data = append(c.data, flag(v.Bools[i]))
+	case formText:
+		c.data = append(binary.AppendUvarint(c.data, uint64(len(v.Texts[i]))), v.Texts[i]...)
+	case formSeconds:
+		c.data = binary.LittleEndian.AppendUint32(c.data, uint32(v.Ints[i]/1e6))
+	case formMicros:
+		c.data = binary.LittleEndian.AppendUint32(c.data, uint32(v.Ints[i]%1e6))
+	}
+}
+
+func flag(x bool) byte {
+	if x {
+		return 1
+	}
+	return 0
+}
+
+// fits reports whether a column can hold a time.
+func (c *column) fits(us int64) bool {
+	if c.form == formTime {
+		return us >= minTime && us < maxTime
+	}
+	return us >= 0 && us/1e6 <= maxSeconds
+}
+
+// unfit finds the rows with a time that a column cannot hold: skip, if there
+// are any, and why each of them goes.
+func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
+	for i := range k.columns {
+		c := &k.columns[i]
+		if c.form != formSeconds && c.form != formTime {
+			continue
+		}
+		v, ok := b.Column(c.source)
+		if !ok || !slices.ContainsFunc(v.Ints, func(x int64) bool { return !c.fits(x) }) {
+			continue
+		}
+		if skip == nil {
+			skip, reasons = make([]bool, b.Len()), map[int]string{}
+		}
+		next := 0
+		for row, def := range v.Def {
+			if def == 1 && !c.fits(v.Ints[next]) && !skip[row] {
+				skip[row] = true
+				reasons[row] = fmt.Sprintf("column %s: the time is out of the range of %s", c.name, c.typ)
+			}
+			next += int(def)
+		}
+	}
+	return skip, reasons
+}
+
+// take appends the block to out and empties it.
+func (k *block) take(out []byte) []byte {
+	out = binary.AppendUvarint(out, uint64(len(k.types)+len(k.columns)))
+	out = binary.AppendUvarint(out, uint64(k.rows))
+	for i, n := range []string{colProbe, colFolder, colTime, colFile} {
+		out = appendHead(out, n, k.types[i])
+		for range k.rows {
+			switch n {
+			case colProbe:
+				out = appendString(out, k.probe)
+			case colFolder:
+				out = appendString(out, k.folder)
+			case colTime:
+				out = binary.LittleEndian.AppendUint32(out, k.time)
+			case colFile:
+				out = binary.LittleEndian.AppendUint64(out, k.id)
+			}
+		}
+	}
+	for i := range k.columns {
+		c := &k.columns[i]
+		out = append(append(append(out, c.head...), c.nulls...), c.data...)
+		c.nulls, c.data = c.nulls[:0], c.data[:0]
+	}
+	k.rows = 0
+	return out
+}
+
+func appendHead(out []byte, name, typ string) []byte {
+	// Values of LowCardinality go as those of the type inside: every server
+	// takes them so.
+	return appendString(appendString(out, name), unwrap(typ, "LowCardinality"))
+}
+
+func appendString(out []byte, s string) []byte {
+	return append(binary.AppendUvarint(out, uint64(len(s))), s...)
+}

@@ -1,0 +1,361 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// The columns that every table has before those of the log.
+const (
+	colProbe  = "probe"
+	colFolder = "folder"
+	colTime   = "folder_time"
+	colFile   = "file_id"
+)
+
+// micros is what follows the name of a time for the column of its
+// microseconds, on servers whose times have none.
+const micros = "_us"
+
+// names returns the table's names of a file's columns: as in PostgreSQL, so
+// that queries are alike.
+func names(f store.FileInfo) []string {
+	own := []string{colProbe, colFolder, colTime, colFile}
+	for _, c := range f.Type.Columns {
+		if c.Kind == tstat.Time {
+			own = append(own, strings.ToLower(c.Name)+micros)
+		}
+	}
+	return pg.ColumnNames(f.Columns, own)
+}
+
+// Names of the tables of a log type. What has the log type's own name is the
+// view. On a cluster each node has its part of the rows in the local table, and
+// that of the rows stands for all of them.
+func rowsTable(logType string) string  { return logType + "_rows" }
+func localTable(logType string) string { return logType + "_local" }
+
+// dataTable is the table that has the rows on a server.
+func (s *Store) dataTable(logType string) string {
+	if s.cluster {
+		return localTable(logType)
+	}
+	return rowsTable(logType)
+}
+
+// onCluster is what follows the name of a table in DDL.
+func (s *Store) onCluster() string {
+	if s.cluster {
+		return " on cluster " + name(s.cfg.cluster)
+	}
+	return ""
+}
+
+// ddlTimeout is how long nodes of a cluster are waited for, in seconds. One
+// that is away does its part when it is back.
+const ddlTimeout = "20"
+
+// change runs DDL.
+func (s *Store) change(ctx context.Context, host string, p params, sql string) error {
+	all := params{"distributed_ddl_task_timeout": ddlTimeout}
+	maps.Copy(all, p)
+	err := s.query(ctx, host, all, sql, func([]string) error { return nil })
+	if s.cluster && codeOf(err) == codeTimeout && strings.Contains(err.Error(), "distributed_ddl_task_timeout") {
+		s.log.Warn("not all nodes of the cluster are there", "store", s.url, "err", err)
+		return nil
+	}
+	return err
+}
+
+// columns returns the types of a table's columns by name; none if there is no
+// such table.
+func (s *Store) columns(ctx context.Context, host, table string) (map[string]string, error) {
+	cols := map[string]string{}
+	err := s.query(ctx, host, nil, "select name, type from system.columns where database = "+text(s.cfg.database)+" and table = "+text(table), func(row []string) error {
+		if len(row) != 2 {
+			return errFields
+		}
+		cols[row[0]] = row[1]
+		return nil
+	})
+	return cols, err
+}
+
+var errFields = errors.New("another number of fields than asked for")
+
+// engine returns the engine of a table of a service, with the rest of its
+// definition. All nodes have all of its rows.
+func (s *Store) serviceEngine(table, rest string) string {
+	if !s.cluster {
+		return " engine = MergeTree " + rest
+	}
+	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tstatrepo/"+s.cfg.database+"/"+table) + ", '{shard}-{replica}') " + rest
+}
+
+// createService makes the database and the tables that are not of a log type.
+func (s *Store) createService(ctx context.Context) error {
+	missing := true
+	err := s.query(ctx, "", noDatabase, "select name from system.databases where name = "+text(s.cfg.database), func([]string) error {
+		missing = false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if missing {
+		if err := s.change(ctx, "", noDatabase, "create database if not exists "+name(s.cfg.database)+s.onCluster()); err != nil {
+			return fmt.Errorf("create database %s: %w", name(s.cfg.database), err)
+		}
+	}
+	for _, t := range []struct{ name, columns, rest string }{
+		{pg.FilesTable, createFiles, "order by " + filesOrder},
+		{claimsTable, createClaims, "partition by toDate(at) order by " + claimsOrder},
+	} {
+		have, err := s.columns(ctx, "", t.name)
+		if err != nil {
+			return err
+		}
+		if len(have) > 0 {
+			continue
+		}
+		err = s.change(ctx, "", nil, "create table if not exists "+name(s.cfg.database, t.name)+s.onCluster()+t.columns+s.serviceEngine(t.name, t.rest))
+		if err != nil {
+			return fmt.Errorf("create table %s: %w", name(s.cfg.database, t.name), err)
+		}
+	}
+	return nil
+}
+
+// maxChanges bounds how often tables are looked at again after a change:
+// others may change them at the same time.
+const maxChanges = 10
+
+// prepare makes or widens the tables of a file's log type, and returns the
+// types of the columns by name.
+func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tables[f.Type.Name]; t != nil && len(s.cfg.columns.Missing(f, cols, t)) == 0 {
+		return t, nil
+	}
+	for range maxChanges {
+		t, changed, err := s.ensure(ctx, host, f, cols)
+		switch codeOf(err) {
+		case codeDuplicateColumn, codeIllegalColumn, codeTableExists, codeUnknownTable:
+			continue // someone else was there first
+		}
+		if err != nil {
+			return nil, fmt.Errorf("prepare table %s: %w", name(s.cfg.database, f.Type.Name), err)
+		}
+		if !changed {
+			s.tables[f.Type.Name] = t
+			return t, nil
+		}
+	}
+	return nil, fmt.Errorf("prepare table %s: others change it all the time", name(s.cfg.database, f.Type.Name))
+}
+
+// forget makes the next file look at its table again: someone changed it.
+func (s *Store) forget(logType string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tables, logType)
+}
+
+// ensure does the next thing that the tables of a log type need, and reports
+// whether there was any.
+func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
+	typ := f.Type.Name
+	tables := []string{s.dataTable(typ)}
+	if s.cluster {
+		tables = append(tables, rowsTable(typ))
+	}
+	var first map[string]string
+	for i, table := range tables {
+		have, err := s.columns(ctx, host, table)
+		if err != nil {
+			return nil, false, err
+		}
+		if len(have) == 0 {
+			def := s.definition(f, cols)
+			engine := s.dataEngine(table)
+			if i > 0 {
+				def = " as " + name(s.cfg.database, tables[0])
+				engine = fmt.Sprintf(" engine = Distributed(%s, %s, %s, %s)", name(s.cfg.cluster), name(s.cfg.database), name(tables[0]), colFile)
+			}
+			return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, table)+s.onCluster()+def+engine)
+		}
+		var add []string
+		if i == 0 {
+			for _, own := range []string{colProbe, colFolder, colTime, colFile} {
+				if have[own] == "" {
+					return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s", name(table), own), "import into another database")
+				}
+			}
+			for _, c := range s.cfg.columns.Missing(f, cols, have) {
+				add = append(add, s.columnDefs(cols[c], f.Columns[c])...)
+			}
+			first = have
+		} else {
+			add = lacking(first, have)
+		}
+		if len(add) > 0 {
+			for j := range add {
+				add[j] = "add column " + add[j]
+			}
+			return nil, true, s.change(ctx, host, nil, "alter table "+name(s.cfg.database, table)+s.onCluster()+" "+strings.Join(add, ", "))
+		}
+	}
+	view, err := s.columns(ctx, host, typ)
+	if err != nil || len(lacking(first, view)) == 0 {
+		return first, false, err
+	}
+	if len(view) > 0 {
+		err := s.checkView(ctx, host, typ)
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	return nil, true, s.createView(ctx, host, typ, first, len(view) > 0)
+}
+
+// lacking returns definitions of the columns of a that b lacks.
+func lacking(a, b map[string]string) []string {
+	var out []string
+	for n, t := range a {
+		if b[n] == "" {
+			out = append(out, name(n)+" "+t)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// columnDefs returns the definitions of the columns for values of c.
+func (s *Store) columnDefs(n string, c tstat.Column) []string {
+	typ := map[tstat.Kind]string{tstat.Int: "Int64", tstat.Float: "Float64", tstat.Bool: "UInt8", tstat.Text: "String"}[c.Kind]
+	if c.Kind != tstat.Time {
+		return []string{name(n) + " Nullable(" + typ + ")"}
+	}
+	if s.dateTime == "DateTime64" {
+		return []string{name(n) + " Nullable(DateTime64(6, 'UTC'))"}
+	}
+	return []string{name(n) + " Nullable(DateTime('UTC'))", name(n+micros) + " Nullable(UInt32)"}
+}
+
+// definition returns the columns of a new table: all that any Tstat version
+// has, whatever this file lacks; and this file's further ones if it may widen
+// a table.
+func (s *Store) definition(f store.FileInfo, cols []string) string {
+	all := f.Columns
+	if !s.cfg.columns.Widens() {
+		all = f.Type.Columns
+	}
+	defs := []string{
+		name(colProbe) + " " + s.shortText, name(colFolder) + " " + s.shortText,
+		name(colTime) + " DateTime('UTC')", name(colFile) + " UInt64",
+	}
+	for i, c := range all {
+		defs = append(defs, s.columnDefs(cols[i], c)...)
+	}
+	return " (" + strings.Join(defs, ", ") + ")"
+}
+
+// dataEngine returns the engine of the table that has the rows. The rows of a
+// file are together in it, and all of a day go at once.
+func (s *Store) dataEngine(table string) string {
+	const rest = "partition by toDate(" + colTime + ") order by (" + colTime + ", " + colProbe + ", " + colFile + ")"
+	if !s.cluster {
+		return " engine = MergeTree " + rest
+	}
+	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tables/{shard}/"+s.cfg.database+"/"+table) + ", '{replica}') " + rest
+}
+
+// checkView refuses a table that is none of ours.
+func (s *Store) checkView(ctx context.Context, host, typ string) error {
+	return s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(typ), func(row []string) error {
+		if row[0] != "View" {
+			return pg.Hinted(fmt.Errorf("%s is there, but is no view", name(typ)), "import into another database")
+		}
+		return nil
+	})
+}
+
+// createView makes the view of a log type, or puts it in the place of one that
+// lacks columns.
+func (s *Store) createView(ctx context.Context, host, typ string, columns map[string]string, replace bool) error {
+	in := " in "
+	if s.cluster {
+		in = " global in "
+	}
+	create := func(view string) error {
+		return s.change(ctx, host, nil, "create view if not exists "+name(s.cfg.database, view)+s.onCluster()+" as select "+strings.Join(s.ordered(columns), ", ")+
+			" from "+name(s.cfg.database, rowsTable(typ))+" where "+colFile+in+"("+s.visible(typ)+")")
+	}
+	if !replace {
+		return create(typ)
+	}
+	// Old servers cannot replace a view in one step.
+	number := fmt.Sprintf("_%016x", rand.Uint64())
+	next, old := typ+"_new"+number, typ+"_old"+number
+	if err := create(next); err != nil {
+		return err
+	}
+	err := s.change(ctx, host, nil, "rename table "+name(s.cfg.database, typ)+" to "+name(s.cfg.database, old)+", "+
+		name(s.cfg.database, next)+" to "+name(s.cfg.database, typ)+s.onCluster())
+	if err == nil {
+		next = old
+	}
+	return errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
+}
+
+// ordered returns quoted names of columns: our own first, the others sorted.
+func (s *Store) ordered(columns map[string]string) []string {
+	out := []string{name(colProbe), name(colFolder), name(colTime), name(colFile)}
+	var rest []string
+	for n := range columns {
+		if q := name(n); !slices.Contains(out, q) {
+			rest = append(rest, q)
+		}
+	}
+	slices.Sort(rest)
+	return append(out, rest...)
+}
+
+// targets returns the columns of a table that a file has values for.
+func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string) ([]target, error) {
+	found, err := s.cfg.columns.Targets(f, cols, table)
+	if err != nil {
+		return nil, err
+	}
+	var out []target
+	for _, t := range found {
+		kind := f.Columns[t.Source].Kind
+		add := func(n string) error {
+			form, nullable, ok := formOf(table[n], kind)
+			if !ok {
+				return pg.Hinted(fmt.Errorf("column %s of the table has the type %s, which does not fit %s", name(n), table[n], kind), "import into another database")
+			}
+			out = append(out, target{name: n, typ: table[n], form: form, nullable: nullable, source: t.Source})
+			return nil
+		}
+		if err := add(t.Name); err != nil {
+			return nil, err
+		}
+		if kind == tstat.Time && table[t.Name+micros] != "" {
+			if err := add(t.Name + micros); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
