@@ -2,7 +2,8 @@ package clickhouse
 
 import (
 	"context"
-	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,9 +11,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
-// The table of claims, too, only grows: a claim that is renewed is another row,
-// with the same since, and so is one that ends, with until 0. What is past is
-// removed a day later.
+// The table of claims only grows, too: a claim that is renewed is another row
+// with the same number, and so is one that ends, with until 0. Partitions of
+// days that are over are dropped by Prune.
 const (
 	claimsTable  = "tstatrepo_claims"
 	claimsOrder  = "(file, folder, probe, owner)"
@@ -21,18 +22,181 @@ const (
 	folder String,
 	file String,
 	owner String,
-	since UInt32,
+	claim UInt64,
 	until UInt32,
-	version UInt64,
+	version Int64,
 	at DateTime('UTC')
 )`
 )
 
-// Claim implements store.Claimer. Of two who claim the same file at the same
-// moment, both may get it.
-func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	return nil, fmt.Errorf("claim")
+// claim is a claim that holds.
+type claim struct {
+	owner  string
+	number uint64
 }
 
-var _ = strconv.Itoa
-var _ = strings.Join
+// Claim implements store.Claimer. The server's clock counts seconds, so a claim
+// may hold for up to two of them longer. On a cluster two owners may get the
+// same file if they ask nodes that do not know of each other's claims yet.
+func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !valid(k) })
+	var out []store.Key
+	for chunk := range slices.Chunk(keys, claimKeys) {
+		got, err := s.claim(ctx, owner, chunk, ttl)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got...)
+	}
+	return out, nil
+}
+
+// claimKeys is how many keys are claimed at once.
+const claimKeys = 500
+
+func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	host, err := s.live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	held, err := s.claims(ctx, host, keys)
+	if err != nil {
+		return nil, err
+	}
+	seconds := int64((ttl+time.Second-1)/time.Second) + 1
+	var granted []store.Key
+	own := map[store.Key]uint64{} // claims to make
+	renewed := map[store.Key]uint64{}
+	for _, k := range keys {
+		mine := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner })
+		switch {
+		case mine >= 0:
+			renewed[k] = held[k][mine].number
+		case len(held[k]) == 0:
+			own[k] = rand.Uint64()
+		}
+	}
+	for k, number := range renewed {
+		granted = append(granted, k)
+		own[k] = number
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	if err := s.insertClaims(ctx, host, owner, own, seconds); err != nil {
+		return nil, err
+	}
+	for k := range renewed {
+		delete(own, k)
+	}
+	// Of two that claim at the same time, the one with the larger number gives
+	// way; unless it did not see the other.
+	lost := map[store.Key]uint64{}
+	for end := time.Now().Add(settleTime); len(own) > 0; {
+		held, err := s.claims(ctx, host, keysOf(own))
+		if err != nil {
+			return nil, err
+		}
+		last := time.Now().After(end)
+		for k, number := range own {
+			others := slices.DeleteFunc(held[k], func(c claim) bool { return c.owner == owner })
+			switch {
+			case len(others) == 0:
+				granted = append(granted, k)
+			case last || slices.ContainsFunc(others, func(c claim) bool { return c.number < number }):
+				lost[k] = number
+			default:
+				continue
+			}
+			delete(own, k)
+		}
+		if len(lost) > 0 {
+			if err := s.insertClaims(ctx, host, owner, lost, 0); err != nil {
+				return nil, err
+			}
+			clear(lost)
+		}
+		if len(own) > 0 {
+			select {
+			case <-time.After(settleTime / 50):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	return granted, nil
+}
+
+func keysOf(m map[store.Key]uint64) []store.Key {
+	var keys []store.Key
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Release implements store.Claimer.
+func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) error {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !valid(k) })
+	for chunk := range slices.Chunk(keys, claimKeys) {
+		host, err := s.live(ctx)
+		if err != nil {
+			return err
+		}
+		held, err := s.claims(ctx, host, chunk)
+		if err != nil {
+			return err
+		}
+		own := map[store.Key]uint64{}
+		for k, cs := range held {
+			for _, c := range cs {
+				if c.owner == owner {
+					own[k] = c.number
+				}
+			}
+		}
+		if err := s.insertClaims(ctx, host, owner, own, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertClaims makes claims for so many seconds, or ends them with 0.
+func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]uint64, seconds int64) error {
+	if len(claims) == 0 {
+		return nil
+	}
+	var parts []string
+	for k, number := range claims {
+		parts = append(parts, "("+literals(k.Probe, k.Folder, k.File)+", toUInt64("+strconv.FormatUint(number, 10)+"))")
+	}
+	until := "0"
+	if seconds > 0 {
+		until = "toUnixTimestamp(now()) + " + strconv.FormatInt(seconds, 10)
+	}
+	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, claimsTable)+
+		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", "+
+		strconv.FormatInt(time.Now().Add(s.offset).UnixNano(), 10)+", now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
+}
+
+// claims returns the claims of keys that hold now.
+func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[store.Key][]claim, error) {
+	var parts []string
+	for _, k := range keys {
+		parts = append(parts, "("+literals(k.File, k.Folder, k.Probe)+")")
+	}
+	out := map[store.Key][]claim{}
+	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim from "+name(s.cfg.database, claimsTable)+
+		" where (file, folder, probe) in ("+strings.Join(parts, ", ")+") group by probe, folder, file, owner, claim"+
+		" having argMax(until, version) > toUnixTimestamp(now())", func(row []string) error {
+		if len(row) != 5 {
+			return errFields
+		}
+		number, err := strconv.ParseUint(row[4], 10, 64)
+		k := store.Key{Probe: row[0], Folder: row[1], File: row[2]}
+		out[k] = append(out[k], claim{row[3], number})
+		return err
+	})
+	return out, err
+}

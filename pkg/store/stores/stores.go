@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/clickhouse"
 	"github.com/tstatrepo/tstatrepo/pkg/store/copy"
 	"github.com/tstatrepo/tstatrepo/pkg/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/store/parquet"
@@ -55,6 +56,7 @@ var kinds = map[string]kind{
 	"postgres":   {openPostgres, postgres.Check},
 	"postgresql": {openPostgres, postgres.Check},
 	"dbstream":   {openDBStream, dbstream.Check},
+	"clickhouse": {openClickHouse, clickhouse.Check},
 }
 
 func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
@@ -69,6 +71,14 @@ func openPostgres(ctx context.Context, dest, _ string, opt Options) (store.Store
 
 func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
 	s, err := dbstream.Open(ctx, dest, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openClickHouse(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
+	s, err := clickhouse.Open(ctx, dest, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
