@@ -244,13 +244,13 @@ func (s *Store) sweep(ctx context.Context, logType string) error {
 	where := "file = " + text(logType)
 	known := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) + ")"
 	live := "(select file_id from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")"
-	in := "in "
+	in, notIn := " in ", " not in "
 	if s.cluster {
-		in = "global in "
+		in, notIn = " global in ", " global not in "
 	}
 	var dead []string
 	oldest := time.Now().Add(s.offset).Add(-abandoned)
-	err := s.query(ctx, "", nil, "select file_id, file_id "+in+known+" from "+name(s.cfg.database, rowsTable(logType))+" where file_id not "+in+live+" group by file_id", func(row []string) error {
+	err := s.query(ctx, "", nil, "select file_id, file_id"+in+known+" from "+name(s.cfg.database, rowsTable(logType))+" where file_id"+notIn+live+" group by file_id", func(row []string) error {
 		if len(row) != 2 {
 			return errFields
 		}

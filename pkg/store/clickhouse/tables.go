@@ -175,69 +175,86 @@ func (s *Store) forget(logType string) {
 // whether there was any.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
-	tables := []string{s.dataTable(typ)}
+	data := s.dataTable(typ)
+	have, err := s.columns(ctx, host, data)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(have) == 0 {
+		return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, data)+s.onCluster()+s.definition(f, cols)+s.dataEngine(data))
+	}
+	for _, own := range []string{colProbe, colFolder, colTime, colFile} {
+		if have[own] == "" {
+			return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s", name(data), own), "import into another database")
+		}
+	}
+	var add []string
+	for _, c := range s.cfg.columns.Missing(f, cols, have) {
+		for _, def := range s.columnDefs(cols[c], f.Columns[c]) {
+			add = append(add, "add column "+def)
+		}
+	}
+	if len(add) > 0 {
+		return nil, true, s.change(ctx, host, nil, "alter table "+name(s.cfg.database, data)+s.onCluster()+" "+strings.Join(add, ", "))
+	}
 	if s.cluster {
-		tables = append(tables, rowsTable(typ))
-	}
-	var first map[string]string
-	for i, table := range tables {
-		have, err := s.columns(ctx, host, table)
-		if err != nil {
-			return nil, false, err
-		}
-		if len(have) == 0 {
-			def := s.definition(f, cols)
-			engine := s.dataEngine(table)
-			if i > 0 {
-				def = " as " + name(s.cfg.database, tables[0])
-				engine = fmt.Sprintf(" engine = Distributed(%s, %s, %s, %s)", name(s.cfg.cluster), name(s.cfg.database), name(tables[0]), colFile)
-			}
-			return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, table)+s.onCluster()+def+engine)
-		}
-		var add []string
-		if i == 0 {
-			for _, own := range []string{colProbe, colFolder, colTime, colFile} {
-				if have[own] == "" {
-					return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s", name(table), own), "import into another database")
-				}
-			}
-			for _, c := range s.cfg.columns.Missing(f, cols, have) {
-				add = append(add, s.columnDefs(cols[c], f.Columns[c])...)
-			}
-			first = have
-		} else {
-			add = lacking(first, have)
-		}
-		if len(add) > 0 {
-			for j := range add {
-				add[j] = "add column " + add[j]
-			}
-			return nil, true, s.change(ctx, host, nil, "alter table "+name(s.cfg.database, table)+s.onCluster()+" "+strings.Join(add, ", "))
+		changed, err := s.follow(ctx, host, rowsTable(typ), "Distributed", have, func(table string) string {
+			return "create table if not exists " + name(s.cfg.database, table) + s.onCluster() + " as " + name(s.cfg.database, data) +
+				fmt.Sprintf(" engine = Distributed(%s, %s, %s, %s)", name(s.cfg.cluster), name(s.cfg.database), name(data), colFile)
+		})
+		if err != nil || changed {
+			return nil, changed, err
 		}
 	}
-	view, err := s.columns(ctx, host, typ)
-	if err != nil || len(lacking(first, view)) == 0 {
-		return first, false, err
-	}
-	if len(view) > 0 {
-		err := s.checkView(ctx, host, typ)
-		if err != nil {
-			return nil, false, err
+	changed, err = s.follow(ctx, host, typ, "View", have, func(view string) string {
+		in := " in "
+		if s.cluster {
+			in = " global in "
 		}
-	}
-	return nil, true, s.createView(ctx, host, typ, first, len(view) > 0)
+		return "create view if not exists " + name(s.cfg.database, view) + s.onCluster() + " as select " + strings.Join(s.ordered(have), ", ") +
+			" from " + name(s.cfg.database, rowsTable(typ)) + " where " + colFile + in + "(" + s.visible(typ) + ")"
+	})
+	return have, changed, err
 }
 
-// lacking returns definitions of the columns of a that b lacks.
-func lacking(a, b map[string]string) []string {
-	var out []string
-	for n, t := range a {
-		if b[n] == "" {
-			out = append(out, name(n)+" "+t)
-		}
+// follow makes a view or table that has no rows of its own, or puts another in
+// the place of one that lacks some of the columns. It reports whether it did.
+func (s *Store) follow(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
+	have, err := s.columns(ctx, host, table)
+	if err != nil {
+		return false, err
 	}
-	slices.Sort(out)
-	return out
+	lacks := false
+	for n := range columns {
+		lacks = lacks || have[n] == ""
+	}
+	switch {
+	case !lacks:
+		return false, nil
+	case len(have) == 0:
+		return true, s.change(ctx, host, nil, create(table))
+	}
+	err = s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(table), func(row []string) error {
+		if row[0] != engine {
+			return pg.Hinted(fmt.Errorf("%s is there, but is no %s", name(table), engine), "import into another database")
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	// Old servers cannot change either, nor replace it in one step.
+	number := fmt.Sprintf("_%016x", rand.Uint64())
+	next, old := table+"_new"+number, table+"_old"+number
+	if err := s.change(ctx, host, nil, create(next)); err != nil {
+		return true, err
+	}
+	err = s.change(ctx, host, nil, "rename table "+name(s.cfg.database, table)+" to "+name(s.cfg.database, old)+", "+
+		name(s.cfg.database, next)+" to "+name(s.cfg.database, table)+s.onCluster())
+	if err == nil {
+		next = old
+	}
+	return true, errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
 }
 
 // columnDefs returns the definitions of the columns for values of c.
@@ -278,44 +295,6 @@ func (s *Store) dataEngine(table string) string {
 		return " engine = MergeTree " + rest
 	}
 	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tables/{shard}/"+s.cfg.database+"/"+table) + ", '{replica}') " + rest
-}
-
-// checkView refuses a table that is none of ours.
-func (s *Store) checkView(ctx context.Context, host, typ string) error {
-	return s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(typ), func(row []string) error {
-		if row[0] != "View" {
-			return pg.Hinted(fmt.Errorf("%s is there, but is no view", name(typ)), "import into another database")
-		}
-		return nil
-	})
-}
-
-// createView makes the view of a log type, or puts it in the place of one that
-// lacks columns.
-func (s *Store) createView(ctx context.Context, host, typ string, columns map[string]string, replace bool) error {
-	in := " in "
-	if s.cluster {
-		in = " global in "
-	}
-	create := func(view string) error {
-		return s.change(ctx, host, nil, "create view if not exists "+name(s.cfg.database, view)+s.onCluster()+" as select "+strings.Join(s.ordered(columns), ", ")+
-			" from "+name(s.cfg.database, rowsTable(typ))+" where "+colFile+in+"("+s.visible(typ)+")")
-	}
-	if !replace {
-		return create(typ)
-	}
-	// Old servers cannot replace a view in one step.
-	number := fmt.Sprintf("_%016x", rand.Uint64())
-	next, old := typ+"_new"+number, typ+"_old"+number
-	if err := create(next); err != nil {
-		return err
-	}
-	err := s.change(ctx, host, nil, "rename table "+name(s.cfg.database, typ)+" to "+name(s.cfg.database, old)+", "+
-		name(s.cfg.database, next)+" to "+name(s.cfg.database, typ)+s.onCluster())
-	if err == nil {
-		next = old
-	}
-	return errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
 }
 
 // ordered returns quoted names of columns: our own first, the others sorted.
