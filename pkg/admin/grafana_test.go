@@ -32,8 +32,10 @@ type dashboard struct {
 		GridPos                  struct{ X, Y, W, H int }
 		FieldConfig              struct{ Defaults struct{ Unit string } }
 		Targets                  []struct {
-			RefID, Expr, Target, LegendFormat string
-			Datasource                        source
+			RefID, LegendFormat string
+			// One of these is the query.
+			Expr, Target, RawSQL, Query string
+			Datasource                  source
 		}
 	}
 }
