@@ -102,7 +102,7 @@ func (c *claims) close(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k := range c.held {
-		c.done = append(c.done, k)
+		c.drop(k)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
@@ -276,8 +276,9 @@ func sorted(set map[store.Key]bool) []store.Key {
 }
 
 // release releases what is done with; what fails is tried again with the next
-// ones, or expires. The lock is held.
+// ones unless it was claimed again, or expires. The lock is held.
 func (c *claims) release(ctx context.Context) {
+	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
 	if len(c.done) == 0 {
 		return
 	}

@@ -25,6 +25,7 @@ type board struct {
 	claims  map[store.Key]boardClaim
 	granted map[store.Key]int // how often to a new owner
 	calls   int               // of Claim
+	refuse  int               // how many calls of Release fail
 	asked   func(b *board, owner string, keys []store.Key) error
 }
 
@@ -152,6 +153,9 @@ func (s *shared) Claim(_ context.Context, owner string, keys []store.Key, ttl ti
 func (s *shared) Release(_ context.Context, owner string, keys []store.Key) error {
 	s.board.mu.Lock()
 	defer s.board.mu.Unlock()
+	if s.refuse--; s.refuse >= 0 {
+		return errors.New("it is away")
+	}
 	for _, k := range keys {
 		if s.claims[k].owner == owner {
 			delete(s.claims, k)
@@ -516,6 +520,45 @@ func TestClaimFails(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.counts(sum, "files=2 failed=1")
+	if n := w.by(""); n != 0 {
+		t.Errorf("%d claims are left", n)
+	}
+}
+
+// TestClaimReleaseFails: what could not be released is so with the next ones,
+// unless it was claimed again.
+func TestClaimReleaseFails(t *testing.T) {
+	w := newSharedWorld(t, 100)
+	w.refuse = 3
+	if _, err := Run(context.Background(), w.options(w.open())); err != nil {
+		t.Fatal(err)
+	}
+	w.complete()
+
+	w = newSharedWorld(t, 3)
+	s := w.open()
+	r, err := newRun(w.options(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.newClaims(context.Background())
+	claim := func() {
+		if got, err := c.claim(context.Background(), w.keys); err != nil || len(got) != len(w.keys) {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+	claim()
+	w.refuse = 1
+	for _, k := range w.keys {
+		c.drop(k)
+	}
+	c.release(context.Background())
+	claim()
+	c.release(context.Background())
+	if n := w.by(c.owner); n != len(w.keys) {
+		t.Errorf("%d of %d claims are left", n, len(w.keys))
+	}
+	c.close(context.Background())
 	if n := w.by(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
