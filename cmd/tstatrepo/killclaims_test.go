@@ -82,7 +82,7 @@ func TestKillImporter(t *testing.T) {
 					}
 					killed++
 				}
-				again := startSharing(t, source, st.dest, state)
+				again := startSharing(t, source, st.dest, t.TempDir()) // another one
 				t.Logf("after %d kills: %+v, %+v", killed, wait(), again())
 				if rows, different, records := st.counts(); rows != total || different != total || records != total {
 					t.Errorf("%d rows, %d different ones, records of %d, want %d", rows, different, records, total)

@@ -329,6 +329,45 @@ func (h *hook) Write(p []byte) (int, error) {
 	return h.out.Write(p)
 }
 
+// TestClaimOwner: an import that was killed does not wait for its own claims;
+// others have another name.
+func TestClaimOwner(t *testing.T) {
+	w := newSharedWorld(t, 40)
+	opt := w.options(w.open())
+	killed := ""
+	w.asked = func(b *board, owner string, keys []store.Key) error {
+		killed = owner
+		return errors.New("stop")
+	}
+	if _, err := Run(context.Background(), opt); err == nil {
+		t.Error("no error")
+	}
+	w.give(killed, w.keys[:32]...)
+	w.asked = nil
+	sum, err := Run(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.counts(sum, "files=40 skipped=0 others=0")
+	w.complete()
+
+	dir := t.TempDir()
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		dir   string
+		locks []string
+	}{{dir, []string{"a", "b"}}, {dir, []string{"a"}}, {dir, []string{"b"}}, {t.TempDir(), []string{"a", "b"}}, {dir, []string{"b", "a"}}} {
+		name, err := claimOwner(c.dir, c.locks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[name] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("owners %v", seen)
+	}
+}
+
 // TestClaimInterrupt: an interrupt ends the wait, and the import.
 func TestClaimInterrupt(t *testing.T) {
 	w := newSharedWorld(t, 3)
@@ -541,6 +580,7 @@ func TestClaimReleaseFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.claimers, r.owner = claimers(r.opt.Stores), "a"
 	c := r.newClaims(context.Background())
 	claim := func() {
 		if got, err := c.claim(context.Background(), w.keys); err != nil || len(got) != len(w.keys) {
