@@ -48,7 +48,7 @@ func sharedDatabase(t *testing.T, name string) func() sharedStore {
 // and started again, time after time. In the end every row is there once, and
 // what the dead ones had claimed did not keep anyone waiting for ever.
 func TestKillImporter(t *testing.T) {
-	files, kills := 60, 3
+	files, kills := 100, 3
 	if *soak {
 		files, kills = 500, 10
 	}
@@ -60,14 +60,17 @@ func TestKillImporter(t *testing.T) {
 			for killed := 0; killed < kills; {
 				st := newStore()
 				state := t.TempDir()
+				begun := time.Now()
+				importOnce(t, filepath.Join(source, "2016_03_01_00_00.out"), st.dest, state)
+				least := time.Since(begun) / 2
 				// Slow enough for all kills to come in time.
-				wait := startSharing(t, source, st.dest, t.TempDir(), "--rate", "0.2")
+				wait := startSharing(t, source, st.dest, t.TempDir(), "--rate", "0.1")
 				for killed < kills {
-					cmd := sharing(source, st.dest, state, "--rate", "0.2")
+					cmd := sharing(source, st.dest, state, "--rate", "0.1")
 					if err := cmd.Start(); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(time.Duration(rand.Int64N(int64(time.Second)))) // the random moment
+					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // the random moment
 					cmd.Process.Kill()
 					cmd.Wait()
 					rows, _, records := st.counts()
@@ -79,7 +82,7 @@ func TestKillImporter(t *testing.T) {
 					}
 					killed++
 				}
-				again := startSharing(t, source, st.dest, state)
+				again := startSharing(t, source, st.dest, t.TempDir()) // another one
 				t.Logf("after %d kills: %+v, %+v", killed, wait(), again())
 				if rows, different, records := st.counts(); rows != total || different != total || records != total {
 					t.Errorf("%d rows, %d different ones, records of %d, want %d", rows, different, records, total)

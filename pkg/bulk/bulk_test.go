@@ -463,7 +463,7 @@ func TestLocked(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(1, "a"))
 		_, err := w.try(func(o *Options) {
-			unlock, err := lockAll(o.StateDir, o.Sources, nil, o.Stores)
+			_, unlock, err := lockAll(o.StateDir, o.Sources, nil, o.Stores)
 			if err != nil {
 				w.Fatal(err)
 			}

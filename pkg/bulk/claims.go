@@ -4,14 +4,19 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	mathrand "math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -43,8 +48,6 @@ const releaseTime = 3 * time.Second
 // all.
 type claims struct {
 	*run
-	stores []store.Claimer // in the order of their names: two importers do not block each other
-	owner  string
 
 	// mu is held while stores are asked, so that no claim is renewed while it
 	// is released.
@@ -58,23 +61,50 @@ type claims struct {
 	stop func() // ends the renewal
 }
 
+// claimers returns the stores that several importers share, in the order of
+// their names: two importers do not block each other.
+func claimers(list []store.Store) (shared []store.Claimer) {
+	for _, s := range list {
+		if s, ok := s.(store.Claimer); ok {
+			shared = append(shared, s)
+		}
+	}
+	slices.SortStableFunc(shared, func(a, b store.Claimer) int { return strings.Compare(a.String(), b.String()) })
+	return shared
+}
+
+// Claims of a state folder have an owner with its number.
+const (
+	importerFile   = "importer"
+	importerFormat = 1
+)
+
+// claimOwner names an import among all that share a store. One that died and
+// is started again has the same name, so that it need not wait for its own
+// claims; two at the same time do not, since each holds locks of its own.
+func claimOwner(stateDir string, locks []string) (string, error) {
+	var importer struct{ ID string }
+	file := filepath.Join(stateDir, importerFile)
+	err := state.Load(file, importerFormat, &importer)
+	if errors.Is(err, fs.ErrNotExist) {
+		importer.ID = rand.Text()
+		err = state.Save(file, importerFormat, importer)
+	}
+	if err != nil {
+		return "", err
+	}
+	host, _ := os.Hostname()
+	locks = slices.Sorted(slices.Values(locks))
+	sum := sha256.Sum256([]byte(strings.Join(locks, "\x00\x00")))
+	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
+}
+
 // newClaims returns claims that hold nothing. close ends them.
 func (r *run) newClaims(ctx context.Context) *claims {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
-	if r.opt.DryRun {
+	if len(r.claimers) == 0 {
 		return c
 	}
-	for _, s := range r.opt.Stores {
-		if s, ok := s.(store.Claimer); ok {
-			c.stores = append(c.stores, s)
-		}
-	}
-	if len(c.stores) == 0 {
-		return c
-	}
-	slices.SortStableFunc(c.stores, func(a, b store.Claimer) int { return strings.Compare(a.String(), b.String()) })
-	host, _ := os.Hostname()
-	c.owner = fmt.Sprintf("%s/%d/%s", cmp.Or(host, "unknown"), os.Getpid(), rand.Text())
 	ctx, cancel := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
 	renewal.Go(func() {
@@ -102,7 +132,7 @@ func (c *claims) close(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k := range c.held {
-		c.done = append(c.done, k)
+		c.drop(k)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
@@ -113,7 +143,7 @@ func (c *claims) close(ctx context.Context) {
 func (c *claims) add(groups [][]*task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.stores) == 0 {
+	if len(c.claimers) == 0 {
 		c.ready = append(c.ready, groups...)
 		return
 	}
@@ -225,7 +255,7 @@ func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]boo
 		c.held[k] = true
 	}
 	got := setOf(keys)
-	for _, s := range c.stores {
+	for _, s := range c.claimers {
 		if len(got) == 0 {
 			break
 		}
@@ -242,13 +272,13 @@ func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]boo
 	for _, k := range keys {
 		switch {
 		case got[k]:
-		case len(c.stores) == 1:
+		case len(c.claimers) == 1:
 			delete(c.held, k)
 		default: // one of the stores may have granted it
 			c.drop(k)
 		}
 	}
-	if len(c.stores) > 1 {
+	if len(c.claimers) > 1 {
 		c.release(ctx) // at once: others may wait for just these
 	}
 	return got, nil
@@ -276,13 +306,14 @@ func sorted(set map[store.Key]bool) []store.Key {
 }
 
 // release releases what is done with; what fails is tried again with the next
-// ones, or expires. The lock is held.
+// ones unless it was claimed again, or expires. The lock is held.
 func (c *claims) release(ctx context.Context) {
+	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
 	if len(c.done) == 0 {
 		return
 	}
 	failed := false
-	for _, s := range c.stores {
+	for _, s := range c.claimers {
 		if err := s.Release(ctx, c.owner, c.done); err != nil {
 			failed = true
 			c.log.Debug("claims were not released", "store", s.String(), "err", err)
@@ -305,7 +336,7 @@ func (c *claims) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, c.opt.ClaimTime/3)
 	defer cancel()
 	keys := sorted(c.held)
-	for _, s := range c.stores {
+	for _, s := range c.claimers {
 		granted, err := s.Claim(ctx, c.owner, keys, c.opt.ClaimTime)
 		if err != nil {
 			c.log.Debug("claims were not renewed", "store", s.String(), "err", err)

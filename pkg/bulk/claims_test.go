@@ -25,6 +25,7 @@ type board struct {
 	claims  map[store.Key]boardClaim
 	granted map[store.Key]int // how often to a new owner
 	calls   int               // of Claim
+	refuse  int               // how many calls of Release fail
 	asked   func(b *board, owner string, keys []store.Key) error
 }
 
@@ -152,6 +153,9 @@ func (s *shared) Claim(_ context.Context, owner string, keys []store.Key, ttl ti
 func (s *shared) Release(_ context.Context, owner string, keys []store.Key) error {
 	s.board.mu.Lock()
 	defer s.board.mu.Unlock()
+	if s.refuse--; s.refuse >= 0 {
+		return errors.New("it is away")
+	}
 	for _, k := range keys {
 		if s.claims[k].owner == owner {
 			delete(s.claims, k)
@@ -323,6 +327,45 @@ func (h *hook) Write(p []byte) (int, error) {
 		h.f()
 	}
 	return h.out.Write(p)
+}
+
+// TestClaimOwner: an import that was killed does not wait for its own claims;
+// others have another name.
+func TestClaimOwner(t *testing.T) {
+	w := newSharedWorld(t, 40)
+	opt := w.options(w.open())
+	killed := ""
+	w.asked = func(b *board, owner string, keys []store.Key) error {
+		killed = owner
+		return errors.New("stop")
+	}
+	if _, err := Run(context.Background(), opt); err == nil {
+		t.Error("no error")
+	}
+	w.give(killed, w.keys[:32]...)
+	w.asked = nil
+	sum, err := Run(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.counts(sum, "files=40 skipped=0 others=0")
+	w.complete()
+
+	dir := t.TempDir()
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		dir   string
+		locks []string
+	}{{dir, []string{"a", "b"}}, {dir, []string{"a"}}, {dir, []string{"b"}}, {t.TempDir(), []string{"a", "b"}}, {dir, []string{"b", "a"}}} {
+		name, err := claimOwner(c.dir, c.locks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[name] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("owners %v", seen)
+	}
 }
 
 // TestClaimInterrupt: an interrupt ends the wait, and the import.
@@ -516,6 +559,46 @@ func TestClaimFails(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.counts(sum, "files=2 failed=1")
+	if n := w.by(""); n != 0 {
+		t.Errorf("%d claims are left", n)
+	}
+}
+
+// TestClaimReleaseFails: what could not be released is so with the next ones,
+// unless it was claimed again.
+func TestClaimReleaseFails(t *testing.T) {
+	w := newSharedWorld(t, 100)
+	w.refuse = 3
+	if _, err := Run(context.Background(), w.options(w.open())); err != nil {
+		t.Fatal(err)
+	}
+	w.complete()
+
+	w = newSharedWorld(t, 3)
+	s := w.open()
+	r, err := newRun(w.options(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.claimers, r.owner = claimers(r.opt.Stores), "a"
+	c := r.newClaims(context.Background())
+	claim := func() {
+		if got, err := c.claim(context.Background(), w.keys); err != nil || len(got) != len(w.keys) {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+	claim()
+	w.refuse = 1
+	for _, k := range w.keys {
+		c.drop(k)
+	}
+	c.release(context.Background())
+	claim()
+	c.release(context.Background())
+	if n := w.by(c.owner); n != len(w.keys) {
+		t.Errorf("%d of %d claims are left", n, len(w.keys))
+	}
+	c.close(context.Background())
 	if n := w.by(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // lockAll takes the lock of every source and store, so that a slow cron job
-// is not overtaken by the next.
-func lockAll(stateDir string, sources []string, remote []Source, stores []store.Store) (unlock func(), err error) {
+// is not overtaken by the next, and returns their names.
+func lockAll(stateDir string, sources []string, remote []Source, stores []store.Store) (names []string, unlock func(), err error) {
 	var held []func()
 	unlock = func() {
 		for _, u := range held {
@@ -34,7 +34,7 @@ func lockAll(stateDir string, sources []string, remote []Source, stores []store.
 			if err != nil {
 				return err
 			}
-			held = append(held, u)
+			held, names = append(held, u), append(names, key)
 		}
 		return nil
 	}
@@ -48,16 +48,16 @@ func lockAll(stateDir string, sources []string, remote []Source, stores []store.
 		}
 		if err != nil {
 			unlock()
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for _, src := range remote {
 		if err := lock(src.String(), src.String()); err != nil {
 			unlock()
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return unlock, nil
+	return names, unlock, nil
 }
 
 // absolute makes the folder of a store's URL absolute: relative ones mean

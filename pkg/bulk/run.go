@@ -26,7 +26,10 @@ type run struct {
 	log     *slog.Logger
 	limits  *Limits
 	rejects *rejectFile
-	readers sync.Pool // of *tstat.Reader, whose buffers are large
+	// The stores to claim files in, and as whom.
+	claimers []store.Claimer
+	owner    string
+	readers  sync.Pool // of *tstat.Reader, whose buffers are large
 
 	mu            sync.Mutex
 	sum           *Summary
@@ -58,11 +61,16 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	}
 	defer r.rejects.close()
 	if !opt.DryRun {
-		unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
+		names, unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
 		if err != nil {
 			return nil, err
 		}
 		defer unlock()
+		if r.claimers = claimers(opt.Stores); len(r.claimers) > 0 {
+			if r.owner, err = claimOwner(opt.StateDir, names); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if opt.Follow {
 		err = r.follow(ctx)
