@@ -27,7 +27,7 @@ var layers = [][]string{
 }
 
 // programs stand for themselves: tools of the repository.
-var programs = []string{"pkg/bench", "pkg/bench/rrdread", "pkg/tstatgen"}
+var programs = []string{"pkg/bench", "pkg/bench/kafkapeer", "pkg/bench/rrdread", "pkg/tstatgen"}
 
 // TestLayers: imports go only downwards, every package has its layer, and
 // nothing below cmd knows the command line.

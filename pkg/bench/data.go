@@ -103,6 +103,7 @@ func (b *bench) build(ctx context.Context) error {
 	for _, p := range []struct{ name, module, pkg, cgo string }{
 		{"tstatrepo", b.root, "./cmd/tstatrepo", "1"}, // with librrd
 		{"rrdread", b.root, "./pkg/bench/rrdread", "1"},
+		{"kafkapeer", b.root, "./pkg/bench/kafkapeer", "0"},
 		{"tstatgen", b.root, "./pkg/tstatgen", "0"},
 		{"tstatduck", filepath.Join(b.root, "pkg", "duckdb"), ".", "1"},
 	} {

@@ -62,6 +62,7 @@ var cases = []struct {
 	{"stream", "live lines to standard output; peer: socat", (*bench).caseStream},
 	{"follow", "a followed folder to TCP, and the latency", (*bench).caseFollow},
 	{"nats", "live lines to JetStream; peer: a bare publisher", (*bench).caseNATS},
+	{"kafka", "live lines to a Kafka broker in memory; peer: franz-go's bare producer", (*bench).caseKafka},
 	{"connections", "memory with a thousand connections", (*bench).caseConnections},
 	{"rrdread", "reads 2,000 RRDs with a day of points; peer: python3-rrdtool's fetch", (*bench).caseRRDRead},
 	{"rrdpush", "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", (*bench).caseRRDPush},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -297,4 +299,89 @@ func TestGroup(t *testing.T) {
 			t.Error(s.err, all[2].err)
 		}
 	})
+}
+
+// TestHeldUp: a consumer takes nothing for longer than brokers wait for a word.
+// The source reads no more than the window, keeps what it has, and nothing
+// comes twice.
+func TestHeldUp(t *testing.T) {
+	t.Parallel()
+	brokers(t, func(t *testing.T, url string, _ func(func())) {
+		const size = 1 << 20
+		var messages []published
+		var want strings.Builder
+		for i := range 100 {
+			text := numbered(logPath, i*300, (i+1)*300)
+			want.WriteString(text)
+			messages = append(messages, published{"turin", text, nil})
+		}
+		publish(t, url, messages)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		conns := make(chan net.Conn, 1)
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				conns <- c
+			}
+		}()
+		var src brokerSource
+		s := startStream(t, Options{From: []string{url}, To: []string{"tcp://" + l.Addr().String()}, Queue: size, Window: size, opened: func(r *run) {
+			src = r.from[0]
+			if k, ok := src.(*kafkaSource); ok {
+				k.session = 6 * time.Second // the least that the broker takes
+			}
+		}})
+		c := <-conns
+		defer c.Close()
+		var w *window
+		switch src := src.(type) {
+		case *kafkaSource:
+			w = &src.window
+		case *natsSource:
+			w = &src.window
+		}
+		ahead := func() int64 {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.sent - w.done
+		}
+		await(t, "a full window", func() bool { return ahead() > size/2 })
+		time.Sleep(natsAckWait + 2*time.Second) // what brokers wait for is time
+		if n := ahead(); n > size+messageSize {
+			t.Errorf("%d bytes are under way, the window is %d", n, size)
+		}
+		got := make(chan string, 1)
+		go func() { b, _ := io.ReadAll(c); got <- string(b) }()
+		await(t, "all lines", func() bool { return s.taken(0) >= 30_000 })
+		if s.stop(); s.err != nil {
+			t.Error(s.err)
+		}
+		if text := <-got; text != want.String() {
+			t.Errorf("%d bytes arrived, want %d", len(text), want.Len())
+		}
+	})
+}
+
+// TestFromKcat: lines of another library, each a message without an end, in
+// every compression that it knows.
+func TestFromKcat(t *testing.T) {
+	t.Parallel()
+	k := startKafka(t)
+	s := startStream(t, Options{From: []string{"kafka://" + k.addr + "/tstat"}})
+	var want string
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		var in strings.Builder
+		for i := range 500 {
+			fmt.Fprintf(&in, "turin|line %d %s\n", i, codec)
+			want += fmt.Sprintf("%s line %d %s\n", logPath, i, codec)
+		}
+		kcat(t, in.String(), "-b", k.addr, "-P", "-t", "tstat", "-K", "|", "-z", codec, "-H", "Tstat-Format=line", "-H", "Tstat-Path="+logPath)
+		await(t, "all lines", func() bool { return s.out.Len() >= len(want) })
+	}
+	if sum := s.stop(); s.err != nil || s.out.String() != want || sum.Sources[0].Probe != "turin" {
+		t.Errorf("%d bytes of %d, %+v, %v", s.out.Len(), len(want), sum, s.err)
+	}
 }

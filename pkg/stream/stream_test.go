@@ -93,7 +93,11 @@ func startStream(t testing.TB, opt Options) *started {
 	opt.Poll = 20 * time.Millisecond
 	opt.RetryMin, opt.RetryMax = time.Millisecond, 20*time.Millisecond
 	opt.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	look := opt.opened
 	opt.opened = func(r *run) {
+		if look != nil {
+			look(r)
+		}
 		s.hub.Store(r.hub)
 		s.ck = r.ck
 	}

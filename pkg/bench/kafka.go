@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// caseKafka measures lines into a broker in memory against the bare producer
+// of the same library, with records of the same size.
+func (b *bench) caseKafka(ctx context.Context) error {
+	path, lines, err := b.wire(ctx)
+	if err != nil {
+		return err
+	}
+	peer := filepath.Join(b.dir, "kafkapeer")
+	// with runs a side beside a broker, which checks what has come.
+	with := func(run func(addr string) (usage, error)) side {
+		return func(ctx context.Context) (usage, error) {
+			if err := b.fresh(ctx); err != nil {
+				return usage{}, err
+			}
+			addr, err := freeAddr()
+			if err != nil {
+				return usage{}, err
+			}
+			_, port, _ := net.SplitHostPort(addr)
+			args := append(slices.Clone(b.prefix), peer, "serve", port, strconv.FormatInt(lines, 10))
+			server := exec.CommandContext(ctx, args[0], args[1:]...)
+			server.Env = append(os.Environ(), b.env...)
+			var errs bytes.Buffer
+			server.Stderr = &errs
+			if err := server.Start(); err != nil {
+				return usage{}, err
+			}
+			u, err := usage{}, awaitListener(ctx, addr)
+			if err == nil {
+				u, err = run(addr)
+			}
+			server.Process.Signal(syscall.SIGTERM)
+			if werr := server.Wait(); err == nil && werr != nil {
+				err = fmt.Errorf("broker: %w: %s", werr, tail(errs.Bytes()))
+			}
+			return u, err
+		}
+	}
+	for _, compression := range []string{"zstd", "none"} {
+		ours := with(func(addr string) (usage, error) {
+			listen, err := freeAddr()
+			if err != nil {
+				return usage{}, err
+			}
+			return b.receive(ctx, listen, os.DevNull, func() error { return sendFile(listen, []string{path}) }, true,
+				filepath.Join(b.dir, "tstatrepo"), "stream", "--listen", listen, "--state-dir", filepath.Join(b.out(), "state"), "--quiet",
+				"--to", "kafka://"+addr+"/bench?compress="+compression)
+		})
+		bare := with(func(addr string) (usage, error) {
+			u, err := b.limits.run(ctx, peer, "produce", addr, compression, path)
+			if err != nil {
+				return u, err
+			}
+			ns, err := strconv.ParseInt(strings.TrimSpace(string(u.out)), 10, 64)
+			u.wall = time.Duration(ns) // without its start
+			return u, err
+		})
+		if err := b.compare(ctx, "stream to Kafka, "+compression+" / franz-go's bare producer, lines/s", float64(lines), 0.7, ours, bare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
