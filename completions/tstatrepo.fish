@@ -12,6 +12,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l stream -x 
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l retry-timeout -x -d 'try again for DURATION when a database is away; without end with --follow'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l replace -d 'store again what is stored already'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l dry-run -d 'only say what would be imported'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l keep -x -d 'with --follow and --listen: remove rows of days that ended more than DURATION ago, like 400d, at the start and then daily; see store prune'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l compact -d 'with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l type -x -d 'import log types that match GLOB, like \'log_tcp_*\''
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l since -x -d 'import folders of TIME (2006-01-02, 2006-01-02T15:04, RFC 3339) or later'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l until -x -d 'import folders before TIME'

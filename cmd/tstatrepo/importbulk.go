@@ -22,6 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // importBulk holds the settings of import-bulk.
@@ -58,6 +59,10 @@ type importBulk struct {
 	folderLength  duration
 	advertise     string
 	adopt         string
+
+	keep    duration
+	compact bool
+	keeper  *upkeep.Keeper // with --follow, while it runs
 
 	probeGiven bool // probe is not the default
 }
@@ -124,6 +129,11 @@ func (b *importBulk) settings() []*setting {
 			usage: "go on with new folders until interrupted"},
 		{name: "poll", group: source, value: &b.poll,
 			usage: "look for new folders every `DURATION` with --follow"},
+
+		{name: "keep", group: dest, value: &b.keep, empty: "for ever",
+			usage: "with --follow and --listen: remove rows of days that ended more than `DURATION` ago, like 400d, at the start and then daily; see store prune"},
+		{name: "compact", group: dest, value: &b.compact,
+			usage: "with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact"},
 
 		{name: "jobs", group: limits, value: &b.jobs, empty: "count of CPUs, at most 4",
 			usage: "import `N` files at a time"},
@@ -240,7 +250,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	}
 	if b.metricsFile != "" && b.follow {
 		opt.Passed = func(sum *bulk.Summary, failure error) {
-			if err := writeMetrics(b.metricsFile, oneRun(b.probe, sum, failure, time.Now())); err != nil {
+			if err := writeMetrics(b.metricsFile, oneRun(b.probe, sum, failure, time.Now()), b.keeper.Status()); err != nil {
 				opt.Log.Warn("metrics file was not written", "err", err)
 			}
 		}
@@ -254,7 +264,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}
 	if b.metricsFile != "" && !b.dryRun && !b.follow {
-		err = errors.Join(err, writeMetrics(b.metricsFile, oneRun(b.probe, sum, err, time.Now())))
+		err = errors.Join(err, writeMetrics(b.metricsFile, oneRun(b.probe, sum, err, time.Now()), nil))
 	}
 	return b.finish(con, sum, err)
 }
@@ -290,10 +300,22 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 	}
 	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet)
 	opt.Progress = prog
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if b.follow {
+		b.keeper = upkeep.Start(ctx, b.upkeep(opt.Log))
+		defer b.keeper.Wait()
+	}
 	sum, err = bulk.Run(ctx, opt)
 	stop()
+	cancel()
 	// Close makes the last commits durable, so its error counts.
 	return sum, errors.Join(err, closeAll(opt.Stores))
+}
+
+// upkeep returns what is to be done to the stores beside the import.
+func (b *importBulk) upkeep(log *slog.Logger) upkeep.Options {
+	return upkeep.Options{To: b.to, Keep: time.Duration(b.keep), Compact: b.compact, RetryTimeout: time.Duration(b.retryTimeout), Log: log}
 }
 
 func closeAll(list []store.Store) error {
@@ -360,6 +382,12 @@ func (b *importBulk) options(p *problems) bulk.Options {
 	atLeast(p, "memory", b.memory, 64<<20)
 	if b.progressInterval != 0 {
 		atLeast(p, "progress-interval", b.progressInterval, duration(time.Second))
+	}
+	if b.keep != 0 {
+		atLeast(p, "keep", b.keep, duration(24*time.Hour))
+	}
+	if up := b.upkeep(nil); up.Enabled() && !b.follow && !b.isRepository() {
+		p.add(map[bool]string{true: "keep", false: "compact"}[b.keep != 0], "needs --follow or --listen; else see 'tstatrepo store'")
 	}
 	within(p, "jobs", b.jobs, 0, 1024)
 	within(p, "max-rejects", b.maxRejects, 0, 1<<31-1)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // isProbe reports whether import-bulk plays MATH's probe: it serves files
@@ -245,6 +247,9 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if prog != nil {
 		opt.Progress = endless{prog}
 	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	keeper := upkeep.Start(ctx, b.upkeep(opt.Log))
 	runs := map[string]importRun{}                       // by stream
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
@@ -257,12 +262,14 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 			}
 			// A copy: the import goes on with its sums.
 			runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
-			if err := writeMetrics(b.metricsFile, byProbe(runs)); err != nil {
+			if err := writeMetrics(b.metricsFile, byProbe(runs), keeper.Status()); err != nil {
 				opt.Log.Warn("metrics file was not written", "err", err)
 			}
 		},
 	})
 	stop()
+	cancel()
+	keeper.Wait()
 	err = errors.Join(orInterrupt(c.Context, err), pool.Close())
 	if len(sums) == 0 {
 		return err

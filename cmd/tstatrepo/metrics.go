@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 const (
@@ -31,9 +32,10 @@ func oneRun(probe string, sum *bulk.Summary, failure error, ended time.Time) map
 }
 
 // writeMetrics replaces file by metrics of the runs, by probe, for the
-// textfile collector of node_exporter. Alert on the age of the last success:
+// textfile collector of node_exporter, and of what was done to the stores
+// beside. Alert on the age of the last success:
 // it survives failed runs and shows runs that never start.
-func writeMetrics(file string, runs map[string]importRun) error {
+func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Status) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
@@ -75,6 +77,23 @@ func writeMetrics(file string, runs map[string]importRun) error {
 			for _, t := range r.sum.Types {
 				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
 			}
+		}
+	}
+	for _, k := range kept {
+		if !k.LastSuccess.IsZero() {
+			gauge("tstatrepo_store_upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", "store").
+				WithLabelValues(k.Store).Set(float64(k.LastSuccess.UnixMilli()) / 1000)
+		}
+		for _, m := range []struct {
+			name, help string
+			value      int64
+		}{
+			{"upkeep_failures", "Times that this failed since the start.", k.Failed},
+			{"compacted_files", "Files that became part of larger ones since the start.", k.Compacted.Files},
+			{"pruned_files", "Log files whose rows were removed since the start.", k.Pruned.Files},
+			{"pruned_rows", "Rows removed since the start.", k.Pruned.Rows},
+		} {
+			gauge("tstatrepo_store_"+m.name, m.help, "store").WithLabelValues(k.Store).Set(float64(m.value))
 		}
 	}
 	return writeTextfile(file, reg)

@@ -129,13 +129,13 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	// A failure before any success does not invent one.
-	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now)); err != nil {
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now), nil); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(read(), metricSuccess) {
 		t.Errorf("success without a success:\n%s", read())
 	}
-	if err := writeMetrics(file, oneRun("turin", sampleSummary(), nil, now)); err != nil {
+	if err := writeMetrics(file, oneRun("turin", sampleSummary(), nil, now), nil); err != nil {
 		t.Fatal(err)
 	}
 	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
@@ -149,13 +149,13 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("names:\n%s", read())
 	}
 	// A failure keeps the time of the last success.
-	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now.Add(time.Hour))); err != nil {
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now.Add(time.Hour)), nil); err != nil {
 		t.Fatal(err)
 	}
 	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
 		`tstatrepo_import_last_run_timestamp_seconds{probe="turin"} 1.7000036e+09`,
 		`tstatrepo_import_last_run_success{probe="turin"} 0`)
-	if err := writeMetrics(filepath.Join(file, "x"), oneRun("turin", nil, nil, now)); err == nil {
+	if err := writeMetrics(filepath.Join(file, "x"), oneRun("turin", nil, nil, now), nil); err == nil {
 		t.Error("no error without a folder")
 	}
 }

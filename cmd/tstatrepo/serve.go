@@ -149,7 +149,7 @@ func (s *serve) logSettings() []*setting {
 			usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{name: "to", value: &b.to, complete: "dir", empty: "parquet:logs in the state folder",
 			usage: "store the rows there, see import-bulk"},
-	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects", "adopt")...)
+	}, pick(b.settings(), "allow-callback", "folder-length", "type", "since", "timezone", "layout", "poll", "jobs", "memory", "rate", "max-rejects", "adopt", "keep", "compact")...)
 }
 
 func (s *serve) streamingSettings() []*setting {
@@ -428,6 +428,7 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
 			RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: svc.log,
 		},
+		Upkeep: b.upkeep(svc.log),
 	}
 }
 

@@ -252,6 +252,10 @@ func (w *watcher) state() *admin.State {
 		s.Capabilities = append(s.Capabilities, admin.Capability{Label: label, Side: side, Specifications: slices.Clone(w.specs[label])})
 	}
 	w.logs(s, st, now)
+	for _, u := range st.Upkeep {
+		s.Upkeep = append(s.Upkeep, admin.Upkeep{Store: u.Store, LastSuccess: u.LastSuccess, Failed: u.Failed,
+			Compacted: u.Compacted.Files, PrunedFiles: u.Pruned.Files, PrunedRows: u.Pruned.Rows})
+	}
 	w.live(s, st, now)
 	w.rrd(s, st)
 	if w.probe != nil {

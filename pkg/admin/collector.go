@@ -73,6 +73,12 @@ var (
 	importLate    = gauge("import_late", "1 if the lag of the stream is longer than it should be.", "probe", "stream", "type")
 	importFailing = gauge("import_failing", "1 if the last pass over the stream did not store everything.", "probe", "stream", "type")
 
+	upkeepSuccess   = gauge("store_upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", "store")
+	upkeepFailed    = counter("store_upkeep_failures_total", "Times that this failed.", "store")
+	upkeepCompacted = counter("store_compacted_files_total", "Files that became part of larger ones.", "store")
+	upkeepFiles     = counter("store_pruned_files_total", "Log files whose rows were removed.", "store")
+	upkeepRows      = counter("store_pruned_rows_total", "Rows removed.", "store")
+
 	streamConnections = gauge("stream_connections", "Connections of exporters at the moment.", "stream")
 	streamUntaken     = gauge("stream_untaken_lines", "Lines of old exporters on their way to consumers.", "stream")
 	streamLines       = counter("stream_lines_total", "Lines read from exporters and folders.", "stream")
@@ -212,6 +218,13 @@ func (s sets) fill(st *State, now time.Time) {
 	}
 	for _, l := range st.Logs {
 		s.logs(&l, now)
+	}
+	for _, u := range st.Upkeep {
+		s.time(upkeepSuccess, u.LastSuccess, u.Store)
+		s.count(upkeepFailed, u.Failed, u.Store)
+		s.count(upkeepCompacted, u.Compacted, u.Store)
+		s.count(upkeepFiles, u.PrunedFiles, u.Store)
+		s.count(upkeepRows, u.PrunedRows, u.Store)
 	}
 	for _, l := range st.Live {
 		s.live(&l)

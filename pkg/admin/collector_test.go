@@ -68,6 +68,7 @@ func TestCollector(t *testing.T) {
 		`tstatrepo_import_failing{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 0`,
 		`tstatrepo_import_late{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 1`,
 		`tstatrepo_import_lag_seconds{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 108030`,
+		`tstatrepo_store_compacted_files_total{store="parquet:/srv/tstat"} 240`,
 		`tstatrepo_stream_lines_total{stream="collect-streaming"} 1.23456789e+08`,
 		`tstatrepo_stream_source_lines_total{probe="turin",stream="collect-streaming"} 3.456789e+06`,
 		`tstatrepo_stream_consumer_queue_bytes{consumer="nats://localhost:4222/TSTAT",stream="collect-streaming"} 8.388608e+06`,

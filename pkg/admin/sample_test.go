@@ -75,6 +75,7 @@ func busy() *State {
 			Name: "collect-rrd", To: "graphite://localhost:2003", Posts: 900, Points: 1_728_000, LastSuccess: noon.Add(-40 * time.Second),
 			Series: series, Untracked: untracked,
 		}},
+		Upkeep: []Upkeep{{Store: "parquet:/srv/tstat", LastSuccess: noon.Add(-3 * time.Hour), Failed: 1, Compacted: 240, PrunedFiles: 24, PrunedRows: 345_678}},
 		Certificates: []Certificate{
 			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
 			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(400 * 24 * time.Hour)},

@@ -17,6 +17,7 @@ type State struct {
 	Logs         []Logs
 	Live         []Live
 	RRD          []RRD
+	Upkeep       []Upkeep
 	Certificates []Certificate
 	Recent       []Notice // errors and warnings, newest first, see Recent
 }
@@ -64,6 +65,16 @@ type Specification struct {
 	Token string
 	Since time.Time // its start; in the future if it waits
 	Until time.Time // its end; zero: none
+}
+
+// Upkeep is what was done to a store of logs since its endpoint was opened.
+type Upkeep struct {
+	Store       string
+	LastSuccess time.Time
+	Failed      int64 // rounds
+	Compacted   int64 // files that became part of larger ones
+	PrunedFiles int64 // log files whose rows were removed
+	PrunedRows  int64
 }
 
 // Logs is a stream of log files on its way into stores: at a repository one

@@ -184,6 +184,7 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 		b.say("  pair %d: %.2f s, peer %.2f s", i, ua.wall.Seconds(), up.wall.Seconds())
 	}
 	ratio := quantile(ratios, 0.5)
+	b.median = quantile(a.rates, 0.5)
 	r := result{
 		name: name, ours: a.String(), peer: p.String(),
 		ratio: fmt.Sprintf("%.2f", ratio),

@@ -34,6 +34,7 @@ type bench struct {
 	specs      int // a second
 	limits
 	results []result
+	median  float64 // speed of ours in the last comparison
 }
 
 // result is one line of the report.
@@ -56,6 +57,7 @@ var cases = []struct {
 	{"onefile", "the same with all rows in one file; no target", (*bench).caseOneFile},
 	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
 	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
+	{"compact", "compaction of a Parquet store; peer: cat of its files into one for each day, then sync", (*bench).caseCompact},
 	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
 	{"importers", "two imports with one job each into one PostgreSQL; peer: one with two jobs", (*bench).caseImporters},
 	{"math", "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", (*bench).caseMath},

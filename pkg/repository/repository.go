@@ -20,6 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // Labels of the capabilities.
@@ -62,6 +63,8 @@ type Options struct {
 type Logs struct {
 	Math   mathproto.RepositoryOptions
 	Stores StoreOptions
+	// Upkeep is done while the endpoint is open; its To are those of Stores.
+	Upkeep upkeep.Options
 }
 
 // Repository has up to three endpoints.
@@ -72,6 +75,7 @@ type Repository struct {
 
 	mu      sync.Mutex
 	streams func() []mathproto.Status // nil: not known yet
+	keeper  *upkeep.Keeper            // nil: none yet
 	lines   *stream.Summary
 	points  *rrdpush.Endpoint
 }
@@ -199,7 +203,14 @@ func (r *Repository) serveLogs(opt *Logs) serveFunc {
 			}
 			opened(texts)
 		}
+		keep := opt.Upkeep
+		keep.To = opt.Stores.To
+		ctx, cancel := context.WithCancel(ctx)
+		keeper := upkeep.Start(ctx, keep)
+		set(r, &r.keeper, keeper)
 		_, err = mathproto.RunRepository(ctx, o)
+		cancel()
+		keeper.Wait()
 		return errors.Join(err, pool.Close())
 	}
 }
@@ -237,6 +248,7 @@ func (r *Repository) Reopen(label string, opt Options) {
 type Status struct {
 	Endpoints []EndpointStatus
 	Streams   []mathproto.Status       // of the endpoint for logs
+	Upkeep    []upkeep.Status          // of the stores of logs, since the endpoint was opened
 	Lines     *stream.Summary          // of the endpoint for lines, some seconds old
 	Points    *rrdpush.EndpointSummary // of the endpoint for points
 	Spooled   int64                    // bytes of points that wait
@@ -258,11 +270,14 @@ func (r *Repository) Status() *Status {
 		s.Endpoints = append(s.Endpoints, e.status())
 	}
 	r.mu.Lock()
-	streams, points := r.streams, r.points
+	streams, points, keeper := r.streams, r.points, r.keeper
 	s.Lines = r.lines
 	r.mu.Unlock()
 	if streams != nil {
 		s.Streams = streams()
+	}
+	if keeper != nil {
+		s.Upkeep = keeper.Status()
 	}
 	if points != nil {
 		s.Points = points.Summary()

@@ -102,7 +102,7 @@ type span struct{ from, to int64 }
 // Row groups of fewer rows than minCopied are put together when they are
 // neighbours: a year of them would make footers larger than the rows. Others
 // are copied as they are.
-const minCopied = 8 << 10
+const minCopied = 4 << 10
 
 // scratchSize is how many bytes of new row groups are collected in memory.
 const scratchSize = 32 << 20

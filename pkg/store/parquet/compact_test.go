@@ -449,3 +449,19 @@ func TestCompactWhileImporting(t *testing.T) {
 		t.Errorf("files: %v", slices.Sorted(slices.Values(got)))
 	}
 }
+
+// BenchmarkCompactShort puts together logs that are so short that their rows
+// are encoded anew.
+func BenchmarkCompactShort(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		s := open2(b, b.TempDir())
+		for i := range 40 {
+			folder := fmt.Sprintf("2016_03_01_%02d_%02d.out", i/2, i%2)
+			putText(b, s, folder, text(600, folder))
+		}
+		b.StartTimer()
+		b.SetBytes(compact(b, s).Bytes)
+	}
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// compactTarget is how many bytes of Parquet a second are read at least.
+const compactTarget = 200e6
+
+// compactProbes is how many probes have the same logs in the store that is
+// compacted.
+const compactProbes = 4
+
+// caseCompact compacts the logs of several probes, as many rows as the load
+// has for each. The peer writes the same bytes as fast as a
+// program can that does not look at them. A second line is about logs so short
+// that their rows are encoded anew.
+func (b *bench) caseCompact(ctx context.Context) error {
+	for _, c := range []struct {
+		name    string
+		rows    int64
+		folders int
+		target  float64
+	}{
+		{"compact / cat && sync, 24 logs", b.rows, 24, compactTarget},
+		{"compact / cat && sync, 48 short logs", min(b.rows, 24*48*25), 48, 0},
+	} {
+		if err := b.compactOne(ctx, c.name, c.rows, c.folders, c.target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) compactOne(ctx context.Context, name string, rows int64, folders int, target float64) error {
+	t, err := b.generate(ctx, rows, folders, 24*time.Hour/time.Duration(folders)/2)
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(b.dir, fmt.Sprintf("store-%dx%d", rows, folders))
+	if _, err := os.Stat(base); err != nil {
+		part := base + ".part"
+		if err := os.RemoveAll(part); err != nil {
+			return err
+		}
+		for i := range compactProbes {
+			if _, _, err := b.importTo(ctx, t, "parquet:"+part, "--probe", fmt.Sprint("p", i)); err != nil {
+				return err
+			}
+		}
+		if err := os.Rename(part, base); err != nil {
+			return err
+		}
+	}
+	store := filepath.Join(b.out(), "store")
+	copied := func(ctx context.Context) error {
+		if err := b.fresh(ctx); err != nil {
+			return err
+		}
+		return exec.CommandContext(ctx, "sh", "-c", `cp -a "$0" "$1" && sync`, base, store).Run()
+	}
+	var bytes float64
+	ours := func(ctx context.Context) (usage, error) {
+		if err := copied(ctx); err != nil {
+			return usage{}, err
+		}
+		u, err := b.run(ctx, filepath.Join(b.dir, "tstatrepo"), "store", "compact", "--closed-after", "0s", "--jobs", "2", "--json",
+			"--state-dir", filepath.Join(b.out(), "state"), store)
+		if err != nil {
+			return u, err
+		}
+		var s struct{ Files, Into, Rows, Bytes int64 }
+		if err := json.Unmarshal(u.out, &s); err != nil {
+			return u, fmt.Errorf("%w: %s", err, tail(u.out))
+		}
+		if s.Rows != compactProbes*t.rows {
+			return u, fmt.Errorf("%d rows compacted of %d", s.Rows, compactProbes*t.rows)
+		}
+		bytes = float64(s.Bytes)
+		return u, nil
+	}
+	peer := func(ctx context.Context) (usage, error) {
+		if err := copied(ctx); err != nil {
+			return usage{}, err
+		}
+		return b.run(ctx, "sh", "-c", `for day in "$0"/type=*/probe=*/date=*; do cat "$day"/*.parquet >"$day.cat" & done; wait; sync`, store)
+	}
+	if _, err := ours(ctx); err != nil { // tells how many bytes there are
+		return err
+	}
+	if err := b.compare(ctx, name+", MB/s", bytes/1e6, 0, ours, peer); err != nil {
+		return err
+	}
+	if target > 0 {
+		r := &b.results[len(b.results)-1]
+		r.target, r.met = fmt.Sprintf(">= %g MB/s", target/1e6), b.median >= target/1e6
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package upkeep
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+)
+
+// fill imports a log of an hour for each of the times.
+func fill(t *testing.T, dest string, times ...time.Time) {
+	t.Helper()
+	source := t.TempDir()
+	for _, at := range times {
+		dir := filepath.Join(source, at.UTC().Format("2006_01_02_15_04")+".out")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n::1 1\n::1 2\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = bulk.Run(t.Context(), bulk.Options{Sources: []string{source}, Stores: []store.Store{st}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestKeeper looks after two stores beside imports, and stops at once.
+func TestKeeper(t *testing.T) {
+	dir := t.TempDir()
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	var times []time.Time
+	for _, days := range []int{500, 401, 399, 100} {
+		for hour := range 3 {
+			times = append(times, today.AddDate(0, 0, -days).Add(time.Duration(hour)*time.Hour))
+		}
+	}
+	to := []string{"parquet:" + filepath.Join(dir, "p"), "copy:" + filepath.Join(dir, "c"), "postgres://postgres@127.0.0.1:1/none?sslmode=disable&connect_timeout=1"}
+	fill(t, to[0], times...)
+	fill(t, to[1], times...)
+	// Compaction leaves alone what is new.
+	old := time.Now().Add(-48 * time.Hour)
+	files, err := filepath.Glob(filepath.Join(dir, "p", "type=*", "probe=*", "date=*", "*"))
+	if err != nil || len(files) != 12 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if err := os.Chtimes(f, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	k := Start(ctx, Options{To: to, Keep: 400 * 24 * time.Hour, Compact: true})
+	defer k.Wait()
+	defer cancel()
+	var st []Status
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if st = k.Status(); st[2].Failed > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nothing was done: %+v", st)
+		}
+	}
+	for i, s := range st[:2] {
+		if s.LastSuccess.IsZero() || s.Failed != 0 || s.Pruned.Files != 6 || s.Pruned.Rows != 12 {
+			t.Errorf("store %d: %+v", i, s)
+		}
+	}
+	if c := st[0].Compacted; c.Days != 2 || c.Files != 6 || c.Into != 2 || c.Rows != 12 {
+		t.Errorf("compacted %+v", c)
+	}
+	if st[1].Compacted != (store.CompactResult{}) || !st[2].LastSuccess.IsZero() {
+		t.Errorf("%+v", st)
+	}
+	cancel()
+	k.Wait()
+	if none := Start(t.Context(), Options{To: to}); none.Status() != nil {
+		t.Error("there is nothing to do")
+	}
+	var nobody *Keeper
+	if nobody.Status() != nil {
+		t.Error("nobody looks after nothing")
+	}
+}
+
+func TestBefore(t *testing.T) {
+	now := time.Date(2026, 3, 10, 15, 0, 0, 0, time.FixedZone("", 10*3600))
+	if got, want := Before(now, 48*time.Hour), time.Date(2026, 3, 8, 0, 0, 0, 0, time.UTC); !got.Equal(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestGaps(t *testing.T) {
+	base := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	at := func(hours ...float64) (list []time.Time) {
+		for _, h := range hours {
+			list = append(list, base.Add(time.Duration(h*float64(time.Hour))))
+		}
+		return list
+	}
+	for _, test := range []struct {
+		times []time.Time
+		want  []int64 // missing
+	}{
+		{at(), nil},
+		{at(0, 10, 20), nil}, // too few to tell
+		{at(0, 1, 2, 3, 4), nil},
+		{at(3, 0, 1, 2, 2, 6, 7), []int64{2}},
+		{at(0, 1, 2.4, 3.4, 4.4), nil}, // a restart of Tstat
+		{at(0, 1, 2, 3, 4.6, 5.6), []int64{1}},
+		{at(0, 1, 2, 3, 27, 28, 30), []int64{23, 1}},
+	} {
+		var got []int64
+		for _, g := range gaps(test.times) {
+			got = append(got, g.Missing)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%v: missing %v, want %v", test.times, got, test.want)
+		}
+	}
+}
+
+// TestVerifyDamaged: a source whose text is damaged is another one.
+func TestVerifyDamaged(t *testing.T) {
+	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
+	at := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	fill(t, dest, at)
+	st, err := stores.Open(t.Context(), dest, stores.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	source := t.TempDir()
+	dir := filepath.Join(source, "2024_05_01_00_00.out")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "log_udp_complete.gz"), []byte("\x1f\x8bno gzip"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+	if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Different || rep.Rows != 2 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
