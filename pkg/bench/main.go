@@ -57,6 +57,7 @@ var cases = []struct {
 	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
 	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
 	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
+	{"clickhouse", "to ClickHouse; peer: two parallel curl that post converted files", (*bench).caseClickHouse},
 	{"math", "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", (*bench).caseMath},
 	{"stream", "live lines to standard output; peer: socat", (*bench).caseStream},
 	{"follow", "a followed folder to TCP, and the latency", (*bench).caseFollow},
