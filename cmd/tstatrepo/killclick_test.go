@@ -181,4 +181,3 @@ func TestKillClickHouseNode(t *testing.T) {
 		nodes[0].Query(t, "drop database "+db+" on cluster "+clickhousetest.Cluster)
 	}
 }
-
