@@ -109,10 +109,13 @@ func TestKillDatabase(t *testing.T) {
 // databaseSource writes 100 logs of an hour each, with rows up to half an
 // hour later, so that neighbours share windows, and returns the number of
 // rows. Each has a port of its own.
-func databaseSource(t *testing.T, dir string) int {
+func databaseSource(t *testing.T, dir string) int { return databaseLogs(t, dir, 100) }
+
+// databaseLogs writes as many such logs.
+func databaseLogs(t *testing.T, dir string, logs int) int {
 	t.Helper()
 	rows := 0
-	for i := range 100 {
+	for i := range logs {
 		at := time.Date(2016, 3, 1, i, 0, 0, 0, time.UTC)
 		var b strings.Builder
 		b.WriteString("#c_ip:1 c_port:2 last:3 durat:4 fqdn:5\n")

@@ -60,6 +60,7 @@ var cases = []struct {
 	{"compact", "compaction of a Parquet store; peer: cat of its files into one for each day, then sync", (*bench).caseCompact},
 	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
 	{"importers", "two imports with one job each into one PostgreSQL; peer: one with two jobs", (*bench).caseImporters},
+	{"clickhouse", "to ClickHouse; peer: two parallel curl that post converted files", (*bench).caseClickHouse},
 	{"math", "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", (*bench).caseMath},
 	{"stream", "live lines to standard output; peer: socat", (*bench).caseStream},
 	{"follow", "a followed folder to TCP, and the latency", (*bench).caseFollow},

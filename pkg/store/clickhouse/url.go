@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,8 @@ const (
 )
 
 const urlHint = "for example clickhouse://user@host:8123/database; write special characters as %XX, and keep the password in CLICKHOUSE_PASSWORD or password_file"
+
+var pathName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 // Check reports what is wrong with a URL without connecting.
 func Check(text string) error {
@@ -89,6 +92,9 @@ func parse(text string) (*config, error) {
 		}
 	}
 	c.cluster, c.passwordFile = values.Get("cluster"), values.Get("password_file")
+	if c.cluster != "" && !pathName.MatchString(c.database) { // it is part of a path in ZooKeeper
+		return nil, pg.NewURLError("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
+	}
 	if c.columns, err = pg.ParseColumns(values.Get("columns")); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -118,19 +119,25 @@ func tempDir(t testing.TB, name string) string {
 	return dir
 }
 
-// freePorts returns ports that nobody listens on.
+// freePorts returns ports that nobody listens on. They are below those that
+// outgoing connections get: one of these would take the port of a server that
+// is to start again.
 func freePorts(t testing.TB) ports {
 	t.Helper()
-	var free [4]int
-	for i := range free {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	var free []int
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		free[i] = l.Addr().(*net.TCPAddr).Port
+		free = append(free, l.Addr().(*net.TCPAddr).Port)
+		if len(free) == 4 {
+			return ports{free[0], free[1], free[2], free[3]}
+		}
 	}
-	return ports{free[0], free[1], free[2], free[3]}
+	t.Fatal("no free ports")
+	return ports{}
 }
 
 const serverConfig = `<yandex>
