@@ -52,6 +52,9 @@ if [ "${CI:-}" = true ]; then
 	have nats-server || packages="$packages nats-server"
 	have kcat || packages="$packages kcat"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
+	have clickhouse-server || packages="$packages clickhouse-server"
+	have java || packages="$packages default-jre-headless"
+	[ -e /usr/share/java/zookeeper.jar ] || packages="$packages libzookeeper-java"
 	have carbon-cache || packages="$packages graphite-carbon"
 	have victoria-metrics || packages="$packages victoria-metrics"
 	have graphite-manage || packages="$packages graphite-web"
@@ -65,9 +68,10 @@ if [ -n "$packages" ]; then
 	[ "$(id -u)" = 0 ] || have sudo || fail "please install as root: apt-get install$packages"
 	say "apt-get install$packages"
 	log=$(mktemp)
+	# Tests start their servers themselves: in runlevel 1 packages start none.
 	# shellcheck disable=SC2086 # a list
 	if ! { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update &&
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $packages; } >"$log" 2>&1; then
+		as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y --no-install-recommends install $packages; } >"$log" 2>&1; then
 		cat "$log" >&2
 		rm -f "$log"
 		fail "apt-get failed"
