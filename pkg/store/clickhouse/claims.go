@@ -31,8 +31,9 @@ const (
 
 // claim is a claim that holds.
 type claim struct {
-	owner  string
-	number uint64
+	owner   string
+	number  uint64
+	version int64 // of its latest row
 }
 
 // Claim implements store.Claimer. The server's clock counts seconds, so a claim
@@ -65,20 +66,20 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	}
 	seconds := int64((ttl+time.Second-1)/time.Second) + 1
 	var granted []store.Key
-	own := map[store.Key]uint64{} // claims to make
-	renewed := map[store.Key]uint64{}
+	own := map[store.Key]claim{} // claims to make
+	renewed := map[store.Key]claim{}
 	for _, k := range keys {
 		mine := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner })
 		switch {
 		case mine >= 0:
-			renewed[k] = held[k][mine].number
+			renewed[k] = held[k][mine]
 		case len(held[k]) == 0:
-			own[k] = rand.Uint64()
+			own[k] = claim{owner: owner, number: rand.Uint64()}
 		}
 	}
-	for k, number := range renewed {
+	for k, c := range renewed {
 		granted = append(granted, k)
-		own[k] = number
+		own[k] = c
 	}
 	if len(own) == 0 {
 		return nil, nil
@@ -91,20 +92,23 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	}
 	// Of two that claim at the same time, the one with the larger number gives
 	// way; unless it did not see the other.
-	lost := map[store.Key]uint64{}
+	lost := map[store.Key]claim{}
 	for end := time.Now().Add(settleTime); len(own) > 0; {
 		held, err := s.claims(ctx, host, keysOf(own))
 		if err != nil {
 			return nil, err
 		}
 		last := time.Now().After(end)
-		for k, number := range own {
+		for k, mine := range own {
+			if i := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner }); i >= 0 {
+				mine = held[k][i]
+			}
 			others := slices.DeleteFunc(held[k], func(c claim) bool { return c.owner == owner })
 			switch {
 			case len(others) == 0:
 				granted = append(granted, k)
-			case last || slices.ContainsFunc(others, func(c claim) bool { return c.number < number }):
-				lost[k] = number
+			case last || slices.ContainsFunc(others, func(c claim) bool { return c.number < mine.number }):
+				lost[k] = mine
 			default:
 				continue
 			}
@@ -127,7 +131,7 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	return granted, nil
 }
 
-func keysOf(m map[store.Key]uint64) []store.Key {
+func keysOf(m map[store.Key]claim) []store.Key {
 	var keys []store.Key
 	for k := range m {
 		keys = append(keys, k)
@@ -147,11 +151,11 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 		if err != nil {
 			return err
 		}
-		own := map[store.Key]uint64{}
+		own := map[store.Key]claim{}
 		for k, cs := range held {
 			for _, c := range cs {
 				if c.owner == owner {
-					own[k] = c.number
+					own[k] = c
 				}
 			}
 		}
@@ -162,22 +166,25 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims makes claims for so many seconds, or ends them with 0.
-func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]uint64, seconds int64) error {
+// insertClaims makes claims for so many seconds, or ends them with 0. What the
+// server's time is, each client knows only roughly: the row of a claim comes
+// after those that were seen.
+func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil
 	}
 	var parts []string
-	for k, number := range claims {
-		parts = append(parts, "("+literals(k.Probe, k.Folder, k.File)+", toUInt64("+strconv.FormatUint(number, 10)+"))")
+	now := time.Now().Add(s.offset).UnixNano()
+	for k, c := range claims {
+		parts = append(parts, "("+literals(k.Probe, k.Folder, k.File)+", toUInt64("+strconv.FormatUint(c.number, 10)+"), toInt64("+
+			strconv.FormatInt(max(now, c.version+1), 10)+"))")
 	}
 	until := "0"
 	if seconds > 0 {
 		until = "toUnixTimestamp(now()) + " + strconv.FormatInt(seconds, 10)
 	}
 	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, claimsTable)+
-		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", "+
-		strconv.FormatInt(time.Now().Add(s.offset).UnixNano(), 10)+", now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
+		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 
 // claims returns the claims of keys that hold now.
@@ -187,15 +194,19 @@ func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[
 		parts = append(parts, "("+literals(k.File, k.Folder, k.Probe)+")")
 	}
 	out := map[store.Key][]claim{}
-	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim from "+name(s.cfg.database, claimsTable)+
+	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim, max(version) from "+name(s.cfg.database, claimsTable)+
 		" where (file, folder, probe) in ("+strings.Join(parts, ", ")+") group by probe, folder, file, owner, claim"+
 		" having argMax(until, version) > toUnixTimestamp(now())", func(row []string) error {
-		if len(row) != 5 {
+		if len(row) != 6 {
 			return errFields
 		}
 		number, err := strconv.ParseUint(row[4], 10, 64)
+		if err != nil {
+			return err
+		}
+		version, err := strconv.ParseInt(row[5], 10, 64)
 		k := store.Key{Probe: row[0], Folder: row[1], File: row[2]}
-		out[k] = append(out[k], claim{row[3], number})
+		out[k] = append(out[k], claim{row[3], number, version})
 		return err
 	})
 	return out, err

@@ -183,8 +183,9 @@ func (s *Store) pruneType(ctx context.Context, logType string, before time.Time,
 // markPruned makes the files of a log type before a time invisible, and
 // reports whether there were any.
 func (s *Store) markPruned(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) (bool, error) {
-	// The name of a folder is its time, in some zone.
-	old := "file = " + text(logType) + " and folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02"))
+	// The name of a folder is its time, in some zone; that of an old Tstat's
+	// begins with the hour.
+	old := "file = " + text(logType) + " and (folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02")) + " or not match(folder, '^[0-9]{4}_'))"
 	var body strings.Builder
 	body.WriteString("insert into " + s.filesTable() + " (file_id, event, probe, folder, file, sha256, pruned_us) format TabSeparated\n")
 	at := time.Now().Add(s.offset).UnixMicro()
