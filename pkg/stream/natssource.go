@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,18 +22,16 @@ const (
 	// natsAckPending is how many messages processes may have that they have
 	// not acknowledged.
 	natsAckPending = 1000
-	// natsAhead is how many messages are fetched ahead.
-	natsAhead = 64
+	// natsFetch is how many messages are asked for at once, and natsPull how
+	// long the server waits for them.
+	natsFetch = 64
+	natsPull  = time.Second
+	// natsLook is after how many fetches without a message it is looked
+	// whether the server has none.
+	natsLook = 10
 	// natsRemembered is how many messages are remembered after they were
 	// acknowledged: the server may have given them out again before.
 	natsRemembered = 4 * natsAckPending
-	// A request for messages ends after natsPull; while it waits the server
-	// says each natsBeat that it has it.
-	natsPull = 5 * time.Second
-	natsBeat = time.Second
-	// natsIdle is how long no message may come until it is looked whether the
-	// server has none.
-	natsIdle = 10 * time.Second
 )
 
 // natsSource takes messages of a stream by a durable consumer, which has the
@@ -103,7 +103,8 @@ func (s *natsSource) connection(stop, ctx context.Context, opened func()) error 
 		return err
 	}
 	opened()
-	if err := s.former(lost, cons); err != nil {
+	in := natsOrder{hand: func(msg jetstream.Msg) error { return s.message(ctx, msg) }}
+	if in.first, err = s.former(lost, cons); err != nil {
 		return err
 	}
 	var alive sync.WaitGroup
@@ -111,29 +112,75 @@ func (s *natsSource) connection(stop, ctx context.Context, opened func()) error 
 	defer alive.Wait()
 	defer die()
 	alive.Go(func() { s.progress(living) })
-	iter, err := cons.Messages(jetstream.PullMaxMessages(natsAhead), jetstream.PullExpiry(natsPull), jetstream.PullHeartbeat(natsBeat))
-	if err != nil {
-		return err
-	}
-	defer iter.Stop()
-	defer context.AfterFunc(lost, iter.Drain)()
-	for {
-		msg, err := iter.Next(jetstream.NextMaxWait(natsIdle))
-		switch {
-		case err == nil:
-			err = s.message(ctx, msg)
-		case stop.Err() != nil:
-			s.settle(ctx)
-			return nc.FlushTimeout(commitTimeout)
-		case lost.Err() != nil:
-			return context.Cause(lost)
-		case errors.Is(err, nats.ErrTimeout):
-			err = s.idle(lost, cons)
+	for idle := 0; lost.Err() == nil; {
+		n, err := in.fetch(cons)
+		if idle++; n > 0 {
+			idle = 0
+		}
+		if idle == natsLook && err == nil {
+			idle, err = 0, s.idle(lost, cons)
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if stop.Err() == nil {
+		return context.Cause(lost)
+	}
+	s.settle(ctx)
+	return nc.FlushTimeout(commitTimeout)
+}
+
+// natsOrder brings messages into their order: those that a server gives out
+// again may come in another one.
+type natsOrder struct {
+	first int // so many come again, before what is new
+	held  []jetstream.Msg
+	hand  func(jetstream.Msg) error
+}
+
+// fetch hands over messages, and returns how many came.
+func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
+	batch, err := cons.Fetch(natsFetch, jetstream.FetchMaxWait(natsPull))
+	if err != nil {
+		return 0, err
+	}
+	for msg := range batch.Messages() {
+		n++
+		if o.first > 0 {
+			o.held = append(o.held, msg)
+			continue
+		}
+		if err := o.hand(msg); err != nil {
+			return n, err
+		}
+	}
+	if err := batch.Error(); err != nil {
+		return n, err
+	}
+	if o.first > 0 && (n == 0 || len(o.held) >= o.first) {
+		err = o.release()
+	}
+	return n, err
+}
+
+// release hands over what was held.
+func (o *natsOrder) release() error {
+	sequence := func(msg jetstream.Msg) uint64 {
+		if meta, err := msg.Metadata(); err == nil {
+			return meta.Sequence.Stream
+		}
+		return 0 // no message of JetStream: hand tells
+	}
+	slices.SortStableFunc(o.held, func(a, b jetstream.Msg) int { return cmp.Compare(sequence(a), sequence(b)) })
+	held := o.held
+	o.first, o.held = 0, nil
+	for _, msg := range held {
+		if err := o.hand(msg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // idle returns an error if the server has messages and gives none.
@@ -176,16 +223,16 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 }
 
 // former waits until the server gives out what a process had that was killed:
-// that precedes what has come since. Where another process takes messages too
-// there is no order to keep.
-func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) error {
+// that precedes what has come since. It returns how many messages that are.
+// Where another process takes messages too there is no order to keep.
+func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
 	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {
-		return nil
+		return 0, nil
 	}
 	wait := info.Config.AckWait + time.Second
 	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending, "for", wait)
-	return sleep(ctx, wait)
+	return info.NumAckPending, sleep(ctx, wait)
 }
 
 // message hands over the lines of a message.
