@@ -269,13 +269,13 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --type | --since | --until | --probe | --timezone | --stream)
+        --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --type | --since | --until | --probe | --timezone)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--against --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --stream --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--against --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
-            COMPREPLY=()
+            mapfile -t COMPREPLY < <(compgen -W "list verify compact prune" -d -- "$cur")
         fi ;;
     help)
         case $prev in

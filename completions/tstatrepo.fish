@@ -193,6 +193,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from supervisor' -l log-level -
 complete -c tstatrepo -n '__fish_seen_subcommand_from supervisor' -l help -s h -d 'show help'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a store -d 'list, verify, compact and prune what is stored'
+complete -c tstatrepo -n '__fish_seen_subcommand_from store' -a 'list verify compact prune (__fish_complete_directories)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l against -x -a '(__fish_complete_directories)' -d 'verify: compare with the finished logs in SOURCE, as import-bulk would take them'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l include-open -d 'verify: also files that Tstat may still write to'
@@ -211,7 +212,6 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l since -x -d 'lis
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l until -x -d 'list, verify: folders before TIME'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l probe -x -d 'list, verify: what the probe NAME wrote'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l timezone -x -d 'list, verify: ZONE of the sources\' folder names and of --since and --until: Local, UTC or like Europe/Rome'
-complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l stream -x -d 'NAME of DBStream\'s table; {probe} and {type} stand for those of each file'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l config -r -F -d 'read settings from FILE, see tstatrepo.toml(5)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l check-config -d 'check the settings and exit'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l print-config -d 'print the settings in effect and exit'

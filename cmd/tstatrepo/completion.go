@@ -69,6 +69,8 @@ _tstatrepo() {
 		switch {
 		case c.Name == "help":
 			argument = `mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")`
+		case c.Name == "store":
+			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -d -- "$cur")`, strings.Join(storeActionNames(), " "))
 		case !takesFiles(c):
 			argument = "COMPREPLY=()"
 		}
@@ -147,6 +149,8 @@ command)
 		})
 		if takesFiles(c) {
 			fmt.Fprintf(&b, " \\\n      '*:%s:_files' ;;\n", strings.Trim(c.ArgsUsage, "[]."))
+		} else if c.Name == "store" {
+			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:_files -/' ;;\n", strings.Join(storeActionNames(), " "))
 		} else if c.Name != "help" {
 			b.WriteString(" ;;\n")
 		} else {
@@ -173,6 +177,9 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 	for _, c := range visibleCommands(app) {
 		fmt.Fprintf(&b, "\ncomplete -c tstatrepo -n __fish_use_subcommand -f -a %s -d '%s'\n", c.Name, escape(c.Usage))
 		cond := fmt.Sprintf("complete -c tstatrepo -n '__fish_seen_subcommand_from %s'", c.Name)
+		if c.Name == "store" {
+			fmt.Fprintf(&b, "%s -a '%s (__fish_complete_directories)'\n", cond, strings.Join(storeActionNames(), " "))
+		}
 		if !takesFiles(c) {
 			fmt.Fprintf(&b, "%s -f\n", cond)
 		}

@@ -46,6 +46,14 @@ var storeActions = []struct {
 	{"prune", []string{"keep", "dry-run", "json"}},
 }
 
+func storeActionNames() []string {
+	var names []string
+	for _, a := range storeActions {
+		names = append(names, a.name)
+	}
+	return names
+}
+
 // settings is the table of flags and keys, in the order of the help.
 func (s *storeCmd) settings() []*setting {
 	const (
@@ -81,8 +89,6 @@ func (s *storeCmd) settings() []*setting {
 			usage: "list, verify: what the probe `NAME` wrote"},
 		{name: "timezone", group: files, value: &b.timezone,
 			usage: "list, verify: `ZONE` of the sources' folder names and of --since and --until: Local, UTC or like Europe/Rome"},
-		{name: "stream", group: files, value: &b.stream, empty: "{probe}_{type}",
-			usage: "`NAME` of DBStream's table; {probe} and {type} stand for those of each file"},
 		{name: "jobs", group: reports, value: &b.jobs, empty: "count of CPUs, at most 4",
 			usage: "compact, verify: work on `N` days or source files at a time"},
 		{name: "retry-timeout", group: reports, value: &b.retryTimeout,
@@ -149,7 +155,7 @@ func runStore(c *cli.Context, con *console) error {
 	opt.Log = con.logger()
 	st, err := stores.Open(c.Context, url, stores.Options{
 		ReadOnly: action == "list" || action == "verify" || s.dryRun, Log: opt.Log,
-		RetryTimeout: opt.RetryTimeout, Stream: s.bulk.stream,
+		RetryTimeout: opt.RetryTimeout,
 	})
 	if err != nil {
 		return err
@@ -166,10 +172,7 @@ func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
 	if slices.Contains(s.against, "-") {
 		p.add("against", "cannot be standard input")
 	}
-	stream := s.bulk.stream
-	s.bulk.stream = "" // it names tables; what options would check is for an import
 	opt := s.bulk.options(p)
-	s.bulk.stream = stream
 	if len(s.against) == 0 {
 		s.bulk.probe = probe
 	}
@@ -179,10 +182,9 @@ func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
 	atLeast(p, "target-size", s.targetSize, 1<<20)
 	atLeast(p, "closed-after", s.closed, 0)
 	action := c.Args().First()
-	var names []string
+	names := storeActionNames()
 	known := map[string]bool{}
 	for _, a := range storeActions {
-		names = append(names, a.name)
 		if a.name == action {
 			for _, name := range a.settings {
 				known[name] = true

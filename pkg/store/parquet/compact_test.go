@@ -326,6 +326,28 @@ func TestCompactedGrows(t *testing.T) {
 	holds(t, again, records)
 }
 
+// TestCompactedName: another text of a compacted log does not get the name
+// that the first one had, which a reader may have listed.
+func TestCompactedName(t *testing.T) {
+	s, _ := filled(t)
+	first := "2016_03_01_00_00"
+	old := filepath.Join(s.dir, "type=log_udp_complete", "probe=p1", "date=2016-03-01", first+".parquet")
+	if _, err := os.Stat(old); err != nil {
+		t.Fatal(err)
+	}
+	compact(t, s)
+	putText(t, s, first+".out", text(5, "another"))
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("the name is used again: %v", err)
+	}
+	if _, err := os.Stat(strings.TrimSuffix(old, ".parquet") + ".2.parquet"); err != nil {
+		t.Error(err)
+	}
+	if n := total(rows(t, s.dir)); n != 2*37843+2+5 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 // TestCompactDied: a process dies between the exchange of the folders and the
 // manifest, while another one has the store open.
 func TestCompactDied(t *testing.T) {

@@ -374,7 +374,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 			}
 		}
 		if entry.Location == "" {
-			entry.Location = t.s.free(t.f)
+			entry.Location = t.s.free(t.f, 1+len(m.Lookup(r.Key))-len(replaced))
 		} else if kept[entry.Location], err = t.join(ctx, m, entry.Location, replaced, replace); err != nil {
 			return err
 		}
@@ -435,11 +435,13 @@ func (s *Store) stand(entries []manifest.Entry) bool {
 }
 
 // free returns a location for a file that no other has: further content of
-// the same key stands beside the first with a number.
-func (s *Store) free(f store.FileInfo) string {
+// the same key stands beside the first with a number, from n on. That is not
+// 1 if there is other content elsewhere: who listed its file under the first
+// name must not find another there.
+func (s *Store) free(f store.FileInfo, n int) string {
 	dir := filepath.Join("type="+f.Type.Name, "probe="+f.Probe, "date="+f.Time.UTC().Format("2006-01-02"))
 	base := strings.TrimSuffix(f.Folder, ".out")
-	for n := 1; ; n++ {
+	for ; ; n++ {
 		name := base + ".parquet"
 		if n > 1 {
 			name = base + "." + strconv.Itoa(n) + ".parquet"
