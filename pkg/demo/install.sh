@@ -51,6 +51,9 @@ if [ "${CI:-}" = true ]; then
 	have systemd-analyze || packages="$packages systemd"
 	have nats-server || packages="$packages nats-server"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
+	have clickhouse-server || packages="$packages clickhouse-server"
+	[ -e /usr/share/java/zookeeper.jar ] || packages="$packages zookeeper"
+	have java || packages="$packages default-jre-headless"
 	have carbon-cache || packages="$packages graphite-carbon"
 	have victoria-metrics || packages="$packages victoria-metrics"
 	have graphite-manage || packages="$packages graphite-web"
@@ -72,6 +75,10 @@ if [ -n "$packages" ]; then
 		fail "apt-get failed"
 	fi
 	rm -f "$log"
+	# The tests run servers of their own.
+	case $packages in
+	*clickhouse-server*) [ ! -d /run/systemd/system ] || as_root systemctl disable --now clickhouse-server >/dev/null 2>&1 || true ;;
+	esac
 fi
 
 if ! go_is_new; then
