@@ -15,6 +15,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
 )
 
+var (
+	_ store.Counter = (*Store)(nil)
+	_ store.Claimer = (*Store)(nil)
+)
+
 func open(t *testing.T, url string) *Store {
 	t.Helper()
 	s, err := Open(context.Background(), url, Options{})
