@@ -91,6 +91,7 @@ func (s *probeSettings) options(cfg *config, p *problems, n network) *probe.Opti
 	if s.logFolder == "" && s.rrdFolder == "" {
 		return nil
 	}
+	told := len(p.errs) > 0 // perhaps of a path that is not absolute
 	p, done := p.of("probe", cfg.section("probe").settings)
 	defer done()
 	if s.name == "" {
@@ -134,7 +135,7 @@ func (s *probeSettings) options(cfg *config, p *problems, n network) *probe.Opti
 		}
 		opt.Listen = n.listeners(p)
 	}
-	if len(p.errs) > 0 {
+	if told || len(p.errs) > 0 {
 		return nil
 	}
 	if _, err := probe.New(*opt); err != nil {

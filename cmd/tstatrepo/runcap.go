@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -289,7 +290,9 @@ func (r *runcap) offers(out io.Writer, s *shell.Session) error {
 		}
 		return printMessage(out, e)
 	case r.list:
-		shell.List(out, s.Capabilities())
+		list := s.Capabilities()
+		slices.SortStableFunc(list, func(a, b *mplane.Statement) int { return strings.Compare(a.Label, b.Label) })
+		shell.List(out, list)
 		return nil
 	}
 	capability, err := s.Capability(r.show)

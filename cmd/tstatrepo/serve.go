@@ -333,6 +333,10 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if svc.probe = cfg.probe.options(cfg, p, s.network); svc.probe != nil {
 		svc.probe.Log = svc.log
 	}
+	if r := &svc.repository; len(p.errs) == 0 && r.Logs == nil && r.Streaming == nil && r.RRD == nil && svc.probe == nil {
+		p.hint = cmp.Or(p.hint, "set listen in [collect-log], [collect-streaming] or [collect-rrd], or log-folder or rrd-folder in [probe]")
+		p.errs = append(p.errs, errors.New("nothing to serve: all endpoints and the probe's side are off"))
+	}
 	if former == nil { // else when all is known to be right
 		svc.probes.Replace(svc.known)
 		svc.roles.Replace(svc.allowed)

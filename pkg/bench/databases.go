@@ -26,16 +26,19 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer tb.end(&err)
 	server := pgtest.Start(tb)
 
+	// Both sides without TLS, which costs a Go program more than libpq.
+	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
+
 	// peer makes the converted files: the rows of an import of ours, one file
 	// for each partition or part of it that parts returns.
 	peer := func(dest, table, parts string, flags ...string) (side, error) {
 		base := server.Database(tb)
-		url := "postgres://" + server.Host(base)
+		url := "postgres://" + host(base)
 		server.Exec(tb, base, "create schema dbs_ts0")
 		if err := b.fresh(ctx); err != nil {
 			return nil, err
 		}
-		if _, _, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", server.Host(base), 1), flags...); err != nil {
+		if _, _, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(base), 1), flags...); err != nil {
 			return nil, err
 		}
 		dir := filepath.Join(b.dir, "converted", table)
@@ -77,7 +80,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 			if err := b.fresh(ctx); err != nil {
 				return usage{}, err
 			}
-			u, s, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", server.Host(db), 1), flags...)
+			u, s, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(db), 1), flags...)
 			if err == nil && s.Rows != t.rows {
 				err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
 			}
@@ -85,7 +88,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		}
 	}
 	stream := []string{"--type", "log_tcp_complete", "--stream", "bench"}
-	const dbs = "dbstream://HOST?schema=dbs_ts0&window=3600s&analyze="
+	const dbs = "dbstream://HOST&schema=dbs_ts0&window=3600s&analyze="
 	toPlain, err := peer("postgres://HOST", "log_tcp_complete",
 		"select format('select * from log_tcp_complete where folder = %L', folder) from (select distinct folder from tstatrepo_files) f order by folder")
 	if err != nil {

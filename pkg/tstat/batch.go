@@ -1,9 +1,5 @@
 package tstat
 
-import (
-	"strings"
-)
-
 // batchRows is how many rows a Batch can hold. At 130 columns its vectors
 // take about 3 MiB, more would not be faster.
 const batchRows = 2048
@@ -38,7 +34,7 @@ type vector struct {
 
 func (v *vector) init(c Column) {
 	v.kind, v.seconds = c.Kind, c.seconds
-	v.yt = strings.HasPrefix(c.Name, "yt_")
+	v.yt = c.Dashes()
 	v.active, v.nulls = false, 0
 }
 

@@ -186,7 +186,7 @@ func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok b
 // value".
 func (c Column) IsNull(field []byte) bool {
 	if c.Kind == Text {
-		return string(field) == "-" || string(field) == "--" && strings.HasPrefix(c.Name, "yt_")
+		return string(field) == "-" || string(field) == "--" && c.Dashes()
 	}
 	return isNull(field)
 }

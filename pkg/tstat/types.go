@@ -37,6 +37,9 @@ type Column struct {
 	seconds bool // a Time that Tstat writes in seconds, not ms
 }
 
+// Dashes reports whether "--" means no value in a text column: in YouTube's.
+func (c Column) Dashes() bool { return strings.HasPrefix(c.Name, "yt_") }
+
 // LogType is one kind of log, with one schema for all Tstat versions.
 type LogType struct {
 	Name string

@@ -295,7 +295,11 @@ func (d Dialer) Open() (*Conn, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return nil, &URLError{fmt.Sprintf("%q is not a URL", d.URL)}
+		shown := d.URL
+		if i := strings.LastIndexByte(shown, '@'); i >= 0 { // what is before may be a password
+			shown = "xxxxx" + shown[i:]
+		}
+		return nil, &URLError{fmt.Sprintf("%q is not a URL", shown)}
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, &URLError{fmt.Sprintf("%q is not the URL of an mPlane peer", u.Redacted())}
 	case u.Scheme == "http" && d.TLS.Enabled():

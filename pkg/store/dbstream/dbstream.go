@@ -29,7 +29,7 @@ import (
 )
 
 // settings are those of the URL that are ours.
-var settings = []string{"schema", "window", "template", "columns", "analyze", "tablespace", "scheduler"}
+var settings = []string{"schema", "window", "template", "columns", "copy", "analyze", "tablespace", "scheduler"}
 
 // Names of DBStream's catalog.
 const (
@@ -77,6 +77,7 @@ type config struct {
 	window     int64  // seconds
 	template   string
 	columns    pg.Columns
+	form       pg.Form
 	analyze    string
 	tablespace string
 	scheduler  string // its address
@@ -115,6 +116,9 @@ func parse(text string) (dsn string, c config, err error) {
 		return def
 	}
 	c.schema, c.template, c.tablespace = get("schema", defaultSchema), own.Get("template"), own.Get("tablespace")
+	if c.form, err = pg.ParseForm(own.Get("copy")); err != nil {
+		return "", c, err
+	}
 	if c.columns, err = pg.ParseColumns(own.Get("columns")); err != nil {
 		return "", c, err
 	}
@@ -204,6 +208,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	opt.Form = cfg.form
 	db, err := pg.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
@@ -393,7 +398,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
 	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]int64{},
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix(),
-		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, written), s.cfg.columns)}
+		Rows: pg.NewRows(f, pg.RowOptions{Own: []pg.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
+			Targets: targets, Columns: s.cfg.columns, AsWritten: written, Binary: tx.Binary()})}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {

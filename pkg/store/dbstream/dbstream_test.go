@@ -153,9 +153,12 @@ func sorted(text string) string {
 // made of the same logs: schema, catalog and every value.
 func TestGolden(t *testing.T) {
 	server := pgtest.Start(t)
-	for _, db := range []string{"dbs_test", "dbs_parallel"} {
+	for _, db := range []string{"dbs_test", "dbs_parallel", "dbs_text"} {
 		t.Run(db, func(t *testing.T) {
 			url := administer(t, server, db)
+			if db == "dbs_text" {
+				url += "&copy=text"
+			}
 			sum := imports(t, open(t, url, "golden_tcp"), "testdata/golden/input", func(o *bulk.Options) {
 				if db == "dbs_parallel" {
 					o.Jobs = 4

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +61,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			continue // it is there
 		}
 		from := len(buf)
-		buf = strconv.AppendInt(buf, serial, 10)
+		buf = x.Begin(buf, pg.Value{Int: serial})
 		var ok bool
 		buf, ok = x.Append(buf, from, b, i, reason)
 		if !ok {
@@ -104,7 +103,7 @@ func (x *fileTx) turn(ctx context.Context, window int64, left []byte) error {
 	}
 	x.count()
 	x.window = window
-	x.tx.Copy(x.s.part(x.st, window), append([]string{colSerial}, x.Names()...), x.file.Type.Separator())
+	x.tx.Copy(x.s.part(x.st, window), x.Rows)
 	return nil
 }
 
@@ -119,7 +118,7 @@ func (x *fileTx) count() {
 // check looks at an error for a sign that the stream is not what it was: a
 // retention job may have dropped a partition.
 func (x *fileTx) check(err error) error {
-	if strings.HasPrefix(pg.CodeOf(err), "42") {
+	if strings.HasPrefix(pg.CodeOf(err), "42") || errors.Is(err, pg.ErrChanged) {
 		x.s.mu.Lock()
 		delete(x.s.streams, x.st.name)
 		x.s.mu.Unlock()

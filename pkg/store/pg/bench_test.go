@@ -10,8 +10,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// BenchmarkConvert reads a log of 130 columns and makes COPY's text of it.
+// BenchmarkConvert reads a log of 130 columns and makes COPY's rows of it.
 func BenchmarkConvert(b *testing.B) {
+	b.Run("text", func(b *testing.B) { convert(b, false) })
+	b.Run("binary", func(b *testing.B) { convert(b, true) })
+}
+
+func convert(b *testing.B, binary bool) {
 	sample, err := os.ReadFile("../../tstat/testdata/logs/v300/2026_11_22_06_39.out/log_tcp_complete")
 	if err != nil {
 		b.Fatal(err)
@@ -33,7 +38,7 @@ func BenchmarkConvert(b *testing.B) {
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		r.Reset(bytes.NewReader(text), typ, tstat.ReaderOptions{})
-		rows := NewRows(store.FileInfo{}, NewEncoder(typ.Columns, targets, false), Widen)
+		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen, Binary: binary})
 		for {
 			batch, err := r.Next()
 			if err == io.EOF {
@@ -47,7 +52,7 @@ func BenchmarkConvert(b *testing.B) {
 			}
 			buf = buf[:0]
 			for i := range batch.Len() {
-				buf, _ = rows.Append(buf, len(buf), batch, i, "")
+				buf, _ = rows.Append(rows.Begin(buf), len(buf), batch, i, "")
 			}
 			n += batch.Len()
 		}

@@ -35,6 +35,7 @@ type DB struct {
 
 	url     string        // without secrets
 	retry   time.Duration // how long to try
+	form    Form
 	records records
 
 	mu   sync.Mutex
@@ -47,6 +48,7 @@ type Options struct {
 	// again. 0: not at all.
 	RetryTimeout time.Duration
 	Log          *slog.Logger // warnings; nil: none
+	Form         Form         // of COPY; "": Auto
 }
 
 // URLError is returned for a URL that names no database. It never holds the
@@ -150,7 +152,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &DB{Log: opt.Log, url: Redact(name), retry: opt.RetryTimeout, open: map[*Tx]bool{}}
+	d := &DB{Log: opt.Log, url: Redact(name), retry: opt.RetryTimeout, form: opt.Form, open: map[*Tx]bool{}}
 	c := cfg.ConnConfig
 	// Statements of their own need no memory of the server, and suit
 	// connection poolers.

@@ -23,10 +23,11 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Encoder writes rows in COPY's text form, with the separator of the log and
-// "-" for NULL. Numbers go as Tstat wrote them: formatting them again costs
-// more than all the rest, and could change them. Most rows have nothing but
-// plain numbers between a few texts; there whole runs of fields are copied.
+// Encoder writes rows in COPY's binary form if all types of the columns are
+// known here. Else it is the text form, with the separator of the log and "-"
+// for NULL. There numbers go as Tstat wrote them: formatting them again costs
+// more than all the rest. Most rows have nothing but plain numbers between a
+// few texts; there whole runs of fields are copied.
 type Encoder struct {
 	cells []cell // in the order of the fields
 	idle  []cell // of columns that no batch had so far
@@ -37,6 +38,11 @@ type Encoder struct {
 	plan []step // of the rows with the columns planned
 	of   *int   // the first of these columns, which tells layouts apart
 	odd  bool   // the batch has a number out of its column's range
+
+	binary  bool
+	byField bool     // some cell is
+	wanted  []wanted // of the rows with the columns of
+	text    []byte   // of a value
 }
 
 // step is one step through the fields of a line.
@@ -56,21 +62,29 @@ const (
 
 // cell is one column under way.
 type cell struct {
-	name     string
+	target   Target
 	op       op
-	src      int
 	min, max int64 // opRawInt, opInt
 	numeric  bool  // a plain field can be copied as it is
 	run      bool  // so is every field of the batch
 	vec      tstat.Vector
 	has      bool
-	row      int // of vec that next belongs to
-	next     int // value of vec
+	dense    bool // no row of the batch is NULL
+	row      int  // of vec that next belongs to
+	next     int  // value of vec
 	calendar calendar
+
+	// Of the binary form:
+	size    int    // of a value, in bytes
+	byField bool   // the value is made of the field, not of the vector
+	field   []byte // of the row under way, nil if it has none
 }
 
 // at returns which value of the vector row i has, -1 for NULL.
 func (c *cell) at(i int) int {
+	if c.dense {
+		return i
+	}
 	if !c.has || c.vec.Def[i] == 0 {
 		return -1
 	}
@@ -95,13 +109,13 @@ const (
 	opRawFloat
 )
 
-// NewEncoder returns an encoder of columns into targets. With asWritten a
-// time stays the number that Tstat wrote, and every text but "-" stays a
-// text: so it is in DBStream's own tables.
-func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encoder {
-	e := new(Encoder)
+// newEncoder returns an encoder of columns into targets, in binary form if
+// that is wanted and can be. With asWritten a time stays the number that Tstat wrote, and
+// every text but "-" stays a text: so it is in DBStream's own tables.
+func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *Encoder {
+	e := &Encoder{binary: binary && canBinary(targets)}
 	for _, t := range targets {
-		c := cell{name: t.Name, src: t.Source, min: math.MinInt64, max: math.MaxInt64}
+		c := cell{target: t, min: math.MinInt64, max: math.MaxInt64}
 		kind := columns[t.Source].Kind
 		switch t.Type {
 		case "int2":
@@ -146,6 +160,9 @@ func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encod
 		case opRawFloat:
 			c.numeric = kind != tstat.Text
 		}
+		if e.binary && !c.prepareBinary(columns[t.Source]) {
+			e.binary = false
+		}
 		e.idle = append(e.idle, c)
 	}
 	return e
@@ -153,7 +170,7 @@ func NewEncoder(columns []tstat.Column, targets []Target, asWritten bool) *Encod
 
 // has reports whether a column of the file has a target.
 func (e *Encoder) has(column int) bool {
-	of := func(c cell) bool { return c.src == column }
+	of := func(c cell) bool { return c.target.Source == column }
 	return slices.ContainsFunc(e.cells, of) || slices.ContainsFunc(e.idle, of)
 }
 
@@ -161,9 +178,9 @@ func (e *Encoder) has(column int) bool {
 // was. Columns that no row had so far are left out, since the server works on
 // every value of a COPY, and the others are in the order of the fields.
 func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
-	e.batch, e.sep = b, b.Type.Separator()
+	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
-		_, has := b.Column(c.src)
+		_, has := b.Column(c.target.Source)
 		if has {
 			e.cells, changed = append(e.cells, c), true
 		}
@@ -177,7 +194,7 @@ func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 			field[c] = f
 		}
 		place := func(c cell) int {
-			if f, ok := field[c.src]; ok {
+			if f, ok := field[c.target.Source]; ok {
 				return f
 			}
 			return len(columns)
@@ -187,9 +204,14 @@ func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 	e.odd = false
 	for i := range e.cells {
 		c := &e.cells[i]
-		c.vec, c.has = b.Column(c.src)
+		c.vec, c.has = b.Column(c.target.Source)
 		c.row, c.next = 0, 0
-		if run := c.numeric && !b.OddNulls(c.src); run != c.run {
+		c.dense = c.has && len(c.vec.Ints)+len(c.vec.Floats)+len(c.vec.Bools)+len(c.vec.Texts) == b.Len()
+		if e.binary {
+			e.byField = e.byField || c.byField
+			continue
+		}
+		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
 			c.run, e.of = run, nil // another plan
 		}
 		if c.op == opInt && c.min != math.MinInt64 && c.has {
@@ -205,13 +227,14 @@ func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 	return changed
 }
 
-// Names returns the columns of the table in the order of the rows, see Start.
-func (e *Encoder) Names() []string {
-	var names []string
+// columns returns the columns of the table in the order of the rows, see
+// Start.
+func (e *Encoder) columns() []Target {
+	var cols []Target
 	for _, c := range e.cells {
-		names = append(names, c.name)
+		cols = append(cols, c.target)
 	}
-	return names
+	return cols
 }
 
 // newPlan finds the way through lines with these columns. It fails if the
@@ -223,7 +246,7 @@ func (e *Encoder) newPlan(columns []int) {
 	}
 	f := 0
 	for i, c := range e.cells {
-		at := slices.Index(columns, c.src)
+		at := slices.Index(columns, c.target.Source)
 		if at >= 0 && at < f {
 			e.plan = nil
 			return
@@ -259,9 +282,12 @@ func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
 }
 
-// Append appends the values of row i of the batch, a separator before each.
-// After an error the text is unfinished.
+// Append appends the values of row i of the batch; in text form with a
+// separator before each. After an error the row is unfinished.
 func (e *Encoder) Append(dst []byte, i int) ([]byte, error) {
+	if e.binary {
+		return e.appendBinary(dst, i)
+	}
 	b := e.batch
 	if b.Plain(i) && !e.odd {
 		text, columns := b.Row(i)
@@ -277,8 +303,8 @@ func (e *Encoder) Append(dst []byte, i int) ([]byte, error) {
 		c := &e.cells[j]
 		dst = append(dst, e.sep)
 		var ok bool
-		if dst, ok = c.append(dst, e.raw[c.src], c.at(i), e.sep); !ok {
-			return dst, &rowError{c.name, bytes.Clone(e.raw[c.src]), c.reason()}
+		if dst, ok = c.append(dst, e.raw[c.target.Source], c.at(i), e.sep); !ok {
+			return dst, &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
 		}
 	}
 	return dst, nil
@@ -303,7 +329,7 @@ func (e *Encoder) follow(dst, text []byte, i int) ([]byte, error) {
 			}
 			var ok bool
 			if dst, ok = c.append(append(dst, e.sep), raw, c.at(i), e.sep); !ok {
-				return dst, &rowError{c.name, bytes.Clone(raw), c.reason()}
+				return dst, &rowError{c.target.Name, bytes.Clone(raw), c.reason()}
 			}
 		}
 		p = q
@@ -534,10 +560,7 @@ func appendText(dst, t []byte, sep byte) []byte {
 	return append(dst, t[start:]...)
 }
 
-// AppendText appends a text in COPY's form with a separator.
-func AppendText(dst []byte, t string, sep byte) []byte { return appendText(dst, []byte(t), sep) }
-
-// AppendTime appends a time in COPY's form.
+// AppendTime appends a time as text.
 func AppendTime(dst []byte, t time.Time) []byte { return new(calendar).append(dst, t.UnixMicro()) }
 
 // calendar writes times. Those of a log are of one or two days, so it keeps

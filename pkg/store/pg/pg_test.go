@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -75,6 +76,33 @@ func TestAppendTime(t *testing.T) {
 		}
 		if got := string(c.append(nil, us)); got != want {
 			t.Errorf("%d: %s, want %s", us, got, want)
+		}
+	}
+}
+
+// ends is a connection of which only the addresses are known.
+type ends struct {
+	net.Conn
+	local, remote net.Addr
+}
+
+func (c ends) LocalAddr() net.Addr  { return c.local }
+func (c ends) RemoteAddr() net.Addr { return c.remote }
+
+func TestOnThisMachine(t *testing.T) {
+	at := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 5432} }
+	for _, c := range []struct {
+		conn ends
+		want bool
+	}{
+		{ends{nil, at("127.0.0.1"), at("127.0.0.1")}, true},
+		{ends{nil, at("::1"), at("::1")}, true},
+		{ends{nil, at("192.0.2.7"), at("192.0.2.7")}, true},
+		{ends{nil, at("192.0.2.7"), at("192.0.2.8")}, false},
+		{ends{nil, &net.UnixAddr{}, &net.UnixAddr{Name: "/run/postgresql/.s.PGSQL.5432"}}, true},
+	} {
+		if got := onThisMachine(c.conn); got != c.want {
+			t.Errorf("%v to %v: %v", c.conn.local, c.conn.remote, got)
 		}
 	}
 }

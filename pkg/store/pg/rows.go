@@ -1,7 +1,11 @@
 package pg
 
 import (
+	"encoding/binary"
 	"fmt"
+	"slices"
+	"strconv"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -11,16 +15,68 @@ import (
 // are passed to the file's Reject.
 type Rows struct {
 	enc      *Encoder
+	own      []Target
 	file     store.FileInfo
 	rejected int64
 }
 
+// RowOptions say what rows are made of.
+type RowOptions struct {
+	Own     []Target // columns that are not of the log; Source does not matter
+	Targets []Target
+	Columns Columns
+	// AsWritten: a time stays the number that Tstat wrote, and every text but
+	// "-" stays a text, as DBStream's own tables have it.
+	AsWritten bool
+	// Binary asks for the binary form of COPY. Types whose binary form is not
+	// known here keep the text form.
+	Binary bool
+}
+
 // NewRows returns the encoder of a file.
-func NewRows(f store.FileInfo, enc *Encoder, c Columns) *Rows {
-	if c == Drop {
-		f.Present = nil
+func NewRows(f store.FileInfo, opt RowOptions) *Rows {
+	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.Binary && canBinary(opt.Own))
+	enc.sep = f.Type.Separator()
+	r := &Rows{enc: enc, own: opt.Own, file: f}
+	if opt.Columns == Drop {
+		r.file.Present = nil
 	}
-	return &Rows{enc: enc, file: f}
+	return r
+}
+
+// Value is a value of one of the table's own columns: the text if there is
+// one, else the time, else the integer.
+type Value struct {
+	Text string
+	Int  int64
+	Time time.Time
+}
+
+// Begin begins a row with the values of the table's own columns.
+func (r *Rows) Begin(dst []byte, own ...Value) []byte {
+	if r.enc.binary {
+		dst = binary.BigEndian.AppendUint16(dst, uint16(len(own)+len(r.enc.cells)))
+	}
+	for i, v := range own {
+		if i > 0 && !r.enc.binary {
+			dst = append(dst, r.enc.sep)
+		}
+		switch t := r.own[i].Type; {
+		case r.enc.binary && v.Text != "":
+			dst = appendBytes(dst, []byte(v.Text))
+		case r.enc.binary && !v.Time.IsZero():
+			dst = appendNumber(dst, uint64(v.Time.UnixMicro()-epoch), 8)
+		case r.enc.binary:
+			dst = appendNumber(dst, uint64(v.Int), sizes[t])
+		case v.Text != "":
+			dst = appendText(dst, []byte(v.Text), r.enc.sep)
+		case !v.Time.IsZero():
+			dst = AppendTime(dst, v.Time)
+		default:
+			dst = strconv.AppendInt(dst, v.Int, 10)
+		}
+	}
+	return dst
 }
 
 // Rejected is how many rows were rejected.
@@ -40,12 +96,12 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.Start(b), nil
 }
 
-// Names returns the columns of the table that the rows have, in order, see
+// columns returns the columns of the table that the rows have, in order, see
 // Start.
-func (r *Rows) Names() []string { return r.enc.Names() }
+func (r *Rows) columns() []Target { return append(slices.Clone(r.own), r.enc.columns()...) }
 
-// Append appends row i of b to buf, after buf's own columns, and a newline.
-// It reports whether the row is one; else buf is as it was before from.
+// Append appends row i of b to buf, after what Begin wrote, and ends it. It
+// reports whether the row is one; else buf is as it was before from.
 func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string) ([]byte, bool) {
 	buf, err := r.enc.Append(buf, i)
 	line := b.LineNumber(i)
@@ -64,6 +120,9 @@ func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string
 	}
 	if old {
 		return buf[:from], false
+	}
+	if r.enc.binary {
+		return buf, true
 	}
 	return append(buf, '\n'), true
 }

@@ -27,6 +27,13 @@ type Tx struct {
 	cancel context.CancelFunc
 	copy   *copyStream
 	free   [][]byte // buffers
+	copied []copied // in binary form
+}
+
+// copied says of which types the values were that a table got.
+type copied struct {
+	table Ident
+	rows  *Rows
 }
 
 // Begin starts a transaction, which lives as long as ctx at most.
@@ -60,6 +67,7 @@ type copyStream struct {
 	err   error         // of COPY; read after done
 	abort bool          // read after feed is closed
 	cur   []byte        // read, in part
+	tail  []byte        // what comes after all rows
 	whole []byte
 	rows  int64
 	lines []span
@@ -79,11 +87,14 @@ func (c *copyStream) Read(p []byte) (int, error) {
 			c.whole = nil
 		}
 		buf, ok := <-c.feed
-		if !ok {
-			if c.abort {
-				return 0, errAborted
-			}
+		switch {
+		case !ok && c.abort:
+			return 0, errAborted
+		case !ok && c.tail == nil:
 			return 0, io.EOF
+		case !ok:
+			c.cur, c.tail = c.tail, nil
+			continue
 		}
 		c.cur, c.whole = buf, buf[:0]
 	}
@@ -94,12 +105,22 @@ func (c *copyStream) Read(p []byte) (int, error) {
 
 var errAborted = errors.New("aborted")
 
-// Copy starts a COPY of rows in text form, with a separator and "-" for NULL,
-// into columns of a table. The one before must have ended.
-func (t *Tx) Copy(table Ident, columns []string, sep byte) {
+// Copy starts a COPY of rows into a table. The one before must have ended.
+func (t *Tx) Copy(table Ident, rows *Rows) {
 	c := &copyStream{feed: make(chan []byte), back: make(chan []byte, 2), done: make(chan struct{})}
 	t.copy = c
-	sql := "copy " + table.Sanitize() + " (" + List(columns) + ") from stdin (delimiter '" + string(rune(sep)) + "', null '" + null + "')"
+	var names []string
+	for _, col := range rows.columns() {
+		names = append(names, col.Name)
+	}
+	sql := "copy " + table.Sanitize() + " (" + List(names) + ") from stdin "
+	if rows.enc.binary {
+		sql += "(format binary)"
+		c.cur, c.tail = []byte(binaryHeader), []byte(binaryTrailer)
+		t.copied = append(t.copied, copied{table, rows})
+	} else {
+		sql += "(delimiter '" + string(rune(rows.enc.sep)) + "', null '" + null + "')"
+	}
 	go func() {
 		defer close(c.done)
 		_, c.err = t.conn.Conn().PgConn().CopyFrom(t.ctx, c, sql)
@@ -187,6 +208,9 @@ func (t *Tx) copyError() error {
 		return nil
 	}
 	var pe *pgconn.PgError
+	if errors.As(c.err, &pe) && pe.Code == "22P03" { // not of the type's length
+		return fmt.Errorf("%w: %w", ErrChanged, c.err)
+	}
 	if errors.As(c.err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23") {
 		if m := copyLine.FindStringSubmatch(pe.Where); m != nil {
 			row, _ := strconv.ParseInt(m[1], 10, 64)
@@ -218,6 +242,9 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	if err := t.EndCopy(); err != nil {
 		return err
 	}
+	if err := t.checkTypes(ctx); err != nil {
+		return Mark(err)
+	}
 	if err := t.db.checkKnown(ctx, t.tx, r, known, replace); err != nil {
 		return Mark(err)
 	}
@@ -236,6 +263,43 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	if err := t.tx.Commit(ctx); err != nil {
 		// Whether it was committed, only the record will tell.
 		return Mark(err)
+	}
+	return nil
+}
+
+// ErrChanged says that a column of a table is of another type than it was when
+// the store looked at it. The file can be stored once it looks again.
+var ErrChanged = changedError{}
+
+type changedError struct{}
+
+func (changedError) Error() string { return "the columns of the table changed meanwhile" }
+
+// Is makes the import try again.
+func (changedError) Is(err error) bool {
+	return err == store.ErrTransient || err == store.ErrUnavailable
+}
+
+// checkTypes makes sure that values in binary form were read as what they
+// are: eight bytes are an integer as well as a number with decimals. Since
+// they were copied nobody can change the table.
+func (t *Tx) checkTypes(ctx context.Context) error {
+	seen := map[string]bool{}
+	for _, c := range t.copied {
+		if name := c.table.Sanitize(); seen[name] {
+			continue
+		} else {
+			seen[name] = true
+		}
+		found, err := FindTable(ctx, t.tx, c.table)
+		if err != nil {
+			return err
+		}
+		for _, col := range c.rows.columns() {
+			if found == nil || found.Columns[col.Name] != col.Type {
+				return fmt.Errorf("table %s, column %s: %w", c.table.Sanitize(), Quote(col.Name), ErrChanged)
+			}
+		}
 	}
 	return nil
 }

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +23,7 @@ import (
 )
 
 // settings are those of the URL that are ours.
-var settings = []string{"schema", "columns"}
+var settings = []string{"schema", "columns", "copy"}
 
 // Options of a store.
 type Options struct {
@@ -61,7 +59,9 @@ func parse(text string) (string, url.Values, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	_, err = pg.ParseColumns(own.Get("columns"))
+	if _, err = pg.ParseColumns(own.Get("columns")); err == nil {
+		_, err = pg.ParseForm(own.Get("copy"))
+	}
 	return dsn, own, err
 }
 
@@ -71,6 +71,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	opt.Form, _ = pg.ParseForm(own.Get("copy"))
 	db, err := pg.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
@@ -150,14 +151,13 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	x := &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
-		Rows: pg.NewRows(f, pg.NewEncoder(f.Columns, targets, false), s.columns)}
-	sep := f.Type.Separator()
-	x.prefix = pg.AppendText(nil, f.Probe, sep)
-	x.prefix = pg.AppendText(append(x.prefix, sep), f.Folder, sep)
-	x.prefix = pg.AppendTime(append(x.prefix, sep), f.Time)
-	x.prefix = strconv.AppendInt(append(x.prefix, sep), tx.ID, 10)
-	return x, nil
+	var own []pg.Target
+	for _, name := range ownColumns {
+		own = append(own, pg.Target{Name: name, Type: t.Columns[name]})
+	}
+	return &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
+		own:  []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}},
+		Rows: pg.NewRows(f, pg.RowOptions{Own: own, Targets: targets, Columns: s.columns, Binary: tx.Binary()})}, nil
 }
 
 // prepare makes the table, the columns and the partition that a file needs.
@@ -270,6 +270,7 @@ type fileTx struct {
 	s      *Store
 	tx     *pg.Tx
 	table  pg.Ident
+	own    []pg.Value
 	prefix []byte // our own columns, the same in every row
 }
 
@@ -282,7 +283,8 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 		if err := x.check(x.tx.EndCopy()); err != nil {
 			return err
 		}
-		x.tx.Copy(x.table, append(slices.Clone(ownColumns), x.Names()...), b.Type.Separator())
+		x.tx.Copy(x.table, x.Rows)
+		x.prefix = x.Begin(nil, x.own...)
 	}
 	buf := x.tx.Buffer()
 	for i := range b.Len() {
@@ -297,7 +299,7 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 
 // check looks at an error for a sign that the table is not what it was.
 func (x *fileTx) check(err error) error {
-	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" {
+	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, pg.ErrChanged) {
 		x.s.forget(x.table[1])
 	}
 	return err

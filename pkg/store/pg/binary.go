@@ -1,0 +1,261 @@
+package pg
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Form is how COPY's values are written. The binary form spares the server
+// from parsing: of 130 columns that is a fifth of its work. But it is more than
+// twice as long as Tstat's text, and a network may be slower than that.
+type Form string
+
+// The forms.
+const (
+	Auto     Form = "auto" // binary to a server on this machine, else text
+	AsBinary Form = "binary"
+	AsText   Form = "text"
+)
+
+// ParseForm reads the setting copy of a URL.
+func ParseForm(text string) (Form, error) {
+	switch f := Form(text); f {
+	case "":
+		return Auto, nil
+	case Auto, AsBinary, AsText:
+		return f, nil
+	}
+	return "", &URLError{fmt.Sprintf("copy=%s is unknown", text), "known: auto, binary, text"}
+}
+
+// Binary reports whether rows should go in binary form.
+func (t *Tx) Binary() bool {
+	return t.db.form == AsBinary || t.db.form != AsText && onThisMachine(t.conn.Conn().PgConn().Conn())
+}
+
+// onThisMachine reports whether both ends of a connection are.
+func onThisMachine(c net.Conn) bool {
+	switch remote := c.RemoteAddr().(type) {
+	case *net.UnixAddr:
+		return true
+	case *net.TCPAddr:
+		local, ok := c.LocalAddr().(*net.TCPAddr)
+		return ok && remote.IP.Equal(local.IP)
+	}
+	return false
+}
+
+// In binary form a value is its length, four bytes, then itself; NULL is the
+// length -1.
+
+// What a COPY in binary form begins and ends with.
+const (
+	binaryHeader  = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+	binaryTrailer = "\xff\xff"
+)
+
+// epoch is that of PostgreSQL, 2000-01-01, in microseconds since Unix's.
+const epoch = 946684800e6
+
+// sizes are the lengths of the types whose binary form is known here; 0 for
+// those of various length. float4 is not among them: rounding twice could
+// change the last digit.
+var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
+
+// canBinary reports whether the values of all targets have a binary form.
+func canBinary(targets []Target) bool {
+	return !slices.ContainsFunc(targets, func(t Target) bool {
+		_, ok := sizes[t.Type]
+		return !ok
+	})
+}
+
+// prepareBinary prepares a cell for the binary form, and reports whether its
+// values have one.
+func (c *cell) prepareBinary(col tstat.Column) bool {
+	t := c.target
+	c.size = sizes[t.Type]
+	switch c.op {
+	case opInet:
+		return col.Kind == tstat.Text
+	case opRawInt:
+		c.byField = col.Kind != tstat.Bool
+	case opRawFloat:
+		c.byField = col.Kind != tstat.Int
+	case opRawText:
+		// YouTube's "--" is a text here, and none to the reader.
+		c.byField = t.Type != "text" || col.Kind != tstat.Text || col.Dashes()
+		return t.Type == "text"
+	}
+	return true
+}
+
+// wanted is a cell that needs the field as it is in the line.
+type wanted struct {
+	cell  int
+	field int // -1: the line has none
+}
+
+// find looks for the fields of the cells that need them.
+func (e *Encoder) find(i int) {
+	text, columns := e.batch.Row(i)
+	if e.of != &columns[0] {
+		e.of, e.wanted = &columns[0], e.wanted[:0]
+		for j, c := range e.cells {
+			if c.byField {
+				e.wanted = append(e.wanted, wanted{j, slices.Index(columns, c.target.Source)})
+			}
+		}
+		slices.SortFunc(e.wanted, func(a, b wanted) int { return a.field - b.field })
+	}
+	p, f := 0, 0
+	for _, w := range e.wanted {
+		c := &e.cells[w.cell]
+		if w.field < 0 {
+			c.field = nil
+			continue
+		}
+		if w.field > f {
+			p = pass(text, p, e.sep, w.field-f)
+		}
+		q := pass(text, p, e.sep, 1)
+		c.field = text[p : q-1 : q-1]
+		p, f = q, w.field+1
+	}
+}
+
+// appendBinary appends the values of row i of the batch in binary form.
+func (e *Encoder) appendBinary(dst []byte, i int) ([]byte, error) {
+	if e.byField {
+		e.find(i)
+	}
+	dst = slices.Grow(dst, longest*len(e.cells))
+	for j := range e.cells {
+		c := &e.cells[j]
+		at := i
+		if !c.dense {
+			at = c.at(i)
+		}
+		var x uint64
+		ok := true
+		switch {
+		case c.byField:
+			dst, ok = e.appendField(dst, c, at)
+		case at < 0:
+			dst = appendNull(dst)
+			continue
+		case c.op == opInt:
+			x = uint64(c.vec.Ints[at])
+			ok = int64(x) >= c.min && int64(x) <= c.max
+		case c.op == opFloat:
+			x = math.Float64bits(c.vec.Floats[at])
+		case c.op == opRawFloat:
+			x = math.Float64bits(float64(c.vec.Ints[at]))
+		case c.op == opBool, c.op == opRawInt:
+			if c.vec.Bools[at] {
+				x = 1
+			}
+		case c.op == opTime:
+			x = uint64(c.vec.Ints[at] - epoch)
+		case c.op == opInet:
+			dst, ok = appendInet(dst, c.vec.Texts[at])
+		default:
+			dst = appendBytes(dst, c.vec.Texts[at])
+		}
+		switch {
+		case !ok:
+			e.raw = e.batch.Raw(i, e.raw)
+			return dst, &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
+		case c.byField || c.size == 0:
+			dst = slices.Grow(dst, longest*(len(e.cells)-j))
+		case c.size == 8: // most are; there is room
+			n := len(dst)
+			dst = dst[:n+longest]
+			binary.BigEndian.PutUint32(dst[n:], 8)
+			binary.BigEndian.PutUint64(dst[n+4:], x)
+		default:
+			dst = appendNumber(dst, x, c.size)
+		}
+	}
+	return dst, nil
+}
+
+// longest is the length of the longest value but for addresses and texts.
+const longest = 4 + 8
+
+// appendField appends what the text form makes of a field.
+func (e *Encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
+	if c.op == opRawText && c.field != nil {
+		switch {
+		case string(c.field) == null:
+			return appendNull(dst), true
+		case at >= 0 && c.vec.Texts != nil: // it is escaped where need be
+			return appendBytes(dst, c.vec.Texts[at]), true
+		}
+		return appendBytes(dst, c.field), true
+	}
+	var ok bool
+	if e.text, ok = c.append(e.text[:0], c.field, at, e.sep); !ok {
+		return dst, false
+	}
+	if string(e.text) == null {
+		return appendNull(dst), true
+	}
+	switch c.op {
+	case opRawInt:
+		x, err := strconv.ParseInt(str(e.text), 10, 64)
+		return appendNumber(dst, uint64(x), c.size), err == nil
+	case opRawFloat:
+		x, err := strconv.ParseFloat(str(e.text), 64)
+		return appendNumber(dst, math.Float64bits(x), 8), err == nil
+	default:
+		return appendBytes(dst, e.text), true
+	}
+}
+
+func appendNull(dst []byte) []byte { return append(dst, 0xff, 0xff, 0xff, 0xff) }
+
+// appendNumber appends the lower bytes of x, 1, 2, 4 or 8.
+func appendNumber(dst []byte, x uint64, size int) []byte {
+	switch size {
+	case 8:
+		return binary.BigEndian.AppendUint64(append(dst, 0, 0, 0, 8), x)
+	case 4:
+		return binary.BigEndian.AppendUint64(dst, 4<<32|x&math.MaxUint32)
+	case 2:
+		return append(dst, 0, 0, 0, 2, byte(x>>8), byte(x))
+	default:
+		return append(dst, 0, 0, 0, 1, byte(x))
+	}
+}
+
+func appendBytes(dst, t []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(t))), t...)
+}
+
+// appendInet appends an address: PostgreSQL's number of its family, its bits,
+// that it is no network, and how many bytes it has.
+func appendInet(dst, f []byte) ([]byte, bool) {
+	if isNull(f) {
+		return appendNull(dst), true
+	}
+	a, err := netip.ParseAddr(str(f))
+	switch {
+	case err != nil || a.Zone() != "": // as in fe80::1%eth0
+		return dst, false
+	case a.Is4():
+		b := a.As4()
+		return append(append(dst, 0, 0, 0, 8, 2, 32, 0, 4), b[:]...), true
+	default:
+		b := a.As16()
+		return append(append(dst, 0, 0, 0, 20, 3, 128, 0, 16), b[:]...), true
+	}
+}
