@@ -177,7 +177,7 @@ func (c *column) addAll(v tstat.Vector) {
 		}
 	case formFlag:
 		for _, x := range v.Bools {
-			d = append(d, flag(x))
+			d = append(d, bit(x))
 		}
 	case formText:
 		for _, x := range v.Texts {
@@ -203,7 +203,7 @@ func (c *column) value(v tstat.Vector, i int) {
 	case formFloat:
 		c.data = binary.LittleEndian.AppendUint64(c.data, math.Float64bits(v.Floats[i]))
 	case formFlag:
-		c.data = append(c.data, flag(v.Bools[i]))
+		c.data = append(c.data, bit(v.Bools[i]))
 	case formText:
 		c.data = append(binary.AppendUvarint(c.data, uint64(len(v.Texts[i]))), v.Texts[i]...)
 	case formSeconds:
@@ -213,7 +213,7 @@ func (c *column) value(v tstat.Vector, i int) {
 	}
 }
 
-func flag(x bool) byte {
+func bit(x bool) byte {
 	if x {
 		return 1
 	}
