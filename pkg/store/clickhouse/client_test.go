@@ -96,7 +96,9 @@ func TestHostileAnswers(t *testing.T) {
 		}, "store unavailable: HOST: There was an error on [127.0.0.1:9000]: An error occured: Code: 999, e.displayText() = x (code 999)", true},
 		"another server": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }, "HOST: HTTP status 400: ", false},
 		"a proxy":        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "store unavailable: HOST: HTTP status 503: ", true},
-		"a redirect":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 307) }, "HOST: HTTP status 307: ", false},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, "HOST: HTTP status 307: ", false},
 		"cut": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, "1\n")

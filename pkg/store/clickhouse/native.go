@@ -81,7 +81,6 @@ const blockRows = 8192
 // of columns, the count of rows, and of each column name, type and values; of
 // a Nullable one first a byte for each row that says whether it is NULL.
 type block struct {
-	own     []byte // head of our own columns
 	columns []column
 	rows    int
 
@@ -89,7 +88,6 @@ type block struct {
 	time          uint32
 	id            uint64
 	types         [4]string // of our own columns
-	out           []byte
 }
 
 // Bounds of times. A DateTime ends in 2106. Numbers of DateTime64(6) go
