@@ -257,10 +257,10 @@ func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 func (k *block) take(out []byte) []byte {
 	out = binary.AppendUvarint(out, uint64(len(k.types)+len(k.columns)))
 	out = binary.AppendUvarint(out, uint64(k.rows))
-	for i, n := range []string{colProbe, colFolder, colTime, colFile} {
-		out = appendHead(out, n, k.types[i])
+	for i, own := range ownColumns {
+		out = appendHead(out, own.name, k.types[i])
 		for range k.rows {
-			switch n {
+			switch own.name {
 			case colProbe:
 				out = appendString(out, k.probe)
 			case colFolder:
