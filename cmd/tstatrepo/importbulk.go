@@ -97,7 +97,7 @@ func (b *importBulk) settings() []*setting {
 			usage: "what to import when the command line names no source"},
 
 		{name: "to", group: dest, value: &b.to, complete: "dir",
-			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database or dbstream://user@host/database; or serve them to the MATH repository math://host:port"},
+			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database, dbstream://user@host/database or clickhouse://user@host/database; or serve them to the MATH repository math://host:port"},
 		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot; of a MATH stream its name",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
 		{name: "stream", group: dest, value: &b.stream, empty: "{probe}_{type}",
@@ -172,6 +172,7 @@ var importBulkExamples = []example{
 	{"see first what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
+	{"into a cluster of ClickHouse, by either of two nodes", "tstatrepo import-bulk --to 'clickhouse://tstat@a,b/tstat?cluster=tstat&password_file=/etc/tstatrepo/password' /var/lib/tstat"},
 	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},
 	{"what a MATH probe has of a stream", "tstatrepo import-bulk --to parquet:/srv/tstat math://probe:3001/polito_tcp"},
 	{"the repository of MATH probes", "tstatrepo import-bulk --listen 0.0.0.0:3000 --allow 10.0.0.0/8 --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0'"},

@@ -68,7 +68,7 @@ func (c clickHouse) complete(t *testing.T, total int) {
 // TestKillClickHouse disturbs imports into ClickHouse as TestKillDatabase does
 // those into PostgreSQL.
 func TestKillClickHouse(t *testing.T) {
-	rounds, logs := 1, 30
+	rounds, logs := 1, 15
 	if *soak {
 		rounds, logs = 30, 100
 	}
@@ -138,7 +138,7 @@ func TestKillClickHouse(t *testing.T) {
 // two importers are at work, each of which asks another node first. They go on
 // with the other, and when the node is back all rows are there once, on both.
 func TestKillClickHouseNode(t *testing.T) {
-	rounds, logs := 1, 20
+	rounds, logs := 1, 12
 	if *soak {
 		rounds, logs = 30, 100
 	}

@@ -77,6 +77,10 @@ if [ -n "$packages" ]; then
 		fail "apt-get failed"
 	fi
 	rm -f "$log"
+	# The tests run servers of their own.
+	case $packages in
+	*clickhouse-server*) [ ! -d /run/systemd/system ] || as_root systemctl disable --now clickhouse-server >/dev/null 2>&1 || true ;;
+	esac
 fi
 
 if ! go_is_new; then

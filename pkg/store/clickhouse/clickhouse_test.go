@@ -2,6 +2,8 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
@@ -13,6 +15,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
+)
+
+var (
+	_ store.Counter = (*Store)(nil)
+	_ store.Claimer = (*Store)(nil)
 )
 
 func open(t *testing.T, url string) *Store {
@@ -42,31 +49,68 @@ func harness(server *clickhousetest.Server, dest, prefix string) func(t *testing
 	}
 }
 
+// Without -soak not every way to reach a server passes the whole suite.
+var soak = flag.Bool("soak", false, "run the whole suite with TLS and on two shards")
+
 func TestConformance(t *testing.T) {
+	server := clickhousetest.Start(t)
+	storetest.Run(t, harness(server, "clickhouse://"+server.Host()+"/DB", ""))
+}
+
+func TestConformanceReplicas(t *testing.T) {
+	nodes := clickhousetest.StartCluster(t, false)
+	storetest.Run(t, harness(nodes[0], clusterURL(nodes), ""))
+}
+
+func TestConformanceShards(t *testing.T) {
+	if !*soak {
+		t.Skip("only with -soak")
+	}
+	nodes := clickhousetest.StartCluster(t, true)
+	storetest.Run(t, harness(nodes[0], clusterURL(nodes)+"&compress=zstd", ""))
+}
+
+func clusterURL(nodes []*clickhousetest.Server) string {
+	return fmt.Sprintf("clickhouse://%s,%s/DB?cluster=%s", nodes[0].Host(), nodes[1].Host(), clickhousetest.Cluster)
+}
+
+// TestTLS: by HTTPS, with a password from a file or the environment, into a
+// database with an odd name; and what a user is told who has it wrong.
+func TestTLS(t *testing.T) {
 	server := clickhousetest.Start(t)
 	passwords := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(passwords, []byte(clickhousetest.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, dest := range map[string]string{
-		"plain": "clickhouse://" + server.Host() + "/DB",
-		"tls":   fmt.Sprintf("clickhouse://tstat@127.0.0.1:%d/DB?ca=%s&password_file=%s&compress=lz4", server.HTTPS, server.CA, passwords),
-	} {
-		t.Run(name, func(t *testing.T) {
-			prefix := ""
-			if name == "tls" {
-				prefix = "a`b'\\"
-			}
-			storetest.Run(t, harness(server, dest, prefix))
-		})
+	const prefix = "a`b'\\"
+	dest := fmt.Sprintf("clickhouse://tstat@127.0.0.1:%d/DB?ca=%s&compress=lz4", server.HTTPS, server.CA)
+	if *soak {
+		storetest.Run(t, harness(server, dest+"&password_file="+passwords, prefix))
 	}
-}
-
-func TestConformanceCluster(t *testing.T) {
-	for name, shards := range map[string]bool{"replicas": false, "shards": true} {
-		t.Run(name, func(t *testing.T) {
-			servers := clickhousetest.StartCluster(t, shards)
-			storetest.Run(t, harness(servers[0], fmt.Sprintf("clickhouse://%s,%s/DB?cluster=%s&compress=zstd", servers[0].Host(), servers[1].Host(), clickhousetest.Cluster), ""))
-		})
+	dest = strings.Replace(dest, "DB", url.PathEscape(prefix), 1)
+	s := open(t, dest+"&password_file="+passwords)
+	put(t, s, "log_udp_complete", "2016_03_24_21_37.out", "#c_ip:1 c_port:2\n10.0.0.1 1\n")
+	s.Close()
+	if n := server.Number(t, "select count() from "+name(prefix, "log_udp_complete")); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+	t.Setenv("CLICKHOUSE_PASSWORD", clickhousetest.Password)
+	open(t, dest).Close()
+	for what, c := range map[string]struct{ dest, want, hint string }{
+		"wrong password":    {strings.Replace(dest, "tstat@", "tstat:wrong@", 1), "Wrong password", "give the password in CLICKHOUSE_PASSWORD"},
+		"no such user":      {strings.Replace(dest, "tstat@", "nobody@", 1), "Unknown user", "give the password in CLICKHOUSE_PASSWORD"},
+		"unknown authority": {strings.Replace(dest, "ca="+server.CA, "tls=on", 1), "certificate", ""},
+		"no TLS there":      {strings.Replace(dest, fmt.Sprint(server.HTTPS), fmt.Sprint(server.Port), 1), "HTTP response to HTTPS client", ""},
+		"no password file":  {dest + "&password_file=/nonexistent", "password file: open /nonexistent", ""},
+	} {
+		_, err := Open(context.Background(), c.dest, Options{})
+		var hinted interface{ Hint() string }
+		hint := ""
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
+		if got := fmt.Sprint(err); !strings.Contains(got, c.want) || !strings.Contains(hint, c.hint) || strings.Contains(got, "wrong@") || errors.Is(err, store.ErrTransient) {
+			t.Errorf("%s: %v, hint %q", what, err, hint)
+		}
 	}
 }

@@ -150,6 +150,8 @@ func (e *serverError) Error() string {
 
 var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =)? ?(?:DB::[A-Za-z]*Exception|Poco::Exception|std::exception|Coordination::Exception|zkutil::KeeperException)?:? ?(.*)$`)
 
+var nodeException = regexp.MustCompile(`^There was an error on \[[^\]]*\]: .*?Code: (\d+),`)
+
 // answerError reads the text of an exception.
 func answerError(host string, status int, code, text string) *serverError {
 	e := &serverError{host: host, status: status}
@@ -157,6 +159,10 @@ func answerError(host string, status int, code, text string) *serverError {
 	if m := exception.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 		text = m[2]
+	}
+	// Of a statement on a cluster, what a node says counts.
+	if m := nodeException.FindStringSubmatch(text); m != nil {
+		e.code, _ = strconv.Atoi(m[1])
 	}
 	text, _, _ = strings.Cut(text, ", e.what() = ")
 	// One line, and printable: it may be anyone's answer.

@@ -90,9 +90,15 @@ func TestHostileAnswers(t *testing.T) {
 			w.Header().Set("X-ClickHouse-Exception-Code", "202")
 			io.WriteString(w, "Too many simultaneous queries\n")
 		}, "store unavailable: HOST: Too many simultaneous queries (code 202)", true},
+		"of a node": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(500)
+			io.WriteString(w, "Code: 371, e.displayText() = DB::Exception: There was an error on [127.0.0.1:9000]: An error occured: Code: 999, e.displayText() = x, e.what() = DB::Exception\n")
+		}, "store unavailable: HOST: There was an error on [127.0.0.1:9000]: An error occured: Code: 999, e.displayText() = x (code 999)", true},
 		"another server": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }, "HOST: HTTP status 400: ", false},
 		"a proxy":        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "store unavailable: HOST: HTTP status 503: ", true},
-		"a redirect":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 307) }, "HOST: HTTP status 307: ", false},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, "HOST: HTTP status 307: ", false},
 		"cut": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, "1\n")
@@ -149,8 +155,8 @@ func TestEarlyAnswer(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("no answer")
 	}
-	if err := in.send([]byte("rows")); !errors.Is(err, store.ErrTransient) {
-		t.Errorf("sent: %v", err)
+	if !errors.Is(in.err, store.ErrTransient) {
+		t.Errorf("answer: %v", in.err)
 	}
 	in.abort()
 }

@@ -81,7 +81,6 @@ const blockRows = 8192
 // of columns, the count of rows, and of each column name, type and values; of
 // a Nullable one first a byte for each row that says whether it is NULL.
 type block struct {
-	own     []byte // head of our own columns
 	columns []column
 	rows    int
 
@@ -89,7 +88,6 @@ type block struct {
 	time          uint32
 	id            uint64
 	types         [4]string // of our own columns
-	out           []byte
 }
 
 // Bounds of times. A DateTime ends in 2106. Numbers of DateTime64(6) go
@@ -177,7 +175,7 @@ func (c *column) addAll(v tstat.Vector) {
 		}
 	case formFlag:
 		for _, x := range v.Bools {
-			d = append(d, flag(x))
+			d = append(d, bit(x))
 		}
 	case formText:
 		for _, x := range v.Texts {
@@ -203,7 +201,7 @@ func (c *column) value(v tstat.Vector, i int) {
 	case formFloat:
 		c.data = binary.LittleEndian.AppendUint64(c.data, math.Float64bits(v.Floats[i]))
 	case formFlag:
-		c.data = append(c.data, flag(v.Bools[i]))
+		c.data = append(c.data, bit(v.Bools[i]))
 	case formText:
 		c.data = append(binary.AppendUvarint(c.data, uint64(len(v.Texts[i]))), v.Texts[i]...)
 	case formSeconds:
@@ -213,7 +211,7 @@ func (c *column) value(v tstat.Vector, i int) {
 	}
 }
 
-func flag(x bool) byte {
+func bit(x bool) byte {
 	if x {
 		return 1
 	}
@@ -259,10 +257,10 @@ func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 func (k *block) take(out []byte) []byte {
 	out = binary.AppendUvarint(out, uint64(len(k.types)+len(k.columns)))
 	out = binary.AppendUvarint(out, uint64(k.rows))
-	for i, n := range []string{colProbe, colFolder, colTime, colFile} {
-		out = appendHead(out, n, k.types[i])
+	for i, own := range ownColumns {
+		out = appendHead(out, own.name, k.types[i])
 		for range k.rows {
-			switch n {
+			switch own.name {
 			case colProbe:
 				out = appendString(out, k.probe)
 			case colFolder:

@@ -22,6 +22,8 @@ const (
 	colFile   = "file_id"
 )
 
+var ownColumns = []struct{ name, typ string }{{colProbe, "String"}, {colFolder, "String"}, {colTime, "DateTime"}, {colFile, "UInt64"}}
+
 // micros is what follows the name of a time for the column of its
 // microseconds, on servers whose times have none.
 const micros = "_us"
@@ -29,7 +31,10 @@ const micros = "_us"
 // names returns the table's names of a file's columns: as in PostgreSQL, so
 // that queries are alike.
 func names(f store.FileInfo) []string {
-	own := []string{colProbe, colFolder, colTime, colFile}
+	var own []string
+	for _, c := range ownColumns {
+		own = append(own, c.name)
+	}
 	for _, c := range f.Type.Columns {
 		if c.Kind == tstat.Time {
 			own = append(own, strings.ToLower(c.Name)+micros)
@@ -183,9 +188,9 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	if len(have) == 0 {
 		return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, data)+s.onCluster()+s.definition(f, cols)+s.dataEngine(data))
 	}
-	for _, own := range []string{colProbe, colFolder, colTime, colFile} {
-		if have[own] == "" {
-			return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s", name(data), own), "import into another database")
+	for _, own := range ownColumns {
+		if base, _, _ := strings.Cut(unwrap(have[own.name], "LowCardinality"), "("); base != own.typ {
+			return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
 		}
 	}
 	var add []string
@@ -299,7 +304,10 @@ func (s *Store) dataEngine(table string) string {
 
 // ordered returns quoted names of columns: our own first, the others sorted.
 func (s *Store) ordered(columns map[string]string) []string {
-	out := []string{name(colProbe), name(colFolder), name(colTime), name(colFile)}
+	var out []string
+	for _, own := range ownColumns {
+		out = append(out, name(own.name))
+	}
 	var rest []string
 	for n := range columns {
 		if q := name(n); !slices.Contains(out, q) {
@@ -310,7 +318,8 @@ func (s *Store) ordered(columns map[string]string) []string {
 	return append(out, rest...)
 }
 
-// targets returns the columns of a table that a file has values for.
+// targets returns the columns of a table that a file has values for. A block
+// must have the very types of the table: of others, old servers die.
 func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string) ([]target, error) {
 	found, err := s.cfg.columns.Targets(f, cols, table)
 	if err != nil {

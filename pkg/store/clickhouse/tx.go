@@ -38,8 +38,8 @@ func newTx(ctx context.Context, s *Store, host string, f store.FileInfo, ts []ta
 	x := &tx{s: s, host: host, file: f, id: s.newAttempt(), started: time.Now().Round(0), idle: ts}
 	x.ctx, x.cancel = context.WithCancel(ctx)
 	x.block = block{probe: f.Probe, folder: f.Folder, time: uint32(f.Time.Unix()), id: x.id}
-	for i, n := range []string{colProbe, colFolder, colTime, colFile} {
-		x.block.types[i] = table[n]
+	for i, own := range ownColumns {
+		x.block.types[i] = table[own.name]
 	}
 	return x
 }
@@ -142,17 +142,14 @@ func (x *tx) flush() error {
 		return nil
 	}
 	if x.insert == nil {
-		var cols strings.Builder
-		for i, n := range []string{colProbe, colFolder, colTime, colFile} {
-			if i > 0 {
-				cols.WriteString(", ")
-			}
-			cols.WriteString(name(n))
+		var cols []string
+		for _, own := range ownColumns {
+			cols = append(cols, name(own.name))
 		}
 		for _, c := range x.block.columns {
-			cols.WriteString(", " + name(c.name))
+			cols = append(cols, name(c.name))
 		}
-		x.insert = x.s.newInsert(x.ctx, x.host, "insert into "+name(x.s.cfg.database, rowsTable(x.file.Type.Name))+" ("+cols.String()+") format Native\n")
+		x.insert = x.s.newInsert(x.ctx, x.host, "insert into "+name(x.s.cfg.database, rowsTable(x.file.Type.Name))+" ("+strings.Join(cols, ", ")+") format Native\n")
 	}
 	return x.check(x.insert.send(x.block.take(x.insert.buffer())))
 }

@@ -1,0 +1,134 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// put stores a log and returns what was rejected.
+func put(t *testing.T, s *Store, logType, folder, log string) (rejects []string, rec store.Record) {
+	t.Helper()
+	ctx := context.Background()
+	typ := tstat.TypeByName(logType)
+	at, err := tstat.ParseFolder(folder, time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tstat.NewReader(strings.NewReader(log), typ, tstat.ReaderOptions{})
+	b, err := r.Next()
+	info := store.FileInfo{Key: store.Key{Probe: "p1", Folder: folder, File: logType}, Type: typ, Time: at.Time, Columns: r.Columns(),
+		Reject: func(line int64, reason string, _ []byte) { rejects = append(rejects, fmt.Sprint(line, ": ", reason)) }}
+	x, berr := s.Begin(ctx, info)
+	if berr != nil {
+		t.Fatal(berr)
+	}
+	for ; err == nil; b, err = r.Next() {
+		if err := x.Write(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err != io.EOF {
+		t.Fatal(err)
+	}
+	rec = store.Record{Key: info.Key, Fingerprint: store.Fingerprint{SHA256: strings.Repeat("0", 64)}, Type: logType, Time: at.Time, Imported: time.Now(),
+		Rows: r.Counts().Rows - x.(store.Rejecter).Rejected()}
+	if err := x.Commit(ctx, rec, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return rejects, rec
+}
+
+// TestValues: what Tstat wrote is what readers get, in every way of sending
+// it; and no text ends what it is in.
+func TestValues(t *testing.T) {
+	server := clickhousetest.Start(t)
+	odd := `a'b"c\d` + "`e\u00e9" + `$(x)`
+	log := "#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6 s_first_abs:7 novel:8\n" +
+		"10.0.0.1 1 1458855462170.811035 1.5 1 " + odd + " 1458855462170.000000 x\n" +
+		"::1 -9223372036854775808 - nan 0 - 0 -\n" +
+		"10.0.0.2 9223372036854775807 4294967295999.999000 -inf 1 b 1 -\n" +
+		"10.0.0.3 3 4294967296000.000000 1 1 c 1 -\n"
+	const query = "select c_ip, c_port, toUnixTimestamp(c_first_abs), c_first_abs_us, c_durat, c_isint, fqdn, toUnixTimestamp(s_first_abs), s_first_abs_us, novel, " +
+		"probe, folder, toString(folder_time) from %s.log_udp_complete order by c_ip"
+	want := strings.Join([]string{
+		"10.0.0.1\t1\t1458855462\t170811\t1.5\t1\t" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(odd) + "\t1458855462\t170000\tx",
+		"10.0.0.2\t9223372036854775807\t4294967295\t999999\t-inf\t1\tb\t0\t1000\t\\N",
+		"::1\t-9223372036854775808\t\\N\t\\N\tnan\t0\t\\N\t\\N\t\\N\t\\N",
+	}, "\tp1\t2016_03_24_21_37.out\t2016-03-24 21:37:00\n") + "\tp1\t2016_03_24_21_37.out\t2016-03-24 21:37:00"
+	for _, compress := range compressions {
+		db := server.Database()
+		s := open(t, "clickhouse://"+server.Host()+"/"+db+"?compress="+compress)
+		rejects, _ := put(t, s, "log_udp_complete", "2016_03_24_21_37.out", log)
+		if len(rejects) != 1 || !strings.HasPrefix(rejects[0], "5: column c_first_abs: the time is out of the range of ") {
+			t.Errorf("%s: rejects %q", compress, rejects)
+		}
+		if got := server.Query(t, fmt.Sprintf(query, db)); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", compress, got, want)
+		}
+		s.Close()
+	}
+}
+
+// TestSweep: what no one will see is removed, and nothing else.
+func TestSweep(t *testing.T) {
+	server := clickhousetest.Start(t)
+	db := server.Database()
+	s := open(t, "clickhouse://"+server.Host()+"/"+db)
+	defer s.Close()
+	const typ = "log_udp_complete"
+	_, rec := put(t, s, typ, "2016_03_24_21_37.out", "#c_ip:1 c_port:2\n10.0.0.1 1\n10.0.0.2 2\n")
+	ctx := context.Background()
+	old := uint64(time.Now().Add(-3*24*time.Hour).Unix()/3600)<<randomBits | 7
+	young := s.newAttempt()
+	insert := func(id uint64) {
+		server.Query(t, fmt.Sprintf("insert into %s.%s_rows (probe, folder, folder_time, file_id) values ('p1', 'f', toDateTime(%d), %d)", db, typ, rec.Time.Unix(), id))
+	}
+	insert(old)
+	insert(young)
+	if n := server.Number(t, "select count() from "+db+"."+typ); n != 2 {
+		t.Errorf("readers see %d rows", n)
+	}
+	if _, err := s.Prune(ctx, time.Date(2016, 3, 1, 0, 0, 0, 0, time.UTC), false); err != nil {
+		t.Fatal(err)
+	}
+	left := func() string {
+		return server.Query(t, "select groupArray(n) from (select count() as n from "+db+"."+typ+"_rows group by file_id order by n)")
+	}
+	for end := time.Now().Add(30 * time.Second); left() != "[1,2]" && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := left(); got != "[1,2]" {
+		t.Errorf("rows of attempts: %s", got)
+	}
+	if n := server.Number(t, fmt.Sprintf("select count() from %s.%s_rows where file_id = %d", db, typ, old)); n != 0 {
+		t.Error("the abandoned attempt is there")
+	}
+}
+
+// TestTimeOfDay: a query of a day reads that day only, if the server may push
+// the condition into the view.
+func TestPartitions(t *testing.T) {
+	server := clickhousetest.Start(t)
+	db := server.Database()
+	s := open(t, "clickhouse://"+server.Host()+"/"+db)
+	defer s.Close()
+	for d := range 5 {
+		put(t, s, "log_udp_complete", fmt.Sprintf("2016_03_%02d_23_37.out", 10+d), "#c_ip:1 c_port:2\n10.0.0.1 1\n10.0.0.2 2\n")
+	}
+	out := server.Query(t, "select count() from "+db+".log_udp_complete where folder_time >= toDateTime('2016-03-12 00:00:00', 'UTC') and folder_time < toDateTime('2016-03-13 00:00:00', 'UTC')"+
+		" settings enable_optimize_predicate_expression = 1 format JSON")
+	if !strings.Contains(out, `"count()": "2"`) {
+		t.Errorf("%s", out)
+	}
+	if n := server.Number(t, "select count() from (select distinct partition from system.parts where active and table = 'log_udp_complete_rows' and database = '"+db+"')"); n != 5 {
+		t.Errorf("%d partitions", n)
+	}
+}
