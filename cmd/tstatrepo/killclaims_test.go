@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
 )
 
@@ -29,6 +30,13 @@ type sharedStore struct {
 var sharedStores = map[string]func(*testing.T) func() sharedStore{
 	"postgres": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "postgres") },
 	"dbstream": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "dbstream") },
+	"clickhouse": func(t *testing.T) func() sharedStore {
+		server := clickhousetest.Start(t)
+		return func() sharedStore {
+			c := clickHouse{server, server.Database()}
+			return sharedStore{"clickhouse://" + server.Host() + "/" + c.db, func() (int, int, int) { return c.counts(t) }}
+		}
+	},
 }
 
 // sharedDatabase starts a server for stores of a kind.

@@ -57,6 +57,18 @@ func (c clickHouse) consistent(t *testing.T) {
 	}
 }
 
+// counts returns how many rows readers see, how many different ones, and how
+// many the records tell of; the same as the first if both came in between.
+func (c clickHouse) counts(t *testing.T) (rows, different, records int) {
+	t.Helper()
+	least := c.told(t)
+	rows, different = c.seen(t, "count()"), c.seen(t, "uniqExact(c_port)")
+	if records = c.told(t); least <= rows && rows <= records {
+		records = rows
+	}
+	return rows, different, records
+}
+
 // complete checks that there is every row, once.
 func (c clickHouse) complete(t *testing.T, total int) {
 	t.Helper()
