@@ -53,6 +53,7 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 			return res, store.Unavailable(err)
 		}
 		defer unlock()
+		defer os.Remove(filepath.Join(s.dir, manifest.Dir, compactDir))
 		if err := s.removeStale(); err != nil {
 			return res, store.Unavailable(err)
 		}
