@@ -53,6 +53,7 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 			return res, store.Unavailable(err)
 		}
 		defer unlock()
+		defer os.Remove(filepath.Join(s.dir, manifest.Dir, compactDir))
 		if err := s.removeStale(); err != nil {
 			return res, store.Unavailable(err)
 		}
@@ -70,8 +71,10 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 	var files int
 	var bytes int64
 	for _, d := range days {
-		files += len(d.files)
-		bytes += d.bytes
+		for _, f := range d.files {
+			files++
+			bytes += f.size()
+		}
 	}
 	if opt.Total != nil {
 		opt.Total(files, bytes)
@@ -81,25 +84,19 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 	g.SetLimit(max(opt.Jobs, 1))
 	for _, d := range days {
 		g.Go(func() error {
-			one := d.plan(opt.TargetSize)
-			var err error
-			if !opt.DryRun {
-				one, err = s.compactDay(running, d, opt)
-			}
+			one, err := s.compactDay(running, d, opt)
 			mu.Lock()
 			defer mu.Unlock()
-			if one.Into > 0 {
-				res.Days++
-				res.Files += one.Files
-				res.Into += one.Into
-				res.Rows += one.Rows
-				res.Bytes += one.Bytes
-			}
+			res.Days += one.Days
+			res.Files += one.Files
+			res.Into += one.Into
+			res.Rows += one.Rows
+			res.Bytes += one.Bytes
 			err = store.Unavailable(err)
 			switch {
 			case running.Err() != nil:
 				return running.Err()
-			case errors.Is(err, errChanged):
+			case errors.Is(err, errChanged), errors.Is(err, fs.ErrNotExist):
 				s.opt.Log.Info("changed meanwhile: left for the next time", "folder", filepath.Join(s.dir, d.dir))
 			case errors.Is(err, store.ErrUnavailable):
 				return err
@@ -145,14 +142,14 @@ func (s *Store) tidy() error {
 		return nil
 	}
 	unlock, err := s.lockCompact()
-	if errors.Is(err, state.ErrLocked) {
+	if err == nil {
+		defer unlock()
+		err = s.removeStale()
+	}
+	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // at work, or another user's
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return s.removeStale()
+	return err
 }
 
 // work makes a folder for one day of compaction.
@@ -184,8 +181,7 @@ func (s *Store) canExchange() error {
 // day is the folder of a log type, probe and day.
 type day struct {
 	dir   string     // below the store
-	files []smallOne // that can be put together, by time
-	bytes int64
+	files []smallOne // that may be put together, by time
 }
 
 // smallOne is a file of the store with all that the manifest has of it.
@@ -195,17 +191,6 @@ type smallOne struct {
 }
 
 func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
-
-// plan is about what compacting the day will do.
-func (d *day) plan(target int64) store.CompactResult {
-	res := store.CompactResult{Days: 1, Files: int64(len(d.files)), Into: max((d.bytes+target/2)/target, 1), Bytes: d.bytes}
-	for _, f := range d.files {
-		for _, e := range f.entries {
-			res.Rows += e.Rows
-		}
-	}
-	return res
-}
 
 // closedDays returns the days that are over and have files to put together,
 // the oldest first.
@@ -237,7 +222,6 @@ func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
 			days[dir] = &day{dir: dir}
 		}
 		days[dir].files = append(days[dir].files, smallOne{loc, es})
-		days[dir].bytes += es[0].StoredSize
 	}
 	var list []*day
 	for _, dir := range slices.SortedFunc(maps.Keys(days), compareDays) {
@@ -256,118 +240,125 @@ func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
 // errChanged says that a day's folder is not what it was when it was looked at.
 var errChanged = errors.New("its files changed meanwhile")
 
-// large is a file that is being put together.
+// large is a file that is put together.
 type large struct {
 	columns []tstat.Column
-	out     *os.File
-	a       *assembly
 	from    []smallOne
-	bytes   int64
-	records []store.Record
+	bytes   int64 // of from
+	rows    int64
+	out     *os.File
+}
+
+// plan says which files of a day become one. Files of other columns are not
+// mixed: each has what it has. What cannot be read as ours stays alone.
+func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
+	var list []*large
+	for _, f := range d.files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		in, err := openStored(filepath.Join(s.dir, f.loc))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil {
+			s.opt.Log.Warn("cannot be put together with others: left alone", "err", err)
+			continue
+		}
+		in.close()
+		rows := int64(0)
+		for _, r := range in.Records {
+			rows += r.Rows
+		}
+		if rows != in.Rows {
+			s.opt.Log.Warn("has other rows than its records say: left alone", "file", in.f.Name(), "rows", in.Rows, "records", rows)
+			continue
+		}
+		i := slices.IndexFunc(list, func(l *large) bool {
+			return l.bytes+f.size() <= target+target/8 && slices.Equal(l.columns, in.columns)
+		})
+		if i < 0 {
+			i = len(list)
+			list = append(list, &large{columns: in.columns})
+		}
+		l := list[i]
+		l.from, l.bytes, l.rows = append(l.from, f), l.bytes+f.size(), l.rows+rows
+	}
+	return slices.DeleteFunc(list, func(l *large) bool { return len(l.from) < 2 }), nil
 }
 
 // compactDay puts the small files of a day together.
 func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions) (res store.CompactResult, err error) {
-	work, err := s.work()
-	if err != nil {
+	list, err := s.plan(ctx, d, opt.TargetSize)
+	if err != nil || len(list) == 0 {
 		return res, err
 	}
-	defer os.RemoveAll(work) // the new folder, or the old one
-	var open, done []*large
-	defer func() {
-		for _, l := range open {
-			l.a.discard()
-			l.out.Close()
-		}
-	}()
-	finish := func(l *large) error {
-		open = slices.DeleteFunc(open, func(o *large) bool { return o == l })
-		defer l.out.Close()
-		defer l.a.discard()
-		if len(l.from) < 2 {
-			return os.Remove(l.out.Name())
-		}
-		done = append(done, l)
-		return l.a.finish(l.records, nil)
-	}
-	for _, f := range d.files {
-		in, err := openStored(filepath.Join(s.dir, f.loc))
+	if !opt.DryRun {
+		work, err := s.work()
 		if err != nil {
 			return res, err
 		}
+		defer os.RemoveAll(work) // the new folder, or the old one
+		for _, l := range list {
+			if err := s.write(ctx, l, work, d, opt); err != nil {
+				return res, err
+			}
+		}
+		var old []string
+		err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
+			old, err = s.swap(tx, d, work, list)
+			return err
+		})
+		if err != nil {
+			return res, err
+		}
+		if err := s.rescue(d, work, old); err != nil {
+			return res, err
+		}
+	}
+	res.Days = 1
+	for _, l := range list {
+		res.Into++
+		res.Files += int64(len(l.from))
+		res.Bytes += l.bytes
+		res.Rows += l.rows
+	}
+	return res, nil
+}
+
+// write writes a large file into the folder of work.
+func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
+	// Unlike any name that was there before.
+	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
+	if l.out, err = os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
+		return err
+	}
+	defer l.out.Close()
+	a, err := s.assemble(ctx, l.out, l.columns)
+	if err != nil {
+		return err
+	}
+	defer a.discard()
+	var records []store.Record
+	for _, f := range l.from {
+		in, err := openStored(filepath.Join(s.dir, f.loc))
+		if err != nil {
+			return err
+		}
 		if !in.has(f.entries) {
 			in.close()
-			return res, errChanged
+			return errChanged
 		}
 		rows := in.Rows
-		// Files of other columns are not mixed: each has what it has.
-		i := slices.IndexFunc(open, func(l *large) bool { return slices.Equal(l.columns, in.columns) })
-		if i >= 0 && open[i].bytes > 0 && open[i].bytes+f.size() > opt.TargetSize+opt.TargetSize/8 {
-			if err := finish(open[i]); err != nil {
-				in.close()
-				return res, err
-			}
-			i = -1
-		}
-		if i < 0 {
-			l, err := s.newLarge(ctx, work, d, in.columns)
-			if err != nil {
-				in.close()
-				return res, err
-			}
-			open = append(open, l)
-			i = len(open) - 1
-		}
-		l := open[i]
-		l.from, l.bytes, l.records = append(l.from, f), l.bytes+f.size(), append(l.records, in.latest(f.entries)...)
-		if err := l.a.add(in, nil); err != nil {
-			return res, err
+		records = append(records, in.latest(f.entries)...)
+		if err := a.add(in, nil); err != nil {
+			return err
 		}
 		if opt.Done != nil {
 			opt.Done(f.size(), rows)
 		}
 	}
-	for len(open) > 0 {
-		if err := finish(open[0]); err != nil {
-			return res, err
-		}
-	}
-	if len(done) == 0 {
-		return res, nil
-	}
-	var left []string
-	err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
-		left, err = s.swap(tx, d, work, done)
-		return err
-	})
-	if err != nil {
-		return res, err
-	}
-	for _, l := range done {
-		res.Into++
-		res.Files += int64(len(l.from))
-		res.Bytes += l.bytes
-		for _, r := range l.records {
-			res.Rows += r.Rows
-		}
-	}
-	return res, s.rescue(d, work, left)
-}
-
-// newLarge begins a large file in the folder of work.
-func (s *Store) newLarge(ctx context.Context, work string, d *day, columns []tstat.Column) (*large, error) {
-	// Unlike any that was there before.
-	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
-	out, err := os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	a, err := s.assemble(ctx, out, columns)
-	if err != nil {
-		out.Close()
-		return nil, err
-	}
-	return &large{columns: columns, out: out, a: a}, nil
+	return a.finish(records, nil)
 }
 
 // has reports whether a file is the one that the manifest's entries are about.
