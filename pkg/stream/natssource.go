@@ -183,13 +183,21 @@ func (o *natsOrder) release() error {
 	return nil
 }
 
-// idle returns an error if the server has messages and gives none.
+// idle returns an error if the server has messages and gives none, or has given
+// some that have not come: the connection is made anew then.
 func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
 	info, err := cons.Info(ctx)
-	if err == nil && info.NumPending > 0 && info.NumAckPending < info.Config.MaxAckPending {
-		err = fmt.Errorf("the server has %d messages and gives none", info.NumPending)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case info.NumPending > 0 && info.NumAckPending < info.Config.MaxAckPending:
+		return fmt.Errorf("the server has %d messages and gives none", info.NumPending)
+	case info.NumAckPending > s.underway && info.NumWaiting == 0:
+		return fmt.Errorf("the server has given out %d messages that have not come", info.NumAckPending-s.underway)
 	}
-	return err
+	return nil
 }
 
 // consumer returns the durable consumer, made if it is not there.
