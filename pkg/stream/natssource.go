@@ -45,7 +45,9 @@ type natsSource struct {
 	underway int            // of handed, not taken
 	taken    []natsPosition // of handed, in the order in which they were
 
-	last uint64 // highest sequence that came; of the goroutine that reads
+	// Of the goroutine that reads:
+	last  uint64 // highest sequence that came
+	floor uint64 // up to which all was acknowledged at the last look, see idle
 }
 
 // natsPosition names a message; the time tells it from one of a stream made
@@ -194,9 +196,11 @@ func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
 		return err
 	case info.NumPending > 0 && info.NumAckPending < info.Config.MaxAckPending:
 		return fmt.Errorf("the server has %d messages and gives none", info.NumPending)
-	case info.NumAckPending > s.underway && info.NumWaiting == 0:
+	case info.NumAckPending > s.underway && (info.NumWaiting == 0 || info.AckFloor.Stream == s.floor):
+		s.floor = info.AckFloor.Stream
 		return fmt.Errorf("the server has given out %d messages that have not come", info.NumAckPending-s.underway)
 	}
+	s.floor = info.AckFloor.Stream
 	return nil
 }
 
