@@ -26,7 +26,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer tb.end(&err)
 	server := pgtest.Start(tb)
 
-	// Both sides without TLS, which costs a Go program more than libpq.
+	// Both sides without TLS, which is not what is compared here.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
 
 	// peer makes the converted files: the rows of an import of ours, one file

@@ -23,8 +23,8 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Encoder writes rows in COPY's binary form if all types of the columns are
-// known here. Else it is the text form, with the separator of the log and "-"
+// Encoder writes rows in COPY's binary form if that is wanted and all types of
+// the columns are known here. Else it is the text form, with the separator of the log and "-"
 // for NULL. There numbers go as Tstat wrote them: formatting them again costs
 // more than all the rest. Most rows have nothing but plain numbers between a
 // few texts; there whole runs of fields are copied.
@@ -110,8 +110,9 @@ const (
 )
 
 // newEncoder returns an encoder of columns into targets, in binary form if
-// that is wanted and can be. With asWritten a time stays the number that Tstat wrote, and
-// every text but "-" stays a text: so it is in DBStream's own tables.
+// that is wanted and can be. With asWritten a time stays the number that Tstat
+// wrote, and every text but "-" stays a text: so it is in DBStream's own
+// tables.
 func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *Encoder {
 	e := &Encoder{binary: binary && canBinary(targets)}
 	for _, t := range targets {
