@@ -38,7 +38,7 @@ func TestDiskFull(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
 	server.Exec(t, "postgres", "create tablespace small location '"+disk+"'")
 	source := t.TempDir()
-	total := databaseSource(t, source)
+	total := databaseLogs(t, source, 100)
 
 	for name, d := range databases {
 		t.Run(name, func(t *testing.T) {

@@ -61,7 +61,7 @@ func TestKillImporter(t *testing.T) {
 		files, kills = 500, 10
 	}
 	source := t.TempDir()
-	total := claimSource(t, source, files)
+	total := databaseLogs(t, source, files)
 	for name, start := range sharedStores {
 		t.Run(name, func(t *testing.T) {
 			newStore := start(t)
@@ -101,28 +101,6 @@ func TestKillImporter(t *testing.T) {
 			}
 		})
 	}
-}
-
-// claimSource writes logs as databaseSource does, for TestKillImporter.
-func claimSource(t *testing.T, dir string, files int) (rows int) {
-	t.Helper()
-	for i := range files {
-		at := time.Date(2016, 3, 1, i, 0, 0, 0, time.UTC)
-		var b strings.Builder
-		b.WriteString("#c_ip:1 c_port:2 last:3 fqdn:4\n")
-		for range 100 {
-			rows++
-			fmt.Fprintf(&b, "10.0.0.1 %d %d.123000 %s\n", rows, at.UnixMilli()+rand.Int64N(5400e3), strings.Repeat("x", rows%200))
-		}
-		folder := filepath.Join(dir, at.Format("2006_01_02_15_04")+".out")
-		if err := os.Mkdir(folder, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(folder, "log_tcp_complete"), []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return rows
 }
 
 // sharing is an import whose claims expire soon.
@@ -171,7 +149,7 @@ func TestShareDatabase(t *testing.T) {
 			db := server.Database(t)
 			dest := fmt.Sprintf("%s://%s?sslmode=disable", d.scheme, server.Host(db))
 			source, first := t.TempDir(), t.TempDir()
-			total := claimSource(t, source, files)
+			total := databaseLogs(t, source, files)
 			folder := "2016_03_01_00_00.out"
 			if err := os.Rename(filepath.Join(source, folder), filepath.Join(first, folder)); err != nil {
 				t.Fatal(err)

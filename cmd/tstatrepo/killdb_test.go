@@ -38,7 +38,7 @@ func TestKillDatabase(t *testing.T) {
 	}
 	server := pgtest.Start(t)
 	source := t.TempDir()
-	total := databaseSource(t, source)
+	total := databaseLogs(t, source, 100)
 	for name, d := range databases {
 		whole := time.Second
 		for _, what := range []string{"nothing", "client", "server", "connections", "two"} {
@@ -106,12 +106,9 @@ func TestKillDatabase(t *testing.T) {
 	}
 }
 
-// databaseSource writes 100 logs of an hour each, with rows up to half an
-// hour later, so that neighbours share windows, and returns the number of
-// rows. Each has a port of its own.
-func databaseSource(t *testing.T, dir string) int { return databaseLogs(t, dir, 100) }
-
-// databaseLogs writes as many such logs.
+// databaseLogs writes logs of an hour each, with rows up to half an hour later,
+// so that neighbours share windows, and returns the number of rows. Each has a
+// port of its own.
 func databaseLogs(t *testing.T, dir string, logs int) int {
 	t.Helper()
 	rows := 0

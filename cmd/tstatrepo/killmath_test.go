@@ -28,7 +28,7 @@ func TestKillMath(t *testing.T) {
 	}
 	server := pgtest.Start(t)
 	source := t.TempDir()
-	total := databaseSource(t, source)
+	total := databaseLogs(t, source, 100)
 	expected := map[string]int{}
 	err := filepath.WalkDir(source, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
