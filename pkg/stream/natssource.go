@@ -29,6 +29,11 @@ const (
 	// natsLook is after how many fetches without a message it is looked
 	// whether the server has none.
 	natsLook = 10
+	// natsNewStream is how long a stream has to be there until a consumer of
+	// it is made. In the moment in which a server makes the stream that can
+	// break it: nats-server 2.9.10 then sends nothing of it any more, to
+	// nobody, until it is started again, and counts it as delivered.
+	natsNewStream = time.Second
 	// natsRemembered is how many messages are remembered after they were
 	// acknowledged: the server may have given them out again before.
 	natsRemembered = 4 * natsAckPending
@@ -46,8 +51,9 @@ type natsSource struct {
 	taken    []natsPosition // of handed, in the order in which they were
 
 	// Of the goroutine that reads:
-	last  uint64 // highest sequence that came
-	floor uint64 // up to which all was acknowledged at the last look, see idle
+	last   uint64 // highest sequence that came
+	floor  uint64 // up to which all was acknowledged at the last look, see idle
+	absent bool   // there was no stream when it was looked for last
 }
 
 // natsPosition names a message; the time tells it from one of a stream made
@@ -214,6 +220,12 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	}
 	cons, err := js.Consumer(ctx, s.broker.name, s.group)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if s.absent {
+			s.absent = false
+			if err := sleep(ctx, natsNewStream); err != nil {
+				return nil, err
+			}
+		}
 		cons, err = js.CreateConsumer(ctx, s.broker.name, jetstream.ConsumerConfig{
 			Durable: s.group, AckPolicy: jetstream.AckExplicitPolicy, AckWait: natsAckWait, MaxAckPending: natsAckPending,
 		})
@@ -223,6 +235,7 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
+		s.absent = true
 		return nil, fmt.Errorf("stream %s does not exist; a stream --to it makes it", s.broker.name)
 	case err != nil:
 		return nil, fmt.Errorf("stream %s, consumer %s: %w", s.broker.name, s.group, err)
