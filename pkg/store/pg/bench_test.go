@@ -12,11 +12,12 @@ import (
 
 // BenchmarkConvert reads a log of 130 columns and makes COPY's rows of it.
 func BenchmarkConvert(b *testing.B) {
-	b.Run("text", func(b *testing.B) { convert(b, false) })
-	b.Run("binary", func(b *testing.B) { convert(b, true) })
+	b.Run("text", func(b *testing.B) { convert(b, false, false) })
+	b.Run("binary", func(b *testing.B) { convert(b, true, false) })
+	b.Run("binary as written", func(b *testing.B) { convert(b, true, true) })
 }
 
-func convert(b *testing.B, binary bool) {
+func convert(b *testing.B, binary, asWritten bool) {
 	sample, err := os.ReadFile("../../tstat/testdata/logs/v300/2026_11_22_06_39.out/log_tcp_complete")
 	if err != nil {
 		b.Fatal(err)
@@ -26,9 +27,13 @@ func convert(b *testing.B, binary bool) {
 	typ := tstat.TypeByName("log_tcp_complete")
 	var targets []Target
 	for i, c := range typ.Columns {
-		t := map[string]string{"bigint": "int8", "double precision": "float8", "boolean": "bool"}[SQLType(c)]
-		if t == "" {
-			t = SQLType(c)
+		t := SQLType(c)
+		types := map[string]string{"bigint": "int8", "double precision": "float8", "boolean": "bool"}
+		if asWritten { // as in DBStream's tables
+			types = map[string]string{"bigint": "int4", "double precision": "float8", "boolean": "int4", "timestamptz": "float8"}
+		}
+		if types[t] != "" {
+			t = types[t]
 		}
 		targets = append(targets, Target{c.Name, t, i})
 	}
@@ -38,7 +43,7 @@ func convert(b *testing.B, binary bool) {
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		r.Reset(bytes.NewReader(text), typ, tstat.ReaderOptions{})
-		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen, Binary: binary})
+		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen, AsWritten: asWritten, Binary: binary})
 		for {
 			batch, err := r.Next()
 			if err == io.EOF {

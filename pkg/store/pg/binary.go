@@ -105,7 +105,7 @@ type wanted struct {
 }
 
 // find looks for the fields of the cells that need them.
-func (e *Encoder) find(i int) {
+func (e *encoder) find(i int) {
 	text, columns := e.batch.Row(i)
 	if e.of != &columns[0] {
 		e.of, e.wanted = &columns[0], e.wanted[:0]
@@ -133,7 +133,7 @@ func (e *Encoder) find(i int) {
 }
 
 // appendBinary appends the values of row i of the batch in binary form.
-func (e *Encoder) appendBinary(dst []byte, i int) ([]byte, error) {
+func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	if e.byField {
 		e.find(i)
 	}
@@ -181,6 +181,10 @@ func (e *Encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 			dst = dst[:n+longest]
 			binary.BigEndian.PutUint32(dst[n:], 8)
 			binary.BigEndian.PutUint64(dst[n+4:], x)
+		case c.size == 4:
+			n := len(dst)
+			dst = dst[:n+4+4]
+			binary.BigEndian.PutUint64(dst[n:], 4<<32|x&math.MaxUint32)
 		default:
 			dst = appendNumber(dst, x, c.size)
 		}
@@ -192,7 +196,11 @@ func (e *Encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 const longest = 4 + 8
 
 // appendField appends what the text form makes of a field.
-func (e *Encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
+func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
+	if c.op == opRawFloat && plain(c.field) { // nearly every time
+		x, err := strconv.ParseFloat(str(c.field), 64)
+		return appendNumber(dst, math.Float64bits(x), 8), err == nil
+	}
 	if c.op == opRawText && c.field != nil {
 		switch {
 		case string(c.field) == null:

@@ -23,12 +23,12 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Encoder writes rows in COPY's binary form if that is wanted and all types of
-// the columns are known here. Else it is the text form, with the separator of the log and "-"
-// for NULL. There numbers go as Tstat wrote them: formatting them again costs
-// more than all the rest. Most rows have nothing but plain numbers between a
-// few texts; there whole runs of fields are copied.
-type Encoder struct {
+// encoder writes rows in COPY's binary form if that is wanted and all types of
+// the columns are known here. Else it is the text form, with the separator of
+// the log and "-" for NULL. There numbers go as Tstat wrote them: formatting
+// them again costs more than all the rest. Most rows have nothing but plain
+// numbers between a few texts; there whole runs of fields are copied.
+type encoder struct {
 	cells []cell // in the order of the fields
 	idle  []cell // of columns that no batch had so far
 	raw   [][]byte
@@ -113,8 +113,8 @@ const (
 // that is wanted and can be. With asWritten a time stays the number that Tstat
 // wrote, and every text but "-" stays a text: so it is in DBStream's own
 // tables.
-func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *Encoder {
-	e := &Encoder{binary: binary && canBinary(targets)}
+func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *encoder {
+	e := &encoder{binary: binary && canBinary(targets)}
 	for _, t := range targets {
 		c := cell{target: t, min: math.MinInt64, max: math.MaxInt64}
 		kind := columns[t.Source].Kind
@@ -170,15 +170,15 @@ func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool
 }
 
 // has reports whether a column of the file has a target.
-func (e *Encoder) has(column int) bool {
+func (e *encoder) has(column int) bool {
 	of := func(c cell) bool { return c.target.Source == column }
 	return slices.ContainsFunc(e.cells, of) || slices.ContainsFunc(e.idle, of)
 }
 
-// Start prepares for the rows of b, and reports whether Names is not what it
+// start prepares for the rows of b, and reports whether columns is not what it
 // was. Columns that no row had so far are left out, since the server works on
 // every value of a COPY, and the others are in the order of the fields.
-func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
+func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
 		_, has := b.Column(c.target.Source)
@@ -229,8 +229,8 @@ func (e *Encoder) Start(b *tstat.Batch) (changed bool) {
 }
 
 // columns returns the columns of the table in the order of the rows, see
-// Start.
-func (e *Encoder) columns() []Target {
+// start.
+func (e *encoder) columns() []Target {
 	var cols []Target
 	for _, c := range e.cells {
 		cols = append(cols, c.target)
@@ -240,7 +240,7 @@ func (e *Encoder) columns() []Target {
 
 // newPlan finds the way through lines with these columns. It fails if the
 // fields are not in the order of the cells.
-func (e *Encoder) newPlan(columns []int) {
+func (e *encoder) newPlan(columns []int) {
 	e.plan, e.of = e.plan[:0], &columns[0]
 	if e.plan == nil {
 		e.plan = []step{} // nil is no plan
@@ -283,9 +283,9 @@ func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
 }
 
-// Append appends the values of row i of the batch; in text form with a
+// append appends the values of row i of the batch; in text form with a
 // separator before each. After an error the row is unfinished.
-func (e *Encoder) Append(dst []byte, i int) ([]byte, error) {
+func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 	if e.binary {
 		return e.appendBinary(dst, i)
 	}
@@ -312,7 +312,7 @@ func (e *Encoder) Append(dst []byte, i int) ([]byte, error) {
 }
 
 // follow appends a row by the plan.
-func (e *Encoder) follow(dst, text []byte, i int) ([]byte, error) {
+func (e *encoder) follow(dst, text []byte, i int) ([]byte, error) {
 	p := 0
 	for _, s := range e.plan {
 		q := p

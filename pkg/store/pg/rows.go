@@ -14,7 +14,7 @@ import (
 // Rows encodes the rows of one file. Rows that the database could not take
 // are passed to the file's Reject.
 type Rows struct {
-	enc      *Encoder
+	enc      *encoder
 	own      []Target
 	file     store.FileInfo
 	rejected int64
@@ -82,7 +82,7 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 // Rejected is how many rows were rejected.
 func (r *Rows) Rejected() int64 { return r.rejected }
 
-// Start prepares for the rows of b, see Encoder.Start. It fails if b has a
+// Start prepares for the rows of b, see encoder.start. It fails if b has a
 // column that the table was not asked for: a later header can bring one.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	for i, p := range r.file.Present {
@@ -93,7 +93,7 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 			}
 		}
 	}
-	return r.enc.Start(b), nil
+	return r.enc.start(b), nil
 }
 
 // columns returns the columns of the table that the rows have, in order, see
@@ -103,7 +103,7 @@ func (r *Rows) columns() []Target { return append(slices.Clone(r.own), r.enc.col
 // Append appends row i of b to buf, after what Begin wrote, and ends it. It
 // reports whether the row is one; else buf is as it was before from.
 func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string) ([]byte, bool) {
-	buf, err := r.enc.Append(buf, i)
+	buf, err := r.enc.append(buf, i)
 	line := b.LineNumber(i)
 	if why, ok := r.file.Refused[line]; ok {
 		reason = why
