@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
@@ -35,6 +36,8 @@ type client struct {
 
 	mu   sync.Mutex
 	host string // the last that answered, HOST:PORT
+
+	stall, whole time.Duration // stallTimeout, wholeTimeout
 }
 
 // Bounds of what a server may answer.
@@ -44,15 +47,18 @@ const (
 	maxLine   = 1 << 20
 )
 
-// How long a server may take. Nothing comes of an INSERT before its end, and
-// ON CLUSTER waits for all nodes.
+// How long a server may take: to begin an answer (nothing comes of an INSERT
+// before its end, and ON CLUSTER waits for all nodes), to take or give the next
+// bytes, and to give all of an answer.
 const (
 	connectTimeout = 10 * time.Second
 	answerTimeout  = 5 * time.Minute
+	stallTimeout   = 5 * time.Minute
+	wholeTimeout   = time.Hour
 )
 
 func newClient(text string, cfg *config, opt Options) (*client, error) {
-	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0]}
+	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0], stall: stallTimeout, whole: wholeTimeout}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -61,7 +67,13 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 		return nil, err
 	}
 	t := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &stallingConn{conn, c.stall}, nil
+		},
 		TLSHandshakeTimeout:   connectTimeout,
 		ResponseHeaderTimeout: answerTimeout,
 		DisableCompression:    true,
@@ -71,10 +83,17 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 		IdleConnTimeout: 2 * time.Second,
 	}
 	if cfg.secure {
+		if _, err := cfg.tls.Client(); err != nil {
+			return nil, err // of the files: they do not come by waiting
+		}
 		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 			defer cancel()
-			return cfg.tls.Dial(ctx, network, addr)
+			conn, err := cfg.tls.Dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &stallingConn{conn, c.stall}, nil
 		}
 	}
 	c.http = &http.Client{
@@ -113,23 +132,70 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 	}
 	req.ContentLength = length
 	req.SetBasicAuth(c.user, c.password)
-	resp, err := c.http.Do(req)
+	ctx, cancel := context.WithCancelCause(req.Context())
+	resp, err := c.http.Do(req.WithContext(ctx))
 	if err != nil {
+		cancel(nil)
 		var ue *url.Error
 		if errors.As(err, &ue) { // it would name the whole query
 			err = ue.Err
 		}
 		return nil, mark(fmt.Errorf("%s: %w", host, err))
 	}
+	answer := &answer{ctx: ctx, cancel: cancel, body: resp.Body, stall: c.stall, left: c.whole}
 	if resp.StatusCode == http.StatusOK && resp.Header.Get("X-ClickHouse-Exception-Code") == "" {
-		return resp.Body, nil
+		return answer, nil
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	defer answer.Close()
+	text, err := io.ReadAll(io.LimitReader(answer, maxError))
 	if len(text) == 0 && err != nil {
 		return nil, mark(fmt.Errorf("%s: %w", host, err))
 	}
 	return nil, mark(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
+}
+
+// stallingConn is a connection whose peer has to take what is written to it:
+// neither http.Transport nor the kernel gives up one that is alive and takes
+// nothing.
+type stallingConn struct {
+	net.Conn
+	stall time.Duration
+}
+
+func (c *stallingConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// answer is the body of an answer, bounded in time. What its reader does in
+// between does not count.
+type answer struct {
+	ctx    context.Context // of the request
+	cancel context.CancelCauseFunc
+	body   io.ReadCloser
+	stall  time.Duration // for the next bytes
+	left   time.Duration // for the rest
+}
+
+var errSlow = errors.New("it takes too long")
+
+func (a *answer) Read(p []byte) (int, error) {
+	begin := time.Now()
+	timer := time.AfterFunc(min(a.stall, a.left), func() { a.cancel(errSlow) })
+	n, err := a.body.Read(p)
+	timer.Stop()
+	a.left -= time.Since(begin)
+	if err != nil && err != io.EOF && context.Cause(a.ctx) == errSlow {
+		err = errSlow
+	}
+	return n, err
+}
+
+func (a *answer) Close() error {
+	defer a.cancel(nil)
+	return a.body.Close()
 }
 
 // serverError is what a server has to say. Code is ClickHouse's, 0 if it is
@@ -150,7 +216,7 @@ func (e *serverError) Error() string {
 
 var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =)? ?(?:DB::[A-Za-z]*Exception|Poco::Exception|std::exception|Coordination::Exception|zkutil::KeeperException)?:? ?(.*)$`)
 
-var nodeException = regexp.MustCompile(`^There was an error on \[[^\]]*\]: .*?Code: (\d+),`)
+var nodeException = regexp.MustCompile(`(?s)^There was an error on \[[^\]]*\]: .*?Code: (\d+)[,.]`)
 
 // answerError reads the text of an exception.
 func answerError(host string, status int, code, text string) *serverError {
@@ -167,7 +233,7 @@ func answerError(host string, status int, code, text string) *serverError {
 	text, _, _ = strings.Cut(text, ", e.what() = ")
 	// One line, and printable: it may be anyone's answer.
 	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
@@ -209,7 +275,9 @@ var passing = map[int]bool{
 	101: true, // UNEXPECTED_PACKET_FROM_CLIENT
 	102: true, // UNEXPECTED_PACKET_FROM_SERVER
 	159: true, // TIMEOUT_EXCEEDED
+	173: true, // CANNOT_ALLOCATE_MEMORY
 	198: true, // DNS_ERROR
+	201: true, // QUOTA_EXPIRED, until its interval ends
 	202: true, // TOO_MANY_SIMULTANEOUS_QUERIES
 	203: true, // NO_FREE_CONNECTION
 	204: true, // CANNOT_FSYNC
@@ -223,15 +291,43 @@ var passing = map[int]bool{
 	244: true, // UNEXPECTED_ZOOKEEPER_ERROR
 	252: true, // TOO_MANY_PARTS
 	254: true, // NO_ACTIVE_REPLICAS
+	274: true, // AIO_READ_ERROR
+	275: true, // AIO_WRITE_ERROR
+	278: true, // LEADERSHIP_LOST
 	279: true, // ALL_CONNECTION_TRIES_FAILED
 	285: true, // TOO_FEW_LIVE_REPLICAS
 	286: true, // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+	292: true, // LEADERSHIP_CHANGED
 	319: true, // UNKNOWN_STATUS_OF_INSERT
+	341: true, // UNFINISHED
+	364: true, // RECEIVED_ERROR_TOO_MANY_REQUESTS
+	369: true, // ALL_REPLICAS_ARE_STALE
+	384: true, // PART_IS_TEMPORARILY_LOCKED
 	394: true, // QUERY_WAS_CANCELLED
+	416: true, // REPLICA_STATUS_CHANGED
 	425: true, // SYSTEM_ERROR
+	439: true, // CANNOT_SCHEDULE_TASK, for want of threads
 	473: true, // DEADLOCK_AVOIDED
+	517: true, // CANNOT_ASSIGN_ALTER
+	519: true, // NO_REMOTE_SHARD_AVAILABLE
+	529: true, // NOT_A_LEADER
 	999: true, // KEEPER_EXCEPTION
 }
+
+// fileCodes are the codes of exceptions that tell of a full or failed disk, or
+// of a want of memory or descriptors, by what the system said only.
+var fileCodes = map[int]bool{
+	76:   true, // CANNOT_OPEN_FILE
+	77:   true, // CANNOT_CLOSE_FILE
+	88:   true, // CANNOT_TRUNCATE_FILE
+	172:  true, // CANNOT_CREATE_DIRECTORY
+	424:  true, // CANNOT_LINK
+	1000: true, // POCO_EXCEPTION
+	1001: true, // STD_EXCEPTION
+	1002: true, // UNKNOWN_EXCEPTION
+}
+
+var systemPasses = regexp.MustCompile(`No space left|Disk quota exceeded|Read-only file system|Too many open files|Cannot allocate memory|bad_alloc|Input/output error`)
 
 // codeOf returns the code of ClickHouse's exception in err, 0 without one.
 func codeOf(err error) int {
@@ -252,7 +348,7 @@ func mark(err error) error {
 	if errors.As(err, &se) {
 		switch {
 		case passing[se.code], se.code == 0 && (se.status >= 502 && se.status <= 504 || se.status == http.StatusTooManyRequests),
-			se.code >= 1000 && strings.Contains(se.text, "No space left"), se.code == 1000 && strings.Contains(se.text, "Timeout"):
+			fileCodes[se.code] && systemPasses.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
 			return &transientError{err}
 		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
 			return pg.Hinted(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
@@ -270,19 +366,25 @@ func mark(err error) error {
 	var invalid x509.CertificateInvalidError
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
+	var op *net.OpError
 	switch {
+	case errors.As(err, &op) && op.Op == "remote error" && refusal.MatchString(op.Err.Error()):
+		return pg.Hinted(err, "a server that wants certificates of its clients needs cert=FILE and key=FILE, of an authority that it knows")
 	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid),
-		errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert):
+		errors.As(err, &cert), errors.As(err, &record):
 		return err
 	}
 	var ne net.Error
 	if errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "server closed idle connection") {
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSlow) || strings.Contains(err.Error(), "server closed idle connection") {
 		return &transientError{err}
 	}
 	return err
 }
+
+// refusal are TLS alerts of a server that wants a certificate, or another one;
+// crypto/tls has no types for them.
+var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)
 
 // transientError adds two marks to an error.
 type transientError struct{ err error }
@@ -388,9 +490,18 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 		return err
 	}
 	defer body.Close()
-	in := bufio.NewReaderSize(io.LimitReader(body, maxAnswer), 64<<10)
+	return readRows(host, body, maxAnswer, f)
+}
+
+// readRows calls f with each row of a host's answer, of at most limit bytes.
+func readRows(host string, body io.Reader, limit int64, f func(row []string) error) error {
+	bounded := &io.LimitedReader{R: body, N: limit + 1}
+	in := bufio.NewReaderSize(bounded, 64<<10)
 	for n := 1; ; n++ {
 		line, err := readLine(in)
+		if err != nil && bounded.N == 0 {
+			err = errLongAnswer // else it would look like one that ends here
+		}
 		if err == io.EOF {
 			return nil
 		}
@@ -406,7 +517,10 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 	}
 }
 
-var errLongLine = errors.New("a line is too long")
+var (
+	errLongLine   = errors.New("a line is too long")
+	errLongAnswer = errors.New("it is too long")
+)
 
 // readLine returns the next line without its newline. One that is not ended is
 // an answer that was cut.

@@ -84,8 +84,8 @@ func TestHostileAnswers(t *testing.T) {
 			io.WriteString(w, "Code: 60. DB::Exception: Table db.x does not exist. (UNKNOWN_TABLE) (version 24.3.1)\n")
 		}, "HOST: Table db.x does not exist. (UNKNOWN_TABLE) (version 24.3.1) (code 60)", false},
 		"exception after the header": {func(w http.ResponseWriter, _ *http.Request) {
-			io.WriteString(w, "1\nCode: 173, e.displayText() = DB::Exception: Cannot allocate, e.what() = DB::Exception\n")
-		}, "HOST: Cannot allocate (code 173)", false},
+			io.WriteString(w, "1\nCode: 49, e.displayText() = DB::Exception: Logical error, e.what() = DB::Exception\n")
+		}, "HOST: Logical error (code 49)", false},
 		"code of a header": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-ClickHouse-Exception-Code", "202")
 			io.WriteString(w, "Too many simultaneous queries\n")
@@ -94,6 +94,14 @@ func TestHostileAnswers(t *testing.T) {
 			w.WriteHeader(500)
 			io.WriteString(w, "Code: 371, e.displayText() = DB::Exception: There was an error on [127.0.0.1:9000]: An error occured: Code: 999, e.displayText() = x, e.what() = DB::Exception\n")
 		}, "store unavailable: HOST: There was an error on [127.0.0.1:9000]: An error occured: Code: 999, e.displayText() = x (code 999)", true},
+		"of a node of a new server": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(500)
+			io.WriteString(w, "Code: 371. DB::Exception: There was an error on [127.0.0.1:9000]: Code: 242. DB::Exception: Table is in readonly mode. (TABLE_IS_READ_ONLY)\n")
+		}, "store unavailable: HOST: There was an error on [127.0.0.1:9000]: Code: 242. DB::Exception: Table is in readonly mode. (TABLE_IS_READ_ONLY) (code 242)", true},
+		"for a terminal": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(500)
+			io.WriteString(w, "a\u009b2Jb\u202ec\n")
+		}, "HOST: HTTP status 500: a 2Jb c", false},
 		"another server": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }, "HOST: HTTP status 400: ", false},
 		"a proxy":        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "store unavailable: HOST: HTTP status 503: ", true},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
