@@ -104,6 +104,14 @@ func readEvent(row []string) (e event, err error) {
 		}
 		return x
 	}
+	// within is a number that is at most some bound: such times have a text.
+	within := func(i int, most int64) int64 {
+		x := number(i)
+		if err == nil && (x < 0 || x > most) {
+			err = fmt.Errorf("%s: %d is out of range", fileColumns[i], x)
+		}
+		return x
+	}
 	id := func(text string) uint64 {
 		x, nerr := strconv.ParseUint(text, 10, 64)
 		if err == nil {
@@ -120,9 +128,9 @@ func readEvent(row []string) (e event, err error) {
 	r := &e.rec
 	r.Probe, r.Folder, r.File, r.SHA256 = row[4], row[5], row[6], row[7]
 	r.Length, r.Size, r.ModTime, r.Path = number(8), number(9), time.Unix(0, number(10)).UTC(), row[11]
-	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(number(14), 0).UTC()
+	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(within(14, maxSeconds), 0).UTC()
 	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
-	r.Imported, r.Pruned = timeOf(number(18)), timeOf(number(19))
+	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
 	r.Location = row[0]
 	return e, err
 }
