@@ -147,7 +147,7 @@ func TestTroubledInserts(t *testing.T) {
 		syntax  = "Code: 62, e.displayText() = DB::Exception: Syntax error, e.what() = DB::Exception"
 	)
 	const always = 1 << 30
-	for name, c := range map[string]struct {
+	for name, c := range map[string]*struct {
 		troubled
 		wait time.Duration
 		want error // nil: it is stored
@@ -163,11 +163,11 @@ func TestTroubledInserts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := server.Database()
-			h := c.troubled
+			h := &c.troubled
 			proxy := httputil.NewSingleHostReverseProxy(to)
 			proxy.ErrorLog = stdlog.New(io.Discard, "", 0) // of those that end early
 			h.server = proxy
-			front := httptest.NewServer(&h)
+			front := httptest.NewServer(h)
 			defer front.Close()
 			s := open(t, "clickhouse://"+strings.TrimPrefix(front.URL, "http://")+"/"+db)
 			defer s.Close()
