@@ -10,8 +10,10 @@ export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# Packages whose tests are quick enough for the race detector.
+# Packages whose tests are quick enough for the race detector, and the tests
+# of these that are not, or have nothing that runs at the same time.
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
 .PHONY: help demo test e2e bench soak lint generate build build-norrd install-tools
 
@@ -37,7 +39,7 @@ test: install-tools ## run all tests
 	@$(MAKE) --no-print-directory gofmt
 	go test -timeout 15m ./...
 	CGO_ENABLED=0 go vet -tags norrd ./cmd/... ./pkg/rrdfile/... ./pkg/rrdpush/...
-	go test -race -skip 'Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard' -timeout 15m $(RACE)
+	go test -race -skip '$(NORACE)' -timeout 15m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...
 

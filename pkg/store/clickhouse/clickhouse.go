@@ -43,6 +43,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type
+	behind map[string]time.Time         // replicas that are not waited for until then
 }
 
 // Open connects to the database at a URL, clickhouse://USER@HOST/DATABASE.
@@ -55,7 +56,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{client: c, cluster: cfg.cluster != "", tables: map[string]map[string]string{}}
+	s := &Store{client: c, cluster: cfg.cluster != "", tables: map[string]map[string]string{}, behind: map[string]time.Time{}}
 	if err := s.retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		c.close()
 		return nil, err

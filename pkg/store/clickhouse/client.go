@@ -262,6 +262,7 @@ const (
 	codeReadonly        = 164
 	codeTimeout         = 159
 	codeNotInBlock      = 10
+	codeKeeper          = 999
 )
 
 // passing are the codes of exceptions that may go away by themselves.

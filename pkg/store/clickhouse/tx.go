@@ -29,6 +29,7 @@ type tx struct {
 	block   block
 	idle    []target // of columns that no batch had so far
 	insert  *insert  // nil: none under way
+	rows    bool     // there was one
 	ended   bool
 
 	rejected int64
@@ -141,6 +142,7 @@ func (x *tx) flush() error {
 	if x.block.rows == 0 {
 		return nil
 	}
+	x.rows = true
 	if x.insert == nil {
 		var cols []string
 		for _, own := range ownColumns {
@@ -184,6 +186,11 @@ func (x *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if x.s.cluster && x.rows {
+		if err := x.s.replicated(ctx, x.host, x.file.Type.Name); err != nil {
+			return err
+		}
 	}
 	if time.Since(x.started) > maxAttempt {
 		return &transientError{errTooLong}
