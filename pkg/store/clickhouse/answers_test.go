@@ -64,7 +64,9 @@ func FuzzAnswer(f *testing.F) {
 			}
 			for _, typ := range row {
 				for _, kind := range []tstat.Kind{tstat.Int, tstat.Float, tstat.Bool, tstat.Text, tstat.Time} {
-					formOf(typ, kind)
+					if _, nullable, ok := formOf(typ, kind); ok && nullable && !strings.Contains(typ, "Nullable(") {
+						t.Fatalf("%s is taken as Nullable", typ)
+					}
 				}
 			}
 			if e, err := readEvent(row); err == nil {
