@@ -332,3 +332,62 @@ func TestKafkaWithKcat(t *testing.T) {
 		t.Errorf("%.300s", head)
 	}
 }
+
+// TestTakeOver: a member of the group dies without a word, in the middle of
+// what it had. Another one gets all that the dead one had not committed, once.
+func TestTakeOver(t *testing.T) {
+	t.Parallel()
+	k := startKafka(t)
+	url := "kafka://" + k.addr + "/tstat"
+	const probes, each = 12, 10
+	var messages []published
+	for i := range probes * each {
+		probe := fmt.Sprint("p", i%probes)
+		messages = append(messages, published{probe, numbered("/"+probe+"/log_tcp_complete", i/probes*100, (i/probes+1)*100), nil})
+	}
+	publish(t, url, messages)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	const session = 6 * time.Second // the least that the broker takes
+	// A member with a name of its own does not say goodbye.
+	dead, err := kgo.NewClient(kgo.SeedBrokers(k.addr), kgo.ConsumerGroup("g"), kgo.InstanceID("dead"), kgo.ConsumeTopics("tstat"),
+		kgo.DisableAutoCommit(), kgo.SessionTimeout(session), kgo.HeartbeatInterval(session/6))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var taken []*kgo.Record
+	committed := map[string]int{} // lines of probes
+	for len(taken) < probes*each/2 {
+		fetches := dead.PollRecords(ctx, probes*each/2-len(taken))
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, fetches.Records()...)
+	}
+	for _, r := range taken {
+		committed[string(r.Key)] += 100
+	}
+	if err := dead.CommitRecords(ctx, taken...); err != nil {
+		t.Fatal(err)
+	}
+	if fetches := dead.PollRecords(ctx, 5); len(fetches.Records()) == 0 { // it dies with these
+		t.Fatal(fetches.Err())
+	}
+	dead.Close()
+	s := startStream(t, Options{From: []string{url + "?group=g"}})
+	want := 0
+	for i := range probes {
+		want += each*100 - committed[fmt.Sprint("p", i)]
+	}
+	await(t, "all lines", func() bool { return strings.Count(s.out.String(), "\n") >= want })
+	if s.stop(); s.err != nil {
+		t.Error(s.err)
+	}
+	for i := range probes {
+		probe := fmt.Sprint("p", i)
+		path := "/" + probe + "/log_tcp_complete"
+		if got := linesOf(s.out.String(), path); got != numbered(path, committed[probe], each*100) {
+			t.Errorf("%s: %d lines from %d on are not those that were left", probe, strings.Count(got, "\n"), committed[probe])
+		}
+	}
+}
