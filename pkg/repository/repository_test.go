@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -212,6 +215,53 @@ func TestResult(t *testing.T) {
 	}
 	if err := r.endpoints[0].acquire(t.Context()); !errors.Is(err, errClosed) {
 		t.Errorf("after its end: %v", err)
+	}
+}
+
+// TestStreamToBroker: lines of a probe go to a broker, with its name as key.
+func TestStreamToBroker(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "tstat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	broker := cluster.ListenAddrs()[0]
+	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt.Streaming.To = []string{"kafka://" + broker + "/tstat"}
+	r, stop := start(t, opt)
+	c, err := net.Dial("tcp", r.addr(t, CollectStreaming))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var lines strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&lines, "/logs/2016_03_24_21_37.out/log_tcp_complete %d\n", i)
+	}
+	if _, err := c.Write([]byte(lines.String())); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics("tstat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var got strings.Builder
+	for got.Len() < lines.Len() && ctx.Err() == nil {
+		for _, rec := range client.PollFetches(ctx).Records() {
+			got.Write(rec.Value)
+			if string(rec.Key) != "127_0_0_1" {
+				t.Fatalf("key %q", rec.Key)
+			}
+		}
+	}
+	if got.String() != lines.String() {
+		t.Errorf("%d bytes came, want %d", got.Len(), lines.Len())
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 
