@@ -75,6 +75,7 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 				q, ok = v.parseBool(line, p, sep, row)
 			case Time:
 				q, ok = v.parseTime(line, p, sep, row)
+				v.written[row] = line[p:q:q]
 			}
 			if !ok {
 				b.undo(m, i)
@@ -158,7 +159,7 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 		q++
 		c = line[q]
 	}
-	if n := q - digits; (c == sep || c == '\n') && n > 0 && n < 19 {
+	if n := q - digits; (c == sep || c == '\n') && n > 0 && n < 19 && (n == 1 || line[digits] != '0') && !(neg && x == 0) {
 		if neg {
 			x = -x
 		}

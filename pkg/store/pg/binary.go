@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"unsafe"
 
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -98,13 +99,76 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	return true
 }
 
+// lane is what is left of a cell whose values are copied from a vector bit by
+// bit. It fits a cache line: a row passes over all of them.
+type lane struct {
+	how   how
+	dense bool  // as of the cell
+	row   int32 // as of the cell
+	next  int32 // as of the cell
+	bits  []uint64
+	def   []int16
+}
+
+type how uint8
+
+const (
+	asCell how = iota // the cell makes the value
+	asInt2
+	asInt4
+	as8
+	asTime
+)
+
+// startBinary prepares a cell for the rows of a batch.
+func (e *encoder) startBinary(c *cell) {
+	source := c.target.Source
+	e.byField = e.byField || c.byField
+	if c.byField {
+		c.written = e.batch.Written(source)
+		c.digits = c.op == opRawText && c.has && c.vec.Ints != nil && c.written == nil && !e.batch.OddNulls(source)
+	}
+	l := lane{dense: c.dense, def: c.vec.Def}
+	switch {
+	case c.byField || !c.has:
+	case c.op == opTime:
+		l.how, l.bits = asTime, bitsOf(c.vec.Ints)
+	case c.op == opFloat:
+		l.how, l.bits = as8, bitsOf(c.vec.Floats)
+	case c.op == opInt && c.size == 8:
+		l.how, l.bits = as8, bitsOf(c.vec.Ints)
+	case c.op == opInt && c.size == 4:
+		l.how, l.bits = asInt4, bitsOf(c.vec.Ints)
+	case c.op == opInt:
+		l.how, l.bits = asInt2, bitsOf(c.vec.Ints)
+	}
+	e.lanes = append(e.lanes, l)
+}
+
+// bitsOf views numbers as what they are in memory.
+func bitsOf[T int64 | float64](x []T) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
+// at returns which value row i has, -1 for NULL. Rows only go on.
+func (l *lane) at(i int) int {
+	if l.def[i] == 0 {
+		return -1
+	}
+	for ; int(l.row) < i; l.row++ {
+		l.next += int32(l.def[l.row])
+	}
+	return int(l.next)
+}
+
 // wanted is a cell that needs the field as it is in the line.
 type wanted struct {
 	cell  int
 	field int // -1: the line has none
 }
 
-// find looks for the fields of the cells that need them.
+// find looks for the fields of the cells that need them. Most are known
+// without passing over the line.
 func (e *encoder) find(i int) {
 	text, columns := e.batch.Row(i)
 	if e.of != &columns[0] {
@@ -116,11 +180,23 @@ func (e *encoder) find(i int) {
 		}
 		slices.SortFunc(e.wanted, func(a, b wanted) int { return a.field - b.field })
 	}
+	plain := e.batch.Plain(i)
 	p, f := 0, 0
 	for _, w := range e.wanted {
 		c := &e.cells[w.cell]
-		if w.field < 0 {
+		switch {
+		case w.field < 0:
 			c.field = nil
+			continue
+		case c.written != nil:
+			c.field = c.written[i]
+			continue
+		case c.digits && plain:
+			c.number = append(c.number[:0], null...)
+			if at := c.at(i); at >= 0 {
+				c.number = strconv.AppendInt(c.number[:0], c.vec.Ints[at], 10)
+			}
+			c.field = c.number
 			continue
 		}
 		if w.field > f {
@@ -137,59 +213,81 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	if e.byField {
 		e.find(i)
 	}
-	dst = slices.Grow(dst, longest*len(e.cells))
-	for j := range e.cells {
-		c := &e.cells[j]
-		at := i
-		if !c.dense {
-			at = c.at(i)
-		}
-		var x uint64
-		ok := true
-		switch {
-		case c.byField:
-			dst, ok = e.appendField(dst, c, at)
-		case at < 0:
-			dst = appendNull(dst)
-			continue
-		case c.op == opInt:
-			x = uint64(c.vec.Ints[at])
-			ok = int64(x) >= c.min && int64(x) <= c.max
-		case c.op == opFloat:
-			x = math.Float64bits(c.vec.Floats[at])
-		case c.op == opRawFloat:
-			x = math.Float64bits(float64(c.vec.Ints[at]))
-		case c.op == opBool, c.op == opRawInt:
-			if c.vec.Bools[at] {
-				x = 1
+	dst = slices.Grow(dst, longest*len(e.lanes))
+	for j := range e.lanes {
+		l := &e.lanes[j]
+		if l.how == asCell {
+			var ok bool
+			if dst, ok = e.appendCell(dst, &e.cells[j], i); !ok {
+				return dst, e.rowError(j, i)
 			}
-		case c.op == opTime:
-			x = uint64(c.vec.Ints[at] - epoch)
-		case c.op == opInet:
-			dst, ok = appendInet(dst, c.vec.Texts[at])
-		default:
-			dst = appendBytes(dst, c.vec.Texts[at])
+			dst = slices.Grow(dst, longest*(len(e.lanes)-j))
+			continue
 		}
-		switch {
-		case !ok:
-			e.raw = e.batch.Raw(i, e.raw)
-			return dst, &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
-		case c.byField || c.size == 0:
-			dst = slices.Grow(dst, longest*(len(e.cells)-j))
-		case c.size == 8: // most are; there is room
-			n := len(dst)
+		at := i
+		if !l.dense {
+			if at = l.at(i); at < 0 {
+				dst = appendNull(dst)
+				continue
+			}
+		}
+		x := l.bits[at]
+		n := len(dst) // there is room
+		switch l.how {
+		case asInt4:
+			if int64(x) != int64(int32(x)) {
+				return dst, e.rowError(j, i)
+			}
+			dst = dst[:n+4+4]
+			binary.BigEndian.PutUint64(dst[n:], 4<<32|x&math.MaxUint32)
+		case asInt2:
+			if int64(x) != int64(int16(x)) {
+				return dst, e.rowError(j, i)
+			}
+			dst = appendNumber(dst, x, 2)
+		default:
+			if l.how == asTime {
+				x -= epoch
+			}
 			dst = dst[:n+longest]
 			binary.BigEndian.PutUint32(dst[n:], 8)
 			binary.BigEndian.PutUint64(dst[n+4:], x)
-		case c.size == 4:
-			n := len(dst)
-			dst = dst[:n+4+4]
-			binary.BigEndian.PutUint64(dst[n:], 4<<32|x&math.MaxUint32)
-		default:
-			dst = appendNumber(dst, x, c.size)
 		}
 	}
 	return dst, nil
+}
+
+// rowError says that row i has a value that the column of a cell cannot hold.
+func (e *encoder) rowError(cell, i int) error {
+	c := &e.cells[cell]
+	e.raw = e.batch.Raw(i, e.raw)
+	return &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
+}
+
+// appendCell appends a value that is not just copied.
+func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
+	at := i
+	if !c.dense {
+		at = c.at(i)
+	}
+	switch {
+	case c.byField:
+		return e.appendField(dst, c, at)
+	case at < 0:
+		return appendNull(dst), true
+	case c.op == opRawFloat:
+		return appendNumber(dst, math.Float64bits(float64(c.vec.Ints[at])), 8), true
+	case c.op == opBool, c.op == opRawInt:
+		x := uint64(0)
+		if c.vec.Bools[at] {
+			x = 1
+		}
+		return appendNumber(dst, x, c.size), true
+	case c.op == opInet:
+		return appendInet(dst, c.vec.Texts[at])
+	default:
+		return appendBytes(dst, c.vec.Texts[at]), true
+	}
 }
 
 // longest is the length of the longest value but for addresses and texts.

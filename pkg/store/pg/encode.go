@@ -40,6 +40,7 @@ type encoder struct {
 	odd  bool   // the batch has a number out of its column's range
 
 	binary  bool
+	lanes   []lane   // of the cells
 	byField bool     // some cell is
 	wanted  []wanted // of the rows with the columns of
 	text    []byte   // of a value
@@ -75,12 +76,15 @@ type cell struct {
 	calendar calendar
 
 	// Of the binary form:
-	size    int    // of a value, in bytes
-	byField bool   // the value is made of the field, not of the vector
-	field   []byte // of the row under way, nil if it has none
+	size    int      // of a value, in bytes
+	byField bool     // the value is made of the field, not of the vector
+	field   []byte   // of the row under way, nil if it has none
+	written [][]byte // the fields of all rows, of a time
+	digits  bool     // the field can be told from the vector's integer
+	number  []byte   // that field
 }
 
-// at returns which value of the vector row i has, -1 for NULL.
+// at returns which value of the vector row i has, -1 for NULL. Rows only go on.
 func (c *cell) at(i int) int {
 	if c.dense {
 		return i
@@ -202,14 +206,14 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 		}
 		slices.SortStableFunc(e.cells, func(a, b cell) int { return place(a) - place(b) })
 	}
-	e.odd = false
+	e.odd, e.lanes = false, e.lanes[:0]
 	for i := range e.cells {
 		c := &e.cells[i]
 		c.vec, c.has = b.Column(c.target.Source)
 		c.row, c.next = 0, 0
 		c.dense = c.has && len(c.vec.Ints)+len(c.vec.Floats)+len(c.vec.Bools)+len(c.vec.Texts) == b.Len()
 		if e.binary {
-			e.byField = e.byField || c.byField
+			e.startBinary(c)
 			continue
 		}
 		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
