@@ -24,7 +24,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	}
 	tb := &serverTB{}
 	defer tb.end(&err)
-	server := pgtest.Start(tb)
+	server := postgreSQL(tb)
 
 	// Both sides without TLS, which is not what is compared here.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
@@ -113,6 +113,15 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// postgreSQL starts a server that does nothing by itself: its autovacuum
+// would analyze what one side has stored while the other one is measured.
+func postgreSQL(tb *serverTB) *pgtest.Server {
+	server := pgtest.Start(tb)
+	server.Exec(tb, "postgres", "alter system set autovacuum = off")
+	server.Exec(tb, "postgres", "select pg_reload_conf()")
+	return server
 }
 
 // serverTB lets pgtest, carbontest and rrdtest, which are for tests, serve a

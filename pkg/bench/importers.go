@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
 )
 
 // caseImporters lets two imports share a private PostgreSQL server, each with
@@ -26,7 +25,7 @@ func (b *bench) caseImporters(ctx context.Context) (err error) {
 	}
 	tb := &serverTB{}
 	defer tb.end(&err)
-	server := pgtest.Start(tb)
+	server := postgreSQL(tb)
 	// into runs f on an empty database.
 	into := func(f func(dest string) (usage, int64, error), rows int64) side {
 		return func(ctx context.Context) (usage, error) {
