@@ -247,6 +247,8 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 	}
 }
 
+var errNoAnswer = errors.New("the broker does not answer for all partitions")
+
 // commit commits what has been taken, and reports whether that worked.
 func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	s.committing.Lock()
@@ -269,14 +271,20 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 				if err != nil {
 					return
 				}
+				answered := 0
 				for _, topic := range resp.Topics {
 					for _, answer := range topic.Partitions {
+						asked, ok := offsets[answer.Partition]
 						if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
 							failure = err
-						} else {
-							parts[answer.Partition].committed = offsets[answer.Partition].Offset
+						} else if ok {
+							parts[answer.Partition].committed = asked.Offset
+							answered++
 						}
 					}
+				}
+				if failure == nil && answered < len(offsets) {
+					failure = errNoAnswer
 				}
 			})
 		if failing := failure != nil && ctx.Err() == nil; failing != s.failing {

@@ -65,7 +65,7 @@ type natsPosition struct {
 
 // natsMessage is a message that was handed over.
 type natsMessage struct {
-	msg   jetstream.Msg // as it came last
+	msg   jetstream.Msg // as it came last; nil once it is taken
 	taken bool
 }
 
@@ -302,9 +302,10 @@ func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
 	if m == nil {
 		return false
 	}
-	m.msg = msg
 	if m.taken {
 		msg.Ack()
+	} else {
+		m.msg = msg
 	}
 	return true
 }
@@ -317,6 +318,7 @@ func (s *natsSource) acknowledge(pos natsPosition) {
 	m := s.handed[pos]
 	m.taken = true
 	m.msg.Ack()
+	m.msg = nil // its text is not needed any more
 	s.underway--
 	if s.taken = append(s.taken, pos); len(s.taken) > natsRemembered {
 		delete(s.handed, s.taken[0])

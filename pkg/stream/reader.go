@@ -134,6 +134,10 @@ type lineRun struct {
 // maxReadProbes bounds what a source keeps of probes.
 const maxReadProbes = 256
 
+// maxOpened bounds a message with the path before each of its lines, in bytes:
+// lines may be empty, and a path long.
+const maxOpened = 32 << 20
+
 // of returns what is kept of a probe; nil if there are too many names.
 func (r *reader) of(name string) *readProbe {
 	p := r.probes[name]
@@ -242,6 +246,9 @@ func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	size, prefix := len(value), []byte(m.path+" ")
 	if format == Line {
 		size += bytes.Count(value, []byte{'\n'}) * len(prefix)
+	}
+	if size > maxOpened {
+		return nil, nil, fmt.Sprintf("with the path before each line it is more than %d bytes", maxOpened)
 	}
 	buf := newBuffer(size)
 	if format == Line {

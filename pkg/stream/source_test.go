@@ -168,16 +168,17 @@ func TestHostileMessages(t *testing.T) {
 			{strings.Repeat("x", 100), line(2) + line(3), nil}, // 2 a name that is too long
 			{"turin", "", nil},                                 // nothing in it
 			{"turin", "\n", nil},                               // 1
-			{"turin", `{"probe":"turin"}` + "\n", header(headerFormat, "json")},                                    // 1
-			{"turin", line(4), header(headerFormat, "rar")},                                                        // 1
-			{"turin", "no path\n" + line(2) + "/etc/passwd x\n/a/../log_tcp_complete\n", nil},                      // 3
-			{"turin", "bare line\n", header(headerFormat, "line")},                                                 // 1 no path
-			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "../log_tcp_complete")},              // 1
-			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "/a b/log_tcp_complete")},            // 1
-			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "/tmp/passwd")},                      // 1
-			{"turin", "line 3", header(headerFormat, "line", headerPath, logPath)},                                 // as kcat sends it
-			{"turin", logPath + " " + strings.Repeat("y", 40_000) + "\n" + strings.TrimSuffix(line(4), "\n"), nil}, // 1 too long
-			{"turin", strings.Repeat("\x00\xff\n", 100), nil},                                                      // 100
+			{"turin", `{"probe":"turin"}` + "\n", header(headerFormat, "json")},                                                                  // 1
+			{"turin", line(4), header(headerFormat, "rar")},                                                                                      // 1
+			{"turin", "no path\n" + line(2) + "/etc/passwd x\n/a/../log_tcp_complete\n", nil},                                                    // 3
+			{"turin", "bare line\n", header(headerFormat, "line")},                                                                               // 1 no path
+			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "../log_tcp_complete")},                                            // 1
+			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "/a b/log_tcp_complete")},                                          // 1
+			{"turin", "bare line\n", header(headerFormat, "line", headerPath, "/tmp/passwd")},                                                    // 1
+			{"turin", "line 3", header(headerFormat, "line", headerPath, logPath)},                                                               // as kcat sends it
+			{"turin", logPath + " " + strings.Repeat("y", 40_000) + "\n" + strings.TrimSuffix(line(4), "\n"), nil},                               // 1 too long
+			{"turin", strings.Repeat("\x00\xff\n", 100), nil},                                                                                    // 100
+			{"turin", strings.Repeat("\n", 20_000), header(headerFormat, "line", headerPath, "/"+strings.Repeat("x", 4000)+"/log_tcp_complete")}, // 20,000, as 77 MiB
 		}
 		for i := range maxProbes + 10 { // 11 or more names too many, as turin is one
 			messages = append(messages, published{fmt.Sprint("p", i), "x\n", nil}) // no line, but the name counts
@@ -187,7 +188,7 @@ func TestHostileMessages(t *testing.T) {
 		state := t.TempDir()
 		s := startStream(t, Options{From: []string{url}, StateDir: state})
 		want := line(0) + line(1) + line(2) + line(3) + line(4) + line(5)
-		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + maxProbes + 10)
+		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + 20_000 + maxProbes + 10)
 		await(t, "the last line", func() bool { return s.out.Len() >= len(want) })
 		// Partitions of Kafka come in any order.
 		await(t, "all rejects", func() bool { return s.hub.Load().stats.rejects.Load() >= rejects })
