@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
 )
 
 // caseImporters lets two imports share a private PostgreSQL server, each with
