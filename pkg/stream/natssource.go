@@ -30,9 +30,9 @@ const (
 	// whether the server has none.
 	natsLook = 10
 	// natsNewStream is how long a stream has to be there until a consumer of
-	// it is made. In the moment in which a server makes the stream that can
-	// break it: nats-server 2.9.10 then sends nothing of it any more, to
-	// nobody, until it is started again, and counts it as delivered.
+	// it is made. One that is made in the same moment as its stream may never
+	// get a message: nats-server 2.9.10 counts them as delivered, again and
+	// again, and none arrives.
 	natsNewStream = time.Second
 	// natsRemembered is how many messages are remembered after they were
 	// acknowledged: the server may have given them out again before.

@@ -20,7 +20,8 @@ const (
 // have the rows that were inserted into it. The server answers an insert as
 // soon as one of them has it: if that one is lost for ever, so are rows of
 // which the records say that they are stored. The setting insert_quorum does
-// not help: before 20.10 only one such insert of a table can be under way.
+// not help: a server without insert_quorum_parallel refuses a second such insert
+// of a table while one is under way.
 //
 // What a replica has to do and has done stands in ZooKeeper, where any node
 // can look: the table's log, up to where each replica has copied it into its

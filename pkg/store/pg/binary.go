@@ -15,7 +15,7 @@ import (
 )
 
 // Form is how COPY's values are written. The binary form spares the server
-// from parsing: of 130 columns that is a fifth of its work. But it is more than
+// from parsing: of 130 columns that is a tenth of its work. But it is more than
 // twice as long as Tstat's text, and a network may be slower than that.
 type Form string
 
