@@ -29,12 +29,26 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	// Both sides without TLS, which is not what is compared here.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
 
+	// Each run has a database of its own, which goes when it ends: else one
+	// side would find what it needs in the server's caches, and memory that
+	// was given back a moment ago, and the other one would not.
+	fresh := func(ctx context.Context, template string, run func(db string) (usage, error)) (usage, error) {
+		db := server.Copy(tb, template)
+		defer server.Exec(tb, "postgres", "drop database "+db)
+		server.Exec(tb, db, "checkpoint")
+		if err := b.fresh(ctx); err != nil {
+			return usage{}, err
+		}
+		return run(db)
+	}
+	empty := server.Database(tb)
+	server.Exec(tb, empty, "create schema dbs_ts0")
+
 	// peer makes the converted files: the rows of an import of ours, one file
 	// for each partition or part of it that parts returns.
 	peer := func(dest, table, parts string, flags ...string) (side, error) {
-		base := server.Database(tb)
+		base := server.Copy(tb, empty)
 		url := "postgres://" + host(base)
-		server.Exec(tb, base, "create schema dbs_ts0")
 		if err := b.fresh(ctx); err != nil {
 			return nil, err
 		}
@@ -57,14 +71,12 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 			}
 			fmt.Fprintf(&halves[i%2], "\\copy plain from '%s'\n", file)
 		}
-		server.Exec(tb, base, "create table plain (like "+table+")")
+		server.Exec(tb, base, "create table plain (like "+table+"); drop table "+table+" cascade")
 		return func(ctx context.Context) (usage, error) {
-			server.Exec(tb, base, "truncate plain; checkpoint")
-			if err := b.fresh(ctx); err != nil {
-				return usage{}, err
-			}
-			return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
-				server.Program("psql"), url, halves[0].String(), halves[1].String())
+			return fresh(ctx, base, func(db string) (usage, error) {
+				return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
+					server.Program("psql"), "postgres://"+host(db), halves[0].String(), halves[1].String())
+			})
 		}, nil
 	}
 	remote, stop, err := b.serve(ctx, t)
@@ -74,17 +86,13 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 	into := func(t tree, dest string, flags ...string) side {
 		return func(ctx context.Context) (usage, error) {
-			db := server.Database(tb)
-			defer server.Exec(tb, "postgres", "drop database "+db)
-			server.Exec(tb, db, "create schema dbs_ts0; checkpoint")
-			if err := b.fresh(ctx); err != nil {
-				return usage{}, err
-			}
-			u, s, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(db), 1), flags...)
-			if err == nil && s.Rows != t.rows {
-				err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
-			}
-			return u, err
+			return fresh(ctx, empty, func(db string) (usage, error) {
+				u, s, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(db), 1), flags...)
+				if err == nil && s.Rows != t.rows {
+					err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
+				}
+				return u, err
+			})
 		}
 	}
 	stream := []string{"--type", "log_tcp_complete", "--stream", "bench"}

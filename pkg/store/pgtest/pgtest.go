@@ -222,8 +222,15 @@ var databases atomic.Int64
 // Database makes an empty database and returns its name.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
+	return s.Copy(t, "template1")
+}
+
+// Copy makes a copy of a database, to which nobody may be connected, and
+// returns its name.
+func (s *Server) Copy(t testing.TB, database string) string {
+	t.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
-	s.Exec(t, "postgres", "create database "+name)
+	s.Exec(t, "postgres", "create database "+name+" template "+database)
 	return name
 }
 
