@@ -29,9 +29,8 @@ type vector struct {
 	floats  []float64
 	bools   []bool
 	texts   [][]byte
-	written [][]byte // Time: the fields, by row; not set where the line has none
-	slow    *int     // of the batch
-	marks   bool     // a NULL was written otherwise than "-"
+	slow    *int // of the batch
+	marks   bool // a NULL was written otherwise than "-"
 }
 
 func (v *vector) init(c Column) {
@@ -54,9 +53,6 @@ func (v *vector) activate() {
 		if v.ints == nil {
 			v.ints = make([]int64, batchRows)
 		}
-		if v.kind == Time && v.written == nil {
-			v.written = make([][]byte, batchRows)
-		}
 	case Float:
 		if v.floats == nil {
 			v.floats = make([]float64, batchRows)
@@ -78,8 +74,10 @@ type Batch struct {
 	Type    *LogType
 	n       int
 	cols    []vector
-	lines   [][]byte // with newline
-	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
+	lines   [][]byte   // with newline
+	rows    [][]byte   // what was parsed: the line, or its rewritten form; with newline
+	fields  [][]uint32 // where each field ends, of its separator or newline
+	split   []uint32   // of which fields are parts
 	maps    []*mapping
 	odd     []bool
 	slow    int     // fields that are no plain decimal numbers, see Plain
@@ -100,13 +98,14 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 // LineNumber returns the number of row i's line in its file, from 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
-// Row returns the text of row i, without the newline, and the column of each
-// of its fields; -1 for a field that holds no value. Rows of the same layout,
-// and no others, share the slice. The text is the line, but for chat messages whose dates
-// were rewritten.
-func (b *Batch) Row(i int) (text []byte, columns []int) {
+// Row returns the text of row i, without the newline, where in it each of its
+// fields ends, and the column of each; -1 for a field that holds no value. A
+// field begins one byte after the end of the one before. Rows of the same
+// layout, and no others, share the columns. The text is the line, but for chat
+// messages whose dates were rewritten.
+func (b *Batch) Row(i int) (text []byte, ends []uint32, columns []int) {
 	r := b.rows[i]
-	return r[:len(r)-1], b.maps[i].columns
+	return r[:len(r)-1], b.fields[i], b.maps[i].columns
 }
 
 // Plain reports whether all numbers, times and flags of row i are decimal
@@ -117,15 +116,6 @@ func (b *Batch) Plain(i int) bool { return !b.odd[i] }
 // OddNulls reports whether some row has another mark than "-" where column c
 // has no number, like "---".
 func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
-
-// Written returns the fields of column c as Tstat wrote them, by row; nil if it
-// is not of kind Time. Those of rows whose lines have no such field are not set.
-func (b *Batch) Written(c int) [][]byte {
-	if b.cols[c].kind != Time { // the vector may have been of such a column
-		return nil
-	}
-	return b.cols[c].written
-}
 
 // Separator is the byte between the fields of a line.
 func (t *LogType) Separator() byte { return t.sep }
@@ -138,14 +128,11 @@ func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	}
 	dst = dst[:len(b.cols)]
 	clear(dst)
-	row, sep, p := b.rows[i], b.Type.sep, 0
-	for _, f := range b.maps[i].fields {
-		q := p
-		for row[q] != sep && row[q] != '\n' {
-			q++
-		}
-		if f.col >= 0 {
-			dst[f.col] = row[p:q:q]
+	row, p := b.rows[i], 0
+	for f, end := range b.fields[i] {
+		q := int(end)
+		if c := b.maps[i].columns[f]; c >= 0 {
+			dst[c] = row[p:q:q]
 		}
 		p = q + 1
 	}
@@ -186,7 +173,18 @@ func (b *Batch) reset() {
 			v.nulls = 0
 		}
 	}
-	b.n, b.escaped, b.arena = 0, 0, b.arena[:0]
+	b.n, b.escaped, b.arena, b.split = 0, 0, b.arena[:0], b.split[:0]
+}
+
+// room returns where the ends of the fields of the row under way go, n of them.
+func (b *Batch) room(n int) []uint32 {
+	have := len(b.split)
+	if have+n > cap(b.split) {
+		// What rows have of the old array they keep.
+		b.split, have = make([]uint32, 0, max(batchRows*n, 2*cap(b.split))), 0
+	}
+	b.split = b.split[:have+n]
+	return b.split[have:]
 }
 
 // setNull makes the column NULL in the row under way.

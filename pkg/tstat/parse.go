@@ -53,6 +53,7 @@ func (e *rowError) Error() string {
 func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	sep := b.Type.sep
 	row := b.n
+	ends := b.room(len(m.fields))
 	p := 0
 	for i := range m.fields {
 		f := m.fields[i]
@@ -75,7 +76,6 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 				q, ok = v.parseBool(line, p, sep, row)
 			case Time:
 				q, ok = v.parseTime(line, p, sep, row)
-				v.written[row] = line[p:q:q]
 			}
 			if !ok {
 				b.undo(m, i)
@@ -91,8 +91,10 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 			b.undo(m, i+1)
 			return &rowError{reason: fmt.Sprintf("%d columns, not %d", countFields(line, sep), len(m.fields))}
 		}
+		ends[i] = uint32(q)
 		p = q + 1
 	}
+	b.fields[row] = ends
 	for _, c := range m.absent {
 		b.cols[c].setNull(row)
 	}
@@ -201,8 +203,6 @@ func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-var pow10 = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
-
 func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	c := line[q]
@@ -231,18 +231,14 @@ func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
 		decimals = q - start
 		digits += decimals
 	}
-	// Up to 15 digits both numbers are exact, so their quotient is the
-	// nearest float64, as strconv has it.
-	if (c == sep || c == '\n') && digits > 0 && digits <= 15 {
-		y := float64(x)
-		if decimals > 0 {
-			y /= pow10[decimals]
+	if (c == sep || c == '\n') && digits > 0 && digits <= 19 {
+		if y, ok := nearest(x, decimals); ok {
+			if neg {
+				y = -y
+			}
+			v.floats[row-v.nulls] = y
+			return q, true
 		}
-		if neg {
-			y = -y
-		}
-		v.floats[row-v.nulls] = y
-		return q, true
 	}
 	return v.slowFloat(line, p, sep, row)
 }
@@ -264,6 +260,9 @@ func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 
 // parseNumber reads what C's printf makes of a double.
 func parseNumber(f []byte) (float64, bool) {
+	if y, ok := decimal(f); ok {
+		return y, true
+	}
 	if string(f) == "-nan" {
 		return math.NaN(), true
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -502,29 +501,6 @@ func TestEnds(t *testing.T) {
 	}
 	if lo, hi := slices.Min(got.ends), slices.Max(got.ends); lo < at("2026-11-22T06:39:00Z") || hi > at("2026-11-22T07:00:00Z") {
 		t.Errorf("2.4: ends from %v to %v", time.UnixMicro(lo).UTC(), time.UnixMicro(hi).UTC())
-	}
-}
-
-// TestFloat compares the fast path with strconv.
-func TestFloat(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	v := vector{kind: Float}
-	v.activate()
-	for range 200000 {
-		s := strconv.FormatInt(rnd.Int64N(1e12)>>rnd.IntN(40), 10)
-		if d := rnd.IntN(7); d > 0 {
-			s = strconv.FormatFloat(rnd.Float64()*math.Pow10(rnd.IntN(12)), 'f', d, 64)
-		}
-		if rnd.IntN(4) == 0 {
-			s = "-" + s
-		}
-		want, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := v.parseFloat([]byte(s+"\n"), 0, ' ', 0); !ok || v.floats[0] != want {
-			t.Fatalf("%s: %v, want %v", s, v.floats[0], want)
-		}
 	}
 }
 

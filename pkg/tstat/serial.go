@@ -44,22 +44,15 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 // rawOf returns the fields of some columns of row i, nil where it has none.
 func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
-	row, sep, m := b.rows[i], b.Type.sep, b.maps[i]
-	most := -1 // the last field that is wanted
-	for _, c := range columns {
-		if c >= 0 {
-			most = max(most, slices.Index(m.columns, c))
-		}
-	}
-	p := 0
-	for f := 0; f <= most; f++ {
-		q := fieldEnd(row, p, sep)
-		for j, c := range columns {
-			if c >= 0 && c == m.columns[f] {
-				dst[j] = row[p:q]
+	text, ends, of := b.Row(i)
+	for j, c := range columns {
+		if f := slices.Index(of, c); c >= 0 && f >= 0 {
+			p := 0
+			if f > 0 {
+				p = int(ends[f-1]) + 1
 			}
+			dst[j] = text[p:ends[f]]
 		}
-		p = q + 1
 	}
 	return dst
 }

@@ -122,12 +122,7 @@ const (
 
 // startBinary prepares a cell for the rows of a batch.
 func (e *encoder) startBinary(c *cell) {
-	source := c.target.Source
 	e.byField = e.byField || c.byField
-	if c.byField {
-		c.written = e.batch.Written(source)
-		c.digits = c.op == opRawText && c.has && c.vec.Ints != nil && c.written == nil && !e.batch.OddNulls(source)
-	}
 	l := lane{dense: c.dense, def: c.vec.Def}
 	switch {
 	case c.byField || !c.has:
@@ -161,57 +156,10 @@ func (l *lane) at(i int) int {
 	return int(l.next)
 }
 
-// wanted is a cell that needs the field as it is in the line.
-type wanted struct {
-	cell  int
-	field int // -1: the line has none
-}
-
-// find looks for the fields of the cells that need them. Most are known
-// without passing over the line.
-func (e *encoder) find(i int) {
-	text, columns := e.batch.Row(i)
-	if e.of != &columns[0] {
-		e.of, e.wanted = &columns[0], e.wanted[:0]
-		for j, c := range e.cells {
-			if c.byField {
-				e.wanted = append(e.wanted, wanted{j, slices.Index(columns, c.target.Source)})
-			}
-		}
-		slices.SortFunc(e.wanted, func(a, b wanted) int { return a.field - b.field })
-	}
-	plain := e.batch.Plain(i)
-	p, f := 0, 0
-	for _, w := range e.wanted {
-		c := &e.cells[w.cell]
-		switch {
-		case w.field < 0:
-			c.field = nil
-			continue
-		case c.written != nil:
-			c.field = c.written[i]
-			continue
-		case c.digits && plain:
-			c.number = append(c.number[:0], null...)
-			if at := c.at(i); at >= 0 {
-				c.number = strconv.AppendInt(c.number[:0], c.vec.Ints[at], 10)
-			}
-			c.field = c.number
-			continue
-		}
-		if w.field > f {
-			p = pass(text, p, e.sep, w.field-f)
-		}
-		q := pass(text, p, e.sep, 1)
-		c.field = text[p : q-1 : q-1]
-		p, f = q, w.field+1
-	}
-}
-
 // appendBinary appends the values of row i of the batch in binary form.
 func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	if e.byField {
-		e.find(i)
+		e.line(i)
 	}
 	dst = slices.Grow(dst, longest*len(e.lanes))
 	for j := range e.lanes {
@@ -260,8 +208,8 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 // rowError says that row i has a value that the column of a cell cannot hold.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
-	e.raw = e.batch.Raw(i, e.raw)
-	return &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
+	e.line(i)
+	return &rowError{c.target.Name, bytes.Clone(e.field(c)), c.reason()}
 }
 
 // appendCell appends a value that is not just copied.
@@ -295,21 +243,22 @@ const longest = 4 + 8
 
 // appendField appends what the text form makes of a field.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
-	if c.op == opRawFloat && plain(c.field) { // nearly every time
-		x, err := strconv.ParseFloat(str(c.field), 64)
-		return appendNumber(dst, math.Float64bits(x), 8), err == nil
+	field := e.field(c)
+	if c.op == opRawFloat && plain(field) { // nearly every time
+		x, ok := tstat.ParseNumber(field)
+		return appendNumber(dst, math.Float64bits(x), 8), ok
 	}
-	if c.op == opRawText && c.field != nil {
+	if c.op == opRawText && field != nil {
 		switch {
-		case string(c.field) == null:
+		case string(field) == null:
 			return appendNull(dst), true
 		case at >= 0 && c.vec.Texts != nil: // it is escaped where need be
 			return appendBytes(dst, c.vec.Texts[at]), true
 		}
-		return appendBytes(dst, c.field), true
+		return appendBytes(dst, field), true
 	}
 	var ok bool
-	if e.text, ok = c.append(e.text[:0], c.field, at, e.sep); !ok {
+	if e.text, ok = c.append(e.text[:0], field, at, e.sep); !ok {
 		return dst, false
 	}
 	if string(e.text) == null {

@@ -2,10 +2,8 @@ package pg
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"math"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -29,37 +27,29 @@ type Target struct {
 // them again costs more than all the rest. Most rows have nothing but plain
 // numbers between a few texts; there whole runs of fields are copied.
 type encoder struct {
-	cells []cell // in the order of the fields
-	idle  []cell // of columns that no batch had so far
-	raw   [][]byte
-	sep   byte
-	batch *tstat.Batch
+	cells   []cell // in the order of the fields
+	idle    []cell // of columns that no batch had so far
+	sources []bool // per column of the file: it has a target
+	sep     byte
+	batch   *tstat.Batch
 
-	plan []step // of the rows with the columns planned
-	of   *int   // the first of these columns, which tells layouts apart
-	odd  bool   // the batch has a number out of its column's range
+	of   *int     // the first of the columns of the line under way, which tells layouts apart
+	row  []byte   // the line
+	ends []uint32 // of its fields
+	plan []step   // of such lines
+	odd  bool     // the batch has a number out of its column's range
 
 	binary  bool
-	lanes   []lane   // of the cells
-	byField bool     // some cell is
-	wanted  []wanted // of the rows with the columns of
-	text    []byte   // of a value
+	lanes   []lane // of the cells
+	byField bool   // some cell is
+	text    []byte // of a value
 }
 
-// step is one step through the fields of a line.
+// step is what to do with one cell, or with a run of them.
 type step struct {
-	do   do
-	cell int // doCell
-	n    int // fields; 0: the line has none for the cell
+	cell        int // -1: copy the fields as they are
+	first, last int // of these fields
 }
-
-type do uint8
-
-const (
-	doSkip do = iota // pass over fields
-	doCopy           // copy a run of fields
-	doCell           // append what the cell makes of the field
-)
 
 // cell is one column under way.
 type cell struct {
@@ -73,15 +63,12 @@ type cell struct {
 	dense    bool // no row of the batch is NULL
 	row      int  // of vec that next belongs to
 	next     int  // value of vec
+	from     int  // field of the line under way, -1: it has none
 	calendar calendar
 
 	// Of the binary form:
-	size    int      // of a value, in bytes
-	byField bool     // the value is made of the field, not of the vector
-	field   []byte   // of the row under way, nil if it has none
-	written [][]byte // the fields of all rows, of a time
-	digits  bool     // the field can be told from the vector's integer
-	number  []byte   // that field
+	size    int  // of a value, in bytes
+	byField bool // the value is made of the field, not of the vector
 }
 
 // at returns which value of the vector row i has, -1 for NULL. Rows only go on.
@@ -118,8 +105,9 @@ const (
 // wrote, and every text but "-" stays a text: so it is in DBStream's own
 // tables.
 func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *encoder {
-	e := &encoder{binary: binary && canBinary(targets)}
+	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
 	for _, t := range targets {
+		e.sources[t.Source] = true
 		c := cell{target: t, min: math.MinInt64, max: math.MaxInt64}
 		kind := columns[t.Source].Kind
 		switch t.Type {
@@ -174,10 +162,7 @@ func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool
 }
 
 // has reports whether a column of the file has a target.
-func (e *encoder) has(column int) bool {
-	of := func(c cell) bool { return c.target.Source == column }
-	return slices.ContainsFunc(e.cells, of) || slices.ContainsFunc(e.idle, of)
-}
+func (e *encoder) has(column int) bool { return e.sources[column] }
 
 // start prepares for the rows of b, and reports whether columns is not what it
 // was. Columns that no row had so far are left out, since the server works on
@@ -193,7 +178,7 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	})
 	if changed {
 		e.of = nil
-		_, columns := b.Row(0)
+		_, _, columns := b.Row(0)
 		field := map[int]int{}
 		for f, c := range columns {
 			field[c] = f
@@ -242,38 +227,43 @@ func (e *encoder) columns() []Target {
 	return cols
 }
 
-// newPlan finds the way through lines with these columns. It fails if the
-// fields are not in the order of the cells.
-func (e *encoder) newPlan(columns []int) {
-	e.plan, e.of = e.plan[:0], &columns[0]
-	if e.plan == nil {
-		e.plan = []step{} // nil is no plan
+// line makes row i of the batch the line under way.
+func (e *encoder) line(i int) {
+	var columns []int
+	if e.row, e.ends, columns = e.batch.Row(i); e.of == &columns[0] {
+		return
 	}
-	f := 0
-	for i, c := range e.cells {
-		at := slices.Index(columns, c.target.Source)
-		if at >= 0 && at < f {
-			e.plan = nil
-			return
-		}
-		if at > f {
-			e.plan = append(e.plan, step{do: doSkip, n: at - f})
-			f = at
-		}
+	e.of, e.plan = &columns[0], e.plan[:0]
+	for i := range e.cells {
+		c := &e.cells[i]
+		c.from = slices.Index(columns, c.target.Source)
 		last := len(e.plan) - 1
 		switch {
-		case at < 0:
-			e.plan = append(e.plan, step{do: doCell, cell: i})
-			continue
-		case c.run && last >= 0 && e.plan[last].do == doCopy:
-			e.plan[last].n++
-		case c.run:
-			e.plan = append(e.plan, step{do: doCopy, n: 1})
+		case !c.run || c.from < 0:
+			e.plan = append(e.plan, step{cell: i})
+		case last >= 0 && e.plan[last].cell < 0 && e.plan[last].last == c.from-1:
+			e.plan[last].last++
 		default:
-			e.plan = append(e.plan, step{do: doCell, cell: i, n: 1})
+			e.plan = append(e.plan, step{-1, c.from, c.from})
 		}
-		f++
 	}
+}
+
+// field returns the field of a cell in the line under way, nil if there is
+// none.
+func (e *encoder) field(c *cell) []byte {
+	if c.from < 0 {
+		return nil
+	}
+	return e.row[e.begin(c.from):e.ends[c.from]:e.ends[c.from]]
+}
+
+// begin returns where a field of the line under way begins.
+func (e *encoder) begin(field int) uint32 {
+	if field == 0 {
+		return 0
+	}
+	return e.ends[field-1] + 1
 }
 
 // rowError says which value a column cannot hold.
@@ -293,84 +283,40 @@ func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 	if e.binary {
 		return e.appendBinary(dst, i)
 	}
-	b := e.batch
-	if b.Plain(i) && !e.odd {
-		text, columns := b.Row(i)
-		if e.of != &columns[0] {
-			e.newPlan(columns)
+	e.line(i)
+	if e.batch.Plain(i) && !e.odd {
+		for _, s := range e.plan {
+			dst = append(dst, e.sep)
+			if s.cell < 0 {
+				dst = append(dst, e.row[e.begin(s.first):e.ends[s.last]]...)
+				continue
+			}
+			var err error
+			if dst, err = e.appendCellText(dst, s.cell, i); err != nil {
+				return dst, err
+			}
 		}
-		if e.plan != nil {
-			return e.follow(dst, text, i)
-		}
+		return dst, nil
 	}
-	e.raw = b.Raw(i, e.raw)
 	for j := range e.cells {
-		c := &e.cells[j]
-		dst = append(dst, e.sep)
-		var ok bool
-		if dst, ok = c.append(dst, e.raw[c.target.Source], c.at(i), e.sep); !ok {
-			return dst, &rowError{c.target.Name, bytes.Clone(e.raw[c.target.Source]), c.reason()}
+		var err error
+		if dst, err = e.appendCellText(append(dst, e.sep), j, i); err != nil {
+			return dst, err
 		}
 	}
 	return dst, nil
 }
 
-// follow appends a row by the plan.
-func (e *encoder) follow(dst, text []byte, i int) ([]byte, error) {
-	p := 0
-	for _, s := range e.plan {
-		q := p
-		if s.n > 0 {
-			q = pass(text, p, e.sep, s.n)
-		}
-		switch s.do {
-		case doCopy:
-			dst = append(append(dst, e.sep), text[p:q-1]...)
-		case doCell:
-			c := &e.cells[s.cell]
-			var raw []byte
-			if s.n > 0 {
-				raw = text[p : q-1 : q-1]
-			}
-			var ok bool
-			if dst, ok = c.append(append(dst, e.sep), raw, c.at(i), e.sep); !ok {
-				return dst, &rowError{c.target.Name, bytes.Clone(raw), c.reason()}
-			}
-		}
-		p = q
+// appendCellText appends the value of a cell in row i, the line under way, in
+// text form.
+func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
+	c := &e.cells[cell]
+	field := e.field(c)
+	dst, ok := c.append(dst, field, c.at(i), e.sep)
+	if !ok {
+		return dst, &rowError{c.target.Name, bytes.Clone(field), c.reason()}
 	}
 	return dst, nil
-}
-
-// pass returns where the field after the next n fields from p on begins: past
-// the end if these are the last.
-func pass(text []byte, p int, sep byte, n int) int {
-	// Eight bytes at a time: a byte of found is 0x80 where text has sep.
-	const low = 0x7f7f7f7f7f7f7f7f
-	seps := uint64(sep) * 0x0101010101010101
-	for ; p+8 <= len(text); p += 8 {
-		x := binary.LittleEndian.Uint64(text[p:]) ^ seps
-		found := ^((x&low + low) | x | low)
-		if found == 0 {
-			continue
-		}
-		if k := bits.OnesCount64(found); k < n {
-			n -= k
-			continue
-		}
-		for ; n > 1; n-- {
-			found &= found - 1
-		}
-		return p + bits.TrailingZeros64(found)/8 + 1
-	}
-	for ; p < len(text); p++ {
-		if text[p] == sep {
-			if n--; n == 0 {
-				return p + 1
-			}
-		}
-	}
-	return len(text) + 1
 }
 
 func (c *cell) reason() string {

@@ -107,28 +107,6 @@ func TestOnThisMachine(t *testing.T) {
 	}
 }
 
-// TestPass compares with the plain way to count separators.
-func TestPass(t *testing.T) {
-	text := []byte("a bb  ccc \xa0\x20\x21 \x1f dddddddddddddddddddd e fff ")
-	for p := range len(text) + 1 {
-		for n := 1; n < 20; n++ {
-			want, left := p, n
-			for ; left > 0; left-- {
-				for want < len(text) && text[want] != ' ' {
-					want++
-				}
-				want++
-				if want > len(text) {
-					break
-				}
-			}
-			if got := pass(text, p, ' ', n); got != want {
-				t.Fatalf("pass(%q, %d): %d, want %d", text[p:], n, got, want)
-			}
-		}
-	}
-}
-
 func TestPlain(t *testing.T) {
 	for text, want := range map[string]bool{
 		"1.5": true, "-0.25": true, "7": true, ".5": true, "5.": true,
