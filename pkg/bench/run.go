@@ -26,28 +26,29 @@ type usage struct {
 // both sides have the same machine whatever else it has.
 type limits struct {
 	prefix []string // taskset -c 0,1
+	cpus   []string // of prefix; none if commands cannot be bound to any
 	env    []string
 	what   string // for the report
 }
 
 func newLimits(ctx context.Context) limits {
 	l := limits{env: []string{"GOMAXPROCS=2"}, what: "GOMAXPROCS=2, not bound to CPUs"}
-	cpus := "0,1"
-	if c := allowedCPUs(); len(c) > 0 {
-		cpus = c[0]
-		if len(c) > 1 {
-			cpus += "," + c[1]
-		}
+	cpus := allowedCPUs()
+	if len(cpus) == 0 {
+		cpus = []string{"0", "1"}
 	}
-	prefix := []string{"taskset", "-c", cpus}
+	prefix := bind(cpus...)
 	if err := exec.CommandContext(ctx, prefix[0], append(prefix[1:], "true")...).Run(); err == nil {
-		l.prefix = prefix
+		l.prefix, l.cpus = prefix, cpus
 		l.what = "GOMAXPROCS=2, " + strings.Join(prefix, " ")
 	}
 	return l
 }
 
-// allowedCPUs lists the CPUs this process may use: in a container they need
+// bind is what a command on these CPUs begins with.
+func bind(cpus ...string) []string { return []string{"taskset", "-c", strings.Join(cpus, ",")} }
+
+// allowedCPUs lists two CPUs this process may use: in a container they need
 // not begin at 0.
 func allowedCPUs() []string {
 	status, err := os.ReadFile("/proc/self/status")

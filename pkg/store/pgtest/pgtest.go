@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -148,6 +149,20 @@ func (s *Server) Stop(t testing.TB) {
 func (s *Server) StartAgain(t testing.TB) {
 	t.Helper()
 	s.ctl(t, "start")
+}
+
+// Bind makes the server run on one CPU, by its number, from the next connection
+// on.
+func (s *Server) Bind(t testing.TB, cpu string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _, _ := strings.Cut(string(text), "\n")
+	if out, err := exec.Command("taskset", "-c", "-p", cpu, pid).CombinedOutput(); err != nil {
+		t.Fatalf("taskset: %v\n%s", err, out)
+	}
 }
 
 // Log returns what the server logged.
