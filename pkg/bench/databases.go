@@ -124,16 +124,15 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	if len(b.cpus) < 2 {
 		return nil
 	}
-	// The server most often has another machine. Then how much the client
-	// has to do matters less.
+	// A server that shares no CPU with the client, as on another machine.
 	server.Bind(tb, b.cpus[0])
 	both := b.prefix
 	b.prefix = bind(b.cpus[1])
 	defer func() { b.prefix = both }()
-	if err := b.compare(ctx, "postgres with a CPU of its own, rows/s", float64(t.rows), 0, toPostgres, toPlain); err != nil {
+	if err := b.compare(ctx, "postgres on a CPU of its own / 2 x psql, rows/s", float64(t.rows), 0, toPostgres, toPlain); err != nil {
 		return err
 	}
-	return b.compare(ctx, "dbstream with a CPU of its own, rows/s", float64(t.rows), 0, toDBStream, toDBS)
+	return b.compare(ctx, "dbstream on a CPU of its own / 2 x psql, rows/s", float64(t.rows), 0, toDBStream, toDBS)
 }
 
 // postgreSQL starts a server that does nothing by itself: its autovacuum

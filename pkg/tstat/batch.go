@@ -74,10 +74,10 @@ type Batch struct {
 	Type    *LogType
 	n       int
 	cols    []vector
-	lines   [][]byte   // with newline
-	rows    [][]byte   // what was parsed: the line, or its rewritten form; with newline
-	fields  [][]uint32 // where each field ends, of its separator or newline
-	split   []uint32   // of which fields are parts
+	lines   [][]byte // with newline
+	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
+	fields  []Fields
+	split   Fields // of which fields are parts
 	maps    []*mapping
 	odd     []bool
 	slow    int     // fields that are no plain decimal numbers, see Plain
@@ -99,13 +99,24 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
 // Row returns the text of row i, without the newline, where in it each of its
-// fields ends, and the column of each; -1 for a field that holds no value. A
-// field begins one byte after the end of the one before. Rows of the same
-// layout, and no others, share the columns. The text is the line, but for chat
-// messages whose dates were rewritten.
-func (b *Batch) Row(i int) (text []byte, ends []uint32, columns []int) {
+// fields ends, and the column of each; -1 for a field that holds no value. Rows
+// of the same layout, and no others, share the columns. The text is the line,
+// but for chat messages whose dates were rewritten.
+func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns
+}
+
+// Fields tells where each field of a row's text ends.
+type Fields []uint32
+
+// Begin returns where field f begins: behind the separator that ends the one
+// before.
+func (p Fields) Begin(f int) uint32 {
+	if f == 0 {
+		return 0
+	}
+	return p[f-1] + 1
 }
 
 // Plain reports whether all numbers, times and flags of row i are decimal
@@ -128,13 +139,11 @@ func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	}
 	dst = dst[:len(b.cols)]
 	clear(dst)
-	row, p := b.rows[i], 0
-	for f, end := range b.fields[i] {
-		q := int(end)
-		if c := b.maps[i].columns[f]; c >= 0 {
-			dst[c] = row[p:q:q]
+	text, fields, columns := b.Row(i)
+	for f, c := range columns {
+		if c >= 0 {
+			dst[c] = text[fields.Begin(f):fields[f]:fields[f]]
 		}
-		p = q + 1
 	}
 	return dst
 }
@@ -176,12 +185,12 @@ func (b *Batch) reset() {
 	b.n, b.escaped, b.arena, b.split = 0, 0, b.arena[:0], b.split[:0]
 }
 
-// room returns where the ends of the fields of the row under way go, n of them.
-func (b *Batch) room(n int) []uint32 {
+// room returns where the ends of n fields go, those of the row under way.
+func (b *Batch) room(n int) Fields {
 	have := len(b.split)
 	if have+n > cap(b.split) {
 		// What rows have of the old array they keep.
-		b.split, have = make([]uint32, 0, max(batchRows*n, 2*cap(b.split))), 0
+		b.split, have = make(Fields, 0, max(batchRows*n, 2*cap(b.split))), 0
 	}
 	b.split = b.split[:have+n]
 	return b.split[have:]

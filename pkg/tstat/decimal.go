@@ -30,8 +30,10 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 	return float64(int64(q)) * math.Float64frombits(uint64(1023-shift-1)<<52), true
 }
 
-// decimal reads a number of up to 19 digits, with a dot or not.
-func decimal(f []byte) (y float64, ok bool) {
+// ParseDecimal reads a decimal number as the nearest float64: digits, with a
+// dot or not, and a minus before them or not. It fails for others, and for some
+// that are longer than Tstat's; those strconv may still read.
+func ParseDecimal(f []byte) (y float64, ok bool) {
 	neg := len(f) > 0 && f[0] == '-'
 	if neg {
 		f = f[1:]

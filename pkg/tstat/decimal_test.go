@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -21,8 +22,12 @@ func TestFloat(t *testing.T) {
 		if _, ok := v.parseFloat([]byte(s+"\n"), 0, ' ', 0); !ok || v.floats[0] != want {
 			t.Fatalf("%s: %v, want %v", s, v.floats[0], want)
 		}
-		if got, ok := parseNumber([]byte(s)); !ok || got != want {
-			t.Fatalf("%s as a number: %v, want %v", s, got, want)
+		got, ok := ParseDecimal([]byte(s))
+		if ok && got != want {
+			t.Fatalf("%s as a decimal: %v, want %v", s, got, want)
+		}
+		if digits := len(s) - strings.Count(s, "-") - strings.Count(s, "."); !ok && (digits <= 15 || want > 1 && want < 1<<53 && digits <= 19) {
+			t.Fatalf("%s: taken for no decimal", s)
 		}
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -43,6 +48,11 @@ func TestFloat(t *testing.T) {
 	for whole := uint64(1 << 51); whole < 1<<51+4; whole++ {
 		for _, part := range []string{"25", "2499", "2501", "75", "7499", "7501", "125", "375", "625", "875", "5", "50"} {
 			check(fmt.Sprint(whole) + "." + part)
+		}
+	}
+	for _, s := range []string{"", "-", ".", "-.", "--1", "1-", "1.2.3", "+1", "1e5", "nan", "0x1", "1_0", " 1"} {
+		if y, ok := ParseDecimal([]byte(s)); ok {
+			t.Errorf("%q: %v", s, y)
 		}
 	}
 	for _, s := range []string{"0.0000000000000000001", "9999999999999999999", "18446744073709551615", "18446744073709551616", "0.99999999999999999", ".5", "5.", "1458855410904.765000"} {

@@ -260,9 +260,6 @@ func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 
 // parseNumber reads what C's printf makes of a double.
 func parseNumber(f []byte) (float64, bool) {
-	if y, ok := decimal(f); ok {
-		return y, true
-	}
 	if string(f) == "-nan" {
 		return math.NaN(), true
 	}

@@ -249,7 +249,7 @@ func (r *Reader) Next() (*Batch, error) {
 		b.rows = make([][]byte, batchRows)
 		b.maps = make([]*mapping, batchRows)
 		b.odd = make([]bool, batchRows)
-		b.fields = make([][]uint32, batchRows)
+		b.fields = make([]Fields, batchRows)
 	}
 	for {
 		for r.pos < r.end && b.n < batchRows {

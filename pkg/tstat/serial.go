@@ -44,14 +44,10 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 // rawOf returns the fields of some columns of row i, nil where it has none.
 func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
-	text, ends, of := b.Row(i)
+	text, fields, of := b.Row(i)
 	for j, c := range columns {
 		if f := slices.Index(of, c); c >= 0 && f >= 0 {
-			p := 0
-			if f > 0 {
-				p = int(ends[f-1]) + 1
-			}
-			dst[j] = text[p:ends[f]]
+			dst[j] = text[fields.Begin(f):fields[f]]
 		}
 	}
 	return dst

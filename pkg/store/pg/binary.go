@@ -244,9 +244,10 @@ const longest = 4 + 8
 // appendField appends what the text form makes of a field.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
-	if c.op == opRawFloat && plain(field) { // nearly every time
-		x, ok := tstat.ParseNumber(field)
-		return appendNumber(dst, math.Float64bits(x), 8), ok
+	if c.op == opRawFloat {
+		if x, ok := tstat.ParseDecimal(field); ok { // nearly every time
+			return appendNumber(dst, math.Float64bits(x), 8), true
+		}
 	}
 	if c.op == opRawText && field != nil {
 		switch {

@@ -33,11 +33,11 @@ type encoder struct {
 	sep     byte
 	batch   *tstat.Batch
 
-	of   *int     // the first of the columns of the line under way, which tells layouts apart
-	row  []byte   // the line
-	ends []uint32 // of its fields
-	plan []step   // of such lines
-	odd  bool     // the batch has a number out of its column's range
+	of     *int   // the first of the columns of the line under way, which tells layouts apart
+	row    []byte // the line
+	fields tstat.Fields
+	plan   []step // of such lines
+	odd    bool   // the batch has a number out of its column's range
 
 	binary  bool
 	lanes   []lane // of the cells
@@ -230,7 +230,7 @@ func (e *encoder) columns() []Target {
 // line makes row i of the batch the line under way.
 func (e *encoder) line(i int) {
 	var columns []int
-	if e.row, e.ends, columns = e.batch.Row(i); e.of == &columns[0] {
+	if e.row, e.fields, columns = e.batch.Row(i); e.of == &columns[0] {
 		return
 	}
 	e.of, e.plan = &columns[0], e.plan[:0]
@@ -255,15 +255,7 @@ func (e *encoder) field(c *cell) []byte {
 	if c.from < 0 {
 		return nil
 	}
-	return e.row[e.begin(c.from):e.ends[c.from]:e.ends[c.from]]
-}
-
-// begin returns where a field of the line under way begins.
-func (e *encoder) begin(field int) uint32 {
-	if field == 0 {
-		return 0
-	}
-	return e.ends[field-1] + 1
+	return e.row[e.fields.Begin(c.from):e.fields[c.from]:e.fields[c.from]]
 }
 
 // rowError says which value a column cannot hold.
@@ -288,7 +280,7 @@ func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 		for _, s := range e.plan {
 			dst = append(dst, e.sep)
 			if s.cell < 0 {
-				dst = append(dst, e.row[e.begin(s.first):e.ends[s.last]]...)
+				dst = append(dst, e.row[e.fields.Begin(s.first):e.fields[s.last]]...)
 				continue
 			}
 			var err error
