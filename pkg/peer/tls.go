@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -70,14 +71,40 @@ func (t TLS) Client() (*tls.Config, error) {
 }
 
 // Dial connects to addr with TLS, by the files as they are now. It fits
-// http.Transport.DialTLSContext.
+// http.Transport.DialTLSContext. A peer that takes the connection and then
+// says nothing before ctx is over is a *SilentError.
 func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	config, err := t.Client()
 	if err != nil {
 		return nil, err
 	}
-	return (&tls.Dialer{Config: config}).DialContext(ctx, network, addr)
+	if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+		return nil, err
+	}
+	raw, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, &SilentError{err}
+		}
+		return nil, err
+	}
+	return conn, nil
 }
+
+// SilentError is a TLS handshake that the peer did not answer in time.
+type SilentError struct{ err error }
+
+func (e *SilentError) Error() string { return "TLS handshake: " + e.err.Error() }
+func (e *SilentError) Unwrap() error { return e.err }
+
+// Hint says what is often wrong: a server without TLS may take the first
+// bytes of a handshake for the beginning of a line, and wait for its end.
+func (e *SilentError) Hint() string { return "does this port speak TLS?" }
 
 // material is what the files hold.
 type material struct {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -186,6 +187,60 @@ func TestSilence(t *testing.T) {
 	}
 	if !errors.Is(err, store.ErrTransient) {
 		t.Errorf("no row taken: %v", err)
+	}
+}
+
+// TestNoTLS: a port without TLS answers a handshake with plain text, or waits
+// for the end of a line: ClickHouse 18.16 does both, by the random bytes of the
+// handshake.
+func TestNoTLS(t *testing.T) {
+	for _, c := range []struct {
+		answer, want, hint string
+		passes             bool
+	}{
+		{"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP response to HTTPS client", "", false},
+		{"", "TLS handshake: context deadline exceeded", "does this port speak TLS?", true},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.WriteString(conn, c.answer)
+				go func() {
+					io.Copy(io.Discard, conn) // until the client gives up
+					conn.Close()
+				}()
+			}
+		}()
+		dest := "clickhouse://" + l.Addr().String() + "/db?tls=on"
+		cfg, err := parse(dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := newClient(dest, cfg, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.passes {
+			client.connect = 100 * time.Millisecond
+		}
+		err = client.query(context.Background(), "", nil, "select 1", func([]string) error { return nil })
+		client.close()
+		var hinted interface{ Hint() string }
+		hint := ""
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
+		if !strings.Contains(fmt.Sprint(err), c.want) || hint != c.hint || errors.Is(err, store.ErrTransient) != c.passes {
+			t.Errorf("%q: %v, hint %q", c.answer, err, hint)
+		}
 	}
 }
 

@@ -100,7 +100,6 @@ func TestTLS(t *testing.T) {
 		"wrong password":    {strings.Replace(dest, "tstat@", "tstat:wrong@", 1), "Wrong password", "give the password in CLICKHOUSE_PASSWORD"},
 		"no such user":      {strings.Replace(dest, "tstat@", "nobody@", 1), "Unknown user", "give the password in CLICKHOUSE_PASSWORD"},
 		"unknown authority": {strings.Replace(dest, "ca="+server.CA, "tls=on", 1), "certificate", ""},
-		"no TLS there":      {strings.Replace(dest, fmt.Sprint(server.HTTPS), fmt.Sprint(server.Port), 1), "HTTP response to HTTPS client", ""},
 		"no password file":  {dest + "&password_file=/nonexistent", "password file: open /nonexistent", ""},
 	} {
 		_, err := Open(context.Background(), c.dest, Options{})

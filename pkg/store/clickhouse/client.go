@@ -37,7 +37,7 @@ type client struct {
 	mu   sync.Mutex
 	host string // the last that answered, HOST:PORT
 
-	stall, whole time.Duration // stallTimeout, wholeTimeout
+	connect, stall, whole time.Duration // connectTimeout, stallTimeout, wholeTimeout
 }
 
 // Bounds of what a server may answer.
@@ -58,7 +58,8 @@ const (
 )
 
 func newClient(text string, cfg *config, opt Options) (*client, error) {
-	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0], stall: stallTimeout, whole: wholeTimeout}
+	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0],
+		connect: connectTimeout, stall: stallTimeout, whole: wholeTimeout}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -68,13 +69,12 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 	}
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
+			conn, err := (&net.Dialer{Timeout: c.connect}).DialContext(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
 			return &stallingConn{conn, c.stall}, nil
 		},
-		TLSHandshakeTimeout:   connectTimeout,
 		ResponseHeaderTimeout: answerTimeout,
 		DisableCompression:    true,
 		WriteBufferSize:       256 << 10,
@@ -87,7 +87,7 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 			return nil, err // of the files: they do not come by waiting
 		}
 		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			ctx, cancel := context.WithTimeout(ctx, c.connect)
 			defer cancel()
 			conn, err := cfg.tls.Dial(ctx, network, addr)
 			if err != nil {
