@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -28,8 +27,6 @@ const (
 	ackTimeout = 30 * time.Second
 )
 
-var sessionName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-
 // hello begins the acknowledged mode.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
@@ -38,7 +35,7 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 		return c.refuse("the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
 	case f[1] != ackVersion:
 		return c.refuse("version %.20q is not known, this endpoint has %s", f[1], ackVersion)
-	case !sessionName.MatchString(f[2]):
+	case !isSession(f[2]):
 		return c.refuse("the name of a session has 1 to 64 letters, digits, '_' and '-'")
 	}
 	c.session, c.key = f[2], f[2]
@@ -86,7 +83,7 @@ func (c *conn) refuse(format string, args ...any) error {
 // control takes a line between those of logs.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(ackProbe))
-	if !ok || !sessionName.Match(text) {
+	if !ok || !isSession(string(text)) {
 		c.reject("unknown control line", line)
 		return nil
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,13 +23,25 @@ type broker struct {
 	query  url.Values
 }
 
-var (
-	// streamName is a name of a JetStream stream that is a token of a subject
-	// too.
-	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
-	// topicName is a name that Kafka takes, but for "." and "..".
-	topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
-)
+// wordChars are those of a name that is a token of a NATS subject, too.
+const wordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+// isName reports whether name has 1 to most characters, and only these.
+func isName(name, chars string, most int) bool {
+	return name != "" && len(name) <= most && strings.Trim(name, chars) == ""
+}
+
+// isSession reports whether name may name a session, or a probe.
+func isSession(name string) bool { return isName(name, wordChars, 64) }
+
+// isStream reports whether name is one of a JetStream stream that is a token
+// of a subject too.
+func isStream(name string) bool { return isName(name, wordChars, 255) }
+
+// isTopic reports whether Kafka takes name for a topic or a group.
+func isTopic(name string) bool {
+	return isName(name, wordChars+".", 249) && name != "." && name != ".."
+}
 
 // isBroker reports whether a scheme is one of a broker.
 func isBroker(scheme string) bool {
@@ -68,9 +79,9 @@ func parseBroker(scheme, rest string, known map[string][]string) (*broker, error
 		b.hosts = append(b.hosts, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
 	}
 	switch b.name = name; {
-	case b.scheme == "nats" && !streamName.MatchString(name):
+	case b.scheme == "nats" && !isStream(name):
 		return nil, &UsageError{"it names no stream of letters, digits, '_' and '-'", example}
-	case b.scheme == "kafka" && (!topicName.MatchString(name) || name == "." || name == ".."):
+	case b.scheme == "kafka" && !isTopic(name):
 		return nil, &UsageError{"it names no topic of letters, digits, '.', '_' and '-'", example}
 	}
 	if b.query, err = url.ParseQuery(query); err != nil {

@@ -497,6 +497,8 @@ func TestConsumerNames(t *testing.T) {
 		"kafka://h:1": "no topic", "kafka://h/..": "no topic", "kafka://h/a/b": "no topic", "kafka://h/T?compress=rar": "unknown compression",
 		"kafka://h/T?sasl=x": "unknown mechanism", "kafka://h/T?sasl=plain": "no user", "kafka://me@h/T": "without a mechanism",
 		"kafka://me:secret@h/T?sasl=plain": "does not belong", "kafka://h/T?replicas=1": "unknown option", "tcp://h:x": "no URL",
+		"nats://h/" + strings.Repeat("s", 255): "", "nats://h/" + strings.Repeat("s", 256): "no stream",
+		"kafka://h/" + strings.Repeat("t", 249): "", "kafka://h/" + strings.Repeat("t", 250): "no topic",
 	} {
 		err := CheckConsumer(text)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

@@ -42,11 +42,11 @@ func parseSource(text string) (*broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := topicName
+	valid := isTopic
 	if b.scheme == "nats" {
-		names = streamName
+		valid = isStream
 	}
-	if group := b.query.Get("group"); b.query.Has("group") && !names.MatchString(group) {
+	if group := b.query.Get("group"); b.query.Has("group") && !valid(group) {
 		return nil, &UsageError{fmt.Sprintf("%q is not the name of a group", group), "use letters, digits, '_' and '-'"}
 	}
 	return b, nil
@@ -220,7 +220,7 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 // open brings a message into the form that lines have on the wire. Else it
 // returns the reason why it is none of ours.
 func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
-	if !sessionName.MatchString(m.probe) {
+	if !isSession(m.probe) {
 		return nil, nil, "it has no name of a probe"
 	}
 	format := Format(m.format)
