@@ -22,10 +22,11 @@ const (
 	// natsAckPending is how many messages processes may have that they have
 	// not acknowledged.
 	natsAckPending = 1000
-	// natsFetch is how many messages are asked for at once, and natsPull how
-	// long the server waits for them.
-	natsFetch = 64
-	natsPull  = time.Second
+	// natsFetch is how many messages are asked for at once at most, of at most
+	// natsFetchBytes, and natsPull how long the server waits for them.
+	natsFetch      = 64
+	natsFetchBytes = 64 << 20
+	natsPull       = time.Second
 	// natsLook is after how many fetches without a message it is looked
 	// whether the server has none.
 	natsLook = 10
@@ -111,7 +112,7 @@ func (s *natsSource) connection(stop, ctx context.Context, opened func()) error 
 		return err
 	}
 	opened()
-	in := natsOrder{hand: func(msg jetstream.Msg) error { return s.message(ctx, msg) }}
+	in := natsOrder{most: fetchSize(nc.MaxPayload()), hand: func(msg jetstream.Msg) error { return s.message(ctx, msg) }}
 	if in.first, err = s.former(lost, cons); err != nil {
 		return err
 	}
@@ -142,14 +143,21 @@ func (s *natsSource) connection(stop, ctx context.Context, opened func()) error 
 // natsOrder brings messages into their order: those that a server gives out
 // again may come in another one.
 type natsOrder struct {
+	most  int // messages that are asked for at once
 	first int // so many come again, before what is new
 	held  []jetstream.Msg
 	hand  func(jetstream.Msg) error
 }
 
+// fetchSize returns how many messages to ask a server for at once whose
+// messages may have payload bytes.
+func fetchSize(payload int64) int {
+	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
+}
+
 // fetch hands over messages, and returns how many came.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
-	batch, err := cons.Fetch(natsFetch, jetstream.FetchMaxWait(natsPull))
+	batch, err := cons.Fetch(o.most, jetstream.FetchMaxWait(natsPull))
 	if err != nil {
 		return 0, err
 	}
