@@ -527,7 +527,7 @@ func (r *run) problem(path string, err error) {
 	r.failed++
 	r.mu.Unlock()
 	text := err.Error()
-	if !strings.Contains(text, path) {
+	if !strings.Contains(text, path+":") {
 		text = path + ": " + text
 	}
 	var h interface{ Hint() string }
