@@ -116,7 +116,7 @@ func storeCommand(con *console) *cli.Command {
 			"verify counts the rows of each stored file anew and compares them with its record; the rows of dbstream:// do not " +
 			"tell their file and are not counted. With --against it reads the finished logs of a source too: missing is one that is " +
 			"not stored, different one whose text is another now, extra one that is stored while the source, in the time " +
-			"that it covers, does not have it. The status is 1 if anything differs.\n\n" +
+			"that it covers, does not have it. The status is 1 if anything differs, or nothing was ever stored.\n\n" +
 			"compact makes few files of about --target-size out of the many of closed days, of parquet: stores. What they hold " +
 			"stays known: nothing is imported again, and a log that grows later is still replaced. A reader that lists a day's " +
 			"folder sees all old or all new files of it. One that listed the old ones and opens them later finds them gone and has " +
@@ -153,15 +153,53 @@ func runStore(c *cli.Context, con *console) error {
 		con.level.Set(max(con.level.Level(), slog.LevelWarn))
 	}
 	opt.Log = con.logger()
-	st, err := stores.Open(c.Context, url, stores.Options{
-		ReadOnly: action == "list" || action == "verify" || s.dryRun, Log: opt.Log,
-		RetryTimeout: opt.RetryTimeout,
-	})
+	so := stores.Options{ReadOnly: true, Log: opt.Log, RetryTimeout: opt.RetryTimeout}
+	st, err := openManager(c.Context, url, so)
 	if err != nil {
+		return orInterrupt(c.Context, err)
+	}
+	if action != "list" {
+		// Else a URL with a slip in it would be verified for ever, and found in
+		// order, or become a store.
+		err = anyRecord(c.Context, st)
+	}
+	if err == nil && (action == "compact" || action == "prune") && !s.dryRun {
+		so.ReadOnly = false
+		st.Close()
+		if st, err = openManager(c.Context, url, so); err != nil {
+			return orInterrupt(c.Context, err)
+		}
+	}
+	if err == nil {
+		err = s.run(c.Context, con, c.App.Writer, action, st, opt)
+	}
+	return orInterrupt(c.Context, errors.Join(err, st.Close()))
+}
+
+// openManager opens the store at a URL to look after it.
+func openManager(ctx context.Context, url string, opt stores.Options) (store.Manager, error) {
+	st, err := stores.Open(ctx, url, opt)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := st.(store.Manager)
+	if !ok {
+		st.Close()
+		return nil, store.NewUsageError(fmt.Sprintf("%s cannot be managed", st), "")
+	}
+	return m, nil
+}
+
+// anyRecord returns an error if nothing was ever stored.
+func anyRecord(ctx context.Context, m store.Manager) error {
+	found := errors.New("there is one")
+	switch err := m.Records(ctx, func(store.Record) error { return found }); {
+	case err == nil:
+		return hintError{fmt.Errorf("%s: nothing was ever stored there", m), "is the URL right?"}
+	case !errors.Is(err, found):
 		return err
 	}
-	err = s.run(c.Context, con, c.App.Writer, action, st, opt)
-	return orInterrupt(c.Context, errors.Join(err, st.Close()))
+	return nil
 }
 
 // check checks the settings and returns those that verify shares with
@@ -214,11 +252,7 @@ func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
 }
 
 // run does the action.
-func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, action string, st store.Store, opt bulk.Options) error {
-	m, ok := st.(store.Manager)
-	if !ok {
-		return store.NewUsageError(fmt.Sprintf("%s cannot be managed", st), "")
-	}
+func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
 	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.bulk.probe}
 	switch action {
 	case "list":
