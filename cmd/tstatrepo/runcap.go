@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -181,6 +182,10 @@ func runRuncap(c *cli.Context, con *console) error {
 		err = r.runLocal(ctx, c, con, cfg, &sh.Session)
 	} else {
 		err = r.once(ctx, c, &sh.Session)
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			err = hintError{tryAgainError{err}, "is the supervisor running, and is that its URL?"}
+		}
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("not run: the input ended")
