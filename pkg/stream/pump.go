@@ -62,7 +62,7 @@ func (p *pump) run(ctx context.Context) error {
 	first := true
 	for {
 		s, base, err := p.connect(ctx, first)
-		if err != nil {
+		if s == nil {
 			return err
 		}
 		first = false
@@ -85,13 +85,18 @@ func (p *pump) run(ctx context.Context) error {
 }
 
 // connect opens a session, trying again until ctx ends. base is the position
-// of its first byte.
+// of its first byte. There is no session, and no error, if the stream ends and
+// nothing is left for the consumer.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	told := false
 	for {
 		if !first {
-			if err := p.back.wait(ctx); err != nil {
-				return nil, 0, err
+			p.wait(ctx)
+			if ctx.Err() != nil {
+				return nil, 0, context.Cause(ctx)
+			}
+			if p.q.over.Err() != nil && len(p.q.ch) == 0 && p.idle() {
+				return nil, 0, nil
 			}
 		}
 		base := p.lineStart()
@@ -119,6 +124,17 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		p.q.trouble(err)
 		first = false
 	}
+}
+
+// wait waits until the next try, which comes at once when the stream ends.
+func (p *pump) wait(ctx context.Context) {
+	if p.q.over.Err() == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.q.over, cancel)()
+	}
+	p.back.wait(ctx)
 }
 
 // lineStart returns the confirmed position, or the begin of the line that it

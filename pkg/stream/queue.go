@@ -29,6 +29,8 @@ type queue struct {
 
 	room *semaphore.Weighted
 	ch   chan *batch
+	over context.Context // ends with close
+	end  context.CancelFunc
 
 	stats    *consumerStats
 	stalled  atomic.Bool
@@ -36,13 +38,21 @@ type queue struct {
 }
 
 func newQueue(name string, optional bool, size int64, stats *consumerStats, log *slog.Logger) *queue {
-	return &queue{
+	q := &queue{
 		name: name, optional: optional, size: size, log: log, stats: stats,
 		room: semaphore.NewWeighted(size),
 		ch:   make(chan *batch, size/minCost),
 
 		dropping: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
+	q.over, q.end = context.WithCancel(context.Background())
+	return q
+}
+
+// close says that nothing more is put.
+func (q *queue) close() {
+	close(q.ch)
+	q.end()
 }
 
 // cost is what a batch counts in the queue.

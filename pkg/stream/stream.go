@@ -327,7 +327,7 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 	sources.Wait()
 	r.endpoint.wait()
 	for _, q := range r.hub.queues {
-		close(q.ch)
+		q.close()
 	}
 	consumers.Wait()
 	giveUp(nil)

@@ -459,3 +459,44 @@ func TestStopTakesBacklog(t *testing.T) {
 		t.Errorf("%+v, %d bytes of %d, %v", sum, out.Len(), want, err)
 	}
 }
+
+// TestEndWithoutConsumer: a stream that ends does not wait for a consumer that
+// is away and lacks nothing. For one that lacks something it tries at once.
+func TestEndWithoutConsumer(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://127.0.0.1:1"}, Drain: time.Hour})
+	await(t, "a try", func() bool { return strings.Contains(s.log.String(), "cannot be opened") })
+	if sum := s.stop(); s.err != nil && !errors.Is(s.err, context.Canceled) {
+		t.Error(sum, s.err)
+	}
+	for lacks, want := range map[bool]error{false: nil, true: context.Canceled} {
+		q := newQueue("away", false, 1<<20, new(consumerStats), slog.New(slog.DiscardHandler))
+		tries := make(chan bool)
+		p := newPump(q, func(b *batch) []byte { return b.raw }, func(context.Context, func(int64)) (session, error) {
+			tries <- true
+			return nil, errors.New("away")
+		}, backoff{min: time.Hour, max: time.Hour})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.run(ctx) }()
+		<-tries
+		if lacks {
+			if err := q.put(ctx, &batch{raw: []byte("x\n"), lines: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q.close()
+		if lacks {
+			<-tries
+			cancel()
+		}
+		select {
+		case err := <-done:
+			if !errors.Is(err, want) {
+				t.Errorf("lacks something: %t: %v", lacks, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("lacks something: %t: it does not end", lacks)
+		}
+		cancel()
+	}
+}
