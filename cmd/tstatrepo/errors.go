@@ -93,11 +93,17 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns the signal instead of the "context canceled" it caused.
+// orInterrupt returns the signal instead of the "context canceled" it caused,
+// or of what was waited for when it came.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
-	if errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &sig) {
-		return sig
+	if !errors.As(context.Cause(ctx), &sig) {
+		return err
+	}
+	for _, cut := range []error{context.Canceled, store.ErrUnavailable, bulk.ErrSource} {
+		if errors.Is(err, cut) {
+			return sig
+		}
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 func TestMain(m *testing.M) {
@@ -102,9 +106,26 @@ func TestSignal(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-ctx.Done()
-		if got := exitStatus(orInterrupt(ctx, ctx.Err())); got != want {
-			t.Errorf("%v: exit status %d, want %d", sig, got, want)
+		for err, want := range map[error]int{ctx.Err(): want, store.ErrUnavailable: want, bulk.ErrSource: want, io.ErrUnexpectedEOF: exitFailed} {
+			if got := exitStatus(orInterrupt(ctx, err)); got != want {
+				t.Errorf("%v, %v: exit status %d, want %d", sig, err, got, want)
+			}
 		}
 		stop()
+	}
+}
+
+// TestSignalWhileWaiting: who stops a command that waits for a store is not told
+// that it is away.
+func TestSignalWhileWaiting(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"--to", "postgres://u@127.0.0.1:1/db", dir},
+		{"--to", "clickhouse://127.0.0.1:1/db", "--follow", dir},
+	} {
+		p := begin(t, nil, append([]string{"import-bulk", "--state-dir", dir, "--retry-timeout", "1h"}, args...)...)
+		becomes(t, "the wait", func() bool { return strings.Contains(p.log.String(), "will try again") })
+		p.signal(syscall.SIGTERM)
+		p.ends(143)
 	}
 }
