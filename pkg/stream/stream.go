@@ -323,6 +323,8 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 	<-stop.Done()
 	timer := time.AfterFunc(r.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
+	tell := time.AfterFunc(drainSilence, r.tellDrain)
+	defer tell.Stop()
 	r.endpoint.stop(r.listeners)
 	sources.Wait()
 	r.endpoint.wait()
@@ -344,6 +346,19 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 }
 
 var errDrain = errors.New("consumers did not take everything in time")
+
+// drainSilence is how long a stream that has to end may wait for consumers
+// until it says so.
+const drainSilence = time.Second
+
+// tellDrain says which consumers are waited for.
+func (r *run) tellDrain() {
+	for _, q := range r.hub.queues {
+		if q.stats.queued.Load() > 0 {
+			r.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "at most", r.opt.Drain)
+		}
+	}
+}
 
 // report saves and tells from time to time.
 func (r *run) report(ctx context.Context) {

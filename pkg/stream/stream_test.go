@@ -460,6 +460,27 @@ func TestStopTakesBacklog(t *testing.T) {
 	}
 }
 
+// TestDrainTold: who ends a stream learns what it waits for.
+func TestDrainTold(t *testing.T) {
+	dir := t.TempDir()
+	free, got := filepath.Join(dir, "free"), filepath.Join(dir, "got")
+	s := startStream(t, Options{Listen: loopback(), To: []string{"-", "exec:until [ -e " + free + " ]; do sleep 0.02; done; cat >" + got}, Drain: patience})
+	c := connect(t, s.addr)
+	write(t, c, numbered(logPath, 0, 3))
+	c.Close()
+	await(t, "the lines", func() bool { return s.out.Len() > 0 })
+	s.end()
+	await(t, "the word", func() bool { return strings.Contains(s.log.String(), "waiting for a consumer") })
+	if err := os.WriteFile(free, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	text, err := os.ReadFile(got)
+	if err != nil || string(text) != s.out.String() || s.err != nil || strings.Count(s.log.String(), "waiting for a consumer") != 1 {
+		t.Errorf("%q, %v, %v", text, err, s.err)
+	}
+}
+
 // TestEndWithoutConsumer: a stream that ends does not wait for a consumer that
 // is away and lacks nothing. For one that lacks something it tries at once.
 func TestEndWithoutConsumer(t *testing.T) {
