@@ -179,6 +179,21 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 	return jobs, nil
 }
 
+// Labels returns the labels of a supervisor's jobs.
+func (m *Memory) Labels(supervisor string) ([]string, error) {
+	list, err := m.load()
+	if err != nil {
+		return nil, err
+	}
+	var labels []string
+	for _, r := range list {
+		if r.Supervisor == supervisor {
+			labels = append(labels, r.Label)
+		}
+	}
+	return labels, nil
+}
+
 // Forget drops the jobs of a supervisor.
 func (m *Memory) Forget(supervisor string) error {
 	unlock, err := m.lock()

@@ -4,7 +4,6 @@
 package shell
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,13 +171,38 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 		return nil, &MissingError{missing}
 	}
 	spec.When = *s.When
-	spec.Label = cmp.Or(label, fmt.Sprintf("%s-%d", c.Label, s.runs))
-	if !numbered.MatchString(spec.Label) {
+	if label == "" {
+		var err error
+		if label, err = s.label(c.Label); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Label = label; !numbered.MatchString(label) {
 		spec.Label += "-0"
 	}
 	s.runs++
 	spec.SetToken()
 	return spec, nil
+}
+
+// label returns a label for a specification of the capability with this one.
+// It has the next number of the session that no remembered job has, else one
+// of them could not be named.
+func (s *Session) label(capability string) (string, error) {
+	var taken []string
+	if s.Memory != nil {
+		var err error
+		if taken, err = s.Memory.Labels(s.Client.Root()); err != nil {
+			return "", err
+		}
+	}
+	for {
+		label := fmt.Sprintf("%s-%d", capability, s.runs)
+		if !slices.Contains(taken, label) {
+			return label, nil
+		}
+		s.runs++
+	}
 }
 
 // Set sets a parameter for the specifications to come.
@@ -357,7 +381,7 @@ func Show(w io.Writer, m mplane.Message) {
 func Line(label, token string, m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:
-		return visible(fmt.Sprintf("<Exception: %s %s>", token, m.Message))
+		return visible(fmt.Sprintf("<Exception: %s (token %s) %s>", label, token, m.Message))
 	case *mplane.Envelope:
 		return visible(fmt.Sprintf("Results %s (token %s): %s", label, token, m.When))
 	case *mplane.Statement:

@@ -139,3 +139,48 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// TestLabels: each call of runcap is a session of its own, and each of its jobs
+// can be named.
+func TestLabels(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := &Memory{Dir: t.TempDir(), Registries: reg}
+	run := func(supervisor, label, parameter string) string {
+		cl, err := client.Open(wire.Dialer{URL: supervisor}, reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		when := mplane.For(time.Hour)
+		m, err := reg.Parse([]byte(`{"capability": "measure", "label": "tstat-exporter_log", "registry": "` + mplane.TstatRegistry + `", "when": "now ... future", "parameters": {"repository.url": "*"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Session{Client: cl, Out: &bytes.Buffer{}, When: &when, Values: map[string]string{"repository.url": parameter}, Memory: memory}
+		spec, err := s.Specify(m.(*mplane.Statement), label)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.remember(Job{Token: spec.ID(), Label: spec.Label, Message: spec.Notice(mplane.Receipt)}); err != nil {
+			t.Fatal(err)
+		}
+		if j, err := s.find(spec.Label); err != nil || j.Token != spec.ID() {
+			t.Errorf("%s: %+v, %v", spec.Label, j, err)
+		}
+		return spec.Label
+	}
+	for _, c := range []struct{ supervisor, label, parameter, want string }{
+		{"http://a:1/", "", "h:1", "tstat-exporter_log-0"},
+		{"http://a:1/", "", "h:2", "tstat-exporter_log-1"},
+		{"http://b:1/", "", "h:1", "tstat-exporter_log-0"}, // of another supervisor
+		{"http://a:1/", "tstat-exporter_log-2", "h:3", "tstat-exporter_log-2"},
+		{"http://a:1/", "", "h:4", "tstat-exporter_log-3"},
+	} {
+		if got := run(c.supervisor, c.label, c.parameter); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
