@@ -44,6 +44,7 @@ type pump struct {
 	open opener
 	text func(*batch) []byte
 	back backoff
+	last bool // the stream had ended when a session was opened last
 
 	mu      sync.Mutex
 	pending []*batch // written and not confirmed, in order
@@ -91,14 +92,17 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 	told := false
 	for {
 		if !first {
-			p.wait(ctx)
+			if !p.finished() {
+				p.wait(ctx)
+			}
 			if ctx.Err() != nil {
 				return nil, 0, context.Cause(ctx)
 			}
-			if p.q.over.Err() != nil && len(p.q.ch) == 0 && p.idle() {
+			if p.finished() {
 				return nil, 0, nil
 			}
 		}
+		p.last = p.q.over.Err() != nil
 		base := p.lineStart()
 		s, err := p.open(ctx, func(n int64) { p.confirm(base + n) })
 		if err == nil {
@@ -126,9 +130,15 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 	}
 }
 
-// wait waits until the next try, which comes at once when the stream ends.
+// finished reports whether the stream ends and nothing is left for the consumer.
+func (p *pump) finished() bool {
+	return p.q.over.Err() != nil && len(p.q.ch) == 0 && p.idle()
+}
+
+// wait waits until the next try. The first one after the end of the stream
+// comes at once.
 func (p *pump) wait(ctx context.Context) {
-	if p.q.over.Err() == nil {
+	if !p.last {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()

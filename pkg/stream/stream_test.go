@@ -491,7 +491,7 @@ func TestEndWithoutConsumer(t *testing.T) {
 	}
 	for lacks, want := range map[bool]error{false: nil, true: context.Canceled} {
 		q := newQueue("away", false, 1<<20, new(consumerStats), slog.New(slog.DiscardHandler))
-		tries := make(chan bool)
+		tries := make(chan bool, 2)
 		p := newPump(q, func(b *batch) []byte { return b.raw }, func(context.Context, func(int64)) (session, error) {
 			tries <- true
 			return nil, errors.New("away")
@@ -499,7 +499,15 @@ func TestEndWithoutConsumer(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.run(ctx) }()
-		<-tries
+		try := func() {
+			t.Helper()
+			select {
+			case <-tries:
+			case <-time.After(patience):
+				t.Fatalf("lacks something: %t: it is not tried", lacks)
+			}
+		}
+		try()
 		if lacks {
 			if err := q.put(ctx, &batch{raw: []byte("x\n"), lines: 1}); err != nil {
 				t.Fatal(err)
@@ -507,7 +515,7 @@ func TestEndWithoutConsumer(t *testing.T) {
 		}
 		q.close()
 		if lacks {
-			<-tries
+			try()
 			cancel()
 		}
 		select {
