@@ -50,7 +50,7 @@ bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case
 	go run ./pkg/bench $(BENCH)
 
 soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, cut transfers; the loop for an hour
-	go test ./cmd/tstatrepo -run TestKill -soak -timeout 120m -v
+	go test ./cmd/tstatrepo -run TestKill -soak -timeout 240m -v
 	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
 	go test ./pkg/mathproto -soak -timeout 60m
 	go test ./pkg/store/clickhouse -soak -timeout 60m
