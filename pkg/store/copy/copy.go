@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -147,13 +148,13 @@ func (t *tx) Abort() error {
 
 func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
-	if err := t.tmp.Sync(); err != nil {
-		return store.Unavailable(err)
-	}
 	if !t.f.ModTime.IsZero() {
 		if err := os.Chtimes(t.tmp.Name(), time.Time{}, t.f.ModTime); err != nil {
 			return store.Unavailable(err)
 		}
+	}
+	if err := durable.Sync(t.tmp); err != nil {
+		return store.Unavailable(err)
 	}
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
@@ -168,7 +169,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		return err
 	}
 	path := filepath.Join(t.s.dir, r.Location)
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
 	if err := os.Rename(t.tmp.Name(), path); err != nil {
@@ -177,17 +178,18 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	t.tmp.Close()
 	t.tmp = nil
 	// The copy is there now: whatever fails from here on, so is the record.
-	var errs []error
+	errs := []error{durable.SyncDir(filepath.Dir(path))}
 	for _, e := range replaced {
 		m.Delete(e.Record)
 		if e.Location != r.Location && e.Location != "" {
-			if err := os.Remove(filepath.Join(t.s.dir, e.Location)); !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
+			old := filepath.Join(t.s.dir, e.Location)
+			if err := os.Remove(old); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err, durable.SyncDir(filepath.Dir(old)))
 			}
 		}
 	}
 	m.Put(manifest.Entry{Record: r})
-	return errors.Join(append(errs, manifest.SyncDir(filepath.Dir(path)))...)
+	return errors.Join(errs...)
 }
 
 // location returns where the copy goes: over the one it replaces; or to the

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -112,10 +113,7 @@ func (s *Store) settle(tx *manifest.Tx) error {
 		tx.Put(e)
 	}
 	for dir := range dirs {
-		for dir != "." && os.Remove(filepath.Join(s.dir, dir)) == nil {
-			dir = filepath.Dir(dir)
-		}
-		if err := manifest.SyncDir(filepath.Join(s.dir, dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := durable.RemoveEmpty(s.dir, dir); err != nil {
 			return err
 		}
 	}

@@ -28,6 +28,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -90,10 +91,10 @@ func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, err
 	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, at: map[string]int{}}
 	if readOnly {
 		m.flags = os.O_RDONLY
-	} else if err := os.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
+	} else if err := durable.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(m.path, m.flags, 0o666)
+	f, err := m.open()
 	if readOnly && errors.Is(err, os.ErrNotExist) {
 		return m, nil
 	}
@@ -111,6 +112,13 @@ func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, err
 		return nil, err
 	}
 	return m, nil
+}
+
+func (m *Manifest) open() (*os.File, error) {
+	if m.flags == os.O_RDONLY {
+		return os.Open(m.path)
+	}
+	return durable.OpenFile(m.path, m.flags, 0o666)
 }
 
 // Damaged returns how many lines could not be read.
@@ -158,7 +166,7 @@ func (m *Manifest) Close() error {
 	if m.f == nil {
 		return nil
 	}
-	err := m.f.Sync()
+	err := durable.Sync(m.f)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EBADF) {
 		err = nil // opened read-only on some file systems
 	}
@@ -293,7 +301,7 @@ func encode(l line) []byte {
 // Sync makes durable what was put and deleted so far, before the store's files
 // go whose records are nowhere else.
 func (tx *Tx) Sync() error {
-	return errors.Join(tx.flush(), tx.m.f.Sync())
+	return errors.Join(tx.flush(), durable.Sync(tx.m.f))
 }
 
 func (tx *Tx) flush() error {
@@ -367,7 +375,7 @@ func (m *Manifest) renew() (bool, error) {
 	if err != nil || os.SameFile(now, own) {
 		return false, err
 	}
-	f, err := os.OpenFile(m.path, m.flags, 0o666)
+	f, err := m.open()
 	if err != nil {
 		return false, err
 	}
@@ -422,7 +430,7 @@ func (m *Manifest) rewrite() error {
 		err = likeOwner(f, old)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = durable.Sync(f)
 	}
 	if err == nil {
 		err = os.Rename(f.Name(), m.path)
@@ -434,7 +442,7 @@ func (m *Manifest) rewrite() error {
 	}
 	m.f.Close()
 	m.f, m.read, m.torn, m.lines, m.damaged = f, int64(b.Len()), false, lines, 0
-	return SyncDir(filepath.Dir(m.path))
+	return durable.SyncDir(filepath.Dir(m.path))
 }
 
 // likeOwner gives f the mode and owner of a file, which others write to as
@@ -592,20 +600,6 @@ func removeUnlocked(path string) error {
 		return nil
 	}
 	return os.Remove(path)
-}
-
-// SyncDir makes what was renamed or removed in dir durable, where the file
-// system can.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil
-	}
-	return errors.Join(err, d.Close())
 }
 
 // Size returns the size of a store's file; 0 if it is gone.

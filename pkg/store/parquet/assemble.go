@@ -16,6 +16,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/metadata"
 	"github.com/apache/arrow-go/v18/parquet/schema"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -392,7 +393,7 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	if _, err := a.out.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(n)), magic...)); err != nil {
 		return err
 	}
-	return a.out.Sync()
+	return durable.Sync(a.out)
 }
 
 // ourMetadata returns what our footers have beside Parquet's own.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
@@ -433,7 +434,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	if err := like(work, info); err != nil {
 		return nil, err
 	}
-	if err := manifest.SyncDir(work); err != nil {
+	if err := durable.SyncDir(work); err != nil {
 		return nil, err
 	}
 	if err := exchange(work, dir); err != nil {
@@ -458,7 +459,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 			}
 		}
 	}
-	return known, errors.Join(manifest.SyncDir(filepath.Dir(dir)), manifest.SyncDir(filepath.Dir(work)))
+	return known, errors.Join(durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
 }
 
 // like gives a folder the mode and owner of another.
@@ -492,7 +493,7 @@ func (s *Store) rescue(d *day, old string, known []string) error {
 		if _, err := os.Lstat(to); err == nil {
 			return fmt.Errorf("%s is there twice", to)
 		}
-		if err := os.Rename(filepath.Join(old, n.Name()), to); err != nil {
+		if err := durable.Rename(filepath.Join(old, n.Name()), to); err != nil {
 			return err
 		}
 	}

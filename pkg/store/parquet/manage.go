@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -138,24 +139,11 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) error {
 		dirs[filepath.Dir(loc)] = true
 	}
 	for dir := range dirs {
-		if err := s.removeEmpty(dir); err != nil {
+		if err := durable.RemoveEmpty(s.dir, dir); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// removeEmpty removes the folder of a day and those above it that have
-// nothing in them any more, and makes that durable.
-func (s *Store) removeEmpty(dir string) error {
-	for dir != "." && os.Remove(filepath.Join(s.dir, dir)) == nil {
-		dir = filepath.Dir(dir)
-	}
-	err := manifest.SyncDir(filepath.Join(s.dir, dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // Count implements store.Counter by what the footers say.

@@ -26,6 +26,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/file"
 	"github.com/apache/arrow-go/v18/parquet/metadata"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -171,7 +172,16 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 			tx.Delete(e.Record)
 		}
 	}
+	// The process that wrote them may have died before it synced their folder.
+	synced := map[string]bool{}
 	for _, e := range found {
+		dir := filepath.Join(s.dir, filepath.Dir(e.Location))
+		if !synced[dir] {
+			synced[dir] = true
+			if err := errors.Join(durable.MkdirAll(dir, 0o777), durable.SyncDir(dir)); err != nil {
+				return err
+			}
+		}
 		tx.Put(e)
 	}
 	// A process may also have died before it removed all that it replaced.
@@ -343,7 +353,7 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	if err := t.out.Flush(); err != nil {
 		return store.Unavailable(err)
 	}
-	if err := t.tmp.Sync(); err != nil {
+	if err := durable.Sync(t.tmp); err != nil {
 		return store.Unavailable(err)
 	}
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(ctx, m, r, known, replace) }))
@@ -379,7 +389,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 			return err
 		}
 		path := filepath.Join(t.s.dir, entry.Location)
-		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			return err
 		}
 		info, err := t.tmp.Stat()
@@ -394,11 +404,11 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		t.end()
 	}
 	// The rows are there now: whatever fails from here on, so is the record.
-	changed := map[string]bool{}
-	if entry.Location != "" {
-		changed[filepath.Dir(entry.Location)] = true
-	}
 	var errs []error
+	if entry.Location != "" {
+		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, filepath.Dir(entry.Location))))
+	}
+	changed := map[string]bool{}
 	gone := map[string][]manifest.Entry{}
 	for _, e := range replaced {
 		if e.Location != "" && e.Location != entry.Location {
@@ -418,7 +428,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		m.Put(e)
 	}
 	for dir := range changed {
-		errs = append(errs, manifest.SyncDir(filepath.Join(t.s.dir, dir)))
+		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, dir)))
 	}
 	return errors.Join(errs...)
 }

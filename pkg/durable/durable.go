@@ -1,0 +1,237 @@
+// Package durable creates, replaces and removes files and folders so that a
+// power cut cannot undo them.
+//
+// POSIX promises two things only: fsync of a file makes its bytes durable, and
+// fsync of a folder makes the names in that folder durable. A new file in a new
+// folder therefore needs three syncs: of the file, of its folder, and of the
+// folder above, which holds the name of the new folder.
+//
+// # Order of operations
+//
+// Whoever stores something in files keeps this order. The last step alone may
+// report success: a record, a checkpoint, an acknowledgment, exit status 0.
+//
+//  1. MkdirAll creates the folder. The names of the folder and of all folders
+//     above it are durable when it returns.
+//  2. Write the bytes, to a temporary file unless the file only grows.
+//  3. Sync the file. Its bytes are durable, its name is not.
+//  4. Rename the temporary file to its name. Other processes see the old file
+//     or the new one, never a part. A power cut may still bring back the old one.
+//  5. SyncDir the folder. The new name is durable, the old file is gone.
+//  6. Remove what the new file replaces, if that has another name.
+//  7. Write the record of it.
+//
+// WriteFile does steps 2 to 5 for small files, Rename steps 4 and 5. A file
+// that only grows is opened by OpenFile, which makes its name durable, and is
+// synced before what was appended counts as stored.
+//
+// A process that finds the file or folder of another process cannot know
+// whether that process has synced it: it may have been killed just before. So
+// MkdirAll and OpenFile sync a name once in the life of each process, not only
+// when they create it.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// MkdirAll creates a folder and all missing folders above it, as os.MkdirAll
+// does, and makes their names durable.
+func MkdirAll(dir string, perm fs.FileMode) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	_, err = makeDir(abs, perm)
+	return err
+}
+
+// makeDir is MkdirAll for an absolute path. It returns the folder it found or
+// created.
+func makeDir(dir string, perm fs.FileMode) (fs.FileInfo, error) {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		return nil, &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+	}
+	parent := filepath.Dir(dir)
+	if err == nil && (parent == dir || names.known(dir, info)) {
+		return info, nil
+	}
+	above, parentErr := makeDir(parent, perm)
+	if parentErr != nil {
+		return nil, parentErr
+	}
+	created := false
+	if err != nil {
+		err = os.Mkdir(dir, perm)
+		if created = err == nil; !created && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if info, err = os.Stat(dir); err != nil {
+			return nil, err
+		}
+	}
+	// A mount point was there when its file system was mounted.
+	if created || device(info) == device(above) {
+		err := SyncDir(parent)
+		// Only who may list a folder can sync it. Above the folders that are
+		// tstatrepo's own this is common.
+		if err != nil && (created || !errors.Is(err, fs.ErrPermission)) {
+			return nil, err
+		}
+	}
+	names.add(dir, info)
+	return info, nil
+}
+
+// OpenFile opens a file as os.OpenFile does, creates it if it is missing, and
+// makes its name durable. The folder must exist.
+func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, perm)
+	created := err == nil
+	if errors.Is(err, fs.ErrExist) && flag&os.O_EXCL == 0 {
+		f, err = os.OpenFile(name, flag|os.O_CREATE, perm)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && (created || !names.known(abs, info)) {
+		if err = SyncDir(filepath.Dir(abs)); err == nil {
+			names.add(abs, info)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// WriteFile replaces the file of that name, or creates it: after a power cut
+// the file has the old bytes or the new ones, and the new ones if WriteFile
+// has returned nil. Only the user may read the file.
+func WriteFile(name string, text []byte) error {
+	dir, base := filepath.Split(name)
+	f, err := os.CreateTemp(filepath.Clean(dir), "."+base+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = Sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return SyncDir(filepath.Dir(name))
+}
+
+// Rename renames a file, over the one that has the new name if there is one,
+// and makes the new name durable. The old name may be back after a power cut
+// if it was in another folder.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(to))
+}
+
+// RemoveEmpty removes a folder below root and those above it that are empty
+// then, and makes durable what was removed in it or with it. The folder may be
+// missing.
+func RemoveEmpty(root, dir string) error {
+	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
+		dir = filepath.Dir(dir)
+	}
+	err := SyncDir(filepath.Join(root, dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// SyncDir makes durable which names a folder has, where the file system can.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = Sync(d)
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil
+	}
+	return errors.Join(err, d.Close())
+}
+
+// Sync makes the bytes of a file durable.
+func Sync(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if o := observer.Load(); o != nil {
+		(*o)(f)
+	}
+	return nil
+}
+
+var observer atomic.Pointer[func(*os.File)]
+
+// Observe makes Sync and SyncDir call f after each sync until stop is called.
+// It is for tests, see package durabletest.
+func Observe(f func(*os.File)) (stop func()) {
+	observer.Store(&f)
+	return func() { observer.Store(nil) }
+}
+
+// names are the files and folders whose names this process has synced.
+var names = nameSet{synced: map[string]fs.FileInfo{}}
+
+// maxNames bounds the names remembered. Those that are forgotten are synced
+// once more.
+const maxNames = 10_000
+
+type nameSet struct {
+	mu     sync.Mutex
+	synced map[string]fs.FileInfo
+}
+
+// known reports whether the name was synced when it was that of the same file.
+func (s *nameSet) known(path string, info fs.FileInfo) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.synced[path]
+	return old != nil && os.SameFile(old, info)
+}
+
+func (s *nameSet) add(path string, info fs.FileInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.synced) >= maxNames {
+		clear(s.synced)
+	}
+	s.synced[path] = info
+}
+
+// device returns the number of the file system that a file is on.
+func device(info fs.FileInfo) uint64 {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return uint64(st.Dev)
+}
