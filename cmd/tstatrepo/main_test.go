@@ -41,7 +41,7 @@ func TestScript(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal,
+			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal, "crlf": crlf,
 		},
 	})
 }
@@ -61,6 +61,17 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// crlf FILE... gives the lines of files the ends that Windows has: CR LF.
+func crlf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: crlf FILE...")
+	}
+	for _, name := range args {
+		text := strings.ReplaceAll(ts.ReadFile(name), "\n", "\r\n")
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
 	}
 }
 

@@ -162,6 +162,7 @@ func streamCommand(con *console) *cli.Command {
 			"replicas=N, for a stream that is not there yet, and creds=FILE. A message has whole lines of one log; the key of Kafka " +
 			"is the probe, the subject of JetStream is STREAM.PROBE.LOG, and headers (Tstat-Probe, Tstat-Log, Tstat-Path, " +
 			"Tstat-Format, Tstat-Id or Nats-Msg-Id) say more.\n\n" +
+			"A line may end in CR LF: raw passes it on as it is, line and json drop the CR.\n\n" +
 			"--from takes such messages, of --format raw or line. Processes with the same group (?group=NAME, default tstatrepo) share " +
 			"them: a consumer group of Kafka, a durable consumer of JetStream. What all required consumers have taken is " +
 			"committed, and the next process goes on there; lines may come twice, none is lost.",

@@ -12,8 +12,8 @@ type Format string
 
 // Formats.
 const (
-	Raw  Format = "raw"  // as on the wire: the path of the log, a blank, the line; headers too
-	Line Format = "line" // the line as Tstat wrote it
+	Raw  Format = "raw"  // as on the wire: the path of the log, a space, the line with its line end; headers too
+	Line Format = "line" // the line as Tstat wrote it; its line end is LF
 	JSON Format = "json" // an object per row
 )
 
@@ -28,6 +28,7 @@ type encoder struct {
 	last *logEncoder
 	from *origin // of last
 	src  *source // of the lines at hand
+	lf   []byte  // scratch of withLF
 }
 
 // logEncoder does it for one log of one probe.
@@ -88,6 +89,9 @@ func (e *encoder) encode(dst []byte, t text) []byte {
 		n := bytes.IndexByte(rest, '\n') + 1
 		line := rest[skip:n]
 		rest = rest[n:]
+		if k := len(line); k > 1 && line[k-2] == '\r' {
+			line = e.withLF(line)
+		}
 		switch {
 		case line[0] == '#':
 			if !plain {
@@ -103,6 +107,13 @@ func (e *encoder) encode(dst []byte, t text) []byte {
 		}
 	}
 	return dst
+}
+
+// withLF returns a copy of a line that ends in CR LF, with the line end LF.
+// Other sinks share the line itself. The copy is valid until the next call.
+func (e *encoder) withLF(line []byte) []byte {
+	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
+	return e.lf
 }
 
 // of returns the encoder of a log.

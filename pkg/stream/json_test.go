@@ -166,6 +166,37 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// TestCRLF: lines that end in CR LF give what lines that end in LF give. Raw
+// lines stay as they came, and other sinks share their bytes.
+func TestCRLF(t *testing.T) {
+	const text = "#c_ip:1 c_port:2 fqdn:3\n10.0.0.1 53 a\n10.0.0.2 54 -\n10.0.0.3 55 \n\n"
+	crlf := []byte(strings.ReplaceAll(text, "\n", "\r\n"))
+	for _, opt := range []Options{{Format: JSON}, {Format: Line}, {Format: JSON, Select: []string{"fqdn", "c_port"}}, {Format: Line, Select: []string{"c_ip", "fqdn"}}} {
+		for _, name := range []string{"log_udp_complete", "log_new_thing"} {
+			h := testHub(t, opt)
+			want := encodeAll(t, h, name, []byte(text))
+			before := bytes.Clone(crlf)
+			got := encodeAll(t, h, name, crlf)
+			if got != want || want == "" || h.stats.rejects.Load() != 0 {
+				t.Errorf("%v %s: %q with %d rejects, want %q", opt.Format, name, got, h.stats.rejects.Load(), want)
+			}
+			if !bytes.Equal(crlf, before) {
+				t.Fatalf("%v: the bytes were changed", opt.Format)
+			}
+		}
+	}
+	const wire = "/t/log_udp_complete 10.0.0.1 53 a\r\n/t/log_udp_complete \r\n/t/log_udp_complete \n/t/log_udp_complete b\n"
+	s := splitter{types: &typeNames{}, maxLine: 1 << 16, reject: func(reason string, _ []byte) { t.Error(reason) }}
+	var out []byte
+	s.split([]byte(wire), func(_ *origin, _ int, run []byte, _ int) error {
+		out = append(out, run...)
+		return nil
+	})
+	if want := "/t/log_udp_complete 10.0.0.1 53 a\r\n/t/log_udp_complete b\n"; string(out) != want || s.empty != 2 {
+		t.Errorf("raw %q, %d empty lines; want %q and 2", out, s.empty, want)
+	}
+}
+
 // FuzzLines: whatever comes, no panic, and every object is JSON.
 func FuzzLines(f *testing.F) {
 	sample, err := os.ReadFile(sampleLog)
@@ -175,6 +206,7 @@ func FuzzLines(f *testing.F) {
 	f.Add(sample[:4000], 0)
 	f.Add([]byte("#c_ip:1 c_port:2\n1.2.3.4 -5\n1.2.3.4 05\n- 1e5\n"), 1)
 	f.Add([]byte("\n \n#\n##:\n"), 2)
+	f.Add([]byte("#c_ip:1 c_port:2\r\n1.2.3.4 5\r\n\r\n\r\r\n"), 1)
 	names := []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_chat_messages", "log_video_complete", "log_mm_complete"}
 	opt := testHub(f, Options{Format: JSON}).opt
 	f.Fuzz(func(t *testing.T, data []byte, n int) {

@@ -184,6 +184,48 @@ func linesOf(text, path string) string {
 	return b.String()
 }
 
+// TestCRLFFromAllSources: a CR before the newline is in no object, wherever the
+// line comes from.
+func TestCRLFFromAllSources(t *testing.T) {
+	const text = "#c_ip:1 c_port:2 fqdn:3\r\n10.0.0.1 53 a\r\n10.0.0.2 54 -\r\n"
+	check := func(t *testing.T, s *started, source string) {
+		t.Helper()
+		object := func(values string) string {
+			return fmt.Sprintf(`{"probe":%q,"type":"log_udp_complete","source":%q,%s}`+"\n", "turin", source, values)
+		}
+		want := object(`"c_ip":"10.0.0.1","c_port":53,"fqdn":"a"`) + object(`"c_ip":"10.0.0.2","c_port":54,"fqdn":null`)
+		await(t, "both rows", func() bool { return s.out.Len() >= len(want) })
+		if sum := s.stop(); s.out.String() != want || sum.Rejects != 0 {
+			t.Errorf("got %s%d rejects, want %s", s.out, sum.Rejects, want)
+		}
+	}
+	t.Run("follow", func(t *testing.T) {
+		root := t.TempDir()
+		log := filepath.Join(root, "2016_03_24_21_37.out", "log_udp_complete")
+		if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(log, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		check(t, startStream(t, Options{Follow: []Root{{"turin", root}}, Format: JSON}), log)
+	})
+	const log = "/t/log_udp_complete"
+	wire := strings.ReplaceAll(log+" "+text, "\r\n", "\r\n"+log+" ")
+	wire = strings.TrimSuffix(wire, log+" ")
+	t.Run("listen", func(t *testing.T) {
+		probes := new(peer.Probes)
+		probes.Replace([]peer.Probe{{Name: "turin", Networks: peer.Networks{netip.MustParsePrefix("127.0.0.0/8")}}})
+		s := startStream(t, Options{Listen: loopback(), Format: JSON, Probes: probes})
+		write(t, connect(t, s.addr), wire)
+		check(t, s, log)
+	})
+	brokers(t, func(t *testing.T, url string, _ func(func())) {
+		publish(t, url, []published{{"turin", wire[:len(wire)-1], nil}}) // as kcat sends the last line
+		check(t, startStream(t, Options{From: []string{url}, Format: JSON}), log)
+	})
+}
+
 // TestOldExporter: several connections at once, lines cut anywhere, a last
 // line without end, a new connection for the next log.
 func TestOldExporter(t *testing.T) {

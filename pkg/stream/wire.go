@@ -124,7 +124,7 @@ func (s *splitter) split(text []byte, emit func(o *origin, from int, run []byte,
 			}
 			s.last = o
 		}
-		if n == len(s.last.prefix)+1 {
+		if text := line[len(s.last.prefix):]; len(text) == 1 || len(text) == 2 && text[0] == '\r' {
 			if err := flush(); err != nil {
 				return err
 			}

@@ -92,7 +92,7 @@ type Batch struct {
 // Len is the number of rows.
 func (b *Batch) Len() int { return b.n }
 
-// Line returns row i as Tstat wrote it, without the newline.
+// Line returns row i as Tstat wrote it, without the line end: LF or CR LF.
 func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 
 // LineNumber returns the number of row i's line in its file, from 1.

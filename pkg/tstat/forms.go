@@ -239,7 +239,8 @@ func (r *Reader) fits(n int) []*layout {
 
 // discern tells layouts with the same count of columns apart by a line.
 func discern(ls []*layout, line []byte, sep byte) []*layout {
-	f := bytes.Split(bytes.TrimSuffix(line, []byte{'\n'}), []byte{sep})
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
+	f := bytes.Split(line, []byte{sep})
 	want := ""
 	switch {
 	case len(f) == 105: // tcp: 2.0.9 has an empty column 99

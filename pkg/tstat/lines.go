@@ -11,7 +11,8 @@ import (
 // Lines finds the columns of lines that come one by one and not as a file: of
 // a live log, whose header may have passed long ago. It takes the columns of
 // the last header; without one, those of the version that is asked for or
-// else of the newest one whose lines have as many columns.
+// else of the newest one whose lines have as many columns. The line end is LF:
+// the caller removes a CR before it.
 type Lines struct {
 	typ     *LogType
 	layout  string

@@ -32,6 +32,9 @@ func compareLines(t testing.TB, typ *LogType, data []byte) (rows int) {
 	next, number := 0, 0
 	for text := range bytes.Lines(data) {
 		number++
+		if line, ok := bytes.CutSuffix(text, []byte("\r\n")); ok {
+			text = append(line[:len(line):len(line)], '\n')
+		}
 		reason, rejected := rejects[number]
 		if text[0] == '#' {
 			part, err := l.Header(text[:len(text)-1])

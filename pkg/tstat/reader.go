@@ -291,9 +291,15 @@ func (r *Reader) take() *Batch {
 	return &r.batch
 }
 
-// readLine reads a whole line, with its newline, from r.buf at r.pos.
+// readLine reads a whole line, with its newline, from r.buf at r.pos. A CR
+// before the newline belongs to the line end. The line is hashed already, so
+// its end may be overwritten.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
+	if n := len(text); n > 1 && text[n-2] == '\r' {
+		text = text[:n-1]
+		text[n-2] = '\n'
+	}
 	if r.skipping {
 		r.skipping = false
 		r.counts.Lines++

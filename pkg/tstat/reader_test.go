@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,6 +124,35 @@ func TestSamples(t *testing.T) {
 	}
 }
 
+// TestCRLF: a log with the line ends of Windows has the rows that it has with
+// Tstat's own, in every version and type.
+func TestCRLF(t *testing.T) {
+	for _, line := range strings.Split(strings.TrimSpace(string(sample(t, "INDEX.tsv"))), "\n")[1:] {
+		name, _, _ := strings.Cut(line, "\t")
+		data := sample(t, name)
+		if bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
+			continue
+		}
+		typ := filepath.Base(name)
+		want, err := read(t, bytes.NewReader(data), typ, ReaderOptions{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		crlf := bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
+		got, err := read(t, bytes.NewReader(crlf), typ, ReaderOptions{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if sha := sha256.Sum256(crlf[:bytes.LastIndexByte(crlf, '\n')+1]); got.sha != hex.EncodeToString(sha[:]) {
+			t.Errorf("%s: the fingerprint is not that of the bytes", name)
+		}
+		got.sha, got.length, got.counts.Text = want.sha, want.length, want.counts.Text
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: with CR LF %+v, rejects %q; want %+v, %q", name, got.counts, got.rejects, want.counts, want.rejects)
+		}
+	}
+}
+
 // TestValues checks values of real rows that Tstat versions write
 // differently.
 func TestValues(t *testing.T) {
@@ -198,6 +228,9 @@ func TestReader(t *testing.T) {
 				"7: empty line", "8: line begins with '#' but is no header", `9: column c_first_abs: not a time: "9999999999999999"`, `10: column c_port: not an integer: "99999999999999999999"`}},
 		{name: "cut line", typ: "log_udp_complete", text: udp + "a 1 0 0 0 x\na 1 0", cuts: 1, layout: "header 6",
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "c_durat": "0", "c_isint": "false", "fqdn": "x"}}},
+		{name: "line ends", typ: "log_udp_complete", layout: "header 2", text: "#c_ip:1 fqdn:2\r\na -\r\nb x\nc \r\r\nd y\rz\r\n\r\n\n#c_port:1\r\n7\r\n8\n9\r", cuts: 1,
+			rows:    []map[string]string{{"c_ip": "a"}, {"c_ip": "b", "fqdn": "x"}, {"c_ip": "c", "fqdn": "\r"}, {"c_ip": "d", "fqdn": "y\rz"}, {"c_port": "7"}, {"c_port": "8"}},
+			rejects: []string{"6: empty line", "7: empty line"}},
 		{name: "unknown columns are text", typ: "log_udp_complete", layout: "header 4",
 			text:  "#c_ip:1 new-col:2 C_IP:3 c_port:4\na <x> b 7\n",
 			rows:  []map[string]string{{"c_ip": "a", "new_col": "<x>", "C_IP_2": "b", "c_port": "7"}},
@@ -543,6 +576,13 @@ func FuzzReader(f *testing.F) {
 		if fmt.Sprint(err) != fmt.Sprint(err2) || err == nil && fmt.Sprint(got) != fmt.Sprint(again) {
 			t.Errorf("%v, %v\nin parts: %v, %v", got, err, again, err2)
 		}
+		if err != nil || bytes.Contains(data, []byte("\r\n")) || bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
+			return
+		}
+		crlf, err := read(t, bytes.NewReader(bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))), name, ReaderOptions{})
+		if err != nil || fmt.Sprint(crlf.rows, crlf.rejects, crlf.counts.Cuts) != fmt.Sprint(got.rows, got.rejects, got.counts.Cuts) {
+			t.Errorf("%v\nwith CR LF: %v, %v", got, crlf, err)
+		}
 	})
 }
 
@@ -552,6 +592,7 @@ func FuzzLine(f *testing.F) {
 	f.Add("10.0.0.1 80 1.500 1 1458855462170.811035 example.org")
 	f.Add("- -1 -nan 0 0.000000 ")
 	f.Add("::1 12.000 1e300 - 1.9996 \xff")
+	f.Add("a 1 1 1 1 -\r")
 	f.Fuzz(func(t *testing.T, line string) {
 		if strings.ContainsAny(line, "\n") || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "\x1f\x8b") {
 			t.Skip()
@@ -569,7 +610,7 @@ func FuzzLine(f *testing.F) {
 
 // slowLine reads the line of FuzzLine in the plainest way.
 func slowLine(line string) (map[string]string, bool) {
-	f := strings.Split(line, " ")
+	f := strings.Split(strings.TrimSuffix(line, "\r"), " ")
 	if len(f) != 6 {
 		return nil, false
 	}
