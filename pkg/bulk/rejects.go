@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
 
 // Bounds of what is kept of rejected lines.
@@ -21,11 +23,12 @@ const (
 type rejectFile struct {
 	dir string
 
-	mu   sync.Mutex
-	f    *os.File
-	size int
-	err  error
-	told bool // err was
+	mu     sync.Mutex
+	f      *os.File
+	size   int
+	synced int // of size
+	err    error
+	told   bool // err was
 }
 
 func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
@@ -50,7 +53,7 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
 
 func (r *rejectFile) open() {
 	dir := filepath.Join(r.dir, "rejects")
-	if r.err = os.MkdirAll(dir, 0o755); r.err != nil {
+	if r.err = durable.MkdirAll(dir, 0o755); r.err != nil {
 		return
 	}
 	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
@@ -60,13 +63,17 @@ func (r *rejectFile) open() {
 		old = old[1:]
 	}
 	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
-	r.f, r.err = os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND, 0o644)
 }
 
-// failure returns why lines were not kept, once.
+// failure makes the lines durable and returns why lines were not kept, once.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.err == nil && r.synced < r.size {
+		r.err = durable.Sync(r.f)
+		r.synced = r.size
+	}
 	if r.told {
 		return nil
 	}

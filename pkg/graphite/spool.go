@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
 
 // ErrSpoolFull is wrapped by the error of Spool.Send when the destination is
@@ -46,7 +48,7 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	return &Spool{sink: sink, dir: dir, max: max, log: log}, nil
@@ -100,7 +102,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 		if err != nil {
 			// It is kept for whoever looks into it, and is not in the way.
 			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
-			if err := os.Rename(path, path+".damaged"); err != nil {
+			if err := durable.Rename(path, path+".damaged"); err != nil {
 				return fmt.Errorf("spool: %w", err)
 			}
 			continue
@@ -155,28 +157,8 @@ func (s *Spool) put(metrics []Metric) error {
 	if size+int64(len(head)+len(text)) > s.max {
 		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.down)
 	}
-	part, err := os.CreateTemp(s.dir, "new*")
-	if err != nil {
-		return fmt.Errorf("spool: %w", err)
-	}
-	defer os.Remove(part.Name()) // fails after the rename
-	defer part.Close()
-	if _, err := part.Write(append(head, text...)); err != nil {
-		return fmt.Errorf("spool: %w", err)
-	}
-	if err := part.Sync(); err != nil {
-		return fmt.Errorf("spool: %w", err)
-	}
 	name := fmt.Sprintf("%020d%s", time.Now().UnixNano(), spoolSuffix)
-	if err := os.Rename(part.Name(), filepath.Join(s.dir, name)); err != nil {
-		return fmt.Errorf("spool: %w", err)
-	}
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("spool: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := durable.WriteFile(filepath.Join(s.dir, name), append(head, text...)); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil

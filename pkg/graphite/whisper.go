@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/go-graphite/go-whisper"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
 
 // WhisperOptions say how Whisper files are made.
@@ -34,6 +36,7 @@ type Whisper struct {
 	schemas []schema
 	lost    int64
 	told    bool
+	synced  map[string]bool // folders without a new name
 }
 
 // minFree is the part of a disk that is left free.
@@ -44,7 +47,7 @@ func NewWhisper(opt WhisperOptions) (*Whisper, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Whisper{opt: opt}
+	w := &Whisper{opt: opt, synced: map[string]bool{}}
 	if opt.Schemas != "" {
 		var err error
 		if w.schemas, err = readSchemas(opt.Schemas); err != nil {
@@ -60,9 +63,9 @@ func (w *Whisper) Close() error { return nil }
 // Lost returns how many points were older than the retention of their files.
 func (w *Whisper) Lost() int64 { return w.lost }
 
-// Send stores metrics.
+// Send stores metrics. They are durable when it returns nil.
 func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
-	if err := os.MkdirAll(w.opt.Dir, 0o755); err != nil {
+	if err := durable.MkdirAll(w.opt.Dir, 0o755); err != nil {
 		return fmt.Errorf("whisper: %w", err)
 	}
 	var fs syscall.Statfs_t
@@ -85,6 +88,34 @@ func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 			}
 			return fmt.Errorf("whisper: %s: %w", m.Path, err)
 		}
+	}
+	// Together at the end: file systems write most of it with the first sync.
+	for _, m := range metrics {
+		if len(m.Points) == 0 {
+			continue
+		}
+		if err := w.sync(w.file(m.Path)); err != nil {
+			return fmt.Errorf("whisper: %s: %w", m.Path, err)
+		}
+	}
+	return nil
+}
+
+// sync makes a file and its name durable.
+func (w *Whisper) sync(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(durable.Sync(f), f.Close()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(file)
+	if !w.synced[dir] {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+		w.synced[dir] = true
 	}
 	return nil
 }
@@ -167,7 +198,7 @@ func (w *Whisper) take(path string, points []Point, step, begin, end int64, fine
 // create makes the file of a metric, whole or not at all.
 func (w *Whisper) create(file string, m Metric, now int64) error {
 	retentions := w.retentions(m, now)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
 	part := file + ".new"
@@ -178,9 +209,10 @@ func (w *Whisper) create(file string, m Metric, now int64) error {
 	if err != nil {
 		return err
 	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(durable.Sync(db.File()), db.Close()); err != nil {
 		return err
 	}
+	delete(w.synced, filepath.Dir(file))
 	return os.Rename(part, file)
 }
 

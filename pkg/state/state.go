@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
 
 // banner begins the first line of a state file. The rest of the line is the
@@ -71,42 +73,14 @@ func Save(path string, format int, v any) error {
 	}
 	body = append(body, '\n')
 	text := append(fmt.Appendf(nil, "%s %d %s\n", banner, format, checksum(body)), body...)
-	if err := replace(path, text); err != nil {
+	err = durable.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = durable.WriteFile(path, text)
+	}
+	if err != nil {
 		return &FolderError{err}
 	}
 	return nil
-}
-
-func replace(path string, text []byte) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
 
 const (
@@ -137,7 +139,7 @@ func (f *files) write() (err error) {
 			err = errors.Join(err, f.takeBack())
 		}
 	}()
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+	if err := durable.MkdirAll(f.dir, 0o755); err != nil {
 		return err
 	}
 	if err := f.room(); err != nil {
@@ -169,7 +171,7 @@ func (f *files) write() (err error) {
 			}
 			o.text = o.text[:0]
 		}
-		if err := o.Sync(); err != nil {
+		if err := durable.Sync(o.File); err != nil {
 			return err
 		}
 	}
@@ -227,7 +229,7 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 			}
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	name := filepath.Join(dir, hour+f.ext)
@@ -237,7 +239,7 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 			name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
 		}
 	}
-	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := durable.OpenFile(name, os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
