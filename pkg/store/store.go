@@ -76,10 +76,19 @@ type Fingerprint struct {
 	Length int64  `json:"length"` // bytes of text
 }
 
-// Record says what was stored of one source file. It lives in the store.
+// Record says what was stored of one source file. It lives in the store. Key,
+// SHA256 and Place identify it, see Same.
 type Record struct {
 	Key
 	Fingerprint
+	// Place is the folder of the log folder below the source, "." for the
+	// source itself. It tells the logs of several Tstat processes apart that
+	// write folders of the same name. It is "", unknown, for standard input and
+	// in records of versions that had no places.
+	Place string `json:"place,omitempty"`
+	// Head tells how the text starts, see tstat.Reader.Head. It is "" in records
+	// of versions that had no heads.
+	Head string `json:"head,omitempty"`
 
 	// The source file as it was when it was read. A file of the same key,
 	// size and mtime is not read again; a zero ModTime fits all.
@@ -93,12 +102,36 @@ type Record struct {
 	Rows    int64     `json:"rows"`
 	Rejects int64     `json:"rejects,omitempty"`
 	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
+	// Damaged says that the compressed file was damaged, and that only its
+	// good part was stored.
+	Damaged bool `json:"damaged,omitempty"`
 
 	Imported time.Time `json:"imported"`
 	// Pruned is when the rows were removed, see Manager; zero: they are there.
 	Pruned time.Time `json:"pruned,omitzero"`
 	// Location is the store's own: where the rows are.
 	Location string `json:"location,omitempty"`
+}
+
+// Text names the text of a record among those of its key: by its SHA-256 and,
+// if that is known, its place.
+func (r *Record) Text() string {
+	if r.Place == "" {
+		return r.SHA256
+	}
+	return r.SHA256 + " " + r.Place
+}
+
+// Same reports whether r and o are records of the same source file: of the
+// same text of the same log at the same place.
+func (r *Record) Same(o Record) bool {
+	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
+}
+
+// Clashes reports whether a store that has o has r already, as far as can be
+// told: a record without a place may be that of any file with its text.
+func (r *Record) Clashes(o Record) bool {
+	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }
 
 // FileInfo is what is known of a file before it is read.
@@ -141,8 +174,8 @@ type Store interface {
 	Lookup(ctx context.Context, keys []Key) ([]Record, error)
 	// Begin starts a file. Nothing is visible before FileTx.Commit.
 	Begin(ctx context.Context, f FileInfo) (FileTx, error)
-	// Refresh replaces Size, ModTime and Path of the record with r's key and
-	// fingerprint, so that an unchanged file is not read again.
+	// Refresh replaces Size, ModTime and Path of the record that is the same as
+	// r, so that an unchanged file is not read again.
 	Refresh(ctx context.Context, r Record) error
 	// Close releases the store and makes the last commits durable.
 	Close() error
@@ -158,9 +191,9 @@ type FileTx interface {
 	// Commit makes rows and record visible together. Of known, the records
 	// of r's key that the caller has seen, those that replace holds go in the
 	// same step, with their rows. If the store has other records of the key
-	// meanwhile, nothing is stored and Commit returns ErrDuplicate if one of
-	// them has r's content, else ErrConflict; so it does with ErrDuplicate if
-	// a known one stays that has r's content.
+	// meanwhile, nothing is stored and Commit returns ErrDuplicate if r clashes
+	// with one of them, else ErrConflict. It also returns ErrDuplicate if a
+	// known record stays that is the same as r.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
 	Abort() error
 }

@@ -32,7 +32,7 @@ var answers = []string{
 	"1700000000\nDateTime64\nLowCardinality\nallow_experimental_low_cardinality_type=0\n",
 	"c_ip\tNullable(String)\nc_first_abs\tNullable(DateTime(\\'UTC\\'))\nprobe\tLowCardinality(String)\nt\tNullable(DateTime64(6, \\'UTC\\'))\n",
 	"8618021345612345678\tcommit\t0\t8618021345612345677,1\tp1\t2016_03_24_21_37.out\tlog_tcp_complete\t" + strings.Repeat("0", 64) +
-		"\t100\t50\t1458855420000000000\t/a\\tb\\\\c\tlog_tcp_complete\t3.1\t1458855420\t2\t1\t0\t1700000000000000\t0\n",
+		"\t100\t50\t1458855420000000000\t/a\\tb\\\\c\tlog_tcp_complete\t3.1\t1458855420\t2\t1\t0\t1700000000000000\t0\ta/b\t99:0123456789ab\t1\n",
 	"p1\t2016_03_24_21_37.out\tlog_tcp_complete\thost-1\t123\t1700000000000000000\n",
 	"'2016-03-24'\n\\N\n\n",
 	"Code: 241, e.displayText() = DB::Exception: Memory limit (for query) exceeded: would use 9.31 GiB, e.what() = DB::Exception\n",
@@ -50,7 +50,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Add([]byte(a), int64(len(a)), "")
 	}
 	f.Add([]byte("1\n2\n"), int64(2), "202")
-	f.Add([]byte("1\tcommit\t0\t\tp1\tf\tlog\tx\t1\t1\t1\t\tlog\t\t9223372036854775807\t2\t1\t0\t9223372036854775807\t0\n"), int64(1000), "")
+	f.Add([]byte("1\tcommit\t0\t\tp1\tf\tlog\tx\t1\t1\t1\t\tlog\t\t9223372036854775807\t2\t1\t0\t9223372036854775807\t0\t\t\t0\n"), int64(1000), "")
 	f.Fuzz(func(t *testing.T, answer []byte, limit int64, code string) {
 		limit = max(0, min(limit, 1<<20))
 		rows := 0
@@ -84,7 +84,7 @@ func FuzzAnswer(f *testing.F) {
 		if _, err := json.Marshal(h.records()); err != nil {
 			t.Fatal(err)
 		}
-		h.judge(1, "", nil)
+		h.judge(1, &store.Record{}, nil)
 		e := answerError("host:1", 500, code, string(answer))
 		if !utf8.ValidString(e.text) || len(e.text) > 520 || strings.IndexFunc(e.Error(), func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 {
 			t.Fatalf("%q", e.Error())

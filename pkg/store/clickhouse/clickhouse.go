@@ -37,6 +37,7 @@ type Store struct {
 	*client
 	cluster   bool
 	empty     bool          // opened for reading, and there are no records
+	old       bool          // opened for reading, and the table of records lacks addedColumns
 	offset    time.Duration // of the server's clock
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type of texts of which there are few
@@ -89,7 +90,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	}
 	if readOnly {
 		t, err := s.columns(ctx, "", pg.FilesTable)
-		s.empty = len(t) == 0
+		s.empty, s.old = len(t) == 0, len(absent(t)) > 0
 		if codeOf(err) == codeUnknownDatabase {
 			s.empty, err = true, nil // nothing was ever stored
 		}

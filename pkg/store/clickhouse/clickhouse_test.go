@@ -45,7 +45,44 @@ func harness(server *clickhousetest.Server, dest, prefix string) func(t *testing
 				n, _ := strconv.Atoi(out) // there is no table yet
 				return n
 			},
+			Older: func(t *testing.T) store.Store {
+				dest := strings.Replace(dest, "DB", url.PathEscape(db), 1)
+				s := open(t, dest)
+				makeOlder(t, s)
+				s.Close()
+				s, err := Open(context.Background(), dest, Options{ReadOnly: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
 		}
+	}
+}
+
+// makeOlder makes the tables those of the version before records had places.
+func makeOlder(t *testing.T, s *Store) {
+	t.Helper()
+	change := func(sql string) {
+		t.Helper()
+		if err := s.change(t.Context(), "", params{"replication_alter_partitions_sync": "2"}, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	types, err := s.logTypes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range types {
+		view := name(s.cfg.database, typ)
+		in := map[bool]string{false: " in ", true: " global in "}[s.cluster]
+		change("drop table " + view + s.onCluster())
+		change("create view " + view + s.onCluster() + " as select * from " + name(s.cfg.database, rowsTable(typ)) + " where " + colFile + in +
+			"(" + strings.TrimSuffix(s.visible(typ), ", place") + ")")
+	}
+	for _, def := range addedColumns {
+		column, _, _ := strings.Cut(def, " ")
+		change("alter table " + s.filesTable() + " drop column " + column)
 	}
 }
 

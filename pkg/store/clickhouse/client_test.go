@@ -245,7 +245,7 @@ func TestJudge(t *testing.T) {
 		for _, e := range c.events {
 			h.add(e)
 		}
-		err, wait := h.judge(5, "a", c.allowed)
+		err, wait := h.judge(5, &store.Record{Fingerprint: store.Fingerprint{SHA256: "a"}}, c.allowed)
 		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || wait != c.wait || len(h.live()) != c.live {
 			t.Errorf("%s: %v, wait %v, %d live", name, err, wait, len(h.live()))
 		}

@@ -110,7 +110,7 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 	}
 	var ids []string
 	for _, r := range found {
-		i := slices.IndexFunc(indexes, func(i int) bool { return records[i].Key == r.Key && records[i].SHA256 == r.SHA256 })
+		i := slices.IndexFunc(indexes, func(i int) bool { return records[i].Same(r) })
 		id, err := strconv.ParseUint(r.Location, 10, 64)
 		if i >= 0 && err == nil && r.Pruned.IsZero() {
 			of[id] = indexes[i]

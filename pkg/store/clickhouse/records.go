@@ -22,7 +22,8 @@ import (
 // An attempt is live from its commit on, until its withdraw, or until another
 // one's commit, itself not withdrawn, lists it in replaces. Of several live
 // attempts with the same key and content, which two importers can make at the
-// same time, the one with the smallest number counts. Every reader comes to
+// same time, the one with the smallest number counts. Content is the text and
+// its place. Every reader comes to
 // the same result, in whatever order and however late it sees the events.
 const (
 	eventCommit   = "commit"
@@ -51,8 +52,15 @@ const createFiles = ` (
 	rejects Int64,
 	cut Int64,
 	imported_us Int64,
-	pruned_us Int64
+	pruned_us Int64,
+	place String,
+	head String,
+	damaged UInt8
 )`
+
+// addedColumns are the columns of createFiles that the first versions did not
+// have.
+var addedColumns = []string{"place String", "head String", "damaged UInt8"}
 
 // filesOrder is the order of the table of records: the records of one log
 // type are together, and those of a time.
@@ -60,7 +68,7 @@ const filesOrder = "(file, folder, probe, file_id, version)"
 
 // fileColumns are the columns of the table of records, in order.
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
-	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us"}
+	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged"}
 
 // noTime is the number of a time that is not set, in the columns of times.
 const noTime = 0
@@ -89,7 +97,7 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields are what readEvent expects.
+// eventFields are what readEvent expects; without addedColumns.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
@@ -131,6 +139,7 @@ func readEvent(row []string) (e event, err error) {
 	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(within(14, maxSeconds), 0).UTC()
 	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
 	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
+	r.Place, r.Head, r.Damaged = row[20], row[21], row[22] == "1"
 	r.Location = row[0]
 	return e, err
 }
@@ -198,19 +207,26 @@ func (h history) live() []*attempt {
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
-		if !slices.ContainsFunc(out, func(r store.Record) bool { return r.SHA256 == a.rec.SHA256 }) {
+		if !slices.ContainsFunc(out, func(r store.Record) bool { return r.Same(a.rec) }) {
 			out = append(out, a.rec)
 		}
 	}
 	return out
 }
 
+// textOfEvent is store.Record.Text in SQL.
+const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
+
 // filesTable is the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, pg.FilesTable) }
 
 // events calls f with the events of the rows that where selects.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
-	sql := "select " + eventFields + " from " + s.filesTable() + " where " + where + " order by file, folder, probe"
+	added := ", place, head, damaged"
+	if s.old {
+		added = ", '', '', 0"
+	}
+	sql := "select " + eventFields + added + " from " + s.filesTable() + " where " + where + " order by file, folder, probe"
 	return s.query(ctx, host, nil, sql, func(row []string) error {
 		e, err := readEvent(row)
 		if err != nil {
@@ -299,10 +315,10 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 		return nil
 	}
 	// The version is one more than that of the last change.
-	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, size, mtime_ns, path)" +
-		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, " +
+	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, place, size, mtime_ns, path)" +
+		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
 		literals(r.Size, r.ModTime.UnixNano(), clean(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
-		" group by file_id, probe, folder, file, sha256"
+		" and place = " + text(r.Place) + " group by file_id, probe, folder, file, sha256, place"
 	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
 }
 
@@ -352,7 +368,7 @@ func (s *Store) visible(logType string) string {
 	return "select min(file_id) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
 		" and file_id not in " + gone +
 		" and file_id not in (select arrayJoin(replaces) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
-		" and file_id not in " + withdrawn + ") group by probe, folder, sha256"
+		" and file_id not in " + withdrawn + ") group by probe, folder, sha256, place"
 }
 
 // settleTime is how long a commit waits for another one of the same file to
@@ -364,21 +380,25 @@ const settleTime = 2 * time.Second
 // larger number gives way; unless it did not see the other, in which case the
 // other one does.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
-	shas := func(rs []store.Record) (out []string) {
+	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
-			out = append(out, k.SHA256)
+			out = append(out, k.Text())
 		}
 		return out
 	}
-	replaced := shas(replace)
-	allowed := slices.DeleteFunc(shas(known), func(sha string) bool { return sha == r.SHA256 && !slices.Contains(replaced, sha) })
+	replaced := texts(replace)
+	allowed := slices.DeleteFunc(texts(known), func(t string) bool { return t == r.Text() && !slices.Contains(replaced, t) })
+	damaged := 0
+	if r.Damaged {
+		damaged = 1
+	}
 	where := isKey(r.Key)
 	sql := "insert into " + s.filesTable() + " (" + strings.Join(fileColumns, ", ") + ") select " +
-		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, sha256 in " + list(replaced) + "), " +
+		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, text in " + list(replaced) + "), " +
 		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), clean(r.Path), r.Type, clean(r.Layout)) +
-		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime) +
-		" from (select file_id, any(sha256) as sha256 from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
-		" having countIf(sha256 not in " + list(allowed) + ") = 0"
+		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, r.Place, r.Head, damaged) +
+		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
+		" having countIf(text not in " + list(allowed) + ") = 0"
 	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {
 		return err
 	}
@@ -387,7 +407,7 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 		if err != nil {
 			return err
 		}
-		verdict, wait := h.judge(id, r.SHA256, allowed)
+		verdict, wait := h.judge(id, &r, allowed)
 		if wait && time.Now().Before(end) {
 			select {
 			case <-time.After(settleTime / 20):
@@ -402,9 +422,10 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	}
 }
 
-// judge returns what became of the commit of attempt id: nil, or
-// store.ErrDuplicate or ErrConflict. wait says that it may turn to nil.
-func (h history) judge(id uint64, sha string, allowed []string) (verdict error, wait bool) {
+// judge returns what became of the commit of attempt id, whose record is r:
+// nil, or store.ErrDuplicate or ErrConflict. wait says that it may turn to nil.
+// allowed are the texts that may be there.
+func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict error, wait bool) {
 	live := h.live()
 	own := h[id] // nil: refused
 	if own != nil && own.replaced {
@@ -412,13 +433,14 @@ func (h history) judge(id uint64, sha string, allowed []string) (verdict error, 
 	}
 	wait = own != nil
 	for _, a := range live {
-		if a.id == id || slices.Contains(allowed, a.rec.SHA256) && (own == nil || !(a.rec.SHA256 == sha)) {
+		same := a.rec.Text() == r.Text()
+		if a.id == id || slices.Contains(allowed, a.rec.Text()) && (own == nil || !same) {
 			continue
 		}
 		switch {
-		case a.rec.SHA256 == sha && (own == nil || a.id < id):
+		case r.Clashes(a.rec) && (own == nil || a.id < id):
 			return store.ErrDuplicate, false
-		case a.rec.SHA256 == sha:
+		case same:
 		default:
 			verdict = store.ErrConflict
 			wait = wait && a.id > id

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -130,11 +131,37 @@ func (s *Store) createService(ctx context.Context) error {
 			return err
 		}
 		if len(have) > 0 {
+			if t.name == pg.FilesTable {
+				if err := s.addColumns(ctx, absent(have)); err != nil {
+					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
+				}
+			}
 			continue
 		}
 		err = s.change(ctx, "", nil, "create table if not exists "+name(s.cfg.database, t.name)+s.onCluster()+t.columns+s.serviceEngine(t.name, t.rest))
 		if err != nil {
 			return fmt.Errorf("create table %s: %w", name(s.cfg.database, t.name), err)
+		}
+	}
+	return nil
+}
+
+// absent returns those of addedColumns that the table of records lacks.
+func absent(have map[string]string) []string {
+	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
+		name, _, _ := strings.Cut(def, " ")
+		return have[name] != ""
+	})
+}
+
+// addColumns adds columns to the table of records. On a cluster all nodes have
+// the same table, and the one that is asked tells the others.
+func (s *Store) addColumns(ctx context.Context, defs []string) error {
+	for _, def := range defs {
+		p := params{"replication_alter_partitions_sync": "2"}
+		err := s.change(ctx, "", p, "alter table "+s.filesTable()+" add column "+def)
+		if err != nil && codeOf(err) != codeDuplicateColumn && codeOf(err) != codeIllegalColumn { // another process was first
+			return err
 		}
 	}
 	return nil
@@ -233,9 +260,12 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 	for n := range columns {
 		lacks = lacks || have[n] == ""
 	}
+	if !lacks && engine == "View" {
+		lacks, err = s.lacksPlaces(ctx, host, table)
+	}
 	switch {
 	case !lacks:
-		return false, nil
+		return false, err
 	case len(have) == 0:
 		return true, s.change(ctx, host, nil, create(table))
 	}
@@ -260,6 +290,20 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 		next = old
 	}
 	return true, errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
+}
+
+// wordPlace finds the column of the table of records in a definition.
+var wordPlace = regexp.MustCompile(`\bplace\b`)
+
+// lacksPlaces reports whether a view is one of the first versions: of a text
+// that is stored at several places, it shows the rows once.
+func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
+	var def string
+	err := s.query(ctx, host, nil, "show create table "+name(s.cfg.database, view), func(row []string) error {
+		def += strings.Join(row, " ")
+		return nil
+	})
+	return err == nil && !wordPlace.MatchString(def), err
 }
 
 // columnDefs returns the definitions of the columns for values of c.

@@ -47,6 +47,14 @@ func TestConformance(t *testing.T) {
 				}
 				return n
 			},
+			Older: func(t *testing.T) store.Store {
+				server.Exec(t, db, pgtest.OlderFiles("dbs"))
+				s, err := dbstream.Open(context.Background(), "dbstream://"+server.Host(db), dbstream.Options{ReadOnly: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
 		}
 	})
 }

@@ -64,9 +64,11 @@ type line struct {
 	Delete *id    `json:"delete,omitempty"`
 }
 
+// id identifies a record, see store.Record.Same.
 type id struct {
 	store.Key
 	SHA256 string `json:"sha256"`
+	Place  string `json:"place,omitempty"`
 }
 
 // Manifest is an open manifest. It is safe for concurrent use.
@@ -243,17 +245,17 @@ func (tx *Tx) All(f func(Entry)) {
 	}
 }
 
-// Put adds an entry, or replaces the one with its key and fingerprint.
+// Put adds an entry, or replaces the one of the same record.
 func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 
-// Delete removes the entry with r's key and fingerprint.
-func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256}}) }
+// Delete removes the entry of a record that is the same as r.
+func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256, r.Place}}) }
 
-// Refresh replaces size, mtime and path of the source in the entry with r's
-// key and fingerprint.
+// Refresh replaces size, mtime and path of the source in the entry of the
+// record that is the same as r.
 func (tx *Tx) Refresh(r store.Record) {
 	for _, e := range tx.Lookup(r.Key) {
-		if e.SHA256 == r.SHA256 {
+		if e.Same(r) {
 			e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
 			tx.Put(e)
 		}
@@ -263,18 +265,19 @@ func (tx *Tx) Refresh(r store.Record) {
 // Replaced returns the entries that go when r is stored, as
 // store.FileTx.Commit has it.
 func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
-	has := func(rs []store.Record, e Entry) bool {
-		return slices.ContainsFunc(rs, func(r store.Record) bool { return r.SHA256 == e.SHA256 })
-	}
+	has := func(rs []store.Record, e Entry) bool { return slices.ContainsFunc(rs, e.Same) }
 	var replaced []Entry
 	conflict := false
 	for _, e := range tx.Lookup(r.Key) {
 		switch {
 		case has(replace, e):
 			replaced = append(replaced, e)
-		case e.SHA256 == r.SHA256:
+		case e.Same(r):
 			return nil, store.ErrDuplicate
-		case !has(known, e):
+		case has(known, e):
+		case r.Clashes(e.Record):
+			return nil, store.ErrDuplicate
+		default:
 			conflict = true
 		}
 	}
@@ -329,7 +332,7 @@ func (tx *Tx) flush() error {
 func (m *Manifest) apply(l line) {
 	if l.Delete != nil {
 		m.entries[l.Delete.Key] = slices.DeleteFunc(m.entries[l.Delete.Key], func(e Entry) bool {
-			if e.SHA256 != l.Delete.SHA256 {
+			if e.SHA256 != l.Delete.SHA256 || e.Place != l.Delete.Place {
 				return false
 			}
 			m.placed(e.Location, -1)
@@ -341,7 +344,7 @@ func (m *Manifest) apply(l line) {
 	}
 	if l.Put != nil {
 		es := m.entries[l.Put.Key]
-		if i := slices.IndexFunc(es, func(e Entry) bool { return e.SHA256 == l.Put.SHA256 }); i >= 0 {
+		if i := slices.IndexFunc(es, func(e Entry) bool { return e.Same(l.Put.Record) }); i >= 0 {
 			m.placed(es[i].Location, -1)
 			es[i] = *l.Put
 		} else {

@@ -369,7 +369,7 @@ func (s *stored) has(entries []manifest.Entry) bool {
 		return false
 	}
 	for _, e := range entries {
-		if !e.Is(info) || !slices.ContainsFunc(s.Records, func(r store.Record) bool { return r.Key == e.Key && r.SHA256 == e.SHA256 }) {
+		if !e.Is(info) || !slices.ContainsFunc(s.Records, e.Same) {
 			return false
 		}
 	}
@@ -381,7 +381,7 @@ func (s *stored) latest(entries []manifest.Entry) []store.Record {
 	records := slices.Clone(s.Records)
 	for i, r := range records {
 		for _, e := range entries {
-			if e.Key == r.Key && e.SHA256 == r.SHA256 {
+			if e.Same(r) {
 				records[i] = e.Record
 			}
 		}
@@ -402,7 +402,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 			}
 			for _, e := range f.entries {
 				if !slices.ContainsFunc(tx.Lookup(e.Key), func(now manifest.Entry) bool {
-					return now.SHA256 == e.SHA256 && now.Location == f.loc && now.Pruned.IsZero()
+					return now.Same(e.Record) && now.Location == f.loc && now.Pruned.IsZero()
 				}) {
 					return nil, errChanged
 				}
@@ -451,7 +451,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		for _, f := range l.from {
 			for _, e := range f.entries {
 				for _, now := range tx.Lookup(e.Key) {
-					if now.SHA256 == e.SHA256 {
+					if now.Same(e.Record) {
 						now.Location, now.StoredSize, now.StoredModTime = loc, info.Size(), info.ModTime()
 						tx.Put(now)
 					}

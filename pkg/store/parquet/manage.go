@@ -98,7 +98,7 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	var gone []manifest.Entry
 	for _, old := range entries {
 		for _, e := range tx.Lookup(old.Key) {
-			if e.SHA256 == old.SHA256 && goes(e, before) {
+			if e.Same(old.Record) && goes(e, before) {
 				e.Pruned = time.Now().UTC()
 				tx.Put(e)
 				gone = append(gone, e)
@@ -149,10 +149,6 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) error {
 // Count implements store.Counter by what the footers say.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
-	type text struct {
-		store.Key
-		sha string
-	}
 	at := map[string][]int{} // location -> indexes
 	for i, r := range records {
 		if r.Location != "" && r.Pruned.IsZero() {
@@ -169,12 +165,16 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			s.opt.Log.Warn("has no rows that can be read", "file", path, "err", err)
 			continue
 		}
+		type text struct {
+			store.Key
+			text string
+		}
 		has := map[text]int64{}
 		for i, n := range f.rowsOf() {
-			has[text{f.Records[i].Key, f.Records[i].SHA256}] = n
+			has[text{f.Records[i].Key, f.Records[i].Text()}] = n
 		}
 		for _, i := range indexes {
-			counts[i] = has[text{records[i].Key, records[i].SHA256}]
+			counts[i] = has[text{records[i].Key, records[i].Text()}]
 		}
 	}
 	return counts, nil
@@ -255,7 +255,7 @@ func (s *stored) without(entries []manifest.Entry) (keep []span, rest []store.Re
 	from := int64(0)
 	for i, n := range s.rowsOf() {
 		r := s.Records[i]
-		if !slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Key == r.Key && e.SHA256 == r.SHA256 }) {
+		if !slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) }) {
 			keep, rest = append(keep, span{from, from + n}), append(rest, r)
 		}
 		from += n
@@ -268,7 +268,7 @@ func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Ent
 	var list []manifest.Entry
 	for _, r := range records {
 		for _, e := range tx.Lookup(r.Key) {
-			if e.SHA256 == r.SHA256 && e.Location == loc {
+			if e.Same(r) && e.Location == loc {
 				list = append(list, e)
 			}
 		}
@@ -329,10 +329,6 @@ type part struct {
 // concat writes the parts one after the other, whose records are given, and
 // closes them.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
-	var sums []string
-	for _, r := range replace {
-		sums = append(sums, r.SHA256)
-	}
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {
 		if err != nil {
@@ -345,7 +341,7 @@ func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column
 	if err != nil {
 		return err
 	}
-	return a.finish(slices.Clone(records), sums)
+	return a.finish(slices.Clone(records), textsOf(replace))
 }
 
 // Size implements store.Sizer.

@@ -36,8 +36,8 @@ import (
 // the source files whose rows the file has: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the key of the SHA-256 sums of the texts whose rows a file
-// replaces, for whoever finds both because a process died in between.
+// replacesKey is the key of the texts whose rows a file replaces, for whoever
+// finds both because a process died in between; see store.Record.Text.
 const replacesKey = "tstatrepo.replaces"
 
 // Options of a store.
@@ -137,7 +137,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	}
 	type text struct {
 		store.Key
-		sha string
+		text string
 	}
 	var found []manifest.Entry
 	replacedBy := map[text]store.Record{}
@@ -162,8 +162,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 		if n := len(f.Records); n > 0 {
 			last := found[len(found)-1].Record
-			for _, sha := range f.Replaces {
-				replacedBy[text{last.Key, sha}] = last
+			for _, t := range f.Replaces {
+				replacedBy[text{last.Key, t}] = last
 			}
 		}
 	}
@@ -187,7 +187,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	// A process may also have died before it removed all that it replaced.
 	var left []manifest.Entry
 	tx.All(func(e manifest.Entry) {
-		if r, ok := replacedBy[text{e.Key, e.SHA256}]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
+		if r, ok := replacedBy[text{e.Key, e.Text()}]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
 			left = append(left, e)
 		}
 	})
@@ -227,8 +227,17 @@ func (s *Store) files() ([]string, error) {
 // footer is what our metadata in a file's footer says.
 type footer struct {
 	Records  []store.Record // in the order of their rows
-	Replaces []string       // SHA-256 of the texts whose rows those of the last record replace
+	Replaces []string       // the texts whose rows those of the last record replace, see store.Record.Text
 	Rows     int64          // of the whole file
+}
+
+// textsOf names the texts of records.
+func textsOf(records []store.Record) []string {
+	var texts []string
+	for _, r := range records {
+		texts = append(texts, r.Text())
+	}
+	return texts
 }
 
 func readFooter(path string) (footer, error) {
@@ -339,11 +348,7 @@ func (t *tx) end() {
 func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
 	r.Location = ""
-	var sums []string
-	for _, old := range replace {
-		sums = append(sums, old.SHA256)
-	}
-	meta, err := ourMetadata([]store.Record{r}, sums)
+	meta, err := ourMetadata([]store.Record{r}, textsOf(replace))
 	if err != nil {
 		return err
 	}

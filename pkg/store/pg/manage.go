@@ -19,7 +19,7 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	if d.records.table == nil {
 		return nil
 	}
-	if err := d.lookForPruned(ctx); err != nil {
+	if err := d.lookForColumns(ctx); err != nil {
 		return Mark(err)
 	}
 	rows, err := d.Pool.Query(ctx, "select "+d.recordColumns()+" from "+d.records.table.Sanitize()+" r")
@@ -29,14 +29,14 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	return Mark(eachRecord(rows, f))
 }
 
-// lookForPruned looks whether another process has added the column meanwhile.
-func (d *DB) lookForPruned(ctx context.Context) error {
-	if d.records.pruned.Load() {
+// lookForColumns looks whether another process has added columns meanwhile.
+func (d *DB) lookForColumns(ctx context.Context) error {
+	if d.records.pruned.Load() && d.records.places.Load() {
 		return nil
 	}
 	t, err := FindTable(ctx, d.Pool, d.records.table)
 	if err == nil && t != nil {
-		d.records.pruned.Store(t.Columns[colPruned] != "")
+		d.lookAt(t)
 	}
 	return err
 }
@@ -47,7 +47,7 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	if d.records.table == nil {
 		return nil
 	}
-	if err := d.lookForPruned(ctx); err != nil || d.records.pruned.Load() {
+	if err := d.lookForColumns(ctx); err != nil || d.records.pruned.Load() {
 		return Mark(err)
 	}
 	table := d.records.table.Sanitize()

@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -25,7 +26,22 @@ type records struct {
 	// pruned: the table has that column. Those of older versions get it when
 	// there is something to prune.
 	pruned atomic.Bool
+	// places: the table has addedColumns. Those of older versions get them when
+	// a writer opens the store.
+	places atomic.Bool
 }
+
+// addedColumns are the columns that the first versions did not have, with the
+// values that stand for a column that is NULL or missing. The columns are
+// nullable because adding them is then a change of the catalog on every server.
+var addedColumns = []struct{ name, typ, none string }{
+	{"place", "text", "''"},
+	{"head", "text", "''"},
+	{"damaged", "boolean", "false"},
+}
+
+// identity is the index that allows one record of a text at a place.
+const identity = "(location, probe, folder, file, sha256, (coalesce(place, '')))"
 
 // mtime_ns beside mtime: file systems keep nanoseconds, timestamptz does not,
 // and a file counts as unchanged only if the times are equal.
@@ -49,7 +65,9 @@ const createFiles = ` (
 	cut bigint not null,
 	imported timestamptz not null,
 	pruned timestamptz,
-	unique (location, probe, folder, file, sha256)
+	place text,
+	head text,
+	damaged boolean
 )`
 
 // UseRecords makes the table of records in a schema if it is missing.
@@ -67,8 +85,10 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 			if t, err := find(tx); err != nil || t != nil {
 				return err
 			}
-			_, err := tx.Exec(ctx, "create table "+d.records.table.Sanitize()+createFiles)
-			return err
+			if _, err := tx.Exec(ctx, "create table "+d.records.table.Sanitize()+createFiles); err != nil {
+				return err
+			}
+			return d.indexIdentity(ctx, tx)
 		})
 		if err != nil {
 			return fmt.Errorf("create table %s: %w", d.records.table.Sanitize(), err)
@@ -81,7 +101,73 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 		d.records.table = nil // nothing was ever stored
 		return nil
 	}
+	d.lookAt(t)
+	if !readOnly && !d.records.places.Load() {
+		return d.addPlaces(ctx)
+	}
+	return nil
+}
+
+// lookAt notes which of the later columns the table of records has.
+func (d *DB) lookAt(t *Table) {
 	d.records.pruned.Store(t.Columns[colPruned] != "")
+	places := true
+	for _, c := range addedColumns {
+		places = places && t.Columns[c.name] != ""
+	}
+	d.records.places.Store(places)
+}
+
+func (d *DB) indexIdentity(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, "create unique index on "+d.records.table.Sanitize()+" "+identity)
+	return err
+}
+
+// addPlaces gives a table of records that an older version made addedColumns,
+// and lets it hold the same text at several places. Only the table's owner can.
+func (d *DB) addPlaces(ctx context.Context) error {
+	table := d.records.table.Sanitize()
+	err := d.Change(ctx, table, func(tx pgx.Tx) error {
+		t, err := FindTable(ctx, tx, d.records.table)
+		if err != nil || t == nil {
+			return err
+		}
+		if d.lookAt(t); d.records.places.Load() {
+			return nil // another process did it meanwhile
+		}
+		alter := "alter table " + table
+		for i, c := range addedColumns {
+			if i > 0 {
+				alter += ","
+			}
+			alter += " add column if not exists " + c.name + " " + c.typ
+		}
+		if _, err := tx.Exec(ctx, alter); err != nil {
+			return err
+		}
+		if err := d.indexIdentity(ctx, tx); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, "select conname::text from pg_constraint where conrelid = $1::oid and contype = 'u'", t.OID)
+		if err != nil {
+			return err
+		}
+		old, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, name := range old {
+			if _, err := tx.Exec(ctx, "alter table "+table+" drop constraint "+Quote(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Hinted(fmt.Errorf("add columns to table %s, which an older version made: %w", table, err),
+			"import once as the owner of the table")
+	}
+	d.records.places.Store(true)
 	return nil
 }
 
@@ -138,7 +224,26 @@ func (d *DB) recordColumns() string {
 	if !d.records.pruned.Load() {
 		pruned = "null::timestamptz"
 	}
-	return "r.location, r.probe, r.folder, r.file, r.sha256, r.length, r.size, r.mtime_ns, r.path, r.type, r.layout, r.time, r.rows, r.rejects, r.cut, r.imported, " + pruned
+	sql := "r.location, r.probe, r.folder, r.file, r.sha256, r.length, r.size, r.mtime_ns, r.path, r.type, r.layout, r.time, r.rows, r.rejects, r.cut, r.imported, " + pruned
+	for _, c := range addedColumns {
+		sql += ", " + d.added("r", c.name, c.typ, c.none)
+	}
+	return sql
+}
+
+// added returns the value of one of addedColumns in a table as SQL text.
+func (d *DB) added(table, name, typ, none string) string {
+	if !d.records.places.Load() {
+		return none + "::" + typ
+	}
+	return "coalesce(" + table + "." + name + ", " + none + ")"
+}
+
+// PlaceOf returns the place of a record as SQL text; alias names the table of
+// records.
+func (d *DB) PlaceOf(alias string) string {
+	c := addedColumns[0]
+	return d.added(alias, c.name, c.typ, c.none)
 }
 
 func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
@@ -146,7 +251,8 @@ func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
 	var ns int64
 	var pruned *time.Time
 	_, err := pgx.ForEachRow(rows, []any{&r.Location, &r.Probe, &r.Folder, &r.File, &r.SHA256, &r.Length, &r.Size, &ns,
-		&r.Path, &r.Type, &r.Layout, &r.Time, &r.Rows, &r.Rejects, &r.Cut, &r.Imported, &pruned}, func() error {
+		&r.Path, &r.Type, &r.Layout, &r.Time, &r.Rows, &r.Rejects, &r.Cut, &r.Imported, &pruned,
+		&r.Place, &r.Head, &r.Damaged}, func() error {
 		r.ModTime, r.Time, r.Imported, r.Pruned = time.Unix(0, ns).UTC(), r.Time.UTC(), r.Imported.UTC(), time.Time{}
 		if pruned != nil {
 			r.Pruned = pruned.UTC()
@@ -162,8 +268,8 @@ func (d *DB) Refresh(ctx context.Context, r store.Record) error {
 		return nil
 	}
 	_, err := d.Pool.Exec(ctx, "update "+d.records.table.Sanitize()+` set size = $1, mtime = $2, mtime_ns = $3, path = $4
-		where location = $5 and probe = $6 and folder = $7 and file = $8 and sha256 = $9`,
-		r.Size, r.ModTime, r.ModTime.UnixNano(), clean(r.Path), d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256)
+		where location = $5 and probe = $6 and folder = $7 and file = $8 and sha256 = $9 and coalesce(place, '') = $10`,
+		r.Size, r.ModTime, r.ModTime.UnixNano(), clean(r.Path), d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Place)
 	return Mark(err)
 }
 
@@ -189,8 +295,8 @@ func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replace
 	var out Replaced
 	for _, r := range rs {
 		rows, err := tx.Query(ctx, "delete from "+d.records.table.Sanitize()+
-			" where location = $1 and probe = $2 and folder = $3 and file = $4 and sha256 = $5 returning id, time",
-			d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256)
+			" where location = $1 and probe = $2 and folder = $3 and file = $4 and sha256 = $5 and coalesce(place, '') = $6 returning id, time",
+			d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Place)
 		if err != nil {
 			return out, err
 		}
@@ -213,38 +319,36 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", lockNumber("file", location, r.Probe, r.Folder, r.File)); err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, "select sha256 from "+d.records.table.Sanitize()+
+	rows, err := tx.Query(ctx, "select sha256, coalesce(place, '') from "+d.records.table.Sanitize()+
 		" where location = $1 and probe = $2 and folder = $3 and file = $4", location, r.Probe, r.Folder, r.File)
 	if err != nil {
 		return err
 	}
-	stored, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	has := func(rs []store.Record, sha string) bool {
-		return slices.ContainsFunc(rs, func(k store.Record) bool { return k.SHA256 == sha })
-	}
+	o := store.Record{Key: r.Key}
 	var conflict error
-	for _, sha := range stored {
+	_, err = pgx.ForEachRow(rows, []any{&o.SHA256, &o.Place}, func() error {
+		known := slices.ContainsFunc(known, o.Same)
 		switch {
-		case sha == r.SHA256 && !has(replace, sha), sha == r.SHA256 && !has(known, sha):
+		case slices.ContainsFunc(replace, o.Same) && known:
+		case o.Same(r), !known && r.Clashes(o):
 			return store.ErrDuplicate
-		case !has(known, sha):
+		case !known:
 			conflict = store.ErrConflict
 		}
-	}
-	return conflict
+		return nil
+	})
+	return cmp.Or(err, conflict)
 }
 
 // record adds a record.
 func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) error {
 	tag, err := tx.Exec(ctx, "insert into "+d.records.table.Sanitize()+` (id, location, probe, folder, file, sha256, length,
-		size, mtime, mtime_ns, path, type, layout, time, rows, rejects, cut, imported)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+		size, mtime, mtime_ns, path, type, layout, time, rows, rejects, cut, imported, place, head, damaged)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
 		on conflict do nothing`,
 		id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime, r.ModTime.UnixNano(),
-		clean(r.Path), r.Type, clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported)
+		clean(r.Path), r.Type, clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
+		r.Place, r.Head, r.Damaged)
 	if err != nil {
 		return err
 	}

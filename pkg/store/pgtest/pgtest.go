@@ -277,3 +277,11 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
+
+// OlderFiles is SQL that makes the table of records in a schema one of the
+// version before records had places.
+func OlderFiles(schema string) string {
+	table := schema + ".tstatrepo_files"
+	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +
+		"alter table " + table + " add unique (location, probe, folder, file, sha256)"
+}

@@ -176,16 +176,16 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			continue
 		}
 		var n []int64
-		var probe, folder, sha []string
+		var probe, folder, sha, place []string
 		for _, i := range indexes {
 			r := records[i]
-			n, probe, folder, sha = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256)
+			n, probe, folder, sha, place = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256), append(place, r.Place)
 		}
 		rows, err := s.Pool.Query(ctx, `with rows_of as (select `+colFile+` as id, count(*) as n from `+table.Sanitize()+`
 				where `+colTime+` >= $1 and `+colTime+` < $2 group by 1)
-			select k.i, c.n from unnest($3::bigint[], $4::text[], $5::text[], $6::text[]) as k (i, probe, folder, sha256)
+			select k.i, c.n from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[]) as k (i, probe, folder, sha256, place)
 			join `+files+` f using (probe, folder, sha256) join rows_of c on c.id = f.id
-			where f.location = $7 and f.file = $7`, g.day, g.day.AddDate(0, 0, 1), n, probe, folder, sha, g.table)
+			where f.location = $8 and f.file = $8 and k.place = `+s.PlaceOf("f"), g.day, g.day.AddDate(0, 0, 1), n, probe, folder, sha, place, g.table)
 		if err != nil {
 			return nil, pg.Mark(err)
 		}

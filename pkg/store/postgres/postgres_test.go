@@ -48,6 +48,14 @@ func TestConformance(t *testing.T) {
 						}
 						return n
 					},
+					Older: func(t *testing.T) store.Store {
+						server.Exec(t, db, pgtest.OlderFiles(schema))
+						s, err := Open(context.Background(), fmt.Sprintf(url, db), Options{ReadOnly: true})
+						if err != nil {
+							t.Fatal(err)
+						}
+						return s
+					},
 				}
 			})
 		})

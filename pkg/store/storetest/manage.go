@@ -25,7 +25,7 @@ func at(probe, folder string, n int, fqdn string) logFile {
 	if err != nil {
 		panic(err)
 	}
-	return logFile{probe, folder + ".out", rowsAt(t.Add(time.Minute), n, fqdn)}
+	return logFile{probe: probe, folder: folder + ".out", text: rowsAt(t.Add(time.Minute), n, fqdn)}
 }
 
 // byKey returns all records of the store, which has one of each key.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,9 @@ type Harness struct {
 	Count func(t *testing.T, logType, probe string) int
 	// NoReplace: the store refuses to replace rows.
 	NoReplace bool
+	// Older, if not nil, makes the store one of the version before records had
+	// places, which lacked columns, and opens it for reading only.
+	Older func(t *testing.T) store.Store
 }
 
 // Run tests a store. New is called for each subtest and returns an empty
@@ -54,6 +58,8 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"count":      (*suite).count,
 		"prune":      (*suite).prune,
 		"prune all":  (*suite).pruneAll,
+		"places":     (*suite).places,
+		"older":      (*suite).older,
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t)
@@ -75,12 +81,18 @@ type suite struct {
 
 const logType = "log_udp_complete"
 
+// damagedPlace is where the files lie whose records say that they were damaged.
+const damagedPlace = "damaged"
+
 // logFile is a file to store.
 type logFile struct {
 	probe, folder, text string
+	place               string
 }
 
-func (s *suite) file(text string) logFile { return logFile{"p1", "2016_03_24_21_37.out", text} }
+func (s *suite) file(text string) logFile {
+	return logFile{probe: "p1", folder: "2016_03_24_21_37.out", text: text}
+}
 
 // rows makes the text of a log with n rows.
 func rows(n int, fqdn string) string {
@@ -115,11 +127,12 @@ func write(ctx context.Context, st store.Store, f logFile) (store.FileTx, store.
 	}
 	info := store.FileInfo{
 		Key: store.Key{Probe: f.probe, Folder: f.folder, File: logType}, Type: typ,
-		Time: folder.Time, Name: f.folder + "/" + logType, ModTime: time.Unix(1458860000, 5000),
+		Time: folder.Time, Name: path.Join(f.place, f.folder, logType), ModTime: time.Unix(1458860000, 5000),
 	}
 	sum := sha256.Sum256([]byte(f.text))
 	rec := store.Record{
 		Key: info.Key, Fingerprint: store.Fingerprint{SHA256: hex.EncodeToString(sum[:]), Length: int64(len(f.text))},
+		Place: f.place, Head: "70:0123456789ab,cdef01234567", Damaged: f.place == damagedPlace,
 		Size: int64(len(f.text)), ModTime: info.ModTime, Path: "/var/lib/tstat/" + info.Name,
 		Type: logType, Layout: "header 6", Time: folder.Time, Imported: time.Unix(1458861000, 0).UTC(),
 	}
@@ -210,6 +223,7 @@ func (s *suite) reopen() store.Store {
 
 func (s *suite) commit() {
 	f := s.file(rows(5000, "a"))
+	f.place = damagedPlace
 	tx, rec := s.write(s.store, f)
 	s.want(s.store, f, 0)
 	if err := tx.Commit(s.ctx, rec, nil, nil); err != nil {
@@ -457,4 +471,110 @@ func (s *suite) cancelled() {
 	}
 	tx.Abort()
 	s.want(s.reopen(), f, 0)
+}
+
+// places: the same text of a log at two places is two files. One without a
+// place may be either.
+func (s *suite) places() {
+	at := func(place, text string) logFile {
+		f := s.file(text)
+		f.place = place
+		return f
+	}
+	text, other := rows(10, "a"), rows(20, "b")
+	a, b := at("a", text), at("site/b", text)
+	recs := []store.Record{s.put(s.store, a), s.put(s.store, b)}
+	s.put(s.store, at("site/b", other))
+	s.want(s.store, a, 40, text, text, other)
+	s.want(s.reopen(), a, 40, text, text, other)
+	if m, ok := s.store.(store.Counter); ok {
+		counts, err := m.Count(s.ctx, s.records(s.store, recs[0]))
+		if err != nil || !slices.Equal(slices.Sorted(slices.Values(counts)), []int64{10, 10, 20}) {
+			s.Errorf("counted %v, %v", counts, err)
+		}
+	}
+	for _, c := range []struct {
+		f     logFile
+		known []store.Record
+		want  error
+	}{
+		{b, recs, store.ErrDuplicate},
+		{b, nil, store.ErrDuplicate},
+		{at("", text), nil, store.ErrDuplicate},
+		{at("c", text), recs[:1], store.ErrConflict},
+	} {
+		tx, rec := s.write(s.store, c.f)
+		if err := tx.Commit(s.ctx, rec, c.known, nil); !errors.Is(err, c.want) {
+			s.Errorf("commit at %q, %d known: %v, want %v", c.f.place, len(c.known), err, c.want)
+		}
+		tx.Abort()
+	}
+
+	// Each record has changes of its own.
+	changed := recs[1]
+	changed.Size, changed.Path = 77, "/elsewhere/log_udp_complete.gz"
+	if err := s.store.Refresh(s.ctx, changed); err != nil {
+		s.Fatal(err)
+	}
+	for _, r := range s.records(s.reopen(), changed) {
+		if want := r.Same(changed); (r.Size == 77) != want || (r.Path == changed.Path) != want {
+			s.Errorf("%q after a change of %q: %+v", r.Place, changed.Place, r)
+		}
+	}
+	if s.NoReplace {
+		return
+	}
+	s.put(s.store, at("site/b", rows(12, "a")), recs[1])
+	s.want(s.store, a, 42, text, other, rows(12, "a"))
+	s.want(s.reopen(), a, 42, text, other, rows(12, "a"))
+	for _, r := range s.records(s.store, recs[0]) {
+		if r.SHA256 == recs[0].SHA256 && r.Place != "a" {
+			s.Errorf("%q was replaced in place of %q", recs[0].Place, r.Place)
+		}
+	}
+}
+
+// older: the store of an older version is read as it is, and who writes to it
+// brings it up to date.
+func (s *suite) older() {
+	if s.Older == nil {
+		s.Skip("its tables have all columns")
+	}
+	f := s.file(rows(10, "a"))
+	old := s.put(s.store, f)
+	reader := s.Older(s.T)
+	defer reader.Close()
+	check := func(st store.Store, n int) {
+		s.Helper()
+		rs := s.records(st, old)
+		if len(rs) != n {
+			s.Fatalf("%d records, want %d", len(rs), n)
+		}
+		for _, r := range rs {
+			if r.Place == "" && (r.SHA256 != old.SHA256 || r.Rows != 10 || r.Head != "" || r.Damaged) {
+				s.Errorf("%+v", r)
+			}
+		}
+		if c, ok := st.(store.Counter); ok {
+			if counts, err := c.Count(s.ctx, rs); err != nil || len(counts) != n || slices.Max(counts) != 10 || slices.Min(counts) != 10 {
+				s.Errorf("counted %v, %v", counts, err)
+			}
+		}
+		if got := s.Count(s.T, logType, f.probe); got != 10*n {
+			s.Errorf("%d rows, want %d", got, 10*n)
+		}
+	}
+	check(reader, 1)
+	writers := []store.Store{s.reopen(), s.Open(s.T)}
+	defer writers[1].Close()
+	old.Place, old.Head, old.Damaged = "", "", false
+	old.Size = 77
+	if err := s.store.Refresh(s.ctx, old); err != nil {
+		s.Fatal(err)
+	}
+	check(s.store, 1)
+	f.place = "b"
+	s.put(writers[1], f)
+	check(s.store, 2)
+	check(s.reopen(), 2)
 }
