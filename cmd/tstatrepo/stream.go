@@ -363,8 +363,14 @@ func (s *streamCmd) checkFormat(p *problems, opt *stream.Options) {
 		}
 		for name := range strings.SplitSeq(s.selected, ",") {
 			name = strings.TrimSpace(name)
-			if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return t.Column(name) >= 0 }) {
+			named := func(c tstat.Column) bool { return c.Name == name }
+			if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
+				return t.Column(name) >= 0 || slices.ContainsFunc(t.Optional, named)
+			}) {
 				p.add("select", "%q is not a column of any log type", name)
+			}
+			if opt.Format == stream.JSON && slices.Contains(opt.Select, name) {
+				p.add("select", "names %s twice: an object has each name once", name)
 			}
 			opt.Select = append(opt.Select, name)
 		}

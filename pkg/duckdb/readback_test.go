@@ -58,6 +58,47 @@ func TestReadback(t *testing.T) {
 	}
 }
 
+// TestOldAndNewType: files of a store whose column was unknown, and so a text,
+// when they were written, and files that have it as a number are read together.
+func TestOldAndNewType(t *testing.T) {
+	logs := t.TempDir()
+	dir := filepath.Join(logs, "p", "2016_03_24_21_37.out")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log := "#c_ip:1 c_port:2 c_msgsize1:3 c_sit1:4\n10.0.0.1 1 7 0.250000\n10.0.0.1 2 - 1.5\n"
+	if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte(log), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	files, err := readLogs(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := importLogs(t, logs, files)
+	db, err := open("", "1GB", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i, old := range []string{"type=log_tcp_complete/probe=p/date=2016-03-24/0_old.parquet", "type=log_tcp_complete/probe=p/date=2016-03-24/9_old.parquet"} {
+		if _, err := db.Exec(fmt.Sprintf("copy (select '10.0.0.1' as c_ip, %d::bigint as c_port, '12' as c_msgsize1, '2.500000' as c_sit1) to %s (format parquet)", 3+i, quote(filepath.Join(out, old)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, want := range map[string][4]float64{
+		"*.parquet":                {4, 31, 6.75, 1},
+		"[02]*.parquet":            {3, 19, 4.25, 1},
+		"2016_03_24_21_37.parquet": {2, 7, 1.75, 1},
+	} {
+		var got [4]float64
+		err := db.QueryRow("select count(*), sum(c_msgsize1::bigint), sum(c_sit1::double), count(*) filter (c_msgsize1 is null) from read_parquet("+
+			quote(out+"/type=log_tcp_complete/**/"+file)+", union_by_name = true)").Scan(&got[0], &got[1], &got[2], &got[3])
+		if err != nil || got != want {
+			t.Errorf("%s: %v, %v; want %v", file, got, err, want)
+		}
+	}
+}
+
 // importLogs imports each tree below logs as a probe of the same name.
 func importLogs(t *testing.T, logs string, files []*logFile) string {
 	t.Helper()

@@ -3,11 +3,13 @@ package stream
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +199,80 @@ func TestCRLF(t *testing.T) {
 	}
 }
 
+// keys returns the names in a JSON object, those of the same name too.
+func keys(t testing.TB, object string) (names []string) {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(object))
+	if _, err := d.Token(); err != nil {
+		t.Fatal(err)
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			t.Fatalf("%q: %v", object, err)
+		}
+		names = append(names, name.(string))
+		if _, err := d.Token(); err != nil { // values are not nested
+			t.Fatalf("%q: %v", object, err)
+		}
+	}
+	return names
+}
+
+// unique fails if an object has a name twice.
+func unique(t testing.TB, object string) {
+	t.Helper()
+	names := keys(t, object)
+	slices.Sort(names)
+	if n := len(slices.Compact(slices.Clone(names))); n != len(names) {
+		t.Errorf("a name stands twice: %s", object)
+	}
+}
+
+// TestUniqueNames: no object has a name twice, whatever columns a header names.
+func TestUniqueNames(t *testing.T) {
+	ours := []string{"probe", "type", "source", "Source", "source_2", "kind", "line", "first", "last", "first_abs", "durat", "date", "folder"}
+	for _, typ := range tstat.Types() {
+		var all []string
+		for _, c := range slices.Concat(typ.Columns, typ.Optional) {
+			all = append(all, c.Name)
+		}
+		sep := string(typ.Separator())
+		headers := [][]string{ours, slices.Concat(ours, ours)}
+		for part := range slices.Chunk(slices.Concat(all, ours), 200) { // there is a limit of unknown columns
+			headers = append(headers, part, slices.Concat(ours, part))
+		}
+		for _, names := range headers {
+			var lines strings.Builder
+			for _, tag := range []string{"", "C#", "S#"} {
+				if (typ.Name == "log_http_complete") != (tag != "") {
+					continue
+				}
+				lines.WriteString("#" + tag)
+				for i, name := range names {
+					if i > 0 {
+						lines.WriteString(sep)
+					}
+					fmt.Fprintf(&lines, "%s:%d", name, i+1)
+				}
+				fields := slices.Repeat([]string{"-"}, len(names))
+				if tag == "S#" {
+					fields[5] = "HTTP"
+				}
+				lines.WriteString("\n" + strings.Join(fields, sep) + "\n")
+			}
+			h := testHub(t, Options{Format: JSON})
+			objects := encodeAll(t, h, typ.Name, []byte(lines.String()))
+			if objects == "" && typ.Name != "log_chat_messages" && typ.Name != "log_http_complete" {
+				t.Errorf("%s: no row of %s: %d rejects", typ.Name, lines.String(), h.stats.rejects.Load())
+			}
+			for object := range strings.Lines(objects) {
+				unique(t, object)
+			}
+		}
+	}
+}
+
 // FuzzLines: whatever comes, no panic, and every object is JSON.
 func FuzzLines(f *testing.F) {
 	sample, err := os.ReadFile(sampleLog)
@@ -206,6 +282,7 @@ func FuzzLines(f *testing.F) {
 	f.Add(sample[:4000], 0)
 	f.Add([]byte("#c_ip:1 c_port:2\n1.2.3.4 -5\n1.2.3.4 05\n- 1e5\n"), 1)
 	f.Add([]byte("\n \n#\n##:\n"), 2)
+	f.Add([]byte("#source:1 first:2 first_abs:3 durat:4 probe:5 source:6\n1 2 3 4 5 6\n"), 0)
 	f.Add([]byte("#c_ip:1 c_port:2\r\n1.2.3.4 5\r\n\r\n\r\r\n"), 1)
 	names := []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_chat_messages", "log_video_complete", "log_mm_complete"}
 	opt := testHub(f, Options{Format: JSON}).opt
@@ -220,6 +297,7 @@ func FuzzLines(f *testing.F) {
 			if !json.Valid([]byte(line)) {
 				t.Fatalf("no JSON: %q", line)
 			}
+			unique(t, line)
 		}
 		// The wire takes the same, with its prefix or without.
 		s := splitter{types: &typeNames{}, maxLine: 1 << 16, reject: func(string, []byte) {}}

@@ -90,7 +90,7 @@ func cleanName(name []byte) string {
 
 // resolve turns the names of a header into columns: indexes into t.Columns,
 // continued by extra, none of them twice. Names that t does not know are
-// appended to extra, as text; the returned slice is the new extra.
+// appended to extra; the returned slice is the new extra.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}
@@ -114,7 +114,7 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 		}
 		c := t.Column(name)
 		if c < 0 || used[c] {
-			c, extra = t.extraColumn(name, extra, used)
+			c, extra = t.placeExtra(name, extra, used)
 		}
 		used[c] = true
 		columns = append(columns, c)
@@ -122,10 +122,11 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	return columns, extra
 }
 
-// extraColumn returns the column of a name that is unknown, or that this
-// header has already: compiled with PACKET_STATS Tstat prints names twice.
+// placeExtra returns the column of a name that is unknown, or that this
+// header has already: compiled with PACKET_STATS Tstat prints names twice. It
+// returns its index and the new extra.
 // The same header always gets the same columns.
-func (t *LogType) extraColumn(name string, extra []string, used map[int]bool) (int, []string) {
+func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (int, []string) {
 	base := name
 	for n := 2; ; n++ {
 		if !t.taken(name) {

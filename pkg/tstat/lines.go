@@ -70,7 +70,7 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 		l.extra = extra
 		l.columns = slices.Clone(l.typ.Columns)
 		for _, name := range extra {
-			l.columns = append(l.columns, Column{Name: name, Description: "unknown column of the log's header"})
+			l.columns = append(l.columns, l.typ.extraColumn(name))
 		}
 	}
 	if l.typ.rows == chatMessages {

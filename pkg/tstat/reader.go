@@ -32,7 +32,8 @@ const readSize = 256 << 10
 // gzipBuffer is how much of a compressed file is read at once.
 const gzipBuffer = 64 << 10
 
-// maxExtra bounds the unknown columns of a file: each costs memory.
+// maxExtra bounds the columns of a file that are not its type's: each costs
+// memory.
 const maxExtra = 256
 
 // layoutLines is how many lines are looked at to tell the layout of a file
@@ -200,7 +201,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 func (r *Reader) setColumns() {
 	r.columns = append(slices.Clip(slices.Clone(r.typ.Columns)), make([]Column, len(r.extra))...)
 	for i, name := range r.extra {
-		r.columns[len(r.typ.Columns)+i] = Column{Name: name, Description: "unknown column of the log's header"}
+		r.columns[len(r.typ.Columns)+i] = r.typ.extraColumn(name)
 	}
 	b := &r.batch
 	b.n = 0
@@ -368,7 +369,12 @@ func (r *Reader) readHeader(text []byte) error {
 		if r.begun {
 			return &NewColumnsError{extra}
 		}
-		r.opt.Warn(fmt.Sprintf("unknown columns are kept as text: %s", strings.Join(extra[len(r.extra):], ", ")))
+		unknown := slices.DeleteFunc(slices.Clone(extra[len(r.extra):]), func(name string) bool {
+			return slices.ContainsFunc(r.typ.Optional, func(c Column) bool { return c.Name == name })
+		})
+		if len(unknown) > 0 {
+			r.opt.Warn("unknown columns are kept as text: " + strings.Join(unknown, ", "))
+		}
 		r.extra = extra
 		r.setColumns()
 	}

@@ -537,13 +537,81 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// TestOptionalColumns: the columns of Tstat's compile-time options have types,
+// and no warning comes of them, in the headers of 3.x and 2.4.
+func TestOptionalColumns(t *testing.T) {
+	const averages = " c_pkts_data c_pkts_data_avg c_pkts_data_std s_pkts_data s_pkts_data_avg s_pkts_data_std c_seg_cnt c_sit_avg c_sit_std s_seg_cnt s_sit_avg s_sit_std c_pkts_push s_pkts_push"
+	numbered := func(names ...string) (all string) {
+		for _, name := range names {
+			n := 10
+			if strings.HasSuffix(name, "_sit") {
+				n = 9
+			} else if strings.HasSuffix(name, "#") { // its count goes before
+				name = strings.TrimSuffix(name, "#")
+				all += " " + name + "_count"
+			} else {
+				all += " " + name
+			}
+			for i := range n {
+				all += fmt.Sprintf(" %s%d", name, i+1)
+			}
+		}
+		return all
+	}
+	for typ, header := range map[string]string{
+		"log_tcp_complete": "c_ip c_pkts_data s_pkts_data c_pkts_push s_pkts_push c_pkts_drop s_pkts_drop" +
+			numbered("c_msgsize#", "s_msgsize#", "c_pktsize#", "s_pktsize#", "c_sit", "s_sit") + averages + " c_mptcp s_mptcp",
+		"log_tcp_complete ": "c_ip c_pkts_data s_pkts_data" + numbered("c_msgsize", "s_msgsize", "c_pktsize", "s_pktsize", "c_sit", "s_sit") + averages,
+		"log_udp_complete":  "c_ip c_p2p_pkts c_p2p_pkts_edk c_p2p_pkts_kad c_p2p_pkts_kadu c_p2p_pkts_gnu c_p2p_pkts_bit c_p2p_pkts_dc c_p2p_pkts_kaz c_p2p_pkts_ppl c_p2p_pkts_sop c_p2p_pkts_tva s_p2p_pkts s_p2p_pkts_tva",
+	} {
+		typ = strings.TrimSpace(typ)
+		names := strings.Fields(header)
+		head, row := "#", "10.0.0.1"
+		for i, name := range names {
+			head += fmt.Sprintf("%s:%d ", name, i+1)
+			if i > 0 {
+				row += fmt.Sprintf(" %d", i)
+			}
+		}
+		// Unknown columns are texts, so that this would be a row. The last
+		// values of a row may be -nan.
+		text := strings.TrimSpace(head) + "\n" + row + "\n" + strings.Replace(row, " 5 ", " x ", 1) + "\n"
+		got, err := read(t, strings.NewReader(text), typ, ReaderOptions{})
+		if err != nil || len(got.warns) > 0 || len(got.rows) != 1 || len(got.rejects) != 1 {
+			t.Fatalf("%s: %v, warnings %q, rejects %q, %d rows", typ, err, got.warns, got.rejects, len(got.rows))
+		}
+		lt := TypeByName(typ)
+		columns, extra := lt.resolve(headerOf(t, text, lt), nil)
+		for _, name := range extra {
+			if c := lt.extraColumn(name); c.Kind != Int && c.Kind != Float {
+				t.Errorf("%s: column %s is %s", typ, name, c.Kind)
+			}
+		}
+		if len(columns) != len(got.rows[0]) {
+			t.Errorf("%s: %d values of %d", typ, len(got.rows[0]), len(columns))
+		}
+		compareLines(t, lt, []byte(text))
+	}
+}
+
+// headerOf reads the header that a log begins with.
+func headerOf(t *testing.T, text string, typ *LogType) header {
+	t.Helper()
+	line, _, _ := strings.Cut(text, "\n")
+	h, err := parseHeader([]byte(line), typ.sep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 func TestTables(t *testing.T) {
 	if _, err := parseTypes(layoutsTSV); err != nil {
 		t.Fatal(err)
 	}
 	for _, typ := range Types() {
 		lower := map[string]bool{}
-		for _, c := range typ.Columns {
+		for _, c := range slices.Concat(typ.Columns, typ.Optional) {
 			if slices.Contains(reserved, c.Name) || cleanName([]byte(c.Name)) != c.Name || len(c.Name) > maxName || c.Description == "" {
 				t.Errorf("%s: column %q", typ.Name, c.Name)
 			}

@@ -46,6 +46,9 @@ type LogType struct {
 	// Columns is the union of the columns of all versions, the newest
 	// version's first and in its order. A version lacks some of them.
 	Columns []Column
+	// Optional are columns that only a Tstat compiled with an option like
+	// PACKET_STATS writes. A log that has one has it behind Columns.
+	Optional []Column
 
 	sep     byte
 	index   map[string]int
@@ -95,15 +98,17 @@ var synonyms = map[string]string{
 	"c_tls_sesid": "tls_session_stat", // until 05/2018
 }
 
-// reserved are names that stores give to columns of their own: readers of a
-// Hive style folder would see its value instead of the file's.
-var reserved = []string{"type", "probe", "date", "folder", "folder_time"}
+// reserved are names that stores and formats give to fields of their own: a
+// reader of a Hive style folder would see its value instead of the file's, and
+// a JSON object would have a name twice.
+var reserved = []string{"type", "probe", "date", "folder", "folder_time", "source"}
 
 // layoutsTSV lists log types, their columns and the layouts of all versions,
 // as measured on real output of nine Tstat builds and read from the code that
 // writes the headers. Lines: `type NAME blank|tab`, `column NAME KIND UNIT
-// DESCRIPTION`, `layout VERSION PART header|plain COUNT NAMES`; "!" among the
-// names is a field that holds no value.
+// DESCRIPTION`, `option NAME KIND UNIT DESCRIPTION` for LogType.Optional,
+// `layout VERSION PART header|plain COUNT NAMES`; "!" among the names is a field
+// that holds no value.
 //
 //go:embed layouts.tsv
 var layoutsTSV string
@@ -135,6 +140,16 @@ func (t *LogType) Column(name string) int {
 		return i
 	}
 	return -1
+}
+
+// extraColumn returns the column of a name that is not one of t.Columns.
+func (t *LogType) extraColumn(name string) Column {
+	for _, c := range t.Optional {
+		if c.Name == name {
+			return c
+		}
+	}
+	return Column{Name: name, Description: "unknown column of the log's header"}
 }
 
 // Counts returns the numbers of columns that lines of t can have, for
@@ -173,7 +188,7 @@ func parseTypes(table string) ([]*LogType, error) {
 				t.sep = '\t'
 			}
 			ts = append(ts, t)
-		case f[0] == "column" && len(f) == 5:
+		case (f[0] == "column" || f[0] == "option") && len(f) == 5:
 			c := Column{Name: f[1], Unit: f[3], Description: f[4]}
 			switch f[2] {
 			case "text":
@@ -193,6 +208,10 @@ func parseTypes(table string) ([]*LogType, error) {
 			}
 			if _, dup := t.index[c.Name]; dup {
 				return nil, fmt.Errorf("layouts.tsv:%d: column %s twice", i+1, c.Name)
+			}
+			if f[0] == "option" {
+				t.Optional = append(t.Optional, c)
+				break
 			}
 			t.index[c.Name] = len(t.Columns)
 			t.Columns = append(t.Columns, c)

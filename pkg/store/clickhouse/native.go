@@ -18,6 +18,7 @@ const (
 	formFloat               // Float64
 	formFlag                // UInt8, Bool
 	formText                // String
+	formWritten             // String, of numbers and flags: as Tstat wrote them
 	formSeconds             // DateTime: seconds since the epoch, UInt32
 	formMicros              // UInt32: the microseconds of the second
 	formTime                // DateTime64(6): microseconds since the epoch, Int64
@@ -38,6 +39,8 @@ func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 		f, ok = formFlag, true
 	case kind == tstat.Text && inner == "String":
 		f, ok = formText, true
+	case kind != tstat.Time && inner == "String": // the column was unknown when the table got it
+		f, ok = formWritten, true
 	case kind == tstat.Time && (inner == "DateTime" || strings.HasPrefix(inner, "DateTime(")):
 		f, ok = formSeconds, true
 	case kind == tstat.Time && strings.HasPrefix(inner, "DateTime64(6"):
@@ -107,6 +110,10 @@ func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
 }
 
 func (c *column) add(b *tstat.Batch, skip []bool) {
+	if c.form == formWritten {
+		c.addWritten(b, skip)
+		return
+	}
 	v, ok := b.Column(c.source)
 	n := b.Len()
 	if !ok {
@@ -144,13 +151,33 @@ func (c *column) add(b *tstat.Batch, skip []bool) {
 	}
 }
 
+// addWritten appends the fields of the rows of b.
+func (c *column) addWritten(b *tstat.Batch, skip []bool) {
+	v, ok := b.Column(c.source)
+	for i := range b.Len() {
+		if skip != nil && skip[i] {
+			continue
+		}
+		if !ok || v.Def[i] == 0 {
+			c.null()
+			continue
+		}
+		text, fields, columns := b.Row(i)
+		f := slices.Index(columns, c.source)
+		if c.nullable {
+			c.nulls = append(c.nulls, 0)
+		}
+		c.data = appendString(c.data, string(text[fields.Begin(f):fields[f]]))
+	}
+}
+
 // null appends NULL.
 func (c *column) null() {
 	if c.nullable {
 		c.nulls = append(c.nulls, 1)
 	}
 	switch c.form {
-	case formText, formFlag:
+	case formText, formWritten, formFlag:
 		c.data = append(c.data, 0)
 	case formSeconds, formMicros:
 		c.data = append(c.data, 0, 0, 0, 0)

@@ -77,6 +77,29 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// TestOldColumnKeepsItsType: a column that the table got as a text, when it was
+// unknown, takes the numbers as Tstat wrote them.
+func TestOldColumnKeepsItsType(t *testing.T) {
+	server := clickhousetest.Start(t)
+	db := server.Database()
+	s := open(t, "clickhouse://"+server.Host()+"/"+db)
+	put(t, s, "log_tcp_complete", "2016_03_24_21_37.out", "#c_ip:1 c_port:2\n10.0.0.1 1\n")
+	s.Close()
+	for _, column := range []string{"c_msgsize1", "c_sit1"} {
+		server.Query(t, "alter table "+db+".log_tcp_complete_rows add column "+column+" Nullable(String)")
+	}
+	s = open(t, "clickhouse://"+server.Host()+"/"+db)
+	defer s.Close()
+	put(t, s, "log_tcp_complete", "2016_03_24_22_37.out", "#c_ip:1 c_port:2 c_msgsize1:3 c_sit1:4 c_msgsize2:5\n10.0.0.1 2 012 1.500000 7\n10.0.0.1 3 - -nan 8\n")
+	want := "1\t\\N\t\\N\t\\N\n2\t012\t1.500000\t7\n3\t\\N\t-nan\t8"
+	if got := server.Query(t, "select c_port, c_msgsize1, c_sit1, c_msgsize2 from "+db+".log_tcp_complete_rows order by c_port"); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := server.Query(t, "select type from system.columns where database = '"+db+"' and table = 'log_tcp_complete_rows' and name = 'c_msgsize2'"); got != "Nullable(Int64)" {
+		t.Errorf("a new column has the type %s", got)
+	}
+}
+
 // TestSweep: what no one will see is removed, and nothing else.
 func TestSweep(t *testing.T) {
 	server := clickhousetest.Start(t)

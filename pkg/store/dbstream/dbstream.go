@@ -401,7 +401,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
 	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]int64{},
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix(),
-		Rows: pg.NewRows(f, pg.RowOptions{Own: []pg.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
+		Rows: pg.NewRows(f, pg.RowOptions{Table: pg.Ident{public, st.name}, Own: []pg.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
 			Targets: targets, Columns: s.cfg.columns, AsWritten: written, Binary: tx.Binary()})}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()

@@ -84,6 +84,9 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		x.rows++
 		x.tx.Line(b.LineNumber(i))
 	}
+	if err := x.CheckAddresses(false); err != nil {
+		return err
+	}
 	return x.check(x.tx.Send(buf))
 }
 
@@ -136,6 +139,9 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	if len(replace) > 0 && !x.file.Append {
 		x.Abort()
 		return errReplace
+	}
+	if err := x.CheckAddresses(true); err != nil {
+		return errors.Join(err, x.Abort())
 	}
 	err := x.tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil })
 	if err != nil {

@@ -1,7 +1,6 @@
 package pg
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -209,7 +208,7 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
 	e.line(i)
-	return &rowError{c.target.Name, bytes.Clone(e.field(c)), c.reason()}
+	return c.rowError(e.field(c))
 }
 
 // appendCell appends a value that is not just copied.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -27,9 +29,10 @@ type Target struct {
 // them again costs more than all the rest. Most rows have nothing but plain
 // numbers between a few texts; there whole runs of fields are copied.
 type encoder struct {
-	cells   []cell // in the order of the fields
-	idle    []cell // of columns that no batch had so far
-	sources []bool // per column of the file: it has a target
+	cells   []cell   // in the order of the fields
+	idle    []cell   // of columns that no batch had so far
+	sources []bool   // per column of the file: it has a target
+	inet    []string // the table's columns of addresses
 	sep     byte
 	batch   *tstat.Batch
 
@@ -134,6 +137,7 @@ func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool
 			}
 		case "inet":
 			c.op = opInet
+			e.inet = append(e.inet, t.Name)
 		case "timestamptz", "timestamp":
 			c.op = opRawText
 			if kind == tstat.Time {
@@ -263,6 +267,7 @@ type rowError struct {
 	column string
 	value  []byte
 	reason string
+	text   bool // a text in place of an address, see isText
 }
 
 func (e *rowError) Error() string {
@@ -306,9 +311,27 @@ func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
 	field := e.field(c)
 	dst, ok := c.append(dst, field, c.at(i), e.sep)
 	if !ok {
-		return dst, &rowError{c.target.Name, bytes.Clone(field), c.reason()}
+		return dst, c.rowError(field)
 	}
 	return dst, nil
+}
+
+func (c *cell) rowError(field []byte) error {
+	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
+}
+
+// isText reports whether a value of an address column that is not an address
+// was put there in its place: a hash, a name, an address with digits blotted
+// out. Else it is a damaged address: it has nothing but the characters of
+// addresses, or bytes that no text has.
+func isText(field []byte) bool {
+	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return false
+	}
+	if a, err := netip.ParseAddr(str(field)); err == nil && a.Zone() != "" {
+		return false
+	}
+	return len(bytes.Trim(field, "0123456789abcdefABCDEF")) == 0 || len(bytes.Trim(field, "0123456789abcdefABCDEF.:")) > 0
 }
 
 func (c *cell) reason() string {

@@ -2,9 +2,11 @@ package pg
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -18,10 +20,15 @@ type Rows struct {
 	own      []Target
 	file     store.FileInfo
 	rejected int64
+	rows     int64 // that Start was called for
+	table    Ident
+	texts    int               // rows with a text in place of an address
+	text     *TextAddressError // about the first of them
 }
 
 // RowOptions say what rows are made of.
 type RowOptions struct {
+	Table   Ident    // that the user knows, for hints
 	Own     []Target // columns that are not of the log; Source does not matter
 	Targets []Target
 	Columns Columns
@@ -37,7 +44,7 @@ type RowOptions struct {
 func NewRows(f store.FileInfo, opt RowOptions) *Rows {
 	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.Binary && canBinary(opt.Own))
 	enc.sep = f.Type.Separator()
-	r := &Rows{enc: enc, own: opt.Own, file: f}
+	r := &Rows{enc: enc, own: opt.Own, file: f, table: opt.Table}
 	if opt.Columns == Drop {
 		r.file.Present = nil
 	}
@@ -93,7 +100,56 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 			}
 		}
 	}
+	r.rows += int64(b.Len())
 	return r.enc.start(b), nil
+}
+
+// fewRows is how many rows a log has in which one row with a text in place of
+// an address is no accident.
+const fewRows = 100
+
+// CheckAddresses fails if the log holds texts where the table wants addresses,
+// as anonymized logs do: the other rows alone would be wrong. One such row
+// among many is a damaged line, and so only a reject; that is known at the end
+// of the file, which final says.
+func (r *Rows) CheckAddresses(final bool) error {
+	if r.texts > 1 || r.texts == 1 && final && r.rows < fewRows {
+		return r.text
+	}
+	return nil
+}
+
+// TextAddressError says that a log holds texts where the table wants addresses.
+type TextAddressError struct {
+	Line   int64
+	Column string
+	Value  string
+	table  Ident
+	inet   []string // all such columns of the table
+}
+
+func (e *TextAddressError) Error() string {
+	return fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", e.Line, e.Column, e.Value)
+}
+
+// Hint says how the table can take the log.
+func (e *TextAddressError) Hint() string {
+	var alter []string
+	for _, name := range e.inet {
+		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
+	}
+	return "addresses in the log are anonymized; to store them as texts: alter table " + e.table.Sanitize() + " " + strings.Join(alter, ", ")
+}
+
+// countText notes a row with a text in place of an address.
+func (r *Rows) countText(line int64, err error) {
+	var re *rowError
+	if !errors.As(err, &re) || !re.text {
+		return
+	}
+	if r.texts++; r.text == nil {
+		r.text = &TextAddressError{Line: line, Column: re.column, Value: string(re.value), table: r.table, inet: r.enc.inet}
+	}
 }
 
 // columns returns the columns of the table that the rows have, in order, see
@@ -109,6 +165,7 @@ func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string
 		reason = why
 	} else if reason == "" && err != nil {
 		reason = err.Error()
+		r.countText(line, err)
 	}
 	old := r.file.Append && line <= r.file.After
 	if reason != "" {

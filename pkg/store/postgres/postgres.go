@@ -160,7 +160,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	return &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
 		own:  []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}},
-		Rows: pg.NewRows(f, pg.RowOptions{Own: own, Targets: targets, Columns: s.columns, Binary: tx.Binary()})}, nil
+		Rows: pg.NewRows(f, pg.RowOptions{Table: pg.Ident{s.schema, f.Type.Name}, Own: own, Targets: targets, Columns: s.columns, Binary: tx.Binary()})}, nil
 }
 
 // prepare makes the table, the columns and the partition that a file needs.
@@ -297,6 +297,9 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 			x.tx.Line(b.LineNumber(i))
 		}
 	}
+	if err := x.CheckAddresses(false); err != nil {
+		return err
+	}
 	return x.check(x.tx.Send(buf))
 }
 
@@ -312,6 +315,9 @@ func (x *fileTx) check(err error) error {
 }
 
 func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	if err := x.CheckAddresses(true); err != nil {
+		return errors.Join(err, x.Abort())
+	}
 	return x.check(x.tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
 		// The time finds the partitions.
 		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",

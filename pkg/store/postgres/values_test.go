@@ -332,6 +332,131 @@ func TestRejects(t *testing.T) {
 	}
 }
 
+// TestTextAddresses: of a log with texts in place of addresses all rows are
+// stored or none, and the hint makes it all. One such row among many is a
+// damaged line, as is a damaged address.
+func TestTextAddresses(t *testing.T) {
+	server := pgtest.Start(t)
+	const hash = "IPv4:f55ff16f66f43360266b95db6f8fec01"
+	log := func(rows int, odd map[int]string) string {
+		var b strings.Builder
+		b.WriteString("#c_ip:1 c_port:2 s_ip:3\n")
+		for i := range rows {
+			address := "192.0.2.1"
+			if a := odd[i]; a != "" {
+				address = a
+			}
+			fmt.Fprintf(&b, "%s %d %s\n", address, i, "2001:db8::1")
+		}
+		return b.String()
+	}
+	half := map[int]string{}
+	for i := range 700 {
+		if i%2 == 1 {
+			half[i] = hash
+		}
+	}
+	tests := []struct {
+		name string
+		log  string
+		rows int // stored; else none, and all after the hint was followed
+		line int
+	}{
+		{"half of them", log(700, half), 0, 3},
+		{"few rows, one hash", log(30, map[int]string{12: hash}), 0, 14},
+		{"the last two of many", log(1000, map[int]string{998: hash, 999: hash}), 0, 1000},
+		{"digits blotted out", log(30, map[int]string{0: "192.168.3.XXX"}), 0, 2},
+		{"a hash without a prefix", log(30, map[int]string{0: "f55ff16f66f43360266b95db6f8fec01"}), 0, 2},
+		{"a damaged line", log(1000, map[int]string{12: "192.0.2x1"}), 999, 0},
+		{"damaged addresses", log(30, map[int]string{3: "192.0.2.", 4: "192.0.2.256", 5: "1:2", 6: "192.0\x01.2.1", 7: "fe80::1%eth0"}), 25, 0},
+	}
+	for _, tt := range tests {
+		for _, copying := range []string{"", "text"} {
+			db := server.Database(t)
+			conn := server.Connect(t, db)
+			if copying == "text" { // a type whose binary form is not known
+				server.Exec(t, db, "create table log_udp_complete (probe varchar(20), folder text, folder_time timestamptz, file_id bigint, c_ip inet, s_ip inet, c_port numeric)")
+			}
+			s := open(t, "postgres://"+server.Host(db))
+			try := func() (rejected int64, err error) {
+				r := tstat.NewReader(strings.NewReader(tt.log), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+				key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_udp_complete"}
+				var tx store.FileTx
+				for {
+					b, err := r.Next()
+					if err == io.EOF {
+						break
+					}
+					if tx == nil {
+						tx, err = s.Begin(t.Context(), store.FileInfo{Key: key, Type: b.Type, Columns: r.Columns(), Time: time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)})
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer tx.Abort()
+					}
+					if err := tx.Write(t.Context(), b); err != nil {
+						return 0, err
+					}
+				}
+				sha, n := r.Fingerprint()
+				rec := store.Record{Key: key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}
+				return tx.(store.Rejecter).Rejected(), tx.Commit(t.Context(), rec, nil, nil)
+			}
+			check := func(rows int) {
+				t.Helper()
+				var n int
+				if err := conn.QueryRow(t.Context(), "select count(*) from log_udp_complete").Scan(&n); err != nil || n != rows {
+					t.Errorf("%s %s: %d rows, want %d; %v", tt.name, copying, n, rows, err)
+				}
+			}
+			rejected, err := try()
+			all := strings.Count(tt.log, "\n") - 1
+			if tt.rows > 0 {
+				if err != nil || rejected != int64(all-tt.rows) {
+					t.Errorf("%s %s: %d rejected, %v", tt.name, copying, rejected, err)
+				}
+				check(tt.rows)
+				s.Close()
+				continue
+			}
+			var te *pg.TextAddressError
+			if !errors.As(err, &te) || te.Line != int64(tt.line) || te.Column != "c_ip" {
+				t.Fatalf("%s %s: %v", tt.name, copying, err)
+			}
+			check(0)
+			s.Close()
+			_, sql, _ := strings.Cut(te.Hint(), "texts: ")
+			server.Exec(t, db, sql)
+			s = open(t, "postgres://"+server.Host(db))
+			if _, err = try(); err != nil {
+				t.Errorf("%s %s: after %s: %v", tt.name, copying, sql, err)
+			}
+			check(all)
+			s.Close()
+		}
+	}
+}
+
+// TestOldColumnKeepsItsType: a column that the table got as a text, when it was
+// unknown, takes the numbers as Tstat wrote them.
+func TestOldColumnKeepsItsType(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	put(t, s, "p1", "2016_03_24_21_37.out", "log_tcp_complete", "#c_ip:1 c_port:2\n10.0.0.1 1\n")
+	server.Exec(t, db, "alter table log_tcp_complete add column c_msgsize1 text, add column c_sit1 text")
+	s = open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	put(t, s, "p1", "2016_03_24_22_37.out", "log_tcp_complete", "#c_ip:1 c_port:2 c_msgsize1:3 c_sit1:4 c_msgsize2:5\n10.0.0.1 2 012 1.500000 7\n10.0.0.1 3 - -nan 8\n")
+	var got string
+	err := server.Connect(t, db).QueryRow(t.Context(), `select string_agg(concat_ws(' ', c_port, coalesce(c_msgsize1, 'NULL'), c_sit1, c_msgsize2, pg_typeof(c_msgsize2)), ', ' order by c_port)
+		from log_tcp_complete where c_port > 1`).Scan(&got)
+	if want := "2 012 1.500000 7 bigint, 3 NULL -nan 8 bigint"; err != nil || got != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
 // TestChanged: a column becomes one whose values have the same length. What
 // was copied until the store sees it must not be taken for the other type.
 func TestChanged(t *testing.T) {

@@ -53,6 +53,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"concurrent": (*suite).concurrent,
 		"names":      (*suite).names,
 		"cancelled":  (*suite).cancelled,
+		"hashes":     (*suite).hashes,
 		"claims":     (*suite).claims,
 		"records":    (*suite).allRecords,
 		"count":      (*suite).count,
@@ -219,6 +220,34 @@ func (s *suite) reopen() store.Store {
 	}
 	s.store = s.Open(s.T)
 	return s.store
+}
+
+// hashes: of a log whose addresses are texts in part, as an anonymized log has
+// them, a store has all rows or none.
+func (s *suite) hashes() {
+	text := rows(30, "a")
+	hashed := strings.Replace(text, "\n10.0.0.1 12 ", "\nIPv4:f55ff16f66f43360266b95db6f8fec01 12 ", 1)
+	hashed = strings.Replace(hashed, "\n10.0.0.1 29 ", "\n192.168.3.XXX 29 ", 1)
+	f := s.file(hashed)
+	tx, rec, err := write(s.ctx, s.store, f)
+	if err == nil {
+		err = tx.Commit(s.ctx, rec, nil, nil)
+	}
+	if aerr := tx.Abort(); aerr != nil {
+		s.Errorf("abort: %v", aerr)
+	}
+	if err == nil {
+		s.want(s.store, f, 30, f.text)
+		return
+	}
+	var hint interface{ Hint() string }
+	if !errors.As(err, &hint) || errors.Is(err, store.ErrTransient) || errors.Is(err, store.ErrUnavailable) {
+		s.Errorf("no hint, or it would be tried again: %v", err)
+	}
+	s.want(s.store, f, 0)
+	f = s.file(text)
+	s.put(s.store, f)
+	s.want(s.store, f, 30, f.text)
 }
 
 func (s *suite) commit() {
