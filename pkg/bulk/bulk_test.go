@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -359,6 +360,32 @@ func TestRejects(t *testing.T) {
 			w.Errorf("reject file:\n%s\nwant\n%s", data, want)
 		}
 		w.run("files=0 skipped=1", nil)
+	})
+}
+
+// TestPowerCut checks that what an import has stored is there after a power
+// cut, so that a second run skips it, and that its rejects are, too.
+func TestPowerCut(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put(log, udp(200, "a")+"bad\n")
+		w.put("b/"+log, udp(100, "b"))
+		scheme, store, _ := strings.Cut(w.dest, ":")
+		dir := filepath.Dir(store)
+		disk := durabletest.Record(w.T, dir)
+		sum := w.run("files=2", nil)
+		cut := disk.Cut(w.T)
+		w.dest = scheme + ":" + filepath.Join(cut, filepath.Base(store))
+		w.run("files=0 skipped=2", nil)
+		if sum.RejectFile == "" {
+			return // a copy has none
+		}
+		name, err := filepath.Rel(dir, sum.RejectFile)
+		if err != nil {
+			w.Fatal(err)
+		}
+		if data, err := os.ReadFile(filepath.Join(cut, name)); !strings.Contains(string(data), "bad") {
+			w.Errorf("reject file after the cut: %q, %v", data, err)
+		}
 	})
 }
 

@@ -165,6 +165,24 @@ func RemoveEmpty(root, dir string) error {
 	return err
 }
 
+// SyncNames makes the names of files below root durable, and those of their
+// folders. It is for files that another process has created and may not have
+// synced.
+func SyncNames(root string, files []string) error {
+	synced := map[string]bool{}
+	for _, file := range files {
+		dir := filepath.Dir(filepath.Join(root, file))
+		if synced[dir] {
+			continue
+		}
+		synced[dir] = true
+		if err := errors.Join(MkdirAll(dir, 0o777), SyncDir(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SyncDir makes durable which names a folder has, where the file system can.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

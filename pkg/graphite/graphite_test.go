@@ -2,6 +2,7 @@ package graphite
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
 )
 
@@ -290,6 +292,65 @@ func TestSpool(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, names[0]+".damaged")); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestSpoolPowerCut checks that a batch is durable when Send has returned.
+func TestSpoolPowerCut(t *testing.T) {
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	s, err := NewSpool(&fake{down: true}, filepath.Join(dir, "new/spool"), 1000, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := []Metric{{Path: "m", Points: []Point{{1, 1.5}}}}
+	if err := s.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	f := &fake{}
+	if s, err = NewSpool(f, filepath.Join(disk.Cut(t), "new/spool"), 1000, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Flush(t.Context()); err != nil || len(f.got) != 1 {
+		t.Errorf("%v, %v", f.got, err)
+	}
+}
+
+// TestWhisperPowerCut checks that points in new and old files are durable when
+// Send has returned.
+func TestWhisperPowerCut(t *testing.T) {
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	open := func() *Whisper {
+		w, err := NewWhisper(WhisperOptions{Dir: filepath.Join(dir, "new")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	now := time.Now().Unix()
+	send := func(w *Whisper, path string, v float64) {
+		t.Helper()
+		if err := w.Send(t.Context(), []Metric{{Path: path, Points: []Point{{now, v}}}}); err != nil {
+			t.Fatal(err)
+		}
+		file := strings.ReplaceAll(path, ".", "/") + ".wsp"
+		want, err := os.ReadFile(filepath.Join(dir, "new", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(disk.Cut(t), "new", file)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s has %d bytes after the cut, %d before, or others: %v", file, len(got), len(want), err)
+		}
+	}
+	w := open()
+	send(w, "a.b.c", 1)
+	send(w, "a.b.c", 2)
+	send(w, "a.b.d", 3)
+	// Another process was killed before it synced.
+	if err := os.Rename(filepath.Join(dir, "new/a/b/c.wsp"), filepath.Join(dir, "new/a/b/e.wsp")); err != nil {
+		t.Fatal(err)
+	}
+	send(open(), "a.b.e", 4)
 }
 
 // TestCarbonServer: a real carbon takes text and pickle and stores it exactly;

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 )
 
 type counts struct {
@@ -31,6 +33,27 @@ func TestSaveLoad(t *testing.T) {
 	left, _ := os.ReadDir(filepath.Dir(path))
 	if len(left) != 1 {
 		t.Errorf("Save left %v", left)
+	}
+}
+
+// TestPowerCut checks that a state in a new folder is durable when Save has
+// returned, also if Lock has created the folder.
+func TestPowerCut(t *testing.T) {
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	unlock, err := Lock(filepath.Join(dir, "new"), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	for n := range int64(3) {
+		if err := Save(filepath.Join(dir, "new/folder/counts"), 1, counts{map[string]int64{"log": n}}); err != nil {
+			t.Fatal(err)
+		}
+		var got counts
+		if err := Load(filepath.Join(disk.Cut(t), "new/folder/counts"), 1, &got); err != nil || got.Files["log"] != n {
+			t.Errorf("Load after the cut: %v, %v; want %d", got, err, n)
+		}
 	}
 }
 

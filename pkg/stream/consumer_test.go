@@ -18,6 +18,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 )
 
 // natsServer is a JetStream server of the distribution.
@@ -330,6 +332,48 @@ func TestFiles(t *testing.T) {
 	}
 	if want := linesOf(text, "/x/2016_03_24_21_37.out/log_udp_complete"); got != want+want {
 		t.Errorf("zstd: %d bytes, want twice %d", len(got), len(want))
+	}
+}
+
+// TestFilesPowerCut checks that lines are durable when they count as taken, in
+// new files and in those of another process that was killed.
+func TestFilesPowerCut(t *testing.T) {
+	for _, to := range []string{"new/files", "new/files?compress=zstd"} {
+		t.Run(to, func(t *testing.T) {
+			dir := t.TempDir()
+			disk := durabletest.Record(t, dir)
+			text := numbered(logPath, 0, 1000)
+			s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + filepath.Join(dir, to)}, StateDir: filepath.Join(dir, "state")})
+			run := func(times int) {
+				t.Helper()
+				c := connect(t, s.addr)
+				write(t, c, text)
+				c.Close()
+				await(t, "the lines", func() bool { return s.taken(0) == int64(times)*1000 })
+				var got string
+				names, err := filepath.Glob(filepath.Join(disk.Cut(t), "new/files/127_0_0_1/log_tcp_complete/*"))
+				for _, name := range names {
+					b, readErr := os.ReadFile(name)
+					if strings.HasSuffix(name, ".zst") {
+						d, _ := zstd.NewReader(nil)
+						b, readErr = d.DecodeAll(b, nil)
+					}
+					got += string(b)
+					err = errors.Join(err, readErr)
+				}
+				if want := strings.Repeat(linesOf(text, logPath), times); got != want || err != nil {
+					t.Errorf("%d bytes after the cut, want %d: %v", len(got), len(want), err)
+				}
+			}
+			run(1)
+			run(2)
+			if s.stop(); s.err != nil {
+				t.Fatal(s.err)
+			}
+			if names, _ := filepath.Glob(filepath.Join(disk.Cut(t), "state/stream/*.checkpoint")); len(names) != 1 {
+				t.Errorf("checkpoints after the cut: %v", names)
+			}
+		})
 	}
 }
 

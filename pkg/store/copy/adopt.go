@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -34,6 +35,9 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	flush := func() error {
 		list := entries
 		entries = nil
+		if err := durable.SyncNames(s.dir, manifest.Locations(list)); err != nil {
+			return store.Unavailable(err)
+		}
 		return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
 			for _, e := range list {
 				if len(tx.Lookup(e.Key)) == 0 {
@@ -102,6 +106,9 @@ func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifes
 	rd := new(tstat.Reader)
 	rd.Reset(f, typ, tstat.ReaderOptions{})
 	if err := rd.Drain(); err != nil {
+		return e, false, err
+	}
+	if err := durable.Sync(f); err != nil { // math_repo does not
 		return e, false, err
 	}
 	sha, length := rd.Fingerprint()

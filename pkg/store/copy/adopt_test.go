@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -15,6 +16,7 @@ import (
 // and nothing else.
 func TestAdopt(t *testing.T) {
 	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
 	write := func(name, text string) {
 		t.Helper()
 		name = filepath.Join(dir, name)
@@ -54,6 +56,9 @@ func TestAdopt(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if got, err := os.ReadFile(filepath.Join(disk.Cut(t), "s/data/2024_03_01_04_00.out/log_tcp_complete")); string(got) != "#h\n1\n2\nhalf" {
+		t.Errorf("after a power cut the copy has %q, %v", got, err)
 	}
 	s := open(t, dir)
 	defer s.Close()

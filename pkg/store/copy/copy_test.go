@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
@@ -101,6 +102,34 @@ func TestOrphans(t *testing.T) {
 }
 
 // TestReservedProbe: the store's own folder is no probe's.
+// TestPowerCut checks that a copy is durable when Commit has returned, and its
+// record when Close has.
+func TestPowerCut(t *testing.T) {
+	const name = "a/b/2016_03_24_21_37.out/x"
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	s := open(t, filepath.Join(dir, "new/store"))
+	put(t, s, name, "1\n")
+	check := func() (root string) {
+		t.Helper()
+		root = filepath.Join(disk.Cut(t), "new/store")
+		if got, err := os.ReadFile(filepath.Join(root, "p1", name)); string(got) != "1\n" {
+			t.Errorf("the copy has %q, %v", got, err)
+		}
+		return root
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, check())
+	defer s.Close()
+	rs, err := s.Lookup(t.Context(), []store.Key{{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}})
+	if err != nil || len(rs) != 1 {
+		t.Errorf("records: %+v, %v", rs, err)
+	}
+}
+
 func TestReservedProbe(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()

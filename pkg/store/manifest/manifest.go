@@ -58,6 +58,15 @@ func (e *Entry) Is(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
 
+// Locations returns the locations of entries.
+func Locations(entries []Entry) []string {
+	list := make([]string, len(entries))
+	for i, e := range entries {
+		list[i] = e.Location
+	}
+	return list
+}
+
 // line is one line of the log.
 type line struct {
 	Put    *Entry `json:"put,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -101,5 +102,44 @@ func TestRewrite(t *testing.T) {
 	}
 	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
 		t.Error("the half one is left over")
+	}
+}
+
+// TestPowerCut checks that a manifest is durable when it was closed, also if
+// another process has rewritten it and was killed before it synced the name.
+func TestPowerCut(t *testing.T) {
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	root := filepath.Join(dir, "new/store")
+	m := open(t, root)
+	put := func(i int) {
+		t.Helper()
+		err := m.Update(t.Context(), func(tx *Tx) error {
+			tx.Put(entry(i, 0))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1)
+	path := filepath.Join(root, Dir, name)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", data, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	put(2)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m = open(t, filepath.Join(disk.Cut(t), "new/store"))
+	if entries, err := m.All(); err != nil || len(entries) != 2 {
+		t.Errorf("after the cut: %+v, %v", entries, err)
 	}
 }

@@ -236,7 +236,7 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 	}
 	info, err := tmp.Stat()
 	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(s.dir, loc))
+		err = durable.Rename(tmp.Name(), filepath.Join(s.dir, loc))
 	}
 	if err != nil {
 		os.Remove(tmp.Name())

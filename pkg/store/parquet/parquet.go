@@ -172,16 +172,11 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 			tx.Delete(e.Record)
 		}
 	}
-	// The process that wrote them may have died before it synced their folder.
-	synced := map[string]bool{}
+	// The process that wrote them may have died before it synced their names.
+	if err := durable.SyncNames(s.dir, manifest.Locations(found)); err != nil {
+		return err
+	}
 	for _, e := range found {
-		dir := filepath.Join(s.dir, filepath.Dir(e.Location))
-		if !synced[dir] {
-			synced[dir] = true
-			if err := errors.Join(durable.MkdirAll(dir, 0o777), durable.SyncDir(dir)); err != nil {
-				return err
-			}
-		}
 		tx.Put(e)
 	}
 	// A process may also have died before it removed all that it replaced.

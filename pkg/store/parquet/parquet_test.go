@@ -11,6 +11,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/parquet/file"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
@@ -166,6 +167,87 @@ func TestDiedBetween(t *testing.T) {
 	}
 	if n := count(t, dir, "log_udp_complete", "p1"); n != 20 {
 		t.Errorf("%d rows", n)
+	}
+}
+
+// TestPowerCut checks that what a store has when it was closed is there after a
+// power cut, once: after an import, a replacement, a compaction and a prune.
+func TestPowerCut(t *testing.T) {
+	const a, b, c = "2016_03_24_21_37.out", "2016_03_24_22_37.out", "2016_03_25_22_37.out"
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	folder := filepath.Join(dir, "new/store")
+	check := func(rows int, want map[string]int64) {
+		t.Helper()
+		root := filepath.Join(disk.Cut(t), "new/store")
+		for range 2 { // the second opening finds what the first one wrote
+			s := open(t, root)
+			for f, n := range want {
+				if rs := lookup(t, s, f); len(rs) != 1 || rs[0].Rows != n {
+					t.Errorf("records of %s: %+v", f, rs)
+				}
+			}
+			s.Close()
+			if n := count(t, root, "log_udp_complete", "p1"); n != rows {
+				t.Errorf("%d rows, want %d", n, rows)
+			}
+		}
+	}
+	change := func(f func(s *Store)) {
+		t.Helper()
+		s := open(t, folder)
+		f(s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var old store.Record
+	change(func(s *Store) {
+		old = put(t, s, a, 10)
+		check(10, map[string]int64{a: 10}) // durable when Commit has returned
+		put(t, s, b, 20)
+		put(t, s, c, 0)
+	})
+	check(30, map[string]int64{a: 10, b: 20, c: 0})
+	change(func(s *Store) { put(t, s, a, 11, old) })
+	check(31, map[string]int64{a: 11, b: 20, c: 0})
+	change(func(s *Store) {
+		if res, err := s.Compact(t.Context(), store.CompactOptions{}); err != nil || res.Into != 1 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	})
+	check(31, map[string]int64{a: 11, b: 20, c: 0})
+	change(func(s *Store) {
+		if res, err := s.Prune(t.Context(), time.Date(2016, 3, 25, 0, 0, 0, 0, time.UTC), false); err != nil || res.Rows != 31 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	})
+	check(0, map[string]int64{a: 11, b: 20, c: 0})
+}
+
+// TestPowerCutAfterKill checks that a store makes the files durable that
+// another process left when it died between their rename and the sync.
+func TestPowerCutAfterKill(t *testing.T) {
+	const log, day = "2016_03_24_21_37.out", "type=log_udp_complete/probe=p1/date=2016-03-"
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, log, 10)
+	s.Close()
+	disk := durabletest.Record(t, dir)
+	from, to := filepath.Join(dir, day+"24"), filepath.Join(dir, day+"25")
+	if err := os.Mkdir(to, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(from, "2016_03_24_21_37.parquet"), filepath.Join(to, "2016_03_24_21_37.parquet")); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if rs := lookup(t, s, log); len(rs) != 1 {
+		t.Fatalf("records: %+v", rs)
+	}
+	s.Close()
+	if _, err := os.Stat(filepath.Join(disk.Cut(t), day+"25", "2016_03_24_21_37.parquet")); err != nil {
+		t.Error(err)
 	}
 }
 
