@@ -11,7 +11,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/durable"},
+	{"pkg/durable", "pkg/losslessjson"},
 	{"pkg/durable/durabletest"},
 	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane", "pkg/rrdfile", "pkg/admin"},
 	{"pkg/mplane/wire", "pkg/mplane/exchange"},

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
@@ -26,23 +28,24 @@ import (
 type Store struct {
 	dir      string
 	manifest *manifest.Manifest
+	log      *slog.Logger
 }
 
 // Open opens the store in dir and makes it if need be. With readOnly it
-// serves Lookup only and creates nothing.
-func Open(ctx context.Context, dir string, readOnly bool) (*Store, error) {
-	m, err := manifest.Open(ctx, dir, "copy", readOnly)
+// serves Lookup only and creates nothing. log gets warnings; nil: none.
+func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*Store, error) {
+	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	s := &Store{dir: dir, manifest: m}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{dir: dir, manifest: m, log: log}
 	if !readOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
-			err = m.Update(ctx, s.settle)
-		}
-		if err == nil {
-			err = m.Update(ctx, s.dropMissing)
+			err = m.Update(ctx, s.reconcile)
 		}
 		if err != nil {
 			m.Close()
@@ -52,21 +55,64 @@ func Open(ctx context.Context, dir string, readOnly bool) (*Store, error) {
 	return s, nil
 }
 
-// dropMissing forgets copies that were removed.
-func (s *Store) dropMissing(tx *manifest.Tx) error {
+// reconcile compares the manifest with the copies. It forgets copies that were
+// removed, and of several records of one copy all that are not of its text:
+// they were replaced, and the line that said so was lost. Records that were
+// lost come back when their sources are copied again, see tx.location.
+func (s *Store) reconcile(tx *manifest.Tx) error {
+	if tx.Damaged() {
+		s.log.Warn("the manifest is damaged: copies whose records were lost are recorded when they are imported again, "+
+			"and logs that were pruned may be imported again", "store", s.String())
+	}
+	for _, err := range s.settle(tx) {
+		s.log.Warn("not pruned", "err", err)
+	}
 	var gone []store.Record
+	at := map[string][]manifest.Entry{}
 	tx.All(func(e manifest.Entry) {
-		if !e.Pruned.IsZero() {
-			return
-		}
-		if _, err := os.Lstat(filepath.Join(s.dir, e.Location)); errors.Is(err, fs.ErrNotExist) {
-			gone = append(gone, e.Record)
+		if e.Pruned.IsZero() {
+			at[e.Location] = append(at[e.Location], e)
 		}
 	})
+	for loc, es := range at {
+		path := filepath.Join(s.dir, loc)
+		_, err := os.Lstat(path)
+		missing := errors.Is(err, fs.ErrNotExist)
+		var now store.Fingerprint
+		if len(es) > 1 && !missing {
+			if now, err = fingerprint(path); err != nil {
+				continue // verify reports it
+			}
+		}
+		for _, e := range es {
+			if missing || len(es) > 1 && e.Fingerprint != now {
+				gone = append(gone, e.Record)
+			}
+		}
+	}
 	for _, r := range gone {
 		tx.Delete(r)
 	}
+	if tx.Doubtful() {
+		return tx.Rewrite()
+	}
 	return nil
+}
+
+// fingerprint reads a copy.
+func fingerprint(path string) (store.Fingerprint, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return store.Fingerprint{}, err
+	}
+	defer f.Close()
+	rd := new(tstat.Reader)
+	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{})
+	if err := rd.Drain(); err != nil {
+		return store.Fingerprint{}, err
+	}
+	sha, length := rd.Fingerprint()
+	return store.Fingerprint{SHA256: sha, Length: length}, nil
 }
 
 // String returns the store's URL.
@@ -179,10 +225,17 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	t.tmp = nil
 	// The copy is there now: whatever fails from here on, so is the record.
 	errs := []error{durable.SyncDir(filepath.Dir(path))}
+	var gone []string
 	for _, e := range replaced {
 		m.Delete(e.Record)
-		if e.Location != r.Location && e.Location != "" {
-			old := filepath.Join(t.s.dir, e.Location)
+		gone = append(gone, e.Location)
+	}
+	if other := otherForm(r.Location); m.At(other) == 0 && t.s.leftBehind(other, r) {
+		gone = append(gone, other)
+	}
+	for _, loc := range gone {
+		if loc != r.Location && loc != "" {
+			old := filepath.Join(t.s.dir, loc)
 			if err := os.Remove(old); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err, durable.SyncDir(filepath.Dir(old)))
 			}
@@ -190,6 +243,36 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	}
 	m.Put(manifest.Entry{Record: r})
 	return errors.Join(errs...)
+}
+
+// otherForm returns the name of a compressed log without compression, and the
+// other way round.
+func otherForm(name string) string {
+	if plain, ok := strings.CutSuffix(name, ".gz"); ok {
+		return plain
+	}
+	return name + ".gz"
+}
+
+// leftBehind reports whether a file without a record holds the start of the
+// text that was just stored: its record was lost before Tstat's log was
+// compressed.
+func (s *Store) leftBehind(loc string, r store.Record) bool {
+	old, err := fingerprint(filepath.Join(s.dir, loc))
+	if err != nil || old.Length == 0 || old.Length > r.Length {
+		return false
+	}
+	if old == r.Fingerprint {
+		return true
+	}
+	f, err := os.Open(filepath.Join(s.dir, r.Location))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	rd := new(tstat.Reader)
+	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{old.Length}})
+	return rd.Drain() == nil && rd.Mark(old.Length) == old.SHA256
 }
 
 // location returns where the copy goes: over the one it replaces; or to the
@@ -216,9 +299,7 @@ func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error)
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			return loc, nil
 		}
-		taken := false
-		m.All(func(e manifest.Entry) { taken = taken || e.Location == loc })
-		if taken {
+		if m.At(loc) > 0 {
 			continue
 		}
 		if same, err := t.beginsWith(path); err != nil || same {

@@ -17,7 +17,7 @@ import (
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(context.Background(), dir, false)
+	s, err := Open(context.Background(), dir, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

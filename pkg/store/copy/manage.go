@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
@@ -35,27 +37,26 @@ const pruneBatch = 500
 
 // Prune implements store.Manager. The manifest is the only place that tells of
 // a pruned file. So first it says that the copies go, durably, then they do,
-// and then it forgets where they were; see settle.
+// and then it forgets where they were; see settle. A copy that cannot be
+// removed keeps its record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
+	failed := map[string]error{} // by location
 	for {
 		if err := ctx.Err(); err != nil {
 			return res, err
 		}
 		n := 0
-		add := func(e manifest.Entry) {
-			n++
+		add := func(e manifest.Entry, size int64) {
 			res.Files++
 			res.Rows += e.Rows
-			if info, err := os.Lstat(filepath.Join(s.dir, e.Location)); err == nil {
-				res.Bytes += info.Size()
-			}
+			res.Bytes += size
 		}
 		if dryRun {
 			entries, err := s.manifest.All()
 			for _, e := range entries {
 				if goes(e, before) {
-					add(e)
+					add(e, s.sizeOf(e))
 				}
 			}
 			return res, err
@@ -63,25 +64,34 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		err := s.manifest.Update(ctx, func(tx *manifest.Tx) error {
 			var gone []manifest.Entry
 			tx.All(func(e manifest.Entry) {
-				if goes(e, before) && len(gone) < pruneBatch {
+				if goes(e, before) && failed[e.Location] == nil && len(gone) < pruneBatch {
 					gone = append(gone, e)
 				}
 			})
+			sizes := map[string]int64{}
 			for _, e := range gone {
 				e.Pruned = time.Now().UTC()
-				add(e)
+				sizes[e.Location] = s.sizeOf(e)
 				tx.Put(e)
 			}
 			if err := tx.Sync(); err != nil {
 				return err
 			}
-			return s.settle(tx)
+			maps.Copy(failed, s.settle(tx))
+			n = len(gone)
+			for _, e := range gone {
+				if failed[e.Location] == nil {
+					add(e, sizes[e.Location])
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			return res, store.Unavailable(err)
 		}
 		if n == 0 {
-			return res, store.Unavailable(s.manifest.Rewrite(ctx))
+			err := errors.Join(slices.Collect(maps.Values(failed))...)
+			return res, store.Unavailable(errors.Join(err, s.manifest.Rewrite(ctx)))
 		}
 	}
 }
@@ -89,9 +99,19 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 // goes reports whether the copy of an entry is to be removed.
 func goes(e manifest.Entry, before time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(before) }
 
+// sizeOf returns the size of a copy, 0 if it is gone.
+func (s *Store) sizeOf(e manifest.Entry) int64 {
+	info, err := os.Lstat(filepath.Join(s.dir, e.Location))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
 // settle removes the copies that the manifest says were pruned, also those
-// that a process which died has left, and the folders that are empty then.
-func (s *Store) settle(tx *manifest.Tx) error {
+// that a process which died has left, and the folders that are empty then. A
+// copy that cannot be removed is not pruned; why, is returned by its location.
+func (s *Store) settle(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {
 		switch {
@@ -101,11 +121,15 @@ func (s *Store) settle(tx *manifest.Tx) error {
 			pruned[e.Location] = e
 		}
 	})
+	failed := map[string]error{}
 	dirs := map[string]bool{}
 	for loc, e := range pruned {
 		if !kept[loc] { // else another has the name by now
 			if err := os.Remove(filepath.Join(s.dir, loc)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+				failed[loc] = err
+				e.Pruned = time.Time{}
+				tx.Put(e)
+				continue
 			}
 			dirs[filepath.Dir(loc)] = true
 		}
@@ -114,10 +138,10 @@ func (s *Store) settle(tx *manifest.Tx) error {
 	}
 	for dir := range dirs {
 		if err := durable.RemoveEmpty(s.dir, dir); err != nil {
-			return err
+			failed[dir] = err
 		}
 	}
-	return nil
+	return failed
 }
 
 // Count implements store.Counter: it reads the copies.

@@ -2,9 +2,12 @@
 // file system: which source files it holds, and in which files of its own.
 //
 // It is a log of lines, each with its checksum, that several processes append
-// to under a lock. What it says can be found out from the stored files
-// themselves, only slower; so a line that a crash has cut or damaged is passed
-// over, and the store that finds a file without a line writes it again.
+// to under a lock. A line that a crash has cut or damaged is passed over. The
+// store then no longer trusts the rest: it reads the stored files themselves
+// and writes the manifest again, see Tx.Doubtful. Only the records of logs
+// without rows and of pruned logs are nowhere else.
+//
+// Format 1 had no Entry.Of, and names that are not UTF-8 were not restored.
 package manifest
 
 import (
@@ -29,6 +32,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -38,7 +42,7 @@ const Dir = "_tstatrepo"
 
 const (
 	name   = "manifest"
-	format = 1
+	format = 2
 	banner = "tstatrepo manifest " // then the format's number and the kind of store
 )
 
@@ -51,6 +55,9 @@ type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
+	// Of is how many records the file has, so that a reader notices when some
+	// of their lines are missing; 0: not known.
+	Of int `json:"of,omitempty"`
 }
 
 // Is reports whether a file is the one that the entry was made for.
@@ -90,6 +97,7 @@ type Manifest struct {
 	f       *os.File // nil if there is none yet and the manifest is read-only
 	read    int64    // bytes of f that are in entries
 	torn    bool     // f does not end in a newline
+	format  int      // of f
 	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
@@ -208,7 +216,7 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 		if err := m.f.Truncate(0); err != nil {
 			return err
 		}
-		m.torn = false
+		m.torn, m.format = false, format
 		fmt.Fprintf(&tx.out, "%s%d %s\n", banner, format, m.kind)
 	}
 	err := f(tx)
@@ -244,6 +252,24 @@ func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k])
 
 // At returns how many entries have a location.
 func (tx *Tx) At(location string) int { return tx.m.at[location] }
+
+// Doubtful reports whether entries may be missing or old: lines were damaged or
+// cut, or an older version wrote the manifest. The store then finds out from
+// its files what they hold, and calls Rewrite.
+func (tx *Tx) Doubtful() bool { return tx.Damaged() || tx.m.format < format }
+
+// Damaged reports whether lines of the manifest were damaged or cut.
+func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
+
+// Complete reports whether the manifest knows every record of the file at an
+// entry's location.
+func (tx *Tx) Complete(e Entry) bool { return e.Of > 0 && e.Of == tx.At(e.Location) }
+
+// Rewrite replaces the manifest by one that says what it says now, durably.
+func (tx *Tx) Rewrite() error {
+	tx.out.Reset()
+	return tx.m.rewrite()
+}
 
 // All calls f for every entry.
 func (tx *Tx) All(f func(Entry)) {
@@ -303,7 +329,7 @@ func (tx *Tx) add(l line) {
 }
 
 func encode(l line) []byte {
-	js, err := json.Marshal(l)
+	js, err := losslessjson.Marshal(l)
 	if err != nil {
 		panic(err) // all fields are plain
 	}
@@ -392,7 +418,7 @@ func (m *Manifest) renew() (bool, error) {
 		return false, err
 	}
 	m.f.Close()
-	m.f, m.read, m.torn, m.lines, m.damaged, m.entries, m.at = f, 0, false, 0, 0, map[store.Key][]Entry{}, map[string]int{}
+	m.f, m.read, m.torn, m.format, m.lines, m.damaged, m.entries, m.at = f, 0, false, 0, 0, 0, map[store.Key][]Entry{}, map[string]int{}
 	return true, nil
 }
 
@@ -453,7 +479,7 @@ func (m *Manifest) rewrite() error {
 		return fmt.Errorf("write %s anew: %w", m.path, err)
 	}
 	m.f.Close()
-	m.f, m.read, m.torn, m.lines, m.damaged = f, int64(b.Len()), false, lines, 0
+	m.f, m.read, m.torn, m.format, m.lines, m.damaged = f, int64(b.Len()), false, format, lines, 0
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
@@ -484,12 +510,20 @@ func (m *Manifest) load() error {
 		return nil
 	}
 	r := bufio.NewReaderSize(io.NewSectionReader(m.f, m.read, info.Size()-m.read), 1<<16)
+	var noBanner error
 	for {
 		text, err := r.ReadBytes('\n')
 		if err == io.EOF {
 			// A line that is being written, or that a crash has cut.
 			m.torn = len(text) > 0
-			return nil
+			if noBanner != nil && m.lines > m.damaged {
+				noBanner = nil // the lines are ours
+				m.damaged++
+			}
+			if noBanner != nil {
+				m.read = 0
+			}
+			return noBanner
 		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w", m.path, err)
@@ -499,7 +533,12 @@ func (m *Manifest) load() error {
 		text = text[:len(text)-1]
 		switch {
 		case first:
-			if err := checkBanner(m.path, m.kind, text); err != nil {
+			var own *Error
+			m.format, err = checkBanner(m.path, m.kind, text)
+			if errors.As(err, &own) && own.Reason == notOurs {
+				noBanner = err
+			} else if err != nil {
+				m.read = 0
 				return err
 			}
 		case len(text) == 0: // put behind a cut line
@@ -522,7 +561,11 @@ func (m *Manifest) parse(text []byte) bool {
 		return false
 	}
 	var l line
-	if err := json.Unmarshal(js, &l); err != nil {
+	unmarshal := losslessjson.Unmarshal
+	if m.format == 1 {
+		unmarshal = json.Unmarshal
+	}
+	if err := unmarshal(js, &l); err != nil {
 		return false
 	}
 	m.apply(l)
@@ -537,19 +580,29 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 // Hint says what the user can do.
 func (e *Error) Hint() string { return e.hint }
 
-func checkBanner(path, kind string, text []byte) error {
+// Kinds of stores that have a manifest.
+const (
+	Parquet = "parquet"
+	Copy    = "copy"
+)
+
+const notOurs = "is not a manifest of tstatrepo"
+
+// checkBanner returns the format that the first line names.
+func checkBanner(path, kind string, text []byte) (int, error) {
 	rest, ok := strings.CutPrefix(string(text), banner)
 	number, has, _ := strings.Cut(rest, " ")
 	n, err := strconv.Atoi(number)
 	switch {
-	case !ok || err != nil:
-		return &Error{path, "is no manifest of tstatrepo", "name another folder, or remove the file: it is made again from the stored files"}
+	case !ok || err != nil || n < 1:
 	case n > format:
-		return &Error{path, fmt.Sprintf("has format %d, this tstatrepo knows %d", n, format), "use the tstatrepo that wrote it, or a newer one"}
-	case has != kind:
-		return &Error{path, fmt.Sprintf("is that of a %s store, not of %s", has, kind), "name another folder"}
+		return n, &Error{path, fmt.Sprintf("has format %d, this tstatrepo knows %d", n, format), "use the tstatrepo that wrote it, or a newer one"}
+	case has == kind:
+		return n, nil
+	case has == Parquet || has == Copy:
+		return n, &Error{path, fmt.Sprintf("is that of a %s store, not of %s", has, kind), "name another folder"}
 	}
-	return nil
+	return 0, &Error{path, notOurs, "name another folder, or remove the file: it is rebuilt from the stored files, except for pruned logs"}
 }
 
 // Temp creates a file for rows that are not committed yet. It is locked as

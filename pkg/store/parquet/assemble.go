@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/schema"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -398,13 +398,13 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 
 // ourMetadata returns what our footers have beside Parquet's own.
 func ourMetadata(records []store.Record, replaces []string) ([][2]string, error) {
-	js, err := json.Marshal(records)
+	js, err := losslessjson.Marshal(records)
 	if err != nil {
 		return nil, err
 	}
 	meta := [][2]string{{RecordsKey, string(js)}}
 	if len(replaces) > 0 {
-		if js, err = json.Marshal(replaces); err != nil {
+		if js, err = losslessjson.Marshal(replaces); err != nil {
 			return nil, err
 		}
 		meta = append(meta, [2]string{replacesKey, string(js)})

@@ -448,18 +448,23 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		if err != nil {
 			return nil, err // the next one that opens the store finds it
 		}
+		of := 0
+		for _, f := range l.from {
+			of += len(f.entries)
+		}
 		for _, f := range l.from {
 			for _, e := range f.entries {
 				for _, now := range tx.Lookup(e.Key) {
 					if now.Same(e.Record) {
-						now.Location, now.StoredSize, now.StoredModTime = loc, info.Size(), info.ModTime()
+						now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
 						tx.Put(now)
 					}
 				}
 			}
 		}
 	}
-	return known, errors.Join(durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
+	// The old files are removed next.
+	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
 }
 
 // like gives a folder the mode and owner of another.

@@ -54,6 +54,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 			days[filepath.Dir(e.Location)] = append(days[filepath.Dir(e.Location)], e)
 		}
 	}
+	var errs []error
 	for _, day := range slices.SortedFunc(maps.Keys(days), compareDays) {
 		if err := ctx.Err(); err != nil {
 			return res, err
@@ -74,14 +75,15 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 				res.Bytes += e.StoredSize
 			}
 		}
-		if err != nil {
-			return res, store.Unavailable(err)
+		if err = store.Unavailable(err); errors.Is(err, store.ErrUnavailable) {
+			return res, err
 		}
+		errs = append(errs, err)
 	}
 	if dryRun {
 		return res, nil
 	}
-	return res, store.Unavailable(s.manifest.Rewrite(ctx))
+	return res, store.Unavailable(errors.Join(append(errs, s.manifest.Rewrite(ctx))...))
 }
 
 // goes reports whether the rows of an entry are to be removed.
@@ -108,12 +110,16 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	if err := tx.Sync(); err != nil {
 		return nil, err
 	}
-	return gone, s.settle(tx, gone)
+	kept, err := s.settle(tx, gone)
+	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
 // settle removes the rows of files that the manifest says were pruned, and
-// the folders that are empty then.
-func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) error {
+// the folders that are empty then. It returns the locations of files that
+// cannot be changed: their logs are not pruned.
+func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
+	kept = map[string]bool{}
+	var errs []error
 	at := map[string][]manifest.Entry{}
 	for _, e := range pruned {
 		if e.Location != "" {
@@ -123,27 +129,27 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) error {
 	dirs := map[string]bool{}
 	for loc, entries := range at {
 		info, err := os.Stat(filepath.Join(s.dir, loc))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return err
-		case entries[0].Is(info): // else another has the name by now
-			if err := s.dropRows(tx, loc, entries); err != nil {
-				return err
-			}
+		if err == nil && entries[0].Is(info) { // else another has the name by now
+			err = s.dropRows(tx, loc, entries)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			kept[loc] = true
+			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			e.Location, e.StoredSize, e.StoredModTime = "", 0, time.Time{}
+			if kept[loc] {
+				e.Pruned = time.Time{}
+			} else {
+				e.Location, e.StoredSize, e.StoredModTime, e.Of = "", 0, time.Time{}, 0
+			}
 			tx.Put(e)
 		}
 		dirs[filepath.Dir(loc)] = true
 	}
 	for dir := range dirs {
-		if err := durable.RemoveEmpty(s.dir, dir); err != nil {
-			return err
-		}
+		errs = append(errs, durable.RemoveEmpty(s.dir, dir))
 	}
-	return nil
+	return kept, errors.Join(errs...)
 }
 
 // Count implements store.Counter by what the footers say.
@@ -202,19 +208,21 @@ var _ store.Counter = (*Store)(nil)
 // other files in it stay. It may be gone.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
-	if tx.At(loc) > len(entries) {
+	if entries[0].Location != loc || entries[0].Of != len(entries) {
 		old, err := openStored(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			keep, rest := old.without(entries)
+			if len(rest) > 0 {
+				return s.rewrite(tx, loc, old, keep, rest)
+			}
+			old.close()
+		case tx.At(loc) > len(entries):
 			return err
-		}
-		keep, rest := old.without(entries)
-		if len(rest) > 0 {
-			return s.rewrite(tx, loc, old, keep, rest)
-		}
-		old.close()
+		} // else it is damaged, and no other log is known to be in it
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -243,7 +251,7 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 		return err
 	}
 	for _, e := range current(tx, rest, loc) {
-		e.StoredSize, e.StoredModTime = info.Size(), info.ModTime()
+		e.StoredSize, e.StoredModTime, e.Of = info.Size(), info.ModTime(), len(rest)
 		tx.Put(e)
 	}
 	return nil
@@ -280,17 +288,15 @@ func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Ent
 // before those of the new one, for that takes its place. It returns what the
 // manifest has of these others.
 func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) ([]manifest.Entry, error) {
-	here := 0
-	for _, e := range replaced {
-		if e.Location == loc {
-			here++
-		}
-	}
-	if m.At(loc) <= here {
+	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
+	if here[0].Of == len(here) {
 		return nil, nil
 	}
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
+		if m.At(loc) == len(here) {
+			err = nil // it is damaged, and no other log is known to be in it
+		}
 		return nil, err
 	}
 	mine, err := openStored(t.tmp.Name())

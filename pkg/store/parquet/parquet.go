@@ -11,7 +11,6 @@ package parquet
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,11 +21,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/apache/arrow-go/v18/parquet/file"
 	"github.com/apache/arrow-go/v18/parquet/metadata"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -56,6 +57,10 @@ type Store struct {
 	opt      Options
 	manifest *manifest.Manifest
 
+	// doubled are the further locations of texts whose rows stand in more than
+	// one file. It changes only while the manifest is updated.
+	doubled map[logText][]string
+
 	mu   sync.Mutex
 	idle []*writer // their buffers are large
 }
@@ -70,7 +75,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	m, err := manifest.Open(ctx, dir, "parquet", opt.ReadOnly)
+	m, err := manifest.Open(ctx, dir, manifest.Parquet, opt.ReadOnly)
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
@@ -86,9 +91,6 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 		if err != nil {
 			m.Close()
 			return nil, store.Unavailable(err)
-		}
-		if n := m.Damaged(); n > 0 {
-			opt.Log.Warn("damaged lines in the manifest were passed over; the stored files tell the same", "store", s.String(), "lines", n)
 		}
 	}
 	return s, nil
@@ -114,56 +116,81 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 }
 
 // reconcile compares the manifest with the files. A process may have died
-// between renaming a file and writing its line, and people move and remove
-// files.
+// between renaming a file and writing its lines, or in the middle of them, and
+// people move and remove files. A file is known only if it is as it was and the
+// manifest has all of its records. Of every other file, and of all of them if
+// lines were lost, the footer decides.
 func (s *Store) reconcile(tx *manifest.Tx) error {
+	doubtful := tx.Doubtful()
+	if tx.Damaged() {
+		s.opt.Log.Warn("the manifest is damaged: rebuilding it from the stored files; "+
+			"logs that were pruned may be imported again", "store", s.String())
+	}
 	known := map[string][]manifest.Entry{}
 	var pruned []manifest.Entry
 	tx.All(func(e manifest.Entry) {
-		switch {
-		case e.Location == "":
-		case !e.Pruned.IsZero():
+		if e.Location != "" && !e.Pruned.IsZero() {
 			pruned = append(pruned, e)
-		default:
+		}
+	})
+	if _, err := s.settle(tx, pruned); err != nil {
+		s.opt.Log.Warn("not pruned", "err", err)
+	}
+	tx.All(func(e manifest.Entry) {
+		if e.Location != "" {
 			known[e.Location] = append(known[e.Location], e)
 		}
 	})
-	if err := s.settle(tx, pruned); err != nil {
-		return err
-	}
 	locs, err := s.files()
 	if err != nil {
 		return err // what cannot be read may be there
 	}
-	type text struct {
-		store.Key
-		text string
-	}
 	var found []manifest.Entry
-	replacedBy := map[text]store.Record{}
+	homes := map[logText]string{} // the location that the manifest has, if its file is there
+	replacedBy := map[logText]store.Record{}
 	for _, loc := range locs {
 		path := filepath.Join(s.dir, loc)
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
-		if es := known[loc]; len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) }) {
+		es := known[loc]
+		complete := len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) || !tx.Complete(e) })
+		if complete && !doubtful {
+			for _, e := range es {
+				homes[textOf(e.Record)] = loc
+			}
 			delete(known, loc)
 			continue
 		}
 		f, err := readFooter(path)
 		if err != nil {
 			s.opt.Log.Warn("no file of ours, or damaged: left alone", "file", path, "err", err)
+			if len(es) > 0 && es[0].Is(info) {
+				delete(known, loc) // nothing says otherwise; verify reports the file
+			}
 			continue
 		}
 		for _, r := range f.Records {
 			r.Location = loc
-			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime()})
+			for _, e := range tx.Lookup(r.Key) {
+				if !e.Same(r) {
+					continue
+				}
+				if e.Location == loc {
+					homes[textOf(r)] = loc
+				}
+				if e.Pruned.IsZero() { // it may know the source better
+					r = e.Record
+					r.Location = loc
+				}
+			}
+			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime(), Of: len(f.Records)})
 		}
 		if n := len(f.Records); n > 0 {
 			last := found[len(found)-1].Record
 			for _, t := range f.Replaces {
-				replacedBy[text{last.Key, t}] = last
+				replacedBy[logText{last.Key, t}] = last
 			}
 		}
 	}
@@ -173,16 +200,28 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 	}
 	// The process that wrote them may have died before it synced their names.
-	if err := durable.SyncNames(s.dir, manifest.Locations(found)); err != nil {
+	unknown := slices.DeleteFunc(slices.Clone(found), func(e manifest.Entry) bool { return homes[textOf(e.Record)] == e.Location })
+	if err := durable.SyncNames(s.dir, manifest.Locations(unknown)); err != nil {
 		return err
 	}
+	s.doubled = map[logText][]string{}
 	for _, e := range found {
-		tx.Put(e)
+		t := textOf(e.Record)
+		switch homes[t] {
+		case "", e.Location:
+			homes[t] = e.Location
+			tx.Put(e)
+		default:
+			s.doubled[t] = append(s.doubled[t], e.Location)
+		}
+	}
+	if n := len(s.doubled); n > 0 {
+		s.opt.Log.Warn("the rows of some logs are stored twice: see store verify", "store", s.String(), "logs", n)
 	}
 	// A process may also have died before it removed all that it replaced.
 	var left []manifest.Entry
 	tx.All(func(e manifest.Entry) {
-		if r, ok := replacedBy[text{e.Key, e.Text()}]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
+		if r, ok := replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
 			left = append(left, e)
 		}
 	})
@@ -194,8 +233,19 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 		tx.Delete(e.Record)
 	}
+	if doubtful {
+		return tx.Rewrite()
+	}
 	return nil
 }
+
+// logText names the text of a log.
+type logText struct {
+	store.Key
+	text string // see store.Record.Text
+}
+
+func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 
 // files returns the locations of all Parquet files of the dataset.
 func (s *Store) files() ([]string, error) {
@@ -251,11 +301,11 @@ func parseFooter(m *metadata.FileMetaData) (footer, error) {
 	if value == nil {
 		return f, errors.New("its footer has no " + RecordsKey)
 	}
-	if err := json.Unmarshal([]byte(*value), &f.Records); err != nil {
+	if err := losslessjson.Unmarshal([]byte(*value), &f.Records); err != nil {
 		return f, fmt.Errorf("%s: %w", RecordsKey, err)
 	}
 	if value := meta.FindValue(replacesKey); value != nil {
-		if err := json.Unmarshal([]byte(*value), &f.Replaces); err != nil {
+		if err := losslessjson.Unmarshal([]byte(*value), &f.Replaces); err != nil {
 			return f, fmt.Errorf("%s: %w", replacesKey, err)
 		}
 	}
@@ -366,7 +416,8 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	if err != nil {
 		return err
 	}
-	if !t.s.stand(replaced) {
+	first := entryLocation(t.f, 1)
+	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.At(first) == 0 || !t.s.stand(m, replaced) {
 		// A process died before it could say what it had done.
 		if err := t.s.reconcile(m); err != nil {
 			return err
@@ -388,6 +439,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		} else if kept[entry.Location], err = t.join(ctx, m, entry.Location, replaced, replace); err != nil {
 			return err
 		}
+		entry.Of = 1 + len(kept[entry.Location])
 		path := filepath.Join(t.s.dir, entry.Location)
 		if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			return err
@@ -411,8 +463,10 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	changed := map[string]bool{}
 	gone := map[string][]manifest.Entry{}
 	for _, e := range replaced {
-		if e.Location != "" && e.Location != entry.Location {
-			gone[e.Location] = append(gone[e.Location], e)
+		for _, loc := range append([]string{e.Location}, t.s.doubled[textOf(e.Record)]...) {
+			if loc != "" && loc != entry.Location {
+				gone[loc] = append(gone[loc], e)
+			}
 		}
 	}
 	for loc, entries := range gone {
@@ -424,7 +478,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	}
 	m.Put(entry)
 	for _, e := range kept[entry.Location] {
-		e.StoredSize, e.StoredModTime = entry.StoredSize, entry.StoredModTime
+		e.StoredSize, e.StoredModTime, e.Of = entry.StoredSize, entry.StoredModTime, entry.Of
 		m.Put(e)
 	}
 	for dir := range changed {
@@ -434,13 +488,13 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 }
 
 // stand reports whether the files of entries are as the manifest says.
-func (s *Store) stand(entries []manifest.Entry) bool {
+func (s *Store) stand(m *manifest.Tx, entries []manifest.Entry) bool {
 	return !slices.ContainsFunc(entries, func(e manifest.Entry) bool {
 		if e.Location == "" {
 			return false
 		}
 		info, err := os.Stat(filepath.Join(s.dir, e.Location))
-		return err != nil || !e.Is(info)
+		return err != nil || !e.Is(info) || !m.Complete(e)
 	})
 }
 
@@ -449,16 +503,19 @@ func (s *Store) stand(entries []manifest.Entry) bool {
 // 1 if there is other content elsewhere: who listed its file under the first
 // name must not find another there.
 func (s *Store) free(f store.FileInfo, n int) string {
-	dir := filepath.Join("type="+f.Type.Name, "probe="+f.Probe, "date="+f.Time.UTC().Format("2006-01-02"))
-	base := strings.TrimSuffix(f.Folder, ".out")
 	for ; ; n++ {
-		name := base + ".parquet"
-		if n > 1 {
-			name = base + "." + strconv.Itoa(n) + ".parquet"
-		}
-		loc := filepath.Join(dir, name)
+		loc := entryLocation(f, n)
 		if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil {
 			return loc
 		}
 	}
+}
+
+// entryLocation is where the n-th content of a file's key goes.
+func entryLocation(f store.FileInfo, n int) string {
+	name := strings.TrimSuffix(f.Folder, ".out") + ".parquet"
+	if n > 1 {
+		name = strings.TrimSuffix(f.Folder, ".out") + "." + strconv.Itoa(n) + ".parquet"
+	}
+	return filepath.Join("type="+f.Type.Name, "probe="+f.Probe, "date="+f.Time.UTC().Format(time.DateOnly), name)
 }

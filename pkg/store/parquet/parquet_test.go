@@ -360,7 +360,7 @@ func TestNewerFormat(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, manifest.Dir, "manifest"), []byte("tstatrepo manifest 9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 1") {
+	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 2") {
 		t.Errorf("got %v", err)
 	}
 }

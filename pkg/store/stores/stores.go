@@ -51,7 +51,7 @@ var kinds = map[string]kind{
 		return parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log})
 	}},
 	"copy": {open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
-		return copy.Open(ctx, dir, opt.ReadOnly)
+		return copy.Open(ctx, dir, opt.ReadOnly, opt.Log)
 	}},
 	"postgres":   {openPostgres, postgres.Check},
 	"postgresql": {openPostgres, postgres.Check},
