@@ -122,7 +122,7 @@ complete -c tstatrepo -n __fish_use_subcommand -f -a serve -d 'run the repositor
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l supervisor -x -d 'register at the supervisor with this URL, like https://supervisor:8889/'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l clients -x -d 'wait for clients and supervisors on ADDRESS; without a host that is the loopback address'
-complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l identity -x -d 'NAME to give to a supervisor without TLS'
+complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l identity -x -d 'NAME to give to a supervisor without TLS; those of the reference implementation ignore it'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l system-id -x -d 'System_ID of the repository\'s capabilities, any TEXT'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l address -x -d 'HOST where probes reach the endpoints, part of the capabilities'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l registry -r -F -d 'know the elements of this registry FILE too'

@@ -101,7 +101,7 @@ func (s *serve) settings() []*setting {
 		{name: "clients", group: mplane, value: &s.clients, empty: "off",
 			usage: "wait for clients and supervisors on `ADDRESS`; without a host that is the loopback address"},
 		{name: "identity", group: mplane, value: &s.identity, empty: "host name and --system-id; without endpoints host name and probe",
-			usage: "`NAME` to give to a supervisor without TLS"},
+			usage: "`NAME` to give to a supervisor without TLS; those of the reference implementation ignore it"},
 		{name: "system-id", group: mplane, value: &s.systemID,
 			usage: "System_ID of the repository's capabilities, any `TEXT`"},
 		{name: "address", group: mplane, value: &s.address, empty: "that of each endpoint; the host name where one listens on all",
@@ -208,6 +208,10 @@ func serveCommand(con *console) *cli.Command {
 			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
 			"settings are absolute. --config also takes the files of the programs that it replaces, see tstatrepo-migrate(7). It locks its " +
 			"state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
+			"At a supervisor of mPlane's reference implementation run one process, or use TLS. Without TLS that supervisor has one " +
+			"queue for all its components, and the first that polls takes the specifications of the others; --identity and " +
+			"--system-id do not help. serve refuses a specification that it does not offer, warns, and counts it in " +
+			"tstatrepo_specifications_refused_total.\n\n" +
 			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored (but for logs in transfer, which are " +
 			"fetched again later), results are sent, the capabilities withdrawn, and the status is 0; a second one ends it at once. " +
 			"SIGHUP: the config file is read again. Taken from it " +
@@ -344,9 +348,10 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	return svc
 }
 
-// ownIdentity is what a service calls itself where it has no certificate.
-// Repository and probe on one machine need different names: a supervisor has
-// a queue of specifications for each.
+// ownIdentity returns what a service calls itself where it has no certificate.
+// Repository and probe on one machine need different names: our supervisor has
+// a queue of specifications for each name. Supervisors of the reference
+// implementation ignore the name and have one queue for all.
 func (s *serve) ownIdentity() string {
 	host, _ := os.Hostname()
 	if len(s.collectLog.network.listen)+len(s.collectStreaming.listen)+len(s.collectRRD.network.listen) == 0 {

@@ -58,6 +58,7 @@ type watcher struct {
 	registered bool
 	since      time.Time
 	regErr     string
+	refused    map[string]int64            // specifications of the supervisor, by reason
 	streams    map[string]*streamWatch     // by name
 	sources    map[[2]string]*admin.Counts // of live lines, by probe and address
 	stored     time.Time                   // when points were last stored
@@ -77,7 +78,28 @@ func newWatcher(svc *service, recent *admin.Recent) *watcher {
 		series: admin.NewSeriesStore(seriesMetrics, seriesPoints), lines: admin.NewCounts(lineInterval, lineIntervals),
 		specs: map[string][]admin.Specification{}, streams: map[string]*streamWatch{},
 		sources: map[[2]string]*admin.Counts{},
+		// Zeros, so that the first one is an increase for Prometheus.
+		refused: map[string]int64{refusedUnknown: 0, refusedPermission: 0, refusedOther: 0},
 	}
+}
+
+// Reasons of refusals, as labels.
+const (
+	refusedUnknown    = "unknown capability"
+	refusedPermission = "permission"
+	refusedOther      = "other"
+)
+
+// refuse counts a specification of the supervisor that was refused.
+func (w *watcher) refuse(exception string) {
+	reason := refusedOther
+	switch exception {
+	case component.NoService:
+		reason = refusedUnknown
+	case component.NoPermission:
+		reason = refusedPermission
+	}
+	w.change(func() { w.refused[reason]++ })
 }
 
 // observe returns services whose specifications are noted while they run.
@@ -241,7 +263,7 @@ func (w *watcher) state() *admin.State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if c := w.svc.cfg.serve; c.supervisor != "" || len(c.clients) > 0 {
-		s.Supervisor = &admin.Supervisor{URL: c.supervisor, Clients: c.clients, Registered: w.registered, Since: w.since, Err: w.regErr}
+		s.Supervisor = &admin.Supervisor{URL: c.supervisor, Clients: c.clients, Registered: w.registered, Since: w.since, Err: w.regErr, Refused: maps.Clone(w.refused)}
 	}
 	for _, sv := range w.services {
 		label := sv.Capability.Label

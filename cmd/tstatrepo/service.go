@@ -144,7 +144,7 @@ func (svc *service) offer(parts *group, services []component.Service) {
 		parts.run(func(ctx context.Context) error {
 			return component.Run(ctx, component.Options{
 				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
-				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn,
+				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn, Refused: svc.watch.refuse,
 			})
 		})
 	}

@@ -55,6 +55,7 @@ var (
 	buildInfo = gauge("build_info", "Version of tstatrepo, always 1.", "version", "goversion")
 
 	registered     = gauge("supervisor_registered", "1 if the capabilities are registered at the supervisor.", "url")
+	refused        = counter("specifications_refused_total", "Specifications of the supervisor that were refused.", "reason")
 	specifications = gauge("capability_specifications", "Specifications that run or wait for their start.", "capability", "side")
 	endpointOpen   = gauge("endpoint_open", "1 if the endpoint is open.", "endpoint")
 	certExpiry     = gauge("certificate_expiry_timestamp_seconds", "When a certificate in use expires.", "use", "subject")
@@ -201,6 +202,9 @@ func (s sets) fill(st *State, now time.Time) {
 	s.add(buildInfo, 1, st.Version, runtime.Version())
 	if st.Supervisor != nil && st.Supervisor.URL != "" {
 		s.flag(registered, st.Supervisor.Registered, st.Supervisor.URL)
+		for reason, n := range st.Supervisor.Refused {
+			s.count(refused, n, reason)
+		}
 	}
 	for _, c := range st.Capabilities {
 		s.count(specifications, int64(len(c.Specifications)), c.Label, c.Side)

@@ -53,6 +53,7 @@ func TestCollector(t *testing.T) {
 	lines := scrape(t, s)
 	for _, want := range []string{
 		`tstatrepo_supervisor_registered{url="https://supervisor.polito.it:8889"} 0`,
+		`tstatrepo_specifications_refused_total{reason="unknown capability"} 3`,
 		`tstatrepo_capability_specifications{capability="repository-collect_log",side="repository"} 1`,
 		`tstatrepo_capability_specifications{capability="repository-collect_rrd",side="repository"} 0`,
 		`tstatrepo_endpoint_open{endpoint="collect-log"} 1`,

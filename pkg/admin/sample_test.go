@@ -44,7 +44,7 @@ func busy() *State {
 	series, untracked := store.List()
 	return &State{
 		Name: "repository.polito.it", Version: "v1.2.0", Started: noon.Add(-75 * time.Hour),
-		Supervisor: &Supervisor{URL: "https://supervisor.polito.it:8889", Clients: []string{":8891"}, Registered: true, Since: noon.Add(-74 * time.Hour)},
+		Supervisor: &Supervisor{URL: "https://supervisor.polito.it:8889", Clients: []string{":8891"}, Registered: true, Since: noon.Add(-74 * time.Hour), Refused: map[string]int64{"unknown capability": 3}},
 		Endpoints: []Endpoint{
 			{Name: "collect-log", Addrs: []string{"0.0.0.0:3000"}, Open: true, Since: noon.Add(-75 * time.Hour)},
 			{Name: "collect-streaming", Addrs: []string{"0.0.0.0:9001", "[::]:9001"}, Open: true, Since: noon.Add(-75 * time.Hour)},

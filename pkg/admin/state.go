@@ -27,8 +27,9 @@ type Supervisor struct {
 	URL        string
 	Clients    []string // addresses where clients and supervisors are waited for, in the client-initiated workflow
 	Registered bool
-	Since      time.Time // of Registered being as it is
-	Err        string    // of the last attempt; "" if it succeeded
+	Since      time.Time        // of Registered being as it is
+	Err        string           // of the last attempt; "" if it succeeded
+	Refused    map[string]int64 // specifications that were refused, by reason
 }
 
 // Names of endpoints: their sections in the configuration.

@@ -429,16 +429,27 @@ func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Anchored returns s with start and end as times, if it begins to count at t,
-// and without repetition: what the results of all runs are of.
+// Forever is the end of an envelope whose scope has no end. Clients of the RI
+// compare the end of each envelope with the clock, and fail if it is no time.
+var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// Anchored returns the scope of the results of all runs of s, if s starts to
+// count at t: without repetition, with start and end as times.
 func (s Scope) Anchored(t time.Time) Scope {
 	start, end := s.Times(t)
 	if start.IsZero() {
 		start = t
 	}
-	a := Scope{start: at(start), end: point{kind: future}, period: s.period}
-	if !end.IsZero() {
-		a.end = at(end)
+	if end.IsZero() {
+		end = Forever
 	}
-	return a
+	return Scope{start: at(start), end: at(end), period: s.period}
+}
+
+// EndedAt returns s with t as its end, unless s ended before.
+func (s Scope) EndedAt(t time.Time) Scope {
+	if _, end := s.Times(t); end.IsZero() || t.Before(end) {
+		s.end, s.length = at(t), span{}
+	}
+	return s
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
@@ -34,7 +36,10 @@ type Options struct {
 	// Turn is told after each poll whether the supervisor knows the
 	// capabilities, and what went wrong; nil: nobody wants to know.
 	Turn func(registered bool, err error)
-	Log  *slog.Logger // nil: none
+	// Refused is called with the text of the exception for each specification
+	// that is refused; nil disables it.
+	Refused func(reason string)
+	Log     *slog.Logger // nil: none
 }
 
 // gone is after how much silence a supervisor forgets a component.
@@ -72,6 +77,7 @@ func Run(ctx context.Context, opt Options) error {
 		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
+		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	if opt.StateFile != "" {
 		if err := c.jobs.Restore(opt.StateFile, c.send); err != nil {
@@ -107,9 +113,12 @@ type component struct {
 	seen       time.Time           // when the supervisor last answered a poll
 	next       time.Duration
 
+	unknown rate.Sometimes // limits warnings about unknown capabilities
+
 	mu     sync.Mutex
 	outbox []mplane.Message
 	queued chan struct{} // holds a token when outbox may have changed
+	ahead  time.Duration // how far our clock may be ahead of the supervisor's
 }
 
 // serve polls until ctx ends.
@@ -146,7 +155,7 @@ func (c *component) turn(ctx context.Context) error {
 	} else if err := c.follow(ctx); err != nil {
 		return err
 	}
-	resp, err := c.conn.Do(ctx, http.MethodGet, wire.SpecificationPath, nil)
+	resp, err := c.do(ctx, http.MethodGet, wire.SpecificationPath, nil)
 	if err != nil {
 		return err
 	}
@@ -246,7 +255,7 @@ type announced struct{ Registered, Reason string }
 
 // announce sends capabilities or withdrawals.
 func (c *component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
-	resp, err := c.conn.Do(ctx, http.MethodPost, wire.CapabilityPath, e)
+	resp, err := c.do(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
 		return nil, err
 	}
@@ -288,13 +297,30 @@ func (c *component) receive(m mplane.Message) {
 			d := m.When.Delays(time.Now())
 			c.next = min(d.End, maxCallback)
 		case m.Kind == mplane.Specification:
-			c.jobs.Submit(m, c.supervisor, c.send, c.send)
+			answer := c.jobs.Submit(m, c.supervisor, c.send, c.send)
+			if e, refused := answer.(*mplane.Exception); refused {
+				c.refused(m, e.Message)
+			}
 		case m.Kind == mplane.Interrupt:
 			c.send(c.jobs.Interrupt(m.ID(), c.supervisor))
 		default:
 			c.send(&mplane.Exception{Token: m.ID(), Message: Unexpected})
 		}
 	}
+}
+
+// refused reports a specification that was refused.
+func (c *component) refused(spec *mplane.Statement, reason string) {
+	if c.Refused != nil {
+		c.Refused(reason)
+	}
+	if reason != NoService {
+		return
+	}
+	c.unknown.Do(func() {
+		c.Log.Warn("refused a specification for an unknown capability; without TLS a supervisor may have given us that of another process",
+			"capability", mplane.Visible(spec.Label), "supervisor", c.conn.Root())
+	})
 }
 
 // send puts a reply into the outbox. Where it goes is not up to the
@@ -317,15 +343,11 @@ func (c *component) send(m mplane.Message) {
 func (c *component) deliver(ctx context.Context) {
 	pause := 100 * time.Millisecond
 	for ctx.Err() == nil {
-		c.mu.Lock()
-		var m mplane.Message
-		if len(c.outbox) > 0 {
-			m = c.outbox[0]
-		}
-		c.mu.Unlock()
+		m, wait := c.due(time.Now())
 		if m == nil {
 			select {
 			case <-c.queued:
+			case <-time.After(wait):
 			case <-ctx.Done():
 			}
 			continue
@@ -343,18 +365,51 @@ func (c *component) deliver(ctx context.Context) {
 		c.jobs.Told(m)
 		pause = 100 * time.Millisecond
 		c.mu.Lock()
-		if len(c.outbox) > 0 && c.outbox[0] == m {
-			c.outbox = slices.Delete(c.outbox, 0, 1)
+		if i := slices.Index(c.outbox, m); i >= 0 {
+			c.outbox = slices.Delete(c.outbox, i, i+1)
 		}
 		c.mu.Unlock()
 	}
+}
+
+// due returns the first reply that can be sent at the time now, or nil and how
+// long to wait for one. An envelope has to wait until its end has passed by the
+// supervisor's clock: RI supervisors drop it before.
+func (c *component) due(now time.Time) (mplane.Message, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := time.Hour // nothing to send: queued ends the wait
+	for _, m := range c.outbox {
+		e, ok := m.(*mplane.Envelope)
+		if !ok {
+			return m, 0
+		}
+		_, end := e.When.Times(now)
+		rest := end.Add(c.ahead).Sub(now)
+		if rest < 0 {
+			return m, 0
+		}
+		wait = min(wait, rest+time.Millisecond)
+	}
+	return nil, wait
+}
+
+// do sends a request and compares the supervisor's clock with ours.
+func (c *component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
+	resp, err := c.conn.Do(ctx, method, path, m)
+	if err == nil && !resp.Date.IsZero() {
+		c.mu.Lock()
+		c.ahead = max(0, time.Since(resp.Date))
+		c.mu.Unlock()
+	}
+	return resp, err
 }
 
 // errRefused is a reply that need not be sent again.
 var errRefused = errors.New("refused")
 
 func (c *component) post(ctx context.Context, m mplane.Message) error {
-	resp, err := c.conn.Do(ctx, http.MethodPost, wire.ResultPath, m)
+	resp, err := c.do(ctx, http.MethodPost, wire.ResultPath, m)
 	if err != nil {
 		return err
 	}

@@ -320,9 +320,30 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 		})
 	}
 	runs.Wait()
+	// RI supervisors drop an envelope whose end is still to come.
+	if _, end := b.spec.When.Times(now); !end.IsZero() {
+		sleep(ctx, time.Until(end))
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return b.envelope()
+	return b.final(time.Now())
+}
+
+// final returns the reply to a repeated specification that ended at t. RI
+// supervisors pass on an envelope only if a result is in it, so that without
+// any result the reply is an exception.
+func (b *job) final(t time.Time) mplane.Message {
+	failure := "There was no run"
+	for _, m := range b.results {
+		e, failed := m.(*mplane.Exception)
+		if !failed {
+			all := b.envelope()
+			all.When = all.When.EndedAt(t)
+			return all
+		}
+		failure = fmt.Sprintf("None of %d runs has a result; the last one: %s", len(b.results), e.Message)
+	}
+	return &mplane.Exception{Token: b.spec.ID(), Message: failure}
 }
 
 func (j *Jobs) begin() bool {
@@ -373,8 +394,9 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 	return b.spec.Notice(mplane.Receipt)
 }
 
-// Interrupt asks a job to stop and returns its state. Its result comes when it
-// has stopped.
+// Interrupt asks a job to stop and returns its receipt, or its reply if the job
+// has ended. The results so far of a repeated specification would be mistaken
+// for all of them: they come when the job has stopped.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -386,6 +408,7 @@ func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	if stop {
 		j.saveOrTell()
 		b.cancel(ErrInterrupted)
+		return b.spec.Notice(mplane.Receipt)
 	}
 	return j.State(token, identity)
 }

@@ -36,8 +36,8 @@ func newJobs(t *testing.T, roles *mplane.Roles, limits Limits, f run) *Jobs {
 	return j
 }
 
-// submit gives a specification with a scope and returns its token and answer.
-func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Message) {
+// specify returns a specification of the capability.
+func specify(t *testing.T, j *Jobs, when string) *mplane.Statement {
 	t.Helper()
 	spec := j.services[0].Capability.Specification()
 	spec.Label = "x-0"
@@ -49,6 +49,13 @@ func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Mes
 		t.Fatal(err)
 	}
 	spec.SetToken()
+	return spec
+}
+
+// submit gives a specification with a scope and returns its token and answer.
+func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Message) {
+	t.Helper()
+	spec := specify(t, j, when)
 	return spec.Token, j.Submit(spec, "ann", nil, nil)
 }
 

@@ -129,7 +129,7 @@ func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mpl
 		return fail(neverStopped)
 	case s.Interrupted:
 		b.when = spec.When.Anchored(s.Accepted)
-		return Service{}, b.envelope()
+		return Service{}, b.final(now)
 	case !spec.When.Repeated() && over(spec, s.Accepted, now):
 		return fail(endedMeanwhile)
 	}

@@ -130,8 +130,8 @@ func TestNotRestored(t *testing.T) {
 		{savedJob{Specification: json.RawMessage(spec("x-0", "log.folder", "now ... future"))}, NoService},
 		{savedJob{Specification: json.RawMessage(spec("x-0", "no.such.element", "now ... future"))}, "is not understood any more"},
 		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now + 1h")), Reply: json.RawMessage(`{"result": 1}`), Ended: time.Now()}, "is not understood any more"},
-		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "repeat now + 1h / 10m")), Interrupted: true}, "*mplane.Envelope"},
-		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "repeat now + 1h / 10m"))}, "*mplane.Envelope"},
+		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "repeat now + 1h / 10m")), Interrupted: true}, "There was no run"},
+		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "repeat now + 1h / 10m"))}, "There was no run"},
 	} {
 		file := filepath.Join(t.TempDir(), "component.state")
 		c.job.Token, c.job.Owner, c.job.Accepted = "t", "ann", time.Now().Add(-2*time.Hour)

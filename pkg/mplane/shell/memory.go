@@ -51,7 +51,8 @@ func (j *Job) Pending() bool {
 
 // reply takes the answer to a message of kind k that was sent at the time
 // sent. An envelope may have the results of the runs so far only, and does not
-// say so.
+// say so; the end of one that was interrupted is when that was, and no later
+// runs are to be expected.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -69,6 +70,9 @@ func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, 
 	start, end := e.When.Times(sent)
 	runs, length := 0, time.Duration(0)
 	for at, run := range receipt.When.Occurrences(start) {
+		if !end.IsZero() && at.After(end) {
+			break
+		}
 		length, _ = run.Duration(at)
 		if runs++; runs > len(e.Messages) {
 			break

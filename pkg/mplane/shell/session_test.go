@@ -138,6 +138,13 @@ func TestInterrupted(t *testing.T) {
 			t.Errorf("after %v: pending %v", step.after, j.Pending())
 		}
 	}
+	// The end of its scope says that there are no more.
+	envelope.When = envelope.When.EndedAt(now.Add(2 * time.Hour))
+	j = Job{}
+	j.reply(receipt, mplane.Interrupt, receipt, now.Add(2*time.Hour))
+	if j.reply(envelope, mplane.Redemption, receipt, now.Add(2*time.Hour+time.Second)); j.Pending() {
+		t.Error("an envelope that ended with an interrupt is pending")
+	}
 }
 
 // TestLabels: each call of runcap is a session of its own, and each of its jobs

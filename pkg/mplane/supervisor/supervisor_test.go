@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -512,5 +513,37 @@ func TestRun(t *testing.T) {
 	opt.Components.Addr = "0.0.0.0:0"
 	if err := Run(t.Context(), opt); err == nil {
 		t.Error("open to the network")
+	}
+}
+
+// TestRepeatInterrupted proves that a client gets the results of all runs of a
+// repeated specification that it interrupts, not only those so far.
+func TestRepeatInterrupted(t *testing.T) {
+	x := newSite(t, Options{})
+	running := make(chan bool)
+	defer x.component("a", func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
+		running <- true
+		select {
+		case <-ctx.Done():
+			time.Sleep(50 * time.Millisecond) // what is under way takes time to stop
+		case running <- true: // the first run ends
+		}
+		return nil, nil
+	})()
+	c := x.client("me")
+	offers := x.offers(c, 2) // the callback too
+	log := offers[slices.IndexFunc(offers, func(s *mplane.Statement) bool { return s.Label == "log" })]
+	spec := x.specify(log, "repeat now + 1h / 1s { now + 1h }")
+	x.send(c, spec)
+	<-running
+	<-running
+	<-running
+	x.send(c, spec.Notice(mplane.Interrupt))
+	e, ok := x.redeem(c, spec).(*mplane.Envelope)
+	if !ok || len(e.Messages) != 2 {
+		t.Fatalf("got %v", e)
+	}
+	if _, end := e.When.Times(time.Time{}); end.After(time.Now()) {
+		t.Errorf("an interrupted specification ends at %s", end)
 	}
 }

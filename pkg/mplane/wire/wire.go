@@ -333,7 +333,8 @@ type Response struct {
 	Status   int
 	Type     string // media type
 	Body     []byte
-	Identity string // of the peer's certificate, "" without
+	Identity string    // of the peer's certificate, "" without
+	Date     time.Time // of the peer's clock, in whole seconds; zero if it does not say
 }
 
 // Do sends a request for a path, which is escaped already, with a message as
@@ -371,7 +372,8 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 	if err != nil {
 		return nil, err
 	}
-	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, id}, nil
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero without
+	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, id, date}, nil
 }
 
 // PeerIdentity opens a connection to look at the peer's certificate. Without
