@@ -316,6 +316,7 @@ var (
 		"3389": "RDP", "4661": "eDonkey-Lookup", "4662": "eDonkey-DATA", "6699": "WinMX", "6881": "BitTorrent",
 		"8080": "Squid", "oth": "OTHERS",
 	}
+	// udpPorts lacks 443, since UpstreamName uses it too.
 	udpPorts = map[string]string{
 		"53": "DNS", "67": "Ms-BOOTPS", "68": "BOOTPC", "69": "TFTP", "123": "NTP", "137": "NETBIOS",
 		"4672": "eDonkey", "6346": "Gnutella-svc",
@@ -360,7 +361,7 @@ var families = map[string]family{
 	"tcp_port_syndst":   {index: tcpPorts, word: "port"},
 	"tcp_port_src":      {word: "port"},
 	"tcp_port_synsrc":   {word: "port"},
-	"udp_port_dst":      {index: with(udpPorts, "oth", "OTHERS"), word: "port"},
+	"udp_port_dst":      {index: with(udpPorts, "443", "QUIC", "oth", "OTHERS"), word: "port"},
 	"udp_port_flow_dst": {index: with(udpPorts, "443", "QUIC"), word: "port"},
 	"profile_cpu": {node: "profile.CPU_LOAD_Percentage",
 		index: list("Maximum_Overall_CPU", "Average_User_CPU", "Average_System_CPU"), word: "index"},
