@@ -349,11 +349,7 @@ func (s *Store) Close() error {
 	if s.cfg.analyze == "light" || s.cfg.analyze == "end" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		for _, st := range s.streams {
-			if st.written {
-				s.analyze(ctx, pg.Ident{public, st.name}, "")
-			}
-		}
+		s.analyzeStreams(ctx)
 	}
 	if s.sched != nil {
 		s.sched.close()
@@ -362,10 +358,30 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// analyze brings the statistics of a table up to date. Without them queries
-// are slower, not wrong, and autovacuum sees to it some time.
-func (s *Store) analyze(ctx context.Context, table pg.Ident, columns string) {
-	if _, err := s.Pool.Exec(ctx, "analyze "+table.Sanitize()+columns); err != nil {
+// analyzeStreams updates the statistics of the streams that were written,
+// without those of their windows. From PostgreSQL 18 on that takes ONLY, which
+// older servers do not know.
+func (s *Store) analyzeStreams(ctx context.Context) {
+	option := ""
+	for _, st := range s.streams {
+		if !st.written {
+			continue
+		}
+		if option == "" {
+			err := s.Pool.QueryRow(ctx, "select case when current_setting('server_version_num')::int >= 180000 then 'only ' else ' ' end").Scan(&option)
+			if err != nil {
+				s.Log.Warn("analyze failed", "store", s.String(), "err", err)
+				return
+			}
+		}
+		s.analyze(ctx, option, pg.Ident{public, st.name}, "")
+	}
+}
+
+// analyze updates the statistics of a table. Without them queries are slower,
+// not wrong, and autovacuum updates them eventually.
+func (s *Store) analyze(ctx context.Context, option string, table pg.Ident, columns string) {
+	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
 	}
 }

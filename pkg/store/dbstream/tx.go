@@ -160,9 +160,9 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	for _, w := range slices.Sorted(maps.Keys(x.touched)) {
 		switch x.s.cfg.analyze {
 		case "light":
-			x.s.analyze(ctx, x.s.part(x.st, w), " ("+pg.Quote(colSerial)+")")
+			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pg.Quote(colSerial)+")")
 		case "window":
-			x.s.analyze(ctx, x.s.part(x.st, w), "")
+			x.s.analyze(ctx, "", x.s.part(x.st, w), "")
 		}
 	}
 	return nil
