@@ -538,6 +538,9 @@ func TestFailure21NewestWindow(t *testing.T) {
 	growing := "data/" + hour.Format("2006_01_02_15_04") + ".out"
 	q, s := newOldProbe(t), r
 	q.putAt(growing+"/"+file, udp(2, "growing"), now)
+	// The clock of this probe was ahead once.
+	ahead := "data/" + now.Add(time.Hour).Format("2006_01_02_15_04") + ".out"
+	q.putAt(ahead+"/"+file, udp(1, "ahead"), hour)
 	s.register("s2", q.addr())
 	r.passes(0)
 	r.passes(1)

@@ -133,13 +133,15 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	logs, newest := s.parse(names)
-	next := nextFolders(logs)
+	all := s.parse(names)
+	next := nextFolders(all)
+	logs := slices.Clone(all)
 	logs = slices.DeleteFunc(logs, func(l listed) bool { return !s.opt.Wants(l.file, l.time.Time) })
 	now, err := s.look(ctx, logs)
 	if err != nil {
 		return nil, err
 	}
+	newest := newestFolder(all, now)
 	var files []bulk.File
 	for _, l := range logs {
 		f := s.files[l.path]
@@ -169,8 +171,8 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 }
 
 // parse reads the names of a list, without those that are no logs and those
-// that are being compressed, and returns the time of the newest folder.
-func (s *source) parse(names []string) (logs []listed, newest time.Time) {
+// that are being compressed.
+func (s *source) parse(names []string) (logs []listed) {
 	byName := map[string]int{}
 	for _, n := range names {
 		l, ok, err := parseListed(n, s.opt.Location)
@@ -185,15 +187,22 @@ func (s *source) parse(names []string) (logs []listed, newest time.Time) {
 		}
 		byName[l.name] = len(logs)
 		logs = append(logs, l)
-		if l.time.Time.After(newest) {
-			newest = l.time.Time
-		}
 	}
-	logs = slices.DeleteFunc(logs, func(l listed) bool {
+	return slices.DeleteFunc(logs, func(l listed) bool {
 		_, plain := byName[strings.TrimSuffix(l.name, ".gz")]
 		return l.gz && plain
 	})
-	return logs, newest
+}
+
+// newestFolder returns the time of the newest folder. A folder ahead of the
+// probe's clock does not count: it is older than the one being written.
+func newestFolder(logs []listed, now time.Time) (newest time.Time) {
+	for _, l := range logs {
+		if t := l.time.Time; t.After(newest) && !t.After(now) {
+			newest = t
+		}
+	}
+	return newest
 }
 
 // tell warns once of each thing.

@@ -26,8 +26,8 @@ type Folder struct {
 	Files   []*File   // its logs, by name
 	ModTime time.Time // the latest change of the folder or one of its logs
 
-	parent string
-	newer  bool // a newer folder stands beside it
+	parent   string
+	siblings *[]*Folder // the folders of the same parent, by time
 }
 
 // File is a log in a log folder.
@@ -82,22 +82,41 @@ func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 		}
 		return strings.Compare(a.Path, b.Path)
 	})
-	newest := map[string]time.Time{}
+	siblings := map[string]*[]*Folder{}
 	for _, f := range fs {
-		if f.Time.After(newest[f.parent]) {
-			newest[f.parent] = f.Time
+		if siblings[f.parent] == nil {
+			siblings[f.parent] = new([]*Folder)
 		}
-	}
-	for _, f := range fs {
-		f.newer = newest[f.parent].After(f.Latest)
+		f.siblings = siblings[f.parent]
+		*f.siblings = append(*f.siblings, f)
 	}
 	return s.tree, nil
 }
 
-// Finished reports whether Tstat does not write to the folder any more: a
-// newer one stands beside it, or nothing in it changed for settle.
+// Finished reports whether Tstat no longer writes to the folder: nothing in it
+// changed for settle, or a newer folder stands beside it.
 func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
-	return f.newer || now.Sub(f.ModTime) >= settle
+	if now.Sub(f.ModTime) >= settle {
+		return true
+	}
+	for _, n := range slices.Backward(*f.siblings) {
+		if !n.Time.After(f.Latest) {
+			break
+		}
+		if n.follows(f, now, settle) {
+			return true
+		}
+	}
+	return false
+}
+
+// follows reports whether Tstat opened n, which has a newer name, after f. If
+// the clock or the zone of the probe went back, the names lie: the name of n is
+// then ahead of the clock, or was when n last changed, until the clock passes
+// it. From there on for settle, f is older only if it has not changed since n.
+func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
+	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
+		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))
 }
 
 type fileID struct{ dev, ino uint64 }

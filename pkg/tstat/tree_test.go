@@ -199,3 +199,57 @@ func TestFinished(t *testing.T) {
 		t.Errorf("settled: %s", got)
 	}
 }
+
+// TestFinishedClockBack: a folder whose name is ahead of the clock does not
+// finish the one being written, not even when the clock passes that name.
+func TestFinishedClockBack(t *testing.T) {
+	now := time.Date(2026, 11, 29, 22, 30, 0, 0, time.UTC)
+	type folder struct {
+		name    string
+		changed time.Duration // before now
+	}
+	const settle = 2 * time.Hour
+	for name, tt := range map[string]struct {
+		folders  []folder
+		finished string
+	}{
+		"roll-over":      {[]folder{{"2026_11_29_21_22.out", 8 * time.Minute}, {"2026_11_29_22_22.out", time.Minute}}, "2026_11_29_21_22.out"},
+		"zone went back": {[]folder{{"2026_11_30_06_10.out", 10 * time.Minute}, {"2026_11_29_22_22.out", 0}}, ""},
+		"zone went back, then a roll-over": {[]folder{{"2026_11_30_06_10.out", 70 * time.Minute}, {"2026_11_29_21_22.out", 8 * time.Minute},
+			{"2026_11_29_22_22.out", 0}}, "2026_11_29_21_22.out"},
+		"zone went back 8 hours ago": {[]folder{{"2026_11_29_22_20.out", 8 * time.Hour}, {"2026_11_29_22_10.out", 0}}, "2026_11_29_22_20.out"},
+		"clock was ahead, and is":    {[]folder{{"2026_11_29_23_50.out", -90 * time.Minute}, {"2026_11_29_22_22.out", 0}}, ""},
+		"clock was ahead, passed":    {[]folder{{"2026_11_29_22_10.out", 15 * time.Minute}, {"2026_11_29_21_50.out", 0}}, ""},
+		"settled":                    {[]folder{{"2026_11_29_23_50.out", 3 * time.Hour}, {"2026_11_29_22_22.out", 0}}, "2026_11_29_23_50.out"},
+		"copied in any order":        {[]folder{{"2015_02_27_10_00.out", 0}, {"2015_02_27_11_00.out", time.Second}}, "2015_02_27_10_00.out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var files []string
+			for _, f := range tt.folders {
+				files = append(files, f.name+"/log_x")
+			}
+			root := tree(t, files...)
+			for _, f := range tt.folders {
+				at := now.Add(-f.changed)
+				for _, p := range []string{filepath.Join(root, f.name, "log_x"), filepath.Join(root, f.name)} {
+					if err := os.Chtimes(p, at, at); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			got, err := Scan(context.Background(), root, time.UTC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var finished []string
+			for _, d := range got.Folders {
+				if d.Finished(now, settle) {
+					finished = append(finished, d.Name)
+				}
+			}
+			if s := strings.Join(finished, " "); s != tt.finished {
+				t.Errorf("finished: %q, want %q", s, tt.finished)
+			}
+		})
+	}
+}
