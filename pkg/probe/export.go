@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -21,7 +20,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
-	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 const (
@@ -116,10 +114,8 @@ func (e *export) sent(metrics []graphite.Metric) {
 	defer e.mu.Unlock()
 	e.status.Points += int64(graphite.Count(metrics))
 	for _, m := range metrics {
-		for _, pt := range m.Points {
-			if last, ok := e.last[m.Path]; pt.Time >= last.Time && (ok || len(e.last) < maxRows) {
-				e.last[m.Path] = pt
-			}
+		if _, ok := e.last[m.Path]; ok || len(e.last) < maxRows {
+			e.last[m.Path] = m.Points[len(m.Points)-1]
 		}
 	}
 }
@@ -186,7 +182,6 @@ func (p *Probe) exportLines(ctx context.Context, e *export) error {
 
 // streamed takes the sums so far, and tells when nothing comes any more.
 func (p *Probe) streamed(e *export, sum *stream.Summary) {
-	newest := newestFolder(e.folder, p.Location)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, c := &e.status, sum.Consumers[0]
@@ -195,7 +190,7 @@ func (p *Probe) streamed(e *export, sum *stream.Summary) {
 	}
 	s.Lines, s.Bytes, s.Rejects, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Lines-c.Lines-c.Dropped
 	switch was := s.Silent; {
-	case e.quiet.look(time.Now(), sum.Lines, newest) < e.silence:
+	case e.quiet.look(time.Now(), sum.Lines, sum.Folders) < e.silence:
 		if s.Silent = false; was {
 			p.log.Info("lines come again", "specification", s.Label, "folder", e.folder, "log", e.logType)
 		}
@@ -209,30 +204,16 @@ func (p *Probe) streamed(e *export, sum *stream.Summary) {
 
 // quiet knows since when nothing has come.
 type quiet struct {
-	lines  int64
-	newest string
-	since  time.Time
+	lines, folders int64
+	since          time.Time
 }
 
 // look returns how long nothing has come.
-func (q *quiet) look(now time.Time, lines int64, newest string) time.Duration {
-	if lines != q.lines || newest != q.newest {
-		q.lines, q.newest, q.since = lines, newest, now
+func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
+	if lines != q.lines || folders != q.folders {
+		q.lines, q.folders, q.since = lines, folders, now
 	}
 	return now.Sub(q.since)
-}
-
-// newestFolder returns the name of the newest log folder in dir, "" if there
-// is none.
-func newestFolder(dir string, loc *time.Location) (name string) {
-	entries, _ := os.ReadDir(dir) // the stream tells what is wrong with it
-	var newest time.Time
-	for _, entry := range entries {
-		if t, err := tstat.ParseFolder(entry.Name(), loc); err == nil && t.Time.After(newest) {
-			newest, name = t.Time, entry.Name()
-		}
-	}
-	return name
 }
 
 // exportLogs lets the repository fetch finished logs until ctx ends.

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,8 +41,8 @@ type follower struct {
 	key  string // of the root in the checkpoint
 	src  *source
 
-	// folders are the log folders from the oldest that a log still needs, in
-	// their order; first is the number of the first one. Numbers go up by
+	// folders are the log folders from the oldest that a log still needs, as
+	// they appeared; first is the number of the first one. Numbers go up by
 	// one and are never used again.
 	folders []*folder
 	first   int
@@ -52,21 +54,34 @@ type follower struct {
 	look     atomic.Bool // folders may have come or gone, or logs in them
 	unread   rate.Sometimes
 	scanned  bool
-	entered  bool            // the checkpoint has logs that are not saved
-	seen     map[string]bool // names of folders at the last scan
+	entered  bool   // the checkpoint has logs that are not saved
+	order    *order // of all folders that were seen
 	complain rate.Sometimes
+
+	opened map[string]identity // of the folders that were read in this run
+
+	mu      sync.Mutex
+	removed map[string]bool // names of folders that the kernel told have gone
+}
+
+// identity tells a file from another one that took its name.
+type identity struct {
+	dev, ino uint64
+	made     int64 // time in ns; 0 if the file system does not know it
 }
 
 // folder is a log folder.
 type folder struct {
 	name, path string
 	tstat.FolderTime
+	replaced bool // by another one of the same name
 }
 
 func newFollower(h *hub, ck *checkpoint, root Root) *follower {
 	return &follower{
 		hub: h, log: h.log.With("folder", root.Dir), ck: ck, enc: newEncoder(h), root: root,
 		key: root.Probe + " " + root.Dir, src: h.sources.of(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
+		opened: map[string]identity{}, removed: map[string]bool{},
 		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
@@ -77,6 +92,11 @@ func (f *follower) run(stop, ctx context.Context) error {
 	if f.hub.opt.Start == StartCheckpoint {
 		f.resume = f.ck.of(f.key)
 	}
+	order, err := loadOrder(f.hub.opt, f.key)
+	if err != nil {
+		return err
+	}
+	f.order = order
 	f.watch(stop)
 	if f.watcher != nil {
 		defer f.watcher.Close()
@@ -151,6 +171,11 @@ func (f *follower) watch(ctx context.Context) {
 				if !e.Has(fsnotify.Write) {
 					f.look.Store(true)
 				}
+				if dir, name := filepath.Split(e.Name); filepath.Clean(dir) == f.root.Dir && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)) && tstat.IsFolder(name) {
+					f.mu.Lock()
+					f.removed[name] = true
+					f.mu.Unlock()
+				}
 			case _, ok := <-w.Errors: // lost events: look at everything
 				if !ok {
 					return
@@ -178,38 +203,22 @@ func (f *follower) scan() {
 		if err != nil {
 			continue
 		}
-		found = append(found, &folder{e.Name(), filepath.Join(f.root.Dir, e.Name()), t})
+		found = append(found, &folder{name: e.Name(), path: filepath.Join(f.root.Dir, e.Name()), FolderTime: t})
 	}
-	slices.SortFunc(found, func(a, b *folder) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.name, b.name)
-	})
-	seen := f.seen
-	f.seen = map[string]bool{}
-	for _, d := range found {
-		f.seen[d.name] = true
-	}
-	fresh := slices.DeleteFunc(found, func(d *folder) bool { return seen[d.name] })
-	if !f.scanned {
-		fresh = f.begin(fresh)
+	if len(found) == 0 {
+		return
 	}
 	former := len(f.folders)
-	for _, d := range fresh {
-		if n := len(f.folders); n > 0 && !d.Latest.After(f.folders[n-1].Time) {
-			if d.name != f.folders[n-1].name {
-				f.log.Warn("a folder older than the newest one has come: it is not streamed", "name", d.name)
-			}
-			continue
-		}
-		f.folders = append(f.folders, d)
+	if f.scanned {
+		f.add(found)
+	} else {
+		f.begin(found)
 	}
 	// Logs may have appeared in the folder that was the newest so far, too.
 	for i := max(0, former-1); i < len(f.folders); i++ {
 		f.list(i)
 	}
-	first := !f.scanned && len(f.folders) > 0
+	first := !f.scanned
 	if first {
 		f.scanned = true
 		if len(f.resume) == 0 {
@@ -218,6 +227,9 @@ func (f *follower) scan() {
 		}
 	}
 	// Before a line is sent: a crash must not begin with a newer folder.
+	if err := f.order.save(); err != nil {
+		f.complain.Do(func() { f.log.Warn("the order of folders cannot be saved", "err", err) })
+	}
 	if f.entered {
 		if err := f.ck.save(); err != nil {
 			f.log.Warn("the position cannot be saved", "err", err)
@@ -227,32 +239,123 @@ func (f *follower) scan() {
 	if first {
 		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
 	}
-	if n := len(f.folders); n > 0 && f.watcher != nil {
-		f.watcher.Add(f.folders[n-1].path) // again if it was made anew; else the poll finds out
+	if f.watcher != nil {
+		f.watcher.Add(f.folders[len(f.folders)-1].path) // again if it was made anew; else the poll finds out
 	}
 }
 
-// begin chooses the folders to start with.
-func (f *follower) begin(found []*folder) []*folder {
-	if len(found) == 0 || f.hub.opt.Start == StartBegin {
-		return found
+// add appends the folders that have appeared since the last scan. They are
+// new, whatever their names.
+func (f *follower) add(found []*folder) {
+	fresh := f.fresh(found)
+	if len(fresh) == 0 {
+		return
 	}
-	from := len(found) - 1
-	for name, p := range f.resume {
-		t, err := tstat.ParseFolder(p.Folder, f.hub.opt.Location)
-		if err != nil || !f.wants(name) && (name != firstFolder || len(f.resume) > 1) {
+	// If Tstat has just replaced the last folder, its logs are opened again.
+	last := f.folders[len(f.folders)-1]
+	if id, err := identityOf(last.path); err == nil {
+		f.opened[last.name] = id
+	}
+	sortFolders(fresh, time.Now())
+	f.order.append(fresh, found)
+	for _, d := range fresh {
+		last := f.folders[len(f.folders)-1]
+		if d.name == last.name {
 			continue
 		}
-		i := slices.IndexFunc(found, func(d *folder) bool { return !d.Time.Before(t.Time) })
-		if i < 0 {
-			i = len(found) // all are older; wait for new ones
+		for _, old := range f.folders {
+			old.replaced = old.replaced || old.name == d.name
 		}
-		from = min(from, i)
-		if i == len(found) || found[i].name != p.Folder {
-			f.log.Info("the folder that the last run read has gone", "log", name, "was", p.Folder)
+		if !d.Latest.After(last.Time) {
+			f.log.Warn("a new folder has an older name than the last one: did the clock or the time zone of the probe go back?", "name", d.name, "last", last.name)
+		}
+		f.folders = append(f.folders, d)
+		f.hub.stats.folders.Add(1)
+	}
+	maps.DeleteFunc(f.opened, func(name string, _ identity) bool { return !f.order.knows(name) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
+}
+
+// fresh returns the folders that were not seen before, and those that Tstat
+// has replaced by another one of the same name.
+func (f *follower) fresh(found []*folder) (list []*folder) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range found {
+		if !f.order.knows(d.name) {
+			list = append(list, d)
+		} else if f.removed[d.name] {
+			id, err := identityOf(d.path)
+			if err != nil {
+				continue // not there yet
+			}
+			delete(f.removed, d.name)
+			if id != f.opened[d.name] { // else the kernel told it late, or twice
+				list = append(list, d)
+			}
 		}
 	}
-	return found[from:]
+	return list
+}
+
+// begin chooses the folders to start with. Those that the last run did not see
+// are new. Without a last run, their names tell the order.
+func (f *follower) begin(found []*folder) {
+	now := time.Now()
+	sortFolders(found, now)
+	if len(f.resume) == 0 {
+		f.order.clear()
+	}
+	f.order.append(slices.DeleteFunc(slices.Clone(found), func(d *folder) bool { return f.order.knows(d.name) }), found)
+	if len(f.resume) > 1 {
+		delete(f.resume, firstFolder)
+	}
+	placed := map[string]bool{}
+	for _, p := range f.resume {
+		if t, err := tstat.ParseFolder(p.Folder, f.hub.opt.Location); err == nil && !placed[p.Folder] {
+			placed[p.Folder] = true
+			f.place(&folder{name: p.Folder, FolderTime: t}, found, now)
+		}
+	}
+	slices.SortFunc(found, func(a, b *folder) int { return f.order.index[a.name] - f.order.index[b.name] })
+	from := len(found) - 1
+	if f.hub.opt.Start == StartBegin {
+		from = 0
+	}
+	for name, p := range f.resume {
+		if !f.wants(name) && name != firstFolder {
+			continue
+		}
+		if i := slices.IndexFunc(found, func(d *folder) bool { return !f.order.before(d.name, p.Folder) }); i >= 0 {
+			from = min(from, i)
+		}
+	}
+	f.folders = found[from:]
+	f.hub.stats.folders.Add(int64(len(f.folders)))
+}
+
+// place reports a folder of the checkpoint that has gone or is ahead of the
+// clock. If its place in the order is not known, it is before the folders with
+// newer names. If it is ahead of the clock, or no folder has a newer name, it
+// is before all others: it must not hide them.
+func (f *follower) place(d *folder, found []*folder, now time.Time) {
+	if !f.order.knows(d.name) {
+		i := 0
+		if !d.ahead(now) {
+			i = max(0, slices.IndexFunc(f.order.names, func(name string) bool {
+				t, err := tstat.ParseFolder(name, f.hub.opt.Location)
+				return err == nil && !t.Time.Before(d.Time)
+			}))
+		}
+		f.order.insert(i, d.name)
+	}
+	if !slices.ContainsFunc(found, func(o *folder) bool { return o.name == d.name }) {
+		f.log.Warn("the folder of the checkpoint has gone: the folders after it are streamed", "name", d.name)
+	} else if d.ahead(now) {
+		f.log.Warn("the folder of the checkpoint is ahead of the clock: folders that were not streamed are, whatever their names", "name", d.name)
+	}
 }
 
 // wants reports whether a log is to be followed.
@@ -281,7 +384,7 @@ func (f *follower) list(i int) {
 		}
 		l := &followed{follower: f, name: name, at: f.first + i}
 		if p, ok := f.resume[name]; ok {
-			if t, err := tstat.ParseFolder(p.Folder, f.hub.opt.Location); err == nil && d.Time.Before(t.Time) {
+			if f.order.before(d.name, p.Folder) {
 				continue // done with
 			}
 			delete(f.resume, name)

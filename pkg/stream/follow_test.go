@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -341,11 +342,214 @@ func TestFollowOddities(t *testing.T) {
 	file("2016_03_25_03_00.out", "log_tcp_complete", "g1\n")
 	s = startStream(t, opt)
 	await(t, "g1", func() bool { return s.out.String() == "g1\n" })
-	// One that is older than what is followed is not streamed.
-	file("2016_03_24_20_00.out", "log_tcp_complete", "old\n")
-	file("2016_03_25_03_00.out", "log_tcp_nocomplete", "n1\n")
-	await(t, "n1", func() bool { return s.out.String() == "g1\nn1\n" })
+	// One that appears is new, whatever its name.
+	file("2016_03_24_20_00.out", "log_tcp_complete", "h1\n")
+	file("2016_03_24_20_00.out", "log_tcp_nocomplete", "n1\n")
+	await(t, "h1 and n1", func() bool { return strings.HasPrefix(s.out.String(), "g1\n") && s.out.Len() == len("g1\nh1\nn1\n") })
 	s.stop()
+}
+
+// writeLog writes a log of n lines, numbered from first on.
+func writeLog(t *testing.T, root, folder string, first, n int) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, folder, "log_udp_complete"), []byte(rows(first, n)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rows(first, n int) (text string) {
+	for i := range n {
+		text += fmt.Sprintf("line %d\n", first+i)
+	}
+	return text
+}
+
+// awaitOutput waits until a stream has written want, and not more.
+func awaitOutput(t *testing.T, s *started, want string) {
+	t.Helper()
+	await(t, fmt.Sprintf("%q", want), func() bool { return s.out.Len() >= len(want) })
+	if got := s.out.String(); got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+}
+
+// TestFollowClockBack: the zone or the clock of the probe goes back, while the
+// stream runs and between runs. Each line comes once.
+func TestFollowClockBack(t *testing.T) {
+	root := t.TempDir()
+	now := time.Now().UTC()
+	name := func(d time.Duration) string { return tstat.FolderName(now.Add(d)) }
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	writeLog(t, root, name(8*time.Hour), 0, 2)
+	s := startStream(t, opt)
+	awaitOutput(t, s, rows(0, 2))
+	writeLog(t, root, name(-5*time.Minute), 2, 3)
+	awaitOutput(t, s, rows(0, 5))
+	writeLog(t, root, name(0), 5, 3)
+	awaitOutput(t, s, rows(0, 8))
+	if sum := s.stop(); sum.Folders != 3 {
+		t.Errorf("%d folders", sum.Folders)
+	}
+	if n := strings.Count(s.log.String(), "did the clock or the time zone"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+
+	opt.Start = StartCheckpoint
+	writeLog(t, root, name(-2*time.Minute), 8, 1) // and once more while nobody looks
+	s = startStream(t, opt)
+	awaitOutput(t, s, rows(8, 1))
+	writeLog(t, root, name(time.Minute), 9, 1)
+	awaitOutput(t, s, rows(8, 2))
+	s.stop()
+	if strings.Contains(s.log.String(), "folder of the checkpoint") {
+		t.Error("the checkpoint is neither gone nor ahead")
+	}
+
+	for _, d := range []time.Duration{8 * time.Hour, time.Minute} { // the last run's folder too
+		if err := os.RemoveAll(filepath.Join(root, name(d))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = startStream(t, opt)
+	await(t, "a warning", func() bool { return strings.Contains(s.log.String(), "the folder of the checkpoint has gone") })
+	writeLog(t, root, name(-time.Minute), 10, 1)
+	awaitOutput(t, s, rows(10, 1))
+	s.stop()
+}
+
+// TestFollowOldCheckpoint: the state of a version that did not save the order
+// of folders. A folder ahead of the clock, or one that has gone, hides none.
+func TestFollowOldCheckpoint(t *testing.T) {
+	now := time.Now().UTC()
+	ahead, old, newer := tstat.FolderName(now.Add(8*time.Hour)), tstat.FolderName(now.Add(-time.Hour)), tstat.FolderName(now)
+	between := tstat.FolderName(now.Add(-30 * time.Minute))
+	for name, tt := range map[string]struct {
+		folders []string // 3 lines each
+		at      string
+		want    []int // indexes of folders
+		warning string
+	}{
+		"ahead":                   {[]string{ahead, old, newer}, ahead, []int{1, 2}, "is ahead of the clock"},
+		"ahead and gone":          {[]string{old, newer}, ahead, []int{0, 1}, "has gone"},
+		"gone":                    {[]string{old, newer}, between, []int{1}, "has gone"},
+		"gone, all others older":  {[]string{old, between}, newer, []int{0, 1}, "has gone"},
+		"there":                   {[]string{old, newer}, old, []int{1}, ""},
+		"there, and one is ahead": {[]string{ahead, old, newer}, old, []int{2}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Name: DefaultName}
+			at := position{Folder: tt.at, Offset: 1000, Head: "gone", HeadLength: 1000}
+			for i, folder := range tt.folders {
+				writeLog(t, root, folder, 3*i, 3)
+				changed := now.Add(time.Duration(i-10) * time.Minute)
+				if err := os.Chtimes(filepath.Join(root, folder), changed, changed); err != nil {
+					t.Fatal(err)
+				}
+				if text := rows(3*i, 3); folder == tt.at {
+					at = position{Folder: folder, Offset: int64(len(text)), Head: hashOf([]byte(text)), HeadLength: len(text)}
+				}
+			}
+			if err := state.Save(statePath(&opt, "checkpoint"), checkpointFormat, saved{Session: "s", Roots: map[string]map[string]position{
+				"turin " + root: {"log_udp_complete": at}}}); err != nil {
+				t.Fatal(err)
+			}
+			s := startStream(t, opt)
+			want := ""
+			for _, i := range tt.want {
+				want += rows(3*i, 3)
+			}
+			awaitOutput(t, s, want)
+			writeLog(t, root, tstat.FolderName(now.Add(time.Minute)), 100, 1)
+			awaitOutput(t, s, want+rows(100, 1))
+			s.stop()
+			if n := strings.Count(s.log.String(), "checkpoint"); n > 1 || n == 0 != (tt.warning == "") || !strings.Contains(s.log.String(), tt.warning) {
+				t.Errorf("%d warnings", n)
+			}
+		})
+	}
+}
+
+// TestFollowFolderAgain: the hour that comes twice where summer time ends.
+// Tstat replaces the folders of the first one. Each line comes once.
+func TestFollowFolderAgain(t *testing.T) {
+	root := t.TempDir()
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	folders := []string{"2021_10_31_02_07.out", "2021_10_31_02_27.out", "2021_10_31_02_47.out"}
+	s := startStream(t, opt)
+	for i, folder := range folders {
+		writeLog(t, root, folder, i, 1)
+		awaitOutput(t, s, rows(0, i+1))
+	}
+	for i, folder := range folders {
+		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
+			t.Fatal(err)
+		}
+		writeLog(t, root, folder, 3+i, 1)
+		awaitOutput(t, s, rows(0, 4+i))
+	}
+	s.stop()
+	opt.Start = StartCheckpoint
+	s = startStream(t, opt)
+	writeLog(t, root, "2021_10_31_03_07.out", 6, 1)
+	awaitOutput(t, s, rows(6, 1))
+	s.stop()
+}
+
+// TestFollowUnmounted: the folders are away for a while, as when their file
+// system is not mounted. They are not streamed again.
+func TestFollowUnmounted(t *testing.T) {
+	base := t.TempDir()
+	root, away := filepath.Join(base, "tstat"), filepath.Join(base, "away")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	writeLog(t, root, "2016_03_24_21_00.out", 0, 2)
+	writeLog(t, root, "2016_03_24_22_00.out", 2, 2)
+	s := startStream(t, opt)
+	awaitOutput(t, s, rows(0, 4))
+	must(os.Rename(root, away))
+	writeLog(t, root, "2016_03_24_23_00.out", 4, 1) // the other folders are not there
+	awaitOutput(t, s, rows(0, 5))
+	must(os.RemoveAll(root))
+	must(os.Rename(away, root))
+	writeLog(t, root, "2016_03_25_00_00.out", 5, 1)
+	awaitOutput(t, s, rows(0, 6))
+	s.stop()
+}
+
+// TestOrderForgets: names of folders that have gone do not pile up.
+func TestOrderForgets(t *testing.T) {
+	opt := &Options{StateDir: t.TempDir(), Name: DefaultName}
+	o, err := loadOrder(opt, "turin /x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays := &folder{name: "stays"}
+	o.append([]*folder{stays}, []*folder{stays})
+	for i := range 3 {
+		var fresh []*folder
+		for j := range maxGone {
+			fresh = append(fresh, &folder{name: fmt.Sprint(i, " ", j)})
+		}
+		o.append(fresh, []*folder{stays, fresh[0]})
+	}
+	if err := o.save(); err != nil {
+		t.Fatal(err)
+	}
+	if o, err = loadOrder(opt, "turin /x"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(o.names); n != maxGone+2 || o.names[0] != "stays" || !o.before("stays", "2 0") || o.knows("0 1") {
+		t.Errorf("%d names, first %s", n, o.names[0])
+	}
 }
 
 // TestForward: followed over a plain connection to an endpoint, and by the

@@ -110,7 +110,7 @@ func (l *followed) advance() bool {
 // open opens the log in the current folder if it is there.
 func (l *followed) open() (bool, error) {
 	d := l.folder(l.at)
-	if d == nil {
+	if d == nil || d.replaced {
 		return false, nil
 	}
 	plain := filepath.Join(d.path, l.name)
@@ -139,6 +139,9 @@ func (l *followed) open() (bool, error) {
 	if gz && !l.closed(l.at, l.name) {
 		file.Close()
 		return false, nil
+	}
+	if id, err := identityOf(d.path); err == nil {
+		l.opened[d.name] = id
 	}
 	l.file, l.info, l.text = file, info, file
 	l.offset, l.n, l.skipping, l.head, l.hash = 0, 0, false, nil, ""

@@ -43,3 +43,12 @@ func waiting(l syscall.Conn) bool {
 	})
 	return cerr == nil && err == nil && n > 0
 }
+
+// identityOf returns the identity of the file at a path.
+func identityOf(path string) (identity, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return identity{}, err
+	}
+	return identity{uint64(unix.Mkdev(st.Dev_major, st.Dev_minor)), st.Ino, st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}, nil
+}

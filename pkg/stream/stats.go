@@ -16,6 +16,7 @@ type Summary struct {
 	Connections int64             `json:"connections"` // at the moment
 	Accepted    int64             `json:"accepted"`    // connections so far
 	Refused     int64             `json:"refused"`     // connections that were not allowed, too many, or of too many probes
+	Folders     int64             `json:"folders"`     // followed log folders so far
 	Vanished    int64             `json:"vanished"`    // logs that went before they were read to their end
 	Untaken     int64             `json:"untaken"`     // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
 	Consumers   []ConsumerSummary `json:"consumers"`
@@ -43,7 +44,7 @@ type stats struct {
 	start                              time.Time
 	lines, bytes, rejects, cuts, empty atomic.Int64
 	connections, accepted, refused     atomic.Int64
-	vanished, untaken                  atomic.Int64
+	folders, vanished, untaken         atomic.Int64
 }
 
 func (h *hub) summary() *Summary {
@@ -52,7 +53,7 @@ func (h *hub) summary() *Summary {
 		Seconds: time.Since(s.start).Seconds(),
 		Lines:   s.lines.Load(), Bytes: s.bytes.Load(), Rejects: s.rejects.Load(), Cuts: s.cuts.Load(), Empty: s.empty.Load(),
 		Connections: s.connections.Load(), Accepted: s.accepted.Load(), Refused: s.refused.Load(),
-		Vanished: s.vanished.Load(), Untaken: s.untaken.Load(),
+		Folders: s.folders.Load(), Vanished: s.vanished.Load(), Untaken: s.untaken.Load(),
 	}
 	for _, q := range h.queues {
 		c := ConsumerSummary{
