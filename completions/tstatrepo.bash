@@ -50,11 +50,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --probe | --stream | --retry-timeout | --keep | --type | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
+        --probe | --stream | --retry-timeout | --keep | --type | --exclude | --since | --until | --timezone | --folder | --layout | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --dry-run --keep --compact --type --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run --keep --compact --type --exclude --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
@@ -269,11 +269,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --type | --since | --until | --probe | --timezone)
+        --exclude | --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --type | --since | --until | --probe | --timezone)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--against --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -W "list verify compact prune" -d -- "$cur")
         fi ;;

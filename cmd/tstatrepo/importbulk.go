@@ -34,8 +34,10 @@ type importBulk struct {
 	retryTimeout     duration
 	probe            string
 	replace          bool
+	acceptDamaged    bool
 	dryRun           bool
 	types            []string
+	exclude          []string
 	since, until     string
 	timezone         string
 	folder           string
@@ -106,11 +108,15 @@ func (b *importBulk) settings() []*setting {
 			usage: "try again for `DURATION` when a database is away; without end with --follow"},
 		{name: "replace", group: dest, value: &b.replace,
 			usage: "store again what is stored already"},
+		{name: "accept-damaged", group: dest, value: &b.acceptDamaged,
+			usage: "store the good part of damaged compressed files"},
 		{name: "dry-run", group: dest, value: &b.dryRun,
 			usage: "only say what would be imported"},
 
 		{name: "type", group: source, value: &b.types, empty: "all",
 			usage: "import log types that match `GLOB`, like 'log_tcp_*'"},
+		{name: "exclude", group: source, value: &b.exclude, empty: "none",
+			usage: "leave out log types, files and folders that match `GLOB`, like '*.bak' or 'old/*'; may be repeated"},
 		{name: "since", group: source, value: &b.since,
 			usage: "import folders of `TIME` (2006-01-02, 2006-01-02T15:04, RFC 3339) or later"},
 		{name: "until", group: source, value: &b.until,
@@ -142,7 +148,7 @@ func (b *importBulk) settings() []*setting {
 		{name: "rate", group: limits, value: &b.rate, empty: "no limit",
 			usage: "read at most `MIBPS` MiB of text a second"},
 		{name: "max-rejects", group: limits, value: &b.maxRejects,
-			usage: "do not store a file with more than `N` rejected lines, if they are more than 1% of it"},
+			usage: "do not store a file with more than `N` rejected lines, if they are more than 1% of it; a file whose lines are all rejected is never stored"},
 
 		{name: "json", group: reports, value: &b.json,
 			usage: "print the summary as JSON on stdout"},
@@ -194,6 +200,14 @@ func importBulkCommand(con *console) *cli.Command {
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
 			"completed by the next one. Several machines may import the same logs into one database: they share the " +
 			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
+			"A Tstat that is killed leaves an unfinished end: half a line, or a gzip file without its last part. Such a file is stored " +
+			"as far as it goes. The summary counts it as 'cut', and a gzip file without its end gives a warning. A gzip file with a " +
+			"wrong checksum or wrong data is damaged. It is not stored, exit status 1, and every run says so until the file is " +
+			"fetched again; --accept-damaged stores what can be decompressed, and a repaired file replaces it. Zeros behind a gzip " +
+			"file and several gzip files in one are in order.\n\n" +
+			"A log that is empty or has only its header is stored with 0 rows. A file with text but without a single row is not " +
+			"stored, exit status 1: remove it, or leave it out with --exclude. GLOB of --exclude is compared with the log type, with " +
+			"the path of the file below SOURCE and of each folder above it, and with the last part of these paths.\n\n" +
 			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
@@ -362,6 +376,11 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		}
 	}
 	b.checkStream(p)
+	for _, glob := range b.exclude {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("exclude", "%q is not a glob like '*.bak'", glob)
+		}
+	}
 	if slices.Contains(b.sources, "") {
 		p.errs = append(p.errs, errors.New("a SOURCE must not be empty"))
 	}
@@ -413,7 +432,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		Types: b.types, Since: since, Until: until,
 		Folder: b.folder, Layout: b.layout,
 		IncludeOpen: b.includeOpen, Settle: time.Duration(b.settle),
-		Replace:    b.replace,
+		Replace: b.replace, AcceptDamaged: b.acceptDamaged, Exclude: b.exclude,
 		Jobs:       cmp.Or(b.jobs, min(runtime.GOMAXPROCS(0), 4)),
 		MaxRejects: b.maxRejects,
 		Rate:       b.rate,

@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,10 +40,12 @@ func TestScript(t *testing.T) {
 			}
 			samples, err := filepath.Abs("../../pkg/tstat/testdata/logs")
 			env.Setenv("SAMPLES", samples)
-			return err
+			cases, cerr := filepath.Abs("testdata/cases")
+			env.Setenv("CASES", cases)
+			return errors.Join(err, cerr)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal, "crlf": crlf,
+			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal, "crlf": crlf, "zeros": zeros, "trim": trim,
 		},
 	})
 }
@@ -72,6 +76,30 @@ func crlf(ts *testscript.TestScript, neg bool, args []string) {
 	for _, name := range args {
 		text := strings.ReplaceAll(ts.ReadFile(name), "\n", "\r\n")
 		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
+	}
+}
+
+// zeros FILE N appends N bytes of zeros to a file, which it makes if need be.
+func zeros(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: zeros FILE N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o755))
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	ts.Check(err)
+	_, err = f.Write(make([]byte, n))
+	ts.Check(errors.Join(err, f.Close()))
+}
+
+// trim FILE... cuts the last newline off files.
+func trim(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: trim FILE...")
+	}
+	for _, name := range args {
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(strings.TrimSuffix(ts.ReadFile(name), "\n")), 0o644))
 	}
 }
 

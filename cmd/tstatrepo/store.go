@@ -41,7 +41,7 @@ var storeActions = []struct {
 	settings []string
 }{
 	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
-	{"verify", []string{"against", "type", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"verify", []string{"against", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
 	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
 	{"prune", []string{"keep", "dry-run", "json"}},
 }
@@ -67,6 +67,8 @@ func (s *storeCmd) settings() []*setting {
 	list := []*setting{
 		{name: "against", group: verify, value: &s.against, complete: "dir",
 			usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
+		{name: "exclude", group: verify, value: &b.exclude, empty: "none",
+			usage: "verify: leave out sources that match `GLOB`, as import-bulk does; may be repeated"},
 		{name: "include-open", group: verify, value: &b.includeOpen,
 			usage: "verify: also files that Tstat may still write to"},
 		{name: "settle", group: verify, value: &b.settle,
@@ -302,7 +304,7 @@ func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) err
 
 // writeInventory prints a line per log type, probe and day.
 func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
-	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0}
+	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0, inv.Total.Damaged > 0}
 	row := func(cells []string, numbers ...string) []string {
 		for i, n := range numbers {
 			if shown[i] {
@@ -311,10 +313,10 @@ func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 		}
 		return cells
 	}
-	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps")}
+	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps", "damaged")}
 	for _, d := range append(inv.Days, inv.Total) {
 		table = append(table, row([]string{printable(cmp.Or(d.Type, "total")), printable(d.Probe), d.Date},
-			count(d.Files), count(d.Rows), byteText(d.Text), byteText(d.Stored), count(d.Pruned), count(d.Gaps)))
+			count(d.Files), count(d.Rows), byteText(d.Text), byteText(d.Stored), count(d.Pruned), count(d.Gaps), count(d.Damaged)))
 	}
 	if _, err := io.WriteString(out, alignTable(table, 3)); err != nil {
 		return err
@@ -358,6 +360,9 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 				fmt.Fprintf(w, " (%d pruned since)", rep.Pruned)
 			}
 			fmt.Fprintln(w)
+		}
+		if rep.Damaged > 0 {
+			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", plural(rep.Damaged, "record"))
 		}
 		if rep.Uncounted > 0 {
 			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", plural(rep.Uncounted, "record"))

@@ -80,6 +80,7 @@ var columns = []struct {
 	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, count},
 	{"skipped", func(t *bulk.TypeSummary) int64 { return t.Skipped }, count},
 	{"replaced", func(t *bulk.TypeSummary) int64 { return t.Replaced }, count},
+	{"damaged", func(t *bulk.TypeSummary) int64 { return t.Damaged }, count},
 	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, count},
 	{"vanished", func(t *bulk.TypeSummary) int64 { return t.Vanished }, count},
 	{"left open", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }, count},

@@ -436,6 +436,123 @@ func TestBadFiles(t *testing.T) {
 	})
 }
 
+// TestDamaged: nothing of a damaged compressed file is stored unless it is
+// accepted, and what was accepted goes when the file is whole, or damaged
+// otherwise.
+func TestDamaged(t *testing.T) {
+	forStores(t, func(w *world) {
+		path := w.put(log+".gz", udp(5000, "a"))
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			w.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			w.Fatal(err)
+		}
+		damage := func(data []byte) {
+			w.Helper()
+			if err := errors.Join(os.WriteFile(path, data, 0o644), os.Chtimes(path, info.ModTime(), info.ModTime())); err != nil {
+				w.Fatal(err)
+			}
+		}
+		checksum := bytes.Clone(whole)
+		checksum[len(whole)-6] ^= 1
+		accept := func(o *Options) { o.AcceptDamaged, o.MaxRejects = true, 10000 }
+		for _, data := range [][]byte{
+			checksum,
+			append(bytes.Clone(whole), "garbage"...),
+			slices.Concat(whole[:len(whole)/2], bytes.Repeat([]byte{0xff}, 8), whole[len(whole)/2+8:]),
+		} {
+			damage(data)
+			for range 2 { // it is not remembered
+				sum, err := w.try(nil)
+				if !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), log+".gz: damaged, not stored") || !strings.Contains(w.log.String(), "fetch the file again") {
+					w.Errorf("%v\n%s", err, w.log.String())
+				}
+				w.counts(sum, "files=0 failed=1 rejects=0")
+			}
+			w.stored("p1", folder, file)
+		}
+		sum := w.run("files=1 failed=0 cuts=1", accept)
+		if sum.Total.Damaged != 1 {
+			w.Errorf("%d damaged", sum.Total.Damaged)
+		}
+		w.run("files=0 skipped=1", nil)
+		damage(checksum)
+		if _, err := w.try(nil); !errors.Is(err, ErrFailed) {
+			w.Errorf("damaged otherwise: %v", err)
+		}
+		w.run("files=1 replaced=1", accept)
+		damage(whole)
+		if sum = w.run("files=1 replaced=1 rows=5000", nil); sum.Total.Damaged != 0 {
+			w.Errorf("%d damaged", sum.Total.Damaged)
+		}
+		w.stored("p1", folder, file, 5000)
+		w.run("files=0 skipped=1", nil)
+	})
+}
+
+// TestTruncated: a compressed file without its end is stored as far as it
+// goes. A warning says so where Tstat has ended.
+func TestTruncated(t *testing.T) {
+	forStores(t, func(w *world) {
+		for _, name := range []string{log + ".gz", "2016_03_24_22_37.out/" + file + ".gz"} {
+			path := w.put(name, udp(5000, "a"))
+			if info, err := os.Stat(path); err != nil || os.Truncate(path, info.Size()/2) != nil {
+				w.Fatal(err)
+			}
+		}
+		w.run("files=2 failed=0 rejects=0 cuts=2", nil)
+		const warning = "the end of the compressed file is missing"
+		if text := w.log.String(); strings.Count(text, warning) != 1 || !strings.Contains(text, log) {
+			w.Errorf("log: %s", text)
+		}
+		w.run("files=0 skipped=2", nil)
+		if w.log.Len() > 0 {
+			w.Errorf("log: %s", w.log.String())
+		}
+	})
+}
+
+// TestNoRows: a file with text and without a row is not stored, however many
+// rejects are allowed.
+func TestNoRows(t *testing.T) {
+	const head = "#c_ip:1 c_port:2\n"
+	for text, stored := range map[string]bool{
+		"":                                 true,
+		head:                               true,
+		head + "10.0.0.1 8":                true, // Tstat was killed
+		"#c_ip:1 c_po":                     true,
+		"10.0.0.1 80 14":                   true,
+		head + "10.0.0.1 x\n":              false,
+		head + "x\n10.0.0.1 x\n10.0":       false,
+		strings.Repeat("\x00", 8192):       false,
+		head + strings.Repeat("\x00", 100): false,
+		head + "10.0.0.1 80\n" + strings.Repeat("\x00", 9): true, // a power cut; the row is good
+		strings.Repeat("x ", 1000):                         false,
+		strings.Repeat("x", 3<<20):                         false,
+		"\xff\xfe#\x00":                                    false,
+		"# no header\n":                                    false,
+		"\n\n":                                             false,
+	} {
+		w := &world{T: t, root: t.TempDir(), dest: "parquet:" + filepath.Join(t.TempDir(), "store")}
+		w.put(log, text)
+		for range 2 {
+			sum, err := w.try(func(o *Options) { o.MaxRejects = 1000 })
+			if stored == errors.Is(err, ErrFailed) || stored && (err != nil || w.log.Len() > 0) {
+				w.Errorf("%.40q: %v\n%s", text, err, w.log.String())
+			}
+			if stored {
+				w.counts(sum, "failed=0")
+			} else {
+				w.counts(sum, "files=0 skipped=0 failed=1")
+			}
+		}
+		w.run("files=0 failed=0 skipped=0", func(o *Options) { o.Exclude = []string{"log_*"} })
+	}
+}
+
 func TestLongLine(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a")+strings.Repeat("x", 20<<20)+"\n"+"10.0.0.1 1 z\n")

@@ -282,7 +282,7 @@ func TestClaimBatches(t *testing.T) {
 	for i := range 4 {
 		k := store.Key{Probe: "p1", Folder: fmt.Sprintf("2016_03_24_0%d_37.out", i), File: file}
 		w.keys = append(w.keys, k)
-		w.put(k.Folder+"/"+file, udp(1, strings.Repeat("x", claimBytes/2+1)))
+		w.put(k.Folder+"/"+file, udp(1+claimBytes/2/1000, strings.Repeat("x", 1000)))
 	}
 	s = w.open()
 	s.begin = func(store.Key) {

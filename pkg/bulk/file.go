@@ -297,11 +297,16 @@ func (im *fileImport) marks() []int64 {
 // is stored again.
 func (im *fileImport) relation(index int, sha string, length int64) (stored bool, replace []store.Record) {
 	var same []store.Record
+	_, appends := im.opt.Stores[index].(store.Appender)
 	for _, rec := range im.task.records[index] {
 		switch {
+		case rec.Damaged && !appends && im.rd.Damage() == nil: // the file is repaired
+			replace = append(replace, rec)
 		case rec.SHA256 == sha && rec.Length == length:
 			same = append(same, rec)
 		case rec.Length < length && im.rd.Mark(rec.Length) == rec.SHA256:
+			replace = append(replace, rec)
+		case rec.Damaged && !appends: // it is damaged otherwise
 			replace = append(replace, rec)
 		}
 	}
@@ -457,13 +462,13 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 	if len(typed) > 0 {
 		if err := im.rows(info, typed); err != nil {
 			var nc *tstat.NewColumnsError
-			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || im.again {
+			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || im.again || isAboutContent(err) {
 				return err
 			}
 			abort()
 			return errors.Join(err, im.once(nil, true)) // what is no log can be copied
 		}
-	} else if err := im.rd.Drain(); err != nil {
+	} else if err := cmp.Or(im.rd.Drain(), im.checkDamage()); err != nil {
 		return err
 	}
 	// Behind a damaged gzip stream there may be more for those who copy.
@@ -505,7 +510,10 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 			}
 		}
 		if b == nil {
-			return im.checkRejects(typed)
+			if err := im.checkDamage(); err != nil {
+				return err
+			}
+			return im.checkRows(typed)
 		}
 		if first {
 			im.mu.Lock()
@@ -521,45 +529,6 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 	}
 }
 
-// checkRejects refuses a file with too many lines that are no rows: a newer
-// version of tstatrepo may know its layout.
-func (im *fileImport) checkRejects(typed []*target) error {
-	c := im.rd.Counts()
-	c.Rejects += storeRejects(typed)
-	if c.Rejects > int64(im.opt.MaxRejects) && c.Rejects*100 > c.Lines {
-		return &rejectsError{c.Rejects, c.Lines}
-	}
-	return nil
-}
-
-// storeRejects is how many rows the store rejected that rejected the most.
-func storeRejects(targets []*target) int64 {
-	var most int64
-	for _, g := range targets {
-		most = max(most, g.rejected())
-	}
-	return most
-}
-
-func (g *target) rejected() int64 {
-	if r, ok := g.tx.(store.Rejecter); ok {
-		return r.Rejected()
-	}
-	return 0
-}
-
-// rejectsError is a file with too many rejects.
-type rejectsError struct{ rejects, lines int64 }
-
-func (e *rejectsError) Error() string {
-	return fmt.Sprintf("%d of %d lines rejected: file not stored", e.rejects, e.lines)
-}
-
-// Hint says what the user can do.
-func (e *rejectsError) Hint() string {
-	return "the reject file says why; --max-rejects allows more"
-}
-
 // commit makes the file visible in the stores, and counts it.
 func (im *fileImport) commit(raw, typed []*target) error {
 	t, c := im.task, im.rd.Counts()
@@ -571,7 +540,7 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length},
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
-		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Imported: time.Now().UTC(),
+		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
 	}
 	if len(typed) == 0 {
 		im.idle() // what is left is to wait for the disk
@@ -605,11 +574,17 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		commits++
 		replacements += len(replace)
 	}
+	if commits > 0 {
+		im.warnTruncated()
+	}
 	im.count(t, func(s *TypeSummary) {
 		s.spanned(t.time.Time)
 		if commits == 0 {
 			s.Skipped++
 			return
+		}
+		if rec.Damaged {
+			s.Damaged++
 		}
 		if replacements > 0 {
 			s.Replaced++

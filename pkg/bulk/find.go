@@ -21,15 +21,16 @@ type task struct {
 	path  string
 	stdin bool
 	// source and remote are set for a file of Options.Remote.
-	source Source
-	remote *File
-	name   string    // below the store's probe folder, for copy
-	key    store.Key // Folder is empty for a file outside a log folder, until it is read
-	typ    *tstat.LogType
-	time   tstat.FolderTime
-	size   int64
-	mtime  time.Time
-	next   time.Time // of the next log folder, zero if there is none
+	source  Source
+	remote  *File
+	name    string    // below the store's probe folder, for copy
+	key     store.Key // Folder is empty for a file outside a log folder, until it is read
+	typ     *tstat.LogType
+	time    tstat.FolderTime
+	size    int64
+	mtime   time.Time
+	next    time.Time // of the next log folder, zero if there is none
+	growing bool      // Tstat may still write to it
 
 	rejected []int64          // line of the last reject reported: by the reader, by each store
 	told     map[refusal]bool // refused lines that were reported
@@ -130,10 +131,10 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 	next := nextFolders(tree.Folders)
 	single := len(tree.Folders) == 1 && !r.opt.Follow
 	for _, d := range tree.Folders {
-		open := !single && !r.opt.IncludeOpen && !d.Finished(time.Now(), r.opt.Settle)
+		open := !single && !d.Finished(time.Now(), r.opt.Settle)
 		left := int64(0)
 		for _, f := range d.Files {
-			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path]}
+			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
 			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
 			if d.Rel == "." { // the source is the log folder
 				t.name = path.Join(d.Name, path.Base(f.Rel))
@@ -141,7 +142,7 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 			if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
 				continue
 			}
-			if open {
+			if open && !r.opt.IncludeOpen {
 				left++
 				r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
 				continue
@@ -219,9 +220,10 @@ func (r *run) name(t *task, folder string) error {
 	return nil
 }
 
-// wanted reports whether the options and the stores take files of t's type.
+// wanted reports whether the options and the stores want a file: its type, and
+// its place below the source.
 func (r *run) wanted(t *task) bool {
-	if !r.opt.wantsType(t.key.File) {
+	if !r.opt.wantsType(t.key.File) || r.opt.excludes(t.name) || r.opt.excludes(t.key.File) {
 		return false
 	}
 	if t.typ != nil {
@@ -241,6 +243,17 @@ func (o *Options) Wants(logType string, folder time.Time) bool {
 
 func (o *Options) wantsType(name string) bool {
 	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
+}
+
+// excludes reports whether Exclude matches a log type, or the path of a file or
+// of a folder above it, or the last part of such a path.
+func (o *Options) excludes(name string) bool {
+	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
+		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (o *Options) wantsTime(at time.Time) bool {

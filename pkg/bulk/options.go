@@ -31,12 +31,17 @@ type Options struct {
 	IncludeOpen bool          // import files that may still grow
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
 	Replace     bool          // store again what is stored already
+	// AcceptDamaged stores the good part of compressed files that are damaged.
+	AcceptDamaged bool
+	// Exclude are globs over log types, and over files and folders by their
+	// paths below the source: what matches one is left out.
+	Exclude []string
 
 	Jobs int // files at a time; 0: min(CPUs, 4)
 	// Limits bound this run and others together, with Jobs and Rate; nil: this
 	// one only.
 	Limits     *Limits
-	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored
+	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and no row
 	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
 	// RetryTimeout is how long a file is tried again whose store fails for a
 	// reason that may pass, like a server that restarts. 0: not at all.

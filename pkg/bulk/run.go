@@ -179,6 +179,11 @@ func (o *Options) Validate() error {
 			errs = append(errs, &typeError{glob})
 		}
 	}
+	for _, glob := range o.Exclude {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			errs = append(errs, fmt.Errorf("exclude %q: bad pattern", glob))
+		}
+	}
 	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
 		return slices.Contains(t.Versions(), o.Layout)
 	}) {
@@ -425,7 +430,7 @@ func (t *task) storedAsIs(stores []store.Store, since time.Time) bool {
 	}
 	for i, rs := range t.records {
 		if takes(stores[i], t) && !slices.ContainsFunc(rs, func(rec store.Record) bool {
-			return !rec.Imported.Before(since) && rec.Size == t.size && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
+			return !rec.Imported.Before(since) && rec.Size == t.size && !rec.Damaged && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
 		}) {
 			return false
 		}

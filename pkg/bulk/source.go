@@ -96,7 +96,7 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	for i := range files {
 		f := &files[i]
 		t := &task{path: f.Path, source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
-			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next}
+			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next, growing: f.Growing}
 		if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
 			continue
 		}

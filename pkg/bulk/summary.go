@@ -32,6 +32,7 @@ type TypeSummary struct {
 	Files    int64  `json:"files"`    // stored; with DryRun: would be stored
 	Skipped  int64  `json:"skipped"`  // stored already
 	Replaced int64  `json:"replaced"` // of Files: grown or replaced
+	Damaged  int64  `json:"damaged"`  // of Files: damaged, of which the good part was stored
 	Failed   int64  `json:"failed"`   // not stored, see the log
 	Vanished int64  `json:"vanished"` // gone before they were read
 	LeftOpen int64  `json:"left_open"`
@@ -112,6 +113,7 @@ func (a *TypeSummary) add(t *TypeSummary) {
 	a.Files += t.Files
 	a.Skipped += t.Skipped
 	a.Replaced += t.Replaced
+	a.Damaged += t.Damaged
 	a.Failed += t.Failed
 	a.Vanished += t.Vanished
 	a.LeftOpen += t.LeftOpen

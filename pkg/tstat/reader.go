@@ -66,7 +66,7 @@ type Counts struct {
 	Lines   int64 // data lines: no headers
 	Rows    int64
 	Rejects int64
-	Cuts    int64 // 1 for an unfinished last line or an unfinished gzip end
+	Cuts    int64 // 1 for an unfinished last line, or a gzip end that is unfinished or damaged
 	Escaped int64 // text values with bytes that are not UTF-8, or NUL
 	Text    int64 // bytes of text, decompressed, with the cut end
 }
@@ -116,14 +116,16 @@ type Reader struct {
 	opt ReaderOptions
 
 	raw *errReader
-	src io.Reader // raw, or gz on top of it; nil before the first read
+	src io.Reader // raw, or r.gunzip; nil before the first read
 	gz  *gzip.Reader
+	in  *bufio.Reader // below gz
 
 	buf      []byte
 	pos, end int   // unread text in buf
 	eof      bool  // there is no more
 	damage   error // what ended the text: io.EOF, or an error of gzip
 	finished bool
+	draining bool
 	skipping bool // inside a line longer than MaxLine
 
 	sum           hash.Hash
@@ -187,7 +189,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 		r.buf = make([]byte, blockSize)
 	}
 	r.pos, r.end = 0, 0
-	r.eof, r.damage, r.finished, r.skipping = false, nil, false, false
+	r.eof, r.damage, r.finished, r.draining, r.skipping = false, nil, false, false, false
 	r.sum, r.length, r.newline = sha256.New(), 0, nil
 	r.marks, r.markLines, r.newlines = map[int64]string{}, map[int64]int64{}, 0
 	r.line, r.counts, r.begun, r.layout = 0, Counts{}, false, ""
@@ -435,6 +437,10 @@ func (r *Reader) fill(enough int) error {
 	if r.raw.err != nil {
 		return r.raw.err
 	}
+	var ce *CompressionError
+	if errors.As(err, &ce) {
+		return err
+	}
 	r.eof = true
 	r.damage = err
 	return nil
@@ -477,6 +483,7 @@ const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 // row. It is for stores that keep the file as it is, and takes the place of
 // Next: never call both.
 func (r *Reader) Drain() error {
+	r.draining = true
 	for !r.eof {
 		if err := r.fill(0); err != nil { // while it is in the CPU's cache
 			return err
@@ -495,12 +502,45 @@ func (r *Reader) Drain() error {
 		r.skipping = false
 		r.pos = n
 	}
-	if r.damage != nil && r.damage != io.EOF || r.end > r.pos || r.skipping {
-		r.counts.Lines++
-		r.counts.Cuts = 1
-	}
+	r.finish()
 	return nil
 }
+
+// CutIsText reports whether an unfinished last line can be the start of a row
+// or header: it has no control characters but TAB, and no more columns than a
+// line of the type. It is true if there is no such line.
+func (r *Reader) CutIsText() bool {
+	rest := r.buf[r.pos:r.end]
+	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
+		return false
+	}
+	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
+}
+
+// CompressionError says that a file is compressed in a way that Reader does
+// not read.
+type CompressionError struct{ Format, command string }
+
+func (e *CompressionError) Error() string { return "compressed with " + e.Format + ", not read" }
+
+// Hint says what the user can do.
+func (e *CompressionError) Hint() string {
+	return "decompress it: " + e.command + ", or compress it with gzip"
+}
+
+// compressions are the first bytes of compressed files. No log starts so.
+var compressions = []struct{ magic, format, command string }{
+	{"\xfd7zXZ\x00", "xz", "xz -d"},
+	{"BZh", "bzip2", "bzip2 -d"},
+	{"\x28\xb5\x2f\xfd", "Zstandard", "zstd -d"},
+	{"\x04\x22\x4d\x18", "LZ4", "lz4 -d"},
+	{"PK\x03\x04", "ZIP", "unzip"},
+	{"\x1f\x9d", "compress", "gzip -d"},
+	{"LZIP", "lzip", "lzip -d"},
+}
+
+// magicSize is how many bytes are needed to know a compression.
+const magicSize = 6
 
 // skipLine forgets the beginning of a line that fills the buffer. It is
 // hashed all the same; should the line never end, the fingerprint is that of
@@ -522,37 +562,84 @@ func (r *Reader) skipLine() {
 func (r *Reader) read(p []byte) (int, error) {
 	if r.src == nil {
 		r.src = r.raw
-		n, err := io.ReadFull(r.raw, p[:2])
-		if n < 2 || p[0] != 0x1f || p[1] != 0x8b {
-			if err == io.ErrUnexpectedEOF {
-				err = io.EOF
+		n, err := io.ReadFull(r.raw, p[:magicSize])
+		if err == io.ErrUnexpectedEOF {
+			err = io.EOF
+		}
+		if !bytes.HasPrefix(p[:n], []byte{0x1f, 0x8b}) {
+			for _, c := range compressions {
+				if !r.draining && strings.HasPrefix(string(p[:n]), c.magic) {
+					return n, &CompressionError{c.format, c.command}
+				}
 			}
 			return n, err
 		}
-		magic := bytes.NewReader([]byte{p[0], p[1]})
-		in := bufio.NewReaderSize(io.MultiReader(magic, r.raw), gzipBuffer)
+		magic := bytes.NewReader(bytes.Clone(p[:n]))
+		r.in = bufio.NewReaderSize(io.MultiReader(magic, r.raw), gzipBuffer)
 		if r.gz == nil {
 			r.gz = new(gzip.Reader)
 		}
-		if err := r.gz.Reset(in); err != nil {
+		if err := r.gz.Reset(r.in); err != nil {
 			return 0, err
 		}
-		r.src = r.gz
+		r.gz.Multistream(false)
+		r.src = gunzip{r}
 	}
 	return r.src.Read(p)
 }
 
-// finish accounts for the end of the file: a last line without newline, and a
-// gzip stream that is unfinished or damaged.
-func (r *Reader) finish() {
-	switch {
-	case r.damage == io.EOF && r.end == r.pos && !r.skipping:
-		return
-	case r.damage == io.EOF, errors.Is(r.damage, io.ErrUnexpectedEOF):
-		r.counts.Cuts = 1
-	default:
-		r.line++
-		r.reject("the rest cannot be decompressed: "+r.damage.Error(), nil)
+// errGarbage says that a gzip file goes on with something else.
+var errGarbage = errors.New("gzip: what follows the compressed text is not gzip")
+
+// gunzip reads the members of a gzip file as one text. Zeros may follow them:
+// tapes fill their blocks so.
+type gunzip struct{ *Reader }
+
+func (g gunzip) Read(p []byte) (int, error) {
+	n, err := g.gz.Read(p)
+	if err != io.EOF {
+		return n, err
 	}
-	r.counts.Lines++
+	for zeros := false; ; zeros = true {
+		next, err := g.in.Peek(2)
+		switch {
+		case len(next) > 0 && next[0] == 0:
+			g.in.Discard(1)
+			continue
+		case len(next) == 0:
+			return n, err
+		case zeros || next[0] != 0x1f || len(next) == 2 && next[1] != 0x8b:
+			return n, errGarbage
+		}
+		if err := g.gz.Reset(g.in); err != nil {
+			return n, err
+		}
+		g.gz.Multistream(false)
+		return n, nil
+	}
+}
+
+// Damage returns what is wrong with a compressed file besides an unfinished
+// end: a checksum that does not fit, data that cannot be decompressed. Any of
+// the text read may be wrong then. It is nil before the end of the file.
+func (r *Reader) Damage() error {
+	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return r.damage
+}
+
+// Truncated reports whether the end of a compressed file is missing. It is
+// false before the end of the file.
+func (r *Reader) Truncated() bool {
+	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
+}
+
+// finish accounts for the end of the file: a last line without newline, a gzip
+// stream that is unfinished or damaged.
+func (r *Reader) finish() {
+	if r.damage != io.EOF || r.end > r.pos || r.skipping {
+		r.counts.Lines++
+		r.counts.Cuts = 1
+	}
 }

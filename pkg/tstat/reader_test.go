@@ -434,11 +434,51 @@ func TestGzip(t *testing.T) {
 			t.Errorf("first %d bytes: %+v, %v", n, got.counts, err)
 		}
 	}
-	// Damage in the middle: the rows before it are good.
-	bad := slices.Concat(compress(plain[:half]), []byte("this is no gzip member"))
-	got, err := read(t, bytes.NewReader(bad), "log_dns_complete", ReaderOptions{})
-	if err != nil || got.counts.Rows == 0 || got.counts.Rejects != 1 || got.length != int64(half) {
-		t.Errorf("damaged: %+v, %v", got.counts, err)
+	flip := func(at int) []byte {
+		b := bytes.Clone(whole)
+		b[at] ^= 4
+		return b
+	}
+	for name, tt := range map[string]struct {
+		data    []byte
+		damaged bool
+		cut     bool
+		length  int // at least
+	}{
+		"zeros behind it":            {append(bytes.Clone(whole), make([]byte, 5000)...), false, false, len(plain)},
+		"one zero behind it":         {append(bytes.Clone(members), 0), false, false, len(plain)},
+		"an empty member":            {slices.Concat(compress(nil), whole, compress(nil)), false, false, len(plain)},
+		"text behind it":             {append(compress(plain[:half]), "this is no gzip member"...), true, false, half},
+		"zeros and text behind it":   {append(bytes.Clone(whole), "\x00\x00x"...), true, false, len(plain)},
+		"zeros and a member":         {slices.Concat(whole, []byte{0, 0}, whole), true, false, len(plain)},
+		"a member of unknown method": {append(bytes.Clone(whole), "\x1f\x8b\x07\x00\x00\x00\x00\x00\x00\x00\x00"...), true, false, len(plain)},
+		"a member cut in its header": {append(bytes.Clone(whole), 0x1f, 0x8b, 8), false, true, len(plain)},
+		"a member cut in its magic":  {append(bytes.Clone(whole), 0x1f), false, true, len(plain)},
+		"wrong checksum":             {flip(len(whole) - 6), true, false, len(plain)},
+		"wrong length":               {flip(len(whole) - 1), true, false, len(plain)},
+		"wrong data":                 {slices.Concat(whole[:len(whole)/2], []byte{0xff, 0xff, 0xff, 0xff}, whole[len(whole)/2:]), true, false, 0},
+		"cut":                        {whole[:len(whole)-100], false, true, 0},
+	} {
+		for _, drain := range []bool{false, true} {
+			r := NewReader(iotest.HalfReader(bytes.NewReader(tt.data)), TypeByName("log_dns_complete"), ReaderOptions{})
+			var err error
+			if drain {
+				err = r.Drain()
+			} else {
+				for err == nil {
+					_, err = r.Next()
+				}
+			}
+			if err != nil && err != io.EOF {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			c := r.Counts()
+			_, length := r.Fingerprint()
+			if (r.Damage() != nil) != tt.damaged || r.Truncated() != tt.cut || (c.Cuts == 1) != (tt.damaged || tt.cut) || length < int64(tt.length) {
+				t.Errorf("%s: damage %v, truncated %v, %+v, %d bytes", name, r.Damage(), r.Truncated(), c, length)
+			}
+		}
 	}
 	// An unreadable disk is no unfinished gzip stream.
 	broken := errors.New("input/output error")

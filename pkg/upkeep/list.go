@@ -45,6 +45,9 @@ type Day struct {
 	Stored int64 `json:"stored,omitempty"`
 	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted otherwise
 	Gaps   int64 `json:"gaps"`   // missing folders after one of that day
+	// Damaged is source files that were damaged, of which the good part is
+	// stored.
+	Damaged int64 `json:"damaged"`
 }
 
 // Gap is a time without log folders in a series that has them regularly.
@@ -85,6 +88,9 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 		d.Files++
 		d.Rows += r.Rows
 		d.Text += r.Length
+		if r.Damaged {
+			d.Damaged++
+		}
 		if sizer != nil && r.Location != "" && !sized[r.Location] {
 			sized[r.Location] = true
 			n, err := sizer.Size(r.Location)
@@ -115,6 +121,7 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 		t.Stored += d.Stored
 		t.Pruned += d.Pruned
 		t.Gaps += d.Gaps
+		t.Damaged += d.Damaged
 	}
 	slices.SortFunc(inv.Days, func(a, b Day) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Date, b.Date))

@@ -36,6 +36,7 @@ type Report struct {
 	Same      int64     `json:"same"`      // of them, stored with the same fingerprint
 	Pruned    int64     `json:"pruned"`    // of Same, with rows that were removed
 	Unread    int64     `json:"unread"`    // source files that could not be read
+	Damaged   int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
 	Records   int64     `json:"records"`   // whose rows were counted
 	Rows      int64     `json:"rows"`      // counted
 	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
@@ -63,6 +64,9 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	err := m.Records(ctx, func(r store.Record) error {
 		if opt.Filter.wants(&r) {
 			records[r.Key] = append(records[r.Key], r)
+			if r.Damaged && r.Pruned.IsZero() {
+				rep.Damaged++
+			}
 		}
 		return nil
 	})

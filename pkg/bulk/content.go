@@ -1,0 +1,105 @@
+package bulk
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// checkDamage refuses a compressed file that is damaged: any of its rows may
+// be wrong, and another copy of it may be whole.
+func (im *fileImport) checkDamage() error {
+	if err := im.rd.Damage(); err != nil && !im.opt.AcceptDamaged {
+		return &damagedError{err}
+	}
+	return nil
+}
+
+// damagedError is a compressed file that is damaged.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string { return "damaged, not stored: " + e.err.Error() }
+func (e *damagedError) Unwrap() error { return e.err }
+
+// Hint says what the user can do.
+func (e *damagedError) Hint() string {
+	return "fetch the file again; --accept-damaged stores its good part"
+}
+
+// isAboutContent reports whether an error says that no store may have the file
+// as it is.
+func isAboutContent(err error) bool {
+	var de *damagedError
+	return errors.As(err, &de)
+}
+
+// checkRows refuses a file with too many lines that are no rows, or with text
+// but not a single row: a newer version of tstatrepo may know its layout.
+func (im *fileImport) checkRows(typed []*target) error {
+	c := im.rd.Counts()
+	rejected := storeRejects(typed)
+	c.Rejects += rejected
+	switch {
+	case c.Rejects > 0 && c.Rows == rejected, c.Rows == 0 && !im.rd.CutIsText():
+		return &noRowsError{c.Rejects, c.Lines}
+	case c.Rejects > int64(im.opt.MaxRejects) && c.Rejects*100 > c.Lines:
+		return &rejectsError{c.Rejects, c.Lines}
+	}
+	return nil
+}
+
+// storeRejects is how many rows the store rejected that rejected the most.
+func storeRejects(targets []*target) int64 {
+	var most int64
+	for _, g := range targets {
+		most = max(most, g.rejected())
+	}
+	return most
+}
+
+func (g *target) rejected() int64 {
+	if r, ok := g.tx.(store.Rejecter); ok {
+		return r.Rejected()
+	}
+	return 0
+}
+
+// rejectsError is a file with too many rejects.
+type rejectsError struct{ rejects, lines int64 }
+
+func (e *rejectsError) Error() string {
+	return fmt.Sprintf("%d of %d lines rejected: file not stored", e.rejects, e.lines)
+}
+
+// Hint says what the user can do.
+func (e *rejectsError) Hint() string {
+	return "the reject file says why; --max-rejects allows more"
+}
+
+// noRowsError is a file with text, but without a row.
+type noRowsError struct{ rejects, lines int64 }
+
+func (e *noRowsError) Error() string {
+	if e.rejects == 0 {
+		return "no line, and its text is not that of a log: file not stored"
+	}
+	return fmt.Sprintf("none of %d lines is a row: file not stored", e.lines)
+}
+
+// Hint says what the user can do.
+func (e *noRowsError) Hint() string {
+	const remove = "remove the file, or leave it out with --exclude"
+	if e.rejects == 0 {
+		return remove
+	}
+	return "the reject file says why; " + remove
+}
+
+// warnTruncated says that the end of a compressed file is missing, unless
+// Tstat may still write it.
+func (im *fileImport) warnTruncated() {
+	if im.rd.Truncated() && !im.task.growing {
+		im.log.Warn("the end of the compressed file is missing: stored as far as it goes", "file", im.task.path, "rows", im.rd.Counts().Rows)
+	}
+}
