@@ -46,8 +46,8 @@ test: install-tools ## run all tests
 e2e: install-tools ## the loop of supervisor, repository and probe with real logs, also when each is killed; a part of test
 	go test ./cmd/tstatrepo -run 'TestE2E|TestKillSite' -count=1 -v
 
-bench: install-tools ## measure against DuckDB, cp, socat and more; BENCH='-case copy -pairs 3' sets flags
-	go run ./pkg/bench $(BENCH)
+bench: install-tools ## measure against DuckDB, cp, socat and more; BASE=COMMIT: against an older tstatrepo; BENCH='-case copy -pairs 3' sets flags
+	go run ./pkg/bench $(if $(BASE),-base $(BASE)) $(BENCH)
 
 soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, cut transfers; the loop for an hour
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 240m -v

@@ -2,8 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestQuantile(t *testing.T) {
@@ -46,5 +53,109 @@ func TestRun(t *testing.T) {
 	}
 	if _, err := newLimits(ctx).run(ctx, "sh", "-c", "exit 3"); err == nil {
 		t.Error("no error of a command that fails")
+	}
+}
+
+// TestMissing proves that all missing programs are named at once, before
+// anything runs.
+func TestMissing(t *testing.T) {
+	if err := missing(t.Context(), []string{"sh", "ls"}); err != nil {
+		t.Error(err)
+	}
+	err := missing(t.Context(), []string{"no-such-a", "sh", "no-such-b"})
+	if err == nil || !strings.Contains(err.Error(), "no-such-a, no-such-b;") {
+		t.Error(err)
+	}
+}
+
+func TestRequirements(t *testing.T) {
+	list, known := choose("stream,kafka,parquet")
+	if !known || len(list) != 3 {
+		t.Fatal(list)
+	}
+	if _, known := choose("stream,nonsense"); known {
+		t.Error("an unknown case is accepted")
+	}
+	build, installed := requirements(list, false)
+	if !slices.Equal(installed, []string{"g++", "gcc", "librrd-dev", "socat"}) || !slices.Contains(build, "tstatduck") {
+		t.Errorf("build %v, installed %v", build, installed)
+	}
+	build, installed = requirements(list, true)
+	if !slices.Equal(installed, []string{"gcc", "librrd-dev"}) || slices.Contains(build, "tstatduck") || !slices.Contains(build, "kafkapeer") {
+		t.Errorf("with a base: build %v, installed %v", build, installed)
+	}
+}
+
+// TestFailedCase proves that the results of other cases, and the ones so far of
+// a case that fails, are in the report, and that the error names the failed.
+func TestFailedCase(t *testing.T) {
+	b := &bench{log: io.Discard}
+	measure := func(name string, err error) benchCase {
+		return benchCase{name: name, run: func(b *bench, _ context.Context) error {
+			b.results = append(b.results, result{name: "result of " + name, target: "1", met: true})
+			return err
+		}}
+	}
+	err := b.runCases(t.Context(), []benchCase{measure("one", nil), measure("two", errors.New("no disk")), measure("three", nil), measure("four", errors.New("no disk"))})
+	if err == nil || err.Error() != "failed cases: two, four" {
+		t.Error(err)
+	}
+	var text strings.Builder
+	if missed := b.report(&text); missed != 0 {
+		t.Errorf("%d missed", missed)
+	}
+	for _, name := range []string{"one", "two", "three", "four"} {
+		if !strings.Contains(text.String(), "result of "+name) {
+			t.Errorf("%s is not in the report:\n%s", name, text.String())
+		}
+	}
+}
+
+// TestBase proves that both binaries run in turn with the options that both
+// know, and that a case which the older one cannot run is named as left out.
+func TestBase(t *testing.T) {
+	b := &bench{log: io.Discard, pairs: 2, base: &base{commit: "abc1234", known: map[string]bool{}}}
+	dir := t.TempDir()
+	for _, p := range []struct {
+		path *string
+		name string
+		help string
+	}{
+		{&b.ours, "ours", "--json  --to DEST\n--new-option"}, {&b.base.binary, "old", "--json --to DEST\n--old-option"},
+	} {
+		*p.path = filepath.Join(dir, p.name)
+		if err := os.WriteFile(*p.path, fmt.Appendf(nil, "#!/bin/sh\n[ \"$1 $3\" = 'import --help' ] || [ \"$1 $2\" = 'import --help' ] || exit 1\necho '%s'\n", p.help), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.binary = b.ours
+	var ran []string
+	ours := func(context.Context) (usage, error) {
+		ran = append(ran, strings.Join(b.tstatrepo("import", "--json", "--to=x", "--new-option=1", "--old-option", "arg"), " "))
+		return usage{wall: time.Second}, nil
+	}
+	other := func(context.Context) (usage, error) { return usage{}, errors.New("the peer must not run") }
+	if err := b.compare(t.Context(), "parquet / DuckDB, rows/s", 1, 0, ours, other); err != nil {
+		t.Fatal(err)
+	}
+	args := " import --json --to=x arg"
+	if want := []string{b.ours + args, b.base.binary + args, b.base.binary + args, b.ours + args, b.ours + args, b.base.binary + args}; !slices.Equal(ran, want) {
+		t.Errorf("ran %q, want %q", ran, want)
+	}
+	older := func(context.Context) (usage, error) {
+		if b.binary == b.base.binary {
+			return usage{}, errors.New("unknown store")
+		}
+		return usage{wall: time.Second}, nil
+	}
+	if err := b.compare(t.Context(), "new store, rows/s", 1, 0, older, nil); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	b.report(&text)
+	for _, want := range []string{"parquet, rows/s", "1.00 (1.00-1.00)", ">= 0.97", "Left out: new store, rows/s: abc1234 cannot run it: unknown store", "Peer: tstatrepo of abc1234"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in the report:\n%s", want, text.String())
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,16 +40,16 @@ func (b *bench) fresh(ctx context.Context) error {
 // side is one of the two that are compared.
 type side func(context.Context) (usage, error)
 
-// ours imports a tree into a store below out and checks what it says it
-// stored.
-func (b *bench) ours(t tree, store string) side {
+// imports returns the side that imports a tree into a store below out, and
+// checks what it reports as stored. Copies have no rows.
+func (b *bench) imports(t tree, store string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
 			return usage{}, err
 		}
 		u, s, err := b.importTree(ctx, t, store)
-		if err == nil && s.Rows != t.rows {
-			err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
+		if err == nil && (s.Files != int64(t.files) || store != "copy" && s.Rows != t.rows) {
+			err = fmt.Errorf("%d files with %d rows stored of %d with %d", s.Files, s.Rows, t.files, t.rows)
 		}
 		return u, err
 	}
@@ -75,9 +76,8 @@ func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...stri
 // importArgs is the command that imports a tree, with its state in a folder
 // below out.
 func (b *bench) importArgs(t tree, dest, state string, jobs int) []string {
-	return []string{filepath.Join(b.dir, "tstatrepo"), "import-bulk", "--to", dest,
-		"--state-dir", filepath.Join(b.out(), state), "--probe", "bench", "--include-open", "--timezone", "UTC",
-		"--jobs", strconv.Itoa(jobs), "--json", t.dir}
+	return b.tstatrepo("import-bulk", "--to="+dest, "--state-dir="+filepath.Join(b.out(), state), "--probe=bench",
+		"--include-open", "--timezone=UTC", "--jobs="+strconv.Itoa(jobs), "--json", t.dir)
 }
 
 func readSummary(text []byte) (summary, error) {
@@ -161,19 +161,40 @@ func quantile(v []float64, q float64) float64 {
 	return v[i] + (x-float64(i))*(v[i+1]-v[i])
 }
 
+// baseTarget is the smallest ratio of speeds to those of an older tstatrepo.
+const baseTarget = 0.97
+
+// peerName is the part of a case's name that names the other program.
+var peerName = regexp.MustCompile(` / [^,]*`)
+
 // compare runs both sides alternately and appends a result. units is what a
 // run does (rows, MiB); target is the smallest ratio of speeds, 0 for none.
+// With a base that is the peer; a case that it cannot run is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
+	if b.base != nil {
+		peer, target = b.asBase(ours), baseTarget
+		name = peerName.ReplaceAllString(name, "")
+	}
 	var a, p series
 	var ratios []float64
 	for i := range b.pairs + 1 {
-		ua, err := ours(ctx)
-		if err != nil {
-			return err
+		var ua, up usage
+		var err, perr error
+		if i%2 == 1 {
+			up, perr = peer(ctx)
 		}
-		up, err := peer(ctx)
-		if err != nil {
-			return err
+		if ua, err = ours(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if i%2 == 0 {
+			up, perr = peer(ctx)
+		}
+		if perr != nil && b.base != nil && i == 0 && ctx.Err() == nil {
+			b.leftOut = append(b.leftOut, fmt.Sprintf("%s: %s cannot run it: %s", name, b.base.commit, strings.ReplaceAll(perr.Error(), "\n", " ")))
+			return nil
+		}
+		if perr != nil {
+			return fmt.Errorf("%s: peer: %w", name, perr)
 		}
 		if i == 0 {
 			continue // warm-up: programs and load are in the page cache now
@@ -187,7 +208,7 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 	b.median = quantile(a.rates, 0.5)
 	r := result{
 		name: name, ours: a.String(), peer: p.String(),
-		ratio: fmt.Sprintf("%.2f", ratio),
+		ratio: fmt.Sprintf("%.2f (%.2f-%.2f)", ratio, slices.Min(ratios), slices.Max(ratios)),
 		met:   ratio >= target,
 		rss:   fmt.Sprintf("%d / %d", a.rss/mib, p.rss/mib),
 	}
@@ -206,7 +227,7 @@ func (b *bench) caseTable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.compare(ctx, "parquet / DuckDB table, rows/s", float64(t.rows), 2.0, b.ours(t, "parquet"), b.duckdb(t, "table"))
+	return b.compare(ctx, "parquet / DuckDB table, rows/s", float64(t.rows), 2.0, b.imports(t, "parquet"), b.duckdb(t, "table"))
 }
 
 func (b *bench) caseParquet(ctx context.Context) error {
@@ -214,7 +235,7 @@ func (b *bench) caseParquet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.compare(ctx, "parquet / DuckDB parquet, rows/s", float64(t.rows), 1.1, b.ours(t, "parquet"), b.duckdb(t, "parquet"))
+	return b.compare(ctx, "parquet / DuckDB parquet, rows/s", float64(t.rows), 1.1, b.imports(t, "parquet"), b.duckdb(t, "parquet"))
 }
 
 func (b *bench) caseOneFile(ctx context.Context) error {
@@ -222,7 +243,7 @@ func (b *bench) caseOneFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 0, b.ours(t, "parquet"), b.duckdb(t, "parquet"))
+	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 0, b.imports(t, "parquet"), b.duckdb(t, "parquet"))
 }
 
 // caseCopy copies two GiB: with less, starting and the last sync would be
@@ -235,18 +256,24 @@ func (b *bench) caseCopy(ctx context.Context) error {
 	if t, err = b.multiply(t, 4); err != nil {
 		return err
 	}
-	ours := func(ctx context.Context) (usage, error) {
-		if err := b.fresh(ctx); err != nil {
-			return usage{}, err
-		}
-		u, s, err := b.importTree(ctx, t, "copy")
-		if err == nil && s.Files != int64(t.files) {
-			err = fmt.Errorf("%d files stored of %d", s.Files, t.files)
-		}
-		return u, err
-	}
 	name := fmt.Sprintf("copy / cp -r && sync, %d files of %d MiB, MiB/s", t.files, t.bytes/int64(t.files)/mib)
-	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, ours, b.cp(t))
+	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, b.imports(t, "copy"), b.cp(t))
+}
+
+// caseSmall imports many small files: what a file costs, above all to make it
+// and its folder durable.
+func (b *bench) caseSmall(ctx context.Context) error {
+	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
+	if err != nil {
+		return err
+	}
+	for _, store := range []string{"parquet", "copy"} {
+		name := fmt.Sprintf("%s / cp -r && sync, %s small files, files/s", store, count(float64(t.files)))
+		if err := b.compare(ctx, name, float64(t.files), 0, b.imports(t, store), b.cp(t)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // caseScale shows that time grows linearly and memory does not grow with the
@@ -256,8 +283,15 @@ func (b *bench) caseScale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if b.base != nil { // once the rows is the case parquet
+		t, err := b.multiply(base, 4)
+		if err != nil {
+			return err
+		}
+		return b.compare(ctx, count(float64(t.rows))+" rows to parquet, rows/s", float64(t.rows), 0, b.imports(t, "parquet"), nil)
+	}
 	var one series
-	if _, err := b.ours(base, "parquet")(ctx); err != nil { // warm-up
+	if _, err := b.imports(base, "parquet")(ctx); err != nil { // warm-up
 		return err
 	}
 	for _, n := range []int{1, 2, 4, 10} {
@@ -277,7 +311,7 @@ func (b *bench) caseScale(ctx context.Context) error {
 		}
 		var s series
 		for range runs {
-			u, err := b.ours(t, "parquet")(ctx)
+			u, err := b.imports(t, "parquet")(ctx)
 			if err != nil {
 				return err
 			}
@@ -330,18 +364,30 @@ func (b *bench) caseAgain(ctx context.Context) error {
 		if err := b.fresh(ctx); err != nil {
 			return err
 		}
-		first, _, err := b.importTree(ctx, t, store)
-		if err != nil {
-			return err
-		}
-		b.say("  %s: the first run took %.1f s", store, first.wall.Seconds())
-		var s series
-		var times []float64
-		for i := range b.pairs + 1 {
-			u, sum, err := b.importTree(ctx, t, store)
+		again := func(ctx context.Context) (usage, error) {
+			dest := store + ":" + filepath.Join(b.out(), filepath.Base(b.binary)) // each binary has a store of its own
+			if _, err := os.Stat(dest[len(store)+1:]); err != nil {
+				if _, _, err := b.importTo(ctx, t, dest); err != nil {
+					return usage{}, err
+				}
+			}
+			u, sum, err := b.importTo(ctx, t, dest)
 			if err == nil && (sum.Files != 0 || sum.Skipped != int64(t.files)) {
 				err = fmt.Errorf("%d files stored again, %d skipped of %d", sum.Files, sum.Skipped, t.files)
 			}
+			return u, err
+		}
+		if b.base != nil {
+			name := fmt.Sprintf("%s: second run over %s files, files/s", store, count(float64(t.files)))
+			if err := b.compare(ctx, name, float64(t.files), 0, again, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		var s series
+		var times []float64
+		for i := range b.pairs + 1 {
+			u, err := again(ctx)
 			if err != nil {
 				return err
 			}

@@ -97,23 +97,3 @@ func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
 	}
 	return t, err
 }
-
-// build builds the programs that are run.
-func (b *bench) build(ctx context.Context) error {
-	for _, p := range []struct{ name, module, pkg, cgo string }{
-		{"tstatrepo", b.root, "./cmd/tstatrepo", "1"}, // with librrd
-		{"rrdread", b.root, "./pkg/bench/rrdread", "1"},
-		{"kafkapeer", b.root, "./pkg/bench/kafkapeer", "0"},
-		{"tstatgen", b.root, "./pkg/tstatgen", "0"},
-		{"tstatduck", filepath.Join(b.root, "pkg", "duckdb"), ".", "1"},
-	} {
-		b.say("building %s", p.name)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, p.name), p.pkg)
-		cmd.Dir = p.module
-		cmd.Env = append(os.Environ(), "CGO_ENABLED="+p.cgo)
-		if msg, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w\n%s", cmd, err, msg)
-		}
-	}
-	return nil
-}

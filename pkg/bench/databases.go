@@ -47,6 +47,9 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	// peer makes the converted files: the rows of an import of ours, one file
 	// for each partition or part of it that parts returns.
 	peer := func(dest, table, parts string, flags ...string) (side, error) {
+		if b.base != nil {
+			return nil, nil // an older tstatrepo is the peer
+		}
 		base := server.Copy(tb, empty)
 		url := "postgres://" + host(base)
 		if err := b.fresh(ctx); err != nil {
@@ -95,7 +98,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 			})
 		}
 	}
-	stream := []string{"--type", "log_tcp_complete", "--stream", "bench"}
+	stream := []string{"--type=log_tcp_complete", "--stream=bench"}
 	const dbs = "dbstream://HOST&schema=dbs_ts0&window=3600s&analyze="
 	toPlain, err := peer("postgres://HOST", "log_tcp_complete",
 		"select format('select * from log_tcp_complete where folder = %L', folder) from (select distinct folder from tstatrepo_files) f order by folder")

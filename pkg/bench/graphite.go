@@ -146,8 +146,8 @@ func (b *bench) push(dir, addr string) side {
 		if err := b.fresh(ctx); err != nil {
 			return usage{}, err
 		}
-		u, err := b.run(ctx, filepath.Join(b.dir, "tstatrepo"), "rrd-push", "--to", "graphite://"+addr+"?new-metrics-per-minute=0",
-			"--state-dir", filepath.Join(b.out(), "state"), "--probe", "p", "--json", dir)
+		u, err := b.run(ctx, b.tstatrepo("rrd-push", "--to=graphite://"+addr+"?new-metrics-per-minute=0",
+			"--state-dir="+filepath.Join(b.out(), "state"), "--probe=p", "--json", dir)...)
 		var sum struct{ Points int }
 		if err == nil {
 			err = json.Unmarshal(u.out, &sum)
@@ -183,14 +183,14 @@ func (b *bench) caseGraphite(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	carbontest.Need(tb, "netcat-openbsd", "sh", "-c", "nc -h 2>&1 | grep -q OpenBSD")
 	prepared := filepath.Join(b.dir, "prepared.txt")
 	file, err := os.Create(prepared)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	cmd := exec.CommandContext(ctx, filepath.Join(b.dir, "tstatrepo"), "rrd-push", "--to", "-", "--probe", "p", dir)
+	args := b.tstatrepo("rrd-push", "--to=-", "--probe=p", dir)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdout = file
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("preparing a file: %w", err)

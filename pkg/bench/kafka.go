@@ -60,8 +60,8 @@ func (b *bench) caseKafka(ctx context.Context) error {
 				return usage{}, err
 			}
 			return b.receive(ctx, listen, os.DevNull, func() error { return sendFile(listen, []string{path}) }, true,
-				filepath.Join(b.dir, "tstatrepo"), "stream", "--listen", listen, "--state-dir", filepath.Join(b.out(), "state"), "--quiet",
-				"--to", "kafka://"+addr+"/bench?compress="+compression)
+				b.tstatrepo("stream", "--listen="+listen, "--state-dir="+filepath.Join(b.out(), "state"), "--quiet",
+					"--to=kafka://"+addr+"/bench?compress="+compression)...)
 		})
 		bare := with(func(addr string) (usage, error) {
 			u, err := b.limits.run(ctx, peer, "produce", addr, compression, path)

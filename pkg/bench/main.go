@@ -1,10 +1,10 @@
-// Command bench measures imports and streams against their peers and against the targets
-// of the project: `make bench`. It generates load (pkg/tstatgen), builds the
-// product and DuckDB (pkg/duckdb), and runs both in alternating pairs on the
-// same two CPUs.
+// Command bench measures tstatrepo against other programs and against the
+// targets of the project: `make bench`. It generates load (pkg/tstatgen),
+// builds tstatrepo and DuckDB (pkg/duckdb), and runs both in alternating pairs
+// on the same two CPUs. With -base the peer is tstatrepo of an older commit.
 //
-// What it makes lies in a folder below $TMPDIR and stays there, so that the
-// next run need not generate it again.
+// Load and programs stay in a folder below $TMPDIR, so that the next run need
+// not make them again.
 package main
 
 import (
@@ -12,11 +12,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,12 +30,18 @@ type bench struct {
 	dir   string // load, programs and output
 	rows  int64
 	pairs int
-	files int // of the case again
+	files int // of the cases again and small
 	// of the case mplane
 	components int
 	specs      int // a second
 	limits
+	ours   string // tstatrepo of this tree
+	binary string // tstatrepo that the next command runs
+	base   *base  // nil: the peers are other programs
+	log    io.Writer
+
 	results []result
+	leftOut []string
 	median  float64 // speed of ours in the last comparison
 }
 
@@ -47,45 +55,55 @@ type result struct {
 	rss        string // peak memory, ours / peer
 }
 
-// A benchCase measures one thing and appends to b.results.
-var cases = []struct {
+// benchCase measures one thing and appends to b.results.
+type benchCase struct {
 	name, what string
 	run        func(*bench, context.Context) error
-}{
-	{"table", "to Parquet; peer: DuckDB read_csv into a table", (*bench).caseTable},
-	{"parquet", "to Parquet; peer: DuckDB COPY (read_csv) TO Parquet, unordered, zstd", (*bench).caseParquet},
-	{"onefile", "the same with all rows in one file; no target", (*bench).caseOneFile},
-	{"scale", "time and memory at 1, 2, 4 and 10 times the rows", (*bench).caseScale},
-	{"copy", "to a copy; peer: cp -r, then sync", (*bench).caseCopy},
-	{"compact", "compaction of a Parquet store; peer: cat of its files into one for each day, then sync", (*bench).caseCompact},
-	{"databases", "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", (*bench).caseDatabases},
-	{"importers", "two imports with one job each into one PostgreSQL; peer: one with two jobs", (*bench).caseImporters},
-	{"clickhouse", "to ClickHouse; peer: two parallel curl that post converted files", (*bench).caseClickHouse},
-	{"math", "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", (*bench).caseMath},
-	{"stream", "live lines to standard output; peer: socat", (*bench).caseStream},
-	{"follow", "a followed folder to TCP, and the latency", (*bench).caseFollow},
-	{"nats", "live lines to JetStream; peer: a bare publisher", (*bench).caseNATS},
-	{"kafka", "live lines to a Kafka broker in memory; peer: franz-go's bare producer", (*bench).caseKafka},
-	{"connections", "memory with a thousand connections", (*bench).caseConnections},
-	{"rrdread", "reads 2,000 RRDs with a day of points; peer: python3-rrdtool's fetch", (*bench).caseRRDRead},
-	{"rrdpush", "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", (*bench).caseRRDPush},
-	{"graphite", "pushes them into carbon and VictoriaMetrics; peer: nc with a prepared file", (*bench).caseGraphite},
-	{"again", "a second run over many files that are stored already", (*bench).caseAgain},
-	{"mplane", "a supervisor with many components, then with many specifications; no peer", (*bench).caseMPlane},
+	needs      string // programs, apart from tstatrepo
+	peerNeeds  string // further ones of the peer
+	alike      string // why an older tstatrepo is no peer
+}
+
+var cases = []benchCase{
+	{name: "table", what: "to Parquet; peer: DuckDB read_csv into a table", run: (*bench).caseTable, peerNeeds: "tstatduck", alike: "the same as parquet"},
+	{name: "parquet", what: "to Parquet; peer: DuckDB COPY (read_csv) TO Parquet, unordered, zstd", run: (*bench).caseParquet, peerNeeds: "tstatduck"},
+	{name: "onefile", what: "the same with all rows in one file; no target", run: (*bench).caseOneFile, peerNeeds: "tstatduck"},
+	{name: "scale", what: "time and memory at 1, 2, 4 and 10 times the rows", run: (*bench).caseScale},
+	{name: "copy", what: "to a copy; peer: cp -r, then sync", run: (*bench).caseCopy},
+	{name: "small", what: "many small files to Parquet and to a copy; peer: cp -r, then sync", run: (*bench).caseSmall},
+	{name: "compact", what: "compaction of a Parquet store; peer: cat of its files into one for each day, then sync", run: (*bench).caseCompact},
+	{name: "databases", what: "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", run: (*bench).caseDatabases, needs: "postgresql"},
+	{name: "importers", what: "two imports with one job each into one PostgreSQL; peer: one with two jobs", run: (*bench).caseImporters, needs: "postgresql"},
+	{name: "clickhouse", what: "to ClickHouse; peer: two parallel curl that post converted files", run: (*bench).caseClickHouse, needs: "clickhouse-server", peerNeeds: "curl"},
+	{name: "math", what: "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", run: (*bench).caseMath, peerNeeds: "curl"},
+	{name: "stream", what: "live lines to standard output; peer: socat", run: (*bench).caseStream, peerNeeds: "socat"},
+	{name: "follow", what: "a followed folder to TCP, and the latency", run: (*bench).caseFollow},
+	{name: "nats", what: "live lines to JetStream; peer: a bare publisher", run: (*bench).caseNATS, needs: "nats-server"},
+	{name: "kafka", what: "live lines to a Kafka broker in memory; peer: franz-go's bare producer", run: (*bench).caseKafka, needs: "kafkapeer"},
+	{name: "connections", what: "memory with a thousand connections", run: (*bench).caseConnections},
+	{name: "rrdread", what: "reads 2,000 RRDs with a day of points; peer: python3-rrdtool's fetch", run: (*bench).caseRRDRead, needs: "rrdread rrdtool", peerNeeds: "python3-rrdtool",
+		alike: "it runs no command of tstatrepo"},
+	{name: "rrdpush", what: "pushes them to a sink that counts; peer: mPlane's exporter and importer, emulated", run: (*bench).caseRRDPush, needs: "rrdtool", peerNeeds: "python3-rrdtool"},
+	{name: "graphite", what: "pushes them into carbon and VictoriaMetrics; peer: nc with a prepared file", run: (*bench).caseGraphite,
+		needs: "rrdtool carbon-cache victoria-metrics", peerNeeds: "netcat-openbsd"},
+	{name: "again", what: "a second run over many files that are stored already", run: (*bench).caseAgain},
+	{name: "mplane", what: "a supervisor with many components, then with many specifications; no peer", run: (*bench).caseMPlane},
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	missed, err := run(ctx)
+	if err != nil && !errors.Is(err, errUsage) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+	if missed > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %d targets missed\n", missed)
+	}
 	switch {
 	case errors.Is(err, errUsage):
 		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	case missed > 0:
-		fmt.Fprintf(os.Stderr, "bench: %d targets missed\n", missed)
+	case err != nil || missed > 0:
 		os.Exit(1)
 	}
 }
@@ -93,13 +111,14 @@ func main() {
 var errUsage = errors.New("usage")
 
 func run(ctx context.Context) (missed int, err error) {
-	b := &bench{}
-	var only string
+	b := &bench{log: os.Stderr}
+	var only, commit string
 	flag.StringVar(&b.dir, "dir", filepath.Join(os.TempDir(), "tstatrepo-bench"), "folder for load and output")
 	flag.StringVar(&only, "case", "", "comma list of the cases to run; default all")
+	flag.StringVar(&commit, "base", "", "measure against tstatrepo of this `commit` in place of other programs")
 	flag.Int64Var(&b.rows, "rows", 1_000_000, "rows of log_tcp_complete; targets hold for a million and more")
-	flag.IntVar(&b.pairs, "pairs", 5, "measured pairs of each case, after a warm-up")
-	flag.IntVar(&b.files, "files", 10_000, "files of the case \"again\"")
+	flag.IntVar(&b.pairs, "pairs", 0, "measured pairs of each case, after a warm-up; 0: 5, or 9 with -base")
+	flag.IntVar(&b.files, "files", 10_000, "files of the cases \"again\" and \"small\"")
 	flag.IntVar(&b.components, "components", 1000, "components of the case \"mplane\"")
 	flag.IntVar(&b.specs, "specifications", 1000, "specifications a second of the case \"mplane\"")
 	flag.Usage = func() {
@@ -111,17 +130,16 @@ func run(ctx context.Context) (missed int, err error) {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	wanted := map[string]bool{}
-	for _, name := range strings.Split(only, ",") {
-		wanted[name] = true
-	}
-	known := wanted[""]
-	for _, c := range cases {
-		known = known || wanted[c.name]
-	}
-	if flag.NArg() > 0 || b.rows < 1000 || b.pairs < 1 || b.files < 1 || b.components < 1 || b.specs < 1 || !known {
+	wanted, known := choose(only)
+	if flag.NArg() > 0 || b.rows < 1000 || b.pairs < 0 || b.files < 1 || b.components < 1 || b.specs < 1 || !known {
 		flag.Usage()
 		return 0, errUsage
+	}
+	if b.pairs == 0 {
+		b.pairs = 5
+		if commit != "" {
+			b.pairs = 9
+		}
 	}
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
@@ -134,32 +152,74 @@ func run(ctx context.Context) (missed int, err error) {
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(b.out())
-	b.limits = newLimits(ctx)
-	if err := b.build(ctx); err != nil {
+	if commit != "" {
+		wanted = b.comparable(wanted)
+	}
+	builds, needs := requirements(wanted, commit != "")
+	if err := missing(ctx, needs); err != nil {
 		return 0, err
 	}
-	for _, c := range cases {
-		if !wanted[""] && !wanted[c.name] {
-			continue
-		}
-		b.say("case %s: %s", c.name, c.what)
-		if err := c.run(b, ctx); err != nil {
-			return 0, fmt.Errorf("case %s: %w", c.name, err)
+	b.limits = newLimits(ctx)
+	if err := b.build(ctx, builds); err != nil {
+		return 0, err
+	}
+	b.ours = filepath.Join(b.dir, "tstatrepo")
+	b.binary = b.ours
+	if commit != "" {
+		if b.base, err = b.buildBase(ctx, commit); err != nil {
+			return 0, err
 		}
 	}
-	return b.report(), nil
+	err = b.runCases(ctx, wanted)
+	os.RemoveAll(b.out())
+	return b.report(os.Stdout), err
+}
+
+// choose returns the cases of a comma list, all if it is empty, and whether all
+// its names are known.
+func choose(list string) (chosen []benchCase, known bool) {
+	if list == "" {
+		return cases, true
+	}
+	names := strings.Split(list, ",")
+	for _, c := range cases {
+		if slices.Contains(names, c.name) {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen, len(chosen) == len(names)
+}
+
+// runCases runs cases. The failure of one does not end the others; the error
+// names all that failed.
+func (b *bench) runCases(ctx context.Context, list []benchCase) error {
+	var failed []string
+	for _, c := range list {
+		b.say("case %s: %s", c.name, c.what)
+		err := c.run(b, ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("case %s: %w", c.name, ctx.Err())
+		}
+		if err != nil {
+			b.say("case %s failed: %v", c.name, err)
+			failed = append(failed, c.name)
+		}
+	}
+	if failed != nil {
+		return fmt.Errorf("failed cases: %s", strings.Join(failed, ", "))
+	}
+	return nil
 }
 
 // say tells how far the run is; the report goes to stdout.
 func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+	fmt.Fprintf(b.log, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
 // report prints the table and returns how many targets were missed.
-func (b *bench) report() (missed int) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "case\tours: median (q1-q3)\tpeer: median (q1-q3)\tratio\ttarget\t\tpeak RSS, MiB: ours / peer")
+func (b *bench) report(out io.Writer) (missed int) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "case\tours: median (q1-q3)\tpeer: median (q1-q3)\tratio: median (min-max)\ttarget\t\tpeak RSS, MiB: ours / peer")
 	for _, r := range b.results {
 		verdict := ""
 		if r.target == "" {
@@ -173,8 +233,14 @@ func (b *bench) report() (missed int) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.name, r.ours, r.peer, r.ratio, r.target, verdict, r.rss)
 	}
 	w.Flush()
-	fmt.Printf("\n%d rows unless said otherwise; %d pairs A B A B after a warm-up; ratio: median of the pairs' ratios of speed.\n", b.rows, b.pairs)
-	fmt.Printf("%s %s/%s, %d CPUs (%s), %s; each command with %s.\n",
+	fmt.Fprintf(out, "\n%d rows unless said otherwise; %d pairs A B B A after a warm-up; ratio: of the speeds of each pair.\n", b.rows, b.pairs)
+	if b.base != nil {
+		fmt.Fprintf(out, "Peer: tstatrepo of %s.\n", b.base.commit)
+	}
+	for _, why := range b.leftOut {
+		fmt.Fprintf(out, "Left out: %s.\n", why)
+	}
+	fmt.Fprintf(out, "%s %s/%s, %d CPUs (%s), %s; each command with %s.\n",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), cpuModel(), totalMemory(), b.what)
 	return missed
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,9 +27,8 @@ func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() err
 	}
 	addr := l.Addr().String()
 	l.Close()
-	args := append(append([]string{}, b.prefix...), filepath.Join(b.dir, "tstatrepo"), "import-bulk",
-		"--to", "math://127.0.0.1:9", "--listen", addr, "--stream", mathStream, "--timezone", "UTC", "--settle", "1s", "--quiet",
-		"--state-dir", filepath.Join(b.dir, "probe"), t.dir)
+	args := slices.Concat(b.prefix, b.tstatrepo("import-bulk", "--to=math://127.0.0.1:9", "--listen="+addr, "--stream="+mathStream,
+		"--timezone=UTC", "--settle=1s", "--quiet", "--state-dir="+filepath.Join(b.dir, "probe"), t.dir))
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	if err := cmd.Start(); err != nil {
 		return t, nil, err
@@ -94,16 +94,6 @@ func (b *bench) caseMath(ctx context.Context) (err error) {
 	if err := os.WriteFile(config, []byte(list.String()), 0o644); err != nil {
 		return err
 	}
-	ours := func(ctx context.Context) (usage, error) {
-		if err := b.fresh(ctx); err != nil {
-			return usage{}, err
-		}
-		u, s, err := b.importTree(ctx, remote, "copy")
-		if err == nil && s.Files != int64(t.files) {
-			err = fmt.Errorf("%d files stored of %d", s.Files, t.files)
-		}
-		return u, err
-	}
 	curl := func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
 			return usage{}, err
@@ -111,5 +101,5 @@ func (b *bench) caseMath(ctx context.Context) (err error) {
 		return b.run(ctx, "sh", "-c", `curl --silent --show-error --fail --create-dirs --config "$0" && sync`, config)
 	}
 	name := fmt.Sprintf("math:// to copy / curl && sync, %d files of %d MiB, MiB/s", t.files, t.bytes/int64(t.files)/mib)
-	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, ours, curl)
+	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, b.imports(remote, "copy"), curl)
 }

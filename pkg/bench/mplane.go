@@ -35,19 +35,35 @@ const (
 // caseMPlane loads one supervisor with many components that poll, then with
 // specifications that they answer with receipt and result, which the client
 // redeems. There is no peer: the reference implementation blocks for each
-// client. The load comes from this process, on the same machine.
-func (b *bench) caseMPlane(ctx context.Context) (err error) {
+// client. The load comes from this process, on the same machine. An older
+// supervisor is compared by the CPU time that it needs.
+func (b *bench) caseMPlane(ctx context.Context) error {
+	if b.base != nil {
+		sent := float64(b.specs) * mplaneLoadTime.Seconds()
+		return b.compare(ctx, "mplane: specifications per second of CPU", sent, 0, func(ctx context.Context) (usage, error) {
+			_, u, err := b.supervised(ctx)
+			return u, err
+		}, nil)
+	}
+	list, _, err := b.supervised(ctx)
+	b.results = append(b.results, list...)
+	return err
+}
+
+// supervised loads a supervisor and returns the results and its usage, with the
+// CPU time as wall time.
+func (b *bench) supervised(ctx context.Context) (list []result, used usage, err error) {
 	if err := b.fresh(ctx); err != nil {
-		return err
+		return nil, used, err
 	}
 	s, err := b.startSupervisor(ctx)
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	load, err := newMPlaneLoad(s, b.components, b.specs)
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -56,24 +72,24 @@ func (b *bench) caseMPlane(ctx context.Context) (err error) {
 	defer cancel()
 	for i := range b.components {
 		if err := load.register(ctx, i); err != nil {
-			return err
+			return nil, used, err
 		}
 		polling.Go(func() { load.poll(ctx, i) })
 	}
 
 	before, err := s.cpu()
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	start := time.Now()
 	select {
 	case <-time.After(mplaneIdle):
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, used, ctx.Err()
 	}
 	after, err := s.cpu()
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	cores := (after - before).Seconds() / time.Since(start).Seconds()
 
@@ -83,32 +99,32 @@ func (b *bench) caseMPlane(ctx context.Context) (err error) {
 	rate := load.relay(ctx)
 	seen.Wait()
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	if problem := load.failed.Load(); problem != nil {
-		return *problem
+		return nil, used, *problem
 	}
 	loaded, err := s.cpu()
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	peak, err := s.peak()
 	if err != nil {
-		return err
+		return nil, used, err
 	}
 	slices.Sort(visible)
 	slowest := visible[len(visible)-1]
-	b.results = append(b.results,
-		result{name: fmt.Sprintf("mplane: %d components polling", b.components), ours: fmt.Sprintf("%.2f cores", cores), peer: "-",
+	list = []result{
+		{name: fmt.Sprintf("mplane: %d components polling", b.components), ours: fmt.Sprintf("%.2f cores", cores), peer: "-",
 			target: "below 1 core", met: cores < 1, rss: mibs(peak)},
-		result{name: "mplane: relayed with result", ours: fmt.Sprintf("%.0f/s", rate), peer: "-",
+		{name: "mplane: relayed with result", ours: fmt.Sprintf("%.0f/s", rate), peer: "-",
 			ratio: fmt.Sprintf("%.2f cores", (loaded-after).Seconds()/mplaneLoadTime.Seconds()), target: fmt.Sprintf("%d/s", b.specs), met: rate >= float64(b.specs)*0.99},
-		result{name: "mplane: registration seen", ours: fmt.Sprintf("%.1f ms (slowest %.1f)", ms(visible[len(visible)/2]), ms(slowest)), peer: "-",
+		{name: "mplane: registration seen", ours: fmt.Sprintf("%.1f ms (slowest %.1f)", ms(visible[len(visible)/2]), ms(slowest)), peer: "-",
 			target: fmt.Sprintf("%v", mplaneVisible), met: slowest <= mplaneVisible},
-		result{name: "mplane: taken for gone", ours: fmt.Sprint(load.again.Load()), peer: "-", target: "0", met: load.again.Load() == 0},
-		result{name: "mplane: peak memory", ours: mibs(peak), peer: "-", target: mibs(mplaneMemory), met: peak <= mplaneMemory},
-	)
-	return nil
+		{name: "mplane: taken for gone", ours: fmt.Sprint(load.again.Load()), peer: "-", target: "0", met: load.again.Load() == 0},
+		{name: "mplane: peak memory", ours: mibs(peak), peer: "-", target: mibs(mplaneMemory), met: peak <= mplaneMemory},
+	}
+	return list, usage{wall: loaded, cpu: loaded, rss: peak}, nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -131,8 +147,8 @@ func (b *bench) startSupervisor(ctx context.Context) (*supervisorProcess, error)
 		*addr = l.Addr().String()
 		l.Close()
 	}
-	args := append(slices.Clone(b.prefix), filepath.Join(b.dir, "tstatrepo"), "supervisor",
-		"--components", s.components, "--clients", s.clients, "--state-dir", filepath.Join(b.out(), "state"))
+	args := slices.Concat(b.prefix, b.tstatrepo("supervisor",
+		"--components="+s.components, "--clients="+s.clients, "--state-dir="+filepath.Join(b.out(), "state")))
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = append(os.Environ(), b.env...)
 	if err := s.cmd.Start(); err != nil {
