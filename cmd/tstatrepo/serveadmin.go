@@ -359,7 +359,7 @@ func (w *watcher) rrd(s *admin.State, st *repository.Status) {
 	if sum == nil {
 		sum = &rrdpush.EndpointSummary{}
 	}
-	a.Posts, a.Refused, a.Points = sum.Posts, sum.Refused, sum.Points
+	a.Posts, a.Refused, a.Points, a.NotFinite = sum.Posts, sum.Refused, sum.Points, sum.NotFinite
 	a.Series, a.Untracked = w.series.List()
 	s.RRD = append(s.RRD, a)
 }
@@ -381,7 +381,7 @@ func (w *watcher) exports(s *admin.State) {
 				Consumers: []admin.Consumer{{Name: e.Repository, Lines: e.Lines, Err: e.LastError}},
 			})
 		case probe.RRD:
-			s.RRD = append(s.RRD, admin.RRD{Name: name, To: e.Repository, Points: e.Points, Spooled: e.Waiting, LastSuccess: e.LastSuccess, Err: e.LastError})
+			s.RRD = append(s.RRD, admin.RRD{Name: name, To: e.Repository, Points: e.Points, NotFinite: e.NotFinite, Recreated: e.Recreated, Spooled: e.Waiting, LastSuccess: e.LastSuccess, Err: e.LastError})
 		}
 	}
 }

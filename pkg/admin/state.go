@@ -163,6 +163,8 @@ type RRD struct {
 	Posts       int64  // taken from probes
 	Refused     int64  // not taken
 	Points      int64  // stored, or in the spool
+	NotFinite   int64  // values left out
+	Recreated   int64  // RRDs older than the last point sent, sent from their start
 	Spooled     int64  // bytes on disk that the destination has not taken
 	LastSuccess time.Time
 	Err         string // why the destination does not take points; "" if it does

@@ -125,6 +125,8 @@ func (e *export) passed(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status.Waiting = sum.Spooled
+	e.status.NotFinite += sum.NotFinite
+	e.status.Recreated += sum.Recreated
 	e.status.outcome(err)
 }
 

@@ -7,12 +7,16 @@ import (
 
 // Counts are what exports have done.
 type Counts struct {
-	Lines    int64 `json:"lines"`    // taken by the repository, of tstat-exporter_streaming
-	Rejects  int64 `json:"rejects"`  // lines that were no rows of their log
-	Bytes    int64 `json:"bytes"`    // read of logs, or of files that were fetched
-	Files    int64 `json:"files"`    // fetched, of tstat-exporter_log
-	Points   int64 `json:"points"`   // sent or in the spool, of tstat-exporter_rrd
-	Silences int64 `json:"silences"` // times that nothing came for log.time and a minute
+	Lines   int64 `json:"lines"`   // taken by the repository, of tstat-exporter_streaming
+	Rejects int64 `json:"rejects"` // lines that were no rows of their log
+	Bytes   int64 `json:"bytes"`   // read of logs, or of files that were fetched
+	Files   int64 `json:"files"`   // fetched, of tstat-exporter_log
+	Points  int64 `json:"points"`  // sent or in the spool, of tstat-exporter_rrd
+	// NotFinite are values left out, and Recreated RRDs older than the last
+	// point sent, of tstat-exporter_rrd.
+	NotFinite int64 `json:"not_finite"`
+	Recreated int64 `json:"recreated"`
+	Silences  int64 `json:"silences"` // times that nothing came for log.time and a minute
 }
 
 func (c *Counts) add(d Counts) {
@@ -21,6 +25,8 @@ func (c *Counts) add(d Counts) {
 	c.Bytes += d.Bytes
 	c.Files += d.Files
 	c.Points += d.Points
+	c.NotFinite += d.NotFinite
+	c.Recreated += d.Recreated
 	c.Silences += d.Silences
 }
 

@@ -1,6 +1,7 @@
 package rrdpush
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,7 +13,9 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +70,9 @@ type EndpointSummary struct {
 	Points   int64 `json:"points"`   // stored, or in the spool
 	Negative int64 `json:"negative"` // negative percentiles left out
 	Unnamed  int64 `json:"unnamed"`  // points of files without a name
+	// NotFinite are values left out that the exporters of mPlane write as
+	// Infinity or NaN.
+	NotFinite int64 `json:"not_finite"`
 }
 
 // Endpoint is the repository's side of mPlane's indirect export: it takes
@@ -78,8 +84,8 @@ type Endpoint struct {
 	sink  graphite.Sink
 	spool *graphite.Spool
 
-	waiting                                   atomic.Pointer[waiting]
-	posts, refused, points, negative, unnamed atomic.Int64
+	waiting                                              atomic.Pointer[waiting]
+	posts, refused, points, negative, unnamed, notFinite atomic.Int64
 }
 
 // NewEndpoint opens the destination. Close closes it.
@@ -107,7 +113,7 @@ func (e *Endpoint) Close() error { return e.sink.Close() }
 
 // Summary returns what was taken so far.
 func (e *Endpoint) Summary() *EndpointSummary {
-	return &EndpointSummary{e.posts.Load(), e.refused.Load(), e.points.Load(), e.negative.Load(), e.unnamed.Load()}
+	return &EndpointSummary{e.posts.Load(), e.refused.Load(), e.points.Load(), e.negative.Load(), e.unnamed.Load(), e.notFinite.Load()}
 }
 
 // Waiting returns how many bytes waited in the spool after the last points,
@@ -263,6 +269,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.points.Add(int64(graphite.Count(metrics)))
 	e.negative.Add(c.negative)
 	e.unnamed.Add(c.unnamed)
+	if e.notFinite.Add(c.notFinite) == c.notFinite && c.notFinite > 0 {
+		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", c.notFinite)
+	}
 	w.WriteHeader(http.StatusOK)
 }
 
@@ -306,23 +315,27 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
 // counts are of one request.
-type counts struct{ negative, unnamed int64 }
+type counts struct{ negative, unnamed, notFinite int64 }
 
 // metrics reads [[file, time, value], …].
 func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.Metric, error) {
-	d := json.NewDecoder(body)
-	if err := expect(d, json.Delim('[')); err != nil {
-		return nil, err
-	}
+	items := &items{r: bufio.NewReader(body)}
 	var metrics []graphite.Metric
 	at := map[string]int{} // file -> index of its metric; -1: has none
-	for n := 0; d.More(); n++ {
-		if n == maxPoints {
-			return nil, errTooMany
+	for n := 0; ; n++ {
+		text, err := items.next()
+		if errors.Is(err, io.EOF) {
+			break
 		}
 		var item point
-		if err := d.Decode(&item); err != nil {
+		if err == nil {
+			err = item.UnmarshalJSON(text)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("point %d: %w", n, err)
+		}
+		if n == maxPoints {
+			return nil, errTooMany
 		}
 		i, known := at[item.file]
 		if !known {
@@ -336,17 +349,13 @@ func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.
 		switch {
 		case i < 0:
 			c.unnamed++
+		case math.IsInf(item.Value, 0):
+			c.notFinite++
 		case item.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(item.file):
 			c.negative++
 		default:
 			metrics[i].Points = append(metrics[i].Points, item.Point)
 		}
-	}
-	if err := expect(d, json.Delim(']')); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the list")
 	}
 	for _, m := range metrics {
 		sortPoints(m.Points)
@@ -354,10 +363,86 @@ func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.
 	return metrics, nil
 }
 
-func expect(d *json.Decoder, want json.Delim) error {
-	t, err := d.Token()
-	if err == nil && t != want {
-		err = fmt.Errorf("%v instead of %v", t, want)
+// items cuts a list of lists of scalars, in JSON, into its items.
+type items struct {
+	r    *bufio.Reader
+	n    int    // items so far
+	text []byte // of the last one
+}
+
+// maxItem bounds the text of an item.
+const maxItem = 8 << 10
+
+// next returns the text of the next item, io.EOF after the last one. Its
+// content is not checked.
+func (l *items) next() ([]byte, error) {
+	c, err := l.skip()
+	switch {
+	case err != nil:
+	case l.n == 0 && c != '[':
+		return nil, fmt.Errorf("%q instead of a list", c)
+	case l.n == 0:
+		c, err = l.skip()
+	case c == ',':
+		if c, err = l.skip(); err == nil && c == ']' {
+			return nil, errors.New("no point behind a comma")
+		}
+	case c != ']':
+		return nil, fmt.Errorf("%q instead of a comma", c)
+	}
+	if err != nil {
+		return nil, unexpected(err)
+	}
+	if c == ']' {
+		if _, err := l.skip(); err == nil {
+			return nil, errors.New("something follows the list")
+		} else {
+			return nil, err
+		}
+	}
+	if c != '[' {
+		return nil, fmt.Errorf("%q instead of a list", c)
+	}
+	l.n++
+	l.text = append(l.text[:0], c)
+	quoted, escaped := false, false
+	for {
+		part, err := l.r.ReadSlice(']')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, unexpected(err)
+		}
+		for _, c := range part {
+			switch {
+			case escaped:
+				escaped = false
+			case c == '\\':
+				escaped = quoted
+			case c == '"':
+				quoted = !quoted
+			}
+		}
+		if l.text = append(l.text, part...); len(l.text) > maxItem {
+			return nil, fmt.Errorf("more than %d bytes", maxItem)
+		}
+		if err == nil && !quoted {
+			return l.text, nil
+		}
+	}
+}
+
+// skip returns the next byte that is not white space.
+func (l *items) skip() (byte, error) {
+	for {
+		c, err := l.r.ReadByte()
+		if err != nil || c != ' ' && c != '\n' && c != '\r' && c != '\t' {
+			return c, err
+		}
+	}
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
 	}
 	return err
 }
@@ -368,23 +453,39 @@ type point struct {
 	graphite.Point
 }
 
-// UnmarshalJSON reads exactly three elements.
+// notFinite is the end of an item with a value that Python writes and JSON
+// does not have.
+var notFinite = regexp.MustCompile(`,[ \t\r\n]*(NaN|-?Infinity)[ \t\r\n]*\]$`)
+
+// UnmarshalJSON reads exactly three elements. A value that is not finite
+// becomes an infinity.
 func (p *point) UnmarshalJSON(b []byte) error {
 	var item []json.RawMessage
 	if err := json.Unmarshal(b, &item); err != nil {
-		return err
+		at := notFinite.FindIndex(b)
+		if at == nil || json.Unmarshal(append(b[:at[0]:at[0]], ",1e999]"...), &item) != nil {
+			return err
+		}
 	}
 	if len(item) != 3 {
 		return fmt.Errorf("%d elements instead of 3", len(item))
 	}
 	var t float64
-	for i, v := range []any{&p.file, &t, &p.Value} {
+	for i, v := range []any{&p.file, &t} {
 		if string(item[i]) == "null" {
 			return errors.New("null")
 		}
 		if err := json.Unmarshal(item[i], v); err != nil {
 			return err
 		}
+	}
+	value := string(item[2])
+	if value[0] != '-' && value[0]-'0' > 9 {
+		return fmt.Errorf("%s is not a number", value)
+	}
+	var err error
+	if p.Value, err = strconv.ParseFloat(value, 64); err != nil && !errors.Is(err, strconv.ErrRange) {
+		return err
 	}
 	if len(p.file) > maxName || p.file == "" {
 		return fmt.Errorf("file name of %d bytes", len(p.file))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -61,7 +62,8 @@ func (e *exporter) Close() error {
 }
 
 // Send posts the points as [[file, time, value], …] in several requests, each
-// until the repository says 200.
+// until the repository says 200. JSON has no values that are not finite; spools
+// of older versions do.
 func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	e.buf = append(e.buf[:0], '[')
 	n := 0
@@ -80,6 +82,9 @@ func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 			return err
 		}
 		for _, p := range m.Points {
+			if math.IsInf(p.Value, 0) || math.IsNaN(p.Value) {
+				continue
+			}
 			if n > 0 {
 				e.buf = append(e.buf, ", "...)
 			}

@@ -64,7 +64,9 @@ type Summary struct {
 	Failed    int64   `json:"failed"`          // could not be read
 	Points    int64   `json:"points"`          // sent, or in the spool
 	Unknown   int64   `json:"unknown"`         // values that were NaN
+	NotFinite int64   `json:"not_finite"`      // infinite values left out
 	Negative  int64   `json:"negative"`        // negative percentiles left out
+	Recreated int64   `json:"recreated"`       // files older than the last point sent: sent from their start
 	New       int64   `json:"new_metrics"`     // metrics sent for the first time
 	Waiting   int64   `json:"waiting"`         // new metrics held back by new-metrics-per-minute
 	WaitFor   float64 `json:"waiting_seconds"` // until the last of them can be sent
@@ -107,6 +109,7 @@ type pusher struct {
 	sum    *Summary
 
 	failed map[string]string // files that failed before, with the error
+	older  []string          // the files that the pass sends from their start
 	told   bool              // of names that files share
 	warned bool              // of many new metrics
 }
@@ -176,7 +179,7 @@ func (p *pusher) open() (unlock func(), err error) {
 		}
 	}
 	if p.state.Files == nil {
-		p.state = pushState{Files: map[string]*fileState{}, Creates: float64(max(p.Dest.creates, 0)), Counted: time.Now().Unix()}
+		p.state = pushState{Files: map[string]*fileState{}, Creates: p.mostCreates(), Counted: time.Now().Unix()}
 	}
 	p.state.Source, p.state.Dest = p.Dir, p.Dest.key()
 	if err := p.openSink(); err != nil {
@@ -298,7 +301,7 @@ func (b *batch) reset() {
 // pass reads all that is new and sends it.
 func (p *pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
-	p.sum = &Summary{Probe: p.Probe}
+	p.sum, p.older = &Summary{Probe: p.Probe}, nil
 	defer func() { p.sum.Seconds = time.Since(start).Seconds() }()
 	files, err := p.list()
 	if err != nil {
@@ -354,14 +357,30 @@ func (p *pusher) allowance() int {
 		return math.MaxInt
 	}
 	now := time.Now().Unix()
-	most := float64(p.Dest.creates)
-	p.state.Creates = min(most, p.state.Creates+float64(max(now-p.state.Counted, 0))*p.createRate())
+	p.state.Creates = min(p.mostCreates(), p.state.Creates+float64(max(now-p.state.Counted, 0))*p.createRate())
 	p.state.Counted = now
+	if p.spool != nil {
+		// What waits in the spool is sent at once, with the new metrics in it.
+		if n, _, err := p.spool.Len(); err != nil || n > 0 {
+			return 0
+		}
+	}
 	return int(p.state.Creates)
 }
 
+// ownMetrics is how many new metrics a minute are left to carbon itself. It
+// creates some 20 carbon.agents metrics a minute after its start, from the same
+// budget.
+const ownMetrics = 25
+
+// mostCreates is how many new metrics may be sent at once.
+func (p *pusher) mostCreates() float64 {
+	n := max(p.Dest.creates, 0)
+	return float64(n - min(ownMetrics, n/2))
+}
+
 // createRate is how many new metrics a second are sent: a little less than
-// carbon takes, which counts from when it makes the file.
+// carbon creates, which counts from when it makes the file.
 func (p *pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
 // manyCreates is how many new metrics a minute carbon takes in Debian.
@@ -447,6 +466,15 @@ func (r *reading) file(f named) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return // gone since the folder was read
 	}
+	if err == nil && got.Update < known.After {
+		// librrd takes no update before the last one: Tstat made the file
+		// again after its clock was ahead, or another file took its place.
+		r.older = append(r.older, f.file)
+		known.After = 0
+		if r.Since.IsZero() {
+			got, err = r.reader.Read(path, 0)
+		}
+	}
 	if err != nil {
 		r.fail(f.file, err)
 		return
@@ -494,6 +522,10 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 		}
 		begin := len(r.next.all)
 		for _, pt := range s.Points {
+			if math.IsInf(pt.Value, 0) {
+				r.sum.NotFinite++
+				continue
+			}
 			if percentile && pt.Value < 0 {
 				negative++
 				continue
@@ -528,8 +560,12 @@ func (p *pusher) send(ctx context.Context, b *batch) error {
 	return state.Save(p.path, stateFormat, p.state)
 }
 
-// finish says what is left.
+// finish reports what is unusual and what is left.
 func (p *pusher) finish() error {
+	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
+		p.Log.Warn("files are older than the last point sent: they were recreated or exchanged, and are sent from their start",
+			"files", len(p.older), "for_example", strings.Join(p.older[:min(len(p.older), 3)], ", "))
+	}
 	if p.sum.Waiting > 0 {
 		p.sum.WaitFor = math.Ceil(max(float64(p.sum.Waiting)-p.state.Creates, 0) / p.createRate())
 		p.Log.Info("new metrics wait for the next run", "waiting", p.sum.Waiting,

@@ -391,7 +391,7 @@ func TestPacing(t *testing.T) {
 	defer unlock()
 	defer p.reader.Close()
 	p.sink, p.spool = s, nil
-	for i, want := range []struct{ sent, waiting int64 }{{4, 6}, {0, 6}, {3, 3}, {3, 0}, {0, 0}} {
+	for i, want := range []struct{ sent, waiting int64 }{{2, 8}, {0, 8}, {2, 6}, {2, 4}, {2, 2}, {2, 0}, {0, 0}} {
 		if i >= 2 { // a minute later
 			p.state.Counted -= 60
 		}
@@ -407,6 +407,38 @@ func TestPacing(t *testing.T) {
 	}
 }
 
+// TestPacingLeavesRoom: a carbon that was just started creates its own metrics
+// from the budget for new ones; none of ours is dropped.
+func TestPacingLeavesRoom(t *testing.T) {
+	const limit, own = 50, 20
+	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1?new-metrics-per-minute=50")
+	p := &pusher{Options: opt}
+	p.state = pushState{Creates: p.mostCreates(), Counted: time.Now().Unix()}
+	for _, every := range []int{1, 20, 60, 61, 90} {
+		p.state.Creates = p.mostCreates()
+		budget, sent := float64(limit), 0
+		for second := range 300 {
+			budget = min(limit, budget+limit/60.0)
+			if second == 60 {
+				budget -= own
+			}
+			p.state.Counted--
+			if second%every == 0 {
+				n := p.allowance()
+				p.state.Creates -= float64(n)
+				budget -= float64(n)
+				sent += n
+			}
+			if budget < 0 {
+				t.Fatalf("a push every %d s: %.0f dropped after %d s", every, -budget, second)
+			}
+		}
+		if sent < 100 {
+			t.Errorf("a push every %d s: %d metrics in 5 minutes", every, sent)
+		}
+	}
+}
+
 // TestPacedCarbon: a carbon with Debian's limit of 50 new metrics a minute
 // loses none of them.
 func TestPacedCarbon(t *testing.T) {
@@ -415,7 +447,7 @@ func TestPacedCarbon(t *testing.T) {
 	}
 	dir := rrdtest.Samples(t)
 	want := expected(t, dir, false)
-	server := carbontest.Start(t, carbontest.YearsOf300, "CARBON_METRIC_INTERVAL = 0")
+	server := carbontest.Start(t, carbontest.YearsOf300, "CARBON_METRIC_INTERVAL = 60")
 	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=50")
 	for {
 		sum := push(t, opt)
@@ -575,5 +607,74 @@ func TestParseDest(t *testing.T) {
 		if !errors.As(err, &wrong) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", dest, err)
 		}
+	}
+}
+
+// TestRecreated: the clock was ahead, and Tstat made the file again. It is
+// sent from its start, and reported once.
+func TestRecreated(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ip_bitrate_in.avg.rrd")
+	start := time.Now().Unix()/300*300 - 36000
+	make := func(from int64, values int) {
+		tool.Do("create %s --start %d --step 300 DS:ip_bitrate_in:GAUGE:600:U:U RRA:AVERAGE:0.5:1:600 RRA:AVERAGE:0.5:6:700", file, from-300)
+		for i := range values {
+			tool.Do("update %s %d:%d", file, from+int64(i)*300, i)
+		}
+	}
+	var log bytes.Buffer
+	opt := options(t, dir, "whisper:"+t.TempDir())
+	opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+	pass := func(points, recreated int64) {
+		t.Helper()
+		if sum := push(t, opt); sum.Points != points || sum.Recreated != recreated {
+			t.Errorf("%+v, want %d points", sum, points)
+		}
+	}
+	make(start, 20)
+	pass(20, 0)
+	for i := range int64(3) { // the clock is 30 days ahead for 10 minutes
+		tool.Do("update %s %d:1", file, start+30*86400+i*300)
+	}
+	pass(2, 0)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	make(start+20*300, 30)
+	pass(30, 1)
+	pass(0, 0)
+	tool.Do("update %s %d:7", file, start+50*300)
+	pass(1, 0)
+	// A copy from a backup.
+	backup, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool.Do("update %s %d:8", file, start+51*300)
+	pass(1, 0)
+	if err := os.WriteFile(file, backup, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pass(31, 1)
+	if n := strings.Count(log.String(), "for_example="+filepath.Base(file)); n != 2 {
+		t.Errorf("%d warnings: %s", n, &log)
+	}
+}
+
+// TestInfinite: infinite values are left out and counted.
+func TestInfinite(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ip_bitrate_in.avg.rrd")
+	tool.Do("create %s --start 1458855000 --step 300 DS:ip_bitrate_in:GAUGE:600:U:U RRA:AVERAGE:0.5:1:600", file)
+	for i, v := range []string{"1", "inf", "3", "-inf", "5"} {
+		tool.Do("update %s %d:%s", file, 1458855300+i*300, v)
+	}
+	out := &bytes.Buffer{}
+	opt := options(t, dir, "-")
+	opt.Stdout = out
+	if sum := push(t, opt); sum.Points != 3 || sum.NotFinite != 2 || strings.Count(out.String(), "\n") != 3 {
+		t.Errorf("%+v: %s", sum, out)
 	}
 }
