@@ -41,6 +41,8 @@ type Report struct {
 	Rows      int64     `json:"rows"`      // counted
 	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
 	Findings  []Finding `json:"findings"`
+	// PassedOver is what looks like logs in the sources and is not read.
+	PassedOver bulk.PassedOver `json:"passed_over"`
 }
 
 // ErrDiffers is returned by Verify when there are findings.
@@ -96,6 +98,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	var first, last time.Time
 	sources := *opt.Against
 	sources.Stores = []store.Store{m}
+	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
 	failed, err := bulk.Identify(ctx, sources, func(id bulk.Identity) error {
 		rep.Sources++
 		if !seen[id.Key] && (first.IsZero() || id.Time.Before(first)) {
