@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -555,6 +556,43 @@ func TestOrderForgets(t *testing.T) {
 // TestForward: followed over a plain connection to an endpoint, and by the
 // acknowledged mode; the endpoint restarts in the middle. In the acknowledged
 // mode nothing is lost.
+// TestFollowDamaged: what can be read of compressed logs that are damaged or
+// lack their end is streamed, and a warning says so.
+func TestFollowDamaged(t *testing.T) {
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	for i := range 3000 {
+		fmt.Fprintf(zw, "line %d %x\n", i, i*i*7919)
+	}
+	zw.Close()
+	whole := z.Bytes()
+	checksum := bytes.Clone(whole)
+	checksum[len(whole)-6] ^= 1
+	for name, tt := range map[string]struct {
+		data    []byte
+		lines   int // at least
+		warning string
+	}{
+		"cut":      {whole[:len(whole)/2], 100, "the end of the compressed log is missing"},
+		"checksum": {checksum, 3000, "the compressed log is damaged"},
+		"behind":   {append(bytes.Clone(whole), make([]byte, 512)...), 3000, "what follows the compressed log is not gzip"},
+	} {
+		root := t.TempDir()
+		for folder, text := range map[string][]byte{"2016_03_24_21_00.out/log_tcp_complete.gz": tt.data, "2016_03_24_22_00.out/log_tcp_complete": []byte("next\n")} {
+			path := filepath.Join(root, folder)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, text, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+		await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+		sum := s.stop()
+		if n := strings.Count(s.out.String(), "line "); n < tt.lines || sum.Cuts != 1 || strings.Count(s.log.String(), tt.warning) != 1 {
+			t.Errorf("%s: %d lines, %d cuts\n%s", name, n, sum.Cuts, s.log)
+		}
+	}
+}
+
 func TestForward(t *testing.T) {
 	root, out := t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")

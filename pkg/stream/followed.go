@@ -43,6 +43,7 @@ type followed struct {
 
 	failed   bool // the last read did
 	skipping bool // the rest of a line that is too long
+	broken   bool // the compressed text ended before its end, which is counted
 	number   int64
 }
 
@@ -70,7 +71,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if n, err := l.read(ctx); n > 0 || err != nil || l.failed {
 		return n > 0, err
 	}
-	if l.n > 0 || l.skipping {
+	if (l.n > 0 || l.skipping) && !l.broken {
 		l.hub.stats.cuts.Add(1)
 		l.log.Info("log ends in the middle of a line, which is left out", "log", l.origin.path)
 	}
@@ -144,7 +145,7 @@ func (l *followed) open() (bool, error) {
 		l.opened[d.name] = id
 	}
 	l.file, l.info, l.text = file, info, file
-	l.offset, l.n, l.skipping, l.head, l.hash = 0, 0, false, nil, ""
+	l.offset, l.n, l.skipping, l.broken, l.head, l.hash = 0, 0, false, false, nil, ""
 	if l.buf == nil {
 		l.buf = newBuffer(l.hub.maxRead())
 	}
@@ -267,6 +268,9 @@ func (l *followed) read(ctx context.Context) (int, error) {
 		l.unread.Do(func() { l.log.Warn("log cannot be read; it is tried again", "log", l.file.Name(), "err", err) })
 		return 0, nil
 	}
+	if err != nil && err != io.EOF {
+		l.endText(err)
+	}
 	if n == 0 {
 		return 0, nil
 	}
@@ -307,6 +311,21 @@ func (l *followed) read(ctx context.Context) (int, error) {
 		l.buf = longer
 	}
 	return n, nil
+}
+
+// endText reports that a compressed log cannot be read to its end, and ends it
+// there.
+func (l *followed) endText(err error) {
+	l.text, l.broken = bytes.NewReader(nil), true
+	l.hub.stats.cuts.Add(1)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		l.log.Warn("the end of the compressed log is missing: streamed as far as it goes", "log", l.file.Name())
+	case errors.Is(err, gzip.ErrHeader):
+		l.log.Warn("what follows the compressed log is not gzip: left out", "log", l.file.Name())
+	default:
+		l.log.Warn("the compressed log is damaged: its lines may be wrong, and the rest is left out", "log", l.file.Name(), "err", err)
+	}
 }
 
 // send hands over the whole lines that the buffer begins with.
