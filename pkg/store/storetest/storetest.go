@@ -52,6 +52,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"versions":   (*suite).versions,
 		"concurrent": (*suite).concurrent,
 		"names":      (*suite).names,
+		"not finite": (*suite).notFinite,
 		"cancelled":  (*suite).cancelled,
 		"hashes":     (*suite).hashes,
 		"claims":     (*suite).claims,
@@ -483,6 +484,18 @@ func (s *suite) names() {
 			}
 		}
 	}
+}
+
+// notFinite: Tstat writes quotients of nothing as nan; no row is refused for
+// one.
+func (s *suite) notFinite() {
+	text := strings.SplitAfter(rows(1, "a"), "\n")[0]
+	for _, v := range []string{"nan", "-nan", "inf", "-inf", "1e308"} {
+		text += "10.0.0.1 1 1458855462170.811035 " + v + " 1 a\n"
+	}
+	f := s.file(text)
+	s.put(s.store, f)
+	s.want(s.reopen(), f, 5, f.text)
 }
 
 // cancelled: a run that was interrupted leaves nothing.
