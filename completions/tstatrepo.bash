@@ -273,9 +273,9 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --deep --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
-            mapfile -t COMPREPLY < <(compgen -W "list verify compact prune" -d -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "list verify compact prune repair" -d -- "$cur")
         fi ;;
     help)
         case $prev in

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
@@ -215,7 +215,7 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 	})
 	err = orInterrupt(c.Context, err)
 	if sum != nil && b.json {
-		text, jsonErr := json.MarshalIndent(sum, "", "  ")
+		text, jsonErr := losslessjson.MarshalIndent(sum, "", "  ")
 		if jsonErr == nil {
 			_, jsonErr = c.App.Writer.Write(append(text, '\n'))
 		}

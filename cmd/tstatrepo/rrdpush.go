@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
@@ -216,7 +216,7 @@ func (r *rrdPush) serve(ctx context.Context, con *console, opt rrdpush.Options, 
 	if sum == nil || !r.json {
 		return err
 	}
-	text, jsonErr := json.MarshalIndent(sum, "", "  ")
+	text, jsonErr := losslessjson.MarshalIndent(sum, "", "  ")
 	if jsonErr == nil {
 		_, jsonErr = opt.Stdout.Write(append(text, '\n'))
 	}
@@ -305,7 +305,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 // report prints the summary where it is wanted.
 func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) error {
 	if r.json {
-		text, err := json.MarshalIndent(sum, "", "  ")
+		text, err := losslessjson.MarshalIndent(sum, "", "  ")
 		if err != nil {
 			return err
 		}

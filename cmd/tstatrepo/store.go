@@ -3,11 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
@@ -27,6 +28,7 @@ type storeCmd struct {
 	keep       duration
 	targetSize size
 	closed     duration
+	deep       bool
 	dryRun     bool
 }
 
@@ -41,9 +43,10 @@ var storeActions = []struct {
 	settings []string
 }{
 	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
-	{"verify", []string{"against", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"verify", []string{"against", "deep", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
 	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
 	{"prune", []string{"keep", "dry-run", "json"}},
+	{"repair", []string{"dry-run", "json"}},
 }
 
 func storeActionNames() []string {
@@ -69,6 +72,8 @@ func (s *storeCmd) settings() []*setting {
 			usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
 		{name: "exclude", group: verify, value: &b.exclude, empty: "none",
 			usage: "verify: leave out sources that match `GLOB`, as import-bulk does; may be repeated"},
+		{name: "deep", group: verify, value: &s.deep,
+			usage: "verify: read everything that is stored"},
 		{name: "include-open", group: verify, value: &b.includeOpen,
 			usage: "verify: also files that Tstat may still write to"},
 		{name: "settle", group: verify, value: &b.settle,
@@ -80,7 +85,7 @@ func (s *storeCmd) settings() []*setting {
 		{name: "keep", group: prune, value: &s.keep, empty: "nothing is pruned without",
 			usage: "prune: remove rows of days that ended more than `DURATION` ago, like 400d"},
 		{name: "dry-run", group: reports, value: &s.dryRun,
-			usage: "compact, prune: only say what would be done"},
+			usage: "compact, prune, repair: only say what would be done"},
 		{name: "type", group: files, value: &b.types, empty: "all",
 			usage: "list, verify: log types that match `GLOB`, like 'log_tcp_*'"},
 		{name: "since", group: files, value: &b.since,
@@ -102,6 +107,7 @@ func (s *storeCmd) settings() []*setting {
 var storeExamples = []example{
 	{"what is there: per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
 	{"is everything stored that Tstat wrote?", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
+	{"can all that is stored be read, and is it what was stored?", "tstatrepo store verify --deep parquet:/srv/tstat"},
 	{"the small files of closed days become few large ones", "tstatrepo store compact parquet:/srv/tstat"},
 	{"rows of more than 400 days go", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
 }
@@ -109,16 +115,21 @@ var storeExamples = []example{
 func storeCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "store",
-		Usage:     "list, verify, compact and prune what is stored",
-		ArgsUsage: "list|verify|compact|prune URL",
+		Usage:     "list, verify, compact, prune and repair what is stored",
+		ArgsUsage: "list|verify|compact|prune|repair URL",
 		Category:  groupAlso,
 		Description: "Looks after the store at URL, which is a destination of import-bulk. Imports may go on meanwhile.\n\n" +
 			"list shows files, rows and sizes per log type, probe and day, and where folders are missing: in a series of log folders, " +
 			"those that are more than one and a half usual distances apart have a gap between them.\n\n" +
-			"verify counts the rows of each stored file anew and compares them with its record; the rows of dbstream:// do not " +
-			"tell their file and are not counted. With --against it reads the finished logs of a source too: missing is one that is " +
-			"not stored, different one whose text is another now, extra one that is stored while the source, in the time " +
-			"that it covers, does not have it. The status is 1 if anything differs, or nothing was ever stored.\n\n" +
+			"verify compares what is stored with its records, both ways. rows is a log that has other rows than its record says; " +
+			"the rows of dbstream:// do not tell their file, so only their sum is compared. unrecorded are rows and files that no " +
+			"record is about, doubled is a log whose rows are stored twice, unreadable a file that no reader can open, foreign a file " +
+			"of someone else among those of the store. --deep reads everything: damaged is what cannot be read to its end, or a copy " +
+			"with another text than was stored; cr is a log with values that end in CR.\n\n" +
+			"With --against, verify reads the finished logs of a source too: missing is one that is not stored, different one whose " +
+			"text is another now, prefix one whose start is stored a second time, extra one that is stored while its folder in the source does not have it, unsourced a second text of " +
+			"a log that no source file has. After its findings verify prints the command that mends each kind. The status is 1 if " +
+			"anything differs, or nothing was ever stored.\n\n" +
 			"compact makes few files of about --target-size out of the many of closed days, of parquet: stores. What they hold " +
 			"stays known: nothing is imported again, and a log that grows later is still replaced. A reader that lists a day's " +
 			"folder sees all old or all new files of it. One that listed the old ones and opens them later finds them gone and has " +
@@ -126,7 +137,9 @@ func storeCommand(con *console) *cli.Command {
 			"(ext4, XFS, Btrfs, tmpfs on Linux).\n\n" +
 			"prune removes the rows of whole days (UTC) that ended longer ago than --keep. The records stay, so that no later " +
 			"import stores such a file again. In PostgreSQL partitions are dropped, in DBStream windows with their rows of the catalog.\n\n" +
-			"Both can be interrupted, even killed: the next run, or import, completes what was begun.",
+			"repair removes the rows of parquet: stores that stand in two files, as compaction could leave them in versions before 0.9: " +
+			"one of the two stays. It also rebuilds the records from the files.\n\n" +
+			"All three can be interrupted, even killed: the next run, or import, completes what was begun.",
 		Flags:  commandFlags("store"),
 		Action: func(c *cli.Context) error { return runStore(c, con) },
 	}
@@ -165,7 +178,7 @@ func runStore(c *cli.Context, con *console) error {
 		// order, or become a store.
 		err = anyRecord(c.Context, st)
 	}
-	if err == nil && (action == "compact" || action == "prune") && !s.dryRun {
+	if err == nil && action != "list" && action != "verify" && (!s.dryRun || action == "repair") {
 		so.ReadOnly = false
 		st.Close()
 		if st, err = openManager(c.Context, url, so); err != nil {
@@ -267,6 +280,8 @@ func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, acti
 		return s.verify(ctx, con, stdout, m, filter, opt)
 	case "compact":
 		return s.compact(ctx, con, stdout, m, opt)
+	case "repair":
+		return s.repair(ctx, con, stdout, m)
 	}
 	res, err := m.Prune(ctx, upkeep.Before(time.Now(), time.Duration(s.keep)), s.dryRun)
 	out := struct {
@@ -295,7 +310,7 @@ func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) err
 	if !s.bulk.json {
 		return text(stdout)
 	}
-	js, err := json.MarshalIndent(result, "", "  ")
+	js, err := losslessjson.MarshalIndent(result, "", "  ")
 	if err == nil {
 		_, err = stdout.Write(append(js, '\n'))
 	}
@@ -333,7 +348,7 @@ func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 
 func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
 	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)
-	vo := upkeep.VerifyOptions{Filter: filter, Progress: prog}
+	vo := upkeep.VerifyOptions{Filter: filter, Deep: s.deep, Progress: prog}
 	if len(s.against) > 0 {
 		opt.Progress = prog
 		vo.Against = &opt
@@ -343,16 +358,33 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 	if rep == nil {
 		return err
 	}
-	rerr := s.report(stdout, rep, func(w io.Writer) error {
+	out := struct {
+		*upkeep.Report
+		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
+	}{rep, map[string]string{}}
+	for _, f := range rep.Findings {
+		if cmd := mend(f.Kind, m); cmd != "" {
+			out.Mend[f.Kind] = cmd
+		}
+	}
+	rerr := s.report(stdout, out, func(w io.Writer) error {
 		for _, f := range rep.Findings {
-			line := fmt.Sprintf("%-9s  %s", f.Kind, f.Key)
+			line := fmt.Sprintf("%-10s", f.Kind)
+			if f.Key != (store.Key{}) {
+				line += "  " + f.Key.String()
+			}
 			if f.Kind == upkeep.Rows {
 				line += fmt.Sprintf("  %d of %d", f.Counts, f.Rows)
 			}
-			if f.Path != "" {
-				line += "  " + f.Path
+			for _, text := range []string{f.Path, f.In, f.Reason} {
+				if text != "" {
+					line += "  " + text
+				}
 			}
 			fmt.Fprintln(w, printable(line))
+		}
+		for _, kind := range slices.Sorted(maps.Keys(out.Mend)) {
+			fmt.Fprintf(w, "to mend %s: %s\n", kind, out.Mend[kind])
 		}
 		if rep.Sources+rep.Unread > 0 {
 			fmt.Fprintf(w, "%s, %d stored as they are", plural(rep.Sources, "source file"), rep.Same)
@@ -361,7 +393,6 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 			}
 			fmt.Fprintln(w)
 		}
-		writePassed(w, rep.PassedOver)
 		if rep.Damaged > 0 {
 			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", plural(rep.Damaged, "record"))
 		}
@@ -374,8 +405,62 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 	})
 	if errors.Is(err, upkeep.ErrDiffers) {
 		n := int64(len(rep.Findings)) + rep.Unread
-		err = fmt.Errorf("%s: %w in %s", m, err, plural(n, "file"))
+		err = fmt.Errorf("%s: %w in %s", m, err, plural(n, "place"))
 	}
+	return errors.Join(err, rerr)
+}
+
+// mend returns what mends a kind of finding; "" if that depends.
+func mend(kind string, m store.Manager) string {
+	_, repairs := m.(store.Repairer)
+	_, appends := m.(store.Appender)
+	again := fmt.Sprintf("tstatrepo import-bulk --replace --to %s LOG", m)
+	if appends {
+		again = "" // it cannot replace rows
+	}
+	switch kind {
+	case upkeep.Missing, upkeep.Different:
+		return fmt.Sprintf("tstatrepo import-bulk --to %s SOURCE", m)
+	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
+		return again
+	case store.Doubled:
+		if repairs {
+			return fmt.Sprintf("tstatrepo store repair %s", m)
+		}
+		return again
+	case store.Unrecorded:
+		if repairs {
+			return fmt.Sprintf("tstatrepo store repair %s", m)
+		}
+		if _, ok := m.(store.RawStore); ok {
+			return fmt.Sprintf("tstatrepo import-bulk --to %s SOURCE, or remove the copies", m)
+		}
+	case store.Unreadable, store.Foreign:
+		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --to %s SOURCE", m)
+	}
+	return ""
+}
+
+func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m store.Manager) error {
+	r, ok := m.(store.Repairer)
+	if !ok {
+		return store.NewUsageError(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
+	}
+	res, err := r.Repair(ctx, s.dryRun)
+	out := struct {
+		store.RepairResult
+		DryRun bool `json:"dry_run,omitempty"`
+	}{res, s.dryRun}
+	rerr := s.report(stdout, out, func(w io.Writer) error {
+		if s.dryRun || con.tty && !s.bulk.quiet {
+			verb := "removed"
+			if s.dryRun {
+				verb = "would remove"
+			}
+			fmt.Fprintf(w, "%s %s of %s that were stored twice\n", verb, plural(res.Rows, "row"), plural(res.Logs, "log"))
+		}
+		return nil
+	})
 	return errors.Join(err, rerr)
 }
 

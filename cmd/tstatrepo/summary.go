@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 )
 
 // report prints the summary where it is wanted: results on stdout, the rest
@@ -18,7 +18,7 @@ func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) e
 	watched := !b.quiet && (b.verbose || con.tty && !b.json)
 	switch {
 	case b.json:
-		text, err := json.MarshalIndent(sum, "", "  ")
+		text, err := losslessjson.MarshalIndent(sum, "", "  ")
 		if err != nil {
 			return err
 		}
@@ -59,26 +59,11 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	for _, o := range sum.Open {
 		fmt.Fprintf(&b, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
 	}
-	writePassed(&b, sum.PassedOver)
 	if sum.RejectFile != "" {
 		fmt.Fprintf(&b, "rejected lines are in %s\n", printable(sum.RejectFile))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// writePassed prints what looks like logs and is not read.
-func writePassed(w io.Writer, p bulk.PassedOver) {
-	if p.Files+p.Folders == 0 {
-		return
-	}
-	fmt.Fprintf(w, "not read, though it looks like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
-	for _, path := range p.Paths {
-		fmt.Fprintf(w, "  %s\n", printable(path))
-	}
-	if n := p.Files + p.Folders - int64(len(p.Paths)); n > 0 {
-		fmt.Fprintf(w, "  and %d more\n", n)
-	}
 }
 
 // columns of the table. Those that are zero everywhere are left out, except

@@ -47,7 +47,6 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		s.LeftOpen, s.Claimed = 0, 0
 	}
 	r.away = map[Source]error{}
-	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	seen := map[string]bool{}
 	for _, src := range r.opt.Sources {
@@ -72,7 +71,6 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		}
 		tasks = append(tasks, found...)
 	}
-	r.reportPassed()
 	slices.SortStableFunc(tasks, func(a, b *task) int {
 		if c := a.time.Time.Compare(b.time.Time); c != 0 {
 			return c
@@ -126,7 +124,6 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 			r.problem(src, errors.New(text))
 		}
 	}
-	r.passed(src, tree.Passed)
 	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
 		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
 	}

@@ -19,12 +19,16 @@ type Identity struct {
 	store.Fingerprint
 	Path string
 	Time time.Time // the folder's time, UTC
+	// Heads are the SHA-256 of the starts of the text, by the lengths that
+	// Identify was asked for.
+	Heads map[int64]string
 }
 
 // Identify calls f, not concurrently, for each file that Run would import or
 // pass over, with the fingerprint that it has now. It imports nothing and
-// takes no lock. What cannot be read is told in the log and counted.
-func Identify(ctx context.Context, opt Options, f func(Identity) error) (failed int, err error) {
+// takes no lock. What cannot be read is told in the log and counted. heads
+// names the lengths of the starts whose sums f needs too.
+func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
 	opt.DryRun, opt.Follow = true, false
 	r, err := newRun(opt)
 	if err != nil {
@@ -44,7 +48,7 @@ func Identify(ctx context.Context, opt Options, f func(Identity) error) (failed 
 	g.SetLimit(r.opt.Jobs)
 	for _, t := range tasks {
 		g.Go(func() error {
-			id, err := r.identify(ctx, t)
+			id, err := r.identify(ctx, t, heads)
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
@@ -66,7 +70,7 @@ func Identify(ctx context.Context, opt Options, f func(Identity) error) (failed 
 }
 
 // identify reads a task's file.
-func (r *run) identify(ctx context.Context, t *task) (Identity, error) {
+func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int64) (Identity, error) {
 	file, err := t.open(ctx)
 	if err != nil {
 		return Identity{}, err
@@ -81,10 +85,15 @@ func (r *run) identify(ctx context.Context, t *task) (Identity, error) {
 		}
 	}
 	in := &sourceReader{ctx: ctx, in: file, limiter: r.limits.rate, progress: r.opt.Progress}
-	rd.Reset(in, im.typ(), tstat.ReaderOptions{})
+	lengths := heads(t.key)
+	rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: lengths})
 	if err := rd.Drain(); err != nil {
 		return Identity{}, err
 	}
 	sha, length := rd.Fingerprint()
-	return Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time}, nil
+	id := Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time, Heads: map[int64]string{}}
+	for _, n := range lengths {
+		id.Heads[n] = rd.Mark(n)
+	}
+	return id, nil
 }

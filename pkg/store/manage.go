@@ -34,6 +34,59 @@ type Counter interface {
 	Count(ctx context.Context, records []Record) ([]int64, error)
 }
 
+// Verifier is a Manager that can tell how what it stores differs from its
+// records in other ways than Counter.Count: in what no record is about, and in
+// what cannot be read.
+type Verifier interface {
+	Manager
+	// Verify calls opt.Fault for each fault that it finds. Imports may go on
+	// meanwhile; what they do is not a fault.
+	Verify(ctx context.Context, opt VerifyOptions) error
+}
+
+// VerifyOptions of Verify.
+type VerifyOptions struct {
+	// Deep reads all that is stored.
+	Deep bool
+	// Wants reports whether faults of a record are wanted; nil: of all. Faults
+	// that cannot be assigned to a record always are.
+	Wants func(*Record) bool
+	Fault func(Fault) // not called concurrently
+}
+
+// The kinds of Fault.
+const (
+	Unrecorded = "unrecorded" // rows or files that no record is about
+	Doubled    = "doubled"    // the same rows are stored twice
+	Unreadable = "unreadable" // what no reader can open
+	Foreign    = "foreign"    // a file of someone else among ours
+	Damaged    = "damaged"    // cannot be read to its end, or has another text than its record
+	CR         = "cr"         // values end in CR, from logs whose lines ended in CR LF
+)
+
+// Fault is a difference between a store and its records.
+type Fault struct {
+	Kind   string
+	Key    Key    // of the log; zero if it is not known
+	Path   string // file or table of the store
+	Reason string
+}
+
+// Repairer is a Manager that can remove rows that are stored twice.
+type Repairer interface {
+	Manager
+	// Repair brings the records in line with what is stored, and leaves one
+	// of each log whose rows are stored more than once. With dryRun it only
+	// says what it would remove.
+	Repair(ctx context.Context, dryRun bool) (RepairResult, error)
+}
+
+// RepairResult is what Repair removed, or would remove.
+type RepairResult struct {
+	Logs int64 `json:"logs"` // whose rows were stored more than once
+	Rows int64 `json:"rows"`
+}
+
 // Claimer is a Store that several importers on different machines share: each
 // file is imported by the one that has claimed it. Claims save work. That a
 // file is stored once is up to FileTx.Commit, with and without them.

@@ -2,15 +2,18 @@ package upkeep
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // fill imports a log of an hour for each of the times.
@@ -157,5 +160,73 @@ func TestVerifyDamaged(t *testing.T) {
 	rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
 	if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Different || rep.Rows != 2 {
 		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// TestVerifyPrefix: an older version stored the start of a log, from a backup
+// within the source, and a repaired log beside the whole one. What verify
+// says mends it.
+func TestVerifyPrefix(t *testing.T) {
+	const whole = "#c_ip:1 c_port:2\n::1 1\n::1 2\n"
+	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
+	source := t.TempDir()
+	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
+	log := filepath.Join(source, key.Folder, key.File)
+	if err := errors.Join(os.Mkdir(filepath.Dir(log), 0o755), os.WriteFile(log, []byte(whole), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	run := func(replace bool) store.Manager {
+		t.Helper()
+		st, err := stores.Open(t.Context(), dest, stores.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { st.Close() })
+		o := opt
+		o.Stores, o.Replace = []store.Store{st}, replace
+		if _, err := bulk.Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		return st.(store.Manager)
+	}
+	m := run(false)
+	for _, text := range []string{whole[:len(whole)-6], "#c_ip:1 c_port:2\n::1 1\n::1 7\n"} {
+		beside(t, m, key, text)
+	}
+	rep, err := Verify(t.Context(), m, VerifyOptions{Against: &opt})
+	if err != ErrDiffers || len(rep.Findings) != 2 || rep.Findings[0].Kind != Prefix || rep.Findings[0].Rows != 1 || rep.Findings[1].Kind != Unsourced {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	m = run(true)
+	rep, err = Verify(t.Context(), m, VerifyOptions{Against: &opt, Deep: true})
+	if err != nil || rep.Rows != 2 || rep.Records != 1 {
+		t.Errorf("after it was mended: %+v, %v", rep, err)
+	}
+}
+
+// beside stores a further text of a log.
+func beside(t *testing.T, st store.Store, key store.Key, text string) {
+	t.Helper()
+	typ := tstat.TypeByName(key.File)
+	rd := tstat.NewReader(strings.NewReader(text), typ, tstat.ReaderOptions{})
+	at := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	tx, err := st.Begin(t.Context(), store.FileInfo{Key: key, Type: typ, Time: at, Columns: rd.Columns()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b, err := rd.Next(); err == nil; b, err = rd.Next() {
+		if err := tx.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := store.Record{Key: key, Type: typ.Name, Time: at, Rows: rd.Counts().Rows, Imported: time.Now()}
+	r.SHA256, r.Length = rd.Fingerprint()
+	known, err := st.Lookup(t.Context(), []store.Key{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context(), r, known, nil); err != nil {
+		t.Fatal(err)
 	}
 }

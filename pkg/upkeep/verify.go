@@ -4,6 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -17,15 +21,20 @@ const (
 	Different = "different" // stored under its name is another text only
 	Extra     = "extra"     // stored, but within the sources' time none has it
 	Rows      = "rows"      // the store has another count of rows than its record
+	Prefix    = "prefix"    // the start of a log is stored beside the whole log
+	Unsourced = "unsourced" // stored, but no source file of that name has its text
 )
 
-// Finding is something that differs.
+// Finding is something that differs: of one of the kinds above, or one of
+// store.Fault.
 type Finding struct {
 	Kind   string    `json:"kind"`
-	Key    store.Key `json:"key"`
+	Key    store.Key `json:"key,omitzero"`
 	Path   string    `json:"path,omitempty"` // of the source file
 	Rows   int64     `json:"rows,omitempty"` // as the record has it
 	Counts int64     `json:"counted,omitempty"`
+	In     string    `json:"in,omitempty"` // file or table of the store
+	Reason string    `json:"reason,omitempty"`
 }
 
 // Report is the result of Verify. Its JSON form is a contract: fields are
@@ -41,8 +50,6 @@ type Report struct {
 	Rows      int64     `json:"rows"`      // counted
 	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
 	Findings  []Finding `json:"findings"`
-	// PassedOver is what looks like logs in the sources and is not read.
-	PassedOver bulk.PassedOver `json:"passed_over"`
 }
 
 // ErrDiffers is returned by Verify when there are findings.
@@ -54,6 +61,8 @@ type VerifyOptions struct {
 	// store's records, those count that Filter wants.
 	Against *bulk.Options
 	Filter  Filter
+	// Deep reads everything that is stored.
+	Deep bool
 	// Progress of counting; nil: none.
 	Progress bulk.Progress
 }
@@ -83,8 +92,16 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	if err := rep.count(ctx, m, opt.Progress, records); err != nil {
 		return nil, err
 	}
+	if v, ok := m.(store.Verifier); ok {
+		err := v.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
+			rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason})
+		}})
+		if err != nil {
+			return nil, err
+		}
+	}
 	slices.SortFunc(rep.Findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key.String(), b.Key.String()), cmp.Compare(a.Path, b.Path))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key.String(), b.Key.String()), cmp.Compare(a.Path, b.Path), cmp.Compare(a.In, b.In))
 	})
 	if len(rep.Findings)+int(rep.Unread) > 0 {
 		return rep, ErrDiffers
@@ -95,11 +112,25 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 // against reads the sources.
 func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	seen := map[store.Key]bool{}
+	different := map[store.Key]bool{}
+	type text struct {
+		store.Key
+		store.Fingerprint
+	}
+	found := map[text]bool{}
+	starts := map[text]Finding{} // stored beside the whole text
 	var first, last time.Time
 	sources := *opt.Against
 	sources.Stores = []store.Store{m}
-	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
-	failed, err := bulk.Identify(ctx, sources, func(id bulk.Identity) error {
+	lengths := func(k store.Key) []int64 {
+		var list []int64
+		for _, r := range records[k] {
+			list = append(list, r.Length)
+		}
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	failed, err := bulk.Identify(ctx, sources, lengths, func(id bulk.Identity) error {
 		rep.Sources++
 		if !seen[id.Key] && (first.IsZero() || id.Time.Before(first)) {
 			first = id.Time
@@ -117,9 +148,17 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 				rep.Pruned++
 			}
 		case len(rs) > 0:
+			different[id.Key] = true
 			rep.Findings = append(rep.Findings, Finding{Kind: Different, Key: id.Key, Path: id.Path})
 		default:
 			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path})
+		}
+		found[text{id.Key, id.Fingerprint}] = true
+		for _, r := range rs {
+			if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
+				starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
+					Reason: fmt.Sprintf("its first %d rows are stored a second time", r.Rows)}
+			}
 		}
 		return nil
 	})
@@ -127,12 +166,52 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	if err != nil {
 		return err
 	}
+	for t, f := range starts {
+		if !found[t] { // else it is a log of its own
+			found[t] = true
+			rep.Findings = append(rep.Findings, f)
+		}
+	}
+	there, err := folders(sources.Sources)
+	if err != nil {
+		return err
+	}
 	for k, rs := range records {
-		if r := rs[0]; !seen[k] && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) {
+		if r := rs[0]; !seen[k] && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) && (there == nil || there[k.Folder]) {
 			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
+		}
+		for _, r := range rs {
+			if seen[k] && !different[k] && r.Pruned.IsZero() && !found[text{k, r.Fingerprint}] {
+				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
+			}
 		}
 	}
 	return nil
+}
+
+// folders returns the names of the folders in the sources, nil if one of them
+// is not a folder of this machine.
+func folders(sources []string) (map[string]bool, error) {
+	names := map[string]bool{}
+	for _, source := range sources {
+		info, err := os.Stat(source)
+		if err != nil || !info.IsDir() {
+			return nil, nil
+		}
+		err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+			if d != nil && d.IsDir() {
+				names[d.Name()] = true
+			}
+			if errors.Is(err, fs.ErrNotExist) { // Tstat's own cleaning
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // countBatch is how many records are counted at once; they are in the order of
@@ -169,6 +248,9 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 		if err != nil {
 			return err
 		}
+		if err := recount(ctx, c, batch, counts); err != nil {
+			return err
+		}
 		for i, r := range batch {
 			rep.Records++
 			rep.Rows += counts[i]
@@ -178,6 +260,34 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 			if progress != nil {
 				progress.Add(r.Length, counts[i])
 			}
+		}
+	}
+	return nil
+}
+
+// recount looks again at records that others may have changed meanwhile:
+// replaced and pruned ones are as they should be, and moved ones are counted
+// where they are now.
+func recount(ctx context.Context, c store.Counter, records []store.Record, counts []int64) error {
+	for i, old := range records {
+		if counts[i] == old.Rows {
+			continue
+		}
+		now, err := c.Lookup(ctx, []store.Key{old.Key})
+		if err != nil {
+			return err
+		}
+		j := slices.IndexFunc(now, func(r store.Record) bool { return r.Same(old) && r.Pruned.IsZero() })
+		if j < 0 {
+			counts[i] = old.Rows
+			continue
+		}
+		if now[j].Location != old.Location {
+			n, err := c.Count(ctx, now[j:j+1])
+			if err != nil {
+				return err
+			}
+			counts[i] = n[0]
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package copy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -16,7 +17,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-var _ store.Counter = (*Store)(nil)
+var (
+	_ store.Counter  = (*Store)(nil)
+	_ store.Verifier = (*Store)(nil)
+)
 
 // Records implements store.Manager.
 func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
@@ -159,8 +163,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if err != nil && !r.Damaged { // a damaged file has the rows before the damage
+			s.log.Warn("cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
+			continue
 		}
 		counts[i] = n - r.Rejects // if other stores took the file's rows, its lines were parsed
 	}
@@ -175,10 +180,87 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	}
 	defer f.Close()
 	rd.Reset(f, &tstat.LogType{Name: r.Type}, tstat.ReaderOptions{})
-	if err := rd.Drain(); err != nil {
-		return 0, err
+	err = rd.Drain()
+	return rd.Counts().Rows, err
+}
+
+// Verify implements store.Verifier: it looks for files that no record is about
+// and, if asked to, compares the text of each copy with its record.
+func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return err
 	}
-	return rd.Counts().Rows, nil
+	if n := s.manifest.Damaged(); n > 0 {
+		opt.Fault(store.Fault{Kind: store.Damaged, Path: filepath.Join(manifest.Dir, "manifest"),
+			Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Location] = true
+	}
+	var strange []string
+	err = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // gone meanwhile
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		loc, err := filepath.Rel(s.dir, path)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && loc == manifest.Dir:
+			return fs.SkipDir
+		case !d.IsDir() && !known[loc]:
+			strange = append(strange, loc)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
+		for _, loc := range strange {
+			if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil || tx.At(loc) > 0 {
+				continue // removed or recorded meanwhile
+			}
+			if tstat.IsLog(filepath.Base(loc)) {
+				opt.Fault(store.Fault{Kind: store.Unrecorded, Path: loc, Reason: "a copy without a record"})
+			} else {
+				opt.Fault(store.Fault{Kind: store.Foreign, Path: loc, Reason: "not a copy of a log"})
+			}
+		}
+		return nil
+	})
+	if err != nil || !opt.Deep {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Location == "" || !e.Pruned.IsZero() || opt.Wants != nil && !opt.Wants(&e.Record) {
+			continue
+		}
+		now, err := fingerprint(filepath.Join(s.dir, e.Location))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // Count misses its rows
+		case err != nil && !e.Damaged:
+			opt.Fault(store.Fault{Kind: store.Damaged, Key: e.Key, Path: e.Location, Reason: err.Error()})
+		case err == nil && now != e.Fingerprint && !s.replaced(e):
+			opt.Fault(store.Fault{Kind: store.Damaged, Key: e.Key, Path: e.Location,
+				Reason: fmt.Sprintf("its text is not the one that was stored: SHA-256 %s, recorded %s", now.SHA256, e.SHA256)})
+		}
+	}
+	return nil
+}
+
+// replaced reports whether another text has taken the place of an entry's.
+func (s *Store) replaced(e manifest.Entry) bool {
+	now, err := s.manifest.Lookup([]store.Key{e.Key})
+	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })
 }
 
 // Size implements store.Sizer.

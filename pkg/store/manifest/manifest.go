@@ -203,7 +203,7 @@ type Tx struct {
 func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.lock(ctx); err != nil {
+	if err := m.lock(ctx, syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", m.path, err)
 	}
 	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
@@ -223,11 +223,29 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	return errors.Join(err, tx.flush())
 }
 
-// lock waits until no other process has the lock. Waiting in the kernel could
-// not be interrupted.
-func (m *Manifest) lock(ctx context.Context) error {
+// View calls f, which changes nothing, while no process changes the store. It
+// also works for a manifest that was opened read-only.
+func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f == nil {
+		return f(&Tx{m: m})
+	}
+	if err := m.lock(ctx, syscall.LOCK_SH); err != nil {
+		return fmt.Errorf("lock %s: %w", m.path, err)
+	}
+	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
+	if err := m.load(); err != nil {
+		return err
+	}
+	return f(&Tx{m: m})
+}
+
+// lock waits until no other process has the lock, or, if how is LOCK_SH, to
+// change the store. Waiting in the kernel could not be interrupted.
+func (m *Manifest) lock(ctx context.Context, how int) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := syscall.Flock(int(m.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
 		if err == nil {
 			// The one that had the lock may have written the log anew.
 			renewed, err := m.renew()

@@ -455,11 +455,31 @@ type input struct {
 	texts     []parquet.ByteArray
 }
 
+func newInput() *input {
+	return &input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
+}
+
+// read decodes up to n rows of one page. values is how many of them are not
+// NULL.
+func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values int, err error) {
+	switch cr := cr.(type) {
+	case *file.Int64ColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.ints, in.def, nil)
+	case *file.Float64ColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.floats, in.def, nil)
+	case *file.BooleanColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.bools, in.def, nil)
+	case *file.ByteArrayColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.texts, in.def, nil)
+	}
+	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
+}
+
 // addColumn adds the values that rows of a column chunk have.
 func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
-		*in = input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
+		*in = *newInput()
 	}
 	in.kept = in.kept[:0]
 	values := 0
@@ -469,19 +489,7 @@ func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) erro
 		}
 		// Texts are only valid as long as their page is.
 		n := min(batchSize, keep.to-pos)
-		var rows int64
-		var read int
-		var err error
-		switch cr := cr.(type) {
-		case *file.Int64ColumnChunkReader:
-			rows, read, err = cr.ReadBatchInPage(n, in.ints, in.def, nil)
-		case *file.Float64ColumnChunkReader:
-			rows, read, err = cr.ReadBatchInPage(n, in.floats, in.def, nil)
-		case *file.BooleanColumnChunkReader:
-			rows, read, err = cr.ReadBatchInPage(n, in.bools, in.def, nil)
-		case *file.ByteArrayColumnChunkReader:
-			rows, read, err = cr.ReadBatchInPage(n, in.texts, in.def, nil)
-		}
+		rows, read, err := in.read(cr, n)
 		if err != nil {
 			return err
 		}

@@ -285,6 +285,9 @@ func textsOf(records []store.Record) []string {
 	return texts
 }
 
+// errNoRecords says that someone else wrote a file.
+var errNoRecords = errors.New("its footer has no " + RecordsKey)
+
 func readFooter(path string) (footer, error) {
 	r, err := file.OpenParquetFile(path, false)
 	if err != nil {
@@ -299,7 +302,7 @@ func parseFooter(m *metadata.FileMetaData) (footer, error) {
 	meta := m.KeyValueMetadata()
 	value := meta.FindValue(RecordsKey)
 	if value == nil {
-		return f, errors.New("its footer has no " + RecordsKey)
+		return f, errNoRecords
 	}
 	if err := losslessjson.Unmarshal([]byte(*value), &f.Records); err != nil {
 		return f, fmt.Errorf("%s: %w", RecordsKey, err)

@@ -140,3 +140,20 @@ func TestPruneOlderTable(t *testing.T) {
 	}
 	look(true)
 }
+
+// TestVerifyOrphans: rows whose record someone removed are found.
+func TestVerifyOrphans(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	for hour := range 3 {
+		put(t, s, "p1", fmt.Sprintf("2016_03_18_%02d_00.out", hour), "log_udp_complete", udp)
+	}
+	server.Exec(t, db, "delete from tstatrepo_files where folder = '2016_03_18_01_00.out'")
+	var found []store.Fault
+	err := s.Verify(t.Context(), store.VerifyOptions{Fault: func(f store.Fault) { found = append(found, f) }})
+	if err != nil || len(found) != 1 || found[0].Kind != store.Unrecorded || found[0].Reason != "2 rows of files without a record (1)" {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}

@@ -133,6 +133,56 @@ func (s *suite) count() {
 	}
 }
 
+// sound checks that a deep verification finds nothing.
+func (s *suite) sound() {
+	s.Helper()
+	err := s.store.(store.Verifier).Verify(s.ctx, store.VerifyOptions{Deep: true, Fault: func(f store.Fault) {
+		s.Errorf("found %+v", f)
+	}})
+	if err != nil {
+		s.Error(err)
+	}
+}
+
+// verify finds nothing wrong with a store of any history, and the logs whose
+// values end in CR.
+func (s *suite) verify() {
+	if _, ok := s.store.(store.Verifier); !ok {
+		s.Skip("no store.Verifier")
+	}
+	s.sound()
+	first := s.put(s.store, at("p1", "2016_03_10_10_00", 10, "a"))
+	s.put(s.store, at("p1", "2016_03_10_11_00", 20, "a"))
+	s.put(s.store, at("p1", "2016_03_11_10_00", 0, "a"))
+	s.put(s.store, at("p2", "2016_03_10_10_00", 3, "a"))
+	s.sound()
+	if !s.NoReplace {
+		s.put(s.store, at("p1", "2016_03_10_10_00", 15, "a"), first)
+	}
+	tx, _ := s.write(s.store, at("p1", "2016_03_10_12_00", 5, "a"))
+	if err := tx.Abort(); err != nil {
+		s.Error(err)
+	}
+	s.sound()
+	s.reopen()
+	s.sound()
+	if _, err := s.manager().Prune(s.ctx, time.Date(2016, 3, 11, 0, 0, 0, 0, time.UTC), false); err != nil {
+		s.Fatal(err)
+	}
+	s.sound()
+
+	if _, ok := s.store.(store.RawStore); ok {
+		return // a copy has its CR
+	}
+	s.put(s.store, at("p3", "2016_03_12_10_00", 4, "a"))
+	r := s.put(s.store, at("p3", "2016_03_12_11_00", 4, "a\r\r"))
+	var found []store.Fault
+	err := s.store.(store.Verifier).Verify(s.ctx, store.VerifyOptions{Deep: true, Fault: func(f store.Fault) { found = append(found, f) }})
+	if err != nil || len(found) != 1 || found[0].Kind != store.CR || !s.NoReplace && found[0].Key != r.Key {
+		s.Errorf("found %+v, %v", found, err)
+	}
+}
+
 // prune removes rows, not records.
 func (s *suite) prune() {
 	m := s.manager()

@@ -58,6 +58,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		"claims":     (*suite).claims,
 		"records":    (*suite).allRecords,
 		"count":      (*suite).count,
+		"verify":     (*suite).verify,
 		"prune":      (*suite).prune,
 		"prune all":  (*suite).pruneAll,
 		"places":     (*suite).places,

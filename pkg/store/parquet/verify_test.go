@@ -1,0 +1,212 @@
+package parquet
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
+)
+
+// faults verifies a store as a process that only reads does, and returns kind
+// and folder, or file, of each fault.
+func faults(t *testing.T, dir string, deep bool) []string {
+	t.Helper()
+	s, err := Open(ctx, dir, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var list []string
+	err = s.Verify(ctx, store.VerifyOptions{Deep: deep, Fault: func(f store.Fault) {
+		t.Logf("%+v", f)
+		name := f.Key.Folder
+		if name == "" {
+			name = filepath.Base(f.Path)
+		}
+		list = append(list, f.Kind+" "+name)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(list)
+	return list
+}
+
+const march1 = "type=log_udp_complete/probe=p1/date=2016-03-01"
+
+// TestVerify finds what is wrong with files, and nothing else.
+func TestVerify(t *testing.T) {
+	const a, b, c = "2016_03_01_00_00.out", "2016_03_01_01_00.out", "2016_03_01_02_00.out"
+	base := t.TempDir()
+	s := open(t, base)
+	for i, folder := range []string{a, b, c} {
+		putText(t, s, folder, text(10+i, folder))
+	}
+	s.Close()
+	small, err := os.ReadFile(filepath.Join(base, march1, "2016_03_01_00_00.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// change overwrites the first page and leaves size and time.
+	change := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			path := filepath.Join(dir, name)
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(data[len(magic):], bytes.Repeat([]byte{0xff}, 60))
+			write(name, data)(t, dir)
+			if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lines, err := os.ReadFile(filepath.Join(base, manifest.Dir, "manifest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := bytes.SplitAfter(lines, []byte("\n"))
+	for name, test := range map[string]struct {
+		harm func(*testing.T, string)
+		want []string
+		deep []string // further ones
+	}{
+		"nothing":         {func(*testing.T, string) {}, nil, nil},
+		"the rows twice":  {write(march1+"/again.parquet", small), []string{"doubled " + a}, nil},
+		"no line of it":   {write(manifest.Dir+"/manifest", bytes.Join(slices.Concat(first[:1], first[2:]), nil)), []string{"unrecorded " + a}, nil},
+		"a damaged line":  {write(manifest.Dir+"/manifest", bytes.Replace(lines, []byte(`"rows":10`), []byte(`"rows":19`), 1)), []string{"damaged manifest", "unrecorded " + a}, nil},
+		"a cut file":      {write(march1+"/2016_03_01_01_00.parquet", small[:len(small)-9]), []string{"unreadable 2016_03_01_01_00.parquet"}, nil},
+		"rubbish":         {write(march1+"/x.parquet", []byte("rubbish")), []string{"unreadable x.parquet"}, nil},
+		"a readme":        {write(march1+"/README", nil), []string{"foreign README"}, nil},
+		"beside the days": {write("type=log_udp_complete/x.parquet", small), []string{"foreign x.parquet"}, nil},
+		"at the top":      {write("x.parquet", small), []string{"foreign x.parquet"}, nil},
+		"hidden":          {write(march1+"/.nfs1", nil), nil, nil},
+		"of someone else": {write(march1+"/x.parquet", bytes.ReplaceAll(small, []byte(RecordsKey), []byte("somebodys.recordz"))), []string{"foreign x.parquet"}, nil},
+		"a damaged page":  {change(march1 + "/2016_03_01_02_00.parquet"), nil, []string{"damaged 2016_03_01_02_00.parquet"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "store")
+			copyStore(t, base, dir)
+			test.harm(t, dir)
+			if got := faults(t, dir, false); !slices.Equal(got, test.want) {
+				t.Errorf("found %q, want %q", got, test.want)
+			}
+			want := slices.Sorted(slices.Values(append(slices.Clone(test.want), test.deep...)))
+			if got := faults(t, dir, true); !slices.Equal(got, want) {
+				t.Errorf("deep: found %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// TestVerifyCR: deep finds texts that end in CR, in the log that has them.
+func TestVerifyCR(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	putText(t, s, "2016_03_01_00_00.out", text(9000, "a"))
+	putText(t, s, "2016_03_01_01_00.out", strings.ReplaceAll(text(7, "b"), "b.1.example\n", "b.1.example\r\r\n"))
+	putText(t, s, "2016_03_01_02_00.out", text(10, "c"))
+	compact(t, s)
+	s.Close()
+	if got, want := faults(t, dir, true), []string{"cr 2016_03_01_01_00.out"}; !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	if got := faults(t, dir, false); len(got) > 0 {
+		t.Errorf("found %q", got)
+	}
+}
+
+// TestRepair: of rows in two files, as compaction could leave them, one copy
+// stays.
+func TestRepair(t *testing.T) {
+	dir := t.TempDir()
+	s := open2(t, dir)
+	folders := []string{"2016_03_01_00_00.out", "2016_03_01_01_00.out", "2016_03_01_02_00.out"}
+	for i, folder := range folders {
+		putText(t, s, folder, text(10+i, folder))
+	}
+	want := rows(t, dir)
+	old := t.TempDir()
+	copyStore(t, dir, old)
+	compact(t, s)
+	s.Close()
+	// Two of the three logs were imported again, and the manifest has them there.
+	for _, name := range []string{"2016_03_01_00_00.parquet", "2016_03_01_02_00.parquet"} {
+		if err := os.Rename(filepath.Join(old, march1, name), filepath.Join(dir, march1, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, manifest.Dir, "manifest")); err != nil {
+		t.Fatal(err)
+	}
+	s = open2(t, dir)
+	doubled := []string{"doubled " + folders[0], "doubled " + folders[2]}
+	for range 2 { // to open it changes nothing
+		if got := faults(t, dir, true); !slices.Equal(got, doubled) {
+			t.Errorf("found %q, want %q", got, doubled)
+		}
+		s.Close()
+		s = open2(t, dir)
+	}
+	dry, err := s.Repair(ctx, true)
+	if err != nil || total(rows(t, dir)) == total(want) {
+		t.Errorf("a dry run changed the store, %v", err)
+	}
+	res, err := s.Repair(ctx, false)
+	if err != nil || res != dry || res != (store.RepairResult{Logs: 2, Rows: 22}) {
+		t.Errorf("%+v, %+v beforehand, %v", res, dry, err)
+	}
+	if got := rows(t, dir); !maps.Equal(got, want) {
+		t.Errorf("%d rows, want %d", total(got), total(want))
+	}
+	if got := faults(t, dir, true); len(got) > 0 {
+		t.Errorf("found %q after the repair", got)
+	}
+	if again, err := s.Repair(ctx, false); err != nil || again != (store.RepairResult{}) {
+		t.Errorf("the second time: %+v, %v", again, err)
+	}
+}
+
+// TestReplaceDoubled: a log whose rows stand in two files is replaced in both.
+func TestReplaceDoubled(t *testing.T) {
+	const folder = "2016_03_01_00_00.out"
+	dir := t.TempDir()
+	s := open(t, dir)
+	rec := putText(t, s, folder, text(10, "a"))
+	s.Close()
+	data, err := os.ReadFile(filepath.Join(dir, march1, "2016_03_01_00_00.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, march1, "again.parquet"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	putText(t, s, folder, text(12, "a"), rec)
+	s.Close()
+	open(t, dir).Close()
+	if n := count(t, dir, "log_udp_complete", "p1"); n != 12 {
+		t.Errorf("%d rows, want 12", n)
+	}
+	if got := faults(t, dir, true); len(got) > 0 {
+		t.Errorf("found %q", got)
+	}
+}
