@@ -35,7 +35,7 @@ func ackPage() []byte {
 	p.text("N is decimal and never decreases. All required consumers of the endpoint have taken the lines up to byte N of the " +
 		"connection, counted behind the newline of the first line, '#probe' lines included. Lines that were left out count as " +
 		"taken. N is the end of a line. How durable 'taken' is depends on the consumer: written to standard output or " +
-		"read by the command, on the disk for files, received by the kernel of a plain peer, acknowledged by JetStream, or " +
+		"read by the command, synced with the names of file and folders for files, received by the kernel of a plain peer, acknowledged by JetStream, or " +
 		"confirmed by the next endpoint.")
 	p.section(`"AFTER A FAILURE"`)
 	p.text("The exporter keeps the position in its logs that belongs to the last N, durably if it is to survive a crash of its own. When " +
