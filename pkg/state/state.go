@@ -11,11 +11,16 @@ import (
 	"path/filepath"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 )
 
 // banner begins the first line of a state file. The rest of the line is the
 // format number and the SHA-256 of what follows.
 const banner = "tstatrepo-state"
+
+// escaped ends the first line of files whose names are escaped as losslessjson
+// does. Older versions wrote them as they are.
+const escaped = "escaped"
 
 // FileError is a state file that cannot be used. It is never taken for an
 // absent one: to start from zero would do everything again.
@@ -54,7 +59,15 @@ func Load(path string, format int, v any) error {
 	case sum != checksum(body):
 		return damaged(path, "is damaged: its checksum is wrong")
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	unmarshal := losslessjson.Unmarshal
+	switch string(head) {
+	case fmt.Sprintf("%s %d %s %s", banner, format, sum, escaped):
+	case fmt.Sprintf("%s %d %s", banner, format, sum):
+		unmarshal = json.Unmarshal
+	default:
+		return damaged(path, "is not a state file or its begin is damaged")
+	}
+	if err := unmarshal(body, v); err != nil {
 		return damaged(path, "is damaged: "+err.Error())
 	}
 	return nil
@@ -67,12 +80,12 @@ func damaged(path, reason string) error {
 // Save replaces the state in path, at once and durably, by v as JSON. It makes
 // the folder if there is none. Of two that save at once, the later wins.
 func Save(path string, format int, v any) error {
-	body, err := json.Marshal(v)
+	body, err := losslessjson.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("state file %s: %w", path, err)
 	}
 	body = append(body, '\n')
-	text := append(fmt.Appendf(nil, "%s %d %s\n", banner, format, checksum(body)), body...)
+	text := append(fmt.Appendf(nil, "%s %d %s %s\n", banner, format, checksum(body), escaped), body...)
 	err = durable.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {
 		err = durable.WriteFile(path, text)

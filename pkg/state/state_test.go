@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,6 +55,29 @@ func TestPowerCut(t *testing.T) {
 		if err := Load(filepath.Join(disk.Cut(t), "new/folder/counts"), 1, &got); err != nil || got.Files["log"] != n {
 			t.Errorf("Load after the cut: %v, %v; want %d", got, err, n)
 		}
+	}
+}
+
+// TestNamesNotUTF8: names come back as they were, also those with backslashes
+// that an older version wrote.
+func TestNamesNotUTF8(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "counts")
+	for _, name := range []string{"caf\xe9", `a\x41`} {
+		if err := Save(path, 1, counts{map[string]int64{name: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		var got counts
+		if err := Load(path, 1, &got); err != nil || got.Files[name] != 1 {
+			t.Errorf("%q: %v, %v", name, got, err)
+		}
+	}
+	body := `{"Files":{"a\\x41":1}}` + "\n"
+	if err := os.WriteFile(path, []byte(fmt.Sprintf("%s 1 %s\n%s", banner, checksum([]byte(body)), body)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var got counts
+	if err := Load(path, 1, &got); err != nil || got.Files[`a\x41`] != 1 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

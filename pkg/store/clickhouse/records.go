@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
@@ -135,11 +136,11 @@ func readEvent(row []string) (e event, err error) {
 	}
 	r := &e.rec
 	r.Probe, r.Folder, r.File, r.SHA256 = row[4], row[5], row[6], row[7]
-	r.Length, r.Size, r.ModTime, r.Path = number(8), number(9), time.Unix(0, number(10)).UTC(), row[11]
+	r.Length, r.Size, r.ModTime, r.Path = number(8), number(9), time.Unix(0, number(10)).UTC(), losslessjson.Unescape(row[11])
 	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(within(14, maxSeconds), 0).UTC()
 	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
 	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
-	r.Place, r.Head, r.Damaged = row[20], row[21], row[22] == "1"
+	r.Place, r.Head, r.Damaged = losslessjson.Unescape(row[20]), row[21], row[22] == "1"
 	r.Location = row[0]
 	return e, err
 }
@@ -317,8 +318,8 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 	// The version is one more than that of the last change.
 	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, place, size, mtime_ns, path)" +
 		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
-		literals(r.Size, r.ModTime.UnixNano(), clean(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
-		" and place = " + text(r.Place) + " group by file_id, probe, folder, file, sha256, place"
+		literals(r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
+		" and place = " + text(losslessjson.Escape(r.Place)) + " group by file_id, probe, folder, file, sha256, place"
 	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
 }
 
@@ -395,8 +396,8 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	where := isKey(r.Key)
 	sql := "insert into " + s.filesTable() + " (" + strings.Join(fileColumns, ", ") + ") select " +
 		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, text in " + list(replaced) + "), " +
-		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), clean(r.Path), r.Type, clean(r.Layout)) +
-		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, r.Place, r.Head, damaged) +
+		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, clean(r.Layout)) +
+		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) +
 		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
 		" having countIf(text not in " + list(allowed) + ") = 0"
 	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {

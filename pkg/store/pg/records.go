@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -257,7 +258,9 @@ func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
 		if pruned != nil {
 			r.Pruned = pruned.UTC()
 		}
-		return f(r)
+		o := r
+		o.Path, o.Place = losslessjson.Unescape(r.Path), losslessjson.Unescape(r.Place)
+		return f(o)
 	})
 	return err
 }
@@ -269,7 +272,7 @@ func (d *DB) Refresh(ctx context.Context, r store.Record) error {
 	}
 	_, err := d.Pool.Exec(ctx, "update "+d.records.table.Sanitize()+` set size = $1, mtime = $2, mtime_ns = $3, path = $4
 		where location = $5 and probe = $6 and folder = $7 and file = $8 and sha256 = $9 and coalesce(place, '') = $10`,
-		r.Size, r.ModTime, r.ModTime.UnixNano(), clean(r.Path), d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Place)
+		r.Size, r.ModTime, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, losslessjson.Escape(r.Place))
 	return Mark(err)
 }
 
@@ -296,7 +299,7 @@ func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replace
 	for _, r := range rs {
 		rows, err := tx.Query(ctx, "delete from "+d.records.table.Sanitize()+
 			" where location = $1 and probe = $2 and folder = $3 and file = $4 and sha256 = $5 and coalesce(place, '') = $6 returning id, time",
-			d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Place)
+			d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, losslessjson.Escape(r.Place))
 		if err != nil {
 			return out, err
 		}
@@ -325,8 +328,10 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 		return err
 	}
 	o := store.Record{Key: r.Key}
+	var place string
 	var conflict error
-	_, err = pgx.ForEachRow(rows, []any{&o.SHA256, &o.Place}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&o.SHA256, &place}, func() error {
+		o.Place = losslessjson.Unescape(place)
 		known := slices.ContainsFunc(known, o.Same)
 		switch {
 		case slices.ContainsFunc(replace, o.Same) && known:
@@ -347,8 +352,8 @@ func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) er
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
 		on conflict do nothing`,
 		id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime, r.ModTime.UnixNano(),
-		clean(r.Path), r.Type, clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
-		r.Place, r.Head, r.Damaged)
+		losslessjson.Escape(r.Path), r.Type, clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
+		losslessjson.Escape(r.Place), r.Head, r.Damaged)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
@@ -179,7 +180,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 		var probe, folder, sha, place []string
 		for _, i := range indexes {
 			r := records[i]
-			n, probe, folder, sha, place = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256), append(place, r.Place)
+			n, probe, folder, sha, place = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256), append(place, losslessjson.Escape(r.Place))
 		}
 		rows, err := s.Pool.Query(ctx, `with rows_of as (select `+colFile+` as id, count(*) as n from `+table.Sanitize()+`
 				where `+colTime+` >= $1 and `+colTime+` < $2 group by 1)

@@ -155,6 +155,12 @@ func (s *suite) verify() {
 	s.put(s.store, at("p1", "2016_03_10_11_00", 20, "a"))
 	s.put(s.store, at("p1", "2016_03_11_10_00", 0, "a"))
 	s.put(s.store, at("p2", "2016_03_10_10_00", 3, "a"))
+	odd := at("p2", "2016_03_10_11_00", 6, "a")
+	odd.place = "caf\xe9" // a name is bytes
+	r := s.put(s.store, odd)
+	if rs := s.records(s.store, r); len(rs) != 1 || rs[0].Place != odd.place {
+		s.Errorf("records %+v", rs)
+	}
 	s.sound()
 	if !s.NoReplace {
 		s.put(s.store, at("p1", "2016_03_10_10_00", 15, "a"), first)
@@ -175,7 +181,7 @@ func (s *suite) verify() {
 		return // a copy has its CR
 	}
 	s.put(s.store, at("p3", "2016_03_12_10_00", 4, "a"))
-	r := s.put(s.store, at("p3", "2016_03_12_11_00", 4, "a\r\r"))
+	r = s.put(s.store, at("p3", "2016_03_12_11_00", 4, "a\r\r"))
 	var found []store.Fault
 	err := s.store.(store.Verifier).Verify(s.ctx, store.VerifyOptions{Deep: true, Fault: func(f store.Fault) { found = append(found, f) }})
 	if err != nil || len(found) != 1 || found[0].Kind != store.CR || !s.NoReplace && found[0].Key != r.Key {
