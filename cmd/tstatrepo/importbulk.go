@@ -200,6 +200,14 @@ func importBulkCommand(con *console) *cli.Command {
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
 			"completed by the next one. Several machines may import the same logs into one database: they share the " +
 			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
+			"A log is known by its probe, log folder, file name and place: the folder that holds the log folder, below SOURCE. So " +
+			"several Tstat processes can write folders of the same name below one SOURCE. Folders whose names begin with a dot are " +
+			"not looked into. A log whose text is stored, at the same place or at one that is gone, is skipped. So is a prefix of a stored " +
+			"text: an older copy. A log that starts with the stored text has grown and replaces it. A log that has the first row of the " +
+			"stored text and goes on otherwise was repaired: it replaces the stored one, with a warning; dbstream:// refuses it, exit status " +
+			"1. A log with another first row is stored beside it, with a warning: Tstat made the folder again.\n\n" +
+			"Give --probe wherever the host name can change, as in a container. Without it, an import that finds the same logs stored " +
+			"under another probe's name ends with exit status 1 and stores nothing more.\n\n" +
 			"A Tstat that is killed leaves an unfinished end: half a line, or a gzip file without its last part. Such a file is stored " +
 			"as far as it goes. The summary counts it as 'cut', and a gzip file without its end gives a warning. A gzip file with a " +
 			"wrong checksum or wrong data is damaged. It is not stored, exit status 1, and every run says so until the file is " +
@@ -343,9 +351,9 @@ func closeAll(list []store.Store) error {
 
 // options checks the settings and turns them into options of bulk.Run.
 func (b *importBulk) options(p *problems) bulk.Options {
-	var host string
+	guessed := b.probe == "" && b.pulled() == "" && !b.isRepository()
 	if b.probe == "" {
-		host, _ = os.Hostname()
+		host, _ := os.Hostname()
 		b.probe = cmp.Or(b.pulled(), fitProbe(host))
 		if b.isRepository() {
 			b.probe = "repository" // each stream has its own
@@ -428,7 +436,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 
 	opt := bulk.Options{
 		Sources: b.sources,
-		Probe:   b.probe, Location: loc,
+		Probe:   b.probe, ProbeGuessed: guessed, Location: loc,
 		Types: b.types, Since: since, Until: until,
 		Folder: b.folder, Layout: b.layout,
 		IncludeOpen: b.includeOpen, Settle: time.Duration(b.settle),

@@ -75,8 +75,12 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 		if err := im.nameByRows(); err != nil {
 			return err
 		}
+		r.noteScanned(t)
 		if !r.inTime(t) {
 			return nil
+		}
+		if err := r.lookupElsewhere(ctx, []*task{t}); err != nil {
+			return err
 		}
 	}
 	if !t.fresh {
@@ -85,7 +89,7 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 		}
 	}
 	t.fresh = false // at a second try it is not
-	if !t.stdin && im.anyRecords() {
+	if !t.stdin {
 		// Often the same text, moved or compressed: reading is enough.
 		if done, err := im.compare(); done || err != nil {
 			return err
@@ -275,10 +279,6 @@ func (im *fileImport) lookup() error {
 	return nil
 }
 
-func (im *fileImport) anyRecords() bool {
-	return slices.ContainsFunc(im.task.records, func(rs []store.Record) bool { return len(rs) > 0 })
-}
-
 // marks are the lengths of the stored texts of the key.
 func (im *fileImport) marks() []int64 {
 	var m []int64
@@ -291,37 +291,15 @@ func (im *fileImport) marks() []int64 {
 	return slices.Compact(m)
 }
 
-// relation is what the text just read is to the records of a store: stored
-// already, or new. In place of the beginnings of it that are stored, it
-// continues them; should the whole text be stored as well, that goes too and
-// is stored again.
-func (im *fileImport) relation(index int, sha string, length int64) (stored bool, replace []store.Record) {
-	var same []store.Record
-	_, appends := im.opt.Stores[index].(store.Appender)
-	for _, rec := range im.task.records[index] {
-		switch {
-		case rec.Damaged && !appends && im.rd.Damage() == nil: // the file is repaired
-			replace = append(replace, rec)
-		case rec.SHA256 == sha && rec.Length == length:
-			same = append(same, rec)
-		case rec.Length < length && im.rd.Mark(rec.Length) == rec.SHA256:
-			replace = append(replace, rec)
-		case rec.Damaged && !appends: // it is damaged otherwise
-			replace = append(replace, rec)
-		}
-	}
-	if len(replace) == 0 {
-		return len(same) > 0, nil
-	}
-	return false, append(replace, same...)
-}
-
 // compare reads the file and finds the stores that have its text; their
 // records learn how the file looks now. done means that all have it.
 func (im *fileImport) compare() (done bool, err error) {
 	t := im.task
 	if im.opt.Replace {
 		return false, nil
+	}
+	if needed, err := im.needsComparison(); !needed || err != nil {
+		return false, err
 	}
 	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: noProgress{}}
 	im.rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: im.marks()})
@@ -331,25 +309,26 @@ func (im *fileImport) compare() (done bool, err error) {
 	if _, err := im.file.Seek(0, io.SeekStart); err != nil {
 		return false, err
 	}
-	sha, length := im.rd.Fingerprint()
-	rec := store.Record{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Size: t.size, ModTime: t.mtime, Path: t.path}
+	read := im.text()
 	done = true
 	for i, s := range im.opt.Stores {
 		if !takes(s, t) {
 			continue
 		}
-		var grown []store.Record
-		if im.has[i], grown = im.relation(i, sha, length); !im.has[i] {
-			if _, ok := s.(store.Appender); ok && len(grown) > 0 {
-				longest := slices.MaxFunc(grown, func(a, b store.Record) int { return cmp.Compare(a.Length, b.Length) })
+		rel := im.relate(i, read)
+		if im.has[i] = rel.stored != nil; !im.has[i] {
+			if _, ok := s.(store.Appender); ok && len(rel.replace) > 0 && !rel.changed {
+				longest := slices.MaxFunc(rel.replace, func(a, b store.Record) int { return cmp.Compare(a.Length, b.Length) })
 				im.grown[i], im.after[i] = &longest, im.rd.MarkLine(longest.Length)
 			}
 			done = false
 			continue
 		}
-		if im.opt.DryRun || im.ownedByOther(i, sha) {
+		if im.opt.DryRun || rel.older || im.isOfOther(rel.stored) {
 			continue
 		}
+		rec := *rel.stored
+		rec.Size, rec.ModTime, rec.Path = t.size, t.mtime, t.path
 		if err := s.Refresh(im.ctx, rec); err != nil {
 			return false, fmt.Errorf("%s: %w", s, err)
 		}
@@ -361,16 +340,28 @@ func (im *fileImport) compare() (done bool, err error) {
 	return done, nil
 }
 
-// ownedByOther reports whether a record of the text describes another file
-// that is still there as it says: of two copies of a log, one is enough.
-func (im *fileImport) ownedByOther(index int, sha string) bool {
-	for _, rec := range im.task.records[index] {
-		if rec.SHA256 == sha && rec.Path != im.task.path {
-			info, err := os.Stat(rec.Path)
-			return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
-		}
+// isOfOther reports whether a record of the text describes another file that
+// is still there as it says: of two copies of a log, one is enough.
+func (im *fileImport) isOfOther(rec *store.Record) bool {
+	if rec.Path == im.task.path {
+		return false
 	}
-	return false
+	info, err := os.Stat(rec.Path)
+	return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
+}
+
+// headSize is how much of a file is read to tell it from those of other Tstat
+// processes.
+const headSize = 64 << 10
+
+// readHead returns the head of the file's text, as far as it is needed.
+func (im *fileImport) readHead() (string, error) {
+	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), tstat.ReaderOptions{})
+	if err := im.rd.Drain(); err != nil {
+		return "", err
+	}
+	_, err := im.file.Seek(0, io.SeekStart)
+	return im.rd.Head(), err
 }
 
 // typ returns the file's log type; of an unknown one only the name counts.
@@ -535,9 +526,9 @@ func (im *fileImport) commit(raw, typed []*target) error {
 	if c.Lines != c.Rows+c.Rejects+c.Cuts {
 		return fmt.Errorf("internal error: read %d lines, but %d rows, %d rejects and %d cuts", c.Lines, c.Rows, c.Rejects, c.Cuts)
 	}
-	sha, length := im.rd.Fingerprint()
+	read := im.text()
 	rec := store.Record{
-		Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length},
+		Key: t.key, Fingerprint: read.Fingerprint, Place: t.place, Head: read.head,
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
@@ -545,25 +536,27 @@ func (im *fileImport) commit(raw, typed []*target) error {
 	if len(typed) == 0 {
 		im.idle() // what is left is to wait for the disk
 	}
+	for _, g := range slices.Concat(raw, typed) {
+		if err := im.checkElsewhere(g.index, &rec); err != nil {
+			return err
+		}
+	}
 	var commits, replacements int
 	var rejected int64
 	for _, g := range slices.Concat(raw, typed) {
-		replace, stored := im.replaced(g.index, sha, length)
-		if stored {
+		rel := im.replaced(g.index, read)
+		if rel.stored != nil {
 			continue
 		}
-		if len(replace) == 0 && len(t.records[g.index]) > 0 {
-			im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", g.store.String())
-		}
-		if _, ok := g.store.(store.Appender); ok && len(replace) > 0 {
-			if err := im.checkGrown(g.index, replace); err != nil {
+		if _, ok := g.store.(store.Appender); ok && len(rel.replace) > 0 {
+			if err := im.checkGrown(g.index, rel); err != nil {
 				return fmt.Errorf("%s: %w", g.store, err)
 			}
 		}
 		mine := rec
 		mine.Rows -= g.rejected()
 		mine.Rejects += g.rejected()
-		err := g.tx.Commit(im.ctx, mine, t.records[g.index], replace)
+		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
 		if errors.Is(err, store.ErrDuplicate) {
 			continue
 		}
@@ -572,7 +565,8 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		}
 		rejected = max(rejected, g.rejected())
 		commits++
-		replacements += len(replace)
+		replacements += len(rel.replace)
+		im.warn(g.store, rel)
 	}
 	if commits > 0 {
 		im.warnTruncated()
@@ -601,11 +595,28 @@ func (im *fileImport) commit(raw, typed []*target) error {
 	return nil
 }
 
+// warn reports what was stored other than a new log or one that has grown.
+func (im *fileImport) warn(s store.Store, rel relation) {
+	t := im.task
+	switch {
+	case rel.changed:
+		im.log.Warn("the log changed other than by growing; its rows were replaced", "file", t.path, "store", s.String(),
+			"rows_before", rel.replace[0].Rows, "read_before_from", rel.replace[0].Path)
+	case rel.other != nil:
+		im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", s.String())
+	case rel.prefix != nil:
+		im.log.Warn("another stored log is the beginning of this one; both are stored", "file", t.path, "store", s.String(), "other", rel.prefix.Path)
+	}
+}
+
 // checkGrown makes sure that only the rows of new lines were given to a store
 // that cannot replace the old ones.
-func (im *fileImport) checkGrown(index int, replace []store.Record) error {
+func (im *fileImport) checkGrown(index int, rel relation) error {
+	if rel.changed {
+		return &changedError{rel.replace[0]}
+	}
 	old := im.grown[index]
-	if old != nil && slices.ContainsFunc(replace, func(r store.Record) bool { return r.Fingerprint == old.Fingerprint }) {
+	if old != nil && slices.ContainsFunc(rel.replace, func(r store.Record) bool { return r.Same(*old) }) {
 		return nil
 	}
 	if im.task.stdin {
@@ -622,17 +633,23 @@ func (e *growError) Error() string { return e.reason }
 // Hint says what the user can do.
 func (e *growError) Hint() string { return e.hint }
 
-// replaced returns the records that go when the text just read is stored, or
-// says that the store has it.
-func (im *fileImport) replaced(index int, sha string, length int64) (replace []store.Record, stored bool) {
-	if im.opt.Replace {
-		for _, rec := range im.task.records[index] {
-			if rec.Imported.Before(im.sum.Started) {
-				replace = append(replace, rec)
-			}
-		}
-		return replace, false
+// replaced is relate, or what Options.Replace makes of it: all records of the
+// file go that were there when the run started.
+func (im *fileImport) replaced(index int, t text) relation {
+	if !im.opt.Replace {
+		return im.relate(index, t)
 	}
-	stored, replace = im.relation(index, sha, length)
-	return replace, stored
+	var rel relation
+	own, free, _ := im.recordsFor(im.task, index)
+	for _, rec := range free {
+		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || related.stored != nil || len(related.replace) > 0 {
+			own = append(own, rec)
+		}
+	}
+	for _, rec := range own {
+		if rec.Imported.Before(im.sum.Started) {
+			rel.replace = append(rel.replace, rec)
+		}
+	}
+	return rel
 }

@@ -24,6 +24,7 @@ type task struct {
 	source  Source
 	remote  *File
 	name    string    // below the store's probe folder, for copy
+	place   string    // see store.Record; "" for stdin
 	key     store.Key // Folder is empty for a file outside a log folder, until it is read
 	typ     *tstat.LogType
 	time    tstat.FolderTime
@@ -48,18 +49,17 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	}
 	r.away = map[Source]error{}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
-	seen := map[string]bool{}
+	r.scanned = map[store.Key][]*task{}
+	places, err := places(r.opt.Sources)
+	if err != nil {
+		return nil, err
+	}
 	for _, src := range r.opt.Sources {
-		found, err := r.findIn(ctx, src)
+		found, err := r.findIn(ctx, src, places[src])
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range found {
-			if !seen[t.path] { // sources may overlap
-				seen[t.path] = true
-				tasks = append(tasks, t)
-			}
-		}
+		tasks = append(tasks, found...)
 	}
 	for _, src := range r.opt.Remote {
 		found, err := r.findRemote(ctx, src)
@@ -100,7 +100,48 @@ func missing(src string, err error) error {
 	return &SourceError{src, err.Error(), ""}
 }
 
-func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
+// scan notes a file of the sources. It reports whether the file is new to the
+// scan and is to be looked at in this pass. Sources may overlap, and a file may
+// have several names, as in backups of hard links: it is looked at once.
+func (r *run) scan(t *task) bool {
+	files := r.scannedAs(t.key)
+	if t.key.Folder == "" {
+		files = nil
+	}
+	for _, o := range files {
+		switch {
+		case o.path == t.path:
+			return false
+		case o.source == nil && t.source == nil && sameFile(o, t):
+			if !r.isSettled(t) {
+				r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+				r.settle(t, time.Time{})
+			}
+			return false
+		}
+	}
+	for n, place := 2, t.place; slices.ContainsFunc(files, func(o *task) bool { return o.place == t.place }); n++ {
+		t.place = fmt.Sprintf("%s (%d)", place, n) // links with other names lead to folders of the same name
+	}
+	if t.key.Folder != "" {
+		r.noteScanned(t)
+	}
+	return !r.isSettled(t)
+}
+
+func sameFile(a, b *task) bool {
+	if a.size != b.size || !a.mtime.Equal(b.mtime) {
+		return false
+	}
+	ai, err := os.Stat(a.path)
+	if err != nil {
+		return false
+	}
+	bi, err := os.Stat(b.path)
+	return err == nil && os.SameFile(ai, bi)
+}
+
+func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	if src == "-" {
 		name := r.opt.Types[0]
 		t := &task{path: stdinPath, stdin: true, typ: tstat.TypeByName(name)}
@@ -112,7 +153,7 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 		return nil, missing(src, err)
 	}
 	if !info.IsDir() {
-		return r.findFile(src, info)
+		return r.findFile(src, info, place)
 	}
 	tree, err := tstat.Scan(ctx, src, r.opt.Location)
 	if err != nil {
@@ -136,10 +177,11 @@ func (r *run) findIn(ctx context.Context, src string) ([]*task, error) {
 		for _, f := range d.Files {
 			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
 			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
+			t.place = placeName(path.Join(place, path.Dir(d.Rel)))
 			if d.Rel == "." { // the source is the log folder
 				t.name = path.Join(d.Name, path.Base(f.Rel))
 			}
-			if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
+			if !r.inTime(t) || !r.wanted(t) || !r.scan(t) {
 				continue
 			}
 			if open && !r.opt.IncludeOpen {
@@ -172,7 +214,7 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 }
 
 // findFile makes the task of a source that is a file.
-func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
+func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
 		return nil, usage(&SourceError{src, "neither a file nor a folder", ""})
 	}
@@ -188,7 +230,7 @@ func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
 	if typ == nil {
 		return nil, usage(&SourceError{src, "its name is no log type's", "say --type log_tcp_complete, or what it is"})
 	}
-	t := &task{path: src, name: base, typ: typ, size: info.Size(), mtime: info.ModTime()}
+	t := &task{path: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
 	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}
 	folder := r.opt.Folder
 	if folder == "" {
@@ -196,7 +238,7 @@ func (r *run) findFile(src string, info fs.FileInfo) ([]*task, error) {
 			folder = parent
 		}
 	}
-	if err := r.name(t, folder); err != nil || !r.wanted(t) || r.isSettled(t) || folder != "" && !r.inTime(t) {
+	if err := r.name(t, folder); err != nil || !r.wanted(t) || folder != "" && !r.inTime(t) || !r.scan(t) {
 		return nil, err
 	}
 	return []*task{t}, nil

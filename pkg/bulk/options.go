@@ -19,9 +19,12 @@ type Options struct {
 	// not close them.
 	Stores []store.Store
 
-	Probe    string         // name of the probe; required, see store.ValidProbe
-	Location *time.Location // zone of the folder names; nil: time.Local
-	Stdin    io.Reader      // what "-" reads
+	Probe string // name of the probe; required, see store.ValidProbe
+	// ProbeGuessed says that nobody chose Probe. Then a text that a store has
+	// as that of another probe ends the run with an error.
+	ProbeGuessed bool
+	Location     *time.Location // zone of the folder names; nil: time.Local
+	Stdin        io.Reader      // what "-" reads
 
 	Types       []string      // globs over log types; none: all
 	Since       time.Time     // folder time, inclusive; zero: no limit

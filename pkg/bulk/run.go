@@ -3,6 +3,7 @@
 package bulk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,12 @@ type run struct {
 	away          map[Source]error   // sources that were lost in this pass
 	claimed       map[store.Key]bool // files that the last pass left to other importers
 	failed        int                // folders and files that could not be read or stored
+	began         time.Time          // of this pass
+
+	scanned map[store.Key][]*task // the files of the scan, also those that are not imported
+	taken   map[claim]string      // the path of the file that a free record was found to be of
+
+	elsewhere map[elsewhere][]store.Record // logs that other probes have, with Options.ProbeGuessed
 }
 
 // version tells whether a file changed since it was looked at.
@@ -134,6 +141,10 @@ func newRun(opt Options) (*run, error) {
 		unknown: map[string]bool{},
 		settled: map[string]version{},
 		told:    map[string]bool{},
+		scanned: map[store.Key][]*task{},
+		taken:   map[claim]string{},
+
+		elsewhere: map[elsewhere][]store.Record{},
 	}
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if r.limits == nil {
@@ -264,6 +275,8 @@ func (r *run) follow(ctx context.Context) error {
 		case err == nil:
 			begun = true
 			wait = r.opt.Poll
+		case isGuess(err):
+			return err
 		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource):
 			wait = min(2*wait, maxWait)
 			r.log.Warn("will try again", "err", err, "in", wait)
@@ -292,12 +305,17 @@ const (
 
 // pass imports what there is now.
 func (r *run) pass(ctx context.Context) error {
+	r.began = time.Now()
 	tasks, err := r.find(ctx)
 	if err != nil {
 		return err
 	}
 	groups, stored, err := r.skipStored(ctx, tasks)
 	if err != nil {
+		return err
+	}
+	clear(r.elsewhere)
+	if err := r.lookupElsewhere(ctx, slices.Concat(groups...)); err != nil {
 		return err
 	}
 	for _, t := range stored {
@@ -382,7 +400,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		for i := range r.opt.Stores {
 			t.records[i] = records[i][t.key]
 		}
-		if t.storedAsIs(r.opt.Stores, since) {
+		if r.storedAsIs(t, since) {
 			r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 			r.settle(t, time.Time{})
 			stored = append(stored, t)
@@ -395,7 +413,20 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		index[t.key] = len(groups)
 		groups = append(groups, []*task{t})
 	}
+	for _, g := range groups {
+		if len(g) > 1 { // the longest first: of it, others may be older states
+			slices.SortStableFunc(g, func(a, b *task) int { return cmp.Compare(b.textSize(), a.textSize()) })
+		}
+	}
 	return groups, stored, nil
+}
+
+// textSize is about how long the text of a task's file is.
+func (t *task) textSize() int64 {
+	if strings.HasSuffix(t.path, ".gz") {
+		return 8 * t.size
+	}
+	return t.size
 }
 
 // lookupKeys is how many keys are asked for at once.
@@ -422,22 +453,6 @@ func takes(s store.Store, t *task) bool {
 	return !ok || !h.Holds(t.info())
 }
 
-// storedAsIs reports whether every store has the file as it is on disk, and
-// has had it imported no earlier than a time.
-func (t *task) storedAsIs(stores []store.Store, since time.Time) bool {
-	if t.stdin {
-		return false
-	}
-	for i, rs := range t.records {
-		if takes(stores[i], t) && !slices.ContainsFunc(rs, func(rec store.Record) bool {
-			return !rec.Imported.Before(since) && rec.Size == t.size && !rec.Damaged && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
-		}) {
-			return false
-		}
-	}
-	return true
-}
-
 // do imports one file and counts what became of it. The error is one that
 // ends the pass.
 func (r *run) do(ctx context.Context, t *task) error {
@@ -452,7 +467,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 		return nil
 	case ctx.Err() != nil:
 		return nil
-	case errors.Is(err, store.ErrUnavailable):
+	case errors.Is(err, store.ErrUnavailable), isGuess(err):
 		return fmt.Errorf("%s: %w", t.path, err)
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.lose(t.source, err)
@@ -480,6 +495,11 @@ func (r *run) tellSettled(t *task) {
 			e.Settled(t.info())
 		}
 	}
+}
+
+func isGuess(err error) bool {
+	var ge *guessError
+	return errors.As(err, &ge)
 }
 
 func isUsage(err error) bool {

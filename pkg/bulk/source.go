@@ -97,7 +97,11 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 		f := &files[i]
 		t := &task{path: f.Path, source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
 			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next, growing: f.Growing}
-		if !r.inTime(t) || !r.wanted(t) || r.isSettled(t) {
+		t.place = path.Dir(path.Dir(f.Name))
+		if len(r.opt.Remote)+len(r.opt.Sources) > 1 {
+			t.place = path.Join(f.Dir, t.place)
+		}
+		if t.place = placeName(t.place); !r.inTime(t) || !r.wanted(t) || !r.scan(t) {
 			continue
 		}
 		if f.Growing && !r.opt.IncludeOpen {

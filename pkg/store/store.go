@@ -251,6 +251,14 @@ type Holder interface {
 	Holds(f FileInfo) bool
 }
 
+// ProbeFinder is a Store that tells which probes have a log.
+type ProbeFinder interface {
+	Store
+	// OtherProbes returns the records that have folder and file of one of the
+	// keys, and another probe.
+	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
+}
+
 // RawStore is a Store that keeps files as they are on disk, not rows. The
 // engine uses BeginRaw where it is offered.
 type RawStore interface {

@@ -135,6 +135,7 @@ type Reader struct {
 	marks         map[int64]string // of ReaderOptions.Marks, as far as reached
 	markLines     map[int64]int64  // lines up to each mark
 	newlines      int64            // in sum; counted only if there are marks
+	head          head
 
 	line    int64 // lines read
 	counts  Counts
@@ -192,6 +193,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	r.eof, r.damage, r.finished, r.draining, r.skipping = false, nil, false, false, false
 	r.sum, r.length, r.newline = sha256.New(), 0, nil
 	r.marks, r.markLines, r.newlines = map[int64]string{}, map[int64]int64{}, 0
+	r.head = head{rungs: r.head.rungs[:0]}
 	r.line, r.counts, r.begun, r.layout = 0, Counts{}, false, ""
 	r.forms, r.current = map[string]map[int]*mapping{}, nil
 	r.extra = slices.Clone(opt.Extra)
@@ -448,19 +450,30 @@ func (r *Reader) fill(enough int) error {
 
 // hash adds text to the fingerprint.
 func (r *Reader) hash(text []byte) {
-	for _, m := range r.opt.Marks {
-		if n := m - r.length; n > 0 && n <= int64(len(text)) {
-			r.sum.Write(text[:n])
-			r.length += n
-			r.newlines += int64(bytes.Count(text[:n], []byte{'\n'}))
-			r.marks[m], r.markLines[m] = hex.EncodeToString(r.sum.Sum(nil)), r.newlines
-			text = text[n:]
+	r.head.find(text, r.length)
+	for {
+		stop := r.head.next(r.length)
+		for _, m := range r.opt.Marks {
+			if m > r.length {
+				stop = min(stop, m)
+				break
+			}
 		}
-	}
-	r.sum.Write(text)
-	r.length += int64(len(text))
-	if len(r.opt.Marks) > 0 {
-		r.newlines += int64(bytes.Count(text, []byte{'\n'}))
+		n := min(stop-r.length, int64(len(text)))
+		r.sum.Write(text[:n])
+		r.length += n
+		if len(r.opt.Marks) > 0 {
+			r.newlines += int64(bytes.Count(text[:n], []byte{'\n'}))
+		}
+		if r.length < stop {
+			return
+		}
+		text = text[n:]
+		sum := hex.EncodeToString(r.sum.Sum(nil))
+		r.head.add(stop, sum)
+		if _, ok := slices.BinarySearch(r.opt.Marks, stop); ok {
+			r.marks[stop], r.markLines[stop] = sum, r.newlines
+		}
 	}
 }
 

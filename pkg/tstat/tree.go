@@ -48,7 +48,8 @@ type Tree struct {
 }
 
 // Scan finds the log folders below root, at any depth, and the logs in them.
-// Symbolic links are followed, each folder is visited once. Histogram folders
+// Symbolic links are followed, each folder is visited once. Folders whose names
+// begin with a dot, like .snapshot, are not looked into. Histogram folders
 // inside log folders and files that are no logs are passed over. A log that
 // stands beside its .gz of the same name hides it: the .gz is being written.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
@@ -182,6 +183,9 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		return nil
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
 		sub, subRel := filepath.Join(p, e.Name()), path.Join(rel, e.Name())
 		if e.Type()&fs.ModeSymlink != 0 {
 			s.links = append(s.links, link{sub, subRel, depth + 1})

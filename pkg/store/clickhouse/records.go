@@ -254,6 +254,23 @@ const maxQuery = 128 << 10
 
 // Lookup implements store.Store.
 func (s *Store) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	return s.lookup(ctx, keys, "(file, folder, probe)", func(k store.Key) string {
+		return "(" + text(k.File) + "," + text(k.Folder) + "," + text(k.Probe) + ")"
+	})
+}
+
+// OtherProbes implements store.ProbeFinder.
+func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	own := map[store.Key]bool{}
+	for _, k := range keys {
+		own[k] = true
+	}
+	rs, err := s.lookup(ctx, keys, "(file, folder)", func(k store.Key) string { return "(" + text(k.File) + "," + text(k.Folder) + ")" })
+	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
+}
+
+// lookup returns the records whose columns have the values of one of the keys.
+func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
 	}
@@ -269,7 +286,7 @@ func (s *Store) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, e
 				if list.Len() > 0 {
 					list.WriteByte(',')
 				}
-				list.WriteString("(" + text(k.File) + "," + text(k.Folder) + "," + text(k.Probe) + ")")
+				list.WriteString(values(k))
 			}
 			n++
 		}
@@ -277,7 +294,7 @@ func (s *Store) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, e
 		if list.Len() == 0 {
 			continue
 		}
-		err := s.events(ctx, "", "(file, folder, probe) in ("+list.String()+")", func(e event) error {
+		err := s.events(ctx, "", columns+" in ("+list.String()+")", func(e event) error {
 			h := histories[e.rec.Key]
 			if h == nil {
 				h = history{}

@@ -126,6 +126,11 @@ func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, err
 	return s.manifest.Lookup(keys)
 }
 
+// OtherProbes implements store.ProbeFinder.
+func (s *Store) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
+	return s.manifest.OtherProbes(keys)
+}
+
 // Refresh implements store.Store.
 func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 	return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {

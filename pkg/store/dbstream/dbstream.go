@@ -281,20 +281,17 @@ func (s *Store) Expect(files []store.FileInfo) {
 	if s.sched == nil {
 		return
 	}
-	streams := map[string]map[store.Key]time.Time{}
+	streams := map[string][]store.FileInfo{}
 	for _, series := range s.sched.all() {
-		streams[series.name] = map[store.Key]time.Time{}
+		streams[series.name] = nil
 	}
 	for _, f := range files {
 		if name, err := s.streamName(f.Probe, f.Type.Name); err == nil {
-			if streams[name] == nil {
-				streams[name] = map[store.Key]time.Time{}
-			}
-			streams[name][f.Key] = f.Time
+			streams[name] = append(streams[name], f)
 		}
 	}
-	for name, keys := range streams {
-		s.sched.of(name).expect(keys)
+	for name, files := range streams {
+		s.sched.of(name).expect(files)
 	}
 }
 

@@ -404,6 +404,55 @@ func TestGrown(t *testing.T) {
 	}
 }
 
+// TestChanged checks that a log that has changed other than by growing is
+// refused: its rows cannot be removed. An older state of it is skipped, and
+// instances of Tstat have logs of their own.
+func TestChanged(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	url := "dbstream://" + server.Host(db)
+	const name = "2016_03_24_21_37.out/log_udp_complete"
+	const head, row1, row2, row3 = "#c_ip:1 c_first_abs:2\n", "::1 1458855462170.0\n", "::2 1458856462170.0\n", "::3 1458857462170.0\n"
+	src := logs(t, map[string]string{"a/" + name: head + row1 + row2, "b/" + name: head, "c/" + name: head + row3})
+	if sum := imports(t, open(t, url, "s"), src, nil); sum.Total.Files != 3 || sum.Total.Rows != 3 {
+		t.Errorf("%+v", sum.Total)
+	}
+	write := func(dir, text string) string {
+		p := filepath.Join(src, dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	write("b", head+row2+row3)
+	if sum := imports(t, open(t, url, "s"), src, nil); sum.Total.Replaced != 1 || sum.Total.Skipped != 2 {
+		t.Errorf("a log without rows has grown: %+v", sum.Total)
+	}
+	path := write("a", head+row1)
+	if sum := imports(t, open(t, url, "s"), src, nil); sum.Total.Skipped != 3 {
+		t.Errorf("an older state: %+v", sum.Total)
+	}
+	write("a", head+row1+row3)
+	for range 2 {
+		var log strings.Builder
+		s := open(t, url, "s")
+		sum, err := run(t, s, src, func(o *bulk.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		s.Close()
+		if !errors.Is(err, bulk.ErrFailed) || sum.Total.Failed != 1 || sum.Total.Skipped != 2 {
+			t.Fatalf("%+v, %v", sum, err)
+		}
+		for _, want := range []string{path, "cannot be removed: 2 of 20", "read from " + path, "hint="} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("the log lacks %q: %s", want, log.String())
+			}
+		}
+	}
+	got := table(t, server.Connect(t, db), "select host(c_ip) from s order by 1")
+	if want := "::1\n::2\n::2\n::3\n::3\n"; got != want {
+		t.Errorf("rows\n%s", got)
+	}
+}
+
 // TestLate: a row with a time that cannot be is rejected and does not drag
 // the next ones along.
 func TestLate(t *testing.T) {

@@ -133,7 +133,7 @@ func (c *scheduler) of(name string) *series {
 	defer c.mu.Unlock()
 	s := c.series[name]
 	if s == nil {
-		s = &series{c: c, name: name, last: -1, expected: map[store.Key]time.Time{}, begun: map[store.Key]time.Time{}, open: map[int64]work{},
+		s = &series{c: c, name: name, last: -1, expected: map[store.Key]*expectedFiles{}, begun: map[store.Key]time.Time{}, open: map[int64]work{},
 			wake: make(chan struct{}, 1), done: make(chan struct{})}
 		c.series[name] = s
 	}
@@ -233,18 +233,27 @@ type series struct {
 
 	mu sync.Mutex
 	// Files that are not stored yet: announced by the importer, or under way.
-	expected, begun map[store.Key]time.Time
-	order           []store.Key    // the expected ones by time, and some that are so no more
-	stored          []storedFile   // those that earlier files may precede
-	open            map[int64]work // windows that have rows and are not finished
-	last            int64          // the last window that is finished
-	front           time.Time      // the latest folder whose file was taken from stored
-	tail            int64          // the last window of that file
-	queue           []windowWork   // finished, and not announced yet
-	input           int64          // the last window that was announced
+	expected map[store.Key]*expectedFiles
+	begun    map[store.Key]time.Time
+	order    []store.Key    // the expected ones by time, and some that are so no more
+	stored   []storedFile   // those that earlier files may precede
+	open     map[int64]work // windows that have rows and are not finished
+	last     int64          // the last window that is finished
+	front    time.Time      // the latest folder whose file was taken from stored
+	tail     int64          // the last window of that file
+	queue    []windowWork   // finished, and not announced yet
+	input    int64          // the last window that was announced
 
 	wake chan struct{}
 	done chan struct{} // closed when the connection has ended for good
+}
+
+// expectedFiles are the files of a key that are to come: one, or one of each
+// Tstat process that writes folders of the same name.
+type expectedFiles struct {
+	time    time.Time // of their folder
+	left    int       // not stored yet
+	settled int       // stored, but the importer has not said so yet
 }
 
 // start registers the stream. Windows up to last were announced before, -1:
@@ -264,11 +273,18 @@ func (s *series) start(view string, last int64, open []int64) {
 }
 
 // expect replaces the files that the importer said are to come.
-func (s *series) expect(files map[store.Key]time.Time) {
+func (s *series) expect(files []store.FileInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.expected = files
-	s.order = slices.SortedFunc(maps.Keys(files), func(a, b store.Key) int { return files[a].Compare(files[b]) })
+	s.expected, s.order = map[store.Key]*expectedFiles{}, nil
+	for _, f := range files {
+		if s.expected[f.Key] == nil {
+			s.expected[f.Key] = &expectedFiles{time: f.Time}
+			s.order = append(s.order, f.Key)
+		}
+		s.expected[f.Key].left++
+	}
+	slices.SortFunc(s.order, func(a, b store.Key) int { return s.expected[a].time.Compare(s.expected[b].time) })
 	s.advance()
 }
 
@@ -290,7 +306,11 @@ func (s *series) end(k store.Key) {
 func (s *series) settled(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.expected, k)
+	if e := s.expected[k]; e != nil && e.settled > 0 {
+		e.settled--
+	} else if e != nil && e.left > 0 {
+		e.left--
+	}
 	s.advance()
 }
 
@@ -299,7 +319,10 @@ func (s *series) commit(k store.Key, f storedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.begun, k)
-	delete(s.expected, k)
+	if e := s.expected[k]; e != nil && e.left > 0 {
+		e.left--
+		e.settled++
+	}
 	i, _ := slices.BinarySearchFunc(s.stored, f.time, func(f storedFile, t time.Time) int { return cmp.Or(f.time.Compare(t), -1) })
 	s.stored = slices.Insert(s.stored, i, f)
 	s.advance()
@@ -328,16 +351,17 @@ func (s *series) advance() {
 	}
 }
 
-// missing reports whether a file of an earlier folder is not stored yet.
+// missing reports whether a file of an earlier folder, or another file of the
+// same one, is not stored yet.
 func (s *series) missing(t time.Time) bool {
 	for _, other := range s.begun {
-		if other.Before(t) {
+		if !other.After(t) {
 			return true
 		}
 	}
 	for len(s.order) > 0 {
-		if other, ok := s.expected[s.order[0]]; ok {
-			return other.Before(t)
+		if e := s.expected[s.order[0]]; e.left > 0 {
+			return !e.time.After(t)
 		}
 		s.order = s.order[1:]
 	}

@@ -284,6 +284,14 @@ func commit(s *series, folder int, windows ...int64) {
 	s.commit(key(folder), f)
 }
 
+// coming are files that the importer announces.
+func coming(folders ...int) (files []store.FileInfo) {
+	for _, f := range folders {
+		files = append(files, store.FileInfo{Key: key(f), Time: at(f)})
+	}
+	return files
+}
+
 // lines are the calls for windows.
 func lines(register int64, windows ...int64) []string {
 	l := []string{fmt.Sprint("register s ", register)}
@@ -340,7 +348,7 @@ func TestOrder(t *testing.T) {
 			s.end(key(2))
 		}, []int64{600}, nil},
 		"one is to come": {func(s *series) {
-			s.expect(map[store.Key]time.Time{key(1): at(1), key(2): at(2), key(3): at(3)})
+			s.expect(coming(1, 2, 3))
 			storeFile(s, 1, 600)
 			s.settled(key(1))
 			s.begin(key(2), at(2))
@@ -349,17 +357,35 @@ func TestOrder(t *testing.T) {
 			s.end(key(2)) // to be tried again
 		}, nil, nil},
 		"one was given up": {func(s *series) {
-			s.expect(map[store.Key]time.Time{key(1): at(1), key(2): at(2), key(3): at(3)})
+			s.expect(coming(1, 2, 3))
 			storeFile(s, 1, 600)
 			storeFile(s, 3, 1800)
 			s.settled(key(2))
 		}, []int64{600}, nil},
 		"one is expected no more": {func(s *series) {
-			s.expect(map[store.Key]time.Time{key(1): at(1), key(2): at(2)})
+			s.expect(coming(1, 2))
 			storeFile(s, 3, 600)
 			storeFile(s, 4, 1800)
 			s.expect(nil)
 		}, []int64{600}, nil},
+		"one of two with the same name": {func(s *series) {
+			s.expect(coming(1, 2, 2, 3))
+			storeFile(s, 1, 600)
+			s.settled(key(1))
+			storeFile(s, 2, 1800)
+			s.settled(key(2))
+			s.begin(key(3), at(3))
+		}, nil, nil},
+		"two with the same name": {func(s *series) {
+			s.expect(coming(1, 2, 2, 3))
+			storeFile(s, 1, 600)
+			s.settled(key(1))
+			storeFile(s, 2, 1800)
+			s.settled(key(2))
+			storeFile(s, 2, 1200)
+			s.settled(key(2))
+			storeFile(s, 3, 2400)
+		}, []int64{600, 1200, 1800}, nil},
 		"no rows":   {func(s *series) { storeFile(s, 1, 600); storeFile(s, 2); storeFile(s, 3, 1200) }, []int64{600}, nil},
 		"backwards": {func(s *series) { storeFile(s, 1, 6000); storeFile(s, 2, 600); storeFile(s, 3, 1200) }, []int64{600}, nil},
 	} {

@@ -166,6 +166,34 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	return rs, nil
 }
 
+// OtherProbes returns the records that have folder and file of one of the keys,
+// and another probe.
+func (m *Manifest) OtherProbes(keys []store.Key) ([]store.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f != nil {
+		if err := m.load(); err != nil {
+			return nil, err
+		}
+	}
+	probes := map[string]bool{}
+	for k := range m.entries {
+		probes[k.Probe] = true
+	}
+	var rs []store.Record
+	for _, k := range keys {
+		for probe := range probes {
+			if probe == k.Probe {
+				continue
+			}
+			for _, e := range m.entries[store.Key{Probe: probe, Folder: k.Folder, File: k.File}] {
+				rs = append(rs, e.Record)
+			}
+		}
+	}
+	return rs, nil
+}
+
 // All returns all entries, with what other processes have added meanwhile.
 func (m *Manifest) All() ([]Entry, error) {
 	m.mu.Lock()

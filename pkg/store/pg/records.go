@@ -219,6 +219,39 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 	return rs, Mark(err)
 }
 
+// OtherProbes implements store.ProbeFinder. The index starts with location and
+// probe, of which there are few.
+func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	if d.records.table == nil {
+		return nil, nil
+	}
+	var p, f, n []string
+	for _, k := range keys {
+		if valid(k) {
+			p, f, n = append(p, k.Probe), append(f, k.Folder), append(n, k.File)
+		}
+	}
+	table := d.records.table.Sanitize()
+	rows, err := d.Pool.Query(ctx, `with recursive s as (
+			(select location, probe from `+table+` order by location, probe limit 1)
+			union all
+			select n.location, n.probe from s, lateral (select location, probe from `+table+`
+				where (location, probe) > (s.location, s.probe) order by location, probe limit 1) as n)
+		select `+d.recordColumns()+`
+		from (select distinct * from unnest($1::text[], $2::text[], $3::text[])) as k (probe, folder, file)
+		join s on s.probe <> k.probe
+		join `+table+` as r on r.location = s.location and r.probe = s.probe and r.folder = k.folder and r.file = k.file`, p, f, n)
+	if err != nil {
+		return nil, Mark(err)
+	}
+	var rs []store.Record
+	err = eachRecord(rows, func(r store.Record) error {
+		rs = append(rs, r)
+		return nil
+	})
+	return rs, Mark(err)
+}
+
 // recordColumns are the columns of a record in table r, for eachRecord.
 func (d *DB) recordColumns() string {
 	pruned := "r." + colPruned

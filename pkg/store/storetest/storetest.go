@@ -389,6 +389,32 @@ func (s *suite) probes() {
 	s.put(s.store, b)
 	s.want(s.reopen(), a, 10, a.text)
 	s.want(s.store, b, 10, b.text)
+	s.put(s.store, at("p2", "2016_03_24_22_37", 1, "b"))
+	find := func(keys ...store.Key) (found []string) {
+		rs, err := s.store.(store.ProbeFinder).OtherProbes(s.ctx, keys)
+		if err != nil {
+			s.Error(err)
+		}
+		for _, r := range rs {
+			found = append(found, fmt.Sprintf("%s=%d", r.Key, r.Rows))
+		}
+		slices.Sort(found)
+		return found
+	}
+	key := func(probe, folder, file string) store.Key {
+		return store.Key{Probe: probe, Folder: folder + ".out", File: file}
+	}
+	p1, p2 := "p1:2016_03_24_21_37.out/log_udp_complete=10", "p2:2016_03_24_21_37.out/log_udp_complete=10"
+	for want, keys := range map[string][]store.Key{
+		"":            nil,
+		p2:            {key("p1", "2016_03_24_21_37", logType), key("p1", "2016_03_24_21_37", "log_tcp_complete"), key("p1", "2016_03_24_23_37", logType)},
+		p1:            {key("p2", "2016_03_24_21_37", logType), key("p2", "2016_03_24_22_37", logType)},
+		p1 + " " + p2: {key("p3", "2016_03_24_21_37", logType)},
+	} {
+		if got := strings.Join(find(keys...), " "); got != want {
+			s.Errorf("%v of other probes: %q, want %q", keys, got, want)
+		}
+	}
 }
 
 // versions: files of other Tstat versions, and with columns that nobody

@@ -1,0 +1,86 @@
+package bulk
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// places returns the place of each local source: the path of the folder whose
+// log folders it has, below the deepest folder that all sources share. So the
+// places of a source stay when it is mounted elsewhere, and those of two
+// sources differ.
+func places(sources []string) (map[string]string, error) {
+	roots := map[string]string{}
+	base := ""
+	for _, src := range sources {
+		if src == "-" {
+			continue
+		}
+		root, err := filepath.Abs(src)
+		if err != nil {
+			return nil, err
+		}
+		if info, err := os.Stat(root); err == nil && !info.IsDir() {
+			root = filepath.Dir(root)
+		}
+		if tstat.IsFolder(filepath.Base(root)) {
+			root = filepath.Dir(root)
+		}
+		roots[src] = root
+		if base == "" {
+			base = root
+		}
+		for !below(root, base) {
+			base = filepath.Dir(base)
+		}
+	}
+	for src, root := range roots {
+		rel, err := filepath.Rel(base, root)
+		if err != nil {
+			return nil, err
+		}
+		roots[src] = filepath.ToSlash(rel)
+	}
+	return roots, nil
+}
+
+// below reports whether a folder is another one or lies in it.
+func below(dir, base string) bool {
+	return dir == base || strings.HasPrefix(dir, strings.TrimSuffix(base, "/")+"/")
+}
+
+// maxPlace bounds the length of a place, which databases have in an index.
+const maxPlace = 200
+
+// placeName makes a place of a path. What is not UTF-8 is escaped, and a long
+// path is cut at its start, so that every store keeps it as it is.
+func placeName(p string) string {
+	if p = path.Clean(p); strings.Contains(p, `\`) || !utf8.ValidString(p) {
+		var b strings.Builder
+		for _, c := range []byte(p) {
+			if c == '\\' || c >= utf8.RuneSelf {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			} else {
+				b.WriteByte(c)
+			}
+		}
+		p = b.String()
+	}
+	if len(p) > maxPlace {
+		sum := sha256.Sum256([]byte(p))
+		tail := p[len(p)-maxPlace/2:]
+		for !utf8.RuneStart(tail[0]) {
+			tail = tail[1:]
+		}
+		p = hex.EncodeToString(sum[:8]) + "..." + tail
+	}
+	return p
+}
