@@ -216,6 +216,9 @@ func importBulkCommand(con *console) *cli.Command {
 			"A log that is empty or has only its header is stored with 0 rows. A file with text but without a single row is not " +
 			"stored, exit status 1: remove it, or leave it out with --exclude. GLOB of --exclude is compared with the log type, with " +
 			"the path of the file below SOURCE and of each folder above it, and with the last part of these paths.\n\n" +
+			"What looks like logs and is not read is counted in every run: files in log folders with names like " +
+			"log_udp_complete.xz, and folders with other names that hold logs. A warning names them when they are not what the last " +
+			"run passed over.\n\n" +
 			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },

@@ -80,6 +80,13 @@ func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Status) 
 			}
 		}
 	}
+	for probe, r := range runs {
+		if r.sum != nil {
+			g := gauge(metricPrefix+"last_run_passed_over", "What looks like logs and was not read by the last import.", "probe", "kind")
+			g.WithLabelValues(probe, "files").Set(float64(r.sum.PassedOver.Files))
+			g.WithLabelValues(probe, "folders").Set(float64(r.sum.PassedOver.Folders))
+		}
+	}
 	for _, k := range kept {
 		if !k.LastSuccess.IsZero() {
 			gauge("tstatrepo_store_upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", "store").

@@ -393,6 +393,7 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 			}
 			fmt.Fprintln(w)
 		}
+		writePassed(w, rep.PassedOver)
 		if rep.Damaged > 0 {
 			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", plural(rep.Damaged, "record"))
 		}

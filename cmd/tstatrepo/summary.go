@@ -59,11 +59,26 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	for _, o := range sum.Open {
 		fmt.Fprintf(&b, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
 	}
+	writePassed(&b, sum.PassedOver)
 	if sum.RejectFile != "" {
 		fmt.Fprintf(&b, "rejected lines are in %s\n", printable(sum.RejectFile))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writePassed prints what looks like logs and is not read.
+func writePassed(w io.Writer, p bulk.PassedOver) {
+	if p.Files+p.Folders == 0 {
+		return
+	}
+	fmt.Fprintf(w, "not read, though it looks like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
+	for _, path := range p.Paths {
+		fmt.Fprintf(w, "  %s\n", printable(path))
+	}
+	if n := p.Files + p.Folders - int64(len(p.Paths)); n > 0 {
+		fmt.Fprintf(w, "  and %d more\n", n)
+	}
 }
 
 // columns of the table. Those that are zero everywhere are left out, except

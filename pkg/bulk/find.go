@@ -48,6 +48,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		s.LeftOpen, s.Claimed = 0, 0
 	}
 	r.away = map[Source]error{}
+	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	r.scanned = map[store.Key][]*task{}
 	places, err := places(r.opt.Sources)
@@ -71,6 +72,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		}
 		tasks = append(tasks, found...)
 	}
+	r.reportPassed()
 	slices.SortStableFunc(tasks, func(a, b *task) int {
 		if c := a.time.Time.Compare(b.time.Time); c != 0 {
 			return c
@@ -165,6 +167,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 			r.problem(src, errors.New(text))
 		}
 	}
+	r.passed(src, tree.Passed)
 	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
 		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
 	}

@@ -63,6 +63,9 @@ type Options struct {
 	// after each file.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
+	// PassedOver is called with what looks like logs and is not read, each time
+	// the sources were looked through; nil: never. Summary has it too.
+	PassedOver func(PassedOver)
 	// Waits is told why a file waits for a store that is away, once for each
 	// time; nil: nobody wants to know.
 	Waits func(error)

@@ -39,6 +39,8 @@ type run struct {
 	unknown       map[string]bool    // unknown log types that were warned of
 	settled       map[string]version // with Follow: files that need no second look
 	settledBefore map[string]version // of the last pass
+	passedOver    PassedOver         // in this pass
+	passedSum     string             // of what the pass before has passed over; "" before the first
 	told          map[string]bool    // problems with folders that were told
 	away          map[Source]error   // sources that were lost in this pass
 	claimed       map[store.Key]bool // files that the last pass left to other importers

@@ -11,12 +11,14 @@ import (
 // Summary is the result of Run. Its JSON form is a contract: fields are
 // added, never renamed.
 type Summary struct {
-	Probe   string         `json:"probe"`
-	Types   []*TypeSummary `json:"types"` // sorted by name
-	Total   TypeSummary    `json:"total"` // Name is empty
-	Open    []OpenFolder   `json:"left_open,omitempty"`
-	Started time.Time      `json:"started"`
-	Seconds float64        `json:"seconds"`
+	Probe string         `json:"probe"`
+	Types []*TypeSummary `json:"types"` // sorted by name
+	Total TypeSummary    `json:"total"` // Name is empty
+	Open  []OpenFolder   `json:"left_open,omitempty"`
+	// PassedOver is what looks like logs and was not read.
+	PassedOver PassedOver `json:"passed_over"`
+	Started    time.Time  `json:"started"`
+	Seconds    float64    `json:"seconds"`
 	// BytesPerSecond is source text read a second.
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	RowsPerSecond  float64 `json:"rows_per_second"`
@@ -80,6 +82,9 @@ func Merge(runs []*Summary) *Summary {
 		}
 		m.RejectFile = cmp.Or(m.RejectFile, s.RejectFile)
 		m.Open = append(m.Open, s.Open...)
+		m.PassedOver.Files += s.PassedOver.Files
+		m.PassedOver.Folders += s.PassedOver.Folders
+		m.PassedOver.Paths = append(m.PassedOver.Paths, s.PassedOver.Paths...)
 		for _, t := range s.Types {
 			if types[t.Name] == nil {
 				types[t.Name] = &TypeSummary{Name: t.Name}

@@ -45,13 +45,26 @@ type Tree struct {
 	Folders []*Folder // by time, then path
 	// Errors are what could not be read: unreadable folders, broken links.
 	Errors []error
+	// Passed is what looks like logs and is not read.
+	Passed []Passed
+}
+
+// Passed is something in a tree that looks like logs, but does not have their
+// names: a file in a log folder, or a folder that holds logs.
+type Passed struct {
+	Path       string
+	Rel        string // below the root, slash separated
+	Folder     bool
+	Types      []string // the names of log types that the files' names start with
+	FolderTime          // of the log folder; zero for a Folder
 }
 
 // Scan finds the log folders below root, at any depth, and the logs in them.
 // Symbolic links are followed, each folder is visited once. Folders whose names
 // begin with a dot, like .snapshot, are not looked into. Histogram folders
-// inside log folders and files that are no logs are passed over. A log that
-// stands beside its .gz of the same name hides it: the .gz is being written.
+// inside log folders and files that are no logs are passed over; see
+// Tree.Passed for those that look like logs. A log that stands beside its .gz
+// of the same name hides it: the .gz is being written.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	s := &scanner{ctx: ctx, loc: loc, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
@@ -182,6 +195,15 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		s.folder(p, rel, name, t, info, entries)
 		return nil
 	}
+	var types []string
+	for _, e := range entries {
+		if t := typeOf(e.Name()); !e.IsDir() && TypeByName(t) != nil && !slices.Contains(types, t) {
+			types = append(types, t)
+		}
+	}
+	if types != nil {
+		s.tree.Passed = append(s.tree.Passed, Passed{Path: p, Rel: rel, Folder: true, Types: types})
+	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
@@ -215,9 +237,18 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 			plain[e.Name()] = true
 		}
 	}
+	pass := func(name string) {
+		if strings.HasPrefix(name, "log_") {
+			s.tree.Passed = append(s.tree.Passed, Passed{Path: filepath.Join(p, name), Rel: path.Join(rel, name), Types: []string{typeOf(name)}, FolderTime: t})
+		}
+	}
 	for _, e := range entries {
 		base := strings.TrimSuffix(e.Name(), ".gz")
-		if !IsLog(e.Name()) || e.IsDir() || base != e.Name() && plain[base] {
+		if !IsLog(e.Name()) || e.IsDir() {
+			pass(e.Name())
+			continue
+		}
+		if base != e.Name() && plain[base] {
 			continue
 		}
 		full := filepath.Join(p, e.Name())
@@ -229,6 +260,7 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 			continue
 		}
 		if !info.Mode().IsRegular() {
+			pass(e.Name())
 			continue
 		}
 		f.Files = append(f.Files, &File{
@@ -240,6 +272,16 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 		}
 	}
 	s.tree.Folders = append(s.tree.Folders, f)
+}
+
+// typeOf returns what a file name starts with, as far as it can be the name of
+// a log type: log_udp_complete of log_udp_complete.xz.
+func typeOf(name string) string {
+	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
+	if end < 0 {
+		return name
+	}
+	return name[:end]
 }
 
 // IsLog reports whether a file name is that of a log: log_ and letters,

@@ -2,6 +2,7 @@ package tstat
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,6 +108,13 @@ func TestScan(t *testing.T) {
 		"2015/02-Feb/2015_02_27_11_00.out/LAST/ip_len_in",
 		"2015/02-Feb/2015_02_27_11_00.out/addresses",
 		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.xz",
+		"2015/02-Feb/2015_02_27_11_00.out/log_video_complete/x",
+		"2015/02-Feb/2015_02_27_11_00.out/.log_tcp_complete.gz.Ab1",
+		"2015/2015_02_27_12_00.out.bak/log_tcp_complete.gz",
+		"2015/2015_02_27_12_00.out.bak/log_tcp_complete",
+		"2015/2015_02_27_12_00.out.bak/log_udp_complete.1",
+		"2015/other/log_file", // not Tstat's
 		"old/09_00_27_Feb_2015.out/log_tcp_complete",
 		"log_tcp_complete",
 		"CPanKey_2015_02_27_10_00",
@@ -147,6 +155,21 @@ func TestScan(t *testing.T) {
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
+	}
+	var passed []string
+	for _, p := range got.Passed {
+		passed = append(passed, fmt.Sprint(p.Rel, " ", p.Folder, " ", strings.Join(p.Types, " "), " ", !p.Time.IsZero()))
+	}
+	slices.Sort(passed)
+	wantPassed := []string{
+		". true log_tcp_complete false",
+		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name false log_bad true",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.xz false log_tcp_complete true",
+		"2015/02-Feb/2015_02_27_11_00.out/log_video_complete false log_video_complete true",
+		"2015/2015_02_27_12_00.out.bak true log_tcp_complete log_udp_complete false",
+	}
+	if !slices.Equal(passed, wantPassed) {
+		t.Errorf("passed over\n%s\nwant\n%s", strings.Join(passed, "\n"), strings.Join(wantPassed, "\n"))
 	}
 	if len(got.Errors) != 1 || !strings.Contains(got.Errors[0].Error(), "gone") {
 		t.Errorf("errors %v", got.Errors)

@@ -50,6 +50,8 @@ type Report struct {
 	Rows      int64     `json:"rows"`      // counted
 	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
 	Findings  []Finding `json:"findings"`
+	// PassedOver is what looks like logs in the sources and is not read.
+	PassedOver bulk.PassedOver `json:"passed_over"`
 }
 
 // ErrDiffers is returned by Verify when there are findings.
@@ -122,6 +124,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	var first, last time.Time
 	sources := *opt.Against
 	sources.Stores = []store.Store{m}
+	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
 	lengths := func(k store.Key) []int64 {
 		var list []int64
 		for _, r := range records[k] {

@@ -1,0 +1,115 @@
+package bulk
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// PassedOver is what looks like logs in the sources and is not read: files in
+// log folders whose names are almost those of logs, like log_udp_complete.xz,
+// and folders with other names that hold logs.
+type PassedOver struct {
+	Files   int64 `json:"files"`
+	Folders int64 `json:"folders"`
+	// Paths are sorted, and at most maxPassedPaths.
+	Paths []string `json:"paths,omitempty"`
+
+	all  []string
+	seen map[string]bool
+}
+
+const (
+	// maxPassedPaths bounds the paths in a summary.
+	maxPassedPaths = 100
+	// namedPassed is how many of them a warning names.
+	namedPassed = 5
+)
+
+// passed notes what a scan has passed over, if the options want such files.
+func (r *run) passed(src string, list []tstat.Passed) {
+	for _, p := range list {
+		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
+		if !wanted || r.opt.excludes(p.Rel) || !p.Time.IsZero() && !r.opt.wantsTime(p.Time) || r.passedOver.seen[p.Path] {
+			continue
+		}
+		if p.Rel == "." && r.opt.excludes(path.Base(filepath.ToSlash(src))) {
+			continue
+		}
+		r.passedOver.seen[p.Path] = true
+		r.passedOver.all = append(r.passedOver.all, p.Path)
+		if p.Folder {
+			r.passedOver.Folders++
+		} else {
+			r.passedOver.Files++
+		}
+	}
+}
+
+// reportPassed reports what was passed over. A warning names it if it is not
+// what the last run has passed over: the same line in every run is not read.
+func (r *run) reportPassed() {
+	p := r.passedOver
+	slices.Sort(p.all)
+	p.Paths = p.all[:min(len(p.all), maxPassedPaths)]
+	r.mu.Lock()
+	r.sum.PassedOver = p
+	r.mu.Unlock()
+	if r.opt.PassedOver != nil {
+		r.opt.PassedOver(p)
+	}
+	if r.opt.DryRun || len(r.opt.Sources) == 0 {
+		return
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(p.all, "\n"))))
+	file, last := r.passedState(), r.passedSum
+	if last == "" && file != "" {
+		if err := state.Load(file, 1, &last); err != nil { // also if there is none
+			last = fmt.Sprintf("%x", sha256.Sum256(nil))
+		}
+	}
+	r.passedSum = sum
+	if sum == last {
+		return
+	}
+	if len(p.all) > 0 {
+		named := strings.Join(p.all[:min(len(p.all), namedPassed)], ", ")
+		if n := len(p.all) - namedPassed; n > 0 {
+			named = fmt.Sprintf("%s and %d more", named, n)
+		}
+		r.log.Warn("not read, though it looks like logs", "files", p.Files, "folders", p.Folders, "paths", named,
+			"hint", "--exclude leaves it out; else give it the name of a log, or of a log folder")
+	}
+	if file == "" {
+		return
+	}
+	if err := state.Save(file, 1, sum); err != nil {
+		r.log.Warn("what was not read will be named again in the next run", "err", err)
+	}
+}
+
+// passedState is the file that remembers what the last run of the same sources
+// and types has passed over.
+func (r *run) passedState() string {
+	if r.opt.StateDir == "" {
+		return ""
+	}
+	job := []string{r.opt.Probe}
+	for _, src := range r.opt.Sources {
+		abs, err := state.Absolute(src)
+		if err != nil {
+			abs = src
+		}
+		job = append(job, abs)
+	}
+	job = append(append(job, ""), r.opt.Types...)
+	job = append(append(job, ""), r.opt.Exclude...)
+	sum := sha256.Sum256([]byte(strings.Join(job, "\n")))
+	return filepath.Join(r.opt.StateDir, "passed", fmt.Sprintf("%x", sum[:16]))
+}
