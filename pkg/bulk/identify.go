@@ -19,6 +19,8 @@ type Identity struct {
 	store.Fingerprint
 	Path string
 	Time time.Time // the folder's time, UTC
+	// Place and Head are those that the record of the file has.
+	Place, Head string
 	// Heads are the SHA-256 of the starts of the text, by the lengths that
 	// Identify was asked for.
 	Heads map[int64]string
@@ -91,7 +93,8 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 		return Identity{}, err
 	}
 	sha, length := rd.Fingerprint()
-	id := Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time, Heads: map[int64]string{}}
+	id := Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time,
+		Place: t.place, Head: rd.Head(), Heads: map[int64]string{}}
 	for _, n := range lengths {
 		id.Heads[n] = rd.Mark(n)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // The kinds of Finding.
@@ -43,6 +44,7 @@ type Report struct {
 	Store     string    `json:"store"`
 	Sources   int64     `json:"sources"`   // source files that were read
 	Same      int64     `json:"same"`      // of them, stored with the same fingerprint
+	Older     int64     `json:"older"`     // source files that are older states of stored ones, as in a backup
 	Pruned    int64     `json:"pruned"`    // of Same, with rows that were removed
 	Unread    int64     `json:"unread"`    // source files that could not be read
 	Damaged   int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
@@ -150,6 +152,8 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 			if !rs[i].Pruned.IsZero() {
 				rep.Pruned++
 			}
+		case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
+			rep.Older++
 		case len(rs) > 0:
 			different[id.Key] = true
 			rep.Findings = append(rep.Findings, Finding{Kind: Different, Key: id.Key, Path: id.Path})
@@ -215,6 +219,13 @@ func folders(sources []string) (map[string]bool, error) {
 		}
 	}
 	return names, nil
+}
+
+// isOlder reports whether a source file is an older state of the log that a
+// record is about: import-bulk skips such files.
+func isOlder(id bulk.Identity, r store.Record) bool {
+	_, agree := tstat.CompareHeads(id.Head, r.Head)
+	return agree && id.Length < r.Length && !r.Damaged
 }
 
 // countBatch is how many records are counted at once; they are in the order of
