@@ -360,11 +360,11 @@ func literals(values ...any) string {
 	return b.String()
 }
 
-// list returns texts as a list for IN; it is never empty.
+// list returns texts of records as a list for IN; it is never empty.
 func list(texts []string) string {
 	quoted := []string{"''"}
 	for _, t := range texts {
-		quoted = append(quoted, text(t))
+		quoted = append(quoted, text(losslessjson.Escape(t)))
 	}
 	return "(" + strings.Join(quoted, ",") + ")"
 }
@@ -380,13 +380,17 @@ func (s *Store) liveOnly(where string) string {
 
 // visible is the query for the attempts of a log type whose rows readers see.
 func (s *Store) visible(logType string) string {
+	place := ", place"
+	if s.old {
+		place = ""
+	}
 	where := "file = " + text(logType)
 	gone := "(select file_id from " + s.filesTable() + " where " + where + " and event in (" + text(eventWithdraw) + ", " + text(eventPrune) + "))"
 	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
 	return "select min(file_id) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
 		" and file_id not in " + gone +
 		" and file_id not in (select arrayJoin(replaces) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
-		" and file_id not in " + withdrawn + ") group by probe, folder, sha256, place"
+		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
 // settleTime is how long a commit waits for another one of the same file to
