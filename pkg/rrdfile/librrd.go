@@ -72,14 +72,25 @@ func (r *Reader) Read(path string, after int64) (*File, error) {
 // StampOf returns the stamp of a file without reading it.
 func StampOf(path string) (Stamp, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	var fs unix.Statfs_t
+	err := unix.Stat(path, &st)
+	if err == nil {
+		err = unix.Statfs(path, &fs)
+	}
+	if err != nil {
 		return Stamp{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return stampOf(&st), nil
+	return stampOf(&st, &fs), nil
 }
 
-func stampOf(st *unix.Stat_t) Stamp {
-	return Stamp{st.Ino, st.Size, st.Mtim.Nano()}
+func stampOf(st *unix.Stat_t, fs *unix.Statfs_t) Stamp {
+	s := Stamp{st.Ino, st.Size, st.Mtim.Nano()}
+	// RRDtool writes through a mapping, and file systems in memory do not
+	// change the mtime then.
+	if fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
+		s.Mtime = never
+	}
+	return s
 }
 
 // locked tells whether someone holds the lock of librrd's updates, without
@@ -119,7 +130,12 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	var fs unix.Statfs_t
+	err = unix.Fstat(fd, &st)
+	if err == nil {
+		err = unix.Fstatfs(fd, &fs)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("stat: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -130,7 +146,7 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 		return nil, err
 	}
 	f := &r.file
-	*f = File{Stamp: stampOf(&st), Step: h.step, Update: h.update, Last: h.update - h.update%h.step, Series: f.Series}
+	*f = File{Stamp: stampOf(&st, &fs), Step: h.step, Update: h.update, Last: h.update - h.update%h.step, Series: f.Series}
 	f.Series = slices.Grow(f.Series[:0], len(h.sources))[:len(h.sources)]
 	for i, name := range h.sources {
 		f.Series[i].Source, f.Series[i].Points = name, f.Series[i].Points[:0]

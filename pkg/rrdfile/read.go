@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -44,11 +45,15 @@ type Series struct {
 type Stamp struct {
 	Inode uint64
 	Size  int64
-	Mtime int64 // nanoseconds
+	Mtime int64 // nanoseconds; never where writes do not change it
 }
 
-// Settled tells whether a file with stamp s cannot have changed again within
-// the same tick of the clock that file systems use, at time now.
+// never is the mtime of files whose real one says nothing. Their stamps are
+// never settled.
+const never = math.MaxInt64
+
+// Settled reports whether, at time now, a file with stamp s cannot have changed
+// again within the same tick of the clock that file systems use.
 func (s Stamp) Settled(now time.Time) bool { return now.UnixNano()-s.Mtime > int64(2*time.Second) }
 
 // File is what Read found.

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
@@ -368,7 +370,11 @@ func TestConcurrentUpdates(t *testing.T) {
 
 func TestStamp(t *testing.T) {
 	tool, r := rrdtest.Start(t), newReader(t)
-	file := filepath.Join(t.TempDir(), "x.rrd")
+	dir := t.TempDir()
+	if inMemory(t, dir) {
+		t.Skip("the temporary folder is in memory: see TestStampInMemory")
+	}
+	file := filepath.Join(dir, "x.rrd")
 	tool.Do("create %s --start 1700000100 --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:20", file)
 	stamp := func() rrdfile.Stamp {
 		s, err := rrdfile.StampOf(file)
@@ -397,4 +403,48 @@ func TestStamp(t *testing.T) {
 	if stamp() == first {
 		t.Error("an update does not change the stamp")
 	}
+}
+
+// TestStampInMemory: RRDtool's updates do not change the mtime of a file in
+// tmpfs, so such a file never counts as unchanged.
+func TestStampInMemory(t *testing.T) {
+	if !inMemory(t, "/dev/shm") {
+		t.Skip("/dev/shm is not in memory")
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "stamp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	tool, r := rrdtest.Start(t), newReader(t)
+	file := filepath.Join(dir, "x.rrd")
+	tool.Do("create %s --start 1700000100 --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:20", file)
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	tool.Do("update %s 1700000400:1", file)
+	f, err := r.Read(file, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := rrdfile.StampOf(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []rrdfile.Stamp{s, f.Stamp} {
+		if s.Mtime == old.UnixNano() || s.Settled(time.Now().AddDate(10, 0, 0)) {
+			t.Errorf("stamp %v says that the file has not changed", s)
+		}
+	}
+}
+
+// inMemory reports whether a folder is in a file system in memory.
+func inMemory(t *testing.T, dir string) bool {
+	t.Helper()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return false
+	}
+	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }
