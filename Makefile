@@ -54,6 +54,7 @@ soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, c
 	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
 	go test ./pkg/mathproto -soak -timeout 60m
 	go test ./pkg/store/clickhouse -soak -timeout 60m
+	go test ./pkg/store/parquet -run TestTornManifest -soak -timeout 60m -v
 	go test ./cmd/tstatrepo -run TestSoakSite -soak -timeout 90m -v
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed

@@ -160,7 +160,15 @@ func TestKillCompact(t *testing.T) {
 	for round := range rounds {
 		dir := fresh()
 		stop := watchDays(t, dir, expected)
+		// Meanwhile another process imports everything again.
+		importer := importCommand(source, dir, t.TempDir())
+		if err := importer.Start(); err != nil {
+			t.Fatal(err)
+		}
 		killed(t, whole, func() *exec.Cmd { return compact(dir) }, func() {})
+		if err := importer.Wait(); err != nil {
+			t.Errorf("round %d: the importer: %v", round, err)
+		}
 		if round%2 == 0 { // by an import, or by the next compaction
 			if out := importOnce(t, source, dir, state); !strings.Contains(out, `"files": 0`) {
 				t.Errorf("round %d: imported again: %s", round, out)
@@ -182,7 +190,7 @@ func TestKillCompact(t *testing.T) {
 		if out := importOnce(t, source, dir, state); !strings.Contains(out, `"files": 0`) {
 			t.Errorf("round %d: imported again in the end: %s", round, out)
 		}
-		storeOnce(t, state, "verify", "--against", source, "--probe", "p1", "--timezone", "UTC", "--include-open", dir)
+		storeOnce(t, state, "verify", "--deep", "--against", source, "--probe", "p1", "--timezone", "UTC", "--include-open", dir)
 	}
 }
 
