@@ -72,7 +72,7 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	if p.Files+p.Folders == 0 {
 		return
 	}
-	fmt.Fprintf(w, "not read, though it looks like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
+	fmt.Fprintf(w, "passed over names that look like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
 	for _, path := range p.Paths {
 		fmt.Fprintf(w, "  %s\n", printable(path))
 	}

@@ -83,14 +83,14 @@ func (r *run) reportPassed() {
 		if n := len(p.all) - namedPassed; n > 0 {
 			named = fmt.Sprintf("%s and %d more", named, n)
 		}
-		r.log.Warn("not read, though it looks like logs", "files", p.Files, "folders", p.Folders, "paths", named,
-			"hint", "--exclude leaves it out; else give it the name of a log, or of a log folder")
+		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
+			"hint", "rename them like logs or log folders, or leave them out with --exclude")
 	}
 	if file == "" {
 		return
 	}
 	if err := state.Save(file, 1, sum); err != nil {
-		r.log.Warn("what was not read will be named again in the next run", "err", err)
+		r.log.Warn("names that were passed over will be reported again in the next run", "err", err)
 	}
 }
 

@@ -383,7 +383,7 @@ func TestGrown(t *testing.T) {
 	text := "#c_ip:1 c_first_abs:2\n::1 1458855462170.0\n::2 1458856462170.0\n"
 	src := logs(t, map[string]string{name: text})
 	imports(t, open(t, url, "s"), src, nil)
-	text += "::3 1458850000000.0\n#c_ip:1 c_first_abs:2\nbad 1\nnobody 1458857462170.0\n::4 1458857462170.0\n"
+	text += "::3 1458850000000.0\n#c_ip:1 c_first_abs:2\n::9 x\n10.0.0 1458857462170.0\n::4 1458857462170.0\n"
 	write := func() {
 		if err := os.WriteFile(filepath.Join(src, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
