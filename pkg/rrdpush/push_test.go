@@ -616,7 +616,7 @@ func TestRecreated(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "ip_bitrate_in.avg.rrd")
-	start := time.Now().Unix()/300*300 - 36000
+	start := time.Now().Unix()/1800*1800 - 36000 // where a row of the second archive starts
 	make := func(from int64, values int) {
 		tool.Do("create %s --start %d --step 300 DS:ip_bitrate_in:GAUGE:600:U:U RRA:AVERAGE:0.5:1:600 RRA:AVERAGE:0.5:6:700", file, from-300)
 		for i := range values {
