@@ -12,12 +12,14 @@
 // report success: a record, a checkpoint, an acknowledgment, exit status 0.
 //
 //  1. MkdirAll creates the folder. The names of the folder and of all folders
-//     above it are durable when it returns.
+//     above it are durable when it returns. Prepare creates it too, and leaves
+//     that to step 5.
 //  2. Write the bytes, to a temporary file unless the file only grows.
 //  3. Sync the file. Its bytes are durable, its name is not.
 //  4. Rename the temporary file to its name. Other processes see the old file
 //     or the new one, never a part. A power cut may still bring back the old one.
-//  5. SyncDir the folder. The new name is durable, the old file is gone.
+//  5. SyncDir the folder, or Folder.Sync after Prepare. The new name is durable,
+//     the old file is gone.
 //  6. Remove what the new file replaces, if that has another name.
 //  7. Write the record of it.
 //
@@ -44,17 +46,43 @@ import (
 // MkdirAll creates a folder and all missing folders above it, as os.MkdirAll
 // does, and makes their names durable.
 func MkdirAll(dir string, perm fs.FileMode) error {
-	abs, err := filepath.Abs(dir)
+	f, err := Prepare(dir, perm)
 	if err != nil {
 		return err
 	}
-	_, err = makeDir(abs, perm)
-	return err
+	return f.syncNames()
 }
 
-// makeDir is MkdirAll for an absolute path. It returns the folder it found or
+// Folder is a folder that gets new files. Its own name may not be durable yet.
+type Folder struct {
+	path  string
+	names []newName // from the top down
+}
+
+// newName is the name of a folder that is not known to be durable.
+type newName struct {
+	path    string
+	info    fs.FileInfo
+	created bool // by this process
+	mount   bool // a mount point: it was there when its file system was mounted
+}
+
+// Prepare is MkdirAll whose new names are durable after Sync. So Sync can follow
+// the rename of a file into the folder: a file system with a journal then
+// writes the names of folder and file together.
+func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	f := &Folder{path: abs}
+	_, err = f.create(abs, perm)
+	return f, err
+}
+
+// create creates a folder and those above it, and returns what it found or
 // created.
-func makeDir(dir string, perm fs.FileMode) (fs.FileInfo, error) {
+func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
 		return nil, &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
@@ -63,7 +91,7 @@ func makeDir(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	if err == nil && (parent == dir || names.known(dir, info)) {
 		return info, nil
 	}
-	above, parentErr := makeDir(parent, perm)
+	above, parentErr := f.create(parent, perm)
 	if parentErr != nil {
 		return nil, parentErr
 	}
@@ -77,17 +105,29 @@ func makeDir(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 			return nil, err
 		}
 	}
-	// A mount point was there when its file system was mounted.
-	if created || device(info) == device(above) {
-		err := SyncDir(parent)
-		// Only who may list a folder can sync it. Above the folders that are
-		// tstatrepo's own this is common.
-		if err != nil && (created || !errors.Is(err, fs.ErrPermission)) {
-			return nil, err
-		}
-	}
-	names.add(dir, info)
+	f.names = append(f.names, newName{dir, info, created, !created && device(info) != device(above)})
 	return info, nil
+}
+
+// Sync makes durable which names the folder has, and the names of the folder
+// and of those above it.
+func (f *Folder) Sync() error {
+	return errors.Join(SyncDir(f.path), f.syncNames())
+}
+
+func (f *Folder) syncNames() error {
+	for _, n := range f.names {
+		if !n.mount {
+			// Only who may list a folder can sync it. Above the folders that are
+			// tstatrepo's own this is common.
+			if err := SyncDir(filepath.Dir(n.path)); err != nil && (n.created || !errors.Is(err, fs.ErrPermission)) {
+				return err
+			}
+		}
+		names.add(n.path, n.info)
+	}
+	f.names = nil
+	return nil
 }
 
 // OpenFile opens a file as os.OpenFile does, creates it if it is missing, and

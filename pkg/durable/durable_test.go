@@ -62,6 +62,21 @@ func TestPowerCut(t *testing.T) {
 		{"MkdirAll", func(t *testing.T, dir string) {
 			must(t, durable.MkdirAll(dir+"/a/b/c", 0o777))
 		}, "a a/b a/b/c old=0"},
+		{"Prepare before Sync", func(t *testing.T, dir string) {
+			_, err := durable.Prepare(dir+"/a/b", 0o777)
+			must(t, err)
+		}, "old=0"},
+		{"Prepare, Rename and Sync", func(t *testing.T, dir string) {
+			f, err := durable.Prepare(dir+"/a/b", 0o777)
+			must(t, err)
+			must(t, os.Rename(dir+"/old", dir+"/a/b/new"))
+			must(t, f.Sync())
+		}, "a a/b a/b/new=0"},
+		{"MkdirAll of a folder that was prepared and not synced", func(t *testing.T, dir string) {
+			_, err := durable.Prepare(dir+"/a/b", 0o777)
+			must(t, err)
+			must(t, durable.MkdirAll(dir+"/a/b", 0o777))
+		}, "a a/b old=0"},
 		{"MkdirAll of a folder whose creator was killed", func(t *testing.T, dir string) {
 			must(t, os.MkdirAll(dir+"/a/b", 0o777))
 			must(t, durable.MkdirAll(dir+"/a/b", 0o777))

@@ -220,7 +220,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		return err
 	}
 	path := filepath.Join(t.s.dir, r.Location)
-	if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+	folder, err := durable.Prepare(filepath.Dir(path), 0o777)
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(t.tmp.Name(), path); err != nil {
@@ -229,7 +230,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	t.tmp.Close()
 	t.tmp = nil
 	// The copy is there now: whatever fails from here on, so is the record.
-	errs := []error{durable.SyncDir(filepath.Dir(path))}
+	errs := []error{folder.Sync()}
 	var gone []string
 	for _, e := range replaced {
 		m.Delete(e.Record)
