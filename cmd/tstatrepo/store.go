@@ -363,7 +363,7 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
 	}{rep, map[string]string{}}
 	for _, f := range rep.Findings {
-		if cmd := mend(f.Kind, m); cmd != "" {
+		if cmd := mend(f.Kind, m, probeOf(f.Kind, rep.Findings)); cmd != "" {
 			out.Mend[f.Kind] = cmd
 		}
 	}
@@ -411,17 +411,33 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 	return errors.Join(err, rerr)
 }
 
+// probeOf returns the probe that all findings of a kind are about; PROBE, for
+// the user to fill in, if they are about several or none.
+func probeOf(kind string, findings []upkeep.Finding) string {
+	probe := ""
+	for _, f := range findings {
+		if f.Kind != kind {
+			continue
+		}
+		if store.ValidProbe(f.Key.Probe) != nil || probe != "" && probe != f.Key.Probe {
+			return "PROBE"
+		}
+		probe = f.Key.Probe
+	}
+	return probe
+}
+
 // mend returns what mends a kind of finding; "" if that depends.
-func mend(kind string, m store.Manager) string {
+func mend(kind string, m store.Manager, probe string) string {
 	_, repairs := m.(store.Repairer)
 	_, appends := m.(store.Appender)
-	again := fmt.Sprintf("tstatrepo import-bulk --replace --to %s LOG", m)
+	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
 	if appends {
 		again = "" // it cannot replace rows
 	}
 	switch kind {
 	case upkeep.Missing, upkeep.Different:
-		return fmt.Sprintf("tstatrepo import-bulk --to %s SOURCE", m)
+		return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
 		return again
 	case store.Doubled:
@@ -434,10 +450,10 @@ func mend(kind string, m store.Manager) string {
 			return fmt.Sprintf("tstatrepo store repair %s", m)
 		}
 		if _, ok := m.(store.RawStore); ok {
-			return fmt.Sprintf("tstatrepo import-bulk --to %s SOURCE, or remove the copies", m)
+			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
 		}
 	case store.Unreadable, store.Foreign:
-		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --to %s SOURCE", m)
+		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	}
 	return ""
 }
