@@ -205,6 +205,39 @@ func TestVerifyPrefix(t *testing.T) {
 	}
 }
 
+// TestVerifyInstances: two Tstat processes wrote logs of the same text into
+// folders of the same name. Each is to be stored.
+func TestVerifyInstances(t *testing.T) {
+	source := t.TempDir()
+	write := func(instance string) {
+		t.Helper()
+		dir := filepath.Join(source, instance, "2024_05_01_00_00.out")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n::1 1\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), "copy:"+t.TempDir(), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	opt := bulk.Options{Sources: []string{source}, Stores: []store.Store{st}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	for _, instance := range []string{"tstat00", "tstat01"} {
+		write(instance)
+		rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Missing {
+			t.Errorf("%s is not stored: %+v, %v", instance, rep, err)
+		}
+		if _, err := bulk.Run(t.Context(), opt); err != nil {
+			t.Fatal(err)
+		}
+		rep, err = Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		if err != nil {
+			t.Errorf("%s is stored: %+v, %v", instance, rep, err)
+		}
+	}
+}
+
 // beside stores a further text of a log.
 func beside(t *testing.T, st store.Store, key store.Key, text string) {
 	t.Helper()

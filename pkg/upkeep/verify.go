@@ -121,7 +121,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		store.Key
 		store.Fingerprint
 	}
-	found := map[text]bool{}
+	found := map[text]int{}      // source files
 	starts := map[text]Finding{} // stored beside the whole text
 	var first, last time.Time
 	sources := *opt.Against
@@ -145,8 +145,13 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		}
 		seen[id.Key] = true
 		rs := records[id.Key]
-		i := slices.IndexFunc(rs, func(r store.Record) bool { return r.Fingerprint == id.Fingerprint })
+		same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
+		i := slices.IndexFunc(rs, same)
+		t := text{id.Key, id.Fingerprint}
+		found[t]++
 		switch {
+		case i >= 0 && found[t] > countOf(rs, same):
+			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
 		case i >= 0:
 			rep.Same++
 			if !rs[i].Pruned.IsZero() {
@@ -160,7 +165,6 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		default:
 			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path})
 		}
-		found[text{id.Key, id.Fingerprint}] = true
 		for _, r := range rs {
 			if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
 				starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
@@ -174,8 +178,8 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		return err
 	}
 	for t, f := range starts {
-		if !found[t] { // else it is a log of its own
-			found[t] = true
+		if found[t] == 0 { // else it is a log of its own
+			found[t]++
 			rep.Findings = append(rep.Findings, f)
 		}
 	}
@@ -188,12 +192,21 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
 		}
 		for _, r := range rs {
-			if seen[k] && !different[k] && r.Pruned.IsZero() && !found[text{k, r.Fingerprint}] {
+			if seen[k] && !different[k] && r.Pruned.IsZero() && found[text{k, r.Fingerprint}] == 0 {
 				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
 			}
 		}
 	}
 	return nil
+}
+
+func countOf(rs []store.Record, is func(store.Record) bool) (n int) {
+	for _, r := range rs {
+		if is(r) {
+			n++
+		}
+	}
+	return n
 }
 
 // folders returns the names of the folders in the sources, nil if one of them
