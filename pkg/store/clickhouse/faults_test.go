@@ -169,7 +169,11 @@ func TestTroubledInserts(t *testing.T) {
 			h.server = proxy
 			front := httptest.NewServer(h)
 			defer front.Close()
-			s := open(t, "clickhouse://"+strings.TrimPrefix(front.URL, "http://")+"/"+db)
+			// The proxy may cut an answer: opening is tried again, as import-bulk does.
+			s, err := Open(t.Context(), "clickhouse://"+strings.TrimPrefix(front.URL, "http://")+"/"+db, Options{RetryTimeout: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
 			defer s.Close()
 			sum, err := bulk.Run(context.Background(), bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true,
 				Stores: []store.Store{s}, StateDir: t.TempDir(), RetryTimeout: c.wait})
