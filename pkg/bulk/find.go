@@ -30,7 +30,7 @@ type task struct {
 	time    tstat.FolderTime
 	size    int64
 	mtime   time.Time
-	next    time.Time // of the next log folder, zero if there is none
+	next    time.Time // of the next log folder; zero: there is no next one
 	growing bool      // Tstat may still write to it
 
 	rejected []int64          // line of the last reject reported: by the reader, by each store

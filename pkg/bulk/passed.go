@@ -70,7 +70,7 @@ func (r *run) reportPassed() {
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(p.all, "\n"))))
 	file, last := r.passedState(), r.passedSum
 	if last == "" && file != "" {
-		if err := state.Load(file, 1, &last); err != nil { // also if there is none
+		if err := state.Load(file, 1, &last); err != nil { // the file may be missing
 			last = fmt.Sprintf("%x", sha256.Sum256(nil))
 		}
 	}

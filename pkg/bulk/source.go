@@ -40,7 +40,7 @@ type File struct {
 	Dir     string    // see store.FileInfo
 	Key     store.Key // with its probe
 	Time    tstat.FolderTime
-	Next    time.Time // of the next log folder, zero if there is none
+	Next    time.Time // of the next log folder; zero: there is no next one
 	Size    int64     // bytes, compressed if it is
 	ModTime time.Time
 	Growing bool // Tstat may still write to it

@@ -408,7 +408,7 @@ func TestPacing(t *testing.T) {
 }
 
 // TestPacingLeavesRoom: a carbon that was just started creates its own metrics
-// from the budget for new ones; none of ours is dropped.
+// from the budget for new ones. It drops no metric of the probe.
 func TestPacingLeavesRoom(t *testing.T) {
 	const limit, own = 50, 20
 	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1?new-metrics-per-minute=50")

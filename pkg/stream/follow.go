@@ -240,7 +240,7 @@ func (f *follower) scan() {
 		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
 	}
 	if f.watcher != nil {
-		f.watcher.Add(f.folders[len(f.folders)-1].path) // again if it was made anew; else the poll finds out
+		f.watcher.Add(f.folders[len(f.folders)-1].path) // the folder may have been recreated; if Add fails, the poll notices it
 	}
 }
 

@@ -521,7 +521,7 @@ func (r *Reader) Drain() error {
 
 // CutIsText reports whether an unfinished last line can be the start of a row
 // or header: it has no control characters but TAB, and no more columns than a
-// line of the type. It is true if there is no such line.
+// line of the type. CutIsText returns true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {

@@ -169,7 +169,7 @@ func TestTroubledInserts(t *testing.T) {
 			h.server = proxy
 			front := httptest.NewServer(h)
 			defer front.Close()
-			// The proxy may cut an answer: opening is tried again, as import-bulk does.
+			// The proxy may cut an answer: Open retries, as it does for import-bulk.
 			s, err := Open(t.Context(), "clickhouse://"+strings.TrimPrefix(front.URL, "http://")+"/"+db, Options{RetryTimeout: time.Minute})
 			if err != nil {
 				t.Fatal(err)

@@ -244,7 +244,7 @@ func (s *suite) hashes() {
 	}
 	var hint interface{ Hint() string }
 	if !errors.As(err, &hint) || errors.Is(err, store.ErrTransient) || errors.Is(err, store.ErrUnavailable) {
-		s.Errorf("no hint, or it would be tried again: %v", err)
+		s.Errorf("no hint, or the import would retry: %v", err)
 	}
 	s.want(s.store, f, 0)
 	f = s.file(text)
