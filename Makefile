@@ -15,7 +15,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
-.PHONY: help demo test e2e bench soak lint generate build build-norrd install-tools
+.PHONY: help demo test e2e bench soak lint lines generate build build-norrd install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -67,6 +67,9 @@ lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 .PHONY: gofmt
 gofmt:
 	@files=$$(gofmt -l cmd pkg); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
+
+lines: ## count the product's lines of Go: without tests, test kits and tools
+	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo)/|test/|/exchange/' | xargs cat | wc -l
 
 generate: ## write man pages and completions anew
 	go run ./cmd/tstatrepo generate .
