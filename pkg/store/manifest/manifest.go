@@ -332,14 +332,21 @@ func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 // Delete removes the entry of a record that is the same as r.
 func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256, r.Place}}) }
 
+// Find returns the entry of the record that is the same as r.
+func (tx *Tx) Find(r store.Record) (Entry, bool) {
+	es := tx.m.entries[r.Key]
+	if i := slices.IndexFunc(es, func(e Entry) bool { return e.Same(r) }); i >= 0 {
+		return es[i], true
+	}
+	return Entry{}, false
+}
+
 // Refresh replaces size, mtime and path of the source in the entry of the
 // record that is the same as r.
 func (tx *Tx) Refresh(r store.Record) {
-	for _, e := range tx.Lookup(r.Key) {
-		if e.Same(r) {
-			e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
-			tx.Put(e)
-		}
+	if e, ok := tx.Find(r); ok {
+		e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
+		tx.Put(e)
 	}
 }
 

@@ -82,8 +82,9 @@ func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	return columns, nil
 }
 
-// widen returns the columns of a and then those that only b has.
-func widen(a, b []tstat.Column) ([]tstat.Column, error) {
+// widen returns the columns of a and then those that only b has. It returns nil
+// if a column has another type in a than in b.
+func widen(a, b []tstat.Column) []tstat.Column {
 	all := slices.Clone(a)
 	for _, c := range b {
 		i := slices.IndexFunc(all, func(o tstat.Column) bool { return o.Name == c.Name })
@@ -91,10 +92,10 @@ func widen(a, b []tstat.Column) ([]tstat.Column, error) {
 		case i < 0:
 			all = append(all, c)
 		case all[i].Kind != c.Kind:
-			return nil, fmt.Errorf("column %s is %s in one file and %s in another", c.Name, all[i].Kind, c.Kind)
+			return nil
 		}
 	}
-	return all, nil
+	return all
 }
 
 // span is a range of rows.

@@ -32,6 +32,11 @@ func putText(t testing.TB, s *Store, folder, text string, replace ...store.Recor
 }
 
 func tryText(s *Store, folder, text string, replace ...store.Record) (store.Record, error) {
+	return tryColumns(s, folder, text, func([]tstat.Column) {}, replace...)
+}
+
+// tryColumns is tryText for a file whose columns have other names.
+func tryColumns(s *Store, folder, text string, rename func([]tstat.Column), replace ...store.Record) (store.Record, error) {
 	ctx := context.Background()
 	typ := tstat.TypeByName("log_udp_complete")
 	ft, err := tstat.ParseFolder(folder, time.UTC)
@@ -41,7 +46,9 @@ func tryText(s *Store, folder, text string, replace ...store.Record) (store.Reco
 	key := store.Key{Probe: "p1", Folder: folder, File: typ.Name}
 	r := tstat.NewReader(strings.NewReader(text), typ, tstat.ReaderOptions{})
 	b, err := r.Next()
-	tx, berr := s.Begin(ctx, store.FileInfo{Key: key, Type: typ, Time: ft.Time, Columns: r.Columns()})
+	columns := slices.Clone(r.Columns())
+	rename(columns)
+	tx, berr := s.Begin(ctx, store.FileInfo{Key: key, Type: typ, Time: ft.Time, Columns: columns})
 	if berr != nil {
 		return store.Record{}, berr
 	}
@@ -335,6 +342,37 @@ func TestCompactedGrows(t *testing.T) {
 	delete(records, "2016_03_01_06_00.out")
 	delete(records, "2016_03_02_06_00.out")
 	holds(t, again, records)
+}
+
+// TestCompactedOtherType: a log is replaced although one of its columns has
+// another type in the compacted file.
+func TestCompactedOtherType(t *testing.T) {
+	const a, b = "2016_03_01_00_00.out", "2016_03_01_01_00.out"
+	s := open2(t, t.TempDir())
+	records := map[string]store.Record{}
+	for _, folder := range []string{a, b} {
+		rec, err := tryColumns(s, folder, "#c_ip:1 c_port:2 Novel:3\n10.0.0.1 2 1.5\n", func(columns []tstat.Column) {
+			i := slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == "Novel" })
+			j := slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == "c_durat" })
+			columns[i].Name, columns[j].Name = "c_durat", "Novel"
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records[folder] = rec
+	}
+	compact(t, s)
+	records[a] = putText(t, s, a, "#c_ip:1 c_port:2 c_durat:3\n10.0.0.1 2 1.5\n10.0.0.1 3 2.5\n", records[a])
+	for range 2 {
+		if n := total(rows(t, s.dir)); n != 3 {
+			t.Errorf("%d rows, want 3", n)
+		}
+		holds(t, s, records)
+		if got := faults(t, s.dir, true); len(got) > 0 {
+			t.Errorf("found %q", got)
+		}
+		s = open2(t, s.dir)
+	}
 }
 
 // TestCompactedName: another text of a compacted log does not get the name

@@ -215,7 +215,7 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 		}
 		switch {
 		case err == nil:
-			keep, rest := old.without(entries)
+			keep, rest := old.where(func(r store.Record) bool { return !about(entries, r) })
 			if len(rest) > 0 {
 				return s.rewrite(tx, loc, old, keep, rest)
 			}
@@ -257,73 +257,77 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 	return nil
 }
 
-// without returns the rows of a file that are not of the entries, and their
+// where returns the rows of the records that keep reports true for, and these
 // records.
-func (s *stored) without(entries []manifest.Entry) (keep []span, rest []store.Record) {
+func (s *stored) where(keep func(store.Record) bool) (rows []span, records []store.Record) {
 	from := int64(0)
 	for i, n := range s.rowsOf() {
-		r := s.Records[i]
-		if !slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) }) {
-			keep, rest = append(keep, span{from, from + n}), append(rest, r)
+		if r := s.Records[i]; keep(r) {
+			rows, records = append(rows, span{from, from + n}), append(records, r)
 		}
 		from += n
 	}
-	return keep, rest
+	return rows, records
+}
+
+// about reports whether one of the entries is that of a record.
+func about(entries []manifest.Entry, r store.Record) bool {
+	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
 // current returns what the manifest has of records at a location.
 func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
 	for _, r := range records {
-		for _, e := range tx.Lookup(r.Key) {
-			if e.Same(r) && e.Location == loc {
-				list = append(list, e)
-			}
+		if e, ok := tx.Find(r); ok && e.Location == loc {
+			list = append(list, e)
 		}
 	}
 	return list
 }
 
-// join puts the rows of other files, which stand in the file at a location,
-// before those of the new one, for that takes its place. It returns what the
-// manifest has of these others.
-func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) ([]manifest.Entry, error) {
+// join adds the rows of other logs in the file at a location to the new file,
+// which then replaces it, and returns the entries of these logs. Rows that the
+// manifest has in another file are stored twice and are left out. ok is false
+// if a column has different types in the two files: one file cannot have both.
+func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].Of == len(here) {
-		return nil, nil
+		return nil, true, nil
 	}
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
 		if m.At(loc) == len(here) {
 			err = nil // it is damaged, and no other log is known to be in it
 		}
-		return nil, err
+		return nil, true, err
 	}
 	mine, err := openStored(t.tmp.Name())
 	if err != nil {
 		old.close()
-		return nil, err
+		return nil, false, err
 	}
-	keep, rest := old.without(replaced)
-	columns, err := widen(old.columns, mine.columns)
+	others = slices.DeleteFunc(current(m, old.Records, loc), func(e manifest.Entry) bool { return about(replaced, e.Record) })
+	keep, rest := old.where(func(r store.Record) bool { return about(others, r) })
+	columns := widen(old.columns, mine.columns)
 	var tmp *os.File
-	if err == nil {
+	if len(others) > 0 && columns != nil {
 		tmp, err = m.Temp(0o666)
 	}
-	if err != nil {
+	if tmp == nil {
 		old.close()
 		mine.close()
-		return nil, err
+		return nil, len(others) == 0, err
 	}
-	if err := t.s.concat(ctx, tmp, columns, append(slices.Clone(rest), mine.Records...), replace, part{old, keep}, part{mine, nil}); err != nil {
+	if err := t.s.concat(ctx, tmp, columns, append(rest, mine.Records...), replace, part{old, keep}, part{mine, nil}); err != nil {
 		os.Remove(tmp.Name())
 		tmp.Close()
-		return nil, err
+		return nil, false, err
 	}
 	os.Remove(t.tmp.Name())
 	t.tmp.Close()
 	t.tmp = tmp
-	return current(m, rest, loc), nil
+	return others, true, nil
 }
 
 // part is rows of a file, nil for all.

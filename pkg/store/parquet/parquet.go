@@ -435,19 +435,25 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		}
 	}
 	entry := manifest.Entry{Record: r}
-	kept := map[string][]manifest.Entry{}
+	var others []manifest.Entry // in the same file
 	if t.rows > 0 {
 		for _, e := range replaced {
-			if entry.Location = e.Location; entry.Location != "" {
+			if e.Location == "" {
+				continue
+			}
+			var ok bool
+			if others, ok, err = t.join(ctx, m, e.Location, replaced, replace); err != nil {
+				return err
+			}
+			if ok {
+				entry.Location = e.Location
 				break
 			}
 		}
 		if entry.Location == "" {
 			entry.Location = t.s.free(t.f, 1+len(m.Lookup(r.Key))-len(replaced))
-		} else if kept[entry.Location], err = t.join(ctx, m, entry.Location, replaced, replace); err != nil {
-			return err
 		}
-		entry.Of = 1 + len(kept[entry.Location])
+		entry.Of = 1 + len(others)
 		path := filepath.Join(t.s.dir, entry.Location)
 		if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			return err
@@ -485,7 +491,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		m.Delete(e.Record)
 	}
 	m.Put(entry)
-	for _, e := range kept[entry.Location] {
+	for _, e := range others {
 		e.StoredSize, e.StoredModTime, e.Of = entry.StoredSize, entry.StoredModTime, entry.Of
 		m.Put(e)
 	}

@@ -210,3 +210,38 @@ func TestReplaceDoubled(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 }
+
+// TestGrownBesideDoubled: a log grows in a file that also has rows of a log
+// whose records are in another file. Its rows are stored once then.
+func TestGrownBesideDoubled(t *testing.T) {
+	const a, b = "2016_03_01_00_00.out", "2016_03_01_01_00.out"
+	dir := t.TempDir()
+	s := open2(t, dir)
+	rec := putText(t, s, a, text(10, a))
+	putText(t, s, b, text(11, b))
+	s.Close()
+	old := t.TempDir()
+	copyStore(t, dir, old)
+	s = open2(t, dir)
+	compact(t, s)
+	s.Close()
+	for _, name := range []string{march1 + "/2016_03_01_01_00.parquet", manifest.Dir + "/manifest"} {
+		if err := os.Rename(filepath.Join(old, name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := faults(t, dir, false), []string{"doubled " + b, "unrecorded " + a}; !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	s = open2(t, dir)
+	putText(t, s, a, text(12, a), rec)
+	if n := total(rows(t, dir)); n != 12+11 {
+		t.Errorf("%d rows, want 23", n)
+	}
+	if got := faults(t, dir, true); len(got) > 0 {
+		t.Errorf("found %q", got)
+	}
+	if res, err := s.Repair(ctx, false); err != nil || res != (store.RepairResult{}) {
+		t.Errorf("repair: %+v, %v", res, err)
+	}
+}
