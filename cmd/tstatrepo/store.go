@@ -178,7 +178,7 @@ func runStore(c *cli.Context, con *console) error {
 		// order, or become a store.
 		err = anyRecord(c.Context, st)
 	}
-	if err == nil && action != "list" && action != "verify" && (!s.dryRun || action == "repair") {
+	if err == nil && action != "list" && action != "verify" && !s.dryRun {
 		so.ReadOnly = false
 		st.Close()
 		if st, err = openManager(c.Context, url, so); err != nil {
@@ -363,7 +363,12 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
 	}{rep, map[string]string{}}
 	for _, f := range rep.Findings {
-		if cmd := mend(f.Kind, m, probeOf(f.Kind, rep.Findings)); cmd != "" {
+		cmd := cmp.Or(f.Mend, mend(f.Kind, m, probeOf(f.Kind, rep.Findings)))
+		switch old := out.Mend[f.Kind]; {
+		case cmd == "" || strings.Contains(old, cmd):
+		case old != "":
+			out.Mend[f.Kind] = old + "; " + cmd
+		default:
 			out.Mend[f.Kind] = cmd
 		}
 	}
@@ -430,6 +435,7 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 // mend returns what mends a kind of finding; "" if that depends.
 func mend(kind string, m store.Manager, probe string) string {
 	_, repairs := m.(store.Repairer)
+	_, raw := m.(store.RawStore)
 	_, appends := m.(store.Appender)
 	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
 	if appends {
@@ -449,10 +455,13 @@ func mend(kind string, m store.Manager, probe string) string {
 		if repairs {
 			return fmt.Sprintf("tstatrepo store repair %s", m)
 		}
-		if _, ok := m.(store.RawStore); ok {
+		if raw {
 			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
 		}
 	case store.Unreadable, store.Foreign:
+		if !repairs && !raw {
+			return "" // it has no files
+		}
 		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	}
 	return ""

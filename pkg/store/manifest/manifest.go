@@ -49,8 +49,8 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Entry is a record and the file of the store that holds its rows, as it was
-// when it was written. A file that differs now was replaced by a process that
-// died before it could say so.
+// when it was written. If the file differs now, a process replaced it and died
+// before it wrote its line.
 type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
@@ -58,12 +58,20 @@ type Entry struct {
 	// Of is how many records the file has, so that a reader notices when some
 	// of their lines are missing; 0: not known.
 	Of int `json:"of,omitempty"`
+	// Replaced says that another record replaced this one, whose rows could not
+	// be removed. The store removes them later, and then the entry. Until then
+	// Pruned is set too.
+	Replaced bool `json:"replaced,omitempty"`
 }
 
 // Is reports whether a file is the one that the entry was made for.
 func (e *Entry) Is(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
+
+// HasRowsBefore reports whether the entry is of a log before a time whose rows
+// were not pruned.
+func (e *Entry) HasRowsBefore(t time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(t) }
 
 // Locations returns the locations of entries.
 func Locations(entries []Entry) []string {
@@ -152,10 +160,8 @@ func (m *Manifest) Damaged() int {
 func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.f != nil {
-		if err := m.load(); err != nil {
-			return nil, err
-		}
+	if err := m.load(); err != nil {
+		return nil, err
 	}
 	var rs []store.Record
 	for _, k := range keys {
@@ -171,10 +177,8 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 func (m *Manifest) OtherProbes(keys []store.Key) ([]store.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.f != nil {
-		if err := m.load(); err != nil {
-			return nil, err
-		}
+	if err := m.load(); err != nil {
+		return nil, err
 	}
 	probes := map[string]bool{}
 	for k := range m.entries {
@@ -198,12 +202,31 @@ func (m *Manifest) OtherProbes(keys []store.Key) ([]store.Record, error) {
 func (m *Manifest) All() ([]Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.f != nil {
-		if err := m.load(); err != nil {
-			return nil, err
-		}
+	if err := m.load(); err != nil {
+		return nil, err
 	}
 	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
+}
+
+// Records calls f with all records, see store.Manager.
+func (m *Manifest) Records(f func(store.Record) error) error {
+	entries, err := m.All()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := f(e.Record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Verify reports damaged lines: the records of some files are lost.
+func (m *Manifest) Verify(fault func(store.Fault)) {
+	if n := m.Damaged(); n > 0 {
+		fault(store.Fault{Kind: store.Unrecorded, Path: filepath.Join(Dir, name), Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})
+	}
 }
 
 // Close makes the manifest durable and closes it.
@@ -311,7 +334,7 @@ func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
 // entry's location.
 func (tx *Tx) Complete(e Entry) bool { return e.Of > 0 && e.Of == tx.At(e.Location) }
 
-// Rewrite replaces the manifest by one that says what it says now, durably.
+// Rewrite replaces the manifest durably by one line per current entry.
 func (tx *Tx) Rewrite() error {
 	tx.out.Reset()
 	return tx.m.rewrite()
@@ -475,8 +498,7 @@ func (m *Manifest) renew() (bool, error) {
 	return true, nil
 }
 
-// Rewrite writes the log anew if most of its lines say what later ones
-// replace.
+// Rewrite compacts the log if most of its lines are superseded.
 func (m *Manifest) Rewrite(ctx context.Context) error {
 	return m.Update(ctx, func(tx *Tx) error {
 		n := 0
@@ -490,7 +512,7 @@ func (m *Manifest) Rewrite(ctx context.Context) error {
 	})
 }
 
-// minLines is how many lines too many are left alone.
+// minLines is how many superseded lines are tolerated.
 const minLines = 1000
 
 // rewrite replaces the log; the caller has its lock, and then that of the new
@@ -552,6 +574,9 @@ func likeOwner(f *os.File, old fs.FileInfo) error {
 
 // load reads what was appended since the last time.
 func (m *Manifest) load() error {
+	if m.f == nil {
+		return nil
+	}
 	if _, err := m.renew(); err != nil {
 		return err
 	}

@@ -219,6 +219,10 @@ func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
 		if es[0].StoredSize > opt.TargetSize/4*3 {
 			continue // large enough
 		}
+		if of := es[0].Of; of > 0 && of != len(es) {
+			s.opt.Log.Warn("file not compacted: store repair has to remove rows of it first", "file", filepath.Join(s.dir, loc))
+			continue
+		}
 		if days[dir] == nil {
 			days[dir] = &day{dir: dir}
 		}
@@ -299,7 +303,12 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 		if err != nil {
 			return res, err
 		}
-		defer os.RemoveAll(work) // the new folder, or the old one
+		exchanged := false
+		defer func() {
+			if err == nil || !exchanged { // else a power cut may still undo the exchange
+				os.RemoveAll(work) // the new folder, or the old one
+			}
+		}()
 		for _, l := range list {
 			if err := s.write(ctx, l, work, d, opt); err != nil {
 				return res, err
@@ -310,10 +319,10 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 			old, err = s.swap(tx, d, work, list)
 			return err
 		})
-		if err != nil {
-			return res, err
+		if exchanged = old != nil; exchanged {
+			err = errors.Join(err, s.rescue(d, work, old))
 		}
-		if err := s.rescue(d, work, old); err != nil {
+		if err != nil {
 			return res, err
 		}
 	}
@@ -346,12 +355,13 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 		if err != nil {
 			return err
 		}
-		if !in.has(f.entries) {
+		own := in.recordsOf(f.entries)
+		if own == nil {
 			in.close()
 			return errChanged
 		}
 		rows := in.Rows
-		records = append(records, in.latest(f.entries)...)
+		records = append(records, own...)
 		if err := a.add(in, nil); err != nil {
 			return err
 		}
@@ -362,35 +372,26 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// has reports whether a file is the one that the manifest's entries are about.
-func (s *stored) has(entries []manifest.Entry) bool {
+// recordsOf returns the records of a file, in its order, as the manifest's
+// entries have them. It returns nil if the entries are not about the file.
+func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {
-		return false
+		return nil
 	}
-	for _, e := range entries {
-		if !e.Is(info) || !slices.ContainsFunc(s.Records, e.Same) {
-			return false
+	var records []store.Record
+	for _, r := range s.Records {
+		i := slices.IndexFunc(entries, func(e manifest.Entry) bool { return e.Is(info) && e.Same(r) })
+		if i < 0 {
+			return nil
 		}
-	}
-	return true
-}
-
-// latest returns the records of a file, in its order, as the manifest has them.
-func (s *stored) latest(entries []manifest.Entry) []store.Record {
-	records := slices.Clone(s.Records)
-	for i, r := range records {
-		for _, e := range entries {
-			if e.Same(r) {
-				records[i] = e.Record
-			}
-		}
+		records = append(records, entries[i].Record)
 	}
 	return records
 }
 
-// swap puts the large files into the place of those they were made from. It
-// returns the names that the old folder had then.
+// swap replaces files by the large files made from them. It returns the names
+// that the old folder had, nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}
@@ -401,9 +402,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 				return nil, errChanged
 			}
 			for _, e := range f.entries {
-				if !slices.ContainsFunc(tx.Lookup(e.Key), func(now manifest.Entry) bool {
-					return now.Same(e.Record) && now.Location == f.loc && now.Pruned.IsZero()
-				}) {
+				if now, ok := tx.Find(e.Record); !ok || now.Location != f.loc || !now.Pruned.IsZero() {
 					return nil, errChanged
 				}
 			}
@@ -440,13 +439,13 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	if err := exchange(work, dir); err != nil {
 		return nil, fmt.Errorf("exchange folders: %w", err)
 	}
-	// From here on the rows are in the new place: whatever fails, so are the
-	// records.
+	// The rows are in the new place now, so the records are written even if a
+	// later step fails.
 	for _, l := range done {
 		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
 		info, err := os.Stat(filepath.Join(s.dir, loc))
 		if err != nil {
-			return nil, err // the next one that opens the store finds it
+			return known, err // the next process that opens the store finds it
 		}
 		of := 0
 		for _, f := range l.from {
@@ -454,11 +453,9 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		}
 		for _, f := range l.from {
 			for _, e := range f.entries {
-				for _, now := range tx.Lookup(e.Key) {
-					if now.Same(e.Record) {
-						now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
-						tx.Put(now)
-					}
+				if now, ok := tx.Find(e.Record); ok {
+					now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
+					tx.Put(now)
 				}
 			}
 		}

@@ -450,6 +450,40 @@ func total(rows map[string]int) int {
 	return n
 }
 
+// TestCompactFails: after an error behind the exchange of the folders, a file
+// that was put into the old folder at the last moment is not lost, nor is the
+// old folder: a power cut may bring it back.
+func TestCompactFails(t *testing.T) {
+	s, _ := filled(t)
+	day := filepath.Join(s.dir, "type=log_udp_complete", "probe=p1", "date=2016-03-01")
+	late := filepath.Join(day, "late.parquet")
+	real := exchange
+	t.Cleanup(func() { exchange = real })
+	exchange = func(a, b string) error {
+		if b != day {
+			return real(a, b)
+		}
+		if err := errors.Join(os.WriteFile(late, nil, 0o644), real(a, b)); err != nil {
+			return err
+		}
+		made, err := filepath.Glob(filepath.Join(day, "2016-03-01.*.parquet"))
+		if err != nil || len(made) != 1 {
+			t.Errorf("made %v, %v", made, err)
+		}
+		return os.Rename(made[0], made[0]+".away")
+	}
+	res, err := s.Compact(context.Background(), store.CompactOptions{})
+	if err != nil || res.Days != 1 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if _, err := os.Stat(late); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.dir, manifest.Dir, compactDir, "*", "2016_03_01_00_00.parquet")); len(left) != 1 {
+		t.Errorf("left of the old folder: %v", left)
+	}
+}
+
 // TestCompactLocked: one at a time.
 func TestCompactLocked(t *testing.T) {
 	s, _ := filled(t)

@@ -20,16 +20,7 @@ import (
 
 // Records implements store.Manager.
 func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
-	entries, err := s.manifest.All()
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := f(e.Record); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.manifest.Records(f)
 }
 
 // Prune implements store.Manager, one day's folder after the other.
@@ -50,7 +41,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	}
 	days := map[string][]manifest.Entry{}
 	for _, e := range entries {
-		if goes(e, before) {
+		if e.HasRowsBefore(before) {
 			days[filepath.Dir(e.Location)] = append(days[filepath.Dir(e.Location)], e)
 		}
 	}
@@ -86,9 +77,6 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	return res, store.Unavailable(errors.Join(append(errs, s.manifest.Rewrite(ctx))...))
 }
 
-// goes reports whether the rows of an entry are to be removed.
-func goes(e manifest.Entry, before time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(before) }
-
 // compareDays orders folders of days: the oldest first.
 func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
@@ -99,12 +87,10 @@ func compareDays(a, b string) int {
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
-		for _, e := range tx.Lookup(old.Key) {
-			if e.Same(old.Record) && goes(e, before) {
-				e.Pruned = time.Now().UTC()
-				tx.Put(e)
-				gone = append(gone, e)
-			}
+		if e, ok := tx.Find(old.Record); ok && e.HasRowsBefore(before) {
+			e.Pruned = time.Now().UTC()
+			tx.Put(e)
+			gone = append(gone, e)
 		}
 	}
 	if err := tx.Sync(); err != nil {
@@ -114,9 +100,9 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
-// settle removes the rows of files that the manifest says were pruned, and
-// the folders that are empty then. It returns the locations of files that
-// cannot be changed: their logs are not pruned.
+// settle removes the rows of files that the manifest says were pruned or
+// replaced, and the folders that are empty then. It returns the locations of
+// files that cannot be changed: their logs are not pruned.
 func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
@@ -137,9 +123,15 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			if kept[loc] {
+			switch {
+			case e.Replaced && kept[loc]:
+				continue
+			case e.Replaced:
+				tx.Delete(e.Record)
+				continue
+			case kept[loc]:
 				e.Pruned = time.Time{}
-			} else {
+			default:
 				e.Location, e.StoredSize, e.StoredModTime, e.Of = "", 0, time.Time{}, 0
 			}
 			tx.Put(e)
@@ -171,16 +163,12 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			s.opt.Log.Warn("has no rows that can be read", "file", path, "err", err)
 			continue
 		}
-		type text struct {
-			store.Key
-			text string
-		}
-		has := map[text]int64{}
+		has := map[logText]int64{}
 		for i, n := range f.rowsOf() {
-			has[text{f.Records[i].Key, f.Records[i].Text()}] = n
+			has[textOf(f.Records[i])] = n
 		}
 		for _, i := range indexes {
-			counts[i] = has[text{records[i].Key, records[i].Text()}]
+			counts[i] = has[textOf(records[i])]
 		}
 	}
 	return counts, nil
@@ -204,11 +192,17 @@ func (f *footer) rowsOf() []int64 {
 
 var _ store.Counter = (*Store)(nil)
 
-// dropRows removes the rows of entries from the file at a location. Rows of
-// other files in it stay. It may be gone.
+// dropRows removes the rows of entries from their file at a location. Rows of
+// other logs in it stay. The file may be gone.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
-	if entries[0].Location != loc || entries[0].Of != len(entries) {
+	here := 0 // of entries, for the manifest
+	for _, e := range entries {
+		if now, ok := tx.Find(e.Record); ok && now.Location == loc {
+			here++
+		}
+	}
+	if here < len(entries) || entries[0].Of != here {
 		old, err := openStored(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -220,7 +214,7 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 				return s.rewrite(tx, loc, old, keep, rest)
 			}
 			old.close()
-		case tx.At(loc) > len(entries):
+		case isReadError(err) || tx.At(loc) > here:
 			return err
 		} // else it is damaged, and no other log is known to be in it
 	}
@@ -297,7 +291,7 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 	}
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
-		if m.At(loc) == len(here) {
+		if !isReadError(err) && m.At(loc) == len(here) {
 			err = nil // it is damaged, and no other log is known to be in it
 		}
 		return nil, true, err
@@ -307,7 +301,7 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 		old.close()
 		return nil, false, err
 	}
-	others = slices.DeleteFunc(current(m, old.Records, loc), func(e manifest.Entry) bool { return about(replaced, e.Record) })
+	others = slices.DeleteFunc(current(m, old.Records, loc), func(e manifest.Entry) bool { return e.Replaced || about(replaced, e.Record) })
 	keep, rest := old.where(func(r store.Record) bool { return about(others, r) })
 	columns := widen(old.columns, mine.columns)
 	var tmp *os.File

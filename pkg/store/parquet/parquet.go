@@ -57,9 +57,9 @@ type Store struct {
 	opt      Options
 	manifest *manifest.Manifest
 
-	// doubled are the further locations of texts whose rows stand in more than
-	// one file. It changes only while the manifest is updated.
-	doubled map[logText][]string
+	// doubled are the entries of further files with the rows of a text. It
+	// changes only while the manifest is updated.
+	doubled map[logText][]manifest.Entry
 
 	mu   sync.Mutex
 	idle []*writer // their buffers are large
@@ -126,12 +126,10 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 // manifest has all of its records. Of every other file, and of all of them if
 // lines were lost, the footer decides.
 func (s *Store) reconcile(tx *manifest.Tx) error {
-	doubtful := tx.Doubtful()
 	if tx.Damaged() {
 		s.opt.Log.Warn("the manifest is damaged: rebuilding it from the stored files; "+
 			"logs that were pruned may be imported again", "store", s.String())
 	}
-	known := map[string][]manifest.Entry{}
 	var pruned []manifest.Entry
 	tx.All(func(e manifest.Entry) {
 		if e.Location != "" && !e.Pruned.IsZero() {
@@ -139,8 +137,54 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 	})
 	if _, err := s.settle(tx, pruned); err != nil {
-		s.opt.Log.Warn("not pruned", "err", err)
+		s.opt.Log.Warn("rows not removed", "err", err)
 	}
+	v, err := s.survey(tx)
+	if err != nil {
+		return err
+	}
+	for _, e := range v.gone {
+		tx.Delete(e.Record)
+	}
+	// The process that wrote them may have died before it synced their names.
+	if err := durable.SyncNames(s.dir, v.unknown); err != nil {
+		return err
+	}
+	for _, e := range v.found {
+		tx.Put(e)
+	}
+	s.doubled = v.doubled
+	if n := len(s.doubled); n > 0 {
+		s.opt.Log.Warn("the rows of some logs are stored twice: see store verify", "store", s.String(), "logs", n)
+	}
+	// A process may also have died before it removed all that it replaced.
+	var left []manifest.Entry
+	tx.All(func(e manifest.Entry) {
+		if r, ok := v.replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
+			left = append(left, e)
+		}
+	})
+	if err := s.remove(tx, left, ""); err != nil {
+		s.opt.Log.Warn("rows not removed", "err", err)
+	}
+	if tx.Doubtful() {
+		return tx.Rewrite()
+	}
+	return nil
+}
+
+// survey is what the files have other than the manifest says.
+type survey struct {
+	gone       []manifest.Entry             // whose file is gone, moved or another one now
+	found      []manifest.Entry             // of files that the manifest does not know completely
+	unknown    []string                     // locations of those of found that the manifest does not have there
+	doubled    map[logText][]manifest.Entry // of logs that are in another file too
+	replacedBy map[logText]store.Record     // texts that the last record of a file replaces
+}
+
+// survey compares the files with the manifest.
+func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
+	known := map[string][]manifest.Entry{}
 	tx.All(func(e manifest.Entry) {
 		if e.Location != "" {
 			known[e.Location] = append(known[e.Location], e)
@@ -148,20 +192,20 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	})
 	locs, err := s.files()
 	if err != nil {
-		return err // what cannot be read may be there
+		return nil, err // what cannot be read may be there
 	}
+	v := &survey{doubled: map[logText][]manifest.Entry{}, replacedBy: map[logText]store.Record{}}
 	var found []manifest.Entry
 	homes := map[logText]string{} // the location that the manifest has, if its file is there
-	replacedBy := map[logText]store.Record{}
 	for _, loc := range locs {
 		path := filepath.Join(s.dir, loc)
 		info, err := os.Stat(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		es := known[loc]
 		complete := len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) || !tx.Complete(e) })
-		if complete && !doubtful {
+		if complete && !tx.Doubtful() {
 			for _, e := range es {
 				homes[textOf(e.Record)] = loc
 			}
@@ -169,79 +213,53 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 			continue
 		}
 		f, err := readFooter(path)
+		if isReadError(err) {
+			return nil, err // its logs may be there
+		}
 		if err != nil {
-			s.opt.Log.Warn("no file of ours, or damaged: left alone", "file", path, "err", err)
+			s.opt.Log.Warn("parquet file skipped: damaged or not written by tstatrepo", "file", path, "err", err)
 			if len(es) > 0 && es[0].Is(info) {
 				delete(known, loc) // nothing says otherwise; verify reports the file
 			}
 			continue
 		}
 		for _, r := range f.Records {
-			r.Location = loc
-			for _, e := range tx.Lookup(r.Key) {
-				if !e.Same(r) {
-					continue
-				}
-				if e.Location == loc {
+			e := manifest.Entry{Record: r}
+			if now, ok := tx.Find(r); ok {
+				if now.Location == loc {
 					homes[textOf(r)] = loc
 				}
-				if e.Pruned.IsZero() { // it may know the source better
-					r = e.Record
-					r.Location = loc
+				if now.Pruned.IsZero() || now.Replaced { // it may know the source better
+					e = now
 				}
 			}
-			found = append(found, manifest.Entry{Record: r, StoredSize: info.Size(), StoredModTime: info.ModTime(), Of: len(f.Records)})
+			e.Location, e.StoredSize, e.StoredModTime, e.Of = loc, info.Size(), info.ModTime(), len(f.Records)
+			found = append(found, e)
 		}
-		if n := len(f.Records); n > 0 {
-			last := found[len(found)-1].Record
-			for _, t := range f.Replaces {
-				replacedBy[logText{last.Key, t}] = last
-			}
-		}
-	}
-	for _, es := range known { // its file is gone, moved or another one now
-		for _, e := range es {
-			tx.Delete(e.Record)
+		last := found[len(found)-1].Record
+		for _, t := range f.Replaces {
+			v.replacedBy[logText{last.Key, t}] = last
 		}
 	}
-	// The process that wrote them may have died before it synced their names.
-	unknown := slices.DeleteFunc(slices.Clone(found), func(e manifest.Entry) bool { return homes[textOf(e.Record)] == e.Location })
-	if err := durable.SyncNames(s.dir, manifest.Locations(unknown)); err != nil {
-		return err
+	for _, es := range known {
+		v.gone = append(v.gone, es...)
 	}
-	s.doubled = map[logText][]string{}
+	for _, e := range found {
+		if homes[textOf(e.Record)] != e.Location {
+			v.unknown = append(v.unknown, e.Location)
+		}
+	}
 	for _, e := range found {
 		t := textOf(e.Record)
 		switch homes[t] {
 		case "", e.Location:
 			homes[t] = e.Location
-			tx.Put(e)
+			v.found = append(v.found, e)
 		default:
-			s.doubled[t] = append(s.doubled[t], e.Location)
+			v.doubled[t] = append(v.doubled[t], e)
 		}
 	}
-	if n := len(s.doubled); n > 0 {
-		s.opt.Log.Warn("the rows of some logs are stored twice: see store verify", "store", s.String(), "logs", n)
-	}
-	// A process may also have died before it removed all that it replaced.
-	var left []manifest.Entry
-	tx.All(func(e manifest.Entry) {
-		if r, ok := replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
-			left = append(left, e)
-		}
-	})
-	for _, e := range left {
-		if e.Location != "" {
-			if err := s.dropRows(tx, e.Location, []manifest.Entry{e}); err != nil {
-				return err
-			}
-		}
-		tx.Delete(e.Record)
-	}
-	if doubtful {
-		return tx.Rewrite()
-	}
-	return nil
+	return v, nil
 }
 
 // logText names the text of a log.
@@ -252,10 +270,27 @@ type logText struct {
 
 func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 
+// levels are the prefixes of the names in a location.
+var levels = []string{"type=", "probe=", "date=", ""}
+
+// inDataset reports whether a file at a location belongs to the dataset.
+func inDataset(loc string) bool {
+	names := strings.Split(loc, string(filepath.Separator))
+	if len(names) != len(levels) || !strings.HasSuffix(loc, ".parquet") {
+		return false
+	}
+	for i, prefix := range levels {
+		if !strings.HasPrefix(names[i], prefix) {
+			return false
+		}
+	}
+	return true
+}
+
 // files returns the locations of all Parquet files of the dataset.
 func (s *Store) files() ([]string, error) {
 	locs := []string{"."}
-	for _, prefix := range []string{"type=", "probe=", "date=", ""} {
+	for _, prefix := range levels {
 		var next []string
 		for _, loc := range locs {
 			entries, err := os.ReadDir(filepath.Join(s.dir, loc))
@@ -290,8 +325,15 @@ func textsOf(records []store.Record) []string {
 	return texts
 }
 
-// errNoRecords says that someone else wrote a file.
+// errNoRecords says that another program wrote a file.
 var errNoRecords = errors.New("its footer has no " + RecordsKey)
+
+// isReadError reports whether a file could not be read. Other errors are about
+// what is in it.
+func isReadError(err error) bool {
+	var e *fs.PathError
+	return errors.As(err, &e)
+}
 
 func readFooter(path string) (footer, error) {
 	r, err := file.OpenParquetFile(path, false)
@@ -311,6 +353,9 @@ func parseFooter(m *metadata.FileMetaData) (footer, error) {
 	}
 	if err := losslessjson.Unmarshal([]byte(*value), &f.Records); err != nil {
 		return f, fmt.Errorf("%s: %w", RecordsKey, err)
+	}
+	if len(f.Records) == 0 {
+		return f, errNoRecords
 	}
 	if value := meta.FindValue(replacesKey); value != nil {
 		if err := losslessjson.Unmarshal([]byte(*value), &f.Replaces); err != nil {
@@ -425,7 +470,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		return err
 	}
 	first := entryLocation(t.f, 1)
-	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.At(first) == 0 || !t.s.stand(m, replaced) {
+	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.At(first) == 0 || !t.s.isCurrent(m, replaced) {
 		// A process died before it could say what it had done.
 		if err := t.s.reconcile(m); err != nil {
 			return err
@@ -451,7 +496,9 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 			}
 		}
 		if entry.Location == "" {
-			entry.Location = t.s.free(t.f, 1+len(m.Lookup(r.Key))-len(replaced))
+			if entry.Location, err = t.s.free(t.f, 1+len(m.Lookup(r.Key))-len(replaced)); err != nil {
+				return err
+			}
 		}
 		entry.Of = 1 + len(others)
 		path := filepath.Join(t.s.dir, entry.Location)
@@ -469,40 +516,56 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		t.tmp.Close()
 		t.end()
 	}
-	// The rows are there now: whatever fails from here on, so is the record.
+	// The rows are visible now, so the record is written even if a later step fails.
 	var errs []error
 	if entry.Location != "" {
 		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, filepath.Dir(entry.Location))))
 	}
-	changed := map[string]bool{}
-	gone := map[string][]manifest.Entry{}
-	for _, e := range replaced {
-		for _, loc := range append([]string{e.Location}, t.s.doubled[textOf(e.Record)]...) {
-			if loc != "" && loc != entry.Location {
-				gone[loc] = append(gone[loc], e)
-			}
-		}
-	}
-	for loc, entries := range gone {
-		changed[filepath.Dir(loc)] = true
-		errs = append(errs, t.s.dropRows(m, loc, entries))
-	}
-	for _, e := range replaced {
-		m.Delete(e.Record)
-	}
+	errs = append(errs, t.s.remove(m, replaced, entry.Location))
 	m.Put(entry)
 	for _, e := range others {
 		e.StoredSize, e.StoredModTime, e.Of = entry.StoredSize, entry.StoredModTime, entry.Of
 		m.Put(e)
 	}
-	for dir := range changed {
-		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, dir)))
+	return errors.Join(errs...)
+}
+
+// remove removes replaced entries and, except from the file that replaced them,
+// their rows. Entries whose rows cannot be removed stay, for settle.
+func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) error {
+	at := map[string][]manifest.Entry{}
+	for _, e := range replaced {
+		for _, e := range append([]manifest.Entry{e}, s.doubled[textOf(e.Record)]...) {
+			if e.Location != "" && e.Location != by {
+				at[e.Location] = append(at[e.Location], e)
+			}
+		}
+	}
+	var failed []manifest.Entry
+	var errs []error
+	dirs := map[string]bool{}
+	for loc, entries := range at {
+		if err := s.dropRows(tx, loc, entries); err != nil {
+			failed = append(failed, entries...)
+			errs = append(errs, err)
+		}
+		dirs[filepath.Dir(loc)] = true
+	}
+	for _, e := range replaced {
+		tx.Delete(e.Record)
+	}
+	for _, e := range failed {
+		e.Pruned, e.Replaced = time.Now().UTC(), true
+		tx.Put(e)
+	}
+	for dir := range dirs {
+		errs = append(errs, durable.SyncDir(filepath.Join(s.dir, dir)))
 	}
 	return errors.Join(errs...)
 }
 
-// stand reports whether the files of entries are as the manifest says.
-func (s *Store) stand(m *manifest.Tx, entries []manifest.Entry) bool {
+// isCurrent reports whether the files of entries match the manifest.
+func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	return !slices.ContainsFunc(entries, func(e manifest.Entry) bool {
 		if e.Location == "" {
 			return false
@@ -516,11 +579,15 @@ func (s *Store) stand(m *manifest.Tx, entries []manifest.Entry) bool {
 // the same key stands beside the first with a number, from n on. That is not
 // 1 if there is other content elsewhere: who listed its file under the first
 // name must not find another there.
-func (s *Store) free(f store.FileInfo, n int) string {
+func (s *Store) free(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)
-		if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil {
-			return loc
+		_, err := os.Lstat(filepath.Join(s.dir, loc))
+		if errors.Is(err, fs.ErrNotExist) {
+			return loc, nil
+		}
+		if err != nil {
+			return "", err
 		}
 	}
 }

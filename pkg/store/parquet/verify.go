@@ -1,7 +1,6 @@
 package parquet
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,10 +29,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if _, err := s.manifest.All(); err != nil {
 		return err
 	}
-	if n := s.manifest.Damaged(); n > 0 {
-		opt.Fault(store.Fault{Kind: store.Damaged, Path: filepath.Join(manifest.Dir, "manifest"),
-			Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})
-	}
+	s.manifest.Verify(opt.Fault)
 	locs, err := s.files()
 	if err != nil {
 		return err
@@ -110,17 +106,11 @@ func (s *Store) verifyFile(tx *manifest.Tx, loc string, opt store.VerifyOptions)
 		if opt.Wants != nil && !opt.Wants(&r) {
 			continue
 		}
-		var has *manifest.Entry
-		for _, e := range tx.Lookup(r.Key) {
-			if e.Same(r) {
-				has = &e
-			}
-		}
-		switch {
-		case has == nil:
+		switch has, ok := tx.Find(r); {
+		case !ok:
 			fault(store.Unrecorded, r.Key, "%d rows that the manifest does not know", r.Rows)
 		case !has.Pruned.IsZero():
-			fault(store.Unrecorded, r.Key, "%d rows of a log that was pruned", r.Rows)
+			fault(store.Unrecorded, r.Key, "%d rows of a log that was pruned or replaced", r.Rows)
 		case has.Location == loc:
 		case has.Location != "" && s.holds(has.Location, r):
 			fault(store.Doubled, r.Key, "its %d rows are also in %s", r.Rows, has.Location)
@@ -165,7 +155,7 @@ func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
 		if ours[loc] || !isParquet && (hidden || !strings.HasPrefix(loc, "type=")) {
 			return nil
 		}
-		if isParquet && strings.HasPrefix(loc, "type=") && strings.Count(loc, string(filepath.Separator)) == 3 {
+		if inDataset(loc) {
 			return nil // stored meanwhile
 		}
 		opt.Fault(store.Fault{Kind: store.Foreign, Path: loc, Reason: "not a file that tstatrepo writes here"})
@@ -216,8 +206,8 @@ func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error
 			cr, err := rg.Column(c)
 			if err == nil {
 				err = readColumn(cr, rg.NumRows(), func(row int64) {
-					i, _ := slices.BinarySearchFunc(ends, start+row+1, cmp.Compare[int64])
-					carriage[i]++
+					i, _ := slices.BinarySearch(ends, start+row+1)
+					carriage[min(i, len(ends)-1)]++ // the footer may count fewer rows
 				})
 			}
 			if err != nil {
@@ -263,33 +253,41 @@ func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64))
 
 // Repair implements store.Repairer. Which of the files keeps the rows, the
 // manifest says.
-func (s *Store) Repair(ctx context.Context, dryRun bool) (store.RepairResult, error) {
-	var res store.RepairResult
-	err := s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult, err error) {
+	if dryRun {
+		err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
+			v, err := s.survey(tx)
+			if err == nil {
+				res, _ = repairs(v.doubled)
+			}
+			return err
+		})
+		return res, err
+	}
+	err = s.manifest.Update(ctx, func(tx *manifest.Tx) error {
 		if err := s.reconcile(tx); err != nil {
 			return err
 		}
-		gone := map[string][]manifest.Entry{}
-		for t, locs := range s.doubled {
-			res.Logs++
-			for _, e := range tx.Lookup(t.Key) {
-				if textOf(e.Record) != t {
-					continue
-				}
-				for _, loc := range locs {
-					res.Rows += e.Rows
-					gone[loc] = append(gone[loc], e)
-				}
-			}
-		}
-		if dryRun {
-			return nil
-		}
+		var at map[string][]manifest.Entry
+		res, at = repairs(s.doubled)
 		var errs []error
-		for loc, entries := range gone {
+		for loc, entries := range at {
 			errs = append(errs, s.dropRows(tx, loc, entries))
 		}
 		return errors.Join(errs...)
 	})
 	return res, store.Unavailable(err)
+}
+
+// repairs returns what Repair removes, and where.
+func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
+	at = map[string][]manifest.Entry{}
+	for _, entries := range doubled {
+		res.Logs++
+		for _, e := range entries {
+			res.Rows += e.Rows
+			at[e.Location] = append(at[e.Location], e)
+		}
+	}
+	return res, at
 }
