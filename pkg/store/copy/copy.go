@@ -55,10 +55,10 @@ func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*St
 	return s, nil
 }
 
-// reconcile compares the manifest with the copies. It forgets copies that were
-// removed, and of several records of one copy all that are not of its text:
-// they were replaced, and the line that said so was lost. Records that were
-// lost come back when their sources are copied again, see tx.location.
+// reconcile deletes records whose copy is missing. If several records name one
+// copy, it keeps the one whose fingerprint matches: the others were replaced,
+// and the line that said so was lost. Records that were lost come back when
+// their sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("the manifest is damaged: copies whose records were lost are recorded when they are imported again, "+
@@ -80,7 +80,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		missing := errors.Is(err, fs.ErrNotExist)
 		var now store.Fingerprint
 		if len(es) > 1 && !missing {
-			if now, err = fingerprint(path); err != nil {
+			if now, err = fingerprint(path, true); err != nil {
 				continue // verify reports it
 			}
 		}
@@ -99,8 +99,9 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint reads a copy.
-func fingerprint(path string) (store.Fingerprint, error) {
+// fingerprint reads a copy. A compressed copy without its end is an error
+// unless truncated is set: its source was that way.
+func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return store.Fingerprint{}, err
@@ -108,12 +109,17 @@ func fingerprint(path string) (store.Fingerprint, error) {
 	defer f.Close()
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{})
-	if err := rd.Drain(); err != nil {
+	if err := cmp.Or(rd.Drain(), rd.Damage()); err != nil {
 		return store.Fingerprint{}, err
+	}
+	if rd.Truncated() && !truncated {
+		return store.Fingerprint{}, errTruncated
 	}
 	sha, length := rd.Fingerprint()
 	return store.Fingerprint{SHA256: sha, Length: length}, nil
 }
+
+var errTruncated = errors.New("the end of the compressed file is missing")
 
 // String returns the store's URL.
 func (s *Store) String() string { return "copy:" + s.dir }
@@ -264,7 +270,7 @@ func otherForm(name string) string {
 // text that was just stored: its record was lost before Tstat's log was
 // compressed.
 func (s *Store) leftBehind(loc string, r store.Record) bool {
-	old, err := fingerprint(filepath.Join(s.dir, loc))
+	old, err := fingerprint(filepath.Join(s.dir, loc), true)
 	if err != nil || old.Length == 0 || old.Length > r.Length {
 		return false
 	}

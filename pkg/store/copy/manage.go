@@ -24,16 +24,7 @@ var (
 
 // Records implements store.Manager.
 func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
-	entries, err := s.manifest.All()
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := f(e.Record); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.manifest.Records(f)
 }
 
 // pruneBatch is how many copies are removed while others wait.
@@ -59,7 +50,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		if dryRun {
 			entries, err := s.manifest.All()
 			for _, e := range entries {
-				if goes(e, before) {
+				if e.HasRowsBefore(before) {
 					add(e, s.sizeOf(e))
 				}
 			}
@@ -68,7 +59,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		err := s.manifest.Update(ctx, func(tx *manifest.Tx) error {
 			var gone []manifest.Entry
 			tx.All(func(e manifest.Entry) {
-				if goes(e, before) && failed[e.Location] == nil && len(gone) < pruneBatch {
+				if e.HasRowsBefore(before) && failed[e.Location] == nil && len(gone) < pruneBatch {
 					gone = append(gone, e)
 				}
 			})
@@ -99,9 +90,6 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		}
 	}
 }
-
-// goes reports whether the copy of an entry is to be removed.
-func goes(e manifest.Entry, before time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(before) }
 
 // sizeOf returns the size of a copy, 0 if it is gone.
 func (s *Store) sizeOf(e manifest.Entry) int64 {
@@ -191,10 +179,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if err != nil {
 		return err
 	}
-	if n := s.manifest.Damaged(); n > 0 {
-		opt.Fault(store.Fault{Kind: store.Damaged, Path: filepath.Join(manifest.Dir, "manifest"),
-			Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})
-	}
+	s.manifest.Verify(opt.Fault)
 	known := map[string]bool{}
 	for _, e := range entries {
 		known[e.Location] = true
@@ -244,7 +229,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		if e.Location == "" || !e.Pruned.IsZero() || opt.Wants != nil && !opt.Wants(&e.Record) {
 			continue
 		}
-		now, err := fingerprint(filepath.Join(s.dir, e.Location))
+		now, err := fingerprint(filepath.Join(s.dir, e.Location), e.Cut > 0)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // Count misses its rows
 		case err != nil && !e.Damaged:

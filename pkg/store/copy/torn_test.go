@@ -111,6 +111,53 @@ func TestTornManifest(t *testing.T) {
 	}
 }
 
+// TestVerifyGzip: deep names compressed copies that are damaged, also if their
+// text is right, and those without an end, unless they were stored that way.
+func TestVerifyGzip(t *testing.T) {
+	const text = "#h:1\n1\n2\n"
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close()
+	data := compressed(text)
+	for _, name := range []string{"sound", "damaged", "cut"} {
+		again(t, s, "f.out/log_"+name+".gz", text, data)
+	}
+	write := func(name string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "p1/f.out/log_"+name+".gz"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wrong := bytes.Clone(data)
+	wrong[len(wrong)-8] ^= 1 // its checksum
+	write("damaged", wrong)
+	short := data[:len(data)-4]
+	write("cut", short)
+	for _, e := range []manifest.Entry{{Record: store.Record{Damaged: true}}, {Record: store.Record{Cut: 1}}} {
+		name, data := "stored-damaged", wrong
+		if e.Cut > 0 {
+			name, data = "stored-cut", short
+		}
+		write(name, data)
+		sum := sha256.Sum256([]byte(text))
+		e.Fingerprint = store.Fingerprint{SHA256: hex.EncodeToString(sum[:]), Length: int64(len(text))}
+		e.Location = "p1/f.out/log_" + name + ".gz"
+		e.Key = store.Key{Probe: "p1", Folder: "f.out", File: name}
+		if err := s.manifest.Update(t.Context(), func(tx *manifest.Tx) error { tx.Put(e); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	err := s.Verify(t.Context(), store.VerifyOptions{Deep: true, Fault: func(f store.Fault) {
+		got = append(got, f.Kind+" "+f.Key.File+" "+f.Reason)
+	}})
+	slices.Sort(got)
+	want := []string{"damaged log_cut the end of the compressed file is missing", "damaged log_damaged gzip: invalid checksum"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q, %v", got, want, err)
+	}
+}
+
 // TestNamesNotUTF8: a copy in a folder whose name is not UTF-8 is found again,
 // counted and pruned.
 func TestNamesNotUTF8(t *testing.T) {
