@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
@@ -59,6 +60,14 @@ func TestMends(t *testing.T) {
 		{"unreadable", store.Unreadable, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, file), []byte("not a file of Parquet"))
 		}},
+		{"damaged manifest", store.Unrecorded, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {
+			path := filepath.Join(dir, manifest.Dir, "manifest")
+			write(t, path, bytes.Replace(read(t, path), []byte(`"length":`), []byte(`"length":1`), 1))
+		}},
+		{"damaged manifest of copies", store.Unrecorded, "copy", "copy", "logs", copied, func(t *testing.T, dir string) {
+			path := filepath.Join(dir, manifest.Dir, "manifest")
+			write(t, path, bytes.Replace(read(t, path), []byte(`"length":`), []byte(`"length":1`), 1))
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			top := t.TempDir()
@@ -87,6 +96,7 @@ func TestMends(t *testing.T) {
 			}
 			for _, kind := range slices.Sorted(maps.Keys(rep.Mend)) {
 				command, move := strings.CutPrefix(rep.Mend[kind], "move the files out of the store, then ")
+				command = strings.TrimSuffix(command, ", or remove the copies")
 				for _, f := range rep.Findings {
 					if move && f.Kind == kind {
 						if err := os.Rename(filepath.Join(dir, f.Path), filepath.Join(top, "moved")); err != nil {

@@ -70,6 +70,7 @@ type Fault struct {
 	Key    Key    // of the log; zero if it is not known
 	Path   string // file or table of the store
 	Reason string
+	Mend   string // an SQL statement that mends it; "" if there is none
 }
 
 // Repairer is a Manager that can remove rows that are stored twice.

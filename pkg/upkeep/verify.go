@@ -36,6 +36,7 @@ type Finding struct {
 	Counts int64     `json:"counted,omitempty"`
 	In     string    `json:"in,omitempty"` // file or table of the store
 	Reason string    `json:"reason,omitempty"`
+	Mend   string    `json:"mend,omitempty"` // see store.Fault.Mend
 }
 
 // Report is the result of Verify. Its JSON form is a contract: fields are
@@ -98,7 +99,7 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	}
 	if v, ok := m.(store.Verifier); ok {
 		err := v.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
-			rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason})
+			rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason, Mend: f.Mend})
 		}})
 		if err != nil {
 			return nil, err

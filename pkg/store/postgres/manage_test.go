@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -154,6 +155,14 @@ func TestVerifyOrphans(t *testing.T) {
 	var found []store.Fault
 	err := s.Verify(t.Context(), store.VerifyOptions{Fault: func(f store.Fault) { found = append(found, f) }})
 	if err != nil || len(found) != 1 || found[0].Kind != store.Unrecorded || found[0].Reason != "2 rows of files without a record (1)" {
-		t.Errorf("found %+v, %v", found, err)
+		t.Fatalf("found %+v, %v", found, err)
+	}
+	server.Exec(t, db, found[0].Mend)
+	found = nil
+	err = s.Verify(t.Context(), store.VerifyOptions{Fault: func(f store.Fault) { found = append(found, f) }})
+	var rows int
+	qerr := server.Connect(t, db).QueryRow(t.Context(), "select count(*) from log_udp_complete").Scan(&rows)
+	if err := errors.Join(err, qerr); err != nil || len(found) > 0 || rows != 4 {
+		t.Errorf("mended: %+v, %d rows, %v", found, rows, err)
 	}
 }

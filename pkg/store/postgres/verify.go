@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,13 +40,13 @@ func (s *Store) verifyTable(ctx context.Context, name string, t *pg.Table, opt s
 	table := pg.Ident{s.schema, name}.Sanitize()
 	var files, rows int64
 	// One statement, so that it sees rows and records of the same moment.
-	err := s.Pool.QueryRow(ctx, `select count(distinct t.`+colFile+`), count(*) from `+table+` t
-		where not exists (select from `+s.RecordsTable()+` r where r.id = t.`+colFile+` and r.location = $1)`, name).Scan(&files, &rows)
+	orphans := ` from ` + table + ` t where not exists (select from ` + s.RecordsTable() + ` r where r.id = t.` + colFile + ` and r.location = '` + strings.ReplaceAll(name, "'", "''") + `')`
+	err := s.Pool.QueryRow(ctx, `select count(distinct t.`+colFile+`), count(*)`+orphans).Scan(&files, &rows)
 	if err != nil {
 		return err
 	}
 	if rows > 0 {
-		opt.Fault(store.Fault{Kind: store.Unrecorded, Path: table, Reason: fmt.Sprintf("%d rows of files without a record (%d)", rows, files)})
+		opt.Fault(store.Fault{Kind: store.Unrecorded, Path: table, Reason: fmt.Sprintf("%d rows of files without a record (%d)", rows, files), Mend: "delete" + orphans})
 	}
 	if !opt.Deep {
 		return nil
