@@ -473,7 +473,7 @@ func TestCompactFails(t *testing.T) {
 		return os.Rename(made[0], made[0]+".away")
 	}
 	res, err := s.Compact(context.Background(), store.CompactOptions{})
-	if err != nil || res.Days != 1 {
+	if err != nil || res.Days != 1 || res.Failed != 1 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	if _, err := os.Stat(late); err != nil {
