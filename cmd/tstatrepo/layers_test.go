@@ -11,14 +11,15 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/durable", "pkg/losslessjson"},
+	{"pkg/durable", "pkg/losslessjson", "pkg/retry", "pkg/hint"},
+	{"pkg/dest"},
 	{"pkg/durable/durabletest"},
 	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane", "pkg/rrdfile", "pkg/admin"},
 	{"pkg/mplane/wire", "pkg/mplane/exchange"},
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
 	{"pkg/store", "pkg/graphite", "pkg/rrdfile/rrdtest"},
-	{"pkg/store/manifest", "pkg/graphite/carbontest"},
+	{"pkg/store/manifest", "pkg/store/sqlstore", "pkg/graphite/carbontest"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest", "pkg/store/clickhousetest"},
 	{"pkg/store/postgres", "pkg/store/dbstream", "pkg/store/clickhouse"},
 	{"pkg/store/stores"},

@@ -179,11 +179,13 @@ func TestSilence(t *testing.T) {
 	stop := make(chan struct{})
 	s := impatient(t, func(_ http.ResponseWriter, _ *http.Request) { <-stop })
 	defer close(stop)
-	in := s.newInsert(context.Background(), s.cfg.hosts[0], "insert")
-	defer in.abort()
+	ctx, cancel := context.WithCancel(context.Background())
+	in := s.startInsert(ctx, s.cfg.hosts[0], "insert")
+	defer in.Abort()
+	defer cancel()
 	var err error
-	for err == nil { // until all buffers in between are full
-		err = in.send(make([]byte, 1<<20))
+	for block := make([]byte, 1<<20); err == nil; { // until all buffers in between are full
+		err = in.Send(&block)
 	}
 	if !errors.Is(err, store.ErrTransient) {
 		t.Errorf("no row taken: %v", err)

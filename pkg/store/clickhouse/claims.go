@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // The table of claims only grows, too: a claim that is renewed is another row
 // with the same number, and so is one that ends, with until 0. Partitions of
 // days that are over are dropped by Prune.
 const (
-	claimsTable  = "tstatrepo_claims"
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
 	probe String,
@@ -40,7 +40,7 @@ type claim struct {
 // may hold for up to two of them longer. On a cluster two owners may get the
 // same file if they ask nodes that do not know of each other's claims yet.
 func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !valid(k) })
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	var out []store.Key
 	for chunk := range slices.Chunk(keys, claimKeys) {
 		got, err := s.claim(ctx, owner, chunk, ttl)
@@ -141,7 +141,7 @@ func keysOf(m map[store.Key]claim) []store.Key {
 
 // Release implements store.Claimer.
 func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) error {
-	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !valid(k) })
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	for chunk := range slices.Chunk(keys, claimKeys) {
 		host, err := s.live(ctx)
 		if err != nil {
@@ -183,7 +183,7 @@ func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map
 	if seconds > 0 {
 		until = "toUnixTimestamp(now()) + " + strconv.FormatInt(seconds, 10)
 	}
-	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, claimsTable)+
+	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, sqlstore.ClaimsTable)+
 		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 
@@ -194,7 +194,7 @@ func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[
 		parts = append(parts, "("+literals(k.File, k.Folder, k.Probe)+")")
 	}
 	out := map[store.Key][]claim{}
-	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim, max(version) from "+name(s.cfg.database, claimsTable)+
+	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim, max(version) from "+name(s.cfg.database, sqlstore.ClaimsTable)+
 		" where (file, folder, probe) in ("+strings.Join(parts, ", ")+") group by probe, folder, file, owner, claim"+
 		" having argMax(until, version) > toUnixTimestamp(now())", func(row []string) error {
 		if len(row) != 6 {

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // Options of a store.
@@ -89,7 +89,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		s.shortText = "LowCardinality(String)"
 	}
 	if readOnly {
-		t, err := s.columns(ctx, "", pg.FilesTable)
+		t, err := s.columns(ctx, "", sqlstore.FilesTable)
 		s.empty, s.old = len(t) == 0, len(absent(t)) > 0
 		if codeOf(err) == codeUnknownDatabase {
 			s.empty, err = true, nil // nothing was ever stored
@@ -129,7 +129,7 @@ const (
 
 // Begin implements store.Store.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
-	if err := checkKey(f.Key); err != nil {
+	if err := sqlstore.CheckKey(f.Key); err != nil {
 		return nil, err
 	}
 	if at := f.Time.Unix(); at < 0 || at > maxSeconds {

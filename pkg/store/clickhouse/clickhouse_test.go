@@ -104,7 +104,7 @@ func TestConformanceShards(t *testing.T) {
 		t.Skip("only with -soak")
 	}
 	nodes := clickhousetest.StartCluster(t, true)
-	storetest.Run(t, harness(nodes[0], clusterURL(nodes)+"&compress=zstd", ""))
+	storetest.Run(t, harness(nodes[0], clusterURL(nodes), ""))
 }
 
 func clusterURL(nodes []*clickhousetest.Server) string {
@@ -120,7 +120,7 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	const prefix = "a`b'\\"
-	dest := fmt.Sprintf("clickhouse://tstat@127.0.0.1:%d/DB?ca=%s&compress=lz4", server.HTTPS, server.CA)
+	dest := fmt.Sprintf("clickhouse://tstat@127.0.0.1:%d/DB?ca=%s", server.HTTPS, server.CA)
 	if *soak {
 		storetest.Run(t, harness(server, dest+"&password_file="+passwords, prefix))
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // client speaks ClickHouse's HTTP interface.
@@ -350,7 +351,7 @@ func mark(err error) error {
 		switch {
 		case passing[se.code], se.code == 0 && (se.status >= 502 && se.status <= 504 || se.status == http.StatusTooManyRequests),
 			fileCodes[se.code] && systemPasses.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
-			return &transientError{err}
+			return sqlstore.Transient(err)
 		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
 			return pg.Hinted(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
 		case se.code == codeAccessDenied, se.code == codeReadonly:
@@ -378,7 +379,7 @@ func mark(err error) error {
 	var ne net.Error
 	if errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSlow) || strings.Contains(err.Error(), "server closed idle connection") {
-		return &transientError{err}
+		return sqlstore.Transient(err)
 	}
 	return err
 }
@@ -386,15 +387,6 @@ func mark(err error) error {
 // refusal are TLS alerts of a server that wants a certificate, or another one;
 // crypto/tls has no types for them.
 var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)
-
-// transientError adds two marks to an error.
-type transientError struct{ err error }
-
-func (e *transientError) Error() string { return "store unavailable: " + e.err.Error() }
-
-func (e *transientError) Unwrap() []error {
-	return []error{e.err, store.ErrUnavailable, store.ErrTransient}
-}
 
 // Bounds of the back-off between tries.
 const (
@@ -497,18 +489,11 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 // readRows calls f with each row of a host's answer, of at most limit bytes.
 func readRows(host string, body io.Reader, limit int64, f func(row []string) error) error {
 	bounded := &io.LimitedReader{R: body, N: limit + 1}
-	in := bufio.NewReaderSize(bounded, 64<<10)
-	for n := 1; ; n++ {
-		line, err := readLine(in)
-		if err != nil && bounded.N == 0 {
-			err = errLongAnswer // else it would look like one that ends here
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return mark(fmt.Errorf("%s: answer: %w", host, err))
-		}
+	in := bufio.NewScanner(bounded)
+	in.Buffer(make([]byte, 0, 64<<10), maxLine)
+	in.Split(wholeLines)
+	for n := 1; in.Scan(); n++ {
+		line := in.Bytes()
 		if bytes.HasPrefix(line, []byte("Code: ")) && exception.Match(line) {
 			return mark(answerError(host, http.StatusOK, "", string(line)))
 		}
@@ -516,34 +501,28 @@ func readRows(host string, body io.Reader, limit int64, f func(row []string) err
 			return fmt.Errorf("%s: answer, line %d: %w", host, n, err)
 		}
 	}
+	err := in.Err()
+	switch {
+	case bounded.N == 0: // else it would look like one that ends here
+		err = errors.New("it is too long")
+	case err == bufio.ErrTooLong:
+		err = errors.New("a line is too long")
+	case err == nil:
+		return nil
+	}
+	return mark(fmt.Errorf("%s: answer: %w", host, err))
 }
 
-var (
-	errLongLine   = errors.New("a line is too long")
-	errLongAnswer = errors.New("it is too long")
-)
-
-// readLine returns the next line without its newline. One that is not ended is
-// an answer that was cut.
-func readLine(in *bufio.Reader) ([]byte, error) {
-	var long []byte
-	for {
-		part, err := in.ReadSlice('\n')
-		switch {
-		case err == bufio.ErrBufferFull:
-			if long = append(long, part...); len(long) > maxLine {
-				return nil, errLongLine
-			}
-		case err == io.EOF && len(part)+len(long) > 0:
-			return nil, io.ErrUnexpectedEOF
-		case err != nil:
-			return nil, err
-		case long != nil:
-			return append(long, part[:len(part)-1]...), nil
-		default:
-			return part[:len(part)-1], nil
-		}
+// wholeLines is bufio.ScanLines for text whose last line must have a newline:
+// without it, the answer was cut.
+func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
 	}
+	if atEOF && len(data) > 0 {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	return 0, nil, nil
 }
 
 var unescape = strings.NewReplacer(`\\`, `\`, `\t`, "\t", `\n`, "\n", `\r`, "\r", `\0`, "\x00", `\'`, "'", `\b`, "\b", `\f`, "\f")

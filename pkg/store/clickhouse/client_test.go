@@ -29,7 +29,7 @@ func TestCheck(t *testing.T) {
 		"clickhouse://u:%zz@a/db":                            "its user and password cannot be read",
 		"clickhouse://a/b/c":                                 "its database cannot be read",
 		"clickhouse://a/db?x=secret":                         `unknown setting "x"`,
-		"clickhouse://a/db?compress=gzip":                    "compress=gzip is unknown",
+		"clickhouse://a/db?compress=zstd":                    `unknown setting "compress"`,
 		"clickhouse://a/db?columns=x":                        "columns=x is unknown",
 		"clickhouse://a/db?cluster=a&cluster=b":              "cluster is given twice",
 		"clickhouse://a/db?tls=maybe":                        "tls=maybe is unknown",
@@ -157,16 +157,16 @@ func TestEarlyAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Store{client: c}
-	in := s.newInsert(context.Background(), cfg.hosts[0], "insert")
-	select {
-	case <-in.done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no answer")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	in := s.startInsert(ctx, cfg.hosts[0], "insert")
+	defer in.Abort()
+	defer cancel()
+	for block := make([]byte, 1<<20); err == nil; {
+		err = in.Send(&block)
 	}
-	if !errors.Is(in.err, store.ErrTransient) {
-		t.Errorf("answer: %v", in.err)
+	if !errors.Is(err, store.ErrTransient) || ctx.Err() != nil {
+		t.Errorf("answer: %v", err)
 	}
-	in.abort()
 }
 
 // TestNewServer: what a server with DateTime64 and LowCardinality is asked to

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // logTypes returns the log types that the store has records of.
@@ -156,7 +157,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	if dryRun || s.empty {
 		return res, nil
 	}
-	return res, s.dropBefore(ctx, claimsTable, time.Now().Add(s.offset).UTC().AddDate(0, 0, -7))
+	return res, s.dropBefore(ctx, sqlstore.ClaimsTable, time.Now().Add(s.offset).UTC().AddDate(0, 0, -7))
 }
 
 func (s *Store) pruneType(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) error {

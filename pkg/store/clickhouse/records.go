@@ -9,11 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // The table of records is a list of events that only grows. Rows carry the
@@ -219,7 +218,7 @@ func (h history) records() []store.Record {
 const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 
 // filesTable is the table of records.
-func (s *Store) filesTable() string { return name(s.cfg.database, pg.FilesTable) }
+func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
 // events calls f with the events of the rows that where selects.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
@@ -282,7 +281,7 @@ func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, va
 			if n > 0 && list.Len() > maxQuery {
 				break
 			}
-			if valid(k) {
+			if sqlstore.ValidKey(k) {
 				if list.Len() > 0 {
 					list.WriteByte(',')
 				}
@@ -314,22 +313,9 @@ func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, va
 	return out, nil
 }
 
-// valid reports whether a key can be in the table at all.
-func valid(k store.Key) bool {
-	return utf8.ValidString(k.Probe) && utf8.ValidString(k.Folder) && utf8.ValidString(k.File)
-}
-
-// checkKey refuses a key that the store cannot hold.
-func checkKey(k store.Key) error {
-	if !valid(k) {
-		return fmt.Errorf("%q: its name is no UTF-8 text", k.String())
-	}
-	return store.ValidProbe(k.Probe)
-}
-
 // Refresh implements store.Store.
 func (s *Store) Refresh(ctx context.Context, r store.Record) error {
-	if !valid(r.Key) || s.empty {
+	if !sqlstore.ValidKey(r.Key) || s.empty {
 		return nil
 	}
 	// The version is one more than that of the last change.
@@ -339,9 +325,6 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 		" and place = " + text(losslessjson.Escape(r.Place)) + " group by file_id, probe, folder, file, sha256, place"
 	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
 }
-
-// clean makes a path fit for readers; it is only there for people.
-func clean(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // literals returns values as SQL text, separated by commas.
 func literals(values ...any) string {
@@ -417,7 +400,7 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	where := isKey(r.Key)
 	sql := "insert into " + s.filesTable() + " (" + strings.Join(fileColumns, ", ") + ") select " +
 		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, text in " + list(replaced) + "), " +
-		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, clean(r.Layout)) +
+		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout)) +
 		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) +
 		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
 		" having countIf(text not in " + list(allowed) + ") = 0"

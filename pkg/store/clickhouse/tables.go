@@ -12,6 +12,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -41,7 +42,7 @@ func names(f store.FileInfo) []string {
 			own = append(own, strings.ToLower(c.Name)+micros)
 		}
 	}
-	return pg.ColumnNames(f.Columns, own)
+	return sqlstore.ColumnNames(f.Columns, own)
 }
 
 // Names of the tables of a log type. What has the log type's own name is the
@@ -123,15 +124,15 @@ func (s *Store) createService(ctx context.Context) error {
 		}
 	}
 	for _, t := range []struct{ name, columns, rest string }{
-		{pg.FilesTable, createFiles, "order by " + filesOrder},
-		{claimsTable, createClaims, "partition by toDate(at) order by " + claimsOrder},
+		{sqlstore.FilesTable, createFiles, "order by " + filesOrder},
+		{sqlstore.ClaimsTable, createClaims, "partition by toDate(at) order by " + claimsOrder},
 	} {
 		have, err := s.columns(ctx, "", t.name)
 		if err != nil {
 			return err
 		}
 		if len(have) > 0 {
-			if t.name == pg.FilesTable {
+			if t.name == sqlstore.FilesTable {
 				if err := s.addColumns(ctx, absent(have)); err != nil {
 					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
 				}

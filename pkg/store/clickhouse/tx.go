@@ -2,17 +2,18 @@ package clickhouse
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -61,13 +62,8 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 // start prepares for the columns of b. Those that no row had so far are left
 // out, since the server works on every value.
 func (x *tx) start(b *tstat.Batch) error {
-	for i, p := range x.file.Present {
-		if !p && x.s.cfg.columns != pg.Drop && !x.hasTarget(i) {
-			if _, ok := b.Column(i); ok {
-				return pg.Hinted(fmt.Errorf("line %d: a later header has a column that the table lacks: %s", b.LineNumber(0), name(x.file.Columns[i].Name)),
-					"columns=drop leaves it out")
-			}
-		}
+	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
+		return err
 	}
 	var rest []target
 	var found []column
@@ -90,41 +86,22 @@ func (x *tx) start(b *tstat.Batch) error {
 }
 
 func (x *tx) hasTarget(source int) bool {
-	for _, c := range x.block.columns {
-		if c.source == source {
-			return true
-		}
-	}
-	for _, t := range x.idle {
-		if t.source == source {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(x.block.columns, func(c column) bool { return c.source == source }) ||
+		slices.ContainsFunc(x.idle, func(t target) bool { return t.source == source })
 }
 
 // reject passes on the rows that the store cannot take.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	skip, reasons := x.block.unfit(b)
-	for i := range b.Len() {
-		line := b.LineNumber(i)
-		reason, bad := reasons[i]
-		if why, ok := x.file.Refused[line]; ok {
-			reason, bad = why, true
-			if skip == nil {
-				skip = make([]bool, b.Len())
-			}
-			skip[i] = true
-		}
+	for i, bad := range skip {
 		if bad {
-			skipped++
 			x.rejected++
 			if x.file.Reject != nil {
-				x.file.Reject(line, reason, b.Line(i))
+				x.file.Reject(b.LineNumber(i), reasons[i], b.Line(i))
 			}
 		}
 	}
-	return skip, skipped
+	return skip, len(reasons)
 }
 
 // Rejected implements store.Rejecter.
@@ -151,9 +128,11 @@ func (x *tx) flush() error {
 		for _, c := range x.block.columns {
 			cols = append(cols, name(c.name))
 		}
-		x.insert = x.s.newInsert(x.ctx, x.host, "insert into "+name(x.s.cfg.database, rowsTable(x.file.Type.Name))+" ("+strings.Join(cols, ", ")+") format Native\n")
+		x.insert = x.s.startInsert(x.ctx, x.host, "insert into "+name(x.s.cfg.database, rowsTable(x.file.Type.Name))+" ("+strings.Join(cols, ", ")+") format Native\n")
 	}
-	return x.check(x.insert.send(x.block.take(x.insert.buffer())))
+	block := blocks.Get().(*[]byte)
+	*block = x.block.take((*block)[:0])
+	return x.check(x.insert.Send(block))
 }
 
 // endInsert waits until the server has all rows.
@@ -164,7 +143,7 @@ func (x *tx) endInsert() error {
 	if x.insert == nil {
 		return nil
 	}
-	err := x.insert.end()
+	err := x.insert.Close()
 	x.insert = nil
 	return x.check(err)
 }
@@ -193,7 +172,7 @@ func (x *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 		}
 	}
 	if time.Since(x.started) > maxAttempt {
-		return &transientError{errTooLong}
+		return sqlstore.Transient(errTooLong)
 	}
 	return x.s.commit(ctx, x.host, x.id, r, known, replace)
 }
@@ -207,33 +186,20 @@ func (x *tx) Abort() error {
 	x.ended = true
 	x.cancel()
 	if x.insert != nil {
-		x.insert.abort()
+		x.insert.Abort()
 		x.insert = nil
 	}
 	return nil
 }
 
-// insert is an INSERT under way, in a goroutine of its own, so that rows are
-// prepared while the server takes those before.
-type insert struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	pack   *packer
-	raw    []byte // a buffer, if what is sent is another: the compressed text
-	feed   chan []byte
-	back   chan []byte   // buffers to use again
-	done   chan struct{} // closed when it ended
-	err    error         // read after done
-	cur    []byte        // read, in part
-	whole  []byte
-	sent   atomic.Bool // all of it
-}
+// blocks are buffers of blocks.
+var blocks = sync.Pool{New: func() any { return new([]byte) }}
 
-// newInsert starts an INSERT, whose rows follow its text in the request.
-func (s *Store) newInsert(ctx context.Context, host, sql string) *insert {
-	in := &insert{pack: newPacker(s.cfg.compress), feed: make(chan []byte), back: make(chan []byte, 2), done: make(chan struct{})}
-	in.ctx, in.cancel = context.WithCancel(ctx)
-	in.cur = in.pack.pack(nil, []byte(sql))
+// insert is an INSERT under way.
+type insert = sqlstore.Pipe[*[]byte]
+
+// startInsert starts an INSERT, whose rows follow its text in the request.
+func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	p := params{
 		// The number of the attempt is in every row: there are no duplicates.
 		"insert_deduplicate":         "0",
@@ -242,19 +208,14 @@ func (s *Store) newInsert(ctx context.Context, host, sql string) *insert {
 	if s.cluster {
 		p["insert_distributed_sync"] = "1"
 	}
-	if in.pack.method != 0 {
-		p["decompress"] = "1"
-	}
-	go func() {
-		defer close(in.done)
-		in.err = in.post(s.client, host, p)
-	}()
-	return in
+	return sqlstore.Start(ctx, func(in *insert) error {
+		return s.upload(ctx, host, p, &insertBody{blocks: in, unread: []byte(sql)})
+	})
 }
 
-// post sends the request and waits for the answer.
-func (in *insert) post(c *client, host string, p params) error {
-	body, err := c.post(in.ctx, host, p, in, -1)
+// upload sends an INSERT and waits for the answer.
+func (c *client) upload(ctx context.Context, host string, p params, in *insertBody) error {
+	body, err := c.post(ctx, host, p, in, -1)
 	if err != nil {
 		return err
 	}
@@ -266,82 +227,34 @@ func (in *insert) post(c *client, host string, p params) error {
 	case len(answer) > 0:
 		return mark(answerError(host, http.StatusOK, "", string(answer)))
 	case !in.sent.Load():
-		return &transientError{fmt.Errorf("%s: it answered before it had all rows", host)}
+		return sqlstore.Transient(fmt.Errorf("%s: it answered before it had all rows", host))
 	}
 	return nil
 }
 
-// Read implements io.Reader for the request.
-func (in *insert) Read(p []byte) (int, error) {
-	for len(in.cur) == 0 {
-		if in.whole != nil {
-			select {
-			case in.back <- in.whole:
-			default:
-			}
-			in.whole = nil
+// insertBody is the body of the request of an INSERT.
+type insertBody struct {
+	blocks *insert
+	unread []byte  // of the text or block under way
+	block  *[]byte // nil: the text
+	sent   atomic.Bool
+}
+
+// Read implements io.Reader.
+func (in *insertBody) Read(p []byte) (int, error) {
+	for len(in.unread) == 0 {
+		if in.block != nil {
+			blocks.Put(in.block)
+			in.block = nil
 		}
-		select {
-		case buf, ok := <-in.feed:
-			if !ok {
-				in.sent.Store(true)
-				return 0, io.EOF
-			}
-			in.cur, in.whole = buf, buf[:0]
-		case <-in.ctx.Done():
-			return 0, in.ctx.Err()
+		block, err := in.blocks.Next()
+		if err != nil {
+			in.sent.Store(err == io.EOF)
+			return 0, err
 		}
+		in.block, in.unread = block, *block
 	}
-	n := copy(p, in.cur)
-	in.cur = in.cur[n:]
+	n := copy(p, in.unread)
+	in.unread = in.unread[n:]
 	return n, nil
-}
-
-// buffer returns an empty buffer for send.
-func (in *insert) buffer() []byte {
-	if in.pack.method != 0 {
-		return in.raw[:0]
-	}
-	return in.used()
-}
-
-// used returns a buffer that was sent, if there is one.
-func (in *insert) used() []byte {
-	select {
-	case b := <-in.back:
-		return b
-	default:
-		return nil
-	}
-}
-
-// send gives a block to the INSERT, which owns buf from then on.
-func (in *insert) send(buf []byte) error {
-	if in.pack.method != 0 {
-		in.raw = buf
-		buf = in.pack.pack(in.used(), buf)
-	}
-	select {
-	case in.feed <- buf:
-		return nil
-	case <-in.done:
-		if in.err == nil {
-			return errors.New("the server ended the insert")
-		}
-		return in.err
-	}
-}
-
-// end says that there are no more rows, and returns what the server says.
-func (in *insert) end() error {
-	close(in.feed)
-	<-in.done
-	in.cancel()
-	return in.err
-}
-
-// abort ends an INSERT that is not wanted any more.
-func (in *insert) abort() {
-	in.cancel()
-	<-in.done
 }

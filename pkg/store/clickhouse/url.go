@@ -13,6 +13,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // config is what a URL says.
@@ -24,17 +25,13 @@ type config struct {
 	hasPassword  bool
 	passwordFile string
 	cluster      string
-	columns      pg.Columns
-	compress     string // none, lz4 or zstd
+	columns      sqlstore.Columns
 	secure       bool
 	tls          peer.TLS
 }
 
 // settings are those that a URL may have.
-var settings = []string{"ca", "cert", "cluster", "columns", "compress", "key", "password_file", "tls"}
-
-// compressions are the values of the setting compress.
-var compressions = []string{"none", "lz4", "zstd"}
+var settings = []string{"ca", "cert", "cluster", "columns", "key", "password_file", "tls"}
 
 // Ports of ClickHouse's HTTP interface.
 const (
@@ -95,14 +92,8 @@ func parse(text string) (*config, error) {
 	if c.cluster != "" && !pathName.MatchString(c.database) { // it is part of a path in ZooKeeper
 		return nil, pg.NewURLError("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
 	}
-	if c.columns, err = pg.ParseColumns(values.Get("columns")); err != nil {
+	if c.columns, err = sqlstore.ParseColumns(values.Get("columns")); err != nil {
 		return nil, err
-	}
-	if c.compress = values.Get("compress"); c.compress == "" {
-		c.compress = "none"
-	}
-	if !slices.Contains(compressions, c.compress) {
-		return nil, pg.NewURLError(fmt.Sprintf("compress=%s is unknown", c.compress), "known: "+strings.Join(compressions, ", "))
 	}
 	if err := c.parseTLS(values); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
 // adoptedTable says of each stream that was taken over from math_repo up to
@@ -26,13 +27,10 @@ func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
 	if t, err := pg.FindTable(ctx, q, table); err != nil || t == nil {
 		return adopted, err
 	}
-	rows, err := q.Query(ctx, "select stream, until from "+table.Sanitize())
-	if err != nil {
-		return nil, err
-	}
+	rows, _ := q.Query(ctx, "select stream, until from "+table.Sanitize())
 	var name string
 	var until int64
-	_, err = pgx.ForEachRow(rows, []any{&name, &until}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&name, &until}, func() error {
 		adopted[name] = until
 		return nil
 	})
@@ -112,7 +110,7 @@ func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Ado
 		return 0, nil, err // another database
 	}
 	var ours bool
-	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, pg.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
+	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
 		return 0, nil, err
 	}
 	if ours {
@@ -136,10 +134,7 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 	} else if t == nil {
 		return 0, nil, errors.New("the catalog has no table " + view.Sanitize())
 	}
-	rows, err := tx.Query(ctx, "select serial_time::int8, coalesce(part_length, 0)::int8 from "+view.Sanitize()+" where serial_time is not null")
-	if err != nil {
-		return 0, nil, err
-	}
+	rows, _ := tx.Query(ctx, "select serial_time::int8, coalesce(part_length, 0)::int8 from "+view.Sanitize()+" where serial_time is not null")
 	var start, length int64
 	if _, err := pgx.ForEachRow(rows, []any{&start, &length}, func() error {
 		listed[start] = true
@@ -148,11 +143,8 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 	}); err != nil {
 		return 0, nil, err
 	}
-	rows, err = tx.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+	rows, _ = tx.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
 		where i.inhparent = to_regclass($1) and n.nspname = $2`, pg.Quote(public, name), s.cfg.schema)
-	if err != nil {
-		return 0, nil, err
-	}
 	parts, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return 0, nil, err

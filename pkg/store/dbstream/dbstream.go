@@ -25,6 +25,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -79,7 +80,7 @@ type config struct {
 	schema     string // of the partitions
 	window     int64  // seconds
 	template   string
-	columns    pg.Columns
+	columns    sqlstore.Columns
 	form       pg.Form
 	analyze    string
 	tablespace string
@@ -122,7 +123,7 @@ func parse(text string) (dsn string, c config, err error) {
 	if c.form, err = pg.ParseForm(own.Get("copy")); err != nil {
 		return "", c, err
 	}
-	if c.columns, err = pg.ParseColumns(own.Get("columns")); err != nil {
+	if c.columns, err = sqlstore.ParseColumns(own.Get("columns")); err != nil {
 		return "", c, err
 	}
 	c.analyze = get("analyze", "light")
@@ -228,10 +229,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, readOnly bool) error {
-	rows, err := s.Pool.Query(ctx, "select n from unnest($1::text[]) n where to_regnamespace(quote_ident(n)) is null", []string{catalog, s.cfg.schema})
-	if err != nil {
-		return err
-	}
+	rows, _ := s.Pool.Query(ctx, "select n from unnest($1::text[]) n where to_regnamespace(quote_ident(n)) is null", []string{catalog, s.cfg.schema})
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return err
@@ -333,10 +331,8 @@ func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []i
 	if err != nil || last < 0 {
 		return -1, nil, err
 	}
-	rows, err := s.Pool.Query(ctx, "select serial_time::int8 from "+view+" where serial_time > $1::int8", last)
-	if err == nil {
-		open, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-	}
+	rows, _ := s.Pool.Query(ctx, "select serial_time::int8 from "+view+" where serial_time > $1::int8", last)
+	open, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 	return last, open, err
 }
 
@@ -385,7 +381,7 @@ func (s *Store) analyze(ctx context.Context, option string, table pg.Ident, colu
 
 // Begin implements store.Store.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
-	if err := pg.CheckKey(f.Key); err != nil {
+	if err := sqlstore.CheckKey(f.Key); err != nil {
 		return nil, err
 	}
 	name, err := s.streamName(f.Probe, f.Type.Name)
@@ -404,24 +400,32 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if series != nil {
 		series.begin(f.Key, f.Time)
 	}
-	tx, err := s.DB.Begin(ctx)
+	opt := pg.RowOptions{Table: pg.Ident{public, st.name}, Own: []sqlstore.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
+		Targets: targets, Columns: s.cfg.columns, AsWritten: !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix),
+		Forget: func() { s.forget(st.name) }}
+	tx, err := s.DB.Begin(ctx, f, opt)
 	if err != nil {
 		if series != nil {
 			series.end(f.Key)
 		}
 		return nil, err
 	}
-	written := !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix)
-	x := &fileTx{s: s, st: st, tx: tx, file: f, window: -1, touched: map[int64]int64{},
-		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix(),
-		Rows: pg.NewRows(f, pg.RowOptions{Table: pg.Ident{public, st.name}, Own: []pg.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
-			Targets: targets, Columns: s.cfg.columns, AsWritten: written, Binary: tx.Binary()})}
+	x := &fileTx{Tx: tx, s: s, st: st, file: f, window: -1,
+		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix()}
 	// A probe whose clock runs ahead must not drag all later rows along.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {
 		x.latest = min(x.latest, f.Next.Add(time.Hour+zones).Unix())
 	}
 	return x, nil
+}
+
+// forget makes the next file look at its stream again: a retention job may have
+// dropped a partition.
+func (s *Store) forget(stream string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, stream)
 }
 
 // zones is how far apart clocks in two zones can be: the names of folders may
@@ -446,7 +450,7 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	var cols []string
 	err := s.Change(ctx, catalog, func(tx pgx.Tx) error {
 		other := store.Key{}
-		err := tx.QueryRow(ctx, "select probe, file from "+pg.Quote(catalog, pg.FilesTable)+
+		err := tx.QueryRow(ctx, "select probe, file from "+pg.Quote(catalog, sqlstore.FilesTable)+
 			" where location = $1 and (probe <> $2 or file <> $3) limit 1", name, f.Probe, f.File).Scan(&other.Probe, &other.File)
 		if err == nil {
 			return (&stream{name: name, key: other}).fits(f.Key)

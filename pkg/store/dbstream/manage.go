@@ -73,11 +73,7 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 		return res, err
 	}
 	if !dryRun {
-		defer func() {
-			s.mu.Lock()
-			delete(s.streams, name)
-			s.mu.Unlock()
-		}()
+		defer s.forget(name)
 	}
 	for batch := range slices.Chunk(old, dropBatch) {
 		var bytes int64
@@ -128,18 +124,15 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 // oldest first. Only a table that inherits from the stream's is one of its
 // partitions, whatever the catalog says.
 func (s *Store) oldWindows(ctx context.Context, view pg.Ident, name string, before time.Time) ([]oldWindow, error) {
-	rows, err := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
+	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v
 		left join (pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace)
 			on i.inhparent = to_regclass($1) and v.tablename = n.nspname || '.' || c.relname
 		where v.serial_time::int8 + v.part_length <= $2::int8 order by 1`, pg.Quote(public, name), before.Unix())
-	if err != nil {
-		return nil, err
-	}
 	var list []oldWindow
 	var start, bytes int64
 	var schema, table *string
-	_, err = pgx.ForEachRow(rows, []any{&start, &schema, &table, &bytes}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&start, &schema, &table, &bytes}, func() error {
 		w := oldWindow{start: start, bytes: bytes}
 		if schema != nil && table != nil {
 			w.table = pg.Ident{*schema, *table}

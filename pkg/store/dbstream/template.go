@@ -10,6 +10,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -58,7 +59,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	}
 	if cols == nil && name == lt.Name+allSuffix {
 		cols = append(cols, pg.Quote(colSerial)+" integer")
-		for i, n := range pg.ColumnNames(lt.Columns, []string{colSerial}) {
+		for i, n := range sqlstore.ColumnNames(lt.Columns, []string{colSerial}) {
 			cols = append(cols, pg.Quote(n)+" "+pg.SQLType(lt.Columns[i]))
 		}
 	}
@@ -75,7 +76,7 @@ var older = map[string]string{"c_tls_sni": "c_ssl_sni", "s_tls_scn": "s_ssl_scn"
 // columnNames returns the names that a file's columns have in a table, or
 // would get there.
 func columnNames(f store.FileInfo, c config, table map[string]string) []string {
-	names := pg.ColumnNames(f.Columns, []string{colSerial})
+	names := sqlstore.ColumnNames(f.Columns, []string{colSerial})
 	for i, n := range names {
 		if o := older[n]; table[n] == "" && table[o] != "" {
 			names[i] = o

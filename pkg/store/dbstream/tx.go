@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,18 +16,17 @@ import (
 
 // fileTx is one file under way.
 type fileTx struct {
-	*pg.Rows
+	*pg.Tx
 	s    *Store
 	st   *stream
-	tx   *pg.Tx
 	file store.FileInfo
 
-	last    int64           // serial_time of the row before
-	latest  int64           // what can be true
-	window  int64           // being copied; -1: none
-	rows    int64           // of the window being copied
-	touched map[int64]int64 // rows of windows
-	row     []byte
+	last    int64    // serial_time of the row before
+	latest  int64    // what can be true
+	window  int64    // being copied; -1: none
+	to      *pg.Dest // its table
+	windows []windowRows
+	prefix  []byte // our own column of the row under way
 
 	series   *series // nil: none
 	begun    time.Time
@@ -41,14 +39,10 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	if err != nil {
 		return err
 	}
-	if changed && x.tx.Copying() {
-		if err := x.check(x.tx.EndCopy()); err != nil {
-			return err
-		}
-		x.count()
+	if changed {
 		x.window = -1 // begin it again with more columns
 	}
-	buf := x.tx.Buffer()
+	batch := x.to.NewBatch()
 	for i, own := range b.Serials(x.file.Time) {
 		reason := ""
 		if own > x.latest {
@@ -60,11 +54,8 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		if serial < x.st.adopted && reason == "" {
 			continue // it is there
 		}
-		from := len(buf)
-		buf = x.Begin(buf, pg.Value{Int: serial})
-		var ok bool
-		buf, ok = x.Append(buf, from, b, i, reason)
-		if !ok {
+		x.prefix = x.Begin(x.prefix[:0], pg.Value{Int: serial})
+		if !x.Append(batch, x.prefix, b, i, reason) {
 			if old := x.file.Append && b.LineNumber(i) <= x.file.After; old && reason == "" {
 				x.last = serial
 			}
@@ -75,62 +66,41 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			x.low = min(x.low, own)
 		}
 		if window := serial - serial%x.s.cfg.window; window != x.window {
-			x.row = append(x.row[:0], buf[from:]...)
-			if err := x.turn(ctx, window, buf[:from]); err != nil {
+			if batch, err = x.turn(ctx, window, batch); err != nil {
 				return err
 			}
-			buf = append(x.tx.Buffer(), x.row...)
 		}
-		x.rows++
-		x.tx.Line(b.LineNumber(i))
 	}
-	if err := x.CheckAddresses(false); err != nil {
-		return err
-	}
-	return x.check(x.tx.Send(buf))
+	return x.Send(batch)
 }
 
-// turn sends what is left for the window under way, and starts another. Within
-// a file windows only go on.
-func (x *fileTx) turn(ctx context.Context, window int64, left []byte) error {
-	if x.tx.Copying() {
-		if err := x.tx.Send(left); err != nil {
-			return x.check(err)
-		}
-		if err := x.tx.EndCopy(); err != nil {
-			return x.check(err)
-		}
-	}
+// windowRows are rows of a window.
+type windowRows struct {
+	window int64
+	rows   *pg.Dest
+}
+
+// turn starts a window, whose first row is the last one of a batch, and sends
+// those before it. Within a file windows only go on.
+func (x *fileTx) turn(ctx context.Context, window int64, batch *pg.Batch) (*pg.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
-		return err
+		return nil, err
 	}
-	x.count()
-	x.window = window
-	x.tx.Copy(x.s.part(x.st, window), x.Rows)
-	return nil
+	x.window, x.to = window, x.Into(x.s.part(x.st, window))
+	x.windows = append(x.windows, windowRows{window, x.to})
+	next := batch.Split(x.to)
+	return next, x.Send(batch)
 }
 
-// count adds up the rows of the window under way.
-func (x *fileTx) count() {
-	if x.rows > 0 {
-		x.touched[x.window] += x.rows
-		x.rows = 0
+// touched returns how many rows of the file each window has got.
+func (x *fileTx) touched() map[int64]int64 {
+	rows := map[int64]int64{}
+	for _, w := range x.windows {
+		if n := w.rows.Stored(); n > 0 {
+			rows[w.window] += n
+		}
 	}
-}
-
-// check looks at an error for a sign that the stream is not what it was: a
-// retention job may have dropped a partition.
-func (x *fileTx) check(err error) error {
-	code := pg.CodeOf(err)
-	if strings.HasPrefix(code, "42") || errors.Is(err, pg.ErrChanged) {
-		x.s.mu.Lock()
-		delete(x.s.streams, x.st.name)
-		x.s.mu.Unlock()
-	}
-	if code == "42P01" { // dropped meanwhile: the next try makes it again
-		return pg.Again(err)
-	}
-	return err
+	return rows
 }
 
 var errReplace = errors.New("rows of dbstream do not tell their file, and cannot be replaced")
@@ -140,24 +110,20 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 		x.Abort()
 		return errReplace
 	}
-	if err := x.CheckAddresses(true); err != nil {
-		return errors.Join(err, x.Abort())
+	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil }); err != nil {
+		return err
 	}
-	err := x.tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil })
-	if err != nil {
-		return x.check(err)
-	}
-	x.count()
+	touched := x.touched()
 	if x.series != nil {
-		defer x.stored()
+		defer x.stored(touched)
 	}
-	if len(x.touched) == 0 {
+	if len(touched) == 0 {
 		return nil
 	}
 	x.st.mu.Lock()
 	x.st.written = true
 	x.st.mu.Unlock()
-	for _, w := range slices.Sorted(maps.Keys(x.touched)) {
+	for _, w := range slices.Sorted(maps.Keys(touched)) {
 		switch x.s.cfg.analyze {
 		case "light":
 			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pg.Quote(colSerial)+")")
@@ -169,13 +135,13 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 }
 
 // stored tells the scheduler's series what is there now.
-func (x *fileTx) stored() {
+func (x *fileTx) stored(touched map[int64]int64) {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)
-	for _, n := range x.touched {
+	for _, n := range touched {
 		rows += n
 	}
-	for start, n := range x.touched {
+	for start, n := range touched {
 		f.windows[start] = work{n, time.Duration(float64(took) * float64(n) / float64(rows))}
 	}
 	x.series.commit(x.file.Key, f)
@@ -187,5 +153,5 @@ func (x *fileTx) Abort() error {
 		x.series.end(x.file.Key)
 		x.series = nil
 	}
-	return x.tx.Abort()
+	return x.Tx.Abort()
 }

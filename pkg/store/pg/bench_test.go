@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -25,7 +26,7 @@ func convert(b *testing.B, binary, asWritten bool) {
 	head, rows, _ := bytes.Cut(sample, []byte("\n"))
 	text := append(append(bytes.Clone(head), '\n'), bytes.Repeat(rows, 200)...)
 	typ := tstat.TypeByName("log_tcp_complete")
-	var targets []Target
+	var targets []sqlstore.Target
 	for i, c := range typ.Columns {
 		t := SQLType(c)
 		types := map[string]string{"bigint": "int8", "double precision": "float8", "boolean": "bool"}
@@ -35,15 +36,15 @@ func convert(b *testing.B, binary, asWritten bool) {
 		if types[t] != "" {
 			t = types[t]
 		}
-		targets = append(targets, Target{c.Name, t, i})
+		targets = append(targets, sqlstore.Target{Name: c.Name, Type: t, Source: i})
 	}
 	r := new(tstat.Reader)
-	var buf []byte
+	var buf Batch
 	n := 0
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		r.Reset(bytes.NewReader(text), typ, tstat.ReaderOptions{})
-		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen, AsWritten: asWritten, Binary: binary})
+		rows := newRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: sqlstore.Widen, AsWritten: asWritten, binary: binary})
 		for {
 			batch, err := r.Next()
 			if err == io.EOF {
@@ -55,9 +56,10 @@ func convert(b *testing.B, binary, asWritten bool) {
 			if _, err := rows.Start(batch); err != nil {
 				b.Fatal(err)
 			}
-			buf = buf[:0]
+			buf = Batch{data: buf.data[:0], lines: buf.lines[:0], rows: buf.rows[:0]}
+			begin := rows.Begin(nil)
 			for i := range batch.Len() {
-				buf, _ = rows.Append(rows.Begin(buf), len(buf), batch, i, "")
+				rows.Append(&buf, begin, batch, i, "")
 			}
 			n += batch.Len()
 		}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"unsafe"
 
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -34,11 +35,6 @@ func ParseForm(text string) (Form, error) {
 		return f, nil
 	}
 	return "", &URLError{fmt.Sprintf("copy=%s is unknown", text), "known: auto, binary, text"}
-}
-
-// Binary reports whether rows should go in binary form.
-func (t *Tx) Binary() bool {
-	return t.db.form == AsBinary || t.db.form != AsText && onThisMachine(t.conn.Conn().PgConn().Conn())
 }
 
 // onThisMachine reports whether both ends of a connection are.
@@ -71,8 +67,8 @@ const epoch = 946684800e6
 var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
 
 // canBinary reports whether the values of all targets have a binary form.
-func canBinary(targets []Target) bool {
-	return !slices.ContainsFunc(targets, func(t Target) bool {
+func canBinary(targets []sqlstore.Target) bool {
+	return !slices.ContainsFunc(targets, func(t sqlstore.Target) bool {
 		_, ok := sizes[t.Type]
 		return !ok
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -19,9 +20,9 @@ import (
 // them in the same batch, and where a later header has the columns elsewhere.
 func TestAsWritten(t *testing.T) {
 	typ := tstat.TypeByName("log_tcp_complete")
-	var targets []Target
+	var targets []sqlstore.Target
 	for name, as := range map[string]string{"c_port": "int4", "c_pkts_all": "text", "first": "float8", "c_ip": "text"} {
-		targets = append(targets, Target{name, as, typ.Column(name)})
+		targets = append(targets, sqlstore.Target{Name: name, Type: as, Source: typ.Column(name)})
 	}
 	const (
 		header = "#c_port:1 c_pkts_all:2 first:3 c_ip:4\n"
@@ -35,7 +36,7 @@ func TestAsWritten(t *testing.T) {
 		{header + "1 --- 5 a\n2 3 --- b\n", "1 --- 5 a, 2 3 NULL b"},
 		{header + "1 5 5.5 a\n" + other + "b 6.5 2 06\n" + none + "c 3\n", "1 5 5.5 a, 2 06 6.5 b, 3 NULL NULL c"},
 	} {
-		rows := NewRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: Widen, AsWritten: true, Binary: true})
+		rows := newRows(store.FileInfo{Type: typ, Columns: typ.Columns}, RowOptions{Targets: targets, Columns: sqlstore.Widen, AsWritten: true, binary: true})
 		r := tstat.NewReader(strings.NewReader(c.log), typ, tstat.ReaderOptions{})
 		var got []string
 		for {
@@ -50,11 +51,11 @@ func TestAsWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := range b.Len() {
-				buf, ok := rows.Append(rows.Begin(nil), 0, b, i, "")
-				if !ok {
+				var buf Batch
+				if !rows.Append(&buf, rows.Begin(nil), b, i, "") {
 					t.Fatalf("%q: row %d rejected", c.log, i)
 				}
-				got = append(got, decode(t, buf, rows.columns()))
+				got = append(got, decode(t, buf.data, rows.columns()))
 			}
 		}
 		if got := strings.Join(got, ", "); got != c.want {
@@ -65,7 +66,7 @@ func TestAsWritten(t *testing.T) {
 
 // decode returns the values of a row in binary form, in the order of their
 // names: c_port, c_pkts_all, first, c_ip.
-func decode(t *testing.T, row []byte, columns []Target) string {
+func decode(t *testing.T, row []byte, columns []sqlstore.Target) string {
 	t.Helper()
 	values := make([]string, 4)
 	if n := int(binary.BigEndian.Uint16(row)); n != len(columns) {

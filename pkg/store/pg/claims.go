@@ -3,16 +3,14 @@ package pg
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
-
-// ClaimsTable is the name of the table of claims, beside that of records.
-const ClaimsTable = "tstatrepo_claims"
 
 // Claims are not worth a flush to disk, nor a replica: a server that crashes
 // forgets them, and no more is lost than that two may do the same work.
@@ -31,17 +29,16 @@ const cleanEvery = 10 * time.Minute
 
 // claims is what is known of the table of claims.
 type claims struct {
-	mu      sync.Mutex
-	denied  bool // there is no right to use it
-	cleaned time.Time
+	denied  atomic.Bool  // there is no right to use it
+	cleaned atomic.Int64 // when, in seconds since the epoch
 }
 
-func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], ClaimsTable} }
+func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], sqlstore.ClaimsTable} }
 
 // Claim implements store.Claimer. Claims save work, no more: a user who has
 // no right to the table is granted everything.
 func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	if len(keys) == 0 || d.claimsDenied() {
+	if len(keys) == 0 || d.claims.denied.Load() {
 		return keys, nil
 	}
 	got, err := d.claim(ctx, owner, keys, ttl)
@@ -51,7 +48,10 @@ func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time
 		}
 	}
 	if CodeOf(err) == "42501" {
-		d.denyClaims(err)
+		if !d.claims.denied.Swap(true) {
+			d.Log.Warn("files cannot be claimed: another importer at the same time may do the same work", "store", d.url, "err", err,
+				"hint", "README lists the rights that an import needs")
+		}
 		return keys, nil
 	}
 	if err == nil {
@@ -75,68 +75,30 @@ func (d *DB) createClaims(ctx context.Context) error {
 	return nil
 }
 
-func (d *DB) claimsDenied() bool {
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
-	return d.claims.denied
-}
-
-func (d *DB) denyClaims(err error) {
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
-	if !d.claims.denied {
-		d.claims.denied = true
-		d.Log.Warn("files cannot be claimed: another importer at the same time may do the same work", "store", d.url, "err", err,
-			"hint", "README lists the rights that an import needs")
-	}
-}
-
 // claim adds rows, or takes over those that are the owner's or expired, in the
 // same order as everybody: nobody waits in a circle.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	l, p, f, n, got := d.claimed(keys)
-	rows, err := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)
+	l, p, f, n, got := d.columnsOf(keys) // of the others no one else will import the files
+	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)
 		select location, probe, folder, file, $5::text, clock_timestamp() + make_interval(secs => $6::float8)
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
 		order by location, probe, folder, file
 		on conflict (location, probe, folder, file) do update set owner = excluded.owner, expires = excluded.expires
 		where c.owner = excluded.owner or c.expires < clock_timestamp()
-		returning probe, folder, file`, l, p, f, n, clean(owner), ttl.Seconds())
-	if err != nil {
-		return nil, err
-	}
+		returning probe, folder, file`, l, p, f, n, sqlstore.Clean(owner), ttl.Seconds())
 	var k store.Key
-	_, err = pgx.ForEachRow(rows, []any{&k.Probe, &k.Folder, &k.File}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&k.Probe, &k.Folder, &k.File}, func() error {
 		got = append(got, k)
 		return nil
 	})
 	return got, err
 }
 
-// claimed returns the columns of keys, and apart those keys that no row can
-// have: nobody else will import them.
-func (d *DB) claimed(keys []store.Key) (locations, probes, folders, files []string, unfit []store.Key) {
-	for _, k := range keys {
-		if !valid(k) {
-			unfit = append(unfit, k)
-			continue
-		}
-		locations = append(locations, d.records.location(k))
-		probes, folders, files = append(probes, k.Probe), append(folders, k.Folder), append(files, k.File)
-	}
-	return locations, probes, folders, files, unfit
-}
-
 // cleanClaims removes expired claims now and then, except those that someone
 // takes over in this moment. If it fails, the next time comes.
 func (d *DB) cleanClaims(ctx context.Context) {
-	d.claims.mu.Lock()
-	due := time.Since(d.claims.cleaned) > cleanEvery
-	if due {
-		d.claims.cleaned = time.Now()
-	}
-	d.claims.mu.Unlock()
-	if !due {
+	last, now := d.claims.cleaned.Load(), time.Now().Unix()
+	if now-last < int64(cleanEvery/time.Second) || !d.claims.cleaned.CompareAndSwap(last, now) {
 		return
 	}
 	table := d.claimsTable().Sanitize()
@@ -149,13 +111,13 @@ func (d *DB) cleanClaims(ctx context.Context) {
 
 // Release implements store.Claimer.
 func (d *DB) Release(ctx context.Context, owner string, keys []store.Key) error {
-	if len(keys) == 0 || d.claimsDenied() {
+	if len(keys) == 0 || d.claims.denied.Load() {
 		return nil
 	}
-	l, p, f, n, _ := d.claimed(keys)
+	l, p, f, n, _ := d.columnsOf(keys)
 	_, err := d.Pool.Exec(ctx, "delete from "+d.claimsTable().Sanitize()+` as c
 		using unnest($1::text[], $2::text[], $3::text[], $4::text[]) as k (location, probe, folder, file)
-		where (c.location, c.probe, c.folder, c.file) = (k.location, k.probe, k.folder, k.file) and c.owner = $5`, l, p, f, n, clean(owner))
+		where (c.location, c.probe, c.folder, c.file) = (k.location, k.probe, k.folder, k.file) and c.owner = $5`, l, p, f, n, sqlstore.Clean(owner))
 	if CodeOf(err) == "42P01" {
 		return nil
 	}

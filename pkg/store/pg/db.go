@@ -26,6 +26,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // DB is a database that rows are stored in.
@@ -242,7 +244,7 @@ func Mark(err error) error {
 	case err == nil || errors.Is(err, store.ErrTransient):
 		return err
 	case transient(err):
-		return &transientError{err}
+		return sqlstore.Transient(&lineError{err})
 	}
 	switch CodeOf(err) {
 	case "28000", "28P01":
@@ -260,17 +262,6 @@ type lineError struct{ err error }
 
 func (e *lineError) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
 func (e *lineError) Unwrap() error { return e.err }
-
-// transientError adds two marks to an error.
-type transientError struct{ err error }
-
-func (e *transientError) Error() string {
-	return "store unavailable: " + (&lineError{e.err}).Error()
-}
-
-func (e *transientError) Unwrap() []error {
-	return []error{e.err, store.ErrUnavailable, store.ErrTransient}
-}
 
 func transient(err error) bool {
 	if errors.Is(err, context.Canceled) {
@@ -318,16 +309,25 @@ type Ident = pgx.Identifier
 // Quote returns a name as SQL text.
 func Quote(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
 
+// hinted is an error with a hint.
+type hinted struct {
+	error
+	hint string
+}
+
+// Hinted adds a hint to an error.
+func Hinted(err error, hint string) error { return &hinted{err, hint} }
+
+func (h *hinted) Unwrap() error { return h.error }
+func (h *hinted) Hint() string  { return h.hint }
+
 // List returns names as SQL text, separated by commas.
 func List(names []string) string {
-	var b strings.Builder
+	quoted := make([]string, len(names))
 	for i, n := range names {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(Quote(n))
+		quoted[i] = Quote(n)
 	}
-	return b.String()
+	return strings.Join(quoted, ", ")
 }
 
 // lockWait is how long a change of tables waits for a lock before it lets
@@ -385,7 +385,8 @@ type Table struct {
 	Columns     map[string]string // name -> pg_type.typname
 }
 
-// Querier is a connection or a transaction.
+// Querier is a connection or a transaction. An error of its Query is one of the
+// rows, too.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -394,18 +395,15 @@ type Querier interface {
 // FindTable returns what is known of a table, nil if there is none.
 func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	t := Table{Columns: map[string]string{}}
-	rows, err := q.Query(ctx, `select c.oid, c.relkind = 'p', a.attname::text, y.typname::text
+	rows, _ := q.Query(ctx, `select c.oid, c.relkind = 'p', a.attname::text, y.typname::text
 		from pg_class c
 		join pg_namespace n on n.oid = c.relnamespace
 		left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 		left join pg_type y on y.oid = a.atttypid
 		where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p', 'f')`, name[0], name[1])
-	if err != nil {
-		return nil, err
-	}
 	var col, typ *string
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Partitioned, &col, &typ}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&t.OID, &t.Partitioned, &col, &typ}, func() error {
 		n++
 		if col != nil && typ != nil {
 			t.Columns[*col] = *typ
@@ -418,15 +416,23 @@ func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	return &t, nil
 }
 
+// AddColumns adds columns to a table: those of the given indexes, of the types
+// that sqlType says.
+func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
+	var add []string
+	for _, c := range indexes {
+		add = append(add, "add column "+Quote(names[c])+" "+sqlType(columns[c]))
+	}
+	_, err := tx.Exec(ctx, "alter table "+table.Sanitize()+" "+strings.Join(add, ", "))
+	return err
+}
+
 // NoPartition reports whether a table lacks the partition of a row: someone
 // has dropped it since it was looked at.
 func NoPartition(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""
 }
-
-// Again marks an error as one after which a second try finds things in order.
-func Again(err error) error { return &transientError{err} }
 
 // CodeOf returns the SQLSTATE of an error, "" if it is none of the server.
 func CodeOf(err error) string {

@@ -12,16 +12,9 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
-
-// Target is a column of the table that rows are copied into, and where its
-// values come from.
-type Target struct {
-	Name   string // in the table
-	Type   string // pg_type.typname
-	Source int    // index into store.FileInfo.Columns
-}
 
 // encoder writes rows in COPY's binary form if that is wanted and all types of
 // the columns are known here. Else it is the text form, with the separator of
@@ -56,7 +49,7 @@ type step struct {
 
 // cell is one column under way.
 type cell struct {
-	target   Target
+	target   sqlstore.Target
 	op       op
 	min, max int64 // opRawInt, opInt
 	numeric  bool  // a plain field can be copied as it is
@@ -107,7 +100,7 @@ const (
 // that is wanted and can be. With asWritten a time stays the number that Tstat
 // wrote, and every text but "-" stays a text: so it is in DBStream's own
 // tables.
-func newEncoder(columns []tstat.Column, targets []Target, asWritten, binary bool) *encoder {
+func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, binary bool) *encoder {
 	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
 	for _, t := range targets {
 		e.sources[t.Source] = true
@@ -223,8 +216,8 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 
 // columns returns the columns of the table in the order of the rows, see
 // start.
-func (e *encoder) columns() []Target {
-	var cols []Target
+func (e *encoder) columns() []sqlstore.Target {
+	var cols []sqlstore.Target
 	for _, c := range e.cells {
 		cols = append(cols, c.target)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
-// colPruned is the column of FilesTable that says when the rows of a file were
+// colPruned is the column of sqlstore.FilesTable that says when the rows of a file were
 // removed.
 const colPruned = "pruned"
 
@@ -22,10 +22,7 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	if err := d.lookForColumns(ctx); err != nil {
 		return Mark(err)
 	}
-	rows, err := d.Pool.Query(ctx, "select "+d.recordColumns()+" from "+d.records.table.Sanitize()+" r")
-	if err != nil {
-		return Mark(err)
-	}
+	rows, _ := d.Pool.Query(ctx, "select "+d.recordColumns()+" from "+d.records.table.Sanitize()+" r")
 	return Mark(eachRecord(rows, f))
 }
 
@@ -97,10 +94,7 @@ func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	if d.records.table == nil {
 		return nil, nil
 	}
-	rows, err := d.Pool.Query(ctx, "select distinct location from "+d.records.table.Sanitize()+" order by 1")
-	if err != nil {
-		return nil, Mark(err)
-	}
+	rows, _ := d.Pool.Query(ctx, "select distinct location from "+d.records.table.Sanitize()+" order by 1")
 	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return list, Mark(err)
 }

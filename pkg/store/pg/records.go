@@ -5,19 +5,15 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
-
-// FilesTable is the name of the table of records.
-const FilesTable = "tstatrepo_files"
 
 // records is the table of records. Column location says where the rows of a
 // file are: only within one place is a file stored once.
@@ -74,7 +70,7 @@ const createFiles = ` (
 // UseRecords makes the table of records in a schema if it is missing.
 // location tells where the rows of a key go.
 func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, location func(store.Key) string) error {
-	d.records.table, d.records.location = Ident{schema, FilesTable}, location
+	d.records.table, d.records.location = Ident{schema, sqlstore.FilesTable}, location
 	find := func(q Querier) (*Table, error) { return FindTable(ctx, q, d.records.table) }
 	t, err := find(d.Pool)
 	if err != nil {
@@ -136,23 +132,15 @@ func (d *DB) addPlaces(ctx context.Context) error {
 		if d.lookAt(t); d.records.places.Load() {
 			return nil // another process did it meanwhile
 		}
-		alter := "alter table " + table
-		for i, c := range addedColumns {
-			if i > 0 {
-				alter += ","
+		for _, c := range addedColumns {
+			if _, err := tx.Exec(ctx, "alter table "+table+" add column if not exists "+c.name+" "+c.typ); err != nil {
+				return err
 			}
-			alter += " add column if not exists " + c.name + " " + c.typ
-		}
-		if _, err := tx.Exec(ctx, alter); err != nil {
-			return err
 		}
 		if err := d.indexIdentity(ctx, tx); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, "select conname::text from pg_constraint where conrelid = $1::oid and contype = 'u'", t.OID)
-		if err != nil {
-			return err
-		}
+		rows, _ := tx.Query(ctx, "select conname::text from pg_constraint where conrelid = $1::oid and contype = 'u'", t.OID)
 		old, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			return err
@@ -172,51 +160,30 @@ func (d *DB) addPlaces(ctx context.Context) error {
 	return nil
 }
 
-// valid reports whether a key can be in the table at all.
-func valid(k store.Key) bool {
-	for _, s := range []string{k.Probe, k.Folder, k.File} {
-		if !utf8.ValidString(s) || strings.Contains(s, "\x00") {
-			return false
+// columnsOf returns the columns of keys, and apart those keys that no row can
+// have.
+func (d *DB) columnsOf(keys []store.Key) (locations, probes, folders, files []string, unfit []store.Key) {
+	for _, k := range keys {
+		if !sqlstore.ValidKey(k) {
+			unfit = append(unfit, k)
+			continue
 		}
+		locations = append(locations, d.records.location(k))
+		probes, folders, files = append(probes, k.Probe), append(folders, k.Folder), append(files, k.File)
 	}
-	return true
-}
-
-// CheckKey refuses a key that no database can hold.
-func CheckKey(k store.Key) error {
-	if !valid(k) {
-		return fmt.Errorf("%q: its name is no UTF-8 text", k.String())
-	}
-	return store.ValidProbe(k.Probe)
+	return locations, probes, folders, files, unfit
 }
 
 // Lookup implements store.Store.
 func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, error) {
-	if d.records.table == nil {
+	l, p, f, n, _ := d.columnsOf(keys)
+	if d.records.table == nil || len(l) == 0 {
 		return nil, nil
 	}
-	var l, p, f, n []string
-	for _, k := range keys {
-		if valid(k) {
-			l = append(l, d.records.location(k))
-			p, f, n = append(p, k.Probe), append(f, k.Folder), append(n, k.File)
-		}
-	}
-	if len(l) == 0 {
-		return nil, nil
-	}
-	var rs []store.Record
-	rows, err := d.Pool.Query(ctx, "select "+d.recordColumns()+`
+	rows, _ := d.Pool.Query(ctx, "select "+d.recordColumns()+`
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
 		join `+d.records.table.Sanitize()+` as r using (location, probe, folder, file)`, l, p, f, n)
-	if err != nil {
-		return nil, Mark(err)
-	}
-	err = eachRecord(rows, func(r store.Record) error {
-		rs = append(rs, r)
-		return nil
-	})
-	return rs, Mark(err)
+	return collectRecords(rows)
 }
 
 // OtherProbes implements store.ProbeFinder. The index starts with location and
@@ -225,14 +192,9 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 	if d.records.table == nil {
 		return nil, nil
 	}
-	var p, f, n []string
-	for _, k := range keys {
-		if valid(k) {
-			p, f, n = append(p, k.Probe), append(f, k.Folder), append(n, k.File)
-		}
-	}
+	_, p, f, n, _ := d.columnsOf(keys)
 	table := d.records.table.Sanitize()
-	rows, err := d.Pool.Query(ctx, `with recursive s as (
+	rows, _ := d.Pool.Query(ctx, `with recursive s as (
 			(select location, probe from `+table+` order by location, probe limit 1)
 			union all
 			select n.location, n.probe from s, lateral (select location, probe from `+table+`
@@ -241,15 +203,7 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[])) as k (probe, folder, file)
 		join s on s.probe <> k.probe
 		join `+table+` as r on r.location = s.location and r.probe = s.probe and r.folder = k.folder and r.file = k.file`, p, f, n)
-	if err != nil {
-		return nil, Mark(err)
-	}
-	var rs []store.Record
-	err = eachRecord(rows, func(r store.Record) error {
-		rs = append(rs, r)
-		return nil
-	})
-	return rs, Mark(err)
+	return collectRecords(rows)
 }
 
 // recordColumns are the columns of a record in table r, for eachRecord.
@@ -298,20 +252,23 @@ func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
 	return err
 }
 
+func collectRecords(rows pgx.Rows) (rs []store.Record, err error) {
+	err = eachRecord(rows, func(r store.Record) error {
+		rs = append(rs, r)
+		return nil
+	})
+	return rs, Mark(err)
+}
+
 // Refresh implements store.Store.
 func (d *DB) Refresh(ctx context.Context, r store.Record) error {
-	if !valid(r.Key) {
+	if !sqlstore.ValidKey(r.Key) {
 		return nil
 	}
 	_, err := d.Pool.Exec(ctx, "update "+d.records.table.Sanitize()+` set size = $1, mtime = $2, mtime_ns = $3, path = $4
 		where location = $5 and probe = $6 and folder = $7 and file = $8 and sha256 = $9 and coalesce(place, '') = $10`,
 		r.Size, r.ModTime, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, losslessjson.Escape(r.Place))
 	return Mark(err)
-}
-
-// clean makes a path fit for a text column; it is only there for people.
-func clean(s string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // nextID reserves the id of a record, which rows may carry before it is there.
@@ -330,12 +287,9 @@ type Replaced struct {
 func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replaced, error) {
 	var out Replaced
 	for _, r := range rs {
-		rows, err := tx.Query(ctx, "delete from "+d.records.table.Sanitize()+
+		rows, _ := tx.Query(ctx, "delete from "+d.records.table.Sanitize()+
 			" where location = $1 and probe = $2 and folder = $3 and file = $4 and sha256 = $5 and coalesce(place, '') = $6 returning id, time",
 			d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, losslessjson.Escape(r.Place))
-		if err != nil {
-			return out, err
-		}
 		var id int64
 		var t time.Time
 		if _, err := pgx.ForEachRow(rows, []any{&id, &t}, func() error {
@@ -355,15 +309,12 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", lockNumber("file", location, r.Probe, r.Folder, r.File)); err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, "select sha256, coalesce(place, '') from "+d.records.table.Sanitize()+
+	rows, _ := tx.Query(ctx, "select sha256, coalesce(place, '') from "+d.records.table.Sanitize()+
 		" where location = $1 and probe = $2 and folder = $3 and file = $4", location, r.Probe, r.Folder, r.File)
-	if err != nil {
-		return err
-	}
 	o := store.Record{Key: r.Key}
 	var place string
 	var conflict error
-	_, err = pgx.ForEachRow(rows, []any{&o.SHA256, &place}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&o.SHA256, &place}, func() error {
 		o.Place = losslessjson.Unescape(place)
 		known := slices.ContainsFunc(known, o.Same)
 		switch {
@@ -385,7 +336,7 @@ func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) er
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
 		on conflict do nothing`,
 		id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime, r.ModTime.UnixNano(),
-		losslessjson.Escape(r.Path), r.Type, clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
+		losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
 		losslessjson.Escape(r.Place), r.Head, r.Damaged)
 	if err != nil {
 		return err

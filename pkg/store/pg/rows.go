@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -17,38 +18,35 @@ import (
 // are passed to the file's Reject.
 type Rows struct {
 	enc      *encoder
-	own      []Target
 	file     store.FileInfo
+	opt      RowOptions
 	rejected int64
-	rows     int64 // that Start was called for
-	table    Ident
+	rows     int64             // that Start was called for
 	texts    int               // rows with a text in place of an address
 	text     *TextAddressError // about the first of them
 }
 
 // RowOptions say what rows are made of.
 type RowOptions struct {
-	Table   Ident    // that the user knows, for hints
-	Own     []Target // columns that are not of the log; Source does not matter
-	Targets []Target
-	Columns Columns
+	Table   Ident             // that the user knows, for hints
+	Own     []sqlstore.Target // columns that are not of the log; Source does not matter
+	Targets []sqlstore.Target
+	Columns sqlstore.Columns
 	// AsWritten: a time stays the number that Tstat wrote, and every text but
 	// "-" stays a text, as DBStream's own tables have it.
 	AsWritten bool
-	// Binary asks for the binary form of COPY. Types whose binary form is not
+	// Forget is called when an error shows that the table is not what it was.
+	Forget func()
+	// binary asks for the binary form of COPY. Types whose binary form is not
 	// known here keep the text form.
-	Binary bool
+	binary bool
 }
 
-// NewRows returns the encoder of a file.
-func NewRows(f store.FileInfo, opt RowOptions) *Rows {
-	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.Binary && canBinary(opt.Own))
+// newRows returns the encoder of a file.
+func newRows(f store.FileInfo, opt RowOptions) *Rows {
+	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.binary && canBinary(opt.Own))
 	enc.sep = f.Type.Separator()
-	r := &Rows{enc: enc, own: opt.Own, file: f, table: opt.Table}
-	if opt.Columns == Drop {
-		r.file.Present = nil
-	}
-	return r
+	return &Rows{enc: enc, file: f, opt: opt}
 }
 
 // Value is a value of one of the table's own columns: the text if there is
@@ -68,7 +66,7 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 		if i > 0 && !r.enc.binary {
 			dst = append(dst, r.enc.sep)
 		}
-		switch t := r.own[i].Type; {
+		switch t := r.opt.Own[i].Type; {
 		case r.enc.binary && v.Text != "":
 			dst = appendBytes(dst, []byte(v.Text))
 		case r.enc.binary && !v.Time.IsZero():
@@ -86,19 +84,11 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	return dst
 }
 
-// Rejected is how many rows were rejected.
-func (r *Rows) Rejected() int64 { return r.rejected }
-
 // Start prepares for the rows of b, see encoder.start. It fails if b has a
 // column that the table was not asked for: a later header can bring one.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
-	for i, p := range r.file.Present {
-		if !p && !r.enc.has(i) {
-			if _, ok := b.Column(i); ok {
-				return false, Hinted(fmt.Errorf("line %d: a later header has a column that the table lacks: %s", b.LineNumber(0), Quote(r.file.Columns[i].Name)),
-					"columns=drop leaves it out")
-			}
-		}
+	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
+		return false, err
 	}
 	r.rows += int64(b.Len())
 	return r.enc.start(b), nil
@@ -108,11 +98,11 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 // an address is no accident.
 const fewRows = 100
 
-// CheckAddresses fails if the log holds texts where the table wants addresses,
+// checkAddresses fails if the log holds texts where the table wants addresses,
 // as anonymized logs do: the other rows alone would be wrong. One such row
 // among many is a damaged line, and so only a reject; that is known at the end
 // of the file, which final says.
-func (r *Rows) CheckAddresses(final bool) error {
+func (r *Rows) checkAddresses(final bool) error {
 	if r.texts > 1 || r.texts == 1 && final && r.rows < fewRows {
 		return r.text
 	}
@@ -148,40 +138,41 @@ func (r *Rows) countText(line int64, err error) {
 		return
 	}
 	if r.texts++; r.text == nil {
-		r.text = &TextAddressError{Line: line, Column: re.column, Value: string(re.value), table: r.table, inet: r.enc.inet}
+		r.text = &TextAddressError{Line: line, Column: re.column, Value: string(re.value), table: r.opt.Table, inet: r.enc.inet}
 	}
 }
 
 // columns returns the columns of the table that the rows have, in order, see
 // Start.
-func (r *Rows) columns() []Target { return append(slices.Clone(r.own), r.enc.columns()...) }
+func (r *Rows) columns() []sqlstore.Target {
+	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
+}
 
-// Append appends row i of b to buf, after what Begin wrote, and ends it. It
-// reports whether the row is one; else buf is as it was before from.
-func (r *Rows) Append(buf []byte, from int, b *tstat.Batch, i int, reason string) ([]byte, bool) {
-	buf, err := r.enc.append(buf, i)
+// Append appends row i of b to a batch, behind what Begin wrote, unless there
+// is a reason against it or the table cannot hold its values. It reports
+// whether it did.
+func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason string) bool {
+	from := len(to.data)
+	data, err := r.enc.append(append(to.data, begin...), i)
 	line := b.LineNumber(i)
-	if why, ok := r.file.Refused[line]; ok {
-		reason = why
-	} else if reason == "" && err != nil {
+	if reason == "" && err != nil {
 		reason = err.Error()
 		r.countText(line, err)
 	}
-	old := r.file.Append && line <= r.file.After
 	if reason != "" {
 		r.rejected++
-		if r.file.Reject != nil && !old {
-			r.file.Reject(line, reason, b.Line(i))
-		}
-		return buf[:from], false
 	}
-	if old {
-		return buf[:from], false
+	old := r.file.Append && line <= r.file.After
+	switch {
+	case reason != "" || old:
+		data = data[:from]
+	case !r.enc.binary:
+		data = append(data, '\n')
 	}
-	if r.enc.binary {
-		return buf, true
+	if to.data = data; !old {
+		to.add(line, b.Line(i), reason)
 	}
-	return append(buf, '\n'), true
+	return reason == "" && !old
 }
 
 // SQLType returns the type of a column that is made for values of c.

@@ -118,17 +118,14 @@ var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO 
 // droppable returns the partitions of a table that end before a time and that
 // we may drop, the oldest first.
 func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([]partition, error) {
-	rows, err := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
+	rows, _ := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
 		from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
 		where i.inhparent = $1::oid and pg_has_role(c.relowner, 'usage') and pg_get_partkeydef(i.inhparent) = $2`,
 		t.OID, "RANGE ("+colTime+")")
-	if err != nil {
-		return nil, err
-	}
 	var list []partition
 	var schema, name, bound string
 	var bytes int64
-	_, err = pgx.ForEachRow(rows, []any{&schema, &name, &bound, &bytes}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&schema, &name, &bound, &bytes}, func() error {
 		m := bounds.FindStringSubmatch(bound)
 		if m == nil {
 			return nil // the default one, or one without an upper end
@@ -182,16 +179,13 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			r := records[i]
 			n, probe, folder, sha, place = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256), append(place, losslessjson.Escape(r.Place))
 		}
-		rows, err := s.Pool.Query(ctx, `with rows_of as (select `+colFile+` as id, count(*) as n from `+table.Sanitize()+`
+		rows, _ := s.Pool.Query(ctx, `with rows_of as (select `+colFile+` as id, count(*) as n from `+table.Sanitize()+`
 				where `+colTime+` >= $1 and `+colTime+` < $2 group by 1)
 			select k.i, c.n from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[]) as k (i, probe, folder, sha256, place)
 			join `+files+` f using (probe, folder, sha256) join rows_of c on c.id = f.id
 			where f.location = $8 and f.file = $8 and k.place = `+s.PlaceOf("f"), g.day, g.day.AddDate(0, 0, 1), n, probe, folder, sha, place, g.table)
-		if err != nil {
-			return nil, pg.Mark(err)
-		}
 		var i, count int64
-		_, err = pgx.ForEachRow(rows, []any{&i, &count}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&i, &count}, func() error {
 			counts[i] = count
 			return nil
 		})

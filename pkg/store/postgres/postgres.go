@@ -19,6 +19,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -36,7 +37,7 @@ type Options struct {
 type Store struct {
 	*pg.DB
 	schema  string
-	columns pg.Columns
+	columns sqlstore.Columns
 
 	mu     sync.Mutex
 	tables map[string]*table // per log type
@@ -62,7 +63,7 @@ func parse(text string) (string, url.Values, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if _, err = pg.ParseColumns(own.Get("columns")); err == nil {
+	if _, err = sqlstore.ParseColumns(own.Get("columns")); err == nil {
 		_, err = pg.ParseForm(own.Get("copy"))
 	}
 	return dsn, own, err
@@ -80,7 +81,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{DB: db, schema: own.Get("schema"), tables: map[string]*table{}}
-	s.columns, _ = pg.ParseColumns(own.Get("columns"))
+	s.columns, _ = sqlstore.ParseColumns(own.Get("columns"))
 	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err
@@ -133,11 +134,11 @@ var ownColumns = []string{colProbe, colFolder, colTime, colFile}
 
 // names returns the table's names of a file's columns: in lower case, so that
 // nobody has to quote them, and apart from the table's own and the server's.
-func names(columns []tstat.Column) []string { return pg.ColumnNames(columns, ownColumns) }
+func names(columns []tstat.Column) []string { return sqlstore.ColumnNames(columns, ownColumns) }
 
 // Begin implements store.Store.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
-	if err := pg.CheckKey(f.Key); err != nil {
+	if err := sqlstore.CheckKey(f.Key); err != nil {
 		return nil, err
 	}
 	cols := names(f.Columns)
@@ -150,17 +151,17 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	tx, err := s.DB.Begin(ctx)
+	var own []sqlstore.Target
+	for _, name := range ownColumns {
+		own = append(own, sqlstore.Target{Name: name, Type: t.Columns[name]})
+	}
+	table := pg.Ident{s.schema, f.Type.Name}
+	tx, err := s.DB.Begin(ctx, f, pg.RowOptions{Table: table, Own: own, Targets: targets, Columns: s.columns,
+		Forget: func() { s.forget(f.Type.Name) }})
 	if err != nil {
 		return nil, err
 	}
-	var own []pg.Target
-	for _, name := range ownColumns {
-		own = append(own, pg.Target{Name: name, Type: t.Columns[name]})
-	}
-	return &fileTx{s: s, tx: tx, table: pg.Ident{s.schema, f.Type.Name},
-		own:  []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}},
-		Rows: pg.NewRows(f, pg.RowOptions{Table: pg.Ident{s.schema, f.Type.Name}, Own: own, Targets: targets, Columns: s.columns, Binary: tx.Binary()})}, nil
+	return &fileTx{Tx: tx, table: table, own: []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
 }
 
 // prepare makes the table, the columns and the partition that a file needs.
@@ -269,10 +270,9 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 
 // fileTx is one file under way.
 type fileTx struct {
-	*pg.Rows
-	s      *Store
-	tx     *pg.Tx
+	*pg.Tx
 	table  pg.Ident
+	to     *pg.Dest // nil: no row so far
 	own    []pg.Value
 	prefix []byte // our own columns, the same in every row
 }
@@ -282,48 +282,22 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 	if err != nil {
 		return err
 	}
-	if changed || !x.tx.Copying() {
-		if err := x.check(x.tx.EndCopy()); err != nil {
-			return err
-		}
-		x.tx.Copy(x.table, x.Rows)
+	if changed || x.to == nil {
+		x.to = x.Into(x.table)
 		x.prefix = x.Begin(nil, x.own...)
 	}
-	buf := x.tx.Buffer()
+	batch := x.to.NewBatch()
 	for i := range b.Len() {
-		from := len(buf)
-		var ok bool
-		if buf, ok = x.Append(append(buf, x.prefix...), from, b, i, ""); ok {
-			x.tx.Line(b.LineNumber(i))
-		}
+		x.Append(batch, x.prefix, b, i, "")
 	}
-	if err := x.CheckAddresses(false); err != nil {
-		return err
-	}
-	return x.check(x.tx.Send(buf))
-}
-
-// check looks at an error for a sign that the table is not what it was.
-func (x *fileTx) check(err error) error {
-	if code := pg.CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, pg.ErrChanged) {
-		x.s.forget(x.table[1])
-		if code == "42P01" || pg.NoPartition(err) { // pruned meanwhile: the next try makes it again
-			return pg.Again(err)
-		}
-	}
-	return err
+	return x.Send(batch)
 }
 
 func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
-	if err := x.CheckAddresses(true); err != nil {
-		return errors.Join(err, x.Abort())
-	}
-	return x.check(x.tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
+	return x.Tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
 		// The time finds the partitions.
 		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
 			gone.IDs, gone.Times)
 		return err
-	}))
+	})
 }
-
-func (x *fileTx) Abort() error { return x.tx.Abort() }

@@ -245,8 +245,8 @@ func testOddValues(t *testing.T, server *pgtest.Server, db string) {
 	}
 }
 
-// TestRejects: rows that a column cannot hold are passed to Reject, those
-// that only the server refuses come back as a store.RefusedError.
+// TestRejects: rows that a column cannot hold are passed to Reject, and so are
+// those that only the server refuses.
 func TestRejects(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -271,7 +271,6 @@ func TestRejects(t *testing.T) {
 		}
 	}
 	var rejects []string
-	refused := map[int64]string{}
 	try := func() error {
 		rejects = nil
 		r := tstat.NewReader(strings.NewReader(text.String()), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
@@ -289,8 +288,7 @@ func TestRejects(t *testing.T) {
 			if tx == nil {
 				tx, err = s.Begin(t.Context(), store.FileInfo{
 					Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Type: b.Type, Columns: r.Columns(),
-					Time:    time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC),
-					Refused: refused,
+					Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC),
 					Reject: func(line int64, reason string, text []byte) {
 						rejects = append(rejects, fmt.Sprintf("%d: %s: %s", line, reason, text))
 					},
@@ -310,11 +308,6 @@ func TestRejects(t *testing.T) {
 	if !errors.Is(err, pg.ErrChanged) || !errors.Is(err, store.ErrTransient) {
 		t.Fatal(err)
 	}
-	var re *store.RefusedError
-	if err = try(); !errors.As(err, &re) || re.Line != 4002 {
-		t.Fatal(err)
-	}
-	refused[re.Line] = re.Reason
 	if err = try(); err != nil {
 		t.Fatal(err)
 	}
@@ -322,13 +315,103 @@ func TestRejects(t *testing.T) {
 	want := `9: column c_ip: not an address: "nobody": nobody 1
 10: column c_ip: not an address: "fe80::1%eth0": fe80::1%eth0 1
 11: column c_port: not a whole number from -32768 to 32767: "32768": ::1 32768
-4002: ` + refused[4002] + `: ::1 13`
+4002: new row for relation "log_udp_complete_20160324" violates check constraint "log_udp_complete_c_port_check": ::1 13`
 	if got != want {
 		t.Errorf("rejects\n%s\nwant\n%s", got, want)
 	}
 	var n int
 	if err := server.Connect(t, db).QueryRow(t.Context(), "select count(*) from log_udp_complete where probe = 'p1'").Scan(&n); err != nil || n != 4996 {
 		t.Errorf("%d rows, %v", n, err)
+	}
+}
+
+// TestRefusedRows: of a file that is sent in several parts the rows are
+// stored, but for those that the server refuses, also where it does so at the
+// end of a part without naming the row. Each of these is reported once, in the
+// order of the file. If there are too many of them, nothing is stored.
+func TestRefusedRows(t *testing.T) {
+	server := pgtest.Start(t)
+	for _, form := range []string{"binary", "text"} {
+		t.Run(form, func(t *testing.T) {
+			db := server.Database(t)
+			s := open(t, "postgres://"+server.Host(db)+"?copy="+form)
+			defer s.Close()
+			put(t, s, "p0", "2016_03_24_21_37.out", "log_udp_complete", "#c_ip:1 c_port:2\n::1 1\n")
+			server.Exec(t, db, "alter table log_udp_complete add check (c_port <> 13); create table ports (port bigint primary key); "+
+				"insert into ports values (1), (13); alter table log_udp_complete add foreign key (c_port) references ports")
+			fqdn := strings.Repeat("x", 10000)
+			try := func(rows int, ports map[int]int) (rejects []string, err error) {
+				var text strings.Builder
+				text.WriteString("#c_ip:1 c_port:2 fqdn:3\n")
+				for i := range rows {
+					port := 1
+					if p := ports[i]; p != 0 {
+						port = p
+					}
+					fmt.Fprintf(&text, "::1 %d %s\n", port, fqdn)
+				}
+				r := tstat.NewReader(strings.NewReader(text.String()), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+				f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC),
+					Reject: func(line int64, reason string, text []byte) {
+						rejects = append(rejects, fmt.Sprintf("%d: %.20s: %.6s", line, reason, text))
+					}}
+				var tx store.FileTx
+				for {
+					b, err := r.Next()
+					if err == io.EOF {
+						break
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if tx == nil {
+						f.Type, f.Columns = b.Type, r.Columns()
+						if tx, err = s.Begin(t.Context(), f); err != nil {
+							t.Fatal(err)
+						}
+						defer tx.Abort()
+					}
+					if err := tx.Write(t.Context(), b); err != nil {
+						return rejects, err
+					}
+				}
+				if n := tx.(store.Rejecter).Rejected(); n != int64(len(rejects)) {
+					t.Errorf("%d rejected, %d reported", n, len(rejects))
+				}
+				sha, n := r.Fingerprint()
+				return rejects, tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}, nil, nil)
+			}
+			stored := func() (n int) {
+				t.Helper()
+				if err := server.Connect(t, db).QueryRow(t.Context(), "select count(*) from log_udp_complete where probe = 'p1'").Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			many := map[int]int{}
+			for i := range 101 {
+				many[30*i] = 13
+			}
+			if _, err := try(3100, many); err == nil || !strings.Contains(err.Error(), "line 3002: refused: new row for relation") || errors.Is(err, store.ErrUnavailable) {
+				t.Error(err)
+			}
+			if n := stored(); n != 0 {
+				t.Errorf("%d rows of a file that failed", n)
+			}
+			rejects, err := try(3000, map[int]int{0: 13, 5: 99, 6: 13, 7: 13, 1500: 99, 2000: 13, 2999: 99})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const check, key = "new row for relation", "insert or update on "
+			want := []string{"2: " + check + ": ::1 13", "7: " + key + ": ::1 99", "8: " + check + ": ::1 13", "9: " + check + ": ::1 13",
+				"1502: " + key + ": ::1 99", "2002: " + check + ": ::1 13", "3001: " + key + ": ::1 99"}
+			if !slices.Equal(rejects, want) {
+				t.Errorf("%q, want %q", rejects, want)
+			}
+			if n := stored(); n != 2993 {
+				t.Errorf("%d rows", n)
+			}
+		})
 	}
 }
 

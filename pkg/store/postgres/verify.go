@@ -58,11 +58,8 @@ func (s *Store) verifyTable(ctx context.Context, name string, t *pg.Table, opt s
 	if condition == "" {
 		return nil
 	}
-	found, err := s.Pool.Query(ctx, `select r.probe, r.folder, r.file, r.time, count(*) from `+table+` t join `+s.RecordsTable()+` r on r.id = t.`+colFile+`
+	found, _ := s.Pool.Query(ctx, `select r.probe, r.folder, r.file, r.time, count(*) from `+table+` t join `+s.RecordsTable()+` r on r.id = t.`+colFile+`
 		where `+condition+` group by r.id, r.probe, r.folder, r.file, r.time`)
-	if err != nil {
-		return err
-	}
 	var r store.Record
 	_, err = pgx.ForEachRow(found, []any{&r.Probe, &r.Folder, &r.File, &r.Time, &rows}, func() error {
 		if r.Type = name; opt.Wants == nil || opt.Wants(&r) {

@@ -1,14 +1,12 @@
-package pg
+package sqlstore
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -31,7 +29,7 @@ func ParseColumns(text string) (Columns, error) {
 	case Widen, Drop, Refuse:
 		return c, nil
 	}
-	return "", &URLError{fmt.Sprintf("columns=%s is unknown", text), "known: widen, drop, refuse"}
+	return "", hint.Usage(fmt.Sprintf("columns=%s is unknown", text), "known: widen, drop, refuse")
 }
 
 // Widens reports whether tables get new columns.
@@ -54,6 +52,13 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 // present reports whether the file has a column.
 func present(f store.FileInfo, i int) bool { return f.Present == nil || f.Present[i] }
 
+// Target is a column of a table, and where its values come from.
+type Target struct {
+	Name   string // in the table
+	Type   string // as the server calls it
+	Source int    // index into store.FileInfo.Columns
+}
+
 // Targets returns the columns of a file that a table has. names are the
 // table's, "" for a column that stays out.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
@@ -64,10 +69,28 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 		case table[n] != "":
 			ts = append(ts, Target{n, table[n], i})
 		case c == Refuse && present(f, i):
-			return nil, Hinted(fmt.Errorf("the table has no column %s", Quote(n)), "columns=widen adds it, columns=drop leaves it out")
+			return nil, hint.New(fmt.Sprintf("the table has no column %q", n), "columns=widen adds it, columns=drop leaves it out")
 		}
 	}
 	return ts, nil
+}
+
+// CheckLater fails if a batch has a column that the file did not have when it
+// was begun and that is not stored: a later header can bring one.
+func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
+	if c == Drop {
+		return nil
+	}
+	for i, p := range f.Present {
+		if p || stored(i) {
+			continue
+		}
+		if _, has := b.Column(i); has {
+			return hint.New(fmt.Sprintf("line %d: a later header has a column that the table lacks: %q", b.LineNumber(0), f.Columns[i].Name),
+				"columns=drop leaves it out")
+		}
+	}
+	return nil
 }
 
 // maxName is the longest name that PostgreSQL does not cut off, in bytes.
@@ -96,30 +119,3 @@ func ColumnNames(columns []tstat.Column, own []string) []string {
 	}
 	return names
 }
-
-// AddColumns adds columns to a table: those of the given indexes, of the types
-// that sqlType says.
-func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
-	var b strings.Builder
-	b.WriteString("alter table " + table.Sanitize())
-	for i, c := range indexes {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(" add column " + Quote(names[c]) + " " + sqlType(columns[c]))
-	}
-	_, err := tx.Exec(ctx, b.String())
-	return err
-}
-
-// hinted is an error with a hint.
-type hinted struct {
-	error
-	hint string
-}
-
-// Hinted adds a hint to an error.
-func Hinted(err error, hint string) error { return &hinted{err, hint} }
-
-func (h *hinted) Unwrap() error { return h.error }
-func (h *hinted) Hint() string  { return h.hint }

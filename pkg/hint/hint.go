@@ -1,0 +1,69 @@
+// Package hint defines errors that say what the user can do about them, and
+// those that are about wrong usage.
+//
+// A hint names an option of the program in backquotes, as in
+//
+//	name a folder that can be written with `state-dir`
+//
+// so that the program can show what its user calls the option, like a flag.
+package hint
+
+import "errors"
+
+// hinted is an error with a hint.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e hinted) Unwrap() error { return e.error }
+func (e hinted) Hint() string  { return e.hint }
+
+// New returns an error with the text reason and a hint; "" is no hint.
+func New(reason, hint string) error { return Add(errors.New(reason), hint) }
+
+// Add adds a hint to an error; "" is no hint.
+func Add(err error, hint string) error {
+	if hint == "" {
+		return err
+	}
+	return hinted{err, hint}
+}
+
+// Of returns the first hint in the tree of err: what its method Hint returns.
+// It is "" if there is none.
+func Of(err error) string {
+	var h interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// Attrs returns the hint of err as the attributes of a log line; none if err
+// has no hint.
+func Attrs(err error) []any {
+	if h := Of(err); h != "" {
+		return []any{"hint", h}
+	}
+	return nil
+}
+
+// errUsage is in the tree of every error about wrong usage.
+var errUsage = errors.New("usage")
+
+type usage struct{ error }
+
+func (e usage) Unwrap() []error { return []error{e.error, errUsage} }
+
+// Usage returns an error about a wrong argument or setting, with a hint.
+func Usage(reason, hint string) error { return AsUsage(New(reason, hint)) }
+
+// AsUsage marks an error as one about a wrong argument or setting.
+func AsUsage(err error) error { return usage{err} }
+
+// IsUsage reports whether an error is about a wrong argument or setting.
+func IsUsage(err error) bool { return errors.Is(err, errUsage) }

@@ -1,0 +1,77 @@
+// Package sqlstore has what the stores in databases share.
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+)
+
+// Pipe hands batches of rows to an upload, which runs in a goroutine of its
+// own: rows are prepared while the server works on those before.
+type Pipe[B any] struct {
+	ctx     context.Context
+	feed    chan B
+	aborted bool          // read after feed is closed
+	done    chan struct{} // closed when the upload has ended
+	err     error         // of the upload; read after done
+}
+
+// Start starts an upload of the batches that it gets from Next. The upload
+// must end soon after ctx.
+func Start[B any](ctx context.Context, upload func(*Pipe[B]) error) *Pipe[B] {
+	p := &Pipe[B]{ctx: ctx, feed: make(chan B), done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.err = upload(p)
+	}()
+	return p
+}
+
+var (
+	errAborted = errors.New("aborted")
+	errEnded   = errors.New("the server ended the upload")
+)
+
+// Next returns the next batch to the upload, io.EOF after the last one.
+func (p *Pipe[B]) Next() (b B, err error) {
+	select {
+	case b, ok := <-p.feed:
+		switch {
+		case ok:
+			return b, nil
+		case p.aborted:
+			return b, errAborted
+		}
+		return b, io.EOF
+	case <-p.ctx.Done():
+		return b, p.ctx.Err()
+	}
+}
+
+// Send gives a batch to the upload, which owns it from then on. If the upload
+// has ended, Send returns its error.
+func (p *Pipe[B]) Send(b B) error {
+	select {
+	case p.feed <- b:
+		return nil
+	case <-p.done:
+		return cmp.Or(p.err, errEnded)
+	}
+}
+
+// Close waits until the upload has ended, after the last batch, and returns
+// its error.
+func (p *Pipe[B]) Close() error {
+	close(p.feed)
+	<-p.done
+	return p.err
+}
+
+// Abort makes the upload fail, and waits until it has ended. It is called in
+// place of Close.
+func (p *Pipe[B]) Abort() {
+	p.aborted = true
+	p.Close()
+}
