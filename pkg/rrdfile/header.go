@@ -1,33 +1,15 @@
 // Package rrdfile reads the round-robin databases that Tstat writes, and knows
 // which metric each of them is.
 //
-// Reading never harms who writes: a file is never locked, mapped or changed,
+// Reading never harms the writer: a file is never locked, mapped or changed,
 // and no content of a file can end the process. See Reader.
 package rrdfile
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
-)
-
-// The layout of an RRD file in memory of a 64-bit little-endian machine, as
-// rrd_format.h of librrd 1.7 has it: head, ds_cnt sources, rra_cnt archives,
-// live head, ds_cnt + rra_cnt*ds_cnt states of unfinished steps, rra_cnt
-// pointers to current rows, then the rows of each archive.
-const (
-	headSize    = 128
-	sourceSize  = 120
-	archiveSize = 120
-	liveSize    = 16 // version 1 has no microseconds: 8
-	stepSize    = 112
-	stateSize   = 80
-	pointerSize = 8
-
-	floatCookie = 8.642135e130 // tells whose doubles these are
 )
 
 // Bounds of what a header may say. Tstat's files have 1 source and 4 archives
@@ -58,6 +40,7 @@ type archive struct {
 
 // header is what a file says of itself.
 type header struct {
+	layout
 	step     int64    // seconds
 	update   int64    // time of the last update, unix
 	sources  []string // names of the data sources
@@ -65,96 +48,111 @@ type header struct {
 	size     int64 // of the header
 }
 
-// headerSize returns the size of the header that begins with a head.
+// headerSize returns how many bytes of a file suffice to parse its header,
+// given its head.
 func headerSize(head []byte) (int64, error) {
-	if len(head) < headSize {
-		return 0, errCut
+	layouts, err := detect(head)
+	if err != nil {
+		return 0, err
 	}
-	if !bytes.HasPrefix(head, []byte("RRD\x00")) {
-		return 0, errors.New("not an RRD file")
+	var most int64
+	for _, l := range layouts {
+		at := l.counts()
+		ds, rra := l.number(head[at:]), l.number(head[at+l.word:])
+		if ds < 1 || ds > maxSources || rra < 1 || rra > maxArchives {
+			return 0, fmt.Errorf("header is damaged: %d data sources, %d archives", ds, rra)
+		}
+		most = max(most, l.headerSize(ds, rra))
 	}
-	if math.Float64frombits(binary.LittleEndian.Uint64(head[16:])) != floatCookie {
-		return 0, errors.New("made on another architecture")
+	if most > maxHeader {
+		return 0, fmt.Errorf("header is too large: %d bytes", most)
 	}
-	live := int64(liveSize)
-	switch version := string(head[4:9]); version {
-	case "0001\x00":
-		live = 8
-	case "0003\x00", "0004\x00", "0005\x00":
-	default:
-		return 0, fmt.Errorf("RRD version %q is not known", bytes.TrimRight(head[4:9], "\x00"))
-	}
-	ds := binary.LittleEndian.Uint64(head[24:])
-	rra := binary.LittleEndian.Uint64(head[32:])
-	if ds < 1 || ds > maxSources || rra < 1 || rra > maxArchives {
-		return 0, fmt.Errorf("header is damaged: %d data sources, %d archives", ds, rra)
-	}
-	n := headSize + int64(ds)*(sourceSize+stepSize) + int64(rra)*(archiveSize+pointerSize) + int64(ds*rra)*stateSize + live
-	if n > maxHeader {
-		return 0, fmt.Errorf("header is too large: %d bytes", n)
-	}
-	return n, nil
+	return most, nil
 }
 
-// parse reads and checks the header in b; size is that of the file. It uses
-// the memory of h again.
+// parse reads and checks the header in b, which has as many bytes as
+// headerSize says, or the whole file; size is that of the file. It reuses the
+// memory of h.
 func (h *header) parse(b []byte, size int64) error {
-	n, err := headerSize(b)
+	layouts, err := detect(b)
 	if err != nil {
 		return err
 	}
-	if int64(len(b)) < n {
+	if len(layouts) == 1 {
+		end, err := h.parseAs(layouts[0], b)
+		if err == nil && size < end {
+			err = errCut
+		}
+		return err
+	}
+	// The size of the file tells the size of time_t.
+	for _, l := range layouts {
+		if end, err := h.parseAs(l, b); err == nil && size == end {
+			return nil
+		}
+	}
+	end, err := h.parseAs(layouts[0], b)
+	switch {
+	case err != nil:
+		return err
+	case size < end:
 		return errCut
 	}
-	u := func(at int64) int64 { // what does not fit becomes negative, and that is refused
-		return int64(binary.LittleEndian.Uint64(b[at:]))
+	return &layoutError{"the size of the file does not tell that of its times"}
+}
+
+// parseAs parses the header of a file of a layout. It returns the size that
+// the file has then.
+func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
+	at := l.counts()
+	ds, rra, step := l.number(b[at:]), l.number(b[at+l.word:]), l.number(b[at+2*l.word:])
+	n := l.headerSize(ds, rra)
+	if int64(len(b)) < n {
+		return 0, errCut
 	}
-	ds, rra := u(24), u(32)
-	*h = header{step: u(40), size: n, sources: h.sources[:0], archives: h.archives[:0]}
+	*h = header{layout: l, step: step, size: n, sources: h.sources[:0], archives: h.archives[:0]}
 	if h.step < 1 || h.step > maxStep {
-		return fmt.Errorf("header is damaged: step %d", h.step)
+		return 0, fmt.Errorf("header is damaged: step %d", h.step)
 	}
-	at := int64(headSize)
+	at = l.headSize()
 	for range ds {
-		name, ok := text(b[at : at+20])
+		name, ok := text(b[at : at+nameSize])
 		if !ok {
-			return fmt.Errorf("header is damaged: data source %q", name)
+			return 0, fmt.Errorf("header is damaged: data source %q", name)
 		}
 		h.sources = append(h.sources, string(name))
 		at += sourceSize
 	}
 	definitions := at
-	at += rra * archiveSize
-	h.update = u(at)
+	at += rra * l.archiveSize()
+	h.update = l.time(b[at:])
 	if h.update < 0 || h.update > maxTime {
-		return fmt.Errorf("header is damaged: last update %d", h.update)
+		return 0, fmt.Errorf("header is damaged: last update %d", h.update)
 	}
-	pointers := n - rra*pointerSize
+	pointers := n - rra*l.word
 	offset := n
 	for i := range rra {
-		d := definitions + i*archiveSize
-		a := archive{rows: u(d + 24), steps: u(d + 32), current: u(pointers + i*pointerSize), offset: offset}
-		function, ok := text(b[d : d+20])
+		d := definitions + i*l.archiveSize()
+		words := d + l.archiveWords()
+		a := archive{rows: l.number(b[words:]), steps: l.number(b[words+l.word:]), current: l.number(b[pointers+i*l.word:]), offset: offset}
+		function, ok := text(b[d : d+nameSize])
 		if !ok {
-			return fmt.Errorf("header is damaged: consolidation function %q", function)
+			return 0, fmt.Errorf("header is damaged: consolidation function %q", function)
 		}
 		a.function = functionOf(function)
 		if a.rows < 1 || a.rows > maxRows || a.steps < 1 || a.steps > maxRows || a.current < 0 || a.current >= a.rows {
-			return fmt.Errorf("header is damaged: archive %d has %d rows of %d steps, row %d is current", i, a.rows, a.steps, a.current)
+			return 0, fmt.Errorf("header is damaged: archive %d has %d rows of %d steps, row %d is current", i, a.rows, a.steps, a.current)
 		}
 		if h.rowStep(a) > maxRowStep {
-			return fmt.Errorf("header is damaged: archive %d has a row for %d s", i, h.rowStep(a))
+			return 0, fmt.Errorf("header is damaged: archive %d has a row for %d s", i, h.rowStep(a))
 		}
-		if a.rows*ds*8 > maxData {
-			return fmt.Errorf("archive %d is too large: %d rows", i, a.rows)
+		if a.rows*ds*doubleSize > maxData {
+			return 0, fmt.Errorf("archive %d is too large: %d rows", i, a.rows)
 		}
-		offset += a.rows * ds * 8
+		offset += a.rows * ds * doubleSize
 		h.archives = append(h.archives, a)
 	}
-	if size < offset {
-		return errCut
-	}
-	return nil
+	return offset, nil
 }
 
 // text returns the C string in b, and whether it is a word.
@@ -172,8 +170,8 @@ func text(b []byte) ([]byte, bool) {
 // first.
 var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
 
-// functionOf is the consolidation function of that name; "" if it is none of
-// those that are read.
+// functionOf returns the consolidation function of that name, "" if its
+// archives are not read.
 func functionOf(name []byte) string {
 	for _, f := range functions {
 		if string(name) == f {
@@ -192,32 +190,38 @@ func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a)
 // begin returns the time after which an archive has rows.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// single returns a database of its own that holds one archive of h, so that
-// librrd has no other to choose from: b with room for the rows behind the
-// header, at the offset returned. The header is made of checked numbers only;
-// nothing of the file is copied into it.
-func (h *header) single(a archive, b []byte) (db []byte, rows int64) {
-	ds := int64(len(h.sources))
-	rows = headSize + ds*(sourceSize+stepSize+stateSize) + archiveSize + liveSize + pointerSize
-	n := rows + a.rows*ds*8
-	b = slices.Grow(b[:0], int(n))[:n]
-	clear(b[:rows])
-	put := func(at, v int64) { binary.LittleEndian.PutUint64(b[at:], uint64(v)) }
-	copy(b, "RRD\x000003")
-	binary.LittleEndian.PutUint64(b[16:], math.Float64bits(floatCookie))
-	put(24, ds)
-	put(32, 1)
-	put(40, h.step)
-	at := int64(headSize)
-	for _, name := range h.sources {
-		copy(b[at:at+19], name)
-		copy(b[at+20:], "GAUGE")
-		at += sourceSize
+// piece is a part of the time asked for, and the archive that has it.
+type piece struct {
+	archive
+	after, until int64 // (after, until]
+}
+
+// pieces cuts the time after a unix time at the beginnings of the archives,
+// so that each part is in the finest archive that still holds it; oldest part
+// first.
+func (h *header) pieces(after int64) []piece {
+	var list []archive
+	for _, f := range functions {
+		for _, a := range h.archives {
+			if a.function == f {
+				list = append(list, a)
+			}
+		}
+		if list != nil {
+			break
+		}
 	}
-	copy(b[at:at+19], a.function)
-	put(at+24, a.rows)
-	put(at+32, a.steps)
-	put(at+archiveSize, h.update)
-	put(rows-pointerSize, a.current)
-	return b, rows
+	slices.SortStableFunc(list, func(a, b archive) int { return int(a.steps - b.steps) })
+	after = max(after, 0)
+	var parts []piece
+	until := int64(maxTime)
+	for _, a := range list {
+		p := piece{a, max(h.begin(a), after), min(h.last(a), until)}
+		if p.after < p.until {
+			parts = append(parts, p)
+		}
+		until = min(until, h.begin(a))
+	}
+	slices.Reverse(parts)
+	return parts
 }

@@ -1,18 +1,6 @@
-//go:build !linux || !cgo || norrd
+//go:build !(linux && cgo && librrd && (amd64 || arm64 || loong64 || mips64le || ppc64le || riscv64 || s390x))
 
 package rrdfile
 
-// Reader reads RRD files with librrd, which this program was built without.
-type Reader struct{}
-
-// NewReader returns ErrNoLibrrd.
-func NewReader() (*Reader, error) { return nil, ErrNoLibrrd }
-
-// Close does nothing.
-func (*Reader) Close() error { return nil }
-
-// Read returns ErrNoLibrrd.
-func (*Reader) Read(string, int64) (*File, error) { return nil, ErrNoLibrrd }
-
-// StampOf returns ErrNoLibrrd.
-func StampOf(string) (Stamp, error) { return Stamp{}, ErrNoLibrrd }
+// NewLibrrdReader returns ErrNoLibrrd.
+func NewLibrrdReader() (*Reader, error) { return nil, ErrNoLibrrd }

@@ -1,32 +1,20 @@
 package rrdfile
 
 import (
-	"encoding/binary"
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrBusy is wrapped by the errors of files that are being written, or cut
 // short, each time they are looked at. The next run may find them whole.
 var ErrBusy = errors.New("is being written")
-
-// ErrNoLibrrd is returned by NewReader if the program was built without
-// librrd.
-var ErrNoLibrrd error = noLibrrd{}
-
-type noLibrrd struct{}
-
-func (noLibrrd) Error() string {
-	return "this program was built without librrd and cannot read RRD files"
-}
-
-// Hint says what the user can do.
-func (noLibrrd) Hint() string {
-	return "build it where librrd-dev, pkg-config and gcc are installed, without the tag norrd"
-}
 
 // Point is a value at a time.
 type Point struct {
@@ -66,58 +54,221 @@ type File struct {
 	Unknown int64 // values that were NaN
 }
 
-// piece is a part of the time asked for, and the archive that has it.
-type piece struct {
-	archive
-	after, until int64 // (after, until]
+// Reader reads RRD files, also those of other architectures. It takes no lock:
+// librrd locks a file as it reads it, and Tstat's update at that moment fails
+// and is lost. It maps no file either: a process that truncates a mapped file
+// kills its readers.
+//
+// A Reader is for one goroutine.
+type Reader struct {
+	decode decoder
+	buf    []byte // the start of the file
+	head   int64  // bytes of the file in buf
+	again  []byte // the header, read once more
+	rows   []byte // of an archive
+	header header
+	file   File // what the last Read found; its memory is reused
 }
 
-// pieces cuts the time after a unix time at the beginnings of the archives,
-// so that each part is in the finest archive that still holds it; oldest part
-// first.
-func (h *header) pieces(after int64) []piece {
-	var list []archive
-	for _, f := range functions {
-		for _, a := range h.archives {
-			if a.function == f {
-				list = append(list, a)
-			}
-		}
-		if list != nil {
-			break
-		}
-	}
-	slices.SortStableFunc(list, func(a, b archive) int { return int(a.steps - b.steps) })
-	after = max(after, 0)
-	var parts []piece
-	until := int64(maxTime)
-	for _, a := range list {
-		p := piece{a, max(h.begin(a), after), min(h.last(a), until)}
-		if p.after < p.until {
-			parts = append(parts, p)
-		}
-		until = min(until, h.begin(a))
-	}
-	slices.Reverse(parts)
-	return parts
+// decoder appends the points of p to f, given the rows of its archive.
+type decoder interface {
+	points(h *header, p piece, rows []byte, f *File) error
+	close() error
 }
 
-// known tells whether any value of p is a number, given the rows of its
-// archive.
-func (h *header) known(p piece, rows []byte) bool {
-	const exponent = 0x7ff << 52 // NaN and infinities have all of it
-	width := int64(len(h.sources)) * 8
-	step, last := h.rowStep(p.archive), h.last(p.archive)
-	for t := p.until - p.until%step; t > p.after; t -= step {
+// NewReader returns a reader that decodes values itself. Close frees its
+// memory.
+func NewReader() *Reader { return &Reader{decode: native{}} }
+
+// Close frees the memory of r.
+func (r *Reader) Close() error { return r.decode.close() }
+
+// tries is how often a file is read that is written meanwhile. An update of
+// Tstat's takes some 100 microseconds.
+const tries = 10
+
+// Read returns all finished steps after a unix time in the file, of all data
+// sources: those of the finest archive that still holds the time. They are
+// good until the next Read.
+func (r *Reader) Read(path string, after int64) (*File, error) {
+	for i := 0; ; i++ {
+		f, err := r.read(path, after)
+		if err == nil {
+			return f, nil
+		}
+		if i == tries || !errors.Is(err, ErrBusy) && !errors.Is(err, errCut) {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		time.Sleep(time.Duration(i) * time.Millisecond)
+	}
+}
+
+// StampOf returns the stamp of a file without reading it.
+func StampOf(path string) (Stamp, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Stamp{}, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	s, _, err := stampOf(fd)
+	if err != nil {
+		return Stamp{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// stampOf returns the stamp and the mode of an open file.
+func stampOf(fd int) (Stamp, uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
+	}
+	s := Stamp{st.Ino, st.Size, st.Mtim.Nano()}
+	// RRDtool writes through a mapping, and file systems in memory do not
+	// change the mtime then.
+	memory, err := inMemory(fd)
+	if err != nil {
+		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
+	}
+	if memory {
+		s.Mtime = never
+	}
+	return s, uint32(st.Mode), nil
+}
+
+// locked reports whether someone holds the lock of librrd's updates, without
+// taking it.
+func locked(fd int) (bool, error) {
+	lock := unix.Flock_t{Type: unix.F_RDLCK}
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_GETLK, &lock); err != nil {
+		return false, fmt.Errorf("lock: %w", err)
+	}
+	return lock.Type != unix.F_UNLCK, nil
+}
+
+// pread fills b from the file.
+func pread(fd int, b []byte, at int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pread(fd, b, at)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("read: %w", err)
+		case n == 0:
+			return errCut
+		}
+		b, at = b[max(n, 0):], at+int64(max(n, 0))
+	}
+	return nil
+}
+
+// firstRead holds the header of a file like Tstat's and its finest archive.
+const firstRead = 8192
+
+func (r *Reader) read(path string, after int64) (*File, error) {
+	// A pipe of that name must not block.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	stamp, mode, err := stampOf(fd)
+	if err != nil {
+		return nil, err
+	}
+	if mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("not a regular file")
+	}
+	h, err := r.readHeader(fd, stamp.Size)
+	if err != nil {
+		return nil, err
+	}
+	f := &r.file
+	*f = File{Stamp: stamp, Step: h.step, Update: h.update, Last: h.update - h.update%h.step, Series: f.Series}
+	f.Series = slices.Grow(f.Series[:0], len(h.sources))[:len(h.sources)]
+	for i, name := range h.sources {
+		f.Series[i].Source, f.Series[i].Points = name, f.Series[i].Points[:0]
+	}
+	for _, p := range h.pieces(after) {
+		rows, err := r.readRows(fd, h, p)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.decode.points(h, p, rows, f); err != nil {
+			return nil, err
+		}
+	}
+	// What was read is of one moment if no update is at work now and none has
+	// changed the header since: the time of the update is what librrd writes
+	// last.
+	busy, err := locked(fd)
+	if err != nil {
+		return nil, err
+	}
+	if busy {
+		return nil, ErrBusy
+	}
+	if err := pread(fd, r.again[:h.size], 0); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(r.again[:h.size], r.buf[:h.size]) {
+		return nil, ErrBusy
+	}
+	return f, nil
+}
+
+// readHeader reads the header into r.buf and checks it.
+func (r *Reader) readHeader(fd int, size int64) (*header, error) {
+	n := min(size, firstRead)
+	for {
+		if int64(len(r.buf)) < n {
+			r.buf, r.again = make([]byte, n), make([]byte, n)
+		}
+		if err := pread(fd, r.buf[:n], 0); err != nil {
+			return nil, err
+		}
+		want, err := headerSize(r.buf[:n])
+		if err != nil {
+			return nil, err
+		}
+		if want <= n || n == size {
+			r.head = n
+			return &r.header, r.header.parse(r.buf[:n], size)
+		}
+		n = min(want, size)
+	}
+}
+
+// readRows returns the rows of the archive of p.
+func (r *Reader) readRows(fd int, h *header, p piece) ([]byte, error) {
+	n := p.rows * int64(len(h.sources)) * doubleSize
+	if p.offset+n <= r.head {
+		return r.buf[p.offset : p.offset+n], nil
+	}
+	r.rows = slices.Grow(r.rows[:0], int(n))[:n]
+	return r.rows, pread(fd, r.rows, p.offset)
+}
+
+// native decodes rows in Go.
+type native struct{}
+
+func (native) close() error { return nil }
+
+func (native) points(h *header, p piece, rows []byte, f *File) error {
+	step, last, width := h.rowStep(p.archive), h.last(p.archive), int64(len(h.sources))*doubleSize
+	for ds := range f.Series {
+		f.Series[ds].Points = slices.Grow(f.Series[ds].Points, int((p.until-p.after)/step)+1)
+	}
+	for t := p.after - p.after%step + step; t <= p.until; t += step {
 		row := (p.current - (last-t)/step + p.rows) % p.rows
-		for at := row * width; at < (row+1)*width; at += 8 {
-			if binary.LittleEndian.Uint64(rows[at:])&exponent != exponent {
-				return true
+		for ds := range f.Series {
+			v := h.double(rows[row*width+int64(ds)*doubleSize:])
+			if math.IsNaN(v) {
+				f.Unknown++
+				continue
 			}
+			f.Series[ds].Points = append(f.Series[ds].Points, Point{t, v})
 		}
 	}
-	return false
+	return nil
 }
-
-// fileError names the file.
-func fileError(path string, err error) error { return fmt.Errorf("%s: %w", path, err) }

@@ -1,0 +1,92 @@
+package rrdfile
+
+import (
+	"fmt"
+	"math"
+)
+
+// ErrNoLibrrd is returned by NewLibrrdReader and NewComparingReader if the
+// program was built without librrd.
+var ErrNoLibrrd error = noLibrrd{}
+
+type noLibrrd struct{}
+
+func (noLibrrd) Error() string { return "this program was built without librrd" }
+
+// Hint says what the user can do.
+func (noLibrrd) Hint() string {
+	return "build it with make build where librrd-dev, pkg-config and gcc are installed"
+}
+
+// NewComparingReader returns a reader that decodes every value twice, in Go and
+// with librrd. Its Read fails with a DifferenceError where the two differ.
+func NewComparingReader() (*Reader, error) {
+	r, err := NewLibrrdReader()
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{decode: &comparing{second: r.decode}}, nil
+}
+
+// DifferenceError says that the two readers do not agree.
+type DifferenceError struct {
+	Source     string
+	Go, Librrd *Point // the first points that differ; nil: there is none
+}
+
+func (e *DifferenceError) Error() string {
+	text := func(p *Point) string {
+		if p == nil {
+			return "no value"
+		}
+		return fmt.Sprintf("%v at %d", p.Value, p.Time)
+	}
+	return fmt.Sprintf("data source %s: %s read in Go, %s by librrd", e.Source, text(e.Go), text(e.Librrd))
+}
+
+// comparing decodes rows in Go and with a second decoder.
+type comparing struct {
+	second decoder
+	file   File
+}
+
+func (c *comparing) close() error { return c.second.close() }
+
+func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
+	c.file.Series = append(c.file.Series[:0], f.Series...)
+	for ds := range c.file.Series {
+		c.file.Series[ds].Points = nil
+	}
+	if err := c.second.points(h, p, rows, &c.file); err != nil {
+		return err
+	}
+	before := make([]int, len(f.Series))
+	for ds, s := range f.Series {
+		before[ds] = len(s.Points)
+	}
+	if err := (native{}).points(h, p, rows, f); err != nil {
+		return err
+	}
+	for ds, s := range f.Series {
+		if err := compare(s.Source, s.Points[before[ds]:], c.file.Series[ds].Points); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compare(source string, a, b []Point) error {
+	at := func(list []Point, i int) *Point {
+		if i < len(list) {
+			return &list[i]
+		}
+		return nil
+	}
+	for i := range max(len(a), len(b)) {
+		x, y := at(a, i), at(b, i)
+		if x == nil || y == nil || x.Time != y.Time || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
+			return &DifferenceError{source, x, y}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package rrdfile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file
+// is C structures one after the other, so that their sizes depend on the
+// machine that created it: head, one definition for each data source and
+// archive, the time of the last update, the states of unfinished steps, one
+// pointer to the current row of each archive, then the rows of each archive.
+// These parts have the same size everywhere.
+const (
+	sourceSize = 120
+	stepSize   = 112 // of each data source
+	stateSize  = 80  // of each data source in each archive
+	paramSize  = 80  // ten doubles at the end of the head and of definitions
+	nameSize   = 20
+	doubleSize = 8
+
+	floatCookie = 8.642135e130 // tells whose doubles these are
+)
+
+// maxHead is the size of the largest head.
+const maxHead = 128
+
+// layout is how the machine that created a file lays out its structures.
+type layout struct {
+	bigEndian bool
+	word      int64 // bytes of an unsigned long: 4 or 8
+	align     int64 // of a double in a structure: 4 (i386) or 8
+	live      int64 // bytes of the last update: seconds, and microseconds since version 3
+	clock     int64 // bytes of its seconds, a time_t: 4 or 8
+}
+
+// archForeign is the hint of errors about files whose layout is not known.
+const archForeign = "convert it: rrdtool dump FILE where it was created, rrdtool restore here"
+
+// layoutError says that the layout of a file cannot be determined.
+type layoutError struct{ reason string }
+
+func (e *layoutError) Error() string {
+	return "created on an unknown architecture: " + e.reason
+}
+
+// Hint says what the user can do.
+func (e *layoutError) Hint() string { return archForeign }
+
+// detect finds the layouts that a head may have: by the place of the float
+// cookie, and by the place of the two counts behind it. Those with words of 4
+// bytes differ in the size of time_t, which only the size of the file tells.
+// The usual one comes first.
+func detect(head []byte) ([]layout, error) {
+	if len(head) < maxHead {
+		return nil, errCut
+	}
+	if !bytes.HasPrefix(head, []byte("RRD\x00")) {
+		return nil, errors.New("not an RRD file")
+	}
+	version := string(bytes.TrimRight(head[4:9], "\x00"))
+	switch version {
+	case "0001", "0002", "0003", "0004", "0005":
+	default:
+		return nil, fmt.Errorf("RRD version %q is not known", version)
+	}
+	var l layout
+	cookie := math.Float64bits(floatCookie)
+	switch {
+	case binary.LittleEndian.Uint64(head[16:]) == cookie:
+		l.align = 8
+	case binary.BigEndian.Uint64(head[16:]) == cookie:
+		l.align, l.bigEndian = 8, true
+	case binary.LittleEndian.Uint64(head[12:]) == cookie:
+		l.align = 4
+	case binary.BigEndian.Uint64(head[12:]) == cookie:
+		l.align, l.bigEndian = 4, true
+	default:
+		return nil, &layoutError{"its doubles are of another form"}
+	}
+	// Both counts are small and not 0: of a count of 8 bytes, the 4 of the
+	// upper half are 0.
+	l.word = 4
+	first := binary.BigEndian.Uint32(head[l.counts():])
+	second := binary.BigEndian.Uint32(head[l.counts()+4:])
+	if l.align == 8 && (l.bigEndian && first == 0 || !l.bigEndian && second == 0) {
+		l.word = 8
+	}
+	var list []layout
+	for _, clock := range []int64{l.word, 12 - l.word} {
+		if l.word == 8 && clock != 8 {
+			continue
+		}
+		l.clock = clock
+		l.live = clock
+		if version >= "0003" {
+			l.live = roundUp(clock+l.word, min(clock, l.align))
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// counts is the offset of the count of data sources. Those of archives and the
+// step follow.
+func (l *layout) counts() int64 {
+	if l.align == 4 {
+		return 12 + doubleSize
+	}
+	return 16 + doubleSize
+}
+
+func (l *layout) headSize() int64 { return roundUp(l.counts()+3*l.word, l.align) + paramSize }
+
+// archiveWords is the offset of the counts of rows and steps in the definition
+// of an archive.
+func (l *layout) archiveWords() int64 { return roundUp(nameSize, l.word) }
+
+func (l *layout) archiveSize() int64 {
+	return roundUp(l.archiveWords()+2*l.word, l.align) + paramSize
+}
+
+// headerSize returns how many bytes are before the rows.
+func (l *layout) headerSize(sources, archives int64) int64 {
+	return l.headSize() + sources*(sourceSize+stepSize) + archives*(l.archiveSize()+l.word) + sources*archives*stateSize + l.live
+}
+
+func (l *layout) order() binary.ByteOrder {
+	if l.bigEndian {
+		return binary.BigEndian
+	}
+	return binary.LittleEndian
+}
+
+// number reads an unsigned long. One above the largest int64 becomes negative.
+func (l *layout) number(b []byte) int64 {
+	if l.word == 4 {
+		return int64(l.order().Uint32(b))
+	}
+	return int64(l.order().Uint64(b))
+}
+
+// time reads a time_t.
+func (l *layout) time(b []byte) int64 {
+	if l.clock == 4 {
+		return int64(int32(l.order().Uint32(b)))
+	}
+	return int64(l.order().Uint64(b))
+}
+
+// double reads the value of a row.
+func (l *layout) double(b []byte) float64 {
+	if l.bigEndian {
+		return math.Float64frombits(binary.BigEndian.Uint64(b))
+	}
+	return math.Float64frombits(binary.LittleEndian.Uint64(b))
+}
