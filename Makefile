@@ -15,21 +15,20 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
-.PHONY: help demo test e2e bench soak lint lines generate build build-norrd install-tools
+.PHONY: help demo test e2e bench soak lint lines generate build build-static install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
 
-build: ## build bin/tstatrepo; without librrd-dev, or with make build-norrd, a static one that cannot read RRDs
-	@if pkg-config --exists librrd 2>/dev/null; then \
-		set -x; CGO_ENABLED=1 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo; \
+build: ## build bin/tstatrepo; with librrd as a second reader of RRDs where librrd-dev, pkg-config and gcc are installed
+	@if pkg-config --exists librrd 2>/dev/null && command -v gcc >/dev/null; then \
+		set -x; CGO_ENABLED=1 go build -tags librrd -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo; \
 	else \
-		echo "build: no librrd (apt-get install librrd-dev pkg-config gcc): without rrd-push of RRD files" >&2; \
-		$(MAKE) --no-print-directory build-norrd; \
+		$(MAKE) --no-print-directory build-static; \
 	fi
 
-build-norrd: ## build a static bin/tstatrepo without librrd
-	CGO_ENABLED=0 go build -tags norrd -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
+build-static: ## build bin/tstatrepo as one static binary
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
 
 demo: ## import sample logs, query them, show what to do next (3 minutes at most)
 	@sh pkg/demo/demo.sh
@@ -38,7 +37,8 @@ test: install-tools ## run all tests
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
 	go test -timeout 15m ./...
-	CGO_ENABLED=0 go vet -tags norrd ./cmd/... ./pkg/rrdfile/... ./pkg/rrdpush/...
+	go vet -tags librrd ./cmd/... ./pkg/rrdfile/... ./pkg/rrdpush/...
+	go test -tags librrd ./pkg/rrdfile
 	go test -race -skip '$(NORACE)' -timeout 15m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...

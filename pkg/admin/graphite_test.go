@@ -1,4 +1,4 @@
-//go:build linux && cgo && !norrd
+//go:build linux
 
 package admin
 

@@ -20,7 +20,7 @@ type program struct{ name, module, pkg, cgo, needs string }
 var builds = []program{
 	{"tstatrepo", ".", "./cmd/tstatrepo", "1", "gcc librrd-dev"},
 	{"tstatgen", ".", "./pkg/tstatgen", "0", ""},
-	{"rrdread", ".", "./pkg/bench/rrdread", "1", "gcc librrd-dev"},
+	{"rrdread", ".", "./pkg/bench/rrdread", "0", ""},
 	{"kafkapeer", ".", "./pkg/bench/kafkapeer", "0", ""},
 	{"tstatduck", "pkg/duckdb", ".", "1", "g++"},
 }

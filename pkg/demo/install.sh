@@ -36,8 +36,8 @@ go_is_new() {
 	[ "${minor:-0}" -ge 21 ]
 }
 
-# g++ is for the tests and the demo only: DuckDB is C++. gcc is for librrd,
-# which reads RRDs; the product builds without it too (make build-norrd).
+# All are for the tests and the demo only: DuckDB is C++, and the tests compare
+# the reader of RRDs with librrd.
 packages=
 for tool in git make gcc g++; do
 	have "$tool" || packages="$packages $tool"

@@ -186,10 +186,7 @@ func (p *pusher) open() (unlock func(), err error) {
 		unlock()
 		return nil, err
 	}
-	if p.reader, err = rrdfile.NewReader(); err != nil {
-		unlock()
-		return nil, errors.Join(err, p.sink.Close())
-	}
+	p.reader = rrdfile.NewReader()
 	return unlock, nil
 }
 

@@ -30,10 +30,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := rrdfile.NewReader()
-	if err != nil {
-		return err
-	}
+	r := rrdfile.NewReader()
 	defer r.Close()
 	naming, _ := rrdfile.NamingOf("default", nil)
 	points := 0
