@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // newApp builds the command tree. Commands report problems by returning an
@@ -56,7 +58,7 @@ func newApp(con *console) *cli.App {
 
 // onUsageError keeps urfave/cli from printing the whole help to stdout.
 // arrange has reported most of these errors already.
-func onUsageError(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+func onUsageError(_ *cli.Context, err error, _ bool) error { return hint.AsUsage(err) }
 
 func helpCommand() *cli.Command {
 	return &cli.Command{

@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
@@ -58,8 +59,8 @@ func TestExitStatus(t *testing.T) {
 		{errors.New("x"), 1},
 		{fmt.Errorf("x: %w", bulk.ErrFailed), 1},
 		{usagef("x"), 2},
-		{hintError{usagef("x"), "y"}, 2},
-		{fmt.Errorf("x: %w", bulk.ErrUsage), 2},
+		{hint.Add(usagef("x"), "y"), 2},
+		{fmt.Errorf("x: %w", hint.Usage("y", "")), 2},
 		{rejectsError{1, ""}, 3},
 		{fmt.Errorf("x: %w", store.ErrUnavailable), 75},
 		{errors.Join(nil, fmt.Errorf("x: %w", state.ErrLocked)), 75},

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // arrange brings the arguments into the one order that urfave/cli accepts:
@@ -88,7 +90,7 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 		case !known[w.name]:
 			return nil, hintUsage(path, unknownFlag(w.name, known))
 		case w.wrong != nil:
-			return nil, hintUsage(path, usageError{w.wrong})
+			return nil, hintUsage(path, hint.AsUsage(w.wrong))
 		case w.name == "version":
 			return []string{"--version"}, nil
 		case w.name == "help" || w.name == "h":
@@ -148,7 +150,7 @@ func unknownCommand(app *cli.App, cmds []*cli.Command, name string) error {
 		}
 	}
 	err := usagef("unknown command %q%s", name, didYouMean(name, names, ""))
-	return hintError{err, "commands are: " + strings.Join(names, ", ")}
+	return hint.Add(err, "commands are: "+strings.Join(names, ", "))
 }
 
 func unknownFlag(name string, known map[string]bool) error {
@@ -166,7 +168,7 @@ func unknownFlag(name string, known map[string]bool) error {
 // hintUsage points to the help of the command.
 func hintUsage(path []string, err error) error {
 	cmd := strings.Join(append([]string{"tstatrepo"}, path...), " ")
-	return hintError{err, fmt.Sprintf("see '%s --help'", cmd)}
+	return hint.Add(err, fmt.Sprintf("see '%s --help'", cmd))
 }
 
 // didYouMean suggests the candidate next to word, if one is near.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 func TestArrange(t *testing.T) {
@@ -63,8 +65,8 @@ func TestArrangeErrors(t *testing.T) {
 		if msg := err.Error(); msg != want && !strings.HasPrefix(msg, want+";") {
 			t.Errorf("%s: %s, want %s", in, msg, want)
 		}
-		if exitStatus(err) != exitUsage || hintOf(err) == "" {
-			t.Errorf("%s: exit status %d, hint %q", in, exitStatus(err), hintOf(err))
+		if exitStatus(err) != exitUsage || hint.Of(err) == "" {
+			t.Errorf("%s: exit status %d, hint %q", in, exitStatus(err), hint.Of(err))
 		}
 	}
 }

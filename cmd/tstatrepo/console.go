@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // console is stderr: log lines, errors and the progress line share it.
@@ -43,27 +46,37 @@ func (c *console) Write(p []byte) (int, error) {
 // fail prints the error that ends the process, one line for each that is
 // joined in it, and its hint.
 func (c *console) fail(err error) {
-	hint := hintOf(err)
+	text := err.Error()
+	if hint.IsUsage(err) {
+		text = withFlags(text)
+	}
 	if c.json {
-		var attrs []any
-		if hint != "" {
-			attrs = append(attrs, "hint", hint)
-		}
-		c.logger().Error(err.Error(), attrs...)
+		c.logger().Error(text, hint.Attrs(err)...)
 		return
 	}
-	for line := range strings.SplitSeq(err.Error(), "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		fmt.Fprintf(c, "tstatrepo: %s\n", printable(line))
 	}
-	if hint != "" {
-		fmt.Fprintf(c, "hint: %s\n", printable(hint))
+	if advice := hint.Of(err); advice != "" {
+		fmt.Fprintf(c, "hint: %s\n", printable(withFlags(advice)))
 	}
 }
+
+var option = regexp.MustCompile("`([a-z]+(?:-[a-z]+)*)`")
+
+// withFlags returns text with the names of options as flags: packages below
+// know no flags and write `state-dir`, see package hint.
+func withFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
 
 // logger returns the logger of the process.
 func (c *console) logger() *slog.Logger {
 	if c.json {
-		return slog.New(slog.NewJSONHandler(c, &slog.HandlerOptions{Level: &c.level}))
+		return slog.New(slog.NewJSONHandler(c, &slog.HandlerOptions{Level: &c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == "hint" {
+				a.Value = slog.StringValue(withFlags(a.Value.String()))
+			}
+			return a
+		}}))
 	}
 	return slog.New(&textHandler{con: c})
 }
@@ -121,6 +134,9 @@ func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 		return
 	}
 	s := v.String()
+	if a.Key == "hint" {
+		s = withFlags(s)
+	}
 	if s == "" || strings.ContainsAny(s, " \"=") || printable(s) != s {
 		s = strconv.Quote(s)
 	}

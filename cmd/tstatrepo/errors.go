@@ -8,10 +8,9 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
-	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 // Exit statuses, the same for every command.
@@ -33,35 +32,9 @@ var exitTexts = []struct{ status, text string }{
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 
-// usageError is an error of arguments, settings or the config file.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
+// usagef returns an error of arguments, settings or the config file.
 func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
-}
-
-// hintError adds a line that says what to do about err. Packages under pkg/
-// offer hints by an error with the method Hint.
-type hintError struct {
-	error
-	hint string
-}
-
-func (e hintError) Unwrap() error { return e.error }
-func (e hintError) Hint() string  { return e.hint }
-
-// hintOf returns the first hint in the tree of err.
-func hintOf(err error) string {
-	var h interface {
-		error
-		Hint() string
-	}
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
+	return hint.AsUsage(fmt.Errorf(format, args...))
 }
 
 // rejectsError ends a run that is complete except for rejected lines.
@@ -112,10 +85,6 @@ func orInterrupt(ctx context.Context, err error) error {
 func exitStatus(err error) int {
 	var (
 		sig     interruptError
-		usage   usageError
-		dest    *store.UsageError
-		network *peer.UsageError
-		wrong   *stream.UsageError
 		rejects rejectsError
 		later   tryAgainError
 	)
@@ -124,7 +93,7 @@ func exitStatus(err error) int {
 		return exitOK
 	case errors.As(err, &sig):
 		return 128 + int(sig.signal)
-	case errors.As(err, &usage), errors.As(err, &dest), errors.As(err, &network), errors.As(err, &wrong), errors.Is(err, bulk.ErrUsage):
+	case hint.IsUsage(err):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),
 		errors.Is(err, state.ErrLocked), errors.As(err, &later):

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -250,8 +251,8 @@ func runImportBulk(c *cli.Context, con *console) error {
 		return err
 	}
 	if len(b.sources) == 0 && !b.isRepository() {
-		return hintError{usagef("import-bulk needs a SOURCE: a folder, a log file, '-' or math://host:port/STREAM"),
-			"for example: tstatrepo import-bulk /var/lib/tstat"}
+		return hint.Add(usagef("import-bulk needs a SOURCE: a folder, a log file, '-' or math://host:port/STREAM"),
+			"for example: tstatrepo import-bulk /var/lib/tstat")
 	}
 	if b.quiet {
 		con.level.Set(max(con.level.Level(), slog.LevelWarn))
@@ -378,13 +379,8 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		if mathproto.IsURL(dest) {
 			continue // see checkMath
 		}
-		var wrong *stores.URLError
-		if _, _, err := stores.Parse(dest); errors.As(err, &wrong) {
-			p.hint = cmp.Or(p.hint, wrong.Hint())
-			p.add("to", "%q: %s", maskSecrets(dest), wrong.Reason)
-		} else if err != nil {
-			p.add("to", "%v", err)
-		}
+		_, _, err := stores.Parse(dest)
+		p.destination("to", dest, err)
 	}
 	b.checkStream(p)
 	for _, glob := range b.exclude {
@@ -487,11 +483,7 @@ func (b *importBulk) checkStream(p *problems) {
 		}
 		types = []string{b.streamType}
 	}
-	var wrong *store.UsageError
-	if err := stores.CheckStream(b.stream, b.probe, types); errors.As(err, &wrong) {
-		p.hint = cmp.Or(p.hint, wrong.Hint())
-		p.add("stream", "%s", wrong.Reason)
-	}
+	p.usage("stream", stores.CheckStream(b.stream, b.probe, types))
 }
 
 func location(p *problems, zone string) *time.Location {

@@ -1,7 +1,15 @@
 package main
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -63,5 +71,41 @@ func TestLayers(t *testing.T) {
 				t.Errorf("%s imports %s, which is not below it", name, dep)
 			}
 		}
+	}
+}
+
+// kits are packages for tests, which run programs with flags.
+var kits = regexp.MustCompile(`^pkg/.*test/`)
+
+var flagName = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
+
+// TestNoFlagsBelowCmd: no text below cmd names a flag, which only cmd knows, or
+// the README, which a user may not have. See package hint for how a hint names
+// an option.
+func TestNoFlagsBelowCmd(t *testing.T) {
+	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
+		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
+		if err != nil || isProgram || kits.MatchString(name) || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && !strings.Contains(lit.Value, "kafka-topics.sh") {
+				text, err := strconv.Unquote(lit.Value)
+				if err != nil || flagName.MatchString(text) || strings.Contains(text, "README") {
+					t.Errorf("%s:%d: %s names a flag or the README", name, files.Position(lit.Pos()).Line, lit.Value)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/legacy"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -33,7 +34,7 @@ func (c *config) readOld(command, file string) (bool, error) {
 		return false, nil
 	}
 	if command != string(legacy.Serve) && command != string(legacy.ImportBulk) {
-		return false, hintError{usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it"}
+		return false, hint.Add(usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
 	}
 	dir, err := os.Getwd()
 	if err != nil {
@@ -106,7 +107,7 @@ func (b *importBulk) adopted(loc *time.Location, log *slog.Logger) ([]mathproto.
 		st, err = &legacy.State{}, nil // it never ran, or its folder is gone
 	}
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, hint.AsUsage(err)
 	}
 	for _, n := range st.Notes {
 		log.Warn("state of math_repo: " + n.String())

@@ -16,11 +16,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
@@ -87,24 +87,14 @@ func (b *importBulk) checkMath(p *problems) (m mathSettings) {
 		for _, src := range b.sources {
 			if mathproto.IsURL(src) {
 				_, err := mathproto.ParseURL(src, true)
-				addURLError(p, "", err)
+				if err != nil {
+					p.hint = cmp.Or(p.hint, hint.Of(err))
+					p.errs = append(p.errs, fmt.Errorf("source %w", err))
+				}
 			}
 		}
 	}
 	return m
-}
-
-// addURLError adds what is wrong with an address of MATH.
-func addURLError(p *problems, setting string, err error) {
-	var wrong *mathproto.URLError
-	switch {
-	case errors.As(err, &wrong) && setting == "":
-		p.hint = cmp.Or(p.hint, wrong.Hint())
-		p.errs = append(p.errs, fmt.Errorf("source %w", err))
-	case errors.As(err, &wrong):
-		p.hint = cmp.Or(p.hint, wrong.Hint())
-		p.add(setting, "%v", err)
-	}
 }
 
 func (b *importBulk) checkProbe(p *problems) mathproto.URL {
@@ -113,7 +103,7 @@ func (b *importBulk) checkProbe(p *problems) mathproto.URL {
 		return mathproto.URL{}
 	}
 	u, err := mathproto.ParseURL(b.to[0], false)
-	addURLError(p, "to", err)
+	p.usage("to", err)
 	if len(b.network.listen) == 0 {
 		p.hint = cmp.Or(p.hint, "for example --listen :3001")
 		p.add("listen", "must name the address where the repository fetches files")
@@ -130,11 +120,7 @@ func (b *importBulk) checkProbe(p *problems) mathproto.URL {
 		}
 	}
 	b.stream = cmp.Or(b.stream, "{probe}_{type}")
-	var wrong *store.UsageError
-	if err := mathproto.CheckStreams(b.stream, b.probe); errors.As(err, &wrong) {
-		p.hint = cmp.Or(p.hint, wrong.Hint())
-		p.add("stream", "%v", err)
-	}
+	p.usage("stream", mathproto.CheckStreams(b.stream, b.probe))
 	for _, name := range []struct {
 		set  bool
 		name string

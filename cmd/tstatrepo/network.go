@@ -1,9 +1,6 @@
 package main
 
 import (
-	"cmp"
-	"errors"
-
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
@@ -45,11 +42,7 @@ func (n *network) listeners(p *problems) []peer.Options {
 	var list []peer.Options
 	for _, addr := range n.listen {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: n.tls()}
-		var usage *peer.UsageError
-		if err := opt.Check(); errors.As(err, &usage) {
-			p.hint = cmp.Or(p.hint, usage.Hint())
-			p.add("listen", "%v", err)
-		}
+		p.usage("listen", opt.Check())
 		list = append(list, opt)
 	}
 	return list

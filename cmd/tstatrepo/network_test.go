@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 func TestListeners(t *testing.T) {
@@ -25,8 +27,8 @@ func TestListeners(t *testing.T) {
 			if err != nil || len(list) != len(c.listen) || list[0].TLS != c.tls() {
 				t.Errorf("%+v: %v, %v", c.network, list, err)
 			}
-		case err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(hintOf(err), c.hint):
-			t.Errorf("%+v: %v (%s); want %q", c.network, err, hintOf(err), c.want)
+		case err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(hint.Of(err), c.hint):
+			t.Errorf("%+v: %v (%s); want %q", c.network, err, hint.Of(err), c.want)
 		}
 	}
 }

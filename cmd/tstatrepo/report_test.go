@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 func sampleSummary() *bulk.Summary {
@@ -168,7 +169,7 @@ func TestConsole(t *testing.T) {
 	log.Info("new folder", "folder", "x.out", "took", 2*time.Second)
 	log.WithGroup("g").Warn("odd\nname", "file", "a b", "empty", "", slog.Group("h", "n", 1))
 	log.Error("bad", "file", "\x1b[2J", "err", errors.New("no space"))
-	con.fail(hintError{errors.Join(errors.New("one"), errors.New("two")), "do this"})
+	con.fail(hint.Add(errors.Join(errors.New("one"), errors.New("two")), "do this"))
 	const want = `tstatrepo: new folder probe=turin folder=x.out took=2s
 tstatrepo: warning: odd\nname probe=turin g.file="a b" g.empty="" g.h.n=1
 tstatrepo: error: bad probe=turin file="\x1b[2J" err="no space"
@@ -182,7 +183,7 @@ hint: do this
 
 	b.Reset()
 	con.json = true
-	con.fail(hintError{errors.New("one"), "do this"})
+	con.fail(hint.Add(errors.New("one"), "do this"))
 	if s := b.String(); !strings.Contains(s, `"level":"ERROR","msg":"one","hint":"do this"`) {
 		t.Error(s)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
@@ -179,7 +179,7 @@ func runRRDPush(c *cli.Context, con *console) error {
 		return r.serve(c.Context, con, opt, r.endpoint(opt, listen))
 	}
 	if len(r.sources) != 1 {
-		return hintError{usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles"}
+		return hint.Add(usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles")
 	}
 	opt.Dir = r.sources[0]
 	if r.metricsFile != "" {
@@ -243,11 +243,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 		p.add("prefix", "%q is no path of letters, digits, _ and - joined by dots", r.prefix)
 	}
 	dest, err := rrdpush.ParseDest(r.to)
-	var wrong *rrdpush.DestError
-	if errors.As(err, &wrong) {
-		p.hint = cmp.Or(p.hint, wrong.Hint())
-		p.add("to", "%q: %s", maskSecrets(r.to), wrong.Reason)
-	}
+	p.destination("to", r.to, err)
 	var table *rrdfile.Table
 	if r.namesFile != "" {
 		if table, err = rrdfile.ReadTable(r.namesFile); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/shell"
@@ -144,14 +145,14 @@ func runRuncap(c *cli.Context, con *console) error {
 	}
 	registries, err := mplane.NewRegistries(r.registries...)
 	if err != nil {
-		return usageError{err}
+		return hint.AsUsage(err)
 	}
 	open := func(url string) (*client.Client, error) {
 		return client.Open(wire.Dialer{URL: url, TLS: r.tls(), Identity: r.identity}, registries)
 	}
 	peer, err := open(r.supervisor)
 	if err != nil {
-		return usageError{err}
+		return hint.AsUsage(err)
 	}
 	lines := shell.NewLines(c.Context, c.App.Reader, c.App.Writer)
 	sh := &shell.Shell{
@@ -184,7 +185,7 @@ func runRuncap(c *cli.Context, con *console) error {
 		err = r.once(ctx, c, &sh.Session)
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			err = hintError{tryAgainError{err}, "is the supervisor running, and is that its URL?"}
+			err = hint.Add(tryAgainError{err}, "is the supervisor running, and is that its URL?")
 		}
 	}
 	if errors.Is(err, io.EOF) {
@@ -192,10 +193,6 @@ func runRuncap(c *cli.Context, con *console) error {
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errTimeout) && ctx.Err() != nil {
 		return errTimeout
-	}
-	var missing *shell.MissingError
-	if errors.As(err, &missing) {
-		err = usageError{err}
 	}
 	return err
 }
@@ -311,7 +308,7 @@ func (r *runcap) offers(out io.Writer, s *shell.Session) error {
 func (r *runcap) specify(s *shell.Session, name string) (*mplane.Statement, error) {
 	capability, err := s.Capability(name)
 	if err != nil {
-		return nil, hintError{err, "'tstatrepo runcap --list' lists them"}
+		return nil, hint.Add(err, "'tstatrepo runcap --list' lists them")
 	}
 	return s.Specify(capability, r.label)
 }

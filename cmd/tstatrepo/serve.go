@@ -282,11 +282,7 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	}
 	listen := func(name, addr string) peer.Options {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
-		var usage *peer.UsageError
-		if err := opt.Check(); errors.As(err, &usage) {
-			p.hint = cmp.Or(p.hint, usage.Hint())
-			p.add(name, "%v", err)
-		}
+		p.usage(name, opt.Check())
 		return opt
 	}
 	for _, addr := range s.clients {
@@ -321,11 +317,8 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	if s.supervisor != "" {
 		svc.supervisor = &wire.Dialer{URL: s.supervisor, TLS: s.tls(), Identity: cmp.Or(s.identity, s.ownIdentity())}
 		conn, err := svc.supervisor.Open()
-		var wrong *wire.URLError
-		if errors.As(err, &wrong) {
-			p.hint = cmp.Or(p.hint, wrong.Hint())
-			p.add("supervisor", "%v", err)
-		} else if err == nil {
+		p.usage("supervisor", err)
+		if err == nil {
 			conn.Close()
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
@@ -48,7 +49,7 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	// Two processes would take each other's specifications and streams.
 	unlock, err := state.Lock(svc.cfg.stateDir, "serve")
 	if err != nil {
-		return hintError{fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own"}
+		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a --state-dir of its own")
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.memory())

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // setting is one row of a table that makes everything of a setting: its flag,
@@ -215,14 +217,30 @@ func (p *problems) add(name, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s: %s", label, fmt.Sprintf(format, args...)))
 }
 
+// usage adds a usage error about a setting, with its hint. Other errors come
+// up again where the setting is used.
+func (p *problems) usage(name string, err error) {
+	if hint.IsUsage(err) {
+		p.hint = cmp.Or(p.hint, hint.Of(err))
+		p.add(name, "%v", err)
+	}
+}
+
+// destination adds what is wrong with a URL.
+func (p *problems) destination(name, text string, err error) {
+	if err != nil {
+		p.usage(name, fmt.Errorf("%q: %w", maskSecrets(text), err))
+	}
+}
+
 // err returns the problems as one usage error of the command, or nil.
 func (p *problems) err(command string) error {
 	if len(p.errs) == 0 {
 		return nil
 	}
-	err := usageError{errors.Join(p.errs...)}
+	err := hint.AsUsage(errors.Join(p.errs...))
 	if p.hint != "" {
-		return hintError{err, p.hint}
+		return hint.Add(err, p.hint)
 	}
 	return hintUsage([]string{command}, err)
 }

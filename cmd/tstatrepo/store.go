@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -161,7 +162,7 @@ func runStore(c *cli.Context, con *console) error {
 		return err
 	}
 	if c.NArg() != 2 {
-		return hintError{usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat"}
+		return hint.Add(usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat")
 	}
 	action, url := c.Args().Get(0), c.Args().Get(1)
 	if s.bulk.quiet {
@@ -200,7 +201,7 @@ func openManager(ctx context.Context, url string, opt stores.Options) (store.Man
 	m, ok := st.(store.Manager)
 	if !ok {
 		st.Close()
-		return nil, store.NewUsageError(fmt.Sprintf("%s cannot be managed", st), "")
+		return nil, hint.Usage(fmt.Sprintf("%s cannot be managed", st), "")
 	}
 	return m, nil
 }
@@ -210,7 +211,7 @@ func anyRecord(ctx context.Context, m store.Manager) error {
 	found := errors.New("there is one")
 	switch err := m.Records(ctx, func(store.Record) error { return found }); {
 	case err == nil:
-		return hintError{fmt.Errorf("%s: nothing was ever stored there", m), "is the URL right?"}
+		return hint.Add(fmt.Errorf("%s: nothing was ever stored there", m), "is the URL right?")
 	case !errors.Is(err, found):
 		return err
 	}
@@ -470,7 +471,7 @@ func mend(kind string, m store.Manager, probe string) string {
 func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m store.Manager) error {
 	r, ok := m.(store.Repairer)
 	if !ok {
-		return store.NewUsageError(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
+		return hint.Usage(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
 	}
 	res, err := r.Repair(ctx, s.dryRun)
 	out := struct {
@@ -493,7 +494,7 @@ func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m
 func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
 	c, ok := m.(store.Compacter)
 	if !ok {
-		return store.NewUsageError(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
+		return hint.Usage(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
 	}
 	co := store.CompactOptions{TargetSize: int64(s.targetSize), ClosedAfter: time.Duration(s.closed), DryRun: s.dryRun, Jobs: opt.Jobs}
 	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)

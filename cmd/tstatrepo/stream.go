@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
@@ -188,10 +188,10 @@ func runStream(c *cli.Context, con *console) error {
 	}
 	switch {
 	case c.Args().Present():
-		return hintError{usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow"}
+		return hint.Add(usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow")
 	case len(s.listen) == 0 && len(s.follow) == 0 && len(s.from) == 0:
-		return hintError{usagef("stream needs --listen, --follow or --from"),
-			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001"}
+		return hint.Add(usagef("stream needs --listen, --follow or --from"),
+			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001")
 	}
 	if s.quiet {
 		con.level.Set(max(con.level.Level(), slog.LevelWarn))
@@ -326,11 +326,7 @@ func (s *streamCmd) checkConsumers(p *problems) {
 				p.add(list.name, "names %s twice", stream.Redact(text))
 			}
 			seen = append(seen, text)
-			var usage *stream.UsageError
-			if err := stream.CheckConsumer(text); errors.As(err, &usage) {
-				p.hint = cmp.Or(p.hint, usage.Hint())
-				p.add(list.name, "%q: %v", stream.Redact(text), err)
-			}
+			p.destination(list.name, text, stream.CheckConsumer(text))
 		}
 	}
 }
@@ -340,11 +336,7 @@ func (s *streamCmd) checkSources(p *problems) {
 		if slices.Contains(s.from[:i], text) {
 			p.add("from", "names %s twice", stream.Redact(text))
 		}
-		var usage *stream.UsageError
-		if err := stream.CheckSource(text); errors.As(err, &usage) {
-			p.hint = cmp.Or(p.hint, usage.Hint())
-			p.add("from", "%q: %v", stream.Redact(text), err)
-		}
+		p.destination("from", text, stream.CheckSource(text))
 		for _, to := range slices.Concat(s.to, s.toOptional) {
 			if stream.SameTopic(text, to) {
 				p.add("from", "%s is a consumer too: its lines would go round for ever", stream.Redact(text))

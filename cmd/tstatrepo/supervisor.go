@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"path/filepath"
 	"runtime/debug"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/supervisor"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
@@ -100,7 +100,7 @@ func runSupervisor(c *cli.Context, con *console) error {
 		return err
 	}
 	if opt.Registries, err = mplane.NewRegistries(cfg.supervisor.registries...); err != nil {
-		return usageError{err}
+		return hint.AsUsage(err)
 	}
 	// A second one would write the same state.
 	unlock, err := state.Lock(cfg.stateDir, "supervisor")
@@ -130,11 +130,7 @@ func (s *supervise) options(p *problems) supervisor.Options {
 	}
 	listen := func(name, addr string) peer.Options {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls()}
-		var usage *peer.UsageError
-		if err := opt.Check(); errors.As(err, &usage) {
-			p.hint = cmp.Or(p.hint, usage.Hint())
-			p.add(name, "%v", err)
-		}
+		p.usage(name, opt.Check())
 		return opt
 	}
 	opt := supervisor.Options{Components: listen("components", s.components), Clients: listen("clients", s.clients)}

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -321,7 +322,7 @@ func TestFilters(t *testing.T) {
 			func(o *Options) { o.Sources = []string{"http://x/y"} },
 			func(o *Options) { o.Sources = []string{filepath.Join(w.root, "nowhere")} },
 		} {
-			if _, err := w.try(bad); !errors.Is(err, ErrUsage) {
+			if _, err := w.try(bad); !hint.IsUsage(err) {
 				w.Errorf("got %v", err)
 			}
 		}
@@ -578,7 +579,7 @@ func TestStdin(t *testing.T) {
 		w.run("files=0 skipped=1", stdin(tcp))
 		w.run("files=1 replaced=1 rows=3", stdin(tcp+"c 0 0\n"))
 		w.stored("p1", "2016_03_24_21_37.out", "log_tcp_complete", 3)
-		if _, err := w.try(stdin("#c_ip:1 first:2 last:3\na 0 0\n")); !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), "no row in it has an absolute time") {
+		if _, err := w.try(stdin("#c_ip:1 first:2 last:3\na 0 0\n")); !hint.IsUsage(err) || !strings.Contains(err.Error(), "no row in it has an absolute time") {
 			w.Errorf("got %v", err)
 		}
 		w.run("files=1 rows=1", func(o *Options) {
@@ -596,7 +597,7 @@ func TestStrayFile(t *testing.T) {
 		w.run("files=1 rows=1", func(o *Options) { o.Sources = []string{p} })
 		w.stored("p1", "2016_03_24_21_37.out", "log_dns_complete", 1)
 		p = w.put("saved.txt", text)
-		if _, err := w.try(func(o *Options) { o.Sources = []string{p} }); !errors.Is(err, ErrUsage) {
+		if _, err := w.try(func(o *Options) { o.Sources = []string{p} }); !hint.IsUsage(err) {
 			w.Errorf("no type: %v", err)
 		}
 		w.run("skipped=1", func(o *Options) { o.Sources, o.Types = []string{p}, []string{"log_dns_complete"} })
@@ -820,7 +821,7 @@ func TestStrayFileWithoutTime(t *testing.T) {
 			w.Errorf("got %v", err)
 		}
 		w.counts(sum, "files=1 failed=1 rows=10")
-		if _, err := w.try(func(o *Options) { o.Sources = []string{stray} }); !errors.Is(err, ErrUsage) {
+		if _, err := w.try(func(o *Options) { o.Sources = []string{stray} }); !hint.IsUsage(err) {
 			w.Errorf("alone: %v", err)
 		}
 	})

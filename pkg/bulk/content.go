@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -11,28 +12,16 @@ import (
 // be wrong, and another copy of it may be whole.
 func (im *fileImport) checkDamage() error {
 	if err := im.rd.Damage(); err != nil && !im.opt.AcceptDamaged {
-		return &damagedError{err}
+		return hint.Add(fmt.Errorf("%w, not stored: %w", errDamaged, err), "fetch the file again; `accept-damaged` stores its good part")
 	}
 	return nil
 }
 
-// damagedError is a compressed file that is damaged.
-type damagedError struct{ err error }
-
-func (e *damagedError) Error() string { return "damaged, not stored: " + e.err.Error() }
-func (e *damagedError) Unwrap() error { return e.err }
-
-// Hint says what the user can do.
-func (e *damagedError) Hint() string {
-	return "fetch the file again; --accept-damaged stores its good part"
-}
+var errDamaged = errors.New("damaged")
 
 // isAboutContent reports whether an error says that no store may have the file
 // as it is.
-func isAboutContent(err error) bool {
-	var de *damagedError
-	return errors.As(err, &de)
-}
+func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
 // checkRows refuses a file with too many lines that are no rows, or with text
 // but not a single row: a newer version of tstatrepo may know its layout.
@@ -42,9 +31,10 @@ func (im *fileImport) checkRows(typed []*target) error {
 	c.Rejects += rejected
 	switch {
 	case c.Rejects > 0 && c.Rows == rejected, c.Rows == 0 && !im.rd.CutIsText():
-		return &noRowsError{c.Rejects, c.Lines}
+		return noRows(c.Rejects, c.Lines)
 	case c.Rejects > int64(im.opt.MaxRejects) && c.Rejects*100 > c.Lines:
-		return &rejectsError{c.Rejects, c.Lines}
+		return hint.New(fmt.Sprintf("%d of %d lines rejected: file not stored", c.Rejects, c.Lines),
+			"the reject file says why; `max-rejects` allows more")
 	}
 	return nil
 }
@@ -65,35 +55,13 @@ func (g *target) rejected() int64 {
 	return 0
 }
 
-// rejectsError is a file with too many rejects.
-type rejectsError struct{ rejects, lines int64 }
-
-func (e *rejectsError) Error() string {
-	return fmt.Sprintf("%d of %d lines rejected: file not stored", e.rejects, e.lines)
-}
-
-// Hint says what the user can do.
-func (e *rejectsError) Hint() string {
-	return "the reject file says why; --max-rejects allows more"
-}
-
-// noRowsError is a file with text, but without a row.
-type noRowsError struct{ rejects, lines int64 }
-
-func (e *noRowsError) Error() string {
-	if e.rejects == 0 {
-		return "no line, and its text is not that of a log: file not stored"
+// noRows is about a file with text, but without a row.
+func noRows(rejects, lines int64) error {
+	const remove = "remove the file, or leave it out with `exclude`"
+	if rejects == 0 {
+		return hint.New("no line, and its text is not that of a log: file not stored", remove)
 	}
-	return fmt.Sprintf("none of %d lines is a row: file not stored", e.lines)
-}
-
-// Hint says what the user can do.
-func (e *noRowsError) Hint() string {
-	const remove = "remove the file, or leave it out with --exclude"
-	if e.rejects == 0 {
-		return remove
-	}
-	return "the reject file says why; " + remove
+	return hint.New(fmt.Sprintf("none of %d lines is a row: file not stored", lines), "the reject file says why; "+remove)
 }
 
 // warnTruncated says that the end of a compressed file is missing, unless

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -222,6 +223,9 @@ type target struct {
 	tx    store.FileTx // nil before it is begun
 }
 
+// errNoTime is about a file whose log folder is not known.
+var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
+
 // nameByRows puts a file that lies in no log folder into the one of its first
 // row with an absolute time.
 func (im *fileImport) nameByRows() error {
@@ -254,7 +258,7 @@ func (im *fileImport) nameByRows() error {
 		}
 	}
 	if first == 0 {
-		return usage(&SourceError{t.path, "it lies in no log folder, and no row in it has an absolute time", "name its folder: --folder YYYY_MM_DD_HH_MM.out"})
+		return hint.Add(fmt.Errorf("source %s: %w", t.path, errNoTime), "name its folder: `folder` YYYY_MM_DD_HH_MM.out")
 	}
 	utc := time.UnixMicro(first).UTC().Truncate(time.Minute)
 	if err := im.name(t, tstat.FolderName(utc)); err != nil {
@@ -613,25 +617,19 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 // that cannot replace the old ones.
 func (im *fileImport) checkGrown(index int, rel relation) error {
 	if rel.changed {
-		return &changedError{rel.replace[0]}
+		old := rel.replace[0]
+		return hint.New(fmt.Sprintf("the log changed other than by growing, and the rows stored before cannot be removed: %d of %s, read from %s",
+			old.Rows, old.Imported.UTC().Format(time.RFC3339), old.Path), "keep the file that was stored, or import into another stream")
 	}
 	old := im.grown[index]
 	if old != nil && slices.ContainsFunc(rel.replace, func(r store.Record) bool { return r.Same(*old) }) {
 		return nil
 	}
 	if im.task.stdin {
-		return &growError{"the beginning of it is stored already", "import the file itself, not '-'"}
+		return hint.New("the beginning of it is stored already", "import the file itself, not '-'")
 	}
-	return &growError{"it changed while it was read", "the next run takes it as it then is"}
+	return hint.New("it changed while it was read", "the next run takes it as it then is")
 }
-
-// growError is about a file that has grown.
-type growError struct{ reason, hint string }
-
-func (e *growError) Error() string { return e.reason }
-
-// Hint says what the user can do.
-func (e *growError) Hint() string { return e.hint }
 
 // replaced is relate, or what Options.Replace makes of it: all records of the
 // file go that were there when the run started.

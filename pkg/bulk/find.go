@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -82,24 +83,16 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	return tasks, nil
 }
 
-// SourceError is an error about a source as a whole.
-type SourceError struct{ Source, Reason, hint string }
-
-func (e *SourceError) Error() string { return fmt.Sprintf("source %s: %s", e.Source, e.Reason) }
-
-// Hint says what would be right.
-func (e *SourceError) Hint() string { return e.hint }
-
 // missing says that a source is not there.
 func missing(src string, err error) error {
 	if i := strings.Index(src, "://"); i > 0 {
-		return &SourceError{src, "unknown kind of source " + src[:i], "a log folder, a folder of log folders, a log file or -"}
+		return hint.New("source "+src+": unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -")
 	}
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return &SourceError{src, err.Error(), ""}
+	return fmt.Errorf("source %s: %w", src, err)
 }
 
 // scan notes a file of the sources. It reports whether the file is new to the
@@ -169,7 +162,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	}
 	r.passed(src, tree.Passed)
 	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
-		return nil, &SourceError{src, "no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat"}
+		return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
 	}
 	var tasks []*task
 	next := nextFolders(tree.Folders)
@@ -219,7 +212,7 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 // findFile makes the task of a source that is a file.
 func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
-		return nil, usage(&SourceError{src, "neither a file nor a folder", ""})
+		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")
 	}
 	abs, err := filepath.Abs(src)
 	if err != nil {
@@ -231,7 +224,7 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 		typ = tstat.TypeByName(r.opt.Types[0])
 	}
 	if typ == nil {
-		return nil, usage(&SourceError{src, "its name is no log type's", "say --type log_tcp_complete, or what it is"})
+		return nil, hint.Usage("source "+src+": its name is no log type's", "say `type` log_tcp_complete, or what it is")
 	}
 	t := &task{path: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
 	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}

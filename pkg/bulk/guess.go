@@ -76,5 +76,5 @@ func (e *guessError) Error() string {
 
 // Hint says what the user can do.
 func (e *guessError) Hint() string {
-	return "give the probe's name: --probe " + e.probe + " if it is the same probe, --probe " + e.guess + " if it is another one"
+	return "give the probe's name: `probe` " + e.probe + " if it is the same probe, `probe` " + e.guess + " if it is another one"
 }

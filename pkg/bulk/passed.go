@@ -84,7 +84,7 @@ func (r *run) reportPassed() {
 			named = fmt.Sprintf("%s and %d more", named, n)
 		}
 		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
-			"hint", "rename them like logs or log folders, or leave them out with --exclude")
+			"hint", "rename them like logs or log folders, or leave them out with `exclude`")
 	}
 	if file == "" {
 		return

@@ -1,7 +1,6 @@
 package bulk
 
 import (
-	"fmt"
 	"os"
 	"time"
 
@@ -292,18 +291,4 @@ func (im *fileImport) needsComparison() (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// changedError is about a log that has changed other than by growing, in a
-// store that cannot remove its rows.
-type changedError struct{ old store.Record }
-
-func (e *changedError) Error() string {
-	return fmt.Sprintf("the log changed other than by growing, and the rows stored before cannot be removed: %d of %s, read from %s",
-		e.old.Rows, e.old.Imported.UTC().Format(time.RFC3339), e.old.Path)
-}
-
-// Hint says what the user can do.
-func (e *changedError) Hint() string {
-	return "keep the file that was stored, or import into another stream"
 }

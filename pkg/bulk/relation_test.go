@@ -2,7 +2,6 @@ package bulk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
@@ -192,8 +192,7 @@ func TestPlacesInDatabases(t *testing.T) {
 			w.quiet(4, in)
 			w.stored("p1", folder, file, 5, 7, 50, 50)
 			_, err := w.try(func(o *Options) { in(o); o.Probe, o.ProbeGuessed = "host2", true })
-			var hinted interface{ Hint() string }
-			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "--probe p1") {
+			if !strings.Contains(hint.Of(err), "`probe` p1") {
 				t.Errorf("got %v", err)
 			}
 			w.stored("host2", folder, file)
@@ -359,8 +358,7 @@ func TestGuessedProbe(t *testing.T) {
 		w.quiet(2, guess("host1"))
 		for range 2 {
 			_, err := w.try(guess("host2"))
-			var hinted interface{ Hint() string }
-			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "--probe host1") || errors.Is(err, ErrUsage) {
+			if !strings.Contains(hint.Of(err), "`probe` host1") || hint.IsUsage(err) {
 				w.Fatalf("got %v", err)
 			}
 			w.stored("host2", folder, file)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path"
 	"slices"
@@ -17,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -127,11 +128,11 @@ func newRun(opt Options) (*run, error) {
 		return nil, err
 	}
 	if len(opt.Stores) == 0 {
-		return nil, usage(errors.New("no store"))
+		return nil, hint.Usage("no store", "")
 	}
 	for _, s := range opt.Stores {
 		if _, ok := s.(store.Appender); ok && opt.Replace {
-			return nil, usage(fmt.Errorf("replace: %s cannot, its rows do not tell their file", s))
+			return nil, hint.Usage(fmt.Sprintf("replace: %s cannot, its rows do not tell their file", s), "")
 		}
 	}
 	r := &run{
@@ -161,7 +162,7 @@ func (noProgress) Total(int, int64) {}
 func (noProgress) Add(int64, int64) {}
 
 // Validate checks everything but the stores, so that none is made for a run
-// that cannot begin. Its errors wrap ErrUsage.
+// that cannot begin. Its errors are usage errors.
 func (o *Options) Validate() error {
 	var errs []error
 	if err := store.ValidProbe(o.Probe); err != nil {
@@ -189,7 +190,7 @@ func (o *Options) Validate() error {
 		if _, err := path.Match(glob, ""); err != nil {
 			errs = append(errs, fmt.Errorf("type %q: bad pattern", glob))
 		} else if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return matches(glob, t.Name) }) {
-			errs = append(errs, &typeError{glob})
+			errs = append(errs, hint.New(fmt.Sprintf("type %q matches no log type", glob), knownTypes()))
 		}
 	}
 	for _, glob := range o.Exclude {
@@ -200,7 +201,7 @@ func (o *Options) Validate() error {
 	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
 		return slices.Contains(t.Versions(), o.Layout)
 	}) {
-		errs = append(errs, &layoutError{o.Layout})
+		errs = append(errs, hint.New(fmt.Sprintf("layout %q is unknown", o.Layout), knownLayouts()))
 	}
 	stdin := 0
 	for _, s := range o.Sources {
@@ -214,33 +215,18 @@ func (o *Options) Validate() error {
 	case stdin > 1:
 		errs = append(errs, errors.New("source - is given twice"))
 	case stdin == 1 && (len(o.Types) != 1 || tstat.TypeByName(o.Types[0]) == nil):
-		errs = append(errs, errors.New("source - needs --type with the name of one log type"))
+		errs = append(errs, errors.New("source - needs `type` with the name of one log type"))
 	case stdin == 1 && o.Follow:
 		errs = append(errs, errors.New("source - cannot be followed"))
 	}
 	if len(errs) == 0 {
 		return nil
 	}
-	return usage(errors.Join(errs...))
+	return hint.AsUsage(errors.Join(errs...))
 }
 
-// usage marks an error as ErrUsage without changing its text.
-func usage(err error) error { return usageError{err} }
-
-type usageError struct{ error }
-
-func (e usageError) Unwrap() []error { return []error{e.error, ErrUsage} }
-
-// typeError is an unknown log type; layoutError an unknown layout.
-type (
-	typeError   struct{ glob string }
-	layoutError struct{ name string }
-)
-
-func (e *typeError) Error() string { return fmt.Sprintf("type %q matches no log type", e.glob) }
-
-// Hint lists what there is.
-func (e *typeError) Hint() string {
+// knownTypes and knownLayouts list what there is, for hints.
+func knownTypes() string {
 	var names []string
 	for _, t := range tstat.Types() {
 		names = append(names, t.Name)
@@ -248,10 +234,7 @@ func (e *typeError) Hint() string {
 	return "known: " + strings.Join(names, ", ")
 }
 
-func (e *layoutError) Error() string { return fmt.Sprintf("layout %q is unknown", e.name) }
-
-// Hint lists what there is.
-func (e *layoutError) Hint() string {
+func knownLayouts() string {
 	var names []string
 	for _, t := range tstat.Types() {
 		names = append(names, t.Versions()...)
@@ -474,10 +457,10 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.lose(t.source, err)
 		return nil
-	case errors.Is(err, ErrUsage) && len(r.opt.Sources) == 1: // the file that was named
+	case errors.Is(err, errNoTime) && len(r.opt.Sources) == 1: // the file that was named
+		return hint.AsUsage(err)
+	case hint.IsUsage(err): // of the store: no file would fare better
 		return err
-	case isUsage(err): // of the store: no file would fare better
-		return usage(err)
 	}
 	r.count(t, func(s *TypeSummary) { s.Failed++ })
 	r.problem(t.path, err)
@@ -504,48 +487,20 @@ func isGuess(err error) bool {
 	return errors.As(err, &ge)
 }
 
-func isUsage(err error) bool {
-	var ue *store.UsageError
-	return errors.As(err, &ue)
-}
-
-// Bounds of the back-off between tries.
-const (
-	minRetry = 200 * time.Millisecond
-	maxRetry = 15 * time.Second
-)
-
-// retry calls f until its error is none that may pass, or
-// Options.RetryTimeout is over.
+// retry calls f until its error is not transient, or Options.RetryTimeout has
+// passed since the first failure.
 func (r *run) retry(ctx context.Context, f func() error) error {
-	var end time.Time
-	for wait := minRetry; ; wait = min(2*wait, maxRetry) {
-		err := f()
-		if !errors.Is(err, store.ErrTransient) || ctx.Err() != nil {
-			return err
+	p := retry.Policy{Transient: store.IsTransient, Limit: r.opt.RetryTimeout, Retrying: func(err error) {
+		if r.opt.Waits != nil {
+			r.opt.Waits(err)
 		}
-		if end.IsZero() {
-			end = time.Now().Add(r.opt.RetryTimeout)
-			if r.opt.Waits != nil && r.opt.RetryTimeout > 0 {
-				r.opt.Waits(err)
-			}
-			switch r.opt.RetryTimeout {
-			case 0:
-			case math.MaxInt64: // without end
-				r.log.Warn("will try again", "err", err)
-			default:
-				r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
-			}
+		attrs := []any{"err", err}
+		if r.opt.RetryTimeout != math.MaxInt64 { // without end
+			attrs = append(attrs, "for", r.opt.RetryTimeout)
 		}
-		if !time.Now().Before(end) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait/2 + rand.N(wait)): // workers come back one by one
-		}
-	}
+		r.log.Warn("will try again", attrs...)
+	}}
+	return p.Do(ctx, f)
 }
 
 // problem counts something that was not imported, and says why.
@@ -557,12 +512,7 @@ func (r *run) problem(path string, err error) {
 	if !strings.Contains(text, path+":") {
 		text = path + ": " + text
 	}
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		r.log.Error(text, "hint", h.Hint())
-		return
-	}
-	r.log.Error(text)
+	r.log.Error(text, hint.Attrs(err)...)
 }
 
 // settle remembers a file that needs no further look as long as it does not

@@ -62,9 +62,6 @@ type OpenFolder struct {
 // not everything.
 var ErrFailed = errors.New("files were not imported")
 
-// ErrUsage is wrapped by errors of settings and arguments.
-var ErrUsage = errors.New("usage")
-
 // Merge sums up the results of several runs. Probe is empty unless all have
 // the same; of several files of rejects the first is named.
 func Merge(runs []*Summary) *Summary {

@@ -68,7 +68,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 	likely := now - q*int(zoneQuarter/time.Second)
 	log.Warn("the rows' times do not fit the folder names in this time zone",
 		"difference", time.Duration(q)*zoneQuarter, "used", offset(now), "likely", offset(likely),
-		"hint", "name the probe's zone with --timezone")
+		"hint", "name the probe's zone with `timezone`")
 }
 
 // offset writes an offset from UTC, in seconds, as UTC+01:00.

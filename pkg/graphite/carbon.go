@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // CarbonOptions say how to reach a carbon server. The zero value of a field
@@ -49,13 +49,6 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 // Close does nothing: no connection outlives its batch.
 func (c *Carbon) Close() error { return nil }
 
-// Pauses between tries; each is shortened at random, so that many probes do
-// not come back at the same moment.
-const (
-	firstPause = 200 * time.Millisecond
-	maxPause   = 30 * time.Second
-)
-
 // Send sends a batch over a connection of its own. Carbon has no
 // acknowledgement; a batch counts as taken when the server has read all of it
 // and closes its side too.
@@ -71,26 +64,18 @@ func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	})
 }
 
-// Retry calls f until it succeeds, its error is another than ErrUnavailable,
-// or d has passed; the pauses grow, and are cut short at random.
+// Retry calls f until it succeeds, its error is not ErrUnavailable, or d has
+// passed since the first failure.
 func Retry(ctx context.Context, d time.Duration, f func() error) error {
-	end := time.Now().Add(d)
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		err := f()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		wait := pause/2 + rand.N(pause/2)
-		if err == nil || !errors.Is(err, ErrUnavailable) || time.Now().Add(wait).After(end) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait):
-		}
+	p := retry.Policy{Transient: isUnavailable, Limit: d, Max: 30 * time.Second}
+	err := p.Do(ctx, f)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
+	return err
 }
+
+func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }
 
 const (
 	chunk       = 64 << 10 // bytes written under one deadline

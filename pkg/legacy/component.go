@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // Modules of mPlane's components that are ours.
@@ -49,14 +51,14 @@ func (c *converter) ini(text []byte) error {
 		return &Error{File: c.file, Reason: "is no configuration of the old tools"}
 	}
 	if c.opt.Command != Serve {
-		return &Error{File: c.file, Reason: "is that of an mPlane component", hint: "use it with tstatrepo serve"}
+		return hint.Add(&Error{File: c.file, Reason: "is that of an mPlane component"}, "use it with tstatrepo serve")
 	}
 	for _, p := range problems {
 		c.note(p.line, p.key, "%s", p.text)
 	}
 	p := &component{converter: c, f: f}
 	if f.table("component") == nil {
-		return &Error{File: c.file, Reason: "has no section [component]", hint: "tstatrepository.conf and tstat.conf are read; a supervisor's has its settings in [supervisor] of tstatrepo.toml, a client's in [runcap]"}
+		return hint.Add(&Error{File: c.file, Reason: "has no section [component]"}, "tstatrepository.conf and tstat.conf are read; a supervisor's has its settings in [supervisor] of tstatrepo.toml, a client's in [runcap]")
 	}
 	p.certificates(f.table("TLS"))
 	p.supervisor(f.table("component"))
@@ -304,7 +306,7 @@ func (p *component) repository(t *iniTable) {
 		p.note(line, t.key("repository_log_port"), "is that of math_repo's own file, which is used")
 	} else {
 		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo takes the logs, at port %s, and its own file says where they go. "+
-			"Give both, --config THIS,MATH_REPO.XML, to replace it too", port)
+			"Give both files to replace it too", port)
 	}
 	if p.tls[0] != "" {
 		use := []string{}

@@ -87,7 +87,6 @@ type Error struct {
 	File   string
 	Line   int
 	Reason string
-	hint   string
 }
 
 func (e *Error) Error() string {
@@ -96,9 +95,6 @@ func (e *Error) Error() string {
 	}
 	return e.File + ": " + e.Reason
 }
-
-// Hint says what the user can do.
-func (e *Error) Hint() string { return e.hint }
 
 // section names that only mPlane's files have.
 var iniSection = regexp.MustCompile(`(?m)^\[(component|client|TLS|Roles|Authorizations|module_[^\]\n]+)\]`)

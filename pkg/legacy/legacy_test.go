@@ -2,7 +2,6 @@ package legacy
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 var update = flag.Bool("update", false, "write testdata/golden anew")
@@ -120,8 +121,7 @@ func TestErrors(t *testing.T) {
 	if _, err := Convert([]string{"testdata"}, Options{}); err == nil {
 		t.Error("a folder was read")
 	}
-	var own *Error
-	if _, err := Convert([]string{"testdata/tstat.conf"}, Options{Command: ImportBulk}); !errors.As(err, &own) || own.Hint() == "" {
+	if _, err := Convert([]string{"testdata/tstat.conf"}, Options{Command: ImportBulk}); hint.Of(err) == "" {
 		t.Error(err)
 	}
 }

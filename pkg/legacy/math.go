@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 )
 
@@ -32,8 +33,8 @@ func (c *converter) xml(text []byte) error {
 		c.mathProbe(root, c.opt.Dir)
 		return nil
 	}
-	return &Error{File: c.file, Line: root.line, Reason: "is no configuration of math_probe, math_repo or hydra",
-		hint: "the first has an element <config directory=… streamName=…>, the second <config><import>"}
+	return hint.Add(&Error{File: c.file, Line: root.line, Reason: "is no configuration of math_probe, math_repo or hydra"},
+		"the first has an element <config directory=… streamName=…>, the second <config><import>")
 }
 
 func hasAttr(e *element, name string) bool {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // timing bounds how long a peer is waited for.
@@ -272,9 +273,10 @@ type content struct {
 	path   string
 	v      version
 	pos    int64
-	body   io.ReadCloser // from pos on; nil if it has to be asked for
-	failed int           // tries since the last byte
-	waited time.Duration // for the peer
+	body   io.ReadCloser  // from pos on; nil if it has to be asked for
+	failed int            // tries since the last byte
+	back   *retry.Backoff // between them
+	waited time.Duration  // for the peer
 }
 
 // slowest is the least that a peer must send, in bytes a second on average
@@ -286,7 +288,7 @@ var errSlow = errors.New("the peer is too slow")
 
 // open asks for a file.
 func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
-	f := &content{ctx: ctx, c: c, addr: addr, path: path}
+	f := &content{ctx: ctx, c: c, addr: addr, path: path, back: retry.New(c.timing.pause, maxPause)}
 	resp, err := c.do(ctx, http.MethodGet, addr(), path, nil)
 	if err != nil {
 		return nil, away(err)
@@ -369,6 +371,7 @@ func (f *content) Read(p []byte) (int, error) {
 		}
 		if n > 0 {
 			f.failed = 0
+			f.back.Reset()
 			return n, nil
 		}
 		if err == nil {
@@ -381,10 +384,7 @@ func (f *content) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(err))
 		}
 		f.failed++
-		select {
-		case <-f.ctx.Done():
-		case <-time.After(min(f.c.timing.pause<<(f.failed-1), maxPause)):
-		}
+		f.back.Wait(f.ctx)
 	}
 	return 0, io.EOF
 }
@@ -397,6 +397,7 @@ func (f *content) Seek(offset int64, whence int) (int64, error) {
 	if f.pos > 0 {
 		f.close()
 		f.pos, f.failed, f.waited = 0, 0, 0
+		f.back.Reset()
 	}
 	return 0, nil
 }

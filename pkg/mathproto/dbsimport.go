@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
@@ -144,7 +145,7 @@ func (r *repository) register(req *http.Request) (code int, text string) {
 	}
 	if err != nil {
 		attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
-		r.log.Warn("registration refused", append(attrs, hint(err)...)...)
+		r.log.Warn("registration refused", append(attrs, hint.Attrs(err)...)...)
 		if code == http.StatusInternalServerError {
 			return code, "internal error"
 		}

@@ -23,6 +23,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -96,39 +97,33 @@ func IsURL(text string) bool {
 	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
 }
 
-// URLError is an address that is none.
-type URLError struct{ URL, Reason, hint string }
-
-func (e *URLError) Error() string { return fmt.Sprintf("%s: %s", e.URL, e.Reason) }
-
-// Hint says what would be right.
-func (e *URLError) Hint() string { return e.hint }
-
 // ParseURL reads a MATH address of a probe's stream or, without a stream, of a
-// repository. Its errors are *URLError.
+// repository.
 func ParseURL(text string, stream bool) (u URL, err error) {
 	form := "math://repository:3000"
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
-	hint := "for example " + form + ", or math+tls:// with TLS"
+	wrong := func(shown, reason string) (URL, error) {
+		return URL{}, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
+	}
 	p, err := url.Parse(text)
 	if err != nil || !IsURL(text) {
 		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
-		return u, &URLError{scheme + "://…", "it is no address of MATH", hint}
+		return wrong(scheme+"://…", "it is no address of MATH")
 	}
 	if p.User != nil || p.RawQuery != "" || p.Fragment != "" {
-		return u, &URLError{p.Redacted(), "it has more than host, port and stream", hint}
+		return wrong(p.Redacted(), "it has more than host, port and stream")
 	}
 	u = URL{Addr: p.Host, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}
 	if err := checkAddr(u.Addr); err != nil {
-		return u, &URLError{text, err.Error(), hint}
+		return wrong(text, err.Error())
 	}
 	switch {
 	case stream && store.ValidProbe(u.Stream) != nil:
-		return u, &URLError{text, fmt.Sprintf("%q is no name of a stream: letters, digits, '_' and '-', at most 64", u.Stream), hint}
+		return wrong(text, fmt.Sprintf("%q is no name of a stream: letters, digits, '_' and '-', at most 64", u.Stream))
 	case !stream && u.Stream != "":
-		return u, &URLError{text, "the address of a repository has no path", hint}
+		return wrong(text, "the address of a repository has no path")
 	}
 	return u, nil
 }

@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -96,7 +98,7 @@ type served struct {
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {
-		return store.NewUsageError(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-'; {probe} and {type} stand for probe and log type")
+		return hint.Usage(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-'; {probe} and {type} stand for probe and log type")
 	}
 	return nil
 }
@@ -128,7 +130,7 @@ func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
 		return nil, err
 	}
 	if tstat.IsFolder(filepath.Base(abs)) {
-		return nil, store.NewUsageError(opt.Dir+" is a log folder itself", "name the folder above it")
+		return nil, hint.Usage(opt.Dir+" is a log folder itself", "name the folder above it")
 	}
 	if _, err := os.Stat(opt.Dir); err != nil {
 		return nil, err
@@ -317,7 +319,7 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 	sent := map[string]Registration{} // accepted by the repository
 	told := ""
 	var checked time.Time
-	pause := minRegister
+	back := retry.New(minRegister, maxRegister)
 	for {
 		wait := p.opt.Poll
 		err := p.registerOnce(ctx, listen, sent, &checked)
@@ -333,19 +335,17 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 			slices.Sort(names)
 			return names
 		case err == nil:
-			told, pause = "", minRegister
+			told = ""
+			back.Reset()
 		default:
-			wait, pause = pause, min(2*pause, maxRegister)
+			wait = back.Next()
 			checked = time.Time{}
 			if text := err.Error(); text != told { // until it is another one
 				told = text
 				p.log.Warn("not registered; will try again", "repository", p.opt.Repository.String(), "err", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		retry.Sleep(ctx, wait)
 	}
 }
 

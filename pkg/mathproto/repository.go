@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
@@ -203,7 +205,7 @@ func (r *repository) adopt(ctx context.Context) {
 		if err := r.adoptOne(ctx, reg); err != nil {
 			r.adopted = r.adopted[:len(r.adopted)-1] // the next start tries again
 			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
-			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint(err)...)...)
+			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint.Attrs(err)...)...)
 		}
 	}
 }
@@ -313,14 +315,15 @@ const (
 
 // run imports a stream until ctx ends.
 func (r *repository) run(ctx context.Context, s *stream) {
-	for wait := minRestart; ; wait = min(2*wait, maxRestart) {
+	for b := retry.New(minRestart, maxRestart); ; {
 		err := r.follow(ctx, s)
 		if ctx.Err() != nil {
 			return
 		}
 		s.failed(err)
+		wait := b.Next()
 		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait}
-		r.log.Error("the import of a stream has ended", append(attrs, hint(err)...)...)
+		r.log.Error("the import of a stream has ended", append(attrs, hint.Attrs(err)...)...)
 		select {
 		case <-ctx.Done():
 			return
@@ -328,15 +331,6 @@ func (r *repository) run(ctx context.Context, s *stream) {
 		case <-time.After(wait):
 		}
 	}
-}
-
-// hint is what an error says about what the user can do, for the log.
-func hint(err error) []any {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) && h.Hint() != "" {
-		return []any{"hint", h.Hint()}
-	}
-	return nil
 }
 
 // follow imports a stream until ctx ends or it cannot go on.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // Networks are the networks that may connect; none means that the address
@@ -71,17 +73,6 @@ func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 	return n.Check(ap.Addr())
 }
 
-// UsageError is an address or a setting that the rules forbid.
-type UsageError struct {
-	Reason string
-	hint   string
-}
-
-func (e *UsageError) Error() string { return e.Reason }
-
-// Hint says what the user can do.
-func (e *UsageError) Hint() string { return e.hint }
-
 // Options says what to listen on and who may connect.
 type Options struct {
 	Addr  string   // host:port; ":port" is the loopback address
@@ -90,7 +81,7 @@ type Options struct {
 	Log   *slog.Logger // of refused connections; nil: none
 }
 
-// Check returns a *UsageError unless the options keep strangers out: by
+// Check returns a usage error unless the options keep strangers out: by
 // listening on the loopback address, by certificates or by networks.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
@@ -103,10 +94,10 @@ func (o Options) Check() error {
 	if loopback(host) || len(o.Allow) > 0 || o.TLS.CA != "" {
 		return nil
 	}
-	return &UsageError{
+	return hint.Usage(
 		fmt.Sprintf("%s is open to the network, and nothing says who may connect", o.Addr),
-		"allow networks (--allow 10.0.0.0/8), ask for client certificates (--tls-cert, --tls-key, --tls-ca), or listen on the loopback address only",
-	}
+		"allow networks (`allow` 10.0.0.0/8), ask for client certificates (`tls-cert`, `tls-key`, `tls-ca`), or listen on the loopback address only",
+	)
 }
 
 func hostOf(addr string) (string, error) {
@@ -115,7 +106,7 @@ func hostOf(addr string) (string, error) {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil || port == "" {
-		return "", &UsageError{fmt.Sprintf("%q is not an address to listen on", addr), "give host:port, like 0.0.0.0:9000, or :9000 for the loopback address"}
+		return "", hint.Usage(fmt.Sprintf("%q is not an address to listen on", addr), "give host:port, like 0.0.0.0:9000, or :9000 for the loopback address")
 	}
 	return host, nil
 }

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 )
 
@@ -68,8 +69,7 @@ func TestCheck(t *testing.T) {
 		{Options{Addr: ":99999"}, "not an address"},
 	} {
 		err := c.opt.Check()
-		var usage *UsageError
-		if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &usage) || !strings.Contains(err.Error(), c.want) || usage.Hint() == "") {
+		if c.want == "" && err != nil || c.want != "" && (!hint.IsUsage(err) || !strings.Contains(err.Error(), c.want) || hint.Of(err) == "") {
 			t.Errorf("%+v: %v; want %q", c.opt, err, c.want)
 		}
 	}

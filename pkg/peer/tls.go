@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // TLS names the PEM files of one side of a connection. They are read again
@@ -24,13 +26,13 @@ type TLS struct {
 // Enabled tells whether any file is named.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
-// Check returns a *UsageError if the files of a listener are incomplete.
+// Check returns a usage error if the files of a listener are incomplete.
 func (t TLS) Check() error {
 	switch {
 	case (t.Cert == "") != (t.Key == ""):
-		return &UsageError{"a certificate and its key belong together", "give --tls-cert and --tls-key"}
+		return hint.Usage("a certificate and its key belong together", "give `tls-cert` and `tls-key`")
 	case t.CA != "" && t.Cert == "":
-		return &UsageError{"a listener that asks for client certificates needs one of its own", "give --tls-cert and --tls-key too"}
+		return hint.Usage("a listener that asks for client certificates needs one of its own", "give `tls-cert` and `tls-key` too")
 	}
 	return nil
 }
@@ -71,8 +73,7 @@ func (t TLS) Client() (*tls.Config, error) {
 }
 
 // Dial connects to addr with TLS, by the files as they are now. It fits
-// http.Transport.DialTLSContext. A peer that takes the connection and then
-// says nothing before ctx is over is a *SilentError.
+// http.Transport.DialTLSContext.
 func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	config, err := t.Client()
 	if err != nil {
@@ -89,22 +90,14 @@ func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, &SilentError{err}
+			// A server without TLS may take the first bytes of a handshake for
+			// the start of a line, and wait for its end.
+			return nil, hint.Add(fmt.Errorf("TLS handshake: %w", err), "does this port speak TLS?")
 		}
 		return nil, err
 	}
 	return conn, nil
 }
-
-// SilentError is a TLS handshake that the peer did not answer in time.
-type SilentError struct{ err error }
-
-func (e *SilentError) Error() string { return "TLS handshake: " + e.err.Error() }
-func (e *SilentError) Unwrap() error { return e.err }
-
-// Hint says what is often wrong: a server without TLS may take the first
-// bytes of a handshake for the beginning of a line, and wait for its end.
-func (e *SilentError) Hint() string { return "does this port speak TLS?" }
 
 // material is what the files hold.
 type material struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // serveFunc opens an endpoint, says where, and serves it until ctx ends.
@@ -152,7 +153,7 @@ const (
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
-	for wait := minRestart; ; {
+	for back := retry.New(minRestart, maxRestart); ; {
 		ctx, again := context.WithCancel(s.ctx)
 		e.mu.Lock()
 		serve := e.serve
@@ -192,15 +193,13 @@ func (e *endpoint) run(s *session) {
 			return
 		}
 		if open {
-			wait = minRestart
+			back.Reset()
 		}
+		wait := back.Next()
 		e.log.Error("endpoint has failed", "err", err, "again_in", wait)
-		select {
-		case <-s.ctx.Done():
+		if retry.Sleep(s.ctx, wait) != nil {
 			return
-		case <-time.After(wait):
 		}
-		wait = min(2*wait, maxRestart)
 	}
 }
 

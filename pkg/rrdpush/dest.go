@@ -12,18 +12,9 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
-
-// DestError is returned for a destination that cannot be one.
-type DestError struct{ Dest, Reason, hint string }
-
-func (e *DestError) Error() string {
-	return fmt.Sprintf("destination %q: %s", Redact(e.Dest), e.Reason)
-}
-
-// Hint says what would be right.
-func (e *DestError) Hint() string { return e.hint }
 
 // Redact returns a destination without its password.
 func Redact(dest string) string {
@@ -61,8 +52,8 @@ const destHint = "known: graphite://HOST:2003, graphite+tls://, graphite+pickle:
 //	http://HOST:PORT, https://HOST:PORT   another tstatrepo's endpoint
 //	-                                     lines on standard output
 func ParseDest(dest string) (*Dest, error) {
-	fail := func(hint, format string, args ...any) (*Dest, error) {
-		return nil, &DestError{dest, fmt.Sprintf(format, args...), hint}
+	fail := func(advice, format string, args ...any) (*Dest, error) {
+		return nil, hint.Usage(fmt.Sprintf(format, args...), advice)
 	}
 	d := &Dest{text: dest, creates: -1}
 	scheme, rest, ok := strings.Cut(dest, ":")
@@ -95,7 +86,7 @@ func ParseDest(dest string) (*Dest, error) {
 		return fail("for example "+scheme+"://localhost:2003", "it is no URL of a host")
 	}
 	if u.User != nil {
-		return fail("certificates tell who you are: --tls-cert and --tls-key", "it has a user name")
+		return fail("certificates tell who you are: `tls-cert` and `tls-key`", "it has a user name")
 	}
 	if scheme == "http" || scheme == "https" {
 		d.scheme, d.url = scheme, scheme+"://"+u.Host

@@ -302,7 +302,7 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 	}
 	if identity == "" {
 		if e.opt.Probe == "" {
-			return "", errors.New("no client certificate, and no --probe")
+			return "", errors.New("no client certificate, and the endpoint has no name of a probe")
 		}
 		return e.opt.Probe, nil
 	}

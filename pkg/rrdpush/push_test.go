@@ -23,6 +23,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
@@ -600,11 +601,10 @@ func TestParseDest(t *testing.T) {
 	for _, dest := range []string{"", "carbon://h", "graphite://", "graphite:h", "graphite://h/x", "graphite://h?x=1", "graphite://h?timeout=x",
 		"graphite://h?new-metrics-per-minute=-1", "graphite://u:secret@h", "whisper:", "whisper:d?x=1", "https://h/other", "graphite://h:x"} {
 		_, err := ParseDest(dest)
-		var wrong *DestError
 		if dest == "" {
 			continue
 		}
-		if !errors.As(err, &wrong) || strings.Contains(err.Error(), "secret") {
+		if !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", dest, err)
 		}
 	}

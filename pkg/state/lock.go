@@ -21,18 +21,18 @@ var ErrLocked = errors.New("locked")
 func Lock(dir, key string) (unlock func(), err error) {
 	dir = filepath.Join(dir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, &FolderError{err}
+		return nil, folderError(err)
 	}
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, &FolderError{err}
+		return nil, folderError(err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &FolderError{fmt.Errorf("lock %s: %w", path, err)}
+			return nil, folderError(fmt.Errorf("lock %s: %w", path, err))
 		}
 		holder, _ := os.ReadFile(path) // who it is only helps
 		return nil, fmt.Errorf("%w by another run (%s)", ErrLocked, strings.TrimSpace(string(holder)))

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 )
 
@@ -22,22 +23,10 @@ const banner = "tstatrepo-state"
 // does. Older versions wrote them as they are.
 const escaped = "escaped"
 
-// FileError is a state file that cannot be used. It is never taken for an
-// absent one: to start from zero would do everything again.
-type FileError struct {
-	Path   string
-	Reason string
-	hint   string
-}
-
-func (e *FileError) Error() string { return fmt.Sprintf("state file %s: %s", e.Path, e.Reason) }
-
-// Hint says what the user can do.
-func (e *FileError) Hint() string { return e.hint }
-
 // Load reads the state that Save wrote to path into v. The error is
-// fs.ErrNotExist if there is none, and a *FileError if the file is damaged or
-// its format is not the given one.
+// fs.ErrNotExist only if there is none: a file that is damaged or of another
+// format is never taken for an absent one, since starting from zero would do
+// everything again.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -53,9 +42,9 @@ func Load(path string, format int, v any) error {
 	}
 	switch {
 	case found > format:
-		return &FileError{path, fmt.Sprintf("has format %d, and this version knows %d", found, format), "use the newer tstatrepo that wrote it"}
+		return unusable(path, fmt.Sprintf("has format %d, and this version knows %d", found, format), "use the newer tstatrepo that wrote it")
 	case found < format:
-		return &FileError{path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version"}
+		return unusable(path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version")
 	case sum != checksum(body):
 		return damaged(path, "is damaged: its checksum is wrong")
 	}
@@ -74,7 +63,11 @@ func Load(path string, format int, v any) error {
 }
 
 func damaged(path, reason string) error {
-	return &FileError{path, reason, "restore it from a backup, or remove it to start from zero"}
+	return unusable(path, reason, "restore it from a backup, or remove it to start from zero")
+}
+
+func unusable(path, reason, advice string) error {
+	return hint.New("state file "+path+": "+reason, advice)
 }
 
 // Save replaces the state in path, at once and durably, by v as JSON. It makes
@@ -91,7 +84,7 @@ func Save(path string, format int, v any) error {
 		err = durable.WriteFile(path, text)
 	}
 	if err != nil {
-		return &FolderError{err}
+		return folderError(err)
 	}
 	return nil
 }
@@ -112,11 +105,7 @@ func Absolute(path string) (string, error) {
 	return real, err
 }
 
-// FolderError is a state folder that cannot be used.
-type FolderError struct{ Err error }
-
-func (e *FolderError) Error() string { return "state folder: " + e.Err.Error() }
-func (e *FolderError) Unwrap() error { return e.Err }
-
-// Hint says what the user can do.
-func (e *FolderError) Hint() string { return "name a folder that can be written with --state-dir" }
+// folderError is about a state folder that cannot be used.
+func folderError(err error) error {
+	return hint.Add(fmt.Errorf("state folder: %w", err), "name a folder that can be written with `state-dir`")
+}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 type counts struct {
@@ -98,8 +99,7 @@ func TestDamage(t *testing.T) {
 			if err := os.WriteFile(path, damaged, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			var file *FileError
-			if err := Load(path, 7, new(counts)); !errors.As(err, &file) || file.Hint() == "" {
+			if err := Load(path, 7, new(counts)); err == nil || hint.Of(err) == "" {
 				t.Fatalf("%q: %v", damaged, err)
 			}
 		}
@@ -123,8 +123,7 @@ func TestSaveFails(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	var folder *FolderError
-	if err := Save(filepath.Join(dir, "file", "state"), 1, counts{}); !errors.As(err, &folder) {
+	if err := Save(filepath.Join(dir, "file", "state"), 1, counts{}); !strings.Contains(hint.Of(err), "name a folder") {
 		t.Errorf("Save below a file: %v", err)
 	}
 	if err := Save(filepath.Join(dir, "state"), 1, func() {}); err == nil {

@@ -27,16 +27,8 @@ var ErrUnavailable = errors.New("store unavailable")
 // Such an error is ErrUnavailable too, for those who do not try again.
 var ErrTransient = errors.New("try again")
 
-// UsageError says that a destination's settings do not fit what is imported.
-type UsageError struct{ Reason, hint string }
-
-// NewUsageError returns a UsageError with a hint what to do.
-func NewUsageError(reason, hint string) *UsageError { return &UsageError{reason, hint} }
-
-func (e *UsageError) Error() string { return e.Reason }
-
-// Hint says what the user can do.
-func (e *UsageError) Hint() string { return e.hint }
+// IsTransient reports whether an error is marked as ErrTransient.
+func IsTransient(err error) bool { return errors.Is(err, ErrTransient) }
 
 // RefusedError is returned by FileTx when the destination refused a row that
 // the store thought good. The file can be stored without it: begin again with

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // The acknowledged mode, see tstatrepo-ack(7): an exporter's first line is
@@ -197,7 +199,7 @@ func (t *tracker) settle(ctx context.Context) {
 		t.mu.Lock()
 		done := t.written >= t.handed
 		t.mu.Unlock()
-		if done || sleep(ctx, 5*time.Millisecond) != nil {
+		if done || retry.Sleep(ctx, 5*time.Millisecond) != nil {
 			return
 		}
 	}

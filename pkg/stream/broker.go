@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // broker is a topic of Kafka or a stream of JetStream, as a URL names it.
@@ -59,7 +61,7 @@ func parseBroker(scheme, rest string, known map[string][]string) (*broker, error
 	example = "for example " + example
 	rest, ok := strings.CutPrefix(rest, "//")
 	if !ok {
-		return nil, &UsageError{"it is no URL", example}
+		return nil, hint.Usage("it is no URL", example)
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	hosts, name, _ := strings.Cut(rest, "/")
@@ -67,29 +69,29 @@ func parseBroker(scheme, rest string, known map[string][]string) (*broker, error
 	if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
 		u, err := url.Parse("//" + hosts[:i+1] + "host")
 		if err != nil || u.User == nil {
-			return nil, &UsageError{"it is no URL", "write special characters of a user's name as %XX"}
+			return nil, hint.Usage("it is no URL", "write special characters of a user's name as %XX")
 		}
 		b.user, hosts = u.User, hosts[i+1:]
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
 		u, err := url.Parse("//" + host)
 		if err != nil || u.Host != host || u.Hostname() == "" {
-			return nil, &UsageError{"it names no host and port", example}
+			return nil, hint.Usage("it names no host and port", example)
 		}
 		b.hosts = append(b.hosts, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
 	}
 	switch b.name = name; {
 	case b.scheme == "nats" && !isStream(name):
-		return nil, &UsageError{"it names no stream of letters, digits, '_' and '-'", example}
+		return nil, hint.Usage("it names no stream of letters, digits, '_' and '-'", example)
 	case b.scheme == "kafka" && !isTopic(name):
-		return nil, &UsageError{"it names no topic of letters, digits, '.', '_' and '-'", example}
+		return nil, hint.Usage("it names no topic of letters, digits, '.', '_' and '-'", example)
 	}
 	if b.query, err = url.ParseQuery(query); err != nil {
-		return nil, &UsageError{"it is no URL", "write special characters of an option as %XX"}
+		return nil, hint.Usage("it is no URL", "write special characters of an option as %XX")
 	}
 	for _, key := range slices.Sorted(maps.Keys(b.query)) {
 		if !slices.Contains(known[b.scheme], key) {
-			return nil, &UsageError{fmt.Sprintf("unknown option %q", key), "known: " + strings.Join(known[b.scheme], "=, ") + "="}
+			return nil, hint.Usage(fmt.Sprintf("unknown option %q", key), "known: "+strings.Join(known[b.scheme], "=, ")+"=")
 		}
 	}
 	if b.scheme == "kafka" {
@@ -108,11 +110,11 @@ var consumerOptions = map[string][]string{
 func (b *broker) checkConsumer() error {
 	text := b.query.Get("compress")
 	if _, ok := compressions[text]; !ok {
-		return &UsageError{fmt.Sprintf("unknown compression %q", text), "known: " + strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", ")}
+		return hint.Usage(fmt.Sprintf("unknown compression %q", text), "known: "+strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", "))
 	}
 	if text := b.query.Get("replicas"); text != "" {
 		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
-			return &UsageError{fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3"}
+			return hint.Usage(fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
 		}
 	}
 	return nil

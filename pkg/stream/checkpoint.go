@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
@@ -133,7 +134,7 @@ func (c *checkpoint) run(ctx context.Context) {
 		}
 		failed = err != nil
 		if failed {
-			sleep(ctx, saveEvery)
+			retry.Sleep(ctx, saveEvery)
 		}
 	}
 }

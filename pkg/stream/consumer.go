@@ -10,19 +10,10 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
-
-// UsageError is an option that cannot be.
-type UsageError struct {
-	Reason string
-	hint   string
-}
-
-func (e *UsageError) Error() string { return e.Reason }
-
-// Hint says what the user can do.
-func (e *UsageError) Hint() string { return e.hint }
 
 // consumer takes the batches of its queue until that is closed and everything
 // is taken, or ctx ends.
@@ -42,7 +33,7 @@ type target struct {
 	zstd   bool
 }
 
-// CheckConsumer returns a *UsageError if text names no consumer.
+// CheckConsumer returns a usage error if text names no consumer.
 func CheckConsumer(text string) error {
 	_, err := parseConsumer(text)
 	return err
@@ -61,14 +52,14 @@ func parseConsumer(text string) (*target, error) {
 		t.rest, t.zstd = dir, query == "compress=zstd"
 		switch {
 		case dir == "":
-			return nil, &UsageError{"it names no folder", "for example file:/srv/live or file:/srv/live?compress=zstd"}
+			return nil, hint.Usage("it names no folder", "for example file:/srv/live or file:/srv/live?compress=zstd")
 		case query != "" && !t.zstd:
-			return nil, &UsageError{fmt.Sprintf("unknown option %q", query), "known: compress=zstd"}
+			return nil, hint.Usage(fmt.Sprintf("unknown option %q", query), "known: compress=zstd")
 		}
 		return t, nil
 	case scheme == "exec":
 		if strings.TrimSpace(rest) == "" {
-			return nil, &UsageError{"it names no command", "for example exec:'grep -v 10.0.0.1 >>log'"}
+			return nil, hint.Usage("it names no command", "for example exec:'grep -v 10.0.0.1 >>log'")
 		}
 		return t, nil
 	case isBroker(scheme):
@@ -80,12 +71,12 @@ func parseConsumer(text string) (*target, error) {
 	case slices.Contains([]string{"tcp", "tls", "ack", "ack+tls"}, scheme):
 		u, err := url.Parse(text)
 		if err != nil {
-			return nil, &UsageError{"it is no URL", "for example " + scheme + "://repository:9001"}
+			return nil, hint.Usage("it is no URL", "for example "+scheme+"://repository:9001")
 		}
 		t.url = u
 		return t, t.check()
 	}
-	return nil, &UsageError{"unknown kind of consumer", "known: " + schemes}
+	return nil, hint.Usage("unknown kind of consumer", "known: "+schemes)
 }
 
 // check checks the URL of a consumer that is one peer.
@@ -93,9 +84,9 @@ func (t *target) check() error {
 	u := t.url
 	switch {
 	case u.Hostname() == "" || u.Port() == "":
-		return &UsageError{"it names no host and port", "for example " + t.scheme + "://repository:9001"}
+		return hint.Usage("it names no host and port", "for example "+t.scheme+"://repository:9001")
 	case u.Path != "" || u.RawQuery != "" || u.User != nil:
-		return &UsageError{"nothing can follow or precede host and port", "for example " + t.scheme + "://repository:9001"}
+		return hint.Usage("nothing can follow or precede host and port", "for example "+t.scheme+"://repository:9001")
 	}
 	return nil
 }
@@ -122,7 +113,7 @@ func newConsumer(h *hub, q *queue, text string, session string) (consumer, error
 	if t.scheme == "tls" || strings.HasSuffix(t.scheme, "+tls") {
 		files = &h.opt.TLS
 	}
-	back := backoff{min: h.opt.RetryMin, max: h.opt.RetryMax}
+	back := retry.New(h.opt.RetryMin, h.opt.RetryMax)
 	switch t.scheme {
 	case "-":
 		return &stdout{q, h.opt.Stdout}, nil
@@ -188,7 +179,7 @@ func (s *stdout) write(ctx context.Context, text []byte) error {
 				s.q.log.Warn("standard output cannot be written: the stream pauses", "err", err)
 				paused = true
 			}
-			if err := sleep(ctx, diskRetry); err != nil {
+			if err := retry.Sleep(ctx, diskRetry); err != nil {
 				return err
 			}
 		case err != nil:

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 const (
@@ -63,7 +64,7 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 		if err != nil {
 			// Out of file descriptors, for one: others may close some.
 			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
-			if sleep(ctx, time.Second) != nil {
+			if retry.Sleep(ctx, time.Second) != nil {
 				return
 			}
 			continue
@@ -96,7 +97,7 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 		nc.Close()
 		n := e.hub.stats.refused.Add(1)
 		e.full.Do(func() {
-			e.log.Warn("connection refused: there are as many as --max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
+			e.log.Warn("connection refused: there are as many as max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
 		})
 		return
 	}

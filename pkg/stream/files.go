@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 const (
@@ -115,7 +116,7 @@ func (f *files) flush(ctx context.Context) error {
 			f.paused = true
 			f.q.trouble(err)
 		}
-		if err := sleep(ctx, diskRetry); err != nil {
+		if err := retry.Sleep(ctx, diskRetry); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -450,7 +451,7 @@ func (f *follower) closed(number int, name string) bool {
 
 func (r Root) check() error {
 	if strings.ContainsAny(r.Dir, " \n") {
-		return &UsageError{fmt.Sprintf("folder %q: a blank in a path cannot be told from the one before the line", r.Dir), "follow it by a symbolic link without a blank"}
+		return hint.Usage(fmt.Sprintf("folder %q: a blank in a path cannot be told from the one before the line", r.Dir), "follow it by a symbolic link without a blank")
 	}
 	return nil
 }

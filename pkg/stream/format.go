@@ -189,8 +189,8 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
 	if f.Version != "" && l.hub.layouts.guessed(l.probe, l.typ.Name, f.Version) {
-		l.hub.log.Warn("no header has come, and several versions have as many columns: the newest is assumed (--layout)",
-			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields))
+		l.hub.log.Warn("no header has come, and several versions have as many columns: the newest is assumed",
+			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields), "hint", "name the version with `layout`")
 	}
 	if l.typ.Column("kind") >= 0 && f.Part != "row" {
 		c.kind = appendJSON(nil, []byte(f.Part))

@@ -17,6 +17,7 @@ import (
 	saslplain "github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
@@ -50,13 +51,13 @@ func (b *broker) checkSASL() error {
 	_, secret := b.user.Password()
 	switch {
 	case mechanism != "" && !strings.Contains(", "+saslMechanisms+",", ", "+mechanism+","):
-		return &UsageError{fmt.Sprintf("unknown mechanism %q", mechanism), "known: " + saslMechanisms}
+		return hint.Usage(fmt.Sprintf("unknown mechanism %q", mechanism), "known: "+saslMechanisms)
 	case secret:
-		return &UsageError{"a password does not belong into a URL", "keep it in a file (?password-file=FILE) or in " + passwordVariable}
+		return hint.Usage("a password does not belong into a URL", "keep it in a file (?password-file=FILE) or in "+passwordVariable)
 	case mechanism != "" && b.user.Username() == "":
-		return &UsageError{"it names no user for sasl=" + mechanism, "for example kafka+tls://tstat@localhost:9093/tstat?sasl=" + mechanism}
+		return hint.Usage("it names no user for sasl="+mechanism, "for example kafka+tls://tstat@localhost:9093/tstat?sasl="+mechanism)
 	case mechanism == "" && (b.user != nil || b.query.Has("password-file")):
-		return &UsageError{"it names a user or password without a mechanism", "add sasl=, one of: " + saslMechanisms}
+		return hint.Usage("it names a user or password without a mechanism", "add sasl=, one of: "+saslMechanisms)
 	}
 	return nil
 }
@@ -108,8 +109,7 @@ func checkTopic(ctx context.Context, client *kgo.Client, b *broker) error {
 	for _, t := range resp.Topics {
 		switch err := kerr.ErrorForCode(t.ErrorCode); {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
-			return fmt.Errorf("topic %s does not exist; create it, for example: kafka-topics.sh --bootstrap-server %s --create --topic %s "+
-				"--partitions 12 --replication-factor 3", b.name, b.hosts[0], b.name)
+			return fmt.Errorf("topic %s does not exist; create it, for example: kafka-topics.sh --bootstrap-server %s --create --topic %s --partitions 12 --replication-factor 3", b.name, b.hosts[0], b.name)
 		case err != nil:
 			return fmt.Errorf("topic %s: %w", b.name, err)
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 const (
@@ -100,7 +102,7 @@ func (s *kafkaSource) open(stop context.Context) (*kgo.Client, error) {
 			s.log.Warn("source cannot be opened; it is tried again", "err", err)
 			told = true
 		}
-		if err := s.back.wait(stop); err != nil {
+		if err := s.back.Wait(stop); err != nil {
 			return nil, err
 		}
 	}
@@ -223,7 +225,7 @@ func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][
 func (s *kafkaSource) settle(ctx context.Context, parts []*part) {
 	for _, p := range parts {
 		for !p.settled() {
-			if sleep(ctx, 5*time.Millisecond) != nil {
+			if retry.Sleep(ctx, 5*time.Millisecond) != nil {
 				return
 			}
 		}
@@ -241,7 +243,7 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 		case <-ctx.Done():
 			return
 		}
-		if !s.commit(ctx, client) && sleep(ctx, saveEvery) != nil {
+		if !s.commit(ctx, client) && retry.Sleep(ctx, saveEvery) != nil {
 			return
 		}
 	}

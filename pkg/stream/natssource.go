@@ -12,6 +12,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 const (
@@ -74,7 +77,7 @@ func (s *natsSource) run(stop, ctx context.Context) error {
 	told := false
 	for stop.Err() == nil {
 		err := s.connection(stop, ctx, func() {
-			s.back.reset()
+			s.back.Reset()
 			if told {
 				s.log.Warn("source is there again")
 				told = false
@@ -83,14 +86,14 @@ func (s *natsSource) run(stop, ctx context.Context) error {
 		if stop.Err() != nil || ctx.Err() != nil {
 			break
 		}
-		if errors.As(err, new(*UsageError)) {
+		if hint.IsUsage(err) {
 			return err
 		}
 		if !told {
 			s.log.Warn("source is lost or cannot be opened; it is tried again", "err", err)
 			told = true
 		}
-		if s.back.wait(stop) != nil {
+		if s.back.Wait(stop) != nil {
 			break
 		}
 	}
@@ -230,7 +233,7 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if s.absent {
 			s.absent = false
-			if err := sleep(ctx, natsNewStream); err != nil {
+			if err := retry.Sleep(ctx, natsNewStream); err != nil {
 				return nil, err
 			}
 		}
@@ -244,13 +247,13 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.absent = true
-		return nil, fmt.Errorf("stream %s does not exist; a stream --to it makes it", s.broker.name)
+		return nil, fmt.Errorf("stream %s does not exist; tstatrepo makes it when it first writes to it", s.broker.name)
 	case err != nil:
 		return nil, fmt.Errorf("stream %s, consumer %s: %w", s.broker.name, s.group, err)
 	}
 	if policy := cons.CachedInfo().Config.AckPolicy; policy != jetstream.AckExplicitPolicy {
-		return nil, &UsageError{fmt.Sprintf("consumer %s of stream %s does not acknowledge each message, but %q", s.group, s.broker.name, policy),
-			"use another group: " + s.broker.String() + "?group=NAME"}
+		return nil, hint.Usage(fmt.Sprintf("consumer %s of stream %s does not acknowledge each message, but %q", s.group, s.broker.name, policy),
+			"use another group: "+s.broker.String()+"?group=NAME")
 	}
 	return cons, nil
 }
@@ -265,7 +268,7 @@ func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, 
 	}
 	wait := info.Config.AckWait + time.Second
 	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending, "for", wait)
-	return info.NumAckPending, sleep(ctx, wait)
+	return info.NumAckPending, retry.Sleep(ctx, wait)
 }
 
 // message hands over the lines of a message.
@@ -337,7 +340,7 @@ func (s *natsSource) acknowledge(pos natsPosition) {
 
 // progress tells the server of the messages that are still under way.
 func (s *natsSource) progress(ctx context.Context) {
-	for sleep(ctx, natsAckWait/3) == nil {
+	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
 		var msgs []jetstream.Msg
 		for _, m := range s.handed {
@@ -358,7 +361,7 @@ func (s *natsSource) settle(ctx context.Context) {
 		s.mu.Lock()
 		left := s.underway
 		s.mu.Unlock()
-		if left == 0 || sleep(ctx, 5*time.Millisecond) != nil {
+		if left == 0 || retry.Sleep(ctx, 5*time.Millisecond) != nil {
 			return
 		}
 	}

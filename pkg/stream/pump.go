@@ -5,9 +5,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
-	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // session is a connection, or a command, that takes text. A pump opens one
@@ -43,7 +44,7 @@ type pump struct {
 	log  *slog.Logger
 	open opener
 	text func(*batch) []byte
-	back backoff
+	back *retry.Backoff
 	last bool // the stream had ended when a session was opened last
 
 	mu      sync.Mutex
@@ -54,7 +55,7 @@ type pump struct {
 	changed chan struct{}
 }
 
-func newPump(q *queue, text func(*batch) []byte, open opener, back backoff) *pump {
+func newPump(q *queue, text func(*batch) []byte, open opener, back *retry.Backoff) *pump {
 	return &pump{q: q, log: q.log.With("consumer", q.name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
 }
 
@@ -118,7 +119,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		if ctx.Err() != nil {
 			return nil, 0, context.Cause(ctx)
 		}
-		if errors.As(err, new(*UsageError)) {
+		if hint.IsUsage(err) {
 			return nil, 0, err
 		}
 		if !told {
@@ -144,7 +145,7 @@ func (p *pump) wait(ctx context.Context) {
 		defer cancel()
 		defer context.AfterFunc(p.q.over, cancel)()
 	}
-	p.back.wait(ctx)
+	p.back.Wait(ctx)
 }
 
 // lineStart returns the confirmed position, or the begin of the line that it
@@ -179,7 +180,7 @@ func (p *pump) session(ctx context.Context, s session, base int64) error {
 			if err := s.write(b, p.text(b)); err != nil {
 				return err
 			}
-			p.back.reset()
+			p.back.Reset()
 		case <-p.changed:
 		case <-s.broken():
 			return s.err()
@@ -252,35 +253,6 @@ func (p *pump) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.pending) == 0
-}
-
-// backoff waits longer after each failure.
-type backoff struct {
-	min, max time.Duration
-	next     time.Duration
-}
-
-// wait waits until the next try.
-func (b *backoff) wait(ctx context.Context) error {
-	b.next = max(b.min, min(b.next, b.max))
-	// Many exporters that lost one endpoint must not come back as one.
-	d := b.next/2 + rand.N(b.next/2+1)
-	b.next *= 2
-	return sleep(ctx, d)
-}
-
-// reset makes the next wait short again.
-func (b *backoff) reset() { b.next = b.min }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 var (

@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // sourceSchemes are the kinds of sources that are URLs.
@@ -26,7 +28,7 @@ var sourceOptions = map[string][]string{
 // defaultGroup is the group of a source that names none.
 const defaultGroup = "tstatrepo"
 
-// CheckSource returns a *UsageError if text names no broker to take lines
+// CheckSource returns a usage error if text names no broker to take lines
 // from.
 func CheckSource(text string) error {
 	_, err := parseSource(text)
@@ -36,7 +38,7 @@ func CheckSource(text string) error {
 func parseSource(text string) (*broker, error) {
 	scheme, rest, _ := strings.Cut(text, ":")
 	if !isBroker(scheme) {
-		return nil, &UsageError{"unknown kind of source", "known: " + sourceSchemes}
+		return nil, hint.Usage("unknown kind of source", "known: "+sourceSchemes)
 	}
 	b, err := parseBroker(scheme, rest, sourceOptions)
 	if err != nil {
@@ -47,7 +49,7 @@ func parseSource(text string) (*broker, error) {
 		valid = isStream
 	}
 	if group := b.query.Get("group"); b.query.Has("group") && !valid(group) {
-		return nil, &UsageError{fmt.Sprintf("%q is not the name of a group", group), "use letters, digits, '_' and '-'"}
+		return nil, hint.Usage(fmt.Sprintf("%q is not the name of a group", group), "use letters, digits, '_' and '-'")
 	}
 	return b, nil
 }
@@ -79,7 +81,7 @@ func newSource(h *hub, text, session string, number int) (brokerSource, error) {
 	}
 	r := &reader{
 		hub: h, log: h.log.With("source", b.String()), broker: b, group: defaultGroup, enc: newEncoder(h), probes: map[string]*readProbe{},
-		window: newWindow(h.opt.Window), back: backoff{min: h.opt.RetryMin, max: h.opt.RetryMax},
+		window: newWindow(h.opt.Window), back: retry.New(h.opt.RetryMin, h.opt.RetryMax),
 		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	if b.query.Has("group") {
@@ -110,7 +112,7 @@ type reader struct {
 	broker *broker
 	group  string
 	files  *peer.TLS // nil without TLS
-	back   backoff
+	back   *retry.Backoff
 	enc    *encoder
 	probes map[string]*readProbe
 	window window
@@ -228,7 +230,7 @@ func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	case format == "":
 		format = Raw
 	case format == JSON:
-		return nil, nil, "JSON is no lines of a log: who sends it needs --format raw or line"
+		return nil, nil, "JSON is no lines of a log: who sends it needs the format raw or line"
 	case format != Raw && format != Line:
 		return nil, nil, "its format is not known"
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
@@ -159,7 +160,7 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	}
 	unlock, err := state.Lock(opt.StateDir, "stream "+opt.Name)
 	if errors.Is(err, state.ErrLocked) {
-		return nil, &lockedError{opt.Name, err}
+		return nil, hint.Add(fmt.Errorf("stream %q is %w", opt.Name, err), "streams that run at once need names of their own (`name`)")
 	}
 	if err != nil {
 		return nil, err
@@ -170,20 +171,6 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 		return nil, err
 	}
 	return r.stream(ctx)
-}
-
-// lockedError is returned when another stream has the state.
-type lockedError struct {
-	name string
-	err  error
-}
-
-func (e *lockedError) Error() string { return fmt.Sprintf("stream %q is %v", e.name, e.err) }
-func (e *lockedError) Unwrap() error { return e.err }
-
-// Hint says what the user can do.
-func (e *lockedError) Hint() string {
-	return "streams that run at once need names of their own (--name)"
 }
 
 // run is what Run works with.

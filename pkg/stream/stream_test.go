@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // patience is how long a test waits for what has to happen.
@@ -537,7 +538,7 @@ func TestEndWithoutConsumer(t *testing.T) {
 		p := newPump(q, func(b *batch) []byte { return b.raw }, func(context.Context, func(int64)) (session, error) {
 			tries <- true
 			return nil, errors.New("away")
-		}, backoff{min: time.Hour, max: time.Hour})
+		}, retry.New(time.Hour, time.Hour))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.run(ctx) }()

@@ -95,7 +95,7 @@ func (e *LayoutError) Error() string {
 // Hint says what the user can do.
 func (e *LayoutError) Hint() string {
 	if len(e.Fits) > 1 {
-		return "name the version: --layout " + strings.Join(e.Fits, " or ")
+		return "name the version: `layout` " + strings.Join(e.Fits, " or ")
 	}
 	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
 }

@@ -366,7 +366,7 @@ func TestHeaderless(t *testing.T) {
 		t.Errorf("77 columns: %v", err)
 	}
 	_, err = read(t, strings.NewReader(row(45, nil)), "log_mm_complete", ReaderOptions{})
-	if !errors.As(err, &le) || le.Hint() != "name the version: --layout 3.2-2019-10-24 or 3.2-2019-11-04" {
+	if !errors.As(err, &le) || le.Hint() != "name the version: `layout` 3.2-2019-10-24 or 3.2-2019-11-04" {
 		t.Errorf("mm with 45 columns: %v", err)
 	}
 	if got, err := read(t, strings.NewReader(row(45, nil)), "log_mm_complete", ReaderOptions{Layout: "3.2-2019-11-04"}); err != nil || got.layout != "3.2-2019-11-04 45" {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
@@ -108,10 +109,8 @@ func (k *Keeper) run(ctx context.Context) {
 			}
 			k.mu.Unlock()
 		}
-		select {
-		case <-ctx.Done():
+		if retry.Sleep(ctx, wait) != nil {
 			return
-		case <-time.After(wait):
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
@@ -41,23 +42,13 @@ func (c *Client) Close() { c.conn.Close() }
 // Root returns the URL of the peer.
 func (c *Client) Root() string { return c.conn.Root() }
 
-// StatusError is an answer of HTTP that is no message.
-type StatusError struct {
-	Request string
-	Status  int
-	Type    string
-}
-
-func (e *StatusError) Error() string {
-	if e.Status == http.StatusOK {
-		return fmt.Sprintf("%s: answered with %q, not with an mPlane message", e.Request, e.Type)
+// noMessage is about an answer of HTTP that is not a message.
+func noMessage(request string, resp *wire.Response) error {
+	reason := fmt.Sprintf("%s: status %d %s", request, resp.Status, http.StatusText(resp.Status))
+	if resp.Status == http.StatusOK {
+		reason = fmt.Sprintf("%s: answered with %q, not with an mPlane message", request, resp.Type)
 	}
-	return fmt.Sprintf("%s: status %d %s", e.Request, e.Status, http.StatusText(e.Status))
-}
-
-// Hint says what the user can do.
-func (e *StatusError) Hint() string {
-	return "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?"
+	return hint.New(reason, "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?")
 }
 
 // Capabilities returns what the peer offers, in its order: the pages of the
@@ -78,7 +69,7 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 		switch {
 		case resp.Status == http.StatusNotFound && i > 1: // gone since it was listed
 		case resp.Status != http.StatusOK:
-			return nil, nil, &StatusError{"GET " + c.Root() + strings.TrimPrefix(todo[i], "/"), resp.Status, resp.Type}
+			return nil, nil, noMessage("GET "+c.Root()+strings.TrimPrefix(todo[i], "/"), resp)
 		case resp.Type == wire.ContentType:
 			m, err := c.registries.Parse(resp.Body)
 			if err != nil {
@@ -96,7 +87,7 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 				}
 			}
 		default:
-			return nil, nil, &StatusError{"GET " + c.Root() + strings.TrimPrefix(todo[i], "/"), resp.Status, resp.Type}
+			return nil, nil, noMessage("GET "+c.Root()+strings.TrimPrefix(todo[i], "/"), resp)
 		}
 	}
 	return list, errors.Join(problems...), nil
@@ -129,7 +120,7 @@ func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, er
 		return nil, err
 	}
 	if resp.Type != wire.ContentType || resp.Status != http.StatusOK && resp.Status != http.StatusBadRequest {
-		return nil, &StatusError{"POST " + c.Root(), resp.Status, resp.Type}
+		return nil, noMessage("POST "+c.Root(), resp)
 	}
 	reply, err := c.registries.Parse(resp.Body)
 	if err != nil {

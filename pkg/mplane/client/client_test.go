@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -9,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
@@ -88,8 +88,7 @@ func TestAnswers(t *testing.T) {
 	}
 	for _, url := range []string{"", "ftp://x", "http://", "http://user:secret@host/", "http://host/?q", "%"} {
 		_, err := Open(wire.Dialer{URL: url}, nil)
-		var wrong *wire.URLError
-		if !errors.As(err, &wrong) || strings.Contains(err.Error(), "secret") {
+		if !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v", url, err)
 		}
 	}

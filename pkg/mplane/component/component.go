@@ -17,6 +17,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // Options say what a component offers to which supervisor.
@@ -142,7 +143,7 @@ func (c *component) serve(ctx context.Context) {
 			c.Log.Info("supervisor answers again", "supervisor", c.conn.Root(), "failures", failures)
 			failures = 0
 		}
-		sleep(ctx, c.next)
+		retry.Sleep(ctx, c.next)
 	}
 }
 
@@ -341,7 +342,7 @@ func (c *component) send(m mplane.Message) {
 
 // deliver sends replies in their order until ctx ends.
 func (c *component) deliver(ctx context.Context) {
-	pause := 100 * time.Millisecond
+	back := retry.New(100*time.Millisecond, 5*time.Second)
 	for ctx.Err() == nil {
 		m, wait := c.due(time.Now())
 		if m == nil {
@@ -355,15 +356,14 @@ func (c *component) deliver(ctx context.Context) {
 		err := c.post(ctx, m)
 		if err != nil && !errors.Is(err, errRefused) {
 			// The supervisor is away; what it asked for waits.
-			sleep(ctx, pause)
-			pause = min(2*pause, 5*time.Second)
+			back.Wait(ctx)
 			continue
 		}
 		if err != nil {
 			c.Log.Error("supervisor refuses a reply", "err", err)
 		}
 		c.jobs.Told(m)
-		pause = 100 * time.Millisecond
+		back.Reset()
 		c.mu.Lock()
 		if i := slices.Index(c.outbox, m); i >= 0 {
 			c.outbox = slices.Delete(c.outbox, i, i+1)
@@ -432,7 +432,7 @@ func (c *component) flush(ctx context.Context) {
 		if n == 0 {
 			return
 		}
-		if !sleep(ctx, 10*time.Millisecond) {
+		if retry.Sleep(ctx, 10*time.Millisecond) != nil {
 			c.Log.Warn("replies were not delivered", "replies", n)
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // Service is a capability with what it does.
@@ -246,7 +247,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	if spec.Verb == mplane.Query { // its scope is about the data
 		d = mplane.Delays{Endless: true}
 	}
-	if d.Start > 0 && !sleep(ctx, time.Until(now.Add(d.Start))) {
+	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Stopped before its start: %v", context.Cause(ctx))}
 	}
 	if !d.Endless {
@@ -272,21 +273,6 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	return result
 }
 
-// sleep waits for d and tells whether ctx lasted that long.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // repeat runs a repeated specification. Runs that last longer than the period
 // overlap, as far as the limit of jobs allows.
 func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
@@ -295,7 +281,7 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 	j.mu.Unlock()
 	var runs sync.WaitGroup
 	for at, when := range b.spec.When.Occurrences(now) {
-		if !sleep(ctx, time.Until(at)) {
+		if retry.Sleep(ctx, time.Until(at)) != nil {
 			break
 		}
 		spec := b.spec.Run(when)
@@ -322,7 +308,7 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 	runs.Wait()
 	// RI supervisors drop an envelope whose end is still to come.
 	if _, end := b.spec.When.Times(now); !end.IsZero() {
-		sleep(ctx, time.Until(end))
+		retry.Sleep(ctx, time.Until(end))
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

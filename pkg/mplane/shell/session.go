@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 )
@@ -24,7 +25,7 @@ type Session struct {
 	Client *client.Client
 	Out    io.Writer
 	// Ask asks for a value; nil: nobody can be asked, and what is missing is a
-	// *MissingError. io.EOF means that there is no more input.
+	// a usage error. io.EOF means that there is no more input.
 	Ask func(prompt string) (string, error)
 	// When is the scope for the next specification, nil if there is none yet.
 	When *mplane.Scope
@@ -37,24 +38,17 @@ type Session struct {
 	runs         int // for labels
 }
 
-// MissingError is a value that nobody can be asked for.
-type MissingError struct{ Names []string }
-
-func (e *MissingError) Error() string {
-	return "no value for " + strings.Join(e.Names, ", ")
-}
-
-// Hint says what the user can do.
-func (e *MissingError) Hint() string {
-	var flags []string
-	for _, name := range e.Names {
+// missingValues is about values that nobody can be asked for.
+func missingValues(names []string) error {
+	var options []string
+	for _, name := range names {
 		if name == "when" {
-			flags = append(flags, "--when 'now + 1h'")
+			options = append(options, "`when` 'now + 1h'")
 		} else {
-			flags = append(flags, "--set "+name+"=VALUE")
+			options = append(options, "`set` "+name+"=VALUE")
 		}
 	}
-	return "add " + strings.Join(flags, " ")
+	return hint.Usage("no value for "+strings.Join(names, ", "), "add "+strings.Join(options, " "))
 }
 
 // UnknownError is a name that the user gave and nobody knows.
@@ -168,7 +162,7 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 		}
 	}
 	if len(missing) > 0 {
-		return nil, &MissingError{missing}
+		return nil, missingValues(missing)
 	}
 	spec.When = *s.When
 	if label == "" {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -120,16 +121,10 @@ func (s *Supervisor) load() error {
 	return nil
 }
 
+// unusable is about a state that is whole but not of these registries.
 func (s *Supervisor) unusable(err error) error {
-	return &stateError{fmt.Errorf("state file %s: %w", s.opt.StateFile, err)}
-}
-
-// stateError is a state that is whole but not of these registries.
-type stateError struct{ error }
-
-func (e *stateError) Unwrap() error { return e.error }
-func (e *stateError) Hint() string {
-	return "name the registries of the last run with --registry, or remove the state file to forget its jobs"
+	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
+		"name the registries of the last run with `registry`, or remove the state file to forget its jobs")
 }
 
 func (s *Supervisor) restore(j savedJob) error {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
@@ -274,13 +275,9 @@ type Conn struct {
 	tls      peer.TLS
 }
 
-// URLError is an address that no peer can have.
-type URLError struct{ Reason string }
-
-func (e *URLError) Error() string { return e.Reason }
-
-// Hint says what the user can do.
-func (e *URLError) Hint() string { return "give a URL like http://127.0.0.1:8890/" }
+func usage(format string, args ...any) error {
+	return hint.Usage(fmt.Sprintf(format, args...), "give a URL like http://127.0.0.1:8890/")
+}
 
 // Open returns the connection of d; nothing is sent yet.
 func (d Dialer) Open() (*Conn, error) {
@@ -299,11 +296,11 @@ func (d Dialer) Open() (*Conn, error) {
 		if i := strings.LastIndexByte(shown, '@'); i >= 0 { // what is before may be a password
 			shown = "xxxxx" + shown[i:]
 		}
-		return nil, &URLError{fmt.Sprintf("%q is not a URL", shown)}
+		return nil, usage("%q is not a URL", shown)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, &URLError{fmt.Sprintf("%q is not the URL of an mPlane peer", u.Redacted())}
+		return nil, usage("%q is not the URL of an mPlane peer", u.Redacted())
 	case u.Scheme == "http" && d.TLS.Enabled():
-		return nil, &URLError{fmt.Sprintf("%s is without TLS, but certificates are given", u)}
+		return nil, usage("%s is without TLS, but certificates are given", u)
 	}
 	if _, err := d.TLS.Client(); err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -235,13 +236,9 @@ func TestNoTLS(t *testing.T) {
 		}
 		err = client.query(context.Background(), "", nil, "select 1", func([]string) error { return nil })
 		client.close()
-		var hinted interface{ Hint() string }
-		hint := ""
-		if errors.As(err, &hinted) {
-			hint = hinted.Hint()
-		}
-		if !strings.Contains(fmt.Sprint(err), c.want) || hint != c.hint || errors.Is(err, store.ErrTransient) != c.passes {
-			t.Errorf("%q: %v, hint %q", c.answer, err, hint)
+		advice := hint.Of(err)
+		if !strings.Contains(fmt.Sprint(err), c.want) || advice != c.hint || errors.Is(err, store.ErrTransient) != c.passes {
+			t.Errorf("%q: %v, hint %q", c.answer, err, advice)
 		}
 	}
 }
@@ -296,13 +293,9 @@ func TestClientCertificate(t *testing.T) {
 				}
 				continue
 			}
-			var hinted interface{ Hint() string }
-			hint := ""
-			if errors.As(err, &hinted) {
-				hint = hinted.Hint()
-			}
-			if !strings.Contains(fmt.Sprint(err), c.want) || !strings.Contains(hint, c.hint) || errors.Is(err, store.ErrTransient) {
-				t.Errorf("%s: %v, hint %q", c.settings, err, hint)
+			advice := hint.Of(err)
+			if !strings.Contains(fmt.Sprint(err), c.want) || !strings.Contains(advice, c.hint) || errors.Is(err, store.ErrTransient) {
+				t.Errorf("%s: %v, hint %q", c.settings, err, advice)
 			}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
@@ -140,13 +141,9 @@ func TestTLS(t *testing.T) {
 		"no password file":  {dest + "&password_file=/nonexistent", "password file: open /nonexistent", ""},
 	} {
 		_, err := Open(context.Background(), c.dest, Options{})
-		var hinted interface{ Hint() string }
-		hint := ""
-		if errors.As(err, &hinted) {
-			hint = hinted.Hint()
-		}
-		if got := fmt.Sprint(err); !strings.Contains(got, c.want) || !strings.Contains(hint, c.hint) || strings.Contains(got, "wrong@") || errors.Is(err, store.ErrTransient) {
-			t.Errorf("%s: %v, hint %q", what, err, hint)
+		advice := hint.Of(err)
+		if got := fmt.Sprint(err); !strings.Contains(got, c.want) || !strings.Contains(advice, c.hint) || strings.Contains(got, "wrong@") || errors.Is(err, store.ErrTransient) {
+			t.Errorf("%s: %v, hint %q", what, err, advice)
 		}
 	}
 }

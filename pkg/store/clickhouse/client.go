@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,6 +20,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -353,11 +354,11 @@ func mark(err error) error {
 			fileCodes[se.code] && systemPasses.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
 			return sqlstore.Transient(err)
 		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
-			return pg.Hinted(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
+			return hint.Add(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
 		case se.code == codeAccessDenied, se.code == codeReadonly:
-			return pg.Hinted(err, "README lists the rights that an import needs")
+			return hint.Add(err, "the user needs the rights to read, insert into, create and alter tables of the database")
 		case se.code == 0:
-			return pg.Hinted(err, "is it the port of ClickHouse's HTTP interface?")
+			return hint.Add(err, "is it the port of ClickHouse's HTTP interface?")
 		}
 		return err
 	}
@@ -371,7 +372,7 @@ func mark(err error) error {
 	var op *net.OpError
 	switch {
 	case errors.As(err, &op) && op.Op == "remote error" && refusal.MatchString(op.Err.Error()):
-		return pg.Hinted(err, "a server that wants certificates of its clients needs cert=FILE and key=FILE, of an authority that it knows")
+		return hint.Add(err, "a server that wants certificates of its clients needs cert=FILE and key=FILE, of an authority that it knows")
 	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid),
 		errors.As(err, &cert), errors.As(err, &record):
 		return err
@@ -388,30 +389,13 @@ func mark(err error) error {
 // crypto/tls has no types for them.
 var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)
 
-// Bounds of the back-off between tries.
-const (
-	minWait = 100 * time.Millisecond
-	maxWait = 10 * time.Second
-)
-
 // retry calls f until its error is none that may go away, or the timeout of
 // the options is over.
 func (c *client) retry(ctx context.Context, f func() error) error {
-	end := time.Now().Add(c.retryFor)
-	for wait := minWait; ; wait = min(2*wait, maxWait) {
-		err := f()
-		if !errors.Is(err, store.ErrTransient) || ctx.Err() != nil || time.Now().After(end) {
-			return err
-		}
-		if wait == minWait {
-			c.log.Warn("will try again", "store", c.url, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait/2 + rand.N(wait)): // many clients come back at once
-		}
-	}
+	p := retry.Policy{Transient: store.IsTransient, Limit: c.retryFor, Retrying: func(err error) {
+		c.log.Warn("will try again", "store", c.url, "err", err)
+	}}
+	return p.Do(ctx, f)
 }
 
 // order returns the hosts to try, the last that answered first.

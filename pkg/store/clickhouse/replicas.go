@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 const (
@@ -72,7 +74,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 	}
 	end := time.Now().Add(replicaPatience)
 	var missing map[string]string // parts; nil: not known yet
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
+	for b := retry.New(5*time.Millisecond, 250*time.Millisecond); ; {
 		replica, err := s.keeper(ctx, host, path)
 		if err != nil {
 			return err
@@ -103,9 +105,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 			s.mu.Unlock()
 			return nil
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if b.Wait(ctx) != nil {
 			return ctx.Err()
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -218,7 +218,7 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	}
 	for _, own := range ownColumns {
 		if base, _, _ := strings.Cut(unwrap(have[own.name], "LowCardinality"), "("); base != own.typ {
-			return nil, false, pg.Hinted(fmt.Errorf("%s is there, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
+			return nil, false, hint.Add(fmt.Errorf("%s is there, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
 		}
 	}
 	var add []string
@@ -272,7 +272,7 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 	}
 	err = s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(table), func(row []string) error {
 		if row[0] != engine {
-			return pg.Hinted(fmt.Errorf("%s is there, but is no %s", name(table), engine), "import into another database")
+			return hint.Add(fmt.Errorf("%s is there, but is no %s", name(table), engine), "import into another database")
 		}
 		return nil
 	})
@@ -376,7 +376,7 @@ func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string
 		add := func(n string) error {
 			form, nullable, ok := formOf(table[n], kind)
 			if !ok {
-				return pg.Hinted(fmt.Errorf("column %s of the table has the type %s, which does not fit %s", name(n), table[n], kind), "import into another database")
+				return hint.Add(fmt.Errorf("column %s of the table has the type %s, which does not fit %s", name(n), table[n], kind), "import into another database")
 			}
 			out = append(out, target{name: n, typ: table[n], form: form, nullable: nullable, source: t.Source})
 			return nil

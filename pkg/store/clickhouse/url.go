@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
@@ -56,18 +56,18 @@ func parse(text string) (*config, error) {
 	rest, query, _ := strings.Cut(rest, "?")
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, pg.NewURLError("its query cannot be read", "write it as ?name=value&name=value")
+		return nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
 	}
 	for name, v := range values {
 		if !slices.Contains(settings, name) {
-			return nil, pg.NewURLError(fmt.Sprintf("unknown setting %q", name), "known: "+strings.Join(settings, ", "))
+			return nil, hint.Usage(fmt.Sprintf("unknown setting %q", name), "known: "+strings.Join(settings, ", "))
 		}
 		if len(v) > 1 {
-			return nil, pg.NewURLError(name+" is given twice", "name it once")
+			return nil, hint.Usage(name+" is given twice", "name it once")
 		}
 	}
 	c := &config{user: "default", database: "default"}
-	bad := func(reason string) (*config, error) { return nil, pg.NewURLError(reason, urlHint) }
+	bad := func(reason string) (*config, error) { return nil, hint.Usage(reason, urlHint) }
 	authority, database, hasDatabase := strings.Cut(rest, "/")
 	if i := strings.LastIndexByte(rest, '@'); i > len(authority) {
 		return bad("it is no URL of a database")
@@ -90,7 +90,7 @@ func parse(text string) (*config, error) {
 	}
 	c.cluster, c.passwordFile = values.Get("cluster"), values.Get("password_file")
 	if c.cluster != "" && !pathName.MatchString(c.database) { // it is part of a path in ZooKeeper
-		return nil, pg.NewURLError("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
+		return nil, hint.Usage("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
 	}
 	if c.columns, err = sqlstore.ParseColumns(values.Get("columns")); err != nil {
 		return nil, err
@@ -110,13 +110,13 @@ func (c *config) parseTLS(values url.Values) error {
 		c.secure = true
 	case "off":
 		if c.tls.Enabled() {
-			return pg.NewURLError("tls=off, but there are files of certificates", "leave out ca, cert and key, or say tls=on")
+			return hint.Usage("tls=off, but there are files of certificates", "leave out ca, cert and key, or say tls=on")
 		}
 	default:
-		return pg.NewURLError(fmt.Sprintf("tls=%s is unknown", v), "known: on, off")
+		return hint.Usage(fmt.Sprintf("tls=%s is unknown", v), "known: on, off")
 	}
 	if (c.tls.Cert == "") != (c.tls.Key == "") {
-		return pg.NewURLError("a certificate and its key belong together", "give cert and key")
+		return hint.Usage("a certificate and its key belong together", "give cert and key")
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (c *config) parseHosts(authority string) error {
 			host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); host == "" || strings.ContainsAny(host, "@/ ") || strings.Contains(host, ":") && net.ParseIP(host) == nil || err != nil || n == 0 {
-			return pg.NewURLError("it names no server", urlHint)
+			return hint.Usage("it names no server", urlHint)
 		}
 		c.hosts = append(c.hosts, net.JoinHostPort(host, port))
 	}

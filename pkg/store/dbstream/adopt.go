@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -92,7 +93,7 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 		return 0, nil, err
 	}
 	if until > time.Now().Add(time.Hour).Unix() {
-		return 0, nil, pg.Hinted(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
+		return 0, nil, hint.Add(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
 			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
 	}
 	table := pg.Quote(catalog, adoptedTable)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -128,7 +129,7 @@ func parse(text string) (dsn string, c config, err error) {
 	}
 	c.analyze = get("analyze", "light")
 	if !slices.Contains([]string{"light", "window", "end", "none"}, c.analyze) {
-		return "", c, pg.NewURLError("analyze="+c.analyze+" is unknown", "known: light, window, end, none")
+		return "", c, hint.Usage("analyze="+c.analyze+" is unknown", "known: light, window, end, none")
 	}
 	if c.scheduler, err = parseScheduler(own.Get("scheduler")); err != nil {
 		return "", c, err
@@ -145,7 +146,7 @@ func parseWindow(own url.Values) (int64, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d%time.Second != 0 || d > 366*24*time.Hour {
-		return 0, pg.NewURLError("window="+text+" is no length of a window", "whole seconds up to a year, like 600s or 1h")
+		return 0, hint.Usage("window="+text+" is no length of a window", "whole seconds up to a year, like 600s or 1h")
 	}
 	return int64(d / time.Second), nil
 }
@@ -165,20 +166,20 @@ func StreamName(pattern, probe, logType string) (string, error) {
 		if c >= 'a' && c <= 'z' || c == '_' || i > 0 && c >= '0' && c <= '9' {
 			continue
 		}
-		hint := "use letters, digits and '_', like --stream " + fit(name)
+		advice := "use letters, digits and '_', like `stream` " + fit(name)
 		if strings.ContainsAny(pattern, "{}") {
-			hint += "; {probe} and {type} stand for those of the file"
+			advice += "; {probe} and {type} stand for those of the file"
 		}
-		return "", store.NewUsageError(fmt.Sprintf("stream %q: %q cannot be in the name of a table", name, c), hint)
+		return "", hint.Usage(fmt.Sprintf("stream %q: %q cannot be in the name of a table", name, c), advice)
 	}
 	switch {
 	case name == "":
-		return "", store.NewUsageError("stream: it has no name", "for example --stream '"+DefaultStream+"'")
+		return "", hint.Usage("stream: it has no name", "for example `stream` '"+DefaultStream+"'")
 	case len(name) > maxStream:
-		return "", store.NewUsageError(fmt.Sprintf("stream %s: %d characters are too long for the names of its partitions", name, len(name)),
-			fmt.Sprintf("use at most %d, like --stream %s", maxStream, name[:maxStream]))
+		return "", hint.Usage(fmt.Sprintf("stream %s: %d characters are too long for the names of its partitions", name, len(name)),
+			fmt.Sprintf("use at most %d, like `stream` %s", maxStream, name[:maxStream]))
 	case name == tablesTable || name == "log_tcp_complete_v15" || name == "log_video_complete" || strings.HasSuffix(name, allSuffix) && tstat.TypeByName(strings.TrimSuffix(name, allSuffix)) != nil:
-		return "", store.NewUsageError(fmt.Sprintf("stream %s: DBStream has a table of that name", name), "use another name, like --stream "+name[:min(len(name), maxStream-2)]+"_1")
+		return "", hint.Usage(fmt.Sprintf("stream %s: DBStream has a table of that name", name), "use another name, like `stream` "+name[:min(len(name), maxStream-2)]+"_1")
 	}
 	return name, nil
 }
@@ -244,7 +245,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		return err
 	}
 	if !found && s.cfg.tablespace != "" {
-		return store.NewUsageError(fmt.Sprintf("there is no tablespace %s", pg.Quote(name)), "leave tablespace= out to use the default one")
+		return hint.Usage(fmt.Sprintf("there is no tablespace %s", pg.Quote(name)), "leave tablespace= out to use the default one")
 	}
 	if found {
 		s.cfg.tablespace = name
@@ -480,11 +481,11 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
-		return store.NewUsageError(fmt.Sprintf("stream %s has the rows of probe %s; those of %s could not be told apart", st.name, st.key.Probe, k.Probe),
-			"name another stream: --stream "+fit(st.name[:min(len(st.name), 40)]+"_2"))
+		return hint.Usage(fmt.Sprintf("stream %s has the rows of probe %s; those of %s could not be told apart", st.name, st.key.Probe, k.Probe),
+			"name another stream: `stream` "+fit(st.name[:min(len(st.name), 40)]+"_2"))
 	case k.File != st.key.File:
-		return store.NewUsageError(fmt.Sprintf("stream %s has the rows of %s, not of %s", st.name, st.key.File, k.File),
-			"import one log type with --type, or let the stream's name have {type}")
+		return hint.Usage(fmt.Sprintf("stream %s has the rows of %s, not of %s", st.name, st.key.File, k.File),
+			"import one log type with `type`, or let the stream's name have {type}")
 	}
 	return nil
 }
@@ -542,7 +543,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		}
 	}
 	if t.Columns[colSerial] == "" {
-		return nil, nil, pg.Hinted(fmt.Errorf("table %s is there, and no stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with --stream")
+		return nil, nil, hint.Add(fmt.Errorf("table %s is there, and no stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with `stream`")
 	}
 	cols := columnNames(f, s.cfg, t.Columns)
 	if missing := s.cfg.columns.Missing(f, cols, t.Columns); len(missing) > 0 {
@@ -573,7 +574,7 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 			" where serial_time < $1::int8 + $2::int8 and serial_time > $1::int8 - 31622400 and serial_time + part_length > $1::int8 and (serial_time <> $1::int8 or part_length <> $2::int8) limit 1",
 			start, length).Scan(&at, &n)
 		if err == nil {
-			return store.NewUsageError(fmt.Sprintf("stream %s has a window of %d s from %d on, and windows of %d s would overlap it", st.name, n, at, length),
+			return hint.Usage(fmt.Sprintf("stream %s has a window of %d s from %d on, and windows of %d s would overlap it", st.name, n, at, length),
 				fmt.Sprintf("use ?window=%ds", n))
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {

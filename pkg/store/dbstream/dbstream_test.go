@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
@@ -298,12 +299,12 @@ func TestStreamName(t *testing.T) {
 		{"polito_tcp", "p", "polito_tcp", ""},
 		{"{type}_{probe}", "p", "log_tcp_complete_p", ""},
 		{"x{probe}", "A-b_c", "xa_b_c", ""},
-		{"a b", "p", "", "--stream a_b"},
-		{"{Probe}", "p", "", "--stream _probe_"},
-		{"x;drop table y", "p", "", "--stream x_drop_table_y"},
-		{"{probe}", "1p", "", "--stream s_1p"},
-		{"é", "p", "", "--stream _"},
-		{strings.Repeat("x", 53), "p", "", "--stream " + strings.Repeat("x", 52)},
+		{"a b", "p", "", "`stream` a_b"},
+		{"{Probe}", "p", "", "`stream` _probe_"},
+		{"x;drop table y", "p", "", "`stream` x_drop_table_y"},
+		{"{probe}", "1p", "", "`stream` s_1p"},
+		{"é", "p", "", "`stream` _"},
+		{strings.Repeat("x", 53), "p", "", "`stream` " + strings.Repeat("x", 52)},
 		{"dbs_tables", "p", "", "_1"},
 		{"{type}_v15", "p", "", "_1"},
 		{"{type}_all", "p", "", "_1"},
@@ -312,9 +313,8 @@ func TestStreamName(t *testing.T) {
 		if got != c.want || (err != nil) != (c.problem != "") {
 			t.Errorf("%q: %q, %v", c.pattern, got, err)
 		}
-		var ue *store.UsageError
-		if err != nil && (!errors.As(err, &ue) || !strings.Contains(ue.Hint(), c.problem)) {
-			t.Errorf("%q: %v (%v), want hint %q", c.pattern, err, ue, c.problem)
+		if err != nil && (!hint.IsUsage(err) || !strings.Contains(hint.Of(err), c.problem)) {
+			t.Errorf("%q: %v (%s), want hint %q", c.pattern, err, hint.Of(err), c.problem)
 		}
 	}
 }
@@ -361,14 +361,14 @@ func TestShared(t *testing.T) {
 				text = "#time:1 ip4_in:2\n1458855463 1\n"
 			}
 			_, err := run(t, s, logs(t, map[string]string{"2016_03_24_22_37.out/" + c.file: text}), func(o *bulk.Options) { o.Probe = c.probe })
-			if !errors.Is(err, bulk.ErrUsage) || !strings.Contains(err.Error(), c.want) {
+			if !hint.IsUsage(err) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
 	s = open(t, url, "")
 	defer s.Close()
-	if _, err := run(t, s, src, func(o *bulk.Options) { o.Replace = true }); !errors.Is(err, bulk.ErrUsage) {
+	if _, err := run(t, s, src, func(o *bulk.Options) { o.Replace = true }); !hint.IsUsage(err) {
 		t.Errorf("replace: %v", err)
 	}
 }

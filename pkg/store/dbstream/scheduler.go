@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/rpc"
 	"slices"
@@ -18,8 +17,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
 
 // DBStream's scheduler starts the jobs of consumers when it is told that the
@@ -44,7 +44,7 @@ func parseScheduler(text string) (string, error) {
 	}
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@ \t\n") {
-		return "", pg.NewURLError("scheduler="+text+" is no address", "for example scheduler=localhost:"+schedulerPort)
+		return "", hint.Usage("scheduler="+text+" is no address", "for example scheduler=localhost:"+schedulerPort)
 	}
 	return net.JoinHostPort(host, port), nil
 }
@@ -422,7 +422,7 @@ func (s *series) isClosed() bool {
 func (s *series) run() {
 	defer close(s.done)
 	t := s.c.timing
-	wait := t.minWait
+	b := retry.New(t.minWait, t.maxWait)
 	for {
 		closed := s.isClosed()
 		if _, ok := s.next(); closed && !ok {
@@ -434,16 +434,15 @@ func (s *series) run() {
 		}
 		s.c.report(s, err)
 		if worked {
-			wait = t.minWait
+			b.Reset()
 		}
 		if closed {
 			return
 		}
 		select {
-		case <-time.After(wait/2 + rand.N(wait)):
+		case <-time.After(b.Next()):
 		case <-s.c.closed: // once more, for what is left
 		}
-		wait = min(2*wait, t.maxWait)
 	}
 }
 

@@ -32,7 +32,9 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -295,7 +297,7 @@ func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 // lock waits until no other process has the lock, or, if how is LOCK_SH, to
 // change the store. Waiting in the kernel could not be interrupted.
 func (m *Manifest) lock(ctx context.Context, how int) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
 		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
 		if err == nil {
 			// The one that had the lock may have written the log anew.
@@ -308,10 +310,8 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if b.Wait(ctx) != nil {
 			return ctx.Err()
-		case <-time.After(wait):
 		}
 	}
 }
@@ -611,9 +611,8 @@ func (m *Manifest) load() error {
 		text = text[:len(text)-1]
 		switch {
 		case first:
-			var own *Error
 			m.format, err = checkBanner(m.path, m.kind, text)
-			if errors.As(err, &own) && own.Reason == notOurs {
+			if errors.Is(err, errNotOurs) {
 				noBanner = err
 			} else if err != nil {
 				m.read = 0
@@ -650,21 +649,13 @@ func (m *Manifest) parse(text []byte) bool {
 	return true
 }
 
-// Error says that a manifest is not one that this program can use.
-type Error struct{ Path, Reason, hint string }
-
-func (e *Error) Error() string { return e.Path + ": " + e.Reason }
-
-// Hint says what the user can do.
-func (e *Error) Hint() string { return e.hint }
-
 // Kinds of stores that have a manifest.
 const (
 	Parquet = "parquet"
 	Copy    = "copy"
 )
 
-const notOurs = "is not a manifest of tstatrepo"
+var errNotOurs = errors.New("is not a manifest of tstatrepo")
 
 // checkBanner returns the format that the first line names.
 func checkBanner(path, kind string, text []byte) (int, error) {
@@ -674,13 +665,13 @@ func checkBanner(path, kind string, text []byte) (int, error) {
 	switch {
 	case !ok || err != nil || n < 1:
 	case n > format:
-		return n, &Error{path, fmt.Sprintf("has format %d, this tstatrepo knows %d", n, format), "use the tstatrepo that wrote it, or a newer one"}
+		return n, hint.New(fmt.Sprintf("%s: has format %d, this tstatrepo knows %d", path, n, format), "use the tstatrepo that wrote it, or a newer one")
 	case has == kind:
 		return n, nil
 	case has == Parquet || has == Copy:
-		return n, &Error{path, fmt.Sprintf("is that of a %s store, not of %s", has, kind), "name another folder"}
+		return n, hint.New(fmt.Sprintf("%s: is that of a %s store, not of %s", path, has, kind), "name another folder")
 	}
-	return 0, &Error{path, notOurs, "name another folder, or remove the file: it is rebuilt from the stored files, except for pruned logs"}
+	return 0, hint.Add(fmt.Errorf("%s: %w", path, errNotOurs), "name another folder, or remove the file: it is rebuilt from the stored files, except for pruned logs")
 }
 
 // Temp creates a file for rows that are not committed yet. It is locked as

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
@@ -173,7 +174,7 @@ func (s *Store) canExchange() error {
 		}
 	}
 	if err := exchange(a, b); err != nil {
-		return store.NewUsageError(fmt.Sprintf("%s: its file system cannot exchange two folders in one step: %v", s, err),
+		return hint.Usage(fmt.Sprintf("%s: its file system cannot exchange two folders in one step: %v", s, err),
 			"readers would see rows twice or not at all; local ext4, XFS, Btrfs and tmpfs of Linux can")
 	}
 	return nil

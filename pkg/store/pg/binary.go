@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -34,7 +35,7 @@ func ParseForm(text string) (Form, error) {
 	case Auto, AsBinary, AsText:
 		return f, nil
 	}
-	return "", &URLError{fmt.Sprintf("copy=%s is unknown", text), "known: auto, binary, text"}
+	return "", hint.Usage(fmt.Sprintf("copy=%s is unknown", text), "known: auto, binary, text")
 }
 
 // onThisMachine reports whether both ends of a connection are.

@@ -50,7 +50,7 @@ func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time
 	if CodeOf(err) == "42501" {
 		if !d.claims.denied.Swap(true) {
 			d.Log.Warn("files cannot be claimed: another importer at the same time may do the same work", "store", d.url, "err", err,
-				"hint", "README lists the rights that an import needs")
+				"hint", "the user needs select, insert, update and delete on the table tstatrepo_claims")
 		}
 		return keys, nil
 	}

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -25,6 +24,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -54,18 +55,6 @@ type Options struct {
 	Form         Form         // of COPY; "": Auto
 }
 
-// URLError is returned for a URL that names no database. It never holds the
-// URL: where it is malformed nobody knows which part is the password.
-type URLError struct{ Reason, hint string }
-
-// NewURLError returns a URLError with a hint what would be right.
-func NewURLError(reason, hint string) *URLError { return &URLError{reason, hint} }
-
-func (e *URLError) Error() string { return e.Reason }
-
-// Hint says what would be right.
-func (e *URLError) Hint() string { return e.hint }
-
 // SplitURL takes the settings that own names out of the query of a database
 // URL, SCHEME://USER@HOST/DATABASE?..., and gives the rest to libpq's rules.
 func SplitURL(text string, own ...string) (dsn string, settings url.Values, err error) {
@@ -73,13 +62,13 @@ func SplitURL(text string, own ...string) (dsn string, settings url.Values, err 
 	rest, query, _ := strings.Cut(rest, "?")
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return "", nil, &URLError{"its query cannot be read", "write it as ?name=value&name=value"}
+		return "", nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
 	}
 	settings = url.Values{}
 	for _, name := range own {
 		if v, ok := values[name]; ok {
 			if len(v) > 1 {
-				return "", nil, &URLError{fmt.Sprintf("%s is given twice", name), "name it once"}
+				return "", nil, hint.Usage(fmt.Sprintf("%s is given twice", name), "name it once")
 			}
 			settings[name] = v
 			values.Del(name)
@@ -94,7 +83,7 @@ func SplitURL(text string, own ...string) (dsn string, settings url.Values, err 
 	}
 	for name := range values {
 		if !libpq[name] {
-			return "", nil, &URLError{fmt.Sprintf("unknown setting %q", name), "known: " + strings.Join(own, ", ") + ", and libpq's, like sslmode"}
+			return "", nil, hint.Usage(fmt.Sprintf("unknown setting %q", name), "known: "+strings.Join(own, ", ")+", and libpq's, like sslmode")
 		}
 	}
 	return dsn, settings, nil
@@ -121,14 +110,14 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	if err == nil {
 		return cfg, nil
 	}
-	hint := "for example postgres://user@host:5432/database; write special characters of a password as %XX, or keep it in PGPASSWORD or ~/.pgpass"
+	advice := "for example postgres://user@host:5432/database; write special characters of a password as %XX, or keep it in PGPASSWORD or ~/.pgpass"
 	// Of a URL that could not be split, every piece may be of the password.
 	if reason := err.Error(); !strings.Contains(reason, "failed to parse as URL") && !strings.Contains(reason, "keyword/value") {
 		if _, after, ok := strings.Cut(reason, "`: "); ok {
-			return nil, &URLError{after, hint}
+			return nil, hint.Usage(after, advice)
 		}
 	}
-	return nil, &URLError{"it is no URL of a database", hint}
+	return nil, hint.Usage("it is no URL of a database", advice)
 }
 
 var (
@@ -178,7 +167,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg.MaxConns = 1 << 10
 	d.Pool, err = pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
-		return nil, &URLError{"it is no URL of a database", ""}
+		return nil, hint.Usage("it is no URL of a database", "")
 	}
 	if err := d.Retry(ctx, func() error { return d.Pool.Ping(ctx) }); err != nil {
 		d.Pool.Close()
@@ -207,34 +196,17 @@ func (d *DB) Server() (host string, port uint16, database string) {
 	return c.Host, c.Port, c.Database
 }
 
-// Bounds of the back-off between tries.
-const (
-	minWait = 100 * time.Millisecond
-	maxWait = 10 * time.Second
-)
-
 // Retry calls f until its error is none that may go away, or the timeout of
 // the options is over. Errors are marked, see Mark.
 func (d *DB) Retry(ctx context.Context, f func() error) error {
-	return d.retryFor(ctx, d.retry, func(err error) bool { return errors.Is(err, store.ErrTransient) }, f)
+	return d.retryFor(ctx, d.retry, store.IsTransient, f)
 }
 
 func (d *DB) retryFor(ctx context.Context, timeout time.Duration, passes func(error) bool, f func() error) error {
-	end := time.Now().Add(timeout)
-	for wait := minWait; ; wait = min(2*wait, maxWait) {
-		err := Mark(f())
-		if err == nil || !passes(err) || ctx.Err() != nil || time.Now().After(end) {
-			return err
-		}
-		if wait == minWait {
-			d.Log.Warn("will try again", "store", d.url, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait/2 + rand.N(wait)): // many clients come back at once
-		}
-	}
+	p := retry.Policy{Transient: passes, Limit: timeout, Retrying: func(err error) {
+		d.Log.Warn("will try again", "store", d.url, "err", err)
+	}}
+	return p.Do(ctx, func() error { return Mark(f()) })
 }
 
 // Mark marks errors that may go away by themselves as store.ErrUnavailable
@@ -248,11 +220,11 @@ func Mark(err error) error {
 	}
 	switch CodeOf(err) {
 	case "28000", "28P01":
-		return Hinted(&lineError{err}, "give the password in PGPASSWORD or ~/.pgpass, not on the command line")
+		return hint.Add(&lineError{err}, "give the password in PGPASSWORD or ~/.pgpass, not on the command line")
 	case "3D000":
-		return Hinted(&lineError{err}, "make the database first, with createdb")
+		return hint.Add(&lineError{err}, "make the database first, with createdb")
 	case "42501":
-		return Hinted(err, "README lists the rights that an import needs")
+		return hint.Add(err, "the user needs usage of the schema, select and insert on the log tables, and all rights on the tables tstatrepo_*")
 	}
 	return err
 }
@@ -308,18 +280,6 @@ type Ident = pgx.Identifier
 
 // Quote returns a name as SQL text.
 func Quote(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
-
-// hinted is an error with a hint.
-type hinted struct {
-	error
-	hint string
-}
-
-// Hinted adds a hint to an error.
-func Hinted(err error, hint string) error { return &hinted{err, hint} }
-
-func (h *hinted) Unwrap() error { return h.error }
-func (h *hinted) Hint() string  { return h.hint }
 
 // List returns names as SQL text, separated by commas.
 func List(names []string) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -47,8 +48,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	var ue *URLError
-	if _, _, err := SplitURL("postgres://h/db?shcema=x", "schema"); !errors.As(err, &ue) || !strings.Contains(ue.Hint(), "schema") {
+	if _, _, err := SplitURL("postgres://h/db?shcema=x", "schema"); !hint.IsUsage(err) || !strings.Contains(hint.Of(err), "schema") {
 		t.Errorf("unknown setting: %v", err)
 	}
 }

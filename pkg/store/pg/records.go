@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -153,7 +154,7 @@ func (d *DB) addPlaces(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return Hinted(fmt.Errorf("add columns to table %s, which an older version made: %w", table, err),
+		return hint.Add(fmt.Errorf("add columns to table %s, which an older version made: %w", table, err),
 			"import once as the owner of the table")
 	}
 	d.records.places.Store(true)

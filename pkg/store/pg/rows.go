@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -21,9 +22,9 @@ type Rows struct {
 	file     store.FileInfo
 	opt      RowOptions
 	rejected int64
-	rows     int64             // that Start was called for
-	texts    int               // rows with a text in place of an address
-	text     *TextAddressError // about the first of them
+	rows     int64 // that Start was called for
+	texts    int   // rows with a text in place of an address
+	text     error // about the first of them
 }
 
 // RowOptions say what rows are made of.
@@ -109,37 +110,21 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// TextAddressError says that a log holds texts where the table wants addresses.
-type TextAddressError struct {
-	Line   int64
-	Column string
-	Value  string
-	table  Ident
-	inet   []string // all such columns of the table
-}
-
-func (e *TextAddressError) Error() string {
-	return fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", e.Line, e.Column, e.Value)
-}
-
-// Hint says how the table can take the log.
-func (e *TextAddressError) Hint() string {
-	var alter []string
-	for _, name := range e.inet {
-		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
-	}
-	return "addresses in the log are anonymized; to store them as texts: alter table " + e.table.Sanitize() + " " + strings.Join(alter, ", ")
-}
-
 // countText notes a row with a text in place of an address.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError
 	if !errors.As(err, &re) || !re.text {
 		return
 	}
-	if r.texts++; r.text == nil {
-		r.text = &TextAddressError{Line: line, Column: re.column, Value: string(re.value), table: r.opt.Table, inet: r.enc.inet}
+	if r.texts++; r.text != nil {
+		return
 	}
+	var alter []string
+	for _, name := range r.enc.inet {
+		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
+	}
+	r.text = hint.New(fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", line, re.column, re.value),
+		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
 }
 
 // columns returns the columns of the table that the rows have, in order, see

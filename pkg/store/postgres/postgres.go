@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -96,7 +97,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 			return err
 		}
 		if name == nil {
-			return pg.Hinted(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
+			return hint.Add(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
 		}
 		s.schema = *name
 	}
@@ -225,7 +226,7 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 	}
 	for _, own := range ownColumns {
 		if t.Columns[own] == "" {
-			return nil, pg.Hinted(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
+			return nil, hint.Add(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
 		}
 	}
 	missing := s.columns.Missing(f, cols, t.Columns)

@@ -3,13 +3,13 @@ package stores
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhouse"
 	"github.com/tstatrepo/tstatrepo/pkg/store/copy"
@@ -102,7 +102,7 @@ func CheckStream(stream, probe string, types []string) error {
 		stream = dbstream.DefaultStream
 	}
 	if !strings.Contains(stream, "{type}") && len(types) != 1 {
-		return store.NewUsageError("stream "+stream+" can have the rows of one log type only", "name one with --type, or let the name have {type}")
+		return hint.Usage("stream "+stream+" can have the rows of one log type only", "name one with `type`, or let the name have {type}")
 	}
 	var first error
 	for _, t := range types {
@@ -117,18 +117,9 @@ func CheckStream(stream, probe string, types []string) error {
 	return first
 }
 
-// URLError is returned for a destination that names no store.
-type URLError struct{ Dest, Reason, hint string }
-
-func (e *URLError) Error() string {
-	return fmt.Sprintf("destination %q: %s", pg.Redact(e.Dest), e.Reason)
-}
-
-// Hint says what would be right.
-func (e *URLError) Hint() string { return e.hint }
-
 // Parse splits a destination into scheme and rest. A bare path means
-// parquet; one with a ':' needs a "./" before it.
+// parquet; one with a ':' needs a "./" before it. A usage error, without the
+// destination, says that it names no store.
 func Parse(dest string) (scheme, rest string, err error) {
 	scheme, rest, ok := strings.Cut(dest, ":")
 	if !ok || strings.ContainsAny(scheme, "/.") {
@@ -136,24 +127,18 @@ func Parse(dest string) (scheme, rest string, err error) {
 	}
 	k, ok := kinds[scheme]
 	if !ok {
-		return "", "", &URLError{dest, "unknown scheme " + scheme, "known: " + strings.Join(schemes(), ", ") + "; a folder with ':' in its name needs ./ before it"}
+		return "", "", hint.Usage("unknown scheme "+scheme, "known: "+strings.Join(schemes(), ", ")+"; a folder with ':' in its name needs ./ before it")
 	}
 	if rest == "" {
-		return "", "", &URLError{dest, "it names no folder", "for example parquet:/srv/tstat"}
+		return "", "", hint.Usage("it names no folder", "for example parquet:/srv/tstat")
 	}
 	if k.check == nil {
 		return scheme, rest, nil
 	}
 	if !strings.HasPrefix(rest, "//") {
-		return "", "", &URLError{dest, "it is no URL of a database", "for example " + scheme + "://user@host/database"}
+		return "", "", hint.Usage("it is no URL of a database", "for example "+scheme+"://user@host/database")
 	}
-	var ue *pg.URLError
-	if err := k.check(dest); errors.As(err, &ue) {
-		return "", "", &URLError{dest, ue.Reason, ue.Hint()}
-	} else if err != nil {
-		return "", "", err
-	}
-	return scheme, rest, nil
+	return scheme, rest, k.check(dest)
 }
 
 // Redact returns a destination without its passwords.
@@ -175,11 +160,11 @@ func schemes() []string {
 }
 
 // Open opens the store that dest names: SCHEME:REST, or a bare path, which
-// means parquet. A *URLError says that it names none.
+// means parquet.
 func Open(ctx context.Context, dest string, opt Options) (store.Store, error) {
 	scheme, rest, err := Parse(dest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("destination %q: %w", pg.Redact(dest), err)
 	}
 	s, err := kinds[scheme].open(ctx, dest, rest, opt)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -242,8 +243,7 @@ func (s *suite) hashes() {
 		s.want(s.store, f, 30, f.text)
 		return
 	}
-	var hint interface{ Hint() string }
-	if !errors.As(err, &hint) || errors.Is(err, store.ErrTransient) || errors.Is(err, store.ErrUnavailable) {
+	if hint.Of(err) == "" || errors.Is(err, store.ErrTransient) || errors.Is(err, store.ErrUnavailable) {
 		s.Errorf("no hint, or the import would retry: %v", err)
 	}
 	s.want(s.store, f, 0)
