@@ -21,7 +21,7 @@ _tstatrepo() {
     import-bulk)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "parquet: copy: postgres:// postgresql:// dbstream:// clickhouse://" -d -- "$cur"); compopt -o nospace 2>/dev/null
             return ;;
         --metrics-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
@@ -60,6 +60,12 @@ _tstatrepo() {
         fi ;;
     stream)
         case $prev in
+        --to)
+            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur"); compopt -o nospace 2>/dev/null
+            return ;;
+        --to-optional)
+            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur"); compopt -o nospace 2>/dev/null
+            return ;;
         --format)
             mapfile -t COMPREPLY < <(compgen -W "raw line json" -- "$cur")
             return ;;
@@ -93,7 +99,7 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --to | --to-optional | --select | --layout | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --from | --probe | --type | --poll | --timezone | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
+        --select | --layout | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --from | --probe | --type | --poll | --timezone | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
             return ;;
         esac
         if [[ $cur == -* ]]; then
@@ -104,7 +110,7 @@ _tstatrepo() {
     rrd-push)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// -" -d -- "$cur"); compopt -o nospace 2>/dev/null
             return ;;
         --names)
             mapfile -t COMPREPLY < <(compgen -W "default upstream raw" -- "$cur")

@@ -6,7 +6,7 @@ complete -c tstatrepo -n __fish_use_subcommand -s h -l help -d 'show help'
 complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version and exit'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a import-bulk -d 'import log folders and files into a store'
-complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l to -x -a '(__fish_complete_directories)' -d 'store the rows in URL, like parquet:DIR, copy:DIR, postgres://user@host/database, dbstream://user@host/database or clickhouse://user@host/database; or serve them to the MATH repository math://host:port'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l to -x -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// (__fish_complete_directories)' -d 'store the rows in URL: parquet:DIR, copy:DIR, postgres://user@host/database, postgresql://, dbstream://user@host/database, clickhouse://user@host/database; or serve them to the MATH repository math://host:port'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l probe -x -d 'NAME of the probe that wrote the logs, part of the identity of every row'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l stream -x -d 'NAME of DBStream\'s table, or of the stream of --to math://; {probe} and {type} stand for those of each file'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l retry-timeout -x -d 'try again for DURATION when a database is away; without end with --follow'
@@ -54,8 +54,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l help -s h 
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a stream -d 'bring live log lines to consumers'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -f
-complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to -x -d 'hand the lines to CONSUMER: -, file:DIR, exec:COMMAND, tcp://, tls://, ack://, kafka:// or nats://'
-complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to-optional -x -d 'hand them to CONSUMER too, which loses lines where it is too slow'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to -x -a '- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://' -d 'hand the lines to CONSUMER: -, file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack://HOST:PORT, ack+tls://, kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to-optional -x -a '- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://' -d 'hand them to CONSUMER too, which loses lines where it is too slow'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l format -x -a 'raw line json' -d 'FORMAT of the lines: raw (path of the log, blank, line), line or json'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l select -x -d 'only these COLUMNS, like \'c_ip,s_ip,s_bytes_all\', with --format line or json'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l layout -x -d 'Tstat VERSION of lines whose header has not come, with --select or --format json'
@@ -67,7 +67,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l tls-ca -r -F -d
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l peer-probe -x -d 'ADDRESS=NAME of a probe that has no certificate'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l max-connections -x -d 'serve at most N connections'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l idle-timeout -x -d 'close a connection on which nothing comes for DURATION'
-complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l from -x -d 'take lines that another stream has handed to BROKER: kafka://HOST/TOPIC or nats://HOST/STREAM, with ?group=NAME'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l from -x -d 'take lines that another stream has handed to BROKER, with ?group=NAME: kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l follow -x -a '(__fish_complete_directories)' -d 'send the logs of Tstat\'s output folder, [PROBE=]DIR, as they grow'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l probe -x -d 'NAME of the probe of folders that name none'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l type -x -d 'follow log types that match GLOB, like \'log_tcp_*\''
@@ -92,7 +92,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l help -s h -d 's
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a rrd-push -d 'push the points of Tstat\'s RRDs into Graphite'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -f
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a '(__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+pickle://HOST:2004 (both with +tls), whisper:DIR, https://REPOSITORY:9000, or - for lines on stdout'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a 'graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// - (__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, whisper:DIR, http://REPOSITORY:9000, https://, - (lines on stdout)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout -x -d 'try again for DURATION when the destination is away, then keep the points on disk'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk for a destination that is away'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l dry-run -d 'print what would be sent as lines on stdout, and remember nothing'

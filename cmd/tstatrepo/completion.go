@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 )
 
 // The completions are static: they neither run the program nor evaluate what
@@ -13,6 +16,9 @@ import (
 
 // bashFiles completes a file; only there may bash add slashes to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
+
+// urls is what a setting completes with that is a folder or a URL.
+func urls(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }
 
 func bashCompletion(app *cli.App) []byte {
 	var b bytes.Buffer
@@ -59,6 +65,13 @@ _tstatrepo() {
 				reply = bashFiles
 			case "dir":
 				reply = strings.Replace(bashFiles, "-f", "-d", 1)
+			default:
+				if urls, folders := strings.CutPrefix(complete, "dir "); strings.Contains(urls, ":") {
+					if urls = strconv.Quote(urls); folders {
+						urls += " -d"
+					}
+					reply = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %s -- "$cur"); compopt -o nospace 2>/dev/null`, urls)
+				}
 			}
 			fmt.Fprintf(&b, "        %s)\n            %s\n            return ;;\n", dashed(d.names[0]), reply)
 		})
@@ -142,7 +155,11 @@ command)
 				case "dir":
 					spec += "_files -/"
 				default:
-					spec += "(" + complete + ")"
+					if urls, folders := strings.CutPrefix(complete, "dir "); folders {
+						spec += `{compadd -S "" -- ` + escape(urls) + "; _files -/}"
+					} else {
+						spec += "(" + escape(complete) + ")"
+					}
 				}
 			}
 			fmt.Fprintf(&b, " \\\n      '%s'", spec)
@@ -201,6 +218,9 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 				case "dir":
 					b.WriteString(" -x -a '(__fish_complete_directories)'")
 				default:
+					if urls, folders := strings.CutPrefix(complete, "dir "); folders {
+						complete = urls + " (__fish_complete_directories)"
+					}
 					fmt.Fprintf(&b, " -x -a '%s'", complete)
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,9 +18,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/legacy"
-	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
-	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 const groupConfig = "Configuration"
@@ -407,11 +407,11 @@ func (s *setting) toml() string {
 	case *[]string:
 		list := make([]string, len(*v))
 		for i, e := range *v {
-			list[i] = quoteTOML(maskSecrets(e))
+			list[i] = quoteTOML(dest.Redact(e))
 		}
 		return "[" + strings.Join(list, ", ") + "]"
 	case *string:
-		return quoteTOML(maskSecrets(*v))
+		return quoteTOML(dest.Redact(*v))
 	case *duration, *size:
 		return quoteTOML(s.defaultText())
 	}
@@ -438,20 +438,46 @@ func quoteTOML(s string) string {
 
 var tomlEscapes = regexp.MustCompile(`\\(x..|.)`)
 
-var (
-	userPassword  = regexp.MustCompile(`(://[^:/@\s]*:)\S*@`)
-	queryPassword = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|key)=)[^&\s]+`)
-)
+// passwords says where a password can be, by the scheme of the URL it is not
+// in.
+var passwords = map[string]string{
+	"postgres":   "the password in PGPASSWORD or ~/.pgpass, or ",
+	"postgresql": "the password in PGPASSWORD or ~/.pgpass, or ",
+	"dbstream":   "the password in PGPASSWORD or ~/.pgpass, or ",
+	"clickhouse": "the password in CLICKHOUSE_PASSWORD or password-file=FILE, or ",
+	"nats":       "the file of credentials, creds=FILE, or ",
+	"nats+tls":   "the file of credentials, creds=FILE, or ",
+}
 
-// maskSecrets hides passwords in URLs. It rather hides too much: url.Parse
-// gives up on passwords with a slash.
-func maskSecrets(s string) string {
-	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(stores.Redact(stream.Redact(s)), "${1}xxxxx@"), "${1}xxxxx")
+// warnPasswords warns of passwords in URLs on the command line.
+func warnPasswords(c *cli.Context, con *console, settings []*setting) {
+	given := map[string][]string{"an argument": c.Args().Slice()}
+	for _, s := range settings {
+		switch v := s.value.(type) {
+		case *string:
+			given[s.from] = []string{*v}
+		case *[]string:
+			given[s.from] = *v
+		}
+	}
+	for _, where := range slices.Sorted(maps.Keys(given)) {
+		if where != "an argument" && !strings.HasPrefix(where, "--") {
+			continue
+		}
+		for _, text := range given[where] {
+			if shown := dest.Redact(text); shown != text {
+				scheme, _ := dest.Split(text)
+				con.logger().Warn("every user of this machine can see a password on the command line", "in", where, "url", shown,
+					"hint", "give "+passwords[scheme]+"the URL in the config file")
+			}
+		}
+	}
 }
 
 // checkOrPrint serves --check-config and --print-config, given that the
 // settings are right, and reports whether one was there.
-func checkOrPrint(c *cli.Context, cfg *config) (bool, error) {
+func checkOrPrint(c *cli.Context, con *console, cfg *config) (bool, error) {
+	warnPasswords(c, con, cfg.of(c.Command.Name))
 	switch {
 	case c.Bool("check-config"):
 		file := configFile(c)

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -99,8 +100,8 @@ func (b *importBulk) settings() []*setting {
 		{name: "sources", group: source, value: &b.sources,
 			usage: "what to import when the command line names no source"},
 
-		{name: "to", group: dest, value: &b.to, complete: "dir",
-			usage: "store the rows in `URL`, like parquet:DIR, copy:DIR, postgres://user@host/database, dbstream://user@host/database or clickhouse://user@host/database; or serve them to the MATH repository math://host:port"},
+		{name: "to", group: dest, value: &b.to, complete: urls(stores.Schemes()),
+			usage: "store the rows in `URL`: " + stores.Schemes().String() + "; or serve them to the MATH repository math://host:port"},
 		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot; of a MATH stream its name",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
 		{name: "stream", group: dest, value: &b.stream, empty: "{probe}_{type}",
@@ -179,7 +180,7 @@ var importBulkExamples = []example{
 	{"see first what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
-	{"into a cluster of ClickHouse, by either of two nodes", "tstatrepo import-bulk --to 'clickhouse://tstat@a,b/tstat?cluster=tstat&password_file=/etc/tstatrepo/password' /var/lib/tstat"},
+	{"into a cluster of ClickHouse, by either of two nodes", "tstatrepo import-bulk --to 'clickhouse://tstat@a,b/tstat?cluster=tstat&password-file=/etc/tstatrepo/password' /var/lib/tstat"},
 	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},
 	{"what a MATH probe has of a stream", "tstatrepo import-bulk --to parquet:/srv/tstat math://probe:3001/polito_tcp"},
 	{"the repository of MATH probes", "tstatrepo import-bulk --listen 0.0.0.0:3000 --allow 10.0.0.0/8 --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0'"},
@@ -247,7 +248,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	if len(b.sources) == 0 && !b.isRepository() {
@@ -371,16 +372,15 @@ func (b *importBulk) options(p *problems) bulk.Options {
 	if len(b.to) == 0 {
 		p.add("to", "must name a destination")
 	}
-	for i, dest := range b.to {
-		if slices.Contains(b.to[:i], dest) {
-			p.add("to", "names %s twice", maskSecrets(dest))
+	for i, to := range b.to {
+		if slices.Contains(b.to[:i], to) {
+			p.add("to", "names %s twice", dest.Redact(to))
 			continue
 		}
-		if mathproto.IsURL(dest) {
+		if mathproto.IsURL(to) {
 			continue // see checkMath
 		}
-		_, _, err := stores.Parse(dest)
-		p.destination("to", dest, err)
+		p.destination("to", to, stores.Check(to))
 	}
 	b.checkStream(p)
 	for _, glob := range b.exclude {

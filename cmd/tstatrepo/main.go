@@ -10,7 +10,7 @@ import (
 	_ "time/tzdata" // --timezone works where no zone files are installed
 )
 
-func main() { os.Exit(run(hideSecrets())) }
+func main() { os.Exit(run(os.Args)) }
 
 // run is main with the exit status as its result, so that deferred calls run.
 func run(argv []string) int {

@@ -66,9 +66,8 @@ func (r *rrdPush) settings() []*setting {
 		{name: "sources", group: source, value: &r.sources,
 			usage: "the RRD folder when the command line names none"},
 
-		{name: "to", group: dest, value: &r.to, complete: "dir",
-			usage: "send the points to `URL`: graphite://HOST:2003, graphite+pickle://HOST:2004 (both with +tls), whisper:DIR, " +
-				"https://REPOSITORY:9000, or - for lines on stdout"},
+		{name: "to", group: dest, value: &r.to, complete: urls(rrdpush.Schemes),
+			usage: "send the points to `URL`: " + rrdpush.Schemes.String() + " (lines on stdout)"},
 		{name: "retry-timeout", group: dest, value: &r.retryTimeout,
 			usage: "try again for `DURATION` when the destination is away, then keep the points on disk"},
 		{name: "spool", group: dest, value: &r.spool,
@@ -165,7 +164,7 @@ func runRRDPush(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	if r.quiet {
@@ -242,7 +241,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	if !validPrefix.MatchString(r.prefix) {
 		p.add("prefix", "%q is no path of letters, digits, _ and - joined by dots", r.prefix)
 	}
-	dest, err := rrdpush.ParseDest(r.to)
+	to, err := rrdpush.ParseDest(r.to)
 	p.destination("to", r.to, err)
 	var table *rrdfile.Table
 	if r.namesFile != "" {
@@ -279,14 +278,14 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 			p.add(pair.name, "cannot be combined with --%s", pair.other)
 		}
 	}
-	if dest != nil && len(r.network.listen) > 0 && strings.HasPrefix(r.to, "http") {
+	if to != nil && len(r.network.listen) > 0 && strings.HasPrefix(r.to, "http") {
 		p.add("to", "must be a Graphite: a repository wants the names of files")
 	}
-	if r.json && (r.dryRun || dest != nil && dest.Prints()) {
+	if r.json && (r.dryRun || to != nil && to.Prints()) {
 		p.add("json", "cannot be combined with lines on stdout")
 	}
 	return rrdpush.Options{
-		Dest: dest, Probe: r.probe, Prefix: r.prefix, Naming: naming, Mode: r.names,
+		Dest: to, Probe: r.probe, Prefix: r.prefix, Naming: naming, Mode: r.names,
 		TLS:      r.network.tls(),
 		Since:    timeSetting(p, "since", r.since, time.Local),
 		Every:    time.Duration(r.every),

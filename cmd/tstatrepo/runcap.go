@@ -140,7 +140,7 @@ func runRuncap(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	registries, err := mplane.NewRegistries(r.registries...)

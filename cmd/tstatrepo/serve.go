@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
@@ -248,7 +248,7 @@ func runServe(c *cli.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, svc.cfg); done {
+	if done, err := checkOrPrint(c, con, svc.cfg); done {
 		return err
 	}
 	return svc.run(c.Context, hup, load)
@@ -526,23 +526,22 @@ func absolute(p *problems, sec section) {
 }
 
 // folderOf returns a path in a destination, "" if it names none.
-func folderOf(dest string) string {
-	scheme, rest, ok := strings.Cut(dest, ":")
-	if !ok {
-		if dest == "-" {
-			return ""
-		}
-		return dest // a bare path
-	}
-	path, query, _ := strings.Cut(rest, "?")
-	if values, err := url.ParseQuery(query); err == nil && scheme != "exec" {
-		for _, key := range []string{"creds", "schemas"} {
-			if f := values.Get(key); f != "" && !filepath.IsAbs(f) {
+func folderOf(text string) string {
+	scheme, rest := dest.Split(text)
+	path, options, err := dest.ParsePath(rest)
+	if err == nil && scheme != "exec" {
+		for _, name := range []string{"creds", "schemas"} {
+			if f := options[name]; f != "" && !filepath.IsAbs(f) {
 				return f
 			}
 		}
 	}
-	if slices.Contains([]string{"parquet", "copy", "file", "whisper"}, scheme) {
+	switch {
+	case text == "-":
+		return ""
+	case scheme == "": // a bare path
+		return text
+	case slices.Contains([]string{"parquet", "copy", "file", "whisper"}, scheme):
 		return path
 	}
 	return ""

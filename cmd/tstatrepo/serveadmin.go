@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tstatrepo/tstatrepo/pkg/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -290,8 +291,8 @@ func (w *watcher) state() *admin.State {
 func (w *watcher) logs(s *admin.State, st *repository.Status, now time.Time) {
 	var to []string
 	if l := w.svc.repository.Logs; l != nil {
-		for _, dest := range l.Stores.To {
-			to = append(to, maskSecrets(dest))
+		for _, text := range l.Stores.To {
+			to = append(to, dest.Redact(text))
 		}
 	}
 	for _, l := range st.Streams {
@@ -354,7 +355,7 @@ func (w *watcher) rrd(s *admin.State, st *repository.Status) {
 	if w.svc.repository.RRD == nil {
 		return
 	}
-	a := admin.RRD{Name: admin.EndpointRRD, To: maskSecrets(w.svc.cfg.serve.collectRRD.to), Spooled: st.Spooled, Err: errText(st.Down), LastSuccess: w.stored}
+	a := admin.RRD{Name: admin.EndpointRRD, To: dest.Redact(w.svc.cfg.serve.collectRRD.to), Spooled: st.Spooled, Err: errText(st.Down), LastSuccess: w.stored}
 	sum := st.Points
 	if sum == nil {
 		sum = &rrdpush.EndpointSummary{}

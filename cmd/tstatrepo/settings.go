@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
@@ -27,7 +28,8 @@ type setting struct {
 	value any
 	// empty says what an empty value stands for.
 	empty string
-	// complete is "file", "dir" or the words that a value can be.
+	// complete is "file", "dir", the words that a value can be or, after "dir ",
+	// those that it can begin with where it is no folder.
 	complete string
 
 	from string // where the value came from, for messages
@@ -229,7 +231,7 @@ func (p *problems) usage(name string, err error) {
 // destination adds what is wrong with a URL.
 func (p *problems) destination(name, text string, err error) {
 	if err != nil {
-		p.usage(name, fmt.Errorf("%q: %w", maskSecrets(text), err))
+		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
 	}
 }
 

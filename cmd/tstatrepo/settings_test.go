@@ -75,22 +75,6 @@ func TestFitProbe(t *testing.T) {
 	}
 }
 
-func TestMaskSecrets(t *testing.T) {
-	for in, want := range map[string]string{
-		"parquet:./tstat":                    "parquet:./tstat",
-		"postgres://me@host:5432/db":         "postgres://me@host:5432/db",
-		"postgres://me:se@cret@host/db":      "postgres://me:xxxxx@host/db",
-		"postgres://me:a/b@host/db?x=1":      "postgres://me:xxxxx@host/db?x=1",
-		"clickhouse://h/db?password=p&a=b":   "clickhouse://h/db?password=xxxxx&a=b",
-		"postgres:host=h password=p user=me": "postgres:host=h password=xxxxx user=me",
-		"postgres://:p@h/db":                 "postgres://:xxxxx@h/db",
-	} {
-		if got := maskSecrets(in); got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestReadFile(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"", ""},

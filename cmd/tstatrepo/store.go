@@ -158,7 +158,7 @@ func runStore(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	if c.NArg() != 2 {

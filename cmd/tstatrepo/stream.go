@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -79,9 +80,9 @@ func (s *streamCmd) settings() []*setting {
 		reports = "Output"
 	)
 	return slices.Concat([]*setting{
-		{name: "to", group: dest, value: &s.to,
-			usage: "hand the lines to `CONSUMER`: -, file:DIR, exec:COMMAND, tcp://, tls://, ack://, kafka:// or nats://"},
-		{name: "to-optional", group: dest, value: &s.toOptional,
+		{name: "to", group: dest, value: &s.to, complete: strings.Join(stream.Consumers.Prefixes(), " "),
+			usage: "hand the lines to `CONSUMER`: " + stream.Consumers.String()},
+		{name: "to-optional", group: dest, value: &s.toOptional, complete: strings.Join(stream.Consumers.Prefixes(), " "),
 			usage: "hand them to `CONSUMER` too, which loses lines where it is too slow"},
 		{name: "format", group: dest, value: &s.format, complete: "raw line json",
 			usage: "`FORMAT` of the lines: raw (path of the log, blank, line), line or json"},
@@ -98,7 +99,7 @@ func (s *streamCmd) settings() []*setting {
 			usage: "close a connection on which nothing comes for `DURATION`"},
 
 		{name: "from", group: brokers, value: &s.from,
-			usage: "take lines that another stream has handed to `BROKER`: kafka://HOST/TOPIC or nats://HOST/STREAM, with ?group=NAME"},
+			usage: "take lines that another stream has handed to `BROKER`, with ?group=NAME: " + stream.Brokers.String()},
 
 		{name: "follow", group: folders, value: &s.follow, complete: "dir",
 			usage: "send the logs of Tstat's output folder, `[PROBE=]DIR`, as they grow"},
@@ -183,7 +184,7 @@ func runStream(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	switch {
@@ -323,7 +324,7 @@ func (s *streamCmd) checkConsumers(p *problems) {
 	}{{"to", s.to}, {"to-optional", s.toOptional}} {
 		for _, text := range list.texts {
 			if slices.Contains(seen, text) {
-				p.add(list.name, "names %s twice", stream.Redact(text))
+				p.add(list.name, "names %s twice", dest.Redact(text))
 			}
 			seen = append(seen, text)
 			p.destination(list.name, text, stream.CheckConsumer(text))
@@ -334,12 +335,12 @@ func (s *streamCmd) checkConsumers(p *problems) {
 func (s *streamCmd) checkSources(p *problems) {
 	for i, text := range s.from {
 		if slices.Contains(s.from[:i], text) {
-			p.add("from", "names %s twice", stream.Redact(text))
+			p.add("from", "names %s twice", dest.Redact(text))
 		}
 		p.destination("from", text, stream.CheckSource(text))
 		for _, to := range slices.Concat(s.to, s.toOptional) {
 			if stream.SameTopic(text, to) {
-				p.add("from", "%s is a consumer too: its lines would go round for ever", stream.Redact(text))
+				p.add("from", "%s is a consumer too: its lines would go round for ever", dest.Redact(text))
 			}
 		}
 	}

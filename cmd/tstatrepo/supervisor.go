@@ -96,7 +96,7 @@ func runSupervisor(c *cli.Context, con *console) error {
 	if err := p.err(c.Command.Name); err != nil {
 		return err
 	}
-	if done, err := checkOrPrint(c, cfg); done {
+	if done, err := checkOrPrint(c, con, cfg); done {
 		return err
 	}
 	if opt.Registries, err = mplane.NewRegistries(cfg.supervisor.registries...); err != nil {

@@ -152,7 +152,7 @@ func (c *converter) mathProbe(e *element, dir string) {
 		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no log of that type", typ)
 	}
 	if section == "import-bulk" {
-		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default; it has --repoUrl for it, not a key: say --to math://HOST:PORT, and --since for --startTime")
+		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default; it has a flag repoUrl for it, not a key: say to = math://HOST:PORT, and since for its startTime")
 	}
 }
 

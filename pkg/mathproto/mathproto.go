@@ -17,12 +17,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"path"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -105,17 +105,17 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 		form = "math://probe:3001/STREAM"
 	}
 	wrong := func(shown, reason string) (URL, error) {
-		return URL{}, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
+		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
-	p, err := url.Parse(text)
+	p, err := dest.Parse(text)
 	if err != nil || !IsURL(text) {
 		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
 		return wrong(scheme+"://…", "it is no address of MATH")
 	}
-	if p.User != nil || p.RawQuery != "" || p.Fragment != "" {
-		return wrong(p.Redacted(), "it has more than host, port and stream")
+	if p.User != nil || len(p.Options) > 0 {
+		return wrong(dest.Redact(text), "it has more than host, port and stream")
 	}
-	u = URL{Addr: p.Host, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}
+	u = URL{Addr: p.Hosts, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}
 	if err := checkAddr(u.Addr); err != nil {
 		return wrong(text, err.Error())
 	}

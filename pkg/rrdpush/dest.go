@@ -4,25 +4,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
-
-// Redact returns a destination without its password.
-func Redact(dest string) string {
-	if u, err := url.Parse(dest); err == nil {
-		return u.Redacted()
-	}
-	return dest
-}
 
 // Dest is a destination that ParseDest has understood.
 type Dest struct {
@@ -41,8 +31,9 @@ type Dest struct {
 	creates int
 }
 
-const destHint = "known: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, " +
-	"whisper:DIR, http(s)://REPOSITORY:9000 and -"
+// Schemes are the kinds of destinations.
+var Schemes = dest.Schemes{"graphite://HOST:2003", "graphite+tls://", "graphite+pickle://HOST:2004", "graphite+pickle+tls://",
+	"whisper:DIR", "http://REPOSITORY:9000", "https://", "-"}
 
 // ParseDest reads a destination:
 //
@@ -51,79 +42,79 @@ const destHint = "known: graphite://HOST:2003, graphite+tls://, graphite+pickle:
 //	whisper:DIR[?schemas=FILE], or a bare DIR
 //	http://HOST:PORT, https://HOST:PORT   another tstatrepo's endpoint
 //	-                                     lines on standard output
-func ParseDest(dest string) (*Dest, error) {
-	fail := func(advice, format string, args ...any) (*Dest, error) {
-		return nil, hint.Usage(fmt.Sprintf(format, args...), advice)
-	}
-	d := &Dest{text: dest, creates: -1}
-	scheme, rest, ok := strings.Cut(dest, ":")
-	if !ok || strings.ContainsAny(scheme, "/.") {
-		scheme, rest = "whisper", dest
-	}
-	switch {
-	case dest == "-":
-		d.scheme = "-"
-		return d, nil
-	case scheme == "whisper":
-		d.scheme = "whisper"
-		dir, query, _ := strings.Cut(rest, "?")
-		values, err := url.ParseQuery(query)
-		if err != nil || dir == "" {
-			return fail("for example whisper:/srv/whisper", "it names no folder")
-		}
-		for key := range values {
-			if key != "schemas" {
-				return fail("known: schemas", "unknown parameter %s", key)
-			}
-		}
-		d.dir, d.schema = dir, values.Get("schemas")
-		return d, nil
-	case !slices.Contains([]string{"graphite", "graphite+tls", "graphite+pickle", "graphite+pickle+tls", "http", "https"}, scheme):
-		return fail(destHint, "unknown scheme %s", scheme)
-	}
-	u, err := url.Parse(dest)
-	if err != nil || u.Hostname() == "" {
-		return fail("for example "+scheme+"://localhost:2003", "it is no URL of a host")
-	}
-	if u.User != nil {
-		return fail("certificates tell who you are: `tls-cert` and `tls-key`", "it has a user name")
-	}
-	if scheme == "http" || scheme == "https" {
-		d.scheme, d.url = scheme, scheme+"://"+u.Host
-		if u.Path != "" && u.Path != "/" || u.RawQuery != "" {
-			return fail("the path is always "+exportPath, "it has a path")
-		}
-		return d, nil
-	}
-	d.scheme = "graphite"
-	d.pickle, d.tls = strings.Contains(scheme, "+pickle"), strings.HasSuffix(scheme, "+tls")
-	port := u.Port()
-	if port == "" {
-		port = "2003"
-		if d.pickle {
-			port = "2004"
-		}
-	}
-	d.addr = net.JoinHostPort(u.Hostname(), port)
-	if u.Path != "" && u.Path != "/" {
-		return fail("", "it has a path")
-	}
-	for key, values := range u.Query() {
-		value := values[0]
-		switch key {
-		case "new-metrics-per-minute":
-			if d.creates, err = strconv.Atoi(value); err != nil || d.creates < 0 {
-				return fail("0 means all at once", "new-metrics-per-minute: %q is not a whole number", value)
-			}
-		case "timeout":
-			if d.timeout, err = time.ParseDuration(value); err != nil || d.timeout <= 0 {
-				return fail("", "timeout: %q is not a duration like 90s", value)
-			}
-		default:
-			return fail("known: new-metrics-per-minute, timeout", "unknown parameter %s", key)
-		}
+func ParseDest(text string) (*Dest, error) {
+	d := &Dest{text: text, creates: -1}
+	if err := d.parse(); err != nil {
+		return nil, err
 	}
 	return d, nil
+}
+
+func (d *Dest) parse() error {
+	scheme, rest := dest.Split(d.text)
+	switch {
+	case d.text == "-":
+		d.scheme = "-"
+		return nil
+	case scheme == "" || scheme == "whisper":
+		return d.parseFolder(rest)
+	case !Schemes.Has(scheme):
+		return hint.Usage("unknown scheme "+scheme, "known: "+Schemes.String())
+	}
+	u, err := dest.Parse(d.text)
+	if err != nil {
+		return err
+	}
+	if u.User != nil {
+		return hint.Usage("it has a user name", "certificates tell who you are: `tls-cert` and `tls-key`")
+	}
+	port := "2003"
+	if d.pickle = strings.Contains(scheme, "+pickle"); d.pickle {
+		port = "2004"
+	}
+	addrs, err := u.Addrs(port)
+	if err != nil || len(addrs) > 1 {
+		return hint.Usage("it is no URL of a host", "for example "+scheme+"://localhost:"+port)
+	}
+	if u.Path != "" {
+		return hint.Usage("it has a path", "")
+	}
+	if scheme == "http" || scheme == "https" {
+		d.scheme, d.url = scheme, scheme+"://"+u.Hosts
+		return u.Options.Check("option")
+	}
+	d.scheme, d.addr, d.tls = "graphite", addrs[0], strings.HasSuffix(scheme, "+tls")
+	return d.parseOptions(u.Options)
+}
+
+func (d *Dest) parseFolder(rest string) error {
+	dir, options, err := dest.ParsePath(rest)
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		return hint.Usage("it names no folder", "for example whisper:/srv/whisper")
+	}
+	d.scheme, d.dir, d.schema = "whisper", dir, options["schemas"]
+	return options.Check("option", "schemas")
+}
+
+func (d *Dest) parseOptions(o dest.Options) error {
+	if err := o.Check("option", "new-metrics-per-minute", "timeout"); err != nil {
+		return err
+	}
+	var err error
+	if value, ok := o["new-metrics-per-minute"]; ok {
+		if d.creates, err = strconv.Atoi(value); err != nil || d.creates < 0 {
+			return hint.Usage(fmt.Sprintf("new-metrics-per-minute: %q is not a whole number", value), "0 means all at once")
+		}
+	}
+	if value, ok := o["timeout"]; ok {
+		if d.timeout, err = time.ParseDuration(value); err != nil || d.timeout <= 0 {
+			return hint.Usage(fmt.Sprintf("timeout: %q is not a duration like 90s", value), "")
+		}
+	}
+	return nil
 }
 
 // remote tells whether the destination is a peer that can be away.

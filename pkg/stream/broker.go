@@ -2,27 +2,26 @@ package stream
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // broker is a topic of Kafka or a stream of JetStream, as a URL names it.
 type broker struct {
-	scheme string   // kafka or nats
-	tls    bool     // the scheme ends with +tls
-	hosts  []string // host:port of one or more servers
-	user   *url.Userinfo
-	name   string // of the topic or stream
-	query  url.Values
+	scheme  string   // kafka or nats
+	tls     bool     // the scheme ends with +tls
+	hosts   []string // host:port of one or more servers
+	user    *url.Userinfo
+	name    string // of the topic or stream
+	options dest.Options
 }
 
 // wordChars are those of a name that is a token of a NATS subject, too.
@@ -45,54 +44,30 @@ func isTopic(name string) bool {
 	return isName(name, wordChars+".", 249) && name != "." && name != ".."
 }
 
-// isBroker reports whether a scheme is one of a broker.
-func isBroker(scheme string) bool {
-	return slices.Contains([]string{"kafka", "kafka+tls", "nats", "nats+tls"}, scheme)
-}
-
 // parseBroker reads SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...].
 // known are the options by scheme.
-func parseBroker(scheme, rest string, known map[string][]string) (*broker, error) {
-	b := &broker{scheme: strings.TrimSuffix(scheme, "+tls"), tls: strings.HasSuffix(scheme, "+tls")}
-	port, example := "4222", "nats://localhost:4222/TSTAT"
+func parseBroker(text string, known map[string][]string) (*broker, error) {
+	u, err := dest.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	scheme, tls := strings.CutSuffix(u.Scheme, "+tls")
+	b := &broker{scheme: scheme, tls: tls, user: u.User, name: u.Path, options: u.Options}
+	port, example := "4222", "for example nats://localhost:4222/TSTAT"
 	if b.scheme == "kafka" {
-		port, example = "9092", "kafka://localhost:9092/tstat"
+		port, example = "9092", "for example kafka://localhost:9092/tstat"
 	}
-	example = "for example " + example
-	rest, ok := strings.CutPrefix(rest, "//")
-	if !ok {
-		return nil, hint.Usage("it is no URL", example)
+	if b.hosts, err = u.Addrs(port); err != nil {
+		return nil, hint.Usage("it names no host and port", example)
 	}
-	rest, query, _ := strings.Cut(rest, "?")
-	hosts, name, _ := strings.Cut(rest, "/")
-	var err error
-	if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
-		u, err := url.Parse("//" + hosts[:i+1] + "host")
-		if err != nil || u.User == nil {
-			return nil, hint.Usage("it is no URL", "write special characters of a user's name as %XX")
-		}
-		b.user, hosts = u.User, hosts[i+1:]
-	}
-	for host := range strings.SplitSeq(hosts, ",") {
-		u, err := url.Parse("//" + host)
-		if err != nil || u.Host != host || u.Hostname() == "" {
-			return nil, hint.Usage("it names no host and port", example)
-		}
-		b.hosts = append(b.hosts, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
-	}
-	switch b.name = name; {
-	case b.scheme == "nats" && !isStream(name):
+	switch {
+	case b.scheme == "nats" && !isStream(b.name):
 		return nil, hint.Usage("it names no stream of letters, digits, '_' and '-'", example)
-	case b.scheme == "kafka" && !isTopic(name):
+	case b.scheme == "kafka" && !isTopic(b.name):
 		return nil, hint.Usage("it names no topic of letters, digits, '.', '_' and '-'", example)
 	}
-	if b.query, err = url.ParseQuery(query); err != nil {
-		return nil, hint.Usage("it is no URL", "write special characters of an option as %XX")
-	}
-	for _, key := range slices.Sorted(maps.Keys(b.query)) {
-		if !slices.Contains(known[b.scheme], key) {
-			return nil, hint.Usage(fmt.Sprintf("unknown option %q", key), "known: "+strings.Join(known[b.scheme], "=, ")+"=")
-		}
+	if err := b.options.Check("option", known[b.scheme]...); err != nil {
+		return nil, err
 	}
 	if b.scheme == "kafka" {
 		return b, b.checkSASL()
@@ -108,11 +83,11 @@ var consumerOptions = map[string][]string{
 
 // checkConsumer checks the options of a broker as a consumer.
 func (b *broker) checkConsumer() error {
-	text := b.query.Get("compress")
+	text := b.options["compress"]
 	if _, ok := compressions[text]; !ok {
 		return hint.Usage(fmt.Sprintf("unknown compression %q", text), "known: "+strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", "))
 	}
-	if text := b.query.Get("replicas"); text != "" {
+	if text := b.options["replicas"]; text != "" {
 		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
 			return hint.Usage(fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
 		}
@@ -186,7 +161,7 @@ const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"
 
 // password reads the password for Kafka.
 func (b *broker) password() (string, error) {
-	file := b.query.Get("password-file")
+	file := b.options["password-file"]
 	if file == "" {
 		return os.Getenv(passwordVariable), nil
 	}

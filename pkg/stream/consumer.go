@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
@@ -21,15 +21,15 @@ type consumer interface {
 	run(ctx context.Context) error
 }
 
-// schemes are the kinds of consumers.
-const schemes = "-, file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack://HOST:PORT, ack+tls://, kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://"
+// Consumers are the kinds of consumers.
+var Consumers = slices.Concat(dest.Schemes{"-", "file:DIR", "exec:COMMAND", "tcp://HOST:PORT", "tls://", "ack://HOST:PORT", "ack+tls://"}, Brokers)
 
 // target is where a consumer of a URL writes to.
 type target struct {
 	scheme string
-	rest   string   // DIR or COMMAND
-	url    *url.URL // of tcp, tls, ack and ack+tls
-	broker *broker  // of kafka and nats, with or without +tls
+	rest   string  // DIR or COMMAND
+	addr   string  // of tcp, tls, ack and ack+tls
+	broker *broker // of kafka and nats, with or without +tls
 	zstd   bool
 }
 
@@ -43,61 +43,63 @@ func parseConsumer(text string) (*target, error) {
 	if text == "-" {
 		return &target{scheme: "-"}, nil
 	}
-	scheme, rest, ok := strings.Cut(text, ":")
+	scheme, rest := dest.Split(text)
 	t := &target{scheme: scheme, rest: rest}
 	switch {
-	case !ok:
+	case !Consumers.Has(scheme):
+		return nil, hint.Usage("unknown kind of consumer", "known: "+Consumers.String())
 	case scheme == "file":
-		dir, query, _ := strings.Cut(rest, "?")
-		t.rest, t.zstd = dir, query == "compress=zstd"
-		switch {
-		case dir == "":
-			return nil, hint.Usage("it names no folder", "for example file:/srv/live or file:/srv/live?compress=zstd")
-		case query != "" && !t.zstd:
-			return nil, hint.Usage(fmt.Sprintf("unknown option %q", query), "known: compress=zstd")
-		}
-		return t, nil
+		return t, t.parseFolder()
 	case scheme == "exec":
 		if strings.TrimSpace(rest) == "" {
 			return nil, hint.Usage("it names no command", "for example exec:'grep -v 10.0.0.1 >>log'")
 		}
 		return t, nil
-	case isBroker(scheme):
+	case Brokers.Has(scheme):
 		var err error
-		if t.broker, err = parseBroker(scheme, rest, consumerOptions); err != nil {
+		if t.broker, err = parseBroker(text, consumerOptions); err != nil {
 			return nil, err
 		}
 		return t, t.broker.checkConsumer()
-	case slices.Contains([]string{"tcp", "tls", "ack", "ack+tls"}, scheme):
-		u, err := url.Parse(text)
-		if err != nil {
-			return nil, hint.Usage("it is no URL", "for example "+scheme+"://repository:9001")
-		}
-		t.url = u
-		return t, t.check()
 	}
-	return nil, hint.Usage("unknown kind of consumer", "known: "+schemes)
+	return t, t.parsePeer(text)
 }
 
-// check checks the URL of a consumer that is one peer.
-func (t *target) check() error {
-	u := t.url
-	switch {
-	case u.Hostname() == "" || u.Port() == "":
-		return hint.Usage("it names no host and port", "for example "+t.scheme+"://repository:9001")
-	case u.Path != "" || u.RawQuery != "" || u.User != nil:
-		return hint.Usage("nothing can follow or precede host and port", "for example "+t.scheme+"://repository:9001")
+func (t *target) parseFolder() error {
+	dir, options, err := dest.ParsePath(t.rest)
+	if err != nil {
+		return err
 	}
+	if dir == "" {
+		return hint.Usage("it names no folder", "for example file:/srv/live or file:/srv/live?compress=zstd")
+	}
+	if err := options.Check("option", "compress"); err != nil {
+		return err
+	}
+	how, compress := options["compress"]
+	if compress && how != "zstd" {
+		return hint.Usage(fmt.Sprintf("unknown compression %q", how), "known: zstd")
+	}
+	t.rest, t.zstd = dir, compress
 	return nil
 }
 
-// Redact returns the name of a consumer without its secrets.
-func Redact(text string) string {
-	scheme, rest, ok := strings.Cut(text, "://")
-	if i := strings.LastIndexByte(rest, '@'); ok && i >= 0 && isBroker(scheme) {
-		return scheme + "://xxxxx@" + rest[i+1:]
+// parsePeer reads the URL of a consumer that is one peer.
+func (t *target) parsePeer(text string) error {
+	example := "for example " + t.scheme + "://repository:9001"
+	u, err := dest.Parse(text)
+	if err != nil {
+		return hint.Add(err, example)
 	}
-	return text
+	addrs, err := u.Addrs("")
+	if err != nil {
+		return hint.Add(err, example)
+	}
+	if len(addrs) > 1 || u.Path != "" || len(u.Options) > 0 || u.User != nil {
+		return hint.Usage("nothing can follow or precede host and port", example)
+	}
+	t.addr = addrs[0]
+	return nil
 }
 
 // newConsumer makes the consumer that a queue is for. number tells it from
@@ -122,9 +124,9 @@ func newConsumer(h *hub, q *queue, text string, session string) (consumer, error
 	case "exec":
 		return newPump(q, out, openCommand(t.rest, h.opt.Stdout, h.opt.Stderr), back), nil
 	case "tcp", "tls":
-		return newPump(q, raw, openTCP(t.url.Host, files, h.opt.Peers), back), nil
+		return newPump(q, raw, openTCP(t.addr, files, h.opt.Peers), back), nil
 	case "ack", "ack+tls":
-		return newPump(q, raw, openAck(t.url.Host, files, h.opt.Peers, session), back), nil
+		return newPump(q, raw, openAck(t.addr, files, h.opt.Peers, session), back), nil
 	}
 	if t.broker.scheme == "kafka" {
 		return newPump(q, out, openKafka(t.broker, h, q, files), back), nil

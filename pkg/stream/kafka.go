@@ -47,7 +47,7 @@ var compressions = map[string]kgo.CompressionCodec{
 const saslMechanisms = "plain, scram-sha-256, scram-sha-512"
 
 func (b *broker) checkSASL() error {
-	mechanism := b.query.Get("sasl")
+	mechanism := b.options["sasl"]
 	_, secret := b.user.Password()
 	switch {
 	case mechanism != "" && !strings.Contains(", "+saslMechanisms+",", ", "+mechanism+","):
@@ -56,7 +56,7 @@ func (b *broker) checkSASL() error {
 		return hint.Usage("a password does not belong into a URL", "keep it in a file (?password-file=FILE) or in "+passwordVariable)
 	case mechanism != "" && b.user.Username() == "":
 		return hint.Usage("it names no user for sasl="+mechanism, "for example kafka+tls://tstat@localhost:9093/tstat?sasl="+mechanism)
-	case mechanism == "" && (b.user != nil || b.query.Has("password-file")):
+	case mechanism == "" && (b.user != nil || b.options["password-file"] != ""):
 		return hint.Usage("it names a user or password without a mechanism", "add sasl=, one of: "+saslMechanisms)
 	}
 	return nil
@@ -72,7 +72,7 @@ func kafkaOptions(b *broker, files *peer.TLS, peers peer.Networks, log *kafkaLog
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, addr, files, 0, peers) }),
 	}
 	user := b.user.Username()
-	switch mechanism := b.query.Get("sasl"); mechanism {
+	switch mechanism := b.options["sasl"]; mechanism {
 	case "plain":
 		opts = append(opts, kgo.SASL(saslplain.Plain(func(context.Context) (saslplain.Auth, error) {
 			pass, err := b.password()
@@ -200,7 +200,7 @@ func openKafka(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 		var err error
 		s.client, err = kgo.NewClient(append(kafkaOptions(b, files, h.opt.Peers, inner),
 			kgo.DefaultProduceTopic(b.name), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(int32(most)),
-			kgo.ProducerBatchCompression(compressions[b.query.Get("compress")]),
+			kgo.ProducerBatchCompression(compressions[b.options["compress"]]),
 			// A topic that is made anew is to be found again; checkTopic has seen it.
 			kgo.UnknownTopicRetries(-1))...)
 		if err != nil {

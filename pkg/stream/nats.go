@@ -84,7 +84,7 @@ func connectNATS(b *broker, files *peer.TLS, fail func(error)) (*nats.Conn, erro
 		nats.ClosedHandler(func(nc *nats.Conn) { fail(cmpErr(nc.LastError(), errClosedByPeer)) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(err) }),
 	}
-	if creds := b.query.Get("creds"); creds != "" {
+	if creds := b.options["creds"]; creds != "" {
 		opts = append(opts, nats.UserCredentials(creds))
 	}
 	if files != nil {
@@ -116,7 +116,7 @@ func (s *natsSession) prepare(ctx context.Context, b *broker) (err error) {
 	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(natsPending), jetstream.WithPublishAsyncTimeout(natsSilence)); err != nil {
 		return err
 	}
-	replicas, _ := strconv.Atoi(b.query.Get("replicas")) // was right when it was checked
+	replicas, _ := strconv.Atoi(b.options["replicas"]) // was right when it was checked
 	stream, err := s.js.Stream(ctx, s.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = s.js.CreateStream(ctx, jetstream.StreamConfig{

@@ -11,13 +11,14 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
-// sourceSchemes are the kinds of sources that are URLs.
-const sourceSchemes = "kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://"
+// Brokers are the kinds of sources that are URLs.
+var Brokers = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
 
 // sourceOptions are the options of brokers as sources.
 var sourceOptions = map[string][]string{
@@ -36,11 +37,10 @@ func CheckSource(text string) error {
 }
 
 func parseSource(text string) (*broker, error) {
-	scheme, rest, _ := strings.Cut(text, ":")
-	if !isBroker(scheme) {
-		return nil, hint.Usage("unknown kind of source", "known: "+sourceSchemes)
+	if scheme, _ := dest.Split(text); !Brokers.Has(scheme) {
+		return nil, hint.Usage("unknown kind of source", "known: "+Brokers.String())
 	}
-	b, err := parseBroker(scheme, rest, sourceOptions)
+	b, err := parseBroker(text, sourceOptions)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func parseSource(text string) (*broker, error) {
 	if b.scheme == "nats" {
 		valid = isStream
 	}
-	if group := b.query.Get("group"); b.query.Has("group") && !valid(group) {
+	if group, ok := b.options["group"]; ok && !valid(group) {
 		return nil, hint.Usage(fmt.Sprintf("%q is not the name of a group", group), "use letters, digits, '_' and '-'")
 	}
 	return b, nil
@@ -84,8 +84,8 @@ func newSource(h *hub, text, session string, number int) (brokerSource, error) {
 		window: newWindow(h.opt.Window), back: retry.New(h.opt.RetryMin, h.opt.RetryMax),
 		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
-	if b.query.Has("group") {
-		r.group = b.query.Get("group")
+	if group, ok := b.options["group"]; ok {
+		r.group = group
 	}
 	if b.tls {
 		r.files = &h.opt.TLS

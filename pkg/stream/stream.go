@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -202,7 +203,7 @@ func (r *run) open(ctx context.Context) error {
 	}
 	h.needRaw = opt.Format == Raw
 	add := func(text string, optional bool) error {
-		q := newQueue(Redact(text), optional, opt.Queue, new(consumerStats), r.log)
+		q := newQueue(dest.Redact(text), optional, opt.Queue, new(consumerStats), r.log)
 		c, err := newConsumer(h, q, text, fmt.Sprintf("%s-%d", r.ck.state.Session, len(r.consumers)+1))
 		if err != nil {
 			return err

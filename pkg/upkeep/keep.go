@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -65,8 +66,8 @@ func Start(ctx context.Context, opt Options) *Keeper {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	k := &Keeper{opt: opt, done: make(chan struct{})}
-	for _, dest := range opt.To {
-		k.status = append(k.status, Status{Store: stores.Redact(dest)})
+	for _, to := range opt.To {
+		k.status = append(k.status, Status{Store: dest.Redact(to)})
 	}
 	go func() {
 		defer close(k.done)

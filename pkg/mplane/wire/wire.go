@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
@@ -289,25 +290,27 @@ func (d Dialer) Open() (*Conn, error) {
 		}
 		text = scheme + text
 	}
-	u, err := url.Parse(text)
+	u, err := dest.Parse(text)
+	var path string
+	if err == nil {
+		if _, err = u.Addrs("80"); err == nil {
+			path, err = url.PathUnescape(u.Path)
+		}
+	}
 	switch {
 	case err != nil:
-		shown := d.URL
-		if i := strings.LastIndexByte(shown, '@'); i >= 0 { // what is before may be a password
-			shown = "xxxxx" + shown[i:]
-		}
-		return nil, usage("%q is not a URL", shown)
-	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, usage("%q is not the URL of an mPlane peer", u.Redacted())
+		return nil, usage("%q is not a URL", dest.Redact(d.URL))
+	case u.Scheme != "http" && u.Scheme != "https" || strings.Contains(u.Hosts, ",") || u.User != nil || len(u.Options) > 0 || strings.Contains(u.Path, "#"):
+		return nil, usage("%q is not the URL of an mPlane peer", dest.Redact(text))
 	case u.Scheme == "http" && d.TLS.Enabled():
 		return nil, usage("%s is without TLS, but certificates are given", u)
 	}
 	if _, err := d.TLS.Client(); err != nil {
 		return nil, err
 	}
-	u.Path = strings.TrimSuffix(u.Path, "/")
+	root := &url.URL{Scheme: u.Scheme, Host: u.Hosts, Path: strings.TrimSuffix("/"+path, "/")}
 	timeout := cmp.Or(d.Timeout, 30*time.Second)
-	return &Conn{u, cmp.Or(d.Identity, mplane.Anonymous), &http.Client{
+	return &Conn{root, cmp.Or(d.Identity, mplane.Anonymous), &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,

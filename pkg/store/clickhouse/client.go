@@ -20,10 +20,10 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 )
 
@@ -60,7 +60,7 @@ const (
 )
 
 func newClient(text string, cfg *config, opt Options) (*client, error) {
-	c := &client{cfg: cfg, url: pg.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0],
+	c := &client{cfg: cfg, url: dest.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0],
 		connect: connectTimeout, stall: stallTimeout, whole: wholeTimeout}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -354,7 +354,7 @@ func mark(err error) error {
 			fileCodes[se.code] && systemPasses.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
 			return sqlstore.Transient(err)
 		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
-			return hint.Add(err, "give the password in CLICKHOUSE_PASSWORD or ?password_file=FILE, not on the command line")
+			return hint.Add(err, "give the password in CLICKHOUSE_PASSWORD or ?password-file=FILE, not on the command line")
 		case se.code == codeAccessDenied, se.code == codeReadonly:
 			return hint.Add(err, "the user needs the rights to read, insert into, create and alter tables of the database")
 		case se.code == 0:

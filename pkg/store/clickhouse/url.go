@@ -3,14 +3,12 @@ package clickhouse
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -31,7 +29,7 @@ type config struct {
 }
 
 // settings are those that a URL may have.
-var settings = []string{"ca", "cert", "cluster", "columns", "key", "password_file", "tls"}
+var settings = []string{"ca", "cert", "cluster", "columns", "key", "password-file", "tls"}
 
 // Ports of ClickHouse's HTTP interface.
 const (
@@ -39,7 +37,7 @@ const (
 	portHTTPS = "8443"
 )
 
-const urlHint = "for example clickhouse://user@host:8123/database; write special characters as %XX, and keep the password in CLICKHOUSE_PASSWORD or password_file"
+const urlHint = "for example clickhouse://user@host:8123/database; write special characters as %XX, and keep the password in CLICKHOUSE_PASSWORD or password-file"
 
 var pathName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
@@ -50,60 +48,50 @@ func Check(text string) error {
 }
 
 // parse reads clickhouse://[USER[:PASSWORD]@]HOST[:PORT][,...][/DATABASE][?SETTINGS].
-// Its errors hold nothing of what may be a password.
 func parse(text string) (*config, error) {
-	_, rest, _ := strings.Cut(text, "://")
-	rest, query, _ := strings.Cut(rest, "?")
-	values, err := url.ParseQuery(query)
+	u, err := dest.Parse(text)
 	if err != nil {
-		return nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
+		return nil, err
 	}
-	for name, v := range values {
-		if !slices.Contains(settings, name) {
-			return nil, hint.Usage(fmt.Sprintf("unknown setting %q", name), "known: "+strings.Join(settings, ", "))
-		}
-		if len(v) > 1 {
-			return nil, hint.Usage(name+" is given twice", "name it once")
-		}
+	o := u.Options
+	if err := o.Check("setting", settings...); err != nil {
+		return nil, err
 	}
-	c := &config{user: "default", database: "default"}
-	bad := func(reason string) (*config, error) { return nil, hint.Usage(reason, urlHint) }
-	authority, database, hasDatabase := strings.Cut(rest, "/")
-	if i := strings.LastIndexByte(rest, '@'); i > len(authority) {
-		return bad("it is no URL of a database")
+	c := &config{user: "default", database: "default", cluster: o["cluster"], passwordFile: o["password-file"]}
+	if strings.Contains(u.Path, "@") { // a password with a slash
+		return nil, hint.Usage("it is no URL of a database", urlHint)
 	}
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		user, password, has := strings.Cut(authority[:i], ":")
-		var errUser, errPassword error
-		c.user, errUser = url.PathUnescape(user)
-		c.password, errPassword = url.PathUnescape(password)
-		if errUser != nil || errPassword != nil {
-			return bad("its user and password cannot be read")
-		}
-		c.hasPassword = has
-		authority = authority[i+1:]
+	if u.User != nil {
+		c.user = u.User.Username()
+		c.password, c.hasPassword = u.User.Password()
 	}
-	if hasDatabase && database != "" {
-		if c.database, err = url.PathUnescape(database); err != nil || strings.Contains(c.database, "/") {
-			return bad("its database cannot be read")
+	if u.Path != "" {
+		if c.database, err = url.PathUnescape(u.Path); err != nil || strings.Contains(c.database, "/") {
+			return nil, hint.Usage("its database cannot be read", urlHint)
 		}
 	}
-	c.cluster, c.passwordFile = values.Get("cluster"), values.Get("password_file")
 	if c.cluster != "" && !pathName.MatchString(c.database) { // it is part of a path in ZooKeeper
 		return nil, hint.Usage("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
 	}
-	if c.columns, err = sqlstore.ParseColumns(values.Get("columns")); err != nil {
+	if c.columns, err = sqlstore.ParseColumns(o["columns"]); err != nil {
 		return nil, err
 	}
-	if err := c.parseTLS(values); err != nil {
+	if err := c.parseTLS(o); err != nil {
 		return nil, err
 	}
-	return c, c.parseHosts(authority)
+	port := portHTTP
+	if c.secure {
+		port = portHTTPS
+	}
+	if c.hosts, err = u.Addrs(port); err != nil {
+		return nil, hint.Usage("it names no server", urlHint)
+	}
+	return c, nil
 }
 
-func (c *config) parseTLS(values url.Values) error {
-	c.tls = peer.TLS{Cert: values.Get("cert"), Key: values.Get("key"), CA: values.Get("ca")}
-	switch v := values.Get("tls"); v {
+func (c *config) parseTLS(o dest.Options) error {
+	c.tls = peer.TLS{Cert: o["cert"], Key: o["key"], CA: o["ca"]}
+	switch v := o["tls"]; v {
 	case "":
 		c.secure = c.tls.Enabled()
 	case "on":
@@ -117,25 +105,6 @@ func (c *config) parseTLS(values url.Values) error {
 	}
 	if (c.tls.Cert == "") != (c.tls.Key == "") {
 		return hint.Usage("a certificate and its key belong together", "give cert and key")
-	}
-	return nil
-}
-
-func (c *config) parseHosts(authority string) error {
-	for host := range strings.SplitSeq(authority, ",") {
-		port := portHTTP
-		if c.secure {
-			port = portHTTPS
-		}
-		if h, p, err := net.SplitHostPort(host); err == nil {
-			host, port = h, p
-		} else {
-			host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-		}
-		if n, err := strconv.ParseUint(port, 10, 16); host == "" || strings.ContainsAny(host, "@/ ") || strings.Contains(host, ":") && net.ParseIP(host) == nil || err != nil || n == 0 {
-			return hint.Usage("it names no server", urlHint)
-		}
-		c.hosts = append(c.hosts, net.JoinHostPort(host, port))
 	}
 	return nil
 }

@@ -9,12 +9,12 @@
 package dbstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
@@ -114,24 +115,18 @@ func parse(text string) (dsn string, c config, err error) {
 	if err != nil {
 		return "", c, err
 	}
-	get := func(name, def string) string {
-		if v := own.Get(name); v != "" {
-			return v
-		}
-		return def
-	}
-	c.schema, c.template, c.tablespace = get("schema", defaultSchema), own.Get("template"), own.Get("tablespace")
-	if c.form, err = pg.ParseForm(own.Get("copy")); err != nil {
+	c.schema, c.template, c.tablespace = cmp.Or(own["schema"], defaultSchema), own["template"], own["tablespace"]
+	if c.form, err = pg.ParseForm(own["copy"]); err != nil {
 		return "", c, err
 	}
-	if c.columns, err = sqlstore.ParseColumns(own.Get("columns")); err != nil {
+	if c.columns, err = sqlstore.ParseColumns(own["columns"]); err != nil {
 		return "", c, err
 	}
-	c.analyze = get("analyze", "light")
+	c.analyze = cmp.Or(own["analyze"], "light")
 	if !slices.Contains([]string{"light", "window", "end", "none"}, c.analyze) {
 		return "", c, hint.Usage("analyze="+c.analyze+" is unknown", "known: light, window, end, none")
 	}
-	if c.scheduler, err = parseScheduler(own.Get("scheduler")); err != nil {
+	if c.scheduler, err = parseScheduler(own["scheduler"]); err != nil {
 		return "", c, err
 	}
 	c.window, err = parseWindow(own)
@@ -139,8 +134,8 @@ func parse(text string) (dsn string, c config, err error) {
 }
 
 // parseWindow reads the length of the windows, like 600s or 1h.
-func parseWindow(own url.Values) (int64, error) {
-	text := own.Get("window")
+func parseWindow(own dest.Options) (int64, error) {
+	text := own["window"]
 	if text == "" {
 		return int64(defaultWindow / time.Second), nil
 	}

@@ -12,9 +12,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -57,31 +56,24 @@ type Options struct {
 
 // SplitURL takes the settings that own names out of the query of a database
 // URL, SCHEME://USER@HOST/DATABASE?..., and gives the rest to libpq's rules.
-func SplitURL(text string, own ...string) (dsn string, settings url.Values, err error) {
-	_, rest, _ := strings.Cut(text, "://")
-	rest, query, _ := strings.Cut(rest, "?")
-	values, err := url.ParseQuery(query)
+func SplitURL(text string, own ...string) (dsn string, settings dest.Options, err error) {
+	u, err := dest.Parse(text)
 	if err != nil {
-		return "", nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
+		return "", nil, err
 	}
-	settings = url.Values{}
-	for _, name := range own {
-		if v, ok := values[name]; ok {
-			if len(v) > 1 {
-				return "", nil, hint.Usage(fmt.Sprintf("%s is given twice", name), "name it once")
-			}
+	settings = dest.Options{}
+	for name, v := range u.Options {
+		if slices.Contains(own, name) {
 			settings[name] = v
-			values.Del(name)
+			delete(u.Options, name)
 		}
 	}
-	dsn = "postgres://" + rest
-	if len(values) > 0 {
-		dsn += "?" + values.Encode()
-	}
+	u.Scheme = "postgres"
+	dsn = u.String()
 	if _, err := parseConfig(dsn); err != nil {
 		return "", nil, err
 	}
-	for name := range values {
+	for name := range u.Options {
 		if !libpq[name] {
 			return "", nil, hint.Usage(fmt.Sprintf("unknown setting %q", name), "known: "+strings.Join(own, ", ")+", and libpq's, like sslmode")
 		}
@@ -120,20 +112,6 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("it is no URL of a database", advice)
 }
 
-var (
-	userPassword = regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`)
-	// What follows a name and a colon is a port, or a password whose host was
-	// forgotten.
-	noPort        = regexp.MustCompile(`(?s)^([^:]*://[^:/?#@\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`)
-	queryPassword = regexp.MustCompile(`(?i)([?&](?:ssl)?password=)[^&#]*`)
-)
-
-// Redact returns a URL without its passwords, also if it is malformed.
-func Redact(text string) string {
-	text = noPort.ReplaceAllString(userPassword.ReplaceAllString(text, "${1}xxxxx@"), "${1}xxxxx")
-	return queryPassword.ReplaceAllString(text, "${1}xxxxx")
-}
-
 // Open connects to the database at dsn, as SplitURL returned it. name is how
 // messages call it; its passwords are masked.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
@@ -144,7 +122,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &DB{Log: opt.Log, url: Redact(name), retry: opt.RetryTimeout, form: opt.Form, open: map[*Tx]bool{}}
+	d := &DB{Log: opt.Log, url: dest.Redact(name), retry: opt.RetryTimeout, form: opt.Form, open: map[*Tx]bool{}}
 	c := cfg.ConnConfig
 	// Statements of their own need no memory of the server, and suit
 	// connection poolers.

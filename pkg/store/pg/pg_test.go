@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
@@ -24,7 +25,7 @@ func TestSecrets(t *testing.T) {
 		"postgres://h/db?password=s3cret", "postgres://h/db?user=x&password=s3cret&sslmode=no", "postgres://h/db?sslpassword=s3cret&port=x",
 		"postgres://u:s3 cret@h/db?x=y", "postgres://h/db?PASSWORD=s3cret%zz",
 	} {
-		if got := Redact(url); strings.Contains(got, "s3c") || strings.Contains(got, "cret") {
+		if got := dest.Redact(url); strings.Contains(got, "s3c") || strings.Contains(got, "cret") {
 			t.Errorf("%s: redacted %s", url, got)
 		}
 		dsn, _, err := SplitURL(url, "schema")
@@ -41,7 +42,7 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	for _, url := range []string{"postgres://u@h:5432/db", "postgres://h:5432,g:5433/db?sslmode=require", "postgres://u@[::1]:5432/db", "postgres:///db?host=/tmp"} {
-		if got := Redact(url); got != url {
+		if got := dest.Redact(url); got != url {
 			t.Errorf("%s became %s", url, got)
 		}
 		if _, _, err := SplitURL(url); err != nil {

@@ -10,13 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
@@ -59,13 +59,13 @@ func Check(text string) error {
 	return err
 }
 
-func parse(text string) (string, url.Values, error) {
+func parse(text string) (string, dest.Options, error) {
 	dsn, own, err := pg.SplitURL(text, settings...)
 	if err != nil {
 		return "", nil, err
 	}
-	if _, err = sqlstore.ParseColumns(own.Get("columns")); err == nil {
-		_, err = pg.ParseForm(own.Get("copy"))
+	if _, err = sqlstore.ParseColumns(own["columns"]); err == nil {
+		_, err = pg.ParseForm(own["copy"])
 	}
 	return dsn, own, err
 }
@@ -76,13 +76,13 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt.Form, _ = pg.ParseForm(own.Get("copy"))
+	opt.Form, _ = pg.ParseForm(own["copy"])
 	db, err := pg.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{DB: db, schema: own.Get("schema"), tables: map[string]*table{}}
-	s.columns, _ = sqlstore.ParseColumns(own.Get("columns"))
+	s := &Store{DB: db, schema: own["schema"], tables: map[string]*table{}}
+	s.columns, _ = sqlstore.ParseColumns(own["columns"])
 	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err

@@ -2,6 +2,7 @@
 package stores
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhouse"
@@ -40,45 +42,51 @@ type Options struct {
 
 // kind is one kind of store.
 type kind struct {
-	// open opens the store that dest, SCHEME:REST, names.
-	open func(ctx context.Context, dest, rest string, opt Options) (store.Store, error)
+	form string // see dest.Schemes
+	// open opens the store that text, SCHEME:REST, names.
+	open func(ctx context.Context, text, rest string, opt Options) (store.Store, error)
 	// check reports what is wrong with a URL; nil for stores in folders.
-	check func(dest string) error
+	check func(text string) error
 }
 
-var kinds = map[string]kind{
-	"parquet": {open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
-		return parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log})
+var kinds = []kind{
+	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
+		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
-	"copy": {open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
-		return copy.Open(ctx, dir, opt.ReadOnly, opt.Log)
+	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
+		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))
 	}},
-	"postgres":   {openPostgres, postgres.Check},
-	"postgresql": {openPostgres, postgres.Check},
-	"dbstream":   {openDBStream, dbstream.Check},
-	"clickhouse": {openClickHouse, clickhouse.Check},
+	{"postgres://user@host/database", openPostgres, postgres.Check},
+	{"postgresql://", openPostgres, postgres.Check},
+	{"dbstream://user@host/database", openDBStream, dbstream.Check},
+	{"clickhouse://user@host/database", openClickHouse, clickhouse.Check},
+}
+
+// Schemes returns the kinds of stores.
+func Schemes() dest.Schemes {
+	var s dest.Schemes
+	for _, k := range kinds {
+		s = append(s, k.form)
+	}
+	return s
 }
 
 func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
 
-func openPostgres(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
-	s, err := postgres.Open(ctx, dest, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
 }
 
-func openDBStream(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
-	s, err := dbstream.Open(ctx, dest, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+func openDBStream(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+	return opened(dbstream.Open(ctx, text, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType}))
 }
 
-func openClickHouse(ctx context.Context, dest, _ string, opt Options) (store.Store, error) {
-	s, err := clickhouse.Open(ctx, dest, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly})
+func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+	return opened(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
+}
+
+// opened returns a store as what all have in common; nil with an error.
+func opened[S store.Store](s S, err error) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +95,12 @@ func openClickHouse(ctx context.Context, dest, _ string, opt Options) (store.Sto
 
 // HasStreams reports whether a destination's tables are named by
 // Options.Stream.
-func HasStreams(dest string) bool { return strings.HasPrefix(dest, "dbstream:") }
+func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
 
 // InFolder reports whether a destination is a folder, not a server.
-func InFolder(dest string) bool {
-	scheme, _, err := Parse(dest)
-	return err == nil && kinds[scheme].check == nil
+func InFolder(text string) bool {
+	k, _, err := parse(text)
+	return err == nil && k.check == nil
 }
 
 // CheckStream reports what is wrong with Options.Stream for logs of a probe
@@ -117,58 +125,43 @@ func CheckStream(stream, probe string, types []string) error {
 	return first
 }
 
-// Parse splits a destination into scheme and rest. A bare path means
-// parquet; one with a ':' needs a "./" before it. A usage error, without the
-// destination, says that it names no store.
-func Parse(dest string) (scheme, rest string, err error) {
-	scheme, rest, ok := strings.Cut(dest, ":")
-	if !ok || strings.ContainsAny(scheme, "/.") {
-		scheme, rest = "parquet", dest
-	}
-	k, ok := kinds[scheme]
-	if !ok {
-		return "", "", hint.Usage("unknown scheme "+scheme, "known: "+strings.Join(schemes(), ", ")+"; a folder with ':' in its name needs ./ before it")
-	}
-	if rest == "" {
-		return "", "", hint.Usage("it names no folder", "for example parquet:/srv/tstat")
-	}
-	if k.check == nil {
-		return scheme, rest, nil
-	}
-	if !strings.HasPrefix(rest, "//") {
-		return "", "", hint.Usage("it is no URL of a database", "for example "+scheme+"://user@host/database")
-	}
-	return scheme, rest, k.check(dest)
-}
-
-// Redact returns a destination without its passwords.
-func Redact(dest string) string { return pg.Redact(dest) }
-
-// schemes returns the known schemes, each with what follows it, sorted.
-func schemes() []string {
-	var s []string
-	for name, k := range kinds {
-		if k.check != nil {
-			name += "://"
-		} else {
-			name += ":"
-		}
-		s = append(s, name)
-	}
-	slices.Sort(s)
-	return s
-}
-
-// Open opens the store that dest names: SCHEME:REST, or a bare path, which
+// Check reports what is wrong with a destination, SCHEME:REST. A bare path
 // means parquet.
-func Open(ctx context.Context, dest string, opt Options) (store.Store, error) {
-	scheme, rest, err := Parse(dest)
-	if err != nil {
-		return nil, fmt.Errorf("destination %q: %w", pg.Redact(dest), err)
+func Check(text string) error {
+	_, _, err := parse(text)
+	return err
+}
+
+func parse(text string) (k kind, rest string, err error) {
+	scheme, rest := dest.Split(text)
+	scheme = cmp.Or(scheme, "parquet")
+	i := slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.form, scheme+":") })
+	if i < 0 {
+		return k, "", hint.Usage("unknown scheme "+scheme,
+			"known: "+strings.Join(slices.Sorted(slices.Values(Schemes().Prefixes())), ", ")+"; a folder with ':' in its name needs ./ before it")
 	}
-	s, err := kinds[scheme].open(ctx, dest, rest, opt)
+	k = kinds[i]
+	switch {
+	case rest == "":
+		err = hint.Usage("it names no folder", "for example parquet:/srv/tstat")
+	case k.check == nil:
+	case !strings.HasPrefix(rest, "//"):
+		err = hint.Usage("it is no URL of a database", "for example "+scheme+"://user@host/database")
+	default:
+		err = k.check(text)
+	}
+	return k, rest, err
+}
+
+// Open opens the store that a destination names, see Check.
+func Open(ctx context.Context, text string, opt Options) (store.Store, error) {
+	k, rest, err := parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", pg.Redact(dest), err)
+		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
+	}
+	s, err := k.open(ctx, text, rest, opt)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dest.Redact(text), err)
 	}
 	return s, nil
 }

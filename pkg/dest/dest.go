@@ -1,0 +1,230 @@
+// Package dest reads the URLs of destinations and sources. They have one
+// grammar:
+//
+//	SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/PATH][?OPTION=VALUE&...]
+//	SCHEME:PATH[?OPTION=VALUE&...]
+//	PATH
+//
+// Special characters of user, password, path and options are written as %XX.
+// Names of options have hyphens. All errors are usage errors, and hold nothing
+// that may be a password.
+package dest
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+)
+
+// URL is a URL with hosts.
+type URL struct {
+	Scheme string
+	// Rest is the text between "://" and "?", for programs with a grammar of
+	// their own. User, Hosts and Path are its parts.
+	Rest    string
+	User    *url.Userinfo // nil if there is none
+	Hosts   string        // HOST[:PORT], joined by commas; see Addrs
+	Path    string        // the text after the first slash, as it is written
+	Options Options
+}
+
+// Options are the options of a URL by their names.
+type Options map[string]string
+
+// Split returns the scheme of a destination and the text after its colon. A
+// path has the scheme "". If it has a colon, a slash or dot must come first, as
+// in ./a:b.
+func Split(text string) (scheme, rest string) {
+	scheme, rest, ok := strings.Cut(text, ":")
+	if !ok || strings.ContainsAny(scheme, "/.") {
+		return "", text
+	}
+	return scheme, rest
+}
+
+// ParsePath splits the text after the colon of a scheme without hosts.
+func ParsePath(rest string) (path string, options Options, err error) {
+	path, query, _ := strings.Cut(rest, "?")
+	options, err = parseOptions(query)
+	return path, options, err
+}
+
+// Parse splits a URL with hosts. Its hosts and options are still to be checked,
+// see Addrs and Check.
+func Parse(text string) (*URL, error) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return nil, hint.Usage("it is no URL", "write it as SCHEME://HOST:PORT")
+	}
+	u := &URL{Scheme: scheme}
+	u.Rest, rest, _ = strings.Cut(rest, "?")
+	var err error
+	if u.Options, err = parseOptions(rest); err != nil {
+		return nil, err
+	}
+	u.Hosts, u.Path, _ = strings.Cut(u.Rest, "/")
+	if i := strings.LastIndexByte(u.Hosts, '@'); i >= 0 {
+		if u.User, err = parseUser(u.Hosts[:i]); err != nil {
+			return nil, err
+		}
+		u.Hosts = u.Hosts[i+1:]
+	}
+	return u, nil
+}
+
+func parseUser(text string) (*url.Userinfo, error) {
+	name, password, has := strings.Cut(text, ":")
+	name, err := url.PathUnescape(name)
+	if err == nil {
+		password, err = url.PathUnescape(password)
+	}
+	switch {
+	case err != nil: // which quotes the password
+		return nil, hint.Usage("its user and password cannot be read", "write special characters as %XX")
+	case has:
+		return url.UserPassword(name, password), nil
+	}
+	return url.User(name), nil
+}
+
+func parseOptions(query string) (Options, error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
+	}
+	o := Options{}
+	for name, v := range values {
+		if len(v) > 1 {
+			return nil, hint.Usage(name+" is given twice", "name it once")
+		}
+		o[name] = v[0]
+	}
+	return o, nil
+}
+
+// Check returns an error if there is an option that is not known. noun is what
+// it calls an option. Options that older versions wrote with '_' get the names
+// of today.
+func (o Options) Check(noun string, known ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		if slices.Contains(known, name) {
+			continue
+		}
+		today := strings.ReplaceAll(name, "_", "-")
+		if !slices.Contains(known, today) {
+			advice := "there are none"
+			if len(known) > 0 {
+				advice = "known: " + strings.Join(known, ", ")
+			}
+			return hint.Usage(fmt.Sprintf("unknown %s %q", noun, name), advice)
+		}
+		if _, twice := o[today]; twice {
+			return hint.Usage(today+" is given twice", "name it once")
+		}
+		o[today] = o[name]
+		delete(o, name)
+	}
+	return nil
+}
+
+// Addrs returns host and port of each host. port is the default; if it is "",
+// each host must have one.
+func (u *URL) Addrs(port string) ([]string, error) {
+	var addrs []string
+	for text := range strings.SplitSeq(u.Hosts, ",") {
+		h, err := url.Parse("//" + text)
+		isBareIPv6 := err == nil && strings.Contains(h.Hostname(), ":") && !strings.HasPrefix(h.Host, "[")
+		if err != nil || isBareIPv6 || h.User != nil || h.Path != "" || h.RawQuery != "" || h.Fragment != "" {
+			return nil, hint.Usage("it is no URL", "write it as SCHEME://HOST:PORT")
+		}
+		p := cmp.Or(h.Port(), port)
+		if h.Hostname() == "" || p == "" {
+			return nil, hint.Usage("it names no host and port", "write it as SCHEME://HOST:PORT")
+		}
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, hint.Usage("it is no URL", "a port is a number up to 65535")
+		}
+		addrs = append(addrs, net.JoinHostPort(h.Hostname(), p))
+	}
+	return addrs, nil
+}
+
+// String returns the URL, with its password if it has one.
+func (u *URL) String() string {
+	s := u.Scheme + "://" + u.Rest
+	if len(u.Options) == 0 {
+		return s
+	}
+	values := url.Values{}
+	for name, v := range u.Options {
+		values.Set(name, v)
+	}
+	return s + "?" + values.Encode()
+}
+
+// secrets are what Redact hides, one after the other.
+var secrets = []struct {
+	pattern *regexp.Regexp
+	shown   string
+}{
+	// With an @ in the option, no part of the URL is certain.
+	{regexp.MustCompile(`(?is)^([^:]*://).*[?&][^=&]*(?:password|passwd|secret|token)=[^&]*@.*`), "${1}xxxxx"},
+	// A name alone is a token for NATS.
+	{regexp.MustCompile(`(?s)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
+	{regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`), "${1}xxxxx@"},
+	// What follows a name and a colon is a port, or a password whose host was
+	// forgotten.
+	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#@\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
+	{regexp.MustCompile(`(?is)([?&][^=&]*(?:password|passwd|secret|token)=)[^&]*`), "${1}xxxxx"},
+	// Settings of libpq.
+	{regexp.MustCompile(`(?i)((?:^|[\s:])\w*(?:password|passwd|secret|token)=)\S+`), "${1}xxxxx"},
+}
+
+// Redact returns a URL without its passwords. The URL may be malformed: Redact
+// hides too much rather than too little.
+func Redact(text string) string {
+	for _, s := range secrets {
+		text = s.pattern.ReplaceAllString(text, s.shown)
+	}
+	return text
+}
+
+// Schemes are the kinds of destinations or sources that a command knows, as
+// help and errors show them: "parquet:DIR" or "kafka://HOST:PORT/TOPIC".
+type Schemes []string
+
+// String returns the list, for people.
+func (s Schemes) String() string { return strings.Join(s, ", ") }
+
+// Prefixes returns what each starts with, for completion: "parquet:" or
+// "kafka://".
+func (s Schemes) Prefixes() []string {
+	var list []string
+	for _, form := range s {
+		scheme, rest, ok := strings.Cut(form, ":")
+		switch {
+		case ok && strings.HasPrefix(rest, "//"):
+			scheme += "://"
+		case ok:
+			scheme += ":"
+		}
+		list = append(list, scheme)
+	}
+	return list
+}
+
+// Has reports whether a scheme is in the list.
+func (s Schemes) Has(scheme string) bool {
+	return slices.ContainsFunc(s, func(form string) bool {
+		name, _, _ := strings.Cut(form, ":")
+		return name == scheme
+	})
+}
