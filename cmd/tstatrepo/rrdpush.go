@@ -17,7 +17,6 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
-	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -148,8 +147,8 @@ func rrdPushCommand(con *console) *cli.Command {
 	}
 }
 
-// runRRDPush turns flags and config into the options of one rrdpush.Run or
-// rrdpush.Serve and reports its result.
+// runRRDPush turns flags and config into the options of a pusher or an
+// endpoint, runs it and reports its result.
 func runRRDPush(c *cli.Context, con *console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
@@ -175,47 +174,48 @@ func runRRDPush(c *cli.Context, con *console) error {
 		if len(r.sources) > 0 {
 			return usagef("rrd-push takes an RRD_DIR or --listen, not both")
 		}
-		return r.serve(c.Context, con, opt, r.endpoint(opt, listen))
+		return r.serve(c.Context, rrdpush.EndpointOptions{Target: opt.Target, Listen: listen})
 	}
 	if len(r.sources) != 1 {
 		return hint.Add(usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles")
 	}
 	opt.Dir = r.sources[0]
-	if r.metricsFile != "" {
-		opt.Passed = func(sum *rrdpush.Summary, failure error) {
-			if err := writePushMetrics(r.metricsFile, opt.Probe, sum, failure, time.Now()); err != nil {
-				opt.Log.Warn("metrics file was not written", "err", err)
-			}
+	push, err := rrdpush.New(opt)
+	if err != nil {
+		return err
+	}
+	var sum *rrdpush.Summary
+	for sum, err = range push.Run(c.Context) {
+		if r.metricsFile == "" || r.every == 0 || c.Context.Err() != nil {
+			continue
+		}
+		if err := writePushMetrics(r.metricsFile, opt.Probe, sum, err, time.Now()); err != nil {
+			opt.Log.Warn("metrics file was not written", "err", err)
 		}
 	}
-	sum, err := rrdpush.Run(c.Context, opt)
-	err = orInterrupt(c.Context, err)
-	if sum != nil {
-		err = errors.Join(err, r.report(c.App.Writer, con, sum))
+	if r.every != 0 {
+		err = context.Cause(c.Context)
 	}
+	err = orInterrupt(c.Context, errors.Join(err, push.Close()))
+	err = errors.Join(err, r.report(c.App.Writer, con, sum))
 	if r.metricsFile != "" && !r.dryRun && r.every == 0 {
 		err = errors.Join(err, writePushMetrics(r.metricsFile, opt.Probe, sum, err, time.Now()))
 	}
 	return err
 }
 
-// endpoint returns the options of one that takes points of other probes.
-func (r *rrdPush) endpoint(opt rrdpush.Options, listen []peer.Options) rrdpush.EndpointOptions {
-	return rrdpush.EndpointOptions{
-		Listen: listen, Dest: opt.Dest, Probe: opt.Probe, Prefix: opt.Prefix, Naming: opt.Naming, Negative: opt.Negative,
-		RetryTimeout: opt.RetryTimeout, SpoolSize: opt.SpoolSize, StateDir: opt.StateDir, TLS: opt.TLS, Stdout: opt.Stdout, Log: opt.Log,
-	}
-}
-
 // serve takes points of other probes until a signal comes.
-func (r *rrdPush) serve(ctx context.Context, con *console, opt rrdpush.Options, e rrdpush.EndpointOptions) error {
-	e.Ready = func(addrs []string) { opt.Log.Info("listening", "address", strings.Join(addrs, " ")) }
-	sum, err := rrdpush.Serve(ctx, e)
-	err = orInterrupt(ctx, err)
-	if sum == nil || !r.json {
+func (r *rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error {
+	e, err := rrdpush.NewEndpoint(opt)
+	if err != nil {
 		return err
 	}
-	text, jsonErr := losslessjson.MarshalIndent(sum, "", "  ")
+	opt.Log.Info("listening", "address", strings.Join(e.Addrs(), " "))
+	err = orInterrupt(ctx, e.Run(ctx))
+	if !r.json {
+		return err
+	}
+	text, jsonErr := losslessjson.MarshalIndent(e.Stats(), "", "  ")
 	if jsonErr == nil {
 		_, jsonErr = opt.Stdout.Write(append(text, '\n'))
 	}
@@ -224,7 +224,7 @@ func (r *rrdPush) serve(ctx context.Context, con *console, opt rrdpush.Options, 
 
 var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 
-// options checks the settings and turns them into options of rrdpush.Run.
+// options checks the settings and turns them into the options of a pusher.
 func (r *rrdPush) options(p *problems) rrdpush.Options {
 	if r.probe == "" && len(r.network.listen) == 0 {
 		host, _ := os.Hostname()
@@ -285,15 +285,13 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 		p.add("json", "cannot be combined with lines on stdout")
 	}
 	return rrdpush.Options{
-		Dest: to, Probe: r.probe, Prefix: r.prefix, Naming: naming, Mode: r.names,
-		TLS:      r.network.tls(),
-		Since:    timeSetting(p, "since", r.since, time.Local),
-		Every:    time.Duration(r.every),
-		Negative: r.keepNegative,
-		DryRun:   r.dryRun,
-
-		RetryTimeout: time.Duration(r.retryTimeout),
-		SpoolSize:    int64(r.spool),
+		Target: rrdpush.Target{
+			Dest: to, Probe: r.probe, Prefix: r.prefix, Naming: naming, Mode: r.names, Negative: r.keepNegative,
+			TLS: r.network.tls(), RetryTimeout: time.Duration(r.retryTimeout), SpoolSize: int64(r.spool),
+		},
+		Since:  timeSetting(p, "since", r.since, time.Local),
+		Every:  time.Duration(r.every),
+		DryRun: r.dryRun,
 	}
 }
 

@@ -445,7 +445,7 @@ func (s *serve) streaming(cfg *config, p *problems, svc *service) *stream.Option
 	s.join(&c.network, "streaming")
 	c.drain = s.drain
 	opt := c.options(p)
-	opt.Name, opt.StateDir, opt.Probes, opt.ReportEvery = "serve", svc.cfg.stateDir, svc.probes, lineInterval
+	opt.Name, opt.StateDir, opt.Probes = "serve", svc.cfg.stateDir, svc.probes
 	opt.Log, opt.Stdout, opt.Stderr = svc.log, os.Stdout, os.Stderr
 	return &opt
 }
@@ -466,9 +466,7 @@ func (s *serve) rrd(cfg *config, p *problems, svc *service) *rrdpush.EndpointOpt
 		return nil
 	}
 	opt.StateDir, opt.Stdout, opt.Log = svc.cfg.stateDir, os.Stdout, svc.log
-	e := r.endpoint(opt, listen)
-	e.Probes = svc.probes
-	return &e
+	return &rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, Probes: svc.probes}
 }
 
 // known returns the probes of [[remote-probe]].

@@ -27,7 +27,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
-	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
@@ -329,7 +328,7 @@ func (w *watcher) live(s *admin.State, st *repository.Status, now time.Time) {
 	a := admin.Live{Name: admin.EndpointStreaming, Rate: w.lines.Rate(now), Rates: w.lines.Values(now), Interval: lineInterval}
 	sum := st.Lines
 	if sum == nil {
-		sum = &stream.Summary{}
+		sum = &stream.Stats{}
 	}
 	a.Connections, a.Accepted, a.Refused = sum.Connections, sum.Accepted, sum.Refused
 	a.Lines, a.Bytes, a.Rejects, a.Cuts, a.Empty = sum.Lines, sum.Bytes, sum.Rejects, sum.Cuts, sum.Empty
@@ -355,11 +354,9 @@ func (w *watcher) rrd(s *admin.State, st *repository.Status) {
 	if w.svc.repository.RRD == nil {
 		return
 	}
-	a := admin.RRD{Name: admin.EndpointRRD, To: dest.Redact(w.svc.cfg.serve.collectRRD.to), Spooled: st.Spooled, Err: errText(st.Down), LastSuccess: w.stored}
+	a := admin.RRD{Name: admin.EndpointRRD, To: dest.Redact(w.svc.cfg.serve.collectRRD.to), LastSuccess: w.stored}
 	sum := st.Points
-	if sum == nil {
-		sum = &rrdpush.EndpointSummary{}
-	}
+	a.Spooled, a.Err = sum.Spooled, errText(sum.Down)
 	a.Posts, a.Refused, a.Points, a.NotFinite = sum.Posts, sum.Refused, sum.Points, sum.NotFinite
 	a.Series, a.Untracked = w.series.List()
 	s.RRD = append(s.RRD, a)

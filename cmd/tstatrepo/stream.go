@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,13 +10,16 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -172,7 +176,7 @@ func streamCommand(con *console) *cli.Command {
 	}
 }
 
-// runStream turns flags and config into the options of one stream.Run.
+// runStream turns flags and config into the options of a stream and runs it.
 func runStream(c *cli.Context, con *console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
@@ -199,30 +203,43 @@ func runStream(c *cli.Context, con *console) error {
 	}
 	log := con.logger()
 	opt.Log, opt.Stdout, opt.Stderr = log, c.App.Writer, os.Stderr
-	opt.Listening = func(addrs []string) {
-		for _, a := range addrs {
-			log.Info("listening", "address", a)
-		}
+	run, err := stream.New(opt)
+	if err != nil {
+		return err
 	}
+	for _, a := range run.Addrs() {
+		log.Info("listening", "address", a)
+	}
+	writing, ended := context.WithCancel(context.Background())
+	defer ended()
+	var metrics sync.WaitGroup
 	if s.metricsFile != "" {
-		opt.Report = func(sum *stream.Summary) {
-			if err := writeStreamMetrics(s.metricsFile, s.name, sum); err != nil {
-				log.Warn("metrics file was not written", "err", err)
-			}
-		}
+		metrics.Go(func() { s.writeMetrics(writing, run, log) })
 	}
-	sum, err := stream.Run(c.Context, opt)
-	if sum != nil {
-		log.Info("stream ended", streamAttrs(sum)...)
-		if opt.Report != nil {
-			opt.Report(sum)
-		}
-	}
+	err = run.Run(c.Context)
+	log.Info("stream ended", streamAttrs(run.Stats())...)
+	ended()
+	metrics.Wait()
 	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
 }
 
-func streamAttrs(sum *stream.Summary) []any {
-	attrs := []any{"lines", sum.Lines, "duration", (time.Duration(sum.Seconds * float64(time.Second))).Round(time.Millisecond)}
+// writeMetrics writes the metrics file of a stream every 15 seconds until ctx
+// ends, and then once more.
+func (s *streamCmd) writeMetrics(ctx context.Context, run *stream.Stream, log *slog.Logger) {
+	for last := false; !last; {
+		last = retry.Sleep(ctx, 15*time.Second) != nil
+		reg := prometheus.NewRegistry()
+		updated := prometheus.NewGauge(prometheus.GaugeOpts{Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When these figures were written."})
+		updated.Set(float64(time.Now().UnixMilli()) / 1000)
+		prometheus.WrapRegistererWith(prometheus.Labels{"stream": s.name}, reg).MustRegister(run, updated)
+		if err := writeTextfile(s.metricsFile, reg); err != nil {
+			log.Warn("metrics file was not written", "err", err)
+		}
+	}
+}
+
+func streamAttrs(sum *stream.Stats) []any {
+	attrs := []any{"lines", sum.Lines, "duration", sum.Duration.Round(time.Millisecond)}
 	for _, a := range []struct {
 		name string
 		n    int64
@@ -241,7 +258,7 @@ func streamAttrs(sum *stream.Summary) []any {
 	return attrs
 }
 
-// options checks the settings and turns them into options of stream.Run.
+// options checks the settings and turns them into the options of a stream.
 func (s *streamCmd) options(p *problems) stream.Options {
 	if s.probe == "" {
 		host, _ := os.Hostname()

@@ -55,9 +55,16 @@ func TestGraphiteBoard(t *testing.T) {
 		t.Fatal(err)
 	}
 	naming, _ := rrdfile.NamingOf("default", nil)
-	if _, err := rrdpush.Run(t.Context(), rrdpush.Options{Dir: samplesAllWays(t), Dest: dest, Probe: "turin", Prefix: "tstat",
-		Naming: naming, Mode: "default", SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}); err != nil {
+	push, err := rrdpush.New(rrdpush.Options{Dir: samplesAllWays(t), Target: rrdpush.Target{Dest: dest, Probe: "turin", Prefix: "tstat",
+		Naming: naming, Mode: "default", SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}})
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer push.Close()
+	for _, err := range push.Run(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	web := carbontest.StartWeb(t, whisper)
 	call := regexp.MustCompile(`^(aliasByNode|alias|sumSeries|highestAverage)\((.*?)(?:, (-1|10|'\w+'))?\)$`)

@@ -18,12 +18,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 const (
-	retry     = 10 * time.Second
+	retryFor  = 10 * time.Second
 	again     = 10 * time.Second
 	spoolSize = 256 << 20 // bytes of points for a repository that is away
 	// A component waits a little longer for its jobs.
@@ -100,12 +101,19 @@ func (p *Probe) exportRRD(ctx context.Context, e *export) error {
 		return err
 	}
 	e.last = map[string]graphite.Point{}
-	_, err = rrdpush.Run(ctx, rrdpush.Options{
-		Dir: e.folder, Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers, Since: e.since, Every: p.Every,
-		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log,
-		Sent: e.sent, Passed: e.passed,
-	})
-	return err
+	push, err := rrdpush.New(rrdpush.Options{Dir: e.folder, Since: e.since, Every: p.Every, Target: rrdpush.Target{
+		Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers,
+		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log, Stored: e.sent,
+	}})
+	if err != nil {
+		return err
+	}
+	for sum, failure := range push.Run(ctx) {
+		if ctx.Err() == nil {
+			e.passed(sum, failure)
+		}
+	}
+	return errors.Join(context.Cause(ctx), push.Close())
 }
 
 // sent keeps the last point of each RRD.
@@ -168,22 +176,32 @@ func real(v float64) string {
 func (p *Probe) exportLines(ctx context.Context, e *export) error {
 	consumer := p.consumer(e.repository)
 	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, consumer}, "\n")))
-	e.quiet.since = time.Now()
-	sum, err := stream.Run(ctx, stream.Options{
+	s, err := stream.New(stream.Options{
 		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Types: []string{e.logType}, To: []string{consumer},
 		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
 		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
-		ReportEvery: min(e.silence/8, time.Second),
-		Report:      func(sum *stream.Summary) { p.streamed(e, sum) },
 	})
-	if sum != nil {
-		p.streamed(e, sum)
+	if err != nil {
+		return err
 	}
+	e.quiet.since = time.Now()
+	running, ended := context.WithCancel(context.Background())
+	defer ended()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for retry.Sleep(running, min(e.silence/8, time.Second)) == nil {
+			p.streamed(e, s.Stats())
+		}
+		p.streamed(e, s.Stats())
+	})
+	err = s.Run(ctx)
+	ended()
+	watching.Wait()
 	return err
 }
 
 // streamed takes the sums so far, and tells when nothing comes any more.
-func (p *Probe) streamed(e *export, sum *stream.Summary) {
+func (p *Probe) streamed(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, c := &e.status, sum.Consumers[0]

@@ -114,7 +114,7 @@ func New(opt Options) (*Probe, error) {
 		opt.Location = time.Local
 	}
 	p := &Probe{
-		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retry, again: again, lookup: net.DefaultResolver.LookupNetIP,
+		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
 		ended: map[string]*Total{},
 	}
 	if p.log == nil {

@@ -415,25 +415,18 @@ func receiver(t *testing.T) (addr string, got func() string) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
-	listening := make(chan []string, 1)
 	done := make(chan error, 1)
 	out, err := os.Create(filepath.Join(dir, "lines"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		_, err := stream.Run(ctx, stream.Options{
-			Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, To: []string{"-"}, Stdout: out, StateDir: dir,
-			Listening: func(a []string) { listening <- a },
-		})
-		done <- err
-	}()
-	select {
-	case a := <-listening:
-		addr = a[0]
-	case err := <-done:
+	s, err := stream.New(stream.Options{
+		Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, To: []string{"-"}, Stdout: out, StateDir: dir,
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -441,7 +434,7 @@ func receiver(t *testing.T) (addr string, got func() string) {
 		}
 		out.Close()
 	})
-	return addr, func() string {
+	return s.Addrs()[0], func() string {
 		text, err := os.ReadFile(out.Name())
 		if err != nil {
 			t.Error(err)

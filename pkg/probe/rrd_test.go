@@ -28,17 +28,16 @@ func TestRRD(t *testing.T) {
 	naming, _ := rrdfile.NamingOf("default", nil)
 	out := new(logs)
 	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan []string, 1), make(chan error, 1)
-	var sum *rrdpush.EndpointSummary
-	go func() {
-		var err error
-		sum, err = rrdpush.Serve(ctx, rrdpush.EndpointOptions{
-			Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Dest: dest, Probe: "turin", Prefix: "tstat", Naming: naming,
-			StateDir: t.TempDir(), Stdout: out, Ready: func(a []string) { ready <- a },
-		})
-		done <- err
-	}()
-	addr := (<-ready)[0]
+	done := make(chan error, 1)
+	e, err := rrdpush.NewEndpoint(rrdpush.EndpointOptions{
+		Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
+		Target: rrdpush.Target{Dest: dest, Probe: "turin", Prefix: "tstat", Naming: naming, StateDir: t.TempDir(), Stdout: out},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- e.Run(ctx) }()
+	addr := e.Addrs()[0]
 
 	b := newBench(t, func(o *Options) { o.RRDFolder = rrdtest.Samples(t) })
 	token := b.submit(RRD, "now + 1h", "repository.url="+addr)
@@ -75,6 +74,7 @@ func TestRRD(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+	sum := e.Stats()
 	if sent := b.Status().Totals[0].Points; sum.Points+sum.Unnamed != sent || strings.Count(out.String(), "\n") != int(sum.Points) {
 		t.Errorf("%+v, sent %d", sum, sent)
 	}

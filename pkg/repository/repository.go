@@ -76,7 +76,7 @@ type Repository struct {
 	mu      sync.Mutex
 	streams func() []mathproto.Status // nil: not known yet
 	keeper  *upkeep.Keeper            // nil: none yet
-	lines   *stream.Summary
+	lines   *stream.Stream
 	points  *rrdpush.Endpoint
 }
 
@@ -161,10 +161,13 @@ func (r *Repository) serveRRD(opt *rrdpush.EndpointOptions) serveFunc {
 				r.opt.Stored(metrics)
 			}
 		}
-		o.Started = func(e *rrdpush.Endpoint) { set(r, &r.points, e) }
-		o.Ready = opened
-		_, err := rrdpush.Serve(ctx, o)
-		return err
+		e, err := rrdpush.NewEndpoint(o)
+		if err != nil {
+			return err
+		}
+		set(r, &r.points, e)
+		opened(e.Addrs())
+		return e.Run(ctx)
 	}
 }
 
@@ -173,14 +176,13 @@ func (r *Repository) serveStreaming(opt *stream.Options) serveFunc {
 		return nil
 	}
 	return func(ctx context.Context, opened func([]string)) error {
-		o := *opt
-		o.Report = func(sum *stream.Summary) { set(r, &r.lines, sum) }
-		o.Listening = opened
-		sum, err := stream.Run(ctx, o)
-		if sum != nil {
-			set(r, &r.lines, sum)
+		s, err := stream.New(*opt)
+		if err != nil {
+			return err
 		}
-		return err
+		set(r, &r.lines, s)
+		opened(s.Addrs())
+		return s.Run(ctx)
 	}
 }
 
@@ -247,12 +249,10 @@ func (r *Repository) Reopen(label string, opt Options) {
 // Status is what the endpoints did so far. What is not known is zero.
 type Status struct {
 	Endpoints []EndpointStatus
-	Streams   []mathproto.Status       // of the endpoint for logs
-	Upkeep    []upkeep.Status          // of the stores of logs, since the endpoint was opened
-	Lines     *stream.Summary          // of the endpoint for lines, some seconds old
-	Points    *rrdpush.EndpointSummary // of the endpoint for points
-	Spooled   int64                    // bytes of points that wait
-	Down      error                    // why points wait
+	Streams   []mathproto.Status    // of the endpoint for logs
+	Upkeep    []upkeep.Status       // of the stores of logs, since the endpoint was opened
+	Lines     *stream.Stats         // of the endpoint for lines
+	Points    rrdpush.EndpointStats // of the endpoint for points
 }
 
 // EndpointStatus is how an endpoint is.
@@ -270,9 +270,11 @@ func (r *Repository) Status() *Status {
 		s.Endpoints = append(s.Endpoints, e.status())
 	}
 	r.mu.Lock()
-	streams, points, keeper := r.streams, r.points, r.keeper
-	s.Lines = r.lines
+	streams, lines, points, keeper := r.streams, r.lines, r.points, r.keeper
 	r.mu.Unlock()
+	if lines != nil {
+		s.Lines = lines.Stats()
+	}
 	if streams != nil {
 		s.Streams = streams()
 	}
@@ -280,8 +282,7 @@ func (r *Repository) Status() *Status {
 		s.Upkeep = keeper.Status()
 	}
 	if points != nil {
-		s.Points = points.Summary()
-		s.Spooled, s.Down = points.Waiting()
+		s.Points = points.Stats()
 	}
 	return s
 }

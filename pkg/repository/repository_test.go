@@ -48,7 +48,8 @@ func options(t *testing.T, dir, logs, lines, points string) Options {
 		}},
 		Streaming: &stream.Options{Listen: listen(lines), To: []string{"file:" + filepath.Join(dir, "live")}, StateDir: state},
 		RRD: &rrdpush.EndpointOptions{
-			Listen: listen(points), Dest: dest, Prefix: "tstat", Naming: naming, Probes: new(peer.Probes), StateDir: state,
+			Listen: listen(points), Probes: new(peer.Probes),
+			Target: rrdpush.Target{Dest: dest, Prefix: "tstat", Naming: naming, StateDir: state},
 		},
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
@@ -207,7 +208,7 @@ func TestResult(t *testing.T) {
 		t.Errorf("rows of logs: %v", rows)
 	}
 	st := r.Status()
-	if st.Points.Points != int64(stored) || stored == 0 || st.Down != nil || st.Spooled != 0 {
+	if st.Points.Points != int64(stored) || stored == 0 || st.Points.Down != nil || st.Points.Spooled != 0 {
 		t.Errorf("%d points stored: %+v", stored, st.Points)
 	}
 	if err := stop(); err != nil {

@@ -12,12 +12,10 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
@@ -35,36 +33,19 @@ const (
 	maxName   = 255 // bytes of a file name
 )
 
-// EndpointOptions say what Serve takes and where it puts it.
+// EndpointOptions say what an Endpoint takes and where it puts it. A Target
+// without a Probe refuses peers without a client certificate, unless there are
+// Probes.
 type EndpointOptions struct {
+	Target
 	Listen []peer.Options
-	Dest   *Dest
-	Probe  string // of peers without a client certificate; "": they are refused, unless there are Probes
 	// Probes names peers without a client certificate; others then have the
-	// name of their address. nil: see Probe.
-	Probes   *peer.Probes
-	Prefix   string
-	Naming   rrdfile.Naming
-	Mode     string
-	Negative bool
-
-	RetryTimeout time.Duration
-	SpoolSize    int64
-	StateDir     string
-	TLS          peer.TLS
-	Stdout       io.Writer
-	Log          *slog.Logger
-	// Stored is told what was stored, or put into the spool, of each POST;
-	// calls do not overlap. nil: nobody wants to know.
-	Stored func([]graphite.Metric)
-	// Started is told the endpoint, before Ready; nil: nobody wants to know.
-	Started func(*Endpoint)
-	// Ready is told the addresses listened on; nil: none.
-	Ready func(addrs []string)
+	// name of their address. nil: see Target.Probe.
+	Probes *peer.Probes
 }
 
-// EndpointSummary counts what Serve did.
-type EndpointSummary struct {
+// EndpointStats is what an Endpoint did so far.
+type EndpointStats struct {
 	Posts    int64 `json:"posts"`    // taken
 	Refused  int64 `json:"refused"`  // not taken
 	Points   int64 `json:"points"`   // stored, or in the spool
@@ -73,92 +54,101 @@ type EndpointSummary struct {
 	// NotFinite are values left out that the exporters of mPlane write as
 	// Infinity or NaN.
 	NotFinite int64 `json:"not_finite"`
+
+	Spooled int64 `json:"-"` // bytes that waited in the spool after the last points
+	Down    error `json:"-"` // why the destination did not take these; nil if it did
 }
 
 // Endpoint is the repository's side of mPlane's indirect export: it takes
 // points of RRDs by HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
-	opt   EndpointOptions
-	slots chan struct{} // one for each POST that is read
-	mu    sync.Mutex    // of the sink
-	sink  graphite.Sink
-	spool *graphite.Spool
+	opt       EndpointOptions
+	unlock    func() // of the destination
+	listeners []*peer.Listener
+	slots     chan struct{} // one for each POST that is read
+	mu        sync.Mutex    // of the sink
+	sink      graphite.Sink
+	spool     *graphite.Spool
 
-	waiting                                              atomic.Pointer[waiting]
-	posts, refused, points, negative, unnamed, notFinite atomic.Int64
+	counting sync.Mutex
+	stats    EndpointStats
 }
 
-// NewEndpoint opens the destination. Close closes it.
+// NewEndpoint opens the destination and listens. Run closes both.
 func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Endpoint{opt: opt, slots: make(chan struct{}, maxPosts)}
-	var err error
-	if e.sink, err = opt.Dest.open(opt.TLS, nil, opt.RetryTimeout, opt.Stdout, opt.Log); err != nil {
+	key := opt.Dest.key()
+	unlock, err := state.Lock(opt.StateDir, "rrd-push endpoint\n"+key)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint to %s: %w", key, err)
+	}
+	e := &Endpoint{opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts)}
+	if e.sink, e.spool, err = opt.open(hash("endpoint\n" + key)); err != nil {
+		unlock()
 		return nil, err
 	}
-	if opt.Dest.remote() && opt.SpoolSize > 0 {
-		dir := filepath.Join(opt.StateDir, "rrd-push", hash("endpoint\n"+opt.Dest.key())+".spool")
-		if e.spool, err = graphite.NewSpool(e.sink, dir, opt.SpoolSize, opt.Log); err != nil {
-			return nil, errors.Join(err, e.sink.Close())
+	for _, o := range opt.Listen {
+		o.Log = opt.Log
+		l, err := peer.Listen(context.Background(), o)
+		if err != nil {
+			return nil, errors.Join(err, e.close())
 		}
-		e.sink = e.spool
+		e.listeners = append(e.listeners, l)
 	}
 	return e, nil
 }
 
-// Close closes the destination.
-func (e *Endpoint) Close() error { return e.sink.Close() }
-
-// Summary returns what was taken so far.
-func (e *Endpoint) Summary() *EndpointSummary {
-	return &EndpointSummary{e.posts.Load(), e.refused.Load(), e.points.Load(), e.negative.Load(), e.unnamed.Load(), e.notFinite.Load()}
-}
-
-// Waiting returns how many bytes waited in the spool after the last points,
-// and why the destination did not take them; nil if it did.
-func (e *Endpoint) Waiting() (spooled int64, down error) {
-	if w := e.waiting.Load(); w != nil {
-		return w.spooled, w.down
+func (e *Endpoint) close() error {
+	defer e.unlock()
+	for _, l := range e.listeners {
+		l.Close()
 	}
-	return 0, nil
+	return e.sink.Close()
 }
 
-type waiting struct {
-	spooled int64
-	down    error
+// Addrs returns the addresses listened on.
+func (e *Endpoint) Addrs() []string {
+	var addrs []string
+	for _, l := range e.listeners {
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
 }
 
-// note keeps for Waiting what became of points; e.mu is held.
+// Stats returns what the endpoint did so far.
+func (e *Endpoint) Stats() EndpointStats {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	return e.stats
+}
+
+// count changes what is counted.
+func (e *Endpoint) count(change func(*EndpointStats)) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	change(&e.stats)
+}
+
+// note keeps what became of points; e.mu is held.
 func (e *Endpoint) note(err error) {
-	w := &waiting{down: err}
+	var size int64
 	if e.spool != nil {
-		_, size, lenErr := e.spool.Len()
-		w.spooled, w.down = size, errors.Join(cmp.Or(err, e.spool.Down()), lenErr)
+		var lenErr error
+		_, size, lenErr = e.spool.Len()
+		err = errors.Join(cmp.Or(err, e.spool.Down()), lenErr)
 	}
-	e.waiting.Store(w)
+	e.count(func(s *EndpointStats) { s.Spooled, s.Down = size, err })
 }
 
 // flushEvery is how often a destination that was down is tried again when no
 // points come.
 const flushEvery = 30 * time.Second
 
-// Serve takes points until ctx ends.
-func Serve(ctx context.Context, opt EndpointOptions) (sum *EndpointSummary, err error) {
-	unlock, err := state.Lock(opt.StateDir, "rrd-push endpoint\n"+opt.Dest.key())
-	if err != nil {
-		return nil, fmt.Errorf("endpoint to %s: %w", opt.Dest.key(), err)
-	}
-	defer unlock()
-	e, err := NewEndpoint(opt)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		sum = e.Summary()
-		err = errors.Join(err, e.Close())
-	}()
+// Run takes points until ctx ends.
+func (e *Endpoint) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, e.close()) }()
 	mux := http.NewServeMux()
 	mux.Handle(exportPath, e)
 	mux.Handle(exportPath+"/{$}", e)
@@ -170,36 +160,23 @@ func Serve(ctx context.Context, opt EndpointOptions) (sum *EndpointSummary, err 
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(e.opt.Log.Handler(), slog.LevelDebug),
 	}
-	failed := make(chan error, len(opt.Listen))
-	var addrs []string
-	for _, o := range opt.Listen {
-		o.Log = e.opt.Log
-		l, err := peer.Listen(ctx, o)
-		if err != nil {
-			return nil, errors.Join(err, server.Close())
-		}
-		addrs = append(addrs, l.Addr().String())
+	failed := make(chan error, len(e.listeners))
+	for _, l := range e.listeners {
 		go func() { failed <- server.Serve(l) }()
-	}
-	if opt.Started != nil {
-		opt.Started(e)
-	}
-	if opt.Ready != nil {
-		opt.Ready(addrs)
 	}
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case err := <-failed:
-			return nil, errors.Join(err, server.Close())
+			return errors.Join(err, server.Close())
 		case <-tick.C:
 			e.flush(ctx)
 		case <-ctx.Done():
 			// Requests in hand are answered.
 			end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			return nil, errors.Join(context.Cause(ctx), server.Shutdown(end))
+			return errors.Join(context.Cause(ctx), server.Shutdown(end))
 		}
 	}
 }
@@ -242,8 +219,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	var c counts
-	metrics, err := e.metrics(http.MaxBytesReader(w, r.Body, maxBody), probe, &c)
+	var n EndpointStats // of this request
+	metrics, err := e.metrics(http.MaxBytesReader(w, r.Body, maxBody), probe, &n)
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large), errors.Is(err, errTooMany):
@@ -265,18 +242,23 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
 		return
 	}
-	e.posts.Add(1)
-	e.points.Add(int64(graphite.Count(metrics)))
-	e.negative.Add(c.negative)
-	e.unnamed.Add(c.unnamed)
-	if e.notFinite.Add(c.notFinite) == c.notFinite && c.notFinite > 0 {
-		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", c.notFinite)
+	first := false
+	e.count(func(s *EndpointStats) {
+		first = s.NotFinite == 0 && n.NotFinite > 0
+		s.Posts++
+		s.Points += int64(graphite.Count(metrics))
+		s.Negative += n.Negative
+		s.Unnamed += n.Unnamed
+		s.NotFinite += n.NotFinite
+	})
+	if first {
+		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", n.NotFinite)
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
 func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text string, err error) {
-	e.refused.Add(1)
+	e.count(func(s *EndpointStats) { s.Refused++ })
 	e.opt.Log.Warn("points refused", "peer", r.RemoteAddr, "answer", fmt.Sprint(code, " ", text), "err", err)
 	w.Header().Set("Content-Type", "text/plain")
 	if code == http.StatusServiceUnavailable {
@@ -314,11 +296,8 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// counts are of one request.
-type counts struct{ negative, unnamed, notFinite int64 }
-
-// metrics reads [[file, time, value], …].
-func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.Metric, error) {
+// metrics reads [[file, time, value], …], and counts in s what it leaves out.
+func (e *Endpoint) metrics(body io.Reader, probe string, s *EndpointStats) ([]graphite.Metric, error) {
 	items := &items{r: bufio.NewReader(body)}
 	var metrics []graphite.Metric
 	at := map[string]int{} // file -> index of its metric; -1: has none
@@ -348,11 +327,11 @@ func (e *Endpoint) metrics(body io.Reader, probe string, c *counts) ([]graphite.
 		}
 		switch {
 		case i < 0:
-			c.unnamed++
+			s.Unnamed++
 		case math.IsInf(item.Value, 0):
-			c.notFinite++
+			s.NotFinite++
 		case item.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(item.file):
-			c.negative++
+			s.Negative++
 		default:
 			metrics[i].Points = append(metrics[i].Points, item.Point)
 		}

@@ -31,7 +31,8 @@ import (
 func endpointOptions(t testing.TB, dest string) EndpointOptions {
 	t.Helper()
 	opt := options(t, "", dest)
-	return EndpointOptions{Dest: opt.Dest, Probe: "p", Prefix: "tstat", Naming: opt.Naming, SpoolSize: 1 << 20, StateDir: opt.StateDir, Stdout: io.Discard}
+	opt.SpoolSize = 1 << 20
+	return EndpointOptions{Target: opt.Target}
 }
 
 // post sends a body to an endpoint and returns the answer.
@@ -96,15 +97,17 @@ func TestEndpointAnswers(t *testing.T) {
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", w.Code)
 	}
-	if sum := e.Summary(); sum.Posts != 6 || sum.Points != 6 || sum.Negative != 1 || sum.NotFinite != 4 || sum.Refused != 21 {
+	if sum := e.Stats(); sum.Posts != 6 || sum.Points != 6 || sum.Negative != 1 || sum.NotFinite != 4 || sum.Refused != 21 {
 		t.Errorf("%+v", sum)
 	}
 
 	// Nobody without a name.
+	e.close()
 	opt.Probe = ""
 	if e, err = NewEndpoint(opt); err != nil {
 		t.Fatal(err)
 	}
+	defer e.close()
 	if w := post(e, "application/json", `[]`); w.Code != http.StatusForbidden {
 		t.Errorf("without a probe: %d", w.Code)
 	}
@@ -119,6 +122,7 @@ func TestEndpointAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer e.close()
 	codes := map[int]int{}
 	for range 10 {
 		codes[post(e, "application/json", `[["tcp_rtt_avg_in.avg.rrd", 300, 1]]`).Code]++
@@ -136,9 +140,9 @@ func FuzzEndpoint(f *testing.F) {
 	f.Add([]byte(`[["tcp_rtt_avg_in.avg.rrd", 1458855900.0, 7.125]]`))
 	f.Add([]byte(`[["a", 1, 1], ["b", 2e3, -0.5]]`))
 	naming, _ := rrdfile.NamingOf("default", nil)
-	e := &Endpoint{opt: EndpointOptions{Naming: naming, Prefix: "t"}}
+	e := &Endpoint{opt: EndpointOptions{Target: Target{Naming: naming, Prefix: "t"}}}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var c counts
+		var c EndpointStats
 		metrics, err := e.metrics(bytes.NewReader(body), "p", &c)
 		if err == nil && !json.Valid(python.ReplaceAll(body, []byte("${1}0${3}"))) {
 			t.Errorf("%q taken", body)
@@ -172,19 +176,17 @@ func TestExport(t *testing.T) {
 	}
 	server, client := certificates(t)
 	ctx, stop := context.WithCancelCause(t.Context())
-	ready, done := make(chan string), make(chan error)
+	done := make(chan error)
 	opt := endpointOptions(t, "whisper:"+filepath.Join(out, "w")+"?schemas="+schemas)
 	opt.Probe = ""
 	opt.Listen = []peer.Options{{Addr: ":0", TLS: server}}
-	opt.Ready = func(addrs []string) { ready <- addrs[0] }
-	var sum *EndpointSummary
+	e, err := NewEndpoint(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
 	stopped := errors.New("stopped")
-	go func() {
-		var err error
-		sum, err = Serve(ctx, opt)
-		done <- err
-	}()
-	push1 := options(t, dir, "https://"+<-ready)
+	go func() { done <- e.Run(ctx) }()
+	push1 := options(t, dir, "https://"+e.Addrs()[0])
 	push1.TLS = client
 	want := expected(t, dir, false)
 	if got := push(t, push1); got.Points != int64(want.Count()) {
@@ -197,7 +199,7 @@ func TestExport(t *testing.T) {
 	if err := <-done; !errors.Is(err, stopped) {
 		t.Error(err)
 	}
-	if sum.Points != int64(want.Count()) || sum.Posts < 2 {
+	if sum := e.Stats(); sum.Points != int64(want.Count()) || sum.Posts < 2 {
 		t.Errorf("%+v", sum)
 	}
 	renamed := carbontest.Points{}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"maps"
 	"math"
@@ -28,35 +29,52 @@ import (
 // read. The points of the others are sent.
 var ErrFiles = errors.New("could not be read")
 
-// Options say what Run pushes and how.
-type Options struct {
-	Dir      string // the RRD files; folders below it are not read
+// Target says where points go and what they are called there.
+type Target struct {
 	Dest     *Dest
 	Probe    string // name of the probe, the second node of every path
 	Prefix   string // first nodes
 	Naming   rrdfile.Naming
 	Mode     string // name of the naming: part of the state's key
-	TLS      peer.TLS
-	Peers    peer.Networks // that an http or https destination may be in; none: all
-	Since    time.Time     // push again from here on; zero: what is new
-	Every    time.Duration // push again and again; 0: once
-	Negative bool          // keep negative percentiles, Tstat's "no samples"
-	DryRun   bool          // print lines instead of sending, keep no state
+	Negative bool   // keep negative percentiles, Tstat's "no samples"
 
+	TLS          peer.TLS
+	Peers        peer.Networks // that an http or https destination may be in; none: all
 	RetryTimeout time.Duration // of a batch
 	SpoolSize    int64         // bytes; 0: no spool
 	StateDir     string
 	Stdout       io.Writer
 	Log          *slog.Logger
 
-	// Passed is told of each pass with Every; nil: none.
-	Passed func(*Summary, error)
-	// Sent is told what was sent, or is in the spool; nil: none. It must not
-	// keep the slice.
-	Sent func([]graphite.Metric)
+	// Stored is told what was stored, or put into the spool; calls do not
+	// overlap. It must not keep the slice. nil: none.
+	Stored func([]graphite.Metric)
 }
 
-// Summary counts what a run did.
+// open returns the sink, and the spool in front of a destination that can be
+// away; nil if there is none. name is that of the spool.
+func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
+	sink, err := t.Dest.open(t.TLS, t.Peers, t.RetryTimeout, t.Stdout, t.Log)
+	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
+		return sink, nil, err
+	}
+	spool, err := graphite.NewSpool(sink, filepath.Join(t.StateDir, "rrd-push", name+".spool"), t.SpoolSize, t.Log)
+	if err != nil {
+		return nil, nil, errors.Join(err, sink.Close())
+	}
+	return spool, spool, nil
+}
+
+// Options say what a Pusher pushes and where.
+type Options struct {
+	Target
+	Dir    string        // the RRD files; folders below it are not read
+	Since  time.Time     // push again from here on; zero: what is new
+	Every  time.Duration // push again and again; 0: once
+	DryRun bool          // print lines instead of sending, keep no state
+}
+
+// Summary counts what a pass did.
 type Summary struct {
 	Probe     string  `json:"probe"`
 	Files     int64   `json:"files"`           // RRD files in the folder
@@ -98,9 +116,10 @@ const stateFormat = 1
 // batchPoints is how many points are sent, and remembered, at once.
 const batchPoints = 200_000
 
-// pusher is one Run.
-type pusher struct {
+// Pusher brings the points of the RRD files in a folder to a Target.
+type Pusher struct {
 	Options
+	unlock func() // of the state
 	reader *rrdfile.Reader
 	sink   graphite.Sink
 	spool  *graphite.Spool
@@ -114,103 +133,99 @@ type pusher struct {
 	warned bool              // of many new metrics
 }
 
-// Run pushes until all is sent, or with Every until ctx ends. The summary is
-// that of the last pass; it is there unless nothing could begin.
-func Run(ctx context.Context, opt Options) (sum *Summary, err error) {
-	p := &pusher{Options: opt, failed: map[string]string{}}
-	unlock, err := p.open()
-	if err != nil {
+// New opens the state and the destination. Close closes them.
+func New(opt Options) (*Pusher, error) {
+	if info, err := os.Stat(opt.Dir); err != nil {
+		return nil, err
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("%s is no folder", opt.Dir)
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Pusher{Options: opt, unlock: func() {}, failed: map[string]string{}}
+	if err := p.open(); err != nil {
+		p.unlock()
 		return nil, err
 	}
-	defer unlock()
-	defer p.reader.Close()
-	defer func() { err = errors.Join(err, p.sink.Close()) }()
-	if opt.Every == 0 {
-		err := p.pass(ctx)
-		return p.sum, err
-	}
-	tick := time.NewTicker(opt.Every)
-	defer tick.Stop()
-	for {
-		err := p.pass(ctx)
-		if ctx.Err() != nil {
-			return p.sum, context.Cause(ctx)
+	return p, nil
+}
+
+// Close closes the destination.
+func (p *Pusher) Close() error {
+	defer p.unlock()
+	p.reader.Close()
+	return p.sink.Close()
+}
+
+// Run pushes until all is sent, or with Every until ctx ends, and yields what
+// each pass did. The last pass may be one that ctx has cut short.
+func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
+	return func(yield func(*Summary, error) bool) {
+		if p.Every == 0 {
+			err := p.pass(ctx)
+			yield(p.sum, err)
+			return
 		}
-		if opt.Passed != nil {
-			opt.Passed(p.sum, err)
-		}
-		if err != nil {
-			p.Log.Warn("push failed, trying again", "err", err, "in", opt.Every)
-		}
-		p.Since = time.Time{} // once is enough
-		select {
-		case <-ctx.Done():
-			return p.sum, context.Cause(ctx)
-		case <-tick.C:
+		tick := time.NewTicker(p.Every)
+		defer tick.Stop()
+		for {
+			err := p.pass(ctx)
+			if ctx.Err() != nil {
+				yield(p.sum, context.Cause(ctx))
+				return
+			}
+			if !yield(p.sum, err) {
+				return
+			}
+			if err != nil {
+				p.Log.Warn("push failed, trying again", "err", err, "in", p.Every)
+			}
+			p.Since = time.Time{} // once is enough
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
 		}
 	}
 }
 
 // open makes everything ready.
-func (p *pusher) open() (unlock func(), err error) {
-	if info, err := os.Stat(p.Dir); err != nil {
-		return nil, err
-	} else if !info.IsDir() {
-		return nil, fmt.Errorf("%s is no folder", p.Dir)
-	}
-	if p.Log == nil {
-		p.Log = slog.New(slog.DiscardHandler)
-	}
-	unlock = func() {}
+func (p *Pusher) open() error {
 	key, err := p.key()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	name := hash(key)
 	if !p.Dest.Prints() {
-		p.path = filepath.Join(p.StateDir, "rrd-push", hash(key)+".json")
+		p.path = filepath.Join(p.StateDir, "rrd-push", name+".json")
 		if !p.DryRun {
-			if unlock, err = state.Lock(p.StateDir, key); err != nil {
-				return nil, fmt.Errorf("push of %s to %s: %w", p.Dir, p.Dest.key(), err)
+			unlock, err := state.Lock(p.StateDir, key)
+			if err != nil {
+				return fmt.Errorf("push of %s to %s: %w", p.Dir, p.Dest.key(), err)
 			}
+			p.unlock = unlock
 		}
 		if err := state.Load(p.path, stateFormat, &p.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			unlock()
-			return nil, err
+			return err
 		}
 	}
 	if p.state.Files == nil {
 		p.state = pushState{Files: map[string]*fileState{}, Creates: p.mostCreates(), Counted: time.Now().Unix()}
 	}
 	p.state.Source, p.state.Dest = p.Dir, p.Dest.key()
-	if err := p.openSink(); err != nil {
-		unlock()
-		return nil, err
-	}
-	p.reader = rrdfile.NewReader()
-	return unlock, nil
-}
-
-func (p *pusher) openSink() (err error) {
 	if p.DryRun {
 		p.sink = &printer{w: p.Stdout}
-		return nil
-	}
-	if p.sink, err = p.Dest.open(p.TLS, p.Peers, p.RetryTimeout, p.Stdout, p.Log); err != nil {
+	} else if p.sink, p.spool, err = p.Target.open(name); err != nil {
 		return err
 	}
-	if !p.Dest.remote() || p.SpoolSize == 0 {
-		return nil
-	}
-	dir := strings.TrimSuffix(p.path, ".json") + ".spool"
-	if p.spool, err = graphite.NewSpool(p.sink, dir, p.SpoolSize, p.Log); err != nil {
-		return errors.Join(err, p.sink.Close())
-	}
-	p.sink = p.spool
+	p.reader = rrdfile.NewReader()
 	return nil
 }
 
 // key names the source, the destination and what metrics are called.
-func (p *pusher) key() (string, error) {
+func (p *Pusher) key() (string, error) {
 	dir, err := state.Absolute(p.Dir)
 	if err != nil {
 		return "", err
@@ -234,7 +249,7 @@ func (p *pusher) key() (string, error) {
 type named struct{ file, path string }
 
 // list returns the RRD files with their paths.
-func (p *pusher) list() ([]named, error) {
+func (p *Pusher) list() ([]named, error) {
 	entries, err := os.ReadDir(p.Dir)
 	if err != nil {
 		return nil, err
@@ -296,7 +311,7 @@ func (b *batch) reset() {
 }
 
 // pass reads all that is new and sends it.
-func (p *pusher) pass(ctx context.Context) (err error) {
+func (p *Pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
 	p.sum, p.older = &Summary{Probe: p.Probe}, nil
 	defer func() { p.sum.Seconds = time.Since(start).Seconds() }()
@@ -320,7 +335,7 @@ func (p *pusher) pass(ctx context.Context) (err error) {
 	// One batch is sent while the next is read.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &reading{pusher: p, known: maps.Clone(p.state.Files), allowed: p.allowance(),
+	r := &reading{Pusher: p, known: maps.Clone(p.state.Files), allowed: p.allowance(),
 		batches: make(chan *batch), free: make(chan *batch, 2)}
 	r.free <- newBatch()
 	r.free <- newBatch()
@@ -349,7 +364,7 @@ func (p *pusher) pass(ctx context.Context) (err error) {
 }
 
 // allowance returns how many new metrics may be sent now.
-func (p *pusher) allowance() int {
+func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
 	}
@@ -371,21 +386,21 @@ func (p *pusher) allowance() int {
 const ownMetrics = 25
 
 // mostCreates is how many new metrics may be sent at once.
-func (p *pusher) mostCreates() float64 {
+func (p *Pusher) mostCreates() float64 {
 	n := max(p.Dest.creates, 0)
 	return float64(n - min(ownMetrics, n/2))
 }
 
 // createRate is how many new metrics a second are sent: a little less than
 // carbon creates, which counts from when it makes the file.
-func (p *pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
+func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
 // manyCreates is how many new metrics a minute carbon takes in Debian.
 const manyCreates = 50
 
 // warnCreates says that carbon may drop new metrics, which it does without
 // a word to who sends them.
-func (p *pusher) warnCreates(files []named) {
+func (p *Pusher) warnCreates(files []named) {
 	if p.warned || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return
 	}
@@ -404,7 +419,7 @@ func (p *pusher) warnCreates(files []named) {
 
 // reading is the part of a pass that reads.
 type reading struct {
-	*pusher
+	*Pusher
 	known   map[string]*fileState // as they were when the pass began
 	allowed int                   // new metrics
 	batches chan *batch
@@ -498,7 +513,7 @@ func (r *reading) file(f named) {
 }
 
 // fail counts a file that cannot be read, and tells it once.
-func (p *pusher) fail(file string, err error) {
+func (p *Pusher) fail(file string, err error) {
 	p.sum.Failed++
 	if p.failed[file] != err.Error() {
 		p.failed[file] = err.Error()
@@ -538,13 +553,13 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 }
 
 // send sends a batch and remembers it.
-func (p *pusher) send(ctx context.Context, b *batch) error {
+func (p *Pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
 		if err := p.sink.Send(ctx, b.metrics); err != nil {
 			return err
 		}
-		if p.Sent != nil {
-			p.Sent(b.metrics)
+		if p.Stored != nil {
+			p.Stored(b.metrics)
 		}
 	}
 	p.sum.Points += int64(b.points)
@@ -558,7 +573,7 @@ func (p *pusher) send(ctx context.Context, b *batch) error {
 }
 
 // finish reports what is unusual and what is left.
-func (p *pusher) finish() error {
+func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
 		p.Log.Warn("files are older than the last point sent: they were recreated or exchanged, and are sent from their start",
 			"files", len(p.older), "for_example", strings.Join(p.older[:min(len(p.older), 3)], ", "))

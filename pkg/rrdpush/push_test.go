@@ -47,13 +47,37 @@ func options(t testing.TB, dir, dest string) Options {
 		t.Fatal(err)
 	}
 	naming, _ := rrdfile.NamingOf("default", nil)
-	return Options{Dir: dir, Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
-		SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}
+	return Options{Dir: dir, Target: Target{Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
+		SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}}
+}
+
+// run pushes once.
+func run(t testing.TB, opt Options) (sum *Summary, err error) {
+	t.Helper()
+	p, err := New(opt)
+	if err != nil {
+		return nil, err
+	}
+	for sum, err = range p.Run(t.Context()) {
+	}
+	return sum, errors.Join(err, p.Close())
+}
+
+// stub opens a pusher that sends to a sink of the test.
+func stub(t testing.TB, opt Options, sink graphite.Sink) *Pusher {
+	t.Helper()
+	p, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	p.sink, p.spool = sink, nil
+	return p
 }
 
 func push(t testing.TB, opt Options) *Summary {
 	t.Helper()
-	sum, err := Run(t.Context(), opt)
+	sum, err := run(t, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,14 +302,7 @@ func TestOnlyNew(t *testing.T) {
 	newCounter(t, tool, filepath.Join(dir, "ip_len_out.avg.rrd"))
 	s := &recorder{}
 	opt := options(t, dir, "graphite://127.0.0.1:1")
-	p := &pusher{Options: opt, failed: map[string]string{}}
-	unlock, err := p.open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlock()
-	defer p.reader.Close()
-	p.sink, p.spool = s, nil
+	p := stub(t, opt, s)
 	for round := range 50 {
 		for range round % 4 {
 			a.update()
@@ -350,17 +367,17 @@ func TestFails(t *testing.T) {
 	}
 	opt := options(t, dir, "graphite://127.0.0.1:"+strconv.Itoa(carbontest.Port(t)))
 	opt.SpoolSize = 0
-	sum, err := Run(t.Context(), opt)
+	sum, err := run(t, opt)
 	if !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	opt.SpoolSize = 1 << 20
-	sum, err = Run(t.Context(), opt)
+	sum, err = run(t, opt)
 	if !errors.Is(err, graphite.ErrUnavailable) || !errors.Is(err, ErrFiles) || sum.Points != 1 || sum.Spooled == 0 || sum.Failed != 1 {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	// The same place by another protocol is the same destination.
-	if sum, err = Run(t.Context(), opt); !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 || sum.Spooled == 0 {
+	if sum, err = run(t, opt); !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 || sum.Spooled == 0 {
 		t.Errorf("again: %+v, %v", sum, err)
 	}
 	unlock, err := state.Lock(opt.StateDir, "x")
@@ -369,7 +386,7 @@ func TestFails(t *testing.T) {
 	}
 	unlock()
 	opt.Dir = filepath.Join(dir, "none")
-	if _, err := Run(t.Context(), opt); !errors.Is(err, os.ErrNotExist) {
+	if _, err := run(t, opt); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
 	}
 }
@@ -384,14 +401,7 @@ func TestPacing(t *testing.T) {
 	}
 	s := &recorder{}
 	opt := options(t, dir, "graphite://127.0.0.1:1?new-metrics-per-minute=4")
-	p := &pusher{Options: opt, failed: map[string]string{}, sink: s}
-	unlock, err := p.open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlock()
-	defer p.reader.Close()
-	p.sink, p.spool = s, nil
+	p := stub(t, opt, s)
 	for i, want := range []struct{ sent, waiting int64 }{{2, 8}, {0, 8}, {2, 6}, {2, 4}, {2, 2}, {2, 0}, {0, 0}} {
 		if i >= 2 { // a minute later
 			p.state.Counted -= 60
@@ -413,7 +423,7 @@ func TestPacing(t *testing.T) {
 func TestPacingLeavesRoom(t *testing.T) {
 	const limit, own = 50, 20
 	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1?new-metrics-per-minute=50")
-	p := &pusher{Options: opt}
+	p := &Pusher{Options: opt}
 	p.state = pushState{Creates: p.mostCreates(), Counted: time.Now().Unix()}
 	for _, every := range []int{1, 20, 60, 61, 90} {
 		p.state.Creates = p.mostCreates()
@@ -485,7 +495,7 @@ func TestCarbonAway(t *testing.T) {
 		"MAX_UPDATES_PER_SECOND = 100", "CARBON_METRIC_INTERVAL = 0")
 	server.Down()
 	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=0")
-	sum, err := Run(t.Context(), opt)
+	sum, err := run(t, opt)
 	if !errors.Is(err, graphite.ErrUnavailable) || sum.Points != files*steps || sum.Spooled == 0 {
 		t.Fatalf("%+v, %v", sum, err)
 	}

@@ -124,20 +124,16 @@ func newConsumer(h *hub, q *queue, text string, session string) (consumer, error
 	case "exec":
 		return newPump(q, out, openCommand(t.rest, h.opt.Stdout, h.opt.Stderr), back), nil
 	case "tcp", "tls":
+		h.needRaw = true
 		return newPump(q, raw, openTCP(t.addr, files, h.opt.Peers), back), nil
 	case "ack", "ack+tls":
+		h.needRaw = true
 		return newPump(q, raw, openAck(t.addr, files, h.opt.Peers, session), back), nil
 	}
 	if t.broker.scheme == "kafka" {
 		return newPump(q, out, openKafka(t.broker, h, q, files), back), nil
 	}
 	return newPump(q, out, openNATS(t.broker, h, q, files), back), nil
-}
-
-// wantsRaw reports whether a consumer gets raw lines whatever the format is.
-func wantsRaw(text string) bool {
-	t, err := parseConsumer(text)
-	return err == nil && slices.Contains([]string{"tcp", "tls", "ack", "ack+tls"}, t.scheme)
 }
 
 // stdout writes to the standard output.

@@ -137,13 +137,7 @@ func TestNATS(t *testing.T) {
 }
 
 // taken returns how many lines a consumer has taken.
-func (s *started) taken(i int) int64 {
-	h := s.hub.Load()
-	if h == nil {
-		return 0
-	}
-	return h.queues[i].stats.lines.Load()
-}
+func (s *started) taken(i int) int64 { return s.hub.queues[i].stats.lines.Load() }
 
 // TestExec: the command dies again and again, and the next one goes on with
 // the line at which it stopped to read.
@@ -199,7 +193,7 @@ func TestStalledPeer(t *testing.T) {
 	}()
 	p := <-peer
 	await(t, "a full queue", func() bool {
-		room := s.hub.Load().queues[0].room
+		room := s.hub.queues[0].room
 		if !room.TryAcquire(256 << 10) {
 			return true
 		}

@@ -87,9 +87,8 @@ func newFollower(h *hub, ck *checkpoint, root Root) *follower {
 	}
 }
 
-// run follows until stop ends. Lines that are read are handed over until ctx
-// ends.
-func (f *follower) run(stop, ctx context.Context) error {
+// run follows until reading ends.
+func (f *follower) run(ctx, reading context.Context) error {
 	if f.hub.opt.Start == StartCheckpoint {
 		f.resume = f.ck.of(f.key)
 	}
@@ -98,7 +97,7 @@ func (f *follower) run(stop, ctx context.Context) error {
 		return err
 	}
 	f.order = order
-	f.watch(stop)
+	f.watch(reading)
 	if f.watcher != nil {
 		defer f.watcher.Close()
 	}
@@ -116,7 +115,7 @@ func (f *follower) run(stop, ctx context.Context) error {
 		}
 		progress := false
 		for _, l := range f.sorted() {
-			if stop.Err() != nil {
+			if reading.Err() != nil {
 				return nil
 			}
 			p, err := l.step(ctx)
@@ -133,7 +132,7 @@ func (f *follower) run(stop, ctx context.Context) error {
 		case <-f.wake:
 		case <-poll.C:
 			f.look.Store(true)
-		case <-stop.Done():
+		case <-reading.Done():
 			return nil
 		}
 	}

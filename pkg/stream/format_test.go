@@ -18,7 +18,7 @@ func testHub(t testing.TB, opt Options) *hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hub{opt: &opt, log: slog.New(slog.DiscardHandler), stats: &stats{start: time.Now()}, types: &typeNames{}, layouts: l}
+	return &hub{opt: &opt, log: slog.New(slog.DiscardHandler), types: &typeNames{}, layouts: l}
 }
 
 const sampleLog = "../tstat/testdata/logs/v300/2026_11_22_06_39.out/log_tcp_complete"

@@ -12,7 +12,7 @@ import (
 type hub struct {
 	opt     *Options
 	log     *slog.Logger
-	stats   *stats
+	stats   stats
 	sources sources
 	queues  []*queue
 	layouts *layouts

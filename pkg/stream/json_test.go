@@ -290,7 +290,7 @@ func FuzzLines(f *testing.F) {
 		data = append(data, '\n')
 		name := names[uint(n)%uint(len(names))]
 		h := &hub{
-			opt: opt, log: slog.New(slog.DiscardHandler), stats: &stats{}, types: &typeNames{},
+			opt: opt, log: slog.New(slog.DiscardHandler), types: &typeNames{},
 			layouts: &layouts{headers: map[string]headers{}, version: 1},
 		}
 		for line := range strings.Lines(encodeAll(t, h, name, data)) {

@@ -180,7 +180,7 @@ func TestKafkaAway(t *testing.T) {
 	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
 	k.start()
 	trouble := func() string {
-		if p := s.hub.Load().queues[0].stats.trouble.Load(); p != nil {
+		if p := s.hub.queues[0].stats.trouble.Load(); p != nil {
 			return *p
 		}
 		return ""

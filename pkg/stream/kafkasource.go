@@ -55,17 +55,17 @@ type part struct {
 	next      int64       // to be read; guarded by the reader's goroutine
 }
 
-func (s *kafkaSource) run(stop, ctx context.Context) error {
-	client, err := s.open(stop)
+func (s *kafkaSource) run(ctx, reading context.Context) error {
+	client, err := s.open(reading)
 	if err != nil {
-		return nil // stop has ended
+		return nil // reading has ended
 	}
 	work, done := context.WithCancel(ctx)
 	defer done()
 	var commits sync.WaitGroup
 	commits.Go(func() { s.commits(work, client) })
-	for stop.Err() == nil {
-		if err := s.poll(stop, ctx, client); err != nil {
+	for reading.Err() == nil {
+		if err := s.poll(ctx, reading, client); err != nil {
 			break // consumers do not take more
 		}
 	}
@@ -77,7 +77,7 @@ func (s *kafkaSource) run(stop, ctx context.Context) error {
 }
 
 // open joins the group once the topic is there.
-func (s *kafkaSource) open(stop context.Context) (*kgo.Client, error) {
+func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &kafkaLog{Logger: s.log}
 	told := false
 	for {
@@ -87,7 +87,7 @@ func (s *kafkaSource) open(stop context.Context) (*kgo.Client, error) {
 			kgo.FetchMaxBytes(kafkaFetch), kgo.MaxDecompressBatchBytes(kafkaInflated),
 			kgo.OnPartitionsAssigned(s.gained), kgo.OnPartitionsRevoked(s.revoked), kgo.OnPartitionsLost(s.lost))...)
 		if err == nil {
-			if err = checkTopic(stop, client, s.broker); err == nil {
+			if err = checkTopic(ctx, client, s.broker); err == nil {
 				if told {
 					s.log.Warn("source is there again")
 				}
@@ -95,23 +95,23 @@ func (s *kafkaSource) open(stop context.Context) (*kgo.Client, error) {
 			}
 			client.Close()
 		}
-		if stop.Err() != nil {
-			return nil, context.Cause(stop)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 		if !told {
 			s.log.Warn("source cannot be opened; it is tried again", "err", err)
 			told = true
 		}
-		if err := s.back.Wait(stop); err != nil {
+		if err := s.back.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // poll hands over what has come. Its error is that of ctx.
-func (s *kafkaSource) poll(stop, ctx context.Context, client *kgo.Client) (err error) {
-	fetches := client.PollFetches(stop)
-	if stop.Err() != nil {
+func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
+	fetches := client.PollFetches(reading)
+	if reading.Err() != nil {
 		return nil
 	}
 	fetches.EachError(func(_ string, partition int32, err error) {
@@ -126,7 +126,7 @@ func (s *kafkaSource) poll(stop, ctx context.Context, client *kgo.Client) (err e
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		p := s.part(f.Partition)
 		for _, r := range f.Records {
-			if err != nil || p == nil || p.moved.Load() || stop.Err() != nil {
+			if err != nil || p == nil || p.moved.Load() || reading.Err() != nil {
 				return
 			}
 			s.gap(client, p, f, r)

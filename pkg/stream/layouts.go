@@ -1,11 +1,14 @@
 package stream
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"sync"
+	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
@@ -88,6 +91,13 @@ func (l *layouts) set(probe, typ, part, line string) {
 	l.headers[key] = fresh
 	l.version++
 	l.changed = true
+}
+
+// run saves headers until ctx ends; call save then.
+func (l *layouts) run(ctx context.Context, log *slog.Logger) {
+	for retry.Sleep(ctx, 5*time.Second) == nil {
+		l.save(log)
+	}
 }
 
 // save writes the state file if something has changed.

@@ -73,17 +73,17 @@ type natsMessage struct {
 	taken bool
 }
 
-func (s *natsSource) run(stop, ctx context.Context) error {
+func (s *natsSource) run(ctx, reading context.Context) error {
 	told := false
-	for stop.Err() == nil {
-		err := s.connection(stop, ctx, func() {
+	for reading.Err() == nil {
+		err := s.connection(ctx, reading, func() {
 			s.back.Reset()
 			if told {
 				s.log.Warn("source is there again")
 				told = false
 			}
 		})
-		if stop.Err() != nil || ctx.Err() != nil {
+		if reading.Err() != nil || ctx.Err() != nil {
 			break
 		}
 		if hint.IsUsage(err) {
@@ -93,17 +93,17 @@ func (s *natsSource) run(stop, ctx context.Context) error {
 			s.log.Warn("source is lost or cannot be opened; it is tried again", "err", err)
 			told = true
 		}
-		if s.back.Wait(stop) != nil {
+		if s.back.Wait(reading) != nil {
 			break
 		}
 	}
 	return nil
 }
 
-// connection takes messages until stop or the connection ends. opened is
+// connection takes messages until reading or the connection ends. opened is
 // called when it can begin.
-func (s *natsSource) connection(stop, ctx context.Context, opened func()) error {
-	lost, fail := context.WithCancelCause(stop)
+func (s *natsSource) connection(ctx, reading context.Context, opened func()) error {
+	lost, fail := context.WithCancelCause(reading)
 	defer fail(nil)
 	nc, err := connectNATS(s.broker, s.files, fail)
 	if err != nil {
@@ -136,7 +136,7 @@ func (s *natsSource) connection(stop, ctx context.Context, opened func()) error 
 			return err
 		}
 	}
-	if stop.Err() == nil {
+	if reading.Err() == nil {
 		return context.Cause(lost)
 	}
 	s.settle(ctx)

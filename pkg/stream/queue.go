@@ -32,14 +32,14 @@ type queue struct {
 	over context.Context // ends with close
 	end  context.CancelFunc
 
-	stats    *consumerStats
+	stats    consumerStats
 	stalled  atomic.Bool
 	dropping rate.Sometimes // warns
 }
 
-func newQueue(name string, optional bool, size int64, stats *consumerStats, log *slog.Logger) *queue {
+func newQueue(name string, optional bool, size int64, log *slog.Logger) *queue {
 	q := &queue{
-		name: name, optional: optional, size: size, log: log, stats: stats,
+		name: name, optional: optional, size: size, log: log,
 		room: semaphore.NewWeighted(size),
 		ch:   make(chan *batch, size/minCost),
 

@@ -66,15 +66,9 @@ func SameTopic(source, consumer string) bool {
 		slices.ContainsFunc(from.hosts, func(h string) bool { return slices.Contains(to.broker.hosts, h) })
 }
 
-// brokerSource takes lines from a broker until stop ends. Lines that it has
-// read are handed over until ctx ends.
-type brokerSource interface {
-	run(stop, ctx context.Context) error
-}
-
 // newSource makes the source that text names. number tells it from others of
 // this run.
-func newSource(h *hub, text, session string, number int) (brokerSource, error) {
+func newSource(h *hub, text, session string, number int) (input, error) {
 	b, err := parseSource(text)
 	if err != nil {
 		return nil, err

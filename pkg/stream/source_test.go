@@ -191,7 +191,7 @@ func TestHostileMessages(t *testing.T) {
 		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + 20_000 + maxProbes + 10)
 		await(t, "the last line", func() bool { return s.out.Len() >= len(want) })
 		// Partitions of Kafka come in any order.
-		await(t, "all rejects", func() bool { return s.hub.Load().stats.rejects.Load() >= rejects })
+		await(t, "all rejects", func() bool { return s.hub.stats.rejects.Load() >= rejects })
 		sum := s.stop()
 		if got := s.out.String(); got != want || s.err != nil {
 			t.Errorf("%s, %v", got, s.err)
@@ -341,22 +341,18 @@ func TestHeldUp(t *testing.T) {
 				conns <- c
 			}
 		}()
-		var src brokerSource
-		s := startStream(t, Options{From: []string{url}, To: []string{"tcp://" + l.Addr().String()}, Queue: size, Window: size, opened: func(r *run) {
-			src = r.from[0]
-			if k, ok := src.(*kafkaSource); ok {
-				k.session = 6 * time.Second // the least that the broker takes
-			}
-		}})
-		c := <-conns
-		defer c.Close()
+		s := newStream(t, Options{From: []string{url}, To: []string{"tcp://" + l.Addr().String()}, Queue: size, Window: size})
 		var w *window
-		switch src := src.(type) {
+		switch src := s.inputs[0].(type) {
 		case *kafkaSource:
 			w = &src.window
+			src.session = 6 * time.Second // the least that the broker takes
 		case *natsSource:
 			w = &src.window
 		}
+		s.start()
+		c := <-conns
+		defer c.Close()
 		ahead := func() int64 {
 			w.mu.Lock()
 			defer w.mu.Unlock()

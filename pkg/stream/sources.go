@@ -12,17 +12,17 @@ import (
 // one without a name.
 const maxSources = 2048
 
-// SourceSummary is what came of a probe from one address or folder so far.
-type SourceSummary struct {
-	Probe       string    `json:"probe"`
-	From        string    `json:"from"`                  // address without port, or folder
-	Connections int64     `json:"connections,omitempty"` // at the moment
-	Lines       int64     `json:"lines"`                 // read, headers included
-	Rejects     int64     `json:"rejects"`
-	Last        time.Time `json:"last,omitzero"` // when the last line came
+// SourceStats is what came of a probe from one address or folder so far.
+type SourceStats struct {
+	Probe       string
+	From        string // address without port, folder or broker
+	Connections int64  // at the moment
+	Lines       int64  // read, headers included
+	Rejects     int64
+	Last        time.Time // when the last line came
 }
 
-// source counts what SourceSummary tells.
+// source counts what SourceStats has.
 type source struct {
 	probe, from                 string
 	connections, lines, rejects atomic.Int64
@@ -58,13 +58,13 @@ func (s *sources) of(probe, from string) *source {
 	return s.all[key]
 }
 
-// summary returns the sources that are connected or have sent lines.
-func (s *sources) summary() []SourceSummary {
+// stats returns the sources that are connected or have sent lines.
+func (s *sources) stats() []SourceStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []SourceSummary
+	var list []SourceStats
 	for _, o := range s.all {
-		sum := SourceSummary{Probe: o.probe, From: o.from, Connections: o.connections.Load(), Lines: o.lines.Load(), Rejects: o.rejects.Load()}
+		sum := SourceStats{Probe: o.probe, From: o.from, Connections: o.connections.Load(), Lines: o.lines.Load(), Rejects: o.rejects.Load()}
 		if last := o.last.Load(); last != 0 {
 			sum.Last = time.Unix(0, last)
 		}
@@ -72,7 +72,7 @@ func (s *sources) summary() []SourceSummary {
 			list = append(list, sum)
 		}
 	}
-	slices.SortFunc(list, func(a, b SourceSummary) int {
+	slices.SortFunc(list, func(a, b SourceStats) int {
 		return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.From, b.From))
 	})
 	return list

@@ -21,7 +21,7 @@ func TestSources(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Probes: known})
 	sources := func() string {
 		var list []string
-		for _, o := range s.hub.Load().summary().Sources {
+		for _, o := range s.Stats().Sources {
 			if o.Lines > 0 && (o.Last.Before(began) || o.Last.After(time.Now())) {
 				t.Errorf("last line at %v", o.Last)
 			}
@@ -51,7 +51,7 @@ func TestSourcesBounded(t *testing.T) {
 	for i := range maxSources + 10 {
 		s.of(fmt.Sprint(i), "x").add(1)
 	}
-	list := s.summary()
+	list := s.stats()
 	if len(list) != maxSources+1 || list[0].Probe != "" || list[0].Lines != 10 {
 		t.Errorf("%d sources, the first is %+v", len(list), list[0])
 	}
@@ -67,7 +67,7 @@ func TestTrouble(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://" + addr}})
-	consumer := func() ConsumerSummary { return s.hub.Load().summary().Consumers[0] }
+	consumer := func() ConsumerStats { return s.Stats().Consumers[0] }
 	write(t, connect(t, s.addr), numbered(logPath, 0, 3))
 	await(t, "trouble", func() bool { c := consumer(); return strings.Contains(c.Trouble, "refused") && c.Queued > 0 })
 	if l, err = net.Listen("tcp", addr); err != nil {

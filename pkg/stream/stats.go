@@ -5,34 +5,35 @@ import (
 	"time"
 )
 
-// Summary is what a run did so far.
-type Summary struct {
-	Seconds     float64           `json:"seconds"`
-	Lines       int64             `json:"lines"` // read from all sources, headers included
-	Bytes       int64             `json:"bytes"`
-	Rejects     int64             `json:"rejects"`     // lines that were none, or no rows of their log
-	Cuts        int64             `json:"cut"`         // last lines without end
-	Empty       int64             `json:"empty"`       // lines without text
-	Connections int64             `json:"connections"` // at the moment
-	Accepted    int64             `json:"accepted"`    // connections so far
-	Refused     int64             `json:"refused"`     // connections that were not allowed, too many, or of too many probes
-	Folders     int64             `json:"folders"`     // followed log folders so far
-	Vanished    int64             `json:"vanished"`    // logs that went before they were read to their end
-	Untaken     int64             `json:"untaken"`     // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
-	Consumers   []ConsumerSummary `json:"consumers"`
-	Sources     []SourceSummary   `json:"sources"` // by probe
+// Stats is what a Stream did so far.
+type Stats struct {
+	Duration    time.Duration
+	Lines       int64 // read from all sources, headers included
+	Bytes       int64
+	Rejects     int64 // lines that were none, or no rows of their log
+	Cuts        int64 // last lines without end
+	Empty       int64 // lines without text
+	Connections int64 // at the moment
+	Accepted    int64 // connections so far
+	Refused     int64 // connections that were not allowed, too many, or of too many probes
+	Folders     int64 // followed log folders so far
+	Vanished    int64 // logs that went before they were read to their end
+	Untaken     int64 // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
+	Consumers   []ConsumerStats
+	Sources     []SourceStats // by probe
 }
 
-// ConsumerSummary is what one consumer did so far.
-type ConsumerSummary struct {
-	Name     string `json:"name"`
-	Optional bool   `json:"optional"`
-	Lines    int64  `json:"lines"`   // taken
-	Dropped  int64  `json:"dropped"` // because it was too slow (if optional), or cannot take them at all
-	Restarts int64  `json:"restarts"`
-	Repeated int64  `json:"repeated"`          // bytes sent again after a restart
-	Queued   int64  `json:"queued"`            // bytes that wait for it
-	Trouble  string `json:"trouble,omitempty"` // why it takes nothing now
+// ConsumerStats is what one consumer did so far.
+type ConsumerStats struct {
+	Name     string // without secrets
+	Optional bool
+	Lines    int64 // taken
+	Dropped  int64 // because it was too slow (if optional), or cannot take them at all
+	Restarts int64
+	Repeated int64  // bytes sent again after a restart
+	Queued   int64  // bytes that wait for it
+	Limit    int64  // bytes that may wait for it
+	Trouble  string // why it takes nothing now
 }
 
 type consumerStats struct {
@@ -47,24 +48,28 @@ type stats struct {
 	folders, vanished, untaken         atomic.Int64
 }
 
-func (h *hub) summary() *Summary {
-	s := h.stats
-	sum := &Summary{
-		Seconds: time.Since(s.start).Seconds(),
-		Lines:   s.lines.Load(), Bytes: s.bytes.Load(), Rejects: s.rejects.Load(), Cuts: s.cuts.Load(), Empty: s.empty.Load(),
-		Connections: s.connections.Load(), Accepted: s.accepted.Load(), Refused: s.refused.Load(),
-		Folders: s.folders.Load(), Vanished: s.vanished.Load(), Untaken: s.untaken.Load(),
+// Stats returns what the stream did so far.
+func (s *Stream) Stats() *Stats {
+	n := &s.hub.stats
+	sum := &Stats{
+		Duration: time.Since(n.start),
+		Lines:    n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
+		Connections: n.connections.Load(), Accepted: n.accepted.Load(), Refused: n.refused.Load(),
+		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Untaken: n.untaken.Load(),
 	}
-	for _, q := range h.queues {
-		c := ConsumerSummary{
+	for _, l := range s.listeners {
+		sum.Refused += l.Refused()
+	}
+	for _, q := range s.hub.queues {
+		c := ConsumerStats{
 			Name: q.name, Optional: q.optional, Lines: q.stats.lines.Load(), Dropped: q.stats.dropped.Load(),
-			Restarts: q.stats.restarts.Load(), Repeated: q.stats.repeated.Load(), Queued: q.stats.queued.Load(),
+			Restarts: q.stats.restarts.Load(), Repeated: q.stats.repeated.Load(), Queued: q.stats.queued.Load(), Limit: q.size,
 		}
 		if trouble := q.stats.trouble.Load(); trouble != nil {
 			c.Trouble = *trouble
 		}
 		sum.Consumers = append(sum.Consumers, c)
 	}
-	sum.Sources = h.sources.summary()
+	sum.Sources = s.hub.sources.stats()
 	return sum
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ type Root struct {
 	Dir   string
 }
 
-// Options say what Run brings where. The zero value of a field means its
+// Options say what a Stream brings where. The zero value of a field means its
 // default.
 type Options struct {
 	Listen []peer.Options // endpoints
@@ -78,14 +79,6 @@ type Options struct {
 	Stdout   io.Writer
 	Stderr   io.Writer // of commands
 	Log      *slog.Logger
-
-	// Listening is called with the addresses of the endpoints.
-	Listening func(addrs []string)
-	// Report is called every ReportEvery, with the sums so far.
-	Report      func(*Summary)
-	ReportEvery time.Duration
-
-	opened func(*run) // lets tests look inside
 }
 
 // Defaults of Options.
@@ -144,11 +137,29 @@ func (e *UntakenError) Error() string {
 	return fmt.Sprintf("%d lines were received and not taken by all consumers", e.Lines)
 }
 
-// Run streams until ctx ends, or a consumer cannot go on. Then sources stop,
-// and the consumers have Options.Drain for what is under way. The error is
-// nil if they took it all.
-func Run(ctx context.Context, opt Options) (*Summary, error) {
+// Stream brings lines from sources to consumers.
+type Stream struct {
+	hub       *hub
+	log       *slog.Logger
+	ck        *checkpoint
+	unlock    func() // of the state
+	consumers []consumer
+	inputs    []input
+	endpoint  *endpoint
+	listeners []*peer.Listener
+}
+
+// input reads lines that nobody sends to us: those of a followed folder or of
+// a broker. It reads until reading ends, and hands over what it has read until
+// ctx ends.
+type input interface {
+	run(ctx, reading context.Context) error
+}
+
+// New opens the state and the endpoints of a stream. Run closes them.
+func New(opt Options) (*Stream, error) {
 	opt.defaults()
+	opt.Follow = slices.Clone(opt.Follow)
 	for i := range opt.Follow {
 		abs, err := filepath.Abs(opt.Follow[i].Dir)
 		if err != nil {
@@ -166,121 +177,106 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
-	r := &run{opt: &opt, log: opt.Log}
-	if err := r.open(ctx); err != nil {
+	s := &Stream{log: opt.Log, unlock: unlock, hub: &hub{
+		opt: &opt, log: opt.Log, types: &typeNames{}, stats: stats{start: time.Now()},
+		wrong: rate.Sometimes{First: 1, Interval: time.Minute},
+	}}
+	if err := s.open(); err != nil {
+		s.close()
 		return nil, err
 	}
-	return r.stream(ctx)
-}
-
-// run is what Run works with.
-type run struct {
-	opt       *Options
-	log       *slog.Logger
-	hub       *hub
-	ck        *checkpoint
-	consumers []consumer
-	endpoint  *endpoint
-	listeners []*peer.Listener
-	from      []brokerSource
+	return s, nil
 }
 
 // open prepares everything that can fail at once.
-func (r *run) open(ctx context.Context) error {
-	opt := r.opt
-	r.hub = &hub{
-		opt: opt, log: r.log, stats: &stats{start: time.Now()}, types: &typeNames{},
-		wrong: rate.Sometimes{First: 1, Interval: time.Minute},
-	}
-	h := r.hub
-	var err error
+func (s *Stream) open() (err error) {
+	h, opt := s.hub, s.hub.opt
 	if h.layouts, err = openLayouts(opt); err != nil {
 		return err
 	}
-	if r.ck, err = openCheckpoint(opt, r.log); err != nil {
+	if s.ck, err = openCheckpoint(opt, s.log); err != nil {
 		return err
 	}
 	h.needRaw = opt.Format == Raw
-	add := func(text string, optional bool) error {
-		q := newQueue(dest.Redact(text), optional, opt.Queue, new(consumerStats), r.log)
-		c, err := newConsumer(h, q, text, fmt.Sprintf("%s-%d", r.ck.state.Session, len(r.consumers)+1))
+	for i, text := range slices.Concat(opt.To, opt.ToOptional) {
+		q := newQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
+		c, err := newConsumer(h, q, text, fmt.Sprintf("%s-%d", s.ck.state.Session, i+1))
 		if err != nil {
 			return err
 		}
 		h.queues = append(h.queues, q)
-		r.consumers = append(r.consumers, c)
-		h.needRaw = h.needRaw || wantsRaw(text)
-		return nil
+		s.consumers = append(s.consumers, c)
 	}
-	for _, text := range opt.To {
-		if err := add(text, false); err != nil {
-			return err
-		}
-	}
-	for _, text := range opt.ToOptional {
-		if err := add(text, true); err != nil {
-			return err
-		}
+	for _, root := range opt.Follow {
+		s.inputs = append(s.inputs, newFollower(h, s.ck, root))
 	}
 	for i, text := range opt.From {
-		src, err := newSource(h, text, r.ck.state.Session, i+1)
+		src, err := newSource(h, text, s.ck.state.Session, i+1)
 		if err != nil {
 			return err
 		}
-		r.from = append(r.from, src)
+		s.inputs = append(s.inputs, src)
 	}
-	r.endpoint = &endpoint{
-		hub: h, log: r.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
+	s.endpoint = &endpoint{
+		hub: h, log: s.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
-	var addrs []string
 	for _, o := range opt.Listen {
-		o.Log = r.log
-		l, err := peer.Listen(ctx, o)
+		o.Log = s.log
+		l, err := peer.Listen(context.Background(), o)
 		if err != nil {
-			for _, l := range r.listeners {
-				l.Close()
-			}
 			return err
 		}
-		r.listeners = append(r.listeners, l)
-		addrs = append(addrs, l.Addr().String())
-	}
-	if opt.opened != nil {
-		opt.opened(r)
-	}
-	if opt.Listening != nil {
-		opt.Listening(addrs)
+		s.listeners = append(s.listeners, l)
 	}
 	return nil
 }
 
-// stream runs sources and consumers.
-func (r *run) stream(ctx context.Context) (*Summary, error) {
-	// stop ends the sources; work the consumers, and what waits for them.
-	stop, stopNow := context.WithCancelCause(ctx)
-	defer stopNow(nil)
+// close frees what New holds.
+func (s *Stream) close() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.unlock()
+}
+
+// Addrs returns the addresses that the endpoints listen on.
+func (s *Stream) Addrs() []string {
+	var addrs []string
+	for _, l := range s.listeners {
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
+
+// Run streams until ctx ends, or a consumer cannot go on. Then sources stop,
+// and the consumers have Options.Drain for what is under way. The error is
+// nil if they took it all. Run can be called once.
+func (s *Stream) Run(ctx context.Context) error {
+	defer s.close()
+	// reading ends first; work ends when the consumers have taken everything.
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
 
-	var consumers, sources, others sync.WaitGroup
+	var consumers, sources, saving sync.WaitGroup
 	var failure error
 	var once sync.Once
 	fail := func(err error) {
 		once.Do(func() { failure = err })
-		stopNow(err)
+		stop(err)
 	}
-	for i, c := range r.consumers {
+	for i, c := range s.consumers {
 		consumers.Go(func() {
-			q := r.hub.queues[i]
+			q := s.hub.queues[i]
 			if err := c.run(work); err != nil && work.Err() == nil {
 				if !q.optional {
 					fail(fmt.Errorf("consumer %s: %w", q.name, err))
 					giveUp(err) // nobody empties its queue
 					return
 				}
-				r.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
+				s.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
 				q.trouble(fmt.Errorf("it has ended: %w", err))
 				for b := range q.ch {
 					q.discard(b)
@@ -288,49 +284,39 @@ func (r *run) stream(ctx context.Context) (*Summary, error) {
 			}
 		})
 	}
-	for _, l := range r.listeners {
-		sources.Go(func() { r.endpoint.serve(work, l) })
+	for _, l := range s.listeners {
+		sources.Go(func() { s.endpoint.serve(work, l) })
 	}
-	for _, root := range r.opt.Follow {
+	for _, in := range s.inputs {
 		sources.Go(func() {
-			if err := newFollower(r.hub, r.ck, root).run(stop, work); err != nil && work.Err() == nil {
+			if err := in.run(work, reading); err != nil && work.Err() == nil {
 				fail(err)
 			}
 		})
 	}
-	for _, src := range r.from {
-		sources.Go(func() {
-			if err := src.run(stop, work); err != nil && work.Err() == nil {
-				fail(err)
-			}
-		})
-	}
-	others.Go(func() { r.ck.run(work) })
-	others.Go(func() { r.report(work) })
+	saving.Go(func() { s.ck.run(work) })
+	saving.Go(func() { s.hub.layouts.run(work, s.log) })
 
-	<-stop.Done()
-	timer := time.AfterFunc(r.opt.Drain, func() { giveUp(errDrain) })
+	<-reading.Done()
+	timer := time.AfterFunc(s.hub.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
-	tell := time.AfterFunc(drainSilence, r.tellDrain)
+	tell := time.AfterFunc(drainSilence, s.tellDrain)
 	defer tell.Stop()
-	r.endpoint.stop(r.listeners)
+	s.endpoint.stop(s.listeners)
 	sources.Wait()
-	r.endpoint.wait()
-	for _, q := range r.hub.queues {
+	s.endpoint.wait()
+	for _, q := range s.hub.queues {
 		q.close()
 	}
 	consumers.Wait()
 	giveUp(nil)
-	others.Wait()
-	for _, l := range r.listeners {
-		r.hub.stats.refused.Add(l.Refused())
-	}
-	r.hub.layouts.save(r.log)
-	err := r.ck.save()
-	if n := r.hub.stats.untaken.Load(); n > 0 {
+	saving.Wait()
+	s.hub.layouts.save(s.log)
+	err := s.ck.save()
+	if n := s.hub.stats.untaken.Load(); n > 0 {
 		err = errors.Join(err, &UntakenError{n})
 	}
-	return r.hub.summary(), errors.Join(failure, err)
+	return errors.Join(failure, err)
 }
 
 var errDrain = errors.New("consumers did not take everything in time")
@@ -340,31 +326,10 @@ var errDrain = errors.New("consumers did not take everything in time")
 const drainSilence = time.Second
 
 // tellDrain says which consumers are waited for.
-func (r *run) tellDrain() {
-	for _, q := range r.hub.queues {
+func (s *Stream) tellDrain() {
+	for _, q := range s.hub.queues {
 		if q.stats.queued.Load() > 0 {
-			r.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "at most", r.opt.Drain)
-		}
-	}
-}
-
-// report saves and tells from time to time.
-func (r *run) report(ctx context.Context) {
-	every := r.opt.ReportEvery
-	if every == 0 {
-		every = 15 * time.Second
-	}
-	t := time.NewTicker(every)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			r.hub.layouts.save(r.log)
-			if r.opt.Report != nil {
-				r.opt.Report(r.hub.summary())
-			}
-		case <-ctx.Done():
-			return
+			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "at most", s.hub.opt.Drain)
 		}
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,24 +62,29 @@ func (o *output) Len() int {
 
 // started is a stream that runs.
 type started struct {
+	*Stream
 	t     testing.TB
 	addr  string // of the first endpoint
 	out   *output
 	log   *output
 	end   context.CancelFunc
 	done  chan struct{}
-	sum   *Summary
 	err   error
 	ended bool
-	hub   atomic.Pointer[hub]
-	ck    *checkpoint
 }
 
 // startStream runs a stream until stop or the end of the test.
 func startStream(t testing.TB, opt Options) *started {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &started{t: t, out: &output{}, log: &output{}, end: cancel, done: make(chan struct{})}
+	s := newStream(t, opt)
+	s.start()
+	return s
+}
+
+// newStream returns a stream that listens and does not run yet.
+func newStream(t testing.TB, opt Options) *started {
+	t.Helper()
+	s := &started{t: t, out: &output{}, log: &output{}, done: make(chan struct{})}
 	if opt.StateDir == "" {
 		opt.StateDir = t.TempDir()
 	}
@@ -94,45 +98,34 @@ func startStream(t testing.TB, opt Options) *started {
 	opt.Poll = 20 * time.Millisecond
 	opt.RetryMin, opt.RetryMax = time.Millisecond, 20*time.Millisecond
 	opt.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	look := opt.opened
-	opt.opened = func(r *run) {
-		if look != nil {
-			look(r)
-		}
-		s.hub.Store(r.hub)
-		s.ck = r.ck
+	var err error
+	if s.Stream, err = New(opt); err != nil {
+		t.Fatalf("stream did not start: %v", err)
 	}
-	ready := make(chan string, 1)
-	before := opt.Listening
-	opt.Listening = func(addrs []string) {
-		if before != nil {
-			before(addrs)
-		}
-		ready <- strings.Join(addrs, " ")
-	}
-	go func() {
-		defer close(s.done)
-		s.sum, s.err = Run(ctx, opt)
-	}()
-	select {
-	case s.addr = <-ready:
-	case <-s.done:
-		cancel()
-		t.Fatalf("stream did not start: %v", s.err)
-	}
-	t.Cleanup(func() {
-		if !s.ended {
-			s.stop()
-		}
-		if t.Failed() {
-			t.Logf("log:\n%s", s.log)
-		}
-	})
+	s.addr = strings.Join(s.Addrs(), " ")
 	return s
 }
 
-// stop stops the stream and returns its summary.
-func (s *started) stop() *Summary {
+// start runs the stream.
+func (s *started) start() {
+	var ctx context.Context
+	ctx, s.end = context.WithCancel(context.Background())
+	go func() {
+		defer close(s.done)
+		s.err = s.Run(ctx)
+	}()
+	s.t.Cleanup(func() {
+		if !s.ended {
+			s.stop()
+		}
+		if s.t.Failed() {
+			s.t.Logf("log:\n%s", s.log)
+		}
+	})
+}
+
+// stop stops the stream and returns what it did.
+func (s *started) stop() *Stats {
 	s.t.Helper()
 	s.ended = true
 	s.end()
@@ -141,7 +134,7 @@ func (s *started) stop() *Summary {
 	case <-time.After(patience):
 		s.t.Fatal("stream does not stop")
 	}
-	return s.sum
+	return s.Stats()
 }
 
 func loopback() []peer.Options { return []peer.Options{{Addr: ":0"}} }
@@ -415,13 +408,10 @@ func TestManyConnections(t *testing.T) {
 
 // TestIdle: a connection on which nothing comes is closed.
 func TestIdle(t *testing.T) {
-	var c net.Conn
-	opt := Options{Listen: loopback(), IdleTimeout: 300 * time.Millisecond}
-	opt.Listening = func(addrs []string) { // nothing is accepted, and no time runs, before this returns
-		c = connect(t, addrs[0])
-		write(t, c, numbered(logPath, 0, 3))
-	}
-	s := startStream(t, opt)
+	s := newStream(t, Options{Listen: loopback(), IdleTimeout: 300 * time.Millisecond})
+	c := connect(t, s.addr)
+	write(t, c, numbered(logPath, 0, 3))
+	s.start() // nothing is accepted, and no time runs, before
 	c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)
@@ -485,19 +475,21 @@ func TestStopTakesBacklog(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	out, want := &output{}, 0
-	opt := Options{Listen: loopback(), To: []string{"-"}, StateDir: t.TempDir(), Stdout: out}
-	opt.Listening = func(addrs []string) { // nothing is accepted before this returns
-		for i := range exporters {
-			text := numbered(fmt.Sprintf("/p%d/2016_03_24_21_37.out/log_tcp_complete", i), 0, 20)
-			c := connect(t, addrs[0])
-			write(t, c, text)
-			if want += len(text); i%2 == 0 {
-				c.Close()
-			}
-		}
-		cancel()
+	s, err := New(Options{Listen: loopback(), To: []string{"-"}, StateDir: t.TempDir(), Stdout: out})
+	if err != nil {
+		t.Fatal(err)
 	}
-	sum, err := Run(ctx, opt)
+	for i := range exporters {
+		text := numbered(fmt.Sprintf("/p%d/2016_03_24_21_37.out/log_tcp_complete", i), 0, 20)
+		c := connect(t, s.Addrs()[0])
+		write(t, c, text)
+		if want += len(text); i%2 == 0 {
+			c.Close()
+		}
+	}
+	cancel()
+	err = s.Run(ctx) // nothing is accepted before
+	sum := s.Stats()
 	if err != nil || sum.Accepted != exporters || sum.Lines != exporters*20 || out.Len() != want {
 		t.Errorf("%+v, %d bytes of %d, %v", sum, out.Len(), want, err)
 	}
@@ -533,7 +525,7 @@ func TestEndWithoutConsumer(t *testing.T) {
 		t.Error(sum, s.err)
 	}
 	for lacks, want := range map[bool]error{false: nil, true: context.Canceled} {
-		q := newQueue("away", false, 1<<20, new(consumerStats), slog.New(slog.DiscardHandler))
+		q := newQueue("away", false, 1<<20, slog.New(slog.DiscardHandler))
 		tries := make(chan bool, 2)
 		p := newPump(q, func(b *batch) []byte { return b.raw }, func(context.Context, func(int64)) (session, error) {
 			tries <- true
