@@ -34,16 +34,16 @@ type encoder struct {
 // logEncoder does it for one log of one probe.
 type logEncoder struct {
 	*encoder
-	probe   string
-	typ     *tstat.LogType // nil if unknown
-	lines   *tstat.Lines
-	known   headers
-	version int // of the layouts
-	forms   map[*tstat.Form]*form
-	lead    []byte // JSON of what all rows of the log share
-	path    string // that lead is for
-	day     day
-	where   []int // scratch
+	probe    string
+	typ      *tstat.LogType // nil if unknown
+	lines    *tstat.Lines
+	known    headers
+	version  int // of the layouts
+	forms    map[*tstat.Form]*form
+	lead     []byte // JSON of what all rows of the log share
+	path     string // that lead is for
+	calendar tstat.Calendar
+	where    []int // scratch
 }
 
 // form is what is done with the fields of lines of one form.

@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -150,8 +149,8 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	dst = out[:w]
 	if c.derive != nil {
 		first, last := c.derive.times(line, c, sep)
-		dst = l.day.append(append(dst, `,"first":`...), first)
-		dst = l.day.append(append(dst, `,"last":`...), last)
+		dst = l.time(append(dst, `,"first":`...), first)
+		dst = l.time(append(dst, `,"last":`...), last)
 	}
 	return append(dst, '}', '\n'), nil
 }
@@ -169,7 +168,7 @@ func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byt
 		if !ok {
 			return dst, end, false
 		}
-		return l.day.append(dst, us), end, true
+		return l.time(dst, us), end, true
 	}
 	for q = p; line[q] != sep && line[q] != '\n'; {
 		q++
@@ -261,7 +260,7 @@ func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
 			if name == "last" {
 				us = last
 			}
-			dst = l.day.append(dst, us)
+			dst = l.time(dst, us)
 		case at < 0:
 			dst = append(dst, "null"...)
 		default:
@@ -307,31 +306,11 @@ func appendJSON(dst, text []byte) []byte {
 	return append(dst, '"')
 }
 
-// day remembers the text of a date: rows come in about the order of their
-// times.
-type day struct {
-	number int64 // since the epoch
-	text   []byte
-}
-
-// append appends microseconds since the epoch as "2006-01-02T15:04:05.000000Z",
+// time appends microseconds since the epoch as "2006-01-02T15:04:05.000000Z",
 // or null for 0.
-func (d *day) append(dst []byte, us int64) []byte {
+func (l *logEncoder) time(dst []byte, us int64) []byte {
 	if us == 0 {
 		return append(dst, "null"...)
 	}
-	const perDay = 86400 * 1e6
-	n := us / perDay
-	if n != d.number || d.text == nil {
-		d.number, d.text = n, time.UnixMicro(us).UTC().AppendFormat(d.text[:0], `"2006-01-02T`)
-	}
-	us -= n * perDay
-	s := us / 1e6
-	us -= s * 1e6
-	dst = append(dst, d.text...)
-	return append(dst,
-		digit(s/36000), digit(s/3600), ':', digit(s%3600/600), digit(s%3600/60), ':', digit(s%60/10), digit(s),
-		'.', digit(us/1e5), digit(us/1e4), digit(us/1e3), digit(us/100), digit(us/10), digit(us), 'Z', '"')
+	return append(l.calendar.Append(append(dst, '"'), us), 'Z', '"')
 }
-
-func digit(n int64) byte { return '0' + byte(n%10) }

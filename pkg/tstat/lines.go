@@ -189,7 +189,7 @@ func (c Column) IsNull(field []byte) bool {
 	if c.Kind == Text {
 		return string(field) == "-" || string(field) == "--" && c.Dashes()
 	}
-	return isNull(field)
+	return IsNull(field)
 }
 
 // ParseNumber reads what C's printf makes of a double.

@@ -136,9 +136,9 @@ func fieldEnd(line []byte, p int, sep byte) int {
 	return p
 }
 
-// isNull reports whether a field is one of Tstat's marks for "no value" in a
+// IsNull reports whether a field is one of Tstat's marks for "no value" in a
 // column that holds no text. '?' is what MSN_Y rows print for a length.
-func isNull(f []byte) bool {
+func IsNull(f []byte) bool {
 	switch string(f) {
 	case "", "-", "--", "---", "?":
 		return true
@@ -175,7 +175,7 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 func (v *vector) note(f []byte) {
 	switch {
 	case len(f) == 1 && f[0] == '-':
-	case isNull(f):
+	case IsNull(f):
 		v.marks = true
 	default:
 		*v.slow++
@@ -186,11 +186,11 @@ func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
 	q := fieldEnd(line, p, sep)
 	f := line[p:q]
 	v.note(f)
-	if isNull(f) {
+	if IsNull(f) {
 		v.setNull(row)
 		return q, true
 	}
-	x, err := strconv.ParseInt(str(f), 10, 64)
+	x, err := strconv.ParseInt(String(f), 10, 64)
 	if err != nil {
 		// Some versions print a counter as a number with decimals.
 		y, ok := parseNumber(f)
@@ -246,7 +246,7 @@ func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
 func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 	q := fieldEnd(line, p, sep)
 	f := line[p:q]
-	if isNull(f) {
+	if IsNull(f) {
 		v.setNull(row)
 		return q, true
 	}
@@ -263,7 +263,7 @@ func parseNumber(f []byte) (float64, bool) {
 	if string(f) == "-nan" {
 		return math.NaN(), true
 	}
-	y, err := strconv.ParseFloat(str(f), 64)
+	y, err := strconv.ParseFloat(String(f), 64)
 	return y, err == nil && !bytes.ContainsAny(f, "_xXpP") // what only Go reads
 }
 
@@ -274,7 +274,7 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	}
 	q := fieldEnd(line, p, sep)
 	v.note(line[p:q])
-	if isNull(line[p:q]) {
+	if IsNull(line[p:q]) {
 		v.setNull(row)
 		return q, true
 	}
@@ -300,7 +300,7 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if n := q - p; n == 0 || n > 18-keep { // more would not fit an int64
 		q = fieldEnd(line, p, sep)
 		v.note(line[p:q])
-		if isNull(line[p:q]) {
+		if IsNull(line[p:q]) {
 			v.setNull(row)
 			return q, true
 		}
@@ -405,8 +405,8 @@ func (b *Batch) deriveTimes(d *derive) {
 	last.ints[row-last.nulls] = t + int64(math.Round(ms*1e3))
 }
 
-// str views bytes as a string for strconv, which does not keep it.
-func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+// String views bytes as a string, for functions that do not keep it.
+func String(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 var errQuotedDate = errors.New("no quoted date")
 

@@ -736,7 +736,7 @@ func slowLine(line string) (map[string]string, bool) {
 		}
 		row[name] = s
 	}
-	null := func(s string) bool { return isNull([]byte(s)) }
+	null := func(s string) bool { return IsNull([]byte(s)) }
 	text("c_ip", f[0])
 	if !null(f[1]) {
 		if n, err := strconv.ParseInt(f[1], 10, 64); err == nil {

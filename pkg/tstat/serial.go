@@ -56,7 +56,7 @@ func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 // milliseconds adds up fields that all hold a number above 0.
 func milliseconds(fields ...[]byte) (sum float64, ok bool) {
 	for _, f := range fields {
-		x, err := strconv.ParseFloat(str(f), 64)
+		x, err := strconv.ParseFloat(String(f), 64)
 		if err != nil || !(x >= 0 && x <= maxTime/1e3) {
 			return 0, false
 		}

@@ -263,10 +263,10 @@ func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	}
 	switch c.op {
 	case opRawInt:
-		x, err := strconv.ParseInt(str(e.text), 10, 64)
+		x, err := strconv.ParseInt(tstat.String(e.text), 10, 64)
 		return appendNumber(dst, uint64(x), c.size), err == nil
 	case opRawFloat:
-		x, err := strconv.ParseFloat(str(e.text), 64)
+		x, err := strconv.ParseFloat(tstat.String(e.text), 64)
 		return appendNumber(dst, math.Float64bits(x), 8), err == nil
 	default:
 		return appendBytes(dst, e.text), true
@@ -296,10 +296,10 @@ func appendBytes(dst, t []byte) []byte {
 // appendInet appends an address: PostgreSQL's number of its family, its bits,
 // that it is no network, and how many bytes it has.
 func appendInet(dst, f []byte) ([]byte, bool) {
-	if isNull(f) {
+	if tstat.IsNull(f) {
 		return appendNull(dst), true
 	}
-	a, err := netip.ParseAddr(str(f))
+	a, err := netip.ParseAddr(tstat.String(f))
 	switch {
 	case err != nil || a.Zone() != "": // as in fe80::1%eth0
 		return dst, false

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-	"unsafe"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -60,7 +59,7 @@ type cell struct {
 	row      int  // of vec that next belongs to
 	next     int  // value of vec
 	from     int  // field of the line under way, -1: it has none
-	calendar calendar
+	calendar tstat.Calendar
 
 	// Of the binary form:
 	size    int  // of a value, in bytes
@@ -321,7 +320,7 @@ func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
 	}
-	if a, err := netip.ParseAddr(str(field)); err == nil && a.Zone() != "" {
+	if a, err := netip.ParseAddr(tstat.String(field)); err == nil && a.Zone() != "" {
 		return false
 	}
 	return len(bytes.Trim(field, "0123456789abcdefABCDEF")) == 0 || len(bytes.Trim(field, "0123456789abcdefABCDEF.:")) > 0
@@ -370,7 +369,7 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		if at < 0 {
 			return append(dst, null...), true
 		}
-		return c.calendar.append(dst, c.vec.Ints[at]), true
+		return appendTime(dst, &c.calendar, c.vec.Ints[at]), true
 	case opFloat:
 		if at < 0 {
 			return append(dst, null...), true
@@ -381,11 +380,11 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		return appendFloat(dst, c.vec.Floats[at]), true
 	case opInet:
 		f := raw
-		if f == nil || isNull(f) {
+		if f == nil || tstat.IsNull(f) {
 			return append(dst, null...), true
 		}
 		// A zone, as in fe80::1%eth0, is nothing that inet can hold.
-		a, err := netip.ParseAddr(str(f))
+		a, err := netip.ParseAddr(tstat.String(f))
 		return append(dst, f...), err == nil && a.Zone() == ""
 	}
 	if raw == nil {
@@ -398,13 +397,13 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		if plain(raw) {
 			return append(dst, raw...), true
 		}
-		if isNull(raw) {
+		if tstat.IsNull(raw) {
 			return append(dst, null...), true
 		}
 		if at >= 0 && c.vec.Floats != nil {
 			return appendFloat(dst, c.vec.Floats[at]), true
 		}
-		x, err := strconv.ParseFloat(str(raw), 64)
+		x, err := strconv.ParseFloat(tstat.String(raw), 64)
 		return appendFloat(dst, x), err == nil && !bytes.ContainsAny(raw, "_xXpP")
 	default:
 		if len(raw) == 1 && raw[0] == '-' {
@@ -434,13 +433,13 @@ func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 }
 
 func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
-	if isNull(f) {
+	if tstat.IsNull(f) {
 		return append(dst, null...), true
 	}
-	x, err := strconv.ParseInt(str(f), 10, 64)
+	x, err := strconv.ParseInt(tstat.String(f), 10, 64)
 	if err != nil {
 		// Some versions print a counter as a number with decimals.
-		y, ferr := strconv.ParseFloat(str(f), 64)
+		y, ferr := strconv.ParseFloat(tstat.String(f), 64)
 		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
 			return dst, false
 		}
@@ -468,16 +467,6 @@ func plain(f []byte) bool {
 		}
 	}
 	return digits > 0
-}
-
-// isNull reports whether a field is one of Tstat's marks for "no value" in a
-// column of numbers or addresses.
-func isNull(f []byte) bool {
-	switch string(f) {
-	case "", "-", "--", "---", "?":
-		return true
-	}
-	return false
 }
 
 func appendFloat(dst []byte, x float64) []byte {
@@ -520,60 +509,17 @@ func appendText(dst, t []byte, sep byte) []byte {
 }
 
 // AppendTime appends a time as text.
-func AppendTime(dst []byte, t time.Time) []byte { return new(calendar).append(dst, t.UnixMicro()) }
-
-// calendar writes times. Those of a log are of one or two days, so it keeps
-// the date.
-type calendar struct {
-	date []byte // with the T after it; nil: none yet
-	day  int64  // since the epoch
+func AppendTime(dst []byte, t time.Time) []byte {
+	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }
 
-// append appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00.
-// It has no blank: that may be the separator.
-func (c *calendar) append(dst []byte, us int64) []byte {
-	day, rest := us/86400e6, us%86400e6
-	if rest < 0 {
-		day, rest = day-1, rest+86400e6
-	}
-	if c.date == nil || day != c.day {
-		y, m, d := civil(day)
-		c.day, c.date = day, fmt.Appendf(c.date[:0], "%04d-%02d-%02dT", y, m, d)
-	}
-	dst = append(dst, c.date...)
-	s := rest / 1e6
-	dst = append(twoDigits(dst, s/3600), ':')
-	dst = append(twoDigits(dst, s/60%60), ':')
-	dst = twoDigits(dst, s%60)
-	if f := rest % 1e6; f != 0 {
-		dst = twoDigits(append(dst, '.'), f/1e4)
-		dst = twoDigits(twoDigits(dst, f/100%100), f%100)
+// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00,
+// whole seconds without the decimals. It has no blank: that may be the
+// separator.
+func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
+	dst = c.Append(dst, us)
+	if us%1e6 == 0 {
+		dst = dst[:len(dst)-len(".000000")]
 	}
 	return append(dst, "+00"...)
 }
-
-func twoDigits(dst []byte, x int64) []byte { return append(dst, byte('0'+x/10), byte('0'+x%10)) }
-
-// civil turns days since the epoch into a date of the Gregorian calendar, by
-// counting in eras of 400 years that begin on 1 March.
-func civil(days int64) (y, m, d int64) {
-	days += 719468
-	era := days / 146097
-	doe := days - era*146097
-	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
-	doy := doe - (365*yoe + yoe/4 - yoe/100)
-	mp := (5*doy + 2) / 153
-	d = doy - (153*mp+2)/5 + 1
-	m = mp + 3
-	if m > 12 {
-		m -= 12
-	}
-	y = yoe + era*400
-	if m <= 2 {
-		y++
-	}
-	return y, m, d
-}
-
-// str views bytes as a string for functions that do not keep it.
-func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

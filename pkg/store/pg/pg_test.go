@@ -15,6 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // TestSecrets: no password is in a message about a URL, however it is written.
@@ -67,7 +68,7 @@ func TestMark(t *testing.T) {
 }
 
 func TestAppendTime(t *testing.T) {
-	var c calendar
+	var c tstat.Calendar
 	for _, us := range []int64{0, 1, -1, 1458855462170811, 1458855462000000, 1458863999999999, 1458864000000000, 253402300799999999,
 		951782400000000, 4107542400000000, -62135596800000000} {
 		at := time.UnixMicro(us).UTC()
@@ -75,7 +76,7 @@ func TestAppendTime(t *testing.T) {
 		if at.Nanosecond() == 0 {
 			want = at.Format("2006-01-02T15:04:05+00")
 		}
-		if got := string(c.append(nil, us)); got != want {
+		if got := string(appendTime(nil, &c, us)); got != want {
 			t.Errorf("%d: %s, want %s", us, got, want)
 		}
 	}

@@ -1,0 +1,29 @@
+package tstat
+
+import "time"
+
+// Calendar writes times. It keeps the date, since the times of a log are of
+// one or two days.
+type Calendar struct {
+	day  int64  // since the epoch
+	date []byte // with the T after it; nil: none yet
+}
+
+// Append appends microseconds since the epoch as 2006-01-02T15:04:05.000000.
+func (c *Calendar) Append(dst []byte, us int64) []byte {
+	day, rest := us/86400e6, us%86400e6
+	if rest < 0 {
+		day, rest = day-1, rest+86400e6
+	}
+	if c.date == nil || day != c.day {
+		c.day, c.date = day, time.UnixMicro(us).UTC().AppendFormat(c.date[:0], "2006-01-02T")
+	}
+	s := rest / 1e6
+	us = rest - s*1e6
+	dst = append(dst, c.date...)
+	return append(dst,
+		digit(s/36000), digit(s/3600), ':', digit(s%3600/600), digit(s%3600/60), ':', digit(s%60/10), digit(s),
+		'.', digit(us/1e5), digit(us/1e4), digit(us/1e3), digit(us/100), digit(us/10), digit(us))
+}
+
+func digit(n int64) byte { return '0' + byte(n%10) }
