@@ -12,7 +12,6 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -298,43 +297,46 @@ var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
 // metrics reads [[file, time, value], …], and counts in s what it leaves out.
 func (e *Endpoint) metrics(body io.Reader, probe string, s *EndpointStats) ([]graphite.Metric, error) {
-	items := &items{r: bufio.NewReader(body)}
+	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
+	d.UseNumber()
+	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
+		return nil, cmp.Or(err, errors.New("not a list"))
+	}
 	var metrics []graphite.Metric
 	at := map[string]int{} // file -> index of its metric; -1: has none
-	for n := 0; ; n++ {
-		text, err := items.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		var item point
-		if err == nil {
-			err = item.UnmarshalJSON(text)
-		}
+	for n := 0; d.More(); n++ {
+		file, point, err := nextPoint(d)
 		if err != nil {
 			return nil, fmt.Errorf("point %d: %w", n, err)
 		}
 		if n == maxPoints {
 			return nil, errTooMany
 		}
-		i, known := at[item.file]
+		i, known := at[file]
 		if !known {
 			i = -1
-			if name := e.opt.Naming(item.file); name != "" {
+			if name := e.opt.Naming(file); name != "" {
 				i = len(metrics)
 				metrics = append(metrics, graphite.Metric{Path: e.opt.Prefix + "." + probe + "." + name})
 			}
-			at[item.file] = i
+			at[file] = i
 		}
 		switch {
 		case i < 0:
 			s.Unnamed++
-		case math.IsInf(item.Value, 0):
+		case math.IsInf(point.Value, 0):
 			s.NotFinite++
-		case item.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(item.file):
+		case point.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(file):
 			s.Negative++
 		default:
-			metrics[i].Points = append(metrics[i].Points, item.Point)
+			metrics[i].Points = append(metrics[i].Points, point)
 		}
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, unexpected(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, cmp.Or(err, errors.New("something follows the list"))
 	}
 	for _, m := range metrics {
 		sortPoints(m.Points)
@@ -342,81 +344,34 @@ func (e *Endpoint) metrics(body io.Reader, probe string, s *EndpointStats) ([]gr
 	return metrics, nil
 }
 
-// items cuts a list of lists of scalars, in JSON, into its items.
-type items struct {
-	r    *bufio.Reader
-	n    int    // items so far
-	text []byte // of the last one
-}
-
-// maxItem bounds the text of an item.
-const maxItem = 8 << 10
-
-// next returns the text of the next item, io.EOF after the last one. Its
-// content is not checked.
-func (l *items) next() ([]byte, error) {
-	c, err := l.skip()
-	switch {
-	case err != nil:
-	case l.n == 0 && c != '[':
-		return nil, fmt.Errorf("%q instead of a list", c)
-	case l.n == 0:
-		c, err = l.skip()
-	case c == ',':
-		if c, err = l.skip(); err == nil && c == ']' {
-			return nil, errors.New("no point behind a comma")
-		}
-	case c != ']':
-		return nil, fmt.Errorf("%q instead of a comma", c)
-	}
-	if err != nil {
-		return nil, unexpected(err)
-	}
-	if c == ']' {
-		if _, err := l.skip(); err == nil {
-			return nil, errors.New("something follows the list")
-		} else {
-			return nil, err
+// nextPoint reads one [file, time, value]. A value that is not finite becomes
+// an infinity.
+func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
+	var tokens [5]json.Token
+	for i := range tokens {
+		var err error
+		if tokens[i], err = d.Token(); err != nil {
+			return "", graphite.Point{}, unexpected(err)
 		}
 	}
-	if c != '[' {
-		return nil, fmt.Errorf("%q instead of a list", c)
+	file, isText := tokens[1].(string)
+	when, isTime := tokens[2].(json.Number)
+	value, isNumber := tokens[3].(json.Number)
+	if tokens[0] != json.Delim('[') || !isText || !isTime || !isNumber || tokens[4] != json.Delim(']') {
+		return "", graphite.Point{}, errors.New("not like [file, time, value]")
 	}
-	l.n++
-	l.text = append(l.text[:0], c)
-	quoted, escaped := false, false
-	for {
-		part, err := l.r.ReadSlice(']')
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, unexpected(err)
-		}
-		for _, c := range part {
-			switch {
-			case escaped:
-				escaped = false
-			case c == '\\':
-				escaped = quoted
-			case c == '"':
-				quoted = !quoted
-			}
-		}
-		if l.text = append(l.text, part...); len(l.text) > maxItem {
-			return nil, fmt.Errorf("more than %d bytes", maxItem)
-		}
-		if err == nil && !quoted {
-			return l.text, nil
-		}
+	if len(file) > maxName || file == "" {
+		return "", graphite.Point{}, fmt.Errorf("file name of %d bytes", len(file))
 	}
-}
-
-// skip returns the next byte that is not white space.
-func (l *items) skip() (byte, error) {
-	for {
-		c, err := l.r.ReadByte()
-		if err != nil || c != ' ' && c != '\n' && c != '\r' && c != '\t' {
-			return c, err
-		}
+	t, err := when.Float64()
+	if err != nil || t < 0 || t > 1<<40 {
+		return "", graphite.Point{}, fmt.Errorf("time %.80q", when)
 	}
+	v, err := value.Float64()
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return "", graphite.Point{}, err
+	}
+	return file, graphite.Point{Time: int64(math.Round(t)), Value: v}, nil
 }
 
 func unexpected(err error) error {
@@ -426,54 +381,71 @@ func unexpected(err error) error {
 	return err
 }
 
-// point is one [file, time, value].
-type point struct {
-	file string
-	graphite.Point
+// maxItem bounds the text between brackets and commas, in bytes: a decoder
+// keeps all of it.
+const maxItem = 8 << 10
+
+// pythonJSON makes JSON of what Python writes: NaN and Infinity become a number
+// that is too large.
+type pythonJSON struct {
+	r               *bufio.Reader
+	rest            string // to be returned before more of r
+	quoted, escaped bool
+	last            byte
+	length          int // bytes since the last bracket or comma
 }
 
-// notFinite is the end of an item with a value that Python writes and JSON
-// does not have.
-var notFinite = regexp.MustCompile(`,[ \t\r\n]*(NaN|-?Infinity)[ \t\r\n]*\]$`)
+// infinite stands for a value that is not finite. Its blanks keep it apart
+// from a number beside it.
+const infinite = " 1e999 "
 
-// UnmarshalJSON reads exactly three elements. A value that is not finite
-// becomes an infinity.
-func (p *point) UnmarshalJSON(b []byte) error {
-	var item []json.RawMessage
-	if err := json.Unmarshal(b, &item); err != nil {
-		at := notFinite.FindIndex(b)
-		if at == nil || json.Unmarshal(append(b[:at[0]:at[0]], ",1e999]"...), &item) != nil {
-			return err
+func (p *pythonJSON) Read(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		if p.rest != "" {
+			k := copy(b[n:], p.rest)
+			n, p.rest = n+k, p.rest[k:]
+			continue
 		}
-	}
-	if len(item) != 3 {
-		return fmt.Errorf("%d elements instead of 3", len(item))
-	}
-	var t float64
-	for i, v := range []any{&p.file, &t} {
-		if string(item[i]) == "null" {
-			return errors.New("null")
+		if n > 0 && p.r.Buffered() == 0 {
+			break // what follows may take its time
 		}
-		if err := json.Unmarshal(item[i], v); err != nil {
-			return err
+		if b[n], err = p.r.ReadByte(); err != nil {
+			break
 		}
+		c := b[n]
+		n++
+		if p.length++; p.length > maxItem {
+			err = fmt.Errorf("more than %d bytes", maxItem)
+		}
+		switch {
+		case p.escaped:
+			p.escaped = false
+		case p.quoted && c == '\\':
+			p.escaped = true
+		case c == '"':
+			p.quoted = !p.quoted
+		case p.quoted:
+		case c == '[' || c == ']' || c == ',':
+			p.length = 0
+		case c == 'N' && p.follows("aN"), c == 'I' && p.follows("nfinity"):
+			n, p.rest = n-1, infinite
+			if p.last == '-' && c == 'I' {
+				p.rest = infinite[1:]
+			}
+		}
+		p.last = c
 	}
-	value := string(item[2])
-	if value[0] != '-' && value[0]-'0' > 9 {
-		return fmt.Errorf("%s is not a number", value)
+	return n, err
+}
+
+// follows passes over text if it is next.
+func (p *pythonJSON) follows(text string) bool {
+	next, _ := p.r.Peek(len(text)) // an error comes again
+	if string(next) != text {
+		return false
 	}
-	var err error
-	if p.Value, err = strconv.ParseFloat(value, 64); err != nil && !errors.Is(err, strconv.ErrRange) {
-		return err
-	}
-	if len(p.file) > maxName || p.file == "" {
-		return fmt.Errorf("file name of %d bytes", len(p.file))
-	}
-	if t < 0 || t > 1<<40 {
-		return fmt.Errorf("time %v", t)
-	}
-	p.Time = int64(math.Round(t))
-	return nil
+	p.r.Discard(len(text))
+	return true
 }
 
 // sortPoints orders points by time, as sinks want them; they are mostly in
