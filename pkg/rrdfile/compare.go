@@ -3,6 +3,8 @@ package rrdfile
 import (
 	"fmt"
 	"math"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 )
 
 // ErrNoLibrrd is returned by NewLibrrdReader and NewComparingReader if the
@@ -31,11 +33,11 @@ func NewComparingReader() (*Reader, error) {
 // DifferenceError says that the two readers do not agree.
 type DifferenceError struct {
 	Source     string
-	Go, Librrd *Point // the first points that differ; nil: there is none
+	Go, Librrd *graphite.Point // the first points that differ; nil: there is none
 }
 
 func (e *DifferenceError) Error() string {
-	text := func(p *Point) string {
+	text := func(p *graphite.Point) string {
 		if p == nil {
 			return "no value"
 		}
@@ -75,8 +77,8 @@ func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
 	return nil
 }
 
-func compare(source string, a, b []Point) error {
-	at := func(list []Point, i int) *Point {
+func compare(source string, a, b []graphite.Point) error {
+	at := func(list []graphite.Point, i int) *graphite.Point {
 		if i < len(list) {
 			return &list[i]
 		}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/ziutek/rrd"
 	"golang.org/x/sys/unix"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 )
 
 // NewLibrrdReader returns a reader whose values librrd decodes. librrd gets no
@@ -77,7 +79,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 				f.Unknown++
 				continue
 			}
-			f.Series[ds].Points = append(f.Series[ds].Points, Point{t, v})
+			f.Series[ds].Points = append(f.Series[ds].Points, graphite.Point{Time: t, Value: v})
 		}
 	}
 	return nil

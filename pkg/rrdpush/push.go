@@ -542,7 +542,7 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 				negative++
 				continue
 			}
-			r.next.all = append(r.next.all, graphite.Point(pt))
+			r.next.all = append(r.next.all, pt)
 		}
 		// They stay where they are even if what follows needs more room.
 		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {

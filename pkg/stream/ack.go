@@ -93,7 +93,7 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 		return nil
 	}
 	name := string(text)
-	if !c.hub.announced.ok(name) {
+	if ok, _ := c.hub.announced.add(name, maxProbes); !ok {
 		// The exporter keeps its lines: to leave them out would lose them.
 		// What it sent before is confirmed first, or would come with each try.
 		n := c.hub.stats.refused.Add(1)
@@ -195,12 +195,15 @@ func (t *tracker) write(ctx context.Context, nc net.Conn) error {
 // settle waits until everything that was handed over is confirmed to the
 // peer: it would come again after the next start.
 func (t *tracker) settle(ctx context.Context) {
-	for {
+	waitUntil(ctx, func() bool {
 		t.mu.Lock()
-		done := t.written >= t.handed
-		t.mu.Unlock()
-		if done || retry.Sleep(ctx, 5*time.Millisecond) != nil {
-			return
-		}
+		defer t.mu.Unlock()
+		return t.written >= t.handed
+	})
+}
+
+// waitUntil polls until cond holds or ctx ends.
+func waitUntil(ctx context.Context, cond func() bool) {
+	for !cond() && retry.Sleep(ctx, 5*time.Millisecond) == nil {
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"time"
 
@@ -76,11 +77,7 @@ func openCheckpoint(opt *Options, log *slog.Logger) (*checkpoint, error) {
 func (c *checkpoint) of(root string) map[string]position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := map[string]position{}
-	for name, p := range c.state.Roots[root] {
-		m[name] = p
-	}
-	return m
+	return maps.Clone(c.state.Roots[root])
 }
 
 // enter notes that a log has come to the begin of a folder, unless lines
@@ -150,11 +147,7 @@ func (c *checkpoint) save() error {
 	c.dirty = false
 	snapshot := saved{Session: c.state.Session, Roots: map[string]map[string]position{}}
 	for root, logs := range c.state.Roots {
-		m := map[string]position{}
-		for name, p := range logs {
-			m[name] = p
-		}
-		snapshot.Roots[root] = m
+		snapshot.Roots[root] = maps.Clone(logs)
 	}
 	c.mu.Unlock()
 	if err := state.Save(c.path, checkpointFormat, snapshot); err != nil {

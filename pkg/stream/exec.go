@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,8 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // confirmEvery is how often it is looked at how much a pipe or the kernel of
@@ -20,20 +24,12 @@ const confirmEvery = 5 * time.Millisecond
 // process keeps the reading end of the pipe too: so it is known, when the
 // command dies, what it had not read.
 type command struct {
+	ending  // with the command
 	cmd     *exec.Cmd
 	r, w    *os.File
-	written counter
-	dead    chan struct{}
-	failure error
-	stop    chan struct{}
+	written atomic.Int64 // bytes
 	poll    sync.WaitGroup
 	confirm func(int64)
-}
-
-// counter counts written bytes.
-type counter struct {
-	mu sync.Mutex
-	n  int64
 }
 
 // killAfter is how long a command that was killed may take to end.
@@ -45,7 +41,7 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 		if err != nil {
 			return nil, err
 		}
-		c := &command{r: r, w: w, dead: make(chan struct{}), stop: make(chan struct{}), confirm: confirm}
+		c := &command{ending: newEnding(), r: r, w: w, confirm: confirm}
 		c.cmd = exec.Command("/bin/sh", "-c", line)
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = r, stdout, stderr
 		c.cmd.WaitDelay = killAfter
@@ -61,8 +57,7 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 			if err == nil {
 				err = errors.New("exit status 0")
 			}
-			c.failure = fmt.Errorf("command has ended: %w", err)
-			close(c.dead)
+			c.fail(fmt.Errorf("command has ended: %w", err))
 			w.SetWriteDeadline(time.Now()) // nobody reads any more
 		}()
 		c.poll.Go(c.watch)
@@ -70,28 +65,20 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 	}
 }
 
-// watch confirms what the command has read.
+// watch confirms what the command has read, until its end.
 func (c *command) watch() {
-	t := time.NewTicker(confirmEvery)
-	defer t.Stop()
 	last := int64(0)
-	for {
-		select {
-		case <-t.C:
-			if n := c.read(); n > last {
-				last = n
-				c.confirm(n)
-			}
-		case <-c.stop:
-			return
+	for retry.Sleep(c.ctx, confirmEvery) == nil {
+		if n := c.read(); n > last {
+			last = n
+			c.confirm(n)
 		}
 	}
 }
 
 // read returns how many bytes the command has read.
 func (c *command) read() int64 {
-	c.written.mu.Lock()
-	defer c.written.mu.Unlock()
+	written := c.written.Load() // before more is written that is not read
 	rc, err := c.r.SyscallConn()
 	if err != nil {
 		return 0 // rather repeat than lose
@@ -100,41 +87,31 @@ func (c *command) read() int64 {
 	if err != nil {
 		return 0
 	}
-	return c.written.n - int64(n)
+	return written - int64(n)
 }
 
 func (c *command) write(_ *batch, text []byte) error {
 	n, err := c.w.Write(text)
-	c.written.mu.Lock()
-	c.written.n += int64(n)
-	c.written.mu.Unlock()
+	c.written.Add(int64(n))
 	if err != nil {
-		select {
-		case <-c.dead:
-			return c.failure
-		default:
-		}
+		return cmp.Or(c.err(), err)
 	}
-	return err
+	return nil
 }
-
-func (c *command) broken() <-chan struct{} { return c.dead }
-func (c *command) err() error              { return c.failure }
 
 func (c *command) abort() { syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 
 func (c *command) end(ctx context.Context) {
 	c.w.Close()
 	select {
-	case <-c.dead:
+	case <-c.broken():
 	case <-ctx.Done():
 	}
 }
 
 func (c *command) close() int64 {
 	c.abort() // what is left of it
-	<-c.dead
-	close(c.stop)
+	<-c.broken()
 	c.poll.Wait()
 	n := c.read()
 	c.w.Close()

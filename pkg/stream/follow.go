@@ -139,12 +139,7 @@ func (f *follower) run(ctx, reading context.Context) error {
 }
 
 func (f *follower) sorted() []*followed {
-	list := make([]*followed, 0, len(f.logs))
-	for _, l := range f.logs {
-		list = append(list, l)
-	}
-	slices.SortFunc(list, func(a, b *followed) int { return strings.Compare(a.name, b.name) })
-	return list
+	return slices.SortedFunc(maps.Values(f.logs), func(a, b *followed) int { return strings.Compare(a.name, b.name) })
 }
 
 // watch wakes the follower when the kernel tells of a change. Without that,

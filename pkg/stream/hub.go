@@ -20,7 +20,7 @@ type hub struct {
 	types   *typeNames
 	// announced are the names of probes in the acknowledged mode and from
 	// brokers.
-	announced probeNames
+	announced nameSet
 	wrong     rate.Sometimes // tells of lines that are no rows
 }
 

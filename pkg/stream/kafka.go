@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func (l *kafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
 func (l *kafkaLog) failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return cmpErr(l.last, errors.New("the broker does not answer"))
+	return cmp.Or(l.last, errors.New("the broker does not answer"))
 }
 
 // kafkaSession is a producer. It connects again and sends again by itself, in
@@ -159,11 +160,9 @@ type kafkaSession struct {
 	log    *slog.Logger
 	inner  *kafkaLog
 
-	ctx      context.Context // ends with the session
+	ending
+	sending  context.Context // ends with the session
 	cancel   context.CancelFunc
-	gone     chan struct{}
-	once     sync.Once
-	failure  error
 	hopeless sync.Once
 	wait     sync.WaitGroup // for messages on their way, and watch
 
@@ -187,7 +186,7 @@ func openKafka(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 	most := kafkaMost
 	var former *kafkaSession
 	return func(ctx context.Context, confirm func(int64)) (session, error) {
-		if former != nil && errors.Is(former.failure, kerr.MessageTooLarge) && most > kafkaLeast {
+		if former != nil && errors.Is(former.err(), kerr.MessageTooLarge) && most > kafkaLeast {
 			most = max(most/2, kafkaLeast)
 			q.log.Warn("the topic takes only smaller messages", "consumer", q.name, "bytes", most)
 		}
@@ -195,7 +194,7 @@ func openKafka(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 		inner := &kafkaLog{Logger: q.log}
 		s := &kafkaSession{
 			topic: b.name, format: string(h.opt.Format), most: most, q: q, log: q.log, inner: inner,
-			gone: make(chan struct{}), confirm: confirm,
+			ending: newEnding(), confirm: confirm,
 		}
 		var err error
 		s.client, err = kgo.NewClient(append(kafkaOptions(b, files, h.opt.Peers, inner),
@@ -210,7 +209,7 @@ func openKafka(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 			s.client.Close()
 			return nil, err
 		}
-		s.ctx, s.cancel = context.WithCancel(context.Background())
+		s.sending, s.cancel = context.WithCancel(context.Background())
 		s.wait.Go(s.watch)
 		former = s
 		return s, nil
@@ -223,19 +222,14 @@ func (s *kafkaSession) write(b *batch, text []byte) error {
 	return messages(b, text, s.most, func(id string, text []byte) error {
 		m := s.expect(len(text))
 		s.wait.Add(1)
-		s.client.Produce(s.ctx, &kgo.Record{Key: []byte(b.probe), Value: text, Headers: []kgo.RecordHeader{
+		s.client.Produce(s.sending, &kgo.Record{Key: []byte(b.probe), Value: text, Headers: []kgo.RecordHeader{
 			{Key: headerProbe, Value: []byte(b.probe)}, {Key: headerLog, Value: []byte(b.typ)}, {Key: headerPath, Value: []byte(b.path)},
 			{Key: headerFormat, Value: []byte(s.format)}, {Key: headerID, Value: []byte(id)},
 		}}, func(_ *kgo.Record, err error) {
 			defer s.wait.Done()
 			s.acknowledged(m, text, err)
 		})
-		select {
-		case <-s.gone:
-			return s.failure
-		default:
-			return nil
-		}
+		return s.err()
 	}, func(n int) error {
 		s.take(s.expect(n), 1)
 		return nil
@@ -259,7 +253,7 @@ func (s *kafkaSession) expect(n int) *kafkaMessage {
 // acknowledged in any order.
 func (s *kafkaSession) acknowledged(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
-		if errors.Is(err, kerr.MessageTooLarge) && s.most == kafkaLeast && s.ctx.Err() == nil {
+		if errors.Is(err, kerr.MessageTooLarge) && s.most == kafkaLeast && s.sending.Err() == nil {
 			// It cannot be made smaller. With it those behind it have failed.
 			s.hopeless.Do(func() { s.take(m, bytes.Count(text, []byte{'\n'})) })
 		}
@@ -296,7 +290,7 @@ func (s *kafkaSession) watch() {
 	for {
 		select {
 		case <-t.C:
-		case <-s.ctx.Done():
+		case <-s.sending.Done():
 			return
 		}
 		s.mu.Lock()
@@ -315,16 +309,7 @@ func (s *kafkaSession) watch() {
 	}
 }
 
-func (s *kafkaSession) fail(err error) {
-	s.once.Do(func() {
-		s.failure = err
-		close(s.gone)
-	})
-}
-
-func (s *kafkaSession) broken() <-chan struct{} { return s.gone }
-func (s *kafkaSession) err() error              { return s.failure }
-func (s *kafkaSession) end(context.Context)     {}
+func (s *kafkaSession) end(context.Context) {}
 
 func (s *kafkaSession) abort() {
 	s.fail(errAborted)

@@ -224,11 +224,7 @@ func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][
 // settle waits until the lines that were handed over are taken, or ctx ends.
 func (s *kafkaSource) settle(ctx context.Context, parts []*part) {
 	for _, p := range parts {
-		for !p.settled() {
-			if retry.Sleep(ctx, 5*time.Millisecond) != nil {
-				return
-			}
-		}
+		waitUntil(ctx, p.settled)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type layouts struct {
 	version int // goes up with each change
 	headers map[string]headers
 	changed bool
-	warned  map[string]bool // see guessed
+	warned  nameSet // see guessed
 }
 
 // headers are the header lines of a log: one, or those of requests and
@@ -60,17 +61,8 @@ func (l *layouts) current() int {
 
 // guessed reports whether it is new that a log's version was guessed.
 func (l *layouts) guessed(probe, typ, version string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key := probe + " " + typ + " " + version
-	if l.warned[key] || len(l.warned) == maxLayouts {
-		return false
-	}
-	if l.warned == nil {
-		l.warned = map[string]bool{}
-	}
-	l.warned[key] = true
-	return true
+	_, fresh := l.warned.add(probe+" "+typ+" "+version, maxLayouts)
+	return fresh
 }
 
 // set keeps a header.
@@ -82,12 +74,9 @@ func (l *layouts) set(probe, typ, part, line string) {
 	if old[part] == line || !ok && len(l.headers) == maxLayouts {
 		return
 	}
-	fresh := headers{part: line}
-	for p, text := range old {
-		if p != part {
-			fresh[p] = text
-		}
-	}
+	fresh := headers{}
+	maps.Copy(fresh, old)
+	fresh[part] = line
 	l.headers[key] = fresh
 	l.version++
 	l.changed = true

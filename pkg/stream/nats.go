@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ const (
 // natsSession is a connection that does not reconnect by itself: messages
 // that were buffered meanwhile could overtake those to be sent again.
 type natsSession struct {
+	ending
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	stream string
@@ -41,9 +43,6 @@ type natsSession struct {
 	log      *slog.Logger
 	sent     int64
 	futures  chan future
-	gone     chan struct{}
-	once     sync.Once
-	failure  error
 	wait     sync.WaitGroup
 	last     int64
 }
@@ -59,8 +58,8 @@ type future struct {
 func openNATS(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 	return func(ctx context.Context, confirm func(int64)) (session, error) {
 		s := &natsSession{
-			stream: b.name, format: string(h.opt.Format), q: q, log: q.log,
-			futures: make(chan future, natsPending), gone: make(chan struct{}),
+			ending: newEnding(), stream: b.name, format: string(h.opt.Format), q: q, log: q.log,
+			futures: make(chan future, natsPending),
 		}
 		var err error
 		if s.nc, err = connectNATS(b, files, s.fail); err != nil {
@@ -81,7 +80,7 @@ func openNATS(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 func connectNATS(b *broker, files *peer.TLS, fail func(error)) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("tstatrepo"), nats.NoReconnect(), nats.Timeout(dialTimeout),
-		nats.ClosedHandler(func(nc *nats.Conn) { fail(cmpErr(nc.LastError(), errClosedByPeer)) }),
+		nats.ClosedHandler(func(nc *nats.Conn) { fail(cmp.Or(nc.LastError(), errClosedByPeer)) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(err) }),
 	}
 	if creds := b.options["creds"]; creds != "" {
@@ -99,13 +98,6 @@ func connectNATS(b *broker, files *peer.TLS, fail func(error)) (*nats.Conn, erro
 		servers = append(servers, (&url.URL{Scheme: "nats", User: b.user, Host: host}).String())
 	}
 	return nats.Connect(strings.Join(servers, ","), opts...)
-}
-
-func cmpErr(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
 }
 
 // prepare makes the stream if it is not there. It succeeds only when
@@ -147,8 +139,8 @@ func (s *natsSession) write(b *batch, text []byte) error {
 		if before, ok := s.underway[subject]; ok {
 			select {
 			case <-before.done:
-			case <-s.gone:
-				return s.failure
+			case <-s.broken():
+				return s.err()
 			}
 		}
 		s.sent += int64(len(text))
@@ -176,8 +168,8 @@ func (s *natsSession) expect(f future) error {
 	select {
 	case s.futures <- f:
 		return nil
-	case <-s.gone:
-		return s.failure
+	case <-s.broken():
+		return s.err()
 	}
 }
 
@@ -192,7 +184,7 @@ func (s *natsSession) acks(confirm func(int64)) {
 				case err := <-f.Err():
 					s.fail(fmt.Errorf("message not taken: %w", err))
 					return
-				case <-s.gone:
+				case <-s.broken():
 					return
 				}
 			}
@@ -203,22 +195,13 @@ func (s *natsSession) acks(confirm func(int64)) {
 			s.last = f.end
 			close(f.done)
 			confirm(f.end)
-		case <-s.gone:
+		case <-s.broken():
 			return
 		}
 	}
 }
 
-func (s *natsSession) fail(err error) {
-	s.once.Do(func() {
-		s.failure = err
-		close(s.gone)
-	})
-}
-
-func (s *natsSession) broken() <-chan struct{} { return s.gone }
-func (s *natsSession) err() error              { return s.failure }
-func (s *natsSession) end(context.Context)     {}
+func (s *natsSession) end(context.Context) {}
 
 func (s *natsSession) abort() {
 	s.fail(errAborted)

@@ -357,12 +357,9 @@ func (s *natsSource) progress(ctx context.Context) {
 
 // settle waits until what was handed over is taken, or ctx ends.
 func (s *natsSource) settle(ctx context.Context) {
-	for {
+	waitUntil(ctx, func() bool {
 		s.mu.Lock()
-		left := s.underway
-		s.mu.Unlock()
-		if left == 0 || retry.Sleep(ctx, 5*time.Millisecond) != nil {
-			return
-		}
-	}
+		defer s.mu.Unlock()
+		return s.underway == 0
+	})
 }

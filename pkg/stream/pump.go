@@ -31,6 +31,20 @@ type session interface {
 	close() int64
 }
 
+// ending is the part of a session that keeps why it can take no more.
+type ending struct {
+	ctx  context.Context
+	fail context.CancelCauseFunc // makes the session broken; the first call counts
+}
+
+func newEnding() ending {
+	ctx, fail := context.WithCancelCause(context.Background())
+	return ending{ctx, fail}
+}
+
+func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
+func (e ending) err() error              { return context.Cause(e.ctx) }
+
 // opener opens a session. confirm is to be called with how many bytes of what
 // was written to the session have arrived; calls must not overtake each
 // other.

@@ -111,20 +111,13 @@ type reader struct {
 	probes map[string]*readProbe
 	window window
 	wrong  rate.Sometimes
-	runs   []lineRun // scratch
+	runs   []text // scratch
 }
 
 // readProbe is what is kept of a probe.
 type readProbe struct {
 	split splitter
 	src   *source
-}
-
-// lineRun is lines of one log in a message.
-type lineRun struct {
-	*origin
-	from, lines int
-	bytes       []byte
 }
 
 // maxReadProbes bounds what a source keeps of probes.
@@ -138,7 +131,7 @@ const maxOpened = 32 << 20
 func (r *reader) of(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {
-		if !r.hub.announced.ok(name) {
+		if ok, _ := r.hub.announced.add(name, maxProbes); !ok {
 			return nil
 		}
 		if len(r.probes) == maxReadProbes {
@@ -178,14 +171,15 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 	p.split.key, p.split.last = m.key, nil
 	r.runs = r.runs[:0]
 	most := r.hub.maxRead()
-	p.split.split(buf.b, func(o *origin, from int, text []byte, lines int) error { // has no error of its own
-		for len(text) > most {
-			n := wholeLines(text, most)
-			part := bytes.Count(text[:n], []byte{'\n'})
-			r.runs = append(r.runs, lineRun{o, from, part, text[:n]})
-			from, lines, text = from+n, lines-part, text[n:]
+	p.split.split(buf.b, func(o *origin, from int, run []byte, lines int) error { // has no error of its own
+		t := text{origin: o, src: p.src, offset: int64(from), lines: lines, bytes: run, wire: true, buf: buf}
+		for len(t.bytes) > most {
+			part, n := t, wholeLines(t.bytes, most)
+			part.bytes, part.lines = t.bytes[:n], bytes.Count(t.bytes[:n], []byte{'\n'})
+			r.runs = append(r.runs, part)
+			t.offset, t.lines, t.bytes = t.offset+int64(n), t.lines-part.lines, t.bytes[n:]
 		}
-		r.runs = append(r.runs, lineRun{o, from, lines, text})
+		r.runs = append(r.runs, t)
 		return nil
 	})
 	r.hub.stats.empty.Add(p.split.empty)
@@ -198,8 +192,7 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 		return err
 	}
 	sending()
-	for i, run := range r.runs {
-		t := text{origin: run.origin, src: p.src, offset: int64(run.from), lines: run.lines, bytes: run.bytes, wire: true, buf: buf}
+	for i, t := range r.runs {
 		if i == len(r.runs)-1 {
 			t.taken = func() {
 				r.window.taken(size)

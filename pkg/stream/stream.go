@@ -4,6 +4,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -95,32 +96,21 @@ const (
 	DefaultName           = "default"
 )
 
-func set[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 func (o *Options) defaults() {
-	set(&o.Format, Raw)
-	set(&o.Start, StartCheckpoint)
-	set(&o.Poll, DefaultPoll)
-	set(&o.MaxConnections, DefaultMaxConnections)
-	set(&o.IdleTimeout, DefaultIdleTimeout)
-	set(&o.MaxLine, DefaultMaxLine)
-	set(&o.Window, DefaultWindow)
-	set(&o.Queue, DefaultQueue)
-	set(&o.Drain, DefaultDrain)
-	set(&o.RetryMin, DefaultRetryMin)
-	set(&o.RetryMax, DefaultRetryMax)
-	set(&o.Name, DefaultName)
-	if o.Location == nil {
-		o.Location = time.Local
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Format = cmp.Or(o.Format, Raw)
+	o.Start = cmp.Or(o.Start, StartCheckpoint)
+	o.Poll = cmp.Or(o.Poll, DefaultPoll)
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, DefaultIdleTimeout)
+	o.MaxLine = cmp.Or(o.MaxLine, DefaultMaxLine)
+	o.Window = cmp.Or(o.Window, DefaultWindow)
+	o.Queue = cmp.Or(o.Queue, DefaultQueue)
+	o.Drain = cmp.Or(o.Drain, DefaultDrain)
+	o.RetryMin = cmp.Or(o.RetryMin, DefaultRetryMin)
+	o.RetryMax = cmp.Or(o.RetryMax, DefaultRetryMax)
+	o.Name = cmp.Or(o.Name, DefaultName)
+	o.Location = cmp.Or(o.Location, time.Local)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	if o.Stdout == nil {
 		o.Stdout = io.Discard
 	}

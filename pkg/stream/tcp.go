@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
 // dialTimeout bounds connecting, with a TLS handshake, and the answer of an
@@ -23,13 +26,10 @@ const dialTimeout = 10 * time.Second
 // acknowledged mode what counts as arrived is what the peer's kernel has; the
 // peer may still lose it.
 type link struct {
+	ending
 	nc      net.Conn
 	raw     syscall.RawConn // of the TCP socket
-	written counter
-	gone    chan struct{}
-	once    sync.Once
-	failure error
-	stop    chan struct{}
+	written atomic.Int64    // bytes
 	tasks   sync.WaitGroup
 	confirm func(int64)
 	last    int64 // confirmed
@@ -74,7 +74,7 @@ func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
 }
 
 func newLink(nc net.Conn, confirm func(int64)) *link {
-	return &link{nc: nc, gone: make(chan struct{}), stop: make(chan struct{}), confirm: confirm}
+	return &link{ending: newEnding(), nc: nc, confirm: confirm}
 }
 
 // socket finds the TCP socket below the connection.
@@ -91,37 +91,19 @@ func (l *link) socket() (err error) {
 	return err
 }
 
-// watch confirms what the peer's kernel has received. With TLS the bytes on
-// their way are more than those of the text, so this is on the safe side.
+// watch confirms what the peer's kernel has received, until the link is broken:
+// the kernel forgets what was under way. With TLS the bytes on their way are
+// more than those of the text, so this is on the safe side.
 func (l *link) watch() {
-	t := time.NewTicker(confirmEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			l.look()
-		case <-l.gone:
-			return // the kernel forgets what was under way
-		case <-l.stop:
-			return
+	for retry.Sleep(l.ctx, confirmEvery) == nil {
+		n := l.written.Load()
+		if n == l.last {
+			continue
 		}
-	}
-}
-
-func (l *link) look() {
-	l.written.mu.Lock()
-	n := l.written.n
-	l.written.mu.Unlock()
-	if n == l.last {
-		return
-	}
-	queued, ok := unsent(l.raw)
-	if !ok {
-		return
-	}
-	if n -= int64(queued); n > l.last {
-		l.last = n
-		l.confirm(n)
+		if queued, ok := unsent(l.raw); ok && n-int64(queued) > l.last {
+			l.last = n - int64(queued)
+			l.confirm(l.last)
+		}
 	}
 }
 
@@ -130,46 +112,32 @@ func (l *link) listen() {
 	var b [512]byte
 	for {
 		if _, err := l.nc.Read(b[:]); err != nil {
-			l.fail(errClosedByPeer)
+			l.lose(errClosedByPeer)
 			return
 		}
 	}
 }
 
-// fail makes the link broken.
-func (l *link) fail(err error) {
-	l.once.Do(func() {
-		l.failure = err
-		close(l.gone)
-		l.nc.SetWriteDeadline(time.Now())
-	})
+// lose makes the link broken, also if it is blocked in write.
+func (l *link) lose(err error) {
+	l.fail(err)
+	l.nc.SetWriteDeadline(time.Now())
 }
 
 func (l *link) write(_ *batch, text []byte) error {
-	_, err := l.nc.Write(text)
-	if err != nil {
-		select {
-		case <-l.gone:
-			return l.failure
-		default:
-		}
-		return err
+	if _, err := l.nc.Write(text); err != nil {
+		return cmp.Or(l.err(), err)
 	}
-	l.written.mu.Lock()
-	l.written.n += int64(len(text))
-	l.written.mu.Unlock()
+	l.written.Add(int64(len(text)))
 	return nil
 }
 
-func (l *link) broken() <-chan struct{} { return l.gone }
-func (l *link) err() error              { return l.failure }
-
-func (l *link) abort() { l.fail(errAborted) }
+func (l *link) abort() { l.lose(errAborted) }
 
 func (l *link) end(context.Context) {}
 
 func (l *link) close() int64 {
-	close(l.stop)
+	l.lose(errAborted)
 	l.nc.Close()
 	l.tasks.Wait()
 	return l.last
@@ -241,7 +209,7 @@ func (l *ackLink) acks() {
 	for {
 		n, err := l.answer()
 		if err != nil {
-			l.fail(fmt.Errorf("connection has ended: %w", err))
+			l.lose(fmt.Errorf("connection has ended: %w", err))
 			return
 		}
 		l.mu.Lock()
@@ -281,7 +249,7 @@ func (l *ackLink) write(b *batch, text []byte) error {
 		if n := len(l.overhead); n > 0 {
 			total += l.overhead[n-1].total
 		}
-		l.overhead = append(l.overhead, overhead{l.written.n, total})
+		l.overhead = append(l.overhead, overhead{l.written.Load(), total})
 		l.mu.Unlock()
 		if _, err := l.nc.Write([]byte(line)); err != nil {
 			return err

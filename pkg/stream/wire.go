@@ -17,12 +17,32 @@ const maxPath = 4096
 // of each.
 const maxTypes = 64
 
+// nameSet is a set of names that others chose.
+type nameSet struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+// add adds a name unless there are as many already. It reports whether the set
+// has the name, and whether it is new.
+func (s *nameSet) add(name string, most int) (has, fresh bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.names[name]:
+		return true, false
+	case len(s.names) >= most:
+		return false, false
+	case s.names == nil:
+		s.names = map[string]bool{}
+	}
+	s.names[name] = true
+	return true, true
+}
+
 // typeNames are the names of logs that were met and are none of Tstat's known
 // ones.
-type typeNames struct {
-	mu      sync.Mutex
-	unknown map[string]bool
-}
+type typeNames struct{ unknown nameSet }
 
 // ok reports whether lines of a log with this name are taken.
 func (n *typeNames) ok(name string) bool {
@@ -32,38 +52,8 @@ func (n *typeNames) ok(name string) bool {
 	if tstat.TypeByName(name) != nil {
 		return true
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.unknown[name] {
-		if len(n.unknown) == maxTypes {
-			return false
-		}
-		if n.unknown == nil {
-			n.unknown = map[string]bool{}
-		}
-		n.unknown[name] = true
-	}
-	return true
-}
-
-// probeNames are the names of probes that peers have announced.
-type probeNames struct {
-	mu    sync.Mutex
-	names map[string]bool
-}
-
-// ok reports whether a name is known or may be added.
-func (n *probeNames) ok(name string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.names[name] && len(n.names) >= maxProbes {
-		return false
-	}
-	if n.names == nil {
-		n.names = map[string]bool{}
-	}
-	n.names[name] = true
-	return true
+	has, _ := n.unknown.add(name, maxTypes)
+	return has
 }
 
 // splitter takes the lines of a connection apart: "PATH LINE", where PATH is
