@@ -17,7 +17,6 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
@@ -201,11 +200,7 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 	})
 	err = orInterrupt(c.Context, err)
 	if sum != nil && b.json {
-		text, jsonErr := losslessjson.MarshalIndent(sum, "", "  ")
-		if jsonErr == nil {
-			_, jsonErr = c.App.Writer.Write(append(text, '\n'))
-		}
-		err = errors.Join(err, jsonErr)
+		err = errors.Join(err, writeJSON(c.App.Writer, sum))
 	}
 	return err
 }

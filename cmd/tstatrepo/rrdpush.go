@@ -16,7 +16,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -212,14 +211,10 @@ func (r *rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error 
 	}
 	opt.Log.Info("listening", "address", strings.Join(e.Addrs(), " "))
 	err = orInterrupt(ctx, e.Run(ctx))
-	if !r.json {
-		return err
+	if r.json {
+		err = errors.Join(err, writeJSON(opt.Stdout, e.Stats()))
 	}
-	text, jsonErr := losslessjson.MarshalIndent(e.Stats(), "", "  ")
-	if jsonErr == nil {
-		_, jsonErr = opt.Stdout.Write(append(text, '\n'))
-	}
-	return errors.Join(err, jsonErr)
+	return err
 }
 
 var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
@@ -298,11 +293,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 // report prints the summary where it is wanted.
 func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) error {
 	if r.json {
-		text, err := losslessjson.MarshalIndent(sum, "", "  ")
-		if err != nil {
-			return err
-		}
-		if _, err := stdout.Write(append(text, '\n')); err != nil {
+		if err := writeJSON(stdout, sum); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
@@ -311,11 +310,7 @@ func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) err
 	if !s.bulk.json {
 		return text(stdout)
 	}
-	js, err := losslessjson.MarshalIndent(result, "", "  ")
-	if err == nil {
-		_, err = stdout.Write(append(js, '\n'))
-	}
-	return err
+	return writeJSON(stdout, result)
 }
 
 // writeInventory prints a line per log type, probe and day.

@@ -18,11 +18,7 @@ func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) e
 	watched := !b.quiet && (b.verbose || con.tty && !b.json)
 	switch {
 	case b.json:
-		text, err := losslessjson.MarshalIndent(sum, "", "  ")
-		if err != nil {
-			return err
-		}
-		if _, err := stdout.Write(append(text, '\n')); err != nil {
+		if err := writeJSON(stdout, sum); err != nil {
 			return err
 		}
 	case b.dryRun:
@@ -32,6 +28,15 @@ func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) e
 		return writeSummary(con, sum, loc)
 	}
 	return nil
+}
+
+// writeJSON prints a result of --json.
+func writeJSON(w io.Writer, v any) error {
+	text, err := losslessjson.MarshalIndent(v, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(text, '\n'))
+	}
+	return err
 }
 
 // writeSummary prints a table with a row per log type, then what holds for
