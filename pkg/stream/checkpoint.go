@@ -115,7 +115,7 @@ func (c *checkpoint) confirm(root, log string, number int64, p position, n int64
 func (c *checkpoint) run(ctx context.Context) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()
-	failed := false
+	var saving alarm
 	for {
 		select {
 		case <-c.wake:
@@ -124,13 +124,8 @@ func (c *checkpoint) run(ctx context.Context) {
 			return
 		}
 		err := c.save()
-		if err != nil && !failed {
-			c.log.Warn("the position cannot be saved: the stream pauses when the window is full", "err", err)
-		} else if err == nil && failed {
-			c.log.Warn("the position is saved again")
-		}
-		failed = err != nil
-		if failed {
+		saving.set(err, c.log, "the position cannot be saved: the stream pauses when the window is full", "the position is saved again")
+		if err != nil {
 			retry.Sleep(ctx, saveEvery)
 		}
 	}

@@ -164,24 +164,19 @@ func (s *stdout) run(ctx context.Context) error {
 
 // write writes all of the text; it waits where a disk is full.
 func (s *stdout) write(ctx context.Context, text []byte) error {
-	paused := false
+	var writing alarm
 	for len(text) > 0 {
 		n, err := s.w.Write(text)
 		text = text[n:]
-		switch {
-		case err == nil && paused:
-			s.q.log.Warn("standard output is written again")
-			paused = false
-		case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
-			if !paused {
-				s.q.log.Warn("standard output cannot be written: the stream pauses", "err", err)
-				paused = true
-			}
-			if err := retry.Sleep(ctx, diskRetry); err != nil {
-				return err
-			}
-		case err != nil:
+		if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return fmt.Errorf("standard output: %w", err)
+		}
+		writing.set(err, s.q.log, "standard output cannot be written: the stream pauses", "standard output is written again")
+		if err == nil {
+			continue
+		}
+		if err := retry.Sleep(ctx, diskRetry); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -45,7 +45,7 @@ type files struct {
 	open    map[string]*outFile // by folder
 	pending []*batch            // not written yet
 	bytes   int
-	paused  bool
+	writing alarm
 }
 
 // outFile is a file that is being written.
@@ -108,22 +108,15 @@ func (f *files) run(ctx context.Context) error {
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
+		if f.writing.set(err, f.q.log.With("consumer", f.q.name), "files cannot be written: the stream pauses", "files are written again") {
+			f.q.trouble(err)
+		}
 		if err == nil {
 			break
-		}
-		if !f.paused {
-			f.q.log.Warn("files cannot be written: the stream pauses", "consumer", f.q.name, "err", err)
-			f.paused = true
-			f.q.trouble(err)
 		}
 		if err := retry.Sleep(ctx, diskRetry); err != nil {
 			return err
 		}
-	}
-	if f.paused {
-		f.q.log.Warn("files are written again", "consumer", f.q.name)
-		f.q.trouble(nil)
-		f.paused = false
 	}
 	for _, b := range f.pending {
 		f.q.done(b)

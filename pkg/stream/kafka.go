@@ -286,7 +286,8 @@ func (s *kafkaSession) take(m *kafkaMessage, lost int) {
 func (s *kafkaSession) watch() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	silent := false
+	var silent alarm
+	log := s.log.With("consumer", s.q.name)
 	for {
 		select {
 		case <-t.C:
@@ -294,18 +295,15 @@ func (s *kafkaSession) watch() {
 			return
 		}
 		s.mu.Lock()
-		now := len(s.pending) > 0 && time.Since(s.moved) > kafkaSilence
+		late := len(s.pending) > 0 && time.Since(s.moved) > kafkaSilence
 		s.mu.Unlock()
-		switch {
-		case now && !silent:
-			err := s.inner.failure()
-			s.log.Warn("consumer acknowledges nothing; it is tried again", "consumer", s.q.name, "err", err)
-			s.q.trouble(err)
-		case !now && silent:
-			s.log.Warn("consumer is there again", "consumer", s.q.name)
-			s.q.trouble(nil)
+		var err error
+		if late {
+			err = s.inner.failure()
 		}
-		silent = now
+		if silent.set(err, log, "consumer acknowledges nothing; it is tried again", "consumer is there again") {
+			s.q.trouble(err)
+		}
 	}
 }
 

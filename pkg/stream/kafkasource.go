@@ -40,7 +40,7 @@ type kafkaSource struct {
 	session  time.Duration // see kafkaAbsence
 
 	committing sync.Mutex // held while offsets are committed
-	failing    bool       // the last commit has failed
+	failing    alarm
 
 	mu    sync.Mutex
 	parts map[int32]*part // assigned to this member
@@ -79,7 +79,7 @@ func (s *kafkaSource) run(ctx, reading context.Context) error {
 // open joins the group once the topic is there.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &kafkaLog{Logger: s.log}
-	told := false
+	var opening alarm
 	for {
 		client, err := kgo.NewClient(append(kafkaOptions(s.broker, s.files, s.hub.opt.Peers, inner),
 			kgo.ConsumerGroup(s.group), kgo.InstanceID(s.instance), kgo.ConsumeTopics(s.broker.name), kgo.DisableAutoCommit(),
@@ -87,20 +87,16 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 			kgo.FetchMaxBytes(kafkaFetch), kgo.MaxDecompressBatchBytes(kafkaInflated),
 			kgo.OnPartitionsAssigned(s.gained), kgo.OnPartitionsRevoked(s.revoked), kgo.OnPartitionsLost(s.lost))...)
 		if err == nil {
-			if err = checkTopic(ctx, client, s.broker); err == nil {
-				if told {
-					s.log.Warn("source is there again")
-				}
-				return client, nil
+			if err = checkTopic(ctx, client, s.broker); err != nil {
+				client.Close()
 			}
-			client.Close()
 		}
-		if ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if !told {
-			s.log.Warn("source cannot be opened; it is tried again", "err", err)
-			told = true
+		opening.set(err, s.log, "source cannot be opened; it is tried again", "source is there again")
+		if err == nil {
+			return client, nil
 		}
 		if err := s.back.Wait(ctx); err != nil {
 			return nil, err
@@ -285,14 +281,10 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 					failure = errNoAnswer
 				}
 			})
-		if failing := failure != nil && ctx.Err() == nil; failing != s.failing {
-			s.failing = failing
-			if failing {
-				s.log.Warn("offsets cannot be committed: the source pauses when the window is full", "err", failure)
-			} else {
-				s.log.Warn("offsets are committed again")
-			}
+		if failure != nil && ctx.Err() != nil {
+			return false
 		}
+		s.failing.set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets are committed again")
 		if failure != nil {
 			return false
 		}

@@ -74,14 +74,12 @@ type natsMessage struct {
 }
 
 func (s *natsSource) run(ctx, reading context.Context) error {
-	told := false
+	var opening alarm
+	const lost, back = "source is lost or cannot be opened; it is tried again", "source is there again"
 	for reading.Err() == nil {
 		err := s.connection(ctx, reading, func() {
 			s.back.Reset()
-			if told {
-				s.log.Warn("source is there again")
-				told = false
-			}
+			opening.set(nil, s.log, lost, back)
 		})
 		if reading.Err() != nil || ctx.Err() != nil {
 			break
@@ -89,10 +87,7 @@ func (s *natsSource) run(ctx, reading context.Context) error {
 		if hint.IsUsage(err) {
 			return err
 		}
-		if !told {
-			s.log.Warn("source is lost or cannot be opened; it is tried again", "err", err)
-			told = true
-		}
+		opening.set(err, s.log, lost, back)
 		if s.back.Wait(reading) != nil {
 			break
 		}

@@ -104,7 +104,7 @@ func (p *pump) run(ctx context.Context) error {
 // of its first byte. There is no session, and no error, if the stream ends and
 // nothing is left for the consumer.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
-	told := false
+	var opening alarm
 	for {
 		if !first {
 			if !p.finished() {
@@ -120,27 +120,19 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		p.last = p.q.over.Err() != nil
 		base := p.lineStart()
 		s, err := p.open(ctx, func(n int64) { p.confirm(base + n) })
-		if err == nil {
-			if !first {
-				p.q.stats.restarts.Add(1)
-			}
-			if told {
-				p.log.Warn("consumer is there again")
-			}
-			p.q.trouble(nil)
-			return s, base, nil
-		}
-		if ctx.Err() != nil {
+		switch {
+		case err == nil && !first:
+			p.q.stats.restarts.Add(1)
+		case err != nil && ctx.Err() != nil:
 			return nil, 0, context.Cause(ctx)
-		}
-		if hint.IsUsage(err) {
+		case hint.IsUsage(err):
 			return nil, 0, err
 		}
-		if !told {
-			p.log.Warn("consumer cannot be opened; it is tried again", "err", err)
-			told = true
-		}
+		opening.set(err, p.log, "consumer cannot be opened; it is tried again", "consumer is there again")
 		p.q.trouble(err)
+		if err == nil {
+			return s, base, nil
+		}
 		first = false
 	}
 }

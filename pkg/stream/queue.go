@@ -132,6 +132,23 @@ func (q *queue) leave(b *batch) {
 	q.room.Release(cost)
 }
 
+// alarm warns once when something fails, and once when it works again.
+type alarm struct{ on bool }
+
+// set is told how the last attempt went, and reports whether that has changed.
+func (a *alarm) set(err error, log *slog.Logger, failing, again string) (changed bool) {
+	switch {
+	case err != nil && !a.on:
+		log.Warn(failing, "err", err)
+	case err == nil && a.on:
+		log.Warn(again)
+	default:
+		return false
+	}
+	a.on = err != nil
+	return true
+}
+
 // trouble notes why the consumer takes nothing; nil: it does.
 func (q *queue) trouble(err error) {
 	if err == nil {
