@@ -169,7 +169,7 @@ func runStore(c *cli.Context, con *console) error {
 	}
 	opt.Log = con.logger()
 	so := stores.Options{ReadOnly: true, Log: opt.Log, RetryTimeout: opt.RetryTimeout}
-	st, err := openManager(c.Context, url, so)
+	st, err := stores.Open(c.Context, url, so)
 	if err != nil {
 		return orInterrupt(c.Context, err)
 	}
@@ -181,7 +181,7 @@ func runStore(c *cli.Context, con *console) error {
 	if err == nil && action != "list" && action != "verify" && !s.dryRun {
 		so.ReadOnly = false
 		st.Close()
-		if st, err = openManager(c.Context, url, so); err != nil {
+		if st, err = stores.Open(c.Context, url, so); err != nil {
 			return orInterrupt(c.Context, err)
 		}
 	}
@@ -189,20 +189,6 @@ func runStore(c *cli.Context, con *console) error {
 		err = s.run(c.Context, con, c.App.Writer, action, st, opt)
 	}
 	return orInterrupt(c.Context, errors.Join(err, st.Close()))
-}
-
-// openManager opens the store at a URL to look after it.
-func openManager(ctx context.Context, url string, opt stores.Options) (store.Manager, error) {
-	st, err := stores.Open(ctx, url, opt)
-	if err != nil {
-		return nil, err
-	}
-	m, ok := st.(store.Manager)
-	if !ok {
-		st.Close()
-		return nil, hint.Usage(fmt.Sprintf("%s cannot be managed", st), "")
-	}
-	return m, nil
 }
 
 // anyRecord returns an error if nothing was ever stored.
@@ -430,11 +416,9 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 
 // mend returns what mends a kind of finding; "" if that depends.
 func mend(kind string, m store.Manager, probe string) string {
-	_, repairs := m.(store.Repairer)
 	_, raw := m.(store.RawStore)
-	_, appends := m.(store.Appender)
 	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
-	if appends {
+	if m.Properties().AppendOnly {
 		again = "" // it cannot replace rows
 	}
 	switch kind {
@@ -442,20 +426,17 @@ func mend(kind string, m store.Manager, probe string) string {
 		return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
 		return again
-	case store.Doubled:
-		if repairs {
+	case store.Doubled, store.Unrecorded:
+		switch {
+		case m.Properties().Compacts:
 			return fmt.Sprintf("tstatrepo store repair %s", m)
-		}
-		return again
-	case store.Unrecorded:
-		if repairs {
-			return fmt.Sprintf("tstatrepo store repair %s", m)
-		}
-		if raw {
+		case kind == store.Doubled:
+			return again
+		case raw:
 			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
 		}
 	case store.Unreadable, store.Foreign:
-		if !repairs && !raw {
+		if !m.Properties().Compacts && !raw {
 			return "" // it has no files
 		}
 		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
@@ -464,11 +445,10 @@ func mend(kind string, m store.Manager, probe string) string {
 }
 
 func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m store.Manager) error {
-	r, ok := m.(store.Repairer)
-	if !ok {
+	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
 	}
-	res, err := r.Repair(ctx, s.dryRun)
+	res, err := m.Repair(ctx, s.dryRun)
 	out := struct {
 		store.RepairResult
 		DryRun bool `json:"dry_run,omitempty"`
@@ -487,8 +467,7 @@ func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m
 }
 
 func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
-	c, ok := m.(store.Compacter)
-	if !ok {
+	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
 	}
 	co := store.CompactOptions{TargetSize: int64(s.targetSize), ClosedAfter: time.Duration(s.closed), DryRun: s.dryRun, Jobs: opt.Jobs}
@@ -497,7 +476,7 @@ func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, 
 		co.Total, co.Done = prog.Total, prog.Add
 	}
 	started := time.Now()
-	res, err := c.Compact(ctx, co)
+	res, err := m.Compact(ctx, co)
 	stop()
 	out := struct {
 		store.CompactResult

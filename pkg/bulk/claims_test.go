@@ -81,6 +81,7 @@ type memory struct {
 
 // shared is an importer's view of a store with a board.
 type shared struct {
+	store.Defaults
 	*memory
 	*board
 	begin  func(store.Key) // called by Begin; nil: nothing
@@ -100,6 +101,8 @@ func (s *shared) Lookup(_ context.Context, keys []store.Key) (rs []store.Record,
 	return rs, nil
 }
 
+func (s *shared) OtherProbes(context.Context, []store.Key) ([]store.Record, error) { return nil, nil }
+
 func (s *shared) Begin(_ context.Context, f store.FileInfo) (store.FileTx, error) {
 	if s.begin != nil {
 		s.begin(f.Key)
@@ -113,6 +116,7 @@ func (s *shared) Begin(_ context.Context, f store.FileInfo) (store.FileTx, error
 type memoryTx struct{ *memory }
 
 func (memoryTx) Write(context.Context, *tstat.Batch) error { return nil }
+func (memoryTx) Flush(context.Context) (int64, error)      { return 0, nil }
 func (memoryTx) Abort() error                              { return nil }
 
 func (x memoryTx) Commit(_ context.Context, r store.Record, known, replace []store.Record) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // checkDamage refuses a compressed file that is damaged: any of its rows may
@@ -43,16 +42,9 @@ func (im *fileImport) checkRows(typed []*target) error {
 func storeRejects(targets []*target) int64 {
 	var most int64
 	for _, g := range targets {
-		most = max(most, g.rejected())
+		most = max(most, g.rejected)
 	}
 	return most
-}
-
-func (g *target) rejected() int64 {
-	if r, ok := g.tx.(store.Rejecter); ok {
-		return r.Rejected()
-	}
-	return 0
 }
 
 // noRows is about a file with text, but without a row.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -208,8 +209,8 @@ type fileImport struct {
 	has  []bool        // per store, whether it has the file's text already
 	idle func()        // lets another file be read
 
-	// Per store: rows that it refused; for an Appender the stored text that
-	// has grown, and how many lines it had.
+	// Per store: rows that it refused; the stored text that has grown, and how
+	// many lines it had.
 	refused []map[int64]string
 	again   bool // there is a refused row more
 	grown   []*store.Record
@@ -221,6 +222,8 @@ type target struct {
 	index int // in Options.Stores
 	store store.Store
 	tx    store.FileTx // nil before it is begun
+
+	rejected int64 // rows, known once all are flushed
 }
 
 // errNoTime is about a file whose log folder is not known.
@@ -316,14 +319,13 @@ func (im *fileImport) compare() (done bool, err error) {
 	read := im.text()
 	done = true
 	for i, s := range im.opt.Stores {
-		if !takes(s, t) {
+		if !s.Accepts(t.info()) {
 			continue
 		}
 		rel := im.relate(i, read)
 		if im.has[i] = rel.stored != nil; !im.has[i] {
-			if _, ok := s.(store.Appender); ok && len(rel.replace) > 0 && !rel.changed {
-				longest := slices.MaxFunc(rel.replace, func(a, b store.Record) int { return cmp.Compare(a.Length, b.Length) })
-				im.grown[i], im.after[i] = &longest, im.rd.MarkLine(longest.Length)
+			if p := im.prefix(rel.replace); p != nil {
+				im.grown[i], im.after[i] = p, im.rd.MarkLine(p.Length)
 			}
 			done = false
 			continue
@@ -412,7 +414,7 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 	var raw, typed []*target
 	for i, s := range im.opt.Stores {
 		g := &target{index: i, store: s}
-		if im.has[i] || !takes(s, t) {
+		if im.has[i] || !s.Accepts(t.info()) {
 			continue
 		}
 		if _, ok := s.(store.RawStore); ok {
@@ -429,9 +431,9 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 		}
 	}
 	defer abort()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: t.name, ModTime: t.mtime, Next: t.next}
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, Next: t.next}
 	if t.remote != nil {
-		info.Dir = t.remote.Dir
+		info.Name = path.Join(t.remote.Dir, t.name)
 	}
 	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limits.rate, progress: im.opt.Progress}
 	if !t.stdin {
@@ -498,7 +500,7 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 			}
 			for _, g := range typed {
 				info.Refused, info.Reject = im.refused[g.index], im.reject(1+g.index)
-				info.Append, info.After = im.grown[g.index] != nil, im.after[g.index]
+				info.Prefix, info.PrefixLines = im.grown[g.index], im.after[g.index]
 				if g.tx, err = g.store.Begin(im.ctx, info); err != nil {
 					return fmt.Errorf("%s: %w", g.store, err)
 				}
@@ -507,6 +509,11 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 		if b == nil {
 			if err := im.checkDamage(); err != nil {
 				return err
+			}
+			for _, g := range typed {
+				if g.rejected, err = g.tx.Flush(im.ctx); err != nil {
+					return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
+				}
 			}
 			return im.checkRows(typed)
 		}
@@ -552,14 +559,12 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		if rel.stored != nil {
 			continue
 		}
-		if _, ok := g.store.(store.Appender); ok && len(rel.replace) > 0 {
-			if err := im.checkGrown(g.index, rel); err != nil {
-				return fmt.Errorf("%s: %w", g.store, err)
-			}
+		if p, was := im.prefix(rel.replace), im.grown[g.index]; !t.stdin && !im.opt.Replace && p != nil && (was == nil || !p.Same(*was)) {
+			return store.ErrConflict // the file changed while it was read
 		}
 		mine := rec
-		mine.Rows -= g.rejected()
-		mine.Rejects += g.rejected()
+		mine.Rows -= g.rejected
+		mine.Rejects += g.rejected
 		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
 		if errors.Is(err, store.ErrDuplicate) {
 			continue
@@ -567,7 +572,7 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
 		}
-		rejected = max(rejected, g.rejected())
+		rejected = max(rejected, g.rejected)
 		commits++
 		replacements += len(rel.replace)
 		im.warn(g.store, rel)
@@ -611,24 +616,6 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	case rel.prefix != nil:
 		im.log.Warn("another stored log is the beginning of this one; both are stored", "file", t.path, "store", s.String(), "other", rel.prefix.Path)
 	}
-}
-
-// checkGrown makes sure that only the rows of new lines were given to a store
-// that cannot replace the old ones.
-func (im *fileImport) checkGrown(index int, rel relation) error {
-	if rel.changed {
-		old := rel.replace[0]
-		return hint.New(fmt.Sprintf("the log changed other than by growing, and the rows stored before cannot be removed: %d of %s, read from %s",
-			old.Rows, old.Imported.UTC().Format(time.RFC3339), old.Path), "keep the file that was stored, or import into another stream")
-	}
-	old := im.grown[index]
-	if old != nil && slices.ContainsFunc(rel.replace, func(r store.Record) bool { return r.Same(*old) }) {
-		return nil
-	}
-	if im.task.stdin {
-		return hint.New("the beginning of it is stored already", "import the file itself, not '-'")
-	}
-	return hint.New("it changed while it was read", "the next run takes it as it then is")
 }
 
 // replaced is relate, or what Options.Replace makes of it: all records of the

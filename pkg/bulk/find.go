@@ -271,7 +271,7 @@ func (r *run) wanted(t *task) bool {
 		r.unknown[t.key.File] = true
 		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
 	}
-	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return takes(s, t) })
+	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return s.Accepts(t.info()) })
 }
 
 // Wants reports whether the options name files of a log type and folder time.

@@ -24,12 +24,8 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) error {
 		return nil
 	}
 	for i, s := range r.opt.Stores {
-		f, ok := s.(store.ProbeFinder)
-		if !ok {
-			continue
-		}
 		var rs []store.Record
-		err := r.retry(ctx, func() (err error) { rs, err = f.OtherProbes(ctx, keys); return err })
+		err := r.retry(ctx, func() (err error) { rs, err = s.OtherProbes(ctx, keys); return err })
 		if err != nil {
 			return fmt.Errorf("%s: %w", s, err)
 		}

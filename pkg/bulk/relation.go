@@ -102,7 +102,7 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 		return !rec.Imported.Before(since) && rec.Size == t.size && !rec.Damaged && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
 	}
 	for i, s := range r.opt.Stores {
-		if !takes(s, t) {
+		if !s.Accepts(t.info()) {
 			continue
 		}
 		found := false
@@ -188,11 +188,10 @@ func (im *fileImport) relate(index int, t text) relation {
 // relateTo is relate for records that may be of the file. With moved, they are
 // of another place.
 func (im *fileImport) relateTo(index int, records []store.Record, t text, moved bool) (rel relation) {
-	_, appends := im.opt.Stores[index].(store.Appender)
 	var same, alike []store.Record
 	for _, rec := range records {
 		alikeHead, agree := tstat.CompareHeads(rec.Head, t.head)
-		part := rec.Damaged && !appends && (!moved || alikeHead)
+		part := rec.Damaged && (!moved || alikeHead)
 		switch {
 		case part && im.rd.Damage() == nil: // the file is repaired
 			rel.replace = append(rel.replace, rec)
@@ -291,4 +290,15 @@ func (im *fileImport) needsComparison() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// prefix returns the record of the longest of the texts that the file starts
+// with, nil if it starts with none.
+func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
+	for i, rec := range records {
+		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {
+			longest = &records[i]
+		}
+	}
+	return longest
 }

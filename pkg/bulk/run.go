@@ -131,7 +131,7 @@ func newRun(opt Options) (*run, error) {
 		return nil, hint.Usage("no store", "")
 	}
 	for _, s := range opt.Stores {
-		if _, ok := s.(store.Appender); ok && opt.Replace {
+		if opt.Replace && s.Properties().AppendOnly {
 			return nil, hint.Usage(fmt.Sprintf("replace: %s cannot, its rows do not tell their file", s), "")
 		}
 	}
@@ -317,15 +317,15 @@ func (r *run) pass(ctx context.Context) error {
 		}
 	}
 	r.opt.Progress.Total(files, bytes)
-	r.expect(groups)
+	r.plan(groups)
 	if err := r.workAll(ctx, groups); err != nil {
 		return err
 	}
 	return r.awayError()
 }
 
-// expect tells the stores that want to know which files are to come.
-func (r *run) expect(groups [][]*task) {
+// plan tells the stores which files are to come.
+func (r *run) plan(groups [][]*task) {
 	var files []store.FileInfo
 	for _, g := range groups {
 		for _, t := range g {
@@ -335,9 +335,7 @@ func (r *run) expect(groups [][]*task) {
 		}
 	}
 	for _, s := range r.opt.Stores {
-		if e, ok := s.(store.Expecter); ok {
-			e.Expect(files)
-		}
+		s.Plan(files)
 	}
 }
 
@@ -425,19 +423,6 @@ func (r *run) anyTyped() bool {
 	})
 }
 
-// takes reports whether a store takes t's file. One of an unknown type can only
-// be copied.
-func takes(s store.Store, t *task) bool {
-	if _, raw := s.(store.RawStore); raw {
-		return true
-	}
-	if t.typ == nil {
-		return false
-	}
-	h, ok := s.(store.Holder)
-	return !ok || !h.Holds(t.info())
-}
-
 // do imports one file and counts what became of it. The error is one that
 // ends the pass.
 func (r *run) do(ctx context.Context, t *task) error {
@@ -469,16 +454,13 @@ func (r *run) do(ctx context.Context, t *task) error {
 	return nil
 }
 
-// tellSettled tells the stores that were told by expect that a file is done
-// with.
+// tellSettled tells the stores that a planned file is done with.
 func (r *run) tellSettled(t *task) {
 	if t.typ == nil {
 		return
 	}
 	for _, s := range r.opt.Stores {
-		if e, ok := s.(store.Expecter); ok {
-			e.Settled(t.info())
-		}
+		s.Done(t.info())
 	}
 }
 

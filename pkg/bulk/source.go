@@ -36,8 +36,8 @@ type Source interface {
 // File is a log file of a Source.
 type File struct {
 	Path    string    // names it in messages and records
-	Name    string    // see store.FileInfo
-	Dir     string    // see store.FileInfo
+	Name    string    // its path below Dir
+	Dir     string    // names the tree that it is in, like a probe; see store.FileInfo.Name
 	Key     store.Key // with its probe
 	Time    tstat.FolderTime
 	Next    time.Time // of the next log folder; zero: there is no next one

@@ -135,10 +135,8 @@ func (s *Stores) adopt(ctx context.Context, list []store.Store, stream mathproto
 	a := s.opt.Adopt[stream.Name]
 	a.Stream, a.Probe, a.Type = stream.Name, stream.Probe, stream.Type
 	for _, st := range list {
-		if st, ok := st.(store.Adopter); ok {
-			if err := st.Adopt(ctx, a); err != nil {
-				return fmt.Errorf("%s: %w", st, err)
-			}
+		if err := stores.Adopt(ctx, st, a); err != nil {
+			return fmt.Errorf("%s: %w", st, err)
 		}
 	}
 	return nil

@@ -5,18 +5,39 @@ import (
 	"time"
 )
 
-// Manager is a Store that tells what it holds and lets old rows go.
+// Manager is a Store that can be listed, verified, pruned, repaired and
+// compacted.
 type Manager interface {
 	Store
 	// Records calls f with each record that the store holds, in no order,
 	// also with those whose rows were pruned. An error of f ends it and is
 	// returned.
 	Records(ctx context.Context, f func(Record) error) error
+	// Count returns how many rows there are of each record now, by reading
+	// them or what the store keeps beside them. A store that is AppendOnly
+	// returns errors.ErrUnsupported.
+	Count(ctx context.Context, records []Record) ([]int64, error)
+	// Size returns how many bytes the file at a Record.Location has; 0 if
+	// there is none.
+	Size(location string) (int64, error)
+	// Verify calls opt.Fault for each difference to the records that Count does
+	// not find: in rows that no record is about, and in what cannot be read.
+	// Imports may go on meanwhile; what they do is not a fault.
+	Verify(ctx context.Context, opt VerifyOptions) error
 	// Prune removes the rows of all files whose folder's time is before the
 	// given one, the start of a UTC day. Their records stay, with Pruned set,
 	// so that such a file is not imported again. What a process that died left
 	// half done, the next call completes. With dryRun nothing is removed.
 	Prune(ctx context.Context, before time.Time, dryRun bool) (PruneResult, error)
+	// Repair brings the records in line with what is stored, and leaves one
+	// of each log whose rows are stored more than once. With dryRun it only
+	// says what it would remove. Only a store that Compacts supports it.
+	Repair(ctx context.Context, dryRun bool) (RepairResult, error)
+	// Compact makes few large files of many small ones, of the days that are over.
+	// What readers may rely on meanwhile, the store says. What a process that died
+	// left half done, the next one tidies up. A second one at the same time gets
+	// an error that wraps state.ErrLocked. Only a store that Compacts supports it.
+	Compact(ctx context.Context, opt CompactOptions) (CompactResult, error)
 }
 
 // PruneResult is what Prune removed, or would remove.
@@ -24,24 +45,6 @@ type PruneResult struct {
 	Files int64 `json:"files"` // log files whose rows went
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes,omitempty"` // of the store's own files; 0 if it does not know
-}
-
-// Counter is a Manager whose rows tell their file.
-type Counter interface {
-	Manager
-	// Count returns how many rows there are of each record now, by reading
-	// them or what the store keeps beside them.
-	Count(ctx context.Context, records []Record) ([]int64, error)
-}
-
-// Verifier is a Manager that can tell how what it stores differs from its
-// records in other ways than Counter.Count: in what no record is about, and in
-// what cannot be read.
-type Verifier interface {
-	Manager
-	// Verify calls opt.Fault for each fault that it finds. Imports may go on
-	// meanwhile; what they do is not a fault.
-	Verify(ctx context.Context, opt VerifyOptions) error
 }
 
 // VerifyOptions of Verify.
@@ -73,15 +76,6 @@ type Fault struct {
 	Mend   string // an SQL statement that mends it; "" if there is none
 }
 
-// Repairer is a Manager that can remove rows that are stored twice.
-type Repairer interface {
-	Manager
-	// Repair brings the records in line with what is stored, and leaves one
-	// of each log whose rows are stored more than once. With dryRun it only
-	// says what it would remove.
-	Repair(ctx context.Context, dryRun bool) (RepairResult, error)
-}
-
 // RepairResult is what Repair removed, or would remove.
 type RepairResult struct {
 	Logs int64 `json:"logs"` // whose rows were stored more than once
@@ -99,24 +93,6 @@ type Claimer interface {
 	Claim(ctx context.Context, owner string, keys []Key, ttl time.Duration) ([]Key, error)
 	// Release ends the owner's claims of the keys.
 	Release(ctx context.Context, owner string, keys []Key) error
-}
-
-// Sizer is a Manager that keeps rows in files of its own.
-type Sizer interface {
-	Manager
-	// Size returns how many bytes the file at a Record.Location has; 0 if
-	// there is none.
-	Size(location string) (int64, error)
-}
-
-// Compacter is a Manager whose many small files can become few large ones.
-type Compacter interface {
-	Manager
-	// Compact does so with the days that are over. What readers may rely on
-	// meanwhile, the store says. What a process that died left half done, the
-	// next one tidies up. A second one at the same time gets an error that
-	// wraps state.ErrLocked.
-	Compact(ctx context.Context, opt CompactOptions) (CompactResult, error)
 }
 
 // CompactOptions of Compact.

@@ -135,24 +135,24 @@ type FileInfo struct {
 	// Present says of each column whether the file has it, as far as its first
 	// rows tell; nil: all of them.
 	Present []bool
-	// Name is the file's path below its source, slash separated and checked
-	// to stay inside; copy keeps it. Dir is the folder of copy that has it,
-	// named like a probe; "" is that of the probe.
-	Name, Dir string
+	// Name is the file's path in a tree of copies: the probe, or the stream that
+	// it came by, and the path below the source. It is slash separated.
+	Name string
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
 	Mode    fs.FileMode
 
-	// Reject is called for each row that the store cannot take, like a value
-	// out of a column's range; text is only valid during the call. Nil:
-	// nobody wants to know. FileTx then is a Rejecter.
+	// Reject is called during Write and Flush for each row that the store cannot
+	// take, like a value out of a column's range; text is only valid during the
+	// call. Nil disables reporting.
 	Reject func(line int64, reason string, text []byte)
 	// Refused are lines that are such rows for certain, and why.
 	Refused map[int64]string
-	// Append says that the file has grown, and that the rows up to the line
-	// numbered After are stored. Only set for an Appender.
-	Append bool
-	After  int64
+	// Prefix is the record of the longest stored text that the file starts with,
+	// and PrefixLines counts its lines. Commit will replace that record. Nil: the
+	// store has no such text, or the file cannot be read twice.
+	Prefix      *Record
+	PrefixLines int64
 	// Next is the time of the next log folder, if there is one: no row of
 	// this one can be much later.
 	Next time.Time
@@ -161,18 +161,68 @@ type FileInfo struct {
 // Store keeps log rows. It is safe for concurrent use, also by several
 // processes.
 type Store interface {
+	// Accepts reports whether the store takes a file, of which Key, Type, Time and
+	// Next are known. Files that it does not accept are not imported.
+	Accepts(f FileInfo) bool
 	// Lookup returns all records of the keys, in no order. A key may have
 	// several records: Tstat can make a folder of the same name again.
 	Lookup(ctx context.Context, keys []Key) ([]Record, error)
+	// OtherProbes returns the records that have folder and file of one of the
+	// keys, and another probe.
+	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
+	// Plan names all files that are about to be imported, before the first Begin;
+	// of each Key, Type, Time and Next are known. It replaces the former plan.
+	Plan(files []FileInfo)
+	// Done reports that a planned file was stored, skipped or given up.
+	Done(f FileInfo)
 	// Begin starts a file. Nothing is visible before FileTx.Commit.
 	Begin(ctx context.Context, f FileInfo) (FileTx, error)
 	// Refresh replaces Size, ModTime and Path of the record that is the same as
 	// r, so that an unchanged file is not read again.
 	Refresh(ctx context.Context, r Record) error
+	// Properties describes the kind of store.
+	Properties() Properties
 	// Close releases the store and makes the last commits durable.
 	Close() error
 	// String is the destination's URL without secrets.
 	String() string
+}
+
+// Properties describe a kind of store.
+type Properties struct {
+	// AppendOnly: rows do not tell their file, so they can be neither replaced
+	// nor counted by file.
+	AppendOnly bool
+	// Compacts: rows are in files that Manager.Compact and Manager.Repair work on.
+	Compacts bool
+}
+
+// Defaults has the methods that most stores have in common. A store embeds it.
+type Defaults struct{}
+
+// Accepts accepts files of known log types.
+func (Defaults) Accepts(f FileInfo) bool { return f.Type != nil }
+
+// Plan does nothing.
+func (Defaults) Plan([]FileInfo) {}
+
+// Done does nothing.
+func (Defaults) Done(FileInfo) {}
+
+// Properties returns the zero value.
+func (Defaults) Properties() Properties { return Properties{} }
+
+// Size returns 0: the store has no files of its own.
+func (Defaults) Size(string) (int64, error) { return 0, nil }
+
+// Repair is not supported.
+func (Defaults) Repair(context.Context, bool) (RepairResult, error) {
+	return RepairResult{}, errors.ErrUnsupported
+}
+
+// Compact is not supported.
+func (Defaults) Compact(context.Context, CompactOptions) (CompactResult, error) {
+	return CompactResult{}, errors.ErrUnsupported
 }
 
 // FileTx takes the rows of one file. Commit or Abort ends it; Abort after
@@ -180,9 +230,12 @@ type Store interface {
 type FileTx interface {
 	// Write adds the rows of b, which is only valid during the call.
 	Write(ctx context.Context, b *tstat.Batch) error
-	// Commit makes rows and record visible together. Of known, the records
-	// of r's key that the caller has seen, those that replace holds go in the
-	// same step, with their rows. If the store has other records of the key
+	// Flush waits until the store has taken all rows. It returns how many of them
+	// were passed to FileInfo.Reject; they do not count as rows of the record.
+	Flush(ctx context.Context) (rejected int64, err error)
+	// Commit flushes and makes rows and record visible together. Of known, the
+	// records of r's key that the caller has seen, those that replace holds go in
+	// the same step, with their rows. If the store has other records of the key
 	// meanwhile, nothing is stored and Commit returns ErrDuplicate if r clashes
 	// with one of them, else ErrConflict. It also returns ErrDuplicate if a
 	// known record stays that is the same as r.
@@ -190,42 +243,9 @@ type FileTx interface {
 	Abort() error
 }
 
-// Rejecter is a FileTx that may refuse single rows.
-type Rejecter interface {
-	// Rejected is how many rows were passed to FileInfo.Reject. They do not
-	// count as rows of the record.
-	Rejected() int64
-}
-
-// Appender is a Store whose rows do not tell their file. It cannot replace
-// the rows of a file. Of one that has grown it takes those of its new lines;
-// the records that Commit then replaces are those of the shorter text.
-type Appender interface {
-	Store
-	AppendsOnly()
-}
-
-// Expecter is a Store that wants to know which files are to come.
-type Expecter interface {
-	Store
-	// Expect names all files that are about to be imported, before the first
-	// Begin; of each FileInfo Key, Type and Time are known. Those of the call
-	// before are forgotten.
-	Expect(files []FileInfo)
-	// Settled says that one of them is stored, or given up.
-	Settled(f FileInfo)
-}
-
-// Adopter is a Store that DBStream's importer math_repo may have filled: it can
-// take over what is there, so that it is not stored again.
-type Adopter interface {
-	Store
-	// Adopt takes over a stream. It may be called again; what is the store's
-	// own by then stays as it is.
-	Adopt(ctx context.Context, a Adoption) error
-}
-
-// Adoption says what math_repo knew of a stream when it stopped.
+// Adoption says what DBStream's importer math_repo knew of a stream when it
+// stopped. A store that math_repo may have filled takes over what is there, so
+// that it is not stored again.
 type Adoption struct {
 	Stream   string // its name
 	Probe    string // in the keys of its files
@@ -234,21 +254,6 @@ type Adoption struct {
 	// Copied is the time of the last log folder whose file was copied, and
 	// Stored the time up to which rows are in DBStream. Zero: not known.
 	Copied, Stored time.Time
-}
-
-// Holder is a Store that may have all rows of a file without a record of it.
-type Holder interface {
-	Store
-	// Holds reports whether that is so. Such a file is not imported.
-	Holds(f FileInfo) bool
-}
-
-// ProbeFinder is a Store that tells which probes have a log.
-type ProbeFinder interface {
-	Store
-	// OtherProbes returns the records that have folder and file of one of the
-	// keys, and another probe.
-	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
 }
 
 // RawStore is a Store that keeps files as they are on disk, not rows. The

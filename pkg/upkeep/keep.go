@@ -123,12 +123,8 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	m, ok := st.(store.Manager)
-	if !ok {
-		return fmt.Errorf("%s cannot be managed", st)
-	}
 	if k.opt.Keep > 0 {
-		res, err := m.Prune(ctx, Before(time.Now(), k.opt.Keep), false)
+		res, err := st.Prune(ctx, Before(time.Now(), k.opt.Keep), false)
 		k.mu.Lock()
 		p := &k.status[i].Pruned
 		p.Files += res.Files
@@ -142,11 +138,10 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 			return err
 		}
 	}
-	c, ok := st.(store.Compacter)
-	if !k.opt.Compact || !ok {
+	if !k.opt.Compact || !st.Properties().Compacts {
 		return nil
 	}
-	res, err := c.Compact(ctx, store.CompactOptions{ClosedAfter: store.DefaultClosedAfter})
+	res, err := st.Compact(ctx, store.CompactOptions{ClosedAfter: store.DefaultClosedAfter})
 	k.mu.Lock()
 	p := &k.status[i].Compacted
 	p.Days += res.Days

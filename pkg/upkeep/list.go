@@ -68,7 +68,6 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	}
 	days := map[key]*Day{}
 	times := map[series][]time.Time{}
-	sizer, _ := m.(store.Sizer)
 	sized := map[string]bool{}
 	err := m.Records(ctx, func(r store.Record) error {
 		if !filter.wants(&r) {
@@ -91,9 +90,9 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 		if r.Damaged {
 			d.Damaged++
 		}
-		if sizer != nil && r.Location != "" && !sized[r.Location] {
+		if r.Location != "" && !sized[r.Location] {
 			sized[r.Location] = true
-			n, err := sizer.Size(r.Location)
+			n, err := m.Size(r.Location)
 			if err != nil {
 				return err
 			}

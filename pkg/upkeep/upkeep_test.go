@@ -157,7 +157,7 @@ func TestVerifyDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
-	rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+	rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
 	if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Different || rep.Rows != 2 {
 		t.Errorf("%+v, %v", rep, err)
 	}
@@ -188,7 +188,7 @@ func TestVerifyPrefix(t *testing.T) {
 		if _, err := bulk.Run(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
-		return st.(store.Manager)
+		return st
 	}
 	m := run(false)
 	for _, text := range []string{whole[:len(whole)-6], "#c_ip:1 c_port:2\n::1 1\n::1 7\n"} {
@@ -224,14 +224,14 @@ func TestVerifyInstances(t *testing.T) {
 	opt := bulk.Options{Sources: []string{source}, Stores: []store.Store{st}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
 	for _, instance := range []string{"tstat00", "tstat01"} {
 		write(instance)
-		rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
 		if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Missing {
 			t.Errorf("%s is not stored: %+v, %v", instance, rep, err)
 		}
 		if _, err := bulk.Run(t.Context(), opt); err != nil {
 			t.Fatal(err)
 		}
-		rep, err = Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		rep, err = Verify(t.Context(), st, VerifyOptions{Against: &opt})
 		if err != nil {
 			t.Errorf("%s is stored: %+v, %v", instance, rep, err)
 		}

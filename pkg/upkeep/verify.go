@@ -97,13 +97,11 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	if err := rep.count(ctx, m, opt.Progress, records); err != nil {
 		return nil, err
 	}
-	if v, ok := m.(store.Verifier); ok {
-		err := v.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
-			rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason, Mend: f.Mend})
-		}})
-		if err != nil {
-			return nil, err
-		}
+	err = m.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
+		rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason, Mend: f.Mend})
+	}})
+	if err != nil {
+		return nil, err
 	}
 	slices.SortFunc(rep.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key.String(), b.Key.String()), cmp.Compare(a.Path, b.Path), cmp.Compare(a.In, b.In))
@@ -256,8 +254,7 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 			}
 		}
 	}
-	c, ok := m.(store.Counter)
-	if !ok {
+	if m.Properties().AppendOnly {
 		rep.Uncounted = int64(len(list))
 		return nil
 	}
@@ -272,11 +269,11 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 		progress.Total(len(list), bytes)
 	}
 	for batch := range slices.Chunk(list, countBatch) {
-		counts, err := c.Count(ctx, batch)
+		counts, err := m.Count(ctx, batch)
 		if err != nil {
 			return err
 		}
-		if err := recount(ctx, c, batch, counts); err != nil {
+		if err := recount(ctx, m, batch, counts); err != nil {
 			return err
 		}
 		for i, r := range batch {
@@ -296,12 +293,12 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 // recount looks again at records that others may have changed meanwhile:
 // replaced and pruned ones are as they should be, and moved ones are counted
 // where they are now.
-func recount(ctx context.Context, c store.Counter, records []store.Record, counts []int64) error {
+func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {
 			continue
 		}
-		now, err := c.Lookup(ctx, []store.Key{old.Key})
+		now, err := m.Lookup(ctx, []store.Key{old.Key})
 		if err != nil {
 			return err
 		}
@@ -311,7 +308,7 @@ func recount(ctx context.Context, c store.Counter, records []store.Record, count
 			continue
 		}
 		if now[j].Location != old.Location {
-			n, err := c.Count(ctx, now[j:j+1])
+			n, err := m.Count(ctx, now[j:j+1])
 			if err != nil {
 				return err
 			}

@@ -34,6 +34,7 @@ type Options struct {
 
 // Store is a database of a ClickHouse server or cluster.
 type Store struct {
+	store.Defaults
 	*client
 	cluster   bool
 	empty     bool          // opened for reading, and there are no records

@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	_ store.Counter = (*Store)(nil)
+	_ store.Manager = (*Store)(nil)
 	_ store.Claimer = (*Store)(nil)
 )
 

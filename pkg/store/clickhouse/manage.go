@@ -74,7 +74,7 @@ func (s *Store) Records(ctx context.Context, f func(store.Record) error) error {
 // countRecords is how many records are counted at once.
 const countRecords = 1000
 
-// Count implements store.Counter.
+// Count implements store.Manager.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	byType := map[string][]int{}

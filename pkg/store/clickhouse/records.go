@@ -258,7 +258,7 @@ func (s *Store) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, e
 	})
 }
 
-// OtherProbes implements store.ProbeFinder.
+// OtherProbes implements store.Store.
 func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	own := map[store.Key]bool{}
 	for _, k := range keys {

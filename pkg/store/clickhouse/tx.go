@@ -104,8 +104,11 @@ func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	return skip, len(reasons)
 }
 
-// Rejected implements store.Rejecter.
-func (x *tx) Rejected() int64 { return x.rejected }
+// Flush implements store.FileTx.
+func (x *tx) Flush(context.Context) (int64, error) {
+	err := x.endInsert()
+	return x.rejected, err
+}
 
 // Of each INSERT the server makes parts of at most about this many bytes and
 // rows: that is its memory.

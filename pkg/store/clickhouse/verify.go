@@ -11,9 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
-var _ store.Verifier = (*Store)(nil)
-
-// Verify implements store.Verifier. Rows without a record are normal here: no
+// Verify implements store.Manager. Rows without a record are normal here: no
 // reader of the view sees them. Deep reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if !opt.Deep {

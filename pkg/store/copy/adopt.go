@@ -18,8 +18,8 @@ import (
 // adoptBatch is how many files are noted at once.
 const adoptBatch = 100
 
-// Adopt implements store.Adopter. math_repo copies to DIR/<stream>/ too, and
-// its state tells the last folder that it finished. Each log up to that one
+// Adopt takes over the copies of math_repo, which copies to DIR/<stream>/ too.
+// Its state tells the last folder that it finished. Each log up to that one
 // which is there gets a record without the source's mtime, which math_repo did
 // not keep: the source's file is the same if it has the same size. Of another
 // size it is looked at, so that a copy of the half of a file, which math_repo

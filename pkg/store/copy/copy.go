@@ -26,6 +26,7 @@ import (
 // without one, which a killed process leaves behind, is taken for what it is
 // when its source is copied again.
 type Store struct {
+	store.Defaults
 	dir      string
 	manifest *manifest.Manifest
 	log      *slog.Logger
@@ -127,12 +128,15 @@ func (s *Store) String() string { return "copy:" + s.dir }
 // Close ends the use of the store.
 func (s *Store) Close() error { return s.manifest.Close() }
 
+// Accepts implements store.Store: files of unknown types are copied too.
+func (s *Store) Accepts(store.FileInfo) bool { return true }
+
 // Lookup implements store.Store.
 func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, error) {
 	return s.manifest.Lookup(keys)
 }
 
-// OtherProbes implements store.ProbeFinder.
+// OtherProbes implements store.Store.
 func (s *Store) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
 	return s.manifest.OtherProbes(keys)
 }
@@ -155,14 +159,11 @@ func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, er
 	if err := store.ValidProbe(f.Probe); err != nil {
 		return nil, err
 	}
-	f.Dir = cmp.Or(f.Dir, f.Probe)
-	if err := store.ValidProbe(f.Dir); err != nil {
-		return nil, err
+	dir, rest, _ := strings.Cut(f.Name, "/")
+	if dir == manifest.Dir {
+		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", dir)
 	}
-	if f.Dir == manifest.Dir {
-		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", f.Dir)
-	}
-	if !filepath.IsLocal(filepath.FromSlash(f.Name)) {
+	if store.ValidProbe(dir) != nil || !filepath.IsLocal(filepath.FromSlash(rest)) {
 		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
 	}
 	perm := f.Mode.Perm() | 0o600
@@ -193,6 +194,9 @@ func (t *tx) WriteRaw(_ context.Context, p []byte) error {
 	_, err := t.tmp.Write(p)
 	return store.Unavailable(err)
 }
+
+// Flush implements store.FileTx.
+func (t *tx) Flush(context.Context) (int64, error) { return 0, nil }
 
 func (t *tx) Abort() error {
 	if t.tmp == nil {
@@ -292,7 +296,7 @@ func (s *Store) leftBehind(loc string, r store.Record) bool {
 // copy that no record has is replaced if the new one begins with it: it is
 // what a killed process left.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
-	name := filepath.Join(t.f.Dir, filepath.FromSlash(t.f.Name))
+	name := filepath.FromSlash(t.f.Name)
 	for _, e := range replaced {
 		if e.Location == "" { // pruned
 			continue

@@ -59,7 +59,7 @@ func TestConformance(t *testing.T) {
 func put(t *testing.T, s *Store, name, text string) {
 	t.Helper()
 	ctx := context.Background()
-	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}, Name: name}
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}, Name: "p1/" + name}
 	tx, err := s.BeginRaw(ctx, f)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func TestPowerCut(t *testing.T) {
 func TestReservedProbe(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
-	_, err := s.BeginRaw(context.Background(), store.FileInfo{Key: store.Key{Probe: manifest.Dir}, Name: "f.out/log_x"})
+	_, err := s.BeginRaw(context.Background(), store.FileInfo{Key: store.Key{Probe: manifest.Dir}, Name: manifest.Dir + "/f.out/log_x"})
 	if err == nil {
 		t.Error("taken")
 	}

@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	_ store.Counter  = (*Store)(nil)
-	_ store.Verifier = (*Store)(nil)
+	_ store.Manager  = (*Store)(nil)
+	_ store.RawStore = (*Store)(nil)
 )
 
 // Records implements store.Manager.
@@ -136,7 +136,7 @@ func (s *Store) settle(tx *manifest.Tx) map[string]error {
 	return failed
 }
 
-// Count implements store.Counter: it reads the copies.
+// Count implements store.Manager: it reads the copies.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	rd := new(tstat.Reader)
@@ -172,7 +172,7 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	return rd.Counts().Rows, err
 }
 
-// Verify implements store.Verifier: it looks for files that no record is about
+// Verify implements store.Manager: it looks for files that no record is about
 // and, if asked to, compares the text of each copy with its record.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	entries, err := s.manifest.All()
@@ -248,5 +248,5 @@ func (s *Store) replaced(e manifest.Entry) bool {
 	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })
 }
 
-// Size implements store.Sizer.
+// Size implements store.Manager.
 func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

@@ -38,7 +38,7 @@ func again(t *testing.T, s *Store, name, text string, data []byte) {
 			replace = append(replace, r)
 		}
 	}
-	tx, err := s.BeginRaw(t.Context(), store.FileInfo{Key: key, Name: name})
+	tx, err := s.BeginRaw(t.Context(), store.FileInfo{Key: key, Name: key.Probe + "/" + name})
 	if err != nil {
 		t.Fatal(err)
 	}

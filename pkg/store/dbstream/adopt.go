@@ -38,7 +38,7 @@ func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
 	return adopted, err
 }
 
-// Adopt implements store.Adopter. math_repo stores windows one after the
+// Adopt takes over a stream of math_repo. It stores windows one after the
 // other, so what it has of a stream are the rows up to the end of its last
 // window, and no row before that is stored any more: just as it goes on itself
 // when it is started again. A file that holds both has its later rows stored.
@@ -162,10 +162,14 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 	return end, unlisted, nil
 }
 
-// Holds implements store.Holder: a file of a folder that ended well before the
-// last window that was taken over has no later row. How well says zones, since
+// Accepts implements store.Store. It does not accept files whose rows were all
+// taken over.
+func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.holds(f) }
+
+// holds reports whether a file has only rows that were taken over: its folder
+// ended well before the last window of those. How well says zones, since
 // folder names may be read in another zone than the probe's.
-func (s *Store) Holds(f store.FileInfo) bool {
+func (s *Store) holds(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false
 	}

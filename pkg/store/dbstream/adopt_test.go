@@ -60,7 +60,7 @@ func source(t *testing.T) string {
 	return dir
 }
 
-func adopt(t *testing.T, s store.Adopter, stored int64) error {
+func adopt(t *testing.T, s *dbstream.Store, stored int64) error {
 	t.Helper()
 	a := store.Adoption{Stream: "golden_tcp", Probe: "p1", Type: "log_tcp_complete", Location: time.UTC}
 	if stored != 0 {

@@ -267,11 +267,11 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	})
 }
 
-// AppendsOnly marks the store as a store.Appender.
-func (s *Store) AppendsOnly() {}
+// Properties implements store.Store.
+func (s *Store) Properties() store.Properties { return store.Properties{AppendOnly: true} }
 
-// Expect implements store.Expecter.
-func (s *Store) Expect(files []store.FileInfo) {
+// Plan implements store.Store: the scheduler learns of windows in their order.
+func (s *Store) Plan(files []store.FileInfo) {
 	if s.sched == nil {
 		return
 	}
@@ -289,8 +289,8 @@ func (s *Store) Expect(files []store.FileInfo) {
 	}
 }
 
-// Settled implements store.Expecter.
-func (s *Store) Settled(f store.FileInfo) {
+// Done implements store.Store.
+func (s *Store) Done(f store.FileInfo) {
 	if s.sched == nil {
 		return
 	}
@@ -397,7 +397,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 		series.begin(f.Key, f.Time)
 	}
 	opt := pg.RowOptions{Table: pg.Ident{public, st.name}, Own: []sqlstore.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
-		Targets: targets, Columns: s.cfg.columns, AsWritten: !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix),
+		Skip: f.PrefixLines, Targets: targets, Columns: s.cfg.columns, AsWritten: !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix),
 		Forget: func() { s.forget(st.name) }}
 	tx, err := s.DB.Begin(ctx, f, opt)
 	if err != nil {

@@ -2,6 +2,7 @@ package dbstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,11 @@ import (
 )
 
 var _ store.Manager = (*Store)(nil)
+
+// Count implements store.Manager: rows do not tell their file.
+func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // Prune implements store.Manager as DBStream's own retention does: it drops
 // the partitions of windows that end before the given time, with their rows of

@@ -3,12 +3,14 @@ package dbstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -56,7 +58,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		}
 		x.prefix = x.Begin(x.prefix[:0], pg.Value{Int: serial})
 		if !x.Append(batch, x.prefix, b, i, reason) {
-			if old := x.file.Append && b.LineNumber(i) <= x.file.After; old && reason == "" {
+			if old := b.LineNumber(i) <= x.file.PrefixLines; old && reason == "" {
 				x.last = serial
 			}
 			continue
@@ -103,12 +105,23 @@ func (x *fileTx) touched() map[int64]int64 {
 	return rows
 }
 
-var errReplace = errors.New("rows of dbstream do not tell their file, and cannot be replaced")
+// checkReplace allows a log to replace its own prefix only: the rows of the
+// prefix stay, since nothing in them tells their file.
+func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
+	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
+		return nil
+	}
+	old := replace[0]
+	if _, agree := tstat.CompareHeads(old.Head, r.Head); x.file.ModTime.IsZero() && agree && old.Length < r.Length {
+		return hint.New("the beginning of it is stored already", "import the file itself, not '-'")
+	}
+	return hint.New(fmt.Sprintf("the log changed other than by growing, and the rows stored before cannot be removed: %d of %s, read from %s",
+		old.Rows, old.Imported.UTC().Format(time.RFC3339), old.Path), "keep the file that was stored, or import into another stream")
+}
 
 func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
-	if len(replace) > 0 && !x.file.Append {
-		x.Abort()
-		return errReplace
+	if err := x.checkReplace(r, replace); err != nil {
+		return errors.Join(err, x.Abort())
 	}
 	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil }); err != nil {
 		return err

@@ -9,9 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
 
-var _ store.Verifier = (*Store)(nil)
-
-// Verify implements store.Verifier. Rows do not tell their file, so it compares
+// Verify implements store.Manager. Rows do not tell their file, so it compares
 // all rows of a stream with what all of its records add up to. Streams that
 // math_repo has filled, and those of which windows were dropped, have other
 // rows than records. Deep reads all rows.

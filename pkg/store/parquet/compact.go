@@ -26,7 +26,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-var _ store.Compacter = (*Store)(nil)
+var _ store.Manager = (*Store)(nil)
 
 // compactDir is the folder below manifest.Dir where compaction works, and
 // compactLock the lock of the one that does.
@@ -35,7 +35,7 @@ const (
 	compactLock = "compact.lock"
 )
 
-// Compact implements store.Compacter.
+// Compact implements store.Manager.
 //
 // The new folder of a day is made beside, with the large files and links to
 // what else the day's folder has, and changes places with it in one step. So

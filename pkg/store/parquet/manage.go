@@ -144,7 +144,7 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 	return kept, errors.Join(errs...)
 }
 
-// Count implements store.Counter by what the footers say.
+// Count implements store.Manager by what the footers say.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	at := map[string][]int{} // location -> indexes
@@ -189,8 +189,6 @@ func (f *footer) rowsOf() []int64 {
 	}
 	return counts
 }
-
-var _ store.Counter = (*Store)(nil)
 
 // dropRows removes the rows of entries from their file at a location. Rows of
 // other logs in it stay. The file may be gone.
@@ -348,5 +346,5 @@ func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column
 	return a.finish(slices.Clone(records), textsOf(replace))
 }
 
-// Size implements store.Sizer.
+// Size implements store.Manager.
 func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

@@ -53,6 +53,7 @@ type Options struct {
 
 // Store is a folder of Parquet files.
 type Store struct {
+	store.Defaults
 	dir      string
 	opt      Options
 	manifest *manifest.Manifest
@@ -107,10 +108,13 @@ func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, err
 	return s.manifest.Lookup(keys)
 }
 
-// OtherProbes implements store.ProbeFinder.
+// OtherProbes implements store.Store.
 func (s *Store) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
 	return s.manifest.OtherProbes(keys)
 }
+
+// Properties implements store.Store.
+func (s *Store) Properties() store.Properties { return store.Properties{Compacts: true} }
 
 // Refresh implements store.Store.
 func (s *Store) Refresh(ctx context.Context, r store.Record) error {
@@ -427,6 +431,9 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	t.rows += int64(b.Len())
 	return store.Unavailable(t.w.write(b))
 }
+
+// Flush implements store.FileTx. Parquet takes every row.
+func (t *tx) Flush(context.Context) (int64, error) { return 0, nil }
 
 func (t *tx) Abort() error {
 	if t.tmp == nil {

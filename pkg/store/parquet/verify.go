@@ -17,12 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 )
 
-var (
-	_ store.Verifier = (*Store)(nil)
-	_ store.Repairer = (*Store)(nil)
-)
-
-// Verify implements store.Verifier: it compares the footers of all files with
+// Verify implements store.Manager: it compares the footers of all files with
 // the manifest. What seems wrong it looks at again while no other process
 // changes the store.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
@@ -251,7 +246,7 @@ func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64))
 	return nil
 }
 
-// Repair implements store.Repairer. Which of the files keeps the rows, the
+// Repair implements store.Manager. Which of the files keeps the rows, the
 // manifest says.
 func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult, err error) {
 	if dryRun {

@@ -32,6 +32,7 @@ import (
 
 // DB is a database that rows are stored in.
 type DB struct {
+	store.Defaults
 	Pool *pgxpool.Pool
 	Log  *slog.Logger
 

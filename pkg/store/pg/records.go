@@ -187,7 +187,7 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 	return collectRecords(rows)
 }
 
-// OtherProbes implements store.ProbeFinder. The index starts with location and
+// OtherProbes implements store.Store. The index starts with location and
 // probe, of which there are few.
 func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	if d.records.table == nil {

@@ -33,6 +33,8 @@ type RowOptions struct {
 	Own     []sqlstore.Target // columns that are not of the log; Source does not matter
 	Targets []sqlstore.Target
 	Columns sqlstore.Columns
+	// Skip is how many lines of the file the table has already.
+	Skip int64
 	// AsWritten: a time stays the number that Tstat wrote, and every text but
 	// "-" stays a text, as DBStream's own tables have it.
 	AsWritten bool
@@ -147,7 +149,7 @@ func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason str
 	if reason != "" {
 		r.rejected++
 	}
-	old := r.file.Append && line <= r.file.After
+	old := line <= r.opt.Skip
 	switch {
 	case reason != "" || old:
 		data = data[:from]

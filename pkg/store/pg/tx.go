@@ -105,12 +105,6 @@ func (t *Tx) Flush(context.Context) (rejected int64, err error) {
 	return t.rejected + t.refused, t.err
 }
 
-// Rejected implements store.Rejecter.
-func (t *Tx) Rejected() int64 {
-	n, _ := t.Flush(t.ctx)
-	return n
-}
-
 // check marks an error, see Mark. If it shows that the table is not what it
 // was, the next transaction looks at it again.
 func (t *Tx) check(err error) error {

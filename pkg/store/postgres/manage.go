@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
 
-var _ store.Counter = (*Store)(nil)
+var _ store.Manager = (*Store)(nil)
 
 // Prune implements store.Manager. Partitions whose range ends before the given
 // time are dropped, each in a transaction of its own together with the mark of
@@ -148,7 +148,7 @@ func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([
 	return list, err
 }
 
-// Count implements store.Counter. It reads the partition of each day once.
+// Count implements store.Manager. It reads the partition of each day once.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	files := s.RecordsTable()

@@ -376,8 +376,12 @@ func TestRefusedRows(t *testing.T) {
 						return rejects, err
 					}
 				}
-				if n := tx.(store.Rejecter).Rejected(); n != int64(len(rejects)) {
-					t.Errorf("%d rejected, %d reported", n, len(rejects))
+				rejected, err := tx.Flush(t.Context())
+				if err != nil {
+					return rejects, err
+				}
+				if rejected != int64(len(rejects)) {
+					t.Errorf("%d rejected, %d reported", rejected, len(rejects))
 				}
 				sha, n := r.Fingerprint()
 				return rejects, tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}, nil, nil)
@@ -484,7 +488,11 @@ func TestTextAddresses(t *testing.T) {
 				}
 				sha, n := r.Fingerprint()
 				rec := store.Record{Key: key, Fingerprint: store.Fingerprint{SHA256: sha, Length: n}}
-				return tx.(store.Rejecter).Rejected(), tx.Commit(t.Context(), rec, nil, nil)
+				rejected, err = tx.Flush(t.Context())
+				if err != nil {
+					return 0, err
+				}
+				return rejected, tx.Commit(t.Context(), rec, nil, nil)
 			}
 			check := func(rows int) {
 				t.Helper()

@@ -11,9 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 )
 
-var _ store.Verifier = (*Store)(nil)
-
-// Verify implements store.Verifier: it looks for rows whose file has no
+// Verify implements store.Manager: it looks for rows whose file has no
 // record. Deep reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	types, err := s.Locations(ctx)

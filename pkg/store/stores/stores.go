@@ -44,16 +44,16 @@ type Options struct {
 type kind struct {
 	form string // see dest.Schemes
 	// open opens the store that text, SCHEME:REST, names.
-	open func(ctx context.Context, text, rest string, opt Options) (store.Store, error)
+	open func(ctx context.Context, text, rest string, opt Options) (store.Manager, error)
 	// check reports what is wrong with a URL; nil for stores in folders.
 	check func(text string) error
 }
 
 var kinds = []kind{
-	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
+	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
 		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
-	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Store, error) {
+	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
 		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))
 	}},
 	{"postgres://user@host/database", openPostgres, postgres.Check},
@@ -73,24 +73,36 @@ func Schemes() dest.Schemes {
 
 func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
 
-func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
 }
 
-func openDBStream(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+func openDBStream(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	return opened(dbstream.Open(ctx, text, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType}))
 }
 
-func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Store, error) {
+func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	return opened(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
 }
 
 // opened returns a store as what all have in common; nil with an error.
-func opened[S store.Store](s S, err error) (store.Store, error) {
+func opened[S store.Manager](s S, err error) (store.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Adopt lets a store take over what math_repo had of a stream. Only copy and
+// DBStream can have anything of it.
+func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
+	switch s := s.(type) {
+	case *copy.Store:
+		return s.Adopt(ctx, a)
+	case *dbstream.Store:
+		return s.Adopt(ctx, a)
+	}
+	return nil
 }
 
 // HasStreams reports whether a destination's tables are named by
@@ -154,7 +166,7 @@ func parse(text string) (k kind, rest string, err error) {
 }
 
 // Open opens the store that a destination names, see Check.
-func Open(ctx context.Context, text string, opt Options) (store.Store, error) {
+func Open(ctx context.Context, text string, opt Options) (store.Manager, error) {
 	k, rest, err := parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
