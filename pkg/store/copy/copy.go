@@ -27,6 +27,7 @@ import (
 // when its source is copied again.
 type Store struct {
 	store.Defaults
+	manifest.Base
 	dir      string
 	manifest *manifest.Manifest
 	log      *slog.Logger
@@ -42,7 +43,7 @@ func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*St
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{dir: dir, manifest: m, log: log}
+	s := &Store{Base: m.Base(), dir: dir, manifest: m, log: log}
 	if !readOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
@@ -125,29 +126,8 @@ var errTruncated = errors.New("the end of the compressed file is missing")
 // String returns the store's URL.
 func (s *Store) String() string { return "copy:" + s.dir }
 
-// Close ends the use of the store.
-func (s *Store) Close() error { return s.manifest.Close() }
-
 // Accepts implements store.Store: files of unknown types are copied too.
 func (s *Store) Accepts(store.FileInfo) bool { return true }
-
-// Lookup implements store.Store.
-func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, error) {
-	return s.manifest.Lookup(keys)
-}
-
-// OtherProbes implements store.Store.
-func (s *Store) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
-	return s.manifest.OtherProbes(keys)
-}
-
-// Refresh implements store.Store.
-func (s *Store) Refresh(ctx context.Context, r store.Record) error {
-	return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
-		tx.Refresh(r)
-		return nil
-	}))
-}
 
 // Begin implements store.Store. What it returns takes no rows; see BeginRaw.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {

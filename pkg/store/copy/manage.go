@@ -22,11 +22,6 @@ var (
 	_ store.RawStore = (*Store)(nil)
 )
 
-// Records implements store.Manager.
-func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
-	return s.manifest.Records(f)
-}
-
 // pruneBatch is how many copies are removed while others wait.
 const pruneBatch = 500
 

@@ -174,9 +174,21 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	return rs, nil
 }
 
-// OtherProbes returns the records that have folder and file of one of the keys,
-// and another probe.
-func (m *Manifest) OtherProbes(keys []store.Key) ([]store.Record, error) {
+// Base has the methods of store.Manager that only need the manifest. Stores
+// embed it.
+type Base struct{ m *Manifest }
+
+// Base returns the methods that stores embed.
+func (m *Manifest) Base() Base { return Base{m} }
+
+// Lookup implements store.Store.
+func (b Base) Lookup(_ context.Context, keys []store.Key) ([]store.Record, error) {
+	return b.m.Lookup(keys)
+}
+
+// OtherProbes implements store.Store.
+func (b Base) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
+	m := b.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.load(); err != nil {
@@ -210,9 +222,23 @@ func (m *Manifest) All() ([]Entry, error) {
 	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
 }
 
-// Records calls f with all records, see store.Manager.
-func (m *Manifest) Records(f func(store.Record) error) error {
-	entries, err := m.All()
+// Refresh implements store.Store.
+func (b Base) Refresh(ctx context.Context, r store.Record) error {
+	return store.Unavailable(b.m.Update(ctx, func(tx *Tx) error {
+		if e, ok := tx.Find(r); ok {
+			e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
+			tx.Put(e)
+		}
+		return nil
+	}))
+}
+
+// Close implements store.Store.
+func (b Base) Close() error { return b.m.Close() }
+
+// Records implements store.Manager.
+func (b Base) Records(_ context.Context, f func(store.Record) error) error {
+	entries, err := b.m.All()
 	if err != nil {
 		return err
 	}
@@ -362,15 +388,6 @@ func (tx *Tx) Find(r store.Record) (Entry, bool) {
 		return es[i], true
 	}
 	return Entry{}, false
-}
-
-// Refresh replaces size, mtime and path of the source in the entry of the
-// record that is the same as r.
-func (tx *Tx) Refresh(r store.Record) {
-	if e, ok := tx.Find(r); ok {
-		e.Size, e.ModTime, e.Path = r.Size, r.ModTime, r.Path
-		tx.Put(e)
-	}
 }
 
 // Replaced returns the entries that go when r is stored, as

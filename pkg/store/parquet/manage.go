@@ -18,11 +18,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Records implements store.Manager.
-func (s *Store) Records(_ context.Context, f func(store.Record) error) error {
-	return s.manifest.Records(f)
-}
-
 // Prune implements store.Manager, one day's folder after the other.
 //
 // The manifest is the only place that tells of a pruned file. So first it says

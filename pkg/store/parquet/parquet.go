@@ -54,6 +54,7 @@ type Options struct {
 // Store is a folder of Parquet files.
 type Store struct {
 	store.Defaults
+	manifest.Base
 	dir      string
 	opt      Options
 	manifest *manifest.Manifest
@@ -80,7 +81,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	s := &Store{dir: dir, opt: opt, manifest: m}
+	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m}
 	if !opt.ReadOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
@@ -100,29 +101,8 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 // String returns the store's URL.
 func (s *Store) String() string { return "parquet:" + s.dir }
 
-// Close ends the use of the store.
-func (s *Store) Close() error { return s.manifest.Close() }
-
-// Lookup implements store.Store.
-func (s *Store) Lookup(_ context.Context, keys []store.Key) ([]store.Record, error) {
-	return s.manifest.Lookup(keys)
-}
-
-// OtherProbes implements store.Store.
-func (s *Store) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
-	return s.manifest.OtherProbes(keys)
-}
-
 // Properties implements store.Store.
 func (s *Store) Properties() store.Properties { return store.Properties{Compacts: true} }
-
-// Refresh implements store.Store.
-func (s *Store) Refresh(ctx context.Context, r store.Record) error {
-	return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
-		tx.Refresh(r)
-		return nil
-	}))
-}
 
 // reconcile compares the manifest with the files. A process may have died
 // between renaming a file and writing its lines, or in the middle of them, and
