@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -46,74 +44,20 @@ type client struct {
 // newClient returns a client that connects only to addresses that allowed
 // does not refuse; nil allows all. It follows no redirects and uses no proxy.
 func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t timing) *client {
-	d := &net.Dialer{Timeout: t.dial, Control: func(_, address string, _ syscall.RawConn) error {
+	d := &peer.Dialer{TLS: files, Timeout: t.dial, ReadStall: t.stall, WriteStall: t.stall, Control: func(_, address string, _ syscall.RawConn) error {
 		if allowed == nil {
 			return nil
 		}
-		// Here names are resolved: no other answer of DNS comes after this.
+		// Names are resolved here: no other answer of DNS comes after this.
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
 		}
 		return allowed(ap.Addr().Unmap().WithZone(""))
 	}}
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := d.DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &stallConn{c, t.stall}, nil
-	}
-	return &client{tls: useTLS, timing: t, http: &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: dial,
-			DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				config, err := files.Client()
-				if err != nil {
-					return nil, err
-				}
-				if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
-					return nil, err
-				}
-				raw, err := dial(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				c := tls.Client(raw, config)
-				if err := c.HandshakeContext(ctx); err != nil {
-					raw.Close()
-					return nil, err
-				}
-				return c, nil
-			},
-			DisableCompression:     true, // what is counted and resumed are the file's own bytes
-			MaxIdleConnsPerHost:    parallel,
-			IdleConnTimeout:        90 * time.Second,
-			ResponseHeaderTimeout:  t.stall,
-			MaxResponseHeaderBytes: maxHeader,
-		},
-	}}
-}
-
-// stallConn gives up when nothing comes for a while.
-type stallConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
+	transport := d.Transport()
+	transport.ResponseHeaderTimeout = t.stall
+	return &client{tls: useTLS, timing: t, http: &http.Client{Transport: transport, CheckRedirect: peer.NoRedirect}}
 }
 
 // do sends a request for a path, as it stands, of the peer at addr.

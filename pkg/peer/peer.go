@@ -1,9 +1,10 @@
-// Package peer holds the network rules that all listeners and connections
-// share: which addresses may be listened on, who may connect, and how both
-// sides prove who they are.
+// Package peer holds what all listeners and connections share: which addresses
+// may be listened on, who may connect, how both sides prove who they are, and
+// the limits of HTTP servers and clients.
 package peer
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -150,9 +151,7 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if strings.HasPrefix(addr, ":") {
 		addr = "127.0.0.1" + addr
 	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	var config *tls.Config
 	if opt.TLS.Enabled() {
 		var err error
@@ -169,6 +168,37 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 		return &Listener{tls.NewListener(f, config), f}, nil
 	}
 	return &Listener{f, f}, nil
+}
+
+// ListenAll opens all listeners or none. log is that of options without one.
+func ListenAll(opts []Options, log *slog.Logger) ([]*Listener, error) {
+	var list []*Listener
+	for _, o := range opts {
+		o.Log = cmp.Or(o.Log, log)
+		l, err := Listen(context.Background(), o)
+		if err != nil {
+			CloseAll(list)
+			return nil, err
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+// CloseAll closes listeners.
+func CloseAll(list []*Listener) {
+	for _, l := range list {
+		l.Close()
+	}
+}
+
+// Addrs returns where connections are accepted.
+func Addrs(list []*Listener) []string {
+	var addrs []string
+	for _, l := range list {
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
 }
 
 // filter closes what is not allowed.

@@ -1,13 +1,10 @@
 package peer
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -70,33 +67,6 @@ func (t TLS) Client() (*tls.Config, error) {
 		c.Certificates = []tls.Certificate{m.own}
 	}
 	return c, nil
-}
-
-// Dial connects to addr with TLS, by the files as they are now. It fits
-// http.Transport.DialTLSContext.
-func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	config, err := t.Client()
-	if err != nil {
-		return nil, err
-	}
-	if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
-		return nil, err
-	}
-	raw, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		if errors.Is(err, context.DeadlineExceeded) {
-			// A server without TLS may take the first bytes of a handshake for
-			// the start of a line, and wait for its end.
-			return nil, hint.Add(fmt.Errorf("TLS handshake: %w", err), "does this port speak TLS?")
-		}
-		return nil, err
-	}
-	return conn, nil
 }
 
 // material is what the files hold.

@@ -3,12 +3,10 @@ package rrdpush
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -38,21 +36,9 @@ func newExporter(url string, files peer.TLS, peers peer.Networks, retry time.Dur
 	if _, err := files.Client(); err != nil {
 		return nil, err
 	}
-	dialer := &net.Dialer{Control: peers.Control}
+	d := &peer.Dialer{TLS: files, Control: peers.Control}
 	return &exporter{url: url + exportPath, retry: retry, client: &http.Client{
-		Timeout: 2 * time.Minute,
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext,
-			DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				config, err := files.Client() // reads the files anew
-				if err != nil {
-					return nil, err
-				}
-				return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, network, addr)
-			},
-			IdleConnTimeout: 30 * time.Second,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout: 2 * time.Minute, Transport: d.Transport(), CheckRedirect: peer.NoRedirect,
 	}}, nil
 }
 

@@ -134,7 +134,7 @@ func impatient(t *testing.T, h http.HandlerFunc) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.stall, c.whole = 100*time.Millisecond, 300*time.Millisecond
+	c.dialer.WriteStall, c.stall, c.whole = 100*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
 	c.http.Transport.(*http.Transport).ResponseHeaderTimeout = 100 * time.Millisecond
 	t.Cleanup(c.close)
 	return &Store{client: c}
@@ -232,7 +232,7 @@ func TestNoTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.passes {
-			client.connect = 100 * time.Millisecond
+			client.dialer.Timeout = 100 * time.Millisecond
 		}
 		err = client.query(context.Background(), "", nil, "select 1", func([]string) error { return nil })
 		client.close()

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -39,7 +40,8 @@ type client struct {
 	mu   sync.Mutex
 	host string // the last that answered, HOST:PORT
 
-	connect, stall, whole time.Duration // connectTimeout, stallTimeout, wholeTimeout
+	dialer       *peer.Dialer
+	stall, whole time.Duration // stallTimeout, wholeTimeout
 }
 
 // Bounds of what a server may answer.
@@ -61,7 +63,7 @@ const (
 
 func newClient(text string, cfg *config, opt Options) (*client, error) {
 	c := &client{cfg: cfg, url: dest.Redact(text), retryFor: opt.RetryTimeout, log: opt.Log, host: cfg.hosts[0],
-		connect: connectTimeout, stall: stallTimeout, whole: wholeTimeout}
+		dialer: &peer.Dialer{TLS: cfg.tls, Timeout: connectTimeout, WriteStall: stallTimeout}, stall: stallTimeout, whole: wholeTimeout}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -69,40 +71,17 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 	if c.user, c.password, err = cfg.secret(); err != nil {
 		return nil, err
 	}
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := (&net.Dialer{Timeout: c.connect}).DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &stallingConn{conn, c.stall}, nil
-		},
-		ResponseHeaderTimeout: answerTimeout,
-		DisableCompression:    true,
-		WriteBufferSize:       256 << 10,
-		MaxIdleConnsPerHost:   8,
-		// Servers close a connection that idles for three seconds.
-		IdleConnTimeout: 2 * time.Second,
-	}
 	if cfg.secure {
 		if _, err := cfg.tls.Client(); err != nil {
 			return nil, err // of the files: they do not come by waiting
 		}
-		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, c.connect)
-			defer cancel()
-			conn, err := cfg.tls.Dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &stallingConn{conn, c.stall}, nil
-		}
 	}
-	c.http = &http.Client{
-		Transport: t,
-		// The password goes nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	t := c.dialer.Transport()
+	t.ResponseHeaderTimeout = answerTimeout
+	t.WriteBufferSize = 256 << 10
+	// Servers close a connection that idles for three seconds.
+	t.IdleConnTimeout = 2 * time.Second
+	c.http = &http.Client{Transport: t, CheckRedirect: peer.NoRedirect}
 	return c, nil
 }
 
@@ -154,21 +133,6 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 		return nil, mark(fmt.Errorf("%s: %w", host, err))
 	}
 	return nil, mark(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
-}
-
-// stallingConn is a connection whose peer has to take what is written to it:
-// neither http.Transport nor the kernel gives up one that is alive and takes
-// nothing.
-type stallingConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-func (c *stallingConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // answer is the body of an answer, bounded in time. What its reader does in
