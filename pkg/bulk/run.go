@@ -525,7 +525,7 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 // total sums up all types; the lock is held.
 func (r *run) total() (sum TypeSummary) {
 	for _, t := range r.types {
-		sum.add(t)
+		sum.Add(t)
 	}
 	return sum
 }

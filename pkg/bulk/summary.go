@@ -86,7 +86,7 @@ func Merge(runs []*Summary) *Summary {
 			if types[t.Name] == nil {
 				types[t.Name] = &TypeSummary{Name: t.Name}
 			}
-			types[t.Name].add(t)
+			types[t.Name].Add(t)
 		}
 	}
 	m.sumUp(types)
@@ -98,7 +98,7 @@ func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	s.Types, s.Total = nil, TypeSummary{}
 	for _, t := range types {
 		s.Types = append(s.Types, t)
-		s.Total.add(t)
+		s.Total.Add(t)
 	}
 	slices.SortFunc(s.Types, func(a, b *TypeSummary) int { return strings.Compare(a.Name, b.Name) })
 	if !s.Started.IsZero() {
@@ -110,8 +110,8 @@ func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	}
 }
 
-// add adds the counts of t.
-func (a *TypeSummary) add(t *TypeSummary) {
+// Add adds the counts of t.
+func (a *TypeSummary) Add(t *TypeSummary) {
 	a.Files += t.Files
 	a.Skipped += t.Skipped
 	a.Replaced += t.Replaced

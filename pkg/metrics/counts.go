@@ -1,0 +1,93 @@
+package metrics
+
+import (
+	"sync"
+	"time"
+)
+
+// Counts counts events per interval of time, for the last intervals only. It
+// is safe for concurrent use and as cheap as its lock. NewCounts(time.Hour,
+// 24) gives a day by hours; NewCounts(5*time.Second, 60) the last five minutes
+// of something that is fast.
+type Counts struct {
+	width time.Duration
+
+	mu    sync.Mutex
+	bins  []int64 // a ring: interval i is at i modulo their number
+	first int64   // interval of the first event
+	last  int64   // newest interval
+}
+
+// NewCounts returns counts of n intervals, aligned to multiples of width in
+// UTC. n is 2 at least.
+func NewCounts(width time.Duration, n int) *Counts {
+	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
+}
+
+// Add counts n events at a time. Those older than all intervals do not count.
+func (c *Counts) Add(at time.Time, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := c.interval(at)
+	if c.first < 0 {
+		c.first, c.last = i, i
+	}
+	c.advance(i)
+	if i > c.last-int64(len(c.bins)) {
+		c.bins[i%int64(len(c.bins))] += n
+	}
+}
+
+// Values returns the events per interval, oldest first. The last interval is
+// the one that now is in.
+func (c *Counts) Values(now time.Time) []int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.values(now)
+}
+
+// Rate returns the events a second in the last two finished intervals, or in
+// the one that goes on if there is no finished one yet.
+func (c *Counts) Rate(now time.Time) float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.values(now)
+	n := len(v)
+	if c.first < 0 {
+		return 0
+	}
+	switch c.interval(now) - c.first {
+	case 0:
+		return float64(v[n-1]) / c.width.Seconds()
+	case 1:
+		return float64(v[n-2]) / c.width.Seconds()
+	}
+	if n == 2 {
+		return float64(v[0]) / c.width.Seconds()
+	}
+	return float64(v[n-2]+v[n-3]) / (2 * c.width.Seconds())
+}
+
+func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
+
+// advance makes i an interval that is counted, and clears those that it
+// pushes out.
+func (c *Counts) advance(i int64) {
+	n := int64(len(c.bins))
+	for j := max(c.last+1, i-n+1); j <= i; j++ {
+		c.bins[j%n] = 0
+	}
+	c.last = max(c.last, i)
+}
+
+func (c *Counts) values(now time.Time) []int64 {
+	if c.first >= 0 {
+		c.advance(c.interval(now))
+	}
+	n := int64(len(c.bins))
+	values := make([]int64, n)
+	for k := range values {
+		values[k] = c.bins[(c.last+1+int64(k))%n]
+	}
+	return values
+}

@@ -1,0 +1,75 @@
+package metrics
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestCounts(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(1_700_000_000+int64(s), 0) } // on a multiple of 10 s
+	check := func(c *Counts, now time.Time, rate float64, want ...int64) {
+		t.Helper()
+		if got := c.Values(now); !slices.Equal(got, want) {
+			t.Errorf("values %v, want %v", got, want)
+		}
+		if got := c.Rate(now); got != rate {
+			t.Errorf("rate %v, want %v", got, rate)
+		}
+	}
+	c := NewCounts(10*time.Second, 4)
+	check(c, at(0), 0, 0, 0, 0, 0)
+	c.Add(at(3), 20)
+	check(c, at(5), 2, 0, 0, 0, 20)
+	c.Add(at(12), 5)
+	check(c, at(19), 2, 0, 0, 20, 5)
+	check(c, at(20), 1.25, 0, 20, 5, 0)
+	c.Add(at(1), 7) // late, but its interval is there yet
+	check(c, at(20), 1.6, 0, 27, 5, 0)
+	c.Add(at(-40), 100) // it is not
+	check(c, at(20), 1.6, 0, 27, 5, 0)
+	check(c, at(45), 0, 5, 0, 0, 0)
+	c.Add(at(1000), 1)
+	check(c, at(1000), 0, 0, 0, 0, 1)
+	check(c, at(5000), 0, 0, 0, 0, 0)
+	// A clock that goes back loses nothing.
+	c.Add(at(4990), 2)
+	check(c, at(4000), 0.1, 0, 0, 2, 0)
+
+	d := NewCounts(time.Second, 2)
+	d.Add(at(0), 10)
+	d.Add(at(1), 5)
+	check(d, at(1), 10, 10, 5)
+	check(d, at(2), 5, 5, 0)
+}
+
+// TestCountsTogether is for the race detector, and loses nothing.
+func TestCountsTogether(t *testing.T) {
+	c := NewCounts(time.Hour, 8)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 1000 {
+				c.Add(time.Now(), 1)
+				c.Rate(time.Now())
+			}
+		})
+	}
+	wg.Wait()
+	sum := int64(0)
+	for _, n := range c.Values(time.Now()) {
+		sum += n
+	}
+	if sum != 8000 {
+		t.Errorf("sum %d, want 8000", sum)
+	}
+}
+
+func BenchmarkCounts(b *testing.B) {
+	c := NewCounts(time.Second, 60)
+	now := time.Now()
+	for b.Loop() {
+		c.Add(now, 1)
+	}
+}
