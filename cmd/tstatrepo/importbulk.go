@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -278,7 +279,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	}
 	if b.metricsFile != "" && b.follow {
 		opt.Passed = func(sum *bulk.Summary, failure error) {
-			if err := writeMetrics(b.metricsFile, oneRun(b.probe, sum, failure, time.Now()), b.keeper.Status()); err != nil {
+			if err := writeMetrics(b.metricsFile, oneRun(b.probe, sum, failure, time.Now()), b.keeper.Stats()); err != nil {
 				opt.Log.Warn("metrics file was not written", "err", err)
 			}
 		}
@@ -331,8 +332,10 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if b.follow {
-		b.keeper = upkeep.Start(ctx, b.upkeep(opt.Log))
-		defer b.keeper.Wait()
+		b.keeper = upkeep.New(b.upkeep(opt.Log))
+		var keeping sync.WaitGroup
+		keeping.Go(func() { b.keeper.Run(ctx) })
+		defer keeping.Wait()
 	}
 	sum, err = bulk.Run(ctx, opt)
 	stop()

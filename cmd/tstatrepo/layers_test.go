@@ -19,10 +19,10 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/durable", "pkg/losslessjson", "pkg/retry", "pkg/hint"},
+	{"pkg/durable", "pkg/losslessjson", "pkg/metrics", "pkg/retry", "pkg/hint"},
 	{"pkg/dest"},
 	{"pkg/durable/durabletest"},
-	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane", "pkg/admin"},
+	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane", "pkg/rrdfile"},
 	{"pkg/mplane/wire", "pkg/mplane/exchange"},
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
@@ -34,6 +34,7 @@ var layers = [][]string{
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
 	{"pkg/mathproto", "pkg/upkeep"},
 	{"pkg/repository", "pkg/probe", "pkg/legacy"},
+	{"pkg/admin"},
 	{"cmd/tstatrepo"},
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/shell"
-	"github.com/tstatrepo/tstatrepo/pkg/repository"
 )
 
 // stopTimeout is how long --local waits for the result after a signal.
@@ -25,12 +24,8 @@ func localServices(cfg *config, con *console) ([]component.Service, *mplane.Regi
 		return nil, nil, err
 	}
 	svc.repository.Scheduled = true
-	repo, err := repository.New(svc.repository)
-	if err != nil {
-		return nil, nil, err
-	}
-	services, _, err := svc.services(repo)
-	return services, svc.registries, err
+	err := svc.open()
+	return svc.services, svc.registries, err
 }
 
 // runLocal does one thing with a capability of this process.

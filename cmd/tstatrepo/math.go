@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,7 +19,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
-	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // isProbe reports whether import-bulk plays MATH's probe: it serves files
@@ -179,12 +177,10 @@ func (b *importBulk) sourceOptions(opt *bulk.Options) mathproto.SourceOptions {
 		FolderLength: time.Duration(b.folderLength), Wants: opt.Wants, Log: opt.Log}
 }
 
-// listening tells where connections are taken.
-func listening(log *slog.Logger) func([]net.Addr) {
-	return func(addrs []net.Addr) {
-		for _, a := range addrs {
-			log.Info("listening", "address", a)
-		}
+// listening logs where connections are accepted.
+func listening(log *slog.Logger, addrs []string) {
+	for _, a := range addrs {
+		log.Info("listening", "address", a)
 	}
 }
 
@@ -193,65 +189,75 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 	if err := opt.Validate(); err != nil {
 		return err
 	}
-	sum, err := mathproto.RunProbe(c.Context, mathproto.ProbeOptions{
+	probe, err := mathproto.NewProbe(mathproto.ProbeOptions{
 		Dir: b.sources[0], Repository: m.to, TLS: b.network.tls(), Listen: m.listeners, Advertise: b.advertise,
 		Stream: b.stream, Probe: b.probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
-		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log, Ready: listening(opt.Log),
+		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log,
 	})
-	err = orInterrupt(c.Context, err)
-	if sum != nil && b.json {
-		err = errors.Join(err, writeJSON(c.App.Writer, sum))
+	if err != nil {
+		return err
+	}
+	listening(opt.Log, probe.Addrs())
+	err = cmp.Or(probe.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
+	if b.json {
+		err = errors.Join(err, writeJSON(c.App.Writer, probe.Stats()))
 	}
 	return err
 }
 
-// runRepository takes what probes have until it is interrupted.
-func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings, opt bulk.Options) error {
+// repository returns the options of a repository whose imports have opt, and
+// whose state is in a file of the state folder.
+func (b *importBulk) repository(m mathSettings, opt bulk.Options, file string) (repository.LogsOptions, error) {
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
 	one := opt // what is the same for all streams
 	one.Remote = make([]bulk.Source, 1)
-	if err := one.Validate(); err != nil {
-		return err
-	}
-	adopt, stored, err := b.adopted(opt.Location, opt.Log)
+	return repository.LogsOptions{
+		Math: mathproto.RepositoryOptions{
+			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
+			Import: opt, Log: opt.Log, State: filepath.Join(opt.StateDir, file),
+		},
+		Stores: repository.StoreOptions{
+			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
+			RetryTimeout: opt.RetryTimeout, Log: opt.Log,
+		},
+		Upkeep: b.upkeep(opt.Log),
+	}, one.Validate()
+}
+
+// runRepository imports what probes have until it is interrupted.
+func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings, opt bulk.Options) error {
+	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
+	logs, err := b.repository(m, opt, "math-"+port+".json")
 	if err != nil {
 		return err
 	}
-	pool, err := repository.OpenStores(c.Context, repository.StoreOptions{
-		To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-		RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: opt.Log,
-	})
-	if err != nil {
+	if logs.Math.Adopt, logs.Stores.Adopt, err = b.adopted(opt.Location, opt.Log); err != nil {
 		return err
 	}
 	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet || con.tty)
 	if prog != nil {
-		opt.Progress = endless{prog}
+		logs.Math.Import.Progress = endless{prog}
 	}
-	ctx, cancel := context.WithCancel(c.Context)
-	defer cancel()
-	keeper := upkeep.Start(ctx, b.upkeep(opt.Log))
-	runs := map[string]importRun{}                       // by stream
-	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
-	sums, err := mathproto.RunRepository(c.Context, mathproto.RepositoryOptions{
-		Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
-		Adopt: adopt, Import: opt, Check: pool.Check, Open: pool.Open, Log: opt.Log, Ready: listening(opt.Log),
-		State: filepath.Join(opt.StateDir, "math-"+port+".json"),
-		Passed: func(stream string, sum *bulk.Summary, failure error) {
-			if b.metricsFile == "" {
-				return
-			}
-			// A copy: the import goes on with its sums.
-			runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
-			if err := writeMetrics(b.metricsFile, byProbe(runs), keeper.Status()); err != nil {
-				opt.Log.Warn("metrics file was not written", "err", err)
-			}
-		},
-	})
+	var repo *repository.Logs
+	runs := map[string]importRun{} // by stream
+	logs.Math.Passed = func(stream string, sum *bulk.Summary, failure error) {
+		if b.metricsFile == "" {
+			return
+		}
+		// A copy: the import goes on with its sums.
+		runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
+		if err := writeMetrics(b.metricsFile, byProbe(runs), repo.Keeper.Stats()); err != nil {
+			opt.Log.Warn("metrics file was not written", "err", err)
+		}
+	}
+	if repo, err = repository.NewLogs(c.Context, logs); err != nil {
+		stop()
+		return err
+	}
+	listening(opt.Log, repo.Addrs())
+	err = cmp.Or(repo.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	stop()
-	cancel()
-	keeper.Wait()
-	err = errors.Join(orInterrupt(c.Context, err), pool.Close())
+	sums := repo.Summaries()
 	if len(sums) == 0 {
 		return err
 	}

@@ -35,7 +35,7 @@ func oneRun(probe string, sum *bulk.Summary, failure error, ended time.Time) map
 // textfile collector of node_exporter, and of what was done to the stores
 // beside. Alert on the age of the last success:
 // it survives failed runs and shows runs that never start.
-func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Status) error {
+func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {

@@ -33,10 +33,13 @@ func fakeProbe() {
 	if err == nil {
 		var services []component.Service
 		if services, err = exporters(reg, os.Args[2:]...); err == nil {
-			err = component.Run(ctx, component.Options{
+			var c *component.Component
+			if c, err = component.New(component.Options{
 				Services: services, Registries: reg, Poll: 50 * time.Millisecond,
 				Supervisor: wire.Dialer{URL: os.Args[1], Identity: "probe"},
-			})
+			}); err == nil {
+				err = c.Run(ctx)
+			}
 		}
 	}
 	if err != nil {

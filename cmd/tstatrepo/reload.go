@@ -27,7 +27,7 @@ const reloads = "log-level, role, authorize, [[remote-probe]], and [collect-log]
 // what cannot. No connection is lost: requests in hand are answered before an
 // endpoint is opened again with other settings. If anything is wrong, all
 // stays as it is.
-func (svc *service) reload(repo *repository.Repository, load func(former *service) (*service, error)) {
+func (svc *service) reload(load func(former *service) (*service, error)) {
 	level, json := svc.con.level.Level(), svc.con.json
 	next, err := load(svc)
 	if err == nil && next.cfg.stateDir != svc.cfg.stateDir {
@@ -46,19 +46,19 @@ func (svc *service) reload(repo *repository.Repository, load func(former *servic
 	svc.roles.Replace(next.allowed)
 	if rows, old := next.repository.Logs, svc.repository.Logs; rows != nil && old != nil && touched(taken, "collect-log") {
 		rows.Math.Listen, rows.Math.TLS = old.Math.Listen, old.Math.TLS
-		repo.Reopen(repository.CollectLog, next.repository)
-		svc.watch.change(func() { svc.repository.Logs = rows })
+		svc.repo.Reopen(repository.CollectLog, next.repository)
 	}
 	if points, old := next.repository.RRD, svc.repository.RRD; points != nil && old != nil && touched(taken, "collect-rrd") {
 		points.Listen, points.TLS = old.Listen, old.TLS
-		repo.Reopen(repository.CollectRRD, next.repository)
-		svc.watch.change(func() { svc.repository.RRD = points })
+		svc.repo.Reopen(repository.CollectRRD, next.repository)
 	}
 	svc.log.Info("configuration loaded", "changed", strings.Join(taken, " "))
 	if len(left) > 0 {
 		svc.log.Warn("these changes need a restart", "settings", strings.Join(left, " "))
 	}
-	svc.watch.change(func() { svc.cfg.take(next.cfg, taken) })
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	svc.cfg.take(next.cfg, taken)
 }
 
 // touched tells whether one of the keys is in a section.

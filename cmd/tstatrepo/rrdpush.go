@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,7 +211,7 @@ func (r *rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error 
 		return err
 	}
 	opt.Log.Info("listening", "address", strings.Join(e.Addrs(), " "))
-	err = orInterrupt(ctx, e.Run(ctx))
+	err = cmp.Or(e.Run(ctx), orInterrupt(ctx, ctx.Err()))
 	if r.json {
 		err = errors.Join(err, writeJSON(opt.Stdout, e.Stats()))
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
-	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -17,9 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/admin"
-	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
-	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
@@ -258,13 +255,12 @@ func runServe(c *cli.Context, con *console) error {
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
 func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
-	svc := &service{cfg: cfg, con: con}
+	svc := &service{cfg: cfg, con: con, started: time.Now()}
 	if former != nil {
-		svc.log, svc.probes, svc.roles, svc.watch = former.log, former.probes, former.roles, former.watch
+		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
 	} else {
-		recent := admin.NewRecent(con.logger().Handler(), recentNotices)
-		svc.log, svc.probes, svc.roles = slog.New(recent), new(peer.Probes), new(mplane.Roles)
-		svc.watch = newWatcher(svc, recent)
+		svc.recent = admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.log, svc.probes, svc.roles = slog.New(svc.recent), new(peer.Probes), new(mplane.Roles)
 	}
 	for _, sec := range cfg.sections {
 		if sec.of("serve") {
@@ -389,7 +385,7 @@ func (s *serve) join(n *network, endpoint string) {
 }
 
 // logs returns the options of repository-collect_log, nil if it is off.
-func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
+func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.LogsOptions {
 	b := &s.collectLog
 	if len(b.network.listen) == 0 {
 		return nil
@@ -405,29 +401,16 @@ func (s *serve) logs(cfg *config, p *problems, svc *service) *repository.Logs {
 	if len(p.errs) > 0 {
 		return nil
 	}
-	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
 	opt.StateDir, opt.Log = svc.cfg.stateDir, svc.log
-	one := opt // what is the same for all streams
-	one.Remote = make([]bulk.Source, 1)
-	if err := one.Validate(); err != nil {
+	logs, err := b.repository(m, opt, "math.json")
+	if err != nil {
 		p.errs = append(p.errs, err)
 	}
-	adopt, stored, err := b.adopted(opt.Location, svc.log)
-	if err != nil {
+	logs.Math.Probes = svc.probes
+	if logs.Math.Adopt, logs.Stores.Adopt, err = b.adopted(opt.Location, svc.log); err != nil {
 		p.add("adopt", "%v", err)
 	}
-	return &repository.Logs{
-		Math: mathproto.RepositoryOptions{
-			Adopt:  adopt,
-			Listen: m.listeners, TLS: b.network.tls(), AllowCallback: m.callback, FolderLength: time.Duration(b.folderLength),
-			Probes: svc.probes, Import: opt, Log: svc.log, State: filepath.Join(svc.cfg.stateDir, "math.json"),
-		},
-		Stores: repository.StoreOptions{
-			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-			RetryTimeout: opt.RetryTimeout, Adopt: stored, Log: svc.log,
-		},
-		Upkeep: b.upkeep(svc.log),
-	}
+	return &logs
 }
 
 // streaming returns the options of repository-collect_streaming, nil if it is

@@ -11,6 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -23,9 +26,13 @@ import (
 
 // service is what serve runs.
 type service struct {
+	con     *console
+	log     *slog.Logger
+	recent  *admin.Recent // what was logged
+	started time.Time
+
+	mu  sync.Mutex // of cfg, which reload changes
 	cfg *config
-	con *console
-	log *slog.Logger
 
 	repository repository.Options
 	probe      *probe.Options // nil: off
@@ -37,14 +44,20 @@ type service struct {
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
 	admin      *peer.Options // nil: off
-	watch      *watcher
+
+	// What runs.
+	repo      *repository.Repository
+	exporter  *probe.Probe         // nil: off
+	component *component.Component // at the supervisor; nil: none
+	services  []component.Service
+	jobs      []*component.Jobs // of the supervisor, of clients
 }
 
 // grace is how much longer than --drain-timeout a stop may take in all.
 const grace = 10 * time.Second
 
-// run serves until ctx ends, which is the normal end. A signal of hup loads
-// the configuration anew.
+// run serves until ctx ends, which is the normal end. A signal of hup reloads
+// the configuration.
 func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(former *service) (*service, error)) error {
 	// Two processes would take each other's specifications and streams.
 	unlock, err := state.Lock(svc.cfg.stateDir, "serve")
@@ -53,26 +66,16 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.memory())
-	ready := make(chan struct{})
-	svc.repository.Ready = func() { close(ready) }
-	svc.repository.Stored = svc.watch.points
-	repo, err := repository.New(svc.repository)
-	if err != nil {
+	if err := svc.open(); err != nil {
 		return err
 	}
-	services, exporters, err := svc.services(repo)
-	if err != nil {
-		return err
-	}
-	svc.watch.repo, svc.watch.probe = repo, exporters
-	services = svc.watch.observe(services)
-	work, stop := context.WithCancel(ctx)
-	defer stop()
-	parts := &group{ctx: work, stop: stop}
-	parts.run(repo.Run)
+	parts, work := errgroup.WithContext(ctx)
+	parts.Go(func() error { return svc.repo.Run(work) })
 	select {
-	case <-ready:
-		svc.offer(parts, services)
+	case <-svc.repo.Ready():
+		if err := svc.offer(work, parts); err != nil {
+			parts.Go(func() error { return err })
+		}
 	case <-work.Done(): // an endpoint cannot be opened, or a signal came
 	}
 	systemd := notifier{svc.log}
@@ -87,40 +90,47 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 			systemd.alive()
 		case <-hup:
 			systemd.reloading()
-			svc.reload(repo, load)
+			svc.reload(load)
 			systemd.ready()
 		}
 	}
 	systemd.stopping()
 	limit := time.After(time.Duration(svc.cfg.serve.drain) + grace)
-	ended := parts.ended()
+	ended := make(chan error, 1)
+	go func() { ended <- parts.Wait() }()
 	for {
 		select {
-		case <-ended:
+		case err := <-ended:
 			svc.log.Info("stopped")
-			return parts.err()
+			return err
 		case <-watchdog:
 			systemd.alive()
 		case <-limit:
-			return errors.Join(parts.err(), errors.New("what was under way did not end within --drain-timeout"))
+			err := errors.New("what was under way did not end within --drain-timeout")
+			if ctx.Err() == nil { // a part has failed
+				err = errors.Join(context.Cause(work), err)
+			}
+			return err
 		}
 	}
 }
 
-// services returns the capabilities of the endpoints, and of the probe if
-// there is one.
-func (svc *service) services(repo *repository.Repository) ([]component.Service, *probe.Probe, error) {
-	if svc.probe == nil {
-		return repo.Services(), nil, nil
+// open makes the repository, the probe if there is one, and their services.
+func (svc *service) open() (err error) {
+	if svc.repo, err = repository.New(svc.repository); err != nil {
+		return err
 	}
-	p, err := probe.New(*svc.probe)
-	if err != nil {
-		return nil, nil, err
+	if svc.probe != nil {
+		if svc.exporter, err = probe.New(*svc.probe); err != nil {
+			return err
+		}
+		// Supervisors of the RI give a specification to the first capability
+		// that it fulfils. Without System_ID the exporters of a probe and the
+		// endpoints look alike there, and it is the exporters that people run.
+		svc.services = svc.exporter.Services()
 	}
-	// Supervisors of the RI give a specification to the first capability that
-	// it fulfils. Without System_ID the exporters of a probe and the endpoints
-	// look alike there, and it is the exporters that people run.
-	return append(p.Services(), repo.Services()...), p, nil
+	svc.services = append(svc.services, svc.repo.Services()...)
+	return nil
 }
 
 // memory is what the process should not outgrow: what the endpoints may use,
@@ -136,78 +146,45 @@ func (svc *service) memory() int64 {
 	return limit
 }
 
-// offer lets others use the services of the component.
-func (svc *service) offer(parts *group, services []component.Service) {
-	if svc.admin != nil {
-		parts.run(func(ctx context.Context) error { return svc.watch.serve(ctx, *svc.admin) })
-	}
-	if svc.supervisor != nil && len(services) > 0 {
-		parts.run(func(ctx context.Context) error {
-			return component.Run(ctx, component.Options{
-				Services: services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
-				StateFile: filepath.Join(svc.cfg.stateDir, "component.state"), Turn: svc.watch.turn, Refused: svc.watch.refuse,
-			})
+// offer lets others use the services and look at them.
+func (svc *service) offer(ctx context.Context, parts *errgroup.Group) (err error) {
+	if svc.supervisor != nil && len(svc.services) > 0 {
+		svc.component, err = component.New(component.Options{
+			Services: svc.services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
+			StateFile: filepath.Join(svc.cfg.stateDir, "component.state"),
 		})
+		if err != nil {
+			return err
+		}
+		svc.jobs = append(svc.jobs, svc.component.Jobs())
+		parts.Go(func() error { return svc.component.Run(ctx) })
 	}
 	if len(svc.clients) > 0 {
-		jobs := component.NewJobs(services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		jobs := component.NewJobs(svc.services, svc.registries, svc.roles, component.Limits{}, svc.log)
+		svc.jobs = append(svc.jobs, jobs)
 		// Clients come for their results.
 		if err := jobs.Restore(filepath.Join(svc.cfg.stateDir, "clients.state"), nil); err != nil {
-			parts.run(func(context.Context) error { return err })
-			return
+			return err
 		}
-		for _, opt := range svc.clients {
-			parts.run(func(ctx context.Context) error { return svc.wait(ctx, opt, jobs) })
-		}
+		parts.Go(func() error { return svc.serveClients(ctx, jobs) })
 	}
-	svc.log.Info("serving", "capabilities", len(services))
+	if svc.admin != nil {
+		parts.Go(func() error { return svc.administer(ctx) })
+	}
+	svc.log.Info("serving", "capabilities", len(svc.services))
+	return nil
 }
 
-// group runs parts of a service. The end of one with an error ends all.
-type group struct {
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
-
-	mu   sync.Mutex
-	errs []error
-}
-
-func (g *group) run(f func(context.Context) error) {
-	g.wg.Go(func() {
-		if err := f(g.ctx); err != nil {
-			g.mu.Lock()
-			g.errs = append(g.errs, err)
-			g.mu.Unlock()
-			g.stop()
-		}
-	})
-}
-
-// ended returns a channel that is closed when all parts have ended.
-func (g *group) ended() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		g.wg.Wait()
-		close(done)
-	}()
-	return done
-}
-
-func (g *group) err() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return errors.Join(g.errs...)
-}
-
-// wait serves clients that come, until ctx ends.
-func (svc *service) wait(ctx context.Context, opt peer.Options, jobs *component.Jobs) error {
-	l, err := peer.Listen(ctx, opt)
+// serveClients serves clients that connect, until ctx ends.
+func (svc *service) serveClients(ctx context.Context, jobs *component.Jobs) error {
+	listeners, err := peer.ListenAll(svc.clients, nil)
 	if err != nil {
 		return err
 	}
-	svc.log.Info("waiting for clients", "address", l.Addr())
-	err = wire.Serve(ctx, l, &wire.Server{Registries: svc.registries, Backend: jobs}, svc.log)
+	for _, l := range listeners {
+		svc.log.Info("waiting for clients", "address", l.Addr())
+	}
+	err = wire.NewServer(&wire.Server{Registries: svc.registries, Backend: jobs}, svc.log).Serve(ctx, listeners...)
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(svc.cfg.serve.drain))
 	defer cancel()
 	jobs.Stop(limit)

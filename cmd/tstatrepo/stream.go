@@ -229,9 +229,11 @@ func (s *streamCmd) writeMetrics(ctx context.Context, run *stream.Stream, log *s
 	for last := false; !last; {
 		last = retry.Sleep(ctx, 15*time.Second) != nil
 		reg := prometheus.NewRegistry()
-		updated := prometheus.NewGauge(prometheus.GaugeOpts{Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When these figures were written."})
+		updated := prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When these figures were written.", ConstLabels: prometheus.Labels{"stream": s.name},
+		})
 		updated.Set(float64(time.Now().UnixMilli()) / 1000)
-		prometheus.WrapRegistererWith(prometheus.Labels{"stream": s.name}, reg).MustRegister(run, updated)
+		reg.MustRegister(run, updated)
 		if err := writeTextfile(s.metricsFile, reg); err != nil {
 			log.Warn("metrics file was not written", "err", err)
 		}

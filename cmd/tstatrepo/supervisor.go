@@ -82,8 +82,7 @@ func supervisorCommand(con *console) *cli.Command {
 	}
 }
 
-// runSupervisor turns flags and config into the options of one
-// supervisor.Run.
+// runSupervisor turns flags and config into a supervisor and runs it.
 func runSupervisor(c *cli.Context, con *console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
@@ -110,13 +109,15 @@ func runSupervisor(c *cli.Context, con *console) error {
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.stateDir, "supervisor.state")
 	opt.Log = con.logger()
-	opt.Ready = func(components, clients string) {
-		opt.Log.Info("supervisor is ready", "components", components, "clients", clients)
-	}
-	// For a thousand components; the collector rather works harder than to let
-	// it grow. It is no hard limit.
+	// For a thousand components. Let the GC work harder rather than exceed it.
 	debug.SetMemoryLimit(200 << 20)
-	if err := supervisor.Run(c.Context, opt); err != nil {
+	sup, err := supervisor.New(opt)
+	if err != nil {
+		return err
+	}
+	addrs := sup.Addrs()
+	opt.Log.Info("supervisor is ready", "components", addrs[0], "clients", addrs[1])
+	if err := sup.Run(c.Context); err != nil {
 		return err
 	}
 	return c.Context.Err() // only a signal ends it

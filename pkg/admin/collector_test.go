@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
 // decode reads JSON objects.
@@ -32,7 +34,7 @@ func decode(t *testing.T, text []byte) (list []map[string]any) {
 func scrape(t *testing.T, s *State) []string {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(&collector{state: func() *State { return s }, now: func() time.Time { return noon }})
+	reg.MustRegister(NewCollector(func() *State { return s }))
 	w := httptest.NewRecorder()
 	Handler(Options{State: func() *State { return s }, Gatherer: reg}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
@@ -85,7 +87,12 @@ func TestCollector(t *testing.T) {
 		}
 	}
 	// A state with everything shows every metric, and none is in vain.
-	for name := range metrics {
+	descs := make(chan *prometheus.Desc, 200)
+	NewCollector(nil).Describe(descs)
+	close(descs)
+	for desc := range descs {
+		_, name, _ := strings.Cut(desc.String(), `fqName: "`)
+		name, _, _ = strings.Cut(name, `"`)
 		if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, name+"{") }) {
 			t.Errorf("no %s", name)
 		}
@@ -115,8 +122,8 @@ func TestCollectorHostile(t *testing.T) {
 	s := hostile()
 	s.Live[0].Sources = append(s.Live[0].Sources, s.Live[0].Sources...) // the same labels twice
 	s.Logs = append(s.Logs, s.Logs...)
-	for i := range 3 * maxSets {
-		s.Logs = append(s.Logs, Logs{Stream: fmt.Sprint(i), Probe: "p\xff\n\"\\"})
+	for i := range 3 * metrics.MaxSets {
+		s.Logs = append(s.Logs, mathproto.StreamStats{Registration: mathproto.Registration{StreamName: fmt.Sprint(i)}, Probe: "p\xff\n\"\\"})
 	}
 	counts := map[string]int{}
 	for _, l := range scrape(t, s) {
@@ -126,7 +133,7 @@ func TestCollectorHostile(t *testing.T) {
 			t.Errorf("line of %d bytes", len(l))
 		}
 	}
-	if most := slices.Max(slices.Collect(maps.Values(counts))); most != maxSets {
-		t.Errorf("a metric has %d values, want %d", most, maxSets)
+	if most := slices.Max(slices.Collect(maps.Values(counts))); most != metrics.MaxSets {
+		t.Errorf("a metric has %d values, want %d", most, metrics.MaxSets)
 	}
 }

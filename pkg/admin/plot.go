@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 )
 
 // Size of the plots in their own units; the page stretches them.
@@ -66,8 +68,8 @@ type line struct {
 
 // newLine plots points over time. A pause of more than twice the usual step
 // is a gap.
-func newLine(points []Point) *line {
-	var p []Point
+func newLine(points []graphite.Point) *line {
+	var p []graphite.Point
 	for _, q := range points {
 		if !math.IsNaN(q.Value) && !math.IsInf(q.Value, 0) {
 			p = append(p, q)
@@ -90,14 +92,14 @@ func newLine(points []Point) *line {
 		usual = steps[(len(steps)-1)/2]
 	}
 	const edge = 2 // for the width of the line
-	x := func(q Point) float64 {
+	x := func(q graphite.Point) float64 {
 		width := p[len(p)-1].Time - p[0].Time
 		if width <= 0 {
 			return plotWidth - edge
 		}
 		return edge + float64(q.Time-p[0].Time)/float64(width)*(plotWidth-2*edge)
 	}
-	y := func(q Point) float64 {
+	y := func(q graphite.Point) float64 {
 		if high-low <= 0 || math.IsInf(high-low, 0) {
 			return plotHeight / 2
 		}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
 )
 
 // When problems begin.
@@ -13,7 +16,6 @@ const (
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
 	recentErrors = time.Hour           // errors in the log older than this are history
-	archive      = 30 * 24 * time.Hour // logs older than this do not come from a Tstat that runs
 )
 
 // Problem is something that is wrong, and what to do about it.
@@ -42,23 +44,24 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 			"Not registered at %s%s", v.URL, why)
 	}
 	for _, e := range s.Endpoints {
-		if e.Err != "" {
-			add(true, "Probes cannot send. Is another process on that port?", "Endpoint %s is not open: %s", e.Name, e.Err)
+		if e.Err != nil {
+			add(true, "Probes cannot send. Is another process on that port?", "Endpoint %s is not open: %s", e.Name(), e.Err)
 		}
 	}
-	for _, l := range s.Logs {
+	for i := range s.Logs {
+		l := &s.Logs[i]
 		switch {
-		case l.Err != "":
+		case l.Err() != "":
 			add(true, "The files are tried again by themselves. If the store is away or full, bring it back; a file that is refused each time is named in the log.",
-				"Logs of %s are not stored: %s", l.title(), l.Err)
-		case l.late(now):
-			lag, _ := l.lag(now)
+				"Logs of %s are not stored: %s", title(l), l.Err())
+		case l.Late():
+			lag, _ := l.Lag()
 			add(true, "Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?",
-				"Logs of %s are late: the newest folder began %s ago", l.title(), span(lag))
+				"Logs of %s are late: the newest folder began %s ago", title(l), span(lag))
 		}
 		if tooMany(l.Rejects, l.Rows) {
 			add(false, "The files of rejects in the state folder say which lines and why: often an unknown version of Tstat, or a damaged disk.",
-				"%s of %s were rejected", count(l.Rejects, "line"), l.title())
+				"%s of %s were rejected", count(l.Rejects, "line"), title(l))
 		}
 	}
 	for _, l := range s.Live {
@@ -67,10 +70,10 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		}
 		for _, c := range l.Consumers {
 			switch {
-			case c.Err != "" && c.Optional:
-				add(false, "It is opened again by itself; once its queue is full it misses lines.", "Consumer %s takes nothing: %s", c.Name, c.Err)
-			case c.Err != "":
-				add(true, "It is opened again by itself; once its queue is full the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Err)
+			case c.Trouble != "" && c.Optional:
+				add(false, "It is opened again by itself; once its queue is full it misses lines.", "Consumer %s takes nothing: %s", c.Name, c.Trouble)
+			case c.Trouble != "":
+				add(true, "It is opened again by itself; once its queue is full the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Trouble)
 			case c.Dropped > 0:
 				add(false, "It was too slow, or refused them. Make it faster or its queue larger; what is gone does not come again.",
 					"Consumer %s missed %s", c.Name, count(c.Dropped, "line"))
@@ -79,8 +82,8 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	}
 	for _, r := range s.RRD {
 		switch {
-		case r.Err != "":
-			add(true, "Points wait on disk and go first when it is back. Is the Graphite server running and reachable?", "%s does not take points: %s", r.To, r.Err)
+		case r.Down != nil:
+			add(true, "Points wait on disk and go first when it is back. Is the Graphite server running and reachable?", "%s does not take points: %s", r.To, r.Down)
 		case r.Spooled > 0:
 			add(false, "They are sent before new ones. If this grows, the Graphite server is too slow.", "%s of points wait for %s", size(r.Spooled), r.To)
 		}
@@ -128,33 +131,18 @@ func (n Notice) level() string {
 }
 
 // endpoint returns the endpoint with a name, nil if there is none.
-func (s *State) endpoint(name string) *Endpoint {
-	i := slices.IndexFunc(s.Endpoints, func(e Endpoint) bool { return e.Name == name })
+func (s *State) endpoint(name string) *repository.EndpointStats {
+	i := slices.IndexFunc(s.Endpoints, func(e repository.EndpointStats) bool { return e.Name() == name })
 	if i < 0 {
 		return nil
 	}
 	return &s.Endpoints[i]
 }
 
-// lag is how long ago the newest stored folder began.
-func (l *Logs) lag(now time.Time) (time.Duration, bool) {
-	if l.LastFolder.IsZero() {
-		return 0, false
+// title names a stream to people.
+func title(l *mathproto.StreamStats) string {
+	if l.Probe == "" || l.Probe == l.StreamName {
+		return l.StreamName
 	}
-	return max(0, now.Sub(l.LastFolder)), true
-}
-
-// late tells whether newer logs should be here. A stream of old logs only is
-// never late.
-func (l *Logs) late(now time.Time) bool {
-	lag, known := l.lag(now)
-	return known && l.LateAfter > 0 && lag > l.LateAfter && lag < archive
-}
-
-// title names the stream to people.
-func (l *Logs) title() string {
-	if l.Probe == "" || l.Probe == l.Stream {
-		return l.Stream
-	}
-	return l.Probe + " (" + l.Stream + ")"
+	return l.Probe + " (" + l.StreamName + ")"
 }

@@ -1,10 +1,20 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // noon is when the tests look at a state.
@@ -20,14 +30,15 @@ func busy() *State {
 	for i := range rates {
 		rates[i] = 9000 + int64(2500*math.Sin(float64(i)/5)) + int64(i*37%500)
 	}
-	logs := func(probe, typ string, lag time.Duration, rows int64) Logs {
-		return Logs{
-			Stream: probe + "_" + typ, Probe: probe, Type: typ, From: "10.1.0.7:3001", To: []string{"parquet:/srv/tstat", "postgres://tstat@db/tstat"},
-			LastFolder: noon.Add(-lag).Truncate(time.Hour), LateAfter: 3 * time.Hour, LastSuccess: noon.Add(-7 * time.Minute),
+	logs := func(probe, typ string, lag time.Duration, rows int64) mathproto.StreamStats {
+		return mathproto.StreamStats{
+			Registration: mathproto.Registration{StreamName: probe + "_" + typ, StreamType: mathproto.StreamType(typ), CallBackUrl: "10.1.0.7:3001"},
+			Probe:        probe, To: []string{"parquet:/srv/tstat", "postgres://tstat@db/tstat"},
+			Time: noon, LastFolder: noon.Add(-lag).Truncate(time.Hour), LateAfter: 3 * time.Hour, LastSuccess: noon.Add(-7 * time.Minute),
 			Files: rows / 50_000, Rows: rows, Rejects: rows / 90_000, Bytes: rows * 590, Hourly: hourly,
 		}
 	}
-	store := NewSeriesStore(1000, 60)
+	series := repository.NewSeriesStore(1000, 60)
 	for _, probe := range []string{"polito1", "turin"} {
 		for i, m := range []string{
 			"L3.bitrate.in.IPv4_TCP", "L3.bitrate.in.IPv4_UDP", "L3.bitrate.out.IPv4_TCP", "L3.bitrate.out.IPv4_UDP", "tcp.rtt.avg.in", "tcp.rtt.avg.out",
@@ -37,45 +48,47 @@ func busy() *State {
 				if i == 4 && k > 20 && k < 30 {
 					continue
 				}
-				store.Add(probe, m, Point{noon.Add(time.Duration(k-48)*5*time.Minute).Unix() / 300 * 300, (1 + math.Sin(float64(k)/6+float64(i))) * math.Pow(17, float64(i%5))})
+				series.Add(probe, m, graphite.Point{Time: noon.Add(time.Duration(k-48)*5*time.Minute).Unix() / 300 * 300, Value: (1 + math.Sin(float64(k)/6+float64(i))) * math.Pow(17, float64(i%5))})
 			}
 		}
 	}
-	series, untracked := store.List()
+	list, untracked := series.List()
 	return &State{
 		Name: "repository.polito.it", Version: "v1.2.0", Started: noon.Add(-75 * time.Hour),
-		Supervisor: &Supervisor{URL: "https://supervisor.polito.it:8889", Clients: []string{":8891"}, Registered: true, Since: noon.Add(-74 * time.Hour), Refused: map[string]int64{"unknown capability": 3}},
-		Endpoints: []Endpoint{
-			{Name: "collect-log", Addrs: []string{"0.0.0.0:3000"}, Open: true, Since: noon.Add(-75 * time.Hour)},
-			{Name: "collect-streaming", Addrs: []string{"0.0.0.0:9001", "[::]:9001"}, Open: true, Since: noon.Add(-75 * time.Hour)},
-			{Name: "collect-rrd", Addrs: []string{"0.0.0.0:9000"}, Open: true, Since: noon.Add(-75 * time.Hour)},
+		Supervisor: &Supervisor{URL: "https://supervisor.polito.it:8889", Clients: []string{":8891"}, Stats: component.Stats{
+			Registered: true, Since: noon.Add(-74 * time.Hour), Refused: map[string]int64{"unknown capability": 3}}},
+		Endpoints: []repository.EndpointStats{
+			{Label: repository.CollectLog, Addrs: []string{"0.0.0.0:3000"}, Since: noon.Add(-75 * time.Hour)},
+			{Label: repository.CollectStreaming, Addrs: []string{"0.0.0.0:9001", "[::]:9001"}, Since: noon.Add(-75 * time.Hour)},
+			{Label: repository.CollectRRD, Addrs: []string{"0.0.0.0:9000"}, Since: noon.Add(-75 * time.Hour)},
 		},
 		Capabilities: []Capability{
-			{Label: "repository-collect_log", Side: SideRepository, Specifications: []Specification{{Token: "repository-collect_log-0", Since: noon.Add(-74 * time.Hour)}}},
-			{Label: "repository-collect_streaming", Side: SideRepository, Specifications: []Specification{{Token: "repository-collect_streaming-3", Since: noon.Add(-time.Hour), Until: noon.Add(time.Hour)}}},
+			{Label: "repository-collect_log", Side: SideRepository, Specifications: []component.Specification{{Token: "repository-collect_log-0", Since: noon.Add(-74 * time.Hour)}}},
+			{Label: "repository-collect_streaming", Side: SideRepository, Specifications: []component.Specification{{Token: "repository-collect_streaming-3", Since: noon.Add(-time.Hour), Until: noon.Add(time.Hour)}}},
 			{Label: "repository-collect_rrd", Side: SideRepository},
 		},
-		Logs: []Logs{
+		Logs: []mathproto.StreamStats{
 			logs("polito1", "log_tcp_complete", 80*time.Minute, 12_345_678),
 			logs("polito1", "log_udp_complete", 80*time.Minute, 2_345_678),
 			logs("turin", "log_tcp_complete", 62*time.Minute, 987_654),
 		},
 		Live: []Live{{
-			Name: "collect-streaming", Connections: 3, Accepted: 5, Lines: 123_456_789, Bytes: 72 << 30, Rejects: 12, Rate: 1834.5, Rates: rates, Interval: 5 * time.Second,
-			Sources: []Source{
-				{Probe: "polito1", Addr: "10.1.0.7", Connections: 2, Lines: 120_000_000, Rate: 1800, Last: noon.Add(-time.Second)},
-				{Probe: "turin", Addr: "10.2.0.9", Connections: 1, Lines: 3_456_789, Rejects: 12, Rate: 34.5, Last: noon.Add(-12 * time.Second)},
-			},
-			Consumers: []Consumer{
-				{Name: "nats://localhost:4222/TSTAT", Lines: 123_456_000, Queue: 200 << 10, QueueSize: 8 << 20},
-				{Name: "exec:webrowse --stdin", Optional: true, Lines: 123_456_789, Restarts: 1, QueueSize: 8 << 20},
-			},
-		}},
+			Name: "collect-streaming", Stats: stream.Stats{Connections: 3, Accepted: 5, Lines: 123_456_789, Bytes: 72 << 30, Rejects: 12, Rate: 1834.5, Rates: rates, Interval: 5 * time.Second,
+				Sources: []stream.SourceStats{
+					{Probe: "polito1", From: "10.1.0.7", Connections: 2, Lines: 120_000_000, Rate: 1800, Last: noon.Add(-time.Second)},
+					{Probe: "turin", From: "10.2.0.9", Connections: 1, Lines: 3_456_789, Rejects: 12, Rate: 34.5, Last: noon.Add(-12 * time.Second)},
+				},
+				Consumers: []stream.ConsumerStats{
+					{Name: "nats://localhost:4222/TSTAT", Lines: 123_456_000, Queued: 200 << 10, Limit: 8 << 20},
+					{Name: "exec:webrowse --stdin", Optional: true, Lines: 123_456_789, Restarts: 1, Limit: 8 << 20},
+				},
+			}}},
 		RRD: []RRD{{
-			Name: "collect-rrd", To: "graphite://localhost:2003", Posts: 900, Points: 1_728_000, LastSuccess: noon.Add(-40 * time.Second),
-			Series: series, Untracked: untracked,
+			Name: "collect-rrd", To: "graphite://localhost:2003", EndpointStats: rrdpush.EndpointStats{Posts: 900, Points: 1_728_000, LastSuccess: noon.Add(-40 * time.Second)},
+			Series: list, Untracked: untracked,
 		}},
-		Upkeep: []Upkeep{{Store: "parquet:/srv/tstat", LastSuccess: noon.Add(-3 * time.Hour), Failed: 1, Compacted: 240, PrunedFiles: 24, PrunedRows: 345_678}},
+		Upkeep: []upkeep.Stats{{Store: "parquet:/srv/tstat", LastSuccess: noon.Add(-3 * time.Hour), Failed: 1,
+			Compacted: store.CompactResult{Files: 240}, Pruned: store.PruneResult{Files: 24, Rows: 345_678}}},
 		Certificates: []Certificate{
 			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
 			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(400 * 24 * time.Hour)},
@@ -88,15 +101,15 @@ func busy() *State {
 func broken() *State {
 	s := busy()
 	s.Supervisor.Registered, s.Supervisor.Since, s.Supervisor.Err = false, noon.Add(-3*time.Minute), "dial tcp 10.0.0.1:8889: connect: connection refused"
-	s.Endpoints[2].Open, s.Endpoints[2].Err = false, "listen tcp 0.0.0.0:9000: bind: address already in use"
-	s.Logs[0].Err, s.Logs[0].Failed = `copy to "log_tcp_complete": connection to server at "db" failed: no space left on device`, 4
+	s.Endpoints[2].Addrs, s.Endpoints[2].Err = nil, errors.New("listen tcp 0.0.0.0:9000: bind: address already in use")
+	s.Logs[0].LastError, s.Logs[0].Failed = `copy to "log_tcp_complete": connection to server at "db" failed: no space left on device`, 4
 	s.Logs[0].Others, s.Logs[0].Claimed = 17, 2
 	s.Logs[2].LastFolder = noon.Add(-30 * time.Hour).Truncate(time.Hour)
 	s.Logs[2].Rejects = 30_000
-	s.Live[0].Consumers[0].Err = "nats: no servers available for connection"
-	s.Live[0].Consumers[0].Queue = 8 << 20
+	s.Live[0].Consumers[0].Trouble = "nats: no servers available for connection"
+	s.Live[0].Consumers[0].Queued = 8 << 20
 	s.Live[0].Consumers[1].Dropped = 1234
-	s.RRD[0].Err, s.RRD[0].Spooled = "dial tcp 127.0.0.1:2003: connect: connection refused", 12<<20
+	s.RRD[0].Down, s.RRD[0].Spooled = errors.New("dial tcp 127.0.0.1:2003: connect: connection refused"), 12<<20
 	s.Certificates[0].NotAfter = noon.Add(5 * 24 * time.Hour)
 	s.Recent = append([]Notice{
 		{Time: noon.Add(-time.Minute), First: noon.Add(-3 * time.Minute), Count: 17, Error: true, Text: `file not stored file=/logs/2026_08_20_10_00.out/log_tcp_complete err="no space left on device"`},
@@ -122,24 +135,25 @@ func hostile() *State {
 	s.Supervisor.Err, s.Supervisor.Registered = nasty, false
 	s.Supervisor.URL = "javascript:alert(1)//" + nasty
 	for i := range maxLogs {
-		s.Logs = append(s.Logs, Logs{
-			Stream: fmt.Sprint(i, nasty), Probe: nasty, Type: nasty, To: []string{nasty}, Err: nasty, Rows: 1 << 45, Rejects: 1 << 45, Files: math.MinInt32,
+		s.Logs = append(s.Logs, mathproto.StreamStats{
+			Registration: mathproto.Registration{StreamName: fmt.Sprint(i, nasty), StreamType: nasty},
+			Probe:        nasty, To: []string{nasty}, LastError: nasty, Time: noon, Rows: 1 << 45, Rejects: 1 << 45, Files: math.MinInt32,
 			LastFolder: time.Unix(1<<40, 0), Hourly: []int64{1 << 45, -1, math.MinInt64},
 		})
 	}
 	for i := range maxSources {
-		s.Live[0].Sources = append(s.Live[0].Sources, Source{Probe: nasty, Addr: fmt.Sprint(i, nasty), Lines: -1, Rate: math.Inf(1), Last: time.Unix(-1<<40, 0)})
+		s.Live[0].Sources = append(s.Live[0].Sources, stream.SourceStats{Probe: nasty, From: fmt.Sprint(i, nasty), Lines: -1, Rate: math.Inf(1), Last: time.Unix(-1<<40, 0)})
 	}
 	for i := range maxPlots {
-		s.RRD[0].Series = append(s.RRD[0].Series, Series{Probe: nasty, Metric: fmt.Sprint("L3.", i, nasty), Points: []Point{
-			{math.MinInt64, math.NaN()}, {math.MinInt64 + 1, -math.MaxFloat64}, {0, math.MaxFloat64}, {math.MaxInt64, math.Inf(1)}}})
+		s.RRD[0].Series = append(s.RRD[0].Series, repository.Series{Probe: nasty, Metric: fmt.Sprint("L3.", i, nasty), Points: []graphite.Point{
+			{Time: math.MinInt64, Value: math.NaN()}, {Time: math.MinInt64 + 1, Value: -math.MaxFloat64}, {Value: math.MaxFloat64}, {Time: math.MaxInt64, Value: math.Inf(1)}}})
 	}
 	for range maxSpecs {
-		s.Capabilities[0].Specifications = append(s.Capabilities[0].Specifications, Specification{Token: nasty, Since: time.Unix(1<<50, 0)})
+		s.Capabilities[0].Specifications = append(s.Capabilities[0].Specifications, component.Specification{Token: nasty, Since: time.Unix(1<<50, 0)})
 		s.Recent = append(s.Recent, Notice{Error: true, Text: nasty, Time: noon})
 	}
 	s.Live[0].Consumers[0].Name = nasty
-	s.Live[0].Consumers[0].Queue, s.Live[0].Consumers[0].QueueSize = math.MaxInt64, -1
+	s.Live[0].Consumers[0].Queued, s.Live[0].Consumers[0].Limit = math.MaxInt64, -1
 	s.Certificates[0].Subject = nasty
 	return s
 }

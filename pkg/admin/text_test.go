@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 )
 
 func TestTexts(t *testing.T) {
@@ -29,7 +31,7 @@ func TestTexts(t *testing.T) {
 }
 
 func TestPlots(t *testing.T) {
-	if newBars(nil, time.Hour, "x") != nil || newBars([]int64{0, 0}, time.Hour, "x") != nil || newLine(nil) != nil || newLine([]Point{{1, math.NaN()}}) != nil {
+	if newBars(nil, time.Hour, "x") != nil || newBars([]int64{0, 0}, time.Hour, "x") != nil || newLine(nil) != nil || newLine([]graphite.Point{{Time: 1, Value: math.NaN()}}) != nil {
 		t.Error("a plot of nothing is something")
 	}
 	b := newBars([]int64{0, 1000, 2, 500}, time.Hour, "Rows stored")
@@ -39,18 +41,18 @@ func TestPlots(t *testing.T) {
 	if want := "Rows stored in the last 4\u00a0h: 1502 in all, at most 1000 per 1\u00a0h, 500 in the current one"; b.Title != want {
 		t.Errorf("title %q, want %q", b.Title, want)
 	}
-	l := newLine([]Point{{0, 0}, {300, 10}, {600, 5}, {1800, 10}, {2100, math.Inf(1)}, {2400, 7.5}})
+	l := newLine([]graphite.Point{{Time: 0, Value: 0}, {Time: 300, Value: 10}, {Time: 600, Value: 5}, {Time: 1800, Value: 10}, {Time: 2100, Value: math.Inf(1)}, {Time: 2400, Value: 7.5}})
 	if want := "M2.0 38.0L31.5 2.0L61.0 20.0M179.0 2.0L238.0 11.0"; l.Path != want {
 		t.Errorf("line %s, want %s", l.Path, want)
 	}
 	if !strings.HasPrefix(l.Title, "5 points from 1970-01-0") || !strings.HasSuffix(l.Title, ": between 0 and 10, last 7.50") {
 		t.Errorf("title %q", l.Title)
 	}
-	for _, p := range [][]Point{
-		{{5, 3}},
-		{{5, 3}, {6, 3}},
-		{{0, -math.MaxFloat64}, {1, math.MaxFloat64}},
-		{{math.MinInt64, 0}, {math.MaxInt64, 1}},
+	for _, p := range [][]graphite.Point{
+		{{Time: 5, Value: 3}},
+		{{Time: 5, Value: 3}, {Time: 6, Value: 3}},
+		{{Time: 0, Value: -math.MaxFloat64}, {Time: 1, Value: math.MaxFloat64}},
+		{{Time: math.MinInt64, Value: 0}, {Time: math.MaxInt64, Value: 1}},
 	} {
 		if path := newLine(p).Path; strings.ContainsAny(path, "Nn") || strings.Contains(path, "Inf") {
 			t.Errorf("line of %v is %s", p, path)

@@ -9,10 +9,16 @@ import (
 	"html/template"
 	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 // Bounds of what the page shows; it says how much more there is.
@@ -45,8 +51,8 @@ var styleHash = func() string {
 }()
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"number": number,
-	"count":  count,
+	"number": func(n any) string { return number(reflect.ValueOf(n).Int()) },
+	"count":  func(n any, noun string) string { return count(reflect.ValueOf(n).Int(), noun) },
 	"size":   size,
 	"value":  value,
 	"rate":   rate,
@@ -55,7 +61,34 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"text":   func(s string) string { return cut(s, maxText) },
 	"long":   func(s string) string { return cut(s, maxNotice) },
 	"join":   func(list []string) string { return cut(strings.Join(list, ", "), maxText) },
+	"lag": func(l *mathproto.StreamStats) string {
+		if lag, ok := l.Lag(); ok {
+			return span(lag)
+		}
+		return ""
+	},
+	"hourly": func(l *mathproto.StreamStats) *bars { return newBars(l.Hourly, time.Hour, "Rows stored") },
+	// A type is shown where the name of the stream leaves it open.
+	"showType": func(l *mathproto.StreamStats) bool {
+		return l.Type() != "" && !strings.Contains(l.StreamName, l.Type())
+	},
+	"rates":   func(l Live) *bars { return newBars(l.Rates, l.Interval, "Lines") },
+	"sources": func(l Live) rows[stream.SourceStats] { return first(l.Sources, maxSources) },
+	"specs":   func(c Capability) rows[component.Specification] { return first(c.Specifications, maxSpecs) },
+	"line":    func(s repository.Series) *line { return newLine(s.Points) },
+	"unix":    func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
+
+// rows are the first of a list, and how many more there are.
+type rows[T any] struct {
+	Shown []T
+	More  int64
+}
+
+func first[T any](list []T, n int) rows[T] {
+	n = min(n, len(list))
+	return rows[T]{list[:n], int64(len(list) - n)}
+}
 
 // view is what the template is made of.
 type view struct {
@@ -66,24 +99,18 @@ type view struct {
 	Refresh int // seconds, 0: not
 	Filter  string
 
-	Problems     []Problem
-	MoreProblems int
-	Errors       int
-	Warnings     int
+	Problems rows[Problem]
+	Errors   int
+	Warnings int
 
-	CapabilityRows []capabilityRow
-
-	LogRows  []logRow
-	MoreLogs int
-	Streams  int64
-	Late     int64 // streams that are late or failing
+	LogRows rows[*mathproto.StreamStats] // those with trouble first
+	Late    int64                        // streams that are late or failing
 
 	// HasLogs, HasLive and HasRRD tell whether this process has to do with
 	// them.
 	HasLogs, HasLive, HasRRD bool
 
-	Lives []liveView
-	Plots []rrdView
+	Plots []plots
 
 	RowsDay   int64
 	LinesRate float64
@@ -92,42 +119,11 @@ type view struct {
 	NewestRRD time.Time
 }
 
-type capabilityRow struct {
-	Capability
-	Shown []Specification
-	More  int
-}
-
-type logRow struct {
-	Logs
-	Late bool
-	Lag  string
-	Bars *bars
-}
-
-// ShowType tells whether the name of the stream leaves its type open.
-func (l logRow) ShowType() bool { return l.Type != "" && !strings.Contains(l.Stream, l.Type) }
-
-type liveView struct {
-	Live
-	Bars        *bars
-	SourceRows  []Source
-	MoreSources int
-}
-
-type rrdView struct {
+// plots are the series of an RRD that the filter lets pass.
+type plots struct {
 	RRD
-	Shown   []plotView
-	More    int64
-	Probes  int64
-	Metrics int64
-}
-
-type plotView struct {
-	Series
-	Line *line
-	Last float64
-	Time time.Time
+	rows[repository.Series]
+	Probes int64
 }
 
 func newView(s *State, notReady error, now time.Time, query url.Values) *view {
@@ -135,26 +131,24 @@ func newView(s *State, notReady error, now time.Time, query url.Values) *view {
 	if n, err := strconv.Atoi(query.Get("refresh")); err == nil && n >= refreshMin && n <= refreshMax {
 		v.Refresh = n
 	}
-	v.Problems = s.Problems(notReady, now)
-	for _, p := range v.Problems {
+	problems := s.Problems(notReady, now)
+	for _, p := range problems {
 		if p.Error {
 			v.Errors++
 		} else {
 			v.Warnings++
 		}
 	}
-	v.Problems, v.MoreProblems = first(v.Problems, maxProblems)
+	v.Problems = first(problems, maxProblems)
 	v.Icon = icon(v.Level())
-	v.HasLogs = len(s.Logs) > 0 || s.endpoint(EndpointLog) != nil
-	v.HasLive = len(s.Live) > 0 || s.endpoint(EndpointStreaming) != nil
-	v.HasRRD = len(s.RRD) > 0 || s.endpoint(EndpointRRD) != nil
-	for _, c := range s.Capabilities {
-		row := capabilityRow{Capability: c}
-		row.Shown, row.More = first(c.Specifications, maxSpecs)
-		v.CapabilityRows = append(v.CapabilityRows, row)
-	}
+	v.HasLogs = len(s.Logs) > 0 || s.endpoint("collect-log") != nil
+	v.HasLive = len(s.Live) > 0 || s.endpoint("collect-streaming") != nil
+	v.HasRRD = len(s.RRD) > 0 || s.endpoint("collect-rrd") != nil
 	v.addLogs()
-	v.addLive()
+	for _, l := range v.Live {
+		v.LinesRate += l.Rate
+		v.Sources += int64(len(l.Sources))
+	}
 	for _, r := range s.RRD {
 		v.addRRD(r)
 	}
@@ -162,73 +156,49 @@ func newView(s *State, notReady error, now time.Time, query url.Values) *view {
 }
 
 func (v *view) addLogs() {
-	for _, l := range v.Logs {
-		row := logRow{Logs: l, Late: l.late(v.Now), Bars: newBars(l.Hourly, time.Hour, "Rows stored")}
-		if lag, ok := l.lag(v.Now); ok {
-			row.Lag = span(lag)
-		}
-		v.Streams++
-		if row.Late || row.Err != "" {
+	var list []*mathproto.StreamStats
+	for i := range v.Logs {
+		l := &v.Logs[i]
+		if l.Late() || l.Err() != "" {
 			v.Late++
 		}
 		for _, n := range l.Hourly {
 			v.RowsDay += n
 		}
-		v.LogRows = append(v.LogRows, row)
+		list = append(list, l)
 	}
-	trouble := func(l logRow) int {
+	trouble := func(l *mathproto.StreamStats) int {
 		switch {
-		case l.Err != "":
+		case l.Err() != "":
 			return 0
-		case l.Late:
+		case l.Late():
 			return 1
 		}
 		return 2
 	}
-	slices.SortFunc(v.LogRows, func(a, b logRow) int {
-		return cmp.Or(cmp.Compare(trouble(a), trouble(b)), cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Stream, b.Stream), cmp.Compare(a.Type, b.Type))
+	slices.SortFunc(list, func(a, b *mathproto.StreamStats) int {
+		return cmp.Or(cmp.Compare(trouble(a), trouble(b)), cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.StreamName, b.StreamName), cmp.Compare(a.Type(), b.Type()))
 	})
-	v.LogRows, v.MoreLogs = first(v.LogRows, maxLogs)
-}
-
-func (v *view) addLive() {
-	for _, l := range v.Live {
-		v.LinesRate += l.Rate
-		v.Sources += int64(len(l.Sources))
-		lv := liveView{Live: l, Bars: newBars(l.Rates, l.Interval, "Lines")}
-		lv.SourceRows = slices.SortedFunc(slices.Values(l.Sources), func(a, b Source) int {
-			return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Addr, b.Addr))
-		})
-		lv.SourceRows, lv.MoreSources = first(lv.SourceRows, maxSources)
-		v.Lives = append(v.Lives, lv)
-	}
+	v.LogRows = first(list, maxLogs)
 }
 
 func (v *view) addRRD(r RRD) {
-	rv := rrdView{RRD: r, Metrics: int64(len(r.Series))}
 	probes := map[string]bool{}
-	var found []Series
+	var found []repository.Series
 	for _, s := range r.Series {
 		probes[s.Probe] = true
 		if strings.Contains(strings.ToLower(s.Probe+"."+s.Metric), strings.ToLower(v.Filter)) {
 			found = append(found, s)
 		}
 	}
-	slices.SortFunc(found, func(a, b Series) int {
+	slices.SortFunc(found, func(a, b repository.Series) int {
 		return cmp.Or(cmp.Compare(interest(a.Metric), interest(b.Metric)), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Probe, b.Probe))
 	})
-	rv.Probes = int64(len(probes))
-	found, more := first(found, maxPlots)
-	rv.More = int64(more)
-	for _, s := range found {
-		last := s.last()
-		rv.Shown = append(rv.Shown, plotView{Series: s, Line: newLine(s.Points), Last: last.Value, Time: time.Unix(last.Time, 0)})
-	}
-	v.Metrics += rv.Metrics
+	v.Plots = append(v.Plots, plots{r, first(found, maxPlots), int64(len(probes))})
+	v.Metrics += int64(len(r.Series))
 	if t := newest(r.Series); t.After(v.NewestRRD) {
 		v.NewestRRD = t
 	}
-	v.Plots = append(v.Plots, rv)
 }
 
 // interesting are the beginnings of metrics that most people look for first.
@@ -245,14 +215,6 @@ func interest(metric string) int {
 		return len(interesting)
 	}
 	return i
-}
-
-// first returns the first n of a list, and how many more there are.
-func first[T any](list []T, n int) ([]T, int) {
-	if len(list) <= n {
-		return list, 0
-	}
-	return list[:n], len(list) - n
 }
 
 // Level is the class of the whole: error, warning or fine.

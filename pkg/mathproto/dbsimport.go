@@ -19,7 +19,7 @@ import (
 )
 
 // ServeHTTP answers as math_repo does.
-func (r *repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (r *Repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	rest, ok := strings.CutPrefix(req.URL.Path, importPath)
 	id, hasID := strings.CutPrefix(rest, "/")
 	if !ok || rest != "" && (id == "" || !hasID || strings.Contains(id, "/")) {
@@ -46,7 +46,7 @@ func (r *repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-func (r *repository) getAll(w http.ResponseWriter) {
+func (r *Repository) getAll(w http.ResponseWriter) {
 	r.mu.Lock()
 	all := map[string]Registration{}
 	for _, s := range r.streams {
@@ -67,7 +67,7 @@ func answerJSON(w http.ResponseWriter, contentType string, v any) {
 }
 
 // find returns the stream of an id; the lock is held.
-func (r *repository) find(id string) (s *stream, code int, text string) {
+func (r *Repository) find(id string) (s *stream, code int, text string) {
 	n, err := strconv.Atoi(id)
 	if err != nil {
 		return nil, http.StatusBadRequest, "invalid entry id"
@@ -79,7 +79,7 @@ func (r *repository) find(id string) (s *stream, code int, text string) {
 	return r.streams[i], http.StatusOK, ""
 }
 
-func (r *repository) get(w http.ResponseWriter, req *http.Request, id string) {
+func (r *Repository) get(w http.ResponseWriter, req *http.Request, id string) {
 	r.mu.Lock()
 	s, code, text := r.find(id)
 	var v any
@@ -87,7 +87,7 @@ func (r *repository) get(w http.ResponseWriter, req *http.Request, id string) {
 	if s != nil {
 		v = s.Registration
 		if req.URL.Query().Get("status") == "1" {
-			v, contentType = s.status(), "application/json"
+			v, contentType = s.stats(r.opt.FolderLength), "application/json"
 		}
 	}
 	r.mu.Unlock()
@@ -99,7 +99,7 @@ func (r *repository) get(w http.ResponseWriter, req *http.Request, id string) {
 }
 
 // remove ends a stream. What is stored stays.
-func (r *repository) remove(req *http.Request, id string) (code int, text string) {
+func (r *Repository) remove(req *http.Request, id string) (code int, text string) {
 	identity, err := peer.IdentityOf(req.TLS)
 	if err != nil {
 		return http.StatusForbidden, "certificate not understood"
@@ -130,7 +130,7 @@ func (r *repository) remove(req *http.Request, id string) (code int, text string
 }
 
 // register takes a stream, or the new address of one.
-func (r *repository) register(req *http.Request) (code int, text string) {
+func (r *Repository) register(req *http.Request) (code int, text string) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
 	if err != nil {
 		return http.StatusInternalServerError, "internal error"
@@ -155,7 +155,7 @@ func (r *repository) register(req *http.Request) (code int, text string) {
 }
 
 // check makes the entry of a registration, unless something is wrong with it.
-func (r *repository) check(req *http.Request, reg Registration) (e entry, code int, err error) {
+func (r *Repository) check(req *http.Request, reg Registration) (e entry, code int, err error) {
 	from, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
 		return e, http.StatusInternalServerError, err
@@ -170,7 +170,7 @@ func (r *repository) check(req *http.Request, reg Registration) (e entry, code i
 }
 
 // checkEntry reports what is wrong with an entry whose peer is known.
-func (r *repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
+func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
 	if err := store.ValidProbe(e.StreamName); err != nil {
 		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-'")
 	}
@@ -203,16 +203,14 @@ func (r *repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	if err != nil {
 		return http.StatusForbidden, err
 	}
-	if r.opt.Check != nil {
-		if err := r.opt.Check(Stream{Name: e.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
-			return http.StatusBadRequest, err
-		}
+	if err := r.opt.Stores.Check(Stream{Name: e.StreamName, Type: typ.Name, Probe: r.probe(e).Name}); err != nil {
+		return http.StatusBadRequest, err
 	}
 	return http.StatusOK, nil
 }
 
 // accept takes a stream that is right.
-func (r *repository) accept(e entry) (code int, err error) {
+func (r *Repository) accept(e entry) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {

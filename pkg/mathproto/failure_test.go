@@ -341,7 +341,7 @@ func TestFailure13StateLost(t *testing.T) {
 	if err := os.WriteFile(r.opt.State, []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := RunRepository(t.Context(), r.opt); err == nil || !strings.Contains(err.Error(), "state file") {
+	if _, err := NewRepository(r.opt); err == nil || !strings.Contains(err.Error(), "state file") {
 		t.Errorf("damaged state: %v", err)
 	}
 	if err := os.Remove(r.opt.State); err != nil {

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -207,7 +206,7 @@ func newRepo(t *testing.T, change func(*repo)) *repo {
 			Location: time.UTC, Jobs: 4, MaxRejects: bulk.DefaultMaxRejects, Poll: 20 * time.Millisecond,
 			RetryTimeout: math.MaxInt64, StateDir: filepath.Join(r.dir, "state"),
 		},
-		Open: r.open, State: filepath.Join(r.dir, "state", "math.json"), timing: quick,
+		Stores: r, State: filepath.Join(r.dir, "state", "math.json"), timing: quick,
 	}
 	r.opt.Log = r.logs.logger()
 	if change != nil {
@@ -223,7 +222,11 @@ func newRepo(t *testing.T, change func(*repo)) *repo {
 	return r
 }
 
-func (r *repo) open(ctx context.Context, s Stream) (list []store.Store, release func() error, err error) {
+// Check accepts every stream.
+func (r *repo) Check(Stream) error { return nil }
+
+// Open opens the stores of the test for a stream.
+func (r *repo) Open(ctx context.Context, s Stream) (list []store.Store, release func() error, err error) {
 	release = func() error {
 		var errs []error
 		for _, st := range list {
@@ -245,23 +248,21 @@ func (r *repo) start() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.done = cancel, make(chan struct{})
-	ready := make(chan string, 1)
-	r.opt.Ready = func(a []net.Addr) { ready <- a[0].String() }
+	repository, err := NewRepository(r.opt)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.addr = repository.Addrs()[0]
 	go func() {
 		defer close(r.done)
-		_, r.err = RunRepository(ctx, r.opt)
+		r.err = repository.Run(ctx)
 	}()
-	select {
-	case r.addr = <-ready:
-	case <-r.done:
-		r.t.Fatal(r.err)
-	}
 }
 
 func (r *repo) stop() {
 	r.cancel()
 	<-r.done
-	if !errors.Is(r.err, context.Canceled) {
+	if r.err != nil {
 		r.t.Errorf("the repository ended with %v", r.err)
 	}
 }
@@ -301,7 +302,7 @@ func (r *repo) get(path string) string {
 	return string(text)
 }
 
-func (r *repo) status(id int) (s Status) {
+func (r *repo) status(id int) (s StreamStats) {
 	r.t.Helper()
 	if err := json.Unmarshal([]byte(r.get(fmt.Sprintf("/DBSImport/%d?status=1", id))), &s); err != nil {
 		r.t.Fatal(err)
@@ -376,26 +377,21 @@ func (r *repo) logged(text string) {
 func ourProbe(t *testing.T, change func(*ProbeOptions)) (addr string, l *logs, stop func()) {
 	t.Helper()
 	l = &logs{}
-	ready := make(chan string, 1)
 	opt := ProbeOptions{
 		Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Stream: "{probe}_{type}", Probe: "p1", Location: time.UTC,
-		Poll: 20 * time.Millisecond, Log: l.logger(), Ready: func(a []net.Addr) { ready <- a[0].String() }, timing: quick,
+		Poll: 20 * time.Millisecond, Log: l.logger(), timing: quick,
 	}
 	change(&opt)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() {
-		_, err := RunProbe(ctx, opt)
-		done <- err
-	}()
-	select {
-	case addr = <-ready:
-	case err := <-done:
+	p, err := NewProbe(opt)
+	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { done <- p.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil {
 			t.Errorf("the probe ended with %v", err)
 		}
 	})
@@ -405,7 +401,7 @@ func ourProbe(t *testing.T, change func(*ProbeOptions)) (addr string, l *logs, s
 			t.Log(l.String())
 		}
 	})
-	return addr, l, stop
+	return p.Addrs()[0], l, stop
 }
 
 // write makes a file below a folder.

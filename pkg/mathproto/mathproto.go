@@ -15,7 +15,10 @@ package mathproto
 import (
 	"encoding/xml"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path"
 	"strings"
@@ -24,6 +27,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -45,8 +49,6 @@ const (
 	maxFiles  = 1 << 20  // names in a list
 	maxName   = 1 << 10  // bytes of a name
 	maxReason = 200      // bytes of an answer that is quoted in a message
-	maxHeader = 64 << 10
-	maxConns  = 256 // connections at a time
 	// MaxStreams is how many streams a repository has at most.
 	MaxStreams = 1000
 	// maxTime is the latest StartTime, in the year 36812.
@@ -181,4 +183,16 @@ func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	}
 	l.file, l.gz = strings.CutSuffix(l.file, ".gz")
 	return l, true, nil
+}
+
+// newServer returns a server for the requests of either role.
+func newServer(h http.Handler, log *slog.Logger) *peer.Server {
+	return &peer.Server{Handler: h, MaxConns: 256, WriteTimeout: time.Minute, Grace: time.Second, Log: log}
+}
+
+// answer sends a text as the old programs do.
+func answer(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", textPlain)
+	w.WriteHeader(code)
+	io.WriteString(w, text) // a peer that is gone needs no answer
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,7 +17,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
@@ -27,7 +27,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ProbeOptions are those of RunProbe.
+// ProbeOptions are those of NewProbe.
 type ProbeOptions struct {
 	Dir        string        // the folder with the log folders
 	Repository URL           // where to register
@@ -49,32 +49,32 @@ type ProbeOptions struct {
 	Settle   time.Duration // see bulk.Options
 	Poll     time.Duration // how often new types are looked for; 0: 10s
 
-	Log   *slog.Logger
-	Ready func([]net.Addr) // see RepositoryOptions
-	// Registered is told from time to time how many streams the repository has
-	// accepted, and what is wrong; Served of each file that was asked for. nil:
-	// nobody wants to know.
-	Registered func(streams int, err error)
-	Served     func(bytes int64)
+	Log *slog.Logger
 
 	timing timing
 	check  time.Duration // how often the repository is asked; 0: checkEvery
 }
 
-// ProbeSummary is what a probe served.
-type ProbeSummary struct {
-	Streams []string `json:"streams"` // registered
+// ProbeStats is what a probe served so far.
+type ProbeStats struct {
+	Streams []string `json:"streams"` // that the repository has
 	Files   int64    `json:"files"`   // requests for files that were answered
 	Bytes   int64    `json:"bytes"`   // that these files have
+
+	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
+	LastError   string    `json:"-"` // why it has not; "" if it has
 }
 
-// probe is a running probe.
-type probe struct {
-	opt ProbeOptions
-	log *slog.Logger
-	c   *client
+// Probe serves the finished logs below a folder, and keeps their streams
+// registered at a repository.
+type Probe struct {
+	opt       ProbeOptions
+	log       *slog.Logger
+	c         *client
+	listeners []*peer.Listener
 
-	files, bytes atomic.Int64
+	statsMu sync.Mutex
+	stats   ProbeStats
 
 	mu      sync.Mutex
 	scanned time.Time
@@ -107,21 +107,14 @@ func streamName(pattern, probe, logType string) string {
 	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
 }
 
-// RunProbe serves the finished logs below a folder, and keeps their streams
-// registered at a repository, until ctx ends.
-func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	if opt.Location == nil {
-		opt.Location = time.Local
-	}
+// NewProbe returns a probe that listens already. Run must be called.
+func NewProbe(opt ProbeOptions) (*Probe, error) {
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.Location = cmp.Or(opt.Location, time.Local)
 	if opt.Wants == nil {
 		opt.Wants = func(string, time.Time) bool { return true }
 	}
-	if opt.timing == (timing{}) {
-		opt.timing = defaultTiming
-	}
+	opt.timing = cmp.Or(opt.timing, defaultTiming)
 	opt.check = cmp.Or(opt.check, checkEvery)
 	opt.Settle = cmp.Or(opt.Settle, bulk.DefaultSettle)
 	opt.Poll = cmp.Or(opt.Poll, bulk.DefaultPoll)
@@ -135,35 +128,42 @@ func RunProbe(ctx context.Context, opt ProbeOptions) (*ProbeSummary, error) {
 	if _, err := os.Stat(opt.Dir); err != nil {
 		return nil, err
 	}
-	p := &probe{opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing)}
-	list, err := listenAll(ctx, opt.Listen)
+	list, err := peer.ListenAll(opt.Listen, nil)
 	if err != nil {
 		return nil, err
 	}
-	if opt.Ready != nil {
-		var addrs []net.Addr
-		for _, l := range list {
-			addrs = append(addrs, l.Addr())
-		}
-		opt.Ready(addrs)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var registered []string
+	return &Probe{
+		opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing), listeners: list,
+		stats: ProbeStats{Streams: []string{}},
+	}, nil
+}
+
+// Addrs returns where files are served.
+func (p *Probe) Addrs() []string { return peer.Addrs(p.listeners) }
+
+// Stats returns what was served so far.
+func (p *Probe) Stats() ProbeStats {
+	p.statsMu.Lock()
+	defer p.statsMu.Unlock()
+	return p.stats
+}
+
+// Run serves and registers until ctx ends, which is not an error.
+func (p *Probe) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	port := list[0].Addr().(*net.TCPAddr)
-	wg.Go(func() { registered = p.register(ctx, port) })
-	err = serve(ctx, list, p, opt.Log)
-	cancel(err)
+	wg.Go(func() { p.register(ctx) })
+	err := newServer(p, p.log).Serve(ctx, p.listeners...)
+	cancel()
 	wg.Wait()
-	return &ProbeSummary{Streams: registered, Files: p.files.Load(), Bytes: p.bytes.Load()}, err
+	return err
 }
 
 // scanEvery bounds how often the folder is looked at for requests.
 const scanEvery = time.Second
 
 // current returns what the folder has, as of a moment ago.
-func (p *probe) current(ctx context.Context) (*scan, error) {
+func (p *Probe) current(ctx context.Context) (*scan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.scan != nil && time.Since(p.scanned) < scanEvery {
@@ -178,7 +178,7 @@ func (p *probe) current(ctx context.Context) (*scan, error) {
 }
 
 // look finds the finished logs that are wanted.
-func (p *probe) look(ctx context.Context) (*scan, error) {
+func (p *Probe) look(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ func (p *probe) look(ctx context.Context) (*scan, error) {
 }
 
 // ServeHTTP answers as math_probe does.
-func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.NotFound(w, r)
 		return
@@ -253,7 +253,7 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.file(w, r, rel)
 }
 
-func (p *probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
+func (p *Probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
 	st := s.streams[stream]
 	if st == nil {
 		if strings.Contains(p.opt.Stream, "{type}") || stream != streamName(p.opt.Stream, p.opt.Probe, "") {
@@ -270,7 +270,7 @@ func (p *probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream str
 	answerJSON(w, textPlain, names)
 }
 
-func (p *probe) file(w http.ResponseWriter, r *http.Request, rel string) {
+func (p *Probe) file(w http.ResponseWriter, r *http.Request, rel string) {
 	// Not to be led outside by a link that was made since.
 	f, err := os.OpenInRoot(p.opt.Dir, rel)
 	if err != nil {
@@ -294,11 +294,10 @@ func (p *probe) file(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 	http.ServeContent(w, r, "", info.ModTime(), f)
 	if r.Method == http.MethodGet {
-		p.files.Add(1)
-		p.bytes.Add(info.Size())
-		if p.opt.Served != nil {
-			p.opt.Served(info.Size())
-		}
+		p.statsMu.Lock()
+		p.stats.Files++
+		p.stats.Bytes += info.Size()
+		p.statsMu.Unlock()
 		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
 	}
 }
@@ -313,9 +312,9 @@ const (
 	checkEvery  = time.Minute
 )
 
-// register keeps the streams registered until ctx ends, and returns those
-// that are.
-func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
+// register keeps the streams registered until ctx ends.
+func (p *Probe) register(ctx context.Context) {
+	listen := p.listeners[0].Addr().(*net.TCPAddr)
 	sent := map[string]Registration{} // accepted by the repository
 	told := ""
 	var checked time.Time
@@ -323,17 +322,10 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 	for {
 		wait := p.opt.Poll
 		err := p.registerOnce(ctx, listen, sent, &checked)
-		if p.opt.Registered != nil && ctx.Err() == nil {
-			p.opt.Registered(len(sent), err)
-		}
+		p.registered(slices.AppendSeq([]string{}, maps.Keys(sent)), ctx.Err() != nil, err)
 		switch {
 		case ctx.Err() != nil:
-			names := []string{}
-			for n := range sent {
-				names = append(names, n)
-			}
-			slices.Sort(names)
-			return names
+			return
 		case err == nil:
 			told = ""
 			back.Reset()
@@ -349,8 +341,24 @@ func (p *probe) register(ctx context.Context, listen *net.TCPAddr) []string {
 	}
 }
 
+// registered records the streams that the repository has, and what is wrong
+// unless it is only the stop.
+func (p *Probe) registered(streams []string, stopped bool, err error) {
+	slices.Sort(streams)
+	p.statsMu.Lock()
+	defer p.statsMu.Unlock()
+	p.stats.Streams = streams
+	switch {
+	case stopped:
+	case err != nil:
+		p.stats.LastError = err.Error()
+	default:
+		p.stats.LastError, p.stats.LastSuccess = "", time.Now()
+	}
+}
+
 // registerOnce registers the streams that the repository lacks.
-func (p *probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
+func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
 	s, err := p.current(ctx)
 	if err != nil {
 		return err
@@ -373,7 +381,7 @@ func (p *probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 		return nil
 	}
 	slices.SortFunc(want, func(a, b Registration) int { return strings.Compare(a.StreamName, b.StreamName) })
-	have, err := p.registered(ctx)
+	have, err := p.ask(ctx)
 	if err != nil {
 		return err
 	}
@@ -403,8 +411,8 @@ func (p *probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 	return errors.Join(errs...)
 }
 
-// registered asks which streams the repository has.
-func (p *probe) registered(ctx context.Context) (map[string]Registration, error) {
+// ask asks which streams the repository has.
+func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
 	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
 	if err != nil {
 		return nil, err
@@ -424,7 +432,7 @@ func (p *probe) registered(ctx context.Context) (map[string]Registration, error)
 	return have, nil
 }
 
-func (p *probe) post(ctx context.Context, reg Registration) error {
+func (p *Probe) post(ctx context.Context, reg Registration) error {
 	body, err := json.Marshal(reg)
 	if err != nil {
 		return err
@@ -441,7 +449,7 @@ func (p *probe) post(ctx context.Context, reg Registration) error {
 }
 
 // advertise returns the address that the repository is to call.
-func (p *probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
+func (p *Probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
 	if p.opt.Advertise != "" {
 		return p.opt.Advertise, nil
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -28,7 +29,15 @@ type Stream struct {
 	Probe string // in the keys of its files
 }
 
-// RepositoryOptions are those of RunRepository.
+// Stores are where the streams go.
+type Stores interface {
+	// Check reports whether they can take a stream.
+	Check(Stream) error
+	// Open opens them for a stream, and release ends its use of them.
+	Open(context.Context, Stream) (list []store.Store, release func() error, err error)
+}
+
+// RepositoryOptions are those of NewRepository.
 type RepositoryOptions struct {
 	Listen []peer.Options
 	// TLS is used to fetch from probes; empty: plain HTTP.
@@ -50,22 +59,13 @@ type RepositoryOptions struct {
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
 	// Probe, Limits and Wake are set for each.
 	Import bulk.Options
-	// Check reports whether the stores can take a stream; nil: they can.
-	Check func(Stream) error
-	// Open opens the stores of a stream, and release ends their use.
-	Open func(context.Context, Stream) (stores []store.Store, release func() error, err error)
+	Stores Stores
 	// Passed is called with a stream's name after each pass over it; calls do
 	// not overlap.
 	Passed func(stream string, sum *bulk.Summary, err error)
 
 	State string // file that keeps the streams
 	Log   *slog.Logger
-	// Started is told how to look at the streams, before Ready; nil: nobody
-	// wants to know.
-	Started func(streams func() []Status)
-	// Ready is called with the addresses that are listened on; nil: nobody
-	// wants to know.
-	Ready func([]net.Addr)
 
 	timing timing
 }
@@ -88,16 +88,18 @@ type entry struct {
 	Identity string     // of its certificate; "" without TLS
 }
 
-// repository is a running repository.
-type repository struct {
-	opt    RepositoryOptions
-	log    *slog.Logger
-	limits *bulk.Limits
-	ctx    context.Context
-	wg     sync.WaitGroup
+// Repository accepts registrations and imports all registered streams.
+type Repository struct {
+	opt       RepositoryOptions
+	log       *slog.Logger
+	listeners []*peer.Listener
+	unlock    func()
+	limits    *bulk.Limits
+	ctx       context.Context
+	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // no stream is begun any more
+	ended   bool // no stream is started any more
 	next    int
 	streams []*stream // by ID
 	adopted []string  // see registry
@@ -119,68 +121,71 @@ type stream struct {
 	mu     sync.Mutex
 	total  bulk.TypeSummary // of this run of the import
 	before bulk.TypeSummary // of those before it
-	last   struct {
-		poll    time.Time
-		err     string
-		errTime time.Time
-	}
+	rows   *metrics.Counts  // stored per hour
+	last   struct{ stored, poll, err time.Time }
+	err    string
 }
 
-// RunRepository takes registrations and imports all registered streams until
-// ctx ends. It returns a summary for each stream.
-func RunRepository(ctx context.Context, opt RepositoryOptions) ([]*bulk.Summary, error) {
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	if opt.timing == (timing{}) {
-		opt.timing = defaultTiming
-	}
+// NewRepository returns a repository that listens already, and has the
+// streams of its state file. Run must be called.
+func NewRepository(opt RepositoryOptions) (*Repository, error) {
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.timing = cmp.Or(opt.timing, defaultTiming)
+	opt.FolderLength = cmp.Or(opt.FolderLength, DefaultFolderLength)
 	unlock, err := state.Lock(cmp.Or(opt.Import.StateDir, "."), opt.State)
 	if err != nil {
 		return nil, fmt.Errorf("repository: %w", err)
 	}
-	defer unlock()
-	r := &repository{opt: opt, log: opt.Log, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
+	r := &Repository{opt: opt, log: opt.Log, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
 	var saved registry
-	if err := state.Load(opt.State, stateFormat, &saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	if err = state.Load(opt.State, stateFormat, &saved); err == nil || errors.Is(err, fs.ErrNotExist) {
+		r.listeners, err = peer.ListenAll(opt.Listen, nil)
 	}
-	list, err := listenAll(ctx, opt.Listen)
 	if err != nil {
+		unlock()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	r.ctx, r.next, r.adopted = ctx, saved.Next, saved.Adopted
-	r.mu.Lock()
+	r.next, r.adopted = saved.Next, saved.Adopted
 	for _, e := range saved.Streams {
-		s := r.newStream(*e)
-		r.streams = append(r.streams, s)
+		r.streams = append(r.streams, r.newStream(*e))
+	}
+	return r, nil
+}
+
+// Addrs returns where registrations are accepted.
+func (r *Repository) Addrs() []string { return peer.Addrs(r.listeners) }
+
+// Run accepts registrations and imports until ctx ends, which is not an error.
+func (r *Repository) Run(ctx context.Context) error {
+	defer r.unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	r.ctx = ctx
+	for _, s := range r.streams {
 		r.start(s, nil)
 	}
 	r.mu.Unlock()
 	r.adopt(ctx)
-	if opt.Started != nil {
-		opt.Started(r.statuses)
-	}
-	if opt.Ready != nil {
-		var addrs []net.Addr
-		for _, l := range list {
-			addrs = append(addrs, l.Addr())
-		}
-		opt.Ready(addrs)
-	}
-	err = serve(ctx, list, r, opt.Log)
-	cancel(err)
+	err := newServer(r, r.log).Serve(ctx, r.listeners...)
+	cancel()
 	r.mu.Lock()
 	r.ended = true
 	r.mu.Unlock()
 	r.wg.Wait()
-	return r.sums, err
+	return err
+}
+
+// Summaries returns the results of the imports that have ended: after Run, one
+// for each stream at least.
+func (r *Repository) Summaries() []*bulk.Summary {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sums)
 }
 
 // save writes the registry; the lock is held.
-func (r *repository) save() error {
+func (r *Repository) save() error {
 	reg := registry{Next: r.next, Adopted: r.adopted}
 	for _, s := range r.streams {
 		reg.Streams = append(reg.Streams, &s.entry)
@@ -189,7 +194,7 @@ func (r *repository) save() error {
 }
 
 // adopt registers the streams of math_repo.
-func (r *repository) adopt(ctx context.Context) {
+func (r *Repository) adopt(ctx context.Context) {
 	for _, reg := range r.opt.Adopt {
 		name := reg.StreamName
 		if slices.Contains(r.adopted, name) {
@@ -210,7 +215,7 @@ func (r *repository) adopt(ctx context.Context) {
 	}
 }
 
-func (r *repository) adoptOne(ctx context.Context, reg Registration) error {
+func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if r.opt.TLS.Enabled() {
 		return errors.New("the repository wants TLS, which old probes do not have")
 	}
@@ -237,9 +242,9 @@ func (r *repository) adoptOne(ctx context.Context, reg Registration) error {
 }
 
 // newStream makes a stream, whose import does not run yet.
-func (r *repository) newStream(e entry) *stream {
+func (r *Repository) newStream(e entry) *stream {
 	probe := r.probe(e)
-	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), rows: metrics.NewCounts(time.Hour, 24)}
 	// The policy is looked up at each connection: the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
@@ -257,7 +262,7 @@ func (r *repository) newStream(e entry) *stream {
 
 // probe returns the probe of a stream: its certificate's, the one at its
 // address, or one with the stream's name.
-func (r *repository) probe(e entry) peer.Probe {
+func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
 	at, known := r.opt.Probes.At(e.Peer)
 	switch {
@@ -272,7 +277,7 @@ func (r *repository) probe(e entry) peer.Probe {
 
 // start begins the import of a stream, when that of a former one, if any, has
 // let go of its stores; the lock is held.
-func (r *repository) start(s, former *stream) {
+func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
 	r.wg.Go(func() {
@@ -285,7 +290,7 @@ func (r *repository) start(s, former *stream) {
 }
 
 // allowed applies the rule for callback addresses.
-func (r *repository) allowed(a, from netip.Addr) error {
+func (r *Repository) allowed(a, from netip.Addr) error {
 	switch {
 	case len(r.opt.AllowCallback) > 0 && r.opt.AllowCallback.Contains(a):
 		return nil
@@ -314,7 +319,7 @@ const (
 )
 
 // run imports a stream until ctx ends.
-func (r *repository) run(ctx context.Context, s *stream) {
+func (r *Repository) run(ctx context.Context, s *stream) {
 	for b := retry.New(minRestart, maxRestart); ; {
 		err := r.follow(ctx, s)
 		if ctx.Err() != nil {
@@ -334,8 +339,8 @@ func (r *repository) run(ctx context.Context, s *stream) {
 }
 
 // follow imports a stream until ctx ends or it cannot go on.
-func (r *repository) follow(ctx context.Context, s *stream) (err error) {
-	stores, release, err := r.opt.Open(ctx, Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
+func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
+	stores, release, err := r.opt.Stores.Open(ctx, Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
 	if err != nil {
 		return err
 	}
@@ -369,6 +374,10 @@ func (r *repository) follow(ctx context.Context, s *stream) (err error) {
 func (s *stream) filed(total bulk.TypeSummary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if total.Files > s.total.Files {
+		s.last.stored = time.Now()
+	}
+	s.rows.Add(time.Now(), total.Rows-s.total.Rows)
 	s.total = total
 }
 
@@ -384,74 +393,13 @@ func (s *stream) passed(err error) {
 func (s *stream) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last.err, s.last.errTime = err.Error(), time.Now()
+	s.err, s.last.err = err.Error(), time.Now()
 }
 
 // ended adds up the counts of the runs of a stream's import.
 func (s *stream) ended() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.before.Files += s.total.Files
-	s.before.Rows += s.total.Rows
-	s.before.Rejects += s.total.Rejects
-	s.before.Failed += s.total.Failed
-	s.before.Others += s.total.Others
-	s.before.Bytes += s.total.Bytes
-	s.before.Last = s.total.Last
+	s.before.Add(&s.total)
 	s.total = bulk.TypeSummary{}
-}
-
-// Status is what became of a stream, and the answer to GET
-// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
-// added, never renamed.
-type Status struct {
-	Registration
-	Probe   string
-	Files   int64 `json:"files"` // stored
-	Rows    int64 `json:"rows"`
-	Rejects int64 `json:"rejects"`
-	Failed  int64 `json:"failed"` // files not stored, see the log
-	Bytes   int64 `json:"bytes"`  // on disk, of the files
-	// Others are files that another repository stored meanwhile, Claimed those
-	// that it has claimed, and not stored yet.
-	Others  int64 `json:"others,omitempty"`
-	Claimed int64 `json:"claimed,omitempty"`
-	// LastFolder is the time of the newest folder of which a file is stored,
-	// and LagSeconds how long ago that is.
-	LastFolder time.Time `json:"last_folder,omitzero"`
-	LagSeconds float64   `json:"lag_seconds,omitempty"`
-	LastPoll   time.Time `json:"last_poll,omitzero"`
-	LastError  string    `json:"last_error,omitempty"`
-	ErrorTime  time.Time `json:"last_error_time,omitzero"`
-}
-
-func (s *stream) status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := Status{
-		Registration: s.Registration, Probe: s.probe,
-		Files: s.before.Files + s.total.Files, Rows: s.before.Rows + s.total.Rows,
-		Rejects: s.before.Rejects + s.total.Rejects, Failed: s.before.Failed + s.total.Failed,
-		Bytes:  s.before.Bytes + s.total.Bytes,
-		Others: s.before.Others + s.total.Others, Claimed: s.total.Claimed,
-		LastFolder: s.total.Last, LastPoll: s.last.poll, LastError: s.last.err, ErrorTime: s.last.errTime,
-	}
-	if st.LastFolder.IsZero() {
-		st.LastFolder = s.before.Last
-	}
-	if !st.LastFolder.IsZero() {
-		st.LagSeconds = time.Since(st.LastFolder).Round(time.Second).Seconds()
-	}
-	return st
-}
-
-// statuses returns those of all streams, by ID.
-func (r *repository) statuses() []Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var list []Status
-	for _, s := range r.streams {
-		list = append(list, s.status())
-	}
-	return list
 }

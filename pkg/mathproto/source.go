@@ -84,20 +84,14 @@ type seen struct {
 }
 
 func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) error) *source {
-	if opt.Location == nil {
-		opt.Location = time.Local
-	}
+	opt.Location = cmp.Or(opt.Location, time.Local)
 	opt.FolderLength = cmp.Or(opt.FolderLength, DefaultFolderLength)
 	opt.Probe = cmp.Or(opt.Probe, u.Stream)
 	if opt.Wants == nil {
 		opt.Wants = func(string, time.Time) bool { return true }
 	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	if opt.timing == (timing{}) {
-		opt.timing = defaultTiming
-	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.timing = cmp.Or(opt.timing, defaultTiming)
 	return &source{id: id, opt: opt, c: newClient(u.TLS, opt.TLS, allowed, opt.timing), url: u,
 		files: map[string]*seen{}, told: map[string]bool{}}
 }

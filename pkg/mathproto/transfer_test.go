@@ -288,7 +288,7 @@ func TestPull(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	r := newRepo(t, nil)
 	r.register("s1", "127.0.0.1:1")
-	s := &repository{opt: r.opt, log: r.opt.Log}
+	s := &Repository{opt: r.opt, log: r.opt.Log}
 	s.streams = []*stream{{entry: entry{Registration: Registration{StreamName: "s1"}, Identity: "org.probes.turin"}}}
 	if code, err := s.accept(entry{Registration: Registration{StreamName: "s1"}, Identity: "org.probes.rome"}); code != 403 || err == nil {
 		t.Errorf("%d %v", code, err)

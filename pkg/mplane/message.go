@@ -44,6 +44,8 @@ const (
 // Message is a *Statement, an *Exception or an *Envelope.
 type Message interface {
 	object() (object, error)
+	// ID returns the token; that of a statement without one follows from it.
+	ID() string
 	// Show returns the message as the client shell of the RI shows it.
 	Show() string
 }
@@ -465,6 +467,9 @@ func (s *Statement) Check() error {
 	return nil
 }
 
+// ID returns the token of what failed.
+func (e *Exception) ID() string { return e.Token }
+
 func (e *Exception) object() (object, error) {
 	var token any
 	if e.Token != "" {
@@ -472,6 +477,9 @@ func (e *Exception) object() (object, error) {
 	}
 	return object{{"exception", token}, {"message", e.Message}}, nil
 }
+
+// ID returns the token of the specification that the messages belong to.
+func (e *Envelope) ID() string { return e.Token }
 
 func (e *Envelope) object() (object, error) {
 	contents := make([]any, len(e.Messages))

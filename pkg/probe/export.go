@@ -46,10 +46,11 @@ type export struct {
 	listen     int           // which of Options.Listen it has
 	started    time.Time
 
-	mu     sync.Mutex
-	status Export
-	last   map[string]graphite.Point // of each RRD
-	quiet  quiet
+	mu      sync.Mutex
+	status  Export
+	refresh func(*Export)             // brings status up to date; nil: it is
+	last    map[string]graphite.Point // of each RRD
+	quiet   quiet
 }
 
 // run returns the function of a service.
@@ -238,25 +239,32 @@ func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
 
 // exportLogs lets the repository fetch finished logs until ctx ends.
 func (p *Probe) exportLogs(ctx context.Context, e *export) error {
-	_, err := mathproto.RunProbe(ctx, mathproto.ProbeOptions{
+	m, err := mathproto.NewProbe(mathproto.ProbeOptions{
 		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
 		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
 		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
 		Wants: func(logType string, _ time.Time) bool {
 			return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 		},
-		Registered: func(streams int, err error) {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			e.status.Streams = streams
-			e.status.outcome(err)
-		},
-		Served: func(bytes int64) {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			e.status.Files++
-			e.status.Bytes += bytes
-		},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.refresh = func(s *Export) {
+		st := m.Stats()
+		s.Streams, s.Files, s.Bytes, s.LastSuccess, s.LastError = len(st.Streams), st.Files, st.Bytes, st.LastSuccess, st.LastError
+	}
+	e.mu.Unlock()
+	return m.Run(ctx)
+}
+
+// stats returns what the export has done so far.
+func (e *export) stats() Export {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refresh != nil {
+		e.refresh(&e.status)
+	}
+	return e.status
 }

@@ -6,6 +6,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,21 +105,13 @@ func New(opt Options) (*Probe, error) {
 	if len(opt.Peers) == 0 {
 		opt.Peers = Loopback
 	}
-	if opt.Every == 0 {
-		opt.Every = DefaultEvery
-	}
-	if opt.Stream == "" {
-		opt.Stream = DefaultStream
-	}
-	if opt.Location == nil {
-		opt.Location = time.Local
-	}
+	opt.Every = cmp.Or(opt.Every, DefaultEvery)
+	opt.Stream = cmp.Or(opt.Stream, DefaultStream)
+	opt.Location = cmp.Or(opt.Location, time.Local)
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	p := &Probe{
 		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
 		ended: map[string]*Total{},
-	}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
 	}
 	for _, label := range []string{RRD, Streaming, Log} {
 		p.ended[label] = &Total{Capability: label}

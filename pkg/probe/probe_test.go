@@ -22,8 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
-	"github.com/tstatrepo/tstatrepo/pkg/store"
-	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
@@ -323,7 +322,7 @@ func TestRefused(t *testing.T) {
 	} {
 		token := b.submit(c.label, "now ... future", c.parameters...)
 		if c.want == "" {
-			eventually(t, "export", func() bool { return len(b.Status().Exports) == 1 })
+			eventually(t, "export", func() bool { return len(b.Stats().Exports) == 1 })
 			b.interrupt(token)
 			continue
 		}
@@ -331,7 +330,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v: %s, want %s", c.parameters, got, c.want)
 		}
 	}
-	if s := b.Status().Totals; s[0].Refused != 9 || s[1].Refused != 14 || s[2].Refused != 1 || s[1].Ended != 2 {
+	if s := b.Stats().Totals; s[0].Refused != 9 || s[1].Refused != 14 || s[2].Refused != 1 || s[1].Ended != 2 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -364,7 +363,7 @@ func TestTwice(t *testing.T) {
 	b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_tcp_complete")...)
 	b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_udp_complete")...)
 	first := b.submit(Log, "now + inf", "repository.url=127.0.0.1:2")
-	eventually(t, "exports", func() bool { return len(b.Status().Exports) == 5 })
+	eventually(t, "exports", func() bool { return len(b.Stats().Exports) == 5 })
 	for _, token := range []string{
 		b.submit(RRD, "now + inf", nobody), b.submit(Log, "now + inf", "repository.url=localhost:1"),
 		b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_tcp_complete")...),
@@ -378,7 +377,7 @@ func TestTwice(t *testing.T) {
 	}
 	b.interrupt(first)
 	b.submit(Log, "now + inf", "repository.url=127.0.0.1:3")
-	eventually(t, "exports", func() bool { return b.Status().Totals[2].Running == 2 && b.Status().Totals[2].Ended == 1 })
+	eventually(t, "exports", func() bool { return b.Stats().Totals[2].Running == 2 && b.Stats().Totals[2].Ended == 1 })
 }
 
 // TestRebinding: a name that leads elsewhere after it was checked is not
@@ -401,9 +400,9 @@ func TestRebinding(t *testing.T) {
 	b.submit(Log, "now + inf", url)
 	b.submit(Streaming, "now + inf", url, "log.folder="+b.LogFolder, "log.type=log_tcp_complete", "log.time=60")
 	eventually(t, "refusals", func() bool {
-		return strings.Count(b.logs.String(), "127.0.0.1 is not in the networks") >= 2 && len(b.Status().Exports) == 2
+		return strings.Count(b.logs.String(), "127.0.0.1 is not in the networks") >= 2 && len(b.Stats().Exports) == 2
 	})
-	for _, e := range b.Status().Exports {
+	for _, e := range b.Stats().Exports {
 		if e.Capability == Log && !strings.Contains(e.LastError, "127.0.0.1 is not in the networks") {
 			t.Error(e.LastError)
 		}
@@ -458,7 +457,7 @@ func TestStreaming(t *testing.T) {
 		want := first + "#c_ip:1\n" + first + "one\n"
 		eventually(t, "first lines", func() bool { return got() == want })
 		eventually(t, "first lines taken", func() bool {
-			s := b.Status()
+			s := b.Stats()
 			return len(s.Exports) == 1 && s.Exports[0].Lines == 2 && s.Exports[0].Waiting == 0 && !s.Exports[0].LastSuccess.IsZero()
 		})
 		begin := time.Now()
@@ -521,13 +520,13 @@ func TestSilent(t *testing.T) {
 	b.minute = 20 * time.Millisecond
 	b.submit(Streaming, "now + 1d", "repository.url="+addr, "log.folder="+b.LogFolder, "log.type=log_tcp_complete", "log.time=1")
 	silent := func(want bool) func() bool {
-		return func() bool { s := b.Status().Exports; return len(s) == 1 && s[0].Silent == want }
+		return func() bool { s := b.Stats().Exports; return len(s) == 1 && s[0].Silent == want }
 	}
 	eventually(t, "silence", silent(true))
 	b.write("2026_11_22_06_39.out/log_tcp_complete", "#c_ip:1\none\n")
 	eventually(t, "lines", func() bool { return strings.HasSuffix(got(), "one\n") })
 	eventually(t, "lines are told", func() bool { return strings.Contains(b.logs.String(), "lines come again") })
-	if n := b.Status().Exports[0].Silences; n < 1 || n > int64(strings.Count(b.logs.String(), "no line and no new log folder")) {
+	if n := b.Stats().Exports[0].Silences; n < 1 || n > int64(strings.Count(b.logs.String(), "no line and no new log folder")) {
 		t.Errorf("%d silences", n)
 	}
 }
@@ -538,30 +537,27 @@ func TestLogs(t *testing.T) {
 	b := newBench(t, func(o *Options) { o.Types = []string{"log_tcp_*", "log_udp_*"} })
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan string, 1), make(chan error, 1)
-	go func() {
-		_, err := mathproto.RunRepository(ctx, mathproto.RepositoryOptions{
-			Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
-			Import: bulk.Options{
-				Location: time.UTC, Jobs: 2, MaxRejects: bulk.DefaultMaxRejects, Poll: 20 * time.Millisecond,
-				RetryTimeout: math.MaxInt64, StateDir: dir,
-			},
-			State: filepath.Join(dir, "math.json"),
-			Open: func(ctx context.Context, s mathproto.Stream) ([]store.Store, func() error, error) {
-				st, err := stores.Open(ctx, "copy:"+filepath.Join(dir, "copy"), stores.Options{Log: slog.New(slog.DiscardHandler)})
-				if err != nil {
-					return nil, nil, err
-				}
-				return []store.Store{st}, st.Close, nil
-			},
-			Ready: func(a []net.Addr) { ready <- a[0].String() },
-		})
-		done <- err
-	}()
-	addr := <-ready
+	pool, err := repository.OpenStores(ctx, repository.StoreOptions{To: []string{"copy:" + filepath.Join(dir, "copy")}, Jobs: 2, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	repo, err := mathproto.NewRepository(mathproto.RepositoryOptions{
+		Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
+		Import: bulk.Options{
+			Location: time.UTC, Jobs: 2, MaxRejects: bulk.DefaultMaxRejects, Poll: 20 * time.Millisecond,
+			RetryTimeout: math.MaxInt64, StateDir: dir,
+		},
+		State: filepath.Join(dir, "math.json"), Stores: pool,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, done := repo.Addrs()[0], make(chan error, 1)
+	go func() { done <- repo.Run(ctx) }()
 	defer func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}()
@@ -580,7 +576,7 @@ func TestLogs(t *testing.T) {
 		eventually(t, name, func() bool { return file(name) == row })
 	}
 	eventually(t, "status", func() bool {
-		s := b.Status()
+		s := b.Stats()
 		return s.Exports[0].Streams == 2 && s.Exports[0].Files == 2 && s.Exports[0].Bytes == int64(2*len(row))
 	})
 	if file("2026_11_22_07_39.out/log_tcp_complete") != "" {

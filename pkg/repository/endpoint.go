@@ -13,8 +13,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
-// serveFunc opens an endpoint, says where, and serves it until ctx ends.
-type serveFunc func(ctx context.Context, opened func(addrs []string)) error
+// server is an endpoint that listens and is served by Run.
+type server interface {
+	Addrs() []string
+	Run(context.Context) error
+}
+
+// openFunc opens an endpoint.
+type openFunc func(context.Context) (server, error)
 
 // endpoint is open while somebody uses it.
 type endpoint struct {
@@ -26,8 +32,9 @@ type endpoint struct {
 	acquiring sync.Mutex
 
 	mu     sync.Mutex
-	serve  serveFunc
-	former serveFunc // that served before reopen, until serve has opened; nil: none
+	open   openFunc
+	former openFunc // that opened it before reopen, until open has; nil: none
+	server server   // as it was last opened; nil: it never was
 	users  int
 	closed bool
 	now    *session // the last; nil before the first
@@ -126,16 +133,15 @@ func (e *endpoint) close() error {
 	return nil
 }
 
-// reopen lets another function serve the endpoint: if it is open, as soon as
-// what is under way has ended. If the other cannot open it, the former goes
-// on.
-func (e *endpoint) reopen(serve serveFunc) {
+// reopen lets another function open the endpoint: if it is open, as soon as
+// what is under way has ended. If the other cannot open it, the former does.
+func (e *endpoint) reopen(open openFunc) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.former == nil {
-		e.former = e.serve
+		e.former = e.open
 	}
-	e.serve = serve
+	e.open = open
 	if e.again != nil {
 		e.again()
 	}
@@ -156,21 +162,22 @@ func (e *endpoint) run(s *session) {
 	for back := retry.New(minRestart, maxRestart); ; {
 		ctx, again := context.WithCancel(s.ctx)
 		e.mu.Lock()
-		serve := e.serve
+		open := e.open
 		e.again = again
 		e.mu.Unlock()
-		open := false
-		err := serve(ctx, func(addrs []string) {
-			open = true
-			e.opened(addrs)
+		srv, err := open(ctx)
+		good := err == nil
+		if good {
+			e.opened(srv)
 			s.once.Do(func() { close(s.opened) })
-		})
+			err = srv.Run(ctx)
+		}
 		reopened := ctx.Err() != nil
 		again()
-		if reopened {
-			err = withoutCancel(err)
+		if reopened && errors.Is(err, context.Canceled) {
+			err = nil
 		}
-		formerGoesOn := e.ended(err, open || reopened)
+		formerGoesOn := e.ended(err, good || reopened)
 		switch {
 		case s.ctx.Err() != nil:
 			if s.err = err; err != nil {
@@ -192,7 +199,7 @@ func (e *endpoint) run(s *session) {
 			s.err = err
 			return
 		}
-		if open {
+		if good {
 			back.Reset()
 		}
 		wait := back.Next()
@@ -203,16 +210,16 @@ func (e *endpoint) run(s *session) {
 	}
 }
 
-// opened notes where the endpoint is open.
-func (e *endpoint) opened(addrs []string) {
+// opened records the open endpoint.
+func (e *endpoint) opened(srv server) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.addrs, e.since, e.err, e.former = addrs, time.Now(), nil, nil
-	e.log.Info("listening", "address", strings.Join(addrs, " "))
+	e.server, e.addrs, e.since, e.err, e.former = srv, srv.Addrs(), time.Now(), nil, nil
+	e.log.Info("listening", "address", strings.Join(e.addrs, " "))
 }
 
-// ended notes that the endpoint is not open, and tells whether the former
-// function is to serve it again.
+// ended records that the endpoint is not open, and reports whether the former
+// function is to open it again.
 func (e *endpoint) ended(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -221,29 +228,23 @@ func (e *endpoint) ended(err error, good bool) (former bool) {
 	if good || e.former == nil {
 		return false
 	}
-	e.serve, e.former = e.former, nil
+	e.open, e.former = e.former, nil
 	return true
 }
 
-// status returns how the endpoint is.
-func (e *endpoint) status() EndpointStatus {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return EndpointStatus{Label: e.label, Addrs: e.addrs, Since: e.since, Err: e.err}
+// last returns the endpoint as it was last opened, nil if it never was.
+func last[T server](e *endpoint) (srv T) {
+	if e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		srv, _ = e.server.(T)
+	}
+	return srv
 }
 
-// withoutCancel returns what is in err besides the end of the context.
-func withoutCancel(err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	switch {
-	case ok:
-		var rest []error
-		for _, e := range joined.Unwrap() {
-			rest = append(rest, withoutCancel(e))
-		}
-		return errors.Join(rest...)
-	case errors.Is(err, context.Canceled):
-		return nil
-	}
-	return err
+// stats returns how the endpoint is.
+func (e *endpoint) stats() EndpointStats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return EndpointStats{Label: e.label, Addrs: e.addrs, Since: e.since, Err: e.err}
 }

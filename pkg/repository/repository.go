@@ -10,17 +10,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
-	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
-	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
 // Labels of the capabilities.
@@ -34,10 +34,9 @@ const (
 const DefaultSystemID = "repository-Proxy"
 
 // Options say which endpoints a repository has. An endpoint that is nil is
-// off. Of its options those are set by New that tell when it is open and what
-// it does; see Status.
+// off.
 type Options struct {
-	Logs      *Logs
+	Logs      *LogsOptions
 	Streaming *stream.Options
 	RRD       *rrdpush.EndpointOptions
 
@@ -50,58 +49,36 @@ type Options struct {
 	Scheduled bool
 	SystemID  string // in the metadata; "": DefaultSystemID
 	Log       *slog.Logger
-
-	// Stored is told the points that RRD has stored; nil: nobody wants to
-	// know.
-	Stored func([]graphite.Metric)
-	// Ready is called when the endpoints that are open all the time are so;
-	// nil: nobody wants to know.
-	Ready func()
-}
-
-// Logs is the endpoint for logs.
-type Logs struct {
-	Math   mathproto.RepositoryOptions
-	Stores StoreOptions
-	// Upkeep is done while the endpoint is open; its To are those of Stores.
-	Upkeep upkeep.Options
 }
 
 // Repository has up to three endpoints.
 type Repository struct {
 	opt       Options
+	ready     chan struct{}
 	endpoints []*endpoint
 	last      lastPoints
-
-	mu      sync.Mutex
-	streams func() []mathproto.Status // nil: not known yet
-	keeper  *upkeep.Keeper            // nil: none yet
-	lines   *stream.Stream
-	points  *rrdpush.Endpoint
+	series    *SeriesStore
 }
 
 // New returns a repository; nothing is open yet.
 func New(opt Options) (*Repository, error) {
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.SystemID = cmp.Or(opt.SystemID, DefaultSystemID)
-	r := &Repository{opt: opt}
+	r := &Repository{opt: opt, ready: make(chan struct{}), series: NewSeriesStore(seriesMetrics, seriesPoints)}
 	r.last.points = map[string]lastPoint{}
 	for _, d := range []struct {
 		label, when string
 		results     []string
-		listen      []peer.Options
-		serve       serveFunc
 	}{
-		{CollectRRD, "past ... future", resultsRRD, opt.listenRRD(), r.serveRRD(opt.RRD)},
-		{CollectStreaming, "now ... future", nil, opt.listenStreaming(), r.serveStreaming(opt.Streaming)},
-		{CollectLog, "past ... future", nil, opt.listenLogs(), r.serveLogs(opt.Logs)},
+		{CollectRRD, "past ... future", resultsRRD},
+		{CollectStreaming, "now ... future", nil},
+		{CollectLog, "past ... future", nil},
 	} {
-		if d.serve == nil {
+		open, listen := r.opener(d.label, &opt)
+		if open == nil {
 			continue
 		}
-		url, err := address(opt.Host, d.listen)
+		url, err := address(opt.Host, listen)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.label, err)
 		}
@@ -110,7 +87,7 @@ func New(opt Options) (*Repository, error) {
 			return nil, err
 		}
 		r.endpoints = append(r.endpoints, &endpoint{
-			label: d.label, serve: d.serve, log: opt.Log.With("endpoint", d.label),
+			label: d.label, open: open, log: opt.Log.With("endpoint", d.label),
 			capability: &mplane.Statement{
 				Kind: mplane.Capability, Verb: mplane.Measure, Label: d.label, Registry: mplane.TstatRegistry, When: scope,
 				Parameters: mplane.Fields{{Name: "repository.url", Type: mplane.URL, Text: url}},
@@ -126,166 +103,91 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-func (o *Options) listenRRD() []peer.Options {
-	if o.RRD == nil {
-		return nil
-	}
-	return o.RRD.Listen
-}
-
-func (o *Options) listenStreaming() []peer.Options {
-	if o.Streaming == nil {
-		return nil
-	}
-	return o.Streaming.Listen
-}
-
-func (o *Options) listenLogs() []peer.Options {
-	if o.Logs == nil {
-		return nil
-	}
-	return o.Logs.Math.Listen
-}
-
-// serveRRD returns the function that takes points, nil if that is off; so do
-// the others.
-func (r *Repository) serveRRD(opt *rrdpush.EndpointOptions) serveFunc {
-	if opt == nil {
-		return nil
-	}
-	return func(ctx context.Context, opened func([]string)) error {
-		o := *opt
+// opener returns the function that opens an endpoint, and where it listens;
+// nil if it is off.
+func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
+	switch {
+	case label == CollectRRD && opt.RRD != nil:
+		o := *opt.RRD
 		o.Stored = func(metrics []graphite.Metric) {
 			r.last.add(metrics)
-			if r.opt.Stored != nil {
-				r.opt.Stored(metrics)
-			}
+			r.series.add(o.Prefix, metrics)
 		}
-		e, err := rrdpush.NewEndpoint(o)
-		if err != nil {
-			return err
-		}
-		set(r, &r.points, e)
-		opened(e.Addrs())
-		return e.Run(ctx)
+		return func(context.Context) (server, error) { return rrdpush.NewEndpoint(o) }, o.Listen
+	case label == CollectStreaming && opt.Streaming != nil:
+		o := *opt.Streaming
+		return func(context.Context) (server, error) { return stream.New(o) }, o.Listen
+	case label == CollectLog && opt.Logs != nil:
+		o := *opt.Logs
+		return func(ctx context.Context) (server, error) { return NewLogs(ctx, o) }, o.Math.Listen
 	}
-}
-
-func (r *Repository) serveStreaming(opt *stream.Options) serveFunc {
-	if opt == nil {
-		return nil
-	}
-	return func(ctx context.Context, opened func([]string)) error {
-		s, err := stream.New(*opt)
-		if err != nil {
-			return err
-		}
-		set(r, &r.lines, s)
-		opened(s.Addrs())
-		return s.Run(ctx)
-	}
-}
-
-func (r *Repository) serveLogs(opt *Logs) serveFunc {
-	if opt == nil {
-		return nil
-	}
-	return func(ctx context.Context, opened func([]string)) error {
-		pool, err := OpenStores(ctx, opt.Stores)
-		if err != nil {
-			return err
-		}
-		o := opt.Math
-		o.Check, o.Open = pool.Check, pool.Open
-		o.Started = func(streams func() []mathproto.Status) { set(r, &r.streams, streams) }
-		o.Ready = func(addrs []net.Addr) {
-			var texts []string
-			for _, a := range addrs {
-				texts = append(texts, a.String())
-			}
-			opened(texts)
-		}
-		keep := opt.Upkeep
-		keep.To = opt.Stores.To
-		ctx, cancel := context.WithCancel(ctx)
-		keeper := upkeep.Start(ctx, keep)
-		set(r, &r.keeper, keeper)
-		_, err = mathproto.RunRepository(ctx, o)
-		cancel()
-		keeper.Wait()
-		return errors.Join(err, pool.Close())
-	}
-}
-
-func set[T any](r *Repository, field *T, value T) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	*field = value
+	return nil, nil
 }
 
 // Reopen makes the endpoint of a label use the options that opt has for it,
 // but for where it listens. Requests in hand are answered first; connections
 // for lines end. What cannot be opened with them stays as it was.
 func (r *Repository) Reopen(label string, opt Options) {
-	for _, e := range r.endpoints {
-		if e.label != label {
-			continue
-		}
-		var serve serveFunc
-		switch label {
-		case CollectRRD:
-			serve = r.serveRRD(opt.RRD)
-		case CollectStreaming:
-			serve = r.serveStreaming(opt.Streaming)
-		case CollectLog:
-			serve = r.serveLogs(opt.Logs)
-		}
-		if serve != nil {
-			e.reopen(serve)
-		}
+	open, _ := r.opener(label, &opt)
+	if e := r.endpoint(label); e != nil && open != nil {
+		e.reopen(open)
 	}
 }
 
-// Status is what the endpoints did so far. What is not known is zero.
-type Status struct {
-	Endpoints []EndpointStatus
-	Streams   []mathproto.Status    // of the endpoint for logs
-	Upkeep    []upkeep.Status       // of the stores of logs, since the endpoint was opened
-	Lines     *stream.Stats         // of the endpoint for lines
-	Points    rrdpush.EndpointStats // of the endpoint for points
+// endpoint returns the endpoint with a label, nil if it is off.
+func (r *Repository) endpoint(label string) *endpoint {
+	i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.label == label })
+	if i < 0 {
+		return nil
+	}
+	return r.endpoints[i]
 }
 
-// EndpointStatus is how an endpoint is.
-type EndpointStatus struct {
+// EndpointStats is how an endpoint is.
+type EndpointStats struct {
 	Label string
 	Addrs []string  // none: it is not open
 	Since time.Time // of its being so; zero: since the start
 	Err   error     // why it is not open though it should be
 }
 
-// Status returns what the endpoints did so far.
-func (r *Repository) Status() *Status {
-	s := &Status{}
-	for _, e := range r.endpoints {
-		s.Endpoints = append(s.Endpoints, e.status())
-	}
-	r.mu.Lock()
-	streams, lines, points, keeper := r.streams, r.lines, r.points, r.keeper
-	r.mu.Unlock()
-	if lines != nil {
-		s.Lines = lines.Stats()
-	}
-	if streams != nil {
-		s.Streams = streams()
-	}
-	if keeper != nil {
-		s.Upkeep = keeper.Status()
-	}
-	if points != nil {
-		s.Points = points.Stats()
-	}
-	return s
+// Open reports whether the endpoint is open.
+func (e *EndpointStats) Open() bool { return len(e.Addrs) > 0 }
+
+// Name returns the name of the endpoint's section in the configuration.
+func (e *EndpointStats) Name() string {
+	return strings.ReplaceAll(strings.TrimPrefix(e.Label, "repository-"), "_", "-")
 }
+
+// Endpoints returns how the endpoints are.
+func (r *Repository) Endpoints() []EndpointStats {
+	var list []EndpointStats
+	for _, e := range r.endpoints {
+		list = append(list, e.stats())
+	}
+	return list
+}
+
+// Logs returns the endpoint for logs as it was last opened, nil if it never
+// was; so do Lines and Points.
+func (r *Repository) Logs() *Logs { return last[*Logs](r.endpoint(CollectLog)) }
+
+// Lines returns the endpoint for lines.
+func (r *Repository) Lines() *stream.Stream {
+	return last[*stream.Stream](r.endpoint(CollectStreaming))
+}
+
+// Points returns the endpoint for points.
+func (r *Repository) Points() *rrdpush.Endpoint {
+	return last[*rrdpush.Endpoint](r.endpoint(CollectRRD))
+}
+
+// Series returns the last points of metrics, see SeriesStore.List.
+func (r *Repository) Series() (series []Series, untracked int64) { return r.series.List() }
+
+// Ready returns a channel that is closed when the endpoints that are open all
+// the time are so.
+func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
 // address is where probes reach an endpoint.
 func address(host string, listen []peer.Options) (string, error) {
@@ -339,9 +241,7 @@ func (r *Repository) Run(ctx context.Context) error {
 			}
 		}
 	}
-	if r.opt.Ready != nil {
-		r.opt.Ready()
-	}
+	close(r.ready)
 	<-ctx.Done()
 	return r.close()
 }

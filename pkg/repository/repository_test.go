@@ -42,7 +42,7 @@ func options(t *testing.T, dir, logs, lines, points string) Options {
 	m := mathproto.RepositoryOptions{Listen: listen(logs), State: filepath.Join(state, "math.json")}
 	m.Import.StateDir = state
 	return Options{
-		Logs: &Logs{Math: m, Stores: StoreOptions{
+		Logs: &LogsOptions{Math: m, Stores: StoreOptions{
 			To: []string{"copy:" + filepath.Join(dir, "copy")}, Memory: 64 << 20, Jobs: 1,
 			Wants: func(string, time.Time) bool { return true },
 		}},
@@ -92,8 +92,6 @@ func TestCapabilities(t *testing.T) {
 // start runs a repository. stop ends it.
 func start(t *testing.T, opt Options) (r *Repository, stop func() error) {
 	t.Helper()
-	ready := make(chan struct{})
-	opt.Ready = func() { close(ready) }
 	r, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +105,7 @@ func start(t *testing.T, opt Options) (r *Repository, stop func() error) {
 	})
 	t.Cleanup(func() { stop() })
 	select {
-	case <-ready:
+	case <-r.Ready():
 	case err := <-done:
 		done <- err
 		t.Fatal(err)
@@ -117,7 +115,7 @@ func start(t *testing.T, opt Options) (r *Repository, stop func() error) {
 
 func (r *Repository) addr(t *testing.T, label string) string {
 	t.Helper()
-	for _, e := range r.Status().Endpoints {
+	for _, e := range r.Endpoints() {
 		if e.Label == label && len(e.Addrs) == 1 {
 			return e.Addrs[0]
 		}
@@ -192,8 +190,6 @@ func await(t *testing.T, what string, f func() bool) {
 // metric received while it ran, with the name it is stored by.
 func TestResult(t *testing.T) {
 	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
-	var stored int
-	opt.Stored = func(m []graphite.Metric) { stored += graphite.Count(m) }
 	r, stop := start(t, opt)
 	addr := r.addr(t, CollectRRD)
 	post(t, addr, `[["ip_len_in_avg.rrd", 1436486100, 1], ["ip_bitrate_out.rrd", 1436486100, 7]]`)
@@ -207,9 +203,13 @@ func TestResult(t *testing.T) {
 	if rows := idle(); rows != nil {
 		t.Errorf("rows of logs: %v", rows)
 	}
-	st := r.Status()
-	if st.Points.Points != int64(stored) || stored == 0 || st.Points.Down != nil || st.Points.Spooled != 0 {
-		t.Errorf("%d points stored: %+v", stored, st.Points)
+	stored := 0
+	series, untracked := r.Series()
+	for _, s := range series {
+		stored += len(s.Points)
+	}
+	if st := r.Points().Stats(); st.Points != int64(stored) || stored == 0 || untracked != 0 || st.Down != nil || st.Spooled != 0 {
+		t.Errorf("%d points stored: %+v", stored, st)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -359,15 +359,16 @@ func TestFailures(t *testing.T) {
 	runs := make(chan int, 10)
 	e := &endpoint{label: "x", log: slog.New(slog.DiscardHandler)}
 	n := 0
-	e.serve = func(ctx context.Context, opened func([]string)) error {
+	e.open = func(context.Context) (server, error) {
 		n++
-		opened([]string{"here"})
-		runs <- n
-		if n == 1 {
-			return errors.New("broken")
-		}
-		<-ctx.Done()
-		return errors.Join(ctx.Err(), errors.New("lost"))
+		return fakeServer(func(ctx context.Context) error {
+			runs <- n
+			if n == 1 {
+				return errors.New("broken")
+			}
+			<-ctx.Done()
+			return errors.New("lost")
+		}), nil
 	}
 	if err := e.acquire(t.Context()); err != nil {
 		t.Fatal(err)
@@ -379,6 +380,12 @@ func TestFailures(t *testing.T) {
 		t.Errorf("end: %v", err)
 	}
 }
+
+// fakeServer is an open endpoint whose Run it is.
+type fakeServer func(context.Context) error
+
+func (f fakeServer) Addrs() []string               { return []string{"here"} }
+func (f fakeServer) Run(ctx context.Context) error { return f(ctx) }
 
 // TestReopen: other options are used at once, and those that cannot be leave
 // the endpoint as it was.
@@ -407,10 +414,10 @@ func TestReopen(t *testing.T) {
 	}
 	reopened := func(change func()) {
 		t.Helper()
-		before := r.Status().Endpoints[0].Since
+		before := r.Endpoints()[0].Since
 		change()
 		await(t, "opening again", func() bool {
-			s := r.Status().Endpoints[0]
+			s := r.Endpoints()[0]
 			return len(s.Addrs) > 0 && s.Since.After(before)
 		})
 	}

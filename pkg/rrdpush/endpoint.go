@@ -19,6 +19,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
@@ -54,8 +55,9 @@ type EndpointStats struct {
 	// Infinity or NaN.
 	NotFinite int64 `json:"not_finite"`
 
-	Spooled int64 `json:"-"` // bytes that waited in the spool after the last points
-	Down    error `json:"-"` // why the destination did not take these; nil if it did
+	Spooled     int64     `json:"-"` // bytes that waited in the spool after the last points
+	Down        error     `json:"-"` // why the destination did not take these; nil if it did
+	LastSuccess time.Time `json:"-"` // when points were last stored, or put into the spool
 }
 
 // Endpoint is the repository's side of mPlane's indirect export: it takes
@@ -88,33 +90,20 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 		unlock()
 		return nil, err
 	}
-	for _, o := range opt.Listen {
-		o.Log = opt.Log
-		l, err := peer.Listen(context.Background(), o)
-		if err != nil {
-			return nil, errors.Join(err, e.close())
-		}
-		e.listeners = append(e.listeners, l)
+	if e.listeners, err = peer.ListenAll(opt.Listen, opt.Log); err != nil {
+		return nil, errors.Join(err, e.close())
 	}
 	return e, nil
 }
 
 func (e *Endpoint) close() error {
 	defer e.unlock()
-	for _, l := range e.listeners {
-		l.Close()
-	}
+	peer.CloseAll(e.listeners)
 	return e.sink.Close()
 }
 
 // Addrs returns the addresses listened on.
-func (e *Endpoint) Addrs() []string {
-	var addrs []string
-	for _, l := range e.listeners {
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs
-}
+func (e *Endpoint) Addrs() []string { return peer.Addrs(e.listeners) }
 
 // Stats returns what the endpoint did so far.
 func (e *Endpoint) Stats() EndpointStats {
@@ -145,39 +134,25 @@ func (e *Endpoint) note(err error) {
 // points come.
 const flushEvery = 30 * time.Second
 
-// Run takes points until ctx ends.
-func (e *Endpoint) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, e.close()) }()
+// Run takes points until ctx ends, which is not an error. Requests in hand are
+// answered.
+func (e *Endpoint) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(exportPath, e)
 	mux.Handle(exportPath+"/{$}", e)
-	server := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 30 * time.Second,
-		ReadTimeout:       5 * time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(e.opt.Log.Handler(), slog.LevelDebug),
-	}
-	failed := make(chan error, len(e.listeners))
-	for _, l := range e.listeners {
-		go func() { failed <- server.Serve(l) }()
-	}
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-failed:
-			return errors.Join(err, server.Close())
-		case <-tick.C:
-			e.flush(ctx)
-		case <-ctx.Done():
-			// Requests in hand are answered.
-			end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			defer cancel()
-			return errors.Join(context.Cause(ctx), server.Shutdown(end))
+	flushing, stop := context.WithCancel(ctx)
+	defer stop()
+	var flusher sync.WaitGroup
+	flusher.Go(func() {
+		for retry.Sleep(flushing, flushEvery) == nil {
+			e.flush(flushing)
 		}
-	}
+	})
+	server := &peer.Server{Handler: mux, ReadTimeout: 5 * time.Minute, Grace: 10 * time.Second, Log: e.opt.Log}
+	err := server.Serve(ctx, e.listeners...)
+	stop()
+	flusher.Wait()
+	return errors.Join(err, e.close())
 }
 
 // flush sends what waits in the spool.
@@ -245,6 +220,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.count(func(s *EndpointStats) {
 		first = s.NotFinite == 0 && n.NotFinite > 0
 		s.Posts++
+		s.LastSuccess = time.Now()
 		s.Points += int64(graphite.Count(metrics))
 		s.Negative += n.Negative
 		s.Unnamed += n.Unnamed

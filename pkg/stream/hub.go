@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -77,7 +78,9 @@ func (h *hub) send(ctx context.Context, enc *encoder, t text) error {
 	}
 	h.stats.lines.Add(int64(t.lines))
 	h.stats.bytes.Add(int64(len(t.bytes)))
-	t.src.add(t.lines)
+	now := time.Now()
+	h.stats.recent.Add(now, int64(t.lines))
+	t.src.add(now, t.lines)
 
 	b.readers.Store(int32(len(h.queues)))
 	for _, q := range h.queues {

@@ -1,64 +1,55 @@
 package stream
 
 import (
-	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
-// metric is a metric whose values are in a T.
-type metric[T any] struct {
-	desc  *prometheus.Desc
-	kind  prometheus.ValueType
-	value func(*T) int64
-}
+// Metrics, of streams, of their consumers and of their sources. The first label
+// is the name of the stream.
+var (
+	Metrics = metrics.New("stream_", []string{"stream"}, func(*Stats) []string { return nil },
+		metrics.Count("connections", "Connections of exporters at the moment.", func(s *Stats) int64 { return s.Connections }),
+		metrics.Count("untaken_lines", "Lines of old exporters on their way to consumers.", func(s *Stats) int64 { return s.Untaken }),
+		metrics.Count("lines_total", "Lines read from exporters and folders.", func(s *Stats) int64 { return s.Lines }),
+		metrics.Count("bytes_total", "Bytes read from exporters and folders.", func(s *Stats) int64 { return s.Bytes }),
+		metrics.Count("rejects_total", "Lines that were none, or no rows of their log.", func(s *Stats) int64 { return s.Rejects }),
+		metrics.Count("cuts_total", "Unfinished last lines, left out.", func(s *Stats) int64 { return s.Cuts }),
+		metrics.Count("empty_total", "Lines without text, left out.", func(s *Stats) int64 { return s.Empty }),
+		metrics.Count("accepted_total", "Connections accepted.", func(s *Stats) int64 { return s.Accepted }),
+		metrics.Count("refused_total", "Connections refused.", func(s *Stats) int64 { return s.Refused }),
+		metrics.Count("vanished_total", "Logs that went before they were read to their end.", func(s *Stats) int64 { return s.Vanished }),
+	)
+	ConsumerMetrics = metrics.New("stream_consumer_", []string{"stream", "consumer"}, func(c *ConsumerStats) []string { return []string{c.Name} },
+		metrics.Count("lines_total", "Lines that a consumer has taken.", func(c *ConsumerStats) int64 { return c.Lines }),
+		metrics.Count("dropped_total", "Lines that a consumer did not get.", func(c *ConsumerStats) int64 { return c.Dropped }),
+		metrics.Count("restarts_total", "How often a consumer was opened again.", func(c *ConsumerStats) int64 { return c.Restarts }),
+		metrics.Count("repeated_bytes_total", "Bytes that a consumer was sent again.", func(c *ConsumerStats) int64 { return c.Repeated }),
+	)
+	QueueMetrics = metrics.New("stream_consumer_", []string{"stream", "consumer"}, func(c *ConsumerStats) []string { return []string{c.Name} },
+		metrics.Count("queue_bytes", "Bytes that wait for a consumer.", func(c *ConsumerStats) int64 { return c.Queued }),
+		metrics.Count("queue_size_bytes", "Bytes that may wait for a consumer.", func(c *ConsumerStats) int64 { return c.Limit }),
+	)
+	SourceMetrics = metrics.New("stream_source_", []string{"stream", "probe"}, func(s *SourceStats) []string { return []string{s.Probe} },
+		metrics.Count("lines_total", "Lines read from a probe.", func(s *SourceStats) int64 { return s.Lines }),
+		metrics.Count("rejects_total", "Lines of a probe that were none, or no rows of their log.", func(s *SourceStats) int64 { return s.Rejects }),
+		metrics.Count("connections", "Connections of a probe at the moment.", func(s *SourceStats) int64 { return s.Connections }),
+		metrics.Time("last_line_timestamp_seconds", "When the last line of a probe came.", func(s *SourceStats) time.Time { return s.Last }),
+	)
+)
 
-func counter[T any](name, help string, value func(*T) int64, labels ...string) metric[T] {
-	return metric[T]{prometheus.NewDesc("tstatrepo_stream_"+name+"_total", help, labels, nil), prometheus.CounterValue, value}
+// Describe implements prometheus.Collector.
+func (s *Stream) Describe(ch chan<- *prometheus.Desc) {
+	Metrics.Describe(ch)
+	ConsumerMetrics.Describe(ch)
 }
-
-func gauge[T any](name, help string, value func(*T) int64) metric[T] {
-	return metric[T]{prometheus.NewDesc("tstatrepo_stream_"+name, help, nil, nil), prometheus.GaugeValue, value}
-}
-
-var streamMetrics = []metric[Stats]{
-	gauge("connections", "Connections of exporters at the moment.", func(s *Stats) int64 { return s.Connections }),
-	gauge("untaken_lines", "Lines of old exporters on their way to consumers.", func(s *Stats) int64 { return s.Untaken }),
-	counter("lines", "Lines read from exporters and folders.", func(s *Stats) int64 { return s.Lines }),
-	counter("bytes", "Bytes read from exporters and folders.", func(s *Stats) int64 { return s.Bytes }),
-	counter("rejects", "Lines that were none, or no rows of their log.", func(s *Stats) int64 { return s.Rejects }),
-	counter("cuts", "Unfinished last lines, left out.", func(s *Stats) int64 { return s.Cuts }),
-	counter("empty", "Lines without text, left out.", func(s *Stats) int64 { return s.Empty }),
-	counter("accepted", "Connections accepted.", func(s *Stats) int64 { return s.Accepted }),
-	counter("refused", "Connections refused.", func(s *Stats) int64 { return s.Refused }),
-	counter("vanished", "Logs that went before they were read to their end.", func(s *Stats) int64 { return s.Vanished }),
-}
-
-var consumerMetrics = []metric[ConsumerStats]{
-	counter("consumer_lines", "Lines that a consumer has taken.", func(c *ConsumerStats) int64 { return c.Lines }, "consumer"),
-	counter("consumer_dropped", "Lines that a consumer did not get.", func(c *ConsumerStats) int64 { return c.Dropped }, "consumer"),
-	counter("consumer_restarts", "How often a consumer was opened again.", func(c *ConsumerStats) int64 { return c.Restarts }, "consumer"),
-	counter("consumer_repeated_bytes", "Bytes that a consumer was sent again.", func(c *ConsumerStats) int64 { return c.Repeated }, "consumer"),
-}
-
-// Describe implements prometheus.Collector. The metrics lack the label
-// "stream"; whoever registers several streams adds it, see
-// prometheus.WrapRegistererWith.
-func (s *Stream) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
 
 // Collect implements prometheus.Collector.
 func (s *Stream) Collect(ch chan<- prometheus.Metric) {
 	sum := s.Stats()
-	for _, m := range streamMetrics {
-		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, float64(m.value(sum)))
-	}
-	for _, m := range consumerMetrics {
-		values := map[string]int64{} // without their secrets, names may be the same
-		for _, c := range sum.Consumers {
-			values[strings.ToValidUTF8(c.Name, "\uFFFD")] += m.value(&c)
-		}
-		for name, v := range values {
-			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, float64(v), name)
-		}
-	}
+	Metrics.Collect(ch, metrics.Of(s.hub.opt.Name, *sum))
+	ConsumerMetrics.Collect(ch, metrics.Of(s.hub.opt.Name, sum.Consumers...))
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
 // maxSources bounds the sources that are counted apart; further ones count as
@@ -20,6 +22,7 @@ type SourceStats struct {
 	Lines       int64  // read, headers included
 	Rejects     int64
 	Last        time.Time // when the last line came
+	Rate        float64   // lines a second now
 }
 
 // source counts what SourceStats has.
@@ -27,12 +30,14 @@ type source struct {
 	probe, from                 string
 	connections, lines, rejects atomic.Int64
 	last                        atomic.Int64 // unix, nanoseconds; 0: never
+	recent                      *metrics.Counts
 }
 
 // add counts lines that came now.
-func (s *source) add(lines int) {
+func (s *source) add(now time.Time, lines int) {
 	s.lines.Add(int64(lines))
-	s.last.Store(time.Now().UnixNano())
+	s.last.Store(now.UnixNano())
+	s.recent.Add(now, int64(lines))
 }
 
 // sources are all that there were since the start.
@@ -53,7 +58,7 @@ func (s *sources) of(probe, from string) *source {
 		s.all = map[[2]string]*source{}
 	}
 	if s.all[key] == nil {
-		s.all[key] = &source{probe: key[0], from: key[1]}
+		s.all[key] = &source{probe: key[0], from: key[1], recent: metrics.NewCounts(interval, 4)}
 	}
 	return s.all[key]
 }
@@ -64,7 +69,7 @@ func (s *sources) stats() []SourceStats {
 	defer s.mu.Unlock()
 	var list []SourceStats
 	for _, o := range s.all {
-		sum := SourceStats{Probe: o.probe, From: o.from, Connections: o.connections.Load(), Lines: o.lines.Load(), Rejects: o.rejects.Load()}
+		sum := SourceStats{Probe: o.probe, From: o.from, Connections: o.connections.Load(), Lines: o.lines.Load(), Rejects: o.rejects.Load(), Rate: o.recent.Rate(time.Now())}
 		if last := o.last.Load(); last != 0 {
 			sum.Last = time.Unix(0, last)
 		}

@@ -49,7 +49,7 @@ func TestSources(t *testing.T) {
 func TestSourcesBounded(t *testing.T) {
 	var s sources
 	for i := range maxSources + 10 {
-		s.of(fmt.Sprint(i), "x").add(1)
+		s.of(fmt.Sprint(i), "x").add(time.Now(), 1)
 	}
 	list := s.stats()
 	if len(list) != maxSources+1 || list[0].Probe != "" || list[0].Lines != 10 {

@@ -3,6 +3,8 @@ package stream
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
 // Stats is what a Stream did so far.
@@ -10,15 +12,18 @@ type Stats struct {
 	Duration    time.Duration
 	Lines       int64 // read from all sources, headers included
 	Bytes       int64
-	Rejects     int64 // lines that were none, or no rows of their log
-	Cuts        int64 // last lines without end
-	Empty       int64 // lines without text
-	Connections int64 // at the moment
-	Accepted    int64 // connections so far
-	Refused     int64 // connections that were not allowed, too many, or of too many probes
-	Folders     int64 // followed log folders so far
-	Vanished    int64 // logs that went before they were read to their end
-	Untaken     int64 // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
+	Rejects     int64         // lines that were none, or no rows of their log
+	Cuts        int64         // last lines without end
+	Empty       int64         // lines without text
+	Connections int64         // at the moment
+	Accepted    int64         // connections so far
+	Refused     int64         // connections that were not allowed, too many, or of too many probes
+	Folders     int64         // followed log folders so far
+	Vanished    int64         // logs that went before they were read to their end
+	Untaken     int64         // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
+	Rate        float64       // lines a second now
+	Rates       []int64       // lines per Interval, oldest first; the last is the present one
+	Interval    time.Duration // of Rates
 	Consumers   []ConsumerStats
 	Sources     []SourceStats // by probe
 }
@@ -41,8 +46,15 @@ type consumerStats struct {
 	trouble                                    atomic.Pointer[string] // nil: none
 }
 
+// Rates are for the last five minutes.
+const (
+	interval  = 5 * time.Second
+	intervals = 60
+)
+
 type stats struct {
 	start                              time.Time
+	recent                             *metrics.Counts // of lines
 	lines, bytes, rejects, cuts, empty atomic.Int64
 	connections, accepted, refused     atomic.Int64
 	folders, vanished, untaken         atomic.Int64
@@ -51,9 +63,10 @@ type stats struct {
 // Stats returns what the stream did so far.
 func (s *Stream) Stats() *Stats {
 	n := &s.hub.stats
+	now := time.Now()
 	sum := &Stats{
-		Duration: time.Since(n.start),
-		Lines:    n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
+		Duration: now.Sub(n.start), Rate: n.recent.Rate(now), Rates: n.recent.Values(now), Interval: interval,
+		Lines: n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
 		Connections: n.connections.Load(), Accepted: n.accepted.Load(), Refused: n.refused.Load(),
 		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Untaken: n.untaken.Load(),
 	}

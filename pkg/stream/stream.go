@@ -20,6 +20,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
@@ -168,7 +169,7 @@ func New(opt Options) (*Stream, error) {
 		return nil, err
 	}
 	s := &Stream{log: opt.Log, unlock: unlock, hub: &hub{
-		opt: &opt, log: opt.Log, types: &typeNames{}, stats: stats{start: time.Now()},
+		opt: &opt, log: opt.Log, types: &typeNames{}, stats: stats{start: time.Now(), recent: metrics.NewCounts(interval, intervals)},
 		wrong: rate.Sometimes{First: 1, Interval: time.Minute},
 	}}
 	if err := s.open(); err != nil {
@@ -211,33 +212,18 @@ func (s *Stream) open() (err error) {
 		hub: h, log: s.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
-	for _, o := range opt.Listen {
-		o.Log = s.log
-		l, err := peer.Listen(context.Background(), o)
-		if err != nil {
-			return err
-		}
-		s.listeners = append(s.listeners, l)
-	}
-	return nil
+	s.listeners, err = peer.ListenAll(opt.Listen, s.log)
+	return err
 }
 
 // close frees what New holds.
 func (s *Stream) close() {
-	for _, l := range s.listeners {
-		l.Close()
-	}
+	peer.CloseAll(s.listeners)
 	s.unlock()
 }
 
 // Addrs returns the addresses that the endpoints listen on.
-func (s *Stream) Addrs() []string {
-	var addrs []string
-	for _, l := range s.listeners {
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs
-}
+func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
 // Run streams until ctx ends, or a consumer cannot go on. Then sources stop,
 // and the consumers have Options.Drain for what is under way. The error is

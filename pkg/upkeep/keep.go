@@ -1,6 +1,7 @@
 package upkeep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -21,7 +23,7 @@ func Before(now time.Time, keep time.Duration) time.Time {
 	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
 }
 
-// Options of Start. Stores that cannot be compacted are only pruned.
+// Options of New. Stores that cannot be compacted are only pruned.
 type Options struct {
 	To           []string      // destinations, see stores.Open
 	Keep         time.Duration // how long rows stay; 0: for ever
@@ -34,8 +36,8 @@ type Options struct {
 // Enabled reports whether there is anything to do.
 func (o *Options) Enabled() bool { return o.Keep > 0 || o.Compact }
 
-// Status is what was done to a store since Start.
-type Status struct {
+// Stats is what was done to a store.
+type Stats struct {
 	Store       string // without secrets
 	Failed      int64  // rounds that failed
 	LastSuccess time.Time
@@ -43,57 +45,53 @@ type Status struct {
 	Compacted   store.CompactResult
 }
 
-// Keeper looks after stores beside the imports into them.
-type Keeper struct {
-	opt  Options
-	done chan struct{}
+// Metrics are those of stores.
+var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
+	metrics.Time("upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", func(s *Stats) time.Time { return s.LastSuccess }),
+	metrics.Count("upkeep_failures_total", "Times that this failed.", func(s *Stats) int64 { return s.Failed }),
+	metrics.Count("compacted_files_total", "Files that became part of larger ones.", func(s *Stats) int64 { return s.Compacted.Files }),
+	metrics.Count("pruned_files_total", "Log files whose rows were removed.", func(s *Stats) int64 { return s.Pruned.Files }),
+	metrics.Count("pruned_rows_total", "Rows removed.", func(s *Stats) int64 { return s.Pruned.Rows }),
+)
 
-	mu     sync.Mutex
-	status []Status
+// Keeper maintains stores beside the imports into them.
+type Keeper struct {
+	opt Options
+
+	mu    sync.Mutex
+	stats []Stats
 }
 
 // tryAgain is when a round that failed is repeated, if the next one is not
 // earlier.
 const tryAgain = time.Hour
 
-// Start compacts and prunes at once and then regularly, until ctx ends. What
-// goes wrong is told in the log and counted.
-func Start(ctx context.Context, opt Options) *Keeper {
-	if opt.Every == 0 {
-		opt.Every = 24 * time.Hour
-	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	k := &Keeper{opt: opt, done: make(chan struct{})}
+// New returns a keeper, which does nothing before Run.
+func New(opt Options) *Keeper {
+	opt.Every = cmp.Or(opt.Every, 24*time.Hour)
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	k := &Keeper{opt: opt}
 	for _, to := range opt.To {
-		k.status = append(k.status, Status{Store: dest.Redact(to)})
+		k.stats = append(k.stats, Stats{Store: dest.Redact(to)})
 	}
-	go func() {
-		defer close(k.done)
-		if opt.Enabled() {
-			k.run(ctx)
-		}
-	}()
 	return k
 }
 
-// Wait returns when what was under way as ctx ended has stopped.
-func (k *Keeper) Wait() { <-k.done }
-
-// Status returns what was done so far, in the order of the destinations. If
-// there is nothing to do, there is none. Neither has a nil Keeper any.
-func (k *Keeper) Status() []Status {
+// Stats returns what was done so far, in the order of the destinations. It
+// returns nil if nothing is enabled or k is nil.
+func (k *Keeper) Stats() []Stats {
 	if k == nil || !k.opt.Enabled() {
 		return nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Clone(k.status)
+	return slices.Clone(k.stats)
 }
 
-func (k *Keeper) run(ctx context.Context) {
-	for {
+// Run compacts and prunes at once and then regularly, until ctx ends. What
+// fails is logged and counted.
+func (k *Keeper) Run(ctx context.Context) {
+	for k.opt.Enabled() {
 		wait := k.opt.Every
 		for i, dest := range k.opt.To {
 			err := k.one(ctx, i, dest)
@@ -102,11 +100,11 @@ func (k *Keeper) run(ctx context.Context) {
 			}
 			k.mu.Lock()
 			if err == nil {
-				k.status[i].LastSuccess = time.Now()
+				k.stats[i].LastSuccess = time.Now()
 			} else {
-				k.status[i].Failed++
+				k.stats[i].Failed++
 				wait = min(wait, tryAgain)
-				k.opt.Log.Error("the store could not be looked after", "store", k.status[i].Store, "err", err)
+				k.opt.Log.Error("the store could not be looked after", "store", k.stats[i].Store, "err", err)
 			}
 			k.mu.Unlock()
 		}
@@ -116,7 +114,7 @@ func (k *Keeper) run(ctx context.Context) {
 	}
 }
 
-// one looks after a store, which it opens for itself.
+// one maintains a store, which it opens for itself.
 func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 	st, err := stores.Open(ctx, dest, stores.Options{Log: k.opt.Log, RetryTimeout: k.opt.RetryTimeout})
 	if err != nil {
@@ -126,7 +124,7 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 	if k.opt.Keep > 0 {
 		res, err := st.Prune(ctx, Before(time.Now(), k.opt.Keep), false)
 		k.mu.Lock()
-		p := &k.status[i].Pruned
+		p := &k.stats[i].Pruned
 		p.Files += res.Files
 		p.Rows += res.Rows
 		p.Bytes += res.Bytes
@@ -143,7 +141,7 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 	}
 	res, err := st.Compact(ctx, store.CompactOptions{ClosedAfter: store.DefaultClosedAfter})
 	k.mu.Lock()
-	p := &k.status[i].Compacted
+	p := &k.stats[i].Compacted
 	p.Days += res.Days
 	p.Files += res.Files
 	p.Into += res.Into

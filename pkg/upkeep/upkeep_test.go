@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,12 +68,14 @@ func TestKeeper(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	k := Start(ctx, Options{To: to, Keep: 400 * 24 * time.Hour, Compact: true})
-	defer k.Wait()
+	k := New(Options{To: to, Keep: 400 * 24 * time.Hour, Compact: true})
+	var running sync.WaitGroup
+	running.Go(func() { k.Run(ctx) })
+	defer running.Wait()
 	defer cancel()
-	var st []Status
+	var st []Stats
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if st = k.Status(); st[2].Failed > 0 {
+		if st = k.Stats(); st[2].Failed > 0 {
 			break
 		}
 		if time.Now().After(end) {
@@ -91,12 +94,14 @@ func TestKeeper(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	cancel()
-	k.Wait()
-	if none := Start(t.Context(), Options{To: to}); none.Status() != nil {
+	running.Wait()
+	none := New(Options{To: to})
+	none.Run(t.Context()) // ends at once
+	if none.Stats() != nil {
 		t.Error("there is nothing to do")
 	}
 	var nobody *Keeper
-	if nobody.Status() != nil {
+	if nobody.Stats() != nil {
 		t.Error("nobody looks after nothing")
 	}
 }

@@ -94,13 +94,19 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// received are the replies that a Listener got.
+type received []mplane.Message
+
+func (r *received) Receive(_ string, m mplane.Message) { *r = append(*r, m) }
+func (r *received) Registered(string)                  {}
+
 // TestListenerLimits: what components send is bounded and refused with a word.
 func TestListenerLimits(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Listener{Registries: reg, Log: discard, Receive: func(string, mplane.Message) {}}
+	l := NewListener(reg, &received{}, discard)
 	do := func(method, path, contentType, body string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(method, path, strings.NewReader(body))
 		r.Header.Set("Content-Type", contentType)

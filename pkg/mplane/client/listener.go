@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -27,22 +26,27 @@ const (
 // next.
 const callbackLabel = "callback"
 
+// expire is after how much silence a component is gone, as at the RI. It has to
+// register again then.
+const expire = 10 * time.Second
+
+// Receiver takes what components say to a Listener.
+type Receiver interface {
+	// Receive is called for each reply of a component: receipt, result,
+	// envelope or exception.
+	Receive(identity string, m mplane.Message)
+	// Registered is called when a component has registered; it may have lost
+	// what it was told before.
+	Registered(identity string)
+}
+
 // Listener is the client of the component-initiated workflow: components
 // register their capabilities at it, poll for specifications and deliver
 // results. It is an http.Handler, safe for concurrent use.
 type Listener struct {
-	// Registries are what components may use.
-	Registries *mplane.Registries
-	// Receive is called for each reply of a component: receipt, result,
-	// envelope or exception.
-	Receive func(identity string, m mplane.Message)
-	// Registered is called when a component has registered; it may have lost
-	// what it was told before. nil: none.
-	Registered func(identity string)
-	// Expire is after how much silence a component is gone; 0: 10s, as at the
-	// RI. It has to register again then.
-	Expire time.Duration
-	Log    *slog.Logger
+	registries *mplane.Registries // that components may use
+	receiver   Receiver
+	log        *slog.Logger
 
 	mu         sync.Mutex
 	components map[string]*component // by identity
@@ -50,6 +54,14 @@ type Listener struct {
 	schemas    map[string][]*Offer   // of capabilities that are not withdrawn
 	makers     map[string][]*Offer   // the same by schema and metadata
 	tokens     map[string][]*Offer
+}
+
+// NewListener returns a listener without components.
+func NewListener(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Listener {
+	return &Listener{
+		registries: registries, receiver: receiver, log: log, components: map[string]*component{},
+		schemas: map[string][]*Offer{}, makers: map[string][]*Offer{}, tokens: map[string][]*Offer{},
+	}
 }
 
 // component is a registered component.
@@ -111,10 +123,10 @@ func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mpla
 	text, err := wire.Read(r.Body)
 	var m mplane.Message
 	if err == nil {
-		m, err = l.Registries.Parse(text)
+		m, err = l.registries.Parse(text)
 	}
 	if err != nil {
-		l.Log.Warn("message of a component cannot be read", "component", id, "err", err)
+		l.log.Warn("message of a component cannot be read", "component", id, "err", err)
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
 		return nil, false
 	}
@@ -148,8 +160,8 @@ func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
 		}
 		answers = append(answers, answer(label, reason))
 	}
-	if added && l.Registered != nil {
-		l.Registered(id)
+	if added {
+		l.receiver.Registered(id)
 	}
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
@@ -187,14 +199,8 @@ func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
 		if len(l.components) >= maxComponents {
 			return "Too many components"
 		}
-		if l.components == nil {
-			l.components = map[string]*component{}
-		}
 		c = &component{identity: id}
 		l.components[id] = c
-	}
-	if l.schemas == nil {
-		l.schemas, l.makers, l.tokens = map[string][]*Offer{}, map[string][]*Offer{}, map[string][]*Offer{}
 	}
 	c.registered, c.seen, c.away = true, time.Now(), 0
 	matcher, err := mplane.NewMatcher(s)
@@ -316,7 +322,7 @@ func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	l.alive(id)
-	l.Receive(id, m)
+	l.receiver.Receive(id, m)
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
@@ -427,11 +433,10 @@ func (l *Listener) Offer(token string) *mplane.Statement {
 func (l *Listener) Tidy(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	expire := cmp.Or(l.Expire, 10*time.Second)
 	for _, c := range l.components {
 		if c.registered && now.Sub(c.seen) > expire+c.away {
 			c.registered = false
-			l.Log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
+			l.log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
 			for _, o := range c.offers {
 				l.drop(o)
 			}
@@ -519,7 +524,7 @@ func (l *Listener) Save() ([]Snapshot, error) {
 func (l *Listener) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {
-			m, err := l.Registries.Parse(text)
+			m, err := l.registries.Parse(text)
 			if err != nil {
 				return fmt.Errorf("capability of %s: %w", s.Identity, err)
 			}

@@ -34,8 +34,8 @@ func TestReplay(t *testing.T) {
 		{"b/070", "b/078"}, // shell; an RI supervisor
 	} {
 		t.Run(strings.ReplaceAll(part.first, "/", ""), func(t *testing.T) {
-			var received []mplane.Message
-			l := &Listener{Registries: reg, Log: discard, Receive: func(_ string, m mplane.Message) { received = append(received, m) }}
+			var received received
+			l := NewListener(reg, &received, discard)
 			srv := httptest.NewServer(l)
 			defer srv.Close()
 			tokens := exchange.Tokens{}

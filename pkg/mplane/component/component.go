@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -34,13 +35,7 @@ type Options struct {
 	// StateFile keeps specifications and what came out over the end of the
 	// process, see Jobs.Restore. "": they end with it.
 	StateFile string
-	// Turn is told after each poll whether the supervisor knows the
-	// capabilities, and what went wrong; nil: nobody wants to know.
-	Turn func(registered bool, err error)
-	// Refused is called with the text of the exception for each specification
-	// that is refused; nil disables it.
-	Refused func(reason string)
-	Log     *slog.Logger // nil: none
+	Log       *slog.Logger // nil: none
 }
 
 // gone is after how much silence a supervisor forgets a component.
@@ -56,32 +51,50 @@ const maxCallback = time.Hour
 // maxOutbox bounds the messages that wait for the supervisor.
 const maxOutbox = 10000
 
-// Run registers at the supervisor and serves its specifications until ctx
-// ends; then the jobs are stopped, their results delivered and the
-// capabilities withdrawn. A supervisor that is away is waited for. The error
-// is one of the options, or of the state file.
-func Run(ctx context.Context, opt Options) error {
+// Stats says how a component stands with its supervisor.
+type Stats struct {
+	Registered bool
+	Since      time.Time        // of Registered being as it is
+	Err        string           // what the last poll failed of; "" if it did not
+	Refused    map[string]int64 // specifications that were refused, by reason
+}
+
+// Reasons of Stats.Refused, by the texts of exceptions, and of all others.
+var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
+
+const otherReason = "other"
+
+// New returns a component; nothing is sent yet. Its errors are those of the
+// options.
+func New(opt Options) (*Component, error) {
+	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
+		return nil, fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
+	}
 	conn, err := opt.Supervisor.Open()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.Close()
-	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
-		return fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
-	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	c := &component{
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	return &Component{
 		Options: opt,
 		conn:    conn,
 		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
 		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
-	}
-	if opt.StateFile != "" {
-		if err := c.jobs.Restore(opt.StateFile, c.send); err != nil {
+		// Zeros, so that the first refusal is an increase for Prometheus.
+		stats: Stats{Since: time.Now(), Refused: map[string]int64{reasons[NoService]: 0, reasons[NoPermission]: 0, otherReason: 0}},
+	}, nil
+}
+
+// Run registers at the supervisor and serves its specifications until ctx
+// ends; then the jobs are stopped, their results delivered and the
+// capabilities withdrawn. A supervisor that is down is waited for. The error
+// is one of the state file.
+func (c *Component) Run(ctx context.Context) error {
+	defer c.conn.Close()
+	if c.StateFile != "" {
+		if err := c.jobs.Restore(c.StateFile, c.send); err != nil {
 			return err
 		}
 	}
@@ -100,8 +113,33 @@ func Run(ctx context.Context, opt Options) error {
 	return nil
 }
 
-// component is a component at one supervisor.
-type component struct {
+// Jobs returns the jobs of the component.
+func (c *Component) Jobs() *Jobs { return c.jobs }
+
+// Stats returns how the component stands with its supervisor.
+func (c *Component) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Refused = maps.Clone(s.Refused)
+	return s
+}
+
+// polled records what came of a poll.
+func (c *Component) polled(registered bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if registered != c.stats.Registered {
+		c.stats.Registered, c.stats.Since = registered, time.Now()
+	}
+	c.stats.Err = ""
+	if err != nil {
+		c.stats.Err = err.Error()
+	}
+}
+
+// Component serves the specifications of one supervisor.
+type Component struct {
 	Options
 	conn  *wire.Conn
 	jobs  *Jobs
@@ -117,13 +155,14 @@ type component struct {
 	unknown rate.Sometimes // limits warnings about unknown capabilities
 
 	mu     sync.Mutex
+	stats  Stats
 	outbox []mplane.Message
 	queued chan struct{} // holds a token when outbox may have changed
 	ahead  time.Duration // how far our clock may be ahead of the supervisor's
 }
 
 // serve polls until ctx ends.
-func (c *component) serve(ctx context.Context) {
+func (c *Component) serve(ctx context.Context) {
 	var failures int
 	for ctx.Err() == nil {
 		c.next = c.Poll
@@ -131,9 +170,7 @@ func (c *component) serve(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if c.Turn != nil {
-			c.Turn(c.registered && err == nil, err)
-		}
+		c.polled(c.registered && err == nil, err)
 		switch {
 		case err != nil:
 			if failures++; failures == 1 { // an outage must not fill the log
@@ -148,7 +185,7 @@ func (c *component) serve(ctx context.Context) {
 }
 
 // turn registers if need be and polls once.
-func (c *component) turn(ctx context.Context) error {
+func (c *Component) turn(ctx context.Context) error {
 	if !c.registered || time.Since(c.seen) > gone {
 		if err := c.register(ctx); err != nil {
 			return err
@@ -180,7 +217,7 @@ func (c *component) turn(ctx context.Context) error {
 	return nil
 }
 
-func (c *component) register(ctx context.Context) error {
+func (c *Component) register(ctx context.Context) error {
 	id, err := c.conn.PeerIdentity(ctx)
 	if err != nil {
 		return err
@@ -224,7 +261,7 @@ func offer(capability *mplane.Statement) *mplane.Statement {
 
 // follow registers what the roles allow the supervisor since they changed, and
 // withdraws what they allow no more.
-func (c *component) follow(ctx context.Context) error {
+func (c *Component) follow(ctx context.Context) error {
 	offers := c.jobs.Capabilities(c.supervisor)
 	switch {
 	case slices.Equal(offers, c.offered):
@@ -255,7 +292,7 @@ func (c *component) follow(ctx context.Context) error {
 type announced struct{ Registered, Reason string }
 
 // announce sends capabilities or withdrawals.
-func (c *component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
+func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
 	resp, err := c.do(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
 		return nil, err
@@ -271,7 +308,7 @@ func (c *component) announce(ctx context.Context, e *mplane.Envelope) (map[strin
 }
 
 // withdraw takes the capabilities back, so that clients see it at once.
-func (c *component) withdraw(ctx context.Context) {
+func (c *Component) withdraw(ctx context.Context) {
 	if !c.registered || len(c.offered) == 0 {
 		return
 	}
@@ -285,7 +322,7 @@ func (c *component) withdraw(ctx context.Context) {
 }
 
 // receive serves what a poll brought.
-func (c *component) receive(m mplane.Message) {
+func (c *Component) receive(m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:
 		for _, e := range m.Messages {
@@ -311,10 +348,10 @@ func (c *component) receive(m mplane.Message) {
 }
 
 // refused reports a specification that was refused.
-func (c *component) refused(spec *mplane.Statement, reason string) {
-	if c.Refused != nil {
-		c.Refused(reason)
-	}
+func (c *Component) refused(spec *mplane.Statement, reason string) {
+	c.mu.Lock()
+	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++
+	c.mu.Unlock()
 	if reason != NoService {
 		return
 	}
@@ -326,7 +363,7 @@ func (c *component) refused(spec *mplane.Statement, reason string) {
 
 // send puts a reply into the outbox. Where it goes is not up to the
 // specification's link: it is our supervisor who asked.
-func (c *component) send(m mplane.Message) {
+func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.outbox) >= maxOutbox {
@@ -341,7 +378,7 @@ func (c *component) send(m mplane.Message) {
 }
 
 // deliver sends replies in their order until ctx ends.
-func (c *component) deliver(ctx context.Context) {
+func (c *Component) deliver(ctx context.Context) {
 	back := retry.New(100*time.Millisecond, 5*time.Second)
 	for ctx.Err() == nil {
 		m, wait := c.due(time.Now())
@@ -375,7 +412,7 @@ func (c *component) deliver(ctx context.Context) {
 // due returns the first reply that can be sent at the time now, or nil and how
 // long to wait for one. An envelope has to wait until its end has passed by the
 // supervisor's clock: RI supervisors drop it before.
-func (c *component) due(now time.Time) (mplane.Message, time.Duration) {
+func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wait := time.Hour // nothing to send: queued ends the wait
@@ -395,7 +432,7 @@ func (c *component) due(now time.Time) (mplane.Message, time.Duration) {
 }
 
 // do sends a request and compares the supervisor's clock with ours.
-func (c *component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
+func (c *Component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
 	resp, err := c.conn.Do(ctx, method, path, m)
 	if err == nil && !resp.Date.IsZero() {
 		c.mu.Lock()
@@ -408,7 +445,7 @@ func (c *component) do(ctx context.Context, method, path string, m mplane.Messag
 // errRefused is a reply that need not be sent again.
 var errRefused = errors.New("refused")
 
-func (c *component) post(ctx context.Context, m mplane.Message) error {
+func (c *Component) post(ctx context.Context, m mplane.Message) error {
 	resp, err := c.do(ctx, http.MethodPost, wire.ResultPath, m)
 	if err != nil {
 		return err
@@ -424,7 +461,7 @@ func (c *component) post(ctx context.Context, m mplane.Message) error {
 }
 
 // flush waits until the outbox is empty, or ctx ends.
-func (c *component) flush(ctx context.Context) {
+func (c *Component) flush(ctx context.Context) {
 	for {
 		c.mu.Lock()
 		n := len(c.outbox)

@@ -22,7 +22,7 @@ func TestPost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &component{conn: conn}
+		c := &Component{conn: conn}
 		if err := c.post(t.Context(), &mplane.Exception{Token: "x"}); err == nil || errors.Is(err, errRefused) != refused {
 			t.Errorf("status %d: %v", status, err)
 		}

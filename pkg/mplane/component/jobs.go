@@ -3,6 +3,7 @@
 package component
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,18 +51,10 @@ type Limits struct {
 }
 
 func (l *Limits) defaults() {
-	if l.Jobs == 0 {
-		l.Jobs = 100
-	}
-	if l.Keep == 0 {
-		l.Keep = time.Hour
-	}
-	if l.Finished == 0 {
-		l.Finished = 1000
-	}
-	if l.Results == 0 {
-		l.Results = 1000
-	}
+	l.Jobs = cmp.Or(l.Jobs, 100)
+	l.Keep = cmp.Or(l.Keep, time.Hour)
+	l.Finished = cmp.Or(l.Finished, 1000)
+	l.Results = cmp.Or(l.Results, 1000)
 }
 
 // Jobs runs specifications. It is safe for concurrent use.
@@ -78,9 +71,45 @@ type Jobs struct {
 	cancel context.CancelCauseFunc
 	wait   sync.WaitGroup
 
-	mu     sync.Mutex
-	jobs   map[string]*job // by token
-	active int
+	mu      sync.Mutex
+	jobs    map[string]*job // by token
+	active  int
+	running []*Specification
+}
+
+// Specification is one that runs.
+type Specification struct {
+	Label string // of the capability
+	Token string
+	Since time.Time // its start; in the future if it waits
+	Until time.Time // its end; zero: none
+}
+
+// Specifications returns those that run, in the order of their starts.
+func (j *Jobs) Specifications() []Specification {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var list []Specification
+	for _, s := range j.running {
+		list = append(list, *s)
+	}
+	return list
+}
+
+// do runs a service for a specification that starts now.
+func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement) ([][]string, error) {
+	now := time.Now()
+	_, end := spec.When.Times(now)
+	run := &Specification{s.Capability.Label, spec.ID(), now, end}
+	j.mu.Lock()
+	j.running = append(j.running, run)
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.running = slices.DeleteFunc(j.running, func(o *Specification) bool { return o == run })
+	}()
+	return s.Run(ctx, spec)
 }
 
 // job is a specification that was accepted.
@@ -256,7 +285,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		defer cancel()
 	}
 	start := started()
-	rows, err := s.Run(ctx, spec)
+	rows, err := j.do(ctx, s, spec)
 	if err != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
@@ -446,14 +475,10 @@ func (j *Jobs) Stop(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		j.log.Warn("jobs did not stop in time", "jobs", j.running())
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.log.Warn("jobs did not stop in time", "jobs", j.active)
 	}
-}
-
-func (j *Jobs) running() int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.active
 }
 
 // Capabilities returns what an identity may use.

@@ -165,14 +165,18 @@ func (s *riSupervisor) next() mplane.Message {
 }
 
 // component runs a component at the supervisor until the test ends.
-func (s *riSupervisor) component(url string, opt Options) (stop func()) {
+func (s *riSupervisor) component(url string, opt Options) (c *Component, stop func()) {
 	j := newJobs(s.t, nil, Limits{}, func(context.Context, *mplane.Statement) ([][]string, error) { return [][]string{{"1"}}, nil })
 	opt.Services, opt.Registries, opt.Poll = j.services, s.reg, 10*time.Millisecond
 	opt.Supervisor = wire.Dialer{URL: url}
+	c, err := New(opt)
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := Run(ctx, opt); err != nil {
+		if err := c.Run(ctx); err != nil {
 			s.t.Error(err)
 		}
 	})
@@ -181,7 +185,7 @@ func (s *riSupervisor) component(url string, opt Options) (stop func()) {
 		running.Wait()
 	}
 	s.t.Cleanup(stop)
-	return stop
+	return c, stop
 }
 
 // TestRepeatAtRISupervisor proves that the results of repeated specifications
@@ -202,7 +206,7 @@ func TestRepeatAtRISupervisor(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s, url := newRISupervisor(t, c.behind)
-			stop := s.component(url, Options{})
+			_, stop := s.component(url, Options{})
 			spec := specify(t, newJobs(t, nil, Limits{}, nil), c.when)
 			s.push(spec)
 			m := s.next()
@@ -233,7 +237,7 @@ func TestHeldEnvelope(t *testing.T) {
 	now := time.Now()
 	early := &mplane.Envelope{When: mplane.Between(now, now.Add(time.Hour))}
 	late := &mplane.Exception{Token: "x"}
-	c := &component{outbox: []mplane.Message{early, late}}
+	c := &Component{outbox: []mplane.Message{early, late}}
 	if m, _ := c.due(now); m != late {
 		t.Errorf("first comes %v", m)
 	}
@@ -256,8 +260,7 @@ func TestHeldEnvelope(t *testing.T) {
 func TestUnknownCapability(t *testing.T) {
 	s, url := newRISupervisor(t, 0)
 	var log strings.Builder
-	refused := make(chan string, 3)
-	stop := s.component(url, Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Refused: func(reason string) { refused <- reason }})
+	c, stop := s.component(url, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for _, label := range []string{"other\x1b[2J-0", "other-1", "other-2"} {
 		m, err := s.reg.Parse([]byte(`{"specification": "measure", "label": "other", "registry": "` + mplane.TstatRegistry + `", "when": "now", "results": ["rrdtimestamp"]}`))
 		if err != nil {
@@ -271,11 +274,11 @@ func TestUnknownCapability(t *testing.T) {
 		if got := message(s.next()); got != NoService {
 			t.Errorf("answer %q", got)
 		}
-		if got := <-refused; got != NoService {
-			t.Errorf("reason %q", got)
-		}
 	}
 	stop()
+	if got := c.Stats().Refused; got["unknown capability"] != 3 || got["permission"] != 0 || got["other"] != 0 {
+		t.Errorf("refused: %v", got)
+	}
 	if got := log.String(); strings.Count(got, "unknown capability") != 1 || !strings.Contains(got, "other") || strings.Contains(got, "\x1b") ||
 		!strings.Contains(got, "supervisor="+url) {
 		t.Errorf("log: %s", got)

@@ -214,9 +214,11 @@ func TestReplay(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error)
 			offered := services(t, reg, s.steps[0].Request.Text(), untilEnd(reg))
-			go func() {
-				ended <- Run(ctx, Options{Services: offered, Registries: reg, Supervisor: wire.Dialer{URL: srv.URL}, Poll: 20 * time.Millisecond})
-			}()
+			c, err := New(Options{Services: offered, Registries: reg, Supervisor: wire.Dialer{URL: srv.URL}, Poll: 20 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { ended <- c.Run(ctx) }()
 			select {
 			case <-s.done:
 			case <-time.After(time.Minute):

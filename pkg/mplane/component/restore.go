@@ -168,30 +168,13 @@ func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.ContainsFunc(b.results, func(m mplane.Message) bool {
-		switch m := m.(type) {
-		case *mplane.Statement:
-			return m.ID() == spec.ID()
-		case *mplane.Exception:
-			return m.Token == spec.ID()
-		}
-		return false
-	})
+	return slices.ContainsFunc(b.results, func(m mplane.Message) bool { return m.ID() == spec.ID() })
 }
 
 // Told notes that who asked has the reply to a job.
 func (j *Jobs) Told(m mplane.Message) {
-	token := ""
-	switch m := m.(type) {
-	case *mplane.Statement:
-		token = m.ID()
-	case *mplane.Exception:
-		token = m.Token
-	case *mplane.Envelope:
-		token = m.Token
-	}
 	j.mu.Lock()
-	b, ok := j.jobs[token]
+	b, ok := j.jobs[m.ID()]
 	changed := ok && b.reply == m && !b.told
 	if changed {
 		b.told = true

@@ -161,8 +161,11 @@ func TestDamaged(t *testing.T) {
 	if !strings.Contains(hint.Of(err), "backup") {
 		t.Error(err)
 	}
-	err = Run(t.Context(), Options{StateFile: file, Registries: j.registries, Supervisor: wire.Dialer{URL: "http://127.0.0.1:1"}})
-	if !strings.Contains(hint.Of(err), "backup") {
+	c, err := New(Options{StateFile: file, Registries: j.registries, Supervisor: wire.Dialer{URL: "http://127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); !strings.Contains(hint.Of(err), "backup") {
 		t.Error(err)
 	}
 }
@@ -284,7 +287,7 @@ func child(url, file, runs string) error {
 	if err != nil {
 		return err
 	}
-	return Run(context.Background(), Options{
+	c, err := New(Options{
 		Registries: reg, Supervisor: wire.Dialer{URL: url}, Poll: 20 * time.Millisecond, StateFile: file,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Services: []Service{{m.(*mplane.Statement), func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
@@ -298,6 +301,10 @@ func child(url, file, runs string) error {
 			return [][]string{{"1"}}, nil
 		}}},
 	})
+	if err != nil {
+		return err
+	}
+	return c.Run(context.Background())
 }
 
 // TestKill: a component that is killed goes on with what it was asked for, and

@@ -19,7 +19,7 @@ import (
 // than before.
 func TestRolesChange(t *testing.T) {
 	reg := exchange.Registries(t)
-	announced := make(chan string, 100)
+	announced, polled := make(chan string, 100), make(chan bool)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := wire.Read(r.Body)
 		switch {
@@ -41,6 +41,10 @@ func TestRolesChange(t *testing.T) {
 			announced <- b.String()
 			wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{}"))
 		default:
+			select {
+			case polled <- true:
+			default:
+			}
 			wire.Write(w, http.StatusOK, &mplane.Envelope{})
 		}
 	}))
@@ -66,18 +70,12 @@ func TestRolesChange(t *testing.T) {
 	allow("log")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	ended, turned := make(chan error, 1), make(chan bool)
-	go func() {
-		ended <- Run(ctx, Options{
-			Services: services, Registries: reg, Supervisor: wire.Dialer{URL: server.URL}, Roles: roles, Poll: 10 * time.Millisecond,
-			Turn: func(bool, error) {
-				select {
-				case turned <- true:
-				default:
-				}
-			},
-		})
-	}()
+	ended := make(chan error, 1)
+	c, err := New(Options{Services: services, Registries: reg, Supervisor: wire.Dialer{URL: server.URL}, Roles: roles, Poll: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- c.Run(ctx) }()
 	for _, step := range []struct {
 		do   func()
 		want string
@@ -88,7 +86,7 @@ func TestRolesChange(t *testing.T) {
 		{func() { allow("log") }, "+log -rrd "},
 		{func() { allow() }, "-log "},
 		{func() { allow("rrd") }, "+rrd +callback "},
-		{func() { <-turned; cancel() }, "-rrd "},
+		{func() { <-polled; cancel() }, "-rrd "},
 	} {
 		step.do()
 		select {

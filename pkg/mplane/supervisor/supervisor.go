@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -20,8 +22,10 @@ import (
 
 // Options say where a supervisor listens and whom it serves.
 type Options struct {
-	Components peer.Options // where components register
-	Clients    peer.Options // where clients ask; also /metrics and /-/healthy
+	// Components is where components register, Clients where clients ask; also
+	// /metrics and /-/healthy. Without an address there are only the handlers.
+	Components, Clients peer.Options
+
 	Registries *mplane.Registries
 	// Roles say which client may use what; nil allows everything.
 	Roles *mplane.Roles
@@ -34,9 +38,6 @@ type Options struct {
 	// Keep is how long a result waits for its client; 0: 1h.
 	Keep time.Duration
 	Log  *slog.Logger // nil: none
-	// Ready is called with the two addresses when they are listened on; nil:
-	// nobody wants to know.
-	Ready func(components, clients string)
 }
 
 // Limits of jobs, and how long they are kept.
@@ -51,54 +52,12 @@ const (
 	lateAfter     = 10 * time.Minute // a result after the end of the scope
 )
 
-// Run serves until ctx ends.
-func Run(ctx context.Context, opt Options) error {
-	s, err := New(opt)
-	if err != nil {
-		return err
-	}
-	opt.Components.Log, opt.Clients.Log = s.log, s.log
-	components, err := peer.Listen(ctx, opt.Components)
-	if err != nil {
-		return err
-	}
-	defer components.Close()
-	clients, err := peer.Listen(ctx, opt.Clients)
-	if err != nil {
-		return err
-	}
-	defer clients.Close()
-	if opt.Ready != nil {
-		opt.Ready(components.Addr().String(), clients.Addr().String())
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wait sync.WaitGroup
-	errs := make(chan error, 3)
-	start := func(f func() error) {
-		wait.Go(func() {
-			errs <- f()
-			cancel() // one part does not go on without the others
-		})
-	}
-	start(func() error { return wire.Serve(ctx, components, s.Components(), s.log) })
-	start(func() error { return wire.Serve(ctx, clients, s.Clients(), s.log) })
-	start(func() error { s.keepTidy(ctx); return nil })
-	wait.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return s.save()
-}
-
 // Supervisor relays what clients ask for to components. It is safe for
 // concurrent use.
 type Supervisor struct {
 	opt      Options
 	log      *slog.Logger
+	open     []*peer.Listener // for components, for clients
 	listener *client.Listener
 	metrics  *metrics
 
@@ -132,18 +91,37 @@ type job struct {
 	done        chan struct{}
 }
 
-// New returns a supervisor with the state of its last run. Its handlers can be
-// served as they are; Run does so.
+// New returns a supervisor with the state of its last run, which listens
+// already.
 func New(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}}
-	s.listener = &client.Listener{Registries: opt.Registries, Receive: s.receive, Registered: s.registered, Log: opt.Log}
+	s.listener = client.NewListener(opt.Registries, s, opt.Log)
 	s.metrics = newMetrics(s)
-	return s, s.load()
+	if err := s.load(); err != nil || opt.Components.Addr == "" {
+		return s, err
+	}
+	var err error
+	s.open, err = peer.ListenAll([]peer.Options{opt.Components, opt.Clients}, s.log)
+	return s, err
+}
+
+// Addrs returns where components register and where clients ask.
+func (s *Supervisor) Addrs() []string { return peer.Addrs(s.open) }
+
+// Run serves until ctx ends.
+func (s *Supervisor) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, h := range []http.Handler{s.Components(), s.Clients()} {
+		g.Go(func() error { return wire.NewServer(h, s.log).Serve(ctx, s.open[i]) })
+	}
+	s.keepTidy(ctx)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.save()
 }
 
 // Components returns the handler for components.
@@ -325,18 +303,11 @@ func (s *Supervisor) stop(b *job) {
 	}
 }
 
-// receive takes the reply of a component.
-func (s *Supervisor) receive(identity string, m mplane.Message) {
-	var token string
-	receipt := false
-	switch m := m.(type) {
-	case *mplane.Statement:
-		token, receipt = m.ID(), m.Kind == mplane.Receipt
-	case *mplane.Exception:
-		token = m.Token
-	case *mplane.Envelope:
-		token = m.Token
-	}
+// Receive takes the reply of a component.
+func (s *Supervisor) Receive(identity string, m mplane.Message) {
+	token := m.ID()
+	st, ok := m.(*mplane.Statement)
+	receipt := ok && st.Kind == mplane.Receipt
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.relayed[key{identity, token}]
@@ -387,9 +358,9 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// registered sends again what a component may have lost. One that was started
-// anew begins its jobs once more; others know them by their tokens.
-func (s *Supervisor) registered(identity string) {
+// Registered sends again what a component may have lost. One that was restarted
+// starts its jobs once more; others know them by their tokens.
+func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = true

@@ -64,10 +64,13 @@ func (x *site) component(name string, run func(context.Context, *mplane.Statemen
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := component.Run(ctx, component.Options{
+		c, err := component.New(component.Options{
 			Services:   []component.Service{{Capability: x.parse(capability), Run: run}},
 			Registries: x.reg, Poll: 10 * time.Millisecond, Supervisor: wire.Dialer{URL: x.components.URL, Identity: name},
 		})
+		if err == nil {
+			err = c.Run(ctx)
+		}
 		if err != nil {
 			x.t.Error(err)
 		}
@@ -261,7 +264,7 @@ func TestRestart(t *testing.T) {
 	accepted, queued := x.specify(c, "now + 1h"), x.specify(c, "now + 2h")
 	x.send(ann, accepted)
 	token := x.poll("c")
-	x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
+	x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
 	x.send(ann, accepted.Notice(mplane.Interrupt))
 	x.send(ann, queued)
 	if err := x.s.save(); err != nil {
@@ -284,7 +287,7 @@ func TestRestart(t *testing.T) {
 	now := time.Now()
 	late := *accepted
 	late.Token = token
-	y.s.receive("c", late.Result(now, now, nil))
+	y.s.Receive("c", late.Result(now, now, nil))
 	if m := y.redeem(ann, accepted); kind(m) != mplane.Result {
 		t.Error(m.Show())
 	}
@@ -394,7 +397,7 @@ func TestInterruptAgain(t *testing.T) {
 	spec := x.specify(c, "now + 1h")
 	x.send(ann, spec)
 	x.send(ann, spec.Notice(mplane.Interrupt)) // the component does not know the job yet
-	x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
+	x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
 	for range 2 {
 		if text := x.polled("c"); strings.Count(text, `"interrupt"`) != 1 {
 			t.Errorf("polled %s", text)
@@ -433,7 +436,7 @@ func TestRegisterAgain(t *testing.T) {
 	x.send(ann, spec)
 	token := x.poll("c")
 	for range 2 * maxResend { // however often that is
-		x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
+		x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
 		if text := x.polled("c"); strings.Contains(text, token) {
 			t.Errorf("polled %s", text)
 		}
@@ -459,7 +462,7 @@ func TestLateResult(t *testing.T) {
 	}
 	spec := x.specify(c, "now + 1m")
 	x.send(ann, spec)
-	x.s.receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
+	x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
 	x.s.mu.Lock()
 	b := x.s.asked[key{"ann", spec.Token}]
 	b.sent = b.sent.Add(-80 * time.Second)
@@ -495,23 +498,25 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	opt := Options{Registries: reg, StateFile: filepath.Join(t.TempDir(), "s")}
 	opt.Components.Addr, opt.Clients.Addr = ":0", ":0"
-	opt.Ready = func(_, clients string) {
-		c, err := client.Open(wire.Dialer{URL: clients}, reg)
-		if err != nil {
-			t.Error(err)
-		}
-		go func() {
-			defer cancel()
-			if list, _, err := c.Capabilities(ctx); err != nil || len(list) > 0 {
-				t.Errorf("%d capabilities, %v", len(list), err)
-			}
-		}()
+	s, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := Run(ctx, opt); err != nil {
+	c, err := client.Open(wire.Dialer{URL: s.Addrs()[1]}, reg)
+	if err != nil {
+		t.Error(err)
+	}
+	go func() {
+		defer cancel()
+		if list, _, err := c.Capabilities(ctx); err != nil || len(list) > 0 {
+			t.Errorf("%d capabilities, %v", len(list), err)
+		}
+	}()
+	if err := s.Run(ctx); err != nil {
 		t.Error(err)
 	}
 	opt.Components.Addr = "0.0.0.0:0"
-	if err := Run(t.Context(), opt); err == nil {
+	if _, err := New(opt); err == nil {
 		t.Error("open to the network")
 	}
 }

@@ -34,29 +34,31 @@ func TestTLS(t *testing.T) {
 	roles.Grant("log", "guest")
 	roles.Assign("SSB.Clients.ann", "guest")
 	own := files("Supervisors", "sup")
-	addresses := make(chan string, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
-	go func() {
-		ended <- Run(ctx, Options{
-			Registries: reg, Roles: roles, Immediate: 10 * time.Second,
-			Components: peer.Options{Addr: ":0", TLS: own}, Clients: peer.Options{Addr: ":0", TLS: own},
-			Ready: func(components, clients string) { addresses <- components; addresses <- clients },
-		})
-	}()
-	components, clients := <-addresses, <-addresses
+	s, err := New(Options{
+		Registries: reg, Roles: roles, Immediate: 10 * time.Second,
+		Components: peer.Options{Addr: ":0", TLS: own}, Clients: peer.Options{Addr: ":0", TLS: own},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- s.Run(ctx) }()
+	components, clients := s.Addrs()[0], s.Addrs()[1]
 	x := &site{t: t, reg: reg}
 	componentRoles := new(mplane.Roles)
 	componentRoles.Grant("log", "supervisor")
 	componentRoles.Assign("SSB.Supervisors.sup", "supervisor")
 	probe := files("Components", "probe-1")
 	running, stop := context.WithCancel(t.Context())
-	go func() {
-		ended <- component.Run(running, component.Options{
-			Services: []component.Service{{Capability: x.parse(capability), Run: untilEnd}}, Registries: reg, Roles: componentRoles,
-			Poll: 10 * time.Millisecond, Supervisor: wire.Dialer{URL: components, TLS: probe},
-		})
-	}()
+	c, err := component.New(component.Options{
+		Services: []component.Service{{Capability: x.parse(capability), Run: untilEnd}}, Registries: reg, Roles: componentRoles,
+		Poll: 10 * time.Millisecond, Supervisor: wire.Dialer{URL: components, TLS: probe},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- c.Run(running) }()
 	open := func(name string) *client.Client {
 		c, err := client.Open(wire.Dialer{URL: clients, TLS: files("Clients", name), Identity: "SSB.Clients.ann"}, reg)
 		if err != nil {

@@ -201,62 +201,14 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(r.Context(), id, m))
 }
 
-// maxConnections bounds the connections that are served at a time; others wait
-// in the queue of the kernel.
-const maxConnections = 8192
-
-// limited is a listener with at most as many open connections as places.
-type limited struct {
-	net.Listener
-	places chan struct{}
-}
-
-// Accept waits for a place and then for a connection.
-func (l *limited) Accept() (net.Conn, error) {
-	l.places <- struct{}{}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
+// NewServer returns a server for a handler of messages, within bounds that
+// suit both workflows. Requests in hand see the end of its context, since they
+// may wait for a result.
+func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
+	return &peer.Server{
+		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
+		WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Interrupt: true, Log: log,
 	}
-	return c, err
-}
-
-// Serve serves connections of l until ctx ends. What is being answered then
-// has a few seconds left.
-func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	bounded := &limited{l, make(chan struct{}, maxConnections)}
-	srv := &http.Server{
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateClosed || state == http.StateHijacked {
-				<-bounded.places
-			}
-		},
-		Handler:           http.MaxBytesHandler(h, mplane.MaxMessage+1),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		WriteTimeout:      2 * time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		// Peers that go away in the handshake are daily life: RI components
-		// open a connection only to look at the certificate.
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	done := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		err := srv.Shutdown(limit)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
-		done <- err
-	}()
-	if err := srv.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return <-done
 }
 
 // Dialer is how messages are sent to a peer.
@@ -273,7 +225,7 @@ type Conn struct {
 	root     *url.URL
 	identity string
 	http     *http.Client
-	tls      peer.TLS
+	dialer   *peer.Dialer
 }
 
 func usage(format string, args ...any) error {
@@ -310,19 +262,10 @@ func (d Dialer) Open() (*Conn, error) {
 	}
 	root := &url.URL{Scheme: u.Scheme, Host: u.Hosts, Path: strings.TrimSuffix("/"+path, "/")}
 	timeout := cmp.Or(d.Timeout, 30*time.Second)
+	dialer := &peer.Dialer{TLS: d.TLS, Timeout: min(timeout, 10*time.Second)}
 	return &Conn{root, cmp.Or(d.Identity, mplane.Anonymous), &http.Client{
-		Timeout: timeout,
-		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			DialTLSContext:        d.TLS.Dial,
-			ResponseHeaderTimeout: timeout,
-			IdleConnTimeout:       time.Minute,
-			MaxIdleConnsPerHost:   4,
-			DisableCompression:    true,
-		},
-		// A peer must not send us elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, d.TLS}, nil
+		Timeout: timeout, Transport: dialer.Transport(), CheckRedirect: peer.NoRedirect,
+	}, dialer}, nil
 }
 
 // Root returns the URL of the peer, with a slash at its end.
@@ -382,7 +325,7 @@ func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
 	if c.root.Scheme == "http" {
 		return mplane.Anonymous, nil
 	}
-	conn, err := c.tls.Dial(ctx, "tcp", net.JoinHostPort(c.root.Hostname(), cmp.Or(c.root.Port(), "443")))
+	conn, err := c.dialer.DialTLS(ctx, "tcp", net.JoinHostPort(c.root.Hostname(), cmp.Or(c.root.Port(), "443")))
 	if err != nil {
 		return "", err
 	}

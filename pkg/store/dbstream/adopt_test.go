@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,15 +218,16 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	addrs := make(chan net.Addr, 1)
 	wants := func(logType string, _ time.Time) bool { return logType == "log_tcp_complete" }
+	probe, err := mathproto.NewProbe(mathproto.ProbeOptions{
+		Dir: src, Repository: mathproto.URL{Addr: "127.0.0.1:1"}, Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
+		Stream: "golden_tcp", Probe: "p1", Location: time.UTC, Wants: wants, Settle: time.Hour, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	running.Go(func() {
-		_, err := mathproto.RunProbe(ctx, mathproto.ProbeOptions{
-			Dir: src, Repository: mathproto.URL{Addr: "127.0.0.1:1"}, Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
-			Stream: "golden_tcp", Probe: "p1", Location: time.UTC, Wants: wants, Settle: time.Hour,
-			Log: slog.New(slog.DiscardHandler), Ready: func(list []net.Addr) { addrs <- list[0] },
-		})
-		if err != nil && ctx.Err() == nil {
+		if err := probe.Run(ctx); err != nil {
 			t.Error("probe: ", err)
 		}
 	})
@@ -235,7 +235,7 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	for _, name := range []string{"running_imports.xml", "dbs_stat_golden_tcp.xml"} {
 		text := golden(t, "expected/"+name)
 		if name == "running_imports.xml" {
-			text = strings.Replace(text, "127.0.0.1:3001", (<-addrs).String(), 1)
+			text = strings.Replace(text, "127.0.0.1:3001", probe.Addrs()[0], 1)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -255,13 +255,16 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	}
 	defer pool.Close()
 	stateDir := t.TempDir()
+	repo, err := mathproto.NewRepository(mathproto.RepositoryOptions{
+		Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Adopt: []mathproto.Registration{*st.Registered},
+		Stores: pool, Log: log, State: filepath.Join(stateDir, "math.json"), FolderLength: time.Hour,
+		Import: bulk.Options{Probe: "repository", Location: time.UTC, Jobs: 1, Poll: 100 * time.Millisecond, MaxRejects: bulk.DefaultMaxRejects, StateDir: stateDir},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	running.Go(func() {
-		_, err := mathproto.RunRepository(ctx, mathproto.RepositoryOptions{
-			Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Adopt: []mathproto.Registration{*st.Registered},
-			Check: pool.Check, Open: pool.Open, Log: log, State: filepath.Join(stateDir, "math.json"), FolderLength: time.Hour,
-			Import: bulk.Options{Probe: "repository", Location: time.UTC, Jobs: 1, Poll: 100 * time.Millisecond, MaxRejects: bulk.DefaultMaxRejects, StateDir: stateDir},
-		})
-		if err != nil && ctx.Err() == nil {
+		if err := repo.Run(ctx); err != nil {
 			t.Error("repository: ", err)
 		}
 	})

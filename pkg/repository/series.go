@@ -1,9 +1,32 @@
-package admin
+package repository
 
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+)
+
+// Series are the last points of a metric.
+type Series struct {
+	Probe, Metric string
+	Points        []graphite.Point // by ascending time, at least one
+}
+
+// Last returns the newest point.
+func (s *Series) Last() graphite.Point {
+	if len(s.Points) == 0 {
+		return graphite.Point{}
+	}
+	return s.Points[len(s.Points)-1]
+}
+
+// Sizes of the series of a Repository.
+const (
+	seriesMetrics = 5000 // a Tstat has some 2,250
+	seriesPoints  = 60
 )
 
 // SeriesStore keeps the last points of metrics, bounded in both numbers. It
@@ -12,7 +35,7 @@ type SeriesStore struct {
 	metrics, points int
 
 	mu        sync.Mutex
-	series    map[seriesKey][]Point
+	series    map[seriesKey][]graphite.Point
 	untracked int64
 }
 
@@ -21,13 +44,13 @@ type seriesKey struct{ probe, metric string }
 // NewSeriesStore returns a store for at most so many metrics, with as many of
 // their newest points.
 func NewSeriesStore(metrics, points int) *SeriesStore {
-	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]Point{}}
+	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]graphite.Point{}}
 }
 
 // Add takes points of a metric, by ascending time. One at a time that is
 // there already replaces it. Points of a metric for which there is no room
 // are counted only.
-func (s *SeriesStore) Add(probe, metric string, points ...Point) {
+func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	if len(points) == 0 {
 		return
 	}
@@ -43,7 +66,7 @@ func (s *SeriesStore) Add(probe, metric string, points ...Point) {
 		points = points[len(points)-s.points:]
 	}
 	for _, p := range points {
-		i, found := slices.BinarySearchFunc(kept, p, func(a, b Point) int { return cmp.Compare(a.Time, b.Time) })
+		i, found := slices.BinarySearchFunc(kept, p, func(a, b graphite.Point) int { return cmp.Compare(a.Time, b.Time) })
 		switch {
 		case found:
 			kept[i] = p
@@ -55,6 +78,14 @@ func (s *SeriesStore) Add(probe, metric string, points ...Point) {
 		}
 	}
 	s.series[key] = kept
+}
+
+// add takes metrics whose paths are PREFIX.PROBE.METRIC.
+func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
+	for _, m := range metrics {
+		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")
+		s.Add(probe, metric, m.Points...)
+	}
 }
 
 // List returns all series, ordered by probe and metric, and how many points

@@ -70,26 +70,24 @@ type Total struct {
 	Counts            // with those that run
 }
 
-// Status is what a probe does.
-type Status struct {
+// Stats is what a probe does.
+type Stats struct {
 	Exports []Export `json:"exports"` // that run, the oldest first
 	Totals  []Total  `json:"totals"`  // since the start of the process, one for each capability
 }
 
-// Status returns what the probe does at the moment.
-func (p *Probe) Status() Status {
+// Stats returns what the probe does at the moment.
+func (p *Probe) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var s Status
+	var s Stats
 	totals := map[string]*Total{}
 	for label, t := range p.ended {
 		c := *t
 		totals[label] = &c
 	}
 	for _, e := range p.running {
-		e.mu.Lock()
-		s.Exports = append(s.Exports, e.status)
-		e.mu.Unlock()
+		s.Exports = append(s.Exports, e.stats())
 		totals[e.label].Running++
 		totals[e.label].add(s.Exports[len(s.Exports)-1].Counts)
 	}
@@ -111,10 +109,8 @@ func (p *Probe) end(e *export, failure error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = slices.DeleteFunc(p.running, func(r *export) bool { return r == e })
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	t := p.ended[e.label]
-	t.add(e.status.Counts)
+	t.add(e.stats().Counts)
 	if failure != nil {
 		t.Failed++
 	} else {

@@ -1,0 +1,122 @@
+package mathproto
+
+import (
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
+)
+
+// StreamStats is what became of a stream, and the answer to GET
+// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
+// added, never renamed.
+type StreamStats struct {
+	Registration
+	Probe   string
+	Files   int64 `json:"files"` // stored
+	Rows    int64 `json:"rows"`
+	Rejects int64 `json:"rejects"`
+	Failed  int64 `json:"failed"` // files not stored, see the log
+	Bytes   int64 `json:"bytes"`  // on disk, of the files
+	// Others are files that another repository stored meanwhile, Claimed those
+	// that it has claimed, and not stored yet.
+	Others  int64 `json:"others,omitempty"`
+	Claimed int64 `json:"claimed,omitempty"`
+	// LastFolder is the time of the newest folder of which a file is stored,
+	// and LagSeconds how long ago that is.
+	LastFolder time.Time `json:"last_folder,omitzero"`
+	LagSeconds float64   `json:"lag_seconds,omitempty"`
+	LastPoll   time.Time `json:"last_poll,omitzero"`
+	LastError  string    `json:"last_error,omitempty"`
+	ErrorTime  time.Time `json:"last_error_time,omitzero"`
+
+	Time        time.Time `json:"-"` // of these figures
+	LastSuccess time.Time `json:"-"` // when a file was last stored
+	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is this hour
+	// LateAfter is the lag from which on the stream is late; 0: never.
+	LateAfter time.Duration `json:"-"`
+	To        []string      `json:"-"` // stores, or the repository, without secrets
+}
+
+// archive is the lag of a stream that has old logs only: these do not come
+// from a Tstat that runs.
+const archive = 30 * 24 * time.Hour
+
+// Lag is how long ago the newest stored folder began, if there is one.
+func (s *StreamStats) Lag() (time.Duration, bool) {
+	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
+}
+
+// Late reports whether newer logs should be stored by now. A stream of old
+// logs only is never late.
+func (s *StreamStats) Late() bool {
+	lag, known := s.Lag()
+	return known && s.LateAfter > 0 && lag > s.LateAfter && lag < archive
+}
+
+// Err says why the last pass did not store everything; "" if it did.
+func (s *StreamStats) Err() string {
+	if s.ErrorTime.Before(s.LastPoll) {
+		return ""
+	}
+	return s.LastError
+}
+
+// Type is the log type, "" if the stream has several.
+func (s *StreamStats) Type() string {
+	if t := LogType(s.StreamType); t != nil {
+		return t.Name
+	}
+	return s.StreamType
+}
+
+// Metrics are those of streams of logs.
+var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
+	func(s *StreamStats) []string { return []string{s.Probe, s.StreamName, s.Type()} },
+	metrics.Count("files_total", "Files stored.", func(s *StreamStats) int64 { return s.Files }),
+	metrics.Count("rows_total", "Rows stored.", func(s *StreamStats) int64 { return s.Rows }),
+	metrics.Count("rejects_total", "Lines rejected.", func(s *StreamStats) int64 { return s.Rejects }),
+	metrics.Count("bytes_total", "Bytes of the files stored.", func(s *StreamStats) int64 { return s.Bytes }),
+	metrics.Count("failed_files_total", "Times that a file was not stored because of an error; it is tried again.", func(s *StreamStats) int64 { return s.Failed }),
+	metrics.Count("others_files_total", "Files that another repository stored meanwhile.", func(s *StreamStats) int64 { return s.Others }),
+	metrics.Count("claimed_files", "Files that another repository has claimed, and not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
+	metrics.Time("last_success_timestamp_seconds", "When a file of the stream was last stored.", func(s *StreamStats) time.Time { return s.LastSuccess }),
+	metrics.Time("last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", func(s *StreamStats) time.Time { return s.LastFolder }),
+	metrics.Value("lag_seconds", "How long ago the newest log folder of which a file is stored began.", func(s *StreamStats) (float64, bool) {
+		lag, known := s.Lag()
+		return lag.Seconds(), known
+	}),
+	metrics.Flag("late", "1 if the lag of the stream is longer than it should be.", (*StreamStats).Late),
+	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
+)
+
+func (s *stream) stats(folder time.Duration) StreamStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum, now := s.before, time.Now()
+	sum.Add(&s.total)
+	st := StreamStats{
+		Registration: s.Registration, Probe: s.probe,
+		Files: sum.Files, Rows: sum.Rows, Rejects: sum.Rejects, Failed: sum.Failed, Bytes: sum.Bytes,
+		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last,
+		LastPoll: s.last.poll, LastError: s.err, ErrorTime: s.last.err,
+		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
+		// Nothing can be stored of the folder that Tstat writes to, nor for a
+		// while of the one before.
+		LateAfter: 3 * folder,
+	}
+	if !st.LastFolder.IsZero() {
+		st.LagSeconds = now.Sub(st.LastFolder).Round(time.Second).Seconds()
+	}
+	return st
+}
+
+// Stats returns what became of all streams, by ID.
+func (r *Repository) Stats() []StreamStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []StreamStats
+	for _, s := range r.streams {
+		list = append(list, s.stats(r.opt.FolderLength))
+	}
+	return list
+}

@@ -1,0 +1,18 @@
+package rrdpush
+
+import (
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/metrics"
+)
+
+// Metrics are those of endpoints, whose names are the first label.
+var Metrics = metrics.New("rrd_push_", []string{"rrd"}, func(*EndpointStats) []string { return nil },
+	metrics.Count("posts_total", "Exports taken from probes.", func(s *EndpointStats) int64 { return s.Posts }),
+	metrics.Count("refused_total", "Exports of probes not taken.", func(s *EndpointStats) int64 { return s.Refused }),
+	metrics.Count("points_total", "Points stored, or in the spool.", func(s *EndpointStats) int64 { return s.Points }),
+	metrics.Count("not_finite_total", "Values left out that are not finite.", func(s *EndpointStats) int64 { return s.NotFinite }),
+	metrics.Count("spooled_bytes", "Points on disk that the destination has not taken.", func(s *EndpointStats) int64 { return s.Spooled }),
+	metrics.Time("last_success_timestamp_seconds", "When points were last stored.", func(s *EndpointStats) time.Time { return s.LastSuccess }),
+	metrics.Flag("failing", "1 if the destination does not take points.", func(s *EndpointStats) bool { return s.Down != nil }),
+)
