@@ -27,7 +27,7 @@ import (
 // than 64 of them.
 
 // chunkSize is how many bytes are kept of a file under way.
-const chunkSize = 16 << 20
+const chunkSize = 8 << 20
 
 // maxRefused is how many rows of a file the server may refuse. More are no
 // accident.
@@ -61,7 +61,10 @@ type row struct {
 	reject    string // why it is not stored; such a row has no data
 }
 
-var batches = sync.Pool{New: func() any { return new(Batch) }}
+// batches are as large as 256 rows of 130 columns are.
+var batches = sync.Pool{New: func() any {
+	return &Batch{data: make([]byte, 0, 384<<10), lines: make([]byte, 0, 192<<10), rows: make([]row, 0, 256)}
+}}
 
 // NewBatch returns an empty batch of rows for d. If d is nil, it may get
 // rejected rows only.
