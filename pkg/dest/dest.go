@@ -16,6 +16,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -133,6 +134,21 @@ func (o Options) Check(noun string, known ...string) error {
 		delete(o, name)
 	}
 	return nil
+}
+
+// Password returns the first line of the file that the option password-file
+// names. Without the option it returns the value of an environment variable.
+func (o Options) Password(variable string) (string, error) {
+	file := o["password-file"]
+	if file == "" {
+		return os.Getenv(variable), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
 }
 
 // Addrs returns host and port of each host. port is the default; if it is "",

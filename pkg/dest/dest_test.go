@@ -3,6 +3,8 @@ package dest_test
 import (
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -120,6 +122,22 @@ func TestOptions(t *testing.T) {
 	}
 	if err := (dest.Options{"x": ""}).Check("option"); err == nil || hint.Of(err) != "there are none" {
 		t.Errorf("%v (%s)", err, hint.Of(err))
+	}
+}
+
+func TestPasswordOfFileOrVariable(t *testing.T) {
+	t.Setenv("DEST_TEST_PASSWORD", "from the variable")
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("from the file\r\nmore\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"": "from the variable", file: "from the file"} {
+		if got, err := (dest.Options{"password-file": path}).Password("DEST_TEST_PASSWORD"); got != want || err != nil {
+			t.Errorf("%q: %q, %v", path, got, err)
+		}
+	}
+	if _, err := (dest.Options{"password-file": file + "x"}).Password("DEST_TEST_PASSWORD"); err == nil || !strings.HasPrefix(err.Error(), "password file: open ") {
+		t.Error(err)
 	}
 }
 

@@ -327,7 +327,7 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 		}
 		s.failed(err)
 		wait := b.Next()
-		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait}
+		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait.Round(time.Millisecond)}
 		r.log.Error("the import of a stream has ended", append(attrs, hint.Attrs(err)...)...)
 		select {
 		case <-ctx.Done():

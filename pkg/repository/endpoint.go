@@ -203,7 +203,7 @@ func (e *endpoint) run(s *session) {
 			back.Reset()
 		}
 		wait := back.Next()
-		e.log.Error("endpoint has failed", "err", err, "again_in", wait)
+		e.log.Error("endpoint has failed", "err", err, "again_in", wait.Round(time.Millisecond))
 		if retry.Sleep(s.ctx, wait) != nil {
 			return
 		}

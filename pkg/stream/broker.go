@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,17 +157,3 @@ func wholeLines(text []byte, most int) int {
 
 // passwordVariable holds the password for Kafka if no file does.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"
-
-// password reads the password for Kafka.
-func (b *broker) password() (string, error) {
-	file := b.options["password-file"]
-	if file == "" {
-		return os.Getenv(passwordVariable), nil
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("password: %w", err)
-	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	return strings.TrimSuffix(line, "\r"), nil
-}

@@ -76,7 +76,7 @@ func kafkaOptions(b *broker, files *peer.TLS, peers peer.Networks, log *kafkaLog
 	switch mechanism := b.options["sasl"]; mechanism {
 	case "plain":
 		opts = append(opts, kgo.SASL(saslplain.Plain(func(context.Context) (saslplain.Auth, error) {
-			pass, err := b.password()
+			pass, err := b.options.Password(passwordVariable)
 			return saslplain.Auth{User: user, Pass: pass}, err
 		})))
 	case "scram-sha-256", "scram-sha-512":
@@ -85,7 +85,7 @@ func kafkaOptions(b *broker, files *peer.TLS, peers peer.Networks, log *kafkaLog
 			with = scram.Sha512
 		}
 		opts = append(opts, kgo.SASL(with(func(context.Context) (scram.Auth, error) {
-			pass, err := b.password()
+			pass, err := b.options.Password(passwordVariable)
 			return scram.Auth{User: user, Pass: pass}, err
 		})))
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 
@@ -16,16 +15,16 @@ import (
 
 // config is what a URL says.
 type config struct {
-	hosts        []string // HOST:PORT
-	database     string
-	user         string
-	password     string
-	hasPassword  bool
-	passwordFile string
-	cluster      string
-	columns      sqlstore.Columns
-	secure       bool
-	tls          peer.TLS
+	hosts       []string // HOST:PORT
+	database    string
+	user        string
+	password    string
+	hasPassword bool
+	options     dest.Options
+	cluster     string
+	columns     sqlstore.Columns
+	secure      bool
+	tls         peer.TLS
 }
 
 // settings are those that a URL may have.
@@ -57,7 +56,7 @@ func parse(text string) (*config, error) {
 	if err := o.Check("setting", settings...); err != nil {
 		return nil, err
 	}
-	c := &config{user: "default", database: "default", cluster: o["cluster"], passwordFile: o["password-file"]}
+	c := &config{user: "default", database: "default", cluster: o["cluster"], options: o}
 	if strings.Contains(u.Path, "@") { // a password with a slash
 		return nil, hint.Usage("it is no URL of a database", urlHint)
 	}
@@ -113,16 +112,10 @@ func (c *config) parseTLS(o dest.Options) error {
 // and of the environment.
 func (c *config) secret() (user, password string, err error) {
 	user, password = c.user, c.password
-	switch {
-	case c.hasPassword:
-	case c.passwordFile != "":
-		text, err := os.ReadFile(c.passwordFile)
-		if err != nil {
-			return "", "", fmt.Errorf("password file: %w", err)
+	if !c.hasPassword {
+		if password, err = c.options.Password("CLICKHOUSE_PASSWORD"); err != nil {
+			return "", "", err
 		}
-		password = strings.TrimRight(string(text), "\r\n")
-	default:
-		password = os.Getenv("CLICKHOUSE_PASSWORD")
 	}
 	if strings.ContainsAny(user+password, "\r\n\x00") {
 		return "", "", errors.New("user or password has a line break")
