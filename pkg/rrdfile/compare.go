@@ -5,20 +5,13 @@ import (
 	"math"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // ErrNoLibrrd is returned by NewLibrrdReader and NewComparingReader if the
 // program was built without librrd.
-var ErrNoLibrrd error = noLibrrd{}
-
-type noLibrrd struct{}
-
-func (noLibrrd) Error() string { return "this program was built without librrd" }
-
-// Hint says what the user can do.
-func (noLibrrd) Hint() string {
-	return "build it with make build where librrd-dev, pkg-config and gcc are installed"
-}
+var ErrNoLibrrd = hint.New("this program was built without librrd",
+	"build it with make build where librrd-dev, pkg-config and gcc are installed")
 
 // NewComparingReader returns a reader that decodes every value twice, in Go and
 // with librrd. Its Read fails with a DifferenceError where the two differ.

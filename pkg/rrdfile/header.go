@@ -98,7 +98,7 @@ func (h *header) parse(b []byte, size int64) error {
 	case size < end:
 		return errCut
 	}
-	return &layoutError{"the size of the file does not tell that of its times"}
+	return unknownLayout("the size of the file does not tell that of its times")
 }
 
 // parseAs parses the header of a file of a layout. It returns the size that

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file
@@ -37,18 +39,10 @@ type layout struct {
 	clock     int64 // bytes of its seconds, a time_t: 4 or 8
 }
 
-// archForeign is the hint of errors about files whose layout is not known.
-const archForeign = "convert it: rrdtool dump FILE where it was created, rrdtool restore here"
-
-// layoutError says that the layout of a file cannot be determined.
-type layoutError struct{ reason string }
-
-func (e *layoutError) Error() string {
-	return "created on an unknown architecture: " + e.reason
+// unknownLayout is about a file whose layout cannot be determined.
+func unknownLayout(reason string) error {
+	return hint.New("created on an unknown architecture: "+reason, "convert it: rrdtool dump FILE where it was created, rrdtool restore here")
 }
-
-// Hint says what the user can do.
-func (e *layoutError) Hint() string { return archForeign }
 
 // detect finds the layouts that a head may have: by the place of the float
 // cookie, and by the place of the two counts behind it. Those with words of 4
@@ -79,7 +73,7 @@ func detect(head []byte) ([]layout, error) {
 	case binary.BigEndian.Uint64(head[12:]) == cookie:
 		l.align, l.bigEndian = 4, true
 	default:
-		return nil, &layoutError{"its doubles are of another form"}
+		return nil, unknownLayout("its doubles are of another form")
 	}
 	// Both counts are small and not 0: of a count of 8 bytes, the 4 of the
 	// upper half are 0.
