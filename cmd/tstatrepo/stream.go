@@ -336,18 +336,16 @@ func (s *streamCmd) checkConsumers(p *problems) {
 	if len(s.to)+len(s.toOptional) == 0 {
 		p.add("to", "must name a consumer")
 	}
-	var seen []string
-	for _, list := range []struct {
-		name  string
-		texts []string
-	}{{"to", s.to}, {"to-optional", s.toOptional}} {
-		for _, text := range list.texts {
-			if slices.Contains(seen, text) {
-				p.add(list.name, "names %s twice", dest.Redact(text))
-			}
-			seen = append(seen, text)
-			p.destination(list.name, text, stream.CheckConsumer(text))
+	all := slices.Concat(s.to, s.toOptional)
+	for i, text := range all {
+		name := "to"
+		if i >= len(s.to) {
+			name = "to-optional"
 		}
+		if slices.Contains(all[:i], text) {
+			p.add(name, "names %s twice", dest.Redact(text))
+		}
+		p.destination(name, text, stream.CheckConsumer(text))
 	}
 }
 

@@ -54,12 +54,9 @@ type buffer struct {
 	refs atomic.Int32
 }
 
-// Sizes of buffers, powers of two: reads of a quiet connection need little,
+// Sizes of buffers are powers of two: reads of a quiet connection need little,
 // and a large one costs less per line.
-const (
-	minBuffer = 4 << 10
-	maxBuffer = 1 << 20
-)
+const minBuffer = 4 << 10
 
 var pools [9]sync.Pool // of 4, 8, … 1024 KiB
 
