@@ -102,7 +102,7 @@ func (svc *service) state() *admin.State {
 		s.RRD = append(s.RRD, rrd)
 	}
 	if svc.exporter != nil {
-		for _, e := range svc.exporter.Stats().Exports {
+		for _, e := range svc.exporter.Stats() {
 			addExport(s, svc.exporter.Name, e)
 		}
 	}

@@ -67,7 +67,7 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 				if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 					err = nil
 				}
-				p.end(e, err)
+				p.end(e)
 				if err == nil {
 					log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
 					return e.rows(spec.Results), nil
@@ -76,9 +76,6 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 			}
 			// After a restart a folder may not be mounted yet.
 			if !component.Resumed(ctx) || ctx.Err() != nil || !errors.As(err, new(awayError)) {
-				if e == nil {
-					p.count(label, func(t *Total) { t.Refused++ })
-				}
 				log.Error("export refused or failed", "err", err)
 				return nil, err
 			}

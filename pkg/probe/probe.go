@@ -94,7 +94,6 @@ type Probe struct {
 
 	mu      sync.Mutex
 	running []*export
-	ended   map[string]*Total // by label: what is over
 }
 
 // New returns a probe. Nothing runs yet, and the folders need not be there.
@@ -111,10 +110,6 @@ func New(opt Options) (*Probe, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	p := &Probe{
 		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
-		ended: map[string]*Total{},
-	}
-	for _, label := range []string{RRD, Streaming, Log} {
-		p.ended[label] = &Total{Capability: label}
 	}
 	return p, opt.check()
 }

@@ -322,7 +322,7 @@ func TestRefused(t *testing.T) {
 	} {
 		token := b.submit(c.label, "now ... future", c.parameters...)
 		if c.want == "" {
-			eventually(t, "export", func() bool { return len(b.Stats().Exports) == 1 })
+			eventually(t, "export", func() bool { return len(b.Stats()) == 1 })
 			b.interrupt(token)
 			continue
 		}
@@ -330,8 +330,14 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v: %s, want %s", c.parameters, got, c.want)
 		}
 	}
-	if s := b.Stats().Totals; s[0].Refused != 9 || s[1].Refused != 14 || s[2].Refused != 1 || s[1].Ended != 2 {
-		t.Errorf("%+v", s)
+	log := b.logs.String()
+	for label, want := range map[string]int{RRD: 9, Streaming: 14, Log: 1} {
+		if n := strings.Count(log, "export refused or failed\" specification="+label); n != want {
+			t.Errorf("%s: %d refused, want %d: %s", label, n, want, log)
+		}
+	}
+	if n := strings.Count(log, "export ended"); n != 2 {
+		t.Errorf("%d ended: %s", n, log)
 	}
 }
 
@@ -363,7 +369,7 @@ func TestTwice(t *testing.T) {
 	b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_tcp_complete")...)
 	b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_udp_complete")...)
 	first := b.submit(Log, "now + inf", "repository.url=127.0.0.1:2")
-	eventually(t, "exports", func() bool { return len(b.Stats().Exports) == 5 })
+	eventually(t, "exports", func() bool { return len(b.Stats()) == 5 })
 	for _, token := range []string{
 		b.submit(RRD, "now + inf", nobody), b.submit(Log, "now + inf", "repository.url=localhost:1"),
 		b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_tcp_complete")...),
@@ -377,7 +383,17 @@ func TestTwice(t *testing.T) {
 	}
 	b.interrupt(first)
 	b.submit(Log, "now + inf", "repository.url=127.0.0.1:3")
-	eventually(t, "exports", func() bool { return b.Stats().Totals[2].Running == 2 && b.Stats().Totals[2].Ended == 1 })
+	eventually(t, "exports", func() bool { return strings.Count(b.logs.String(), "export ended") == 1 && b.running(Log) == 2 })
+}
+
+// running returns how many exports of a capability run.
+func (b *bench) running(label string) (n int) {
+	for _, e := range b.Stats() {
+		if e.Capability == label {
+			n++
+		}
+	}
+	return n
 }
 
 // TestRebinding: a name that leads elsewhere after it was checked is not
@@ -400,9 +416,9 @@ func TestRebinding(t *testing.T) {
 	b.submit(Log, "now + inf", url)
 	b.submit(Streaming, "now + inf", url, "log.folder="+b.LogFolder, "log.type=log_tcp_complete", "log.time=60")
 	eventually(t, "refusals", func() bool {
-		return strings.Count(b.logs.String(), "127.0.0.1 is not in the networks") >= 2 && len(b.Stats().Exports) == 2
+		return strings.Count(b.logs.String(), "127.0.0.1 is not in the networks") >= 2 && len(b.Stats()) == 2
 	})
-	for _, e := range b.Stats().Exports {
+	for _, e := range b.Stats() {
 		if e.Capability == Log && !strings.Contains(e.LastError, "127.0.0.1 is not in the networks") {
 			t.Error(e.LastError)
 		}
@@ -458,7 +474,7 @@ func TestStreaming(t *testing.T) {
 		eventually(t, "first lines", func() bool { return got() == want })
 		eventually(t, "first lines taken", func() bool {
 			s := b.Stats()
-			return len(s.Exports) == 1 && s.Exports[0].Lines == 2 && s.Exports[0].Waiting == 0 && !s.Exports[0].LastSuccess.IsZero()
+			return len(s) == 1 && s[0].Lines == 2 && s[0].Waiting == 0 && !s[0].LastSuccess.IsZero()
 		})
 		begin := time.Now()
 		result := b.interrupt(token)
@@ -520,13 +536,13 @@ func TestSilent(t *testing.T) {
 	b.minute = 20 * time.Millisecond
 	b.submit(Streaming, "now + 1d", "repository.url="+addr, "log.folder="+b.LogFolder, "log.type=log_tcp_complete", "log.time=1")
 	silent := func(want bool) func() bool {
-		return func() bool { s := b.Stats().Exports; return len(s) == 1 && s[0].Silent == want }
+		return func() bool { s := b.Stats(); return len(s) == 1 && s[0].Silent == want }
 	}
 	eventually(t, "silence", silent(true))
 	b.write("2026_11_22_06_39.out/log_tcp_complete", "#c_ip:1\none\n")
 	eventually(t, "lines", func() bool { return strings.HasSuffix(got(), "one\n") })
 	eventually(t, "lines are told", func() bool { return strings.Contains(b.logs.String(), "lines come again") })
-	if n := b.Stats().Exports[0].Silences; n < 1 || n > int64(strings.Count(b.logs.String(), "no line and no new log folder")) {
+	if n := b.Stats()[0].Silences; n < 1 || n > int64(strings.Count(b.logs.String(), "no line and no new log folder")) {
 		t.Errorf("%d silences", n)
 	}
 }
@@ -577,7 +593,7 @@ func TestLogs(t *testing.T) {
 	}
 	eventually(t, "status", func() bool {
 		s := b.Stats()
-		return s.Exports[0].Streams == 2 && s.Exports[0].Files == 2 && s.Exports[0].Bytes == int64(2*len(row))
+		return s[0].Streams == 2 && s[0].Files == 2 && s[0].Bytes == int64(2*len(row))
 	})
 	if file("2026_11_22_07_39.out/log_tcp_complete") != "" {
 		t.Error("the newest folder is not finished")
