@@ -55,26 +55,16 @@ func (b *importBulk) checkMath(p *problems) (m mathSettings) {
 		p.add("allow-callback", "%v", err)
 	}
 	atLeast(p, "folder-length", b.folderLength, duration(time.Minute))
-	if len(b.allowCallback) > 0 && !b.isRepository() {
-		p.add("allow-callback", "is for --listen as a repository only")
+	if !b.isRepository() {
+		p.refuse("is for --listen as a repository only", given{len(b.allowCallback) > 0, "allow-callback"}, given{b.adopt != "", "adopt"})
 	}
-	if b.adopt != "" && !b.isRepository() {
-		p.add("adopt", "is for --listen as a repository only")
-	}
-	if len(b.network.allow) > 0 && len(b.network.listen) == 0 {
-		p.add("allow", "is for --listen only")
-	}
+	p.refuse("is for --listen only", given{len(b.network.allow) > 0 && len(b.network.listen) == 0, "allow"})
 	encrypted := func(u string) bool { return strings.HasPrefix(u, "math+tls://") }
 	if len(b.network.listen) == 0 && !slices.ContainsFunc(b.sources, encrypted) && !slices.ContainsFunc(b.to, encrypted) {
-		for _, f := range []struct{ name, value string }{{"tls-cert", b.network.cert}, {"tls-key", b.network.key}, {"tls-ca", b.network.caPEM}} {
-			if f.value != "" {
-				p.add(f.name, "is for --listen and math+tls:// only")
-			}
-		}
+		p.refuse("is for --listen and math+tls:// only",
+			given{b.network.cert != "", "tls-cert"}, given{b.network.key != "", "tls-key"}, given{b.network.caPEM != "", "tls-ca"})
 	}
-	if b.advertise != "" && !b.isProbe() {
-		p.add("advertise", "is for --to math:// only")
-	}
+	p.refuse("is for --to math:// only", given{b.advertise != "" && !b.isProbe(), "advertise"})
 	switch {
 	case b.isProbe():
 		m.to = b.checkProbe(p)
@@ -118,17 +108,10 @@ func (b *importBulk) checkProbe(p *problems) mathproto.URL {
 	}
 	b.stream = cmp.Or(b.stream, "{probe}_{type}")
 	p.usage("stream", mathproto.CheckStreams(b.stream, b.probe))
-	for _, name := range []struct {
-		set  bool
-		name string
-	}{
+	p.refuse("cannot be combined with --to math://", []given{
 		{b.dryRun, "dry-run"}, {b.replace, "replace"}, {b.includeOpen, "include-open"}, {b.until != "", "until"},
 		{b.folder != "", "folder"}, {b.layout != "", "layout"}, {b.metricsFile != "", "metrics-file"}, {b.rate != 0, "rate"},
-	} {
-		if name.set {
-			p.add(name.name, "cannot be combined with --to math://")
-		}
-	}
+	}...)
 	if len(b.sources) > 1 || len(b.sources) == 1 && (b.sources[0] == "-" || mathproto.IsURL(b.sources[0])) {
 		p.errs = append(p.errs, errors.New("--to math:// serves one SOURCE, a folder"))
 	}
@@ -136,16 +119,9 @@ func (b *importBulk) checkProbe(p *problems) mathproto.URL {
 }
 
 func (b *importBulk) checkRepository(p *problems) {
-	for _, name := range []struct {
-		set  bool
-		name string
-	}{
+	p.refuse("cannot be combined with --listen: the probes say what they have", []given{
 		{b.dryRun, "dry-run"}, {b.replace, "replace"}, {b.folder != "", "folder"}, {b.stream != "", "stream"}, {b.probeGiven, "probe"},
-	} {
-		if name.set {
-			p.add(name.name, "cannot be combined with --listen: the probes say what they have")
-		}
-	}
+	}...)
 	if len(b.sources) > 0 {
 		p.errs = append(p.errs, errors.New("--listen takes no SOURCE: the probes that register are the sources"))
 	}
@@ -163,18 +139,15 @@ func (b *importBulk) split(opt *bulk.Options) error {
 		if err != nil {
 			return err
 		}
-		so := b.sourceOptions(opt)
+		so := mathproto.SourceOptions{
+			TLS: b.network.tls(), Location: opt.Location, FolderLength: time.Duration(b.folderLength), Wants: opt.Wants, Log: opt.Log,
+		}
 		if b.probeGiven {
 			so.Probe = b.probe
 		}
 		opt.Remote = append(opt.Remote, mathproto.NewSource(u, so))
 	}
 	return nil
-}
-
-func (b *importBulk) sourceOptions(opt *bulk.Options) mathproto.SourceOptions {
-	return mathproto.SourceOptions{TLS: b.network.tls(), Location: opt.Location,
-		FolderLength: time.Duration(b.folderLength), Wants: opt.Wants, Log: opt.Log}
 }
 
 // listening logs where connections are accepted.

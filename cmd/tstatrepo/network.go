@@ -39,10 +39,16 @@ func (n *network) listeners(p *problems) []peer.Options {
 		p.add("allow", "%v", err)
 		return nil
 	}
+	return n.at(p, "listen", networks, n.listen...)
+}
+
+// at checks the addresses of a setting to listen on, and returns the options
+// of each listener.
+func (n *network) at(p *problems, name string, networks peer.Networks, addrs ...string) []peer.Options {
 	var list []peer.Options
-	for _, addr := range n.listen {
+	for _, addr := range addrs {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: n.tls()}
-		p.usage("listen", opt.Check())
+		p.usage(name, opt.Check())
 		list = append(list, opt)
 	}
 	return list

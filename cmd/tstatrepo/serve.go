@@ -276,17 +276,9 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 			p.add("tls-cert", "%v", err)
 		}
 	}
-	listen := func(name, addr string) peer.Options {
-		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls(), Log: svc.log}
-		p.usage(name, opt.Check())
-		return opt
-	}
-	for _, addr := range s.clients {
-		svc.clients = append(svc.clients, listen("clients", addr))
-	}
+	svc.clients = s.at(p, "clients", networks, s.clients...)
 	if s.admin != "" {
-		opt := listen("admin", s.admin)
-		svc.admin = &opt
+		svc.admin = s.at(p, "admin", networks, s.admin)
 	}
 	if s.accept != "always" && s.accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.accept)

@@ -27,18 +27,18 @@ const recentNotices = 50
 
 // administer serves the administration listener until ctx ends.
 func (svc *service) administer(ctx context.Context) error {
-	l, err := peer.Listen(ctx, *svc.admin)
+	listeners, err := peer.ListenAll(svc.admin, svc.log)
 	if err != nil {
 		return err
 	}
-	svc.log.Info("administration", "address", l.Addr())
+	svc.log.Info("administration", "address", listeners[0].Addr())
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(admin.NewCollector(svc.state), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv := &peer.Server{
 		Handler:  admin.Handler(admin.Options{State: svc.state, Gatherer: reg, Ready: svc.ready}),
 		MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,
 	}
-	return srv.Serve(ctx, l)
+	return srv.Serve(ctx, listeners...)
 }
 
 // ready returns why the service is not ready, nil if it is: its endpoints are

@@ -43,7 +43,7 @@ type service struct {
 	registries *mplane.Registries
 	supervisor *wire.Dialer // nil: none
 	clients    []peer.Options
-	admin      *peer.Options // nil: off
+	admin      []peer.Options // none: off
 
 	// What runs.
 	repo      *repository.Repository
@@ -168,7 +168,7 @@ func (svc *service) offer(ctx context.Context, parts *errgroup.Group) (err error
 		}
 		parts.Go(func() error { return svc.serveClients(ctx, jobs) })
 	}
-	if svc.admin != nil {
+	if len(svc.admin) > 0 {
 		parts.Go(func() error { return svc.administer(ctx) })
 	}
 	svc.log.Info("serving", "capabilities", len(svc.services))
@@ -177,7 +177,7 @@ func (svc *service) offer(ctx context.Context, parts *errgroup.Group) (err error
 
 // serveClients serves clients that connect, until ctx ends.
 func (svc *service) serveClients(ctx context.Context, jobs *component.Jobs) error {
-	listeners, err := peer.ListenAll(svc.clients, nil)
+	listeners, err := peer.ListenAll(svc.clients, svc.log)
 	if err != nil {
 		return err
 	}

@@ -219,6 +219,21 @@ func (p *problems) add(name, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s: %s", label, fmt.Sprintf(format, args...)))
 }
 
+// given is a setting, and whether it was given.
+type given struct {
+	set  bool
+	name string
+}
+
+// refuse adds the settings that were given and must not be.
+func (p *problems) refuse(why string, list ...given) {
+	for _, g := range list {
+		if g.set {
+			p.add(g.name, "%s", why)
+		}
+	}
+}
+
 // usage adds a usage error about a setting, with its hint. Other errors come
 // up again where the setting is used.
 func (p *problems) usage(name string, err error) {

@@ -129,12 +129,9 @@ func (s *supervise) options(p *problems) supervisor.Options {
 	if err != nil {
 		p.add("allow", "%v", err)
 	}
-	listen := func(name, addr string) peer.Options {
-		opt := peer.Options{Addr: addr, Allow: networks, TLS: s.tls()}
-		p.usage(name, opt.Check())
-		return opt
+	opt := supervisor.Options{
+		Components: s.at(p, "components", networks, s.components)[0], Clients: s.at(p, "clients", networks, s.clients)[0],
 	}
-	opt := supervisor.Options{Components: listen("components", s.components), Clients: listen("clients", s.clients)}
 	if len(s.roles)+len(s.grants) > 0 && s.caPEM == "" {
 		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")
 	}
