@@ -203,6 +203,8 @@ func importBulkCommand(con *console) *cli.Command {
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
 			"completed by the next one. Several machines may import the same logs into one database: they share the " +
 			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
+			"With several --to, the stores are independent: while one is unavailable, logs go into the others, and it gets what it lacks " +
+			"when it is back. An import that has waited for it for --retry-timeout ends with exit status 75 and names the store.\n\n" +
 			"A log is known by its probe, log folder, file name and place: the folder that holds the log folder, below SOURCE. So " +
 			"several Tstat processes can write folders of the same name below one SOURCE. Folders whose names begin with a dot are " +
 			"not looked into. A log whose text is stored, at the same place or at one that is gone, is skipped. So is a prefix of a stored " +
@@ -312,20 +314,21 @@ func (b *importBulk) finish(con *console, sum *bulk.Summary, err error) error {
 
 // run opens the stores, imports and closes them.
 func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (sum *bulk.Summary, err error) {
+	var to []*stores.Destination
 	for _, dest := range b.to {
-		st, err := stores.Open(ctx, dest, stores.Options{
+		d, err := stores.NewDestination(dest, stores.Options{
 			// Each job has a file open in every store.
-			Memory:       int64(b.memory) / int64(opt.Jobs*len(b.to)),
-			ReadOnly:     b.dryRun,
-			Log:          opt.Log,
-			RetryTimeout: opt.RetryTimeout,
-			Stream:       b.stream,
-			StreamType:   b.streamType,
+			Memory:     int64(b.memory) / int64(opt.Jobs*len(b.to)),
+			ReadOnly:   b.dryRun,
+			Log:        opt.Log,
+			Stream:     b.stream,
+			StreamType: b.streamType,
 		})
 		if err != nil {
-			return nil, errors.Join(err, closeAll(opt.Stores))
+			return nil, err
 		}
-		opt.Stores = append(opt.Stores, st)
+		to = append(to, d)
+		opt.Stores = append(opt.Stores, d)
 	}
 	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet)
 	opt.Progress = prog
@@ -340,21 +343,15 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 	sum, err = bulk.Run(ctx, opt)
 	stop()
 	cancel()
-	// Close makes the last commits durable, so its error counts.
-	return sum, errors.Join(err, closeAll(opt.Stores))
+	for _, d := range to {
+		err = errors.Join(err, d.Close()) // which makes the last commits durable
+	}
+	return sum, err
 }
 
 // upkeep returns what is to be done to the stores beside the import.
 func (b *importBulk) upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.to, Keep: time.Duration(b.keep), Compact: b.compact, RetryTimeout: time.Duration(b.retryTimeout), Log: log}
-}
-
-func closeAll(list []store.Store) error {
-	var errs []error
-	for _, st := range list {
-		errs = append(errs, st.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // options checks the settings and turns them into options of bulk.Run.

@@ -191,7 +191,7 @@ func (b *importBulk) repository(m mathSettings, opt bulk.Options, file string) (
 		},
 		Stores: repository.StoreOptions{
 			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
-			RetryTimeout: opt.RetryTimeout, Log: opt.Log,
+			Log: opt.Log,
 		},
 		Upkeep: b.upkeep(opt.Log),
 	}, one.Validate()

@@ -64,6 +64,11 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	for _, o := range sum.Open {
 		fmt.Fprintf(&b, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
 	}
+	for _, s := range sum.Stores {
+		if s.Behind > 0 {
+			fmt.Fprintf(&b, "behind: %s not stored in %s\n", plural(s.Behind, "file"), printable(s.Store))
+		}
+	}
 	writePassed(&b, sum.PassedOver)
 	if sum.RejectFile != "" {
 		fmt.Fprintf(&b, "rejected lines are in %s\n", printable(sum.RejectFile))

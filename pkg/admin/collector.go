@@ -50,7 +50,7 @@ var (
 // tables are all that Collect uses.
 var tables = []interface{ Describe(chan<- *prometheus.Desc) }{
 	buildMetrics, supervisorMetrics, refusedMetrics, capabilityMetrics, endpointMetrics, certificateMetrics, noticeMetrics,
-	mathproto.Metrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.ConsumerMetrics, stream.QueueMetrics,
+	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.ConsumerMetrics, stream.QueueMetrics,
 	rrdpush.Metrics, recreatedMetrics, seriesMetrics,
 }
 
@@ -78,6 +78,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	noticeMetrics.Collect(ch, byLabel(levels))
 	mathproto.Metrics.Collect(ch, metrics.Of("", s.Logs...))
+	mathproto.StoreMetrics.Collect(ch, metrics.Of("", mathproto.StoresOf(s.Logs)...))
 	upkeep.Metrics.Collect(ch, metrics.Of("", s.Upkeep...))
 	stream.Metrics.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.Stats) { return l.Name, []stream.Stats{l.Stats} }))
 	stream.SourceMetrics.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.SourceStats) { return l.Name, l.Sources }))

@@ -37,7 +37,7 @@ func importFlows(t *testing.T, s store.Store) {
 	t.Helper()
 	for probe, trees := range flowLogs {
 		summary, err := bulk.Run(context.Background(), bulk.Options{
-			Sources: trees, Stores: []store.Store{s}, Probe: probe, Location: time.UTC,
+			Sources: trees, Stores: bulk.Opened(s), Probe: probe, Location: time.UTC,
 			Types: []string{"log_tcp_complete", "log_udp_complete"}, IncludeOpen: true, StateDir: t.TempDir(),
 		})
 		if err != nil {

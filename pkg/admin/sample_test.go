@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -36,6 +37,10 @@ func busy() *State {
 			Probe:        probe, To: []string{"parquet:/srv/tstat", "postgres://tstat@db/tstat"},
 			Time: noon, LastFolder: noon.Add(-lag).Truncate(time.Hour), LateAfter: 3 * time.Hour, LastSuccess: noon.Add(-7 * time.Minute),
 			Files: rows / 50_000, Rows: rows, Rejects: rows / 90_000, Bytes: rows * 590, Hourly: hourly,
+			Stores: []bulk.StoreSummary{
+				{Store: "parquet:/srv/tstat", Last: noon.Add(-lag)},
+				{Store: "postgres://tstat@db/tstat", Last: noon.Add(-lag), Behind: 12, Oldest: noon.Add(-lag - 4*time.Hour), Error: "store unavailable"},
+			},
 		}
 	}
 	series := repository.NewSeriesStore(1000, 60)

@@ -67,6 +67,20 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return ""
 	},
+	// Each of several stores is shown.
+	"storeLags": func(l *mathproto.StreamStats) (list []string) {
+		for _, s := range l.Stores {
+			if len(l.Stores) == 1 {
+				break
+			}
+			text := s.Store + ": " + span(s.Lag(l.Time))
+			if s.Behind > 0 {
+				text += ", " + count(s.Behind, "file") + " behind"
+			}
+			list = append(list, text)
+		}
+		return list
+	},
 	"hourly": func(l *mathproto.StreamStats) *bars { return newBars(l.Hourly, time.Hour, "Rows stored") },
 	// A type is shown where the name of the stream leaves it open.
 	"showType": func(l *mathproto.StreamStats) bool {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
 
@@ -40,7 +39,7 @@ func BenchmarkImport(b *testing.B) {
 					b.Fatal(err)
 				}
 				sum, err := Run(context.Background(), Options{
-					Sources: []string{root}, Stores: []store.Store{s}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: b.TempDir(),
+					Sources: []string{root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: b.TempDir(),
 				})
 				if err != nil {
 					b.Fatal(err)

@@ -110,7 +110,7 @@ func (w *world) try(change func(*Options)) (*Summary, error) {
 	defer s.Close()
 	w.log.Reset()
 	opt := Options{
-		Sources: []string{w.root}, Stores: []store.Store{s}, Probe: "p1", Location: time.UTC, IncludeOpen: true,
+		Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, IncludeOpen: true,
 		MaxRejects: DefaultMaxRejects, StateDir: filepath.Join(filepath.Dir(w.dest[strings.Index(w.dest, ":")+1:]), "state"),
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
@@ -634,7 +634,7 @@ func TestTwoStores(t *testing.T) {
 				w.Fatal(err)
 			}
 			defer other.Close()
-			both := func(o *Options) { o.Stores = append(o.Stores, other) }
+			both := func(o *Options) { o.Stores = append(o.Stores, Opened(other)...) }
 			want := "files=2 skipped=0 rows=20"
 			if scheme == "copy" {
 				want = "files=2 skipped=0"
@@ -664,7 +664,7 @@ func TestFollow(t *testing.T) {
 		done := make(chan result)
 		go func() {
 			sum, err := Run(ctx, Options{
-				Sources: []string{w.root}, Stores: []store.Store{s}, Probe: "p1", Location: time.UTC, Follow: true, Poll: time.Millisecond, Jobs: 1,
+				Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, Poll: time.Millisecond, Jobs: 1,
 				StateDir: w.TempDir(), Progress: reads(rows),
 			})
 			done <- result{sum, err}
@@ -722,7 +722,7 @@ func TestInterrupted(t *testing.T) {
 			for range rows {
 			}
 		}()
-		_, err = Run(ctx, Options{Sources: []string{w.root}, Stores: []store.Store{s}, Probe: "p1", Location: time.UTC, IncludeOpen: true, Jobs: 1, StateDir: w.TempDir(), Progress: rows})
+		_, err = Run(ctx, Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, IncludeOpen: true, Jobs: 1, StateDir: w.TempDir(), Progress: rows})
 		close(rows)
 		if !errors.Is(err, context.Canceled) {
 			w.Errorf("got %v", err)
@@ -793,7 +793,7 @@ func TestTwoRuns(t *testing.T) {
 				}
 				defer s.Close()
 				_, err = Run(context.Background(), Options{
-					Sources: []string{filepath.Join(w.root, fmt.Sprint(i))}, Stores: []store.Store{s}, Probe: "p1",
+					Sources: []string{filepath.Join(w.root, fmt.Sprint(i))}, Stores: Opened(s), Probe: "p1",
 					Location: time.UTC, StateDir: w.root,
 				})
 				done <- err
@@ -841,7 +841,7 @@ func TestCopyOfWhatIsNoLog(t *testing.T) {
 		}
 		defer other.Close()
 		for range 2 {
-			if _, err := w.try(func(o *Options) { o.Stores = append(o.Stores, other) }); !errors.Is(err, ErrFailed) {
+			if _, err := w.try(func(o *Options) { o.Stores = append(o.Stores, Opened(other)...) }); !errors.Is(err, ErrFailed) {
 				w.Errorf("got %v", err)
 			}
 			if got, err := os.ReadFile(filepath.Join(dir, "p1", log)); err != nil || !strings.HasPrefix(string(got), "rubbish\n") {

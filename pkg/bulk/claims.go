@@ -48,6 +48,7 @@ const releaseTime = 3 * time.Second
 // all.
 type claims struct {
 	*run
+	share bool // with other importers
 
 	// mu is held while stores are asked, so that no claim is renewed while it
 	// is released.
@@ -61,15 +62,22 @@ type claims struct {
 	stop func() // ends the renewal
 }
 
-// claimers returns the stores that several importers share, in the order of
-// their names: two importers do not block each other.
-func claimers(list []store.Store) (shared []store.Claimer) {
-	for _, s := range list {
-		if s, ok := s.(store.Claimer); ok {
-			shared = append(shared, s)
+// claimer is a store that several importers share.
+type claimer struct {
+	*dest
+	store.Claimer
+}
+
+// claimers returns those that are available, in the order of their names: two
+// importers do not block each other.
+func (r *run) claimers() (shared []claimer) {
+	for _, d := range r.available(r.takes) {
+		st, _ := d.store()
+		if s, ok := st.(store.Claimer); ok {
+			shared = append(shared, claimer{d, s})
 		}
 	}
-	slices.SortStableFunc(shared, func(a, b store.Claimer) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortStableFunc(shared, func(a, b claimer) int { return strings.Compare(a.dest.String(), b.dest.String()) })
 	return shared
 }
 
@@ -100,11 +108,18 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 }
 
 // newClaims returns claims that hold nothing. close ends them.
-func (r *run) newClaims(ctx context.Context) *claims {
+func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
-	if len(r.claimers) == 0 {
-		return c
+	if r.opt.DryRun || len(r.claimers()) == 0 {
+		return c, nil
 	}
+	if r.owner == "" {
+		var err error
+		if r.owner, err = claimOwner(r.opt.StateDir, r.locks); err != nil {
+			return nil, err
+		}
+	}
+	c.share = true
 	ctx, cancel := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
 	renewal.Go(func() {
@@ -123,7 +138,7 @@ func (r *run) newClaims(ctx context.Context) *claims {
 		cancel()
 		renewal.Wait()
 	}
-	return c
+	return c, nil
 }
 
 // close releases everything, also after an error or an interrupt.
@@ -143,7 +158,7 @@ func (c *claims) close(ctx context.Context) {
 func (c *claims) add(groups [][]*task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.claimers) == 0 {
+	if !c.share {
 		c.ready = append(c.ready, groups...)
 		return
 	}
@@ -255,30 +270,32 @@ func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]boo
 		c.held[k] = true
 	}
 	got := setOf(keys)
-	for _, s := range c.claimers {
+	shared := c.claimers()
+	for _, s := range shared {
 		if len(got) == 0 {
 			break
 		}
-		var granted []store.Key
-		err := c.retry(ctx, func() (err error) {
-			granted, err = s.Claim(ctx, c.owner, sorted(got), c.opt.ClaimTime)
+		err := c.use(ctx, s.dest, func(store.Store) error {
+			granted, err := s.Claim(ctx, c.owner, sorted(got), c.opt.ClaimTime)
+			if err == nil {
+				got = setOf(granted)
+			}
 			return err
 		})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s, err)
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return nil, err
 		}
-		got = setOf(granted)
 	}
 	for _, k := range keys {
 		switch {
 		case got[k]:
-		case len(c.claimers) == 1:
+		case len(shared) == 1:
 			delete(c.held, k)
 		default: // one of the stores may have granted it
 			c.drop(k)
 		}
 	}
-	if len(c.claimers) > 1 {
+	if len(shared) > 1 {
 		c.release(ctx) // at once: others may wait for just these
 	}
 	return got, nil
@@ -313,10 +330,10 @@ func (c *claims) release(ctx context.Context) {
 		return
 	}
 	failed := false
-	for _, s := range c.claimers {
+	for _, s := range c.claimers() {
 		if err := s.Release(ctx, c.owner, c.done); err != nil {
 			failed = true
-			c.log.Debug("claims were not released", "store", s.String(), "err", err)
+			c.log.Debug("claims were not released", "store", s.dest.String(), "err", err)
 		}
 	}
 	if !failed {
@@ -336,10 +353,10 @@ func (c *claims) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, c.opt.ClaimTime/3)
 	defer cancel()
 	keys := sorted(c.held)
-	for _, s := range c.claimers {
+	for _, s := range c.claimers() {
 		granted, err := s.Claim(ctx, c.owner, keys, c.opt.ClaimTime)
 		if err != nil {
-			c.log.Debug("claims were not renewed", "store", s.String(), "err", err)
+			c.log.Debug("claims were not renewed", "store", s.dest.String(), "err", err)
 			continue
 		}
 		mine := setOf(granted)
@@ -360,7 +377,7 @@ func (r *run) leftToOthers(tasks []*task) {
 	for _, t := range tasks {
 		r.opt.Progress.Add(t.size, 0)
 		r.count(t, func(s *TypeSummary) { s.Others++ })
-		r.tellSettled(t)
+		r.done(t)
 	}
 }
 
@@ -403,7 +420,10 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 // importers have claimed, until they are stored, or claimed by us: a claim
 // expires if its owner is dead.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
-	c := r.newClaims(ctx)
+	c, err := r.newClaims(ctx)
+	if err != nil {
+		return err
+	}
 	defer c.close(ctx)
 	var begun time.Time // of the wait
 	for told := false; ; {

@@ -194,7 +194,7 @@ func (w *sharedWorld) open() *shared {
 // options are those of an importer of its own.
 func (w *sharedWorld) options(list ...store.Store) Options {
 	return Options{
-		Sources: []string{w.root}, Stores: list, Probe: "p1", Location: time.UTC, IncludeOpen: true,
+		Sources: []string{w.root}, Stores: Opened(list...), Probe: "p1", Location: time.UTC, IncludeOpen: true,
 		MaxRejects: DefaultMaxRejects, StateDir: w.TempDir(), Jobs: 2,
 	}
 }
@@ -584,8 +584,15 @@ func TestClaimReleaseFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.claimers, r.owner = claimers(r.opt.Stores), "a"
-	c := r.newClaims(context.Background())
+	defer r.close()
+	if err := r.openStores(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.owner = "a"
+	c, err := r.newClaims(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
 	claim := func() {
 		if got, err := c.claim(context.Background(), w.keys); err != nil || len(got) != len(w.keys) {
 			t.Errorf("got %v, %v", got, err)

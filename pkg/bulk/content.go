@@ -24,9 +24,14 @@ func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
 // checkRows refuses a file with too many lines that are no rows, or with text
 // but not a single row: a newer version of tstatrepo may know its layout.
-func (im *fileImport) checkRows(typed []*target) error {
+func (im *fileImport) checkRows() error {
 	c := im.rd.Counts()
-	rejected := storeRejects(typed)
+	rejected := int64(0) // by the store that rejected the most
+	for _, g := range im.targets {
+		if g.err == nil {
+			rejected = max(rejected, g.rejected)
+		}
+	}
 	c.Rejects += rejected
 	switch {
 	case c.Rejects > 0 && c.Rows == rejected, c.Rows == 0 && !im.rd.CutIsText():
@@ -36,15 +41,6 @@ func (im *fileImport) checkRows(typed []*target) error {
 			"the reject file says why; `max-rejects` allows more")
 	}
 	return nil
-}
-
-// storeRejects is how many rows the store rejected that rejected the most.
-func storeRejects(targets []*target) int64 {
-	var most int64
-	for _, g := range targets {
-		most = max(most, g.rejected)
-	}
-	return most
 }
 
 // noRows is about a file with text, but without a row.

@@ -23,12 +23,27 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports one file into every store that does not have it. If
-// another import stores the same file meanwhile, it looks again.
+// importFile imports one file into every store that lacks it. It begins again
+// if another import stores the same file meanwhile, if a later header of the
+// file brings columns, and while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
-	for try := 1; ; try++ {
-		err := r.tryFile(ctx, t)
-		if !errors.Is(err, store.ErrConflict) || t.stdin || try == maxTries {
+	var extra []string
+	for try := 1; ; {
+		err := r.tryFile(ctx, t, extra)
+		var nc *tstat.NewColumnsError
+		switch {
+		case err == nil || t.stdin || ctx.Err() != nil:
+			return err
+		case errors.As(err, &nc) && try < maxTries:
+			extra = nc.Extra
+			try++
+		case errors.Is(err, store.ErrConflict) && try < maxTries:
+			try++
+		case errors.Is(err, store.ErrUnavailable):
+			if err := r.await(ctx, r.allStores()); err != nil {
+				return err
+			}
+		default:
 			return err
 		}
 	}
@@ -38,9 +53,9 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 // or because of columns that only a later header of it brings.
 const maxTries = 16
 
-// tryFile is importFile without the second look. Whatever a file holds, a
-// mistake of ours in reading it does not stop the others.
-func (r *run) tryFile(ctx context.Context, t *task) (err error) {
+// tryFile reads a file into every available store that lacks it. Whatever a
+// file holds, a mistake of ours in reading it does not stop the others.
+func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
@@ -55,8 +70,7 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 	defer idle()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
-	n := len(r.opt.Stores)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, has: make([]bool, n), refused: make([]map[int64]string, n), grown: make([]*store.Record, n), after: make([]int64, n), idle: idle}
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, idle: idle}
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	} else {
@@ -85,12 +99,13 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 			return err
 		}
 	}
-	if !t.fresh {
-		if err := im.lookup(); err != nil {
-			return err
-		}
+	if err := im.findTargets(); err != nil {
+		return err
 	}
-	t.fresh = false // at a second try it is not
+	if len(im.targets) == 0 {
+		im.skip(t)
+		return nil
+	}
 	if !t.stdin {
 		// Often the same text, moved or compressed: reading is enough.
 		if done, err := im.compare(); done || err != nil {
@@ -99,81 +114,43 @@ func (r *run) tryFile(ctx context.Context, t *task) (err error) {
 	}
 	if r.opt.DryRun {
 		r.log.Info("would import", "file", t.path, "size", t.size)
-		r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
+		if !t.counted {
+			t.counted = true
+			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
+		}
 		return nil
 	}
-	var extra []string
-	for try := 1; ; try++ {
-		err := im.once(extra, false)
-		var nc *tstat.NewColumnsError
-		if errors.As(err, &nc) && !t.stdin && try < maxTries {
-			extra = nc.Extra // a later header has more columns: begin again
-			continue
-		}
-		if im.again && !t.stdin {
-			im.again = false // without the row that a store refused
-			continue
-		}
-		if t.stdin && errors.Is(err, store.ErrTransient) {
-			return onceError{err} // it cannot be read again
-		}
-		return err
+	err = im.read(extra, false)
+	var nc *tstat.NewColumnsError
+	if err != nil && im.hasRaw() && !t.stdin && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
+		err = errors.Join(err, im.read(nil, true)) // what is no log can be copied
 	}
+	if !im.left() {
+		err = nil // the failures say why
+	}
+	return errors.Join(err, im.failures())
 }
 
-// onceError takes the mark store.ErrTransient from an error.
-type onceError struct{ err error }
-
-func (e onceError) Error() string { return e.err.Error() }
-func (e onceError) Unwrap() error { return store.ErrUnavailable }
-
-// maxRefused bounds how often a file is begun again for rows that a store
-// refused.
-const maxRefused = 100
-
-// refuse notes a row that a store refused, so that the file is begun again
-// without it, and returns err.
-func (im *fileImport) refuse(index int, err error) error {
-	var re *store.RefusedError
-	if errors.As(err, &re) && len(im.refused[index]) < maxRefused && im.refused[index][re.Line] == "" {
-		if im.refused[index] == nil {
-			im.refused[index] = map[int64]string{}
-		}
-		im.refused[index][re.Line] = re.Reason
-		im.again = true
-	}
-	return err
-}
-
-// refusal is a line that a store refused.
-type refusal struct {
+// reject is a line that was rejected, by a store or, with -1, the reader.
+type reject struct {
 	by   int
 	line int64
 }
 
-// reject reports a line that is no row; once, however often the file is read.
-// by is 0 for the reader, 1 and on for the stores.
+// reject returns a function that reports a line that is no row; once, however
+// often the file is read.
 func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
-	t := im.task
-	if t.rejected == nil {
-		t.rejected = make([]int64, len(im.opt.Stores)+1)
-	}
 	return func(line int64, reason string, text []byte) {
-		switch {
-		case line > t.rejected[by]:
-			t.rejected[by] = line
-		case by > 0 && im.refused[by-1][line] != "" && !t.told[refusal{by, line}]:
-			// Lines behind it were reported before the store refused it.
-		default:
+		t, rej := im.task, reject{by, line}
+		im.mu.Lock()
+		defer im.mu.Unlock()
+		if t.rejected[rej] || !im.rejects.add(t.path, line, reason, text) {
 			return
 		}
-		if by > 0 && im.refused[by-1][line] != "" {
-			if t.told == nil {
-				t.told = map[refusal]bool{}
-			}
-			t.told[refusal{by, line}] = true
+		if t.rejected == nil {
+			t.rejected = map[reject]bool{}
 		}
-		im.rejects.add(t.path, line, reason, text)
+		t.rejected[rej] = true
 	}
 }
 
@@ -201,29 +178,117 @@ func (r *run) vanished(t *task) {
 // fileImport is the import of one file.
 type fileImport struct {
 	*run
-	ctx  context.Context
-	task *task
-	rd   *tstat.Reader
-	file *Content      // nil for standard input
-	in   *bufio.Reader // standard input
-	has  []bool        // per store, whether it has the file's text already
-	idle func()        // lets another file be read
-
-	// Per store: rows that it refused; the stored text that has grown, and how
-	// many lines it had.
-	refused []map[int64]string
-	again   bool // there is a refused row more
-	grown   []*store.Record
-	after   []int64
+	ctx     context.Context
+	task    *task
+	rd      *tstat.Reader
+	file    *Content      // nil for standard input
+	in      *bufio.Reader // standard input
+	idle    func()        // lets another file be read
+	targets []*target
 }
 
-// target is a store that lacks the file.
+// target is a store that may get the file.
 type target struct {
-	index int // in Options.Stores
-	store store.Store
-	tx    store.FileTx // nil before it is begun
+	*dest
+	st     store.Store
+	raw    store.RawStore // nil if the store takes rows
+	stored bool           // it has the file's text
+	err    error          // why it does not get the file
 
-	rejected int64 // rows, known once all are flushed
+	// The stored text that the file starts with, and its lines.
+	prefix      *store.Record
+	prefixLines int64
+
+	tx       store.FileTx // nil unless under way
+	rejected int64        // rows, known once they are flushed
+}
+
+// findTargets looks up what the available stores have of the file's key.
+// Another file of the same key may have been stored since the scan.
+func (im *fileImport) findTargets() error {
+	t := im.task
+	if !t.fresh || t.lacks != 0 {
+		found, err := im.lookup(im.ctx, []store.Key{t.key})
+		if err != nil {
+			return im.orLeave(err)
+		}
+		im.setRecords(t, found)
+	}
+	t.fresh = false // at a second try it is not
+	for _, d := range im.dests {
+		st, err := d.store()
+		switch {
+		case t.lacks.has(d):
+		case err != nil:
+			t.lacks.add(d)
+		case st.Accepts(t.info()):
+			raw, _ := st.(store.RawStore)
+			im.targets = append(im.targets, &target{dest: d, st: st, raw: raw})
+		}
+	}
+	return nil
+}
+
+// orLeave returns an error that says that the stores of the pass are
+// unavailable, or nil if there are others: the file is left for the next pass.
+func (im *fileImport) orLeave(err error) error {
+	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
+		return err
+	}
+	im.task.lacks = im.allStores()
+	return nil
+}
+
+// each calls f for each store that still is to get the file. A store for which
+// f fails is left out from then on.
+func (im *fileImport) each(f func(g *target) error) {
+	for _, g := range im.targets {
+		if g.stored || g.err != nil {
+			continue
+		}
+		if err := f(g); err != nil {
+			im.drop(g, err)
+		}
+	}
+}
+
+// drop leaves out a store because of an error.
+func (im *fileImport) drop(g *target, err error) {
+	g.abort()
+	g.err = fmt.Errorf("%s: %w", g.dest, err)
+	if errors.Is(err, store.ErrUnavailable) && im.ctx.Err() == nil {
+		im.task.lacks.add(g.dest)
+		im.markUnavailable(g.dest, g.err)
+	}
+}
+
+func (g *target) abort() {
+	if g.tx != nil {
+		g.tx.Abort()
+		g.tx = nil
+	}
+}
+
+// left reports whether a store still is to get the file.
+func (im *fileImport) left() bool {
+	return slices.ContainsFunc(im.targets, func(g *target) bool { return !g.stored && g.err == nil })
+}
+
+// failures returns why stores do not get the file. Stores that are unavailable
+// get it in a later pass if there are others.
+func (im *fileImport) failures() error {
+	var errs, down []error
+	for _, g := range im.targets {
+		if errors.Is(g.err, store.ErrUnavailable) {
+			down = append(down, g.err)
+		} else {
+			errs = append(errs, g.err)
+		}
+	}
+	if len(im.available(im.allStores())) == 0 {
+		errs = append(errs, down...)
+	}
+	return errors.Join(errs...)
 }
 
 // errNoTime is about a file whose log folder is not known.
@@ -271,21 +336,6 @@ func (im *fileImport) nameByRows() error {
 	return nil
 }
 
-// lookup fetches the records of the file's key again: another file of the
-// same key may have been stored since.
-func (im *fileImport) lookup() error {
-	t := im.task
-	t.records = make([][]store.Record, len(im.opt.Stores))
-	for i, s := range im.opt.Stores {
-		rs, err := s.Lookup(im.ctx, []store.Key{t.key})
-		if err != nil {
-			return fmt.Errorf("%s: %w", s, err)
-		}
-		t.records[i] = rs
-	}
-	return nil
-}
-
 // marks are the lengths of the stored texts of the key.
 func (im *fileImport) marks() []int64 {
 	var m []int64
@@ -317,33 +367,31 @@ func (im *fileImport) compare() (done bool, err error) {
 		return false, err
 	}
 	read := im.text()
-	done = true
-	for i, s := range im.opt.Stores {
-		if !s.Accepts(t.info()) {
-			continue
-		}
-		rel := im.relate(i, read)
-		if im.has[i] = rel.stored != nil; !im.has[i] {
-			if p := im.prefix(rel.replace); p != nil {
-				im.grown[i], im.after[i] = p, im.rd.MarkLine(p.Length)
+	im.each(func(g *target) error {
+		rel := im.relate(g.index, read)
+		if rel.stored == nil {
+			if g.prefix = im.prefix(rel.replace); g.prefix != nil {
+				g.prefixLines = im.rd.MarkLine(g.prefix.Length)
 			}
-			done = false
-			continue
+			return nil
 		}
-		if im.opt.DryRun || rel.older || im.isOfOther(rel.stored) {
-			continue
+		if !im.opt.DryRun && !rel.older && !im.isOfOther(rel.stored) {
+			rec := *rel.stored
+			rec.Size, rec.ModTime, rec.Path = t.size, t.mtime, t.path
+			if err := g.st.Refresh(im.ctx, rec); err != nil {
+				return err
+			}
 		}
-		rec := *rel.stored
-		rec.Size, rec.ModTime, rec.Path = t.size, t.mtime, t.path
-		if err := s.Refresh(im.ctx, rec); err != nil {
-			return false, fmt.Errorf("%s: %w", s, err)
-		}
+		g.stored = true
+		g.has(t.time.Time)
+		return nil
+	})
+	if im.left() {
+		return false, nil
 	}
-	if done {
-		im.opt.Progress.Add(t.size, 0)
-		im.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
-	}
-	return done, nil
+	im.opt.Progress.Add(t.size, 0)
+	im.skip(t)
+	return true, im.failures()
 }
 
 // isOfOther reports whether a record of the text describes another file that
@@ -407,30 +455,21 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// once reads the file from its start into all stores that lack it, or only
+// hasRaw reports whether a store that keeps files as they are is to get the
+// file.
+func (im *fileImport) hasRaw() bool {
+	return slices.ContainsFunc(im.targets, func(g *target) bool { return g.raw != nil && !g.stored && g.err == nil })
+}
+
+// read reads the file from its start into all stores that lack it, or only
 // into those that copy it.
-func (im *fileImport) once(extra []string, rawOnly bool) error {
+func (im *fileImport) read(extra []string, rawOnly bool) error {
 	t := im.task
-	var raw, typed []*target
-	for i, s := range im.opt.Stores {
-		g := &target{index: i, store: s}
-		if im.has[i] || !s.Accepts(t.info()) {
-			continue
+	defer func() {
+		for _, g := range im.targets {
+			g.abort()
 		}
-		if _, ok := s.(store.RawStore); ok {
-			raw = append(raw, g)
-		} else if !rawOnly {
-			typed = append(typed, g)
-		}
-	}
-	abort := func() {
-		for _, g := range slices.Concat(raw, typed) {
-			if g.tx != nil {
-				g.tx.Abort()
-			}
-		}
-	}
-	defer abort()
+	}()
 	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, Next: t.next}
 	if t.remote != nil {
 		info.Name = path.Join(t.remote.Dir, t.name)
@@ -443,48 +482,72 @@ func (im *fileImport) once(extra []string, rawOnly bool) error {
 		in.in, info.Mode = im.file, im.file.Mode
 	}
 	var src io.Reader = in
-	for _, g := range raw {
-		tx, err := g.store.(store.RawStore).BeginRaw(im.ctx, info)
-		if err != nil {
-			return fmt.Errorf("%s: %w", g.store, err)
+	typed := false
+	im.each(func(g *target) error {
+		if g.raw == nil {
+			typed = typed || !rawOnly
+			return nil
 		}
-		g.tx = tx
-		src = io.TeeReader(src, rawWriter{im.ctx, tx})
-	}
+		tx, err := g.raw.BeginRaw(im.ctx, info)
+		if err == nil {
+			g.tx = tx
+			src = io.TeeReader(src, rawWriter{im, g, tx})
+		}
+		return err
+	})
 	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
 		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
-		Reject: im.reject(0),
+		Reject: im.reject(-1),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
 	})
-	if len(typed) > 0 {
-		if err := im.rows(info, typed); err != nil {
-			var nc *tstat.NewColumnsError
-			if len(raw) == 0 || t.stdin || errors.As(err, &nc) || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || im.again || isAboutContent(err) {
-				return err
-			}
-			abort()
-			return errors.Join(err, im.once(nil, true)) // what is no log can be copied
-		}
-	} else if err := cmp.Or(im.rd.Drain(), im.checkDamage()); err != nil {
+	var err error
+	if typed {
+		err = im.rows(info)
+	} else {
+		err = cmp.Or(im.rd.Drain(), im.checkDamage())
+	}
+	if err != nil {
 		return err
 	}
 	// Behind a damaged gzip stream there may be more for those who copy.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}
-	return im.commit(raw, typed)
+	return im.commit(typed)
 }
 
 // rawWriter writes to a RawTx what is read from the file.
 type rawWriter struct {
-	ctx context.Context
-	tx  store.RawTx
+	im *fileImport
+	g  *target
+	tx store.RawTx
 }
 
-func (w rawWriter) Write(p []byte) (int, error) { return len(p), w.tx.WriteRaw(w.ctx, p) }
+func (w rawWriter) Write(p []byte) (int, error) {
+	if w.g.err == nil {
+		if err := w.tx.WriteRaw(w.im.ctx, p); err != nil {
+			w.im.drop(w.g, err)
+		}
+	}
+	if !w.im.left() {
+		return 0, errNoStore
+	}
+	return len(p), nil
+}
 
-// rows reads all rows into typed stores.
-func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
+// errNoStore ends the reading of a file that no store is to get any more.
+var errNoStore = errors.New("no store is left")
+
+// rows reads all rows into the stores that take rows.
+func (im *fileImport) rows(info store.FileInfo) error {
+	typed := func(f func(g *target) error) {
+		im.each(func(g *target) error {
+			if g.raw != nil {
+				return nil
+			}
+			return f(g)
+		})
+	}
 	for first := true; ; first = false {
 		b, err := im.rd.Next()
 		if err != nil && err != io.EOF {
@@ -498,41 +561,38 @@ func (im *fileImport) rows(info store.FileInfo, typed []*target) error {
 					_, info.Present[c] = b.Column(c)
 				}
 			}
-			for _, g := range typed {
-				info.Refused, info.Reject = im.refused[g.index], im.reject(1+g.index)
-				info.Prefix, info.PrefixLines = im.grown[g.index], im.after[g.index]
-				if g.tx, err = g.store.Begin(im.ctx, info); err != nil {
-					return fmt.Errorf("%s: %w", g.store, err)
-				}
-			}
+			typed(func(g *target) (err error) {
+				info.Reject = im.reject(g.index)
+				info.Prefix, info.PrefixLines = g.prefix, g.prefixLines
+				g.tx, err = g.st.Begin(im.ctx, info)
+				return err
+			})
 		}
 		if b == nil {
 			if err := im.checkDamage(); err != nil {
 				return err
 			}
-			for _, g := range typed {
-				if g.rejected, err = g.tx.Flush(im.ctx); err != nil {
-					return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
-				}
-			}
-			return im.checkRows(typed)
+			typed(func(g *target) (err error) {
+				g.rejected, err = g.tx.Flush(im.ctx)
+				return err
+			})
+			return im.checkRows()
 		}
 		if first {
 			im.mu.Lock()
 			im.zone.add(im.log, im.task.time, im.opt.Location, b.Ends())
 			im.mu.Unlock()
 		}
-		for _, g := range typed {
-			if err := g.tx.Write(im.ctx, b); err != nil {
-				return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
-			}
+		typed(func(g *target) error { return g.tx.Write(im.ctx, b) })
+		if !im.left() {
+			return errNoStore
 		}
 		im.opt.Progress.Add(0, int64(b.Len()))
 	}
 }
 
 // commit makes the file visible in the stores, and counts it.
-func (im *fileImport) commit(raw, typed []*target) error {
+func (im *fileImport) commit(typed bool) error {
 	t, c := im.task, im.rd.Counts()
 	if c.Lines != c.Rows+c.Rejects+c.Cuts {
 		return fmt.Errorf("internal error: read %d lines, but %d rows, %d rejects and %d cuts", c.Lines, c.Rows, c.Rejects, c.Cuts)
@@ -544,22 +604,28 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
 	}
-	if len(typed) == 0 {
+	if !typed {
 		im.idle() // what is left is to wait for the disk
 	}
-	for _, g := range slices.Concat(raw, typed) {
-		if err := im.checkElsewhere(g.index, &rec); err != nil {
+	for _, g := range im.targets {
+		if g.tx == nil {
+			continue
+		}
+		if err := im.checkElsewhere(g, &rec); err != nil {
 			return err
 		}
 	}
 	var commits, replacements int
 	var rejected int64
-	for _, g := range slices.Concat(raw, typed) {
+	im.each(func(g *target) error {
+		if g.tx == nil {
+			return nil
+		}
 		rel := im.replaced(g.index, read)
 		if rel.stored != nil {
-			continue
+			return nil
 		}
-		if p, was := im.prefix(rel.replace), im.grown[g.index]; !t.stdin && !im.opt.Replace && p != nil && (was == nil || !p.Same(*was)) {
+		if p := im.prefix(rel.replace); !t.stdin && !im.opt.Replace && p != nil && (g.prefix == nil || !p.Same(*g.prefix)) {
 			return store.ErrConflict // the file changed while it was read
 		}
 		mine := rec
@@ -567,25 +633,33 @@ func (im *fileImport) commit(raw, typed []*target) error {
 		mine.Rejects += g.rejected
 		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
 		if errors.Is(err, store.ErrDuplicate) {
-			continue
+			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", g.store, im.refuse(g.index, err))
+			return err
+		}
+		if g.committed(&mine) && len(im.dests) > 1 {
+			im.log.Info("store available again", "store", g.dest.String())
 		}
 		rejected = max(rejected, g.rejected)
 		commits++
 		replacements += len(rel.replace)
-		im.warn(g.store, rel)
+		im.warn(g.st, rel)
+		return nil
+	})
+	if commits == 0 {
+		if im.left() {
+			im.skip(t) // another import stored it meanwhile
+		}
+		return nil
 	}
-	if commits > 0 {
-		im.warnTruncated()
+	im.warnTruncated()
+	if t.counted {
+		return nil
 	}
+	t.counted = true
 	im.count(t, func(s *TypeSummary) {
 		s.spanned(t.time.Time)
-		if commits == 0 {
-			s.Skipped++
-			return
-		}
 		if rec.Damaged {
 			s.Damaged++
 		}

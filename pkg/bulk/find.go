@@ -34,10 +34,11 @@ type task struct {
 	next    time.Time // of the next log folder; zero: there is no next one
 	growing bool      // Tstat may still write to it
 
-	rejected []int64          // line of the last reject reported: by the reader, by each store
-	told     map[refusal]bool // refused lines that were reported
+	rejected map[reject]bool  // lines whose reject was reported
 	records  [][]store.Record // per store, of key
+	lacks    storeSet         // those that are unavailable, and may lack the file
 	fresh    bool             // records were just looked up, and key is claimed
+	counted  bool             // in an earlier pass
 }
 
 // find returns the files that the sources have and the options want, ordered
@@ -109,7 +110,7 @@ func (r *run) scan(t *task) bool {
 			return false
 		case o.source == nil && t.source == nil && sameFile(o, t):
 			if !r.isSettled(t) {
-				r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+				r.skip(t)
 				r.settle(t, time.Time{})
 			}
 			return false
@@ -271,7 +272,7 @@ func (r *run) wanted(t *task) bool {
 		r.unknown[t.key.File] = true
 		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
 	}
-	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool { return s.Accepts(t.info()) })
+	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
 }
 
 // Wants reports whether the options name files of a log type and folder time.
@@ -301,12 +302,19 @@ func (o *Options) wantsTime(at time.Time) bool {
 // inTime reports whether the options want a file of that folder time.
 func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
+// isSettled reports whether nothing is to be done for a file: it is as it was,
+// and no store that lacks it is available.
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.settledBefore[t.path]
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
 		return false
 	}
-	r.settled[t.path] = v
+	t.counted = v.counted
+	if len(r.available(v.lacks)) > 0 {
+		return false
+	}
+	t.lacks = v.lacks
+	r.settle(t, v.until)
 	return true
 }
 

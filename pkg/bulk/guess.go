@@ -2,6 +2,7 @@ package bulk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -23,18 +24,20 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	for i, s := range r.opt.Stores {
-		var rs []store.Record
-		err := r.retry(ctx, func() (err error) { rs, err = s.OtherProbes(ctx, keys); return err })
-		if err != nil {
-			return fmt.Errorf("%s: %w", s, err)
+	for _, d := range r.available(r.takes) {
+		err := r.use(ctx, d, func(s store.Store) error {
+			rs, err := s.OtherProbes(ctx, keys)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, rec := range rs {
+				k := elsewhere{d.index, rec.Folder, rec.File}
+				r.elsewhere[k] = append(r.elsewhere[k], rec)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return err
 		}
-		r.mu.Lock()
-		for _, rec := range rs {
-			k := elsewhere{i, rec.Folder, rec.File}
-			r.elsewhere[k] = append(r.elsewhere[k], rec)
-		}
-		r.mu.Unlock()
 	}
 	return nil
 }
@@ -47,15 +50,15 @@ type elsewhere struct {
 
 // checkElsewhere refuses a text with rows that a store has as that of another
 // probe.
-func (im *fileImport) checkElsewhere(index int, r *store.Record) error {
+func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	if r.Rows == 0 {
 		return nil
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	for _, rec := range im.elsewhere[elsewhere{index, r.Folder, r.File}] {
+	for _, rec := range im.elsewhere[elsewhere{g.index, r.Folder, r.File}] {
 		if rec.Fingerprint == r.Fingerprint && rec.Rows > 0 {
-			return &guessError{im.opt.Stores[index].String(), r.Probe, rec.Probe}
+			return &guessError{g.dest.String(), r.Probe, rec.Probe}
 		}
 	}
 	return nil

@@ -36,6 +36,10 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 	if err != nil {
 		return 0, err
 	}
+	defer r.close()
+	if err := r.openStores(ctx); err != nil {
+		return 0, err
+	}
 	tasks, err := r.find(ctx)
 	if err != nil {
 		return 0, err
@@ -68,7 +72,7 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 		})
 	}
 	err = errors.Join(g.Wait(), r.awayError())
-	return r.failed, err
+	return r.problems, err
 }
 
 // identify reads a task's file.

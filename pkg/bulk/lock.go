@@ -7,12 +7,11 @@ import (
 	"strings"
 
 	"github.com/tstatrepo/tstatrepo/pkg/state"
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // lockAll takes the lock of every source and store, so that a slow cron job
 // is not overtaken by the next, and returns their names.
-func lockAll(stateDir string, sources []string, remote []Source, stores []store.Store) (names []string, unlock func(), err error) {
+func lockAll(stateDir string, sources []string, remote []Source, stores []Destination) (names []string, unlock func(), err error) {
 	var held []func()
 	unlock = func() {
 		for _, u := range held {

@@ -4,8 +4,6 @@ import (
 	"io"
 	"log/slog"
 	"time"
-
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // Options say what Run imports and how. The zero value of a field means its
@@ -17,7 +15,7 @@ type Options struct {
 	Remote []Source
 	// Stores are where the rows go; every file goes to all of them. Run does
 	// not close them.
-	Stores []store.Store
+	Stores []Destination
 
 	Probe string // name of the probe; required, see store.ValidProbe
 	// ProbeGuessed says that nobody chose Probe. Then a text that a store has
@@ -46,8 +44,8 @@ type Options struct {
 	Limits     *Limits
 	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and no row
 	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
-	// RetryTimeout is how long a file is tried again whose store fails for a
-	// reason that may pass, like a server that restarts. 0: not at all.
+	// RetryTimeout is how long a store is retried that fails for a reason that
+	// may pass, like a server that restarts. 0: not at all.
 	RetryTimeout time.Duration
 	// ClaimTime is how long files stay claimed in a store.Claimer if this
 	// process dies; 0: DefaultClaimTime.
@@ -66,8 +64,8 @@ type Options struct {
 	// PassedOver is called with what looks like logs and is not read, each time
 	// the sources were looked through; nil: never. Summary has it too.
 	PassedOver func(PassedOver)
-	// Waits is told why a file waits for a store that is away, once for each
-	// time; nil: nobody wants to know.
+	// Waits is told why a store is unavailable, once for each time; nil: nobody
+	// wants to know.
 	Waits func(error)
 
 	StateDir string       // locks and reject files

@@ -31,14 +31,15 @@ type rejectFile struct {
 	told   bool // err was
 }
 
-func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
+// add reports whether the line was kept.
+func (r *rejectFile) add(path string, line int64, reason string, text []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.f == nil && r.err == nil {
 		r.open()
 	}
 	if r.err != nil || r.size > maxRejectFile {
-		return
+		return false
 	}
 	more := ""
 	if len(text) > maxRejectText {
@@ -49,6 +50,7 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) {
 	if r.size += n; r.size > maxRejectFile {
 		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)
 	}
+	return r.err == nil
 }
 
 func (r *rejectFile) open() {

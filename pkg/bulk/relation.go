@@ -92,8 +92,8 @@ func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) 
 	return own, free, others
 }
 
-// storedAsIs reports whether every store has the file as it is on disk, and
-// has had it imported no earlier than a time.
+// storedAsIs reports whether every store that is available has the file as it
+// is on disk, and has had it imported no earlier than a time.
 func (r *run) storedAsIs(t *task, since time.Time) bool {
 	if t.stdin {
 		return false
@@ -101,8 +101,8 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 	fits := func(rec *store.Record) bool {
 		return !rec.Imported.Before(since) && rec.Size == t.size && !rec.Damaged && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
 	}
-	for i, s := range r.opt.Stores {
-		if !s.Accepts(t.info()) {
+	for i, d := range r.dests {
+		if t.lacks.has(d) || !d.accepts(t) {
 			continue
 		}
 		found := false
@@ -119,6 +119,7 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 		if !found {
 			return false
 		}
+		d.has(t.time.Time)
 	}
 	return true
 }
@@ -267,8 +268,8 @@ func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 // stored, so that it has to be read before it is imported.
 func (im *fileImport) needsComparison() (bool, error) {
 	var heads []string
-	for i := range im.opt.Stores {
-		own, free, others := im.recordsFor(im.task, i)
+	for _, g := range im.targets {
+		own, free, others := im.recordsFor(im.task, g.index)
 		if len(own)+len(free) > 0 {
 			return true, nil
 		}

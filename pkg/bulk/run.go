@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"path"
 	"slices"
@@ -28,24 +27,30 @@ type run struct {
 	log     *slog.Logger
 	limits  *Limits
 	rejects *rejectFile
-	// The stores to claim files in, and as whom.
-	claimers []store.Claimer
-	owner    string
-	readers  sync.Pool // of *tstat.Reader, whose buffers are large
+	locks   []string
+	owner   string    // of claims; "" if none are made
+	readers sync.Pool // of *tstat.Reader, whose buffers are large
+	dests   []*dest
+	takes   storeSet // those that files of the pass go to
+
+	ctx    context.Context // of the probes of unavailable stores
+	cancel context.CancelFunc
+	probes sync.WaitGroup
 
 	mu            sync.Mutex
+	changed       chan struct{} // closed when a store is available again
 	sum           *Summary
 	types         map[string]*TypeSummary
 	zone          zoneCheck
 	unknown       map[string]bool    // unknown log types that were warned of
-	settled       map[string]version // with Follow: files that need no second look
+	settled       map[string]version // files that need no second look
 	settledBefore map[string]version // of the last pass
 	passedOver    PassedOver         // in this pass
 	passedSum     string             // of what the pass before has passed over; "" before the first
 	told          map[string]bool    // problems with folders that were told
 	away          map[Source]error   // sources that were lost in this pass
 	claimed       map[store.Key]bool // files that the last pass left to other importers
-	failed        int                // folders and files that could not be read or stored
+	problems      int                // folders and files that could not be read or stored
 	began         time.Time          // of this pass
 
 	scanned map[store.Key][]*task // the files of the scan, also those that are not imported
@@ -56,9 +61,11 @@ type run struct {
 
 // version tells whether a file changed since it was looked at.
 type version struct {
-	size  int64
-	mtime time.Time
-	until time.Time // when it is looked at again all the same; zero: never
+	size    int64
+	mtime   time.Time
+	until   time.Time // when it is looked at again all the same; zero: never
+	lacks   storeSet  // stores that were unavailable
+	counted bool      // in the sums of types
 }
 
 // Run imports what opt says and returns what became of it, also together with
@@ -69,25 +76,55 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.rejects.close()
+	defer r.close()
 	if !opt.DryRun {
-		names, unlock, err := lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
+		var unlock func()
+		r.locks, unlock, err = lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
 		if err != nil {
 			return nil, err
 		}
 		defer unlock()
-		if r.claimers = claimers(opt.Stores); len(r.claimers) > 0 {
-			if r.owner, err = claimOwner(opt.StateDir, names); err != nil {
-				return nil, err
-			}
-		}
 	}
-	if opt.Follow {
+	context.AfterFunc(ctx, r.cancel)
+	err = r.openStores(ctx)
+	if err == nil {
+		err = r.await(ctx, r.allStores())
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case opt.Follow:
 		err = r.follow(ctx)
-	} else if err = r.pass(ctx); err == nil && r.failed > 0 {
-		err = &failedError{r.failed}
+	default:
+		err = r.passes(ctx)
 	}
 	return r.summary(), err
+}
+
+// close ends what runs beside the passes.
+func (r *run) close() {
+	r.cancel()
+	r.probes.Wait()
+	r.rejects.close()
+}
+
+// passes imports what there is now. Files that a store lacks because it was
+// unavailable are imported when it is available again.
+func (r *run) passes(ctx context.Context) error {
+	for {
+		err := r.pass(ctx)
+		behind := r.behind()
+		if err == nil && behind != 0 && !slices.Contains(r.opt.Sources, "-") && r.await(ctx, behind) == nil {
+			continue
+		}
+		if err == nil {
+			err = r.behindError()
+		}
+		if r.problems > 0 {
+			err = errors.Join(err, &failedError{r.problems})
+		}
+		return err
+	}
 }
 
 // failedError is ErrFailed with a count.
@@ -130,10 +167,8 @@ func newRun(opt Options) (*run, error) {
 	if len(opt.Stores) == 0 {
 		return nil, hint.Usage("no store", "")
 	}
-	for _, s := range opt.Stores {
-		if opt.Replace && s.Properties().AppendOnly {
-			return nil, hint.Usage(fmt.Sprintf("replace: %s cannot, its rows do not tell their file", s), "")
-		}
+	if len(opt.Stores) > maxStores {
+		return nil, hint.Usage(fmt.Sprintf("%d stores, at most %d are possible", len(opt.Stores), maxStores), "")
 	}
 	r := &run{
 		opt: opt, log: opt.Log,
@@ -148,7 +183,13 @@ func newRun(opt Options) (*run, error) {
 		taken:   map[claim]string{},
 
 		elsewhere: map[elsewhere][]store.Record{},
+		changed:   make(chan struct{}),
 	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	for i, s := range opt.Stores {
+		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
+	}
+	r.takes = r.allStores()
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if r.limits == nil {
 		r.limits = NewLimits(opt.Jobs, opt.Rate)
@@ -253,7 +294,9 @@ func matches(glob, name string) bool {
 func (r *run) follow(ctx context.Context) error {
 	wait := r.opt.Poll
 	for begun := false; ; {
+		changed := r.changes()
 		err := r.pass(ctx)
+		r.behind()
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -268,12 +311,17 @@ func (r *run) follow(ctx context.Context) error {
 		default:
 			return err
 		}
+		if err == nil {
+			err = r.behindError() // the others are up to date
+		}
 		if r.opt.Passed != nil {
 			r.opt.Passed(r.summary(), err)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-changed:
+			wait = r.opt.Poll
 		case <-time.After(wait):
 		case <-r.opt.Wake:
 			wait = r.opt.Poll
@@ -291,6 +339,12 @@ const (
 // pass imports what there is now.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
+	r.takes = r.allStores()
+	for _, d := range r.dests {
+		d.mu.Lock()
+		d.behind = StoreSummary{}
+		d.mu.Unlock()
+	}
 	tasks, err := r.find(ctx)
 	if err != nil {
 		return err
@@ -324,7 +378,8 @@ func (r *run) pass(ctx context.Context) error {
 	return r.awayError()
 }
 
-// plan tells the stores which files are to come.
+// plan tells the stores which files are to come. A store that is unavailable
+// then takes no part in the pass.
 func (r *run) plan(groups [][]*task) {
 	var files []store.FileInfo
 	for _, g := range groups {
@@ -334,8 +389,12 @@ func (r *run) plan(groups [][]*task) {
 			}
 		}
 	}
-	for _, s := range r.opt.Stores {
-		s.Plan(files)
+	r.takes = 0
+	for _, d := range r.available(r.allStores()) {
+		if st, err := d.store(); err == nil {
+			st.Plan(files)
+			r.takes.add(d)
+		}
 	}
 }
 
@@ -358,19 +417,10 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		}
 		byKey[t.key] = append(byKey[t.key], t)
 	}
-	records := make([]map[store.Key][]store.Record, len(r.opt.Stores))
-	for i, s := range r.opt.Stores {
-		records[i] = map[store.Key][]store.Record{}
-		for chunk := range slices.Chunk(keys, lookupKeys) {
-			var rs []store.Record
-			err := r.retry(ctx, func() (err error) { rs, err = s.Lookup(ctx, chunk); return err })
-			if err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", s, err)
-			}
-			for _, rec := range rs {
-				records[i][rec.Key] = append(records[i][rec.Key], rec)
-			}
-		}
+	var found []map[store.Key][]store.Record
+	err = r.retry(ctx, func() (err error) { found, err = r.lookup(ctx, keys); return err })
+	if err != nil {
+		return nil, nil, err
 	}
 	// What is to be replaced, this run or another one may have replaced since.
 	var since time.Time
@@ -379,12 +429,9 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	}
 	index := map[store.Key]int{}
 	for _, t := range tasks {
-		t.records = make([][]store.Record, len(r.opt.Stores))
-		for i := range r.opt.Stores {
-			t.records[i] = records[i][t.key]
-		}
+		r.setRecords(t, found)
 		if r.storedAsIs(t, since) {
-			r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+			r.skip(t)
 			r.settle(t, time.Time{})
 			stored = append(stored, t)
 			continue
@@ -404,6 +451,17 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	return groups, stored, nil
 }
 
+// setRecords gives a task the records of its key, see lookup.
+func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
+	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
+	for i, d := range r.dests {
+		if found[i] == nil {
+			t.lacks.add(d)
+		}
+		t.records[i] = found[i][t.key]
+	}
+}
+
 // textSize is about how long the text of a task's file is.
 func (t *task) textSize() int64 {
 	if strings.HasSuffix(t.path, ".gz") {
@@ -417,8 +475,9 @@ const lookupKeys = 1000
 
 // anyTyped reports whether any store takes rows.
 func (r *run) anyTyped() bool {
-	return slices.ContainsFunc(r.opt.Stores, func(s store.Store) bool {
-		_, raw := s.(store.RawStore)
+	return slices.ContainsFunc(r.available(r.takes), func(d *dest) bool {
+		st, _ := d.store()
+		_, raw := st.(store.RawStore)
 		return !raw
 	})
 }
@@ -429,11 +488,11 @@ func (r *run) do(ctx context.Context, t *task) error {
 	if ctx.Err() != nil || r.isAway(t.source) {
 		return nil
 	}
-	err := r.retry(ctx, func() error { return r.importFile(ctx, t) })
+	err := r.importFile(ctx, t)
 	switch {
 	case err == nil:
 		r.settle(t, time.Time{})
-		r.tellSettled(t)
+		r.done(t)
 		return nil
 	case ctx.Err() != nil:
 		return nil
@@ -450,17 +509,22 @@ func (r *run) do(ctx context.Context, t *task) error {
 	r.count(t, func(s *TypeSummary) { s.Failed++ })
 	r.problem(t.path, err)
 	r.settle(t, time.Now().Add(retryAfter))
-	r.tellSettled(t)
+	r.done(t)
 	return nil
 }
 
-// tellSettled tells the stores that a planned file is done with.
-func (r *run) tellSettled(t *task) {
+// done tells the stores that a planned file is done with.
+func (r *run) done(t *task) {
 	if t.typ == nil {
 		return
 	}
-	for _, s := range r.opt.Stores {
-		s.Done(t.info())
+	for _, d := range r.dests {
+		if t.lacks.has(d) {
+			continue // until it has the file
+		}
+		if st, err := d.store(); err == nil {
+			st.Done(t.info())
+		}
 	}
 }
 
@@ -469,26 +533,23 @@ func isGuess(err error) bool {
 	return errors.As(err, &ge)
 }
 
-// retry calls f until its error is not transient, or Options.RetryTimeout has
-// passed since the first failure.
+// retry calls f until a store is available for it.
 func (r *run) retry(ctx context.Context, f func() error) error {
-	p := retry.Policy{Transient: store.IsTransient, Limit: r.opt.RetryTimeout, Retrying: func(err error) {
-		if r.opt.Waits != nil {
-			r.opt.Waits(err)
+	for {
+		err := f()
+		if !errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
+			return err
 		}
-		attrs := []any{"err", err}
-		if r.opt.RetryTimeout != math.MaxInt64 { // without end
-			attrs = append(attrs, "for", r.opt.RetryTimeout)
+		if err := r.await(ctx, r.allStores()); err != nil {
+			return err
 		}
-		r.log.Warn("will try again", attrs...)
-	}}
-	return p.Do(ctx, f)
+	}
 }
 
 // problem counts something that was not imported, and says why.
 func (r *run) problem(path string, err error) {
 	r.mu.Lock()
-	r.failed++
+	r.problems++
 	r.mu.Unlock()
 	text := err.Error()
 	if !strings.Contains(text, path+":") {
@@ -500,10 +561,25 @@ func (r *run) problem(path string, err error) {
 // settle remembers a file that needs no further look as long as it does not
 // change, or until a time.
 func (r *run) settle(t *task, until time.Time) {
-	if r.opt.Follow {
+	for _, d := range r.dests {
+		if t.lacks.has(d) {
+			d.lacks(t)
+		}
+	}
+	t.rejected = nil
+	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()
-		r.settled[t.path] = version{t.size, t.mtime, until}
+		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted}
 		r.mu.Unlock()
+	}
+}
+
+// skip counts a file that is stored already. One that a store may lack is
+// counted when that is known.
+func (r *run) skip(t *task) {
+	if t.lacks == 0 && !t.counted {
+		t.counted = true
+		r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 	}
 }
 
@@ -545,6 +621,10 @@ func (r *run) summary() *Summary {
 	defer r.mu.Unlock()
 	s := r.sum
 	s.sumUp(r.types)
+	s.Stores = nil
+	for _, d := range r.dests {
+		s.Stores = append(s.Stores, d.summary())
+	}
 	s.RejectFile = r.rejects.path()
 	if err := r.rejects.failure(); err != nil {
 		r.log.Warn("rejected lines were counted, but not kept", "err", err)

@@ -22,6 +22,8 @@ type Summary struct {
 	// BytesPerSecond is source text read a second.
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	RowsPerSecond  float64 `json:"rows_per_second"`
+	// Stores are the stores of the run.
+	Stores []StoreSummary `json:"stores,omitempty"`
 	// RejectFile holds the rejected lines; empty if there were none.
 	RejectFile string `json:"reject_file,omitempty"`
 	DryRun     bool   `json:"dry_run,omitempty"`
@@ -82,6 +84,9 @@ func Merge(runs []*Summary) *Summary {
 		m.PassedOver.Files += s.PassedOver.Files
 		m.PassedOver.Folders += s.PassedOver.Folders
 		m.PassedOver.Paths = append(m.PassedOver.Paths, s.PassedOver.Paths...)
+		for _, st := range s.Stores {
+			m.addStore(st)
+		}
 		for _, t := range s.Types {
 			if types[t.Name] == nil {
 				types[t.Name] = &TypeSummary{Name: t.Name}
@@ -91,6 +96,26 @@ func Merge(runs []*Summary) *Summary {
 	}
 	m.sumUp(types)
 	return m
+}
+
+// addStore adds the counts of a store.
+func (s *Summary) addStore(add StoreSummary) {
+	i := slices.IndexFunc(s.Stores, func(o StoreSummary) bool { return o.Store == add.Store })
+	if i < 0 {
+		s.Stores = append(s.Stores, add)
+		return
+	}
+	a := &s.Stores[i]
+	a.Files += add.Files
+	a.Rows += add.Rows
+	a.Behind += add.Behind
+	if a.Oldest.IsZero() || !add.Oldest.IsZero() && add.Oldest.Before(a.Oldest) {
+		a.Oldest = add.Oldest
+	}
+	if add.Last.After(a.Last) {
+		a.Last = add.Last
+	}
+	a.Error = cmp.Or(a.Error, add.Error)
 }
 
 // sumUp fills in what follows from the sums of the types.

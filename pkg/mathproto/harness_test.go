@@ -226,20 +226,21 @@ func newRepo(t *testing.T, change func(*repo)) *repo {
 func (r *repo) Check(Stream) error { return nil }
 
 // Open opens the stores of the test for a stream.
-func (r *repo) Open(ctx context.Context, s Stream) (list []store.Store, release func() error, err error) {
+func (r *repo) Open(s Stream) (list []bulk.Destination, release func() error, err error) {
+	var opened []*stores.Destination
 	release = func() error {
 		var errs []error
-		for _, st := range list {
-			errs = append(errs, st.Close())
+		for _, d := range opened {
+			errs = append(errs, d.Close())
 		}
 		return errors.Join(errs...)
 	}
-	for _, d := range r.dest {
-		st, err := stores.Open(ctx, d, stores.Options{Log: r.opt.Log, RetryTimeout: math.MaxInt64, Stream: s.Name, StreamType: s.Type})
+	for _, to := range r.dest {
+		d, err := stores.NewDestination(to, stores.Options{Log: r.opt.Log, Stream: s.Name, StreamType: s.Type})
 		if err != nil {
-			return nil, nil, errors.Join(err, release())
+			return nil, nil, err
 		}
-		list = append(list, st)
+		list, opened = append(list, d), append(opened, d)
 	}
 	return list, release, nil
 }

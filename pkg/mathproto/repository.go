@@ -19,7 +19,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
-	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // Stream is what a store is opened for.
@@ -33,8 +32,8 @@ type Stream struct {
 type Stores interface {
 	// Check reports whether they can take a stream.
 	Check(Stream) error
-	// Open opens them for a stream, and release ends its use of them.
-	Open(context.Context, Stream) (list []store.Store, release func() error, err error)
+	// Open returns those of a stream, and release ends its use of them.
+	Open(Stream) (list []bulk.Destination, release func() error, err error)
 }
 
 // RepositoryOptions are those of NewRepository.
@@ -119,9 +118,10 @@ type stream struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
-	total  bulk.TypeSummary // of this run of the import
-	before bulk.TypeSummary // of those before it
-	rows   *metrics.Counts  // stored per hour
+	total  bulk.TypeSummary    // of this run of the import
+	before bulk.TypeSummary    // of those before it
+	stores []bulk.StoreSummary // after the last pass
+	rows   *metrics.Counts     // stored per hour
 	last   struct{ stored, poll, err time.Time }
 	err    string
 }
@@ -340,7 +340,7 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 
 // follow imports a stream until ctx ends or it cannot go on.
 func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
-	stores, release, err := r.opt.Stores.Open(ctx, Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
+	stores, release, err := r.opt.Stores.Open(Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 	opt.Log = r.log.With("stream", s.StreamName)
 	opt.Filed, opt.Waits = s.filed, s.failed
 	opt.Passed = func(sum *bulk.Summary, err error) {
-		s.passed(err)
+		s.passed(sum, err)
 		if r.opt.Passed != nil {
 			r.passed.Lock()
 			defer r.passed.Unlock()
@@ -381,9 +381,9 @@ func (s *stream) filed(total bulk.TypeSummary) {
 	s.total = total
 }
 
-func (s *stream) passed(err error) {
+func (s *stream) passed(sum *bulk.Summary, err error) {
 	s.mu.Lock()
-	s.last.poll = time.Now()
+	s.last.poll, s.stores = time.Now(), sum.Stores
 	s.mu.Unlock()
 	if err != nil {
 		s.failed(err)

@@ -3,6 +3,7 @@ package mathproto
 import (
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
@@ -25,9 +26,11 @@ type StreamStats struct {
 	// and LagSeconds how long ago that is.
 	LastFolder time.Time `json:"last_folder,omitzero"`
 	LagSeconds float64   `json:"lag_seconds,omitempty"`
-	LastPoll   time.Time `json:"last_poll,omitzero"`
-	LastError  string    `json:"last_error,omitempty"`
-	ErrorTime  time.Time `json:"last_error_time,omitzero"`
+	// Stores are the stores of the stream after the last pass.
+	Stores    []bulk.StoreSummary `json:"stores,omitempty"`
+	LastPoll  time.Time           `json:"last_poll,omitzero"`
+	LastError string              `json:"last_error,omitempty"`
+	ErrorTime time.Time           `json:"last_error_time,omitzero"`
 
 	Time        time.Time `json:"-"` // of these figures
 	LastSuccess time.Time `json:"-"` // when a file was last stored
@@ -89,6 +92,34 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
 
+// StoreStats is how far a store of a stream is.
+type StoreStats struct {
+	stream *StreamStats
+	bulk.StoreSummary
+}
+
+// StoresOf returns the stores of streams.
+func StoresOf(streams []StreamStats) (list []StoreStats) {
+	for i := range streams {
+		for _, s := range streams[i].Stores {
+			list = append(list, StoreStats{&streams[i], s})
+		}
+	}
+	return list
+}
+
+// StoreMetrics are those of the stores of streams.
+var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "type", "store"},
+	func(s *StoreStats) []string {
+		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
+	},
+	metrics.Value("lag_seconds", "How long ago the oldest log folder began of which the store lacks a file; the newest folder if it lacks none.", func(s *StoreStats) (float64, bool) {
+		lag := s.Lag(s.stream.Time)
+		return lag.Seconds(), lag != 0
+	}),
+	metrics.Count("behind_files", "Files that the store lacks because it was unavailable.", func(s *StoreStats) int64 { return s.Behind }),
+)
+
 func (s *stream) stats(folder time.Duration) StreamStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +128,7 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 	st := StreamStats{
 		Registration: s.Registration, Probe: s.probe,
 		Files: sum.Files, Rows: sum.Rows, Rejects: sum.Rejects, Failed: sum.Failed, Bytes: sum.Bytes,
-		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last,
+		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, LastError: s.err, ErrorTime: s.last.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
 		// Nothing can be stored of the folder that Tstat writes to, nor for a

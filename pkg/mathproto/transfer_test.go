@@ -267,7 +267,7 @@ func TestPull(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer st.Close()
-		return bulk.Run(t.Context(), bulk.Options{Remote: []bulk.Source{src}, Stores: []store.Store{st}, Probe: "s1", Location: time.UTC, StateDir: t.TempDir()})
+		return bulk.Run(t.Context(), bulk.Options{Remote: []bulk.Source{src}, Stores: bulk.Opened(st), Probe: "s1", Location: time.UTC, StateDir: t.TempDir()})
 	}
 	if sum, err := run(); err != nil || sum.Total.Files != 2 || sum.Total.Rows != 7 {
 		t.Errorf("%+v, %v", sum, err)

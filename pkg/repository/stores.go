@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
@@ -24,8 +25,6 @@ type StoreOptions struct {
 	// Wants reports whether files of a log type and folder time can come.
 	Wants func(logType string, folder time.Time) bool
 	Since time.Time // of the oldest folder that can come
-	// RetryTimeout is how long a database that is away is waited for.
-	RetryTimeout time.Duration
 	// Adopt says by the names of streams what math_repo knew of them; of the
 	// others it knew nothing. nil: there was none. Stream, Probe and Type are
 	// set for each.
@@ -33,113 +32,97 @@ type StoreOptions struct {
 	Log   *slog.Logger
 }
 
-// Stores opens the stores of streams: those of DBStream for each, the others
-// once for all. It is safe for concurrent use.
+// Stores are the stores of streams: those of DBStream one for each, the others
+// one for all. It is safe for concurrent use.
 type Stores struct {
-	opt StoreOptions
-
-	mu     sync.Mutex
-	ready  bool // shared are all open
-	shared []store.Store
+	opt    StoreOptions
+	shared map[string]*stores.Destination // by destination
 }
 
 // OpenStores opens the stores that do not depend on a server, so that what is
 // wrong with them is told at once.
 func OpenStores(ctx context.Context, opt StoreOptions) (*Stores, error) {
-	s := &Stores{opt: opt}
+	s := &Stores{opt: opt, shared: map[string]*stores.Destination{}}
 	for _, dest := range opt.To {
-		if !stores.InFolder(dest) {
+		if stores.HasStreams(dest) {
 			continue
 		}
-		st, err := s.openOne(ctx, dest, mathproto.Stream{})
+		d, err := s.destination(dest, mathproto.Stream{})
+		if err == nil && stores.InFolder(dest) {
+			_, err = d.Open(ctx)
+		}
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
-		s.shared = append(s.shared, st)
+		s.shared[dest] = d
 	}
 	return s, nil
 }
 
 // Close closes the stores that all streams share.
-func (s *Stores) Close() error { return closeAll(s.shared) }
+func (s *Stores) Close() error { return closeAll(slices.Collect(maps.Values(s.shared))) }
 
-func closeAll(list []store.Store) error {
+func closeAll(list []*stores.Destination) error {
 	var errs []error
-	for _, st := range list {
-		errs = append(errs, st.Close())
+	for _, d := range list {
+		errs = append(errs, d.Close())
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Stores) openOne(ctx context.Context, dest string, st mathproto.Stream) (store.Store, error) {
-	return stores.Open(ctx, dest, stores.Options{
-		Memory:       s.opt.Memory / int64(s.opt.Jobs*len(s.opt.To)),
-		Log:          s.opt.Log,
-		RetryTimeout: s.opt.RetryTimeout,
-		Stream:       st.Name,
-		StreamType:   st.Type,
+func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
+	return stores.NewDestination(dest, stores.Options{
+		Memory:     s.opt.Memory / int64(s.opt.Jobs*len(s.opt.To)),
+		Log:        s.opt.Log,
+		Stream:     st.Name,
+		StreamType: st.Type,
 	})
 }
 
-func (s *Stores) openShared(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ready {
-		return nil
-	}
-	var list []store.Store
+// Open returns the stores of a stream, which are opened when they are needed;
+// release ends their use.
+func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release func() error, err error) {
+	var own []*stores.Destination
 	for _, dest := range s.opt.To {
-		if stores.InFolder(dest) || stores.HasStreams(dest) {
-			continue
+		d := s.shared[dest]
+		if d == nil {
+			if d, err = s.destination(dest, stream); err != nil {
+				return nil, nil, err
+			}
+			own = append(own, d)
 		}
-		st, err := s.openOne(ctx, dest, mathproto.Stream{})
-		if err != nil {
-			return errors.Join(err, closeAll(list))
-		}
-		list = append(list, st)
-	}
-	s.shared = append(s.shared, list...)
-	s.ready = true
-	return nil
-}
-
-// Open returns the stores of a stream; release ends their use. A database
-// that is away is waited for.
-func (s *Stores) Open(ctx context.Context, stream mathproto.Stream) (list []store.Store, release func() error, err error) {
-	if err := s.openShared(ctx); err != nil {
-		return nil, nil, err
-	}
-	var own []store.Store
-	for _, dest := range s.opt.To {
-		if !stores.HasStreams(dest) {
-			continue
-		}
-		st, err := s.openOne(ctx, dest, stream)
-		if err != nil {
-			return nil, nil, errors.Join(err, closeAll(own))
-		}
-		own = append(own, st)
-	}
-	list = slices.Concat(s.shared, own)
-	if err := s.adopt(ctx, list, stream); err != nil {
-		return nil, nil, errors.Join(err, closeAll(own))
+		list = append(list, &adopting{d, s.adoption(stream)})
 	}
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adopt lets the stores take over what math_repo has stored of a stream.
-func (s *Stores) adopt(ctx context.Context, list []store.Store, stream mathproto.Stream) error {
+// adoption returns what the stores are to take over of a stream, nil if there
+// was no math_repo.
+func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
 		return nil
 	}
 	a := s.opt.Adopt[stream.Name]
 	a.Stream, a.Probe, a.Type = stream.Name, stream.Probe, stream.Type
-	for _, st := range list {
-		if err := stores.Adopt(ctx, st, a); err != nil {
-			return fmt.Errorf("%s: %w", st, err)
-		}
+	return &a
+}
+
+// adopting is a store that takes over what math_repo had of a stream.
+type adopting struct {
+	*stores.Destination
+	adoption *store.Adoption // nil: nothing
+}
+
+// Open implements bulk.Destination.
+func (d *adopting) Open(ctx context.Context) (store.Store, error) {
+	st, err := d.Destination.Open(ctx)
+	if err != nil || d.adoption == nil {
+		return st, err
 	}
-	return nil
+	if err := stores.Adopt(ctx, st, *d.adoption); err != nil {
+		return nil, fmt.Errorf("%s: %w", st, err)
+	}
+	return st, nil
 }
 
 // Check reports whether the stores can take a stream.

@@ -30,16 +30,6 @@ var ErrTransient = errors.New("try again")
 // IsTransient reports whether an error is marked as ErrTransient.
 func IsTransient(err error) bool { return errors.Is(err, ErrTransient) }
 
-// RefusedError is returned by FileTx when the destination refused a row that
-// the store thought good. The file can be stored without it: begin again with
-// the line in FileInfo.Refused.
-type RefusedError struct {
-	Line   int64 // in the source file
-	Reason string
-}
-
-func (e *RefusedError) Error() string { return fmt.Sprintf("line %d: refused: %s", e.Line, e.Reason) }
-
 // Unavailable marks err as ErrUnavailable if it is one of a file system that
 // may recover: full, over quota, read-only after a fault.
 func Unavailable(err error) error {
@@ -143,11 +133,9 @@ type FileInfo struct {
 	Mode    fs.FileMode
 
 	// Reject is called during Write and Flush for each row that the store cannot
-	// take, like a value out of a column's range; text is only valid during the
-	// call. Nil disables reporting.
+	// take, like a value out of a column's range, perhaps from another goroutine;
+	// text is only valid during the call. Nil disables reporting.
 	Reject func(line int64, reason string, text []byte)
-	// Refused are lines that are such rows for certain, and why.
-	Refused map[int64]string
 	// Prefix is the record of the longest stored text that the file starts with,
 	// and PrefixLines counts its lines. Commit will replace that record. Nil: the
 	// store has no such text, or the file cannot be read twice.

@@ -34,7 +34,7 @@ func fill(t *testing.T, dest string, times ...time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = bulk.Run(t.Context(), bulk.Options{Sources: []string{source}, Stores: []store.Store{st}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()})
+	_, err = bulk.Run(t.Context(), bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestVerifyPrefix(t *testing.T) {
 		}
 		t.Cleanup(func() { st.Close() })
 		o := opt
-		o.Stores, o.Replace = []store.Store{st}, replace
+		o.Stores, o.Replace = bulk.Opened(st), replace
 		if _, err := bulk.Run(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +226,7 @@ func TestVerifyInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	opt := bulk.Options{Sources: []string{source}, Stores: []store.Store{st}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	opt := bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
 	for _, instance := range []string{"tstat00", "tstat01"} {
 		write(instance)
 		rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})

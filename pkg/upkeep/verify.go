@@ -124,7 +124,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	starts := map[text]Finding{} // stored beside the whole text
 	var first, last time.Time
 	sources := *opt.Against
-	sources.Stores = []store.Store{m}
+	sources.Stores = bulk.Opened(m)
 	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
 	lengths := func(k store.Key) []int64 {
 		var list []int64

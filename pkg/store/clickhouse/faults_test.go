@@ -176,7 +176,7 @@ func TestTroubledInserts(t *testing.T) {
 			}
 			defer s.Close()
 			sum, err := bulk.Run(context.Background(), bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true,
-				Stores: []store.Store{s}, StateDir: t.TempDir(), RetryTimeout: c.wait})
+				Stores: bulk.Opened(s), StateDir: t.TempDir(), RetryTimeout: c.wait})
 			want := rows
 			switch {
 			case c.want != nil:

@@ -108,7 +108,7 @@ func golden(t *testing.T, name string) string {
 func run(t *testing.T, s store.Store, source string, change func(*bulk.Options)) (*bulk.Summary, error) {
 	t.Helper()
 	opt := bulk.Options{
-		Sources: []string{source}, Stores: []store.Store{s}, Probe: "p1", Location: time.UTC, IncludeOpen: true, Jobs: 1,
+		Sources: []string{source}, Stores: bulk.Opened(s), Probe: "p1", Location: time.UTC, IncludeOpen: true, Jobs: 1,
 		MaxRejects: bulk.DefaultMaxRejects, StateDir: t.TempDir(), Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	}
 	if change != nil {

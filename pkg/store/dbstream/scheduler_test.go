@@ -648,7 +648,7 @@ func TestSchedulerImport(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, err = bulk.Run(context.Background(), bulk.Options{Sources: []string{src}, Stores: []store.Store{s}, Probe: "p1",
+				_, err = bulk.Run(context.Background(), bulk.Options{Sources: []string{src}, Stores: bulk.Opened(s), Probe: "p1",
 					Location: time.UTC, IncludeOpen: true, Jobs: jobs, MaxRejects: bulk.DefaultMaxRejects, StateDir: t.TempDir(), Log: log})
 				if err != nil {
 					t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
@@ -91,6 +92,56 @@ func opened[S store.Manager](s S, err error) (store.Manager, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Destination is a store that is opened when it is needed.
+type Destination struct {
+	text, name string
+	opt        Options
+
+	mu sync.Mutex
+	st store.Manager // nil until it is opened
+}
+
+// NewDestination returns the store that a destination names, not opened.
+func NewDestination(text string, opt Options) (*Destination, error) {
+	k, rest, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
+	}
+	name := dest.Redact(text)
+	if k.check == nil {
+		scheme, _, _ := strings.Cut(k.form, ":")
+		name = scheme + ":" + rest
+	}
+	return &Destination{text: text, name: name, opt: opt}, nil
+}
+
+// String returns the store's URL without secrets.
+func (d *Destination) String() string { return d.name }
+
+// Open returns the store, and opens it unless an earlier call has.
+func (d *Destination) Open(ctx context.Context) (store.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.st == nil {
+		st, err := Open(ctx, d.text, d.opt)
+		if err != nil {
+			return nil, err
+		}
+		d.st = st
+	}
+	return d.st, nil
+}
+
+// Close closes the store if it is open.
+func (d *Destination) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.st == nil {
+		return nil
+	}
+	return d.st.Close()
 }
 
 // Adopt lets a store take over what math_repo had of a stream. Only copy and

@@ -1,0 +1,340 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// fragile is a store in memory that may be down. It keeps what it has.
+type fragile struct {
+	shared
+	mu      sync.Mutex
+	down    error
+	refuses error // what Begin returns; nil: nothing
+	commits int
+	after   func(commits int) // called after each commit; nil: nothing
+}
+
+func newFragile(name string, down error) *fragile {
+	return &fragile{shared: shared{memory: &memory{records: map[store.Key][]store.Record{}}, board: newBoard(name), begins: map[store.Key]int{}}, down: down}
+}
+
+var errDown = fmt.Errorf("it is down: %w: %w", store.ErrTransient, store.ErrUnavailable)
+
+func (f *fragile) set(down error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = down
+}
+
+func (f *fragile) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down
+}
+
+func (f *fragile) Open(context.Context) (store.Store, error) {
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *fragile) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
+	return f.shared.Lookup(ctx, keys)
+}
+
+func (f *fragile) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
+	return f.shared.Claim(ctx, owner, keys, ttl)
+}
+
+func (f *fragile) Begin(ctx context.Context, info store.FileInfo) (store.FileTx, error) {
+	if err := f.failure(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	refuses := f.refuses
+	f.mu.Unlock()
+	if refuses != nil {
+		return nil, refuses
+	}
+	tx, err := f.shared.Begin(ctx, info)
+	return fragileTx{tx, f}, err
+}
+
+type fragileTx struct {
+	store.FileTx
+	f *fragile
+}
+
+func (x fragileTx) Write(ctx context.Context, b *tstat.Batch) error {
+	return errors.Join(x.f.failure(), x.FileTx.Write(ctx, b))
+}
+
+func (x fragileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	if err := x.f.failure(); err != nil {
+		return err
+	}
+	if err := x.FileTx.Commit(ctx, r, known, replace); err != nil {
+		return err
+	}
+	x.f.mu.Lock()
+	x.f.commits++
+	n, after := x.f.commits, x.f.after
+	x.f.mu.Unlock()
+	if after != nil {
+		after(n)
+	}
+	return nil
+}
+
+// files is how many files the store has.
+func (f *fragile) files() int {
+	f.memory.mu.Lock()
+	defer f.memory.mu.Unlock()
+	return len(f.records)
+}
+
+// independent returns options of an import into stores.
+func (w *sharedWorld) independent(list ...Destination) Options {
+	opt := w.options()
+	opt.Stores, opt.RetryTimeout = list, time.Hour
+	return opt
+}
+
+// holds checks that a store has each file once.
+func (w *sharedWorld) holds(f *fragile) {
+	w.Helper()
+	f.memory.mu.Lock()
+	defer f.memory.mu.Unlock()
+	for _, k := range w.keys {
+		if n := len(f.records[k]); n != 1 {
+			w.Errorf("%s: %s has %d records", f.name, k, n)
+		}
+	}
+}
+
+// TestStoresAreIndependent: of three stores one is down from the start and one
+// dies in the middle. The other one gets all files meanwhile, each is read once
+// for it, and the two get what they lack when they are back.
+func TestStoresAreIndependent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 40
+		w := newSharedWorld(t, files)
+		up, down, dying := newFragile("up", nil), newFragile("down", errDown), newFragile("dying", nil)
+		dying.after = func(n int) {
+			if n == files/2 {
+				dying.set(errDown)
+			}
+		}
+		up.after = func(n int) {
+			if n == files {
+				if got := down.files() + dying.files(); got != files/2 {
+					t.Errorf("the other stores have %d files", got)
+				}
+				go func() {
+					time.Sleep(time.Minute)
+					down.set(nil)
+					time.Sleep(time.Minute)
+					dying.set(nil)
+				}()
+			}
+		}
+		sum, err := Run(t.Context(), w.independent(up, down, dying))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.counts(sum, "files=40 skipped=0 failed=0")
+		for i, f := range []*fragile{up, down, dying} {
+			w.holds(f)
+			if s := sum.Stores[i]; s.Store != f.name || s.Files != files || s.Rows != sum.Total.Rows || s.Behind != 0 || s.Error != "" || !s.Last.Equal(sum.Total.Last) {
+				t.Errorf("%+v", s)
+			}
+		}
+		for _, k := range w.keys {
+			if n := up.begins[k]; n != 1 {
+				t.Errorf("%s was read %d times into the store that is up", k, n)
+			}
+		}
+	})
+}
+
+// TestStoreStaysDown: a run ends when a store has been down for the timeout. The
+// error names the store and counts what it lacks, and the next run completes it.
+func TestStoreStaysDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 10)
+		up, down := newFragile("up", nil), newFragile("down", nil)
+		if _, err := Run(t.Context(), w.independent(up)); err != nil {
+			t.Fatal(err)
+		}
+		w.put(w.keys[0].Folder+"/"+file, udp(9, "new"))
+		down.after = func(n int) {
+			if n == 4 {
+				down.set(errDown)
+			}
+		}
+		opt := w.independent(down, up)
+		opt.Jobs, opt.RetryTimeout = 1, time.Minute
+		sum, err := Run(t.Context(), opt)
+		if !errors.Is(err, store.ErrUnavailable) || !strings.HasPrefix(err.Error(), "down: ") || !strings.HasSuffix(err.Error(), "; files not stored there: 6") {
+			t.Errorf("%v", err)
+		}
+		if s := sum.Stores[0]; s.Files != 4 || s.Behind != 6 || s.Error == "" || s.Lag(sum.Total.First.Add(5*time.Hour)) != time.Hour {
+			t.Errorf("%+v", s)
+		}
+		w.counts(sum, "files=4 failed=0")
+		down.set(nil)
+		if sum, err = Run(t.Context(), opt); err != nil || sum.Stores[0].Files != 6 {
+			t.Errorf("%+v, %v", sum, err)
+		}
+		w.counts(sum, "files=6 skipped=4")
+		if n := len(down.records[w.keys[0]]); n != 1 {
+			t.Errorf("%d records", n)
+		}
+	})
+}
+
+// TestAllStoresDown: while no store is available the import waits, as with one
+// store only.
+func TestAllStoresDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 10)
+		a, b := newFragile("a", errDown), newFragile("b", errDown)
+		opt := w.independent(a, b)
+		opt.RetryTimeout = time.Minute
+		if _, err := Run(t.Context(), opt); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+		time.AfterFunc(30*time.Second, func() { a.set(nil); b.set(nil) })
+		if _, err := Run(t.Context(), opt); err != nil {
+			t.Error(err)
+		}
+		w.holds(a)
+		w.holds(b)
+	})
+}
+
+// TestRefusedByOneStore: what one store refuses for good goes into the others.
+func TestRefusedByOneStore(t *testing.T) {
+	w := newSharedWorld(t, 10)
+	up, full := newFragile("up", nil), newFragile("full", nil)
+	full.after = func(n int) {
+		if n == 3 {
+			full.mu.Lock()
+			full.refuses = errors.New("no such column")
+			full.mu.Unlock()
+		}
+	}
+	opt := w.independent(full, up)
+	opt.Jobs = 1
+	sum, err := Run(t.Context(), opt)
+	if !errors.Is(err, ErrFailed) {
+		t.Errorf("%v", err)
+	}
+	w.counts(sum, "files=10 failed=7")
+	w.holds(up)
+	if n := full.files(); n != 3 {
+		t.Errorf("%d files", n)
+	}
+}
+
+// TestFollowWithoutStore: with Follow new files go into the stores that are
+// available, and a store gets what it lacks when it is back.
+func TestFollowWithoutStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 10)
+		up, down := newFragile("up", nil), newFragile("down", errDown)
+		ctx, cancel := context.WithCancel(t.Context())
+		opt := w.independent(up, down)
+		opt.Follow, opt.Poll = true, time.Minute
+		passes := 0
+		opt.Passed = func(sum *Summary, err error) {
+			switch passes++; passes {
+			case 1:
+				w.counts(sum, "files=10")
+				if s := sum.Stores[1]; !errors.Is(err, store.ErrUnavailable) || s.Behind != 10 || !s.Oldest.Equal(sum.Total.First) {
+					t.Errorf("%+v, %v", s, err)
+				}
+				k := store.Key{Probe: "p1", Folder: "2016_04_01_00_00.out", File: file}
+				w.keys = append(w.keys, k)
+				w.put(k.Folder+"/"+file, udp(3, "new"))
+			case 2:
+				w.counts(sum, "files=11")
+				if s := sum.Stores[1]; err == nil || s.Behind != 11 {
+					t.Errorf("%+v, %v", s, err)
+				}
+				w.holds(up)
+				down.set(nil)
+			case 3:
+				w.counts(sum, "files=11 skipped=0")
+				if s := sum.Stores[1]; err != nil || s.Behind != 0 || s.Files != 11 || !s.Last.Equal(sum.Total.Last) {
+					t.Errorf("%+v, %v", s, err)
+				}
+				w.holds(down)
+				cancel()
+			}
+		}
+		if _, err := Run(ctx, opt); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if passes != 3 {
+			t.Errorf("%d passes", passes)
+		}
+		for _, k := range w.keys {
+			if n := up.begins[k]; n != 1 {
+				t.Errorf("%s was read %d times into the store that is up", k, n)
+			}
+		}
+	})
+}
+
+// TestCopyWithoutStore: a copy is whole even if the other store dies while the
+// file is read, and the other way round.
+func TestCopyWithoutStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 0)
+		w.keys = append(w.keys, store.Key{Probe: "p1", Folder: folder, File: file})
+		text := udp(20000, "a")
+		w.put(log, text)
+		dir := t.TempDir()
+		copied, err := stores.Open(t.Context(), "copy:"+dir, stores.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer copied.Close()
+		dying := newFragile("dying", nil)
+		dying.begin = func(store.Key) { dying.set(errDown) } // Write fails
+		opt := w.independent(append(Opened(copied), dying)...)
+		opt.Waits = func(error) {
+			time.AfterFunc(time.Minute, func() { dying.begin = nil; dying.set(nil) })
+		}
+		sum, err := Run(t.Context(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.counts(sum, "files=1 rows=20000")
+		w.holds(dying)
+		if got, err := os.ReadFile(filepath.Join(dir, "p1", log)); err != nil || string(got) != text {
+			t.Errorf("copied %d bytes of %d, %v", len(got), len(text), err)
+		}
+	})
+}
