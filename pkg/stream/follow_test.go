@@ -553,9 +553,6 @@ func TestOrderForgets(t *testing.T) {
 	}
 }
 
-// TestForward: followed over a plain connection to an endpoint, and by the
-// acknowledged mode; the endpoint restarts in the middle. In the acknowledged
-// mode nothing is lost.
 // TestFollowDamaged: what can be read of compressed logs that are damaged or
 // lack their end is streamed, and a warning says so.
 func TestFollowDamaged(t *testing.T) {
@@ -593,6 +590,58 @@ func TestFollowDamaged(t *testing.T) {
 	}
 }
 
+// TestFollowDamagedSince: a log was streamed in part and is damaged since, at
+// its start. After a restart nothing of it is streamed twice, and the next
+// folder follows.
+func TestFollowDamagedSince(t *testing.T) {
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	ends := make([]int, 20) // of the lines, in the file
+	for i := range ends {
+		fmt.Fprintf(zw, "line %d %x\n", i, i*i*7919)
+		zw.Flush()
+		ends[i] = z.Len()
+	}
+	zw.Close()
+	root, state := t.TempDir(), t.TempDir()
+	put := func(name string, data []byte) {
+		t.Helper()
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const log = "2016_03_24_21_00.out/log_tcp_complete"
+	put("2016_03_24_20_00.out/log_tcp_complete", nil)
+	var lines bytes.Buffer
+	for i := range 10 {
+		fmt.Fprintf(&lines, "line %d %x\n", i, i*i*7919)
+	}
+	put(log, lines.Bytes())
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin, StateDir: state}
+	s := startStream(t, opt)
+	await(t, "the first lines", func() bool { return strings.Contains(s.out.String(), "line 9 ") })
+	s.stop()
+
+	if err := os.Remove(filepath.Join(root, log)); err != nil {
+		t.Fatal(err)
+	}
+	damaged := z.Bytes()
+	damaged[ends[3]] |= 6 // a block type that does not exist
+	put(log+".gz", damaged)
+	put("2016_03_24_22_00.out/log_tcp_complete", []byte("next\n"))
+	opt.Start = StartCheckpoint
+	s = startStream(t, opt)
+	await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+	sum := s.stop()
+	if strings.Contains(s.out.String(), "line ") || sum.Cuts != 1 || strings.Count(s.log.String(), "the compressed log is damaged") != 1 {
+		t.Errorf("%q, %d cuts\n%s", s.out.String(), sum.Cuts, s.log)
+	}
+}
+
+// TestForward: followed over a plain connection to an endpoint, and by the
+// acknowledged mode; the endpoint restarts in the middle. In the acknowledged
+// mode nothing is lost.
 func TestForward(t *testing.T) {
 	root, out := t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")

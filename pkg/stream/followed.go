@@ -167,10 +167,16 @@ func (l *followed) open() (bool, error) {
 	return true, nil
 }
 
-// position goes to where the log is to be read from.
-func (l *followed) position() error {
+// position goes to where the log is to be read from. After an error of the file
+// the next call of open tries again.
+func (l *followed) position() (err error) {
 	resume, fromEnd := l.resume, l.fromEnd
 	l.resume, l.fromEnd = position{}, false
+	defer func() {
+		if err != nil {
+			l.resume, l.fromEnd = resume, fromEnd
+		}
+	}()
 	switch {
 	case fromEnd:
 		return l.seekEnd()
@@ -179,8 +185,13 @@ func (l *followed) position() error {
 	}
 	head := make([]byte, resume.HeadLength)
 	n, err := io.ReadFull(l.text, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	switch {
+	case err == nil || err == io.EOF || err == io.ErrUnexpectedEOF:
+	case isFileError(err):
 		return err
+	default: // what was streamed before cannot be read any more
+		l.endText(err)
+		return nil
 	}
 	same := n == len(head) && hashOf(head) == resume.Head
 	if same {
@@ -196,7 +207,9 @@ func (l *followed) position() error {
 			if _, err := l.file.Seek(pos, io.SeekStart); err != nil {
 				return err
 			}
-		} else if _, err := io.CopyN(io.Discard, l.text, rest); err != nil {
+		} else if _, err := io.CopyN(io.Discard, l.text, rest); isFileError(err) {
+			return err
+		} else if err != nil {
 			return nil // shorter: read to its end
 		}
 	}
@@ -213,6 +226,13 @@ func (l *followed) position() error {
 	}
 	_, err = l.file.Seek(0, io.SeekStart)
 	return err
+}
+
+// isFileError reports whether an error is one of the file, and not of the
+// compressed text in it.
+func isFileError(err error) bool {
+	var pe *fs.PathError
+	return errors.As(err, &pe)
 }
 
 // seekEnd goes to the begin of the last, unfinished line.
