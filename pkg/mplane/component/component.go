@@ -48,6 +48,14 @@ const callbackLabel = "callback"
 // maxCallback bounds how long a supervisor can keep a component away.
 const maxCallback = time.Hour
 
+// Envelopes wait for a supervisor whose clock is behind ours, at most maxAhead.
+// A clock that is further behind, as one that was never set, tells nothing.
+// From warnAhead on it is reported.
+const (
+	maxAhead  = 24 * time.Hour
+	warnAhead = time.Minute
+)
+
 // maxOutbox bounds the messages that wait for the supervisor.
 const maxOutbox = 10000
 
@@ -82,6 +90,7 @@ func New(opt Options) (*Component, error) {
 		token:   "comp-cb0." + rand.Text(),
 		queued:  make(chan struct{}, 1),
 		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
+		clock:   rate.Sometimes{First: 1, Interval: time.Hour},
 		// Zeros, so that the first refusal is an increase for Prometheus.
 		stats: Stats{Since: time.Now(), Refused: map[string]int64{reasons[NoService]: 0, reasons[NoPermission]: 0, otherReason: 0}},
 	}, nil
@@ -153,6 +162,7 @@ type Component struct {
 	next       time.Duration
 
 	unknown rate.Sometimes // limits warnings about unknown capabilities
+	clock   rate.Sometimes // and about the supervisor's clock
 
 	mu     sync.Mutex
 	stats  Stats
@@ -435,8 +445,18 @@ func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 func (c *Component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
 	resp, err := c.conn.Do(ctx, method, path, m)
 	if err == nil && !resp.Date.IsZero() {
+		ahead := max(0, time.Since(resp.Date))
+		if ahead >= warnAhead {
+			c.clock.Do(func() {
+				c.Log.Warn("the supervisor's clock is behind; results of repeated specifications are delivered later or may be dropped",
+					"supervisor", c.conn.Root(), "its_time", resp.Date.UTC(), "hint", "set the clocks of both machines")
+			})
+		}
+		if ahead > maxAhead {
+			ahead = 0
+		}
 		c.mu.Lock()
-		c.ahead = max(0, time.Since(resp.Date))
+		c.ahead = ahead
 		c.mu.Unlock()
 	}
 	return resp, err
