@@ -104,6 +104,15 @@ func (r *Record) Text() string {
 	return r.SHA256 + " " + r.Place
 }
 
+// Texts returns the texts of records of one key.
+func Texts(records []Record) map[string]bool {
+	texts := make(map[string]bool, len(records))
+	for _, r := range records {
+		texts[r.Text()] = true
+	}
+	return texts
+}
+
 // Same reports whether r and o are records of the same source file: of the
 // same text of the same log at the same place.
 func (r *Record) Same(o Record) bool {

@@ -393,16 +393,16 @@ func (tx *Tx) Find(r store.Record) (Entry, bool) {
 // Replaced returns the entries that go when r is stored, as
 // store.FileTx.Commit has it.
 func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
-	has := func(rs []store.Record, e Entry) bool { return slices.ContainsFunc(rs, e.Same) }
+	isKnown, goes := store.Texts(known), store.Texts(replace)
 	var replaced []Entry
 	conflict := false
 	for _, e := range tx.Lookup(r.Key) {
 		switch {
-		case has(replace, e):
+		case goes[e.Text()]:
 			replaced = append(replaced, e)
 		case e.Same(r):
 			return nil, store.ErrDuplicate
-		case has(known, e):
+		case isKnown[e.Text()]:
 		case r.Clashes(e.Record):
 			return nil, store.ErrDuplicate
 		default:

@@ -312,8 +312,8 @@ func (c *cell) rowError(field []byte) error {
 
 // isText reports whether a value of an address column that is not an address
 // was put there in its place: a hash, a name, an address with digits blotted
-// out. Else it is a damaged address: it has nothing but the characters of
-// addresses, or bytes that no text has.
+// out. Else it is a damaged address: it has nothing but digits or the characters
+// of addresses, or bytes that no text has.
 func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
@@ -321,7 +321,11 @@ func isText(field []byte) bool {
 	if a, err := netip.ParseAddr(tstat.String(field)); err == nil && a.Zone() != "" {
 		return false
 	}
-	return len(bytes.Trim(field, "0123456789abcdefABCDEF")) == 0 || len(bytes.Trim(field, "0123456789abcdefABCDEF.:")) > 0
+	const digits, hex = "0123456789", "0123456789abcdefABCDEF"
+	if len(bytes.Trim(field, hex)) == 0 {
+		return len(bytes.Trim(field, digits)) > 0
+	}
+	return len(bytes.Trim(field, hex+".:")) > 0
 }
 
 func (c *cell) reason() string {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -141,7 +140,9 @@ func (d *DB) addPlaces(ctx context.Context) error {
 		if err := d.indexIdentity(ctx, tx); err != nil {
 			return err
 		}
-		rows, _ := tx.Query(ctx, "select conname::text from pg_constraint where conrelid = $1::oid and contype = 'u'", t.OID)
+		rows, _ := tx.Query(ctx, `select conname::text from pg_constraint where conrelid = $1::oid and contype = 'u'
+			and array['file', 'folder', 'location', 'probe', 'sha256'] = (select array_agg(attname::text order by attname::text collate "C")
+				from pg_attribute where attrelid = conrelid and attnum = any(conkey))`, t.OID)
 		old, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			return err
@@ -193,18 +194,32 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 	if d.records.table == nil {
 		return nil, nil
 	}
-	_, p, f, n, _ := d.columnsOf(keys)
 	table := d.records.table.Sanitize()
 	rows, _ := d.Pool.Query(ctx, `with recursive s as (
 			(select location, probe from `+table+` order by location, probe limit 1)
 			union all
 			select n.location, n.probe from s, lateral (select location, probe from `+table+`
 				where (location, probe) > (s.location, s.probe) order by location, probe limit 1) as n)
-		select `+d.recordColumns()+`
-		from (select distinct * from unnest($1::text[], $2::text[], $3::text[])) as k (probe, folder, file)
-		join s on s.probe <> k.probe
-		join `+table+` as r on r.location = s.location and r.probe = s.probe and r.folder = k.folder and r.file = k.file`, p, f, n)
-	return collectRecords(rows)
+		select distinct probe from s`)
+	probes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, Mark(err)
+	}
+	var rs []store.Record
+	for _, probe := range probes {
+		var others []store.Key
+		for _, k := range keys {
+			if k.Probe != probe {
+				others = append(others, store.Key{Probe: probe, Folder: k.Folder, File: k.File})
+			}
+		}
+		found, err := d.Lookup(ctx, others)
+		if err != nil {
+			return nil, err
+		}
+		rs = append(rs, found...)
+	}
+	return rs, nil
 }
 
 // recordColumns are the columns of a record in table r, for eachRecord.
@@ -312,14 +327,15 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 	}
 	rows, _ := tx.Query(ctx, "select sha256, coalesce(place, '') from "+d.records.table.Sanitize()+
 		" where location = $1 and probe = $2 and folder = $3 and file = $4", location, r.Probe, r.Folder, r.File)
+	isKnown, goes := store.Texts(known), store.Texts(replace)
 	o := store.Record{Key: r.Key}
 	var place string
 	var conflict error
 	_, err := pgx.ForEachRow(rows, []any{&o.SHA256, &place}, func() error {
 		o.Place = losslessjson.Unescape(place)
-		known := slices.ContainsFunc(known, o.Same)
+		known := isKnown[o.Text()]
 		switch {
-		case slices.ContainsFunc(replace, o.Same) && known:
+		case goes[o.Text()] && known:
 		case o.Same(r), !known && r.Clashes(o):
 			return store.ErrDuplicate
 		case !known:

@@ -97,16 +97,18 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// fewRows is how many rows a log has in which one row with a text in place of
-// an address is no accident.
-const fewRows = 100
+// manyTexts is how many rows with texts in place of addresses refuse a log
+// before its end, if they are most of those read so far.
+const manyTexts = 100
 
-// checkAddresses fails if the log holds texts where the table wants addresses,
-// as anonymized logs do: the other rows alone would be wrong. One such row
-// among many is a damaged line, and so only a reject; that is known at the end
-// of the file, which final says.
+// checkAddresses fails if more than 1 % of the rows hold texts where the table
+// wants addresses, as in anonymized logs: the other rows alone would be wrong.
+// Fewer such rows are damaged lines, and so only rejects. final says that the
+// log ends; before, checkAddresses fails only if the end can hardly change the
+// result.
 func (r *Rows) checkAddresses(final bool) error {
-	if r.texts > 1 || r.texts == 1 && final && r.rows < fewRows {
+	texts := int64(r.texts)
+	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
 		return r.text
 	}
 	return nil

@@ -166,3 +166,19 @@ func TestVerifyOrphans(t *testing.T) {
 		t.Errorf("mended: %+v, %d rows, %v", found, rows, err)
 	}
 }
+
+// TestOlderIdentity: a table of records that an older version made can hold the
+// same text at several places, and keeps the constraints of its owner.
+func TestOlderIdentity(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	open(t, "postgres://"+server.Host(db)).Close()
+	server.Exec(t, db, `alter table tstatrepo_files drop column place, drop column head, drop column damaged;
+		alter table tstatrepo_files add unique (file, location, probe, folder, sha256), add constraint mine unique (location, path, folder, probe, file)`)
+	open(t, "postgres://"+server.Host(db)).Close()
+	var left string
+	err := server.Connect(t, db).QueryRow(t.Context(), "select string_agg(conname, ' ') from pg_constraint where conrelid = 'tstatrepo_files'::regclass and contype = 'u'").Scan(&left)
+	if err != nil || left != "mine" {
+		t.Errorf("constraints %q, %v", left, err)
+	}
+}

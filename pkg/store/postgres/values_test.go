@@ -452,11 +452,14 @@ func TestTextAddresses(t *testing.T) {
 	}{
 		{"half of them", log(700, half), 0, 3},
 		{"few rows, one hash", log(30, map[int]string{12: hash}), 0, 14},
-		{"the last two of many", log(1000, map[int]string{998: hash, 999: hash}), 0, 1000},
+		{"two of many", log(1000, map[int]string{998: hash, 999: hash}), 998, 0},
+		{"just over 1 %", log(300, map[int]string{0: hash, 1: hash, 298: hash, 299: hash}), 0, 2},
+		{"just 1 %", log(300, map[int]string{0: hash, 1: hash, 299: hash}), 297, 0},
 		{"digits blotted out", log(30, map[int]string{0: "192.168.3.XXX"}), 0, 2},
 		{"a hash without a prefix", log(30, map[int]string{0: "f55ff16f66f43360266b95db6f8fec01"}), 0, 2},
 		{"a damaged line", log(1000, map[int]string{12: "192.0.2x1"}), 999, 0},
 		{"damaged addresses", log(30, map[int]string{3: "192.0.2.", 4: "192.0.2.256", 5: "1:2", 6: "192.0\x01.2.1", 7: "fe80::1%eth0"}), 25, 0},
+		{"numbers", log(30, map[int]string{3: "1921681", 4: "443"}), 28, 0},
 	}
 	for _, tt := range tests {
 		for _, copying := range []string{"", "text"} {
