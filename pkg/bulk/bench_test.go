@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
 
@@ -52,5 +53,29 @@ func BenchmarkImport(b *testing.B) {
 			b.SetBytes(int64(4 * len(text)))
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "rows/s")
 		})
+	}
+}
+
+// BenchmarkInstances relates the logs of many Tstat processes, which write
+// folders of the same name, to their records.
+func BenchmarkInstances(b *testing.B) {
+	const n = 1000
+	r := &run{scanned: map[store.Key]*sameKey{}}
+	var tasks []*task
+	var records []store.Record
+	for i := range n {
+		place := fmt.Sprint("instance", i)
+		t := &task{path: "/old/" + place + "/log", place: place, size: 1}
+		tasks = append(tasks, t)
+		records = append(records, store.Record{Path: "/new/" + place + "/log", Place: place})
+		r.noteScanned(t)
+	}
+	for b.Loop() {
+		for _, t := range tasks {
+			t.records = [][]store.Record{records}
+			if own, _, _ := r.recordsFor(t, 0); len(own) != 1 {
+				b.Fatal(own)
+			}
+		}
 	}
 }

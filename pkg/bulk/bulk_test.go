@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -494,6 +495,93 @@ func TestDamaged(t *testing.T) {
 	})
 }
 
+// flipped returns a gzip file of a text, damaged behind a part of its text. It
+// decompresses to the end; the rest of the text is wrong.
+func flipped(w *world, text string, part int) []byte {
+	w.Helper()
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.NoCompression)
+	if err != nil {
+		w.Fatal(err)
+	}
+	z.Write([]byte(text))
+	z.Close()
+	data := b.Bytes()
+	data[bytes.Index(data, []byte(text[part:part+20]))+1] ^= 1
+	return data
+}
+
+// TestDamagedLater: a file that was stored whole is damaged since. Neither are
+// its rows replaced by those of the good part, nor are these stored beside it.
+func TestDamagedLater(t *testing.T) {
+	full := udp(5000, "a")
+	for name, part := range map[string]int{"header": 3, "first row": 30, "later": 3000} {
+		for _, replace := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", name, replace), func(t *testing.T) {
+				forStores(t, func(w *world) {
+					path := w.put(log+".gz", full)
+					w.run("files=1 rows=5000", nil)
+					whole, err := os.ReadFile(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					damaged := flipped(w, full, part)
+					if err := os.WriteFile(path, damaged, 0o644); err != nil {
+						t.Fatal(err)
+					}
+					accept := func(o *Options) { o.AcceptDamaged, o.MaxRejects, o.Replace = true, 10000, replace }
+					for range 2 {
+						sum := w.run("files=0 skipped=1 failed=0", accept)
+						if sum.Total.Damaged != 0 || strings.Count(w.log.String(), "the whole log stored before is kept") != 1 {
+							t.Errorf("%d damaged; log: %s", sum.Total.Damaged, w.log.String())
+						}
+						w.stored("p1", folder, file, 5000)
+					}
+					if _, err := w.try(func(o *Options) { o.Replace = replace }); !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), "damaged, not stored") {
+						t.Errorf("%v\n%s", err, w.log.String())
+					}
+					w.move("2016_03_24_21_37.out", "x/2016_03_24_21_37.out")
+					if name == "later" { // else nothing tells that it is the log that was moved
+						w.run("files=0 skipped=1 failed=0", accept)
+					}
+					w.move("x/2016_03_24_21_37.out", "2016_03_24_21_37.out")
+					if err := os.WriteFile(path, whole, 0o644); err != nil {
+						t.Fatal(err)
+					}
+					w.run("files=0 skipped=1", nil)
+					w.stored("p1", folder, file, 5000)
+				})
+			})
+		}
+	}
+}
+
+// TestDamagedThenCut: a file of which a good part is stored is fetched again,
+// only halfway. The longer part stays until the file is whole.
+func TestDamagedThenCut(t *testing.T) {
+	full := udp(5000, "a")
+	forStores(t, func(w *world) {
+		path := w.put(log+".gz", full)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, flipped(w, full, 70000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.run("files=1", func(o *Options) { o.AcceptDamaged = true })
+		if err := os.WriteFile(path, whole[:len(whole)/2], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.run("files=0 skipped=1", nil)
+		if err := os.WriteFile(path, whole, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.run("files=1 replaced=1 rows=5000", nil)
+		w.stored("p1", folder, file, 5000)
+	})
+}
+
 // TestTruncated: a compressed file without its end is stored as far as it
 // goes. A warning says so where Tstat has ended.
 func TestTruncated(t *testing.T) {
@@ -687,6 +775,102 @@ func TestFollow(t *testing.T) {
 		w.stored("p1", "2016_03_24_21_37.out", file, 20)
 		w.stored("p1", "2016_03_24_23_37.out", file)
 	})
+}
+
+// TestFollowForgets: between two passes there is nothing that grows with the
+// source but what each file looked like.
+func TestFollowForgets(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
+	w.put(log, udp(10, "a"))
+	w.put("2016_03_24_22_37.out/"+file, udp(10, "a"))
+	s, err := stores.Open(t.Context(), w.dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := newRun(Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.openStores(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := r.pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.scanned)+len(r.leftOpen)+len(r.settledBefore) > 0 || len(r.settled) == 0 {
+			t.Errorf("%d files of the scan, %d open, %d and %d settled", len(r.scanned), len(r.leftOpen), len(r.settledBefore), len(r.settled))
+		}
+	}
+}
+
+// TestRejectsSync: while the disk takes the rejects, the import goes on.
+func TestRejectsSync(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
+	s, err := stores.Open(t.Context(), w.dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := newRun(Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.rejects.close()
+	r.rejects.add("a", 1, "first", nil)
+	syncs := 0
+	defer durable.Observe(func(f *os.File) {
+		if !strings.HasSuffix(f.Name(), ".txt") {
+			return
+		}
+		if syncs++; !r.mu.TryLock() {
+			t.Fatal("nothing can be counted")
+		}
+		r.mu.Unlock()
+		r.rejects.add("a", 2, "second", nil)
+	})()
+	for range 2 {
+		if sum := r.summary(); sum.RejectFile == "" {
+			t.Error("no reject file")
+		}
+	}
+	if syncs != 2 {
+		t.Errorf("%d syncs, want one for each line", syncs)
+	}
+}
+
+// TestGuessInParts: a store is asked for few logs of other probes at once.
+func TestGuessInParts(t *testing.T) {
+	s := &finder{}
+	r, err := newRun(Options{Sources: []string{t.TempDir()}, Stores: Opened(s), Probe: "p1", ProbeGuessed: true, StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.openStores(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var tasks []*task
+	for i := range 2*lookupKeys + 1 {
+		tasks = append(tasks, &task{key: store.Key{Probe: "p1", Folder: fmt.Sprint(i), File: file}})
+	}
+	if err := r.lookupElsewhere(t.Context(), tasks); err != nil || s.asked != len(tasks) || s.most > lookupKeys {
+		t.Errorf("asked for %d of %d, at most %d at once; %v", s.asked, len(tasks), s.most, err)
+	}
+}
+
+// finder counts the keys that OtherProbes is asked for.
+type finder struct {
+	store.Store
+	asked, most int
+}
+
+func (f *finder) String() string { return "finder" }
+
+func (f *finder) OtherProbes(_ context.Context, keys []store.Key) ([]store.Record, error) {
+	f.asked += len(keys)
+	f.most = max(f.most, len(keys))
+	return nil, nil
 }
 
 // readsPerFile is how often a short file's text is read: its first bytes, to

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // checkDamage refuses a compressed file that is damaged: any of its rows may
@@ -18,12 +19,22 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged")
 
+// spare reports a damaged file whose whole text is stored: that is kept. It is
+// an error unless damaged files are accepted.
+func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
+	if err := im.checkDamage(); err != nil {
+		return err
+	}
+	im.log.Warn("compressed file is damaged; the whole log stored before is kept", "file", im.task.path, "store", to.String(),
+		"rows", rec.Rows, "read_before_from", rec.Path, "err", im.rd.Damage())
+	return nil
+}
+
 // isAboutContent reports whether an error says that no store may have the file
 // as it is.
 func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
-// checkRows refuses a file with too many lines that are no rows, or with text
-// but not a single row: a newer version of tstatrepo may know its layout.
+// checkRows refuses a file with too many rejects, or with text but no row.
 func (im *fileImport) checkRows() error {
 	c := im.rd.Counts()
 	rejected := int64(0) // by the store that rejected the most

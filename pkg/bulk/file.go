@@ -375,7 +375,14 @@ func (im *fileImport) compare() (done bool, err error) {
 			}
 			return nil
 		}
-		if !im.opt.DryRun && !rel.older && !im.isOfOther(rel.stored) {
+		switch {
+		case rel.spared:
+			if err := im.spare(g, rel.stored); err != nil {
+				return err
+			}
+		case rel.older || im.isOfOther(rel.stored):
+			im.copies.add(t, g, rel.stored)
+		case !im.opt.DryRun:
 			rec := *rel.stored
 			rec.Size, rec.ModTime, rec.Path = t.size, t.mtime, t.path
 			if err := g.st.Refresh(im.ctx, rec); err != nil {
@@ -622,6 +629,11 @@ func (im *fileImport) commit(typed bool) error {
 			return nil
 		}
 		rel := im.replaced(g.index, read)
+		if rel.spared {
+			if err := im.spare(g, rel.stored); err != nil {
+				return err
+			}
+		}
 		if rel.stored != nil {
 			return nil
 		}
@@ -629,6 +641,9 @@ func (im *fileImport) commit(typed bool) error {
 			return store.ErrConflict // the file changed while it was read
 		}
 		mine := rec
+		if rel.anyPlace {
+			mine.Place = ""
+		}
 		mine.Rows -= g.rejected
 		mine.Rejects += g.rejected
 		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
@@ -699,15 +714,24 @@ func (im *fileImport) replaced(index int, t text) relation {
 		return im.relate(index, t)
 	}
 	var rel relation
-	own, free, _ := im.recordsFor(im.task, index)
+	own, free, others := im.recordsFor(im.task, index)
+	for _, rec := range others {
+		if rec.Place == "" && rec.Fingerprint == t.Fingerprint {
+			return relation{stored: &rec, older: true}
+		}
+	}
 	for _, rec := range free {
 		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || related.stored != nil || len(related.replace) > 0 {
 			own = append(own, rec)
 		}
 	}
 	for _, rec := range own {
+		if im.rd.Damage() != nil && !rec.Damaged && rec.Fingerprint != t.Fingerprint && !im.startsWith(&rec, t) {
+			return relation{stored: &rec, older: true, spared: true}
+		}
 		if rec.Imported.Before(im.sum.Started) {
 			rel.replace = append(rel.replace, rec)
+			rel.anyPlace = rel.anyPlace || rec.Place == "" && rec.Fingerprint == t.Fingerprint
 		}
 	}
 	return rel

@@ -52,7 +52,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	r.away = map[Source]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
-	r.scanned = map[store.Key][]*task{}
+	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
 	places, err := places(r.opt.Sources)
 	if err != nil {
 		return nil, err
@@ -100,15 +100,15 @@ func missing(src string, err error) error {
 // scan and is to be looked at in this pass. Sources may overlap, and a file may
 // have several names, as in backups of hard links: it is looked at once.
 func (r *run) scan(t *task) bool {
-	files := r.scannedAs(t.key)
-	if t.key.Folder == "" {
-		files = nil
+	var same *sameKey
+	if t.key.Folder != "" {
+		same = r.scanned[t.key]
 	}
-	for _, o := range files {
-		switch {
-		case o.path == t.path:
-			return false
-		case o.source == nil && t.source == nil && sameFile(o, t):
+	if same.withPath(t.path) != nil {
+		return false
+	}
+	for _, o := range same.all() {
+		if o.source == nil && t.source == nil && sameFile(o, t) {
 			if !r.isSettled(t) {
 				r.skip(t)
 				r.settle(t, time.Time{})
@@ -116,7 +116,7 @@ func (r *run) scan(t *task) bool {
 			return false
 		}
 	}
-	for n, place := 2, t.place; slices.ContainsFunc(files, func(o *task) bool { return o.place == t.place }); n++ {
+	for n, place := 2, t.place; same.withPlace(t.place) != nil; n++ {
 		t.place = fmt.Sprintf("%s (%d)", place, n) // links with other names lead to folders of the same name
 	}
 	if t.key.Folder != "" {
@@ -183,6 +183,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 			}
 			if open && !r.opt.IncludeOpen {
 				left++
+				r.leftOpen = append(r.leftOpen, t)
 				r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
 				continue
 			}

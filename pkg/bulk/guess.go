@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
@@ -25,18 +26,23 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) error {
 		return nil
 	}
 	for _, d := range r.available(r.takes) {
-		err := r.use(ctx, d, func(s store.Store) error {
-			rs, err := s.OtherProbes(ctx, keys)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			for _, rec := range rs {
-				k := elsewhere{d.index, rec.Folder, rec.File}
-				r.elsewhere[k] = append(r.elsewhere[k], rec)
+		for chunk := range slices.Chunk(keys, lookupKeys) {
+			err := r.use(ctx, d, func(s store.Store) error {
+				rs, err := s.OtherProbes(ctx, chunk)
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				for _, rec := range rs {
+					k := elsewhere{d.index, rec.Folder, rec.File}
+					r.elsewhere[k] = append(r.elsewhere[k], rec)
+				}
+				return err
+			})
+			if errors.Is(err, store.ErrUnavailable) {
+				break
 			}
-			return err
-		})
-		if err != nil && !errors.Is(err, store.ErrUnavailable) {
-			return err
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -70,7 +76,7 @@ func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 type guessError struct{ store, guess, probe string }
 
 func (e *guessError) Error() string {
-	return fmt.Sprintf("%s has this log already, as that of probe %s; the name %s was only guessed from the host name", e.store, e.probe, e.guess)
+	return fmt.Sprintf("%s: log already stored under probe %s; probe %s was derived from the host name", e.store, e.probe, e.guess)
 }
 
 // Hint says what the user can do.

@@ -19,6 +19,9 @@ type Identity struct {
 	store.Fingerprint
 	Path string
 	Time time.Time // the folder's time, UTC
+	// Open says that Run would leave the file for later: Tstat may still write to
+	// it. It was not read.
+	Open bool
 	// Place and Head are those that the record of the file has.
 	Place, Head string
 	// Heads are the SHA-256 of the starts of the text, by the lengths that
@@ -26,8 +29,8 @@ type Identity struct {
 	Heads map[int64]string
 }
 
-// Identify calls f, not concurrently, for each file that Run would import or
-// pass over, with the fingerprint that it has now. It imports nothing and
+// Identify calls f, not concurrently, for each file that Run would import, skip
+// or leave for later, with the fingerprint that it has now. It imports nothing and
 // takes no lock. What cannot be read is told in the log and counted. heads
 // names the lengths of the starts whose sums f needs too.
 func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
@@ -47,6 +50,11 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 	var bytes int64
 	for _, t := range tasks {
 		bytes += t.size
+	}
+	for _, t := range r.leftOpen {
+		if err := f(Identity{Key: t.key, Path: t.path, Time: t.time.Time, Place: t.place, Open: true}); err != nil {
+			return 0, err
+		}
 	}
 	r.opt.Progress.Total(len(tasks), bytes)
 	var mu sync.Mutex

@@ -52,8 +52,8 @@ func (r *run) passed(src string, list []tstat.Passed) {
 	}
 }
 
-// reportPassed reports what was passed over. A warning names it if it is not
-// what the last run has passed over: the same line in every run is not read.
+// reportPassed reports the names that were passed over. It warns only if they
+// differ from those of the last run.
 func (r *run) reportPassed() {
 	p := r.passedOver
 	slices.Sort(p.all)
@@ -96,7 +96,24 @@ func (r *run) reportPassed() {
 
 // passedState is the file that remembers what the last run of the same sources
 // and types has passed over.
-func (r *run) passedState() string {
+func (r *run) passedState() string { return r.stateFile("passed") }
+
+// copiesState is the file that remembers copies of stored logs for the next run
+// of the same sources, types and stores.
+func (r *run) copiesState() string {
+	if len(r.opt.Sources) == 0 {
+		return ""
+	}
+	var names []string
+	for _, s := range r.opt.Stores {
+		names = append(names, s.String())
+	}
+	return r.stateFile("copies", names...)
+}
+
+// stateFile names a state file of runs with the same sources and types, and
+// further names.
+func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""
 	}
@@ -110,6 +127,7 @@ func (r *run) passedState() string {
 	}
 	job = append(append(job, ""), r.opt.Types...)
 	job = append(append(job, ""), r.opt.Exclude...)
+	job = append(job, names...)
 	sum := sha256.Sum256([]byte(strings.Join(job, "\n")))
-	return filepath.Join(r.opt.StateDir, "passed", fmt.Sprintf("%x", sum[:16]))
+	return filepath.Join(r.opt.StateDir, kind, fmt.Sprintf("%x", sum[:16]))
 }

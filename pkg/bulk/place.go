@@ -13,10 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// places returns the place of each local source: the path of the folder whose
-// log folders it has, below the deepest folder that all sources share. So the
-// places of a source stay when it is mounted elsewhere, and those of two
-// sources differ.
+// places returns the place of each local source: its path relative to the
+// deepest common parent of all sources. So the places of a source stay when it is
+// mounted elsewhere, and those of two sources differ.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""

@@ -69,12 +69,18 @@ func (r *rejectFile) open() {
 }
 
 // failure makes the lines durable and returns why lines were not kept, once.
+// Meanwhile more can be added.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err == nil && r.synced < r.size {
-		r.err = durable.Sync(r.f)
-		r.synced = r.size
+	if f, size := r.f, r.size; r.err == nil && r.synced < size {
+		r.mu.Unlock()
+		err := durable.Sync(f)
+		r.mu.Lock()
+		r.synced = size
+		if r.err == nil {
+			r.err = err
+		}
 	}
 	if r.told {
 		return nil

@@ -161,6 +161,57 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// TestBetweenTwoTexts: a store has a log and the start of it. A text between the
+// two is an older state.
+func TestBetweenTwoTexts(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put("b/"+log, udp(10, "a"))
+		w.run("files=1", nil)
+		w.put("a/"+log, udp(40, "a"))
+		w.run("files=1 skipped=1", nil)
+		w.remove("a")
+		w.move("b", "c")
+		w.put("c/"+log, udp(20, "a"))
+		w.run("files=0 skipped=1", nil)
+		w.stored("p1", folder, file, 10, 40)
+	})
+}
+
+// TestCopiesAreReadOnce: neither an older state nor a second copy of a stored log
+// is read in each run. The test changes their texts behind the back of the
+// import: it would notice if it read them.
+func TestCopiesAreReadOnce(t *testing.T) {
+	forStores(t, func(w *world) {
+		forge := func(name, text string) {
+			t.Helper()
+			info, err := os.Stat(filepath.Join(w.root, name))
+			if err != nil || info.Size() != int64(len(text)) {
+				t.Fatalf("%v bytes, want %d; %v", info, len(text), err)
+			}
+			if err := os.Chtimes(w.put(name, text), info.ModTime(), info.ModTime()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.put("data/t0/"+log, udp(40, "a"))
+		w.put("data/t0/backup/"+log, udp(14, "a"))
+		w.run("files=1 skipped=1", w.in("data"))
+		forge("data/t0/backup/"+log, udp(14, "b"))
+		w.quiet(2, w.in("data"))
+		if err := os.CopyFS(filepath.Join(w.root, "mirror"), os.DirFS(filepath.Join(w.root, "data"))); err != nil {
+			t.Fatal(err)
+		}
+		w.put("mirror/t0/backup/"+log, udp(14, "a"))
+		w.quiet(2, w.in("mirror"))
+		forge("mirror/t0/"+log, udp(40, "b"))
+		w.quiet(2, w.in("mirror"))
+		// A file that has changed is read, and so is one whose log has.
+		w.put("data/t0/backup/"+log, udp(15, "b"))
+		w.put("data/t0/"+log, udp(41, "a"))
+		w.run("files=2 replaced=1", w.in("data"))
+		w.stored("p1", folder, file, 15, 41)
+	})
+}
+
 // TestPlacesInDatabases: instances of Tstat have logs of their own, and a
 // repaired log takes the place of the damaged one.
 func TestPlacesInDatabases(t *testing.T) {
@@ -297,12 +348,23 @@ func TestOlderRecords(t *testing.T) {
 		w.run("files=1 replaced=1 skipped=1", nil)
 		w.stored("p1", folder, file, 5, 9)
 		w.forget()
-		// A record without a place is that of one file only.
+		// A record without a place is that of any file of its text, also if it is
+		// stored again.
 		w.move("t0", "t8")
 		w.put("t9/"+log, a)
-		w.run("files=1 skipped=2", nil)
-		w.stored("p1", folder, file, 5, 5, 9)
 		w.quiet(3, nil)
+		w.move("t8", "t0")
+		w.quiet(3, nil)
+		w.run("files=2 skipped=1 replaced=2", func(o *Options) { o.Replace = true })
+		w.stored("p1", folder, file, 5, 9)
+		w.quiet(3, nil)
+		// A log that grows is one of its own from then on.
+		w.put("t0/"+log, udp(7, "a"))
+		w.run("files=1 skipped=2 replaced=1", nil)
+		w.stored("p1", folder, file, 7, 9)
+		w.put("t9/"+log, udp(8, "a"))
+		w.run("files=1 skipped=2 replaced=0", nil)
+		w.stored("p1", folder, file, 7, 8, 9)
 	})
 }
 

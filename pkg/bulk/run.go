@@ -53,8 +53,10 @@ type run struct {
 	problems      int                // folders and files that could not be read or stored
 	began         time.Time          // of this pass
 
-	scanned map[store.Key][]*task // the files of the scan, also those that are not imported
-	taken   map[claim]string      // the path of the file that a free record was found to be of
+	copies   *copies
+	scanned  map[store.Key]*sameKey // the files of the scan, also those that are not imported
+	leftOpen []*task                // those of them that Tstat may still write to
+	taken    map[claim]string       // the path of the file that a free record was found to be of
 
 	elsewhere map[elsewhere][]store.Record // logs that other probes have, with Options.ProbeGuessed
 }
@@ -179,7 +181,7 @@ func newRun(opt Options) (*run, error) {
 		unknown: map[string]bool{},
 		settled: map[string]version{},
 		told:    map[string]bool{},
-		scanned: map[store.Key][]*task{},
+		scanned: map[store.Key]*sameKey{},
 		taken:   map[claim]string{},
 
 		elsewhere: map[elsewhere][]store.Record{},
@@ -190,6 +192,7 @@ func newRun(opt Options) (*run, error) {
 		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
 	}
 	r.takes = r.allStores()
+	r.copies = loadCopies(r.copiesState())
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if r.limits == nil {
 		r.limits = NewLimits(opt.Jobs, opt.Rate)
@@ -339,6 +342,7 @@ const (
 // pass imports what there is now.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
+	defer r.forgetScan()
 	r.takes = r.allStores()
 	for _, d := range r.dests {
 		d.mu.Lock()
@@ -374,6 +378,11 @@ func (r *run) pass(ctx context.Context) error {
 	r.plan(groups)
 	if err := r.workAll(ctx, groups); err != nil {
 		return err
+	}
+	if !r.opt.DryRun {
+		if err := r.copies.save(); err != nil {
+			r.log.Warn("copies of stored logs will be read again in the next run", "err", err)
+		}
 	}
 	return r.awayError()
 }
@@ -617,6 +626,9 @@ func (s *TypeSummary) spanned(t time.Time) {
 }
 
 func (r *run) summary() *Summary {
+	if err := r.rejects.failure(); err != nil { // it waits for the disk
+		r.log.Warn("rejected lines were counted, but not kept", "err", err)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sum
@@ -626,9 +638,6 @@ func (r *run) summary() *Summary {
 		s.Stores = append(s.Stores, d.summary())
 	}
 	s.RejectFile = r.rejects.path()
-	if err := r.rejects.failure(); err != nil {
-		r.log.Warn("rejected lines were counted, but not kept", "err", err)
-	}
 	return s
 }
 

@@ -243,6 +243,84 @@ func TestVerifyInstances(t *testing.T) {
 	}
 }
 
+// TestVerifyOneInstance: the logs of other instances are not those of the one
+// whose source is given, nor those of an instance that still writes to the folder.
+func TestVerifyOneInstance(t *testing.T) {
+	source, dest := t.TempDir(), t.TempDir()
+	write := func(instance, folder, text string) string {
+		t.Helper()
+		dir := filepath.Join(source, instance, folder)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n"+text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(source, instance)
+	}
+	now := time.Now().UTC()
+	folder, newest := now.Add(-time.Hour).Format("2006_01_02_15_04")+".out", now.Format("2006_01_02_15_04")+".out"
+	t0 := write("t0", folder, "::1 1\n")
+	write("t0", newest, "::1 5\n")
+	t1 := write("t1", folder, "::1 2\n")
+	st, err := stores.Open(t.Context(), "parquet:"+dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	opt := bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	if _, err := bulk.Run(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	old := now.Add(-30 * time.Minute)
+	if err := os.Chtimes(filepath.Join(t0, folder, "log_udp_complete"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(sources ...string) *Report {
+		t.Helper()
+		opt.Sources = sources
+		rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		if err != nil && err != ErrDiffers {
+			t.Fatal(err)
+		}
+		return rep
+	}
+	if rep := verify(t0); len(rep.Findings) > 0 || rep.Same != 2 {
+		t.Errorf("of one instance: %+v", rep)
+	}
+	opt.IncludeOpen, opt.Settle = false, time.Minute
+	if rep := verify(source); len(rep.Findings) > 0 || rep.Same != 1 {
+		t.Errorf("t1 is open: %+v", rep)
+	}
+	opt.IncludeOpen = true
+	if err := os.RemoveAll(t1); err != nil {
+		t.Fatal(err)
+	}
+	if rep := verify(source); len(rep.Findings) == 0 || rep.Findings[0].Kind != Unsourced {
+		t.Errorf("t1 is gone: %+v", rep)
+	}
+}
+
+// TestVerifyOlderCopies: an older version skipped the second copy of a log.
+func TestVerifyOlderCopies(t *testing.T) {
+	const text = "#c_ip:1 c_port:2\n::1 1\n"
+	source := t.TempDir()
+	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
+	for _, dir := range []string{"", "backup"} {
+		path := filepath.Join(source, dir, key.Folder, key.File)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), "parquet:"+t.TempDir(), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	beside(t, st, key, text)
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	if rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt}); err != nil || rep.Same != 2 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
 // beside stores a further text of a log.
 func beside(t *testing.T, st store.Store, key store.Key, text string) {
 	t.Helper()

@@ -19,8 +19,8 @@ import (
 // The kinds of Finding.
 const (
 	Missing   = "missing"   // a finished source file that is not stored
-	Different = "different" // stored under its name is another text only
-	Extra     = "extra"     // stored, but within the sources' time none has it
+	Different = "different" // a different text is stored under its name
+	Extra     = "extra"     // stored, but not in the sources for that time
 	Rows      = "rows"      // the store has another count of rows than its record
 	Prefix    = "prefix"    // the start of a log is stored beside the whole log
 	Unsourced = "unsourced" // stored, but no source file of that name has its text
@@ -115,6 +115,8 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 // against reads the sources.
 func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	seen := map[store.Key]bool{}
+	open := map[store.Key]map[string]bool{} // paths that are left for later
+	places := map[string]bool{}
 	different := map[store.Key]bool{}
 	type text struct {
 		store.Key
@@ -135,6 +137,14 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		return slices.Compact(list)
 	}
 	failed, err := bulk.Identify(ctx, sources, lengths, func(id bulk.Identity) error {
+		places[id.Place] = true
+		if id.Open {
+			if open[id.Key] == nil {
+				open[id.Key] = map[string]bool{}
+			}
+			open[id.Key][id.Path] = true
+			return nil
+		}
 		rep.Sources++
 		if !seen[id.Key] && (first.IsZero() || id.Time.Before(first)) {
 			first = id.Time
@@ -149,7 +159,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		t := text{id.Key, id.Fingerprint}
 		found[t]++
 		switch {
-		case i >= 0 && found[t] > countOf(rs, same):
+		case i >= 0 && found[t] > countOf(rs, same) && !slices.ContainsFunc(rs, func(r store.Record) bool { return same(r) && r.Place == "" }):
 			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
 		case i >= 0:
 			rep.Same++
@@ -186,17 +196,44 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	if err != nil {
 		return err
 	}
+	// isOurs reports whether a record is of a file that the sources had.
+	isOurs := func(r store.Record) bool {
+		if open[r.Key][r.Path] {
+			return false
+		}
+		if isBelow(r.Path, sources.Sources) {
+			return true
+		}
+		_, err := os.Lstat(r.Path)
+		return (r.Place == "" || places[r.Place]) && errors.Is(err, fs.ErrNotExist)
+	}
 	for k, rs := range records {
-		if r := rs[0]; !seen[k] && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) && (there == nil || there[k.Folder]) {
+		if r := rs[0]; !seen[k] && open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) && (there == nil || there[k.Folder]) {
 			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
 		}
 		for _, r := range rs {
-			if seen[k] && !different[k] && r.Pruned.IsZero() && found[text{k, r.Fingerprint}] == 0 {
+			if seen[k] && !different[k] && r.Pruned.IsZero() && found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
 				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
 			}
 		}
 	}
 	return nil
+}
+
+// isBelow reports whether a path is that of one of the sources, or below one.
+func isBelow(path string, sources []string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(sources, func(source string) bool {
+		source, err := filepath.Abs(source)
+		if err != nil {
+			return false
+		}
+		rel, err := filepath.Rel(source, path)
+		return err == nil && filepath.IsLocal(rel)
+	})
 }
 
 func countOf(rs []store.Record, is func(store.Record) bool) (n int) {

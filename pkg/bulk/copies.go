@@ -1,0 +1,81 @@
+package bulk
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+)
+
+// maxCopies bounds the files that copies remembers. The others are read in each
+// run.
+const maxCopies = 100_000
+
+// copies remembers from run to run which files are older states or second
+// copies of stored logs. No record tells of them, so that each run would have to
+// read them.
+type copies struct {
+	path string // of the state file; "": nothing is remembered
+
+	mu    sync.Mutex
+	known map[string]bool // as the last run left them
+	seen  map[string]bool // in this run
+}
+
+func loadCopies(path string) *copies {
+	c := &copies{path: path, known: map[string]bool{}, seen: map[string]bool{}}
+	var ids []string
+	if path != "" && state.Load(path, 1, &ids) == nil { // without it, the files are read
+		for _, id := range ids {
+			c.known[id] = true
+		}
+	}
+	return c
+}
+
+// copyID identifies a file as it is now, and the stored log that it is a copy
+// of.
+func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
+	return hex.EncodeToString(sum[:16])
+}
+
+// find returns the record of which a file is a copy, as far as is known.
+func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) == 0 {
+		return nil
+	}
+	for i := range records {
+		if id := copyID(t, to, &records[i]); c.known[id] {
+			c.seen[id] = true
+			return &records[i]
+		}
+	}
+	return nil
+}
+
+func (c *copies) add(t *task, to fmt.Stringer, rec *store.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.seen) < maxCopies {
+		c.seen[copyID(t, to, rec)] = true
+	}
+}
+
+// save replaces what the last run left by what this one has seen.
+func (c *copies) save() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.path == "" || maps.Equal(c.known, c.seen) {
+		return nil
+	}
+	c.known = maps.Clone(c.seen)
+	return state.Save(c.path, 1, slices.Sorted(maps.Keys(c.seen)))
+}
