@@ -108,7 +108,7 @@ func (b *importBulk) settings() []*setting {
 		{name: "stream", group: dest, value: &b.stream, empty: "{probe}_{type}",
 			usage: "`NAME` of DBStream's table, or of the stream of --to math://; {probe} and {type} stand for those of each file"},
 		{name: "retry-timeout", group: dest, value: &b.retryTimeout,
-			usage: "try again for `DURATION` when a database is away; without end with --follow"},
+			usage: "retry for `DURATION` while a database is unavailable; with --follow, without limit"},
 		{name: "replace", group: dest, value: &b.replace,
 			usage: "store again what is stored already"},
 		{name: "accept-damaged", group: dest, value: &b.acceptDamaged,
@@ -216,14 +216,14 @@ func importBulkCommand(con *console) *cli.Command {
 			"A Tstat that is killed leaves an unfinished end: half a line, or a gzip file without its last part. Such a file is stored " +
 			"as far as it goes. The summary counts it as 'cut', and a gzip file without its end gives a warning. A gzip file with a " +
 			"wrong checksum or wrong data is damaged. It is not stored, exit status 1, and every run says so until the file is " +
-			"fetched again; --accept-damaged stores what can be decompressed, and a repaired file replaces it. Zeros behind a gzip " +
-			"file and several gzip files in one are in order.\n\n" +
+			"fetched again; --accept-damaged stores what can be decompressed, unless the whole log was stored before, and a repaired " +
+			"file replaces it. Trailing zeros and concatenated gzip files are accepted.\n\n" +
 			"A log that is empty or has only its header is stored with 0 rows. A file with text but without a single row is not " +
 			"stored, exit status 1: remove it, or leave it out with --exclude. GLOB of --exclude is compared with the log type, with " +
 			"the path of the file below SOURCE and of each folder above it, and with the last part of these paths.\n\n" +
-			"What looks like logs and is not read is counted in every run: files in log folders with names like " +
-			"log_udp_complete.xz, and folders with other names that hold logs. A warning names them when they are not what the last " +
-			"run passed over.\n\n" +
+			"Each run counts names that look like logs but are not read: files in log folders with names like " +
+			"log_udp_complete.xz, and folders with other names that hold logs. A warning names them when they differ from those of " +
+			"the last run.\n\n" +
 			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },

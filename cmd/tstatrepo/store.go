@@ -99,7 +99,7 @@ func (s *storeCmd) settings() []*setting {
 		{name: "jobs", group: reports, value: &b.jobs, empty: "count of CPUs, at most 4",
 			usage: "compact, verify: work on `N` days or source files at a time"},
 		{name: "retry-timeout", group: reports, value: &b.retryTimeout,
-			usage: "try again for `DURATION` when a database is away"},
+			usage: "retry for `DURATION` while a database is unavailable"},
 	}
 	return append(list, pick(b.settings(), "json", "progress-interval", "quiet")...)
 }
