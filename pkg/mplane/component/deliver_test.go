@@ -56,7 +56,7 @@ func TestWrongClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log bytes.Buffer
-		c := &component{conn: conn, clock: rate.Sometimes{First: 1}}
+		c := &Component{conn: conn, clock: rate.Sometimes{First: 1}}
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
 		for range 2 {
 			if _, err := c.do(t.Context(), http.MethodGet, wire.SpecificationPath, nil); err != nil {
