@@ -295,8 +295,9 @@ func matches(glob, name string) bool {
 // follow repeats passes until ctx ends. Once a pass has succeeded, what goes
 // wrong is waited for: a store that is down, a source that is away.
 func (r *run) follow(ctx context.Context) error {
-	wait := r.opt.Poll
+	back := retry.New(min(2*r.opt.Poll, maxWait), maxWait)
 	for begun := false; ; {
+		wait := r.opt.Poll
 		changed := r.changes()
 		err := r.pass(ctx)
 		r.behind()
@@ -305,12 +306,12 @@ func (r *run) follow(ctx context.Context) error {
 			return ctx.Err()
 		case err == nil:
 			begun = true
-			wait = r.opt.Poll
+			back.Reset()
 		case isGuess(err):
 			return err
 		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource):
-			wait = min(2*wait, maxWait)
-			r.log.Warn("will try again", "err", err, "in", wait)
+			wait = back.Next()
+			r.log.Warn("will try again", "err", err, "in", wait.Round(time.Millisecond))
 		default:
 			return err
 		}
@@ -323,11 +324,11 @@ func (r *run) follow(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-changed:
-			wait = r.opt.Poll
 		case <-time.After(wait):
+		case <-changed:
+			back.Reset()
 		case <-r.opt.Wake:
-			wait = r.opt.Poll
+			back.Reset()
 		}
 	}
 }

@@ -51,7 +51,7 @@ func TestClaimRights(t *testing.T) {
 	}
 	told := func() {
 		t.Helper()
-		if strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "cannot be claimed") || !strings.Contains(log.String(), "README") {
+		if strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "cannot be claimed") || !strings.Contains(log.String(), "the user needs select, insert, update and delete on the table tstatrepo_claims") {
 			t.Errorf("log: %s", &log)
 		}
 	}
