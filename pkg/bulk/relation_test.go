@@ -376,7 +376,7 @@ func (w *world) forget() {
 		w.Fatal(err)
 	}
 	var list []store.Record
-	err = s.(store.Manager).Records(context.Background(), func(r store.Record) error {
+	err = s.Records(context.Background(), func(r store.Record) error {
 		list = append(list, r)
 		return nil
 	})

@@ -81,16 +81,16 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// attempts runs f under a policy and returns its error, the time of each
-// attempt since the first, and how often Retrying was called.
-func attempts(ctx context.Context, limit time.Duration, f func(n int) error) (err error, at []time.Duration, retrying int) {
+// attempts runs f under a policy and returns the time of each
+// attempt since the first, how often Retrying was called, and the error.
+func attempts(ctx context.Context, limit time.Duration, f func(n int) error) (at []time.Duration, retrying int, err error) {
 	start := time.Now()
 	p := retry.Policy{Transient: isAway, Limit: limit, Retrying: func(error) { retrying++ }}
 	err = p.Do(ctx, func() error {
 		at = append(at, time.Since(start))
 		return f(len(at))
 	})
-	return err, at, retrying
+	return at, retrying, err
 }
 
 func TestDoRetriesTransientErrorsOnly(t *testing.T) {
@@ -109,7 +109,7 @@ func TestDoRetriesTransientErrorsOnly(t *testing.T) {
 			{"without limit", math.MaxInt64, []error{errAway, errAway, nil}, nil, 3, 1},
 			{"one attempt", 0, []error{errAway}, errAway, 1, 0},
 		} {
-			err, at, retrying := attempts(t.Context(), c.limit, func(n int) error { return c.errs[n-1] })
+			at, retrying, err := attempts(t.Context(), c.limit, func(n int) error { return c.errs[n-1] })
 			if err != c.want || len(at) != c.attempts || retrying != c.retrying {
 				t.Errorf("%s: error %v, attempts at %v, Retrying called %d times", c.name, err, at, retrying)
 			}
@@ -122,7 +122,7 @@ func TestDoRetriesTransientErrorsOnly(t *testing.T) {
 // failure, however long that attempt took.
 func TestDoUsesItsLimitExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		err, at, _ := attempts(t.Context(), time.Minute, func(n int) error {
+		at, _, err := attempts(t.Context(), time.Minute, func(n int) error {
 			if n == 1 {
 				time.Sleep(time.Hour)
 			}
@@ -141,11 +141,11 @@ func TestDoEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		err, at, _ := attempts(ctx, math.MaxInt64, func(int) error { return errAway })
+		at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errAway })
 		if err != errAway || len(at) < 5 || at[len(at)-1] > 10*time.Second {
 			t.Errorf("error %v, attempts at %v", err, at)
 		}
-		if err, at, _ := attempts(ctx, math.MaxInt64, func(int) error { return errAway }); err != errAway || len(at) != 1 {
+		if at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errAway }); err != errAway || len(at) != 1 {
 			t.Errorf("with a context that has ended: error %v, attempts at %v", err, at)
 		}
 	})

@@ -276,7 +276,7 @@ func TestVerifyOneInstance(t *testing.T) {
 	verify := func(sources ...string) *Report {
 		t.Helper()
 		opt.Sources = sources
-		rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt})
+		rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
 		if err != nil && err != ErrDiffers {
 			t.Fatal(err)
 		}
@@ -316,7 +316,7 @@ func TestVerifyOlderCopies(t *testing.T) {
 	defer st.Close()
 	beside(t, st, key, text)
 	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
-	if rep, err := Verify(t.Context(), st.(store.Manager), VerifyOptions{Against: &opt}); err != nil || rep.Same != 2 {
+	if rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt}); err != nil || rep.Same != 2 {
 		t.Errorf("%+v, %v", rep, err)
 	}
 }
