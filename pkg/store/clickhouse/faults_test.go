@@ -158,7 +158,7 @@ func TestTroubledInserts(t *testing.T) {
 		"rows stored all same":   {troubled{table: "_rows", answer: unknown, fails: 1, stores: true}, time.Minute, nil, false},
 		"record not stored":      {troubled{table: "tstatrepo_files", answer: full, fails: 1}, time.Minute, nil, false},
 		"record stored all same": {troubled{table: "tstatrepo_files", answer: unknown, fails: 1, stores: true}, time.Minute, nil, false},
-		"disk stays full":        {troubled{table: "_rows", answer: full, fails: always}, 500 * time.Millisecond, store.ErrUnavailable, false},
+		"disk stays full":        {troubled{table: "_rows", answer: full, fails: always}, 5 * time.Second, store.ErrUnavailable, false},
 		"permanent":              {troubled{table: "_rows", answer: syntax, fails: always}, time.Minute, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
