@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"unsafe"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
@@ -64,7 +65,7 @@ const epoch = 946684800e6
 // sizes are the lengths of the types whose binary form is known here; 0 for
 // those of various length. float4 is not among them: rounding twice could
 // change the last digit.
-var sizes = map[string]int8{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
+var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
 
 // canBinary reports whether the values of all targets have a binary form.
 func canBinary(targets []sqlstore.Target) bool {
@@ -94,15 +95,107 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	return true
 }
 
+// lane is what is left of a cell whose values are copied from a vector bit by
+// bit. It fits a cache line: a row passes over all of them.
+type lane struct {
+	how   how
+	dense bool  // as of the cell
+	row   int32 // as of the cell
+	next  int32 // as of the cell
+	bits  []uint64
+	def   []int16
+}
+
+type how uint8
+
+const (
+	asCell how = iota // the cell makes the value
+	asInt2
+	asInt4
+	as8
+	asTime
+)
+
+// startBinary prepares a cell for the rows of a batch.
+func (e *encoder) startBinary(c *cell) {
+	e.byField = e.byField || c.byField
+	l := lane{dense: c.dense, def: c.vec.Def}
+	switch {
+	case c.byField || !c.has:
+	case c.op == opTime:
+		l.how, l.bits = asTime, bitsOf(c.vec.Ints)
+	case c.op == opFloat:
+		l.how, l.bits = as8, bitsOf(c.vec.Floats)
+	case c.op == opInt && c.size == 8:
+		l.how, l.bits = as8, bitsOf(c.vec.Ints)
+	case c.op == opInt && c.size == 4:
+		l.how, l.bits = asInt4, bitsOf(c.vec.Ints)
+	case c.op == opInt:
+		l.how, l.bits = asInt2, bitsOf(c.vec.Ints)
+	}
+	e.lanes = append(e.lanes, l)
+}
+
+// bitsOf views numbers as what they are in memory.
+func bitsOf[T int64 | float64](x []T) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
+// at returns which value row i has, -1 for NULL. Rows only go on.
+func (l *lane) at(i int) int {
+	if l.def[i] == 0 {
+		return -1
+	}
+	for ; int(l.row) < i; l.row++ {
+		l.next += int32(l.def[l.row])
+	}
+	return int(l.next)
+}
+
 // appendBinary appends the values of row i of the batch in binary form.
 func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	if e.byField {
 		e.line(i)
 	}
-	for j := range e.cells {
-		var ok bool
-		if dst, ok = e.appendCell(dst, &e.cells[j], i); !ok {
-			return dst, e.rowError(j, i)
+	dst = slices.Grow(dst, longest*len(e.lanes))
+	for j := range e.lanes {
+		l := &e.lanes[j]
+		if l.how == asCell {
+			var ok bool
+			if dst, ok = e.appendCell(dst, &e.cells[j], i); !ok {
+				return dst, e.rowError(j, i)
+			}
+			dst = slices.Grow(dst, longest*(len(e.lanes)-j))
+			continue
+		}
+		at := i
+		if !l.dense {
+			if at = l.at(i); at < 0 {
+				dst = appendNull(dst)
+				continue
+			}
+		}
+		x := l.bits[at]
+		n := len(dst) // there is room
+		switch l.how {
+		case asInt4:
+			if int64(x) != int64(int32(x)) {
+				return dst, e.rowError(j, i)
+			}
+			dst = dst[:n+4+4]
+			binary.BigEndian.PutUint64(dst[n:], 4<<32|x&math.MaxUint32)
+		case asInt2:
+			if int64(x) != int64(int16(x)) {
+				return dst, e.rowError(j, i)
+			}
+			dst = appendNumber(dst, x, 2)
+		default:
+			if l.how == asTime {
+				x -= epoch
+			}
+			dst = dst[:n+longest]
+			binary.BigEndian.PutUint32(dst[n:], 8)
+			binary.BigEndian.PutUint64(dst[n+4:], x)
 		}
 	}
 	return dst, nil
@@ -115,7 +208,7 @@ func (e *encoder) rowError(cell, i int) error {
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends the value of a cell in row i.
+// appendCell appends a value that is not just copied.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
@@ -126,29 +219,23 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 		return e.appendField(dst, c, at)
 	case at < 0:
 		return appendNull(dst), true
-	}
-	switch c.op {
-	case opInt:
-		x := c.vec.Ints[at]
-		return appendNumber(dst, uint64(x), c.size), x >= c.min && x <= c.max
-	case opFloat:
-		return appendNumber(dst, math.Float64bits(c.vec.Floats[at]), 8), true
-	case opTime:
-		return appendNumber(dst, uint64(c.vec.Ints[at]-epoch), 8), true
-	case opRawFloat:
+	case c.op == opRawFloat:
 		return appendNumber(dst, math.Float64bits(float64(c.vec.Ints[at])), 8), true
-	case opBool, opRawInt:
+	case c.op == opBool, c.op == opRawInt:
 		x := uint64(0)
 		if c.vec.Bools[at] {
 			x = 1
 		}
 		return appendNumber(dst, x, c.size), true
-	case opInet:
+	case c.op == opInet:
 		return appendInet(dst, c.vec.Texts[at])
 	default:
 		return appendBytes(dst, c.vec.Texts[at]), true
 	}
 }
+
+// longest is the length of the longest value but for addresses and texts.
+const longest = 4 + 8
 
 // appendField appends what the text form makes of a field.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
@@ -189,7 +276,7 @@ func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 func appendNull(dst []byte) []byte { return append(dst, 0xff, 0xff, 0xff, 0xff) }
 
 // appendNumber appends the lower bytes of x, 1, 2, 4 or 8.
-func appendNumber(dst []byte, x uint64, size int8) []byte {
+func appendNumber(dst []byte, x uint64, size int) []byte {
 	switch size {
 	case 8:
 		return binary.BigEndian.AppendUint64(append(dst, 0, 0, 0, 8), x)

@@ -35,6 +35,7 @@ type encoder struct {
 	odd    bool   // the batch has a number out of its column's range
 
 	binary  bool
+	lanes   []lane // of the cells
 	byField bool   // some cell is
 	text    []byte // of a value
 }
@@ -45,23 +46,24 @@ type step struct {
 	first, last int // of these fields
 }
 
-// cell is one column under way. Each row passes over all cells: what most of
-// them need is in front, in one line of the cache.
+// cell is one column under way.
 type cell struct {
+	target   sqlstore.Target
 	op       op
-	has      bool // in the batch
-	dense    bool // no row of the batch is NULL
-	byField  bool // the value in binary form is made of the field, not of the vector
-	size     int8 // of a value in binary form, in bytes
-	vec      tstat.Vector
-	row      int   // of vec that next belongs to
-	next     int   // value of vec
 	min, max int64 // opRawInt, opInt
-	from     int   // field of the line under way, -1: it has none
 	numeric  bool  // a plain field can be copied as it is
 	run      bool  // so is every field of the batch
+	vec      tstat.Vector
+	has      bool
+	dense    bool // no row of the batch is NULL
+	row      int  // of vec that next belongs to
+	next     int  // value of vec
+	from     int  // field of the line under way, -1: it has none
 	calendar tstat.Calendar
-	target   sqlstore.Target
+
+	// Of the binary form:
+	size    int  // of a value, in bytes
+	byField bool // the value is made of the field, not of the vector
 }
 
 // at returns which value of the vector row i has, -1 for NULL. Rows only go on.
@@ -185,14 +187,14 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 		}
 		slices.SortStableFunc(e.cells, func(a, b cell) int { return place(a) - place(b) })
 	}
-	e.odd = false
+	e.odd, e.lanes = false, e.lanes[:0]
 	for i := range e.cells {
 		c := &e.cells[i]
 		c.vec, c.has = b.Column(c.target.Source)
 		c.row, c.next = 0, 0
 		c.dense = c.has && len(c.vec.Ints)+len(c.vec.Floats)+len(c.vec.Bools)+len(c.vec.Texts) == b.Len()
 		if e.binary {
-			e.byField = e.byField || c.byField
+			e.startBinary(c)
 			continue
 		}
 		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
