@@ -211,7 +211,7 @@ func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	if s.cluster {
 		p["insert_distributed_sync"] = "1"
 	}
-	return sqlstore.Start(ctx, func(in *insert) error {
+	return sqlstore.Start(ctx, 0, func(in *insert) error {
 		return s.upload(ctx, host, p, &insertBody{blocks: in, unread: []byte(sql)})
 	})
 }

@@ -29,6 +29,9 @@ import (
 // chunkSize is how many bytes are kept of a file under way.
 const chunkSize = 8 << 20
 
+// waitingBatches are prepared while the server works on the end of a chunk.
+const waitingBatches = 8
+
 // maxRefused is how many rows of a file the server may refuse. More are no
 // accident.
 const maxRefused = 100

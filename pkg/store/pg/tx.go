@@ -52,7 +52,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 		t.Abort()
 		return nil, Mark(err)
 	}
-	t.in = sqlstore.Start(t.ctx, func(in *sqlstore.Pipe[*Batch]) error {
+	t.in = sqlstore.Start(t.ctx, waitingBatches, func(in *sqlstore.Pipe[*Batch]) error {
 		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject}
 		err := c.run()
 		t.refused = c.refused

@@ -18,10 +18,10 @@ type Pipe[B any] struct {
 	err     error         // of the upload; read after done
 }
 
-// Start starts an upload of the batches that it gets from Next. The upload
-// must end soon after ctx.
-func Start[B any](ctx context.Context, upload func(*Pipe[B]) error) *Pipe[B] {
-	p := &Pipe[B]{ctx: ctx, feed: make(chan B), done: make(chan struct{})}
+// Start starts an upload of the batches that it gets from Next; so many may
+// wait for it. The upload must end soon after ctx.
+func Start[B any](ctx context.Context, waiting int, upload func(*Pipe[B]) error) *Pipe[B] {
+	p := &Pipe[B]{ctx: ctx, feed: make(chan B, waiting), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.err = upload(p)
