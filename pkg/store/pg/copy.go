@@ -189,8 +189,34 @@ func (c *copier) copy(rows io.Reader) error {
 		sql = "release savepoint chunk; " + sql
 	}
 	c.saved = true
-	_, err := c.conn.CopyFrom(c.ctx, io.MultiReader(strings.NewReader(c.to.header), rows, strings.NewReader(c.to.trailer)), sql)
+	r := &endingReader{r: io.MultiReader(strings.NewReader(c.to.header), rows, strings.NewReader(c.to.trailer))}
+	defer r.end()
+	_, err := c.conn.CopyFrom(c.ctx, r, sql)
 	return err
+}
+
+// endingReader reads nothing once it has ended. When a connection breaks,
+// CopyFrom returns before its goroutine that reads the rows has finished.
+type endingReader struct {
+	mu    sync.Mutex
+	r     io.Reader
+	ended bool
+}
+
+func (e *endingReader) Read(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return 0, io.ErrClosedPipe
+	}
+	return e.r.Read(p)
+}
+
+// end waits for a Read that is under way.
+func (e *endingReader) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ended = true
 }
 
 // keptRow is a row of the chunk under way.
