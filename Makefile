@@ -15,19 +15,12 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
-.PHONY: help demo test e2e bench soak lint lines generate build build-static install-tools
+.PHONY: help demo test e2e bench soak lint lines generate build install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
 
-build: ## build bin/tstatrepo; with librrd as a second reader of RRDs where librrd-dev, pkg-config and gcc are installed
-	@if pkg-config --exists librrd 2>/dev/null && command -v gcc >/dev/null; then \
-		set -x; CGO_ENABLED=1 go build -tags librrd -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo; \
-	else \
-		$(MAKE) --no-print-directory build-static; \
-	fi
-
-build-static: ## build bin/tstatrepo as one static binary
+build: ## build bin/tstatrepo, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
 
 demo: ## import sample logs, query them, show what to do next (3 minutes at most)

@@ -203,8 +203,9 @@ func importBulkCommand(con *console) *cli.Command {
 			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
 			"completed by the next one. Several machines may import the same logs into one database: they share the " +
 			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
-			"With several --to, the stores are independent: while one is unavailable, logs go into the others, and it gets what it lacks " +
-			"when it is back. An import that has waited for it for --retry-timeout ends with exit status 75 and names the store.\n\n" +
+			"With several --to, the stores are independent: while one is unavailable, logs go into the others, and the missing logs " +
+			"follow when the store answers again. An import that has waited for a store for --retry-timeout ends with exit status 75 " +
+			"and names the store.\n\n" +
 			"A log is known by its probe, log folder, file name and place: the folder that holds the log folder, below SOURCE. So " +
 			"several Tstat processes can write folders of the same name below one SOURCE. Folders whose names begin with a dot are " +
 			"not looked into. A log whose text is stored, at the same place or at one that is gone, is skipped. So is a prefix of a stored " +

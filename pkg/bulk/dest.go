@@ -214,7 +214,7 @@ func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error
 	return err
 }
 
-// Bounds of the wait before an unavailable store is tried again.
+// Bounds of the wait between two attempts to reach an unavailable store.
 const (
 	minRetry = 200 * time.Millisecond
 	maxRetry = 15 * time.Second

@@ -134,7 +134,7 @@ func (w *sharedWorld) holds(f *fragile) {
 
 // TestStoresAreIndependent: of three stores one is down from the start and one
 // dies in the middle. The other one gets all files meanwhile, each is read once
-// for it, and the two get what they lack when they are back.
+// for it, and the two receive the missing files when they are back.
 func TestStoresAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 40
@@ -178,7 +178,8 @@ func TestStoresAreIndependent(t *testing.T) {
 }
 
 // TestStoreStaysDown: a run ends when a store has been down for the timeout. The
-// error names the store and counts what it lacks, and the next run completes it.
+// error names the store and counts its missing files, and the next run imports
+// them.
 func TestStoreStaysDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 10)
@@ -258,7 +259,7 @@ func TestRefusedByOneStore(t *testing.T) {
 }
 
 // TestFollowWithoutStore: with Follow new files go into the stores that are
-// available, and a store gets what it lacks when it is back.
+// available, and a store receives the missing files when it is back.
 func TestFollowWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 10)

@@ -11,7 +11,7 @@ import (
 // ErrNoLibrrd is returned by NewLibrrdReader and NewComparingReader if the
 // program was built without librrd.
 var ErrNoLibrrd = hint.New("this program was built without librrd",
-	"build it with make build where librrd-dev, pkg-config and gcc are installed")
+	"build it with the tag librrd, where librrd-dev, pkg-config and gcc are installed")
 
 // NewComparingReader returns a reader that decodes every value twice, in Go and
 // with librrd. Its Read fails with a DifferenceError where the two differ.
