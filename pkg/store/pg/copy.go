@@ -32,8 +32,8 @@ const chunkSize = 8 << 20
 // waitingBatches are prepared while the server works on the end of a chunk.
 const waitingBatches = 8
 
-// maxRefused is how many rows of a file the server may refuse. More are no
-// accident.
+// maxRefused is how many rows of a file the server may refuse. If it refuses
+// more, the whole file fails.
 const maxRefused = 100
 
 // Dest is a table that rows are copied into, by one list of columns.
@@ -269,7 +269,7 @@ func (c *copier) leaveOut(rows []keptRow, err error) error {
 		bad = -1
 	}
 	if bad >= 0 && c.refused == maxRefused {
-		return fmt.Errorf("line %d: refused: %s", rows[bad].number, pe.Message)
+		return fmt.Errorf("line %d: refused: %s (and %d rows before it)", rows[bad].number, pe.Message, maxRefused)
 	}
 	if _, err := c.conn.Exec(c.ctx, "rollback to savepoint chunk").ReadAll(); err != nil {
 		return err

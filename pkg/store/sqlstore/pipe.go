@@ -11,17 +11,17 @@ import (
 // Pipe hands batches of rows to an upload, which runs in a goroutine of its
 // own: rows are prepared while the server works on those before.
 type Pipe[B any] struct {
-	ctx     context.Context
-	feed    chan B
-	aborted bool          // read after feed is closed
-	done    chan struct{} // closed when the upload has ended
-	err     error         // of the upload; read after done
+	ctx  context.Context
+	feed chan B
+	stop chan struct{} // closed by Abort
+	done chan struct{} // closed when the upload has ended
+	err  error         // of the upload; read after done
 }
 
-// Start starts an upload of the batches that it gets from Next; so many may
-// wait for it. The upload must end soon after ctx.
+// Start runs upload in a goroutine. Up to waiting batches are queued for it.
+// upload must return soon after ctx ends.
 func Start[B any](ctx context.Context, waiting int, upload func(*Pipe[B]) error) *Pipe[B] {
-	p := &Pipe[B]{ctx: ctx, feed: make(chan B, waiting), done: make(chan struct{})}
+	p := &Pipe[B]{ctx: ctx, feed: make(chan B, waiting), stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.err = upload(p)
@@ -37,14 +37,18 @@ var (
 // Next returns the next batch to the upload, io.EOF after the last one.
 func (p *Pipe[B]) Next() (b B, err error) {
 	select {
+	case <-p.stop: // also while batches are queued
+		return b, errAborted
+	default:
+	}
+	select {
 	case b, ok := <-p.feed:
-		switch {
-		case ok:
-			return b, nil
-		case p.aborted:
-			return b, errAborted
+		if !ok {
+			return b, io.EOF
 		}
-		return b, io.EOF
+		return b, nil
+	case <-p.stop:
+		return b, errAborted
 	case <-p.ctx.Done():
 		return b, p.ctx.Err()
 	}
@@ -72,6 +76,6 @@ func (p *Pipe[B]) Close() error {
 // Abort makes the upload fail, and waits until it has ended. It is called in
 // place of Close.
 func (p *Pipe[B]) Abort() {
-	p.aborted = true
-	p.Close()
+	close(p.stop)
+	<-p.done
 }
