@@ -537,8 +537,12 @@ func TestDamagedLater(t *testing.T) {
 						}
 						w.stored("p1", folder, file, 5000)
 					}
-					if _, err := w.try(func(o *Options) { o.Replace = replace }); !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), "damaged, not stored") {
+					sum, err := w.try(func(o *Options) { o.Replace = replace })
+					if !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), "damaged, not stored") {
 						t.Errorf("%v\n%s", err, w.log.String())
+					}
+					if sum.Total.Skipped != 0 || sum.Total.Failed != 1 {
+						t.Errorf("%+v", sum.Total)
 					}
 					w.move("2016_03_24_21_37.out", "x/2016_03_24_21_37.out")
 					if name == "later" { // else nothing tells that it is the log that was moved
@@ -788,7 +792,7 @@ func TestFollowForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	r, err := newRun(Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, StateDir: t.TempDir()})
+	r, err := newRun(t.Context(), Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -813,7 +817,7 @@ func TestRejectsSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	r, err := newRun(Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", StateDir: t.TempDir()})
+	r, err := newRun(t.Context(), Options{Sources: []string{w.root}, Stores: Opened(s), Probe: "p1", StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -843,7 +847,7 @@ func TestRejectsSync(t *testing.T) {
 // TestGuessInParts: a store is asked for few logs of other probes at once.
 func TestGuessInParts(t *testing.T) {
 	s := &finder{}
-	r, err := newRun(Options{Sources: []string{t.TempDir()}, Stores: Opened(s), Probe: "p1", ProbeGuessed: true, StateDir: t.TempDir()})
+	r, err := newRun(t.Context(), Options{Sources: []string{t.TempDir()}, Stores: Opened(s), Probe: "p1", ProbeGuessed: true, StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -854,7 +858,7 @@ func TestGuessInParts(t *testing.T) {
 	for i := range 2*lookupKeys + 1 {
 		tasks = append(tasks, &task{key: store.Key{Probe: "p1", Folder: fmt.Sprint(i), File: file}})
 	}
-	if err := r.lookupElsewhere(t.Context(), tasks); err != nil || s.asked != len(tasks) || s.most > lookupKeys {
+	if _, err := r.lookupElsewhere(t.Context(), tasks); err != nil || s.asked != len(tasks) || s.most > lookupKeys {
 		t.Errorf("asked for %d of %d, at most %d at once; %v", s.asked, len(tasks), s.most, err)
 	}
 }

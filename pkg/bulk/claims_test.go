@@ -580,7 +580,7 @@ func TestClaimReleaseFails(t *testing.T) {
 
 	w = newSharedWorld(t, 3)
 	s := w.open()
-	r, err := newRun(w.options(s))
+	r, err := newRun(t.Context(), w.options(s))
 	if err != nil {
 		t.Fatal(err)
 	}

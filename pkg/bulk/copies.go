@@ -17,18 +17,19 @@ import (
 const maxCopies = 100_000
 
 // copies remembers from run to run which files are older states or second
-// copies of stored logs. No record tells of them, so that each run would have to
-// read them.
+// copies of stored logs. Such a file has no record of its own: without this state,
+// every run would read it again.
 type copies struct {
 	path string // of the state file; "": nothing is remembered
+	part bool   // a run sees only a part of the files, and forgets none
 
 	mu    sync.Mutex
 	known map[string]bool // as the last run left them
 	seen  map[string]bool // in this run
 }
 
-func loadCopies(path string) *copies {
-	c := &copies{path: path, known: map[string]bool{}, seen: map[string]bool{}}
+func loadCopies(path string, part bool) *copies {
+	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	var ids []string
 	if path != "" && state.Load(path, 1, &ids) == nil { // without it, the files are read
 		for _, id := range ids {
@@ -75,6 +76,13 @@ func (c *copies) save() error {
 	defer c.mu.Unlock()
 	if c.path == "" || maps.Equal(c.known, c.seen) {
 		return nil
+	}
+	if c.part {
+		for id := range c.known {
+			if len(c.seen) < maxCopies {
+				c.seen[id] = true
+			}
+		}
 	}
 	c.known = maps.Clone(c.seen)
 	return state.Save(c.path, 1, slices.Sorted(maps.Keys(c.seen)))

@@ -55,8 +55,9 @@ type StoreSummary struct {
 	Error string    `json:"error,omitempty"` // why it is unavailable
 }
 
-// Lag is how long ago the oldest folder began of which the store lacks a file.
-// If it lacks none, the newest folder counts. It is 0 if neither is known.
+// Lag returns the age of the oldest folder with a file that the store is missing.
+// If none is missing, Lag returns the age of the newest folder that the store
+// has; 0 if it has none.
 func (s *StoreSummary) Lag(now time.Time) time.Duration {
 	from := s.Oldest
 	if from.IsZero() {
@@ -101,8 +102,8 @@ func (d *dest) store() (store.Store, error) {
 	return d.st, nil
 }
 
-// accepts reports whether the store takes a task's file. One that was not
-// opened yet can be expected to take files of known types.
+// accepts reports whether the store accepts a task's file. A store that is not
+// open yet is assumed to accept every known log type.
 func (d *dest) accepts(t *task) bool {
 	d.mu.Lock()
 	st := d.st
@@ -189,7 +190,7 @@ func (r *run) open(ctx context.Context, d *dest) error {
 		return err
 	}
 	if r.opt.Replace && st.Properties().AppendOnly {
-		return hint.Usage(fmt.Sprintf("replace: %s cannot, its rows do not tell their file", st), "")
+		return hint.Usage(fmt.Sprintf("replace: not possible in %s, whose rows do not name their file", st), "")
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -198,7 +199,7 @@ func (r *run) open(ctx context.Context, d *dest) error {
 }
 
 // use calls f with a store unless it is unavailable. An error of f that may pass
-// makes it so.
+// makes it so; if there are other stores, any error does.
 func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error {
 	st, err := d.store()
 	if err != nil {
@@ -208,7 +209,13 @@ func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error
 		return nil
 	}
 	err = fmt.Errorf("%s: %w", d, err)
-	if errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return err
+	}
+	if len(r.dests) > 1 && !errors.Is(err, store.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	if errors.Is(err, store.ErrUnavailable) {
 		r.markUnavailable(d, err)
 	}
 	return err
@@ -230,7 +237,7 @@ func (r *run) markUnavailable(d *dest, err error) {
 	}
 	d.mu.Unlock()
 	if !was {
-		r.probes.Go(func() { r.probe(d) })
+		r.probes.Go(func() { r.probe(d, first) })
 	}
 	if !first {
 		return
@@ -248,24 +255,25 @@ func (r *run) markUnavailable(d *dest, err error) {
 	}
 }
 
-// probe tries an unavailable store until it answers, or the run ends.
-func (r *run) probe(d *dest) {
-	for {
+// probe tries an unavailable store until it answers, or the run ends. After the
+// first failure it tries at once: a deadlock is over by then.
+func (r *run) probe(d *dest, atOnce bool) {
+	for ; ; atOnce = false {
 		d.mu.Lock()
 		wait, st := d.wait.Next(), d.st
 		d.mu.Unlock()
-		if retry.Sleep(r.ctx, wait) != nil {
+		if !atOnce && retry.Sleep(r.ctx, wait) != nil {
 			return
 		}
 		var err error
 		if st == nil {
 			err = r.open(r.ctx, d)
-		} else {
-			if _, err = st.Lookup(r.ctx, probeKeys); err != nil {
-				err = fmt.Errorf("%s: %w", d, err)
-			}
+		} else if _, err = st.Lookup(r.ctx, probeKeys); err != nil {
+			err = fmt.Errorf("%s: %w", d, err)
 		}
+		permanent := err != nil && !errors.Is(err, store.ErrTransient)
 		d.mu.Lock()
+		before := d.err
 		switch {
 		case err == nil:
 			d.down = false
@@ -275,14 +283,23 @@ func (r *run) probe(d *dest) {
 			d.err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 		d.mu.Unlock()
+		if permanent && errors.Is(before, store.ErrTransient) && r.ctx.Err() == nil {
+			r.log.Error("store failed", append([]any{"store", d.String(), "err", err}, hint.Attrs(err)...)...)
+			r.wake()
+		}
 		if err == nil {
-			r.mu.Lock()
-			close(r.changed) // wakes up all who wait
-			r.changed = make(chan struct{})
-			r.mu.Unlock()
+			r.wake()
 			return
 		}
 	}
+}
+
+// wake wakes up all who wait for a store.
+func (r *run) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 // probeKeys make a store answer. It has no record of them.
@@ -329,7 +346,8 @@ func (r *run) await(ctx context.Context, set storeSet) error {
 // allStores is the set of all stores.
 func (r *run) allStores() storeSet { return 1<<len(r.dests) - 1 }
 
-// changes returns a channel that is closed when a store is available again.
+// changes returns a channel that is closed when a store is available again, or
+// has failed for good.
 func (r *run) changes() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -370,10 +388,7 @@ func (r *run) lookup(ctx context.Context, keys []store.Key) ([]map[store.Key][]s
 			return nil
 		})
 		if err != nil && !errors.Is(err, store.ErrUnavailable) {
-			if len(r.dests) == 1 || ctx.Err() != nil {
-				return nil, err
-			}
-			r.markUnavailable(d, fmt.Errorf("%w: %w", store.ErrUnavailable, err))
+			return nil, err
 		}
 		down = append(down, err)
 	}
@@ -390,8 +405,8 @@ func (r *run) behind() (set storeSet) {
 		d.sum.Behind, d.sum.Oldest = d.behind.Behind, d.behind.Oldest
 		if d.down || d.sum.Behind > 0 {
 			set.add(d)
-		} else {
-			d.recovered()
+		} else if d.recovered() {
+			r.log.Info("store available again", "store", d.String())
 		}
 		d.mu.Unlock()
 	}

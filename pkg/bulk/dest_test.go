@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,10 @@ type fragile struct {
 	refuses error // what Begin returns; nil: nothing
 	commits int
 	after   func(commits int) // called after each commit; nil: nothing
+
+	asked  int             // calls of OtherProbes
+	silent func(asked int) // called in each; nil: nothing
+	others []store.Record  // what it returns
 }
 
 func newFragile(name string, down error) *fragile {
@@ -57,6 +62,17 @@ func (f *fragile) Lookup(ctx context.Context, keys []store.Key) ([]store.Record,
 		return nil, err
 	}
 	return f.shared.Lookup(ctx, keys)
+}
+
+func (f *fragile) OtherProbes(context.Context, []store.Key) ([]store.Record, error) {
+	f.mu.Lock()
+	f.asked++
+	silent, others := f.silent, f.others
+	f.mu.Unlock()
+	if silent != nil {
+		silent(f.asked)
+	}
+	return others, f.failure()
 }
 
 func (f *fragile) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
@@ -336,6 +352,90 @@ func TestCopyWithoutStore(t *testing.T) {
 		w.holds(dying)
 		if got, err := os.ReadFile(filepath.Join(dir, "p1", log)); err != nil || string(got) != text {
 			t.Errorf("copied %d bytes of %d, %v", len(got), len(text), err)
+		}
+	})
+}
+
+// TestStoreFailsForGood: an error that does not pass, found while a store is
+// waited for, ends the wait at once.
+func TestStoreFailsForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 3)
+		f := newFragile("a", errDown)
+		wrong := errors.New("wrong password")
+		time.AfterFunc(time.Minute, func() { f.set(wrong) })
+		start := time.Now()
+		opt := w.independent(f)
+		opt.RetryTimeout = math.MaxInt64
+		if _, err := Run(t.Context(), opt); !errors.Is(err, wrong) || time.Since(start) > 2*time.Minute {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// TestGuessedProbeWithoutStore: a store that cannot tell what other probes have
+// gets no files until it can, whether it is the only one or not.
+func TestGuessedProbeWithoutStore(t *testing.T) {
+	for _, others := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newSharedWorld(t, 3)
+			f := newFragile("a", nil)
+			f.silent = func(asked int) {
+				if asked == 1 {
+					f.set(errDown)
+					time.AfterFunc(time.Minute, func() { f.set(nil) })
+				}
+			}
+			list := []Destination{f}
+			for range others {
+				list = append(list, newFragile("b", nil))
+			}
+			opt := w.independent(list...)
+			opt.ProbeGuessed = true
+			sum, err := Run(t.Context(), opt)
+			if err != nil || f.asked < 2 {
+				t.Errorf("asked %d times, %v", f.asked, err)
+			}
+			w.counts(sum, "files=3 failed=0")
+			w.holds(f)
+		})
+	}
+}
+
+// TestFailureIsCountedOnce: a file that one store refuses, and that is read
+// again for another one, has failed once.
+func TestFailureIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 3)
+		full, down := newFragile("full", nil), newFragile("down", errDown)
+		full.refuses = errors.New("no such column")
+		time.AfterFunc(time.Minute, func() { down.set(nil) })
+		sum, err := Run(t.Context(), w.independent(full, down))
+		if !errors.Is(err, ErrFailed) || !strings.HasPrefix(err.Error(), "3 ") {
+			t.Errorf("%v", err)
+		}
+		w.counts(sum, "files=3 failed=3")
+		w.holds(down)
+	})
+}
+
+// TestUnwantedFilesAreNotMissing: a store that does not accept a log is not
+// behind with it.
+func TestUnwantedFilesAreNotMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 1)
+		w.put(w.keys[0].Folder+"/log_of_tomorrow", "#a:1\n1\n")
+		copied, err := stores.Open(t.Context(), "copy:"+t.TempDir(), stores.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer copied.Close()
+		down := newFragile("down", errDown)
+		opt := w.independent(append(Opened(copied), down)...)
+		opt.RetryTimeout = time.Second
+		sum, err := Run(t.Context(), opt)
+		if !errors.Is(err, store.ErrUnavailable) || sum.Stores[0].Files != 2 || sum.Stores[1].Behind != 1 {
+			t.Errorf("%+v, %v", sum.Stores, err)
 		}
 	})
 }

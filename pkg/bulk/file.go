@@ -87,19 +87,23 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		t.size, t.mtime = f.Size, f.ModTime
 		im.file = f
 	}
+	var silent storeSet // that cannot tell what other probes have
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
 			return err
 		}
+		t.named = true
 		r.noteScanned(t)
+	}
+	if t.named {
 		if !r.inTime(t) {
 			return nil
 		}
-		if err := r.lookupElsewhere(ctx, []*task{t}); err != nil {
+		if silent, err = r.lookupElsewhere(ctx, []*task{t}); err != nil {
 			return err
 		}
 	}
-	if err := im.findTargets(); err != nil {
+	if err := im.findTargets(silent); err != nil {
 		return err
 	}
 	if len(im.targets) == 0 {
@@ -142,8 +146,8 @@ type reject struct {
 func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{by, line}
-		im.mu.Lock()
-		defer im.mu.Unlock()
+		im.rejecting.Lock()
+		defer im.rejecting.Unlock()
 		if t.rejected[rej] || !im.rejects.add(t.path, line, reason, text) {
 			return
 		}
@@ -158,8 +162,9 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 // nothing to read.
 func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	pr, pw := io.Pipe()
-	context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
 	go func() {
+		defer stop()
 		_, err := io.Copy(pw, in)
 		pw.CloseWithError(err)
 	}()
@@ -185,6 +190,8 @@ type fileImport struct {
 	in      *bufio.Reader // standard input
 	idle    func()        // lets another file be read
 	targets []*target
+
+	rejecting sync.Mutex // of task.rejected
 }
 
 // target is a store that may get the file.
@@ -203,9 +210,10 @@ type target struct {
 	rejected int64        // rows, known once they are flushed
 }
 
-// findTargets looks up what the available stores have of the file's key.
-// Another file of the same key may have been stored since the scan.
-func (im *fileImport) findTargets() error {
+// findTargets looks up what the available stores have of the file's key, but
+// for those to leave out. Another file of the same key may have been stored
+// since the scan.
+func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
 		found, err := im.lookup(im.ctx, []store.Key{t.key})
@@ -218,10 +226,10 @@ func (im *fileImport) findTargets() error {
 	for _, d := range im.dests {
 		st, err := d.store()
 		switch {
-		case t.lacks.has(d):
-		case err != nil:
+		case t.lacks.has(d) || !d.accepts(t):
+		case err != nil || leaveOut.has(d):
 			t.lacks.add(d)
-		case st.Accepts(t.info()):
+		default:
 			raw, _ := st.(store.RawStore)
 			im.targets = append(im.targets, &target{dest: d, st: st, raw: raw})
 		}
@@ -397,7 +405,9 @@ func (im *fileImport) compare() (done bool, err error) {
 		return false, nil
 	}
 	im.opt.Progress.Add(t.size, 0)
-	im.skip(t)
+	if slices.ContainsFunc(im.targets, func(g *target) bool { return g.stored }) {
+		im.skip(t)
+	}
 	return true, im.failures()
 }
 
@@ -653,7 +663,7 @@ func (im *fileImport) commit(typed bool) error {
 		if err != nil {
 			return err
 		}
-		if g.committed(&mine) && len(im.dests) > 1 {
+		if g.committed(&mine) {
 			im.log.Info("store available again", "store", g.dest.String())
 		}
 		rejected = max(rejected, g.rejected)

@@ -34,11 +34,13 @@ type task struct {
 	next    time.Time // of the next log folder; zero: there is no next one
 	growing bool      // Tstat may still write to it
 
+	named    bool             // its rows told the log folder
 	rejected map[reject]bool  // lines whose reject was reported
 	records  [][]store.Record // per store, of key
 	lacks    storeSet         // those that are unavailable, and may lack the file
 	fresh    bool             // records were just looked up, and key is claimed
-	counted  bool             // in an earlier pass
+	counted  bool             // among those stored, skipped or to import
+	failure  string           // why it failed, as counted and reported; "": it has not
 }
 
 // find returns the files that the sources have and the options want, ordered
@@ -310,7 +312,7 @@ func (r *run) isSettled(t *task) bool {
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
 		return false
 	}
-	t.counted = v.counted
+	t.counted, t.failure, t.rejected = v.counted, v.failure, v.rejected
 	if len(r.available(v.lacks)) > 0 {
 		return false
 	}

@@ -11,10 +11,11 @@ import (
 
 // lookupElsewhere fetches what other probes have of the logs of tasks, if the
 // name of the probe is a guess: the host name of a container is another one in
-// each run.
-func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) error {
+// each run. It returns the stores that did not answer: without an answer no file
+// may go there. If none answers, there is an error.
+func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
-		return nil
+		return 0, nil
 	}
 	var keys []store.Key
 	for _, t := range tasks {
@@ -23,29 +24,40 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) error {
 		}
 	}
 	if len(keys) == 0 {
-		return nil
+		return 0, nil
 	}
-	for _, d := range r.available(r.takes) {
-		for chunk := range slices.Chunk(keys, lookupKeys) {
-			err := r.use(ctx, d, func(s store.Store) error {
+	var errs []error
+	for _, d := range r.dests {
+		if !r.takes.has(d) {
+			continue
+		}
+		err := r.use(ctx, d, func(s store.Store) error {
+			for chunk := range slices.Chunk(keys, lookupKeys) {
 				rs, err := s.OtherProbes(ctx, chunk)
+				if err != nil {
+					return err
+				}
 				r.mu.Lock()
-				defer r.mu.Unlock()
 				for _, rec := range rs {
 					k := elsewhere{d.index, rec.Folder, rec.File}
 					r.elsewhere[k] = append(r.elsewhere[k], rec)
 				}
-				return err
-			})
-			if errors.Is(err, store.ErrUnavailable) {
-				break
+				r.mu.Unlock()
 			}
-			if err != nil {
-				return err
-			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return 0, err
 		}
+		if err != nil {
+			silent.add(d)
+		}
+		errs = append(errs, err)
 	}
-	return nil
+	if !slices.Contains(errs, nil) {
+		return 0, errors.Join(errs...)
+	}
+	return silent, nil
 }
 
 // elsewhere names a log of any probe in a store.

@@ -35,7 +35,7 @@ type Identity struct {
 // names the lengths of the starts whose sums f needs too.
 func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
 	opt.DryRun, opt.Follow = true, false
-	r, err := newRun(opt)
+	r, err := newRun(ctx, opt)
 	if err != nil {
 		return 0, err
 	}

@@ -64,8 +64,8 @@ type Options struct {
 	// PassedOver is called with what looks like logs and is not read, each time
 	// the sources were looked through; nil: never. Summary has it too.
 	PassedOver func(PassedOver)
-	// Waits is told why a store is unavailable, once for each time; nil: nobody
-	// wants to know.
+	// Waits is called once when a store becomes unavailable; nil disables the
+	// call.
 	Waits func(error)
 
 	StateDir string       // locks and reject files

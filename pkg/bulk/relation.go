@@ -101,6 +101,7 @@ func (r *run) forgetScan() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.scanned, r.settledBefore, r.leftOpen = nil, nil, nil
+	clear(r.elsewhere)
 }
 
 // claim identifies a free record that a file was matched with.

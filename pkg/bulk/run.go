@@ -68,13 +68,17 @@ type version struct {
 	until   time.Time // when it is looked at again all the same; zero: never
 	lacks   storeSet  // stores that were unavailable
 	counted bool      // in the sums of types
+
+	// What was reported of it, see task; only while a store lacks it.
+	failure  string
+	rejected map[reject]bool
 }
 
 // Run imports what opt says and returns what became of it, also together with
 // an error. What could be imported is, whatever else fails: ErrFailed then
 // says that something was not. With Follow it returns when ctx ends.
 func Run(ctx context.Context, opt Options) (*Summary, error) {
-	r, err := newRun(opt)
+	r, err := newRun(ctx, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +91,6 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 		}
 		defer unlock()
 	}
-	context.AfterFunc(ctx, r.cancel)
 	err = r.openStores(ctx)
 	if err == nil {
 		err = r.await(ctx, r.allStores())
@@ -141,7 +144,7 @@ func (e *failedError) Error() string {
 
 func (e *failedError) Unwrap() error { return ErrFailed }
 
-func newRun(opt Options) (*run, error) {
+func newRun(ctx context.Context, opt Options) (*run, error) {
 	if opt.Location == nil {
 		opt.Location = time.Local
 	}
@@ -187,12 +190,12 @@ func newRun(opt Options) (*run, error) {
 		elsewhere: map[elsewhere][]store.Record{},
 		changed:   make(chan struct{}),
 	}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.ctx, r.cancel = context.WithCancel(ctx)
 	for i, s := range opt.Stores {
 		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
 	}
 	r.takes = r.allStores()
-	r.copies = loadCopies(r.copiesState())
+	r.copies = loadCopies(r.copiesState(), !opt.Since.IsZero() || !opt.Until.IsZero())
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if r.limits == nil {
 		r.limits = NewLimits(opt.Jobs, opt.Rate)
@@ -358,8 +361,7 @@ func (r *run) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	clear(r.elsewhere)
-	if err := r.lookupElsewhere(ctx, slices.Concat(groups...)); err != nil {
+	if err := r.retry(ctx, func() error { return r.prepare(ctx, groups) }); err != nil {
 		return err
 	}
 	for _, t := range stored {
@@ -376,7 +378,6 @@ func (r *run) pass(ctx context.Context) error {
 		}
 	}
 	r.opt.Progress.Total(files, bytes)
-	r.plan(groups)
 	if err := r.workAll(ctx, groups); err != nil {
 		return err
 	}
@@ -388,9 +389,15 @@ func (r *run) pass(ctx context.Context) error {
 	return r.awayError()
 }
 
-// plan tells the stores which files are to come. A store that is unavailable
+// prepare tells the stores which files are to come. A store that is unavailable
 // then takes no part in the pass.
-func (r *run) plan(groups [][]*task) {
+func (r *run) prepare(ctx context.Context, groups [][]*task) error {
+	clear(r.elsewhere)
+	r.takes = r.allStores()
+	silent, err := r.lookupElsewhere(ctx, slices.Concat(groups...))
+	if err != nil {
+		return err
+	}
 	var files []store.FileInfo
 	for _, g := range groups {
 		for _, t := range g {
@@ -400,12 +407,19 @@ func (r *run) plan(groups [][]*task) {
 		}
 	}
 	r.takes = 0
-	for _, d := range r.available(r.allStores()) {
-		if st, err := d.store(); err == nil {
+	var errs []error
+	for _, d := range r.dests {
+		st, err := d.store()
+		if err == nil && !silent.has(d) {
 			st.Plan(files)
 			r.takes.add(d)
 		}
+		errs = append(errs, err)
 	}
+	if r.takes == 0 {
+		return errors.Join(append(errs, store.ErrUnavailable)...)
+	}
+	return nil
 }
 
 // info is what is known of a task's file before it is read.
@@ -465,7 +479,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
 	for i, d := range r.dests {
-		if found[i] == nil {
+		if found[i] == nil && d.accepts(t) {
 			t.lacks.add(d)
 		}
 		t.records[i] = found[i][t.key]
@@ -516,8 +530,11 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case hint.IsUsage(err): // of the store: no file would fare better
 		return err
 	}
-	r.count(t, func(s *TypeSummary) { s.Failed++ })
-	r.problem(t.path, err)
+	if text := err.Error(); text != t.failure {
+		t.failure = text
+		r.count(t, func(s *TypeSummary) { s.Failed++ })
+		r.problem(t.path, err)
+	}
 	r.settle(t, time.Now().Add(retryAfter))
 	r.done(t)
 	return nil
@@ -576,10 +593,12 @@ func (r *run) settle(t *task, until time.Time) {
 			d.lacks(t)
 		}
 	}
-	t.rejected = nil
+	if t.lacks == 0 {
+		t.failure, t.rejected = "", nil
+	}
 	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()
-		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted}
+		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.failure, t.rejected}
 		r.mu.Unlock()
 	}
 }
