@@ -1,13 +1,14 @@
-// Package dest reads the URLs of destinations and sources. They have one
+// Package dest reads the URLs of destinations and sources. URLs share one
 // grammar:
 //
 //	SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/PATH][?OPTION=VALUE&...]
 //	SCHEME:PATH[?OPTION=VALUE&...]
 //	PATH
 //
-// Special characters of user, password, path and options are written as %XX.
-// Names of options have hyphens. All errors are usage errors, and hold nothing
-// that may be a password.
+// User, password and options are unescaped (%XX), paths are not. Names of
+// options have hyphens. parquet: and copy: have no options. Errors of Parse,
+// ParsePath, Addrs and Check are usage errors, and hold nothing that may be a
+// password.
 package dest
 
 import (
@@ -27,10 +28,8 @@ import (
 
 // URL is a URL with hosts.
 type URL struct {
-	Scheme string
-	// Rest is the text between "://" and "?", for programs with a grammar of
-	// their own. User, Hosts and Path are its parts.
-	Rest    string
+	Scheme  string
+	rest    string        // between "://" and "?"; User, Hosts and Path are its parts
 	User    *url.Userinfo // nil if there is none
 	Hosts   string        // HOST[:PORT], joined by commas; see Addrs
 	Path    string        // the text after the first slash, as it is written
@@ -63,15 +62,19 @@ func ParsePath(rest string) (path string, options Options, err error) {
 func Parse(text string) (*URL, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
-		return nil, hint.Usage("it is no URL", "write it as SCHEME://HOST:PORT")
+		return nil, hint.Usage("not a URL", "write it as SCHEME://HOST:PORT")
 	}
 	u := &URL{Scheme: scheme}
-	u.Rest, rest, _ = strings.Cut(rest, "?")
+	var query string
+	u.rest, query, _ = strings.Cut(rest, "?")
+	if noQuery.MatchString(query) {
+		return nil, errUser
+	}
 	var err error
-	if u.Options, err = parseOptions(rest); err != nil {
+	if u.Options, err = parseOptions(query); err != nil {
 		return nil, err
 	}
-	u.Hosts, u.Path, _ = strings.Cut(u.Rest, "/")
+	u.Hosts, u.Path, _ = strings.Cut(u.rest, "/")
 	if i := strings.LastIndexByte(u.Hosts, '@'); i >= 0 {
 		if u.User, err = parseUser(u.Hosts[:i]); err != nil {
 			return nil, err
@@ -81,6 +84,12 @@ func Parse(text string) (*URL, error) {
 	return u, nil
 }
 
+// noQuery matches the text after the '?' of a password.
+var noQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
+
+// errUser does not quote the user and password that it is about.
+var errUser = hint.Usage("its user and password cannot be read", "write special characters as %XX")
+
 func parseUser(text string) (*url.Userinfo, error) {
 	name, password, has := strings.Cut(text, ":")
 	name, err := url.PathUnescape(name)
@@ -89,7 +98,7 @@ func parseUser(text string) (*url.Userinfo, error) {
 	}
 	switch {
 	case err != nil: // which quotes the password
-		return nil, hint.Usage("its user and password cannot be read", "write special characters as %XX")
+		return nil, errUser
 	case has:
 		return url.UserPassword(name, password), nil
 	}
@@ -104,7 +113,7 @@ func parseOptions(query string) (Options, error) {
 	o := Options{}
 	for name, v := range values {
 		if len(v) > 1 {
-			return nil, hint.Usage(name+" is given twice", "name it once")
+			return nil, hint.Usage(name+" is given twice", "give it once")
 		}
 		o[name] = v[0]
 	}
@@ -128,7 +137,7 @@ func (o Options) Check(noun string, known ...string) error {
 			return hint.Usage(fmt.Sprintf("unknown %s %q", noun, name), advice)
 		}
 		if _, twice := o[today]; twice {
-			return hint.Usage(today+" is given twice", "name it once")
+			return hint.Usage(today+" is given twice", "give it once")
 		}
 		o[today] = o[name]
 		delete(o, name)
@@ -158,15 +167,15 @@ func (u *URL) Addrs(port string) ([]string, error) {
 	for text := range strings.SplitSeq(u.Hosts, ",") {
 		h, err := url.Parse("//" + text)
 		isBareIPv6 := err == nil && strings.Contains(h.Hostname(), ":") && !strings.HasPrefix(h.Host, "[")
-		if err != nil || isBareIPv6 || h.User != nil || h.Path != "" || h.RawQuery != "" || h.Fragment != "" {
-			return nil, hint.Usage("it is no URL", "write it as SCHEME://HOST:PORT")
+		if err != nil || isBareIPv6 || strings.ContainsAny(text, "@/?#") {
+			return nil, hint.Usage("not a URL", "write it as SCHEME://HOST:PORT")
 		}
 		p := cmp.Or(h.Port(), port)
 		if h.Hostname() == "" || p == "" {
-			return nil, hint.Usage("it names no host and port", "write it as SCHEME://HOST:PORT")
+			return nil, hint.Usage("host or port is missing", "write it as SCHEME://HOST:PORT")
 		}
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return nil, hint.Usage("it is no URL", "a port is a number up to 65535")
+			return nil, hint.Usage("its port is not a number from 1 to 65535", "write it as SCHEME://HOST:PORT")
 		}
 		addrs = append(addrs, net.JoinHostPort(h.Hostname(), p))
 	}
@@ -175,7 +184,7 @@ func (u *URL) Addrs(port string) ([]string, error) {
 
 // String returns the URL, with its password if it has one.
 func (u *URL) String() string {
-	s := u.Scheme + "://" + u.Rest
+	s := u.Scheme + "://" + u.rest
 	if len(u.Options) == 0 {
 		return s
 	}
@@ -194,19 +203,28 @@ var secrets = []struct {
 	// With an @ in the option, no part of the URL is certain.
 	{regexp.MustCompile(`(?is)^([^:]*://).*[?&][^=&]*(?:password|passwd|secret|token)=[^&]*@.*`), "${1}xxxxx"},
 	// A name alone is a token for NATS.
-	{regexp.MustCompile(`(?s)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
-	{regexp.MustCompile(`(?s)(://[^:/?#@]*:).*@`), "${1}xxxxx@"},
+	{regexp.MustCompile(`(?is)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
+	{regexp.MustCompile(`(?s)(://[^:]*:).*@`), "${1}xxxxx@"},
 	// What follows a name and a colon is a port, or a password whose host was
 	// forgotten.
-	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#@\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
+	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
 	{regexp.MustCompile(`(?is)([?&][^=&]*(?:password|passwd|secret|token)=)[^&]*`), "${1}xxxxx"},
-	// Settings of libpq.
-	{regexp.MustCompile(`(?i)((?:^|[\s:])\w*(?:password|passwd|secret|token)=)\S+`), "${1}xxxxx"},
+	// Settings of libpq, arguments of a command. The options key and sslkey of
+	// a URL name files.
+	{regexp.MustCompile(`(?is)((?:password|passwd|secret|token|[-_]key|(?:^|[^\w?&])[\w-]*key)\s*=\s*)` +
+		`(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^\s&'"])+`), "${1}xxxxx"},
 }
+
+// opaque are the schemes with a command or a path, which may have an @.
+var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
 
 // Redact returns a URL without its passwords. The URL may be malformed: Redact
 // hides too much rather than too little.
 func Redact(text string) string {
+	scheme, rest := Split(text)
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
+		text = scheme + ":xxxxx" + rest[i:] // the scheme or a slash was forgotten
+	}
 	for _, s := range secrets {
 		text = s.pattern.ReplaceAllString(text, s.shown)
 	}
