@@ -93,8 +93,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l help -s h -d 's
 complete -c tstatrepo -n __fish_use_subcommand -f -a rrd-push -d 'push the points of Tstat\'s RRDs into Graphite'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a 'graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// - (__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, whisper:DIR, http://REPOSITORY:9000, https://, - (lines on stdout)'
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout -x -d 'try again for DURATION when the destination is away, then keep the points on disk'
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk for a destination that is away'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout -x -d 'retry for DURATION while the destination is unavailable, then spool the points'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk while the destination is unavailable'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l dry-run -d 'print what would be sent as lines on stdout, and remember nothing'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l since -x -d 'push points of TIME (2006-01-02, 2006-01-02T15:04, RFC 3339) and later, sent before or not'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l every -x -d 'push every DURATION until interrupted'

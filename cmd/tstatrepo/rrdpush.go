@@ -68,9 +68,9 @@ func (r *rrdPush) settings() []*setting {
 		{name: "to", group: dest, value: &r.to, complete: urls(rrdpush.Schemes),
 			usage: "send the points to `URL`: " + rrdpush.Schemes.String() + " (lines on stdout)"},
 		{name: "retry-timeout", group: dest, value: &r.retryTimeout,
-			usage: "try again for `DURATION` when the destination is away, then keep the points on disk"},
+			usage: "retry for `DURATION` while the destination is unavailable, then spool the points"},
 		{name: "spool", group: dest, value: &r.spool,
-			usage: "keep at most `SIZE` of points on disk for a destination that is away"},
+			usage: "keep at most `SIZE` of points on disk while the destination is unavailable"},
 		{name: "dry-run", group: dest, value: &r.dryRun,
 			usage: "print what would be sent as lines on stdout, and remember nothing"},
 

@@ -73,8 +73,12 @@ func (d *Dest) parse() error {
 		port = "2004"
 	}
 	addrs, err := u.Addrs(port)
-	if err != nil || len(addrs) > 1 {
-		return hint.Usage("it is no URL of a host", "for example "+scheme+"://localhost:"+port)
+	example := "for example " + scheme + "://localhost:" + port
+	if err != nil {
+		return hint.Add(err, example)
+	}
+	if len(addrs) > 1 {
+		return hint.Usage("it has several hosts", example)
 	}
 	if u.Path != "" {
 		return hint.Usage("it has a path", "")

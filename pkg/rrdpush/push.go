@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -517,7 +518,7 @@ func (p *Pusher) fail(file string, err error) {
 	p.sum.Failed++
 	if p.failed[file] != err.Error() {
 		p.failed[file] = err.Error()
-		p.Log.Warn("file skipped", "err", err)
+		p.Log.Warn("file skipped", append([]any{"err", err}, hint.Attrs(err)...)...)
 	}
 }
 

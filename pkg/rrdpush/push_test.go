@@ -391,6 +391,25 @@ func TestFails(t *testing.T) {
 	}
 }
 
+// TestSkippedFileGetsHint: the log says what to do about a file that cannot be
+// read.
+func TestSkippedFileGetsHint(t *testing.T) {
+	dir := t.TempDir()
+	foreign := append([]byte("RRD\x000003"), make([]byte, 200)...)
+	if err := os.WriteFile(filepath.Join(dir, "tcp_x.avg.rrd"), foreign, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opt := options(t, dir, "-")
+	var log bytes.Buffer
+	opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := run(t, opt); !errors.Is(err, ErrFiles) {
+		t.Error(err)
+	}
+	if text := log.String(); !strings.Contains(text, "unknown architecture") || !strings.Contains(text, `hint="convert it: rrdtool dump`) {
+		t.Errorf("log %q", text)
+	}
+}
+
 // TestPacing: of many new metrics as many are sent as the server creates, the
 // rest is kept back, not marked as sent, and comes later.
 func TestPacing(t *testing.T) {
@@ -609,11 +628,8 @@ func TestParseDest(t *testing.T) {
 		}
 	}
 	for _, dest := range []string{"", "carbon://h", "graphite://", "graphite:h", "graphite://h/x", "graphite://h?x=1", "graphite://h?timeout=x",
-		"graphite://h?new-metrics-per-minute=-1", "graphite://u:secret@h", "whisper:", "whisper:d?x=1", "https://h/other", "graphite://h:x"} {
+		"graphite://h?new-metrics-per-minute=-1", "graphite://u:secret@h", "whisper:", "whisper:d?x=1", "https://h/other", "graphite://h:x", "graphite://a,b"} {
 		_, err := ParseDest(dest)
-		if dest == "" {
-			continue
-		}
 		if !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", dest, err)
 		}
