@@ -438,15 +438,14 @@ func quoteTOML(s string) string {
 
 var tomlEscapes = regexp.MustCompile(`\\(x..|.)`)
 
-// passwords says where a password can be, by the scheme of the URL it is not
-// in.
+// passwords says where a password can be instead of in a URL, by its scheme.
 var passwords = map[string]string{
-	"postgres":   "the password in PGPASSWORD or ~/.pgpass, or ",
-	"postgresql": "the password in PGPASSWORD or ~/.pgpass, or ",
-	"dbstream":   "the password in PGPASSWORD or ~/.pgpass, or ",
-	"clickhouse": "the password in CLICKHOUSE_PASSWORD or password-file=FILE, or ",
-	"nats":       "the file of credentials, creds=FILE, or ",
-	"nats+tls":   "the file of credentials, creds=FILE, or ",
+	"postgres":   "the password in PGPASSWORD or ~/.pgpass",
+	"postgresql": "the password in PGPASSWORD or ~/.pgpass",
+	"dbstream":   "the password in PGPASSWORD or ~/.pgpass",
+	"clickhouse": "the password in CLICKHOUSE_PASSWORD or password-file=FILE",
+	"nats":       "the file of credentials, creds=FILE",
+	"nats+tls":   "the file of credentials, creds=FILE",
 }
 
 // warnPasswords warns of passwords in URLs on the command line.
@@ -467,15 +466,26 @@ func warnPasswords(c *cli.Context, con *console, settings []*setting) {
 		for _, text := range given[where] {
 			if shown := dest.Redact(text); shown != text {
 				scheme, _ := dest.Split(text)
-				con.logger().Warn("every user of this machine can see a password on the command line", "in", where, "url", shown,
-					"hint", "give "+passwords[scheme]+"the URL in the config file")
+				attrs := []any{"in", where, "url", shown}
+				var places []string
+				if place, ok := passwords[scheme]; ok {
+					places = append(places, place)
+				}
+				if c.Command.Name != "store" { // whose URL is an argument only
+					places = append(places, "the URL in the config file")
+				}
+				if places != nil {
+					attrs = append(attrs, "hint", "give "+strings.Join(places, ", or "))
+				}
+				con.logger().Warn("every user of this machine can see a password on the command line", attrs...)
 			}
 		}
 	}
 }
 
-// checkOrPrint serves --check-config and --print-config, given that the
-// settings are right, and reports whether one was there.
+// checkOrPrint warns of passwords on the command line. Then it serves
+// --check-config and --print-config, given that the settings are right, and
+// reports whether one was there.
 func checkOrPrint(c *cli.Context, con *console, cfg *config) (bool, error) {
 	warnPasswords(c, con, cfg.of(c.Command.Name))
 	switch {
