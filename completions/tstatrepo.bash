@@ -21,7 +21,8 @@ _tstatrepo() {
     import-bulk)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -W "parquet: copy: postgres:// postgresql:// dbstream:// clickhouse://" -d -- "$cur"); compopt -o nospace 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// math:// math+tls://" -d -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
         --metrics-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
@@ -61,10 +62,12 @@ _tstatrepo() {
     stream)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur"); compopt -o nospace 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
         --to-optional)
-            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur"); compopt -o nospace 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://" -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
         --format)
             mapfile -t COMPREPLY < <(compgen -W "raw line json" -- "$cur")
@@ -110,7 +113,8 @@ _tstatrepo() {
     rrd-push)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// -" -d -- "$cur"); compopt -o nospace 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// -" -d -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
         --names)
             mapfile -t COMPREPLY < <(compgen -W "default upstream raw" -- "$cur")

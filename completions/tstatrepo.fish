@@ -6,7 +6,7 @@ complete -c tstatrepo -n __fish_use_subcommand -s h -l help -d 'show help'
 complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version and exit'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a import-bulk -d 'import log folders and files into a store'
-complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l to -x -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// (__fish_complete_directories)' -d 'store the rows in URL: parquet:DIR, copy:DIR, postgres://user@host/database, postgresql://, dbstream://user@host/database, clickhouse://user@host/database; or serve them to the MATH repository math://host:port'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l to -x -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// math:// math+tls:// (__fish_complete_directories)' -d 'store the rows in URL: parquet:DIR, copy:DIR, postgres://user@host/database, postgresql://, dbstream://user@host/database, clickhouse://user@host/database; or serve them to the MATH repository math://host:port'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l probe -x -d 'NAME of the probe that wrote the logs, part of the identity of every row'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l stream -x -d 'NAME of DBStream\'s table, or of the stream of --to math://; {probe} and {type} stand for those of each file'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l retry-timeout -x -d 'retry for DURATION while a database is unavailable; with --follow, without limit'

@@ -70,7 +70,8 @@ _tstatrepo() {
 					if urls = strconv.Quote(urls); folders {
 						urls += " -d"
 					}
-					reply = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %s -- "$cur"); compopt -o nospace 2>/dev/null`, urls)
+					reply = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %s -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null`, urls)
 				}
 			}
 			fmt.Fprintf(&b, "        %s)\n            %s\n            return ;;\n", dashed(d.names[0]), reply)

@@ -101,7 +101,7 @@ func (b *importBulk) settings() []*setting {
 		{name: "sources", group: source, value: &b.sources,
 			usage: "what to import when the command line names no source"},
 
-		{name: "to", group: dest, value: &b.to, complete: urls(stores.Schemes()),
+		{name: "to", group: dest, value: &b.to, complete: urls(append(stores.Schemes(), "math://", "math+tls://")),
 			usage: "store the rows in `URL`: " + stores.Schemes().String() + "; or serve them to the MATH repository math://host:port"},
 		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot; of a MATH stream its name",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
