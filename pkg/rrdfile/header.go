@@ -22,7 +22,7 @@ const (
 	maxTime     = 1 << 40 // seconds
 	maxRowStep  = 1 << 33 // seconds; what time.Duration holds
 	maxHeader   = 64 << 20
-	maxData     = 64 << 20 // bytes of an archive
+	maxData     = 64 << 20 // bytes of header and archives
 )
 
 // errCut is a file that is shorter than its header says. It may be about to
@@ -146,10 +146,9 @@ func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 		if h.rowStep(a) > maxRowStep {
 			return 0, fmt.Errorf("header is damaged: archive %d has a row for %d s", i, h.rowStep(a))
 		}
-		if a.rows*ds*doubleSize > maxData {
-			return 0, fmt.Errorf("archive %d is too large: %d rows", i, a.rows)
+		if offset += a.rows * ds * doubleSize; offset > maxData {
+			return 0, fmt.Errorf("too large: archive %d of %d has %d rows", i, rra, a.rows)
 		}
-		offset += a.rows * ds * doubleSize
 		h.archives = append(h.archives, a)
 	}
 	return offset, nil

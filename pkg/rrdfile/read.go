@@ -73,11 +73,10 @@ type decoder interface {
 	close() error
 }
 
-// NewReader returns a reader that decodes values itself. Close frees its
-// memory.
+// NewReader returns a reader that decodes values itself.
 func NewReader() *Reader { return &Reader{decode: native{}} }
 
-// Close frees the memory of r.
+// Close frees what the decoder of r holds. That of NewReader holds nothing.
 func (r *Reader) Close() error { return r.decode.close() }
 
 // tries is how often a file is read that is written meanwhile. An update of

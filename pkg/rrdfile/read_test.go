@@ -1,5 +1,7 @@
 //go:build linux
 
+// The tests compare the values with those that rrdtool prints, and with the tag
+// librrd each value with what librrd decodes: librrd is the reference.
 package rrdfile_test
 
 import (
@@ -182,6 +184,32 @@ func TestReadErrors(t *testing.T) {
 		if _, err := r.Read(path, 0); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestReadTooLarge: the bound on the memory of a read is one for all archives
+// of a file.
+func TestReadTooLarge(t *testing.T) {
+	tool, r := rrdtest.Start(t), newReader(t)
+	file := filepath.Join(t.TempDir(), "x.rrd")
+	tool.Do("create %s --start 1700000100 --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:20 RRA:AVERAGE:0.5:6:20", file)
+	check(t, tool, r, file, 0)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rows = 4 << 20 // 32 MiB
+	for i := range 2 {
+		binary.LittleEndian.PutUint64(text[128+120+120*i+24:], rows)
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, int64(len(text))+2*8*rows); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(file, 0); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Error(err)
 	}
 }
 
