@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"pkg/durable", "pkg/losslessjson", "pkg/metrics", "pkg/retry", "pkg/hint"},
 	{"pkg/dest"},
 	{"pkg/durable/durabletest"},
-	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane", "pkg/rrdfile"},
+	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane"},
 	{"pkg/mplane/wire", "pkg/mplane/exchange"},
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
@@ -45,13 +45,13 @@ var programs = []string{"pkg/bench", "pkg/bench/kafkapeer", "pkg/bench/rrdread",
 // nothing below cmd knows the command line.
 func TestLayers(t *testing.T) {
 	level := map[string]int{}
-	for i, names := range layers {
+	for i, names := range append(slices.Clone(layers), programs) {
 		for _, n := range names {
+			if level[n] > 0 {
+				t.Errorf("%s is listed twice", n)
+			}
 			level[n] = i + 1
 		}
-	}
-	for _, n := range programs {
-		level[n] = len(layers) + 1
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
 	if err != nil {
