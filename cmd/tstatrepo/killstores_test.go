@@ -106,9 +106,9 @@ func TestKillStores(t *testing.T) {
 	}
 }
 
-// TestStoreDown: an import whose other store stays down is complete in the first
+// TestImportWithAStoreDownExits75: an import whose other store stays down is complete in the first
 // one and exits with status 75, which names the other one and its files.
-func TestStoreDown(t *testing.T) {
+func TestImportWithAStoreDownExits75(t *testing.T) {
 	source, dir := t.TempDir(), filepath.Join(t.TempDir(), "files")
 	total := databaseLogs(t, source, 10)
 	cmd := storesCommand(source, t.TempDir(), dir, "postgres://u:s3cret@127.0.0.1:1/db")

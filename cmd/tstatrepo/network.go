@@ -39,12 +39,12 @@ func (n *network) listeners(p *problems) []peer.Options {
 		p.add("allow", "%v", err)
 		return nil
 	}
-	return n.at(p, "listen", networks, n.listen...)
+	return n.listenOptions(p, "listen", networks, n.listen...)
 }
 
-// at checks the addresses of a setting to listen on, and returns the options
+// listenOptions checks the addresses of a setting to listen on, and returns the options
 // of each listener.
-func (n *network) at(p *problems, name string, networks peer.Networks, addrs ...string) []peer.Options {
+func (n *network) listenOptions(p *problems, name string, networks peer.Networks, addrs ...string) []peer.Options {
 	var list []peer.Options
 	for _, addr := range addrs {
 		opt := peer.Options{Addr: addr, Allow: networks, TLS: n.tls()}

@@ -276,9 +276,9 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 			p.add("tls-cert", "%v", err)
 		}
 	}
-	svc.clients = s.at(p, "clients", networks, s.clients...)
+	svc.clients = s.listenOptions(p, "clients", networks, s.clients...)
 	if s.admin != "" {
-		svc.admin = s.at(p, "admin", networks, s.admin)
+		svc.admin = s.listenOptions(p, "admin", networks, s.admin)
 	}
 	if s.accept != "always" && s.accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.accept)

@@ -130,7 +130,7 @@ func (s *supervise) options(p *problems) supervisor.Options {
 		p.add("allow", "%v", err)
 	}
 	opt := supervisor.Options{
-		Components: s.at(p, "components", networks, s.components)[0], Clients: s.at(p, "clients", networks, s.clients)[0],
+		Components: s.listenOptions(p, "components", networks, s.components)[0], Clients: s.listenOptions(p, "clients", networks, s.clients)[0],
 	}
 	if len(s.roles)+len(s.grants) > 0 && s.caPEM == "" {
 		p.add("authorize", "needs client certificates (--tls-ca): without, everybody could take any name")

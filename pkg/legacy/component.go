@@ -306,7 +306,7 @@ func (p *component) repository(t *iniTable) {
 		p.note(line, t.key("repository_log_port"), "is that of math_repo's own file, which is used")
 	} else {
 		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo takes the logs, at port %s, and its own file says where they go. "+
-			"Give both files to replace it too", port)
+			"Name both files in config, separated by a comma, to replace math_repo too.", port)
 	}
 	if p.tls[0] != "" {
 		use := []string{}

@@ -152,7 +152,8 @@ func (c *converter) mathProbe(e *element, dir string) {
 		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no log of that type", typ)
 	}
 	if section == "import-bulk" {
-		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default; it has a flag repoUrl for it, not a key: say to = math://HOST:PORT, and since for its startTime")
+		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default. If math_probe ran with the flag repoUrl, put that address here: "+
+			`to = ["math://HOST:PORT"]; put its startTime into since.`)
 	}
 }
 

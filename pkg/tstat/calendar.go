@@ -2,8 +2,7 @@ package tstat
 
 import "time"
 
-// Calendar writes times. It keeps the date, since the times of a log are of
-// one or two days.
+// Calendar formats times and caches the last date.
 type Calendar struct {
 	day  int64  // since the epoch
 	date []byte // with the T after it; nil: none yet
