@@ -14,7 +14,7 @@ package mathproto
 
 import (
 	"encoding/xml"
-	"fmt"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -106,38 +106,42 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
+	// No part of the text is quoted but as Redact shows it: what looks like a
+	// port or a stream may be a part of a password with a slash.
 	wrong := func(shown, reason string) (URL, error) {
-		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
+		return URL{}, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
 	p, err := dest.Parse(text)
 	if err != nil || !IsURL(text) {
 		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
-		return wrong(scheme+"://…", "it is no address of MATH")
+		return wrong(scheme+"://…", "it is not a MATH address")
 	}
-	if p.User != nil || len(p.Options) > 0 {
-		return wrong(dest.Redact(text), "it has more than host, port and stream")
+	shown := dest.Redact(text)
+	if strings.Contains(text, "@") || len(p.Options) > 0 {
+		return wrong(shown, "it has more than host, port and stream")
 	}
 	u = URL{Addr: p.Hosts, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}
 	if err := checkAddr(u.Addr); err != nil {
-		return wrong(text, err.Error())
+		return wrong(shown, err.Error())
 	}
 	switch {
 	case stream && store.ValidProbe(u.Stream) != nil:
-		return wrong(text, fmt.Sprintf("%q is no name of a stream: letters, digits, '_' and '-', at most 64", u.Stream))
+		return wrong(shown, "the name of its stream must be 1 to 64 letters, digits, '_' and '-'")
 	case !stream && u.Stream != "":
-		return wrong(text, "the address of a repository has no path")
+		return wrong(shown, "the address of a repository has no path")
 	}
 	return u, nil
 }
 
-// checkAddr reports what is wrong with a host:port to connect to.
+// checkAddr reports what is wrong with a host:port to connect to. Its errors do
+// not quote the address, which may hold a password.
 func checkAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || strings.ContainsAny(addr, "/@?#% \t\r\n") {
-		return fmt.Errorf("%q is no host:port", addr)
+		return errors.New("not host:port")
 	}
 	if _, err := netip.ParseAddrPort("127.0.0.1:" + port); err != nil || port == "0" {
-		return fmt.Errorf("%q: no such port", addr)
+		return errors.New("port is not a number from 1 to 65535")
 	}
 	return nil
 }
@@ -160,7 +164,7 @@ type listed struct {
 }
 
 // errHostile is a listed name that leads out of its stream.
-var errHostile = fmt.Errorf("listed name leads out of the stream")
+var errHostile = errors.New("listed name leads out of the stream")
 
 // parseListed reads a name of a list. ok is false for files that are no logs
 // in log folders, which old probes list too.

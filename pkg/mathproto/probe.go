@@ -467,4 +467,9 @@ func (p *Probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, err
 }
 
 // CheckAdvertise reports what is wrong with ProbeOptions.Advertise.
-func CheckAdvertise(addr string) error { return checkAddr(addr) }
+func CheckAdvertise(addr string) error {
+	if err := checkAddr(addr); err != nil {
+		return fmt.Errorf("%q: %w", addr, err)
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
@@ -307,9 +308,17 @@ func TestParseURL(t *testing.T) {
 	if u, err := ParseURL("math://repository:3000", false); err != nil || u.Addr != "repository:3000" {
 		t.Errorf("%+v, %v", u, err)
 	}
-	for _, bad := range []string{"math://probe/x", "math://probe:0/x", "math://:3001/x", "math://p:1/a/b", "math://p:1/", "math://u:pw@p:1/x", "math://u:pw@p:1/x\x00", "math://p:1/x?y", "http://p:1/x", "math://p:1/a%20b"} {
-		if _, err := ParseURL(bad, true); err == nil || strings.Contains(err.Error(), "pw") {
-			t.Errorf("%s: %v", bad, err)
+	for _, bad := range []string{"math://probe/x", "math://probe:0/x", "math://:3001/x", "math://p:1/a/b", "math://p:1/", "math://u:pw@p:1/x", "math://u:pw@p:1/x\x00", "math://p:1/x?y", "http://p:1/x", "math://p:1/a%20b",
+		// Passwords with a slash, or without the host after them.
+		"math://u:p/pw@h:1/s", "math://u:pw/x@h:1/s", "math://u:12/pw@h:1/s", "math+tls://u:1/pw@h", "math://u:pw", "math://u:pw/s", "math://u:1pw/s",
+		"math://u:1/s?password=pw", "math://u:1/s?password=p@pw", "math://u:p?pw@h:1/s"} {
+		for _, stream := range []bool{true, false} {
+			if stream || bad != "math://p:1/" {
+				_, err := ParseURL(bad, stream)
+				if err == nil || strings.Contains(err.Error()+hint.Of(err), "pw") {
+					t.Errorf("%s: %v", bad, err)
+				}
+			}
 		}
 	}
 	if _, err := ParseURL("math://p:1/x", false); err == nil {

@@ -251,7 +251,7 @@ func TestOptions(t *testing.T) {
 		{func(o *Options) { o.SystemID = "1,2" }, "no single value"},
 		{func(o *Options) { o.SystemID = "*" }, "no single value"},
 		{func(o *Options) { o.Types = []string{"["} }, "no glob"},
-		{func(o *Options) { o.Advertise = "here" }, "no host:port"},
+		{func(o *Options) { o.Advertise = "here" }, "not host:port"},
 		{func(o *Options) { o.Stream = "a b" }, "no name of a stream"},
 	} {
 		opt := good
