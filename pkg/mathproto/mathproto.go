@@ -109,7 +109,7 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	// No part of the text is quoted but as Redact shows it: what looks like a
 	// port or a stream may be a part of a password with a slash.
 	wrong := func(shown, reason string) (URL, error) {
-		return URL{}, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
+		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
 	p, err := dest.Parse(text)
 	if err != nil || !IsURL(text) {
