@@ -37,6 +37,7 @@ type rrdPush struct {
 	retryTimeout duration
 	spool        size
 	network      network
+	maxMetrics   int
 	json         bool
 	metricsFile  string
 	verbose      bool
@@ -50,6 +51,7 @@ func defaultRRDPush() rrdPush {
 		names:        "default",
 		retryTimeout: duration(10 * time.Second),
 		spool:        256 << 20,
+		maxMetrics:   rrdpush.DefaultMaxMetrics,
 	}
 }
 
@@ -90,6 +92,9 @@ func (r *rrdPush) settings() []*setting {
 		{name: "names-file", group: names, value: &r.namesFile, complete: "file",
 			usage: "TOML `FILE` with other names for histograms and indexes"},
 	}, r.network.settings("take points of other probes (mPlane's indirect export, HTTP)"), []*setting{
+		{name: "max-metrics", group: "Network", value: &r.maxMetrics,
+			usage: "store at most `N` metrics of each probe; points of others are left out and counted"},
+
 		{name: "json", group: reports, value: &r.json,
 			usage: "print the summary as JSON on stdout"},
 		{name: "metrics-file", group: reports, value: &r.metricsFile, complete: "file",
@@ -141,7 +146,8 @@ func rrdPushCommand(con *console) *cli.Command {
 			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +
 			"whisper:DIR?schemas=FILE says, a storage-schemas.conf. They are right for graphite-web and carbonapi.\n\n" +
 			"With --listen it takes the points that other probes send, instead of reading a folder: those of tstatrepo and " +
-			"of mPlane's exporter.",
+			"of mPlane's exporter. Points are left out and counted if Tstat writes no RRD of their name, if their probe has more " +
+			"than --max-metrics, or if their time is more than a day ahead of this machine's clock.",
 		Flags:  commandFlags("rrd-push"),
 		Action: func(c *cli.Context) error { return runRRDPush(c, con) },
 	}
@@ -174,7 +180,7 @@ func runRRDPush(c *cli.Context, con *console) error {
 		if len(r.sources) > 0 {
 			return usagef("rrd-push takes an RRD_DIR or --listen, not both")
 		}
-		return r.serve(c.Context, rrdpush.EndpointOptions{Target: opt.Target, Listen: listen})
+		return r.serve(c.Context, rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, MaxMetrics: r.maxMetrics})
 	}
 	if len(r.sources) != 1 {
 		return hint.Add(usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles")
@@ -256,6 +262,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	}
 	atLeast(p, "retry-timeout", r.retryTimeout, 0)
 	atLeast(p, "spool", r.spool, 0)
+	within(p, "max-metrics", r.maxMetrics, 1, 1_000_000)
 	if slices.Contains(r.sources, "") {
 		p.errs = append(p.errs, errors.New("an RRD_DIR must not be empty"))
 	}

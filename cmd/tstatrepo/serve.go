@@ -166,7 +166,7 @@ func (s *serve) rrdSettings() []*setting {
 			usage: "take points of RRDs (mPlane's indirect export) on these addresses; [] turns repository-collect_rrd off"},
 		{name: "to", value: &r.to, complete: "dir", empty: "whisper:whisper in the state folder",
 			usage: "send the points there, see rrd-push"},
-	}, pick(r.settings(), "prefix", "names", "names-file", "keep-negative", "retry-timeout", "spool")...)
+	}, pick(r.settings(), "prefix", "names", "names-file", "keep-negative", "retry-timeout", "spool", "max-metrics")...)
 }
 
 func (p *remoteProbe) settings() []*setting {
@@ -441,7 +441,7 @@ func (s *serve) rrd(cfg *config, p *problems, svc *service) *rrdpush.EndpointOpt
 		return nil
 	}
 	opt.StateDir, opt.Stdout, opt.Log = svc.cfg.stateDir, os.Stdout, svc.log
-	return &rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, Probes: svc.probes}
+	return &rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, Probes: svc.probes, MaxMetrics: r.maxMetrics}
 }
 
 // known returns the probes of [[remote-probe]].

@@ -192,10 +192,10 @@ func TestResult(t *testing.T) {
 	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	r, stop := start(t, opt)
 	addr := r.addr(t, CollectRRD)
-	post(t, addr, `[["ip_len_in_avg.rrd", 1436486100, 1], ["ip_bitrate_out.rrd", 1436486100, 7]]`)
+	post(t, addr, `[["ip_len_in.avg.rrd", 1436486100, 1], ["ip_bitrate_out.avg.rrd", 1436486100, 7]]`)
 	end, idle := job(t, r, CollectRRD), job(t, r, CollectLog)
 	await(t, "the job's begin", func() bool { return r.users(CollectRRD) == 2 })
-	post(t, addr, `[["ip_len_in_avg.rrd", 1436486700, 13.5], ["ip_len_in_avg.rrd", 1436486400, 3]]`)
+	post(t, addr, `[["ip_len_in.avg.rrd", 1436486700, 13.5], ["ip_len_in.avg.rrd", 1436486400, 3]]`)
 	rows := end()
 	if len(rows) != 1 || rows[0][0] != "1436486700" || !strings.HasPrefix(rows[0][1], "tstat.127_0_0_1.") || rows[0][2] != "13.5" {
 		t.Errorf("rows %v", rows)
@@ -393,7 +393,7 @@ func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	opt := options(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	r, stop := start(t, opt)
-	post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486100, 1]]`)
+	post(t, r.addr(t, CollectRRD), `[["ip_len_in.avg.rrd", 1436486100, 1]]`)
 	files := func(sub string) (n int) {
 		filepath.WalkDir(filepath.Join(dir, sub), func(_ string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
@@ -422,14 +422,14 @@ func TestReopen(t *testing.T) {
 		})
 	}
 	reopened(func() { r.Reopen(CollectRRD, to("other")) })
-	post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486400, 1]]`)
+	post(t, r.addr(t, CollectRRD), `[["ip_len_in.avg.rrd", 1436486400, 1]]`)
 	if files("whisper") != 1 || files("other") != 1 {
 		t.Error("the points are not where they should be")
 	}
 	bad := *opt.RRD
 	bad.Listen = listen("256.0.0.1:1")
 	reopened(func() { r.Reopen(CollectRRD, Options{RRD: &bad}) })
-	post(t, r.addr(t, CollectRRD), `[["ip_len_out_avg.rrd", 1436486400, 1]]`)
+	post(t, r.addr(t, CollectRRD), `[["ip_len_out.avg.rrd", 1436486400, 1]]`)
 	if files("other") != 2 {
 		t.Error("the former settings are not used")
 	}

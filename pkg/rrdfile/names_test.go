@@ -41,6 +41,23 @@ func TestNamesOfTable(t *testing.T) {
 	}
 }
 
+func TestIsTstat(t *testing.T) {
+	for _, file := range possibleNames(t) {
+		if !IsTstat(file) {
+			t.Errorf("%s: not one of Tstat's", file)
+		}
+	}
+	for _, file := range []string{
+		"", "x", ".rrd", "x.rrd", "tcp.rrd", "tcp.avg.rrd", "tcp_rtt.rrd", "tcp_rtt_avg_in.avg", "tcp_rtt_avg_in.avg.rrd.bak", "a_tcp_rtt.avg.rrd",
+		"tcp_rtt_avg_in.idx123456.rrd", "tcp_rtt_avg_in.prc123.rrd", "tcp_rtt_avg_in.mean.rrd", "new_thing.avg.rrd", "../tcp_rtt_avg_in.avg.rrd",
+		"tcp__in.avg.rrd", "tcp_rtt_avg_in.avg.rrd\n", "tcp_a_b_c_d_e_f_g.avg.rrd", "tcp_" + strings.Repeat("x", 17) + ".avg.rrd",
+	} {
+		if IsTstat(file) {
+			t.Errorf("%q: one of Tstat's", file)
+		}
+	}
+}
+
 // possibleNames returns more names than Tstat can make: every histogram of
 // the table in every direction, with every statistic that it has for any
 // direction or cloud mark, and with all that are no index.

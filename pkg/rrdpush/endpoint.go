@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"math"
@@ -16,6 +17,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
@@ -31,6 +34,18 @@ const (
 	maxPoints = 2 << 20
 	maxPosts  = 16  // at a time; others wait
 	maxName   = 255 // bytes of a file name
+
+	// DefaultMaxMetrics is more than the 7,341 RRDs that Tstat can write.
+	DefaultMaxMetrics = 10_000
+	maxProbes         = 1000    // that metrics are stored of
+	batchOf           = 1 << 16 // points that are read before they are stored
+	// sendMetrics are sent in one go. Points of other probes go in between.
+	sendMetrics = 1000
+	// maxAhead is how far ahead of this machine's clock a point may be.
+	maxAhead = 24 * time.Hour
+	// quietFor is how long a probe whose points are left out is not reported
+	// again.
+	quietFor = 10 * time.Minute
 )
 
 // EndpointOptions say what an Endpoint takes and where it puts it. A Target
@@ -42,6 +57,9 @@ type EndpointOptions struct {
 	// Probes names peers without a client certificate; others then have the
 	// name of their address. nil: see Target.Probe.
 	Probes *peer.Probes
+	// MaxMetrics bounds the metrics of a probe since the start; 0:
+	// DefaultMaxMetrics.
+	MaxMetrics int
 }
 
 // EndpointStats is what an Endpoint did so far.
@@ -54,11 +72,20 @@ type EndpointStats struct {
 	// NotFinite are values left out that the exporters of mPlane write as
 	// Infinity or NaN.
 	NotFinite int64 `json:"not_finite"`
+	// NotTstat are points left out whose names no RRD of Tstat has, OverLimit
+	// those of metrics beyond MaxMetrics, and Ahead those more than a day
+	// ahead of the clock.
+	NotTstat  int64 `json:"not_tstat"`
+	OverLimit int64 `json:"over_limit"`
+	Ahead     int64 `json:"ahead"`
 
 	Spooled     int64     `json:"-"` // bytes that waited in the spool after the last points
 	Down        error     `json:"-"` // why the destination did not take these; nil if it did
 	LastSuccess time.Time `json:"-"` // when points were last stored, or put into the spool
 }
+
+// LeftOut is how many points of peers were not accepted.
+func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
 
 // Endpoint is the repository's side of mPlane's indirect export: it takes
 // points of RRDs by HTTP. It is an http.Handler for exportPath.
@@ -67,12 +94,23 @@ type Endpoint struct {
 	unlock    func() // of the destination
 	listeners []*peer.Listener
 	slots     chan struct{} // one for each POST that is read
+	seed      maphash.Seed  // of the hashes in senders
 	mu        sync.Mutex    // of the sink
 	sink      graphite.Sink
 	spool     *graphite.Spool
 
 	counting sync.Mutex
 	stats    EndpointStats
+	senders  map[string]*sender // by probe
+	refusals rate.Sometimes     // limits what is logged
+}
+
+// sender is a probe that sends points.
+type sender struct {
+	posts   int                 // in hand, under the endpoint's counting
+	turn    chan struct{}       // held by the POST that is read
+	metrics map[uint64]struct{} // hashes of the files that have a metric
+	leftOut rate.Sometimes      // limits what is logged
 }
 
 // NewEndpoint opens the destination and listens. Run closes both.
@@ -85,7 +123,11 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoint to %s: %w", key, err)
 	}
-	e := &Endpoint{opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts)}
+	opt.MaxMetrics = cmp.Or(opt.MaxMetrics, DefaultMaxMetrics)
+	e := &Endpoint{
+		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), seed: maphash.MakeSeed(), senders: map[string]*sender{},
+		refusals: rate.Sometimes{First: 20, Interval: time.Second},
+	}
 	if e.sink, e.spool, err = opt.open(hash("endpoint\n" + key)); err != nil {
 		unlock()
 		return nil, err
@@ -187,54 +229,127 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, r, http.StatusBadRequest, "Invalid format", fmt.Errorf("content type %q", t))
 		return
 	}
-	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-r.Context().Done():
+	from, err := e.enter(probe)
+	if err != nil {
+		e.refuse(w, r, http.StatusServiceUnavailable, "Too many probes", err)
 		return
+	}
+	defer e.leave(probe, from)
+	// A POST that waits for another of its probe takes no slot of the others.
+	for _, place := range []chan struct{}{from.turn, e.slots} {
+		select {
+		case place <- struct{}{}:
+			defer func() { <-place }()
+		case <-r.Context().Done():
+			return
+		}
 	}
 	var n EndpointStats // of this request
-	metrics, err := e.metrics(http.MaxBytesReader(w, r.Body, maxBody), probe, &n)
+	var notStored error
+	// What the peer sent is stored even if it does not wait for the answer.
+	ctx := context.WithoutCancel(r.Context())
+	err = e.read(http.MaxBytesReader(w, r.Body, maxBody), probe, from, &n, func(metrics []graphite.Metric) error {
+		notStored = e.store(ctx, metrics)
+		return notStored
+	})
+	e.leftOut(r, probe, from, &n)
 	var large *http.MaxBytesError
 	switch {
+	case notStored != nil:
+		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
 	case errors.As(err, &large), errors.Is(err, errTooMany):
 		e.refuse(w, r, http.StatusRequestEntityTooLarge, "Too large", err)
-		return
 	case err != nil:
 		e.refuse(w, r, http.StatusBadRequest, "Not a result (or exception)", err)
-		return
+	default:
+		e.count(func(s *EndpointStats) {
+			s.Posts++
+			s.LastSuccess = time.Now()
+		})
+		w.WriteHeader(http.StatusOK)
 	}
+}
+
+// enter returns the sender of a probe. leave is to be called when its POST has
+// ended.
+func (e *Endpoint) enter(probe string) (*sender, error) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	s := e.senders[probe]
+	if s == nil {
+		if len(e.senders) >= maxProbes {
+			return nil, fmt.Errorf("more than %d probes", maxProbes)
+		}
+		s = &sender{turn: make(chan struct{}, 1), metrics: map[uint64]struct{}{}, leftOut: rate.Sometimes{First: 1, Interval: quietFor}}
+		e.senders[probe] = s
+	}
+	s.posts++
+	return s, nil
+}
+
+// leave forgets a sender that has neither a POST in hand nor metrics.
+func (e *Endpoint) leave(probe string, s *sender) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	if s.posts--; s.posts == 0 && len(s.metrics) == 0 {
+		delete(e.senders, probe)
+	}
+}
+
+// store sends metrics, and lets those of other POSTs in between.
+func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
+	for piece := range slices.Chunk(metrics, sendMetrics) {
+		if err := e.send(ctx, piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) error {
 	e.mu.Lock()
-	// What the peer sent is stored even if it does not wait for the answer.
-	err = e.sink.Send(context.WithoutCancel(r.Context()), metrics)
+	defer e.mu.Unlock()
+	err := e.sink.Send(ctx, metrics)
 	e.note(err)
-	if err == nil && e.opt.Stored != nil {
+	if err != nil {
+		return err
+	}
+	if e.opt.Stored != nil {
 		e.opt.Stored(metrics)
 	}
-	e.mu.Unlock()
-	if err != nil {
-		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
-		return
-	}
+	e.count(func(s *EndpointStats) { s.Points += int64(graphite.Count(metrics)) })
+	return nil
+}
+
+// leftOut counts and reports what a POST had that is not stored.
+func (e *Endpoint) leftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
 	first := false
 	e.count(func(s *EndpointStats) {
 		first = s.NotFinite == 0 && n.NotFinite > 0
-		s.Posts++
-		s.LastSuccess = time.Now()
-		s.Points += int64(graphite.Count(metrics))
 		s.Negative += n.Negative
 		s.Unnamed += n.Unnamed
 		s.NotFinite += n.NotFinite
+		s.NotTstat += n.NotTstat
+		s.OverLimit += n.OverLimit
+		s.Ahead += n.Ahead
 	})
 	if first {
 		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", n.NotFinite)
 	}
-	w.WriteHeader(http.StatusOK)
+	if n.LeftOut() > 0 {
+		from.leftOut.Do(func() {
+			e.opt.Log.Warn("points are left out and counted", "peer", r.RemoteAddr, "probe", probe,
+				"name_is_not_of_tstat", n.NotTstat, "beyond_limit_of_metrics", n.OverLimit, "limit", e.opt.MaxMetrics,
+				"more_than_a_day_ahead", n.Ahead)
+		})
+	}
 }
 
 func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text string, err error) {
 	e.count(func(s *EndpointStats) { s.Refused++ })
-	e.opt.Log.Warn("points refused", "peer", r.RemoteAddr, "answer", fmt.Sprint(code, " ", text), "err", err)
+	e.refusals.Do(func() {
+		e.opt.Log.Warn("points refused", "peer", r.RemoteAddr, "answer", fmt.Sprint(code, " ", text), "err", err)
+	})
 	w.Header().Set("Content-Type", "text/plain")
 	if code == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "30")
@@ -271,53 +386,98 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// metrics reads [[file, time, value], …], and counts in s what it leaves out.
-func (e *Endpoint) metrics(body io.Reader, probe string, s *EndpointStats) ([]graphite.Metric, error) {
+// What read does with the points of a file that has no metric.
+const (
+	unnamed = -1 - iota
+	notTstat
+	overLimit
+)
+
+// read reads [[file, time, value], …], counts in n what it leaves out, and
+// calls store for each batch. A list of one batch is stored as a whole or not at
+// all; of a longer one with an error, the batches before the error are.
+func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
 	d.UseNumber()
 	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
-		return nil, cmp.Or(err, errors.New("not a list"))
+		return cmp.Or(err, errors.New("not a list"))
 	}
+	latest := time.Now().Add(maxAhead).Unix()
 	var metrics []graphite.Metric
-	at := map[string]int{} // file -> index of its metric; -1: has none
-	for n := 0; d.More(); n++ {
+	at := map[string]int{} // file -> index of its metric, or why it has none
+	flush := func() error {
+		for _, m := range metrics {
+			sortPoints(m.Points)
+		}
+		err := store(metrics)
+		metrics = nil
+		clear(at)
+		return err
+	}
+	for count := 0; d.More(); count++ {
 		file, point, err := nextPoint(d)
 		if err != nil {
-			return nil, fmt.Errorf("point %d: %w", n, err)
+			return fmt.Errorf("point %d: %w", count, err)
 		}
-		if n == maxPoints {
-			return nil, errTooMany
+		if count == maxPoints {
+			return errTooMany
+		}
+		if count > 0 && count%batchOf == 0 {
+			if err := flush(); err != nil {
+				return err
+			}
 		}
 		i, known := at[file]
 		if !known {
-			i = -1
-			if name := e.opt.Naming(file); name != "" {
+			var name string
+			if i, name = e.metric(file, from); i == 0 {
 				i = len(metrics)
 				metrics = append(metrics, graphite.Metric{Path: e.opt.Prefix + "." + probe + "." + name})
 			}
 			at[file] = i
 		}
 		switch {
-		case i < 0:
-			s.Unnamed++
+		case i == unnamed:
+			n.Unnamed++
+		case i == notTstat:
+			n.NotTstat++
+		case i == overLimit:
+			n.OverLimit++
 		case math.IsInf(point.Value, 0):
-			s.NotFinite++
+			n.NotFinite++
+		case point.Time > latest:
+			n.Ahead++
 		case point.Value < 0 && !e.opt.Negative && rrdfile.IsPercentile(file):
-			s.Negative++
+			n.Negative++
 		default:
 			metrics[i].Points = append(metrics[i].Points, point)
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, unexpected(err)
+		return unexpected(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, cmp.Or(err, errors.New("something follows the list"))
+		return cmp.Or(err, errors.New("something follows the list"))
 	}
-	for _, m := range metrics {
-		sortPoints(m.Points)
+	return flush()
+}
+
+// metric returns the name of a file's metric, or why it has none.
+func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
+	if !rrdfile.IsTstat(file) {
+		return notTstat, ""
 	}
-	return metrics, nil
+	if name = e.opt.Naming(file); name == "" {
+		return unnamed, ""
+	}
+	id := maphash.String(e.seed, file)
+	if _, known := from.metrics[id]; !known {
+		if len(from.metrics) >= e.opt.MaxMetrics {
+			return overLimit, ""
+		}
+		from.metrics[id] = struct{}{}
+	}
+	return 0, name
 }
 
 // nextPoint reads one [file, time, value]. A value that is not finite becomes

@@ -8,16 +8,22 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/maphash"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
@@ -61,7 +67,7 @@ func TestEndpointAnswers(t *testing.T) {
 		{"application/json", `[[` + file + `, 1458855900.0, 7.125]]`, 200, "", "tstat.p.tcp.rtt.in.Average 7.125 1458855900\n"},
 		{"application/json", ` [ [` + file + `, 1458856200, 1e-7] , [` + file + `, 1458855900, 5] ] `, 200, "", "tstat.p.tcp.rtt.in.Average 5 1458855900\ntstat.p.tcp.rtt.in.Average 1e-07 1458856200\n"},
 		{"application/json", `[]`, 200, "", ""},
-		{"application/json", `[["tcp_rtt_avg_in.prc50.rrd", 300, -1], ["../../x", 300, 1]]`, 200, "", "tstat.p._._x 1 300\n"},
+		{"application/json", `[["tcp_rtt_avg_in.prc50.rrd", 300, -1], ["../../x", 300, 1], ["x.avg.rrd", 300, 1]]`, 200, "", ""},
 		{"application/json; charset=utf-8", `[]`, 400, "Invalid format", ""},
 		{"text/plain", `[]`, 400, "Invalid format", ""},
 		{"", `[]`, 400, "Invalid format", ""},
@@ -74,7 +80,7 @@ func TestEndpointAnswers(t *testing.T) {
 		{"application/json", `[[` + file + `, -1, 1]]`, 400, "Not a result (or exception)", ""},
 		{"application/json", `[[` + file + `, 1e300, 1]]`, 400, "Not a result (or exception)", ""},
 		{"application/json", `[[` + file + `, 300, NaN], [` + file + `, 600.0, 1], [` + file + `, 900, -Infinity ],[` + file + `,1200,Infinity]]`, 200, "", "tstat.p.tcp.rtt.in.Average 1 600\n"},
-		{"application/json", `[[` + file + `, 300, 1e999], ["a], NaN]\"\\", 300, 2]]`, 200, "", "tstat.p.a___NaN___ 2 300\n"},
+		{"application/json", `[[` + file + `, 300, 1e999], ["a], NaN]\"\\", 300, 2], [` + file + `, 600, 2]]`, 200, "", "tstat.p.tcp.rtt.in.Average 2 600\n"},
 		{"application/json", `[[` + file + `, NaN, 1]]`, 400, "Not a result (or exception)", ""},
 		{"application/json", `[[` + file + `, 300, nan]]`, 400, "Not a result (or exception)", ""},
 		{"application/json", `[[` + file + `, 300, "NaN"]]`, 400, "Not a result (or exception)", ""},
@@ -97,7 +103,7 @@ func TestEndpointAnswers(t *testing.T) {
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", w.Code)
 	}
-	if sum := e.Stats(); sum.Posts != 6 || sum.Points != 6 || sum.Negative != 1 || sum.NotFinite != 4 || sum.Refused != 21 {
+	if sum := e.Stats(); sum.Posts != 6 || sum.Points != 5 || sum.Negative != 1 || sum.NotFinite != 4 || sum.NotTstat != 3 || sum.Refused != 21 {
 		t.Errorf("%+v", sum)
 	}
 
@@ -136,14 +142,19 @@ func TestEndpointAway(t *testing.T) {
 var python = regexp.MustCompile(`(,\s*)(NaN|-?Infinity)(\s*\])`)
 
 func FuzzEndpoint(f *testing.F) {
-	f.Add([]byte(`[["a", 1, NaN], ["b]", 2, -Infinity]]`))
+	f.Add([]byte(`[["tcp_a.avg.rrd", 1, NaN], ["b]", 2, -Infinity]]`))
 	f.Add([]byte(`[["tcp_rtt_avg_in.avg.rrd", 1458855900.0, 7.125]]`))
-	f.Add([]byte(`[["a", 1, 1], ["b", 2e3, -0.5]]`))
+	f.Add([]byte(`[["tcp_a.avg.rrd", 1, 1], ["tcp_a.prc50.rrd", 2e3, -0.5]]`))
 	naming, _ := rrdfile.NamingOf("default", nil)
-	e := &Endpoint{opt: EndpointOptions{Target: Target{Naming: naming, Prefix: "t"}}}
+	e := &Endpoint{opt: EndpointOptions{Target: Target{Naming: naming, Prefix: "t"}, MaxMetrics: 10}, seed: maphash.MakeSeed()}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var c EndpointStats
-		metrics, err := e.metrics(bytes.NewReader(body), "p", &c)
+		var metrics []graphite.Metric
+		from := &sender{metrics: map[uint64]struct{}{}}
+		err := e.read(bytes.NewReader(body), "p", from, &c, func(m []graphite.Metric) error {
+			metrics = append(metrics, m...)
+			return nil
+		})
 		if err == nil && !json.Valid(python.ReplaceAll(body, []byte("${1}0${3}"))) {
 			t.Errorf("%q taken", body)
 		}
@@ -254,5 +265,168 @@ func TestExportForm(t *testing.T) {
 	n = 0
 	if err := e.Send(t.Context(), []graphite.Metric{{Path: "x", Points: points}}); !errors.Is(err, graphite.ErrUnavailable) || !strings.Contains(err.Error(), "500") {
 		t.Error(err)
+	}
+}
+
+// postFrom sends a body from an address and returns the answer.
+func postFrom(e *Endpoint, addr string, body io.Reader) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, exportPath, body)
+	r.RemoteAddr = addr
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	e.ServeHTTP(w, r)
+	return w
+}
+
+// newEndpoint opens one that prints what it stores and names probes by their
+// addresses.
+func newEndpoint(t *testing.T, out, log io.Writer, maxMetrics int) *Endpoint {
+	t.Helper()
+	opt := endpointOptions(t, "-")
+	opt.Stdout, opt.Log, opt.Probes, opt.MaxMetrics = out, slog.New(slog.NewTextHandler(log, nil)), &peer.Probes{}, maxMetrics
+	e, err := NewEndpoint(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.close() })
+	return e
+}
+
+// TestEndpointLeavesOut: points of names that are not Tstat's, of metrics
+// beyond the limit of a probe, and of the future are left out, counted and
+// reported once; the others of the same POST are stored.
+func TestEndpointLeavesOut(t *testing.T) {
+	var out, log bytes.Buffer
+	e := newEndpoint(t, &out, &log, 2)
+	now := time.Now().Unix()
+	body := fmt.Sprintf(`[["evil_1.rrd", 300, 1], ["tcp_cl_p_in.avg.rrd", 300, 1], ["tcp_cl_p_in.avg.rrd", %d, 2], ["tcp_cl_p_in.avg.rrd", %d, 3],
+		["udp_cl_p_in.avg.rrd", 300, 4], ["ip_len_in.avg.rrd", 300, 5], ["evil_2.rrd", 300, 1]]`, now+86300, now+86500)
+	for range 2 { // known metrics stay so
+		if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body)); w.Code != 200 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	want := fmt.Sprintf("tstat.10_0_0_1.tcp.cl_p.in.Average 1 300\ntstat.10_0_0_1.tcp.cl_p.in.Average 2 %d\ntstat.10_0_0_1.udp.in.flow_length.Average 4 300\n", now+86300)
+	if out.String() != want+want {
+		t.Errorf("stored %q, want twice %q", &out, want)
+	}
+	out.Reset()
+	postFrom(e, "10.0.0.2:1", strings.NewReader(`[["ip_len_in.avg.rrd", 300, 6]]`))
+	if out.String() != "tstat.10_0_0_2.ip.packet_length.in.Average 6 300\n" {
+		t.Errorf("another probe: %q", &out)
+	}
+	if s := e.Stats(); s.NotTstat != 4 || s.OverLimit != 2 || s.Ahead != 2 || s.Points != 7 || s.Posts != 3 {
+		t.Errorf("%+v", s)
+	}
+	if text := log.String(); strings.Count(text, "\n") != 1 ||
+		!strings.Contains(text, "peer=10.0.0.1:1 probe=10_0_0_1 name_is_not_of_tstat=2 beyond_limit_of_metrics=1 limit=2 more_than_a_day_ahead=1") {
+		t.Errorf("log: %s", text)
+	}
+}
+
+// countedBody counts what is read of a body.
+type countedBody struct {
+	io.Reader
+	n atomic.Int64
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// TestEndpointReadsOnePostOfAProbe: while a POST of a probe is read, other POSTs
+// of that probe wait, and do not take the places of other probes.
+func TestEndpointReadsOnePostOfAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const body = `[["tcp_cl_p_in.avg.rrd", 300, 1]]`
+		e := newEndpoint(t, io.Discard, io.Discard, 0)
+		slow, finish := io.Pipe()
+		var codes atomic.Int64
+		go func() { codes.Add(int64(postFrom(e, "10.0.0.1:1", slow).Code)) }()
+		synctest.Wait()
+		waiting := make([]countedBody, 2*maxPosts)
+		for i := range waiting {
+			waiting[i].Reader = strings.NewReader(body)
+			go func() { codes.Add(int64(postFrom(e, "10.0.0.1:2", &waiting[i]).Code)) }()
+		}
+		synctest.Wait()
+		for i := range waiting {
+			if n := waiting[i].n.Load(); n > 0 {
+				t.Errorf("%d bytes of a POST were read while another of its probe was", n)
+			}
+		}
+		if w := postFrom(e, "10.0.0.2:1", strings.NewReader(body)); w.Code != 200 {
+			t.Errorf("another probe: %d", w.Code)
+		}
+		io.WriteString(finish, body)
+		finish.Close()
+		synctest.Wait()
+		if want := int64(200 * (len(waiting) + 1)); codes.Load() != want {
+			t.Errorf("codes add up to %d, want %d", codes.Load(), want)
+		}
+	})
+}
+
+// sends is a sink that keeps how much it was sent at once.
+type sends struct{ metrics, points []int }
+
+func (s *sends) Send(_ context.Context, metrics []graphite.Metric) error {
+	s.metrics = append(s.metrics, len(metrics))
+	s.points = append(s.points, graphite.Count(metrics))
+	return nil
+}
+
+func (s *sends) Close() error { return nil }
+
+// TestEndpointStoresLongListsInParts: memory and the time that other probes
+// wait do not grow with the length of a list.
+func TestEndpointStoresLongListsInParts(t *testing.T) {
+	e := newEndpoint(t, io.Discard, io.Discard, 0)
+	sink := &sends{}
+	e.sink = sink
+	var body strings.Builder
+	for i := range 2*batchOf + 1 {
+		fmt.Fprintf(&body, `%c["tcp_port_dst_in.idx%d.rrd", %d, 1]`, "[,"[min(i, 1)], i%(2*sendMetrics), 300*i)
+	}
+	if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String()+"]")); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if want := []int{sendMetrics, sendMetrics, sendMetrics, sendMetrics, 1}; !slices.Equal(sink.metrics, want) {
+		t.Errorf("metrics sent at once: %v, want %v", sink.metrics, want)
+	}
+	if n := slices.Max(sink.points); n > batchOf {
+		t.Errorf("%d points sent at once", n)
+	}
+	*sink = sends{}
+	if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String())); w.Code != 400 || len(sink.metrics) != 4 {
+		t.Errorf("without its end: %d, sent %v", w.Code, sink.metrics)
+	}
+}
+
+// TestEndpointBoundsProbes: a probe that stored nothing is forgotten; of those
+// with metrics there are so many and no more.
+func TestEndpointBoundsProbes(t *testing.T) {
+	e := newEndpoint(t, io.Discard, io.Discard, 0)
+	from := func(i int, body string) int {
+		return postFrom(e, fmt.Sprintf("10.0.%d.%d:1", i/256, i%256), strings.NewReader(body)).Code
+	}
+	const metric = `[["tcp_cl_p_in.avg.rrd", 300, 1]]`
+	for i := range maxProbes + 1 {
+		if code := from(i, `[["x", 300, 1]]`); code != 200 {
+			t.Fatalf("probe %d without a metric: %d", i, code)
+		}
+	}
+	for i := range maxProbes {
+		if code := from(i, metric); code != 200 {
+			t.Fatalf("probe %d: %d", i, code)
+		}
+	}
+	if code := from(maxProbes, metric); code != 503 {
+		t.Errorf("a probe too many: %d", code)
+	}
+	if code := from(0, metric); code != 200 {
+		t.Errorf("a known probe: %d", code)
 	}
 }
