@@ -222,7 +222,7 @@ func (r *Repository) accept(e entry) (code int, err error) {
 			return http.StatusInsufficientStorage, fmt.Errorf("%d streams are registered, and that is the limit", MaxStreams)
 		}
 		e.ID = r.next
-		s := r.newStream(e)
+		s := r.newStream(e, newFigures())
 		r.next++
 		r.streams = append(r.streams, s)
 		if err := r.save(); err != nil {
@@ -242,7 +242,7 @@ func (r *Repository) accept(e entry) (code int, err error) {
 	changed := s
 	probe := r.probe(e)
 	if e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
-		changed = r.newStream(e)
+		changed = r.newStream(e, s.figures)
 	}
 	oldUrl, oldPeer := s.CallBackUrl, s.Peer
 	if e != s.entry || changed != s {

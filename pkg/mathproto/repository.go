@@ -116,7 +116,12 @@ type stream struct {
 	wake   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
+	*figures
+}
 
+// figures are those of a stream. They go on when its import is begun again, in
+// another Repository or with another registration.
+type figures struct {
 	mu     sync.Mutex
 	total  bulk.TypeSummary    // of this run of the import
 	before bulk.TypeSummary    // of those before it
@@ -147,9 +152,29 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	}
 	r.next, r.adopted = saved.Next, saved.Adopted
 	for _, e := range saved.Streams {
-		r.streams = append(r.streams, r.newStream(*e))
+		r.streams = append(r.streams, r.newStream(*e, newFigures()))
 	}
 	return r, nil
+}
+
+// Continue makes the figures of the streams of a repository that has ended go
+// on in this one, which does not run yet.
+func (r *Repository) Continue(former *Repository) {
+	if former == nil {
+		return
+	}
+	byName := map[string]*figures{}
+	former.mu.Lock()
+	for _, s := range former.streams {
+		byName[s.StreamName] = s.figures
+	}
+	former.mu.Unlock()
+	for _, s := range r.streams {
+		if f := byName[s.StreamName]; f != nil {
+			s.figures = f
+			s.reopened()
+		}
+	}
 }
 
 // Addrs returns where registrations are accepted.
@@ -242,9 +267,9 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 }
 
 // newStream makes a stream, whose import does not run yet.
-func (r *Repository) newStream(e entry) *stream {
+func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
-	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), rows: metrics.NewCounts(time.Hour, 24)}
+	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}
 	// The policy is looked up at each connection: the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
@@ -371,7 +396,16 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 	return err
 }
 
-func (s *stream) filed(total bulk.TypeSummary) {
+func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
+
+// reopened forgets the stores, which may be others now.
+func (s *figures) reopened() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stores = nil
+}
+
+func (s *figures) filed(total bulk.TypeSummary) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if total.Files > s.total.Files {
@@ -381,7 +415,7 @@ func (s *stream) filed(total bulk.TypeSummary) {
 	s.total = total
 }
 
-func (s *stream) passed(sum *bulk.Summary, err error) {
+func (s *figures) passed(sum *bulk.Summary, err error) {
 	s.mu.Lock()
 	s.last.poll, s.stores = time.Now(), sum.Stores
 	s.mu.Unlock()
@@ -390,14 +424,14 @@ func (s *stream) passed(sum *bulk.Summary, err error) {
 	}
 }
 
-func (s *stream) failed(err error) {
+func (s *figures) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err, s.last.err = err.Error(), time.Now()
 }
 
 // ended adds up the counts of the runs of a stream's import.
-func (s *stream) ended() {
+func (s *figures) ended() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.before.Add(&s.total)

@@ -203,6 +203,11 @@ func TestStartTime(t *testing.T) {
 	}
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
+	// What became of the stream before is not forgotten.
+	r.passes(0)
+	if s := r.status(0); s.Files != 2 || s.Rows != 7 {
+		t.Errorf("%d files with %d rows in all", s.Files, s.Rows)
+	}
 }
 
 // TestRemove ends a stream, for ever.

@@ -174,8 +174,8 @@ func (e *endpoint) run(s *session) {
 		}
 		reopened := ctx.Err() != nil
 		again()
-		if reopened && errors.Is(err, context.Canceled) {
-			err = nil
+		if reopened {
+			err = withoutCancel(err)
 		}
 		formerGoesOn := e.ended(err, good || reopened)
 		switch {
@@ -208,6 +208,22 @@ func (e *endpoint) run(s *session) {
 			return
 		}
 	}
+}
+
+// withoutCancel returns what err says besides that the context was canceled.
+func withoutCancel(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var rest []error
+		for _, e := range joined.Unwrap() {
+			rest = append(rest, withoutCancel(e))
+		}
+		return errors.Join(rest...)
+	}
+	inner := errors.Unwrap(err)
+	if inner == nil && errors.Is(err, context.Canceled) || inner != nil && withoutCancel(inner) == nil {
+		return nil
+	}
+	return err
 }
 
 // opened records the open endpoint.

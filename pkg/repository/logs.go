@@ -52,6 +52,15 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
+// Continue makes the figures of an endpoint that has ended go on in this one,
+// which does not run yet.
+func (l *Logs) Continue(former *Logs) {
+	if former != nil {
+		l.Repository.Continue(former.Repository)
+		l.Keeper.Continue(former.Keeper)
+	}
+}
+
 // Stats returns what became of all streams, by their numbers.
 func (l *Logs) Stats() []mathproto.StreamStats {
 	var to []string

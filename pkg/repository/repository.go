@@ -109,19 +109,39 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
 		o := *opt.RRD
+		stored := o.Stored
 		o.Stored = func(metrics []graphite.Metric) {
 			r.last.add(metrics)
 			r.series.add(o.Prefix, metrics)
+			if stored != nil {
+				stored(metrics)
+			}
 		}
-		return func(context.Context) (server, error) { return rrdpush.NewEndpoint(o) }, o.Listen
+		return opens(r, label, func(context.Context) (*rrdpush.Endpoint, error) { return rrdpush.NewEndpoint(o) }), o.Listen
 	case label == CollectStreaming && opt.Streaming != nil:
 		o := *opt.Streaming
-		return func(context.Context) (server, error) { return stream.New(o) }, o.Listen
+		return opens(r, label, func(context.Context) (*stream.Stream, error) { return stream.New(o) }), o.Listen
 	case label == CollectLog && opt.Logs != nil:
 		o := *opt.Logs
-		return func(ctx context.Context) (server, error) { return NewLogs(ctx, o) }, o.Math.Listen
+		return opens(r, label, func(ctx context.Context) (*Logs, error) { return NewLogs(ctx, o) }), o.Math.Listen
 	}
 	return nil, nil
+}
+
+// opens returns the function that opens an endpoint, in which the figures of
+// the one before go on.
+func opens[T interface {
+	server
+	Continue(former T)
+}](r *Repository, label string, open func(context.Context) (T, error)) openFunc {
+	return func(ctx context.Context) (server, error) {
+		srv, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		srv.Continue(last[T](r.endpoint(label)))
+		return srv, nil
+	}
 }
 
 // Reopen makes the endpoint of a label use the options that opt has for it,

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,7 +369,7 @@ func TestFailures(t *testing.T) {
 				return errors.New("broken")
 			}
 			<-ctx.Done()
-			return errors.New("lost")
+			return errors.Join(fmt.Errorf("end: %w", ctx.Err()), errors.New("lost"))
 		}), nil
 	}
 	if err := e.acquire(t.Context()); err != nil {
@@ -436,4 +438,105 @@ func TestReopen(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFiguresGoOnAfterReopen: an endpoint that is opened again, with other
+// settings or after a failure, has done what it did before.
+func TestFiguresGoOnAfterReopen(t *testing.T) {
+	dir := t.TempDir()
+	opt := options(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt.Logs.Math.Import.Location, opt.Logs.Math.Import.Poll = time.UTC, 20*time.Millisecond
+	var stored atomic.Int64
+	opt.RRD.Stored = func(metrics []graphite.Metric) { stored.Add(int64(graphite.Count(metrics))) }
+	r, stop := start(t, opt)
+
+	logs := filepath.Join(dir, "logs")
+	folder := filepath.Join(logs, "2016_03_24_21_37.out")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "#c_ip:1 c_port:2 c_first_abs:3 fqdn:4\n10.0.0.1 1 1458855462170.000 a\n10.0.0.1 2 1458855462171.000 a\n"
+	old := time.Date(2016, 3, 25, 12, 0, 0, 0, time.UTC)
+	path := filepath.Join(folder, "log_udp_complete")
+	if err := errors.Join(os.WriteFile(path, []byte(text), 0o644), os.Chtimes(path, old, old), os.Chtimes(folder, old, old)); err != nil {
+		t.Fatal(err)
+	}
+	probe, err := mathproto.NewProbe(mathproto.ProbeOptions{
+		Dir: logs, Repository: mathproto.URL{Addr: r.addr(t, CollectLog)}, Listen: listen("127.0.0.1:0"), Stream: "s", Probe: "p", Location: time.UTC,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := probe.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	defer running.Wait()
+	defer cancel()
+	for i, lines := range []int64{3, 5} {
+		post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486100, 1]]`)
+		c, err := net.Dial("tcp", r.addr(t, CollectStreaming))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range lines {
+			fmt.Fprintf(c, "/logs/2016_03_24_21_37.out/log_tcp_complete %d\n", n)
+		}
+		c.Close()
+		all := int64(3 + 5*i)
+		await(t, "all of the lines", func() bool {
+			s := r.Lines().Stats()
+			return s.Lines == all && s.Consumers[0].Lines == all && s.Accepted == int64(i+1) && len(s.Sources) == 1 && s.Sources[0].Lines == all
+		})
+		await(t, "the log", func() bool {
+			s := r.Logs().Stats()
+			return len(s) == 1 && s[0].Files == 1
+		})
+		if i == 1 {
+			break
+		}
+		// A second opening must not hide the figures of the first.
+		for range 2 {
+			before := r.Endpoints()
+			for _, e := range before {
+				r.Reopen(e.Label, opt)
+			}
+			await(t, "opening again", func() bool {
+				for i, e := range r.Endpoints() {
+					if !e.Open() || !e.Since.After(before[i].Since) {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		lines, points, s := r.Lines().Stats(), r.Points().Stats(), r.Logs().Stats()[0]
+		if lines.Lines != 3 || sum(lines.Rates) != 3 || lines.Sources[0].Last.IsZero() {
+			t.Errorf("lines: %+v", lines)
+		}
+		if points.Posts != 1 || points.Points != 1 || points.LastSuccess.IsZero() {
+			t.Errorf("points: %+v", points)
+		}
+		if s.Files != 1 || s.Rows != 2 || sum(s.Hourly) != 2 || s.LastSuccess.IsZero() || s.LastFolder.IsZero() {
+			t.Errorf("log: %+v", s)
+		}
+	}
+	if s := r.Points().Stats(); s.Posts != 2 || stored.Load() != 2 {
+		t.Errorf("%d points reported to the caller: %+v", stored.Load(), s)
+	}
+	cancel()
+	running.Wait()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func sum(list []int64) (n int64) {
+	for _, v := range list {
+		n += v
+	}
+	return n
 }

@@ -154,6 +154,19 @@ func (e *Endpoint) Stats() EndpointStats {
 	return e.stats
 }
 
+// Continue makes the figures of an endpoint that has ended go on in this one,
+// which does not run yet.
+func (e *Endpoint) Continue(former *Endpoint) {
+	if former == nil {
+		return
+	}
+	stats := former.Stats()
+	e.count(func(s *EndpointStats) {
+		stats.Spooled, stats.Down = s.Spooled, s.Down // the destination may be another
+		*s = stats
+	})
+}
+
 // count changes what is counted.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()

@@ -63,6 +63,19 @@ func (s *sources) of(probe, from string) *source {
 	return s.all[key]
 }
 
+// add adds what former sources sent. They send nothing any more.
+func (s *sources) add(former *sources) {
+	former.mu.Lock()
+	defer former.mu.Unlock()
+	for _, f := range former.all {
+		o := s.of(f.probe, f.from)
+		o.lines.Add(f.lines.Load())
+		o.rejects.Add(f.rejects.Load())
+		o.last.Store(f.last.Load())
+		o.recent = f.recent
+	}
+}
+
 // stats returns the sources that are connected or have sent lines.
 func (s *sources) stats() []SourceStats {
 	s.mu.Lock()

@@ -60,6 +60,35 @@ type stats struct {
 	folders, vanished, untaken         atomic.Int64
 }
 
+// Continue makes the figures of a stream that has ended go on in this one, which
+// does not run yet. Consumers are the same if their places and names are.
+func (s *Stream) Continue(former *Stream) {
+	if former == nil {
+		return
+	}
+	n, f := &s.hub.stats, &former.hub.stats
+	n.start, n.recent = f.start, f.recent
+	for _, c := range []struct{ to, from *atomic.Int64 }{
+		{&n.lines, &f.lines}, {&n.bytes, &f.bytes}, {&n.rejects, &f.rejects}, {&n.cuts, &f.cuts}, {&n.empty, &f.empty},
+		{&n.accepted, &f.accepted}, {&n.refused, &f.refused}, {&n.folders, &f.folders}, {&n.vanished, &f.vanished},
+	} {
+		c.to.Add(c.from.Load())
+	}
+	for _, l := range former.listeners {
+		n.refused.Add(l.Refused())
+	}
+	for i, q := range s.hub.queues {
+		if i < len(former.hub.queues) && former.hub.queues[i].name == q.name {
+			f := &former.hub.queues[i].stats
+			q.stats.lines.Add(f.lines.Load())
+			q.stats.dropped.Add(f.dropped.Load())
+			q.stats.restarts.Add(f.restarts.Load())
+			q.stats.repeated.Add(f.repeated.Load())
+		}
+	}
+	s.hub.sources.add(&former.hub.sources)
+}
+
 // Stats returns what the stream did so far.
 func (s *Stream) Stats() *Stats {
 	n := &s.hub.stats

@@ -77,6 +77,18 @@ func New(opt Options) *Keeper {
 	return k
 }
 
+// Continue makes the figures of a keeper that has ended go on in this one, which
+// does not run yet, for the stores that both maintain.
+func (k *Keeper) Continue(former *Keeper) {
+	for _, f := range former.Stats() {
+		for i := range k.stats {
+			if k.stats[i].Store == f.Store {
+				k.stats[i] = f
+			}
+		}
+	}
+}
+
 // Stats returns what was done so far, in the order of the destinations. It
 // returns nil if nothing is enabled or k is nil.
 func (k *Keeper) Stats() []Stats {

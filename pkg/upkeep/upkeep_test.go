@@ -95,6 +95,13 @@ func TestKeeper(t *testing.T) {
 	}
 	cancel()
 	running.Wait()
+	// A keeper of other stores goes on with the figures of those that it has too.
+	next := New(Options{To: []string{"copy:" + filepath.Join(dir, "other"), to[1]}, Keep: time.Hour})
+	next.Continue(k)
+	next.Continue(nil)
+	if s := next.Stats(); s[1] != st[1] || s[0] != (Stats{Store: s[0].Store}) {
+		t.Errorf("figures that go on: %+v, want those of %+v", s, st[1])
+	}
 	none := New(Options{To: to})
 	none.Run(t.Context()) // ends at once
 	if none.Stats() != nil {
