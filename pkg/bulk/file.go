@@ -61,31 +61,40 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
 		}
 	}()
-	select {
-	case r.limits.jobs <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	who := ""
+	if r.opt.Peer != nil {
+		who = r.opt.Peer()
 	}
-	idle := sync.OnceFunc(func() { <-r.limits.jobs })
-	defer idle()
-	rd := r.readers.Get().(*tstat.Reader)
-	defer r.readers.Put(rd)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, idle: idle}
-	if t.stdin {
-		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
-	} else {
-		f, err := t.open(ctx)
-		if errors.Is(err, fs.ErrNotExist) {
+	place, err := r.limits.enter(ctx, who)
+	if err != nil {
+		return err
+	}
+	defer place.close()
+	var file *Content
+	if !t.stdin {
+		// Without a place: a peer may take its time to answer.
+		if file, err = t.open(ctx); errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer file.Close()
 		// From here on the file is the open one, whatever its name means now.
-		t.size, t.mtime = f.Size, f.ModTime
-		im.file = f
+		t.size, t.mtime = file.Size, file.ModTime
+		if t.remote != nil {
+			file.ReadSeekCloser = &peerFile{ReadSeekCloser: file.ReadSeekCloser, ctx: ctx, place: place}
+		}
+	}
+	if err := place.take(ctx); err != nil {
+		return err
+	}
+	rd := r.readers.Get().(*tstat.Reader)
+	defer r.readers.Put(rd)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file, idle: place.close}
+	if t.stdin {
+		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	}
 	var silent storeSet // that cannot tell what other probes have
 	if t.key.Folder == "" {

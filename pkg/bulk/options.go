@@ -41,7 +41,10 @@ type Options struct {
 	Jobs int // files at a time; 0: min(CPUs, 4)
 	// Limits bound this run and others together, with Jobs and Rate; nil: this
 	// one only.
-	Limits     *Limits
+	Limits *Limits
+	// Peer names the peer that the files come from, of those that share Limits.
+	// It is called for each file; nil: all files are of one.
+	Peer       func() string
 	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and no row
 	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
 	// RetryTimeout is how long a store is retried that fails for a reason that

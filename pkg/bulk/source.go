@@ -1,7 +1,6 @@
 package bulk
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -11,8 +10,6 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -150,19 +147,3 @@ func (r *run) awayError() error {
 
 // defaultJobs is how many files are read at a time.
 func defaultJobs() int { return min(runtime.NumCPU(), 4) }
-
-// Limits bound what several runs do together.
-type Limits struct {
-	jobs chan struct{} // holds a token for each file that is read
-	rate *rate.Limiter // nil: no limit
-}
-
-// NewLimits returns limits of jobs files at a time, 0 for the default of
-// Options.Jobs, and of MiB of source text a second, 0 for none.
-func NewLimits(jobs int, mib float64) *Limits {
-	l := &Limits{jobs: make(chan struct{}, cmp.Or(jobs, defaultJobs()))}
-	if mib > 0 {
-		l.rate = rate.NewLimiter(rate.Limit(mib*(1<<20)), rateBurst)
-	}
-	return l
-}

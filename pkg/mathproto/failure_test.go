@@ -732,3 +732,40 @@ func TestFailureSymlinks(t *testing.T) {
 		}
 	}
 }
+
+// TestFailureSlowStreamsShareJobs: a peer whose files come slowly, though not
+// too slowly, does not hold up the streams of others.
+func TestFailureSlowStreamsShareJobs(t *testing.T) {
+	p, q := newOldProbe(t), newOldProbe(t)
+	q.put(folder1+"/"+file, udp(5, "b"))
+	for _, f := range []string{folder1, folder2, folder3} {
+		p.put(f+"/"+file, udp(5000, "a"))
+	}
+	ended := make(chan struct{})
+	p.set(func() {
+		p.fault = func(w http.ResponseWriter, req *http.Request) bool {
+			if req.Method != http.MethodGet {
+				return false
+			}
+			w.Header().Set("Content-Length", "1000000000")
+			io.WriteString(w, udp(50, "a"))
+			for req.Context().Err() == nil {
+				io.WriteString(w, "10.0.0.1 1 1458855462170.000 a\n")
+				w.(http.Flusher).Flush()
+				select {
+				case <-ended:
+					return true
+				case <-time.After(5 * time.Millisecond): // some 6 KiB/s
+				}
+			}
+			return true
+		}
+	})
+	r := newRepo(t, func(r *repo) { r.opt.Import.Jobs = 2 })
+	defer close(ended)
+	r.register("s1", p.addr())
+	r.register("s2", p.addr())
+	eventually(t, "files on their way", func() bool { return p.got(folder1+"/"+file)+p.got(folder2+"/"+file) >= 2 })
+	r.register("s3", q.addr())
+	r.has("s3", folder1+"/"+file, udp(5, "b"), 5)
+}

@@ -56,7 +56,7 @@ type RepositoryOptions struct {
 	Adopt []Registration
 
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
-	// Probe, Limits and Wake are set for each.
+	// Probe, Limits, Peer and Wake are set for each.
 	Import bulk.Options
 	Stores Stores
 	// Passed is called with a stream's name after each pass over it; calls do
@@ -376,6 +376,7 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 	}()
 	opt := s.options(r.opt.Import)
 	opt.Remote, opt.Stores, opt.Limits = []bulk.Source{s.src}, stores, r.limits
+	opt.Peer = func() string { return r.peerOf(s) }
 	opt.Log = r.log.With("stream", s.StreamName)
 	opt.Filed, opt.Waits = s.filed, s.failed
 	opt.Passed = func(sum *bulk.Summary, err error) {
@@ -394,6 +395,15 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 		r.mu.Unlock()
 	}
 	return err
+}
+
+// peerOf names the peer that a stream counts for in what peers share: its
+// certificate, or the address that registered it. Streams from this machine
+// count each for itself, since they may be of several probes behind a tunnel.
+func (r *Repository) peerOf(s *stream) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(s.Identity, peer.Host(s.Peer), "stream "+s.StreamName)
 }
 
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }

@@ -72,7 +72,10 @@ func closeAll(list []*stores.Destination) error {
 
 func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
 	return stores.NewDestination(dest, stores.Options{
-		Memory:     s.opt.Memory / int64(s.opt.Jobs*len(s.opt.To)),
+		// As many files are worked on as there are jobs. Others, see
+		// bulk.OpenPerJob, wait for slow peers: those of one peer may fill what
+		// they may buffer, as many again.
+		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
 		Log:        s.opt.Log,
 		Stream:     st.Name,
 		StreamType: st.Type,
