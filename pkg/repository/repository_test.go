@@ -477,7 +477,7 @@ func TestFiguresGoOnAfterReopen(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 	for i, lines := range []int64{3, 5} {
-		post(t, r.addr(t, CollectRRD), `[["ip_len_in_avg.rrd", 1436486100, 1]]`)
+		post(t, r.addr(t, CollectRRD), `[["ip_len_in.avg.rrd", 1436486100, 1]]`)
 		c, err := net.Dial("tcp", r.addr(t, CollectStreaming))
 		if err != nil {
 			t.Fatal(err)
