@@ -67,6 +67,9 @@ func TestExitStatus(t *testing.T) {
 		{interruptError{2}, 130},
 		{interruptError{15}, 143},
 		{context.Canceled, 1}, // without a signal
+		{errors.Join(interruptError{15}, interruptError{15}), 143},
+		{errors.Join(errors.New("lost"), interruptError{15}), 1}, // not a clean stop
+		{fmt.Errorf("x: %w", errors.Join(interruptError{2}, rejectsError{1, ""})), 3},
 	} {
 		if got := exitStatus(tt.err); got != tt.want {
 			t.Errorf("%v: exit status %d, want %d", tt.err, got, tt.want)

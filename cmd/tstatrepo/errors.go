@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
@@ -66,33 +67,38 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns the signal instead of the "context canceled" it caused,
-// or of what was waited for when it came.
+// orInterrupt returns err with the signal in place of the "context canceled" it
+// caused, or of what was waited for when it came.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
 	if !errors.As(context.Cause(ctx), &sig) {
 		return err
 	}
-	for _, cut := range []error{context.Canceled, store.ErrUnavailable, bulk.ErrSource} {
-		if errors.Is(err, cut) {
-			return sig
-		}
+	cut := []error{context.Canceled, store.ErrUnavailable, bulk.ErrSource}
+	if !slices.ContainsFunc(cut, func(target error) bool { return errors.Is(err, target) }) {
+		return err
 	}
-	return err
+	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
 }
 
-// exitStatus maps an error to the exit status of the process.
+// exitStatus maps an error to the exit status of the process. That of a signal
+// says that nothing else was wrong.
 func exitStatus(err error) int {
 	var (
 		sig     interruptError
 		rejects rejectsError
 		later   tryAgainError
 	)
+	if errors.As(err, &sig) {
+		rest := hint.Without(err, sig)
+		if rest == nil {
+			return 128 + int(sig.signal)
+		}
+		err = rest
+	}
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &sig):
-		return 128 + int(sig.signal)
 	case hint.IsUsage(err):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),

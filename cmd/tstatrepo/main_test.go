@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,6 +150,11 @@ func TestSignal(t *testing.T) {
 			if got := exitStatus(orInterrupt(ctx, err)); got != want {
 				t.Errorf("%v, %v: exit status %d, want %d", sig, err, got, want)
 			}
+		}
+		// What else is wrong is not hidden by the signal.
+		lost := errors.Join(fmt.Errorf("read: %w", ctx.Err()), errors.New("disk is full"))
+		if got := orInterrupt(ctx, lost); got.Error() != "disk is full\n"+context.Cause(ctx).Error() || exitStatus(got) != exitFailed {
+			t.Errorf("%v, exit status %d", got, exitStatus(got))
 		}
 		stop()
 	}

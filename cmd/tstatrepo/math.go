@@ -171,7 +171,7 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 		return err
 	}
 	listening(opt.Log, probe.Addrs())
-	err = cmp.Or(probe.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
+	err = errors.Join(probe.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	if b.json {
 		err = errors.Join(err, writeJSON(c.App.Writer, probe.Stats()))
 	}
@@ -228,7 +228,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 		return err
 	}
 	listening(opt.Log, repo.Addrs())
-	err = cmp.Or(repo.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
+	err = errors.Join(repo.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	stop()
 	sums := repo.Summaries()
 	if len(sums) == 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,7 +216,7 @@ func (r *rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error 
 		return err
 	}
 	opt.Log.Info("listening", "address", strings.Join(e.Addrs(), " "))
-	err = cmp.Or(e.Run(ctx), orInterrupt(ctx, ctx.Err()))
+	err = errors.Join(e.Run(ctx), orInterrupt(ctx, ctx.Err()))
 	if r.json {
 		err = errors.Join(err, writeJSON(opt.Stdout, e.Stats()))
 	}

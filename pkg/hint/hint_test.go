@@ -3,6 +3,7 @@ package hint_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
@@ -44,5 +45,34 @@ func TestHintsAndUsageAreFoundInTheTree(t *testing.T) {
 	}
 	if err := hint.AsUsage(hint.Add(broken, "mend it")); !errors.Is(err, broken) {
 		t.Error("the cause is lost")
+	}
+}
+
+func TestWithoutKeepsOtherParts(t *testing.T) {
+	end, lost, full := errors.New("end"), errors.New("lost"), errors.New("full")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{end, ""},
+		{lost, "lost"},
+		{fmt.Errorf("read: %w", end), ""},
+		{fmt.Errorf("%w: %w", end, lost), ""}, // a cause of the end
+		{errors.Join(end, end), ""},
+		{errors.Join(end, lost, nil, full), "lost\nfull"},
+		{errors.Join(fmt.Errorf("read: %w", end), errors.Join(end, lost)), "lost"},
+		{fmt.Errorf("close: %w", errors.Join(end, lost)), "close: end\nlost"},
+		{fmt.Errorf("close: %w", errors.Join(end, end)), ""},
+		{hint.Add(errors.Join(lost, hint.AsUsage(end)), "x"), "lost\nend"},
+		{hint.AsUsage(end), ""},
+	} {
+		got := ""
+		if err := hint.Without(c.err, io.EOF, end); err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
@@ -175,7 +176,7 @@ func (e *endpoint) run(s *session) {
 		reopened := ctx.Err() != nil
 		again()
 		if reopened {
-			err = withoutCancel(err)
+			err = hint.Without(err, context.Canceled)
 		}
 		formerGoesOn := e.ended(err, good || reopened)
 		switch {
@@ -208,22 +209,6 @@ func (e *endpoint) run(s *session) {
 			return
 		}
 	}
-}
-
-// withoutCancel returns what err says besides that the context was canceled.
-func withoutCancel(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var rest []error
-		for _, e := range joined.Unwrap() {
-			rest = append(rest, withoutCancel(e))
-		}
-		return errors.Join(rest...)
-	}
-	inner := errors.Unwrap(err)
-	if inner == nil && errors.Is(err, context.Canceled) || inner != nil && withoutCancel(inner) == nil {
-		return nil
-	}
-	return err
 }
 
 // opened records the open endpoint.
