@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/tstatrepo/tstatrepo/pkg/admin"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -69,7 +67,9 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	if err := svc.open(); err != nil {
 		return err
 	}
-	parts, work := errgroup.WithContext(ctx)
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	parts := &parts{stop: stop}
 	parts.Go(func() error { return svc.repo.Run(work) })
 	select {
 	case <-svc.repo.Ready():
@@ -96,23 +96,55 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 	systemd.stopping()
 	limit := time.After(time.Duration(svc.cfg.serve.drain) + grace)
-	ended := make(chan error, 1)
-	go func() { ended <- parts.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		parts.running.Wait()
+	}()
 	for {
 		select {
-		case err := <-ended:
+		case <-ended:
 			svc.log.Info("stopped")
-			return err
+			return parts.err()
 		case <-watchdog:
 			systemd.alive()
 		case <-limit:
-			err := errors.New("what was under way did not end within --drain-timeout")
-			if ctx.Err() == nil { // a part has failed
-				err = errors.Join(context.Cause(work), err)
-			}
-			return err
+			return errors.Join(parts.err(), errors.New("what was under way did not end within --drain-timeout"))
 		}
 	}
+}
+
+// parts run at once. The first that fails stops all.
+type parts struct {
+	stop    func()
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// Go runs a part.
+func (p *parts) Go(run func() error) {
+	p.running.Go(func() {
+		err := run()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.errs) > 0 { // they were stopped
+			err = hint.Without(err, context.Canceled)
+		}
+		if err != nil {
+			p.errs = append(p.errs, err)
+			p.stop()
+		}
+	})
+}
+
+// err returns the errors of all parts that have ended, in the order of their
+// ends.
+func (p *parts) err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Join(p.errs...)
 }
 
 // open makes the repository, the probe if there is one, and their services.
@@ -147,7 +179,7 @@ func (svc *service) memory() int64 {
 }
 
 // offer lets others use the services and look at them.
-func (svc *service) offer(ctx context.Context, parts *errgroup.Group) (err error) {
+func (svc *service) offer(ctx context.Context, parts *parts) (err error) {
 	if svc.supervisor != nil && len(svc.services) > 0 {
 		svc.component, err = component.New(component.Options{
 			Services: svc.services, Registries: svc.registries, Supervisor: *svc.supervisor, Roles: svc.roles, Log: svc.log,
