@@ -24,6 +24,7 @@ type fragile struct {
 	mu      sync.Mutex
 	down    error
 	refuses error // what Begin returns; nil: nothing
+	rereads int   // how many calls of Flush return store.ErrReread
 	commits int
 	after   func(commits int) // called after each commit; nil: nothing
 
@@ -103,6 +104,16 @@ type fragileTx struct {
 
 func (x fragileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	return errors.Join(x.f.failure(), x.FileTx.Write(ctx, b))
+}
+
+func (x fragileTx) Flush(ctx context.Context) (int64, error) {
+	x.f.mu.Lock()
+	defer x.f.mu.Unlock()
+	if x.f.rereads > 0 {
+		x.f.rereads--
+		return 0, fmt.Errorf("%w: a row was refused", store.ErrReread)
+	}
+	return x.FileTx.Flush(ctx)
 }
 
 func (x fragileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
@@ -272,6 +283,23 @@ func TestRefusedByOneStore(t *testing.T) {
 	if n := full.files(); n != 3 {
 		t.Errorf("%d files", n)
 	}
+}
+
+// TestReread: a file that a store wants to have again is read again at once,
+// and counts once. The other store keeps what it got the first time.
+func TestReread(t *testing.T) {
+	w := newSharedWorld(t, 3)
+	up, again := newFragile("up", nil), newFragile("again", nil)
+	again.rereads = 2
+	opt := w.independent(up, again)
+	opt.Jobs = 1
+	sum, err := Run(t.Context(), opt)
+	if err != nil || again.rereads != 0 || up.commits != 3 || again.commits != 3 {
+		t.Errorf("%v; %d times again; %d and %d commits", err, again.rereads, up.commits, again.commits)
+	}
+	w.counts(sum, "files=3")
+	w.holds(up)
+	w.holds(again)
 }
 
 // TestFollowWithoutStore: with Follow new files go into the stores that are

@@ -25,7 +25,7 @@ import (
 
 // importFile imports one file into every store that lacks it. It begins again
 // if another import stores the same file meanwhile, if a later header of the
-// file brings columns, and while no store is available.
+// file brings columns, if a store asks for it, and while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -37,7 +37,7 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 		case errors.As(err, &nc) && try < maxTries:
 			extra = nc.Extra
 			try++
-		case errors.Is(err, store.ErrConflict) && try < maxTries:
+		case (errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrReread)) && try < maxTries:
 			try++
 		case errors.Is(err, store.ErrUnavailable):
 			if err := r.await(ctx, r.allStores()); err != nil {
@@ -49,8 +49,8 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 	}
 }
 
-// maxTries bounds how often a file is begun again, because of another import
-// or because of columns that only a later header of it brings.
+// maxTries bounds how often a file is begun again, because of another import,
+// of columns that only a later header of it brings, or of a store.
 const maxTries = 16
 
 // tryFile reads a file into every available store that lacks it. Whatever a
@@ -496,7 +496,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			g.abort()
 		}
 	}()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, Next: t.next}
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, ReadOnce: t.stdin, Next: t.next}
 	if t.remote != nil {
 		info.Name = path.Join(t.remote.Dir, t.name)
 	}

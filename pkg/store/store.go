@@ -140,6 +140,8 @@ type FileInfo struct {
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
 	Mode    fs.FileMode
+	// ReadOnce says that the file cannot be read again: no ErrReread.
+	ReadOnce bool
 
 	// Reject is called during Write and Flush for each row that the store cannot
 	// take, like a value out of a column's range, perhaps from another goroutine;
@@ -273,6 +275,11 @@ var ErrDuplicate = errors.New("already stored")
 // ErrConflict is returned by Commit when another import stored other content
 // of the same file meanwhile. The caller looks again.
 var ErrConflict = errors.New("another import stored the same file meanwhile")
+
+// ErrReread is returned by the methods of a FileTx when the store needs the
+// file from its start once more, in a new FileTx, since it will treat the rows
+// in another way.
+var ErrReread = errors.New("the file is read again")
 
 const probeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 

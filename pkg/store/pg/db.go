@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,7 @@ type DB struct {
 	form    Form
 	records records
 	claims  claims
+	chunks  atomic.Bool // the server has refused rows: copy in chunks
 
 	mu   sync.Mutex
 	open map[*Tx]bool

@@ -53,9 +53,13 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 		return nil, Mark(err)
 	}
 	t.in = sqlstore.Start(t.ctx, waitingBatches, func(in *sqlstore.Pipe[*Batch]) error {
-		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject}
+		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject, chunks: f.ReadOnce || d.chunks.Load()}
 		err := c.run()
 		t.refused = c.refused
+		if !c.chunks && isRefusal(err) {
+			d.chunks.Store(true)
+			err = fmt.Errorf("%w: %w", store.ErrReread, err)
+		}
 		if CodeOf(err) == wrongLength {
 			err = fmt.Errorf("%w: %w", ErrChanged, err)
 		}

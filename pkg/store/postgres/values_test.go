@@ -309,7 +309,11 @@ func TestRejects(t *testing.T) {
 	if !errors.Is(err, pg.ErrChanged) || !errors.Is(err, store.ErrTransient) {
 		t.Fatal(err)
 	}
-	if err = try(); err != nil {
+	// Nor does it know that the server refuses rows.
+	if err := try(); !errors.Is(err, store.ErrReread) {
+		t.Fatal(err)
+	}
+	if err := try(); err != nil {
 		t.Fatal(err)
 	}
 	got := strings.Join(rejects, "\n")
@@ -329,7 +333,9 @@ func TestRejects(t *testing.T) {
 // TestRefusedRows: of a file that is sent in several parts the rows are
 // stored, but for those that the server refuses, also where it does so at the
 // end of a part without naming the row. Each of these is reported once, in the
-// order of the file. If there are too many of them, nothing is stored.
+// order of the file. If there are too many of them, nothing is stored. Only the
+// first file that has such a row is read again; one that cannot be read again
+// needs not be.
 func TestRefusedRows(t *testing.T) {
 	server := pgtest.Start(t)
 	for _, form := range []string{"binary", "text"} {
@@ -341,6 +347,7 @@ func TestRefusedRows(t *testing.T) {
 			server.Exec(t, db, "alter table log_udp_complete add check (c_port <> 13); create table ports (port bigint primary key); "+
 				"insert into ports values (1), (13); alter table log_udp_complete add foreign key (c_port) references ports")
 			fqdn := strings.Repeat("x", 10000)
+			once := false
 			try := func(rows int, ports map[int]int) (rejects []string, err error) {
 				var text strings.Builder
 				text.WriteString("#c_ip:1 c_port:2 fqdn:3\n")
@@ -353,6 +360,7 @@ func TestRefusedRows(t *testing.T) {
 				}
 				r := tstat.NewReader(strings.NewReader(text.String()), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
 				f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}, Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC),
+					ReadOnce: once,
 					Reject: func(line int64, reason string, text []byte) {
 						rejects = append(rejects, fmt.Sprintf("%d: %.20s: %.6s", line, reason, text))
 					}}
@@ -397,7 +405,12 @@ func TestRefusedRows(t *testing.T) {
 			for i := range 101 {
 				many[30*i] = 13
 			}
+			once = true
 			if _, err := try(3100, many); err == nil || !strings.Contains(err.Error(), "line 3002: refused: new row for relation") || errors.Is(err, store.ErrUnavailable) {
+				t.Error(err)
+			}
+			once = false
+			if _, err := try(3000, many); !errors.Is(err, store.ErrReread) {
 				t.Error(err)
 			}
 			if n := stored(); n != 0 {
