@@ -65,7 +65,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l tls-cert -r -F 
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l tls-key -r -F -d 'private key of --tls-cert (PEM FILE)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l tls-ca -r -F -d 'certificate authorities of peers (PEM FILE); a listener then asks for client certificates'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l peer-probe -x -d 'ADDRESS=NAME of a probe that has no certificate'
-complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l max-connections -x -d 'serve at most N connections'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l max-connections -x -d 'serve at most N connections, a quarter of them for one host'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l idle-timeout -x -d 'close a connection on which nothing comes for DURATION'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l from -x -d 'take lines that another stream has handed to BROKER, with ?group=NAME: kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l follow -x -a '(__fish_complete_directories)' -d 'send the logs of Tstat\'s output folder, [PROBE=]DIR, as they grow'

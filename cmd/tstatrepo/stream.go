@@ -98,7 +98,7 @@ func (s *streamCmd) settings() []*setting {
 		{name: "peer-probe", group: "Network", value: &s.probes,
 			usage: "`ADDRESS=NAME` of a probe that has no certificate"},
 		{name: "max-connections", group: "Network", value: &s.maxConnections,
-			usage: "serve at most `N` connections"},
+			usage: "serve at most `N` connections, a quarter of them for one host"},
 		{name: "idle-timeout", group: "Network", value: &s.idleTimeout,
 			usage: "close a connection on which nothing comes for `DURATION`"},
 

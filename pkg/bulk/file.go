@@ -84,10 +84,10 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		// From here on the file is the open one, whatever its name means now.
 		t.size, t.mtime = file.Size, file.ModTime
 		if t.remote != nil {
-			file.ReadSeekCloser = &peerFile{ReadSeekCloser: file.ReadSeekCloser, ctx: ctx, place: place}
+			file.ReadSeekCloser = newPeerFile(ctx, file.ReadSeekCloser, place)
 		}
 	}
-	if err := place.take(ctx); err != nil {
+	if err := place.Take(ctx); err != nil {
 		return err
 	}
 	rd := r.readers.Get().(*tstat.Reader)

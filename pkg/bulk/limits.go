@@ -16,18 +16,13 @@ import (
 // its connection and what it buffers.
 const OpenPerJob = 4
 
-const (
-	// moment is how long a read may take before the file gives back its place:
-	// a peer that sends at full speed keeps it.
-	moment = 100 * time.Millisecond
-	// turn is how long a file keeps its place while another peer, which has
-	// fewer, waits for one.
-	turn = time.Second
-	// piece is how much of a peer's file is read between two looks at its
-	// place, in bytes. With less, one that trickles would never be waited for
-	// long enough to give back its place.
-	piece = 256 << 10
-)
+// turn is how long a file keeps its place while another peer, which has fewer,
+// waits for one.
+const turn = time.Second
+
+// piece is how much of a peer's file is read between two looks at its place,
+// in bytes.
+const piece = 256 << 10
 
 // Limits bound what several runs do together, and divide it among the peers
 // that their files come from. A place is for a file that is worked on: it
@@ -72,8 +67,12 @@ func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	return &place{Limits: l, who: who}, nil
 }
 
-// take waits for a place.
-func (p *place) take(ctx context.Context) error {
+// Take implements peer.Place. It passes on a place that was held for its turn
+// and that another peer waits for.
+func (p *place) Take(ctx context.Context) error {
+	if p.taken && time.Since(p.since) >= turn && p.places.Contended(p.who) {
+		p.GiveBack()
+	}
 	if p.taken || p.closed {
 		return nil
 	}
@@ -84,85 +83,37 @@ func (p *place) take(ctx context.Context) error {
 	return nil
 }
 
-// giveBack gives back the place until the next take.
-func (p *place) giveBack() {
+// GiveBack implements peer.Place.
+func (p *place) GiveBack() {
 	if p.taken {
 		p.taken = false
 		p.places.Release(p.who)
 	}
 }
 
-// pass lets another peer have a turn if it has waited for one long enough.
-func (p *place) pass(ctx context.Context) error {
-	if !p.taken || time.Since(p.since) < turn || !p.places.Contended(p.who) {
-		return nil
-	}
-	p.giveBack()
-	return p.take(ctx)
-}
-
 // close gives back everything: what is left to do for the file needs no place.
 func (p *place) close() {
-	p.giveBack()
+	p.GiveBack()
 	if !p.closed {
 		p.closed = true
 		p.open.Release(p.who)
 	}
 }
 
-// peerFile is a file of a peer. It is read a piece at a time, without a place
-// if that takes longer than a moment.
+// peerFile is a file of a peer, see peer.PlaceReader.
 type peerFile struct {
 	io.ReadSeekCloser
-	ctx   context.Context
-	place *place
-	buf   []byte
-	rest  []byte // of buf, not returned yet
-	err   error  // to be returned after rest
+	pieces *peer.PlaceReader
 }
 
-func (f *peerFile) Read(p []byte) (int, error) {
-	if len(f.rest) == 0 && f.err == nil {
-		f.fill()
-	}
-	n := copy(p, f.rest)
-	f.rest = f.rest[n:]
-	if n == 0 {
-		return 0, f.err
-	}
-	return n, nil
+func newPeerFile(ctx context.Context, file io.ReadSeekCloser, p *place) *peerFile {
+	return &peerFile{file, peer.NewPlaceReader(ctx, file, p, piece)}
 }
 
-// fill reads the next piece.
-func (f *peerFile) fill() {
-	if f.err = f.place.pass(f.ctx); f.err != nil {
-		return
-	}
-	if f.buf == nil {
-		f.buf = make([]byte, piece)
-	}
-	gone := make(chan struct{}) // until then the place is the timer's, if that fires
-	timer := time.AfterFunc(moment, func() {
-		f.place.giveBack()
-		close(gone)
-	})
-	n := 0
-	for n < len(f.buf) && f.err == nil {
-		var m int
-		m, f.err = f.ReadSeekCloser.Read(f.buf[n:])
-		n += m
-	}
-	f.rest = f.buf[:n]
-	if !timer.Stop() {
-		<-gone
-		if err := f.place.take(f.ctx); err != nil {
-			f.rest, f.err = nil, err
-		}
-	}
-}
+func (f *peerFile) Read(p []byte) (int, error) { return f.pieces.Read(p) }
 
 // Seek goes back to the start, see Content.
 func (f *peerFile) Seek(offset int64, whence int) (int64, error) {
-	f.rest, f.err = nil, nil
+	f.pieces.Reset()
 	return f.ReadSeekCloser.Seek(offset, whence)
 }

@@ -29,14 +29,14 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 	begin := time.Now()
 	p, err := l.enter(t.Context(), who)
 	if err == nil {
-		err = p.take(t.Context())
+		err = p.Take(t.Context())
 	}
 	if err != nil {
 		t.Error(err)
 		return 0
 	}
 	defer p.close()
-	f := &peerFile{ReadSeekCloser: s, ctx: t.Context(), place: p}
+	f := newPeerFile(t.Context(), s, p)
 	size := s.Len()
 	for buf, n := make([]byte, piece), 0; ; {
 		m, err := f.Read(buf)
@@ -85,7 +85,9 @@ func TestQuickPeerSharesPlaces(t *testing.T) {
 			var many sync.WaitGroup
 			defer many.Wait()
 			for range 8 {
-				many.Go(func() { read(t, l, "many", &slowText{strings.NewReader(strings.Repeat("x", 24<<20)), piece, 0}, time.Second/10) })
+				many.Go(func() {
+					read(t, l, "many", &slowText{strings.NewReader(strings.Repeat("x", 24<<20)), piece, 0}, time.Second/10)
+				})
 			}
 			time.Sleep(time.Second)
 			if took := read(t, l, "one", &slowText{strings.NewReader(strings.Repeat("x", 4<<20)), piece, 0}, time.Second/10); took > 10*time.Second {

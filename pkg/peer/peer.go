@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
@@ -128,8 +129,18 @@ type Listener struct {
 }
 
 // Refused returns how many connections were closed because of where they came
-// from.
+// from, or because there were too many.
 func (l *Listener) Refused() int64 { return l.filter.refused.Load() }
+
+// Refuse closes an accepted connection for a reason, one of few. It counts
+// that, and logs it now and then.
+func (l *Listener) Refuse(c net.Conn, reason string) { l.filter.refuse(c, reason) }
+
+// Refusals counts the connections that the listeners of this process refused,
+// by where they listen and by reason.
+var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "tstatrepo_connections_refused_total", Help: "Connections refused, by listener and reason.",
+}, []string{"listen", "reason"})
 
 // SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
 func (l *Listener) SetDeadline(t time.Time) error {
@@ -221,10 +232,15 @@ func (f *filter) Accept() (net.Conn, error) {
 			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
 			return c, nil
 		}
-		n := f.refused.Add(1)
-		c.Close()
-		f.tell.Do(func() {
-			f.log.Warn("connection refused: its address is not allowed", "peer", c.RemoteAddr(), "listen", f.Addr(), "refused", n)
-		})
+		f.refuse(c, "its address is not allowed")
 	}
+}
+
+func (f *filter) refuse(c net.Conn, reason string) {
+	n := f.refused.Add(1)
+	c.Close()
+	Refusals.WithLabelValues(f.Addr().String(), reason).Inc()
+	f.tell.Do(func() {
+		f.log.Warn("connection refused: "+reason, "peer", c.RemoteAddr(), "listen", f.Addr(), "refused", n)
+	})
 }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,9 +21,12 @@ const maxHeader = 64 << 10
 type Server struct {
 	Handler http.Handler
 	// MaxConns bounds the connections that are served at a time; further ones
-	// wait in the queue of the kernel. 0: no limit.
-	MaxConns     int
-	ReadTimeout  time.Duration // of a request with its body; 0: 1m
+	// wait in the queue of the kernel. Of one host they are at most PerHost of
+	// that: further ones are refused. 0: no limit.
+	MaxConns int
+	// ReadTimeout is that of a request with its body; 0: 1m. A body that comes
+	// too slowly, see slowestBody, ends before.
+	ReadTimeout  time.Duration
 	WriteTimeout time.Duration // of an answer; 0: none
 	// Grace is how long requests in hand have left when the context of Serve
 	// ends. Their own contexts end then only if Interrupt is set.
@@ -35,7 +40,7 @@ type Server struct {
 func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	g, running := errgroup.WithContext(ctx)
 	srv := &http.Server{
-		Handler:           s.Handler,
+		Handler:           &steadyHandler{s.Handler, cmp.Or(s.ReadTimeout, time.Minute)},
 		ReadHeaderTimeout: 20 * time.Second,
 		ReadTimeout:       cmp.Or(s.ReadTimeout, time.Minute),
 		WriteTimeout:      s.WriteTimeout,
@@ -47,9 +52,11 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 		srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	}
 	places := make(chan struct{}, s.MaxConns)
+	hosts := NewShares(s.MaxConns, PerHost(s.MaxConns))
 	if s.MaxConns > 0 {
-		srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		srv.ConnState = func(c net.Conn, state http.ConnState) {
 			if state == http.StateClosed || state == http.StateHijacked {
+				hosts.Release(ConnHost(c))
 				<-places
 			}
 		}
@@ -57,7 +64,7 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	for _, l := range list {
 		var listener net.Listener = l
 		if s.MaxConns > 0 {
-			listener = &bounded{l, running, places}
+			listener = &bounded{l, running, places, hosts}
 		}
 		g.Go(func() error {
 			err := srv.Serve(listener)
@@ -79,12 +86,27 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	return g.Wait()
 }
 
+// PerHost returns how many of total connections one host may have: a quarter,
+// so that a single host cannot keep others out. Several hosts behind one
+// address count as one. Loopback addresses, see Host, are not bounded.
+func PerHost(total int) int { return max(1, total/4) }
+
+// TooManyOfHost is the reason to refuse a connection of a host beyond PerHost.
+const TooManyOfHost = "its host has as many connections as one may have"
+
+// ConnHost returns the Host of a connection's peer.
+func ConnHost(c net.Conn) string {
+	addr, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return Host(addr.Addr())
+}
+
 // bounded is a listener that accepts as long as there are free places.
 // Connections stay as they are, so that the kernel can still send files.
 type bounded struct {
-	net.Listener
+	*Listener
 	ctx    context.Context
 	places chan struct{}
+	hosts  *Shares // of places
 }
 
 // Accept waits for a place and then for a connection.
@@ -94,9 +116,62 @@ func (l *bounded) Accept() (net.Conn, error) {
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.places
+			return nil, err
+		}
+		if ok, _ := l.hosts.TryAcquire(ConnHost(c)); ok {
+			return c, nil
+		}
+		l.Refuse(c, TooManyOfHost)
 	}
-	return c, err
+}
+
+// A body has to come at slowestBody bytes a second on average, after a first
+// bodyGrace: the least that a line of a probe can carry, and more than what
+// costs an attacker nothing.
+const (
+	slowestBody = 1 << 10
+	bodyGrace   = 10 * time.Second
+)
+
+// steadyHandler ends requests whose bodies come too slowly.
+type steadyHandler struct {
+	http.Handler
+	timeout time.Duration // of a whole request
+}
+
+func (h *steadyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &steadyBody{ReadCloser: r.Body, conn: http.NewResponseController(w), end: time.Now().Add(h.timeout)}
+	}
+	h.Handler.ServeHTTP(w, r)
+}
+
+// steadyBody is the body of a request. A read of it fails with
+// os.ErrDeadlineExceeded when the peer is too slow.
+type steadyBody struct {
+	io.ReadCloser
+	conn   *http.ResponseController
+	end    time.Time // of the request, at the latest
+	n      int64
+	waited time.Duration
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	begin := time.Now()
+	limit := begin.Add(bodyGrace + time.Duration(b.n)*time.Second/slowestBody - b.waited)
+	if limit.After(b.end) {
+		limit = b.end
+	}
+	b.conn.SetReadDeadline(limit) // fails for a connection that is gone: so does Read
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	b.waited += time.Since(begin)
+	if err != nil {
+		b.conn.SetReadDeadline(b.end) // the server looks whether the peer is still there
+	}
+	return n, err
 }

@@ -9,7 +9,8 @@ import (
 
 // Shares gives out a number of places, so that no peer can keep them all from
 // the others: a free place goes to the waiting peer that has the fewest, and
-// no peer has more than its bound. It is safe for concurrent use.
+// no peer has more than its bound. The peer "", see Host, has no bound but the
+// total. It is safe for concurrent use.
 type Shares struct {
 	each int // most places of one peer
 
@@ -57,7 +58,7 @@ func (s *Shares) Acquire(ctx context.Context, who string) error {
 func (s *Shares) TryAcquire(who string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[who] >= s.each {
+	if !s.within(who) {
 		return false, false
 	}
 	if s.free == 0 {
@@ -85,9 +86,12 @@ func (s *Shares) Contended(who string) bool {
 	defer s.mu.Unlock()
 	mine := s.held[who]
 	return slices.ContainsFunc(s.waiting, func(w *waiter) bool {
-		return w.who != who && s.held[w.who] < min(mine, s.each)
+		return w.who != who && s.held[w.who] < mine && s.within(w.who)
 	})
 }
+
+// within reports whether a peer may have one more place; the lock is held.
+func (s *Shares) within(who string) bool { return who == "" || s.held[who] < s.each }
 
 // take takes a free place; the lock is held.
 func (s *Shares) take(who string) {
@@ -100,7 +104,7 @@ func (s *Shares) grant() {
 	for s.free > 0 {
 		next := -1
 		for i, w := range s.waiting {
-			if n := s.held[w.who]; n < s.each && (next < 0 || n < s.held[s.waiting[next].who]) {
+			if n := s.held[w.who]; s.within(w.who) && (next < 0 || n < s.held[s.waiting[next].who]) {
 				next = i
 			}
 		}

@@ -32,7 +32,9 @@ import (
 const (
 	maxBody   = 256 << 20
 	maxPoints = 2 << 20
-	maxPosts  = 16  // at a time; others wait
+	maxPosts  = 16 // that are worked on at a time; others wait
+	maxOpen   = 64 // that are read, with those that wait for their peer
+	maxConns  = 1024
 	maxName   = 255 // bytes of a file name
 
 	// DefaultMaxMetrics is more than the 7,341 RRDs that Tstat can write.
@@ -93,7 +95,8 @@ type Endpoint struct {
 	opt       EndpointOptions
 	unlock    func() // of the destination
 	listeners []*peer.Listener
-	slots     chan struct{} // one for each POST that is read
+	slots     chan struct{} // one for each POST that is worked on
+	open      chan struct{} // one for each POST that is read or waits for its peer
 	seed      maphash.Seed  // of the hashes in senders
 	mu        sync.Mutex    // of the sink
 	sink      graphite.Sink
@@ -125,7 +128,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	}
 	opt.MaxMetrics = cmp.Or(opt.MaxMetrics, DefaultMaxMetrics)
 	e := &Endpoint{
-		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), seed: maphash.MakeSeed(), senders: map[string]*sender{},
+		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), open: make(chan struct{}, maxOpen), seed: maphash.MakeSeed(), senders: map[string]*sender{},
 		refusals: rate.Sometimes{First: 20, Interval: time.Second},
 	}
 	if e.sink, e.spool, err = opt.open(hash("endpoint\n" + key)); err != nil {
@@ -203,7 +206,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 			e.flush(flushing)
 		}
 	})
-	server := &peer.Server{Handler: mux, ReadTimeout: 5 * time.Minute, Grace: 10 * time.Second, Log: e.opt.Log}
+	server := &peer.Server{Handler: mux, MaxConns: maxConns, ReadTimeout: 5 * time.Minute, Grace: 10 * time.Second, Log: e.opt.Log}
 	err := server.Serve(ctx, e.listeners...)
 	stop()
 	flusher.Wait()
@@ -242,14 +245,21 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, r, http.StatusBadRequest, "Invalid format", fmt.Errorf("content type %q", t))
 		return
 	}
-	from, err := e.enter(probe)
+	key := probe
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		// Peers without a certificate may share a name, but not their turn.
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			key += " " + peer.Host(from.Addr())
+		}
+	}
+	from, err := e.enter(key)
 	if err != nil {
 		e.refuse(w, r, http.StatusServiceUnavailable, "Too many probes", err)
 		return
 	}
-	defer e.leave(probe, from)
-	// A POST that waits for another of its probe takes no slot of the others.
-	for _, place := range []chan struct{}{from.turn, e.slots} {
+	defer e.leave(key, from)
+	// A POST that waits for another of its probe takes no place of the others.
+	for _, place := range []chan struct{}{from.turn, e.open} {
 		select {
 		case place <- struct{}{}:
 			defer func() { <-place }()
@@ -261,7 +271,10 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var notStored error
 	// What the peer sent is stored even if it does not wait for the answer.
 	ctx := context.WithoutCancel(r.Context())
-	err = e.read(http.MaxBytesReader(w, r.Body, maxBody), probe, from, &n, func(metrics []graphite.Metric) error {
+	slot := &slot{slots: e.slots}
+	defer slot.GiveBack()
+	body := peer.NewPlaceReader(r.Context(), http.MaxBytesReader(w, r.Body, maxBody), slot, bodyPiece)
+	err = e.read(body, probe, from, &n, func(metrics []graphite.Metric) error {
 		notStored = e.store(ctx, metrics)
 		return notStored
 	})
@@ -280,6 +293,36 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.LastSuccess = time.Now()
 		})
 		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// bodyPiece is how much of a POST is read at a time, in bytes.
+const bodyPiece = 64 << 10
+
+// slot is the place of a POST among those that are worked on. It is a
+// peer.Place: what comes slowly holds none.
+type slot struct {
+	slots chan struct{}
+	held  bool
+}
+
+func (s *slot) Take(ctx context.Context) error {
+	if s.held {
+		return nil
+	}
+	select {
+	case s.slots <- struct{}{}:
+		s.held = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *slot) GiveBack() {
+	if s.held {
+		s.held = false
+		<-s.slots
 	}
 }
 

@@ -430,3 +430,45 @@ func TestEndpointBoundsProbes(t *testing.T) {
 		t.Errorf("a known probe: %d", code)
 	}
 }
+
+// TestEndpointSlowPostsHoldNoPlace: POSTs that have begun and do not go on
+// hold up no others, neither those of other probes nor those of other hosts
+// under the same name.
+func TestEndpointSlowPostsHoldNoPlace(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const body = `[["tcp_cl_p_in.avg.rrd", 300, 1]]`
+			e := newEndpoint(t, io.Discard, io.Discard, 0)
+			if shared {
+				e.opt.Probes, e.opt.Probe = nil, "all"
+			}
+			var codes atomic.Int64
+			var finish []*io.PipeWriter
+			for i := range 2 * maxPosts {
+				slow, w := io.Pipe()
+				finish = append(finish, w)
+				go func() { codes.Add(int64(postFrom(e, fmt.Sprintf("10.0.1.%d:1", i), slow).Code)) }()
+				io.WriteString(w, body[:10])
+			}
+			time.Sleep(time.Second)
+			answered := make(chan int, 1)
+			go func() { answered <- postFrom(e, "10.0.0.2:1", strings.NewReader(body)).Code }()
+			select {
+			case code := <-answered:
+				if code != 200 {
+					t.Errorf("another host: %d", code)
+				}
+			case <-time.After(time.Minute):
+				t.Error("another host waits for them")
+			}
+			for _, w := range finish {
+				io.WriteString(w, body[10:])
+				w.Close()
+			}
+			synctest.Wait()
+			if want := int64(200 * len(finish)); codes.Load() != want {
+				t.Errorf("codes add up to %d, want %d", codes.Load(), want)
+			}
+		})
+	}
+}

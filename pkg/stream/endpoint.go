@@ -43,6 +43,7 @@ type endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
+	places    *peer.Shares // of conns; one host has at most a part, also if it is silent
 	stopping  bool
 	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
@@ -69,7 +70,7 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 			}
 			continue
 		}
-		e.start(ctx, nc)
+		e.start(ctx, l, nc)
 	}
 	l.SetDeadline(e.readUntil)
 	for waiting(l) {
@@ -77,13 +78,22 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 		if err != nil {
 			return
 		}
-		e.start(ctx, nc)
+		e.start(ctx, l, nc)
 	}
 }
 
 // start serves a connection in a goroutine of its own, if there may be one
 // more.
-func (e *endpoint) start(ctx context.Context, nc net.Conn) {
+func (e *endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
+	host := peer.ConnHost(nc)
+	if ok, all := e.places.TryAcquire(host); !ok {
+		reason := peer.TooManyOfHost
+		if all {
+			reason = "there are as many as max-connections allows"
+		}
+		l.Refuse(nc, reason)
+		return
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{
 		endpoint: e, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
@@ -91,16 +101,6 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 	}
 	e.mu.Lock()
 	c.stopping.Store(e.stopping)
-	if len(e.conns) >= e.hub.opt.MaxConnections {
-		e.mu.Unlock()
-		cancel(nil)
-		nc.Close()
-		n := e.hub.stats.refused.Add(1)
-		e.full.Do(func() {
-			e.log.Warn("connection refused: there are as many as max-connections allows", "peer", nc.RemoteAddr(), "refused", n)
-		})
-		return
-	}
 	e.conns[c] = true
 	e.hub.stats.connections.Store(int64(len(e.conns)))
 	e.wg.Add(1)
@@ -113,6 +113,7 @@ func (e *endpoint) start(ctx context.Context, nc net.Conn) {
 			c.tracker.settle(ctx)
 		}
 		nc.Close()
+		e.places.Release(host)
 		cancel(nil)
 		c.acks.Wait()
 		if c.src != nil {

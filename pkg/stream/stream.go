@@ -209,7 +209,7 @@ func (s *Stream) open() (err error) {
 		s.inputs = append(s.inputs, src)
 	}
 	s.endpoint = &endpoint{
-		hub: h, log: s.log, conns: map[*conn]bool{}, sessions: map[string]*conn{}, run: rand.Text(),
+		hub: h, log: s.log, conns: map[*conn]bool{}, places: peer.NewShares(opt.MaxConnections, peer.PerHost(opt.MaxConnections)), sessions: map[string]*conn{}, run: rand.Text(),
 		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	s.listeners, err = peer.ListenAll(opt.Listen, s.log)

@@ -1,0 +1,161 @@
+package peer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// pipes is a network of hosts with any address.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+// pipe is a connection from an address.
+type pipe struct {
+	net.Conn
+	from *net.TCPAddr
+}
+
+func (p *pipe) RemoteAddr() net.Addr { return p.from }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	close(p.closed)
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80} }
+
+// dial connects from a host.
+func (p *pipes) dial(host string) net.Conn {
+	client, server := net.Pipe()
+	p.conns <- &pipe{server, &net.TCPAddr{IP: net.ParseIP(host), Port: 1}}
+	return client
+}
+
+// servePipes runs a server in a bubble of time until the test of f ends.
+func servePipes(t *testing.T, srv Server, log *bytes.Buffer, f func(t *testing.T, p *pipes, l *Listener)) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{make(chan net.Conn), make(chan struct{})}
+		srv.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		l := &Listener{p, &filter{Listener: p, log: srv.Log, tell: rate.Sometimes{First: 1, Interval: time.Minute}}}
+		ended := make(chan error)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { ended <- srv.Serve(ctx, l) }()
+		f(t, p, l)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// get sends a request over a connection and returns the status of the answer.
+func get(c net.Conn) (int, error) {
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// TestServerBoundsHosts: one host that holds all the connections it can get,
+// with half a request on each, keeps nobody else out. Those beyond its share
+// are refused, counted and logged; loopback has no bound but the total.
+func TestServerBoundsHosts(t *testing.T) {
+	var log bytes.Buffer
+	srv := Server{Handler: http.NotFoundHandler(), MaxConns: 8}
+	servePipes(t, srv, &log, func(t *testing.T, p *pipes, l *Listener) {
+		var held []net.Conn
+		for i := range 5 {
+			c := p.dial("10.0.0.1")
+			defer c.Close()
+			_, err := io.WriteString(c, "GET / HTTP/1.1\r\n")
+			if refused := err != nil; refused != (i >= 2) {
+				t.Errorf("connection %d of the host refused: %v", i, refused)
+			}
+			held = append(held, c)
+		}
+		for _, host := range []string{"10.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.1"} {
+			c := p.dial(host)
+			defer c.Close()
+			if code, err := get(c); code != 404 {
+				t.Errorf("%s: %d, %v", host, code, err)
+			}
+		}
+		if l.Refused() != 3 || strings.Count(log.String(), TooManyOfHost) != 1 || !strings.Contains(log.String(), "10.0.0.1") {
+			t.Errorf("refused %d, log: %s", l.Refused(), &log)
+		}
+		held[0].Close()
+		synctest.Wait()
+		c := p.dial("10.0.0.1")
+		defer c.Close()
+		if code, err := get(c); code != 404 {
+			t.Errorf("after one was closed: %d, %v", code, err)
+		}
+	})
+}
+
+// TestServerEndsSlowBodies: a body that trickles ends soon, whatever the time
+// for a request; one that comes slowly, but steadily, is read to its end.
+func TestServerEndsSlowBodies(t *testing.T) {
+	type result struct {
+		n    int
+		err  error
+		took time.Duration
+	}
+	results := make(chan result, 2)
+	srv := Server{ReadTimeout: time.Hour, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		body, err := io.ReadAll(r.Body)
+		results <- result{len(body), err, time.Since(begin)}
+	})}
+	servePipes(t, srv, new(bytes.Buffer), func(t *testing.T, p *pipes, _ *Listener) {
+		send := func(each int) result {
+			c := p.dial("10.0.0.1")
+			defer c.Close()
+			go io.Copy(io.Discard, c)
+			fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 100*each)
+			for range 100 {
+				if _, err := c.Write(make([]byte, each)); err != nil {
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			return <-results
+		}
+		if r := send(2); !errors.Is(r.err, os.ErrDeadlineExceeded) || r.took > 11*time.Second {
+			t.Errorf("2 bytes a second: %+v", r)
+		}
+		if r := send(1500); r.err != nil || r.n != 150_000 {
+			t.Errorf("1,500 bytes a second: %+v", r)
+		}
+	})
+}
