@@ -120,7 +120,7 @@ func TestServeBefore09(t *testing.T) {
 	p := begin(t, nil, "serve", "--config", c.write(t))
 	p.says("specification goes on after a restart")
 	becomes(t, "the endpoint", func() bool {
-		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["a.rrd", 1436486700, 12.5]]`))
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -133,7 +133,7 @@ func TestServeBefore09(t *testing.T) {
 		return r.out.String()
 	}
 	runcap("--stop")
-	if out := runcap("--result", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.a  12.5") {
+	if out := runcap("--result", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.ip_len_in.avg  12.5") {
 		t.Errorf("the result is\n%s", out)
 	}
 	p.signal(syscall.SIGTERM)

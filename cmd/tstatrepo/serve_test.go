@@ -176,12 +176,12 @@ func TestServeSignals(t *testing.T) {
 	p.says(`configuration loaded changed="collect-rrd.prefix collect-rrd.names remote-probe"`)
 	becomes(t, "a point under the changed name", func() bool {
 		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
-			strings.NewReader(`[["ip_len_in_avg.rrd", 1436486100, 1]]`))
+			strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 1]]`))
 		if err != nil {
 			return false // it is being opened again
 		}
 		resp.Body.Close()
-		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in_avg.wsp"))
+		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in/avg.wsp"))
 		return err == nil
 	})
 	reload(`configuration loaded changed=""`)
@@ -409,14 +409,14 @@ func TestServeClients(t *testing.T) {
 	p.says("waiting for clients")
 	runcap("repository-collect_rrd", "--when", "now + inf")
 	becomes(t, "the endpoint", func() bool {
-		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["a.rrd", 1436486700, 12.5]]`))
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))
 		if err == nil {
 			resp.Body.Close()
 		}
 		return err == nil && resp.StatusCode == http.StatusOK
 	})
 	runcap("--stop", "--token", "repository-collect_rrd-0")
-	if out := runcap("--result", "--token", "repository-collect_rrd-0", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.a  12.5") {
+	if out := runcap("--result", "--token", "repository-collect_rrd-0", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.ip_len_in.avg  12.5") {
 		t.Errorf("the result is\n%s", out)
 	}
 	becomes(t, "its end", func() bool {

@@ -82,7 +82,7 @@ func TestServeAdmin(t *testing.T) {
 
 	// Points, for a server that is away.
 	post := func() {
-		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in_avg.rrd", 1436486100, 42]]`))
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 42]]`))
 		if err != nil {
 			t.Fatal(err)
 		}
