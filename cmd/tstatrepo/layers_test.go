@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -72,6 +73,38 @@ func TestLayers(t *testing.T) {
 				t.Errorf("%s imports %s, which is not below it", name, dep)
 			}
 		}
+	}
+}
+
+// listens is how a program listens for connections.
+var listens = regexp.MustCompile(`\b(http\.Server\{|http\.ListenAndServe|http\.Serve\(|net\.Listen|\.Listen\(ctx, "tcp")`)
+
+// TestOneListener: only pkg/peer listens, for it refuses web pages and
+// strangers.
+func TestOneListener(t *testing.T) {
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for name := range strings.FieldsSeq(string(out)) {
+		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
+		if isProgram || kits.MatchString(name) || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !listens.Match(text) {
+			continue
+		}
+		if found++; !strings.HasPrefix(name, "pkg/peer/") {
+			t.Errorf("%s listens itself: use pkg/peer", name)
+		}
+	}
+	if found == 0 {
+		t.Error("nobody listens")
 	}
 }
 

@@ -36,7 +36,7 @@ func (svc *service) administer(ctx context.Context) error {
 	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv := &peer.Server{
 		Handler:  admin.Handler(admin.Options{State: svc.state, Gatherer: reg, Ready: svc.ready}),
-		MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,
+		Linkable: true, MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,
 	}
 	return srv.Serve(ctx, listeners...)
 }

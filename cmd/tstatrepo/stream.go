@@ -233,7 +233,7 @@ func (s *streamCmd) writeMetrics(ctx context.Context, run *stream.Stream, log *s
 			Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When these figures were written.", ConstLabels: prometheus.Labels{"stream": s.name},
 		})
 		updated.Set(float64(time.Now().UnixMilli()) / 1000)
-		reg.MustRegister(run, updated)
+		reg.MustRegister(run, updated, peer.Refusals)
 		if err := writeTextfile(s.metricsFile, reg); err != nil {
 			log.Warn("metrics file was not written", "err", err)
 		}

@@ -5,11 +5,8 @@ package admin
 
 import (
 	"bytes"
-	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,13 +35,6 @@ const maxScrapes = 4
 //	/-/ready    200, or 503 and the reason
 //
 // to GET and HEAD. Everything else is 404 or 405.
-//
-// A web page that somebody on this machine looks at cannot read from here,
-// although the browser reaches the loopback address: a request that came to a
-// loopback address has to call it localhost or by its number, so that a name
-// that was bound to 127.0.0.1 afterwards (DNS rebinding) gets 421. On other
-// addresses certificates or networks keep strangers out, and any name is
-// good.
 func Handler(opt Options) http.Handler {
 	if opt.Ready == nil {
 		opt.Ready = func() error { return nil }
@@ -65,7 +55,7 @@ func Handler(opt Options) http.Handler {
 		}
 		answer(w, http.StatusOK, "ready")
 	})
-	return guard(mux)
+	return secured(mux)
 }
 
 // policy lets the page load nothing from anywhere, run nothing, and stand in
@@ -73,9 +63,8 @@ func Handler(opt Options) http.Handler {
 // the page itself.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// guard refuses requests under foreign names and sets the headers that all
-// answers have.
-func guard(next http.Handler) http.Handler {
+// secured sets the headers that all answers have.
+func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
@@ -85,35 +74,8 @@ func guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if !named(r) {
-			answer(w, http.StatusMisdirectedRequest, "this is a listener on the loopback address: call it localhost")
-			return
-		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// named tells whether the request names the listener in a way that it may be
-// named.
-func named(r *http.Request) bool {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return true // no listener
-	}
-	at, err := netip.ParseAddrPort(local.String())
-	if err != nil || !at.Addr().Unmap().IsLoopback() {
-		return true
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	_, err = netip.ParseAddr(host)
-	return err == nil
 }
 
 // answer sends a line of text.

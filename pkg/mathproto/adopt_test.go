@@ -28,7 +28,7 @@ func TestAdopt(t *testing.T) {
 		t.Error(got)
 	}
 	// A restart does not adopt it again: removed is removed.
-	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: x\r\n\r\n")
+	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	r.stop()
 	r.start()
 	if got := r.get("/DBSImport"); got != "{}" {

@@ -128,7 +128,7 @@ func NewProbe(opt ProbeOptions) (*Probe, error) {
 	if _, err := os.Stat(opt.Dir); err != nil {
 		return nil, err
 	}
-	list, err := peer.ListenAll(opt.Listen, nil)
+	list, err := peer.ListenAll(opt.Listen, opt.Log)
 	if err != nil {
 		return nil, err
 	}

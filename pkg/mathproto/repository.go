@@ -144,7 +144,7 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	r := &Repository{opt: opt, log: opt.Log, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
 	var saved registry
 	if err = state.Load(opt.State, stateFormat, &saved); err == nil || errors.Is(err, fs.ErrNotExist) {
-		r.listeners, err = peer.ListenAll(opt.Listen, nil)
+		r.listeners, err = peer.ListenAll(opt.Listen, opt.Log)
 	}
 	if err != nil {
 		unlock()

@@ -217,7 +217,7 @@ func TestRemove(t *testing.T) {
 	r.register("s1", p.addr())
 	r.has("s1", folder1+"/"+file, "", 3)
 	for path, want := range map[string]int{"/DBSImport/0": 200, "/DBSImport/7": 404, "/DBSImport/x": 400, "/DBSImport": 500} {
-		resp, _ := exchange(t, r.addr, "DELETE", "DELETE "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, _ := exchange(t, r.addr, "DELETE", "DELETE "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if resp.StatusCode != want {
 			t.Errorf("DELETE %s: %s", path, resp.Status)
 		}
@@ -253,7 +253,7 @@ func TestForgotten(t *testing.T) {
 	eventually(t, "a failure", func() bool { return strings.Contains(logs.String(), "not registered") })
 	r.start()
 	r.has("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
-	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: x\r\n\r\n")
+	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	eventually(t, "a new registration", func() bool { return strings.HasPrefix(r.get("/DBSImport"), `{"1":`) })
 	if n := strings.Count(logs.String(), "level=WARN"); n != 1 {
 		t.Errorf("%d warnings: %s", n, logs.String())

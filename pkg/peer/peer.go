@@ -12,12 +12,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
@@ -125,22 +121,10 @@ func loopback(host string) bool {
 // not allowed before a byte of them is read.
 type Listener struct {
 	net.Listener
+	*refuser
 	filter *filter
+	host   string // of the setting
 }
-
-// Refused returns how many connections were closed because of where they came
-// from, or because there were too many.
-func (l *Listener) Refused() int64 { return l.filter.refused.Load() }
-
-// Refuse closes an accepted connection for a reason, one of few. It counts
-// that, and logs it now and then.
-func (l *Listener) Refuse(c net.Conn, reason string) { l.filter.refuse(c, reason) }
-
-// Refusals counts the connections that the listeners of this process refused,
-// by where they listen and by reason.
-var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
-	Name: "tstatrepo_connections_refused_total", Help: "Connections refused, by listener and reason.",
-}, []string{"listen", "reason"})
 
 // SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
 func (l *Listener) SetDeadline(t time.Time) error {
@@ -174,11 +158,14 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &filter{Listener: tcp, allow: opt.Allow, log: opt.Log, tell: rate.Sometimes{First: 1, Interval: time.Minute}}
+	r := &refuser{listen: tcp.Addr(), log: opt.Log}
+	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
+	host, _ := hostOf(opt.Addr) // checked above
+	l := &Listener{f, r, f, host}
 	if config != nil {
-		return &Listener{tls.NewListener(f, config), f}, nil
+		l.Listener = tls.NewListener(f, config)
 	}
-	return &Listener{f, f}, nil
+	return l, nil
 }
 
 // ListenAll opens all listeners or none. log is that of options without one.
@@ -215,11 +202,11 @@ func Addrs(list []*Listener) []string {
 // filter closes what is not allowed.
 type filter struct {
 	net.Listener
-	allow   Networks
-	log     *slog.Logger
-	tell    rate.Sometimes // a scan must not fill the log
-	refused atomic.Int64
+	*refuser
+	allow Networks
 }
+
+var errAddress = hint.New("its address is not allowed", "add its network to `allow` if it is a peer")
 
 // Accept returns the next connection that is allowed.
 func (f *filter) Accept() (net.Conn, error) {
@@ -232,15 +219,7 @@ func (f *filter) Accept() (net.Conn, error) {
 			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
 			return c, nil
 		}
-		f.refuse(c, "its address is not allowed")
+		c.Close()
+		f.Refuse(c.RemoteAddr(), errAddress)
 	}
-}
-
-func (f *filter) refuse(c net.Conn, reason string) {
-	n := f.refused.Add(1)
-	c.Close()
-	Refusals.WithLabelValues(f.Addr().String(), reason).Inc()
-	f.tell.Do(func() {
-		f.log.Warn("connection refused: "+reason, "peer", c.RemoteAddr(), "listen", f.Addr(), "refused", n)
-	})
 }

@@ -17,9 +17,13 @@ import (
 // maxHeader bounds the header of a request or of an answer, in bytes.
 const maxHeader = 64 << 10
 
-// Server serves HTTP within limits of time and number.
+// Server serves HTTP within limits of time and number. It refuses requests that
+// web pages make a browser send.
 type Server struct {
 	Handler http.Handler
+	// Linkable says that web pages may link to the pages here: nothing is
+	// changed by looking at them.
+	Linkable bool
 	// MaxConns bounds the connections that are served at a time; further ones
 	// wait in the queue of the kernel. Of one host they are at most PerHost of
 	// that: further ones are refused. 0: no limit.
@@ -40,7 +44,7 @@ type Server struct {
 func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	g, running := errgroup.WithContext(ctx)
 	srv := &http.Server{
-		Handler:           &steadyHandler{s.Handler, cmp.Or(s.ReadTimeout, time.Minute)},
+		Handler:           s.guard(&steadyHandler{s.Handler, cmp.Or(s.ReadTimeout, time.Minute)}),
 		ReadHeaderTimeout: 20 * time.Second,
 		ReadTimeout:       cmp.Or(s.ReadTimeout, time.Minute),
 		WriteTimeout:      s.WriteTimeout,
@@ -48,8 +52,15 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
+	base := context.Background()
 	if s.Interrupt {
-		srv.BaseContext = func(net.Listener) context.Context { return ctx }
+		base = ctx
+	}
+	srv.BaseContext = func(l net.Listener) context.Context {
+		if b, ok := l.(*bounded); ok {
+			l = b.Listener
+		}
+		return context.WithValue(base, listenerKey{}, l)
 	}
 	places := make(chan struct{}, s.MaxConns)
 	hosts := NewShares(s.MaxConns, PerHost(s.MaxConns))
@@ -91,8 +102,8 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 // address count as one. Loopback addresses, see Host, are not bounded.
 func PerHost(total int) int { return max(1, total/4) }
 
-// TooManyOfHost is the reason to refuse a connection of a host beyond PerHost.
-const TooManyOfHost = "its host has as many connections as one may have"
+// ErrTooManyOfHost is the cause to refuse a connection of a host beyond PerHost.
+var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
 // ConnHost returns the Host of a connection's peer.
 func ConnHost(c net.Conn) string {
@@ -125,7 +136,8 @@ func (l *bounded) Accept() (net.Conn, error) {
 		if ok, _ := l.hosts.TryAcquire(ConnHost(c)); ok {
 			return c, nil
 		}
-		l.Refuse(c, TooManyOfHost)
+		c.Close()
+		l.Refuse(c.RemoteAddr(), ErrTooManyOfHost)
 	}
 }
 

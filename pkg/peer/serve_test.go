@@ -15,8 +15,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // pipes is a network of hosts with any address.
@@ -61,7 +59,8 @@ func servePipes(t *testing.T, srv Server, log *bytes.Buffer, f func(t *testing.T
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipes{make(chan net.Conn), make(chan struct{})}
 		srv.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		l := &Listener{p, &filter{Listener: p, log: srv.Log, tell: rate.Sometimes{First: 1, Interval: time.Minute}}}
+		r := &refuser{listen: p.Addr(), log: srv.Log}
+		l := &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r}
 		ended := make(chan error)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { ended <- srv.Serve(ctx, l) }()
@@ -110,7 +109,7 @@ func TestServerBoundsHosts(t *testing.T) {
 				t.Errorf("%s: %d, %v", host, code, err)
 			}
 		}
-		if l.Refused() != 3 || strings.Count(log.String(), TooManyOfHost) != 1 || !strings.Contains(log.String(), "10.0.0.1") {
+		if l.Refused() != 3 || strings.Count(log.String(), ErrTooManyOfHost.Error()) != 1 || !strings.Contains(log.String(), "10.0.0.1") {
 			t.Errorf("refused %d, log: %s", l.Refused(), &log)
 		}
 		held[0].Close()

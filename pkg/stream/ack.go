@@ -34,11 +34,11 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
 	switch {
 	case len(f) != 3 || f[0] != ackHello:
-		return c.refuse("the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
+		return c.refuse(errHello, "the first line is neither one of a log nor '%s %s SESSION'", ackHello, ackVersion)
 	case f[1] != ackVersion:
-		return c.refuse("version %.20q is not known, this endpoint has %s", f[1], ackVersion)
+		return c.refuse(errHello, "version %.20q is not known, this endpoint has %s", f[1], ackVersion)
 	case !isSession(f[2]):
-		return c.refuse("the name of a session has 1 to 64 letters, digits, '_' and '-'")
+		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-'")
 	}
 	c.session, c.key = f[2], f[2]
 	// A former connection of the session may still have lines to hand over;
@@ -74,12 +74,13 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// refuse tells the exporter why the connection ends, and returns that.
-func (c *conn) refuse(format string, args ...any) error {
+// refuse tells the exporter why the connection ends, and returns that with its
+// cause, one of refusals.
+func (c *conn) refuse(cause error, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
 	fmt.Fprintf(c.nc, "error %v\n", err)
-	return err
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // control takes a line between those of logs.
@@ -96,13 +97,8 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	if ok, _ := c.hub.announced.add(name, maxProbes); !ok {
 		// The exporter keeps its lines: to leave them out would lose them.
 		// What it sent before is confirmed first, or would come with each try.
-		n := c.hub.stats.refused.Add(1)
-		c.full.Do(func() {
-			c.log.Warn("connection refused: peers have announced too many names of probes",
-				"peer", c.nc.RemoteAddr(), "probe", name, "most", maxProbes, "refused", n)
-		})
 		c.tracker.settle(ctx)
-		return c.refuse("probe %s is one too many, %d names were announced", name, maxProbes)
+		return c.refuse(errNames, "probe %s is one too many, %d names were announced", name, maxProbes)
 	}
 	c.probe = name
 	c.count()

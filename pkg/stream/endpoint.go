@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,7 +48,6 @@ type endpoint struct {
 	stopping  bool
 	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
-	full      rate.Sometimes
 	wrong     rate.Sometimes
 	run       string // tells this process from others in message ids
 	number    atomic.Int64
@@ -87,16 +87,17 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 func (e *endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	host := peer.ConnHost(nc)
 	if ok, all := e.places.TryAcquire(host); !ok {
-		reason := peer.TooManyOfHost
+		cause := peer.ErrTooManyOfHost
 		if all {
-			reason = "there are as many as max-connections allows"
+			cause = errFull
 		}
-		l.Refuse(nc, reason)
+		nc.Close()
+		l.Refuse(nc.RemoteAddr(), cause)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{
-		endpoint: e, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
+		endpoint: e, listener: l, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
 		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
 	}
 	e.mu.Lock()
@@ -158,6 +159,7 @@ func (e *endpoint) readSize() int {
 // conn is one connection.
 type conn struct {
 	*endpoint
+	listener *peer.Listener
 	nc       net.Conn
 	key      string
 	enc      *encoder
@@ -179,7 +181,16 @@ type conn struct {
 	cut     int
 }
 
-var errReplaced = errors.New("the exporter has connected anew")
+var (
+	errFull     = errors.New("there are as many as max-connections allows")
+	errNames    = errors.New("peers have announced too many names of probes")
+	errNotLines = errors.New("the first line is too long, and does not begin with the path of a log")
+	errHello    = errors.New("the acknowledged mode does not begin like this")
+	errReplaced = errors.New("the exporter has connected anew")
+)
+
+// refusals are the causes for which a connection is closed that was accepted.
+var refusals = []error{peer.ErrHTTP, errNotLines, errHello, errNames}
 
 // serve reads lines until the peer or ctx ends.
 func (c *conn) serve(ctx context.Context) error {
@@ -192,7 +203,7 @@ func (c *conn) serve(ctx context.Context) error {
 		buf      = newBuffer(minBuffer)
 		n        int // bytes in buf
 		skipping bool
-		first    = true // no byte was looked at yet
+		first    = true // the first line may still turn out to be no line
 		idle     = c.hub.opt.IdleTimeout
 		maxLine  = c.hub.opt.MaxLine
 	)
@@ -220,8 +231,12 @@ func (c *conn) serve(ctx context.Context) error {
 				}
 				n = copy(buf.b, buf.b[i+1:n])
 				m = n
+				first = false
+			} else if peer.IsHTTP(buf.b[:n]) {
+				return peer.ErrHTTP
+			} else {
+				first = buf.b[0] != '/' && bytes.IndexByte(buf.b[:n], '\n') < 0
 			}
-			first = false
 		}
 		if skipping && m > 0 {
 			i := bytes.IndexByte(buf.b[:n], '\n')
@@ -242,6 +257,9 @@ func (c *conn) serve(ctx context.Context) error {
 			}
 		} else if n > maxLine {
 			c.reject(fmt.Sprintf("line is longer than %d bytes", maxLine), buf.b[:80])
+			if first {
+				return errNotLines
+			}
 			c.skip(n)
 			n, skipping = 0, true
 		}
@@ -370,7 +388,7 @@ func (c *conn) reject(reason string, line []byte) {
 // report tells how the connection ended.
 func (c *conn) report(err error) {
 	c.hub.stats.empty.Add(c.split.empty)
-	attrs := []any{"peer", c.nc.RemoteAddr(), "probe", c.probe, "bytes", c.pos}
+	attrs := []any{"probe", c.probe, "bytes", c.pos}
 	if c.rejects > 0 {
 		attrs = append(attrs, "rejects", c.rejects)
 	}
@@ -378,6 +396,14 @@ func (c *conn) report(err error) {
 		c.hub.stats.cuts.Add(1)
 		attrs = append(attrs, "cut", 1)
 	}
+	if i := slices.IndexFunc(refusals, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
+		if err != refusals[i] {
+			attrs = append(attrs, "err", err)
+		}
+		c.listener.Refuse(c.nc.RemoteAddr(), refusals[i], attrs...)
+		return
+	}
+	attrs = append([]any{"peer", c.nc.RemoteAddr()}, attrs...)
 	switch {
 	case errors.Is(err, io.EOF):
 		c.log.Debug("connection closed", attrs...)

@@ -56,7 +56,8 @@ type stats struct {
 	start                              time.Time
 	recent                             *metrics.Counts // of lines
 	lines, bytes, rejects, cuts, empty atomic.Int64
-	connections, accepted, refused     atomic.Int64
+	connections, accepted              atomic.Int64
+	refused                            atomic.Int64 // by listeners of former streams
 	folders, vanished, untaken         atomic.Int64
 }
 

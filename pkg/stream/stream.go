@@ -210,7 +210,7 @@ func (s *Stream) open() (err error) {
 	}
 	s.endpoint = &endpoint{
 		hub: h, log: s.log, conns: map[*conn]bool{}, places: peer.NewShares(opt.MaxConnections, peer.PerHost(opt.MaxConnections)), sessions: map[string]*conn{}, run: rand.Text(),
-		full: rate.Sometimes{First: 1, Interval: time.Minute}, wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	s.listeners, err = peer.ListenAll(opt.Listen, s.log)
 	return err

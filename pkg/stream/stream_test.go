@@ -368,7 +368,7 @@ func TestManyConnections(t *testing.T) {
 	for i, c := range conns[:200] {
 		wg.Go(func() {
 			if i < 100 {
-				io.WriteString(c, strings.Repeat("\xff", 200_000)) // without end
+				io.WriteString(c, "/"+strings.Repeat("\xff", 200_000)) // without end
 			} else {
 				io.WriteString(c, logPath) // slow: the rest never comes
 			}
@@ -562,5 +562,32 @@ func TestEndWithoutConsumer(t *testing.T) {
 			t.Fatalf("lacks something: %t: it does not end", lacks)
 		}
 		cancel()
+	}
+}
+
+// TestNoHTTP: a web page that posts lines, by whatever method, has its
+// connection closed before one of them is taken; the log and the count say so.
+func TestNoHTTP(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), MaxLine: 4096})
+	body := logPath + " 1 2 3\n"
+	requests := []string{"POST / HTTP/1.1", "EVIL /" + strings.Repeat("x", 1000) + " HTTP/1.1", "EVIL /" + strings.Repeat("x", 10_000) + " HTTP/1.1", "#EVIL / HTTP/1.1"}
+	for _, line := range requests {
+		c := connect(t, s.addr)
+		c.SetDeadline(time.Now().Add(patience))
+		io.WriteString(c, line+"\r\nHost: evil.example\r\n\r\n"+body)
+		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%.30s: the connection was not closed", line)
+		}
+	}
+	c := connect(t, s.addr)
+	write(t, c, "not a line\n"+body) // the end of one, from an exporter that connected again
+	c.Close()
+	await(t, "the line", func() bool { return s.Stats().Lines == 1 })
+	sum := s.stop()
+	if sum.Refused != 4 || sum.Lines != 1 {
+		t.Errorf("refused %d and took %d lines, want 4 and 1", sum.Refused, sum.Lines)
+	}
+	if n := strings.Count(s.log.String(), `msg="connection refused: HTTP on a listener for lines`); n != 1 {
+		t.Errorf("logged %d times, want once", n)
 	}
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
 // metrics is what /metrics tells.
@@ -23,7 +25,7 @@ func newMetrics(s *Supervisor) *metrics {
 		refused:        prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "refused_total", Help: "Specifications that were refused."}),
 		replies:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "replies_total", Help: "Replies of components by kind; unknown ones belong to no job."}, []string{"kind"}),
 	}
-	m.registry.MustRegister(m.specifications, m.refused, m.replies)
+	m.registry.MustRegister(m.specifications, m.refused, m.replies, peer.Refusals)
 	gauge := func(name, help string, value func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help}, func() float64 { return float64(value()) }))
 	}

@@ -1,0 +1,59 @@
+package peer
+
+import (
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+)
+
+// tellEvery is how often a listener logs a cause at most: a scan must not fill
+// the log.
+const tellEvery = time.Minute
+
+// Refusals counts the connections and requests that the listeners of this process refused,
+// by where they listen and by reason.
+var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "tstatrepo_connections_refused_total", Help: "Connections and requests refused, by listener and reason.",
+}, []string{"listen", "reason"})
+
+// refuser counts what a listener refuses and logs each cause at most once in
+// tellEvery.
+type refuser struct {
+	listen net.Addr
+	log    *slog.Logger
+	n      atomic.Int64
+
+	mu   sync.Mutex
+	told map[string]*rate.Sometimes // by cause
+}
+
+// Refused returns how often the listener refused a connection or a request.
+func (r *refuser) Refused() int64 { return r.n.Load() }
+
+// Refuse records that the listener refused a connection or a request of a
+// peer. It closes nothing. The text of cause is one of few, for it names a
+// metric; what the peer sent is for attrs. A hint of cause is logged.
+func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
+	n := r.n.Add(1)
+	listen, text := r.listen.String(), cause.Error()
+	Refusals.WithLabelValues(listen, text).Inc()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told == nil {
+		r.told = map[string]*rate.Sometimes{}
+	}
+	if r.told[text] == nil {
+		r.told[text] = &rate.Sometimes{First: 1, Interval: tellEvery}
+	}
+	r.told[text].Do(func() {
+		attrs = append([]any{"peer", from, "listen", listen, "refused", n}, attrs...)
+		r.log.Warn("connection refused: "+text, append(attrs, hint.Attrs(cause)...)...)
+	})
+}
