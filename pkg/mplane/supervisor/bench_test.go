@@ -21,7 +21,7 @@ func BenchmarkRelay(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, err := New(Options{Registries: reg, Immediate: time.Nanosecond})
+	s, err := load(Options{Registries: reg, Immediate: time.Nanosecond})
 	if err != nil {
 		b.Fatal(err)
 	}

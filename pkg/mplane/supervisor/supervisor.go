@@ -5,6 +5,7 @@ package supervisor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -23,7 +24,7 @@ import (
 // Options say where a supervisor listens and whom it serves.
 type Options struct {
 	// Components is where components register, Clients where clients ask; also
-	// /metrics and /-/healthy. Without an address there are only the handlers.
+	// /metrics and /-/healthy.
 	Components, Clients peer.Options
 
 	Registries *mplane.Registries
@@ -94,18 +95,25 @@ type job struct {
 // New returns a supervisor with the state of its last run, which listens
 // already.
 func New(opt Options) (*Supervisor, error) {
+	s, err := load(opt)
+	if err == nil {
+		s.open, err = peer.ListenAll([]peer.Options{opt.Components, opt.Clients}, s.log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// load returns a supervisor with the state of its last run. It does not listen.
+func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}}
 	s.listener = client.NewListener(opt.Registries, s, opt.Log)
 	s.metrics = newMetrics(s)
-	if err := s.load(); err != nil || opt.Components.Addr == "" {
-		return s, err
-	}
-	var err error
-	s.open, err = peer.ListenAll([]peer.Options{opt.Components, opt.Clients}, s.log)
-	return s, err
+	return s, s.load()
 }
 
 // Addrs returns where components register and where clients ask.
@@ -118,16 +126,13 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		g.Go(func() error { return wire.NewServer(h, s.log).Serve(ctx, s.open[i]) })
 	}
 	s.keepTidy(ctx)
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return s.save()
+	return errors.Join(g.Wait(), s.save())
 }
 
-// Components returns the handler for components.
+// Components returns the handler of what components ask.
 func (s *Supervisor) Components() http.Handler { return s.listener }
 
-// Clients returns the handler for clients.
+// Clients returns the handler of what clients ask.
 func (s *Supervisor) Clients() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", &wire.Server{Registries: s.opt.Registries, Backend: s})

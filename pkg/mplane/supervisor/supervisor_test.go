@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -31,7 +32,7 @@ func newSite(t *testing.T, opt Options) *site {
 	t.Helper()
 	reg := exchange.Registries(t)
 	opt.Registries, opt.Log = reg, slog.New(slog.DiscardHandler)
-	s, err := New(opt)
+	s, err := load(opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +297,7 @@ func TestRestart(t *testing.T) {
 	if err := os.WriteFile(file, []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Options{StateFile: file, Registries: y.reg}); err == nil {
+	if _, err := load(Options{StateFile: file, Registries: y.reg}); err == nil {
 		t.Error("a damaged state is read")
 	}
 }
@@ -515,9 +516,14 @@ func TestRun(t *testing.T) {
 	if err := s.Run(ctx); err != nil {
 		t.Error(err)
 	}
-	opt.Components.Addr = "0.0.0.0:0"
-	if _, err := New(opt); err == nil {
-		t.Error("open to the network")
+	for _, addr := range []string{"", "0.0.0.0:0"} {
+		for _, where := range []*string{&opt.Components.Addr, &opt.Clients.Addr} {
+			opt.Components.Addr, opt.Clients.Addr = ":0", ":0"
+			*where = addr
+			if s, err := New(opt); s != nil || !hint.IsUsage(err) {
+				t.Errorf("listening on %q and %q: %v", opt.Components.Addr, opt.Clients.Addr, err)
+			}
+		}
 	}
 }
 
