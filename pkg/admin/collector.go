@@ -33,7 +33,7 @@ var (
 	refusedMetrics = metrics.New("", []string{"reason"}, func(*int64) []string { return nil },
 		metrics.Count("specifications_refused_total", "Specifications of the supervisor that were refused.", func(n *int64) int64 { return *n }))
 	capabilityMetrics = metrics.New("", []string{"capability", "side"}, func(c *Capability) []string { return []string{c.Label, c.Side} },
-		metrics.Count("capability_specifications", "Specifications that run or wait for their start.", func(c *Capability) int64 { return int64(len(c.Specifications)) }))
+		metrics.Count("capability_specifications", "Specifications that run.", func(c *Capability) int64 { return int64(len(c.Specifications)) }))
 	endpointMetrics = metrics.New("", []string{"endpoint"}, func(e *repository.EndpointStats) []string { return []string{e.Name()} },
 		metrics.Flag("endpoint_open", "1 if the endpoint is open.", (*repository.EndpointStats).Open))
 	certificateMetrics = metrics.New("", []string{"use", "subject"}, func(c *Certificate) []string { return []string{c.Use, c.Subject} },

@@ -48,7 +48,7 @@ const (
 type Capability struct {
 	Label          string
 	Side           string                    // SideRepository or SideProbe
-	Specifications []component.Specification // that run or wait for their start
+	Specifications []component.Specification // that run
 }
 
 // Live is a run that brings lines to consumers while Tstat writes them.

@@ -2,11 +2,14 @@ package admin
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 )
 
 func TestTexts(t *testing.T) {
@@ -57,5 +60,23 @@ func TestPlots(t *testing.T) {
 		if path := newLine(p).Path; strings.ContainsAny(path, "Nn") || strings.Contains(path, "Inf") {
 			t.Errorf("line of %v is %s", p, path)
 		}
+	}
+}
+
+// TestLagOfEachStore: a store that has nothing has no lag, not one of 0 s.
+func TestLagOfEachStore(t *testing.T) {
+	l := &mathproto.StreamStats{Time: noon, Stores: []bulk.StoreSummary{
+		{Store: "a"},
+		{Store: "b", Last: noon},
+		{Store: "c", Last: noon.Add(time.Hour)}, // ahead of this clock
+		{Store: "d", Last: noon, Behind: 2, Oldest: noon.Add(-time.Hour)},
+	}}
+	want := []string{"a: –", "b: 0\u00a0s", "c: 0\u00a0s", "d: 1\u00a0h, 2 files behind"}
+	if got := storeLags(l); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	l.Stores = l.Stores[:1]
+	if got := storeLags(l); got != nil {
+		t.Errorf("the lag of the only store is shown twice: %q", got)
 	}
 }

@@ -67,21 +67,8 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return ""
 	},
-	// Each of several stores is shown.
-	"storeLags": func(l *mathproto.StreamStats) (list []string) {
-		for _, s := range l.Stores {
-			if len(l.Stores) == 1 {
-				break
-			}
-			text := s.Store + ": " + span(s.Lag(l.Time))
-			if s.Behind > 0 {
-				text += ", " + count(s.Behind, "file") + " behind"
-			}
-			list = append(list, text)
-		}
-		return list
-	},
-	"hourly": func(l *mathproto.StreamStats) *bars { return newBars(l.Hourly, time.Hour, "Rows stored") },
+	"storeLags": storeLags,
+	"hourly":    func(l *mathproto.StreamStats) *bars { return newBars(l.Hourly, time.Hour, "Rows stored") },
 	// A type is shown where the name of the stream leaves it open.
 	"showType": func(l *mathproto.StreamStats) bool {
 		return l.Type() != "" && !strings.Contains(l.StreamName, l.Type())
@@ -92,6 +79,24 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"line":    func(s repository.Series) *line { return newLine(s.Points) },
 	"unix":    func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
+
+// storeLags returns how far behind each of several stores of a stream is.
+func storeLags(l *mathproto.StreamStats) (list []string) {
+	if len(l.Stores) < 2 {
+		return nil
+	}
+	for _, s := range l.Stores {
+		text := s.Store + ": –" // it has nothing
+		if lag, ok := s.Lag(l.Time); ok {
+			text = s.Store + ": " + span(lag)
+		}
+		if s.Behind > 0 {
+			text += ", " + count(s.Behind, "file") + " behind"
+		}
+		list = append(list, text)
+	}
+	return list
+}
 
 // rows are the first of a list, and how many more there are.
 type rows[T any] struct {

@@ -1,6 +1,7 @@
 package bulk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,16 +58,10 @@ type StoreSummary struct {
 
 // Lag returns the age of the oldest folder with a file that the store is missing.
 // If none is missing, Lag returns the age of the newest folder that the store
-// has; 0 if it has none.
-func (s *StoreSummary) Lag(now time.Time) time.Duration {
-	from := s.Oldest
-	if from.IsZero() {
-		from = s.Last
-	}
-	if from.IsZero() {
-		return 0
-	}
-	return now.Sub(from)
+// has; known is false if it has none.
+func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
+	from := cmp.Or(s.Oldest, s.Last)
+	return max(0, now.Sub(from)), !from.IsZero()
 }
 
 // dest is a store of a run.

@@ -114,8 +114,8 @@ var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "typ
 		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
 	},
 	metrics.Value("lag_seconds", "How long ago the oldest log folder began of which the store lacks a file; the newest folder if it lacks none.", func(s *StoreStats) (float64, bool) {
-		lag := s.Lag(s.stream.Time)
-		return lag.Seconds(), lag != 0
+		lag, known := s.Lag(s.stream.Time)
+		return lag.Seconds(), known
 	}),
 	metrics.Count("behind_files", "Files that the store lacks because it was unavailable.", func(s *StoreStats) int64 { return s.Behind }),
 )

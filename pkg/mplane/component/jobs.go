@@ -81,11 +81,12 @@ type Jobs struct {
 type Specification struct {
 	Label string // of the capability
 	Token string
-	Since time.Time // its start; in the future if it waits
+	Since time.Time // its start
 	Until time.Time // its end; zero: none
 }
 
-// Specifications returns those that run, in the order of their starts.
+// Specifications returns those that run, in the order of their starts; not those
+// that wait for their start.
 func (j *Jobs) Specifications() []Specification {
 	j.mu.Lock()
 	defer j.mu.Unlock()
