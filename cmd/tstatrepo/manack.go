@@ -28,8 +28,8 @@ func ackPage() []byte {
 		"such an endpoint. It sends no line of a log before the answer.\n\n" +
 		"Then the exporter sends lines as in the plain mode. A line that begins with '#' is one of this mode:")
 	p.item("#probe NAME", "The lines that follow are of this probe, a name like SESSION. It counts if the endpoint knows no name "+
-		"from a certificate or its settings. Other lines with '#' are rejected. An endpoint takes 1024 names until it is started "+
-		"again; a connection that announces one more gets 'error TEXT' and is closed.")
+		"from a certificate or its settings. Other lines with '#' are rejected. An endpoint takes 4096 names, 1024 of one host; "+
+		"one that was not used for a day gives way to a new one. A connection that announces one more gets 'error TEXT' and is closed.")
 	p.text("The endpoint answers from time to time:")
 	p.literal("ack N")
 	p.text("N is decimal and never decreases. All required consumers of the endpoint have taken the lines up to byte N of the " +

@@ -33,7 +33,7 @@ func (svc *service) administer(ctx context.Context) error {
 	}
 	svc.log.Info("administration", "address", listeners[0].Addr())
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, mathproto.RefusedRegistrations, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv := &peer.Server{
 		Handler:  admin.Handler(admin.Options{State: svc.state, Gatherer: reg, Ready: svc.ready}),
 		Linkable: true, MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,

@@ -144,8 +144,11 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 		code, err = r.accept(e)
 	}
 	if err != nil {
-		attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
-		r.log.Warn("registration refused", append(attrs, hint.Attrs(err)...)...)
+		refusedRegistrations.Add(1)
+		r.refusals.Do(func() {
+			attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
+			r.log.Warn("registration refused", append(attrs, hint.Attrs(err)...)...)
+		})
 		if code == http.StatusInternalServerError {
 			return code, "internal error"
 		}
@@ -209,6 +212,16 @@ func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	return http.StatusOK, nil
 }
 
+// streamsOf returns how many streams a peer has; the lock is held.
+func (r *Repository) streamsOf(who string) (n int) {
+	for _, s := range r.streams {
+		if s.peer() == who {
+			n++
+		}
+	}
+	return n
+}
+
 // accept takes a stream that is right.
 func (r *Repository) accept(e entry) (code int, err error) {
 	r.mu.Lock()
@@ -220,6 +233,9 @@ func (r *Repository) accept(e entry) (code int, err error) {
 	if i < 0 {
 		if len(r.streams) >= MaxStreams {
 			return http.StatusInsufficientStorage, fmt.Errorf("%d streams are registered, and that is the limit", MaxStreams)
+		}
+		if who := e.peer(); r.streamsOf(who) >= maxPeerStreams {
+			return http.StatusInsufficientStorage, fmt.Errorf("%d streams of the peer %s are registered, and that is the limit for one: remove those that are not needed", maxPeerStreams, who)
 		}
 		e.ID = r.next
 		s := r.newStream(e, newFigures())

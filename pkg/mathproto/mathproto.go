@@ -51,6 +51,9 @@ const (
 	maxReason = 200      // bytes of an answer that is quoted in a message
 	// MaxStreams is how many streams a repository has at most.
 	MaxStreams = 1000
+	// maxPeerStreams is how many of them one peer may register. They are not
+	// forgotten by themselves, since an old probe registers only once.
+	maxPeerStreams = MaxStreams / 4
 	// maxTime is the latest StartTime, in the year 36812.
 	maxTime = 1 << 40
 )

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/metrics"
@@ -92,6 +94,7 @@ type Repository struct {
 	opt       RepositoryOptions
 	log       *slog.Logger
 	listeners []*peer.Listener
+	refusals  rate.Sometimes // limits what is logged of registrations
 	unlock    func()
 	limits    *bulk.Limits
 	ctx       context.Context
@@ -141,7 +144,7 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("repository: %w", err)
 	}
-	r := &Repository{opt: opt, log: opt.Log, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
+	r := &Repository{opt: opt, log: opt.Log, refusals: rate.Sometimes{First: 10, Interval: 10 * time.Second}, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
 	var saved registry
 	if err = state.Load(opt.State, stateFormat, &saved); err == nil || errors.Is(err, fs.ErrNotExist) {
 		r.listeners, err = peer.ListenAll(opt.Listen, opt.Log)
@@ -397,13 +400,18 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 	return err
 }
 
-// peerOf names the peer that a stream counts for in what peers share: its
-// certificate, or the address that registered it. Streams from this machine
-// count each for itself, since they may be of several probes behind a tunnel.
+// peerOf returns the peer of a stream, see entry.peer.
 func (r *Repository) peerOf(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return cmp.Or(s.Identity, peer.Host(s.Peer), "stream "+s.StreamName)
+	return s.peer()
+}
+
+// peer names the peer that a stream counts for in what peers share: its
+// certificate, or the address that registered it. Streams from this machine
+// count each for itself, since they may be of several probes behind a tunnel.
+func (e *entry) peer() string {
+	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
 }
 
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }

@@ -1,7 +1,10 @@
 package mathproto
 
 import (
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/metrics"
@@ -91,6 +94,14 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("late", "1 if the lag of the stream is longer than it should be.", (*StreamStats).Late),
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
+
+// RefusedRegistrations counts the registrations that the repositories of this
+// process refused.
+var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
+	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
+}, func() float64 { return float64(refusedRegistrations.Load()) })
+
+var refusedRegistrations atomic.Int64
 
 // StoreStats is how far a store of a stream is.
 type StoreStats struct {

@@ -22,9 +22,10 @@ const (
 	ackProbe   = "#probe "
 
 	maxHello = 256 // bytes of the first line
-	// maxProbes bounds the names of probes that peers may announce in a run:
-	// consumers keep folders, subjects and layouts of each.
-	maxProbes = 1024
+	// maxProbes bounds the names of probes that peers may announce, see nameSet:
+	// consumers keep folders, subjects and layouts of each. A quarter, for one
+	// host, is enough for one that forwards the lines of a whole site.
+	maxProbes = 4096
 	// ackTimeout bounds how long a confirmation may take to write.
 	ackTimeout = 30 * time.Second
 )
@@ -94,15 +95,15 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 		return nil
 	}
 	name := string(text)
-	if ok, _ := c.hub.announced.add(name, maxProbes); !ok {
+	if ok, _ := c.hub.announced.add(name, c.split.who, maxProbes); !ok {
 		// The exporter keeps its lines: to leave them out would lose them.
 		// What it sent before is confirmed first, or would come with each try.
 		c.tracker.settle(ctx)
-		return c.refuse(errNames, "probe %s is one too many, %d names were announced", name, maxProbes)
+		return c.refuse(errNames, "probe %s is one too many, at most %d names are accepted, %d of one host", name, maxProbes, perPeer(maxProbes))
 	}
 	c.probe = name
 	c.count()
-	c.split.probe, c.split.last = name, nil
+	c.split.probe, c.split.last, c.split.announced = name, nil, &c.hub.announced
 	return nil
 }
 

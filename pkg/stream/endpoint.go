@@ -198,7 +198,7 @@ func (c *conn) serve(ctx context.Context) error {
 		return err
 	}
 	c.count()
-	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, key: c.key, reject: c.reject}
+	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, who: peer.ConnHost(c.nc), key: c.key, reject: c.reject}
 	var (
 		buf      = newBuffer(minBuffer)
 		n        int // bytes in buf

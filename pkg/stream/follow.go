@@ -355,7 +355,7 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 
 // wants reports whether a log is to be followed.
 func (f *follower) wants(name string) bool {
-	if !f.hub.types.ok(name) {
+	if f.hub.types.check(name, "") != "" {
 		return false
 	}
 	globs := f.hub.opt.Types

@@ -61,7 +61,7 @@ func (l *layouts) current() int {
 
 // guessed reports whether it is new that a log's version was guessed.
 func (l *layouts) guessed(probe, typ, version string) bool {
-	_, fresh := l.warned.add(probe+" "+typ+" "+version, maxLayouts)
+	_, fresh := l.warned.add(probe+" "+typ+" "+version, "", maxLayouts)
 	return fresh
 }
 

@@ -131,14 +131,14 @@ const maxOpened = 32 << 20
 func (r *reader) of(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {
-		if ok, _ := r.hub.announced.add(name, maxProbes); !ok {
+		if ok, _ := r.hub.announced.add(name, "", maxProbes); !ok {
 			return nil
 		}
 		if len(r.probes) == maxReadProbes {
 			clear(r.probes)
 		}
 		p = &readProbe{src: r.hub.sources.of(name, r.broker.String())}
-		p.split = splitter{types: r.hub.types, maxLine: r.hub.opt.MaxLine, probe: name, reject: func(reason string, line []byte) {
+		p.split = splitter{types: r.hub.types, maxLine: r.hub.opt.MaxLine, probe: name, announced: &r.hub.announced, reject: func(reason string, line []byte) {
 			p.src.rejects.Add(1)
 			r.reject(1, reason, name, line)
 		}}
@@ -226,7 +226,7 @@ func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	}
 	p := r.of(m.probe)
 	if p == nil {
-		return nil, nil, fmt.Sprintf("its probe is one too many, %d names were announced", maxProbes)
+		return nil, nil, fmt.Sprintf("its probe is one too many, at most %d names are accepted", maxProbes)
 	}
 	value := m.value
 	if value[len(value)-1] != '\n' { // a line of another program

@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -17,43 +18,92 @@ const maxPath = 4096
 // of each.
 const maxTypes = 64
 
-// nameSet is a set of names that others chose.
+// nameAge is how long a name that nobody uses counts against the bounds of a
+// nameSet, if there is no room for another. What consumers keep of a name stays,
+// so a day bounds how fast a peer can make up names.
+const nameAge = 24 * time.Hour
+
+// perPeer returns how many of most names one peer may bring: a quarter.
+func perPeer(most int) int { return max(1, most/4) }
+
+// nameSet is a set of names that peers chose. Those of one peer leave room for
+// others.
 type nameSet struct {
 	mu    sync.Mutex
-	names map[string]bool
+	names map[string]*nameUse
+	held  map[string]int // names by the peers that brought them
 }
 
-// add adds a name unless there are as many already. It reports whether the set
-// has the name, and whether it is new.
-func (s *nameSet) add(name string, most int) (has, fresh bool) {
+// nameUse is how a name is used.
+type nameUse struct {
+	who  string // brought it
+	last time.Time
+}
+
+// add adds a name that a peer uses, see peer.Host, unless there are most
+// already, or perPeer of that peer; the peer "" has no bound but most. It
+// reports whether the set has the name, and whether it is new.
+func (s *nameSet) add(name, who string, most int) (has, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.names[name]:
+	now := time.Now()
+	if use := s.names[name]; use != nil {
+		use.last = now
 		return true, false
-	case len(s.names) >= most:
-		return false, false
-	case s.names == nil:
-		s.names = map[string]bool{}
 	}
-	s.names[name] = true
+	room := func() bool { return len(s.names) < most && (who == "" || s.held[who] < perPeer(most)) }
+	if !room() {
+		s.forget(now.Add(-nameAge))
+	}
+	if !room() {
+		return false, false
+	}
+	if s.names == nil {
+		s.names, s.held = map[string]*nameUse{}, map[string]int{}
+	}
+	s.names[name] = &nameUse{who, now}
+	s.held[who]++
 	return true, true
+}
+
+// used says that a name of the set, if it is one, is in use.
+func (s *nameSet) used(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if use := s.names[name]; use != nil {
+		use.last = time.Now()
+	}
+}
+
+// forget removes the names that were last used before a time; the lock is held.
+func (s *nameSet) forget(before time.Time) {
+	for name, use := range s.names {
+		if use.last.Before(before) {
+			delete(s.names, name)
+			if s.held[use.who]--; s.held[use.who] == 0 {
+				delete(s.held, use.who)
+			}
+		}
+	}
 }
 
 // typeNames are the names of logs that were met and are none of Tstat's known
 // ones.
 type typeNames struct{ unknown nameSet }
 
-// ok reports whether lines of a log with this name are taken.
-func (n *typeNames) ok(name string) bool {
+// check returns why lines of a log with this name are not taken from a peer, ""
+// if they are.
+func (n *typeNames) check(name, who string) string {
 	if !tstat.IsLog(name) || strings.HasSuffix(name, ".gz") {
-		return false
+		return fmt.Sprintf("%q is not the name of a log", name)
 	}
 	if tstat.TypeByName(name) != nil {
-		return true
+		return ""
 	}
-	has, _ := n.unknown.add(name, maxTypes)
-	return has
+	if has, _ := n.unknown.add(name, who, maxTypes); !has {
+		return fmt.Sprintf("%q is one unknown log too many, at most %d are accepted, %d of one host", name, maxTypes, perPeer(maxTypes))
+	}
+	return ""
 }
 
 // splitter takes the lines of a connection apart: "PATH LINE", where PATH is
@@ -62,8 +112,11 @@ type splitter struct {
 	types   *typeNames
 	maxLine int // bytes, with the path
 	probe   string
+	who     string // the peer, see nameSet
 	key     string // of the connection
 	last    *origin
+	// announced has probe if the peer announced it; nil: it did not.
+	announced *nameSet
 
 	// control is given lines that begin with '#'; nil where there are none.
 	control func(line []byte) error
@@ -141,8 +194,11 @@ func (s *splitter) origin(line []byte) (*origin, string) {
 		return nil, "no blank after the path of a log"
 	}
 	name := path.Base(string(line[:i]))
-	if !s.types.ok(name) {
-		return nil, fmt.Sprintf("%q is not the name of a log", name)
+	if reason := s.types.check(name, s.who); reason != "" {
+		return nil, reason
+	}
+	if s.announced != nil {
+		s.announced.used(s.probe)
 	}
 	return &origin{
 		probe: s.probe, path: string(line[:i]), typ: name, key: s.key,
