@@ -175,7 +175,7 @@ func (p *Probe) exportLines(ctx context.Context, e *export) error {
 	consumer := p.consumer(e.repository)
 	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, consumer}, "\n")))
 	s, err := stream.New(stream.Options{
-		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Types: []string{e.logType}, To: []string{consumer},
+		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Confined: true, Types: []string{e.logType}, To: []string{consumer},
 		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
 		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
 	})
@@ -206,7 +206,7 @@ func (p *Probe) streamed(e *export, sum *stream.Stats) {
 	if c.Lines > s.Lines {
 		s.LastSuccess = time.Now()
 	}
-	s.Lines, s.Bytes, s.Rejects, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Lines-c.Lines-c.Dropped
+	s.Lines, s.Bytes, s.Rejects, s.Outside, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Outside, sum.Lines-c.Lines-c.Dropped
 	switch was := s.Silent; {
 	case e.quiet.look(time.Now(), sum.Lines, sum.Folders) < e.silence:
 		if s.Silent = false; was {

@@ -483,11 +483,21 @@ func TestStreaming(t *testing.T) {
 		}
 		b.stop()
 		b.write("2026_11_22_06_39.out/log_tcp_complete", "two\n")
+		// A link out of the folder that the specification names is not followed.
+		secret := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		linked := filepath.Join(b.LogFolder, "2026_11_22_07_09.out")
+		if err := errors.Join(os.Mkdir(linked, 0o755), os.Symlink(secret, filepath.Join(linked, "log_tcp_complete"))); err != nil {
+			t.Fatal(err)
+		}
 		b.write("2026_11_22_07_39.out/log_tcp_complete", "#c_ip:1\nthree\n")
 		b.start(b.Options)
 		b.submit(Streaming, "now + 1d", parameters...)
 		want += first + "two\n" + second + "#c_ip:1\n" + second + "three\n"
 		eventually(t, "further lines", func() bool { return got() == want })
+		eventually(t, "the link", func() bool { return b.Stats()[0].Outside == 1 })
 	}
 }
 

@@ -27,6 +27,7 @@ type Export struct {
 
 	Lines   int64 // taken by the repository, of tstat-exporter_streaming
 	Rejects int64 // lines that were no rows of their log
+	Outside int64 // logs left out because of links out of the folder
 	Bytes   int64 // read of logs, or of files that were fetched
 	Files   int64 // fetched, of tstat-exporter_log
 	Points  int64 // sent or in the spool, of tstat-exporter_rrd

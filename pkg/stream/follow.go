@@ -187,7 +187,7 @@ func (f *follower) watch(ctx context.Context) {
 
 // scan looks for new folders, and for logs in the newest ones.
 func (f *follower) scan() {
-	entries, err := os.ReadDir(f.root.Dir)
+	entries, err := f.readDir(f.root.Dir)
 	if err != nil {
 		f.complain.Do(func() { f.log.Warn("folder cannot be read; it is tried again", "err", err) })
 		return
@@ -365,7 +365,7 @@ func (f *follower) wants(name string) bool {
 // list finds logs in folder i that were not met before.
 func (f *follower) list(i int) {
 	d := f.folders[i]
-	entries, err := os.ReadDir(d.path)
+	entries, err := f.readDir(d.path)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			f.complain.Do(func() { f.log.Warn("folder cannot be read; it is tried again", "err", err) })
@@ -441,6 +441,37 @@ func (f *follower) closed(number int, name string) bool {
 	}
 	info, err := os.Stat(next.path)
 	return err == nil && time.Since(info.ModTime()) > closeGrace
+}
+
+// openPath opens what is at a path below the root.
+func (f *follower) openPath(path string) (*os.File, error) {
+	if !f.hub.opt.Confined {
+		return os.Open(path)
+	}
+	rel, err := filepath.Rel(f.root.Dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenInRoot(f.root.Dir, rel)
+}
+
+// readDir returns the entries of a folder that is the root or below it, by name.
+func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
+	d, err := f.openPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
+}
+
+// isLinkOut reports whether openPath has failed because of a link that leads
+// out of the root. Package os has no value for it.
+func isLinkOut(err error) bool {
+	var pe *fs.PathError
+	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"
 }
 
 func (r Root) check() error {

@@ -748,3 +748,46 @@ func TestSeveralRoots(t *testing.T) {
 		w.check(got[probe].String())
 	}
 }
+
+// TestConfined: in a folder that a peer chose, links that lead out of it are
+// left out and counted, and hold up nothing; in a folder of the user they are
+// followed.
+func TestConfined(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	write := func(dir, folder, text string) string {
+		t.Helper()
+		dir = filepath.Join(dir, folder)
+		path := filepath.Join(dir, "log_tcp_complete")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := func(target, name string) {
+		t.Helper()
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink(target, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(root, "2016_03_24_21_00.out", "first\n")
+	link(write(outside, "secret", "secret\n"), "2016_03_24_22_00.out/log_tcp_complete")
+	link(filepath.Dir(write(outside, "folder", "folder\n")), "2016_03_24_23_00.out")
+	write(root, "kept", "inside\n")
+	link("../kept/log_tcp_complete", "2016_03_25_00_00.out/log_tcp_complete")
+	write(root, "2016_03_25_01_00.out", "last\n")
+	for confined, want := range map[bool]string{true: "first\ninside\nlast\n", false: "first\nsecret\nfolder\ninside\nlast\n"} {
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Confined: confined, Format: Line, Start: StartBegin})
+		await(t, "the last line", func() bool { return strings.HasSuffix(s.out.String(), "last\n") })
+		outside := int64(0)
+		if confined {
+			outside = 2
+		}
+		if sum := s.stop(); s.out.String() != want || sum.Outside != outside {
+			t.Errorf("confined %v: got %q, left out %d; want %q, %d", confined, s.out, sum.Outside, want, outside)
+		}
+		if n := strings.Count(s.log.String(), "a link out of the folder leads to it"); n != int(outside) {
+			t.Errorf("confined %v: warned %d times", confined, n)
+		}
+	}
+}

@@ -45,6 +45,7 @@ type followed struct {
 	skipping bool // the rest of a line that is too long
 	broken   bool // the compressed text ended before its end, which is counted
 	number   int64
+	outside  *folder // where the log was left out last
 }
 
 // step reads one block, or finds out that there is nothing to do now.
@@ -115,13 +116,21 @@ func (l *followed) open() (bool, error) {
 		return false, nil
 	}
 	plain := filepath.Join(d.path, l.name)
-	file, err := os.Open(plain)
+	file, err := l.openPath(plain)
 	gz := false
 	if errors.Is(err, fs.ErrNotExist) && l.folder(l.at+1) != nil {
 		// Compressed since, or by Tstat itself: that can be read once it is
 		// complete.
-		file, err = os.Open(plain + ".gz")
+		file, err = l.openPath(plain + ".gz")
 		gz = true
+	}
+	if isLinkOut(err) {
+		if l.outside != d {
+			l.outside = d
+			l.hub.stats.outside.Add(1)
+			l.log.Warn("log left out: a link out of the folder leads to it", "log", plain)
+		}
+		return false, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

@@ -22,6 +22,7 @@ var (
 		metrics.Count("accepted_total", "Connections accepted.", func(s *Stats) int64 { return s.Accepted }),
 		metrics.Count("refused_total", "Connections refused.", func(s *Stats) int64 { return s.Refused }),
 		metrics.Count("vanished_total", "Logs that went before they were read to their end.", func(s *Stats) int64 { return s.Vanished }),
+		metrics.Count("outside_total", "Logs left out because links lead out of a folder that a peer named.", func(s *Stats) int64 { return s.Outside }),
 	)
 	ConsumerMetrics = metrics.New("stream_consumer_", []string{"stream", "consumer"}, func(c *ConsumerStats) []string { return []string{c.Name} },
 		metrics.Count("lines_total", "Lines that a consumer has taken.", func(c *ConsumerStats) int64 { return c.Lines }),

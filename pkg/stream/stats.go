@@ -20,6 +20,7 @@ type Stats struct {
 	Refused     int64         // connections that were not allowed, too many, or of too many probes
 	Folders     int64         // followed log folders so far
 	Vanished    int64         // logs that went before they were read to their end
+	Outside     int64         // logs left out because of links out of a Confined folder
 	Untaken     int64         // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
 	Rate        float64       // lines a second now
 	Rates       []int64       // lines per Interval, oldest first; the last is the present one
@@ -59,6 +60,7 @@ type stats struct {
 	connections, accepted              atomic.Int64
 	refused                            atomic.Int64 // by listeners of former streams
 	folders, vanished, untaken         atomic.Int64
+	outside                            atomic.Int64
 }
 
 // Continue makes the figures of a stream that has ended go on in this one, which
@@ -71,7 +73,7 @@ func (s *Stream) Continue(former *Stream) {
 	n.start, n.recent = f.start, f.recent
 	for _, c := range []struct{ to, from *atomic.Int64 }{
 		{&n.lines, &f.lines}, {&n.bytes, &f.bytes}, {&n.rejects, &f.rejects}, {&n.cuts, &f.cuts}, {&n.empty, &f.empty},
-		{&n.accepted, &f.accepted}, {&n.refused, &f.refused}, {&n.folders, &f.folders}, {&n.vanished, &f.vanished},
+		{&n.accepted, &f.accepted}, {&n.refused, &f.refused}, {&n.folders, &f.folders}, {&n.vanished, &f.vanished}, {&n.outside, &f.outside},
 	} {
 		c.to.Add(c.from.Load())
 	}
@@ -98,7 +100,7 @@ func (s *Stream) Stats() *Stats {
 		Duration: now.Sub(n.start), Rate: n.recent.Rate(now), Rates: n.recent.Values(now), Interval: interval,
 		Lines: n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
 		Connections: n.connections.Load(), Accepted: n.accepted.Load(), Refused: n.refused.Load(),
-		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Untaken: n.untaken.Load(),
+		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Outside: n.outside.Load(), Untaken: n.untaken.Load(),
 	}
 	for _, l := range s.listeners {
 		sum.Refused += l.Refused()

@@ -46,7 +46,10 @@ type Root struct {
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
-	From   []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
+	// Confined says that links that lead out of a folder of Follow are not
+	// followed: a peer chose it.
+	Confined bool
+	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
 	// To are the required consumers, ToOptional those that may lose lines
 	// when they are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://,
