@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -121,9 +122,9 @@ func runcapCommand(con *console) *cli.Command {
 			"the state folder, as by serve.\n\n" +
 			"Receipts and results are kept in the state folder, so that a later call can ask for them. They are found by " +
 			"token or label, for each URL of a supervisor on its own.\n\n" +
-			"It speaks the protocol of mPlane's reference implementation and differs in this: the shell does not print the " +
-			"line 'Invoking', tells what was refused instead of 'ok', shows rows as a table, keeps receipts when it ends " +
-			"and has 'unset when'.",
+			"It speaks the protocol of mPlane's reference implementation and differs in this: the shell prints what is set as if " +
+			"it was typed, says what was refused instead of 'ok', shows rows as a table, keeps receipts when it ends, answers " +
+			"'stopmeas' and has 'unset when'. Ctrl-C clears the line, or ends the questions of 'runcap'.",
 		Flags:  commandFlags("runcap"),
 		Action: func(c *cli.Context) error { return runRuncap(c, con) },
 	}
@@ -187,6 +188,9 @@ func runRuncap(c *cli.Context, con *console) error {
 		if errors.As(err, &op) && op.Op == "dial" {
 			err = hint.Add(tryAgainError{err}, "is the supervisor running, and is that its URL?")
 		}
+	}
+	if errors.Is(err, shell.ErrInterrupted) {
+		err = interruptError{syscall.SIGINT}
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("not run: the input ended")

@@ -68,7 +68,7 @@ func TestReplay(t *testing.T) {
 			[]string{"ok", "exception: ", "has no attribute 'timedelta'", "exception: ", "ok", "exception: ", "'res'"}},
 		{"a/058", "a/087", []string{"set repository.url localhost:3000", "when now + 1d", "runcap tstat-exporter_log", "listmeas", "listmeas",
 			"listmeas", "stopmeas tstat-exporter_log-0", "listmeas", "when now + 4s", "runcap tstat-log_tcp_complete-core", "showmeas tstat-log_tcp_complete-core-1"},
-			[]string{"System_ID = 01\nok", "Receipt tstat-exporter_log-0", "Receipt", "Receipt", "Result  tstat-exporter_log-0", "ok", "result: measure", "resultvalues( 1)"}},
+			[]string{"System_ID = 01\nInvoking tstat-exporter_log with parameters {'System_ID': '01', 'repository.url': 'localhost:3000'}\nok", "Receipt tstat-exporter_log-0", "Receipt", "Receipt", "Result  tstat-exporter_log-0", "ok", "result: measure", "resultvalues( 1)"}},
 		{"a/088", "a/108", []string{"when repeat now + 25s / 10s { now + 2s }", "runcap tstat-log_rrds", "listmeas", "listmeas", "listmeas", "listmeas"},
 			[]string{"ok", "Receipt tstat-log_rrds-0", "Receipt", "Receipt", "Receipt"}},
 		{"b/001", "b/004", []string{"when now", "set test.input hello world", "runcap test-loopback", "showmeas test-loopback-0"},
@@ -171,6 +171,9 @@ func TestTranscript(t *testing.T) {
 		{"unset nope", "Couldn't unset default(s) nope\n"},
 		{"unset repository.url", "ok\n"},
 		{"unset when", "ok\n"}, // the RI cannot
+		{"when now", "when = now\n"},
+		{"unset", "ok\n"},
+		{"when", "when = None\n"},
 		{"seturl", "Usage: seturl [url]\n"},
 		{"getcap foo", "Bad format for url\n"},
 		{"frobnicate", "*** Unknown syntax: frobnicate\n"},

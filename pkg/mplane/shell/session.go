@@ -31,6 +31,9 @@ type Session struct {
 	When *mplane.Scope
 	// Values are the parameters that are set.
 	Values map[string]string
+	// ShowKept prints the scope and the values that are set already, as if they
+	// were typed, when a specification uses them.
+	ShowKept bool
 	// Memory keeps receipts and results over the end of the process.
 	Memory *Memory
 
@@ -106,6 +109,7 @@ var numbered = regexp.MustCompile(`-\d+$`)
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
+	kept := s.When
 	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
 		if s.Ask == nil {
 			if s.When != nil {
@@ -124,6 +128,9 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 		}
 		s.When = &when
 	}
+	if s.ShowKept && kept != nil && s.When == kept {
+		fmt.Fprintf(s.Out, "|when| = %s\n", kept)
+	}
 	for _, f := range c.Parameters.Sorted() {
 		constraint, err := mplane.ParseConstraint(f.Type, f.Text)
 		if err != nil {
@@ -134,6 +141,7 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 			continue
 		}
 		value, ok := s.Values[f.Name]
+		asked := false
 		for {
 			if ok {
 				canonical, err := f.Type.Canonical(value)
@@ -152,10 +160,13 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 			if value, err = s.Ask(f.Name + " = "); err != nil {
 				return nil, err
 			}
-			value, ok = strings.TrimSpace(value), true
+			value, ok, asked = strings.TrimSpace(value), true, true
 			s.Set(f.Name, value)
 		}
 		if ok {
+			if s.ShowKept && !asked {
+				s.printValue(f.Name)
+			}
 			if err := spec.SetParameter(f.Name, value); err != nil {
 				return nil, err
 			}
@@ -205,6 +216,10 @@ func (s *Session) Set(name, value string) {
 		s.Values = map[string]string{}
 	}
 	s.Values[name] = value
+}
+
+func (s *Session) printValue(name string) {
+	fmt.Fprintf(s.Out, "%s = %s\n", visible(name), visible(s.Values[name]))
 }
 
 // Names returns the names of the parameters that are set.

@@ -1,12 +1,14 @@
 package shell
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
@@ -23,7 +25,19 @@ type Shell struct {
 
 	requests bool   // weblogs ON: tell what is sent
 	last     string // command line, for an empty one
+	sent     []sent // whose refusal was not shown yet
 }
+
+// sent is a specification that was sent.
+type sent struct {
+	token string
+	at    time.Time
+}
+
+// refusable is how long after a specification the shell looks whether the
+// component has refused it. A component of the RI fetches specifications every
+// few seconds.
+const refusable = time.Minute
 
 // command is one of the shell.
 type command struct {
@@ -60,14 +74,16 @@ func commands() []command {
 // Run reads commands until the end of the input or of ctx. read prompts for a
 // line; it is also asked for the values of parameters.
 func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error)) error {
-	s.Ask = read
+	s.Ask, s.ShowKept = read, true
 	fmt.Fprint(s.Out, "mPlane client shell\nType help or ? to list commands. ^D to exit.\n\n")
 	for ctx.Err() == nil {
+		s.showRefusals(ctx)
 		line, err := read(Prompt)
 		if err == nil {
 			err = s.Do(ctx, line)
 		}
 		switch {
+		case errors.Is(err, ErrInterrupted):
 		case errors.Is(err, io.EOF), errors.Is(err, errEnd):
 			fmt.Fprintln(s.Out, "Ciao!")
 			return nil
@@ -101,7 +117,7 @@ func (s *Shell) Do(ctx context.Context, line string) error {
 	switch {
 	case errors.Is(err, errUsage):
 		fmt.Fprintf(s.Out, "Usage: %s %s\n", list[i].name, list[i].args)
-	case errors.Is(err, io.EOF), errors.Is(err, errEnd), err != nil && ctx.Err() != nil:
+	case errors.Is(err, io.EOF), errors.Is(err, errEnd), errors.Is(err, ErrInterrupted), err != nil && ctx.Err() != nil:
 		return err
 	case err != nil:
 		fmt.Fprintf(s.Out, "An exception occurred:\n%s\n", mplane.Visible(err.Error()))
@@ -203,13 +219,9 @@ func (s *Shell) set(_ context.Context, args []string) error {
 	return nil
 }
 
-func (s *Shell) printValue(name string) {
-	fmt.Fprintf(s.Out, "%s = %s\n", mplane.Visible(name), mplane.Visible(s.Values[name]))
-}
-
 func (s *Shell) unset(_ context.Context, args []string) error {
 	if len(args) == 0 {
-		s.Values = nil
+		s.Values, s.When = nil, nil
 	}
 	var unknown []string
 	for _, name := range args {
@@ -262,6 +274,14 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintf(s.Out, "Invoking %s with parameters {", mplane.Visible(cmp.Or(c.Label, c.ID())))
+	for i, f := range spec.Parameters.Sorted() {
+		if i > 0 {
+			fmt.Fprint(s.Out, ", ")
+		}
+		fmt.Fprintf(s.Out, "'%s': '%s'", mplane.Visible(f.Name), mplane.Visible(f.Text))
+	}
+	fmt.Fprintln(s.Out, "}")
 	reply, err := s.Session.Run(ctx, spec)
 	if err != nil {
 		return err
@@ -270,8 +290,36 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	if reason := Failed(reply); reason != "" {
 		return errors.New(reason)
 	}
+	s.sent = append(s.sent, sent{spec.ID(), time.Now()})
 	fmt.Fprintln(s.Out, "ok")
 	return nil
+}
+
+// showRefusals prints which specifications the component has refused since
+// they were sent: 'ok' only says that the supervisor has accepted them.
+func (s *Shell) showRefusals(ctx context.Context) {
+	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
+		if time.Since(j.at) > refusable {
+			return true
+		}
+		m, pending, err := s.notify(ctx, j.token, mplane.Redemption)
+		if err != nil {
+			return false // the commands report it
+		}
+		if Failed(m) != "" {
+			s.printJob(j.token)
+		}
+		return !pending
+	})
+}
+
+// printJob prints a job as listmeas does.
+func (s *Shell) printJob(name string) error {
+	j, err := s.find(name)
+	if err == nil && j.Message != nil {
+		fmt.Fprintln(s.Out, Line(j.Label, j.Token, j.Message))
+	}
+	return err
 }
 
 // log tells what was sent, if the user wants to know.
@@ -331,7 +379,7 @@ func (s *Shell) stopmeas(ctx context.Context, args []string) error {
 	if reason := Failed(m); reason != "" {
 		return errors.New(reason)
 	}
-	return nil
+	return s.printJob(args[0])
 }
 
 func (s *Shell) getcap(ctx context.Context, args []string) error {
@@ -374,7 +422,7 @@ func (s *Shell) turn(args []string) (ok bool, err error) {
 }
 
 func (s *Shell) resetclient(context.Context, []string) error {
-	s.capabilities, s.Values, s.When, s.runs = nil, nil, nil, 0
+	s.capabilities, s.Values, s.When, s.runs, s.sent = nil, nil, nil, 0, nil
 	return s.Memory.Forget(s.Client.Root())
 }
 

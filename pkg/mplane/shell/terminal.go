@@ -2,12 +2,14 @@ package shell
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/term"
 )
@@ -23,6 +25,7 @@ type Lines struct {
 	in       *os.File
 	out      io.Writer
 	terminal *term.Terminal // nil: no terminal
+	keys     *keys          // of the terminal
 	plain    *bufio.Reader
 }
 
@@ -38,10 +41,11 @@ func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 		return l
 	}
 	l.in = f
+	l.keys = &keys{in: f}
 	l.terminal = term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{f, out}, "")
+	}{l.keys, out}, "")
 	l.terminal.AutoCompleteCallback = l.complete
 	return l
 }
@@ -49,8 +53,33 @@ func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 // Terminal tells whether there is a person to ask.
 func (l *Lines) Terminal() bool { return l.terminal != nil }
 
+// ErrInterrupted is returned by Lines.Read after ^C.
+var ErrInterrupted = errors.New("interrupted")
+
+// keys reads what is typed. For ^C it returns the keys that erase and end the
+// line, since term.Terminal would end there and keep the line. What was typed
+// before, and waits with it, is dropped, as terminals do.
+type keys struct {
+	in          io.Reader
+	interrupted atomic.Bool
+}
+
+const (
+	ctrlC     = 3
+	eraseLine = "\x05\x15\r" // ^E, ^U, Enter: go to the end of the line, erase to its start
+)
+
+func (k *keys) Read(p []byte) (int, error) {
+	n, err := k.in.Read(p)
+	if bytes.IndexByte(p[:n], ctrlC) >= 0 {
+		k.interrupted.Store(true)
+		n = copy(p, eraseLine)
+	}
+	return n, err
+}
+
 // Read prompts for a line and returns it without its end. The error is io.EOF
-// after ^D, ^C or the end of the file.
+// after ^D or the end of the file, and ErrInterrupted after ^C.
 func (l *Lines) Read(prompt string) (string, error) {
 	if l.terminal == nil {
 		fmt.Fprint(l.out, prompt)
@@ -91,6 +120,8 @@ func (l *Lines) Read(prompt string) (string, error) {
 	}
 	if r.err != nil {
 		fmt.Fprint(l.out, "\r\n")
+	} else if l.keys.interrupted.Swap(false) {
+		r.err = ErrInterrupted
 	}
 	return r.line, r.err
 }
