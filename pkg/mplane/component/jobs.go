@@ -94,14 +94,15 @@ func (j *Jobs) Specifications() []Specification {
 	for _, s := range j.running {
 		list = append(list, *s)
 	}
+	// One that goes on after a restart may have started before others.
+	slices.SortStableFunc(list, func(a, b Specification) int { return a.Since.Compare(b.Since) })
 	return list
 }
 
-// do runs a service for a specification that starts now.
-func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement) ([][]string, error) {
-	now := time.Now()
-	_, end := spec.When.Times(now)
-	run := &Specification{s.Capability.Label, spec.ID(), now, end}
+// do runs a service for a specification, from its start until its end, zero:
+// none.
+func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
+	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()
 	j.running = append(j.running, run)
 	j.mu.Unlock()
@@ -280,13 +281,15 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Stopped before its start: %v", context.Cause(ctx))}
 	}
+	var end time.Time
 	if !d.Endless {
+		end = now.Add(d.End)
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, now.Add(d.End), ErrScopeEnd)
+		ctx, cancel = context.WithDeadlineCause(ctx, end, ErrScopeEnd)
 		defer cancel()
 	}
 	start := started()
-	rows, err := j.do(ctx, s, spec)
+	rows, err := j.do(ctx, s, spec, start, end)
 	if err != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}

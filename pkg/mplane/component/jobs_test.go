@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -254,5 +257,55 @@ func TestMeant(t *testing.T) {
 		if len(ran) != 1 || ran[0] != c.want {
 			t.Errorf("%+v: %v ran", c, ran)
 		}
+	}
+}
+
+// TestSpecificationsThatRunAreListed with their start and end, by their starts;
+// not those that wait or have ended.
+func TestSpecificationsThatRunAreListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+			<-ctx.Done()
+			return nil, nil
+		})
+		check := func(want ...Specification) {
+			t.Helper()
+			synctest.Wait()
+			if got := j.Specifications(); !slices.Equal(got, want) {
+				t.Errorf("running:\n%v\nwant\n%v", got, want)
+			}
+		}
+		check()
+		endless, _ := submit(t, j, "now ... future")
+		first := Specification{Label: "x", Token: endless, Since: start}
+		later := start.Add(time.Hour)
+		waiting, _ := submit(t, j, later.UTC().Format("2006-01-02 15:04:05")+" + 1h")
+		check(first)
+		time.Sleep(90 * time.Minute)
+		check(first, Specification{Label: "x", Token: waiting, Since: later, Until: later.Add(time.Hour)})
+		time.Sleep(time.Hour)
+		check(first)
+		j.Interrupt(endless, "ann")
+		check()
+	})
+}
+
+// TestResumedSpecificationKeepsItsTimes: a restart changes neither the start
+// nor the end that are listed.
+func TestResumedSpecificationKeepsItsTimes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state")
+	runs := make(chan bool, 2)
+	j := restored(t, file, nil, untilStop(runs))
+	submit(t, j, "now + 1h")
+	<-runs
+	before := j.Specifications()
+	stop(t, j)
+	j = restored(t, file, nil, untilStop(runs))
+	<-runs
+	after := j.Specifications()
+	stop(t, j)
+	if len(before) != 1 || len(after) != 1 || !after[0].Since.Equal(before[0].Since) || !after[0].Until.Equal(before[0].Until) {
+		t.Errorf("%v before and %v after the restart", before, after)
 	}
 }
