@@ -24,16 +24,17 @@ type Server struct {
 	// Linkable says that web pages may link to the pages here: nothing is
 	// changed by looking at them.
 	Linkable bool
-	// MaxConns bounds the connections that are served at a time; further ones
-	// wait in the queue of the kernel. Of one host they are at most PerHost of
-	// that: further ones are refused. 0: no limit.
+	// MaxConns bounds the connections of all listeners that are served at a
+	// time. Further ones wait: one of each listener, and those in the queues of
+	// the kernel. Of one host they are at most PerHost of that: further ones are
+	// refused. 0: no limit.
 	MaxConns int
 	// ReadTimeout is that of a request with its body; 0: 1m. A body that comes
 	// too slowly, see slowestBody, ends before.
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration // of an answer; 0: none
-	// Grace is how long requests in hand have left when the context of Serve
-	// ends. Their own contexts end then only if Interrupt is set.
+	// Grace is how long requests in hand have left when Serve ends. Their own
+	// contexts end then only if Interrupt is set.
 	Grace     time.Duration
 	Interrupt bool
 	Log       *slog.Logger // connections that break, for debugging
@@ -54,7 +55,7 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	}
 	base := context.Background()
 	if s.Interrupt {
-		base = ctx
+		base = running
 	}
 	srv.BaseContext = func(l net.Listener) context.Context {
 		if b, ok := l.(*bounded); ok {
@@ -62,20 +63,18 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 		}
 		return context.WithValue(base, listenerKey{}, l)
 	}
-	places := make(chan struct{}, s.MaxConns)
 	hosts := NewShares(s.MaxConns, PerHost(s.MaxConns))
 	if s.MaxConns > 0 {
 		srv.ConnState = func(c net.Conn, state http.ConnState) {
 			if state == http.StateClosed || state == http.StateHijacked {
 				hosts.Release(ConnHost(c))
-				<-places
 			}
 		}
 	}
 	for _, l := range list {
 		var listener net.Listener = l
 		if s.MaxConns > 0 {
-			listener = &bounded{l, running, places, hosts}
+			listener = &bounded{l, running, hosts}
 		}
 		g.Go(func() error {
 			err := srv.Serve(listener)
@@ -111,32 +110,31 @@ func ConnHost(c net.Conn) string {
 	return Host(addr.Addr())
 }
 
-// bounded is a listener that accepts as long as there are free places.
-// Connections stay as they are, so that the kernel can still send files.
+// bounded is a listener whose connections wait for a free place. They stay as
+// they are, so that the kernel can still send files.
 type bounded struct {
 	*Listener
-	ctx    context.Context
-	places chan struct{}
-	hosts  *Shares // of places
+	ctx   context.Context
+	hosts *Shares // of the places of all listeners
 }
 
-// Accept waits for a place and then for a connection.
+// Accept waits for a connection and then for a place: a listener without
+// connections must not keep one from the others.
 func (l *bounded) Accept() (net.Conn, error) {
-	select {
-	case l.places <- struct{}{}:
-	case <-l.ctx.Done():
-		return nil, net.ErrClosed
-	}
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
-			<-l.places
 			return nil, err
 		}
-		if ok, _ := l.hosts.TryAcquire(ConnHost(c)); ok {
+		host := ConnHost(c)
+		ok, all := l.hosts.TryAcquire(host)
+		if ok || all && l.hosts.Acquire(l.ctx, host) == nil {
 			return c, nil
 		}
 		c.Close()
+		if all { // the server ends
+			return nil, net.ErrClosed
+		}
 		l.Refuse(c.RemoteAddr(), ErrTooManyOfHost)
 	}
 }

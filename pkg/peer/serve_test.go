@@ -41,7 +41,11 @@ func (p *pipes) Accept() (net.Conn, error) {
 }
 
 func (p *pipes) Close() error {
-	close(p.closed)
+	select {
+	case <-p.closed:
+	default:
+		close(p.closed)
+	}
 	return nil
 }
 
@@ -118,6 +122,87 @@ func TestServerBoundsHosts(t *testing.T) {
 		defer c.Close()
 		if code, err := get(c); code != 404 {
 			t.Errorf("after one was closed: %d, %v", code, err)
+		}
+	})
+}
+
+// TestServerBoundsListenersTogether: a listener without connections keeps no
+// place from the others, and they share the limit.
+func TestServerBoundsListenersTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 1, Log: slog.New(slog.DiscardHandler)}
+		var from []*pipes
+		var list []*Listener
+		for range 2 {
+			p := &pipes{make(chan net.Conn), make(chan struct{})}
+			r := &refuser{listen: p.Addr(), log: srv.Log}
+			from, list = append(from, p), append(list, &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- srv.Serve(ctx, list...) }()
+		asked := func(c net.Conn) {
+			t.Helper()
+			if code, err := get(c); code != 404 {
+				t.Errorf("%d, %v", code, err)
+			}
+		}
+		for _, p := range append(from, from...) {
+			c := p.dial("10.0.0.1")
+			asked(c)
+			c.Close()
+			synctest.Wait()
+		}
+		first := from[0].dial("10.0.0.1")
+		asked(first)
+		second := from[1].dial("127.0.0.1")
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			asked(second)
+		}()
+		synctest.Wait()
+		select {
+		case <-answered:
+			t.Error("two connections are served at a time")
+		default:
+		}
+		first.Close()
+		<-answered
+		// One that waits for a place does not hold up the end.
+		third := from[0].dial("127.0.0.1")
+		synctest.Wait()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if _, err := third.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the connection that waited: %v", err)
+		}
+		second.Close()
+	})
+}
+
+// TestInterruptWhenListenerFails: requests in hand end with the server, whatever
+// ended that.
+func TestInterruptWhenListenerFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		srv := Server{Interrupt: true, Grace: time.Hour, Log: slog.New(slog.DiscardHandler),
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}
+		p := &pipes{make(chan net.Conn), make(chan struct{})}
+		r := &refuser{listen: p.Addr(), log: srv.Log}
+		ended := make(chan error)
+		go func() {
+			ended <- srv.Serve(t.Context(), &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r})
+		}()
+		c := p.dial("127.0.0.1")
+		defer c.Close()
+		go get(c)
+		synctest.Wait()
+		p.Close()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) || time.Since(started) > time.Minute {
+			t.Errorf("it ended after %v: %v", time.Since(started), err)
 		}
 	})
 }
