@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
@@ -64,8 +65,8 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 				if ctx.Err() == nil {
 					err = do(ctx, e)
 				}
-				if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-					err = nil
+				if ctx.Err() != nil {
+					err = hint.Without(err, context.Cause(ctx))
 				}
 				p.end(e)
 				if err == nil {
@@ -80,10 +81,7 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 				return nil, err
 			}
 			log.Warn("export cannot go on yet; trying again", "err", err, "in", p.again)
-			select {
-			case <-ctx.Done():
-			case <-time.After(p.again):
-			}
+			retry.Sleep(ctx, p.again) // the next turn sees whether ctx has ended
 		}
 	}
 }
@@ -111,7 +109,7 @@ func (p *Probe) exportRRD(ctx context.Context, e *export) error {
 			e.passed(sum, failure)
 		}
 	}
-	return errors.Join(context.Cause(ctx), push.Close())
+	return push.Close()
 }
 
 // sent keeps the last point of each RRD.

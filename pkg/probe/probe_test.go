@@ -617,3 +617,23 @@ func TestLogs(t *testing.T) {
 		t.Error("a log that is not wanted was exported")
 	}
 }
+
+// TestEndOfExportHidesNoError: what an export returns at its end is an error
+// unless it says only that ctx has ended.
+func TestEndOfExportHidesNoError(t *testing.T) {
+	b := newBench(t, nil)
+	spec := b.Services()[0].Capability.Specification()
+	if err := spec.SetParameter("repository.url", "127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	for want, lost := range map[string]error{"": nil, "points are lost": errors.New("points are lost")} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		_, err := b.run(RRD, func(ctx context.Context, _ *export) error {
+			cancel(component.ErrScopeEnd)
+			return errors.Join(fmt.Errorf("read: %w", context.Cause(ctx)), lost)
+		})(ctx, spec)
+		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
