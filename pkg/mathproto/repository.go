@@ -349,7 +349,7 @@ const (
 // run imports a stream until ctx ends.
 func (r *Repository) run(ctx context.Context, s *stream) {
 	for b := retry.New(minRestart, maxRestart); ; {
-		err := r.follow(ctx, s)
+		err := r.follow(ctx, s, b.Reset)
 		if ctx.Err() != nil {
 			return
 		}
@@ -366,8 +366,9 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 	}
 }
 
-// follow imports a stream until ctx ends or it cannot go on.
-func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
+// follow imports a stream until ctx ends or it cannot go on. succeeded is called
+// after each pass without an error.
+func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (err error) {
 	stores, release, err := r.opt.Stores.Open(Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
 	if err != nil {
 		return err
@@ -384,6 +385,9 @@ func (r *Repository) follow(ctx context.Context, s *stream) (err error) {
 	opt.Filed, opt.Waits = s.filed, s.failed
 	opt.Passed = func(sum *bulk.Summary, err error) {
 		s.passed(sum, err)
+		if err == nil {
+			succeeded()
+		}
 		if r.opt.Passed != nil {
 			r.passed.Lock()
 			defer r.passed.Unlock()

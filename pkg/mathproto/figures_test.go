@@ -1,0 +1,126 @@
+package mathproto
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+)
+
+// TestFiguresOfStream: what is stored counts when it is stored, over all runs of
+// the import.
+func TestFiguresOfStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stream{figures: newFigures()}
+		start, folder := time.Now(), time.Date(1999, 12, 31, 22, 0, 0, 0, time.UTC)
+		check := func(files, rows int64, last time.Time, hourly ...int64) {
+			t.Helper()
+			st := s.stats(time.Hour)
+			if tail := st.Hourly[24-len(hourly):]; st.Files != files || st.Rows != rows || !st.LastSuccess.Equal(last) || !slices.Equal(tail, hourly) {
+				t.Errorf("%d files, %d rows, by hour %v, the last at %v; want %d, %d, %v, %v", st.Files, st.Rows, tail, st.LastSuccess, files, rows, hourly, last)
+			}
+			if !st.Time.Equal(time.Now()) || !st.LastFolder.IsZero() && st.LagSeconds != st.Time.Sub(folder).Seconds() || st.LateAfter != 3*time.Hour {
+				t.Errorf("lag %v s at %v, late after %v", st.LagSeconds, st.Time, st.LateAfter)
+			}
+		}
+		check(0, 0, time.Time{}, 0, 0)
+		s.filed(bulk.TypeSummary{Files: 1, Rows: 5, Last: folder})
+		check(1, 5, start, 0, 5)
+		time.Sleep(time.Hour)
+		s.filed(bulk.TypeSummary{Files: 1, Rows: 5, Skipped: 7, Last: folder}) // nothing more is stored
+		check(1, 5, start, 5, 0)
+		s.filed(bulk.TypeSummary{Files: 2, Rows: 8, Skipped: 7, Last: folder})
+		again := start.Add(time.Hour)
+		check(2, 8, again, 5, 3)
+		s.passed(&bulk.Summary{Stores: []bulk.StoreSummary{{Store: "a"}}}, errors.New("the other is away"))
+		if st := s.stats(time.Hour); len(st.Stores) != 1 || st.Err() != "the other is away" || !st.LastPoll.Equal(again) {
+			t.Errorf("%+v", st)
+		}
+		s.ended()
+		check(2, 8, again, 5, 3)
+		time.Sleep(time.Hour)
+		s.filed(bulk.TypeSummary{Files: 1, Rows: 2, Last: folder})
+		check(3, 10, again.Add(time.Hour), 5, 3, 2)
+		s.passed(&bulk.Summary{}, nil)
+		if st := s.stats(time.Hour); st.Err() != "" || len(st.Stores) != 0 {
+			t.Errorf("after a pass without an error: %+v", st)
+		}
+	})
+}
+
+// TestStoresOfStream: each store is told apart after a pass.
+func TestStoresOfStream(t *testing.T) {
+	p, r := newOldProbe(t), newRepo(t, nil)
+	p.put(folder1+"/"+file, udp(3, "a"))
+	r.register("s1", p.addr())
+	eventually(t, "both stores", func() bool {
+		list := r.status(0).Stores
+		return len(list) == 2 && list[0].Files == 1 && list[1].Files == 1
+	})
+	for i, s := range r.status(0).Stores {
+		want := time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
+		if s.Store != r.dest[i] || s.Rows != 3 || s.Behind != 0 || !s.Last.Equal(want) {
+			t.Errorf("store %d: %+v", i, s)
+		}
+	}
+}
+
+// flaky are stores that cannot be opened at first.
+type flaky struct {
+	Stores
+	failures atomic.Int64
+}
+
+func (f *flaky) Open(s Stream) ([]bulk.Destination, func() error, error) {
+	if f.failures.Add(-1) >= 0 {
+		return nil, nil, errors.New("cannot be opened")
+	}
+	return f.Stores.Open(s)
+}
+
+// TestBackoffBeginsAgainAfterSuccess: the wait before an import is begun again
+// grows, but not over a pass that has succeeded.
+func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
+	p, q := newOldProbe(t), newOldProbe(t)
+	first := new(flaky)
+	first.failures.Store(3)
+	r := newRepo(t, func(r *repo) {
+		first.Stores, r.opt.Stores = r, first
+		r.dest = r.dest[1:]
+		r.opt.Import.ProbeGuessed = true // such an import ends when another probe has its logs
+	})
+	p.put(folder1+"/"+file, udp(3, "a"))
+	p.put(folder2+"/"+file, udp(3, "b"))
+	waits := func() (list []time.Duration) {
+		for line := range strings.Lines(r.logs.String()) {
+			if _, text, ok := strings.Cut(line, "again_in="); ok {
+				d, err := time.ParseDuration(strings.Fields(text)[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, d)
+			}
+		}
+		return list
+	}
+	for i := range 3 {
+		r.register("s1", p.addr()) // does not wait
+		eventually(t, "a failure", func() bool { return len(waits()) == i+1 })
+	}
+	r.register("s1", p.addr())
+	eventually(t, "the files", func() bool { return r.status(0).Files == 2 })
+	q.put(folder3+"/"+file, udp(3, "c"))
+	q.put("data/2016_03_25_02_37.out/"+file, udp(3, "d"))
+	r.register("s2", q.addr())
+	eventually(t, "the files of the other", func() bool { return r.status(1).Files == 2 })
+	p.put(folder3+"/"+file, udp(3, "c"))
+	eventually(t, "the end of the import", func() bool { return len(waits()) == 4 })
+	if list := waits(); list[2] <= minRestart || list[3] > minRestart {
+		t.Errorf("waits %v, want that the last is at most %v", list, minRestart)
+	}
+}
