@@ -104,15 +104,20 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	if err != nil {
 		return http.StatusForbidden, "certificate not understood"
 	}
+	from, err := netip.ParseAddrPort(req.RemoteAddr)
+	if err != nil {
+		return http.StatusInternalServerError, "internal error"
+	}
 	r.mu.Lock()
 	s, code, text := r.find(id)
 	if s == nil {
 		r.mu.Unlock()
 		return code, text
 	}
-	if s.Identity != identity {
+	if err := s.mayChange(from.Addr().Unmap().WithZone(""), identity); err != nil && !(identity == "" && isHere(req, from.Addr())) {
 		r.mu.Unlock()
-		return http.StatusForbidden, "the stream is another peer's"
+		r.refused("removal refused", req, s.Registration, err)
+		return http.StatusForbidden, err.Error()
 	}
 	all := r.streams
 	r.streams = slices.DeleteFunc(slices.Clone(all), func(o *stream) bool { return o == s })
@@ -127,6 +132,22 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	<-s.done
 	r.log.Info("stream removed", "stream", s.StreamName, "peer", req.RemoteAddr)
 	return http.StatusOK, "entry removed"
+}
+
+// isHere reports whether a request comes from this machine, whose user may
+// remove any stream.
+func isHere(req *http.Request, from netip.Addr) bool {
+	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return from.IsLoopback() || ok && local.AddrPort().Addr().Unmap() == from.Unmap()
+}
+
+// refused counts and, now and then, logs what a peer may not do.
+func (r *Repository) refused(what string, req *http.Request, reg Registration, err error) {
+	refusedRegistrations.Add(1)
+	r.refusals.Do(func() {
+		attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
+		r.log.Warn(what, append(attrs, hint.Attrs(err)...)...)
+	})
 }
 
 // register takes a stream, or the new address of one.
@@ -144,11 +165,7 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 		code, err = r.accept(e)
 	}
 	if err != nil {
-		refusedRegistrations.Add(1)
-		r.refusals.Do(func() {
-			attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
-			r.log.Warn("registration refused", append(attrs, hint.Attrs(err)...)...)
-		})
+		r.refused("registration refused", req, reg, err)
 		if code == http.StatusInternalServerError {
 			return code, "internal error"
 		}
@@ -251,21 +268,24 @@ func (r *Repository) accept(e entry) (code int, err error) {
 		return http.StatusOK, nil
 	}
 	s := r.streams[i]
-	if s.Identity != e.Identity {
-		return http.StatusForbidden, errors.New("the stream is another peer's")
+	if err := s.mayChange(e.Peer, e.Identity); err != nil {
+		return http.StatusForbidden, err
 	}
 	e.ID = s.ID
+	if e.CallBackUrl == s.CallBackUrl && e.Peer == s.Peer {
+		e.Silent = s.Silent
+	}
 	changed := s
 	probe := r.probe(e)
 	if e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
 		changed = r.newStream(e, s.figures)
 	}
-	oldUrl, oldPeer := s.CallBackUrl, s.Peer
+	oldUrl, oldPeer, oldSilent := s.CallBackUrl, s.Peer, s.Silent
 	if e != s.entry || changed != s {
-		s.CallBackUrl, s.Peer = e.CallBackUrl, e.Peer
+		s.CallBackUrl, s.Peer, s.Silent = e.CallBackUrl, e.Peer, e.Silent
 		r.streams[i] = changed
 		if err := r.save(); err != nil {
-			s.CallBackUrl, s.Peer, r.streams[i] = oldUrl, oldPeer, s
+			s.CallBackUrl, s.Peer, s.Silent, r.streams[i] = oldUrl, oldPeer, oldSilent, s
 			return http.StatusInternalServerError, err
 		}
 	}

@@ -87,6 +87,9 @@ type entry struct {
 	Registration
 	Peer     netip.Addr // who registered it last
 	Identity string     // of its certificate; "" without TLS
+	// Silent is since when CallBackUrl has not answered; zero if it did when it
+	// was asked last.
+	Silent time.Time `json:",omitzero"`
 }
 
 // Repository accepts registrations and imports all registered streams.
@@ -109,10 +112,11 @@ type Repository struct {
 	passed  sync.Mutex
 }
 
-// stream is a registered stream and its import. Of its entry only CallBackUrl
-// and Peer change, under the repository's lock.
+// stream is a registered stream and its import. Of its entry only CallBackUrl,
+// Peer and Silent change, under the repository's lock.
 type stream struct {
 	entry
+	missed bool // CallBackUrl did not answer when this process asked it last
 	probe  string
 	zone   *time.Location // of its folders; nil: as of the others
 	src    *source
@@ -285,7 +289,43 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
 		Wants: opt.Wants, Log: r.log, timing: r.opt.timing,
 	}, allowed)
+	s.src.answered = func(ok bool) { r.answered(s, ok) }
 	return s
+}
+
+// answered records whether the probe of a stream answers.
+func (r *Repository) answered(s *stream, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.missed = !ok
+	if ok == s.Silent.IsZero() {
+		return
+	}
+	s.Silent = time.Time{}
+	if !ok {
+		s.Silent = time.Now().Round(time.Second).UTC()
+	}
+	if err := r.save(); err != nil {
+		r.log.Error("streams not saved", "err", err)
+	}
+}
+
+// ownerSilence is how long the probe of a stream has to be silent until others
+// may have the stream, without TLS.
+const ownerSilence = time.Hour
+
+// mayChange returns why a peer may not change or remove a stream: it belongs to
+// the certificate that registered it, without TLS to the address. The lock is
+// held.
+func (s *stream) mayChange(from netip.Addr, identity string) error {
+	switch {
+	case s.Identity != identity:
+		return errors.New("the stream is another peer's")
+	case identity != "", from == s.Peer, s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence:
+		return nil
+	}
+	return hint.Add(fmt.Errorf("the stream is another peer's: %s registered it, and has answered in the last hour", s.Peer),
+		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
 // probe returns the probe of a stream: its certificate's, the one at its

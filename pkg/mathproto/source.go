@@ -66,6 +66,8 @@ type source struct {
 	opt SourceOptions
 	c   *client
 
+	answered func(ok bool) // is told whether the probe gave a list; nil: nobody
+
 	mu  sync.Mutex
 	url URL
 
@@ -124,6 +126,9 @@ func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 
 func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	names, finished, err := s.c.list(ctx, s.addr(), s.url.Stream)
+	if s.answered != nil && ctx.Err() == nil {
+		s.answered(err == nil)
+	}
 	if err != nil {
 		return nil, err
 	}
