@@ -595,6 +595,9 @@ func (r *run) settle(t *task, until time.Time) {
 	}
 	if t.lacks == 0 {
 		t.failure, t.rejected = "", nil
+		if until.IsZero() && t.remote != nil && t.remote.Settled != nil {
+			t.remote.Settled()
+		}
 	}
 	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()

@@ -43,6 +43,11 @@ type File struct {
 	Growing bool // Tstat may still write to it
 	// Open opens the file. The error is fs.ErrNotExist if it is gone.
 	Open func(ctx context.Context) (*Content, error)
+	// Settled is called each time that a pass finds, or makes, that the file
+	// needs no further look as long as it does not change: all stores have it.
+	// A source need not return such a file again unless others have its key.
+	// nil: not wanted.
+	Settled func()
 }
 
 // Content is an open log file. Its Seek only goes back to the start.

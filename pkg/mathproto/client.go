@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -117,53 +116,27 @@ func date(resp *http.Response) time.Time {
 	return time.Now()
 }
 
-// list asks a probe for the names of a stream's files. finished says that
-// Tstat writes to none of them any more.
-func (c *client) list(ctx context.Context, addr, stream string) (names []string, finished bool, err error) {
+// list asks a probe for the names of a stream's files and calls the function
+// that begin returns for each. begin gets the probe's time. finished says that
+// Tstat writes to none of the files any more.
+func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
-		return nil, false, away(err)
+		return false, away(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, false, away(refused(resp))
+		return false, away(refused(resp))
 	}
 	body := &io.LimitedReader{R: resp.Body, N: maxList + 1}
-	names, err = decodeList(body)
+	err = decodeList(body, begin(date(resp)))
 	if body.N == 0 {
 		err = fmt.Errorf("more than %d MiB", maxList>>20)
 	}
 	if err != nil {
-		return nil, false, away(fmt.Errorf("list of files: %w", err))
+		return false, away(fmt.Errorf("list of files: %w", err))
 	}
-	return names, resp.Header.Get(finishedHeader) != "", nil
-}
-
-// decodeList reads a JSON array of names, or null.
-func decodeList(r io.Reader) ([]string, error) {
-	dec := json.NewDecoder(r)
-	t, err := dec.Token()
-	if err == nil && t == nil {
-		return nil, nil
-	}
-	if err == nil && t != json.Delim('[') {
-		err = errors.New("no JSON array")
-	}
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for dec.More() {
-		var s string
-		if err := dec.Decode(&s); err != nil {
-			return nil, err
-		}
-		if names = append(names, s); len(names) > maxFiles {
-			return nil, fmt.Errorf("more than %d files", maxFiles)
-		}
-	}
-	_, err = dec.Token()
-	return names, err
+	return resp.Header.Get(finishedHeader) != "", nil
 }
 
 // version is what a server says of a file.

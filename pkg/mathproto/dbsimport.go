@@ -299,9 +299,6 @@ func (r *Repository) accept(e entry) (code int, err error) {
 		r.log.Info("stream moved", "stream", e.StreamName, "callback", e.CallBackUrl, "before", oldUrl)
 		s.src.move(e.CallBackUrl)
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wakeUp()
 	return http.StatusOK, nil
 }

@@ -69,6 +69,7 @@ type RepositoryOptions struct {
 	Log   *slog.Logger
 
 	timing timing
+	lists  listLimits
 }
 
 // stateFormat is the number of the format of the state file.
@@ -100,6 +101,7 @@ type Repository struct {
 	refusals  rate.Sometimes // limits what is logged of registrations
 	unlock    func()
 	limits    *bulk.Limits
+	lists     *lists
 	ctx       context.Context
 	wg        sync.WaitGroup
 
@@ -143,12 +145,13 @@ type figures struct {
 func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
+	opt.lists = cmp.Or(opt.lists, defaultListLimits)
 	opt.FolderLength = cmp.Or(opt.FolderLength, DefaultFolderLength)
 	unlock, err := state.Lock(cmp.Or(opt.Import.StateDir, "."), opt.State)
 	if err != nil {
 		return nil, fmt.Errorf("repository: %w", err)
 	}
-	r := &Repository{opt: opt, log: opt.Log, refusals: rate.Sometimes{First: 10, Interval: 10 * time.Second}, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate)}
+	r := &Repository{opt: opt, log: opt.Log, refusals: rate.Sometimes{First: 10, Interval: 10 * time.Second}, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate), lists: newLists(opt.lists)}
 	var saved registry
 	if err = state.Load(opt.State, stateFormat, &saved); err == nil || errors.Is(err, fs.ErrNotExist) {
 		r.listeners, err = peer.ListenAll(opt.Listen, opt.Log)
@@ -287,7 +290,7 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	opt := s.options(r.opt.Import)
 	s.src = newSource(URL{Addr: e.CallBackUrl, Stream: e.StreamName, TLS: r.opt.TLS.Enabled()}, "stream "+e.StreamName, SourceOptions{
 		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
-		Wants: opt.Wants, Log: r.log, timing: r.opt.timing,
+		Wants: opt.Wants, Log: r.log, timing: r.opt.timing, lists: r.lists,
 	}, allowed)
 	s.src.answered = func(ok bool) { r.answered(s, ok) }
 	return s
@@ -427,6 +430,9 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 		s.passed(sum, err)
 		if err == nil {
 			succeeded()
+			if s.src.more { // names were left
+				time.AfterFunc(s.src.pause, s.wakeUp)
+			}
 		}
 		if r.opt.Passed != nil {
 			r.passed.Lock()
@@ -434,6 +440,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 			r.opt.Passed(s.StreamName, sum, err)
 		}
 	}
+	defer s.src.reset()
 	sum, err := bulk.Run(ctx, *opt)
 	s.ended()
 	if sum != nil {
@@ -465,6 +472,14 @@ func (s *figures) reopened() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stores = nil
+}
+
+// wakeUp begins the next pass.
+func (s *stream) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 func (s *figures) filed(total bulk.TypeSummary) {

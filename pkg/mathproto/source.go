@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +44,7 @@ type SourceOptions struct {
 	Log   *slog.Logger // nil: none
 
 	timing timing
+	lists  *lists // bounds what streams keep; nil: not bounded
 }
 
 // NewSource returns the stream of a probe as a source of files.
@@ -71,8 +72,20 @@ type source struct {
 	mu  sync.Mutex
 	url URL
 
-	files map[string]*seen // by listed path, of the last list
+	files map[string]*seen // by listed path, of the last pass
 	told  map[string]bool  // problems that were told
+
+	// stored has the hashes of the names of files that need no further look,
+	// with the number of the list that last had them.
+	stored map[uint64]uint32
+	lists  uint32 // that were read
+	seed   maphash.Seed
+	wide   bool // there are too many folders of log folders to know what is stored
+	// What follows is used by Files and reset only.
+	after   *listed // the last of the pass before, if it left names; nil: all are looked at
+	pending int     // names that the stream has of those of opt.lists
+	more    bool    // the last pass left names
+	pause   time.Duration
 }
 
 // seen is what is known of a listed file.
@@ -95,7 +108,7 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
 	return &source{id: id, opt: opt, c: newClient(u.TLS, opt.TLS, allowed, opt.timing), url: u,
-		files: map[string]*seen{}, told: map[string]bool{}}
+		files: map[string]*seen{}, told: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
 }
 
 // String names the stream; it stays when the probe moves.
@@ -125,34 +138,30 @@ func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 }
 
 func (s *source) list(ctx context.Context) ([]bulk.File, error) {
-	names, finished, err := s.c.list(ctx, s.addr(), s.url.Stream)
+	list, err := s.read(ctx)
 	if s.answered != nil && ctx.Err() == nil {
-		s.answered(err == nil)
+		s.answered(err == nil || errors.Is(err, errCrowded))
 	}
 	if err != nil {
 		return nil, err
 	}
-	all := s.parse(names)
-	next := nextFolders(all)
-	logs := slices.Clone(all)
-	logs = slices.DeleteFunc(logs, func(l listed) bool { return !s.opt.Wants(l.file, l.time.Time) })
-	now, err := s.look(ctx, logs)
+	s.more = list.more
+	now, err := s.look(ctx, list.logs)
 	if err != nil {
 		return nil, err
 	}
-	newest := newestFolder(all, now)
 	var files []bulk.File
-	for _, l := range logs {
+	for _, l := range list.logs {
 		f := s.files[l.path]
 		if f.gone {
 			continue
 		}
 		growing := false
 		switch {
-		case finished:
+		case list.finished:
 		case f.taken != nil:
 			growing = *f.taken != f.version && !f.quiet
-		case !newest.After(l.time.Latest):
+		case !list.newest.After(l.time.Latest):
 			growing = !f.quiet || !now.After(l.time.Latest.Add(s.opt.FolderLength+quiet))
 		}
 		if !growing {
@@ -162,46 +171,89 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 		files = append(files, bulk.File{
 			Path: s.url.scheme() + "://" + s.addr() + "/" + l.name, Name: l.name, Dir: s.url.Stream,
 			Key:  store.Key{Probe: s.opt.Probe, Folder: l.folder, File: l.file},
-			Time: l.time, Next: next[path.Dir(l.name)], Size: f.size, ModTime: f.mtime, Growing: growing,
-			Open: s.opener(l),
+			Time: l.time, Next: list.next[path.Dir(l.name)], Size: f.size, ModTime: f.mtime, Growing: growing,
+			Open: s.opener(l), Settled: s.settler(l),
 		})
 	}
 	return files, nil
 }
 
-// parse reads the names of a list, without those that are no logs and those
-// that are being compressed.
-func (s *source) parse(names []string) (logs []listed) {
-	byName := map[string]int{}
-	for _, n := range names {
-		l, ok, err := parseListed(n, s.opt.Location)
-		if err != nil {
-			s.tell("the probe lists a name that is not accepted", "name", n[:min(len(n), maxReason)])
-		}
-		if !ok {
-			continue
-		}
-		if _, twice := byName[l.name]; twice {
-			continue
-		}
-		byName[l.name] = len(logs)
-		logs = append(logs, l)
-	}
-	return slices.DeleteFunc(logs, func(l listed) bool {
-		_, plain := byName[strings.TrimSuffix(l.name, ".gz")]
-		return l.gz && plain
+// pauseTimes is how many times as long as it took to read a list the stream
+// waits before it is read again for the names that were left.
+const pauseTimes = 4
+
+// read asks for the list.
+func (s *source) read(ctx context.Context) (*listing, error) {
+	s.opt.lists.release(s.pending)
+	s.pending, s.more = 0, false
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	k := &lister{s: s, rd: s.opt.lists.begin(cancel), has: map[string]bool{}, parents: map[string]string{}}
+	defer s.opt.lists.end(k.rd)
+	s.mu.Lock()
+	s.lists++
+	s.mu.Unlock()
+	begin := time.Now()
+	finished, err := s.c.list(ctx, s.addr(), s.url.Stream, func(date time.Time) func(string) {
+		k.date = date
+		return k.add
 	})
+	if err == nil && len(k.parents) > maxParents && !s.wide && s.opt.lists != nil {
+		s.reset()
+		s.wide = true
+		return s.read(ctx)
+	}
+	if err != nil {
+		s.opt.lists.release(s.pending)
+		s.pending = 0
+		if errors.Is(context.Cause(ctx), errCrowded) {
+			err = away(errCrowded)
+		}
+		return nil, err
+	}
+	s.pause = pauseTimes * time.Since(begin)
+	s.mu.Lock()
+	maps.DeleteFunc(s.stored, func(_ uint64, list uint32) bool { return list != s.lists })
+	s.mu.Unlock()
+	list := k.listing()
+	list.finished = finished
+	return list, nil
 }
 
-// newestFolder returns the time of the newest folder. A folder ahead of the
-// probe's clock does not count: it is older than the one being written.
-func newestFolder(logs []listed, now time.Time) (newest time.Time) {
-	for _, l := range logs {
-		if t := l.time.Time; t.After(newest) && !t.After(now) {
-			newest = t
+// isStored reports whether the file of a listed name needs no further look.
+func (s *source) isStored(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := maphash.String(s.seed, name)
+	_, known := s.stored[id]
+	if known {
+		s.stored[id] = s.lists
+	}
+	return known
+}
+
+// settler returns the File.Settled of a listed file.
+func (s *source) settler(l listed) func() {
+	if s.opt.lists == nil || s.wide {
+		return nil
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if f := s.files[l.path]; f != nil && f.done {
+			s.stored[maphash.String(s.seed, l.name)] = s.lists
+			delete(s.files, l.path)
 		}
 	}
-	return newest
+}
+
+// reset forgets all files, as before the first pass.
+func (s *source) reset() {
+	s.opt.lists.release(s.pending)
+	s.pending, s.more, s.after, s.wide = 0, false, nil, false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files, s.stored = map[string]*seen{}, map[uint64]uint32{}
 }
 
 // tell warns once of each thing.
@@ -213,27 +265,6 @@ func (s *source) tell(message, key, value string) {
 	if !known {
 		s.opt.Log.Warn(message, "stream", s.id, key, value)
 	}
-}
-
-// nextFolders tells of each listed folder when the next one beside it begins.
-func nextFolders(logs []listed) map[string]time.Time {
-	byParent := map[string][]listed{}
-	for _, l := range logs {
-		parent := path.Dir(path.Dir(l.name))
-		byParent[parent] = append(byParent[parent], l)
-	}
-	next := map[string]time.Time{}
-	for _, list := range byParent {
-		slices.SortFunc(list, func(a, b listed) int { return b.time.Latest.Compare(a.time.Latest) })
-		var last, before time.Time // of this folder, of the one after it
-		for _, l := range list {
-			if !l.time.Latest.Equal(last) {
-				last, before = l.time.Latest, last
-			}
-			next[path.Dir(l.name)] = before
-		}
-	}
-	return next
 }
 
 // look asks for the versions of the files that may have changed, and returns

@@ -1,10 +1,12 @@
 package mathproto
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -346,13 +348,19 @@ func FuzzParseListed(f *testing.F) {
 
 // FuzzDecodeList: no list breaks the reader.
 func FuzzDecodeList(f *testing.F) {
-	for _, s := range []string{"null", "[]", `["a","b"]`, "[1]", "{", `["a"`} {
+	for _, s := range []string{"null", "[]", " [ \"a\" , \"b\\\"\\u00e9]\" ] ", "[1]", "{", `["a"`, `["a",]`, `["a" "b"]`, "nul", "[\"\n\"]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		names, err := decodeList(strings.NewReader(s))
-		if err == nil && len(names) > len(s) {
-			t.Errorf("%q: %d names", s, len(names))
+		var names []string
+		err := decodeList(strings.NewReader(s), func(name string) { names = append(names, name) })
+		var want []string
+		wantErr := json.NewDecoder(strings.NewReader(s)).Decode(&want)
+		if strings.Contains(s, "null") && len(want) > 0 || slices.ContainsFunc(want, func(name string) bool { return len(name) > maxName }) {
+			return // JSON's null for a name, and a name that is cut
+		}
+		if (err == nil) != (wantErr == nil) || err == nil && !slices.Equal(names, want) {
+			t.Errorf("%q: %q, %v, want %q, %v", s, names, err, want, wantErr)
 		}
 	})
 }
