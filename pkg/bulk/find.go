@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	destination "github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -89,7 +90,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 // missing says that a source is not there.
 func missing(src string, err error) error {
 	if i := strings.Index(src, "://"); i > 0 {
-		return hint.New("source "+src+": unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -")
+		return hint.New("source "+destination.Redact(src)+": unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -")
 	}
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -75,6 +75,9 @@ func Parse(text string) (*URL, error) {
 		return nil, err
 	}
 	u.Hosts, u.Path, _ = strings.Cut(u.rest, "/")
+	if strings.Contains(u.Path, "@") {
+		return nil, errUser // of a password with a slash
+	}
 	if i := strings.LastIndexByte(u.Hosts, '@'); i >= 0 {
 		if u.User, err = parseUser(u.Hosts[:i]); err != nil {
 			return nil, err

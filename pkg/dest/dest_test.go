@@ -61,6 +61,9 @@ func TestParse(t *testing.T) {
 		"a://h?x=1;y=2":                 "its query cannot be read",
 		"a://h?x=secret&x=1":            "x is given twice",
 		"a://u:my?secret@h/d":           "its user and password cannot be read",
+		"a://u:1/secret@h/d":            "its user and password cannot be read",
+		"a://secret/en@h/d":             "its user and password cannot be read",
+		"a://u@corp:1/secret@h/d":       "its user and password cannot be read",
 		"a://u:my?x=1&se/secret&tls=on": "its user and password cannot be read",
 		"a://h?a-b=1&x=&a-b=":           "a-b is given twice",
 	} {

@@ -114,13 +114,12 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	wrong := func(shown, reason string) (URL, error) {
 		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
+	shown := dest.Redact(text)
 	p, err := dest.Parse(text)
 	if err != nil || !IsURL(text) {
-		scheme, _, _ := strings.Cut(text, ":") // the rest may hold a password
-		return wrong(scheme+"://…", "it is not a MATH address")
+		return wrong(shown, "it is not a MATH address")
 	}
-	shown := dest.Redact(text)
-	if strings.Contains(text, "@") || len(p.Options) > 0 {
+	if p.User != nil || len(p.Options) > 0 {
 		return wrong(shown, "it has more than host, port and stream")
 	}
 	u = URL{Addr: p.Hosts, Stream: strings.Trim(p.Path, "/"), TLS: p.Scheme == "math+tls"}

@@ -252,7 +252,7 @@ func (d Dialer) Open() (*Conn, error) {
 	switch {
 	case err != nil:
 		return nil, usage("%q is not a URL", dest.Redact(d.URL))
-	case u.Scheme != "http" && u.Scheme != "https" || strings.Contains(u.Hosts, ",") || u.User != nil || len(u.Options) > 0 || strings.ContainsAny(u.Path, "#@"):
+	case u.Scheme != "http" && u.Scheme != "https" || strings.Contains(u.Hosts, ",") || u.User != nil || len(u.Options) > 0 || strings.Contains(u.Path, "#"):
 		return nil, usage("%q is not the URL of an mPlane peer", dest.Redact(text))
 	case u.Scheme == "http" && d.TLS.Enabled():
 		return nil, usage("%s is without TLS, but certificates are given", dest.Redact(text))
