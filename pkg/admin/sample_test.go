@@ -37,6 +37,7 @@ func busy() *State {
 			Probe:        probe, To: []string{"parquet:/srv/tstat", "postgres://tstat@db/tstat"},
 			Time: noon, LastFolder: noon.Add(-lag).Truncate(time.Hour), LateAfter: 3 * time.Hour, LastSuccess: noon.Add(-7 * time.Minute),
 			Files: rows / 50_000, Rows: rows, Rejects: rows / 90_000, Bytes: rows * 590, Hourly: hourly,
+			ClockAhead: time.Second, ClockTime: noon.Add(-time.Minute),
 			Stores: []bulk.StoreSummary{
 				{Store: "parquet:/srv/tstat", Last: noon.Add(-lag)},
 				{Store: "postgres://tstat@db/tstat", Last: noon.Add(-lag), Behind: 12, Oldest: noon.Add(-lag - 4*time.Hour), Error: "store unavailable"},

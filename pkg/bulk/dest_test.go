@@ -468,3 +468,39 @@ func TestUnwantedFilesAreNotMissing(t *testing.T) {
 		}
 	})
 }
+
+// TestFollowNamesWhatIsNotStored: a refused file is an error of each pass until
+// it is stored, not only of the pass that read it.
+func TestFollowNamesWhatIsNotStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 1)
+		bad := w.put("2016_03_01_05_00.out/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))
+		ctx, cancel := context.WithCancel(t.Context())
+		opt := w.options(w.open())
+		opt.Follow, opt.Poll = true, time.Minute
+		passes := 0
+		opt.Passed = func(sum *Summary, err error) {
+			switch passes++; passes {
+			case 1, 2:
+				u := sum.Unstored
+				if u == nil || u.Files != 1 || u.Path != bad || !strings.Contains(u.Err, "101 of 151 lines rejected") || sum.Total.Failed != 1 {
+					t.Errorf("pass %d: %+v, failed %d", passes, u, sum.Total.Failed)
+				}
+				if !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), bad) {
+					t.Errorf("pass %d: %v", passes, err)
+				}
+				if passes == 2 {
+					w.put("2016_03_01_05_00.out/"+file, udp(50, "a"))
+				}
+			case 3:
+				if sum.Unstored != nil || err != nil {
+					t.Errorf("%+v, %v", sum.Unstored, err)
+				}
+				cancel()
+			}
+		}
+		if _, err := Run(ctx, opt); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}

@@ -42,6 +42,7 @@ type task struct {
 	fresh    bool             // records were just looked up, and key is claimed
 	counted  bool             // among those stored, skipped or to import
 	failure  string           // why it failed, as counted and reported; "": it has not
+	err      string           // why it is not stored; "": it is, or nobody tried
 }
 
 // find returns the files that the sources have and the options want, ordered
@@ -317,7 +318,7 @@ func (r *run) isSettled(t *task) bool {
 	if len(r.available(v.lacks)) > 0 {
 		return false
 	}
-	t.lacks = v.lacks
+	t.lacks, t.err = v.lacks, v.err
 	r.settle(t, v.until)
 	return true
 }

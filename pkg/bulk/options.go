@@ -60,8 +60,8 @@ type Options struct {
 	// Wake makes Follow look at once; nil: never.
 	Wake <-chan struct{}
 
-	// Passed is called after each pass of Follow, with the sums so far; Filed
-	// after each file.
+	// Passed is called after each pass of Follow, with the sums so far and why
+	// not everything is stored; Filed after each file.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
 	// PassedOver is called with what looks like logs and is not read, each time

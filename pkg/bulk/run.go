@@ -68,6 +68,7 @@ type version struct {
 	until   time.Time // when it is looked at again all the same; zero: never
 	lacks   storeSet  // stores that were unavailable
 	counted bool      // in the sums of types
+	err     string    // why it is not stored; "": it is
 
 	// What was reported of it, see task; only while a store lacks it.
 	failure  string
@@ -322,7 +323,11 @@ func (r *run) follow(ctx context.Context) error {
 			err = r.behindError() // the others are up to date
 		}
 		if r.opt.Passed != nil {
-			r.opt.Passed(r.summary(), err)
+			sum := r.summary()
+			if err == nil && sum.Unstored != nil {
+				err = sum.Unstored
+			}
+			r.opt.Passed(sum, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -535,6 +540,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 		r.count(t, func(s *TypeSummary) { s.Failed++ })
 		r.problem(t.path, err)
 	}
+	t.err = err.Error()
 	r.settle(t, time.Now().Add(retryAfter))
 	r.done(t)
 	return nil
@@ -601,7 +607,7 @@ func (r *run) settle(t *task, until time.Time) {
 	}
 	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()
-		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.failure, t.rejected}
+		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.err, t.failure, t.rejected}
 		r.mu.Unlock()
 	}
 }
@@ -661,7 +667,27 @@ func (r *run) summary() *Summary {
 		s.Stores = append(s.Stores, d.summary())
 	}
 	s.RejectFile = r.rejects.path()
+	s.Unstored = r.unstored()
 	return s
+}
+
+// unstored returns the files that were refused and wait for their next try;
+// nil if there are none. The lock is held.
+func (r *run) unstored() *Unstored {
+	var u Unstored
+	for path, v := range r.settled {
+		if v.err == "" {
+			continue
+		}
+		u.Files++
+		if path >= u.Path {
+			u.Path, u.Err = path, v.err
+		}
+	}
+	if u.Files == 0 {
+		return nil
+	}
+	return &u
 }
 
 // stdinPath names standard input in records and messages.

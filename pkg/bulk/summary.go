@@ -3,6 +3,7 @@ package bulk
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,8 +27,33 @@ type Summary struct {
 	Stores []StoreSummary `json:"stores,omitempty"`
 	// RejectFile holds the rejected lines; empty if there were none.
 	RejectFile string `json:"reject_file,omitempty"`
-	DryRun     bool   `json:"dry_run,omitempty"`
+	// Unstored are the files that Follow could not store, as of now; nil: none.
+	Unstored *Unstored `json:"unstored,omitempty"`
+	DryRun   bool      `json:"dry_run,omitempty"`
 }
+
+// Unstored counts files that are not stored, because their content or a store
+// refuses them, until a later try succeeds. It is an error too, and wraps
+// ErrFailed.
+type Unstored struct {
+	Files int64  `json:"files"`
+	Path  string `json:"path"`  // of the last of them by name, which is the newest
+	Err   string `json:"error"` // why that file is not stored
+}
+
+func (u *Unstored) Error() string {
+	text := u.Err
+	if !strings.Contains(text, u.Path+":") {
+		text = u.Path + ": " + text
+	}
+	if u.Files > 1 {
+		text += fmt.Sprintf(" (and %d more files)", u.Files-1)
+	}
+	return text
+}
+
+// Unwrap returns ErrFailed.
+func (u *Unstored) Unwrap() error { return ErrFailed }
 
 // TypeSummary counts what happened to the files of one log type. Lines ==
 // Rows + Rejects + Cuts holds for what was stored.

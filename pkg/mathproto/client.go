@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,22 @@ type client struct {
 	http   *http.Client
 	tls    bool
 	timing timing
+	told   atomic.Pointer[clockReading] // of the peer's clock; nil: it has not told
+}
+
+// clockReading is what a peer's clock said.
+type clockReading struct {
+	ahead time.Duration // of our clock
+	at    time.Time     // by our clock
+}
+
+// clock returns how far the peer's clock is ahead of ours, and when the peer
+// told; zero: it has not.
+func (c *client) clock() (ahead time.Duration, at time.Time) {
+	if r := c.told.Load(); r != nil {
+		return r.ahead, r.at
+	}
+	return 0, time.Time{}
 }
 
 // newClient returns a client that connects only to addresses that allowed
@@ -85,6 +102,10 @@ func (c *client) do(ctx context.Context, method, addr, path string, body []byte,
 			err = ue.Err
 		}
 		return nil, err
+	}
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now := time.Now()
+		c.told.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // a Date has whole seconds
 	}
 	return resp, nil
 }

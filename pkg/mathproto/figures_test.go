@@ -2,6 +2,9 @@ package mathproto
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -10,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
 // TestFiguresOfStream: what is stored counts when it is stored, over all runs of
@@ -122,5 +126,51 @@ func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 	eventually(t, "the end of the import", func() bool { return len(waits()) == 4 })
 	if list := waits(); list[2] <= minRestart || list[3] > minRestart {
 		t.Errorf("waits %v, want that the last is at most %v", list, minRestart)
+	}
+}
+
+// TestRefusedFileInStatus: the status of a stream names a file that is not
+// stored, and where its rejected lines are, until the probe has it no more.
+func TestRefusedFileInStatus(t *testing.T) {
+	p, r := newOldProbe(t), newRepo(t, func(r *repo) { r.dest = r.dest[1:] }) // a copy takes every line
+	p.put(folder1+"/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))
+	r.register("s1", p.addr())
+	eventually(t, "the refused file", func() bool { return r.status(0).Unstored == 1 })
+	r.passes(0)
+	r.passes(0)
+	st := r.running.Stats()[0]
+	if text := st.Err(); !strings.Contains(text, folder1) || !strings.Contains(text, "101 of 151 lines rejected") {
+		t.Errorf("error %q", text)
+	}
+	if text, err := os.ReadFile(st.RejectFile); err != nil || !strings.Contains(string(text), `"bad"`) {
+		t.Errorf("rejects in %q: %v, %.200s", st.RejectFile, err, text)
+	}
+	p.set(func() { p.list = func() (int, string) { return http.StatusOK, "[]" } })
+	eventually(t, "no refused file", func() bool {
+		st := r.running.Stats()[0]
+		return st.Unstored == 0 && st.Err() == ""
+	})
+}
+
+// TestClockOfPeer: what a peer answers tells how far its clock is ahead.
+func TestClockOfPeer(t *testing.T) {
+	ahead := -time.Hour
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+	}))
+	defer srv.Close()
+	c := newClient(false, peer.TLS{}, nil, quick)
+	if _, at := c.clock(); !at.IsZero() {
+		t.Errorf("known before the first answer, at %v", at)
+	}
+	for _, ahead = range []time.Duration{-time.Hour, 0, 2 * time.Minute} {
+		resp, err := c.do(t.Context(), http.MethodGet, srv.Listener.Addr().String(), "/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got, at := c.clock(); (got-ahead).Abs() > time.Minute || time.Since(at) > time.Minute {
+			t.Errorf("%v ahead at %v, want %v", got, at, ahead)
+		}
 	}
 }

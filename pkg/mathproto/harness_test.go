@@ -191,10 +191,11 @@ type repo struct {
 	dest []string
 	logs logs
 
-	addr   string
-	cancel context.CancelFunc
-	done   chan struct{}
-	err    error
+	running *Repository
+	addr    string
+	cancel  context.CancelFunc
+	done    chan struct{}
+	err     error
 }
 
 func newRepo(t *testing.T, change func(*repo)) *repo {
@@ -253,7 +254,7 @@ func (r *repo) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.addr = repository.Addrs()[0]
+	r.running, r.addr = repository, repository.Addrs()[0]
 	go func() {
 		defer close(r.done)
 		r.err = repository.Run(ctx)

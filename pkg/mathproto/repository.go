@@ -135,9 +135,12 @@ type figures struct {
 	total  bulk.TypeSummary    // of this run of the import
 	before bulk.TypeSummary    // of those before it
 	stores []bulk.StoreSummary // after the last pass
-	rows   *metrics.Counts     // stored per hour
-	last   struct{ stored, poll, err time.Time }
-	err    string
+	// unstored and rejectFile are as of the last pass, too.
+	unstored   int64
+	rejectFile string
+	rows       *metrics.Counts // stored per hour
+	last       struct{ stored, poll, err time.Time }
+	err        string
 }
 
 // NewRepository returns a repository that listens already, and has the
@@ -495,6 +498,10 @@ func (s *figures) filed(total bulk.TypeSummary) {
 func (s *figures) passed(sum *bulk.Summary, err error) {
 	s.mu.Lock()
 	s.last.poll, s.stores = time.Now(), sum.Stores
+	s.unstored, s.rejectFile = 0, sum.RejectFile
+	if sum.Unstored != nil {
+		s.unstored = sum.Unstored.Files
+	}
 	s.mu.Unlock()
 	if err != nil {
 		s.failed(err)

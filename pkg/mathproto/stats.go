@@ -25,6 +25,11 @@ type StreamStats struct {
 	// that it has claimed, and not stored yet.
 	Others  int64 `json:"others,omitempty"`
 	Claimed int64 `json:"claimed,omitempty"`
+	// Unstored counts the files that were not stored at the last try.
+	Unstored int64 `json:"unstored,omitempty"`
+	// RejectFile is the path of the file with the rejected lines of this run
+	// of the import; "": no line was rejected.
+	RejectFile string `json:"-"`
 	// LastFolder is the time of the newest folder of which a file is stored,
 	// and LagSeconds how long ago that is.
 	LastFolder time.Time `json:"last_folder,omitzero"`
@@ -40,7 +45,12 @@ type StreamStats struct {
 	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is this hour
 	// LateAfter is the lag from which on the stream is late; 0: never.
 	LateAfter time.Duration `json:"-"`
-	To        []string      `json:"-"` // stores, or the repository, without secrets
+	// ClockAhead is how far the probe's clock was ahead of ours at ClockTime,
+	// exact to a second, negative if it was behind. ClockTime is zero if the
+	// probe has not told its time.
+	ClockAhead time.Duration `json:"-"`
+	ClockTime  time.Time     `json:"-"`
+	To         []string      `json:"-"` // stores, or the repository, without secrets
 }
 
 // archive is the lag of a stream that has old logs only: these do not come
@@ -87,6 +97,10 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Count("claimed_files", "Files that another repository has claimed, and not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
 	metrics.Time("last_success_timestamp_seconds", "When a file of the stream was last stored.", func(s *StreamStats) time.Time { return s.LastSuccess }),
 	metrics.Time("last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", func(s *StreamStats) time.Time { return s.LastFolder }),
+	metrics.Count("unstored_files", "Files that were not stored at the last try.", func(s *StreamStats) int64 { return s.Unstored }),
+	metrics.Value("clock_ahead_seconds", "How far the clock of the probe is ahead of that of the repository.", func(s *StreamStats) (float64, bool) {
+		return s.ClockAhead.Seconds(), !s.ClockTime.IsZero()
+	}),
 	metrics.Value("lag_seconds", "How long ago the newest log folder of which a file is stored began.", func(s *StreamStats) (float64, bool) {
 		lag, known := s.Lag()
 		return lag.Seconds(), known
@@ -144,7 +158,10 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
 		// Nothing can be stored of the folder that Tstat writes to, nor for a
 		// while of the one before.
-		LateAfter: 3 * folder,
+		LateAfter: 3 * folder, Unstored: s.unstored, RejectFile: s.rejectFile,
+	}
+	if s.src != nil {
+		st.ClockAhead, st.ClockTime = s.src.c.clock()
 	}
 	if !st.LastFolder.IsZero() {
 		st.LagSeconds = now.Sub(st.LastFolder).Round(time.Second).Seconds()
