@@ -154,9 +154,8 @@ const (
 	maxRestart = time.Minute
 )
 
-// run serves a session until its end. An endpoint that was open once is
-// opened again when it fails: it rather comes back than to end the process
-// that has the others too.
+// run serves a session until its end. An endpoint that was open once is opened
+// again when it fails: the process has other endpoints to serve.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
