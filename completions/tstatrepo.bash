@@ -172,7 +172,7 @@ _tstatrepo() {
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
         --tls-for)
-            mapfile -t COMPREPLY < <(compgen -W "rrd streaming log" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "rrd streaming log admin" -- "$cur")
             return ;;
         --config)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null

@@ -138,7 +138,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l allow -x -d 'acc
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l tls-cert -r -F -d 'own certificate (PEM FILE, with the intermediate ones)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l tls-key -r -F -d 'private key of --tls-cert (PEM FILE)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l tls-ca -r -F -d 'certificate authorities of peers (PEM FILE); a listener then asks for client certificates'
-complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l tls-for -x -a 'rrd streaming log' -d 'the ENDPOINT that uses the certificates, if there are any: rrd, streaming or log; old exporters of lines and old math_probes know no TLS'
+complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l tls-for -x -a 'rrd streaming log admin' -d 'the ENDPOINT that uses the certificates, if there are any: rrd, streaming, log or admin; old exporters of lines and old math_probes know no TLS; an admin address that others can reach always uses them'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l config -r -F -d 'read settings from FILE, see tstatrepo.toml(5)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l check-config -d 'check the settings and exit'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l print-config -d 'print the settings in effect and exit'

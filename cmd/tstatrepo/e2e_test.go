@@ -96,7 +96,7 @@ func newSite(t *testing.T, protocol string, links bool) *site {
 		s.admin[name] = freeAddr(t)
 		f := s.tls[who]
 		s.conf[name] = filepath.Join(s.dir, name+".toml")
-		s.must(os.WriteFile(s.conf[name], fmt.Appendf(nil, "state-dir = %q\n[serve]\nsupervisor = \"https://%s/\"\nadmin = %q\ntls-cert = %q\ntls-key = %q\ntls-ca = %q\n%s",
+		s.must(os.WriteFile(s.conf[name], fmt.Appendf(nil, "state-dir = %q\n[serve]\nsupervisor = \"https://%s/\"\nadmin = %q\ntls-cert = %q\ntls-key = %q\ntls-ca = %q\ntls-for = [\"rrd\", \"streaming\", \"log\", \"admin\"]\n%s",
 			filepath.Join(s.dir, name), s.components, s.admin[name], f[0], f[1], f[2], text), 0o600))
 	}
 	config("repository", "repository", fmt.Sprintf(`

@@ -122,11 +122,12 @@ func (s *serve) settings() []*setting {
 			own = append(own, set)
 		}
 	}
-	return append(own, &setting{name: "tls-for", group: "Network", value: &s.tlsFor, complete: strings.Join(endpointWords, " "),
-		usage: "the `ENDPOINT` that uses the certificates, if there are any: rrd, streaming or log; old exporters of lines and old math_probes know no TLS"})
+	return append(own, &setting{name: "tls-for", group: "Network", value: &s.tlsFor, complete: strings.Join(endpointWords, " ") + " admin",
+		usage: "the `ENDPOINT` that uses the certificates, if there are any: rrd, streaming, log or admin; old exporters of lines and old math_probes know no TLS; " +
+			"an admin address that others can reach always uses them"})
 }
 
-// endpointWords are the words of tls-for.
+// endpointWords are the endpoints in tls-for.
 var endpointWords = []string{"rrd", "streaming", "log"}
 
 // pick returns the settings of a table with the given names.
@@ -279,6 +280,9 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 	svc.clients = s.listenOptions(p, "clients", networks, s.clients...)
 	if s.admin != "" {
 		svc.admin = s.listenOptions(p, "admin", networks, s.admin)
+		if a := &svc.admin[0]; a.Local() && !slices.Contains(s.tlsFor, "admin") {
+			a.TLS = peer.TLS{}
+		}
 	}
 	if s.accept != "always" && s.accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.accept)
@@ -287,8 +291,8 @@ func (s *serve) service(cfg *config, p *problems, con *console, former *service)
 		p.add("accept", "scheduled needs --supervisor or --clients: nobody else can send a specification")
 	}
 	for _, word := range s.tlsFor {
-		if !slices.Contains(endpointWords, word) {
-			p.add("tls-for", "%q is not rrd, streaming or log", word)
+		if word != "admin" && !slices.Contains(endpointWords, word) {
+			p.add("tls-for", "%q is not rrd, streaming, log or admin", word)
 		}
 	}
 	atLeast(p, "drain-timeout", s.drain, duration(time.Second))

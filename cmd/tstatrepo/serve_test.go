@@ -319,14 +319,22 @@ func TestServeRefusals(t *testing.T) {
 }
 
 // TestServeTLSFor: an endpoint that is not one of tls-for takes old exporters
-// without TLS, the others want certificates.
+// without TLS, the others want certificates. The page for this machine has no
+// TLS unless tls-for names it.
 func TestServeTLSFor(t *testing.T) {
 	c := newServeConfig(t)
 	cert, key, ca := certify(t)("Components", "Repository-site")
 	c.serve = fmt.Sprintf("tls-cert = %q\ntls-key = %q\ntls-ca = %q\ntls-for = [\"rrd\", \"log\"]", cert, key, ca)
+	admin := freeAddr(t)
 	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", c.write(t))
+	p := begin(t, env, "serve", "--config", c.write(t), "--admin", admin)
 	told()
+	p.says("administration")
+	if resp, err := http.Get("http://" + admin + "/-/ready"); err != nil {
+		t.Error(err)
+	} else if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+		t.Error(resp.Status)
+	}
 	conn, err := net.Dial("tcp", c.lines)
 	if err != nil {
 		t.Fatal(err)
@@ -358,7 +366,7 @@ func TestServeTLSFor(t *testing.T) {
 	p.ends(0)
 	p = begin(t, nil, "serve", "--config", c.file, "--tls-for", "lines")
 	p.ends(2)
-	if !strings.Contains(p.log.String(), `"lines" is not rrd, streaming or log`) {
+	if !strings.Contains(p.log.String(), `"lines" is not rrd, streaming, log or admin`) {
 		t.Error("a wrong word is taken")
 	}
 }

@@ -42,12 +42,23 @@ func (svc *service) administer(ctx context.Context) error {
 }
 
 // ready returns why the service is not ready, nil if it is: its endpoints are
-// open. A supervisor or a sink that is down is another matter.
+// open, and so are the stores of its streams. A supervisor, a sink or a store
+// that goes down later is another matter.
 func (svc *service) ready() error {
 	var errs []error
 	for _, e := range svc.repo.Endpoints() {
 		if !e.Open() && (e.Err != nil || !svc.repository.Scheduled) {
 			errs = append(errs, fmt.Errorf("%s is not open", e.Label))
+		}
+	}
+	if logs := svc.repo.Logs(); logs != nil {
+		named := map[string]bool{}
+		streams := logs.Stats()
+		for _, st := range mathproto.StoresOf(streams) {
+			if st.Unopened && st.Error != "" && !named[st.Store] {
+				named[st.Store] = true
+				errs = append(errs, fmt.Errorf("store %s is not open: %s", st.Store, st.Error))
+			}
 		}
 	}
 	return errors.Join(errs...)

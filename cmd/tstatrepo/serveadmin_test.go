@@ -12,6 +12,54 @@ import (
 	"testing"
 )
 
+// TestServeStoreDownFromTheStart: page, metrics and readiness agree that a
+// store is down that never answered, and none of them shows its password.
+func TestServeStoreDownFromTheStart(t *testing.T) {
+	c := newServeConfig(t)
+	admin := freeAddr(t)
+	c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"postgres://u:secret@%s/db?sslmode=disable\"]\npoll = \"100ms\"\ntimezone = \"UTC\"", c.dir, freeAddr(t))
+	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
+	p.says("administration")
+	source := t.TempDir()
+	for i := 21; i < 23; i++ {
+		dir := filepath.Join(source, fmt.Sprintf("2016_03_24_%d_37.out", i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte("#15#c_ip:1 c_port:2\n1.1.1.1 1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	probe := mathCommand(t, "--to", "math://"+c.logs, "--listen", freeAddr(t), "--stream", "s1", "--settle", "1s", "--state-dir", t.TempDir(), source)
+	defer probe.stop(t)
+	for path, want := range map[string]string{
+		"/":        "Store postgres://",
+		"/metrics": `tstatrepo_import_store_failing{probe="s1",store="postgres://`,
+		"/-/ready": "store postgres://",
+	} {
+		status, text := 0, ""
+		becomes(t, fmt.Sprintf("%q in %s", want, path), func() bool {
+			resp, err := http.Get("http://" + admin + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, text = resp.StatusCode, string(body)
+			return strings.Contains(text, want)
+		})
+		if strings.Contains(text, "secret") {
+			t.Errorf("%s shows the password: %s", path, text)
+		}
+		if path == "/-/ready" && status != http.StatusServiceUnavailable {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+}
+
 // TestServeAdmin: what probes send is seen on the administration listener,
 // and so is what is wrong.
 func TestServeAdmin(t *testing.T) {

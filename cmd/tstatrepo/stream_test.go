@@ -88,6 +88,7 @@ tstatrepo_stream_consumer_restarts_total\{consumer="file:DIR",stream="live"\} 0
 tstatrepo_stream_cuts_total\{stream="live"\} 0
 tstatrepo_stream_empty_total\{stream="live"\} 0
 tstatrepo_stream_lines_total\{stream="live"\} 8
+tstatrepo_stream_outside_total\{stream="live"\} 0
 tstatrepo_stream_refused_total\{stream="live"\} 0
 tstatrepo_stream_rejects_total\{stream="live"\} 2
 tstatrepo_stream_untaken_lines\{stream="live"\} 0

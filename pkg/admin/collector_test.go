@@ -73,6 +73,8 @@ func TestCollector(t *testing.T) {
 		`tstatrepo_import_lag_seconds{probe="turin",stream="turin_log_tcp_complete",type="log_tcp_complete"} 108030`,
 		`tstatrepo_import_store_behind_files{probe="turin",store="parquet:/srv/tstat",stream="turin_log_tcp_complete",type="log_tcp_complete"} 0`,
 		`tstatrepo_import_store_behind_files{probe="turin",store="postgres://tstat@db/tstat",stream="turin_log_tcp_complete",type="log_tcp_complete"} 12`,
+		`tstatrepo_import_store_failing{probe="turin",store="parquet:/srv/tstat",stream="turin_log_tcp_complete",type="log_tcp_complete"} 0`,
+		`tstatrepo_import_store_failing{probe="turin",store="postgres://tstat@db/tstat",stream="turin_log_tcp_complete",type="log_tcp_complete"} 1`,
 		`tstatrepo_import_store_lag_seconds{probe="turin",store="postgres://tstat@db/tstat",stream="turin_log_tcp_complete",type="log_tcp_complete"} 18120`,
 		`tstatrepo_store_compacted_files_total{store="parquet:/srv/tstat"} 240`,
 		`tstatrepo_stream_lines_total{stream="collect-streaming"} 1.23456789e+08`,

@@ -2,12 +2,16 @@ package admin
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 // When problems begin.
@@ -32,9 +36,6 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	add := func(isError bool, do, what string, args ...any) {
 		list = append(list, Problem{isError, fmt.Sprintf(what, args...), do})
 	}
-	if notReady != nil {
-		add(true, "If this does not pass by itself, the log of the service says more.", "Not ready: %v.", notReady)
-	}
 	if v := s.Supervisor; v != nil && v.URL != "" && !v.Registered && now.Sub(s.Started) > settleIn {
 		why := ""
 		if v.Err != "" {
@@ -48,17 +49,9 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 			add(true, "Probes cannot send. Is another process on that port?", "Endpoint %s is not open: %s", e.Name(), e.Err)
 		}
 	}
+	list = append(list, logProblems(s.Logs)...)
 	for i := range s.Logs {
 		l := &s.Logs[i]
-		switch {
-		case l.Err() != "":
-			add(true, "The files are tried again by themselves. If the store is away or full, bring it back; a file that is refused each time is named in the log.",
-				"Logs of %s are not stored: %s", title(l), l.Err())
-		case l.Late():
-			lag, _ := l.Lag()
-			add(true, "Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?",
-				"Logs of %s are late: the newest folder began %s ago", title(l), span(lag))
-		}
 		if tooMany(l.Rejects, l.Rows) {
 			add(false, "The files of rejects in the state folder say which lines and why: often an unknown version of Tstat, or a damaged disk.",
 				"%s of %s were rejected", count(l.Rejects, "line"), title(l))
@@ -109,7 +102,77 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	if n > 0 {
 		add(false, "They are listed under Errors and warnings.", "%s in the last hour", count(n, "logged error"))
 	}
+	if notReady != nil && !slices.ContainsFunc(list, func(p Problem) bool { return p.Error }) { // an error tells the cause
+		add(true, "If this does not pass by itself, the log of the service says more.", "Not ready: %v.", notReady)
+	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(rank(a), rank(b)) })
+	return list
+}
+
+// logProblems returns why logs are not stored or late: one problem for each
+// cause, however many streams have it.
+func logProblems(logs []mathproto.StreamStats) (list []Problem) {
+	type cause struct {
+		problem Problem
+		streams []*mathproto.StreamStats
+		behind  int64 // files that a store lacks
+	}
+	var order []string
+	causes := map[string]*cause{}
+	add := func(key string, l *mathproto.StreamStats, what, do string) *cause {
+		c := causes[key]
+		if c == nil {
+			c = &cause{problem: Problem{Error: true, What: what, Do: do}}
+			causes[key] = c
+			order = append(order, key)
+		}
+		if !slices.Contains(c.streams, l) {
+			c.streams = append(c.streams, l)
+		}
+		return c
+	}
+	for i := range logs {
+		l := &logs[i]
+		advice := hint.Of(l.Failure)
+		down := false
+		for _, st := range l.Stores {
+			if st.Error != "" {
+				down = true
+				c := add("store "+st.Store, l, fmt.Sprintf("Store %s takes no logs: %s", st.Store, st.Error),
+					cmp.Or(advice, "What it misses is stored when it answers again. If it is stopped or full, bring it back."))
+				c.behind += st.Behind
+			}
+		}
+		switch {
+		case l.Err() == "":
+			if l.Late() {
+				lag, _ := l.Lag()
+				add("late "+l.Probe, l, fmt.Sprintf("Logs of %s are late: the newest folder began %s ago", cmp.Or(l.Probe, l.StreamName), span(lag)),
+					"Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?")
+			}
+		case errors.Is(l.Failure, bulk.ErrSource):
+			add("source "+l.Probe+" "+l.CallBackUrl, l, fmt.Sprintf("Probe %s at %s does not deliver logs: %s", l.Probe, l.CallBackUrl, l.Err()),
+				cmp.Or(advice, "Its logs are fetched when it answers again. Does the probe run, and is it reachable from here?"))
+		case !down || !errors.Is(l.Failure, store.ErrUnavailable):
+			add("error "+l.Err(), l, "Logs are not stored: "+l.Err(), cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log."))
+		}
+	}
+	for _, key := range order {
+		c := causes[key]
+		names := make([]string, len(c.streams))
+		for i, l := range c.streams {
+			names[i] = title(l)
+		}
+		text := names[0]
+		if len(names) > 1 {
+			text = count(int64(len(names)), "stream")
+		}
+		if c.behind > 0 {
+			text += ", " + count(c.behind, "file") + " behind"
+		}
+		c.problem.What += " (" + text + ")"
+		list = append(list, c.problem)
+	}
 	return list
 }
 

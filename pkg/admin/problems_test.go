@@ -2,9 +2,13 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
 func TestProblems(t *testing.T) {
@@ -22,8 +26,30 @@ func TestProblems(t *testing.T) {
 		{"no supervisor", func(s *State) { s.Supervisor = nil }, nil, ""},
 		{"closed on purpose", func(s *State) { s.Endpoints[0].Addrs = nil }, nil, ""},
 		{"not open", func(s *State) { s.Endpoints[0].Addrs, s.Endpoints[0].Err = nil, errors.New("in use") }, nil, "error: Endpoint collect-log is not open: in use"},
-		{"store away", func(s *State) { s.Logs[0].LastError = "away" }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are not stored: away"},
-		{"late", func(s *State) { s.Logs[0].LastFolder = noon.Add(-4 * time.Hour) }, nil, "error: Logs of polito1 (polito1_log_tcp_complete) are late: the newest folder began 4\u00a0h ago"},
+		{"store away", func(s *State) { s.Logs[0].LastError = "away" }, nil, "error: Logs are not stored: away (polito1 (polito1_log_tcp_complete))"},
+		{"wrong password for all", func(s *State) {
+			for i := range s.Logs {
+				s.Logs[i].LastError = "wrong password"
+			}
+		}, nil, "error: Logs are not stored: wrong password (3 streams)"},
+		{"store down from the start", func(s *State) {
+			for i := range s.Logs {
+				l := &s.Logs[i]
+				l.Stores[1].Error, l.Stores[1].Behind = "refused", 3
+				l.Failure = fmt.Errorf("open: %w", store.ErrUnavailable)
+				l.LastError = l.Failure.Error()
+			}
+		}, nil, "error: Store postgres://tstat@db/tstat takes no logs: refused (3 streams, 9 files behind)"},
+		{"probe away", func(s *State) {
+			for i := range s.Logs {
+				l := &s.Logs[i]
+				l.Probe, l.LastFolder = "turin", noon.Add(-4*time.Hour)
+				l.Failure = fmt.Errorf("stream %d: %w", i, bulk.ErrSource)
+				l.LastError = l.Failure.Error()
+			}
+		}, nil, "error: Probe turin at 10.1.0.7:3001 does not deliver logs: stream 0: source unavailable (3 streams)"},
+		{"late", func(s *State) { s.Logs[0].LastFolder = noon.Add(-4 * time.Hour) }, nil, "error: Logs of polito1 are late: the newest folder began 4\u00a0h ago (polito1 (polito1_log_tcp_complete))"},
+		{"died long ago", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].Live = noon.Add(-31*24*time.Hour), true }, nil, "error: Logs of polito1 are late: the newest folder began 31\u00a0days ago"},
 		{"never late", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].LateAfter = noon.Add(-4000*time.Hour), 0 }, nil, ""},
 		{"archive", func(s *State) { s.Logs[0].LastFolder = noon.Add(-31 * 24 * time.Hour) }, nil, ""},
 		{"nothing stored yet", func(s *State) { s.Logs[0].LastFolder = time.Time{} }, nil, ""},

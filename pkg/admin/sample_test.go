@@ -40,7 +40,7 @@ func busy() *State {
 			ClockAhead: time.Second, ClockTime: noon.Add(-time.Minute),
 			Stores: []bulk.StoreSummary{
 				{Store: "parquet:/srv/tstat", Last: noon.Add(-lag)},
-				{Store: "postgres://tstat@db/tstat", Last: noon.Add(-lag), Behind: 12, Oldest: noon.Add(-lag - 4*time.Hour), Error: "store unavailable"},
+				{Store: "postgres://tstat@db/tstat", Last: noon.Add(-lag)},
 			},
 		}
 	}
@@ -109,6 +109,10 @@ func broken() *State {
 	s.Supervisor.Registered, s.Supervisor.Since, s.Supervisor.Err = false, noon.Add(-3*time.Minute), "dial tcp 10.0.0.1:8889: connect: connection refused"
 	s.Endpoints[2].Addrs, s.Endpoints[2].Err = nil, errors.New("listen tcp 0.0.0.0:9000: bind: address already in use")
 	s.Logs[0].LastError, s.Logs[0].Failed = `copy to "log_tcp_complete": connection to server at "db" failed: no space left on device`, 4
+	for i := range s.Logs {
+		db := &s.Logs[i].Stores[1]
+		db.Behind, db.Oldest, db.Error = 12, db.Last.Add(-4*time.Hour), "store unavailable"
+	}
 	s.Logs[0].Others, s.Logs[0].Claimed = 17, 2
 	s.Logs[2].LastFolder = noon.Add(-30 * time.Hour).Truncate(time.Hour)
 	s.Logs[2].Rejects = 30_000

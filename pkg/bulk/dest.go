@@ -54,6 +54,8 @@ type StoreSummary struct {
 	// Last is the folder time of the newest file that the store has.
 	Last  time.Time `json:"last,omitzero"`
 	Error string    `json:"error,omitempty"` // why it is unavailable
+	// Unopened says that the store has not answered since the run began.
+	Unopened bool `json:"-"`
 }
 
 // Lag returns the age of the oldest folder with a file that the store is missing.
@@ -155,6 +157,7 @@ func (d *dest) summary() StoreSummary {
 	defer d.mu.Unlock()
 	s := d.sum
 	s.Store = d.String()
+	s.Unopened = d.st == nil
 	if d.down {
 		s.Error = d.err.Error()
 	}
@@ -238,7 +241,7 @@ func (r *run) markUnavailable(d *dest, err error) {
 		return
 	}
 	if r.opt.Waits != nil && r.opt.RetryTimeout > 0 {
-		r.opt.Waits(err)
+		r.opt.Waits(r.stores(), err)
 	}
 	switch {
 	case len(r.dests) > 1:

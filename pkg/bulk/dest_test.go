@@ -370,7 +370,7 @@ func TestCopyWithoutStore(t *testing.T) {
 		dying := newFragile("dying", nil)
 		dying.begin = func(store.Key) { dying.set(errDown) } // Write fails
 		opt := w.independent(append(Opened(copied), dying)...)
-		opt.Waits = func(error) {
+		opt.Waits = func([]StoreSummary, error) {
 			time.AfterFunc(time.Minute, func() { dying.begin = nil; dying.set(nil) })
 		}
 		sum, err := Run(t.Context(), opt)

@@ -67,9 +67,9 @@ type Options struct {
 	// PassedOver is called with what looks like logs and is not read, each time
 	// the sources were looked through; nil: never. Summary has it too.
 	PassedOver func(PassedOver)
-	// Waits is called once when a store becomes unavailable; nil disables the
-	// call.
-	Waits func(error)
+	// Waits is called when a store becomes unavailable, with the state of all
+	// stores; nil disables the call.
+	Waits func(stores []StoreSummary, err error)
 
 	StateDir string       // locks and reject files
 	Log      *slog.Logger // warnings and, with Follow, news; nil: none

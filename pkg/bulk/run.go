@@ -654,6 +654,13 @@ func (s *TypeSummary) spanned(t time.Time) {
 	}
 }
 
+func (r *run) stores() (list []StoreSummary) {
+	for _, d := range r.dests {
+		list = append(list, d.summary())
+	}
+	return list
+}
+
 func (r *run) summary() *Summary {
 	if err := r.rejects.failure(); err != nil { // it waits for the disk
 		r.log.Warn("rejected lines were counted, but not kept", "err", err)
@@ -662,10 +669,7 @@ func (r *run) summary() *Summary {
 	defer r.mu.Unlock()
 	s := r.sum
 	s.sumUp(r.types)
-	s.Stores = nil
-	for _, d := range r.dests {
-		s.Stores = append(s.Stores, d.summary())
-	}
+	s.Stores = r.stores()
 	s.RejectFile = r.rejects.path()
 	s.Unstored = r.unstored()
 	return s

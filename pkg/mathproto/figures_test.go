@@ -1,6 +1,7 @@
 package mathproto
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // TestFiguresOfStream: what is stored counts when it is stored, over all runs of
@@ -71,6 +74,58 @@ func TestStoresOfStream(t *testing.T) {
 		if s.Store != r.dest[i] || s.Rows != 3 || s.Behind != 0 || !s.Last.Equal(want) {
 			t.Errorf("store %d: %+v", i, s)
 		}
+	}
+}
+
+// TestStreamThatDiedIsLate: a stream whose logs were stored while they were new
+// is late for as long as none come, also after a restart. One of old logs only
+// is not.
+func TestStreamThatDiedIsLate(t *testing.T) {
+	p, r := newOldProbe(t), newRepo(t, nil)
+	recent := time.Now().UTC().Add(-5 * time.Hour)
+	p.put(tstat.FolderName(recent)+"/"+file, udpAt(recent, 3, "a"))
+	r.register("s1", p.addr())
+	q := newOldProbe(t)
+	q.put(folder1+"/"+file, udp(3, "b"))
+	r.register("s2", q.addr())
+	r.has("s2", folder1+"/"+file, "", 3)
+	var saved registry
+	eventually(t, "the mark of a live stream", func() bool {
+		return state.Load(r.opt.State, stateFormat, &saved) == nil && len(saved.Streams) == 2 && saved.Streams[0].Live
+	})
+	r.stop()
+	repository, err := NewRepository(r.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, st := range repository.Stats() {
+		st.Time, st.LastFolder = time.Now(), time.Now().Add(-40*24*time.Hour)
+		if st.Late() != (i == 0) {
+			t.Errorf("stream %s is late: %v", st.StreamName, st.Late())
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := repository.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	r.start()
+}
+
+// TestStoreDownFromTheStart: a stream that waits for a store is failing, and
+// the store is named before anything is stored.
+func TestStoreDownFromTheStart(t *testing.T) {
+	p := newOldProbe(t)
+	p.put(folder1+"/"+file, udp(3, "a"))
+	r := newRepo(t, func(r *repo) { r.dest = []string{"postgres://u:secret@127.0.0.1:1/db?sslmode=disable"} })
+	r.register("s1", p.addr())
+	eventually(t, "the store", func() bool { return len(r.status(0).Stores) == 1 })
+	s := r.status(0)
+	if st := s.Stores[0]; !strings.Contains(st.Error, "refused") || strings.Contains(st.Error+st.Store, "secret") || !strings.HasPrefix(st.Store, "postgres://") {
+		t.Errorf("%+v", st)
+	}
+	if !strings.Contains(s.LastError, "refused") || s.Err() == "" {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,8 @@ type Probe struct {
 	log       *slog.Logger
 	c         *client
 	listeners []*peer.Listener
+
+	advertised string // where the repository was last told to fetch from; Run's
 
 	statsMu sync.Mutex
 	stats   ProbeStats
@@ -367,6 +370,7 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 	if err != nil {
 		return err
 	}
+	p.advertised = addr
 	var want []Registration
 	fresh := time.Since(*checked) < p.opt.check
 	for name, st := range s.streams {
@@ -411,19 +415,35 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 	return errors.Join(errs...)
 }
 
-// ask asks which streams the repository has.
+// Withdraw removes the streams at the repository, which would wait for them
+// for ever. It is called after Run when the streams have ended for good. What
+// the repository has stored stays. A math_repo cannot remove streams.
+func (p *Probe) Withdraw(ctx context.Context) error {
+	all, err := p.registrations(ctx)
+	if err != nil {
+		return err
+	}
+	mine := p.Stats().Streams
+	var errs []error
+	for id, reg := range all {
+		// A stream that moved to another address is another probe's now.
+		if !slices.Contains(mine, reg.StreamName) || reg.CallBackUrl != p.advertised {
+			continue
+		}
+		if err := p.do(ctx, http.MethodDelete, importPath+"/"+url.PathEscape(id), nil); err != nil {
+			errs = append(errs, fmt.Errorf("stream %s: %w", reg.StreamName, err))
+			continue
+		}
+		p.log.Info("stream removed", "stream", reg.StreamName, "repository", p.opt.Repository.String())
+	}
+	return errors.Join(errs...)
+}
+
+// ask asks which streams the repository has, by their names.
 func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
-	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
+	all, err := p.registrations(ctx)
 	if err != nil {
 		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp)
-	}
-	var all map[string]Registration
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxList)).Decode(&all); err != nil {
-		return nil, fmt.Errorf("the repository's streams: %w", err)
 	}
 	have := map[string]Registration{}
 	for _, r := range all {
@@ -432,12 +452,34 @@ func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
 	return have, nil
 }
 
+// registrations returns the streams that the repository has, by their ids.
+func (p *Probe) registrations(ctx context.Context) (all map[string]Registration, err error) {
+	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, refused(resp)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxList)).Decode(&all); err != nil {
+		return nil, fmt.Errorf("the repository's streams: %w", err)
+	}
+	return all, nil
+}
+
 func (p *Probe) post(ctx context.Context, reg Registration) error {
 	body, err := json.Marshal(reg)
 	if err != nil {
 		return err
 	}
-	resp, err := p.c.do(ctx, http.MethodPost, p.opt.Repository.Addr, importPath, body)
+	return p.do(ctx, http.MethodPost, importPath, body)
+}
+
+// do sends a request to the repository, which answers with no more than
+// whether it accepts it.
+func (p *Probe) do(ctx context.Context, method, path string, body []byte) error {
+	resp, err := p.c.do(ctx, method, p.opt.Repository.Addr, path, body)
 	if err != nil {
 		return err
 	}

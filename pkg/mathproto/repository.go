@@ -91,6 +91,9 @@ type entry struct {
 	// Silent is since when CallBackUrl has not answered; zero if it did when it
 	// was asked last.
 	Silent time.Time `json:",omitzero"`
+	// Live says that logs were stored while they were new: the stream is late
+	// when they stop. One of old logs only never is.
+	Live bool `json:",omitempty"`
 }
 
 // Repository accepts registrations and imports all registered streams.
@@ -115,7 +118,7 @@ type Repository struct {
 }
 
 // stream is a registered stream and its import. Of its entry only CallBackUrl,
-// Peer and Silent change, under the repository's lock.
+// Peer, Silent and Live change, under the repository's lock.
 type stream struct {
 	entry
 	missed bool // CallBackUrl did not answer when this process asked it last
@@ -140,7 +143,7 @@ type figures struct {
 	rejectFile string
 	rows       *metrics.Counts // stored per hour
 	last       struct{ stored, poll, err time.Time }
-	err        string
+	err        error
 }
 
 // NewRepository returns a repository that listens already, and has the
@@ -428,7 +431,13 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	opt.Remote, opt.Stores, opt.Limits = []bulk.Source{s.src}, stores, r.limits
 	opt.Peer = func() string { return r.peerOf(s) }
 	opt.Log = r.log.With("stream", s.StreamName)
-	opt.Filed, opt.Waits = s.filed, s.failed
+	opt.Filed = func(total bulk.TypeSummary) {
+		s.filed(total)
+		if time.Since(total.Last) < archive {
+			r.markLive(s)
+		}
+	}
+	opt.Waits = s.waits
 	opt.Passed = func(sum *bulk.Summary, err error) {
 		s.passed(sum, err)
 		if err == nil {
@@ -452,6 +461,19 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 		r.mu.Unlock()
 	}
 	return err
+}
+
+// markLive records that a stream has new logs.
+func (r *Repository) markLive(s *stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.Live {
+		return
+	}
+	s.Live = true
+	if err := r.save(); err != nil {
+		r.log.Warn("the streams could not be saved", "err", err)
+	}
 }
 
 // peerOf returns the peer of a stream, see entry.peer.
@@ -508,10 +530,18 @@ func (s *figures) passed(sum *bulk.Summary, err error) {
 	}
 }
 
+// waits records that the import waits for a store.
+func (s *figures) waits(stores []bulk.StoreSummary, err error) {
+	s.mu.Lock()
+	s.stores = stores
+	s.mu.Unlock()
+	s.failed(err)
+}
+
 func (s *figures) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err, s.last.err = err.Error(), time.Now()
+	s.err, s.last.err = err, time.Now()
 }
 
 // ended adds up the counts of the runs of a stream's import.

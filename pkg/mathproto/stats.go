@@ -50,11 +50,12 @@ type StreamStats struct {
 	// probe has not told its time.
 	ClockAhead time.Duration `json:"-"`
 	ClockTime  time.Time     `json:"-"`
+	Live       bool          `json:"-"` // logs were stored while they were new
+	Failure    error         `json:"-"` // that LastError is the text of; nil: not known
 	To         []string      `json:"-"` // stores, or the repository, without secrets
 }
 
-// archive is the lag of a stream that has old logs only: these do not come
-// from a Tstat that runs.
+// archive is the age of logs that do not come from a Tstat that runs.
 const archive = 30 * 24 * time.Hour
 
 // Lag is how long ago the newest stored folder began, if there is one.
@@ -62,11 +63,11 @@ func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should be stored by now. A stream of old
-// logs only is never late.
+// Late reports whether newer logs should be stored by now. A stream that had
+// old logs only is never late; one that had new ones is until it is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
-	return known && s.LateAfter > 0 && lag > s.LateAfter && lag < archive
+	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archive)
 }
 
 // Err says why the last pass did not store everything; "" if it did.
@@ -142,6 +143,7 @@ var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "typ
 		lag, known := s.Lag(s.stream.Time)
 		return lag.Seconds(), known
 	}),
+	metrics.Flag("failing", "1 if the store is unavailable.", func(s *StoreStats) bool { return s.Error != "" }),
 	metrics.Count("behind_files", "Files that the store lacks because it was unavailable.", func(s *StoreStats) int64 { return s.Behind }),
 )
 
@@ -154,14 +156,17 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Registration: s.Registration, Probe: s.probe,
 		Files: sum.Files, Rows: sum.Rows, Rejects: sum.Rejects, Failed: sum.Failed, Bytes: sum.Bytes,
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
-		LastPoll: s.last.poll, LastError: s.err, ErrorTime: s.last.err,
+		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
 		// Nothing can be stored of the folder that Tstat writes to, nor for a
 		// while of the one before.
-		LateAfter: 3 * folder, Unstored: s.unstored, RejectFile: s.rejectFile,
+		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
 	}
 	if s.src != nil {
 		st.ClockAhead, st.ClockTime = s.src.c.clock()
+	}
+	if s.err != nil {
+		st.LastError = s.err.Error()
 	}
 	if !st.LastFolder.IsZero() {
 		st.LagSeconds = now.Sub(st.LastFolder).Round(time.Second).Seconds()

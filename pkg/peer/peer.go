@@ -98,6 +98,12 @@ func (o Options) Check() error {
 	)
 }
 
+// Local reports whether only this machine can connect.
+func (o Options) Local() bool {
+	host, err := hostOf(o.Addr)
+	return err == nil && loopback(host)
+}
+
 func hostOf(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil {

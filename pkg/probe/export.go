@@ -251,7 +251,16 @@ func (p *Probe) exportLogs(ctx context.Context, e *export) error {
 		s.Streams, s.Files, s.Bytes, s.LastSuccess, s.LastError = len(st.Streams), st.Files, st.Bytes, st.LastSuccess, st.LastError
 	}
 	e.mu.Unlock()
-	return m.Run(ctx)
+	err = m.Run(ctx)
+	if cause := context.Cause(ctx); !errors.Is(cause, component.ErrScopeEnd) && !errors.Is(cause, component.ErrInterrupted) {
+		return err // it goes on after a restart
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.drain)
+	defer cancel()
+	if failure := m.Withdraw(ctx); failure != nil {
+		p.log.Warn("streams not removed at the repository, which still asks for them", "repository", e.repository, "err", failure)
+	}
+	return err
 }
 
 // stats returns what the export has done so far.

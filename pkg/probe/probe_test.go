@@ -558,7 +558,8 @@ func TestSilent(t *testing.T) {
 }
 
 // TestLogs: a repository has all finished logs, and those of the newest folder
-// when it is finished.
+// when it is finished. Its streams are removed when the specification has
+// ended, but not when the probe stops: they go on when it is back.
 func TestLogs(t *testing.T) {
 	b := newBench(t, func(o *Options) { o.Types = []string{"log_tcp_*", "log_udp_*"} })
 	dir := t.TempDir()
@@ -615,6 +616,15 @@ func TestLogs(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "copy", "turin_log_http_complete")); err == nil {
 		t.Error("a log that is not wanted was exported")
+	}
+	if list := repo.Stats(); len(list) != 0 {
+		t.Errorf("streams after the end: %+v", list)
+	}
+	b.submit(Log, "now + inf", "repository.url="+addr)
+	eventually(t, "the streams again", func() bool { return len(repo.Stats()) == 2 && b.Stats()[0].Streams == 2 })
+	b.stop()
+	if list := repo.Stats(); len(list) != 2 {
+		t.Errorf("streams after a stop: %+v", list)
 	}
 }
 
