@@ -315,7 +315,7 @@ func (r *run) follow(ctx context.Context) error {
 			return err
 		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource):
 			wait = back.Next()
-			r.log.Warn("will try again", "err", err, "in", wait.Round(time.Millisecond))
+			r.log.Warn("will try again", append([]any{"err", err, "in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
 		default:
 			return err
 		}

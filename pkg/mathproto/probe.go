@@ -337,7 +337,7 @@ func (p *Probe) register(ctx context.Context) {
 			checked = time.Time{}
 			if text := err.Error(); text != told { // until it is another one
 				told = text
-				p.log.Warn("not registered; will try again", "repository", p.opt.Repository.String(), "err", err)
+				p.log.Warn("not registered; will try again", append([]any{"repository", p.opt.Repository.String(), "err", err}, hint.Attrs(err)...)...)
 			}
 		}
 		retry.Sleep(ctx, wait)

@@ -54,7 +54,7 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, config)
+	conn := tls.Client(&verdictConn{Conn: raw, closed: make(chan struct{})}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -62,7 +62,7 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 			// the start of a line, and wait for its end.
 			return nil, hint.Add(fmt.Errorf("TLS handshake: %w", err), "does this port speak TLS?")
 		}
-		return nil, err
+		return nil, HandshakeError(err)
 	}
 	return conn, nil
 }
@@ -74,15 +74,15 @@ func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 
 // Transport returns a transport for HTTP requests to peers. It uses no proxy,
 // and leaves compressed bodies as they are.
-func (d *Dialer) Transport() *http.Transport {
-	return &http.Transport{
+func (d *Dialer) Transport() *Transport {
+	return &Transport{&http.Transport{
 		DialContext:            d.Dial,
 		DialTLSContext:         d.DialTLS,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    8,
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: maxHeader,
-	}
+	}}
 }
 
 // NoRedirect keeps an http.Client from following redirects: a peer must not

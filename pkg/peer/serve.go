@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -44,37 +45,22 @@ type Server struct {
 // or one fails. The end of ctx is not an error.
 func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	g, running := errgroup.WithContext(ctx)
-	srv := &http.Server{
-		Handler:           s.guard(&steadyHandler{s.Handler, cmp.Or(s.ReadTimeout, time.Minute)}),
-		ReadHeaderTimeout: 20 * time.Second,
-		ReadTimeout:       cmp.Or(s.ReadTimeout, time.Minute),
-		WriteTimeout:      s.WriteTimeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-	}
 	base := context.Background()
 	if s.Interrupt {
 		base = running
 	}
-	srv.BaseContext = func(l net.Listener) context.Context {
-		if b, ok := l.(*bounded); ok {
-			l = b.Listener
-		}
-		return context.WithValue(base, listenerKey{}, l)
-	}
 	hosts := NewShares(s.MaxConns, PerHost(s.MaxConns))
-	if s.MaxConns > 0 {
-		srv.ConnState = func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed || state == http.StateHijacked {
-				hosts.Release(ConnHost(c))
-			}
-		}
-	}
 	for _, l := range list {
+		srv := s.server(l)
+		srv.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, listenerKey{}, l) }
 		var listener net.Listener = l
 		if s.MaxConns > 0 {
 			listener = &bounded{l, running, hosts}
+			srv.ConnState = func(c net.Conn, state http.ConnState) {
+				if state == http.StateClosed || state == http.StateHijacked {
+					hosts.Release(ConnHost(c))
+				}
+			}
 		}
 		g.Go(func() error {
 			err := srv.Serve(listener)
@@ -83,17 +69,36 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 			}
 			return err
 		})
+		g.Go(func() error {
+			<-running.Done()
+			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Grace)
+			defer cancel()
+			if srv.Shutdown(limit) != nil {
+				return srv.Close()
+			}
+			return nil
+		})
 	}
+	// Without listeners too.
 	g.Go(func() error {
 		<-running.Done()
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Grace)
-		defer cancel()
-		if srv.Shutdown(limit) != nil {
-			return srv.Close()
-		}
 		return nil
 	})
 	return g.Wait()
+}
+
+// server returns the server of a listener.
+func (s *Server) server(l *Listener) *http.Server {
+	timeout := cmp.Or(s.ReadTimeout, time.Minute)
+	return &http.Server{
+		Handler:           s.guard(&steadyHandler{s.Handler, timeout}),
+		ReadHeaderTimeout: 20 * time.Second,
+		ReadTimeout:       timeout,
+		WriteTimeout:      s.WriteTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(&serverLog{l, s.Log}, "", 0),
+	}
 }
 
 // PerHost returns how many of total connections one host may have: a quarter,

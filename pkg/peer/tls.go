@@ -88,7 +88,7 @@ func (t TLS) load() (*material, error) {
 	if t.Cert != "" {
 		own, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %s with key %s: %w", t.Cert, t.Key, err)
+			return nil, hint.Add(fmt.Errorf("certificate %s with key %s: %w", t.Cert, t.Key, err), "`tls-key` must be the private key of the first certificate in `tls-cert`, both in PEM")
 		}
 		m.own = own
 	}

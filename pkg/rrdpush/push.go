@@ -180,7 +180,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 				return
 			}
 			if err != nil {
-				p.Log.Warn("push failed, trying again", "err", err, "in", p.Every)
+				p.Log.Warn("push failed, trying again", append([]any{"err", err, "in", p.Every}, hint.Attrs(err)...)...)
 			}
 			p.Since = time.Time{} // once is enough
 			select {

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
@@ -185,12 +186,15 @@ var (
 	errFull     = errors.New("there are as many as max-connections allows")
 	errNames    = errors.New("peers have announced too many names of probes")
 	errNotLines = errors.New("the first line is too long, and does not begin with the path of a log")
+	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
 	errReplaced = errors.New("the exporter has connected anew")
+	// errHandshake is the end of a connection that the listener has reported.
+	errHandshake = errors.New("no TLS handshake")
 )
 
 // refusals are the causes for which a connection is closed that was accepted.
-var refusals = []error{peer.ErrHTTP, errNotLines, errHello, errNames}
+var refusals = []error{peer.ErrHTTP, errTLS, errNotLines, errHello, errNames}
 
 // serve reads lines until the peer or ctx ends.
 func (c *conn) serve(ctx context.Context) error {
@@ -234,6 +238,8 @@ func (c *conn) serve(ctx context.Context) error {
 				first = false
 			} else if peer.IsHTTP(buf.b[:n]) {
 				return peer.ErrHTTP
+			} else if bytes.HasPrefix(buf.b[:n], []byte{0x16, 3}) { // the record of a handshake
+				return errTLS
 			} else {
 				first = buf.b[0] != '/' && bytes.IndexByte(buf.b[:n], '\n') < 0
 			}
@@ -348,11 +354,9 @@ func (c *conn) identify() error {
 	if !ok {
 		return nil
 	}
-	c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
-	if err := t.Handshake(); err != nil {
-		return fmt.Errorf("TLS: %w", err)
+	if err := c.listener.Handshake(t, handshakeTimeout); err != nil {
+		return errHandshake
 	}
-	c.nc.SetDeadline(time.Time{})
 	state := t.ConnectionState()
 	id, err := peer.IdentityOf(&state)
 	if err != nil {
@@ -405,6 +409,7 @@ func (c *conn) report(err error) {
 	}
 	attrs = append([]any{"peer", c.nc.RemoteAddr()}, attrs...)
 	switch {
+	case errors.Is(err, errHandshake):
 	case errors.Is(err, io.EOF):
 		c.log.Debug("connection closed", attrs...)
 	case c.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded):

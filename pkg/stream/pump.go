@@ -95,7 +95,7 @@ func (p *pump) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p.log.Warn("consumer lost, it is opened again", "err", err)
+		p.log.Warn("consumer lost, it is opened again", append([]any{"err", err}, hint.Attrs(err)...)...)
 		p.q.trouble(err)
 	}
 }

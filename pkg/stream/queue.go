@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // minCost is what a batch counts at least, in bytes, so that a queue of tiny
@@ -139,7 +141,7 @@ type alarm struct{ on bool }
 func (a *alarm) set(err error, log *slog.Logger, failing, again string) (changed bool) {
 	switch {
 	case err != nil && !a.on:
-		log.Warn(failing, "err", err)
+		log.Warn(failing, append([]any{"err", err}, hint.Attrs(err)...)...)
 	case err == nil && a.on:
 		log.Warn(again)
 	default:

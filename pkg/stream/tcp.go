@@ -49,7 +49,11 @@ func dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peer
 		return nil, err
 	}
 	config.MaxVersion = tlsMax
-	return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, "tcp", addr)
+	nc, err := (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, peer.HandshakeError(err)
+	}
+	return nc, nil
 }
 
 // openTCP opens a plain or, with files, a TLS connection.
@@ -171,12 +175,11 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 		nc.SetDeadline(time.Now().Add(dialTimeout))
 		stop := context.AfterFunc(ctx, func() { nc.Close() })
 		defer stop()
-		if _, err = fmt.Fprintf(nc, "%s %s %s\n", ackHello, ackVersion, name); err == nil {
-			_, err = l.answer()
-		}
-		if err != nil {
+		_, writeErr := fmt.Fprintf(nc, "%s %s %s\n", ackHello, ackVersion, name)
+		_, err = l.answer() // it says why the peer did not take the line
+		if err = cmp.Or(err, writeErr); err != nil {
 			nc.Close()
-			return nil, fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err)
+			return nil, peer.ExplainTLS(fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err))
 		}
 		nc.SetDeadline(time.Time{})
 		l.tasks.Go(l.acks)

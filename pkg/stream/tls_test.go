@@ -35,14 +35,21 @@ func TestTLS(t *testing.T) {
 			w.lines(w.logs[0], 1000)
 			w.rollOver()
 			opt := Options{Follow: []Root{{"announced", root}}, To: []string{scheme + "://" + endpoint.addr}, StateDir: t.TempDir(), Start: StartBegin, Drain: time.Millisecond}
-			for what, files := range map[string]peer.TLS{
-				"the endpoint does not know the exporter": {Cert: stranger.Cert, Key: stranger.Key, CA: client.CA},
-				"the exporter has none":                   {CA: client.CA},
-				"the exporter does not know the endpoint": {Cert: client.Cert, Key: client.Key, CA: stranger.CA},
+			for what, c := range map[string]struct {
+				files             peer.TLS
+				exporter, refused string // what they log
+			}{
+				"the endpoint does not know the exporter": {peer.TLS{Cert: stranger.Cert, Key: stranger.Key, CA: client.CA}, "of an authority in its", "TLS with a client certificate of an unknown authority"},
+				"the exporter has none":                   {peer.TLS{CA: client.CA}, "certificate", "TLS without a client certificate"},
+				"the exporter does not know the endpoint": {peer.TLS{Cert: client.Cert, Key: client.Key, CA: stranger.CA}, "name the authority of the peer's certificate", "TLS whose certificate the peer does not accept"},
 			} {
-				opt.TLS = files
+				opt.TLS = c.files
 				s := startStream(t, opt)
 				await(t, what, func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+				await(t, what, func() bool { return strings.Contains(endpoint.log.String(), "connection refused: "+c.refused) })
+				if !strings.Contains(s.log.String(), "hint=") || !strings.Contains(s.log.String(), c.exporter) {
+					t.Errorf("%s: the log of the exporter has no hint with %q", what, c.exporter)
+				}
 				if sum := s.stop(); sum.Consumers[0].Lines != 0 || endpoint.out.Len() != 0 {
 					t.Errorf("%s: %+v, %d bytes arrived", what, sum, endpoint.out.Len())
 				}
@@ -88,4 +95,19 @@ func TestNATSWithTLS(t *testing.T) {
 	s = startStream(t, Options{Listen: loopback(), To: []string{"nats+tls://" + server.addr + "/TSTAT"}, TLS: peer.TLS{CA: client.CA}, Drain: time.Millisecond})
 	await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
 	s.stop()
+}
+
+// TestTLSOnPlain: an endpoint without TLS closes a connection with it, and both
+// sides say so.
+func TestTLSOnPlain(t *testing.T) {
+	endpoint := startStream(t, Options{Listen: loopback()})
+	client := issue(peertest.NewAuthority(t), "tstat-turin")
+	for _, scheme := range []string{"tls", "ack+tls"} {
+		s := startStream(t, Options{Listen: loopback(), To: []string{scheme + "://" + endpoint.addr}, TLS: client, Drain: time.Millisecond})
+		await(t, "the hint of "+scheme, func() bool { return strings.Contains(s.log.String(), "does this port speak TLS?") })
+		s.stop()
+	}
+	if sum := endpoint.stop(); sum.Refused < 2 || sum.Rejects > 0 || !strings.Contains(endpoint.log.String(), "TLS on a listener without TLS") {
+		t.Errorf("%+v", sum)
+	}
 }

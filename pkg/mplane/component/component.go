@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
@@ -184,7 +185,7 @@ func (c *Component) serve(ctx context.Context) {
 		switch {
 		case err != nil:
 			if failures++; failures == 1 { // an outage must not fill the log
-				c.Log.Warn("supervisor does not answer as it should; trying again", "supervisor", c.conn.Root(), "err", err)
+				c.Log.Warn("supervisor does not answer as it should; trying again", append([]any{"supervisor", c.conn.Root(), "err", err}, hint.Attrs(err)...)...)
 			}
 		case failures > 0:
 			c.Log.Info("supervisor answers again", "supervisor", c.conn.Root(), "failures", failures)

@@ -337,7 +337,9 @@ func mark(err error) error {
 	switch {
 	case errors.As(err, &op) && op.Op == "remote error" && refusal.MatchString(op.Err.Error()):
 		return hint.Add(err, "a server that wants certificates of its clients needs cert=FILE and key=FILE, of an authority that it knows")
-	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid),
+	case errors.As(err, &unknown):
+		return hint.Add(err, "name the authority of the server's certificate with ca=FILE")
+	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &name), errors.As(err, &invalid),
 		errors.As(err, &cert), errors.As(err, &record):
 		return err
 	}
