@@ -76,6 +76,9 @@ func supervisorCommand(con *console) *cli.Command {
 			"What it was asked for waits for it, 10 minutes at most. Components and jobs are kept over a restart; after a crash " +
 			"those of the last second may be missing. A result waits an hour for its client and can be asked for again for " +
 			"10 seconds after that.\n\n" +
+			"It keeps 64 MiB of capabilities, specifications and results in all, and 24 MiB of one component, client or host; what is " +
+			"beyond that is refused and counted. A component has 1000 capabilities at most. A large message is read while no other of " +
+			"its host is, and four at a time.\n\n" +
 			"Capabilities of components that name an unknown registry are refused: name its file with --registry. None is fetched.",
 		Flags:  commandFlags("supervisor"),
 		Action: func(c *cli.Context) error { return runSupervisor(c, con) },

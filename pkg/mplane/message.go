@@ -113,6 +113,37 @@ type Envelope struct {
 	Messages []Message
 }
 
+// Size returns about how many bytes of memory a message takes.
+func Size(m Message) int {
+	text := func(s string) int { return 32 + len(s) }
+	switch m := m.(type) {
+	case *Statement:
+		size := 768 + text(m.Verb) + text(m.Label) + text(m.Registry) + text(m.Token)
+		for _, f := range slices.Concat(m.Parameters, m.Metadata) {
+			size += text(f.Name) + text(f.Text)
+		}
+		for _, name := range m.Results {
+			size += text(name)
+		}
+		for _, row := range m.Rows {
+			size += 24
+			for _, value := range row {
+				size += text(value)
+			}
+		}
+		return size
+	case *Exception:
+		return 64 + text(m.Token) + text(m.Message)
+	case *Envelope:
+		size := 512 + text(m.Content) + text(m.Token) + text(m.Label)
+		for _, inner := range m.Messages {
+			size += 16 + Size(inner)
+		}
+		return size
+	}
+	return 0
+}
+
 // Parse reads one message. Every element must be in one of the registries, and
 // the registry that the message names must be known: none is fetched.
 func (r *Registries) Parse(text []byte) (Message, error) {

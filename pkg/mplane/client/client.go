@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -17,7 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
 )
 
-// maxCapabilities bounds what one server can offer to a client.
+// maxCapabilities bounds what a client takes of one server: the others are left
+// out. Pages of links count too.
 const maxCapabilities = 50000
 
 // Client uses the capabilities of one supervisor or component. It is safe for
@@ -25,6 +27,7 @@ const maxCapabilities = 50000
 type Client struct {
 	conn       *wire.Conn
 	registries *mplane.Registries
+	max        int // of pages and capabilities that are asked for
 }
 
 // Open returns a client; nothing is sent yet.
@@ -33,7 +36,7 @@ func Open(d wire.Dialer, registries *mplane.Registries) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn, registries}, nil
+	return &Client{conn, registries, maxCapabilities}, nil
 }
 
 // Close closes idle connections.
@@ -52,16 +55,15 @@ func noMessage(request string, resp *wire.Response) error {
 }
 
 // Capabilities returns what the peer offers, in its order: the pages of the
-// server are followed from its root, but never to another one. Capabilities
-// that cannot be read are left out and named by the second error.
+// server are followed from its root, but never to another one. The second error
+// says what is left out: capabilities that cannot be read, and those beyond the
+// limits of their number and of a page.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}
 	todo := []string{"/"}
+	more := 0
 	for i := 0; i < len(todo); i++ {
-		if len(todo) > maxCapabilities {
-			return nil, nil, fmt.Errorf("%s offers more than %d capabilities", c.Root(), maxCapabilities)
-		}
 		resp, err := c.conn.Do(ctx, http.MethodGet, todo[i], nil)
 		if err != nil {
 			return nil, nil, err
@@ -79,9 +81,16 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 			if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Capability {
 				list = append(list, s)
 			}
-		case strings.HasPrefix(resp.Type, "text/html"):
-			for _, path := range links(resp.Body, todo[i]) {
-				if !seen[path] {
+		case wire.IsPage(resp.Type):
+			if resp.Cut {
+				problems = append(problems, fmt.Errorf("%s: what is behind the first %d bytes of the page", todo[i], mplane.MaxMessage))
+			}
+			for path := range links(resp.Body, todo[i]) {
+				switch {
+				case seen[path]:
+				case len(todo) > c.max:
+					more++
+				default:
 					seen[path] = true
 					todo = append(todo, path)
 				}
@@ -90,6 +99,9 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 			return nil, nil, noMessage("GET "+c.Root()+strings.TrimPrefix(todo[i], "/"), resp)
 		}
 	}
+	if more > 0 {
+		problems = append(problems, fmt.Errorf("%d capabilities: %s offers more than %d", more, c.Root(), c.max))
+	}
 	return list, errors.Join(problems...), nil
 }
 
@@ -97,19 +109,26 @@ var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
 // links returns the paths that a page links to, escaped. Those of other
 // servers are left out.
-func links(page []byte, base string) []string {
-	from, err := url.Parse(base)
-	if err != nil {
-		return nil
-	}
-	var list []string
-	for _, m := range anchor.FindAllSubmatch(page, maxCapabilities+1) {
-		u, err := from.Parse(string(m[1]) + string(m[2]))
-		if err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/") {
-			list = append(list, u.EscapedPath())
+func links(page []byte, base string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		from, err := url.Parse(base)
+		if err != nil {
+			return
+		}
+		for at := anchor.FindSubmatchIndex(page); at != nil; at = anchor.FindSubmatchIndex(page) {
+			target := ""
+			for _, group := range []int{2, 4} { // one of the two kinds of quotes
+				if at[group] >= 0 {
+					target = string(page[at[group]:at[group+1]])
+				}
+			}
+			u, err := from.Parse(target)
+			if err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/") && !yield(u.EscapedPath()) {
+				return
+			}
+			page = page[at[1]:]
 		}
 	}
-	return list
 }
 
 // Send posts a message and returns the answer. It goes to the root of the

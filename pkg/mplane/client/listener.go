@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/wire"
@@ -48,6 +51,10 @@ type Listener struct {
 	receiver   Receiver
 	log        *slog.Logger
 
+	room     *Room
+	refused  atomic.Int64   // capabilities
+	refusals rate.Sometimes // limits what is logged of them
+
 	mu         sync.Mutex
 	components map[string]*component // by identity
 	offers     []*Offer              // in the order of registration
@@ -60,6 +67,7 @@ type Listener struct {
 func NewListener(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Listener {
 	return &Listener{
 		registries: registries, receiver: receiver, log: log, components: map[string]*component{},
+		room: &Room{max: MaxKept, each: MaxKeptOf, held: map[owner]int{}}, refusals: rate.Sometimes{First: 5, Interval: 10 * time.Second},
 		schemas: map[string][]*Offer{}, makers: map[string][]*Offer{}, tokens: map[string][]*Offer{},
 	}
 }
@@ -67,6 +75,7 @@ func NewListener(registries *mplane.Registries, receiver Receiver, log *slog.Log
 // component is a registered component.
 type component struct {
 	identity   string
+	host       string // that it registered from last, see peer.Host
 	registered bool
 	seen       time.Time
 	away       time.Duration // how long it was told to stay away
@@ -82,11 +91,12 @@ type Offer struct {
 	schema     string
 	maker      string    // see makerOf
 	withdrawn  time.Time // zero: it is not
+	lease      Lease
 	matcher    *mplane.Matcher
 }
 
 // keepWithdrawn is how long a capability that is gone is remembered, so that
-// clients can be told.
+// clients can be told; it is forgotten sooner if room is needed.
 const keepWithdrawn = time.Hour
 
 // ServeHTTP serves the three paths of the workflow, also with a slash at the
@@ -120,11 +130,7 @@ func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mpla
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
 		return nil, false
 	}
-	text, err := wire.Read(r.Body)
-	var m mplane.Message
-	if err == nil {
-		m, err = l.registries.Parse(text)
-	}
+	m, err := wire.ReadMessage(r, l.registries)
 	if err != nil {
 		l.log.Warn("message of a component cannot be read", "component", id, "err", err)
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
@@ -141,6 +147,8 @@ func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	var answers []string
 	added := false
+	host := wire.Host(r)
+	refused := map[string]int{} // by reason
 	for _, m := range flatten(m) {
 		s, ok := m.(*mplane.Statement)
 		label := ""
@@ -151,8 +159,10 @@ func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
 		switch {
 		case !ok:
 		case s.Kind == mplane.Capability:
-			if reason = l.add(id, s); reason == "" {
+			if reason = l.add(id, host, s, false); reason == "" {
 				added = true
+			} else {
+				refused[reason]++
 			}
 		case s.Kind == mplane.Withdrawal:
 			l.withdraw(id, s.ID())
@@ -162,6 +172,12 @@ func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	if added {
 		l.receiver.Registered(id)
+	}
+	for reason, n := range refused {
+		l.refused.Add(int64(n))
+		l.refusals.Do(func() {
+			l.log.Warn("capabilities are refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
+		})
 	}
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
@@ -190,8 +206,16 @@ func flatten(m mplane.Message) []mplane.Message {
 	return list
 }
 
-// add takes a capability and returns why not, "" if it did.
-func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
+// add takes a capability and returns why not, "" if it did. force takes it
+// though there is no room for it.
+func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
+	matcher, err := mplane.NewMatcher(s)
+	if err != nil {
+		return err.Error()
+	}
+	schema := s.Schema()
+	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, maker: makerOf(schema, s.Metadata), matcher: matcher}
+	size := offerSize(o)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.components[id]
@@ -200,23 +224,40 @@ func (l *Listener) add(id string, s *mplane.Statement) (refusal string) {
 			return "Too many components"
 		}
 		c = &component{identity: id}
-		l.components[id] = c
 	}
-	c.registered, c.seen, c.away = true, time.Now(), 0
-	matcher, err := mplane.NewMatcher(s)
-	if err != nil {
-		return err.Error()
+	c.registered, c.seen, c.away, c.host = true, time.Now(), 0, host
+	i := slices.IndexFunc(c.offers, func(old *Offer) bool { return old.Token == o.Token })
+	var old *Offer
+	if i >= 0 {
+		old = c.offers[i]
+		l.room.Release(old.lease)
+		old.lease = Lease{}
+	} else if len(c.offers) >= maxOffers {
+		l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
+		if len(c.offers) >= maxOffers {
+			return "Too many capabilities"
+		}
 	}
-	schema := s.Schema()
-	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, maker: makerOf(schema, s.Metadata), matcher: matcher}
-	if i := slices.IndexFunc(c.offers, func(old *Offer) bool { return old.Token == o.Token }); i >= 0 {
-		old := c.offers[i]
+	fits := false
+	if o.lease, fits = l.room.Take(id, host, size, force); !fits {
+		// What is withdrawn makes room, but for what is to be exchanged.
+		l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
+		o.lease, fits = l.room.Take(id, host, size, false)
+	}
+	switch {
+	case !fits && old != nil:
+		old.lease, _ = l.room.Take(id, host, offerSize(old), true)
+		fallthrough
+	case !fits:
+		return noRoom
+	}
+	l.components[id] = c
+	if old != nil {
 		l.unlist(old)
 		// It keeps its place in the order.
+		i = slices.Index(c.offers, old)
 		c.offers[i], l.offers[slices.Index(l.offers, old)] = o, o
 		l.tokens[o.Token] = slices.DeleteFunc(l.tokens[o.Token], func(e *Offer) bool { return e == old })
-	} else if len(c.offers) >= maxOffers {
-		return "Too many capabilities"
 	} else {
 		c.offers = append(c.offers, o)
 		l.offers = append(l.offers, o)
@@ -442,21 +483,48 @@ func (l *Listener) Tidy(now time.Time) {
 			}
 		}
 	}
-	old := func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn }
-	if !slices.ContainsFunc(l.offers, old) {
+	l.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
+}
+
+// forget removes offers, and components without any; the lock is held.
+func (l *Listener) forget(gone func(*Offer) bool) {
+	if !slices.ContainsFunc(l.offers, gone) {
 		return
 	}
-	l.offers = slices.DeleteFunc(l.offers, old)
+	for _, o := range l.offers {
+		if gone(o) {
+			l.room.Release(o.lease)
+			o.lease = Lease{}
+		}
+	}
+	l.offers = slices.DeleteFunc(l.offers, gone)
 	for token, list := range l.tokens {
-		if l.tokens[token] = slices.DeleteFunc(list, old); len(l.tokens[token]) == 0 {
+		if l.tokens[token] = slices.DeleteFunc(list, gone); len(l.tokens[token]) == 0 {
 			delete(l.tokens, token)
 		}
 	}
 	for id, c := range l.components {
-		if c.offers = slices.DeleteFunc(c.offers, old); len(c.offers) == 0 {
+		if c.offers = slices.DeleteFunc(c.offers, gone); len(c.offers) == 0 {
 			delete(l.components, id)
 		}
 	}
+}
+
+// Refused returns how many capabilities were refused.
+func (l *Listener) Refused() int64 { return l.refused.Load() }
+
+// Room returns the account of what is kept, which the Receiver shares.
+func (l *Listener) Room() *Room { return l.room }
+
+// Keep takes room for what a component sent, see Room.Take.
+func (l *Listener) Keep(identity string, bytes int) (Lease, bool) {
+	l.mu.Lock()
+	host := ""
+	if c := l.components[identity]; c != nil {
+		host = c.host
+	}
+	l.mu.Unlock()
+	return l.room.Take(identity, host, bytes, false)
 }
 
 // Present tells whether a component is registered, and when it was last heard
@@ -529,7 +597,7 @@ func (l *Listener) Restore(list []Snapshot) error {
 				return fmt.Errorf("capability of %s: %w", s.Identity, err)
 			}
 			if c, ok := m.(*mplane.Statement); ok {
-				l.add(s.Identity, c)
+				l.add(s.Identity, "", c, true)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package component
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -130,7 +131,7 @@ func (s *riSupervisor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 		wire.Write(w, http.StatusOK, e)
 	case wire.ResultPath:
-		text, err := wire.Read(r.Body)
+		text, err := io.ReadAll(r.Body)
 		if err != nil {
 			s.t.Error(err)
 		}

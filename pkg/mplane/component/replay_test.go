@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -86,7 +87,7 @@ type script struct {
 }
 
 func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := wire.Read(r.Body)
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.t.Error(err)
 	}

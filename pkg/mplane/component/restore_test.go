@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -236,7 +237,7 @@ type site struct {
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	body, err := wire.Read(r.Body)
+	body, err := io.ReadAll(r.Body)
 	switch {
 	case err != nil || s.away:
 		wire.Fail(w, http.StatusServiceUnavailable)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -21,7 +22,7 @@ func TestRolesChange(t *testing.T) {
 	reg := exchange.Registries(t)
 	announced, polled := make(chan string, 100), make(chan bool)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := wire.Read(r.Body)
+		body, err := io.ReadAll(r.Body)
 		switch {
 		case err != nil:
 			t.Error(err)

@@ -3,6 +3,7 @@ package shell
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -25,7 +26,7 @@ type server struct {
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := wire.Read(r.Body)
+	body, err := io.ReadAll(r.Body)
 	e := s.pages[r.URL.Path]
 	if r.Method == http.MethodPost && len(s.steps) > 0 {
 		e, s.steps = s.steps[0], s.steps[1:]

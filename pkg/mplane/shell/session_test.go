@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -44,7 +45,7 @@ func TestEnvelope(t *testing.T) {
 			now := time.Now().UTC()
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				var m map[string]any
-				text, _ := wire.Read(r.Body)
+				text, _ := io.ReadAll(r.Body)
 				if err := json.Unmarshal(text, &m); err != nil {
 					t.Error(err)
 				}

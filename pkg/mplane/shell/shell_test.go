@@ -46,7 +46,7 @@ func TestShellShowsWhatItSends(t *testing.T) {
 	refused := false
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var head struct{ Label, Token, Redemption string }
-		text, _ := wire.Read(r.Body)
+		text, _ := io.ReadAll(r.Body)
 		if err := json.Unmarshal(text, &head); err != nil {
 			t.Error(err)
 		}

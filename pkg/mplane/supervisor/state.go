@@ -149,11 +149,13 @@ func (s *Supervisor) restore(j savedJob) error {
 			return err
 		}
 		b.reply = m
+		b.replyRoom, _ = s.listener.Room().Take(b.component, "", mplane.Size(m), true)
 		close(b.done)
 	}
 	if b.accepted {
 		close(b.acceptance)
 	}
+	b.room, _ = s.listener.Room().Take(b.client, "", jobSize(b), true)
 	s.insert(b)
 	if b.reply != nil {
 		return nil

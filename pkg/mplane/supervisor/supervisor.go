@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
@@ -61,6 +62,7 @@ type Supervisor struct {
 	open     []*peer.Listener // for components, for clients
 	listener *client.Listener
 	metrics  *metrics
+	noRoom   rate.Sometimes // limits what is logged of results left out
 
 	mu      sync.Mutex
 	asked   map[key]*job // by client and its token
@@ -90,6 +92,8 @@ type job struct {
 	ended       time.Time
 	delivered   bool // the client has the reply
 	done        chan struct{}
+
+	room, replyRoom client.Lease // of the specifications, of the reply
 }
 
 // New returns a supervisor with the state of its last run, which listens
@@ -110,7 +114,7 @@ func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
-	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}}
+	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}, noRoom: rate.Sometimes{First: 5, Interval: 10 * time.Second}}
 	s.listener = client.NewListener(opt.Registries, s, opt.Log)
 	s.metrics = newMetrics(s)
 	return s, s.load()
@@ -172,7 +176,7 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	}
 	switch ask.Kind {
 	case mplane.Specification:
-		b, refusal := s.submit(identity, ask)
+		b, refusal := s.submit(identity, wire.HostOf(ctx), ask)
 		if b == nil {
 			s.metrics.refused.Inc()
 			return refusal
@@ -210,7 +214,7 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 }
 
 // submit relays a specification. It returns the job, or why there is none.
-func (s *Supervisor) submit(identity string, ask *mplane.Statement) (*job, mplane.Message) {
+func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
 		return nil, &mplane.Exception{Token: token, Message: text}
@@ -250,13 +254,21 @@ func (s *Supervisor) submit(identity string, ask *mplane.Statement) (*job, mplan
 		client: identity, component: offer.Identity, asked: ask, relayed: spec,
 		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
+	fits := false
+	if b.room, fits = s.listener.Room().Take(identity, host, jobSize(b), false); !fits {
+		return refuse("Too many jobs")
+	}
 	if err := s.listener.Queue(b.component, spec); err != nil {
+		s.listener.Room().Release(b.room)
 		return refuse(err.Error())
 	}
 	s.insert(b)
 	s.metrics.specifications.Inc()
 	return b, nil
 }
+
+// jobSize returns about how many bytes a job without a reply takes.
+func jobSize(b *job) int { return 768 + mplane.Size(b.asked) + mplane.Size(b.relayed) }
 
 // insert makes a job known.
 func (s *Supervisor) insert(b *job) {
@@ -339,6 +351,15 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 func (s *Supervisor) finish(b *job, m mplane.Message) {
 	if _, err := mplane.Marshal(m); err != nil { // it could not be passed on
 		m = &mplane.Exception{Message: err.Error()}
+	}
+	size := mplane.Size(m)
+	var fits bool
+	if b.replyRoom, fits = s.listener.Keep(b.component, size); !fits {
+		s.metrics.noRoom.Inc()
+		s.noRoom.Do(func() {
+			s.log.Warn("result left out: there is no room for it", "component", b.component, "client", b.client, "bytes", size)
+		})
+		m = &mplane.Exception{Message: fmt.Sprintf("No room for a result of %d bytes of component %s", size, b.component)}
 	}
 	token := b.asked.ID()
 	kind := "result"
@@ -435,6 +456,8 @@ func (s *Supervisor) tidy(now time.Time) {
 		case now.Sub(b.ended) > keep:
 			delete(s.relayed, k)
 			delete(s.asked, key{b.client, b.asked.ID()})
+			s.listener.Room().Release(b.room)
+			s.listener.Room().Release(b.replyRoom)
 			s.dirty = true
 		}
 	}

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -556,5 +557,70 @@ func TestRepeatInterrupted(t *testing.T) {
 	}
 	if _, end := e.When.Times(time.Time{}); end.After(time.Now()) {
 		t.Errorf("an interrupted specification ends at %s", end)
+	}
+}
+
+// TestRoomForJobs: when what is kept takes all room, specifications are
+// refused and results become exceptions; both are counted. With room again all
+// is as before, and nothing stays of jobs that are forgotten.
+func TestRoomForJobs(t *testing.T) {
+	x := newSite(t, Options{})
+	finish := make(chan struct{})
+	stop := x.component("c", func(context.Context, *mplane.Statement) ([][]string, error) { <-finish; return nil, nil })
+	cl := x.client("ann")
+	offer := x.offers(cl, 2)[0] // the other is the callback
+	before := x.s.listener.Room().Bytes()
+	var full []client.Lease
+	fill := func() {
+		for i := 0; ; i++ {
+			size := min(client.MaxKeptOf, client.MaxKept-x.s.listener.Room().Bytes())
+			if size == 0 {
+				return
+			}
+			lease, ok := x.s.listener.Room().Take(fmt.Sprint("other", i), "", size, false)
+			if !ok {
+				t.Fatal("the room is not filled")
+			}
+			full = append(full, lease)
+		}
+	}
+	empty := func() {
+		for _, l := range full {
+			x.s.listener.Room().Release(l)
+		}
+		full = nil
+	}
+	spec := x.specify(offer, "now + 1h")
+	fill()
+	if m, ok := x.send(cl, spec).(*mplane.Exception); !ok || m.Message != "Too many jobs" {
+		t.Errorf("without room: %v", m)
+	}
+	empty()
+	if m := x.send(cl, spec); kind(m) != mplane.Receipt {
+		t.Fatalf("with room: %v", m)
+	}
+	fill()
+	close(finish)
+	if m, ok := x.redeem(cl, spec).(*mplane.Exception); !ok || !strings.Contains(m.Message, "No room for a result") {
+		t.Errorf("a result without room: %v", m)
+	}
+	empty()
+	again := x.specify(offer, "now + 1h")
+	x.send(cl, again)
+	if m := x.redeem(cl, again); kind(m) != mplane.Result {
+		t.Errorf("a result with room: %v", m)
+	}
+	stop()
+	x.s.tidy(time.Now().Add(2 * time.Hour))
+	x.s.tidy(time.Now().Add(4 * time.Hour))
+	if n := x.s.listener.Room().Bytes(); n > 0 {
+		t.Errorf("%d bytes are left; with the capability there were %d", n, before)
+	}
+	w := httptest.NewRecorder()
+	x.s.metrics.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, line := range []string{"tstatrepo_supervisor_results_left_out_total 1\n", "tstatrepo_supervisor_refused_total 1\n", "tstatrepo_supervisor_kept_bytes 0\n"} {
+		if !strings.Contains(w.Body.String(), line) {
+			t.Errorf("no %s", line)
+		}
 	}
 }

@@ -15,8 +15,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
@@ -39,13 +42,66 @@ const (
 // HTML is the media type of the RI's pages of errors and of its empty answers.
 const HTML = "text/html; charset=UTF-8"
 
-// Read reads a body of at most mplane.MaxMessage bytes.
-func Read(body io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(body, mplane.MaxMessage+1))
-	if err == nil && len(text) > mplane.MaxMessage {
-		err = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
+// Large messages, of more than small bytes, are read and parsed a few at a time,
+// since each takes many times its size meanwhile. One host has one of the places.
+const (
+	small     = 64 << 10
+	maxLarge  = 4
+	waitLarge = 30 * time.Second
+)
+
+var (
+	large   = peer.NewShares(maxLarge, peer.PerHost(maxLarge))
+	parsing sync.Mutex // of a large message
+)
+
+// ReadMessage reads the message of a request.
+func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message, error) {
+	begin, err := io.ReadAll(io.LimitReader(r.Body, small))
+	if err != nil {
+		return nil, err
 	}
-	return text, err
+	if len(begin) < small {
+		return registries.Parse(begin)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), waitLarge)
+	defer cancel()
+	host := Host(r)
+	if err := large.Acquire(ctx, host); err != nil {
+		return nil, errors.New("other large messages are read")
+	}
+	defer large.Release(host)
+	// Without a copy of what is there each time that it grows.
+	var text bytes.Buffer
+	text.Grow(int(min(max(r.ContentLength, small), mplane.MaxMessage)) + bytes.MinRead)
+	text.Write(begin)
+	_, err = text.ReadFrom(io.LimitReader(r.Body, mplane.MaxMessage+1-small))
+	switch {
+	case err != nil:
+		return nil, err
+	case text.Len() > mplane.MaxMessage:
+		return nil, errTooLarge
+	}
+	parsing.Lock()
+	defer parsing.Unlock()
+	return registries.Parse(text.Bytes())
+}
+
+var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
+
+// Host returns the host that a request is from, see peer.Host.
+func Host(r *http.Request) string {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return peer.Host(from.Addr())
+}
+
+// hostKey is that of a host in the context of Backend.Answer.
+type hostKey struct{}
+
+// HostOf returns the host that a message for Backend.Answer is from.
+func HostOf(ctx context.Context) string {
+	host, _ := ctx.Value(hostKey{}).(string)
+	return host
 }
 
 // Write answers with a message.
@@ -107,7 +163,7 @@ type Backend interface {
 	// Capability returns the capability or withdrawal with a token, nil if
 	// there is none that the identity may use.
 	Capability(identity, token string) *mplane.Statement
-	// Answer serves a message.
+	// Answer serves a message; see HostOf.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
 }
 
@@ -117,7 +173,11 @@ type Server struct {
 	Backend    Backend
 }
 
-// ServeHTTP serves /, /capability and /capability/TOKEN.
+// pagePath begins the paths of the further pages of links: a number follows. The
+// RI follows all links of a page, but may lose what stands behind a "?".
+const pagePath = "/capability-page/"
+
+// ServeHTTP serves /, /capability, its further pages and /capability/TOKEN.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := Identity(r)
 	if err != nil {
@@ -125,10 +185,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	token, single := strings.CutPrefix(r.URL.Path, "/capability/")
+	from, further := strings.CutPrefix(r.URL.Path, pagePath)
+	first, err := strconv.Atoi(from)
 	switch {
 	case r.URL.Path == "/" && r.Method == http.MethodPost:
 		s.message(w, r, id)
-	case r.URL.Path != "/" && r.URL.Path != "/capability" && !single:
+	case r.URL.Path != "/" && r.URL.Path != "/capability" && !single && (!further || err != nil || first < 0):
 		Fail(w, http.StatusNotFound)
 	case r.Method != http.MethodGet:
 		Fail(w, http.StatusMethodNotAllowed)
@@ -142,14 +204,29 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		Write(w, http.StatusOK, linked(c, r))
 	default:
-		var b bytes.Buffer
-		b.WriteString("<html><head><title>Capabilities</title></head><body>")
-		for _, c := range s.Backend.Capabilities(id) {
-			fmt.Fprintf(&b, "<a href='/capability/%s'>%s</a><br/>", html.EscapeString(url.PathEscape(c.ID())), html.EscapeString(c.ID()))
-		}
-		b.WriteString("</body></html>")
-		Answer(w, http.StatusOK, "text/html", b.Bytes())
+		s.page(w, id, max(first, 0))
 	}
+}
+
+// maxPage bounds a page, in bytes: one link more may stand on it.
+const maxPage = 256 << 10
+
+// page answers with the links to capabilities from a number on, as many as a
+// page holds, and to the next page.
+func (s *Server) page(w http.ResponseWriter, id string, first int) {
+	var b bytes.Buffer
+	b.WriteString("<html><head><title>Capabilities</title></head><body>")
+	list := s.Backend.Capabilities(id)
+	i := min(first, len(list))
+	for ; i < len(list) && b.Len() < maxPage; i++ {
+		token := list[i].ID()
+		fmt.Fprintf(&b, "<a href='/capability/%s'>%s</a><br/>", html.EscapeString(url.PathEscape(token)), html.EscapeString(token))
+	}
+	if i < len(list) {
+		fmt.Fprintf(&b, "<a href='%s%d'>%d more</a><br/>", pagePath, i, len(list)-i)
+	}
+	b.WriteString("</body></html>")
+	Answer(w, http.StatusOK, "text/html", b.Bytes())
 }
 
 // linked returns a capability with the link to this server.
@@ -164,7 +241,7 @@ func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 }
 
 // maxShown is how many capabilities the first page shows, which is for people.
-// The page of links has them all.
+// The pages of links have them all.
 const maxShown = 100
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
@@ -172,13 +249,17 @@ func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
 	b.WriteString("<html><head><title>mplane.httpsrv</title></head><body>This is a client-initiated mPlane component. " +
 		"POST mPlane messages to this URL to use.<br/><a href='/capability'>Capabilities</a> provided by this server:<br/>")
 	list := s.Backend.Capabilities(id)
-	for _, c := range list[:min(len(list), maxShown)] {
-		if text, err := mplane.Marshal(linked(c, r)); err == nil {
+	shown := 0
+	for ; shown < min(len(list), maxShown) && b.Len() < maxPage; shown++ {
+		c := list[shown]
+		if mplane.Size(c) > maxPage {
+			fmt.Fprintf(&b, "<br/><a href='/capability/%s'>a large one</a>", html.EscapeString(url.PathEscape(c.ID())))
+		} else if text, err := mplane.Marshal(linked(c, r)); err == nil {
 			fmt.Fprintf(&b, "<br/><pre>%s", html.EscapeString(string(text)))
 		}
 	}
-	if len(list) > maxShown {
-		fmt.Fprintf(&b, "<br/>and %d more.", len(list)-maxShown)
+	if len(list) > shown {
+		fmt.Fprintf(&b, "<br/>and %d more.", len(list)-shown)
 	}
 	b.WriteString("</body></html>")
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
@@ -189,16 +270,12 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 		Fail(w, http.StatusUnsupportedMediaType)
 		return
 	}
-	text, err := Read(r.Body)
-	var m mplane.Message
-	if err == nil {
-		m, err = s.Registries.Parse(text)
-	}
+	m, err := ReadMessage(r, s.Registries)
 	if err != nil {
 		Write(w, http.StatusBadRequest, &mplane.Exception{Message: err.Error()})
 		return
 	}
-	Write(w, http.StatusOK, s.Backend.Answer(r.Context(), id, m))
+	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
 // NewServer returns a server for a handler of messages, within bounds that
@@ -271,11 +348,15 @@ func (d Dialer) Open() (*Conn, error) {
 // Root returns the URL of the peer, with a slash at its end.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
+// IsPage reports whether a media type is that of a page of links.
+func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
+
 // Response is an answer, read to its end.
 type Response struct {
 	Status   int
 	Type     string // media type
 	Body     []byte
+	Cut      bool      // a page is longer than a message may be: its rest is not read
 	Identity string    // of the peer's certificate, "" without
 	Date     time.Time // of the peer's clock, in whole seconds; zero if it does not say
 }
@@ -307,7 +388,11 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 		return nil, err
 	}
 	defer resp.Body.Close()
-	text, err := Read(resp.Body)
+	text, err := io.ReadAll(io.LimitReader(resp.Body, mplane.MaxMessage+1))
+	cut := len(text) > mplane.MaxMessage
+	if err == nil && cut && !IsPage(resp.Header.Get("Content-Type")) {
+		err = errTooLarge
+	}
 	if err != nil {
 		return nil, fmt.Errorf("answer of %s: %w", req.URL, err)
 	}
@@ -316,7 +401,7 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 		return nil, err
 	}
 	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero without
-	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, id, date}, nil
+	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, cut, id, date}, nil
 }
 
 // PeerIdentity opens a connection to look at the peer's certificate. Without

@@ -1,0 +1,101 @@
+package client
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Bounds of what peers make a Listener and its Receiver keep, in bytes of
+// memory.
+const (
+	// MaxKept is of all together.
+	MaxKept = 64 << 20
+	// MaxKeptOf is of one identity, and of one host, see peer.Host: one message
+	// of the largest size fits, and nobody can take all.
+	MaxKeptOf = 24 << 20
+)
+
+// Room accounts for the bytes that are kept for identities and their hosts. It
+// is safe for concurrent use.
+type Room struct {
+	max, each int
+
+	mu    sync.Mutex
+	total int
+	held  map[owner]int
+}
+
+// owner is an identity or a host.
+type owner struct {
+	isHost bool
+	name   string
+}
+
+// Lease is room that is taken.
+type Lease struct {
+	identity, host string
+	bytes          int
+}
+
+// Take reserves room for an identity at a host, "" if it does not count. force
+// takes it though there is none: for what was kept before a restart.
+func (r *Room) Take(identity, host string, bytes int, force bool) (Lease, bool) {
+	l := Lease{identity, host, bytes}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fits := r.total+bytes <= r.max
+	for _, o := range l.owners() {
+		fits = fits && r.held[o]+bytes <= r.each
+	}
+	if !fits && !force {
+		return Lease{}, false
+	}
+	r.add(l, bytes)
+	return l, true
+}
+
+// Release gives the room back; that of the zero Lease is none.
+func (r *Room) Release(l Lease) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(l, -l.bytes)
+}
+
+// Bytes returns how much is taken.
+func (r *Room) Bytes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.total
+}
+
+func (r *Room) add(l Lease, bytes int) {
+	r.total += bytes
+	for _, o := range l.owners() {
+		if r.held[o] += bytes; r.held[o] == 0 {
+			delete(r.held, o)
+		}
+	}
+}
+
+func (l Lease) owners() []owner {
+	list := []owner{{false, l.identity}}
+	if l.host != "" {
+		list = append(list, owner{true, l.host})
+	}
+	return list
+}
+
+// offerSize returns about how many bytes an offer takes.
+func offerSize(o *Offer) int {
+	size := 512 + mplane.Size(o.Capability) + len(o.schema) + len(o.maker)
+	for _, f := range o.Capability.Parameters {
+		size += 48 * strings.Count(f.Text, ",") // values of a set
+	}
+	return size
+}
+
+// noRoom is why a capability is refused.
+var noRoom = fmt.Sprintf("Too many capabilities: the supervisor keeps %d MiB of one component or host, and %d MiB of all", MaxKeptOf>>20, MaxKept>>20)
