@@ -97,7 +97,10 @@ func ExplainTLS(err error) error {
 		return hint.Add(err, "name the authority of the peer's certificate in `tls-ca`")
 	case errors.As(err, &name):
 		return hint.Add(err, "connect to a name or address that is in the peer's certificate")
-	case errors.As(err, &header), errors.Is(err, http.ErrSchemeMismatch):
+	case errors.As(err, &header):
+		if string(header.RecordHeader[:]) == "HTTP/" { // as http.Client has it
+			err = http.ErrSchemeMismatch
+		}
 		return hint.Add(err, "does this port speak TLS?")
 	case !errors.As(err, &remote) || remote.Op != "remote error":
 	case strings.Contains(err.Error(), "certificate required"):

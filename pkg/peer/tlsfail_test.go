@@ -26,7 +26,7 @@ func TestTLSFailures(t *testing.T) {
 		{"no certificate", server, TLS{CA: good.CA}, "certificate required", "`tls-cert`", "TLS without a client certificate"},
 		{"unknown client", server, TLS{Cert: other.Cert, Key: other.Key, CA: good.CA}, "unknown certificate authority", "in its `tls-ca`", "TLS with a client certificate of an unknown authority"},
 		{"unknown server", server, other, "signed by unknown authority", "in `tls-ca`", "TLS whose certificate the peer does not accept"},
-		{"plain server", TLS{}, good, "does not look like a TLS handshake", "does this port speak TLS?", ""},
+		{"plain server", TLS{}, good, "server gave HTTP response to HTTPS client", "does this port speak TLS?", ""},
 		{"wrong key", server, TLS{Cert: good.Cert, Key: other.Key, CA: good.CA}, "private key does not match", "`tls-key`", ""},
 	} {
 		l, stop := serve(t, Server{}, Options{Addr: ":0", TLS: c.server})

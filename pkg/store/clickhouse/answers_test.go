@@ -23,6 +23,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -135,7 +136,7 @@ func impatient(t *testing.T, h http.HandlerFunc) *Store {
 		t.Fatal(err)
 	}
 	c.dialer.WriteStall, c.stall, c.whole = 100*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
-	c.http.Transport.(*http.Transport).ResponseHeaderTimeout = 100 * time.Millisecond
+	c.http.Transport.(*peer.Transport).ResponseHeaderTimeout = 100 * time.Millisecond
 	t.Cleanup(c.close)
 	return &Store{client: c}
 }
@@ -201,7 +202,7 @@ func TestNoTLS(t *testing.T) {
 		answer, want, hint string
 		passes             bool
 	}{
-		{"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP response to HTTPS client", "", false},
+		{"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP response to HTTPS client", "does this port speak TLS?", false},
 		{"", "TLS handshake: context deadline exceeded", "does this port speak TLS?", true},
 	} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
