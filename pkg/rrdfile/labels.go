@@ -1,0 +1,97 @@
+package rrdfile
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// LabelNamingOf returns the naming of a mode for destinations whose metrics
+// have labels. Its names are NAME{LABEL=VALUE,...}, with labels in the order of
+// their names:
+//
+//   - default: see Table.LabelName
+//   - raw: rrd{file=FILE}, the file name without ".rrd"
+//
+// The upstream names of NamingOf have no labels. Table t changes the default
+// names; it may be nil.
+func LabelNamingOf(mode string, t *Table) (Naming, bool) {
+	switch mode {
+	case "default":
+		if t == nil {
+			t = &Table{}
+		}
+		return t.LabelName, true
+	case "raw":
+		return rawLabelName, true
+	}
+	return nil, false
+}
+
+func rawLabelName(file string) string {
+	return "rrd{file=" + cleanPath(strings.TrimSuffix(file, ".rrd")) + "}"
+}
+
+// Forms of the parts of a file name that become a metric name and label values.
+var (
+	histogramForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
+	statisticForm = regexp.MustCompile(`^(?:idx(?:[0-9]+|oth)|prc[0-9]+(?:\.[0-9]+)?|[A-Za-z]+)$`)
+)
+
+// LabelName returns the metric name and the labels of a file:
+//
+//	tcp_rtt_avg_in.prc95.rrd    tcp_rtt_avg{direction=in,percentile=95}
+//	tcp_rtt_avg_out.avg.rrd     tcp_rtt_avg{direction=out,statistic=avg}
+//	L7_TCP_num_c_in.idx16.rrd   L7_TCP_num{cloud=yes,direction=in,index=16,name=uTP}
+//	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
+//
+// The name is that of the histogram. A file has one of the labels index,
+// percentile and statistic, so that no two files of Tstat share a series; name is
+// there if the index has one. A file that is not of Tstat's form becomes
+// rrd{file=FILE}.
+func (t *Table) LabelName(file string) string {
+	h, ok := parseName(file)
+	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {
+		return rawLabelName(file)
+	}
+	name := h.base
+	if own := t.Histograms[h.full]; own != "" {
+		name = strings.NewReplacer(".", "_", "-", "_").Replace(strings.TrimSuffix(own, "."+h.direction))
+	}
+	var labels []string
+	add := func(label, value string) {
+		if value != "" {
+			labels = append(labels, label+"="+value)
+		}
+	}
+	add("cloud", map[string]string{"cloud": "yes", "noncloud": "no"}[h.cloud])
+	add("direction", h.direction)
+	if index, is := strings.CutPrefix(h.statistic, "idx"); is {
+		add("index", strings.Replace(index, "oth", "other", 1))
+		add("name", t.indexName(&h, index))
+	} else if percentile, is := strings.CutPrefix(h.statistic, "prc"); is {
+		add("percentile", percentile)
+	} else {
+		add("statistic", h.statistic)
+	}
+	return name + "{" + strings.Join(labels, ",") + "}"
+}
+
+// portHistograms count packets by port of TCP. NamingOf names the ports of
+// some only.
+var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
+
+// indexName returns the name of an index; "" if it has none.
+func (t *Table) indexName(h *histogram, index string) string {
+	if own := t.Indexes[h.base][index]; own != "" {
+		return own
+	}
+	names := families[h.base].index
+	if slices.Contains(portHistograms, h.base) {
+		names = tcpPorts
+	}
+	if index == "oth" {
+		return ""
+	}
+	return names[index]
+}
