@@ -32,17 +32,19 @@ const micros = "_us"
 
 // names returns the table's names of a file's columns: as in PostgreSQL, so
 // that queries are alike.
-func names(f store.FileInfo) []string {
-	var own []string
+func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
+
+// ownNames returns the names that no column of a log has.
+func ownNames(typ *tstat.LogType) (own []string) {
 	for _, c := range ownColumns {
 		own = append(own, c.name)
 	}
-	for _, c := range f.Type.Columns {
+	for _, c := range typ.Columns {
 		if c.Kind == tstat.Time {
 			own = append(own, strings.ToLower(c.Name)+micros)
 		}
 	}
-	return sqlstore.ColumnNames(f.Columns, own)
+	return own
 }
 
 // Names of the tables of a log type. What has the log type's own name is the
@@ -177,8 +179,10 @@ const maxChanges = 10
 func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.tables[f.Type.Name]; t != nil && len(s.cfg.columns.Missing(f, cols, t)) == 0 {
-		return t, nil
+	if t := s.tables[f.Type.Name]; t != nil {
+		if missing, err := s.cfg.columns.Missing(f, cols, t, ownNames(f.Type)); err == nil && len(missing) == 0 {
+			return t, nil
+		}
 	}
 	for range maxChanges {
 		t, changed, err := s.ensure(ctx, host, f, cols)
@@ -213,6 +217,10 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	if err != nil {
 		return nil, false, err
 	}
+	missing, err := s.cfg.columns.Missing(f, cols, have, ownNames(f.Type))
+	if err != nil {
+		return nil, false, err
+	}
 	if len(have) == 0 {
 		return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, data)+s.onCluster()+s.definition(f, cols)+s.dataEngine(data))
 	}
@@ -222,7 +230,7 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 		}
 	}
 	var add []string
-	for _, c := range s.cfg.columns.Missing(f, cols, have) {
+	for _, c := range missing {
 		for _, def := range s.columnDefs(cols[c], f.Columns[c]) {
 			add = append(add, "add column "+def)
 		}

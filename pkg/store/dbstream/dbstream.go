@@ -438,7 +438,7 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 			return nil, nil, err
 		}
 		cols := columnNames(f, s.cfg, st.table.Columns)
-		if len(s.cfg.columns.Missing(f, cols, st.table.Columns)) == 0 {
+		if missing, err := s.cfg.columns.Missing(f, cols, st.table.Columns, ownColumns); err == nil && len(missing) == 0 {
 			return st, cols, nil
 		}
 	}
@@ -541,7 +541,11 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		return nil, nil, hint.Add(fmt.Errorf("table %s is there, and no stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with `stream`")
 	}
 	cols := columnNames(f, s.cfg, t.Columns)
-	if missing := s.cfg.columns.Missing(f, cols, t.Columns); len(missing) > 0 {
+	missing, err := s.cfg.columns.Missing(f, cols, t.Columns, ownColumns)
+	if err != nil {
+		return nil, nil, fmt.Errorf("table %s: %w", parent.Sanitize(), err)
+	}
+	if len(missing) > 0 {
 		if err := pg.AddColumns(ctx, tx, parent, missing, f.Columns, cols, columnType(s.cfg, f.Type)); err != nil {
 			return nil, nil, err
 		}

@@ -60,7 +60,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	}
 	if cols == nil && name == lt.Name+allSuffix {
 		cols = append(cols, pg.Quote(colSerial)+" integer")
-		for i, n := range sqlstore.ColumnNames(lt.Columns, []string{colSerial}) {
+		for i, n := range sqlstore.ColumnNames(lt.Columns, ownColumns) {
 			cols = append(cols, pg.Quote(n)+" "+pg.SQLType(lt.Columns[i]))
 		}
 	}
@@ -71,13 +71,16 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	return table, err
 }
 
+// ownColumns are those of every stream that no log has.
+var ownColumns = []string{colSerial}
+
 // older are DBStream's names of columns that Tstat has renamed since.
 var older = map[string]string{"c_tls_sni": "c_ssl_sni", "s_tls_scn": "s_ssl_scn"}
 
 // columnNames returns the names that a file's columns have in a table, or
 // would get there.
 func columnNames(f store.FileInfo, c config, table map[string]string) []string {
-	names := sqlstore.ColumnNames(f.Columns, []string{colSerial})
+	names := sqlstore.ColumnNames(f.Columns, ownColumns)
 	for i, n := range names {
 		if o := older[n]; table[n] == "" && table[o] != "" {
 			names[i] = o

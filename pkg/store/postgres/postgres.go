@@ -171,8 +171,10 @@ func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tables[f.Type.Name]
-	if t != nil && t.days[day] && len(s.columns.Missing(f, cols, t.Columns)) == 0 {
-		return t.Table, nil
+	if t != nil && t.days[day] {
+		if missing, err := s.columns.Missing(f, cols, t.Columns, ownColumns); err == nil && len(missing) == 0 {
+			return t.Table, nil
+		}
 	}
 	name := pg.Ident{s.schema, f.Type.Name}
 	var found *pg.Table
@@ -208,6 +210,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 	if t == nil {
 		// All columns that any Tstat version has, whatever this file lacks;
 		// and this file's further ones if it may widen a table.
+		if _, err := s.columns.Missing(f, cols, nil, ownColumns); err != nil {
+			return nil, err
+		}
 		all := f.Columns
 		if !s.columns.Widens() {
 			all = f.Type.Columns
@@ -229,9 +234,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 			return nil, hint.Add(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
 		}
 	}
-	missing := s.columns.Missing(f, cols, t.Columns)
-	if len(missing) == 0 {
-		return t, nil
+	missing, err := s.columns.Missing(f, cols, t.Columns, ownColumns)
+	if err != nil || len(missing) == 0 {
+		return t, err
 	}
 	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols, pg.SQLType); err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pg"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
+	"github.com/tstatrepo/tstatrepo/pkg/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -635,6 +636,61 @@ func TestColumns(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), "select count(*) from pg_inherits where inhparent = 'log_udp_complete'::regclass").Scan(&n); err != nil || n != 2 {
 		t.Errorf("%d partitions, %v", n, err)
 	}
+}
+
+// TestUnknownColumnsAreLimited: crafted headers do not fill the table with
+// columns. Their logs are refused, others are stored as before.
+func TestUnknownColumnsAreLimited(t *testing.T) {
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	s := open(t, "postgres://"+server.Host(db))
+	defer s.Close()
+	conn := server.Connect(t, db)
+	columns := func() (n int) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "select count(*) from pg_attribute where attrelid = to_regclass('log_udp_complete') and attnum > 0").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	log := func(unknown int, name string) string {
+		text := "#c_ip:1"
+		for i := range unknown {
+			text += fmt.Sprintf(" %s%d:%d", name, i, i+2)
+		}
+		return text + "\n::1" + strings.Repeat(" x", unknown) + "\n"
+	}
+	refused := func(text string) error {
+		r := tstat.NewReader(strings.NewReader(text), tstat.TypeByName("log_udp_complete"), tstat.ReaderOptions{})
+		if _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+		f := store.FileInfo{Key: store.Key{Probe: "p", Folder: "f", File: "log_udp_complete"}, Type: tstat.TypeByName("log_udp_complete"),
+			Time: time.Date(2016, 3, 24, 0, 0, 0, 0, time.UTC), Columns: r.Columns()}
+		tx, err := s.Begin(t.Context(), f)
+		if err == nil {
+			tx.Abort()
+		}
+		return err
+	}
+	if err := refused(log(sqlstore.MaxUnknown+1, "a")); err == nil || columns() != 0 {
+		t.Errorf("a table is made for too many columns: %v", err)
+	}
+	put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", log(sqlstore.MaxUnknown-1, "b"))
+	n := columns()
+	for i := range 25 {
+		if err := refused(log(2, fmt.Sprintf("c%d_", i))); err == nil || !strings.Contains(err.Error(), `2 unknown columns that the table lacks, like "c`) {
+			t.Fatal(err)
+		}
+	}
+	if columns() != n {
+		t.Errorf("%d columns, before %d", columns(), n)
+	}
+	// One more fits, known ones are stored, and what is dropped makes room.
+	put(t, s, "p2", "2016_03_24_21_37.out", "log_udp_complete", log(1, "d"))
+	put(t, s, "p3", "2016_03_24_21_37.out", "log_udp_complete", log(2, "b"))
+	server.Exec(t, db, "alter table log_udp_complete drop column b7")
+	put(t, s, "p4", "2016_03_24_21_37.out", "log_udp_complete", log(1, "e"))
 }
 
 // TestRights: an import needs no more than the manual says.

@@ -35,19 +35,48 @@ func ParseColumns(text string) (Columns, error) {
 // Widens reports whether tables get new columns.
 func (c Columns) Widens() bool { return c == Widen }
 
+// MaxUnknown bounds the columns of a table that no known Tstat writes. A table
+// of PostgreSQL takes 1,600 columns in its life, with those that were dropped:
+// crafted headers must not use them up.
+const MaxUnknown = 64
+
 // Missing returns the indexes of the columns that a table should get: those
-// of the file that it lacks.
-func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string) []int {
+// of the file that it lacks. own are the table's columns that no file has. The
+// error is about a file that brings too many unknown columns: it is not stored.
+func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
+	var unknown []string
 	if c == Widen {
 		for i, n := range names {
 			if n != "" && table[n] == "" && present(f, i) {
 				m = append(m, i)
+				if i >= len(f.Type.Columns) {
+					unknown = append(unknown, n)
+				}
 			}
 		}
 	}
-	return m
+	if len(unknown) == 0 {
+		return m, nil
+	}
+	known := names[:len(f.Type.Columns)]
+	has := 0
+	for n, typ := range table {
+		// Unknown columns are kept as text. Others are somebody's own.
+		if isText(typ) && !slices.Contains(known, n) && !slices.Contains(own, n) {
+			has++
+		}
+	}
+	if has+len(unknown) > MaxUnknown {
+		shown := fmt.Sprintf("%.200q", strings.Join(unknown[:min(len(unknown), 5)], ", "))
+		return nil, hint.New(fmt.Sprintf("the log has %d unknown columns that the table lacks, like %s; the table has %d and may have %d", len(unknown), shown, has, MaxUnknown),
+			"drop the table's columns that no Tstat writes, or leave unknown columns out with columns=drop")
+	}
+	return m, nil
 }
+
+// isText reports whether a type, as a server calls it, is that of texts.
+func isText(typ string) bool { return typ == "text" || strings.Contains(typ, "String") }
 
 // present reports whether the file has a column.
 func present(f store.FileInfo, i int) bool { return f.Present == nil || f.Present[i] }
