@@ -5,8 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
 )
@@ -45,7 +49,7 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	if len(text) > maxRejectText {
 		text, more = text[:maxRejectText], "…"
 	}
-	n, err := fmt.Fprintf(r.f, "%s:%d: %s: %q%s\n", path, line, reason, text, more)
+	n, err := fmt.Fprintf(r.f, "%s:%d: %s: %q%s\n", escape(path), line, escape(reason), text, more)
 	r.err = err
 	if r.size += n; r.size > maxRejectFile {
 		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)
@@ -53,9 +57,26 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	return r.err == nil
 }
 
+// escape writes what a terminal would act on as %q does: peers choose names of
+// files, and parts of reasons.
+func escape(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(text[:size])
+		} else {
+			quoted := strconv.Quote(text[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		text = text[size:]
+	}
+	return b.String()
+}
+
 func (r *rejectFile) open() {
 	dir := filepath.Join(r.dir, "rejects")
-	if r.err = durable.MkdirAll(dir, 0o755); r.err != nil {
+	if r.err = durable.MkdirAll(dir, 0o750); r.err != nil {
 		return
 	}
 	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
@@ -65,7 +86,7 @@ func (r *rejectFile) open() {
 		old = old[1:]
 	}
 	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
-	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND, 0o644)
+	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 }
 
 // failure makes the lines durable and returns why lines were not kept, once.

@@ -192,7 +192,7 @@ func (r *Repository) check(req *http.Request, reg Registration) (e entry, code i
 // checkEntry reports what is wrong with an entry whose peer is known.
 func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
 	if err := store.ValidProbe(e.StreamName); err != nil {
-		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-'")
+		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-', which is not the first")
 	}
 	typ := LogType(e.StreamType)
 	if typ == nil {

@@ -78,6 +78,14 @@ func TestOwner(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, name := range []string{"-s", "--help", ""} {
+		body := fmt.Sprintf(`{"StreamName":%q,"StreamType":"log_udp_complete","CallBackUrl":"10.0.0.1:1"}`, name)
+		open()
+		if code := request("POST", importPath, "10.0.0.1", body); code != 400 {
+			t.Errorf("stream %q: %d, want 400", name, code)
+		}
+		r.unlock()
+	}
 	const owner, other = "10.0.0.1", "10.0.0.2"
 	open()
 	register(owner, "10.0.0.1:3001", 200)

@@ -101,7 +101,7 @@ type served struct {
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {
-		return hint.Usage(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-'; {probe} and {type} stand for probe and log type")
+		return hint.Usage(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-', which is not the first; {probe} and {type} stand for probe and log type")
 	}
 	return nil
 }

@@ -152,3 +152,37 @@ func TestLock(t *testing.T) {
 	}
 	again()
 }
+
+// TestModes: only user and group read states and locks, and a lock is not a
+// link: its target would be truncated.
+func TestModes(t *testing.T) {
+	dir := t.TempDir()
+	if err := Save(filepath.Join(dir, "state"), 1, counts{}); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := Lock(dir, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	locks, err := filepath.Glob(filepath.Join(dir, "locks", "*"))
+	if err != nil || len(locks) != 1 {
+		t.Fatal(locks, err)
+	}
+	for _, path := range []string{filepath.Join(dir, "state"), locks[0]} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&^0o640 != 0 {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
+	target := filepath.Join(dir, "target")
+	if err := errors.Join(os.Remove(locks[0]), os.WriteFile(target, []byte("kept"), 0o600), os.Symlink(target, locks[0])); err != nil {
+		t.Fatal(err)
+	}
+	if unlock, err := Lock(dir, "a"); err == nil {
+		unlock()
+		t.Error("a link is taken for a lock")
+	}
+	if text, err := os.ReadFile(target); err != nil || string(text) != "kept" {
+		t.Errorf("target: %q, %v", text, err)
+	}
+}

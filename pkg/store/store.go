@@ -284,10 +284,13 @@ var ErrReread = errors.New("the file is read again")
 const probeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 // ValidProbe reports whether name may name a probe: 1 to 64 letters, digits,
-// '_' and '-'.
+// '_' and '-', which is not the first: programs would take it for an option.
 func ValidProbe(name string) error {
 	if name == "" || len(name) > 64 || strings.Trim(name, probeChars) != "" {
 		return fmt.Errorf("invalid probe name %q: use 1 to 64 letters, digits, '_' and '-'", name)
+	}
+	if name[0] == '-' {
+		return fmt.Errorf("invalid probe name %q: it begins with '-'", name)
 	}
 	return nil
 }

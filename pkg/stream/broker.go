@@ -31,8 +31,9 @@ func isName(name, chars string, most int) bool {
 	return name != "" && len(name) <= most && strings.Trim(name, chars) == ""
 }
 
-// isSession reports whether name may name a session, or a probe.
-func isSession(name string) bool { return isName(name, wordChars, 64) }
+// isSession reports whether name may name a session, or a probe: files and
+// folders have such names, which programs must not take for options.
+func isSession(name string) bool { return isName(name, wordChars, 64) && name[0] != '-' }
 
 // isStream reports whether name is one of a JetStream stream that is a token
 // of a subject too.

@@ -117,7 +117,7 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 
 // lockCompact keeps others from compacting the store.
 func (s *Store) lockCompact() (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666)
 	if err != nil {
 		return nil, err
 	}
