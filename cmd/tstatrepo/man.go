@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -140,12 +141,23 @@ func commandPage(c *cli.Command) []byte {
 			p.literal(e.command)
 		}
 	}
+	listens := slices.Contains([]string{"import-bulk", "stream", "rrd-push", "supervisor"}, c.Name)
+	switch {
+	case c.Name == "serve":
+		p.limitsSection()
+	case listens:
+		p.section("LIMITS")
+		p.text("See tstatrepo-serve(1) for all that bounds what peers can do.")
+	}
 	p.exitStatus()
 	p.environment()
 	p.section("FILES")
 	p.item(serviceFile, "The usual place of the config file, which --config names. Only serve reads it by itself.")
 	p.item("/var/lib/tstatrepo", "The state folder of root: locks, files of rejected lines and positions of streams. Others use ~/.local/state/tstatrepo.")
 	also := []string{"tstatrepo(1)", "tstatrepo.toml(5)"}
+	if listens {
+		also = append(also, "tstatrepo-serve(1)")
+	}
 	if c.Name == "stream" {
 		also = append(also, "tstatrepo-ack(7)")
 	}
