@@ -150,9 +150,9 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --list-metrics --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
-            COMPREPLY=()
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
     serve)
         case $prev in

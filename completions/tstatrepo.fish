@@ -91,7 +91,6 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l log-level -x -a
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l help -s h -d 'show help'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a rrd-push -d 'push the points of Tstat\'s RRDs into Graphite'
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a 'graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// - (__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, whisper:DIR, http://REPOSITORY:9000, https://, - (lines on stdout)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout -x -d 'retry for DURATION while the destination is unavailable, then spool the points'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk while the destination is unavailable'
@@ -109,7 +108,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l tls-cert -r -
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l tls-key -r -F -d 'private key of --tls-cert (PEM FILE)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l tls-ca -r -F -d 'certificate authorities of peers (PEM FILE); a listener then asks for client certificates'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l max-metrics -x -d 'store at most N metrics of each probe; points of others are left out and counted'
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l json -d 'print the summary as JSON on stdout'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l list-metrics -d 'print file, metric and unit of each RRD on stdout, and send nothing'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l json -d 'print the summary, or the list of metrics, as JSON on stdout'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l metrics-file -r -F -d 'write Prometheus metrics to FILE (*.prom for node_exporter)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l verbose -d 'print the summary even if stderr is not a terminal'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l quiet -d 'print warnings and errors only'

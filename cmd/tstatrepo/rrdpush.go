@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +39,7 @@ type rrdPush struct {
 	spool        size
 	network      network
 	maxMetrics   int
+	listMetrics  bool
 	json         bool
 	metricsFile  string
 	verbose      bool
@@ -64,7 +67,7 @@ func (r *rrdPush) settings() []*setting {
 	)
 	return slices.Concat([]*setting{
 		{name: "sources", group: source, value: &r.sources,
-			usage: "the RRD folder when the command line names none"},
+			usage: "what to push when the command line names no source"},
 
 		{name: "to", group: dest, value: &r.to, complete: urls(rrdpush.Schemes),
 			usage: "send the points to `URL`: " + rrdpush.Schemes.String() + " (lines on stdout)"},
@@ -94,8 +97,10 @@ func (r *rrdPush) settings() []*setting {
 		{name: "max-metrics", group: "Network", value: &r.maxMetrics,
 			usage: "store at most `N` metrics of each probe; points of others are left out and counted"},
 
+		{name: "list-metrics", group: reports, value: &r.listMetrics,
+			usage: "print file, metric and unit of each RRD on stdout, and send nothing"},
 		{name: "json", group: reports, value: &r.json,
-			usage: "print the summary as JSON on stdout"},
+			usage: "print the summary, or the list of metrics, as JSON on stdout"},
 		{name: "metrics-file", group: reports, value: &r.metricsFile, complete: "file",
 			usage: "write Prometheus metrics to `FILE` (*.prom for node_exporter)"},
 		{name: "verbose", group: reports, value: &r.verbose,
@@ -108,6 +113,8 @@ func (r *rrdPush) settings() []*setting {
 var rrdPushExamples = []example{
 	{"all RRDs into Whisper files below ./whisper, no server needed", "tstatrepo rrd-push /rrdfiles"},
 	{"see first what would be sent", "tstatrepo rrd-push --dry-run --since 2024-05-01 /rrdfiles"},
+	{"see what the metrics are called", "tstatrepo rrd-push --list-metrics --probe polito1 /rrdfiles"},
+	{"several folders, and one file", "tstatrepo rrd-push --to graphite://graphite:2003 /rrdfiles /other /old/tcp_rtt_avg_in.avg.rrd"},
 	{"every five minutes from cron; silent unless something is wrong", "*/5 * * * * tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
 	{"the same with a systemd timer", "systemd-run --unit rrd-push --on-calendar '*:0/5' tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
 	{"as a service", "tstatrepo rrd-push --every 5m --to graphite://graphite:2003 /rrdfiles"},
@@ -120,10 +127,11 @@ func rrdPushCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "rrd-push",
 		Usage:     "push the points of Tstat's RRDs into Graphite",
-		ArgsUsage: "RRD_DIR",
+		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
-		Description: "Reads the RRD files in RRD_DIR and sends their points to a Graphite server, into Whisper files, or to " +
-			"another tstatrepo: what is new since the last push, all history at first. Tstat is never disturbed: its files " +
+		Description: "Reads the RRD files in each SOURCE, a folder or an .rrd file, and sends their points to a Graphite server, into Whisper files, or to " +
+			"another tstatrepo: what is new since the last push, all history at first. A file shares what is remembered with its folder; " +
+			"folders below a folder are not read. Files of two folders that would have the same metric: the first is sent, the others are counted. Tstat is never disturbed: its files " +
 			"are not locked, not mapped and not changed. Files that did not change are not read.\n\n" +
 			"Each time comes from the finest archive that still holds it; steps that are not finished wait for the next " +
 			"push; values that are unknown or infinite are left out. A file whose last update is before the last point sent was " +
@@ -136,8 +144,9 @@ func rrdPushCommand(con *console) *cli.Command {
 			"MAX_CREATES_PER_MINUTE, or say ?new-metrics-per-minute=50 and push often: what has to wait is sent later. At once " +
 			"it sends 25 fewer, since carbon creates 20 metrics of its own from the same budget. All metrics have " +
 			"arrived if carbon.agents.*.droppedCreates stayed 0; if not, push again with --since. " +
-			"Retentions of storage-schemas.conf are to begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
-			"to be as long as the oldest point is old, else carbon drops it. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
+			"Retentions of storage-schemas.conf must begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
+			"be as long as the oldest point is old. Debian's are 60s:1d,5m:30d,1h:3y: points every 300 s fill a fifth of the 60 s slots, " +
+			"too few to be averaged, and are gone after a day; points older than 3 years are dropped, with a warning here. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
 			"just read; --since sends that again. ENABLE_TAGS = False saves it from asking for " +
 			"a web server. go-carbon (not tried by us): max-creates-per-second limits likewise. VictoriaMetrics: give it " +
 			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
@@ -177,14 +186,18 @@ func runRRDPush(c *cli.Context, con *console) error {
 	opt.StateDir, opt.Stdout, opt.Log = cfg.stateDir, c.App.Writer, con.logger()
 	if len(listen) > 0 {
 		if len(r.sources) > 0 {
-			return usagef("rrd-push takes an RRD_DIR or --listen, not both")
+			return usagef("rrd-push takes a SOURCE or --listen, not both")
 		}
 		return r.serve(c.Context, rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, MaxMetrics: r.maxMetrics})
 	}
-	if len(r.sources) != 1 {
-		return hint.Add(usagef("rrd-push needs one RRD_DIR, got %d", len(r.sources)), "for example: tstatrepo rrd-push /rrdfiles")
+	if len(r.sources) == 0 {
+		return hint.Add(usagef("rrd-push needs a SOURCE: a folder of RRDs or an .rrd file"), "for example: tstatrepo rrd-push /rrdfiles")
 	}
-	opt.Dir = r.sources[0]
+	opt.Sources = r.sources
+	if r.listMetrics {
+		list, err := rrdpush.List(opt)
+		return errors.Join(err, r.printMetrics(c.App.Writer, list))
+	}
 	push, err := rrdpush.New(opt)
 	if err != nil {
 		return err
@@ -263,7 +276,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	atLeast(p, "spool", r.spool, 0)
 	within(p, "max-metrics", r.maxMetrics, 1, 1_000_000)
 	if slices.Contains(r.sources, "") {
-		p.errs = append(p.errs, errors.New("an RRD_DIR must not be empty"))
+		p.errs = append(p.errs, errors.New("a SOURCE must not be empty"))
 	}
 	for _, pair := range []struct {
 		first, second bool
@@ -271,6 +284,11 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	}{
 		{r.quiet, r.verbose, "quiet", "verbose"},
 		{r.every != 0, r.dryRun, "every", "dry-run"},
+		{r.listMetrics, r.dryRun, "list-metrics", "dry-run"},
+		{r.listMetrics, r.every != 0, "list-metrics", "every"},
+		{r.listMetrics, r.since != "", "list-metrics", "since"},
+		{r.listMetrics, r.metricsFile != "", "list-metrics", "metrics-file"},
+		{len(r.network.listen) > 0, r.listMetrics, "listen", "list-metrics"},
 		{len(r.network.listen) > 0, r.dryRun, "listen", "dry-run"},
 		{len(r.network.listen) > 0, r.every != 0, "listen", "every"},
 		{len(r.network.listen) > 0, r.since != "", "listen", "since"},
@@ -283,7 +301,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	if to != nil && len(r.network.listen) > 0 && strings.HasPrefix(r.to, "http") {
 		p.add("to", "must be a Graphite: a repository wants the names of files")
 	}
-	if r.json && (r.dryRun || to != nil && to.Prints()) {
+	if r.json && !r.listMetrics && (r.dryRun || to != nil && to.Prints()) {
 		p.add("json", "cannot be combined with lines on stdout")
 	}
 	return rrdpush.Options{
@@ -295,6 +313,23 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 		Every:  time.Duration(r.every),
 		DryRun: r.dryRun,
 	}
+}
+
+// printMetrics prints a list of metrics: a table, or a JSON array.
+func (r *rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
+	if r.json {
+		return writeJSON(w, append([]rrdpush.Listed{}, list...))
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "FILE\tMETRIC\tUNIT")
+	for _, l := range list {
+		unit := cmp.Or(l.Unit, "-")
+		if l.LeftOut != "" {
+			unit += "  (left out: " + l.LeftOut + ")"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", printable(l.File), cmp.Or(l.Metric, "-"), unit)
+	}
+	return t.Flush()
 }
 
 // report prints the summary where it is wanted.
@@ -317,6 +352,7 @@ func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) e
 		{sum.Unknown, "unknown values left out"},
 		{sum.NotFinite, "infinite values left out"},
 		{sum.Negative, "negative percentiles left out (--keep-negative)"},
+		{sum.Old, "points older than the 3 years that Debian's carbon keeps by default"},
 		{sum.TooOld, "points older than the retention of their Whisper file left out"},
 		{sum.Unnamed, "files without a name left out (--names default)"},
 		{sum.Recreated, "files older than the last point sent, sent from their start"},

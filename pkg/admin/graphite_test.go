@@ -55,7 +55,7 @@ func TestGraphiteBoard(t *testing.T) {
 		t.Fatal(err)
 	}
 	naming, _ := rrdfile.NamingOf("default", nil)
-	push, err := rrdpush.New(rrdpush.Options{Dir: samplesAllWays(t), Target: rrdpush.Target{Dest: dest, Probe: "turin", Prefix: "tstat",
+	push, err := rrdpush.New(rrdpush.Options{Sources: []string{samplesAllWays(t)}, Target: rrdpush.Target{Dest: dest, Probe: "turin", Prefix: "tstat",
 		Naming: naming, Mode: "default", SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}})
 	if err != nil {
 		t.Fatal(err)

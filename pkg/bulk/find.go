@@ -88,18 +88,6 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	return tasks, nil
 }
 
-// missing says that a source is not there.
-func missing(src string, err error) error {
-	if i := strings.Index(src, "://"); i > 0 {
-		return hint.New("source "+destination.Redact(src)+": unknown kind of source "+src[:i], "a log folder, a folder of log folders, a log file or -")
-	}
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
-	}
-	return fmt.Errorf("source %s: %w", src, err)
-}
-
 // scan notes a file of the sources. It reports whether the file is new to the
 // scan and is to be looked at in this pass. Sources may overlap, and a file may
 // have several names, as in backups of hard links: it is looked at once.
@@ -129,6 +117,9 @@ func (r *run) scan(t *task) bool {
 	return !r.isSettled(t)
 }
 
+// kindsOfSources are what a source can be.
+const kindsOfSources = "a log folder, a folder of log folders, a log file or -"
+
 func sameFile(a, b *task) bool {
 	if a.size != b.size || !a.mtime.Equal(b.mtime) {
 		return false
@@ -150,7 +141,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	}
 	info, err := os.Stat(src)
 	if err != nil {
-		return nil, missing(src, err)
+		return nil, destination.MissingSource(src, err, kindsOfSources)
 	}
 	if !info.IsDir() {
 		return r.findFile(src, info, place)

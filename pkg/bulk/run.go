@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	destination "github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -256,7 +257,7 @@ func (o *Options) Validate() error {
 		if s == "-" {
 			stdin++
 		} else if _, err := os.Stat(s); err != nil {
-			errs = append(errs, missing(s, err))
+			errs = append(errs, destination.MissingSource(s, err, kindsOfSources))
 		}
 	}
 	switch {

@@ -13,7 +13,9 @@ package dest
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/url"
@@ -264,4 +266,17 @@ func (s Schemes) Has(scheme string) bool {
 		name, _, _ := strings.Cut(form, ":")
 		return name == scheme
 	})
+}
+
+// MissingSource returns the error of a source that os.Stat has not found. kinds
+// is the hint for a URL, which is not a source: what can be one.
+func MissingSource(src string, err error, kinds string) error {
+	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
+		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("source %s: %w", src, err)
 }

@@ -280,7 +280,7 @@ func TestSpool(t *testing.T) {
 	s = open(1000)
 	s.Send(t.Context(), batch(1))
 	s.Send(t.Context(), batch(2))
-	names, _, _ := s.batches()
+	names, _, _ := batches(s.dir)
 	if err := os.WriteFile(filepath.Join(dir, names[0]), []byte("tstatrepo-spool 1 00\nm 1 1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -291,6 +291,43 @@ func TestSpool(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, names[0]+".damaged")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSpoolsShareSink: a destination that one spool has found down is tried by
+// none, and the bound is on the bytes of all.
+func TestSpoolsShareSink(t *testing.T) {
+	f := &fake{down: true}
+	first, err := NewSpool(f, t.TempDir(), 1000, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := first.Beside(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := []Metric{{Path: "m", Points: []Point{{1, 1.5}}}}
+	n, kept := 0, map[*Spool]int{}
+	for ; err == nil; n++ {
+		s := []*Spool{first, second}[n%2]
+		if err = s.Send(t.Context(), batch); err == nil {
+			kept[s]++
+		}
+	}
+	_, a, _ := first.Len()
+	_, b, _ := second.Len()
+	if !errors.Is(err, ErrSpoolFull) || a+b > 1000 || a == 0 || b == 0 {
+		t.Errorf("%d + %d bytes: %v", a, b, err)
+	}
+	if f.sends != 1 || second.Down() == nil {
+		t.Errorf("%d tries at a destination that is down", f.sends)
+	}
+	f.down, first.shared.until = false, time.Time{} // not after its rest
+	if err := second.Send(t.Context(), batch); err != nil || first.Down() != nil || len(f.got) != kept[second]+1 {
+		t.Errorf("%v, %v, %d batches", err, first.Down(), len(f.got))
+	}
+	if err := first.Flush(t.Context()); err != nil || len(f.got) != n {
+		t.Errorf("%v, %d batches, want %d", err, len(f.got), n)
 	}
 }
 
@@ -393,7 +430,7 @@ func TestCarbonServer(t *testing.T) {
 		t.Fatalf("%v, %v", err, spool.Down())
 	}
 	server.Up()
-	spool.until = time.Time{} // not after its rest
+	spool.shared.until = time.Time{} // not after its rest
 	if err := spool.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}

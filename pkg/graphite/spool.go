@@ -23,11 +23,16 @@ var ErrSpoolFull = errors.New("spool is full")
 // Spool is a sink that keeps on disk what another cannot take, and sends that
 // first when it can again, oldest first.
 type Spool struct {
-	sink Sink
-	dir  string
-	max  int64 // bytes
-	log  *slog.Logger
+	sink   Sink
+	dir    string
+	log    *slog.Logger
+	shared *spools
+}
 
+// spools is what the spools in front of one sink share.
+type spools struct {
+	dirs  []string
+	max   int64     // bytes of all
 	down  error     // why the destination did not take the last batch
 	until time.Time // it is not tried before
 }
@@ -48,21 +53,31 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	s := &Spool{sink: sink, log: log, shared: &spools{max: max}}
+	return s.Beside(dir)
+}
+
+// Beside returns a spool that keeps its batches in another folder and shares
+// everything else with s: the sink, the bound on bytes, and whether the
+// destination is down. Only one goroutine may use them. Closing one closes the
+// sink of all.
+func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	return &Spool{sink: sink, dir: dir, max: max, log: log}, nil
+	s.shared.dirs = append(s.shared.dirs, dir)
+	return &Spool{sink: s.sink, dir: dir, log: s.log, shared: s.shared}, nil
 }
 
 // Close closes the sink behind.
 func (s *Spool) Close() error { return s.sink.Close() }
 
 // Down returns why the destination does not take points now; nil if it does.
-func (s *Spool) Down() error { return s.down }
+func (s *Spool) Down() error { return s.shared.down }
 
-// batches returns the files, oldest first, and the size of all.
-func (s *Spool) batches() (names []string, size int64, err error) {
-	entries, err := os.ReadDir(s.dir) // sorted
+// batches returns the files in a folder, oldest first, and the size of all.
+func batches(dir string) (names []string, size int64, err error) {
+	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
 		return nil, 0, fmt.Errorf("spool: %w", err)
 	}
@@ -81,18 +96,18 @@ func (s *Spool) batches() (names []string, size int64, err error) {
 }
 
 // Len returns how many batches wait, and their bytes.
-func (s *Spool) Len() (batches int, size int64, err error) {
-	names, size, err := s.batches()
+func (s *Spool) Len() (n int, size int64, err error) {
+	names, size, err := batches(s.dir)
 	return len(names), size, err
 }
 
 // Flush sends what waits. It does nothing while a destination that was down
 // rests.
 func (s *Spool) Flush(ctx context.Context) error {
-	if s.down != nil && time.Now().Before(s.until) {
-		return s.down
+	if s.shared.down != nil && time.Now().Before(s.shared.until) {
+		return s.shared.down
 	}
-	names, _, err := s.batches()
+	names, _, err := batches(s.dir)
 	if err != nil {
 		return err
 	}
@@ -110,7 +125,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 		if err := s.sink.Send(ctx, metrics); err != nil {
 			return s.mark(err)
 		}
-		s.down = nil
+		s.shared.down = nil
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("spool: %w", err)
 		}
@@ -121,7 +136,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 // mark remembers that the destination is down.
 func (s *Spool) mark(err error) error {
 	if errors.Is(err, ErrUnavailable) {
-		s.down, s.until = err, time.Now().Add(rest)
+		s.shared.down, s.shared.until = err, time.Now().Add(rest)
 	}
 	return err
 }
@@ -132,7 +147,7 @@ func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	err := s.Flush(ctx)
 	if err == nil {
 		if err = s.sink.Send(ctx, metrics); err == nil {
-			s.down = nil
+			s.shared.down = nil
 			return nil
 		}
 		s.mark(err)
@@ -149,13 +164,17 @@ func (s *Spool) put(metrics []Metric) error {
 	if len(text) == 0 {
 		return nil
 	}
-	_, size, err := s.batches()
-	if err != nil {
-		return err
+	var size int64
+	for _, dir := range s.shared.dirs {
+		_, n, err := batches(dir)
+		if err != nil {
+			return err
+		}
+		size += n
 	}
 	head := fmt.Appendf(nil, "%s%x\n", spoolHead, sha256.Sum256(text))
-	if size+int64(len(head)+len(text)) > s.max {
-		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.down)
+	if size+int64(len(head)+len(text)) > s.shared.max {
+		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.shared.down)
 	}
 	name := fmt.Sprintf("%020d%s", time.Now().UnixNano(), spoolSuffix)
 	if err := durable.WriteFile(filepath.Join(s.dir, name), append(head, text...)); err != nil {

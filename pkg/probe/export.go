@@ -97,7 +97,7 @@ func (p *Probe) exportRRD(ctx context.Context, e *export) error {
 		return err
 	}
 	e.last = map[string]graphite.Point{}
-	push, err := rrdpush.New(rrdpush.Options{Dir: e.folder, Since: e.since, Every: p.Every, Target: rrdpush.Target{
+	push, err := rrdpush.New(rrdpush.Options{Sources: []string{e.folder}, Since: e.since, Every: p.Every, Target: rrdpush.Target{
 		Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers,
 		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log, Stored: e.sent,
 	}})

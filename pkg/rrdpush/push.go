@@ -3,6 +3,7 @@
 package rrdpush
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,8 +15,8 @@ import (
 	"log/slog"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,26 +60,31 @@ func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
 		return sink, nil, err
 	}
-	spool, err := graphite.NewSpool(sink, filepath.Join(t.StateDir, "rrd-push", name+".spool"), t.SpoolSize, t.Log)
+	spool, err := graphite.NewSpool(sink, t.spoolDir(name), t.SpoolSize, t.Log)
 	if err != nil {
 		return nil, nil, errors.Join(err, sink.Close())
 	}
 	return spool, spool, nil
 }
 
+// spoolDir returns the folder of the spool of that name.
+func (t *Target) spoolDir(name string) string {
+	return filepath.Join(t.StateDir, "rrd-push", name+".spool")
+}
+
 // Options say what a Pusher pushes and where.
 type Options struct {
 	Target
-	Dir    string        // the RRD files; folders below it are not read
-	Since  time.Time     // push again from here on; zero: what is new
-	Every  time.Duration // push again and again; 0: once
-	DryRun bool          // print lines instead of sending, keep no state
+	Sources []string      // folders of RRD files, not those below them, and .rrd files
+	Since   time.Time     // push again from here on; zero: what is new
+	Every   time.Duration // push again and again; 0: once
+	DryRun  bool          // print lines instead of sending, keep no state
 }
 
 // Summary counts what a pass did.
 type Summary struct {
 	Probe     string  `json:"probe"`
-	Files     int64   `json:"files"`           // RRD files in the folder
+	Files     int64   `json:"files"`           // RRD files of the sources
 	Unchanged int64   `json:"unchanged"`       // not read, since nothing changed
 	Failed    int64   `json:"failed"`          // could not be read
 	Points    int64   `json:"points"`          // sent, or in the spool
@@ -92,6 +98,7 @@ type Summary struct {
 	Unnamed   int64   `json:"unnamed"`         // files without a name
 	Shared    int64   `json:"shared"`          // files that share their name with another
 	TooOld    int64   `json:"too_old"`         // points older than the retention of their Whisper file
+	Old       int64   `json:"older_than_3y"`   // points sent that Debian's carbon drops by default
 	Spooled   int64   `json:"spooled_bytes"`   // waiting in the spool at the end
 	Seconds   float64 `json:"seconds"`
 }
@@ -117,46 +124,55 @@ const stateFormat = 1
 // batchPoints is how many points are sent, and remembered, at once.
 const batchPoints = 200_000
 
-// Pusher brings the points of the RRD files in a folder to a Target.
+// Pusher brings the points of RRD files to a Target.
 type Pusher struct {
 	Options
-	unlock func() // of the state
-	reader *rrdfile.Reader
-	sink   graphite.Sink
-	spool  *graphite.Spool
-	state  pushState
-	path   string // of the state file; "": none
-	sum    *Summary
+	folders []*folder
+	reader  *rrdfile.Reader
+	sink    graphite.Sink // that of the destination
+	sum     *Summary
 
-	failed map[string]string // files that failed before, with the error
+	failed map[string]string // paths of files that failed before, with the error
 	older  []string          // the files that the pass sends from their start
 	told   bool              // of names that files share
+	aged   bool              // warned of old points
 	warned bool              // of many new metrics
 }
 
-// New opens the state and the destination. Close closes them.
+// New opens the state and the destination. Close closes them. Its error is one
+// of usage if a source is no folder and no .rrd file.
 func New(opt Options) (*Pusher, error) {
-	if info, err := os.Stat(opt.Dir); err != nil {
+	p, err := newPusher(opt)
+	if err != nil {
 		return nil, err
-	} else if !info.IsDir() {
-		return nil, fmt.Errorf("%s is no folder", opt.Dir)
 	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
-	}
-	p := &Pusher{Options: opt, unlock: func() {}, failed: map[string]string{}}
 	if err := p.open(); err != nil {
-		p.unlock()
-		return nil, err
+		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
 
+// newPusher finds the sources.
+func newPusher(opt Options) (*Pusher, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Pusher{Options: opt, failed: map[string]string{}, reader: rrdfile.NewReader()}
+	var err error
+	p.folders, err = folders(opt.Sources)
+	return p, err
+}
+
 // Close closes the destination.
 func (p *Pusher) Close() error {
-	defer p.unlock()
-	p.reader.Close()
-	return p.sink.Close()
+	err := p.reader.Close()
+	for _, f := range p.folders {
+		f.unlock()
+	}
+	if p.sink != nil {
+		err = errors.Join(err, p.sink.Close())
+	}
+	return err
 }
 
 // Run pushes until all is sent, or with Every until ctx ends, and yields what
@@ -194,43 +210,60 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 
 // open makes everything ready.
 func (p *Pusher) open() error {
-	key, err := p.key()
-	if err != nil {
-		return err
-	}
-	name := hash(key)
-	if !p.Dest.Prints() {
-		p.path = filepath.Join(p.StateDir, "rrd-push", name+".json")
-		if !p.DryRun {
-			unlock, err := state.Lock(p.StateDir, key)
-			if err != nil {
-				return fmt.Errorf("push of %s to %s: %w", p.Dir, p.Dest.key(), err)
-			}
-			p.unlock = unlock
-		}
-		if err := state.Load(p.path, stateFormat, &p.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, f := range p.folders {
+		if err := p.load(f); err != nil {
 			return err
 		}
 	}
-	if p.state.Files == nil {
-		p.state = pushState{Files: map[string]*fileState{}, Creates: p.mostCreates(), Counted: time.Now().Unix()}
-	}
-	p.state.Source, p.state.Dest = p.Dir, p.Dest.key()
 	if p.DryRun {
 		p.sink = &printer{w: p.Stdout}
-	} else if p.sink, p.spool, err = p.Target.open(name); err != nil {
-		return err
 	}
-	p.reader = rrdfile.NewReader()
+	for _, f := range p.folders {
+		var err error
+		switch first := p.folders[0]; {
+		case f != first && first.spool != nil:
+			f.spool, err = first.spool.Beside(p.spoolDir(hash(f.key)))
+			f.sink = f.spool
+		case p.sink == nil:
+			f.sink, f.spool, err = p.Target.open(hash(f.key))
+			p.sink = f.sink
+		default:
+			f.sink = p.sink
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// key names the source, the destination and what metrics are called.
-func (p *Pusher) key() (string, error) {
-	dir, err := state.Absolute(p.Dir)
-	if err != nil {
-		return "", err
+// load locks and reads what is remembered of a folder.
+func (p *Pusher) load(f *folder) (err error) {
+	if f.key, err = p.keyOf(f); err != nil {
+		return err
 	}
+	if !p.Dest.Prints() {
+		f.path = filepath.Join(p.StateDir, "rrd-push", hash(f.key)+".json")
+		if !p.DryRun {
+			unlock, err := state.Lock(p.StateDir, f.key)
+			if err != nil {
+				return fmt.Errorf("push of %s to %s: %w", f.dir, p.Dest.key(), err)
+			}
+			f.unlock = unlock
+		}
+		if err := state.Load(f.path, stateFormat, &f.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if f.state.Files == nil {
+		f.state = pushState{Files: map[string]*fileState{}, Creates: p.mostCreates(), Counted: time.Now().Unix()}
+	}
+	f.state.Source, f.state.Dest = f.dir, p.Dest.key()
+	return nil
+}
+
+// keyOf names a folder, the destination and what metrics are called.
+func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
 		abs, err := state.Absolute(p.Dest.dir)
@@ -239,61 +272,16 @@ func (p *Pusher) key() (string, error) {
 		}
 		dest = "whisper:" + abs
 	}
-	parts := []string{"rrd-push", dir, dest}
+	parts := []string{"rrd-push", f.abs, dest}
 	if !p.Dest.exports() {
 		parts = append(parts, p.Mode, p.Prefix, p.Probe)
 	}
 	return strings.Join(parts, "\n"), nil
 }
 
-// named is a file with the path of its metric.
-type named struct{ file, path string }
-
-// list returns the RRD files with their paths.
-func (p *Pusher) list() ([]named, error) {
-	entries, err := os.ReadDir(p.Dir)
-	if err != nil {
-		return nil, err
-	}
-	var files []named
-	first := map[string]string{} // the file that has a path
-	var shared []string
-	for _, e := range entries {
-		file := e.Name()
-		if !strings.HasSuffix(file, ".rrd") || e.IsDir() {
-			continue
-		}
-		p.sum.Files++
-		if p.Dest.exports() {
-			files = append(files, named{file, file})
-			continue
-		}
-		name := p.Naming(file)
-		if name == "" {
-			p.sum.Unnamed++
-			continue
-		}
-		other := first[name]
-		if other == "" {
-			first[name] = file
-		} else {
-			p.sum.Shared++
-			shared = append(shared, fmt.Sprintf("%s of %s and %s", name, other, file))
-			if p.Mode != "upstream" {
-				continue // two histograms must not mix; the old names did
-			}
-		}
-		files = append(files, named{file, p.Prefix + "." + p.Probe + "." + name})
-	}
-	if len(shared) > 0 && !p.told {
-		p.told = true
-		p.Log.Warn("files share a metric", "files", len(shared), "for_example", strings.Join(shared[:min(len(shared), 3)], ", "))
-	}
-	return files, nil
-}
-
-// batch is what is sent at once, and what to remember then.
+// batch is what is sent at once, of one folder, and what to remember then.
 type batch struct {
+	folder  *folder
 	metrics []graphite.Metric
 	all     []graphite.Point // of the metrics
 	points  int
@@ -316,15 +304,17 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
 	p.sum, p.older = &Summary{Probe: p.Probe}, nil
 	defer func() { p.sum.Seconds = time.Since(start).Seconds() }()
-	files, err := p.list()
-	if err != nil {
-		return err
+	files, listErr := p.list()
+	if listErr != nil && len(files) == 0 {
+		return listErr
 	}
-	if p.sum.Files == 0 {
-		p.Log.Warn("no .rrd files", "folder", p.Dir)
-	}
-	if p.spool != nil {
-		if err := p.spool.Flush(ctx); err != nil && !errors.Is(err, graphite.ErrUnavailable) {
+	defer func() { err = errors.Join(listErr, err) }()
+	files = slices.DeleteFunc(files, func(f named) bool { return f.leftOut != "" })
+	for _, f := range p.folders {
+		if f.spool == nil {
+			continue
+		}
+		if err := f.spool.Flush(ctx); err != nil && !errors.Is(err, graphite.ErrUnavailable) {
 			return err
 		}
 	}
@@ -336,8 +326,11 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	// One batch is sent while the next is read.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &reading{Pusher: p, known: maps.Clone(p.state.Files), allowed: p.allowance(),
+	r := &reading{Pusher: p, known: map[*folder]map[string]*fileState{}, allowed: p.allowance(),
 		batches: make(chan *batch), free: make(chan *batch, 2)}
+	for _, f := range p.folders {
+		r.known[f] = maps.Clone(f.state.Files)
+	}
 	r.free <- newBatch()
 	r.free <- newBatch()
 	p.warnCreates(files)
@@ -370,15 +363,31 @@ func (p *Pusher) allowance() int {
 		return math.MaxInt
 	}
 	now := time.Now().Unix()
-	p.state.Creates = min(p.mostCreates(), p.state.Creates+float64(max(now-p.state.Counted, 0))*p.createRate())
-	p.state.Counted = now
-	if p.spool != nil {
-		// What waits in the spool is sent at once, with the new metrics in it.
-		if n, _, err := p.spool.Len(); err != nil || n > 0 {
-			return 0
+	waiting := false
+	for _, f := range p.folders {
+		s := &f.state
+		s.Creates = min(p.mostCreates(), s.Creates+float64(max(now-s.Counted, 0))*p.createRate())
+		s.Counted = now
+		if f.spool != nil {
+			// What waits in the spool is sent at once, with the new metrics in it.
+			n, _, err := f.spool.Len()
+			waiting = waiting || err != nil || n > 0
 		}
 	}
-	return int(p.state.Creates)
+	if waiting {
+		return 0
+	}
+	return int(p.budget())
+}
+
+// budget returns how many new metrics the destination has left. Folders that
+// were pushed on their own before have spent different parts of it.
+func (p *Pusher) budget() float64 {
+	left := p.mostCreates()
+	for _, f := range p.folders {
+		left = min(left, f.state.Creates)
+	}
+	return left
 }
 
 // ownMetrics is how many new metrics a minute are left to carbon itself. It
@@ -407,7 +416,7 @@ func (p *Pusher) warnCreates(files []named) {
 	}
 	n := 0
 	for _, f := range files {
-		if known := p.state.Files[f.file]; known == nil || !known.Created {
+		if known := f.state.Files[f.file]; known == nil || !known.Created {
 			n++
 		}
 	}
@@ -421,8 +430,8 @@ func (p *Pusher) warnCreates(files []named) {
 // reading is the part of a pass that reads.
 type reading struct {
 	*Pusher
-	known   map[string]*fileState // as they were when the pass began
-	allowed int                   // new metrics
+	known   map[*folder]map[string]*fileState // as they were when the pass began
+	allowed int                               // new metrics
 	batches chan *batch
 	free    chan *batch // whose memory is used again
 	next    *batch
@@ -435,12 +444,13 @@ func (r *reading) read(ctx context.Context, files []named) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		r.file(f)
-		if r.next.points >= batchPoints {
+		if r.next.folder != f.folder || r.next.points >= batchPoints {
 			if err := r.flush(ctx); err != nil {
 				return err
 			}
+			r.next.folder = f.folder
 		}
+		r.file(f)
 	}
 	return r.flush(ctx)
 }
@@ -460,9 +470,9 @@ func (r *reading) flush(ctx context.Context) error {
 
 // file adds what is new in a file to the next batch.
 func (r *reading) file(f named) {
-	path := filepath.Join(r.Dir, f.file)
+	path := filepath.Join(f.dir, f.file)
 	var known fileState
-	if k := r.known[f.file]; k != nil {
+	if k := r.known[f.folder][f.file]; k != nil {
 		known = *k
 	}
 	after := known.After
@@ -476,23 +486,23 @@ func (r *reading) file(f named) {
 	}
 	now := time.Now()
 	got, err := r.reader.Read(path, after)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && f.all {
 		return // gone since the folder was read
 	}
 	if err == nil && got.Update < known.After {
 		// librrd takes no update before the last one: Tstat made the file
 		// again after its clock was ahead, or another file took its place.
-		r.older = append(r.older, f.file)
+		r.older = append(r.older, r.name(f))
 		known.After = 0
 		if r.Since.IsZero() {
 			got, err = r.reader.Read(path, 0)
 		}
 	}
 	if err != nil {
-		r.fail(f.file, err)
+		r.fail(path, err)
 		return
 	}
-	delete(r.failed, f.file)
+	delete(r.failed, path)
 	r.sum.Unknown += got.Unknown
 	metrics, negative := r.metrics(f, got)
 	r.sum.Negative += negative
@@ -514,10 +524,10 @@ func (r *reading) file(f named) {
 }
 
 // fail counts a file that cannot be read, and tells it once.
-func (p *Pusher) fail(file string, err error) {
+func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
-	if p.failed[file] != err.Error() {
-		p.failed[file] = err.Error()
+	if p.failed[path] != err.Error() {
+		p.failed[path] = err.Error()
 		p.Log.Warn("file skipped", append([]any{"err", err}, hint.Attrs(err)...)...)
 	}
 }
@@ -548,15 +558,28 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 		// They stay where they are even if what follows needs more room.
 		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {
 			metrics = append(metrics, m)
+			if r.Dest.scheme == "graphite" {
+				r.sum.Old += carbonDrops(m.Points, time.Now())
+			}
 		}
 	}
 	return metrics, negative
 }
 
+// carbonKeeps is how long carbon keeps points with the storage-schemas.conf of
+// Debian: 60s:1d,5m:30d,1h:3y. It drops older ones and reports nothing.
+const carbonKeeps = 3 * 365 * 24 * time.Hour
+
+// carbonDrops counts the points that are older.
+func carbonDrops(points []graphite.Point, now time.Time) int64 {
+	n, _ := slices.BinarySearchFunc(points, now.Add(-carbonKeeps).Unix(), func(p graphite.Point, t int64) int { return cmp.Compare(p.Time, t) })
+	return int64(n)
+}
+
 // send sends a batch and remembers it.
 func (p *Pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
-		if err := p.sink.Send(ctx, b.metrics); err != nil {
+		if err := b.folder.sink.Send(ctx, b.metrics); err != nil {
 			return err
 		}
 		if p.Stored != nil {
@@ -565,12 +588,20 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	}
 	p.sum.Points += int64(b.points)
 	p.sum.New += int64(b.created)
-	if p.path == "" || p.DryRun {
+	if b.folder.path == "" || p.DryRun {
 		return nil
 	}
-	maps.Copy(p.state.Files, b.files)
-	p.state.Creates -= float64(b.created)
-	return state.Save(p.path, stateFormat, p.state)
+	maps.Copy(b.folder.state.Files, b.files)
+	for _, f := range p.folders {
+		f.state.Creates -= float64(b.created)
+		if f != b.folder && (b.created == 0 || p.Dest.creates <= 0) {
+			continue // only the budget changed, and nothing depends on it
+		}
+		if err := state.Save(f.path, stateFormat, f.state); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finish reports what is unusual and what is left.
@@ -579,19 +610,29 @@ func (p *Pusher) finish() error {
 		p.Log.Warn("files are older than the last point sent: they were recreated or exchanged, and are sent from their start",
 			"files", len(p.older), "for_example", strings.Join(p.older[:min(len(p.older), 3)], ", "))
 	}
+	if p.sum.Old > 0 && !p.aged {
+		p.aged = true
+		p.Log.Warn("points are older than the 3 years that Debian's carbon keeps by default: it drops them and reports nothing",
+			"points", p.sum.Old, "hint", "write longer retentions into its storage-schemas.conf before it creates the metrics, or push into whisper:DIR")
+	}
 	if p.sum.Waiting > 0 {
-		p.sum.WaitFor = math.Ceil(max(float64(p.sum.Waiting)-p.state.Creates, 0) / p.createRate())
+		p.sum.WaitFor = math.Ceil(max(float64(p.sum.Waiting)-p.budget(), 0) / p.createRate())
 		p.Log.Info("new metrics wait for the next run", "waiting", p.sum.Waiting,
 			"all_sent_in", time.Duration(p.sum.WaitFor)*time.Second)
 	}
 	var err error
-	if p.spool != nil {
-		if _, p.sum.Spooled, err = p.spool.Len(); err != nil {
+	for _, f := range p.folders {
+		if f.spool == nil {
+			continue
+		}
+		_, size, err := f.spool.Len()
+		if err != nil {
 			return err
 		}
-		if down := p.spool.Down(); down != nil {
-			err = fmt.Errorf("%w (%d bytes wait in the spool)", down, p.sum.Spooled)
-		}
+		p.sum.Spooled += size
+	}
+	if spool := p.folders[0].spool; spool != nil && spool.Down() != nil {
+		err = fmt.Errorf("%w (%d bytes wait in the spool)", spool.Down(), p.sum.Spooled)
 	}
 	if p.sum.Failed > 0 {
 		err = errors.Join(err, fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles))

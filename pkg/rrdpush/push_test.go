@@ -47,7 +47,7 @@ func options(t testing.TB, dir, dest string) Options {
 		t.Fatal(err)
 	}
 	naming, _ := rrdfile.NamingOf("default", nil)
-	return Options{Dir: dir, Target: Target{Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
+	return Options{Sources: []string{dir}, Target: Target{Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
 		SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}}
 }
 
@@ -71,7 +71,10 @@ func stub(t testing.TB, opt Options, sink graphite.Sink) *Pusher {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	p.sink, p.spool = sink, nil
+	p.sink = sink
+	for _, f := range p.folders {
+		f.sink, f.spool = sink, nil
+	}
 	return p
 }
 
@@ -385,7 +388,7 @@ func TestFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	opt.Dir = filepath.Join(dir, "none")
+	opt.Sources = []string{filepath.Join(dir, "none")}
 	if _, err := run(t, opt); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
 	}
@@ -423,7 +426,7 @@ func TestPacing(t *testing.T) {
 	p := stub(t, opt, s)
 	for i, want := range []struct{ sent, waiting int64 }{{2, 8}, {0, 8}, {2, 6}, {2, 4}, {2, 2}, {2, 0}, {0, 0}} {
 		if i >= 2 { // a minute later
-			p.state.Counted -= 60
+			p.folders[0].state.Counted -= 60
 		}
 		if err := p.pass(t.Context()); err != nil {
 			t.Fatal(err)
@@ -437,25 +440,90 @@ func TestPacing(t *testing.T) {
 	}
 }
 
+// TestFolders: the folders of a push have states of their own, one budget of
+// new metrics and one destination. One that is away holds up no other.
+func TestFolders(t *testing.T) {
+	tool := rrdtest.Start(t)
+	top := t.TempDir()
+	opt := options(t, filepath.Join(top, "a"), "graphite://127.0.0.1:1?new-metrics-per-minute=4")
+	opt.Sources = append(opt.Sources, filepath.Join(top, "b"), filepath.Join(top, "c", "tcp_c0.avg.rrd"))
+	opt.Every = time.Minute
+	var counters []*counter
+	for _, dir := range []string{"a", "b", "c"} {
+		if err := os.Mkdir(filepath.Join(top, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			c := newCounter(t, tool, filepath.Join(top, dir, fmt.Sprintf("tcp_%s%d.avg.rrd", dir, i)))
+			c.update()
+			counters = append(counters, c)
+		}
+	}
+	s := &recorder{}
+	p := stub(t, opt, s)
+	pass := func(sent, waiting int64, failure string) {
+		t.Helper()
+		for _, f := range p.folders { // a minute later
+			f.state.Counted -= 60
+		}
+		err := p.pass(t.Context())
+		if text := fmt.Sprint(err); failure == "" && err != nil || !strings.Contains(text, failure) {
+			t.Errorf("%v, want %s", err, failure)
+		}
+		if p.sum.New != sent || p.sum.Waiting != waiting {
+			t.Errorf("%+v, want %d sent, %d waiting", p.sum, sent, waiting)
+		}
+	}
+	pass(2, 3, "")
+	pass(2, 1, "")
+	pass(1, 0, "")
+	if len(s.got) != 5 {
+		t.Fatalf("%d metrics", len(s.got))
+	}
+	// Another pusher knows what was sent.
+	p.Close()
+	opt.Sources = opt.Sources[1:]
+	p = stub(t, opt, s)
+	for _, c := range counters {
+		c.update()
+	}
+	pass(0, 0, "")
+	if p.sum.Points != 3 || p.sum.Files != 3 {
+		t.Errorf("%+v", p.sum)
+	}
+	if err := os.RemoveAll(filepath.Join(top, "b")); err != nil {
+		t.Fatal(err)
+	}
+	counters[4].update()
+	pass(0, 0, "source "+filepath.Join(top, "b")+": no such file or directory")
+	if p.sum.Points != 1 {
+		t.Errorf("%+v", p.sum)
+	}
+	if err := os.Remove(counters[4].file); err != nil {
+		t.Fatal(err)
+	}
+	pass(0, 0, "1 of 1 files could not be read")
+}
+
 // TestPacingLeavesRoom: a carbon that was just started creates its own metrics
 // from the budget for new ones. It drops no metric of the probe.
 func TestPacingLeavesRoom(t *testing.T) {
 	const limit, own = 50, 20
 	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1?new-metrics-per-minute=50")
-	p := &Pusher{Options: opt}
-	p.state = pushState{Creates: p.mostCreates(), Counted: time.Now().Unix()}
+	p := &Pusher{Options: opt, folders: []*folder{{}}}
+	p.folders[0].state = pushState{Creates: p.mostCreates(), Counted: time.Now().Unix()}
 	for _, every := range []int{1, 20, 60, 61, 90} {
-		p.state.Creates = p.mostCreates()
+		p.folders[0].state.Creates = p.mostCreates()
 		budget, sent := float64(limit), 0
 		for second := range 300 {
 			budget = min(limit, budget+limit/60.0)
 			if second == 60 {
 				budget -= own
 			}
-			p.state.Counted--
+			p.folders[0].state.Counted--
 			if second%every == 0 {
 				n := p.allowance()
-				p.state.Creates -= float64(n)
+				p.folders[0].state.Creates -= float64(n)
 				budget -= float64(n)
 				sent += n
 			}

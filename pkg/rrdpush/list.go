@@ -1,0 +1,60 @@
+package rrdpush
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+)
+
+// Listed says what a data source of an RRD file is called.
+type Listed struct {
+	File    string `json:"file"`               // its path
+	Metric  string `json:"metric"`             // as the destination gets it; "": no name
+	Unit    string `json:"unit"`               // see rrdfile.Unit
+	LeftOut string `json:"left_out,omitempty"` // why it is not pushed
+}
+
+// List returns what the files of the sources are called at the destination. It
+// sends nothing and reads no state. With an error that wraps ErrFiles the list
+// lacks those files that could not be read.
+func List(opt Options) ([]Listed, error) {
+	p, err := newPusher(opt)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	p.sum = &Summary{}
+	files, err := p.list()
+	if err != nil {
+		return nil, err
+	}
+	var list []Listed
+	for _, f := range files {
+		path := filepath.Join(f.dir, f.file)
+		got, err := p.reader.Read(path, math.MaxInt64) // its header
+		if err != nil {
+			p.fail(path, err)
+			continue
+		}
+		for i, s := range got.Series {
+			l := Listed{File: path, Metric: f.path, LeftOut: f.leftOut}
+			if i == 0 {
+				l.Unit = rrdfile.Unit(f.file)
+			} else if p.Dest.exports() {
+				l.LeftOut = "is not the first data source"
+			} else if f.path != "" {
+				l.Metric += "." + s.Source
+			}
+			l.Metric = graphite.CleanPath(l.Metric)
+			list = append(list, l)
+		}
+	}
+	if p.sum.Failed > 0 {
+		err = fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles)
+	}
+	return list, errors.Join(err)
+}
