@@ -135,10 +135,10 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 }
 
 // isHere reports whether a request comes from this machine, whose user may
-// remove any stream.
+// remove any stream: from the address that it is sent to.
 func isHere(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return from.IsLoopback() || ok && local.AddrPort().Addr().Unmap() == from.Unmap()
+	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
 // refused counts and, now and then, logs what a peer may not do.

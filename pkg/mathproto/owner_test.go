@@ -115,10 +115,15 @@ func TestOwner(t *testing.T) {
 	silent(ownerSilence)
 	remove(owner, 200)
 
-	for _, here := range []string{"127.0.0.1", "10.0.0.9"} {
-		register(owner, "10.0.0.1:3001", 200)
-		remove(here, 200)
-	}
+	register(owner, "10.0.0.1:3001", 200)
+	remove("127.0.0.2", 403)
+	remove("10.0.0.9", 200) // the address of the listener
+
+	const v6 = "[2001:db8::1]"
+	register(v6, "10.0.0.1:3001", 200)
+	register("[2001:db8:0:1::1]", "10.0.0.1:3001", 403)
+	register("[2001:db8::2]", "10.0.0.1:3002", 200)
+	remove(v6, 200)
 	r.wg.Wait()
 }
 

@@ -327,10 +327,11 @@ const ownerSilence = time.Hour
 // the certificate that registered it, without TLS to the address. The lock is
 // held.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
+	host := peer.Host(from) // an IPv6 host may change its address
 	switch {
 	case s.Identity != identity:
 		return errors.New("the stream is another peer's")
-	case identity != "", from == s.Peer, s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence:
+	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence:
 		return nil
 	}
 	return hint.Add(fmt.Errorf("the stream is another peer's: %s registered it, and has answered in the last hour", s.Peer),
