@@ -28,7 +28,7 @@ var layers = [][]string{
 	{"pkg/mplane/component", "pkg/mplane/client"},
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
 	{"pkg/store", "pkg/graphite"},
-	{"pkg/store/manifest", "pkg/store/sqlstore", "pkg/graphite/carbontest", "pkg/rrdfile"},
+	{"pkg/store/manifest", "pkg/store/sqlstore", "pkg/graphite/carbontest", "pkg/remotewrite", "pkg/rrdfile"},
 	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest", "pkg/store/clickhousetest", "pkg/rrdfile/rrdtest"},
 	{"pkg/store/postgres", "pkg/store/dbstream", "pkg/store/clickhouse"},
 	{"pkg/store/stores"},

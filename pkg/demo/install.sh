@@ -45,7 +45,7 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
 have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config librrd-dev"
 have rrdtool || packages="$packages rrdtool"
-# Tests of databases, brokers, Graphite and the page of serve are skipped
+# Tests of databases, brokers, Graphite, Prometheus and the page of serve are skipped
 # without a server or browser, but not on CI.
 if [ "${CI:-}" = true ]; then
 	have systemd-analyze || packages="$packages systemd"
@@ -56,6 +56,7 @@ if [ "${CI:-}" = true ]; then
 	have java || packages="$packages default-jre-headless"
 	[ -e /usr/share/java/zookeeper.jar ] || packages="$packages libzookeeper-java"
 	have carbon-cache || packages="$packages graphite-carbon"
+	have prometheus || packages="$packages prometheus"
 	have victoria-metrics || packages="$packages victoria-metrics"
 	have graphite-manage || packages="$packages graphite-web"
 	have chromium || packages="$packages chromium"

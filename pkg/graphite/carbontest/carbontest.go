@@ -346,20 +346,24 @@ func (w *Web) Points(metrics []string, begin, end int64) Points {
 // Victoria is a VictoriaMetrics. It stops with its test.
 type Victoria struct {
 	Addr string // of the plaintext protocol
+	Web  string // host:port of HTTP
 
 	t   testing.TB
 	url string
 }
 
-// StartVictoria starts a VictoriaMetrics that keeps points of 100 years.
-func StartVictoria(t testing.TB) *Victoria {
+// StartVictoria starts a VictoriaMetrics that keeps points of 100 years, or
+// what other arguments say.
+func StartVictoria(t testing.TB, args ...string) *Victoria {
 	t.Helper()
 	Need(t, "victoria-metrics", "sh", "-c", "command -v victoria-metrics")
-	v := &Victoria{Addr: fmt.Sprintf("127.0.0.1:%d", Port(t)), t: t}
-	web := fmt.Sprintf("127.0.0.1:%d", Port(t))
-	v.url = "http://" + web
-	cmd := exec.Command("victoria-metrics", "-storageDataPath="+t.TempDir(), "-retentionPeriod=100y",
-		"-httpListenAddr="+web, "-graphiteListenAddr="+v.Addr)
+	v := &Victoria{Addr: fmt.Sprintf("127.0.0.1:%d", Port(t)), Web: fmt.Sprintf("127.0.0.1:%d", Port(t)), t: t}
+	v.url = "http://" + v.Web
+	if args == nil {
+		args = []string{"-retentionPeriod=100y"}
+	}
+	cmd := exec.Command("victoria-metrics", append([]string{"-storageDataPath=" + t.TempDir(),
+		"-httpListenAddr=" + v.Web, "-graphiteListenAddr=" + v.Addr}, args...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +371,7 @@ func StartVictoria(t testing.TB) *Victoria {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for _, addr := range []string{v.Addr, web} {
+	for _, addr := range []string{v.Addr, v.Web} {
 		WaitFor(t, "VictoriaMetrics", func() bool {
 			c, err := net.Dial("tcp", addr)
 			if err == nil {
@@ -410,7 +414,7 @@ func (v *Victoria) Points(names string) Points {
 			for i, at := range s.Timestamps {
 				m[at/1000] = s.Values[i]
 			}
-			points[s.Metric["__name__"]] = m
+			points[seriesText(s.Metric)] = m
 		}
 		return points
 	}
