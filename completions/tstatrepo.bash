@@ -3,7 +3,7 @@
 
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
-    local commands="import-bulk stream rrd-push serve runcap supervisor store help"
+    local commands="import-bulk stream rrd-push serve runcap supervisor store help version completion man"
     # bash makes a word of the "=" in --flag=value
     if [[ $cur == "=" ]]; then
         cur=
@@ -293,7 +293,31 @@ _tstatrepo() {
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--help -h" -- "$cur")
         else
-            mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "import-bulk stream rrd-push serve runcap supervisor store help version completion man" -- "$cur")
+        fi ;;
+    version)
+        case $prev in
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--json --help -h" -- "$cur")
+        else
+            COMPREPLY=()
+        fi ;;
+    completion)
+        case $prev in
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--help -h" -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -W "bash fish zsh" -- "$cur")
+        fi ;;
+    man)
+        case $prev in
+        esac
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "--help -h" -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -W "tstatrepo-ack.7 tstatrepo-import-bulk.1 tstatrepo-migrate.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-store.1 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo.1 tstatrepo.toml.5" -- "$cur")
         fi ;;
     *)
         if [[ $cur == -* ]]; then

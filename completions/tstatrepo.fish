@@ -226,5 +226,21 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l log-level -x -a 
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l help -s h -d 'show help'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a help -d 'show help of a command'
+complete -c tstatrepo -n '__fish_seen_subcommand_from help' -a 'import-bulk stream rrd-push serve runcap supervisor store help version completion man'
 complete -c tstatrepo -n '__fish_seen_subcommand_from help' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from help' -l help -s h -d 'show help'
+
+complete -c tstatrepo -n __fish_use_subcommand -f -a version -d 'print version, Go, commit and its date'
+complete -c tstatrepo -n '__fish_seen_subcommand_from version' -f
+complete -c tstatrepo -n '__fish_seen_subcommand_from version' -l json -d 'print JSON'
+complete -c tstatrepo -n '__fish_seen_subcommand_from version' -l help -s h -d 'show help'
+
+complete -c tstatrepo -n __fish_use_subcommand -f -a completion -d 'print the completion of a shell: bash, fish, zsh'
+complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -a 'bash fish zsh'
+complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -f
+complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -l help -s h -d 'show help'
+
+complete -c tstatrepo -n __fish_use_subcommand -f -a man -d 'print a page of the manual, or list them: tstatrepo man serve | man -l -'
+complete -c tstatrepo -n '__fish_seen_subcommand_from man' -a 'tstatrepo-ack.7 tstatrepo-import-bulk.1 tstatrepo-migrate.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-store.1 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo.1 tstatrepo.toml.5'
+complete -c tstatrepo -n '__fish_seen_subcommand_from man' -f
+complete -c tstatrepo -n '__fish_seen_subcommand_from man' -l help -s h -d 'show help'

@@ -35,6 +35,9 @@ func newApp(con *console) *cli.App {
 			supervisorCommand(con),
 			storeCommand(con),
 			helpCommand(),
+			versionCommand(),
+			completionCommand(),
+			manCommand(),
 			generateCommand(),
 		},
 		// Added by urfave/cli only where it adds its own help command.
@@ -65,7 +68,7 @@ func helpCommand() *cli.Command {
 		Name:      "help",
 		Usage:     "show help of a command",
 		ArgsUsage: "[COMMAND]",
-		Category:  groupAlso,
+		Category:  groupAbout,
 		Action: func(c *cli.Context) error {
 			switch c.NArg() {
 			case 0:
@@ -83,10 +86,12 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// Groups of commands in help; the first has no title.
+// Groups of commands in help; the first has no title. Those about the program
+// have no manual page of their own.
 const (
 	groupProduct = ""
 	groupAlso    = "Also"
+	groupAbout   = "About the program"
 )
 
 // visibleCommands returns the commands that help, man pages and completions

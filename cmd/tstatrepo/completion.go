@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +18,24 @@ import (
 
 // bashFiles completes a file; only there may bash add slashes to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
+
+// argumentWords returns what the first argument of a command can be; nil if it
+// is free text or a file.
+func argumentWords(app *cli.App, c *cli.Command) (words []string) {
+	switch c.Name {
+	case "help":
+		for _, c := range visibleCommands(app) {
+			words = append(words, c.Name)
+		}
+	case "store":
+		words = storeActionNames()
+	case "completion":
+		words = slices.Sorted(maps.Keys(completionFiles))
+	case "man":
+		words = pageNames(app)
+	}
+	return words
+}
 
 // urls is what a setting completes with that is a folder or a URL.
 func urls(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }
@@ -80,11 +100,11 @@ _tstatrepo() {
 			fmt.Fprintf(&b, "        %s)\n            return ;;\n", strings.Join(free, " | "))
 		}
 		argument := bashFiles
-		switch {
-		case c.Name == "help":
-			argument = `mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")`
+		switch words := argumentWords(app, c); {
 		case c.Name == "store":
-			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -d -- "$cur")`, strings.Join(storeActionNames(), " "))
+			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -d -- "$cur")`, strings.Join(words, " "))
+		case words != nil:
+			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -- "$cur")`, strings.Join(words, " "))
 		case !takesFiles(c):
 			argument = "COMPREPLY=()"
 		}
@@ -165,18 +185,15 @@ command)
 			}
 			fmt.Fprintf(&b, " \\\n      '%s'", spec)
 		})
-		if takesFiles(c) {
+		switch words := argumentWords(app, c); {
+		case takesFiles(c):
 			fmt.Fprintf(&b, " \\\n      '*:%s:_files' ;;\n", strings.Trim(c.ArgsUsage, "[]."))
-		} else if c.Name == "store" {
-			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:_files -/' ;;\n", strings.Join(storeActionNames(), " "))
-		} else if c.Name != "help" {
+		case c.Name == "store":
+			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:_files -/' ;;\n", strings.Join(words, " "))
+		case words != nil:
+			fmt.Fprintf(&b, " \\\n      '1:%s:(%s)' ;;\n", strings.ToLower(strings.Trim(c.ArgsUsage, "[]")), strings.Join(words, " "))
+		default:
 			b.WriteString(" ;;\n")
-		} else {
-			var names []string
-			for _, c := range visibleCommands(app) {
-				names = append(names, c.Name)
-			}
-			fmt.Fprintf(&b, " \\\n      '1:command:(%s)' ;;\n", strings.Join(names, " "))
 		}
 	}
 	b.WriteString("  esac ;;\nesac\n")
@@ -195,8 +212,10 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 	for _, c := range visibleCommands(app) {
 		fmt.Fprintf(&b, "\ncomplete -c tstatrepo -n __fish_use_subcommand -f -a %s -d '%s'\n", c.Name, escape(c.Usage))
 		cond := fmt.Sprintf("complete -c tstatrepo -n '__fish_seen_subcommand_from %s'", c.Name)
-		if c.Name == "store" {
-			fmt.Fprintf(&b, "%s -a '%s (__fish_complete_directories)'\n", cond, strings.Join(storeActionNames(), " "))
+		if words := argumentWords(app, c); c.Name == "store" {
+			fmt.Fprintf(&b, "%s -a '%s (__fish_complete_directories)'\n", cond, strings.Join(words, " "))
+		} else if words != nil {
+			fmt.Fprintf(&b, "%s -a '%s'\n", cond, strings.Join(words, " "))
 		}
 		if !takesFiles(c) {
 			fmt.Fprintf(&b, "%s -f\n", cond)

@@ -62,7 +62,7 @@ func generated() (map[string][]byte, error) {
 		"completions/tstatrepo.fish": fishCompletion(app),
 	}
 	for _, c := range visibleCommands(app) {
-		if c.Name != "help" {
+		if c.Category != groupAbout {
 			files["man/tstatrepo-"+c.Name+".1"] = commandPage(c)
 		}
 	}

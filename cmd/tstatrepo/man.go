@@ -94,7 +94,7 @@ func appPage(app *cli.App) []byte {
 	also := []string{}
 	for _, c := range visibleCommands(app) {
 		p.item(c.Name, upperFirst(c.Usage)+".")
-		if c.Name != "help" {
+		if c.Category != groupAbout {
 			also = append(also, "tstatrepo-"+c.Name+"(1)")
 		}
 	}

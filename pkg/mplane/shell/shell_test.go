@@ -8,12 +8,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/creack/pty"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/client"
@@ -157,7 +156,12 @@ func mustJobs(t *testing.T, sh *Shell) []Job {
 // TestInterruptClearsTheLine: on a terminal ^C ends a line, wherever the cursor
 // is, and the next one starts empty; ^D ends the input.
 func TestInterruptClearsTheLine(t *testing.T) {
-	keyboard, terminal := openTerminal(t)
+	keyboard, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keyboard.Close()
+	defer terminal.Close()
 	lines := NewLines(t.Context(), terminal, terminal)
 	if !lines.Terminal() {
 		t.Fatal("it is no terminal")
@@ -217,26 +221,4 @@ func TestInterruptClearsTheLine(t *testing.T) {
 			t.Errorf("%q: %q, %v", step.typed+step.last, r.line, r.err)
 		}
 	}
-}
-
-// openTerminal returns both sides of a new pseudo terminal.
-func openTerminal(t *testing.T) (keyboard, terminal *os.File) {
-	t.Helper()
-	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { keyboard.Close() })
-	n, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		terminal, err = os.OpenFile(fmt.Sprint("/dev/pts/", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
-	return keyboard, terminal
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// build is what version tells of the program.
+type build struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`         // operating system and architecture
+	Commit   string `json:"commit,omitempty"` // "" if the build had no git
+	Date     string `json:"date,omitempty"`   // of the commit, RFC 3339
+	Modified bool   `json:"modified,omitempty"`
+}
+
+func currentBuild() build {
+	b := build{Version: currentVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				b.Commit = s.Value
+			case "vcs.time":
+				b.Date = s.Value
+			case "vcs.modified":
+				b.Modified = s.Value == "true"
+			}
+		}
+	}
+	return b
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "version",
+		Usage:    "print version, Go, commit and its date",
+		Category: groupAbout,
+		Flags:    []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 0 {
+				return usagef("version takes no arguments, got %d", c.NArg())
+			}
+			b := currentBuild()
+			if c.Bool("json") {
+				text, err := json.Marshal(b)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(c.App.Writer, "%s\n", text)
+				return err
+			}
+			fmt.Fprintf(c.App.Writer, "tstatrepo %s\n%s %s\n", b.Version, b.Go, b.Platform)
+			if b.Commit != "" {
+				state := ""
+				if b.Modified {
+					state = ", with changes"
+				}
+				fmt.Fprintf(c.App.Writer, "commit %s of %s%s\n", b.Commit, b.Date, state)
+			}
+			return nil
+		},
+	}
+}
+
+// completionFiles are the generated files of the shells.
+var completionFiles = map[string]string{
+	"bash": "completions/tstatrepo.bash",
+	"zsh":  "completions/_tstatrepo",
+	"fish": "completions/tstatrepo.fish",
+}
+
+func completionCommand() *cli.Command {
+	shells := slices.Sorted(maps.Keys(completionFiles))
+	return &cli.Command{
+		Name:      "completion",
+		Usage:     "print the completion of a shell: " + strings.Join(shells, ", "),
+		ArgsUsage: "SHELL",
+		Category:  groupAbout,
+		Action: func(c *cli.Context) error {
+			name, ok := completionFiles[c.Args().First()]
+			if !ok || c.NArg() != 1 {
+				return usagef("completion takes one shell of %s", strings.Join(shells, ", "))
+			}
+			return printGenerated(c, name)
+		},
+	}
+}
+
+func manCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "man",
+		Usage:     "print a page of the manual, or list them: tstatrepo man serve | man -l -",
+		ArgsUsage: "[PAGE]",
+		Category:  groupAbout,
+		Action: func(c *cli.Context) error {
+			pages := pageNames(c.App)
+			switch c.NArg() {
+			case 0:
+				for _, page := range pages {
+					fmt.Fprintln(c.App.Writer, page)
+				}
+				return nil
+			case 1:
+				asked := c.Args().First()
+				for _, page := range pages {
+					name := strings.TrimSuffix(page, path.Ext(page))
+					if asked == page || asked == name || "tstatrepo-"+asked == name {
+						return printGenerated(c, "man/"+page)
+					}
+				}
+				return usagef("no page %q; there are %s", asked, strings.Join(pages, ", "))
+			}
+			return usagef("man takes one page, got %d", c.NArg())
+		},
+	}
+}
+
+// pageNames returns the names of the manual's pages, with their sections.
+func pageNames(app *cli.App) []string {
+	pages := []string{"tstatrepo.1", "tstatrepo.toml.5", "tstatrepo-ack.7", "tstatrepo-migrate.7"}
+	for _, c := range visibleCommands(app) {
+		if c.Category != groupAbout {
+			pages = append(pages, "tstatrepo-"+c.Name+".1")
+		}
+	}
+	slices.Sort(pages)
+	return pages
+}
+
+// printGenerated prints one of the files that generate writes.
+func printGenerated(c *cli.Context, name string) error {
+	files, err := generated()
+	if err != nil {
+		return err
+	}
+	_, err = c.App.Writer.Write(files[name])
+	return err
+}
