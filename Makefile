@@ -15,7 +15,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
-.PHONY: help demo test e2e bench soak lint lines generate build install-tools
+.PHONY: help demo test e2e bench soak lint lines generate build dist dist-test install uninstall install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -55,7 +55,7 @@ lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	@$(MAKE) --no-print-directory gofmt
 	go run $(STATICCHECK) ./...
 	cd pkg/duckdb && go vet ./... && go run $(STATICCHECK) ./...
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run pkg/demo/*.sh; fi
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run conf/package/*.sh pkg/demo/*.sh; fi
 
 .PHONY: gofmt
 gofmt:
@@ -63,6 +63,36 @@ gofmt:
 
 lines: ## count the product's lines of Go: without tests, test kits and tools
 	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo)/|test/|/exchange/' | xargs cat | wc -l
+
+dist: ## build packages, archives, bill of materials and checksums into dist/; VERSION=0.9.1 sets the version
+	@sh conf/package/dist.sh
+
+dist-test: ## install, use, upgrade, remove and purge the Debian package in a root of its own (as root, needs Debian's mirror)
+	@sh conf/package/test.sh
+
+PREFIX ?= /usr/local
+# Where the installed files are; DESTDIR is a folder that stands for /.
+bindir = $(DESTDIR)$(PREFIX)/bin
+mandir = $(DESTDIR)$(PREFIX)/share/man
+units = $(DESTDIR)$(PREFIX)/lib/systemd/system
+bash = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tstatrepo
+zsh = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tstatrepo
+fish = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tstatrepo.fish
+etc = $(DESTDIR)/etc/tstatrepo
+
+install: build ## install below PREFIX (/usr/local); DESTDIR stands for /. Configuration that is there stays
+	install -D -m 755 bin/tstatrepo $(bindir)/tstatrepo
+	for page in man/*.?; do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page#man/} || exit; done
+	install -D -m 644 completions/tstatrepo.bash $(bash)
+	install -D -m 644 completions/_tstatrepo $(zsh)
+	install -D -m 644 completions/tstatrepo.fish $(fish)
+	for unit in conf/systemd/*; do install -d $(units) && sed 's#/usr/bin/#$(PREFIX)/bin/#' $$unit >$(units)/$${unit##*/} || exit; done
+	for file in tstatrepo.toml tstatrepo-probe.toml; do [ -e $(etc)/$$file ] || install -D -m 644 conf/$$file $(etc)/$$file || exit; done
+
+uninstall: ## remove what install installed; configuration, state and stores stay
+	rm -f $(bindir)/tstatrepo $(bash) $(zsh) $(fish)
+	for page in man/*.?; do rm -f $(mandir)/man$${page##*.}/$${page#man/}; done
+	for unit in conf/systemd/*; do rm -f $(units)/$${unit##*/}; done
 
 generate: ## write man pages and completions anew
 	go run ./cmd/tstatrepo generate .

@@ -1,0 +1,105 @@
+#!/bin/sh
+# Tries the packages of dist.sh as an operator would: `make dist-test`, as root.
+# In a Debian root without Go the package is installed, used, upgraded from one
+# of an older commit with state and store in place, removed and purged.
+# Needs debootstrap, lintian, rpm, cpio and systemd-analyze.
+#   BEFORE   the older commit, which is built as version 0.8.0
+#   MIRROR   of Debian
+set -eu
+cd "$(dirname "$0")/../.."
+
+BEFORE=${BEFORE:-4452157}
+MIRROR=${MIRROR:-http://deb.debian.org/debian}
+work=$(mktemp -d)
+trap 'rm -rf "$work"; git worktree prune' EXIT
+root=$work/root
+
+say() { printf '== %s\n' "$*"; }
+fail() {
+	printf 'dist-test: %s\n' "$*" >&2
+	exit 1
+}
+# in_root runs a command in the Debian root.
+in_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
+# same DIR DIR compares two folders of packages by their checksums.
+same() { cmp "$1/SHA256SUMS" "$2/SHA256SUMS" || fail "two builds differ"; }
+
+say "build twice, in different folders"
+git clone -q . "$work/here"
+git clone -q . "$work/there/in-another-folder"
+TARGETS=linux/amd64 sh "$work/here/conf/package/dist.sh" >/dev/null
+(umask 077 && TZ=Asia/Tokyo TARGETS=linux/amd64 sh "$work/there/in-another-folder/conf/package/dist.sh" >/dev/null)
+same "$work/here/dist" "$work/there/in-another-folder/dist"
+deb=$(echo "$work"/here/dist/*_amd64.deb)
+rpm=$(echo "$work"/here/dist/*.x86_64.rpm)
+
+say "build version 0.8.0 from $BEFORE"
+git clone -q . "$work/before"
+git -C "$work/before" checkout -q "$BEFORE"
+mkdir -p "$work/before/conf/prometheus"
+cp -R conf/package "$work/before/conf"
+cp conf/prometheus/*.yml "$work/before/conf/prometheus"
+VERSION=0.8.0 TARGETS=linux/amd64 sh "$work/before/conf/package/dist.sh" >/dev/null
+old=$(echo "$work"/before/dist/*_amd64.deb)
+
+say "lintian"
+lintian --fail-on error,warning "$deb" 2>&1 | grep -v 'root privileges' && fail "lintian has objections"
+
+say "rpm"
+rpm -qpl "$rpm" | grep -qx /usr/bin/tstatrepo || fail "the RPM package has no program"
+rpm -qp --configfiles "$rpm" | grep -qx /etc/tstatrepo/tstatrepo.toml || fail "the RPM package has no configuration file"
+mkdir "$work/rpm"
+(cd "$work/rpm" && rpm2cpio "$rpm" | cpio -idm --quiet --no-absolute-filenames 2>/dev/null)
+"$work/rpm/usr/bin/tstatrepo" --version >/dev/null
+
+say "Debian root"
+debootstrap --variant=minbase bookworm "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 || {
+	tail -5 "$work/debootstrap.log" >&2
+	fail "debootstrap failed"
+}
+in_root sh -c '! command -v go' || fail "the root has Go"
+cp -R pkg/tstat/testdata/logs "$root/srv/logs"
+cp "$old" "$root/old.deb"
+cp "$deb" "$root/new.deb"
+
+say "install 0.8.0 and import"
+in_root dpkg -i /old.deb >/dev/null
+in_root tstatrepo --version | grep -q '0\.8\.0' || fail "not version 0.8.0"
+state=/var/lib/tstatrepo
+import() { in_root tstatrepo import-bulk --json --state-dir $state --probe p1 --timezone UTC --settle 1s --to parquet:$state/logs /srv/logs/* 2>"$work/import.log"; }
+import >"$work/first.json" || [ $? = 3 ] || fail "import: $(cat "$work/import.log")"
+rows() { sed 's/.*"total":{//; s/.*"rows":\([0-9]*\).*/\1/' "$1"; }
+[ "$(rows "$work/first.json")" -gt 0 ] || fail "nothing was imported: $(cat "$work/first.json" "$work/import.log")"
+echo "# edited" >>"$root/etc/tstatrepo/tstatrepo.toml"
+
+say "upgrade"
+in_root dpkg -i /new.deb >/dev/null
+grep -q '^# edited' "$root/etc/tstatrepo/tstatrepo.toml" || fail "the edited configuration file is gone"
+import >"$work/second.json" || [ $? = 3 ] || fail "import after the upgrade: $(cat "$work/import.log")"
+in_root tstatrepo store verify --state-dir $state parquet:$state/logs >/dev/null || fail "store verify after the upgrade"
+
+say "units"
+[ ! -e "$root/etc/systemd/system/multi-user.target.wants/tstatrepo.service" ] || fail "the installation enabled a service"
+for unit in "$root"/lib/systemd/system/tstatrepo*; do
+	systemd-analyze verify --man=no --root="$root" "$(basename "$unit")" >"$work/verify.log" 2>&1 || true
+	if grep -i 'tstatrepo.*\(unknown\|invalid\|failed\|not exec\)' "$work/verify.log"; then
+		fail "systemd-analyze verify $(basename "$unit")"
+	fi
+done
+
+say "remove"
+in_root dpkg -r tstatrepo >/dev/null
+[ ! -e "$root/usr/bin/tstatrepo" ] || fail "the program is still there"
+[ -e "$root/etc/tstatrepo/tstatrepo.toml" ] || fail "removing took the configuration"
+[ -d "$root$state/locks" ] || fail "removing took the state"
+
+say "purge"
+in_root dpkg -P tstatrepo >"$work/purge.log"
+[ ! -e "$root/etc/tstatrepo" ] || fail "purging left the configuration"
+[ ! -e "$root$state/locks" ] || fail "purging left the state"
+[ -n "$(find "$root$state/logs" -name '*.parquet')" ] || fail "purging took the store"
+grep -q 'keeps what was collected' "$work/purge.log" || fail "purging did not say that the store stays"
+if find "$root" -xdev -name '*tstatrepo*' -not -path "$root$state*" -not -path "$root/srv/*" -not -path "$root/var/log/*" | grep .; then
+	fail "purging left these"
+fi
+say "all is well"
