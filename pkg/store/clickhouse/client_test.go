@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 		"clickhouse://a:0/db":                                "it names no server",
 		"clickhouse://a:x/db":                                "it names no server",
 		"clickhouse://a b/db":                                "it names no server",
-		"clickhouse://u:se/cret@a/db":                        "it is no URL of a database",
+		"clickhouse://u:se/cret@a/db":                        "its user and password cannot be read",
 		"clickhouse://u:%zz@a/db":                            "its user and password cannot be read",
 		"clickhouse://a/b/c":                                 "its database cannot be read",
 		"clickhouse://a/db?x=secret":                         `unknown setting "x"`,
