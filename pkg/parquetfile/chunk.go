@@ -1,0 +1,484 @@
+package parquetfile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"sync"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Numbers of the format's enumerations; see parquet.thrift in
+// apache/parquet-format.
+const (
+	dataPage       = 0
+	dictionaryPage = 2
+
+	plain             = 0
+	rle               = 3
+	deltaBinaryPacked = 5
+	rleDictionary     = 8
+
+	codecZstd = 6
+)
+
+// Sizes of pages. A page is what a reader decompresses at once, and what stays
+// in the CPU's cache while it is compressed.
+const (
+	pageRows = 16 << 10
+	pageSize = 128 << 10 // bytes of texts
+)
+
+// Limits of dictionaries. Larger ones hardly save anything.
+const (
+	maxNumbers  = 4 << 10 // entries of a dictionary of numbers
+	maxTexts    = 1 << 16 // entries of a dictionary of texts: indexes have 16 bits
+	maxTextSize = 1 << 20 // bytes of a dictionary of texts
+)
+
+// minCompressed is the size of the smallest page that is worth compressing.
+const minCompressed = 256
+
+// maxBound is the size of the longest text that statistics name.
+const maxBound = 4 << 10
+
+// chunk is the encoded column chunk of a row group.
+type chunk struct {
+	data       []byte // its pages
+	raw        int64  // bytes before compression
+	dictionary int    // bytes of the dictionary page, which is the first; 0: there is none
+	pages      int    // data pages
+	encoding   int    // of the data pages
+	nulls      int
+	// The statistics: least and greatest value in encoding PLAIN; nil: unknown.
+	min, max []byte
+}
+
+// encoder encodes column chunks. It holds scratch memory.
+type encoder struct {
+	zstd       *zstd.Encoder
+	page       []byte
+	compressed []byte
+	thrift     compact
+	indexes    []uint16
+	numbers    numberTable
+	texts      textTable
+}
+
+// encoders keeps the encoders of writers, which are large.
+var encoders = sync.Pool{New: func() any {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true),
+		zstd.WithAllLitEntropyCompression(true))
+	if err != nil {
+		panic(err) // an option is wrong
+	}
+	return &encoder{zstd: z}
+}}
+
+// encode encodes the values of a column. It appends the pages to dst.
+func (e *encoder) encode(dst []byte, t Type, v *Values, rows int) chunk {
+	if n := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Ends); n+v.Nulls != rows {
+		panic(fmt.Sprintf("%d values and %d NULLs in %d rows", n, v.Nulls, rows))
+	}
+	c := chunk{data: dst, nulls: v.Nulls}
+	var def []int16
+	if v.Nulls > 0 {
+		def = v.Def[:rows]
+	}
+	switch t {
+	case Int64, Timestamp:
+		e.ints(&c, v.Ints, def, rows)
+	case Double:
+		e.floats(&c, v.Floats, def, rows)
+	case Boolean:
+		e.bools(&c, v.Bools, def, rows)
+	case String:
+		e.strings(&c, v.Text, v.Ends, def, rows)
+	default:
+		panic("column of an unknown type")
+	}
+	return c
+}
+
+func (e *encoder) ints(c *chunk, v []int64, def []int16, rows int) {
+	var low, high int64
+	if len(v) > 0 {
+		low, high = v[0], v[0]
+		for _, x := range v {
+			low, high = min(low, x), max(high, x)
+		}
+		c.min, c.max = plainNumber(uint64(low)), plainNumber(uint64(high))
+	}
+	if e.byDictionary(c, v, low, high, def, rows) {
+		return
+	}
+	c.encoding = deltaBinaryPacked
+	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendDelta(dst, v[from:to]) })
+}
+
+func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
+	c.min, c.max = floatBounds(floats)
+	// Dictionaries compare bits: NaN has many, and 0 is not -0.
+	v := unsafe.Slice((*int64)(unsafe.Pointer(unsafe.SliceData(floats))), len(floats))
+	if e.byDictionary(c, v, math.MinInt64, math.MaxInt64, def, rows) {
+		return
+	}
+	c.encoding = plain
+	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlain(dst, v[from:to]) })
+}
+
+// floatBounds returns the statistics of floats. The format's TypeDefinedOrder
+// leaves NaN out of them, so that values that a reader sorts above all others
+// may be outside of the bounds; chunks with a NaN rather have none. A bound
+// that is zero is -0 for the least value and +0 for the greatest.
+func floatBounds(v []float64) (least, greatest []byte) {
+	if len(v) == 0 {
+		return nil, nil
+	}
+	low, high, nan := v[0], v[0], false
+	for _, x := range v {
+		if x < low {
+			low = x
+		}
+		if x > high {
+			high = x
+		}
+		nan = nan || x != x
+	}
+	if nan {
+		return nil, nil
+	}
+	if low == 0 {
+		low = math.Copysign(0, -1)
+	}
+	if high == 0 {
+		high = 0 // it may have been -0
+	}
+	return plainNumber(math.Float64bits(low)), plainNumber(math.Float64bits(high))
+}
+
+func plainNumber(x uint64) []byte { return binary.LittleEndian.AppendUint64(nil, x) }
+
+func (e *encoder) bools(c *chunk, v []bool, def []int16, rows int) {
+	if len(v) > 0 {
+		one, all := false, true
+		for _, x := range v {
+			one = one || x
+			all = all && x
+		}
+		c.min, c.max = appendPlainBools(nil, []bool{all}), appendPlainBools(nil, []bool{one})
+	}
+	c.encoding = plain
+	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlainBools(dst, v[from:to]) })
+}
+
+// byDictionary encodes numbers with a dictionary, or returns false if there are
+// too many different ones. low and high are bounds of v.
+func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16, rows int) bool {
+	limit := min(maxNumbers, len(v)/8)
+	if limit == 0 {
+		return false
+	}
+	e.indexes = sized(e.indexes, len(v))
+	entries, ok := e.numbers.index(e.indexes, v, low, high, limit)
+	if !ok {
+		return false
+	}
+	e.page = appendPlain(e.page[:0], entries)
+	e.dictionary(c, len(entries), def, rows)
+	return true
+}
+
+// dictionary writes e.page, a dictionary of n entries, and e.indexes as the
+// data page. There is no gain in more pages: their indexes have 2 bytes at most.
+func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
+	e.addPage(c, dictionaryPage, n, plain, true)
+	c.dictionary = len(c.data)
+	c.encoding = rleDictionary
+	e.page = appendLevels(e.page[:0], def, rows)
+	width := max(bits.Len(uint(n-1)), 1) // some readers know no width of 0
+	e.page = append(e.page, byte(width))
+	if n == 1 {
+		e.page = appendRun(e.page, len(e.indexes), 0, width)
+	} else {
+		e.page = appendHybrid(e.page, e.indexes, width)
+	}
+	e.addPage(c, dataPage, rows, rleDictionary, true)
+}
+
+// dataPages writes data pages of pageRows rows at most, and of pageSize bytes
+// if size, the length of a value, is not nil. values appends values.
+func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
+	compress := c.encoding != deltaBinaryPacked // which leaves nothing to compress
+	value := 0
+	for row := 0; row < rows; {
+		n := min(pageRows, rows-row)
+		if rest := rows - row - n; rest < pageRows/4 {
+			n += rest
+		}
+		first := value
+		if size == nil && def == nil {
+			value += n
+		} else {
+			total := 0
+			for i := range n {
+				if def != nil && def[row+i] == 0 {
+					continue
+				}
+				if size != nil {
+					if total += size(value); total > pageSize && value > first {
+						n = i
+						break
+					}
+				}
+				value++
+			}
+		}
+		var d []int16
+		if def != nil {
+			d = def[row : row+n]
+		}
+		e.page = values(appendLevels(e.page[:0], d, n), first, value)
+		compress = e.addPage(c, dataPage, n, c.encoding, compress)
+		row += n
+	}
+}
+
+// addPage adds e.page to a chunk. It compresses the page if told so, and
+// reports whether that was worth it. values counts NULLs too.
+func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (compressed bool) {
+	e.compressed = e.compressed[:0]
+	if compress && len(e.page) >= minCompressed {
+		e.compressed = e.zstd.EncodeAll(e.page, e.compressed)
+		compressed = len(e.compressed) < len(e.page)/20*19 // else reading costs more than it saves
+	}
+	if !compressed {
+		e.compressed = appendStored(e.compressed[:0], e.page)
+	}
+	t := &e.thrift
+	t.b = t.b[:0]
+	t.open() // PageHeader
+	t.i32(1, kind)
+	t.i32(2, len(e.page))
+	t.i32(3, len(e.compressed))
+	if kind == dictionaryPage {
+		t.begin(7)
+		t.i32(1, values)
+		t.i32(2, encoding)
+		t.end()
+	} else {
+		t.begin(5)
+		t.i32(1, values)
+		t.i32(2, encoding)
+		t.i32(3, rle) // definition levels
+		t.i32(4, rle) // repetition levels, which flat columns have none of
+		t.end()
+		c.pages++
+	}
+	t.end()
+	c.data = append(append(c.data, t.b...), e.compressed...)
+	c.raw += int64(len(t.b) + len(e.page))
+	return compressed
+}
+
+// sized returns a slice of length n, of old's memory if that is enough. Its
+// elements are undefined.
+func sized[T any](old []T, n int) []T {
+	if cap(old) < n {
+		return make([]T, n, n+n/8)
+	}
+	return old[:n]
+}
+
+// numberTable finds the different numbers of a column chunk.
+type numberTable struct {
+	entries []int64
+	direct  []uint16 // by number: its index in entries, + 1
+	slots   []uint16 // by hash: the same
+}
+
+// maxDirect bounds the range of numbers that are looked up directly.
+const maxDirect = 1 << 16
+
+// index sets dst to the index in entries of each number. It returns false if
+// there are more than limit entries.
+func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int) (entries []int64, ok bool) {
+	t.entries = t.entries[:0]
+	if low == high {
+		t.entries = append(t.entries, low)
+		return t.entries, true // dst is not needed
+	}
+	if uint64(high)-uint64(low) < maxDirect {
+		return t.entries, t.indexDirect(dst, v, low, int(high-low)+1, limit)
+	}
+	return t.entries, t.indexHashed(dst, v, limit)
+}
+
+// indexDirect is index for numbers from low to low + size.
+func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limit int) bool {
+	t.direct = sized(t.direct, size)
+	clear(t.direct)
+	direct := t.direct
+	for i, x := range v {
+		index := direct[x-low]
+		if index == 0 {
+			if len(t.entries) == limit {
+				return false
+			}
+			t.entries = append(t.entries, x)
+			index = uint16(len(t.entries))
+			direct[x-low] = index
+		}
+		dst[i] = index - 1
+	}
+	return true
+}
+
+// indexHashed is index by a hash table.
+func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
+	const sample, most = 1 << 10, 1 << 9 // this many of the first numbers differ: no dictionary pays
+	logSize := bits.Len(uint(limit)) + 2
+	t.slots = sized(t.slots, 1<<logSize)
+	clear(t.slots)
+	mask := len(t.slots) - 1
+	for i, x := range v {
+		slot := int(uint64(x) * 0x9e3779b97f4a7c15 >> (64 - logSize)) // Fibonacci hashing
+		for {
+			index := int(t.slots[slot&mask])
+			if index == 0 {
+				if len(t.entries) == limit || i < sample && len(t.entries) > most {
+					return false
+				}
+				t.entries = append(t.entries, x)
+				t.slots[slot&mask] = uint16(len(t.entries))
+				dst[i] = uint16(len(t.entries) - 1)
+				break
+			}
+			if t.entries[index-1] == x {
+				dst[i] = uint16(index - 1)
+				break
+			}
+			slot++
+		}
+	}
+	return true
+}
+
+// strings encodes texts, one behind the other, that end at ends.
+func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, rows int) {
+	begin := func(i int) uint32 {
+		if i == 0 {
+			return 0
+		}
+		return ends[i-1]
+	}
+	e.indexes = sized(e.indexes, len(ends))
+	if e.texts.index(e.indexes, text, ends) {
+		// The different texts are in the dictionary, all in encoding PLAIN.
+		n := len(e.texts.ends)
+		dictionary, indexes := len(e.texts.plain), len(ends)*bits.Len(uint(n))/8
+		if n > 0 && dictionary+indexes < len(text)+4*len(ends) {
+			from := uint32(0)
+			for _, to := range e.texts.ends {
+				c.bound(e.texts.plain[from+4 : to])
+				from = to
+			}
+			e.page = append(e.page[:0], e.texts.plain...)
+			e.dictionary(c, n, def, rows)
+			c.limitBounds()
+			return
+		}
+	}
+	for i, end := range ends {
+		c.bound(text[begin(i):end])
+	}
+	c.limitBounds()
+	c.encoding = plain
+	e.dataPages(c, def, rows, func(i int) int { return int(4 + ends[i] - begin(i)) }, func(dst []byte, from, to int) []byte {
+		for i := from; i < to; i++ {
+			s := text[begin(i):ends[i]]
+			dst = append(binary.LittleEndian.AppendUint32(dst, uint32(len(s))), s...)
+		}
+		return dst
+	})
+}
+
+// bound extends the statistics to a text. Texts compare byte by byte, unsigned.
+func (c *chunk) bound(s []byte) {
+	if s == nil {
+		s = []byte{} // of a column of empty texts
+	}
+	if c.min == nil || bytes.Compare(s, c.min) < 0 {
+		c.min = s
+	}
+	if c.max == nil || bytes.Compare(s, c.max) > 0 {
+		c.max = s
+	}
+}
+
+// limitBounds makes the statistics the chunk's own, or removes long ones.
+func (c *chunk) limitBounds() {
+	if len(c.min) > maxBound || len(c.max) > maxBound {
+		c.min, c.max = nil, nil
+	}
+	c.min, c.max = bytes.Clone(c.min), bytes.Clone(c.max)
+}
+
+// textTable finds the different texts of a column chunk.
+type textTable struct {
+	plain  []byte   // the texts in encoding PLAIN: 4 bytes of length before each
+	ends   []uint32 // in plain, of each text
+	slots  []uint32 // by hash: its index in ends, + 1
+	hashes []uint32 // of the slots
+}
+
+var seed = maphash.MakeSeed()
+
+// index sets dst to the index in t.ends of each text. It returns false if they
+// are too many for a dictionary.
+func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
+	size := 1 << (bits.Len(uint(len(ends))) + 1)
+	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)
+	clear(t.slots)
+	t.plain, t.ends = t.plain[:0], t.ends[:0]
+	mask := uint64(size - 1)
+	start := uint32(0)
+	for i, end := range ends {
+		s := text[start:end]
+		start = end
+		h := maphash.Bytes(seed, s)
+		for slot := h & mask; ; slot = (slot + 1) & mask {
+			index := t.slots[slot]
+			if index == 0 {
+				if len(t.ends) == maxTexts || len(t.plain)+4+len(s) > maxTextSize {
+					return false
+				}
+				t.plain = append(binary.LittleEndian.AppendUint32(t.plain, uint32(len(s))), s...)
+				t.ends = append(t.ends, uint32(len(t.plain)))
+				t.slots[slot], t.hashes[slot] = uint32(len(t.ends)), uint32(h>>32)
+				dst[i] = uint16(len(t.ends) - 1)
+				break
+			}
+			if t.hashes[slot] == uint32(h>>32) && bytes.Equal(t.text(index-1), s) {
+				dst[i] = uint16(index - 1)
+				break
+			}
+		}
+	}
+	return true
+}
+
+// text returns a text of the table.
+func (t *textTable) text(index uint32) []byte {
+	from := uint32(0)
+	if index > 0 {
+		from = t.ends[index-1]
+	}
+	return t.plain[from+4 : t.ends[index]]
+}

@@ -1,0 +1,234 @@
+package parquetfile
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+)
+
+// The encodings of the format; see
+// https://parquet.apache.org/docs/file-format/data-pages/encodings/
+// (Encodings.md in apache/parquet-format).
+
+// appendPlain appends integers in encoding PLAIN: 8 bytes each, little endian.
+func appendPlain(dst []byte, v []int64) []byte {
+	at := len(dst)
+	dst = extend(dst, 8*len(v))
+	out := dst[at:]
+	for _, x := range v {
+		binary.LittleEndian.PutUint64(out, uint64(x))
+		out = out[8:]
+	}
+	return dst
+}
+
+// extend makes dst n bytes longer; the caller sets them.
+func extend(dst []byte, n int) []byte {
+	if need := len(dst) + n; need > cap(dst) {
+		grown := make([]byte, len(dst), 2*need)
+		copy(grown, dst)
+		dst = grown
+	}
+	return dst[:len(dst)+n]
+}
+
+// appendPlainBools appends booleans in encoding PLAIN: one bit each, the first
+// in the lowest bit.
+func appendPlainBools(dst []byte, v []bool) []byte {
+	for len(v) > 0 {
+		n := min(len(v), 8)
+		var b byte
+		for i, x := range v[:n] {
+			if x {
+				b |= 1 << i
+			}
+		}
+		dst, v = append(dst, b), v[n:]
+	}
+	return dst
+}
+
+// appendLevels appends the definition levels of a data page: per row 1 for a
+// value and 0 for NULL, in the hybrid of width 1 behind its length in 4 bytes.
+// A nil def stands for rows without NULL.
+func appendLevels(dst []byte, def []int16, rows int) []byte {
+	at := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	if def == nil {
+		dst = appendRun(dst, rows, 1, 1)
+	} else {
+		dst = appendHybrid(dst, def, 1)
+	}
+	binary.LittleEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
+	return dst
+}
+
+// minRun is how many equal values appendHybrid writes as a run.
+const minRun = 16
+
+// appendHybrid appends values of width bits, 1 to 16, in the hybrid of runs and
+// bit-packed groups (RLE in the format's list of encodings). v is not empty.
+func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
+	for len(v) > 0 {
+		n := runLength(v)
+		if n >= minRun || n == len(v) {
+			dst = appendRun(dst, n, uint16(v[0]), width)
+			v = v[n:]
+			continue
+		}
+		// Bit-packed values come in groups of 8; only the last group of all may
+		// have fewer.
+		n = min(8, len(v))
+		for n < len(v) && !(len(v)-n >= minRun && runLength(v[n:n+minRun]) == minRun) {
+			n = min(n+8, len(v))
+		}
+		groups := (n + 7) / 8
+		dst = binary.AppendUvarint(dst, uint64(groups)<<1|1)
+		dst = appendPacked(dst, v[:n], width)
+		v = v[n:]
+	}
+	return dst
+}
+
+// runLength returns how many values v starts with that are equal.
+func runLength[T comparable](v []T) int {
+	first := v[0]
+	for i, x := range v {
+		if x != first {
+			return i
+		}
+	}
+	return len(v)
+}
+
+// appendRun appends n equal values of width bits as a run of the hybrid.
+func appendRun(dst []byte, n int, value uint16, width int) []byte {
+	dst = binary.AppendUvarint(dst, uint64(n)<<1)
+	dst = append(dst, byte(value))
+	if width > 8 {
+		dst = append(dst, byte(value>>8))
+	}
+	return dst
+}
+
+// appendPacked appends groups of 8 values of width bits, 1 to 16, the lowest
+// bits first. It fills the last group with zeros.
+func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
+	at := len(dst)
+	size := (len(v) + 7) / 8 * width
+	dst = extend(dst, size+16)
+	out := dst[at:]
+	var last [8]T
+	for len(v) > 0 {
+		if len(v) < 8 {
+			copy(last[:], v)
+			v = last[:]
+		}
+		g := (*[8]T)(v)
+		w := width & 31 // tells the compiler that shifts are short
+		low := uint64(g[0]) | uint64(g[1])<<w | uint64(g[2])<<(2*w) | uint64(g[3])<<(3*w)
+		high := uint64(g[4]) | uint64(g[5])<<w | uint64(g[6])<<(2*w) | uint64(g[7])<<(3*w)
+		binary.LittleEndian.PutUint64(out, low|high<<(4*w))
+		binary.LittleEndian.PutUint64(out[8:], high>>(64-4*w))
+		out, v = out[width:], v[8:]
+	}
+	return dst[:at+size]
+}
+
+// Sizes of DELTA_BINARY_PACKED: values of a block, and of each of its parts
+// that has a width of its own.
+const (
+	deltaBlock     = 128
+	deltaMiniblock = 32
+)
+
+// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first one,
+// and blocks of differences to the one before. Differences wrap around.
+func appendDelta(dst []byte, v []int64) []byte {
+	dst = binary.AppendUvarint(dst, deltaBlock)
+	dst = binary.AppendUvarint(dst, deltaBlock/deltaMiniblock)
+	dst = binary.AppendUvarint(dst, uint64(len(v)))
+	if len(v) == 0 {
+		return append(dst, 0)
+	}
+	last := v[0]
+	dst = binary.AppendUvarint(dst, zigzag(last))
+	v = v[1:]
+	var block [deltaBlock]int64
+	for len(v) > 0 {
+		n := min(deltaBlock, len(v))
+		least := int64(math.MaxInt64)
+		for i, x := range v[:n] {
+			block[i] = x - last
+			least = min(least, block[i])
+			last = x
+		}
+		v = v[n:]
+		for i := n; i < deltaBlock; i++ {
+			block[i] = least
+		}
+		dst = binary.AppendUvarint(dst, zigzag(least))
+		widths := len(dst)
+		dst = append(dst, make([]byte, deltaBlock/deltaMiniblock)...)
+		for i := 0; i < n; i += deltaMiniblock { // miniblocks without values have no bytes
+			mini := (*[deltaMiniblock]int64)(block[i:])
+			var all uint64
+			for j, d := range mini {
+				mini[j] = d - least
+				all |= uint64(mini[j])
+			}
+			width := bits.Len64(all)
+			dst[widths+i/deltaMiniblock] = byte(width)
+			dst = appendMiniblock(dst, mini, width)
+		}
+	}
+	return dst
+}
+
+// appendMiniblock appends 32 values of width bits, the lowest bits first.
+func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
+	if width == 0 {
+		return dst
+	}
+	var acc uint64
+	n := 0 // bits in acc
+	for _, x := range v {
+		acc |= uint64(x) << n
+		if n += width; n >= 64 {
+			dst = binary.LittleEndian.AppendUint64(dst, acc)
+			n -= 64
+			acc = uint64(x) >> (width - n)
+		}
+	}
+	for ; n > 0; n -= 8 { // 32 values of any width are whole 4 bytes
+		dst = append(dst, byte(acc))
+		acc >>= 8
+	}
+	return dst
+}
+
+// appendStored appends src as a Zstandard frame of raw blocks (RFC 8878, 3.1.1):
+// a column chunk has one codec, and some readers take that of a file's first
+// row group for all, so what does not compress well goes into such frames.
+func appendStored(dst, src []byte) []byte {
+	const (
+		maxBlock      = 128 << 10
+		singleSegment = 1 << 5 // no window size follows
+		contentSize4  = 2 << 6 // the content's size follows in 4 bytes
+		lastBlock     = 1
+	)
+	dst = append(dst, 0x28, 0xb5, 0x2f, 0xfd, contentSize4|singleSegment)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(src)))
+	for {
+		n := min(len(src), maxBlock)
+		header := uint32(n) << 3
+		if n == len(src) {
+			header |= lastBlock
+		}
+		dst = append(dst, byte(header), byte(header>>8), byte(header>>16))
+		dst = append(dst, src[:n]...)
+		if src = src[n:]; len(src) == 0 {
+			return dst
+		}
+	}
+}

@@ -1,0 +1,224 @@
+// Package parquetfile writes Parquet files of flat schemas: columns of numbers,
+// booleans, times and texts, all of them optional. It encodes row groups in
+// parallel, and knows no more of the format than that takes:
+//
+//   - dictionaries of numbers and texts, where values repeat;
+//   - DELTA_BINARY_PACKED for other integers, PLAIN for the rest;
+//   - Zstandard for pages that it makes smaller;
+//   - data pages of version 1, statistics of column chunks, no indexes.
+//
+// DELTA_BINARY_PACKED is the newest of these for readers: Spark decodes it
+// since 3.3 (SPARK-36879; before, its row-based reader does), Arrow since 7.0.
+//
+// The format is https://github.com/apache/parquet-format.
+package parquetfile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync/atomic"
+)
+
+// Type is the type of a column.
+type Type int
+
+// Types of columns.
+const (
+	Int64     Type = iota + 1
+	Double         // a float64
+	Boolean        //
+	Timestamp      // microseconds since the epoch, UTC
+	String         // UTF-8
+)
+
+// Column is a column of a file.
+type Column struct {
+	Name string
+	Type Type
+}
+
+// Schema describes a file.
+type Schema struct {
+	Name      string // of the schema's root
+	CreatedBy string // the program that writes the file
+	Columns   []Column
+}
+
+// Values are the values of a column in a row group, without the NULLs. One of
+// the slices has them, as the column's type says.
+type Values struct {
+	Ints   []int64   // Int64, Timestamp
+	Floats []float64 // Double
+	Bools  []bool    // Boolean
+	Text   []byte    // String: all values, one behind the other, 4 GiB at most
+	Ends   []uint32  // String: where in Text each value ends
+	// Nulls counts the rows without a value. Def has, per row, 1 for a value and 0
+	// for NULL; it is not looked at if Nulls is 0.
+	Nulls int
+	Def   []int16
+
+	encoded []byte // memory for the column chunk
+}
+
+// RowGroup is rows that a Writer encodes. Its memory serves one row group after
+// the other; the zero value is empty.
+type RowGroup struct {
+	Rows   int
+	Values []Values // of each column
+
+	columns []Column
+	chunks  []chunk
+	next    atomic.Int32 // the column that is encoded next
+	err     atomic.Pointer[error]
+	done    chan struct{} // closed when the helper has ended; nil: there is none
+}
+
+// Reset empties g for rows of so many columns.
+func (g *RowGroup) Reset(columns int) {
+	g.Rows = 0
+	for len(g.Values) < columns {
+		g.Values = append(g.Values, Values{})
+	}
+	for i := range g.Values {
+		v := &g.Values[i]
+		v.Ints, v.Floats, v.Bools = v.Ints[:0], v.Floats[:0], v.Bools[:0]
+		v.Text, v.Ends, v.Def, v.Nulls = v.Text[:0], v.Ends[:0], v.Def[:0], 0
+	}
+}
+
+// encode encodes columns of g that no goroutine has begun, until there are none.
+func (g *RowGroup) encode() {
+	e := encoders.Get().(*encoder)
+	for {
+		i := int(g.next.Add(1)) - 1
+		if i >= len(g.columns) {
+			break
+		}
+		g.encodeColumn(e, i)
+	}
+	if g.err.Load() == nil { // a panic may have left anything
+		encoders.Put(e)
+	}
+}
+
+// encodeColumn encodes a column. A panic becomes an error of the row group: it
+// must not end the process.
+func (g *RowGroup) encodeColumn(e *encoder, i int) {
+	defer func() {
+		if p := recover(); p != nil {
+			err := fmt.Errorf("column %s: internal error, please report it: %v\n%s", g.columns[i].Name, p, debug.Stack())
+			g.err.CompareAndSwap(nil, &err)
+			g.stop()
+		}
+	}()
+	v := &g.Values[i]
+	g.chunks[i] = e.encode(v.encoded[:0], g.columns[i].Type, v, g.Rows)
+	v.encoded = g.chunks[i].data
+}
+
+// stop makes the goroutines that encode g end after the columns that they have
+// begun.
+func (g *RowGroup) stop() { g.next.Store(int32(len(g.columns))) }
+
+// wait waits until no other goroutine encodes g.
+func (g *RowGroup) wait() {
+	if g.done != nil {
+		<-g.done
+		g.done = nil
+	}
+}
+
+// Writer writes a file, row group by row group. It is not safe for concurrent
+// use. After an error only Abort may be called.
+type Writer struct {
+	out     io.Writer
+	schema  Schema
+	at      int64       // bytes written
+	rows    int64       // written
+	groups  compact     // the footer's elements for the row groups written
+	count   int         // of these
+	pending []*RowGroup // not written yet, in order
+}
+
+// magic begins and ends every file.
+const magic = "PAR1"
+
+// NewWriter returns a Writer of a file. It writes nothing yet.
+func NewWriter(out io.Writer, schema Schema) *Writer { return &Writer{out: out, schema: schema} }
+
+func (w *Writer) write(p []byte) error {
+	if w.at == 0 {
+		n, err := io.WriteString(w.out, magic)
+		w.at += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	n, err := w.out.Write(p)
+	w.at += int64(n)
+	return err
+}
+
+// Add adds a row group, which belongs to w until Finish or Abort returns it. If
+// inBackground is set, a goroutine encodes it meanwhile.
+func (w *Writer) Add(g *RowGroup, inBackground bool) {
+	g.columns = w.schema.Columns
+	g.chunks = sized(g.chunks, len(g.columns))
+	g.next.Store(0)
+	g.err.Store(nil)
+	w.pending = append(w.pending, g)
+	if inBackground {
+		g.done = make(chan struct{})
+		go func() {
+			defer close(g.done)
+			g.encode()
+		}()
+	}
+}
+
+// Pending is how many row groups were added and not written yet.
+func (w *Writer) Pending() int { return len(w.pending) }
+
+// Finish writes the oldest row group that is not written yet, and returns it
+// for further use. There must be one.
+func (w *Writer) Finish() (*RowGroup, error) {
+	g := w.pending[0]
+	g.encode()
+	g.wait()
+	if err := g.err.Load(); err != nil {
+		return nil, *err
+	}
+	start := max(w.at, int64(len(magic)))
+	for _, c := range g.chunks {
+		if err := w.write(c.data); err != nil {
+			return nil, err
+		}
+	}
+	w.addGroup(g, start)
+	w.pending = w.pending[1:]
+	return g, nil
+}
+
+// Close writes the footer, with keys and values as metadata. All row groups
+// must be finished. It does not close the io.Writer.
+func (w *Writer) Close(metadata [][2]string) error {
+	footer := w.footer(metadata)
+	footer = binary.LittleEndian.AppendUint32(footer, uint32(len(footer)))
+	return w.write(append(footer, magic...))
+}
+
+// Abort gives up the file. It returns the row groups that were not finished,
+// once no goroutine encodes them any more.
+func (w *Writer) Abort() []*RowGroup {
+	for _, g := range w.pending {
+		g.stop()
+	}
+	for _, g := range w.pending {
+		g.wait()
+	}
+	groups := w.pending
+	w.pending = nil
+	return groups
+}
