@@ -320,6 +320,7 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 		d, err := stores.NewDestination(dest, stores.Options{
 			// Each job has a file open in every store.
 			Memory:     int64(b.memory) / int64(opt.Jobs*len(b.to)),
+			Files:      opt.Jobs,
 			ReadOnly:   b.dryRun,
 			Log:        opt.Log,
 			Stream:     b.stream,

@@ -76,6 +76,7 @@ func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destinat
 		// bulk.OpenPerJob, wait for slow peers: those of one peer may fill what
 		// they may buffer, as many again.
 		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
+		Files:      2 * s.opt.Jobs,
 		Log:        s.opt.Log,
 		Stream:     st.Name,
 		StreamType: st.Type,

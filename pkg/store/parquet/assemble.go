@@ -17,6 +17,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -295,16 +296,14 @@ func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) err
 
 // decode adds rows to the row group that is being collected.
 func (a *assembly) decode(g *group) error {
-	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.rows+int(g.keep.to-g.keep.from) > a.w.max {
+	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.group.Rows+int(g.keep.to-g.keep.from) > a.w.max {
 		if err := a.flush(); err != nil {
 			return err
 		}
 	}
 	if a.scratch == nil {
 		a.scratch, a.w = new(bytes.Buffer), a.store.writer()
-		if err := a.w.reset(a.scratch, a.columns, rowGroup(a.store.opt.Memory, len(a.columns)), int(a.store.opt.Memory/4)); err != nil {
-			return err
-		}
+		a.w.begin(a.scratch, a.columns)
 	}
 	return a.w.addGroup(g.s, g.index, g.keep)
 }
@@ -335,7 +334,7 @@ func (a *assembly) flush() error {
 // drop forgets the rows that are collected.
 func (a *assembly) drop() {
 	if a.scratch != nil {
-		a.store.idleAgain(a.w)
+		a.store.done(a.w)
 		a.scratch, a.w = nil, nil
 	}
 }
@@ -366,16 +365,11 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	}
 	// The footer of an empty file has all but the row groups.
 	var empty bytes.Buffer
-	w := a.store.writer()
-	defer a.store.idleAgain(w)
-	if err := w.reset(&empty, a.columns, minRowGroup, 1); err != nil {
-		return err
-	}
 	meta, err := ourMetadata(records, replaces)
 	if err != nil {
 		return err
 	}
-	if err := w.close(meta); err != nil {
+	if err := newFile(&empty, a.columns).Close(meta); err != nil {
 		return err
 	}
 	r, err := file.NewParquetReader(bytes.NewReader(empty.Bytes()))
@@ -416,12 +410,12 @@ func ourMetadata(records []store.Record, replaces []string) ([][2]string, error)
 // addGroup adds rows of a row group, which may lack columns.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
-	if w.rows > 0 && w.rows+n > w.max {
+	if w.group.Rows > 0 && w.group.Rows+n > w.max {
 		if err := w.flush(); err != nil {
 			return err
 		}
 	}
-	for len(w.ones) < w.rows+n {
+	for len(w.ones) < w.group.Rows+n {
 		w.ones = append(w.ones, 1)
 		w.zeros = append(w.zeros, 0)
 	}
@@ -429,23 +423,26 @@ func (w *writer) addGroup(s *stored, index int, keep span) error {
 	for i, col := range w.columns {
 		at := slices.IndexFunc(s.columns, func(c tstat.Column) bool { return c.Name == col.Name })
 		if at < 0 {
-			w.define(&w.cols[i], w.zeros[:n], 0)
+			w.define(&w.group.Values[i], w.zeros[:n], 0)
 			continue
 		}
 		cr, err := rg.Column(at)
 		if err == nil {
-			err = w.addColumn(&w.cols[i], cr, keep)
+			err = w.addColumn(&w.group.Values[i], cr, keep)
 		}
 		if err != nil {
 			return fmt.Errorf("column %s: %w", col.Name, err)
 		}
 	}
-	w.rows += n
-	if w.rows >= w.max || w.bytes() > w.maxText {
+	w.group.Rows += n
+	if w.group.Rows >= w.max || w.bytes() > w.maxText {
 		return w.flush()
 	}
 	return nil
 }
+
+// batchSize is how many rows are decoded at once.
+const batchSize = 4 << 10
 
 // input holds what is decoded of a column at once.
 type input struct {
@@ -477,7 +474,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 }
 
 // addColumn adds the values that rows of a column chunk have.
-func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) error {
+func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
 		*in = *newInput()
@@ -505,15 +502,15 @@ func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) erro
 		values += read - skipped
 		switch cr.(type) {
 		case *file.Int64ColumnChunkReader:
-			c.ints = append(c.ints, in.ints[skipped:read]...)
+			c.Ints = append(c.Ints, in.ints[skipped:read]...)
 		case *file.Float64ColumnChunkReader:
-			c.floats = append(c.floats, in.floats[skipped:read]...)
+			c.Floats = append(c.Floats, in.floats[skipped:read]...)
 		case *file.BooleanColumnChunkReader:
-			c.bools = append(c.bools, in.bools[skipped:read]...)
+			c.Bools = append(c.Bools, in.bools[skipped:read]...)
 		case *file.ByteArrayColumnChunkReader:
 			for _, t := range in.texts[skipped:read] {
-				c.text = append(c.text, t...)
-				c.ends = append(c.ends, uint32(len(c.text)))
+				c.Text = append(c.Text, t...)
+				c.Ends = append(c.Ends, uint32(len(c.Text)))
 			}
 		}
 		pos += rows
@@ -523,13 +520,13 @@ func (w *writer) addColumn(c *column, cr file.ColumnChunkReader, keep span) erro
 }
 
 // define notes which of further rows have a value.
-func (w *writer) define(c *column, def []int16, values int) {
-	if values == len(def) && c.nulls == 0 {
+func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
+	if values == len(def) && c.Nulls == 0 {
 		return
 	}
-	if c.nulls == 0 {
-		c.def = append(grow(c.def[:0], w.rows, w.max), w.ones[:w.rows]...)
+	if c.Nulls == 0 {
+		c.Def = append(grow(c.Def[:0], w.group.Rows, w.max), w.ones[:w.group.Rows]...)
 	}
-	c.def = append(c.def, def...)
-	c.nulls += len(def) - values
+	c.Def = append(c.Def, def...)
+	c.Nulls += len(def) - values
 }

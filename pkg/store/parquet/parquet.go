@@ -46,6 +46,9 @@ type Options struct {
 	// Memory bounds what one open file buffers, in bytes. It sets the size
 	// of the row groups. 0 means 200 MiB.
 	Memory int64
+	// Files is how many files are open at once, if that is known. Open ones use
+	// the memory of the others. 0 means 1.
+	Files int
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; nil: none
@@ -63,8 +66,9 @@ type Store struct {
 	// changes only while the manifest is updated.
 	doubled map[logText][]manifest.Entry
 
-	mu   sync.Mutex
-	idle []*writer // their buffers are large
+	buffers *buffers
+	mu      sync.Mutex
+	idle    []*writer
 }
 
 // Open opens the store in dir and makes it if need be. It brings the manifest
@@ -74,6 +78,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if opt.Memory == 0 {
 		opt.Memory = 200 << 20
 	}
+	opt.Files = max(opt.Files, 1)
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
@@ -81,7 +86,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m}
+	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m, buffers: newBuffers(opt.Memory, opt.Files)}
 	if !opt.ReadOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
@@ -349,18 +354,6 @@ func parseFooter(m *metadata.FileMetaData) (footer, error) {
 	return f, nil
 }
 
-// rowGroup is how many rows of that many columns the memory allows. A value
-// takes up to 8 bytes and its NULL mark 2, in buffers that grow by half; the
-// text of a row is about as much again.
-func rowGroup(memory int64, columns int) int {
-	return int(min(max(memory/int64(columns*24), minRowGroup), maxRowGroup))
-}
-
-const (
-	minRowGroup = 1 << 10
-	maxRowGroup = 64 << 10
-)
-
 // Begin implements store.Store.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
 	if err := store.ValidProbe(f.Probe); err != nil {
@@ -371,10 +364,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 		return nil, store.Unavailable(err)
 	}
 	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writer()}
-	if err := tx.w.reset(tx.out, f.Columns, rowGroup(s.opt.Memory, len(f.Columns)), int(s.opt.Memory/4)); err != nil {
-		tx.Abort()
-		return nil, err
-	}
+	tx.w.begin(tx.out, f.Columns)
 	return tx, nil
 }
 
@@ -387,11 +377,12 @@ func (s *Store) writer() *writer {
 		s.idle = s.idle[:n-1]
 		return w
 	}
-	return new(writer)
+	return &writer{buffers: s.buffers}
 }
 
-// idleAgain keeps a writer for the next who needs one.
-func (s *Store) idleAgain(w *writer) {
+// done ends the file of a writer, which is kept for the next one.
+func (s *Store) done(w *writer) {
+	w.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.idle = append(s.idle, w)
@@ -426,7 +417,7 @@ func (t *tx) Abort() error {
 
 func (t *tx) end() {
 	t.tmp = nil
-	t.s.idleAgain(t.w)
+	t.s.done(t.w)
 	t.w = nil
 }
 

@@ -2,9 +2,10 @@ package parquet
 
 import (
 	"context"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/file"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
+	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
@@ -60,13 +62,19 @@ func TestConformance(t *testing.T) {
 // put stores n rows of a log.
 func put(t *testing.T, s *Store, folder string, n int, replace ...store.Record) store.Record {
 	t.Helper()
+	return putRows(t, s, folder, strings.Repeat("::1 1\n", n), n, replace...)
+}
+
+// putRows stores the n rows of a log: c_ip and c_port.
+func putRows(t *testing.T, s *Store, folder, rows string, n int, replace ...store.Record) store.Record {
+	t.Helper()
 	ctx := context.Background()
 	typ := tstat.TypeByName("log_udp_complete")
 	ft, err := tstat.ParseFolder(folder, time.UTC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := tstat.NewReader(strings.NewReader("#c_ip:1 c_port:2\n"+strings.Repeat("::1 1\n", n)), typ, tstat.ReaderOptions{})
+	r := tstat.NewReader(strings.NewReader("#c_ip:1 c_port:2\n"+rows), typ, tstat.ReaderOptions{})
 	key := store.Key{Probe: "p1", Folder: folder, File: typ.Name}
 	tx, err := s.Begin(ctx, store.FileInfo{Key: key, Type: typ, Time: ft.Time, Columns: r.Columns()})
 	if err != nil {
@@ -381,31 +389,109 @@ func TestReadOnlyCreatesNothing(t *testing.T) {
 }
 
 // TestRowGroups: the memory bounds the row groups, down to what still makes
-// sense.
+// sense. Their rows stay in order, however many goroutines encode them.
 func TestRowGroups(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	dir := t.TempDir()
 	s, err := Open(context.Background(), dir, Options{Memory: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	put(t, s, "2016_03_24_21_37.out", 5000)
-	var path string
-	err = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		if strings.HasSuffix(p, ".parquet") {
-			path = p
+	const logs, rows = 6, 5000
+	t.Run("import", func(t *testing.T) {
+		for i := range logs {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				var text strings.Builder
+				for n := range rows {
+					fmt.Fprintln(&text, "::1", n*logs+i)
+				}
+				putRows(t, s, fmt.Sprintf("2016_03_24_21_3%d.out", i), text.String(), rows)
+			})
 		}
-		return err
 	})
-	if err != nil {
-		t.Fatal(err)
+	if b := s.buffers; b.open != 0 || b.extra != 0 || len(b.idle) > max(logs, b.most) {
+		t.Errorf("after all files: %d open, %d further row groups, %d idle", b.open, b.extra, len(b.idle))
 	}
-	r, err := file.OpenParquetFile(path, false)
-	if err != nil {
-		t.Fatal(err)
+	paths, err := filepath.Glob(filepath.Join(dir, "type=*", "probe=*", "date=*", "*.parquet"))
+	if err != nil || len(paths) != logs {
+		t.Fatalf("%v, %v", paths, err)
 	}
-	defer r.Close()
-	if r.NumRowGroups() < 2 || r.NumRows() != 5000 {
-		t.Errorf("%d row groups, %d rows", r.NumRowGroups(), r.NumRows())
+	for i, path := range paths {
+		r, err := file.OpenParquetFile(path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if r.NumRowGroups() < 2 || r.NumRows() != rows {
+			t.Errorf("%d row groups, %d rows", r.NumRowGroups(), r.NumRows())
+		}
+		next := int64(i)
+		for j := range r.NumRowGroups() {
+			rg := r.RowGroup(j)
+			cr, err := rg.Column(rg.MetaData().Schema.ColumnIndexByName("c_port"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for in := newInput(); cr.HasNext(); {
+				_, n, err := in.read(cr, batchSize)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, x := range in.ints[:n] {
+					if x != next {
+						t.Fatalf("%s: %d, want %d", path, x, next)
+					}
+					next += logs
+				}
+			}
+		}
+		if next != rows*logs+int64(i) {
+			t.Errorf("%s ends before %d", path, next)
+		}
+	}
+}
+
+// TestBuffers: files get further row groups while there are fewer than cores,
+// and give them back when others are opened. The memory is the same for all
+// counts of cores.
+func TestBuffers(t *testing.T) {
+	for _, c := range []struct {
+		cores, files, most int
+		memory             int64 // of a row group
+	}{
+		{1, 1, 1, 600},
+		{2, 1, 2, 300},
+		{2, 2, 2, 600},
+		{2, 4, 2, 600},
+		{16, 1, 3, 200},
+		{16, 2, 3, 400},
+		{16, 4, 4, 600},
+	} {
+		before := runtime.GOMAXPROCS(c.cores)
+		b := newBuffers(600, c.files)
+		runtime.GOMAXPROCS(before)
+		if b.most != c.most || b.memory != c.memory {
+			t.Errorf("%d cores, %d files: %d row groups of %d bytes, want %d of %d", c.cores, c.files, b.most, b.memory, c.most, c.memory)
+		}
+	}
+	b := &buffers{most: 3}
+	first := b.begin()
+	second, third := b.more(), b.more()
+	if second == nil || third == nil || b.more() != nil || b.scarce() {
+		t.Fatal("not two further row groups")
+	}
+	b.begin() // of another file
+	if !b.scarce() || b.more() != nil {
+		t.Error("no row group has to be given back")
+	}
+	b.giveBack(third)
+	if b.scarce() || b.more() != nil {
+		t.Error("still scarce")
+	}
+	b.end(1, []*parquetfile.RowGroup{first, second})
+	if g := b.more(); g == nil || len(b.idle) != 2 {
+		t.Error("the row groups of a file that ended are not used")
 	}
 }

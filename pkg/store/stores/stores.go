@@ -27,6 +27,8 @@ type Options struct {
 	// Memory bounds what one open file may buffer, in bytes; 0 is the
 	// store's own default.
 	Memory int64
+	// Files is how many files will be open at once; 0 if that is not known.
+	Files int
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; nil: none
@@ -52,7 +54,7 @@ type kind struct {
 
 var kinds = []kind{
 	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
-		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, ReadOnly: opt.ReadOnly, Log: opt.Log}))
+		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
 	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
 		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))
