@@ -64,6 +64,9 @@ type ProbeStats struct {
 
 	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
 	LastError   string    `json:"-"` // why it has not; "" if it has
+	// Newest is the time of the newest folder of which a log was served; zero:
+	// none was.
+	Newest time.Time `json:"-"`
 }
 
 // Probe serves the finished logs below a folder, and keeps their streams
@@ -300,6 +303,9 @@ func (p *Probe) file(w http.ResponseWriter, r *http.Request, rel string) {
 		p.statsMu.Lock()
 		p.stats.Files++
 		p.stats.Bytes += info.Size()
+		if t, err := tstat.ParseFolder(filepath.Base(filepath.Dir(rel)), p.opt.Location); err == nil && t.Time.After(p.stats.Newest) {
+			p.stats.Newest = t.Time
+		}
 		p.statsMu.Unlock()
 		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
 	}

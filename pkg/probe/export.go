@@ -238,9 +238,7 @@ func (p *Probe) exportLogs(ctx context.Context, e *export) error {
 		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
 		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
 		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
-		Wants: func(logType string, _ time.Time) bool {
-			return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
-		},
+		Wants: func(logType string, _ time.Time) bool { return p.wants(logType) },
 	})
 	if err != nil {
 		return err
@@ -248,7 +246,7 @@ func (p *Probe) exportLogs(ctx context.Context, e *export) error {
 	e.mu.Lock()
 	e.refresh = func(s *Export) {
 		st := m.Stats()
-		s.Streams, s.Files, s.Bytes, s.LastSuccess, s.LastError = len(st.Streams), st.Files, st.Bytes, st.LastSuccess, st.LastError
+		s.Streams, s.Files, s.Bytes, s.LastSuccess, s.LastError, s.Newest = len(st.Streams), st.Files, st.Bytes, st.LastSuccess, st.LastError, st.Newest
 	}
 	e.mu.Unlock()
 	err = m.Run(ctx)
@@ -271,4 +269,9 @@ func (e *export) stats() Export {
 		e.refresh(&e.status)
 	}
 	return e.status
+}
+
+// wants tells whether tstat-exporter_log offers a log.
+func (p *Probe) wants(logType string) bool {
+	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }

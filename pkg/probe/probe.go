@@ -94,6 +94,8 @@ type Probe struct {
 
 	mu      sync.Mutex
 	running []*export
+
+	watch watch // of the folders of Tstat
 }
 
 // New returns a probe. Nothing runs yet, and the folders need not be there.

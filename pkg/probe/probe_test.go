@@ -594,6 +594,18 @@ func TestLogs(t *testing.T) {
 		b.write(name+"/log_udp_complete", row)
 		b.write(name+"/log_http_complete", row)
 	}
+	// The folders of Tstat are known without an export; what waits, with one,
+	// once something was fetched.
+	tstat := func() Tstat {
+		b.watch.mu.Lock()
+		b.watch.found.Looked = time.Time{}
+		b.watch.mu.Unlock()
+		return b.Tstat()
+	}
+	newest := time.Date(2026, 11, 22, 7, 39, 0, 0, time.UTC)
+	if f := tstat(); !f.Newest.Equal(newest) || time.Since(f.Changed) > time.Hour || f.Finished != 2 || f.Bytes != int64(2*len(row)) || f.Waiting != 2 || f.LogErr+f.RRDErr != "" {
+		t.Errorf("without an export: %+v", f)
+	}
 	token := b.submit(Log, "now + inf", "repository.url="+addr)
 	file := func(name string) string {
 		text, _ := os.ReadFile(filepath.Join(dir, "copy", "turin_"+filepath.Base(name), name)) // it may not be there yet
@@ -606,6 +618,9 @@ func TestLogs(t *testing.T) {
 		s := b.Stats()
 		return s[0].Streams == 2 && s[0].Files == 2 && s[0].Bytes == int64(2*len(row))
 	})
+	if f := tstat(); f.Finished != 2 || f.Waiting != 0 {
+		t.Errorf("after the export: %+v", f)
+	}
 	if file("2026_11_22_07_39.out/log_tcp_complete") != "" {
 		t.Error("the newest folder is not finished")
 	}
@@ -645,5 +660,27 @@ func TestEndOfExportHidesNoError(t *testing.T) {
 		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestTstatFolders: what cannot be read is named, RRDs are counted, and what
+// an export has delivered is not known before it delivers something.
+func TestTstatFolders(t *testing.T) {
+	b := newBench(t, nil)
+	for _, name := range []string{"a.rrd", "b.rrd", "rrd.conf"} {
+		if err := os.WriteFile(filepath.Join(b.RRDFolder, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.write("2026_11_22_06_39.out/log_tcp_complete", "1\n")
+	b.write("2026_11_22_07_39.out/log_tcp_complete", "1\n")
+	b.Probe.running = []*export{{label: Log, status: Export{Capability: Log}}}
+	if f := b.Tstat(); f.RRDs != 2 || time.Since(f.NewestRRD) > time.Hour || f.Finished != 1 || f.Waiting != -1 || f.LogFolder != b.LogFolder || f.RRDFolder != b.RRDFolder {
+		t.Errorf("%+v", f)
+	}
+	b.Probe.running = nil
+	gone := newBench(t, func(o *Options) { o.LogFolder, o.RRDFolder = o.LogFolder+"/gone", o.RRDFolder+"/gone" })
+	if f := gone.Tstat(); !strings.Contains(f.LogErr, "gone") || !strings.Contains(f.RRDErr, "gone") || !f.Newest.IsZero() {
+		t.Errorf("%+v", f)
 	}
 }

@@ -30,7 +30,10 @@ type Export struct {
 	Outside int64 // logs left out because of links out of the folder
 	Bytes   int64 // read of logs, or of files that were fetched
 	Files   int64 // fetched, of tstat-exporter_log
-	Points  int64 // sent or in the spool, of tstat-exporter_rrd
+	// Newest is the time of the newest folder of which a log was fetched since
+	// the start of the export, of tstat-exporter_log; zero: none was.
+	Newest time.Time
+	Points int64 // sent or in the spool, of tstat-exporter_rrd
 	// NotFinite are values left out, and Recreated RRDs older than the last
 	// point sent, of tstat-exporter_rrd.
 	NotFinite, Recreated int64
