@@ -66,6 +66,10 @@ func (svc *service) ready() error {
 
 // state returns what the page and the metrics show.
 func (svc *service) state() *admin.State {
+	var tstat *admin.Tstat
+	if svc.exporter != nil { // it may take a moment
+		tstat = &admin.Tstat{Probe: svc.exporter.Name, Tstat: svc.exporter.Tstat()}
+	}
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
 	host, _ := os.Hostname()
@@ -113,6 +117,7 @@ func (svc *service) state() *admin.State {
 		s.RRD = append(s.RRD, rrd)
 	}
 	if svc.exporter != nil {
+		s.Tstat = tstat
 		for _, e := range svc.exporter.Stats() {
 			addExport(s, svc.exporter.Name, e)
 		}

@@ -8,6 +8,7 @@ import (
 	"html"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,7 +76,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{}
 	mux := http.NewServeMux()
-	for name, s := range map[string]*State{"busy": busy(), "broken": broken(), "hostile": hostile(), "empty": empty()} {
+	for name, s := range map[string]*State{"busy": busy(), "broken": broken(), "hostile": hostile(), "empty": empty(), "many": many(), "manybroken": manyBroken(), "probe": probeState()} {
 		ready := func() error { return nil }
 		if name == "broken" {
 			ready = func() error { return errors.New("endpoint collect-rrd is not open") }
@@ -86,6 +87,10 @@ func newBench(t *testing.T) *bench {
 			secured(p).ServeHTTP(h, r)
 		})
 	}
+	mux.HandleFunc("/shot", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprint(w, shot)
+	})
 	mux.HandleFunc("/look", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprint(w, look)
@@ -129,6 +134,13 @@ const inspect = state => {
 	const all = s => [...d.querySelectorAll(s)];
 	const need = (e, ok, what) => { if (!ok) wrong.push(what + ": " + name(e)); };
 
+	// As it was served: how high, and what is folded.
+	const height = d.documentElement.scrollHeight, folded = all("details:not([open])").length, open = all("details[open]").length;
+	for (const e of all("details")) {
+		need(e, e.firstElementChild.tagName === "SUMMARY" && e.firstElementChild.textContent.trim(), "fold without summary");
+		need(e, e.open || !e.querySelector("summary .mark.error, summary .mark.warning"), "folded trouble");
+		e.open = true; // the rest is about all there is
+	}
 	for (const t of all("table")) {
 		need(t, t.caption && t.caption.textContent.trim(), "table without caption");
 		for (const th of t.querySelectorAll("th")) need(th, ["col", "row"].includes(th.scope), "th without scope");
@@ -162,7 +174,7 @@ const inspect = state => {
 
 	// Keyboard: the skip link is first and seen when it has the focus; the
 	// order is that of the text.
-	const stops = all("a[href], button, input:not([type=hidden]), [tabindex]").filter(e => e.tabIndex >= 0);
+	const stops = all("a[href], button, summary, input:not([type=hidden]), [tabindex]").filter(e => e.tabIndex >= 0);
 	if (!stops[0].classList.contains("skip")) wrong.push("first stop is no skip link");
 	for (const e of stops) {
 		need(e, e.tabIndex === 0, "order of its own");
@@ -200,7 +212,7 @@ const inspect = state => {
 		for (const k in ends) need(t, ends[k].size === 1, "column not aligned");
 	}
 	wrong.splice(20);
-	return {state, width: w.innerWidth, wrong, least, texts, scripts: d.scripts.length, dark: w.matchMedia("(prefers-color-scheme: dark)").matches,
+	return {state, width: w.innerWidth, height, folded, open, wrong, least, texts, scripts: d.scripts.length, dark: w.matchMedia("(prefers-color-scheme: dark)").matches,
 		injected: all("script, iframe, object, embed, img, link[rel=stylesheet], [onclick], [onerror], b.hostile").length};
 };
 (async () => {
@@ -214,10 +226,47 @@ const inspect = state => {
 })();
 </script>`
 
+// shot is a page that shows a page at a width, in its full height:
+// /shot?width=360&path=busy/.
+const shot = `<!DOCTYPE html><title>shot</title><style>body{margin:0}iframe{border:0;display:block}</style><iframe id="f"></iframe>
+<script>
+const q = new URLSearchParams(location.search);
+f.style.width = q.get("width") + "px";
+f.style.height = "100px";
+f.onload = () => { f.style.height = f.contentDocument.documentElement.scrollHeight + "px"; };
+f.src = "/framed/" + q.get("path");
+</script>`
+
+// TestScreenshots writes pictures of the page into the folder that SCREENSHOTS
+// names, to look at.
+func TestScreenshots(t *testing.T) {
+	dir := os.Getenv("SCREENSHOTS")
+	if dir == "" {
+		t.Skip("SCREENSHOTS names no folder")
+	}
+	b := newBench(t)
+	for _, path := range []string{"busy/", "broken/", "empty/", "many/", "manybroken/", "manybroken/?show=unhealthy", "many/?probe=probe-03.example.org", "probe/"} {
+		if only := os.Getenv("SCREENSHOT"); only != "" && only != path {
+			continue
+		}
+		for _, width := range []int{1280, 360} {
+			for _, dark := range []bool{false, true} {
+				name := fmt.Sprintf("%s-%d-%v.png", strings.NewReplacer("/", "", "?", "-", "=", "-").Replace(path), width, map[bool]string{true: "dark", false: "light"}[dark])
+				height := map[int]int{1280: 1600, 360: 3200}[width]
+				browse(t, dark, fmt.Sprintf("--window-size=%d,%d", max(width, 500), height), "--virtual-time-budget=5000",
+					"--screenshot="+filepath.Join(dir, name), fmt.Sprintf("%s/shot?width=%d&path=%s", b.URL, width, url.QueryEscape(path)))
+			}
+		}
+	}
+}
+
 // found is what the page look writes.
 type found struct {
 	State    string
 	Width    int
+	Height   int // as served
+	Folded   int // sections
+	Open     int // sections that are not folded
 	Wrong    []string
 	Least    float64
 	Texts    int
@@ -236,7 +285,7 @@ func TestBrowser(t *testing.T) {
 			state string
 			width int
 		}
-		pages := []page{{"busy", 1280}, {"busy", 360}, {"broken", 1280}, {"broken", 360}, {"hostile", 1024}, {"hostile", 360}, {"empty", 360}, {"empty", 800}}
+		pages := []page{{"many", 1280}, {"many", 360}, {"manybroken", 1280}, {"manybroken", 360}, {"probe", 1280}, {"probe", 360}, {"busy", 1280}, {"busy", 360}, {"broken", 1280}, {"broken", 360}, {"hostile", 1024}, {"hostile", 360}, {"empty", 360}, {"empty", 800}}
 		var query []string
 		for _, p := range pages {
 			query = append(query, fmt.Sprintf("%s=%d", p.state, p.width))
@@ -254,6 +303,13 @@ func TestBrowser(t *testing.T) {
 			}
 			if f.State != pages[i].state || f.Width != pages[i].width || f.Dark != dark || f.Texts < 20 || f.Scripts != 0 || f.Injected != 0 {
 				t.Errorf("found %+v", f)
+			}
+			// 20 probes fit on a screen of 1080 lines while all is well.
+			if f.State == "many" && f.Width == 1280 && f.Height > 950 {
+				t.Errorf("many, %d wide: %d high", f.Width, f.Height)
+			}
+			if f.State == "many" && (f.Open != 0 || f.Folded < 20) || f.State == "manybroken" && f.Open != 3 {
+				t.Errorf("%s: %d open, %d folded", f.State, f.Open, f.Folded)
 			}
 		}
 	}

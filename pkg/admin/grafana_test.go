@@ -142,9 +142,21 @@ func TestGrafanaTstat(t *testing.T) {
 			}
 		}
 	}
-	for _, prefix := range interesting {
+	for _, of := range matter {
+		for _, name := range of {
+			if !slices.Contains(names, name) {
+				t.Errorf("the page puts %s first, but no RRD is named so", name)
+			}
+		}
+	}
+	for _, prefix := range related {
 		if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix) }) {
 			t.Errorf("the page puts %s first, but no RRD is named so", prefix)
+		}
+	}
+	for _, name := range names {
+		if unit(name) == "" && !strings.HasSuffix(name, ".Variance") && !statistic.MatchString(name) {
+			t.Errorf("%s has no unit", name)
 		}
 	}
 }

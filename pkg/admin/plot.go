@@ -60,15 +60,16 @@ func scale(most int64, interval time.Duration, n int) string {
 
 // line is a plot of a series as an SVG path.
 type line struct {
-	Path  string
-	Low   string // least value
-	High  string // greatest value
-	Title string // the same in words
+	Path   string
+	Low    string // least value
+	High   string // greatest value
+	Period string // how long, and a point how often
+	Title  string // the same in words
 }
 
 // newLine plots points over time. A pause of more than twice the usual step
-// is a gap.
-func newLine(points []graphite.Point) *line {
+// is a gap. The values have a unit.
+func newLine(points []graphite.Point, unit string) *line {
 	var p []graphite.Point
 	for _, q := range points {
 		if !math.IsNaN(q.Value) && !math.IsInf(q.Value, 0) {
@@ -115,10 +116,19 @@ func newLine(points []graphite.Point) *line {
 	}
 	last := p[len(p)-1]
 	return &line{
-		Path: b.String(), Low: value(low), High: value(high),
+		Path: b.String(), Low: quantity(low, unit), High: quantity(high, unit),
+		Period: period(seconds(last.Time-p[0].Time), seconds(usual)),
 		Title: fmt.Sprintf("%s from %s to %s: between %s and %s, last %s", count(int64(len(p)), "point"),
-			clock(p[0].Time), clock(last.Time), value(low), value(high), value(last.Value)),
+			clock(p[0].Time), clock(last.Time), quantity(low, unit), quantity(high, unit), quantity(last.Value, unit)),
 	}
+}
+
+// seconds is a duration, zero if it is longer than one can be.
+func seconds(n int64) time.Duration {
+	if n < 0 || n > int64(math.MaxInt64/time.Second) {
+		return 0
+	}
+	return time.Duration(n) * time.Second
 }
 
 // clock writes a unix time for the words of a plot.

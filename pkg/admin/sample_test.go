@@ -11,6 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -46,17 +47,7 @@ func busy() *State {
 	}
 	series := repository.NewSeriesStore(1000, 60)
 	for _, probe := range []string{"polito1", "turin"} {
-		for i, m := range []string{
-			"L3.bitrate.in.IPv4_TCP", "L3.bitrate.in.IPv4_UDP", "L3.bitrate.out.IPv4_TCP", "L3.bitrate.out.IPv4_UDP", "tcp.rtt.avg.in", "tcp.rtt.avg.out",
-			"number_of_tracked_tcp_flows.in.HTTP", "number_of_tracked_tcp_flows.in.TLS", "chat_flow_num.in.MSN",
-		} {
-			for k := range 48 {
-				if i == 4 && k > 20 && k < 30 {
-					continue
-				}
-				series.Add(probe, m, graphite.Point{Time: noon.Add(time.Duration(k-48)*5*time.Minute).Unix() / 300 * 300, Value: (1 + math.Sin(float64(k)/6+float64(i))) * math.Pow(17, float64(i%5))})
-			}
-		}
+		addSeries(series, probe)
 	}
 	list, untracked := series.List()
 	return &State{
@@ -165,5 +156,83 @@ func hostile() *State {
 	s.Live[0].Consumers[0].Name = nasty
 	s.Live[0].Consumers[0].Queued, s.Live[0].Consumers[0].Limit = math.MaxInt64, -1
 	s.Certificates[0].Subject = nasty
+	return s
+}
+
+// addSeries adds four hours of some metrics of a probe.
+func addSeries(series *repository.SeriesStore, probe string) {
+	for i, m := range []struct {
+		name string
+		mean float64
+	}{
+		{"ip.bitrate.in.TCP", 1.7e9}, {"ip.bitrate.out.TCP", 3.1e8}, {"ip.bitrate.in.UDP", 6.2e7}, {"ip.bitrate.out.UDP", 980},
+		{"tcp.rtt.in.quantile_50", 23}, {"tcp.rtt.out.quantile_50", 1400}, {"tcp.anomalies.in.Retr_by_RTO", 730},
+		{"profile.Active_or_Missed_TCP_or_UDP_flows.Active_TCP_Flows", 48_000}, {"profile.Active_or_Missed_TCP_or_UDP_flows.Missed_TCP_Flows", 0},
+		{"profile.CPU_LOAD_Percentage.Average_User_CPU", 31}, {"number_of_tracked_tcp_flows.in.HTTP", 12}, {"chat_flow_num.in.MSN", 1},
+	} {
+		for k := range 48 {
+			if i == 4 && k > 20 && k < 30 {
+				continue
+			}
+			series.Add(probe, m.name, graphite.Point{Time: noon.Add(time.Duration(k-48)*5*time.Minute).Unix() / 300 * 300, Value: (1 + math.Sin(float64(k)/6+float64(i))) * m.mean})
+		}
+	}
+}
+
+// many is a repository of 20 probes with 12 streams each, nothing of it wrong.
+func many() *State {
+	s := busy()
+	one, src := s.Logs[0], s.Live[0].Sources[0]
+	s.Logs, s.Live[0].Sources = nil, nil
+	series := repository.NewSeriesStore(5000, 60)
+	for i := range 20 {
+		probe := fmt.Sprintf("probe-%02d.example.org", i+1)
+		for _, typ := range []string{"log_tcp_complete", "log_tcp_nocomplete", "log_udp_complete", "log_mm_complete", "log_http_complete", "log_video_complete",
+			"log_chat_complete", "log_chat_messages", "log_skype_complete", "log_streaming_complete", "log_dns_complete", "log_quic_complete"} {
+			l := one
+			l.Probe, l.StreamName, l.StreamType = probe, probe+"_"+typ, mathproto.StreamType(typ)
+			l.CallBackUrl = fmt.Sprintf("10.1.%d.7:3001", i)
+			l.ClockAhead = time.Duration(i%4-1) * time.Second
+			s.Logs = append(s.Logs, l)
+		}
+		src.Probe, src.From = probe, fmt.Sprintf("10.1.%d.7", i)
+		s.Live[0].Sources = append(s.Live[0].Sources, src)
+		addSeries(series, probe)
+		for k := range 238 { // as many as there is room for
+			series.Add(probe, fmt.Sprintf("tcp.port_dst.in.port_%d", k), graphite.Point{Time: noon.Unix() - 300, Value: 1}, graphite.Point{Time: noon.Unix(), Value: 2})
+		}
+	}
+	s.RRD[0].Series, s.RRD[0].Untracked = series.List()
+	return s
+}
+
+// manyBroken is many with trouble of some probes.
+func manyBroken() *State {
+	s := many()
+	for i := range s.Logs {
+		switch l := &s.Logs[i]; {
+		case i < 12: // the probe does not answer
+			l.Failure = fmt.Errorf("dial tcp %s: connect: connection refused: %w", l.CallBackUrl, bulk.ErrSource)
+			l.LastError = l.Failure.Error()
+		case i == 40:
+			l.LastError, l.Unstored, l.Failed = "math://10.1.3.7:3005/data/2026_08_20_09_00.out/log_http_complete: 600 of 1000 lines rejected: file not stored", 1, 3
+			l.Rejects, l.RejectFile = 600, "/var/lib/tstatrepo/rejects/20260820T101112Z-4711.txt"
+		case i >= 96 && i < 108:
+			l.ClockAhead = -time.Hour
+		}
+	}
+	return s
+}
+
+// probeState is a probe that sends nothing yet.
+func probeState() *State {
+	s := empty()
+	s.Name, s.Endpoints, s.Supervisor = "tap3.polito.it", nil, busy().Supervisor
+	s.Started = noon.Add(-75 * time.Hour)
+	s.Capabilities = []Capability{{Label: probe.Log, Side: SideProbe}, {Label: probe.RRD, Side: SideProbe}, {Label: probe.Streaming, Side: SideProbe}}
+	s.Tstat = &Tstat{Probe: "turin", Tstat: probe.Tstat{
+		Looked: noon.Add(-3 * time.Second), LogFolder: "/var/lib/tstat", Newest: noon.Add(-time.Hour), Changed: noon.Add(-9 * time.Second),
+		Finished: 432, Bytes: 12 << 30, Waiting: 432, RRDFolder: "/rrdfiles", RRDs: 2247, NewestRRD: noon.Add(-2 * time.Minute),
+	}}
 	return s
 }

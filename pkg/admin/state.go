@@ -5,6 +5,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/stream"
@@ -20,6 +21,7 @@ type State struct {
 	Version string // of the program
 	Started time.Time
 
+	Tstat        *Tstat      // on this machine; nil: this is no probe
 	Supervisor   *Supervisor // nil: none is configured
 	Endpoints    []repository.EndpointStats
 	Capabilities []Capability
@@ -36,6 +38,12 @@ type Supervisor struct {
 	URL     string
 	Clients []string // addresses where clients and supervisors are waited for, in the client-initiated workflow
 	component.Stats
+}
+
+// Tstat is the Tstat of a probe.
+type Tstat struct {
+	Probe string // its name
+	probe.Tstat
 }
 
 // Sides of a capability.

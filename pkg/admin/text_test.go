@@ -25,6 +25,11 @@ func TestTexts(t *testing.T) {
 		{span(-time.Minute), "1_min"}, {span(math.MinInt64), "292_years"},
 		{ago(time.Time{}, noon), "never"}, {ago(noon, noon), "now"}, {ago(noon.Add(-5*time.Minute), noon), "5_min ago"}, {ago(noon.Add(time.Hour), noon), "in 1_h"},
 		{cut("abc", 3), "abc"}, {cut("abcd", 3), "abc…"}, {cut("aéé", 4), "aé…"}, {cut("\xff\xfe", 1), "…"},
+		{quantity(1.5e9, unit("ip.bitrate.in.TCP")), "1.50_Gbit/s"}, {quantity(12, unit("ip.bitrate.in.TCP")), "12_bit/s"},
+		{quantity(1400, unit("tcp.rtt.in.Average")), "1.40_s"}, {quantity(12, unit("tcp.rtt.in.quantile_99_900")), "12_ms"},
+		{quantity(1400, unit("tcp.rtt.in.Others")), "1.40_k_flows"}, {quantity(3, unit("tcp.rtt.in.Variance")), "3"},
+		{quantity(2, unit("tcp.Throughput.c2s.Average")), "2_kbit/s"}, {quantity(12, unit("profile.Overall_TCP_volume.Missed_TCP_Mbytes")), "12_MB"},
+		{quantity(math.NaN(), "ms"), "–"}, {quantity(3, unit("what.ever")), "3"}, {quantity(48_000, unit("profile.Active_or_Missed_TCP_or_UDP_flows.Active_TCP_Flows")), "48_k_flows"},
 		{strings.Join(parts("L3.bitrate.in.IPv4_TCP"), "|"), "L3.|bitrate.|in.|IPv4_|TCP"},
 	} {
 		if got := plain.Replace(c.got); got != plain.Replace(c.want) {
@@ -34,7 +39,7 @@ func TestTexts(t *testing.T) {
 }
 
 func TestPlots(t *testing.T) {
-	if newBars(nil, time.Hour, "x") != nil || newBars([]int64{0, 0}, time.Hour, "x") != nil || newLine(nil) != nil || newLine([]graphite.Point{{Time: 1, Value: math.NaN()}}) != nil {
+	if newBars(nil, time.Hour, "x") != nil || newBars([]int64{0, 0}, time.Hour, "x") != nil || newLine(nil, "") != nil || newLine([]graphite.Point{{Time: 1, Value: math.NaN()}}, "") != nil {
 		t.Error("a plot of nothing is something")
 	}
 	b := newBars([]int64{0, 1000, 2, 500}, time.Hour, "Rows stored")
@@ -44,12 +49,15 @@ func TestPlots(t *testing.T) {
 	if want := "Rows stored in the last 4\u00a0h: 1502 in all, at most 1000 per 1\u00a0h, 500 in the current one"; b.Title != want {
 		t.Errorf("title %q, want %q", b.Title, want)
 	}
-	l := newLine([]graphite.Point{{Time: 0, Value: 0}, {Time: 300, Value: 10}, {Time: 600, Value: 5}, {Time: 1800, Value: 10}, {Time: 2100, Value: math.Inf(1)}, {Time: 2400, Value: 7.5}})
+	l := newLine([]graphite.Point{{Time: 0, Value: 0}, {Time: 300, Value: 10}, {Time: 600, Value: 5}, {Time: 1800, Value: 10}, {Time: 2100, Value: math.Inf(1)}, {Time: 2400, Value: 7.5}}, "ms")
 	if want := "M2.0 38.0L31.5 2.0L61.0 20.0M179.0 2.0L238.0 11.0"; l.Path != want {
 		t.Errorf("line %s, want %s", l.Path, want)
 	}
-	if !strings.HasPrefix(l.Title, "5 points from 1970-01-0") || !strings.HasSuffix(l.Title, ": between 0 and 10, last 7.50") {
+	if !strings.HasPrefix(l.Title, "5 points from 1970-01-0") || !strings.HasSuffix(l.Title, ": between 0\u00a0ms and 10\u00a0ms, last 7.50\u00a0ms") {
 		t.Errorf("title %q", l.Title)
+	}
+	if want := "40\u00a0min, every 5\u00a0min"; l.Period != want {
+		t.Errorf("period %q, want %q", l.Period, want)
 	}
 	for _, p := range [][]graphite.Point{
 		{{Time: 5, Value: 3}},
@@ -57,7 +65,7 @@ func TestPlots(t *testing.T) {
 		{{Time: 0, Value: -math.MaxFloat64}, {Time: 1, Value: math.MaxFloat64}},
 		{{Time: math.MinInt64, Value: 0}, {Time: math.MaxInt64, Value: 1}},
 	} {
-		if path := newLine(p).Path; strings.ContainsAny(path, "Nn") || strings.Contains(path, "Inf") {
+		if path := newLine(p, "bit/s").Path; strings.ContainsAny(path, "Nn") || strings.Contains(path, "Inf") {
 			t.Errorf("line of %v is %s", p, path)
 		}
 	}

@@ -1,0 +1,127 @@
+package admin
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// matter are the metrics that most people look for first, in this order; the
+// first with a name of each line. They are the names of the default naming.
+var matter = [][]string{
+	{"ip.bitrate.in.TCP"},
+	{"ip.bitrate.out.TCP"},
+	{"ip.bitrate.in.UDP"},
+	{"ip.bitrate.out.UDP"},
+	{"profile.Active_or_Missed_TCP_or_UDP_flows.Active_TCP_Flows"},
+	{"profile.Active_or_Missed_TCP_or_UDP_flows.Active_UDP_Flows"},
+	{"tcp.rtt.in.quantile_50", "tcp.rtt.in.Average"},
+	{"tcp.rtt.out.quantile_50", "tcp.rtt.out.Average"},
+	{"tcp.anomalies.in.Retr_by_RTO"},
+	{"tcp.anomalies.out.Retr_by_RTO"},
+	{"profile.Number_of_Ignored_Packets.Ignored_TCP_Packets"},
+	{"profile.Active_or_Missed_TCP_or_UDP_flows.Missed_TCP_Flows"},
+}
+
+// related are the beginnings of metrics that come next.
+var related = []string{"ip.bitrate.", "L3.bitrate.", "profile.", "tcp.rtt.", "tcp.anomalies.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
+
+// interest orders metrics: those of some of the traffic only (cloud, noncloud)
+// come after those of all of it.
+func interest(metric string) int {
+	if i := slices.IndexFunc(matter, func(names []string) bool { return slices.Contains(names, metric) }); i >= 0 {
+		return i
+	}
+	if strings.Contains(metric, "cloud.") {
+		return len(matter) + len(related) + 1
+	}
+	i := slices.IndexFunc(related, func(p string) bool { return strings.HasPrefix(metric, p) })
+	if i < 0 {
+		i = len(related)
+	}
+	return len(matter) + i
+}
+
+// units are those of Tstat's histograms, by the beginning of the metric. What
+// is counted is that of a bin; what is measured that of the statistics of a
+// histogram, like Average. Without the latter the bins are rates or levels
+// themselves, and all statistics have the same unit.
+var units = []struct {
+	metric            *regexp.Regexp
+	counted, measured string
+}{
+	{regexp.MustCompile(`^(ip|L3)\.bitrate\.|_bitrate(_bit_sec)?\.`), "bit/s", ""},
+	{regexp.MustCompile(`^rtcp\.(flow_bitrate|bt)\.`), "flows", "bit/s"},
+	{regexp.MustCompile(`^rtcp\.mm_(flow_bitrate|bt)\.|^(Stream\.average|mm\.avg)_bitrate\.`), "flows", "kbit/s"},
+	{regexp.MustCompile(`^number_of_tracked_|_number_of_flow\.|^HTTP_flow_number\.|^chat_flow_num\.|^profile\.Active_or_Missed_`), "flows", ""},
+	{regexp.MustCompile(`^profile\.CPU_LOAD_`), "%", ""},
+	{regexp.MustCompile(`^profile\.Overall_TCP_volume\.`), "MB", ""},
+	{regexp.MustCompile(`^profile\.Number_of_Ignored_Packets\.`), "packets", ""},
+	{regexp.MustCompile(`^tcp\.rtt(_min|_max|_avg|_stdev)?\.|^tcp\.(flow_lifetime|tot_time)|^udp\.(flow_lifetime|tot_time)|^rtcp\.(rtt|Round_trip_times|avg_inter|jitter)\.`), "flows", "ms"},
+	{regexp.MustCompile(`^(Stream|mm)\.(long_flow_lifetime|tot_time)\.`), "flows", "s"},
+	{regexp.MustCompile(`^(Stream|mm)\.(short_flow_lifetime|tot_time_s)\.`), "flows", "ms"},
+	{regexp.MustCompile(`^tcp\.(Throughput|thru)`), "flows", "kbit/s"},
+	{regexp.MustCompile(`^tcp\.(mss_|win_|cwnd|cl_b_)|^(udp|rtcp|mm)\.(mm_)?cl_b|_flow_length_bytes\.|\.flow_length_bytes\.`), "flows", "B"},
+	{regexp.MustCompile(`^ip\.packet_length\.|^ip6\.plen\.`), "packets", "B"},
+	{regexp.MustCompile(`^(tcp|udp|mm|rtcp)\.(mm_)?cl_p|_flow_length_packets\.|\.flow_length_packets\.|^(mm|Stream)\.burst_loss\.`), "flows", "packets"},
+	{regexp.MustCompile(`^ip6?\.|^icmpv6\.|^L3\.protocol\.|^udp\.port_dst\.|^rtp\.`), "packets", ""},
+	{regexp.MustCompile(`^tcp\.port_`), "segments", ""},
+	{regexp.MustCompile(`^tcp\.anomalies\.`), "segments", ""},
+	{regexp.MustCompile(`^(tcp|udp|Stream|mm|rtcp)\.`), "flows", ""},
+}
+
+// statistic are the last parts of metrics that measure.
+var statistic = regexp.MustCompile(`\.(Average|Minimum|Maximum|Stdev|quantile_[0-9_]+)$`)
+
+// unit returns the unit of a metric, "" if it is not known.
+func unit(metric string) string {
+	if strings.HasSuffix(metric, ".Variance") {
+		return ""
+	}
+	for _, u := range units {
+		switch {
+		case !u.metric.MatchString(metric):
+		case statistic.MatchString(metric) && u.measured != "":
+			return u.measured
+		case statistic.MatchString(metric) && u.counted != "bit/s" && u.counted != "%":
+			return "" // of a histogram over types, which say nothing
+		default:
+			return u.counted
+		}
+	}
+	return ""
+}
+
+// quantity writes a value with its unit.
+func quantity(v float64, unit string) string {
+	switch unit {
+	case "":
+		return value(v)
+	case "kbit/s":
+		v, unit = v*1e3, "bit/s"
+	case "MB":
+		v, unit = v*1e6, "B"
+	case "ms":
+		if v >= 1000 || v <= -1000 {
+			v, unit = v/1e3, "s"
+		}
+	}
+	text := value(v)
+	if text == "–" {
+		return text
+	}
+	// A prefix of the SI stands right before a unit that is a symbol.
+	if strings.Contains(text, "\u00a0") && (unit == "bit/s" || unit == "B" || unit == "s") {
+		return text + unit
+	}
+	return text + "\u00a0" + unit
+}
+
+// period says what a plot shows: how long, and a point how often.
+func period(width, step time.Duration) string {
+	if width <= 0 || step <= 0 {
+		return ""
+	}
+	return span(width) + ", every " + span(step)
+}
