@@ -1,6 +1,6 @@
 module github.com/tstatrepo/tstatrepo
 
-go 1.26.0
+go 1.26.8
 
 require (
 	github.com/apache/arrow-go/v18 v18.8.0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -146,18 +147,41 @@ func commandFlags(command string) []cli.Flag {
 	}, common)
 }
 
-// serviceFile is the config file of serve if none is named.
+// serviceFile is the config file of the commands that run as services, if none
+// is named.
 const serviceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// configFile returns the config file that the user names, or "".
+// configFile returns the config file that the user names, else serviceFile if
+// the command reads it, else "".
 func configFile(c *cli.Context) string {
 	file := cmp.Or(c.String("config"), os.Getenv(envName("config")))
-	if file == "" && c.Command.Name == "serve" {
-		if _, err := os.Stat(serviceFile); err == nil {
-			return serviceFile
-		}
+	if file == "" && readsByDefault(c.Command.Name, serviceFile) {
+		return serviceFile
 	}
 	return file
+}
+
+// readsByDefault reports whether a command reads a config file that nobody has
+// named: serve does if the file exists, the other services if they may read the
+// file and it has a section for them. So a file that configures only serve
+// changes nothing for an import by hand.
+func readsByDefault(command, file string) bool {
+	text, err := os.ReadFile(file)
+	switch command {
+	case "serve":
+		return !errors.Is(err, fs.ErrNotExist)
+	case "import-bulk", "stream", "rrd-push":
+		if err != nil {
+			return false
+		}
+		var sections map[string]any
+		if toml.Unmarshal(text, &sections) != nil {
+			return true // loadConfig reports where it is wrong
+		}
+		_, named := sections[command]
+		return named
+	}
+	return false
 }
 
 // loadConfig reads file, then environment, then flags over the defaults and

@@ -152,7 +152,7 @@ func commandPage(c *cli.Command) []byte {
 	p.exitStatus()
 	p.environment()
 	p.section("FILES")
-	p.item(serviceFile, "The usual place of the config file, which --config names. Only serve reads it by itself.")
+	p.item(serviceFile, "The config file of services. serve reads it if --config names no other; so do import-bulk, stream and rrd-push if it has a section for them.")
 	p.item("/var/lib/tstatrepo", "The state folder of root: locks, files of rejected lines and positions of streams. Others use ~/.local/state/tstatrepo.")
 	also := []string{"tstatrepo(1)", "tstatrepo.toml(5)"}
 	if listens {
@@ -169,7 +169,8 @@ func commandPage(c *cli.Command) []byte {
 func configPage() []byte {
 	p := newPage("tstatrepo.toml", 5, "settings of tstatrepo")
 	p.section("DESCRIPTION")
-	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it; serve alone reads " + serviceFile + " by itself. " + precedence +
+	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it. If neither names a file, serve reads " + serviceFile + ", and import-bulk, stream and " +
+		"rrd-push do if it has a section for them; --config /dev/null prevents that. " + precedence +
 		"\n\nKeys have the names of the flags. Settings of all commands stand at the top, those of a command in a table " +
 		"of its name. serve has more tables, which have no flags. Unknown keys are errors. Durations and sizes are text, like \"2h\" and \"400MiB\".")
 	for _, s := range newConfig().sections {

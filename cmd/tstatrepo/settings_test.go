@@ -138,3 +138,35 @@ func TestOldKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestReadsByDefault: the file of services is read by serve, and by the other
+// services if it has a section for them.
+func TestReadsByDefault(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	for _, c := range []struct {
+		command, file string
+		want          bool
+	}{
+		{"serve", filepath.Join(dir, "none"), false},
+		{"import-bulk", filepath.Join(dir, "none"), false},
+		{"serve", write("serve", "[serve]\n"), true},
+		{"import-bulk", write("serve", "[serve]\n"), false},
+		{"import-bulk", write("import", "[import-bulk]\n"), true},
+		{"stream", write("import", "[import-bulk]\n"), false},
+		{"rrd-push", write("push", "state-dir = \"/x\"\n[rrd-push]\nprefix = \"p\"\n"), true},
+		{"rrd-push", write("wrong", "["), true},
+		{"store", write("all", "[store]\n[runcap]\n"), false},
+		{"runcap", write("all", "[store]\n[runcap]\n"), false},
+	} {
+		if got := readsByDefault(c.command, c.file); got != c.want {
+			t.Errorf("%s reads %s: %v", c.command, filepath.Base(c.file), got)
+		}
+	}
+}
