@@ -113,7 +113,7 @@ _tstatrepo() {
     rrd-push)
         case $prev in
         --to)
-            mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// -" -d -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: prometheus+http:// prometheus+https:// http:// https:// -" -d -- "$cur")
             if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
         --names)

@@ -90,8 +90,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l log-format -x -
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l log-level -x -a 'debug info warn error' -d 'least LEVEL of messages: debug, info, warn or error'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l help -s h -d 'show help'
 
-complete -c tstatrepo -n __fish_use_subcommand -f -a rrd-push -d 'push the points of Tstat\'s RRDs into Graphite'
-complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a 'graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: http:// https:// - (__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, whisper:DIR, http://REPOSITORY:9000, https://, - (lines on stdout)'
+complete -c tstatrepo -n __fish_use_subcommand -f -a rrd-push -d 'push the points of Tstat\'s RRDs into Graphite or Prometheus'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l to -x -a 'graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: prometheus+http:// prometheus+https:// http:// https:// - (__fish_complete_directories)' -d 'send the points to URL: graphite://HOST:2003, graphite+tls://, graphite+pickle://HOST:2004, graphite+pickle+tls://, whisper:DIR, prometheus+http://HOST:9090/api/v1/write, prometheus+https://, http://REPOSITORY:9000, https://, - (lines on stdout)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout -x -d 'retry for DURATION while the destination is unavailable, then spool the points'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk while the destination is unavailable'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l dry-run -d 'print what would be sent as lines on stdout, and remember nothing'

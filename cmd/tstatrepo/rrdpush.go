@@ -119,6 +119,8 @@ var rrdPushExamples = []example{
 	{"the same with a systemd timer", "systemd-run --unit rrd-push --on-calendar '*:0/5' tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
 	{"as a service", "tstatrepo rrd-push --every 5m --to graphite://graphite:2003 /rrdfiles"},
 	{"to a carbon that creates 50 metrics a minute", "tstatrepo rrd-push --every 1m --to 'graphite://graphite:2003?new-metrics-per-minute=50' /rrdfiles"},
+	{"to a Prometheus", "tstatrepo rrd-push --every 5m --to prometheus+http://prometheus:9090/api/v1/write /rrdfiles"},
+	{"to a Mimir with a tenant", "tstatrepo rrd-push --to 'prometheus+https://tstat@mimir/api/v1/push?password-file=/etc/tstatrepo/password&header=X-Scope-OrgID:tstat' /rrdfiles"},
 	{"to the repository, which knows the probe by its certificate", "tstatrepo rrd-push --to https://repository:9000 --tls-cert probe.pem --tls-key probe.key --tls-ca ca.pem /rrdfiles"},
 	{"the repository's side", "tstatrepo rrd-push --listen 0.0.0.0:9000 --tls-cert repo.pem --tls-key repo.key --tls-ca ca.pem --to graphite://localhost:2003"},
 }
@@ -126,10 +128,10 @@ var rrdPushExamples = []example{
 func rrdPushCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "rrd-push",
-		Usage:     "push the points of Tstat's RRDs into Graphite",
+		Usage:     "push the points of Tstat's RRDs into Graphite or Prometheus",
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
-		Description: "Reads the RRD files in each SOURCE, a folder or an .rrd file, and sends their points to a Graphite server, into Whisper files, or to " +
+		Description: "Reads the RRD files in each SOURCE, a folder or an .rrd file, and sends their points to a Graphite server, into Whisper files, to a Prometheus, or to " +
 			"another tstatrepo: what is new since the last push, all history at first. A file shares what is remembered with its folder; " +
 			"folders below a folder are not read. Files of two folders that would have the same metric: the first is sent, the others are counted. Tstat is never disturbed: its files " +
 			"are not locked, not mapped and not changed. Files that did not change are not read.\n\n" +
@@ -151,6 +153,26 @@ func rrdPushCommand(con *console) *cli.Command {
 			"a web server. go-carbon (not tried by us): max-creates-per-second limits likewise. VictoriaMetrics: give it " +
 			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
 			"-dedup.minScrapeInterval=1ms.\n\n" +
+			"prometheus+http://HOST:9090/api/v1/write and prometheus+https:// send remote writes (protocol 1.0) to Prometheus, VictoriaMetrics, " +
+			"Mimir or Thanos. Options: USER@ in front of the host with ?password-file=FILE, or ?bearer-token-file=FILE; ca=FILE, cert=FILE and key=FILE " +
+			"in place of --tls-ca, --tls-cert and --tls-key; header=NAME:VALUE (several with commas, like header=X-Scope-OrgID:tenant); " +
+			"headers-file=FILE with a NAME: VALUE a line, for headers that are secret; timeout=1m of a request. Files are read for each request.\n\n" +
+			"There, the metric is PREFIX_HISTOGRAM, with the histogram's name in the file name less direction and cloud: tcp_rtt_avg_in.prc95.rrd is " +
+			"tstat_tcp_rtt_avg{direction=\"in\",percentile=\"95\",probe=\"polito1\"}. These are all labels, whose names do not change between versions: " +
+			"probe; direction (in, out, local, c2s, s2c); cloud (yes for _c, no for _nc); then one of statistic (avg, min, max, var, stdev), " +
+			"percentile (the number in the file name), and index (a number, or other), beside which name is the meaning of the index if it has one (uTP), as in --names-file; " +
+			"source (of the second and later data sources of a file). " +
+			"What is not of Tstat's form, and all files with --names raw, is PREFIX_rrd{file=\"NAME\"}. Each file has a series of its own. " +
+			"--names upstream has no labels and is refused.\n\n" +
+			"A server that refuses one point stores nothing of its request: it is sent again without that point. Points that are left out " +
+			"are counted by reason and reported with an example and the server's answer; they do not change the exit status. too_old and out_of_order: " +
+			"Prometheus without storage.tsdb.out_of_order_time_window takes nothing older than an hour before its newest point, nor, in a series, older than the last. " +
+			"All history needs a window and a retention (--storage.tsdb.retention.time) as long, else push new points only, with --since. Points that it has already may be out of order too. " +
+			"ahead: more than 10 minutes ahead of this machine's clock; one such point makes Prometheus refuse those of today. ignored: VictoriaMetrics acknowledges what is " +
+			"beyond its -retentionPeriod and drops it; its vm_rows_ignored_total says how much, which may have points of other clients (of a cluster, ask its vmstorage). " +
+			"refused: all else, like another value for a time. After 2,000 requests for a batch of 200,000 points, a request with a refused point is left out as a whole. " +
+			"An answer 500 without a known reason is retried for --retry-timeout; then the points that cause it are left out if the server accepts others, and else all wait in the spool. " +
+			"Prometheus writes what it has accepted to its log at once; VictoriaMetrics can lose the last seconds when it is killed.\n\n" +
 			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +
 			"whisper:DIR?schemas=FILE says, a storage-schemas.conf. They are right for graphite-web and carbonapi.\n\n" +
 			"With --listen it takes the points that other probes send, instead of reading a folder: those of tstatrepo and " +
@@ -268,6 +290,10 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 	naming, ok := rrdfile.NamingOf(r.names, table)
 	if !ok {
 		p.add("names", "%q is none of %s", r.names, strings.Join(rrdfile.Namings, ", "))
+	} else if to != nil {
+		if naming, ok = to.NamingOf(r.names, table); !ok {
+			p.add("names", "%s has no labels, which a Prometheus needs", r.names)
+		}
 	}
 	if r.every != 0 {
 		atLeast(p, "every", r.every, duration(time.Second))
@@ -299,7 +325,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 		}
 	}
 	if to != nil && len(r.network.listen) > 0 && strings.HasPrefix(r.to, "http") {
-		p.add("to", "must be a Graphite: a repository wants the names of files")
+		p.add("to", "must be a Graphite or Prometheus: a repository wants the names of files")
 	}
 	if r.json && !r.listMetrics && (r.dryRun || to != nil && to.Prints()) {
 		p.add("json", "cannot be combined with lines on stdout")
@@ -327,7 +353,7 @@ func (r *rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 		if l.LeftOut != "" {
 			unit += "  (left out: " + l.LeftOut + ")"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", printable(l.File), cmp.Or(l.Metric, "-"), unit)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", printable(l.File), cmp.Or(l.Series(), "-"), unit)
 	}
 	return t.Flush()
 }
@@ -353,7 +379,11 @@ func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) e
 		{sum.NotFinite, "infinite values left out"},
 		{sum.Negative, "negative percentiles left out (--keep-negative)"},
 		{sum.Old, "points older than the 3 years that Debian's carbon keeps by default"},
-		{sum.TooOld, "points older than the retention of their Whisper file left out"},
+		{sum.TooOld, "points older than the destination keeps or accepts left out"},
+		{sum.Disorder, "points out of order left out by the server"},
+		{sum.Ahead, "points ahead of the clock left out"},
+		{sum.Refused, "points refused by the server for other reasons"},
+		{sum.Ignored, "points beyond its retention ignored by the server"},
 		{sum.Unnamed, "files without a name left out (--names default)"},
 		{sum.Recreated, "files older than the last point sent, sent from their start"},
 		{sum.Shared, "files share the name of another"},
@@ -401,7 +431,9 @@ func writePushMetrics(file, probe string, sum *rrdpush.Summary, failure error, n
 		gauge("last_run_recreated_files", "Files older than the last point sent, sent from their start.", float64(sum.Recreated))
 		gauge("last_run_not_finite_points", "Infinite values left out.", float64(sum.NotFinite))
 		gauge("last_run_waiting_metrics", "New metrics that the last push left for later.", float64(sum.Waiting))
-		gauge("last_run_too_old_points", "Points older than the retention of their Whisper file.", float64(sum.TooOld))
+		gauge("last_run_too_old_points", "Points older than the destination keeps or accepts.", float64(sum.TooOld))
+		gauge("last_run_out_of_order_points", "Points that the server refused since they are out of order.", float64(sum.Disorder))
+		gauge("last_run_refused_points", "Points that the server refused or ignored for other reasons, or that are ahead of the clock.", float64(sum.Refused+sum.Ignored+sum.Ahead))
 		gauge("spooled_bytes", "Points on disk that the destination has not taken.", float64(sum.Spooled))
 	}
 	return writeTextfile(file, reg)

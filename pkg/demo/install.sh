@@ -79,9 +79,11 @@ if [ -n "$packages" ]; then
 	fi
 	rm -f "$log"
 	# The tests run servers of their own.
-	case $packages in
-	*clickhouse-server*) [ ! -d /run/systemd/system ] || as_root systemctl disable --now clickhouse-server >/dev/null 2>&1 || true ;;
-	esac
+	for service in clickhouse-server prometheus; do
+		case $packages in
+		*"$service"*) [ ! -d /run/systemd/system ] || as_root systemctl disable --now "$service" >/dev/null 2>&1 || true ;;
+		esac
+	done
 fi
 
 if ! go_is_new; then

@@ -113,7 +113,7 @@ func (s *Sink) judge(status int, answer string) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return hint.Add(unavailable, "give USER@ and ?password-file=FILE, or ?bearer-token-file=FILE")
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return hint.Add(unavailable, "Prometheus needs --web.enable-remote-write-receiver and the path /api/v1/write")
+		return hint.Add(unavailable, "Prometheus must be started with web.enable-remote-write-receiver, and has the path /api/v1/write")
 	}
 	switch status / 100 {
 	case 2:

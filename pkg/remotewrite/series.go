@@ -4,6 +4,7 @@ package remotewrite
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -70,6 +71,24 @@ func ParsePath(path string) (Series, error) {
 		}
 	}
 	return s, nil
+}
+
+// Split returns the name of the metric and the other labels.
+func (s Series) Split() (name string, labels map[string]string) {
+	labels = map[string]string{}
+	for _, l := range s[1:] {
+		labels[l.Name] = l.Value
+	}
+	return s[0].Value, labels
+}
+
+// Join returns the series that Split has split.
+func Join(name string, labels map[string]string) Series {
+	s := Series{{nameLabel, name}}
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		s = append(s, Label{label, labels[label]})
+	}
+	return s
 }
 
 // String returns the series as Prometheus shows it: NAME{LABEL="VALUE",...}.

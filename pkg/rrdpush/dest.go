@@ -2,8 +2,6 @@ package rrdpush
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -11,19 +9,21 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/remotewrite"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // Dest is a destination that ParseDest has understood.
 type Dest struct {
 	text   string
-	scheme string // "graphite", "whisper", "http", "https" or "-"
+	scheme string // "graphite", "whisper", "http", "https", "prometheus" or "-"
 	addr   string // host:port of graphite
 	pickle bool
 	tls    bool
 	url    string // of http and https
 	dir    string // of whisper
 	schema string // storage-schemas.conf of whisper
+	server remotewrite.Server
 
 	timeout time.Duration
 	// creates is how many new metrics the server takes a minute: 0 all, -1
@@ -33,13 +33,14 @@ type Dest struct {
 
 // Schemes are the kinds of destinations.
 var Schemes = dest.Schemes{"graphite://HOST:2003", "graphite+tls://", "graphite+pickle://HOST:2004", "graphite+pickle+tls://",
-	"whisper:DIR", "http://REPOSITORY:9000", "https://", "-"}
+	"whisper:DIR", "prometheus+http://HOST:9090/api/v1/write", "prometheus+https://", "http://REPOSITORY:9000", "https://", "-"}
 
 // ParseDest reads a destination:
 //
 //	graphite://HOST[:2003][?new-metrics-per-minute=N][&timeout=1m], also
 //	graphite+tls://, graphite+pickle://HOST[:2004], graphite+pickle+tls://
 //	whisper:DIR[?schemas=FILE], or a bare DIR
+//	prometheus+http://HOST[:9090][/PATH], prometheus+https://   see remotewrite.ParseURL
 //	http://HOST:PORT, https://HOST:PORT   another tstatrepo's endpoint
 //	-                                     lines on standard output
 func ParseDest(text string) (*Dest, error) {
@@ -60,6 +61,12 @@ func (d *Dest) parse() error {
 		return d.parseFolder(rest)
 	case !Schemes.Has(scheme):
 		return hint.Usage("unknown scheme "+scheme, "known: "+Schemes.String())
+	}
+	if strings.HasPrefix(scheme, "prometheus+") {
+		d.scheme = "prometheus"
+		var err error
+		d.server, err = remotewrite.ParseURL(d.text)
+		return err
 	}
 	u, err := dest.Parse(d.text)
 	if err != nil {
@@ -123,7 +130,19 @@ func (d *Dest) parseOptions(o dest.Options) error {
 
 // remote tells whether the destination is a peer that can be away.
 func (d *Dest) remote() bool {
-	return d.scheme == "graphite" || d.scheme == "http" || d.scheme == "https"
+	return d.scheme == "graphite" || d.scheme == "http" || d.scheme == "https" || d.labels()
+}
+
+// labels reports whether metrics of the destination have labels.
+func (d *Dest) labels() bool { return d.scheme == "prometheus" }
+
+// NamingOf returns the naming of a mode at the destination, see rrdfile.NamingOf
+// and rrdfile.LabelNamingOf; false if it has no such mode.
+func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
+	if d.labels() {
+		return rrdfile.LabelNamingOf(mode, t)
+	}
+	return rrdfile.NamingOf(mode, t)
 }
 
 // exports tells whether the destination is an endpoint that wants the names of
@@ -140,23 +159,32 @@ func (d *Dest) key() string {
 		return "graphite://" + d.addr // however it is spoken to
 	case "whisper":
 		return "whisper:" + d.dir
+	case "prometheus":
+		return d.server.Key()
 	}
 	return d.url
 }
 
-// open returns the sink.
-func (d *Dest) open(files peer.TLS, peers peer.Networks, retry time.Duration, stdout io.Writer, log *slog.Logger) (graphite.Sink, error) {
+// openSink returns the sink of the destination.
+func (t *Target) openSink() (graphite.Sink, error) {
+	d := t.Dest
 	switch d.scheme {
 	case "-":
-		return &printer{w: stdout}, nil
+		return &printer{w: t.Stdout}, nil
 	case "whisper":
-		return graphite.NewWhisper(graphite.WhisperOptions{Dir: d.dir, Schemas: d.schema, Log: log})
+		return graphite.NewWhisper(graphite.WhisperOptions{Dir: d.dir, Schemas: d.schema, Log: t.Log})
 	case "graphite":
-		opt := graphite.CarbonOptions{Addr: d.addr, Pickle: d.pickle, Timeout: d.timeout, RetryTimeout: retry}
+		opt := graphite.CarbonOptions{Addr: d.addr, Pickle: d.pickle, Timeout: d.timeout, RetryTimeout: t.RetryTimeout}
 		if d.tls {
-			opt.TLS = &files
+			opt.TLS = &t.TLS
 		}
 		return graphite.NewCarbon(opt), nil
+	case "prometheus":
+		opt := remotewrite.Options{Server: d.server, Peers: t.Peers, RetryTimeout: t.RetryTimeout, Log: t.Log, LeftOut: t.leftOut}
+		if !opt.TLS.Enabled() {
+			opt.TLS = t.TLS
+		}
+		return remotewrite.New(opt)
 	}
-	return newExporter(d.url, files, peers, retry)
+	return newExporter(d.url, t.TLS, t.Peers, t.RetryTimeout)
 }

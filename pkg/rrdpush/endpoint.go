@@ -22,6 +22,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/remotewrite"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -80,6 +81,11 @@ type EndpointStats struct {
 	NotTstat  int64 `json:"not_tstat"`
 	OverLimit int64 `json:"over_limit"`
 	Ahead     int64 `json:"ahead"`
+	// TooOld, OutOfOrder and DestRefused are points among Points that a
+	// destination of remote writes did not store, the last for other reasons.
+	TooOld      int64 `json:"too_old"`
+	OutOfOrder  int64 `json:"out_of_order"`
+	DestRefused int64 `json:"destination_refused"`
 
 	Spooled     int64     `json:"-"` // bytes that waited in the spool after the last points
 	Down        error     `json:"-"` // why the destination did not take these; nil if it did
@@ -131,7 +137,14 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), open: make(chan struct{}, maxOpen), seed: maphash.MakeSeed(), senders: map[string]*sender{},
 		refusals: rate.Sometimes{First: 20, Interval: time.Second},
 	}
-	if e.sink, e.spool, err = opt.open(hash("endpoint\n" + key)); err != nil {
+	e.opt.leftOut = func(n remotewrite.LeftOut) {
+		e.count(func(s *EndpointStats) {
+			s.TooOld += n.TooOld
+			s.OutOfOrder += n.OutOfOrder
+			s.DestRefused += n.Refused + n.Ahead + n.Ignored
+		})
+	}
+	if e.sink, e.spool, err = e.opt.open(hash("endpoint\n" + key)); err != nil {
 		unlock()
 		return nil, err
 	}

@@ -7,15 +7,25 @@ import (
 	"path/filepath"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/remotewrite"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // Listed says what a data source of an RRD file is called.
 type Listed struct {
-	File    string `json:"file"`               // its path
-	Metric  string `json:"metric"`             // as the destination gets it; "": no name
-	Unit    string `json:"unit"`               // see rrdfile.Unit
-	LeftOut string `json:"left_out,omitempty"` // why it is not pushed
+	File    string            `json:"file"`               // its path
+	Metric  string            `json:"metric"`             // as the destination gets it; "": no name
+	Labels  map[string]string `json:"labels,omitempty"`   // of a destination that has labels
+	Unit    string            `json:"unit"`               // see rrdfile.Unit
+	LeftOut string            `json:"left_out,omitempty"` // why it is not pushed
+}
+
+// Series returns the metric with its labels, as the destination shows it.
+func (l *Listed) Series() string {
+	if l.Labels == nil {
+		return l.Metric
+	}
+	return remotewrite.Join(l.Metric, l.Labels).String()
 }
 
 // List returns what the files of the sources are called at the destination. It
@@ -50,6 +60,9 @@ func List(opt Options) ([]Listed, error) {
 				l.Metric += "." + s.Source
 			}
 			l.Metric = graphite.CleanPath(l.Metric)
+			if series, err := remotewrite.ParsePath(l.Metric); err == nil && p.Dest.labels() {
+				l.Metric, l.Labels = series.Split()
+			}
 			list = append(list, l)
 		}
 	}

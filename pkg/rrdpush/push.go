@@ -1,4 +1,4 @@
-// Package rrdpush brings the points of Tstat's RRDs into Graphite, from the
+// Package rrdpush brings the points of Tstat's RRDs into Graphite or Prometheus, from the
 // folder where Tstat writes them and from other probes' exports.
 package rrdpush
 
@@ -23,6 +23,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/remotewrite"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
@@ -51,12 +52,15 @@ type Target struct {
 	// Stored is told what was stored, or put into the spool; calls do not
 	// overlap. It must not keep the slice. nil: none.
 	Stored func([]graphite.Metric)
+
+	// leftOut is told what a remote write left out; nil: nobody.
+	leftOut func(remotewrite.LeftOut)
 }
 
 // open returns the sink, and the spool in front of a destination that can be
 // away; nil if there is none. name is that of the spool.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
-	sink, err := t.Dest.open(t.TLS, t.Peers, t.RetryTimeout, t.Stdout, t.Log)
+	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
 		return sink, nil, err
 	}
@@ -97,7 +101,11 @@ type Summary struct {
 	WaitFor   float64 `json:"waiting_seconds"` // until the last of them can be sent
 	Unnamed   int64   `json:"unnamed"`         // files without a name
 	Shared    int64   `json:"shared"`          // files that share their name with another
-	TooOld    int64   `json:"too_old"`         // points older than the retention of their Whisper file
+	TooOld    int64   `json:"too_old"`         // points older than the retention of their Whisper file, or than the server accepts
+	Disorder  int64   `json:"out_of_order"`    // points older than others of the series, which the server does not accept
+	Ahead     int64   `json:"ahead"`           // points ahead of the clock, not sent to a Prometheus
+	Refused   int64   `json:"refused"`         // points that the server refused for other reasons
+	Ignored   int64   `json:"ignored"`         // points that a VictoriaMetrics acknowledged and did not store
 	Old       int64   `json:"older_than_3y"`   // points sent that Debian's carbon drops by default
 	Spooled   int64   `json:"spooled_bytes"`   // waiting in the spool at the end
 	Seconds   float64 `json:"seconds"`
@@ -210,13 +218,20 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 
 // open makes everything ready.
 func (p *Pusher) open() error {
+	p.leftOut = func(n remotewrite.LeftOut) {
+		p.sum.TooOld += n.TooOld
+		p.sum.Disorder += n.OutOfOrder
+		p.sum.Ahead += n.Ahead
+		p.sum.Refused += n.Refused
+		p.sum.Ignored += n.Ignored
+	}
 	for _, f := range p.folders {
 		if err := p.load(f); err != nil {
 			return err
 		}
 	}
 	if p.DryRun {
-		p.sink = &printer{w: p.Stdout}
+		p.sink = &printer{w: p.Stdout, labels: p.Dest.labels()}
 	}
 	for _, f := range p.folders {
 		var err error

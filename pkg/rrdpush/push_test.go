@@ -46,7 +46,7 @@ func options(t testing.TB, dir, dest string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	naming, _ := rrdfile.NamingOf("default", nil)
+	naming, _ := d.NamingOf("default", nil)
 	return Options{Sources: []string{dir}, Target: Target{Dest: d, Probe: "p", Prefix: "tstat", Naming: naming, Mode: "default",
 		SpoolSize: 64 << 20, StateDir: t.TempDir(), Stdout: io.Discard}}
 }
