@@ -20,8 +20,13 @@ NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|Compact
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
 
-build: ## build bin/tstatrepo, one static binary
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/tstatrepo ./cmd/tstatrepo
+# librrd is the second reader of RRDs. Empty where it cannot be built in:
+# make build LIBRRD= leaves it out.
+LIBRRD = $(shell command -v $${CC:-gcc} >/dev/null && pkg-config --exists librrd 2>/dev/null && echo librrd)
+
+# With cgo, the tags keep what the static binary has: Go's resolver and users.
+build: ## build bin/tstatrepo: one static binary, or with librrd where pkg-config and gcc find it
+	$(if $(LIBRRD),CGO_ENABLED=1,CGO_ENABLED=0) go build -trimpath -buildvcs=auto -ldflags '-s -w' $(if $(LIBRRD),-tags 'librrd netgo osusergo') -o bin/tstatrepo ./cmd/tstatrepo
 
 demo: ## import sample logs, query them, show what to do next (3 minutes at most)
 	@sh pkg/demo/demo.sh
@@ -32,6 +37,7 @@ test: install-tools ## run all tests
 	go test -timeout 15m ./...
 	go vet -tags librrd ./pkg/rrdfile
 	go test -tags librrd ./pkg/rrdfile
+	go test -tags librrd ./cmd/tstatrepo -run 'TestScript/(rrdreader|version)'
 	go test -race -skip '$(NORACE)' -timeout 15m $(RACE)
 	go -C pkg/duckdb vet ./...
 	go -C pkg/duckdb test ./...

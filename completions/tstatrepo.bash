@@ -116,6 +116,9 @@ _tstatrepo() {
             mapfile -t COMPREPLY < <(compgen -W "graphite:// graphite+tls:// graphite+pickle:// graphite+pickle+tls:// whisper: prometheus+http:// prometheus+https:// http:// https:// -" -d -- "$cur")
             if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null
             return ;;
+        --reader)
+            mapfile -t COMPREPLY < <(compgen -W "go librrd both" -- "$cur")
+            return ;;
         --names)
             mapfile -t COMPREPLY < <(compgen -W "default upstream raw" -- "$cur")
             return ;;
@@ -150,7 +153,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --list-metrics --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --reader --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --list-metrics --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;

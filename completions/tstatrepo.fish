@@ -96,6 +96,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l retry-timeout
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l spool -x -d 'keep at most SIZE of points on disk while the destination is unavailable'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l dry-run -d 'print what would be sent as lines on stdout, and remember nothing'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l since -x -d 'push points of TIME (2006-01-02, 2006-01-02T15:04, RFC 3339) and later, sent before or not'
+complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l reader -x -a 'go librrd both' -d 'decode RRDs with READER: go, librrd (if the program was built with it), or both, which sends nothing if one value differs'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l every -x -d 'push every DURATION until interrupted'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l keep-negative -d 'send negative percentiles too, which Tstat writes where it had no samples'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l probe -x -d 'NAME of the probe that wrote the RRDs, the second part of every path'

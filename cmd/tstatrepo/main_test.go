@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -44,6 +46,12 @@ func TestScript(t *testing.T) {
 			cases, cerr := filepath.Abs("testdata/cases")
 			env.Setenv("CASES", cases)
 			return errors.Join(err, cerr)
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "librrd" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return slices.Contains(rrdfile.Readers(), rrdfile.Librrd), nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal, "crlf": crlf, "zeros": zeros, "trim": trim,

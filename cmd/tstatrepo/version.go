@@ -3,6 +3,9 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // version is set by release builds: -ldflags "-X main.version=v1.2.3".
@@ -10,7 +13,8 @@ var version string
 
 // versionString returns what --version prints after the name.
 func versionString() string {
-	return currentVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
+	return currentVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH +
+		"\nreaders: " + strings.Join(rrdfile.Readers(), ", ")
 }
 
 func currentVersion() string {

@@ -1,87 +1,124 @@
+//go:build linux
+
 package rrdfile
 
 import (
-	"fmt"
+	"errors"
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
 
-// ErrNoLibrrd is returned by NewLibrrdReader and NewComparingReader if the
-// program was built without librrd.
-var ErrNoLibrrd = hint.New("this program was built without librrd",
-	"build it with the tag librrd, where librrd-dev, pkg-config and gcc are installed")
+// altered is a decoder that finds other points than native.
+type altered struct {
+	native
+	alter func([]graphite.Point) []graphite.Point
+}
 
-// NewComparingReader returns a reader that decodes every value twice, in Go and
-// with librrd. Its Read fails with a DifferenceError where the two differ.
-func NewComparingReader() (*Reader, error) {
-	r, err := NewLibrrdReader()
+func (a altered) points(h *header, p piece, rows []byte, f *File) error {
+	err := a.native.points(h, p, rows, f)
+	f.Series[0].Points = a.alter(f.Series[0].Points)
+	return err
+}
+
+// TestComparingFindsDifferences: each kind of difference fails the Read, and
+// the error names the first.
+func TestComparingFindsDifferences(t *testing.T) {
+	file := filepath.Join(rrdtest.Samples(t), "ip_len_in.avg.rrd")
+	f, err := NewReader().Read(file, 0)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	return &Reader{decode: &comparing{second: r.decode}}, nil
-}
-
-// DifferenceError says that the two readers do not agree.
-type DifferenceError struct {
-	Source     string
-	Go, Librrd *graphite.Point // the first points that differ; nil: there is none
-}
-
-func (e *DifferenceError) Error() string {
-	text := func(p *graphite.Point) string {
-		if p == nil {
-			return "no value"
+	points := slices.Clone(f.Series[0].Points)
+	if len(points) < 5 {
+		t.Fatalf("%d points", len(points))
+	}
+	last := len(points) - 1
+	for name, c := range map[string]struct {
+		alter func([]graphite.Point) []graphite.Point
+		at    int // -1: equal
+	}{
+		"equal":   {func(p []graphite.Point) []graphite.Point { return p }, -1},
+		"value":   {func(p []graphite.Point) []graphite.Point { p[2].Value = math.Nextafter(p[2].Value, 0); return p }, 2},
+		"time":    {func(p []graphite.Point) []graphite.Point { p[3].Time++; return p }, 3},
+		"missing": {func(p []graphite.Point) []graphite.Point { return slices.Delete(p, 1, 2) }, 1},
+		"cut":     {func(p []graphite.Point) []graphite.Point { return p[:last] }, last},
+		"more":    {func(p []graphite.Point) []graphite.Point { return append(p, graphite.Point{Time: 1 << 33}) }, len(points)},
+	} {
+		r := &Reader{decode: &comparing{second: altered{alter: c.alter}}}
+		got, err := r.Read(file, points[0].Time-1) // in one archive
+		if c.at < 0 {
+			if err != nil || !slices.Equal(got.Series[0].Points, points) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
 		}
-		return fmt.Sprintf("%v at %d", p.Value, p.Time)
-	}
-	return fmt.Sprintf("data source %s: %s read in Go, %s by librrd", e.Source, text(e.Go), text(e.Librrd))
-}
-
-// comparing decodes rows in Go and with a second decoder.
-type comparing struct {
-	second decoder
-	file   File
-}
-
-func (c *comparing) close() error { return c.second.close() }
-
-func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
-	c.file.Series = append(c.file.Series[:0], f.Series...)
-	for ds := range c.file.Series {
-		c.file.Series[ds].Points = nil
-	}
-	if err := c.second.points(h, p, rows, &c.file); err != nil {
-		return err
-	}
-	before := make([]int, len(f.Series))
-	for ds, s := range f.Series {
-		before[ds] = len(s.Points)
-	}
-	if err := (native{}).points(h, p, rows, f); err != nil {
-		return err
-	}
-	for ds, s := range f.Series {
-		if err := compare(s.Source, s.Points[before[ds]:], c.file.Series[ds].Points); err != nil {
-			return err
+		var d *DifferenceError
+		if !errors.As(err, &d) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if c.at < len(points) && (d.Go == nil || *d.Go != points[c.at]) || c.at == len(points) && d.Go != nil {
+			t.Errorf("%s: %v, want that at %d", name, err, c.at)
 		}
 	}
-	return nil
 }
 
-func compare(source string, a, b []graphite.Point) error {
-	at := func(list []graphite.Point, i int) *graphite.Point {
-		if i < len(list) {
-			return &list[i]
+func TestModes(t *testing.T) {
+	for _, mode := range append(slices.Clone(Modes), "", "Go", "python") {
+		r, err := NewReaderOf(mode)
+		if check := CheckMode(mode); (check == nil) != (err == nil) || check != nil && !hint.IsUsage(check) {
+			t.Errorf("%s: %v, %v", mode, check, err)
 		}
-		return nil
-	}
-	for i := range max(len(a), len(b)) {
-		x, y := at(a, i), at(b, i)
-		if x == nil || y == nil || x.Time != y.Time || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
-			return &DifferenceError{source, x, y}
+		if known := mode == Go || hasLibrrd && slices.Contains(Modes, mode); known != (err == nil) {
+			t.Errorf("%s: %v", mode, err)
+		}
+		if r != nil {
+			r.Close()
 		}
 	}
-	return nil
+	if !hasLibrrd && !errors.Is(CheckMode(Both), ErrNoLibrrd) {
+		t.Error(CheckMode(Both))
+	}
+}
+
+// TestLibrrdReads: the values are those of librrd alone, with the tag librrd.
+func TestLibrrdReads(t *testing.T) {
+	if !hasLibrrd {
+		t.Skip("built without librrd")
+	}
+	r, err := NewReaderOf(Librrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, is := r.decode.(native); is {
+		t.Fatal("values are decoded in Go")
+	}
+	files, err := filepath.Glob(filepath.Join(rrdtest.Samples(t), "*.rrd"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		want, err := NewReader().Read(file, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Read(file, 0)
+		if err != nil || !slices.EqualFunc(got.Series, want.Series, func(a, b Series) bool {
+			return a.Source == b.Source && slices.Equal(a.Points, b.Points)
+		}) || got.Unknown != want.Unknown {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if _, err := r.Read(filepath.Join(t.TempDir(), "none"), 0); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
 }

@@ -32,7 +32,7 @@ var soak = flag.Bool("soak", false, "run the long versions of tests")
 // newReader returns a reader that compares both ways of reading, if it can.
 func newReader(t testing.TB) *rrdfile.Reader {
 	t.Helper()
-	r, err := rrdfile.NewComparingReader()
+	r, err := rrdfile.NewReaderOf(rrdfile.Both)
 	if errors.Is(err, rrdfile.ErrNoLibrrd) {
 		r, err = rrdfile.NewReader(), nil
 	}

@@ -83,6 +83,7 @@ type Options struct {
 	Since   time.Time     // push again from here on; zero: what is new
 	Every   time.Duration // push again and again; 0: once
 	DryRun  bool          // print lines instead of sending, keep no state
+	Reader  string        // one of rrdfile.Modes; "": rrdfile.Go
 }
 
 // Summary counts what a pass did.
@@ -132,11 +133,17 @@ const stateFormat = 1
 // batchPoints is how many points are sent, and remembered, at once.
 const batchPoints = 200_000
 
+// reader is a rrdfile.Reader.
+type reader interface {
+	Read(path string, after int64) (*rrdfile.File, error)
+	Close() error
+}
+
 // Pusher brings the points of RRD files to a Target.
 type Pusher struct {
 	Options
 	folders []*folder
-	reader  *rrdfile.Reader
+	reader  reader
 	sink    graphite.Sink // that of the destination
 	sum     *Summary
 
@@ -165,10 +172,15 @@ func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Pusher{Options: opt, failed: map[string]string{}, reader: rrdfile.NewReader()}
-	var err error
-	p.folders, err = folders(opt.Sources)
-	return p, err
+	list, err := folders(opt.Sources)
+	if err != nil {
+		return nil, err
+	}
+	r, err := rrdfile.NewReaderOf(cmp.Or(opt.Reader, rrdfile.Go))
+	if err != nil {
+		return nil, err
+	}
+	return &Pusher{Options: opt, failed: map[string]string{}, folders: list, reader: r}, nil
 }
 
 // Close closes the destination.
@@ -325,6 +337,13 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(listErr, err) }()
 	files = slices.DeleteFunc(files, func(f named) bool { return f.leftOut != "" })
+	r := &reading{Pusher: p, known: map[*folder]map[string]*fileState{}, batches: make(chan *batch), free: make(chan *batch, 2)}
+	for _, f := range p.folders {
+		r.known[f] = maps.Clone(f.state.Files)
+	}
+	if err := r.compare(ctx, files); err != nil {
+		return err
+	}
 	for _, f := range p.folders {
 		if f.spool == nil {
 			continue
@@ -341,11 +360,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	// One batch is sent while the next is read.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &reading{Pusher: p, known: map[*folder]map[string]*fileState{}, allowed: p.allowance(),
-		batches: make(chan *batch), free: make(chan *batch, 2)}
-	for _, f := range p.folders {
-		r.known[f] = maps.Clone(f.state.Files)
-	}
+	r.allowed = p.allowance()
 	r.free <- newBatch()
 	r.free <- newBatch()
 	p.warnCreates(files)
@@ -465,10 +480,33 @@ func (r *reading) read(ctx context.Context, files []named) error {
 			}
 			r.next.folder = f.folder
 		}
-		r.file(f)
+		if err := r.file(f); err != nil {
+			return err
+		}
 	}
 	return r.flush(ctx)
 }
+
+// compare reads what is new in the files with both readers, if these are
+// wanted, and returns the first difference. Nothing is sent before.
+func (r *reading) compare(ctx context.Context, files []named) error {
+	if r.Reader != rrdfile.Both {
+		return nil
+	}
+	for _, f := range files {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// Other errors come up again when the file is pushed.
+		if _, err := r.look(f); isDifference(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// isDifference reports whether the two readers differ about a file.
+func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
 
 func (r *reading) flush(ctx context.Context) error {
 	if len(r.next.files) == 0 {
@@ -483,59 +521,87 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// file adds what is new in a file to the next batch.
-func (r *reading) file(f named) {
+// found is what is new in a file.
+type found struct {
+	*rrdfile.File           // nil: nothing
+	known         fileState // what was remembered
+	unchanged     bool      // the file was not read
+	recreated     bool      // the file is older than what was sent of it
+	at            time.Time // when it was read
+}
+
+// look reads what is new in a file.
+func (r *reading) look(f named) (got found, err error) {
 	path := filepath.Join(f.dir, f.file)
-	var known fileState
 	if k := r.known[f.folder][f.file]; k != nil {
-		known = *k
+		got.known = *k
 	}
-	after := known.After
+	after := got.known.After
 	if !r.Since.IsZero() {
 		after = r.Since.Unix() - 1
-	} else if known.Stamp != nil {
-		if stamp, err := rrdfile.StampOf(path); err == nil && stamp == *known.Stamp {
-			r.sum.Unchanged++
-			return
+	} else if got.known.Stamp != nil {
+		if stamp, err := rrdfile.StampOf(path); err == nil && stamp == *got.known.Stamp {
+			got.unchanged = true
+			return got, nil
 		}
 	}
-	now := time.Now()
-	got, err := r.reader.Read(path, after)
+	got.at = time.Now()
+	got.File, err = r.reader.Read(path, after)
 	if errors.Is(err, fs.ErrNotExist) && f.all {
-		return // gone since the folder was read
+		return got, nil // gone since the folder was read
 	}
-	if err == nil && got.Update < known.After {
+	if err == nil && got.Update < got.known.After {
 		// librrd takes no update before the last one: Tstat made the file
 		// again after its clock was ahead, or another file took its place.
-		r.older = append(r.older, r.name(f))
-		known.After = 0
+		got.recreated, got.known.After = true, 0
 		if r.Since.IsZero() {
-			got, err = r.reader.Read(path, 0)
+			got.File, err = r.reader.Read(path, 0)
 		}
+	}
+	return got, err
+}
+
+// file adds what is new in a file to the next batch. Its error ends the pass.
+func (r *reading) file(f named) error {
+	path := filepath.Join(f.dir, f.file)
+	got, err := r.look(f)
+	switch {
+	case isDifference(err):
+		return err
+	case got.unchanged:
+		r.sum.Unchanged++
+		return nil
+	case err == nil && got.File == nil:
+		return nil
+	}
+	if got.recreated {
+		r.older = append(r.older, r.name(f))
 	}
 	if err != nil {
 		r.fail(path, err)
-		return
+		return nil
 	}
 	delete(r.failed, path)
+	known := got.known
 	r.sum.Unknown += got.Unknown
-	metrics, negative := r.metrics(f, got)
+	metrics, negative := r.metrics(f, got.File)
 	r.sum.Negative += negative
 	if len(metrics) > 0 && !known.Created {
 		if r.allowed < len(metrics) {
 			r.sum.Waiting += int64(len(metrics))
-			return
+			return nil
 		}
 		r.allowed -= len(metrics)
 		r.next.created += len(metrics)
 	}
 	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0}
-	if stamp := got.Stamp; stamp.Settled(now) {
+	if stamp := got.Stamp; stamp.Settled(got.at) {
 		state.Stamp = &stamp
 	}
 	r.next.files[f.file] = state
 	r.next.metrics = append(r.next.metrics, metrics...)
 	r.next.points += graphite.Count(metrics)
+	return nil
 }
 
 // fail counts a file that cannot be read, and tells it once.

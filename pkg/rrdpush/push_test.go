@@ -359,6 +359,46 @@ func (r *recorder) Send(_ context.Context, m []graphite.Metric) error {
 }
 func (r *recorder) Close() error { return nil }
 
+// differing is a reader that finds a difference in one file.
+type differing struct {
+	reader
+	file string
+}
+
+func (d differing) Read(path string, after int64) (*rrdfile.File, error) {
+	if filepath.Base(path) == d.file {
+		return nil, fmt.Errorf("%s: %w", path, &rrdfile.DifferenceError{Source: "x", Go: &graphite.Point{Time: 300, Value: 1.5}})
+	}
+	return d.reader.Read(path, after)
+}
+
+// TestDifferenceSendsNothing: where the two readers differ, nothing of the pass
+// is sent or remembered, and what waits in the spool stays there.
+func TestDifferenceSendsNothing(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	for _, name := range []string{"tcp_a.avg.rrd", "tcp_b.avg.rrd"} {
+		newCounter(t, tool, filepath.Join(dir, name)).update()
+	}
+	s := &recorder{}
+	p := stub(t, options(t, dir, "graphite://127.0.0.1:1"), s)
+	good := p.reader
+	p.Reader, p.reader = rrdfile.Both, differing{good, "tcp_b.avg.rrd"}
+	for range 2 {
+		err := p.pass(t.Context())
+		if !errors.As(err, new(*rrdfile.DifferenceError)) || errors.Is(err, ErrFiles) || !strings.Contains(err.Error(), "tcp_b.avg.rrd: data source x: 1.5 at 300 read in Go, no value by librrd") {
+			t.Errorf("%v", err)
+		}
+		if len(s.got) > 0 || p.sum.Points > 0 || len(p.folders[0].state.Files) > 0 {
+			t.Errorf("%d metrics sent: %+v", len(s.got), p.sum)
+		}
+	}
+	p.reader = good
+	if err := p.pass(t.Context()); err != nil || len(s.got) != 2 || p.sum.Points != 2 || p.sum.Unchanged != 0 {
+		t.Errorf("%v: %+v", err, p.sum)
+	}
+}
+
 // TestFails: what was not taken is sent next time.
 func TestFails(t *testing.T) {
 	tool := rrdtest.Start(t)

@@ -2,5 +2,6 @@
 
 package rrdfile
 
-// NewLibrrdReader returns ErrNoLibrrd.
-func NewLibrrdReader() (*Reader, error) { return nil, ErrNoLibrrd }
+const hasLibrrd = false
+
+func newLibrrd() (decoder, error) { return nil, ErrNoLibrrd }

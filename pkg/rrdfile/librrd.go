@@ -16,18 +16,20 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 )
 
-// NewLibrrdReader returns a reader whose values librrd decodes. librrd gets no
-// file of Tstat's, see Reader, and some headers kill the process (division by
-// zero, writes past the heap). So it gets a database in memory that has checked
-// numbers only and just the archive wanted, in the layout of this machine.
+const hasLibrrd = true
+
+// newLibrrd returns a decoder. librrd gets no file of Tstat's, see Reader, and
+// some headers kill the process (division by zero, writes past the heap). So it
+// gets a database in memory that has checked numbers only and just the archive
+// wanted, in the layout of this machine.
 //
 // librrd is slower with several readers at a time.
-func NewLibrrdReader() (*Reader, error) {
+func newLibrrd() (decoder, error) {
 	fd, err := unix.MemfdCreate("tstatrepo-rrd", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memory for librrd: %w", err)
 	}
-	return &Reader{decode: &librrd{memory: fd, name: "/proc/self/fd/" + strconv.Itoa(fd)}}, nil
+	return &librrd{memory: fd, name: "/proc/self/fd/" + strconv.Itoa(fd)}, nil
 }
 
 // librrd decodes rows with librrd.

@@ -1,0 +1,127 @@
+package rrdfile
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+)
+
+// ErrNoLibrrd is returned by NewReaderOf if the program was built without
+// librrd. It is a usage error.
+var ErrNoLibrrd = hint.Usage("this program was built without librrd",
+	"install librrd-dev, pkg-config and gcc, then run make build, which builds it with the tag librrd")
+
+// The ways of decoding values that NewReaderOf knows.
+const (
+	Go     = "go"     // what NewReader does
+	Librrd = "librrd" // the values are those that librrd finds
+	Both   = "both"   // in Go; Read fails with a DifferenceError where librrd finds another value
+)
+
+// Modes are the ways of decoding values.
+var Modes = []string{Go, Librrd, Both}
+
+// Readers returns the ways of decoding values that this program has on their
+// own: Go, and Librrd if it was built with that.
+func Readers() []string {
+	if hasLibrrd {
+		return []string{Go, Librrd}
+	}
+	return []string{Go}
+}
+
+// CheckMode returns the usage error that NewReaderOf would return.
+func CheckMode(mode string) error {
+	switch {
+	case !slices.Contains(Modes, mode):
+		return hint.Usage(fmt.Sprintf("%q is none of %s", mode, strings.Join(Modes, ", ")), "")
+	case mode != Go && !hasLibrrd:
+		return ErrNoLibrrd
+	}
+	return nil
+}
+
+// NewReaderOf returns a reader that decodes values in one of the Modes.
+func NewReaderOf(mode string) (*Reader, error) {
+	if err := CheckMode(mode); err != nil {
+		return nil, err
+	}
+	if mode == Go {
+		return NewReader(), nil
+	}
+	second, err := newLibrrd()
+	if err != nil {
+		return nil, err
+	}
+	if mode == Both {
+		return &Reader{decode: &comparing{second: second}}, nil
+	}
+	return &Reader{decode: second}, nil
+}
+
+// DifferenceError says that the two readers do not agree.
+type DifferenceError struct {
+	Source     string
+	Go, Librrd *graphite.Point // the first points that differ; nil: there is none
+}
+
+func (e *DifferenceError) Error() string {
+	text := func(p *graphite.Point) string {
+		if p == nil {
+			return "no value"
+		}
+		return fmt.Sprintf("%v at %d", p.Value, p.Time)
+	}
+	return fmt.Sprintf("data source %s: %s read in Go, %s by librrd", e.Source, text(e.Go), text(e.Librrd))
+}
+
+// comparing decodes rows in Go and with a second decoder.
+type comparing struct {
+	second decoder
+	file   File
+}
+
+func (c *comparing) close() error { return c.second.close() }
+
+func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
+	c.file.Series = append(c.file.Series[:0], f.Series...)
+	for ds := range c.file.Series {
+		c.file.Series[ds].Points = nil
+	}
+	if err := c.second.points(h, p, rows, &c.file); err != nil {
+		return err
+	}
+	before := make([]int, len(f.Series))
+	for ds, s := range f.Series {
+		before[ds] = len(s.Points)
+	}
+	if err := (native{}).points(h, p, rows, f); err != nil {
+		return err
+	}
+	for ds, s := range f.Series {
+		if err := compare(s.Source, s.Points[before[ds]:], c.file.Series[ds].Points); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compare(source string, a, b []graphite.Point) error {
+	at := func(list []graphite.Point, i int) *graphite.Point {
+		if i < len(list) {
+			return &list[i]
+		}
+		return nil
+	}
+	for i := range max(len(a), len(b)) {
+		x, y := at(a, i), at(b, i)
+		if x == nil || y == nil || x.Time != y.Time || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
+			return &DifferenceError{source, x, y}
+		}
+	}
+	return nil
+}
