@@ -388,12 +388,12 @@ func TestEndpointStoresLongListsInParts(t *testing.T) {
 	e.sink = sink
 	var body strings.Builder
 	for i := range 2*batchOf + 1 {
-		fmt.Fprintf(&body, `%c["tcp_port_dst_in.idx%d.rrd", %d, 1]`, "[,"[min(i, 1)], i%(2*sendMetrics), 300*i)
+		fmt.Fprintf(&body, `%c["tcp_port_dst_in.idx%d.rrd", %d, 1]`, "[,"[min(i, 1)], i%(2*storeMetrics), 300*i)
 	}
 	if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String()+"]")); w.Code != 200 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
-	if want := []int{sendMetrics, sendMetrics, sendMetrics, sendMetrics, 1}; !slices.Equal(sink.metrics, want) {
+	if want := []int{storeMetrics, storeMetrics, storeMetrics, storeMetrics, 1}; !slices.Equal(sink.metrics, want) {
 		t.Errorf("metrics sent at once: %v, want %v", sink.metrics, want)
 	}
 	if n := slices.Max(sink.points); n > batchOf {
