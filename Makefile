@@ -48,13 +48,14 @@ e2e: install-tools ## the loop of supervisor, repository and probe with real log
 bench: install-tools ## measure against DuckDB, cp, socat and more; BASE=COMMIT: against an older tstatrepo; BENCH='-case copy -pairs 3' sets flags
 	go run ./pkg/bench $(if $(BASE),-base $(BASE)) $(BENCH)
 
-soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, cut transfers; the loop for an hour
+soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, cut transfers; the loop for an hour; a hostile peer for five minutes
 	go test ./cmd/tstatrepo -run TestKill -soak -timeout 240m -v
 	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
 	go test ./pkg/mathproto -soak -timeout 60m
 	go test ./pkg/store/clickhouse -soak -timeout 60m
 	go test ./pkg/store/parquet -run TestTornManifest -soak -timeout 60m -v
 	go test ./cmd/tstatrepo -run TestSoakSite -soak -timeout 90m -v
+	go test ./cmd/tstatrepo -run TestHostilePeer -soak -timeout 20m -v
 
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...

@@ -47,6 +47,7 @@ type site struct {
 	links               []*link
 	admin               map[string]string // of repository and probe
 	tls                 map[string][3]string
+	issue               func(unit, name string) (cert, key, ca string)
 	running             map[string]*process
 
 	samples  map[string][]byte // text of a log, by type
@@ -77,9 +78,9 @@ func newSite(t *testing.T, protocol string, links bool) *site {
 		s.must(err)
 		s.samples[typ] = text
 	}
-	issue := certify(t)
+	s.issue = certify(t)
 	for name, unit := range map[string]string{"supervisor": "Supervisors", "repository": "Components", "Probe-turin": "Components", "ann": "Clients", "bob": "Clients"} {
-		cert, key, ca := issue(unit, name)
+		cert, key, ca := s.issue(unit, name)
 		s.tls[name] = [3]string{cert, key, ca}
 	}
 	s.must(os.Mkdir(filepath.Join(s.dir, "rrd"), 0o755))

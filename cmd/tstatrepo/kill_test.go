@@ -18,7 +18,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/file"
 )
 
-var soak = flag.Bool("soak", false, "TestKill: 50 rounds for each store, not 5; also TestSoakSite")
+var soak = flag.Bool("soak", false, "TestKill: 50 rounds for each store, not 5; also TestSoakSite, and the whole of TestHostilePeer")
 
 // TestKill kills imports of 200 files at random moments. What readers see
 // must be whole files at any time, and after one more run every row once.

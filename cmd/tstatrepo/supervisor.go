@@ -112,8 +112,9 @@ func runSupervisor(c *cli.Context, con *console) error {
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.stateDir, "supervisor.state")
 	opt.Log = con.logger()
-	// For a thousand components. Let the GC work harder rather than exceed it.
-	debug.SetMemoryLimit(200 << 20)
+	// For what it keeps, reads and saves, see client.MaxKept: the process stays
+	// below 300 MiB. Let the GC work harder rather than exceed it.
+	debug.SetMemoryLimit(250 << 20)
 	sup, err := supervisor.New(opt)
 	if err != nil {
 		return err

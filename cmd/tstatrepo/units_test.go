@@ -12,6 +12,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 // TestUnits: systemd understands every line of the units, and so do we what
@@ -68,6 +70,32 @@ func TestUnits(t *testing.T) {
 		if strings.Contains(line, "tstatrepo") {
 			t.Error(line)
 		}
+	}
+}
+
+// TestUnitsBoundMemory: a unit ends its process only beyond what the manual says
+// that the process uses.
+func TestUnitsBoundMemory(t *testing.T) {
+	files, err := filepath.Glob("../../conf/systemd/*.service")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := string(text); !strings.Contains(s, "\nMemoryMax=1G\n") || !strings.Contains(s, "\nTasksMax=1024\n") {
+			t.Errorf("%s: no MemoryMax=1G and TasksMax=1024", f)
+		}
+	}
+	c := newConfig()
+	svc := &service{repository: repository.Options{
+		Logs:      &repository.LogsOptions{Stores: repository.StoreOptions{Memory: int64(c.serve.collectLog.memory)}},
+		Streaming: &stream.Options{Queue: int64(c.serve.collectStreaming.queue), To: []string{"file:live"}},
+	}}
+	if m := svc.memory(); m > 600<<20 {
+		t.Errorf("serve is to use %d MiB with the default settings", m>>20)
 	}
 }
 
