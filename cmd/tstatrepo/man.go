@@ -144,6 +144,7 @@ func commandPage(c *cli.Command) []byte {
 	listens := slices.Contains([]string{"import-bulk", "stream", "rrd-push", "supervisor"}, c.Name)
 	switch {
 	case c.Name == "serve":
+		p.adminSection()
 		p.limitsSection()
 	case listens:
 		p.section("LIMITS")

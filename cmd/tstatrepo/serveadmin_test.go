@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -152,6 +153,62 @@ func TestServeAdmin(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMisdirectedRequest {
 		t.Errorf("under a foreign name: %s", resp.Status)
+	}
+	p.signal(syscall.SIGTERM)
+	p.cmd.Wait()
+}
+
+// TestServeAdminOfProbe: a probe shows its Tstat while nothing is exported, on
+// the page and as JSON.
+func TestServeAdminOfProbe(t *testing.T) {
+	c := newServeConfig(t)
+	admin := freeAddr(t)
+	logs := filepath.Join(c.dir, "tstat")
+	c.end = fmt.Sprintf("[probe]\nname = \"turin\"\nlog-folder = %q\ntimezone = \"UTC\"\nlisten = []", logs)
+	for _, folder := range []string{"2016_03_24_21_37.out", "2016_03_24_22_37.out"} {
+		dir := filepath.Join(logs, folder)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte("1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
+	p.says("administration")
+	get := func(accept string) string {
+		t.Helper()
+		req, err := http.NewRequest("GET", "http://"+admin+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	becomes(t, "the folders of Tstat on the page", func() bool {
+		text := get("text/html")
+		return strings.Contains(text, "<span>probe</span> turin") && strings.Contains(text, "2016-03-24 22:37") && strings.Contains(text, "<dt>Files waiting</dt><dd>1</dd>")
+	})
+	var status struct {
+		Status string
+		Tstat  struct {
+			Probe  string
+			Newest string `json:"newest_folder"`
+			Wait   int64  `json:"waiting_logs"`
+		}
+	}
+	if text := get("application/json"); json.Unmarshal([]byte(text), &status) != nil || status.Status != "fine" || status.Tstat.Probe != "turin" ||
+		status.Tstat.Newest != "2016-03-24T22:37:00Z" || status.Tstat.Wait != 1 {
+		t.Errorf("%+v of %s", status, text)
 	}
 	p.signal(syscall.SIGTERM)
 	p.cmd.Wait()

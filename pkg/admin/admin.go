@@ -29,7 +29,8 @@ const maxScrapes = 4
 
 // Handler serves
 //
-//	/           the page: how is everything, and what to do about it
+//	/           the page: how is everything, and what to do about it; as JSON
+//	            to who accepts application/json, see Keys
 //	/metrics    metrics for Prometheus
 //	/-/healthy  200 as long as the process answers
 //	/-/ready    200, or 503 and the reason
@@ -97,8 +98,19 @@ type page struct {
 }
 
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := newView(p.opt.State(), p.opt.Ready(), p.now(), r.URL.Query())
+	w.Header().Set("Vary", "Accept")
+	if wantsJSON(r.Header.Values("Accept")) {
+		text, err := marshal(v)
+		if err != nil {
+			answer(w, http.StatusInternalServerError, "status: "+err.Error())
+			return
+		}
+		send(w, http.StatusOK, "application/json", text)
+		return
+	}
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, newView(p.opt.State(), p.opt.Ready(), p.now(), r.URL.Query())); err != nil {
+	if err := pageTemplate.Execute(&b, v); err != nil {
 		answer(w, http.StatusInternalServerError, "page: "+err.Error())
 		return
 	}
