@@ -618,6 +618,12 @@ func TestVictoriaBeyondRetention(t *testing.T) {
 		if err := k.Send(t.Context(), metrics(50, history(time.Now())...)); err != nil {
 			t.Fatal(err)
 		}
+		if left.Ignored != 50*100 { // those of the second are counted later
+			t.Errorf("%+v", *left)
+		}
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if *left != (LeftOut{Ignored: 2 * 50 * 100}) || !strings.Contains(log.String(), "ignored=5000") {
 		t.Errorf("%+v: %s", *left, &log)

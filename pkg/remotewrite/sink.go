@@ -109,8 +109,12 @@ func New(opt Options) (*Sink, error) {
 	return s, nil
 }
 
-// Close closes idle connections.
+// Close closes idle connections. It may wait for some seconds for the count of
+// points that a VictoriaMetrics ignores.
 func (s *Sink) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*countWait)
+	defer cancel()
+	s.report(LeftOut{Ignored: s.victoria.settle(ctx)})
 	s.client.CloseIdleConnections()
 	return nil
 }
@@ -123,11 +127,13 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	d := &delivery{Sink: s, ctx: ctx, bound: math.MinInt64}
 	samples := d.prepare(metrics)
 	if len(samples) > 0 {
-		s.victoria.begin(ctx)
+		d.left.Ignored = s.victoria.begin(ctx)
 		if err := d.deliverAll(samples); err != nil {
-			return err // what was left out is sent again with the rest
+			// What was left out is sent again with the rest.
+			s.report(LeftOut{Ignored: d.left.Ignored})
+			return err
 		}
-		d.left.Ignored = s.victoria.ignored(ctx, samples[0].Time)
+		d.left.Ignored += s.victoria.end(ctx, samples[0].Time)
 	}
 	s.report(d.left)
 	return nil
@@ -310,13 +316,7 @@ func (d *delivery) deliver(samples []sample) error {
 		samples = samples[:half]
 		half /= 2
 	}
-	// Points of one time stay together: within a series the older ones go first.
-	if samples[0].Time < samples[len(samples)-1].Time {
-		t := samples[half].Time
-		if half = after(samples, t-1); half == 0 {
-			half = after(samples, t)
-		}
-	}
+	// The older half goes first: a server may accept no point older than others.
 	if err := d.deliver(samples[:half]); err != nil {
 		return err
 	}

@@ -20,8 +20,10 @@ type victoria struct {
 	url   string
 	asked bool  // whether the server is one
 	is    bool  // the server is one
-	count int64 // that it had ignored when last asked
-	kept  int64 // it keeps points of this unix time and later; 0: not known
+	count int64 // points that it had ignored when last asked
+	// pending are points sent since then that it may ignore.
+	pending bool
+	waited  time.Time // for the count
 }
 
 func newVictoria(s *Sink) *victoria {
@@ -70,16 +72,22 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin remembers what the server has ignored before a Send.
-func (v *victoria) begin(ctx context.Context) {
+// begin returns how many points the server has ignored of the Send before, and
+// remembers the count.
+func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.asked && !v.is {
-		return
+		return 0
 	}
 	count, is, answered := v.read(ctx)
-	if answered {
-		v.asked, v.is = true, is
+	if !answered {
+		return 0
 	}
-	v.count = count
+	v.asked, v.is = true, is
+	if v.pending {
+		n = max(count-v.count, 0)
+	}
+	v.count, v.pending = count, false
+	return n
 }
 
 const (
@@ -91,33 +99,39 @@ const (
 	countWait = 3 * time.Second
 )
 
-// ignored returns how many points the server has ignored since begin. oldest
-// is the time of the oldest point that was sent. The server is asked only about
-// points that are older than those it is known to keep.
-func (v *victoria) ignored(ctx context.Context, oldest int64) int64 {
-	if v.kept == 0 {
-		v.kept = time.Now().Add(-leastRetention).Unix()
-	}
-	if !v.is || oldest >= v.kept {
+// end returns how many points the server has ignored since begin, of a Send
+// whose oldest point is of the unix time oldest. It waits for the server's
+// count every reportEvery only; else begin and settle return the number later.
+func (v *victoria) end(ctx context.Context, oldest int64) int64 {
+	if !v.is || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0
 	}
-	var last int64
+	v.pending = true
+	if !v.waited.IsZero() && time.Since(v.waited) < reportEvery {
+		return 0
+	}
+	v.waited = time.Now()
+	return v.settle(ctx)
+}
+
+// settle waits for the count of what was sent, and returns how many points the
+// server has ignored since begin.
+func (v *victoria) settle(ctx context.Context) int64 {
+	if !v.pending {
+		return 0
+	}
+	last := v.count
 	for waited := time.Duration(0); waited < countWait; waited += countPoll {
 		if retry.Sleep(ctx, countPoll) != nil {
 			break
 		}
-		count, is, answered := v.read(ctx)
-		if !is || !answered {
-			return last
+		count, _, answered := v.read(ctx)
+		if !answered || count > v.count && count == last {
+			break // it has caught up
 		}
-		n := max(count-v.count, 0)
-		if n > 0 && n == last {
-			return n
-		}
-		last = n
+		last = count
 	}
-	if last == 0 && ctx.Err() == nil {
-		v.kept = oldest
-	}
-	return last
+	n := max(last-v.count, 0)
+	v.count, v.pending = last, false
+	return n
 }

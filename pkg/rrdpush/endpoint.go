@@ -96,6 +96,9 @@ type EndpointStats struct {
 // LeftOut is how many points of peers were not accepted.
 func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
 
+// NotStored is how many of Points the destination refused or ignored.
+func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
+
 // Endpoint is the repository's side of mPlane's indirect export: it takes
 // points of RRDs by HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
