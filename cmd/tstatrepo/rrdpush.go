@@ -177,7 +177,7 @@ func rrdPushCommand(con *console) *cli.Command {
 			"All history needs a window and a retention (--storage.tsdb.retention.time) as long, else push new points only, with --since. Points that it has already may be out of order too. " +
 			"ahead: more than 10 minutes ahead of this machine's clock; one such point makes Prometheus refuse those of today. ignored: VictoriaMetrics acknowledges what is " +
 			"beyond its -retentionPeriod and drops it; its vm_rows_ignored_total says how much, which may have points of other clients (of a cluster, ask its vmstorage). " +
-			"refused: all else, like another value for a time. After 2,000 requests for a batch of 200,000 points, a request with a refused point is left out as a whole. " +
+			"refused: all else, like another value for a time. After 2,000 requests for a batch of 200,000 points, all points of the same time are left out with a refused one. " +
 			"An answer 500 without a known reason is retried for --retry-timeout; then the points that cause it are left out if the server accepts others, and else all wait in the spool. " +
 			"Prometheus writes what it has accepted to its log at once; VictoriaMetrics can lose the last seconds when it is killed.\n\n" +
 			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +

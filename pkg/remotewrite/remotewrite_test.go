@@ -425,6 +425,29 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// TestNewPointsArriveAfterManyRefused: a server that has all points but the
+// newest refuses too many to look for each. The newest arrive.
+func TestNewPointsArriveAfterManyRefused(t *testing.T) {
+	times := steps(time.Now(), 8)
+	s := serve(t, func(p carbontest.Points) (int, string) {
+		for _, points := range p {
+			for at := range points {
+				if at < times[7] {
+					return 400, "out of order sample"
+				}
+			}
+		}
+		return 0, ""
+	})
+	k, left := sink(t, s.URL)
+	if err := k.Send(t.Context(), metrics(2000, times...)); err != nil || left.OutOfOrder != 14_000 || s.got.Count() != 2000 {
+		t.Errorf("%v, %+v, %d points", err, *left, s.got.Count())
+	}
+	if s.requests > maxPosts+100 {
+		t.Errorf("%d requests", s.requests)
+	}
+}
+
 // TestUnavailable: nothing is left out because of a server that is down,
 // misconfigured or full, and what to do about it is said.
 func TestUnavailable(t *testing.T) {

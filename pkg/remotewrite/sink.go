@@ -63,8 +63,9 @@ const (
 	// recent is what a Prometheus without an out-of-order window may accept: it
 	// refuses what is an hour older than its newest point.
 	recent = 3 * time.Hour
-	// maxPosts bounds the requests of a Send. Beyond them a request with a
-	// refused point is left out as a whole.
+	// maxPosts bounds the requests of a Send that look for each refused point.
+	// After them all points of its time are left out, and after as many again
+	// all of its request.
 	maxPosts = 2000
 	// reportEvery is how often points that are left out are reported.
 	reportEvery = 10 * time.Minute
@@ -301,11 +302,17 @@ func (d *delivery) deliver(samples []sample) error {
 			d.bound = last.Time // which all series have in common
 		}
 		return nil
-	case d.posts >= maxPosts:
+	case d.posts >= maxPosts && samples[0].Time == last.Time, d.posts >= 2*maxPosts:
 		d.leave(samples, no.reason, no.text)
 		return nil
 	}
 	half := len(samples) / 2
+	if d.posts >= maxPosts {
+		t := samples[half].Time
+		if half = after(samples, t-1); half == 0 {
+			half = after(samples, t)
+		}
+	}
 	if no.reason == tooOld && last.Time < time.Now().Add(-recent).Unix() {
 		// If the newest is too old, all are. Without this, each of them would
 		// have to be asked for.
