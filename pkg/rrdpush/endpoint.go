@@ -42,9 +42,11 @@ const (
 	DefaultMaxMetrics = 10_000
 	maxProbes         = 1000    // that metrics are stored of
 	batchOf           = 1 << 16 // points that are read before they are stored
-	// sendMetrics are sent in one go. Points of other probes go in between. Of
-	// Whisper files fewer are, since each costs up to three syncs of the disk.
-	sendMetrics, storeMetrics = 1000, 100
+	// Metrics are sent in parts, between which points of other probes go: the
+	// first of fewest, each further one of twice as many unless that takes long,
+	// up to most. A new Whisper file can take several syncs of a slow disk.
+	fewestMetrics, mostMetrics = 10, 1000
+	shortPart, longPart        = 100 * time.Millisecond, 500 * time.Millisecond
 	// maxAhead is how far ahead of this machine's clock a point may be.
 	maxAhead = 24 * time.Hour
 	// quietFor is how long a probe whose points are left out is not reported
@@ -371,31 +373,38 @@ func (e *Endpoint) leave(probe string, s *sender) {
 
 // store sends metrics, and lets those of other POSTs in between.
 func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
-	size := storeMetrics
-	if e.opt.Dest.remote() {
-		size = sendMetrics
-	}
-	for piece := range slices.Chunk(metrics, size) {
-		if err := e.send(ctx, piece); err != nil {
+	for size := fewestMetrics; len(metrics) > 0; {
+		n := min(size, len(metrics))
+		took, err := e.send(ctx, metrics[:n])
+		if err != nil {
 			return err
+		}
+		metrics = metrics[n:]
+		switch {
+		case took < shortPart:
+			size = min(2*size, mostMetrics)
+		case took > longPart:
+			size = max(size/2, 1)
 		}
 	}
 	return nil
 }
 
-func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) error {
+// send sends metrics and returns how long others had to wait for it.
+func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	err := e.sink.Send(ctx, metrics)
+	begin := time.Now()
+	err = e.sink.Send(ctx, metrics)
 	e.note(err)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if e.opt.Stored != nil {
 		e.opt.Stored(metrics)
 	}
 	e.count(func(s *EndpointStats) { s.Points += int64(graphite.Count(metrics)) })
-	return nil
+	return time.Since(begin), nil
 }
 
 // leftOut counts and reports what a POST had that is not stored.

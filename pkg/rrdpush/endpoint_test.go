@@ -369,40 +369,52 @@ func TestEndpointReadsOnePostOfAProbe(t *testing.T) {
 	})
 }
 
-// sends is a sink that keeps how much it was sent at once.
-type sends struct{ metrics, points []int }
+// sends is a sink that keeps how much it was sent at once, and takes its time.
+type sends struct {
+	metrics, points []int
+	each            time.Duration // for a metric
+}
 
 func (s *sends) Send(_ context.Context, metrics []graphite.Metric) error {
 	s.metrics = append(s.metrics, len(metrics))
 	s.points = append(s.points, graphite.Count(metrics))
+	time.Sleep(s.each * time.Duration(len(metrics)))
 	return nil
 }
 
 func (s *sends) Close() error { return nil }
 
 // TestEndpointStoresLongListsInParts: memory and the time that other probes
-// wait do not grow with the length of a list.
+// wait do not grow with the length of a list, however slow the destination is.
 func TestEndpointStoresLongListsInParts(t *testing.T) {
-	e := newEndpoint(t, io.Discard, io.Discard, 0)
-	sink := &sends{}
-	e.sink = sink
-	var body strings.Builder
-	for i := range 2*batchOf + 1 {
-		fmt.Fprintf(&body, `%c["tcp_port_dst_in.idx%d.rrd", %d, 1]`, "[,"[min(i, 1)], i%(2*storeMetrics), 300*i)
-	}
-	if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String()+"]")); w.Code != 200 {
-		t.Fatalf("%d %s", w.Code, w.Body)
-	}
-	if want := []int{storeMetrics, storeMetrics, storeMetrics, storeMetrics, 1}; !slices.Equal(sink.metrics, want) {
-		t.Errorf("metrics sent at once: %v, want %v", sink.metrics, want)
-	}
-	if n := slices.Max(sink.points); n > batchOf {
-		t.Errorf("%d points sent at once", n)
-	}
-	*sink = sends{}
-	if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String())); w.Code != 400 || len(sink.metrics) != 4 {
-		t.Errorf("without its end: %d, sent %v", w.Code, sink.metrics)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(t, io.Discard, io.Discard, 0)
+		var body strings.Builder
+		for i := range batchOf + 1 {
+			fmt.Fprintf(&body, `%c["tcp_port_dst_in.idx%d.rrd", %d, 1]`, "[,"[min(i, 1)], i%(3*mostMetrics), 300*i)
+		}
+		for _, c := range []struct {
+			each time.Duration
+			most int // metrics at once
+		}{{0, mostMetrics}, {time.Millisecond, 200}, {20 * time.Millisecond, 20}, {time.Second, fewestMetrics}} {
+			sink := &sends{each: c.each}
+			e.sink = sink
+			if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String()+"]")); w.Code != 200 {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+			sum := 0
+			for _, n := range sink.metrics {
+				sum += n
+			}
+			if most := slices.Max(sink.metrics); most > c.most || most < c.most/2 || sum != 3*mostMetrics+1 || slices.Max(sink.points) > batchOf {
+				t.Errorf("%v a metric: %d metrics sent, at most %d at once with %d points, want %d metrics", c.each, sum, most, slices.Max(sink.points), c.most)
+			}
+			sink.metrics = nil
+			if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body.String())); w.Code != 400 || len(sink.metrics) == 0 {
+				t.Errorf("without its end: %d, sent %v", w.Code, sink.metrics)
+			}
+		}
+	})
 }
 
 // TestEndpointBoundsProbes: a probe that stored nothing is forgotten; of those
