@@ -186,7 +186,11 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 			add("source "+l.Probe+" "+l.CallBackUrl, l, fmt.Sprintf("Probe %s at %s does not deliver logs: %s", l.Probe, l.CallBackUrl, l.Err()),
 				cmp.Or(advice, "Its logs are fetched when it answers again. Does the probe run, and is it reachable from here?"))
 		case !down || !errors.Is(l.Failure, store.ErrUnavailable):
-			add("error "+l.Err(), l, "Logs are not stored: "+l.Err(), cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log."))
+			do := cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log.")
+			if l.Unstored > 0 && l.RejectFile != "" {
+				do += " Rejected lines, and why: " + l.RejectFile + "."
+			}
+			add("error "+l.Err(), l, "Logs are not stored: "+l.Err(), do)
 		}
 	}
 	for _, key := range order {
