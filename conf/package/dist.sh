@@ -72,7 +72,7 @@ done
 for target in ${TARGETS:-linux/amd64 linux/arm64 darwin/arm64}; do
 	os=${target%/*} ARCH=${target#*/}
 	export ARCH
-	GOOS=$os GOARCH=$ARCH go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o "$stage/tstatrepo" ./cmd/tstatrepo
+	GOOS=$os GOARCH=$ARCH make --no-print-directory build LIBRRD= OUT="$stage/tstatrepo" VERSION="$VERSION"
 	if [ "$os" = linux ]; then
 		go run "$NFPM" package -f conf/package/nfpm.yaml -p deb -t dist/
 		go run "$NFPM" package -f conf/package/nfpm.yaml -p rpm -t dist/
