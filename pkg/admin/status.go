@@ -148,6 +148,7 @@ type jsonRRD struct {
 	Success   stamp      `json:"last_success" doc:"when points were last stored"`
 	Spooled   int64      `json:"spooled_bytes" doc:"that wait on disk"`
 	NotFinite int64      `json:"not_finite" doc:"values left out since the start"`
+	NotStored int64      `json:"not_stored" doc:"points that the destination refused or ignored since the start"`
 	Metrics   int64      `json:"metrics" doc:"whose last points are known"`
 	Untracked int64      `json:"untracked_points" doc:"of further metrics"`
 	Plots     []jsonPlot `json:"plots" doc:"metrics that the page plots; the query of the page chooses them: metric=TEXT, probe=NAME"`
@@ -326,7 +327,7 @@ func (p *probeView) json() jsonProbe {
 func (p *plots) json() jsonRRD {
 	j := jsonRRD{
 		Name: cut(p.Name, maxText), To: cut(p.To, maxText), Err: errorText(p.Down), Points: p.Points, Success: stamp{p.LastSuccess}, Spooled: p.Spooled,
-		NotFinite: p.NotFinite, Metrics: int64(len(p.Series)), Untracked: p.Untracked, Plots: []jsonPlot{},
+		NotFinite: p.NotFinite, NotStored: p.NotStored(), Metrics: int64(len(p.Series)), Untracked: p.Untracked, Plots: []jsonPlot{},
 	}
 	for _, s := range p.Shown {
 		j.Plots = append(j.Plots, jsonPlot{cut(s.Probe, maxText), cut(s.Metric, maxText), unit(s.Metric), each(s.Points, func(p *graphite.Point) jsonPoint {
