@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -199,6 +200,21 @@ func FuzzRead(f *testing.F) {
 	}
 	r := newReader(f)
 	path := filepath.Join(f.TempDir(), "fuzz.rrd")
+	tool := rrdtest.Start(f)
+	for i, l := range layouts {
+		file := filepath.Join(f.TempDir(), strconv.Itoa(i))
+		last := create(tool, file, l.step, l.parts)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		// That readers agree is shown by points, not by two equal errors.
+		if _, err := r.ReadOnce(file, 0); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text, int64(0))
+		f.Add(archs[i%len(archs)].convert(text, "0003"), last-30*l.step)
+	}
 	f.Fuzz(func(t *testing.T, text []byte, after int64) {
 		if err := os.WriteFile(path, text, 0o644); err != nil {
 			t.Fatal(err)

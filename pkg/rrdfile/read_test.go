@@ -146,6 +146,89 @@ func TestReadHistory(t *testing.T) {
 	}
 }
 
+// layouts are databases that are not Tstat's: the step, and what rrdtool
+// create is told besides.
+var layouts = []struct {
+	name  string
+	step  int64
+	parts string
+}{
+	{"seconds", 1, "DS:x:GAUGE:10:U:U RRA:AVERAGE:0.5:1:100 RRA:AVERAGE:0.5:60:50"},
+	{"minutes", 60, "DS:x:GAUGE:120:U:U RRA:AVERAGE:0.5:1:600 RRA:AVERAGE:0.5:6:700 RRA:MAX:0.5:6:700"},
+	{"odd step", 7, "DS:x:GAUGE:30:U:U RRA:AVERAGE:0.5:1:13 RRA:AVERAGE:0.5:3:17 RRA:AVERAGE:0.5:11:19"},
+	{"days", 86400, "DS:x:GAUGE:200000:U:U RRA:AVERAGE:0:1:400"},
+	{"last", 300, "DS:x:GAUGE:600:U:U RRA:LAST:0.5:1:50 RRA:LAST:0.5:6:50 RRA:MIN:0.5:1:50"},
+	{"maximum", 300, "DS:x:GAUGE:600:U:U RRA:MAX:0.5:1:50 RRA:MIN:0.5:1:99 RRA:MAX:0.5:6:50"},
+	{"minimum", 300, "DS:x:GAUGE:600:U:U RRA:MIN:0.5:2:50 RRA:MIN:0.5:6:50"},
+	{"coarse first", 300, "DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:24:77 RRA:AVERAGE:0.5:6:70 RRA:AVERAGE:0.5:1:60"},
+	{"no fine archive", 300, "DS:x:GAUGE:600:U:U RRA:AVERAGE:0.9:12:60 RRA:AVERAGE:0.1:36:60"},
+	{"one row", 300, "DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:1 RRA:AVERAGE:0.5:6:2"},
+	{"kinds of sources", 300, "DS:a:COUNTER:600:0:U DS:b:DERIVE:600:U:U DS:c:ABSOLUTE:600:U:U DS:d:GAUGE:600:0:500000000 DS:e:DCOUNTER:600:U:U " +
+		"RRA:AVERAGE:0.5:1:100 RRA:AVERAGE:0.5:6:100"},
+	{"computed", 300, "DS:a:GAUGE:600:U:U DS:b:COMPUTE:a,2,* RRA:AVERAGE:0.5:1:100"},
+	{"forecast", 300, "DS:a:GAUGE:600:U:U RRA:AVERAGE:0.5:1:60 RRA:HWPREDICT:288:0.1:0.0035:48 RRA:AVERAGE:0.5:6:60"},
+	{"many sources", 300, manySources(40) + "RRA:AVERAGE:0.5:1:30 RRA:AVERAGE:0.5:6:30"},
+}
+
+func manySources(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "DS:source_number_%d:GAUGE:600:U:U ", i)
+	}
+	return b.String()
+}
+
+// create makes a database of a layout that wrapped around, with gaps and values
+// of all sizes. It returns the time of the last update.
+func create(tool *rrdtest.Tool, file string, step int64, parts string) int64 {
+	begin := 1_700_000_100 / step * step
+	tool.Do("create %s --start %d --step %d %s", file, begin, step, parts)
+	random := rand.New(rand.NewPCG(3, uint64(step)))
+	sources := strings.Count(parts, "DS:") - strings.Count(parts, ":COMPUTE:")
+	whole := strings.Contains(parts, "COUNTER") // takes no fractions
+	at := begin
+	for range 6 {
+		var updates strings.Builder
+		for range 100 {
+			at += 1 + random.Int64N(2*step)
+			if random.IntN(40) == 0 {
+				at += random.Int64N(30 * step) // a gap
+			}
+			fmt.Fprintf(&updates, " %d", at)
+			for range sources {
+				switch {
+				case random.IntN(12) == 0:
+					updates.WriteString(":U")
+				case whole:
+					fmt.Fprintf(&updates, ":%d", random.IntN(1e9))
+				default:
+					fmt.Fprintf(&updates, ":%g", (random.Float64()-0.3)*math.Pow(10, float64(random.IntN(20)-8)))
+				}
+			}
+		}
+		tool.Do("update %s%s", file, &updates)
+	}
+	return at
+}
+
+func TestReadLayouts(t *testing.T) {
+	tool, r := rrdtest.Start(t), newReader(t)
+	dir := t.TempDir()
+	for i, l := range layouts {
+		t.Run(l.name, func(t *testing.T) {
+			file := filepath.Join(dir, fmt.Sprintf("%d.rrd", i))
+			last := create(tool, file, l.step, l.parts)
+			n := check(t, tool, r, file, 0)
+			if n == 0 {
+				t.Error("no points")
+			}
+			for _, steps := range []int64{500, 90, 31, 10, 1, 0} {
+				check(t, tool, r, file, last-steps*l.step-1)
+			}
+		})
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	r := newReader(t)
 	dir := t.TempDir()

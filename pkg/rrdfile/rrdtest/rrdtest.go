@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	_ "embed"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -183,25 +185,36 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 
 // Points returns the points of each data source that a reader of the file
 // owes after a unix time, as rrdtool fetch prints them: each time from the
-// finest archive that reaches back to it, finished steps only, no NaN.
+// finest archive that reaches back to it, finished steps only, no NaN. The
+// archives are those of the best consolidation function that the file has.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)
 	step, update := Number(info, "step"), Number(info, "last_update")
-	var points []map[int64]float64
-	begin := int64(math.MaxInt64) // of the archives before
-	for i := 0; ; i++ {           // Tstat's archives go from fine to coarse
+	type archive struct{ width, rows int64 }
+	archives := map[string][]archive{}
+	for i := 0; ; i++ {
 		function := info[fmt.Sprintf("rra[%d].cf", i)]
 		if function == "" {
-			return points
+			break
 		}
-		if function != "AVERAGE" {
-			continue
+		archives[function] = append(archives[function], archive{
+			step * Number(info, fmt.Sprintf("rra[%d].pdp_per_row", i)), Number(info, fmt.Sprintf("rra[%d].rows", i)),
+		})
+	}
+	var best string
+	for _, function := range []string{"MIN", "MAX", "LAST", "AVERAGE"} {
+		if archives[function] != nil {
+			best = function
 		}
-		width := step * Number(info, fmt.Sprintf("rra[%d].pdp_per_row", i))
-		last := update - update%width
-		first := last - width*Number(info, fmt.Sprintf("rra[%d].rows", i))
-		for _, row := range r.Fetch(file, function, width, first, last) {
+	}
+	slices.SortFunc(archives[best], func(a, b archive) int { return cmp.Compare(a.width, b.width) })
+	var points []map[int64]float64
+	begin := int64(math.MaxInt64) // of the archives before
+	for _, a := range archives[best] {
+		last := update - update%a.width
+		first := last - a.width*a.rows
+		for _, row := range r.Fetch(file, best, a.width, first, last) {
 			for len(points) < len(row.Values) {
 				points = append(points, map[int64]float64{})
 			}
@@ -216,4 +229,5 @@ func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 		}
 		begin = min(begin, first)
 	}
+	return points
 }
