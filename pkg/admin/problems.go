@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -183,7 +184,8 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 					"Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?")
 			}
 		case errors.Is(l.Failure, bulk.ErrSource):
-			add("source "+l.Probe+" "+l.CallBackUrl, l, fmt.Sprintf("Probe %s at %s does not deliver logs: %s", l.Probe, l.CallBackUrl, l.Err()),
+			host, _, _ := net.SplitHostPort(l.CallBackUrl) // its streams may have a port each
+			add("source "+l.Probe+" "+host, l, fmt.Sprintf("Probe %s at %s does not deliver logs: %s", l.Probe, host, l.Err()),
 				cmp.Or(advice, "Its logs are fetched when it answers again. Does the probe run, and is it reachable from here?"))
 		case !down || !errors.Is(l.Failure, store.ErrUnavailable):
 			do := cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log.")

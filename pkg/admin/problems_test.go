@@ -43,11 +43,11 @@ func TestProblems(t *testing.T) {
 		{"probe away", func(s *State) {
 			for i := range s.Logs {
 				l := &s.Logs[i]
-				l.Probe, l.LastFolder = "turin", noon.Add(-4*time.Hour)
+				l.Probe, l.LastFolder, l.CallBackUrl = "turin", noon.Add(-4*time.Hour), fmt.Sprintf("10.1.0.7:300%d", i)
 				l.Failure = fmt.Errorf("stream %d: %w", i, bulk.ErrSource)
 				l.LastError = l.Failure.Error()
 			}
-		}, nil, "error: Probe turin at 10.1.0.7:3001 does not deliver logs: stream 0: source unavailable (3 streams)"},
+		}, nil, "error: Probe turin at 10.1.0.7 does not deliver logs: stream 0: source unavailable (3 streams)"},
 		{"late", func(s *State) { s.Logs[0].LastFolder = noon.Add(-4 * time.Hour) }, nil, "error: Logs of polito1 are late: the newest folder began 4\u00a0h ago (polito1 (polito1_log_tcp_complete))"},
 		{"died long ago", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].Live = noon.Add(-31*24*time.Hour), true }, nil, "error: Logs of polito1 are late: the newest folder began 31\u00a0days ago"},
 		{"never late", func(s *State) { s.Logs[0].LastFolder, s.Logs[0].LateAfter = noon.Add(-4000*time.Hour), 0 }, nil, ""},
