@@ -444,7 +444,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 		if err == nil {
 			succeeded()
 			if s.src.more { // names were left
-				time.AfterFunc(s.src.pause, s.wakeUp)
+				s.wakeUp()
 			}
 		}
 		if r.opt.Passed != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -82,10 +83,10 @@ type source struct {
 	seed   maphash.Seed
 	wide   bool // there are too many folders of log folders to know what is stored
 	// What follows is used by Files and reset only.
-	after   *listed // the last of the pass before, if it left names; nil: all are looked at
-	pending int     // names that the stream has of those of opt.lists
-	more    bool    // the last pass left names
-	pause   time.Duration
+	after   *listed   // the last of the pass before, if it left names; nil: all are looked at
+	pending int       // names that the stream has of those of opt.lists
+	more    bool      // the last pass left names
+	ready   time.Time // when the list may be read again
 }
 
 // seen is what is known of a listed file.
@@ -178,14 +179,17 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// pauseTimes is how many times as long as it took to read a list the stream
-// waits before it is read again for the names that were left.
+// A list is not read again before pauseTimes as long as it took to read it have
+// passed, maxPause at most: long lists leave time to the others.
 const pauseTimes = 4
 
 // read asks for the list.
 func (s *source) read(ctx context.Context) (*listing, error) {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more = 0, false
+	if err := retry.Sleep(ctx, time.Until(s.ready)); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	k := &lister{s: s, rd: s.opt.lists.begin(cancel), has: map[string]bool{}, parents: map[string]string{}}
@@ -211,7 +215,7 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 		}
 		return nil, err
 	}
-	s.pause = pauseTimes * time.Since(begin)
+	s.ready = time.Now().Add(min(pauseTimes*time.Since(begin), maxPause))
 	s.mu.Lock()
 	maps.DeleteFunc(s.stored, func(_ uint64, list uint32) bool { return list != s.lists })
 	s.mu.Unlock()
