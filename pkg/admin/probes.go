@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -234,6 +235,26 @@ func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][
 		streams[l.Probe] = append(streams[l.Probe], l)
 	}
 	return names, streams
+}
+
+// nameProbes names the probe of streams that come from one host and are named
+// by themselves only, as all are without certificates and configured probes,
+// by that host. Else each of them would be a probe.
+func (s *State) nameProbes() {
+	alone := map[string][]*mathproto.StreamStats{} // by host
+	for i := range s.Logs {
+		l := &s.Logs[i]
+		if host, _, err := net.SplitHostPort(l.CallBackUrl); err == nil && l.Probe == l.StreamName {
+			alone[host] = append(alone[host], l)
+		}
+	}
+	for host, streams := range alone {
+		if len(streams) > 1 {
+			for _, l := range streams {
+				l.Probe = host
+			}
+		}
+	}
 }
 
 // clockOf returns how far the clock of a probe was ahead when one of its

@@ -185,7 +185,11 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 			}
 		case errors.Is(l.Failure, bulk.ErrSource):
 			host, _, _ := net.SplitHostPort(l.CallBackUrl) // its streams may have a port each
-			add("source "+l.Probe+" "+host, l, fmt.Sprintf("Probe %s at %s does not deliver logs: %s", l.Probe, host, l.Err()),
+			what := "Probe " + l.Probe
+			if l.Probe != host {
+				what += " at " + host
+			}
+			add("source "+what, l, what+" does not deliver logs: "+l.Err(),
 				cmp.Or(advice, "Its logs are fetched when it answers again. Does the probe run, and is it reachable from here?"))
 		case !down || !errors.Is(l.Failure, store.ErrUnavailable):
 			do := cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log.")

@@ -178,6 +178,7 @@ type plots struct {
 }
 
 func newView(s *State, notReady error, now time.Time, query url.Values) *view {
+	s.nameProbes()
 	v := &view{
 		State: s, Now: now, Style: template.CSS(pageStyle), Filter: cut(query.Get(queryMetric), maxFilter),
 		Unhealthy: query.Get(queryShow) == "unhealthy", Chosen: cut(query.Get(queryProbe), maxFilter), Opened: cut(query.Get(queryOpen), maxFilter),
