@@ -1,8 +1,10 @@
 package client
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -58,7 +60,8 @@ type Listener struct {
 	mu         sync.Mutex
 	components map[string]*component // by identity
 	offers     []*Offer              // in the order of registration
-	schemas    map[string][]*Offer   // of capabilities that are not withdrawn
+	withdrawn  int                   // of these
+	schemas    map[string][]*Offer   // of capabilities that are not withdrawn, in that order too
 	makers     map[string][]*Offer   // the same by schema and metadata
 	tokens     map[string][]*Offer
 }
@@ -80,6 +83,7 @@ type component struct {
 	seen       time.Time
 	away       time.Duration // how long it was told to stay away
 	offers     []*Offer
+	withdrawn  int // of these
 	queue      []mplane.Message
 }
 
@@ -90,6 +94,7 @@ type Offer struct {
 	Token      string
 	schema     string
 	maker      string    // see makerOf
+	place      int       // in the listener's offers
 	withdrawn  time.Time // zero: it is not
 	lease      Lease
 	matcher    *mplane.Matcher
@@ -233,13 +238,15 @@ func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusa
 		l.room.Release(old.lease)
 		old.lease = Lease{}
 	} else if len(c.offers) >= maxOffers {
-		l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
+		if c.withdrawn > 0 {
+			l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
+		}
 		if len(c.offers) >= maxOffers {
 			return "Too many capabilities"
 		}
 	}
 	fits := false
-	if o.lease, fits = l.room.Take(id, host, size, force); !fits {
+	if o.lease, fits = l.room.Take(id, host, size, force); !fits && l.withdrawn > 0 {
 		// What is withdrawn makes room, but for what is to be exchanged.
 		l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
 		o.lease, fits = l.room.Take(id, host, size, false)
@@ -253,32 +260,49 @@ func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusa
 	}
 	l.components[id] = c
 	if old != nil {
-		l.unlist(old)
 		// It keeps its place in the order.
-		i = slices.Index(c.offers, old)
-		c.offers[i], l.offers[slices.Index(l.offers, old)] = o, o
+		o.place = old.place
+		if old.withdrawn.IsZero() {
+			l.unlist(old)
+		} else {
+			l.withdrawn--
+			c.withdrawn--
+		}
+		c.offers[slices.Index(c.offers, old)], l.offers[o.place] = o, o
 		l.tokens[o.Token] = slices.DeleteFunc(l.tokens[o.Token], func(e *Offer) bool { return e == old })
 	} else {
+		o.place = len(l.offers)
 		c.offers = append(c.offers, o)
 		l.offers = append(l.offers, o)
 	}
-	l.schemas[o.schema] = append(l.schemas[o.schema], o)
-	l.makers[o.maker] = append(l.makers[o.maker], o)
+	for list, key := range l.lists(o) {
+		i, _ := slices.BinarySearchFunc(list[key], o, byPlace)
+		list[key] = slices.Insert(list[key], i, o)
+	}
 	l.tokens[o.Token] = append(l.tokens[o.Token], o)
 	return ""
 }
 
 // unlist takes an offer from those that Find looks at.
 func (l *Listener) unlist(o *Offer) {
-	drop := func(lists map[string][]*Offer, key string) {
-		lists[key] = slices.DeleteFunc(lists[key], func(e *Offer) bool { return e == o })
-		if len(lists[key]) == 0 {
-			delete(lists, key)
+	for list, key := range l.lists(o) {
+		if i, found := slices.BinarySearchFunc(list[key], o, byPlace); found {
+			list[key] = slices.Delete(list[key], i, i+1)
+		}
+		if len(list[key]) == 0 {
+			delete(list, key)
 		}
 	}
-	drop(l.schemas, o.schema)
-	drop(l.makers, o.maker)
 }
+
+// lists returns those that Find looks at, with the key of an offer.
+func (l *Listener) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
+	return func(yield func(map[string][]*Offer, string) bool) {
+		_ = yield(l.schemas, o.schema) && yield(l.makers, o.maker)
+	}
+}
+
+func byPlace(a, b *Offer) int { return cmp.Compare(a.place, b.place) }
 
 // makerOf is the same for capabilities, and specifications made from them,
 // that have the same schema and metadata.
@@ -318,6 +342,8 @@ func (l *Listener) withdraw(id, token string) {
 func (l *Listener) drop(o *Offer) {
 	if o.withdrawn.IsZero() {
 		o.withdrawn = time.Now()
+		l.withdrawn++
+		l.components[o.Identity].withdrawn++
 		l.unlist(o)
 	}
 }
@@ -486,18 +512,23 @@ func (l *Listener) Tidy(now time.Time) {
 	l.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
 }
 
-// forget removes offers, and components without any; the lock is held.
+// forget removes withdrawn offers, and components without any; the lock is held.
 func (l *Listener) forget(gone func(*Offer) bool) {
 	if !slices.ContainsFunc(l.offers, gone) {
 		return
 	}
 	for _, o := range l.offers {
-		if gone(o) {
+		if gone(o) { // all of them are withdrawn
 			l.room.Release(o.lease)
 			o.lease = Lease{}
+			l.withdrawn--
+			l.components[o.Identity].withdrawn--
 		}
 	}
 	l.offers = slices.DeleteFunc(l.offers, gone)
+	for i, o := range l.offers {
+		o.place = i
+	}
 	for token, list := range l.tokens {
 		if l.tokens[token] = slices.DeleteFunc(list, gone); len(l.tokens[token]) == 0 {
 			delete(l.tokens, token)

@@ -91,7 +91,7 @@ func TestRoomForCapabilities(t *testing.T) {
 	// Those that are silent for an hour leave nothing.
 	f.Tidy(time.Now().Add(time.Minute))
 	f.Tidy(time.Now().Add(2 * keepWithdrawn))
-	if n := f.Room().Bytes(); n != 0 || len(f.components) > 0 || len(f.room.held) > 0 {
+	if n := f.Room().Bytes(); n != 0 || len(f.components) > 0 || len(f.room.held) > 0 || f.withdrawn != 0 {
 		t.Errorf("%d bytes and %d components are left", n, len(f.components))
 	}
 }
