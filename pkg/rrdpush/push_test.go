@@ -376,12 +376,13 @@ func (d differing) Read(path string, after int64) (*rrdfile.File, error) {
 // is sent or remembered, and what waits in the spool stays there.
 func TestDifferenceSendsNothing(t *testing.T) {
 	tool := rrdtest.Start(t)
-	dir := t.TempDir()
-	for _, name := range []string{"tcp_a.avg.rrd", "tcp_b.avg.rrd"} {
-		newCounter(t, tool, filepath.Join(dir, name)).update()
+	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1")
+	opt.Sources = append(opt.Sources, t.TempDir()) // each is a batch of its own
+	for i, name := range []string{"tcp_a.avg.rrd", "tcp_b.avg.rrd"} {
+		newCounter(t, tool, filepath.Join(opt.Sources[i], name)).update()
 	}
 	s := &recorder{}
-	p := stub(t, options(t, dir, "graphite://127.0.0.1:1"), s)
+	p := stub(t, opt, s)
 	good := p.reader
 	p.Reader, p.reader = rrdfile.Both, differing{good, "tcp_b.avg.rrd"}
 	for range 2 {
@@ -501,10 +502,10 @@ func TestFolders(t *testing.T) {
 	}
 	s := &recorder{}
 	p := stub(t, opt, s)
-	pass := func(sent, waiting int64, failure string) {
+	pass := func(seconds, sent, waiting int64, failure string) {
 		t.Helper()
-		for _, f := range p.folders { // a minute later
-			f.state.Counted -= 60
+		for _, f := range p.folders { // later
+			f.state.Counted -= seconds
 		}
 		err := p.pass(t.Context())
 		if text := fmt.Sprint(err); failure == "" && err != nil || !strings.Contains(text, failure) {
@@ -514,9 +515,10 @@ func TestFolders(t *testing.T) {
 			t.Errorf("%+v, want %d sent, %d waiting", p.sum, sent, waiting)
 		}
 	}
-	pass(2, 3, "")
-	pass(2, 1, "")
-	pass(1, 0, "")
+	pass(0, 2, 3, "")
+	pass(0, 0, 3, "")
+	pass(60, 2, 1, "")
+	pass(60, 1, 0, "")
 	if len(s.got) != 5 {
 		t.Fatalf("%d metrics", len(s.got))
 	}
@@ -527,7 +529,7 @@ func TestFolders(t *testing.T) {
 	for _, c := range counters {
 		c.update()
 	}
-	pass(0, 0, "")
+	pass(60, 0, 0, "")
 	if p.sum.Points != 3 || p.sum.Files != 3 {
 		t.Errorf("%+v", p.sum)
 	}
@@ -535,14 +537,14 @@ func TestFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	counters[4].update()
-	pass(0, 0, "source "+filepath.Join(top, "b")+": no such file or directory")
+	pass(60, 0, 0, "source "+filepath.Join(top, "b")+": no such file or directory")
 	if p.sum.Points != 1 {
 		t.Errorf("%+v", p.sum)
 	}
 	if err := os.Remove(counters[4].file); err != nil {
 		t.Fatal(err)
 	}
-	pass(0, 0, "1 of 1 files could not be read")
+	pass(60, 0, 0, "1 of 1 files could not be read")
 }
 
 // TestPacingLeavesRoom: a carbon that was just started creates its own metrics
