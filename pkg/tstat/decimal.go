@@ -30,6 +30,26 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 	return float64(int64(q)) * math.Float64frombits(uint64(1023-shift-1)<<52), true
 }
 
+// tens are the powers of ten below 1e8, and floatTens the same as float64s.
+var (
+	tens      = [8]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
+	floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
+)
+
+// leadingDigits returns the number at the start of 8 bytes of text, the first
+// in the lowest bits of w, and the count of its digits. It works on all bytes at
+// once: text has no pattern that would let a CPU predict where a loop ends.
+func leadingDigits(w uint64) (x uint64, n int) {
+	x = w ^ 0x3030303030303030
+	// The highest bit of each byte that is above 9; a carry only changes bytes
+	// behind the first of these.
+	other := (x + 0x7676767676767676 | x) & 0x8080808080808080
+	n = bits.TrailingZeros64(other) >> 3
+	x <<= (64 - 8*uint(n)) & 63 // zeros in front
+	x = x*10 + x>>8             // pairs of digits
+	return (x&0x000000ff000000ff*0x000f424000000064 + x>>16&0x000000ff000000ff*0x0000271000000001) >> 32, n
+}
+
 // ParseDecimal reads a decimal number as the nearest float64: digits, with a
 // dot or not, and a minus before them or not. It fails for others, and for some
 // that are longer than Tstat's; those strconv may still read.

@@ -19,8 +19,10 @@ func TestFloat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := v.parseFloat([]byte(s+"\n"), 0, ' ', 0); !ok || v.floats[0] != want {
-			t.Fatalf("%s: %v, want %v", s, v.floats[0], want)
+		for _, line := range []string{s + "\n", s + " 12345678901234567890\n"} { // without and with room for 8 bytes at a time
+			if _, ok := v.parseFloat([]byte(line), 0, ' ', 0); !ok || v.floats[0] != want {
+				t.Fatalf("%q: %v, want %v", line, v.floats[0], want)
+			}
 		}
 		got, ok := ParseDecimal([]byte(s))
 		if ok && got != want {
@@ -57,5 +59,58 @@ func TestFloat(t *testing.T) {
 	}
 	for _, s := range []string{"0.0000000000000000001", "9999999999999999999", "18446744073709551615", "18446744073709551616", "0.99999999999999999", ".5", "5.", "1458855410904.765000"} {
 		check(s)
+	}
+}
+
+// TestEightBytes: fields in the middle of a line, which are parsed 8 bytes at a
+// time, have the same values as at its end, where they are parsed byte by byte.
+func TestEightBytes(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	const mark, others = -77, "0123456789.-/:e \t\x00\x01\x7f\x80\xc3\xa9z~!"
+	for _, kind := range []Kind{Int, Float, Time, Bool, Text} {
+		for _, seconds := range []bool{false, true} {
+			v := vector{kind: kind, seconds: seconds, slow: new(int)}
+			v.activate()
+			parse := func(line string) (result string) {
+				b := &Batch{}
+				v.def[0], v.nulls, v.ints, v.floats, *v.slow, v.marks = 1, 0, []int64{mark}, []float64{mark}, 0, false
+				v.bools, v.texts = []bool{false}, [][]byte{nil}
+				var q int
+				var ok bool
+				switch kind {
+				case Int:
+					q, ok = v.parseInt([]byte(line), 0, ' ', 0)
+				case Float:
+					q, ok = v.parseFloat([]byte(line), 0, ' ', 0)
+				case Time:
+					q, ok = v.parseTime([]byte(line), 0, ' ', 0)
+				case Bool:
+					q, ok = v.parseBool([]byte(line), 0, ' ', 0)
+				case Text:
+					q, ok = b.parseText(&v, []byte(line), 0, ' ', 0)
+				}
+				return fmt.Sprint(q, ok, v.nulls, v.ints, v.floats, v.bools, string(v.texts[0]), *v.slow, v.marks, b.escaped)
+			}
+			for i := range 20000 {
+				var s string
+				switch i % 4 {
+				case 0: // digits, and now and then something else
+					s = strconv.FormatUint(rnd.Uint64()>>rnd.IntN(64), 10)[rnd.IntN(2)*(i/4%2):]
+				case 1:
+					s = fmt.Sprintf("%d.%0*d", rnd.Int64N(1<<(1+rnd.IntN(50))), 1+rnd.IntN(8), rnd.IntN(1e6))
+				case 2:
+					s = fmt.Sprintf("%0*d", rnd.IntN(10), rnd.IntN(100))
+				case 3:
+					for range rnd.IntN(20) {
+						s += string([]byte{others[rnd.IntN(len(others))]})
+					}
+				}
+				end, _, _ := strings.Cut(s, " ")
+				at, among := parse(end+"\n"), parse(end+" "+"1 22 333 4444 55555 "[rnd.IntN(20):]+"abcdefghijklmnopqrstuvwxyz\n")
+				if at != among {
+					t.Fatalf("%s %q: at the end %s, before others %s", kind, end, at, among)
+				}
+			}
+		}
 	}
 }

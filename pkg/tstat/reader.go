@@ -128,6 +128,10 @@ type Reader struct {
 	draining bool
 	skipping bool // inside a line longer than MaxLine
 
+	// The text is hashed beside parsing: all below down to head belongs to another
+	// goroutine until joinHash returns.
+	hashing       chan struct{} // closed when that goroutine has ended; nil: there is none
+	hashPanic     any           // what it panicked with
 	sum           hash.Hash
 	length        int64  // bytes in sum
 	newline       []byte // state of sum at the last newline, while skipping
@@ -183,6 +187,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	if opt.Warn == nil {
 		opt.Warn = func(string) {}
 	}
+	r.joinHash()
 	r.typ, r.opt = t, opt
 	r.raw = &errReader{r: src}
 	r.src = nil
@@ -233,6 +238,7 @@ func (r *Reader) Counts() Counts { return r.counts }
 // Fingerprint returns the SHA-256 and the length of the text up to its last
 // newline, of what was read so far.
 func (r *Reader) Fingerprint() (sha string, length int64) {
+	r.joinHash()
 	sum, length := r.sum, r.length
 	if r.newline != nil {
 		sum = sha256.New()
@@ -297,11 +303,12 @@ func (r *Reader) take() *Batch {
 }
 
 // readLine reads a whole line, with its newline, from r.buf at r.pos. A CR
-// before the newline belongs to the line end. The line is hashed already, so
-// its end may be overwritten.
+// before the newline belongs to the line end. It is overwritten once the line is
+// hashed.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
 	if n := len(text); n > 1 && text[n-2] == '\r' {
+		r.joinHash()
 		text = text[:n-1]
 		text[n-2] = '\n'
 	}
@@ -413,6 +420,7 @@ func (r *Reader) readHeader(text []byte) error {
 // fill reads more text behind what is left, until there are at least enough
 // bytes, and hashes up to the last newline.
 func (r *Reader) fill(enough int) error {
+	r.joinHash()
 	if r.pos > 0 {
 		r.end = copy(r.buf, r.buf[r.pos:r.end])
 		r.pos = 0
@@ -430,8 +438,11 @@ func (r *Reader) fill(enough int) error {
 	}
 	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 {
 		whole := r.buf[:unhashed+i+1]
-		r.hash(whole)
-		r.newline = nil
+		if r.newline = nil; len(whole) < hashBeside {
+			r.hash(whole)
+		} else {
+			r.startHash(whole)
+		}
 	}
 	if err == nil {
 		return nil
@@ -446,6 +457,35 @@ func (r *Reader) fill(enough int) error {
 	r.eof = true
 	r.damage = err
 	return nil
+}
+
+// hashBeside is how much text is worth a goroutine to hash it.
+const hashBeside = 64 << 10
+
+// startHash adds text to the fingerprint on another goroutine. The text must not
+// change before joinHash has returned.
+func (r *Reader) startHash(text []byte) {
+	done := make(chan struct{})
+	r.hashing = done
+	go func() {
+		defer close(done)
+		defer func() { r.hashPanic = recover() }()
+		r.hash(text)
+	}()
+}
+
+// joinHash waits until the text is hashed. A panic there becomes one here, where
+// it only ends the import of this file.
+func (r *Reader) joinHash() {
+	if r.hashing == nil {
+		return
+	}
+	<-r.hashing
+	r.hashing = nil
+	if p := r.hashPanic; p != nil {
+		r.hashPanic = nil
+		panic(p)
+	}
 }
 
 // hash adds text to the fingerprint.
@@ -479,7 +519,10 @@ func (r *Reader) hash(text []byte) {
 
 // MarkLine returns how many lines the first length bytes of text are, see
 // Mark.
-func (r *Reader) MarkLine(length int64) int64 { return r.markLines[length] }
+func (r *Reader) MarkLine(length int64) int64 {
+	r.joinHash()
+	return r.markLines[length]
+}
 
 // Mark returns the SHA-256 of the first length bytes of text, one of
 // ReaderOptions.Marks, or "" if the text is shorter.
@@ -487,6 +530,7 @@ func (r *Reader) Mark(length int64) string {
 	if length == 0 {
 		return emptySHA256
 	}
+	r.joinHash()
 	return r.marks[length]
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -150,6 +152,115 @@ func TestCRLF(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: with CR LF %+v, rejects %q; want %+v, %q", name, got.counts, got.rejects, want.counts, want.rejects)
 		}
+	}
+}
+
+// TestHashBeside: the fingerprint of a long text, which is hashed while it is
+// parsed, is that of the bytes; of lines with CR LF too, whose CR is overwritten,
+// and of those that are too long. The race detector sees what a fast machine
+// does not.
+func TestHashBeside(t *testing.T) {
+	for _, newline := range []string{"\n", "\r\n"} {
+		var text bytes.Buffer
+		text.WriteString("#c_ip:1 c_port:2" + newline)
+		for i := range 200000 {
+			fmt.Fprintf(&text, "10.0.0.1 %d%s", i, newline)
+			if i == 150000 {
+				text.Write(bytes.Repeat([]byte("x"), MaxLine+5))
+				text.WriteByte('\n')
+			}
+		}
+		whole := text.Len()
+		text.WriteString("10.0.0.1 cut")
+		sum := func(n int) string {
+			sha := sha256.Sum256(text.Bytes()[:n])
+			return hex.EncodeToString(sha[:])
+		}
+		r := new(Reader)
+		opt := ReaderOptions{Marks: []int64{100, 300000, 2000001, int64(whole)}}
+		r.Reset(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), opt)
+		if _, err := r.Next(); err != nil { // another text is read instead of the rest
+			t.Fatal(err)
+		}
+		if sha, n := r.Fingerprint(); n == 0 || sha != sum(int(n)) {
+			t.Errorf("fingerprint of the first %d bytes: %s", n, sha)
+		}
+		if r.Reset(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), opt); newline == "\n" {
+			if _, err := r.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Reset(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), opt)
+		for {
+			if _, err := r.Next(); err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if sha, n := r.Fingerprint(); sha != sum(whole) || n != int64(whole) {
+			t.Errorf("fingerprint %s of %d bytes, want %s of %d", sha, n, sum(whole), whole)
+		}
+		for _, m := range opt.Marks {
+			if sha := r.Mark(m); sha != sum(int(m)) {
+				t.Errorf("mark %d: %s, want %s", m, sha, sum(int(m)))
+			}
+		}
+		if c := r.Counts(); c.Rows != 200000 || c.Rejects != 1 || c.Cuts != 1 {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// slowHash takes an hour for each block.
+type slowHash struct{ hash.Hash }
+
+func (h slowHash) Write(p []byte) (int, error) {
+	time.Sleep(time.Hour)
+	return h.Hash.Write(p)
+}
+
+// TestSlowHash: the text stays as it is until it is hashed.
+func TestSlowHash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text bytes.Buffer
+		for i := range 200000 {
+			fmt.Fprintln(&text, "10.0.0.1", i)
+		}
+		r := NewReader(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), ReaderOptions{})
+		r.sum = slowHash{sha256.New()}
+		if err := r.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(text.Bytes())
+		if sha, _ := r.Fingerprint(); sha != hex.EncodeToString(sum[:]) {
+			t.Errorf("fingerprint %s, want %x", sha, sum)
+		}
+	})
+}
+
+// brokenHash panics.
+type brokenHash struct{ hash.Hash }
+
+func (brokenHash) Write([]byte) (int, error) { panic("broken") }
+
+// TestHashPanic: a panic beside parsing reaches the goroutine that reads, where
+// it ends the import of one file, not the process.
+func TestHashPanic(t *testing.T) {
+	r := NewReader(strings.NewReader(strings.Repeat("::1 1\n", hashBeside)), TypeByName("log_udp_complete"), ReaderOptions{})
+	r.sum = brokenHash{}
+	func() {
+		defer func() {
+			if p := recover(); p != "broken" {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		for r.Drain() == nil {
+		}
+	}()
+	r.Reset(strings.NewReader("::1 1\n"), TypeByName("log_udp_complete"), ReaderOptions{})
+	if err := r.Drain(); err != nil || r.Counts().Rows != 1 {
+		t.Errorf("afterwards: %v, %+v", err, r.Counts())
 	}
 }
 
@@ -698,6 +809,7 @@ func FuzzReader(f *testing.F) {
 func FuzzLine(f *testing.F) {
 	const head = "#c_ip:1 c_port:2 c_durat:3 c_isint:4 c_first_abs:5 fqdn:6\n"
 	f.Add("10.0.0.1 80 1.500 1 1458855462170.811035 example.org")
+	f.Add("10.0.0.1 8080 1234.500001 0 1458855462170.811035 a-name-that-is-longer-than-24-bytes.example.org")
 	f.Add("- -1 -nan 0 0.000000 ")
 	f.Add("::1 12.000 1e300 - 1.9996 \xff")
 	f.Add("a 1 1 1 1 -\r")
