@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
@@ -171,7 +172,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 		for _, st := range l.Stores {
 			if st.Error != "" {
 				down = true
-				c := add("store "+st.Store, l, fmt.Sprintf("Store %s takes no logs: %s", st.Store, st.Error),
+				c := add("store "+st.Store, l, fmt.Sprintf("Store %s takes no logs: %s", st.Store, strings.TrimPrefix(st.Error, "open "+st.Store+": ")),
 					cmp.Or(advice, "What it misses is stored when it answers again. If it is stopped or full, bring it back."))
 				c.behind += st.Behind
 			}

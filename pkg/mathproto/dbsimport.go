@@ -131,6 +131,12 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	s.cancel()
 	<-s.done
 	r.log.Info("stream removed", "stream", s.StreamName, "peer", req.RemoteAddr)
+	for _, st := range s.stats(r.opt.FolderLength).Stores {
+		if st.Behind > 0 {
+			r.log.Warn("a store lacks files of the removed stream: they are stored if the probe registers it again",
+				"stream", s.StreamName, "store", st.Store, "files", st.Behind)
+		}
+	}
 	return http.StatusOK, "entry removed"
 }
 

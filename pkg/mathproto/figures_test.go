@@ -129,6 +129,22 @@ func TestStoreDownFromTheStart(t *testing.T) {
 	}
 }
 
+// TestRemovedWhileStoreLacksFiles: what a store will not get from a stream that
+// is removed is logged.
+func TestRemovedWhileStoreLacksFiles(t *testing.T) {
+	p := newOldProbe(t)
+	p.put(folder1+"/"+file, udp(3, "a"))
+	r := newRepo(t, func(r *repo) { r.dest[1] = "postgres://u@127.0.0.1:1/db?sslmode=disable" })
+	r.register("s1", p.addr())
+	eventually(t, "the missing file", func() bool { s := r.status(0).Stores; return len(s) == 2 && s[1].Behind == 1 })
+	if resp, _ := exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n"); resp.StatusCode != 200 {
+		t.Fatal(resp.Status)
+	}
+	if log := r.logs.String(); strings.Count(log, "a store lacks files of the removed stream") != 1 || !strings.Contains(log, "store=\"postgres://u@127.0.0.1:1/db?sslmode=disable\" files=1") {
+		t.Error("no warning")
+	}
+}
+
 // flaky are stores that cannot be opened at first.
 type flaky struct {
 	Stores
