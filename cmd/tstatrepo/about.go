@@ -11,20 +11,23 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // build is what version tells of the program.
 type build struct {
-	Version  string `json:"version"`
-	Go       string `json:"go"`
-	Platform string `json:"platform"`         // operating system and architecture
-	Commit   string `json:"commit,omitempty"` // "" if the build had no git
-	Date     string `json:"date,omitempty"`   // of the commit, RFC 3339
-	Modified bool   `json:"modified,omitempty"`
+	Version  string   `json:"version"`
+	Go       string   `json:"go"`
+	Platform string   `json:"platform"`         // operating system and architecture
+	Commit   string   `json:"commit,omitempty"` // "" if the build had no git
+	Date     string   `json:"date,omitempty"`   // of the commit, RFC 3339
+	Modified bool     `json:"modified,omitempty"`
+	Readers  []string `json:"readers"` // of RRDs
 }
 
 func currentBuild() build {
-	b := build{Version: currentVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: currentVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Readers: rrdfile.Readers()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			switch s.Key {
@@ -45,7 +48,7 @@ func versionCommand() *cli.Command {
 		Name:     "version",
 		Usage:    "print version, Go, commit and its date",
 		Category: groupAbout,
-		Flags:    []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Flags:    []cli.Flag{&cli.BoolFlag{Name: "json", Category: "Output", Usage: "print JSON"}},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 0 {
 				return usagef("version takes no arguments, got %d", c.NArg())
@@ -59,7 +62,7 @@ func versionCommand() *cli.Command {
 				_, err = fmt.Fprintf(c.App.Writer, "%s\n", text)
 				return err
 			}
-			fmt.Fprintf(c.App.Writer, "tstatrepo %s\n%s %s\n", b.Version, b.Go, b.Platform)
+			fmt.Fprintf(c.App.Writer, "tstatrepo %s\n%s %s\nreaders: %s\n", b.Version, b.Go, b.Platform, strings.Join(b.Readers, ", "))
 			if b.Commit != "" {
 				state := ""
 				if b.Modified {
