@@ -35,6 +35,20 @@ func TestReadback(t *testing.T) {
 	if dir := os.Getenv(logsEnv); dir != "" {
 		logs = dir
 	}
+	compareLogs(t, logs)
+}
+
+// TestReadbackLong is TestReadback with logs of more rows than a row group has,
+// so that values are in all encodings and row groups are encoded in parallel.
+func TestReadbackLong(t *testing.T) {
+	logs := t.TempDir()
+	command(t, "../..", "go", "run", "./pkg/tstatgen", "-out", filepath.Join(logs, "generated"), "-rows", "34000", "-dirs", "1", "-types", "tcp,http")
+	compareLogs(t, logs)
+}
+
+// compareLogs is TestReadback for a tree of logs.
+func compareLogs(t *testing.T, logs string) {
+	t.Helper()
 	files, err := readLogs(logs)
 	if err != nil {
 		t.Fatal(err)
