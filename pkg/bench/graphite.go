@@ -84,7 +84,7 @@ func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 		return err
 	}
 	since, until, passes := strconv.Itoa(rrdBegin), strconv.Itoa(rrdEnd), strconv.Itoa(rrdPasses)
-	return b.compare(ctx, "RRDs read and named / python3-rrdtool fetch, files/s", rrdFiles*rrdPasses, 1.2,
+	return b.compare(ctx, "RRDs read and named / python3-rrdtool fetch, files/s", rrdFiles*rrdPasses, 2.8,
 		b.number(rrdPoints*rrdPasses, []string{filepath.Join(b.dir, "rrdread"), dir, since, passes}),
 		b.number(rrdFiles*(rrdSteps+1)*rrdPasses, b.python("fetch.py", dir, since, until, passes)))
 }
@@ -172,7 +172,7 @@ func (b *bench) caseRRDPush(ctx context.Context) (err error) {
 	}
 	defer sink.Close()
 	old := b.number(rrdPoints, b.python("exporter.py", dir, strconv.Itoa(rrdBegin), strconv.Itoa(rrdEnd), sink.port()))
-	return b.compare(ctx, "rrd-push / mPlane's exporter and importer, points/s", rrdPoints, 3,
+	return b.compare(ctx, "rrd-push / mPlane's exporter and importer, points/s", rrdPoints, 9,
 		sink.counted(b.push(dir, sink.Addr().String())), sink.counted(old))
 }
 
@@ -207,10 +207,15 @@ func (b *bench) caseGraphite(ctx context.Context) (err error) {
 	carbon := carbontest.Start(tb, "[all]\npattern = .*\nretentions = 300s:15y\n",
 		"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = 50", "CARBON_METRIC_INTERVAL = 0")
 	victoria := carbontest.StartVictoria(tb)
-	for _, s := range []struct{ name, addr string }{
-		{"VictoriaMetrics", victoria.Addr}, {"carbon-cache", carbon.Addr()},
+	// VictoriaMetrics stores points as fast as nc sends them, so what tstatrepo
+	// does for them shows; carbon is slower than both.
+	for _, s := range []struct {
+		name, addr string
+		target     float64
+	}{
+		{"VictoriaMetrics", victoria.Addr, 0.6}, {"carbon-cache", carbon.Addr(), 0.9},
 	} {
-		if err := b.compare(ctx, "rrd-push into "+s.name+" / nc with a file, points/s", rrdPoints, 0.9, b.push(dir, s.addr), nc(s.addr)); err != nil {
+		if err := b.compare(ctx, "rrd-push into "+s.name+" / nc with a file, points/s", rrdPoints, s.target, b.push(dir, s.addr), nc(s.addr)); err != nil {
 			return err
 		}
 	}
