@@ -489,6 +489,29 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	}
 }
 
+// TestFailureAfterManyRefusedLosesNothing: a server that begins to fail after it
+// has refused so many points that single ones are no longer searched for gets no
+// point blamed either.
+func TestFailureAfterManyRefusedLosesNothing(t *testing.T) {
+	for refusals, all := range map[int][]graphite.Metric{
+		maxPosts:     metrics(2000, steps(time.Now(), 8)...),
+		2 * maxPosts: metrics(1, steps(time.Now(), 5000)...),
+	} {
+		requests, failed := 0, false
+		s := serve(t, func(p carbontest.Points) (int, string) {
+			if requests++; requests > refusals && p.Count() > 100 {
+				failed = true
+				return 500, "no space left on device"
+			}
+			return 400, "out of order sample"
+		})
+		k, left := sink(t, s.URL)
+		if err := k.Send(t.Context(), all); !failed || !errors.Is(err, graphite.ErrUnavailable) || *left != (LeftOut{}) {
+			t.Errorf("failed %v: %v, %+v", failed, err, *left)
+		}
+	}
+}
+
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

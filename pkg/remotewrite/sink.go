@@ -281,6 +281,7 @@ func (d *delivery) deliver(samples []sample) error {
 	}
 	last := samples[len(samples)-1]
 	err := d.post(samples)
+	whole := len(samples) == 1 || d.posts >= maxPosts && samples[0].Time == last.Time || d.posts >= 2*maxPosts // not split further
 	var no *refusal
 	switch {
 	case err == nil:
@@ -290,20 +291,17 @@ func (d *delivery) deliver(samples []sample) error {
 		return nil
 	case !errors.As(err, &no):
 		return err
-	case len(samples) == 1 && no.broken:
-		d.broken = append(d.broken, last)
+	case whole && no.broken:
+		d.broken = append(d.broken, samples...)
 		if len(d.broken) < maxBroken {
 			return nil
 		}
 		return d.judgeBroken(err)
-	case len(samples) == 1:
+	case whole:
 		d.leave(samples, no.reason, no.text)
 		if no.reason == tooOld {
-			d.bound = last.Time // which all series have in common
+			d.bound = samples[0].Time // the limit is the same for all series
 		}
-		return nil
-	case d.posts >= maxPosts && samples[0].Time == last.Time, d.posts >= 2*maxPosts:
-		d.leave(samples, no.reason, no.text)
 		return nil
 	}
 	half := len(samples) / 2
