@@ -584,11 +584,13 @@ func (r *reading) file(f named) error {
 	delete(r.failed, path)
 	known := got.known
 	r.sum.Unknown += got.Unknown
+	begin := len(r.next.all)
 	metrics, negative := r.metrics(f, got.File)
 	r.sum.Negative += negative
 	if len(metrics) > 0 && !known.Created {
 		if r.allowed < len(metrics) {
 			r.sum.Waiting += int64(len(metrics))
+			r.next.all = r.next.all[:begin]
 			return nil
 		}
 		r.allowed -= len(metrics)

@@ -481,6 +481,27 @@ func TestPacing(t *testing.T) {
 	}
 }
 
+// TestWaitingTakesNoMemory: points of metrics that are kept back are not kept in
+// memory: a first push may hold back all history of thousands of files.
+func TestWaitingTakesNoMemory(t *testing.T) {
+	opt := options(t, rrdtest.Samples(t), "graphite://127.0.0.1:1?new-metrics-per-minute=4")
+	p := stub(t, opt, &recorder{})
+	p.sum = &Summary{}
+	files, err := p.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reading{Pusher: p, next: newBatch()}
+	for _, f := range files {
+		if err := r.file(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.sum.Waiting == 0 || len(r.next.all) != 0 {
+		t.Errorf("%d metrics wait, %d points are kept", p.sum.Waiting, len(r.next.all))
+	}
+}
+
 // TestFolders: the folders of a push have states of their own, one budget of
 // new metrics and one destination. One that is away holds up no other.
 func TestFolders(t *testing.T) {
