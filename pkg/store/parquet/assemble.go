@@ -52,7 +52,7 @@ func openStored(path string) (*stored, error) {
 
 func (s *stored) close() { s.f.Close() }
 
-// columnsOf is newSchema the other way round.
+// columnsOf returns the columns of a file that has the schema of ours.
 func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	var columns []tstat.Column
 	for i := range sc.NumColumns() {
@@ -73,12 +73,12 @@ func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 		}
 		columns = append(columns, c)
 	}
-	root, err := newSchema(columns)
+	ours, err := emptyFile(columns, nil)
 	if err != nil {
 		return nil, err
 	}
-	if !root.Equals(sc.Root()) {
-		return nil, errors.New("its columns are none that we write")
+	if !ours.Schema.Root().Equals(sc.Root()) {
+		return nil, errors.New("its columns are not those that tstatrepo writes")
 	}
 	return columns, nil
 }
@@ -363,20 +363,15 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	if want != a.rows {
 		return fmt.Errorf("%d rows of records that have %d", a.rows, want)
 	}
-	// The footer of an empty file has all but the row groups.
-	var empty bytes.Buffer
 	meta, err := ourMetadata(records, replaces)
 	if err != nil {
 		return err
 	}
-	if err := newFile(&empty, a.columns).Close(meta); err != nil {
-		return err
-	}
-	r, err := file.NewParquetReader(bytes.NewReader(empty.Bytes()))
+	// The footer of an empty file has everything except the row groups.
+	m, err := emptyFile(a.columns, meta)
 	if err != nil {
 		return err
 	}
-	m := r.MetaData()
 	if a.groups != nil {
 		m.RowGroups = a.groups.RowGroups
 	}

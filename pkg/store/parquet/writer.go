@@ -1,12 +1,12 @@
 package parquet
 
 import (
-	"fmt"
+	"bytes"
 	"io"
 	"slices"
 
-	"github.com/apache/arrow-go/v18/parquet"
-	"github.com/apache/arrow-go/v18/parquet/schema"
+	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
 
 	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -27,37 +27,6 @@ type writer struct {
 	in      input
 }
 
-// newSchema gives every column its own type, all of them optional: one schema
-// serves all Tstat versions, and each lacks some columns.
-func newSchema(columns []tstat.Column) (*schema.GroupNode, error) {
-	var fields schema.FieldList
-	for _, c := range columns {
-		var n schema.Node
-		var err error
-		switch c.Kind {
-		case tstat.Int:
-			n = schema.NewInt64Node(c.Name, parquet.Repetitions.Optional, -1)
-		case tstat.Float:
-			n = schema.NewFloat64Node(c.Name, parquet.Repetitions.Optional, -1)
-		case tstat.Bool:
-			n = schema.NewBooleanNode(c.Name, parquet.Repetitions.Optional, -1)
-		case tstat.Time:
-			n, err = schema.NewPrimitiveNodeLogical(c.Name, parquet.Repetitions.Optional,
-				schema.NewTimestampLogicalType(true, schema.TimeUnitMicros), parquet.Types.Int64, 0, -1)
-		case tstat.Text:
-			n, err = schema.NewPrimitiveNodeLogical(c.Name, parquet.Repetitions.Optional,
-				schema.StringLogicalType{}, parquet.Types.ByteArray, 0, -1)
-		default:
-			err = fmt.Errorf("column %s: no Parquet type for %s", c.Name, c.Kind)
-		}
-		if err != nil {
-			return nil, err
-		}
-		fields = append(fields, n)
-	}
-	return schema.NewGroupNode("tstat", parquet.Repetitions.Required, fields, -1)
-}
-
 // fileTypes are the types of columns in files.
 var fileTypes = map[tstat.Kind]parquetfile.Type{
 	tstat.Int:   parquetfile.Int64,
@@ -74,6 +43,19 @@ func newFile(out io.Writer, columns []tstat.Column) *parquetfile.Writer {
 		sc.Columns = append(sc.Columns, parquetfile.Column{Name: c.Name, Type: fileTypes[c.Kind]})
 	}
 	return parquetfile.NewWriter(out, sc)
+}
+
+// emptyFile returns the footer of a file without rows, as Arrow reads it.
+func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData, error) {
+	var b bytes.Buffer
+	if err := newFile(&b, columns).Close(meta); err != nil {
+		return nil, err
+	}
+	r, err := file.NewParquetReader(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		return nil, err
+	}
+	return r.MetaData(), nil
 }
 
 // begin begins a file. end has to follow.
