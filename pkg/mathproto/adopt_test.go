@@ -1,6 +1,8 @@
 package mathproto
 
 import (
+	"cmp"
+	"errors"
 	"testing"
 )
 
@@ -35,6 +37,35 @@ func TestAdopt(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestFailedAdoptionIsRetried: a stream that cannot be adopted is adopted by the
+// next start, also if the state is saved while the repository checks the stream.
+func TestFailedAdoptionIsRetried(t *testing.T) {
+	p := newOldProbe(t)
+	var check func() error
+	r := newRepo(t, func(r *repo) { r.opt.Stores = checked{r, func() error { return check() }} })
+	r.stop()
+	r.opt.Adopt = []Registration{{CallBackUrl: p.addr(), StreamName: "s", StreamType: "log_udp_complete"}}
+	check = func() error {
+		r.running.mu.Lock()
+		defer r.running.mu.Unlock()
+		return cmp.Or(r.running.save(), errors.New("not now"))
+	}
+	r.start()
+	r.logged("not now")
+	r.stop()
+	check = func() error { return nil }
+	r.start()
+	eventually(t, "the stream", func() bool { return len(r.running.Stats()) == 1 })
+}
+
+// checked are stores that check decides about.
+type checked struct {
+	*repo
+	check func() error
+}
+
+func (c checked) Check(Stream) error { return c.check() }
 
 // TestAdoptTLS: old probes have no TLS.
 func TestAdoptTLS(t *testing.T) {

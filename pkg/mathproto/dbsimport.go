@@ -168,7 +168,7 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 	}
 	e, code, err := r.check(req, reg)
 	if err == nil {
-		code, err = r.accept(e)
+		code, err = r.accept(e, false)
 	}
 	if err != nil {
 		r.refused("registration refused", req, reg, err)
@@ -245,8 +245,8 @@ func (r *Repository) streamsOf(who string) (n int) {
 	return n
 }
 
-// accept takes a stream that is right.
-func (r *Repository) accept(e entry) (code int, err error) {
+// accept takes a stream that is right. adopt records that it was adopted.
+func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
@@ -262,11 +262,15 @@ func (r *Repository) accept(e entry) (code int, err error) {
 		}
 		e.ID = r.next
 		s := r.newStream(e, newFigures())
+		streams, adopted := r.streams, r.adopted
 		r.next++
 		r.streams = append(r.streams, s)
+		if adopt {
+			r.adopted = append(r.adopted, e.StreamName)
+		}
 		if err := r.save(); err != nil {
 			r.next--
-			r.streams = r.streams[:len(r.streams)-1]
+			r.streams, r.adopted = streams, adopted
 			return http.StatusInternalServerError, err
 		}
 		r.start(s, nil)
@@ -277,7 +281,7 @@ func (r *Repository) accept(e entry) (code int, err error) {
 	if err := s.mayChange(e.Peer, e.Identity); err != nil {
 		return http.StatusForbidden, err
 	}
-	e.ID = s.ID
+	e.ID, e.Live = s.ID, s.Live
 	if e.CallBackUrl == s.CallBackUrl && e.Peer == s.Peer {
 		e.Silent = s.Silent
 	}

@@ -112,6 +112,22 @@ func TestStreamThatDiedIsLate(t *testing.T) {
 	r.start()
 }
 
+// TestChangedStreamStaysLive: a stream that had new logs still counts as one when
+// its probe registers it with another start.
+func TestChangedStreamStaysLive(t *testing.T) {
+	r := newRepo(t, nil)
+	addr := newOldProbe(t).addr()
+	r.register("s1", addr)
+	first := r.running.streams[0]
+	r.running.markLive(first)
+	if code, text := r.post(Registration{CallBackUrl: addr, StreamName: "s1", StreamType: "log_udp_complete", StartTime: time.Now().Unix()}); code != 200 {
+		t.Fatalf("%d %s", code, text)
+	}
+	if s := r.running.Stats()[0]; r.running.streams[0] == first || !s.Live {
+		t.Errorf("changed: %v, live: %v", r.running.streams[0] != first, s.Live)
+	}
+}
+
 // TestStoreDownFromTheStart: a stream that waits for a store is failing, and
 // the store is named before anything is stored.
 func TestStoreDownFromTheStart(t *testing.T) {

@@ -72,7 +72,7 @@ func TestPeersShareStreams(t *testing.T) {
 	r.ctx = ctx
 	register := func(name, from, identity string) int {
 		code, err := r.accept(entry{Registration: Registration{StreamName: name, StreamType: "log_udp_complete", CallBackUrl: from + ":1"},
-			Peer: netip.MustParseAddr(from), Identity: identity})
+			Peer: netip.MustParseAddr(from), Identity: identity}, false)
 		if (err == nil) != (code == 200) {
 			t.Errorf("%d, %v", code, err)
 		}

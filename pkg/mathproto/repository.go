@@ -238,18 +238,14 @@ func (r *Repository) save() error {
 func (r *Repository) adopt(ctx context.Context) {
 	for _, reg := range r.opt.Adopt {
 		name := reg.StreamName
-		if slices.Contains(r.adopted, name) {
-			continue
-		}
 		r.mu.Lock()
-		known := slices.ContainsFunc(r.streams, func(s *stream) bool { return s.StreamName == name })
+		adopted := slices.Contains(r.adopted, name)
+		registered := slices.ContainsFunc(r.streams, func(s *stream) bool { return s.StreamName == name })
 		r.mu.Unlock()
-		if known { // its probe has registered it here
+		if adopted || registered {
 			continue
 		}
-		r.adopted = append(r.adopted, name)
-		if err := r.adoptOne(ctx, reg); err != nil {
-			r.adopted = r.adopted[:len(r.adopted)-1] // the next start tries again
+		if err := r.adoptOne(ctx, reg); err != nil { // the next start retries
 			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
 			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint.Attrs(err)...)...)
 		}
@@ -278,7 +274,7 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if _, err := r.checkEntry(ctx, e); err != nil {
 		return err
 	}
-	_, err = r.accept(e)
+	_, err = r.accept(e, true)
 	return err
 }
 

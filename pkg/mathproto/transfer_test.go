@@ -298,7 +298,7 @@ func TestIdentity(t *testing.T) {
 	r.register("s1", "127.0.0.1:1")
 	s := &Repository{opt: r.opt, log: r.opt.Log}
 	s.streams = []*stream{{entry: entry{Registration: Registration{StreamName: "s1"}, Identity: "org.probes.turin"}}}
-	if code, err := s.accept(entry{Registration: Registration{StreamName: "s1"}, Identity: "org.probes.rome"}); code != 403 || err == nil {
+	if code, err := s.accept(entry{Registration: Registration{StreamName: "s1"}, Identity: "org.probes.rome"}, false); code != 403 || err == nil {
 		t.Errorf("%d %v", code, err)
 	}
 }
