@@ -131,13 +131,12 @@ func (l *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		host := ConnHost(c)
-		ok, all := l.hosts.TryAcquire(host)
-		if ok || all && l.hosts.Acquire(l.ctx, host) == nil {
+		err = l.hosts.acquireWithin(l.ctx, ConnHost(c))
+		if err == nil {
 			return c, nil
 		}
 		c.Close()
-		if all { // the server ends
+		if !errors.Is(err, errBound) { // the server ends
 			return nil, net.ErrClosed
 		}
 		l.Refuse(c.RemoteAddr(), ErrTooManyOfHost)

@@ -31,6 +31,13 @@ type pipe struct {
 
 func (p *pipe) RemoteAddr() net.Addr { return p.from }
 
+// newPipes returns a network and the listener of a server on it.
+func newPipes(srv *Server) (*pipes, *Listener) {
+	p := &pipes{make(chan net.Conn), make(chan struct{})}
+	r := &refuser{listen: p.Addr(), log: srv.Log}
+	return p, &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r}
+}
+
 func (p *pipes) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
@@ -61,10 +68,8 @@ func (p *pipes) dial(host string) net.Conn {
 // servePipes runs a server in a bubble of time until the test of f ends.
 func servePipes(t *testing.T, srv Server, log *bytes.Buffer, f func(t *testing.T, p *pipes, l *Listener)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{make(chan net.Conn), make(chan struct{})}
 		srv.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		r := &refuser{listen: p.Addr(), log: srv.Log}
-		l := &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r}
+		p, l := newPipes(&srv)
 		ended := make(chan error)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { ended <- srv.Serve(ctx, l) }()
@@ -134,9 +139,8 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 		var from []*pipes
 		var list []*Listener
 		for range 2 {
-			p := &pipes{make(chan net.Conn), make(chan struct{})}
-			r := &refuser{listen: p.Addr(), log: srv.Log}
-			from, list = append(from, p), append(list, &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r})
+			p, l := newPipes(&srv)
+			from, list = append(from, p), append(list, l)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -183,6 +187,50 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 	})
 }
 
+// TestHostAtItsBoundBlocksNoListener: a connection that waits for a place is
+// refused once its host has as many as it may have. It would keep its listener
+// from accepting others.
+func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 4, Log: slog.New(slog.DiscardHandler)}
+		var from []*pipes
+		var list []*Listener
+		for range 2 {
+			p, l := newPipes(&srv)
+			from, list = append(from, p), append(list, l)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- srv.Serve(ctx, list...) }()
+		var local []net.Conn
+		for range srv.MaxConns {
+			local = append(local, from[0].dial("127.0.0.1"))
+		}
+		for _, p := range from {
+			defer p.dial("10.0.0.1").Close()
+			synctest.Wait() // one waits at each listener
+		}
+		for _, c := range local[:2] {
+			c.Close()
+			synctest.Wait()
+		}
+		c := from[1].dial("127.0.0.1")
+		if code, err := get(c); code != 404 {
+			t.Errorf("%d, %v", code, err)
+		}
+		if n := list[1].Refused(); n != 1 {
+			t.Errorf("%d connections refused, want 1", n)
+		}
+		cancel()
+		for _, c := range append(local, c) {
+			c.Close()
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestInterruptWhenListenerFails: requests in hand end with the server, whatever
 // ended that.
 func TestInterruptWhenListenerFails(t *testing.T) {
@@ -190,12 +238,9 @@ func TestInterruptWhenListenerFails(t *testing.T) {
 		started := time.Now()
 		srv := Server{Interrupt: true, Grace: time.Hour, Log: slog.New(slog.DiscardHandler),
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}
-		p := &pipes{make(chan net.Conn), make(chan struct{})}
-		r := &refuser{listen: p.Addr(), log: srv.Log}
+		p, l := newPipes(&srv)
 		ended := make(chan error)
-		go func() {
-			ended <- srv.Serve(t.Context(), &Listener{Listener: &filter{Listener: p, refuser: r}, refuser: r})
-		}()
+		go func() { ended <- srv.Serve(t.Context(), l) }()
 		c := p.dial("127.0.0.1")
 		defer c.Close()
 		go get(c)

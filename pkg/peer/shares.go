@@ -2,29 +2,36 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
 )
 
-// Shares gives out a number of places, so that no peer can keep them all from
-// the others: a free place goes to the waiting peer that has the fewest, and
-// no peer has more than its bound. The peer "", see Host, has no bound but the
-// total. It is safe for concurrent use.
+// Shares divides a number of places among peers, so that no peer can keep them
+// all from the others: a free place goes to the waiting peer that has the fewest,
+// and no peer has more than its bound. The peer "", see Host, has no bound but
+// the total. It is safe for concurrent use.
 type Shares struct {
 	each int // most places of one peer
 
 	mu      sync.Mutex
 	free    int
-	held    map[string]int // only peers that have some: what a peer leaves behind is nothing
+	held    map[string]int // by peer; only those that hold a place
 	waiting []*waiter      // by arrival
 }
 
-// waiter is a call of Acquire that waits.
+// waiter is a call of Acquire or acquireWithin that waits.
 type waiter struct {
-	who     string
-	granted chan struct{}
+	who    string
+	within bool          // of acquireWithin
+	done   chan struct{} // closed when err is set
+	err    error         // nil: it has a place
 }
+
+// errBound is the error of acquireWithin for a peer that has as many places as
+// one may have.
+var errBound = errors.New("the peer has as many places as one may have")
 
 // NewShares returns total places, at most each of them for one peer.
 func NewShares(total, each int) *Shares {
@@ -34,14 +41,24 @@ func NewShares(total, each int) *Shares {
 // Acquire waits for a place for a peer. Release gives it back. The error is
 // that of ctx.
 func (s *Shares) Acquire(ctx context.Context, who string) error {
-	w := &waiter{who, make(chan struct{})}
+	return s.acquire(ctx, &waiter{who: who})
+}
+
+// acquireWithin waits for a place for a peer as long as the peer is within its
+// bound. The error is errBound or that of ctx.
+func (s *Shares) acquireWithin(ctx context.Context, who string) error {
+	return s.acquire(ctx, &waiter{who: who, within: true})
+}
+
+func (s *Shares) acquire(ctx context.Context, w *waiter) error {
+	w.done = make(chan struct{})
 	s.mu.Lock()
 	s.waiting = append(s.waiting, w)
 	s.grant()
 	s.mu.Unlock()
 	select {
-	case <-w.granted:
-		return nil
+	case <-w.done:
+		return w.err
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -50,7 +67,7 @@ func (s *Shares) Acquire(ctx context.Context, who string) error {
 		s.waiting = slices.Delete(s.waiting, i, i+1)
 		return ctx.Err()
 	}
-	return nil // granted just now
+	return w.err // decided just now
 }
 
 // TryAcquire takes a place for a peer if there is one now. all says, if not,
@@ -65,6 +82,7 @@ func (s *Shares) TryAcquire(who string) (ok, all bool) {
 		return false, true
 	}
 	s.take(who)
+	s.grant() // who may be at its bound now
 	return true, false
 }
 
@@ -99,23 +117,35 @@ func (s *Shares) take(who string) {
 	s.held[who]++
 }
 
-// grant gives free places to those that wait; the lock is held.
+// grant gives free places to those that wait, and refuses those that wait
+// within a bound that their peer has reached; the lock is held.
 func (s *Shares) grant() {
 	for s.free > 0 {
-		next := -1
-		for i, w := range s.waiting {
-			if n := s.held[w.who]; s.within(w.who) && (next < 0 || n < s.held[s.waiting[next].who]) {
-				next = i
+		var next *waiter
+		for _, w := range s.waiting {
+			if s.within(w.who) && (next == nil || s.held[w.who] < s.held[next.who]) {
+				next = w
 			}
 		}
-		if next < 0 {
-			return
+		if next == nil {
+			break
 		}
-		w := s.waiting[next]
-		s.waiting = slices.Delete(s.waiting, next, next+1)
-		s.take(w.who)
-		close(w.granted)
+		s.take(next.who)
+		s.decide(next, nil)
 	}
+	for _, w := range slices.Clone(s.waiting) {
+		if w.within && !s.within(w.who) {
+			s.decide(w, errBound)
+		}
+	}
+}
+
+// decide ends the wait of w; the lock is held.
+func (s *Shares) decide(w *waiter, err error) {
+	i := slices.Index(s.waiting, w)
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	w.err = err
+	close(w.done)
 }
 
 // Host names the peer that an address belongs to, for limits: the address, or
