@@ -269,6 +269,9 @@ func (r *run) probe(d *dest, atOnce bool) {
 		} else if _, err = st.Lookup(r.ctx, probeKeys); err != nil {
 			err = fmt.Errorf("%s: %w", d, err)
 		}
+		if r.ctx.Err() != nil {
+			return // the error, if any, is that of the stop
+		}
 		permanent := err != nil && !errors.Is(err, store.ErrTransient)
 		d.mu.Lock()
 		before := d.err
@@ -281,7 +284,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 			d.err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 		d.mu.Unlock()
-		if permanent && errors.Is(before, store.ErrTransient) && r.ctx.Err() == nil {
+		if permanent && errors.Is(before, store.ErrTransient) {
 			r.log.Error("store failed", append([]any{"store", d.String(), "err", err}, hint.Attrs(err)...)...)
 			r.wake()
 		}

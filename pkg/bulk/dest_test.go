@@ -402,6 +402,34 @@ func TestStoreFailsForGood(t *testing.T) {
 	})
 }
 
+// TestStopIsNoFailureOfStore: the summary of a run that is stopped while a store
+// is unavailable names what is wrong with the store, not the stop.
+func TestStopIsNoFailureOfStore(t *testing.T) {
+	w := newSharedWorld(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := newRun(ctx, w.independent(stopped{newFragile("a", nil), cancel}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.markUnavailable(r.dests[0], errDown)
+	r.close()
+	if s := r.summary().Stores[0]; s.Error != errDown.Error() {
+		t.Errorf("%+v", s)
+	}
+}
+
+// stopped is a store that is being opened when the run is stopped.
+type stopped struct {
+	*fragile
+	stop func()
+}
+
+func (s stopped) Open(ctx context.Context) (store.Store, error) {
+	s.stop()
+	return nil, ctx.Err()
+}
+
 // TestGuessedProbeWithoutStore: a store that cannot tell what other probes have
 // gets no files until it can, whether it is the only one or not.
 func TestGuessedProbeWithoutStore(t *testing.T) {
@@ -445,6 +473,9 @@ func TestFailureIsCountedOnce(t *testing.T) {
 		}
 		w.counts(sum, "files=3 failed=3")
 		w.holds(down)
+		if sum.Unstored != nil { // only with Follow
+			t.Errorf("%+v", sum.Unstored)
+		}
 	})
 }
 

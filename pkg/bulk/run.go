@@ -423,7 +423,7 @@ func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 		errs = append(errs, err)
 	}
 	if r.takes == 0 {
-		return errors.Join(append(errs, store.ErrUnavailable)...)
+		return errors.Join(errs...)
 	}
 	return nil
 }
@@ -672,7 +672,9 @@ func (r *run) summary() *Summary {
 	s.sumUp(r.types)
 	s.Stores = r.stores()
 	s.RejectFile = r.rejects.path()
-	s.Unstored = r.unstored()
+	if r.opt.Follow {
+		s.Unstored = r.unstored()
+	}
 	return s
 }
 
