@@ -72,7 +72,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	capabilityMetrics.Collect(ch, metrics.Of("", s.Capabilities...))
 	endpointMetrics.Collect(ch, metrics.Of("", s.Endpoints...))
 	certificateMetrics.Collect(ch, metrics.Of("", s.Certificates...))
-	levels := map[string]int64{"error": 0, "warning": 0}
+	levels := map[string]int64{failure: 0, warning: 0}
 	for _, n := range s.Recent {
 		levels[n.level()]++
 	}

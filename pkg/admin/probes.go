@@ -21,6 +21,14 @@ const (
 	failure = "error"
 )
 
+// levelIf returns failure for an error, else warning.
+func levelIf(isError bool) string {
+	if isError {
+		return failure
+	}
+	return warning
+}
+
 // worst returns the worst of levels.
 func worst(levels ...string) string {
 	w := fine

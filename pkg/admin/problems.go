@@ -53,13 +53,8 @@ type Problem struct {
 	Do     string
 }
 
-// level is the class of a problem: error or warning.
-func (p *Problem) level() string {
-	if p.Error {
-		return "error"
-	}
-	return "warning"
-}
+// level returns failure or warning.
+func (p *Problem) level() string { return levelIf(p.Error) }
 
 // Problems returns what is wrong in a state at a time, errors first. notReady
 // is what the listener says is not ready; nil: nothing.
@@ -139,7 +134,7 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	if notReady != nil && !slices.ContainsFunc(list, func(p Problem) bool { return p.Error }) { // an error tells the cause
 		add(true, PartService, "If this does not pass by itself, the log of the service says more.", "Not ready: %v.", notReady)
 	}
-	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(severity(a.level()), severity(b.level())) })
 	return list
 }
 
@@ -306,22 +301,10 @@ func titleOf(streams []*mathproto.StreamStats) string {
 	return count(int64(len(streams)), "stream")
 }
 
-func rank(p Problem) int {
-	if p.Error {
-		return 0
-	}
-	return 1
-}
-
 // tooMany tells whether more than 1 % of lines were rejected.
 func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
 
-func (n Notice) level() string {
-	if n.Error {
-		return "error"
-	}
-	return "warning"
-}
+func (n *Notice) level() string { return levelIf(n.Error) }
 
 // endpoint returns the endpoint with a name, nil if there is none.
 func (s *State) endpoint(name string) *repository.EndpointStats {

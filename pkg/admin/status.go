@@ -9,7 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/stream"
 )
 
 // status is the page as JSON. It is a contract: keys are added, never renamed
@@ -220,7 +225,8 @@ func finite(v float64) *float64 {
 	return &v
 }
 
-// each maps a list; the result is not nil, so that its JSON is no null.
+// each returns f of each element of a list. The result is never nil, so that
+// its JSON is a list and not null.
 func each[T, U any](list []T, f func(*T) U) []U {
 	out := make([]U, 0, len(list))
 	for i := range list {
@@ -257,20 +263,18 @@ func newStatus(v *view) *status {
 		}),
 		Probes: each(v.Probes, func(p **probeView) jsonProbe { return (*p).json() }),
 		Live: each(v.Live, func(l *Live) jsonLive {
-			j := jsonLive{Name: cut(l.Name, maxText), Lines: l.Lines, Bytes: l.Bytes, Rejects: l.Rejects, Refused: l.Refused, Rate: finite(l.Rate), Consumers: []jsonConsumer{}}
-			for _, c := range l.Consumers {
-				j.Consumers = append(j.Consumers, jsonConsumer{cut(c.Name, maxText), c.Optional, c.Lines, c.Dropped, c.Restarts, c.Queued, c.Limit, cut(c.Trouble, maxNotice)})
-			}
-			return j
+			return jsonLive{cut(l.Name, maxText), l.Lines, l.Bytes, l.Rejects, l.Refused, finite(l.Rate), each(l.Consumers, func(c *stream.ConsumerStats) jsonConsumer {
+				return jsonConsumer{cut(c.Name, maxText), c.Optional, c.Lines, c.Dropped, c.Restarts, c.Queued, c.Limit, cut(c.Trouble, maxNotice)}
+			})}
 		}),
-		RRD:       each(v.Plots, (*plots).json),
-		Endpoints: []jsonEndpoint{},
+		RRD: each(v.Plots, (*plots).json),
+		Endpoints: each(v.Endpoints, func(e *repository.EndpointStats) jsonEndpoint {
+			return jsonEndpoint{e.Name(), e.Open(), texts(e.Addrs), stamp{e.Since}, errorText(e.Err)}
+		}),
 		Capability: each(v.Capabilities, func(c *Capability) jsonCapability {
-			j := jsonCapability{c.Label, c.Side, []jsonSpecification{}}
-			for _, spec := range c.Specifications {
-				j.Specs = append(j.Specs, jsonSpecification{cut(spec.Token, maxText), stamp{spec.Since}, stamp{spec.Until}})
-			}
-			return j
+			return jsonCapability{c.Label, c.Side, each(c.Specifications, func(s *component.Specification) jsonSpecification {
+				return jsonSpecification{cut(s.Token, maxText), stamp{s.Since}, stamp{s.Until}}
+			})}
 		}),
 		Certs: each(v.Certificates, func(c *Certificate) jsonCertificate {
 			return jsonCertificate{c.Use, cut(c.Subject, maxText), stamp{c.NotAfter}, cut(c.Err, maxNotice)}
@@ -278,9 +282,6 @@ func newStatus(v *view) *status {
 		Recent: each(v.Recent, func(n *Notice) jsonNotice {
 			return jsonNotice{n.level(), stamp{n.Time}, stamp{n.First}, n.Count, cut(n.Text, maxNotice)}
 		}),
-	}
-	for _, e := range v.Endpoints {
-		s.Endpoints = append(s.Endpoints, jsonEndpoint{e.Name(), e.Open(), texts(e.Addrs), stamp{e.Since}, errorText(e.Err)})
 	}
 	if t := v.Tstat; t != nil {
 		s.Tstat = &jsonTstat{
@@ -298,43 +299,39 @@ func newStatus(v *view) *status {
 }
 
 func (p *probeView) json() jsonProbe {
-	j := jsonProbe{
-		Name: cut(p.Name, maxText), Status: p.Level, Clock: lagSeconds(p.Clock, p.HasTime), Streams: []jsonStream{}, Sources: []jsonSource{},
+	return jsonProbe{
+		Name: cut(p.Name, maxText), Status: p.Level, Clock: lagSeconds(p.Clock, p.HasTime),
+		Streams: each(p.All, func(l **mathproto.StreamStats) jsonStream { return streamJSON(*l) }),
+		Sources: each(p.Sources, func(s *liveSource) jsonSource {
+			return jsonSource{cut(s.Run, maxText), cut(s.From, maxText), s.Connections, s.Lines, s.Rejects, finite(s.Rate), stamp{s.Last}}
+		}),
 		Points: each(p.Points, func(of *pointsOf) jsonPoints { return jsonPoints{cut(of.Run, maxText), of.Metrics, stamp{of.Newest}} }),
 	}
-	for _, l := range p.All {
-		lag, known := l.Lag()
-		st := jsonStream{
-			Stream: cut(l.StreamName, maxText), Type: cut(l.Type(), maxText), Status: streamLevel(l), Err: cut(l.Err(), maxNotice), Late: l.Late(),
-			Folder: stamp{l.LastFolder}, Lag: lagSeconds(lag, known), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects, RejectFile: l.RejectFile,
-			Failed: l.Failed, Unstored: l.Unstored, Bytes: l.Bytes, Success: stamp{l.LastSuccess}, Hourly: l.Hourly, To: texts(l.To), Stores: []jsonStore{},
-		}
-		if st.Hourly == nil {
-			st.Hourly = []int64{}
-		}
-		for _, s := range l.Stores {
+}
+
+func streamJSON(l *mathproto.StreamStats) jsonStream {
+	lag, known := l.Lag()
+	return jsonStream{
+		Stream: cut(l.StreamName, maxText), Type: cut(l.Type(), maxText), Status: streamLevel(l), Err: cut(l.Err(), maxNotice), Late: l.Late(),
+		Folder: stamp{l.LastFolder}, Lag: lagSeconds(lag, known), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects, RejectFile: l.RejectFile,
+		Failed: l.Failed, Unstored: l.Unstored, Bytes: l.Bytes, Success: stamp{l.LastSuccess}, Hourly: append([]int64{}, l.Hourly...), To: texts(l.To),
+		Stores: each(l.Stores, func(s *bulk.StoreSummary) jsonStore {
 			lag, known := s.Lag(l.Time)
-			st.Stores = append(st.Stores, jsonStore{cut(s.Store, maxText), cut(s.Error, maxNotice), stamp{s.Last}, lagSeconds(lag, known), s.Behind})
-		}
-		j.Streams = append(j.Streams, st)
+			return jsonStore{cut(s.Store, maxText), cut(s.Error, maxNotice), stamp{s.Last}, lagSeconds(lag, known), s.Behind}
+		}),
 	}
-	for _, s := range p.Sources {
-		j.Sources = append(j.Sources, jsonSource{cut(s.Run, maxText), cut(s.From, maxText), s.Connections, s.Lines, s.Rejects, finite(s.Rate), stamp{s.Last}})
-	}
-	return j
 }
 
 func (p *plots) json() jsonRRD {
-	j := jsonRRD{
+	return jsonRRD{
 		Name: cut(p.Name, maxText), To: cut(p.To, maxText), Err: errorText(p.Down), Points: p.Points, Success: stamp{p.LastSuccess}, Spooled: p.Spooled,
-		NotFinite: p.NotFinite, NotStored: p.NotStored(), Metrics: int64(len(p.Series)), Untracked: p.Untracked, Plots: []jsonPlot{},
+		NotFinite: p.NotFinite, NotStored: p.NotStored(), Metrics: int64(len(p.Series)), Untracked: p.Untracked,
+		Plots: each(p.Shown, func(s *repository.Series) jsonPlot {
+			return jsonPlot{cut(s.Probe, maxText), cut(s.Metric, maxText), unit(s.Metric), each(s.Points, func(p *graphite.Point) jsonPoint {
+				return jsonPoint{stamp{time.Unix(p.Time, 0)}, finite(p.Value)}
+			})}
+		}),
 	}
-	for _, s := range p.Shown {
-		j.Plots = append(j.Plots, jsonPlot{cut(s.Probe, maxText), cut(s.Metric, maxText), unit(s.Metric), each(s.Points, func(p *graphite.Point) jsonPoint {
-			return jsonPoint{stamp{time.Unix(p.Time, 0)}, finite(p.Value)}
-		})})
-	}
-	return j
 }
 
 // Key is one of the JSON of the page.

@@ -57,7 +57,6 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"number": func(n any) string { return number(reflect.ValueOf(n).Int()) },
 	"count":  func(n any, noun string) string { return count(reflect.ValueOf(n).Int(), noun) },
 	"size":   size,
-	"value":  value,
 	"rate":   rate,
 	"parts":  parts,
 	"most":   func(n int64) int64 { return n / 10 * 9 },
@@ -317,11 +316,11 @@ func (v *view) FoldTwice() bool { return len(v.Folded.Shown) > fewProbes }
 func (v *view) Level() string {
 	switch {
 	case v.Errors > 0:
-		return "error"
+		return failure
 	case v.Warnings > 0:
-		return "warning"
+		return warning
 	}
-	return "fine"
+	return fine
 }
 
 // Verdict is the answer to whether everything is fine.
@@ -482,6 +481,6 @@ func parts(metric string) (list []string) {
 
 // icon is a dot in the colour of the state, for the tab of the browser.
 func icon(level string) template.URL {
-	colour := map[string]string{"fine": "%232e8b57", "warning": "%23d98e04", "error": "%23c62828"}[level]
+	colour := map[string]string{fine: "%232e8b57", warning: "%23d98e04", failure: "%23c62828"}[level]
 	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", colour))
 }
