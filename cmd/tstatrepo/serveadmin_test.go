@@ -98,7 +98,7 @@ func TestServeAdmin(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, text)
 		}
 	}
-	shows("/", "All is well", "No probe has registered yet", "No line has come yet", "No point has come yet", c.logs, c.lines, c.points)
+	shows("/", "All is well", "No probe has registered yet", "No line has arrived yet", "No point has arrived yet", c.logs, c.lines, c.points)
 
 	// Logs.
 	source := t.TempDir()
@@ -139,7 +139,7 @@ func TestServeAdmin(t *testing.T) {
 	}
 	post()
 	shows("/metrics", `tstatrepo_rrd_push_series{probe="turin",rrd="collect-rrd"} 1`, `tstatrepo_rrd_push_failing{rrd="collect-rrd"} 1`)
-	shows("/", "1 error, 1 warning", "1 live line of collect-streaming", "graphite://"+carbon+" does not take points", "turin")
+	shows("/", "1 error, 1 warning", "1 live line of collect-streaming", "graphite://"+carbon+" accepts no points", "turin")
 
 	req, err := http.NewRequest("GET", "http://"+admin+"/", nil)
 	if err != nil {

@@ -105,7 +105,7 @@ func TestPageByProbe(t *testing.T) {
 		{"trouble", "", manyBroken(), 3, 17, 20, `<a class="error" href="#probe-probe-01.example.org">12 failing</a>`, "not shown"},
 		{"only trouble", "show=unhealthy", manyBroken(), 3, 0, 3, "11 healthy streams not shown", "probe-02"},
 		{"reject file", "", manyBroken(), 3, 17, 20, `<a href="#rejects-probe-probe-04.example.org">600</a>`, "not shown"},
-		{"path of the reject file", "", manyBroken(), 3, 17, 20, "Rejected lines, and why: /var/lib/tstatrepo/rejects/20260820T101112Z-4711.txt.", "not shown"},
+		{"path of the reject file", "", manyBroken(), 3, 17, 20, "The rejected lines and the reasons are in /var/lib/tstatrepo/rejects/20260820T101112Z-4711.txt.", "not shown"},
 		{"file that is not stored", "", manyBroken(), 3, 17, 20, `<a class="error" href="#rejects-probe-probe-04.example.org">1 not stored</a>`, "not shown"},
 		{"probe", "", probeState(), 1, 0, 1, `<span>probe</span> turin`, "not shown"},
 		{"files that wait", "", probeState(), 1, 0, 1, `<dt>Files waiting</dt><dd>432</dd>`, "not shown"},

@@ -18,13 +18,13 @@ import (
 
 // When problems begin.
 const (
-	settleIn     = 30 * time.Second    // a registration may take after the start
+	settleIn     = 30 * time.Second    // after the start; registering and a first log folder may take as long
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
 	recentErrors = time.Hour           // errors in the log older than this are history
 	clockError   = 2 * time.Minute     // clocks further apart give wrong times
 	tstatSilent  = 2 * time.Hour       // Tstat writes a log folder each hour
-	tstatArchive = 30 * 24 * time.Hour // folders that did not change for so long are not of a Tstat that runs
+	tstatArchive = 30 * 24 * time.Hour // folders unchanged for longer are an archive, not the output of a running Tstat
 )
 
 // Parts of a service that a problem belongs to. They are part of the contract
@@ -44,7 +44,7 @@ const (
 // endpointParts are the parts that endpoints belong to.
 var endpointParts = map[string]string{"collect-log": PartLogs, "collect-streaming": PartLive, "collect-rrd": PartRRD}
 
-// Problem is something that is wrong, and what to do about it.
+// Problem describes something that is wrong and what to do about it.
 type Problem struct {
 	Error  bool   // else a warning: nothing is lost, or late, yet
 	Part   string // PartLogs, …
@@ -57,7 +57,7 @@ type Problem struct {
 func (p *Problem) level() string { return levelIf(p.Error) }
 
 // Problems returns what is wrong in a state at a time, errors first. notReady
-// is what the listener says is not ready; nil: nothing.
+// is why the service is not ready; nil: it is ready.
 func (s *State) Problems(notReady error, now time.Time) []Problem {
 	var list []Problem
 	add := func(isError bool, part, do, what string, args ...any) {
@@ -68,12 +68,12 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		if v.Err != "" {
 			why = ": " + v.Err
 		}
-		add(true, PartSupervisor, "Is the supervisor running, is the URL right, and does it trust this certificate? It is tried again all the time; collecting goes on meanwhile.",
+		add(true, PartSupervisor, "Check that the supervisor runs, that the URL is right and that the supervisor trusts this certificate. Registration is retried. Collecting goes on without it.",
 			"Not registered at %s%s", v.URL, why)
 	}
 	for _, e := range s.Endpoints {
 		if e.Err != nil {
-			add(true, endpointParts[e.Name()], "Probes cannot send. Is another process on that port?", "Endpoint %s is not open: %s", e.Name(), e.Err)
+			add(true, endpointParts[e.Name()], "Probes cannot send. Check whether another process uses the port.", "Endpoint %s is not open: %s", e.Name(), e.Err)
 		}
 	}
 	list = append(list, s.tstatProblems(now)...)
@@ -82,7 +82,7 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	list = append(list, clockProblems(s.Logs)...)
 	for _, l := range s.Live {
 		if tooMany(l.Rejects, l.Lines) {
-			add(false, PartLive, "Do the sources send logs of Tstat?", "%s of %s were rejected", count(l.Rejects, "live line"), l.Name)
+			add(false, PartLive, "Check that the sources send logs of Tstat.", "%s of %s were rejected", count(l.Rejects, "live line"), l.Name)
 			p := &list[len(list)-1]
 			for _, src := range l.Sources {
 				if tooMany(src.Rejects, src.Lines) && !slices.Contains(p.Probes, src.Probe) {
@@ -93,33 +93,33 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		for _, c := range l.Consumers {
 			switch {
 			case c.Trouble != "" && c.Optional:
-				add(false, PartLive, "It is opened again by itself; once its queue is full it misses lines.", "Consumer %s takes nothing: %s", c.Name, c.Trouble)
+				add(false, PartLive, "Bring the sink back; tstatrepo reconnects. When its queue is full, the sink misses lines.", "Sink %s accepts nothing: %s", c.Name, c.Trouble)
 			case c.Trouble != "":
-				add(true, PartLive, "It is opened again by itself; once its queue is full the sources wait.", "Consumer %s takes nothing: %s", c.Name, c.Trouble)
+				add(true, PartLive, "Bring the sink back; tstatrepo reconnects. When its queue is full, the sources wait.", "Sink %s accepts nothing: %s", c.Name, c.Trouble)
 			case c.Dropped > 0:
-				add(false, PartLive, "It was too slow, or refused them. Make it faster or its queue larger; what is gone does not come again.",
-					"Consumer %s missed %s", c.Name, count(c.Dropped, "line"))
+				add(false, PartLive, "The sink was too slow or refused lines. Make it faster or its queue larger. Missed lines are not sent again.",
+					"Sink %s missed %s", c.Name, count(c.Dropped, "line"))
 			}
 		}
 	}
 	for _, r := range s.RRD {
 		switch {
 		case r.Down != nil:
-			add(true, PartRRD, "Points wait on disk and go first when it is back. Is the Graphite server running and reachable?", "%s does not take points: %s", r.To, r.Down)
+			add(true, PartRRD, "Check that the server runs and is reachable. Points wait on disk and are sent first when it is back.", "%s accepts no points: %s", r.To, r.Down)
 		case r.Spooled > 0:
-			add(false, PartRRD, "They are sent before new ones. If this grows, the Graphite server is too slow.", "%s of points wait for %s", size(r.Spooled), r.To)
+			add(false, PartRRD, "The waiting points are sent before new ones. If their size grows, the server is too slow.", "%s of points wait for %s", size(r.Spooled), r.To)
 		}
 	}
 	for _, c := range s.Certificates {
 		left := c.NotAfter.Sub(now)
 		switch {
 		case c.Err != "":
-			add(true, PartCertificates, "The former certificate stays in use until this one can be read.", "Certificate of %s: %s", c.Use, c.Err)
+			add(true, PartCertificates, "Replace the file. The previous certificate stays in use until then.", "Certificate of %s: %s", c.Use, c.Err)
 		case c.NotAfter.IsZero():
 		case left <= 0:
-			add(true, PartCertificates, "Replace the file; it is read again without a restart.", "The certificate of %s has expired %s ago", c.Use, span(-left))
+			add(true, PartCertificates, "Replace the file. No restart is needed.", "The certificate of %s expired %s ago", c.Use, span(-left))
 		case left < expiresSoon:
-			add(left < expiresNow, PartCertificates, "Replace the file; it is read again without a restart.", "The certificate of %s expires in %s", c.Use, span(left))
+			add(left < expiresNow, PartCertificates, "Replace the file. No restart is needed.", "The certificate of %s expires in %s", c.Use, span(left))
 		}
 	}
 	var n int64
@@ -129,22 +129,22 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 		}
 	}
 	if n > 0 {
-		add(false, PartRecent, "They are listed under Errors and warnings.", "%s in the last hour", count(n, "logged error"))
+		add(false, PartRecent, "Read them under Errors and warnings.", "%s in the last hour", count(n, "logged error"))
 	}
-	if notReady != nil && !slices.ContainsFunc(list, func(p Problem) bool { return p.Error }) { // an error tells the cause
-		add(true, PartService, "If this does not pass by itself, the log of the service says more.", "Not ready: %v.", notReady)
+	if notReady != nil && !slices.ContainsFunc(list, func(p Problem) bool { return p.Error }) { // an error names the cause
+		add(true, PartService, "Wait a minute. If the service does not become ready, read its log.", "Not ready: %v.", notReady)
 	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(severity(a.level()), severity(b.level())) })
 	return list
 }
 
-// logProblems returns why logs are not stored or late: one problem for each
-// cause, however many streams have it.
+// logProblems returns why logs are late or not stored: one problem for each
+// cause, however many streams it affects.
 func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 	type cause struct {
 		problem Problem
 		streams []*mathproto.StreamStats
-		behind  int64 // files that a store lacks
+		behind  int64 // files that are missing in a store
 	}
 	var order []string
 	causes := map[string]*cause{}
@@ -167,8 +167,8 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 		for _, st := range l.Stores {
 			if st.Error != "" {
 				down = true
-				c := add("store "+st.Store, l, fmt.Sprintf("Store %s takes no logs: %s", st.Store, strings.TrimPrefix(st.Error, "open "+st.Store+": ")),
-					cmp.Or(advice, "What it misses is stored when it answers again. If it is stopped or full, bring it back."))
+				c := add("store "+st.Store, l, fmt.Sprintf("Store %s accepts no logs: %s", st.Store, strings.TrimPrefix(st.Error, "open "+st.Store+": ")),
+					cmp.Or(advice, "Check that the store runs and has room. The missing logs follow when it answers again."))
 				c.behind += st.Behind
 			}
 		}
@@ -177,7 +177,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 			if l.Late() {
 				lag, _ := l.Lag()
 				add("late "+l.Probe, l, fmt.Sprintf("Logs of %s are late: the newest folder began %s ago", cmp.Or(l.Probe, l.StreamName), span(lag)),
-					"Does Tstat run on the probe and write new folders? Is the probe reachable from here, and its clock right?")
+					"Check that Tstat runs on the probe and writes new folders, that the probe is reachable from here, and that its clock is right.")
 			}
 		case errors.Is(l.Failure, bulk.ErrSource):
 			host, _, _ := net.SplitHostPort(l.CallBackUrl) // its streams may have a port each
@@ -186,11 +186,11 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 				what += " at " + host
 			}
 			add("source "+what, l, what+" does not deliver logs: "+l.Err(),
-				cmp.Or(advice, "Its logs are fetched when it answers again. Does the probe run, and is it reachable from here?"))
+				cmp.Or(advice, "Check that the probe runs and is reachable from here. Its logs are fetched when it answers again."))
 		case !down || !errors.Is(l.Failure, store.ErrUnavailable):
-			do := cmp.Or(advice, "The files are tried again by themselves; one that is refused each time is named in the log.")
+			do := cmp.Or(advice, "Wait: files that were not stored are retried. If the error stays, read the log, which names the files.")
 			if l.Unstored > 0 && l.RejectFile != "" {
-				do += " Rejected lines, and why: " + l.RejectFile + "."
+				do += " The rejected lines and the reasons are in " + l.RejectFile + "."
 			}
 			add("error "+l.Err(), l, "Logs are not stored: "+l.Err(), do)
 		}
@@ -221,9 +221,9 @@ func rejectProblems(logs []mathproto.StreamStats) (list []Problem) {
 		for _, l := range streams {
 			n += l.Rejects
 		}
-		do := "Often Tstat has an unknown version, or a disk is damaged."
+		do := "Often the version of Tstat is unknown, or a disk is damaged."
 		if len(files) > 0 {
-			do = "Which lines, and why: " + files[0] + ". " + do
+			do = "Read the lines and the reasons in " + files[0] + ". " + do
 		}
 		of := titleOf(streams)
 		if len(streams) > 1 {
@@ -234,7 +234,7 @@ func rejectProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// rejectFiles are the files with the rejected lines of streams.
+// rejectFiles returns the files with the rejected lines of streams.
 func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 	for _, l := range streams {
 		if l.RejectFile != "" && l.Rejects+l.Failed > 0 && !slices.Contains(files, l.RejectFile) {
@@ -244,13 +244,14 @@ func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 	return files
 }
 
-// clockProblems returns the probes whose clocks are wrong, or ours is.
+// clockProblems returns the probes whose clocks differ too much from that of
+// this machine.
 func clockProblems(logs []mathproto.StreamStats) (list []Problem) {
 	names, streams := byProbe(logs)
 	for _, name := range names {
 		if ahead, known := clockOf(streams[name]); known && ahead.Abs() > clockError {
 			list = append(list, Problem{Part: PartClock, Probes: []string{name}, What: "The clock of " + name + " is " + aheadText(ahead),
-				Do: "Names of log folders and times of flows are as wrong. Is NTP running on the probe, and here?"})
+				Do: "Check that NTP runs on the probe and here. Names of log folders and times of flows are wrong by as much."})
 		}
 	}
 	return list
@@ -267,7 +268,7 @@ func (s *State) tstatProblems(now time.Time) (list []Problem) {
 	}
 	for _, err := range []string{t.LogErr, t.RRDErr} {
 		if err != "" {
-			add("Is the folder mounted, and may this account read it?", "A folder of Tstat cannot be read: %s", err)
+			add("Check that the folder is mounted and that this account may read it.", "A folder of Tstat cannot be read: %s", err)
 		}
 	}
 	silent := now.Sub(t.Changed)
@@ -275,15 +276,15 @@ func (s *State) tstatProblems(now time.Time) (list []Problem) {
 	case t.LogFolder == "" || t.LogErr != "":
 	case t.Newest.IsZero():
 		if now.Sub(s.Started) > settleIn {
-			add("Does Tstat run, and is this its output folder?", "Tstat has written no log folder into %s", t.LogFolder)
+			add("Check that Tstat runs and that this is its output folder.", "Tstat has written no log folder into %s", t.LogFolder)
 		}
 	case silent > tstatSilent && silent < tstatArchive:
-		add("Does Tstat run, and does it see packets?", "Tstat has written nothing into %s for %s", t.LogFolder, span(silent))
+		add("Check that Tstat runs and sees packets.", "Tstat has written nothing into %s for %s", t.LogFolder, span(silent))
 	}
 	return list
 }
 
-// probesOf are the probes of streams.
+// probesOf returns the probes of streams.
 func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	for _, l := range streams {
 		if !slices.Contains(names, l.Probe) {
@@ -293,7 +294,7 @@ func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	return names
 }
 
-// titleOf names a stream, or counts several.
+// titleOf returns the name of a single stream, else the number of streams.
 func titleOf(streams []*mathproto.StreamStats) string {
 	if len(streams) == 1 {
 		return title(streams[0])
@@ -301,12 +302,12 @@ func titleOf(streams []*mathproto.StreamStats) string {
 	return count(int64(len(streams)), "stream")
 }
 
-// tooMany tells whether more than 1 % of lines were rejected.
+// tooMany reports whether more than 1 % of lines were rejected.
 func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
 
 func (n *Notice) level() string { return levelIf(n.Error) }
 
-// endpoint returns the endpoint with a name, nil if there is none.
+// endpoint returns the endpoint with a name, or nil.
 func (s *State) endpoint(name string) *repository.EndpointStats {
 	i := slices.IndexFunc(s.Endpoints, func(e repository.EndpointStats) bool { return e.Name() == name })
 	if i < 0 {
@@ -315,7 +316,7 @@ func (s *State) endpoint(name string) *repository.EndpointStats {
 	return &s.Endpoints[i]
 }
 
-// title names a stream to people.
+// title returns the name of a stream for people.
 func title(l *mathproto.StreamStats) string {
 	if l.Probe == "" || l.Probe == l.StreamName {
 		return l.StreamName

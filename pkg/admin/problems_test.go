@@ -39,7 +39,7 @@ func TestProblems(t *testing.T) {
 				l.Failure = fmt.Errorf("open: %w", store.ErrUnavailable)
 				l.LastError = l.Failure.Error()
 			}
-		}, nil, "error: Store postgres://tstat@db/tstat takes no logs: refused (3 streams, 9 files behind)"},
+		}, nil, "error: Store postgres://tstat@db/tstat accepts no logs: refused (3 streams, 9 files behind)"},
 		{"probe away", func(s *State) {
 			for i := range s.Logs {
 				l := &s.Logs[i]
@@ -57,14 +57,14 @@ func TestProblems(t *testing.T) {
 		{"rejects", func(s *State) { s.Logs[0].Rows, s.Logs[0].Rejects = 980, 20 }, nil, "warning: 20 lines of polito1"},
 		{"few rejects", func(s *State) { s.Logs[0].Rows, s.Logs[0].Rejects = 990, 10 }, nil, ""},
 		{"live rejects", func(s *State) { s.Live[0].Lines, s.Live[0].Rejects = 50, 50 }, nil, "warning: 50 live lines of collect-streaming"},
-		{"consumer away", func(s *State) { s.Live[0].Consumers[0].Trouble = "away" }, nil, "error: Consumer nats://localhost:4222/TSTAT takes nothing: away"},
-		{"optional consumer away", func(s *State) { s.Live[0].Consumers[1].Trouble = "away" }, nil, "warning: Consumer exec:webrowse --stdin takes nothing"},
-		{"dropped", func(s *State) { s.Live[0].Consumers[1].Dropped = 1 }, nil, "warning: Consumer exec:webrowse --stdin missed 1 line"},
-		{"carbon away", func(s *State) { s.RRD[0].Down = errors.New("away") }, nil, "error: graphite://localhost:2003 does not take points: away"},
+		{"consumer away", func(s *State) { s.Live[0].Consumers[0].Trouble = "away" }, nil, "error: Sink nats://localhost:4222/TSTAT accepts nothing: away"},
+		{"optional consumer away", func(s *State) { s.Live[0].Consumers[1].Trouble = "away" }, nil, "warning: Sink exec:webrowse --stdin accepts nothing"},
+		{"dropped", func(s *State) { s.Live[0].Consumers[1].Dropped = 1 }, nil, "warning: Sink exec:webrowse --stdin missed 1 line"},
+		{"carbon away", func(s *State) { s.RRD[0].Down = errors.New("away") }, nil, "error: graphite://localhost:2003 accepts no points: away"},
 		{"spool", func(s *State) { s.RRD[0].Spooled = 1 << 20 }, nil, "warning: 1\u00a0MiB of points wait for graphite://localhost:2003"},
 		{"certificate ends", func(s *State) { s.Certificates[0].NotAfter = noon.Add(29 * 24 * time.Hour) }, nil, "warning: The certificate of serve tls-cert expires in 29\u00a0days"},
 		{"certificate ends soon", func(s *State) { s.Certificates[0].NotAfter = noon.Add(6 * 24 * time.Hour) }, nil, "error: The certificate of serve tls-cert expires in 6\u00a0days"},
-		{"certificate ended", func(s *State) { s.Certificates[0].NotAfter = noon }, nil, "error: The certificate of serve tls-cert has expired 0\u00a0s ago"},
+		{"certificate ended", func(s *State) { s.Certificates[0].NotAfter = noon }, nil, "error: The certificate of serve tls-cert expired 0\u00a0s ago"},
 		{"certificate unreadable", func(s *State) { s.Certificates[0].Err = "no PEM" }, nil, "error: Certificate of serve tls-cert: no PEM"},
 		{"certificate unknown", func(s *State) { s.Certificates[0].NotAfter = time.Time{} }, nil, ""},
 		{"logged", func(s *State) { s.Recent = []Notice{{Time: noon.Add(-time.Minute), Error: true}, {Time: noon}} }, nil, "warning: 1 logged error in the last hour"},
