@@ -1,6 +1,6 @@
-// Package admin is the administration listener of a repository or probe: a
-// page for people, metrics for Prometheus, and answers for those who watch
-// whether the process lives. It only reads: nothing can be changed through it.
+// Package admin serves the administration listener of a repository or probe: a
+// page for people, the same as JSON, metrics for Prometheus, and health checks.
+// It only reads: nothing can be changed through it.
 package admin
 
 import (
@@ -13,14 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options say what Handler shows.
+// Options configure Handler.
 type Options struct {
-	// State makes a snapshot for a request. It is called concurrently.
+	// State returns a snapshot for a request. It is called concurrently.
 	State func() *State
-	// Gatherer has what /metrics tells: see NewCollector.
+	// Gatherer provides /metrics, see NewCollector.
 	Gatherer prometheus.Gatherer
-	// Ready returns nil when all is open that should be, else what is not.
-	// nil: always ready. The reason is shown to everybody who asks.
+	// Ready returns why the service is not ready, or nil. A nil func is always
+	// ready. The page and /-/ready show the reason to all clients.
 	Ready func() error
 }
 
@@ -29,8 +29,8 @@ const maxScrapes = 4
 
 // Handler serves
 //
-//	/           the page: how is everything, and what to do about it; as JSON
-//	            to who accepts application/json, see Keys
+//	/           the page: status, problems and what to do about them; JSON for
+//	            clients that prefer application/json, see Keys
 //	/metrics    metrics for Prometheus
 //	/-/healthy  200 as long as the process answers
 //	/-/ready    200, or 503 and the reason
@@ -59,12 +59,11 @@ func Handler(opt Options) http.Handler {
 	return secured(mux)
 }
 
-// policy lets the page load nothing from anywhere, run nothing, and stand in
-// no frame. Its style and its icon are in the page itself, and its form asks
-// the page itself.
+// policy forbids the page to load or run anything and to be framed. Style and
+// icon are part of the page, and its form requests the page.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// secured sets the headers that all answers have.
+// secured sets the security headers of all answers.
 func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -88,7 +87,7 @@ func send(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	w.Write(body) // the peer may have gone
+	w.Write(body) // the client may have disconnected
 }
 
 // page serves the page.

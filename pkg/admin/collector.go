@@ -103,7 +103,7 @@ func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	}
 }
 
-// newest returns the time of the newest point of all, zero if there is none.
+// newest returns the time of the newest point, or zero without points.
 func newest(series []repository.Series) time.Time {
 	if len(series) == 0 {
 		return time.Time{}

@@ -38,7 +38,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 		if v <= 0 {
 			continue
 		}
-		h := max(1, float64(v)/float64(most)*plotHeight) // what is there can be seen
+		h := max(1, float64(v)/float64(most)*plotHeight) // keep small bars visible
 		fmt.Fprintf(&b, "M%.1f %.1fv%.1fh%.1fv-%.1fz", float64(i)*step, plotHeight-h, h, step*0.8, h)
 	}
 	n := len(values)
@@ -50,7 +50,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale says in words what the height and width of bars are.
+// scale describes the height and width of bars.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)
@@ -63,12 +63,12 @@ type line struct {
 	Path   string
 	Low    string // least value
 	High   string // greatest value
-	Period string // how long, and a point how often
+	Period string // see period
 	Title  string // the same in words
 }
 
 // newLine plots points over time. A pause of more than twice the usual step
-// is a gap. The values have a unit.
+// is a gap.
 func newLine(points []graphite.Point, unit string) *line {
 	var p []graphite.Point
 	for _, q := range points {
@@ -123,7 +123,7 @@ func newLine(points []graphite.Point, unit string) *line {
 	}
 }
 
-// seconds is a duration, zero if it is longer than one can be.
+// seconds returns n seconds, or 0 if n is negative or overflows a duration.
 func seconds(n int64) time.Duration {
 	if n < 0 || n > int64(math.MaxInt64/time.Second) {
 		return 0
@@ -131,5 +131,5 @@ func seconds(n int64) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// clock writes a unix time for the words of a plot.
+// clock formats a Unix time for the title of a plot.
 func clock(unix int64) string { return time.Unix(unix, 0).Format("2006-01-02 15:04") }

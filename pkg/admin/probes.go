@@ -40,50 +40,50 @@ func worst(levels ...string) string {
 	return w
 }
 
-// probeView is all that is known of a probe.
+// probeView is a probe with all its data on the page.
 type probeView struct {
 	Name  string
-	ID    string // of its place on the page
-	Level string // of the worst problem that names it
-	Tstat *Tstat // on this machine; nil: it is another one
+	ID    string // HTML id of its details
+	Level string // of the worst problem that names the probe
+	Tstat *Tstat // of the probe on this machine; nil: the probe is remote
 
-	All     []*mathproto.StreamStats     // its streams, those with trouble first
-	Streams rows[*mathproto.StreamStats] // those that are shown
-	Hidden  int64                        // streams that the filter hides
-	Late    int64                        // streams
-	Failing int64                        // streams
+	All     []*mathproto.StreamStats     // all streams, those with errors first
+	Streams rows[*mathproto.StreamStats] // shown on the page
+	Hidden  int64                        // healthy streams that the filter hides
+	Late    int64                        // late streams
+	Failing int64                        // failing streams
 	RowsDay int64                        // rows stored in 24 hours
-	Lag     time.Duration                // the longest of its streams
-	HasLag  bool                         // some logs are stored
-	Rejects []string                     // files with its rejected lines
-	Sources []liveSource                 // of live lines
-	Shown   rows[liveSource]             // those that are shown
+	Lag     time.Duration                // longest lag of its streams
+	HasLag  bool                         // Lag is known
+	Rejects []string                     // files with rejected lines of the probe
+	Sources []liveSource                 // all sources of live lines
+	Shown   rows[liveSource]             // sources shown on the page
 	Rate    float64                      // live lines a second
-	Last    time.Time                    // when the last live line came
-	Points  []pointsOf                   // by RRD endpoint
-	Metrics int64                        // of all of them
-	Newest  time.Time                    // the newest point
-	Clock   time.Duration                // how far ahead
+	Last    time.Time                    // when the last live line arrived
+	Points  []pointsOf                   // by run
+	Metrics int64                        // sum over Points
+	Newest  time.Time                    // time of the newest point
+	Clock   time.Duration                // how far its clock is ahead
 	HasTime bool                         // Clock is known
 }
 
-// liveSource is a source of live lines and what it feeds.
+// liveSource is a source of live lines of a run.
 type liveSource struct {
 	Run string
 	stream.SourceStats
 }
 
-// pointsOf is what a probe sent to an RRD endpoint.
+// pointsOf summarizes the points of a probe in a run.
 type pointsOf struct {
 	Run     string
 	Metrics int64
 	Newest  time.Time
 }
 
-// plainName is a name that can be an id on the page.
+// plainName matches names that can be part of an HTML id.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// newProbes groups a state by probe, those with problems first.
+// newProbes groups a state by probe. Probes with problems come first.
 func newProbes(s *State, problems []Problem) (list []*probeView) {
 	byName := map[string]*probeView{}
 	get := func(name string) *probeView {
@@ -133,7 +133,7 @@ func newProbes(s *State, problems []Problem) (list []*probeView) {
 	return list
 }
 
-// severity orders levels, the worst first.
+// severity returns the rank of a level; the worst has the lowest.
 func severity(level string) int { return slices.Index([]string{failure, warning, fine}, level) }
 
 func (p *probeView) addStream(l *mathproto.StreamStats) {
@@ -171,7 +171,7 @@ func (r *RRD) addTo(get func(string) *probeView) {
 	}
 }
 
-// finish orders what is shown.
+// finish orders the streams and sets what depends on all data of the probe.
 func (p *probeView) finish() {
 	slices.SortFunc(p.All, func(a, b *mathproto.StreamStats) int {
 		return cmp.Or(cmp.Compare(severity(streamLevel(a)), severity(streamLevel(b))), strings.Compare(a.StreamName, b.StreamName), strings.Compare(a.Type(), b.Type()))
@@ -181,7 +181,7 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has says in a few words what the probe sends.
+// Has returns the numbers of streams, sources and metrics of the probe as text.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {
@@ -196,8 +196,8 @@ func (p *probeView) Has() string {
 	return strings.Join(list, ", ")
 }
 
-// NewestFolder is the newest log folder of the Tstat of this machine, zero if
-// there is none or it is another machine.
+// NewestFolder returns the time of the newest log folder of Tstat on this
+// machine. It is zero if Tstat has not written a folder or the probe is remote.
 func (p *probeView) NewestFolder() time.Time {
 	if p.Tstat == nil {
 		return time.Time{}
@@ -205,18 +205,18 @@ func (p *probeView) NewestFolder() time.Time {
 	return p.Tstat.Newest
 }
 
-// bound shows only so many streams, and only those with trouble if sick says
-// so.
-func (p *probeView) bound(sick bool, n int) {
+// bound selects at most n streams for the page, without healthy ones if
+// unhealthy is set.
+func (p *probeView) bound(unhealthy bool, n int) {
 	list := p.All
-	if sick {
+	if unhealthy {
 		list = slices.DeleteFunc(slices.Clone(list), func(l *mathproto.StreamStats) bool { return streamLevel(l) == fine })
 	}
 	p.Hidden = int64(len(p.All) - len(list))
 	p.Streams = first(list, max(0, n))
 }
 
-// streamLevel is the level of a stream: that of the problems that it is in.
+// streamLevel returns the level of the worst problem of a stream.
 func streamLevel(l *mathproto.StreamStats) string {
 	switch {
 	case fails(l), l.Late():
@@ -227,12 +227,13 @@ func streamLevel(l *mathproto.StreamStats) string {
 	return fine
 }
 
-// fails tells whether something of a stream is not stored.
+// fails reports whether logs of a stream could not be stored in one of its
+// stores.
 func fails(l *mathproto.StreamStats) bool {
 	return l.Err() != "" || slices.ContainsFunc(l.Stores, func(s bulk.StoreSummary) bool { return s.Error != "" })
 }
 
-// byProbe groups streams; the names are in the order of the streams.
+// byProbe groups streams by probe. The names are in the order of the streams.
 func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][]*mathproto.StreamStats) {
 	streams = map[string][]*mathproto.StreamStats{}
 	for i := range logs {
@@ -245,9 +246,9 @@ func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][
 	return names, streams
 }
 
-// nameProbes names the probe of streams that come from one host and are named
-// by themselves only, as all are without certificates and configured probes,
-// by that host. Else each of them would be a probe.
+// nameProbes gives several streams of a host one probe name, the host, if each
+// is its own probe. So are all streams without certificates and configured
+// probes; without this, the page would list each stream as a probe.
 func (s *State) nameProbes() {
 	alone := map[string][]*mathproto.StreamStats{} // by host
 	for i := range s.Logs {
@@ -265,8 +266,7 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns how far the clock of a probe was ahead when one of its
-// streams last told.
+// clockOf returns the newest reading of how far the clock of a probe is ahead.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {
@@ -277,10 +277,10 @@ func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool)
 	return ahead, !last.IsZero()
 }
 
-// aheadText says how far a clock is ahead.
+// aheadText describes how far a clock is ahead.
 func aheadText(d time.Duration) string {
 	switch {
-	case d.Abs() <= 2*time.Second: // what such a reading is worth
+	case d.Abs() <= 2*time.Second: // readings are not more exact
 		return "right"
 	case d < 0:
 		return span(d) + " behind"

@@ -12,16 +12,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/upkeep"
 )
 
-// State is what the page and the metrics show: what the parts of a service say
-// of themselves at a time. Times that are zero mean never, or not known. Texts
-// may come from peers: they are escaped and cut short where they are shown, but
-// must hold no secrets.
+// State is a snapshot of a service, for the page and the metrics. A zero time
+// means never or unknown. Texts may come from peers: they are escaped and
+// shortened where they are shown, but must not hold secrets.
 type State struct {
 	Name    string // of this repository or probe
 	Version string // of the program
 	Started time.Time
 
-	Tstat        *Tstat      // on this machine; nil: this is no probe
+	Tstat        *Tstat      // on this machine; nil: serve runs no probe
 	Supervisor   *Supervisor // nil: none is configured
 	Endpoints    []repository.EndpointStats
 	Capabilities []Capability
@@ -33,14 +32,14 @@ type State struct {
 	Recent       []Notice // errors and warnings, newest first, see Recent
 }
 
-// Supervisor is where the capabilities are offered.
+// Supervisor describes to whom the capabilities are offered.
 type Supervisor struct {
 	URL     string
-	Clients []string // addresses where clients and supervisors are waited for, in the client-initiated workflow
+	Clients []string // addresses that clients and supervisors connect to, in the client-initiated workflow
 	component.Stats
 }
 
-// Tstat is the Tstat of a probe.
+// Tstat describes the Tstat of the probe on this machine.
 type Tstat struct {
 	Probe string // its name
 	probe.Tstat
@@ -52,20 +51,20 @@ const (
 	SideProbe      = "probe"
 )
 
-// Capability is what can be asked for at the supervisor.
+// Capability is a capability that a supervisor or client can use.
 type Capability struct {
 	Label          string
 	Side           string                    // SideRepository or SideProbe
 	Specifications []component.Specification // that run
 }
 
-// Live is a run that brings lines to consumers while Tstat writes them.
+// Live is a run that sends lines to sinks while Tstat writes them.
 type Live struct {
 	Name string // unique: the section of the configuration, or the specification
 	stream.Stats
 }
 
-// RRD is a run that brings points of RRDs into Graphite.
+// RRD is a run that sends points of RRDs to Graphite or Prometheus.
 type RRD struct {
 	Name string // unique: the section of the configuration, or the specification
 	To   string // destination without secrets
@@ -73,17 +72,17 @@ type RRD struct {
 	Recreated int64 // RRDs older than the last point sent, sent from their start
 
 	Series []repository.Series
-	// Untracked is how many points came of metrics that Series has no room
-	// for; they are stored like all others.
+	// Untracked counts points of metrics that Series has no room for. They are
+	// stored like all others.
 	Untracked int64
 }
 
-// Certificate is a certificate that this process shows to others, or trusts.
+// Certificate is a certificate that this process presents or trusts.
 type Certificate struct {
 	Use      string // setting that names it: serve tls-cert, …
 	Subject  string
 	NotAfter time.Time
-	Err      string // why it cannot be read
+	Err      string // why the certificate cannot be read
 }
 
 // Notice is an error or a warning that was logged, once or several times.

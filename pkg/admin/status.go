@@ -19,194 +19,195 @@ import (
 
 // status is the page as JSON. It is a contract: keys are added, never renamed
 // or removed, and keep their types and units. The key doc says what a value
-// is; the manual is made of it.
+// is; the manual prints it.
 type status struct {
-	Name       string            `json:"name" doc:"host"`
-	Version    string            `json:"version" doc:"of tstatrepo"`
+	Name       string            `json:"name" doc:"host name of this machine"`
+	Version    string            `json:"version" doc:"version of tstatrepo"`
 	Started    stamp             `json:"started" doc:"start of the process"`
-	Time       stamp             `json:"time" doc:"of this status"`
-	Status     string            `json:"status" doc:"fine, warning or error: the worst of the problems"`
+	Time       stamp             `json:"time" doc:"time of this status"`
+	Status     string            `json:"status" doc:"fine, warning or error: the level of the worst problem"`
 	Problems   []jsonProblem     `json:"problems" doc:"what is wrong, errors first"`
-	Tstat      *jsonTstat        `json:"tstat" doc:"the Tstat of this probe; null: this is no probe"`
-	Supervisor *jsonSupervisor   `json:"supervisor" doc:"null: neither a supervisor nor an address for clients is configured"`
-	Probes     []jsonProbe       `json:"probes" doc:"those with problems first"`
-	Live       []jsonLive        `json:"live" doc:"runs that bring live lines to sinks"`
-	RRD        []jsonRRD         `json:"rrd" doc:"runs that bring points of RRDs into Graphite"`
-	Endpoints  []jsonEndpoint    `json:"endpoints" doc:"where probes send to"`
-	Capability []jsonCapability  `json:"capabilities" doc:"what can be asked for"`
-	Certs      []jsonCertificate `json:"certificates" doc:"in use"`
+	Tstat      *jsonTstat        `json:"tstat" doc:"the Tstat of this probe; null: serve runs no probe"`
+	Supervisor *jsonSupervisor   `json:"supervisor" doc:"connection to the supervisor; null: neither a supervisor nor an address for clients is configured"`
+	Probes     []jsonProbe       `json:"probes" doc:"all probes, those with problems first"`
+	Live       []jsonLive        `json:"live" doc:"runs that send live lines to sinks"`
+	RRD        []jsonRRD         `json:"rrd" doc:"runs that send points of RRDs to Graphite or Prometheus"`
+	Endpoints  []jsonEndpoint    `json:"endpoints" doc:"endpoints that probes send to"`
+	Capability []jsonCapability  `json:"capabilities" doc:"capabilities offered"`
+	Certs      []jsonCertificate `json:"certificates" doc:"certificates in use"`
 	Recent     []jsonNotice      `json:"recent" doc:"errors and warnings of the log, newest first"`
 }
 
 type jsonProblem struct {
 	Level  string   `json:"level" doc:"error or warning"`
 	Part   string   `json:"part" doc:"supervisor, service, logs, live, rrd, tstat, clock, certificates or recent"`
-	Probes []string `json:"probes" doc:"that have it"`
-	What   string   `json:"what" doc:"a text for people, which may change"`
-	Do     string   `json:"do" doc:"advice for people, which may change"`
+	Probes []string `json:"probes" doc:"names of the probes that have the problem"`
+	What   string   `json:"what" doc:"text for people; its wording may change"`
+	Do     string   `json:"do" doc:"advice for people; its wording may change"`
 }
 
 type jsonTstat struct {
 	Probe     string `json:"probe" doc:"name of this probe"`
-	Looked    stamp  `json:"looked" doc:"when the folders were read"`
-	LogFolder string `json:"log_folder" doc:"empty: the probe has no logs"`
-	LogErr    string `json:"log_error" doc:"why it cannot be read"`
+	Looked    stamp  `json:"looked" doc:"when the folders were last read"`
+	LogFolder string `json:"log_folder" doc:"folder that Tstat writes logs into; empty: the probe has no logs"`
+	LogErr    string `json:"log_error" doc:"why the log folder cannot be read"`
 	Newest    stamp  `json:"newest_folder" doc:"time of the newest log folder"`
 	Changed   stamp  `json:"changed" doc:"when a log or log folder last changed"`
-	Finished  int64  `json:"finished_logs" doc:"logs in folders that Tstat writes to no more"`
-	Bytes     int64  `json:"finished_bytes" doc:"of these logs"`
-	Waiting   *int64 `json:"waiting_logs" doc:"finished logs that no repository has fetched; null: not known, because nothing was fetched since the start"`
-	RRDFolder string `json:"rrd_folder" doc:"empty: the probe has no RRDs"`
-	RRDErr    string `json:"rrd_error" doc:"why it cannot be read"`
-	RRDs      int64  `json:"rrds" doc:"files in it"`
+	Finished  int64  `json:"finished_logs" doc:"logs in folders that Tstat no longer writes to"`
+	Bytes     int64  `json:"finished_bytes" doc:"size of the finished logs"`
+	Waiting   *int64 `json:"waiting_logs" doc:"finished logs that no repository has fetched; null: unknown, because nothing was fetched since the start"`
+	RRDFolder string `json:"rrd_folder" doc:"folder that Tstat writes RRDs into; empty: the probe has no RRDs"`
+	RRDErr    string `json:"rrd_error" doc:"why the RRD folder cannot be read"`
+	RRDs      int64  `json:"rrds" doc:"RRDs in the RRD folder"`
 	NewestRRD stamp  `json:"newest_rrd" doc:"when an RRD last changed"`
 }
 
 type jsonSupervisor struct {
-	URL        string   `json:"url" doc:"empty: only clients are waited for"`
-	Registered bool     `json:"registered" doc:"at the supervisor"`
-	Since      stamp    `json:"since" doc:"of this state"`
-	Err        string   `json:"error" doc:"why it is not registered"`
-	Clients    []string `json:"clients" doc:"addresses where clients are waited for"`
+	URL        string   `json:"url" doc:"URL of the supervisor; empty: only clients connect"`
+	Registered bool     `json:"registered" doc:"true: the capabilities are registered at the supervisor"`
+	Since      stamp    `json:"since" doc:"start of this state"`
+	Err        string   `json:"error" doc:"why the capabilities are not registered"`
+	Clients    []string `json:"clients" doc:"addresses that clients connect to"`
 }
 
 type jsonProbe struct {
-	Name    string       `json:"name" doc:"of the probe"`
-	Status  string       `json:"status" doc:"the worst of its problems"`
-	Clock   *float64     `json:"clock_ahead_seconds" doc:"how far its clock is ahead, exact to a second; null: not known"`
-	Streams []jsonStream `json:"streams" doc:"of log files, those with trouble first"`
-	Sources []jsonSource `json:"sources" doc:"of live lines"`
-	Points  []jsonPoints `json:"points" doc:"of RRDs"`
+	Name    string       `json:"name" doc:"name of the probe"`
+	Status  string       `json:"status" doc:"fine, warning or error: the level of its worst problem"`
+	Clock   *float64     `json:"clock_ahead_seconds" doc:"how far the clock of the probe is ahead, exact to a second; null: unknown"`
+	Streams []jsonStream `json:"streams" doc:"streams of log files, those with errors first"`
+	Sources []jsonSource `json:"sources" doc:"sources of live lines"`
+	Points  []jsonPoints `json:"points" doc:"points of RRDs, by run"`
 }
 
 type jsonStream struct {
-	Stream     string      `json:"stream" doc:"name"`
-	Type       string      `json:"type" doc:"log type, empty if there are several"`
+	Stream     string      `json:"stream" doc:"name of the stream"`
+	Type       string      `json:"type" doc:"log type; empty: several"`
 	Status     string      `json:"status" doc:"fine, warning or error"`
-	Err        string      `json:"error" doc:"why not everything is stored"`
-	Late       bool        `json:"late" doc:"newer logs should be stored by now"`
-	Folder     stamp       `json:"newest_folder" doc:"of which a log is stored"`
-	Lag        *float64    `json:"lag_seconds" doc:"age of that folder; null: nothing is stored"`
-	Files      int64       `json:"files" doc:"stored since the start"`
-	Rows       int64       `json:"rows" doc:"stored since the start"`
+	Err        string      `json:"error" doc:"why not all logs are stored"`
+	Late       bool        `json:"late" doc:"true: newer logs are overdue"`
+	Folder     stamp       `json:"newest_folder" doc:"time of the newest folder with a stored log"`
+	Lag        *float64    `json:"lag_seconds" doc:"age of newest_folder; null: nothing is stored"`
+	Files      int64       `json:"files" doc:"files stored since the start"`
+	Rows       int64       `json:"rows" doc:"rows stored since the start"`
 	Rejects    int64       `json:"rejects" doc:"lines rejected since the start"`
-	RejectFile string      `json:"reject_file" doc:"path of the rejected lines; empty: none"`
-	Failed     int64       `json:"failed_files" doc:"times that a log was not stored since the start"`
-	Unstored   int64       `json:"unstored_files" doc:"logs that are not stored now"`
-	Bytes      int64       `json:"bytes" doc:"of the stored files"`
+	RejectFile string      `json:"reject_file" doc:"path of the file with the rejected lines; empty: no such file"`
+	Failed     int64       `json:"failed_files" doc:"failed attempts to store a log since the start"`
+	Unstored   int64       `json:"unstored_files" doc:"logs whose last attempt failed"`
+	Bytes      int64       `json:"bytes" doc:"size of the stored files"`
 	Success    stamp       `json:"last_success" doc:"when a log was last stored"`
-	Hourly     []int64     `json:"rows_per_hour" doc:"stored in the last 24 hours, the oldest first; the last hour is not over"`
-	To         []string    `json:"to" doc:"stores, or the repository"`
-	Stores     []jsonStore `json:"stores" doc:"one by one"`
+	Hourly     []int64     `json:"rows_per_hour" doc:"rows stored in each of the last 24 hours, the oldest first; the last hour is still running"`
+	To         []string    `json:"to" doc:"stores of the stream, or the repository that fetches it"`
+	Stores     []jsonStore `json:"stores" doc:"state of each store"`
 }
 
 type jsonStore struct {
-	Store  string   `json:"store" doc:"without secrets"`
-	Err    string   `json:"error" doc:"why it is not available"`
-	Folder stamp    `json:"newest_folder" doc:"of which it has a log"`
-	Lag    *float64 `json:"lag_seconds" doc:"age of the oldest folder of which it lacks a log, of the newest if it lacks none; null: it has nothing"`
-	Behind int64    `json:"behind_files" doc:"logs that it lacks"`
+	Store  string   `json:"store" doc:"URL of the store, without secrets"`
+	Err    string   `json:"error" doc:"why the store is not available"`
+	Folder stamp    `json:"newest_folder" doc:"time of the newest folder with a log in the store"`
+	Lag    *float64 `json:"lag_seconds" doc:"age of the oldest folder with a missing log, else of newest_folder; null: nothing is stored"`
+	Behind int64    `json:"behind_files" doc:"logs missing in the store"`
 }
 
 type jsonSource struct {
-	Run         string   `json:"run" doc:"name in live"`
-	From        string   `json:"from" doc:"address or folder"`
-	Connections int64    `json:"connections" doc:"now"`
-	Lines       int64    `json:"lines" doc:"since the start"`
+	Run         string   `json:"run" doc:"name of the run in live"`
+	From        string   `json:"from" doc:"address or folder of the source"`
+	Connections int64    `json:"connections" doc:"open connections"`
+	Lines       int64    `json:"lines" doc:"lines since the start"`
 	Rejects     int64    `json:"rejects" doc:"lines rejected since the start"`
-	Rate        *float64 `json:"lines_per_second" doc:"now"`
-	Last        stamp    `json:"last_line" doc:"when the last line came"`
+	Rate        *float64 `json:"lines_per_second" doc:"current rate"`
+	Last        stamp    `json:"last_line" doc:"when the last line arrived"`
 }
 
 type jsonPoints struct {
-	Run     string `json:"run" doc:"name in rrd"`
-	Metrics int64  `json:"metrics" doc:"whose last points are known"`
-	Newest  stamp  `json:"newest_point" doc:"of all of them"`
+	Run     string `json:"run" doc:"name of the run in rrd"`
+	Metrics int64  `json:"metrics" doc:"metrics whose last points are kept"`
+	Newest  stamp  `json:"newest_point" doc:"time of the newest point"`
 }
 
 type jsonLive struct {
-	Name      string         `json:"name" doc:"unique"`
-	Lines     int64          `json:"lines" doc:"since the start"`
-	Bytes     int64          `json:"bytes" doc:"since the start"`
+	Name      string         `json:"name" doc:"unique name of the run"`
+	Lines     int64          `json:"lines" doc:"lines since the start"`
+	Bytes     int64          `json:"bytes" doc:"size of the lines since the start"`
 	Rejects   int64          `json:"rejects" doc:"lines rejected since the start"`
-	Refused   int64          `json:"refused_connections" doc:"since the start"`
-	Rate      *float64       `json:"lines_per_second" doc:"now"`
-	Consumers []jsonConsumer `json:"sinks" doc:"where the lines go"`
+	Refused   int64          `json:"refused_connections" doc:"connections refused since the start"`
+	Rate      *float64       `json:"lines_per_second" doc:"current rate"`
+	Consumers []jsonConsumer `json:"sinks" doc:"sinks of the lines"`
 }
 
 type jsonConsumer struct {
-	Name     string `json:"name" doc:"without secrets"`
-	Optional bool   `json:"optional" doc:"it may miss lines"`
-	Lines    int64  `json:"lines" doc:"delivered since the start"`
-	Dropped  int64  `json:"dropped_lines" doc:"missed since the start"`
-	Restarts int64  `json:"restarts" doc:"since the start"`
-	Queued   int64  `json:"queued_bytes" doc:"that wait for it"`
-	Limit    int64  `json:"limit_bytes" doc:"that may wait for it"`
-	Err      string `json:"error" doc:"why it accepts nothing now"`
+	Name     string `json:"name" doc:"URL or command of the sink, without secrets"`
+	Optional bool   `json:"optional" doc:"true: the sink may miss lines"`
+	Lines    int64  `json:"lines" doc:"lines delivered since the start"`
+	Dropped  int64  `json:"dropped_lines" doc:"lines missed since the start"`
+	Restarts int64  `json:"restarts" doc:"reconnects and restarts since the start"`
+	Queued   int64  `json:"queued_bytes" doc:"bytes queued for the sink"`
+	Limit    int64  `json:"limit_bytes" doc:"size of the queue"`
+	Err      string `json:"error" doc:"why the sink accepts nothing now"`
 }
 
 type jsonRRD struct {
-	Name      string     `json:"name" doc:"unique"`
-	To        string     `json:"to" doc:"destination without secrets"`
-	Err       string     `json:"error" doc:"why it accepts nothing now"`
-	Points    int64      `json:"points" doc:"since the start"`
+	Name      string     `json:"name" doc:"unique name of the run"`
+	To        string     `json:"to" doc:"URL of the destination, without secrets"`
+	Err       string     `json:"error" doc:"why the destination accepts nothing now"`
+	Points    int64      `json:"points" doc:"points since the start"`
 	Success   stamp      `json:"last_success" doc:"when points were last stored"`
-	Spooled   int64      `json:"spooled_bytes" doc:"that wait on disk"`
-	NotFinite int64      `json:"not_finite" doc:"values left out since the start"`
+	Spooled   int64      `json:"spooled_bytes" doc:"size of the points waiting on disk"`
+	NotFinite int64      `json:"not_finite" doc:"infinite values left out since the start"`
 	NotStored int64      `json:"not_stored" doc:"points that the destination refused or ignored since the start"`
-	Metrics   int64      `json:"metrics" doc:"whose last points are known"`
-	Untracked int64      `json:"untracked_points" doc:"of further metrics"`
-	Plots     []jsonPlot `json:"plots" doc:"metrics that the page plots; the query of the page chooses them: metric=TEXT, probe=NAME"`
+	Metrics   int64      `json:"metrics" doc:"metrics whose last points are kept"`
+	Untracked int64      `json:"untracked_points" doc:"points of metrics whose last points are not kept"`
+	Plots     []jsonPlot `json:"plots" doc:"metrics that the page plots, chosen by metric=TEXT and probe=NAME in its query"`
 }
 
 type jsonPlot struct {
-	Probe  string      `json:"probe" doc:"that sent it"`
-	Metric string      `json:"metric" doc:"name"`
-	Unit   string      `json:"unit" doc:"of the values, empty if not known"`
-	Points []jsonPoint `json:"points" doc:"the last ones, the oldest first"`
+	Probe  string      `json:"probe" doc:"name of the probe"`
+	Metric string      `json:"metric" doc:"name of the metric"`
+	Unit   string      `json:"unit" doc:"unit of the values; empty: unknown"`
+	Points []jsonPoint `json:"points" doc:"last points, the oldest first"`
 }
 
 type jsonPoint struct {
-	Time  stamp    `json:"time" doc:"of the point"`
-	Value *float64 `json:"value" doc:"null: not finite"`
+	Time  stamp    `json:"time" doc:"time of the point"`
+	Value *float64 `json:"value" doc:"value of the point; null: not finite"`
 }
 
 type jsonEndpoint struct {
 	Name  string   `json:"name" doc:"collect-log, collect-streaming or collect-rrd"`
-	Open  bool     `json:"open" doc:"probes can send"`
-	Addrs []string `json:"addresses" doc:"where it listens"`
-	Since stamp    `json:"since" doc:"of this state"`
-	Err   string   `json:"error" doc:"why it is not open"`
+	Open  bool     `json:"open" doc:"true: the endpoint accepts connections"`
+	Addrs []string `json:"addresses" doc:"addresses that the endpoint listens on"`
+	Since stamp    `json:"since" doc:"start of this state"`
+	Err   string   `json:"error" doc:"why the endpoint is not open"`
 }
 
 type jsonCapability struct {
-	Label string              `json:"label" doc:"of the capability"`
+	Label string              `json:"label" doc:"label of the capability"`
 	Side  string              `json:"side" doc:"repository or probe"`
-	Specs []jsonSpecification `json:"specifications" doc:"that run"`
+	Specs []jsonSpecification `json:"specifications" doc:"running specifications"`
 }
 
 type jsonSpecification struct {
-	Token string `json:"token" doc:"of the specification"`
-	Since stamp  `json:"since" doc:"start"`
-	Until stamp  `json:"until" doc:"end; null: none"`
+	Token string `json:"token" doc:"token of the specification"`
+	Since stamp  `json:"since" doc:"start of the specification"`
+	Until stamp  `json:"until" doc:"end of the specification; null: it has no end"`
 }
 
 type jsonCertificate struct {
-	Use      string `json:"use" doc:"setting that names it"`
-	Subject  string `json:"subject" doc:"of the certificate"`
-	NotAfter stamp  `json:"not_after" doc:"its end"`
-	Err      string `json:"error" doc:"why it cannot be read"`
+	Use      string `json:"use" doc:"setting that names the certificate"`
+	Subject  string `json:"subject" doc:"subject of the certificate"`
+	NotAfter stamp  `json:"not_after" doc:"when the certificate expires"`
+	Err      string `json:"error" doc:"why the certificate cannot be read"`
 }
 
 type jsonNotice struct {
 	Level string `json:"level" doc:"error or warning"`
-	Time  stamp  `json:"time" doc:"the last time"`
-	First stamp  `json:"first" doc:"the first time"`
-	Count int64  `json:"count" doc:"times"`
-	Text  string `json:"text" doc:"as logged"`
+	Time  stamp  `json:"time" doc:"when it was last logged"`
+	First stamp  `json:"first" doc:"when it was first logged"`
+	Count int64  `json:"count" doc:"how often it was logged"`
+	Text  string `json:"text" doc:"message with its attributes"`
 }
 
-// stamp is a time in RFC 3339, UTC; null if it is zero or cannot be written so.
+// stamp is a time that JSON shows as RFC 3339 in UTC, or as null if it is zero
+// or outside the years 0 to 9999.
 type stamp struct{ time.Time }
 
 func (t stamp) MarshalJSON() ([]byte, error) {
@@ -217,7 +218,7 @@ func (t stamp) MarshalJSON() ([]byte, error) {
 	return []byte(strconv.Quote(u.Format(time.RFC3339))), nil
 }
 
-// finite returns a number, nil if JSON has no such.
+// finite returns v, or nil if v is NaN or infinite, which JSON cannot write.
 func finite(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
@@ -246,7 +247,7 @@ func errorText(err error) string {
 	return cut(err.Error(), maxNotice)
 }
 
-// lagSeconds are the seconds of a lag, nil if it is not known.
+// lagSeconds returns a lag in seconds, or nil if it is not known.
 func lagSeconds(d time.Duration, known bool) *float64 {
 	if !known {
 		return nil
@@ -334,14 +335,14 @@ func (p *plots) json() jsonRRD {
 	}
 }
 
-// Key is one of the JSON of the page.
+// Key describes a key of the status JSON.
 type Key struct {
-	Path string // with dots, and [] behind a list: probes[].name
+	Path string // as in probes[].name: dots between keys, [] after a list
 	Type string // string, number, boolean, time, object or list of one of them
 	Doc  string // what the value is
 }
 
-// Keys returns the contract of the JSON, in its order.
+// Keys returns all keys of the status JSON, in its order.
 func Keys() []Key { return keysOf("", reflect.TypeFor[status]()) }
 
 func keysOf(prefix string, t reflect.Type) (list []Key) {
@@ -374,8 +375,8 @@ func keysOf(prefix string, t reflect.Type) (list []Key) {
 	return list
 }
 
-// wantsJSON tells whether a request asks for JSON rather than for the page:
-// application/json is accepted, and not less than text/html.
+// wantsJSON reports whether a request prefers JSON to the page: it accepts
+// application/json with at least the quality of text/html.
 func wantsJSON(accept []string) bool {
 	quality := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
@@ -383,7 +384,7 @@ func wantsJSON(accept []string) bool {
 		q := 1.0
 		for param := range strings.SplitSeq(params, ";") {
 			if text, ok := strings.CutPrefix(strings.TrimSpace(param), "q="); ok {
-				q, _ = strconv.ParseFloat(text, 64) // 0 if it is no number
+				q, _ = strconv.ParseFloat(text, 64) // 0 if it is not a number
 			}
 		}
 		quality[strings.ToLower(strings.TrimSpace(typ))] = q

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// matter are the metrics that most people look for first, in this order; the
-// first with a name of each line. They are the names of the default naming.
+// matter lists the metrics that the page plots first, in this order, by their
+// names in the default naming. The names of a line are alternatives.
 var matter = [][]string{
 	{"ip.bitrate.in.TCP"},
 	{"ip.bitrate.out.TCP"},
@@ -24,11 +24,11 @@ var matter = [][]string{
 	{"profile.Active_or_Missed_TCP_or_UDP_flows.Missed_TCP_Flows"},
 }
 
-// related are the beginnings of metrics that come next.
+// related lists the prefixes of metrics that come next.
 var related = []string{"ip.bitrate.", "L3.bitrate.", "profile.", "tcp.rtt.", "tcp.anomalies.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
-// interest orders metrics: those of some of the traffic only (cloud, noncloud)
-// come after those of all of it.
+// interest returns the rank of a metric among the plots. Metrics of a part of
+// the traffic (cloud, noncloud) come after those of all traffic.
 func interest(metric string) int {
 	if i := slices.IndexFunc(matter, func(names []string) bool { return slices.Contains(names, metric) }); i >= 0 {
 		return i
@@ -43,10 +43,9 @@ func interest(metric string) int {
 	return len(matter) + i
 }
 
-// units are those of Tstat's histograms, by the beginning of the metric. What
-// is counted is that of a bin; what is measured that of the statistics of a
-// histogram, like Average. Without the latter the bins are rates or levels
-// themselves, and all statistics have the same unit.
+// units lists the units of Tstat's histograms; the first match counts. counted
+// is the unit of a bin, measured that of a statistic like Average. An empty
+// measured means that bins are rates or levels, and statistics share their unit.
 var units = []struct {
 	metric            *regexp.Regexp
 	counted, measured string
@@ -71,10 +70,10 @@ var units = []struct {
 	{regexp.MustCompile(`^(tcp|udp|Stream|mm|rtcp)\.`), "flows", ""},
 }
 
-// statistic are the last parts of metrics that measure.
+// statistic matches the metrics of statistics.
 var statistic = regexp.MustCompile(`\.(Average|Minimum|Maximum|Stdev|quantile_[0-9_]+)$`)
 
-// unit returns the unit of a metric, "" if it is not known.
+// unit returns the unit of a metric, "" if it is unknown.
 func unit(metric string) string {
 	if strings.HasSuffix(metric, ".Variance") {
 		return ""
@@ -85,7 +84,7 @@ func unit(metric string) string {
 		case statistic.MatchString(metric) && u.measured != "":
 			return u.measured
 		case statistic.MatchString(metric) && u.counted != "bit/s" && u.counted != "%":
-			return "" // of a histogram over types, which say nothing
+			return "" // an average over types has no meaning
 		default:
 			return u.counted
 		}
@@ -93,7 +92,7 @@ func unit(metric string) string {
 	return ""
 }
 
-// quantity writes a value with its unit.
+// quantity formats a value with its unit.
 func quantity(v float64, unit string) string {
 	switch unit {
 	case "":
@@ -111,14 +110,14 @@ func quantity(v float64, unit string) string {
 	if text == "–" {
 		return text
 	}
-	// A prefix of the SI stands right before a unit that is a symbol.
+	// An SI prefix belongs to the unit if that is a symbol.
 	if strings.Contains(text, "\u00a0") && (unit == "bit/s" || unit == "B" || unit == "s") {
 		return text + unit
 	}
 	return text + "\u00a0" + unit
 }
 
-// period says what a plot shows: how long, and a point how often.
+// period describes how long a plot is and how often it has a point.
 func period(width, step time.Duration) string {
 	if width <= 0 || step <= 0 {
 		return ""

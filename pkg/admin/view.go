@@ -31,10 +31,11 @@ const (
 	maxSpecs    = 10
 	maxPlots    = 36
 	maxFilter   = 100 // bytes
-	fewProbes   = 3   // whose plots are not folded, and whose streams are folded once
+	fewProbes   = 3   // up to so many probes, plots are open and streams are folded once
 )
 
-// refresh is the choice of seconds after which the page loads itself again.
+// Seconds between reloads of the page: the one offered, and the limits of the
+// query.
 const (
 	refreshChoice = 10
 	refreshMin    = 2
@@ -47,7 +48,7 @@ var pageText string
 //go:embed page.css
 var pageStyle string
 
-// styleHash names the style in the policy, so that no other is used.
+// styleHash identifies the style in the policy, which allows no other.
 var styleHash = func() string {
 	sum := sha256.Sum256([]byte(pageStyle))
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
@@ -87,13 +88,13 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"unix":     func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
 
-// storeLags returns how far behind each of several stores of a stream is.
+// storeLags returns the lag of each store of a stream; nil for a single store.
 func storeLags(l *mathproto.StreamStats) (list []string) {
 	if len(l.Stores) < 2 {
 		return nil
 	}
 	for _, s := range l.Stores {
-		text := s.Store + ": –" // it has nothing
+		text := s.Store + ": –" // nothing is stored
 		if lag, ok := s.Lag(l.Time); ok {
 			text = s.Store + ": " + span(lag)
 		}
@@ -105,14 +106,14 @@ func storeLags(l *mathproto.StreamStats) (list []string) {
 	return list
 }
 
-// uneven tells whether a store of a stream is not as far as the others.
+// uneven reports whether a store of a stream fails or is behind the others.
 func uneven(l *mathproto.StreamStats) bool {
 	return slices.ContainsFunc(l.Stores, func(s bulk.StoreSummary) bool {
 		return s.Behind > 0 || s.Error != "" || !s.Last.Equal(l.Stores[0].Last)
 	})
 }
 
-// rows are the first of a list, and how many more there are.
+// rows holds the first elements of a list and the number of the others.
 type rows[T any] struct {
 	Shown []T
 	More  int64
@@ -126,38 +127,38 @@ func first[T any](list []T, n int) rows[T] {
 // Values of the query of the page.
 const (
 	queryRefresh = "refresh" // seconds
-	queryMetric  = "metric"  // what the names of the plotted metrics contain
-	queryShow    = "show"    // unhealthy: only that
-	queryProbe   = "probe"   // that is not folded, and whose metrics are plotted
-	queryOpen    = "open"    // the section that is not folded
+	queryMetric  = "metric"  // text that the names of plotted metrics contain
+	queryShow    = "show"    // "unhealthy" hides what is healthy
+	queryProbe   = "probe"   // name of the probe to open and to plot
+	queryOpen    = "open"    // section to open
 )
 
-// view is what the template and the JSON are made of.
+// view holds the data of the template and of the JSON.
 type view struct {
 	*State
 	Now       time.Time
 	Style     template.CSS
 	Icon      template.URL
-	Refresh   int // seconds, 0: not
+	Refresh   int // seconds between reloads; 0: never
 	Filter    string
-	Unhealthy bool   // shows only what is unhealthy
-	Chosen    string // probe
-	Opened    string // section
+	Unhealthy bool   // hides what is healthy
+	Chosen    string // name of the chosen probe
+	Opened    string // section to open
 
 	All      []Problem
 	Problems rows[Problem]
 	Errors   int
 	Warnings int
 
-	Probes []*probeView     // all of them
-	Front  rows[*probeView] // those with problems, and the chosen one
-	Folded rows[*probeView] // the others, without those that the filter hides
+	Probes []*probeView     // all probes
+	Front  rows[*probeView] // open: probes with problems and the chosen one
+	Folded rows[*probeView] // folded: the others that the filter does not hide
 	Rest   int64            // healthy probes that the filter hides
 
 	Late int64 // streams that are late or failing
 
-	// HasLogs, HasLive and HasRRD tell whether this process has to do with
-	// them.
+	// HasLogs, HasLive and HasRRD report whether this process handles logs,
+	// live lines and RRDs.
 	HasLogs, HasLive, HasRRD bool
 
 	Plots []plots
@@ -169,7 +170,7 @@ type view struct {
 	NewestRRD time.Time
 }
 
-// plots are the series of an RRD that the filter lets pass.
+// plots holds the series of a run that match the query.
 type plots struct {
 	RRD
 	rows[repository.Series]
@@ -250,7 +251,7 @@ func (v *view) addRRD(r RRD) {
 	}
 }
 
-// levelOf is the level of the worst problem of parts.
+// levelOf returns the level of the worst problem of parts.
 func (v *view) levelOf(parts ...string) string {
 	w := fine
 	for _, p := range v.All {
@@ -261,15 +262,16 @@ func (v *view) levelOf(parts ...string) string {
 	return w
 }
 
-// Part is the level of a part of the service.
+// Part returns the level of a part of the service.
 func (v *view) Part(part string) string { return v.levelOf(part) }
 
-// CapabilityLevel is the level of the section of capabilities and endpoints.
+// CapabilityLevel returns the level of the section of capabilities and
+// endpoints.
 func (v *view) CapabilityLevel() string {
 	return v.levelOf(PartSupervisor, PartService, PartCertificates)
 }
 
-// Title names this repository or probe.
+// Title returns the name of this repository or probe.
 func (v *view) Title() string {
 	if v.Tstat != nil {
 		return v.Tstat.Probe
@@ -277,11 +279,11 @@ func (v *view) Title() string {
 	return v.Name
 }
 
-// Hidden is how many probes there was no room for.
+// Hidden returns how many probes the page has no room for.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open tells whether a section is not folded: it was asked for, it has trouble,
-// or it holds what was searched for.
+// Open reports whether a section is open: the query names it, it has problems,
+// or it holds what the query searches for.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -298,21 +300,21 @@ func (v *view) Open(section string) bool {
 	return false
 }
 
-// Shows tells whether the page has a section: the filter hides those without
-// trouble that were not asked for.
+// Shows reports whether the page has a section. The filter hides sections that
+// have no problem and are not in the query.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe tells whether a probe is not folded: it has trouble, was asked for,
-// or is this machine.
+// OpenProbe reports whether a probe is open: it has problems, the query names
+// it, or it is this machine.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }
 
-// FoldTwice tells whether the folded probes are so many that they are folded
-// together.
+// FoldTwice reports whether the folded probes are so many that one more fold
+// encloses them.
 func (v *view) FoldTwice() bool { return len(v.Folded.Shown) > fewProbes }
 
-// Level is the class of the whole: error, warning or fine.
+// Level returns the level of the worst problem.
 func (v *view) Level() string {
 	switch {
 	case v.Errors > 0:
@@ -323,7 +325,7 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict is the answer to whether everything is fine.
+// Verdict returns the numbers of errors and warnings as text.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:
@@ -336,12 +338,13 @@ func (v *view) Verdict() string {
 	return "All is well"
 }
 
-// Ago and At write a time for the template.
+// Ago, At and Machine format a time for the template: relative, absolute, and
+// for programs.
 func (v *view) Ago(t time.Time) string     { return ago(t, v.Now) }
 func (v *view) At(t time.Time) string      { return absolute(t) }
 func (v *view) Machine(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// Port is that of an endpoint.
+// Port returns the port of an endpoint, or "PORT" while it is closed.
 func (v *view) Port(endpoint string) string {
 	if e := v.endpoint(endpoint); e != nil && len(e.Addrs) > 0 {
 		if _, port, err := net.SplitHostPort(e.Addrs[0]); err == nil {
@@ -351,11 +354,11 @@ func (v *view) Port(endpoint string) string {
 	return "PORT"
 }
 
-// Folder writes the time of a log folder.
+// Folder formats the time of a log folder.
 func (v *view) Folder(t time.Time) string { return t.Format("2006-01-02 15:04") }
 
-// link is the address of this page with some of its query changed: pairs of a
-// key and a value, "" to leave it out.
+// link returns the address of this page with some of its query changed. The
+// changes are pairs of key and value; "" removes the key.
 func (v *view) link(changes ...string) string {
 	q := url.Values{}
 	set := func(key, value string) {
@@ -381,7 +384,7 @@ func (v *view) link(changes ...string) string {
 	return "/?" + q.Encode()
 }
 
-// Reload is the address of this page with another refresh.
+// Reload returns the address of this page with another refresh; 0 removes it.
 func (v *view) Reload(seconds int) string {
 	if seconds == 0 {
 		return v.link(queryRefresh, "")
@@ -389,18 +392,18 @@ func (v *view) Reload(seconds int) string {
 	return v.link(queryRefresh, strconv.Itoa(seconds))
 }
 
-// LinkSection leads to a section, which is not folded then.
+// LinkSection returns the address of a section, which it opens.
 func (v *view) LinkSection(section string) string { return v.link(queryOpen, section) + "#" + section }
 
-// LinkProbe leads to a probe, which is not folded then.
+// LinkProbe returns the address of a probe, which it opens.
 func (v *view) LinkProbe(p *probeView) string { return v.link(queryProbe, p.Name) + "#" + p.ID }
 
-// LinkPlots leads to the plots of a probe.
+// LinkPlots returns the address of the plots of a probe.
 func (v *view) LinkPlots(p *probeView) string {
 	return v.link(queryProbe, p.Name, queryMetric, "", queryOpen, "rrd") + "#rrd"
 }
 
-// LinkShow leads to all, or to what is unhealthy.
+// LinkShow returns the address of all probes, or of the unhealthy ones.
 func (v *view) LinkShow(unhealthy bool) string {
 	if unhealthy {
 		return v.link(queryShow, "unhealthy", queryProbe, "") + "#probes"
@@ -408,15 +411,15 @@ func (v *view) LinkShow(unhealthy bool) string {
 	return v.link(queryShow, "", queryProbe, "") + "#probes"
 }
 
-// LinkAllPlots leads to the plots of all probes.
+// LinkAllPlots returns the address of the plots of all probes.
 func (v *view) LinkAllPlots() string {
 	return v.link(queryProbe, "", queryMetric, "", queryOpen, "rrd") + "#rrd"
 }
 
-// place is a link to where more is said of a problem.
+// place is a link to the details of a problem.
 type place struct{ Href, Text string }
 
-// Places are where more is said of a problem.
+// Places returns links to the details of a problem.
 func (v *view) Places(p Problem) (list []place) {
 	for _, name := range p.Probes {
 		i := slices.IndexFunc(v.Front.Shown, func(of *probeView) bool { return of.Name == name })
@@ -444,34 +447,34 @@ func (v *view) Places(p Problem) (list []place) {
 	return nil
 }
 
-// RefreshChoice is what the page offers.
+// RefreshChoice returns the seconds between reloads that the page offers.
 func (v *view) RefreshChoice() int { return refreshChoice }
 
-// Up is how long the process runs.
+// Up returns how long the process has run.
 func (v *view) Up() string { return span(v.Now.Sub(v.Started)) }
 
-// Span is how long ago something began.
+// Span returns the time since t as text.
 func (v *view) Span(t time.Time) string { return span(v.Now.Sub(t)) }
 
-// probeOf is a probe for the templates "probe" and "streams".
+// probeOf is the data of the templates "probe" and "streams".
 type probeOf struct {
 	P *probeView
 	V *view
 }
 
-// Of gives a probe to a template.
+// Of returns the data of the templates "probe" and "streams".
 func (v *view) Of(p *probeView) probeOf { return probeOf{p, v} }
 
-// timed is a time for the template "time".
+// timed is the data of the template "time".
 type timed struct {
 	T time.Time
 	V *view
 }
 
-// With gives a time to the template "time".
+// With returns the data of the template "time".
 func (v *view) With(t time.Time) timed { return timed{t, v} }
 
-// parts are the parts of the name of a metric, where a line may be broken.
+// parts splits the name of a metric where a line may break.
 func parts(metric string) (list []string) {
 	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
 		list = append(list, strings.SplitAfter(node, "_")...)
@@ -479,8 +482,8 @@ func parts(metric string) (list []string) {
 	return list
 }
 
-// icon is a dot in the colour of the state, for the tab of the browser.
+// icon returns a dot in the color of a level, for the tab of the browser.
 func icon(level string) template.URL {
-	colour := map[string]string{fine: "%232e8b57", warning: "%23d98e04", failure: "%23c62828"}[level]
-	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", colour))
+	color := map[string]string{fine: "%232e8b57", warning: "%23d98e04", failure: "%23c62828"}[level]
+	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", color))
 }
