@@ -13,8 +13,62 @@ import (
 	"testing"
 )
 
-// TestServeStoreDownFromTheStart: page, metrics and readiness agree that a
-// store is down that never answered, and none of them shows its password.
+// adminClient asks the administration listener at an address.
+type adminClient struct {
+	t    *testing.T
+	addr string
+}
+
+// get returns the answer for a path. accept is the header, "" to leave it out.
+func (c adminClient) get(path, accept string) (status int, text string) {
+	c.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, "http://"+c.addr+path, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// shows waits until the answer for a path has all texts, and returns it.
+func (c adminClient) shows(path string, want ...string) (status int, text string) {
+	c.t.Helper()
+	for _, w := range want {
+		becomes(c.t, fmt.Sprintf("%q in %s", w, path), func() bool {
+			status, text = c.get(path, "")
+			return strings.Contains(text, w)
+		})
+	}
+	return status, text
+}
+
+// writeLogs writes log folders of Tstat with a log each.
+func writeLogs(t *testing.T, root, text string, folders ...string) {
+	t.Helper()
+	for _, folder := range folders {
+		dir := filepath.Join(root, folder)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestServeStoreDownFromTheStart: page, metrics and readiness report a store
+// that never answered, and none of them shows its password.
 func TestServeStoreDownFromTheStart(t *testing.T) {
 	c := newServeConfig(t)
 	admin := freeAddr(t)
@@ -22,15 +76,7 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("administration")
 	source := t.TempDir()
-	for i := 21; i < 23; i++ {
-		dir := filepath.Join(source, fmt.Sprintf("2016_03_24_%d_37.out", i))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte("#15#c_ip:1 c_port:2\n1.1.1.1 1\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeLogs(t, source, "#15#c_ip:1 c_port:2\n1.1.1.1 1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
 	probe := mathCommand(t, "--to", "math://"+c.logs, "--listen", freeAddr(t), "--stream", "s1", "--settle", "1s", "--state-dir", t.TempDir(), source)
 	defer probe.stop(t)
 	for path, want := range map[string]string{
@@ -38,20 +84,7 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 		"/metrics": `tstatrepo_import_store_failing{probe="s1",store="postgres://`,
 		"/-/ready": "store postgres://",
 	} {
-		status, text := 0, ""
-		becomes(t, fmt.Sprintf("%q in %s", want, path), func() bool {
-			resp, err := http.Get("http://" + admin + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			body, err := io.ReadAll(resp.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			status, text = resp.StatusCode, string(body)
-			return strings.Contains(text, want)
-		})
+		status, text := adminClient{t, admin}.shows(path, want)
 		if strings.Contains(text, "secret") {
 			t.Errorf("%s shows the password: %s", path, text)
 		}
@@ -61,8 +94,8 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 	}
 }
 
-// TestServeAdmin: what probes send is seen on the administration listener,
-// and so is what is wrong.
+// TestServeAdmin: the administration listener shows what probes send and what
+// is wrong.
 func TestServeAdmin(t *testing.T) {
 	c := newServeConfig(t)
 	admin, carbon := freeAddr(t), freeAddr(t)
@@ -71,49 +104,20 @@ func TestServeAdmin(t *testing.T) {
 	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("administration")
-	get := func(path string) (int, string) {
-		t.Helper()
-		resp, err := http.Get("http://" + admin + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(text)
-	}
-	shows := func(path string, want ...string) {
-		t.Helper()
-		for _, w := range want {
-			becomes(t, fmt.Sprintf("%q in %s", w, path), func() bool {
-				_, text := get(path)
-				return strings.Contains(text, w)
-			})
-		}
-	}
+	client := adminClient{t, admin}
 	for path, want := range map[string]int{"/": 200, "/metrics": 200, "/-/healthy": 200, "/-/ready": 200, "/debug": 404} {
-		if status, text := get(path); status != want {
+		if status, text := client.get(path, ""); status != want {
 			t.Errorf("%s: %d %s", path, status, text)
 		}
 	}
-	shows("/", "All is well", "No probe has registered yet", "No line has arrived yet", "No point has arrived yet", c.logs, c.lines, c.points)
+	client.shows("/", "All is well", "No probe has registered yet", "No line has arrived yet", "No point has arrived yet", c.logs, c.lines, c.points)
 
 	// Logs.
 	source := t.TempDir()
-	for _, folder := range []string{"2016_03_24_21_37.out", "2016_03_24_22_37.out"} {
-		dir := filepath.Join(source, folder)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte("#15#c_ip:1 c_port:2\n1.1.1.1 1\n2.2.2.2 2\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeLogs(t, source, "#15#c_ip:1 c_port:2\n1.1.1.1 1\n2.2.2.2 2\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
 	probe := mathCommand(t, "--to", "math://"+c.logs, "--listen", freeAddr(t), "--stream", "s1", "--settle", "1s", "--state-dir", t.TempDir(), source)
 	defer probe.stop(t)
-	shows("/metrics", `tstatrepo_import_files_total{probe="turin",stream="s1",type="log_tcp_complete"} 2`)
+	client.shows("/metrics", `tstatrepo_import_files_total{probe="turin",stream="s1",type="log_tcp_complete"} 2`)
 
 	// Live lines.
 	conn, err := net.Dial("tcp", c.lines)
@@ -124,29 +128,26 @@ func TestServeAdmin(t *testing.T) {
 	if _, err := io.WriteString(conn, strings.Repeat("/t/2016_03_24_21_37.out/log_tcp_complete 1.1.1.1 1\n", 3)+"rubbish\n"); err != nil {
 		t.Fatal(err)
 	}
-	shows("/metrics", `tstatrepo_stream_source_lines_total{probe="turin",stream="collect-streaming"} 3`,
+	client.shows("/metrics", `tstatrepo_stream_source_lines_total{probe="turin",stream="collect-streaming"} 3`,
 		`tstatrepo_stream_source_rejects_total{probe="turin",stream="collect-streaming"} 1`,
 		`tstatrepo_stream_source_connections{probe="turin",stream="collect-streaming"} 1`,
 		`tstatrepo_stream_consumer_lines_total{consumer="file:`+c.dir+`/live",stream="collect-streaming"} 3`)
 
-	// Points, for a server that is away.
-	post := func() {
-		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 42]]`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
+	// Points for a server that is down.
+	resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 42]]`))
+	if err != nil {
+		t.Fatal(err)
 	}
-	post()
-	shows("/metrics", `tstatrepo_rrd_push_series{probe="turin",rrd="collect-rrd"} 1`, `tstatrepo_rrd_push_failing{rrd="collect-rrd"} 1`)
-	shows("/", "1 error, 1 warning", "1 live line of collect-streaming", "graphite://"+carbon+" accepts no points", "turin")
+	resp.Body.Close()
+	client.shows("/metrics", `tstatrepo_rrd_push_series{probe="turin",rrd="collect-rrd"} 1`, `tstatrepo_rrd_push_failing{rrd="collect-rrd"} 1`)
+	client.shows("/", "1 error, 1 warning", "1 live line of collect-streaming", "graphite://"+carbon+" accepts no points", "turin")
 
 	req, err := http.NewRequest("GET", "http://"+admin+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Host = "evil.example"
-	resp, err := http.DefaultClient.Do(req)
+	resp, err = http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,46 +159,18 @@ func TestServeAdmin(t *testing.T) {
 	p.cmd.Wait()
 }
 
-// TestServeAdminOfProbe: a probe shows its Tstat while nothing is exported, on
-// the page and as JSON.
+// TestServeAdminOfProbe: page and JSON of a probe show its Tstat without an
+// export.
 func TestServeAdminOfProbe(t *testing.T) {
 	c := newServeConfig(t)
 	admin := freeAddr(t)
 	logs := filepath.Join(c.dir, "tstat")
 	c.end = fmt.Sprintf("[probe]\nname = \"turin\"\nlog-folder = %q\ntimezone = \"UTC\"\nlisten = []", logs)
-	for _, folder := range []string{"2016_03_24_21_37.out", "2016_03_24_22_37.out"} {
-		dir := filepath.Join(logs, folder)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "log_tcp_complete"), []byte("1\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeLogs(t, logs, "1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("administration")
-	get := func(accept string) string {
-		t.Helper()
-		req, err := http.NewRequest("GET", "http://"+admin+"/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Accept", accept)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
-	becomes(t, "the folders of Tstat on the page", func() bool {
-		text := get("text/html")
-		return strings.Contains(text, "<span>probe</span> turin") && strings.Contains(text, "2016-03-24 22:37") && strings.Contains(text, "<dt>Files waiting</dt><dd>1</dd>")
-	})
+	client := adminClient{t, admin}
+	client.shows("/", "<span>probe</span> turin", "2016-03-24 22:37", "<dt>Files waiting</dt><dd>1</dd>")
 	var status struct {
 		Status string
 		Tstat  struct {
@@ -206,7 +179,7 @@ func TestServeAdminOfProbe(t *testing.T) {
 			Wait   int64  `json:"waiting_logs"`
 		}
 	}
-	if text := get("application/json"); json.Unmarshal([]byte(text), &status) != nil || status.Status != "fine" || status.Tstat.Probe != "turin" ||
+	if _, text := client.get("/", "application/json"); json.Unmarshal([]byte(text), &status) != nil || status.Status != "fine" || status.Tstat.Probe != "turin" ||
 		status.Tstat.Newest != "2016-03-24T22:37:00Z" || status.Tstat.Wait != 1 {
 		t.Errorf("%+v of %s", status, text)
 	}
