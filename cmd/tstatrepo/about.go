@@ -15,17 +15,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// build is what version tells of the program.
+// build describes the program.
 type build struct {
 	Version  string   `json:"version"`
 	Go       string   `json:"go"`
 	Platform string   `json:"platform"`         // operating system and architecture
-	Commit   string   `json:"commit,omitempty"` // "" if the build had no git
+	Commit   string   `json:"commit,omitempty"` // "" if built outside a git checkout
 	Date     string   `json:"date,omitempty"`   // of the commit, RFC 3339
 	Modified bool     `json:"modified,omitempty"`
-	Readers  []string `json:"readers"` // of RRDs
+	Readers  []string `json:"readers"` // readers of RRDs
 }
 
+// currentBuild describes the running program.
 func currentBuild() build {
 	b := build{Version: currentVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Readers: rrdfile.Readers()}
 	if info, ok := debug.ReadBuildInfo(); ok {

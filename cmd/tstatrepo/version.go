@@ -1,11 +1,8 @@
 package main
 
 import (
-	"runtime"
 	"runtime/debug"
 	"strings"
-
-	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // version is set by release builds: -ldflags "-X main.version=v1.2.3".
@@ -13,8 +10,8 @@ var version string
 
 // versionString returns what --version prints after the name.
 func versionString() string {
-	return currentVersion() + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH +
-		"\nreaders: " + strings.Join(rrdfile.Readers(), ", ")
+	b := currentBuild()
+	return b.Version + " " + b.Go + " " + b.Platform + "\nreaders: " + strings.Join(b.Readers, ", ")
 }
 
 func currentVersion() string {
