@@ -495,7 +495,7 @@ func absolute(p *problems, sec section) {
 				path = ""
 			}
 			if path != "" && !filepath.IsAbs(path) {
-				sub.add(s.name, "%s is no absolute path", path)
+				sub.add(s.name, "%s is not an absolute path", path)
 			}
 		}
 	}

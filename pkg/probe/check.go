@@ -49,7 +49,7 @@ func (p *Probe) accept(ctx context.Context, label string, spec *mplane.Statement
 			return nil, fmt.Errorf("log.folder: %w", err)
 		}
 		if e.logType, _ = spec.Parameters.Get("log.type"); tstat.TypeByName(e.logType) == nil {
-			return nil, fmt.Errorf("log.type: %q is no log of Tstat, like log_tcp_complete", e.logType)
+			return nil, fmt.Errorf("log.type: %q is not a log of Tstat, like log_tcp_complete", e.logType)
 		}
 		text, _ := spec.Parameters.Get("log.time")
 		minutes, err := strconv.Atoi(text)
@@ -98,7 +98,7 @@ func (p *Probe) repository(ctx context.Context, text string) (addrs []netip.Addr
 // links in a path of a peer are not followed out of them.
 func (p *Probe) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
-		return "", fmt.Errorf("%q is no absolute path", text)
+		return "", fmt.Errorf("%q is not an absolute path", text)
 	}
 	path, err := filepath.EvalSymlinks(text)
 	if err != nil {
@@ -121,7 +121,7 @@ func (p *Probe) folder(text string) (string, error) {
 	if info, err := os.Stat(dir); err != nil {
 		return "", awayError{err}
 	} else if !info.IsDir() {
-		return "", fmt.Errorf("%s is no folder", dir)
+		return "", fmt.Errorf("%s is not a folder", dir)
 	}
 	if tstat.IsFolder(filepath.Base(dir)) {
 		return "", fmt.Errorf("%s is a log folder itself: name the one above it", dir)

@@ -80,8 +80,8 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 				log.Error("export refused or failed", "err", err)
 				return nil, err
 			}
-			log.Warn("export cannot go on yet; trying again", "err", err, "in", p.again)
-			retry.Sleep(ctx, p.again) // the next turn sees whether ctx has ended
+			log.Warn("export cannot resume yet, retrying", "err", err, "in", p.again)
+			retry.Sleep(ctx, p.again) // the next round checks ctx
 		}
 	}
 }
@@ -251,12 +251,12 @@ func (p *Probe) exportLogs(ctx context.Context, e *export) error {
 	e.mu.Unlock()
 	err = m.Run(ctx)
 	if cause := context.Cause(ctx); !errors.Is(cause, component.ErrScopeEnd) && !errors.Is(cause, component.ErrInterrupted) {
-		return err // it goes on after a restart
+		return err // the export resumes after a restart
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.drain)
 	defer cancel()
 	if failure := m.Withdraw(ctx); failure != nil {
-		p.log.Warn("streams not removed at the repository, which still asks for them", "repository", e.repository, "err", failure)
+		p.log.Warn("streams not removed at the repository, which continues to poll them", "repository", e.repository, "err", failure)
 	}
 	return err
 }
@@ -271,7 +271,7 @@ func (e *export) stats() Export {
 	return e.status
 }
 
-// wants tells whether tstat-exporter_log offers a log.
+// wants reports whether tstat-exporter_log offers a log.
 func (p *Probe) wants(logType string) bool {
 	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }

@@ -89,7 +89,7 @@ type Probe struct {
 	minute time.Duration // of log.time
 	drain  time.Duration // how long a repository may take the lines that are under way at the end
 	retry  time.Duration // of a batch of points
-	again  time.Duration // until a resumed export is tried again
+	again  time.Duration // delay before a resumed export is retried
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	mu      sync.Mutex
@@ -124,18 +124,18 @@ func (o *Options) check() error {
 	}
 	for _, dir := range slices.Concat([]string{o.LogFolder, o.RRDFolder}, o.Folders) {
 		if dir != "" && !filepath.IsAbs(dir) {
-			errs = append(errs, fmt.Errorf("folder %q is no absolute path", dir))
+			errs = append(errs, fmt.Errorf("folder %q is not an absolute path", dir))
 		}
 	}
 	if o.SystemID != "" {
 		c, err := mplane.ParseConstraint(mplane.String, o.SystemID)
 		if id, ok := c.Single(); err != nil || !ok || id != o.SystemID {
-			errs = append(errs, fmt.Errorf("System_ID %q is no single value", o.SystemID))
+			errs = append(errs, fmt.Errorf("System_ID %q is not a single value", o.SystemID))
 		}
 	}
 	for _, glob := range o.Types {
 		if _, err := path.Match(glob, ""); err != nil {
-			errs = append(errs, fmt.Errorf("%q is no glob", glob))
+			errs = append(errs, fmt.Errorf("%q is not a glob", glob))
 		}
 	}
 	if o.Advertise != "" {

@@ -246,11 +246,11 @@ func TestOptions(t *testing.T) {
 	}{
 		{func(o *Options) { o.Name = "a b" }, "invalid probe name"},
 		{func(o *Options) { o.LogFolder = "" }, "needs a folder"},
-		{func(o *Options) { o.RRDFolder = "rrd" }, `"rrd" is no absolute path`},
-		{func(o *Options) { o.Folders = []string{"logs"} }, `"logs" is no absolute path`},
-		{func(o *Options) { o.SystemID = "1,2" }, "no single value"},
-		{func(o *Options) { o.SystemID = "*" }, "no single value"},
-		{func(o *Options) { o.Types = []string{"["} }, "no glob"},
+		{func(o *Options) { o.RRDFolder = "rrd" }, `"rrd" is not an absolute path`},
+		{func(o *Options) { o.Folders = []string{"logs"} }, `"logs" is not an absolute path`},
+		{func(o *Options) { o.SystemID = "1,2" }, "not a single value"},
+		{func(o *Options) { o.SystemID = "*" }, "not a single value"},
+		{func(o *Options) { o.Types = []string{"["} }, "not a glob"},
 		{func(o *Options) { o.Advertise = "here" }, "not host:port"},
 		{func(o *Options) { o.Stream = "a b" }, "no name of a stream"},
 	} {
@@ -303,7 +303,7 @@ func TestRefused(t *testing.T) {
 		{RRD, []string{"repository.url=[::ffff:192.0.2.7]:9000"}, "192.0.2.7, which is in no network"},
 		{RRD, []string{"repository.url=both:9000"}, "192.0.2.7, which is in no network"},
 		{Log, []string{"repository.url=unknown:9000"}, "no such host"},
-		{Streaming, streaming("tstat", "log_tcp_complete", "60"), "no absolute path"},
+		{Streaming, streaming("tstat", "log_tcp_complete", "60"), "not an absolute path"},
 		{Streaming, streaming(outside, "log_tcp_complete", "60"), "not in the folders"},
 		{Streaming, streaming("/nothing/here", "log_tcp_complete", "60"), "not in the folders"},
 		{Streaming, streaming(in("../.."), "log_tcp_complete", "60"), "not in the folders"},
@@ -311,9 +311,9 @@ func TestRefused(t *testing.T) {
 		{Streaming, streaming(in("link"), "log_tcp_complete", "60"), "not in the folders"},
 		{Streaming, streaming(in("nothing"), "log_tcp_complete", "60"), "no such file"},
 		{Streaming, streaming(in("2026_11_22_06_39.out"), "log_tcp_complete", "60"), "a log folder itself"},
-		{Streaming, streaming(in("2026_11_22_06_39.out/log_tcp_complete"), "log_tcp_complete", "60"), "is no folder"},
-		{Streaming, streaming(in(""), "log_*", "60"), "no log of Tstat"},
-		{Streaming, streaming(in(""), "../log_tcp_complete", "60"), "no log of Tstat"},
+		{Streaming, streaming(in("2026_11_22_06_39.out/log_tcp_complete"), "log_tcp_complete", "60"), "is not a folder"},
+		{Streaming, streaming(in(""), "log_*", "60"), "not a log of Tstat"},
+		{Streaming, streaming(in(""), "../log_tcp_complete", "60"), "not a log of Tstat"},
 		{Streaming, streaming(in(""), "log_tcp_complete", "0"), "log.time"},
 		{Streaming, streaming(in(""), "log_tcp_complete", "10081"), "log.time"},
 		{Streaming, streaming(in(""), "log_tcp_complete", "1e30"), "log.time"},
@@ -524,7 +524,7 @@ func TestResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	restart(b.Options)
-	eventually(t, "it waits", func() bool { return strings.Contains(b.logs.String(), "export cannot go on yet") })
+	eventually(t, "it waits", func() bool { return strings.Contains(b.logs.String(), "export cannot resume yet") })
 	if err := os.Rename(b.LogFolder+".away", b.LogFolder); err != nil {
 		t.Fatal(err)
 	}

@@ -27,11 +27,11 @@ type Export struct {
 
 	Lines   int64 // taken by the repository, of tstat-exporter_streaming
 	Rejects int64 // lines that were no rows of their log
-	Outside int64 // logs left out because of links out of the folder
+	Outside int64 // logs left out because links lead out of the folder
 	Bytes   int64 // read of logs, or of files that were fetched
 	Files   int64 // fetched, of tstat-exporter_log
-	// Newest is the time of the newest folder of which a log was fetched since
-	// the start of the export, of tstat-exporter_log; zero: none was.
+	// Newest is the time of the newest folder from which a log was fetched since
+	// the start of the export, of tstat-exporter_log; zero: nothing was fetched.
 	Newest time.Time
 	Points int64 // sent or in the spool, of tstat-exporter_rrd
 	// NotFinite are values left out, and Recreated RRDs older than the last

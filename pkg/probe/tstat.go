@@ -14,44 +14,45 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Tstat is what the folders of Tstat hold, whether an export runs or not.
+// Tstat describes the content of the folders of Tstat, with or without a running
+// export.
 type Tstat struct {
 	Looked time.Time // when the folders were read; zero: not yet
 
 	LogFolder string    // "": the probe has no logs
-	LogErr    string    // why LogFolder cannot be read; "": it can
-	Newest    time.Time // time of the newest log folder; zero: there is none
+	LogErr    string    // why LogFolder cannot be read; "" on success
+	Newest    time.Time // time of the newest log folder; zero: no log folder
 	Changed   time.Time // when a log folder, or a log in it, last changed
 	Finished  int64     // logs in finished folders
-	Bytes     int64     // of these logs
-	// Waiting counts those finished logs that are in newer folders than the
-	// newest one that a repository has fetched from; all of them if no export
-	// of logs runs. It is -1 while an export runs of which nothing was fetched
-	// since the start: the repository may have all.
+	Bytes     int64     // size of these logs
+	// Waiting counts the finished logs in folders newer than the newest one that
+	// a repository has fetched from; without an export of logs, all finished
+	// logs. It is -1 while a repository has fetched nothing from a running export,
+	// because the repository may have all logs.
 	Waiting int64
 
 	RRDFolder string    // "": the probe has no RRDs
-	RRDErr    string    // why RRDFolder cannot be read; "": it can
-	RRDs      int64     // files in it
-	NewestRRD time.Time // when one of them last changed
+	RRDErr    string    // why RRDFolder cannot be read; "" on success
+	RRDs      int64     // RRD files in RRDFolder
+	NewestRRD time.Time // when an RRD file last changed
 }
 
-// Bounds of how the folders are read: at most so often, and so long a caller
-// waits for the first result. A file system that hangs holds up nobody.
+// The folders are read at most once per lookEvery. A caller waits at most lookWait
+// for the first result, so a file system that hangs blocks no caller.
 const (
 	lookEvery = 10 * time.Second
 	lookWait  = time.Second
 )
 
-// watch reads the folders in the background.
+// watch holds the result of reading the folders in the background.
 type watch struct {
 	mu      sync.Mutex
-	looking chan struct{} // closed when the folders are read; nil: nobody reads
+	looking chan struct{} // closed when the folders are read; nil: no read is running
 	found   Tstat
 }
 
-// Tstat returns what the folders held a moment ago. It reads them in the
-// background, and returns what it has if that takes long.
+// Tstat returns the recent content of the folders. It reads them in the
+// background and returns the previous result until that is done.
 func (p *Probe) Tstat() Tstat {
 	w := &p.watch
 	w.mu.Lock()
@@ -81,7 +82,7 @@ func (p *Probe) Tstat() Tstat {
 	return t
 }
 
-// read reads the folders.
+// read reads the folders of Tstat.
 func (p *Probe) read() (t Tstat) {
 	t.Looked = time.Now()
 	if p.LogFolder != "" {
@@ -111,7 +112,7 @@ func (p *Probe) read() (t Tstat) {
 	return t
 }
 
-// count counts the logs and those that wait.
+// count adds the finished and the waiting logs to t.
 func (p *Probe) count(t *Tstat, logs *tstat.Tree) {
 	exported, fetched := p.fetched()
 	for _, d := range logs.Folders {
@@ -141,7 +142,8 @@ func (p *Probe) count(t *Tstat, logs *tstat.Tree) {
 }
 
 // fetched returns whether an export of logs runs, and the time of the newest
-// folder of which one has delivered a log since its start; zero: none.
+// folder of which a running export has delivered a log; zero: nothing was
+// delivered.
 func (p *Probe) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {
