@@ -19,8 +19,8 @@ import (
 // bashFiles completes a file; only there may bash add slashes to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
 
-// argumentWords returns what the first argument of a command can be; nil if it
-// is free text or a file.
+// argumentWords returns the possible words of the first argument of a command;
+// nil if it is free text or a file.
 func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 	switch c.Name {
 	case "help":

@@ -161,8 +161,8 @@ func configFile(c *cli.Context) string {
 	return file
 }
 
-// readsByDefault reports whether a command reads a config file that nobody has
-// named: serve does if the file exists, the other services if they may read the
+// readsByDefault reports whether a command reads a config file that the user did
+// not name: serve does if the file exists, the other services if they may read the
 // file and it has a section for them. So a file that configures only serve
 // changes nothing for an import by hand.
 func readsByDefault(command, file string) bool {
@@ -462,7 +462,7 @@ func quoteTOML(s string) string {
 
 var tomlEscapes = regexp.MustCompile(`\\(x..|.)`)
 
-// passwords says where a password can be instead of in a URL, by its scheme.
+// passwords names the places for a password outside the URL, by scheme.
 var passwords = map[string]string{
 	"postgres":   "the password in PGPASSWORD or ~/.pgpass",
 	"postgresql": "the password in PGPASSWORD or ~/.pgpass",
@@ -495,7 +495,7 @@ func warnPasswords(c *cli.Context, con *console, settings []*setting) {
 				if place, ok := passwords[scheme]; ok {
 					places = append(places, place)
 				}
-				if c.Command.Name != "store" { // whose URL is an argument only
+				if c.Command.Name != "store" { // its URL is an argument only
 					places = append(places, "the URL in the config file")
 				}
 				if places != nil {

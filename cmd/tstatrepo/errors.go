@@ -67,8 +67,8 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns err with the signal in place of the "context canceled" it
-// caused, or of what was waited for when it came.
+// orInterrupt returns err with the signal in place of the "context canceled"
+// that it caused, or of the unavailability that the command waited out.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
 	if !errors.As(context.Cause(ctx), &sig) {
@@ -81,8 +81,8 @@ func orInterrupt(ctx context.Context, err error) error {
 	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
 }
 
-// exitStatus maps an error to the exit status of the process. That of a signal
-// says that nothing else was wrong.
+// exitStatus maps an error to the exit status of the process. The status of a
+// signal means that there was no other error.
 func exitStatus(err error) int {
 	var (
 		sig     interruptError

@@ -23,28 +23,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
-// Bounds that serve and supervisor keep to while they are attacked, as the
-// manual has them, and how much later than else the data of another probe may
-// arrive.
+// Memory that serve and supervisor use at most under attack, as the manual
+// says, and how much later than without it the data of another probe may arrive.
 const (
 	serveMemory      = 600 << 20
 	supervisorMemory = 300 << 20
 	extraDelay       = 5 * time.Second
 )
 
-// attacker is a peer with valid certificates that wants all for itself.
+// attacker is a peer with valid certificates that uses as much as it can.
 type attacker struct {
 	t     *testing.T
 	s     *site
 	ctx   context.Context
 	wg    sync.WaitGroup
-	files []peer.TLS // of its certificates
-	scale int        // 1 for the whole attack, 10 for a tenth
+	files []peer.TLS // its certificates
 }
 
 // newAttacker issues certificates for n names.
-func newAttacker(ctx context.Context, s *site, n, scale int) *attacker {
-	a := &attacker{t: s.t, s: s, ctx: ctx, scale: scale}
+func newAttacker(ctx context.Context, s *site, n int) *attacker {
+	a := &attacker{t: s.t, s: s, ctx: ctx}
 	for i := range n {
 		cert, key, ca := s.issue("Components", fmt.Sprintf("Probe-mallory%d", i))
 		a.files = append(a.files, peer.TLS{Cert: cert, Key: key, CA: ca})
@@ -57,7 +55,7 @@ func (a *attacker) client(i int) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialTLSContext: a.files[i].Dial, MaxIdleConnsPerHost: 16}}
 }
 
-// repeat does something again and again until the attack ends.
+// repeat calls f until the attack ends, with 100 ms between two calls.
 func (a *attacker) repeat(f func()) {
 	a.wg.Go(func() {
 		for a.ctx.Err() == nil {
@@ -70,7 +68,8 @@ func (a *attacker) repeat(f func()) {
 	})
 }
 
-// post sends a body and returns the answer, 0 if there is none.
+// post sends a body and returns the status and the text of the response. Both
+// are zero if the request fails.
 func (a *attacker) post(c *http.Client, url, contentType string, body io.Reader) (code int, text string) {
 	r, err := http.NewRequestWithContext(a.ctx, http.MethodPost, url, body)
 	if err != nil {
@@ -87,7 +86,7 @@ func (a *attacker) post(c *http.Client, url, contentType string, body io.Reader)
 	return resp.StatusCode, string(b)
 }
 
-// trickle is an endless text that comes at some bytes a second.
+// trickle reads head and then spaces without end, at rate bytes per second.
 type trickle struct {
 	ctx  context.Context
 	head string
@@ -109,7 +108,7 @@ func (r *trickle) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// slowBodies posts bodies that come slowly.
+// slowBodies sends n slow bodies at a time.
 func (a *attacker) slowBodies(n int) {
 	for i := range n {
 		target := []string{
@@ -122,7 +121,7 @@ func (a *attacker) slowBodies(n int) {
 	}
 }
 
-// idle opens connections on which nothing comes, again when they are closed.
+// idle keeps n silent connections open. It replaces those that are closed.
 func (a *attacker) idle(n int) {
 	for i := range n {
 		addr := a.s.lines
@@ -138,7 +137,7 @@ func (a *attacker) idle(n int) {
 		a.repeat(func() {
 			var c net.Conn
 			var err error
-			if i%2 == 0 { // half of them are silent from the start
+			if i%2 == 0 { // half of them skip the TLS handshake
 				c, err = (&net.Dialer{}).DialContext(a.ctx, "tcp", addr)
 			} else {
 				c, err = files.Dial(a.ctx, "tcp", addr)
@@ -154,7 +153,7 @@ func (a *attacker) idle(n int) {
 	}
 }
 
-// points posts lists of a million names and more.
+// points posts lists of points with total different names.
 func (a *attacker) points(total int) {
 	c := a.client(0)
 	for part := range 4 {
@@ -180,8 +179,8 @@ func (a *attacker) points(total int) {
 	}
 }
 
-// streams registers streams of MATH: half of them list names, the others have
-// files that come slowly.
+// streams registers streams of MATH. Half of them list many names, the others
+// send their files slowly.
 func (a *attacker) streams(names int) {
 	config, err := a.files[0].Server(slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -235,7 +234,7 @@ func (a *attacker) streams(names int) {
 	}
 }
 
-// flushed writes what it gets at once.
+// flushed flushes after each write.
 type flushed struct{ http.ResponseWriter }
 
 func (f flushed) Write(p []byte) (int, error) {
@@ -244,8 +243,8 @@ func (f flushed) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// capabilities registers capabilities, a thousand of each certificate at a time,
-// and further ones in their place.
+// capabilities registers n capabilities, in rounds of a thousand for each
+// certificate that replace each other.
 func (a *attacker) capabilities(n int) {
 	for i := range a.files {
 		c := a.client(i)
@@ -264,7 +263,7 @@ func (a *attacker) capabilities(n int) {
 	}
 }
 
-// peak returns the most memory that a process has had.
+// peak returns the highest memory use of a process.
 func (s *site) peak(name string) (bytes int) {
 	s.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.running[name].cmd.Process.Pid))
@@ -275,8 +274,8 @@ func (s *site) peak(name string) (bytes int) {
 	return bytes << 10
 }
 
-// delays lets Tstat go on and returns how long it takes until its logs, lines
-// and points have arrived.
+// delays lets Tstat write and returns how long its logs, lines and points take
+// to arrive.
 func (s *site) delays() (logs, lines, points time.Duration) {
 	s.t.Helper()
 	s.rollOver()
@@ -285,7 +284,7 @@ func (s *site) delays() (logs, lines, points time.Duration) {
 	want := s.finished()
 	for end := begin.Add(2 * time.Minute); logs == 0 || lines == 0 || points == 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("after 2 minutes: logs %v, lines %v, points %v (0s: have not arrived)", logs, lines, points)
+			s.t.Fatalf("after 2 minutes: logs %v, lines %v, points %v (0s: not arrived)", logs, lines, points)
 		}
 		if got, all := s.metrics(); points == 0 && slices.EqualFunc(got, all, maps.Equal[map[int64]float64, map[int64]float64]) {
 			points = time.Since(begin)
@@ -302,7 +301,7 @@ func (s *site) delays() (logs, lines, points time.Duration) {
 	return logs, lines, points
 }
 
-// worst returns the longest delays while a function is not over.
+// worst returns the longest delays of rounds, as long as goOn returns true.
 func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	s.t.Helper()
 	for i := 0; goOn(i); i++ {
@@ -314,10 +313,10 @@ func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	return worst
 }
 
-// TestHostilePeer: a peer with valid certificates that does all it can at once,
-// for five minutes, keeps no data of another probe, makes serve and supervisor
-// use no more memory than the manual says, and does not spoil the list of
-// capabilities. Without -soak it does a tenth, for half a minute.
+// TestHostilePeer: a peer with valid certificates attacks everything at once for
+// five minutes. The data of another probe arrives, serve and supervisor use no
+// more memory than the manual says, and the list of capabilities stays usable.
+// Without -soak, a tenth of the attack lasts half a minute.
 func TestHostilePeer(t *testing.T) {
 	scale, length := 10, 30*time.Second
 	if *soak {
@@ -330,7 +329,7 @@ func TestHostilePeer(t *testing.T) {
 	t.Logf("delays of logs, lines and points without an attack: %v", calm)
 
 	ctx, stop := context.WithCancel(t.Context())
-	a := newAttacker(ctx, s, max(30/scale, 2), scale)
+	a := newAttacker(ctx, s, max(30/scale, 2))
 	a.slowBodies(16)
 	a.idle(1000 / scale)
 	a.points(2_000_000 / scale)
@@ -358,6 +357,6 @@ func TestHostilePeer(t *testing.T) {
 			t.Errorf("%s arrive after %v, without an attack after %v", kind, attacked[i], calm[i])
 		}
 	}
-	// Nothing of the other probe is missing, or there twice where it must not be.
+	// All data of the other probe arrived, and once where it must not repeat.
 	s.arrives(true)
 }

@@ -76,11 +76,11 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// listens is how a program listens for connections.
+// listens matches code that listens for connections.
 var listens = regexp.MustCompile(`\b(http\.Server\{|http\.ListenAndServe|http\.Serve\(|net\.Listen|\.Listen\(ctx, "tcp")`)
 
-// TestOneListener: only pkg/peer listens, for it refuses web pages and
-// strangers.
+// TestOneListener: only pkg/peer listens, because it refuses web pages and
+// unknown peers.
 func TestOneListener(t *testing.T) {
 	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
 	if err != nil {
@@ -104,7 +104,7 @@ func TestOneListener(t *testing.T) {
 		}
 	}
 	if found == 0 {
-		t.Error("nobody listens")
+		t.Error("no file listens")
 	}
 }
 

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestLimits: the values of the manual are those of the code. Who changes one
-// changes the other.
+// TestLimits: the values in the manual are those in the code.
 func TestLimits(t *testing.T) {
 	spaces := regexp.MustCompile(`[ \t]+`)
 	source := func(pkg string) string {

@@ -318,8 +318,8 @@ func TestServeRefusals(t *testing.T) {
 	first.ends(0)
 }
 
-// TestServeTLSFor: an endpoint that is not one of tls-for takes old exporters
-// without TLS, the others want certificates. The page for this machine has no
+// TestServeTLSFor: an endpoint outside tls-for accepts old exporters without
+// TLS, the others require certificates. The page on a loopback address has no
 // TLS unless tls-for names it.
 func TestServeTLSFor(t *testing.T) {
 	c := newServeConfig(t)

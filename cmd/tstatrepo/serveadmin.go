@@ -41,9 +41,9 @@ func (svc *service) administer(ctx context.Context) error {
 	return srv.Serve(ctx, listeners...)
 }
 
-// ready returns why the service is not ready, nil if it is: its endpoints are
-// open, and so are the stores of its streams. A supervisor, a sink or a store
-// that goes down later is another matter.
+// ready returns why the service is not ready, or nil once its endpoints and the
+// stores of its streams are open. A supervisor, a sink, or a store that fails
+// later does not matter.
 func (svc *service) ready() error {
 	var errs []error
 	for _, e := range svc.repo.Endpoints() {
@@ -64,10 +64,10 @@ func (svc *service) ready() error {
 	return errors.Join(errs...)
 }
 
-// state returns what the page and the metrics show.
+// state returns the snapshot for the page and the metrics.
 func (svc *service) state() *admin.State {
 	var tstat *admin.Tstat
-	if svc.exporter != nil { // it may take a moment
+	if svc.exporter != nil { // Tstat can take a second, so call it without svc.mu
 		tstat = &admin.Tstat{Probe: svc.exporter.Name, Tstat: svc.exporter.Tstat()}
 	}
 	svc.mu.Lock()
@@ -125,7 +125,7 @@ func (svc *service) state() *admin.State {
 	return s
 }
 
-// addExport adds what the probe exports to a repository.
+// addExport adds an export of the probe to a repository.
 func addExport(s *admin.State, from string, e probe.Export) {
 	name := e.Label + " " + e.Token
 	switch e.Capability {
@@ -151,7 +151,7 @@ func addExport(s *admin.State, from string, e probe.Export) {
 	}
 }
 
-// certificates reads those that the service shows and trusts.
+// certificates reads the certificates that the service presents and trusts.
 func certificates(files peer.TLS) []admin.Certificate {
 	var list []admin.Certificate
 	for _, f := range []struct{ use, path string }{{"tls-cert", files.Cert}, {"tls-ca", files.CA}} {

@@ -114,7 +114,7 @@ func (svc *service) run(ctx context.Context, hup <-chan os.Signal, load func(for
 	}
 }
 
-// parts run at once. The first that fails stops all.
+// parts run concurrently. The first that fails stops all.
 type parts struct {
 	stop    func()
 	running sync.WaitGroup
@@ -123,13 +123,13 @@ type parts struct {
 	errs []error
 }
 
-// Go runs a part.
+// Go starts a part.
 func (p *parts) Go(run func() error) {
 	p.running.Go(func() {
 		err := run()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if len(p.errs) > 0 { // they were stopped
+		if len(p.errs) > 0 { // the part was stopped
 			err = hint.Without(err, context.Canceled)
 		}
 		if err != nil {
@@ -139,8 +139,7 @@ func (p *parts) Go(run func() error) {
 	})
 }
 
-// err returns the errors of all parts that have ended, in the order of their
-// ends.
+// err returns the errors of all parts that have ended, in that order.
 func (p *parts) err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
