@@ -37,6 +37,7 @@ say "build version 0.8.0 from $BEFORE"
 git clone -q . "$work/before"
 git -C "$work/before" checkout -q "$BEFORE"
 mkdir -p "$work/before/conf/prometheus"
+cp Makefile "$work/before"
 cp -R conf/package "$work/before/conf"
 cp conf/prometheus/*.yml "$work/before/conf/prometheus"
 VERSION=0.8.0 TARGETS=linux/amd64 sh "$work/before/conf/package/dist.sh" >/dev/null
