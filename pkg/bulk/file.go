@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -203,111 +201,6 @@ type fileImport struct {
 	rejecting sync.Mutex // of task.rejected
 }
 
-// target is a store that may get the file.
-type target struct {
-	*dest
-	st     store.Store
-	raw    store.RawStore // nil if the store takes rows
-	stored bool           // it has the file's text
-	err    error          // why it does not get the file
-
-	// The stored text that the file starts with, and its lines.
-	prefix      *store.Record
-	prefixLines int64
-
-	tx       store.FileTx // nil unless under way
-	rejected int64        // rows, known once they are flushed
-}
-
-// findTargets looks up what the available stores have of the file's key, but
-// for those to leave out. Another file of the same key may have been stored
-// since the scan.
-func (im *fileImport) findTargets(leaveOut storeSet) error {
-	t := im.task
-	if !t.fresh || t.lacks != 0 {
-		found, err := im.lookup(im.ctx, []store.Key{t.key})
-		if err != nil {
-			return im.orLeave(err)
-		}
-		im.setRecords(t, found)
-	}
-	t.fresh = false // at a second try it is not
-	for _, d := range im.dests {
-		st, err := d.store()
-		switch {
-		case t.lacks.has(d) || !d.accepts(t):
-		case err != nil || leaveOut.has(d):
-			t.lacks.add(d)
-		default:
-			raw, _ := st.(store.RawStore)
-			im.targets = append(im.targets, &target{dest: d, st: st, raw: raw})
-		}
-	}
-	return nil
-}
-
-// orLeave returns an error that says that the stores of the pass are
-// unavailable, or nil if there are others: the file is left for the next pass.
-func (im *fileImport) orLeave(err error) error {
-	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
-		return err
-	}
-	im.task.lacks = im.allStores()
-	return nil
-}
-
-// each calls f for each store that still is to get the file. A store for which
-// f fails is left out from then on.
-func (im *fileImport) each(f func(g *target) error) {
-	for _, g := range im.targets {
-		if g.stored || g.err != nil {
-			continue
-		}
-		if err := f(g); err != nil {
-			im.drop(g, err)
-		}
-	}
-}
-
-// drop leaves out a store because of an error.
-func (im *fileImport) drop(g *target, err error) {
-	g.abort()
-	g.err = fmt.Errorf("%s: %w", g.dest, err)
-	if errors.Is(err, store.ErrUnavailable) && im.ctx.Err() == nil {
-		im.task.lacks.add(g.dest)
-		im.markUnavailable(g.dest, g.err)
-	}
-}
-
-func (g *target) abort() {
-	if g.tx != nil {
-		g.tx.Abort()
-		g.tx = nil
-	}
-}
-
-// left reports whether a store still is to get the file.
-func (im *fileImport) left() bool {
-	return slices.ContainsFunc(im.targets, func(g *target) bool { return !g.stored && g.err == nil })
-}
-
-// failures returns why stores do not get the file. Stores that are unavailable
-// get it in a later pass if there are others.
-func (im *fileImport) failures() error {
-	var errs, down []error
-	for _, g := range im.targets {
-		if errors.Is(g.err, store.ErrUnavailable) {
-			down = append(down, g.err)
-		} else {
-			errs = append(errs, g.err)
-		}
-	}
-	if len(im.available(im.allStores())) == 0 {
-		errs = append(errs, down...)
-	}
-	return errors.Join(errs...)
-}
-
 // errNoTime is about a file whose log folder is not known.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
@@ -353,97 +246,6 @@ func (im *fileImport) nameByRows() error {
 	return nil
 }
 
-// marks are the lengths of the stored texts of the key.
-func (im *fileImport) marks() []int64 {
-	var m []int64
-	for _, rs := range im.task.records {
-		for _, rec := range rs {
-			m = append(m, rec.Length)
-		}
-	}
-	slices.Sort(m)
-	return slices.Compact(m)
-}
-
-// compare reads the file and finds the stores that have its text; their
-// records learn how the file looks now. done means that all have it.
-func (im *fileImport) compare() (done bool, err error) {
-	t := im.task
-	if im.opt.Replace {
-		return false, nil
-	}
-	if needed, err := im.needsComparison(); !needed || err != nil {
-		return false, err
-	}
-	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: noProgress{}}
-	im.rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: im.marks()})
-	if err := im.rd.Drain(); err != nil {
-		return false, err
-	}
-	if _, err := im.file.Seek(0, io.SeekStart); err != nil {
-		return false, err
-	}
-	read := im.text()
-	im.each(func(g *target) error {
-		rel := im.relate(g.index, read)
-		if rel.stored == nil {
-			if g.prefix = im.prefix(rel.replace); g.prefix != nil {
-				g.prefixLines = im.rd.MarkLine(g.prefix.Length)
-			}
-			return nil
-		}
-		switch {
-		case rel.spared:
-			if err := im.spare(g, rel.stored); err != nil {
-				return err
-			}
-		case rel.older || im.isOfOther(rel.stored):
-			im.copies.add(t, g, rel.stored)
-		case !im.opt.DryRun:
-			rec := *rel.stored
-			rec.Size, rec.ModTime, rec.Path = t.size, t.mtime, t.path
-			if err := g.st.Refresh(im.ctx, rec); err != nil {
-				return err
-			}
-		}
-		g.stored = true
-		g.has(t.time.Time)
-		return nil
-	})
-	if im.left() {
-		return false, nil
-	}
-	im.opt.Progress.Add(t.size, 0)
-	if slices.ContainsFunc(im.targets, func(g *target) bool { return g.stored }) {
-		im.skip(t)
-	}
-	return true, im.failures()
-}
-
-// isOfOther reports whether a record of the text describes another file that
-// is still there as it says: of two copies of a log, one is enough.
-func (im *fileImport) isOfOther(rec *store.Record) bool {
-	if rec.Path == im.task.path {
-		return false
-	}
-	info, err := os.Stat(rec.Path)
-	return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
-}
-
-// headSize is how much of a file is read to tell it from those of other Tstat
-// processes.
-const headSize = 64 << 10
-
-// readHead returns the head of the file's text, as far as it is needed.
-func (im *fileImport) readHead() (string, error) {
-	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), tstat.ReaderOptions{})
-	if err := im.rd.Drain(); err != nil {
-		return "", err
-	}
-	_, err := im.file.Seek(0, io.SeekStart)
-	return im.rd.Head(), err
-}
-
 // typ returns the file's log type; of an unknown one only the name counts.
 func (im *fileImport) typ() *tstat.LogType {
 	if im.task.typ != nil {
@@ -479,12 +281,6 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// hasRaw reports whether a store that keeps files as they are is to get the
-// file.
-func (im *fileImport) hasRaw() bool {
-	return slices.ContainsFunc(im.targets, func(g *target) bool { return g.raw != nil && !g.stored && g.err == nil })
 }
 
 // read reads the file from its start into all stores that lack it, or only

@@ -1,9 +1,20 @@
 package bulk
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"strings"
 	"time"
+
+	destination "github.com/tstatrepo/tstatrepo/pkg/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // Options say what Run imports and how. The zero value of a field means its
@@ -90,4 +101,91 @@ type Progress interface {
 	Total(files int, bytes int64)
 	// Add reports bytes read and rows stored since the last call.
 	Add(bytes, rows int64)
+}
+
+// Validate checks everything but the stores, so that none is made for a run
+// that cannot begin. Its errors are usage errors.
+func (o *Options) Validate() error {
+	var errs []error
+	if err := store.ValidProbe(o.Probe); err != nil {
+		errs = append(errs, err)
+	}
+	if len(o.Sources) == 0 && len(o.Remote) == 0 {
+		errs = append(errs, errors.New("no source"))
+	}
+	if o.Jobs < 0 {
+		errs = append(errs, errors.New("jobs: less than 0"))
+	}
+	if o.Rate < 0 {
+		errs = append(errs, errors.New("rate: less than 0"))
+	}
+	if o.Settle < 0 {
+		errs = append(errs, errors.New("settle: less than 0"))
+	}
+	if !o.Since.IsZero() && !o.Until.IsZero() && !o.Since.Before(o.Until) {
+		errs = append(errs, errors.New("since is not before until"))
+	}
+	if o.Folder != "" && !tstat.IsFolder(o.Folder) {
+		errs = append(errs, fmt.Errorf("folder %q: want YYYY_MM_DD_HH_MM.out", o.Folder))
+	}
+	for _, glob := range o.Types {
+		if _, err := path.Match(glob, ""); err != nil {
+			errs = append(errs, fmt.Errorf("type %q: bad pattern", glob))
+		} else if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return matches(glob, t.Name) }) {
+			errs = append(errs, hint.New(fmt.Sprintf("type %q matches no log type", glob), knownTypes()))
+		}
+	}
+	for _, glob := range o.Exclude {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			errs = append(errs, fmt.Errorf("exclude %q: bad pattern", glob))
+		}
+	}
+	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
+		return slices.Contains(t.Versions(), o.Layout)
+	}) {
+		errs = append(errs, hint.New(fmt.Sprintf("layout %q is unknown", o.Layout), knownLayouts()))
+	}
+	stdin := 0
+	for _, s := range o.Sources {
+		if s == "-" {
+			stdin++
+		} else if _, err := os.Stat(s); err != nil {
+			errs = append(errs, destination.MissingSource(s, err, kindsOfSources))
+		}
+	}
+	switch {
+	case stdin > 1:
+		errs = append(errs, errors.New("source - is given twice"))
+	case stdin == 1 && (len(o.Types) != 1 || tstat.TypeByName(o.Types[0]) == nil):
+		errs = append(errs, errors.New("source - needs `type` with the name of one log type"))
+	case stdin == 1 && o.Follow:
+		errs = append(errs, errors.New("source - cannot be followed"))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return hint.AsUsage(errors.Join(errs...))
+}
+
+// knownTypes and knownLayouts list what there is, for hints.
+func knownTypes() string {
+	var names []string
+	for _, t := range tstat.Types() {
+		names = append(names, t.Name)
+	}
+	return "known: " + strings.Join(names, ", ")
+}
+
+func knownLayouts() string {
+	var names []string
+	for _, t := range tstat.Types() {
+		names = append(names, t.Versions()...)
+	}
+	slices.Sort(names)
+	return "known: " + strings.Join(slices.Compact(names), ", ")
+}
+
+func matches(glob, name string) bool {
+	ok, _ := path.Match(glob, name) // the pattern was checked
+	return ok
 }

@@ -8,14 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	destination "github.com/tstatrepo/tstatrepo/pkg/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
@@ -209,93 +206,6 @@ type noProgress struct{}
 
 func (noProgress) Total(int, int64) {}
 func (noProgress) Add(int64, int64) {}
-
-// Validate checks everything but the stores, so that none is made for a run
-// that cannot begin. Its errors are usage errors.
-func (o *Options) Validate() error {
-	var errs []error
-	if err := store.ValidProbe(o.Probe); err != nil {
-		errs = append(errs, err)
-	}
-	if len(o.Sources) == 0 && len(o.Remote) == 0 {
-		errs = append(errs, errors.New("no source"))
-	}
-	if o.Jobs < 0 {
-		errs = append(errs, errors.New("jobs: less than 0"))
-	}
-	if o.Rate < 0 {
-		errs = append(errs, errors.New("rate: less than 0"))
-	}
-	if o.Settle < 0 {
-		errs = append(errs, errors.New("settle: less than 0"))
-	}
-	if !o.Since.IsZero() && !o.Until.IsZero() && !o.Since.Before(o.Until) {
-		errs = append(errs, errors.New("since is not before until"))
-	}
-	if o.Folder != "" && !tstat.IsFolder(o.Folder) {
-		errs = append(errs, fmt.Errorf("folder %q: want YYYY_MM_DD_HH_MM.out", o.Folder))
-	}
-	for _, glob := range o.Types {
-		if _, err := path.Match(glob, ""); err != nil {
-			errs = append(errs, fmt.Errorf("type %q: bad pattern", glob))
-		} else if !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool { return matches(glob, t.Name) }) {
-			errs = append(errs, hint.New(fmt.Sprintf("type %q matches no log type", glob), knownTypes()))
-		}
-	}
-	for _, glob := range o.Exclude {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			errs = append(errs, fmt.Errorf("exclude %q: bad pattern", glob))
-		}
-	}
-	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
-		return slices.Contains(t.Versions(), o.Layout)
-	}) {
-		errs = append(errs, hint.New(fmt.Sprintf("layout %q is unknown", o.Layout), knownLayouts()))
-	}
-	stdin := 0
-	for _, s := range o.Sources {
-		if s == "-" {
-			stdin++
-		} else if _, err := os.Stat(s); err != nil {
-			errs = append(errs, destination.MissingSource(s, err, kindsOfSources))
-		}
-	}
-	switch {
-	case stdin > 1:
-		errs = append(errs, errors.New("source - is given twice"))
-	case stdin == 1 && (len(o.Types) != 1 || tstat.TypeByName(o.Types[0]) == nil):
-		errs = append(errs, errors.New("source - needs `type` with the name of one log type"))
-	case stdin == 1 && o.Follow:
-		errs = append(errs, errors.New("source - cannot be followed"))
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return hint.AsUsage(errors.Join(errs...))
-}
-
-// knownTypes and knownLayouts list what there is, for hints.
-func knownTypes() string {
-	var names []string
-	for _, t := range tstat.Types() {
-		names = append(names, t.Name)
-	}
-	return "known: " + strings.Join(names, ", ")
-}
-
-func knownLayouts() string {
-	var names []string
-	for _, t := range tstat.Types() {
-		names = append(names, t.Versions()...)
-	}
-	slices.Sort(names)
-	return "known: " + strings.Join(slices.Compact(names), ", ")
-}
-
-func matches(glob, name string) bool {
-	ok, _ := path.Match(glob, name) // the pattern was checked
-	return ok
-}
 
 // follow repeats passes until ctx ends. Once a pass has succeeded, what goes
 // wrong is waited for: a store that is down, a source that is away.
@@ -620,81 +530,6 @@ func (r *run) skip(t *task) {
 		t.counted = true
 		r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
 	}
-}
-
-// count changes the counters of t's log type.
-func (r *run) count(t *task, f func(*TypeSummary)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.types[t.key.File]
-	if s == nil {
-		s = &TypeSummary{Name: t.key.File}
-		r.types[t.key.File] = s
-	}
-	f(s)
-	if r.opt.Filed != nil {
-		r.opt.Filed(r.total())
-	}
-}
-
-// total sums up all types; the lock is held.
-func (r *run) total() (sum TypeSummary) {
-	for _, t := range r.types {
-		sum.Add(t)
-	}
-	return sum
-}
-
-// spanned extends the time span of t's log type.
-func (s *TypeSummary) spanned(t time.Time) {
-	if s.First.IsZero() || t.Before(s.First) {
-		s.First = t
-	}
-	if t.After(s.Last) {
-		s.Last = t
-	}
-}
-
-func (r *run) stores() (list []StoreSummary) {
-	for _, d := range r.dests {
-		list = append(list, d.summary())
-	}
-	return list
-}
-
-func (r *run) summary() *Summary {
-	if err := r.rejects.failure(); err != nil { // it waits for the disk
-		r.log.Warn("rejected lines were counted, but not kept", "err", err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.sum
-	s.sumUp(r.types)
-	s.Stores = r.stores()
-	s.RejectFile = r.rejects.path()
-	if r.opt.Follow {
-		s.Unstored = r.unstored()
-	}
-	return s
-}
-
-// unstored returns the files that were refused and wait for their next try;
-// nil if there are none. The lock is held.
-func (r *run) unstored() *Unstored {
-	var u Unstored
-	for path, v := range r.settled {
-		if v.err == "" {
-			continue
-		}
-		u.Files++
-		if path >= u.Path {
-			u.Path, u.Err = path, v.err
-		}
-	}
-	if u.Files == 0 {
-		return nil
-	}
-	return &u
 }
 
 // stdinPath names standard input in records and messages.

@@ -184,3 +184,78 @@ func (a *TypeSummary) Add(t *TypeSummary) {
 		a.spanned(t.Last)
 	}
 }
+
+// count changes the counters of t's log type.
+func (r *run) count(t *task, f func(*TypeSummary)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.types[t.key.File]
+	if s == nil {
+		s = &TypeSummary{Name: t.key.File}
+		r.types[t.key.File] = s
+	}
+	f(s)
+	if r.opt.Filed != nil {
+		r.opt.Filed(r.total())
+	}
+}
+
+// total sums up all types; the lock is held.
+func (r *run) total() (sum TypeSummary) {
+	for _, t := range r.types {
+		sum.Add(t)
+	}
+	return sum
+}
+
+// spanned extends the time span of t's log type.
+func (s *TypeSummary) spanned(t time.Time) {
+	if s.First.IsZero() || t.Before(s.First) {
+		s.First = t
+	}
+	if t.After(s.Last) {
+		s.Last = t
+	}
+}
+
+func (r *run) stores() (list []StoreSummary) {
+	for _, d := range r.dests {
+		list = append(list, d.summary())
+	}
+	return list
+}
+
+func (r *run) summary() *Summary {
+	if err := r.rejects.failure(); err != nil { // it waits for the disk
+		r.log.Warn("rejected lines were counted, but not kept", "err", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sum
+	s.sumUp(r.types)
+	s.Stores = r.stores()
+	s.RejectFile = r.rejects.path()
+	if r.opt.Follow {
+		s.Unstored = r.unstored()
+	}
+	return s
+}
+
+// unstored returns the files that were refused and wait for their next try;
+// nil if there are none. The lock is held.
+func (r *run) unstored() *Unstored {
+	var u Unstored
+	for path, v := range r.settled {
+		if v.err == "" {
+			continue
+		}
+		u.Files++
+		if path >= u.Path {
+			u.Path, u.Err = path, v.err
+		}
+	}
+	if u.Files == 0 {
+		return nil
+	}
+	return &u
+}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -131,21 +129,6 @@ type stream struct {
 	*figures
 }
 
-// figures are those of a stream. They go on when its import is begun again, in
-// another Repository or with another registration.
-type figures struct {
-	mu     sync.Mutex
-	total  bulk.TypeSummary    // of this run of the import
-	before bulk.TypeSummary    // of those before it
-	stores []bulk.StoreSummary // after the last pass
-	// unstored and rejectFile are as of the last pass, too.
-	unstored   int64
-	rejectFile string
-	rows       *metrics.Counts // stored per hour
-	last       struct{ stored, poll, err time.Time }
-	err        error
-}
-
 // NewRepository returns a repository that listens already, and has the
 // streams of its state file. Run must be called.
 func NewRepository(opt RepositoryOptions) (*Repository, error) {
@@ -171,26 +154,6 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 		r.streams = append(r.streams, r.newStream(*e, newFigures()))
 	}
 	return r, nil
-}
-
-// Continue makes the figures of the streams of a repository that has ended go
-// on in this one, which does not run yet.
-func (r *Repository) Continue(former *Repository) {
-	if former == nil {
-		return
-	}
-	byName := map[string]*figures{}
-	former.mu.Lock()
-	for _, s := range former.streams {
-		byName[s.StreamName] = s.figures
-	}
-	former.mu.Unlock()
-	for _, s := range r.streams {
-		if f := byName[s.StreamName]; f != nil {
-			s.figures = f
-			s.reopened()
-		}
-	}
 }
 
 // Addrs returns where registrations are accepted.
@@ -232,50 +195,6 @@ func (r *Repository) save() error {
 		reg.Streams = append(reg.Streams, &s.entry)
 	}
 	return state.Save(r.opt.State, stateFormat, reg)
-}
-
-// adopt registers the streams of math_repo.
-func (r *Repository) adopt(ctx context.Context) {
-	for _, reg := range r.opt.Adopt {
-		name := reg.StreamName
-		r.mu.Lock()
-		adopted := slices.Contains(r.adopted, name)
-		registered := slices.ContainsFunc(r.streams, func(s *stream) bool { return s.StreamName == name })
-		r.mu.Unlock()
-		if adopted || registered {
-			continue
-		}
-		if err := r.adoptOne(ctx, reg); err != nil { // the next start retries
-			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
-			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint.Attrs(err)...)...)
-		}
-	}
-}
-
-func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
-	if r.opt.TLS.Enabled() {
-		return errors.New("the repository wants TLS, which old probes do not have")
-	}
-	if err := checkAddr(reg.CallBackUrl); err != nil {
-		return err
-	}
-	host, _, err := net.SplitHostPort(reg.CallBackUrl)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.opt.timing.dial)
-	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return err
-	}
-	// It is taken for the peer that registered the stream.
-	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
-	if _, err := r.checkEntry(ctx, e); err != nil {
-		return err
-	}
-	_, err = r.accept(e, true)
-	return err
 }
 
 // newStream makes a stream, whose import does not run yet.
@@ -487,64 +406,10 @@ func (e *entry) peer() string {
 	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
 }
 
-func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
-
-// reopened forgets the stores, which may be others now.
-func (s *figures) reopened() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stores = nil
-}
-
 // wakeUp begins the next pass.
 func (s *stream) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-}
-
-func (s *figures) filed(total bulk.TypeSummary) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if total.Files > s.total.Files {
-		s.last.stored = time.Now()
-	}
-	s.rows.Add(time.Now(), total.Rows-s.total.Rows)
-	s.total = total
-}
-
-func (s *figures) passed(sum *bulk.Summary, err error) {
-	s.mu.Lock()
-	s.last.poll, s.stores = time.Now(), sum.Stores
-	s.unstored, s.rejectFile = 0, sum.RejectFile
-	if sum.Unstored != nil {
-		s.unstored = sum.Unstored.Files
-	}
-	s.mu.Unlock()
-	if err != nil {
-		s.failed(err)
-	}
-}
-
-// waits records that the import waits for a store.
-func (s *figures) waits(stores []bulk.StoreSummary, err error) {
-	s.mu.Lock()
-	s.stores = stores
-	s.mu.Unlock()
-	s.failed(err)
-}
-
-func (s *figures) failed(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err, s.last.err = err, time.Now()
-}
-
-// ended adds up the counts of the runs of a stream's import.
-func (s *figures) ended() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.before.Add(&s.total)
-	s.total = bulk.TypeSummary{}
 }
