@@ -8,14 +8,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/metrics"
 )
 
-// figures are those of a stream. They go on when its import is begun again, in
+// figures are those of a stream. They continue when its import starts again, in
 // another Repository or with another registration.
 type figures struct {
 	mu     sync.Mutex
 	total  bulk.TypeSummary    // of this run of the import
 	before bulk.TypeSummary    // of those before it
-	stores []bulk.StoreSummary // after the last pass
-	// unstored and rejectFile are as of the last pass, too.
+	stores []bulk.StoreSummary // after the last pass, or when a store became unavailable
+	// unstored and rejectFile are as of the last pass.
 	unstored   int64
 	rejectFile string
 	rows       *metrics.Counts // stored per hour
@@ -26,55 +26,61 @@ type figures struct {
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
 
 // reopened forgets the stores, which may be others now.
-func (s *figures) reopened() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stores = nil
+func (f *figures) reopened() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stores = nil
 }
 
-func (s *figures) filed(total bulk.TypeSummary) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if total.Files > s.total.Files {
-		s.last.stored = time.Now()
+// filed records what this run of the import has stored so far.
+func (f *figures) filed(total bulk.TypeSummary) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if total.Files > f.total.Files {
+		f.last.stored = time.Now()
 	}
-	s.rows.Add(time.Now(), total.Rows-s.total.Rows)
-	s.total = total
+	f.rows.Add(time.Now(), total.Rows-f.total.Rows)
+	f.total = total
 }
 
-func (s *figures) passed(sum *bulk.Summary, err error) {
-	s.mu.Lock()
-	s.last.poll, s.stores = time.Now(), sum.Stores
-	s.unstored, s.rejectFile = 0, sum.RejectFile
+// passed records the state after a pass, and why not everything is stored.
+func (f *figures) passed(sum *bulk.Summary, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last.poll, f.stores = time.Now(), sum.Stores
+	f.unstored, f.rejectFile = 0, sum.RejectFile
 	if sum.Unstored != nil {
-		s.unstored = sum.Unstored.Files
+		f.unstored = sum.Unstored.Files
 	}
-	s.mu.Unlock()
 	if err != nil {
-		s.failed(err)
+		f.setError(err)
 	}
 }
 
-// waits records that the import waits for a store.
-func (s *figures) waits(stores []bulk.StoreSummary, err error) {
-	s.mu.Lock()
-	s.stores = stores
-	s.mu.Unlock()
-	s.failed(err)
+// waiting records that the import waits for a store.
+func (f *figures) waiting(stores []bulk.StoreSummary, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stores = stores
+	f.setError(err)
 }
 
-func (s *figures) failed(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err, s.last.err = err, time.Now()
+// failed records why the import has ended.
+func (f *figures) failed(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.setError(err)
 }
+
+// setError records an error as the last one; the lock is held.
+func (f *figures) setError(err error) { f.err, f.last.err = err, time.Now() }
 
 // ended adds up the counts of the runs of a stream's import.
-func (s *figures) ended() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.before.Add(&s.total)
-	s.total = bulk.TypeSummary{}
+func (f *figures) ended() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before.Add(&f.total)
+	f.total = bulk.TypeSummary{}
 }
 
 // Continue makes the figures of the streams of a repository that has ended go

@@ -46,13 +46,13 @@ type RepositoryOptions struct {
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
 	// Probes names the probes of streams that no certificate names, by the
-	// address that registered them, and knows the zones of all. nil: streams
-	// are named by themselves.
+	// address that registered them, and knows the zones of all. nil: the probe
+	// of a stream has the name of the stream.
 	Probes *peer.Probes
 
 	// Adopt are streams of math_repo, which are registered as if their probes
 	// had done so: an old probe registers only once. A stream that was adopted
-	// is not adopted again. With TLS none is: old probes do not have it.
+	// is not adopted again. With TLS no stream is adopted: old probes have no TLS.
 	Adopt []Registration
 
 	// Import holds what is the same for all streams. Sources, Remote, Stores,
@@ -86,11 +86,11 @@ type entry struct {
 	Registration
 	Peer     netip.Addr // who registered it last
 	Identity string     // of its certificate; "" without TLS
-	// Silent is since when CallBackUrl has not answered; zero if it did when it
-	// was asked last.
+	// Silent is the time of the first of the requests to CallBackUrl that were
+	// not answered; zero if the last request was answered.
 	Silent time.Time `json:",omitzero"`
 	// Live says that logs were stored while they were new: the stream is late
-	// when they stop. One of old logs only never is.
+	// when new logs stop coming. A stream of old logs only is never late.
 	Live bool `json:",omitempty"`
 }
 
@@ -119,7 +119,7 @@ type Repository struct {
 // Peer, Silent and Live change, under the repository's lock.
 type stream struct {
 	entry
-	missed bool // CallBackUrl did not answer when this process asked it last
+	missed bool // the last request of this process to CallBackUrl was not answered
 	probe  string
 	zone   *time.Location // of its folders; nil: as of the others
 	src    *source
@@ -197,6 +197,13 @@ func (r *Repository) save() error {
 	return state.Save(r.opt.State, stateFormat, reg)
 }
 
+// saveOrLog is save where nobody waits for the error; the lock is held.
+func (r *Repository) saveOrLog() {
+	if err := r.save(); err != nil {
+		r.log.Error("streams not saved", "err", err)
+	}
+}
+
 // newStream makes a stream, whose import does not run yet.
 func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
@@ -229,9 +236,7 @@ func (r *Repository) answered(s *stream, ok bool) {
 	if !ok {
 		s.Silent = time.Now().Round(time.Second).UTC()
 	}
-	if err := r.save(); err != nil {
-		r.log.Error("streams not saved", "err", err)
-	}
+	r.saveOrLog()
 }
 
 // ownerSilence is how long the probe of a stream has to be silent until others
@@ -243,13 +248,14 @@ const ownerSilence = time.Hour
 // held.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
 	host := peer.Host(from) // an IPv6 host may change its address
+	silent := s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
 	switch {
 	case s.Identity != identity:
-		return errors.New("the stream is another peer's")
-	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence:
+		return errors.New("the stream belongs to another peer")
+	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), silent:
 		return nil
 	}
-	return hint.Add(fmt.Errorf("the stream is another peer's: %s registered it, and has answered in the last hour", s.Peer),
+	return hint.Add(fmt.Errorf("the stream belongs to another peer: %s registered it, and has not been silent for an hour", s.Peer),
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
@@ -353,7 +359,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 			r.markLive(s)
 		}
 	}
-	opt.Waits = s.waits
+	opt.Waits = s.waiting
 	opt.Passed = func(sum *bulk.Summary, err error) {
 		s.passed(sum, err)
 		if err == nil {
@@ -387,9 +393,7 @@ func (r *Repository) markLive(s *stream) {
 		return
 	}
 	s.Live = true
-	if err := r.save(); err != nil {
-		r.log.Warn("the streams could not be saved", "err", err)
-	}
+	r.saveOrLog()
 }
 
 // peerOf returns the peer of a stream, see entry.peer.
