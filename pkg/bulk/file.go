@@ -85,7 +85,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			file.ReadSeekCloser = newPeerFile(ctx, file.ReadSeekCloser, place)
 		}
 	}
-	if err := place.Take(ctx); err != nil {
+	if err := place.Acquire(ctx); err != nil {
 		return err
 	}
 	rd := r.readers.Get().(*tstat.Reader)

@@ -20,17 +20,15 @@ const OpenPerJob = 4
 // waits for one.
 const turn = time.Second
 
-// piece is how much of a peer's file is read between two looks at its place,
-// in bytes.
+// piece is the size of the pieces in which a peer's file is read, in bytes.
 const piece = 256 << 10
 
 // Limits bound what several runs do together, and divide it among the peers
-// that their files come from. A place is for a file that is worked on: it
-// stands for a CPU. A file of a peer gives it back while it waits for the
-// network, so that a slow line holds up only itself. What such a file still
-// holds, a transaction, is bounded apart: of the files that are open at a
-// time, one peer's are at most as many as there are jobs, a part in
-// OpenPerJob.
+// that their files come from. A place stands for a CPU: a file holds one while
+// it is worked on. A file of a peer releases its place while it waits for the
+// network, so that a slow line holds up only itself. Its transaction stays open:
+// one peer may have as many open files as there are jobs, and all peers together
+// OpenPerJob times as many.
 type Limits struct {
 	places *peer.Shares
 	open   *peer.Shares
@@ -54,9 +52,9 @@ type place struct {
 	*Limits
 	who string
 
-	closed bool // everything was given back for good
-	taken  bool
-	since  time.Time // of taken
+	closed bool // everything was released for good
+	held   bool
+	since  time.Time // of held
 }
 
 // enter counts a peer's file as open, as soon as it may.
@@ -67,33 +65,33 @@ func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	return &place{Limits: l, who: who}, nil
 }
 
-// Take implements peer.Place. It passes on a place that was held for its turn
-// and that another peer waits for.
-func (p *place) Take(ctx context.Context) error {
-	if p.taken && time.Since(p.since) >= turn && p.places.Contended(p.who) {
-		p.GiveBack()
+// Acquire implements peer.Place. It passes on a place that was held for its turn
+// if another peer waits for one.
+func (p *place) Acquire(ctx context.Context) error {
+	if p.held && time.Since(p.since) >= turn && p.places.Contended(p.who) {
+		p.Release()
 	}
-	if p.taken || p.closed {
+	if p.held || p.closed {
 		return nil
 	}
 	if err := p.places.Acquire(ctx, p.who); err != nil {
 		return err
 	}
-	p.taken, p.since = true, time.Now()
+	p.held, p.since = true, time.Now()
 	return nil
 }
 
-// GiveBack implements peer.Place.
-func (p *place) GiveBack() {
-	if p.taken {
-		p.taken = false
+// Release implements peer.Place.
+func (p *place) Release() {
+	if p.held {
+		p.held = false
 		p.places.Release(p.who)
 	}
 }
 
-// close gives back everything: what is left to do for the file needs no place.
+// close releases everything: what is left to do for the file needs no place.
 func (p *place) close() {
-	p.GiveBack()
+	p.Release()
 	if !p.closed {
 		p.closed = true
 		p.open.Release(p.who)

@@ -29,7 +29,7 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 	begin := time.Now()
 	p, err := l.enter(t.Context(), who)
 	if err == nil {
-		err = p.Take(t.Context())
+		err = p.Acquire(t.Context())
 	}
 	if err != nil {
 		t.Error(err)
@@ -40,7 +40,7 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 	size := s.Len()
 	for buf, n := make([]byte, piece), 0; ; {
 		m, err := f.Read(buf)
-		if !p.taken && err == nil {
+		if !p.held && err == nil {
 			t.Errorf("%s works on its file without a place", who)
 		}
 		n += m

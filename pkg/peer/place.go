@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// moment is how long a read may take before a PlaceReader gives back its
-// place: a peer that sends at full speed keeps it.
+// moment is how long a read may take before a PlaceReader releases its place: a
+// peer that sends at full speed keeps it.
 const moment = 100 * time.Millisecond
 
 // Place is the right to work on what a peer sends.
 type Place interface {
-	// Take waits for the place, unless it is held. The error is that of ctx.
-	Take(ctx context.Context) error
-	// GiveBack ends that, if it is held.
-	GiveBack()
+	// Acquire waits for the place, unless it is held. The error is that of ctx.
+	Acquire(ctx context.Context) error
+	// Release releases the place if it is held.
+	Release()
 }
 
 // PlaceReader reads what a peer sends in pieces. It holds a place when Read
-// returns, and not while it waits for a piece longer than a moment: who sends
-// slowly holds up nobody else. Without pieces, one that trickles would never
-// be waited for long enough.
+// returns, but releases it while a piece takes longer than a moment to arrive: a
+// slow peer holds up nobody else. It reads whole pieces, because each single byte
+// of a slow peer may arrive within a moment.
 type PlaceReader struct {
 	ctx   context.Context
 	in    io.Reader
@@ -31,8 +31,8 @@ type PlaceReader struct {
 	err   error  // to be returned after rest
 }
 
-// NewPlaceReader returns a reader of in that needs no place yet. size is that
-// of a piece, in bytes. The place must not be used by others during a Read.
+// NewPlaceReader returns a reader of in, which needs no place before the first
+// Read. size is the size of a piece in bytes. The place must not be used by others during a Read.
 func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *PlaceReader {
 	return &PlaceReader{ctx: ctx, in: in, place: place, buf: make([]byte, size)}
 }
@@ -50,14 +50,14 @@ func (r *PlaceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset forgets what was read: in was moved.
+// Reset discards what was read ahead. It is called after a seek in the input.
 func (r *PlaceReader) Reset() { r.rest, r.err = nil, nil }
 
 // fill reads the next piece.
 func (r *PlaceReader) fill() {
 	gone := make(chan struct{})
 	timer := time.AfterFunc(moment, func() {
-		r.place.GiveBack()
+		r.place.Release()
 		close(gone)
 	})
 	n := 0
@@ -70,7 +70,7 @@ func (r *PlaceReader) fill() {
 		<-gone
 	}
 	r.rest = r.buf[:n]
-	if err := r.place.Take(r.ctx); err != nil {
+	if err := r.place.Acquire(r.ctx); err != nil {
 		r.rest, r.err = nil, err
 	}
 }

@@ -291,7 +291,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// What the peer sent is stored even if it does not wait for the answer.
 	ctx := context.WithoutCancel(r.Context())
 	slot := &slot{slots: e.slots}
-	defer slot.GiveBack()
+	defer slot.Release()
 	body := peer.NewPlaceReader(r.Context(), http.MaxBytesReader(w, r.Body, maxBody), slot, bodyPiece)
 	err = e.read(body, probe, from, &n, func(metrics []graphite.Metric) error {
 		notStored = e.store(ctx, metrics)
@@ -319,13 +319,13 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 const bodyPiece = 64 << 10
 
 // slot is the place of a POST among those that are worked on. It is a
-// peer.Place: what comes slowly holds none.
+// peer.Place: a POST that arrives slowly holds no slot.
 type slot struct {
 	slots chan struct{}
 	held  bool
 }
 
-func (s *slot) Take(ctx context.Context) error {
+func (s *slot) Acquire(ctx context.Context) error {
 	if s.held {
 		return nil
 	}
@@ -338,7 +338,7 @@ func (s *slot) Take(ctx context.Context) error {
 	}
 }
 
-func (s *slot) GiveBack() {
+func (s *slot) Release() {
 	if s.held {
 		s.held = false
 		<-s.slots
