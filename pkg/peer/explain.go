@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
-// serverCauses are why a listener refuses a handshake, by what its error says.
-// Package tls has no values for most.
+// serverCauses are the causes of refusing a handshake, by a part of the text of
+// its error. Package tls has no error values for most of them.
 var serverCauses = []struct {
 	text  string
 	cause error
@@ -41,8 +41,8 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS records that a handshake has failed. A peer that only went away, as
-// many look whether a port is open, is not refused.
+// refuseTLS records that a handshake has failed. A peer that only disconnected,
+// like a check whether the port is open, does not count as refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {
@@ -53,7 +53,7 @@ func (r *refuser) refuseTLS(from net.Addr, text string) {
 	r.log.Debug("TLS handshake failed", "peer", from, "listen", r.listen, "err", text)
 }
 
-// Handshake makes the handshake of a connection that the listener accepted,
+// Handshake performs the handshake of a connection that the listener accepted,
 // within timeout, and counts a failure as a refusal.
 func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	c.SetDeadline(time.Now().Add(timeout))
@@ -64,10 +64,11 @@ func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	return c.SetDeadline(time.Time{})
 }
 
-// handshakeError begins what http.Server logs of a failed handshake.
+// handshakeError is the start of the line that http.Server logs of a failed
+// handshake.
 const handshakeError = "http: TLS handshake error from "
 
-// serverLog is where an http.Server logs. It knows its errors as texts only.
+// serverLog receives the log of an http.Server, which passes errors as text only.
 type serverLog struct {
 	listener *Listener
 	log      *slog.Logger // of the rest
@@ -115,9 +116,9 @@ func ExplainTLS(err error) error {
 type Transport struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper. Its error is the alert of the peer if
-// the peer broke the connection after the handshake: in TLS 1.3 that is when it
-// looks at the client's certificate. What http.Transport returns may be the
-// consequence, as that the connection is closed.
+// the peer broke the connection after the handshake: in TLS 1.3 the peer checks
+// the client's certificate only then. The error of http.Transport may be a mere
+// consequence of the alert, such as a closed connection.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var conn net.Conn
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
@@ -126,7 +127,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if secured, ok := conn.(*tls.Conn); ok && req.Context().Err() == nil {
-		// The connection is closed by now; its first error stays.
+		// The connection is closed by now; TLS keeps its first error.
 		secured.SetReadDeadline(time.Unix(1, 0))
 		var remote *net.OpError
 		if _, alert := secured.Read(make([]byte, 1)); errors.As(alert, &remote) && remote.Op == "remote error" {
@@ -139,7 +140,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // verdictWait is how long a failed write of verdictConn waits for the reader.
 const verdictWait = time.Second
 
-// verdictConn is what TLS is spoken over. When a write fails because the peer
+// verdictConn is the connection below TLS. When a write fails because the peer
 // has closed the connection, the reader has time to find out why.
 type verdictConn struct {
 	net.Conn

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
-// tellEvery is how often a listener logs a cause at most: a scan must not fill
-// the log.
-const tellEvery = time.Minute
+// logEvery is the least time between two log lines of a listener about one cause:
+// a scan must not fill the log.
+const logEvery = time.Minute
 
 // Refusals counts the connections and requests that the listeners of this process refused,
 // by where they listen and by reason.
@@ -24,35 +24,36 @@ var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
 }, []string{"listen", "reason"})
 
 // refuser counts what a listener refuses and logs each cause at most once in
-// tellEvery.
+// logEvery.
 type refuser struct {
 	listen net.Addr
 	log    *slog.Logger
 	n      atomic.Int64
 
-	mu   sync.Mutex
-	told map[string]*rate.Sometimes // by cause
+	mu     sync.Mutex
+	logged map[string]*rate.Sometimes // by cause
 }
 
 // Refused returns how often the listener refused a connection or a request.
 func (r *refuser) Refused() int64 { return r.n.Load() }
 
 // Refuse records that the listener refused a connection or a request of a
-// peer. It closes nothing. The text of cause is one of few, for it names a
-// metric; what the peer sent is for attrs. A hint of cause is logged.
+// peer. It does not close the connection. The text of cause is a label of a
+// metric, so there must be few causes; what the peer sent belongs in attrs. Refuse
+// logs the hint of cause too.
 func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
 	n := r.n.Add(1)
 	listen, text := r.listen.String(), cause.Error()
 	Refusals.WithLabelValues(listen, text).Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.told == nil {
-		r.told = map[string]*rate.Sometimes{}
+	if r.logged == nil {
+		r.logged = map[string]*rate.Sometimes{}
 	}
-	if r.told[text] == nil {
-		r.told[text] = &rate.Sometimes{First: 1, Interval: tellEvery}
+	if r.logged[text] == nil {
+		r.logged[text] = &rate.Sometimes{First: 1, Interval: logEvery}
 	}
-	r.told[text].Do(func() {
+	r.logged[text].Do(func() {
 		attrs = append([]any{"peer", from, "listen", listen, "refused", n}, attrs...)
 		r.log.Warn("connection refused: "+text, append(attrs, hint.Attrs(cause)...)...)
 	})

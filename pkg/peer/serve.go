@@ -22,16 +22,16 @@ const maxHeader = 64 << 10
 // web pages make a browser send.
 type Server struct {
 	Handler http.Handler
-	// Linkable says that web pages may link to the pages here: nothing is
-	// changed by looking at them.
+	// Linkable allows links from web pages to the pages of this server, which
+	// must not change anything when they are opened.
 	Linkable bool
 	// MaxConns bounds the connections of all listeners that are served at a
-	// time. Further ones wait: one of each listener, and those in the queues of
-	// the kernel. Of one host they are at most PerHost of that: further ones are
-	// refused. 0: no limit.
+	// time; 0: no limit. Further connections wait: one of each listener, and
+	// those in the queues of the kernel. One host may have PerHost of MaxConns:
+	// its further connections are refused.
 	MaxConns int
-	// ReadTimeout is that of a request with its body; 0: 1m. A body that comes
-	// too slowly, see slowestBody, ends before.
+	// ReadTimeout bounds the time to read a request with its body; 0: 1m. A body
+	// that arrives too slowly, see slowestBody, ends earlier.
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration // of an answer; 0: none
 	// Grace is how long requests in hand have left when Serve ends. Their own
@@ -106,7 +106,7 @@ func (s *Server) server(l *Listener) *http.Server {
 // address count as one. Loopback addresses, see Host, are not bounded.
 func PerHost(total int) int { return max(1, total/4) }
 
-// ErrTooManyOfHost is the cause to refuse a connection of a host beyond PerHost.
+// ErrTooManyOfHost is the cause of refusing a connection of a host beyond PerHost.
 var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
 // ConnHost returns the Host of a connection's peer.
@@ -115,8 +115,8 @@ func ConnHost(c net.Conn) string {
 	return Host(addr.Addr())
 }
 
-// bounded is a listener whose connections wait for a free place. They stay as
-// they are, so that the kernel can still send files.
+// bounded is a listener whose connections wait for a free place. It does not
+// wrap them, so that the kernel can still send files.
 type bounded struct {
 	*Listener
 	ctx   context.Context
@@ -124,7 +124,7 @@ type bounded struct {
 }
 
 // Accept waits for a connection and then for a place: a listener without
-// connections must not keep one from the others.
+// connections must not keep a place from the others.
 func (l *bounded) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -143,9 +143,9 @@ func (l *bounded) Accept() (net.Conn, error) {
 	}
 }
 
-// A body has to come at slowestBody bytes a second on average, after a first
-// bodyGrace: the least that a line of a probe can carry, and more than what
-// costs an attacker nothing.
+// A body has to arrive at slowestBody bytes a second on average, after an initial
+// bodyGrace. The slowest line of a probe carries that much, and an attacker who
+// wants to hold a connection has to send that much.
 const (
 	slowestBody = 1 << 10
 	bodyGrace   = 10 * time.Second
@@ -185,7 +185,7 @@ func (b *steadyBody) Read(p []byte) (int, error) {
 	b.n += int64(n)
 	b.waited += time.Since(begin)
 	if err != nil {
-		b.conn.SetReadDeadline(b.end) // the server looks whether the peer is still there
+		b.conn.SetReadDeadline(b.end) // the server reads on to learn whether the peer is still there
 	}
 	return n, err
 }

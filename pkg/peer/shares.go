@@ -38,7 +38,7 @@ func NewShares(total, each int) *Shares {
 	return &Shares{each: each, free: total, held: map[string]int{}}
 }
 
-// Acquire waits for a place for a peer. Release gives it back. The error is
+// Acquire waits for a place for a peer, which Release releases. The error is
 // that of ctx.
 func (s *Shares) Acquire(ctx context.Context, who string) error {
 	return s.acquire(ctx, &waiter{who: who})
@@ -70,8 +70,8 @@ func (s *Shares) acquire(ctx context.Context, w *waiter) error {
 	return w.err // decided just now
 }
 
-// TryAcquire takes a place for a peer if there is one now. all says, if not,
-// whether it is for all that there are too many, or for this peer only.
+// TryAcquire takes a place for a peer if it may have one now. If not, all says
+// whether no place is free, or only this peer has as many as one may have.
 func (s *Shares) TryAcquire(who string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *Shares) TryAcquire(who string) (ok, all bool) {
 	return true, false
 }
 
-// Release gives back a place of a peer.
+// Release releases a place of a peer.
 func (s *Shares) Release(who string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +98,7 @@ func (s *Shares) Release(who string) {
 }
 
 // Contended reports whether another peer, which has fewer places than who,
-// waits for one: who should give one back and wait for its turn.
+// waits for one: who should release one and wait for its turn.
 func (s *Shares) Contended(who string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +150,8 @@ func (s *Shares) decide(w *waiter, err error) {
 
 // Host names the peer that an address belongs to, for limits: the address, or
 // of IPv6 its /64, of which a single host has all addresses. It is "" for a
-// loopback address: who connects from this machine is trusted with it, and
-// may be a proxy or a tunnel for many peers.
+// loopback address: a peer on this machine is trusted, and may be a proxy or a
+// tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	switch {

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
-// A browser sends requests to this machine, and to the networks of its user,
-// for every web page that it shows. No peer of ours does what gives it away.
+// Any web page can make a browser send requests to its user's machine and
+// networks. The headers of such requests give them away: no peer sends these.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")
@@ -26,9 +26,10 @@ var (
 // maxShown is how many bytes of a header the log shows.
 const maxShown = 80
 
-// guard refuses requests that web pages make a browser send. A name that was
-// bound to the loopback address later (DNS rebinding) is foreign there. With
-// TLS the certificate says so, and on other addresses any name may be right.
+// guard refuses requests that web pages make a browser send. On the loopback
+// address it refuses foreign names, which may be bound to it later (DNS
+// rebinding). With TLS the browser checks the name, and on other addresses any
+// name may be right.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l, _ := r.Context().Value(listenerKey{}).(*Listener)
@@ -56,10 +57,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// listenerKey is where the context of a request has its Listener.
+// listenerKey is the key of the Listener in the context of a request.
 type listenerKey struct{}
 
-// textAddr is an address as http.Request has it.
+// textAddr is an address in the form of http.Request.RemoteAddr.
 type textAddr string
 
 func (a textAddr) Network() string { return "tcp" }
@@ -73,9 +74,9 @@ func isLoopback(a net.Addr) bool {
 	return err == nil && at.Addr().Unmap().IsLoopback()
 }
 
-// named reports whether a Host header names the listener as nobody else can
-// make a browser do: by number, as localhost, as this machine, or as its
-// setting does.
+// named reports whether a Host header names the listener in a way that a foreign
+// web page cannot: by number, as localhost, as this machine, or as the setting of
+// the listener does.
 func (l *Listener) named(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -91,12 +92,12 @@ func (l *Listener) named(host string) bool {
 	return err == nil
 }
 
-// httpRequest is how a request begins: a method that browsers send, or any
-// other in a whole request line.
+// httpRequest matches the start of a request: a method that browsers send, or any
+// other method in a whole request line.
 var httpRequest = regexp.MustCompile(`^(?:(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[^/# \r\n]+ [^\n]* HTTP/[0-9.]+\r?\n)`)
 
-// IsHTTP reports whether the first bytes of a connection are of HTTP. Whole
-// lines are needed for methods that are not well known.
+// IsHTTP reports whether the first bytes of a connection are HTTP. It recognizes
+// uncommon methods only in a whole line.
 func IsHTTP(head []byte) bool {
 	return httpRequest.Match(bytes.TrimLeft(head, "\r\n"))
 }
