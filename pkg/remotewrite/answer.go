@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
-// Reasons why points are left out, as logs name them.
+// Reasons why points are left out, as they appear in logs.
 const (
 	tooOld     = "too_old"
 	outOfOrder = "out_of_order"
@@ -23,12 +23,11 @@ const (
 	ignored    = "ignored"
 )
 
-// refusal is the answer of a server that does not accept a request, of which
-// it stores nothing.
+// refusal is the answer of a server that refuses the points of a request.
 type refusal struct {
 	reason string
-	text   string // of the server, quoted
-	broken bool   // the server failed: an answer 500 that names no reason
+	text   string // status and quoted text of the answer
+	broken bool   // an answer 500 without a known reason: the server may have failed
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -47,8 +46,8 @@ var reasons = []struct{ text, reason string }{
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 4 << 10
 
-// post sends samples in one request. Its error is a refusal, or says that the
-// server is unavailable.
+// post sends samples in one request and retries it. Its error wraps a refusal,
+// graphite.ErrUnavailable or, if the refusal is a broken one, both.
 func (d *delivery) post(samples []sample) error {
 	d.posts++
 	body := encode(samples, d.labels)
@@ -72,7 +71,7 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 		return err
 	}
 	if err := s.opt.authorize(r); err != nil {
-		return unavailable(err) // the file may be written just now
+		return unavailable(err) // somebody may be writing the file
 	}
 	r.Header.Set("Content-Type", "application/x-protobuf")
 	r.Header.Set("Content-Encoding", "snappy")
@@ -87,7 +86,7 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 	return s.judge(resp.StatusCode, string(answer))
 }
 
-// judge returns what an answer means.
+// judge returns the error for an answer; nil if the server accepted the points.
 func (s *Sink) judge(status int, answer string) error {
 	quoted := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	if text := strings.TrimSpace(answer); text != "" {
@@ -106,20 +105,20 @@ func (s *Sink) judge(status int, answer string) error {
 		return no
 	case http.StatusInternalServerError:
 		if no.reason != refused {
-			return no // Prometheus 2.42 to points that are too old
+			return no // Prometheus 2.42 answers 500 to points that are too old
 		}
 		no.broken = true
 		return fmt.Errorf("%w: %w", unavailable, no)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return hint.Add(unavailable, "give USER@ and ?password-file=FILE, or ?bearer-token-file=FILE")
+		return hint.Add(unavailable, "add USER@ and ?password-file=FILE, or ?bearer-token-file=FILE to the URL")
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return hint.Add(unavailable, "Prometheus must be started with web.enable-remote-write-receiver, and has the path /api/v1/write")
+		return hint.Add(unavailable, "start Prometheus with web.enable-remote-write-receiver, and use the path /api/v1/write")
 	}
 	switch status / 100 {
 	case 2:
 		return nil
 	case 3:
-		return hint.Add(unavailable, "give the URL that it redirects to")
+		return hint.Add(unavailable, "use the URL that it redirects to")
 	}
 	return unavailable
 }

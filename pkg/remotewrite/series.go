@@ -1,5 +1,5 @@
-// Package remotewrite sends points to Prometheus, and to others that know its
-// remote write protocol 1.0: VictoriaMetrics, Mimir, Thanos.
+// Package remotewrite sends points by Prometheus's remote write protocol 1.0 to
+// Prometheus, VictoriaMetrics, Mimir and Thanos.
 package remotewrite
 
 import (
@@ -20,8 +20,8 @@ import (
 // Label is a label of a series.
 type Label struct{ Name, Value string }
 
-// Series is the labels of a series, ordered by name. That with the name
-// __name__ is the first and names the metric.
+// Series is the labels of a series, ordered by name. The first is __name__, which
+// names the metric.
 type Series []Label
 
 const nameLabel = "__name__"
@@ -35,23 +35,23 @@ var (
 //
 //	PREFIX.PROBE.NAME{LABEL=VALUE,...}[.SOURCE]
 //
-// which is the metric PREFIX_NAME with the labels, one probe and, if the path
-// has one, one source. What no metric name has becomes _ in the prefix. Values
-// have no comma or brace.
+// It is the metric PREFIX_NAME with the given labels, the label probe and, if the
+// path has it, the label source. Dots and hyphens in the metric name become _.
+// Values contain neither commas nor braces.
 func ParsePath(path string) (Series, error) {
 	front, rest, ok := strings.Cut(graphite.CleanPath(path), "{")
 	text, source, closed := strings.Cut(rest, "}")
 	nodes := strings.Split(front, ".")
 	n := len(nodes)
 	if !ok || !closed || n < 3 || slices.Contains(nodes, "") || source != "" && (source[0] != '.' || source == ".") {
-		return nil, fmt.Errorf("path %.200q is not like PREFIX.PROBE.NAME{LABEL=VALUE}", path)
+		return nil, fmt.Errorf("path %.200q does not have the form PREFIX.PROBE.NAME{LABEL=VALUE}", path)
 	}
 	name := strings.ReplaceAll(strings.Join(append(nodes[:n-2:n-2], nodes[n-1]), "_"), "-", "_")
 	if name[0] >= '0' && name[0] <= '9' {
 		name = "_" + name
 	}
 	if !metricForm.MatchString(name) {
-		return nil, fmt.Errorf("path %.200q: %q is not the name of a metric", path, name)
+		return nil, fmt.Errorf("path %.200q: %q is not a valid metric name", path, name)
 	}
 	s := Series{{nameLabel, name}, {"probe", nodes[n-2]}}
 	if source != "" {
@@ -60,7 +60,7 @@ func ParsePath(path string) (Series, error) {
 	for pair := range strings.SplitSeq(text, ",") {
 		label, value, _ := strings.Cut(pair, "=")
 		if !labelForm.MatchString(label) || value == "" || strings.Contains(value, "{") {
-			return nil, fmt.Errorf("path %.200q: %q is not a label and a value", path, pair)
+			return nil, fmt.Errorf("path %.200q: %q does not have the form LABEL=VALUE", path, pair)
 		}
 		s = append(s, Label{label, value})
 	}
@@ -82,7 +82,7 @@ func (s Series) Split() (name string, labels map[string]string) {
 	return s[0].Value, labels
 }
 
-// Join returns the series that Split has split.
+// Join is the inverse of Split.
 func Join(name string, labels map[string]string) Series {
 	s := Series{{nameLabel, name}}
 	for _, label := range slices.Sorted(maps.Keys(labels)) {
@@ -103,7 +103,7 @@ func (s Series) String() string {
 	return b.String()
 }
 
-// sample is a point of the series with an index.
+// sample is a point of the series with that index in delivery.series.
 type sample struct {
 	series int
 	graphite.Point
@@ -120,9 +120,9 @@ func appendLabels(b []byte, s Series) []byte {
 	return b
 }
 
-// encode returns the body of a request with samples, which are ordered by
-// time: a WriteRequest message in snappy's block format. labels are those of
-// each series, see appendLabels.
+// encode returns the body of a request with samples, which are ordered by time:
+// a WriteRequest message in snappy's block format. labels has the encoded labels
+// of each series, see appendLabels.
 func encode(samples []sample, labels [][]byte) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return a.series - b.series })

@@ -17,34 +17,34 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
-// Options say how to reach a server.
+// Options are the options of a Sink.
 type Options struct {
 	Server
-	Peers        peer.Networks // that the server may be in; none: all
-	RetryTimeout time.Duration // how long a request is retried; 0: not
+	Peers        peer.Networks // where the server may be; none: everywhere
+	RetryTimeout time.Duration // how long a request is retried; 0: not at all
 	Log          *slog.Logger  // nil disables logging
-	// LeftOut is called with what a Send left out, if that is anything; nil
-	// disables the call.
+	// LeftOut is called with the counts of a Send that left points out; nil
+	// disables the calls.
 	LeftOut func(LeftOut)
 }
 
-// LeftOut counts points that Send left out, or the server did.
+// LeftOut counts the points of a Send that are not stored.
 type LeftOut struct {
 	TooOld     int64 // older than the server accepts
-	OutOfOrder int64 // older than others of the series, which the server does not accept
-	Ahead      int64 // more than 10 minutes ahead of this machine's clock
-	Refused    int64 // refused for other reasons, or without a series
-	// Ignored are those that a VictoriaMetrics acknowledged and ignored since
-	// they are beyond its retention. Points of other clients may be among them.
+	OutOfOrder int64 // older than others of the series, if the server refuses these
+	Ahead      int64 // more than 10 minutes ahead of this machine's or the server's clock
+	Refused    int64 // refused for other reasons, or without a valid path
+	// Ignored counts points that a VictoriaMetrics acknowledged and dropped because
+	// they are beyond its retention. It may include points of other clients.
 	Ignored int64
 }
 
-// Total returns the sum.
+// Total returns the sum of all counts.
 func (l LeftOut) Total() int64 {
 	return l.TooOld + l.OutOfOrder + l.Ahead + l.Refused + l.Ignored
 }
 
-// Add adds those of another Send.
+// Add adds the counts of another Send.
 func (l *LeftOut) Add(o LeftOut) {
 	l.TooOld += o.TooOld
 	l.OutOfOrder += o.OutOfOrder
@@ -54,37 +54,36 @@ func (l *LeftOut) Add(o LeftOut) {
 }
 
 const (
-	// maxSamples bounds a request: some 400 kB.
+	// maxSamples bounds the points of a request: some 400 kB.
 	maxSamples = 10_000
-	// maxAhead is how far ahead of this machine's clock a point may be, as in
-	// Prometheus. One point from the future makes Prometheus refuse those of
-	// today.
+	// maxAhead is how far ahead of this machine's clock a point may be. Prometheus
+	// has the same bound: after a point from the future it would refuse today's.
 	maxAhead = 10 * time.Minute
-	// recent is what a Prometheus without an out-of-order window may accept: it
-	// refuses what is an hour older than its newest point.
+	// recent is the age up to which a Prometheus without an out-of-order window may
+	// accept points: it refuses those an hour older than its newest one.
 	recent = 3 * time.Hour
-	// maxPosts bounds the requests of a Send that look for each refused point.
-	// After them all points of its time are left out, and after as many again
-	// all of its request.
+	// maxPosts bounds the requests of a Send that search for each refused point.
+	// After maxPosts requests all points of its time are left out with it, after
+	// twice as many all points of its request.
 	maxPosts = 2000
-	// reportEvery is how often points that are left out are reported.
+	// reportEvery is the interval between warnings about points that are left out.
 	reportEvery = 10 * time.Minute
 )
 
-// Sink sends points by remote write. It is a graphite.Sink of metrics whose
-// paths ParsePath understands.
+// Sink sends points by remote write. It is a graphite.Sink for metrics with paths
+// that ParsePath accepts.
 type Sink struct {
 	opt      Options
 	client   *http.Client
 	victoria *victoria
 
 	reports  rate.Sometimes
-	unsaid   LeftOut // since the last report
-	examples map[string]string
+	unsaid   LeftOut           // since the last warning
+	examples map[string]string // by reason, for the next warning
 }
 
-// New returns a sink for a server. It connects when there is something to
-// send; files with secrets and certificates must be readable already.
+// New returns a sink for a server. It connects with the first Send, but the files
+// with secrets and certificates must be readable now.
 func New(opt Options) (*Sink, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -110,27 +109,27 @@ func New(opt Options) (*Sink, error) {
 	return s, nil
 }
 
-// Close closes idle connections. It may wait for some seconds for the count of
-// points that a VictoriaMetrics ignores.
+// Close closes idle connections. It may wait for some seconds until a
+// VictoriaMetrics has counted the points that it dropped.
 func (s *Sink) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*countWait)
 	defer cancel()
-	s.report(LeftOut{Ignored: s.victoria.settle(ctx)})
+	s.report(LeftOut{Ignored: s.victoria.awaitCount(ctx)})
 	s.client.CloseIdleConnections()
 	return nil
 }
 
-// Send sends metrics, the oldest points first. Points that the server refuses
-// are left out and counted, the others are sent without them. The error is
-// graphite.ErrUnavailable if the server accepts nothing now: some of the points
-// may be stored.
+// Send sends metrics, the oldest points first. It counts the points that the
+// server refuses, and sends the others without them. Its error wraps
+// graphite.ErrUnavailable if the server accepts nothing now; it may have stored
+// some of the points.
 func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	d := &delivery{Sink: s, ctx: ctx, bound: math.MinInt64}
 	samples := d.prepare(metrics)
 	if len(samples) > 0 {
 		d.left.Ignored = s.victoria.begin(ctx)
 		if err := d.deliverAll(samples); err != nil {
-			// What was left out is sent again with the rest.
+			// The caller sends all points again, including those left out.
 			s.report(LeftOut{Ignored: d.left.Ignored})
 			return err
 		}
@@ -140,7 +139,7 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// report counts and reports what a Send left out.
+// report passes on the counts of a Send and logs a warning at times.
 func (s *Sink) report(left LeftOut) {
 	if left.Total() == 0 {
 		return
@@ -176,19 +175,19 @@ func (s *Sink) report(left LeftOut) {
 type delivery struct {
 	*Sink
 	ctx    context.Context
-	series []Series
-	labels [][]byte
+	series []Series // by sample.series
+	labels [][]byte // of the series, encoded
 	left   LeftOut
 
-	posts    int
-	bound    int64 // the server accepts no point of this unix time or before
-	accepted *sample
-	broken   []sample // each of which got an answer 500, since the last that was accepted
+	posts    int      // requests, without retries
+	bound    int64    // unix time; the server refuses points up to it as too old
+	accepted *sample  // the last one of the last request that succeeded; nil: none
+	broken   []sample // got an answer 500 since then
 	tired    bool     // an answer 500 was retried for RetryTimeout
 }
 
-// leave leaves samples out.
-func (d *delivery) leave(samples []sample, reason, answer string) {
+// leaveOut counts samples that are left out, and keeps an example.
+func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	if len(samples) == 0 {
 		return
 	}
@@ -211,8 +210,8 @@ func (d *delivery) leave(samples []sample, reason, answer string) {
 	}
 }
 
-// prepare returns the points to be sent, ordered by time over all series, as
-// servers without an out-of-order window want them.
+// prepare returns the points to send, ordered by time across all series, as
+// servers without an out-of-order window require.
 func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 	latest := time.Now().Add(maxAhead).Unix()
 	samples := make([]sample, 0, graphite.Count(metrics))
@@ -231,7 +230,7 @@ func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 			switch {
 			case math.IsNaN(p.Value) || math.IsInf(p.Value, 0): // as in graphite.AppendText
 			case p.Time > latest:
-				d.leave([]sample{s}, ahead, "")
+				d.leaveOut([]sample{s}, ahead, "")
 			default:
 				samples = append(samples, s)
 			}
@@ -255,7 +254,8 @@ func after(samples []sample, t int64) int {
 }
 
 func (d *delivery) deliverAll(samples []sample) error {
-	// Old points are not mixed with new ones: they are refused in another way.
+	// A server refuses old points for other reasons than new ones, so a request has
+	// only one kind.
 	old := after(samples, time.Now().Add(-recent).Unix())
 	for _, part := range [][]sample{samples[:old], samples[old:]} {
 		for piece := range slices.Chunk(part, maxSamples) {
@@ -270,10 +270,11 @@ func (d *delivery) deliverAll(samples []sample) error {
 	return nil
 }
 
-// deliver sends samples, and if the server refuses some of them, all others.
+// deliver sends samples. If the server refuses a request, it stores nothing of
+// it, so deliver halves it until the refused samples are alone.
 func (d *delivery) deliver(samples []sample) error {
 	if n := after(samples, d.bound); n > 0 {
-		d.leave(samples[:n], tooOld, "")
+		d.leaveOut(samples[:n], tooOld, "")
 		samples = samples[n:]
 	}
 	if len(samples) == 0 {
@@ -286,7 +287,7 @@ func (d *delivery) deliver(samples []sample) error {
 	switch {
 	case err == nil:
 		d.accepted = &last
-		d.leave(d.broken, refused, brokenText)
+		d.leaveOut(d.broken, refused, brokenText)
 		d.broken = nil
 		return nil
 	case !errors.As(err, &no):
@@ -298,7 +299,7 @@ func (d *delivery) deliver(samples []sample) error {
 		}
 		return d.judgeBroken(err)
 	case whole:
-		d.leave(samples, no.reason, no.text)
+		d.leaveOut(samples, no.reason, no.text)
 		if no.reason == tooOld {
 			d.bound = samples[0].Time // the limit is the same for all series
 		}
@@ -312,8 +313,8 @@ func (d *delivery) deliver(samples []sample) error {
 		}
 	}
 	if no.reason == tooOld && last.Time < time.Now().Add(-recent).Unix() {
-		// If the newest is too old, all are. Without this, each of them would
-		// have to be asked for.
+		// Try the newest one first: if it is too old, all are, and a few requests
+		// are enough for them.
 		half = len(samples) - 1
 		if err := d.deliver(samples[half:]); err != nil {
 			return err
@@ -321,21 +322,22 @@ func (d *delivery) deliver(samples []sample) error {
 		samples = samples[:half]
 		half /= 2
 	}
-	// The older half goes first: a server may accept no point older than others.
+	// The older half goes first: a server may refuse points older than others.
 	if err := d.deliver(samples[:half]); err != nil {
 		return err
 	}
 	return d.deliver(samples[half:])
 }
 
-// maxBroken is how many points in turn get an answer 500 before the server
-// counts as broken.
+// maxBroken is how many points get an answer 500 in a row before judgeBroken is
+// asked.
 const maxBroken = 3
 
 const brokenText = "500 Internal Server Error"
 
-// judgeBroken tells points that the server cannot store from a server that
-// can store nothing: it sends a point again that the server has stored.
+// judgeBroken decides whether the server cannot store the points in d.broken, or
+// anything at all: it sends a point again that the server has stored. Its error is
+// that of a server that stores nothing, err if no point was stored before.
 func (d *delivery) judgeBroken(err error) error {
 	if d.accepted == nil {
 		return cmp.Or(err, fmt.Errorf("%w: %s answers 500 to all points", graphite.ErrUnavailable, d.opt.URL))
@@ -348,7 +350,7 @@ func (d *delivery) judgeBroken(err error) error {
 	if again != nil {
 		return again
 	}
-	d.leave(d.broken, refused, brokenText)
+	d.leaveOut(d.broken, refused, brokenText)
 	d.broken = nil
 	return nil
 }

@@ -16,10 +16,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
-// Server says where a server is and how it knows the client.
+// Server is the address of a server and the client's credentials.
 type Server struct {
 	URL     string // http or https, with the path
-	User    string // of basic authentication; "": none
+	User    string // for basic authentication; "": none
 	TLS     peer.TLS
 	Timeout time.Duration // of a request
 
@@ -29,15 +29,15 @@ type Server struct {
 	HeadersFile  string // with a line NAME: VALUE for each header
 }
 
-// defaultTimeout is that of a request.
+// defaultTimeout is the default of Server.Timeout.
 const defaultTimeout = time.Minute
 
-// schemePrefix stands in front of http and https.
+// schemePrefix precedes http and https in URLs.
 const schemePrefix = "prometheus+"
 
 const urlHint = "for example prometheus+http://localhost:9090/api/v1/write"
 
-// options are those that a URL may have.
+// options are the options of a URL.
 var options = []string{"bearer-token-file", "ca", "cert", "header", "headers-file", "key", "password-file", "timeout"}
 
 // secretHeader matches the names of headers whose values are secrets.
@@ -47,7 +47,7 @@ var secretHeader = regexp.MustCompile(`(?i)auth|cookie|key|passw|secret|token`)
 //
 //	prometheus+http(s)://[USER@]HOST[:PORT][/PATH][?OPTION=VALUE&...]
 //
-// with the path /api/v1/write if there is none. Files are not read.
+// The default path is /api/v1/write. Files are not read.
 func ParseURL(text string) (Server, error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -88,7 +88,7 @@ func ParseURL(text string) (Server, error) {
 	return s, s.check(scheme)
 }
 
-// check returns a usage error if parts contradict each other.
+// check returns a usage error if the settings contradict each other.
 func (s *Server) check(scheme string) error {
 	switch {
 	case (s.User == "") != (s.PasswordFile == ""):
@@ -114,12 +114,12 @@ func (s *Server) check(scheme string) error {
 	return nil
 }
 
-// Key names the server and the tenant there. It holds no secret.
+// Key identifies the server and the tenant. It holds no secret.
 func (s *Server) Key() string {
 	return fmt.Sprintf("%s%s\n%s\n%s\n%s", schemePrefix, s.URL, s.User, s.Header, s.HeadersFile)
 }
 
-// protocolHeaders are set by the protocol.
+// protocolHeaders are the headers that the protocol sets.
 var protocolHeaders = []string{"Content-Encoding", "Content-Length", "Content-Type", "Host", "Transfer-Encoding",
 	"X-Prometheus-Remote-Write-Version"}
 
@@ -133,7 +133,7 @@ func parseHeader(line string) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, ":")
 	name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
 	if !ok || !headerName.MatchString(name) || !headerValue.MatchString(value) {
-		return "", "", errors.New("a header is not like NAME:VALUE")
+		return "", "", errors.New("a header does not have the form NAME:VALUE")
 	}
 	if slices.Contains(protocolHeaders, name) {
 		return "", "", fmt.Errorf("header %s belongs to the protocol", name)
@@ -148,7 +148,7 @@ func firstLine(file string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize sets the headers of a request by the files as they are now.
+// authorize sets the headers of a request from the current contents of the files.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

@@ -13,17 +13,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
-// victoria watches what a VictoriaMetrics ignores: it acknowledges points
-// beyond its retention, and only its own metrics count them.
+// victoria counts the points that a VictoriaMetrics ignores. VictoriaMetrics
+// acknowledges points beyond its retention, and only its own metrics count them.
 type victoria struct {
 	*Sink
 	url   string
-	asked bool  // whether the server is one
-	is    bool  // the server is one
-	count int64 // points that it had ignored when last asked
-	// pending are points sent since then that it may ignore.
+	asked bool  // is is known
+	is    bool  // the server is a VictoriaMetrics
+	count int64 // its count when last read
+	// pending is set if old points were sent since then.
 	pending bool
-	waited  time.Time // for the count
+	waited  time.Time // when end last waited for the count
 }
 
 func newVictoria(s *Sink) *victoria {
@@ -35,12 +35,12 @@ func newVictoria(s *Sink) *victoria {
 	return v
 }
 
-// maxMetrics bounds what is read of a server's metrics, in bytes. Those of a
-// VictoriaMetrics are some 100 kB.
+// maxMetrics bounds the answer to a request for metrics, in bytes. VictoriaMetrics
+// sends some 100 kB.
 const maxMetrics = 16 << 20
 
-// read asks for the count. ok tells whether the answer is that of a
-// VictoriaMetrics; answered whether there was one.
+// read returns the server's count of ignored points. ok reports whether the server
+// is a VictoriaMetrics, answered whether it answered at all.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
@@ -72,8 +72,8 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin returns how many points the server has ignored of the Send before, and
-// remembers the count.
+// begin returns how many points of earlier Sends the server has ignored that were
+// not counted yet, and saves the count.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.asked && !v.is {
 		return 0
@@ -91,17 +91,17 @@ func (v *victoria) begin(ctx context.Context) (n int64) {
 }
 
 const (
-	// leastRetention is what every VictoriaMetrics keeps.
+	// leastRetention is the shortest retention of a VictoriaMetrics.
 	leastRetention = 24 * time.Hour
-	// countPoll and countWait say when the server's count is read: it follows
-	// the acknowledgement by a second, more if the server is busy.
+	// The server's count follows the acknowledgement by a second, or more if the
+	// server is busy. It is polled every countPoll for countWait.
 	countPoll = 500 * time.Millisecond
 	countWait = 3 * time.Second
 )
 
-// end returns how many points the server has ignored since begin, of a Send
-// whose oldest point is of the unix time oldest. It waits for the server's
-// count every reportEvery only; else begin and settle return the number later.
+// end returns how many points the server has ignored since begin. oldest is the
+// unix time of the Send's oldest point. It waits for the server's count only once
+// per reportEvery; otherwise a later begin or awaitCount returns the number.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.is || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0
@@ -111,12 +111,12 @@ func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 		return 0
 	}
 	v.waited = time.Now()
-	return v.settle(ctx)
+	return v.awaitCount(ctx)
 }
 
-// settle waits for the count of what was sent, and returns how many points the
-// server has ignored since begin.
-func (v *victoria) settle(ctx context.Context) int64 {
+// awaitCount waits until the server has counted the points that were sent, and
+// returns how many of them it has ignored since begin.
+func (v *victoria) awaitCount(ctx context.Context) int64 {
 	if !v.pending {
 		return 0
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// allowance returns how many new metrics may be sent now.
+// allowance updates the budgets and returns how many new metrics may be sent now.
 func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
@@ -17,7 +17,7 @@ func (p *Pusher) allowance() int {
 		s.Creates = min(p.mostCreates(), s.Creates+float64(max(now-s.Counted, 0))*p.createRate())
 		s.Counted = now
 		if f.spool != nil {
-			// What waits in the spool is sent at once, with the new metrics in it.
+			// A spool is sent without pauses, including the new metrics in it.
 			n, _, err := f.spool.Len()
 			waiting = waiting || err != nil || n > 0
 		}
@@ -28,8 +28,8 @@ func (p *Pusher) allowance() int {
 	return int(p.budget())
 }
 
-// budget returns how many new metrics the destination has left. Folders that
-// were pushed on their own before have spent different parts of it.
+// budget returns how many new metrics may still be sent to the destination. The
+// folders differ in it if they were pushed separately before.
 func (p *Pusher) budget() float64 {
 	left := p.mostCreates()
 	for _, f := range p.folders {
@@ -38,28 +38,27 @@ func (p *Pusher) budget() float64 {
 	return left
 }
 
-// ownMetrics is how many new metrics a minute are left to carbon itself. It
-// creates some 20 carbon.agents metrics a minute after its start, from the same
-// budget.
+// ownMetrics is how many new metrics are reserved for carbon itself. A minute
+// after its start it creates some 20 carbon.agents metrics from the same budget.
 const ownMetrics = 25
 
-// mostCreates is how many new metrics may be sent at once.
+// mostCreates returns how many new metrics may be sent at once.
 func (p *Pusher) mostCreates() float64 {
 	n := max(p.Dest.creates, 0)
 	return float64(n - min(ownMetrics, n/2))
 }
 
-// createRate is how many new metrics a second are sent: a little less than
-// carbon creates, which counts from when it makes the file.
+// createRate returns how many new metrics per second are sent. It is a little
+// less than carbon's limit, because carbon counts when it creates the file.
 func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
-// manyCreates is how many new metrics a minute carbon takes in Debian.
+// manyCreates is Debian's MAX_CREATES_PER_MINUTE of carbon.
 const manyCreates = 50
 
-// warnCreates says that carbon may drop new metrics, which it does without
-// a word to who sends them.
+// warnCreates warns once that carbon may drop new metrics. Carbon does not report
+// this to its clients.
 func (p *Pusher) warnCreates(files []named) {
-	if p.warned || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
+	if p.warnedMany || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return
 	}
 	n := 0
@@ -69,8 +68,8 @@ func (p *Pusher) warnCreates(files []named) {
 		}
 	}
 	if n > manyCreates {
-		p.warned = true
+		p.warnedMany = true
 		p.Log.Warn("carbon's default is to drop new metrics beyond 50 a minute: raise its MAX_CREATES_PER_MINUTE, "+
-			"or say what it takes with ?new-metrics-per-minute=50 (0: all)", "new", n)
+			"or set ?new-metrics-per-minute=50 (0: no limit)", "new", n)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Dest is a destination that ParseDest has understood.
+// Dest is a parsed destination.
 type Dest struct {
 	text   string
 	scheme string // "graphite", "whisper", "http", "https", "prometheus" or "-"
@@ -26,8 +26,8 @@ type Dest struct {
 	server remotewrite.Server
 
 	timeout time.Duration
-	// creates is how many new metrics the server takes a minute: 0 all, -1
-	// not said.
+	// creates is the server's limit of new metrics per minute: 0 no limit, -1
+	// not given.
 	creates int
 }
 
@@ -128,16 +128,16 @@ func (d *Dest) parseOptions(o dest.Options) error {
 	return nil
 }
 
-// remote tells whether the destination is a peer that can be away.
+// remote reports whether the destination is a server, which can be down.
 func (d *Dest) remote() bool {
 	return d.scheme == "graphite" || d.scheme == "http" || d.scheme == "https" || d.labels()
 }
 
-// labels reports whether metrics of the destination have labels.
+// labels reports whether metrics at the destination have labels.
 func (d *Dest) labels() bool { return d.scheme == "prometheus" }
 
-// NamingOf returns the naming of a mode at the destination, see rrdfile.NamingOf
-// and rrdfile.LabelNamingOf; false if it has no such mode.
+// NamingOf returns the naming of a mode at the destination: rrdfile.LabelNamingOf
+// if it has labels, rrdfile.NamingOf otherwise. It returns false for other modes.
 func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	if d.labels() {
 		return rrdfile.LabelNamingOf(mode, t)
@@ -145,18 +145,18 @@ func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	return rrdfile.NamingOf(mode, t)
 }
 
-// exports tells whether the destination is an endpoint that wants the names of
-// files, not of metrics.
+// exports reports whether the destination is an endpoint, which receives the
+// names of files, not of metrics.
 func (d *Dest) exports() bool { return d.scheme == "http" || d.scheme == "https" }
 
-// Prints tells whether the destination is standard output.
+// Prints reports whether the destination is standard output.
 func (d *Dest) Prints() bool { return d.scheme == "-" }
 
-// key tells destinations apart in names of state files.
+// key returns the identity of the destination in state files. It holds no secret.
 func (d *Dest) key() string {
 	switch d.scheme {
 	case "graphite":
-		return "graphite://" + d.addr // however it is spoken to
+		return "graphite://" + d.addr // the same for all protocols
 	case "whisper":
 		return "whisper:" + d.dir
 	case "prometheus":

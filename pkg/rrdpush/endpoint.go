@@ -27,82 +27,82 @@ import (
 const (
 	maxBody   = 256 << 20
 	maxPoints = 2 << 20
-	maxPosts  = 16 // that are worked on at a time; others wait
-	maxOpen   = 64 // that are read, with those that wait for their peer
+	maxPosts  = 16 // processed at a time; others wait
+	maxOpen   = 64 // open at a time, including those that wait for their peer
 	maxConns  = 1024
 	maxName   = 255 // bytes of a file name
 
 	// DefaultMaxMetrics is more than the 7,341 RRDs that Tstat can write.
 	DefaultMaxMetrics = 10_000
-	maxProbes         = 1000    // that metrics are stored of
+	maxProbes         = 1000    // with stored metrics
 	batchOf           = 1 << 16 // points that are read before they are stored
-	// Metrics are sent in parts, between which points of other probes go: the
-	// first of fewest, each further one of twice as many unless that takes long,
-	// up to most. A new Whisper file can take several syncs of a slow disk.
+	// Metrics are sent in parts, so that other probes' POSTs do not wait long. The
+	// first part has fewestMetrics. Each part is twice the one before, up to
+	// mostMetrics, unless that took long: creating a Whisper file can take several
+	// syncs of a slow disk.
 	fewestMetrics, mostMetrics = 10, 1000
 	shortPart, longPart        = 100 * time.Millisecond, 500 * time.Millisecond
 	// maxAhead is how far ahead of this machine's clock a point may be.
 	maxAhead = 24 * time.Hour
-	// quietFor is how long a probe whose points are left out is not reported
-	// again.
+	// quietFor is the interval between warnings about the points of a probe that
+	// are left out.
 	quietFor = 10 * time.Minute
 )
 
-// EndpointOptions say what an Endpoint takes and where it puts it. A Target
-// without a Probe refuses peers without a client certificate, unless there are
-// Probes.
+// EndpointOptions are the options of an Endpoint. If neither Target.Probe nor
+// Probes is set, it refuses peers without a client certificate.
 type EndpointOptions struct {
 	Target
 	Listen []peer.Options
-	// Probes names peers without a client certificate; others then have the
-	// name of their address. nil: see Target.Probe.
+	// Probes names peers without a client certificate by their address; unknown
+	// ones get a name built from the address. nil: all are Target.Probe.
 	Probes *peer.Probes
-	// MaxMetrics bounds the metrics of a probe since the start; 0:
+	// MaxMetrics bounds the different metrics of a probe since the start. 0 means
 	// DefaultMaxMetrics.
 	MaxMetrics int
 }
 
-// EndpointStats is what an Endpoint did so far.
+// EndpointStats counts what an Endpoint did since its start.
 type EndpointStats struct {
-	Posts    int64 `json:"posts"`    // taken
-	Refused  int64 `json:"refused"`  // not taken
+	Posts    int64 `json:"posts"`    // accepted
+	Refused  int64 `json:"refused"`  // POSTs that were not accepted
 	Points   int64 `json:"points"`   // stored, or in the spool
 	Negative int64 `json:"negative"` // negative percentiles left out
 	Unnamed  int64 `json:"unnamed"`  // points of files without a name
 	// NotFinite are values left out that the exporters of mPlane write as
 	// Infinity or NaN.
 	NotFinite int64 `json:"not_finite"`
-	// NotTstat are points left out whose names no RRD of Tstat has, OverLimit
-	// those of metrics beyond MaxMetrics, and Ahead those more than a day
+	// NotTstat, OverLimit and Ahead are points left out: those of files that Tstat
+	// does not write, of metrics beyond MaxMetrics, and of times more than a day
 	// ahead of the clock.
 	NotTstat  int64 `json:"not_tstat"`
 	OverLimit int64 `json:"over_limit"`
 	Ahead     int64 `json:"ahead"`
-	// TooOld, OutOfOrder and DestRefused are points among Points that a
-	// destination of remote writes did not store, the last for other reasons.
+	// TooOld, OutOfOrder and DestRefused (other reasons) are those of Points that a
+	// remote write destination did not store.
 	TooOld      int64 `json:"too_old"`
 	OutOfOrder  int64 `json:"out_of_order"`
 	DestRefused int64 `json:"destination_refused"`
 
-	Spooled     int64     `json:"-"` // bytes that waited in the spool after the last points
-	Down        error     `json:"-"` // why the destination did not take these; nil if it did
+	Spooled     int64     `json:"-"` // bytes in the spool after the last points
+	Down        error     `json:"-"` // why the destination did not accept these; nil if it did
 	LastSuccess time.Time `json:"-"` // when points were last stored, or put into the spool
 }
 
-// LeftOut is how many points of peers were not accepted.
+// LeftOut returns how many points of peers were not accepted.
 func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
 
-// NotStored is how many of Points the destination refused or ignored.
+// NotStored returns how many of Points the destination refused or ignored.
 func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
 
-// Endpoint is the repository's side of mPlane's indirect export: it takes
+// Endpoint is the repository's side of mPlane's indirect export: it receives
 // points of RRDs by HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
 	opt       EndpointOptions
 	unlock    func() // of the destination
 	listeners []*peer.Listener
-	slots     chan struct{} // one for each POST that is worked on
-	open      chan struct{} // one for each POST that is read or waits for its peer
+	slots     chan struct{} // one for each POST that is processed
+	open      chan struct{} // one for each POST that is open
 	seed      maphash.Seed  // of the hashes in senders
 	mu        sync.Mutex    // of the sink
 	sink      graphite.Sink
@@ -111,15 +111,15 @@ type Endpoint struct {
 	counting sync.Mutex
 	stats    EndpointStats
 	senders  map[string]*sender // by probe
-	refusals rate.Sometimes     // limits what is logged
+	refusals rate.Sometimes     // limits warnings about refused POSTs
 }
 
 // sender is a probe that sends points.
 type sender struct {
-	posts   int                 // in hand, under the endpoint's counting
-	turn    chan struct{}       // held by the POST that is read
+	posts   int                 // under way; guarded by Endpoint.counting
+	turn    chan struct{}       // held by the POST that is open; it guards metrics
 	metrics map[uint64]struct{} // hashes of the files that have a metric
-	leftOut rate.Sometimes      // limits what is logged
+	leftOut rate.Sometimes      // limits warnings about points left out
 }
 
 // NewEndpoint opens the destination and listens. Run closes both.
@@ -170,8 +170,8 @@ func (e *Endpoint) Stats() EndpointStats {
 	return e.stats
 }
 
-// Continue makes the figures of an endpoint that has ended go on in this one,
-// which does not run yet.
+// Continue adopts the counts of an endpoint that has ended. It is called before
+// Run.
 func (e *Endpoint) Continue(former *Endpoint) {
 	if former == nil {
 		return
@@ -183,15 +183,16 @@ func (e *Endpoint) Continue(former *Endpoint) {
 	})
 }
 
-// count changes what is counted.
+// count changes the counts.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	change(&e.stats)
 }
 
-// note keeps what became of points; e.mu is held.
-func (e *Endpoint) note(err error) {
+// record records the state of the destination and the spool after a send, whose
+// error is err. e.mu is held.
+func (e *Endpoint) record(err error) {
 	var size int64
 	if e.spool != nil {
 		var lenErr error
@@ -201,11 +202,10 @@ func (e *Endpoint) note(err error) {
 	e.count(func(s *EndpointStats) { s.Spooled, s.Down = size, err })
 }
 
-// flushEvery is how often a destination that was down is tried again when no
-// points come.
+// flushEvery is the interval between attempts to flush the spool.
 const flushEvery = 30 * time.Second
 
-// Run takes points until ctx ends, which is not an error. Requests in hand are
+// Run serves until ctx ends, which is not an error. Requests under way are
 // answered.
 func (e *Endpoint) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -226,7 +226,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	return errors.Join(err, e.close())
 }
 
-// flush sends what waits in the spool.
+// flush sends the points in the spool.
 func (e *Endpoint) flush(ctx context.Context) {
 	if e.spool == nil {
 		return
@@ -235,14 +235,14 @@ func (e *Endpoint) flush(ctx context.Context) {
 	defer e.mu.Unlock()
 	err := e.spool.Flush(ctx)
 	if err != nil {
-		e.opt.Log.Debug("the spool waits", "err", err)
+		e.opt.Log.Debug("spool was not flushed", "err", err)
 	}
-	e.note(err)
+	e.record(err)
 }
 
-// ServeHTTP takes a POST. As the old repository it answers 200 with nothing
-// to a list of points, and 400 to everything else; 503 if it cannot store
-// them now.
+// ServeHTTP handles a POST. Like the old repository it answers a list of points
+// with 200 and no body, and anything else with 400. It answers 503 if it cannot
+// store the points now.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	probe, err := e.probe(r)
 	if err != nil {
@@ -260,7 +260,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	key := probe
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		// Peers without a certificate may share a name, but not their turn.
+		// Peers without a certificate may share a name, but do not wait for each other.
 		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			key += " " + peer.Host(from.Addr())
 		}
@@ -271,7 +271,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer e.leave(key, from)
-	// A POST that waits for another of its probe takes no place of the others.
+	// The probe's turn comes first: a POST that waits for it does not count as open.
 	for _, place := range []chan struct{}{from.turn, e.open} {
 		select {
 		case place <- struct{}{}:
@@ -291,7 +291,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		notStored = e.store(ctx, metrics)
 		return notStored
 	})
-	e.leftOut(r, probe, from, &n)
+	e.reportLeftOut(r, probe, from, &n)
 	var large *http.MaxBytesError
 	switch {
 	case notStored != nil:
@@ -312,8 +312,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // bodyPiece is how much of a POST is read at a time, in bytes.
 const bodyPiece = 64 << 10
 
-// slot is the place of a POST among those that are worked on. It is a
-// peer.Place: a POST that arrives slowly holds no slot.
+// slot is the place of a POST among those that are processed. It is a
+// peer.Place: a POST gives it back while it waits for its peer.
 type slot struct {
 	slots chan struct{}
 	held  bool
@@ -339,7 +339,7 @@ func (s *slot) Release() {
 	}
 }
 
-// enter returns the sender of a probe. leave is to be called when its POST has
+// enter returns the sender of a probe. The caller calls leave when its POST has
 // ended.
 func (e *Endpoint) enter(probe string) (*sender, error) {
 	e.counting.Lock()
@@ -356,7 +356,7 @@ func (e *Endpoint) enter(probe string) (*sender, error) {
 	return s, nil
 }
 
-// leave forgets a sender that has neither a POST in hand nor metrics.
+// leave ends a POST. It deletes a sender without POSTs and metrics.
 func (e *Endpoint) leave(probe string, s *sender) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -365,7 +365,7 @@ func (e *Endpoint) leave(probe string, s *sender) {
 	}
 }
 
-// store sends metrics, and lets those of other POSTs in between.
+// store sends metrics in parts, between which other POSTs may send theirs.
 func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	for size := fewestMetrics; len(metrics) > 0; {
 		n := min(size, len(metrics))
@@ -384,13 +384,13 @@ func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// send sends metrics and returns how long others had to wait for it.
+// send sends metrics and returns how long that took.
 func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	begin := time.Now()
 	err = e.sink.Send(ctx, metrics)
-	e.note(err)
+	e.record(err)
 	if err != nil {
 		return 0, err
 	}
@@ -401,8 +401,8 @@ func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took ti
 	return time.Since(begin), nil
 }
 
-// leftOut counts and reports what a POST had that is not stored.
-func (e *Endpoint) leftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
+// reportLeftOut counts the points of a POST that are left out and warns of them.
+func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
 	first := false
 	e.count(func(s *EndpointStats) {
 		first = s.NotFinite == 0 && n.NotFinite > 0

@@ -1,7 +1,6 @@
 package rrdpush
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -11,11 +10,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Listed says what a data source of an RRD file is called.
+// Listed is a data source of an RRD file with its names at the destination.
 type Listed struct {
 	File    string            `json:"file"`               // its path
-	Metric  string            `json:"metric"`             // as the destination gets it; "": no name
-	Labels  map[string]string `json:"labels,omitempty"`   // of a destination that has labels
+	Metric  string            `json:"metric"`             // at the destination; "": no name
+	Labels  map[string]string `json:"labels,omitempty"`   // nil: the destination has no labels
 	Unit    string            `json:"unit"`               // see rrdfile.Unit
 	LeftOut string            `json:"left_out,omitempty"` // why it is not pushed
 }
@@ -28,9 +27,9 @@ func (l *Listed) Series() string {
 	return remotewrite.Join(l.Metric, l.Labels).String()
 }
 
-// List returns what the files of the sources are called at the destination. It
-// sends nothing and reads no state. With an error that wraps ErrFiles the list
-// lacks those files that could not be read.
+// List returns the names at the destination of the data sources of all files. It
+// sends nothing and reads no state. If its error wraps ErrFiles, the list is valid
+// and lacks the files that could not be read.
 func List(opt Options) ([]Listed, error) {
 	p, err := newPusher(opt)
 	if err != nil {
@@ -45,7 +44,7 @@ func List(opt Options) ([]Listed, error) {
 	var list []Listed
 	for _, f := range files {
 		path := filepath.Join(f.dir, f.file)
-		got, err := p.reader.Read(path, math.MaxInt64) // its header
+		got, err := p.reader.Read(path, math.MaxInt64) // the header only
 		if err != nil {
 			p.fail(path, err)
 			continue
@@ -69,5 +68,5 @@ func List(opt Options) ([]Listed, error) {
 	if p.sum.Failed > 0 {
 		err = fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles)
 	}
-	return list, errors.Join(err)
+	return list, err
 }

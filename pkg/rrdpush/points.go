@@ -19,16 +19,16 @@ import (
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// What read does with the points of a file that has no metric.
+// Reasons why a file has no metric, in place of the index of one.
 const (
 	unnamed = -1 - iota
 	notTstat
 	overLimit
 )
 
-// read reads [[file, time, value], …], counts in n what it leaves out, and
-// calls store for each batch. A list of one batch is stored as a whole or not at
-// all; of a longer one with an error, the batches before the error are.
+// read reads [[file, time, value], …], counts in n the points that it leaves out,
+// and calls store for each batch. Of a list with an error, only the batches before
+// the error are stored.
 func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
 	d.UseNumber()
@@ -37,7 +37,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	}
 	latest := time.Now().Add(maxAhead).Unix()
 	var metrics []graphite.Metric
-	at := map[string]int{} // file -> index of its metric, or why it has none
+	at := map[string]int{} // by file, the index of its metric or why it has none
 	flush := func() error {
 		for _, m := range metrics {
 			sortPoints(m.Points)
@@ -95,7 +95,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns the name of a file's metric, or why it has none.
+// metric returns 0 and the name of a file's metric, or the reason why it has none.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -113,8 +113,8 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint reads one [file, time, value]. A value that is not finite becomes
-// an infinity.
+// nextPoint reads one [file, time, value]. It returns an infinity for any value
+// that is not finite.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -150,22 +150,22 @@ func unexpected(err error) error {
 	return err
 }
 
-// maxItem bounds the text between brackets and commas, in bytes: a decoder
-// keeps all of it.
+// maxItem bounds the text between brackets and commas, in bytes, because the
+// decoder keeps all of it in memory.
 const maxItem = 8 << 10
 
-// pythonJSON makes JSON of what Python writes: NaN and Infinity become a number
-// that is too large.
+// pythonJSON turns Python's JSON into JSON: it replaces NaN and Infinity by a
+// number that is too large.
 type pythonJSON struct {
 	r               *bufio.Reader
-	rest            string // to be returned before more of r
+	rest            string // returned before more of r
 	quoted, escaped bool
 	last            byte
 	length          int // bytes since the last bracket or comma
 }
 
-// infinite stands for a value that is not finite. Its blanks keep it apart
-// from a number beside it.
+// infinite replaces a value that is not finite. Its spaces separate it from a
+// number beside it.
 const infinite = " 1e999 "
 
 func (p *pythonJSON) Read(b []byte) (n int, err error) {
@@ -176,7 +176,7 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 			continue
 		}
 		if n > 0 && p.r.Buffered() == 0 {
-			break // what follows may take its time
+			break // more text may arrive late
 		}
 		if b[n], err = p.r.ReadByte(); err != nil {
 			break
@@ -207,9 +207,9 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// follows passes over text if it is next.
+// follows skips text if it is next, and reports whether it was.
 func (p *pythonJSON) follows(text string) bool {
-	next, _ := p.r.Peek(len(text)) // an error comes again
+	next, _ := p.r.Peek(len(text)) // the next read returns the error
 	if string(next) != text {
 		return false
 	}
@@ -217,8 +217,7 @@ func (p *pythonJSON) follows(text string) bool {
 	return true
 }
 
-// sortPoints orders points by time, as sinks want them; they are mostly in
-// order already.
+// sortPoints orders points by time, as sinks require. Most are in order already.
 func sortPoints(points []graphite.Point) {
 	if !slices.IsSortedFunc(points, byTime) {
 		slices.SortStableFunc(points, byTime)

@@ -10,10 +10,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/remotewrite"
 )
 
-// printer writes plaintext lines.
+// printer writes points as text lines.
 type printer struct {
 	w      io.Writer
-	labels bool // paths are those of remotewrite.ParsePath
+	labels bool // write paths as series, see remotewrite.ParsePath
 	buf    []byte
 }
 

@@ -1,5 +1,6 @@
-// Package rrdpush brings the points of Tstat's RRDs into Graphite or Prometheus, from the
-// folder where Tstat writes them and from other probes' exports.
+// Package rrdpush sends the points of Tstat's RRDs to Graphite or Prometheus. It
+// reads them from the folders where Tstat writes them, and receives them from
+// other probes.
 package rrdpush
 
 import (
@@ -28,8 +29,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
-// ErrFiles is wrapped by the error of a run some of whose files could not be
-// read. The points of the others are sent.
+// ErrFiles is wrapped by the error of a run that could not read some files. The
+// points of the others are sent.
 var ErrFiles = errors.New("could not be read")
 
 // Target says where points go and what they are called there.
@@ -42,23 +43,23 @@ type Target struct {
 	Negative bool   // keep negative percentiles, Tstat's "no samples"
 
 	TLS          peer.TLS
-	Peers        peer.Networks // that an http or https destination may be in; none: all
+	Peers        peer.Networks // allowed for an HTTP destination; none: all
 	RetryTimeout time.Duration // of a batch
 	SpoolSize    int64         // bytes; 0: no spool
 	StateDir     string
 	Stdout       io.Writer
 	Log          *slog.Logger
 
-	// Stored is told what was stored, or put into the spool; calls do not
-	// overlap. It must not keep the slice. nil: none.
+	// Stored is called with metrics that were stored, or put into the spool.
+	// Calls do not overlap. It must not keep the slice. nil disables the calls.
 	Stored func([]graphite.Metric)
 
-	// leftOut is told what a remote write left out; nil: nobody.
+	// leftOut is called with what a remote write left out; nil disables the calls.
 	leftOut func(remotewrite.LeftOut)
 }
 
-// open returns the sink, and the spool in front of a destination that can be
-// away; nil if there is none. name is that of the spool.
+// open returns the sink of the destination. For a remote one this is a spool of
+// the given name, unless SpoolSize is 0; otherwise the spool is nil.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
@@ -81,8 +82,8 @@ type Options struct {
 	Target
 	Sources []string      // folders of RRD files, not those below them, and .rrd files
 	Since   time.Time     // push again from here on; zero: what is new
-	Every   time.Duration // push again and again; 0: once
-	DryRun  bool          // print lines instead of sending, keep no state
+	Every   time.Duration // interval between pushes; 0: push once
+	DryRun  bool          // print lines instead of sending, save no state
 	Reader  string        // one of rrdfile.Modes; "": rrdfile.Go
 }
 
@@ -98,7 +99,7 @@ type Summary struct {
 	Negative  int64   `json:"negative"`        // negative percentiles left out
 	Recreated int64   `json:"recreated"`       // files older than the last point sent: sent from their start
 	New       int64   `json:"new_metrics"`     // metrics sent for the first time
-	Waiting   int64   `json:"waiting"`         // new metrics held back by new-metrics-per-minute
+	Waiting   int64   `json:"waiting"`         // new metrics held back by the limit per minute
 	WaitFor   float64 `json:"waiting_seconds"` // until the last of them can be sent
 	Unnamed   int64   `json:"unnamed"`         // files without a name
 	Shared    int64   `json:"shared"`          // files that share their name with another
@@ -112,14 +113,14 @@ type Summary struct {
 	Seconds   float64 `json:"seconds"`
 }
 
-// fileState is what is remembered of a file.
+// fileState is the saved state of a file.
 type fileState struct {
 	After   int64          `json:"after"`             // steps up to this unix time are sent
-	Created bool           `json:"created,omitempty"` // some point of it was
-	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // if the file cannot change unnoticed
+	Created bool           `json:"created,omitempty"` // a point was sent, so the metric exists
+	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // set if any later change of the file alters the stamp
 }
 
-// pushState is what is remembered of a source and its destination.
+// pushState is the saved state of a folder and its destination.
 type pushState struct {
 	Source  string                `json:"source"`
 	Dest    string                `json:"dest"`
@@ -130,7 +131,7 @@ type pushState struct {
 
 const stateFormat = 1
 
-// Pusher brings the points of RRD files to a Target.
+// Pusher sends the points of RRD files to a Target.
 type Pusher struct {
 	Options
 	folders []*folder
@@ -138,15 +139,15 @@ type Pusher struct {
 	sink    graphite.Sink // that of the destination
 	sum     *Summary
 
-	failed map[string]string // paths of files that failed before, with the error
+	failed map[string]string // by path, the error of a file that was reported
 	older  []string          // the files that the pass sends from their start
-	told   bool              // of names that files share
-	aged   bool              // warned of old points
-	warned bool              // of many new metrics
+
+	// Warnings that were logged.
+	warnedShared, warnedOld, warnedMany bool
 }
 
-// New opens the state and the destination. Close closes them. Its error is one
-// of usage if a source is no folder and no .rrd file.
+// New opens the state and the destination. Close closes them. The error is a
+// usage error if a source is neither a folder nor an .rrd file.
 func New(opt Options) (*Pusher, error) {
 	p, err := newPusher(opt)
 	if err != nil {
@@ -158,7 +159,7 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher finds the sources.
+// newPusher returns a Pusher of the sources, which open has to open.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -186,8 +187,8 @@ func (p *Pusher) Close() error {
 	return err
 }
 
-// Run pushes until all is sent, or with Every until ctx ends, and yields what
-// each pass did. The last pass may be one that ctx has cut short.
+// Run pushes once, or with Every until ctx ends, and yields the summary of each
+// pass. ctx may have interrupted the last one.
 func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	return func(yield func(*Summary, error) bool) {
 		if p.Every == 0 {
@@ -207,7 +208,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 				return
 			}
 			if err != nil {
-				p.Log.Warn("push failed, trying again", append([]any{"err", err, "in", p.Every}, hint.Attrs(err)...)...)
+				p.Log.Warn("push failed, retrying", append([]any{"err", err, "in", p.Every}, hint.Attrs(err)...)...)
 			}
 			p.Since = time.Time{} // once is enough
 			select {
@@ -219,7 +220,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	}
 }
 
-// open makes everything ready.
+// open loads the state and opens the sinks.
 func (p *Pusher) open() error {
 	p.leftOut = func(n remotewrite.LeftOut) {
 		p.sum.TooOld += n.TooOld
@@ -255,7 +256,7 @@ func (p *Pusher) open() error {
 	return nil
 }
 
-// load locks and reads what is remembered of a folder.
+// load locks and loads the state of a folder.
 func (p *Pusher) load(f *folder) (err error) {
 	if f.key, err = p.keyOf(f); err != nil {
 		return err
@@ -280,7 +281,8 @@ func (p *Pusher) load(f *folder) (err error) {
 	return nil
 }
 
-// keyOf names a folder, the destination and what metrics are called.
+// keyOf returns the key of a folder's state: everything that decides which
+// points go where under which names.
 func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
@@ -297,7 +299,7 @@ func (p *Pusher) keyOf(f *folder) (string, error) {
 	return strings.Join(parts, "\n"), nil
 }
 
-// pass reads all that is new and sends it.
+// pass reads and sends all new points.
 func (p *Pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
 	p.sum, p.older = &Summary{Probe: p.Probe}, nil
@@ -358,7 +360,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	return err
 }
 
-// send sends a batch and remembers it.
+// send sends a batch and saves the state.
 func (p *Pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
 		if err := b.folder.sink.Send(ctx, b.metrics); err != nil {
@@ -377,7 +379,7 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	for _, f := range p.folders {
 		f.state.Creates -= float64(b.created)
 		if f != b.folder && (b.created == 0 || p.Dest.creates <= 0) {
-			continue // only the budget changed, and nothing depends on it
+			continue // nothing that is used has changed
 		}
 		if err := state.Save(f.path, stateFormat, f.state); err != nil {
 			return err
@@ -386,14 +388,15 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// finish reports what is unusual and what is left.
+// finish logs warnings about the pass. It returns the error of a destination that
+// is down or of files that could not be read.
 func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
-		p.Log.Warn("files are older than the last point sent: they were recreated or exchanged, and are sent from their start",
+		p.Log.Warn("files are older than the last point sent: they were recreated or replaced, and are sent from their start",
 			"files", len(p.older), "for_example", strings.Join(p.older[:min(len(p.older), 3)], ", "))
 	}
-	if p.sum.Old > 0 && !p.aged {
-		p.aged = true
+	if p.sum.Old > 0 && !p.warnedOld {
+		p.warnedOld = true
 		p.Log.Warn("points are older than the 3 years that Debian's carbon keeps by default: it drops them and reports nothing",
 			"points", p.sum.Old, "hint", "write longer retentions into its storage-schemas.conf before it creates the metrics, or push into whisper:DIR")
 	}
@@ -422,7 +425,7 @@ func (p *Pusher) finish() error {
 	return err
 }
 
-// hash makes a name of a file out of a key.
+// hash returns a file name for a key.
 func hash(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return hex.EncodeToString(sum[:12])

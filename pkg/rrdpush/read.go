@@ -21,10 +21,11 @@ type reader interface {
 	Close() error
 }
 
-// batchPoints is how many points are sent, and remembered, at once.
+// batchPoints is how many points a batch has, unless its last file has more.
 const batchPoints = 200_000
 
-// batch is what is sent at once, of one folder, and what to remember then.
+// batch is metrics of one folder that are sent together, and the state to save
+// after that.
 type batch struct {
 	folder  *folder
 	metrics []graphite.Metric
@@ -38,23 +39,23 @@ func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
-// reset empties b and keeps its memory. What remembers files has gone to the
-// state.
+// reset empties b and keeps its memory, except that of files: the state has these
+// values.
 func (b *batch) reset() {
 	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
 }
 
-// reading is the part of a pass that reads.
+// reading is the part of a pass that reads files.
 type reading struct {
 	*Pusher
-	known   map[*folder]map[string]*fileState // as they were when the pass began
-	allowed int                               // new metrics
-	batches chan *batch
-	free    chan *batch // whose memory is used again
-	next    *batch
+	known   map[*folder]map[string]*fileState // at the start of the pass
+	allowed int                               // new metrics that may be sent
+	batches chan *batch                       // to be sent
+	free    chan *batch                       // sent, for reuse
+	next    *batch                            // being filled
 }
 
-// read makes batches of what is new in the files.
+// read sends batches of the new points of files to r.batches.
 func (r *reading) read(ctx context.Context, files []named) error {
 	r.next = <-r.free
 	for _, f := range files {
@@ -87,8 +88,9 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// compare reads what is new in the files with both readers, if these are
-// wanted, and returns the first difference. Nothing is sent before.
+// compare reads the new points of all files with both readers, if the options
+// ask for both, and returns the first difference. A pass calls it before it sends
+// anything.
 func (r *reading) compare(ctx context.Context, files []named) error {
 	if r.Reader != rrdfile.Both {
 		return nil
@@ -97,8 +99,8 @@ func (r *reading) compare(ctx context.Context, files []named) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		// Other errors come up again when the file is pushed.
-		if _, err := r.look(f); isDifference(err) {
+		// read reports other errors.
+		if _, err := r.readNew(f); isDifference(err) {
 			return err
 		}
 	}
@@ -108,17 +110,17 @@ func (r *reading) compare(ctx context.Context, files []named) error {
 // isDifference reports whether the two readers differ about a file.
 func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
 
-// found is what is new in a file.
+// found is the new points of a file.
 type found struct {
-	*rrdfile.File           // nil: nothing
-	known         fileState // what was remembered
+	*rrdfile.File           // nil: the file was not read
+	known         fileState // the saved state
 	unchanged     bool      // the file was not read
-	recreated     bool      // the file is older than what was sent of it
-	at            time.Time // when it was read
+	recreated     bool      // the file is older than its last point that was sent
+	at            time.Time // when the file was read
 }
 
-// look reads what is new in a file.
-func (r *reading) look(f named) (got found, err error) {
+// readNew reads the new points of a file.
+func (r *reading) readNew(f named) (got found, err error) {
 	path := filepath.Join(f.dir, f.file)
 	if k := r.known[f.folder][f.file]; k != nil {
 		got.known = *k
@@ -138,8 +140,8 @@ func (r *reading) look(f named) (got found, err error) {
 		return got, nil // gone since the folder was read
 	}
 	if err == nil && got.Update < got.known.After {
-		// librrd takes no update before the last one: Tstat made the file
-		// again after its clock was ahead, or another file took its place.
+		// librrd refuses updates before the last one. So Tstat recreated the file
+		// after its clock was ahead, or somebody replaced the file.
 		got.recreated, got.known.After = true, 0
 		if r.Since.IsZero() {
 			got.File, err = r.reader.Read(path, 0)
@@ -148,10 +150,10 @@ func (r *reading) look(f named) (got found, err error) {
 	return got, err
 }
 
-// file adds what is new in a file to the next batch. Its error ends the pass.
+// file adds the new points of a file to the next batch. Its error ends the pass.
 func (r *reading) file(f named) error {
 	path := filepath.Join(f.dir, f.file)
-	got, err := r.look(f)
+	got, err := r.readNew(f)
 	switch {
 	case isDifference(err):
 		return err
@@ -193,7 +195,7 @@ func (r *reading) file(f named) error {
 	return nil
 }
 
-// fail counts a file that cannot be read, and tells it once.
+// fail counts a file that cannot be read, and logs each of its errors once.
 func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
 	if p.failed[path] != err.Error() {
@@ -202,7 +204,8 @@ func (p *Pusher) fail(path string, err error) {
 	}
 }
 
-// metrics turns what was read into metrics, and counts negative percentiles.
+// metrics returns the metrics of a file, without values that are left out, and
+// counts the negative percentiles among these.
 func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
 	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {
@@ -225,7 +228,7 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 			}
 			r.next.all = append(r.next.all, pt)
 		}
-		// They stay where they are even if what follows needs more room.
+		// The slice stays valid if a later append moves r.next.all.
 		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {
 			metrics = append(metrics, m)
 			if r.Dest.scheme == "graphite" {
@@ -236,11 +239,11 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 	return metrics, negative
 }
 
-// carbonKeeps is how long carbon keeps points with the storage-schemas.conf of
-// Debian: 60s:1d,5m:30d,1h:3y. It drops older ones and reports nothing.
+// carbonKeeps is how long carbon keeps points with Debian's
+// storage-schemas.conf: 60s:1d,5m:30d,1h:3y. It drops older ones silently.
 const carbonKeeps = 3 * 365 * 24 * time.Hour
 
-// carbonDrops counts the points that are older.
+// carbonDrops counts the points that are older than carbonKeeps.
 func carbonDrops(points []graphite.Point, now time.Time) int64 {
 	n, _ := slices.BinarySearchFunc(points, now.Add(-carbonKeeps).Unix(), func(p graphite.Point, t int64) int { return cmp.Compare(p.Time, t) })
 	return int64(n)

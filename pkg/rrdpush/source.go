@@ -15,26 +15,25 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
-// folder is a folder that holds RRD files of the sources, with what is
-// remembered of it and of its destination. A file that is a source of its own
-// shares the state of its folder.
+// folder is a folder with RRD files of the sources, its saved state and its sink.
+// A file that is named as a source shares the state of its folder.
 type folder struct {
 	dir   string   // as the source names it
-	abs   string   // tells folders apart
-	all   bool     // all RRD files in the folder are pushed
-	only  []string // else these
-	empty bool     // had no RRD file in the last pass
+	abs   string   // absolute path, the identity of the folder
+	all   bool     // push all RRD files in the folder
+	only  []string // otherwise push only these
+	empty bool     // the last pass found no RRD file
 
 	key    string          // of the state
-	unlock func()          // of the state
+	unlock func()          // unlocks the state
 	path   string          // of the state file; "": none
-	state  pushState       // what is remembered
-	sink   graphite.Sink   // where the points go: the spool if there is one
+	state  pushState       // saved after each batch
+	sink   graphite.Sink   // of the destination, or the spool before it
 	spool  *graphite.Spool // nil: none
 }
 
 // folders returns the folders of the sources, each once, in the order of the
-// sources. Its errors are usage errors that name every source that is not one.
+// sources. Its error is a usage error that names all invalid sources.
 func folders(sources []string) ([]*folder, error) {
 	const kinds = "a folder of RRDs or an .rrd file"
 	var list []*folder
@@ -79,10 +78,10 @@ func folders(sources []string) ([]*folder, error) {
 	return list, nil
 }
 
-// suffix ends the names of RRD files.
+// suffix is the end of the names of RRD files.
 const suffix = ".rrd"
 
-// files returns the names of the RRD files that the sources name.
+// files returns the names of the RRD files to push.
 func (f *folder) files() ([]string, error) {
 	if !f.all {
 		return f.only, nil
@@ -109,10 +108,10 @@ type named struct {
 	*folder
 	file    string
 	path    string
-	leftOut string // why the file is not pushed; "": it is
+	leftOut string // why the file is not pushed; "": it is pushed
 }
 
-// name returns what reports call the file.
+// name returns the name of the file for reports.
 func (p *Pusher) name(f named) string {
 	if len(p.folders) == 1 {
 		return f.file
@@ -120,13 +119,13 @@ func (p *Pusher) name(f named) string {
 	return filepath.Join(f.dir, f.file)
 }
 
-// list returns the RRD files of the sources with their paths, ordered by
-// folder. When a pusher that runs on cannot read a folder, the others are
-// listed nevertheless.
+// list returns the RRD files of the sources with the paths of their metrics,
+// ordered by folder. With Every, the files of readable folders are returned
+// besides the error about the others.
 func (p *Pusher) list() ([]named, error) {
 	var files []named
 	var errs []error
-	first := map[string]named{} // the file that has a path
+	first := map[string]named{} // by path, the file that got it
 	var shared []string
 	for _, dir := range p.folders {
 		names, err := dir.files()
@@ -162,8 +161,8 @@ func (p *Pusher) list() ([]named, error) {
 			} else {
 				p.sum.Shared++
 				shared = append(shared, fmt.Sprintf("%s of %s and %s", f.path, p.name(other), p.name(f)))
-				// Two histograms must not mix, nor two probes; the old names
-				// let the histograms.
+				// Files of two histograms or two folders must not mix in a
+				// metric. The upstream names do mix histograms.
 				if p.Mode != "upstream" || other.folder != f.folder {
 					f.leftOut = "shares its metric with " + p.name(other)
 				}
@@ -171,8 +170,8 @@ func (p *Pusher) list() ([]named, error) {
 			files = append(files, f)
 		}
 	}
-	if len(shared) > 0 && !p.told {
-		p.told = true
+	if len(shared) > 0 && !p.warnedShared {
+		p.warnedShared = true
 		p.Log.Warn("files share a metric", "files", len(shared), "for_example", strings.Join(shared[:min(len(shared), 3)], ", "))
 	}
 	return files, errors.Join(errs...)
