@@ -132,7 +132,7 @@ func addExport(s *admin.State, from string, e probe.Export) {
 	case probe.Log:
 		s.Logs = append(s.Logs, mathproto.StreamStats{
 			Registration: mathproto.Registration{StreamName: name}, Probe: from, To: []string{e.Repository},
-			LastSuccess: e.LastSuccess, Files: e.Files, Bytes: e.Bytes, LastError: e.LastError,
+			Time: time.Now(), LastFolder: e.Newest, LastSuccess: e.LastSuccess, Files: e.Files, Bytes: e.Bytes, LastError: e.LastError,
 		})
 	case probe.Streaming:
 		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
