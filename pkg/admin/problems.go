@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
@@ -167,7 +166,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 		for _, st := range l.Stores {
 			if st.Error != "" {
 				down = true
-				c := add("store "+st.Store, l, fmt.Sprintf("Store %s accepts no logs: %s", st.Store, strings.TrimPrefix(st.Error, "open "+st.Store+": ")),
+				c := add("store "+st.Store, l, fmt.Sprintf("Store %s accepts no logs: %s", st.Store, st.Error),
 					cmp.Or(advice, "Check that the store runs and has room. The missing logs follow when it answers again."))
 				c.behind += st.Behind
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,7 +160,7 @@ func (d *dest) summary() StoreSummary {
 	s.Store = d.String()
 	s.Unopened = d.st == nil
 	if d.down {
-		s.Error = d.err.Error()
+		s.Error = strings.TrimPrefix(d.err.Error(), "open "+s.Store+": ") // Store has the name
 	}
 	return s
 }
