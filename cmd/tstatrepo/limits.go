@@ -30,7 +30,7 @@ var limits = []limitGroup{
 		{"header of a request", "64 KiB, within 20 seconds.", []string{"pkg/peer", "maxHeader = 64 << 10", "ReadHeaderTimeout: 20 * time.Second"}},
 		{"body of a request", "1 KiB/s on average, after the first 10 seconds.", []string{"pkg/peer", "slowestBody = 1 << 10", "bodyGrace = 10 * time.Second"}},
 		{"idle connection", "2 minutes; for lines --idle-timeout (2h).", []string{"pkg/peer", "IdleTimeout: 2 * time.Minute"}},
-		{"lines of the log about refusals", "One a minute for each listener and cause.", []string{"pkg/peer", "tellEvery = time.Minute"}},
+		{"lines of the log about refusals", "One a minute for each listener and cause.", []string{"pkg/peer", "logEvery = time.Minute"}},
 	}},
 	{"Logs by MATH ([collect-log], import-bulk --listen)", []limit{
 		{"connections", "256.", []string{"pkg/mathproto", "MaxConns: 256"}},
