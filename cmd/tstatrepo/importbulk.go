@@ -488,41 +488,6 @@ func (b *importBulk) checkStream(p *problems) {
 	p.usage("stream", stores.CheckStream(b.stream, b.probe, types))
 }
 
-func location(p *problems, zone string) *time.Location {
-	loc, err := time.LoadLocation(cmp.Or(zone, "Local"))
-	if err != nil {
-		p.add("timezone", "%q is not a time zone like UTC, Local or Europe/Rome", zone)
-		return time.UTC
-	}
-	return loc
-}
-
-func timeSetting(p *problems, name, text string, loc *time.Location) time.Time {
-	if text == "" {
-		return time.Time{}
-	}
-	t, err := parseTime(text, loc)
-	if err != nil {
-		p.add(name, "%v", err)
-	}
-	return t
-}
-
-func atLeast[T interface {
-	cmp.Ordered
-	String() string
-}](p *problems, name string, v, least T) {
-	if v < least {
-		p.add(name, "must be at least %s", least)
-	}
-}
-
-func within[T int | float64](p *problems, name string, v, least, most T) {
-	if !(v >= least && v <= most) { // also true for NaN
-		p.add(name, "must be %v to %v", least, most)
-	}
-}
-
 var unfit = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
 // fitProbe makes a probe name of a host name: "" if there is nothing to use.

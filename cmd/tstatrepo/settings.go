@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -11,9 +10,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
-	"github.com/tstatrepo/tstatrepo/pkg/dest"
-	"github.com/tstatrepo/tstatrepo/pkg/hint"
 )
 
 // setting is one row of a table that makes everything of a setting: its flag,
@@ -195,71 +191,6 @@ func (s *setting) readFlags(c *cli.Context) error {
 		return nil
 	}
 	return set("--"+s.name, c.String(s.name))
-}
-
-// problems collects everything that is wrong with the settings, so that the
-// user sees it all at once.
-type problems struct {
-	settings []*setting
-	errs     []error
-	hint     string // what to do; else see the help of the command
-	section  string // of the settings, if they are for the file only
-}
-
-func (p *problems) add(name, format string, args ...any) {
-	label := "--" + name
-	if p.section != "" {
-		label = "[" + p.section + "] " + name
-	}
-	for _, s := range p.settings {
-		if s.name == name {
-			label = cmp.Or(s.from, label)
-		}
-	}
-	p.errs = append(p.errs, fmt.Errorf("%s: %s", label, fmt.Sprintf(format, args...)))
-}
-
-// given is a setting, and whether it was given.
-type given struct {
-	set  bool
-	name string
-}
-
-// refuse adds the settings that were given and must not be.
-func (p *problems) refuse(why string, list ...given) {
-	for _, g := range list {
-		if g.set {
-			p.add(g.name, "%s", why)
-		}
-	}
-}
-
-// usage adds a usage error about a setting, with its hint. Other errors come
-// up again where the setting is used.
-func (p *problems) usage(name string, err error) {
-	if hint.IsUsage(err) {
-		p.hint = cmp.Or(p.hint, hint.Of(err))
-		p.add(name, "%v", err)
-	}
-}
-
-// destination adds what is wrong with a URL.
-func (p *problems) destination(name, text string, err error) {
-	if err != nil {
-		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
-	}
-}
-
-// err returns the problems as one usage error of the command, or nil.
-func (p *problems) err(command string) error {
-	if len(p.errs) == 0 {
-		return nil
-	}
-	err := hint.AsUsage(errors.Join(p.errs...))
-	if p.hint != "" {
-		return hint.Add(err, p.hint)
-	}
-	return hintUsage([]string{command}, err)
 }
 
 // duration is a time.Duration that prints as 2h, not 2h0m0s.
