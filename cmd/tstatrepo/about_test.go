@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestPageNames: man offers all pages that are generated, and no others.
+// TestPageNames: man offers exactly the generated pages.
 func TestPageNames(t *testing.T) {
 	files, err := generated()
 	if err != nil {

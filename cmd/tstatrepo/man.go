@@ -148,12 +148,12 @@ func commandPage(c *cli.Command) []byte {
 		p.limitsSection()
 	case listens:
 		p.section("LIMITS")
-		p.text("See tstatrepo-serve(1) for all that bounds what peers can do.")
+		p.text("tstatrepo-serve(1) lists all limits for peers.")
 	}
 	p.exitStatus()
 	p.environment()
 	p.section("FILES")
-	p.item(serviceFile, "The config file of services. serve reads it if --config names no other; so do import-bulk, stream and rrd-push if it has a section for them.")
+	p.item(serviceFile, "The config file of services. serve reads it unless --config names another file. import-bulk, stream and rrd-push do too if it has a section for them.")
 	p.item("/var/lib/tstatrepo", "The state folder of root: locks, files of rejected lines and positions of streams. Others use ~/.local/state/tstatrepo.")
 	also := []string{"tstatrepo(1)", "tstatrepo.toml(5)"}
 	if listens {
@@ -170,8 +170,8 @@ func commandPage(c *cli.Command) []byte {
 func configPage() []byte {
 	p := newPage("tstatrepo.toml", 5, "settings of tstatrepo")
 	p.section("DESCRIPTION")
-	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it. If neither names a file, serve reads " + serviceFile + ", and import-bulk, stream and " +
-		"rrd-push do if it has a section for them; --config /dev/null prevents that. " + precedence +
+	p.text("The file is TOML and is read when --config or TSTATREPO_CONFIG names it. If neither names a file, serve reads " + serviceFile + "; import-bulk, stream and " +
+		"rrd-push read it if it has a section for them. --config /dev/null prevents that. " + precedence +
 		"\n\nKeys have the names of the flags. Settings of all commands stand at the top, those of a command in a table " +
 		"of its name. serve has more tables, which have no flags. Unknown keys are errors. Durations and sizes are text, like \"2h\" and \"400MiB\".")
 	for _, s := range newConfig().sections {

@@ -20,8 +20,8 @@ func ackPage() []byte {
 	p.section(`"ACKNOWLEDGED MODE"`)
 	p.text("The first line of the exporter asks for it. It begins with '#', which no line of the plain mode does:")
 	p.literal("#tstatrepo-ack 1 SESSION")
-	p.text("1 is the version of the mode. SESSION names the exporter, with 1 to 64 letters, digits, '_' and '-', which is not the first. It stays the " +
-		"same over reconnects and restarts, and no other exporter of the endpoint has it.\n\n" +
+	p.text("1 is the version of the mode. SESSION names the exporter, with 1 to 64 letters, digits, '_' and '-'; the first is not '-'. SESSION stays the " +
+		"same over reconnects and restarts, and is unique among the exporters of the endpoint.\n\n" +
 		"The endpoint closes an older connection of the session, hands the lines it has of it to its consumers, and then answers:")
 	p.literal("ack 0")
 	p.text("or 'error TEXT', and closes the connection. An exporter that gets no answer within 10 seconds is not connected to " +
@@ -29,7 +29,7 @@ func ackPage() []byte {
 		"Then the exporter sends lines as in the plain mode. A line that begins with '#' is one of this mode:")
 	p.item("#probe NAME", "The lines that follow are of this probe, a name like SESSION. It counts if the endpoint knows no name "+
 		"from a certificate or its settings. Other lines with '#' are rejected. An endpoint takes 4096 names, 1024 of one host; "+
-		"one that was not used for a day gives way to a new one. A connection that announces one more gets 'error TEXT' and is closed.")
+		"a name unused for a day is replaced by a new one. A connection that announces one more gets 'error TEXT' and is closed.")
 	p.text("The endpoint answers from time to time:")
 	p.literal("ack N")
 	p.text("N is decimal and never decreases. All required consumers of the endpoint have taken the lines up to byte N of the " +

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mathproto"
 )
 
-// states are those that the tests look at.
+// states returns the states of the tests.
 func states() map[string]*State {
 	return map[string]*State{"busy": busy(), "broken": broken(), "hostile": hostile(), "empty": empty(), "many": many(), "many broken": manyBroken(), "probe": probeState()}
 }
@@ -88,8 +88,8 @@ func TestStatusAgrees(t *testing.T) {
 	}
 }
 
-// TestPageByProbe: the page shows what is asked for, and says what it leaves
-// out.
+// TestPageByProbe: the page shows what its query chooses, and names what it
+// leaves out.
 func TestPageByProbe(t *testing.T) {
 	const open, folded = `<details class="probe" open>`, `<details class="probe">`
 	for _, c := range []struct {
@@ -126,8 +126,8 @@ func TestPageByProbe(t *testing.T) {
 	}
 }
 
-// TestTstatProblems: what is wrong with the Tstat of a probe is told, also
-// while no export runs.
+// TestTstatProblems: problems of the Tstat of a probe are reported, with or
+// without an export.
 func TestTstatProblems(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -16,8 +16,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden file of the keys")
 
-// TestKeys: the keys of the JSON and their types are a contract. A key may be
-// added, none may go.
+// TestKeys: the keys of the JSON and their types are a contract. Keys may be
+// added, but not removed.
 func TestKeys(t *testing.T) {
 	const golden = "testdata/status.keys"
 	var b strings.Builder
@@ -76,9 +76,8 @@ func seen(t *testing.T, path string, v any, types map[string]map[string]bool) {
 	}
 }
 
-// TestStatusJSON: the JSON has the keys of the contract and no others, with
-// the types of the contract, whatever peers send; and it says what the page
-// says.
+// TestStatusJSON: the JSON has exactly the keys and types of the contract,
+// whatever peers send, and the same status as the page.
 func TestStatusJSON(t *testing.T) {
 	types := map[string]map[string]bool{}
 	for name, s := range states() {
@@ -119,7 +118,7 @@ func TestStatusJSON(t *testing.T) {
 	}
 }
 
-// TestAccept: a browser gets the page, a program that asks for it JSON.
+// TestAccept: a browser gets the page, a program that requests JSON gets JSON.
 func TestAccept(t *testing.T) {
 	for accept, want := range map[string]bool{
 		"": false, "*/*": false, "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": false,
@@ -132,7 +131,7 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// BenchmarkPage is how long the page of 20 probes with 12 streams takes.
+// BenchmarkPage renders the page of 20 probes with 12 streams each.
 func BenchmarkPage(b *testing.B) {
 	s := many()
 	h := &page{opt: Options{State: func() *State { return s }, Ready: func() error { return nil }}, now: func() time.Time { return noon }}
