@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
@@ -169,5 +170,28 @@ func TestClockOfProbe(t *testing.T) {
 		if got := aheadText(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// TestChosenProbeIsShown: the page has room for the probe that its query
+// chooses, however many other probes and streams there are.
+func TestChosenProbeIsShown(t *testing.T) {
+	s := many()
+	logs := s.Logs
+	s.Logs = nil
+	for k := range maxProbes/20 + 1 {
+		for _, l := range logs {
+			l.Probe = fmt.Sprintf("%s-%02d", l.Probe, k)
+			l.StreamName = l.Probe + "_" + l.Type()
+			s.Logs = append(s.Logs, l)
+		}
+	}
+	const chosen = "probe-20.example.org-10"
+	if text := pageAt(t, s, nil, ""); strings.Contains(text, chosen) {
+		t.Error("there is room for all probes")
+	}
+	text := pageAt(t, s, nil, "probe="+chosen)
+	if !strings.Contains(text, `id="probe-`+chosen+`"`) || !strings.Contains(text, chosen+"_log_quic_complete") {
+		t.Error("the chosen probe is not shown")
 	}
 }

@@ -151,7 +151,7 @@ type view struct {
 	Warnings int
 
 	Probes []*probeView     // all probes
-	Front  rows[*probeView] // open: probes with problems and the chosen one
+	Front  rows[*probeView] // open: the chosen probe, and those with problems
 	Folded rows[*probeView] // folded: the others that the filter does not hide
 	Rest   int64            // healthy probes that the filter hides
 
@@ -213,15 +213,15 @@ func newView(s *State, notReady error, now time.Time, query url.Values) *view {
 func (v *view) addProbes() {
 	v.Probes = newProbes(v.State, v.All)
 	var front, folded []*probeView
-	streams := 0
 	for _, p := range v.Probes {
 		v.Late += p.Late + p.Failing
 		v.RowsDay += p.RowsDay
-		p.bound(v.Unhealthy && p.Level != fine && p.Name != v.Chosen, maxLogs-streams)
-		streams += len(p.Streams.Shown)
-		if v.OpenProbe(p) {
+		switch {
+		case p.Name == v.Chosen: // first, so that there is room for it
+			front = slices.Insert(front, 0, p)
+		case v.OpenProbe(p):
 			front = append(front, p)
-		} else {
+		default:
 			folded = append(folded, p)
 		}
 	}
@@ -229,6 +229,11 @@ func (v *view) addProbes() {
 	if v.Unhealthy {
 		v.Rest = int64(len(folded))
 		v.Folded = rows[*probeView]{}
+	}
+	streams := 0
+	for _, p := range slices.Concat(v.Front.Shown, v.Folded.Shown) {
+		p.bound(v.Unhealthy && p.Level != fine && p.Name != v.Chosen, maxLogs-streams)
+		streams += len(p.Streams.Shown)
 	}
 }
 
