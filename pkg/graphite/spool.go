@@ -20,8 +20,8 @@ import (
 // down and the spool has no room. It is ErrUnavailable too.
 var ErrSpoolFull = errors.New("spool is full")
 
-// Spool is a sink that keeps on disk what another cannot take, and sends that
-// first when it can again, oldest first.
+// Spool is a sink that keeps metrics on disk while another sink is unavailable.
+// When that is available again, the Spool sends them first, the oldest first.
 type Spool struct {
 	sink   Sink
 	dir    string
@@ -29,12 +29,12 @@ type Spool struct {
 	shared *spools
 }
 
-// spools is what the spools in front of one sink share.
+// spools is the shared part of the spools of one sink.
 type spools struct {
 	dirs  []string
 	max   int64     // bytes of all
-	down  error     // why the destination did not take the last batch
-	until time.Time // it is not tried before
+	down  error     // why the sink did not accept the last batch; nil: it did
+	until time.Time // the sink is not used before, if it is down
 }
 
 // spoolSuffix ends the names of batches, which are the time of their writing,
@@ -44,11 +44,11 @@ const spoolSuffix = ".batch"
 // spoolHead begins the first line of a batch: format, SHA-256 of the rest.
 const spoolHead = "tstatrepo-spool 1 "
 
-// rest is how long a destination that is down is left in peace.
+// rest is how long a sink that is down is not used.
 const rest = 30 * time.Second
 
-// NewSpool returns a sink that keeps up to max bytes in dir. Only one may use
-// the folder at a time. log is told what cannot be used; nil: none.
+// NewSpool returns a sink that keeps up to max bytes in dir. Only one Spool may
+// use the folder at a time. log receives warnings; nil disables them.
 func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -58,9 +58,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 }
 
 // Beside returns a spool that keeps its batches in another folder and shares
-// everything else with s: the sink, the bound on bytes, and whether the
-// destination is down. Only one goroutine may use them. Closing one closes the
-// sink of all.
+// everything else with s: the sink, the bound on bytes, and whether the sink is
+// down. Only one goroutine may use these spools. Closing one closes the sink of
+// all.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -69,10 +69,10 @@ func (s *Spool) Beside(dir string) (*Spool, error) {
 	return &Spool{sink: s.sink, dir: dir, log: s.log, shared: s.shared}, nil
 }
 
-// Close closes the sink behind.
+// Close closes the sink. Batches stay on disk.
 func (s *Spool) Close() error { return s.sink.Close() }
 
-// Down returns why the destination does not take points now; nil if it does.
+// Down returns why the sink does not accept points now; nil if it does.
 func (s *Spool) Down() error { return s.shared.down }
 
 // batches returns the files in a folder, oldest first, and the size of all.
@@ -95,14 +95,14 @@ func batches(dir string) (names []string, size int64, err error) {
 	return names, size, nil
 }
 
-// Len returns how many batches wait, and their bytes.
+// Len returns the number and the bytes of the batches in the spool.
 func (s *Spool) Len() (n int, size int64, err error) {
 	names, size, err := batches(s.dir)
 	return len(names), size, err
 }
 
-// Flush sends what waits. It does nothing while a destination that was down
-// rests.
+// Flush sends the batches in the spool. While a sink that was down rests, it only
+// returns the error of Down.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down
@@ -115,7 +115,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 		path := filepath.Join(s.dir, name)
 		metrics, err := readBatch(path)
 		if err != nil {
-			// It is kept for whoever looks into it, and is not in the way.
+			// Keep it for the operator, but do not let it block the others.
 			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
 			if err := durable.Rename(path, path+".damaged"); err != nil {
 				return fmt.Errorf("spool: %w", err)
@@ -123,7 +123,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 			continue
 		}
 		if err := s.sink.Send(ctx, metrics); err != nil {
-			return s.mark(err)
+			return s.markDown(err)
 		}
 		s.shared.down = nil
 		if err := os.Remove(path); err != nil {
@@ -133,16 +133,16 @@ func (s *Spool) Flush(ctx context.Context) error {
 	return nil
 }
 
-// mark remembers that the destination is down.
-func (s *Spool) mark(err error) error {
+// markDown remembers that the sink is down, if err says so, and returns err.
+func (s *Spool) markDown(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		s.shared.down, s.shared.until = err, time.Now().Add(rest)
 	}
 	return err
 }
 
-// Send sends what waits, then metrics. If the destination is down it keeps
-// them: nil means that they are sent or safe on disk.
+// Send sends the batches in the spool, then metrics. If the sink is down, it keeps
+// the metrics on disk. It returns nil if they are sent or safe on disk.
 func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	err := s.Flush(ctx)
 	if err == nil {
@@ -150,7 +150,7 @@ func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 			s.shared.down = nil
 			return nil
 		}
-		s.mark(err)
+		s.markDown(err)
 	}
 	if !errors.Is(err, ErrUnavailable) {
 		return err
@@ -195,14 +195,14 @@ func readBatch(path string) ([]Metric, error) {
 	return ParseText(text)
 }
 
-// ParseText reads what AppendText wrote. Lines of a metric that follow each
-// other become one Metric.
+// ParseText is the inverse of AppendText. Adjacent lines of a metric become one
+// Metric.
 func ParseText(text []byte) ([]Metric, error) {
 	var metrics []Metric
 	for line := range bytes.Lines(text) {
 		f := bytes.Split(bytes.TrimSuffix(line, []byte("\n")), []byte(" "))
 		if len(f) != 3 {
-			return nil, fmt.Errorf("%q is no line of a path, a value and a time", line)
+			return nil, fmt.Errorf("%q is not a line of a path, a value and a time", line)
 		}
 		v, err := strconv.ParseFloat(string(f[1]), 64)
 		if err != nil {

@@ -27,14 +27,14 @@ const (
 	codecZstd = 6
 )
 
-// Sizes of pages. A page is what a reader decompresses at once, and what stays
-// in the CPU's cache while it is compressed.
+// Sizes of pages. A page should stay in the CPU's cache while it is compressed
+// or decompressed.
 const (
 	pageRows = 16 << 10
 	pageSize = 128 << 10 // bytes of texts
 )
 
-// Limits of dictionaries. Larger ones hardly save anything.
+// Limits of dictionaries. Larger ones hardly save space.
 const (
 	maxNumbers  = 4 << 10 // entries of a dictionary of numbers
 	maxTexts    = 1 << 16 // entries of a dictionary of texts: indexes have 16 bits
@@ -44,18 +44,18 @@ const (
 // minCompressed is the size of the smallest page that is worth compressing.
 const minCompressed = 256
 
-// maxBound is the size of the longest text that statistics name.
+// maxBound is the size of the longest text in statistics, in bytes.
 const maxBound = 4 << 10
 
 // chunk is the encoded column chunk of a row group.
 type chunk struct {
 	data       []byte // its pages
 	raw        int64  // bytes before compression
-	dictionary int    // bytes of the dictionary page, which is the first; 0: there is none
+	dictionary int    // bytes of the dictionary page, which comes first; 0: no dictionary
 	pages      int    // data pages
 	encoding   int    // of the data pages
 	nulls      int
-	// The statistics: least and greatest value in encoding PLAIN; nil: unknown.
+	// Statistics: the least and the greatest value in encoding PLAIN; nil: unknown.
 	min, max []byte
 }
 
@@ -70,13 +70,13 @@ type encoder struct {
 	texts      textTable
 }
 
-// encoders keeps the encoders of writers, which are large.
+// encoders are for reuse, because they are large.
 var encoders = sync.Pool{New: func() any {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true),
 		zstd.WithAllLitEntropyCompression(true))
 	if err != nil {
-		panic(err) // an option is wrong
+		panic(err) // an option is invalid
 	}
 	return &encoder{zstd: z}
 }}
@@ -134,9 +134,9 @@ func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 }
 
 // floatBounds returns the statistics of floats. The format's TypeDefinedOrder
-// leaves NaN out of them, so that values that a reader sorts above all others
-// may be outside of the bounds; chunks with a NaN rather have none. A bound
-// that is zero is -0 for the least value and +0 for the greatest.
+// ignores NaN, but a reader may sort NaN above all values, so it would be outside
+// of the bounds. Chunks with a NaN therefore get no statistics. A zero is written
+// as -0 if it is the least value and as +0 if it is the greatest.
 func floatBounds(v []float64) (least, greatest []byte) {
 	if len(v) == 0 {
 		return nil, nil
@@ -195,14 +195,14 @@ func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16
 	return true
 }
 
-// dictionary writes e.page, a dictionary of n entries, and e.indexes as the
-// data page. There is no gain in more pages: their indexes have 2 bytes at most.
+// dictionary adds e.page, a dictionary of n entries, and e.indexes as one data
+// page. More pages would not help: an index has 2 bytes at most.
 func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dictionaryPage, n, plain, true)
 	c.dictionary = len(c.data)
 	c.encoding = rleDictionary
 	e.page = appendLevels(e.page[:0], def, rows)
-	width := max(bits.Len(uint(n-1)), 1) // some readers know no width of 0
+	width := max(bits.Len(uint(n-1)), 1) // some readers do not accept a width of 0
 	e.page = append(e.page, byte(width))
 	if n == 1 {
 		e.page = appendRun(e.page, len(e.indexes), 0, width)
@@ -212,10 +212,11 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages writes data pages of pageRows rows at most, and of pageSize bytes
-// if size, the length of a value, is not nil. values appends values.
+// dataPages adds data pages of about pageRows rows, and of up to pageSize bytes
+// of values if size, which returns the size of a value, is not nil. values appends
+// a range of values.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
-	compress := c.encoding != deltaBinaryPacked // which leaves nothing to compress
+	compress := c.encoding != deltaBinaryPacked // its pages do not compress
 	value := 0
 	for row := 0; row < rows; {
 		n := min(pageRows, rows-row)
@@ -250,13 +251,14 @@ func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int
 	}
 }
 
-// addPage adds e.page to a chunk. It compresses the page if told so, and
-// reports whether that was worth it. values counts NULLs too.
+// addPage adds e.page to a chunk. If compress is set, it compresses the page and
+// reports whether this saved at least a twentieth; otherwise it stores the page.
+// values includes NULLs.
 func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (compressed bool) {
 	e.compressed = e.compressed[:0]
 	if compress && len(e.page) >= minCompressed {
 		e.compressed = e.zstd.EncodeAll(e.page, e.compressed)
-		compressed = len(e.compressed) < len(e.page)/20*19 // else reading costs more than it saves
+		compressed = len(e.compressed) < len(e.page)/20*19 // less is not worth the time of readers
 	}
 	if !compressed {
 		e.compressed = appendStored(e.compressed[:0], e.page)
@@ -277,7 +279,7 @@ func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (
 		t.i32(1, values)
 		t.i32(2, encoding)
 		t.i32(3, rle) // definition levels
-		t.i32(4, rle) // repetition levels, which flat columns have none of
+		t.i32(4, rle) // repetition levels; flat columns have none, but the field is required
 		t.end()
 		c.pages++
 	}
@@ -287,8 +289,8 @@ func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (
 	return compressed
 }
 
-// sized returns a slice of length n, of old's memory if that is enough. Its
-// elements are undefined.
+// sized returns a slice of length n with undefined elements. It reuses old's
+// memory if there is enough.
 func sized[T any](old []T, n int) []T {
 	if cap(old) < n {
 		return make([]T, n, n+n/8)
@@ -296,14 +298,14 @@ func sized[T any](old []T, n int) []T {
 	return old[:n]
 }
 
-// numberTable finds the different numbers of a column chunk.
+// numberTable collects the distinct numbers of a column chunk.
 type numberTable struct {
 	entries []int64
-	direct  []uint16 // by number: its index in entries, + 1
+	direct  []uint16 // by number: its index in entries plus 1; 0: none
 	slots   []uint16 // by hash: the same
 }
 
-// maxDirect bounds the range of numbers that are looked up directly.
+// maxDirect bounds the range of numbers that are looked up without hashing.
 const maxDirect = 1 << 16
 
 // index sets dst to the index in entries of each number. It returns false if
@@ -312,7 +314,7 @@ func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int)
 	t.entries = t.entries[:0]
 	if low == high {
 		t.entries = append(t.entries, low)
-		return t.entries, true // dst is not needed
+		return t.entries, true // with one entry, dictionary does not read dst
 	}
 	if uint64(high)-uint64(low) < maxDirect {
 		return t.entries, t.indexDirect(dst, v, low, int(high-low)+1, limit)
@@ -342,7 +344,7 @@ func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limi
 
 // indexHashed is index by a hash table.
 func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
-	const sample, most = 1 << 10, 1 << 9 // this many of the first numbers differ: no dictionary pays
+	const sample, most = 1 << 10, 1 << 9 // give up early if more than most of the first numbers differ
 	logSize := bits.Len(uint(limit)) + 2
 	t.slots = sized(t.slots, 1<<logSize)
 	clear(t.slots)
@@ -370,7 +372,7 @@ func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
 	return true
 }
 
-// strings encodes texts, one behind the other, that end at ends.
+// strings encodes the concatenated texts that end at ends.
 func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, rows int) {
 	begin := func(i int) uint32 {
 		if i == 0 {
@@ -380,7 +382,7 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 	}
 	e.indexes = sized(e.indexes, len(ends))
 	if e.texts.index(e.indexes, text, ends) {
-		// The different texts are in the dictionary, all in encoding PLAIN.
+		// Use the dictionary if it and the indexes are smaller than PLAIN.
 		n := len(e.texts.ends)
 		dictionary, indexes := len(e.texts.plain), len(ends)*bits.Len(uint(n))/8
 		if n > 0 && dictionary+indexes < len(text)+4*len(ends) {
@@ -412,7 +414,7 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 // bound extends the statistics to a text. Texts compare byte by byte, unsigned.
 func (c *chunk) bound(s []byte) {
 	if s == nil {
-		s = []byte{} // of a column of empty texts
+		s = []byte{} // nil would mean unknown
 	}
 	if c.min == nil || bytes.Compare(s, c.min) < 0 {
 		c.min = s
@@ -422,7 +424,8 @@ func (c *chunk) bound(s []byte) {
 	}
 }
 
-// limitBounds makes the statistics the chunk's own, or removes long ones.
+// limitBounds copies the statistics, which refer to shared memory, or removes them
+// if they are too long.
 func (c *chunk) limitBounds() {
 	if len(c.min) > maxBound || len(c.max) > maxBound {
 		c.min, c.max = nil, nil
@@ -430,18 +433,18 @@ func (c *chunk) limitBounds() {
 	c.min, c.max = bytes.Clone(c.min), bytes.Clone(c.max)
 }
 
-// textTable finds the different texts of a column chunk.
+// textTable collects the distinct texts of a column chunk.
 type textTable struct {
 	plain  []byte   // the texts in encoding PLAIN: 4 bytes of length before each
 	ends   []uint32 // in plain, of each text
-	slots  []uint32 // by hash: its index in ends, + 1
-	hashes []uint32 // of the slots
+	slots  []uint32 // by hash: the index of a text plus 1; 0: none
+	hashes []uint32 // upper bits of the hash of the text in each slot
 }
 
 var seed = maphash.MakeSeed()
 
-// index sets dst to the index in t.ends of each text. It returns false if they
-// are too many for a dictionary.
+// index sets dst to the index in t.ends of each text. It returns false if the
+// texts are too many or too long for a dictionary.
 func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	size := 1 << (bits.Len(uint(len(ends))) + 1)
 	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)

@@ -22,7 +22,7 @@ func appendPlain(dst []byte, v []int64) []byte {
 	return dst
 }
 
-// extend makes dst n bytes longer; the caller sets them.
+// extend returns dst with n more bytes, which are undefined.
 func extend(dst []byte, n int) []byte {
 	if need := len(dst) + n; need > cap(dst) {
 		grown := make([]byte, len(dst), 2*need)
@@ -49,8 +49,8 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 }
 
 // appendLevels appends the definition levels of a data page: per row 1 for a
-// value and 0 for NULL, in the hybrid of width 1 behind its length in 4 bytes.
-// A nil def stands for rows without NULL.
+// value and 0 for NULL. They are a hybrid of width 1 after its length in 4 bytes.
+// A nil def means that no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -63,7 +63,7 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 	return dst
 }
 
-// minRun is how many equal values appendHybrid writes as a run.
+// minRun is the least number of equal values that appendHybrid writes as a run.
 const minRun = 16
 
 // appendHybrid appends values of width bits, 1 to 16, in the hybrid of runs and
@@ -125,7 +125,7 @@ func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 			v = last[:]
 		}
 		g := (*[8]T)(v)
-		w := width & 31 // tells the compiler that shifts are short
+		w := width & 31 // bounds w for the compiler, which then checks fewer shifts
 		low := uint64(g[0]) | uint64(g[1])<<w | uint64(g[2])<<(2*w) | uint64(g[3])<<(3*w)
 		high := uint64(g[4]) | uint64(g[5])<<w | uint64(g[6])<<(2*w) | uint64(g[7])<<(3*w)
 		binary.LittleEndian.PutUint64(out, low|high<<(4*w))
@@ -135,15 +135,15 @@ func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	return dst[:at+size]
 }
 
-// Sizes of DELTA_BINARY_PACKED: values of a block, and of each of its parts
-// that has a width of its own.
+// Sizes of DELTA_BINARY_PACKED, in values: a block, and its parts, which have
+// their own widths.
 const (
 	deltaBlock     = 128
 	deltaMiniblock = 32
 )
 
-// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first one,
-// and blocks of differences to the one before. Differences wrap around.
+// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first value,
+// and blocks of differences between neighbors. Differences wrap around.
 func appendDelta(dst []byte, v []int64) []byte {
 	dst = binary.AppendUvarint(dst, deltaBlock)
 	dst = binary.AppendUvarint(dst, deltaBlock/deltaMiniblock)
@@ -200,16 +200,16 @@ func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 			acc = uint64(x) >> (width - n)
 		}
 	}
-	for ; n > 0; n -= 8 { // 32 values of any width are whole 4 bytes
+	for ; n > 0; n -= 8 { // 32 values of any width fill whole bytes
 		dst = append(dst, byte(acc))
 		acc >>= 8
 	}
 	return dst
 }
 
-// appendStored appends src as a Zstandard frame of raw blocks (RFC 8878, 3.1.1):
-// a column chunk has one codec, and some readers take that of a file's first
-// row group for all, so what does not compress well goes into such frames.
+// appendStored appends src as a Zstandard frame of raw blocks (RFC 8878, 3.1.1).
+// Pages that do not compress well need such frames, because a column chunk has
+// one codec, and some readers use the codec of the first row group for all.
 func appendStored(dst, src []byte) []byte {
 	const (
 		maxBlock      = 128 << 10

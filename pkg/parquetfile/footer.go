@@ -1,6 +1,6 @@
 package parquetfile
 
-// addGroup adds a row group, which was written at start, to the footer.
+// addGroup adds a row group that was written at offset start to the footer.
 func (w *Writer) addGroup(g *RowGroup, start int64) {
 	t := &w.groups
 	t.open() // RowGroup
@@ -20,10 +20,10 @@ func (w *Writer) addGroup(g *RowGroup, start int64) {
 	w.rows += int64(g.Rows)
 }
 
-// chunk appends a ColumnChunk that is at an offset of the file.
+// chunk appends a ColumnChunk. at is its offset in the file.
 func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.open()
-	t.i64(2, 0) // deprecated, and required
+	t.i64(2, 0) // file_offset, deprecated but required
 	t.begin(3)  // ColumnMetaData
 	t.i32(1, col.Type.physical())
 	encodings := []int{c.encoding, rle}
@@ -62,7 +62,7 @@ func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.end()
 }
 
-// pageEncoding appends a PageEncodingStats: readers look there whether all
+// pageEncoding appends a PageEncodingStats. Readers use it to learn whether all
 // values are in the dictionary.
 func (t *compact) pageEncoding(kind, encoding, pages int) {
 	t.open()
@@ -109,7 +109,7 @@ func (w *Writer) footer(metadata [][2]string) []byte {
 	return t.b
 }
 
-// physical returns the format's type.
+// physical returns the number of the format's physical type.
 func (t Type) physical() int {
 	switch t {
 	case Boolean:
@@ -122,8 +122,8 @@ func (t Type) physical() int {
 	return 2 // INT64
 }
 
-// column appends a SchemaElement. What has a logical type has the older
-// converted type too.
+// column appends a SchemaElement. Columns with a logical type also have the older
+// converted type.
 func (t *compact) column(c Column) {
 	t.open()
 	t.i32(1, c.Type.physical())

@@ -1,14 +1,13 @@
 // Package parquetfile writes Parquet files of flat schemas: columns of numbers,
 // booleans, times and texts, all of them optional. It encodes row groups in
-// parallel, and knows no more of the format than that takes:
+// parallel, and uses only these parts of the format:
 //
 //   - dictionaries of numbers and texts, where values repeat;
 //   - DELTA_BINARY_PACKED for other integers, PLAIN for the rest;
-//   - Zstandard for pages that it makes smaller;
+//   - Zstandard, and its raw blocks for pages that hardly compress;
 //   - data pages of version 1, statistics of column chunks, no indexes.
 //
-// DELTA_BINARY_PACKED is the newest of these for readers: Spark decodes it
-// since 3.3 (SPARK-36879; before, its row-based reader does), Arrow since 7.0.
+// Spark's vectorized reader decodes DELTA_BINARY_PACKED since 3.3 (SPARK-36879).
 //
 // The format is https://github.com/apache/parquet-format.
 package parquetfile
@@ -46,36 +45,36 @@ type Schema struct {
 	Columns   []Column
 }
 
-// Values are the values of a column in a row group, without the NULLs. One of
-// the slices has them, as the column's type says.
+// Values are the values of a column in a row group, without the NULLs. The
+// column's type determines which of the slices has them.
 type Values struct {
 	Ints   []int64   // Int64, Timestamp
 	Floats []float64 // Double
 	Bools  []bool    // Boolean
-	Text   []byte    // String: all values, one behind the other, 4 GiB at most
+	Text   []byte    // String: all values, concatenated, 4 GiB at most
 	Ends   []uint32  // String: where in Text each value ends
 	// Nulls counts the rows without a value. Def has, per row, 1 for a value and 0
-	// for NULL; it is not looked at if Nulls is 0.
+	// for NULL. It is ignored if Nulls is 0.
 	Nulls int
 	Def   []int16
 
-	encoded []byte // memory for the column chunk
+	encoded []byte // memory of the column chunk, for reuse
 }
 
-// RowGroup is rows that a Writer encodes. Its memory serves one row group after
-// the other; the zero value is empty.
+// RowGroup is rows that a Writer encodes. Reset prepares its memory for the next
+// rows. The zero value is empty.
 type RowGroup struct {
 	Rows   int
 	Values []Values // of each column
 
 	columns []Column
 	chunks  []chunk
-	next    atomic.Int32 // the column that is encoded next
+	next    atomic.Int32 // the first column that no goroutine encodes yet
 	err     atomic.Pointer[error]
-	done    chan struct{} // closed when the helper has ended; nil: there is none
+	done    chan struct{} // closed when the goroutine of Add has ended; nil: none runs
 }
 
-// Reset empties g for rows of so many columns.
+// Reset empties g for rows of the given number of columns.
 func (g *RowGroup) Reset(columns int) {
 	g.Rows = 0
 	for len(g.Values) < columns {
@@ -88,7 +87,7 @@ func (g *RowGroup) Reset(columns int) {
 	}
 }
 
-// encode encodes columns of g that no goroutine has begun, until there are none.
+// encode encodes columns of g that no goroutine encodes yet, until none is left.
 func (g *RowGroup) encode() {
 	e := encoders.Get().(*encoder)
 	for {
@@ -98,13 +97,13 @@ func (g *RowGroup) encode() {
 		}
 		g.encodeColumn(e, i)
 	}
-	if g.err.Load() == nil { // a panic may have left anything
+	if g.err.Load() == nil { // after a panic the encoder is in an unknown state
 		encoders.Put(e)
 	}
 }
 
-// encodeColumn encodes a column. A panic becomes an error of the row group: it
-// must not end the process.
+// encodeColumn encodes a column. It turns a panic into an error of the row group,
+// so that it does not end the process.
 func (g *RowGroup) encodeColumn(e *encoder, i int) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -118,8 +117,7 @@ func (g *RowGroup) encodeColumn(e *encoder, i int) {
 	v.encoded = g.chunks[i].data
 }
 
-// stop makes the goroutines that encode g end after the columns that they have
-// begun.
+// stop makes the goroutines that encode g end after their current columns.
 func (g *RowGroup) stop() { g.next.Store(int32(len(g.columns))) }
 
 // wait waits until no other goroutine encodes g.
@@ -137,12 +135,12 @@ type Writer struct {
 	schema  Schema
 	at      int64       // bytes written
 	rows    int64       // written
-	groups  compact     // the footer's elements for the row groups written
-	count   int         // of these
-	pending []*RowGroup // not written yet, in order
+	groups  compact     // footer elements of the row groups written
+	count   int         // row groups written
+	pending []*RowGroup // to be written, in order
 }
 
-// magic begins and ends every file.
+// magic is the start and the end of every file.
 const magic = "PAR1"
 
 // NewWriter returns a Writer of a file. It writes nothing yet.
@@ -162,7 +160,7 @@ func (w *Writer) write(p []byte) error {
 }
 
 // Add adds a row group, which belongs to w until Finish or Abort returns it. If
-// inBackground is set, a goroutine encodes it meanwhile.
+// inBackground is set, a goroutine starts to encode it.
 func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	g.columns = w.schema.Columns
 	g.chunks = sized(g.chunks, len(g.columns))
@@ -178,11 +176,11 @@ func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	}
 }
 
-// Pending is how many row groups were added and not written yet.
+// Pending returns how many row groups were added and not written yet.
 func (w *Writer) Pending() int { return len(w.pending) }
 
-// Finish writes the oldest row group that is not written yet, and returns it
-// for further use. There must be one.
+// Finish writes the oldest pending row group and returns it for reuse. There must
+// be one.
 func (w *Writer) Finish() (*RowGroup, error) {
 	g := w.pending[0]
 	g.encode()
@@ -209,8 +207,8 @@ func (w *Writer) Close(metadata [][2]string) error {
 	return w.write(append(footer, magic...))
 }
 
-// Abort gives up the file. It returns the row groups that were not finished,
-// once no goroutine encodes them any more.
+// Abort abandons the file. It waits until no goroutine encodes its row groups, and
+// returns those that were not finished.
 func (w *Writer) Abort() []*RowGroup {
 	for _, g := range w.pending {
 		g.stop()

@@ -2,13 +2,13 @@ package parquetfile
 
 import "encoding/binary"
 
-// compact appends structs in Thrift's compact protocol, as far as Parquet's
-// metadata needs it; see
+// compact appends structs in those parts of Thrift's compact protocol that
+// Parquet's metadata needs; see
 // https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 type compact struct {
 	b     []byte
 	last  int   // id of the last field of the innermost open struct
-	outer []int // the same of the structs around it
+	outer []int // last of the structs around it
 }
 
 // Types of fields and list elements.
@@ -22,12 +22,12 @@ const (
 	thriftStruct = 12
 )
 
-// zigzag maps small numbers of either sign to small unsigned ones.
+// zigzag maps numbers of small magnitude to small unsigned ones.
 func zigzag(x int64) uint64 { return uint64(x<<1) ^ uint64(x>>63) }
 
 func (t *compact) uvarint(x uint64) { t.b = binary.AppendUvarint(t.b, x) }
 
-// field begins a field. Ids grow within a struct.
+// field begins a field. Within a struct, ids must increase.
 func (t *compact) field(id int, kind byte) {
 	if d := id - t.last; d < 16 {
 		t.b = append(t.b, byte(d)<<4|kind)
@@ -84,8 +84,8 @@ func (t *compact) list(id int, kind byte, n int) {
 	}
 }
 
-// begin begins a struct in a field, open one that is the whole text or an
-// element of a list; end ends either.
+// begin begins a struct that is a field. open begins one that is the outermost or
+// an element of a list. end ends either.
 func (t *compact) begin(id int) {
 	t.field(id, thriftStruct)
 	t.open()
@@ -102,7 +102,7 @@ func (t *compact) end() {
 	t.last, t.outer = t.outer[n], t.outer[:n]
 }
 
-// empty adds a field with a struct without fields.
+// empty appends a field that is a struct without fields.
 func (t *compact) empty(id int) {
 	t.begin(id)
 	t.end()

@@ -15,18 +15,18 @@ import (
 var ErrNoLibrrd = hint.Usage("this program was built without librrd",
 	"install librrd-dev, pkg-config and gcc, then run make build, which builds it with the tag librrd")
 
-// The ways of decoding values that NewReaderOf knows.
+// Modes of decoding values, for NewReaderOf.
 const (
-	Go     = "go"     // what NewReader does
-	Librrd = "librrd" // the values are those that librrd finds
-	Both   = "both"   // in Go; Read fails with a DifferenceError where librrd finds another value
+	Go     = "go"     // decode in Go, like NewReader
+	Librrd = "librrd" // decode with librrd
+	Both   = "both"   // decode with both; Read fails with a DifferenceError where they differ
 )
 
-// Modes are the ways of decoding values.
+// Modes are all modes of decoding values.
 var Modes = []string{Go, Librrd, Both}
 
-// Readers returns the ways of decoding values that this program has on their
-// own: Go, and Librrd if it was built with that.
+// Readers returns the decoders of this program: Go, and Librrd if it was built
+// with librrd.
 func Readers() []string {
 	if hasLibrrd {
 		return []string{Go, Librrd}
@@ -34,7 +34,7 @@ func Readers() []string {
 	return []string{Go}
 }
 
-// CheckMode returns the usage error that NewReaderOf would return.
+// CheckMode returns a usage error if NewReaderOf does not accept the mode.
 func CheckMode(mode string) error {
 	switch {
 	case !slices.Contains(Modes, mode):
@@ -63,10 +63,10 @@ func NewReaderOf(mode string) (*Reader, error) {
 	return &Reader{decode: second}, nil
 }
 
-// DifferenceError says that the two readers do not agree.
+// DifferenceError reports the first value that the two decoders do not agree on.
 type DifferenceError struct {
 	Source     string
-	Go, Librrd *graphite.Point // the first points that differ; nil: there is none
+	Go, Librrd *graphite.Point // the points that differ; nil: no point
 }
 
 func (e *DifferenceError) Error() string {

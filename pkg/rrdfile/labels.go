@@ -45,10 +45,9 @@ var (
 //	L7_TCP_num_c_in.idx16.rrd   L7_TCP_num{cloud=yes,direction=in,index=16,name=uTP}
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
-// The name is that of the histogram. A file has one of the labels index,
-// percentile and statistic, so that no two files of Tstat share a series; name is
-// there if the index has one. A file that is not of Tstat's form becomes
-// rrd{file=FILE}.
+// The metric is the histogram. Each file has one of the labels index, percentile
+// and statistic, so no two files of Tstat share a series. The label name is set if
+// the index has a name. A file name of another form becomes rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {
 	h, ok := parseName(file)
 	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {
@@ -77,11 +76,11 @@ func (t *Table) LabelName(file string) string {
 	return name + "{" + strings.Join(labels, ",") + "}"
 }
 
-// portHistograms count packets by port of TCP. NamingOf names the ports of
-// some only.
+// portHistograms count packets by TCP port. NamingOf names the ports of only some
+// of them.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
-// indexName returns the name of an index; "" if it has none.
+// indexName returns the name of an index, "" if it does not have one.
 func (t *Table) indexName(h *histogram, index string) string {
 	if own := t.Indexes[h.base][index]; own != "" {
 		return own

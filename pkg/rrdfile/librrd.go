@@ -18,10 +18,10 @@ import (
 
 const hasLibrrd = true
 
-// newLibrrd returns a decoder. librrd gets no file of Tstat's, see Reader, and
-// some headers kill the process (division by zero, writes past the heap). So it
-// gets a database in memory that has checked numbers only and just the archive
-// wanted, in the layout of this machine.
+// newLibrrd returns a decoder that uses librrd. librrd does not open the files of
+// Tstat, see Reader, and some headers crash it (division by zero, writes past the
+// heap). So it opens a database in memory, in the layout of this machine, that has
+// only checked numbers and one archive.
 //
 // librrd is slower with several readers at a time.
 func newLibrrd() (decoder, error) {

@@ -131,14 +131,14 @@ func IsPercentile(file string) bool {
 	return strings.HasPrefix(statistic, "prc")
 }
 
-// tstatName is the form of the names of Tstat's RRDs: the words of a histogram,
-// the first of which says what it is about, a statistic, and the suffix. It
-// admits histograms that a later Tstat may add.
+// tstatName matches the names of Tstat's RRDs: the words of a histogram, of which
+// the first is one of Tstat's groups, a statistic, and the suffix. It also matches
+// histograms that a later Tstat may add to these groups.
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether Tstat can write an RRD file of that name, which is
-// without folder.
+// IsTstat reports whether Tstat may write an RRD file of that name. The name has
+// no folder.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
 // Name returns the default name of a file:

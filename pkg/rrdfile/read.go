@@ -73,10 +73,10 @@ type decoder interface {
 	close() error
 }
 
-// NewReader returns a reader that decodes values itself.
+// NewReader returns a reader that decodes values in Go.
 func NewReader() *Reader { return &Reader{decode: native{}} }
 
-// Close frees what the decoder of r holds. That of NewReader holds nothing.
+// Close frees the memory of librrd. It does nothing for a reader of NewReader.
 func (r *Reader) Close() error { return r.decode.close() }
 
 // tries is how often a file is read that is written meanwhile. An update of

@@ -2,9 +2,9 @@ package rrdfile
 
 import "strings"
 
-// units says what the values of histograms are in, by the base of their names,
-// and what their indexes count. Both are as Tstat's create_all_histo describes
-// them; "" is a number without a unit.
+// units has the units of the values of histograms and of the counts of their
+// indexes, by the base of their names. They are as Tstat's create_all_histo
+// describes them. "" is a number without a unit.
 var units = unitsOf([]unitGroup{
 	{"bit/s", "bit/s", "L3_bitrate http_bitrate ip_bitrate tcp_bitrate tls_bitrate udp_bitrate video_rate web_bitrate"},
 	{"%", "%", "profile_cpu"},
@@ -36,8 +36,8 @@ var units = unitsOf([]unitGroup{
 })
 
 type unitGroup struct {
-	value string // of average, minimum, maximum, percentiles
-	count string // of indexes, in a step
+	value string // unit of average, minimum, maximum and percentiles
+	count string // what indexes count in a step
 	bases string
 }
 
@@ -51,9 +51,9 @@ func unitsOf(groups []unitGroup) map[string]unitGroup {
 	return all
 }
 
-// Unit returns the unit of the values in the RRD file of that name, like "ms":
-// that of the histogram, of an index what it counts in a step. It is "" if there
-// is none or it is not known.
+// Unit returns the unit of the values in the RRD file of that name, like "ms". For
+// an index this is what it counts in a step, like "flows". It is "" for plain
+// numbers and if the unit is not known.
 func Unit(file string) string {
 	h, ok := parseName(file)
 	if !ok {

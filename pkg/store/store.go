@@ -140,7 +140,8 @@ type FileInfo struct {
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
 	Mode    fs.FileMode
-	// ReadOnce says that the file cannot be read again: no ErrReread.
+	// ReadOnce is set if the file cannot be read again. The store then does not
+	// return ErrReread.
 	ReadOnce bool
 
 	// Reject is called during Write and Flush for each row that the store cannot
@@ -276,15 +277,16 @@ var ErrDuplicate = errors.New("already stored")
 // of the same file meanwhile. The caller looks again.
 var ErrConflict = errors.New("another import stored the same file meanwhile")
 
-// ErrReread is returned by the methods of a FileTx when the store needs the
-// file from its start once more, in a new FileTx, since it will treat the rows
-// in another way.
+// ErrReread is returned by the methods of a FileTx if the caller must write the
+// file again from its start, in a new FileTx: the store will then handle its rows
+// differently.
 var ErrReread = errors.New("the file is read again")
 
 const probeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 // ValidProbe reports whether name may name a probe: 1 to 64 letters, digits,
-// '_' and '-', which is not the first: programs would take it for an option.
+// '_' and '-'. It must not begin with '-', because programs would parse it as an
+// option.
 func ValidProbe(name string) error {
 	if name == "" || len(name) > 64 || strings.Trim(name, probeChars) != "" {
 		return fmt.Errorf("invalid probe name %q: use 1 to 64 letters, digits, '_' and '-'", name)

@@ -5,19 +5,19 @@ import (
 	"math/bits"
 )
 
-// pow10 are powers of ten that a float64 holds too.
+// pow10 are powers of ten that a float64 represents exactly too.
 var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
 
-// nearest returns the float64 nearest to x with so many decimals. It fails
-// where that takes more than a division.
+// nearest returns the float64 nearest to x / 10^decimals. It fails where that
+// takes more than a division.
 func nearest(x uint64, decimals int) (y float64, ok bool) {
 	d := pow10[decimals]
 	if x < 1<<53 { // both are exact, so their quotient is rounded once
 		return float64(x) / float64(d), true
 	}
-	// If it is 1 or more it can be had in 54 bits, one more than a float64
-	// has; another one tells whether there is a remainder. This is for times:
-	// 1458855410904.765000 is longer than what is exact.
+	// A quotient of 1 or more is computed to 54 bits, one more than a float64 has,
+	// and one bit that says whether there is a remainder. Times need this: an
+	// integer of as many digits as 1458855410904.765000 is not exact.
 	shift := 54 - bits.Len64(x/d)
 	if shift < 1 || shift > 53 {
 		return 0, false
@@ -30,23 +30,23 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 	return float64(int64(q)) * math.Float64frombits(uint64(1023-shift-1)<<52), true
 }
 
-// tens are the powers of ten below 1e8, and floatTens the same as float64s.
-var (
-	tens      = [8]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
-	floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
-)
+// floatTens are the powers of ten below 1e8.
+var floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
 
-// leadingDigits returns the number at the start of 8 bytes of text, the first
-// in the lowest bits of w, and the count of its digits. It works on all bytes at
-// once: text has no pattern that would let a CPU predict where a loop ends.
+// leadingDigits returns the number at the start of 8 bytes of text and the count
+// n of its digits. The first byte is in the lowest bits of w. If n is 0, x is
+// undefined. It processes all bytes at once, because a CPU cannot predict where a
+// loop over the digits ends.
 func leadingDigits(w uint64) (x uint64, n int) {
-	x = w ^ 0x3030303030303030
-	// The highest bit of each byte that is above 9; a carry only changes bytes
-	// behind the first of these.
+	x = w ^ 0x3030303030303030 // a digit becomes its value, any other byte exceeds 9
+	// Set the highest bit of each byte above 9: adding 0x76 does so up to 0x7f, and
+	// the others have it. A carry only affects bytes behind the first of these.
 	other := (x + 0x7676767676767676 | x) & 0x8080808080808080
 	n = bits.TrailingZeros64(other) >> 3
-	x <<= (64 - 8*uint(n)) & 63 // zeros in front
-	x = x*10 + x>>8             // pairs of digits
+	x <<= (64 - 8*uint(n)) & 63 // drop what follows the digits, put zeros before them
+	x = x*10 + x>>8             // bytes 0, 2, 4 and 6 are now pairs of digits
+	// In the upper 32 bits, the first product adds up pairs 0 and 2 times 1e6 and
+	// 1e2, the second one pairs 1 and 3 times 1e4 and 1.
 	return (x&0x000000ff000000ff*0x000f424000000064 + x>>16&0x000000ff000000ff*0x0000271000000001) >> 32, n
 }
 

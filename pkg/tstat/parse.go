@@ -148,9 +148,9 @@ func IsNull(f []byte) bool {
 	return false
 }
 
-// The parse functions below read numbers of up to 7 digits, and most times and
-// texts, 8 bytes at a time; not in the last bytes of a line, where 8 bytes would
-// go beyond it. All others go through the loops that follow.
+// The parse functions below try 8 bytes at a time first, for numbers of up to 7
+// digits and for most times and texts. Their loops handle everything else, and the
+// end of a line, where fewer than 8 bytes are left.
 
 func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+8 <= len(line) {
@@ -224,8 +224,8 @@ func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
 		if dot := p + n; uint(n-1) < 7 && line[dot] == '.' {
 			y, decimals := leadingDigits(binary.LittleEndian.Uint64(line[dot+1:]))
 			if q := dot + 1 + decimals; uint(decimals-1) < 7 && (line[q] == sep || line[q] == '\n') {
-				// Both are exact, so their quotient is rounded once.
-				v.floats[row-v.nulls] = float64(int64(x*tens[decimals]+y)) / floatTens[decimals]
+				// Both numbers are exact, so the quotient is rounded once.
+				v.floats[row-v.nulls] = float64(int64(x*pow10[decimals]+y)) / floatTens[decimals]
 				return q, true
 			}
 		}
@@ -365,8 +365,8 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseUsualTime is parseTime for the times of today's Tstat: 9 to 15 digits, of
-// seconds at most 12, and 6 decimals.
+// parseUsualTime is parseTime for the times that current Tstats write: 9 to 15
+// digits (12 for seconds) and 6 decimals. It returns false for others.
 func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+24 > len(line) {
 		return p, false
@@ -381,7 +381,7 @@ func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, boo
 	if c := line[dot+7]; decimals != 6 || c != sep && c != '\n' {
 		return p, false
 	}
-	x := high*tens[m] + low
+	x := high*pow10[m] + low
 	switch {
 	case !v.seconds:
 		x = x*1e3 + (y+500)/1e3
@@ -401,7 +401,10 @@ func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, boo
 // YouTube's columns "--" too; an empty text is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
-	for q+8 <= len(line) { // up to the first byte that is a space or below, or above ASCII
+	for q+8 <= len(line) {
+		// Skip to the first byte that is a space, a control character or not ASCII.
+		// Subtracting 0x21 sets the highest bit of bytes below it, and bytes that
+		// are not ASCII have it. A borrow only affects bytes behind the first.
 		w := binary.LittleEndian.Uint64(line[q:])
 		other := (w - 0x2121212121212121 | w) & 0x8080808080808080
 		if other != 0 {

@@ -128,10 +128,10 @@ type Reader struct {
 	draining bool
 	skipping bool // inside a line longer than MaxLine
 
-	// The text is hashed beside parsing: all below down to head belongs to another
-	// goroutine until joinHash returns.
-	hashing       chan struct{} // closed when that goroutine has ended; nil: there is none
-	hashPanic     any           // what it panicked with
+	// A goroutine hashes the text while it is parsed. It owns the fields from
+	// hashPanic to head until joinHash returns.
+	hashing       chan struct{} // closed when the goroutine has ended; nil: none runs
+	hashPanic     any           // the value that it panicked with
 	sum           hash.Hash
 	length        int64  // bytes in sum
 	newline       []byte // state of sum at the last newline, while skipping
@@ -303,8 +303,8 @@ func (r *Reader) take() *Batch {
 }
 
 // readLine reads a whole line, with its newline, from r.buf at r.pos. A CR
-// before the newline belongs to the line end. It is overwritten once the line is
-// hashed.
+// before the newline belongs to the line end. It is overwritten, but only after
+// the line is hashed.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
 	if n := len(text); n > 1 && text[n-2] == '\r' {
@@ -459,11 +459,11 @@ func (r *Reader) fill(enough int) error {
 	return nil
 }
 
-// hashBeside is how much text is worth a goroutine to hash it.
+// hashBeside is the size of the smallest text that a goroutine hashes, in bytes.
 const hashBeside = 64 << 10
 
-// startHash adds text to the fingerprint on another goroutine. The text must not
-// change before joinHash has returned.
+// startHash starts a goroutine that adds text to the fingerprint. The text must
+// not change before joinHash returns.
 func (r *Reader) startHash(text []byte) {
 	done := make(chan struct{})
 	r.hashing = done
@@ -474,8 +474,8 @@ func (r *Reader) startHash(text []byte) {
 	}()
 }
 
-// joinHash waits until the text is hashed. A panic there becomes one here, where
-// it only ends the import of this file.
+// joinHash waits until the text is hashed. It repeats a panic of the goroutine,
+// because the caller recovers from panics and fails the import of this file only.
 func (r *Reader) joinHash() {
 	if r.hashing == nil {
 		return

@@ -34,7 +34,7 @@ const micros = "_us"
 // that queries are alike.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
-// ownNames returns the names that no column of a log has.
+// ownNames returns the names of the store's own columns.
 func ownNames(typ *tstat.LogType) (own []string) {
 	for _, c := range ownColumns {
 		own = append(own, c.name)

@@ -71,7 +71,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	return table, err
 }
 
-// ownColumns are those of every stream that no log has.
+// ownColumns are the columns of every stream that do not come from logs.
 var ownColumns = []string{colSerial}
 
 // older are DBStream's names of columns that Tstat has renamed since.

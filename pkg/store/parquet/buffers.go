@@ -7,33 +7,33 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
 )
 
-// buffers shares row groups, which are most of the memory, among the files that
-// are being written. Each file has one. As long as there are fewer files than
-// cores, files get further ones: they fill one while others are encoded.
+// buffers shares row groups, which take most of the memory, among the open files.
+// Each file has one. While there are fewer files than cores, files get extra ones,
+// which they fill while others are encoded.
 type buffers struct {
 	memory int64 // bytes of a row group
-	most   int   // row groups at once, unless more files are open
+	most   int   // row groups, unless more files are open
 
 	mu    sync.Mutex
-	open  int // files
+	open  int // files being written
 	extra int // row groups besides one for each file
 	idle  []*parquetfile.RowGroup
 }
 
-// maxParallel is how many row groups of one file are in memory at most: one
-// core parses as fast as two others encode.
+// maxParallel bounds the row groups of one file: one core parses as fast as two
+// others encode.
 const maxParallel = 3
 
-// newBuffers returns buffers for so many files of memory bytes each.
+// newBuffers returns buffers for the given number of files of memory bytes each.
 func newBuffers(memory int64, files int) *buffers {
 	cores := runtime.GOMAXPROCS(0)
 	groups := max(files, min(cores, maxParallel))
 	return &buffers{memory: memory * int64(files) / int64(groups), most: min(groups, cores)}
 }
 
-// limits returns how many rows of so many columns, and how many bytes of text,
-// a row group may have. A value takes up to 8 bytes, as much again once it is
-// encoded, and its NULL mark 2; a third is for buffers that grow and for texts.
+// limits returns how many rows and how many bytes of text a row group of that many
+// columns may have. A value takes up to 8 bytes, 8 more once it is encoded, and 2
+// for its NULL mark. The rest of the 24 bytes is for growing buffers and texts.
 func (b *buffers) limits(columns int) (rows, text int) {
 	rows = int(min(max(b.memory/int64(max(columns, 1)*24), minRowGroup), maxRowGroup))
 	return rows, int(min(b.memory/4, maxText))
@@ -45,7 +45,7 @@ const (
 	maxText     = 1 << 30
 )
 
-// begin returns the row group of a file that begins.
+// begin returns the row group of a new file.
 func (b *buffers) begin() *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,7 +53,7 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	return b.take()
 }
 
-// end ends a file that had so many further row groups, and takes back its own.
+// end ends a file with that many extra row groups, and takes back all of them.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -62,7 +62,7 @@ func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.idle = append(b.idle, groups...)
 }
 
-// more returns a further row group, or nil if there is none.
+// more returns an extra row group, or nil if there is none to spare.
 func (b *buffers) more() *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,15 +73,15 @@ func (b *buffers) more() *parquetfile.RowGroup {
 	return b.take()
 }
 
-// scarce reports whether files have to give back further row groups, because
-// others were opened.
+// scarce reports whether files have to give back extra row groups, because others
+// were opened.
 func (b *buffers) scarce() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.open+b.extra > b.most
 }
 
-// giveBack takes back a further row group.
+// giveBack takes back an extra row group.
 func (b *buffers) giveBack(g *parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

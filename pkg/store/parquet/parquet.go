@@ -46,8 +46,8 @@ type Options struct {
 	// Memory bounds what one open file buffers, in bytes. It sets the size
 	// of the row groups. 0 means 200 MiB.
 	Memory int64
-	// Files is how many files are open at once, if that is known. Open ones use
-	// the memory of the others. 0 means 1.
+	// Files is how many files are open at once, if known. If fewer are open, these
+	// use the memory of the others. 0 means 1.
 	Files int
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
@@ -380,7 +380,7 @@ func (s *Store) writer() *writer {
 	return &writer{buffers: s.buffers}
 }
 
-// done ends the file of a writer, which is kept for the next one.
+// done ends the file of a writer and keeps the writer for another.
 func (s *Store) done(w *writer) {
 	w.end()
 	s.mu.Lock()

@@ -12,13 +12,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// writer collects the rows of a row group, column by column, and writes them
-// to a Parquet file. Its buffers serve one file after the other.
+// writer collects the rows of a row group, column by column, and writes them to a
+// Parquet file. It is reused for one file after the other.
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
 	file    *parquetfile.Writer
-	group   *parquetfile.RowGroup // that is being filled; nil after an error
+	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first
 	max     int                   // rows of a row group
 	maxText int                   // bytes of text of a row group
@@ -58,7 +58,7 @@ func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData
 	return r.MetaData(), nil
 }
 
-// begin begins a file. end has to follow.
+// begin begins a file. The caller calls end.
 func (w *writer) begin(out io.Writer, columns []tstat.Column) {
 	w.columns, w.file = columns, newFile(out, columns)
 	w.max, w.maxText = w.buffers.limits(len(columns))
@@ -66,7 +66,7 @@ func (w *writer) begin(out io.Writer, columns []tstat.Column) {
 	w.group.Reset(len(columns))
 }
 
-// end ends the use of w for a file, whether the file is complete or not.
+// end ends a file, complete or not, and releases its row groups.
 func (w *writer) end() {
 	groups := w.file.Abort()
 	if w.group != nil {
@@ -119,9 +119,8 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room for n more values. Most logs are short; a long one gets the
-// room of a whole row group at once, for copying buffers as they grow took a
-// third of the time.
+// grow makes room for n more values. Most logs are short. A long one gets the room
+// of a whole row group at once: copying growing buffers took a third of the time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -135,7 +134,7 @@ func grow[T any](s []T, n, rows int) []T {
 // longLog is the count of rows from which a log is a long one.
 const longLog = 4 << 10
 
-// bytes is the text that is collected.
+// bytes returns the size of the collected texts.
 func (w *writer) bytes() int {
 	n := 0
 	for i := range w.columns {
@@ -144,8 +143,8 @@ func (w *writer) bytes() int {
 	return n
 }
 
-// flush hands the collected rows over. Another goroutine encodes them if there
-// is a further row group to fill meanwhile.
+// flush passes the collected rows to the file. Another goroutine encodes them if
+// there is an extra row group to fill meanwhile.
 func (w *writer) flush() error {
 	next := w.buffers.more()
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
@@ -165,13 +164,13 @@ func (w *writer) flush() error {
 	return nil
 }
 
-// finish writes the oldest row group that was handed over, and takes it back.
+// finish writes the oldest row group that was passed to the file, and reuses it.
 func (w *writer) finish() (err error) {
 	w.group, err = w.file.Finish()
 	return err
 }
 
-// giveBack gives back w.group, which is not the last one.
+// giveBack returns w.group, which is not the last one, to the buffers.
 func (w *writer) giveBack() {
 	w.buffers.giveBack(w.group)
 	w.group = nil

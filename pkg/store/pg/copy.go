@@ -114,11 +114,11 @@ type copier struct {
 	reject  func(line int64, reason string, text []byte)
 	chunks  bool  // copy in chunks; otherwise rows that the server refuses fail the file
 	refused int64 // rows
-	saved   bool  // there is a savepoint
+	saved   bool  // a savepoint exists
 
 	// The COPY under way.
 	to     *Dest
-	kept   []*Batch // without chunks, the batch being sent
+	kept   []*Batch // without chunks, only the batch being sent
 	size   int
 	unread []byte // of the last batch
 	next   *Batch // the first of the next COPY

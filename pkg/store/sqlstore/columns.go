@@ -35,14 +35,14 @@ func ParseColumns(text string) (Columns, error) {
 // Widens reports whether tables get new columns.
 func (c Columns) Widens() bool { return c == Widen }
 
-// MaxUnknown bounds the columns of a table that no known Tstat writes. A table
-// of PostgreSQL takes 1,600 columns in its life, with those that were dropped:
-// crafted headers must not use them up.
+// MaxUnknown bounds the columns of a table that no known Tstat writes. A table of
+// PostgreSQL has room for 1,600 columns, including dropped ones, which crafted
+// headers must not use up.
 const MaxUnknown = 64
 
-// Missing returns the indexes of the columns that a table should get: those
-// of the file that it lacks. own are the table's columns that no file has. The
-// error is about a file that brings too many unknown columns: it is not stored.
+// Missing returns the indexes of the file's columns that must be added to the
+// table. own are the columns of the store itself. The error says that the file has
+// too many unknown columns and must not be stored.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
@@ -62,14 +62,14 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	known := names[:len(f.Type.Columns)]
 	has := 0
 	for n, typ := range table {
-		// Unknown columns are kept as text. Others are somebody's own.
+		// Unknown columns have the type text. The operator added those of others.
 		if isText(typ) && !slices.Contains(known, n) && !slices.Contains(own, n) {
 			has++
 		}
 	}
 	if has+len(unknown) > MaxUnknown {
 		shown := fmt.Sprintf("%.200q", strings.Join(unknown[:min(len(unknown), 5)], ", "))
-		return nil, hint.New(fmt.Sprintf("the log has %d unknown columns that the table lacks, like %s; the table has %d and may have %d", len(unknown), shown, has, MaxUnknown),
+		return nil, hint.New(fmt.Sprintf("the log has %d unknown columns that the table lacks, like %s; the table has %d of at most %d", len(unknown), shown, has, MaxUnknown),
 			"drop the table's columns that no Tstat writes, or leave unknown columns out with columns=drop")
 	}
 	return m, nil

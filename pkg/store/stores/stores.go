@@ -27,7 +27,7 @@ type Options struct {
 	// Memory bounds what one open file may buffer, in bytes; 0 is the
 	// store's own default.
 	Memory int64
-	// Files is how many files will be open at once; 0 if that is not known.
+	// Files is how many files will be open at once; 0 if unknown.
 	Files int
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
