@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// joined is the type of what errors.Join returns. Errors with several causes
-// are another matter: without one of them they say nothing any more.
+// joined is the type of the errors that errors.Join returns. Other errors with
+// several causes stay whole: without one of the causes their text is wrong.
 var joined = reflect.TypeOf(errors.Join(errUsage))
 
-// parts returns the errors that errors.Join has joined; nil if err is another
-// error.
+// parts returns the errors that errors.Join has joined; nil if err is not such
+// an error.
 func parts(err error) []error {
 	if reflect.TypeOf(err) != joined {
 		return nil
@@ -19,8 +19,8 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns what err says besides the targets, nil if that is nothing:
-// of joined errors those that are none of the targets, see errors.Is. An error
+// Without returns err without the targets, see errors.Is: of joined errors it
+// keeps those that are not a target, of another error all or nothing. An error
 // that wraps joined errors stays whole if one of these stays.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {

@@ -52,7 +52,7 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue makes the figures of an endpoint that has ended go on in this one,
+// Continue makes the figures of an endpoint that has ended continue in this one,
 // which does not run yet.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {

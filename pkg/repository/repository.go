@@ -128,8 +128,8 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 	return nil, nil
 }
 
-// opens returns the function that opens an endpoint, in which the figures of
-// the one before go on.
+// opens returns a function that opens an endpoint, which continues the figures of
+// the endpoint before it.
 func opens[T interface {
 	server
 	Continue(former T)

@@ -72,9 +72,9 @@ func closeAll(list []*stores.Destination) error {
 
 func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
 	return stores.NewDestination(dest, stores.Options{
-		// As many files are worked on as there are jobs. Others, see
-		// bulk.OpenPerJob, wait for slow peers: those of one peer may fill what
-		// they may buffer, as many again.
+		// As many files are worked on as there are jobs. Others wait for slow
+		// peers, see bulk.OpenPerJob. One peer may have as many open files as
+		// there are jobs, and may fill all their buffers.
 		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
 		Files:      2 * s.opt.Jobs,
 		Log:        s.opt.Log,

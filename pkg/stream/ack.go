@@ -23,8 +23,8 @@ const (
 
 	maxHello = 256 // bytes of the first line
 	// maxProbes bounds the names of probes that peers may announce, see nameSet:
-	// consumers keep folders, subjects and layouts of each. A quarter, for one
-	// host, is enough for one that forwards the lines of a whole site.
+	// consumers keep folders, subjects and layouts of each. The share of one host
+	// is enough to forward the lines of a whole site.
 	maxProbes = 4096
 	// ackTimeout bounds how long a confirmation may take to write.
 	ackTimeout = 30 * time.Second
@@ -75,8 +75,8 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// refuse tells the exporter why the connection ends, and returns that with its
-// cause, one of refusals.
+// refuse sends the exporter the reason why the connection ends. It returns the
+// reason, wrapped with its cause, which is one of refusals.
 func (c *conn) refuse(cause error, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
@@ -96,8 +96,8 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	}
 	name := string(text)
 	if ok, _ := c.hub.announced.add(name, c.split.who, maxProbes); !ok {
-		// The exporter keeps its lines: to leave them out would lose them.
-		// What it sent before is confirmed first, or would come with each try.
+		// The exporter keeps its lines; skipping them would lose them. The lines
+		// before are confirmed first, or they would be sent with each attempt.
 		c.tracker.settle(ctx)
 		return c.refuse(errNames, "probe %s is one too many, at most %d names are accepted, %d of one host", name, maxProbes, perPeer(maxProbes))
 	}

@@ -131,7 +131,7 @@ func TestNATS(t *testing.T) {
 		t.Error(s.err)
 	}
 	w.check(server.text("TSTAT"))
-	if !strings.Contains(s.log.String(), "consumer lost") {
+	if !strings.Contains(s.log.String(), "consumer disconnected") {
 		t.Error("no warning")
 	}
 }

@@ -45,7 +45,7 @@ type endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
-	places    *peer.Shares // of conns; one host has at most a part, also if it is silent
+	places    *peer.Shares // of conns; silent connections count too
 	stopping  bool
 	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
@@ -83,8 +83,8 @@ func (e *endpoint) serve(ctx context.Context, l *peer.Listener) {
 	}
 }
 
-// start serves a connection in a goroutine of its own, if there may be one
-// more.
+// start serves a connection in a goroutine of its own, or refuses it if there are
+// too many.
 func (e *endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	host := peer.ConnHost(nc)
 	if ok, all := e.places.TryAcquire(host); !ok {
@@ -189,11 +189,11 @@ var (
 	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
 	errReplaced = errors.New("the exporter has connected anew")
-	// errHandshake is the end of a connection that the listener has reported.
+	// errHandshake ends a connection whose failure the listener has reported.
 	errHandshake = errors.New("no TLS handshake")
 )
 
-// refusals are the causes for which a connection is closed that was accepted.
+// refusals are the causes of refusing a connection after it was accepted.
 var refusals = []error{peer.ErrHTTP, errTLS, errNotLines, errHello, errNames}
 
 // serve reads lines until the peer or ctx ends.
@@ -389,7 +389,7 @@ func (c *conn) reject(reason string, line []byte) {
 	})
 }
 
-// report tells how the connection ended.
+// report counts and logs how the connection ended.
 func (c *conn) report(err error) {
 	c.hub.stats.empty.Add(c.split.empty)
 	attrs := []any{"probe", c.probe, "bytes", c.pos}

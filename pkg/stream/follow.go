@@ -189,7 +189,7 @@ func (f *follower) watch(ctx context.Context) {
 func (f *follower) scan() {
 	entries, err := f.readDir(f.root.Dir)
 	if err != nil {
-		f.complain.Do(func() { f.log.Warn("folder cannot be read; it is tried again", "err", err) })
+		f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
 		return
 	}
 	var found []*folder
@@ -368,7 +368,7 @@ func (f *follower) list(i int) {
 	entries, err := f.readDir(d.path)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			f.complain.Do(func() { f.log.Warn("folder cannot be read; it is tried again", "err", err) })
+			f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
 		}
 		return
 	}
@@ -443,7 +443,7 @@ func (f *follower) closed(number int, name string) bool {
 	return err == nil && time.Since(info.ModTime()) > closeGrace
 }
 
-// openPath opens what is at a path below the root.
+// openPath opens a file or folder that is the root or below it.
 func (f *follower) openPath(path string) (*os.File, error) {
 	if !f.hub.opt.Confined {
 		return os.Open(path)
@@ -468,7 +468,7 @@ func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 }
 
 // isLinkOut reports whether openPath has failed because of a link that leads
-// out of the root. Package os has no value for it.
+// out of the root. Package os has no error value for it.
 func isLinkOut(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"

@@ -45,7 +45,7 @@ type followed struct {
 	skipping bool // the rest of a line that is too long
 	broken   bool // the compressed text ended before its end, which is counted
 	number   int64
-	outside  *folder // where the log was left out last
+	outside  *folder // the last one in which the log was left out
 }
 
 // step reads one block, or finds out that there is nothing to do now.
@@ -53,7 +53,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if l.file == nil {
 		opened, err := l.open()
 		if err != nil {
-			l.unread.Do(func() { l.log.Warn("log cannot be read; it is tried again", "err", err) })
+			l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "err", err) })
 			return false, nil
 		}
 		if !opened {
@@ -226,7 +226,7 @@ func (l *followed) position() (err error) {
 		l.offset, l.head = resume.Offset, head
 		return nil
 	}
-	l.log.Warn("log has other content than when it was read: it is read from its begin", "log", l.file.Name())
+	l.log.Warn("log has other content than when it was read: it is read from its start", "log", l.file.Name())
 	if z, ok := l.text.(*gzip.Reader); ok {
 		if _, err := l.file.Seek(0, io.SeekStart); err != nil {
 			return err
@@ -294,7 +294,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	_, compressed := l.text.(*gzip.Reader)
 	if err != nil && err != io.EOF && !compressed { // the end of gzip may be missing: cut
 		l.failed = true
-		l.unread.Do(func() { l.log.Warn("log cannot be read; it is tried again", "log", l.file.Name(), "err", err) })
+		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
 		return 0, nil
 	}
 	if err != nil && err != io.EOF {

@@ -301,7 +301,7 @@ func (s *kafkaSession) watch() {
 		if late {
 			err = s.inner.failure()
 		}
-		if silent.set(err, log, "consumer acknowledges nothing; it is tried again", "consumer is there again") {
+		if silent.set(err, log, "consumer acknowledges nothing, retrying", "consumer acknowledges again") {
 			s.q.trouble(err)
 		}
 	}

@@ -161,7 +161,7 @@ func TestKafkaRefused(t *testing.T) {
 	}
 	w.end()
 	await(t, "all lines", func() bool { return s.taken(0) >= int64(w.count()+10) })
-	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "consumer lost") {
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "consumer disconnected") {
 		t.Error(s.err)
 	}
 	t.Logf("%d lines of %d came again", w.checkRepeated(k.text("tstat")), w.count())

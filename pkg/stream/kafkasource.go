@@ -94,7 +94,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 		if err != nil && ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		opening.set(err, s.log, "source cannot be opened; it is tried again", "source is there again")
+		opening.set(err, s.log, "source cannot be opened, retrying", "source reconnected")
 		if err == nil {
 			return client, nil
 		}
@@ -117,7 +117,7 @@ func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (er
 			client.SetOffsets(map[string]map[int32]kgo.EpochOffset{s.broker.name: {partition: {Epoch: inflated.Epoch, Offset: inflated.NextOffset}}})
 			return
 		}
-		s.wrong.Do(func() { s.log.Warn("source cannot be read; it is tried again", "partition", partition, "err", err) })
+		s.wrong.Do(func() { s.log.Warn("source cannot be read, retrying", "partition", partition, "err", err) })
 	})
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		p := s.part(f.Partition)

@@ -75,7 +75,7 @@ type natsMessage struct {
 
 func (s *natsSource) run(ctx, reading context.Context) error {
 	var opening alarm
-	const lost, back = "source is lost or cannot be opened; it is tried again", "source is there again"
+	const lost, back = "source disconnected or cannot be opened, retrying", "source reconnected"
 	for reading.Err() == nil {
 		err := s.connection(ctx, reading, func() {
 			s.back.Reset()

@@ -95,12 +95,12 @@ func (p *pump) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p.log.Warn("consumer lost, it is opened again", append([]any{"err", err}, hint.Attrs(err)...)...)
+		p.log.Warn("consumer disconnected, reconnecting", append([]any{"err", err}, hint.Attrs(err)...)...)
 		p.q.trouble(err)
 	}
 }
 
-// connect opens a session, trying again until ctx ends. base is the position
+// connect opens a session, retrying until ctx ends. base is the position
 // of its first byte. There is no session, and no error, if the stream ends and
 // nothing is left for the consumer.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
@@ -128,7 +128,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		case hint.IsUsage(err):
 			return nil, 0, err
 		}
-		opening.set(err, p.log, "consumer cannot be opened; it is tried again", "consumer is there again")
+		opening.set(err, p.log, "consumer cannot be opened, retrying", "consumer reconnected")
 		p.q.trouble(err)
 		if err == nil {
 			return s, base, nil

@@ -63,7 +63,7 @@ func (s *sources) of(probe, from string) *source {
 	return s.all[key]
 }
 
-// add adds what former sources sent. They send nothing any more.
+// add adds the counts of former sources, which have ended.
 func (s *sources) add(former *sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()

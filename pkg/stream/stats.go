@@ -63,8 +63,8 @@ type stats struct {
 	outside                            atomic.Int64
 }
 
-// Continue makes the figures of a stream that has ended go on in this one, which
-// does not run yet. Consumers are the same if their places and names are.
+// Continue makes the figures of a stream that has ended continue in this one,
+// which does not run yet. A consumer is the same if its place and name are.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return

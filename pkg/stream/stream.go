@@ -46,8 +46,8 @@ type Root struct {
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
-	// Confined says that links that lead out of a folder of Follow are not
-	// followed: a peer chose it.
+	// Confined leaves out logs behind links that lead out of a folder of Follow,
+	// since a peer chose the folder.
 	Confined bool
 	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 

@@ -18,25 +18,23 @@ const maxPath = 4096
 // of each.
 const maxTypes = 64
 
-// nameAge is how long a name that nobody uses counts against the bounds of a
-// nameSet, if there is no room for another. What consumers keep of a name stays,
-// so a day bounds how fast a peer can make up names.
+// nameAge is how long an unused name of a full nameSet keeps its room. Consumers
+// never forget a name, so nameAge bounds how fast a peer can make up names.
 const nameAge = 24 * time.Hour
 
-// perPeer returns how many of most names one peer may bring: a quarter.
+// perPeer returns how many of most names one peer may add: a quarter.
 func perPeer(most int) int { return max(1, most/4) }
 
-// nameSet is a set of names that peers chose. Those of one peer leave room for
-// others.
+// nameSet is a set of names that peers chose. One peer cannot fill it.
 type nameSet struct {
 	mu    sync.Mutex
 	names map[string]*nameUse
-	held  map[string]int // names by the peers that brought them
+	held  map[string]int // number of names by the peer that added them
 }
 
-// nameUse is how a name is used.
+// nameUse records who added a name and when it was last used.
 type nameUse struct {
-	who  string // brought it
+	who  string
 	last time.Time
 }
 
@@ -66,7 +64,7 @@ func (s *nameSet) add(name, who string, most int) (has, fresh bool) {
 	return true, true
 }
 
-// used says that a name of the set, if it is one, is in use.
+// used records that a name is in use, if the set has it.
 func (s *nameSet) used(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +89,8 @@ func (s *nameSet) forget(before time.Time) {
 // ones.
 type typeNames struct{ unknown nameSet }
 
-// check returns why lines of a log with this name are not taken from a peer, ""
-// if they are.
+// check returns why lines of a log with this name are not accepted from a peer,
+// "" if they are.
 func (n *typeNames) check(name, who string) string {
 	if !tstat.IsLog(name) || strings.HasSuffix(name, ".gz") {
 		return fmt.Sprintf("%q is not the name of a log", name)
@@ -115,7 +113,7 @@ type splitter struct {
 	who     string // the peer, see nameSet
 	key     string // of the connection
 	last    *origin
-	// announced has probe if the peer announced it; nil: it did not.
+	// announced is the set that has probe; nil: the peer did not announce it.
 	announced *nameSet
 
 	// control is given lines that begin with '#'; nil where there are none.

@@ -77,8 +77,8 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue makes the figures of a keeper that has ended go on in this one, which
-// does not run yet, for the stores that both maintain.
+// Continue makes the figures of a keeper that has ended continue in this one,
+// which does not run yet, for the stores that both maintain.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {
