@@ -21,7 +21,7 @@ const maxCopies = 100_000
 // every run would read it again.
 type copies struct {
 	path string // of the state file; "": nothing is remembered
-	part bool   // a run sees only a part of the files, and forgets none
+	part bool   // the run sees only some of the files, so it forgets none
 
 	mu    sync.Mutex
 	known map[string]bool // as the last run left them

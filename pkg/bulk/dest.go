@@ -197,8 +197,8 @@ func (r *run) open(ctx context.Context, d *dest) error {
 	return nil
 }
 
-// use calls f with a store unless it is unavailable. An error of f that may pass
-// makes it so; if there are other stores, any error does.
+// use calls f with a store unless the store is unavailable. ErrUnavailable makes
+// the store unavailable; if there are other stores, any error does.
 func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error {
 	st, err := d.store()
 	if err != nil {
@@ -254,8 +254,8 @@ func (r *run) markUnavailable(d *dest, err error) {
 	}
 }
 
-// probe tries an unavailable store until it answers, or the run ends. After the
-// first failure it tries at once: a deadlock is over by then.
+// probe retries an unavailable store until it answers or the run ends. After the
+// first failure it retries at once: a deadlock is over by then.
 func (r *run) probe(d *dest, atOnce bool) {
 	for ; ; atOnce = false {
 		d.mu.Lock()
@@ -296,7 +296,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 	}
 }
 
-// wake wakes up all who wait for a store.
+// wake wakes up everything that waits for a store.
 func (r *run) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

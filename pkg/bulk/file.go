@@ -21,9 +21,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports one file into every store that lacks it. It begins again
-// if another import stores the same file meanwhile, if a later header of the
-// file brings columns, if a store asks for it, and while no store is available.
+// importFile imports one file into every store that lacks it. It starts again if
+// another import stores the same file meanwhile, if a later header of the file
+// adds columns, if a store asks for it, and while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -47,8 +47,8 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 	}
 }
 
-// maxTries bounds how often a file is begun again, because of another import,
-// of columns that only a later header of it brings, or of a store.
+// maxTries bounds how often a file is started because of another import, of
+// columns that only a later header adds, or of a store.
 const maxTries = 16
 
 // tryFile reads a file into every available store that lacks it. Whatever a
@@ -70,7 +70,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	defer place.close()
 	var file *Content
 	if !t.stdin {
-		// Without a place: a peer may take its time to answer.
+		// A slow peer must not hold a place until it answers.
 		if file, err = t.open(ctx); errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
@@ -94,7 +94,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	}
-	var silent storeSet // that cannot tell what other probes have
+	var silent storeSet // stores that cannot say what other probes have
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
 			return err

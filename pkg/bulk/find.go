@@ -35,14 +35,14 @@ type task struct {
 	next    time.Time // of the next log folder; zero: there is no next one
 	growing bool      // Tstat may still write to it
 
-	named    bool             // its rows told the log folder
+	named    bool             // the log folder was taken from its rows
 	rejected map[reject]bool  // lines whose reject was reported
 	records  [][]store.Record // per store, of key
 	lacks    storeSet         // those that are unavailable, and may lack the file
 	fresh    bool             // records were just looked up, and key is claimed
 	counted  bool             // among those stored, skipped or to import
 	failure  string           // why it failed, as counted and reported; "": it has not
-	err      string           // why it is not stored; "": it is, or nobody tried
+	err      string           // why it is not stored; "": it is, or was not tried yet
 }
 
 // find returns the files that the sources have and the options want, ordered

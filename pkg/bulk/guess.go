@@ -11,8 +11,8 @@ import (
 
 // lookupElsewhere fetches what other probes have of the logs of tasks, if the
 // name of the probe is a guess: the host name of a container is another one in
-// each run. It returns the stores that did not answer: without an answer no file
-// may go there. If none answers, there is an error.
+// each run. It returns the stores that did not answer, to which no file may go,
+// or an error if no store answers.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil

@@ -11,13 +11,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
-// OpenPerJob is how many files of peers may be open for each job: those that
-// wait for the network need no job. Each has a transaction in the store, with
-// its connection and what it buffers.
+// OpenPerJob is how many files of peers may be open for each job: a file that
+// waits for the network needs no job. Each open file has a transaction in the
+// store, with its connection and buffers.
 const OpenPerJob = 4
 
-// turn is how long a file keeps its place while another peer, which has fewer,
-// waits for one.
+// turn is how long a file keeps its place while a peer with fewer places waits.
 const turn = time.Second
 
 // piece is the size of the pieces in which a peer's file is read, in bytes.
@@ -57,7 +56,7 @@ type place struct {
 	since  time.Time // of held
 }
 
-// enter counts a peer's file as open, as soon as it may.
+// enter waits until a peer may have one more open file, and counts it.
 func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	if err := l.open.Acquire(ctx, who); err != nil {
 		return nil, err

@@ -53,8 +53,8 @@ type Options struct {
 	// Limits bound this run and others together, with Jobs and Rate; nil: this
 	// one only.
 	Limits *Limits
-	// Peer names the peer that the files come from, of those that share Limits.
-	// It is called for each file; nil: all files are of one.
+	// Peer returns the name of the peer that the files come from, among those that
+	// share Limits. It is called for each file; nil: all files are from one peer.
 	Peer       func() string
 	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and no row
 	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
@@ -75,8 +75,8 @@ type Options struct {
 	// not everything is stored; Filed after each file.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
-	// PassedOver is called with what looks like logs and is not read, each time
-	// the sources were looked through; nil: never. Summary has it too.
+	// PassedOver is called after each scan of the sources with what looks like
+	// logs and is not read; nil: never. Summary has it too.
 	PassedOver func(PassedOver)
 	// Waits is called when a store becomes unavailable, with the state of all
 	// stores; nil disables the call.

@@ -57,8 +57,8 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	return r.err == nil
 }
 
-// escape writes what a terminal would act on as %q does: peers choose names of
-// files, and parts of reasons.
+// escape escapes what could control a terminal, like %q: peers choose the names
+// of files and parts of reasons.
 func escape(text string) string {
 	var b strings.Builder
 	for len(text) > 0 {

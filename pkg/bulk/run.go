@@ -66,9 +66,9 @@ type version struct {
 	until   time.Time // when it is looked at again all the same; zero: never
 	lacks   storeSet  // stores that were unavailable
 	counted bool      // in the sums of types
-	err     string    // why it is not stored; "": it is
+	err     string    // why it is not stored; "" if it is
 
-	// What was reported of it, see task; only while a store lacks it.
+	// What was reported about it, see task; only while a store lacks the file.
 	failure  string
 	rejected map[reject]bool
 }
@@ -305,8 +305,8 @@ func (r *run) pass(ctx context.Context) error {
 	return r.awayError()
 }
 
-// prepare tells the stores which files are to come. A store that is unavailable
-// then takes no part in the pass.
+// prepare announces the files of the pass to the stores. A store that is
+// unavailable meanwhile takes no part in the pass.
 func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	clear(r.elsewhere)
 	r.takes = r.allStores()

@@ -43,10 +43,9 @@ type File struct {
 	Growing bool // Tstat may still write to it
 	// Open opens the file. The error is fs.ErrNotExist if it is gone.
 	Open func(ctx context.Context) (*Content, error)
-	// Settled is called each time that a pass finds, or makes, that the file
-	// needs no further look as long as it does not change: all stores have it.
-	// A source need not return such a file again unless others have its key.
-	// nil: not wanted.
+	// Settled is called in each pass after which all stores have the file. Until
+	// the file changes, a source need not return it again, unless another file
+	// has its key. nil: never.
 	Settled func()
 }
 

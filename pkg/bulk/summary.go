@@ -32,9 +32,8 @@ type Summary struct {
 	DryRun   bool      `json:"dry_run,omitempty"`
 }
 
-// Unstored counts files that are not stored, because their content or a store
-// refuses them, until a later try succeeds. It is an error too, and wraps
-// ErrFailed.
+// Unstored counts files that are not stored now, because of their content or
+// because a store refuses them. As an error it wraps ErrFailed.
 type Unstored struct {
 	Files int64  `json:"files"`
 	Path  string `json:"path"`  // of the last of them by name, which is the newest
@@ -218,6 +217,7 @@ func (s *TypeSummary) spanned(t time.Time) {
 	}
 }
 
+// stores returns what was done to each store.
 func (r *run) stores() (list []StoreSummary) {
 	for _, d := range r.dests {
 		list = append(list, d.summary())
@@ -241,8 +241,8 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored returns the files that were refused and wait for their next try;
-// nil if there are none. The lock is held.
+// unstored returns the files that were refused and are to be retried, nil if there
+// are none. The lock is held.
 func (r *run) unstored() *Unstored {
 	var u Unstored
 	for path, v := range r.settled {

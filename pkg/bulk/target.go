@@ -24,9 +24,9 @@ type target struct {
 	rejected int64        // rows, known once they are flushed
 }
 
-// findTargets looks up what the available stores have of the file's key, but
-// for those to leave out. Another file of the same key may have been stored
-// since the scan.
+// findTargets looks up what the available stores have of the file's key, except
+// for those in leaveOut. Another file of the same key may have been stored since
+// the scan.
 func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
