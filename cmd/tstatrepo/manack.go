@@ -20,7 +20,7 @@ func ackPage() []byte {
 	p.section(`"ACKNOWLEDGED MODE"`)
 	p.text("The first line of the exporter asks for it. It begins with '#', which no line of the plain mode does:")
 	p.literal("#tstatrepo-ack 1 SESSION")
-	p.text("1 is the version of the mode. SESSION names the exporter, with 1 to 64 letters, digits, '_' and '-'; the first is not '-'. SESSION stays the " +
+	p.text("1 is the version of the mode. SESSION names the exporter, with 1 to 64 letters, digits, '_' and '-', but not '-' first. SESSION stays the " +
 		"same over reconnects and restarts, and is unique among the exporters of the endpoint.\n\n" +
 		"The endpoint closes an older connection of the session, hands the lines it has of it to its consumers, and then answers:")
 	p.literal("ack 0")

@@ -22,7 +22,7 @@ func (r *Repository) adopt(ctx context.Context) {
 		}
 		if err := r.adoptOne(ctx, reg); err != nil { // the next start retries
 			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
-			r.log.Warn("stream of math_repo not taken over: start its probe again, so that it registers", append(attrs, hint.Attrs(err)...)...)
+			r.log.Warn("stream of math_repo not adopted: restart its probe, so that it registers", append(attrs, hint.Attrs(err)...)...)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func TestAdopt(t *testing.T) {
 		}
 	})
 	r.has("good", "data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"), 3)
-	r.logged("not taken over: start its probe again, so that it registers\" stream=far")
+	r.logged("not adopted: restart its probe, so that it registers\" stream=far")
 	r.logged("stream=bad")
 	r.logged("stream=../x")
 	r.logged("stream=type")

@@ -36,22 +36,22 @@ const maxPause = 5 * time.Second
 
 // client speaks to one peer.
 type client struct {
-	http   *http.Client
-	tls    bool
-	timing timing
-	told   atomic.Pointer[clockReading] // of the peer's clock; nil: it has not told
+	http    *http.Client
+	tls     bool
+	timing  timing
+	reading atomic.Pointer[clockReading] // the last one; nil: the peer sent no time yet
 }
 
-// clockReading is what a peer's clock said.
+// clockReading is a reading of a peer's clock.
 type clockReading struct {
 	ahead time.Duration // of our clock
 	at    time.Time     // by our clock
 }
 
-// clock returns how far the peer's clock is ahead of ours, and when the peer
-// told; zero: it has not.
+// clock returns how far the peer's clock is ahead of ours, and when the peer sent
+// its time; zero: never.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
-	if r := c.told.Load(); r != nil {
+	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
 	}
 	return 0, time.Time{}
@@ -105,7 +105,7 @@ func (c *client) do(ctx context.Context, method, addr, path string, body []byte,
 	}
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		now := time.Now()
-		c.told.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // a Date has whole seconds
+		c.reading.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // a Date has whole seconds
 	}
 	return resp, nil
 }

@@ -133,21 +133,21 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	r.log.Info("stream removed", "stream", s.StreamName, "peer", req.RemoteAddr)
 	for _, st := range s.stats(r.opt.FolderLength).Stores {
 		if st.Behind > 0 {
-			r.log.Warn("a store lacks files of the removed stream: they are stored if the probe registers it again",
+			r.log.Warn("the removed stream has files that a store is missing: they are stored if the probe registers the stream again",
 				"stream", s.StreamName, "store", st.Store, "files", st.Behind)
 		}
 	}
 	return http.StatusOK, "entry removed"
 }
 
-// isHere reports whether a request comes from this machine, whose user may
-// remove any stream: from the address that it is sent to.
+// isHere reports whether a request comes from this machine: from the address that
+// it is sent to. The user of this machine may remove any stream.
 func isHere(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
-// refused counts and, now and then, logs what a peer may not do.
+// refused counts a refused request and logs it, within the limits of r.refusals.
 func (r *Repository) refused(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {
@@ -198,7 +198,7 @@ func (r *Repository) check(req *http.Request, reg Registration) (e entry, code i
 // checkEntry reports what is wrong with an entry whose peer is known.
 func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
 	if err := store.ValidProbe(e.StreamName); err != nil {
-		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-', which is not the first")
+		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-', but not '-' first")
 	}
 	typ := LogType(e.StreamType)
 	if typ == nil {

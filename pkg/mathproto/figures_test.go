@@ -156,7 +156,7 @@ func TestRemovedWhileStoreLacksFiles(t *testing.T) {
 	if resp, _ := exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n"); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
-	if log := r.logs.String(); strings.Count(log, "a store lacks files of the removed stream") != 1 || !strings.Contains(log, "store=\"postgres://u@127.0.0.1:1/db?sslmode=disable\" files=1") {
+	if log := r.logs.String(); strings.Count(log, "the removed stream has files that a store is missing") != 1 || !strings.Contains(log, "store=\"postgres://u@127.0.0.1:1/db?sslmode=disable\" files=1") {
 		t.Error("no warning")
 	}
 }

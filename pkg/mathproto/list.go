@@ -17,24 +17,24 @@ import (
 	"time"
 )
 
-// A list of a year has 87,600 names, nearly all of files that are stored. Of
-// these only hashes are kept. Of the others a pass gets the oldest, as many as
-// there is room for among all streams; the next pass gets those that follow.
+// A list of a year has 87,600 names, nearly all of files that are stored. A source
+// keeps only hashes of these. Of the other names a pass handles the oldest, as many
+// as there is room for among all streams. The next pass handles those after them.
 
 // listLimits bound what all streams of a repository keep of lists together.
 type listLimits struct {
 	reading int // bytes of lists while they are read
 	pending int // names of files that passes deal with
-	// most is what one stream may have of these names, least what it may have
-	// whatever the others have.
+	// One stream may have most of these names, and at least least, whatever the
+	// others have.
 	most, least int
 }
 
 // defaultListLimits are 64 MiB each: a pass keeps some 1.3 KB of a file.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, most: 10_000, least: 100}
 
-// maxParents is how many folders of log folders are told apart, as several
-// Tstat processes have them.
+// maxParents bounds the folders of log folders that are distinguished: each Tstat
+// process has one.
 const maxParents = 64
 
 // maxItem bounds the bytes of a name that are kept: what is longer is not
@@ -52,11 +52,11 @@ func decodeList(r io.Reader, f func(name string)) error {
 	case first == 'n':
 		rest, err := br.Peek(3)
 		if string(rest) != "ull" {
-			return cmp.Or(err, errors.New("no JSON array"))
+			return cmp.Or(err, errors.New("not a JSON array"))
 		}
 		return nil
 	case first != '[':
-		return errors.New("no JSON array")
+		return errors.New("not a JSON array")
 	}
 	var text []byte
 	for n := 0; ; n++ {
@@ -67,7 +67,7 @@ func decodeList(r io.Reader, f func(name string)) error {
 		case c == ']' && n == 0:
 			return nil
 		case c != '"':
-			return fmt.Errorf("name %d is no JSON string", n)
+			return fmt.Errorf("name %d is not a JSON string", n)
 		case n == maxFiles:
 			return fmt.Errorf("more than %d files", maxFiles)
 		}
@@ -140,8 +140,8 @@ type lists struct {
 
 	mu    sync.Mutex
 	lists map[*reading]struct{}
-	bytes int // of all of these
-	held  int // names
+	bytes int // of all lists
+	held  int // names for which room is reserved
 }
 
 // reading is a list while it is read.
@@ -157,7 +157,7 @@ func newLists(limits listLimits) *lists {
 	return &lists{listLimits: limits, lists: map[*reading]struct{}{}}
 }
 
-// begin adds a list that is about to be read. end is to be called.
+// begin adds a list that is about to be read, until end is called.
 func (l *lists) begin(cancel context.CancelCauseFunc) *reading {
 	rd := &reading{cancel: cancel}
 	if l != nil {
@@ -184,8 +184,8 @@ func (l *lists) drop(rd *reading) {
 	}
 }
 
-// grow adds bytes to a list. If there is no room for all, the largest list is
-// not read on: a long list keeps short ones from nothing.
+// grow adds bytes to a list. If there is no room for all lists, it ends the
+// reading of the largest: a long list must not displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -209,8 +209,8 @@ func (l *lists) grow(rd *reading, bytes int) {
 	}
 }
 
-// take reserves room for a name of a stream that has some already, and reports
-// whether there is any.
+// take reserves room for a name of a stream that has reserved has names already.
+// It reports whether there is room.
 func (l *lists) take(has int) bool {
 	if l == nil {
 		return true
@@ -224,7 +224,7 @@ func (l *lists) take(has int) bool {
 	return true
 }
 
-// release gives back the room for n names.
+// release releases the room of n names.
 func (l *lists) release(n int) {
 	if l == nil {
 		return
@@ -295,7 +295,7 @@ func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
 	if err != nil {
-		s.tell("the probe lists a name that is not accepted", "name", name[:min(len(name), maxReason)])
+		s.warnOnce("the probe lists a name that is not accepted", "name", name[:min(len(name), maxReason)])
 	}
 	if !ok {
 		return

@@ -51,8 +51,8 @@ const (
 	maxReason = 200      // bytes of an answer that is quoted in a message
 	// MaxStreams is how many streams a repository has at most.
 	MaxStreams = 1000
-	// maxPeerStreams is how many of them one peer may register. They are not
-	// forgotten by themselves, since an old probe registers only once.
+	// maxPeerStreams is how many of them one peer may register. Streams stay until
+	// they are removed, since an old probe registers only once.
 	maxPeerStreams = MaxStreams / 4
 	// maxTime is the latest StartTime, in the year 36812.
 	maxTime = 1 << 40
@@ -109,8 +109,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
-	// No part of the text is quoted but as Redact shows it: what looks like a
-	// port or a stream may be a part of a password with a slash.
+	// Errors show the text only as Redact shows it: what looks like a port or a
+	// stream may be part of a password with a slash.
 	wrong := func(shown, reason string) (URL, error) {
 		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}

@@ -55,8 +55,8 @@ type ProbeStats struct {
 
 	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
 	LastError   string    `json:"-"` // why it has not; "" if it has
-	// Newest is the time of the newest folder of which a log was served; zero:
-	// none was.
+	// Newest is the time of the newest folder of which a log was served; zero if
+	// no log was.
 	Newest time.Time `json:"-"`
 }
 
@@ -68,7 +68,7 @@ type Probe struct {
 	c         *client
 	listeners []*peer.Listener
 
-	advertised string // where the repository was last told to fetch from; Run's
+	advertised string // the callback address that was last registered; used by Run, then by Withdraw
 
 	statsMu sync.Mutex
 	stats   ProbeStats
@@ -95,7 +95,7 @@ type served struct {
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {
-		return hint.Usage(fmt.Sprintf("stream %q is no name of a stream", name), "use 1 to 64 letters, digits, '_' and '-', which is not the first; {probe} and {type} stand for probe and log type")
+		return hint.Usage(fmt.Sprintf("stream %q is not the name of a stream", name), "use 1 to 64 letters, digits, '_' and '-', but not '-' first; {probe} and {type} stand for probe and log type")
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
 )
 
-// Bounds of the time between looks at the repository.
+// Bounds of the time between checks of the repository.
 const (
 	minRegister = 2 * time.Second // after a failure; then twice as long
 	maxRegister = time.Minute
@@ -30,7 +30,7 @@ const (
 func (p *Probe) register(ctx context.Context) {
 	listen := p.listeners[0].Addr().(*net.TCPAddr)
 	sent := map[string]Registration{} // accepted by the repository
-	told := ""
+	warned := ""
 	var checked time.Time
 	back := retry.New(minRegister, maxRegister)
 	for {
@@ -41,14 +41,14 @@ func (p *Probe) register(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			told = ""
+			warned = ""
 			back.Reset()
 		default:
 			wait = back.Next()
 			checked = time.Time{}
-			if text := err.Error(); text != told { // until it is another one
-				told = text
-				p.log.Warn("not registered; will try again", append([]any{"repository", p.opt.Repository.String(), "err", err}, hint.Attrs(err)...)...)
+			if text := err.Error(); text != warned {
+				warned = text
+				p.log.Warn("not registered, retrying", append([]any{"repository", p.opt.Repository.String(), "err", err}, hint.Attrs(err)...)...)
 			}
 		}
 		retry.Sleep(ctx, wait)
@@ -108,7 +108,7 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 			continue
 		}
 		if there && sent[reg.StreamName] == reg { // math_repo keeps the first one for ever
-			errs = append(errs, fmt.Errorf("the repository has stream %s at %s, and does not take %s", reg.StreamName, old.CallBackUrl, addr))
+			errs = append(errs, fmt.Errorf("the repository has stream %s at %s, and does not accept %s", reg.StreamName, old.CallBackUrl, addr))
 			continue
 		}
 		if err := p.post(ctx, reg); err != nil {
@@ -126,9 +126,9 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 	return errors.Join(errs...)
 }
 
-// Withdraw removes the streams at the repository, which would wait for them
-// for ever. It is called after Run when the streams have ended for good. What
-// the repository has stored stays. A math_repo cannot remove streams.
+// Withdraw removes the streams from the repository, which would otherwise poll
+// this probe forever. It is called after Run when the streams have ended for good.
+// The repository keeps what it has stored. A math_repo cannot remove streams.
 func (p *Probe) Withdraw(ctx context.Context) error {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *Probe) Withdraw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ask asks which streams the repository has, by their names.
+// ask returns the streams that the repository has, by their names.
 func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -187,8 +187,7 @@ func (p *Probe) post(ctx context.Context, reg Registration) error {
 	return p.do(ctx, http.MethodPost, importPath, body)
 }
 
-// do sends a request to the repository, which answers with no more than
-// whether it accepts it.
+// do sends a request to the repository. The error says why it was not accepted.
 func (p *Probe) do(ctx context.Context, method, path string, body []byte) error {
 	resp, err := p.c.do(ctx, method, p.opt.Repository.Addr, path, body)
 	if err != nil {

@@ -68,24 +68,24 @@ type source struct {
 	opt SourceOptions
 	c   *client
 
-	answered func(ok bool) // is told whether the probe gave a list; nil: nobody
+	answered func(ok bool) // called with whether the probe sent a list; nil: not called
 
 	mu  sync.Mutex
 	url URL
 
-	files map[string]*seen // by listed path, of the last pass
-	told  map[string]bool  // problems that were told
+	files  map[string]*seen // by listed path, of the last pass
+	warned map[string]bool  // by the text of the warning
 
 	// stored has the hashes of the names of files that need no further look,
 	// with the number of the list that last had them.
 	stored map[uint64]uint32
 	lists  uint32 // that were read
 	seed   maphash.Seed
-	wide   bool // there are too many folders of log folders to know what is stored
+	wide   bool // there are more than maxParents: stored is not used
 	// What follows is used by Files and reset only.
-	after   *listed   // the last of the pass before, if it left names; nil: all are looked at
-	pending int       // names that the stream has of those of opt.lists
-	more    bool      // the last pass left names
+	after   *listed   // the last name of the pass before, if it left names; nil: all names are read
+	pending int       // names that the stream has reserved in opt.lists
+	more    bool      // the last pass left names for the next one
 	ready   time.Time // when the list may be read again
 }
 
@@ -109,7 +109,7 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
 	return &source{id: id, opt: opt, c: newClient(u.TLS, opt.TLS, allowed, opt.timing), url: u,
-		files: map[string]*seen{}, told: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
+		files: map[string]*seen{}, warned: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
 }
 
 // String names the stream; it stays when the probe moves.
@@ -179,8 +179,8 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// A list is not read again before pauseTimes as long as it took to read it have
-// passed, maxPause at most: long lists leave time to the others.
+// After a list is read, the source pauses pauseTimes as long as the reading took,
+// maxPause at most: long lists leave time to the others.
 const pauseTimes = 4
 
 // read asks for the list.
@@ -260,11 +260,11 @@ func (s *source) reset() {
 	s.files, s.stored = map[string]*seen{}, map[uint64]uint32{}
 }
 
-// tell warns once of each thing.
-func (s *source) tell(message, key, value string) {
+// warnOnce logs a warning, but each only once.
+func (s *source) warnOnce(message, key, value string) {
 	s.mu.Lock()
-	known := s.told[message+value] || len(s.told) > 100
-	s.told[message+value] = true
+	known := s.warned[message+value] || len(s.warned) > 100
+	s.warned[message+value] = true
 	s.mu.Unlock()
 	if !known {
 		s.opt.Log.Warn(message, "stream", s.id, key, value)
@@ -303,7 +303,7 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 				}
 				s.mu.Unlock()
 				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, bulk.ErrSource) {
-					s.tell("the probe lists a file and does not tell about it: "+err.Error(), "file", l.name)
+					s.warnOnce("the probe lists a file but does not describe it: "+err.Error(), "file", l.name)
 				}
 			}
 		})

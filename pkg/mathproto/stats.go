@@ -25,7 +25,7 @@ type StreamStats struct {
 	// that it has claimed, and not stored yet.
 	Others  int64 `json:"others,omitempty"`
 	Claimed int64 `json:"claimed,omitempty"`
-	// Unstored counts the files that were not stored at the last try.
+	// Unstored counts the files that could not be stored when last tried.
 	Unstored int64 `json:"unstored,omitempty"`
 	// RejectFile is the path of the file with the rejected lines of this run
 	// of the import; "": no line was rejected.
@@ -47,30 +47,31 @@ type StreamStats struct {
 	LateAfter time.Duration `json:"-"`
 	// ClockAhead is how far the probe's clock was ahead of ours at ClockTime,
 	// exact to a second, negative if it was behind. ClockTime is zero if the
-	// probe has not told its time.
+	// probe has not sent its time.
 	ClockAhead time.Duration `json:"-"`
 	ClockTime  time.Time     `json:"-"`
-	Live       bool          `json:"-"` // logs were stored while they were new
-	Failure    error         `json:"-"` // that LastError is the text of; nil: not known
+	Live       bool          `json:"-"` // see entry.Live
+	Failure    error         `json:"-"` // the error whose text is LastError; nil: not known
 	To         []string      `json:"-"` // stores, or the repository, without secrets
 }
 
-// archive is the age of logs that do not come from a Tstat that runs.
+// archive is the age from which on logs do not come from a running Tstat.
 const archive = 30 * 24 * time.Hour
 
-// Lag is how long ago the newest stored folder began, if there is one.
+// Lag returns how long ago the newest stored folder began, and whether there is
+// one.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should be stored by now. A stream that had
-// old logs only is never late; one that had new ones is until it is removed.
+// Late reports whether newer logs should be stored by now. A stream of old logs
+// only is never late; one that had new logs stays late until it is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archive)
 }
 
-// Err says why the last pass did not store everything; "" if it did.
+// Err returns why the last pass did not store everything; "" if it did.
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -78,7 +79,7 @@ func (s *StreamStats) Err() string {
 	return s.LastError
 }
 
-// Type is the log type, "" if the stream has several.
+// Type returns the log type, "" if the stream has several.
 func (s *StreamStats) Type() string {
 	if t := LogType(s.StreamType); t != nil {
 		return t.Name
@@ -93,12 +94,12 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Count("rows_total", "Rows stored.", func(s *StreamStats) int64 { return s.Rows }),
 	metrics.Count("rejects_total", "Lines rejected.", func(s *StreamStats) int64 { return s.Rejects }),
 	metrics.Count("bytes_total", "Bytes of the files stored.", func(s *StreamStats) int64 { return s.Bytes }),
-	metrics.Count("failed_files_total", "Times that a file was not stored because of an error; it is tried again.", func(s *StreamStats) int64 { return s.Failed }),
+	metrics.Count("failed_files_total", "Times that a file was not stored because of an error; it is retried.", func(s *StreamStats) int64 { return s.Failed }),
 	metrics.Count("others_files_total", "Files that another repository stored meanwhile.", func(s *StreamStats) int64 { return s.Others }),
 	metrics.Count("claimed_files", "Files that another repository has claimed, and not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
 	metrics.Time("last_success_timestamp_seconds", "When a file of the stream was last stored.", func(s *StreamStats) time.Time { return s.LastSuccess }),
 	metrics.Time("last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", func(s *StreamStats) time.Time { return s.LastFolder }),
-	metrics.Count("unstored_files", "Files that were not stored at the last try.", func(s *StreamStats) int64 { return s.Unstored }),
+	metrics.Count("unstored_files", "Files that could not be stored when last tried.", func(s *StreamStats) int64 { return s.Unstored }),
 	metrics.Value("clock_ahead_seconds", "How far the clock of the probe is ahead of that of the repository.", func(s *StreamStats) (float64, bool) {
 		return s.ClockAhead.Seconds(), !s.ClockTime.IsZero()
 	}),
@@ -158,8 +159,8 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
-		// Nothing can be stored of the folder that Tstat writes to, nor for a
-		// while of the one before.
+		// The folder that Tstat writes to cannot be stored, nor, for a while, the
+		// one before.
 		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
 	}
 	if s.src != nil {

@@ -39,7 +39,7 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	case f[1] != ackVersion:
 		return c.refuse(errHello, "version %.20q is not known, this endpoint has %s", f[1], ackVersion)
 	case !isSession(f[2]):
-		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-', which is not the first")
+		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-', but not '-' first")
 	}
 	c.session, c.key = f[2], f[2]
 	// A former connection of the session may still have lines to hand over;
