@@ -3,6 +3,7 @@ package bulk
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,6 +17,9 @@ import (
 // run.
 const maxCopies = 100_000
 
+// copiesFormat is the format number of the state file of copies.
+const copiesFormat = 1
+
 // copies remembers from run to run which files are older states or second
 // copies of stored logs. Such a file has no record of its own: without this state,
 // every run would read it again.
@@ -28,15 +32,24 @@ type copies struct {
 	seen  map[string]bool // in this run
 }
 
-func loadCopies(path string, part bool) *copies {
+// loadCopies reads what the last run left. Without that, or if it is damaged,
+// the files are read again.
+func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
+	if path == "" {
+		return c, nil
+	}
 	var ids []string
-	if path != "" && state.Load(path, 1, &ids) == nil { // without it, the files are read
+	err := state.Load(path, copiesFormat, &ids)
+	if errors.Is(err, state.ErrNewer) {
+		return nil, err
+	}
+	if err == nil {
 		for _, id := range ids {
 			c.known[id] = true
 		}
 	}
-	return c
+	return c, nil
 }
 
 // copyID identifies a file as it is now, and the stored log that it is a copy
@@ -85,5 +98,5 @@ func (c *copies) save() error {
 		}
 	}
 	c.known = maps.Clone(c.seen)
-	return state.Save(c.path, 1, slices.Sorted(maps.Keys(c.seen)))
+	return state.Save(c.path, copiesFormat, slices.Sorted(maps.Keys(c.seen)))
 }

@@ -2,6 +2,7 @@ package bulk
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -30,6 +31,8 @@ const (
 	maxPassedPaths = 100
 	// namedPassed is how many of them a warning names.
 	namedPassed = 5
+	// passedFormat is the format number of the state file.
+	passedFormat = 1
 )
 
 // passed notes what a scan has passed over, if the options want such files.
@@ -68,12 +71,7 @@ func (r *run) reportPassed() {
 		return
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(p.all, "\n"))))
-	file, last := r.passedState(), r.passedSum
-	if last == "" && file != "" {
-		if err := state.Load(file, 1, &last); err != nil { // the file may be missing
-			last = fmt.Sprintf("%x", sha256.Sum256(nil))
-		}
-	}
+	last := r.passedSum
 	r.passedSum = sum
 	if sum == last {
 		return
@@ -86,12 +84,30 @@ func (r *run) reportPassed() {
 		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
 			"hint", "rename them like logs or log folders, or leave them out with `exclude`")
 	}
+	file := r.passedState()
 	if file == "" {
 		return
 	}
-	if err := state.Save(file, 1, sum); err != nil {
+	if err := state.Save(file, passedFormat, sum); err != nil {
 		r.log.Warn("names that were passed over will be reported again in the next run", "err", err)
 	}
+}
+
+// loadPassed reads what the last run left. Without that, or if it is damaged,
+// all names are reported again.
+func (r *run) loadPassed() error {
+	file := r.passedState()
+	if file == "" {
+		return nil
+	}
+	err := state.Load(file, passedFormat, &r.passedSum)
+	if errors.Is(err, state.ErrNewer) {
+		return err
+	}
+	if err != nil {
+		r.passedSum = fmt.Sprintf("%x", sha256.Sum256(nil))
+	}
+	return nil
 }
 
 // passedState is the file that remembers what the last run of the same sources

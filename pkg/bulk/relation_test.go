@@ -1,7 +1,9 @@
 package bulk
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
@@ -209,6 +212,40 @@ func TestCopiesAreReadOnce(t *testing.T) {
 		w.put("data/t0/"+log, udp(41, "a"))
 		w.run("files=2 replaced=1", w.in("data"))
 		w.stored("p1", folder, file, 15, 41)
+	})
+}
+
+// TestNewerState: an import does not replace what a newer version remembers.
+func TestNewerState(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put("t0/"+log, udp(40, "a"))
+		w.put("t0/backup/"+log, udp(14, "a"))
+		w.put("t0/"+folder+"/log_tcp_complete.xz", "")
+		w.run("files=1 skipped=1", nil)
+		for _, kind := range []string{"copies", "passed"} {
+			files, err := filepath.Glob(filepath.Join(w.root, "..", "*", "state", kind, "*"))
+			if err != nil || len(files) != 1 {
+				t.Fatal(files, err)
+			}
+			text, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			newer := bytes.Replace(text, []byte("tstatrepo-state 1 "), []byte("tstatrepo-state 2 "), 1)
+			if err := os.WriteFile(files[0], newer, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.try(nil); !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), filepath.Base(files[0])) {
+				t.Errorf("%s: got %v", kind, err)
+			}
+			if now, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(now, newer) {
+				t.Errorf("%s was changed: %q, %v", kind, now, err)
+			}
+			if err := os.WriteFile(files[0], text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.quiet(2, nil)
 	})
 }
 

@@ -44,7 +44,7 @@ type run struct {
 	settled       map[string]version // files that need no second look
 	settledBefore map[string]version // of the last pass
 	passedOver    PassedOver         // in this pass
-	passedSum     string             // of what the pass before has passed over; "" before the first
+	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
 	told          map[string]bool    // problems with folders that were told
 	away          map[Source]error   // sources that were lost in this pass
 	claimed       map[store.Key]bool // files that the last pass left to other importers
@@ -194,7 +194,13 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
 	}
 	r.takes = r.allStores()
-	r.copies = loadCopies(r.copiesState(), !opt.Since.IsZero() || !opt.Until.IsZero())
+	var err error
+	if r.copies, err = loadCopies(r.copiesState(), !opt.Since.IsZero() || !opt.Until.IsZero()); err != nil {
+		return nil, err
+	}
+	if err := r.loadPassed(); err != nil {
+		return nil, err
+	}
 	r.readers.New = func() any { return new(tstat.Reader) }
 	if r.limits == nil {
 		r.limits = NewLimits(opt.Jobs, opt.Rate)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite/carbontest"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
 func TestText(t *testing.T) {
@@ -290,6 +291,17 @@ func TestSpool(t *testing.T) {
 		t.Errorf("%v, %v", f.got, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, names[0]+".damaged")); err != nil {
+		t.Error(err)
+	}
+	// One of a newer version stays, and ends the run.
+	newer := filepath.Join(dir, "1.batch")
+	if err := os.WriteFile(newer, []byte("tstatrepo-spool 2 00 zstd\nm 1 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(t.Context(), batch(3)); !errors.Is(err, state.ErrNewer) || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), newer) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(newer); err != nil {
 		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 )
 
 // ErrSpoolFull is wrapped by the error of Spool.Send when the destination is
@@ -41,8 +42,12 @@ type spools struct {
 // so that names sort by age.
 const spoolSuffix = ".batch"
 
-// spoolHead begins the first line of a batch: format, SHA-256 of the rest.
-const spoolHead = "tstatrepo-spool 1 "
+// spoolHead is the first line of a batch: the format number and the SHA-256 of
+// what follows.
+const (
+	spoolHead   = "tstatrepo-spool %d %x"
+	spoolFormat = 1
+)
 
 // rest is how long a sink that is down is not used.
 const rest = 30 * time.Second
@@ -114,6 +119,9 @@ func (s *Spool) Flush(ctx context.Context) error {
 	for _, name := range names {
 		path := filepath.Join(s.dir, name)
 		metrics, err := readBatch(path)
+		if errors.Is(err, state.ErrNewer) {
+			return fmt.Errorf("spool: %w", err)
+		}
 		if err != nil {
 			// Keep it for the operator, but do not let it block the others.
 			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
@@ -172,7 +180,7 @@ func (s *Spool) put(metrics []Metric) error {
 		}
 		size += n
 	}
-	head := fmt.Appendf(nil, "%s%x\n", spoolHead, sha256.Sum256(text))
+	head := fmt.Appendf(nil, spoolHead+"\n", spoolFormat, sha256.Sum256(text))
 	if size+int64(len(head)+len(text)) > s.shared.max {
 		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.shared.down)
 	}
@@ -189,7 +197,13 @@ func readBatch(path string) ([]Metric, error) {
 		return nil, err
 	}
 	head, text, _ := bytes.Cut(b, []byte("\n"))
-	if string(head) != fmt.Sprintf("%s%x", spoolHead, sha256.Sum256(text)) {
+	var format int
+	if _, err := fmt.Sscanf(string(head), spoolHead[:strings.LastIndex(spoolHead, " ")], &format); err == nil {
+		if err := state.CheckFormat(path, format, spoolFormat); err != nil {
+			return nil, err
+		}
+	}
+	if string(head) != fmt.Sprintf(spoolHead, spoolFormat, sha256.Sum256(text)) {
 		return nil, errors.New("its checksum is wrong")
 	}
 	return ParseText(text)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,6 +23,21 @@ const banner = "tstatrepo-state"
 // escaped ends the first line of files whose names are escaped as losslessjson
 // does. Older versions wrote them as they are.
 const escaped = "escaped"
+
+// ErrNewer is wrapped by the error of CheckFormat.
+var ErrNewer = errors.New("a newer version wrote it")
+
+// CheckFormat returns an error if the file at path has a format number above
+// known, the newest that this version reads. Every file that the program writes
+// for itself carries a format number, and its reader calls CheckFormat: to read
+// a part of what a newer version means could lose or repeat data.
+func CheckFormat(path string, found, known int) error {
+	if found <= known {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("%s: %w: its format is %d, and this version reads formats up to %d", path, ErrNewer, found, known),
+		"upgrade tstatrepo to the version that wrote the file, or a later one")
+}
 
 // Load reads the state that Save wrote to path into v. The error is
 // fs.ErrNotExist only if there is none: a file that is damaged or of another
@@ -40,9 +56,10 @@ func Load(path string, format int, v any) error {
 	if _, err := fmt.Sscanf(string(head), banner+" %d %s", &found, &sum); err != nil {
 		return damaged(path, "is not a state file or its begin is damaged")
 	}
+	if err := CheckFormat(path, found, format); err != nil {
+		return fmt.Errorf("state file %w", err)
+	}
 	switch {
-	case found > format:
-		return unusable(path, fmt.Sprintf("has format %d, and this version knows %d", found, format), "use the newer tstatrepo that wrote it")
 	case found < format:
 		return unusable(path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version")
 	case sum != checksum(body):

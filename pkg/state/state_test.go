@@ -111,9 +111,16 @@ func TestOtherFormat(t *testing.T) {
 	if err := Save(path, 7, counts{}); err != nil {
 		t.Fatal(err)
 	}
-	for format, want := range map[int]string{6: "has format 7, and this version knows 6", 8: "has the old format 7"} {
-		if err := Load(path, format, new(counts)); err == nil || !strings.Contains(err.Error(), want) {
+	for format, want := range map[int]string{
+		6: "state file " + path + ": a newer version wrote it: its format is 7, and this version reads formats up to 6",
+		8: "state file " + path + ": has the old format 7, and this version wants 8",
+	} {
+		err := Load(path, format, new(counts))
+		if err == nil || err.Error() != want || errors.Is(err, ErrNewer) != (format == 6) {
 			t.Errorf("format %d: %v", format, err)
+		}
+		if format == 6 && !strings.Contains(hint.Of(err), "upgrade") {
+			t.Errorf("hint: %q", hint.Of(err))
 		}
 	}
 }

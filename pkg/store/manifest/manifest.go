@@ -35,6 +35,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 )
 
@@ -682,7 +683,7 @@ func checkBanner(path, kind string, text []byte) (int, error) {
 	switch {
 	case !ok || err != nil || n < 1:
 	case n > format:
-		return n, hint.New(fmt.Sprintf("%s: has format %d, this tstatrepo knows %d", path, n, format), "use the tstatrepo that wrote it, or a newer one")
+		return n, state.CheckFormat(path, n, format)
 	case has == kind:
 		return n, nil
 	case has == Parquet || has == Copy:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/apache/arrow-go/v18/parquet"
 	"github.com/apache/arrow-go/v18/parquet/file"
@@ -38,7 +39,7 @@ func openStored(path string) (*stored, error) {
 	}
 	s := &stored{f: f}
 	if s.r, err = file.NewParquetReader(f); err == nil {
-		s.footer, err = parseFooter(s.r.MetaData())
+		s.footer, err = parseFooter("footer", s.r.MetaData())
 	}
 	if err == nil {
 		s.columns, err = columnsOf(s.r.MetaData().Schema)
@@ -392,7 +393,7 @@ func ourMetadata(records []store.Record, replaces []string) ([][2]string, error)
 	if err != nil {
 		return nil, err
 	}
-	meta := [][2]string{{RecordsKey, string(js)}}
+	meta := [][2]string{{formatKey, strconv.Itoa(format)}, {RecordsKey, string(js)}}
 	if len(replaces) > 0 {
 		if js, err = losslessjson.Marshal(replaces); err != nil {
 			return nil, err

@@ -28,6 +28,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -36,6 +37,13 @@ import (
 // RecordsKey is the key of the footer's metadata that holds the records of
 // the source files whose rows the file has: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
+
+// formatKey is the key of the format number of all that our keys mean. Files
+// without one are of format 1.
+const (
+	formatKey = "tstatrepo.format"
+	format    = 1
+)
 
 // replacesKey is the key of the texts whose rows a file replaces, for whoever
 // finds both because a process died in between; see store.Record.Text.
@@ -317,11 +325,11 @@ func textsOf(records []store.Record) []string {
 // errNoRecords says that another program wrote a file.
 var errNoRecords = errors.New("its footer has no " + RecordsKey)
 
-// isReadError reports whether a file could not be read. Other errors are about
-// what is in it.
+// isReadError reports whether a file could not be read, or not by this version.
+// Other errors are about what is in it.
 func isReadError(err error) bool {
 	var e *fs.PathError
-	return errors.As(err, &e)
+	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)
 }
 
 func readFooter(path string) (footer, error) {
@@ -330,12 +338,21 @@ func readFooter(path string) (footer, error) {
 		return footer{}, err
 	}
 	defer r.Close()
-	return parseFooter(r.MetaData())
+	return parseFooter(path, r.MetaData())
 }
 
-func parseFooter(m *metadata.FileMetaData) (footer, error) {
+func parseFooter(path string, m *metadata.FileMetaData) (footer, error) {
 	f := footer{Rows: m.NumRows}
 	meta := m.KeyValueMetadata()
+	if value := meta.FindValue(formatKey); value != nil {
+		n, err := strconv.Atoi(*value)
+		if err == nil {
+			err = state.CheckFormat(path, n, format)
+		}
+		if err != nil {
+			return f, err
+		}
+	}
 	value := meta.FindValue(RecordsKey)
 	if value == nil {
 		return f, errNoRecords

@@ -1,7 +1,9 @@
 package parquet
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/durable/durabletest"
 	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
+	"github.com/tstatrepo/tstatrepo/pkg/state"
 	"github.com/tstatrepo/tstatrepo/pkg/store"
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/storetest"
@@ -368,7 +371,39 @@ func TestNewerFormat(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, manifest.Dir, "manifest"), []byte("tstatrepo manifest 9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "has format 9, this tstatrepo knows 2") {
+	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "its format is 9, and this version reads formats up to 2") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNewerFooter: a store without its manifest is not opened while one of its
+// files is of a newer format: its logs would be imported again.
+func TestNewerFooter(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, "2016_03_24_21_37.out", 10)
+	s.Close()
+	files, err := filepath.Glob(filepath.Join(dir, "type=*/probe=*/date=*/*.parquet"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A value in the footer is its length and its bytes.
+	newer := bytes.Replace(text, []byte(formatKey+"\x18\x011"), []byte(formatKey+"\x18\x019"), 1)
+	if bytes.Equal(newer, text) {
+		t.Fatal("the footer has no format number")
+	}
+	if err := os.WriteFile(files[0], newer, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, manifest.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(t.Context(), dir, Options{})
+	if !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), files[0]) {
 		t.Errorf("got %v", err)
 	}
 }
