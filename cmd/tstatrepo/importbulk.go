@@ -89,6 +89,12 @@ func defaultImportBulk() importBulk {
 	}
 }
 
+// importSchemes returns the kinds of destinations: stores and the MATH
+// repository.
+func importSchemes() dest.Schemes {
+	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
+}
+
 // settings is the table of flags and keys, in the order of the help.
 func (b *importBulk) settings() []*setting {
 	const (
@@ -101,7 +107,7 @@ func (b *importBulk) settings() []*setting {
 		{name: "sources", group: source, value: &b.sources,
 			usage: "what to import when the command line names no source"},
 
-		{name: "to", group: dest, value: &b.to, complete: urls(append(stores.Schemes(), "math://", "math+tls://")),
+		{name: "to", group: dest, value: &b.to, complete: urls(importSchemes()),
 			usage: "store the rows in `URL`: " + stores.Schemes().String() + "; or serve them to the MATH repository math://host:port"},
 		{name: "probe", group: dest, value: &b.probe, empty: "host name up to the first dot; of a MATH stream its name",
 			usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
@@ -382,7 +388,11 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		if mathproto.IsURL(to) {
 			continue // see checkMath
 		}
-		p.destination("to", to, stores.Check(to))
+		err := importSchemes().CheckPath(to)
+		if err == nil {
+			err = stores.Check(to)
+		}
+		p.destination("to", to, err)
 	}
 	b.checkStream(p)
 	for _, glob := range b.exclude {

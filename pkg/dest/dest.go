@@ -268,6 +268,17 @@ func (s Schemes) Has(scheme string) bool {
 	})
 }
 
+// CheckPath returns a usage error if a destination is the bare name of a
+// scheme: it would be read as a folder with that name.
+func (s Schemes) CheckPath(text string) error {
+	for _, form := range s {
+		if name, _, ok := strings.Cut(form, ":"); ok && name == text {
+			return hint.Usage("a scheme, not a destination", fmt.Sprintf("write it as %s; a folder with this name is ./%s", form, text))
+		}
+	}
+	return nil
+}
+
 // MissingSource returns the error of a source that os.Stat has not found. kinds
 // is the hint for a URL, which is not a source: what can be one.
 func MissingSource(src string, err error, kinds string) error {

@@ -224,6 +224,20 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
+func TestBareSchemeIsNoPath(t *testing.T) {
+	s := dest.Schemes{"-", "file:DIR", "kafka://HOST:PORT/TOPIC"}
+	for text, want := range map[string]string{
+		"-": "", "./file": "", "file:kafka": "", "kafka:": "", "files": "", "": "",
+		"file":  "write it as file:DIR; a folder with this name is ./file",
+		"kafka": "write it as kafka://HOST:PORT/TOPIC; a folder with this name is ./kafka",
+	} {
+		err := s.CheckPath(text)
+		if hint.Of(err) != want || hint.IsUsage(err) != (want != "") {
+			t.Errorf("%q: %v, hint %q", text, err, hint.Of(err))
+		}
+	}
+}
+
 // FuzzParse: what Parse takes it understands the same again from String, its
 // errors and Redact show no password, and a redacted URL has none.
 func FuzzParse(f *testing.F) {

@@ -53,7 +53,10 @@ func ParseDest(text string) (*Dest, error) {
 
 func (d *Dest) parse() error {
 	scheme, rest := dest.Split(d.text)
+	err := Schemes.CheckPath(d.text)
 	switch {
+	case err != nil:
+		return err
 	case d.text == "-":
 		d.scheme = "-"
 		return nil
@@ -64,7 +67,6 @@ func (d *Dest) parse() error {
 	}
 	if strings.HasPrefix(scheme, "prometheus+") {
 		d.scheme = "prometheus"
-		var err error
 		d.server, err = remotewrite.ParseURL(d.text)
 		return err
 	}

@@ -198,6 +198,9 @@ func Check(text string) error {
 }
 
 func parse(text string) (k kind, rest string, err error) {
+	if err := Schemes().CheckPath(text); err != nil {
+		return k, "", err
+	}
 	scheme, rest := dest.Split(text)
 	scheme = cmp.Or(scheme, "parquet")
 	i := slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.form, scheme+":") })
