@@ -53,7 +53,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	for _, s := range r.types {
 		s.LeftOpen, s.Claimed = 0, 0
 	}
-	r.away = map[Source]error{}
+	r.away = map[string]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
 	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
@@ -63,8 +63,12 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 	}
 	for _, src := range r.opt.Sources {
 		found, err := r.findIn(ctx, src, places[src])
-		if err != nil {
+		switch {
+		case err != nil && (ctx.Err() != nil || len(r.opt.Sources)+len(r.opt.Remote) == 1):
 			return nil, err
+		case err != nil: // the others are imported: the usage was not wrong
+			r.lose(src, hint.New(err.Error(), hint.Of(err)))
+			r.copies.part = true
 		}
 		tasks = append(tasks, found...)
 	}
@@ -72,7 +76,7 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		found, err := r.findRemote(ctx, src)
 		switch {
 		case errors.Is(err, ErrSource) && ctx.Err() == nil:
-			r.lose(src, err) // the others are imported
+			r.lose(src.String(), err) // the others are imported
 		case err != nil:
 			return nil, err
 		}

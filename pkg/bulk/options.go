@@ -146,12 +146,16 @@ func (o *Options) Validate() error {
 		errs = append(errs, hint.New(fmt.Sprintf("layout %q is unknown", o.Layout), knownLayouts()))
 	}
 	stdin := 0
+	var missing []error
 	for _, s := range o.Sources {
 		if s == "-" {
 			stdin++
 		} else if _, err := os.Stat(s); err != nil {
-			errs = append(errs, destination.MissingSource(s, err, kindsOfSources))
+			missing = append(missing, destination.MissingSource(s, err, kindsOfSources))
 		}
+	}
+	if len(missing) == len(o.Sources) && len(o.Remote) == 0 { // else the others are imported
+		errs = append(errs, missing...)
 	}
 	switch {
 	case stdin > 1:

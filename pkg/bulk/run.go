@@ -46,7 +46,7 @@ type run struct {
 	passedOver    PassedOver         // in this pass
 	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
 	told          map[string]bool    // problems with folders that were told
-	away          map[Source]error   // sources that were lost in this pass
+	away          map[string]error   // sources that were lost in this pass, by name
 	claimed       map[store.Key]bool // files that the last pass left to other importers
 	problems      int                // folders and files that could not be read or stored
 	began         time.Time          // of this pass
@@ -230,7 +230,7 @@ func (r *run) follow(ctx context.Context) error {
 			back.Reset()
 		case isGuess(err):
 			return err
-		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource):
+		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || r.awayError() != nil:
 			wait = back.Next()
 			r.log.Warn("will try again", append([]any{"err", err, "in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
 		default:
@@ -445,7 +445,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, store.ErrUnavailable), isGuess(err):
 		return fmt.Errorf("%s: %w", t.path, err)
 	case errors.Is(err, ErrSource) && t.source != nil:
-		r.lose(t.source, err)
+		r.lose(t.source.String(), err)
 		return nil
 	case errors.Is(err, errNoTime) && len(r.opt.Sources) == 1: // the file that was named
 		return hint.AsUsage(err)

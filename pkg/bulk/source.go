@@ -122,9 +122,9 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	return tasks, nil
 }
 
-// lose notes that a source is away: its other files of this pass are left for
-// the next.
-func (r *run) lose(src Source, err error) {
+// lose records that a source is unavailable or wrong: its other files of this
+// pass are left for the next.
+func (r *run) lose(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.away[src] == nil {
@@ -135,7 +135,7 @@ func (r *run) lose(src Source, err error) {
 func (r *run) isAway(src Source) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return src != nil && r.away[src] != nil
+	return src != nil && r.away[src.String()] != nil
 }
 
 // awayError is about the sources that were lost in this pass.
@@ -143,8 +143,11 @@ func (r *run) awayError() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
-	for _, src := range r.opt.Remote {
+	for _, src := range r.opt.Sources {
 		errs = append(errs, r.away[src])
+	}
+	for _, src := range r.opt.Remote {
+		errs = append(errs, r.away[src.String()])
 	}
 	return errors.Join(errs...)
 }
