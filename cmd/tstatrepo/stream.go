@@ -201,6 +201,9 @@ func runStream(c *cli.Context, con *console) error {
 	if s.quiet {
 		con.level.Set(max(con.level.Level(), slog.LevelWarn))
 	}
+	if err := s.checkFollow(opt.Follow); err != nil {
+		return err
+	}
 	log := con.logger()
 	opt.Log, opt.Stdout, opt.Stderr = log, c.App.Writer, os.Stderr
 	run, err := stream.New(opt)
@@ -221,6 +224,28 @@ func runStream(c *cli.Context, con *console) error {
 	ended()
 	metrics.Wait()
 	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
+}
+
+// checkFollow returns a usage error if every source of lines is a folder, and
+// none of the folders exists. Next to other sources a missing folder may appear
+// later, as the endpoint of a listener or a broker may.
+func (s *streamCmd) checkFollow(follow []stream.Root) error {
+	if len(s.listen)+len(s.from) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, root := range follow {
+		info, err := os.Stat(root.Dir)
+		switch {
+		case err != nil:
+			errs = append(errs, dest.MissingSource(root.Dir, err, "a folder of log folders"))
+		case !info.IsDir():
+			errs = append(errs, fmt.Errorf("source %s: not a folder", root.Dir))
+		default:
+			return nil
+		}
+	}
+	return hint.Add(hint.AsUsage(errors.Join(errs...)), "name the folder in which Tstat makes its log folders; Tstat creates it when it starts")
 }
 
 // writeMetrics writes the metrics file of a stream every 15 seconds until ctx
@@ -311,6 +336,14 @@ func (s *streamCmd) options(p *problems) stream.Options {
 	for _, glob := range s.types {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+			continue
+		}
+		var names []string
+		for _, t := range tstat.Types() {
+			names = append(names, t.Name)
+		}
+		if !slices.ContainsFunc(names, func(name string) bool { ok, _ := path.Match(glob, name); return ok }) {
+			p.add("type", "%q matches no log type%s", glob, didYouMean(glob, names, ""))
 		}
 	}
 	s.checkFormat(p, &opt)
