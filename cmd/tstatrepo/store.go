@@ -173,11 +173,9 @@ func runStore(c *cli.Context, con *console) error {
 	if err != nil {
 		return orInterrupt(c.Context, err)
 	}
-	if action != "list" {
-		// Else a URL with a slip in it would be verified for ever, and found in
-		// order, or become a store.
-		err = anyRecord(c.Context, st)
-	}
+	// Else a URL with a slip in it would be listed as empty, verified for ever,
+	// and found in order, or become a store.
+	err = anyRecord(c.Context, st)
 	if err == nil && action != "list" && action != "verify" && !s.dryRun {
 		so.ReadOnly = false
 		st.Close()
@@ -488,6 +486,11 @@ func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, 
 			verb := "compacted"
 			if s.dryRun {
 				verb = "would compact"
+			}
+			if res.Days+res.Failed == 0 {
+				fmt.Fprintf(w, "nothing is due: %s ended or got a file less than --closed-after %s ago, %s without two files to put together\n",
+					plural(res.Open, "day"), s.closed, plural(res.Whole, "day"))
+				return nil
 			}
 			fmt.Fprintf(w, "%s %s: %s (%s) into %d\n", verb, plural(res.Days, "day"), plural(res.Files, "file"), byteText(res.Bytes), res.Into)
 		}

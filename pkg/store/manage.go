@@ -123,6 +123,10 @@ type CompactResult struct {
 	Into  int64 `json:"into"`  // files written; with DryRun: about
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // read
+	// Open are days that ended, or whose newest file was stored, less than
+	// ClosedAfter ago; Whole are days without two files to put together.
+	Open  int64 `json:"open"`
+	Whole int64 `json:"whole"`
 	// Failed are days that were left as they are because of an error, which
 	// the log has.
 	Failed int64 `json:"failed"`

@@ -66,7 +66,7 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 			return res, store.Unavailable(err)
 		}
 	}
-	days, err := s.closedDays(opt)
+	days, err := s.closedDays(opt, &res)
 	if err != nil {
 		return res, store.Unavailable(err)
 	}
@@ -90,6 +90,9 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 			mu.Lock()
 			defer mu.Unlock()
 			res.Days += one.Days
+			if one.Days == 0 && err == nil {
+				res.Whole++
+			}
 			res.Files += one.Files
 			res.Into += one.Into
 			res.Rows += one.Rows
@@ -195,8 +198,8 @@ type smallOne struct {
 func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
 
 // closedDays returns the days that are over and have files to put together,
-// the oldest first.
-func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
+// the oldest first, and counts the other days in res.
+func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
 		return nil, err
@@ -209,9 +212,10 @@ func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
 	}
 	latest := time.Now().Add(-opt.ClosedAfter)
 	days := map[string]*day{}
-	open := map[string]bool{}
+	all, open := map[string]bool{}, map[string]bool{}
 	for loc, es := range files {
 		dir := filepath.Dir(loc)
+		all[dir] = true
 		date, err := time.Parse(time.DateOnly, strings.TrimPrefix(filepath.Base(dir), "date="))
 		if err != nil || date.AddDate(0, 0, 1).After(latest) || es[0].StoredModTime.After(latest) {
 			open[dir] = true
@@ -240,6 +244,8 @@ func (s *Store) closedDays(opt store.CompactOptions) ([]*day, error) {
 		})
 		list = append(list, d)
 	}
+	res.Open = int64(len(open))
+	res.Whole = int64(len(all) - len(open) - len(list))
 	return list, nil
 }
 
