@@ -150,10 +150,10 @@ func (b *importBulk) settings() []*setting {
 		{name: "compact", group: dest, value: &b.compact,
 			usage: "with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact"},
 
-		{name: "jobs", group: limits, value: &b.jobs, empty: "count of CPUs, at most 4",
-			usage: "import `N` files at a time"},
+		{name: "jobs", group: limits, value: &b.jobs, empty: "all CPUs; with MATH or a database at most 4 files at a time",
+			usage: "use `N` CPUs: import as many files at a time, and encode few large ones on all of them"},
 		{name: "memory", group: limits, value: &b.memory,
-			usage: "use about `SIZE` of memory, all jobs together"},
+			usage: "use about `SIZE` of memory, all files together"},
 		{name: "rate", group: limits, value: &b.rate, empty: "no limit",
 			usage: "read at most `MIBPS` MiB of text a second"},
 		{name: "max-rejects", group: limits, value: &b.maxRejects,
@@ -324,9 +324,10 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 	var to []*stores.Destination
 	for _, dest := range b.to {
 		d, err := stores.NewDestination(dest, stores.Options{
-			// Each job has a file open in every store.
+			// Each of these files is open in every store.
 			Memory:     int64(b.memory) / int64(opt.Jobs*len(b.to)),
 			Files:      opt.Jobs,
+			Cores:      b.jobs,
 			ReadOnly:   b.dryRun,
 			Log:        opt.Log,
 			Stream:     b.stream,
@@ -452,7 +453,7 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		Folder: b.folder, Layout: b.layout,
 		IncludeOpen: b.includeOpen, Settle: time.Duration(b.settle),
 		Replace: b.replace, AcceptDamaged: b.acceptDamaged, Exclude: b.exclude,
-		Jobs:       cmp.Or(b.jobs, min(runtime.GOMAXPROCS(0), 4)),
+		Jobs:       b.files(),
 		MaxRejects: b.maxRejects,
 		Rate:       b.rate,
 		DryRun:     b.dryRun,
@@ -465,6 +466,20 @@ func (b *importBulk) options(p *problems) bulk.Options {
 		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
 	}
 	return opt
+}
+
+// maxTransfers is the default limit of files at a time if each takes a connection
+// of a database or of a probe.
+const maxTransfers = 4
+
+// files returns how many files are imported at a time.
+func (b *importBulk) files() int {
+	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
+	if b.isRepository() || slices.ContainsFunc(b.sources, mathproto.IsURL) ||
+		slices.ContainsFunc(b.to, func(to string) bool { return !stores.InFolder(to) }) {
+		cpus = min(cpus, maxTransfers)
+	}
+	return cmp.Or(b.jobs, cpus)
 }
 
 // checkStream checks the name of DBStream's tables.

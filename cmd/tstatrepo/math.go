@@ -190,7 +190,7 @@ func (b *importBulk) repository(m mathSettings, opt bulk.Options, file string) (
 			Import: opt, Log: opt.Log, State: filepath.Join(opt.StateDir, file),
 		},
 		Stores: repository.StoreOptions{
-			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Wants: opt.Wants, Since: opt.Since,
+			To: b.to, Memory: int64(b.memory), Jobs: opt.Jobs, Cores: b.jobs, Wants: opt.Wants, Since: opt.Since,
 			Log: opt.Log,
 		},
 		Upkeep: b.upkeep(opt.Log),

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -210,6 +211,7 @@ func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
 		p.add("against", "cannot be standard input")
 	}
 	opt := s.bulk.options(p)
+	opt.Jobs = cmp.Or(s.bulk.jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each
 	if len(s.against) == 0 {
 		s.bulk.probe = probe
 	}

@@ -319,9 +319,13 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	})
 	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
 		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
+		// Only a plain file can be read on another goroutine: a peer's takes its
+		// turn, and what is copied is written while it is read.
+		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
 		Reject: im.reject(-1),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
 	})
+	defer im.rd.Stop()
 	var err error
 	if typed {
 		err = im.rows(info)

@@ -153,4 +153,4 @@ func (r *run) awayError() error {
 }
 
 // defaultJobs is how many files are read at a time.
-func defaultJobs() int { return min(runtime.NumCPU(), 4) }
+func defaultJobs() int { return runtime.GOMAXPROCS(0) }

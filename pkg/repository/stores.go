@@ -22,6 +22,7 @@ type StoreOptions struct {
 	To     []string // destinations, see stores.Open
 	Memory int64    // bytes that all jobs and stores may use together
 	Jobs   int      // files at a time, of all streams
+	Cores  int      // see stores.Options
 	// Wants reports whether files of a log type and folder time can come.
 	Wants func(logType string, folder time.Time) bool
 	Since time.Time // of the oldest folder that can come
@@ -77,6 +78,7 @@ func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destinat
 		// there are jobs, and may fill all their buffers.
 		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
 		Files:      2 * s.opt.Jobs,
+		Cores:      s.opt.Cores,
 		Log:        s.opt.Log,
 		Stream:     st.Name,
 		StreamType: st.Type,

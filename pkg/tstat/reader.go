@@ -54,6 +54,9 @@ type ReaderOptions struct {
 	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
 	// see Reader.Mark.
 	Marks []int64
+	// Ahead makes a goroutine decompress a gzip file while its rows are parsed.
+	// Stop must be called before the file is closed or read by others.
+	Ahead bool
 	// Reject is called for each line that is no row; text is only valid
 	// during the call.
 	Reject func(line int64, reason string, text []byte)
@@ -116,9 +119,11 @@ type Reader struct {
 	opt ReaderOptions
 
 	raw *errReader
-	src io.Reader // raw, or r.gunzip; nil before the first read
-	gz  *gzip.Reader
-	in  *bufio.Reader // below gz
+	src io.Reader // raw, gunzip or ahead; nil before the first read
+	// Of gzip files. The goroutine of ahead owns raw, gz and in while it runs.
+	gz    *gzip.Reader
+	in    *bufio.Reader // below gz
+	ahead ahead
 
 	buf      []byte
 	pos, end int   // unread text in buf
@@ -187,7 +192,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	if opt.Warn == nil {
 		opt.Warn = func(string) {}
 	}
-	r.joinHash()
+	r.Stop()
 	r.typ, r.opt = t, opt
 	r.raw = &errReader{r: src}
 	r.src = nil
@@ -641,8 +646,18 @@ func (r *Reader) read(p []byte) (int, error) {
 		}
 		r.gz.Multistream(false)
 		r.src = gunzip{r}
+		if r.opt.Ahead {
+			r.ahead.begin(r.src)
+			r.src = &r.ahead
+		}
 	}
 	return r.src.Read(p)
+}
+
+// Stop waits until no goroutine of r reads the file or hashes its text.
+func (r *Reader) Stop() {
+	r.ahead.join()
+	r.joinHash()
 }
 
 // errGarbage says that a gzip file goes on with something else.

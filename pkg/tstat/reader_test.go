@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -570,10 +571,10 @@ func TestGzip(t *testing.T) {
 		"wrong data":                 {slices.Concat(whole[:len(whole)/2], []byte{0xff, 0xff, 0xff, 0xff}, whole[len(whole)/2:]), true, false, 0},
 		"cut":                        {whole[:len(whole)-100], false, true, 0},
 	} {
-		for _, drain := range []bool{false, true} {
-			r := NewReader(iotest.HalfReader(bytes.NewReader(tt.data)), TypeByName("log_dns_complete"), ReaderOptions{})
+		for _, mode := range []string{"rows", "rows, read ahead", "drain"} {
+			r := NewReader(iotest.HalfReader(bytes.NewReader(tt.data)), TypeByName("log_dns_complete"), ReaderOptions{Ahead: mode == "rows, read ahead"})
 			var err error
-			if drain {
+			if mode == "drain" {
 				err = r.Drain()
 			} else {
 				for err == nil {
@@ -581,13 +582,13 @@ func TestGzip(t *testing.T) {
 				}
 			}
 			if err != nil && err != io.EOF {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s, %s: %v", name, mode, err)
 				continue
 			}
 			c := r.Counts()
 			_, length := r.Fingerprint()
 			if (r.Damage() != nil) != tt.damaged || r.Truncated() != tt.cut || (c.Cuts == 1) != (tt.damaged || tt.cut) || length < int64(tt.length) {
-				t.Errorf("%s: damage %v, truncated %v, %+v, %d bytes", name, r.Damage(), r.Truncated(), c, length)
+				t.Errorf("%s, %s: damage %v, truncated %v, %+v, %d bytes", name, mode, r.Damage(), r.Truncated(), c, length)
 			}
 		}
 	}
@@ -596,6 +597,57 @@ func TestGzip(t *testing.T) {
 	if _, err := read(t, io.MultiReader(bytes.NewReader(whole[:100]), iotest.ErrReader(broken)), "log_dns_complete", ReaderOptions{}); !errors.Is(err, broken) {
 		t.Errorf("read error: %v", err)
 	}
+}
+
+// TestAhead: a text of several blocks is the same whether a goroutine decompresses
+// it or not, and nothing reads the file after Stop.
+func TestAhead(t *testing.T) {
+	plain := bytes.Repeat(sample(t, "v321/2026_11_22_06_39.out/log_dns_complete"), 1000)
+	if len(plain) < 3*aheadSize {
+		t.Fatal("too short")
+	}
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	w.Write(plain)
+	w.Close()
+	want, err := read(t, bytes.NewReader(b.Bytes()), "log_dns_complete", ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(t, bytes.NewReader(b.Bytes()), "log_dns_complete", ReaderOptions{Ahead: true})
+	if err != nil || got.sha != want.sha || got.counts != want.counts || !slices.EqualFunc(got.rows, want.rows, maps.Equal) {
+		t.Errorf("read ahead: %+v, want %+v (%v)", got.counts, want.counts, err)
+	}
+
+	file := &closedReader{Reader: bytes.NewReader(b.Bytes())}
+	r := NewReader(file, TypeByName("log_dns_complete"), ReaderOptions{Ahead: true})
+	if _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	r.Stop()
+	file.closed = true // a race if a goroutine reads on
+	r.Reset(io.MultiReader(bytes.NewReader(b.Bytes()[:1000]), file), TypeByName("log_dns_complete"), ReaderOptions{Ahead: true})
+	func() {
+		defer func() {
+			if p := recover(); p == nil {
+				t.Error("the panic of a reader was lost")
+			}
+		}()
+		r.Next()
+	}()
+}
+
+// closedReader panics when it is read after it was closed.
+type closedReader struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closedReader) Read(p []byte) (int, error) {
+	if c.closed {
+		panic("read of a closed file")
+	}
+	return c.Reader.Read(p)
 }
 
 func TestMarksAndDrain(t *testing.T) {
@@ -791,7 +843,7 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, typ uint8, data []byte) {
 		name := Types()[int(typ)%len(Types())].Name
 		got, err := read(t, bytes.NewReader(data), name, ReaderOptions{})
-		again, err2 := read(t, iotest.HalfReader(bytes.NewReader(data)), name, ReaderOptions{})
+		again, err2 := read(t, iotest.HalfReader(bytes.NewReader(data)), name, ReaderOptions{Ahead: true})
 		if fmt.Sprint(err) != fmt.Sprint(err2) || err == nil && fmt.Sprint(got) != fmt.Sprint(again) {
 			t.Errorf("%v, %v\nin parts: %v, %v", got, err, again, err2)
 		}

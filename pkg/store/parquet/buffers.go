@@ -1,7 +1,6 @@
 package parquet
 
 import (
-	"runtime"
 	"sync"
 
 	"github.com/tstatrepo/tstatrepo/pkg/parquetfile"
@@ -12,7 +11,7 @@ import (
 // which they fill while others are encoded.
 type buffers struct {
 	memory int64 // bytes of a row group
-	most   int   // row groups, unless more files are open
+	most   int   // row groups of all files, unless more files are open
 
 	mu    sync.Mutex
 	open  int // files being written
@@ -24,10 +23,10 @@ type buffers struct {
 // others encode.
 const maxParallel = 3
 
-// newBuffers returns buffers for the given number of files of memory bytes each.
-func newBuffers(memory int64, files int) *buffers {
-	cores := runtime.GOMAXPROCS(0)
-	groups := max(files, min(cores, maxParallel))
+// newBuffers returns buffers for the given number of files of memory bytes each,
+// which that many cores encode.
+func newBuffers(memory int64, files, cores int) *buffers {
+	groups := max(files, min(cores, files*maxParallel))
 	return &buffers{memory: memory * int64(files) / int64(groups), most: min(groups, cores)}
 }
 
@@ -62,11 +61,12 @@ func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.idle = append(b.idle, groups...)
 }
 
-// more returns an extra row group, or nil if there is none to spare.
-func (b *buffers) more() *parquetfile.RowGroup {
+// more returns an extra row group for a file that has some already, or nil if
+// there is none to spare.
+func (b *buffers) more(extra int) *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.open+b.extra >= b.most {
+	if b.open+b.extra >= b.most || extra+1 >= maxParallel {
 		return nil
 	}
 	b.extra++

@@ -10,6 +10,7 @@ package parquet
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,6 +59,8 @@ type Options struct {
 	// Files is how many files are open at once, if known. If fewer are open, these
 	// use the memory of the others. 0 means 1.
 	Files int
+	// Cores is how many cores encode rows. 0 means all that this process may use.
+	Cores int
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; nil: none
@@ -87,6 +91,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 		opt.Memory = 200 << 20
 	}
 	opt.Files = max(opt.Files, 1)
+	opt.Cores = cmp.Or(opt.Cores, runtime.GOMAXPROCS(0))
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
@@ -94,7 +99,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, store.Unavailable(err)
 	}
-	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m, buffers: newBuffers(opt.Memory, opt.Files)}
+	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m, buffers: newBuffers(opt.Memory, opt.Files, opt.Cores)}
 	if !opt.ReadOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {

@@ -501,32 +501,41 @@ func TestBuffers(t *testing.T) {
 		{2, 2, 2, 600},
 		{2, 4, 2, 600},
 		{16, 1, 3, 200},
-		{16, 2, 3, 400},
-		{16, 4, 4, 600},
+		{16, 2, 6, 200},
+		{16, 16, 16, 600},
+		{16, 6, 16, 225},
 	} {
-		before := runtime.GOMAXPROCS(c.cores)
-		b := newBuffers(600, c.files)
-		runtime.GOMAXPROCS(before)
+		b := newBuffers(600, c.files, c.cores)
 		if b.most != c.most || b.memory != c.memory {
 			t.Errorf("%d cores, %d files: %d row groups of %d bytes, want %d of %d", c.cores, c.files, b.most, b.memory, c.most, c.memory)
 		}
 	}
 	b := &buffers{most: 3}
 	first := b.begin()
-	second, third := b.more(), b.more()
-	if second == nil || third == nil || b.more() != nil || b.scarce() {
+	second, third := b.more(0), b.more(1)
+	if second == nil || third == nil || b.more(0) != nil || b.scarce() {
 		t.Fatal("not two further row groups")
 	}
 	b.begin() // of another file
-	if !b.scarce() || b.more() != nil {
+	if !b.scarce() || b.more(0) != nil {
 		t.Error("no row group has to be given back")
 	}
 	b.giveBack(third)
-	if b.scarce() || b.more() != nil {
+	if b.scarce() || b.more(0) != nil {
 		t.Error("still scarce")
 	}
 	b.end(1, []*parquetfile.RowGroup{first, second})
-	if g := b.more(); g == nil || len(b.idle) != 2 {
+	if g := b.more(0); g == nil || len(b.idle) != 2 {
 		t.Error("the row groups of a file that ended are not used")
+	}
+	many := &buffers{most: 16}
+	many.begin()
+	for extra := range maxParallel - 1 {
+		if many.more(extra) == nil {
+			t.Errorf("a file gets no more than %d extra row groups", extra)
+		}
+	}
+	if many.more(maxParallel-1) != nil {
+		t.Errorf("a file gets more than %d row groups", maxParallel)
 	}
 }

@@ -146,7 +146,7 @@ func (w *writer) bytes() int {
 // flush passes the collected rows to the file. Another goroutine encodes them if
 // there is an extra row group to fill meanwhile.
 func (w *writer) flush() error {
-	next := w.buffers.more()
+	next := w.buffers.more(w.extra)
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
 	w.group = next
 	if next != nil {

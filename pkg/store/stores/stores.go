@@ -29,6 +29,9 @@ type Options struct {
 	Memory int64
 	// Files is how many files will be open at once; 0 if unknown.
 	Files int
+	// Cores is how many cores a store may use, on one file or on several; 0: all
+	// that this process may use.
+	Cores int
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; nil: none
@@ -54,7 +57,7 @@ type kind struct {
 
 var kinds = []kind{
 	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
-		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, ReadOnly: opt.ReadOnly, Log: opt.Log}))
+		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
 	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
 		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))

@@ -1,0 +1,70 @@
+package tstat
+
+import "io"
+
+// aheadSize is how much text is decompressed at a time. It is what Reader.Next asks
+// for.
+const aheadSize = blockSize / 2
+
+// ahead reads the next block of a file on a goroutine while the caller works on the
+// one before.
+type ahead struct {
+	src   io.Reader
+	block []byte
+	rest  []byte // of block, not passed on yet
+	err   error  // that follows block
+	panic any    // the value that the goroutine panicked with
+	done  chan struct{}
+}
+
+// begin starts to read a file.
+func (a *ahead) begin(src io.Reader) {
+	a.src, a.err, a.panic = src, nil, nil
+	if a.block == nil {
+		a.block = make([]byte, aheadSize)
+	}
+	a.start()
+}
+
+func (a *ahead) start() {
+	done := make(chan struct{})
+	a.done = done
+	go func() {
+		defer close(done)
+		defer func() { a.panic = recover() }()
+		n := 0
+		for n < len(a.block) && a.err == nil {
+			var k int
+			k, a.err = a.src.Read(a.block[n:])
+			n += k
+		}
+		a.rest = a.block[:n]
+	}()
+}
+
+// join waits until the goroutine has ended.
+func (a *ahead) join() {
+	if a.done != nil {
+		<-a.done
+		a.done = nil
+	}
+}
+
+// Read implements io.Reader. It repeats a panic of the goroutine, because the
+// caller recovers from panics and fails the import of this file only.
+func (a *ahead) Read(p []byte) (int, error) {
+	a.join()
+	if a.panic != nil {
+		panic(a.panic)
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	if len(a.rest) > 0 {
+		return n, nil
+	}
+	if a.err != nil {
+		return n, a.err
+	}
+	a.start()
+	return n, nil
+}
