@@ -84,7 +84,7 @@ func (s *State) note(file string, line int, key string, err error) {
 // stream returns the stream of a name, nil if there cannot be one.
 func (s *State) stream(file string, line int, name string) *Stream {
 	if err := store.ValidProbe(name); err != nil {
-		s.note(file, line, "stream", fmt.Errorf("%q is no name of a stream: letters, digits, '_' and '-', at most 64", name))
+		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
 		return nil
 	}
 	if i := slices.IndexFunc(s.Streams, func(st Stream) bool { return st.Name == name }); i >= 0 {

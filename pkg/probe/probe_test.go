@@ -252,7 +252,7 @@ func TestOptions(t *testing.T) {
 		{func(o *Options) { o.SystemID = "*" }, "not a single value"},
 		{func(o *Options) { o.Types = []string{"["} }, "not a glob"},
 		{func(o *Options) { o.Advertise = "here" }, "not host:port"},
-		{func(o *Options) { o.Stream = "a b" }, "no name of a stream"},
+		{func(o *Options) { o.Stream = "a b" }, "not the name of a stream"},
 	} {
 		opt := good
 		c.change(&opt)
