@@ -781,6 +781,45 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// TestFollowWaitsForMissingSource: a source that does not exist yet does not
+// keep back the other, and is imported once it exists.
+func TestFollowWaitsForMissingSource(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
+	late := filepath.Join(t.TempDir(), "late")
+	w.put("2016_03_24_20_37.out/"+file, udp(10, "a"))
+	w.put("2016_03_24_21_37.out/"+file, udp(10, "b"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s, err := stores.Open(ctx, w.dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	rows := make(chan int64, 100)
+	done := make(chan *Summary)
+	go func() {
+		sum, _ := Run(ctx, Options{
+			Sources: []string{late, w.root}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, Poll: time.Millisecond, Jobs: 1,
+			StateDir: t.TempDir(), Progress: reads(rows),
+		})
+		done <- sum
+	}()
+	for range readsPerFile {
+		<-rows
+	}
+	other := &world{T: t, root: t.TempDir()}
+	other.put("2016_03_24_22_37.out/"+file, udp(20, "c"))
+	other.put("2016_03_24_23_37.out/"+file, udp(20, "d"))
+	if err := os.Rename(other.root, late); err != nil {
+		t.Fatal(err)
+	}
+	for range readsPerFile {
+		<-rows
+	}
+	cancel()
+	w.counts(<-done, "failed=0 open=2")
+}
+
 // TestFollowForgets: between two passes there is nothing that grows with the
 // source but what each file looked like.
 func TestFollowForgets(t *testing.T) {
