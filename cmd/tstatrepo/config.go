@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -206,8 +207,32 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 		}
 	}
 	cfg.resolve(p, con)
+	cfg.warnVariables(con)
 	cfg.warnOld(con)
 	return cfg, p, nil
+}
+
+// otherVariables are those that no setting has, without TSTATREPO_. Kubernetes and Docker set
+// variables like TSTATREPO_PORT_9001_TCP for a service that is called tstatrepo.
+var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
+
+// warnVariables warns of environment variables that no command reads.
+func (c *config) warnVariables(con *console) {
+	var known []string
+	for _, s := range c.sections {
+		for _, set := range s.settings {
+			if s.command == "" && set.name != "sources" { // else it has no flag
+				known = append(known, strings.TrimPrefix(envName(set.name), envName("")))
+			}
+		}
+	}
+	for _, v := range os.Environ() {
+		variable, text, _ := strings.Cut(v, "=")
+		name, ours := strings.CutPrefix(variable, envName(""))
+		if ours && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
+			con.logger().Warn("unknown environment variable " + variable + didYouMean(name, known, envName("")))
+		}
+	}
 }
 
 // readFile overlays the settings with those of a config file and returns all
