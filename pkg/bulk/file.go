@@ -201,6 +201,9 @@ type fileImport struct {
 	rejecting sync.Mutex // of task.rejected
 }
 
+// errEmpty is about a file without any text, whose log folder is not known.
+var errEmpty = errors.New("is empty")
+
 // errNoTime is about a file whose log folder is not known.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
@@ -234,6 +237,9 @@ func (im *fileImport) nameByRows() error {
 				break
 			}
 		}
+	}
+	if _, length := im.rd.Fingerprint(); length == 0 {
+		return fmt.Errorf("source %s: %w", t.path, errEmpty)
 	}
 	if first == 0 {
 		return hint.Add(fmt.Errorf("source %s: %w", t.path, errNoTime), "name its folder: `folder` YYYY_MM_DD_HH_MM.out")

@@ -225,7 +225,7 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 		typ = tstat.TypeByName(r.opt.Types[0])
 	}
 	if typ == nil {
-		return nil, hint.Usage("source "+src+": its name is no log type's", "say `type` log_tcp_complete, or what it is")
+		return nil, hint.Usage("source "+src+": not named like a log of Tstat", "if it is one, name its type: `type` log_tcp_complete, or what it is")
 	}
 	t := &task{path: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
 	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}

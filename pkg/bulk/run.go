@@ -447,7 +447,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.lose(t.source.String(), err)
 		return nil
-	case errors.Is(err, errNoTime) && len(r.opt.Sources) == 1: // the file that was named
+	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that was named
 		return hint.AsUsage(err)
 	case hint.IsUsage(err): // of the store: no file would fare better
 		return err

@@ -91,8 +91,8 @@ func (e *LayoutError) Error() string {
 	for _, n := range e.Type.Counts() {
 		known = append(known, strconv.Itoa(n))
 	}
-	return fmt.Sprintf("line %d: no header, and %d columns are none of %s's (known: %s)",
-		e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
+	return fmt.Sprintf("not a %s of Tstat: line %d: no header, and %d columns are none of %s's (known: %s)",
+		e.Type.Name, e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
 }
 
 // Hint says what the user can do.
