@@ -159,3 +159,45 @@ func TestBase(t *testing.T) {
 		}
 	}
 }
+
+// TestNoise: only what is neither below this process nor below the kernel's
+// threads counts, with ended children, and the time that the host gave to others.
+func TestNoise(t *testing.T) {
+	proc := t.TempDir()
+	stat := func(pid, parent int, ticks ...int64) {
+		text := fmt.Sprintf("%d (a (b) 7 c) S %d 0 0 0 0 0 0 0 0 0", pid, parent)
+		for _, n := range ticks {
+			text += fmt.Sprint(" ", n)
+		}
+		dir := filepath.Join(proc, fmt.Sprint(pid))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "stat"), []byte(text+" 20 0 1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self := os.Getpid()
+	stat(1, 0, 100, 0, 0, 0)
+	stat(2, 0, 100, 100, 0, 0)
+	stat(30, 2, 1000, 1000, 0, 0)
+	stat(self, 1, 1000, 0, 0, 0)
+	stat(self+1, self, 1000, 0, 0, 0)
+	stat(self+2, self+1, 1000, 0, 0, 0)
+	stat(40, 1, 10, 20, 30, 40)
+	os.WriteFile(filepath.Join(proc, "stat"), []byte("cpu  1 2 3 4 5 6 7 800 9 10\ncpu0 0\n"), 0o644)
+	r := readNoise(proc)
+	if r.others != 2 || r.stolen != 8 {
+		t.Errorf("others %g s, stolen %g s; want 2 and 8", r.others, r.stolen)
+	}
+	later := reading{at: r.at.Add(10 * time.Second), others: 2.5, stolen: 8.7}
+	if n := later.since(r); n.String() != "0.05 + 0.07" || !n.loud() {
+		t.Errorf("%s, noisy %v", n, n.loud())
+	}
+	if _, _, ok := parseProcess("12 (x) S 1 2"); ok {
+		t.Error("a cut line is accepted")
+	}
+	if n := readNoise(filepath.Join(proc, "none")); n.others != 0 || n.stolen != 0 {
+		t.Error(n)
+	}
+}

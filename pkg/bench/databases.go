@@ -5,18 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// caseDatabases imports into a private PostgreSQL server. The peer is what
-// the server can take: two parallel psql that \copy the same rows, converted
-// beforehand, into one plain table with the same columns. ANALYZE, which
-// DBStream wants of an importer, is measured apart.
+// caseDatabases imports into a private PostgreSQL server. The peer is what one does
+// without tstatrepo: two parallel psql that \copy the logs into one plain table with
+// the same columns. ANALYZE, which DBStream wants of an importer, is measured apart.
 func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -32,8 +31,10 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	// Each run has a database of its own, which goes when it ends: else one
 	// side would find what it needs in the server's caches, and memory that
 	// was given back a moment ago, and the other one would not.
-	fresh := func(ctx context.Context, template string, run func(db string) (usage, error)) (usage, error) {
-		db := server.Copy(tb, template)
+	empty := server.Database(tb)
+	server.Exec(tb, empty, "create schema dbs_ts0")
+	fresh := func(ctx context.Context, run func(db string) (usage, error)) (usage, error) {
+		db := server.Copy(tb, empty)
 		defer server.Exec(tb, "postgres", "drop database "+db)
 		server.Exec(tb, db, "checkpoint")
 		if err := b.fresh(ctx); err != nil {
@@ -41,46 +42,35 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		}
 		return run(db)
 	}
-	empty := server.Database(tb)
-	server.Exec(tb, empty, "create schema dbs_ts0")
 
-	// peer makes the converted files: the rows of an import of ours, one file
-	// for each partition or part of it that parts returns.
-	peer := func(dest, table, parts string, flags ...string) (side, error) {
-		if b.base != nil {
-			return nil, nil // an older tstatrepo is the peer
-		}
-		base := server.Copy(tb, empty)
-		url := "postgres://" + host(base)
-		if err := b.fresh(ctx); err != nil {
-			return nil, err
-		}
-		if _, _, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(base), 1), flags...); err != nil {
-			return nil, err
-		}
-		dir := filepath.Join(b.dir, "converted", table)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-		queries, err := exec.CommandContext(ctx, server.Program("psql"), "-qAt", url, "-c", parts).Output()
-		if err != nil {
-			return nil, fmt.Errorf("list the parts of %s: %w", table, err)
-		}
-		var halves [2]strings.Builder
-		for i, query := range strings.Split(strings.TrimSpace(string(queries)), "\n") {
-			file := filepath.Join(dir, fmt.Sprint(i))
-			if _, err := b.run(ctx, server.Program("psql"), "-q", url, "-c", fmt.Sprintf("\\copy (%s) to '%s'", query, file)); err != nil {
-				return nil, err
+	// \copy has options for the NULL and the separator of logs, so that awk has
+	// little to do. Times stay numbers, which the server reads faster.
+	var halves [2][]string
+	logs, err := filepath.Glob(filepath.Join(t.dir, "*.out", "log_tcp_complete"))
+	if err != nil {
+		return err
+	}
+	for i, file := range logs {
+		halves[i%2] = append(halves[i%2], file)
+	}
+	plain, err := plainTable(logs[0])
+	if err != nil {
+		return err
+	}
+	peer := func(ctx context.Context) (usage, error) {
+		return fresh(ctx, func(db string) (usage, error) {
+			server.Exec(tb, db, plain)
+			u, err := b.run(ctx, "sh", "-c", `import() { awk '!/^#/ { gsub(" ---", " -"); print }' $1 | "$psql" -c "\\copy plain from stdin with (delimiter ' ', null '-')" "$url"; }
+psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
+				server.Program("psql"), "postgres://"+host(db), strings.Join(halves[0], " "), strings.Join(halves[1], " "))
+			var first, second int64
+			if err == nil {
+				if _, err = fmt.Sscanf(string(u.out), "COPY %d\nCOPY %d\n", &first, &second); err == nil && first+second != t.rows {
+					err = fmt.Errorf("psql stored %d rows of %d", first+second, t.rows)
+				}
 			}
-			fmt.Fprintf(&halves[i%2], "\\copy plain from '%s'\n", file)
-		}
-		server.Exec(tb, base, "create table plain (like "+table+"); drop table "+table+" cascade")
-		return func(ctx context.Context) (usage, error) {
-			return fresh(ctx, base, func(db string) (usage, error) {
-				return b.run(ctx, "sh", "-c", `printf '%s' "$2" | "$0" -q "$1" & printf '%s' "$3" | "$0" -q "$1"; wait`,
-					server.Program("psql"), "postgres://"+host(db), halves[0].String(), halves[1].String())
-			})
-		}, nil
+			return u, err
+		})
 	}
 	remote, stop, err := b.serve(ctx, t)
 	if err != nil {
@@ -89,7 +79,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 	into := func(t tree, dest string, flags ...string) side {
 		return func(ctx context.Context) (usage, error) {
-			return fresh(ctx, empty, func(db string) (usage, error) {
+			return fresh(ctx, func(db string) (usage, error) {
 				u, s, err := b.importTo(ctx, t, strings.Replace(dest, "HOST", host(db), 1), flags...)
 				if err == nil && s.Rows != t.rows {
 					err = fmt.Errorf("%d rows stored of %d", s.Rows, t.rows)
@@ -100,27 +90,18 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	}
 	stream := []string{"--type=log_tcp_complete", "--stream=bench"}
 	const dbs = "dbstream://HOST&schema=dbs_ts0&window=3600s&analyze="
-	toPlain, err := peer("postgres://HOST", "log_tcp_complete",
-		"select format('select * from log_tcp_complete where folder = %L', folder) from (select distinct folder from tstatrepo_files) f order by folder")
-	if err != nil {
-		return err
-	}
-	toDBS, err := peer(dbs+"none", "bench", "select format('select * from %s', inhrelid::regclass) from pg_inherits where inhparent = 'bench'::regclass", stream...)
-	if err != nil {
-		return err
-	}
 	toPostgres, toDBStream := into(t, "postgres://HOST"), into(t, dbs+"none", stream...)
 	for _, c := range []struct {
-		name       string
-		target     float64
-		ours, peer side
+		name   string
+		target float64
+		ours   side
 	}{
-		{"postgres / 2 x psql \\copy, rows/s", 0.9, toPostgres, toPlain},
-		{"dbstream / 2 x psql \\copy, rows/s", 0.9, toDBStream, toDBS},
-		{"math:// to dbstream / 2 x psql \\copy, rows/s", 0.9, into(remote, dbs+"none", stream...), toDBS},
-		{"dbstream with analyze=light, rows/s", 0, into(t, dbs+"light", stream...), toDBS},
+		{"postgres / 2 x awk | psql \\copy, rows/s", 1, toPostgres},
+		{"dbstream / 2 x awk | psql \\copy, rows/s", 1, toDBStream},
+		{"math:// to dbstream / 2 x awk | psql \\copy, rows/s", 1, into(remote, dbs+"none", stream...)},
+		{"dbstream with analyze=light, rows/s", 0, into(t, dbs+"light", stream...)},
 	} {
-		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, c.peer); err != nil {
+		if err := b.compare(ctx, c.name, float64(t.rows), c.target, c.ours, peer); err != nil {
 			return err
 		}
 	}
@@ -132,10 +113,35 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	both := b.prefix
 	b.prefix = bind(b.cpus[1])
 	defer func() { b.prefix = both }()
-	if err := b.compare(ctx, "postgres on a CPU of its own / 2 x psql, rows/s", float64(t.rows), 0, toPostgres, toPlain); err != nil {
+	if err := b.compare(ctx, "postgres on a CPU of its own / 2 x awk | psql, rows/s", float64(t.rows), 1, toPostgres, peer); err != nil {
 		return err
 	}
-	return b.compare(ctx, "dbstream on a CPU of its own / 2 x psql, rows/s", float64(t.rows), 0, toDBStream, toDBS)
+	return b.compare(ctx, "dbstream on a CPU of its own / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
+}
+
+// plainTable returns the SQL that makes the table plain for a log with a header,
+// with the types that tstatrepo stores. Times are numbers.
+func plainTable(log string) (string, error) {
+	f, err := os.Open(log)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	r := tstat.NewReader(f, tstat.TypeByName("log_tcp_complete"), tstat.ReaderOptions{})
+	batch, err := r.Next()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", log, err)
+	}
+	types := map[tstat.Kind]string{tstat.Int: "bigint", tstat.Float: "double precision", tstat.Bool: "boolean", tstat.Time: "double precision", tstat.Text: "text"}
+	_, _, fields := batch.Row(0)
+	var columns []string
+	for _, c := range fields {
+		if c < 0 {
+			return "", fmt.Errorf("%s has an unknown column", log)
+		}
+		columns = append(columns, fmt.Sprintf("%q %s", r.Columns()[c].Name, types[r.Columns()[c].Kind]))
+	}
+	return "create table plain (" + strings.Join(columns, ", ") + ")", nil
 }
 
 // postgreSQL starts a server that does nothing by itself: its autovacuum

@@ -42,6 +42,8 @@ type bench struct {
 	log    io.Writer
 
 	results []result
+	ran     []benchCase
+	last    reading // when the last result was added
 	leftOut []string
 	median  float64 // speed of ours in the last comparison
 }
@@ -54,6 +56,7 @@ type result struct {
 	target     string
 	met        bool
 	rss        string // peak memory, ours / peer
+	noise      noise
 }
 
 // benchCase measures one thing and appends to b.results.
@@ -66,14 +69,15 @@ type benchCase struct {
 }
 
 var cases = []benchCase{
-	{name: "table", what: "to Parquet; peer: DuckDB read_csv into a table", run: (*bench).caseTable, peerNeeds: "tstatduck", alike: "the same as parquet"},
-	{name: "parquet", what: "to Parquet; peer: DuckDB COPY (read_csv) TO Parquet, unordered, zstd", run: (*bench).caseParquet, peerNeeds: "tstatduck"},
-	{name: "onefile", what: "the same with all rows in one file; no target", run: (*bench).caseOneFile, peerNeeds: "tstatduck"},
+	{name: "table", what: "to Parquet; peer: DuckDB read_csv into a table, types given, 2 threads, 4 GB", run: (*bench).caseTable, peerNeeds: "tstatduck", alike: "the same as parquet"},
+	{name: "parquet", what: "to Parquet; peer: DuckDB COPY (read_csv) TO Parquet, types given, unordered, zstd 1, 2 threads, 4 GB", run: (*bench).caseParquet, peerNeeds: "tstatduck"},
+	{name: "onefile", what: "the same with all rows in one file", run: (*bench).caseOneFile, peerNeeds: "tstatduck"},
+	{name: "cores", what: "one file to Parquet with two CPUs; peer: the same with one", run: (*bench).caseCores, alike: "it compares numbers of CPUs"},
 	{name: "scale", what: "time and memory at 1, 2, 4 and 10 times the rows", run: (*bench).caseScale},
 	{name: "copy", what: "to a copy; peer: cp -r, then sync", run: (*bench).caseCopy},
 	{name: "small", what: "many small files to Parquet and to a copy; peer: cp -r, then sync", run: (*bench).caseSmall},
 	{name: "compact", what: "compaction of a Parquet store; peer: cat of its files into one for each day, then sync", run: (*bench).caseCompact},
-	{name: "databases", what: "to PostgreSQL and DBStream; peer: two parallel psql \\copy of converted files", run: (*bench).caseDatabases, needs: "postgresql"},
+	{name: "databases", what: "to PostgreSQL and DBStream; peer: two parallel awk that drop headers and replace ---, each into psql \\copy to one plain table with the same columns", run: (*bench).caseDatabases, needs: "postgresql"},
 	{name: "importers", what: "two imports with one job each into one PostgreSQL; peer: one with two jobs", run: (*bench).caseImporters, needs: "postgresql"},
 	{name: "clickhouse", what: "to ClickHouse; peer: two parallel curl that post converted files", run: (*bench).caseClickHouse, needs: "clickhouse-server", peerNeeds: "curl"},
 	{name: "math", what: "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", run: (*bench).caseMath, peerNeeds: "curl"},
@@ -113,6 +117,7 @@ var errUsage = errors.New("usage")
 
 func run(ctx context.Context) (missed int, err error) {
 	b := &bench{log: os.Stderr}
+	adoptOrphans()
 	var only, commit string
 	flag.StringVar(&b.dir, "dir", filepath.Join(os.TempDir(), "tstatrepo-bench"), "folder for load and output")
 	flag.StringVar(&only, "case", "", "comma list of the cases to run; default all")
@@ -191,12 +196,24 @@ func choose(list string) (chosen []benchCase, known bool) {
 	return chosen, len(chosen) == len(names)
 }
 
+// add adds results that were measured since the last call.
+func (b *bench) add(list ...result) {
+	now := readNoise("/proc")
+	for _, r := range list {
+		r.noise = now.since(b.last)
+		b.results = append(b.results, r)
+	}
+	b.last = now
+}
+
 // runCases runs cases. The failure of one does not end the others; the error
 // names all that failed.
 func (b *bench) runCases(ctx context.Context, list []benchCase) error {
 	var failed []string
 	for _, c := range list {
 		b.say("case %s: %s", c.name, c.what)
+		b.ran = append(b.ran, c)
+		b.last = readNoise("/proc")
 		err := c.run(b, ctx)
 		if ctx.Err() != nil {
 			return fmt.Errorf("case %s: %w", c.name, ctx.Err())
@@ -220,7 +237,7 @@ func (b *bench) say(format string, args ...any) {
 // report prints the table and returns how many targets were missed.
 func (b *bench) report(out io.Writer) (missed int) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "case\tours: median (q1-q3)\tpeer: median (q1-q3)\tratio: median (min-max)\ttarget\t\tpeak RSS, MiB: ours / peer")
+	fmt.Fprintln(w, "case\tours: median (q1-q3)\tpeer: median (q1-q3)\tratio: median (min-max)\ttarget\t\tpeak RSS, MiB: ours / peer\tCPUs: others + stolen")
 	for _, r := range b.results {
 		verdict := ""
 		if r.target == "" {
@@ -231,10 +248,20 @@ func (b *bench) report(out io.Writer) (missed int) {
 			verdict = "MISS"
 			missed++
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.name, r.ours, r.peer, r.ratio, r.target, verdict, r.rss)
+		noisy := ""
+		if r.noise.loud() {
+			noisy = " noisy"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", r.name, r.ours, r.peer, r.ratio, r.target, verdict, r.rss, r.noise, noisy)
 	}
 	w.Flush()
-	fmt.Fprintf(out, "\n%d rows unless said otherwise; %d pairs A B B A after a warm-up; ratio: of the speeds of each pair.\n", b.rows, b.pairs)
+	fmt.Fprintf(out, "\n%s. %d rows unless said otherwise; %d pairs A B B A after a warm-up; ratio: of the speeds of each pair.\n"+
+		"noisy: other processes and the host took more than %g of a CPU.\n", time.Now().Format(time.DateOnly), b.rows, b.pairs, maxNoise)
+	if b.base == nil {
+		for _, c := range b.ran {
+			fmt.Fprintf(out, "%s: %s.\n", c.name, c.what)
+		}
+	}
 	if b.base != nil {
 		fmt.Fprintf(out, "Peer: tstatrepo of %s.\n", b.base.commit)
 	}

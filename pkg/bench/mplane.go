@@ -46,7 +46,7 @@ func (b *bench) caseMPlane(ctx context.Context) error {
 		}, nil)
 	}
 	list, _, err := b.supervised(ctx)
-	b.results = append(b.results, list...)
+	b.add(list...)
 	return err
 }
 

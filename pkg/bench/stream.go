@@ -272,7 +272,7 @@ func (b *bench) rate(ctx context.Context, name string, units, target float64, ou
 			s.add(u, units)
 		}
 	}
-	b.results = append(b.results, result{
+	b.add(result{
 		name: name, ours: s.String(), peer: "-", ratio: "-", target: ">= " + count(target),
 		met: quantile(s.rates, 0.5) >= target, rss: fmt.Sprint(s.rss / mib),
 	})
@@ -319,7 +319,7 @@ func (b *bench) caseFollow(ctx context.Context) error {
 		return err
 	}
 	median := ms(u.wall)
-	b.results = append(b.results, result{
+	b.add(result{
 		name: "follow: a block to the consumer, ms", ours: fmt.Sprintf("%.2f (99 %%: %.2f)", median, slow), peer: "-", ratio: "-",
 		target: "< 50 ms", met: median < 50, rss: "-",
 	})
@@ -512,7 +512,7 @@ func (b *bench) caseConnections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.results = append(b.results, result{
+	b.add(result{
 		name: "stream of 1 000 connections: peak memory", ours: fmt.Sprintf("%d MiB", u.rss/mib), peer: "-", ratio: "-",
 		target: "< 128 MiB", met: u.rss < 128*mib, rss: fmt.Sprint(u.rss / mib),
 	})

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxNoise is the share of a CPU above which other processes make a result noisy.
+const maxNoise = 0.1
+
+// ticks is how many units of /proc are a second of CPU time: USER_HZ, which is 100
+// on every platform that Go runs on.
+const ticks = 100
+
+// reading is a reading of the CPU time, in seconds, that processes besides ours and
+// the machine's host have taken since the machine started.
+type reading struct {
+	at             time.Time
+	others, stolen float64
+}
+
+// noise is what others took of the machine meanwhile, in CPUs.
+type noise struct{ others, stolen float64 }
+
+func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.stolen) }
+
+func (n noise) loud() bool { return n.others+n.stolen > maxNoise }
+
+// since returns the noise between two readings.
+func (r reading) since(before reading) noise {
+	seconds := r.at.Sub(before.at).Seconds()
+	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}
+}
+
+// process is what /proc says of a process. cpu is in ticks, with its children that
+// have ended and were waited for.
+type process struct {
+	parent int
+	cpu    int64
+}
+
+// readNoise reads proc, /proc on Linux; elsewhere there is no noise. Processes below
+// this one are ours, also daemons, see adoptOrphans. The kernel's threads (below
+// process 2) work for all, and are left out.
+func readNoise(proc string) reading {
+	r := reading{at: time.Now()}
+	all := map[int]process{}
+	paths, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "stat"))
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended; whoever waited for it has its time
+		}
+		if pid, p, ok := parseProcess(string(text)); ok {
+			all[pid] = p
+		}
+	}
+	for pid := range all {
+		if !below(all, pid, os.Getpid()) && !below(all, pid, 2) {
+			r.others += float64(all[pid].cpu) / ticks
+		}
+	}
+	r.stolen = stolen(filepath.Join(proc, "stat"))
+	return r
+}
+
+// parseProcess parses /proc/PID/stat (proc_pid_stat(5)).
+func parseProcess(text string) (pid int, p process, ok bool) {
+	i := strings.LastIndexByte(text, ')') // the name may have blanks and brackets
+	if i < 0 {
+		return 0, p, false
+	}
+	pid, err := strconv.Atoi(strings.Fields(text)[0])
+	f := strings.Fields(text[i+1:]) // from field 3, the state, on
+	if err != nil || len(f) < 15 {
+		return 0, p, false
+	}
+	if p.parent, err = strconv.Atoi(f[1]); err != nil {
+		return 0, p, false
+	}
+	for _, s := range f[11:15] { // utime, stime, cutime, cstime
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return 0, p, false
+		}
+		p.cpu += n
+	}
+	return pid, p, true
+}
+
+// below reports whether a process is an ancestor's, or the ancestor itself.
+func below(all map[int]process, pid, ancestor int) bool {
+	for range all {
+		if pid == ancestor {
+			return true
+		}
+		p, ok := all[pid]
+		if !ok {
+			return false
+		}
+		pid = p.parent
+	}
+	return false
+}
+
+// stolen returns the CPU time, in seconds, that the host gave to other machines.
+func stolen(path string) float64 {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(strings.SplitN(string(text), "\n", 2)[0])
+	if len(f) < 9 || f[0] != "cpu" {
+		return 0
+	}
+	n, _ := strconv.ParseInt(f[8], 10, 64)
+	return float64(n) / ticks
+}
