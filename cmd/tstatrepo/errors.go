@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/state"
@@ -88,6 +90,7 @@ func exitStatus(err error) int {
 		sig     interruptError
 		rejects rejectsError
 		later   tryAgainError
+		name    *net.DNSError
 	)
 	if errors.As(err, &sig) {
 		rest := hint.Without(err, sig)
@@ -102,7 +105,7 @@ func exitStatus(err error) int {
 	case hint.IsUsage(err):
 		return exitUsage
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),
-		errors.Is(err, state.ErrLocked), errors.As(err, &later):
+		errors.Is(err, state.ErrLocked), errors.As(err, &later), errors.As(err, &name), durable.IsTransient(err):
 		return exitTryAgain
 	case errors.As(err, &rejects):
 		return exitRejects

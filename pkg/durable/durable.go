@@ -247,6 +247,17 @@ func Sync(f *os.File) error {
 	return nil
 }
 
+// IsTransient reports whether an error is one of a file system that may recover
+// by itself: full, over quota, read-only after a fault, a failing disk.
+func IsTransient(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 var observer atomic.Pointer[func(*os.File)]
 
 // Observe makes Sync and SyncDir call f after each sync until stop is called.

@@ -27,6 +27,9 @@ type WhisperOptions struct {
 	// files; "": those of Tstat's RRDs, see DefaultRetentions.
 	Schemas string
 	Log     *slog.Logger // of what does not fit; nil: none
+	// RetryTimeout is how long a batch is retried while the file system is full
+	// or read-only; 0: not at all.
+	RetryTimeout time.Duration
 }
 
 // Whisper stores points in Whisper files, as carbon does: a.b.c in
@@ -65,6 +68,18 @@ func (w *Whisper) Lost() int64 { return w.lost }
 
 // Send stores metrics. They are durable when it returns nil.
 func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
+	lost := w.lost
+	return Retry(ctx, w.opt.RetryTimeout, func() error {
+		w.lost = lost
+		err := w.try(ctx, metrics)
+		if durable.IsTransient(err) {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return err
+	})
+}
+
+func (w *Whisper) try(ctx context.Context, metrics []Metric) error {
 	if err := durable.MkdirAll(w.opt.Dir, 0o755); err != nil {
 		return fmt.Errorf("whisper: %w", err)
 	}
@@ -83,9 +98,6 @@ func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 			continue
 		}
 		if err := w.store(m); err != nil {
-			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-				err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-			}
 			return fmt.Errorf("whisper: %s: %w", m.Path, err)
 		}
 	}

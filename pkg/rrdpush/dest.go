@@ -174,7 +174,7 @@ func (t *Target) openSink() (graphite.Sink, error) {
 	case "-":
 		return &printer{w: t.Stdout}, nil
 	case "whisper":
-		return graphite.NewWhisper(graphite.WhisperOptions{Dir: d.dir, Schemas: d.schema, Log: t.Log})
+		return graphite.NewWhisper(graphite.WhisperOptions{Dir: d.dir, Schemas: d.schema, RetryTimeout: t.RetryTimeout, Log: t.Log})
 	case "graphite":
 		opt := graphite.CarbonOptions{Addr: d.addr, Pickle: d.pickle, Timeout: d.timeout, RetryTimeout: t.RetryTimeout}
 		if d.tls {

@@ -12,9 +12,9 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -31,12 +31,10 @@ var ErrTransient = errors.New("try again")
 func IsTransient(err error) bool { return errors.Is(err, ErrTransient) }
 
 // Unavailable marks err as ErrUnavailable if it is one of a file system that
-// may recover: full, over quota, read-only after a fault.
+// may recover, see durable.IsTransient.
 func Unavailable(err error) error {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
-		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
+	if durable.IsTransient(err) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err
 }

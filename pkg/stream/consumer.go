@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/retry"
@@ -168,7 +169,7 @@ func (s *stdout) write(ctx context.Context, text []byte) error {
 	for len(text) > 0 {
 		n, err := s.w.Write(text)
 		text = text[n:]
-		if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // a terminal that is gone is EIO
 			return fmt.Errorf("standard output: %w", err)
 		}
 		writing.set(err, s.q.log, "standard output cannot be written: the stream pauses", "standard output is written again")

@@ -326,8 +326,7 @@ func mark(err error) error {
 		}
 		return err
 	}
-	// A certificate or a missing host name does not heal.
-	var dns *net.DNSError
+	// A certificate does not heal.
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -339,7 +338,7 @@ func mark(err error) error {
 		return hint.Add(err, "a server that wants certificates of its clients needs cert=FILE and key=FILE, of an authority that it knows")
 	case errors.As(err, &unknown):
 		return hint.Add(err, "name the authority of the server's certificate with ca=FILE")
-	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &name), errors.As(err, &invalid),
+	case errors.As(err, &name), errors.As(err, &invalid),
 		errors.As(err, &cert), errors.As(err, &record):
 		return err
 	}

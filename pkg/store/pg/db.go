@@ -238,14 +238,11 @@ func transient(err error) bool {
 	}
 	var ce *pgconn.ConnectError
 	if errors.As(err, &ce) {
-		// A certificate or a missing host name does not heal; a name server
-		// may.
+		// A certificate does not heal. A host name may be missing only while a
+		// container or a name server starts.
 		var dns *net.DNSError
-		if errors.As(err, &dns) {
-			return !dns.IsNotFound
-		}
 		var op *net.OpError
-		return errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isTimeout(err) || errors.Is(err, os.ErrNotExist)
+		return errors.As(err, &dns) || errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isTimeout(err) || errors.Is(err, os.ErrNotExist)
 	}
 	var ne net.Error
 	return errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
