@@ -11,10 +11,64 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// The completions are static: they neither run the program nor evaluate what
-// was typed, as those of urfave/cli do.
+// The completions are static: they do not evaluate what was typed, as those of
+// urfave/cli do, and run the program only for capabilities.
+
+// Values that shells find out themselves. Each is the name of a function in the
+// generated files.
+const (
+	zones        = "_tstatrepo_zones"
+	capabilities = "_tstatrepo_capabilities"
+)
+
+// listZones is a command of a shell that prints time zones, one a line. The
+// program has zones built in, but cannot list them.
+const listZones = `printf "%s\n" UTC Local; cut -sf3 /usr/share/zoneinfo/zone.tab 2>/dev/null | grep /`
+
+// listCapabilities is a pipeline of a shell, without the flags of listFlags. It
+// prints the labels that a supervisor offers. They come from peers, so others
+// than plain names are left out.
+const (
+	listCapabilities = "tstatrepo runcap --list --timeout 2s"
+	listLabels       = `sed -n "s/^Capability \([A-Za-z0-9_.-]*\) (token .*/\1/p"`
+)
+
+// listFlags are the flags that say which supervisor is asked, and how.
+func listFlags() (flags []string) {
+	flags = []string{"--config"}
+	for _, s := range newConfig().of("runcap") {
+		if s.group == "Network" {
+			flags = append(flags, dashed(s.name))
+		}
+	}
+	return flags
+}
+
+// typeWords returns the names of all log types.
+func typeWords() string {
+	var words []string
+	for _, t := range tstat.Types() {
+		words = append(words, t.Name)
+	}
+	return strings.Join(words, " ")
+}
+
+// layoutWords returns the versions of Tstat whose layouts are known.
+func layoutWords() string {
+	var words []string
+	for _, t := range tstat.Types() {
+		words = append(words, t.Versions()...)
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), " ")
+}
+
+// storeWords is what a store completes with.
+func storeWords() string { return urls(stores.Schemes()) }
 
 // bashFiles completes a file; only there may bash add slashes to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
@@ -27,6 +81,8 @@ func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 		for _, c := range visibleCommands(app) {
 			words = append(words, c.Name)
 		}
+	case "runcap":
+		words = []string{capabilities}
 	case "store":
 		words = storeActionNames()
 	case "completion":
@@ -47,6 +103,37 @@ func bashCompletion(app *cli.App) []byte {
 		names = append(names, c.Name)
 	}
 	b.WriteString("# bash completion for tstatrepo\n" + header("#"))
+	fmt.Fprintf(&b, `
+# Prints time zones.
+_tstatrepo_zones() {
+    %s
+}
+
+# Prints the capabilities of the supervisor that the command line names.
+_tstatrepo_capabilities() {
+    local words flags=() i
+    read -ra words <<<"$COMP_LINE" # in COMP_WORDS a URL is several words
+    for ((i = 1; i < ${#words[@]}; i++)); do
+        case ${words[i]} in
+        %s)
+            flags+=("${words[i]}" "${words[i + 1]}") ;;
+        %s)
+            flags+=("${words[i]}") ;;
+        esac
+    done
+    %s "${flags[@]}" </dev/null 2>/dev/null | %s
+}
+
+# Offers those lines of the input that begin with the current word. Other than
+# compgen -W it does not evaluate them.
+_tstatrepo_offer() {
+    local line
+    COMPREPLY=()
+    while IFS= read -r line; do
+        [[ $line == "$cur"* ]] && COMPREPLY+=("$line")
+    done
+}
+`, strings.ReplaceAll(listZones, "; ", "\n    "), strings.Join(listFlags(), " | "), strings.Join(listFlags(), "=* | ")+"=*", listCapabilities, listLabels)
 	fmt.Fprintf(&b, `
 _tstatrepo() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd='' i
@@ -85,13 +172,11 @@ _tstatrepo() {
 				reply = bashFiles
 			case "dir":
 				reply = strings.Replace(bashFiles, "-f", "-d", 1)
+			case zones, capabilities:
+				reply = bashOffer(complete)
 			default:
-				if urls, folders := strings.CutPrefix(complete, "dir "); strings.Contains(urls, ":") {
-					if urls = strconv.Quote(urls); folders {
-						urls += " -d"
-					}
-					reply = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %s -- "$cur")
-            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null`, urls)
+				if strings.Contains(complete, ":") {
+					reply = bashURLs(complete)
 				}
 			}
 			fmt.Fprintf(&b, "        %s)\n            %s\n            return ;;\n", dashed(d.names[0]), reply)
@@ -102,7 +187,16 @@ _tstatrepo() {
 		argument := bashFiles
 		switch words := argumentWords(app, c); {
 		case c.Name == "store":
-			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -d -- "$cur")`, strings.Join(words, " "))
+			argument = fmt.Sprintf(`for ((i++; i < COMP_CWORD; i++)); do
+                if [[ " %[1]s " == *" ${COMP_WORDS[i]} "* ]]; then
+                    %[2]s
+                    return
+                fi
+            done
+            mapfile -t COMPREPLY < <(compgen -W %[1]q -- "$cur")`, strings.Join(words, " "),
+				strings.ReplaceAll(bashURLs(storeWords()), "\n", "\n        "))
+		case c.Name == "runcap":
+			argument = bashOffer(capabilities)
 		case words != nil:
 			argument = fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -- "$cur")`, strings.Join(words, " "))
 		case !takesFiles(c):
@@ -130,11 +224,54 @@ complete -F _tstatrepo tstatrepo
 	return b.Bytes()
 }
 
+// bashOffer completes with the lines that a function prints.
+func bashOffer(function string) string { return "_tstatrepo_offer < <(" + function + ")" }
+
+// bashURLs completes with what urls returns, and adds no space to a scheme.
+func bashURLs(words string) string {
+	schemes, folders := strings.CutPrefix(words, "dir ")
+	if schemes = strconv.Quote(schemes); folders {
+		schemes += " -d"
+	}
+	return fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %s -- "$cur")
+            if [[ ${COMPREPLY[*]} == *:* ]]; then compopt -o nospace; else compopt -o filenames; fi 2>/dev/null`, schemes)
+}
+
+// zshEscape escapes the characters that _arguments gives a meaning.
+func zshEscape(text string) string {
+	return strings.NewReplacer(`'`, `'\''`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace(text)
+}
+
+// zshWords completes with words, or with what urls returns.
+func zshWords(words string) string {
+	if schemes, folders := strings.CutPrefix(words, "dir "); folders {
+		return `{compadd -S "" -- ` + zshEscape(schemes) + "; _files -/}"
+	}
+	return "(" + zshEscape(words) + ")"
+}
+
 func zshCompletion(app *cli.App) []byte {
-	// _arguments gives these characters a meaning.
-	escape := strings.NewReplacer(`'`, `'\''`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace
+	escape := zshEscape
 	var b bytes.Buffer
-	b.WriteString("#compdef tstatrepo\n" + header("#") + `
+	b.WriteString("#compdef tstatrepo\n" + header("#"))
+	fmt.Fprintf(&b, `
+_tstatrepo_zones() {
+  compadd "$@" -- ${(f)"$(%s)"}
+}
+
+_tstatrepo_capabilities() {
+  local -a flags
+  local i
+  for ((i = 1; i <= $#words; i++)); do
+    case ${(Q)words[i]} in
+    (%s) flags+=("${(Q)words[i]}" "${(Q)words[i+1]}") ;;
+    (%s) flags+=("${(Q)words[i]}") ;;
+    esac
+  done
+  compadd "$@" -- ${(f)"$(%s "${flags[@]}" </dev/null 2>/dev/null | %s)"}
+}
+`, listZones, strings.Join(listFlags(), "|"), strings.Join(listFlags(), "=*|")+"=*", listCapabilities, listLabels)
+	b.WriteString(`
 local curcontext="$curcontext" state line
 typeset -A opt_args
 
@@ -175,12 +312,10 @@ command)
 					spec += "_files"
 				case "dir":
 					spec += "_files -/"
+				case zones, capabilities:
+					spec += complete
 				default:
-					if urls, folders := strings.CutPrefix(complete, "dir "); folders {
-						spec += `{compadd -S "" -- ` + escape(urls) + "; _files -/}"
-					} else {
-						spec += "(" + escape(complete) + ")"
-					}
+					spec += zshWords(complete)
 				}
 			}
 			fmt.Fprintf(&b, " \\\n      '%s'", spec)
@@ -189,7 +324,9 @@ command)
 		case takesFiles(c):
 			fmt.Fprintf(&b, " \\\n      '*:%s:_files' ;;\n", strings.Trim(c.ArgsUsage, "[]."))
 		case c.Name == "store":
-			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:_files -/' ;;\n", strings.Join(words, " "))
+			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:%s' ;;\n", strings.Join(words, " "), zshWords(storeWords()))
+		case c.Name == "runcap":
+			fmt.Fprintf(&b, " \\\n      '1:capability:%s' ;;\n", capabilities)
 		case words != nil:
 			fmt.Fprintf(&b, " \\\n      '1:%s:(%s)' ;;\n", strings.ToLower(strings.Trim(c.ArgsUsage, "[]")), strings.Join(words, " "))
 		default:
@@ -204,6 +341,25 @@ func fishCompletion(app *cli.App) []byte {
 	escape := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
 	var b bytes.Buffer
 	b.WriteString("# fish completion for tstatrepo\n" + header("#"))
+	fmt.Fprintf(&b, `
+function %s
+    %s
+end
+
+function %s
+    set -l words (commandline -opc)
+    set -l flags
+    for i in (seq (count $words))
+        switch $words[$i]
+            case %s
+                set -a flags $words[$i] $words[(math $i + 1)]
+            case '%s=*'
+                set -a flags $words[$i]
+        end
+    end
+    %s $flags </dev/null 2>/dev/null | %s
+end
+`, zones, strings.ReplaceAll(listZones, "; ", "\n    "), capabilities, strings.Join(listFlags(), " "), strings.Join(listFlags(), "=*' '"), listCapabilities, listLabels)
 	b.WriteString(`
 complete -c tstatrepo -n __fish_use_subcommand -f
 complete -c tstatrepo -n __fish_use_subcommand -s h -l help -d 'show help'
@@ -213,7 +369,11 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 		fmt.Fprintf(&b, "\ncomplete -c tstatrepo -n __fish_use_subcommand -f -a %s -d '%s'\n", c.Name, escape(c.Usage))
 		cond := fmt.Sprintf("complete -c tstatrepo -n '__fish_seen_subcommand_from %s'", c.Name)
 		if words := argumentWords(app, c); c.Name == "store" {
-			fmt.Fprintf(&b, "%s -a '%s (__fish_complete_directories)'\n", cond, strings.Join(words, " "))
+			actions := strings.Join(words, " ")
+			fmt.Fprintf(&b, "complete -c tstatrepo -n '__fish_seen_subcommand_from store; and not __fish_seen_subcommand_from %s' -a '%s'\n", actions, actions)
+			fmt.Fprintf(&b, "complete -c tstatrepo -n '__fish_seen_subcommand_from store; and __fish_seen_subcommand_from %s' -a '%s'\n", actions, fishWords(storeWords()))
+		} else if c.Name == "runcap" {
+			fmt.Fprintf(&b, "%s -a '(%s)'\n", cond, capabilities)
 		} else if words != nil {
 			fmt.Fprintf(&b, "%s -a '%s'\n", cond, strings.Join(words, " "))
 		}
@@ -237,17 +397,24 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 					b.WriteString(" -r -F")
 				case "dir":
 					b.WriteString(" -x -a '(__fish_complete_directories)'")
+				case zones, capabilities:
+					fmt.Fprintf(&b, " -x -a '(%s)'", complete)
 				default:
-					if urls, folders := strings.CutPrefix(complete, "dir "); folders {
-						complete = urls + " (__fish_complete_directories)"
-					}
-					fmt.Fprintf(&b, " -x -a '%s'", complete)
+					fmt.Fprintf(&b, " -x -a '%s'", fishWords(complete))
 				}
 			}
 			fmt.Fprintf(&b, " -d '%s'\n", escape(d.usage))
 		})
 	}
 	return b.Bytes()
+}
+
+// fishWords completes with words, or with what urls returns.
+func fishWords(words string) string {
+	if schemes, folders := strings.CutPrefix(words, "dir "); folders {
+		return schemes + " (__fish_complete_directories)"
+	}
+	return words
 }
 
 func dashed(name string) string {

@@ -80,11 +80,21 @@ func defaultConfigFile() []byte {
 	return b.Bytes()
 }
 
-// completions returns how the value of a flag is completed: "file", "dir" or
-// the words it can be; "" if it is free text.
+// completions returns how the value of a flag is completed: "file", "dir",
+// one of the constants zones and capabilities, or the words it can be; "" if it
+// is free text.
 func completions(command, flag string) string {
-	if flag == "config" {
+	switch flag {
+	case "config":
 		return "file"
+	case "type":
+		return typeWords()
+	case "layout":
+		return layoutWords()
+	case "timezone":
+		return zones
+	case "show":
+		return capabilities
 	}
 	for _, s := range newConfig().of(command) {
 		if s.name == flag {

@@ -109,7 +109,7 @@ mv "$root$state"/default.* "$root$state/stream"
 in_root dpkg -P tstatrepo >"$work/purge.log"
 [ ! -e "$root/etc/tstatrepo" ] || fail "purging left the configuration"
 left=$(ls -A "$root$state")
-[ "$left" = logs ] || fail "purging left more than the store:" $left
+[ "$left" = logs ] || fail "purging left more than the store: $left"
 [ -n "$(find "$root$state/logs" -name '*.parquet')" ] || fail "purging took the store"
 grep -q 'keeps what was collected' "$work/purge.log" || fail "purging did not say that the store stays"
 if find "$root" -xdev -name '*tstatrepo*' -not -path "$root$state*" -not -path "$root/srv/*" -not -path "$root/var/log/*" | grep .; then

@@ -45,10 +45,12 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || packages="$packages ca-certificates"
 have pkg-config && pkg-config --exists librrd || packages="$packages pkg-config librrd-dev"
 have rrdtool || packages="$packages rrdtool"
-# Tests of databases, brokers, Graphite, Prometheus and the page of serve are skipped
-# without a server or browser, but not on CI.
+# Tests of databases, brokers, Graphite, Prometheus, shells and the page of serve are
+# skipped without the server, shell or browser, but not on CI.
 if [ "${CI:-}" = true ]; then
 	have systemd-analyze || packages="$packages systemd"
+	have zsh || packages="$packages zsh"
+	have fish || packages="$packages fish"
 	have nats-server || packages="$packages nats-server"
 	have kcat || packages="$packages kcat"
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || have initdb || packages="$packages postgresql"
