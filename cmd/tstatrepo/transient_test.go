@@ -38,6 +38,23 @@ func TestUnresolvableNameIsUnavailable(t *testing.T) {
 	exitsTryAgain(t, host, "runcap", "--state-dir", dir, "--supervisor", "http://"+host+":8888", "--list")
 }
 
+// TestFullDiskIsNamed: a store on a full disk says just that.
+func TestFullDiskIsNamed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	disk, dir := t.TempDir(), t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("no small disk: ", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	p := begin(t, nil, "import-bulk", "--state-dir", dir, "--probe", "p", "--retry-timeout", "100ms", "--to", disk+"/p", sampleLogs)
+	p.ends(exitTryAgain)
+	if text := p.log.String(); !strings.Contains(text, "no space left on device") || strings.Contains(text, "unknown error type") {
+		t.Errorf("it says\n%s", text)
+	}
+}
+
 // TestReadOnlyFileSystemIsUnavailable: a file system that is read-only, as after
 // a fault, may become writable again, whatever is to be written.
 func TestReadOnlyFileSystemIsUnavailable(t *testing.T) {

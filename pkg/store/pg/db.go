@@ -199,21 +199,44 @@ func Mark(err error) error {
 	case transient(err):
 		return sqlstore.Transient(&lineError{err})
 	}
+	if errors.As(err, new(*pgconn.ConnectError)) {
+		err = &lineError{err}
+	}
 	switch CodeOf(err) {
 	case "28000", "28P01":
-		return hint.Add(&lineError{err}, "give the password in PGPASSWORD or ~/.pgpass, not on the command line")
+		return hint.Add(err, "give the password in PGPASSWORD or ~/.pgpass, not on the command line")
 	case "3D000":
-		return hint.Add(&lineError{err}, "make the database first, with createdb")
+		return hint.Add(err, "make the database first, with createdb")
 	case "42501":
 		return hint.Add(err, "the user needs usage of the schema, select and insert on the log tables, and all rights on the tables tstatrepo_*")
 	}
 	return err
 }
 
-// lineError is an error about a connection, which pgx tells in several lines.
+// lineError is an error about a connection. The text of pgx has a line for each
+// attempt: with sslmode=prefer, the default, two for each address, of which the
+// first says the same as the second, or only that the server has no TLS.
 type lineError struct{ err error }
 
-func (e *lineError) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
+func (e *lineError) Error() string {
+	const noTLS = "tls error: server refused TLS connection"
+	var lines []string
+	refused := ""
+	for line := range strings.SplitSeq(e.err.Error(), "\n") {
+		line = strings.Join(strings.Fields(line), " ")
+		switch {
+		case strings.Contains(line, noTLS):
+			refused = line
+		case !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, line) }):
+			lines = append(lines, line)
+		}
+	}
+	if refused != "" && len(lines) < 2 { // no attempt without TLS followed
+		lines = append(lines, refused)
+	}
+	return strings.Replace(strings.Join(lines, "; "), ":; ", ": ", 1)
+}
+
 func (e *lineError) Unwrap() error { return e.err }
 
 func transient(err error) bool {

@@ -18,6 +18,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
+// TestConnectErrorIsOneLine: what pgx says of each attempt to connect is said
+// once, and not that a server without TLS has none.
+func TestConnectErrorIsOneLine(t *testing.T) {
+	const head = "failed to connect to `user=a database=x`:"
+	for in, want := range map[string]string{
+		"unexpected EOF": "unexpected EOF",
+		head + " 10.0.0.1:1 (h): tls error: server refused TLS connection":                                                       head + " 10.0.0.1:1 (h): tls error: server refused TLS connection",
+		head + "\n\t10.0.0.1:1 (h): dial error: refused\n\t10.0.0.1:1 (h): dial error: refused":                                  head + " 10.0.0.1:1 (h): dial error: refused",
+		head + "\n\t10.0.0.1:1 (h): dial error: refused\n\t10.0.0.2:1 (h): dial error: refused":                                  head + " 10.0.0.1:1 (h): dial error: refused; 10.0.0.2:1 (h): dial error: refused",
+		head + "\n\t10.0.0.1:1 (h): tls error: server refused TLS connection\n\t10.0.0.1:1 (h): server error: FATAL: no (3D000)": head + " 10.0.0.1:1 (h): server error: FATAL: no (3D000)",
+		head + "\n\t10.0.0.1:1 (h): tls error: server refused TLS connection\n\t10.0.0.2:1 (h): tls error: server refused TLS connection": head +
+			" 10.0.0.2:1 (h): tls error: server refused TLS connection",
+		head + "\n\thostname resolving error: lookup h: no such host\n\tlookup h: no such host": head + " hostname resolving error: lookup h: no such host",
+	} {
+		if got := (&lineError{errors.New(in)}).Error(); got != want {
+			t.Errorf("%q:\n%s\nwant\n%s", in, got, want)
+		}
+	}
+}
+
 // TestSecrets: no password is in a message about a URL, however it is written.
 func TestSecrets(t *testing.T) {
 	for _, url := range []string{
