@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
 	"net"
 	"net/netip"
 	"os"
@@ -151,10 +152,11 @@ func (e *endpoint) stop(listeners []*peer.Listener) {
 
 func (e *endpoint) wait() { e.wg.Wait() }
 
-// readSize is how much a connection may read at once now.
+// readSize returns how much a connection may read at once now: the size of a buffer.
 func (e *endpoint) readSize() int {
 	n := e.hub.stats.connections.Load()
-	return int(min(int64(e.hub.maxRead()), max(2*minBuffer, readBudget/max(n, 1))))
+	share := min(int64(e.hub.maxRead()), max(2*minBuffer, readBudget/max(n, 1)))
+	return 1 << (bits.Len64(uint64(share)) - 1) // a larger buffer would exceed the share
 }
 
 // conn is one connection.
