@@ -171,14 +171,19 @@ func hintUsage(path []string, err error) error {
 	return hint.Add(err, fmt.Sprintf("see '%s --help'", cmd))
 }
 
-// didYouMean suggests the candidate next to word, if one is near.
+// didYouMean suggests the candidate next to word, if one is near or begins with
+// it.
 func didYouMean(word string, candidates []string, prefix string) string {
 	best, least := "", len(word)/3+2
 	for _, c := range candidates {
 		if len(c) < 2 {
 			continue
 		}
-		if d := distance(word, c); d < least || d == least && c < best {
+		d := distance(word, c)
+		if len(word) > 2 && strings.HasPrefix(c, word) {
+			d = 1
+		}
+		if d < least || d == least && c < best {
 			best, least = c, d
 		}
 	}

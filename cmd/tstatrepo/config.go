@@ -17,12 +17,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/legacy"
+	"github.com/tstatrepo/tstatrepo/pkg/peer"
 )
 
 const groupConfig = "Configuration"
 
 // config is every setting of every command, as the config file has them.
 type config struct {
+	command   string // that reads it; "" while no command runs
 	stateDir  string
 	logFormat string
 	logLevel  string
@@ -184,6 +186,7 @@ func readsByDefault(command, file string) bool {
 // sets up the console.
 func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 	cfg := newConfig()
+	cfg.command = c.Command.Name
 	p := &problems{settings: cfg.of(c.Command.Name)}
 	if file := configFile(c); file != "" {
 		old, err := cfg.readOld(c.Command.Name, file)
@@ -207,6 +210,7 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 		}
 	}
 	cfg.resolve(p, con)
+	cfg.checkAddresses(p)
 	cfg.warnVariables(con)
 	cfg.warnOld(con)
 	return cfg, p, nil
@@ -249,6 +253,9 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 		if errors.As(err, &de) {
 			line, _ = de.Position()
 		}
+		if unquoted.MatchString(msg) {
+			msg = `text needs quotes, like "text": only numbers, true and false have none`
+		}
 		fail(line, "%s", strings.TrimPrefix(msg, "toml: "))
 		return errs
 	}
@@ -288,6 +295,10 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 			at, table = tables[in.name].of(name)
 		}
 		s, near := c.lookup(at, name)
+		if s == nil && len(key) == 1 && isSection(values[name]) {
+			fail(line, "no section [%s]%s", printable(name), didYouMeanSection(name, c.sections))
+			continue
+		}
 		if s == nil {
 			fail(line, "unknown key %s%s", printable(strings.Join(key, ".")), near)
 			continue
@@ -335,7 +346,32 @@ func (t *tables) of(name string) (*section, map[string]any) {
 	return t.at, t.now
 }
 
-// lookup finds a key in a section, or suggests one that is near.
+// unquoted matches what go-toml says of text without quotes.
+var unquoted = regexp.MustCompile(`strings must be quoted|expected keyword|unexpected character U\+[0-9A-F]+ '[\pL/.~*:-]' at start of value`)
+
+// isSection reports whether a value of a config file is a table, or an array of
+// tables.
+func isSection(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		return true
+	case []any:
+		return len(v) > 0 && isSection(v[0])
+	}
+	return false
+}
+
+// didYouMeanSection suggests the section next to a name, if one is near.
+func didYouMeanSection(name string, sections []section) string {
+	var names []string
+	for _, s := range sections[1:] {
+		names = append(names, "["+s.name+"]")
+	}
+	return didYouMean("["+name, names, "")
+}
+
+// lookup finds a key in a section, or suggests where it belongs or one that is
+// near.
 func (c *config) lookup(in *section, name string) (*setting, string) {
 	if in == nil {
 		return nil, ""
@@ -347,17 +383,68 @@ func (c *config) lookup(in *section, name string) (*setting, string) {
 		}
 		names = append(names, s.name)
 	}
-	if in.name == "" {
+	var here, elsewhere []string // sections that the command reads, and others
+	for _, s := range c.sections {
+		if s.name == in.name || !slices.ContainsFunc(s.settings, func(set *setting) bool { return set.name == name }) {
+			continue
+		}
+		label := "[" + s.name + "]"
+		if s.name == "" {
+			label = "the start of the file, before the first section"
+		}
+		if c.command != "" && s.of(c.command) {
+			here = append(here, label)
+		}
+		elsewhere = append(elsewhere, label)
+	}
+	switch {
+	case len(here) > 0:
+		return nil, "; it belongs to " + strings.Join(here, " or ")
+	case len(elsewhere) > 0:
+		return nil, "; it belongs to " + strings.Join(elsewhere, " or ")
+	case in.name == "":
 		for _, s := range c.sections[1:] {
-			for _, set := range s.settings {
-				if set.name == name {
-					return nil, fmt.Sprintf("; it belongs below [%s]", s.name)
-				}
-			}
 			names = append(names, s.name)
+			for _, set := range s.settings {
+				names = append(names, set.name)
+			}
 		}
 	}
 	return nil, didYouMean(name, names, "")
+}
+
+// checkAddresses adds the addresses on which two listeners cannot be open
+// together.
+func (c *config) checkAddresses(p *problems) {
+	type listener struct{ label, addr string }
+	var known []listener
+	for _, sec := range c.sections {
+		if sec.name == "" || !sec.of(c.command) || sec.name == "probe" && c.probe.logFolder == "" {
+			continue
+		}
+		for _, s := range sec.settings {
+			if !slices.Contains([]string{"listen", "admin", "clients", "components"}, s.name) {
+				continue
+			}
+			label := cmp.Or(s.from, "--"+s.name)
+			if sec.command != "" {
+				label = cmp.Or(s.from, "["+sec.name+"] "+s.name)
+			}
+			var addrs []string
+			switch v := s.value.(type) {
+			case *string:
+				addrs = []string{*v}
+			case *[]string:
+				addrs = *v
+			}
+			for _, addr := range addrs {
+				if i := slices.IndexFunc(known, func(l listener) bool { return peer.Overlap(l.addr, addr) }); i >= 0 {
+					p.errs = append(p.errs, fmt.Errorf("%s: %s and %s of %s cannot both be open", label, addr, known[i].addr, known[i].label))
+				}
+				known = append(known, listener{label, addr})
+			}
+		}
+	}
 }
 
 // resolve checks the settings of all commands and fills in what depends on

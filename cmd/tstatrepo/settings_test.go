@@ -76,13 +76,19 @@ func TestFitProbe(t *testing.T) {
 }
 
 func TestReadFile(t *testing.T) {
+	const quotes = `f:2: text needs quotes, like "text": only numbers, true and false have none`
 	for _, tt := range []struct{ text, want string }{
 		{"", ""},
 		{"[import-bulk]\njobs = 3\nrate = 2\nsettle = '1h'\nmemory='1GiB'\nto=['a','b']\njson=true", ""},
 		{"import-bulk.jobs = 3", ""},
 		{"[import-bulk]\njbs = 3", "f:2: unknown key import-bulk.jbs; did you mean jobs?"},
-		{"jobs = 3\nx-y = 1", "f:1: unknown key jobs; it belongs below [import-bulk]\nf:2: unknown key x-y"},
-		{"\n[import-blk]\njobs = 3", "f:2: unknown key import-blk; did you mean import-bulk?"},
+		{"jobs = 3\nx-y = 1", "f:1: unknown key jobs; it belongs to [import-bulk] or [store] or [collect-log]\nf:2: unknown key x-y"},
+		{"\n[import-blk]\njobs = 3", "f:2: no section [import-blk]; did you mean [import-bulk]?"},
+		{"[import]\njobs = 3", "f:1: no section [import]; did you mean [import-bulk]?"},
+		{"[[remote]]\njobs = 3", "f:1: no section [remote]; did you mean [remote-probe]?"},
+		{"[xyz]\njobs = 3", "f:1: no section [xyz]"},
+		{"[serve]\nnames = 'x'\nstate-dir = '/s'", "f:2: unknown key serve.names; it belongs to [rrd-push] or [collect-rrd]\n" +
+			"f:3: unknown key serve.state-dir; it belongs to the start of the file, before the first section"},
 		{"[import-bulk]\nJobs = 3", "f:2: unknown key import-bulk.Jobs; did you mean jobs?"},
 		{"[import-bulk]\njobs = '3'\nto = 'x'\nsettle = 7200\njson = 1\nprobe = 1",
 			"f:2: import-bulk.jobs: must be a whole number\n" +
@@ -94,6 +100,7 @@ func TestReadFile(t *testing.T) {
 		{"[import-bulk.to]\nx = 1", "f:1: import-bulk.to: must be a list of text in quotes, like [\"a\", \"b\"]"},
 		{"[[import-bulk]]\njobs = 1", "f:1: a section must be a table, like [import-bulk]"},
 		{"import-bulk = 3", "f:1: a section must be a table, like [import-bulk]"},
+		{"[import-bulk]\nprobe = turin", quotes}, {"[import-bulk]\nsettle = 2h", quotes}, {"[import-bulk]\nto = [/srv/x]", quotes},
 		{"a = 1\na = 2", "f:2: key a is already defined"},
 	} {
 		var got []string

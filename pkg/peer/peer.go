@@ -104,6 +104,30 @@ func (o Options) Local() bool {
 	return err == nil && loopback(host)
 }
 
+// Overlap reports whether two addresses to listen on cannot be open at the same
+// time: they have the same port, and one address leads to both. Port 0, any free
+// port, overlaps with none.
+func Overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	covers := func(host, other string) bool {
+		is6 := strings.Contains(other, ":")
+		switch host {
+		case "::":
+			return true
+		case "0.0.0.0":
+			return !is6
+		case "", "localhost":
+			return other == "" || other == "localhost" || other == "127.0.0.1" || other == "::1"
+		}
+		return host == other
+	}
+	return covers(hostA, hostB) || covers(hostB, hostA)
+}
+
 func hostOf(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil {

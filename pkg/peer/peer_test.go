@@ -369,3 +369,19 @@ func TestProbes(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestOverlap(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{":1", ":1", true}, {":1", ":2", false}, {":0", ":0", false}, {"x", "x", false},
+		{":1", "127.0.0.1:1", true}, {"localhost:1", "[::1]:1", true}, {"127.0.0.1:1", "[::1]:1", false}, {"127.0.0.1:1", "127.0.0.2:1", false},
+		{"0.0.0.0:1", "10.0.0.1:1", true}, {"0.0.0.0:1", "[fe80::1]:1", false}, {"[::]:1", "10.0.0.1:1", true}, {"[::]:1", "[fe80::1]:1", true},
+		{":1", "0.0.0.0:1", true}, {"a:1", "a:1", true}, {"a:1", "b:1", false},
+	} {
+		if Overlap(c.a, c.b) != c.want || Overlap(c.b, c.a) != c.want {
+			t.Errorf("%s and %s: not %v", c.a, c.b, c.want)
+		}
+	}
+}
