@@ -140,7 +140,7 @@ func commandFlags(command string) []cli.Flag {
 	}
 	return slices.Concat(own, []cli.Flag{
 		&cli.StringFlag{Name: "config", Category: groupConfig, Usage: "read settings from `FILE`, see tstatrepo.toml(5)"},
-		&cli.BoolFlag{Name: "check-config", Category: groupConfig, Usage: "check the settings and exit", DisableDefaultText: true},
+		&cli.BoolFlag{Name: "check-config", Category: groupConfig, Usage: "check the settings, sources, stores and folders, and exit", DisableDefaultText: true},
 		&cli.BoolFlag{Name: "print-config", Category: groupConfig, Usage: "print the settings in effect and exit", DisableDefaultText: true},
 	}, common)
 }

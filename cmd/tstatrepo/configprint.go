@@ -25,7 +25,10 @@ func checkOrPrint(c *cli.Context, con *console, cfg *config) (bool, error) {
 		if file == "" {
 			return true, usagef("--check-config: name a file with --config or %s", envName("config"))
 		}
-		_, err := fmt.Fprintf(c.App.Writer, "%s: ok\n", file)
+		err := cfg.checkPlaces(c.Context, con)
+		if err == nil {
+			_, err = fmt.Fprintf(c.App.Writer, "%s: ok\n", file)
+		}
 		return true, err
 	case c.Bool("print-config"):
 		var b bytes.Buffer

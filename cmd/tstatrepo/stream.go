@@ -306,10 +306,7 @@ func (s *streamCmd) options(p *problems) stream.Options {
 	s.checkConsumers(p)
 	s.checkSources(p)
 	for _, text := range s.follow {
-		root := stream.Root{Probe: s.probe, Dir: text}
-		if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
-			root = stream.Root{Probe: probe, Dir: dir}
-		}
+		root := s.root(text)
 		if err := store.ValidProbe(root.Probe); err != nil {
 			p.add("probe", "%v", err)
 		}
@@ -363,6 +360,14 @@ func (s *streamCmd) options(p *problems) stream.Options {
 	within(p, "max-line", int(s.maxLine), 0, tstat.MaxLine)
 	within(p, "max-connections", s.maxConnections, 1, 100_000)
 	return opt
+}
+
+// root returns the folder that a value of --follow names.
+func (s *streamCmd) root(text string) stream.Root {
+	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
+		return stream.Root{Probe: probe, Dir: dir}
+	}
+	return stream.Root{Probe: s.probe, Dir: text}
 }
 
 func (s *streamCmd) checkConsumers(p *problems) {

@@ -118,7 +118,11 @@ func TestProbeConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, key, ca := certify(t)("Components", "Probe-turin")
-	text = []byte(strings.NewReplacer("/etc/tstatrepo/probe.pem", cert, "/etc/tstatrepo/probe.key", key, "/etc/tstatrepo/ca.pem", ca).Replace(string(text)))
+	tstat := t.TempDir()
+	if err := os.Mkdir(filepath.Join(tstat, "rrd"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.NewReplacer("/etc/tstatrepo/probe.pem", cert, "/etc/tstatrepo/probe.key", key, "/etc/tstatrepo/ca.pem", ca, "/var/lib/tstat", tstat).Replace(string(text)))
 	file := filepath.Join(t.TempDir(), "probe.toml")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
