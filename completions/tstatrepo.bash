@@ -95,7 +95,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run --keep --compact --type --exclude --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose --quiet --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
@@ -155,7 +155,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --from --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --from --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet -q --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;
@@ -202,7 +202,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run --since --reader --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --list-metrics --json --metrics-file --verbose --quiet --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --retry-timeout --spool --dry-run -n --since --reader --every --keep-negative --probe --prefix --names --names-file --listen --allow --tls-cert --tls-key --tls-ca --max-metrics --list-metrics --json --metrics-file --verbose -v --quiet -q --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
@@ -344,7 +344,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --deep --include-open --settle --target-size --closed-after --keep --dry-run --jobs --retry-timeout --json --progress-interval --quiet --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --deep --include-open --settle --target-size --closed-after --keep --dry-run -n --jobs --retry-timeout --json --progress-interval --quiet -q --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             for ((i++; i < COMP_CWORD; i++)); do
                 if [[ " list verify compact prune repair " == *" ${COMP_WORDS[i]} "* ]]; then

@@ -100,7 +100,7 @@ func timeSetting(p *problems, name, text string, loc *time.Location) time.Time {
 	if text == "" {
 		return time.Time{}
 	}
-	t, err := parseTime(text, loc)
+	t, err := parseTime(text, loc, time.Now())
 	if err != nil {
 		p.add(name, "%v", err)
 	}

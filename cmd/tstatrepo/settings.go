@@ -36,6 +36,9 @@ func envName(flag string) string {
 	return "TSTATREPO_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// shortFlags are the one-letter names of flags, the same for every command.
+var shortFlags = map[string][]string{"dry-run": {"n"}, "quiet": {"q"}, "verbose": {"v"}}
+
 // flag returns the flag of s. Its value is text, parsed by set, so that flag,
 // variable and file follow the same rules and report alike.
 func (s *setting) flag() cli.Flag {
@@ -45,7 +48,7 @@ func (s *setting) flag() cli.Flag {
 	}
 	switch s.value.(type) {
 	case *bool:
-		return &cli.BoolFlag{Name: s.name, Category: s.group, Usage: s.usage, DisableDefaultText: true}
+		return &cli.BoolFlag{Name: s.name, Aliases: shortFlags[s.name], Category: s.group, Usage: s.usage, DisableDefaultText: true}
 	case *[]string:
 		return &cli.StringSliceFlag{Name: s.name, Category: s.group, Usage: s.usage, DefaultText: def}
 	}
@@ -264,17 +267,29 @@ func (s size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// timeLayouts are the ways to write --since and --until. Those without a zone
-// are in --timezone.
+// timeLayouts are the ways to write a time of --since and --until. Those without
+// a zone are in --timezone.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }
 
-func parseTime(text string, loc *time.Location) (time.Time, error) {
+// parseTime reads a time as --since and --until have it: in one of timeLayouts, as
+// a day, or as the duration from then to now.
+func parseTime(text string, loc *time.Location, now time.Time) (time.Time, error) {
 	for _, layout := range timeLayouts {
 		if t, err := time.ParseInLocation(layout, text, loc); err == nil {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time like 2006-01-02, 2006-01-02T15:04 or 2006-01-02T15:04:05Z", text)
+	year, month, day := now.In(loc).Date()
+	switch text {
+	case "today":
+		return time.Date(year, month, day, 0, 0, 0, 0, loc), nil
+	case "yesterday":
+		return time.Date(year, month, day-1, 0, 0, 0, 0, loc), nil
+	}
+	if d, err := parseDuration(text); err == nil && d >= 0 {
+		return now.Add(-time.Duration(d)), nil
+	}
+	return time.Time{}, fmt.Errorf("%q is not a time like 2006-01-02, 2006-01-02T15:04, 2006-01-02T15:04:05Z, yesterday or 7d (ago)", text)
 }

@@ -44,7 +44,10 @@ func TestParseTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	now := time.Date(2024, 4, 1, 0, 30, 0, 0, rome) // a day after the change to summer time
 	for text, want := range map[string]string{
+		"today": "2024-03-31T22:00:00Z", "yesterday": "2024-03-30T23:00:00Z",
+		"7d": "2024-03-24T22:30:00Z", "90m": "2024-03-31T21:00:00Z", "0s": "2024-03-31T22:30:00Z",
 		"2024-05-01":                "2024-04-30T22:00:00Z",
 		"2024-05-01T12:30":          "2024-05-01T10:30:00Z",
 		"2024-05-01 12:30":          "2024-05-01T10:30:00Z",
@@ -52,13 +55,13 @@ func TestParseTime(t *testing.T) {
 		"2024-05-01T12:30:00Z":      "2024-05-01T12:30:00Z",
 		"2024-05-01T12:30:00+05:00": "2024-05-01T07:30:00Z",
 	} {
-		got, err := parseTime(text, rome)
+		got, err := parseTime(text, rome, now)
 		if err != nil || got.UTC().Format(time.RFC3339) != want {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"yesterday", "2024-13-01", "01.05.2024", "2024-05"} {
-		if got, err := parseTime(text, rome); err == nil {
+	for _, text := range []string{"tomorrow", "7", "-1h", "2024-13-01", "01.05.2024", "2024-05"} {
+		if got, err := parseTime(text, rome, now); err == nil {
 			t.Errorf("%s: got %v, want an error", text, got)
 		}
 	}
