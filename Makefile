@@ -73,7 +73,7 @@ lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 
 .PHONY: gofmt
 gofmt:
-	@files=$$(gofmt -l cmd pkg); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l cmd man pkg); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
 
 lines: ## count the product's lines of Go: without tests, test kits and tools
 	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo)/|test/|/exchange/' | xargs cat | wc -l
@@ -108,8 +108,9 @@ uninstall: ## remove what install installed; configuration, state and stores sta
 	for page in man/*.?; do rm -f $(mandir)/man$${page##*.}/$${page#man/}; done
 	for unit in conf/systemd/*; do rm -f $(units)/$${unit##*/}; done
 
-generate: ## write man pages and completions anew
-	go run ./cmd/tstatrepo generate .
+generate: ## update man pages, completions and conf/tstatrepo.toml
+	go test ./cmd/tstatrepo -run 'TestGenerated$$' -update
+	go test ./cmd/tstatrepo -run 'TestGenerated$$' -update # completions list the new pages
 
 install-tools:
 	@sh pkg/demo/install.sh

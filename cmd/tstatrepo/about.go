@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/man"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
@@ -83,6 +84,13 @@ var completionFiles = map[string]string{
 	"fish": "completions/tstatrepo.fish",
 }
 
+// completionOf returns the completion of each shell.
+var completionOf = map[string]func(*cli.App) []byte{
+	"bash": bashCompletion,
+	"zsh":  zshCompletion,
+	"fish": fishCompletion,
+}
+
 func completionCommand() *cli.Command {
 	shells := slices.Sorted(maps.Keys(completionFiles))
 	return &cli.Command{
@@ -91,11 +99,12 @@ func completionCommand() *cli.Command {
 		ArgsUsage: "SHELL",
 		Category:  groupAbout,
 		Action: func(c *cli.Context) error {
-			name, ok := completionFiles[c.Args().First()]
+			_, ok := completionFiles[c.Args().First()]
 			if !ok || c.NArg() != 1 {
 				return usagef("completion takes one shell of %s", strings.Join(shells, ", "))
 			}
-			return printGenerated(c, name)
+			_, err := c.App.Writer.Write(completionOf[c.Args().First()](c.App))
+			return err
 		},
 	}
 }
@@ -107,7 +116,7 @@ func manCommand() *cli.Command {
 		ArgsUsage: "[PAGE]",
 		Category:  groupAbout,
 		Action: func(c *cli.Context) error {
-			pages := pageNames(c.App)
+			pages := pageNames()
 			switch c.NArg() {
 			case 0:
 				for _, page := range pages {
@@ -119,7 +128,12 @@ func manCommand() *cli.Command {
 				for _, page := range pages {
 					name := strings.TrimSuffix(page, path.Ext(page))
 					if asked == page || asked == name || "tstatrepo-"+asked == name {
-						return printGenerated(c, "man/"+page)
+						text, err := man.Pages.ReadFile(page)
+						if err != nil {
+							return err
+						}
+						_, err = c.App.Writer.Write(text)
+						return err
 					}
 				}
 				return usagef("no page %q; there are %s", asked, strings.Join(pages, ", "))
@@ -129,24 +143,12 @@ func manCommand() *cli.Command {
 	}
 }
 
-// pageNames returns the names of the manual's pages, with their sections.
-func pageNames(app *cli.App) []string {
-	pages := []string{"tstatrepo.1", "tstatrepo.toml.5", "tstatrepo-ack.7", "tstatrepo-migrate.7"}
-	for _, c := range visibleCommands(app) {
-		if c.Category != groupAbout {
-			pages = append(pages, "tstatrepo-"+c.Name+".1")
-		}
+// pageNames returns the sorted names of the man pages, like tstatrepo-serve.1.
+func pageNames() []string {
+	entries, _ := man.Pages.ReadDir(".") // embedded: cannot fail
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
 	}
-	slices.Sort(pages)
-	return pages
-}
-
-// printGenerated prints one of the files that generate writes.
-func printGenerated(c *cli.Context, name string) error {
-	files, err := generated()
-	if err != nil {
-		return err
-	}
-	_, err = c.App.Writer.Write(files[name])
-	return err
+	return names
 }

@@ -38,7 +38,6 @@ func newApp(con *console) *cli.App {
 			versionCommand(),
 			completionCommand(),
 			manCommand(),
-			generateCommand(),
 		},
 		// Added by urfave/cli only where it adds its own help command.
 		Flags:  []cli.Flag{cli.HelpFlag},

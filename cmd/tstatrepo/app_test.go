@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -99,32 +96,6 @@ func TestDescribeVersion(t *testing.T) {
 	} {
 		if got := describeVersion(tt.release, tt.info); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
-		}
-	}
-}
-
-// TestGenerated fails when the files in the repository are stale.
-func TestGenerated(t *testing.T) {
-	root := filepath.Join("..", "..")
-	want, err := generated()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range want {
-		got, err := os.ReadFile(filepath.Join(root, name))
-		if err != nil || !bytes.Equal(got, text) {
-			t.Errorf("%s is stale (%v): run 'go run ./cmd/tstatrepo generate .'", name, err)
-		}
-	}
-	for _, dir := range []string{"man", "completions"} {
-		entries, err := os.ReadDir(filepath.Join(root, dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			if want[dir+"/"+e.Name()] == nil {
-				t.Errorf("%s/%s is generated no more", dir, e.Name())
-			}
 		}
 	}
 }

@@ -86,7 +86,7 @@ func copyTree(t *testing.T, dir string) string {
 		case "go.mod", "go.sum", "Makefile":
 			return true
 		}
-		return (strings.HasPrefix(path, "cmd/") || strings.HasPrefix(path, "pkg/")) && !strings.HasSuffix(path, "_test.go")
+		return (strings.HasPrefix(path, "cmd/") || strings.HasPrefix(path, "man/") || strings.HasPrefix(path, "pkg/")) && !strings.HasSuffix(path, "_test.go")
 	}
 	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -32,7 +32,6 @@ var notDurable = map[string]map[string]string{
 	"pkg/store/copy/copy.go":      {"os.Rename": "publish syncs the folder, and keeps the record if that fails"},
 	"pkg/graphite/whisper.go":     {"os.Rename": "Send syncs the folder after the last file"},
 	"pkg/mplane/exchange/plan.go": {"os.WriteFile": "recordings of tests"},
-	"cmd/tstatrepo/generate.go":   {"os.MkdirAll": "sources of the project", "os.WriteFile": "sources of the project"},
 }
 
 // creates matches what package durable is to be used for.

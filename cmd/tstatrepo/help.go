@@ -202,3 +202,11 @@ func fill(text, indent string, width int) string {
 	}
 	return b.String() + line
 }
+
+// upperFirst returns s with an upper-case first letter, unless s begins with a flag.
+func upperFirst(s string) string {
+	if s == "" || strings.HasPrefix(s, "-") {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

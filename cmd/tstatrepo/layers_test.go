@@ -20,7 +20,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"pkg/durable", "pkg/losslessjson", "pkg/metrics", "pkg/retry", "pkg/hint", "pkg/parquetfile"},
+	{"man", "pkg/durable", "pkg/losslessjson", "pkg/metrics", "pkg/retry", "pkg/hint", "pkg/parquetfile"},
 	{"pkg/dest"},
 	{"pkg/durable/durabletest"},
 	{"pkg/tstat", "pkg/state", "pkg/peer", "pkg/peer/peertest", "pkg/mplane"},
