@@ -15,7 +15,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
-.PHONY: help demo test e2e bench soak lint lines generate build dist dist-test install uninstall install-tools
+.PHONY: help demo test e2e bench soak matrix lint lines generate build dist dist-test install uninstall install-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -64,6 +64,9 @@ soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, c
 	go test ./cmd/tstatrepo -run TestSoakSite -soak -timeout 90m -v
 	go test ./cmd/tstatrepo -run TestHostilePeer -soak -timeout 20m -v
 
+matrix: install-tools ## test against each version of the servers; SERVERS='postgresql nats-2.15' chooses some
+	go run ./pkg/internal/matrix $(SERVERS)
+
 lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
@@ -76,7 +79,7 @@ gofmt:
 	@files=$$(gofmt -l cmd man pkg); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
 
 lines: ## count the product's lines of Go: without tests, test kits and tools
-	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo)/|test/|/exchange/' | xargs cat | wc -l
+	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo|internal)/|test/|/exchange/' | xargs cat | wc -l
 
 dist: ## build packages, archives, bill of materials and checksums into dist/; VERSION=0.9.1 sets the version
 	@sh conf/package/dist.sh

@@ -233,11 +233,7 @@ func firstDifference(got, want string) string {
 // dump returns the schema but for our own table of records.
 func dump(t *testing.T, server *pgtest.Server, db string) string {
 	t.Helper()
-	bin, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
-	if err != nil || len(bin) == 0 {
-		t.Skip("no pg_dump")
-	}
-	out, err := exec.Command(bin[len(bin)-1], "--schema-only", "--no-privileges", "-d", "postgresql://"+server.Host(db), "-t", "dbs_tables", "-t", "dbs.query_stats",
+	out, err := exec.Command(server.Program("pg_dump"), "--schema-only", "--no-privileges", "-d", "postgresql://"+server.Host(db), "-t", "dbs_tables", "-t", "dbs.query_stats",
 		"-t", "log_tcp_complete_v15", "-t", "golden_tcp*", "-t", "dbs.view_info_*", "-t", "dbs_ts0.*").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

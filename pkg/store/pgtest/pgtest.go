@@ -39,12 +39,13 @@ type Server struct {
 	attr     *syscall.SysProcAttr
 }
 
-// bin returns the folder of the newest server installed.
+// bin returns the folder of the server in the PATH, or of the newest one that Debian
+// has.
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
 	if p, err := exec.LookPath("initdb"); err == nil {
-		dirs = append(dirs, filepath.Dir(p))
+		dirs = slices.Insert(dirs, 0, filepath.Dir(p))
 	}
 	for _, d := range dirs {
 		if _, err := os.Stat(filepath.Join(d, "initdb")); err == nil {
