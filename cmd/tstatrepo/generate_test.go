@@ -234,6 +234,7 @@ var (
 	// tagged matches an item of a list that begins with a tag in backquotes or in
 	// bold. It is an indented paragraph of a man page.
 	tagged      = regexp.MustCompile("(?m)^- (`[^`\n]+`|\\*\\*[^*\n]+\\*\\*): (.*(?:\n  .*)*)\n")
+	table       = regexp.MustCompile(`(?m)(?:^\|.*\|\n){3,}`)
 	comments    = regexp.MustCompile(`(?m)^<!--.*-->\n`)
 	literal     = regexp.MustCompile(`(?s)\.EX\n.*?\.EE\n`)
 	empty       = regexp.MustCompile(`\n{2,}`)
@@ -249,6 +250,7 @@ func manPage(name string, text []byte) ([]byte, error) {
 	}
 	text = comments.ReplaceAll(text[len(m[0]):], nil)
 	text = pageLink.ReplaceAll(text, []byte("**$1**($2)"))
+	text = table.ReplaceAllFunc(text, tableItems)
 	text = tagged.ReplaceAllFunc(text, func(item []byte) []byte {
 		m := tagged.FindSubmatch(item)
 		return fmt.Appendf(nil, "\n%s\n: %s\n\n", m[1], bytes.ReplaceAll(m[2], []byte("\n  "), []byte("\n")))
@@ -259,11 +261,16 @@ func manPage(name string, text []byte) ([]byte, error) {
 	// that groff typesets otherwise are escaped, so that text can be copied.
 	ascii := strings.NewReplacer(`\-`, `\-`, `\\`, `\e`, `-`, `\-`, `'`, `\(aq`, `~`, `\(ti`, `^`, `\(ha`, "`", `\(ga`)
 	var b bytes.Buffer
-	head, rest, _ := bytes.Cut(text, []byte(".nh\n"))
-	b.Write(head)
-	fmt.Fprintf(&b, ".\\\" Generated from %s.md by make generate; do not edit.\n.TH %s %s %s tstatrepo\n.nr HY 0\n", name, strings.ToUpper(string(m[1])), m[2], manDate)
+	_, rest, _ := bytes.Cut(text, []byte(".nh\n"))
+	fmt.Fprintf(&b, ".\\\" Generated from %s.md by make generate; do not edit.\n.nr HY 0\n.TH %s %s %s tstatrepo\n.nh\n", name, strings.ToUpper(string(m[1])), m[2], manDate)
 	escape := func(s []byte) {
-		b.Write(textLine.ReplaceAllFunc(s, func(line []byte) []byte { return []byte(ascii.Replace(string(line))) }))
+		for _, r := range string(textLine.ReplaceAllFunc(s, func(line []byte) []byte { return []byte(ascii.Replace(string(line))) })) {
+			if r < 0x80 {
+				b.WriteRune(r)
+			} else {
+				fmt.Fprintf(&b, `\[u%04X]`, r)
+			}
+		}
 	}
 	for len(rest) > 0 {
 		at := literal.FindIndex(rest)
@@ -282,6 +289,40 @@ func manPage(name string, text []byte) ([]byte, error) {
 		rest = rest[at[1]:]
 	}
 	return b.Bytes(), nil
+}
+
+// tableItems returns a Markdown table as a list with an item for each row: the
+// first cell is the tag, the other cells follow after their column's head. A man
+// page is too narrow for most tables.
+func tableItems(table []byte) []byte {
+	cells := func(row string) []string {
+		list := strings.Split(strings.Trim(row, "|"), " | ")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		return list
+	}
+	rows := strings.Split(strings.TrimSpace(string(table)), "\n")
+	head := cells(rows[0])
+	var b bytes.Buffer
+	for _, row := range rows[2:] {
+		row := cells(row)
+		tag := row[0]
+		if strings.Count(tag, "`") != 2 || strings.Trim(tag, "`") == tag {
+			tag = "**" + strings.ReplaceAll(tag, "`", "") + "**"
+		}
+		var rest []string
+		for i, cell := range row[1:] {
+			if cell != "" && len(head) > 2 && head[i+1] != "" {
+				cell = head[i+1] + ": " + cell
+			}
+			if cell != "" {
+				rest = append(rest, cell)
+			}
+		}
+		fmt.Fprintf(&b, "- %s: %s\n", tag, strings.Join(rest, "; "))
+	}
+	return b.Bytes()
 }
 
 // TestPageLinks checks that the links between pages have a target and show
