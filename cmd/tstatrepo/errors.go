@@ -113,10 +113,10 @@ func exitStatus(err error) int {
 	return exitFailed
 }
 
-// plural returns "1 line" or "3 lines".
+// plural returns "1 line" or "3,000 lines".
 func plural(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return count(n) + " " + noun + "s"
 }

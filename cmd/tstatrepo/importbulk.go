@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -293,11 +294,17 @@ func runImportBulk(c *cli.Context, con *console) error {
 			}
 		}
 	}
+	if opt.ProbeGuessed && (b.follow || b.isWatched(con)) {
+		opt.Log.Info("the probe is named after the host", "probe", b.probe, "hint", "name another one with `probe`")
+	}
 	sum, err := b.run(c.Context, con, opt)
 	if b.follow && err == nil {
 		err = c.Context.Err() // only a signal ends --follow
 	}
 	err = orInterrupt(c.Context, err)
+	if sum != nil && sum.Left > 0 && !b.follow && !slices.Contains(b.sources, "-") && errors.As(err, new(interruptError)) {
+		err = hint.Add(err, fmt.Sprintf("left: %s, %s; the next run continues with them", plural(sum.Left, "file"), byteText(sum.LeftBytes)))
+	}
 	if sum != nil {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}

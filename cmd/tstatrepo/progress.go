@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -72,7 +71,7 @@ func (b *barProgress) Add(bytes, rows int64) {
 	}
 	if now := time.Now(); now.Sub(b.shown) > 200*time.Millisecond {
 		b.shown = now
-		b.bar.Describe(fmt.Sprintf("%.0f rows/s", float64(b.rows)/now.Sub(b.started).Seconds()))
+		b.bar.Describe(count(int64(float64(b.rows)/now.Sub(b.started).Seconds())) + " rows/s")
 	}
 	_ = b.bar.Add64(bytes)
 }

@@ -37,13 +37,13 @@ func TestSummary(t *testing.T) {
 	if err := writeSummary(&b, sampleSummary(), time.UTC); err != nil {
 		t.Fatal(err)
 	}
-	const want = `type              files    rows  rejects  left open  by others  claimed     text
-log_tcp_complete     12  123456        3          0          0        0  5.0 MiB
-log_udp_complete      2      77        0          1          5        6    900 B
-total                14  123533        3          1          5        6  5.0 MiB
+	const want = `type              files     rows  rejects  left open  by others  claimed     text
+log_tcp_complete     12  123,456        3          0          0        0  5.0 MiB
+log_udp_complete      2       77        0          1          5        6    900 B
+total                14  123,533        3          1          5        6  5.0 MiB
 probe     turin
 folders   2024-05-01 12:00 to 2024-05-01 14:00 (UTC)
-duration  1.5s, 3.0 MiB/s, 82355 rows/s
+duration  1.5s, 3.0 MiB/s, 82,355 rows/s
 left open: 1 file in /d/x\x1b.out (--include-open)
 rejected lines are in /s/rejects.txt
 `
@@ -51,12 +51,38 @@ rejected lines are in /s/rejects.txt
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 
-	b.Reset()
-	if err := writeSummary(&b, &bulk.Summary{Probe: "p", DryRun: true}, time.UTC); err != nil {
-		t.Fatal(err)
+	var open []bulk.OpenFolder
+	for i := range 4 {
+		open = append(open, bulk.OpenFolder{Path: fmt.Sprintf("/d/%d.out", i), Files: 1000})
 	}
-	if got, want := b.String(), "type   files  rows\ntotal      0     0\nprobe     p\ndry run: nothing was stored\n"; got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+	for _, c := range []struct {
+		sum  bulk.Summary
+		want string
+	}{
+		{bulk.Summary{Planned: true}, "nothing to import: no log of the wanted types and times\n"},
+		{bulk.Summary{Total: bulk.TypeSummary{Skipped: 1234567, LeftOpen: 4000}, Open: open, Probe: "p", Planned: true},
+			"nothing to import: 1,234,567 files stored already\nleft open: 4,000 files in 4 folders, from /d/0.out to /d/3.out (--include-open)\n"},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 1000}, Open: open[:1], DryRun: true, Planned: true},
+			"nothing to import: Tstat may still write to all files\nleft open: 1,000 files in /d/0.out (--include-open)\n"},
+		// An interrupt came before everything was looked at.
+		{bulk.Summary{}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
+		{bulk.Summary{Left: 3, Planned: true}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
+	} {
+		b.Reset()
+		if err := writeSummary(&b, &c.sum, time.UTC); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != c.want {
+			t.Errorf("got\n%s\nwant\n%s", b.String(), c.want)
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -999: "-999", -1000: "-1,000", 1234567: "1,234,567"} {
+		if got := count(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,7 +16,6 @@ import (
 // on stderr, nothing if nobody watches.
 func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) error {
 	loc := location(&problems{}, b.timezone)
-	watched := !b.quiet && (b.verbose || con.tty && !b.json)
 	switch {
 	case b.json:
 		if err := writeJSON(stdout, sum); err != nil {
@@ -24,10 +24,15 @@ func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) e
 	case b.dryRun:
 		return writeSummary(stdout, sum, loc)
 	}
-	if watched {
+	if b.isWatched(con) {
 		return writeSummary(con, sum, loc)
 	}
 	return nil
+}
+
+// isWatched reports whether someone wants to read more than warnings.
+func (b *importBulk) isWatched(con *console) bool {
+	return !b.quiet && (b.verbose || con.tty && !b.json)
 }
 
 // writeJSON prints a result of --json.
@@ -40,30 +45,24 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 // writeSummary prints a table with a row per log type, then what holds for
-// the whole run.
+// the whole run. A run that had nothing to do has a line in place of the table.
 func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	var b strings.Builder
-	writeTable(&b, sum)
-
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
-	}
-	if sum.Probe != "" { // of several
-		line("probe", "%s", sum.Probe)
-	}
-	if first, last := span(sum); !first.IsZero() {
-		const layout = "2006-01-02 15:04"
-		line("folders", "%s to %s (%s)", first.In(loc).Format(layout), last.In(loc).Format(layout), loc)
-	}
-	if sum.DryRun {
-		b.WriteString("dry run: nothing was stored\n")
+	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {
+		b.WriteString("nothing to import: ")
+		switch {
+		case t.Skipped > 0:
+			fmt.Fprintf(&b, "%s stored already\n", plural(t.Skipped, "file"))
+		case t.LeftOpen > 0:
+			b.WriteString("Tstat may still write to all files\n")
+		default:
+			b.WriteString("no log of the wanted types and times\n")
+		}
 	} else {
-		d := time.Duration(sum.Seconds * float64(time.Second))
-		line("duration", "%s, %s/s, %.0f rows/s", d.Round(time.Millisecond), byteText(int64(sum.BytesPerSecond)), sum.RowsPerSecond)
+		writeTable(&b, sum)
+		writeSpan(&b, sum, loc)
 	}
-	for _, o := range sum.Open {
-		fmt.Fprintf(&b, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
-	}
+	writeOpen(&b, sum.Open)
 	for _, s := range sum.Stores {
 		if s.Behind > 0 {
 			fmt.Fprintf(&b, "behind: %s not stored in %s\n", plural(s.Behind, "file"), printable(s.Store))
@@ -75,6 +74,45 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeSpan prints what holds for the whole run.
+func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	if sum.Probe != "" { // of several
+		line("probe", "%s", sum.Probe)
+	}
+	if first, last := span(sum); !first.IsZero() {
+		const layout = "2006-01-02 15:04"
+		line("folders", "%s to %s (%s)", first.In(loc).Format(layout), last.In(loc).Format(layout), loc)
+	}
+	if sum.DryRun {
+		fmt.Fprintln(w, "dry run: nothing was stored")
+		return
+	}
+	d := time.Duration(sum.Seconds * float64(time.Second))
+	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), byteText(int64(sum.BytesPerSecond)), count(int64(sum.RowsPerSecond)))
+}
+
+// fewOpen is how many folders that were left open have a line each.
+const fewOpen = 3
+
+// writeOpen prints the folders that were left open: more than a few in one line.
+func writeOpen(w io.Writer, open []bulk.OpenFolder) {
+	if len(open) <= fewOpen {
+		for _, o := range open {
+			fmt.Fprintf(w, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
+		}
+		return
+	}
+	files := int64(0)
+	for _, o := range open {
+		files += o.Files
+	}
+	fmt.Fprintf(w, "left open: %s in %s, from %s to %s (--include-open)\n", plural(files, "file"), plural(int64(len(open)), "folder"),
+		printable(open[0].Path), printable(open[len(open)-1].Path))
 }
 
 // writePassed prints what looks like logs and is not read.
@@ -115,7 +153,14 @@ var columns = []struct {
 	{"on disk", func(t *bulk.TypeSummary) int64 { return t.Bytes }, byteText},
 }
 
-func count(n int64) string { return fmt.Sprint(n) }
+// count returns a number with commas: 1,234,567.
+func count(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
 
 func writeTable(b *strings.Builder, sum *bulk.Summary) {
 	head := []string{"type"}

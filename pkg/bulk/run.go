@@ -300,6 +300,9 @@ func (r *run) pass(ctx context.Context) error {
 		}
 	}
 	r.opt.Progress.Total(files, bytes)
+	r.mu.Lock()
+	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, true
+	r.mu.Unlock()
 	if err := r.workAll(ctx, groups); err != nil {
 		return err
 	}
@@ -463,8 +466,12 @@ func (r *run) do(ctx context.Context, t *task) error {
 	return nil
 }
 
-// done tells the stores that a planned file is done with.
+// done counts a planned file as done with, and reports it to the stores.
 func (r *run) done(t *task) {
+	r.mu.Lock()
+	r.sum.Left--
+	r.sum.LeftBytes -= t.size
+	r.mu.Unlock()
 	if t.typ == nil {
 		return
 	}

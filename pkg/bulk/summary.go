@@ -27,6 +27,12 @@ type Summary struct {
 	Stores []StoreSummary `json:"stores,omitempty"`
 	// RejectFile holds the rejected lines; empty if there were none.
 	RejectFile string `json:"reject_file,omitempty"`
+	// Left are files that the last pass has not reached, because it was
+	// interrupted or a source or store was lost; LeftBytes are their bytes on disk.
+	Left      int64 `json:"left,omitempty"`
+	LeftBytes int64 `json:"left_bytes,omitempty"`
+	// Planned says that a pass has looked at all sources and stores.
+	Planned bool `json:"-"`
 	// Unstored are the files that Follow could not store, as of now; nil: none.
 	Unstored *Unstored `json:"unstored,omitempty"`
 	DryRun   bool      `json:"dry_run,omitempty"`
@@ -104,6 +110,8 @@ func Merge(runs []*Summary) *Summary {
 		if s.Started.Before(m.Started) {
 			m.Started = s.Started
 		}
+		m.Left += s.Left
+		m.LeftBytes += s.LeftBytes
 		m.RejectFile = cmp.Or(m.RejectFile, s.RejectFile)
 		m.Open = append(m.Open, s.Open...)
 		m.PassedOver.Files += s.PassedOver.Files
