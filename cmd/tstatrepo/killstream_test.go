@@ -78,6 +78,7 @@ func testKillBroker(t *testing.T, rounds int, url string) {
 type killSides struct {
 	t              *testing.T
 	rounds         int
+	broker         func() // kills and starts what is between the sides; nil: it is not killed
 	exe            string
 	root, out, dir string
 }
@@ -157,7 +158,13 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	}
 	for round := range k.rounds {
 		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // the random moment
-		switch i := rand.IntN(3); i {
+		choices := 3
+		if k.broker != nil {
+			choices = 6
+		}
+		switch i := rand.IntN(choices); i {
+		case 3, 4, 5:
+			k.broker()
 		case 2: // both
 			kill(0)
 			kill(1)

@@ -209,13 +209,18 @@ func TestKafkaAway(t *testing.T) {
 func TestKafkaTooLarge(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
-	for limit, dropped := range map[int]int64{3000: 1, 100: 500} {
-		topic := fmt.Sprint("small-", limit)
-		value := strconv.Itoa(limit)
-		if err := k.CreateTopic(topic, 1, map[string]string{"max.message.bytes": value}); err != nil {
+	testTooLarge(t, k.addr, func(topic string, settings map[string]string) {
+		if err := k.CreateTopic(topic, 1, settings); err != nil {
 			t.Fatal(err)
 		}
-		s := startStream(t, Options{Listen: loopback(), To: []string{"kafka://" + k.addr + "/" + topic + "?compress=none"}})
+	}, k.text)
+}
+
+func testTooLarge(t *testing.T, addr string, create func(topic string, settings map[string]string), read func(topic string) string) {
+	for limit, dropped := range map[int]int64{3000: 1, 100: 500} {
+		topic := fmt.Sprint("small-", limit)
+		create(topic, map[string]string{"max.message.bytes": strconv.Itoa(limit)})
+		s := startStream(t, Options{Listen: loopback(), To: []string{"kafka://" + addr + "/" + topic + "?compress=none"}})
 		long := logPath + " " + strings.Repeat("y", 8000) + "\n"
 		before, after := numbered(logPath, 0, 250), numbered(logPath, 250, 499)
 		c := connect(t, s.addr)
@@ -223,7 +228,7 @@ func TestKafkaTooLarge(t *testing.T) {
 		c.Close()
 		await(t, "the lines", func() bool { return s.taken(0) == 500 })
 		sum := s.stop()
-		got := k.text(topic)
+		got := read(topic)
 		if limit == 3000 && got != before+after || sum.Consumers[0].Dropped != dropped || s.err != nil {
 			t.Errorf("limit %d: %d bytes of %d, %+v, %v", limit, len(got), len(before+after), sum.Consumers[0], s.err)
 		}
@@ -337,8 +342,11 @@ func TestKafkaWithKcat(t *testing.T) {
 // what it had. Another one gets all that the dead one had not committed, once.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
-	k := startKafka(t)
-	url := "kafka://" + k.addr + "/tstat"
+	testTakeOver(t, startKafka(t).addr)
+}
+
+func testTakeOver(t *testing.T, addr string) {
+	url := "kafka://" + addr + "/tstat"
 	const probes, each = 12, 10
 	var messages []published
 	for i := range probes * each {
@@ -350,7 +358,7 @@ func TestTakeOver(t *testing.T) {
 	defer cancel()
 	const session = 6 * time.Second // the least that the broker takes
 	// A member with a name of its own does not say goodbye.
-	dead, err := kgo.NewClient(kgo.SeedBrokers(k.addr), kgo.ConsumerGroup("g"), kgo.InstanceID("dead"), kgo.ConsumeTopics("tstat"),
+	dead, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumerGroup("g"), kgo.InstanceID("dead"), kgo.ConsumeTopics("tstat"),
 		kgo.DisableAutoCommit(), kgo.SessionTimeout(session), kgo.HeartbeatInterval(session/6))
 	if err != nil {
 		t.Fatal(err)

