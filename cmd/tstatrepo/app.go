@@ -12,8 +12,7 @@ import (
 // newApp builds the command tree. Commands report problems by returning an
 // error and never exit themselves; see run.
 func newApp(con *console) *cli.App {
-	// urfave/cli has these only as globals. -v stays free for --verbose of
-	// later commands.
+	// urfave/cli has these only as globals. -v is --verbose of the commands.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: groupConfig}
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: groupConfig}
 	cli.HelpPrinter = printHelp

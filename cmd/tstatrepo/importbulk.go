@@ -305,6 +305,9 @@ func runImportBulk(c *cli.Context, con *console) error {
 	if sum != nil && sum.Left > 0 && !b.follow && !slices.Contains(b.sources, "-") && errors.As(err, new(interruptError)) {
 		err = hint.Add(err, fmt.Sprintf("left: %s, %s; the next run continues with them", plural(sum.Left, "file"), byteText(sum.LeftBytes)))
 	}
+	if sum != nil && !b.follow && !b.dryRun && !b.isWatched(con) {
+		warnOpen(opt.Log, sum)
+	}
 	if sum != nil {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -113,6 +114,16 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	}
 	fmt.Fprintf(w, "left open: %s in %s, from %s to %s (--include-open)\n", plural(files, "file"), plural(int64(len(open)), "folder"),
 		printable(open[0].Path), printable(open[len(open)-1].Path))
+}
+
+// warnOpen warns if most files were left open: that is not the newest folder of a
+// running Tstat, but a new installation, or an archive whose files got the times
+// of their copying.
+func warnOpen(log *slog.Logger, sum *bulk.Summary) {
+	if t := &sum.Total; t.LeftOpen > t.Files+t.Skipped {
+		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
+			"folders", len(sum.Open), "first", sum.Open[0].Path, "hint", "if it does not, import them with `include-open`")
+	}
 }
 
 // writePassed prints what looks like logs and is not read.

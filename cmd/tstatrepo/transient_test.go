@@ -48,7 +48,7 @@ func TestFullDiskIsNamed(t *testing.T) {
 		t.Skip("no small disk: ", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
-	p := begin(t, nil, "import-bulk", "--state-dir", dir, "--probe", "p", "--retry-timeout", "100ms", "--to", disk+"/p", sampleLogs)
+	p := begin(t, nil, "import-bulk", "--state-dir", dir, "--probe", "p", "--include-open", "--retry-timeout", "100ms", "--to", disk+"/p", sampleLogs)
 	p.ends(exitTryAgain)
 	if text := p.log.String(); !strings.Contains(text, "no space left on device") || strings.Contains(text, "unknown error type") {
 		t.Errorf("it says\n%s", text)

@@ -166,9 +166,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	}
 	var tasks []*task
 	next := nextFolders(tree.Folders)
-	single := len(tree.Folders) == 1 && !r.opt.Follow
 	for _, d := range tree.Folders {
-		open := !single && !d.Finished(time.Now(), r.opt.Settle)
+		open := !d.Finished(time.Now(), r.opt.Settle)
 		left := int64(0)
 		for _, f := range d.Files {
 			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
