@@ -233,7 +233,7 @@ var (
 	pageLink  = regexp.MustCompile(`\[([-.a-z]+)\((\d)\)\]\([-.a-z]+\.\d\.md\)`)
 	// tagged matches an item of a list that begins with a tag in backquotes or in
 	// bold. It is an indented paragraph of a man page.
-	tagged      = regexp.MustCompile("(?m)^- (`[^`\n]+`|\\*\\*[^*\n]+\\*\\*): (.*(?:\n  .*)*)\n")
+	tagged      = regexp.MustCompile("(?m)^- ((?:`[^`\n]+`(?:, )?)+|\\*\\*[^*\n]+\\*\\*): (.*(?:\n  .*)*)\n")
 	table       = regexp.MustCompile(`(?m)(?:^\|.*\|\n){3,}`)
 	comments    = regexp.MustCompile(`(?m)^<!--.*-->\n`)
 	literal     = regexp.MustCompile(`(?s)\.EX\n.*?\.EE\n`)
