@@ -80,6 +80,7 @@ for target in ${TARGETS:-linux/amd64 linux/arm64 darwin/arm64}; do
 	name=tstatrepo-$VERSION-$os-$ARCH
 	mkdir "$stage/$name"
 	cp -R "$stage/tstatrepo" "$stage/third-party-licenses" LICENSE README.md CHANGELOG.md completions conf "$stage/$name"
+	rm -rf "$stage/$name/conf/package" "$stage/$name/conf/prometheus/tstatrepo.rules.test.yml"
 	mkdir "$stage/$name/man"
 	cp man/*.[157] "$stage/$name/man"
 	tar -C "$stage" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w -cf - "$name" |

@@ -3,6 +3,7 @@
 # In a Debian root without Go the package is installed, used, upgraded from one
 # of an older commit with state and store in place, removed and purged.
 # Needs debootstrap, lintian, rpm and cpio.
+# The version and the commands of README's section Install are those that run.
 #   BEFORE   the older commit, which is built as version 0.8.0
 #   MIRROR   of Debian
 set -eu
@@ -23,6 +24,13 @@ fail() {
 in_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
 # same DIR DIR compares two folders of packages by their checksums.
 same() { cmp "$1/SHA256SUMS" "$2/SHA256SUMS" || fail "two builds differ"; }
+
+# install_commands WORD prints the commands of README's section Install that
+# begin with a word.
+install_commands() { sed -n '/^## Install/,/^## Import/s/^    \('"$1"' [^#]*[^# ]\) *\(#.*\)*$/\1/p' README.md; }
+VERSION=$(sed -n 's/^`make dist VERSION=\([0-9.]*\)` builds.*/\1/p' README.md)
+[ -n "$VERSION" ] || fail "README does not say how to build packages"
+export VERSION
 
 say "build twice, in different folders"
 git clone -q . "$work/here"
@@ -54,7 +62,7 @@ mkdir "$work/rpm"
 "$work/rpm/usr/bin/tstatrepo" --version >/dev/null
 
 say "Debian root"
-debootstrap --variant=minbase --include=systemd,procps bookworm "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 || {
+debootstrap --variant=minbase --include=systemd,procps,man-db bookworm "$root" "$MIRROR" >"$work/debootstrap.log" 2>&1 || {
 	tail -5 "$work/debootstrap.log" >&2
 	fail "debootstrap failed"
 }
@@ -62,6 +70,8 @@ in_root sh -c '! command -v go' || fail "the root has Go"
 cp -R pkg/tstat/testdata/logs/v321 "$root/srv/logs"
 cp "$old" "$root/old.deb"
 cp "$deb" "$root/new.deb"
+mkdir "$root/dist"
+cp "$deb" "$root/dist"
 
 say "install 0.8.0 and import"
 in_root dpkg -i /old.deb >/dev/null
@@ -115,4 +125,25 @@ grep -q 'keeps what was collected' "$work/purge.log" || fail "purging did not sa
 if find "$root" -xdev -name '*tstatrepo*' -not -path "$root$state*" -not -path "$root/srv/*" -not -path "$root/var/log/*" | grep .; then
 	fail "purging left these"
 fi
+
+say "README's commands on a root without tstatrepo"
+rm -rf "$root$state"
+command=$(install_commands apt-get)
+[ -n "$command" ] || fail "README does not say how to install the Debian package"
+in_root sh -c "cd /dist && DEBIAN_FRONTEND=noninteractive $command" >"$work/apt.log" 2>&1 || fail "$command: $(cat "$work/apt.log")"
+in_root tstatrepo version | grep -qx "tstatrepo $VERSION" || fail "not version $VERSION"
+rpm=$(install_commands rpm)
+[ -e "$work/here/dist/${rpm##* }" ] || fail "README installs ${rpm##* }, which is not built"
+command=$(sed -n 's/^    \(tstatrepo import-bulk [^#]*[^# ]\) *# all logs.*/\1/p' README.md)
+[ "$command" = "tstatrepo import-bulk /var/lib/tstat" ] || fail "README begins with another import: $command"
+cp -R "$root/srv/logs" "$root/var/lib/tstat"
+in_root sh -c "cd /root && $command" >"$work/import.log" 2>&1 || fail "$command: $(cat "$work/import.log")"
+[ -n "$(find "$root/root/tstat" -name '*.parquet')" ] || fail "$command stored nothing"
+
+say "manual"
+for page in man/*.?; do
+	name=${page#man/}
+	in_root man "${name##*.}" "${name%.*}" >"$work/page" 2>"$work/man.log" || fail "man $name: $(cat "$work/man.log")"
+	[ ! -s "$work/man.log" ] && [ "$(wc -l <"$work/page")" -gt 20 ] || fail "man $name: $(cat "$work/man.log" "$work/page")"
+done
 say "all is well"
