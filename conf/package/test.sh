@@ -28,7 +28,7 @@ same() { cmp "$1/SHA256SUMS" "$2/SHA256SUMS" || fail "two builds differ"; }
 # install_commands WORD prints the commands of README's section Install that
 # begin with a word.
 install_commands() { sed -n '/^## Install/,/^## Import/s/^    \('"$1"' [^#]*[^# ]\) *\(#.*\)*$/\1/p' README.md; }
-VERSION=$(sed -n 's/^`make dist VERSION=\([0-9.]*\)` builds.*/\1/p' README.md)
+VERSION=$(sed -n 's/^.make dist VERSION=\([0-9.]*\). builds.*/\1/p' README.md)
 [ -n "$VERSION" ] || fail "README does not say how to build packages"
 export VERSION
 
@@ -70,8 +70,6 @@ in_root sh -c '! command -v go' || fail "the root has Go"
 cp -R pkg/tstat/testdata/logs/v321 "$root/srv/logs"
 cp "$old" "$root/old.deb"
 cp "$deb" "$root/new.deb"
-mkdir "$root/dist"
-cp "$deb" "$root/dist"
 
 say "install 0.8.0 and import"
 in_root dpkg -i /old.deb >/dev/null
@@ -128,6 +126,8 @@ fi
 
 say "README's commands on a root without tstatrepo"
 rm -rf "$root$state"
+mkdir "$root/dist"
+cp "$deb" "$root/dist"
 command=$(install_commands apt-get)
 [ -n "$command" ] || fail "README does not say how to install the Debian package"
 in_root sh -c "cd /dist && DEBIAN_FRONTEND=noninteractive $command" >"$work/apt.log" 2>&1 || fail "$command: $(cat "$work/apt.log")"
@@ -144,6 +144,8 @@ say "manual"
 for page in man/*.?; do
 	name=${page#man/}
 	in_root man "${name##*.}" "${name%.*}" >"$work/page" 2>"$work/man.log" || fail "man $name: $(cat "$work/man.log")"
-	[ ! -s "$work/man.log" ] && [ "$(wc -l <"$work/page")" -gt 20 ] || fail "man $name: $(cat "$work/man.log" "$work/page")"
+	if [ -s "$work/man.log" ] || [ "$(wc -l <"$work/page")" -lt 20 ]; then
+		fail "man $name: $(cat "$work/man.log" "$work/page")"
+	fi
 done
 say "all is well"
