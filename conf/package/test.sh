@@ -130,7 +130,7 @@ mkdir "$root/dist"
 cp "$deb" "$root/dist"
 command=$(install_commands apt-get)
 [ -n "$command" ] || fail "README does not say how to install the Debian package"
-in_root sh -c "cd /dist && DEBIAN_FRONTEND=noninteractive $command" >"$work/apt.log" 2>&1 || fail "$command: $(cat "$work/apt.log")"
+in_root sh -c "cd /dist && yes | DEBIAN_FRONTEND=noninteractive $command" >"$work/apt.log" 2>&1 || fail "$command: $(cat "$work/apt.log")"
 in_root tstatrepo version | grep -qx "tstatrepo $VERSION" || fail "not version $VERSION"
 rpm=$(install_commands rpm)
 [ -e "$work/here/dist/${rpm##* }" ] || fail "README installs ${rpm##* }, which is not built"
