@@ -55,6 +55,10 @@ func TestPackages(t *testing.T) {
 	run(tree, "sh", "-c", "git init -q && git add . && git -c user.name=test -c user.email=test@localhost commit -qm test")
 	run(tree, "sh", "conf/package/dist.sh")
 	dist := filepath.Join(tree, "dist")
+	pages, err := filepath.Glob("../../man/*.[157]")
+	if err != nil || len(pages) < 10 {
+		t.Fatal(pages, err)
+	}
 
 	for golden, lists := range map[string]map[string][]string{
 		"deb.txt": {
@@ -72,6 +76,13 @@ func TestPackages(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := strings.Split(strings.TrimSpace(string(text)), "\n")
+		for _, page := range pages {
+			if page = filepath.Base(page); golden == "deb.txt" {
+				want = append(want, fmt.Sprintf("644 usr/share/man/man%s/%s.gz", page[len(page)-1:], page))
+			} else {
+				want = append(want, "644 man/"+page)
+			}
+		}
 		for name, got := range lists {
 			for _, line := range got {
 				if !slices.Contains(want, line) {

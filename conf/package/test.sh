@@ -27,7 +27,7 @@ same() { cmp "$1/SHA256SUMS" "$2/SHA256SUMS" || fail "two builds differ"; }
 
 # install_commands WORD prints the commands of README's section Install that
 # begin with a word.
-install_commands() { sed -n '/^## Install/,/^## Import/s/^    \('"$1"' [^#]*[^# ]\) *\(#.*\)*$/\1/p' README.md; }
+install_commands() { sed -n '/^## Install/,/^## /s/^    \('"$1"' [^#]*[^# ]\) *\(#.*\)*$/\1/p' README.md; }
 VERSION=$(sed -n 's/^.make dist VERSION=\([0-9.]*\). builds.*/\1/p' README.md)
 [ -n "$VERSION" ] || fail "README does not say how to build packages"
 export VERSION
