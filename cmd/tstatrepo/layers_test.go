@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"pkg/mplane/supervisor", "pkg/mplane/shell"},
 	{"pkg/store", "pkg/graphite"},
 	{"pkg/store/manifest", "pkg/store/sqlstore", "pkg/graphite/carbontest", "pkg/remotewrite", "pkg/rrdfile"},
-	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest", "pkg/store/clickhousetest", "pkg/rrdfile/rrdtest"},
+	{"pkg/store/copy", "pkg/store/parquet", "pkg/store/storetest", "pkg/store/pg", "pkg/store/pgtest", "pkg/store/clickhousetest", "pkg/rrdfile/rrdtest", "pkg/stream/kafkatest"},
 	{"pkg/store/postgres", "pkg/store/dbstream", "pkg/store/clickhouse"},
 	{"pkg/store/stores"},
 	{"pkg/bulk", "pkg/stream", "pkg/rrdpush"},
@@ -40,7 +40,7 @@ var layers = [][]string{
 }
 
 // programs stand for themselves: tools of the repository.
-var programs = []string{"pkg/bench", "pkg/bench/kafkapeer", "pkg/bench/rrdread", "pkg/tstatgen"}
+var programs = []string{"pkg/bench", "pkg/bench/kafkapeer", "pkg/bench/rrdread", "pkg/internal/matrix", "pkg/tstatgen"}
 
 // TestLayers: imports go only downwards, every package has its layer, and
 // nothing below cmd knows the command line.
