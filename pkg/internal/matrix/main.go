@@ -34,6 +34,7 @@ var versions []byte
 type server struct {
 	Name, Product, Version string
 	Debian, Go, PIP, Maven string
+	Python                 []string
 	Unpack, Bin, Env       string
 	Tests                  []string
 	Tags, Run              string
@@ -76,13 +77,13 @@ func parse(text []byte) ([]server, error) {
 	}
 	for _, s := range file.Server {
 		from := 0
-		for _, source := range []string{s.Debian, s.Go, s.PIP, s.Maven} {
+		for _, source := range []string{s.Debian, s.Go, s.PIP, s.Maven, strings.Join(s.Python, " ")} {
 			if source != "" {
 				from++
 			}
 		}
 		if s.Name == "" || s.Product == "" || s.Version == "" || len(s.Tests) == 0 || from != 1 {
-			return nil, fmt.Errorf("versions.toml: server %q: name, product, version, tests and one of debian, go, pip and maven are required", s.Name)
+			return nil, fmt.Errorf("versions.toml: server %q: name, product, version, tests and one of debian, go, pip, python and maven are required", s.Name)
 		}
 	}
 	return file.Server, nil
@@ -243,10 +244,12 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, cmp.Or(s.Go, s.PIP, s.Maven))
+	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " ")))
 	switch {
 	case s.Go != "":
 		err = command(ctx, part, []string{"GOBIN=" + part}, "go", "install", s.Go)
+	case len(s.Python) > 0:
+		err = command(ctx, part, nil, append([]string{"python3", "-m", "pip", "install", "--quiet", "--target=."}, s.Python...)...)
 	case s.PIP != "":
 		err = s.fetchWheel(ctx, part)
 	default:

@@ -60,7 +60,7 @@ func Start(t testing.TB, opt Options) *Broker {
 		"process.roles": "broker,controller", "node.id": "1", "controller.quorum.bootstrap.servers": ports[1],
 		"listeners": "PLAINTEXT://" + ports[0] + ",CONTROLLER://" + ports[1], "controller.listener.names": "CONTROLLER",
 		"listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
-		"log.dirs": filepath.Join(b.dir, "data"), "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "4",
+		"log.dirs":                       filepath.Join(b.dir, "data"), "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "4",
 		"transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1", "transaction.state.log.num.partitions": "4",
 		"group.initial.rebalance.delay.ms": "0", "auto.create.topics.enable": "false",
 	}
