@@ -30,11 +30,15 @@ import (
 //go:embed versions.toml
 var versions []byte
 
+//go:embed chdb-server.py
+var chdbServer []byte
+
 // server is a version of a server, see versions.toml.
 type server struct {
 	Name, Product, Version string
 	Debian, Go, PIP, Maven string
 	Python                 []string
+	Shim                   string
 	Unpack, Bin, Env       string
 	Tests                  []string
 	Tags, Run              string
@@ -254,6 +258,12 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 		err = s.fetchWheel(ctx, part)
 	default:
 		err = s.fetchJARs(ctx, part)
+	}
+	if err == nil && s.Shim != "" {
+		file := filepath.Join(part, filepath.FromSlash(s.Bin), s.Shim)
+		if err = os.MkdirAll(filepath.Dir(file), 0o755); err == nil {
+			err = os.WriteFile(file, chdbServer, 0o755)
+		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot be had: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestValues(t *testing.T) {
 		"10.0.0.2 9223372036854775807 4294967295999.999000 -inf 1 b 1 -\n" +
 		"10.0.0.3 3 4294967296000.000000 1 1 c 1 -\n"
 	const query = "select c_ip, c_port, toUnixTimestamp(c_first_abs), c_first_abs_us, c_durat, c_isint, fqdn, toUnixTimestamp(s_first_abs), s_first_abs_us, novel, " +
-		"probe, folder, toString(folder_time) from %s.log_udp_complete order by c_ip"
+		"probe, folder, toString(folder_time) from %s.log_udp_complete where c_ip != '10.0.0.3' order by c_ip"
 	want := strings.Join([]string{
 		"10.0.0.1\t1\t1458855462\t170811\t1.5\t1\t" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(odd) + "\t1458855462\t170000\tx",
 		"10.0.0.2\t9223372036854775807\t4294967295\t999999\t-inf\t1\tb\t0\t1000\t\\N",
@@ -71,10 +72,17 @@ func TestValues(t *testing.T) {
 	s := open(t, "clickhouse://"+server.Host()+"/"+db)
 	defer s.Close()
 	rejects, _ := put(t, s, "log_udp_complete", "2016_03_24_21_37.out", log)
-	if len(rejects) != 1 || !strings.HasPrefix(rejects[0], "5: column c_first_abs: the time is out of the range of ") {
+	ask := fmt.Sprintf(query, db)
+	if typ := server.Query(t, "select type from system.columns where database = '"+db+"' and table = 'log_udp_complete_rows' and name = 'c_first_abs'"); strings.Contains(typ, "DateTime64") {
+		// Newer servers have one column for a time, and a larger range.
+		ask = regexp.MustCompile(`\b(._first_abs)_us`).ReplaceAllString(ask, "toUnixTimestamp64Micro($1) % 1000000")
+		if n := server.Number(t, "select toUnixTimestamp64Micro(c_first_abs) from "+db+".log_udp_complete where c_ip = '10.0.0.3'"); len(rejects) != 0 || n != 4294967296e6 {
+			t.Errorf("%d, rejects %q", n, rejects)
+		}
+	} else if len(rejects) != 1 || !strings.HasPrefix(rejects[0], "5: column c_first_abs: the time is out of the range of ") {
 		t.Errorf("rejects %q", rejects)
 	}
-	if got := server.Query(t, fmt.Sprintf(query, db)); got != want {
+	if got := server.Query(t, ask); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }
@@ -150,7 +158,7 @@ func TestPartitions(t *testing.T) {
 	}
 	out := server.Query(t, "select count() from "+db+".log_udp_complete where folder_time >= toDateTime('2016-03-12 00:00:00', 'UTC') and folder_time < toDateTime('2016-03-13 00:00:00', 'UTC')"+
 		" settings enable_optimize_predicate_expression = 1 format JSON")
-	if !strings.Contains(out, `"count()": "2"`) {
+	if !strings.Contains(strings.ReplaceAll(out, `"2"`, "2"), `"count()": 2`) { // older servers quote numbers
 		t.Errorf("%s", out)
 	}
 	if n := server.Number(t, "select count() from (select distinct partition from system.parts where active and table = 'log_udp_complete_rows' and database = '"+db+"')"); n != 5 {
