@@ -127,7 +127,7 @@ func manCommand() *cli.Command {
 				asked := c.Args().First()
 				for _, page := range pages {
 					name := strings.TrimSuffix(page, path.Ext(page))
-					if asked == page || asked == name || "tstatrepo-"+asked == name {
+					if asked == page || asked == name || "tstatrepo-"+asked == name || "tstatrepo."+asked == name {
 						text, err := man.Pages.ReadFile(page)
 						if err != nil {
 							return err

@@ -22,9 +22,8 @@ func newApp(con *console) *cli.App {
 		Name:    "tstatrepo",
 		Usage:   "bring what Tstat probes write into storage",
 		Version: versionString(),
-		Description: "tstatrepo reads the flow logs that Tstat probes write and stores them: exactly once, in any " +
-			"order, from a shell, cron or systemd. It streams live log lines to any consumer, and pushes the points of " +
-			"Tstat's RRDs into Graphite.",
+		Description: "tstatrepo collects what Tstat probes write: it imports flow logs exactly once, streams live log lines, " +
+			"and sends the points of RRDs to Graphite or Prometheus. 'tstatrepo man' lists the manual.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
 			streamCommand(con),

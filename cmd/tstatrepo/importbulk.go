@@ -202,37 +202,12 @@ func importBulkCommand(con *console) *cli.Command {
 		Usage:     "import log folders and files into a store",
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
-		Description: "Imports the logs in each SOURCE: a folder with log folders below, a log folder, a log file " +
-			"(.gz too), '-' for one log on standard input, or math://host:port/STREAM of a MATH probe.\n\n" +
-			"With --listen it is the repository of MATH probes, which register there; with --to math:// it is a probe " +
-			"itself. Both go on until they are interrupted.\n\n" +
-			"Every file is stored once, however often it is imported; files that Tstat may still write to are left " +
-			"for a later run. Run it as often as you like: a run that was interrupted, even killed, is " +
-			"completed by the next one. Several machines may import the same logs into one database: they share the " +
-			"files, and what a dead one had begun is taken over after two minutes.\n\n" +
-			"With several --to, the stores are independent: while one is unavailable, logs go into the others, and the missing logs " +
-			"follow when the store answers again. An import that has waited for a store for --retry-timeout ends with exit status 75 " +
-			"and names the store.\n\n" +
-			"A log is known by its probe, log folder, file name and place: the folder that holds the log folder, below SOURCE. So " +
-			"several Tstat processes can write folders of the same name below one SOURCE. Folders whose names begin with a dot are " +
-			"not looked into. A log whose text is stored, at the same place or at one that is gone, is skipped. So is a prefix of a stored " +
-			"text: an older copy. A log that starts with the stored text has grown and replaces it. A log that has the first row of the " +
-			"stored text and goes on otherwise was repaired: it replaces the stored one, with a warning; dbstream:// refuses it, exit status " +
-			"1. A log with another first row is stored beside it, with a warning: Tstat made the folder again.\n\n" +
-			"Give --probe wherever the host name can change, as in a container. Without it, an import that finds the same logs stored " +
-			"under another probe's name ends with exit status 1 and stores nothing more.\n\n" +
-			"A Tstat that is killed leaves an unfinished end: half a line, or a gzip file without its last part. Such a file is stored " +
-			"as far as it goes. The summary counts it as 'cut', and a gzip file without its end gives a warning. A gzip file with a " +
-			"wrong checksum or wrong data is damaged. It is not stored, exit status 1, and every run says so until the file is " +
-			"fetched again; --accept-damaged stores what can be decompressed, unless the whole log was stored before, and a repaired " +
-			"file replaces it. Trailing zeros and concatenated gzip files are accepted.\n\n" +
-			"A log that is empty or has only its header is stored with 0 rows. A file with text but without a single row is not " +
-			"stored, exit status 1: remove it, or leave it out with --exclude. GLOB of --exclude is compared with the log type, with " +
-			"the path of the file below SOURCE and of each folder above it, and with the last part of these paths.\n\n" +
-			"Each run counts names that look like logs but are not read: files in log folders with names like " +
-			"log_udp_complete.xz, and folders with other names that hold logs. A warning names them when they differ from those of " +
-			"the last run.\n\n" +
-			"--config also takes the files of math_repo and math_probe, see tstatrepo-migrate(7).",
+		Description: "Imports the logs of each SOURCE: a folder with log folders below it, a log folder, a log file (.gz too), '-' for " +
+			"one log on standard input, or math://host:port/STREAM of a MATH probe. Every log is stored exactly once, however " +
+			"often it is imported. The newest folder is left for a later run, because Tstat may still write to it.\n\n" +
+			"With --listen it is the repository of MATH probes, which register there. With --to math:// it is a probe itself. " +
+			"Both run until they are interrupted.\n\n" +
+			"'tstatrepo man import-bulk' and 'tstatrepo man stores' say more.",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
 	}

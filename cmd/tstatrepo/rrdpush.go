@@ -135,56 +135,11 @@ func rrdPushCommand(con *console) *cli.Command {
 		Usage:     "push the points of Tstat's RRDs into Graphite or Prometheus",
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
-		Description: "Reads the RRD files in each SOURCE, a folder or an .rrd file, and sends their points to a Graphite server, into Whisper files, to a Prometheus, or to " +
-			"another tstatrepo. The first push sends all history, later ones what is new. The position in a file is kept for its folder, so SOURCE may be the folder or the file. " +
-			"Subfolders are not read. If files of two folders have the same metric, the first is sent and the others are counted. Tstat is never disturbed: its files " +
-			"are not locked, not mapped and not changed. Unchanged files are not read.\n\n" +
-			"Each point comes from the finest archive that still holds its time. Unfinished steps wait for the next " +
-			"push. Unknown and infinite values are left out. A file whose last update is before the last point sent was " +
-			"recreated or replaced: it is reported and sent from its start. A point is named PREFIX.PROBE.NAME; bytes in it that are not " +
-			"printable ASCII, and / \\ ; ~ \" ', become _.\n\n" +
-			"RRDs are decoded in Go. With --reader librrd, librrd decodes them, about three times slower. --reader both compares each value " +
-			"of the two before anything is sent. At the first difference it ends with exit status 1 and names file, data source and " +
-			"point. 'tstatrepo --version' lists the readers of the program. make build includes librrd where it is installed.\n\n" +
-			"Points that a server does not accept are kept on disk and sent first next time; the exit status is then 75. A " +
-			"batch of 200,000 points counts as sent when the server has read all of it, because carbon does not confirm more. The batch may be " +
-			"sent again after a crash; a repeated point replaces itself.\n\n" +
-			"carbon-cache: Debian's creates 50 new metrics a minute and silently drops others; raise " +
-			"MAX_CREATES_PER_MINUTE, or add ?new-metrics-per-minute=50 and push often: the other metrics are sent later. The first " +
-			"push sends 25 fewer, because carbon creates 20 metrics of its own from the same budget. All metrics have " +
-			"arrived if carbon.agents.*.droppedCreates stayed 0; if not, push again with --since. " +
-			"Retentions of storage-schemas.conf must begin with the RRDs' step (300s unless Tstat was told otherwise) and " +
-			"be as long as the oldest point is old. Debian's are 60s:1d,5m:30d,1h:3y: points every 300 s fill a fifth of the 60 s slots, " +
-			"too few to be averaged, and are gone after a day; points older than 3 years are dropped, with a warning here. With a MAX_CACHE_SIZE that fills, it drops up to 64 KiB of what it has " +
-			"just read; --since sends that again. ENABLE_TAGS = False saves it from asking for " +
-			"a web server. go-carbon (not tried by us): max-creates-per-second limits likewise. VictoriaMetrics: give it " +
-			"-graphiteListenAddr, and a -retentionPeriod beyond its month; points sent twice count once with " +
-			"-dedup.minScrapeInterval=1ms.\n\n" +
-			"prometheus+http://HOST:9090/api/v1/write and prometheus+https:// send remote writes (protocol 1.0) to Prometheus, VictoriaMetrics, " +
-			"Mimir or Thanos. Options: USER@ in front of the host with ?password-file=FILE, or ?bearer-token-file=FILE; ca=FILE, cert=FILE and key=FILE " +
-			"in place of --tls-ca, --tls-cert and --tls-key; header=NAME:VALUE (several with commas, like header=X-Scope-OrgID:tenant); " +
-			"headers-file=FILE with one NAME: VALUE per line, for secret headers; timeout=1m of a request. Files are read for each request.\n\n" +
-			"There, the metric is PREFIX_HISTOGRAM: the histogram's name in the file name, without direction and cloud. For example, tcp_rtt_avg_in.prc95.rrd is " +
-			"tstat_tcp_rtt_avg{direction=\"in\",percentile=\"95\",probe=\"polito1\"}. The label names do not change between versions. They are: " +
-			"probe; direction (in, out, local, c2s, s2c); cloud (yes for _c, no for _nc); then one of statistic (avg, min, max, var, stdev), " +
-			"percentile (the number in the file name), and index (a number, or other), beside which name is the meaning of the index if it has one (uTP), as in --names-file; " +
-			"source (of the second and later data sources of a file). " +
-			"File names that are not of Tstat's form, and all with --names raw, become PREFIX_rrd{file=\"NAME\"}. Each file has a series of its own. " +
-			"--names upstream has no labels and is refused.\n\n" +
-			"A server that refuses one point stores nothing of the request, so tstatrepo sends the request again without that point. Points that are left out " +
-			"are counted by reason and reported with an example and the server's answer; they do not change the exit status. too_old and out_of_order: " +
-			"Prometheus without storage.tsdb.out_of_order_time_window accepts no point older than an hour before its newest point or, in a series, older than the last. " +
-			"All history needs a window and a retention (--storage.tsdb.retention.time) as long; otherwise push only new points, with --since. Points that Prometheus has already may be out of order too. " +
-			"ahead: more than 10 minutes ahead of this machine's clock; one such point makes Prometheus refuse those of today. ignored: VictoriaMetrics acknowledges what is " +
-			"beyond its -retentionPeriod and drops it; its vm_rows_ignored_total counts them, with those of other clients (in a cluster, on vmstorage). " +
-			"refused: all other reasons, like a second value for the same time. After 2,000 requests for a batch of 200,000 points, all points of the same time are left out with a refused one. " +
-			"An answer 500 without a known reason is retried for --retry-timeout; then the points that cause it are left out if the server accepts others; otherwise all wait in the spool. " +
-			"Prometheus writes what it has accepted to its log at once; VictoriaMetrics can lose the last seconds when it is killed.\n\n" +
-			"Whisper files keep what Tstat's RRDs keep (600 steps, 700 of 6, 775 of 24 and 797 or more of 288), or what " +
-			"whisper:DIR?schemas=FILE says, a storage-schemas.conf. graphite-web and carbonapi read these files.\n\n" +
-			"With --listen it accepts points that other probes send with tstatrepo or mPlane's exporter, " +
-			"instead of reading a folder. Points are left out and counted if Tstat writes no RRD of their name, if their probe has more " +
-			"than --max-metrics, or if their time is more than a day ahead of this machine's clock.",
+		Description: "Reads the RRD files of each SOURCE, a folder or an .rrd file, and sends their points to Graphite, Whisper files, " +
+			"Prometheus or another tstatrepo. The first push sends all history, later pushes what is new. Tstat's files are " +
+			"neither locked nor changed.\n\n" +
+			"With --listen it accepts points that other probes send with tstatrepo or mPlane's exporter.\n\n" +
+			"'tstatrepo man rrd-push' has names, labels and what each server needs.",
 		Flags:  commandFlags("rrd-push"),
 		Action: func(c *cli.Context) error { return runRRDPush(c, con) },
 	}

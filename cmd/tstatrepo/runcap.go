@@ -112,19 +112,10 @@ func runcapCommand(con *console) *cli.Command {
 		Usage:     "run a capability at an mPlane supervisor",
 		ArgsUsage: "[CAPABILITY]",
 		Category:  groupProduct,
-		Description: "Runs a CAPABILITY, named by label or token, at a supervisor. On a terminal it asks for the scope and " +
-			"the parameters that are not given; else they must be. It prints 'ok' when the specification is accepted. " +
-			"Status 0 means done or pending, which --json and --status tell; 1 that it was refused or has failed; 75 that " +
-			"--timeout is over.\n\n" +
-			"Without a CAPABILITY it is the |mplane| shell: type help there.\n\n" +
-			"With --local there is no supervisor: the capability is one that serve would offer with the same --config, [probe]'s " +
-			"or an endpoint's, and it runs in this process until its scope or a signal ends it. Where it ended is remembered in " +
-			"the state folder, as by serve.\n\n" +
-			"Receipts and results are kept in the state folder, so that a later call can ask for them. They are found by " +
-			"token or label, for each URL of a supervisor on its own.\n\n" +
-			"It speaks the protocol of mPlane's reference implementation and differs in this: the shell prints what is set as if " +
-			"it was typed, says what was refused instead of 'ok', shows rows as a table, keeps receipts when it ends, answers " +
-			"'stopmeas' and has 'unset when'. Ctrl-C clears the line, or ends the questions of 'runcap'.",
+		Description: "Runs a CAPABILITY, named by label or token, at a supervisor. On a terminal it asks for the scope and the " +
+			"parameters that are missing. Without a CAPABILITY it is the |mplane| shell: type help there. With --local it " +
+			"needs no supervisor and runs a capability of serve in this process.\n\n" +
+			"'tstatrepo man runcap' says more.",
 		Flags:  commandFlags("runcap"),
 		Action: func(c *cli.Context) error { return runRuncap(c, con) },
 	}

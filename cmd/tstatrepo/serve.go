@@ -179,30 +179,12 @@ func serveCommand(con *console) *cli.Command {
 		Name:     "serve",
 		Usage:    "run the repository proxy of Tstat at mPlane",
 		Category: groupProduct,
-		Description: "Runs three endpoints in one process and offers them at an mPlane supervisor, as tstatrepository.py and " +
-			"math_repo do: for finished logs (MATH, repository-collect_log), live lines (repository-collect_streaming) and " +
-			"points of RRDs (repository-collect_rrd). Each has a section in the config file that says where it listens and where " +
-			"what comes goes: [collect-log], [collect-streaming] and [collect-rrd]; listen = [] turns one off. Without " +
-			"--supervisor and --clients there are only the endpoints.\n\n" +
-			"The endpoints are open all the time, or with --accept scheduled while a specification is active. A specification " +
-			"ends with its scope or an interrupt; its result says from when to when it ran, and that of " +
-			"repository-collect_rrd has the last point of each metric that came meanwhile, 10,000 at most.\n\n" +
-			"A probe has the name in its certificate (what follows the last - of its subject), else that of the [[remote-probe]] " +
-			"at its address, which can give it a time zone too, else that of its MATH stream, else its address. The name is " +
-			"part of the identity of what is stored: with another one it is stored once more.\n\n" +
-			"serve reads /etc/tstatrepo/tstatrepo.toml if that is there and no other file is named. All paths in its " +
-			"settings are absolute. --config also takes the files of the programs that it replaces, see tstatrepo-migrate(7). It locks its " +
-			"state folder, but no store: import-bulk can fill up the same store beside it.\n\n" +
-			"At a supervisor of mPlane's reference implementation run one process, or use TLS. Without TLS that supervisor has one " +
-			"queue for all its components, and the first that polls takes the specifications of the others; --identity and " +
-			"--system-id do not help. serve refuses a specification that it does not offer, warns, and counts it in " +
-			"tstatrepo_specifications_refused_total.\n\n" +
-			"SIGTERM or SIGINT: connections are taken no more, what is under way is stored (but for logs in transfer, which are " +
-			"fetched again later), results are sent, the capabilities withdrawn, and the status is 0; a second one ends it at once. " +
-			"SIGHUP: the config file is read again. Taken from it " +
-			"are " + reloads + "; a change of the rest is named and needs a restart. No connection is lost. If anything in " +
-			"the file is wrong, all stays as it was. Files of certificates are read again whenever they change. Under systemd it " +
-			"tells when it is ready, reloads, stops, and that it lives (Type=notify, WatchdogSec).",
+		Description: "Runs endpoints for finished logs (MATH), live lines and points of RRDs in one process, and offers them at an " +
+			"mPlane supervisor. Sections of the config file say where each listens and where it stores what arrives; a " +
+			"section [probe] is the probe's side. Without --supervisor and --clients it runs the endpoints only.\n\n" +
+			"Without --config it reads " + serviceFile + " if that exists. SIGHUP reads it again, SIGTERM ends serve " +
+			"cleanly.\n\n" +
+			"'tstatrepo man serve' and 'tstatrepo man toml' say more.",
 		Flags:  commandFlags("serve"),
 		Action: func(c *cli.Context) error { return runServe(c, con) },
 	}

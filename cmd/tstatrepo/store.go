@@ -119,28 +119,11 @@ func storeCommand(con *console) *cli.Command {
 		Usage:     "list, verify, compact, prune and repair what is stored",
 		ArgsUsage: "list|verify|compact|prune|repair URL",
 		Category:  groupAlso,
-		Description: "Looks after the store at URL, which is a destination of import-bulk. Imports may go on meanwhile.\n\n" +
-			"list shows files, rows and sizes per log type, probe and day, and where folders are missing: in a series of log folders, " +
-			"those that are more than one and a half usual distances apart have a gap between them.\n\n" +
-			"verify compares what is stored with its records, both ways. rows is a log that has other rows than its record says; " +
-			"the rows of dbstream:// do not tell their file, so only their sum is compared. unrecorded are rows and files that no " +
-			"record is about, doubled is a log whose rows are stored twice, unreadable a file that no reader can open, foreign a file " +
-			"of someone else among those of the store. --deep reads everything: damaged is what cannot be read to its end, or a copy " +
-			"with another text than was stored; cr is a log with values that end in CR.\n\n" +
-			"With --against, verify reads the finished logs of a source too: missing is one that is not stored, different one whose " +
-			"text is another now, prefix one whose start is stored a second time, extra one that is stored while its folder in the source does not have it, unsourced a second text of " +
-			"a log that no source file has. After its findings verify prints the command that mends each kind. The status is 1 if " +
-			"anything differs, or nothing was ever stored.\n\n" +
-			"compact makes few files of about --target-size out of the many of closed days, of parquet: stores. What they hold " +
-			"stays known: nothing is imported again, and a log that grows later is still replaced. A reader that lists a day's " +
-			"folder sees all old or all new files of it. One that listed the old ones and opens them later finds them gone and has " +
-			"to begin again; it never reads a row twice or misses one. The file system must be able to exchange two folders " +
-			"(ext4, XFS, Btrfs, tmpfs on Linux).\n\n" +
-			"prune removes the rows of whole days (UTC) that ended longer ago than --keep. The records stay, so that no later " +
-			"import stores such a file again. In PostgreSQL partitions are dropped, in DBStream windows with their rows of the catalog.\n\n" +
-			"repair removes the rows of parquet: stores that stand in two files, as compaction could leave them in versions before 0.9: " +
-			"one of the two stays. It also rebuilds the records from the files.\n\n" +
-			"All three can be interrupted, even killed: the next run, or import, completes what was begun.",
+		Description: "Works on the store at URL, a destination of import-bulk. Imports may run at the same time.\n\n" +
+			"list prints what is stored. verify checks that each log has the rows of its record and, with --against, that the " +
+			"logs of a source are stored. compact merges the files of closed days of parquet: stores. prune removes the " +
+			"rows of old days. repair removes rows of parquet: stores that are stored twice.\n\n" +
+			"'tstatrepo man store' says more.",
 		Flags:  commandFlags("store"),
 		Action: func(c *cli.Context) error { return runStore(c, con) },
 	}

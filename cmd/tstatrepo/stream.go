@@ -152,25 +152,12 @@ func streamCommand(con *console) *cli.Command {
 		Name:     "stream",
 		Usage:    "bring live log lines to consumers",
 		Category: groupProduct,
-		Description: "Takes the lines of logs while Tstat writes them, from exporters that connect (--listen), from " +
-			"Tstat's output folder (--follow) and from brokers (--from), and hands them to one or more consumers.\n\n" +
-			"The lines of a log keep their order, and only whole lines are handed on. The slowest consumer named with " +
-			"--to sets the pace; nothing is dropped for it. Where a followed log was taken by all of them is remembered, " +
-			"and the next run goes on there.\n\n" +
-			"Consumers are '-' (standard output), file:DIR (a file for each probe, log and hour; file:DIR?compress=zstd), " +
-			"exec:COMMAND (run by /bin/sh, restarted when it ends; the lines are its input), tcp://HOST:PORT and tls://HOST:PORT " +
-			"(as the old exporter sends them), ack://HOST:PORT and ack+tls://HOST:PORT (another tstatrepo stream, which confirms " +
-			"what its consumers have taken, see tstatrepo-ack(7)), kafka://HOST:PORT,.../TOPIC and nats://HOST:PORT,.../STREAM " +
-			"(JetStream), both with +tls.\n\n" +
-			"Options of kafka:// are compress=zstd|lz4|snappy|gzip|none, sasl=plain|scram-sha-256|scram-sha-512 with " +
-			"kafka://USER@HOST and the password in password-file=FILE or the variable TSTATREPO_KAFKA_PASSWORD; of nats:// " +
-			"replicas=N, for a stream that is not there yet, and creds=FILE. A message has whole lines of one log; the key of Kafka " +
-			"is the probe, the subject of JetStream is STREAM.PROBE.LOG, and headers (Tstat-Probe, Tstat-Log, Tstat-Path, " +
-			"Tstat-Format, Tstat-Id or Nats-Msg-Id) say more.\n\n" +
-			"A line may end in CR LF: raw passes it on as it is, line and json drop the CR.\n\n" +
-			"--from takes such messages, of --format raw or line. Processes with the same group (?group=NAME, default tstatrepo) share " +
-			"them: a consumer group of Kafka, a durable consumer of JetStream. What all required consumers have taken is " +
-			"committed, and the next process goes on there; lines may come twice, none is lost.",
+		Description: "Delivers lines of logs to sinks while Tstat writes them. Lines come from exporters that connect (--listen), from " +
+			"Tstat's output folder (--follow) and from brokers (--from). Lines of a log keep their order. The slowest sink of " +
+			"--to sets the pace.\n\n" +
+			"Sinks are - (standard output), file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack:// (another tstatrepo stream), " +
+			"kafka://HOST:PORT/TOPIC and nats://HOST:PORT/STREAM.\n\n" +
+			"'tstatrepo man stream' has their options.",
 		Flags:  commandFlags("stream"),
 		Action: func(c *cli.Context) error { return runStream(c, con) },
 	}

@@ -62,24 +62,9 @@ func supervisorCommand(con *console) *cli.Command {
 		Name:     "supervisor",
 		Usage:    "run a small mPlane supervisor for one site",
 		Category: groupAlso,
-		Description: "Relays between components, which register on one port, and clients, which ask on another: " +
-			"specifications to the first component that can serve them, receipts, results and interrupts back. It is for one site " +
-			"and for tests. It does not register at other supervisors, does not merge capabilities, and does not poll components " +
-			"that wait for clients.\n\n" +
-			"Who a peer is, its certificate says: the parts of the subject joined by dots, as in org.mplane.SSB.Clients.ann. " +
-			"Without TLS it is the name that the peer gives in the header Forged-MPlane-Identity, unless that is the default of " +
-			"the reference implementation; else its address. Several old components at one address then share one queue, and " +
-			"each gets what is meant for another: give each an address or use TLS. A receipt is good for the one who asked only.\n\n" +
-			"Roles need client certificates. As in the reference implementation the last --authorize that fits a label decides, " +
-			"and labels without one are allowed to nobody. Without any --authorize everything is allowed to everybody who has a certificate.\n\n" +
-			"A component that is silent for 10 seconds is gone: its capabilities are withdrawn, and it has to register again. " +
-			"What it was asked for waits for it, 10 minutes at most. Components and jobs are kept over a restart; after a crash " +
-			"those of the last second may be missing. A result waits an hour for its client and can be asked for again for " +
-			"10 seconds after that.\n\n" +
-			"It keeps 64 MiB of capabilities, specifications and results in all, and 24 MiB of one component, client or host; what is " +
-			"beyond that is refused and counted. A component has 1000 capabilities at most. A large message is read while no other of " +
-			"its host is, and four at a time.\n\n" +
-			"Capabilities of components that name an unknown registry are refused: name its file with --registry. None is fetched.",
+		Description: "Relays between mPlane components, which register on one port, and clients, which use another. It is for one site " +
+			"and for tests: it does not register at other supervisors.\n\n" +
+			"'tstatrepo man supervisor' says more.",
 		Flags:  commandFlags("supervisor"),
 		Action: func(c *cli.Context) error { return runSupervisor(c, con) },
 	}
