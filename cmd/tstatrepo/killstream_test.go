@@ -137,6 +137,10 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	}
 	stop := make(chan struct{})
 	written := make(chan struct{})
+	pace := 10 * time.Millisecond
+	if k.broker != nil { // which starts slowly; the sides have to catch up with the writer
+		pace *= 10
+	}
 	go func() {
 		defer close(written)
 		for {
@@ -148,7 +152,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 				if rand.IntN(5) == 0 {
 					w.rollOver()
 				}
-				time.Sleep(10 * time.Millisecond) // the writer's pace, not a wait
+				time.Sleep(pace) // the writer's, not a wait
 			}
 		}
 	}()

@@ -1,5 +1,5 @@
 // Package kafkatest runs a Kafka broker for tests: one process in KRaft mode, which is
-// controller too. The environment variable TSTATREPO_KAFKA names the folder with its
+// controller too. The environment variable KAFKA_JARS names the folder with its
 // JAR files. Only make matrix has it.
 package kafkatest
 
@@ -24,7 +24,7 @@ import (
 )
 
 // Folder is the environment variable that names the folder with the JAR files.
-const Folder = "TSTATREPO_KAFKA"
+const Folder = "KAFKA_JARS"
 
 // patience bounds the waits for a broker.
 const patience = time.Minute
