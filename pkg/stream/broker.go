@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -70,14 +71,14 @@ func parseBroker(text string, known map[string][]string) (*broker, error) {
 		return nil, err
 	}
 	if b.scheme == "kafka" {
-		return b, b.checkSASL()
+		return b, errors.Join(b.checkSASL(), b.checkVersion())
 	}
 	return b, nil
 }
 
 // consumerOptions are the options of brokers as consumers.
 var consumerOptions = map[string][]string{
-	"kafka": {"compress", "sasl", "password-file"},
+	"kafka": {"compress", "sasl", "password-file", "version"},
 	"nats":  {"creds", "replicas"},
 }
 

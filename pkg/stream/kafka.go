@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 	saslplain "github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
@@ -63,6 +64,16 @@ func (b *broker) checkSASL() error {
 	return nil
 }
 
+// checkVersion checks the newest version of Kafka whose requests are sent. Some
+// servers answer those of later versions so that no client can read it.
+func (b *broker) checkVersion() error {
+	if text, ok := b.options["version"]; ok && kversion.FromString(text) == nil {
+		known := kversion.VersionStrings()
+		return hint.Usage(fmt.Sprintf("unknown version %q of Kafka", text), "known: "+known[0]+" to "+known[len(known)-1])
+	}
+	return nil
+}
+
 // kafkaOptions are the options of a client that producers and consumers share.
 func kafkaOptions(b *broker, files *peer.TLS, peers peer.Networks, log *kafkaLog) []kgo.Opt {
 	opts := []kgo.Opt{
@@ -71,6 +82,9 @@ func kafkaOptions(b *broker, files *peer.TLS, peers peer.Networks, log *kafkaLog
 		kgo.MetadataMinAge(time.Second),
 		// Certificates may have been renewed since the last connection.
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, addr, files, 0, peers) }),
+	}
+	if text, ok := b.options["version"]; ok {
+		opts = append(opts, kgo.MaxVersions(kversion.FromString(text)))
 	}
 	user := b.user.Username()
 	switch mechanism := b.options["sasl"]; mechanism {

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/tstatrepo/tstatrepo/pkg/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/peer/peertest"
@@ -201,6 +202,34 @@ func TestKafkaAway(t *testing.T) {
 	await(t, "all lines", func() bool { return s.taken(0) == 1000 && trouble() == "" })
 	if s.stop(); s.err != nil || k.text("other") != text {
 		t.Errorf("lines differ, %v", s.err)
+	}
+}
+
+// TestKafkaVersion: a client that is told so sends and reads with the requests of an
+// old Kafka only.
+func TestKafkaVersion(t *testing.T) {
+	t.Parallel()
+	k := startKafka(t)
+	newest := kversion.V2_3_0()
+	k.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if most, _ := newest.LookupMaxKeyVersion(r.Key()); r.GetVersion() > most {
+			t.Errorf("produce request of version %d", r.GetVersion())
+		}
+		return nil, nil, false
+	})
+	url := "kafka://" + k.addr + "/tstat?version=2.3"
+	s := startStream(t, Options{Listen: loopback(), To: []string{url}})
+	text := numbered(logPath, 0, 100)
+	c := connect(t, s.addr)
+	write(t, c, text)
+	c.Close()
+	await(t, "the lines", func() bool { return s.taken(0) == 100 })
+	s.stop()
+	r := startStream(t, Options{From: []string{url}})
+	await(t, "the lines again", func() bool { return strings.Count(r.out.String(), "\n") == 100 })
+	if r.stop(); r.err != nil || r.out.String() != text {
+		t.Errorf("lines differ, %v", r.err)
 	}
 }
 

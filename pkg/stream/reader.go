@@ -22,7 +22,7 @@ var Brokers = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HO
 
 // sourceOptions are the options of brokers as sources.
 var sourceOptions = map[string][]string{
-	"kafka": {"group", "sasl", "password-file"},
+	"kafka": {"group", "sasl", "password-file", "version"},
 	"nats":  {"group", "creds"},
 }
 
