@@ -6,4 +6,7 @@
 // sdk: what it sends is read, and what is written it can read. Where it loses
 // information silently, this package reports an error; the tests list each
 // such difference.
+//
+// Other modules may use this package. Before version 1.0 its API may change; the
+// CHANGELOG says how.
 package mplane

@@ -1,8 +1,11 @@
-// Package rrdfile reads the round-robin databases that Tstat writes, and knows
-// which metric each of them is.
+// Package rrdfile reads the round-robin databases that Tstat writes, and names the
+// metric of each.
 //
 // Reading never harms the writer: a file is never locked, mapped or changed,
 // and no content of a file can end the process. See Reader.
+//
+// Other modules may use this package. Before version 1.0 its API may change; the
+// CHANGELOG says how.
 package rrdfile
 
 import (

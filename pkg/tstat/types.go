@@ -1,6 +1,8 @@
-// Package tstat knows what Tstat writes: its log types, the columns of every
-// version from 2.0.9 to 3.3, log folders and their times, and how to read a
-// log line by line. It knows no destination.
+// Package tstat reads the logs of Tstat 2.0.9 to 3.3. It has the log types, the
+// columns of every version, and the names and times of log folders.
+//
+// Other modules may use this package. Before version 1.0 its API may change; the
+// CHANGELOG says how.
 package tstat
 
 import (
