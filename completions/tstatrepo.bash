@@ -385,7 +385,7 @@ _tstatrepo() {
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--help -h" -- "$cur")
         else
-            mapfile -t COMPREPLY < <(compgen -W "tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5" -- "$cur")
         fi ;;
     *)
         if [[ $cur == -* ]]; then

@@ -263,6 +263,6 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -l help -s h -d 'show help'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a man -d 'print a page of the manual, or list them: tstatrepo man serve | man -l -'
-complete -c tstatrepo -n '__fish_seen_subcommand_from man' -a 'tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5'
+complete -c tstatrepo -n '__fish_seen_subcommand_from man' -a 'tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5'
 complete -c tstatrepo -n '__fish_seen_subcommand_from man' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from man' -l help -s h -d 'show help'

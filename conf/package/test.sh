@@ -134,7 +134,7 @@ in_root sh -c "cd /dist && yes | DEBIAN_FRONTEND=noninteractive $command" >"$wor
 in_root tstatrepo version | grep -qx "tstatrepo $VERSION" || fail "not version $VERSION"
 rpm=$(install_commands rpm)
 [ -e "$work/here/dist/${rpm##* }" ] || fail "README installs ${rpm##* }, which is not built"
-command=$(sed -n 's/^    \(tstatrepo import-bulk [^#]*[^# ]\) *# all logs.*/\1/p' README.md)
+command=$(sed -n 's/^ *\(tstatrepo import-bulk [^#]*[^# ]\) *# all logs.*/\1/p' README.md)
 [ "$command" = "tstatrepo import-bulk /var/lib/tstat" ] || fail "README begins with another import: $command"
 cp -R "$root/srv/logs" "$root/var/lib/tstat"
 find "$root/var/lib/tstat" -exec touch -d '3 hours ago' {} + # Tstat has finished them
