@@ -45,7 +45,9 @@ func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
 	if p, err := exec.LookPath("initdb"); err == nil {
-		dirs = slices.Insert(dirs, 0, filepath.Dir(p))
+		if p, err = filepath.EvalSymlinks(p); err == nil { // the other programs may have no link
+			dirs = slices.Insert(dirs, 0, filepath.Dir(p))
+		}
 	}
 	for _, d := range dirs {
 		if _, err := os.Stat(filepath.Join(d, "initdb")); err == nil {
