@@ -265,9 +265,12 @@ func manPage(name string, text []byte) ([]byte, error) {
 	fmt.Fprintf(&b, ".\\\" Generated from %s.md by make generate; do not edit.\n.nr HY 0\n.TH %s %s %s tstatrepo\n.nh\n", name, strings.ToUpper(string(m[1])), m[2], manDate)
 	escape := func(s []byte) {
 		for _, r := range string(textLine.ReplaceAllFunc(s, func(line []byte) []byte { return []byte(ascii.Replace(string(line))) })) {
-			if r < 0x80 {
+			switch {
+			case r < 0x80:
 				b.WriteRune(r)
-			} else {
+			case r == '…': // which groff leaves out where the locale is not UTF-8
+				b.WriteString(`\&...`)
+			default:
 				fmt.Fprintf(&b, `\[u%04X]`, r)
 			}
 		}

@@ -146,7 +146,7 @@ for page in man/*.?; do
 	name=${page#man/}
 	in_root man "${name##*.}" "${name%.*}" >"$work/page" 2>"$work/man.log" || fail "man $name: $(cat "$work/man.log")"
 	if [ -s "$work/man.log" ] || [ "$(wc -l <"$work/page")" -lt 20 ]; then
-		fail "man $name: $(cat "$work/man.log" "$work/page")"
+		fail "man $name: $(wc -l <"$work/page") lines, $(cat "$work/man.log")"
 	fi
 done
 say "all is well"
