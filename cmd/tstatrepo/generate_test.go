@@ -328,12 +328,15 @@ func tableItems(table []byte) []byte {
 	return b.Bytes()
 }
 
-// TestPageLinks checks that the links between pages have a target and show
-// their target's name.
-func TestPageLinks(t *testing.T) {
+// TestLinks checks that the relative links of documents have a target, and that
+// those between pages of the manual show their target's name.
+func TestLinks(t *testing.T) {
 	sources, err := filepath.Glob(filepath.Join(root, "man", "*.md"))
 	if err != nil || len(sources) == 0 {
 		t.Fatal(sources, err)
+	}
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "conf/grafana/README.md"} {
+		sources = append(sources, filepath.Join(root, name))
 	}
 	link := regexp.MustCompile(`\[([^\]]*)\]\(([^):]+)\)`)
 	for _, source := range sources {
@@ -342,9 +345,12 @@ func TestPageLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
-			name, section, _ := strings.Cut(strings.TrimSuffix(m[1], ")"), "(")
-			if _, err := os.Stat(filepath.Join(root, "man", m[2])); err != nil || m[2] != name+"."+section+".md" {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(source), m[2])); err != nil {
 				t.Errorf("%s: %s: %v", filepath.Base(source), m[0], err)
+			}
+			name, section, _ := strings.Cut(strings.TrimSuffix(m[1], ")"), "(")
+			if filepath.Base(filepath.Dir(source)) == "man" && m[2] != name+"."+section+".md" {
+				t.Errorf("%s: %s shows another name", filepath.Base(source), m[0])
 			}
 		}
 	}
