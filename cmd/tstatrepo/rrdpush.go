@@ -116,8 +116,8 @@ func (r *rrdPush) settings() []*setting {
 
 var rrdPushExamples = []example{
 	{"all RRDs into Whisper files below ./whisper, no server needed", "tstatrepo rrd-push /rrdfiles"},
-	{"see first what would be sent", "tstatrepo rrd-push --dry-run --since 2024-05-01 /rrdfiles"},
-	{"see what the metrics are called", "tstatrepo rrd-push --list-metrics --probe polito1 /rrdfiles"},
+	{"show what would be sent", "tstatrepo rrd-push --dry-run --since 2024-05-01 /rrdfiles"},
+	{"list the names of the metrics", "tstatrepo rrd-push --list-metrics --probe polito1 /rrdfiles"},
 	{"several folders, and one file", "tstatrepo rrd-push --to graphite://graphite:2003 /rrdfiles /other /old/tcp_rtt_avg_in.avg.rrd"},
 	{"every five minutes from cron; silent unless something is wrong", "*/5 * * * * tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},
 	{"the same with a systemd timer", "systemd-run --unit rrd-push --on-calendar '*:0/5' tstatrepo rrd-push --to graphite://graphite:2003 --probe polito1 /rrdfiles"},

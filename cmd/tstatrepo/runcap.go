@@ -97,10 +97,10 @@ func (r *runcap) settings() []*setting {
 }
 
 var runcapExamples = []example{
-	{"what the supervisor offers", "tstatrepo runcap --list"},
-	{"let a probe export its logs to the repository, from now on", "tstatrepo runcap tstat-exporter_log --when 'now + inf' --set repository.url=localhost:3000"},
-	{"the same, asking for what is missing", "tstatrepo runcap tstat-exporter_log"},
-	{"what was run, and how far it is", "tstatrepo runcap --status"},
+	{"list what the supervisor offers", "tstatrepo runcap --list"},
+	{"export the logs of a probe to the repository from now on", "tstatrepo runcap tstat-exporter_log --when 'now + inf' --set repository.url=localhost:3000"},
+	{"the same, asking for missing parameters", "tstatrepo runcap tstat-exporter_log"},
+	{"list what was run, and its state", "tstatrepo runcap --status"},
 	{"stop it", "tstatrepo runcap --stop --token tstat-exporter_log-0"},
 	{"try an exporter of this probe without a supervisor; Ctrl-C ends it", "tstatrepo runcap --local --config /etc/tstatrepo/tstatrepo.toml tstat-exporter_rrd --when 'now + 1h' --set repository.url=localhost:9000"},
 	{"the shell of mPlane", "tstatrepo runcap"},

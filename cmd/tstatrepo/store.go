@@ -106,11 +106,11 @@ func (s *storeCmd) settings() []*setting {
 }
 
 var storeExamples = []example{
-	{"what is there: per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
-	{"is everything stored that Tstat wrote?", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
-	{"can all that is stored be read, and is it what was stored?", "tstatrepo store verify --deep parquet:/srv/tstat"},
-	{"the small files of closed days become few large ones", "tstatrepo store compact parquet:/srv/tstat"},
-	{"rows of more than 400 days go", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
+	{"list what is stored per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
+	{"check that everything is stored that Tstat wrote", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
+	{"check that everything stored can be read and is unchanged", "tstatrepo store verify --deep parquet:/srv/tstat"},
+	{"merge the small files of closed days", "tstatrepo store compact parquet:/srv/tstat"},
+	{"remove rows older than 400 days", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
 }
 
 func storeCommand(con *console) *cli.Command {
