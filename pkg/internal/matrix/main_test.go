@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -56,5 +57,20 @@ func TestTested(t *testing.T) {
 	got := tested([]server{{Product: "A", Version: "1"}, {Product: "B", Version: "2"}, {Product: "A", Version: "3"}})
 	if !strings.HasSuffix(got, "| A | 1, 3 |\n| B | 2 |\n") {
 		t.Error(got)
+	}
+}
+
+// TestReadme checks that README has the table of tested versions.
+func TestReadme(t *testing.T) {
+	all, err := parse(versions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table := tested(all); !strings.Contains(string(readme), table) {
+		t.Errorf("README does not have the table of versions.toml:\n%s", table)
 	}
 }
