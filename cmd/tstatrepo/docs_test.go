@@ -43,6 +43,8 @@ func TestCommandsOfReadme(t *testing.T) {
 // TestCommandsOfSite runs the commands of tstatrepo-site(7), with one probe on
 // the machine of the repository.
 func TestCommandsOfSite(t *testing.T) {
+	need(t, "openssl")
+	need(t, "curl")
 	d := newDocument(t, "man/tstatrepo-site.7.md")
 	d.together = true
 	d.places = append(d.places, "/etc/tstatrepo/ca.pem", d.dir+"/ca.pem")
@@ -53,6 +55,41 @@ func TestCommandsOfSite(t *testing.T) {
 	d.run(t)
 	for _, pattern := range []string{"parquet/type=*/probe=turin/date=*/*.parquet", "live/turin/*/*.log", "whisper/tstat/turin/*"} {
 		d.await(t, filepath.Join("srv/repository", pattern))
+	}
+}
+
+// need skips a test without a program, but not on CI.
+func need(t *testing.T, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+// TestManPages checks the man pages with mandoc and groff.
+func TestManPages(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root, "man", "*.[157]"))
+	if err != nil || len(pages) < 10 {
+		t.Fatal(pages, err)
+	}
+	for _, command := range [][]string{{"mandoc", "-Tlint", "-Wwarning"}, {"groff", "-ww", "-man", "-Tutf8"}} {
+		t.Run(command[0], func(t *testing.T) {
+			need(t, command[0])
+			for _, page := range pages {
+				cmd := exec.Command(command[0], append(command[1:len(command):len(command)], page)...)
+				var messages bytes.Buffer
+				cmd.Stderr = &messages
+				if command[0] == "mandoc" { // it prints messages to both
+					cmd.Stdout = &messages
+				}
+				if err := cmd.Run(); err != nil || messages.Len() > 0 {
+					t.Errorf("%v: %v: %s", cmd, err, &messages)
+				}
+			}
+		})
 	}
 }
 

@@ -48,6 +48,9 @@ have rrdtool || packages="$packages rrdtool"
 # Tests of databases, brokers, Graphite, Prometheus, shells and the page of serve are
 # skipped without the server, shell or browser, but not on CI.
 if [ "${CI:-}" = true ]; then
+	for tool in curl groff mandoc openssl; do
+		have "$tool" || packages="$packages $tool"
+	done
 	have systemd-analyze || packages="$packages systemd"
 	have zsh || packages="$packages zsh"
 	have fish || packages="$packages fish"
