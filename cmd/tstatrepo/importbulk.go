@@ -84,7 +84,7 @@ func defaultImportBulk() importBulk {
 		timezone:     "Local",
 		settle:       duration(bulk.DefaultSettle),
 		poll:         duration(bulk.DefaultPoll),
-		memory:       400 << 20,
+		memory:       300 << 20,
 		maxRejects:   bulk.DefaultMaxRejects,
 		folderLength: duration(mathproto.DefaultFolderLength),
 	}
