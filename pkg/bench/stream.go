@@ -337,7 +337,7 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	}
 	defer l.Close()
 	args := slices.Concat(b.prefix, b.tstatrepo("stream", append([]string{"--follow=bench=" + dir, "--to=tcp://" + l.Addr().String(),
-		"--state-dir=" + filepath.Join(b.out(), "state"), "--timezone=UTC", "--quiet"}, flags...)...))
+		"--state-dir=" + filepath.Join(b.out(), "state"), "--timezone=UTC", "--drain-timeout=1ms", "--quiet"}, flags...)...)) // the peer has all
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), b.env...)
 	start := time.Now()

@@ -308,7 +308,7 @@ const drainSilence = time.Second
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
 		if q.stats.queued.Load() > 0 {
-			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "at most", s.hub.opt.Drain)
+			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "timeout", s.hub.opt.Drain)
 		}
 	}
 }
