@@ -67,6 +67,15 @@ func TestPlainOnTLS(t *testing.T) {
 		io.Copy(io.Discard, c) // until the server has closed it
 		c.Close()
 	}
+	// The server logs the refusal after it has closed the connection.
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		logged := l.logged[errPlain.Error()] != nil
+		l.mu.Unlock()
+		if logged {
+			break
+		}
+	}
 	if log := stop(); l.Refused() != 1 || !strings.Contains(log, "no TLS on a listener with TLS") {
 		t.Errorf("refused %d, log %s", l.Refused(), log)
 	}
