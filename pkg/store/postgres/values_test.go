@@ -740,6 +740,16 @@ func TestWidenWhileCopying(t *testing.T) {
 	if err := tx.Write(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
+	conn := server.Connect(t, db)
+	await := func(what string) {
+		t.Helper()
+		for found := false; !found; time.Sleep(10 * time.Millisecond) {
+			if err := conn.QueryRow(t.Context(), "select exists (select from pg_locks where "+what+")").Scan(&found); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	await("granted and mode = 'RowExclusiveLock' and relation = 'log_udp_complete'::regclass") // the copy has begun
 	done := make(chan error)
 	go func() {
 		wide := f
@@ -750,13 +760,7 @@ func TestWidenWhileCopying(t *testing.T) {
 		}
 		done <- err
 	}()
-	conn := server.Connect(t, db)
-	for waiting := false; !waiting; { // until it stands in the queue
-		if err := conn.QueryRow(t.Context(), "select exists (select from pg_locks where not granted)").Scan(&waiting); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	await("not granted") // it stands in the queue
 	if err := tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: "x", Length: 1}, Time: f.Time}, nil, nil); err != nil {
 		t.Error(err)
 	}
