@@ -20,9 +20,6 @@ var reloadable = map[string][]string{
 	"remote-probe": {"*"},
 }
 
-// reloads says the same to people.
-const reloads = "log-level, role, authorize, [[remote-probe]], and [collect-log] and [collect-rrd] but for their listen"
-
 // reload takes what can be taken from the changed configuration, and names
 // what cannot. No connection is lost: requests in hand are answered before an
 // endpoint is opened again with other settings. If anything is wrong, all
