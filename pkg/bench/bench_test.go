@@ -160,8 +160,8 @@ func TestBase(t *testing.T) {
 	}
 }
 
-// TestNoise: only what is neither below this process nor below the kernel's
-// threads counts, with ended children, and the time that the host gave to others.
+// TestNoise proves that processes count which are neither below this one nor threads
+// of the kernel, with their ended children, and the time that the host withheld.
 func TestNoise(t *testing.T) {
 	proc := t.TempDir()
 	stat := func(pid, parent int, ticks ...int64) {

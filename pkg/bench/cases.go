@@ -339,22 +339,24 @@ func (b *bench) caseScale(ctx context.Context) error {
 			b.say("  %d rows: %.2f s, %d MiB", t.rows, u.wall.Seconds(), u.rss/mib)
 		}
 		name := count(float64(t.rows)) + " rows: "
+		var list []result
 		if n == 1 {
 			one = s
 		} else {
 			// Time per row at n times the rows, against once the rows.
 			slower := quantile(one.rates, 0.5) / quantile(s.rates, 0.5)
-			b.add(result{
+			list = append(list, result{
 				name: name + "time, rows/s", ours: s.String(), peer: "-", ratio: fmt.Sprintf("%.2f", 1/slower),
 				target: ">= 0.87 of 1x", met: 1/slower >= 0.87, rss: fmt.Sprint(s.rss / mib),
 			})
 		}
 		if n == 1 || n == 10 {
-			b.add(result{
+			list = append(list, result{
 				name: name + "peak memory", ours: fmt.Sprintf("%d MiB", s.rss/mib), peer: "-", ratio: "-",
 				target: fmt.Sprintf("< %d MiB", memoryTarget/mib), met: s.rss < memoryTarget, rss: fmt.Sprint(s.rss / mib),
 			})
 		}
+		b.add(list...)
 	}
 	return nil
 }

@@ -196,7 +196,7 @@ func choose(list string) (chosen []benchCase, known bool) {
 	return chosen, len(chosen) == len(names)
 }
 
-// add adds results that were measured since the last call.
+// add adds results that were measured together since the last call.
 func (b *bench) add(list ...result) {
 	now := readNoise("/proc")
 	for _, r := range list {

@@ -16,14 +16,15 @@ const maxNoise = 0.1
 // on every platform that Go runs on.
 const ticks = 100
 
-// reading is a reading of the CPU time, in seconds, that processes besides ours and
-// the machine's host have taken since the machine started.
+// reading is the CPU time, in seconds, that other processes and the machine's host
+// used up to a time.
 type reading struct {
 	at             time.Time
 	others, stolen float64
 }
 
-// noise is what others took of the machine meanwhile, in CPUs.
+// noise is the CPU time of other processes and of the host during a measurement, in
+// CPUs.
 type noise struct{ others, stolen float64 }
 
 func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.stolen) }
@@ -36,16 +37,15 @@ func (r reading) since(before reading) noise {
 	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}
 }
 
-// process is what /proc says of a process. cpu is in ticks, with its children that
-// have ended and were waited for.
+// process is a process in /proc.
 type process struct {
 	parent int
-	cpu    int64
+	cpu    int64 // ticks, including children that ended and were waited for
 }
 
-// readNoise reads proc, /proc on Linux; elsewhere there is no noise. Processes below
-// this one are ours, also daemons, see adoptOrphans. The kernel's threads (below
-// process 2) work for all, and are left out.
+// readNoise reads the folder proc, which is /proc. Where that does not exist, all is
+// 0. It leaves out this process and those below it, also daemons (see adoptOrphans),
+// and the kernel's threads (below process 2), which work for all.
 func readNoise(proc string) reading {
 	r := reading{at: time.Now()}
 	all := map[int]process{}
@@ -53,7 +53,7 @@ func readNoise(proc string) reading {
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended; whoever waited for it has its time
+			continue // it ended: its time is in that of its parent
 		}
 		if pid, p, ok := parseProcess(string(text)); ok {
 			all[pid] = p
@@ -70,7 +70,7 @@ func readNoise(proc string) reading {
 
 // parseProcess parses /proc/PID/stat (proc_pid_stat(5)).
 func parseProcess(text string) (pid int, p process, ok bool) {
-	i := strings.LastIndexByte(text, ')') // the name may have blanks and brackets
+	i := strings.LastIndexByte(text, ')') // the name may have spaces and brackets
 	if i < 0 {
 		return 0, p, false
 	}
@@ -92,7 +92,7 @@ func parseProcess(text string) (pid int, p process, ok bool) {
 	return pid, p, true
 }
 
-// below reports whether a process is an ancestor's, or the ancestor itself.
+// below reports whether a process is ancestor or descends from it.
 func below(all map[int]process, pid, ancestor int) bool {
 	for range all {
 		if pid == ancestor {

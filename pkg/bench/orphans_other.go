@@ -2,5 +2,5 @@
 
 package main
 
-// adoptOrphans does nothing where /proc does not tell of other processes.
+// adoptOrphans does nothing: only Linux has /proc.
 func adoptOrphans() {}

@@ -11,15 +11,16 @@ const aheadSize = blockSize / 2
 type ahead struct {
 	src   io.Reader
 	block []byte
-	rest  []byte // of block, not passed on yet
-	err   error  // that follows block
-	panic any    // the value that the goroutine panicked with
-	done  chan struct{}
+	rest  []byte        // of block, not passed on yet
+	err   error         // that follows block
+	done  chan struct{} // closed when the goroutine has ended; nil: none runs
+
+	panicked any // the value that the goroutine panicked with
 }
 
 // begin starts to read a file.
 func (a *ahead) begin(src io.Reader) {
-	a.src, a.err, a.panic = src, nil, nil
+	a.src, a.err, a.panicked = src, nil, nil
 	if a.block == nil {
 		a.block = make([]byte, aheadSize)
 	}
@@ -31,7 +32,7 @@ func (a *ahead) start() {
 	a.done = done
 	go func() {
 		defer close(done)
-		defer func() { a.panic = recover() }()
+		defer func() { a.panicked = recover() }()
 		n := 0
 		for n < len(a.block) && a.err == nil {
 			var k int
@@ -54,8 +55,8 @@ func (a *ahead) join() {
 // caller recovers from panics and fails the import of this file only.
 func (a *ahead) Read(p []byte) (int, error) {
 	a.join()
-	if a.panic != nil {
-		panic(a.panic)
+	if a.panicked != nil {
+		panic(a.panicked)
 	}
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]

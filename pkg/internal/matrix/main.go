@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -81,8 +82,8 @@ func parse(text []byte) ([]server, error) {
 	}
 	for _, s := range file.Server {
 		from := 0
-		for _, source := range []string{s.Debian, s.Go, s.PIP, s.Maven, strings.Join(s.Python, " ")} {
-			if source != "" {
+		for _, text := range []string{s.Debian, s.Go, s.PIP, s.Maven, strings.Join(s.Python, " ")} {
+			if text != "" {
 				from++
 			}
 		}
@@ -233,13 +234,25 @@ func (o *outcome) count(text []byte) (failures string) {
 	return failures
 }
 
+// source returns what is fetched; "" for a Debian package.
+func (s *server) source() string {
+	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
+}
+
+// folder returns the folder below the cache that keeps what is fetched. A server with
+// another source or another shim has another folder.
+func (s *server) folder() string {
+	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
+	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
+}
+
 // fetch returns the folder with the programs of a server; "" for a Debian package.
-// What was fetched before is used again.
+// It fetches each source once.
 func (s *server) fetch(ctx context.Context, cache string) (bin string, err error) {
 	if s.Debian != "" {
 		return "", nil
 	}
-	dir := filepath.Join(cache, s.Name)
+	dir := filepath.Join(cache, s.folder())
 	bin = filepath.Join(dir, filepath.FromSlash(s.Bin))
 	if _, err := os.Stat(dir); err == nil {
 		return bin, nil
@@ -248,7 +261,7 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " ")))
+	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, s.source())
 	switch {
 	case s.Go != "":
 		err = command(ctx, part, []string{"GOBIN=" + part}, "go", "install", s.Go)

@@ -53,6 +53,21 @@ q.go:1: does not compile
 	}
 }
 
+// TestFolder: a server is fetched again if its source or its shim changes, and only
+// then.
+func TestFolder(t *testing.T) {
+	s := server{Name: "x", Version: "1", Go: "example.org/x@v1"}
+	folder := s.folder()
+	for _, other := range []server{{Name: "x", Go: "example.org/x@v2"}, {Name: "x", Go: s.Go, Shim: "x"}, {Name: "y", Go: s.Go}} {
+		if other.folder() == folder {
+			t.Errorf("%+v has the folder of %+v", other, s)
+		}
+	}
+	if s.Tests = []string{"./pkg/x"}; s.folder() != folder {
+		t.Error("other tests change the folder")
+	}
+}
+
 func TestTested(t *testing.T) {
 	got := tested([]server{{Product: "A", Version: "1"}, {Product: "B", Version: "2"}, {Product: "A", Version: "3"}})
 	if !strings.HasSuffix(got, "| A | 1, 3 |\n| B | 2 |\n") {
