@@ -42,11 +42,11 @@ func (r *refuser) Refused() int64 { return r.n.Load() }
 // metric, so there must be few causes; what the peer sent belongs in attrs. Refuse
 // logs the hint of cause too.
 func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
-	n := r.n.Add(1)
 	listen, text := r.listen.String(), cause.Error()
 	Refusals.WithLabelValues(listen, text).Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	n := r.n.Add(1)
 	if r.logged == nil {
 		r.logged = map[string]*rate.Sometimes{}
 	}

@@ -131,20 +131,28 @@ func TestServerBoundsHosts(t *testing.T) {
 	})
 }
 
+// serveTwo runs a server on two networks, each with a listener. stop ends it and
+// returns the error of Serve.
+func serveTwo(t *testing.T, srv *Server) (from []*pipes, list []*Listener, stop func() error) {
+	for range 2 {
+		p, l := newPipes(srv)
+		from, list = append(from, p), append(list, l)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- srv.Serve(ctx, list...) }()
+	return from, list, func() error {
+		cancel()
+		return <-ended
+	}
+}
+
 // TestServerBoundsListenersTogether: a listener without connections keeps no
 // place from the others, and they share the limit.
 func TestServerBoundsListenersTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 1, Log: slog.New(slog.DiscardHandler)}
-		var from []*pipes
-		var list []*Listener
-		for range 2 {
-			p, l := newPipes(&srv)
-			from, list = append(from, p), append(list, l)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- srv.Serve(ctx, list...) }()
+		from, _, stop := serveTwo(t, &srv)
 		asked := func(c net.Conn) {
 			t.Helper()
 			if code, err := get(c); code != 404 {
@@ -176,8 +184,7 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 		// One that waits for a place does not hold up the end.
 		third := from[0].dial("127.0.0.1")
 		synctest.Wait()
-		cancel()
-		if err := <-ended; err != nil {
+		if err := stop(); err != nil {
 			t.Error(err)
 		}
 		if _, err := third.Read(make([]byte, 1)); err != io.EOF {
@@ -193,15 +200,7 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 4, Log: slog.New(slog.DiscardHandler)}
-		var from []*pipes
-		var list []*Listener
-		for range 2 {
-			p, l := newPipes(&srv)
-			from, list = append(from, p), append(list, l)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- srv.Serve(ctx, list...) }()
+		from, list, stop := serveTwo(t, &srv)
 		var local []net.Conn
 		for range srv.MaxConns {
 			local = append(local, from[0].dial("127.0.0.1"))
@@ -221,11 +220,10 @@ func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
 		if n := list[1].Refused(); n != 1 {
 			t.Errorf("%d connections refused, want 1", n)
 		}
-		cancel()
 		for _, c := range append(local, c) {
 			c.Close()
 		}
-		if err := <-ended; err != nil {
+		if err := stop(); err != nil {
 			t.Error(err)
 		}
 	})

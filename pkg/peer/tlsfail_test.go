@@ -41,14 +41,21 @@ func TestTLSFailures(t *testing.T) {
 		if c.log != "" {
 			refused = 20
 		}
-		// The server may notice it after the client.
-		for end := time.Now().Add(10 * time.Second); l.Refused() < refused && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		}
+		awaitRefused(l, refused)
 		log := stop()
 		if l.Refused() != refused || refused > 0 && strings.Count(log, "connection refused: "+c.log) != 1 || strings.Count(log, "\n") != int(refused/20) {
 			t.Errorf("%s: refused %d, log %s", c.name, l.Refused(), log)
 		}
 	}
+}
+
+// awaitRefused waits until a listener has counted and logged n refusals. The server
+// does so after the connection has ended.
+func awaitRefused(l *Listener, n int64) {
+	for end := time.Now().Add(10 * time.Second); l.Refused() < n && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	l.mu.Lock() // which Refuse holds until it has logged
+	defer l.mu.Unlock()
 }
 
 // TestPlainOnTLS: a listener with TLS counts those who do not speak it, and not
@@ -67,15 +74,7 @@ func TestPlainOnTLS(t *testing.T) {
 		io.Copy(io.Discard, c) // until the server has closed it
 		c.Close()
 	}
-	// The server logs the refusal after it has closed the connection.
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		logged := l.logged[errPlain.Error()] != nil
-		l.mu.Unlock()
-		if logged {
-			break
-		}
-	}
+	awaitRefused(l, 1)
 	if log := stop(); l.Refused() != 1 || !strings.Contains(log, "no TLS on a listener with TLS") {
 		t.Errorf("refused %d, log %s", l.Refused(), log)
 	}
