@@ -936,6 +936,24 @@ func (r reads) Add(bytes, _ int64) {
 	}
 }
 
+// onTotal is called once the files of a pass are planned.
+type onTotal func()
+
+func (f onTotal) Total(int, int64) { f() }
+func (onTotal) Add(int64, int64)   {}
+
+// TestLeftOfGrownFile: nothing is left of a file that has grown since it was
+// planned.
+func TestLeftOfGrownFile(t *testing.T) {
+	forStores(t, func(w *world) {
+		w.put(log, udp(10, "a"))
+		sum := w.run("files=1", func(o *Options) { o.Progress = onTotal(func() { w.put(log, udp(20, "a")) }) })
+		if sum.Left != 0 || sum.LeftBytes != 0 {
+			w.Errorf("%d files of %d bytes are left", sum.Left, sum.LeftBytes)
+		}
+	})
+}
+
 func TestInterrupted(t *testing.T) {
 	forStores(t, func(w *world) {
 		for h := range 20 {

@@ -45,7 +45,8 @@ const releaseTime = 3 * time.Second
 
 // claims hands out the files of a pass to its workers. Where stores are shared
 // by several importers, it claims them before: in all these stores or not at
-// all.
+// all. A store that is unavailable is not asked, since claims only avoid duplicate
+// work: Commit guarantees that each file is stored once.
 type claims struct {
 	*run
 	share bool // with other importers
@@ -263,8 +264,8 @@ func (c *claims) claimNext(ctx context.Context) error {
 // and they have to be there later too.
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
-// claim claims those of the keys that no other importer holds in any store.
-// The lock is held.
+// claim claims those of the keys that no other importer holds in any available
+// store. Without such a store it returns all keys. The lock is held.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // also what a call that fails may have claimed
 		c.held[k] = true

@@ -544,8 +544,8 @@ func TestClaimFails(t *testing.T) {
 	w.asked = func(b *board, owner string, keys []store.Key) error {
 		return fmt.Errorf("it is away: %w: %w", store.ErrTransient, store.ErrUnavailable)
 	}
-	// The store can be opened again at once. The run may then go on without claims,
-	// which only avoid that work is done twice.
+	// The store is probed at once, and may be available before the run looks again.
+	// The run then imports the files without claims.
 	if sum, err := Run(context.Background(), w.options(w.open())); !errors.Is(err, store.ErrUnavailable) && (err != nil || sum.Total.Files != 3) {
 		t.Errorf("got %v", err)
 	}

@@ -25,7 +25,7 @@ const copiesFormat = 1
 // every run would read it again.
 type copies struct {
 	path string // of the state file; "": nothing is remembered
-	part bool   // the run sees only some of the files, so it forgets none
+	part bool   // the run does not see all files, so it forgets none
 
 	mu    sync.Mutex
 	known map[string]bool // as the last run left them

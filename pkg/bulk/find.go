@@ -34,6 +34,7 @@ type task struct {
 	mtime   time.Time
 	next    time.Time // of the next log folder; zero: there is no next one
 	growing bool      // Tstat may still write to it
+	planned int64     // of Summary.LeftBytes
 
 	named    bool             // the log folder was taken from its rows
 	rejected map[reject]bool  // lines whose reject was reported
@@ -68,7 +69,6 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 			return nil, err
 		case err != nil: // the others are imported: the usage was not wrong
 			r.lose(src, hint.New(err.Error(), hint.Of(err)))
-			r.copies.part = true
 		}
 		tasks = append(tasks, found...)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/pgtest"
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // quiet runs an import that may neither store nor report anything.
@@ -212,6 +213,62 @@ func TestCopiesAreReadOnce(t *testing.T) {
 		w.put("data/t0/"+log, udp(41, "a"))
 		w.run("files=2 replaced=1", w.in("data"))
 		w.stored("p1", folder, file, 15, 41)
+	})
+}
+
+// probeSource is a Source of local files. err is the error of Files.
+type probeSource struct {
+	files  []File
+	err    error
+	opened int
+}
+
+func (s *probeSource) Files(context.Context) ([]File, error) { return s.files, s.err }
+func (s *probeSource) String() string                        { return "probe" }
+
+// add adds a file at path as name.
+func (s *probeSource) add(t *testing.T, path, name string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ft, err := tstat.ParseFolder(folder, time.UTC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.files = append(s.files, File{
+		Path: "probe/" + name, Name: name, Dir: "probe", Key: store.Key{Probe: "p1", Folder: folder, File: file}, Time: ft,
+		Size: info.Size(), ModTime: info.ModTime(),
+		Open: func(context.Context) (*Content, error) {
+			s.opened++
+			return openPath(path)
+		},
+	})
+}
+
+// TestCopiesOfUnavailableSource: a run without one of its sources does not forget
+// which files of that source are copies.
+func TestCopiesOfUnavailableSource(t *testing.T) {
+	forStores(t, func(w *world) {
+		src := new(probeSource)
+		src.add(w.T, w.put("remote/"+log, udp(14, "a")), log)
+		w.put("local/"+log, udp(40, "a"))
+		both := func(o *Options) {
+			w.in("local")(o)
+			o.Remote, o.Jobs = []Source{src}, 1
+		}
+		w.run("files=1 skipped=1", both)
+		opened := src.opened
+		src.err = fmt.Errorf("%w: it is down", ErrSource)
+		if _, err := w.try(both); !errors.Is(err, ErrSource) {
+			t.Errorf("got %v", err)
+		}
+		src.err = nil
+		w.quiet(2, both)
+		if src.opened != opened {
+			t.Errorf("%d files were read again", src.opened-opened)
+		}
 	})
 }
 

@@ -46,7 +46,7 @@ type run struct {
 	passedOver    PassedOver         // in this pass
 	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
 	told          map[string]bool    // problems with folders that were told
-	away          map[string]error   // sources that were lost in this pass, by name
+	away          map[string]error   // sources that were unavailable or wrong in this pass, by path or Source.String
 	claimed       map[store.Key]bool // files that the last pass left to other importers
 	problems      int                // folders and files that could not be read or stored
 	began         time.Time          // of this pass
@@ -297,6 +297,7 @@ func (r *run) pass(ctx context.Context) error {
 		for _, t := range g {
 			files++
 			bytes += t.size
+			t.planned = t.size
 		}
 	}
 	r.opt.Progress.Total(files, bytes)
@@ -470,7 +471,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 func (r *run) done(t *task) {
 	r.mu.Lock()
 	r.sum.Left--
-	r.sum.LeftBytes -= t.size
+	r.sum.LeftBytes -= t.planned
 	r.mu.Unlock()
 	if t.typ == nil {
 		return

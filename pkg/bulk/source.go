@@ -122,23 +122,25 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	return tasks, nil
 }
 
-// lose records that a source is unavailable or wrong: its other files of this
-// pass are left for the next.
+// lose records that a source is unavailable or wrong. Its other files of this pass
+// are left for the next, and its copies are not forgotten.
 func (r *run) lose(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.away[src] == nil {
 		r.away[src] = err
+		r.copies.part = true
 	}
 }
 
+// isAway reports whether lose recorded a source in this pass.
 func (r *run) isAway(src Source) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return src != nil && r.away[src.String()] != nil
 }
 
-// awayError is about the sources that were lost in this pass.
+// awayError returns the errors of the sources that lose recorded in this pass.
 func (r *run) awayError() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

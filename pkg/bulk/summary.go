@@ -27,8 +27,9 @@ type Summary struct {
 	Stores []StoreSummary `json:"stores,omitempty"`
 	// RejectFile holds the rejected lines; empty if there were none.
 	RejectFile string `json:"reject_file,omitempty"`
-	// Left are files that the last pass has not reached, because it was
-	// interrupted or a source or store was lost; LeftBytes are their bytes on disk.
+	// Left are files that the last pass has not finished, because it was
+	// interrupted, a source or store was unavailable, or another importer has claimed
+	// them; LeftBytes are their bytes on disk when the pass began.
 	Left      int64 `json:"left,omitempty"`
 	LeftBytes int64 `json:"left_bytes,omitempty"`
 	// Planned says that a pass has looked at all sources and stores.
