@@ -20,10 +20,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/store/stores"
 )
 
-// openTimeout bounds the check of a store of --check-config.
+// openTimeout is how long --check-config waits for a store to open.
 const openTimeout = 10 * time.Second
 
-// places are what the settings of a command name outside of the config file.
+// places lists what the settings of a command read and write.
 type places struct {
 	sources []string // files and folders to read
 	stores  []string // destinations of import-bulk
@@ -62,9 +62,8 @@ func (c *config) places() (p places) {
 	return p
 }
 
-// checkPlaces returns what right settings name and this machine does not have:
-// sources that are missing, stores that cannot be opened, folders that cannot be
-// created. It creates nothing.
+// checkPlaces returns an error for each source that is missing, each store that
+// cannot be opened and each folder that cannot be created. It creates nothing.
 func (c *config) checkPlaces(ctx context.Context, con *console) error {
 	p := c.places()
 	var errs []error

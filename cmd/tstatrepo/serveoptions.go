@@ -250,7 +250,7 @@ func absolute(p *problems, sec section) {
 			path := v
 			switch {
 			case s.name == "to" || s.name == "to-optional":
-				path = folderOf(v)
+				path = cmp.Or(relativeFile(v), folderOf(v))
 			case s.complete != "file" && s.complete != "dir":
 				path = ""
 			}
@@ -262,17 +262,26 @@ func absolute(p *problems, sec section) {
 	p.errs = append(p.errs, sub.errs...)
 }
 
-// folderOf returns a path in a destination, "" if it names none.
-func folderOf(text string) string {
+// relativeFile returns a relative path of a file that an option of a destination
+// names, "" if there is no such path.
+func relativeFile(text string) string {
 	scheme, rest := dest.Split(text)
-	path, options, err := dest.ParsePath(rest)
-	if err == nil && scheme != "exec" {
-		for _, name := range []string{"creds", "schemas"} {
-			if f := options[name]; f != "" && !filepath.IsAbs(f) {
-				return f
-			}
+	_, options, err := dest.ParsePath(rest)
+	if err != nil || scheme == "exec" {
+		return ""
+	}
+	for _, name := range []string{"creds", "schemas"} {
+		if f := options[name]; f != "" && !filepath.IsAbs(f) {
+			return f
 		}
 	}
+	return ""
+}
+
+// folderOf returns the folder of a destination, "" if the destination is not one.
+func folderOf(text string) string {
+	scheme, rest := dest.Split(text)
+	path, _, _ := dest.ParsePath(rest)
 	switch {
 	case text == "-":
 		return ""
