@@ -3,11 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"path"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -77,33 +75,35 @@ func versionCommand() *cli.Command {
 	}
 }
 
-// completionFiles are the generated files of the shells.
-var completionFiles = map[string]string{
-	"bash": "completions/tstatrepo.bash",
-	"zsh":  "completions/_tstatrepo",
-	"fish": "completions/tstatrepo.fish",
-}
+// completionShells lists the shells that completionOf knows.
+var completionShells = []string{"bash", "fish", "zsh"}
 
-// completionOf returns the completion of each shell.
-var completionOf = map[string]func(*cli.App) []byte{
-	"bash": bashCompletion,
-	"zsh":  zshCompletion,
-	"fish": fishCompletion,
+// completionOf returns the function that writes the completion of a shell, nil
+// for an unknown shell.
+func completionOf(shell string) func(*cli.App) []byte {
+	switch shell {
+	case "bash":
+		return bashCompletion
+	case "fish":
+		return fishCompletion
+	case "zsh":
+		return zshCompletion
+	}
+	return nil
 }
 
 func completionCommand() *cli.Command {
-	shells := slices.Sorted(maps.Keys(completionFiles))
 	return &cli.Command{
 		Name:      "completion",
-		Usage:     "print the completion of a shell: " + strings.Join(shells, ", "),
+		Usage:     "print the completion of a shell: " + strings.Join(completionShells, ", "),
 		ArgsUsage: "SHELL",
 		Category:  groupAbout,
 		Action: func(c *cli.Context) error {
-			_, ok := completionFiles[c.Args().First()]
-			if !ok || c.NArg() != 1 {
-				return usagef("completion takes one shell of %s", strings.Join(shells, ", "))
+			completion := completionOf(c.Args().First())
+			if completion == nil || c.NArg() != 1 {
+				return usagef("completion takes one shell of %s", strings.Join(completionShells, ", "))
 			}
-			_, err := c.App.Writer.Write(completionOf[c.Args().First()](c.App))
+			_, err := c.App.Writer.Write(completion(c.App))
 			return err
 		},
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,7 +85,7 @@ func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 	case "store":
 		words = storeActionNames()
 	case "completion":
-		words = slices.Sorted(maps.Keys(completionFiles))
+		words = completionShells
 	case "man":
 		words = pageNames()
 	}
