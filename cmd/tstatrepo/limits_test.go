@@ -101,6 +101,10 @@ func TestLimits(t *testing.T) {
 		}
 		for _, l := range group {
 			item := regexp.MustCompile("(?m)^- (?:`|\\*\\*)" + regexp.QuoteMeta(l.what) + "(?:`|\\*\\*): .*(?:\n  .*)*").FindString(rest)
+			if item == "" {
+				t.Errorf("%s: the manual has no %q", title, l.what)
+				continue
+			}
 			for _, value := range l.values {
 				if !strings.Contains(item, value) {
 					t.Errorf("%s: %s: the manual does not say %q", title, l.what, value)
