@@ -216,8 +216,9 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 	return cfg, p, nil
 }
 
-// otherVariables are those that no setting has, without TSTATREPO_. Kubernetes and Docker set
-// variables like TSTATREPO_PORT_9001_TCP for a service that is called tstatrepo.
+// otherVariables matches the names, without TSTATREPO_, of variables that no setting reads
+// and that need no warning. Kubernetes and Docker set variables like
+// TSTATREPO_PORT_9001_TCP for a service that is called tstatrepo.
 var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
 
 // warnVariables warns of environment variables that no command reads.
@@ -225,15 +226,15 @@ func (c *config) warnVariables(con *console) {
 	var known []string
 	for _, s := range c.sections {
 		for _, set := range s.settings {
-			if s.command == "" && set.name != "sources" { // else it has no flag
+			if s.command == "" && set.name != "sources" { // others have no variable
 				known = append(known, strings.TrimPrefix(envName(set.name), envName("")))
 			}
 		}
 	}
 	for _, v := range os.Environ() {
 		variable, text, _ := strings.Cut(v, "=")
-		name, ours := strings.CutPrefix(variable, envName(""))
-		if ours && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
+		name, found := strings.CutPrefix(variable, envName(""))
+		if found && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
 			con.logger().Warn("unknown environment variable " + variable + didYouMean(name, known, envName("")))
 		}
 	}
@@ -383,7 +384,7 @@ func (c *config) lookup(in *section, name string) (*setting, string) {
 		}
 		names = append(names, s.name)
 	}
-	var here, elsewhere []string // sections that the command reads, and others
+	var here, all []string // sections that the command reads, and all
 	for _, s := range c.sections {
 		if s.name == in.name || !slices.ContainsFunc(s.settings, func(set *setting) bool { return set.name == name }) {
 			continue
@@ -395,13 +396,14 @@ func (c *config) lookup(in *section, name string) (*setting, string) {
 		if c.command != "" && s.of(c.command) {
 			here = append(here, label)
 		}
-		elsewhere = append(elsewhere, label)
+		all = append(all, label)
+	}
+	if len(here) == 0 {
+		here = all
 	}
 	switch {
 	case len(here) > 0:
 		return nil, "; it belongs to " + strings.Join(here, " or ")
-	case len(elsewhere) > 0:
-		return nil, "; it belongs to " + strings.Join(elsewhere, " or ")
 	case in.name == "":
 		for _, s := range c.sections[1:] {
 			names = append(names, s.name)

@@ -241,8 +241,8 @@ func runImportBulk(c *cli.Context, con *console) error {
 		return b.runProbe(c, roles, opt)
 	}
 
-	// The collector rather works harder than to let the process outgrow what
-	// the user gave it; a tenth is for what it does not manage.
+	// Let the GC work harder rather than exceed --memory; leave 10% for memory
+	// that it does not manage.
 	debug.SetMemoryLimit(int64(b.memory) / 10 * 9)
 	if b.isRepository() {
 		return b.runRepository(c, con, roles, opt)

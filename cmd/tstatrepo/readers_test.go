@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestReader: a program reads all columns of all log types, of every version of Tstat
-// together, from a store of ours as testdata/readers.jsonl says, before and after the
-// compaction. make matrix chooses the reader by the name of the subtest.
+// TestReader checks that other programs read all columns of all log types and Tstat
+// versions from a Parquet store, before and after compaction. testdata/readers.jsonl has
+// what they must read. make matrix selects a program by the name of the subtest.
 func TestReader(t *testing.T) {
 	dir := t.TempDir()
 	dest, state := "parquet:"+filepath.Join(dir, "store"), filepath.Join(dir, "state")

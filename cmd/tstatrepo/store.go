@@ -157,8 +157,8 @@ func runStore(c *cli.Context, con *console) error {
 	if err != nil {
 		return orInterrupt(c.Context, err)
 	}
-	// Else a URL with a slip in it would be listed as empty, verified for ever,
-	// and found in order, or become a store.
+	// A mistyped URL must not be listed as empty, pass every verification, or
+	// become a store.
 	err = anyRecord(c.Context, st)
 	if err == nil && action != "list" && action != "verify" && !s.dryRun {
 		so.ReadOnly = false
