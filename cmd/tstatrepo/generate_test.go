@@ -360,3 +360,50 @@ func TestLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestTroubleshooting checks that each message of tstatrepo-troubleshooting(7)
+// is one of the packages that its section is about.
+func TestTroubleshooting(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "man", "tstatrepo-troubleshooting.7.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := map[string][]string{
+		"IMPORTS":    {"cmd/tstatrepo", "pkg/bulk", "pkg/tstat", "pkg/state"},
+		"STORES":     {"pkg/store/parquet", "pkg/store/clickhouse"},
+		"LIVE LINES": {"pkg/stream", "pkg/probe"},
+		"RRDS":       {"pkg/rrdpush"},
+		"MPLANE":     {"pkg/mplane/component", "pkg/probe"},
+	}
+	item := regexp.MustCompile("(?m)^- ((?:`[^`]+`,? ?)+):")
+	message := regexp.MustCompile("`([^`]+)`")
+	values := regexp.MustCompile(`…|\b(?:N|M|DIR)\b`) // what a message fills in
+	for _, section := range strings.Split(string(page), "\n## ") {
+		title, text, _ := strings.Cut(section, "\n")
+		if len(packages[title]) == 0 {
+			continue
+		}
+		var code strings.Builder
+		for _, pkg := range packages[title] {
+			code.WriteString(source(t, pkg))
+		}
+		found := 0
+		for _, m := range item.FindAllStringSubmatch(text, -1) {
+			for _, msg := range message.FindAllStringSubmatch(m[1], -1) {
+				found++
+				for _, part := range values.Split(msg[1], -1) {
+					if part = strings.Trim(part, " ,:"); !strings.Contains(code.String(), part) {
+						t.Errorf("%s: %q: no message has %q", title, msg[1], part)
+					}
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: no messages", title)
+		}
+		delete(packages, title)
+	}
+	for title := range packages {
+		t.Errorf("the page has no section %s", title)
+	}
+}

@@ -68,25 +68,6 @@ var limits = map[string][]struct {
 
 // TestLimits checks that the limits of the manual are those of the code.
 func TestLimits(t *testing.T) {
-	spaces := regexp.MustCompile(`[ \t]+`)
-	source := func(pkg string) string {
-		var b strings.Builder
-		files, err := filepath.Glob(filepath.Join("../..", pkg, "*.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: no files, %v", pkg, err)
-		}
-		for _, f := range files {
-			if strings.HasSuffix(f, "_test.go") {
-				continue
-			}
-			text, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.Write(text)
-		}
-		return spaces.ReplaceAllString(b.String(), " ")
-	}
 	page, err := os.ReadFile("../../man/tstatrepo-serve.1.md")
 	if err != nil {
 		t.Fatal(err)
@@ -113,11 +94,33 @@ func TestLimits(t *testing.T) {
 			code := ""
 			for _, c := range l.code {
 				if strings.HasPrefix(c, "pkg/") || strings.HasPrefix(c, "cmd/") {
-					code = source(c)
+					code = source(t, c)
 				} else if !regexp.MustCompile(regexp.QuoteMeta(c)+`\b`).MatchString(code) && !strings.Contains(code, c+"\n") && !strings.Contains(code, c+" ") {
 					t.Errorf("%s: %s: %q is not in the code", title, l.what, c)
 				}
 			}
 		}
 	}
+}
+
+// source returns the Go source of a package without its tests, runs of spaces
+// and tabs as one space.
+func source(t *testing.T, pkg string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: no files, %v", pkg, err)
+	}
+	var b strings.Builder
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(text)
+	}
+	return regexp.MustCompile(`[ \t]+`).ReplaceAllString(b.String(), " ")
 }

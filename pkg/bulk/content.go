@@ -12,12 +12,12 @@ import (
 // be wrong, and another copy of it may be whole.
 func (im *fileImport) checkDamage() error {
 	if err := im.rd.Damage(); err != nil && !im.opt.AcceptDamaged {
-		return hint.Add(fmt.Errorf("%w, not stored: %w", errDamaged, err), "fetch the file again; `accept-damaged` stores its good part")
+		return hint.Add(fmt.Errorf("%w: %w", errDamaged, err), "fetch the file again; `accept-damaged` stores its good part")
 	}
 	return nil
 }
 
-var errDamaged = errors.New("damaged")
+var errDamaged = errors.New("damaged, not stored")
 
 // spare reports a damaged file whose whole text is stored: that is kept. It is
 // an error unless damaged files are accepted.
