@@ -3,7 +3,7 @@
 # In a Debian root without Go the package is installed, used, upgraded from one
 # of an older commit with state and store in place, removed and purged.
 # Needs debootstrap, lintian, rpm and cpio.
-# The version and the commands of README's section Install are those that run.
+# It runs the commands of README's section Install, with README's version.
 #   BEFORE   the older commit, which is built as version 0.8.0
 #   MIRROR   of Debian
 set -eu
