@@ -1,0 +1,60 @@
+package component
+
+import (
+	"context"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Capabilities returns what an identity may use.
+func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
+	var list []*mplane.Statement
+	for _, s := range j.services {
+		if j.roles.Allowed(s.Capability.Label, identity) {
+			list = append(list, s.Capability)
+		}
+	}
+	return list
+}
+
+// Capability returns the capability with a token, nil if identity may use
+// none of that name.
+func (j *Jobs) Capability(identity, token string) *mplane.Statement {
+	for _, c := range j.Capabilities(identity) {
+		if c.ID() == token {
+			return c
+		}
+	}
+	return nil
+}
+
+// immediate is how long a client waits for the result before it gets a
+// receipt, as at the RI.
+const immediate = 5 * time.Second
+
+// Answer serves a message of the client-initiated workflow. Jobs is the
+// backend of a wire.Server.
+func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
+	s, ok := m.(*mplane.Statement)
+	if !ok {
+		return &mplane.Exception{Message: Unexpected}
+	}
+	token := s.ID()
+	switch s.Kind {
+	case mplane.Specification:
+		reply := j.Submit(s, identity, nil, nil)
+		if _, refused := reply.(*mplane.Exception); refused {
+			return reply
+		}
+		limit, cancel := context.WithTimeout(ctx, immediate)
+		defer cancel()
+		j.Wait(limit, token)
+		return j.State(token, identity)
+	case mplane.Redemption:
+		return j.State(token, identity)
+	case mplane.Interrupt:
+		return j.Interrupt(token, identity)
+	}
+	return &mplane.Exception{Token: token, Message: Unexpected}
+}
