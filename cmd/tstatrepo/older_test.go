@@ -18,29 +18,41 @@ import (
 // dumps, and the states that it left.
 const old = "testdata/before-0.9"
 
-// releases have the stores and states of older versions. Those since 0.9.0 were
-// written by TestWriteRelease, with the logs of old.
-var releases = []string{old, "testdata/0.9.0"}
+// releases are the folders that TestWriteRelease wrote, the newest last: stores with
+// the logs of old, and states. Add the folder of each new release.
+var releases = []string{"testdata/0.9.0"}
 
-// TestOlderStores: stores that an older version wrote are read, verified,
+// allReleases are old and releases.
+var allReleases = append([]string{old}, releases...)
+
+// grow appends a line to a log that older stores have.
+func grow(t *testing.T, source string) {
+	t.Helper()
+	path := filepath.Join(source, "2024_05_02_00_00.out", "log_udp_complete")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(text, "192.0.2.1 77 b.example\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOlderStores checks that stores of older versions can be read, verified,
 // compacted and continued.
 func TestOlderStores(t *testing.T) {
 	verified := func(out string) bool { return strings.Contains(out, `"findings": []`) }
-	for _, test := range []struct {
-		release, name, scheme string
-		records               string // whose rows are there
-		doubled               bool
-	}{
-		{old, "parquet", "parquet", `"records": 8`, false},
-		{old, "compacted", "parquet", `"records": 8`, false},
-		{old, "pruned", "parquet", `"records": 4`, false},
-		{old, "doubled", "parquet", `"records": 8`, true},
-		{old, "copy", "copy", `"records": 4`, false},
-		{releases[1], "parquet", "parquet", `"records": 8`, false},
-		{releases[1], "compacted", "parquet", `"records": 8`, false},
-		{releases[1], "pruned", "parquet", `"records": 4`, false},
-		{releases[1], "copy", "copy", `"records": 8`, false},
-	} {
+	type olderStore struct {
+		release, name string
+		records       int // whose rows are there
+		doubled       bool
+	}
+	tests := []olderStore{{old, "parquet", 8, false}, {old, "compacted", 8, false}, {old, "pruned", 4, false}, {old, "doubled", 8, true}, {old, "copy", 4, false}}
+	for _, release := range releases {
+		tests = append(tests, olderStore{release, "parquet", 8, false}, olderStore{release, "compacted", 8, false},
+			olderStore{release, "pruned", 4, false}, olderStore{release, "copy", 8, false})
+	}
+	for _, test := range tests {
 		t.Run(filepath.Base(test.release)+"/"+test.name, func(t *testing.T) {
 			state, source := t.TempDir(), filepath.Join(t.TempDir(), "logs")
 			dir := filepath.Join(t.TempDir(), "store")
@@ -49,13 +61,17 @@ func TestOlderStores(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			dest := test.scheme + ":" + dir
+			scheme := "parquet"
+			if test.name == "copy" {
+				scheme = "copy"
+			}
+			dest := scheme + ":" + dir
 			verify := func(args ...string) (string, error) {
 				out, err := storeCommandOf(state, append(append([]string{"verify"}, args...), dest)...).Output()
 				return string(out), err
 			}
 			out, err := verify("--deep") // before anything was changed
-			if !strings.Contains(out, test.records) || verified(out) == test.doubled || (err == nil) == test.doubled {
+			if !strings.Contains(out, fmt.Sprintf(`"records": %d,`, test.records)) || verified(out) == test.doubled || (err == nil) == test.doubled {
 				t.Errorf("verify: %v: %s", err, out)
 			}
 			if test.doubled {
@@ -68,21 +84,14 @@ func TestOlderStores(t *testing.T) {
 				t.Errorf("imported again: %s", out)
 			}
 			// A log grows, another one appears.
-			grown := filepath.Join(source, "2024_05_02_00_00.out", "log_udp_complete")
-			text, err := os.ReadFile(grown)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(grown, append(text, "192.0.2.1 77 b.example\n"...), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			grow(t, source)
 			if out, err := exec.Command("cp", "-r", filepath.Join(source, "2024_05_02_01_00.out"), filepath.Join(source, "2024_05_02_09_00.out")).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			if out := importOnce(t, source, dest, state); !strings.Contains(out, `"files": 2`) || !strings.Contains(out, `"replaced": 1`) {
 				t.Errorf("continued: %s", out)
 			}
-			if test.scheme == "parquet" {
+			if scheme == "parquet" {
 				storeOnce(t, state, "compact", "--closed-after", "0s", dest)
 			}
 			out, err = verify("--deep", "--against", source, "--probe", "p1", "--timezone", "UTC", "--include-open")
@@ -93,7 +102,8 @@ func TestOlderStores(t *testing.T) {
 	}
 }
 
-// TestOlderDatabases: so do databases, without compaction.
+// TestOlderDatabases checks that databases of older versions can be read, verified
+// and continued.
 func TestOlderDatabases(t *testing.T) {
 	sql := func(release, name string) string {
 		text, err := os.ReadFile(filepath.Join(release, name))
@@ -105,7 +115,7 @@ func TestOlderDatabases(t *testing.T) {
 	check := func(t *testing.T, release, dest string) {
 		state, source := t.TempDir(), filepath.Join(t.TempDir(), "logs")
 		importer := filepath.Join(state, "importer")
-		if release != old { // older ones have none
+		if release != old { // which has none
 			oldState(t, release, "importer", importer)
 			before, err := os.ReadFile(importer)
 			if err != nil {
@@ -124,14 +134,7 @@ func TestOlderDatabases(t *testing.T) {
 		if out := importOnce(t, source, dest, state); !strings.Contains(out, `"files": 0`) {
 			t.Errorf("imported again: %s", out)
 		}
-		grown := filepath.Join(source, "2024_05_02_00_00.out", "log_udp_complete")
-		text, err := os.ReadFile(grown)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(grown, append(text, "192.0.2.1 77 b.example\n"...), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		grow(t, source)
 		if out := importOnce(t, source, dest, state); !strings.Contains(out, `"files": 1`) || !strings.Contains(out, `"replaced": 1`) {
 			t.Errorf("continued: %s", out)
 		}
@@ -142,7 +145,7 @@ func TestOlderDatabases(t *testing.T) {
 	}
 	t.Run("postgres", func(t *testing.T) {
 		server := pgtest.Start(t)
-		for _, release := range releases {
+		for _, release := range allReleases {
 			for _, scheme := range []string{"postgres", "dbstream"} {
 				db := server.Database(t)
 				server.Exec(t, db, sql(release, scheme+".sql"))
@@ -152,7 +155,7 @@ func TestOlderDatabases(t *testing.T) {
 	})
 	t.Run("clickhouse", func(t *testing.T) {
 		server := clickhousetest.Start(t)
-		for _, release := range releases {
+		for _, release := range allReleases {
 			server.Query(t, "drop database if exists release")
 			server.Query(t, "create database release")
 			for statement := range strings.SplitSeq(strings.TrimSpace(sql(release, "clickhouse.sql")), ";\n") {

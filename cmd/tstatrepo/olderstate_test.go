@@ -18,14 +18,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
 
-// forReleases runs a test with the states of each older version.
-func forReleases(t *testing.T, test func(t *testing.T, release string)) {
+// forEach runs a test with the states of each of the older versions.
+func forEach(t *testing.T, releases []string, test func(t *testing.T, release string)) {
 	for _, release := range releases {
 		t.Run(filepath.Base(release), func(t *testing.T) { test(t, release) })
 	}
 }
 
-// Paths and addresses in the states of releases.
+// Paths and addresses in the states of older versions.
 const (
 	oldLogs    = "/tmp/before09/logs"
 	oldCarbon  = "127.0.0.1:20039"
@@ -34,17 +34,17 @@ const (
 	oldProbe   = "127.0.0.1:20061"
 )
 
-// TestOlderCheckpoint: a stream goes on at the checkpoint of an older version,
+// TestOlderCheckpoint checks that a stream continues at the checkpoint of an older version,
 // in the middle of a log. It sends no line twice and misses none.
 func TestOlderCheckpoint(t *testing.T) {
-	forReleases(t, func(t *testing.T, release string) {
+	forEach(t, allReleases, func(t *testing.T, release string) {
 		dir := t.TempDir()
 		logs, state := filepath.Join(dir, "logs"), filepath.Join(dir, "state")
 		if err := os.CopyFS(logs, os.DirFS(filepath.Join(old, "logs"))); err != nil {
 			t.Fatal(err)
 		}
 		oldState(t, release, "default.checkpoint", filepath.Join(state, "stream", "default.checkpoint"), oldLogs, logs)
-		if release != old { // older ones remember no order
+		if release != old { // which has no order of folders
 			oldState(t, release, "default.folders", filepath.Join(state, "stream", foldersFile(logs)))
 		}
 		const header = "#c_ip:1 c_port:2 fqdn:3\n"
@@ -73,10 +73,10 @@ func TestOlderCheckpoint(t *testing.T) {
 	})
 }
 
-// TestOlderPush: rrd-push goes on with the state and the spool of an older
-// version. It sends the points in the spool and the new one, each once.
+// TestOlderPush checks that rrd-push continues with the state and the spool of an
+// older version. It sends the points in the spool and the new one, each once.
 func TestOlderPush(t *testing.T) {
-	forReleases(t, func(t *testing.T, release string) {
+	forEach(t, allReleases, func(t *testing.T, release string) {
 		tool := rrdtest.Start(t)
 		rrds, state := t.TempDir(), t.TempDir()
 		tool.Do("create %s/tcp_rtt_avg_in.avg.rrd --start 1700000100 --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:20", rrds)
@@ -105,10 +105,10 @@ func TestOlderPush(t *testing.T) {
 	})
 }
 
-// TestOlderSpecification: serve goes on with a specification that an older
-// version accepted, and the client of that version stops it and has its result.
+// TestOlderSpecification checks that serve continues a specification that an older
+// version accepted, and that the client of that version can stop it and get its result.
 func TestOlderSpecification(t *testing.T) {
-	forReleases(t, func(t *testing.T, release string) {
+	forEach(t, allReleases, func(t *testing.T, release string) {
 		c := newServeConfig(t)
 		clients := freeAddr(t)
 		c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
@@ -147,40 +147,44 @@ func foldersFile(logs string) string {
 	return fmt.Sprintf("default.folders-%x", sum[:8])
 }
 
-// pushFile is the name of the state of a push, without its suffix: it tells
-// what is read, where it goes, and the names.
+// pushFile is the name of the state of a push, without its suffix: a hash of the
+// source, the destination and the names of metrics.
 func pushFile(rrds, addr string) string {
 	key := strings.Join([]string{"rrd-push", rrds, "graphite://" + addr, "default", "tstat", "p"}, "\n")
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:24]
 }
 
-// TestOlderStreams: a repository fetches the stream that was registered at an
-// older version.
+// TestOlderStreams checks that a repository fetches the stream that was registered
+// at an older version.
 func TestOlderStreams(t *testing.T) {
-	dir, state, probe, repository := t.TempDir(), t.TempDir(), freeAddr(t), freeAddr(t)
-	oldState(t, releases[1], "math.json", filepath.Join(state, "math-"+port(repository)+".json"), oldProbe, probe)
-	serve := mathCommand(t, "--to", "math://"+freeAddr(t), "--listen", probe, "--stream", "p1", "--settle", "1s", "--state-dir", t.TempDir(), filepath.Join(old, "logs"))
-	defer serve.stop(t)
-	r := mathCommand(t, "--listen", repository, "--poll", "100ms", "--state-dir", state, "--to", "copy:"+dir)
-	waitUntil(t, r, func() bool { return len(copyRows(t, dir)) == 8 })
-	r.stop(t)
+	forEach(t, releases, func(t *testing.T, release string) {
+		dir, state, probe, repository := t.TempDir(), t.TempDir(), freeAddr(t), freeAddr(t)
+		oldState(t, release, "math.json", filepath.Join(state, "math-"+port(repository)+".json"), oldProbe, probe)
+		serve := mathCommand(t, "--to", "math://"+freeAddr(t), "--listen", probe, "--stream", "p1", "--settle", "1s", "--state-dir", t.TempDir(), filepath.Join(old, "logs"))
+		defer serve.stop(t)
+		r := mathCommand(t, "--listen", repository, "--poll", "100ms", "--state-dir", state, "--to", "copy:"+dir)
+		waitUntil(t, r, func() bool { return len(copyRows(t, dir)) == 8 })
+		r.stop(t)
+	})
 }
 
-// TestOlderSupervisor: a supervisor knows the components and jobs of an older
-// version.
+// TestOlderSupervisor checks that a supervisor offers what was registered at an
+// older version.
 func TestOlderSupervisor(t *testing.T) {
-	state, clients := t.TempDir(), freeAddr(t)
-	oldState(t, releases[1], "supervisor.state", filepath.Join(state, "supervisor.state"))
-	begin(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor is ready")
-	p := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
-	p.ends(0)
-	if !strings.Contains(p.out.String(), "repository-collect_rrd") {
-		t.Errorf("capabilities: %s", p.out)
-	}
+	forEach(t, releases, func(t *testing.T, release string) {
+		state, clients := t.TempDir(), freeAddr(t)
+		oldState(t, release, "supervisor.state", filepath.Join(state, "supervisor.state"))
+		begin(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor is ready")
+		p := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
+		p.ends(0)
+		if !strings.Contains(p.out.String(), "repository-collect_rrd") {
+			t.Errorf("capabilities: %s", p.out)
+		}
+	})
 }
 
-// TestNewerStates: every command refuses a state of a newer version, and leaves
-// it as it is.
+// TestNewerStates checks that every command refuses a state of a newer version, and
+// does not change it.
 func TestNewerStates(t *testing.T) {
 	logs, rrds := filepath.Join(t.TempDir(), "logs"), t.TempDir()
 	if err := os.CopyFS(logs, os.DirFS(filepath.Join(old, "logs"))); err != nil {
@@ -208,7 +212,7 @@ func TestNewerStates(t *testing.T) {
 		{"supervisor.state", "supervisor.state", []string{"supervisor", "--components", freeAddr(t), "--clients", freeAddr(t)}},
 	} {
 		t.Run(filepath.Base(test.path), func(t *testing.T) {
-			text, err := os.ReadFile(filepath.Join(releases[1], "state", test.file))
+			text, err := os.ReadFile(filepath.Join(releases[len(releases)-1], "state", test.file))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,6 +26,7 @@ var notDumped = regexp.MustCompile(`(?m)^(--.*|SET .*|SELECT pg_catalog\.set_con
 
 // TestWriteRelease writes the stores and states that later versions have to
 // read, before a release: go test ./cmd/tstatrepo -run TestWriteRelease -release 0.9.0
+// Add the new folder to releases, so that the tests of older versions read it.
 func TestWriteRelease(t *testing.T) {
 	if *release == "" {
 		t.Skip("writes test data, only with -release")
