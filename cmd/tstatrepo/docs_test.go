@@ -23,13 +23,13 @@ import (
 func TestCommandsOfReadme(t *testing.T) {
 	d := newDocument(t, "README.md")
 	server := pgtest.Start(t)
-	d.env = append(d.env, "PATH="+filepath.Dir(server.Program("psql"))+":"+os.Getenv("PATH"),
-		"PGHOST=127.0.0.1", fmt.Sprint("PGPORT=", server.Port), "PGUSER=postgres")
+	path := filepath.Dir(server.Program("psql")) + ":" + os.Getenv("PATH")
 	if _, err := exec.LookPath("duckdb"); err != nil {
-		// The matrix tests what DuckDB reads; here only tstatrepo is tried.
+		// A stub: the matrix tests what DuckDB reads.
 		d.write(t, "bin/duckdb", "#!/bin/sh\n", 0o755)
-		d.env = append(d.env, "PATH="+filepath.Join(d.dir, "bin")+":"+filepath.Dir(server.Program("psql"))+":"+os.Getenv("PATH"))
+		path = filepath.Join(d.dir, "bin") + ":" + path
 	}
+	d.env = append(d.env, "PATH="+path, "PGHOST=127.0.0.1", fmt.Sprint("PGPORT=", server.Port), "PGUSER=postgres")
 	d.places = append(d.places,
 		"postgres://localhost/tstat", "postgres://"+server.Host("tstat")+"?sslmode=disable",
 		"/rrdfiles", rrdtest.Samples(t), "graphite:2003", readAll(t))
@@ -110,7 +110,7 @@ type document struct {
 	// not of their section.
 	together bool
 	started  int
-	done     map[string]string // files that a section has to make, by its heading
+	done     map[string]string // pattern of files that a section has to write, by the heading
 }
 
 func newDocument(t *testing.T, name string) *document {
@@ -122,12 +122,11 @@ func newDocument(t *testing.T, name string) *document {
 	}
 	d.env = append(os.Environ(), "STATE_DIRECTORY="+filepath.Join(d.dir, "srv/state"), "TSTATREPO_POLL=1s")
 	lines, files, points, admin, probe := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
-	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
 	d.places = []string{
 		"0.0.0.0:9001", lines, "0.0.0.0:3000", files, "0.0.0.0:9000", points, "0.0.0.0:3001", probe,
 		"repository:9001", lines, "localhost:9099", admin, "\":9099\"", "\"" + admin + "\"",
-		"repository.example.org:9001", "localhost" + port(lines), "repository.example.org:3000", "localhost" + port(files),
-		"repository.example.org:9000", "localhost" + port(points), "turin.example.org:3001", "localhost" + port(probe),
+		"repository.example.org:9001", "localhost:" + port(lines), "repository.example.org:3000", "localhost:" + port(files),
+		"repository.example.org:9000", "localhost:" + port(points), "turin.example.org:3001", "localhost:" + port(probe),
 		"10.0.0.0/8", "127.0.0.0/8", "/var/lib/tstat\"", logs + "\"", "/var/lib/tstat ", logs + " ", "/var/lib/tstat\n", logs + "\n",
 		"/srv/", filepath.Join(d.dir, "srv") + "/", "/etc/tstatrepo/tstatrepo.toml", filepath.Join(d.dir, "tstatrepo.toml"),
 	}
@@ -177,12 +176,13 @@ func (d *document) run(t *testing.T) {
 			t.Logf("%s%s", b.text, b.out)
 		}
 	})
-	heading, commands := "", 0
+	heading, commands, awaited := "", 0, 0
 	for _, m := range fence.FindAllStringSubmatch(string(text), -1) {
 		lang, how, block := m[1], m[2], m[3]
 		if m[4] != "" {
 			if pattern := d.done[heading]; pattern != "" {
 				d.await(t, pattern)
+				awaited++
 			}
 			if heading = m[4]; !d.together {
 				stop()
@@ -207,12 +207,12 @@ func (d *document) run(t *testing.T) {
 		}
 	}
 	if d.together {
-		for _, pattern := range d.done {
-			d.await(t, pattern)
-		}
 		t.Cleanup(stop)
 	} else {
 		stop()
+	}
+	if awaited != len(d.done) {
+		t.Errorf("%s: found %d sections of %v", d.name, awaited, d.done)
 	}
 	if commands < 5 {
 		t.Errorf("%s has %d blocks of commands", d.name, commands)
