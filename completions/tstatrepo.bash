@@ -22,7 +22,7 @@ _tstatrepo_capabilities() {
     tstatrepo runcap --list --timeout 2s "${flags[@]}" </dev/null 2>/dev/null | sed -n "s/^Capability \([A-Za-z0-9_.-]*\) (token .*/\1/p"
 }
 
-# Offers those lines of the input that begin with the current word. Other than
+# Offers those lines of the input that begin with the current word. Unlike
 # compgen -W it does not evaluate them.
 _tstatrepo_offer() {
     local line

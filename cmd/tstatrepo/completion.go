@@ -17,8 +17,8 @@ import (
 // The completions are static: they do not evaluate what was typed, as those of
 // urfave/cli do, and run the program only for capabilities.
 
-// Values that shells find out themselves. Each is the name of a function in the
-// generated files.
+// Values that a shell looks up at completion. Each is the name of a function in
+// the generated files.
 const (
 	zones        = "_tstatrepo_zones"
 	capabilities = "_tstatrepo_capabilities"
@@ -28,9 +28,9 @@ const (
 // program has zones built in, but cannot list them.
 const listZones = `printf "%s\n" UTC Local; cut -sf3 /usr/share/zoneinfo/zone.tab 2>/dev/null | grep /`
 
-// listCapabilities is a pipeline of a shell, without the flags of listFlags. It
-// prints the labels that a supervisor offers. They come from peers, so others
-// than plain names are left out.
+// listCapabilities and listLabels are the two commands of a pipeline that prints
+// the labels that a supervisor offers; the flags of listFlags follow the first
+// command. Labels come from peers, so only plain names are printed.
 const (
 	listCapabilities = "tstatrepo runcap --list --timeout 2s"
 	listLabels       = `sed -n "s/^Capability \([A-Za-z0-9_.-]*\) (token .*/\1/p"`
@@ -47,13 +47,13 @@ func listFlags() (flags []string) {
 	return flags
 }
 
-// typeWords returns the names of all log types.
-func typeWords() string {
-	var words []string
+// typeNames returns the names of all log types.
+func typeNames() []string {
+	var names []string
 	for _, t := range tstat.Types() {
-		words = append(words, t.Name)
+		names = append(names, t.Name)
 	}
-	return strings.Join(words, " ")
+	return names
 }
 
 // layoutWords returns the versions of Tstat whose layouts are known.
@@ -66,7 +66,7 @@ func layoutWords() string {
 	return strings.Join(slices.Compact(words), " ")
 }
 
-// storeWords is what a store completes with.
+// storeWords returns what a store completes with, see urls.
 func storeWords() string { return urls(stores.Schemes()) }
 
 // bashFiles completes a file; only there may bash add slashes to folders.
@@ -92,7 +92,8 @@ func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 	return words
 }
 
-// urls is what a setting completes with that is a folder or a URL.
+// urls returns what a setting that is a folder or a URL completes with: "dir " and
+// the schemes.
 func urls(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }
 
 func bashCompletion(app *cli.App) []byte {
@@ -123,7 +124,7 @@ _tstatrepo_capabilities() {
     %s "${flags[@]}" </dev/null 2>/dev/null | %s
 }
 
-# Offers those lines of the input that begin with the current word. Other than
+# Offers those lines of the input that begin with the current word. Unlike
 # compgen -W it does not evaluate them.
 _tstatrepo_offer() {
     local line
@@ -431,7 +432,7 @@ func completions(command, flag string) string {
 	case "config":
 		return "file"
 	case "type":
-		return typeWords()
+		return strings.Join(typeNames(), " ")
 	case "layout":
 		return layoutWords()
 	case "timezone":

@@ -322,10 +322,7 @@ func (s *streamCmd) options(p *problems) stream.Options {
 			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
 			continue
 		}
-		var names []string
-		for _, t := range tstat.Types() {
-			names = append(names, t.Name)
-		}
+		names := typeNames()
 		if !slices.ContainsFunc(names, func(name string) bool { ok, _ := path.Match(glob, name); return ok }) {
 			p.add("type", "%q matches no log type%s", glob, didYouMean(glob, names, ""))
 		}
