@@ -51,8 +51,8 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 // columns that only a later header adds, or of a store.
 const maxTries = 16
 
-// tryFile reads a file into every available store that lacks it. Whatever a
-// file holds, a mistake of ours in reading it does not stop the others.
+// tryFile reads a file into every available store that lacks it. A panic
+// about one file does not stop the import of others.
 func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -49,7 +49,7 @@ type Options struct {
 	// paths below the source: what matches one is left out.
 	Exclude []string
 
-	Jobs int // files at a time; 0: as many as CPUs
+	Jobs int // files at a time; 0: as many as cores that this process may use
 	// Limits bound this run and others together, with Jobs and Rate; nil: this
 	// one only.
 	Limits *Limits

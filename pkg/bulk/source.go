@@ -154,5 +154,5 @@ func (r *run) awayError() error {
 	return errors.Join(errs...)
 }
 
-// defaultJobs is how many files are read at a time.
+// defaultJobs returns the default of Options.Jobs.
 func defaultJobs() int { return runtime.GOMAXPROCS(0) }

@@ -1,9 +1,11 @@
 package mathproto
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path"
 	"runtime"
@@ -82,6 +84,21 @@ func TestLongListInParts(t *testing.T) {
 	p.put(folderAt(200)+"/"+file, udp(1, "b"))
 	r.has("s1", folderAt(200)+"/"+file, "", 1)
 	r.passes(0)
+}
+
+// TestWarningsAreBounded: a probe that lists ever other names that are not accepted
+// fills neither the memory nor the log.
+func TestWarningsAreBounded(t *testing.T) {
+	var log bytes.Buffer
+	s := newSource(URL{}, "s1", SourceOptions{Log: slog.New(slog.NewTextHandler(&log, nil))}, nil)
+	for range 2 {
+		for i := range 3 * maxWarned {
+			s.warnOnce("not accepted", "name", fmt.Sprint(i))
+		}
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != maxWarned || len(s.warned) != maxWarned {
+		t.Errorf("%d warnings, of which %d are remembered, want %d", n, len(s.warned), maxWarned)
+	}
 }
 
 // TestCrowdedLists: whatever other streams have, a stream has room for some

@@ -107,7 +107,7 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 			sent[reg.StreamName] = reg
 			continue
 		}
-		if there && sent[reg.StreamName] == reg { // math_repo keeps the first one for ever
+		if there && sent[reg.StreamName] == reg { // math_repo never replaces a registration
 			errs = append(errs, fmt.Errorf("the repository has stream %s at %s, and does not accept %s", reg.StreamName, old.CallBackUrl, addr))
 			continue
 		}

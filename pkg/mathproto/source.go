@@ -260,13 +260,19 @@ func (s *source) reset() {
 	s.files, s.stored = map[string]*seen{}, map[uint64]uint32{}
 }
 
-// warnOnce logs a warning, but each only once.
+// maxWarned bounds how many warnings of a stream warnOnce logs and remembers: a peer
+// chooses their texts.
+const maxWarned = 100
+
+// warnOnce logs a warning, but each only once, and no more than maxWarned.
 func (s *source) warnOnce(message, key, value string) {
 	s.mu.Lock()
-	known := s.warned[message+value] || len(s.warned) > 100
-	s.warned[message+value] = true
+	fresh := !s.warned[message+value] && len(s.warned) < maxWarned
+	if fresh {
+		s.warned[message+value] = true
+	}
 	s.mu.Unlock()
-	if !known {
+	if fresh {
 		s.opt.Log.Warn(message, "stream", s.id, key, value)
 	}
 }

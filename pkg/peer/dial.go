@@ -22,7 +22,7 @@ type Dialer struct {
 	Control func(network, address string, c syscall.RawConn) error
 	Timeout time.Duration // of a connection and its handshake; 0: none
 	// ReadStall and WriteStall break a connection on which one read or write
-	// takes longer; 0: it may take for ever. Neither http.Transport nor the
+	// takes longer; 0: no bound. Neither http.Transport nor the
 	// kernel gives up a peer that is alive and does nothing.
 	ReadStall, WriteStall time.Duration
 }

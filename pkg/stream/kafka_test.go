@@ -205,8 +205,8 @@ func TestKafkaAway(t *testing.T) {
 	}
 }
 
-// TestKafkaVersion: a client that is told so sends and reads with the requests of an
-// old Kafka only.
+// TestKafkaVersion: with the option version, a client sends no request that an old
+// Kafka does not know.
 func TestKafkaVersion(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)

@@ -55,7 +55,7 @@ func parseSource(text string) (*broker, error) {
 }
 
 // SameTopic reports whether a source gets what a consumer is given: lines
-// would go round for ever.
+// would circulate forever.
 func SameTopic(source, consumer string) bool {
 	from, err := parseSource(source)
 	if err != nil {
@@ -207,7 +207,7 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 }
 
 // open brings a message into the form that lines have on the wire. Else it
-// returns the reason why it is none of ours.
+// returns the reason why it is rejected.
 func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	if !isSession(m.probe) {
 		return nil, nil, "it has no name of a probe"

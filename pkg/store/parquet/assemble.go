@@ -31,7 +31,7 @@ type stored struct {
 	columns []tstat.Column
 }
 
-// openStored opens a file of ours; another's is an error.
+// openStored opens a file that tstatrepo wrote. It returns an error for any other.
 func openStored(path string) (*stored, error) {
 	f, err := os.Open(path)
 	if err != nil {

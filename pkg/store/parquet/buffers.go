@@ -62,7 +62,7 @@ func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 }
 
 // more returns an extra row group for a file that has some already, or nil if
-// there is none to spare.
+// the file must not have one more.
 func (b *buffers) more(extra int) *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()

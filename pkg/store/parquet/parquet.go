@@ -40,8 +40,8 @@ import (
 // the source files whose rows the file has: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// formatKey is the key of the format number of all that our keys mean. Files
-// without one are of format 1.
+// formatKey is the key of the format number, which counts for all keys of tstatrepo.
+// Files without a number have format 1.
 const (
 	formatKey = "tstatrepo.format"
 	format    = 1

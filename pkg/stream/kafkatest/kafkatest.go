@@ -1,6 +1,6 @@
 // Package kafkatest runs a Kafka broker for tests: one process in KRaft mode, which is
-// controller too. The environment variable KAFKA_JARS names the folder with its
-// JAR files. Only make matrix has it.
+// broker and controller. The environment variable KAFKA_JARS names the folder with
+// its JAR files; make matrix sets it.
 package kafkatest
 
 import (
@@ -101,7 +101,7 @@ func (b *Broker) java(class string, args ...string) *exec.Cmd {
 	return exec.Command("java", append([]string{"-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, class}, args...)...)
 }
 
-// Run starts the broker again after Kill, with what it had on disk.
+// Run starts the broker, after Kill with the same data.
 func (b *Broker) Run() {
 	b.t.Helper()
 	b.cmd = b.java("kafka.Kafka", b.config())
@@ -136,7 +136,7 @@ func (b *Broker) Kill() {
 	b.cmd.Wait()
 }
 
-// Away lets the broker be killed while f runs.
+// Away kills the broker, calls f and restarts the broker.
 func (b *Broker) Away(f func()) {
 	b.t.Helper()
 	b.Kill()
@@ -169,7 +169,7 @@ func (b *Broker) CreateTopic(name string, partitions int32, settings map[string]
 	}
 }
 
-// Text returns what is in a topic, one partition after the other.
+// Text returns the messages of a topic, one partition after the other.
 func (b *Broker) Text(topic string) string {
 	b.t.Helper()
 	out, err := exec.Command("kcat", "-b", b.Addr, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-D", "").Output()
