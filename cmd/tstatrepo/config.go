@@ -93,7 +93,7 @@ func newConfig() *config {
 			{name: "log-format", group: groupConfig, value: &c.logFormat, complete: "text json",
 				usage: "`FORMAT` of messages on stderr: text or json"},
 			{name: "log-level", group: groupConfig, value: &c.logLevel, complete: "debug info warn error",
-				usage: "least `LEVEL` of messages: debug, info, warn or error"},
+				usage: "minimum `LEVEL` of messages: debug, info, warn or error"},
 		}},
 		{name: "import-bulk", settings: c.importBulk.settings()},
 		{name: "stream", settings: c.stream.settings()},

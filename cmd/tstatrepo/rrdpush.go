@@ -81,7 +81,7 @@ func (r *rrdPush) settings() []*setting {
 			usage: "print what would be sent as lines on stdout, and remember nothing"},
 
 		{name: "since", group: source, value: &r.since, empty: "what is new; all at first",
-			usage: "push points of `TIME` and later, sent before or not: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or 7d and 12h for so long ago"},
+			usage: "push points of `TIME` and later, sent before or not: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
 		{name: "reader", group: source, value: &r.reader, complete: strings.Join(rrdfile.Modes, " "),
 			usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if one value differs"},
 		{name: "every", group: source, value: &r.every, empty: "once",

@@ -89,7 +89,7 @@ func (s *streamCmd) settings() []*setting {
 		{name: "to-optional", group: dest, value: &s.toOptional, complete: strings.Join(stream.Consumers.Prefixes(), " "),
 			usage: "hand them to `CONSUMER` too, which loses lines where it is too slow"},
 		{name: "format", group: dest, value: &s.format, complete: "raw line json",
-			usage: "`FORMAT` of the lines: raw (path of the log, blank, line), line or json"},
+			usage: "`FORMAT` of the lines: raw (path of the log, space, line), line or json"},
 		{name: "select", group: dest, value: &s.selected, empty: "all",
 			usage: "only these `COLUMNS`, like 'c_ip,s_ip,s_bytes_all', with --format line or json"},
 		{name: "layout", group: dest, value: &s.layout, empty: "the newest that fits",
@@ -114,7 +114,7 @@ func (s *streamCmd) settings() []*setting {
 		{name: "start", group: folders, value: &s.start, complete: "checkpoint begin end",
 			usage: "`WHERE` to begin: checkpoint (the last run's end, at first the newest folder's begin), begin (the oldest folder) or end"},
 		{name: "poll", group: folders, value: &s.poll,
-			usage: "look at folders every `DURATION`, besides when the kernel tells of a change"},
+			usage: "look at folders every `DURATION`, and when the kernel reports a change"},
 		{name: "timezone", group: folders, value: &s.timezone,
 			usage: "`ZONE` of folder names: Local, UTC or like Europe/Rome"},
 
