@@ -78,6 +78,26 @@ rejected lines are in /s/rejects.txt
 	}
 }
 
+func TestWarnOpen(t *testing.T) {
+	for _, c := range []struct {
+		sum  bulk.Summary
+		want bool
+	}{
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Files: 1, Skipped: 1}, Planned: true}, true},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Files: 1, Skipped: 2}, Planned: true}, false},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Failed: 3}, Planned: true}, false},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3}, Left: 3, Planned: true}, false}, // interrupted, or a store was unavailable
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3}}, false},
+	} {
+		var b bytes.Buffer
+		c.sum.Open = []bulk.OpenFolder{{Path: "/d", Files: 3}}
+		warnOpen(slog.New(slog.NewTextHandler(&b, nil)), &c.sum)
+		if got := strings.Contains(b.String(), "more files left open than stored"); got != c.want {
+			t.Errorf("%+v: warned: %v", c.sum.Total, got)
+		}
+	}
+}
+
 func TestCount(t *testing.T) {
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -999: "-999", -1000: "-1,000", 1234567: "1,234,567"} {
 		if got := count(n); got != want {

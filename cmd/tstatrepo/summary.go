@@ -118,9 +118,9 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 
 // warnOpen warns if most files were left open: that is not the newest folder of a
 // running Tstat, but a new installation, or an archive whose files got the times
-// of their copying.
+// of their copying. Files that failed or were not finished are not left open.
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
-	if t := &sum.Total; t.LeftOpen > t.Files+t.Skipped {
+	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
 		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
 			"folders", len(sum.Open), "first", sum.Open[0].Path, "hint", "if it does not, import them with `include-open`")
 	}
