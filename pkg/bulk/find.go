@@ -155,8 +155,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 		return nil, err
 	}
 	for _, err := range tree.Errors {
-		if text := reason(err); !r.told[text] { // with Follow, once
-			r.told[text] = true
+		if text := reason(err); !r.warned[text] { // with Follow, once
+			r.warned[text] = true
 			r.problem(src, errors.New(text))
 		}
 	}

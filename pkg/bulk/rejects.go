@@ -32,7 +32,7 @@ type rejectFile struct {
 	size   int
 	synced int // of size
 	err    error
-	told   bool // err was
+	warned bool // err was logged
 }
 
 // add reports whether the line was kept.
@@ -103,10 +103,10 @@ func (r *rejectFile) failure() error {
 			r.err = err
 		}
 	}
-	if r.told {
+	if r.warned {
 		return nil
 	}
-	r.told = r.err != nil
+	r.warned = r.err != nil
 	return r.err
 }
 

@@ -261,8 +261,8 @@ func TestCopiesOfUnavailableSource(t *testing.T) {
 		w.run("files=1 skipped=1", both)
 		opened := src.opened
 		src.err = fmt.Errorf("%w: it is down", ErrSource)
-		if _, err := w.try(both); !errors.Is(err, ErrSource) {
-			t.Errorf("got %v", err)
+		if sum, err := w.try(both); !errors.Is(err, ErrSource) || sum.Planned {
+			t.Errorf("got %+v, %v", sum, err)
 		}
 		src.err = nil
 		w.quiet(2, both)

@@ -44,7 +44,7 @@ type run struct {
 	settledBefore map[string]version // of the last pass
 	passedOver    PassedOver         // in this pass
 	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
-	told          map[string]bool    // problems with folders that were told
+	warned        map[string]bool    // problems with folders that were reported
 	away          map[string]error   // sources that were unavailable or wrong in this pass, by path or Source.String
 	claimed       map[store.Key]bool // files that the last pass left to other importers
 	problems      int                // folders and files that could not be read or stored
@@ -181,7 +181,7 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 		types:   map[string]*TypeSummary{},
 		unknown: map[string]bool{},
 		settled: map[string]version{},
-		told:    map[string]bool{},
+		warned:  map[string]bool{},
 		scanned: map[store.Key]*sameKey{},
 		taken:   map[claim]string{},
 
@@ -301,7 +301,7 @@ func (r *run) pass(ctx context.Context) error {
 	}
 	r.opt.Progress.Total(files, bytes)
 	r.mu.Lock()
-	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, true
+	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, len(r.away) == 0
 	r.mu.Unlock()
 	if err := r.workAll(ctx, groups); err != nil {
 		return err

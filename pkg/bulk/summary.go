@@ -32,7 +32,7 @@ type Summary struct {
 	// them; LeftBytes are their bytes on disk when the pass began.
 	Left      int64 `json:"left,omitempty"`
 	LeftBytes int64 `json:"left_bytes,omitempty"`
-	// Planned says that a pass has looked at all sources and stores.
+	// Planned is set if the last pass has scanned all sources and asked the stores.
 	Planned bool `json:"-"`
 	// Unstored are the files that Follow could not store, as of now; nil: none.
 	Unstored *Unstored `json:"unstored,omitempty"`

@@ -38,7 +38,7 @@ type Whisper struct {
 	opt     WhisperOptions
 	schemas []schema
 	lost    int64
-	told    bool
+	warned  bool            // that points are lost
 	synced  map[string]bool // folders without a new name
 }
 
@@ -187,8 +187,8 @@ func (w *Whisper) take(path string, points []Point, step, begin, end int64, fine
 	}
 	if old > 0 {
 		w.lost += int64(old)
-		if !w.told {
-			w.told = true
+		if !w.warned {
+			w.warned = true
 			w.opt.Log.Warn("points are older than the retention of their Whisper files", "metric", path, "points", old,
 				"time", time.Unix(points[0].Time, 0).UTC().Format(time.RFC3339))
 		}

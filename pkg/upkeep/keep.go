@@ -26,7 +26,7 @@ func Before(now time.Time, keep time.Duration) time.Time {
 // Options of New. Stores that cannot be compacted are only pruned.
 type Options struct {
 	To           []string      // destinations, see stores.Open
-	Keep         time.Duration // how long rows stay; 0: for ever
+	Keep         time.Duration // how long rows stay; 0: forever
 	Compact      bool          // what is over, as store.CompactOptions has it by default
 	Every        time.Duration // 0: a day
 	RetryTimeout time.Duration // how long a database that is away is waited for
