@@ -159,6 +159,28 @@ func (w *sharedWorld) holds(f *fragile) {
 	}
 }
 
+// TestStoreIsAwaitedWithoutSource: a store that is down receives its files when it
+// is back, also if a source is unavailable.
+func TestStoreIsAwaitedWithoutSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 4
+		w := newSharedWorld(t, files)
+		up, down := newFragile("up", nil), newFragile("down", errDown)
+		up.after = func(n int) {
+			if n == files {
+				time.AfterFunc(time.Minute, func() { down.set(nil) })
+			}
+		}
+		opt := w.independent(up, down)
+		opt.Remote = []Source{&probeSource{err: fmt.Errorf("%w: it is off", ErrSource)}}
+		if _, err := Run(t.Context(), opt); !errors.Is(err, ErrSource) || errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		w.holds(up)
+		w.holds(down)
+	})
+}
+
 // TestStoresAreIndependent: of three stores one is down from the start and one
 // dies in the middle. The other one gets all files meanwhile, each is read once
 // for it, and the two receive the missing files when they are back.

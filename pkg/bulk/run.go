@@ -121,7 +121,10 @@ func (r *run) passes(ctx context.Context) error {
 			continue
 		}
 		if err == nil {
-			err = r.behindError()
+			err = r.awayError()
+			if behind := r.behindError(); behind != nil {
+				err = errors.Join(err, behind)
+			}
 		}
 		if r.problems > 0 {
 			err = errors.Join(err, &failedError{r.problems})
@@ -221,6 +224,9 @@ func (r *run) follow(ctx context.Context) error {
 		changed := r.changes()
 		err := r.pass(ctx)
 		r.behind()
+		if err == nil {
+			err = r.awayError()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -264,7 +270,7 @@ const (
 	retryAfter = 10 * time.Minute
 )
 
-// pass imports what there is now.
+// pass imports what there is now, without the sources of awayError.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
 	defer r.forgetScan()
@@ -311,7 +317,7 @@ func (r *run) pass(ctx context.Context) error {
 			r.log.Warn("copies of stored logs will be read again in the next run", "err", err)
 		}
 	}
-	return r.awayError()
+	return nil
 }
 
 // lookupKeys is how many keys are asked for at once.
