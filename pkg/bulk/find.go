@@ -47,13 +47,14 @@ type task struct {
 }
 
 // find returns the files that the sources have and the options want, ordered
-// by folder time.
-func (r *run) find(ctx context.Context) ([]*task, error) {
-	var tasks []*task
-	r.sum.Open = nil // as it is now, not as it was in the last pass
-	for _, s := range r.types {
-		s.LeftOpen, s.Claimed = 0, 0
-	}
+// by folder time. What is left open is as of the last scan that finished.
+func (r *run) find(ctx context.Context) (tasks []*task, err error) {
+	restore := r.resetOpen()
+	defer func() {
+		if err != nil {
+			restore()
+		}
+	}()
 	r.away = map[string]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
@@ -90,6 +91,27 @@ func (r *run) find(ctx context.Context) ([]*task, error) {
 		return strings.Compare(a.path, b.path)
 	})
 	return tasks, nil
+}
+
+// resetOpen clears what the last scan left open, and the files that others claimed
+// since. restore sets both back.
+func (r *run) resetOpen() (restore func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	open, types := r.sum.Open, map[string]TypeSummary{}
+	r.sum.Open = nil
+	for name, s := range r.types {
+		types[name] = *s
+		s.LeftOpen, s.Claimed = 0, 0
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.sum.Open = open
+		for name, s := range r.types {
+			s.LeftOpen, s.Claimed = types[name].LeftOpen, types[name].Claimed
+		}
+	}
 }
 
 // scan notes a file of the sources. It reports whether the file is new to the

@@ -527,3 +527,41 @@ func TestGuessedProbe(t *testing.T) {
 		w.run("files=2", func(o *Options) { o.Probe = "host4" })
 	})
 }
+
+// endingSource is a probeSource whose second scan is interrupted.
+type endingSource struct {
+	probeSource
+	scans int
+	end   context.CancelFunc
+}
+
+func (s *endingSource) Files(ctx context.Context) ([]File, error) {
+	if s.scans++; s.scans > 1 {
+		s.end()
+		return nil, ctx.Err()
+	}
+	return s.files, nil
+}
+
+// TestInterruptedScan: what is left open is as the last whole scan found it, not as
+// an interrupted one did.
+func TestInterruptedScan(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "copy:" + t.TempDir()}
+	ctx, cancel := context.WithCancel(t.Context())
+	src := &endingSource{end: cancel}
+	src.add(t, w.put("remote/"+log, udp(14, "a")), log)
+	src.files[0].Growing = true
+	s, err := stores.Open(ctx, w.dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	sum, err := Run(ctx, Options{Remote: []Source{src}, Stores: Opened(s), Probe: "p1", Location: time.UTC, Follow: true, Poll: time.Millisecond, StateDir: t.TempDir()})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	w.counts(sum, "failed=0 open=1")
+	if len(sum.Open) != 1 || sum.Open[0].Files != 1 {
+		t.Errorf("%+v", sum.Open)
+	}
+}
