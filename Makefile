@@ -13,7 +13,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Packages whose tests are quick enough for the race detector, and the tests
 # of these that are not, or have nothing that runs at the same time.
-RACE = ./pkg/admin/... ./pkg/bulk/... ./pkg/mathproto/... ./pkg/mplane/... ./pkg/probe/... ./pkg/repository/... ./pkg/store/... ./pkg/stream/... ./pkg/tstat/...
+RACE = ./pkg/internal/admin/... ./pkg/internal/bulk/... ./pkg/internal/mathproto/... ./pkg/mplane/... ./pkg/internal/probe/... ./pkg/internal/repository/... ./pkg/internal/store/... ./pkg/internal/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
 .PHONY: help demo test e2e bench soak matrix vuln lint lines generate build dist dist-test install uninstall install-tools
@@ -37,7 +37,7 @@ build: ## build bin/tstatrepo: one static binary, or with librrd where pkg-confi
 	CGO_ENABLED=$(if $(LIBRRD),1,0) go build -trimpath -buildvcs=auto -tags '$(strip $(TAGS))' -ldflags '-s -w$(if $(VERSION), -X main.version=$(VERSION))' -o $(OUT) ./cmd/tstatrepo
 
 demo: ## import sample logs, query them, show what to do next (3 minutes at most)
-	@sh pkg/demo/demo.sh
+	@sh pkg/internal/tools/demo/demo.sh
 
 test: install-tools ## run all tests
 	go vet ./...
@@ -45,28 +45,28 @@ test: install-tools ## run all tests
 	go test -timeout 15m ./...
 	go vet -tags librrd ./pkg/rrdfile
 	go test -tags librrd ./pkg/rrdfile
-	go test -tags librrd ./cmd/tstatrepo -run 'TestScript/(rrdreader|version)'
+	go test -tags librrd ./pkg/command -run 'TestScript/(rrdreader|version)'
 	go test -race -skip '$(NORACE)' -timeout 15m $(RACE)
-	go -C pkg/duckdb vet ./...
-	go -C pkg/duckdb test ./...
+	go -C pkg/internal/tools/duckdb vet ./...
+	go -C pkg/internal/tools/duckdb test ./...
 
 e2e: install-tools ## the loop of supervisor, repository and probe with real logs, also when each is killed; a part of test
-	go test ./cmd/tstatrepo -run 'TestE2E|TestKillSite|TestBuild' -count=1 -v
+	go test ./pkg/command -run 'TestE2E|TestKillSite|TestBuild' -count=1 -v
 
 bench: install-tools ## measure against DuckDB, cp, socat and more; BASE=COMMIT: against an older tstatrepo; BENCH='-case copy -pairs 3' sets flags
-	go run ./pkg/bench $(if $(BASE),-base $(BASE)) $(BENCH)
+	go run ./pkg/internal/tools/bench $(if $(BASE),-base $(BASE)) $(BENCH)
 
 soak: ## kill everything at random, 50 rounds each (the loop 20); damage RRDs, cut transfers; the loop for an hour; a hostile peer for five minutes
-	go test ./cmd/tstatrepo -run TestKill -soak -timeout 240m -v
-	go test ./pkg/rrdfile ./pkg/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
-	go test ./pkg/mathproto -soak -timeout 60m
-	go test ./pkg/store/clickhouse -soak -timeout 60m
-	go test ./pkg/store/parquet -run TestTornManifest -soak -timeout 60m -v
-	go test ./cmd/tstatrepo -run TestSoakSite -soak -timeout 90m -v
-	go test ./cmd/tstatrepo -run TestHostilePeer -soak -timeout 20m -v
+	go test ./pkg/command -run TestKill -soak -timeout 240m -v
+	go test ./pkg/rrdfile ./pkg/internal/rrdpush -run 'Mutants|Truncated|Concurrent|Paced' -soak -timeout 60m -v
+	go test ./pkg/internal/mathproto -soak -timeout 60m
+	go test ./pkg/internal/store/clickhouse -soak -timeout 60m
+	go test ./pkg/internal/store/parquet -run TestTornManifest -soak -timeout 60m -v
+	go test ./pkg/command -run TestSoakSite -soak -timeout 90m -v
+	go test ./pkg/command -run TestHostilePeer -soak -timeout 20m -v
 
 matrix: install-tools ## test against each version of the servers; SERVERS='postgresql nats-2.15' chooses some
-	go run ./pkg/internal/matrix $(SERVERS)
+	go run ./pkg/internal/tools/matrix $(SERVERS)
 
 vuln: ## look for known vulnerabilities with govulncheck, where its database can be reached
 	@text=$$(go run $(GOVULNCHECK) ./... 2>&1); status=$$?; echo "$$text"; \
@@ -76,15 +76,15 @@ lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
 	go run $(STATICCHECK) ./...
-	cd pkg/duckdb && go vet ./... && go run $(STATICCHECK) ./...
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run conf/package/*.sh pkg/demo/*.sh; fi
+	cd pkg/internal/tools/duckdb && go vet ./... && go run $(STATICCHECK) ./...
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run conf/package/*.sh pkg/internal/tools/demo/*.sh; fi
 
 .PHONY: gofmt
 gofmt:
 	@files=$$(gofmt -l cmd man pkg); if [ -n "$$files" ]; then echo "not formatted with gofmt:"; echo "$$files"; exit 1; fi
 
 lines: ## count the product's lines of Go: without tests, test kits and tools
-	@git ls-files '*.go' | grep -Ev '_test\.go$$|^pkg/(bench|tstatgen|duckdb|demo|internal)/|test/|/exchange/' | xargs cat | wc -l
+	@git ls-files '*.go' | grep -Ev '_test\.go$$|^(cmd/tstatgen|pkg/internal/(tools|testkit))/' | xargs cat | wc -l
 
 dist: ## build packages, archives, bill of materials and checksums into dist/; VERSION=0.9.1 sets the version
 	@sh conf/package/dist.sh
@@ -117,8 +117,8 @@ uninstall: ## remove what install installed; configuration, state and stores sta
 	for unit in conf/systemd/*; do rm -f $(units)/$${unit##*/}; done
 
 generate: ## update man pages, completions and conf/tstatrepo.toml
-	go test ./cmd/tstatrepo -run 'TestGenerated$$' -update
-	go test ./cmd/tstatrepo -run 'TestGenerated$$' -update # completions list the new pages
+	go test ./pkg/command -run 'TestGenerated$$' -update
+	go test ./pkg/command -run 'TestGenerated$$' -update # completions list the new pages
 
 install-tools:
-	@sh pkg/demo/install.sh
+	@sh pkg/internal/tools/demo/install.sh

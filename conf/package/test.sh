@@ -109,7 +109,7 @@ in_root dpkg -r tstatrepo >/dev/null
 
 say "purge"
 # What imports, streams, pushes and serve remember.
-cp -R cmd/tstatrepo/testdata/0.9.0/state/. "$root$state"
+cp -R pkg/command/testdata/0.9.0/state/. "$root$state"
 mkdir -p "$root$state/copies" "$root$state/passed" "$root$state/rejects" "$root$state/rrd-push" "$root$state/stream"
 mv "$root$state/math.json" "$root$state/math-3000.json"
 mv "$root$state"/rrd-push.* "$root$state/rrd-push"

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
-	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
 
 // arch is how C compilers lay out the structures of rrd_format.h: what gcc says

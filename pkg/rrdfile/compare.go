@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tstatrepo/tstatrepo/pkg/graphite"
-	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // ErrNoLibrrd is returned by NewReaderOf if the program was built without

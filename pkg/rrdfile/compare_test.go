@@ -11,9 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tstatrepo/tstatrepo/pkg/graphite"
-	"github.com/tstatrepo/tstatrepo/pkg/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
 // altered is a decoder that finds other points than native.

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/tstatrepo/tstatrepo/pkg/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file

@@ -13,7 +13,7 @@ import (
 	"github.com/ziutek/rrd"
 	"golang.org/x/sys/unix"
 
-	"github.com/tstatrepo/tstatrepo/pkg/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
 const hasLibrrd = true

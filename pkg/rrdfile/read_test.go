@@ -23,8 +23,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
-	"github.com/tstatrepo/tstatrepo/pkg/rrdfile/rrdtest"
 )
 
 var soak = flag.Bool("soak", false, "run the long versions of tests")

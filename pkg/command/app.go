@@ -1,0 +1,98 @@
+package command
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// newApp builds the command tree. Commands report problems by returning an
+// error and never exit themselves; see run.
+func newApp(con *console) *cli.App {
+	// urfave/cli has these only as globals. -v is --verbose of the commands.
+	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: groupConfig}
+	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: groupConfig}
+	cli.HelpPrinter = printHelp
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Name, c.App.Version) }
+
+	app := &cli.App{
+		Name:    "tstatrepo",
+		Usage:   "bring what Tstat probes write into storage",
+		Version: versionString(),
+		Description: "tstatrepo collects what Tstat probes write: it imports flow logs exactly once, streams live log lines, " +
+			"and sends the points of RRDs to Graphite or Prometheus. 'tstatrepo man' lists the manual.",
+		Commands: []*cli.Command{
+			importBulkCommand(con),
+			streamCommand(con),
+			rrdPushCommand(con),
+			serveCommand(con),
+			runcapCommand(con),
+			supervisorCommand(con),
+			storeCommand(con),
+			helpCommand(),
+			versionCommand(),
+			completionCommand(),
+			manCommand(),
+		},
+		// Added by urfave/cli only where it adds its own help command.
+		Flags:  []cli.Flag{cli.HelpFlag},
+		Action: func(c *cli.Context) error { return cli.ShowAppHelp(c) },
+		// The exit status is decided by run alone. The default prints the
+		// error and exits within App.Run, past every deferred call.
+		ExitErrHandler: func(*cli.Context, error) {},
+		// The built-in help command makes "help" of every first argument.
+		HideHelpCommand: true,
+		// Values are URLs and globs: a comma is part of them.
+		DisableSliceFlagSeparator: true,
+	}
+	app.OnUsageError = onUsageError
+	for _, c := range app.Commands {
+		c.OnUsageError = onUsageError // not inherited
+		c.HideHelpCommand = true
+	}
+	return app
+}
+
+// onUsageError keeps urfave/cli from printing the whole help to stdout.
+// arrange has reported most of these errors already.
+func onUsageError(_ *cli.Context, err error, _ bool) error { return hint.AsUsage(err) }
+
+func helpCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "help",
+		Usage:     "show help of a command",
+		ArgsUsage: "[COMMAND]",
+		Category:  groupAbout,
+		Action: func(c *cli.Context) error {
+			switch c.NArg() {
+			case 0:
+				return cli.ShowAppHelp(c)
+			case 1:
+				cmd := find(c.App.Commands, c.Args().First())
+				if cmd == nil {
+					return unknownCommand(c.App, c.App.Commands, c.Args().First())
+				}
+				cli.HelpPrinter(c.App.Writer, "", cmd)
+				return nil
+			}
+			return usagef("help takes one command, got %d", c.NArg())
+		},
+	}
+}
+
+// Groups of commands in help; the first has no title. Those about the program
+// have no manual page of their own.
+const (
+	groupProduct = ""
+	groupAlso    = "Also"
+	groupAbout   = "About the program"
+)
+
+// visibleCommands returns the commands that help, man pages and completions
+// show.
+func visibleCommands(app *cli.App) []*cli.Command {
+	return slices.DeleteFunc(slices.Clone(app.Commands), func(c *cli.Command) bool { return c.Hidden })
+}

@@ -1,0 +1,214 @@
+package command
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// arrange brings the arguments into the one order that urfave/cli accepts:
+// command, flags, "--", arguments. Users may mix them: urfave/cli takes a
+// flag after the first argument for an argument, silently, and a flag before
+// the command for one of the app. Unknown flags and commands and missing
+// values are found here too, where they can be reported well.
+func arrange(app *cli.App, argv []string) ([]string, error) {
+	var (
+		values = valueFlags(app.Commands)
+		cmd    *cli.Command
+		path   []string // names of the command and its subcommands
+		words  []word
+		args   []string
+	)
+	below := app.Commands
+	for i := 0; i < len(argv); i++ {
+		a := argv[i]
+		if a == "--" {
+			args = append(args, argv[i+1:]...)
+			break
+		}
+		if len(a) < 2 || a[0] != '-' {
+			if len(below) == 0 {
+				args = append(args, a)
+				continue
+			}
+			c := find(below, a)
+			if c == nil {
+				return nil, unknownCommand(app, below, a)
+			}
+			cmd, below, path = c, c.Subcommands, append(path, a)
+			// On the command itself a flag means what it says there.
+			maps.Copy(values, valueFlags([]*cli.Command{c}))
+			continue
+		}
+		name, value, joined := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-"), "=")
+		w := word{name: name, words: []string{a}}
+		switch {
+		case values[name] && !joined:
+			i++
+			if i == len(argv) {
+				return nil, hintUsage(path, usagef("%s needs a value", a))
+			}
+			w.words = append(w.words, argv[i])
+		case joined && !values[name]:
+			if _, err := strconv.ParseBool(value); err != nil {
+				w.wrong = fmt.Errorf("--%s: takes no value", name)
+			}
+		}
+		words = append(words, w)
+	}
+	return assemble(app, cmd, path, words, args, values)
+}
+
+// word is a flag of the command line with its value.
+type word struct {
+	name  string
+	words []string
+	wrong error
+}
+
+// assemble checks the flags against the command they are for.
+func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args []string, values map[string]bool) ([]string, error) {
+	known := map[string]bool{"help": true, "h": true, "version": true}
+	if cmd != nil {
+		for _, f := range cmd.Flags {
+			for _, n := range f.Names() {
+				known[n] = true
+			}
+		}
+	}
+	var flags []string
+	for _, w := range words {
+		_, elsewhere := values[w.name]
+		switch {
+		case cmd == nil && elsewhere && !known[w.name]:
+			return nil, hintUsage(path, usagef("no command given"))
+		case !known[w.name]:
+			return nil, hintUsage(path, unknownFlag(w.name, known))
+		case w.wrong != nil:
+			return nil, hintUsage(path, hint.AsUsage(w.wrong))
+		case w.name == "version":
+			return []string{"--version"}, nil
+		case w.name == "help" || w.name == "h":
+			return append(path, "--help"), nil
+		}
+		flags = append(flags, w.words...)
+	}
+	out := append(path, flags...)
+	if len(args) > 0 {
+		if cmd == nil {
+			return nil, unknownCommand(app, app.Commands, args[0])
+		}
+		out = append(append(out, "--"), args...)
+	}
+	return out, nil
+}
+
+// valueFlags returns the flags of commands: true for those that take a value.
+// Before the command is known, one that takes a value on any command takes
+// one.
+func valueFlags(cmds []*cli.Command) map[string]bool {
+	m := map[string]bool{}
+	var walk func([]*cli.Command)
+	walk = func(cmds []*cli.Command) {
+		for _, c := range cmds {
+			for _, f := range c.Flags {
+				for _, n := range f.Names() {
+					m[n] = m[n] || takesValue(f)
+				}
+			}
+			walk(c.Subcommands)
+		}
+	}
+	walk(cmds)
+	return m
+}
+
+func takesValue(f cli.Flag) bool {
+	d, ok := f.(cli.DocGenerationFlag)
+	return ok && d.TakesValue()
+}
+
+func find(cmds []*cli.Command, name string) *cli.Command {
+	for _, c := range cmds {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+func unknownCommand(app *cli.App, cmds []*cli.Command, name string) error {
+	var names []string
+	for _, c := range cmds {
+		if !c.Hidden {
+			names = append(names, c.Name)
+		}
+	}
+	err := usagef("unknown command %q%s", name, didYouMean(name, names, ""))
+	return hint.Add(err, "commands are: "+strings.Join(names, ", "))
+}
+
+func unknownFlag(name string, known map[string]bool) error {
+	var names []string
+	for n := range known {
+		names = append(names, n)
+	}
+	dash := "--"
+	if len(name) == 1 {
+		dash = "-"
+	}
+	return usagef("unknown flag %s%s%s", dash, name, didYouMean(name, names, "--"))
+}
+
+// hintUsage points to the help of the command.
+func hintUsage(path []string, err error) error {
+	cmd := strings.Join(append([]string{"tstatrepo"}, path...), " ")
+	return hint.Add(err, fmt.Sprintf("see '%s --help'", cmd))
+}
+
+// didYouMean suggests the candidate next to word, if one is near or begins with
+// it.
+func didYouMean(word string, candidates []string, prefix string) string {
+	best, least := "", len(word)/3+2
+	for _, c := range candidates {
+		if len(c) < 2 {
+			continue
+		}
+		d := distance(word, c)
+		if len(word) > 2 && strings.HasPrefix(c, word) {
+			d = 1
+		}
+		if d < least || d == least && c < best {
+			best, least = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s%s?", prefix, best)
+}
+
+// distance counts the letters to insert, delete or replace between a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := diagonal
+			if a[i] != b[j] {
+				d = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,18 @@
+package command
+
+import (
+	"crypto/x509/pkix"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
+)
+
+// certify makes files of a certificate for a name, in a unit of one site:
+// its own, its key and the authority's.
+func certify(t *testing.T) func(unit, name string) (cert, key, ca string) {
+	t.Helper()
+	a := peertest.NewAuthority(t)
+	return func(unit, name string) (cert, key, ca string) {
+		return a.Issue(name, pkix.Name{Organization: []string{"site"}, OrganizationalUnit: []string{unit}, CommonName: name})
+	}
+}

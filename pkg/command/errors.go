@@ -1,0 +1,122 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"syscall"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Exit statuses, the same for every command.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitRejects  = 3
+	exitTryAgain = 75 // EX_TEMPFAIL of sysexits
+)
+
+// exitTexts explains the exit statuses in help and man pages.
+var exitTexts = []struct{ status, text string }{
+	{"0", "done"},
+	{"1", "failed; what could be done is done"},
+	{"2", "wrong usage or configuration; nothing was done"},
+	{"3", "done, but lines inside files were rejected"},
+	{"75", "try again later: locked by another run, or a source or destination is down"},
+	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
+}
+
+// usagef returns an error of arguments, settings or the config file.
+func usagef(format string, args ...any) error {
+	return hint.AsUsage(fmt.Errorf(format, args...))
+}
+
+// rejectsError ends a run that is complete except for rejected lines.
+type rejectsError struct {
+	lines int64
+	file  string
+}
+
+func (e rejectsError) Error() string {
+	s := plural(e.lines, "line") + " rejected"
+	if e.file != "" {
+		s += ", see " + e.file
+	}
+	return s
+}
+
+// tryAgainError ends a run that may succeed later.
+type tryAgainError struct{ error }
+
+func (e tryAgainError) Unwrap() error { return e.error }
+
+// interruptError is the cause of a context that a signal ended.
+type interruptError struct{ signal syscall.Signal }
+
+func (e interruptError) Error() string {
+	if e.signal == syscall.SIGTERM {
+		return "terminated"
+	}
+	return "interrupted"
+}
+
+// orInterrupt returns err with the signal in place of the "context canceled"
+// that it caused, or of the unavailability that the command waited out.
+func orInterrupt(ctx context.Context, err error) error {
+	var sig interruptError
+	if !errors.As(context.Cause(ctx), &sig) {
+		return err
+	}
+	cut := []error{context.Canceled, store.ErrUnavailable, bulk.ErrSource}
+	if !slices.ContainsFunc(cut, func(target error) bool { return errors.Is(err, target) }) {
+		return err
+	}
+	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
+}
+
+// exitStatus maps an error to the exit status of the process. The status of a
+// signal means that there was no other error.
+func exitStatus(err error) int {
+	var (
+		sig     interruptError
+		rejects rejectsError
+		later   tryAgainError
+		name    *net.DNSError
+	)
+	if errors.As(err, &sig) {
+		rest := hint.Without(err, sig)
+		if rest == nil {
+			return 128 + int(sig.signal)
+		}
+		err = rest
+	}
+	switch {
+	case err == nil:
+		return exitOK
+	case hint.IsUsage(err):
+		return exitUsage
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, graphite.ErrUnavailable), errors.Is(err, bulk.ErrSource),
+		errors.Is(err, state.ErrLocked), errors.As(err, &later), errors.As(err, &name), durable.IsTransient(err):
+		return exitTryAgain
+	case errors.As(err, &rejects):
+		return exitRejects
+	}
+	return exitFailed
+}
+
+// plural returns "1 line" or "3,000 lines".
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return count(n) + " " + noun + "s"
+}

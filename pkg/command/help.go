@@ -1,0 +1,212 @@
+package command
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// example is a command line worth copying, with what it does.
+type example struct{ text, command string }
+
+// examples of each command, for help and man pages.
+var examples = map[string][]example{
+	"import-bulk": importBulkExamples,
+	"stream":      streamExamples,
+	"rrd-push":    rrdPushExamples,
+	"serve":       serveExamples,
+	"runcap":      runcapExamples,
+	"supervisor":  supervisorExamples,
+	"store":       storeExamples,
+}
+
+const (
+	helpWidth  = 80
+	precedence = "A flag wins over its environment variable, which wins over the config file. " +
+		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; lists take one value from it."
+)
+
+// printHelp replaces the templates of urfave/cli, which sort groups by name
+// and repeat every environment variable.
+func printHelp(w io.Writer, _ string, data any) {
+	switch v := data.(type) {
+	case *cli.App:
+		appHelp(w, v)
+	case *cli.Command:
+		commandHelp(w, v)
+	}
+}
+
+func appHelp(w io.Writer, app *cli.App) {
+	fmt.Fprintf(w, "%s - %s\n\nUsage: %s COMMAND [flags] [arguments]\n\n", app.Name, app.Usage, app.Name)
+	fmt.Fprintln(w, fill(app.Description, "", helpWidth))
+	group := "Commands"
+	for i, c := range visibleCommands(app) {
+		if g := cmp.Or(c.Category, "Commands"); i == 0 || g != group {
+			group = g
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		fmt.Fprintf(w, "  %-14s %s\n", c.Name, c.Usage)
+	}
+	fmt.Fprintf(w, "\nFlags:\n  %-14s %s\n  %-14s %s\n\n", "-h, --help", "show help; 'tstatrepo COMMAND --help' shows that of a command",
+		"--version", "print the version and exit")
+	exitHelp(w)
+}
+
+func commandHelp(w io.Writer, c *cli.Command) {
+	fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("Usage: tstatrepo %s [flags] %s", c.Name, c.ArgsUsage)))
+	for p := range strings.SplitSeq(c.Description, "\n\n") {
+		fmt.Fprintf(w, "\n%s\n", fill(p, "", helpWidth))
+	}
+	if ex := examples[c.Name]; len(ex) > 0 {
+		fmt.Fprintln(w, "\nExamples:")
+		for _, e := range ex {
+			fmt.Fprintf(w, "  # %s\n  %s\n", e.text, e.command)
+		}
+	}
+	groups := flagGroups(c)
+	for _, g := range groups {
+		fmt.Fprintf(w, "\n%s:\n", g.title)
+		for _, f := range g.flags {
+			left := "  " + f.synopsis()
+			text := fill(f.usageDefault(), strings.Repeat(" ", 30), helpWidth)
+			if len(left) < 29 {
+				text = left + text[len(left):]
+			} else {
+				text = left + "\n" + text
+			}
+			fmt.Fprintln(w, text)
+		}
+	}
+	fmt.Fprintln(w)
+	if len(groups) > 1 {
+		fmt.Fprintf(w, "%s\n\n", fill(precedence, "", helpWidth))
+	}
+	exitHelp(w)
+}
+
+func exitHelp(w io.Writer) {
+	fmt.Fprintln(w, "Exit status:")
+	for _, e := range exitTexts {
+		fmt.Fprintf(w, "  %-9s %s\n", e.status, e.text)
+	}
+}
+
+// flagDoc is what help, man pages and completions say of a flag.
+type flagDoc struct {
+	names       []string
+	placeholder string // empty: takes no value
+	usage       string
+	def         string
+	repeatable  bool
+}
+
+type flagGroup struct {
+	title string
+	flags []flagDoc
+}
+
+// flagGroups returns the visible flags by category, in order of definition.
+func flagGroups(c *cli.Command) []flagGroup {
+	var groups []flagGroup
+	flags := c.Flags
+	if !c.HideHelp && !slicesHasFlag(flags, "help") {
+		flags = append(flags[:len(flags):len(flags)], cli.HelpFlag)
+	}
+	for _, f := range flags {
+		d, ok := f.(interface {
+			cli.DocGenerationFlag
+			cli.CategorizableFlag
+		})
+		if !ok || !d.IsVisible() {
+			continue
+		}
+		_, list := f.(*cli.StringSliceFlag)
+		doc := flagDoc{names: f.Names(), usage: d.GetUsage(), repeatable: list}
+		if d.TakesValue() {
+			doc.def = d.GetDefaultText()
+			doc.placeholder = "VALUE"
+			if _, rest, ok := strings.Cut(doc.usage, "`"); ok {
+				doc.placeholder, _, _ = strings.Cut(rest, "`")
+			}
+		}
+		doc.usage = strings.ReplaceAll(doc.usage, "`", "")
+		i := 0
+		for i < len(groups) && groups[i].title != d.GetCategory() {
+			i++
+		}
+		if i == len(groups) {
+			groups = append(groups, flagGroup{title: d.GetCategory()})
+		}
+		groups[i].flags = append(groups[i].flags, doc)
+	}
+	return groups
+}
+
+func slicesHasFlag(flags []cli.Flag, name string) bool {
+	for _, f := range flags {
+		if f.Names()[0] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// synopsis returns "-h, --help" or "--jobs N".
+func (f flagDoc) synopsis() string {
+	var s string
+	for i := len(f.names) - 1; i >= 0; i-- {
+		dash := "--"
+		if len(f.names[i]) == 1 {
+			dash = "-"
+		}
+		s += dash + f.names[i]
+		if i > 0 {
+			s += ", "
+		}
+	}
+	if f.placeholder != "" {
+		s += " " + f.placeholder
+	}
+	return s
+}
+
+func (f flagDoc) usageDefault() string {
+	s := f.usage
+	if f.repeatable {
+		s += "; repeatable"
+	}
+	if f.def != "" {
+		s += " (default: " + f.def + ")"
+	}
+	return s
+}
+
+// fill breaks text into lines of at most width, each after indent.
+func fill(text, indent string, width int) string {
+	var b strings.Builder
+	line := indent
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == indent:
+			line += word
+		case len(line)+1+len(word) > width:
+			b.WriteString(line + "\n")
+			line = indent + word
+		default:
+			line += " " + word
+		}
+	}
+	return b.String() + line
+}
+
+// upperFirst returns s with an upper-case first letter, unless s begins with a flag.
+func upperFirst(s string) string {
+	if s == "" || strings.HasPrefix(s, "-") {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

@@ -1,0 +1,197 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
+)
+
+// sharedStore is a store that several importers share, empty at first.
+type sharedStore struct {
+	dest string
+	// counts returns the rows that readers see, how many different ones they
+	// are, and those that records tell of, in one moment.
+	counts func() (rows, different, records int)
+}
+
+// sharedStores are those of TestKillImporter.
+var sharedStores = map[string]func(*testing.T) func() sharedStore{
+	"postgres": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "postgres") },
+	"dbstream": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "dbstream") },
+	"clickhouse": func(t *testing.T) func() sharedStore {
+		server := clickhousetest.Start(t)
+		return func() sharedStore {
+			c := clickHouse{server, server.Database()}
+			return sharedStore{"clickhouse://" + server.Host() + "/" + c.db, func() (int, int, int) { return c.counts(t) }}
+		}
+	},
+}
+
+// sharedDatabase starts a server for stores of a kind.
+func sharedDatabase(t *testing.T, name string) func() sharedStore {
+	server, d := pgtest.Start(t), databases[name]
+	return func() sharedStore {
+		db := server.Database(t)
+		return sharedStore{fmt.Sprintf("%s://%s?sslmode=disable", d.scheme, server.Host(db)), func() (int, int, int) {
+			different, _ := counts(t, server, db, strings.Replace(d.rows, "count(*)", "count(distinct c_port)", 1), d.records)
+			rows, records := counts(t, server, db, d.rows, d.records)
+			return rows, different, records
+		}}
+	}
+}
+
+// TestKillImporter: two importers share a store. One is killed in the middle
+// and started again, time after time. In the end every row is there once, and
+// what the dead ones had claimed did not keep anyone waiting for ever.
+func TestKillImporter(t *testing.T) {
+	files, kills := 100, 3
+	if *soak {
+		files, kills = 500, 10
+	}
+	source := t.TempDir()
+	total := databaseLogs(t, source, files)
+	for name, start := range sharedStores {
+		t.Run(name, func(t *testing.T) {
+			newStore := start(t)
+			for killed := 0; killed < kills; {
+				st := newStore()
+				state := t.TempDir()
+				begun := time.Now()
+				importOnce(t, filepath.Join(source, "2016_03_01_00_00.out"), st.dest, state)
+				least := time.Since(begun) / 2
+				// Slow enough for all kills to come in time.
+				wait := startSharing(t, source, st.dest, t.TempDir(), "--rate", "0.1")
+				for killed < kills {
+					cmd := sharing(source, st.dest, state, "--rate", "0.1")
+					if err := cmd.Start(); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // the random moment
+					cmd.Process.Kill()
+					cmd.Wait()
+					rows, _, records := st.counts()
+					if rows != records {
+						t.Errorf("after kill %d readers see %d rows, the records tell of %d", killed, rows, records)
+					}
+					if records == total {
+						break // it was too late: another store
+					}
+					killed++
+				}
+				again := startSharing(t, source, st.dest, t.TempDir()) // another one
+				t.Logf("after %d kills: %+v, %+v", killed, wait(), again())
+				if rows, different, records := st.counts(); rows != total || different != total || records != total {
+					t.Errorf("%d rows, %d different ones, records of %d, want %d", rows, different, records, total)
+				}
+				if out := importOnce(t, source, st.dest, state); !strings.Contains(out, `"files": 0`) {
+					t.Errorf("a further run imports again: %s", out)
+				}
+			}
+		})
+	}
+}
+
+// sharing is an import whose claims expire soon.
+func sharing(source, dest, state string, flags ...string) *exec.Cmd {
+	cmd := importCommand(source, dest, state)
+	cmd.Args = append(cmd.Args[:len(cmd.Args)-1], append(flags, source)...)
+	cmd.Env = append(os.Environ(), "TEST_CLAIM_TIME=2s")
+	return cmd
+}
+
+// startSharing starts an import, which wait waits for. It must succeed.
+func startSharing(t *testing.T, source, dest, state string, flags ...string) (wait func() bulk.TypeSummary) {
+	t.Helper()
+	cmd := sharing(source, dest, state, flags...)
+	return startSummary(t, cmd)
+}
+
+func startSummary(t *testing.T, cmd *exec.Cmd) (wait func() bulk.TypeSummary) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() bulk.TypeSummary {
+		t.Helper()
+		var sum bulk.Summary
+		err := waitFor(cmd)
+		if err == nil {
+			err = json.Unmarshal(stdout.Bytes(), &sum)
+		}
+		if err != nil {
+			t.Errorf("%v: %s", err, &stderr)
+		}
+		return sum.Total
+	}
+}
+
+// TestShareDatabase: two importers at work share the files, and none is read
+// by both. Both begin at the same time: the claims are locked until then.
+func TestShareDatabase(t *testing.T) {
+	server := pgtest.Start(t)
+	const files, batch = 200, 32
+	for name, d := range databases {
+		t.Run(name, func(t *testing.T) {
+			db := server.Database(t)
+			dest := fmt.Sprintf("%s://%s?sslmode=disable", d.scheme, server.Host(db))
+			source, first := t.TempDir(), t.TempDir()
+			total := databaseLogs(t, source, files)
+			folder := "2016_03_01_00_00.out"
+			if err := os.Rename(filepath.Join(source, folder), filepath.Join(first, folder)); err != nil {
+				t.Fatal(err)
+			}
+			importOnce(t, first, dest, t.TempDir()) // makes the tables
+			table := strings.TrimSuffix(d.records[strings.LastIndex(d.records, " ")+1:], "files") + "claims"
+			conn := server.Connect(t, db)
+			exec := func(sql string) {
+				t.Helper()
+				if _, err := conn.Exec(context.Background(), sql); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec("begin; lock table " + table + " in exclusive mode")
+			var waits []func() bulk.TypeSummary
+			for range 2 {
+				waits = append(waits, startSummary(t, importCommand(source, dest, t.TempDir())))
+			}
+			waiting := 0
+			for end := time.Now().Add(time.Minute); waiting < 2 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if err := conn.QueryRow(context.Background(), "select count(*) from pg_locks where not granted and relation = $1::regclass", table).Scan(&waiting); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec("commit")
+			stored := int64(0)
+			for _, wait := range waits {
+				s := wait()
+				if s.Files < batch || s.Files+s.Others != files-1 || s.Skipped != s.Others {
+					t.Errorf("%d waited; %+v", waiting, s) // what was skipped otherwise was read
+				}
+				stored += s.Files
+				t.Logf("files %d", s.Files)
+			}
+			rows, records := counts(t, server, db, d.rows, d.records)
+			if stored != files-1 || rows != total || records != total {
+				t.Errorf("%d files, %d rows, records of %d, want %d", stored, rows, records, total)
+			}
+			var left int
+			if err := conn.QueryRow(context.Background(), "select count(*) from "+table).Scan(&left); err != nil || left != 0 {
+				t.Errorf("%d claims are left: %v", left, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,195 @@
+package command
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
+)
+
+// clickHouse is a database that is imported into.
+type clickHouse struct {
+	*clickhousetest.Server
+	db string
+}
+
+// seen returns the number of rows that readers see, of all or of different
+// ones; told that of the records.
+func (c clickHouse) seen(t *testing.T, what string) int {
+	t.Helper()
+	return c.number(t, "select "+what+" from "+c.db+".log_tcp_complete")
+}
+
+func (c clickHouse) told(t *testing.T) int {
+	t.Helper()
+	return c.number(t, "select sum(r) from (select any(rows) as r from "+c.db+".tstatrepo_files where event = 'commit' and file_id not in (select file_id from "+
+		c.db+".tstatrepo_files where event = 'withdraw') group by probe, folder, file, sha256)")
+}
+
+// number is 0 as long as there is no table.
+func (c clickHouse) number(t *testing.T, sql string) int {
+	t.Helper()
+	out, err := c.Try(sql)
+	if err != nil {
+		if !strings.Contains(err.Error(), "doesn't exist") {
+			t.Error(err)
+		}
+		return 0
+	}
+	n := 0
+	if _, err := fmt.Sscan(out, &n); err != nil {
+		t.Errorf("%s: %q: %v", sql, out, err)
+	}
+	return n
+}
+
+// consistent checks that readers see what the records tell of, while an import
+// may go on.
+func (c clickHouse) consistent(t *testing.T) {
+	t.Helper()
+	least := c.told(t)
+	seen := c.seen(t, "count()")
+	if most := c.told(t); seen < least || seen > most {
+		t.Errorf("readers see %d rows, the records tell of %d to %d", seen, least, most)
+	}
+}
+
+// counts returns how many rows readers see, how many different ones, and how
+// many the records tell of; the same as the first if both came in between.
+func (c clickHouse) counts(t *testing.T) (rows, different, records int) {
+	t.Helper()
+	least := c.told(t)
+	rows, different = c.seen(t, "count()"), c.seen(t, "uniqExact(c_port)")
+	if records = c.told(t); least <= rows && rows <= records {
+		records = rows
+	}
+	return rows, different, records
+}
+
+// complete checks that there is every row, once.
+func (c clickHouse) complete(t *testing.T, total int) {
+	t.Helper()
+	if seen, told, different := c.seen(t, "count()"), c.told(t), c.seen(t, "uniqExact(c_port)"); seen != total || told != total || different != total {
+		t.Errorf("%d rows, %d different ones, records of %d, want %d", seen, different, told, total)
+	}
+}
+
+// TestKillClickHouse disturbs imports into ClickHouse as TestKillDatabase does
+// those into PostgreSQL.
+func TestKillClickHouse(t *testing.T) {
+	rounds, logs := 1, 15
+	if *soak {
+		rounds, logs = 30, 100
+	}
+	server := clickhousetest.Start(t)
+	source := t.TempDir()
+	total := databaseLogs(t, source, logs)
+	whole := 2 * time.Second
+	for _, what := range []string{"nothing", "client", "server", "connections", "two"} {
+		t.Run(what, func(t *testing.T) {
+			n := rounds
+			if what == "nothing" {
+				n = 1
+			}
+			for range n {
+				c := clickHouse{server, server.Database()}
+				dest := "clickhouse://" + server.Host() + "/" + c.db
+				state := t.TempDir()
+				moment := rand.N(whole)
+				start := time.Now()
+				switch what {
+				case "nothing":
+					importOnce(t, source, dest, state)
+					whole = time.Since(start)
+				case "client":
+					for range 1 + rand.IntN(3) {
+						cmd := importCommand(source, dest, state)
+						if err := cmd.Start(); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(rand.N(whole)) // the random moment
+						cmd.Process.Kill()
+						cmd.Wait()
+						c.consistent(t)
+					}
+					importOnce(t, source, dest, state)
+				case "server":
+					wait := startImport(t, source, dest, state)
+					time.Sleep(moment)
+					server.Crash(t)
+					c.consistent(t)
+					wait()
+				case "connections":
+					p := newProxy(t, server.Host())
+					wait := startImport(t, source, strings.Replace(dest, server.Host(), fmt.Sprintf("127.0.0.1:%d", p.port), 1), state)
+					for range 3 {
+						time.Sleep(moment / 3)
+						p.cut()
+					}
+					wait()
+				case "two":
+					wait := startImport(t, source, dest, t.TempDir())
+					other := startImport(t, source, dest, state)
+					wait()
+					other()
+				}
+				c.complete(t, total)
+				if out := importOnce(t, source, dest, state); !strings.Contains(out, `"files": 0`) {
+					t.Errorf("a further run imports again: %s", out)
+				}
+				server.Query(t, "drop database "+c.db)
+			}
+		})
+	}
+}
+
+// TestKillClickHouseNode kills one of two nodes that have the same rows while
+// two importers are at work, each of which asks another node first. They go on
+// with the other, and when the node is back all rows are there once, on both.
+func TestKillClickHouseNode(t *testing.T) {
+	rounds, logs := 1, 12
+	if *soak {
+		rounds, logs = 30, 100
+	}
+	nodes := clickhousetest.StartCluster(t, false)
+	source := t.TempDir()
+	total := databaseLogs(t, source, logs)
+	for range rounds {
+		db := nodes[0].Database()
+		dest := func(first int) string {
+			return fmt.Sprintf("clickhouse://%s,%s/%s?cluster=%s", nodes[first].Host(), nodes[1-first].Host(), db, clickhousetest.Cluster)
+		}
+		states := []string{t.TempDir(), t.TempDir()}
+		victim := rand.IntN(2)
+		start := time.Now()
+		var waits []func()
+		for i := range nodes {
+			waits = append(waits, startImport(t, source, dest(i), states[i]))
+		}
+		// Nodes that never were there cannot be left.
+		for (clickHouse{nodes[victim], db}).told(t) == 0 && time.Since(start) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(rand.N(2 * time.Second)) // the random moment
+		nodes[victim].Stop(t)
+		clickHouse{nodes[1-victim], db}.consistent(t)
+		for _, wait := range waits {
+			wait()
+		}
+		nodes[victim].StartAgain(t)
+		for _, n := range nodes {
+			c := clickHouse{n, db}
+			for end := time.Now().Add(time.Minute); c.seen(t, "count()") != total && time.Now().Before(end); {
+				time.Sleep(50 * time.Millisecond)
+			}
+			c.complete(t, total)
+		}
+		if out := importOnce(t, source, dest(victim), states[0]); !strings.Contains(out, `"files": 0`) {
+			t.Errorf("a further run imports again: %s", out)
+		}
+		nodes[0].Query(t, "drop database "+db+" on cluster "+clickhousetest.Cluster)
+	}
+}

@@ -1,0 +1,151 @@
+package command
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tstatrepo/tstatrepo/"
+
+// layers are the packages from the lowest up. A package imports only those
+// of lower layers, or its own where the rule says so.
+var layers = [][]string{
+	{"man", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/retry", "pkg/internal/hint", "pkg/internal/parquetfile"},
+	{"pkg/internal/dest"},
+	{"pkg/internal/testkit/durabletest"},
+	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
+	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange"},
+	{"pkg/internal/mplane/component", "pkg/internal/mplane/client"},
+	{"pkg/internal/mplane/supervisor", "pkg/internal/mplane/shell"},
+	{"pkg/internal/store", "pkg/internal/graphite"},
+	{"pkg/internal/store/manifest", "pkg/internal/store/sqlstore", "pkg/internal/testkit/carbontest", "pkg/internal/remotewrite", "pkg/rrdfile"},
+	{
+		"pkg/internal/store/rawcopy", "pkg/internal/store/parquet", "pkg/internal/testkit/storetest", "pkg/internal/store/pgdb", "pkg/internal/testkit/pgtest",
+		"pkg/internal/testkit/clickhousetest", "pkg/internal/testkit/rrdtest", "pkg/internal/testkit/kafkatest",
+	},
+	{"pkg/internal/store/postgres", "pkg/internal/store/dbstream", "pkg/internal/store/clickhouse"},
+	{"pkg/internal/store/stores"},
+	{"pkg/internal/bulk", "pkg/internal/stream", "pkg/internal/rrdpush"},
+	{"pkg/internal/mathproto", "pkg/internal/upkeep"},
+	{"pkg/internal/repository", "pkg/internal/probe", "pkg/internal/legacy"},
+	{"pkg/internal/admin"},
+	{"pkg/command"},
+}
+
+// programs stand for themselves: tools of the repository.
+var programs = []string{
+	"cmd/tstatgen", "cmd/tstatrepo", "pkg/internal/tools/bench", "pkg/internal/tools/bench/kafkapeer",
+	"pkg/internal/tools/bench/rrdread", "pkg/internal/tools/matrix",
+}
+
+// TestLayers: imports go only downwards, every package has its layer, and
+// only pkg/command knows the command line.
+func TestLayers(t *testing.T) {
+	level := map[string]int{}
+	for i, names := range append(slices.Clone(layers), programs) {
+		for _, n := range names {
+			if level[n] > 0 {
+				t.Errorf("%s is listed twice", n)
+			}
+			level[n] = i + 1
+		}
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		name := strings.TrimPrefix(f[0], module)
+		if level[name] == 0 {
+			t.Errorf("%s has no layer: add it to the table", name)
+		}
+		for _, imp := range f[1:] {
+			if strings.Contains(imp, "urfave/cli") && name != "pkg/command" {
+				t.Errorf("%s imports %s: only pkg/command knows the command line", name, imp)
+			}
+			dep, ok := strings.CutPrefix(imp, module)
+			if ok && level[dep] >= level[name] {
+				t.Errorf("%s imports %s, which is not below it", name, dep)
+			}
+		}
+	}
+}
+
+// listens matches code that listens for connections.
+var listens = regexp.MustCompile(`\b(http\.Server\{|http\.ListenAndServe|http\.Serve\(|net\.Listen|\.Listen\(ctx, "tcp")`)
+
+// TestOneListener: only pkg/internal/peer listens, because it refuses web pages and
+// unknown peers.
+func TestOneListener(t *testing.T) {
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for name := range strings.FieldsSeq(string(out)) {
+		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
+		if isProgram || kits.MatchString(name) || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !listens.Match(text) {
+			continue
+		}
+		if found++; !strings.HasPrefix(name, "pkg/internal/peer/") {
+			t.Errorf("%s listens itself: use pkg/internal/peer", name)
+		}
+	}
+	if found == 0 {
+		t.Error("no file listens")
+	}
+}
+
+// kits are packages for tests, which run programs with flags.
+var kits = regexp.MustCompile(`^pkg/internal/testkit/`)
+
+var flagName = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
+
+// TestNoFlagsBelowCommand: no text below pkg/command names a flag, which only it knows, or
+// the README, which a user may not have. See package hint for how a hint names
+// an option.
+func TestNoFlagsBelowCommand(t *testing.T) {
+	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
+		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
+		if err != nil || isProgram || strings.HasPrefix(name, "pkg/command/") || kits.MatchString(name) || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && !strings.Contains(lit.Value, "kafka-topics.sh") {
+				text, err := strconv.Unquote(lit.Value)
+				if err != nil || flagName.MatchString(text) || strings.Contains(text, "README") {
+					t.Errorf("%s:%d: %s names a flag or the README", name, files.Position(lit.Pos()).Line, lit.Value)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,60 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/shell"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// stopTimeout is how long --local waits for the result after a signal.
+const stopTimeout = 20 * time.Second
+
+// localServices returns the capabilities that serve would offer with this
+// configuration. Its endpoints open when one of theirs is run.
+func localServices(cfg *config, con *console) ([]component.Service, *mplane.Registries, error) {
+	p := &problems{settings: cfg.of("serve")}
+	svc := cfg.serve.service(cfg, p, con, nil)
+	if err := p.err("serve"); err != nil {
+		return nil, nil, err
+	}
+	svc.repository.Scheduled = true
+	err := svc.open()
+	return svc.services, svc.registries, err
+}
+
+// runLocal does one thing with a capability of this process.
+func (r *runcap) runLocal(ctx context.Context, c *cli.Context, con *console, cfg *config, s *shell.Session) error {
+	services, registries, err := localServices(cfg, con)
+	if err != nil {
+		return err
+	}
+	jobs := component.NewJobs(services, registries, nil, component.Limits{}, con.logger())
+	s.Know(jobs.Capabilities(mplane.Anonymous))
+	if r.list || r.show != "" {
+		return r.offers(c.App.Writer, s)
+	}
+	spec, err := r.specify(s, c.Args().First())
+	if err != nil {
+		return err
+	}
+	reply := jobs.Submit(spec, mplane.Anonymous, nil, nil)
+	if shell.Failed(reply) == "" {
+		jobs.Wait(ctx, spec.ID())
+		// After a signal it still has a result.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if ctx.Err() != nil {
+			jobs.Interrupt(spec.ID(), mplane.Anonymous)
+			jobs.Wait(end, spec.ID())
+		}
+		reply = jobs.State(spec.ID(), mplane.Anonymous)
+		jobs.Stop(end)
+	}
+	return errors.Join(r.end(c.App.Writer, reply, true), orInterrupt(ctx, ctx.Err()))
+}

@@ -1,0 +1,58 @@
+// Package command is the command line of tstatrepo: flags, configuration and
+// messages.
+package command
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	_ "time/tzdata" // --timezone works where no zone files are installed
+)
+
+// releaseVersion is the version of a release, or "".
+var releaseVersion string
+
+// Main runs the program with the arguments of the process and returns its exit
+// status. Version is that of a release, or "" for any other build.
+func Main(version string) int {
+	releaseVersion = version
+	return run(os.Args)
+}
+
+func run(argv []string) int {
+	ctx, stop := signalContext()
+	defer stop()
+
+	con := newConsole(os.Stderr)
+	app := newApp(con)
+	args, err := arrange(app, argv[1:])
+	if err == nil {
+		err = app.RunContext(ctx, append(argv[:1:1], args...))
+	}
+	if err == nil {
+		return exitOK
+	}
+	err = orInterrupt(ctx, err)
+	con.fail(err)
+	return exitStatus(err)
+}
+
+// signalContext returns a context that ends with the first SIGINT or SIGTERM.
+// A second one kills the process, whatever it is doing.
+func signalContext() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		if s, ok := (<-ch).(syscall.Signal); ok {
+			signal.Stop(ch)
+			cancel(interruptError{s})
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(ch)
+		cancel(nil)
+	}
+}

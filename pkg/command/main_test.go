@@ -1,0 +1,184 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tstatrepo": func() {
+		claimTime, _ = time.ParseDuration(os.Getenv("TEST_CLAIM_TIME"))
+		os.Exit(Main(""))
+	}, "probe": fakeProbe})
+}
+
+// TestScript runs the command as users do.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			for _, name := range []string{"STATE_DIRECTORY", "XDG_STATE_HOME"} {
+				env.Setenv(name, "")
+			}
+			for _, name := range []string{"ADDR1", "ADDR2"} {
+				env.Setenv(name, freeAddr(t))
+			}
+			samples, err := filepath.Abs("../../pkg/tstat/testdata/logs")
+			env.Setenv("SAMPLES", samples)
+			cases, cerr := filepath.Abs("testdata/cases")
+			env.Setenv("CASES", cases)
+			return errors.Join(err, cerr)
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "librrd" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return slices.Contains(rrdfile.Readers(), rrdfile.Librrd), nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": status, "total": total, "ports": ports, "await": await, "shows": shows, "terminal": terminal, "crlf": crlf, "zeros": zeros, "trim": trim,
+		},
+	})
+}
+
+// status N COMMAND... runs a command that must end with exit status N.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N COMMAND [ARGUMENT...]")
+	}
+	got := "0"
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := err.(interface{ ExitCode() int })
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = count(int64(exit.ExitCode()))
+	}
+	if got != args[0] {
+		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// crlf FILE... gives the lines of files the ends that Windows has: CR LF.
+func crlf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: crlf FILE...")
+	}
+	for _, name := range args {
+		text := strings.ReplaceAll(ts.ReadFile(name), "\n", "\r\n")
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
+	}
+}
+
+// zeros FILE N appends N bytes of zeros to a file, which it makes if need be.
+func zeros(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: zeros FILE N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o755))
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	ts.Check(err)
+	_, err = f.Write(make([]byte, n))
+	ts.Check(errors.Join(err, f.Close()))
+}
+
+// trim FILE... cuts the last newline off files.
+func trim(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: trim FILE...")
+	}
+	for _, name := range args {
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(strings.TrimSuffix(ts.ReadFile(name), "\n")), 0o644))
+	}
+}
+
+// await ADDR waits until somebody listens there, await PATH until there is
+// such a file.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await ADDR|PATH")
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if c, err := net.Dial("tcp", args[0]); err == nil {
+			c.Close()
+			return
+		}
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("no %s in a minute", args[0])
+}
+
+// total FIELD=N... checks the totals of the last --json summary.
+func total(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: total FIELD=N...")
+	}
+	var sum struct{ Total map[string]any }
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &sum); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	for _, arg := range args {
+		name, want, _ := strings.Cut(arg, "=")
+		if got := fmt.Sprint(sum.Total[name]); got != want {
+			ts.Fatalf("%s is %s, want %s: %v", name, got, want, sum.Total)
+		}
+	}
+}
+
+func TestSignal(t *testing.T) {
+	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		ctx, stop := signalContext()
+		if err := syscall.Kill(os.Getpid(), sig); err != nil {
+			t.Fatal(err)
+		}
+		<-ctx.Done()
+		for err, want := range map[error]int{ctx.Err(): want, store.ErrUnavailable: want, bulk.ErrSource: want, io.ErrUnexpectedEOF: exitFailed} {
+			if got := exitStatus(orInterrupt(ctx, err)); got != want {
+				t.Errorf("%v, %v: exit status %d, want %d", sig, err, got, want)
+			}
+		}
+		// What else is wrong is not hidden by the signal.
+		lost := errors.Join(fmt.Errorf("read: %w", ctx.Err()), errors.New("disk is full"))
+		if got := orInterrupt(ctx, lost); got.Error() != "disk is full\n"+context.Cause(ctx).Error() || exitStatus(got) != exitFailed {
+			t.Errorf("%v, exit status %d", got, exitStatus(got))
+		}
+		stop()
+	}
+}
+
+// TestSignalWhileWaiting: who stops a command that waits for a store is not told
+// that it is away.
+func TestSignalWhileWaiting(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"--to", "postgres://u@127.0.0.1:1/db", dir},
+		{"--to", "clickhouse://127.0.0.1:1/db", "--follow", dir},
+	} {
+		p := begin(t, nil, append([]string{"import-bulk", "--state-dir", dir, "--retry-timeout", "1h"}, args...)...)
+		becomes(t, "the wait", func() bool { return strings.Contains(p.log.String(), "will try again") })
+		p.signal(syscall.SIGTERM)
+		p.ends(143)
+	}
+}

@@ -1,0 +1,138 @@
+package command
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
+)
+
+const (
+	metricPrefix  = "tstatrepo_import_"
+	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
+)
+
+// importRun is an import and what came of it; sum may be nil.
+type importRun struct {
+	sum     *bulk.Summary
+	failure error
+	ended   time.Time
+}
+
+// oneRun is the only run of a metrics file.
+func oneRun(probe string, sum *bulk.Summary, failure error, ended time.Time) map[string]importRun {
+	return map[string]importRun{probe: {sum, failure, ended}}
+}
+
+// writeMetrics replaces file by metrics of the runs, by probe, for the
+// textfile collector of node_exporter, and of what was done to the stores
+// beside. Alert on the age of the last success:
+// it survives failed runs and shows runs that never start.
+func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) error {
+	reg := prometheus.NewRegistry()
+	gauges := map[string]*prometheus.GaugeVec{}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		if gauges[name] == nil {
+			gauges[name] = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+			reg.MustRegister(gauges[name])
+		}
+		return gauges[name]
+	}
+	for probe, r := range runs {
+		seconds := float64(r.ended.UnixMilli()) / 1000
+		succeeded, last := 1.0, seconds
+		if r.failure != nil {
+			succeeded, last = 0, formerSuccess(file, metricSuccess, probe)
+		}
+		if last > 0 {
+			gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
+		}
+		gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
+		gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
+		if r.sum == nil {
+			continue
+		}
+		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(r.sum.Seconds)
+		for _, m := range []struct {
+			name, help string
+			value      func(*bulk.TypeSummary) int64
+		}{
+			{"files", "Files stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Files }},
+			{"rows", "Rows stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rows }},
+			{"rejects", "Lines rejected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rejects }},
+			{"cuts", "Unfinished ends of files found by the last import.", func(t *bulk.TypeSummary) int64 { return t.Cuts }},
+			{"damaged_files", "Damaged files of which the last import stored the good part.", func(t *bulk.TypeSummary) int64 { return t.Damaged }},
+			{"failed_files", "Files not stored by the last import because of an error.", func(t *bulk.TypeSummary) int64 { return t.Failed }},
+			{"others_files", "Files that other importers stored during the last import.", func(t *bulk.TypeSummary) int64 { return t.Others }},
+			{"claimed_files", "Files that the last import left to other importers, which had claimed them.", func(t *bulk.TypeSummary) int64 { return t.Claimed }},
+			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
+		} {
+			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")
+			for _, t := range r.sum.Types {
+				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
+			}
+		}
+	}
+	for probe, r := range runs {
+		if r.sum != nil {
+			g := gauge(metricPrefix+"last_run_passed_over", "What looks like logs and was not read by the last import.", "probe", "kind")
+			g.WithLabelValues(probe, "files").Set(float64(r.sum.PassedOver.Files))
+			g.WithLabelValues(probe, "folders").Set(float64(r.sum.PassedOver.Folders))
+		}
+	}
+	for _, k := range kept {
+		if !k.LastSuccess.IsZero() {
+			gauge("tstatrepo_store_upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", "store").
+				WithLabelValues(k.Store).Set(float64(k.LastSuccess.UnixMilli()) / 1000)
+		}
+		for _, m := range []struct {
+			name, help string
+			value      int64
+		}{
+			{"upkeep_failures", "Times that this failed since the start.", k.Failed},
+			{"compacted_files", "Files that became part of larger ones since the start.", k.Compacted.Files},
+			{"pruned_files", "Log files whose rows were removed since the start.", k.Pruned.Files},
+			{"pruned_rows", "Rows removed since the start.", k.Pruned.Rows},
+		} {
+			gauge("tstatrepo_store_"+m.name, m.help, "store").WithLabelValues(k.Store).Set(float64(m.value))
+		}
+	}
+	return writeTextfile(file, reg)
+}
+
+// writeTextfile adds the version to reg and replaces file by all of it.
+func writeTextfile(file string, reg *prometheus.Registry) error {
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
+	reg.MustRegister(build)
+	build.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
+	if err := prometheus.WriteToTextfile(file, reg); err != nil {
+		return fmt.Errorf("metrics file: %w", err)
+	}
+	return nil
+}
+
+// formerSuccess returns the time of the last success that file tells as the
+// value of metric, or 0.
+func formerSuccess(file, metric, probe string) float64 {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metric, probe))
+		if !ok {
+			continue
+		}
+		if last, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+			return last
+		}
+	}
+	return 0
+}

@@ -1,0 +1,56 @@
+package command
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+)
+
+// passwords names the places for a password outside the URL, by scheme.
+var passwords = map[string]string{
+	"postgres":   "the password in PGPASSWORD or ~/.pgpass",
+	"postgresql": "the password in PGPASSWORD or ~/.pgpass",
+	"dbstream":   "the password in PGPASSWORD or ~/.pgpass",
+	"clickhouse": "the password in CLICKHOUSE_PASSWORD or password-file=FILE",
+	"nats":       "the file of credentials, creds=FILE",
+	"nats+tls":   "the file of credentials, creds=FILE",
+}
+
+// warnPasswords warns of passwords in URLs on the command line.
+func warnPasswords(c *cli.Context, con *console, settings []*setting) {
+	given := map[string][]string{"an argument": c.Args().Slice()}
+	for _, s := range settings {
+		switch v := s.value.(type) {
+		case *string:
+			given[s.from] = []string{*v}
+		case *[]string:
+			given[s.from] = *v
+		}
+	}
+	for _, where := range slices.Sorted(maps.Keys(given)) {
+		if where != "an argument" && !strings.HasPrefix(where, "--") {
+			continue
+		}
+		for _, text := range given[where] {
+			if shown := dest.Redact(text); shown != text {
+				scheme, _ := dest.Split(text)
+				attrs := []any{"in", where, "url", shown}
+				var places []string
+				if place, ok := passwords[scheme]; ok {
+					places = append(places, place)
+				}
+				if c.Command.Name != "store" { // its URL is an argument only
+					places = append(places, "the URL in the config file")
+				}
+				if places != nil {
+					attrs = append(attrs, "hint", "give "+strings.Join(places, ", or "))
+				}
+				con.logger().Warn("every user of this machine can see a password on the command line", attrs...)
+			}
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package command
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+)
+
+// newProgress returns what shows the progress of a run, and a function that
+// ends it: a bar on a terminal, log lines every interval elsewhere, nil if
+// neither is wanted.
+func newProgress(con *console, interval time.Duration, quiet bool) (bulk.Progress, func()) {
+	switch {
+	case quiet:
+	case con.tty && !con.json:
+		b := &barProgress{con: con, started: time.Now()}
+		return b, b.stop
+	case interval > 0:
+		l := &logProgress{log: con.logger(), started: time.Now(), done: make(chan struct{})}
+		l.wait.Go(func() { l.every(interval) })
+		return l, l.stop
+	}
+	return nil, func() {}
+}
+
+// barProgress is a line at the bottom of the terminal. The lock of the
+// console keeps it and log lines apart.
+type barProgress struct {
+	con     *console
+	bar     *progressbar.ProgressBar
+	rows    int64
+	started time.Time
+	shown   time.Time
+}
+
+func (b *barProgress) Total(files int, bytes int64) {
+	b.con.mu.Lock()
+	defer b.con.mu.Unlock()
+	b.remove()
+	if files == 0 {
+		return
+	}
+	if bytes <= 0 {
+		bytes = -1 // a pipe: counts without an end
+	}
+	b.bar = progressbar.NewOptions64(bytes,
+		progressbar.OptionSetWriter(b.con.w),
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionShowCount(),
+		progressbar.OptionFullWidth(),
+		progressbar.OptionThrottle(200*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+		// Its goroutine would draw without the lock.
+		progressbar.OptionSetSpinnerChangeInterval(0),
+	)
+	b.con.clear = func() { _ = b.bar.Clear() }
+}
+
+func (b *barProgress) Add(bytes, rows int64) {
+	b.con.mu.Lock()
+	defer b.con.mu.Unlock()
+	b.rows += rows
+	if b.bar == nil {
+		return
+	}
+	if now := time.Now(); now.Sub(b.shown) > 200*time.Millisecond {
+		b.shown = now
+		b.bar.Describe(count(int64(float64(b.rows)/now.Sub(b.started).Seconds())) + " rows/s")
+	}
+	_ = b.bar.Add64(bytes)
+}
+
+// remove takes the bar off the screen; the lock is held.
+func (b *barProgress) remove() {
+	if b.bar != nil {
+		b.con.clear()
+		b.bar, b.con.clear = nil, nil
+	}
+}
+
+func (b *barProgress) stop() {
+	b.con.mu.Lock()
+	defer b.con.mu.Unlock()
+	b.remove()
+}
+
+// logProgress is a log line every interval.
+type logProgress struct {
+	log                *slog.Logger
+	started            time.Time
+	total, bytes, rows atomic.Int64
+	done               chan struct{}
+	wait               sync.WaitGroup
+}
+
+func (l *logProgress) Total(_ int, bytes int64) { l.total.Store(l.bytes.Load() + bytes) }
+
+func (l *logProgress) Add(bytes, rows int64) {
+	l.bytes.Add(bytes)
+	l.rows.Add(rows)
+}
+
+func (l *logProgress) every(interval time.Duration) {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-t.C:
+			seconds := time.Since(l.started).Seconds()
+			attrs := []any{"read", byteText(l.bytes.Load()), "total", byteText(l.total.Load()),
+				"rows", l.rows.Load(), "rows_per_second", int64(float64(l.rows.Load()) / seconds)}
+			if done, total := float64(l.bytes.Load()), float64(l.total.Load()); done > 0 && total > done {
+				left := time.Duration(seconds * (total - done) / done * float64(time.Second))
+				attrs = append(attrs, "left", left.Round(time.Second))
+			}
+			l.log.Info("progress", attrs...)
+		}
+	}
+}
+
+func (l *logProgress) stop() {
+	close(l.done)
+	l.wait.Wait()
+}

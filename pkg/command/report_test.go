@@ -1,0 +1,286 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+func sampleSummary() *bulk.Summary {
+	first := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	return &bulk.Summary{
+		Probe: "turin",
+		Types: []*bulk.TypeSummary{
+			{Name: "log_tcp_complete", Files: 12, Rows: 123456, Rejects: 3, Text: 5 << 20, First: first, Last: first.Add(time.Hour)},
+			{Name: "log_udp_complete", Files: 2, Rows: 77, Text: 900, LeftOpen: 1, Others: 5, Claimed: 6, First: first, Last: first.Add(2 * time.Hour)},
+		},
+		Total:          bulk.TypeSummary{Files: 14, Rows: 123533, Rejects: 3, Text: 5<<20 + 900, LeftOpen: 1, Others: 5, Claimed: 6},
+		Open:           []bulk.OpenFolder{{Path: "/d/x\x1b.out", Files: 1}},
+		Seconds:        1.5,
+		BytesPerSecond: 3 << 20,
+		RowsPerSecond:  82355.3,
+		RejectFile:     "/s/rejects.txt",
+	}
+}
+
+func TestSummary(t *testing.T) {
+	var b bytes.Buffer
+	if err := writeSummary(&b, sampleSummary(), time.UTC); err != nil {
+		t.Fatal(err)
+	}
+	const want = `type              files     rows  rejects  left open  by others  claimed     text
+log_tcp_complete     12  123,456        3          0          0        0  5.0 MiB
+log_udp_complete      2       77        0          1          5        6    900 B
+total                14  123,533        3          1          5        6  5.0 MiB
+probe     turin
+folders   2024-05-01 12:00 to 2024-05-01 14:00 (UTC)
+duration  1.5s, 3.0 MiB/s, 82,355 rows/s
+left open: 1 file in /d/x\x1b.out (--include-open)
+rejected lines are in /s/rejects.txt
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+
+	var open []bulk.OpenFolder
+	for i := range 4 {
+		open = append(open, bulk.OpenFolder{Path: fmt.Sprintf("/d/%d.out", i), Files: 1000})
+	}
+	for _, c := range []struct {
+		sum  bulk.Summary
+		want string
+	}{
+		{bulk.Summary{Planned: true}, "nothing to import: no log of the wanted types and times\n"},
+		{bulk.Summary{Total: bulk.TypeSummary{Skipped: 1234567, LeftOpen: 4000}, Open: open, Probe: "p", Planned: true},
+			"nothing to import: 1,234,567 files stored already\nleft open: 4,000 files in 4 folders, from /d/0.out to /d/3.out (--include-open)\n"},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 1000}, Open: open[:1], DryRun: true, Planned: true},
+			"nothing to import: Tstat may still write to all files\nleft open: 1,000 files in /d/0.out (--include-open)\n"},
+		// An interrupt came before everything was looked at.
+		{bulk.Summary{}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
+		{bulk.Summary{Left: 3, Planned: true}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
+	} {
+		b.Reset()
+		if err := writeSummary(&b, &c.sum, time.UTC); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != c.want {
+			t.Errorf("got\n%s\nwant\n%s", b.String(), c.want)
+		}
+	}
+}
+
+func TestWarnOpen(t *testing.T) {
+	for _, c := range []struct {
+		sum  bulk.Summary
+		want bool
+	}{
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Files: 1, Skipped: 1}, Planned: true}, true},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Files: 1, Skipped: 2}, Planned: true}, false},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3, Failed: 3}, Planned: true}, false},
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3}, Left: 3, Planned: true}, false}, // interrupted, or a store was unavailable
+		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 3}}, false},
+	} {
+		var b bytes.Buffer
+		c.sum.Open = []bulk.OpenFolder{{Path: "/d", Files: 3}}
+		warnOpen(slog.New(slog.NewTextHandler(&b, nil)), &c.sum)
+		if got := strings.Contains(b.String(), "more files left open than stored"); got != c.want {
+			t.Errorf("%+v: warned: %v", c.sum.Total, got)
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -999: "-999", -1000: "-1,000", 1234567: "1,234,567"} {
+		if got := count(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestReport pins what goes where, and that nobody is told what nobody asked
+// for.
+func TestReport(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		b              importBulk
+		tty            bool
+		stdout, stderr bool
+	}{
+		{"cron", importBulk{}, false, false, false},
+		{"terminal", importBulk{}, true, false, true},
+		{"verbose", importBulk{verbose: true}, false, false, true},
+		{"quiet", importBulk{quiet: true}, true, false, false},
+		{"json", importBulk{json: true}, true, true, false},
+		{"json verbose", importBulk{json: true, verbose: true}, false, true, true},
+		{"dry run", importBulk{dryRun: true}, true, true, false},
+		{"dry run in cron", importBulk{dryRun: true, quiet: true}, false, true, false},
+	} {
+		var stdout, stderr bytes.Buffer
+		if err := tt.b.report(&stdout, &console{w: &stderr, tty: tt.tty}, sampleSummary()); err != nil {
+			t.Fatal(err)
+		}
+		if (stdout.Len() > 0) != tt.stdout || (stderr.Len() > 0) != tt.stderr {
+			t.Errorf("%s: stdout %q, stderr %q", tt.name, &stdout, &stderr)
+		}
+		if tt.b.json && !strings.HasPrefix(stdout.String(), "{\n  \"probe\": \"turin\",\n") {
+			t.Errorf("%s: %s", tt.name, &stdout)
+		}
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	if err := (&importBulk{json: true}).report(full, &console{w: full}, sampleSummary()); err == nil {
+		t.Error("a summary that was not written is no error")
+	}
+}
+
+// TestMetricsOfStreams: streams of one probe are summed up.
+func TestMetricsOfStreams(t *testing.T) {
+	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
+	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
+	now := time.Unix(1700000000, 0)
+	runs := byProbe(map[string]importRun{"a": {one, nil, now}, "b": {two, errors.New("x"), now.Add(time.Second)}, "c": {other, nil, now}})
+	if r := runs["turin"]; len(runs) != 2 || r.sum.Total.Rows != 2*runs["rome"].sum.Total.Rows || r.failure == nil || !r.ended.Equal(now.Add(time.Second)) {
+		t.Errorf("%+v", runs)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "t.prom")
+	now := time.Unix(1700000000, 0)
+	read := func() string {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	has := func(lines ...string) {
+		t.Helper()
+		for _, line := range lines {
+			if !strings.Contains("\n"+read(), "\n"+line+"\n") {
+				t.Errorf("no line %q in\n%s", line, read())
+			}
+		}
+	}
+	// A failure before any success does not invent one.
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now), nil); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(read(), metricSuccess) {
+		t.Errorf("success without a success:\n%s", read())
+	}
+	if err := writeMetrics(file, oneRun("turin", sampleSummary(), nil, now), nil); err != nil {
+		t.Fatal(err)
+	}
+	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
+		`tstatrepo_import_last_run_success{probe="turin"} 1`,
+		`tstatrepo_import_last_run_duration_seconds{probe="turin"} 1.5`,
+		`tstatrepo_import_last_run_rows{probe="turin",type="log_tcp_complete"} 123456`,
+		`tstatrepo_import_last_run_left_open_files{probe="turin",type="log_udp_complete"} 1`,
+		`tstatrepo_import_last_run_others_files{probe="turin",type="log_udp_complete"} 5`,
+		`tstatrepo_import_last_run_claimed_files{probe="turin",type="log_udp_complete"} 6`)
+	if strings.Contains(read(), "_total") || !strings.Contains(read(), fmt.Sprintf("version=%q} 1\n", currentVersion())) {
+		t.Errorf("names:\n%s", read())
+	}
+	// A failure keeps the time of the last success.
+	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now.Add(time.Hour)), nil); err != nil {
+		t.Fatal(err)
+	}
+	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
+		`tstatrepo_import_last_run_timestamp_seconds{probe="turin"} 1.7000036e+09`,
+		`tstatrepo_import_last_run_success{probe="turin"} 0`)
+	if err := writeMetrics(filepath.Join(file, "x"), oneRun("turin", nil, nil, now), nil); err == nil {
+		t.Error("no error without a folder")
+	}
+}
+
+func TestConsole(t *testing.T) {
+	var b bytes.Buffer
+	con := &console{w: &b}
+	log := con.logger().With("probe", "turin")
+	log.Debug("hidden")
+	log.Info("new folder", "folder", "x.out", "took", 2*time.Second)
+	log.WithGroup("g").Warn("odd\nname", "file", "a b", "empty", "", slog.Group("h", "n", 1))
+	log.Error("bad", "file", "\x1b[2J", "err", errors.New("no space"))
+	con.fail(hint.Add(errors.Join(errors.New("one"), errors.New("two")), "do this"))
+	const want = `tstatrepo: new folder probe=turin folder=x.out took=2s
+tstatrepo: warning: odd\nname probe=turin g.file="a b" g.empty="" g.h.n=1
+tstatrepo: error: bad probe=turin file="\x1b[2J" err="no space"
+tstatrepo: one
+tstatrepo: two
+hint: do this
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+
+	b.Reset()
+	con.json = true
+	con.fail(hint.Add(errors.New("one"), "do this"))
+	if s := b.String(); !strings.Contains(s, `"level":"ERROR","msg":"one","hint":"do this"`) {
+		t.Error(s)
+	}
+}
+
+// TestBar: log lines stand on lines of their own, and nothing is left of the
+// bar at the end.
+func TestBar(t *testing.T) {
+	var b bytes.Buffer
+	con := &console{w: &b, tty: true}
+	p, stop := newProgress(con, 0, false)
+	p.Total(2, 1<<20)
+	p.Add(1<<10, 5)
+	con.logger().Warn("odd")
+	p.Add(1<<19, 5)
+	stop()
+	out := b.String()
+	if !strings.Contains(out, "1.0 MiB") || !strings.Contains(out, "rows/s") {
+		t.Errorf("no bar: %q", out)
+	}
+	if !strings.Contains(out, "\rtstatrepo: warning: odd\n") {
+		t.Errorf("log line within the bar: %q", out)
+	}
+	if last := out[strings.LastIndex(strings.TrimSuffix(out, "\r"), "\r")+1:]; strings.TrimSpace(last) != "" {
+		t.Errorf("left on the screen: %q", last)
+	}
+	if con.clear != nil {
+		t.Error("the console still has a bar")
+	}
+}
+
+func TestNoBar(t *testing.T) {
+	if p, stop := newProgress(&console{}, 0, false); p != nil {
+		t.Error("progress without a terminal")
+	} else {
+		stop()
+	}
+	var b bytes.Buffer
+	con := &console{w: &b}
+	written := func() string {
+		con.mu.Lock()
+		defer con.mu.Unlock()
+		return b.String()
+	}
+	p, stop := newProgress(con, 10*time.Millisecond, false)
+	p.Total(1, 100)
+	p.Add(50, 7)
+	for end := time.Now().Add(time.Minute); !strings.Contains(written(), `tstatrepo: progress read="50 B" total="100 B" rows=7`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(written())
+		}
+	}
+	stop()
+}

@@ -1,0 +1,439 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a command of tstatrepo that runs beside the test.
+type process struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	log *logged // stderr
+	out *logged // stdout
+}
+
+// logged keeps what a process says.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// begin starts a command with more variables of the environment.
+func begin(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, log: &logged{}, out: &logged{}}
+	p.cmd = &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo"}, args...), Env: append(os.Environ(), env...), Stdout: p.out, Stderr: p.log}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.cmd.Process.Kill() // if the test has failed
+		p.cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", strings.Join(args, " "), p.log)
+		}
+	})
+	return p
+}
+
+// says waits until the process has said a text.
+func (p *process) says(text string) {
+	p.t.Helper()
+	becomes(p.t, fmt.Sprintf("%q", text), func() bool { return strings.Contains(p.log.String(), text) })
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// ends waits for the end of the process and checks its exit status.
+func (p *process) ends(status int) {
+	p.t.Helper()
+	p.cmd.Wait()
+	if got := p.cmd.ProcessState.ExitCode(); got != status {
+		p.t.Errorf("exit status %d, want %d", got, status)
+	}
+}
+
+func becomes(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}
+
+// serveConfig writes a config file of serve, with endpoints at free ports and
+// everything below dir, and the lines given at their sections.
+type serveConfig struct {
+	dir, file            string
+	logs, lines, points  string // addresses
+	serve, log, rrd, end string // more lines
+}
+
+func newServeConfig(t *testing.T) *serveConfig {
+	dir := t.TempDir()
+	return &serveConfig{dir: dir, file: filepath.Join(dir, "tstatrepo.toml"), logs: freeAddr(t), lines: freeAddr(t), points: freeAddr(t)}
+}
+
+func (c *serveConfig) write(t *testing.T) string {
+	t.Helper()
+	text := fmt.Sprintf("state-dir = %q\n[serve]\nadmin = \"\"\n%s\n[collect-log]\nlisten = [%q]\n%s\n[collect-streaming]\nlisten = [%q]\nto = [\"file:%s/live\"]\n"+
+		"[collect-rrd]\nlisten = [%q]\n%s\n%s\n", filepath.Join(c.dir, "state"), c.serve, c.logs, c.log, c.lines, c.dir, c.points, c.rrd, c.end)
+	if err := os.WriteFile(c.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return c.file
+}
+
+// systemd is the socket that systemd listens on for a service.
+func systemd(t *testing.T) (env []string, next func() string) {
+	path := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return []string{"NOTIFY_SOCKET=" + path}, func() string {
+		t.Helper()
+		b := make([]byte, 1000)
+		l.SetReadDeadline(time.Now().Add(time.Minute))
+		n, err := l.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+}
+
+// TestServeSignals: what systemd is told, what a changed file does, and how
+// the process ends.
+func TestServeSignals(t *testing.T) {
+	c := newServeConfig(t)
+	c.rrd = "prefix = \"tstat\""
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	if got := told(); got != "READY=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+
+	// A connection is there while the file changes.
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	reload := func(says string) {
+		t.Helper()
+		p.signal(syscall.SIGHUP)
+		if got := told(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+			t.Errorf("systemd was told %q", got)
+		}
+		if got := told(); got != "READY=1" {
+			t.Errorf("systemd was told %q", got)
+		}
+		p.says(says)
+	}
+	c.rrd, c.serve = "prefix = \"other\"\nnames = \"raw\"", "drain-timeout = \"20s\""
+	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
+	c.write(t)
+	reload(`these changes need a restart settings=serve.drain-timeout`)
+	p.says(`configuration loaded changed="collect-rrd.prefix collect-rrd.names remote-probe"`)
+	becomes(t, "a point under the changed name", func() bool {
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
+			strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 1]]`))
+		if err != nil {
+			return false // it is being opened again
+		}
+		resp.Body.Close()
+		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in/avg.wsp"))
+		return err == nil
+	})
+	reload(`configuration loaded changed=""`)
+	c.end = "unknown = 1\nSECRET = \"SECRET"
+	c.write(t)
+	reload("configuration is not loaded, going on with the former")
+	if strings.Contains(p.log.String(), "SECRET") {
+		t.Error("the message quotes the file")
+	}
+	if _, err := io.WriteString(conn, "/t/2016_03_24_21_00.out/log_tcp_complete 1 2 3\n"); err != nil {
+		t.Errorf("the connection was lost: %v", err)
+	}
+
+	p.signal(syscall.SIGTERM)
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+	p.ends(0)
+	m, err := filepath.Glob(filepath.Join(c.dir, "live/*/log_tcp_complete/*"))
+	if err != nil || len(m) != 1 {
+		t.Errorf("the line of the connection is in %v, %v", m, err)
+	}
+}
+
+// TestServeWatchdog: systemd is told that the process lives.
+func TestServeWatchdog(t *testing.T) {
+	env, told := systemd(t)
+	p := begin(t, append(env, "WATCHDOG_USEC=100000"), "serve", "--config", newServeConfig(t).write(t))
+	seen := map[string]bool{}
+	for !seen["WATCHDOG=1"] {
+		seen[told()] = true
+	}
+	p.signal(syscall.SIGINT)
+	p.ends(0)
+}
+
+// stuck starts a service that is told to stop while it has a line that its
+// consumer does not take.
+func stuck(t *testing.T, drain string) *process {
+	t.Helper()
+	c := newServeConfig(t)
+	c.serve = fmt.Sprintf("drain-timeout = %q", drain)
+	file := c.write(t)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("file:"+c.dir+"/live"), []byte("tcp://"+freeAddr(t)), 1)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", file)
+	told()
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "/t/2016_03_24_21_00.out/log_tcp_complete 1 2 3\n"); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	p.signal(syscall.SIGTERM)
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("systemd was told %q", got)
+	}
+	return p
+}
+
+// TestServeDrain: what is under way is waited for, not longer than said; what
+// is lost is told.
+func TestServeDrain(t *testing.T) {
+	p := stuck(t, "1s")
+	p.ends(1)
+	p.says("repository-collect_streaming: 1 lines were received and not taken by all consumers")
+}
+
+// TestAllErrorsOfPartsAreReported: the first part that fails stops the others,
+// whose own errors count too.
+func TestAllErrorsOfPartsAreReported(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	p := &parts{stop: stop}
+	stopped := func(err error) func() error {
+		return func() error {
+			<-ctx.Done()
+			return err
+		}
+	}
+	p.Go(stopped(nil))
+	p.Go(stopped(context.Canceled))
+	p.Go(stopped(errors.Join(context.Canceled, errors.New("lines are lost"))))
+	p.Go(func() error { return errors.New("clients: address in use") })
+	p.running.Wait()
+	if err := p.err(); err == nil || err.Error() != "clients: address in use\nlines are lost" {
+		t.Errorf("%v, want what failed and what is lost", err)
+	}
+}
+
+// TestServeSecondSignal: it ends at once, whatever is under way.
+func TestServeSecondSignal(t *testing.T) {
+	p := stuck(t, "10m")
+	p.signal(syscall.SIGTERM)
+	p.ends(-1) // by the signal
+}
+
+// TestServeRefusals: what is wrong at the start, each with its exit status.
+func TestServeRefusals(t *testing.T) {
+	c := newServeConfig(t)
+	env, told := systemd(t)
+	first := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	other := newServeConfig(t)
+	other.points = c.points // in use
+	for _, tt := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"--config", c.file}, 75, "give each service a --state-dir of its own"},
+		{[]string{"--config", other.write(t)}, 1, "repository-collect_rrd: "},
+		{[]string{"--config", c.file, "now"}, 2, "serve takes no arguments"},
+		{[]string{"--config", c.file, "--accept", "scheduled"}, 2, "nobody else can send a specification"},
+		{[]string{"--config", c.file, "--authorize", "rrd=x", "--clients", ":1"}, 2, "needs client certificates"},
+		{[]string{"--config", c.file, "--supervisor", "ftp://x"}, 2, "--supervisor: "},
+	} {
+		p := begin(t, nil, append([]string{"serve"}, tt.args...)...)
+		p.ends(tt.status)
+		if !strings.Contains(p.log.String(), tt.says) {
+			t.Errorf("%v: it does not say %q", tt.args, tt.says)
+		}
+	}
+	first.signal(syscall.SIGTERM)
+	first.ends(0)
+}
+
+// TestServeTLSFor: an endpoint outside tls-for accepts old exporters without
+// TLS, the others require certificates. The page on a loopback address has no
+// TLS unless tls-for names it.
+func TestServeTLSFor(t *testing.T) {
+	c := newServeConfig(t)
+	cert, key, ca := certify(t)("Components", "Repository-site")
+	c.serve = fmt.Sprintf("tls-cert = %q\ntls-key = %q\ntls-ca = %q\ntls-for = [\"rrd\", \"log\"]", cert, key, ca)
+	admin := freeAddr(t)
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t), "--admin", admin)
+	told()
+	p.says("administration")
+	if resp, err := http.Get("http://" + admin + "/-/ready"); err != nil {
+		t.Error(err)
+	} else if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+		t.Error(resp.Status)
+	}
+	conn, err := net.Dial("tcp", c.lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("/t/2016_03_24_21_37.out/log_udp_complete 10.0.0.1 1\n")); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, "the line", func() bool {
+		found := false
+		filepath.WalkDir(filepath.Join(c.dir, "live"), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				text, err := os.ReadFile(path)
+				found = err == nil && strings.Contains(string(text), "10.0.0.1 1\n")
+			}
+			return nil
+		})
+		return found
+	})
+	conn.Close()
+	for _, addr := range []string{c.points, c.logs} {
+		if resp, err := http.Get("http://" + addr + "/DBSImport"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest { // Go's answer to HTTP at HTTPS
+				t.Errorf("%s answers without TLS: %s", addr, resp.Status)
+			}
+		}
+	}
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+	p = begin(t, nil, "serve", "--config", c.file, "--tls-for", "lines")
+	p.ends(2)
+	if !strings.Contains(p.log.String(), `"lines" is not rrd, streaming, log or admin`) {
+		t.Error("a wrong word is taken")
+	}
+}
+
+// TestServeBackfill: serve holds no lock on a store, so that import-bulk can
+// fill it up beside.
+func TestServeBackfill(t *testing.T) {
+	c := newServeConfig(t)
+	c.log = fmt.Sprintf("to = [%q]", "parquet:"+filepath.Join(c.dir, "store"))
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	fill := begin(t, nil, "import-bulk", "--state-dir", filepath.Join(c.dir, "state"), "--to", "parquet:"+filepath.Join(c.dir, "store"),
+		"--probe", "p1", "--include-open", "--verbose", "../../pkg/tstat/testdata/logs")
+	fill.cmd.Wait()
+	if got := fill.cmd.ProcessState.ExitCode(); got != 0 && got != exitRejects {
+		t.Errorf("exit status %d", got)
+	}
+	m, err := filepath.Glob(filepath.Join(c.dir, "store/*"))
+	if err != nil || len(m) < 3 {
+		t.Errorf("the store has %v, %v", m, err)
+	}
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}
+
+// TestServeClients: a client asks the repository itself, without a
+// supervisor. The endpoint is open as long as what it asked for runs, and the
+// result has what came.
+func TestServeClients(t *testing.T) {
+	c := newServeConfig(t)
+	clients := freeAddr(t)
+	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
+	c.rrd = "names = \"raw\""
+	env, told := systemd(t)
+	p := begin(t, env, "serve", "--config", c.write(t))
+	told()
+	if conn, err := net.Dial("tcp", c.points); err == nil {
+		conn.Close()
+		t.Error("the endpoint is open before anybody has asked")
+	}
+	runcap := func(args ...string) string {
+		t.Helper()
+		r := begin(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", filepath.Join(c.dir, "client")}, args...)...)
+		r.ends(0)
+		return r.out.String()
+	}
+	p.says("waiting for clients")
+	runcap("repository-collect_rrd", "--when", "now + inf")
+	becomes(t, "the endpoint", func() bool {
+		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil && resp.StatusCode == http.StatusOK
+	})
+	runcap("--stop", "--token", "repository-collect_rrd-0")
+	if out := runcap("--result", "--token", "repository-collect_rrd-0", "--wait"); !strings.Contains(out, "1436486700.0  tstat.127_0_0_1.ip_len_in.avg  12.5") {
+		t.Errorf("the result is\n%s", out)
+	}
+	becomes(t, "its end", func() bool {
+		conn, err := net.Dial("tcp", c.points)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}

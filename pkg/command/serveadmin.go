@@ -1,0 +1,184 @@
+package command
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
+)
+
+// recentNotices is how many errors and warnings the page keeps.
+const recentNotices = 50
+
+// administer serves the administration listener until ctx ends.
+func (svc *service) administer(ctx context.Context) error {
+	listeners, err := peer.ListenAll(svc.admin, svc.log)
+	if err != nil {
+		return err
+	}
+	svc.log.Info("administration", "address", listeners[0].Addr())
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, mathproto.RefusedRegistrations, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	srv := &peer.Server{
+		Handler:  admin.Handler(admin.Options{State: svc.state, Gatherer: reg, Ready: svc.ready}),
+		Linkable: true, MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,
+	}
+	return srv.Serve(ctx, listeners...)
+}
+
+// ready returns why the service is not ready, or nil once its endpoints and the
+// stores of its streams are open. A supervisor, a sink, or a store that fails
+// later does not matter.
+func (svc *service) ready() error {
+	var errs []error
+	for _, e := range svc.repo.Endpoints() {
+		if !e.Open() && (e.Err != nil || !svc.repository.Scheduled) {
+			errs = append(errs, fmt.Errorf("%s is not open", e.Label))
+		}
+	}
+	if logs := svc.repo.Logs(); logs != nil {
+		named := map[string]bool{}
+		streams := logs.Stats()
+		for _, st := range mathproto.StoresOf(streams) {
+			if st.Unopened && st.Error != "" && !named[st.Store] {
+				named[st.Store] = true
+				errs = append(errs, fmt.Errorf("store %s is not open: %s", st.Store, st.Error))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// state returns the snapshot for the page and the metrics.
+func (svc *service) state() *admin.State {
+	var tstat *admin.Tstat
+	if svc.exporter != nil { // Tstat can take a second, so call it without svc.mu
+		tstat = &admin.Tstat{Probe: svc.exporter.Name, Tstat: svc.exporter.Tstat()}
+	}
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	host, _ := os.Hostname()
+	c := &svc.cfg.serve
+	s := &admin.State{
+		Name: host, Version: currentVersion(), Started: svc.started, Recent: svc.recent.List(),
+		Endpoints: svc.repo.Endpoints(), Certificates: certificates(c.tls()),
+	}
+	if c.supervisor != "" || len(c.clients) > 0 {
+		s.Supervisor = &admin.Supervisor{URL: c.supervisor, Clients: c.clients}
+	}
+	if svc.component != nil {
+		s.Supervisor.Stats = svc.component.Stats()
+	}
+	for _, sv := range svc.services {
+		a := admin.Capability{Label: sv.Capability.Label, Side: admin.SideProbe}
+		if strings.HasPrefix(a.Label, "repository-") {
+			a.Side = admin.SideRepository
+		}
+		for _, j := range svc.jobs {
+			for _, spec := range j.Specifications() {
+				if spec.Label == a.Label {
+					a.Specifications = append(a.Specifications, spec)
+				}
+			}
+		}
+		s.Capabilities = append(s.Capabilities, a)
+	}
+	if logs := svc.repo.Logs(); logs != nil {
+		s.Logs, s.Upkeep = logs.Stats(), logs.Keeper.Stats()
+	}
+	if svc.repository.Streaming != nil {
+		live := admin.Live{Name: "collect-streaming"}
+		if lines := svc.repo.Lines(); lines != nil {
+			live.Stats = *lines.Stats()
+		}
+		s.Live = append(s.Live, live)
+	}
+	if svc.repository.RRD != nil {
+		rrd := admin.RRD{Name: "collect-rrd", To: dest.Redact(c.collectRRD.to)}
+		if points := svc.repo.Points(); points != nil {
+			rrd.EndpointStats = points.Stats()
+		}
+		rrd.Series, rrd.Untracked = svc.repo.Series()
+		s.RRD = append(s.RRD, rrd)
+	}
+	if svc.exporter != nil {
+		s.Tstat = tstat
+		for _, e := range svc.exporter.Stats() {
+			addExport(s, svc.exporter.Name, e)
+		}
+	}
+	return s
+}
+
+// addExport adds an export of the probe to a repository.
+func addExport(s *admin.State, from string, e probe.Export) {
+	name := e.Label + " " + e.Token
+	switch e.Capability {
+	case probe.Log:
+		s.Logs = append(s.Logs, mathproto.StreamStats{
+			Registration: mathproto.Registration{StreamName: name}, Probe: from, To: []string{e.Repository},
+			Time: time.Now(), LastFolder: e.Newest, LastSuccess: e.LastSuccess, Files: e.Files, Bytes: e.Bytes, LastError: e.LastError,
+		})
+	case probe.Streaming:
+		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
+			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Untaken: e.Waiting,
+			Sources:   []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
+			Consumers: []stream.ConsumerStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
+		}})
+	case probe.RRD:
+		a := admin.RRD{Name: name, To: e.Repository, Recreated: e.Recreated, EndpointStats: rrdpush.EndpointStats{
+			Points: e.Points, NotFinite: e.NotFinite, Spooled: e.Waiting, LastSuccess: e.LastSuccess,
+		}}
+		if e.LastError != "" {
+			a.Down = errors.New(e.LastError)
+		}
+		s.RRD = append(s.RRD, a)
+	}
+}
+
+// certificates reads the certificates that the service presents and trusts.
+func certificates(files peer.TLS) []admin.Certificate {
+	var list []admin.Certificate
+	for _, f := range []struct{ use, path string }{{"tls-cert", files.Cert}, {"tls-ca", files.CA}} {
+		if f.path == "" {
+			continue
+		}
+		rest, err := os.ReadFile(f.path)
+		if err != nil {
+			list = append(list, admin.Certificate{Use: "serve " + f.use, Err: err.Error()})
+			continue
+		}
+		for len(rest) > 0 {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			if block.Type != "CERTIFICATE" {
+				continue
+			}
+			a := admin.Certificate{Use: "serve " + f.use}
+			if cert, err := x509.ParseCertificate(block.Bytes); err != nil {
+				a.Err = err.Error()
+			} else {
+				a.Subject, a.NotAfter = cert.Subject.String(), cert.NotAfter
+			}
+			list = append(list, a)
+		}
+	}
+	return list
+}

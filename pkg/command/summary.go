@@ -1,0 +1,247 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+)
+
+// report prints the summary where it is wanted: results on stdout, the rest
+// on stderr, nothing if nobody watches.
+func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) error {
+	loc := location(&problems{}, b.timezone)
+	switch {
+	case b.json:
+		if err := writeJSON(stdout, sum); err != nil {
+			return err
+		}
+	case b.dryRun:
+		return writeSummary(stdout, sum, loc)
+	}
+	if b.isWatched(con) {
+		return writeSummary(con, sum, loc)
+	}
+	return nil
+}
+
+// isWatched reports whether someone wants to read more than warnings.
+func (b *importBulk) isWatched(con *console) bool {
+	return !b.quiet && (b.verbose || con.tty && !b.json)
+}
+
+// writeJSON prints a result of --json.
+func writeJSON(w io.Writer, v any) error {
+	text, err := losslessjson.MarshalIndent(v, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(text, '\n'))
+	}
+	return err
+}
+
+// writeSummary prints a table with a row per log type, then what holds for
+// the whole run. A run that had nothing to do has a line in place of the table.
+func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
+	var b strings.Builder
+	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {
+		b.WriteString("nothing to import: ")
+		switch {
+		case t.Skipped > 0:
+			fmt.Fprintf(&b, "%s stored already\n", plural(t.Skipped, "file"))
+		case t.LeftOpen > 0:
+			b.WriteString("Tstat may still write to all files\n")
+		default:
+			b.WriteString("no log of the wanted types and times\n")
+		}
+	} else {
+		writeTable(&b, sum)
+		writeSpan(&b, sum, loc)
+	}
+	writeOpen(&b, sum.Open)
+	for _, s := range sum.Stores {
+		if s.Behind > 0 {
+			fmt.Fprintf(&b, "behind: %s not stored in %s\n", plural(s.Behind, "file"), printable(s.Store))
+		}
+	}
+	writePassed(&b, sum.PassedOver)
+	if sum.RejectFile != "" {
+		fmt.Fprintf(&b, "rejected lines are in %s\n", printable(sum.RejectFile))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeSpan prints what holds for the whole run.
+func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	if sum.Probe != "" { // of several
+		line("probe", "%s", sum.Probe)
+	}
+	if first, last := span(sum); !first.IsZero() {
+		const layout = "2006-01-02 15:04"
+		line("folders", "%s to %s (%s)", first.In(loc).Format(layout), last.In(loc).Format(layout), loc)
+	}
+	if sum.DryRun {
+		fmt.Fprintln(w, "dry run: nothing was stored")
+		return
+	}
+	d := time.Duration(sum.Seconds * float64(time.Second))
+	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), byteText(int64(sum.BytesPerSecond)), count(int64(sum.RowsPerSecond)))
+}
+
+// fewOpen is how many folders that were left open have a line each.
+const fewOpen = 3
+
+// writeOpen prints the folders that were left open: more than a few in one line.
+func writeOpen(w io.Writer, open []bulk.OpenFolder) {
+	if len(open) <= fewOpen {
+		for _, o := range open {
+			fmt.Fprintf(w, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
+		}
+		return
+	}
+	files := int64(0)
+	for _, o := range open {
+		files += o.Files
+	}
+	fmt.Fprintf(w, "left open: %s in %s, from %s to %s (--include-open)\n", plural(files, "file"), plural(int64(len(open)), "folder"),
+		printable(open[0].Path), printable(open[len(open)-1].Path))
+}
+
+// warnOpen warns if most files were left open: that is not the newest folder of a
+// running Tstat, but a new installation, or an archive whose files got the times
+// of their copying. Files that failed or were not finished are not left open.
+func warnOpen(log *slog.Logger, sum *bulk.Summary) {
+	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
+		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
+			"folders", len(sum.Open), "first", sum.Open[0].Path, "hint", "if it does not, import them with `include-open`")
+	}
+}
+
+// writePassed prints what looks like logs and is not read.
+func writePassed(w io.Writer, p bulk.PassedOver) {
+	if p.Files+p.Folders == 0 {
+		return
+	}
+	fmt.Fprintf(w, "passed over names that look like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
+	for _, path := range p.Paths {
+		fmt.Fprintf(w, "  %s\n", printable(path))
+	}
+	if n := p.Files + p.Folders - int64(len(p.Paths)); n > 0 {
+		fmt.Fprintf(w, "  and %d more\n", n)
+	}
+}
+
+// columns of the table. Those that are zero everywhere are left out, except
+// the first two.
+var columns = []struct {
+	title string
+	value func(*bulk.TypeSummary) int64
+	text  func(int64) string
+}{
+	{"files", func(t *bulk.TypeSummary) int64 { return t.Files }, count},
+	{"rows", func(t *bulk.TypeSummary) int64 { return t.Rows }, count},
+	{"rejects", func(t *bulk.TypeSummary) int64 { return t.Rejects }, count},
+	{"cut", func(t *bulk.TypeSummary) int64 { return t.Cuts }, count},
+	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, count},
+	{"skipped", func(t *bulk.TypeSummary) int64 { return t.Skipped }, count},
+	{"replaced", func(t *bulk.TypeSummary) int64 { return t.Replaced }, count},
+	{"damaged", func(t *bulk.TypeSummary) int64 { return t.Damaged }, count},
+	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, count},
+	{"vanished", func(t *bulk.TypeSummary) int64 { return t.Vanished }, count},
+	{"left open", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }, count},
+	{"by others", func(t *bulk.TypeSummary) int64 { return t.Others }, count},
+	{"claimed", func(t *bulk.TypeSummary) int64 { return t.Claimed }, count},
+	{"text", func(t *bulk.TypeSummary) int64 { return t.Text }, byteText},
+	{"on disk", func(t *bulk.TypeSummary) int64 { return t.Bytes }, byteText},
+}
+
+// count returns a number with commas: 1,234,567.
+func count(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func writeTable(b *strings.Builder, sum *bulk.Summary) {
+	head := []string{"type"}
+	rows := make([][]string, 0, len(sum.Types)+1)
+	for _, t := range sum.Types {
+		rows = append(rows, []string{t.Name})
+	}
+	all := sum.Types
+	if len(sum.Types) != 1 {
+		rows = append(rows, []string{"total"})
+		all = append(all[:len(all):len(all)], &sum.Total)
+	}
+	for i, c := range columns {
+		if i >= 2 && c.value(&sum.Total) == 0 {
+			continue
+		}
+		head = append(head, c.title)
+		for j, t := range all {
+			rows[j] = append(rows[j], c.text(c.value(t)))
+		}
+	}
+	b.WriteString(alignTable(append([][]string{head}, rows...), 1))
+}
+
+// alignTable lays out a table: its first columns, so many as left says, to the
+// left, those of numbers to the right.
+func alignTable(table [][]string, left int) string {
+	width := make([]int, len(table[0]))
+	for _, row := range table {
+		for i, cell := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, row := range table {
+		for i, cell := range row {
+			switch {
+			case i == 0:
+				fmt.Fprintf(&b, "%-*s", width[i], cell)
+			case i < left:
+				fmt.Fprintf(&b, "  %-*s", width[i], cell)
+			default:
+				fmt.Fprintf(&b, "  %*s", width[i], cell)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// span returns the times of the first and last folder.
+func span(sum *bulk.Summary) (first, last time.Time) {
+	first, last = sum.Total.First, sum.Total.Last
+	for _, t := range sum.Types {
+		if !t.First.IsZero() && (first.IsZero() || t.First.Before(first)) {
+			first = t.First
+		}
+		if t.Last.After(last) {
+			last = t.Last
+		}
+	}
+	return first, last
+}
+
+// byteText returns "1.5 GiB".
+func byteText(n int64) string {
+	for _, u := range sizeUnits {
+		if n >= u.bytes {
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.bytes), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}

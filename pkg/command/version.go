@@ -1,0 +1,44 @@
+package command
+
+import (
+	"runtime/debug"
+	"strings"
+)
+
+// versionString returns what --version prints after the name.
+func versionString() string {
+	b := currentBuild()
+	return b.Version + " " + b.Go + " " + b.Platform + "\nreaders: " + strings.Join(b.Readers, ", ")
+}
+
+func currentVersion() string {
+	info, _ := debug.ReadBuildInfo()
+	return describeVersion(releaseVersion, info)
+}
+
+// describeVersion prefers the version of a release. go build stamps version
+// and commit of a git checkout; both are missing with -buildvcs=false.
+func describeVersion(release string, info *debug.BuildInfo) string {
+	if release != "" {
+		return release
+	}
+	if info == nil {
+		return "(development build)"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	var revision, dirty string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "-dirty"
+		}
+	}
+	if revision == "" {
+		return "(development build)"
+	}
+	return revision + dirty
+}

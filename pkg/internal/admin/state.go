@@ -1,0 +1,95 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
+)
+
+// State is a snapshot of a service, for the page and the metrics. A zero time
+// means never or unknown. Texts may come from peers: they are escaped and
+// shortened where they are shown, but must not hold secrets.
+type State struct {
+	Name    string // of this repository or probe
+	Version string // of the program
+	Started time.Time
+
+	Tstat        *Tstat      // on this machine; nil: serve runs no probe
+	Supervisor   *Supervisor // nil: none is configured
+	Endpoints    []repository.EndpointStats
+	Capabilities []Capability
+	Logs         []mathproto.StreamStats
+	Live         []Live
+	RRD          []RRD
+	Upkeep       []upkeep.Stats
+	Certificates []Certificate
+	Recent       []Notice // errors and warnings, newest first, see Recent
+}
+
+// Supervisor describes to whom the capabilities are offered.
+type Supervisor struct {
+	URL     string
+	Clients []string // addresses that clients and supervisors connect to, in the client-initiated workflow
+	component.Stats
+}
+
+// Tstat describes the Tstat of the probe on this machine.
+type Tstat struct {
+	Probe string // its name
+	probe.Tstat
+}
+
+// Sides of a capability.
+const (
+	SideRepository = "repository"
+	SideProbe      = "probe"
+)
+
+// Capability is a capability that a supervisor or client can use.
+type Capability struct {
+	Label          string
+	Side           string                    // SideRepository or SideProbe
+	Specifications []component.Specification // that run
+}
+
+// Live is a run that sends lines to sinks while Tstat writes them.
+type Live struct {
+	Name string // unique: the section of the configuration, or the specification
+	stream.Stats
+}
+
+// RRD is a run that sends points of RRDs to Graphite or Prometheus.
+type RRD struct {
+	Name string // unique: the section of the configuration, or the specification
+	To   string // destination without secrets
+	rrdpush.EndpointStats
+	Recreated int64 // RRDs older than the last point sent, sent from their start
+
+	Series []repository.Series
+	// Untracked counts points of metrics that Series has no room for. They are
+	// stored like all others.
+	Untracked int64
+}
+
+// Certificate is a certificate that this process presents or trusts.
+type Certificate struct {
+	Use      string // setting that names it: serve tls-cert, …
+	Subject  string
+	NotAfter time.Time
+	Err      string // why the certificate cannot be read
+}
+
+// Notice is an error or a warning that was logged, once or several times.
+type Notice struct {
+	Time  time.Time // the last time
+	First time.Time
+	Count int64
+	Error bool // else a warning
+	Text  string
+}

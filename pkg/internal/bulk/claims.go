@@ -1,0 +1,468 @@
+package bulk
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// DefaultClaimTime is the default of Options.ClaimTime. A slow server must not
+// let claims expire, and what a dead importer has claimed has to wait for it.
+const DefaultClaimTime = 2 * time.Minute
+
+// Bounds of what is claimed at once: little, so that several importers share
+// the work evenly up to the end, but more than one if files are tiny.
+const (
+	claimFiles = 32
+	claimBytes = 8 << 20 // on disk
+)
+
+// Files that others have claimed are looked at again after a tenth of the time
+// waited so far, within bounds: that is what the wait may be too long.
+const (
+	minClaimWait  = 20 * time.Millisecond
+	maxClaimWait  = 5 * time.Second
+	tellClaimWait = 2 * time.Second // a shorter one is not worth a message
+)
+
+// releaseTime bounds how long the end of a pass waits to release claims: they
+// expire anyway.
+const releaseTime = 3 * time.Second
+
+// claims hands out the files of a pass to its workers. Where stores are shared
+// by several importers, it claims them before: in all these stores or not at
+// all. A store that is unavailable is not asked, since claims only avoid duplicate
+// work: Commit guarantees that each file is stored once.
+type claims struct {
+	*run
+	share bool // with other importers
+
+	// mu is held while stores are asked, so that no claim is renewed while it
+	// is released.
+	mu     sync.Mutex
+	todo   [][]*task          // not claimed yet
+	ready  [][]*task          // claimed, not handed out yet
+	others [][]*task          // claimed by other importers
+	held   map[store.Key]bool // claimed, perhaps
+	done   []store.Key        // to release
+
+	stop func() // ends the renewal
+}
+
+// claimer is a store that several importers share.
+type claimer struct {
+	*dest
+	store.Claimer
+}
+
+// claimers returns those that are available, in the order of their names: two
+// importers do not block each other.
+func (r *run) claimers() (shared []claimer) {
+	for _, d := range r.available(r.takes) {
+		st, _ := d.store()
+		if s, ok := st.(store.Claimer); ok {
+			shared = append(shared, claimer{d, s})
+		}
+	}
+	slices.SortStableFunc(shared, func(a, b claimer) int { return strings.Compare(a.dest.String(), b.dest.String()) })
+	return shared
+}
+
+// Claims of a state folder have an owner with its number.
+const (
+	importerFile   = "importer"
+	importerFormat = 1
+)
+
+// claimOwner names an import among all that share a store. One that died and
+// is started again has the same name, so that it need not wait for its own
+// claims; two at the same time do not, since each holds locks of its own.
+func claimOwner(stateDir string, locks []string) (string, error) {
+	var importer struct{ ID string }
+	file := filepath.Join(stateDir, importerFile)
+	err := state.Load(file, importerFormat, &importer)
+	if errors.Is(err, fs.ErrNotExist) {
+		importer.ID = rand.Text()
+		err = state.Save(file, importerFormat, importer)
+	}
+	if err != nil {
+		return "", err
+	}
+	host, _ := os.Hostname()
+	locks = slices.Sorted(slices.Values(locks))
+	sum := sha256.Sum256([]byte(strings.Join(locks, "\x00\x00")))
+	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
+}
+
+// newClaims returns claims that hold nothing. close ends them.
+func (r *run) newClaims(ctx context.Context) (*claims, error) {
+	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
+	if r.opt.DryRun || len(r.claimers()) == 0 {
+		return c, nil
+	}
+	if r.owner == "" {
+		var err error
+		if r.owner, err = claimOwner(r.opt.StateDir, r.locks); err != nil {
+			return nil, err
+		}
+	}
+	c.share = true
+	ctx, cancel := context.WithCancel(ctx)
+	var renewal sync.WaitGroup
+	renewal.Go(func() {
+		tick := time.NewTicker(r.opt.ClaimTime / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				c.renew(ctx)
+			}
+		}
+	})
+	c.stop = func() {
+		cancel()
+		renewal.Wait()
+	}
+	return c, nil
+}
+
+// close releases everything, also after an error or an interrupt.
+func (c *claims) close(ctx context.Context) {
+	c.stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.held {
+		c.drop(k)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	c.release(ctx)
+}
+
+// add adds files to hand out, grouped by key.
+func (c *claims) add(groups [][]*task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.share {
+		c.ready = append(c.ready, groups...)
+		return
+	}
+	c.todo = append(c.todo, groups...)
+}
+
+// next returns the next group of files to import, nil if there is none. The
+// error is one that ends the pass.
+func (c *claims) next(ctx context.Context) ([]*task, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.ready) == 0 && len(c.todo) > 0 {
+		if err := c.claimNext(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if len(c.ready) == 0 {
+		c.release(ctx)
+		return nil, nil
+	}
+	g := c.ready[0]
+	c.ready = c.ready[1:]
+	return g, nil
+}
+
+// finished says that a group that next returned is done with. Its claim is
+// released with others.
+func (c *claims) finished(g []*task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop(g[0].key)
+}
+
+// drop makes a key one to release; the lock is held.
+func (c *claims) drop(k store.Key) {
+	if c.held[k] {
+		delete(c.held, k)
+		c.done = append(c.done, k)
+	}
+}
+
+// left returns the files that other importers have claimed, and forgets them.
+func (c *claims) left() []*task {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tasks := slices.Concat(c.others...)
+	c.others = nil
+	return tasks
+}
+
+// claimNext claims the next files and looks again whether they are stored:
+// another importer may have done that before it let go of them. The lock is
+// held.
+func (c *claims) claimNext(ctx context.Context) error {
+	c.release(ctx)
+	var batch [][]*task
+	var keys []store.Key
+	var size int64
+	for len(c.todo) > 0 && len(batch) < claimFiles && (len(batch) == 0 || size+c.todo[0][0].size <= claimBytes) {
+		g := c.todo[0]
+		c.todo = c.todo[1:]
+		batch = append(batch, g)
+		for _, t := range g {
+			size += t.size
+		}
+		if claimable(g) {
+			keys = append(keys, g[0].key)
+		}
+	}
+	got, err := c.claim(ctx, keys)
+	if err != nil {
+		return err
+	}
+	var mine []*task
+	for _, g := range batch {
+		switch {
+		case !claimable(g):
+			c.ready = append(c.ready, g)
+		case got[g[0].key]:
+			mine = append(mine, g...)
+		default:
+			c.others = append(c.others, g)
+		}
+	}
+	groups, stored, err := c.skipStored(ctx, mine)
+	if err != nil {
+		return err
+	}
+	c.ready = append(c.ready, groups...)
+	for _, g := range groups {
+		g[0].fresh = true
+		delete(got, g[0].key)
+	}
+	for k := range got {
+		c.drop(k)
+	}
+	c.leftToOthers(stored)
+	return nil
+}
+
+// claimable reports whether files can be claimed: their key has to be known,
+// and they have to be there later too.
+func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
+
+// claim claims those of the keys that no other importer holds in any available
+// store. Without such a store it returns all keys. The lock is held.
+func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
+	for _, k := range keys { // also what a call that fails may have claimed
+		c.held[k] = true
+	}
+	got := setOf(keys)
+	shared := c.claimers()
+	for _, s := range shared {
+		if len(got) == 0 {
+			break
+		}
+		err := c.use(ctx, s.dest, func(store.Store) error {
+			granted, err := s.Claim(ctx, c.owner, sorted(got), c.opt.ClaimTime)
+			if err == nil {
+				got = setOf(granted)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return nil, err
+		}
+	}
+	for _, k := range keys {
+		switch {
+		case got[k]:
+		case len(shared) == 1:
+			delete(c.held, k)
+		default: // one of the stores may have granted it
+			c.drop(k)
+		}
+	}
+	if len(shared) > 1 {
+		c.release(ctx) // at once: others may wait for just these
+	}
+	return got, nil
+}
+
+func setOf(keys []store.Key) map[store.Key]bool {
+	set := make(map[store.Key]bool, len(keys))
+	for _, k := range keys {
+		set[k] = true
+	}
+	return set
+}
+
+// sorted returns the keys of a set in an order that is the same for all
+// importers.
+func sorted(set map[store.Key]bool) []store.Key {
+	keys := make([]store.Key, 0, len(set))
+	for k := range set {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b store.Key) int {
+		return cmp.Or(strings.Compare(a.Probe, b.Probe), strings.Compare(a.Folder, b.Folder), strings.Compare(a.File, b.File))
+	})
+	return keys
+}
+
+// release releases what is done with; what fails is tried again with the next
+// ones unless it was claimed again, or expires. The lock is held.
+func (c *claims) release(ctx context.Context) {
+	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
+	if len(c.done) == 0 {
+		return
+	}
+	failed := false
+	for _, s := range c.claimers() {
+		if err := s.Release(ctx, c.owner, c.done); err != nil {
+			failed = true
+			c.log.Debug("claims were not released", "store", s.dest.String(), "err", err)
+		}
+	}
+	if !failed {
+		c.done = nil
+	}
+}
+
+// renew renews all claims. Files whose claim was lost, because a server or
+// this process stood still for too long, are left to their new owners if they
+// are not begun; of the others Commit sees to it that they are stored once.
+func (c *claims) renew(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.held) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opt.ClaimTime/3)
+	defer cancel()
+	keys := sorted(c.held)
+	for _, s := range c.claimers() {
+		granted, err := s.Claim(ctx, c.owner, keys, c.opt.ClaimTime)
+		if err != nil {
+			c.log.Debug("claims were not renewed", "store", s.dest.String(), "err", err)
+			continue
+		}
+		mine := setOf(granted)
+		c.ready = slices.DeleteFunc(c.ready, func(g []*task) bool {
+			lost := claimable(g) && !mine[g[0].key]
+			if lost {
+				c.drop(g[0].key)
+				c.others = append(c.others, g)
+			}
+			return lost
+		})
+	}
+}
+
+// leftToOthers counts files that other importers stored since they were found
+// missing.
+func (r *run) leftToOthers(tasks []*task) {
+	for _, t := range tasks {
+		r.opt.Progress.Add(t.size, 0)
+		r.count(t, func(s *TypeSummary) { s.Others++ })
+		r.done(t)
+	}
+}
+
+// work imports files, and returns those that other importers have claimed.
+func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*task, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.add(groups)
+	workers := r.opt.Jobs
+	if !r.anyTyped() {
+		workers *= 2 // half of them wait for the disk, see fileImport.commit
+	}
+	var wg sync.WaitGroup
+	for range min(workers, len(groups)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				g, err := c.next(ctx)
+				if err != nil {
+					cancel(err)
+				}
+				if g == nil {
+					return
+				}
+				// Files of one key go one after the other: what is stored of
+				// the first decides about the second.
+				for _, t := range g {
+					if err := r.do(ctx, t); err != nil {
+						cancel(err)
+					}
+				}
+				c.finished(g)
+			}
+		})
+	}
+	wg.Wait()
+	return c.left(), context.Cause(ctx)
+}
+
+// workAll imports files. Without Follow it waits for those that other
+// importers have claimed, until they are stored, or claimed by us: a claim
+// expires if its owner is dead.
+func (r *run) workAll(ctx context.Context, groups [][]*task) error {
+	c, err := r.newClaims(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close(ctx)
+	var begun time.Time // of the wait
+	for told := false; ; {
+		left, err := r.work(ctx, c, groups)
+		if err != nil || r.opt.Follow || len(left) == 0 {
+			r.noteClaimed(left)
+			return err
+		}
+		if begun.IsZero() {
+			begun = time.Now()
+		}
+		waited := time.Since(begun)
+		if !told && waited >= tellClaimWait {
+			told = true
+			r.log.Info("waiting for files that another importer has claimed", "files", len(left))
+		}
+		wait := min(max(waited/10, minClaimWait), maxClaimWait)
+		select {
+		case <-ctx.Done():
+			r.noteClaimed(left)
+			return ctx.Err()
+		case <-time.After(wait/2 + mathrand.N(wait)):
+		}
+		var stored []*task
+		if groups, stored, err = r.skipStored(ctx, left); err != nil {
+			r.noteClaimed(left)
+			return err
+		}
+		r.leftToOthers(stored)
+	}
+}
+
+// noteClaimed counts the files that the pass left to other importers, and
+// remembers them for the next.
+func (r *run) noteClaimed(tasks []*task) {
+	r.claimed = map[store.Key]bool{}
+	for _, t := range tasks {
+		r.claimed[t.key] = true
+		r.count(t, func(s *TypeSummary) { s.Claimed++ })
+	}
+}

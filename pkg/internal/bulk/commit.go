@@ -1,0 +1,148 @@
+package bulk
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// commit makes the file visible in the stores, and counts it.
+func (im *fileImport) commit(typed bool) error {
+	t, c := im.task, im.rd.Counts()
+	if c.Lines != c.Rows+c.Rejects+c.Cuts {
+		return fmt.Errorf("internal error: read %d lines, but %d rows, %d rejects and %d cuts", c.Lines, c.Rows, c.Rejects, c.Cuts)
+	}
+	read := im.text()
+	rec := store.Record{
+		Key: t.key, Fingerprint: read.Fingerprint, Place: t.place, Head: read.head,
+		Size: t.size, ModTime: t.mtime, Path: t.path,
+		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
+		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
+	}
+	if !typed {
+		im.idle() // what is left is to wait for the disk
+	}
+	for _, g := range im.targets {
+		if g.tx == nil {
+			continue
+		}
+		if err := im.checkElsewhere(g, &rec); err != nil {
+			return err
+		}
+	}
+	var commits, replacements int
+	var rejected int64
+	im.each(func(g *target) error {
+		if g.tx == nil {
+			return nil
+		}
+		rel := im.replaced(g.index, read)
+		if rel.spared {
+			if err := im.spare(g, rel.stored); err != nil {
+				return err
+			}
+		}
+		if rel.stored != nil {
+			return nil
+		}
+		if p := im.prefix(rel.replace); !t.stdin && !im.opt.Replace && p != nil && (g.prefix == nil || !p.Same(*g.prefix)) {
+			return store.ErrConflict // the file changed while it was read
+		}
+		mine := rec
+		if rel.anyPlace {
+			mine.Place = ""
+		}
+		mine.Rows -= g.rejected
+		mine.Rejects += g.rejected
+		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
+		if errors.Is(err, store.ErrDuplicate) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if g.committed(&mine) {
+			im.log.Info("store available again", "store", g.dest.String())
+		}
+		rejected = max(rejected, g.rejected)
+		commits++
+		replacements += len(rel.replace)
+		im.warn(g.st, rel)
+		return nil
+	})
+	if commits == 0 {
+		if im.left() {
+			im.skip(t) // another import stored it meanwhile
+		}
+		return nil
+	}
+	im.warnTruncated()
+	if t.counted {
+		return nil
+	}
+	t.counted = true
+	im.count(t, func(s *TypeSummary) {
+		s.spanned(t.time.Time)
+		if rec.Damaged {
+			s.Damaged++
+		}
+		if replacements > 0 {
+			s.Replaced++
+		}
+		s.Files++
+		s.Lines += c.Lines
+		s.Rows += c.Rows - rejected
+		s.Rejects += c.Rejects + rejected
+		s.Cuts += c.Cuts
+		s.Escaped += c.Escaped
+		s.Bytes += t.size
+		s.Text += c.Text
+	})
+	return nil
+}
+
+// warn reports what was stored other than a new log or one that has grown.
+func (im *fileImport) warn(s store.Store, rel relation) {
+	t := im.task
+	switch {
+	case rel.changed:
+		im.log.Warn("the log changed other than by growing; its rows were replaced", "file", t.path, "store", s.String(),
+			"rows_before", rel.replace[0].Rows, "read_before_from", rel.replace[0].Path)
+	case rel.other != nil:
+		im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", s.String())
+	case rel.prefix != nil:
+		im.log.Warn("another stored log is the beginning of this one; both are stored", "file", t.path, "store", s.String(), "other", rel.prefix.Path)
+	}
+}
+
+// replaced is relate, or what Options.Replace makes of it: all records of the
+// file go that were there when the run started.
+func (im *fileImport) replaced(index int, t text) relation {
+	if !im.opt.Replace {
+		return im.relate(index, t)
+	}
+	var rel relation
+	own, free, others := im.recordsFor(im.task, index)
+	for _, rec := range others {
+		if rec.Place == "" && rec.Fingerprint == t.Fingerprint {
+			return relation{stored: &rec, older: true}
+		}
+	}
+	for _, rec := range free {
+		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || related.stored != nil || len(related.replace) > 0 {
+			own = append(own, rec)
+		}
+	}
+	for _, rec := range own {
+		if im.rd.Damage() != nil && !rec.Damaged && rec.Fingerprint != t.Fingerprint && !im.startsWith(&rec, t) {
+			return relation{stored: &rec, older: true, spared: true}
+		}
+		if rec.Imported.Before(im.sum.Started) {
+			rel.replace = append(rel.replace, rec)
+			rel.anyPlace = rel.anyPlace || rec.Place == "" && rec.Fingerprint == t.Fingerprint
+		}
+	}
+	return rel
+}

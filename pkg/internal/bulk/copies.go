@@ -1,0 +1,102 @@
+package bulk
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// maxCopies bounds the files that copies remembers. The others are read in each
+// run.
+const maxCopies = 100_000
+
+// copiesFormat is the format number of the state file of copies.
+const copiesFormat = 1
+
+// copies remembers from run to run which files are older states or second
+// copies of stored logs. Such a file has no record of its own: without this state,
+// every run would read it again.
+type copies struct {
+	path string // of the state file; "": nothing is remembered
+	part bool   // the run does not see all files, so it forgets none
+
+	mu    sync.Mutex
+	known map[string]bool // as the last run left them
+	seen  map[string]bool // in this run
+}
+
+// loadCopies reads what the last run left. Without that, or if it is damaged,
+// the files are read again.
+func loadCopies(path string, part bool) (*copies, error) {
+	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
+	if path == "" {
+		return c, nil
+	}
+	var ids []string
+	err := state.Load(path, copiesFormat, &ids)
+	if errors.Is(err, state.ErrNewer) {
+		return nil, err
+	}
+	if err == nil {
+		for _, id := range ids {
+			c.known[id] = true
+		}
+	}
+	return c, nil
+}
+
+// copyID identifies a file as it is now, and the stored log that it is a copy
+// of.
+func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
+	return hex.EncodeToString(sum[:16])
+}
+
+// find returns the record of which a file is a copy, as far as is known.
+func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) == 0 {
+		return nil
+	}
+	for i := range records {
+		if id := copyID(t, to, &records[i]); c.known[id] {
+			c.seen[id] = true
+			return &records[i]
+		}
+	}
+	return nil
+}
+
+func (c *copies) add(t *task, to fmt.Stringer, rec *store.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.seen) < maxCopies {
+		c.seen[copyID(t, to, rec)] = true
+	}
+}
+
+// save replaces what the last run left by what this one has seen.
+func (c *copies) save() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.path == "" || maps.Equal(c.known, c.seen) {
+		return nil
+	}
+	if c.part {
+		for id := range c.known {
+			if len(c.seen) < maxCopies {
+				c.seen[id] = true
+			}
+		}
+	}
+	c.known = maps.Clone(c.seen)
+	return state.Save(c.path, copiesFormat, slices.Sorted(maps.Keys(c.seen)))
+}

@@ -1,0 +1,436 @@
+package bulk
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Stores are independent of each other. A store that fails for a reason that
+// may pass is unavailable until it answers again; meanwhile files go into the
+// others. Each file that a store lacks at the end of a pass is imported in the
+// next one, since the store has no record of it.
+
+// Destination is a store that a run may have to wait for.
+type Destination interface {
+	// Open returns the store, and opens it unless an earlier call has. An error
+	// that wraps store.ErrUnavailable may pass.
+	Open(ctx context.Context) (store.Store, error)
+	// String is the URL of the store without secrets.
+	String() string
+}
+
+// Opened returns destinations of stores that are open.
+func Opened(list ...store.Store) []Destination {
+	var to []Destination
+	for _, s := range list {
+		to = append(to, opened{s})
+	}
+	return to
+}
+
+type opened struct{ store.Store }
+
+func (o opened) Open(context.Context) (store.Store, error) { return o.Store, nil }
+
+// StoreSummary is what a run did to one of its stores.
+type StoreSummary struct {
+	Store string `json:"store"` // URL without secrets
+	Files int64  `json:"files"` // stored
+	Rows  int64  `json:"rows"`  // stored
+	// Behind counts the files that the store lacked after the last pass, because
+	// it was unavailable; Oldest is the folder time of the first of them.
+	Behind int64     `json:"behind"`
+	Oldest time.Time `json:"oldest_behind,omitzero"`
+	// Last is the folder time of the newest file that the store has.
+	Last  time.Time `json:"last,omitzero"`
+	Error string    `json:"error,omitempty"` // why it is unavailable
+	// Unopened says that the store has not answered since the run began.
+	Unopened bool `json:"-"`
+}
+
+// Lag returns the age of the oldest folder with a file that the store is missing.
+// If none is missing, Lag returns the age of the newest folder that the store
+// has; known is false if it has none.
+func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
+	from := cmp.Or(s.Oldest, s.Last)
+	return max(0, now.Sub(from)), !from.IsZero()
+}
+
+// dest is a store of a run.
+type dest struct {
+	Destination
+	index int
+
+	mu     sync.Mutex
+	st     store.Store // nil until it is opened
+	down   bool        // it is unavailable
+	err    error       // the last failure since the last success
+	since  time.Time   // of the first failure since then
+	wait   *retry.Backoff
+	sum    StoreSummary
+	behind StoreSummary // Behind and Oldest of the pass under way
+}
+
+// storeSet is a set of stores by their index.
+type storeSet uint64
+
+const maxStores = 64
+
+func (s storeSet) has(d *dest) bool { return s&(1<<d.index) != 0 }
+func (s *storeSet) add(d *dest)     { *s |= 1 << d.index }
+
+// store returns the store, or why it is unavailable.
+func (d *dest) store() (store.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.down {
+		return nil, d.err
+	}
+	return d.st, nil
+}
+
+// accepts reports whether the store accepts a task's file. A store that is not
+// open yet is assumed to accept every known log type.
+func (d *dest) accepts(t *task) bool {
+	d.mu.Lock()
+	st := d.st
+	d.mu.Unlock()
+	if st == nil {
+		return t.typ != nil
+	}
+	return st.Accepts(t.info())
+}
+
+// committed counts a file that the store took. It reports whether that was the
+// first success after a failure.
+func (d *dest) committed(r *store.Record) (again bool) {
+	d.has(r.Time)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sum.Files++
+	d.sum.Rows += r.Rows
+	return d.recovered()
+}
+
+// recovered forgets failures unless the store is unavailable; the lock is held.
+func (d *dest) recovered() bool {
+	if d.down || d.err == nil {
+		return false
+	}
+	d.err, d.since = nil, time.Time{}
+	d.wait.Reset()
+	return true
+}
+
+// has records that the store has a file of a folder.
+func (d *dest) has(folder time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if folder.After(d.sum.Last) {
+		d.sum.Last = folder
+	}
+}
+
+// lacks records that the store lacks a task's file.
+func (d *dest) lacks(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.behind.Behind++
+	if at := t.time.Time; d.behind.Oldest.IsZero() || at.Before(d.behind.Oldest) {
+		d.behind.Oldest = at
+	}
+}
+
+// summary returns what was done to the store.
+func (d *dest) summary() StoreSummary {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.sum
+	s.Store = d.String()
+	s.Unopened = d.st == nil
+	if d.down {
+		s.Error = strings.TrimPrefix(d.err.Error(), "open "+s.Store+": ") // Store has the name
+	}
+	return s
+}
+
+// openStores opens all stores at once. The error is one that does not pass.
+func (r *run) openStores(ctx context.Context) error {
+	errs := make([]error, len(r.dests))
+	var wg sync.WaitGroup
+	for i, d := range r.dests {
+		wg.Go(func() {
+			if err := r.open(ctx, d); errors.Is(err, store.ErrUnavailable) {
+				r.markUnavailable(d, err)
+			} else {
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// open opens a store.
+func (r *run) open(ctx context.Context, d *dest) error {
+	st, err := d.Open(ctx)
+	if err != nil {
+		return err
+	}
+	if r.opt.Replace && st.Properties().AppendOnly {
+		return hint.Usage(fmt.Sprintf("replace: not possible in %s, whose rows do not name their file", st), "")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.st = st
+	return nil
+}
+
+// use calls f with a store unless the store is unavailable. ErrUnavailable makes
+// the store unavailable; if there are other stores, any error does.
+func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error {
+	st, err := d.store()
+	if err != nil {
+		return err
+	}
+	if err = f(st); err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", d, err)
+	if ctx.Err() != nil {
+		return err
+	}
+	if len(r.dests) > 1 && !errors.Is(err, store.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	if errors.Is(err, store.ErrUnavailable) {
+		r.markUnavailable(d, err)
+	}
+	return err
+}
+
+// Bounds of the wait between two attempts to reach an unavailable store.
+const (
+	minRetry = 200 * time.Millisecond
+	maxRetry = 15 * time.Second
+)
+
+// markUnavailable makes a store unavailable until it answers again.
+func (r *run) markUnavailable(d *dest, err error) {
+	d.mu.Lock()
+	was, first := d.down, d.err == nil
+	d.down, d.err = true, err
+	if first {
+		d.since = time.Now()
+	}
+	d.mu.Unlock()
+	if !was {
+		r.probes.Go(func() { r.probe(d, first) })
+	}
+	if !first {
+		return
+	}
+	if r.opt.Waits != nil && r.opt.RetryTimeout > 0 {
+		r.opt.Waits(r.stores(), err)
+	}
+	switch {
+	case len(r.dests) > 1:
+		r.log.Warn("store unavailable, importing into the others", "store", d.String(), "err", err)
+	case r.opt.RetryTimeout == math.MaxInt64: // without end
+		r.log.Warn("will try again", "err", err)
+	case r.opt.RetryTimeout > 0:
+		r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
+	}
+}
+
+// probe retries an unavailable store until it answers or the run ends. After the
+// first failure it retries at once: a deadlock is over by then.
+func (r *run) probe(d *dest, atOnce bool) {
+	for ; ; atOnce = false {
+		d.mu.Lock()
+		wait, st := d.wait.Next(), d.st
+		d.mu.Unlock()
+		if !atOnce && retry.Sleep(r.ctx, wait) != nil {
+			return
+		}
+		var err error
+		if st == nil {
+			err = r.open(r.ctx, d)
+		} else if _, err = st.Lookup(r.ctx, probeKeys); err != nil {
+			err = fmt.Errorf("%s: %w", d, err)
+		}
+		if r.ctx.Err() != nil {
+			return // the error, if any, is that of the stop
+		}
+		permanent := err != nil && !errors.Is(err, store.ErrTransient)
+		d.mu.Lock()
+		before := d.err
+		switch {
+		case err == nil:
+			d.down = false
+		case errors.Is(err, store.ErrUnavailable):
+			d.err = err
+		default: // files still go into the others
+			d.err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+		d.mu.Unlock()
+		if permanent && errors.Is(before, store.ErrTransient) {
+			r.log.Error("store failed", append([]any{"store", d.String(), "err", err}, hint.Attrs(err)...)...)
+			r.wake()
+		}
+		if err == nil {
+			r.wake()
+			return
+		}
+	}
+}
+
+// wake wakes up everything that waits for a store.
+func (r *run) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// probeKeys make a store answer. It has no record of them.
+var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
+
+// await waits until one of the stores in a set is available. The error says why
+// none is within Options.RetryTimeout.
+func (r *run) await(ctx context.Context, set storeSet) error {
+	for {
+		changed := r.changes()
+		var left time.Duration
+		var errs []error
+		for _, d := range r.dests {
+			if !set.has(d) {
+				continue
+			}
+			d.mu.Lock()
+			down, err, since := d.down, d.err, d.since
+			d.mu.Unlock()
+			until := time.Until(since.Add(r.opt.RetryTimeout))
+			switch {
+			case err == nil:
+				return nil
+			case !errors.Is(err, store.ErrTransient): // like a full disk
+			case until > 0 && !down:
+				return nil
+			default:
+				left = max(left, until)
+			}
+			errs = append(errs, err)
+		}
+		if left <= 0 {
+			return errors.Join(errs...)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-time.After(left):
+		}
+	}
+}
+
+// allStores is the set of all stores.
+func (r *run) allStores() storeSet { return 1<<len(r.dests) - 1 }
+
+// changes returns a channel that is closed when a store is available again, or
+// has failed for good.
+func (r *run) changes() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+// available returns the stores of a set that are available.
+func (r *run) available(set storeSet) (list []*dest) {
+	for _, d := range r.dests {
+		if _, err := d.store(); err == nil && set.has(d) {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+// lookup returns the records of keys by store and key. The map of a store that
+// is unavailable is nil. If all are, there is an error.
+func (r *run) lookup(ctx context.Context, keys []store.Key) ([]map[store.Key][]store.Record, error) {
+	found := make([]map[store.Key][]store.Record, len(r.dests))
+	var down []error
+	for _, d := range r.dests {
+		if !r.takes.has(d) {
+			continue
+		}
+		err := r.use(ctx, d, func(s store.Store) error {
+			byKey := map[store.Key][]store.Record{}
+			for chunk := range slices.Chunk(keys, lookupKeys) {
+				rs, err := s.Lookup(ctx, chunk)
+				if err != nil {
+					return err
+				}
+				for _, rec := range rs {
+					byKey[rec.Key] = append(byKey[rec.Key], rec)
+				}
+			}
+			found[d.index] = byKey
+			return nil
+		})
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return nil, err
+		}
+		down = append(down, err)
+	}
+	if !slices.ContainsFunc(down, func(err error) bool { return err == nil }) {
+		return nil, errors.Join(down...)
+	}
+	return found, nil
+}
+
+// behind returns the stores that are unavailable or lack files of the pass.
+func (r *run) behind() (set storeSet) {
+	for _, d := range r.dests {
+		d.mu.Lock()
+		d.sum.Behind, d.sum.Oldest = d.behind.Behind, d.behind.Oldest
+		if d.down || d.sum.Behind > 0 {
+			set.add(d)
+		} else if d.recovered() {
+			r.log.Info("store available again", "store", d.String())
+		}
+		d.mu.Unlock()
+	}
+	return set
+}
+
+// behindError is about the stores that lack files at the end of a pass.
+func (r *run) behindError() error {
+	var errs []error
+	for _, d := range r.dests {
+		s := d.summary()
+		_, err := d.store()
+		switch {
+		case err == nil && s.Behind == 0:
+		case err == nil:
+			errs = append(errs, fmt.Errorf("%s: %w; files not stored there: %d", d, store.ErrUnavailable, s.Behind))
+		default:
+			if s.Behind > 0 {
+				err = fmt.Errorf("%w; files not stored there: %d", err, s.Behind)
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

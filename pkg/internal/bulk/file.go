@@ -1,0 +1,424 @@
+package bulk
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// importFile imports one file into every store that lacks it. It starts again if
+// another import stores the same file meanwhile, if a later header of the file
+// adds columns, if a store asks for it, and while no store is available.
+func (r *run) importFile(ctx context.Context, t *task) error {
+	var extra []string
+	for try := 1; ; {
+		err := r.tryFile(ctx, t, extra)
+		var nc *tstat.NewColumnsError
+		switch {
+		case err == nil || t.stdin || ctx.Err() != nil:
+			return err
+		case errors.As(err, &nc) && try < maxTries:
+			extra = nc.Extra
+			try++
+		case (errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrReread)) && try < maxTries:
+			try++
+		case errors.Is(err, store.ErrUnavailable):
+			if err := r.await(ctx, r.allStores()); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// maxTries bounds how often a file is started because of another import, of
+// columns that only a later header adds, or of a store.
+const maxTries = 16
+
+// tryFile reads a file into every available store that lacks it. A panic
+// about one file does not stop the import of others.
+func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
+		}
+	}()
+	who := ""
+	if r.opt.Peer != nil {
+		who = r.opt.Peer()
+	}
+	place, err := r.limits.enter(ctx, who)
+	if err != nil {
+		return err
+	}
+	defer place.close()
+	var file *Content
+	if !t.stdin {
+		// A slow peer must not hold a place until it answers.
+		if file, err = t.open(ctx); errors.Is(err, fs.ErrNotExist) {
+			r.vanished(t)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		// From here on the file is the open one, whatever its name means now.
+		t.size, t.mtime = file.Size, file.ModTime
+		if t.remote != nil {
+			file.ReadSeekCloser = newPeerFile(ctx, file.ReadSeekCloser, place)
+		}
+	}
+	if err := place.Acquire(ctx); err != nil {
+		return err
+	}
+	rd := r.readers.Get().(*tstat.Reader)
+	defer r.readers.Put(rd)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file, idle: place.close}
+	if t.stdin {
+		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
+	}
+	var silent storeSet // stores that cannot say what other probes have
+	if t.key.Folder == "" {
+		if err := im.nameByRows(); err != nil {
+			return err
+		}
+		t.named = true
+		r.noteScanned(t)
+	}
+	if t.named {
+		if !r.inTime(t) {
+			return nil
+		}
+		if silent, err = r.lookupElsewhere(ctx, []*task{t}); err != nil {
+			return err
+		}
+	}
+	if err := im.findTargets(silent); err != nil {
+		return err
+	}
+	if len(im.targets) == 0 {
+		im.skip(t)
+		return nil
+	}
+	if !t.stdin {
+		// Often the same text, moved or compressed: reading is enough.
+		if done, err := im.compare(); done || err != nil {
+			return err
+		}
+	}
+	if r.opt.DryRun {
+		r.log.Info("would import", "file", t.path, "size", t.size)
+		if !t.counted {
+			t.counted = true
+			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
+		}
+		return nil
+	}
+	err = im.read(extra, false)
+	var nc *tstat.NewColumnsError
+	if err != nil && im.hasRaw() && !t.stdin && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
+		err = errors.Join(err, im.read(nil, true)) // what is no log can be copied
+	}
+	if !im.left() {
+		err = nil // the failures say why
+	}
+	return errors.Join(err, im.failures())
+}
+
+// reject is a line that was rejected, by a store or, with -1, the reader.
+type reject struct {
+	by   int
+	line int64
+}
+
+// reject returns a function that reports a line that is no row; once, however
+// often the file is read.
+func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
+	return func(line int64, reason string, text []byte) {
+		t, rej := im.task, reject{by, line}
+		im.rejecting.Lock()
+		defer im.rejecting.Unlock()
+		if t.rejected[rej] || !im.rejects.add(t.path, line, reason, text) {
+			return
+		}
+		if t.rejected == nil {
+			t.rejected = map[reject]bool{}
+		}
+		t.rejected[rej] = true
+	}
+}
+
+// interruptible returns a reader of in that ends with ctx, also while in has
+// nothing to read.
+func interruptible(ctx context.Context, in io.Reader) io.Reader {
+	pr, pw := io.Pipe()
+	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
+	go func() {
+		defer stop()
+		_, err := io.Copy(pw, in)
+		pw.CloseWithError(err)
+	}()
+	return pr
+}
+
+// peekSize is how much of a file outside a log folder is looked at for the
+// time of its first row.
+const peekSize = 1 << 20
+
+func (r *run) vanished(t *task) {
+	r.log.Warn("vanished before it was read", "file", t.path)
+	r.count(t, func(s *TypeSummary) { s.Vanished++ })
+}
+
+// fileImport is the import of one file.
+type fileImport struct {
+	*run
+	ctx     context.Context
+	task    *task
+	rd      *tstat.Reader
+	file    *Content      // nil for standard input
+	in      *bufio.Reader // standard input
+	idle    func()        // lets another file be read
+	targets []*target
+
+	rejecting sync.Mutex // of task.rejected
+}
+
+// errEmpty is about a file without any text, whose log folder is not known.
+var errEmpty = errors.New("is empty")
+
+// errNoTime is about a file whose log folder is not known.
+var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
+
+// nameByRows puts a file that lies in no log folder into the one of its first
+// row with an absolute time.
+func (im *fileImport) nameByRows() error {
+	t := im.task
+	var head io.Reader
+	if t.stdin {
+		p, err := im.in.Peek(peekSize)
+		if err != nil && err != io.EOF {
+			return fmt.Errorf("read standard input: %w", err)
+		}
+		head = bytes.NewReader(p)
+	} else {
+		head = io.LimitReader(im.file, peekSize)
+		defer im.file.Seek(0, io.SeekStart)
+	}
+	first := int64(0)
+	im.rd.Reset(head, t.typ, tstat.ReaderOptions{Location: im.opt.Location, Layout: im.opt.Layout})
+	for first == 0 {
+		b, err := im.rd.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.path, err)
+		}
+		for _, e := range b.Ends() {
+			if first = e; e != 0 {
+				break
+			}
+		}
+	}
+	if _, length := im.rd.Fingerprint(); length == 0 {
+		return fmt.Errorf("source %s: %w", t.path, errEmpty)
+	}
+	if first == 0 {
+		return hint.Add(fmt.Errorf("source %s: %w", t.path, errNoTime), "name its folder: `folder` YYYY_MM_DD_HH_MM.out")
+	}
+	utc := time.UnixMicro(first).UTC().Truncate(time.Minute)
+	if err := im.name(t, tstat.FolderName(utc)); err != nil {
+		return err
+	}
+	t.time = tstat.FolderTime{Time: utc, Latest: utc} // the name is in UTC, not in the probe's zone
+	return nil
+}
+
+// typ returns the file's log type; of an unknown one only the name counts.
+func (im *fileImport) typ() *tstat.LogType {
+	if im.task.typ != nil {
+		return im.task.typ
+	}
+	return &tstat.LogType{Name: im.task.key.File}
+}
+
+// rateBurst is how much may be read at once under a rate.
+const rateBurst = 256 << 10
+
+type sourceReader struct {
+	ctx      context.Context
+	in       io.Reader
+	limiter  *rate.Limiter
+	progress Progress
+}
+
+func (s *sourceReader) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if s.limiter != nil && len(p) > rateBurst {
+		p = p[:rateBurst]
+	}
+	n, err := s.in.Read(p)
+	if n > 0 {
+		s.progress.Add(int64(n), 0)
+		if s.limiter != nil {
+			if werr := s.limiter.WaitN(s.ctx, n); werr != nil {
+				return n, werr
+			}
+		}
+	}
+	return n, err
+}
+
+// read reads the file from its start into all stores that lack it, or only
+// into those that copy it.
+func (im *fileImport) read(extra []string, rawOnly bool) error {
+	t := im.task
+	defer func() {
+		for _, g := range im.targets {
+			g.abort()
+		}
+	}()
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, ReadOnce: t.stdin, Next: t.next}
+	if t.remote != nil {
+		info.Name = path.Join(t.remote.Dir, t.name)
+	}
+	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limits.rate, progress: im.opt.Progress}
+	if !t.stdin {
+		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		in.in, info.Mode = im.file, im.file.Mode
+	}
+	var src io.Reader = in
+	typed := false
+	im.each(func(g *target) error {
+		if g.raw == nil {
+			typed = typed || !rawOnly
+			return nil
+		}
+		tx, err := g.raw.BeginRaw(im.ctx, info)
+		if err == nil {
+			g.tx = tx
+			src = io.TeeReader(src, rawWriter{im, g, tx})
+		}
+		return err
+	})
+	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
+		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
+		// Only a plain file can be read on another goroutine: a peer's takes its
+		// turn, and what is copied is written while it is read.
+		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
+		Reject: im.reject(-1),
+		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
+	})
+	defer im.rd.Stop()
+	var err error
+	if typed {
+		err = im.rows(info)
+	} else {
+		err = cmp.Or(im.rd.Drain(), im.checkDamage())
+	}
+	if err != nil {
+		return err
+	}
+	// Behind a damaged gzip stream there may be more for those who copy.
+	if _, err := io.Copy(io.Discard, src); err != nil {
+		return err
+	}
+	return im.commit(typed)
+}
+
+// rawWriter writes to a RawTx what is read from the file.
+type rawWriter struct {
+	im *fileImport
+	g  *target
+	tx store.RawTx
+}
+
+func (w rawWriter) Write(p []byte) (int, error) {
+	if w.g.err == nil {
+		if err := w.tx.WriteRaw(w.im.ctx, p); err != nil {
+			w.im.drop(w.g, err)
+		}
+	}
+	if !w.im.left() {
+		return 0, errNoStore
+	}
+	return len(p), nil
+}
+
+// errNoStore ends the reading of a file that no store is to get any more.
+var errNoStore = errors.New("no store is left")
+
+// rows reads all rows into the stores that take rows.
+func (im *fileImport) rows(info store.FileInfo) error {
+	typed := func(f func(g *target) error) {
+		im.each(func(g *target) error {
+			if g.raw != nil {
+				return nil
+			}
+			return f(g)
+		})
+	}
+	for first := true; ; first = false {
+		b, err := im.rd.Next()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if first {
+			info.Columns = im.rd.Columns()
+			info.Present = make([]bool, len(info.Columns))
+			for c := range info.Present {
+				if b != nil {
+					_, info.Present[c] = b.Column(c)
+				}
+			}
+			typed(func(g *target) (err error) {
+				info.Reject = im.reject(g.index)
+				info.Prefix, info.PrefixLines = g.prefix, g.prefixLines
+				g.tx, err = g.st.Begin(im.ctx, info)
+				return err
+			})
+		}
+		if b == nil {
+			if err := im.checkDamage(); err != nil {
+				return err
+			}
+			typed(func(g *target) (err error) {
+				g.rejected, err = g.tx.Flush(im.ctx)
+				return err
+			})
+			return im.checkRows()
+		}
+		if first {
+			im.mu.Lock()
+			im.zone.add(im.log, im.task.time, im.opt.Location, b.Ends())
+			im.mu.Unlock()
+		}
+		typed(func(g *target) error { return g.tx.Write(im.ctx, b) })
+		if !im.left() {
+			return errNoStore
+		}
+		im.opt.Progress.Add(0, int64(b.Len()))
+	}
+}

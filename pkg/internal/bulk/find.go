@@ -1,0 +1,349 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	destination "github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// task is one file to look at.
+type task struct {
+	path  string
+	stdin bool
+	// source and remote are set for a file of Options.Remote.
+	source  Source
+	remote  *File
+	name    string    // below the store's probe folder, for copy
+	place   string    // see store.Record; "" for stdin
+	key     store.Key // Folder is empty for a file outside a log folder, until it is read
+	typ     *tstat.LogType
+	time    tstat.FolderTime
+	size    int64
+	mtime   time.Time
+	next    time.Time // of the next log folder; zero: there is no next one
+	growing bool      // Tstat may still write to it
+	planned int64     // of Summary.LeftBytes
+
+	named    bool             // the log folder was taken from its rows
+	rejected map[reject]bool  // lines whose reject was reported
+	records  [][]store.Record // per store, of key
+	lacks    storeSet         // those that are unavailable, and may lack the file
+	fresh    bool             // records were just looked up, and key is claimed
+	counted  bool             // among those stored, skipped or to import
+	failure  string           // why it failed, as counted and reported; "": it has not
+	err      string           // why it is not stored; "": it is, or was not tried yet
+}
+
+// find returns the files that the sources have and the options want, ordered
+// by folder time. What is left open is as of the last scan that finished.
+func (r *run) find(ctx context.Context) (tasks []*task, err error) {
+	restore := r.resetOpen()
+	defer func() {
+		if err != nil {
+			restore()
+		}
+	}()
+	r.away = map[string]error{}
+	r.passedOver = PassedOver{seen: map[string]bool{}}
+	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
+	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
+	places, err := places(r.opt.Sources)
+	if err != nil {
+		return nil, err
+	}
+	for _, src := range r.opt.Sources {
+		found, err := r.findIn(ctx, src, places[src])
+		switch {
+		case err != nil && (ctx.Err() != nil || len(r.opt.Sources)+len(r.opt.Remote) == 1):
+			return nil, err
+		case err != nil: // the others are imported: the usage was not wrong
+			r.lose(src, hint.New(err.Error(), hint.Of(err)))
+		}
+		tasks = append(tasks, found...)
+	}
+	for _, src := range r.opt.Remote {
+		found, err := r.findRemote(ctx, src)
+		switch {
+		case errors.Is(err, ErrSource) && ctx.Err() == nil:
+			r.lose(src.String(), err) // the others are imported
+		case err != nil:
+			return nil, err
+		}
+		tasks = append(tasks, found...)
+	}
+	r.reportPassed()
+	slices.SortStableFunc(tasks, func(a, b *task) int {
+		if c := a.time.Time.Compare(b.time.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	return tasks, nil
+}
+
+// resetOpen clears what the last scan left open, and the files that others claimed
+// since. restore sets both back.
+func (r *run) resetOpen() (restore func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	open, types := r.sum.Open, map[string]TypeSummary{}
+	r.sum.Open = nil
+	for name, s := range r.types {
+		types[name] = *s
+		s.LeftOpen, s.Claimed = 0, 0
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.sum.Open = open
+		for name, s := range r.types {
+			s.LeftOpen, s.Claimed = types[name].LeftOpen, types[name].Claimed
+		}
+	}
+}
+
+// scan notes a file of the sources. It reports whether the file is new to the
+// scan and is to be looked at in this pass. Sources may overlap, and a file may
+// have several names, as in backups of hard links: it is looked at once.
+func (r *run) scan(t *task) bool {
+	var same *sameKey
+	if t.key.Folder != "" {
+		same = r.scanned[t.key]
+	}
+	if same.withPath(t.path) != nil {
+		return false
+	}
+	for _, o := range same.all() {
+		if o.source == nil && t.source == nil && sameFile(o, t) {
+			if !r.isSettled(t) {
+				r.skip(t)
+				r.settle(t, time.Time{})
+			}
+			return false
+		}
+	}
+	for n, place := 2, t.place; same.withPlace(t.place) != nil; n++ {
+		t.place = fmt.Sprintf("%s (%d)", place, n) // links with other names lead to folders of the same name
+	}
+	if t.key.Folder != "" {
+		r.noteScanned(t)
+	}
+	return !r.isSettled(t)
+}
+
+// kindsOfSources are what a source can be.
+const kindsOfSources = "a log folder, a folder of log folders, a log file or -"
+
+func sameFile(a, b *task) bool {
+	if a.size != b.size || !a.mtime.Equal(b.mtime) {
+		return false
+	}
+	ai, err := os.Stat(a.path)
+	if err != nil {
+		return false
+	}
+	bi, err := os.Stat(b.path)
+	return err == nil && os.SameFile(ai, bi)
+}
+
+func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
+	if src == "-" {
+		name := r.opt.Types[0]
+		t := &task{path: stdinPath, stdin: true, typ: tstat.TypeByName(name)}
+		t.key = store.Key{Probe: r.opt.Probe, File: name}
+		return []*task{t}, r.name(t, r.opt.Folder)
+	}
+	info, err := os.Stat(src)
+	if err != nil {
+		return nil, destination.MissingSource(src, err, kindsOfSources)
+	}
+	if !info.IsDir() {
+		return r.findFile(src, info, place)
+	}
+	tree, err := tstat.Scan(ctx, src, r.opt.Location)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range tree.Errors {
+		if text := reason(err); !r.warned[text] { // with Follow, once
+			r.warned[text] = true
+			r.problem(src, errors.New(text))
+		}
+	}
+	r.passed(src, tree.Passed)
+	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
+		return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
+	}
+	var tasks []*task
+	next := nextFolders(tree.Folders)
+	for _, d := range tree.Folders {
+		open := !d.Finished(time.Now(), r.opt.Settle)
+		left := int64(0)
+		for _, f := range d.Files {
+			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
+			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
+			t.place = placeName(path.Join(place, path.Dir(d.Rel)))
+			if d.Rel == "." { // the source is the log folder
+				t.name = path.Join(d.Name, path.Base(f.Rel))
+			}
+			if !r.inTime(t) || !r.wanted(t) || !r.scan(t) {
+				continue
+			}
+			if open && !r.opt.IncludeOpen {
+				left++
+				r.leftOpen = append(r.leftOpen, t)
+				r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
+				continue
+			}
+			tasks = append(tasks, t)
+		}
+		if left > 0 {
+			r.sum.Open = append(r.sum.Open, OpenFolder{d.Path, left})
+		}
+	}
+	return tasks, nil
+}
+
+// nextFolders tells of each folder when the next one beside it begins.
+func nextFolders(folders []*tstat.Folder) map[string]time.Time {
+	sorted := slices.Clone(folders)
+	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
+	next, last := map[string]time.Time{}, map[string]time.Time{}
+	for _, d := range sorted {
+		parent := filepath.Dir(d.Path)
+		if t, ok := last[parent]; ok {
+			next[d.Path] = t
+		}
+		last[parent] = d.Latest
+	}
+	return next
+}
+
+// findFile makes the task of a source that is a file.
+func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
+	if !info.Mode().IsRegular() {
+		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")
+	}
+	abs, err := filepath.Abs(src)
+	if err != nil {
+		return nil, err
+	}
+	base := filepath.Base(abs)
+	typ := tstat.TypeByName(strings.TrimSuffix(base, ".gz"))
+	if typ == nil && len(r.opt.Types) == 1 {
+		typ = tstat.TypeByName(r.opt.Types[0])
+	}
+	if typ == nil {
+		return nil, hint.Usage("source "+src+": not named like a log of Tstat", "if it is one, name its type: `type` log_tcp_complete, or what it is")
+	}
+	t := &task{path: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
+	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}
+	folder := r.opt.Folder
+	if folder == "" {
+		if parent := filepath.Base(filepath.Dir(abs)); tstat.IsFolder(parent) {
+			folder = parent
+		}
+	}
+	if err := r.name(t, folder); err != nil || !r.wanted(t) || folder != "" && !r.inTime(t) || !r.scan(t) {
+		return nil, err
+	}
+	return []*task{t}, nil
+}
+
+// name puts a task into a log folder. Without one it stays unnamed until its
+// first rows are read.
+func (r *run) name(t *task, folder string) error {
+	if folder == "" {
+		return nil
+	}
+	ft, err := tstat.ParseFolder(folder, r.opt.Location)
+	if err != nil {
+		return err
+	}
+	t.key.Folder, t.time = folder, ft
+	if t.stdin {
+		t.name = t.key.File
+	}
+	t.name = path.Join(folder, path.Base(t.name))
+	return nil
+}
+
+// wanted reports whether the options and the stores want a file: its type, and
+// its place below the source.
+func (r *run) wanted(t *task) bool {
+	if !r.opt.wantsType(t.key.File) || r.opt.excludes(t.name) || r.opt.excludes(t.key.File) {
+		return false
+	}
+	if t.typ != nil {
+		return true
+	}
+	if !r.unknown[t.key.File] {
+		r.unknown[t.key.File] = true
+		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
+	}
+	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
+}
+
+// Wants reports whether the options name files of a log type and folder time.
+func (o *Options) Wants(logType string, folder time.Time) bool {
+	return o.wantsType(logType) && o.wantsTime(folder)
+}
+
+func (o *Options) wantsType(name string) bool {
+	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
+}
+
+// excludes reports whether Exclude matches a log type, or the path of a file or
+// of a folder above it, or the last part of such a path.
+func (o *Options) excludes(name string) bool {
+	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
+		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *Options) wantsTime(at time.Time) bool {
+	return !at.Before(o.Since) && (o.Until.IsZero() || at.Before(o.Until))
+}
+
+// inTime reports whether the options want a file of that folder time.
+func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
+
+// isSettled reports whether nothing is to be done for a file: it is as it was,
+// and no store that lacks it is available.
+func (r *run) isSettled(t *task) bool {
+	v, ok := r.settledBefore[t.path]
+	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
+		return false
+	}
+	t.counted, t.failure, t.rejected = v.counted, v.failure, v.rejected
+	if len(r.available(v.lacks)) > 0 {
+		return false
+	}
+	t.lacks, t.err = v.lacks, v.err
+	r.settle(t, v.until)
+	return true
+}
+
+// reason is an error's text without the operation: "PATH: permission denied".
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Path + ": " + pe.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,97 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// lookupElsewhere fetches what other probes have of the logs of tasks, if the
+// name of the probe is a guess: the host name of a container is another one in
+// each run. It returns the stores that did not answer, to which no file may go,
+// or an error if no store answers.
+func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
+	if !r.opt.ProbeGuessed || len(tasks) == 0 {
+		return 0, nil
+	}
+	var keys []store.Key
+	for _, t := range tasks {
+		if t.key.Folder != "" && t.key.Probe == r.opt.Probe { // remote files have a probe of their own
+			keys = append(keys, t.key)
+		}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	var errs []error
+	for _, d := range r.dests {
+		if !r.takes.has(d) {
+			continue
+		}
+		err := r.use(ctx, d, func(s store.Store) error {
+			for chunk := range slices.Chunk(keys, lookupKeys) {
+				rs, err := s.OtherProbes(ctx, chunk)
+				if err != nil {
+					return err
+				}
+				r.mu.Lock()
+				for _, rec := range rs {
+					k := elsewhere{d.index, rec.Folder, rec.File}
+					r.elsewhere[k] = append(r.elsewhere[k], rec)
+				}
+				r.mu.Unlock()
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, store.ErrUnavailable) {
+			return 0, err
+		}
+		if err != nil {
+			silent.add(d)
+		}
+		errs = append(errs, err)
+	}
+	if !slices.Contains(errs, nil) {
+		return 0, errors.Join(errs...)
+	}
+	return silent, nil
+}
+
+// elsewhere names a log of any probe in a store.
+type elsewhere struct {
+	store        int // index in Options.Stores
+	folder, file string
+}
+
+// checkElsewhere refuses a text with rows that a store has as that of another
+// probe.
+func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
+	if r.Rows == 0 {
+		return nil
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, rec := range im.elsewhere[elsewhere{g.index, r.Folder, r.File}] {
+		if rec.Fingerprint == r.Fingerprint && rec.Rows > 0 {
+			return &guessError{g.dest.String(), r.Probe, rec.Probe}
+		}
+	}
+	return nil
+}
+
+// guessError is about a file that is stored under the name of another probe,
+// while nobody chose the name of this one. It ends the run: the other files
+// would be stored twice as well.
+type guessError struct{ store, guess, probe string }
+
+func (e *guessError) Error() string {
+	return fmt.Sprintf("%s: log already stored under probe %s; probe %s was derived from the host name", e.store, e.probe, e.guess)
+}
+
+// Hint says what the user can do.
+func (e *guessError) Hint() string {
+	return "give the probe's name: `probe` " + e.probe + " if it is the same probe, `probe` " + e.guess + " if it is another one"
+}

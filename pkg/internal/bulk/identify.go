@@ -1,0 +1,114 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Identity tells what a finished source file is to be in a store.
+type Identity struct {
+	store.Key
+	store.Fingerprint
+	Path string
+	Time time.Time // the folder's time, UTC
+	// Open says that Run would leave the file for later: Tstat may still write to
+	// it. It was not read.
+	Open bool
+	// Place and Head are those that the record of the file has.
+	Place, Head string
+	// Heads are the SHA-256 of the starts of the text, by the lengths that
+	// Identify was asked for.
+	Heads map[int64]string
+}
+
+// Identify calls f, not concurrently, for each file that Run would import, skip
+// or leave for later, with the fingerprint that it has now. It imports nothing and
+// takes no lock. What cannot be read is told in the log and counted. heads
+// names the lengths of the starts whose sums f needs too.
+func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
+	opt.DryRun, opt.Follow = true, false
+	r, err := newRun(ctx, opt)
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	if err := r.openStores(ctx); err != nil {
+		return 0, err
+	}
+	tasks, err := r.find(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var bytes int64
+	for _, t := range tasks {
+		bytes += t.size
+	}
+	for _, t := range r.leftOpen {
+		if err := f(Identity{Key: t.key, Path: t.path, Time: t.time.Time, Place: t.place, Open: true}); err != nil {
+			return 0, err
+		}
+	}
+	r.opt.Progress.Total(len(tasks), bytes)
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.opt.Jobs)
+	for _, t := range tasks {
+		g.Go(func() error {
+			id, err := r.identify(ctx, t, heads)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case errors.Is(err, fs.ErrNotExist): // Tstat's own cleaning
+				return nil
+			case err != nil:
+				r.problem(t.path, err)
+				return nil
+			case !r.inTime(t):
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			return f(id)
+		})
+	}
+	err = errors.Join(g.Wait(), r.awayError())
+	return r.problems, err
+}
+
+// identify reads a task's file.
+func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int64) (Identity, error) {
+	file, err := t.open(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer file.Close()
+	rd := r.readers.Get().(*tstat.Reader)
+	defer r.readers.Put(rd)
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file}
+	if t.key.Folder == "" {
+		if err := im.nameByRows(); err != nil {
+			return Identity{}, err
+		}
+	}
+	in := &sourceReader{ctx: ctx, in: file, limiter: r.limits.rate, progress: r.opt.Progress}
+	lengths := heads(t.key)
+	rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: lengths})
+	if err := rd.Drain(); err != nil {
+		return Identity{}, err
+	}
+	sha, length := rd.Fingerprint()
+	id := Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time,
+		Place: t.place, Head: rd.Head(), Heads: map[int64]string{}}
+	for _, n := range lengths {
+		id.Heads[n] = rd.Mark(n)
+	}
+	return id, nil
+}

@@ -1,0 +1,149 @@
+package bulk
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// PassedOver is what looks like logs in the sources and is not read: files in
+// log folders whose names are almost those of logs, like log_udp_complete.xz,
+// and folders with other names that hold logs.
+type PassedOver struct {
+	Files   int64 `json:"files"`
+	Folders int64 `json:"folders"`
+	// Paths are sorted, and at most maxPassedPaths.
+	Paths []string `json:"paths,omitempty"`
+
+	all  []string
+	seen map[string]bool
+}
+
+const (
+	// maxPassedPaths bounds the paths in a summary.
+	maxPassedPaths = 100
+	// namedPassed is how many of them a warning names.
+	namedPassed = 5
+	// passedFormat is the format number of the state file.
+	passedFormat = 1
+)
+
+// passed notes what a scan has passed over, if the options want such files.
+func (r *run) passed(src string, list []tstat.Passed) {
+	for _, p := range list {
+		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
+		if !wanted || r.opt.excludes(p.Rel) || !p.Time.IsZero() && !r.opt.wantsTime(p.Time) || r.passedOver.seen[p.Path] {
+			continue
+		}
+		if p.Rel == "." && r.opt.excludes(path.Base(filepath.ToSlash(src))) {
+			continue
+		}
+		r.passedOver.seen[p.Path] = true
+		r.passedOver.all = append(r.passedOver.all, p.Path)
+		if p.Folder {
+			r.passedOver.Folders++
+		} else {
+			r.passedOver.Files++
+		}
+	}
+}
+
+// reportPassed reports the names that were passed over. It warns only if they
+// differ from those of the last run.
+func (r *run) reportPassed() {
+	p := r.passedOver
+	slices.Sort(p.all)
+	p.Paths = p.all[:min(len(p.all), maxPassedPaths)]
+	r.mu.Lock()
+	r.sum.PassedOver = p
+	r.mu.Unlock()
+	if r.opt.PassedOver != nil {
+		r.opt.PassedOver(p)
+	}
+	if r.opt.DryRun || len(r.opt.Sources) == 0 {
+		return
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(p.all, "\n"))))
+	last := r.passedSum
+	r.passedSum = sum
+	if sum == last {
+		return
+	}
+	if len(p.all) > 0 {
+		named := strings.Join(p.all[:min(len(p.all), namedPassed)], ", ")
+		if n := len(p.all) - namedPassed; n > 0 {
+			named = fmt.Sprintf("%s and %d more", named, n)
+		}
+		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
+			"hint", "rename them like logs or log folders, or leave them out with `exclude`")
+	}
+	file := r.passedState()
+	if file == "" {
+		return
+	}
+	if err := state.Save(file, passedFormat, sum); err != nil {
+		r.log.Warn("names that were passed over will be reported again in the next run", "err", err)
+	}
+}
+
+// loadPassed reads what the last run left. Without that, or if it is damaged,
+// all names are reported again.
+func (r *run) loadPassed() error {
+	file := r.passedState()
+	if file == "" {
+		return nil
+	}
+	err := state.Load(file, passedFormat, &r.passedSum)
+	if errors.Is(err, state.ErrNewer) {
+		return err
+	}
+	if err != nil {
+		r.passedSum = fmt.Sprintf("%x", sha256.Sum256(nil))
+	}
+	return nil
+}
+
+// passedState is the file that remembers what the last run of the same sources
+// and types has passed over.
+func (r *run) passedState() string { return r.stateFile("passed") }
+
+// copiesState is the file that remembers copies of stored logs for the next run
+// of the same sources, types and stores.
+func (r *run) copiesState() string {
+	if len(r.opt.Sources) == 0 {
+		return ""
+	}
+	var names []string
+	for _, s := range r.opt.Stores {
+		names = append(names, s.String())
+	}
+	return r.stateFile("copies", names...)
+}
+
+// stateFile names a state file of runs with the same sources and types, and
+// further names.
+func (r *run) stateFile(kind string, names ...string) string {
+	if r.opt.StateDir == "" {
+		return ""
+	}
+	job := []string{r.opt.Probe}
+	for _, src := range r.opt.Sources {
+		abs, err := state.Absolute(src)
+		if err != nil {
+			abs = src
+		}
+		job = append(job, abs)
+	}
+	job = append(append(job, ""), r.opt.Types...)
+	job = append(append(job, ""), r.opt.Exclude...)
+	job = append(job, names...)
+	sum := sha256.Sum256([]byte(strings.Join(job, "\n")))
+	return filepath.Join(r.opt.StateDir, kind, fmt.Sprintf("%x", sum[:16]))
+}

@@ -1,0 +1,117 @@
+package bulk
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// prepare announces the files of the pass to the stores. A store that is
+// unavailable meanwhile takes no part in the pass.
+func (r *run) prepare(ctx context.Context, groups [][]*task) error {
+	clear(r.elsewhere)
+	r.takes = r.allStores()
+	silent, err := r.lookupElsewhere(ctx, slices.Concat(groups...))
+	if err != nil {
+		return err
+	}
+	var files []store.FileInfo
+	for _, g := range groups {
+		for _, t := range g {
+			if t.typ != nil && t.key.Folder != "" { // others are named by their first rows
+				files = append(files, t.info())
+			}
+		}
+	}
+	r.takes = 0
+	var errs []error
+	for _, d := range r.dests {
+		st, err := d.store()
+		if err == nil && !silent.has(d) {
+			st.Plan(files)
+			r.takes.add(d)
+		}
+		errs = append(errs, err)
+	}
+	if r.takes == 0 {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// info is what is known of a task's file before it is read.
+func (t *task) info() store.FileInfo {
+	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
+}
+
+// skipStored returns the tasks whose files are not stored as they are now,
+// grouped by key and ordered by time, and the others, which it counts.
+func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, stored []*task, err error) {
+	var keys []store.Key
+	byKey := map[store.Key][]*task{}
+	for _, t := range tasks {
+		if t.key.Folder == "" { // not known before it is read
+			continue
+		}
+		if byKey[t.key] == nil {
+			keys = append(keys, t.key)
+		}
+		byKey[t.key] = append(byKey[t.key], t)
+	}
+	var found []map[store.Key][]store.Record
+	err = r.retry(ctx, func() (err error) { found, err = r.lookup(ctx, keys); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	// What is to be replaced, this run or another one may have replaced since.
+	var since time.Time
+	if r.opt.Replace {
+		since = r.sum.Started
+	}
+	index := map[store.Key]int{}
+	for _, t := range tasks {
+		r.setRecords(t, found)
+		if r.storedAsIs(t, since) {
+			r.skip(t)
+			r.settle(t, time.Time{})
+			stored = append(stored, t)
+			continue
+		}
+		if i, ok := index[t.key]; ok && t.key.Folder != "" {
+			groups[i] = append(groups[i], t)
+			continue
+		}
+		index[t.key] = len(groups)
+		groups = append(groups, []*task{t})
+	}
+	for _, g := range groups {
+		if len(g) > 1 { // the longest first: of it, others may be older states
+			slices.SortStableFunc(g, func(a, b *task) int { return cmp.Compare(b.textSize(), a.textSize()) })
+		}
+	}
+	return groups, stored, nil
+}
+
+// setRecords gives a task the records of its key, see lookup.
+func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
+	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
+	for i, d := range r.dests {
+		if found[i] == nil && d.accepts(t) {
+			t.lacks.add(d)
+		}
+		t.records[i] = found[i][t.key]
+	}
+}
+
+// textSize is about how long the text of a task's file is.
+func (t *task) textSize() int64 {
+	if strings.HasSuffix(t.path, ".gz") {
+		return 8 * t.size
+	}
+	return t.size
+}

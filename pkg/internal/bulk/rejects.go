@@ -1,0 +1,129 @@
+package bulk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+)
+
+// Bounds of what is kept of rejected lines.
+const (
+	maxRejectFile  = 16 << 20 // bytes, of one run
+	maxRejectText  = 1 << 10  // bytes, of one line
+	keptRejectRuns = 20       // files
+)
+
+// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text".
+// It is made with the first one.
+type rejectFile struct {
+	dir string
+
+	mu     sync.Mutex
+	f      *os.File
+	size   int
+	synced int // of size
+	err    error
+	warned bool // err was logged
+}
+
+// add reports whether the line was kept.
+func (r *rejectFile) add(path string, line int64, reason string, text []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f == nil && r.err == nil {
+		r.open()
+	}
+	if r.err != nil || r.size > maxRejectFile {
+		return false
+	}
+	more := ""
+	if len(text) > maxRejectText {
+		text, more = text[:maxRejectText], "…"
+	}
+	n, err := fmt.Fprintf(r.f, "%s:%d: %s: %q%s\n", escape(path), line, escape(reason), text, more)
+	r.err = err
+	if r.size += n; r.size > maxRejectFile {
+		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)
+	}
+	return r.err == nil
+}
+
+// escape escapes what could control a terminal, like %q: peers choose the names
+// of files and parts of reasons.
+func escape(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(text[:size])
+		} else {
+			quoted := strconv.Quote(text[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		text = text[size:]
+	}
+	return b.String()
+}
+
+func (r *rejectFile) open() {
+	dir := filepath.Join(r.dir, "rejects")
+	if r.err = durable.MkdirAll(dir, 0o750); r.err != nil {
+		return
+	}
+	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
+	slices.Sort(old) // names begin with the time
+	for len(old) >= keptRejectRuns {
+		os.Remove(old[0])
+		old = old[1:]
+	}
+	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
+	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
+}
+
+// failure makes the lines durable and returns why lines were not kept, once.
+// Meanwhile more can be added.
+func (r *rejectFile) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f, size := r.f, r.size; r.err == nil && r.synced < size {
+		r.mu.Unlock()
+		err := durable.Sync(f)
+		r.mu.Lock()
+		r.synced = size
+		if r.err == nil {
+			r.err = err
+		}
+	}
+	if r.warned {
+		return nil
+	}
+	r.warned = r.err != nil
+	return r.err
+}
+
+// path returns the file's name, "" if there is none.
+func (r *rejectFile) path() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f == nil {
+		return ""
+	}
+	return r.f.Name()
+}
+
+func (r *rejectFile) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.f != nil {
+		r.f.Close()
+	}
+}

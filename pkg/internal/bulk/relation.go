@@ -1,0 +1,378 @@
+package bulk
+
+import (
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Several Tstat processes may write log folders of the same name below one
+// source: their logs have the same key. What tells them apart is the place, see
+// store.Record.Place. A record belongs to a file of the scan, or it is free: its
+// file was moved, or removed, or its place is not known. A free record can be
+// that of any one file of its key.
+
+// sameKey holds the files of the scan that have one key; nil holds none.
+type sameKey struct {
+	files []*task
+	// paths and places find one of more than fewFiles files.
+	paths, places map[string]*task
+}
+
+// fewFiles is how many files are searched one by one. Most keys have one.
+const fewFiles = 16
+
+func (s *sameKey) add(t *task) {
+	s.files = append(s.files, t)
+	if len(s.files) <= fewFiles {
+		return
+	}
+	fresh := s.files[len(s.files)-1:]
+	if s.paths == nil {
+		s.paths, s.places, fresh = map[string]*task{}, map[string]*task{}, s.files
+	}
+	for _, t := range fresh {
+		if s.paths[t.path] == nil {
+			s.paths[t.path] = t
+		}
+		if s.places[t.place] == nil {
+			s.places[t.place] = t
+		}
+	}
+}
+
+func (s *sameKey) all() []*task {
+	if s == nil {
+		return nil
+	}
+	return s.files
+}
+
+// withPath returns the file that has a path, nil if there is none.
+func (s *sameKey) withPath(path string) *task {
+	if s != nil && s.paths != nil {
+		return s.paths[path]
+	}
+	return findTask(s.all(), func(t *task) bool { return t.path == path })
+}
+
+// withPlace returns the first file that has a place, nil if there is none.
+func (s *sameKey) withPlace(place string) *task {
+	if s != nil && s.places != nil {
+		return s.places[place]
+	}
+	return findTask(s.all(), func(t *task) bool { return t.place == place })
+}
+
+func findTask(tasks []*task, is func(*task) bool) *task {
+	if i := slices.IndexFunc(tasks, is); i >= 0 {
+		return tasks[i]
+	}
+	return nil
+}
+
+// owner returns the file that a record of its key belongs to, nil if the
+// record is free.
+func (s *sameKey) owner(rec *store.Record) *task {
+	// The path counts at whatever place: the source may be another folder now.
+	if t := s.withPath(rec.Path); t != nil || rec.Place == "" {
+		return t
+	}
+	return s.withPlace(rec.Place)
+}
+
+// noteScanned adds a file to those of its key, also one that is not imported.
+func (r *run) noteScanned(t *task) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.scanned[t.key] == nil {
+		r.scanned[t.key] = &sameKey{}
+	}
+	r.scanned[t.key].add(t)
+}
+
+// forgetScan frees what only a pass needs: with Follow there is a long wait for
+// the next one.
+func (r *run) forgetScan() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.scanned, r.settledBefore, r.leftOpen = nil, nil, nil
+	clear(r.elsewhere)
+}
+
+// claim identifies a free record that a file was matched with.
+type claim struct {
+	store int // index in Options.Stores
+	key   store.Key
+	text  string
+}
+
+// take notes that a free record is that of t.
+func (r *run) take(index int, rec *store.Record, t *task) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken[claim{index, rec.Key, rec.Text()}] = t.path
+}
+
+// recordsFor sorts the records of t's key in a store: its own, the free ones
+// and those of other files of the scan.
+func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	same := r.scanned[t.key]
+	for _, rec := range t.records[index] {
+		o := same.owner(&rec)
+		taken := r.taken[claim{index, rec.Key, rec.Text()}]
+		switch {
+		case t.place == "", o == t, o == nil && rec.Place == "" && len(same.all()) <= 1:
+			own = append(own, rec)
+		case o == nil && (taken == "" || taken == t.path || same.withPath(taken) == nil):
+			free = append(free, rec)
+		default:
+			others = append(others, rec)
+		}
+	}
+	return own, free, others
+}
+
+// storedAsIs reports whether every store that is available has the file as it
+// is on disk, and has had it imported no earlier than a time.
+func (r *run) storedAsIs(t *task, since time.Time) bool {
+	if t.stdin {
+		return false
+	}
+	fits := func(rec *store.Record) bool {
+		return !rec.Imported.Before(since) && rec.Size == t.size && !rec.Damaged && (rec.ModTime.IsZero() || rec.ModTime.Equal(t.mtime))
+	}
+	for i, d := range r.dests {
+		if t.lacks.has(d) || !d.accepts(t) {
+			continue
+		}
+		found := false
+		hasTwin := sync.OnceValue(func() bool { return r.hasTwin(t) })
+		own, free, _ := r.recordsFor(t, i)
+		for _, rec := range own {
+			found = found || fits(&rec)
+		}
+		for _, rec := range free {
+			if !found && fits(&rec) && !hasTwin() {
+				found = true
+				r.take(i, &rec, t)
+			}
+		}
+		if !found && since.IsZero() {
+			if rec := r.copies.find(t, d, t.records[i]); rec != nil {
+				found = true
+				r.take(i, rec, t)
+			}
+		}
+		if !found {
+			return false
+		}
+		d.has(t.time.Time)
+	}
+	return true
+}
+
+// hasTwin reports whether another file of the scan and of t's key looks like t:
+// only their text tells which one a free record is of.
+func (r *run) hasTwin(t *task) bool {
+	r.mu.Lock()
+	files := r.scanned[t.key].all()
+	r.mu.Unlock()
+	return slices.ContainsFunc(files, func(o *task) bool { return o != t && o.size == t.size && o.mtime.Equal(t.mtime) })
+}
+
+// text is what was read of a file.
+type text struct {
+	store.Fingerprint
+	head string
+}
+
+func (im *fileImport) text() text {
+	sha, length := im.rd.Fingerprint()
+	return text{store.Fingerprint{SHA256: sha, Length: length}, im.rd.Head()}
+}
+
+// relation says how a text relates to the records of a store.
+type relation struct {
+	// stored is the record that makes the text one to skip: of the text itself,
+	// or, with older set, of a longer one that it is a prefix of. nil: the text
+	// is to be stored.
+	stored *store.Record
+	older  bool
+	// spared says that the file is damaged and that stored is of its whole text,
+	// which must not give way to a part.
+	spared bool
+	// replace are the records that go when the text is stored. They are
+	// prefixes of it, or, with changed set, texts that start alike.
+	replace []store.Record
+	changed bool
+	// other is a record under the file's own name that the text has nothing to
+	// do with: Tstat made the folder again.
+	other *store.Record
+	// prefix is a record of another file that is a prefix of the text.
+	prefix *store.Record
+	// anyPlace says that the text replaces itself in a record without a place,
+	// and that its record is to match files at any place as well.
+	anyPlace bool
+}
+
+// relate compares a text with the records of a store: first those of the file
+// itself, then free ones.
+func (im *fileImport) relate(index int, t text) relation {
+	own, free, others := im.recordsFor(im.task, index)
+	if rel := im.relateTo(index, own, t, false); rel.stored != nil || len(rel.replace) > 0 {
+		return rel
+	}
+	if rel := im.relateTo(index, free, t, true); rel.stored != nil || len(rel.replace) > 0 {
+		if rel.stored != nil {
+			im.take(index, rel.stored, im.task)
+		}
+		return rel
+	}
+	rel := im.relateToOthers(others, t)
+	for i := range own {
+		if own[i].Rows > 0 && t.head != "" {
+			rel.other = &own[i]
+		}
+	}
+	return rel
+}
+
+// relateTo is relate for records that may be of the file. With moved, they are
+// of another place.
+func (im *fileImport) relateTo(index int, records []store.Record, t text, moved bool) (rel relation) {
+	var same, alike []store.Record
+	for _, rec := range records {
+		alikeHead, agree := tstat.CompareHeads(rec.Head, t.head)
+		part := rec.Damaged && (!moved || alikeHead)
+		longerPart := part && im.rd.Truncated() && rec.Length > t.Length
+		switch {
+		case part && im.rd.Damage() == nil && !longerPart: // the file is repaired
+			rel.replace = append(rel.replace, rec)
+		case rec.Fingerprint == t.Fingerprint:
+			same = append(same, rec)
+		case im.startsWith(&rec, t):
+			// A log without rows is the start of any log.
+			if !moved || rec.Place == "" || rec.Rows > 0 {
+				rel.replace = append(rel.replace, rec)
+			}
+		case im.rd.Damage() != nil && !rec.Damaged && (!moved || alikeHead):
+			rel.stored, rel.older, rel.spared = &rec, true, true
+		case rec.Length > t.Length && agree && !rec.Damaged, longerPart,
+			rec.Length > t.Length && rec.Head == "" && t.head != "" && im.fileStartsWith(&rec, t):
+			rel.stored, rel.older = &rec, true
+		case part: // it is damaged otherwise
+			rel.replace = append(rel.replace, rec)
+		case alikeHead:
+			alike = append(alike, rec)
+		}
+	}
+	switch {
+	case len(same) > 0 && (rel.stored != nil || len(rel.replace) == 0):
+		return relation{stored: &same[0]}
+	case rel.stored != nil:
+		rel.replace = nil // the stored text goes on further
+	case len(rel.replace) > 0:
+		// Should the whole text be stored as well, it is stored again.
+		rel.replace = append(rel.replace, same...)
+	case len(alike) > 0:
+		return relation{replace: alike, changed: true}
+	}
+	return rel
+}
+
+// startsWith reports whether the file's text goes on after that of a record.
+func (im *fileImport) startsWith(rec *store.Record, t text) bool {
+	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
+}
+
+// relateToOthers is relate for records of other files of the scan. They stay,
+// but a text that is only the start of theirs is an older state of the log, as
+// in a backup. If such a text was stored before the longer one was read, it goes
+// again. A record without a place matches its text at any place: the version
+// that wrote it stored no second copy.
+func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
+	for _, rec := range records {
+		_, agree := tstat.CompareHeads(rec.Head, t.head)
+		switch {
+		case rec.Place == "" && rec.Fingerprint == t.Fingerprint,
+			rec.Length > t.Length && agree && im.fileStartsWith(&rec, t):
+			return relation{stored: &rec, older: true}
+		case rec.Length < t.Length && rec.Rows > 0 && im.rd.Mark(rec.Length) == rec.SHA256:
+			if rec.Imported.Before(im.began) {
+				rel.prefix = &rec
+			} else {
+				rel.replace = append(rel.replace, rec)
+			}
+		}
+	}
+	return rel
+}
+
+// fileStartsWith reports whether the file of a record, which must be as it was
+// when it was stored, starts with a text.
+func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
+	info, err := os.Stat(rec.Path)
+	if err != nil || info.Size() != rec.Size || !info.ModTime().Equal(rec.ModTime) {
+		return false
+	}
+	f, err := openPath(rec.Path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	rd := im.readers.Get().(*tstat.Reader)
+	defer im.readers.Put(rd)
+	in := &sourceReader{ctx: im.ctx, in: f, limiter: im.limits.rate, progress: noProgress{}}
+	rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: []int64{t.Length}})
+	return rd.Drain() == nil && rd.Mark(t.Length) == t.SHA256
+}
+
+// needsComparison reports whether the file's text can be related to what is
+// stored, so that it has to be read before it is imported.
+func (im *fileImport) needsComparison() (bool, error) {
+	var heads []string
+	for _, g := range im.targets {
+		own, free, others := im.recordsFor(im.task, g.index)
+		if len(own)+len(free) > 0 {
+			return true, nil
+		}
+		for _, rec := range others {
+			if rec.Place == "" {
+				return true, nil
+			}
+			heads = append(heads, rec.Head)
+		}
+	}
+	if len(heads) == 0 {
+		return false, nil
+	}
+	// Logs of other Tstat processes start otherwise.
+	head, err := im.readHead()
+	if err != nil {
+		return false, err
+	}
+	for _, h := range heads {
+		if same, _ := tstat.CompareHeads(h, head); same {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// prefix returns the record of the longest of the texts that the file starts
+// with, nil if it starts with none.
+func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
+	for i, rec := range records {
+		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {
+			longest = &records[i]
+		}
+	}
+	return longest
+}

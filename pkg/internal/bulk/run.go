@@ -1,0 +1,450 @@
+// Package bulk is the import engine: it finds log files, passes over those
+// that a store has, and imports the rest, each exactly once.
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// run is one call of Run.
+type run struct {
+	opt     Options
+	log     *slog.Logger
+	limits  *Limits
+	rejects *rejectFile
+	locks   []string
+	owner   string    // of claims; "" if none are made
+	readers sync.Pool // of *tstat.Reader, whose buffers are large
+	dests   []*dest
+	takes   storeSet // those that files of the pass go to
+
+	ctx    context.Context // of the probes of unavailable stores
+	cancel context.CancelFunc
+	probes sync.WaitGroup
+
+	mu            sync.Mutex
+	changed       chan struct{} // closed when a store is available again
+	sum           *Summary
+	types         map[string]*TypeSummary
+	zone          zoneCheck
+	unknown       map[string]bool    // unknown log types that were warned of
+	settled       map[string]version // files that need no second look
+	settledBefore map[string]version // of the last pass
+	passedOver    PassedOver         // in this pass
+	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
+	warned        map[string]bool    // problems with folders that were reported
+	away          map[string]error   // sources that were unavailable or wrong in this pass, by path or Source.String
+	claimed       map[store.Key]bool // files that the last pass left to other importers
+	problems      int                // folders and files that could not be read or stored
+	began         time.Time          // of this pass
+
+	copies   *copies
+	scanned  map[store.Key]*sameKey // the files of the scan, also those that are not imported
+	leftOpen []*task                // those of them that Tstat may still write to
+	taken    map[claim]string       // the path of the file that a free record was found to be of
+
+	elsewhere map[elsewhere][]store.Record // logs that other probes have, with Options.ProbeGuessed
+}
+
+// version tells whether a file changed since it was looked at.
+type version struct {
+	size    int64
+	mtime   time.Time
+	until   time.Time // when it is looked at again all the same; zero: never
+	lacks   storeSet  // stores that were unavailable
+	counted bool      // in the sums of types
+	err     string    // why it is not stored; "" if it is
+
+	// What was reported about it, see task; only while a store lacks the file.
+	failure  string
+	rejected map[reject]bool
+}
+
+// Run imports what opt says and returns what became of it, also together with
+// an error. What could be imported is, whatever else fails: ErrFailed then
+// says that something was not. With Follow it returns when ctx ends.
+func Run(ctx context.Context, opt Options) (*Summary, error) {
+	r, err := newRun(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if !opt.DryRun {
+		var unlock func()
+		r.locks, unlock, err = lockAll(opt.StateDir, opt.Sources, opt.Remote, opt.Stores)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	err = r.openStores(ctx)
+	if err == nil {
+		err = r.await(ctx, r.allStores())
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case opt.Follow:
+		err = r.follow(ctx)
+	default:
+		err = r.passes(ctx)
+	}
+	return r.summary(), err
+}
+
+// close ends what runs beside the passes.
+func (r *run) close() {
+	r.cancel()
+	r.probes.Wait()
+	r.rejects.close()
+}
+
+// passes imports what there is now. Files that a store lacks because it was
+// unavailable are imported when it is available again.
+func (r *run) passes(ctx context.Context) error {
+	for {
+		err := r.pass(ctx)
+		behind := r.behind()
+		if err == nil && behind != 0 && !slices.Contains(r.opt.Sources, "-") && r.await(ctx, behind) == nil {
+			continue
+		}
+		if err == nil {
+			err = r.awayError()
+			if behind := r.behindError(); behind != nil {
+				err = errors.Join(err, behind)
+			}
+		}
+		if r.problems > 0 {
+			err = errors.Join(err, &failedError{r.problems})
+		}
+		return err
+	}
+}
+
+// failedError is ErrFailed with a count.
+type failedError struct{ n int }
+
+func (e *failedError) Error() string {
+	if e.n == 1 {
+		return "1 file was not imported"
+	}
+	return fmt.Sprintf("%d %v", e.n, ErrFailed)
+}
+
+func (e *failedError) Unwrap() error { return ErrFailed }
+
+func newRun(ctx context.Context, opt Options) (*run, error) {
+	if opt.Location == nil {
+		opt.Location = time.Local
+	}
+	if opt.Settle == 0 {
+		opt.Settle = DefaultSettle
+	}
+	if opt.Poll == 0 {
+		opt.Poll = DefaultPoll
+	}
+	if opt.Jobs == 0 {
+		opt.Jobs = defaultJobs()
+	}
+	if opt.ClaimTime == 0 {
+		opt.ClaimTime = DefaultClaimTime
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Progress == nil {
+		opt.Progress = noProgress{}
+	}
+	if err := opt.Validate(); err != nil {
+		return nil, err
+	}
+	if len(opt.Stores) == 0 {
+		return nil, hint.Usage("no store", "")
+	}
+	if len(opt.Stores) > maxStores {
+		return nil, hint.Usage(fmt.Sprintf("%d stores, at most %d are possible", len(opt.Stores), maxStores), "")
+	}
+	r := &run{
+		opt: opt, log: opt.Log,
+		rejects: &rejectFile{dir: opt.StateDir},
+		limits:  opt.Limits,
+		sum:     &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
+		types:   map[string]*TypeSummary{},
+		unknown: map[string]bool{},
+		settled: map[string]version{},
+		warned:  map[string]bool{},
+		scanned: map[store.Key]*sameKey{},
+		taken:   map[claim]string{},
+
+		elsewhere: map[elsewhere][]store.Record{},
+		changed:   make(chan struct{}),
+	}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	for i, s := range opt.Stores {
+		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
+	}
+	r.takes = r.allStores()
+	var err error
+	if r.copies, err = loadCopies(r.copiesState(), !opt.Since.IsZero() || !opt.Until.IsZero()); err != nil {
+		return nil, err
+	}
+	if err := r.loadPassed(); err != nil {
+		return nil, err
+	}
+	r.readers.New = func() any { return new(tstat.Reader) }
+	if r.limits == nil {
+		r.limits = NewLimits(opt.Jobs, opt.Rate)
+	}
+	return r, nil
+}
+
+type noProgress struct{}
+
+func (noProgress) Total(int, int64) {}
+func (noProgress) Add(int64, int64) {}
+
+// follow repeats passes until ctx ends. Once a pass has succeeded, what goes
+// wrong is waited for: a store that is down, a source that is away.
+func (r *run) follow(ctx context.Context) error {
+	back := retry.New(min(2*r.opt.Poll, maxWait), maxWait)
+	for begun := false; ; {
+		wait := r.opt.Poll
+		changed := r.changes()
+		err := r.pass(ctx)
+		r.behind()
+		if err == nil {
+			err = r.awayError()
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			begun = true
+			back.Reset()
+		case isGuess(err):
+			return err
+		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || r.awayError() != nil:
+			wait = back.Next()
+			r.log.Warn("will try again", append([]any{"err", err, "in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
+		default:
+			return err
+		}
+		if err == nil {
+			err = r.behindError() // the others are up to date
+		}
+		if r.opt.Passed != nil {
+			sum := r.summary()
+			if err == nil && sum.Unstored != nil {
+				err = sum.Unstored
+			}
+			r.opt.Passed(sum, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		case <-changed:
+			back.Reset()
+		case <-r.opt.Wake:
+			back.Reset()
+		}
+	}
+}
+
+// maxWait bounds how long follow waits for a store or a source; retryAfter is
+// when it tries files again that could not be imported.
+const (
+	maxWait    = 5 * time.Minute
+	retryAfter = 10 * time.Minute
+)
+
+// pass imports what there is now, without the sources of awayError.
+func (r *run) pass(ctx context.Context) error {
+	r.began = time.Now()
+	defer r.forgetScan()
+	r.takes = r.allStores()
+	for _, d := range r.dests {
+		d.mu.Lock()
+		d.behind = StoreSummary{}
+		d.mu.Unlock()
+	}
+	tasks, err := r.find(ctx)
+	if err != nil {
+		return err
+	}
+	groups, stored, err := r.skipStored(ctx, tasks)
+	if err != nil {
+		return err
+	}
+	if err := r.retry(ctx, func() error { return r.prepare(ctx, groups) }); err != nil {
+		return err
+	}
+	for _, t := range stored {
+		if r.claimed[t.key] { // by another importer when the last pass ended
+			r.count(t, func(s *TypeSummary) { s.Others++ })
+		}
+	}
+	var files int
+	var bytes int64
+	for _, g := range groups {
+		for _, t := range g {
+			files++
+			bytes += t.size
+			t.planned = t.size
+		}
+	}
+	r.opt.Progress.Total(files, bytes)
+	r.mu.Lock()
+	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, len(r.away) == 0
+	r.mu.Unlock()
+	if err := r.workAll(ctx, groups); err != nil {
+		return err
+	}
+	if !r.opt.DryRun {
+		if err := r.copies.save(); err != nil {
+			r.log.Warn("copies of stored logs will be read again in the next run", "err", err)
+		}
+	}
+	return nil
+}
+
+// lookupKeys is how many keys are asked for at once.
+const lookupKeys = 1000
+
+// anyTyped reports whether any store takes rows.
+func (r *run) anyTyped() bool {
+	return slices.ContainsFunc(r.available(r.takes), func(d *dest) bool {
+		st, _ := d.store()
+		_, raw := st.(store.RawStore)
+		return !raw
+	})
+}
+
+// do imports one file and counts what became of it. The error is one that
+// ends the pass.
+func (r *run) do(ctx context.Context, t *task) error {
+	if ctx.Err() != nil || r.isAway(t.source) {
+		return nil
+	}
+	err := r.importFile(ctx, t)
+	switch {
+	case err == nil:
+		r.settle(t, time.Time{})
+		r.done(t)
+		return nil
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, store.ErrUnavailable), isGuess(err):
+		return fmt.Errorf("%s: %w", t.path, err)
+	case errors.Is(err, ErrSource) && t.source != nil:
+		r.lose(t.source.String(), err)
+		return nil
+	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that was named
+		return hint.AsUsage(err)
+	case hint.IsUsage(err): // of the store: no file would fare better
+		return err
+	}
+	if text := err.Error(); text != t.failure {
+		t.failure = text
+		r.count(t, func(s *TypeSummary) { s.Failed++ })
+		r.problem(t.path, err)
+	}
+	t.err = err.Error()
+	r.settle(t, time.Now().Add(retryAfter))
+	r.done(t)
+	return nil
+}
+
+// done counts a planned file as done with, and reports it to the stores.
+func (r *run) done(t *task) {
+	r.mu.Lock()
+	r.sum.Left--
+	r.sum.LeftBytes -= t.planned
+	r.mu.Unlock()
+	if t.typ == nil {
+		return
+	}
+	for _, d := range r.dests {
+		if t.lacks.has(d) {
+			continue // until it has the file
+		}
+		if st, err := d.store(); err == nil {
+			st.Done(t.info())
+		}
+	}
+}
+
+func isGuess(err error) bool {
+	var ge *guessError
+	return errors.As(err, &ge)
+}
+
+// retry calls f until a store is available for it.
+func (r *run) retry(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if !errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		if err := r.await(ctx, r.allStores()); err != nil {
+			return err
+		}
+	}
+}
+
+// problem counts something that was not imported, and says why.
+func (r *run) problem(path string, err error) {
+	r.mu.Lock()
+	r.problems++
+	r.mu.Unlock()
+	text := err.Error()
+	if !strings.Contains(text, path+":") {
+		text = path + ": " + text
+	}
+	r.log.Error(text, hint.Attrs(err)...)
+}
+
+// settle remembers a file that needs no further look as long as it does not
+// change, or until a time.
+func (r *run) settle(t *task, until time.Time) {
+	for _, d := range r.dests {
+		if t.lacks.has(d) {
+			d.lacks(t)
+		}
+	}
+	if t.lacks == 0 {
+		t.failure, t.rejected = "", nil
+		if until.IsZero() && t.remote != nil && t.remote.Settled != nil {
+			t.remote.Settled()
+		}
+	}
+	if r.opt.Follow || len(r.dests) > 1 {
+		r.mu.Lock()
+		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.err, t.failure, t.rejected}
+		r.mu.Unlock()
+	}
+}
+
+// skip counts a file that is stored already. One that a store may lack is
+// counted when that is known.
+func (r *run) skip(t *task) {
+	if t.lacks == 0 && !t.counted {
+		t.counted = true
+		r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+	}
+}
+
+// stdinPath names standard input in records and messages.
+const stdinPath = "-"

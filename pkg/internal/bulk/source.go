@@ -1,0 +1,158 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ErrSource marks an error of a Source that may go away by itself: a probe
+// that is down, a connection that broke. With Follow it is waited for.
+var ErrSource = errors.New("source unavailable")
+
+// Source is a place that has log files and is no folder: a probe that serves
+// them. They are imported as those in folders are.
+type Source interface {
+	// Files returns the files that there are now, in no order. An error that
+	// wraps ErrSource says that the source is away.
+	Files(ctx context.Context) ([]File, error)
+	// String names the source in messages and in its lock: it is the same for
+	// the same files.
+	String() string
+}
+
+// File is a log file of a Source.
+type File struct {
+	Path    string    // names it in messages and records
+	Name    string    // its path below Dir
+	Dir     string    // names the tree that it is in, like a probe; see store.FileInfo.Name
+	Key     store.Key // with its probe
+	Time    tstat.FolderTime
+	Next    time.Time // of the next log folder; zero: there is no next one
+	Size    int64     // bytes, compressed if it is
+	ModTime time.Time
+	Growing bool // Tstat may still write to it
+	// Open opens the file. The error is fs.ErrNotExist if it is gone.
+	Open func(ctx context.Context) (*Content, error)
+	// Settled is called in each pass after which all stores have the file. Until
+	// the file changes, a source need not return it again, unless another file
+	// has its key. nil: never.
+	Settled func()
+}
+
+// Content is an open log file. Its Seek only goes back to the start.
+type Content struct {
+	io.ReadSeekCloser
+	// Size, ModTime and Mode are those of what is read, whatever the file's
+	// name means now. Mode may be 0.
+	Size    int64
+	ModTime time.Time
+	Mode    fs.FileMode
+}
+
+// openPath opens a file of the file system.
+func openPath(name string) (*Content, error) {
+	// Not to hang if something made a named pipe of it.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New(name + ": no regular file any more")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Content{f, info.Size(), info.ModTime(), info.Mode()}, nil
+}
+
+// open opens the task's file.
+func (t *task) open(ctx context.Context) (*Content, error) {
+	if t.remote != nil {
+		return t.remote.Open(ctx)
+	}
+	return openPath(t.path)
+}
+
+// findRemote makes the tasks of a Source.
+func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
+	files, err := src.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var tasks []*task
+	open := map[string]int64{}
+	var order []string
+	for i := range files {
+		f := &files[i]
+		t := &task{path: f.Path, source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
+			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next, growing: f.Growing}
+		t.place = path.Dir(path.Dir(f.Name))
+		if len(r.opt.Remote)+len(r.opt.Sources) > 1 {
+			t.place = path.Join(f.Dir, t.place)
+		}
+		if t.place = placeName(t.place); !r.inTime(t) || !r.wanted(t) || !r.scan(t) {
+			continue
+		}
+		if f.Growing && !r.opt.IncludeOpen {
+			dir := path.Dir(f.Path)
+			if open[dir] == 0 {
+				order = append(order, dir)
+			}
+			open[dir]++
+			r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
+			continue
+		}
+		tasks = append(tasks, t)
+	}
+	for _, dir := range order {
+		r.sum.Open = append(r.sum.Open, OpenFolder{dir, open[dir]})
+	}
+	return tasks, nil
+}
+
+// lose records that a source is unavailable or wrong. Its other files of this pass
+// are left for the next, and its copies are not forgotten.
+func (r *run) lose(src string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away[src] == nil {
+		r.away[src] = err
+		r.copies.part = true
+	}
+}
+
+// isAway reports whether lose recorded a source in this pass.
+func (r *run) isAway(src Source) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return src != nil && r.away[src.String()] != nil
+}
+
+// awayError returns the errors of the sources that lose recorded in this pass.
+func (r *run) awayError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, src := range r.opt.Sources {
+		errs = append(errs, r.away[src])
+	}
+	for _, src := range r.opt.Remote {
+		errs = append(errs, r.away[src.String()])
+	}
+	return errors.Join(errs...)
+}
+
+// defaultJobs returns the default of Options.Jobs.
+func defaultJobs() int { return runtime.GOMAXPROCS(0) }

@@ -1,0 +1,120 @@
+package bulk
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// target is a store that may get the file.
+type target struct {
+	*dest
+	st     store.Store
+	raw    store.RawStore // nil if the store takes rows
+	stored bool           // it has the file's text
+	err    error          // why it does not get the file
+
+	// The stored text that the file starts with, and its lines.
+	prefix      *store.Record
+	prefixLines int64
+
+	tx       store.FileTx // nil unless under way
+	rejected int64        // rows, known once they are flushed
+}
+
+// findTargets looks up what the available stores have of the file's key, except
+// for those in leaveOut. Another file of the same key may have been stored since
+// the scan.
+func (im *fileImport) findTargets(leaveOut storeSet) error {
+	t := im.task
+	if !t.fresh || t.lacks != 0 {
+		found, err := im.lookup(im.ctx, []store.Key{t.key})
+		if err != nil {
+			return im.orLeave(err)
+		}
+		im.setRecords(t, found)
+	}
+	t.fresh = false // at a second try it is not
+	for _, d := range im.dests {
+		st, err := d.store()
+		switch {
+		case t.lacks.has(d) || !d.accepts(t):
+		case err != nil || leaveOut.has(d):
+			t.lacks.add(d)
+		default:
+			raw, _ := st.(store.RawStore)
+			im.targets = append(im.targets, &target{dest: d, st: st, raw: raw})
+		}
+	}
+	return nil
+}
+
+// orLeave returns an error that says that the stores of the pass are
+// unavailable, or nil if there are others: the file is left for the next pass.
+func (im *fileImport) orLeave(err error) error {
+	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
+		return err
+	}
+	im.task.lacks = im.allStores()
+	return nil
+}
+
+// each calls f for each store that still is to get the file. A store for which
+// f fails is left out from then on.
+func (im *fileImport) each(f func(g *target) error) {
+	for _, g := range im.targets {
+		if g.stored || g.err != nil {
+			continue
+		}
+		if err := f(g); err != nil {
+			im.drop(g, err)
+		}
+	}
+}
+
+// drop leaves out a store because of an error.
+func (im *fileImport) drop(g *target, err error) {
+	g.abort()
+	g.err = fmt.Errorf("%s: %w", g.dest, err)
+	if errors.Is(err, store.ErrUnavailable) && im.ctx.Err() == nil {
+		im.task.lacks.add(g.dest)
+		im.markUnavailable(g.dest, g.err)
+	}
+}
+
+func (g *target) abort() {
+	if g.tx != nil {
+		g.tx.Abort()
+		g.tx = nil
+	}
+}
+
+// left reports whether a store still is to get the file.
+func (im *fileImport) left() bool {
+	return slices.ContainsFunc(im.targets, func(g *target) bool { return !g.stored && g.err == nil })
+}
+
+// hasRaw reports whether a store that keeps files as they are is to get the
+// file.
+func (im *fileImport) hasRaw() bool {
+	return slices.ContainsFunc(im.targets, func(g *target) bool { return g.raw != nil && !g.stored && g.err == nil })
+}
+
+// failures returns why stores do not get the file. Stores that are unavailable
+// get it in a later pass if there are others.
+func (im *fileImport) failures() error {
+	var errs, down []error
+	for _, g := range im.targets {
+		if errors.Is(g.err, store.ErrUnavailable) {
+			down = append(down, g.err)
+		} else {
+			errs = append(errs, g.err)
+		}
+	}
+	if len(im.available(im.allStores())) == 0 {
+		errs = append(errs, down...)
+	}
+	return errors.Join(errs...)
+}

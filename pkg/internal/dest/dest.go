@@ -1,0 +1,293 @@
+// Package dest reads the URLs of destinations and sources. URLs share one
+// grammar:
+//
+//	SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/PATH][?OPTION=VALUE&...]
+//	SCHEME:PATH[?OPTION=VALUE&...]
+//	PATH
+//
+// User, password and options are unescaped (%XX), paths are not. Names of
+// options have hyphens. parquet: and copy: have no options. Errors of Parse,
+// ParsePath, Addrs and Check are usage errors, and hold nothing that may be a
+// password.
+package dest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// URL is a URL with hosts.
+type URL struct {
+	Scheme  string
+	rest    string        // between "://" and "?"; User, Hosts and Path are its parts
+	User    *url.Userinfo // nil if there is none
+	Hosts   string        // HOST[:PORT], joined by commas; see Addrs
+	Path    string        // the text after the first slash, as it is written
+	Options Options
+}
+
+// Options are the options of a URL by their names.
+type Options map[string]string
+
+// Split returns the scheme of a destination and the text after its colon. A
+// path has the scheme "". If it has a colon, a slash or dot must come first, as
+// in ./a:b.
+func Split(text string) (scheme, rest string) {
+	scheme, rest, ok := strings.Cut(text, ":")
+	if !ok || strings.ContainsAny(scheme, "/.") {
+		return "", text
+	}
+	return scheme, rest
+}
+
+// ParsePath splits the text after the colon of a scheme without hosts.
+func ParsePath(rest string) (path string, options Options, err error) {
+	path, query, _ := strings.Cut(rest, "?")
+	options, err = parseOptions(query)
+	return path, options, err
+}
+
+// Parse splits a URL with hosts. Its hosts and options are still to be checked,
+// see Addrs and Check.
+func Parse(text string) (*URL, error) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return nil, hint.Usage("not a URL", "write it as SCHEME://HOST:PORT")
+	}
+	u := &URL{Scheme: scheme}
+	var query string
+	u.rest, query, _ = strings.Cut(rest, "?")
+	if noQuery.MatchString(query) {
+		return nil, errUser
+	}
+	var err error
+	if u.Options, err = parseOptions(query); err != nil {
+		return nil, err
+	}
+	u.Hosts, u.Path, _ = strings.Cut(u.rest, "/")
+	if strings.Contains(u.Path, "@") {
+		return nil, errUser // of a password with a slash
+	}
+	if i := strings.LastIndexByte(u.Hosts, '@'); i >= 0 {
+		if u.User, err = parseUser(u.Hosts[:i]); err != nil {
+			return nil, err
+		}
+		u.Hosts = u.Hosts[i+1:]
+	}
+	return u, nil
+}
+
+// noQuery matches the text after the '?' of a password.
+var noQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
+
+// errUser does not quote the user and password that it is about.
+var errUser = hint.Usage("its user and password cannot be read", "write special characters as %XX")
+
+func parseUser(text string) (*url.Userinfo, error) {
+	name, password, has := strings.Cut(text, ":")
+	name, err := url.PathUnescape(name)
+	if err == nil {
+		password, err = url.PathUnescape(password)
+	}
+	switch {
+	case err != nil: // which quotes the password
+		return nil, errUser
+	case has:
+		return url.UserPassword(name, password), nil
+	}
+	return url.User(name), nil
+}
+
+func parseOptions(query string) (Options, error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, hint.Usage("its query cannot be read", "write it as ?name=value&name=value")
+	}
+	o := Options{}
+	for name, v := range values {
+		if len(v) > 1 {
+			return nil, hint.Usage(name+" is given twice", "give it once")
+		}
+		o[name] = v[0]
+	}
+	return o, nil
+}
+
+// Check returns an error if there is an option that is not known. noun is what
+// it calls an option. Options that older versions wrote with '_' get the names
+// of today.
+func (o Options) Check(noun string, known ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		if slices.Contains(known, name) {
+			continue
+		}
+		today := strings.ReplaceAll(name, "_", "-")
+		if !slices.Contains(known, today) {
+			advice := "there are none"
+			if len(known) > 0 {
+				advice = "known: " + strings.Join(known, ", ")
+			}
+			return hint.Usage(fmt.Sprintf("unknown %s %q", noun, name), advice)
+		}
+		if _, twice := o[today]; twice {
+			return hint.Usage(today+" is given twice", "give it once")
+		}
+		o[today] = o[name]
+		delete(o, name)
+	}
+	return nil
+}
+
+// Password returns the first line of the file that the option password-file
+// names. Without the option it returns the value of an environment variable.
+func (o Options) Password(variable string) (string, error) {
+	file := o["password-file"]
+	if file == "" {
+		return os.Getenv(variable), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
+}
+
+// Addrs returns host and port of each host. port is the default; if it is "",
+// each host must have one.
+func (u *URL) Addrs(port string) ([]string, error) {
+	var addrs []string
+	for text := range strings.SplitSeq(u.Hosts, ",") {
+		h, err := url.Parse("//" + text)
+		isBareIPv6 := err == nil && strings.Contains(h.Hostname(), ":") && !strings.HasPrefix(h.Host, "[")
+		if err != nil || isBareIPv6 || strings.ContainsAny(text, "@/?#") {
+			return nil, hint.Usage("not a URL", "write it as SCHEME://HOST:PORT")
+		}
+		p := cmp.Or(h.Port(), port)
+		if h.Hostname() == "" || p == "" {
+			return nil, hint.Usage("host or port is missing", "write it as SCHEME://HOST:PORT")
+		}
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, hint.Usage("its port is not a number from 1 to 65535", "write it as SCHEME://HOST:PORT")
+		}
+		addrs = append(addrs, net.JoinHostPort(h.Hostname(), p))
+	}
+	return addrs, nil
+}
+
+// String returns the URL, with its password if it has one.
+func (u *URL) String() string {
+	s := u.Scheme + "://" + u.rest
+	if len(u.Options) == 0 {
+		return s
+	}
+	values := url.Values{}
+	for name, v := range u.Options {
+		values.Set(name, v)
+	}
+	return s + "?" + values.Encode()
+}
+
+// secrets are what Redact hides, one after the other.
+var secrets = []struct {
+	pattern *regexp.Regexp
+	shown   string
+}{
+	// With an @ in the option, no part of the URL is certain.
+	{regexp.MustCompile(`(?is)^([^:]*://).*[?&][^=&]*(?:password|passwd|secret|token)=[^&]*@.*`), "${1}xxxxx"},
+	// A name alone is a token for NATS.
+	{regexp.MustCompile(`(?is)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
+	{regexp.MustCompile(`(?s)(://[^:]*:).*@`), "${1}xxxxx@"},
+	// What follows a name and a colon is a port, or a password whose host was
+	// forgotten.
+	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
+	{regexp.MustCompile(`(?is)([?&][^=&]*(?:password|passwd|secret|token)=)[^&]*`), "${1}xxxxx"},
+	// Settings of libpq, arguments of a command. The options key and sslkey of
+	// a URL name files.
+	{regexp.MustCompile(`(?is)((?:password|passwd|secret|token|[-_]key|(?:^|[^\w?&])[\w-]*key)\s*=\s*)` +
+		`(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^\s&'"])+`), "${1}xxxxx"},
+}
+
+// opaque are the schemes with a command or a path, which may have an @.
+var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
+
+// Redact returns a URL without its passwords. The URL may be malformed: Redact
+// hides too much rather than too little.
+func Redact(text string) string {
+	scheme, rest := Split(text)
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
+		text = scheme + ":xxxxx" + rest[i:] // the scheme or a slash was forgotten
+	}
+	for _, s := range secrets {
+		text = s.pattern.ReplaceAllString(text, s.shown)
+	}
+	return text
+}
+
+// Schemes are the kinds of destinations or sources that a command knows, as
+// help and errors show them: "parquet:DIR" or "kafka://HOST:PORT/TOPIC".
+type Schemes []string
+
+// String returns the list, for people.
+func (s Schemes) String() string { return strings.Join(s, ", ") }
+
+// Prefixes returns what each starts with, for completion: "parquet:" or
+// "kafka://".
+func (s Schemes) Prefixes() []string {
+	var list []string
+	for _, form := range s {
+		scheme, rest, ok := strings.Cut(form, ":")
+		switch {
+		case ok && strings.HasPrefix(rest, "//"):
+			scheme += "://"
+		case ok:
+			scheme += ":"
+		}
+		list = append(list, scheme)
+	}
+	return list
+}
+
+// Has reports whether a scheme is in the list.
+func (s Schemes) Has(scheme string) bool {
+	return slices.ContainsFunc(s, func(form string) bool {
+		name, _, _ := strings.Cut(form, ":")
+		return name == scheme
+	})
+}
+
+// CheckPath returns a usage error if a destination is the bare name of a
+// scheme: it would be read as a folder with that name.
+func (s Schemes) CheckPath(text string) error {
+	for _, form := range s {
+		if name, _, ok := strings.Cut(form, ":"); ok && name == text {
+			return hint.Usage("a scheme, not a destination", fmt.Sprintf("write it as %s; a folder with this name is ./%s", form, text))
+		}
+	}
+	return nil
+}
+
+// MissingSource returns the error of a source that os.Stat has not found. kinds
+// is the hint for a URL, which is not a source: what can be one.
+func MissingSource(src string, err error, kinds string) error {
+	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
+		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("source %s: %w", src, err)
+}

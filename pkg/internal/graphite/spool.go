@@ -1,0 +1,236 @@
+package graphite
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+// ErrSpoolFull is wrapped by the error of Spool.Send when the destination is
+// down and the spool has no room. It is ErrUnavailable too.
+var ErrSpoolFull = errors.New("spool is full")
+
+// Spool is a sink that keeps metrics on disk while another sink is unavailable.
+// When that is available again, the Spool sends them first, the oldest first.
+type Spool struct {
+	sink   Sink
+	dir    string
+	log    *slog.Logger
+	shared *spools
+}
+
+// spools is the shared part of the spools of one sink.
+type spools struct {
+	dirs  []string
+	max   int64     // bytes of all
+	down  error     // why the sink did not accept the last batch; nil: it did
+	until time.Time // the sink is not used before, if it is down
+}
+
+// spoolSuffix ends the names of batches, which are the time of their writing,
+// so that names sort by age.
+const spoolSuffix = ".batch"
+
+// spoolHead is the first line of a batch: the format number and the SHA-256 of
+// what follows.
+const (
+	spoolHead   = "tstatrepo-spool %d %x"
+	spoolFormat = 1
+)
+
+// rest is how long a sink that is down is not used.
+const rest = 30 * time.Second
+
+// NewSpool returns a sink that keeps up to max bytes in dir. Only one Spool may
+// use the folder at a time. log receives warnings; nil disables them.
+func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Spool{sink: sink, log: log, shared: &spools{max: max}}
+	return s.Beside(dir)
+}
+
+// Beside returns a spool that keeps its batches in another folder and shares
+// everything else with s: the sink, the bound on bytes, and whether the sink is
+// down. Only one goroutine may use these spools. Closing one closes the sink of
+// all.
+func (s *Spool) Beside(dir string) (*Spool, error) {
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	s.shared.dirs = append(s.shared.dirs, dir)
+	return &Spool{sink: s.sink, dir: dir, log: s.log, shared: s.shared}, nil
+}
+
+// Close closes the sink. Batches stay on disk.
+func (s *Spool) Close() error { return s.sink.Close() }
+
+// Down returns why the sink does not accept points now; nil if it does.
+func (s *Spool) Down() error { return s.shared.down }
+
+// batches returns the files in a folder, oldest first, and the size of all.
+func batches(dir string) (names []string, size int64, err error) {
+	entries, err := os.ReadDir(dir) // sorted
+	if err != nil {
+		return nil, 0, fmt.Errorf("spool: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), spoolSuffix) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, 0, fmt.Errorf("spool: %w", err)
+		}
+		names = append(names, e.Name())
+		size += info.Size()
+	}
+	return names, size, nil
+}
+
+// Len returns the number and the bytes of the batches in the spool.
+func (s *Spool) Len() (n int, size int64, err error) {
+	names, size, err := batches(s.dir)
+	return len(names), size, err
+}
+
+// Flush sends the batches in the spool. While a sink that was down rests, it only
+// returns the error of Down.
+func (s *Spool) Flush(ctx context.Context) error {
+	if s.shared.down != nil && time.Now().Before(s.shared.until) {
+		return s.shared.down
+	}
+	names, _, err := batches(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := filepath.Join(s.dir, name)
+		metrics, err := readBatch(path)
+		if errors.Is(err, state.ErrNewer) {
+			return fmt.Errorf("spool: %w", err)
+		}
+		if err != nil {
+			// Keep it for the operator, but do not let it block the others.
+			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
+			if err := durable.Rename(path, path+".damaged"); err != nil {
+				return fmt.Errorf("spool: %w", err)
+			}
+			continue
+		}
+		if err := s.sink.Send(ctx, metrics); err != nil {
+			return s.markDown(err)
+		}
+		s.shared.down = nil
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+	}
+	return nil
+}
+
+// markDown remembers that the sink is down, if err says so, and returns err.
+func (s *Spool) markDown(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		s.shared.down, s.shared.until = err, time.Now().Add(rest)
+	}
+	return err
+}
+
+// Send sends the batches in the spool, then metrics. If the sink is down, it keeps
+// the metrics on disk. It returns nil if they are sent or safe on disk.
+func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
+	err := s.Flush(ctx)
+	if err == nil {
+		if err = s.sink.Send(ctx, metrics); err == nil {
+			s.shared.down = nil
+			return nil
+		}
+		s.markDown(err)
+	}
+	if !errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return s.put(metrics)
+}
+
+// put writes a batch.
+func (s *Spool) put(metrics []Metric) error {
+	text := AppendText(nil, metrics)
+	if len(text) == 0 {
+		return nil
+	}
+	var size int64
+	for _, dir := range s.shared.dirs {
+		_, n, err := batches(dir)
+		if err != nil {
+			return err
+		}
+		size += n
+	}
+	head := fmt.Appendf(nil, spoolHead+"\n", spoolFormat, sha256.Sum256(text))
+	if size+int64(len(head)+len(text)) > s.shared.max {
+		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.shared.down)
+	}
+	name := fmt.Sprintf("%020d%s", time.Now().UnixNano(), spoolSuffix)
+	if err := durable.WriteFile(filepath.Join(s.dir, name), append(head, text...)); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return nil
+}
+
+func readBatch(path string) ([]Metric, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	head, text, _ := bytes.Cut(b, []byte("\n"))
+	var format int
+	if _, err := fmt.Sscanf(string(head), spoolHead[:strings.LastIndex(spoolHead, " ")], &format); err == nil {
+		if err := state.CheckFormat(path, format, spoolFormat); err != nil {
+			return nil, err
+		}
+	}
+	if string(head) != fmt.Sprintf(spoolHead, spoolFormat, sha256.Sum256(text)) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	return ParseText(text)
+}
+
+// ParseText is the inverse of AppendText. Adjacent lines of a metric become one
+// Metric.
+func ParseText(text []byte) ([]Metric, error) {
+	var metrics []Metric
+	for line := range bytes.Lines(text) {
+		f := bytes.Split(bytes.TrimSuffix(line, []byte("\n")), []byte(" "))
+		if len(f) != 3 {
+			return nil, fmt.Errorf("%q is not a line of a path, a value and a time", line)
+		}
+		v, err := strconv.ParseFloat(string(f[1]), 64)
+		if err != nil {
+			return nil, err
+		}
+		t, err := strconv.ParseInt(string(f[2]), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(metrics); n == 0 || metrics[n-1].Path != string(f[0]) {
+			metrics = append(metrics, Metric{Path: string(f[0])})
+		}
+		m := &metrics[len(metrics)-1]
+		m.Points = append(m.Points, Point{t, v})
+	}
+	return metrics, nil
+}

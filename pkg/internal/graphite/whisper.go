@@ -1,0 +1,339 @@
+package graphite
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-graphite/go-whisper"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+)
+
+// WhisperOptions say how Whisper files are made.
+type WhisperOptions struct {
+	Dir string
+	// Schemas is a storage-schemas.conf of carbon with the retentions of new
+	// files; "": those of Tstat's RRDs, see DefaultRetentions.
+	Schemas string
+	Log     *slog.Logger // of what does not fit; nil: none
+	// RetryTimeout is how long a batch is retried while the file system is full
+	// or read-only; 0: not at all.
+	RetryTimeout time.Duration
+}
+
+// Whisper stores points in Whisper files, as carbon does: a.b.c in
+// DIR/a/b/c.wsp. Unlike carbon it averages points that fall into one slot.
+type Whisper struct {
+	opt     WhisperOptions
+	schemas []schema
+	lost    int64
+	warned  bool            // that points are lost
+	synced  map[string]bool // folders without a new name
+}
+
+// minFree is the part of a disk that is left free.
+const minFree = 20 // a twentieth
+
+// NewWhisper returns a sink for the files below a folder.
+func NewWhisper(opt WhisperOptions) (*Whisper, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	w := &Whisper{opt: opt, synced: map[string]bool{}}
+	if opt.Schemas != "" {
+		var err error
+		if w.schemas, err = readSchemas(opt.Schemas); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// Close does nothing: no file stays open.
+func (w *Whisper) Close() error { return nil }
+
+// Lost returns how many points were older than the retention of their files.
+func (w *Whisper) Lost() int64 { return w.lost }
+
+// Send stores metrics. They are durable when it returns nil.
+func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
+	lost := w.lost
+	return Retry(ctx, w.opt.RetryTimeout, func() error {
+		w.lost = lost
+		err := w.try(ctx, metrics)
+		if durable.IsTransient(err) {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return err
+	})
+}
+
+func (w *Whisper) try(ctx context.Context, metrics []Metric) error {
+	if err := durable.MkdirAll(w.opt.Dir, 0o755); err != nil {
+		return fmt.Errorf("whisper: %w", err)
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(w.opt.Dir, &fs); err != nil {
+		return fmt.Errorf("whisper: %s: %w", w.opt.Dir, err)
+	}
+	if fs.Bavail < fs.Blocks/minFree {
+		return fmt.Errorf("%w: whisper: less than %d %% of the disk of %s is free", ErrUnavailable, 100/minFree, w.opt.Dir)
+	}
+	for _, m := range metrics {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if len(m.Points) == 0 {
+			continue
+		}
+		if err := w.store(m); err != nil {
+			return fmt.Errorf("whisper: %s: %w", m.Path, err)
+		}
+	}
+	// Together at the end: file systems write most of it with the first sync.
+	for _, m := range metrics {
+		if len(m.Points) == 0 {
+			continue
+		}
+		if err := w.sync(w.file(m.Path)); err != nil {
+			return fmt.Errorf("whisper: %s: %w", m.Path, err)
+		}
+	}
+	return nil
+}
+
+// sync makes a file and its name durable.
+func (w *Whisper) sync(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(durable.Sync(f), f.Close()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(file)
+	if !w.synced[dir] {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+		w.synced[dir] = true
+	}
+	return nil
+}
+
+// file returns the file of a path. CleanPath leaves nothing that leads out of
+// the folder: no slash, and dots part nodes.
+func (w *Whisper) file(path string) string {
+	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
+}
+
+func (w *Whisper) store(m Metric) error {
+	file := w.file(m.Path)
+	now := time.Now().Unix()
+	db, err := whisper.OpenWithOptions(file, &whisper.Options{FLock: true})
+	if errors.Is(err, os.ErrNotExist) {
+		if err := w.create(file, m, now); err != nil {
+			return err
+		}
+		db, err = whisper.OpenWithOptions(file, &whisper.Options{FLock: true})
+	}
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	// An open file has its retentions from fine to coarse. What is old must go
+	// in first, since a finer archive rewrites the slots of the coarser.
+	archives := db.Retentions()
+	rest := m.Points
+	for i := len(archives) - 1; i >= 0; i-- {
+		a := archives[i]
+		finer := int64(0)
+		if i > 0 {
+			finer = int64(archives[i-1].MaxRetention())
+		}
+		var points []*whisper.TimeSeriesPoint
+		points, rest = w.take(m.Path, rest, int64(a.SecondsPerPoint()), now-int64(a.MaxRetention())+ageMargin, now-finer+ageMargin, i == 0)
+		if len(points) == 0 {
+			continue
+		}
+		if err := db.UpdateManyForArchive(points, a.MaxRetention()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ageMargin keeps points that are about to leave an archive out of it: the
+// library drops them without a word if they leave it before they are written.
+const ageMargin = 60
+
+// take returns the points of one archive, those after begin up to end, one
+// for each of its slots, and the rest. What is before begin is lost.
+func (w *Whisper) take(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
+	old := 0
+	for old < len(points) && points[old].Time < begin {
+		old++
+	}
+	if old > 0 {
+		w.lost += int64(old)
+		if !w.warned {
+			w.warned = true
+			w.opt.Log.Warn("points are older than the retention of their Whisper files", "metric", path, "points", old,
+				"time", time.Unix(points[0].Time, 0).UTC().Format(time.RFC3339))
+		}
+	}
+	points = points[old:]
+	n := 0
+	for n < len(points) && (finest || points[n].Time < end) {
+		slot := points[n].Time - points[n].Time%step
+		sum, count := 0.0, 0
+		for ; n < len(points) && (finest || points[n].Time < end) && points[n].Time-points[n].Time%step == slot; n++ {
+			sum += points[n].Value
+			count++
+		}
+		list = append(list, &whisper.TimeSeriesPoint{Time: int(slot), Value: sum / float64(count)})
+	}
+	return list, points[n:]
+}
+
+// create makes the file of a metric, whole or not at all.
+func (w *Whisper) create(file string, m Metric, now int64) error {
+	retentions := w.retentions(m, now)
+	if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	part := file + ".new"
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := whisper.CreateWithOptions(part, retentions, whisper.Average, 0.5, &whisper.Options{Sparse: true})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(durable.Sync(db.File()), db.Close()); err != nil {
+		return err
+	}
+	delete(w.synced, filepath.Dir(file))
+	return os.Rename(part, file)
+}
+
+// retentions returns those of a new file.
+func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
+	for _, s := range w.schemas {
+		if s.pattern.MatchString(m.Path) {
+			// The library sorts the list it is given.
+			return slices.Clone(s.retentions)
+		}
+	}
+	return DefaultRetentions(stepOf(m), now-m.Points[0].Time)
+}
+
+// stepOf returns the step of a metric, or the least distance of its points.
+func stepOf(m Metric) int64 {
+	if m.Step > 0 {
+		return m.Step
+	}
+	step := int64(0)
+	for i := 1; i < len(m.Points); i++ {
+		if d := m.Points[i].Time - m.Points[i-1].Time; d > 0 && (step == 0 || d < step) {
+			step = d
+		}
+	}
+	if step == 0 {
+		return 300 // Tstat's default
+	}
+	return min(step, 3600)
+}
+
+// DefaultRetentions returns the archives of Tstat's RRDs: 600 steps, 700 of 6
+// steps, 775 of 24, and 797 of 288 (with a step of 5 minutes: 2 days of 5
+// minutes, 2 weeks of half hours, 2 months of two hours and 2 years of days), or
+// more of the last if a point of the given age would not fit.
+func DefaultRetentions(step, age int64) whisper.Retentions {
+	day := 288 * step
+	r := func(seconds, points int64) *whisper.Retention {
+		v := whisper.NewRetention(int(seconds), int(points))
+		return &v
+	}
+	return whisper.Retentions{r(step, 600), r(6*step, 700), r(24*step, 775), r(day, max(797, age/day+2+(ageMargin+day-1)/day))}
+}
+
+// schema is a section of a storage-schemas file.
+type schema struct {
+	pattern    *regexp.Regexp
+	retentions whisper.Retentions
+}
+
+// readSchemas reads a storage-schemas.conf of carbon: sections with a pattern
+// and retentions. The first that fits counts.
+func readSchemas(file string) ([]schema, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("storage schemas: %w", err)
+	}
+	defer f.Close()
+	var list []schema
+	var section, pattern, retentions string
+	first := 0
+	add := func() error {
+		if section == "" {
+			return nil
+		}
+		if pattern == "" || retentions == "" {
+			return fmt.Errorf("%s:%d: [%s] needs a pattern and retentions", file, first, section)
+		}
+		re, err := regexp.Compile(pattern)
+		if err != nil {
+			return fmt.Errorf("%s:%d: [%s]: pattern: %w", file, first, section, err)
+		}
+		r, err := whisper.ParseRetentionDefs(strings.ReplaceAll(retentions, " ", ""))
+		if err != nil {
+			return fmt.Errorf("%s:%d: [%s]: retentions: %w", file, first, section, err)
+		}
+		slices.SortFunc(r, func(a, b *whisper.Retention) int { return cmp.Compare(a.SecondsPerPoint(), b.SecondsPerPoint()) })
+		list = append(list, schema{re, r})
+		return nil
+	}
+	scan := bufio.NewScanner(f)
+	for line := 1; scan.Scan(); line++ {
+		text := strings.TrimSpace(scan.Text())
+		switch {
+		case text == "" || text[0] == '#' || text[0] == ';':
+			continue
+		case text[0] == '[' && text[len(text)-1] == ']':
+			if err := add(); err != nil {
+				return nil, err
+			}
+			section, pattern, retentions, first = text[1:len(text)-1], "", "", line
+			continue
+		}
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || section == "" {
+			return nil, fmt.Errorf("%s:%d: neither a [section] nor \"key = value\" in one", file, line)
+		}
+		switch strings.TrimSpace(strings.ToLower(key)) {
+		case "pattern":
+			pattern = strings.TrimSpace(value)
+		case "retentions":
+			retentions = strings.TrimSpace(value)
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return nil, fmt.Errorf("storage schemas: %s: %w", file, err)
+	}
+	if err := add(); err != nil {
+		return nil, err
+	}
+	return list, nil
+}

@@ -1,0 +1,393 @@
+package legacy
+
+import (
+	"cmp"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// Modules of mPlane's components that are ours.
+const (
+	repositoryModule = "mplane.components.tstat.tstatrepository"
+	probeModule      = "mplane.components.tstat.tstat"
+)
+
+// Where the reference implementation connects to and listens by default.
+const (
+	defaultPort = "1228"
+	carbon      = "graphite://127.0.0.1:2003" // fixed in the old importer
+)
+
+// builtin are the registries that tstatrepo knows by itself.
+var builtin = []string{
+	"https://raw.githubusercontent.com/fp7mplane/components/master/tstat/tstat-registry.json",
+	"http://ict-mplane.eu/registry/core",
+}
+
+// labels are those of our capabilities.
+var labels = []string{
+	"repository-collect_rrd", "repository-collect_streaming", "repository-collect_log",
+	"tstat-exporter_rrd", "tstat-exporter_streaming", "tstat-exporter_log",
+}
+
+// component is an INI file that is being read.
+type component struct {
+	*converter
+	f   *iniFile
+	tls [3]string // certificate, key and authorities of [TLS], absolute
+}
+
+// ini reads the file of a component: tstatrepository.conf or tstat.conf.
+func (c *converter) ini(text []byte) error {
+	f, problems, err := parseINI(c.file, text)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(f.sections, func(t *iniTable) bool { return iniSection.MatchString("[" + t.name + "]") }) {
+		return &Error{File: c.file, Reason: "is no configuration of the old tools"}
+	}
+	if c.opt.Command != Serve {
+		return hint.Add(&Error{File: c.file, Reason: "is that of an mPlane component"}, "use it with tstatrepo serve")
+	}
+	for _, p := range problems {
+		c.note(p.line, p.key, "%s", p.text)
+	}
+	p := &component{converter: c, f: f}
+	if f.table("component") == nil {
+		return hint.Add(&Error{File: c.file, Reason: "has no section [component]"}, "tstatrepository.conf and tstat.conf are read; a supervisor's has its settings in [supervisor] of tstatrepo.toml, a client's in [runcap]")
+	}
+	p.certificates(f.table("TLS"))
+	p.supervisor(f.table("component"))
+	p.roles()
+	for _, t := range f.sections {
+		switch {
+		case slices.Contains([]string{"TLS", "Roles", "Authorizations", "component"}, t.name):
+		case strings.HasPrefix(t.name, "module_"):
+			p.module(t)
+		default:
+			c.note(t.line, "["+t.name+"]", "is no section of a component")
+			continue
+		}
+		for _, e := range t.entries {
+			if !e.used {
+				c.note(e.line, t.key(e.key), "is not known")
+			}
+		}
+	}
+	for _, e := range f.defaults.entries {
+		if !e.used {
+			c.note(e.line, f.defaults.key(e.key), "is not known")
+		}
+	}
+	return nil
+}
+
+// value returns the value of a key, "" if it is missing or cannot be used, and
+// where it is.
+func (p *component) value(t *iniTable, key string) (value string, line int) {
+	e := p.f.get(t, key)
+	if e == nil {
+		return "", t.line
+	}
+	e.used = true
+	value, err := p.f.expand(t, e.value)
+	switch {
+	case err != nil:
+		p.note(e.line, t.key(key), "cannot be used: %v", err)
+		return "", e.line
+	case strings.Contains(value, "\n"):
+		p.note(e.line, t.key(key), "cannot be used: it goes over several lines")
+		return "", e.line
+	}
+	return value, e.line
+}
+
+// none says of a key that is there why it has no counterpart.
+func (p *component) none(t *iniTable, key, reason string) {
+	if e := p.f.get(t, key); e != nil {
+		e.used = true
+		p.note(e.line, t.key(key), "has no counterpart: %s", reason)
+	}
+}
+
+// certificates takes [TLS]. Without it the old programs use HTTP.
+func (p *component) certificates(t *iniTable) {
+	if t == nil {
+		return
+	}
+	for i, k := range []struct{ old, new string }{{"cert", "tls-cert"}, {"key", "tls-key"}, {"ca-chain", "tls-ca"}} {
+		value, line := p.value(t, k.old)
+		if value == "" {
+			p.note(line, t.key(k.old), "is missing")
+			continue
+		}
+		p.tls[i] = p.abs(value)
+		p.set("serve", k.new, p.tls[i], p.at(line, t.key(k.old)))
+	}
+}
+
+// supervisor takes [component]: where the supervisor is, or where it is waited
+// for.
+func (p *component) supervisor(t *iniTable) {
+	workflow, line := p.value(t, "workflow")
+	unused := func(keys ...string) {
+		for _, key := range keys {
+			if e := p.f.get(t, key); e != nil {
+				e.used = true
+				p.note(e.line, t.key(key), "is not used with workflow = %s", workflow)
+			}
+		}
+	}
+	switch workflow {
+	case "component-initiated":
+		scheme := "http"
+		if p.f.table("TLS") != nil {
+			scheme = "https"
+		}
+		host, at := p.value(t, "client_host")
+		port, _ := p.value(t, "client_port")
+		port = cmp.Or(port, defaultPort)
+		if err := checkPort(port); err != nil {
+			p.note(at, t.key("client_port"), "cannot be used: %v", err)
+		} else if host == "" || strings.ContainsAny(host, " \t/@?#") {
+			p.note(at, t.key("client_host"), "%q is no host", host)
+		} else {
+			p.set("serve", "supervisor", scheme+"://"+net.JoinHostPort(host, port)+"/", p.at(at, "[component] client_host, client_port"))
+		}
+		for _, k := range []struct{ key, fixed string }{
+			{"registration_path", "register/capability"}, {"specification_path", "show/specification"}, {"result_path", "register/result"},
+		} {
+			if path, at := p.value(t, k.key); path != "" && strings.TrimPrefix(path, "/") != k.fixed {
+				p.note(at, t.key(k.key), "has no counterpart: it is always %s", k.fixed)
+			}
+		}
+		unused("listen-port", "listen-cap-link")
+	case "client-initiated":
+		port, at := p.value(t, "listen-port")
+		if addr, err := address("", cmp.Or(port, defaultPort)); err != nil {
+			p.note(at, t.key("listen-port"), "cannot be used: %v", err)
+		} else {
+			p.set("serve", "clients", []string{addr}, p.at(at, t.key("listen-port")))
+		}
+		p.none(t, "listen-cap-link", "clients find the specifications' address by where they asked")
+		unused("client_host", "client_port", "registration_path", "specification_path", "result_path")
+	default:
+		p.note(line, t.key("workflow"), "%q is neither component-initiated nor client-initiated: the old program ends", workflow)
+		unused("client_host", "client_port", "registration_path", "specification_path", "result_path", "listen-port", "listen-cap-link")
+	}
+	var registries, from []string
+	for _, key := range []string{"registry_preload", "registry_uri"} {
+		uri, at := p.value(t, key)
+		switch {
+		case uri == "":
+		case slices.Contains(builtin, uri):
+			p.note(at, t.key(key), "is not needed: that registry is built in")
+		case strings.Contains(uri, "://") && !strings.HasPrefix(uri, "file:///"):
+			p.note(at, t.key(key), "has no counterpart: registries are files. If it is not the core registry or Tstat's, which are built in, fetch it and name it in registry")
+		default:
+			registries = append(registries, p.abs(strings.TrimPrefix(uri, "file://")))
+			from = append(from, p.at(at, t.key(key)))
+		}
+	}
+	if registries != nil {
+		p.set("serve", "registry", registries, strings.Join(from, "; "))
+	}
+	p.none(t, "scheduler_max_results", "results are given back once, and their number has no limit")
+	p.none(t, "indirect_export_uri", "results go to the supervisor only")
+}
+
+// roles takes [Roles] and [Authorizations], which the old programs look at
+// with TLS only.
+func (p *component) roles() {
+	if p.f.table("TLS") == nil {
+		for _, name := range []string{"Roles", "Authorizations"} {
+			if t := p.f.table(name); t != nil {
+				p.note(t.line, "["+name+"]", "has no effect without [TLS], and is left out")
+				for _, e := range t.entries {
+					e.used = true
+				}
+			}
+		}
+		return
+	}
+	given := p.pairs("Roles", "role", nil)
+	granted := p.pairs("Authorizations", "authorize", func(t *iniTable, e *iniEntry) {
+		if !slices.ContainsFunc(labels, func(l string) bool { return strings.Contains(l, e.key) }) {
+			p.note(e.line, t.key(e.key), "has no counterpart: tstatrepo has no such capability; Tstat's runtime.conf switches its logs on and off")
+		}
+	})
+	switch {
+	case granted == 0:
+		// Without any everything is allowed to everybody here.
+		p.set("serve", "authorize", []string{"nothing=nobody"}, p.file+": [Authorizations] allows nothing, to nobody")
+	case given == 0:
+		p.note(0, "[Roles]", "gives no role to anybody, so that nobody may do anything")
+	}
+}
+
+// pairs takes a section of NAME = ROLE,ROLE and returns how many there are.
+func (p *component) pairs(section, key string, look func(*iniTable, *iniEntry)) int {
+	t := p.f.table(section)
+	if t == nil {
+		p.note(0, "["+section+"]", "is missing: the old program ends")
+		return 0
+	}
+	var list []string
+	for _, e := range slices.Concat(p.f.defaults.entries, t.entries) {
+		value, line := p.value(t, e.key)
+		if value == "" {
+			continue
+		}
+		var roles []string
+		for role := range strings.SplitSeq(value, ",") {
+			if role == "" || strings.ContainsAny(role, "= \t") {
+				p.note(line, t.key(e.key), "the role %q is left out: it is empty, or has blanks, which the old program takes for a part of its name", role)
+				continue
+			}
+			roles = append(roles, role)
+		}
+		if len(roles) == 0 {
+			p.note(line, t.key(e.key), "cannot be used: it has no role")
+			continue
+		}
+		if look != nil {
+			look(t, e)
+		}
+		list = append(list, e.key+"="+strings.Join(roles, ","))
+	}
+	if list != nil {
+		p.set("serve", key, list, p.at(t.line, "["+section+"]"))
+	}
+	return len(list)
+}
+
+// module takes a section [module_…].
+func (p *component) module(t *iniTable) {
+	name, line := p.value(t, "module")
+	switch name {
+	case repositoryModule:
+		p.repository(t)
+	case probeModule:
+		p.probe(t)
+	default:
+		p.note(line, t.key("module"), "has no counterpart: %s is no module of Tstat", name)
+		for _, e := range t.entries {
+			e.used = true
+		}
+	}
+}
+
+// repository takes the endpoints of tstatrepository.conf.
+func (p *component) repository(t *iniTable) {
+	host, _ := p.value(t, "repository_ip")
+	endpoint := func(key, section string) (from string, ok bool) {
+		port, line := p.value(t, key)
+		addr, err := address(host, port)
+		if err != nil {
+			p.note(line, t.key(key), "cannot be used: %v", err)
+			return "", false
+		}
+		from = p.at(line, t.key("repository_ip")+", "+key)
+		p.set(section, "listen", []string{addr}, from)
+		return from, true
+	}
+	if _, ok := endpoint("repository_rrd_port", "collect-rrd"); ok {
+		p.set("collect-rrd", "to", carbon, "fixed in the old importer: CARBON_SERVER, CARBON_PORT")
+		p.set("collect-rrd", "names", "upstream", "the old importer's names, for dashboards that have them")
+	}
+	if _, ok := endpoint("repository_streaming_port", "collect-streaming"); ok {
+		p.set("collect-streaming", "to", []string{"-"}, "the old importer printed the lines")
+	}
+	if port, line := p.value(t, "repository_log_port"); p.has("collect-log") {
+		p.note(line, t.key("repository_log_port"), "is that of math_repo's own file, which is used")
+	} else {
+		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo takes the logs, at port %s, and its own file says where they go. "+
+			"Name both files in config, separated by a comma, to replace math_repo too.", port)
+	}
+	if p.tls[0] != "" {
+		use := []string{}
+		if has, ok := p.otherTLS(t); has || !ok {
+			use = append(use, "rrd")
+		}
+		p.set("serve", "tls-for", use, "the old exporters of live lines and math_probe know no TLS; that of RRDs has what the file of config_path says")
+	}
+}
+
+// probe takes Tstat's folders of tstat.conf.
+func (p *component) probe(t *iniTable) {
+	if id, line := p.value(t, "System_ID"); id != "" {
+		p.set("probe", "system-id", id, p.at(line, t.key("System_ID")))
+	}
+	if dir, line := p.value(t, "tstat_rrd_path"); dir != "" {
+		p.set("probe", "rrd-folder", p.abs(dir), p.at(line, t.key("tstat_rrd_path")))
+	}
+	p.none(t, "runtimeconf", "the capabilities tstat-log_…, which switch Tstat's logs on and off, are not offered")
+	if tls, ok := p.otherTLS(t); p.tls[0] != "" && ok {
+		use := []string{}
+		if tls {
+			use = append(use, "rrd")
+		}
+		p.set("probe", "tls-for", use, "the old exporters of live lines and logs know no TLS; that of RRDs has what the file of config_path says")
+	}
+	p.note(t.line, "["+t.name+"]", "the exporters send to the networks of peers in [probe] only, this machine if it is not set; the old ones sent wherever a specification said")
+	dir, line := p.value(t, "math_path")
+	if dir == "" {
+		p.note(line, t.key("math_path"), "is missing: nothing says where the logs are")
+		return
+	}
+	dir = p.abs(dir)
+	file := filepath.Join(dir, "math_probe.xml")
+	text, err := ReadFile(file)
+	if err != nil {
+		p.note(line, t.key("math_path"), "cannot be used: %v", err)
+		return
+	}
+	root, err := parseXML(file, text)
+	if err != nil {
+		p.note(line, t.key("math_path"), "cannot be used: %v", err)
+		return
+	}
+	before := p.file
+	p.file = file
+	p.mathProbe(root, dir)
+	p.file = before
+}
+
+// otherTLS tells whether the file that config_path names has certificates,
+// which are for the RRDs. ok is false if that cannot be told.
+func (p *component) otherTLS(t *iniTable) (has, ok bool) {
+	path, line := p.value(t, "config_path")
+	if path == "" {
+		return false, false
+	}
+	file := p.abs(path)
+	text, err := ReadFile(file)
+	var f *iniFile
+	if err == nil {
+		f, _, err = parseINI(file, text)
+	}
+	if err != nil {
+		p.note(line, t.key("config_path"), "cannot be used: %v", err)
+		return false, false
+	}
+	own := f.table("TLS")
+	if own == nil {
+		return false, true
+	}
+	var tls [3]string
+	for i, key := range []string{"cert", "key", "ca-chain"} {
+		if e := f.get(own, key); e != nil {
+			if value, err := f.expand(own, e.value); err == nil && value != "" {
+				tls[i] = p.abs(value)
+			}
+		}
+	}
+	if tls != p.tls {
+		p.note(line, t.key("config_path"), "has no counterpart: it names other certificates for the RRDs (%s), and tstatrepo has one for everything", cmp.Or(tls[0], "none"))
+	}
+	return true, true
+}

@@ -1,0 +1,263 @@
+package legacy
+
+import (
+	"cmp"
+	"net"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+)
+
+// pgPort is the port that math_repo connects to, whatever its file says.
+const pgPort = "5432"
+
+// xml reads the file of math_probe, of math_repo, or of hydra, which runs
+// math_repo with a part of its own.
+func (c *converter) xml(text []byte) error {
+	root, err := parseXML(c.file, text)
+	if err != nil {
+		return err
+	}
+	switch {
+	case root.name != "config":
+	case root.child("modules") != nil:
+		return c.hydra(root)
+	case root.child("import") != nil:
+		c.mathRepo(root)
+		return nil
+	case hasAttr(root, "directory") || hasAttr(root, "streamName"):
+		c.mathProbe(root, c.opt.Dir)
+		return nil
+	}
+	return hint.Add(&Error{File: c.file, Line: root.line, Reason: "is no configuration of math_probe, math_repo or hydra"},
+		"the first has an element <config directory=… streamName=…>, the second <config><import>")
+}
+
+func hasAttr(e *element, name string) bool {
+	for _, a := range e.attrs {
+		if a.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// hydra finds the modules that are ours among those of DBStream.
+func (c *converter) hydra(root *element) error {
+	found := false
+	for _, a := range root.attrs {
+		c.note(root.line, "<config "+a.name+">", "has no counterpart: it is hydra's; systemd watches tstatrepo")
+	}
+	for _, top := range root.children {
+		if top.name != "modules" {
+			c.note(top.line, "<"+top.name+">", "has no counterpart: it is hydra's")
+			continue
+		}
+		for _, m := range top.children {
+			program := path.Base(m.attr("exec"))
+			cfg := m.child("config")
+			switch {
+			case m.name != "module":
+				c.note(m.line, "<"+m.name+">", "is not known")
+			case program != "math_repo" || cfg == nil:
+				c.note(m.line, "<module "+m.attr("name")+">", "has no counterpart: %s goes on under hydra", cmp.Or(program, "it"))
+			case found:
+				c.note(m.line, "<module "+m.attr("name")+">", "is a second math_repo, which needs a configuration of its own")
+			default:
+				found = true
+				c.mathRepo(cfg)
+				c.note(m.line, "<module "+m.attr("name")+">", "take it out of this file, or hydra starts math_repo again")
+			}
+		}
+	}
+	if !found {
+		return &Error{File: c.file, Line: root.line, Reason: "is hydra's configuration, and has no module math_repo"}
+	}
+	return nil
+}
+
+// rest notes what was not asked for in an element: old programs pass over it.
+func (c *converter) rest(e *element, children ...string) {
+	for _, a := range e.attrs {
+		if !a.used && a.name != "xmlns" {
+			c.note(e.line, "<"+e.name+" "+a.name+">", "is not known; the old program ignores it too")
+		}
+	}
+	seen := map[string]bool{}
+	for _, child := range e.children {
+		known := false
+		for _, name := range children {
+			known = known || name == child.name
+		}
+		switch {
+		case !known:
+			c.note(child.line, "<"+child.name+">", "is not known; the old program ignores it too")
+		case seen[child.name]:
+			c.note(child.line, "<"+child.name+">", "is there twice in <%s>: the last one counts", e.name)
+		}
+		seen[child.name] = true
+	}
+}
+
+// fileTime notes a method to tell a file's time that does not exist.
+func (c *converter) fileTime(e *element) {
+	if m := e.attr("fileTimeConvMethod"); m != "tstat" {
+		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program ends, and here the times are those of Tstat's folders", m)
+	}
+}
+
+// listen returns the address that an old program listened on.
+func (c *converter) listen(e *element) (addr string, ok bool) {
+	addr, err := address(e.attr("ip"), e.attr("port"))
+	if err != nil {
+		c.note(e.line, "<"+e.name+" port>", "cannot be used: %v", err)
+		return "", false
+	}
+	return addr, true
+}
+
+// mathProbe reads math_probe's element; dir is where the program was started.
+func (c *converter) mathProbe(e *element, dir string) {
+	folder, stream, typ := e.attr("directory"), e.attr("streamName"), e.attr("streamType")
+	c.fileTime(e)
+	addr, ok := c.listen(e)
+	c.rest(e)
+	from := func(attr string) string { return c.at(e.line, "<config "+attr+">") }
+	section := "import-bulk"
+	if c.opt.Command == Serve {
+		section = "probe"
+	}
+	if ok {
+		c.set(section, "listen", []string{addr}, from("ip, port")+": where the repository fetches from")
+	}
+	if folder == "" {
+		c.note(e.line, "<config directory>", "is missing")
+	} else if section == "probe" {
+		c.set(section, "log-folder", absIn(dir, folder), from("directory"))
+	} else {
+		c.set(section, "sources", []string{absIn(dir, folder)}, from("directory"))
+	}
+	if stream == "" {
+		c.note(e.line, "<config streamName>", "is missing")
+	} else {
+		c.set(section, "stream", stream, from("streamName"))
+	}
+	if t := mathproto.LogType(typ); t != nil {
+		c.set(section, "type", []string{t.Name}, from("streamType"))
+	} else {
+		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no log of that type", typ)
+	}
+	if section == "import-bulk" {
+		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default. If math_probe ran with the flag repoUrl, put that address here: "+
+			`to = ["math://HOST:PORT"]; put its startTime into since.`)
+	}
+}
+
+// mathRepo reads math_repo's element.
+func (c *converter) mathRepo(e *element) {
+	section := "import-bulk"
+	if c.opt.Command == Serve {
+		section = "collect-log"
+	}
+	if addr, ok := c.listen(e); ok {
+		c.set(section, "listen", []string{addr}, c.at(e.line, "<config ip, port>"))
+	}
+	c.rest(e, "import")
+	imp := e.child("import")
+	if imp == nil {
+		c.note(e.line, "<import>", "is missing: nothing says where the logs go")
+		return
+	}
+	c.fileTime(imp)
+	if n, err := strconv.ParseUint(imp.attr("pollInterval"), 10, 31); err != nil || n == 0 {
+		c.note(imp.line, "<import pollInterval>", "%q is no number of seconds", imp.attr("pollInterval"))
+	} else {
+		c.set(section, "poll", strconv.FormatUint(n, 10)+"s", c.at(imp.line, "<import pollInterval>"))
+	}
+	c.rest(imp, "fileHandler")
+	h := imp.child("fileHandler")
+	if h == nil {
+		c.note(imp.line, "<fileHandler>", "is missing: nothing says where the logs go")
+		return
+	}
+	dir := h.attr("outDir")
+	if dir == "" {
+		c.note(h.line, "<fileHandler outDir>", "is missing")
+	}
+	out := c.abs(dir)
+	switch kind := h.attr("type"); kind {
+	case "copy":
+		if dir != "" {
+			c.set(section, "to", []string{"copy:" + out}, c.at(h.line, "<fileHandler type, outDir>"))
+		}
+		c.rest(h)
+	case "dbs":
+		c.rest(h, "dbsHandler")
+		if d := h.child("dbsHandler"); d != nil {
+			c.dbstream(section, d)
+		} else {
+			c.note(h.line, "<dbsHandler>", "is missing: nothing says which database it is")
+		}
+	default:
+		c.note(h.line, "<fileHandler type>", "%q is unknown: the old one has copy and dbs", kind)
+	}
+	if dir != "" {
+		c.set(section, "adopt", out, c.at(h.line, "<fileHandler outDir>")+": math_repo's state, so that what it stored is not stored again")
+	}
+}
+
+// dbstream makes the URL of a database.
+func (c *converter) dbstream(section string, e *element) {
+	q := url.Values{}
+	if schema := e.attr("partSchema"); schema == "" {
+		c.note(e.line, "<dbsHandler partSchema>", "is missing")
+	} else {
+		q.Set("schema", schema)
+	}
+	in, out := e.attr("inputWindow"), e.attr("outputWindow")
+	if in != out {
+		c.note(e.line, "<dbsHandler inputWindow>", "differs from outputWindow, and math_repo's partitions were wrong; here windows have the length of outputWindow")
+	}
+	if n, err := strconv.ParseUint(out, 10, 31); err != nil || n == 0 {
+		c.note(e.line, "<dbsHandler outputWindow>", "%q is no number of seconds", out)
+	} else {
+		q.Set("window", strconv.FormatUint(n, 10)+"s")
+	}
+	c.rest(e, "dbs", "scheduler")
+	if s := e.child("scheduler"); s != nil {
+		host, port := s.attr("ip"), s.attr("port")
+		if err := checkPort(port); err != nil {
+			c.note(s.line, "<scheduler port>", "cannot be used: %v", err)
+		} else {
+			q.Set("scheduler", net.JoinHostPort(cmp.Or(host, "localhost"), port))
+		}
+		c.rest(s)
+	}
+	d := e.child("dbs")
+	if d == nil {
+		c.note(e.line, "<dbs>", "is missing: nothing says which database it is")
+		return
+	}
+	host, user, password, port := d.attr("host"), d.attr("user"), d.attr("password"), d.attr("port")
+	u := url.URL{Scheme: "dbstream", Host: net.JoinHostPort(cmp.Or(host, "localhost"), pgPort), Path: "/" + d.attr("dbname"), RawQuery: strings.ReplaceAll(q.Encode(), "%3A", ":")}
+	if port != pgPort {
+		c.note(d.line, "<dbs port>", "%q: math_repo does not look at it and connects to %s, and so it is here; change the URL if the database is elsewhere", port, pgPort)
+	}
+	c.rest(d)
+	from := c.at(d.line, "<dbs>")
+	if user != "" {
+		u.User = url.User(user)
+	}
+	set := Setting{Key: "to", Value: []string{u.String()}, From: from}
+	if password != "" && user != "" {
+		set.Printed = set.Value
+		set.From += "; its password belongs into ~/.pgpass or PGPASSWORD"
+		u.User = url.UserPassword(user, password)
+		set.Value = []string{u.String()}
+	}
+	c.add(section, set)
+}

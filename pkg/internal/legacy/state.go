@@ -1,0 +1,187 @@
+package legacy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Names of math_repo's state files in its outDir.
+const (
+	runningFile = "running_imports.xml"
+	dbsPrefix   = "dbs_stat_"
+	copyPrefix  = "copy_stat_"
+)
+
+// State is what math_repo knew when it stopped.
+type State struct {
+	// Streams are the registered ones, in the order of their registration,
+	// and those that only have a state.
+	Streams []Stream
+	// Notes say which files could not be used.
+	Notes []Note
+}
+
+// Stream is a stream of math_repo.
+type Stream struct {
+	Name string
+	// Registered tells what the probe registered; nil: the stream is not in
+	// the list.
+	Registered *mathproto.Registration
+	// Copied is the time of the last log folder whose file was copied; zero:
+	// not known.
+	Copied time.Time
+	// Stored is the time up to which rows are in DBStream; zero: not known.
+	Stored time.Time
+}
+
+// ReadState reads the state files in math_repo's outDir. A folder without any
+// is that of a math_repo that took nothing. Files that cannot be used are in
+// the notes: math_repo writes them in place, so that a crash can leave half of
+// one.
+func ReadState(dir string) (*State, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	s := &State{}
+	s.readRunning(filepath.Join(dir, runningFile))
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if name, ok := stateOf(e.Name(), dbsPrefix); ok {
+			s.read(filepath.Join(dir, e.Name()), name, "lastOutputFileTime", func(st *Stream, t time.Time) { st.Stored = t })
+		}
+		if name, ok := stateOf(e.Name(), copyPrefix); ok {
+			s.read(filepath.Join(dir, e.Name()), name, "lastFinishedTimestamp", func(st *Stream, t time.Time) { st.Copied = t })
+		}
+	}
+	return s, nil
+}
+
+// stateOf returns the stream of a state file.
+func stateOf(file, prefix string) (stream string, ok bool) {
+	stream, ok = strings.CutPrefix(file, prefix)
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(stream, ".xml")
+}
+
+func (s *State) note(file string, line int, key string, err error) {
+	s.Notes = append(s.Notes, Note{file, line, key, err.Error()})
+}
+
+// stream returns the stream of a name, nil if there cannot be one.
+func (s *State) stream(file string, line int, name string) *Stream {
+	if err := store.ValidProbe(name); err != nil {
+		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
+		return nil
+	}
+	if i := slices.IndexFunc(s.Streams, func(st Stream) bool { return st.Name == name }); i >= 0 {
+		return &s.Streams[i]
+	}
+	if len(s.Streams) >= mathproto.MaxStreams {
+		s.note(file, line, "stream", fmt.Errorf("there are more than %d streams", mathproto.MaxStreams))
+		return nil
+	}
+	s.Streams = append(s.Streams, Stream{Name: name})
+	return &s.Streams[len(s.Streams)-1]
+}
+
+// open reads a state file; nil if it is not there, or of no use.
+func (s *State) open(file, root string) *element {
+	text, err := ReadFile(file)
+	if missing(err) {
+		return nil
+	}
+	var e *element
+	if err == nil {
+		if len(strings.TrimSpace(string(text))) == 0 { // made at the first start
+			return nil
+		}
+		e, err = parseXML(file, text)
+	}
+	if err == nil && e.name != root {
+		err = fmt.Errorf("is no <%s>", root)
+	}
+	if err == nil {
+		return e
+	}
+	var own *Error
+	if errors.As(err, &own) { // it names the file
+		s.note(file, own.Line, "<"+root+">", errors.New(own.Reason))
+	} else {
+		s.note(file, 0, "<"+root+">", err)
+	}
+	return nil
+}
+
+// readRunning reads the list of registered streams.
+func (s *State) readRunning(file string) {
+	root := s.open(file, "runningImports")
+	if root == nil || root.child("imports") == nil {
+		return
+	}
+	for _, list := range root.children {
+		if list.name != "imports" {
+			continue
+		}
+		for _, e := range list.children {
+			if e.name == "DBSImportConfig" {
+				s.registration(file, e)
+			}
+		}
+	}
+}
+
+func (s *State) registration(file string, e *element) {
+	reg := &mathproto.Registration{CallBackUrl: e.attr("callBackUrl"), StreamName: e.attr("streamName"), StreamType: e.attr("streamType")}
+	if t := e.child("StartTime"); t != nil {
+		n, err := strconv.ParseInt(strings.TrimSpace(t.text), 10, 64)
+		if err != nil {
+			s.note(file, t.line, "<StartTime>", fmt.Errorf("%q is no time", t.text))
+			return
+		}
+		reg.StartTime = n
+	}
+	if mathproto.LogType(reg.StreamType) == nil {
+		s.note(file, e.line, "<DBSImportConfig streamType>", fmt.Errorf("%q has no counterpart: Tstat has no log of that type", reg.StreamType))
+		return
+	}
+	if st := s.stream(file, e.line, reg.StreamName); st != nil && st.Registered == nil {
+		st.Registered = reg
+	}
+}
+
+// maxTime is the latest time that a state can have, in the year 36812.
+const maxTime = 1 << 40
+
+// read reads the state of one stream, whose time is in an attribute.
+func (s *State) read(file, name, attr string, set func(*Stream, time.Time)) {
+	e := s.open(file, "state")
+	if e == nil {
+		return
+	}
+	text := e.attr(attr)
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || n > maxTime {
+		s.note(file, e.line, "<state "+attr+">", fmt.Errorf("%q is no time", text))
+		return
+	}
+	if n == 0 { // nothing yet
+		return
+	}
+	if st := s.stream(file, e.line, name); st != nil {
+		set(st, time.Unix(n, 0))
+	}
+}

@@ -1,0 +1,54 @@
+package mathproto
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// adopt registers the streams of math_repo.
+func (r *Repository) adopt(ctx context.Context) {
+	for _, reg := range r.opt.Adopt {
+		name := reg.StreamName
+		r.mu.Lock()
+		adopted := slices.Contains(r.adopted, name)
+		registered := slices.ContainsFunc(r.streams, func(s *stream) bool { return s.StreamName == name })
+		r.mu.Unlock()
+		if adopted || registered {
+			continue
+		}
+		if err := r.adoptOne(ctx, reg); err != nil { // the next start retries
+			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
+			r.log.Warn("stream of math_repo not adopted: restart its probe, so that it registers", append(attrs, hint.Attrs(err)...)...)
+		}
+	}
+}
+
+func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
+	if r.opt.TLS.Enabled() {
+		return errors.New("the repository wants TLS, which old probes do not have")
+	}
+	if err := checkAddr(reg.CallBackUrl); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(reg.CallBackUrl)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.opt.timing.dial)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return err
+	}
+	// It is taken for the peer that registered the stream.
+	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
+	if _, err := r.checkEntry(ctx, e); err != nil {
+		return err
+	}
+	_, err = r.accept(e, true)
+	return err
+}

@@ -1,0 +1,354 @@
+package mathproto
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+)
+
+// timing bounds how long a peer is waited for.
+type timing struct {
+	dial   time.Duration
+	stall  time.Duration // without a byte
+	resume int           // tries in a row that bring no byte, of a file
+	pause  time.Duration // before the first of them; then twice as long, up to maxPause
+}
+
+var defaultTiming = timing{dial: 10 * time.Second, stall: 2 * time.Minute, resume: 10, pause: 100 * time.Millisecond}
+
+const maxPause = 5 * time.Second
+
+// client speaks to one peer.
+type client struct {
+	http    *http.Client
+	tls     bool
+	timing  timing
+	reading atomic.Pointer[clockReading] // the last one; nil: the peer sent no time yet
+}
+
+// clockReading is a reading of a peer's clock.
+type clockReading struct {
+	ahead time.Duration // of our clock
+	at    time.Time     // by our clock
+}
+
+// clock returns how far the peer's clock is ahead of ours, and when the peer sent
+// its time; zero: never.
+func (c *client) clock() (ahead time.Duration, at time.Time) {
+	if r := c.reading.Load(); r != nil {
+		return r.ahead, r.at
+	}
+	return 0, time.Time{}
+}
+
+// newClient returns a client that connects only to addresses that allowed
+// does not refuse; nil allows all. It follows no redirects and uses no proxy.
+func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t timing) *client {
+	d := &peer.Dialer{TLS: files, Timeout: t.dial, ReadStall: t.stall, WriteStall: t.stall, Control: func(_, address string, _ syscall.RawConn) error {
+		if allowed == nil {
+			return nil
+		}
+		// Names are resolved here: no other answer of DNS comes after this.
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return allowed(ap.Addr().Unmap().WithZone(""))
+	}}
+	transport := d.Transport()
+	transport.ResponseHeaderTimeout = t.stall
+	return &client{tls: useTLS, timing: t, http: &http.Client{Transport: transport, CheckRedirect: peer.NoRedirect}}
+}
+
+// do sends a request for a path, as it stands, of the peer at addr.
+func (c *client) do(ctx context.Context, method, addr, path string, body []byte, header ...string) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: addr, Path: path}
+	if c.tls {
+		u.Scheme = "https"
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if body == nil {
+		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("User-Agent", userAgent)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) { // without the URL, which messages have already
+			err = ue.Err
+		}
+		return nil, err
+	}
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now := time.Now()
+		c.reading.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // a Date has whole seconds
+	}
+	return resp, nil
+}
+
+// away marks an error as one of a peer that may come back.
+func away(err error) error { return fmt.Errorf("%w: %w", bulk.ErrSource, err) }
+
+// statusError is an answer that is not the one asked for.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("the peer answers %d %s: %q", e.code, http.StatusText(e.code), e.text)
+}
+
+// refused reads the answer that is not the one asked for.
+func refused(resp *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason))
+	return &statusError{resp.StatusCode, strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")}
+}
+
+// date is the peer's clock.
+func date(resp *http.Response) time.Time {
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		return t
+	}
+	return time.Now()
+}
+
+// list asks a probe for the names of a stream's files and calls the function
+// that begin returns for each. begin gets the probe's time. finished says that
+// Tstat writes to none of the files any more.
+func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
+	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
+	if err != nil {
+		return false, away(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return false, away(refused(resp))
+	}
+	body := &io.LimitedReader{R: resp.Body, N: maxList + 1}
+	err = decodeList(body, begin(date(resp)))
+	if body.N == 0 {
+		err = fmt.Errorf("more than %d MiB", maxList>>20)
+	}
+	if err != nil {
+		return false, away(fmt.Errorf("list of files: %w", err))
+	}
+	return resp.Header.Get(finishedHeader) != "", nil
+}
+
+// version is what a server says of a file.
+type version struct {
+	size     int64
+	modified string // Last-Modified as sent
+	etag     string // a strong one, or ""
+}
+
+func versionOf(resp *http.Response) version {
+	v := version{resp.ContentLength, resp.Header.Get("Last-Modified"), resp.Header.Get("Etag")}
+	if strings.HasPrefix(v.etag, "W/") {
+		v.etag = ""
+	}
+	return v
+}
+
+// mtime is the time of the last change; zero if the server does not say.
+func (v version) mtime() time.Time {
+	t, _ := http.ParseTime(v.modified)
+	return t
+}
+
+// head asks for the version of a file. The error is fs.ErrNotExist if it is
+// gone.
+func (c *client) head(ctx context.Context, addr, path string) (v version, now time.Time, err error) {
+	resp, err := c.do(ctx, http.MethodHead, addr, path, nil)
+	if err != nil {
+		return v, now, away(err)
+	}
+	resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return v, now, fs.ErrNotExist
+	case resp.StatusCode != http.StatusOK:
+		return v, now, &statusError{code: resp.StatusCode}
+	case resp.ContentLength < 0:
+		return v, now, errLength
+	}
+	return versionOf(resp), date(resp), nil
+}
+
+var errLength = errors.New("the peer does not say how long the file is")
+
+// content reads a file over HTTP. When the connection breaks, it goes on
+// where it was, as long as the file is the same.
+type content struct {
+	ctx    context.Context
+	c      *client
+	addr   func() string // of the probe, which may move
+	path   string
+	v      version
+	pos    int64
+	body   io.ReadCloser  // from pos on; nil if it has to be asked for
+	failed int            // tries since the last byte
+	back   *retry.Backoff // between them
+	waited time.Duration  // for the peer
+}
+
+// slowest is the least that a peer must send, in bytes a second on average
+// after a first timing.stall: a file that trickles in keeps others waiting.
+const slowest = 1 << 10
+
+// errSlow is a peer that sends less.
+var errSlow = errors.New("the peer is too slow")
+
+// open asks for a file.
+func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
+	f := &content{ctx: ctx, c: c, addr: addr, path: path, back: retry.New(c.timing.pause, maxPause)}
+	resp, err := c.do(ctx, http.MethodGet, addr(), path, nil)
+	if err != nil {
+		return nil, away(err)
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		err = fs.ErrNotExist
+	case resp.StatusCode != http.StatusOK:
+		err = refused(resp)
+	case resp.ContentLength < 0:
+		err = errLength
+	default:
+		f.v, f.body = versionOf(resp), resp.Body
+		return f, nil
+	}
+	resp.Body.Close()
+	return nil, err
+}
+
+// errChanged is a file that is another one now.
+var errChanged = errors.New("the file changed while it was read")
+
+// request asks for the file from pos on.
+func (f *content) request() error {
+	var header []string
+	if f.pos > 0 {
+		header = []string{"Range", "bytes=" + strconv.FormatInt(f.pos, 10) + "-"}
+		if same := cmp.Or(f.v.etag, f.v.modified); same != "" {
+			header = append(header, "If-Range", same)
+		}
+	}
+	resp, err := f.c.do(f.ctx, http.MethodGet, f.addr(), f.path, nil, header...)
+	if err != nil {
+		return err
+	}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		want := fmt.Sprintf("bytes %d-%d/%d", f.pos, f.v.size-1, f.v.size)
+		if now := versionOf(resp); resp.Header.Get("Content-Range") != want || now.modified != f.v.modified {
+			err = errChanged
+		}
+	case http.StatusOK: // from the start: the server knows no ranges, or the file changed
+		if versionOf(resp) != f.v {
+			err = errChanged
+		} else if _, skip := io.CopyN(io.Discard, resp.Body, f.pos); skip != nil {
+			err = skip
+		}
+	case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable:
+		err = errChanged
+	default:
+		err = refused(resp)
+	}
+	if err != nil {
+		resp.Body.Close()
+		return err
+	}
+	f.body = resp.Body
+	return nil
+}
+
+// Read reads on. Errors wrap bulk.ErrSource, unless the context ended.
+func (f *content) Read(p []byte) (int, error) {
+	for f.pos < f.v.size {
+		var n int
+		var err error
+		begin := time.Now()
+		if f.body == nil {
+			err = f.request()
+		}
+		if err == nil {
+			n, err = f.body.Read(p[:min(int64(len(p)), f.v.size-f.pos)])
+		}
+		f.pos += int64(n)
+		if f.waited += time.Since(begin); f.waited > f.c.timing.stall+time.Duration(f.pos/slowest)*time.Second {
+			f.close()
+			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(errSlow))
+		}
+		if err != nil && f.pos < f.v.size {
+			f.close()
+		}
+		if n > 0 {
+			f.failed = 0
+			f.back.Reset()
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if ctxErr := f.ctx.Err(); ctxErr != nil {
+			return 0, ctxErr
+		}
+		if errors.Is(err, errChanged) || f.failed >= f.c.timing.resume {
+			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(err))
+		}
+		f.failed++
+		f.back.Wait(f.ctx)
+	}
+	return 0, io.EOF
+}
+
+// Seek goes back to the start.
+func (f *content) Seek(offset int64, whence int) (int64, error) {
+	if offset != 0 || whence != io.SeekStart {
+		return 0, errors.ErrUnsupported
+	}
+	if f.pos > 0 {
+		f.close()
+		f.pos, f.failed, f.waited = 0, 0, 0
+		f.back.Reset()
+	}
+	return 0, nil
+}
+
+func (f *content) close() {
+	if f.body != nil {
+		f.body.Close()
+		f.body = nil
+	}
+}
+
+// Close ends the download.
+func (f *content) Close() error {
+	f.close()
+	return nil
+}

@@ -1,0 +1,163 @@
+package mathproto
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+)
+
+// TestOwner: without TLS a stream belongs to the address that registered it,
+// also after a restart. Others may neither change nor remove it until its
+// probe has been silent for an hour; the user of this machine may remove it.
+func TestOwner(t *testing.T) {
+	dir := t.TempDir()
+	var r *Repository
+	open := func() {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // streams are registered, not imported
+		var err error
+		r, err = NewRepository(RepositoryOptions{
+			Import: bulk.Options{StateDir: dir}, Stores: &repo{}, State: filepath.Join(dir, "math.json"), timing: quick,
+			AllowCallback: peer.Networks{netip.MustParsePrefix("10.0.0.0/8")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ctx = ctx
+		for _, s := range r.streams {
+			r.start(s, nil)
+		}
+	}
+	restart := func() {
+		t.Helper()
+		r.wg.Wait()
+		r.unlock()
+		open()
+	}
+	request := func(method, path, from, body string) int {
+		t.Helper()
+		req := httptest.NewRequest(method, path, strings.NewReader(body))
+		req.RemoteAddr = from + ":1"
+		local := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 3000}
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), http.LocalAddrContextKey, local)))
+		return w.Code
+	}
+	register := func(from, callback string, want int) {
+		t.Helper()
+		body, err := json.Marshal(Registration{StreamName: "s", StreamType: "log_udp_complete", CallBackUrl: callback})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := request("POST", importPath, from, string(body)); code != want {
+			t.Errorf("%s registers %s: %d, want %d", from, callback, code, want)
+		}
+	}
+	remove := func(from string, want int) {
+		t.Helper()
+		if code := request("DELETE", fmt.Sprintf("%s/%d", importPath, r.streams[0].ID), from, ""); code != want {
+			t.Errorf("%s removes: %d, want %d", from, code, want)
+		}
+	}
+	silent := func(ago time.Duration) {
+		r.answered(r.streams[0], false)
+		r.streams[0].Silent = time.Now().Add(-ago)
+		if err := r.save(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"-s", "--help", ""} {
+		body := fmt.Sprintf(`{"StreamName":%q,"StreamType":"log_udp_complete","CallBackUrl":"10.0.0.1:1"}`, name)
+		open()
+		if code := request("POST", importPath, "10.0.0.1", body); code != 400 {
+			t.Errorf("stream %q: %d, want 400", name, code)
+		}
+		r.unlock()
+	}
+	const owner, other = "10.0.0.1", "10.0.0.2"
+	open()
+	register(owner, "10.0.0.1:3001", 200)
+	for range 2 {
+		register(other, "10.0.0.2:3001", 403)
+		register(other, "10.0.0.1:3001", 403)
+		register("127.0.0.1", "10.0.0.2:3001", 403) // the user of this machine removes it first
+		remove(other, 403)
+		register(owner, "10.0.0.1:3001", 200)
+		restart()
+	}
+	register(owner, "10.0.0.1:3002", 200) // it moves
+
+	silent(ownerSilence - time.Minute)
+	register(other, "10.0.0.2:3001", 403)
+	silent(ownerSilence)
+	restart() // nobody has asked the probe since
+	register(other, "10.0.0.2:3001", 403)
+	remove(other, 403)
+	r.answered(r.streams[0], true)
+	silent(0) // a moment ago
+	register(other, "10.0.0.2:3001", 403)
+	silent(ownerSilence)
+	register(other, "10.0.0.2:3001", 200) // it is the owner now
+	register(owner, "10.0.0.1:3001", 403)
+	remove(owner, 403)
+	silent(ownerSilence)
+	remove(owner, 200)
+
+	register(owner, "10.0.0.1:3001", 200)
+	remove("127.0.0.2", 403)
+	remove("10.0.0.9", 200) // the address of the listener
+
+	const v6 = "[2001:db8::1]"
+	register(v6, "10.0.0.1:3001", 200)
+	register("[2001:db8:0:1::1]", "10.0.0.1:3001", 403)
+	register("[2001:db8::2]", "10.0.0.1:3002", 200)
+	remove(v6, 200)
+	r.wg.Wait()
+}
+
+// TestSilence: what becomes of the requests to a probe says since when it is
+// silent, and the state file has it.
+func TestSilence(t *testing.T) {
+	p, r := newOldProbe(t), newRepo(t, nil)
+	p.put(folder1+"/"+file, udp(3, "a"))
+	r.register("s1", p.addr())
+	r.has("s1", folder1+"/"+file, "", 3)
+	since := func() (at time.Time) {
+		t.Helper()
+		r.stop()
+		again, err := NewRepository(r.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = again.streams[0].Silent
+		peer.CloseAll(again.listeners)
+		again.unlock()
+		r.start()
+		return at
+	}
+	if at := since(); !at.IsZero() {
+		t.Errorf("silent since %v", at)
+	}
+	p.Close()
+	eventually(t, "an error", func() bool { return r.status(0).LastError != "" })
+	first := since()
+	if age := time.Since(first); age < -time.Second || age > time.Minute {
+		t.Errorf("silent since %v", first)
+	}
+	eventually(t, "another error", func() bool { return r.status(0).LastError != "" })
+	if at := since(); !at.Equal(first) {
+		t.Errorf("silent since %v, and then since %v", first, at)
+	}
+}

@@ -1,0 +1,306 @@
+package mathproto
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ProbeOptions are those of NewProbe.
+type ProbeOptions struct {
+	Dir        string        // the folder with the log folders
+	Repository URL           // where to register
+	Peers      peer.Networks // that the repository may be in; none: all
+	TLS        peer.TLS
+	Listen     []peer.Options // where files are served
+	// Advertise is the host:port that the repository is told to fetch from;
+	// "" is the first listener, at the address that leads to the repository.
+	Advertise string
+
+	// Stream names the streams; {probe} stands for Probe, {type} for a log
+	// type: each type then is a stream of its own.
+	Stream string
+	Probe  string
+
+	Location *time.Location // zone of the folder names; nil: time.Local
+	Wants    func(logType string, folder time.Time) bool
+	Since    time.Time     // the StartTime of the registration
+	Settle   time.Duration // see bulk.Options
+	Poll     time.Duration // how often new types are looked for; 0: 10s
+
+	Log *slog.Logger
+
+	timing timing
+	check  time.Duration // how often the repository is asked; 0: checkEvery
+}
+
+// ProbeStats is what a probe served so far.
+type ProbeStats struct {
+	Streams []string `json:"streams"` // that the repository has
+	Files   int64    `json:"files"`   // requests for files that were answered
+	Bytes   int64    `json:"bytes"`   // that these files have
+
+	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
+	LastError   string    `json:"-"` // why it has not; "" if it has
+	// Newest is the time of the newest folder of which a log was served; zero if
+	// no log was.
+	Newest time.Time `json:"-"`
+}
+
+// Probe serves the finished logs below a folder, and keeps their streams
+// registered at a repository.
+type Probe struct {
+	opt       ProbeOptions
+	log       *slog.Logger
+	c         *client
+	listeners []*peer.Listener
+
+	advertised string // the callback address that was last registered; used by Run, then by Withdraw
+
+	statsMu sync.Mutex
+	stats   ProbeStats
+
+	mu      sync.Mutex
+	scanned time.Time
+	scan    *scan
+}
+
+// scan is what the folder has.
+type scan struct {
+	streams map[string]*served
+	files   map[string]string // listed name -> path below the root
+}
+
+// served is a stream that is served.
+type served struct {
+	logType string // of its StreamType
+	names   []string
+	old     []string // without the folders that old peers cannot read
+}
+
+// CheckStreams reports what is wrong with ProbeOptions.Stream.
+func CheckStreams(pattern, probe string) error {
+	name := streamName(pattern, probe, "log_tcp_complete")
+	if err := store.ValidProbe(name); err != nil {
+		return hint.Usage(fmt.Sprintf("stream %q is not the name of a stream", name), "use 1 to 64 letters, digits, '_' and '-', but not '-' first; {probe} and {type} stand for probe and log type")
+	}
+	return nil
+}
+
+func streamName(pattern, probe, logType string) string {
+	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
+}
+
+// NewProbe returns a probe that listens already. Run must be called.
+func NewProbe(opt ProbeOptions) (*Probe, error) {
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.Location = cmp.Or(opt.Location, time.Local)
+	if opt.Wants == nil {
+		opt.Wants = func(string, time.Time) bool { return true }
+	}
+	opt.timing = cmp.Or(opt.timing, defaultTiming)
+	opt.check = cmp.Or(opt.check, checkEvery)
+	opt.Settle = cmp.Or(opt.Settle, bulk.DefaultSettle)
+	opt.Poll = cmp.Or(opt.Poll, bulk.DefaultPoll)
+	abs, err := filepath.Abs(opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if tstat.IsFolder(filepath.Base(abs)) {
+		return nil, hint.Usage(opt.Dir+" is a log folder itself", "name the folder above it")
+	}
+	if _, err := os.Stat(opt.Dir); err != nil {
+		return nil, err
+	}
+	list, err := peer.ListenAll(opt.Listen, opt.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Probe{
+		opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing), listeners: list,
+		stats: ProbeStats{Streams: []string{}},
+	}, nil
+}
+
+// Addrs returns where files are served.
+func (p *Probe) Addrs() []string { return peer.Addrs(p.listeners) }
+
+// Stats returns what was served so far.
+func (p *Probe) Stats() ProbeStats {
+	p.statsMu.Lock()
+	defer p.statsMu.Unlock()
+	return p.stats
+}
+
+// Run serves and registers until ctx ends, which is not an error.
+func (p *Probe) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.register(ctx) })
+	err := newServer(p, p.log).Serve(ctx, p.listeners...)
+	cancel()
+	wg.Wait()
+	return err
+}
+
+// scanEvery bounds how often the folder is looked at for requests.
+const scanEvery = time.Second
+
+// current returns what the folder has, as of a moment ago.
+func (p *Probe) current(ctx context.Context) (*scan, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.scan != nil && time.Since(p.scanned) < scanEvery {
+		return p.scan, nil
+	}
+	s, err := p.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.scan, p.scanned = s, time.Now()
+	return s, nil
+}
+
+// look finds the finished logs that are wanted.
+func (p *Probe) look(ctx context.Context) (*scan, error) {
+	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(p.opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, err := range tree.Errors {
+		p.log.Debug("not served", "err", err)
+	}
+	s := &scan{streams: map[string]*served{}, files: map[string]string{}}
+	now := time.Now()
+	for _, d := range tree.Folders { // by time, as old peers need it
+		if !d.Finished(now, p.opt.Settle) {
+			continue
+		}
+		for _, f := range d.Files {
+			if f.Type == nil || !p.opt.Wants(f.Name, d.Time) {
+				continue
+			}
+			rel, err := filepath.Rel(p.opt.Dir, f.Path)
+			if err != nil {
+				continue
+			}
+			// Fails for what a link outside the folder leads to.
+			if info, err := root.Stat(rel); err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			name := streamName(p.opt.Stream, p.opt.Probe, f.Name)
+			st := s.streams[name]
+			if st == nil {
+				st = &served{logType: f.Name}
+				s.streams[name] = st
+			}
+			if f.Name == "log_tcp_complete" { // the one that DBStream knows
+				st.logType = f.Name
+			}
+			st.names = append(st.names, f.Rel)
+			if d.Name[4] == '_' {
+				st.old = append(st.old, f.Rel)
+			}
+			s.files[f.Rel] = rel
+		}
+	}
+	return s, nil
+}
+
+// ServeHTTP answers as math_probe does.
+func (p *Probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.NotFound(w, r)
+		return
+	}
+	s, err := p.current(r.Context())
+	if err != nil {
+		p.log.Warn("the folder cannot be read", "err", err)
+		answer(w, http.StatusServiceUnavailable, "the folder cannot be read")
+		return
+	}
+	if stream, ok := strings.CutPrefix(r.URL.Path, listPath); ok && !strings.Contains(stream, "/") {
+		p.list(w, r, s, stream)
+		return
+	}
+	// Repositories ask for "/" and the name; it may begin with a "/" itself.
+	rel, ok := s.files[strings.TrimLeft(r.URL.Path, "/")]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	p.file(w, r, rel)
+}
+
+func (p *Probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
+	st := s.streams[stream]
+	if st == nil {
+		if strings.Contains(p.opt.Stream, "{type}") || stream != streamName(p.opt.Stream, p.opt.Probe, "") {
+			answer(w, http.StatusMethodNotAllowed, "Queried Stream not available.")
+			return
+		}
+		st = &served{} // nothing is finished yet
+	}
+	names := st.names
+	if !strings.HasPrefix(r.UserAgent(), userAgent) {
+		names = st.old
+	}
+	w.Header().Set(finishedHeader, "1")
+	answerJSON(w, textPlain, names)
+}
+
+func (p *Probe) file(w http.ResponseWriter, r *http.Request, rel string) {
+	// Not to be led outside by a link that was made since.
+	f, err := os.OpenInRoot(p.opt.Dir, rel)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", textPlain)
+	if strings.HasSuffix(rel, ".gz") {
+		w.Header().Set("Content-Type", "application/gzip")
+	}
+	// As long as a slow line needs; the server's limit is for short answers.
+	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
+		p.log.Debug("no deadline", "err", err)
+	}
+	http.ServeContent(w, r, "", info.ModTime(), f)
+	if r.Method == http.MethodGet {
+		p.statsMu.Lock()
+		p.stats.Files++
+		p.stats.Bytes += info.Size()
+		if t, err := tstat.ParseFolder(filepath.Base(filepath.Dir(rel)), p.opt.Location); err == nil && t.Time.After(p.stats.Newest) {
+			p.stats.Newest = t.Time
+		}
+		p.statsMu.Unlock()
+		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
+	}
+}
+
+// minRate is the slowest transfer that is served, in bytes a second.
+const minRate = 16 << 10

@@ -1,0 +1,419 @@
+package mathproto
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+// Stream is what a store is opened for.
+type Stream struct {
+	Name  string
+	Type  string // log type of its StreamType
+	Probe string // in the keys of its files
+}
+
+// Stores are where the streams go.
+type Stores interface {
+	// Check reports whether they can take a stream.
+	Check(Stream) error
+	// Open returns those of a stream, and release ends its use of them.
+	Open(Stream) (list []bulk.Destination, release func() error, err error)
+}
+
+// RepositoryOptions are those of NewRepository.
+type RepositoryOptions struct {
+	Listen []peer.Options
+	// TLS is used to fetch from probes; empty: plain HTTP.
+	TLS peer.TLS
+	// AllowCallback are the networks that probes are fetched from; none: only
+	// the address that registered the stream.
+	AllowCallback peer.Networks
+	FolderLength  time.Duration // see SourceOptions
+	// Probes names the probes of streams that no certificate names, by the
+	// address that registered them, and knows the zones of all. nil: the probe
+	// of a stream has the name of the stream.
+	Probes *peer.Probes
+
+	// Adopt are streams of math_repo, which are registered as if their probes
+	// had done so: an old probe registers only once. A stream that was adopted
+	// is not adopted again. With TLS no stream is adopted: old probes have no TLS.
+	Adopt []Registration
+
+	// Import holds what is the same for all streams. Sources, Remote, Stores,
+	// Probe, Limits, Peer and Wake are set for each.
+	Import bulk.Options
+	Stores Stores
+	// Passed is called with a stream's name after each pass over it; calls do
+	// not overlap.
+	Passed func(stream string, sum *bulk.Summary, err error)
+
+	State string // file that keeps the streams
+	Log   *slog.Logger
+
+	timing timing
+	lists  listLimits
+}
+
+// stateFormat is the number of the format of the state file.
+const stateFormat = 1
+
+// registry is what the state file holds.
+type registry struct {
+	Next    int
+	Streams []*entry
+	Adopted []string `json:",omitempty"` // names of streams that were adopted
+}
+
+// entry is a registered stream.
+type entry struct {
+	ID int
+	Registration
+	Peer     netip.Addr // who registered it last
+	Identity string     // of its certificate; "" without TLS
+	// Silent is the time of the first of the requests to CallBackUrl that were
+	// not answered; zero if the last request was answered.
+	Silent time.Time `json:",omitzero"`
+	// Live says that logs were stored while they were new: the stream is late
+	// when new logs stop coming. A stream of old logs only is never late.
+	Live bool `json:",omitempty"`
+}
+
+// Repository accepts registrations and imports all registered streams.
+type Repository struct {
+	opt       RepositoryOptions
+	log       *slog.Logger
+	listeners []*peer.Listener
+	refusals  rate.Sometimes // limits what is logged of registrations
+	unlock    func()
+	limits    *bulk.Limits
+	lists     *lists
+	ctx       context.Context
+	wg        sync.WaitGroup
+
+	mu      sync.Mutex
+	ended   bool // no stream is started any more
+	next    int
+	streams []*stream // by ID
+	adopted []string  // see registry
+	sums    []*bulk.Summary
+	passed  sync.Mutex
+}
+
+// stream is a registered stream and its import. Of its entry only CallBackUrl,
+// Peer, Silent and Live change, under the repository's lock.
+type stream struct {
+	entry
+	missed bool // the last request of this process to CallBackUrl was not answered
+	probe  string
+	zone   *time.Location // of its folders; nil: as of the others
+	src    *source
+	wake   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{}
+	*figures
+}
+
+// NewRepository returns a repository that listens already, and has the
+// streams of its state file. Run must be called.
+func NewRepository(opt RepositoryOptions) (*Repository, error) {
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.timing = cmp.Or(opt.timing, defaultTiming)
+	opt.lists = cmp.Or(opt.lists, defaultListLimits)
+	opt.FolderLength = cmp.Or(opt.FolderLength, DefaultFolderLength)
+	unlock, err := state.Lock(cmp.Or(opt.Import.StateDir, "."), opt.State)
+	if err != nil {
+		return nil, fmt.Errorf("repository: %w", err)
+	}
+	r := &Repository{opt: opt, log: opt.Log, refusals: rate.Sometimes{First: 10, Interval: 10 * time.Second}, unlock: unlock, limits: bulk.NewLimits(opt.Import.Jobs, opt.Import.Rate), lists: newLists(opt.lists)}
+	var saved registry
+	if err = state.Load(opt.State, stateFormat, &saved); err == nil || errors.Is(err, fs.ErrNotExist) {
+		r.listeners, err = peer.ListenAll(opt.Listen, opt.Log)
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	r.next, r.adopted = saved.Next, saved.Adopted
+	for _, e := range saved.Streams {
+		r.streams = append(r.streams, r.newStream(*e, newFigures()))
+	}
+	return r, nil
+}
+
+// Addrs returns where registrations are accepted.
+func (r *Repository) Addrs() []string { return peer.Addrs(r.listeners) }
+
+// Run accepts registrations and imports until ctx ends, which is not an error.
+func (r *Repository) Run(ctx context.Context) error {
+	defer r.unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	r.ctx = ctx
+	for _, s := range r.streams {
+		r.start(s, nil)
+	}
+	r.mu.Unlock()
+	r.adopt(ctx)
+	err := newServer(r, r.log).Serve(ctx, r.listeners...)
+	cancel()
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.wg.Wait()
+	return err
+}
+
+// Summaries returns the results of the imports that have ended: after Run, one
+// for each stream at least.
+func (r *Repository) Summaries() []*bulk.Summary {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sums)
+}
+
+// save writes the registry; the lock is held.
+func (r *Repository) save() error {
+	reg := registry{Next: r.next, Adopted: r.adopted}
+	for _, s := range r.streams {
+		reg.Streams = append(reg.Streams, &s.entry)
+	}
+	return state.Save(r.opt.State, stateFormat, reg)
+}
+
+// saveOrLog is save where nobody waits for the error; the lock is held.
+func (r *Repository) saveOrLog() {
+	if err := r.save(); err != nil {
+		r.log.Error("streams not saved", "err", err)
+	}
+}
+
+// newStream makes a stream, whose import does not run yet.
+func (r *Repository) newStream(e entry, f *figures) *stream {
+	probe := r.probe(e)
+	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}
+	// The policy is looked up at each connection: the stream may move.
+	allowed := func(a netip.Addr) error {
+		r.mu.Lock()
+		from := s.Peer
+		r.mu.Unlock()
+		return r.allowed(a, from)
+	}
+	opt := s.options(r.opt.Import)
+	s.src = newSource(URL{Addr: e.CallBackUrl, Stream: e.StreamName, TLS: r.opt.TLS.Enabled()}, "stream "+e.StreamName, SourceOptions{
+		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
+		Wants: opt.Wants, Log: r.log, timing: r.opt.timing, lists: r.lists,
+	}, allowed)
+	s.src.answered = func(ok bool) { r.answered(s, ok) }
+	return s
+}
+
+// answered records whether the probe of a stream answers.
+func (r *Repository) answered(s *stream, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.missed = !ok
+	if ok == s.Silent.IsZero() {
+		return
+	}
+	s.Silent = time.Time{}
+	if !ok {
+		s.Silent = time.Now().Round(time.Second).UTC()
+	}
+	r.saveOrLog()
+}
+
+// ownerSilence is how long the probe of a stream has to be silent until others
+// may have the stream, without TLS.
+const ownerSilence = time.Hour
+
+// mayChange returns why a peer may not change or remove a stream: it belongs to
+// the certificate that registered it, without TLS to the address. The lock is
+// held.
+func (s *stream) mayChange(from netip.Addr, identity string) error {
+	host := peer.Host(from) // an IPv6 host may change its address
+	silent := s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
+	switch {
+	case s.Identity != identity:
+		return errors.New("the stream belongs to another peer")
+	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), silent:
+		return nil
+	}
+	return hint.Add(fmt.Errorf("the stream belongs to another peer: %s registered it, and has not been silent for an hour", s.Peer),
+		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
+}
+
+// probe returns the probe of a stream: its certificate's, the one at its
+// address, or one with the stream's name.
+func (r *Repository) probe(e entry) peer.Probe {
+	name := peer.ProbeOf(e.Identity)
+	at, known := r.opt.Probes.At(e.Peer)
+	switch {
+	case name == "" && known:
+		return at
+	case name == "":
+		name = e.StreamName
+	}
+	named, _ := r.opt.Probes.Named(name)
+	return peer.Probe{Name: name, Location: named.Location}
+}
+
+// start begins the import of a stream, when that of a former one, if any, has
+// let go of its stores; the lock is held.
+func (r *Repository) start(s, former *stream) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	s.cancel = cancel
+	r.wg.Go(func() {
+		defer close(s.done)
+		if former != nil {
+			<-former.done
+		}
+		r.run(ctx, s)
+	})
+}
+
+// allowed applies the rule for callback addresses.
+func (r *Repository) allowed(a, from netip.Addr) error {
+	switch {
+	case len(r.opt.AllowCallback) > 0 && r.opt.AllowCallback.Contains(a):
+		return nil
+	case len(r.opt.AllowCallback) == 0 && a == from:
+		return nil
+	case len(r.opt.AllowCallback) == 0:
+		return fmt.Errorf("callback address %s is not that of the peer that registered the stream, %s", a, from)
+	}
+	return fmt.Errorf("callback address %s is not allowed", a)
+}
+
+// options are those of a stream's import.
+func (s *stream) options(opt bulk.Options) *bulk.Options {
+	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
+	opt.Location = cmp.Or(s.zone, opt.Location)
+	if since := time.Unix(s.StartTime, 0); since.After(opt.Since) {
+		opt.Since = since
+	}
+	return &opt
+}
+
+// Bounds of the wait before a stream's import that has ended is begun again.
+const (
+	minRestart = 10 * time.Second
+	maxRestart = 10 * time.Minute
+)
+
+// run imports a stream until ctx ends.
+func (r *Repository) run(ctx context.Context, s *stream) {
+	for b := retry.New(minRestart, maxRestart); ; {
+		err := r.follow(ctx, s, b.Reset)
+		if ctx.Err() != nil {
+			return
+		}
+		s.failed(err)
+		wait := b.Next()
+		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait.Round(time.Millisecond)}
+		r.log.Error("the import of a stream has ended", append(attrs, hint.Attrs(err)...)...)
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// follow imports a stream until ctx ends or it cannot go on. succeeded is called
+// after each pass without an error.
+func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (err error) {
+	stores, release, err := r.opt.Stores.Open(Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := release(); e != nil {
+			err = errors.Join(err, e)
+		}
+	}()
+	opt := s.options(r.opt.Import)
+	opt.Remote, opt.Stores, opt.Limits = []bulk.Source{s.src}, stores, r.limits
+	opt.Peer = func() string { return r.peerOf(s) }
+	opt.Log = r.log.With("stream", s.StreamName)
+	opt.Filed = func(total bulk.TypeSummary) {
+		s.filed(total)
+		if time.Since(total.Last) < archive {
+			r.markLive(s)
+		}
+	}
+	opt.Waits = s.waiting
+	opt.Passed = func(sum *bulk.Summary, err error) {
+		s.passed(sum, err)
+		if err == nil {
+			succeeded()
+			if s.src.more { // names were left
+				s.wakeUp()
+			}
+		}
+		if r.opt.Passed != nil {
+			r.passed.Lock()
+			defer r.passed.Unlock()
+			r.opt.Passed(s.StreamName, sum, err)
+		}
+	}
+	defer s.src.reset()
+	sum, err := bulk.Run(ctx, *opt)
+	s.ended()
+	if sum != nil {
+		r.mu.Lock()
+		r.sums = append(r.sums, sum)
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// markLive records that a stream has new logs.
+func (r *Repository) markLive(s *stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.Live {
+		return
+	}
+	s.Live = true
+	r.saveOrLog()
+}
+
+// peerOf returns the peer of a stream, see entry.peer.
+func (r *Repository) peerOf(s *stream) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return s.peer()
+}
+
+// peer names the peer that a stream counts for in what peers share: its
+// certificate, or the address that registered it. Streams from this machine
+// count each for itself, since they may be of several probes behind a tunnel.
+func (e *entry) peer() string {
+	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
+}
+
+// wakeUp begins the next pass.
+func (s *stream) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,187 @@
+package mathproto
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
+)
+
+// StreamStats is what became of a stream, and the answer to GET
+// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
+// added, never renamed.
+type StreamStats struct {
+	Registration
+	Probe   string
+	Files   int64 `json:"files"` // stored
+	Rows    int64 `json:"rows"`
+	Rejects int64 `json:"rejects"`
+	Failed  int64 `json:"failed"` // files not stored, see the log
+	Bytes   int64 `json:"bytes"`  // on disk, of the files
+	// Others are files that another repository stored meanwhile, Claimed those
+	// that it has claimed, and not stored yet.
+	Others  int64 `json:"others,omitempty"`
+	Claimed int64 `json:"claimed,omitempty"`
+	// Unstored counts the files that could not be stored when last tried.
+	Unstored int64 `json:"unstored,omitempty"`
+	// RejectFile is the path of the file with the rejected lines of this run
+	// of the import; "": no line was rejected.
+	RejectFile string `json:"-"`
+	// LastFolder is the time of the newest folder of which a file is stored,
+	// and LagSeconds how long ago that is.
+	LastFolder time.Time `json:"last_folder,omitzero"`
+	LagSeconds float64   `json:"lag_seconds,omitempty"`
+	// Stores are the stores of the stream after the last pass.
+	Stores    []bulk.StoreSummary `json:"stores,omitempty"`
+	LastPoll  time.Time           `json:"last_poll,omitzero"`
+	LastError string              `json:"last_error,omitempty"`
+	ErrorTime time.Time           `json:"last_error_time,omitzero"`
+
+	Time        time.Time `json:"-"` // of these figures
+	LastSuccess time.Time `json:"-"` // when a file was last stored
+	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is this hour
+	// LateAfter is the lag from which on the stream is late; 0: never.
+	LateAfter time.Duration `json:"-"`
+	// ClockAhead is how far the probe's clock was ahead of ours at ClockTime,
+	// exact to a second, negative if it was behind. ClockTime is zero if the
+	// probe has not sent its time.
+	ClockAhead time.Duration `json:"-"`
+	ClockTime  time.Time     `json:"-"`
+	Live       bool          `json:"-"` // see entry.Live
+	Failure    error         `json:"-"` // the error whose text is LastError; nil: not known
+	To         []string      `json:"-"` // stores, or the repository, without secrets
+}
+
+// archive is the age from which on logs do not come from a running Tstat.
+const archive = 30 * 24 * time.Hour
+
+// Lag returns how long ago the newest stored folder began, and whether there is
+// one.
+func (s *StreamStats) Lag() (time.Duration, bool) {
+	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
+}
+
+// Late reports whether newer logs should be stored by now. A stream of old logs
+// only is never late; one that had new logs stays late until it is removed.
+func (s *StreamStats) Late() bool {
+	lag, known := s.Lag()
+	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archive)
+}
+
+// Err returns why the last pass did not store everything; "" if it did.
+func (s *StreamStats) Err() string {
+	if s.ErrorTime.Before(s.LastPoll) {
+		return ""
+	}
+	return s.LastError
+}
+
+// Type returns the log type, "" if the stream has several.
+func (s *StreamStats) Type() string {
+	if t := LogType(s.StreamType); t != nil {
+		return t.Name
+	}
+	return s.StreamType
+}
+
+// Metrics are those of streams of logs.
+var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
+	func(s *StreamStats) []string { return []string{s.Probe, s.StreamName, s.Type()} },
+	metrics.Count("files_total", "Files stored.", func(s *StreamStats) int64 { return s.Files }),
+	metrics.Count("rows_total", "Rows stored.", func(s *StreamStats) int64 { return s.Rows }),
+	metrics.Count("rejects_total", "Lines rejected.", func(s *StreamStats) int64 { return s.Rejects }),
+	metrics.Count("bytes_total", "Bytes of the files stored.", func(s *StreamStats) int64 { return s.Bytes }),
+	metrics.Count("failed_files_total", "Times that a file was not stored because of an error; it is retried.", func(s *StreamStats) int64 { return s.Failed }),
+	metrics.Count("others_files_total", "Files that another repository stored meanwhile.", func(s *StreamStats) int64 { return s.Others }),
+	metrics.Count("claimed_files", "Files that another repository has claimed, and not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
+	metrics.Time("last_success_timestamp_seconds", "When a file of the stream was last stored.", func(s *StreamStats) time.Time { return s.LastSuccess }),
+	metrics.Time("last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", func(s *StreamStats) time.Time { return s.LastFolder }),
+	metrics.Count("unstored_files", "Files that could not be stored when last tried.", func(s *StreamStats) int64 { return s.Unstored }),
+	metrics.Value("clock_ahead_seconds", "How far the clock of the probe is ahead of that of the repository.", func(s *StreamStats) (float64, bool) {
+		return s.ClockAhead.Seconds(), !s.ClockTime.IsZero()
+	}),
+	metrics.Value("lag_seconds", "How long ago the newest log folder of which a file is stored began.", func(s *StreamStats) (float64, bool) {
+		lag, known := s.Lag()
+		return lag.Seconds(), known
+	}),
+	metrics.Flag("late", "1 if the lag of the stream is longer than it should be.", (*StreamStats).Late),
+	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
+)
+
+// RefusedRegistrations counts the registrations that the repositories of this
+// process refused.
+var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
+	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
+}, func() float64 { return float64(refusedRegistrations.Load()) })
+
+var refusedRegistrations atomic.Int64
+
+// StoreStats is how far a store of a stream is.
+type StoreStats struct {
+	stream *StreamStats
+	bulk.StoreSummary
+}
+
+// StoresOf returns the stores of streams.
+func StoresOf(streams []StreamStats) (list []StoreStats) {
+	for i := range streams {
+		for _, s := range streams[i].Stores {
+			list = append(list, StoreStats{&streams[i], s})
+		}
+	}
+	return list
+}
+
+// StoreMetrics are those of the stores of streams.
+var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "type", "store"},
+	func(s *StoreStats) []string {
+		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
+	},
+	metrics.Value("lag_seconds", "How long ago the oldest log folder began of which the store lacks a file; the newest folder if it lacks none.", func(s *StoreStats) (float64, bool) {
+		lag, known := s.Lag(s.stream.Time)
+		return lag.Seconds(), known
+	}),
+	metrics.Flag("failing", "1 if the store is unavailable.", func(s *StoreStats) bool { return s.Error != "" }),
+	metrics.Count("behind_files", "Files that the store lacks because it was unavailable.", func(s *StoreStats) int64 { return s.Behind }),
+)
+
+func (s *stream) stats(folder time.Duration) StreamStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum, now := s.before, time.Now()
+	sum.Add(&s.total)
+	st := StreamStats{
+		Registration: s.Registration, Probe: s.probe,
+		Files: sum.Files, Rows: sum.Rows, Rejects: sum.Rejects, Failed: sum.Failed, Bytes: sum.Bytes,
+		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
+		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
+		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
+		// The folder that Tstat writes to cannot be stored, nor, for a while, the
+		// one before.
+		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
+	}
+	if s.src != nil {
+		st.ClockAhead, st.ClockTime = s.src.c.clock()
+	}
+	if s.err != nil {
+		st.LastError = s.err.Error()
+	}
+	if !st.LastFolder.IsZero() {
+		st.LagSeconds = now.Sub(st.LastFolder).Round(time.Second).Seconds()
+	}
+	return st
+}
+
+// Stats returns what became of all streams, by ID.
+func (r *Repository) Stats() []StreamStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []StreamStats
+	for _, s := range r.streams {
+		list = append(list, s.stats(r.opt.FolderLength))
+	}
+	return list
+}

@@ -1,0 +1,153 @@
+package client
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// serve answers with a function and returns a client of it.
+func serve(t *testing.T, h http.HandlerFunc) *Client {
+	t.Helper()
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	c, err := Open(wire.Dialer{URL: srv.URL}, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestCapabilities follows the pages of a hostile server no further than to
+// itself, and leaves out what cannot be read.
+func TestCapabilities(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("went to %s", r.Host) }))
+	defer elsewhere.Close()
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/":
+			wire.Answer(w, 200, "text/html; charset=UTF-8", fmt.Appendf(nil,
+				`<a href='/'>again</a><A HREF="capability">list</A><a href='%s/x'>x</a><a href='//%s/y'>y</a><a href='javascript:z'>z</a>`,
+				elsewhere.URL, strings.TrimPrefix(elsewhere.URL, "http://")))
+		case "/capability":
+			wire.Answer(w, 200, "text/html", []byte(`<a href='/capability/a'>a</a><a href='/capability/b%20c'>b c</a><a href='/gone'>gone</a>`))
+		case "/capability/a":
+			wire.Answer(w, 200, wire.ContentType, []byte(`{"capability": "measure", "label": "x", "registry": "`+mplane.TstatRegistry+`", "when": "now"}`))
+		case "/capability/b c":
+			wire.Answer(w, 200, wire.ContentType, []byte(`{"capability": "measure", "registry": "http://127.0.0.1/none", "when": "now"}`))
+		default:
+			wire.Fail(w, http.StatusNotFound)
+		}
+	})
+	list, unread, err := c.Capabilities(t.Context())
+	if err != nil || len(list) != 1 || list[0].Label != "x" || unread == nil || !strings.Contains(unread.Error(), "Invalid Registry uri") {
+		t.Errorf("%v, %v, %v", list, unread, err)
+	}
+}
+
+// TestAnswers: what is no message of mPlane is an error that says so.
+func TestAnswers(t *testing.T) {
+	const receipt = `{"receipt": "measure", "registry": "` + mplane.CoreRegistry + `", "when": "now"}`
+	for name, a := range map[string]struct {
+		status      int
+		contentType string
+		body        string
+		want        string // in the error; "" for none
+	}{
+		"receipt":        {200, wire.ContentType, receipt, ""},
+		"exception":      {400, wire.ContentType, `{"exception": null, "message": "x"}`, ""},
+		"with parameter": {200, wire.ContentType + "; charset=utf-8", receipt, "not with an mPlane message"},
+		"page":           {200, "text/html", "hello", "not with an mPlane message"},
+		"not found":      {404, wire.HTML, "", "404 Not Found"},
+		"redirect":       {302, wire.HTML, "", "302 Found"},
+		"not JSON":       {200, wire.ContentType, "{", "not JSON"},
+		"too large":      {200, wire.ContentType, strings.Repeat(" ", mplane.MaxMessage+1), "more than"},
+	} {
+		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/elsewhere")
+			wire.Answer(w, a.status, a.contentType, []byte(a.body))
+		})
+		m, err := c.Send(t.Context(), &mplane.Exception{Message: "x"})
+		if a.want == "" && (err != nil || m == nil) || a.want != "" && (err == nil || !strings.Contains(err.Error(), a.want)) {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	for _, url := range []string{"", "ftp://x", "http://", "http://user:secret@host/", "http://host/?q", "%"} {
+		_, err := Open(wire.Dialer{URL: url}, nil)
+		if !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+}
+
+// received are the replies that a Listener got.
+type received []mplane.Message
+
+func (r *received) Receive(_ string, m mplane.Message) { *r = append(*r, m) }
+func (r *received) Registered(string)                  {}
+
+// TestListenerLimits: what components send is bounded and refused with a word.
+func TestListenerLimits(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := NewListener(reg, &received{}, discard)
+	do := func(method, path, contentType, body string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.Header.Set("Content-Type", contentType)
+		r.Header.Set(mplane.IdentityHeader, "c")
+		w := httptest.NewRecorder()
+		l.ServeHTTP(w, r)
+		return w
+	}
+	capability := func(i int) string {
+		return fmt.Sprintf(`{"capability": "measure", "label": "l%d", "registry": %q, "when": "now ... future", "parameters": {"System_ID": "%d"}}`, i, mplane.TstatRegistry, i)
+	}
+	var many []string
+	for i := range maxOffers + 1 {
+		many = append(many, capability(i))
+	}
+	w := do("POST", wire.CapabilityPath+"/", wire.ContentType, `{"envelope": "message", "contents": [`+strings.Join(many, ",")+`, {"exception": null, "message": "x"}]}`)
+	if w.Code != 200 || strings.Count(w.Body.String(), `"ok"`) != maxOffers || !strings.Contains(w.Body.String(), "Too many capabilities") ||
+		!strings.Contains(w.Body.String(), "Not a capability") {
+		t.Errorf("%d %.300s", w.Code, w.Body)
+	}
+	for _, c := range []struct {
+		method, path, contentType, body string
+		want                            int
+	}{
+		{"POST", wire.ResultPath, wire.ContentType, capability(1), 400},
+		{"POST", wire.ResultPath, wire.ContentType + ";x", `{"exception": null, "message": "x"}`, 400},
+		{"POST", wire.ResultPath, wire.ContentType, `{"exception": null, "message": "x"}`, 200},
+		{"GET", wire.ResultPath, "", "", 405},
+		{"GET", "/", "", "", 404},
+		{"GET", wire.SpecificationPath + "/", "", "", 200},
+	} {
+		if w := do(c.method, c.path, c.contentType, c.body); w.Code != c.want {
+			t.Errorf("%+v: %d", c, w.Code)
+		}
+	}
+	for range maxQueue {
+		if err := l.Queue("c", &mplane.Exception{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l.Queue("c", &mplane.Exception{}) == nil || l.Queue("stranger", &mplane.Exception{}) == nil {
+		t.Error("no limit of the queue")
+	}
+}

@@ -1,0 +1,382 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Limits of what components can make a Listener keep.
+const (
+	maxComponents = 10000
+	maxOffers     = 1000  // of one component
+	maxQueue      = 10000 // messages for one component
+	maxAway       = time.Hour
+)
+
+// callbackLabel is of the specifications that tell a component when to poll
+// next.
+const callbackLabel = "callback"
+
+// expire is after how much silence a component is gone, as at the RI. It has to
+// register again then.
+const expire = 10 * time.Second
+
+// Receiver takes what components say to a Listener.
+type Receiver interface {
+	// Receive is called for each reply of a component: receipt, result,
+	// envelope or exception.
+	Receive(identity string, m mplane.Message)
+	// Registered is called when a component has registered; it may have lost
+	// what it was told before.
+	Registered(identity string)
+}
+
+// Listener is the client of the component-initiated workflow: components
+// register their capabilities at it, poll for specifications and deliver
+// results. It is an http.Handler, safe for concurrent use.
+type Listener struct {
+	registries *mplane.Registries // that components may use
+	receiver   Receiver
+	log        *slog.Logger
+
+	room     *Room
+	refused  atomic.Int64   // capabilities
+	refusals rate.Sometimes // limits what is logged of them
+
+	mu         sync.Mutex
+	components map[string]*component // by identity
+	offers     []*Offer              // in the order of registration
+	withdrawn  int                   // of these
+	schemas    map[string][]*Offer   // of capabilities that are not withdrawn, in that order too
+	makers     map[string][]*Offer   // the same by schema and metadata
+	tokens     map[string][]*Offer
+}
+
+// NewListener returns a listener without components.
+func NewListener(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Listener {
+	return &Listener{
+		registries: registries, receiver: receiver, log: log, components: map[string]*component{},
+		room: &Room{max: MaxKept, each: MaxKeptOf, held: map[owner]int{}}, refusals: rate.Sometimes{First: 5, Interval: 10 * time.Second},
+		schemas: map[string][]*Offer{}, makers: map[string][]*Offer{}, tokens: map[string][]*Offer{},
+	}
+}
+
+// component is a registered component.
+type component struct {
+	identity   string
+	host       string // that it registered from last, see peer.Host
+	registered bool
+	seen       time.Time
+	away       time.Duration // how long it was told to stay away
+	offers     []*Offer
+	withdrawn  int // of these
+	queue      []mplane.Message
+}
+
+// ServeHTTP serves the three paths of the workflow, also with a slash at the
+// end.
+func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	handlers := map[string]struct {
+		method string
+		serve  func(http.ResponseWriter, *http.Request, string)
+	}{
+		wire.CapabilityPath:    {http.MethodPost, l.register},
+		wire.SpecificationPath: {http.MethodGet, l.poll},
+		wire.ResultPath:        {http.MethodPost, l.result},
+	}
+	h, ok := handlers[strings.TrimSuffix(r.URL.Path, "/")]
+	id, err := wire.Identity(r)
+	switch {
+	case !ok:
+		wire.Fail(w, http.StatusNotFound)
+	case h.method != r.Method:
+		wire.Fail(w, http.StatusMethodNotAllowed)
+	case err != nil:
+		wire.Fail(w, http.StatusBadRequest)
+	default:
+		h.serve(w, r, id)
+	}
+}
+
+// read returns the message of a request, or answers that it is none.
+func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
+	if r.Header.Get("Content-Type") != wire.ContentType {
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
+		return nil, false
+	}
+	m, err := wire.ReadMessage(r, l.registries)
+	if err != nil {
+		l.log.Warn("message of a component cannot be read", "component", id, "err", err)
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
+		return nil, false
+	}
+	return m, true
+}
+
+// register takes capabilities and withdrawals, alone or in an envelope.
+func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := l.read(w, r, id)
+	if !ok {
+		return
+	}
+	var answers []string
+	added := false
+	host := wire.Host(r)
+	refused := map[string]int{} // by reason
+	for _, m := range flatten(m) {
+		s, ok := m.(*mplane.Statement)
+		label := ""
+		if ok {
+			label = s.Label
+		}
+		reason := "Not a capability"
+		switch {
+		case !ok:
+		case s.Kind == mplane.Capability:
+			if reason = l.add(id, host, s, false); reason == "" {
+				added = true
+			} else {
+				refused[reason]++
+			}
+		case s.Kind == mplane.Withdrawal:
+			l.withdraw(id, s.ID())
+			reason = "Withdrawn"
+		}
+		answers = append(answers, answer(label, reason))
+	}
+	if added {
+		l.receiver.Registered(id)
+	}
+	for reason, n := range refused {
+		l.refused.Add(int64(n))
+		l.refusals.Do(func() {
+			l.log.Warn("capabilities are refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
+		})
+	}
+	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
+}
+
+// answer returns what a component is told of one capability: that it is
+// registered, or why not. Names may repeat, so it is no map.
+func answer(label, reason string) string {
+	name, _ := json.Marshal(label)
+	if reason == "" {
+		return string(name) + `:{"registered":"ok"}`
+	}
+	text, _ := json.Marshal(reason)
+	return fmt.Sprintf(`%s:{"registered":"no", "reason":%s}`, name, text)
+}
+
+// flatten returns the messages in envelopes.
+func flatten(m mplane.Message) []mplane.Message {
+	e, ok := m.(*mplane.Envelope)
+	if !ok {
+		return []mplane.Message{m}
+	}
+	var list []mplane.Message
+	for _, inner := range e.Messages {
+		list = append(list, flatten(inner)...)
+	}
+	return list
+}
+
+// poll answers with what waits for a component.
+func (l *Listener) poll(w http.ResponseWriter, r *http.Request, id string) {
+	l.mu.Lock()
+	c := l.components[id]
+	if c == nil || !c.registered {
+		l.mu.Unlock()
+		wire.Answer(w, http.StatusPreconditionRequired, "text/plain", []byte("not registered"))
+		return
+	}
+	c.seen, c.away = time.Now(), 0
+	queue := c.queue
+	c.queue = nil
+	link := wire.Link(r)
+	e := &mplane.Envelope{}
+	for _, m := range queue {
+		if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Specification {
+			if s.Label == callbackLabel { // nobody answers it
+				c.away = min(s.When.Delays(time.Now()).End, maxAway)
+			} else {
+				linked := *s
+				linked.Link = &link
+				m = &linked
+			}
+		}
+		e.Messages = append(e.Messages, m)
+	}
+	l.mu.Unlock()
+	wire.Write(w, http.StatusOK, e)
+}
+
+// result takes a reply.
+func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := l.read(w, r, id)
+	if !ok {
+		return
+	}
+	if s, ok := m.(*mplane.Statement); ok && s.Kind != mplane.Receipt && s.Kind != mplane.Result {
+		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Not a result (or exception)"))
+		return
+	}
+	l.alive(id)
+	l.receiver.Receive(id, m)
+	wire.Answer(w, http.StatusOK, wire.HTML, nil)
+}
+
+// alive notes that a component was heard of: one that delivers results is not
+// gone because its poll is late.
+func (l *Listener) alive(identity string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.components[identity]; c != nil && c.registered {
+		c.seen = time.Now()
+	}
+}
+
+// Queue holds a message for the next poll of a component.
+func (l *Listener) Queue(identity string, m mplane.Message) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[identity]
+	switch {
+	case c == nil:
+		return fmt.Errorf("component %s is not registered", identity)
+	case len(c.queue) >= maxQueue:
+		return fmt.Errorf("%d messages wait for component %s", len(c.queue), identity)
+	}
+	c.queue = append(c.queue, m)
+	return nil
+}
+
+// Waits tells whether a message that was queued has not been delivered yet.
+func (l *Listener) Waits(identity string, m mplane.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.components[identity]
+	return c != nil && slices.Contains(c.queue, m)
+}
+
+// Tidy withdraws the capabilities of components that are silent and forgets
+// those that are long gone. It is to be called every second or so.
+func (l *Listener) Tidy(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.components {
+		if c.registered && now.Sub(c.seen) > expire+c.away {
+			c.registered = false
+			l.log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
+			for _, o := range c.offers {
+				l.drop(o)
+			}
+		}
+	}
+	l.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
+}
+
+// Refused returns how many capabilities were refused.
+func (l *Listener) Refused() int64 { return l.refused.Load() }
+
+// Room returns the account of what is kept, which the Receiver shares.
+func (l *Listener) Room() *Room { return l.room }
+
+// Keep takes room for what a component sent, see Room.Take.
+func (l *Listener) Keep(identity string, bytes int) (Lease, bool) {
+	l.mu.Lock()
+	host := ""
+	if c := l.components[identity]; c != nil {
+		host = c.host
+	}
+	l.mu.Unlock()
+	return l.room.Take(identity, host, bytes, false)
+}
+
+// Present tells whether a component is registered, and when it was last heard
+// of.
+func (l *Listener) Present(identity string) (registered bool, seen time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.components[identity]; c != nil {
+		return c.registered, c.seen
+	}
+	return false, time.Time{}
+}
+
+// Counts returns how many components are registered, capabilities offered and
+// messages waiting.
+func (l *Listener) Counts() (components, capabilities, waiting int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.components {
+		if c.registered {
+			components++
+		}
+		waiting += len(c.queue)
+	}
+	for _, list := range l.schemas {
+		capabilities += len(list)
+	}
+	return components, capabilities, waiting
+}
+
+// Snapshot is what a Listener must remember over a restart.
+type Snapshot struct {
+	Identity     string
+	Capabilities []json.RawMessage
+}
+
+// Save returns the registered components.
+func (l *Listener) Save() ([]Snapshot, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []Snapshot
+	done := map[string]bool{}
+	for _, o := range l.offers {
+		c := l.components[o.Identity]
+		if !c.registered || done[c.identity] {
+			continue
+		}
+		done[c.identity] = true
+		s := Snapshot{Identity: c.identity}
+		for _, o := range c.offers {
+			if o.withdrawn.IsZero() {
+				text, err := mplane.Marshal(o.Capability)
+				if err != nil {
+					return nil, err
+				}
+				s.Capabilities = append(s.Capabilities, text)
+			}
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// Restore takes back what Save returned. The components count as heard of now.
+func (l *Listener) Restore(list []Snapshot) error {
+	for _, s := range list {
+		for _, text := range s.Capabilities {
+			m, err := l.registries.Parse(text)
+			if err != nil {
+				return fmt.Errorf("capability of %s: %w", s.Identity, err)
+			}
+			if c, ok := m.(*mplane.Statement); ok {
+				l.add(s.Identity, "", c, true)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,498 @@
+package component
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Options say what a component offers to which supervisor.
+type Options struct {
+	Services   []Service
+	Registries *mplane.Registries
+	Supervisor wire.Dialer
+	// Roles say what the supervisor may use; nil allows everything.
+	Roles  *mplane.Roles
+	Limits Limits
+	// Poll is how often the supervisor is asked for specifications. It has to
+	// be below 10 s, when supervisors take a component for gone; 0: 5s.
+	Poll time.Duration
+	// StateFile keeps specifications and what came out over the end of the
+	// process, see Jobs.Restore. "": they end with it.
+	StateFile string
+	Log       *slog.Logger // nil: none
+}
+
+// gone is after how much silence a supervisor forgets a component.
+const gone = 10 * time.Second
+
+// callbackLabel is of the capability by which a supervisor says when the
+// component shall call again.
+const callbackLabel = "callback"
+
+// maxCallback bounds how long a supervisor can keep a component away.
+const maxCallback = time.Hour
+
+// Envelopes wait for a supervisor whose clock is behind ours, at most maxAhead.
+// A clock that is further behind, as one that was never set, tells nothing.
+// From warnAhead on it is reported.
+const (
+	maxAhead  = 24 * time.Hour
+	warnAhead = time.Minute
+)
+
+// maxOutbox bounds the messages that wait for the supervisor.
+const maxOutbox = 10000
+
+// Stats says how a component stands with its supervisor.
+type Stats struct {
+	Registered bool
+	Since      time.Time        // of Registered being as it is
+	Err        string           // what the last poll failed of; "" if it did not
+	Refused    map[string]int64 // specifications that were refused, by reason
+}
+
+// Reasons of Stats.Refused, by the texts of exceptions, and of all others.
+var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
+
+const otherReason = "other"
+
+// New returns a component; nothing is sent yet. Its errors are those of the
+// options.
+func New(opt Options) (*Component, error) {
+	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
+		return nil, fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
+	}
+	conn, err := opt.Supervisor.Open()
+	if err != nil {
+		return nil, err
+	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	return &Component{
+		Options: opt,
+		conn:    conn,
+		jobs:    NewJobs(opt.Services, opt.Registries, opt.Roles, opt.Limits, opt.Log),
+		token:   "comp-cb0." + rand.Text(),
+		queued:  make(chan struct{}, 1),
+		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
+		clock:   rate.Sometimes{First: 1, Interval: time.Hour},
+		// Zeros, so that the first refusal is an increase for Prometheus.
+		stats: Stats{Since: time.Now(), Refused: map[string]int64{reasons[NoService]: 0, reasons[NoPermission]: 0, otherReason: 0}},
+	}, nil
+}
+
+// Run registers at the supervisor and serves its specifications until ctx
+// ends; then the jobs are stopped, their results delivered and the
+// capabilities withdrawn. A supervisor that is down is waited for. The error
+// is one of the state file.
+func (c *Component) Run(ctx context.Context) error {
+	defer c.conn.Close()
+	if c.StateFile != "" {
+		if err := c.jobs.Restore(c.StateFile, c.send); err != nil {
+			return err
+		}
+	}
+	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var delivery sync.WaitGroup
+	delivery.Go(func() { c.deliver(delivering) })
+	c.serve(ctx)
+
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 8*time.Second)
+	defer cancel()
+	c.jobs.Stop(limit)
+	c.flush(limit)
+	stop()
+	delivery.Wait()
+	c.withdraw(limit)
+	return nil
+}
+
+// Jobs returns the jobs of the component.
+func (c *Component) Jobs() *Jobs { return c.jobs }
+
+// Stats returns how the component stands with its supervisor.
+func (c *Component) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Refused = maps.Clone(s.Refused)
+	return s
+}
+
+// polled records what came of a poll.
+func (c *Component) polled(registered bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if registered != c.stats.Registered {
+		c.stats.Registered, c.stats.Since = registered, time.Now()
+	}
+	c.stats.Err = ""
+	if err != nil {
+		c.stats.Err = err.Error()
+	}
+}
+
+// Component serves the specifications of one supervisor.
+type Component struct {
+	Options
+	conn  *wire.Conn
+	jobs  *Jobs
+	token string // of the callback capability
+
+	supervisor string              // its identity
+	registered bool                // since the start or the last 428
+	offered    []*mplane.Statement // that are registered
+	since      time.Time           // when that was
+	seen       time.Time           // when the supervisor last answered a poll
+	next       time.Duration
+
+	unknown rate.Sometimes // limits warnings about unknown capabilities
+	clock   rate.Sometimes // and about the supervisor's clock
+
+	mu     sync.Mutex
+	stats  Stats
+	outbox []mplane.Message
+	queued chan struct{} // holds a token when outbox may have changed
+	ahead  time.Duration // how far our clock may be ahead of the supervisor's
+}
+
+// serve polls until ctx ends.
+func (c *Component) serve(ctx context.Context) {
+	var failures int
+	for ctx.Err() == nil {
+		c.next = c.Poll
+		err := c.turn(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		c.polled(c.registered && err == nil, err)
+		switch {
+		case err != nil:
+			if failures++; failures == 1 { // an outage must not fill the log
+				c.Log.Warn("supervisor does not answer as it should; trying again", append([]any{"supervisor", c.conn.Root(), "err", err}, hint.Attrs(err)...)...)
+			}
+		case failures > 0:
+			c.Log.Info("supervisor answers again", "supervisor", c.conn.Root(), "failures", failures)
+			failures = 0
+		}
+		retry.Sleep(ctx, c.next)
+	}
+}
+
+// turn registers if need be and polls once.
+func (c *Component) turn(ctx context.Context) error {
+	if !c.registered || time.Since(c.seen) > gone {
+		if err := c.register(ctx); err != nil {
+			return err
+		}
+	} else if err := c.follow(ctx); err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, http.MethodGet, wire.SpecificationPath, nil)
+	if err != nil {
+		return err
+	}
+	switch {
+	case resp.Status == http.StatusPreconditionRequired:
+		// The supervisor was restarted or had taken us for gone.
+		c.registered = false
+		if time.Since(c.since) > c.Poll {
+			c.next = 0
+		}
+		return nil
+	case resp.Status != http.StatusOK || resp.Type != wire.ContentType:
+		return fmt.Errorf("poll answered with status %d and %q", resp.Status, resp.Type)
+	}
+	c.seen = time.Now()
+	m, err := c.Registries.Parse(resp.Body)
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	c.receive(m)
+	return nil
+}
+
+func (c *Component) register(ctx context.Context) error {
+	id, err := c.conn.PeerIdentity(ctx)
+	if err != nil {
+		return err
+	}
+	c.supervisor = id
+	offers := c.jobs.Capabilities(id)
+	if len(offers) == 0 {
+		return fmt.Errorf("nothing is allowed to the supervisor %s by the roles", id)
+	}
+	envelope := &mplane.Envelope{}
+	for _, o := range offers {
+		envelope.Messages = append(envelope.Messages, offer(o))
+	}
+	when, err := mplane.ParseScope("now ... future")
+	if err != nil {
+		return err
+	}
+	envelope.Messages = append(envelope.Messages, &mplane.Statement{
+		Kind: mplane.Capability, Verb: mplane.Measure, Label: callbackLabel, Registry: offers[0].Registry, When: when, Token: c.token,
+	})
+	answer, err := c.announce(ctx, envelope)
+	if err != nil {
+		return err
+	}
+	for label, a := range answer {
+		if a.Registered != "ok" {
+			c.Log.Warn("supervisor refuses a capability", "capability", label, "reason", a.Reason)
+		}
+	}
+	c.registered, c.offered, c.since, c.seen = true, offers, time.Now(), time.Now()
+	c.Log.Info("registered", "supervisor", c.conn.Root(), "identity", id, "capabilities", len(offers))
+	return nil
+}
+
+// offer returns a capability as it is registered.
+func offer(capability *mplane.Statement) *mplane.Statement {
+	o, here := *capability, ""
+	o.Link, o.Token = &here, o.ID()
+	return &o
+}
+
+// follow registers what the roles allow the supervisor since they changed, and
+// withdraws what they allow no more.
+func (c *Component) follow(ctx context.Context) error {
+	offers := c.jobs.Capabilities(c.supervisor)
+	switch {
+	case slices.Equal(offers, c.offered):
+		return nil
+	case len(c.offered) == 0: // with the last one it forgot us
+		return c.register(ctx)
+	}
+	envelope := &mplane.Envelope{}
+	for _, o := range offers {
+		if !slices.Contains(c.offered, o) {
+			envelope.Messages = append(envelope.Messages, offer(o))
+		}
+	}
+	for _, o := range c.offered {
+		if !slices.Contains(offers, o) {
+			envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
+		}
+	}
+	if _, err := c.announce(ctx, envelope); err != nil {
+		return err
+	}
+	c.offered = offers
+	c.Log.Info("registered what the changed roles allow", "supervisor", c.conn.Root(), "identity", c.supervisor, "capabilities", len(offers))
+	return nil
+}
+
+// announced is what a supervisor says to a capability or withdrawal.
+type announced struct{ Registered, Reason string }
+
+// announce sends capabilities or withdrawals.
+func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
+	resp, err := c.do(ctx, http.MethodPost, wire.CapabilityPath, e)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Status != http.StatusOK {
+		return nil, fmt.Errorf("registration answered with status %d: %.200q", resp.Status, resp.Body)
+	}
+	answer := map[string]announced{}
+	if err := json.Unmarshal(resp.Body, &answer); err != nil {
+		return nil, fmt.Errorf("registration: %w", err)
+	}
+	return answer, nil
+}
+
+// withdraw takes the capabilities back, so that clients see it at once.
+func (c *Component) withdraw(ctx context.Context) {
+	if !c.registered || len(c.offered) == 0 {
+		return
+	}
+	envelope := &mplane.Envelope{}
+	for _, o := range c.offered {
+		envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
+	}
+	if _, err := c.announce(ctx, envelope); err != nil {
+		c.Log.Warn("capabilities were not withdrawn", "supervisor", c.conn.Root(), "err", err)
+	}
+}
+
+// receive serves what a poll brought.
+func (c *Component) receive(m mplane.Message) {
+	switch m := m.(type) {
+	case *mplane.Envelope:
+		for _, e := range m.Messages {
+			c.receive(e)
+		}
+	case *mplane.Statement:
+		switch {
+		case m.Kind == mplane.Specification && m.Label == callbackLabel:
+			// Nobody waits for an answer to it.
+			d := m.When.Delays(time.Now())
+			c.next = min(d.End, maxCallback)
+		case m.Kind == mplane.Specification:
+			answer := c.jobs.Submit(m, c.supervisor, c.send, c.send)
+			if e, refused := answer.(*mplane.Exception); refused {
+				c.refused(m, e.Message)
+			}
+		case m.Kind == mplane.Interrupt:
+			c.send(c.jobs.Interrupt(m.ID(), c.supervisor))
+		default:
+			c.send(&mplane.Exception{Token: m.ID(), Message: Unexpected})
+		}
+	}
+}
+
+// refused reports a specification that was refused.
+func (c *Component) refused(spec *mplane.Statement, reason string) {
+	c.mu.Lock()
+	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++
+	c.mu.Unlock()
+	if reason != NoService {
+		return
+	}
+	c.unknown.Do(func() {
+		c.Log.Warn("refused a specification for an unknown capability; without TLS a supervisor may have given us that of another process",
+			"capability", mplane.Visible(spec.Label), "supervisor", c.conn.Root())
+	})
+}
+
+// send puts a reply into the outbox. Where it goes is not up to the
+// specification's link: it is our supervisor who asked.
+func (c *Component) send(m mplane.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.outbox) >= maxOutbox {
+		c.Log.Error("too many replies wait for the supervisor; the oldest is lost")
+		c.outbox = slices.Delete(c.outbox, 0, 1)
+	}
+	c.outbox = append(c.outbox, m)
+	select {
+	case c.queued <- struct{}{}:
+	default:
+	}
+}
+
+// deliver sends replies in their order until ctx ends.
+func (c *Component) deliver(ctx context.Context) {
+	back := retry.New(100*time.Millisecond, 5*time.Second)
+	for ctx.Err() == nil {
+		m, wait := c.due(time.Now())
+		if m == nil {
+			select {
+			case <-c.queued:
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		err := c.post(ctx, m)
+		if err != nil && !errors.Is(err, errRefused) {
+			// The supervisor is away; what it asked for waits.
+			back.Wait(ctx)
+			continue
+		}
+		if err != nil {
+			c.Log.Error("supervisor refuses a reply", "err", err)
+		}
+		c.jobs.Told(m)
+		back.Reset()
+		c.mu.Lock()
+		if i := slices.Index(c.outbox, m); i >= 0 {
+			c.outbox = slices.Delete(c.outbox, i, i+1)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// due returns the first reply that can be sent at the time now, or nil and how
+// long to wait for one. An envelope has to wait until its end has passed by the
+// supervisor's clock: RI supervisors drop it before.
+func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := time.Hour // nothing to send: queued ends the wait
+	for _, m := range c.outbox {
+		e, ok := m.(*mplane.Envelope)
+		if !ok {
+			return m, 0
+		}
+		_, end := e.When.Times(now)
+		rest := end.Add(c.ahead).Sub(now)
+		if rest < 0 {
+			return m, 0
+		}
+		wait = min(wait, rest+time.Millisecond)
+	}
+	return nil, wait
+}
+
+// do sends a request and compares the supervisor's clock with ours.
+func (c *Component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
+	resp, err := c.conn.Do(ctx, method, path, m)
+	if err == nil && !resp.Date.IsZero() {
+		ahead := max(0, time.Since(resp.Date))
+		if ahead >= warnAhead {
+			c.clock.Do(func() {
+				c.Log.Warn("the supervisor's clock is behind; results of repeated specifications are delivered later or may be dropped",
+					"supervisor", c.conn.Root(), "its_time", resp.Date.UTC(), "hint", "set the clocks of both machines")
+			})
+		}
+		if ahead > maxAhead {
+			ahead = 0
+		}
+		c.mu.Lock()
+		c.ahead = ahead
+		c.mu.Unlock()
+	}
+	return resp, err
+}
+
+// errRefused is a reply that need not be sent again.
+var errRefused = errors.New("refused")
+
+func (c *Component) post(ctx context.Context, m mplane.Message) error {
+	resp, err := c.do(ctx, http.MethodPost, wire.ResultPath, m)
+	if err != nil {
+		return err
+	}
+	switch resp.Status {
+	case http.StatusOK:
+		return nil
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		// A proxy says that the supervisor is away.
+		return fmt.Errorf("reply answered with status %d", resp.Status)
+	}
+	return fmt.Errorf("%w with status %d", errRefused, resp.Status)
+}
+
+// flush waits until the outbox is empty, or ctx ends.
+func (c *Component) flush(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		n := len(c.outbox)
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		if retry.Sleep(ctx, 10*time.Millisecond) != nil {
+			c.Log.Warn("replies were not delivered", "replies", n)
+			return
+		}
+	}
+}

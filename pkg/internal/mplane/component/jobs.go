@@ -1,0 +1,486 @@
+// Package component runs the capabilities of a component: it schedules what
+// specifications ask for, and offers them in both workflows.
+package component
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Service is a capability with what it does.
+type Service struct {
+	Capability *mplane.Statement
+	// Run does what a specification asks for and returns the rows of the
+	// result, in the order of spec.Results. ctx ends with the scope, with an
+	// interrupt or when the component stops: all three are the normal end, and
+	// Run then returns what it has. With the scope "now" ctx has ended at the
+	// begin. context.Cause tells: ErrScopeEnd, ErrInterrupted or ErrStopped.
+	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
+}
+
+// Causes of the end of a job's context.
+var (
+	ErrScopeEnd    = errors.New("the scope has ended")
+	ErrInterrupted = errors.New("interrupted")
+	ErrStopped     = errors.New("the component stops")
+)
+
+// Texts of exceptions, as the reference implementation (RI) has them.
+const (
+	NoService    = "No service registered for specification"
+	NoPermission = "User has no permission to request this capability"
+	UnknownJob   = "Unknown job"
+	Unexpected   = "Unexpected message type"
+)
+
+// Limits of jobs; zero values mean the defaults.
+type Limits struct {
+	Jobs     int           // that run or wait for their start; 0: 100
+	Keep     time.Duration // how long a finished job is remembered; 0: 1h
+	Finished int           // jobs remembered, the last ones; 0: 1000
+	Results  int           // kept of a repeated specification; 0: 1000
+}
+
+func (l *Limits) defaults() {
+	l.Jobs = cmp.Or(l.Jobs, 100)
+	l.Keep = cmp.Or(l.Keep, time.Hour)
+	l.Finished = cmp.Or(l.Finished, 1000)
+	l.Results = cmp.Or(l.Results, 1000)
+}
+
+// Jobs runs specifications. It is safe for concurrent use.
+type Jobs struct {
+	services   []Service
+	registries *mplane.Registries
+	roles      *mplane.Roles
+	limits     Limits
+	log        *slog.Logger
+
+	keep *keeper // nil: jobs end with the process
+
+	ctx    context.Context // of all jobs
+	cancel context.CancelCauseFunc
+	wait   sync.WaitGroup
+
+	mu      sync.Mutex
+	jobs    map[string]*job // by token
+	active  int
+	running []*Specification
+}
+
+// Specification is one that runs.
+type Specification struct {
+	Label string // of the capability
+	Token string
+	Since time.Time // its start
+	Until time.Time // its end; zero: none
+}
+
+// Specifications returns those that run, in the order of their starts; not those
+// that wait for their start.
+func (j *Jobs) Specifications() []Specification {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var list []Specification
+	for _, s := range j.running {
+		list = append(list, *s)
+	}
+	// One that goes on after a restart may have started before others.
+	slices.SortStableFunc(list, func(a, b Specification) int { return a.Since.Compare(b.Since) })
+	return list
+}
+
+// do runs a service for a specification, from its start until its end, zero:
+// none.
+func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
+	run := &Specification{s.Capability.Label, spec.ID(), start, end}
+	j.mu.Lock()
+	j.running = append(j.running, run)
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.running = slices.DeleteFunc(j.running, func(o *Specification) bool { return o == run })
+	}()
+	return s.Run(ctx, spec)
+}
+
+// job is a specification that was accepted.
+type job struct {
+	spec     *mplane.Statement
+	owner    string // identity that asked
+	notify   func(mplane.Message)
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	finished chan struct{} // closed at its end
+	accepted time.Time     // its scope counts from then on
+	resumed  time.Time     // after a restart; zero: it was not
+
+	// below Jobs.mu
+	started     time.Time // zero: not yet
+	interrupted bool
+	told        bool             // the reply has reached who asked
+	results     []mplane.Message // of the runs so far, of a repeated one
+	when        mplane.Scope     // of the results
+	reply       mplane.Message   // nil until the end
+	ended       time.Time
+}
+
+// NewJobs returns a scheduler for services. Roles say who may use them; nil
+// allows everybody.
+func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
+	limits.defaults()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
+}
+
+// Submit accepts a specification and returns its receipt, or an exception. A
+// specification whose token is known returns its receipt and starts nothing.
+// accepted is called with the receipt before the job starts, and notify with
+// the result, envelope or exception at its end; both may be nil.
+func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
+	b, service, answer := j.accept(spec, identity, notify)
+	if b != nil {
+		j.saveOrTell() // the receipt is a promise
+	}
+	if accepted != nil {
+		accepted(answer)
+	}
+	// The job is known before it starts, and its receipt is on its way: so a
+	// fast one cannot be overtaken by its own result.
+	if b != nil {
+		j.start(b, service)
+	}
+	return answer
+}
+
+// accept returns the answer to a specification, and the job that is to be
+// started, if one is.
+func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.prune()
+	token := spec.ID()
+	receipt := spec.Notice(mplane.Receipt)
+	if old, ok := j.jobs[token]; ok {
+		if old.owner != identity {
+			return nil, Service{}, &mplane.Exception{Token: token, Message: NoPermission}
+		}
+		return nil, Service{}, receipt
+	}
+	now := time.Now()
+	service, refusal := j.service(spec, identity, now)
+	if err := spec.Check(); err != nil && refusal == "" {
+		refusal = err.Error()
+	}
+	if refusal == "" && j.active >= j.limits.Jobs {
+		refusal = fmt.Sprintf("Too many jobs: %d are running", j.active)
+	}
+	if refusal == "" && spec.Verb != mplane.Query && spec.When.Delays(now).Never {
+		refusal = fmt.Sprintf("The scope %s is over", spec.When)
+	}
+	if refusal == "" && j.ctx.Err() != nil {
+		refusal = "The component stops"
+	}
+	if refusal != "" {
+		return nil, Service{}, &mplane.Exception{Token: token, Message: refusal}
+	}
+	b := &job{spec: spec, owner: identity, notify: notify, finished: make(chan struct{}), accepted: now}
+	if spec.When.Delays(now).Start <= 0 || spec.Verb == mplane.Query {
+		b.started = now
+	}
+	b.ctx, b.cancel = context.WithCancelCause(j.ctx)
+	j.jobs[token] = b
+	j.active++
+	return b, service, receipt
+}
+
+// start runs a job that was accepted.
+func (j *Jobs) start(b *job, service Service) {
+	j.wait.Go(func() {
+		defer b.cancel(nil)
+		defer close(b.finished)
+		reply := j.run(b.ctx, b, service)
+		j.mu.Lock()
+		j.active--
+		suspended := j.suspended(b.ctx, b.spec, b.accepted)
+		if !suspended {
+			b.reply, b.ended = reply, time.Now()
+		}
+		j.mu.Unlock()
+		if suspended {
+			return
+		}
+		j.saveOrTell()
+		if b.notify != nil {
+			b.notify(reply)
+		}
+	})
+}
+
+// service returns the service that spec was made for, of those that it fulfils
+// at time t and identity may use; the first one if nothing tells.
+func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
+	best := -1
+	refusal = NoService
+	for _, s := range j.services {
+		if !spec.Fulfils(s.Capability, t) {
+			continue
+		}
+		allowed := j.roles.Allowed(s.Capability.Label, identity)
+		rank := 2 * spec.Agreement(s.Capability)
+		if allowed {
+			rank++
+		}
+		if rank <= best {
+			continue
+		}
+		best, found, refusal = rank, s, ""
+		if !allowed {
+			refusal = NoPermission
+		}
+	}
+	return found, refusal
+}
+
+// run does a job to its end.
+func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
+	if b.spec.When.Repeated() {
+		return j.repeat(ctx, b, s, b.accepted)
+	}
+	return j.once(ctx, s, b.spec, b.accepted, func() time.Time {
+		j.mu.Lock()
+		first := b.started.IsZero()
+		if first {
+			b.started = time.Now()
+		}
+		j.mu.Unlock()
+		if first {
+			j.saveOrTell()
+		}
+		return b.started
+	})
+}
+
+// once runs a specification whose scope counts from now on. started tells
+// when it began, at its begin.
+func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
+	d := spec.When.Delays(now)
+	if spec.Verb == mplane.Query { // its scope is about the data
+		d = mplane.Delays{Endless: true}
+	}
+	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {
+		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Stopped before its start: %v", context.Cause(ctx))}
+	}
+	var end time.Time
+	if !d.Endless {
+		end = now.Add(d.End)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, end, ErrScopeEnd)
+		defer cancel()
+	}
+	start := started()
+	rows, err := j.do(ctx, s, spec, start, end)
+	if err != nil {
+		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+	}
+	result := spec.Result(start, time.Now(), rows)
+	// Nobody could read a result whose values are not of their types.
+	text, err := mplane.Marshal(result)
+	if err == nil {
+		_, err = j.registries.Parse(text)
+	}
+	if err != nil {
+		j.log.Error("result is not valid", "label", spec.Label, "err", err)
+		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+	}
+	return result
+}
+
+// repeat runs a repeated specification. Runs that last longer than the period
+// overlap, as far as the limit of jobs allows.
+func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
+	j.mu.Lock()
+	b.when = b.spec.When.Anchored(now)
+	j.mu.Unlock()
+	var runs sync.WaitGroup
+	for at, when := range b.spec.When.Occurrences(now) {
+		if retry.Sleep(ctx, time.Until(at)) != nil {
+			break
+		}
+		spec := b.spec.Run(when)
+		if j.done(b, spec, at) {
+			continue
+		}
+		if !j.begin() {
+			j.add(b, &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Too many jobs: left out the run of %s", when)})
+			continue
+		}
+		runs.Go(func() {
+			defer j.end()
+			result := j.once(ctx, s, spec, at, func() time.Time {
+				if at.Before(b.resumed) {
+					return at
+				}
+				return time.Now()
+			})
+			if !j.suspended(ctx, spec, at) {
+				j.add(b, result)
+			}
+		})
+	}
+	runs.Wait()
+	// RI supervisors drop an envelope whose end is still to come.
+	if _, end := b.spec.When.Times(now); !end.IsZero() {
+		retry.Sleep(ctx, time.Until(end))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return b.final(time.Now())
+}
+
+// final returns the reply to a repeated specification that ended at t. RI
+// supervisors pass on an envelope only if a result is in it, so that without
+// any result the reply is an exception.
+func (b *job) final(t time.Time) mplane.Message {
+	failure := "There was no run"
+	for _, m := range b.results {
+		e, failed := m.(*mplane.Exception)
+		if !failed {
+			all := b.envelope()
+			all.When = all.When.EndedAt(t)
+			return all
+		}
+		failure = fmt.Sprintf("None of %d runs has a result; the last one: %s", len(b.results), e.Message)
+	}
+	return &mplane.Exception{Token: b.spec.ID(), Message: failure}
+}
+
+func (j *Jobs) begin() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.active >= j.limits.Jobs {
+		return false
+	}
+	j.active++
+	return true
+}
+
+func (j *Jobs) end() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.active--
+}
+
+func (j *Jobs) add(b *job, m mplane.Message) {
+	j.mu.Lock()
+	b.results = append(b.results, m)
+	if n := len(b.results) - j.limits.Results; n > 0 {
+		b.results = slices.Delete(b.results, 0, n)
+	}
+	j.mu.Unlock()
+	j.saveOrTell()
+}
+
+// envelope returns the results so far.
+func (b *job) envelope() *mplane.Envelope {
+	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
+}
+
+// State returns what a redemption gets: the reply, the results so far, or the
+// receipt while there are none.
+func (j *Jobs) State(token, identity string) mplane.Message {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b, ok := j.jobs[token]
+	switch {
+	case !ok || b.owner != identity:
+		return &mplane.Exception{Token: token, Message: UnknownJob}
+	case b.reply != nil:
+		return b.reply
+	case len(b.results) > 0:
+		return b.envelope()
+	}
+	return b.spec.Notice(mplane.Receipt)
+}
+
+// Interrupt asks a job to stop and returns its receipt, or its reply if the job
+// has ended. The results so far of a repeated specification would be mistaken
+// for all of them: they come when the job has stopped.
+func (j *Jobs) Interrupt(token, identity string) mplane.Message {
+	j.mu.Lock()
+	b, ok := j.jobs[token]
+	stop := ok && b.owner == identity && b.reply == nil
+	if stop {
+		b.interrupted = true
+	}
+	j.mu.Unlock()
+	if stop {
+		j.saveOrTell()
+		b.cancel(ErrInterrupted)
+		return b.spec.Notice(mplane.Receipt)
+	}
+	return j.State(token, identity)
+}
+
+// Wait waits for the end of a job, until ctx ends.
+func (j *Jobs) Wait(ctx context.Context, token string) {
+	j.mu.Lock()
+	b, ok := j.jobs[token]
+	j.mu.Unlock()
+	if !ok {
+		return
+	}
+	select {
+	case <-b.finished:
+	case <-ctx.Done():
+	}
+}
+
+// prune forgets jobs that ended long ago, and the first of too many. Those
+// whose reply is still to be told stay.
+func (j *Jobs) prune() {
+	var finished []string
+	for token, b := range j.jobs {
+		switch {
+		case b.reply == nil || j.keep != nil && b.notify != nil && !b.told:
+		case time.Since(b.ended) > j.limits.Keep:
+			delete(j.jobs, token)
+		default:
+			finished = append(finished, token)
+		}
+	}
+	if n := len(finished) - j.limits.Finished; n > 0 {
+		slices.SortFunc(finished, func(a, b string) int { return j.jobs[a].ended.Compare(j.jobs[b].ended) })
+		for _, token := range finished[:n] {
+			delete(j.jobs, token)
+		}
+	}
+}
+
+// Stop ends all jobs and waits until they have told their results, or ctx
+// ends. Those of a state file have no results yet, see Restore.
+func (j *Jobs) Stop(ctx context.Context) {
+	j.cancel(ErrStopped)
+	done := make(chan struct{})
+	go func() {
+		j.wait.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.log.Warn("jobs did not stop in time", "jobs", j.active)
+	}
+}

@@ -1,0 +1,311 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/exchange"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// run is the function of a service.
+type run = func(context.Context, *mplane.Statement) ([][]string, error)
+
+func newJobs(t *testing.T, roles *mplane.Roles, limits Limits, f run) *Jobs {
+	t.Helper()
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := reg.Parse([]byte(`{"capability": "measure", "label": "x", "registry": "` + mplane.TstatRegistry + `",
+		"when": "past ... future", "parameters": {"repository.url": "*"}, "results": ["rrdValue"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := NewJobs([]Service{{m.(*mplane.Statement), f}}, reg, roles, limits, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		j.Stop(ctx)
+	})
+	return j
+}
+
+// specify returns a specification of the capability.
+func specify(t *testing.T, j *Jobs, when string) *mplane.Statement {
+	t.Helper()
+	spec := j.services[0].Capability.Specification()
+	spec.Label = "x-0"
+	var err error
+	if spec.When, err = mplane.ParseScope(when); err == nil {
+		err = spec.SetParameter("repository.url", "a:1")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.SetToken()
+	return spec
+}
+
+// submit gives a specification with a scope and returns its token and answer.
+func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Message) {
+	t.Helper()
+	spec := specify(t, j, when)
+	return spec.Token, j.Submit(spec, "ann", nil, nil)
+}
+
+// wait returns the end of a job.
+func wait(t *testing.T, j *Jobs, token string) mplane.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	j.Wait(ctx, token)
+	m := j.State(token, "ann")
+	if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Receipt {
+		t.Fatal("it does not end")
+	}
+	return m
+}
+
+func message(m mplane.Message) string {
+	if e, ok := m.(*mplane.Exception); ok {
+		return e.Message
+	}
+	return fmt.Sprintf("%T", m)
+}
+
+// TestCauses: a service learns why it shall stop.
+func TestCauses(t *testing.T) {
+	j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	})
+	ended, _ := submit(t, j, "now + 0s")
+	if got := message(wait(t, j, ended)); got != ErrScopeEnd.Error() {
+		t.Error(got)
+	}
+	interrupted, _ := submit(t, j, "now ... future")
+	j.Interrupt(interrupted, "bob") // not his
+	j.Interrupt(interrupted, "ann")
+	if got := message(wait(t, j, interrupted)); got != ErrInterrupted.Error() {
+		t.Error(got)
+	}
+	later, _ := submit(t, j, "2999-01-01 + 1h")
+	j.Interrupt(later, "ann")
+	if got := message(wait(t, j, later)); !strings.Contains(got, "before its start") {
+		t.Error(got)
+	}
+	stopped, _ := submit(t, j, "now ... future")
+	j.Stop(t.Context())
+	if got := message(wait(t, j, stopped)); got != ErrStopped.Error() {
+		t.Error(got)
+	}
+	if _, answer := submit(t, j, "now"); message(answer) != "The component stops" {
+		t.Error(message(answer))
+	}
+}
+
+// TestRefusals: what cannot run is told at once.
+func TestRefusals(t *testing.T) {
+	roles := new(mplane.Roles)
+	roles.Grant("x", "guest")
+	roles.Assign("ann", "guest")
+	j := newJobs(t, roles, Limits{Jobs: 1}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+		<-ctx.Done()
+		return [][]string{{"no number"}}, nil
+	})
+	if _, answer := submit(t, j, "2001-01-01 ... 2001-01-02"); !strings.Contains(message(answer), "is over") {
+		t.Error(message(answer))
+	}
+	roles.Assign("ann", "")
+	if _, answer := submit(t, j, "now"); message(answer) != NoPermission {
+		t.Error(message(answer))
+	}
+	roles.Assign("ann", "guest")
+	token, _ := submit(t, j, "now ... future")
+	if _, answer := submit(t, j, "now"); !strings.Contains(message(answer), "Too many jobs") {
+		t.Error(message(answer))
+	}
+	j.Interrupt(token, "ann")
+	// Nobody could read that result.
+	if got := message(wait(t, j, token)); !strings.Contains(got, "not a number") {
+		t.Error(got)
+	}
+	other := j.services[0].Capability.Specification()
+	other.Results = nil
+	if got := message(j.Submit(other, "ann", nil, nil)); got != NoService {
+		t.Error(got)
+	}
+	if got := message(j.State("nothing", "ann")); got != UnknownJob {
+		t.Error(got)
+	}
+	if got := message(j.Answer(t.Context(), "ann", &mplane.Envelope{})); got != Unexpected {
+		t.Error(got)
+	}
+}
+
+// TestRepeat: the results of all runs, as many as are kept; an interrupt ends
+// the runs to come too.
+func TestRepeat(t *testing.T) {
+	n := 0
+	j := newJobs(t, nil, Limits{Results: 2}, func(context.Context, *mplane.Statement) ([][]string, error) {
+		if n++; n == 2 {
+			return nil, errors.New("second")
+		}
+		return [][]string{{fmt.Sprint(n)}}, nil
+	})
+	token, _ := submit(t, j, "repeat now + 2s / 1s")
+	e, ok := wait(t, j, token).(*mplane.Envelope)
+	if !ok || n != 3 || len(e.Messages) != 2 || message(e.Messages[0]) != "second" || e.Token != token || e.Label != "x-0" || !e.When.Definite() {
+		t.Errorf("%d runs, %+v", n, e)
+	}
+	token, _ = submit(t, j, "repeat now ... future / 1h")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if e, ok := j.State(token, "ann").(*mplane.Envelope); ok && len(e.Messages) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no result of the first run")
+		}
+	}
+	j.Interrupt(token, "ann")
+	if e, ok := wait(t, j, token).(*mplane.Envelope); !ok || len(e.Messages) != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestPrune: what ended long ago is forgotten.
+func TestPrune(t *testing.T) {
+	j := newJobs(t, nil, Limits{Keep: time.Nanosecond}, func(context.Context, *mplane.Statement) ([][]string, error) { return nil, nil })
+	token, _ := submit(t, j, "now")
+	wait(t, j, token)
+	submit(t, j, "now")
+	if got := message(j.State(token, "ann")); got != UnknownJob {
+		t.Error(got)
+	}
+}
+
+// TestPruneMany: of many that ended only the last are remembered.
+func TestPruneMany(t *testing.T) {
+	j := newJobs(t, nil, Limits{Finished: 3}, func(context.Context, *mplane.Statement) ([][]string, error) { return nil, nil })
+	var tokens []string
+	for i := range 6 {
+		token, _ := submit(t, j, fmt.Sprintf("now + %ds", i+1))
+		wait(t, j, token)
+		tokens = append(tokens, token)
+	}
+	for i, token := range tokens { // the last one came after the others were counted
+		if got := message(j.State(token, "ann")); (got == UnknownJob) != (i < 2) {
+			t.Errorf("job %d of %d: %s", i+1, len(tokens), got)
+		}
+	}
+}
+
+// TestMeant: of the capabilities that a specification fulfils, it is for the
+// one that it was made from: by its metadata, else by its label, else the first.
+func TestMeant(t *testing.T) {
+	reg := exchange.Registries(t)
+	var services []Service
+	var ran []string
+	for _, c := range []struct{ label, system, url string }{
+		{"repository-collect_log", "repository", "localhost:3000"},
+		{"tstat-exporter_log", "tStat", "*"},
+		{"tstat-exporter_log-2", "tStat", "*"},
+	} {
+		m, err := reg.Parse(fmt.Appendf(nil, `{"capability": "measure", "label": %q, "registry": %q, "when": "past ... future",
+			"metadata": {"System_type": %q}, "parameters": {"repository.url": %q}}`, c.label, mplane.TstatRegistry, c.system, c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		services = append(services, Service{m.(*mplane.Statement), func(context.Context, *mplane.Statement) ([][]string, error) {
+			ran = append(ran, c.label)
+			return nil, nil
+		}})
+	}
+	for _, c := range []struct{ label, system, url, want string }{
+		{"tstat-exporter_log-0", "tStat", "localhost:3000", "tstat-exporter_log"},
+		{"tstat-exporter_log-2-17", "tStat", "localhost:3000", "tstat-exporter_log-2"},
+		{"repository-collect_log-0", "repository", "localhost:3000", "repository-collect_log"},
+		{"mine-0", "tStat", "localhost:3000", "tstat-exporter_log"},
+		{"mine-0", "repository", "localhost:3000", "repository-collect_log"},
+		{"tstat-exporter_log-0", "", "localhost:3000", "tstat-exporter_log"},
+		{"mine-0", "", "localhost:3000", "repository-collect_log"},
+		{"repository-collect_log-0", "repository", "elsewhere:1", "tstat-exporter_log"},
+	} {
+		ran = nil
+		j := NewJobs(services, reg, nil, Limits{}, slog.New(slog.DiscardHandler))
+		metadata := ""
+		if c.system != "" {
+			metadata = fmt.Sprintf(`"metadata": {"System_type": %q},`, c.system)
+		}
+		m, err := reg.Parse(fmt.Appendf(nil, `{"specification": "measure", "label": %q, "registry": %q, "when": "now", %s "parameters": {"repository.url": %q}}`,
+			c.label, mplane.TstatRegistry, metadata, c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := m.(*mplane.Statement)
+		j.Submit(spec, "ann", nil, nil)
+		wait(t, j, spec.ID())
+		if len(ran) != 1 || ran[0] != c.want {
+			t.Errorf("%+v: %v ran", c, ran)
+		}
+	}
+}
+
+// TestSpecificationsThatRunAreListed with their start and end, by their starts;
+// not those that wait or have ended.
+func TestSpecificationsThatRunAreListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+			<-ctx.Done()
+			return nil, nil
+		})
+		check := func(want ...Specification) {
+			t.Helper()
+			synctest.Wait()
+			if got := j.Specifications(); !slices.Equal(got, want) {
+				t.Errorf("running:\n%v\nwant\n%v", got, want)
+			}
+		}
+		check()
+		endless, _ := submit(t, j, "now ... future")
+		first := Specification{Label: "x", Token: endless, Since: start}
+		later := start.Add(time.Hour)
+		waiting, _ := submit(t, j, later.UTC().Format("2006-01-02 15:04:05")+" + 1h")
+		check(first)
+		time.Sleep(90 * time.Minute)
+		check(first, Specification{Label: "x", Token: waiting, Since: later, Until: later.Add(time.Hour)})
+		time.Sleep(time.Hour)
+		check(first)
+		j.Interrupt(endless, "ann")
+		check()
+	})
+}
+
+// TestResumedSpecificationKeepsItsTimes: a restart changes neither the start
+// nor the end that are listed.
+func TestResumedSpecificationKeepsItsTimes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state")
+	runs := make(chan bool, 2)
+	j := restored(t, file, nil, untilStop(runs))
+	submit(t, j, "now + 1h")
+	<-runs
+	before := j.Specifications()
+	stop(t, j)
+	j = restored(t, file, nil, untilStop(runs))
+	<-runs
+	after := j.Specifications()
+	stop(t, j)
+	if len(before) != 1 || len(after) != 1 || !after[0].Since.Equal(before[0].Since) || !after[0].Until.Equal(before[0].Until) {
+		t.Errorf("%v before and %v after the restart", before, after)
+	}
+}

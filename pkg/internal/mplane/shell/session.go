@@ -1,0 +1,406 @@
+// Package shell is what a person types at mPlane: the questions that runcap
+// asks, and the |mplane| shell. Names and texts are those of the client shell
+// of the reference implementation (RI).
+package shell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Session runs capabilities of one supervisor or component.
+type Session struct {
+	Client *client.Client
+	Out    io.Writer
+	// Ask asks for a value; nil: nobody can be asked, and what is missing is a
+	// a usage error. io.EOF means that there is no more input.
+	Ask func(prompt string) (string, error)
+	// When is the scope for the next specification, nil if there is none yet.
+	When *mplane.Scope
+	// Values are the parameters that are set.
+	Values map[string]string
+	// ShowKept prints the scope and the values that are set already, as if they
+	// were typed, when a specification uses them.
+	ShowKept bool
+	// Memory keeps receipts and results over the end of the process.
+	Memory *Memory
+
+	capabilities []*mplane.Statement
+	runs         int // for labels
+}
+
+// missingValues is about values that nobody can be asked for.
+func missingValues(names []string) error {
+	var options []string
+	for _, name := range names {
+		if name == "when" {
+			options = append(options, "`when` 'now + 1h'")
+		} else {
+			options = append(options, "`set` "+name+"=VALUE")
+		}
+	}
+	return hint.Usage("no value for "+strings.Join(names, ", "), "add "+strings.Join(options, " "))
+}
+
+// UnknownError is a name that the user gave and nobody knows.
+type UnknownError struct{ What, Name string }
+
+func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
+
+// Retrieve gets the capabilities of the peer. Those that cannot be read are
+// told.
+func (s *Session) Retrieve(ctx context.Context) error {
+	list, unread, err := s.Client.Capabilities(ctx)
+	if err != nil {
+		return err
+	}
+	if unread != nil {
+		for line := range strings.Lines(unread.Error()) {
+			fmt.Fprintf(s.Out, "left out %s\n", visible(strings.TrimSpace(line)))
+		}
+	}
+	s.capabilities = list
+	return nil
+}
+
+// Know sets what is offered, where there is no peer to ask.
+func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
+
+// Capabilities returns what is offered, sorted by token.
+func (s *Session) Capabilities() []*mplane.Statement {
+	list := slices.Clone(s.capabilities)
+	slices.SortStableFunc(list, func(a, b *mplane.Statement) int { return strings.Compare(a.ID(), b.ID()) })
+	return list
+}
+
+// Capability returns the capability with a token, or the last one with a
+// label.
+func (s *Session) Capability(name string) (*mplane.Statement, error) {
+	for _, c := range s.capabilities {
+		if c.ID() == name {
+			return c, nil
+		}
+	}
+	for _, c := range slices.Backward(s.capabilities) {
+		if c.Label == name {
+			return c, nil
+		}
+	}
+	return nil, &UnknownError{"capability for token or label", name}
+}
+
+// numbered is a label that RI supervisors can take apart.
+var numbered = regexp.MustCompile(`-\d+$`)
+
+// Specify makes the specification of a capability, from what is set and what
+// the user answers. A label that does not end in a number gets one.
+func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
+	spec := c.Specification()
+	var missing []string
+	kept := s.When
+	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
+		if s.Ask == nil {
+			if s.When != nil {
+				return nil, fmt.Errorf("the scope %s is not in that of the capability, %s", s.When, c.When)
+			}
+			missing = append(missing, "when")
+			break
+		}
+		text, err := s.Ask("|when| = ")
+		if err != nil {
+			return nil, err
+		}
+		when, err := mplane.ParseScope(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		s.When = &when
+	}
+	if s.ShowKept && kept != nil && s.When == kept {
+		fmt.Fprintf(s.Out, "|when| = %s\n", kept)
+	}
+	for _, f := range c.Parameters.Sorted() {
+		constraint, err := mplane.ParseConstraint(f.Type, f.Text)
+		if err != nil {
+			return nil, err
+		}
+		if single, ok := constraint.Single(); ok {
+			fmt.Fprintf(s.Out, "%s = %s\n", f.Name, visible(single))
+			continue
+		}
+		value, ok := s.Values[f.Name]
+		asked := false
+		for {
+			if ok {
+				canonical, err := f.Type.Canonical(value)
+				if err == nil && value != mplane.None && constraint.Accepts(canonical) {
+					value = canonical
+					break
+				}
+				if s.Ask == nil {
+					return nil, fmt.Errorf("%s: %q is not a %s of %s", f.Name, value, f.Type, constraint)
+				}
+			}
+			if s.Ask == nil {
+				missing = append(missing, f.Name)
+				break
+			}
+			if value, err = s.Ask(f.Name + " = "); err != nil {
+				return nil, err
+			}
+			value, ok, asked = strings.TrimSpace(value), true, true
+			s.Set(f.Name, value)
+		}
+		if ok {
+			if s.ShowKept && !asked {
+				s.printValue(f.Name)
+			}
+			if err := spec.SetParameter(f.Name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return nil, missingValues(missing)
+	}
+	spec.When = *s.When
+	if label == "" {
+		var err error
+		if label, err = s.label(c.Label); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Label = label; !numbered.MatchString(label) {
+		spec.Label += "-0"
+	}
+	s.runs++
+	spec.SetToken()
+	return spec, nil
+}
+
+// label returns a label for a specification of the capability with this one.
+// It has the next number of the session that no remembered job has, else one
+// of them could not be named.
+func (s *Session) label(capability string) (string, error) {
+	var taken []string
+	if s.Memory != nil {
+		var err error
+		if taken, err = s.Memory.Labels(s.Client.Root()); err != nil {
+			return "", err
+		}
+	}
+	for {
+		label := fmt.Sprintf("%s-%d", capability, s.runs)
+		if !slices.Contains(taken, label) {
+			return label, nil
+		}
+		s.runs++
+	}
+}
+
+// Set sets a parameter for the specifications to come.
+func (s *Session) Set(name, value string) {
+	if s.Values == nil {
+		s.Values = map[string]string{}
+	}
+	s.Values[name] = value
+}
+
+func (s *Session) printValue(name string) {
+	fmt.Fprintf(s.Out, "%s = %s\n", visible(name), visible(s.Values[name]))
+}
+
+// Names returns the names of the parameters that are set.
+func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
+
+// Run sends a specification and remembers the answer.
+func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
+	sent := time.Now()
+	reply, err := s.Client.Send(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	j := Job{Token: spec.ID(), Label: spec.Label}
+	j.reply(reply, mplane.Specification, spec.Notice(mplane.Receipt), sent)
+	return reply, s.remember(j)
+}
+
+// remember keeps the state of a job.
+func (s *Session) remember(j Job) error {
+	if s.Memory == nil {
+		return nil
+	}
+	return s.Memory.Put(s.Client.Root(), j)
+}
+
+// Redeem asks for the state of a job and returns it: the result if there is
+// one, else the receipt or an exception.
+func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
+	m, _, err := s.notify(ctx, name, mplane.Redemption)
+	return m, err
+}
+
+// Stop asks a job to stop and returns its state.
+func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error) {
+	m, _, err := s.notify(ctx, name, mplane.Interrupt)
+	return m, err
+}
+
+// notify sends the receipt of a job as a message of kind k, unless the job is
+// over, and returns its state, and whether more can come of it.
+func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
+	j, err := s.find(name)
+	if err != nil {
+		return nil, false, err
+	}
+	known := j.Message != nil
+	if known && !j.Pending() {
+		return j.Message, false, nil
+	}
+	ask := j.Receipt
+	if receipt, ok := j.Message.(*mplane.Statement); ok {
+		ask = receipt
+	}
+	if ask == nil {
+		// Of a receipt that is not ours only the token is known, which is
+		// all that counts.
+		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
+	}
+	sent := time.Now()
+	reply, err := s.Client.Send(ctx, ask.Notice(k))
+	if err != nil {
+		return nil, false, err
+	}
+	if _, failed := reply.(*mplane.Exception); failed {
+		if !known { // a token that the user made up is not remembered
+			return reply, false, nil
+		}
+		if e, ok := j.Message.(*mplane.Envelope); ok {
+			// Supervisors forget a job when they have given its results away.
+			reply, ask = e, &mplane.Statement{When: mplane.For(0)}
+		}
+	}
+	j.reply(reply, k, ask, sent)
+	return reply, j.Pending(), s.remember(j)
+}
+
+// find returns the job with a token or label. One that is not remembered has
+// only a token.
+func (s *Session) find(name string) (Job, error) {
+	if s.Memory == nil {
+		return Job{Token: name}, nil
+	}
+	jobs, err := s.Memory.Jobs(s.Client.Root())
+	if err != nil {
+		return Job{}, err
+	}
+	for _, j := range jobs {
+		if j.Token == name {
+			return j, nil
+		}
+	}
+	for _, j := range slices.Backward(jobs) {
+		if j.Label == name {
+			return j, nil
+		}
+	}
+	if !digest.MatchString(name) {
+		return Job{}, &UnknownError{"such token or label", name}
+	}
+	return Job{Token: name}, nil
+}
+
+// digest is a token as everybody makes them.
+var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Wait redeems until the job has ended.
+func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
+		m, pending, err := s.notify(ctx, name, mplane.Redemption)
+		if err != nil || !pending {
+			return m, err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return m, context.Cause(ctx)
+		}
+	}
+}
+
+// Failed returns why a job was refused or failed, "" if it was not.
+func Failed(m mplane.Message) string {
+	switch m := m.(type) {
+	case *mplane.Exception:
+		return m.Message
+	case *mplane.Statement:
+		if m.Kind == mplane.Withdrawal {
+			return fmt.Sprintf("the capability %s is withdrawn", m.Label)
+		}
+	}
+	return ""
+}
+
+// Show prints a message as the shell of the RI does, the rows of results as a
+// table.
+func Show(w io.Writer, m mplane.Message) {
+	switch m := m.(type) {
+	case *mplane.Envelope:
+		for _, e := range m.Messages {
+			Show(w, e)
+		}
+		return
+	case *mplane.Statement:
+		if len(m.Rows) == 0 {
+			break
+		}
+		head := *m
+		head.Results, head.Rows = nil, nil
+		fmt.Fprintf(w, "%s    resultvalues(%2d):\n", head.Show(), len(m.Rows))
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, row := range append([][]string{m.Results}, m.Rows...) {
+			cells := make([]string, len(row))
+			for i, text := range row {
+				cells[i] = visible(text)
+			}
+			fmt.Fprintf(t, "        %s\n", strings.Join(cells, "\t"))
+		}
+		t.Flush()
+		fmt.Fprintln(w)
+		return
+	}
+	fmt.Fprintln(w, m.Show())
+}
+
+// Line returns a job in one line, as listmeas prints it.
+func Line(label, token string, m mplane.Message) string {
+	switch m := m.(type) {
+	case *mplane.Exception:
+		return visible(fmt.Sprintf("<Exception: %s (token %s) %s>", label, token, m.Message))
+	case *mplane.Envelope:
+		return visible(fmt.Sprintf("Results %s (token %s): %s", label, token, m.When))
+	case *mplane.Statement:
+		kind := map[mplane.Kind]string{mplane.Receipt: "Receipt", mplane.Result: "Result ", mplane.Withdrawal: "Withdrawal"}[m.Kind]
+		return visible(fmt.Sprintf("%s %s (token %s): %s", kind, label, token, m.When))
+	}
+	return ""
+}
+
+func visible(s string) string { return mplane.Visible(s) }
+
+// errEnd is returned by commands that end the shell.
+var errEnd = errors.New("end")

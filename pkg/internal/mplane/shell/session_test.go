@@ -1,0 +1,194 @@
+package shell
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+const stamp = "2006-01-02 15:04:05.000000"
+
+// TestEnvelope: a repeated specification is redeemed until its last run is
+// over, with the receipt that the client has not got; what was received stays
+// when the peer has forgotten the job.
+func TestEnvelope(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const capability = `"label": "tstat-exporter_log", "registry": "` + mplane.TstatRegistry + `", "parameters": {"repository.url": "h:1"}`
+	for _, c := range []struct {
+		name   string
+		ends   time.Duration // of the scope, from now on
+		when   string
+		gone   bool // the peer forgets the job
+		asked  int
+		result int // results at the end
+	}{
+		{"until the end", time.Hour, "repeat now ... future / 10s { now + 10s }", false, 3, 4},
+		{"forgotten", time.Hour, "repeat now ... future / 10s { now + 10s }", true, 1, 1},
+		{"over", -2 * time.Minute, "repeat now ... future / 10s { now + 10s }", false, 0, 1},
+		{"last run", -2 * time.Minute, "repeat now ... future / 10s { now + 1h }", false, 3, 4},
+		{"all there", time.Hour, "repeat now + 1d / 1000d { now + 10s }", false, 0, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var asked []map[string]any
+			now := time.Now().UTC()
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var m map[string]any
+				text, _ := io.ReadAll(r.Body)
+				if err := json.Unmarshal(text, &m); err != nil {
+					t.Error(err)
+				}
+				end := now.Add(c.ends)
+				if m["specification"] == nil {
+					if asked = append(asked, m); c.gone {
+						wire.Write(w, 200, &mplane.Exception{Token: m["token"].(string), Message: "Unknown job"})
+						return
+					}
+				}
+				if len(asked) == 3 { // that was all
+					end = now.Add(-3 * time.Hour)
+				}
+				results := ""
+				for range len(asked) + 1 {
+					results += fmt.Sprintf(`, {"result": "measure", "when": "2015-07-10 00:00:00", %s}`, capability)
+				}
+				wire.Answer(w, 200, wire.ContentType, fmt.Appendf(nil, `{"envelope": "message", "token": %q, "label": "x", "when": "%s ... %s / 10s", "contents": [%s]}`,
+					m["token"], now.Add(-2*time.Hour).Format(stamp), end.Format(stamp), results[1:]))
+			}))
+			defer srv.Close()
+			cl, err := client.Open(wire.Dialer{URL: srv.URL}, reg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			when, err := mplane.ParseScope(c.when)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &Session{Client: cl, Out: new(bytes.Buffer), When: &when, Memory: &Memory{Dir: t.TempDir(), Registries: reg}}
+			m, err := reg.Parse([]byte(`{"capability": "measure", "when": "past ... future", ` + capability + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec, err := s.Specify(m.(*mplane.Statement), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Run(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+			last, err := s.Wait(t.Context(), spec.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, ok := last.(*mplane.Envelope)
+			if !ok || len(e.Messages) != c.result || len(asked) != c.asked {
+				t.Errorf("%T with %v, asked %d times; want %d results, %d times", last, e, len(asked), c.result, c.asked)
+			}
+			for _, m := range asked {
+				if m["redemption"] != "measure" || m["token"] != spec.ID() || m["when"] != spec.When.String() || m["parameters"] == nil {
+					t.Errorf("redeemed with %v", m)
+				}
+			}
+			jobs, err := s.Memory.Jobs(cl.Root())
+			if err != nil || len(jobs) != 1 {
+				t.Fatalf("%v, %v", jobs, err)
+			}
+			if e, ok := jobs[0].Message.(*mplane.Envelope); !ok || len(e.Messages) != c.result {
+				t.Errorf("remembered %v", jobs[0].Message)
+			}
+		})
+	}
+}
+
+// TestInterrupted: a repeated specification that was interrupted has no further
+// runs; it is not waited for until the end of its scope.
+func TestInterrupted(t *testing.T) {
+	when, err := mplane.ParseScope("repeat now ... future / 1d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	receipt := &mplane.Statement{Kind: mplane.Receipt, When: when}
+	envelope := &mplane.Envelope{When: when.Anchored(now), Messages: []mplane.Message{&mplane.Exception{}}}
+	var j Job
+	for _, step := range []struct {
+		k       mplane.Kind
+		after   time.Duration
+		m       mplane.Message
+		pending bool
+	}{
+		{mplane.Specification, 0, receipt, true},
+		{mplane.Redemption, time.Hour, envelope, true},
+		{mplane.Interrupt, 2 * time.Hour, envelope, true},
+		{mplane.Redemption, 2*time.Hour + late/2, envelope, true},
+		{mplane.Redemption, 2*time.Hour + 2*late, envelope, false},
+	} {
+		if j.reply(step.m, step.k, receipt, now.Add(step.after)); j.Pending() != step.pending {
+			t.Errorf("after %v: pending %v", step.after, j.Pending())
+		}
+	}
+	// The end of its scope says that there are no more.
+	envelope.When = envelope.When.EndedAt(now.Add(2 * time.Hour))
+	j = Job{}
+	j.reply(receipt, mplane.Interrupt, receipt, now.Add(2*time.Hour))
+	if j.reply(envelope, mplane.Redemption, receipt, now.Add(2*time.Hour+time.Second)); j.Pending() {
+		t.Error("an envelope that ended with an interrupt is pending")
+	}
+}
+
+// TestLabels: each call of runcap is a session of its own, and each of its jobs
+// can be named.
+func TestLabels(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := &Memory{Dir: t.TempDir(), Registries: reg}
+	run := func(supervisor, label, parameter string) string {
+		cl, err := client.Open(wire.Dialer{URL: supervisor}, reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		when := mplane.For(time.Hour)
+		m, err := reg.Parse([]byte(`{"capability": "measure", "label": "tstat-exporter_log", "registry": "` + mplane.TstatRegistry + `", "when": "now ... future", "parameters": {"repository.url": "*"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Session{Client: cl, Out: &bytes.Buffer{}, When: &when, Values: map[string]string{"repository.url": parameter}, Memory: memory}
+		spec, err := s.Specify(m.(*mplane.Statement), label)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.remember(Job{Token: spec.ID(), Label: spec.Label, Message: spec.Notice(mplane.Receipt)}); err != nil {
+			t.Fatal(err)
+		}
+		if j, err := s.find(spec.Label); err != nil || j.Token != spec.ID() {
+			t.Errorf("%s: %+v, %v", spec.Label, j, err)
+		}
+		return spec.Label
+	}
+	for _, c := range []struct{ supervisor, label, parameter, want string }{
+		{"http://a:1/", "", "h:1", "tstat-exporter_log-0"},
+		{"http://a:1/", "", "h:2", "tstat-exporter_log-1"},
+		{"http://b:1/", "", "h:1", "tstat-exporter_log-0"}, // of another supervisor
+		{"http://a:1/", "tstat-exporter_log-2", "h:3", "tstat-exporter_log-2"},
+		{"http://a:1/", "", "h:4", "tstat-exporter_log-3"},
+	} {
+		if got := run(c.supervisor, c.label, c.parameter); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// stateFormat is the number of the format of saved.
+const stateFormat = 1
+
+// saved is what a supervisor remembers over a restart.
+type saved struct {
+	Count      int               `json:"count"`
+	Components []client.Snapshot `json:"components"`
+	Jobs       []savedJob        `json:"jobs"`
+}
+
+type savedJob struct {
+	Client      string          `json:"client"`
+	Component   string          `json:"component"`
+	Asked       json.RawMessage `json:"asked"`
+	Relayed     json.RawMessage `json:"relayed"`
+	Created     time.Time       `json:"created"`
+	Accepted    bool            `json:"accepted,omitempty"`
+	Interrupted bool            `json:"interrupted,omitempty"`
+	Reply       json.RawMessage `json:"reply,omitempty"`
+	Ended       time.Time       `json:"ended,omitzero"`
+}
+
+// save writes the state if it has changed.
+func (s *Supervisor) save() error {
+	if s.opt.StateFile == "" {
+		return nil
+	}
+	s.mu.Lock()
+	if !s.dirty {
+		s.mu.Unlock()
+		return nil
+	}
+	s.dirty = false
+	count := s.count
+	jobs := make([]job, 0, len(s.relayed))
+	for _, b := range s.relayed {
+		if !b.delivered { // else its client has the reply
+			jobs = append(jobs, *b)
+		}
+	}
+	s.mu.Unlock()
+	// Nobody waits while the messages, which do not change, are written.
+	v, err := s.snapshot(count, jobs)
+	if err == nil {
+		err = state.Save(s.opt.StateFile, stateFormat, v)
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.dirty = true
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// snapshot returns the state with the given jobs.
+func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
+	v := &saved{Count: count}
+	var err error
+	if v.Components, err = s.listener.Save(); err != nil {
+		return nil, err
+	}
+	for _, b := range jobs {
+		j := savedJob{
+			Client: b.client, Component: b.component, Created: b.created,
+			Accepted: b.accepted, Interrupted: b.interrupted, Ended: b.ended,
+		}
+		if j.Asked, err = mplane.Marshal(b.asked); err != nil {
+			return nil, err
+		}
+		if j.Relayed, err = mplane.Marshal(b.relayed); err != nil {
+			return nil, err
+		}
+		if b.reply != nil {
+			if j.Reply, err = mplane.Marshal(b.reply); err != nil {
+				return nil, err
+			}
+		}
+		v.Jobs = append(v.Jobs, j)
+	}
+	return v, nil
+}
+
+// load takes up the state of the last run. What its components had not
+// accepted is sent to them again.
+func (s *Supervisor) load() error {
+	if s.opt.StateFile == "" {
+		return nil
+	}
+	var v saved
+	if err := state.Load(s.opt.StateFile, stateFormat, &v); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	s.count = v.Count
+	if err := s.listener.Restore(v.Components); err != nil {
+		return s.unusable(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range v.Jobs {
+		if err := s.restore(j); err != nil {
+			return s.unusable(err)
+		}
+	}
+	return nil
+}
+
+// unusable is about a state that is whole but not of these registries.
+func (s *Supervisor) unusable(err error) error {
+	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
+		"name the registries of the last run with `registry`, or remove the state file to forget its jobs")
+}
+
+func (s *Supervisor) restore(j savedJob) error {
+	b := &job{
+		client: j.Client, component: j.Component, created: j.Created, sent: time.Now(),
+		accepted: j.Accepted, interrupted: j.Interrupted, ended: j.Ended, acceptance: make(chan struct{}), done: make(chan struct{}),
+	}
+	for text, dst := range map[*json.RawMessage]**mplane.Statement{&j.Asked: &b.asked, &j.Relayed: &b.relayed} {
+		m, err := s.opt.Registries.Parse(*text)
+		if err != nil {
+			return err
+		}
+		st, ok := m.(*mplane.Statement)
+		if !ok {
+			return errors.New("a job has no specification")
+		}
+		*dst = st
+	}
+	if len(j.Reply) > 0 {
+		m, err := s.opt.Registries.Parse(j.Reply)
+		if err != nil {
+			return err
+		}
+		b.reply = m
+		b.replyRoom, _ = s.listener.Room().Take(b.component, "", mplane.Size(m), true)
+		close(b.done)
+	}
+	if b.accepted {
+		close(b.acceptance)
+	}
+	b.room, _ = s.listener.Room().Take(b.client, "", jobSize(b), true)
+	s.insert(b)
+	if b.reply != nil {
+		return nil
+	}
+	// An error means that the component is away; it is lost then if it stays so.
+	if !b.accepted {
+		_ = s.listener.Queue(b.component, b.relayed)
+	} else if b.interrupted {
+		b.stopping = b.relayed.Notice(mplane.Interrupt)
+		_ = s.listener.Queue(b.component, b.stopping)
+	}
+	return nil
+}

@@ -1,0 +1,485 @@
+// Package supervisor is a small mPlane supervisor for one site: components
+// register on one port, clients use what they offer on another.
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Options say where a supervisor listens and whom it serves.
+type Options struct {
+	// Components is where components register, Clients where clients ask; also
+	// /metrics and /-/healthy.
+	Components, Clients peer.Options
+
+	Registries *mplane.Registries
+	// Roles say which client may use what; nil allows everything.
+	Roles *mplane.Roles
+	// StateFile is where components and jobs are kept over a restart; "": they
+	// are not.
+	StateFile string
+	// Immediate is how long a client waits for a result before it gets a
+	// receipt; 0: 1s.
+	Immediate time.Duration
+	// Keep is how long a result waits for its client; 0: 1h.
+	Keep time.Duration
+	Log  *slog.Logger // nil: none
+}
+
+// Limits of jobs, and how long they are kept.
+const (
+	maxJobs       = 100000
+	maxClientJobs = 10000                  // unfinished ones of one client
+	afterAccepted = 200 * time.Millisecond // for the result of a quick job
+	keepDelivered = 10 * time.Second       // a result that its client has
+	resendAfter   = 30 * time.Second       // a specification that was delivered without an answer
+	maxResend     = 3
+	lostAfter     = 10 * time.Minute // a component that went away with its jobs
+	lateAfter     = 10 * time.Minute // a result after the end of the scope
+)
+
+// Supervisor relays what clients ask for to components. It is safe for
+// concurrent use.
+type Supervisor struct {
+	opt      Options
+	log      *slog.Logger
+	open     []*peer.Listener // for components, for clients
+	listener *client.Listener
+	metrics  *metrics
+	noRoom   rate.Sometimes // limits what is logged of results left out
+
+	mu      sync.Mutex
+	asked   map[key]*job // by client and its token
+	relayed map[key]*job // by component and the token it was given
+	running map[string]int
+	count   int  // of specifications, for labels
+	dirty   bool // there is something to save
+}
+
+// key is a token with the identity whose it is.
+type key struct{ identity, token string }
+
+// job is a specification on its way from a client to a component and back.
+type job struct {
+	client      string
+	component   string
+	asked       *mplane.Statement // by the client
+	relayed     *mplane.Statement // to the component
+	created     time.Time
+	sent        time.Time // when it was last queued
+	resent      int
+	accepted    bool          // the component knows it
+	acceptance  chan struct{} // closed then
+	interrupted bool
+	stopping    *mplane.Statement // the interrupt that was queued
+	reply       mplane.Message    // nil until the end
+	ended       time.Time
+	delivered   bool // the client has the reply
+	done        chan struct{}
+
+	room, replyRoom client.Lease // of the specifications, of the reply
+}
+
+// New returns a supervisor with the state of its last run, which listens
+// already.
+func New(opt Options) (*Supervisor, error) {
+	s, err := load(opt)
+	if err == nil {
+		s.open, err = peer.ListenAll([]peer.Options{opt.Components, opt.Clients}, s.log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// load returns a supervisor with the state of its last run. It does not listen.
+func load(opt Options) (*Supervisor, error) {
+	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
+	opt.Keep = cmp.Or(opt.Keep, time.Hour)
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}, noRoom: rate.Sometimes{First: 5, Interval: 10 * time.Second}}
+	s.listener = client.NewListener(opt.Registries, s, opt.Log)
+	s.metrics = newMetrics(s)
+	return s, s.load()
+}
+
+// Addrs returns where components register and where clients ask.
+func (s *Supervisor) Addrs() []string { return peer.Addrs(s.open) }
+
+// Run serves until ctx ends.
+func (s *Supervisor) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, h := range []http.Handler{s.Components(), s.Clients()} {
+		g.Go(func() error { return wire.NewServer(h, s.log).Serve(ctx, s.open[i]) })
+	}
+	s.keepTidy(ctx)
+	return errors.Join(g.Wait(), s.save())
+}
+
+// Components returns the handler of what components ask.
+func (s *Supervisor) Components() http.Handler { return s.listener }
+
+// Clients returns the handler of what clients ask.
+func (s *Supervisor) Clients() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", &wire.Server{Registries: s.opt.Registries, Backend: s})
+	mux.Handle("GET /metrics", s.metrics.handler())
+	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
+		wire.Answer(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
+	})
+	return mux
+}
+
+// Capabilities returns what an identity may use.
+func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
+	var list []*mplane.Statement
+	for _, c := range s.listener.Offers() {
+		if s.opt.Roles.Allowed(c.Label, identity) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Capability returns a capability or its withdrawal, nil if the identity may
+// use none of that token.
+func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
+	c := s.listener.Offer(token)
+	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
+		return nil
+	}
+	return c
+}
+
+// Answer serves a message of a client.
+func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
+	ask, ok := m.(*mplane.Statement)
+	if !ok {
+		return &mplane.Exception{Message: component.Unexpected}
+	}
+	switch ask.Kind {
+	case mplane.Specification:
+		b, refusal := s.submit(identity, wire.HostOf(ctx), ask)
+		if b == nil {
+			s.metrics.refused.Inc()
+			return refusal
+		}
+		s.await(ctx, b)
+		return s.state(identity, ask.ID())
+	case mplane.Redemption:
+		return s.state(identity, ask.ID())
+	case mplane.Interrupt:
+		s.interrupt(identity, ask.ID())
+		return s.state(identity, ask.ID())
+	}
+	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
+}
+
+// await waits for the end of a job for a while: shortly, once the component has
+// accepted it.
+func (s *Supervisor) await(ctx context.Context, b *job) {
+	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
+	defer cancel()
+	select {
+	case <-b.done:
+		return
+	case <-ctx.Done():
+		return
+	case <-b.acceptance:
+	}
+	t := time.NewTimer(afterAccepted)
+	defer t.Stop()
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// submit relays a specification. It returns the job, or why there is none.
+func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
+	token := ask.ID()
+	refuse := func(text string) (*job, mplane.Message) {
+		return nil, &mplane.Exception{Token: token, Message: text}
+	}
+	if err := ask.Check(); err != nil {
+		return refuse(err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.asked[key{identity, token}]; ok {
+		return b, nil // asked once more
+	}
+	offer, withdrawn, denied := s.listener.Find(ask, func(label string) bool { return s.opt.Roles.Allowed(label, identity) })
+	switch {
+	case denied:
+		return refuse(component.NoPermission)
+	case withdrawn != nil:
+		return nil, withdrawn.Capability.Notice(mplane.Withdrawal)
+	case offer == nil:
+		return refuse(component.NoService)
+	case s.running[identity] >= maxClientJobs || len(s.relayed) >= maxJobs:
+		return refuse("Too many jobs")
+	}
+	spec := offer.Capability.Specification()
+	for _, f := range ask.Parameters {
+		if err := spec.SetParameter(f.Name, f.Text); err != nil {
+			return refuse(err.Error())
+		}
+	}
+	spec.When = ask.When
+	// RI supervisors above us take the label apart at its last hyphen.
+	spec.Label = fmt.Sprintf("%s-%d", offer.Capability.Label, s.count)
+	spec.SetUniqueToken()
+	s.count++
+	now := time.Now()
+	b := &job{
+		client: identity, component: offer.Identity, asked: ask, relayed: spec,
+		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
+	}
+	fits := false
+	if b.room, fits = s.listener.Room().Take(identity, host, jobSize(b), false); !fits {
+		return refuse("Too many jobs")
+	}
+	if err := s.listener.Queue(b.component, spec); err != nil {
+		s.listener.Room().Release(b.room)
+		return refuse(err.Error())
+	}
+	s.insert(b)
+	s.metrics.specifications.Inc()
+	return b, nil
+}
+
+// jobSize returns about how many bytes a job without a reply takes.
+func jobSize(b *job) int { return 768 + mplane.Size(b.asked) + mplane.Size(b.relayed) }
+
+// insert makes a job known.
+func (s *Supervisor) insert(b *job) {
+	s.asked[key{b.client, b.asked.ID()}] = b
+	s.relayed[key{b.component, b.relayed.ID()}] = b
+	if b.reply == nil {
+		s.running[b.client]++
+	}
+	s.dirty = true
+}
+
+// state returns the reply to a job, or its receipt.
+func (s *Supervisor) state(identity, token string) mplane.Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.asked[key{identity, token}]
+	switch {
+	case !ok:
+		return &mplane.Exception{Token: token, Message: component.UnknownJob}
+	case b.reply == nil:
+		return b.asked.Notice(mplane.Receipt)
+	}
+	if !b.delivered {
+		b.delivered, b.ended, s.dirty = true, time.Now(), true
+	}
+	return b.reply
+}
+
+// interrupt asks the component to stop a job. One that has not accepted it
+// yet is asked when it has: it would not know what to stop.
+func (s *Supervisor) interrupt(identity, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.asked[key{identity, token}]
+	if !ok || b.reply != nil || b.interrupted {
+		return
+	}
+	b.interrupted, s.dirty = true, true
+	if b.accepted {
+		s.stop(b)
+	}
+}
+
+// stop queues the interrupt of a job.
+func (s *Supervisor) stop(b *job) {
+	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
+	if err := s.listener.Queue(b.component, b.stopping); err != nil {
+		s.finish(b, &mplane.Exception{Message: err.Error()})
+	}
+}
+
+// Receive takes the reply of a component.
+func (s *Supervisor) Receive(identity string, m mplane.Message) {
+	token := m.ID()
+	st, ok := m.(*mplane.Statement)
+	receipt := ok && st.Kind == mplane.Receipt
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.relayed[key{identity, token}]
+	switch {
+	case !ok:
+		s.metrics.replies.WithLabelValues("unknown").Inc()
+		s.log.Debug("reply to no job", "component", identity, "token", token)
+	case b.reply != nil:
+	case receipt:
+		s.metrics.replies.WithLabelValues("receipt").Inc()
+		if !b.accepted {
+			b.accepted, s.dirty = true, true
+			close(b.acceptance)
+			if b.interrupted {
+				s.stop(b)
+			}
+		}
+	default:
+		s.finish(b, m)
+	}
+}
+
+// finish ends a job with a reply, which gets the names that the client gave.
+func (s *Supervisor) finish(b *job, m mplane.Message) {
+	if _, err := mplane.Marshal(m); err != nil { // it could not be passed on
+		m = &mplane.Exception{Message: err.Error()}
+	}
+	size := mplane.Size(m)
+	var fits bool
+	if b.replyRoom, fits = s.listener.Keep(b.component, size); !fits {
+		s.metrics.noRoom.Inc()
+		s.noRoom.Do(func() {
+			s.log.Warn("result left out: there is no room for it", "component", b.component, "client", b.client, "bytes", size)
+		})
+		m = &mplane.Exception{Message: fmt.Sprintf("No room for a result of %d bytes of component %s", size, b.component)}
+	}
+	token := b.asked.ID()
+	kind := "result"
+	switch r := m.(type) {
+	case *mplane.Statement:
+		named := *r
+		named.Label, named.Token, named.Link = b.asked.Label, token, nil
+		m = &named
+	case *mplane.Exception:
+		kind = "exception"
+		m = &mplane.Exception{Token: token, Message: r.Message}
+	case *mplane.Envelope:
+		named := *r
+		named.Token = token
+		m = &named
+	}
+	s.metrics.replies.WithLabelValues(kind).Inc()
+	b.reply, b.ended, s.dirty = m, time.Now(), true
+	if s.running[b.client]--; s.running[b.client] == 0 {
+		delete(s.running, b.client)
+	}
+	close(b.done)
+}
+
+// Registered sends again what a component may have lost. One that was restarted
+// starts its jobs once more; others know them by their tokens.
+func (s *Supervisor) Registered(identity string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirty = true
+	for _, b := range s.relayed {
+		switch {
+		case b.component != identity || b.reply != nil || s.listener.Waits(identity, b.relayed):
+		case !b.accepted:
+			s.resend(b)
+		case !b.interrupted:
+			if err := s.listener.Queue(identity, b.relayed); err != nil {
+				s.log.Warn("a running specification was not sent to a component that registered again", "component", identity, "err", err)
+			}
+		}
+	}
+}
+
+// resend queues a specification that was not answered. A component that has
+// it already sends its receipt once more.
+func (s *Supervisor) resend(b *job) {
+	b.sent = time.Now()
+	if b.resent++; b.resent > maxResend {
+		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s does not answer", b.component)})
+		return
+	}
+	if err := s.listener.Queue(b.component, b.relayed); err != nil {
+		s.finish(b, &mplane.Exception{Message: err.Error()})
+	}
+}
+
+// keepTidy does what has to be done from time to time, until ctx ends.
+func (s *Supervisor) keepTidy(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var next time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.tidy(now)
+			if now.Before(next) {
+				continue
+			}
+			start := time.Now()
+			if err := s.save(); err != nil {
+				s.log.Error("state was not saved", "err", err)
+			}
+			// However much there is to save, it takes a twentieth of the time.
+			next = time.Now().Add(20 * time.Since(start))
+		}
+	}
+}
+
+// tidy ends jobs that nobody will answer and forgets old ones.
+func (s *Supervisor) tidy(now time.Time) {
+	s.listener.Tidy(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, b := range s.relayed {
+		keep := s.opt.Keep
+		if b.delivered {
+			keep = keepDelivered
+		}
+		switch {
+		case b.reply == nil:
+			s.check(b, now)
+		case now.Sub(b.ended) > keep:
+			delete(s.relayed, k)
+			delete(s.asked, key{b.client, b.asked.ID()})
+			s.listener.Room().Release(b.room)
+			s.listener.Room().Release(b.replyRoom)
+			s.dirty = true
+		}
+	}
+}
+
+// check ends a job whose component is gone or silent.
+func (s *Supervisor) check(b *job, now time.Time) {
+	present, seen := s.listener.Present(b.component)
+	d := b.asked.When.Delays(b.created)
+	bounded := !d.Endless && b.asked.Verb != mplane.Query
+	over := bounded && now.Sub(b.created)-resendAfter > d.End
+	switch {
+	case !present && now.Sub(seen) > lostAfter && now.Sub(b.created) > lostAfter:
+		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s is gone", b.component)})
+	case bounded && now.Sub(b.created)-lateAfter > d.End:
+		s.finish(b, &mplane.Exception{Message: "No result came"})
+	case !present || now.Sub(b.sent) < resendAfter:
+	case !b.accepted && !s.listener.Waits(b.component, b.relayed):
+		s.resend(b)
+	case (b.interrupted || over) && b.accepted && !s.listener.Waits(b.component, b.stopping):
+		// It may be slow, or the interrupt was lost. RI components lose the
+		// results of quick jobs, and tell them when they are interrupted.
+		s.stop(b)
+	}
+}

@@ -1,0 +1,427 @@
+// Package wire carries mPlane messages over HTTP, as both workflows do it: the
+// media type, bounded bodies, who the peer is, and the pages by which
+// capabilities are found.
+package wire
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// ContentType is the media type of messages. The reference implementation
+// (RI) compares it as it is, so there are no parameters.
+const ContentType = "application/x-mplane+json"
+
+// Paths of the component-initiated workflow.
+const (
+	CapabilityPath    = "/register/capability"
+	SpecificationPath = "/show/specification"
+	ResultPath        = "/register/result"
+)
+
+// HTML is the media type of the RI's pages of errors and of its empty answers.
+const HTML = "text/html; charset=UTF-8"
+
+// Large messages, of more than small bytes, are read and parsed a few at a time,
+// since each takes many times its size meanwhile. One host has one of the places.
+const (
+	small     = 64 << 10
+	maxLarge  = 4
+	waitLarge = 30 * time.Second
+)
+
+var (
+	large   = peer.NewShares(maxLarge, peer.PerHost(maxLarge))
+	parsing sync.Mutex // of a large message
+)
+
+// ReadMessage reads the message of a request.
+func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message, error) {
+	begin, err := io.ReadAll(io.LimitReader(r.Body, small))
+	if err != nil {
+		return nil, err
+	}
+	if len(begin) < small {
+		return registries.Parse(begin)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), waitLarge)
+	defer cancel()
+	host := Host(r)
+	if err := large.Acquire(ctx, host); err != nil {
+		return nil, errors.New("other large messages are read")
+	}
+	defer large.Release(host)
+	// Without a copy of what is there each time that it grows.
+	var text bytes.Buffer
+	text.Grow(int(min(max(r.ContentLength, small), mplane.MaxMessage)) + bytes.MinRead)
+	text.Write(begin)
+	_, err = text.ReadFrom(io.LimitReader(r.Body, mplane.MaxMessage+1-small))
+	switch {
+	case err != nil:
+		return nil, err
+	case text.Len() > mplane.MaxMessage:
+		return nil, errTooLarge
+	}
+	parsing.Lock()
+	defer parsing.Unlock()
+	return registries.Parse(text.Bytes())
+}
+
+var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
+
+// Host returns the host that a request is from, see peer.Host.
+func Host(r *http.Request) string {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return peer.Host(from.Addr())
+}
+
+// hostKey is that of a host in the context of Backend.Answer.
+type hostKey struct{}
+
+// HostOf returns the host that a message for Backend.Answer is from.
+func HostOf(ctx context.Context) string {
+	host, _ := ctx.Value(hostKey{}).(string)
+	return host
+}
+
+// Write answers with a message.
+func Write(w http.ResponseWriter, status int, m mplane.Message) {
+	text, err := mplane.Marshal(m)
+	if err != nil { // what a peer sent may be readable and yet not valid
+		text, _ = mplane.Marshal(&mplane.Exception{Message: err.Error()})
+	}
+	Answer(w, status, ContentType, text)
+}
+
+// Answer writes an answer with a length.
+func Answer(w http.ResponseWriter, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+	w.WriteHeader(status)
+	w.Write(body) // a peer that went away needs no answer
+}
+
+// Fail answers with the RI's page of an error.
+func Fail(w http.ResponseWriter, status int) {
+	text := fmt.Sprintf("%d: %s", status, http.StatusText(status))
+	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
+}
+
+// Identity returns who sent a request: by its certificate; without one by what
+// it says of itself, unless that is the RI's default; else its address.
+func Identity(r *http.Request) (string, error) {
+	id, err := peer.IdentityOf(r.TLS)
+	if err != nil || id != "" {
+		return id, err
+	}
+	if id := r.Header.Get(mplane.IdentityHeader); id != "" && id != mplane.Anonymous {
+		if len(id) > 256 {
+			return "", errors.New("identity of more than 256 bytes")
+		}
+		return id, nil
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	return cmp.Or(host, r.RemoteAddr), err
+}
+
+// Link returns the root of the server as the peer of a request names it: RI
+// components deliver results only where scheme, host and port are those of
+// their own configuration.
+func Link(r *http.Request) string {
+	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	return u.String()
+}
+
+// Backend answers clients of the client-initiated workflow. Its methods are
+// called from several goroutines.
+type Backend interface {
+	// Capabilities returns what an identity may use.
+	Capabilities(identity string) []*mplane.Statement
+	// Capability returns the capability or withdrawal with a token, nil if
+	// there is none that the identity may use.
+	Capability(identity, token string) *mplane.Statement
+	// Answer serves a message; see HostOf.
+	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
+}
+
+// Server is the HTTP side of a Backend.
+type Server struct {
+	Registries *mplane.Registries
+	Backend    Backend
+}
+
+// pagePath begins the paths of the further pages of links: a number follows. The
+// RI follows all links of a page, but may lose what stands behind a "?".
+const pagePath = "/capability-page/"
+
+// ServeHTTP serves /, /capability, its further pages and /capability/TOKEN.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id, err := Identity(r)
+	if err != nil {
+		Fail(w, http.StatusBadRequest)
+		return
+	}
+	token, single := strings.CutPrefix(r.URL.Path, "/capability/")
+	from, further := strings.CutPrefix(r.URL.Path, pagePath)
+	first, err := strconv.Atoi(from)
+	switch {
+	case r.URL.Path == "/" && r.Method == http.MethodPost:
+		s.message(w, r, id)
+	case r.URL.Path != "/" && r.URL.Path != "/capability" && !single && (!further || err != nil || first < 0):
+		Fail(w, http.StatusNotFound)
+	case r.Method != http.MethodGet:
+		Fail(w, http.StatusMethodNotAllowed)
+	case r.URL.Path == "/":
+		s.root(w, r, id)
+	case single && token != "":
+		c := s.Backend.Capability(id, token)
+		if c == nil {
+			Fail(w, http.StatusNotFound)
+			return
+		}
+		Write(w, http.StatusOK, linked(c, r))
+	default:
+		s.page(w, id, max(first, 0))
+	}
+}
+
+// maxPage bounds a page, in bytes: one link more may stand on it.
+const maxPage = 256 << 10
+
+// page answers with the links to capabilities from a number on, as many as a
+// page holds, and to the next page.
+func (s *Server) page(w http.ResponseWriter, id string, first int) {
+	var b bytes.Buffer
+	b.WriteString("<html><head><title>Capabilities</title></head><body>")
+	list := s.Backend.Capabilities(id)
+	i := min(first, len(list))
+	for ; i < len(list) && b.Len() < maxPage; i++ {
+		token := list[i].ID()
+		fmt.Fprintf(&b, "<a href='/capability/%s'>%s</a><br/>", html.EscapeString(url.PathEscape(token)), html.EscapeString(token))
+	}
+	if i < len(list) {
+		fmt.Fprintf(&b, "<a href='%s%d'>%d more</a><br/>", pagePath, i, len(list)-i)
+	}
+	b.WriteString("</body></html>")
+	Answer(w, http.StatusOK, "text/html", b.Bytes())
+}
+
+// linked returns a capability with the link to this server.
+func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
+	l := *c
+	if l.Kind == mplane.Capability {
+		link := Link(r)
+		l.Link = &link
+	}
+	l.Token = c.ID()
+	return &l
+}
+
+// maxShown is how many capabilities the first page shows, which is for people.
+// The pages of links have them all.
+const maxShown = 100
+
+func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
+	var b bytes.Buffer
+	b.WriteString("<html><head><title>mplane.httpsrv</title></head><body>This is a client-initiated mPlane component. " +
+		"POST mPlane messages to this URL to use.<br/><a href='/capability'>Capabilities</a> provided by this server:<br/>")
+	list := s.Backend.Capabilities(id)
+	shown := 0
+	for ; shown < min(len(list), maxShown) && b.Len() < maxPage; shown++ {
+		c := list[shown]
+		if mplane.Size(c) > maxPage {
+			fmt.Fprintf(&b, "<br/><a href='/capability/%s'>a large one</a>", html.EscapeString(url.PathEscape(c.ID())))
+		} else if text, err := mplane.Marshal(linked(c, r)); err == nil {
+			fmt.Fprintf(&b, "<br/><pre>%s", html.EscapeString(string(text)))
+		}
+	}
+	if len(list) > shown {
+		fmt.Fprintf(&b, "<br/>and %d more.", len(list)-shown)
+	}
+	b.WriteString("</body></html>")
+	Answer(w, http.StatusOK, "text/html", b.Bytes())
+}
+
+func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
+	if r.Header.Get("Content-Type") != ContentType {
+		Fail(w, http.StatusUnsupportedMediaType)
+		return
+	}
+	m, err := ReadMessage(r, s.Registries)
+	if err != nil {
+		Write(w, http.StatusBadRequest, &mplane.Exception{Message: err.Error()})
+		return
+	}
+	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
+}
+
+// NewServer returns a server for a handler of messages, within bounds that
+// suit both workflows. Requests in hand see the end of its context, since they
+// may wait for a result.
+func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
+	return &peer.Server{
+		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
+		WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Interrupt: true, Log: log,
+	}
+}
+
+// Dialer is how messages are sent to a peer.
+type Dialer struct {
+	URL      string   // of the peer's root: http or https
+	TLS      peer.TLS // files are read again for each connection
+	Identity string   // what to call oneself where there is no certificate
+	// Timeout bounds a request with its answer; 0: 30s.
+	Timeout time.Duration
+}
+
+// Conn sends requests to one peer. It is safe for concurrent use.
+type Conn struct {
+	root     *url.URL
+	identity string
+	http     *http.Client
+	dialer   *peer.Dialer
+}
+
+func usage(format string, args ...any) error {
+	return hint.Usage(fmt.Sprintf(format, args...), "give a URL like http://127.0.0.1:8890/")
+}
+
+// Open returns the connection of d; nothing is sent yet.
+func (d Dialer) Open() (*Conn, error) {
+	text := d.URL
+	if !strings.Contains(text, "://") {
+		scheme := "http://"
+		if d.TLS.Enabled() {
+			scheme = "https://"
+		}
+		text = scheme + text
+	}
+	u, err := dest.Parse(text)
+	var path string
+	if err == nil {
+		if _, err = u.Addrs("80"); err == nil {
+			path, err = url.PathUnescape(u.Path)
+		}
+	}
+	switch {
+	case err != nil:
+		return nil, usage("%q is not a URL", dest.Redact(d.URL))
+	case u.Scheme != "http" && u.Scheme != "https" || strings.Contains(u.Hosts, ",") || u.User != nil || len(u.Options) > 0 || strings.Contains(u.Path, "#"):
+		return nil, usage("%q is not the URL of an mPlane peer", dest.Redact(text))
+	case u.Scheme == "http" && d.TLS.Enabled():
+		return nil, usage("%s is without TLS, but certificates are given", dest.Redact(text))
+	}
+	if _, err := d.TLS.Client(); err != nil {
+		return nil, err
+	}
+	root := &url.URL{Scheme: u.Scheme, Host: u.Hosts, Path: strings.TrimSuffix("/"+path, "/")}
+	timeout := cmp.Or(d.Timeout, 30*time.Second)
+	dialer := &peer.Dialer{TLS: d.TLS, Timeout: min(timeout, 10*time.Second)}
+	return &Conn{root, cmp.Or(d.Identity, mplane.Anonymous), &http.Client{
+		Timeout: timeout, Transport: dialer.Transport(), CheckRedirect: peer.NoRedirect,
+	}, dialer}, nil
+}
+
+// Root returns the URL of the peer, with a slash at its end.
+func (c *Conn) Root() string { return c.root.String() + "/" }
+
+// IsPage reports whether a media type is that of a page of links.
+func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
+
+// Response is an answer, read to its end.
+type Response struct {
+	Status   int
+	Type     string // media type
+	Body     []byte
+	Cut      bool      // a page is longer than a message may be: its rest is not read
+	Identity string    // of the peer's certificate, "" without
+	Date     time.Time // of the peer's clock, in whole seconds; zero if it does not say
+}
+
+// Do sends a request for a path, which is escaped already, with a message as
+// its body if there is one.
+func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*Response, error) {
+	var body io.Reader
+	if m != nil {
+		text, err := mplane.Marshal(m)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.root.String()+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "tstatrepo")
+	if m != nil {
+		req.Header.Set("Content-Type", ContentType)
+	}
+	if c.root.Scheme == "http" {
+		req.Header.Set(mplane.IdentityHeader, c.identity)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, mplane.MaxMessage+1))
+	cut := len(text) > mplane.MaxMessage
+	if err == nil && cut && !IsPage(resp.Header.Get("Content-Type")) {
+		err = errTooLarge
+	}
+	if err != nil {
+		return nil, fmt.Errorf("answer of %s: %w", req.URL, err)
+	}
+	id, err := peer.IdentityOf(resp.TLS)
+	if err != nil {
+		return nil, err
+	}
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero without
+	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, cut, id, date}, nil
+}
+
+// PeerIdentity opens a connection to look at the peer's certificate. Without
+// TLS the peer is anonymous.
+func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
+	if c.root.Scheme == "http" {
+		return mplane.Anonymous, nil
+	}
+	conn, err := c.dialer.DialTLS(ctx, "tcp", net.JoinHostPort(c.root.Hostname(), cmp.Or(c.root.Port(), "443")))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	secured, ok := conn.(*tls.Conn)
+	if !ok {
+		return "", errors.New("connection without TLS")
+	}
+	state := secured.ConnectionState()
+	return peer.IdentityOf(&state)
+}
+
+// Close closes idle connections.
+func (c *Conn) Close() { c.http.CloseIdleConnections() }

@@ -1,0 +1,132 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// TestErrorsOfOpenHideThePassword: what looks like a port and a path may be a
+// password with a slash.
+func TestErrorsOfOpenHideThePassword(t *testing.T) {
+	for _, text := range []string{"http://me:secret@h:1", "http://me:1/secret@h:1", "http://me:secret", "http://h:1?password=secret", "me:1/secret@h", "http://me:1/a%zzsecret@h"} {
+		_, err := Dialer{URL: text, TLS: peer.TLS{Cert: "c", Key: "k", CA: "a"}}.Open()
+		if err == nil || !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// many is a Backend with capabilities.
+type many struct{ list []*mplane.Statement }
+
+func (b *many) Capabilities(string) []*mplane.Statement { return b.list }
+
+func (b *many) Capability(_, token string) *mplane.Statement {
+	for _, c := range b.list {
+		if c.ID() == token {
+			return c
+		}
+	}
+	return nil
+}
+
+func (b *many) Answer(context.Context, string, mplane.Message) mplane.Message { return nil }
+
+var href = regexp.MustCompile(`<a href='([^']*)'>`)
+
+// TestPages: however many capabilities there are, and however large, each page
+// is bounded, and the links of all pages together lead to every one.
+func TestPages(t *testing.T) {
+	b := &many{}
+	for i := range 30_000 {
+		b.list = append(b.list, &mplane.Statement{Kind: mplane.Capability, Verb: "measure", Token: fmt.Sprintf("%s%d", strings.Repeat("x/", i%50), i),
+			Registry: mplane.CoreRegistry, Label: strings.Repeat("l", i%4000)})
+	}
+	b.list[3].Metadata = mplane.Fields{{Name: "System_ID", Text: strings.Repeat("x", 1<<20)}}
+	s := &Server{Backend: b}
+	seen, todo, pages := map[string]bool{}, []string{"/"}, 0
+	for i := 0; i < len(todo); i++ {
+		if strings.HasPrefix(todo[i], "/capability/") {
+			continue
+		}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", todo[i], nil))
+		if w.Code != 200 || w.Header().Get("Content-Type") != "text/html" || w.Body.Len() > maxPage+20_000 {
+			t.Fatalf("%s: %d, %s, %d bytes", todo[i], w.Code, w.Header(), w.Body.Len())
+		}
+		pages++
+		for _, m := range href.FindAllStringSubmatch(w.Body.String(), -1) {
+			if !seen[m[1]] {
+				seen[m[1]] = true
+				todo = append(todo, m[1])
+			}
+		}
+	}
+	for _, c := range b.list {
+		if !seen["/capability/"+url.PathEscape(c.Token)] {
+			t.Fatalf("no link to %s", c.Token)
+		}
+	}
+	if pages < 4 {
+		t.Errorf("%d pages", pages)
+	}
+	for path, code := range map[string]int{pagePath + "0": 200, pagePath + "99999": 200, pagePath + "-1": 404, pagePath + "x": 404, pagePath: 404} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != code {
+			t.Errorf("%s: %d, want %d", path, w.Code, code)
+		}
+	}
+}
+
+// TestLargeMessagesTakePlaces: of one host one large message is read at a time;
+// another host's, and small ones, are not held up.
+func TestLargeMessagesTakePlaces(t *testing.T) {
+	registries, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		large = peer.NewShares(maxLarge, peer.PerHost(maxLarge)) // of this bubble
+		read := func(host string, body io.Reader) error {
+			r := httptest.NewRequest("POST", "/", body)
+			r.RemoteAddr = host + ":1"
+			_, err := ReadMessage(r, registries)
+			return err
+		}
+		exception := `{"exception": null, "message": "` + strings.Repeat("x", 3*small) + `"}`
+		slow, finish := io.Pipe()
+		first := make(chan error, 1)
+		go func() { first <- read("10.0.0.1", slow) }()
+		io.WriteString(finish, exception[:2*small])
+		synctest.Wait()
+		if err := read("10.0.0.2", strings.NewReader(exception)); err != nil {
+			t.Errorf("another host: %v", err)
+		}
+		if err := read("10.0.0.1", strings.NewReader(`{"exception": null, "message": "x"}`)); err != nil {
+			t.Errorf("a small message: %v", err)
+		}
+		if err := read("10.0.0.1", strings.NewReader(exception)); err == nil {
+			t.Error("a second large message of the host was read")
+		}
+		io.WriteString(finish, exception[2*small:])
+		finish.Close()
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+		if err := read("10.0.0.1", strings.NewReader(exception)); err != nil {
+			t.Errorf("after the first: %v", err)
+		}
+	})
+}

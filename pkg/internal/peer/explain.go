@@ -1,0 +1,180 @@
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// serverCauses are the causes of refusing a handshake, by a part of the text of
+// its error. Package tls has no error values for most of them.
+var serverCauses = []struct {
+	text  string
+	cause error
+}{
+	{"didn't provide a certificate", hint.New("TLS without a client certificate", "the peer needs a certificate of an authority in `tls-ca`")},
+	{"unknown authority", hint.New("TLS with a client certificate of an unknown authority", "add the authority to `tls-ca` if it is a peer's")},
+	{"expired or is not yet valid", hint.New("TLS with a client certificate that is not valid now", "renew it, or look at the clocks")},
+	{"verify certificate", errors.New("TLS with a client certificate that is not accepted")},
+	{"does not look like a TLS handshake", errPlain},
+	{"HTTP request to an HTTPS server", errPlain},
+	{"unknown certificate authority", errOwnCertificate},
+	{"bad certificate", errOwnCertificate},
+	{"remote error", hint.New("TLS that the peer ended", "see the log of the peer")},
+	{"tls: ", errors.New("TLS that failed")},
+	{"i/o timeout", errors.New("TLS handshake that took too long")},
+}
+
+var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connect with TLS: https, or a scheme with +tls")
+
+var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
+
+// refuseTLS records that a handshake has failed. A peer that only disconnected,
+// like a check whether the port is open, does not count as refused.
+func (r *refuser) refuseTLS(from net.Addr, text string) {
+	for _, c := range serverCauses {
+		if strings.Contains(text, c.text) {
+			r.Refuse(from, c.cause, "err", text)
+			return
+		}
+	}
+	r.log.Debug("TLS handshake failed", "peer", from, "listen", r.listen, "err", text)
+}
+
+// Handshake performs the handshake of a connection that the listener accepted,
+// within timeout, and counts a failure as a refusal.
+func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
+	c.SetDeadline(time.Now().Add(timeout))
+	if err := c.Handshake(); err != nil {
+		l.refuseTLS(c.RemoteAddr(), err.Error())
+		return err
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// handshakeError is the start of the line that http.Server logs of a failed
+// handshake.
+const handshakeError = "http: TLS handshake error from "
+
+// serverLog receives the log of an http.Server, which passes errors as text only.
+type serverLog struct {
+	listener *Listener
+	log      *slog.Logger // of the rest
+}
+
+func (s *serverLog) Write(text []byte) (int, error) {
+	line := strings.TrimSpace(string(text))
+	if rest, ok := strings.CutPrefix(line, handshakeError); ok {
+		from, reason, _ := strings.Cut(rest, ": ")
+		s.listener.refuseTLS(textAddr(from), reason)
+	} else {
+		s.log.Debug(line)
+	}
+	return len(text), nil
+}
+
+// ExplainTLS adds a hint to an error of a connection with TLS to a peer. Other
+// errors stay as they are.
+func ExplainTLS(err error) error {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var header tls.RecordHeaderError
+	var remote *net.OpError
+	switch {
+	case err == nil || hint.Of(err) != "":
+	case errors.As(err, &unknown):
+		return hint.Add(err, "name the authority of the peer's certificate in `tls-ca`")
+	case errors.As(err, &name):
+		return hint.Add(err, "connect to a name or address that is in the peer's certificate")
+	case errors.As(err, &header):
+		if string(header.RecordHeader[:]) == "HTTP/" { // as http.Client has it
+			err = http.ErrSchemeMismatch
+		}
+		return hint.Add(err, "does this port speak TLS?")
+	case !errors.As(err, &remote) || remote.Op != "remote error":
+	case strings.Contains(err.Error(), "certificate required"):
+		return hint.Add(err, "the peer asks for a certificate: name one in `tls-cert` and `tls-key`")
+	case strings.Contains(err.Error(), "certificate"), strings.Contains(err.Error(), "handshake failure"):
+		return hint.Add(err, "the peer may ask for a certificate: name one in `tls-cert` and `tls-key`, of an authority in its `tls-ca`")
+	}
+	return err
+}
+
+// Transport sends HTTP requests to peers.
+type Transport struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper. Its error is the alert of the peer if
+// the peer broke the connection after the handshake: in TLS 1.3 the peer checks
+// the client's certificate only then. The error of http.Transport may be a mere
+// consequence of the alert, such as a closed connection.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	var conn net.Conn
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
+	resp, err := t.Transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err == nil {
+		return resp, nil
+	}
+	if secured, ok := conn.(*tls.Conn); ok && req.Context().Err() == nil {
+		// The connection is closed by now; TLS keeps its first error.
+		secured.SetReadDeadline(time.Unix(1, 0))
+		var remote *net.OpError
+		if _, alert := secured.Read(make([]byte, 1)); errors.As(alert, &remote) && remote.Op == "remote error" {
+			err = alert
+		}
+	}
+	return nil, ExplainTLS(err)
+}
+
+// verdictWait is how long a failed write of verdictConn waits for the reader.
+const verdictWait = time.Second
+
+// verdictConn is the connection below TLS. When a write fails because the peer
+// has closed the connection, the reader has time to find out why.
+type verdictConn struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+	ending atomic.Bool
+}
+
+// SetWriteDeadline is called by tls.Conn before its last write.
+func (c *verdictConn) SetWriteDeadline(t time.Time) error {
+	c.ending.Store(true)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *verdictConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil && !c.ending.Load() && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		select {
+		case <-c.closed:
+		case <-time.After(verdictWait):
+		}
+	}
+	return n, err
+}
+
+func (c *verdictConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// HandshakeError returns the error of a client's handshake with a hint.
+func HandshakeError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return hint.Add(errors.New("TLS handshake: the peer closed the connection"), "does this port speak TLS?")
+	}
+	return ExplainTLS(err)
+}

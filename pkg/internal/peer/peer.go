@@ -1,0 +1,255 @@
+// Package peer holds what all listeners and connections share: which addresses
+// may be listened on, who may connect, how both sides prove who they are, and
+// the limits of HTTP servers and clients.
+package peer
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// Networks are the networks that may connect; none means that the address
+// decides nothing.
+type Networks []netip.Prefix
+
+// ParseNetworks reads networks like 10.0.0.0/8, and single addresses.
+func ParseNetworks(texts []string) (Networks, error) {
+	var list Networks
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(text)
+			if addrErr != nil || addr.Zone() != "" {
+				return nil, fmt.Errorf("%q is not a network like 10.0.0.0/8 or 2001:db8::/32", text)
+			}
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// Contains tells whether addr is in one of the networks. An IPv4 address is
+// the same in its IPv6 form.
+func (n Networks) Contains(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range n {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Check returns an error for an address to connect to that is in none of the
+// networks. No networks allow all.
+func (n Networks) Check(addr netip.Addr) error {
+	if len(n) == 0 || n.Contains(addr) {
+		return nil
+	}
+	return fmt.Errorf("%s is not in the networks that may be connected to", addr)
+}
+
+// Control does Check before a connection is made. It fits
+// net.Dialer.Control: names are resolved by then, so no other answer of DNS
+// comes after it.
+func (n Networks) Control(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	return n.Check(ap.Addr())
+}
+
+// Options says what to listen on and who may connect.
+type Options struct {
+	Addr  string   // host:port; ":port" is the loopback address
+	Allow Networks // who may connect; none: everybody who can reach Addr
+	TLS   TLS
+	Log   *slog.Logger // of refused connections; nil: none
+}
+
+// Check returns a usage error unless the options keep strangers out: by
+// listening on the loopback address, by certificates or by networks.
+func (o Options) Check() error {
+	host, err := hostOf(o.Addr)
+	if err != nil {
+		return err
+	}
+	if err := o.TLS.Check(); err != nil {
+		return err
+	}
+	if loopback(host) || len(o.Allow) > 0 || o.TLS.CA != "" {
+		return nil
+	}
+	return hint.Usage(
+		fmt.Sprintf("%s is open to the network, and nothing says who may connect", o.Addr),
+		"allow networks (`allow` 10.0.0.0/8), ask for client certificates (`tls-cert`, `tls-key`, `tls-ca`), or listen on the loopback address only",
+	)
+}
+
+// Local reports whether only this machine can connect.
+func (o Options) Local() bool {
+	host, err := hostOf(o.Addr)
+	return err == nil && loopback(host)
+}
+
+// Overlap reports whether two addresses to listen on cannot be open at the same
+// time: they have the same port, and one address leads to both. Port 0, any free
+// port, overlaps with none.
+func Overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	covers := func(host, other string) bool {
+		is6 := strings.Contains(other, ":")
+		switch host {
+		case "::":
+			return true
+		case "0.0.0.0":
+			return !is6
+		case "", "localhost":
+			return other == "" || other == "localhost" || other == "127.0.0.1" || other == "::1"
+		}
+		return host == other
+	}
+	return covers(hostA, hostB) || covers(hostB, hostA)
+}
+
+func hostOf(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return "", hint.Usage(fmt.Sprintf("%q is not an address to listen on", addr), "give host:port, like 0.0.0.0:9000, or :9000 for the loopback address")
+	}
+	return host, nil
+}
+
+func loopback(host string) bool {
+	if host == "" || host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+// Listener is a TCP listener that closes connections from networks that are
+// not allowed before a byte of them is read.
+type Listener struct {
+	net.Listener
+	*refuser
+	filter *filter
+	host   string // of the setting
+}
+
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
+func (l *Listener) SetDeadline(t time.Time) error {
+	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
+}
+
+// SyscallConn returns the TCP socket that is listened on.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	return l.filter.Listener.(*net.TCPListener).SyscallConn()
+}
+
+// Listen listens as the options say. With TLS its connections are *tls.Conn
+// whose handshake is made by the first read or write: give that a deadline.
+func Listen(ctx context.Context, opt Options) (*Listener, error) {
+	if err := opt.Check(); err != nil {
+		return nil, err
+	}
+	addr := opt.Addr
+	if strings.HasPrefix(addr, ":") {
+		addr = "127.0.0.1" + addr
+	}
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	var config *tls.Config
+	if opt.TLS.Enabled() {
+		var err error
+		if config, err = opt.TLS.Server(opt.Log); err != nil {
+			return nil, err
+		}
+	}
+	tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	r := &refuser{listen: tcp.Addr(), log: opt.Log}
+	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
+	host, _ := hostOf(opt.Addr) // checked above
+	l := &Listener{f, r, f, host}
+	if config != nil {
+		l.Listener = tls.NewListener(f, config)
+	}
+	return l, nil
+}
+
+// ListenAll opens all listeners or none. log is that of options without one.
+func ListenAll(opts []Options, log *slog.Logger) ([]*Listener, error) {
+	var list []*Listener
+	for _, o := range opts {
+		o.Log = cmp.Or(o.Log, log)
+		l, err := Listen(context.Background(), o)
+		if err != nil {
+			CloseAll(list)
+			return nil, err
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+// CloseAll closes listeners.
+func CloseAll(list []*Listener) {
+	for _, l := range list {
+		l.Close()
+	}
+}
+
+// Addrs returns where connections are accepted.
+func Addrs(list []*Listener) []string {
+	var addrs []string
+	for _, l := range list {
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
+
+// filter closes what is not allowed.
+type filter struct {
+	net.Listener
+	*refuser
+	allow Networks
+}
+
+var errAddress = hint.New("its address is not allowed", "add its network to `allow` if it is a peer")
+
+// Accept returns the next connection that is allowed.
+func (f *filter) Accept() (net.Conn, error) {
+	for {
+		c, err := f.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if addr, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil &&
+			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
+			return c, nil
+		}
+		c.Close()
+		f.Refuse(c.RemoteAddr(), errAddress)
+	}
+}

@@ -1,0 +1,107 @@
+package peer
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
+)
+
+// TestTLSFailures: both sides say why there is no connection. The client does
+// so each time, whichever of its goroutines meets the end of it first.
+func TestTLSFailures(t *testing.T) {
+	a := peertest.NewAuthority(t)
+	server, good, other := issue(a, "server"), issue(a, "client"), issue(peertest.NewAuthority(t), "client")
+	for _, c := range []struct {
+		name           string
+		server, client TLS
+		err, advice    string // of the client
+		log            string // of the server, "" if it knows nothing
+	}{
+		{"no certificate", server, TLS{CA: good.CA}, "certificate required", "`tls-cert`", "TLS without a client certificate"},
+		{"unknown client", server, TLS{Cert: other.Cert, Key: other.Key, CA: good.CA}, "unknown certificate authority", "in its `tls-ca`", "TLS with a client certificate of an unknown authority"},
+		{"unknown server", server, other, "signed by unknown authority", "in `tls-ca`", "TLS whose certificate the peer does not accept"},
+		{"plain server", TLS{}, good, "server gave HTTP response to HTTPS client", "does this port speak TLS?", ""},
+		{"wrong key", server, TLS{Cert: good.Cert, Key: other.Key, CA: good.CA}, "private key does not match", "`tls-key`", ""},
+	} {
+		l, stop := serve(t, Server{}, Options{Addr: ":0", TLS: c.server})
+		for range 20 {
+			client := http.Client{Transport: (&Dialer{TLS: c.client, Timeout: 10 * time.Second}).Transport()}
+			_, err := client.Post("https://"+l.Addr().String()+"/", "text/plain", strings.NewReader(strings.Repeat("x", 100_000)))
+			if err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(hint.Of(err), c.advice) {
+				t.Errorf("%s: %v, hint %q", c.name, err, hint.Of(err))
+			}
+		}
+		refused := int64(0)
+		if c.log != "" {
+			refused = 20
+		}
+		awaitRefused(l, refused)
+		log := stop()
+		if l.Refused() != refused || refused > 0 && strings.Count(log, "connection refused: "+c.log) != 1 || strings.Count(log, "\n") != int(refused/20) {
+			t.Errorf("%s: refused %d, log %s", c.name, l.Refused(), log)
+		}
+	}
+}
+
+// awaitRefused waits until a listener has counted and logged n refusals. The server
+// does so after the connection has ended.
+func awaitRefused(l *Listener, n int64) {
+	for end := time.Now().Add(10 * time.Second); l.Refused() < n && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	l.mu.Lock() // which Refuse holds until it has logged
+	defer l.mu.Unlock()
+}
+
+// TestPlainOnTLS: a listener with TLS counts those who do not speak it, and not
+// those who only look whether it is there.
+func TestPlainOnTLS(t *testing.T) {
+	l, stop := serve(t, Server{}, Options{Addr: ":0", TLS: issue(peertest.NewAuthority(t), "server")})
+	for _, text := range []string{"", "GET / HTTP/1.1\r\n\r\n"} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, text)
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, c) // until the server has closed it
+		c.Close()
+	}
+	awaitRefused(l, 1)
+	if log := stop(); l.Refused() != 1 || !strings.Contains(log, "no TLS on a listener with TLS") {
+		t.Errorf("refused %d, log %s", l.Refused(), log)
+	}
+}
+
+// TestClosedHandshake: a server that closes the connection at once leaves more
+// than EOF.
+func TestClosedHandshake(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadFull(c, make([]byte, 1))
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
+			c.Close()
+		}
+	}()
+	_, err = TLS{}.Dial(t.Context(), "tcp", l.Addr().String())
+	if err == nil || !strings.Contains(err.Error(), "closed the connection") || hint.Of(err) != "does this port speak TLS?" {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+}

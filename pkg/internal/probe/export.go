@@ -1,0 +1,277 @@
+package probe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+const (
+	retryFor  = 10 * time.Second
+	again     = 10 * time.Second
+	spoolSize = 256 << 20 // bytes of points for a repository that is away
+	// A component waits a little longer for its jobs.
+	drain = 5 * time.Second
+	// maxRows bounds a result: Tstat has some 3,000 RRDs.
+	maxRows = 5000
+)
+
+// export is a specification that runs.
+type export struct {
+	label      string
+	repository string // host:port, as asked for
+	addrs      []netip.Addr
+	port       string
+	folder     string
+	logType    string
+	silence    time.Duration // without a line after which it is told
+	since      time.Time     // what is older is not wanted; zero: all is
+	listen     int           // which of Options.Listen it has
+	started    time.Time
+
+	mu      sync.Mutex
+	status  Export
+	refresh func(*Export)             // brings status up to date; nil: it is
+	last    map[string]graphite.Point // of each RRD
+	quiet   quiet
+}
+
+// run returns the function of a service.
+func (p *Probe) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
+	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
+		log := p.log.With("specification", spec.Label, "token", spec.ID())
+		for {
+			e, err := p.accept(ctx, label, spec)
+			if err == nil {
+				log.Info("export begins", "repository", e.repository, "folder", e.folder)
+				if ctx.Err() == nil {
+					err = do(ctx, e)
+				}
+				if ctx.Err() != nil {
+					err = hint.Without(err, context.Cause(ctx))
+				}
+				p.end(e)
+				if err == nil {
+					log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
+					return e.rows(spec.Results), nil
+				}
+				err = awayError{err}
+			}
+			// After a restart a folder may not be mounted yet.
+			if !component.Resumed(ctx) || ctx.Err() != nil || !errors.As(err, new(awayError)) {
+				log.Error("export refused or failed", "err", err)
+				return nil, err
+			}
+			log.Warn("export cannot resume yet, retrying", "err", err, "in", p.again)
+			retry.Sleep(ctx, p.again) // the next round checks ctx
+		}
+	}
+}
+
+// exportRRD sends the points of RRDs until ctx ends.
+func (p *Probe) exportRRD(ctx context.Context, e *export) error {
+	scheme := "http"
+	if p.secure(RRD) {
+		scheme = "https"
+	}
+	dest, err := rrdpush.ParseDest(scheme + "://" + e.repository)
+	if err != nil {
+		return err
+	}
+	e.last = map[string]graphite.Point{}
+	push, err := rrdpush.New(rrdpush.Options{Sources: []string{e.folder}, Since: e.since, Every: p.Every, Target: rrdpush.Target{
+		Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers,
+		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log, Stored: e.sent,
+	}})
+	if err != nil {
+		return err
+	}
+	for sum, failure := range push.Run(ctx) {
+		if ctx.Err() == nil {
+			e.passed(sum, failure)
+		}
+	}
+	return push.Close()
+}
+
+// sent keeps the last point of each RRD.
+func (e *export) sent(metrics []graphite.Metric) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Points += int64(graphite.Count(metrics))
+	for _, m := range metrics {
+		if _, ok := e.last[m.Path]; ok || len(e.last) < maxRows {
+			e.last[m.Path] = m.Points[len(m.Points)-1]
+		}
+	}
+}
+
+// passed takes what a look at the RRDs brought.
+func (e *export) passed(sum *rrdpush.Summary, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Waiting = sum.Spooled
+	e.status.NotFinite += sum.NotFinite
+	e.status.Recreated += sum.Recreated
+	e.status.outcome(err)
+}
+
+// rows are those of the result: the last point of each RRD that was sent.
+func (e *export) rows(columns []string) [][]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	files := make([]string, 0, len(e.last))
+	for file := range e.last {
+		files = append(files, file)
+	}
+	slices.Sort(files)
+	var rows [][]string
+	for _, file := range files {
+		fields := map[string]string{
+			"rrdtimestamp": real(float64(e.last[file].Time)),
+			"rrdMetirc":    file,
+			"rrdValue":     real(e.last[file].Value),
+		}
+		var row []string
+		for _, c := range columns {
+			row = append(row, fields[c])
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// real writes a number as mPlane does.
+func real(v float64) string {
+	text := strconv.FormatFloat(v, 'g', -1, 64)
+	if canonical, err := mplane.Real.Canonical(text); err == nil {
+		return canonical
+	}
+	return text
+}
+
+// exportLines sends the lines of a log as they are written until ctx ends.
+func (p *Probe) exportLines(ctx context.Context, e *export) error {
+	consumer := p.consumer(e.repository)
+	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, consumer}, "\n")))
+	s, err := stream.New(stream.Options{
+		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Confined: true, Types: []string{e.logType}, To: []string{consumer},
+		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
+		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	e.quiet.since = time.Now()
+	running, ended := context.WithCancel(context.Background())
+	defer ended()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for retry.Sleep(running, min(e.silence/8, time.Second)) == nil {
+			p.streamed(e, s.Stats())
+		}
+		p.streamed(e, s.Stats())
+	})
+	err = s.Run(ctx)
+	ended()
+	watching.Wait()
+	return err
+}
+
+// streamed takes the sums so far, and tells when nothing comes any more.
+func (p *Probe) streamed(e *export, sum *stream.Stats) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s, c := &e.status, sum.Consumers[0]
+	if c.Lines > s.Lines {
+		s.LastSuccess = time.Now()
+	}
+	s.Lines, s.Bytes, s.Rejects, s.Outside, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Outside, sum.Lines-c.Lines-c.Dropped
+	switch was := s.Silent; {
+	case e.quiet.look(time.Now(), sum.Lines, sum.Folders) < e.silence:
+		if s.Silent = false; was {
+			p.log.Info("lines come again", "specification", s.Label, "folder", e.folder, "log", e.logType)
+		}
+	case !was:
+		s.Silent = true
+		s.Silences++
+		p.log.Warn("no line and no new log folder: does Tstat run, and write this log?", "specification", s.Label,
+			"folder", e.folder, "log", e.logType, "for", e.silence)
+	}
+}
+
+// quiet knows since when nothing has come.
+type quiet struct {
+	lines, folders int64
+	since          time.Time
+}
+
+// look returns how long nothing has come.
+func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
+	if lines != q.lines || folders != q.folders {
+		q.lines, q.folders, q.since = lines, folders, now
+	}
+	return now.Sub(q.since)
+}
+
+// exportLogs lets the repository fetch finished logs until ctx ends.
+func (p *Probe) exportLogs(ctx context.Context, e *export) error {
+	m, err := mathproto.NewProbe(mathproto.ProbeOptions{
+		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
+		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
+		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
+		Wants: func(logType string, _ time.Time) bool { return p.wants(logType) },
+	})
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.refresh = func(s *Export) {
+		st := m.Stats()
+		s.Streams, s.Files, s.Bytes, s.LastSuccess, s.LastError, s.Newest = len(st.Streams), st.Files, st.Bytes, st.LastSuccess, st.LastError, st.Newest
+	}
+	e.mu.Unlock()
+	err = m.Run(ctx)
+	if cause := context.Cause(ctx); !errors.Is(cause, component.ErrScopeEnd) && !errors.Is(cause, component.ErrInterrupted) {
+		return err // the export resumes after a restart
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.drain)
+	defer cancel()
+	if failure := m.Withdraw(ctx); failure != nil {
+		p.log.Warn("streams not removed at the repository, which continues to poll them", "repository", e.repository, "err", failure)
+	}
+	return err
+}
+
+// stats returns what the export has done so far.
+func (e *export) stats() Export {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refresh != nil {
+		e.refresh(&e.status)
+	}
+	return e.status
+}
+
+// wants reports whether tstat-exporter_log offers a log.
+func (p *Probe) wants(logType string) bool {
+	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
+}

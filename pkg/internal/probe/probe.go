@@ -1,0 +1,210 @@
+// Package probe is the side of mPlane's export where Tstat writes: the
+// capabilities tstat-exporter_rrd, tstat-exporter_streaming and
+// tstat-exporter_log, by which a client lets this probe send its RRDs, live
+// log lines and finished logs to a repository. Labels, parameters, metadata
+// and results are those of the mPlane project's component tstat.py.
+package probe
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Labels of the capabilities.
+const (
+	RRD       = "tstat-exporter_rrd"
+	Streaming = "tstat-exporter_streaming"
+	Log       = "tstat-exporter_log"
+)
+
+// Defaults of Options.
+const (
+	DefaultEvery  = time.Minute
+	DefaultStream = "{probe}_{type}"
+)
+
+// Loopback are the networks of this machine, the default of Options.Peers.
+var Loopback = peer.Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// Options say what a probe has and where it may send that.
+type Options struct {
+	Name string // of the probe, see store.ValidProbe
+	// SystemID is the value of the parameter System_ID. Empty, the
+	// capabilities lack it, as on the pages of mPlane.
+	SystemID string
+
+	// LogFolder is where Tstat writes its log folders; "": there is no
+	// tstat-exporter_streaming and no tstat-exporter_log.
+	LogFolder string
+	// RRDFolder is where Tstat writes its RRDs; "": there is no
+	// tstat-exporter_rrd.
+	RRDFolder string
+	// Folders may be named as log.folder, and what is below them; none: the
+	// LogFolder.
+	Folders []string
+	// Peers are the networks that a repository.url may lead to; none: Loopback.
+	Peers peer.Networks
+
+	TLS peer.TLS // towards repositories
+	// TLSFor are the labels of the exporters that speak TLS.
+	TLSFor []string
+	// Ack makes tstat-exporter_streaming speak the acknowledged mode, see
+	// tstatrepo-ack(7).
+	Ack bool
+
+	Every time.Duration // how often RRDs are looked at; 0: 1m
+	// Listen are the addresses where repositories fetch logs: one for each
+	// that is exported to at a time. None: there is no tstat-exporter_log.
+	Listen    []peer.Options
+	Advertise string   // see mathproto.ProbeOptions
+	Stream    string   // see mathproto.ProbeOptions; "": {probe}_{type}
+	Types     []string // globs over the logs of tstat-exporter_log; none: all
+	Settle    time.Duration
+
+	Location *time.Location // zone of folder names; nil: time.Local
+	StateDir string
+	Log      *slog.Logger
+}
+
+// Probe runs the exporters. It is safe for concurrent use.
+type Probe struct {
+	Options
+	log    *slog.Logger
+	minute time.Duration // of log.time
+	drain  time.Duration // how long a repository may take the lines that are under way at the end
+	retry  time.Duration // of a batch of points
+	again  time.Duration // delay before a resumed export is retried
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
+	mu      sync.Mutex
+	running []*export
+
+	watch watch // of the folders of Tstat
+}
+
+// New returns a probe. Nothing runs yet, and the folders need not be there.
+func New(opt Options) (*Probe, error) {
+	if len(opt.Folders) == 0 && opt.LogFolder != "" {
+		opt.Folders = []string{opt.LogFolder}
+	}
+	if len(opt.Peers) == 0 {
+		opt.Peers = Loopback
+	}
+	opt.Every = cmp.Or(opt.Every, DefaultEvery)
+	opt.Stream = cmp.Or(opt.Stream, DefaultStream)
+	opt.Location = cmp.Or(opt.Location, time.Local)
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	p := &Probe{
+		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
+	}
+	return p, opt.check()
+}
+
+// check returns all that is wrong with the options.
+func (o *Options) check() error {
+	errs := []error{store.ValidProbe(o.Name), mathproto.CheckStreams(o.Stream, o.Name)}
+	if o.LogFolder == "" && o.RRDFolder == "" {
+		errs = append(errs, errors.New("a probe needs a folder with logs or RRDs"))
+	}
+	for _, dir := range slices.Concat([]string{o.LogFolder, o.RRDFolder}, o.Folders) {
+		if dir != "" && !filepath.IsAbs(dir) {
+			errs = append(errs, fmt.Errorf("folder %q is not an absolute path", dir))
+		}
+	}
+	if o.SystemID != "" {
+		c, err := mplane.ParseConstraint(mplane.String, o.SystemID)
+		if id, ok := c.Single(); err != nil || !ok || id != o.SystemID {
+			errs = append(errs, fmt.Errorf("System_ID %q is not a single value", o.SystemID))
+		}
+	}
+	for _, glob := range o.Types {
+		if _, err := path.Match(glob, ""); err != nil {
+			errs = append(errs, fmt.Errorf("%q is not a glob", glob))
+		}
+	}
+	if o.Advertise != "" {
+		errs = append(errs, mathproto.CheckAdvertise(o.Advertise))
+	}
+	return errors.Join(errs...)
+}
+
+// Services returns the capabilities with what they do.
+func (p *Probe) Services() []component.Service {
+	var list []component.Service
+	url := mplane.Field{Name: "repository.url", Type: mplane.URL, Text: mplane.None}
+	if p.RRDFolder != "" {
+		c := p.capability(RRD, "past ... future", url)
+		c.Results = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"} // as it is spelled in the registry
+		list = append(list, component.Service{Capability: c, Run: p.run(RRD, p.exportRRD)})
+	}
+	if p.LogFolder == "" {
+		return list
+	}
+	c := p.capability(Streaming, "now ... future", url,
+		mplane.Field{Name: "log.folder", Type: mplane.String, Text: mplane.None},
+		mplane.Field{Name: "log.type", Type: mplane.String, Text: mplane.None},
+		mplane.Field{Name: "log.time", Type: mplane.Natural, Text: mplane.None})
+	list = append(list, component.Service{Capability: c, Run: p.run(Streaming, p.exportLines)})
+	if len(p.Listen) > 0 {
+		list = append(list, component.Service{Capability: p.capability(Log, "past ... future", url), Run: p.run(Log, p.exportLogs)})
+	}
+	return list
+}
+
+// capability returns a capability of this probe. With the metadata that
+// tstat.py has, and had before it knew System_ID, its token is the same too.
+func (p *Probe) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
+	scope, err := mplane.ParseScope(when)
+	if err != nil {
+		panic(err) // it is a constant
+	}
+	system := "tStat-Proxy"
+	if p.SystemID != "" {
+		system += "-" + p.SystemID
+		parameters = append([]mplane.Field{{Name: "System_ID", Type: mplane.String, Text: p.SystemID}}, parameters...)
+	}
+	return &mplane.Statement{
+		Kind: mplane.Capability, Verb: mplane.Measure, Label: label, Registry: mplane.TstatRegistry, When: scope,
+		Parameters: parameters,
+		Metadata: mplane.Fields{
+			{Name: "System_type", Type: mplane.String, Text: "tStat"},
+			{Name: "System_ID", Type: mplane.String, Text: system},
+			{Name: "System_version", Type: mplane.String, Text: "0.1"},
+		},
+	}
+}
+
+// secure tells whether an exporter speaks TLS.
+func (p *Probe) secure(label string) bool {
+	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
+}
+
+// consumer returns the consumer of live lines at addr.
+func (p *Probe) consumer(addr string) string {
+	scheme := "tcp"
+	switch {
+	case p.Ack && p.secure(Streaming):
+		scheme = "ack+tls"
+	case p.Ack:
+		scheme = "ack"
+	case p.secure(Streaming):
+		scheme = "tls"
+	}
+	return scheme + "://" + addr
+}

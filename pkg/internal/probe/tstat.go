@@ -1,0 +1,157 @@
+package probe
+
+import (
+	"cmp"
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Tstat describes the content of the folders of Tstat, with or without a running
+// export.
+type Tstat struct {
+	Looked time.Time // when the folders were read; zero: not yet
+
+	LogFolder string    // "": the probe has no logs
+	LogErr    string    // why LogFolder cannot be read; "" on success
+	Newest    time.Time // time of the newest log folder; zero: no log folder
+	Changed   time.Time // when a log folder, or a log in it, last changed
+	Finished  int64     // logs in finished folders
+	Bytes     int64     // size of these logs
+	// Waiting counts the finished logs in folders newer than the newest one that
+	// a repository has fetched from; without an export of logs, all finished
+	// logs. It is -1 while a repository has fetched nothing from a running export,
+	// because the repository may have all logs.
+	Waiting int64
+
+	RRDFolder string    // "": the probe has no RRDs
+	RRDErr    string    // why RRDFolder cannot be read; "" on success
+	RRDs      int64     // RRD files in RRDFolder
+	NewestRRD time.Time // when an RRD file last changed
+}
+
+// The folders are read at most once per lookEvery. A caller waits at most lookWait
+// for the first result, so a file system that hangs blocks no caller.
+const (
+	lookEvery = 10 * time.Second
+	lookWait  = time.Second
+)
+
+// watch holds the result of reading the folders in the background.
+type watch struct {
+	mu      sync.Mutex
+	looking chan struct{} // closed when the folders are read; nil: no read is running
+	found   Tstat
+}
+
+// Tstat returns the recent content of the folders. It reads them in the
+// background and returns the previous result until that is done.
+func (p *Probe) Tstat() Tstat {
+	w := &p.watch
+	w.mu.Lock()
+	if w.looking == nil && time.Since(w.found.Looked) >= lookEvery {
+		done := make(chan struct{})
+		w.looking = done
+		go func() {
+			found := p.read()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.found, w.looking = found, nil
+			close(done)
+		}()
+	}
+	looking, first := w.looking, w.found.Looked.IsZero()
+	w.mu.Unlock()
+	if looking != nil && first {
+		select {
+		case <-looking:
+		case <-time.After(lookWait):
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.found
+	t.LogFolder, t.RRDFolder = p.LogFolder, p.RRDFolder
+	return t
+}
+
+// read reads the folders of Tstat.
+func (p *Probe) read() (t Tstat) {
+	t.Looked = time.Now()
+	if p.LogFolder != "" {
+		logs, err := tstat.Scan(context.Background(), p.LogFolder, p.Location)
+		if err != nil {
+			t.LogErr = err.Error()
+		} else {
+			p.count(&t, logs)
+		}
+	}
+	if p.RRDFolder != "" {
+		files, err := os.ReadDir(p.RRDFolder)
+		if err != nil {
+			t.RRDErr = err.Error()
+		}
+		for _, f := range files {
+			info, err := f.Info()
+			if err != nil || info.Mode().Type() != fs.FileMode(0) || !strings.EqualFold(filepath.Ext(f.Name()), ".rrd") {
+				continue
+			}
+			t.RRDs++
+			if info.ModTime().After(t.NewestRRD) {
+				t.NewestRRD = info.ModTime()
+			}
+		}
+	}
+	return t
+}
+
+// count adds the finished and the waiting logs to t.
+func (p *Probe) count(t *Tstat, logs *tstat.Tree) {
+	exported, fetched := p.fetched()
+	for _, d := range logs.Folders {
+		if d.Time.After(t.Newest) {
+			t.Newest = d.Time
+		}
+		if d.ModTime.After(t.Changed) {
+			t.Changed = d.ModTime
+		}
+		if !d.Finished(t.Looked, cmp.Or(p.Settle, bulk.DefaultSettle)) {
+			continue
+		}
+		for _, f := range d.Files {
+			if f.Type == nil || !p.wants(f.Name) {
+				continue
+			}
+			t.Finished++
+			t.Bytes += f.Size
+			if d.Time.After(fetched) {
+				t.Waiting++
+			}
+		}
+	}
+	if exported && fetched.IsZero() {
+		t.Waiting = -1
+	}
+}
+
+// fetched returns whether an export of logs runs, and the time of the newest
+// folder of which a running export has delivered a log; zero: nothing was
+// delivered.
+func (p *Probe) fetched() (exported bool, newest time.Time) {
+	for _, e := range p.Stats() {
+		if e.Capability == Log {
+			exported = true
+			if e.Newest.After(newest) {
+				newest = e.Newest
+			}
+		}
+	}
+	return exported, newest
+}

@@ -1,0 +1,137 @@
+package remotewrite
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+)
+
+// victoria counts the points that a VictoriaMetrics ignores. VictoriaMetrics
+// acknowledges points beyond its retention, and only its own metrics count them.
+type victoria struct {
+	*Sink
+	url   string
+	asked bool  // is is known
+	is    bool  // the server is a VictoriaMetrics
+	count int64 // its count when last read
+	// pending is set if old points were sent since then.
+	pending bool
+	waited  time.Time // when end last waited for the count
+}
+
+func newVictoria(s *Sink) *victoria {
+	v := &victoria{Sink: s}
+	if u, err := url.Parse(s.opt.URL); err == nil {
+		u.Path, u.RawPath, u.RawQuery = "/metrics", "", ""
+		v.url = u.String()
+	}
+	return v
+}
+
+// maxMetrics bounds the answer to a request for metrics, in bytes. VictoriaMetrics
+// sends some 100 kB.
+const maxMetrics = 16 << 20
+
+// read returns the server's count of ignored points. ok reports whether the server
+// is a VictoriaMetrics, answered whether it answered at all.
+func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
+	if err != nil || v.opt.authorize(r) != nil {
+		return 0, false, false
+	}
+	resp, err := v.client.Do(r)
+	if err != nil {
+		return 0, false, false
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, false, resp.StatusCode < 500
+	}
+	scan := bufio.NewScanner(io.LimitReader(resp.Body, maxMetrics))
+	for scan.Scan() {
+		// vm_rows_ignored_total{reason="small_timestamp"} 12
+		line, isCount := strings.CutPrefix(scan.Text(), "vm_rows_ignored_total{")
+		if !isCount {
+			ok = ok || strings.HasPrefix(scan.Text(), "vm_app_version")
+			continue
+		}
+		ok = true
+		labels, value, _ := strings.Cut(line, "} ")
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err == nil && n > 0 && strings.Contains(labels, "_timestamp") {
+			count += n
+		}
+	}
+	return count, ok, scan.Err() == nil
+}
+
+// begin returns how many points of earlier Sends the server has ignored that were
+// not counted yet, and saves the count.
+func (v *victoria) begin(ctx context.Context) (n int64) {
+	if v.asked && !v.is {
+		return 0
+	}
+	count, is, answered := v.read(ctx)
+	if !answered {
+		return 0
+	}
+	v.asked, v.is = true, is
+	if v.pending {
+		n = max(count-v.count, 0)
+	}
+	v.count, v.pending = count, false
+	return n
+}
+
+const (
+	// leastRetention is the shortest retention of a VictoriaMetrics.
+	leastRetention = 24 * time.Hour
+	// The server's count follows the acknowledgement by a second, or more if the
+	// server is busy. It is polled every countPoll for countWait.
+	countPoll = 500 * time.Millisecond
+	countWait = 3 * time.Second
+)
+
+// end returns how many points the server has ignored since begin. oldest is the
+// unix time of the Send's oldest point. It waits for the server's count only once
+// per reportEvery; otherwise a later begin or awaitCount returns the number.
+func (v *victoria) end(ctx context.Context, oldest int64) int64 {
+	if !v.is || oldest >= time.Now().Add(-leastRetention).Unix() {
+		return 0
+	}
+	v.pending = true
+	if !v.waited.IsZero() && time.Since(v.waited) < reportEvery {
+		return 0
+	}
+	v.waited = time.Now()
+	return v.awaitCount(ctx)
+}
+
+// awaitCount waits until the server has counted the points that were sent, and
+// returns how many of them it has ignored since begin.
+func (v *victoria) awaitCount(ctx context.Context) int64 {
+	if !v.pending {
+		return 0
+	}
+	last := v.count
+	for waited := time.Duration(0); waited < countWait; waited += countPoll {
+		if retry.Sleep(ctx, countPoll) != nil {
+			break
+		}
+		count, _, answered := v.read(ctx)
+		if !answered || count > v.count && count == last {
+			break // it has caught up
+		}
+		last = count
+	}
+	n := max(last-v.count, 0)
+	v.count, v.pending = last, false
+	return n
+}

@@ -1,0 +1,278 @@
+// Package repository is the repository's side of Tstat at mPlane: endpoints
+// that take logs (MATH), live lines and points of RRDs, bound to the
+// capabilities repository-collect_log, _streaming and _rrd.
+package repository
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Labels of the capabilities.
+const (
+	CollectLog       = "repository-collect_log"
+	CollectStreaming = "repository-collect_streaming"
+	CollectRRD       = "repository-collect_rrd"
+)
+
+// DefaultSystemID is what mPlane's repository calls itself.
+const DefaultSystemID = "repository-Proxy"
+
+// Options say which endpoints a repository has. An endpoint that is nil is
+// off.
+type Options struct {
+	Logs      *LogsOptions
+	Streaming *stream.Options
+	RRD       *rrdpush.EndpointOptions
+
+	// Host is where probes reach the endpoints: with an endpoint's port it is
+	// the parameter repository.url of its capability. "": the host that the
+	// endpoint listens on.
+	Host string
+	// Scheduled endpoints are open only while a specification is active;
+	// others as long as Run runs.
+	Scheduled bool
+	SystemID  string // in the metadata; "": DefaultSystemID
+	Log       *slog.Logger
+}
+
+// Repository has up to three endpoints.
+type Repository struct {
+	opt       Options
+	ready     chan struct{}
+	endpoints []*endpoint
+	last      lastPoints
+	series    *SeriesStore
+}
+
+// New returns a repository; nothing is open yet.
+func New(opt Options) (*Repository, error) {
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	opt.SystemID = cmp.Or(opt.SystemID, DefaultSystemID)
+	r := &Repository{opt: opt, ready: make(chan struct{}), series: NewSeriesStore(seriesMetrics, seriesPoints)}
+	r.last.points = map[string]lastPoint{}
+	for _, d := range []struct {
+		label, when string
+		results     []string
+	}{
+		{CollectRRD, "past ... future", resultsRRD},
+		{CollectStreaming, "now ... future", nil},
+		{CollectLog, "past ... future", nil},
+	} {
+		open, listen := r.opener(d.label, &opt)
+		if open == nil {
+			continue
+		}
+		url, err := address(opt.Host, listen)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.label, err)
+		}
+		scope, err := mplane.ParseScope(d.when)
+		if err != nil {
+			return nil, err
+		}
+		r.endpoints = append(r.endpoints, &endpoint{
+			label: d.label, open: open, log: opt.Log.With("endpoint", d.label),
+			capability: &mplane.Statement{
+				Kind: mplane.Capability, Verb: mplane.Measure, Label: d.label, Registry: mplane.TstatRegistry, When: scope,
+				Parameters: mplane.Fields{{Name: "repository.url", Type: mplane.URL, Text: url}},
+				Metadata: mplane.Fields{
+					{Name: "System_type", Type: mplane.String, Text: "repository"},
+					{Name: "System_ID", Type: mplane.String, Text: opt.SystemID},
+					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's; a part of the token
+				},
+				Results: d.results,
+			},
+		})
+	}
+	return r, nil
+}
+
+// opener returns the function that opens an endpoint, and where it listens;
+// nil if it is off.
+func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
+	switch {
+	case label == CollectRRD && opt.RRD != nil:
+		o := *opt.RRD
+		stored := o.Stored
+		o.Stored = func(metrics []graphite.Metric) {
+			r.last.add(metrics)
+			r.series.add(o.Prefix, metrics)
+			if stored != nil {
+				stored(metrics)
+			}
+		}
+		return opens(r, label, func(context.Context) (*rrdpush.Endpoint, error) { return rrdpush.NewEndpoint(o) }), o.Listen
+	case label == CollectStreaming && opt.Streaming != nil:
+		o := *opt.Streaming
+		return opens(r, label, func(context.Context) (*stream.Stream, error) { return stream.New(o) }), o.Listen
+	case label == CollectLog && opt.Logs != nil:
+		o := *opt.Logs
+		return opens(r, label, func(ctx context.Context) (*Logs, error) { return NewLogs(ctx, o) }), o.Math.Listen
+	}
+	return nil, nil
+}
+
+// opens returns a function that opens an endpoint, which continues the figures of
+// the endpoint before it.
+func opens[T interface {
+	server
+	Continue(former T)
+}](r *Repository, label string, open func(context.Context) (T, error)) openFunc {
+	return func(ctx context.Context) (server, error) {
+		srv, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		srv.Continue(last[T](r.endpoint(label)))
+		return srv, nil
+	}
+}
+
+// Reopen makes the endpoint of a label use the options that opt has for it,
+// but for where it listens. Requests in hand are answered first; connections
+// for lines end. What cannot be opened with them stays as it was.
+func (r *Repository) Reopen(label string, opt Options) {
+	open, _ := r.opener(label, &opt)
+	if e := r.endpoint(label); e != nil && open != nil {
+		e.reopen(open)
+	}
+}
+
+// endpoint returns the endpoint with a label, nil if it is off.
+func (r *Repository) endpoint(label string) *endpoint {
+	i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.label == label })
+	if i < 0 {
+		return nil
+	}
+	return r.endpoints[i]
+}
+
+// EndpointStats is how an endpoint is.
+type EndpointStats struct {
+	Label string
+	Addrs []string  // none: it is not open
+	Since time.Time // of its being so; zero: since the start
+	Err   error     // why it is not open though it should be
+}
+
+// Open reports whether the endpoint is open.
+func (e *EndpointStats) Open() bool { return len(e.Addrs) > 0 }
+
+// Name returns the name of the endpoint's section in the configuration.
+func (e *EndpointStats) Name() string {
+	return strings.ReplaceAll(strings.TrimPrefix(e.Label, "repository-"), "_", "-")
+}
+
+// Endpoints returns how the endpoints are.
+func (r *Repository) Endpoints() []EndpointStats {
+	var list []EndpointStats
+	for _, e := range r.endpoints {
+		list = append(list, e.stats())
+	}
+	return list
+}
+
+// Logs returns the endpoint for logs as it was last opened, nil if it never
+// was; so do Lines and Points.
+func (r *Repository) Logs() *Logs { return last[*Logs](r.endpoint(CollectLog)) }
+
+// Lines returns the endpoint for lines.
+func (r *Repository) Lines() *stream.Stream {
+	return last[*stream.Stream](r.endpoint(CollectStreaming))
+}
+
+// Points returns the endpoint for points.
+func (r *Repository) Points() *rrdpush.Endpoint {
+	return last[*rrdpush.Endpoint](r.endpoint(CollectRRD))
+}
+
+// Series returns the last points of metrics, see SeriesStore.List.
+func (r *Repository) Series() (series []Series, untracked int64) { return r.series.List() }
+
+// Ready returns a channel that is closed when the endpoints that are open all
+// the time are so.
+func (r *Repository) Ready() <-chan struct{} { return r.ready }
+
+// address is where probes reach an endpoint.
+func address(host string, listen []peer.Options) (string, error) {
+	if len(listen) == 0 {
+		return "", errors.New("no address to listen on")
+	}
+	on, port, err := net.SplitHostPort(listen[0].Addr)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case host != "":
+	case on == "":
+		host = "127.0.0.1"
+	default:
+		host = on
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// Services returns the capabilities of the endpoints. One can be used while
+// Run runs.
+func (r *Repository) Services() []component.Service {
+	var list []component.Service
+	for _, e := range r.endpoints {
+		list = append(list, component.Service{Capability: e.capability, Run: func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+			began := time.Now()
+			r.last.begin()
+			defer r.last.end()
+			if err := e.acquire(context.WithoutCancel(ctx)); err != nil {
+				return nil, err
+			}
+			defer e.release()
+			<-ctx.Done()
+			if e.label == CollectRRD {
+				return r.last.rows(began), nil
+			}
+			return nil, nil
+		}})
+	}
+	return list
+}
+
+// Run opens the endpoints and serves them until ctx ends. Then they take what
+// is under way: the error is nil if nothing is lost.
+func (r *Repository) Run(ctx context.Context) error {
+	if !r.opt.Scheduled {
+		for _, e := range r.endpoints {
+			if err := e.acquire(ctx); err != nil {
+				return errors.Join(err, r.close())
+			}
+		}
+	}
+	close(r.ready)
+	<-ctx.Done()
+	return r.close()
+}
+
+// close ends all endpoints at once.
+func (r *Repository) close() error {
+	errs := make([]error, len(r.endpoints))
+	var wg sync.WaitGroup
+	for i, e := range r.endpoints {
+		wg.Go(func() { errs[i] = e.close() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

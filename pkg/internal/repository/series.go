@@ -1,0 +1,103 @@
+package repository
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+)
+
+// Series are the last points of a metric.
+type Series struct {
+	Probe, Metric string
+	Points        []graphite.Point // by ascending time, at least one
+}
+
+// Last returns the newest point.
+func (s *Series) Last() graphite.Point {
+	if len(s.Points) == 0 {
+		return graphite.Point{}
+	}
+	return s.Points[len(s.Points)-1]
+}
+
+// Sizes of the series of a Repository.
+const (
+	seriesMetrics = 5000 // a Tstat has some 2,250
+	seriesPoints  = 60
+)
+
+// SeriesStore keeps the last points of metrics, bounded in both numbers. It
+// is safe for concurrent use.
+type SeriesStore struct {
+	metrics, points int
+
+	mu        sync.Mutex
+	series    map[seriesKey][]graphite.Point
+	untracked int64
+}
+
+type seriesKey struct{ probe, metric string }
+
+// NewSeriesStore returns a store for at most so many metrics, with as many of
+// their newest points.
+func NewSeriesStore(metrics, points int) *SeriesStore {
+	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]graphite.Point{}}
+}
+
+// Add takes points of a metric, by ascending time. One at a time that is
+// there already replaces it. Points of a metric for which there is no room
+// are counted only.
+func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
+	if len(points) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := seriesKey{probe, metric}
+	kept, known := s.series[key]
+	if !known && len(s.series) >= s.metrics {
+		s.untracked += int64(len(points))
+		return
+	}
+	if len(points) > s.points {
+		points = points[len(points)-s.points:]
+	}
+	for _, p := range points {
+		i, found := slices.BinarySearchFunc(kept, p, func(a, b graphite.Point) int { return cmp.Compare(a.Time, b.Time) })
+		switch {
+		case found:
+			kept[i] = p
+		case len(kept) < s.points:
+			kept = slices.Insert(kept, i, p)
+		case i > 0:
+			copy(kept, kept[1:i])
+			kept[i-1] = p
+		}
+	}
+	s.series[key] = kept
+}
+
+// add takes metrics whose paths are PREFIX.PROBE.METRIC.
+func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
+	for _, m := range metrics {
+		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")
+		s.Add(probe, metric, m.Points...)
+	}
+}
+
+// List returns all series, ordered by probe and metric, and how many points
+// came of metrics that there was no room for.
+func (s *SeriesStore) List() (series []Series, untracked int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, points := range s.series {
+		series = append(series, Series{Probe: k.probe, Metric: k.metric, Points: slices.Clone(points)})
+	}
+	slices.SortFunc(series, func(a, b Series) int {
+		return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Metric, b.Metric))
+	})
+	return series, s.untracked
+}

@@ -1,0 +1,155 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// StoreOptions say where the streams of MATH probes go.
+type StoreOptions struct {
+	To     []string // destinations, see stores.Open
+	Memory int64    // bytes that all jobs and stores may use together
+	Jobs   int      // files at a time, of all streams
+	Cores  int      // see stores.Options
+	// Wants reports whether files of a log type and folder time can come.
+	Wants func(logType string, folder time.Time) bool
+	Since time.Time // of the oldest folder that can come
+	// Adopt says by the names of streams what math_repo knew of them; of the
+	// others it knew nothing. nil: there was none. Stream, Probe and Type are
+	// set for each.
+	Adopt map[string]store.Adoption
+	Log   *slog.Logger
+}
+
+// Stores are the stores of streams: those of DBStream one for each, the others
+// one for all. It is safe for concurrent use.
+type Stores struct {
+	opt    StoreOptions
+	shared map[string]*stores.Destination // by destination
+}
+
+// OpenStores opens the stores that do not depend on a server, so that what is
+// wrong with them is told at once.
+func OpenStores(ctx context.Context, opt StoreOptions) (*Stores, error) {
+	s := &Stores{opt: opt, shared: map[string]*stores.Destination{}}
+	for _, dest := range opt.To {
+		if stores.HasStreams(dest) {
+			continue
+		}
+		d, err := s.destination(dest, mathproto.Stream{})
+		if err == nil && stores.InFolder(dest) {
+			_, err = d.Open(ctx)
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.shared[dest] = d
+	}
+	return s, nil
+}
+
+// Close closes the stores that all streams share.
+func (s *Stores) Close() error { return closeAll(slices.Collect(maps.Values(s.shared))) }
+
+func closeAll(list []*stores.Destination) error {
+	var errs []error
+	for _, d := range list {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
+	return stores.NewDestination(dest, stores.Options{
+		// As many files are worked on as there are jobs. Others wait for slow
+		// peers, see bulk.OpenPerJob. One peer may have as many open files as
+		// there are jobs, and may fill all their buffers.
+		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
+		Files:      2 * s.opt.Jobs,
+		Cores:      s.opt.Cores,
+		Log:        s.opt.Log,
+		Stream:     st.Name,
+		StreamType: st.Type,
+	})
+}
+
+// Open returns the stores of a stream, which are opened when they are needed;
+// release ends their use.
+func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release func() error, err error) {
+	var own []*stores.Destination
+	for _, dest := range s.opt.To {
+		d := s.shared[dest]
+		if d == nil {
+			if d, err = s.destination(dest, stream); err != nil {
+				return nil, nil, err
+			}
+			own = append(own, d)
+		}
+		list = append(list, &adopting{d, s.adoption(stream)})
+	}
+	return list, func() error { return closeAll(own) }, nil
+}
+
+// adoption returns what the stores are to take over of a stream, nil if there
+// was no math_repo.
+func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
+	if s.opt.Adopt == nil {
+		return nil
+	}
+	a := s.opt.Adopt[stream.Name]
+	a.Stream, a.Probe, a.Type = stream.Name, stream.Probe, stream.Type
+	return &a
+}
+
+// adopting is a store that takes over what math_repo had of a stream.
+type adopting struct {
+	*stores.Destination
+	adoption *store.Adoption // nil: nothing
+}
+
+// Open implements bulk.Destination.
+func (d *adopting) Open(ctx context.Context) (store.Store, error) {
+	st, err := d.Destination.Open(ctx)
+	if err != nil || d.adoption == nil {
+		return st, err
+	}
+	if err := stores.Adopt(ctx, st, *d.adoption); err != nil {
+		return nil, fmt.Errorf("%s: %w", st, err)
+	}
+	return st, nil
+}
+
+// Check reports whether the stores can take a stream.
+func (s *Stores) Check(stream mathproto.Stream) error {
+	for _, dest := range s.opt.To {
+		switch {
+		case stores.HasStreams(dest):
+			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
+				return err
+			}
+			for _, t := range tstat.Types() { // each that may come needs a table
+				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
+					continue
+				}
+				if err := stores.CheckStream(stream.Name+"_{type}", stream.Probe, []string{t.Name}); err != nil {
+					return err
+				}
+			}
+		case stores.InFolder(dest) && strings.HasPrefix(stream.Name, "_tstatrepo"):
+			return errors.New("the stream's name is taken by the store")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,465 @@
+package rrdpush
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/remotewrite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+// Bounds of a POST. The old exporter sends a round of all files at once: some
+// 3,000 points, and all history in the first.
+const (
+	maxBody   = 256 << 20
+	maxPoints = 2 << 20
+	maxPosts  = 16 // processed at a time; others wait
+	maxOpen   = 64 // open at a time, including those that wait for their peer
+	maxConns  = 1024
+	maxName   = 255 // bytes of a file name
+
+	// DefaultMaxMetrics is more than the 7,341 RRDs that Tstat can write.
+	DefaultMaxMetrics = 10_000
+	maxProbes         = 1000    // with stored metrics
+	batchOf           = 1 << 16 // points that are read before they are stored
+	// Metrics are sent in parts, so that other probes' POSTs do not wait long. The
+	// first part has fewestMetrics. Each part is twice the one before, up to
+	// mostMetrics, unless that took long: creating a Whisper file can take several
+	// syncs of a slow disk.
+	fewestMetrics, mostMetrics = 10, 1000
+	shortPart, longPart        = 100 * time.Millisecond, 500 * time.Millisecond
+	// maxAhead is how far ahead of this machine's clock a point may be.
+	maxAhead = 24 * time.Hour
+	// quietFor is the interval between warnings about the points of a probe that
+	// are left out.
+	quietFor = 10 * time.Minute
+)
+
+// EndpointOptions are the options of an Endpoint. If neither Target.Probe nor
+// Probes is set, it refuses peers without a client certificate.
+type EndpointOptions struct {
+	Target
+	Listen []peer.Options
+	// Probes names peers without a client certificate by their address; unknown
+	// ones get a name built from the address. nil: all are Target.Probe.
+	Probes *peer.Probes
+	// MaxMetrics bounds the different metrics of a probe since the start. 0 means
+	// DefaultMaxMetrics.
+	MaxMetrics int
+}
+
+// EndpointStats counts what an Endpoint did since its start.
+type EndpointStats struct {
+	Posts    int64 `json:"posts"`    // accepted
+	Refused  int64 `json:"refused"`  // POSTs that were not accepted
+	Points   int64 `json:"points"`   // stored, or in the spool
+	Negative int64 `json:"negative"` // negative percentiles left out
+	Unnamed  int64 `json:"unnamed"`  // points of files without a name
+	// NotFinite are values left out that the exporters of mPlane write as
+	// Infinity or NaN.
+	NotFinite int64 `json:"not_finite"`
+	// NotTstat, OverLimit and Ahead are points left out: those of files that Tstat
+	// does not write, of metrics beyond MaxMetrics, and of times more than a day
+	// ahead of the clock.
+	NotTstat  int64 `json:"not_tstat"`
+	OverLimit int64 `json:"over_limit"`
+	Ahead     int64 `json:"ahead"`
+	// TooOld, OutOfOrder and DestRefused (other reasons) are those of Points that a
+	// remote write destination did not store.
+	TooOld      int64 `json:"too_old"`
+	OutOfOrder  int64 `json:"out_of_order"`
+	DestRefused int64 `json:"destination_refused"`
+
+	Spooled     int64     `json:"-"` // bytes in the spool after the last points
+	Down        error     `json:"-"` // why the destination did not accept these; nil if it did
+	LastSuccess time.Time `json:"-"` // when points were last stored, or put into the spool
+}
+
+// LeftOut returns how many points of peers were not accepted.
+func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
+
+// NotStored returns how many of Points the destination refused or ignored.
+func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
+
+// Endpoint is the repository's side of mPlane's indirect export: it receives
+// points of RRDs by HTTP. It is an http.Handler for exportPath.
+type Endpoint struct {
+	opt       EndpointOptions
+	unlock    func() // of the destination
+	listeners []*peer.Listener
+	slots     chan struct{} // one for each POST that is processed
+	open      chan struct{} // one for each POST that is open
+	seed      maphash.Seed  // of the hashes in senders
+	mu        sync.Mutex    // of the sink
+	sink      graphite.Sink
+	spool     *graphite.Spool
+
+	counting sync.Mutex
+	stats    EndpointStats
+	senders  map[string]*sender // by probe
+	refusals rate.Sometimes     // limits warnings about refused POSTs
+}
+
+// sender is a probe that sends points.
+type sender struct {
+	posts   int                 // under way; guarded by Endpoint.counting
+	turn    chan struct{}       // held by the POST that is open; it guards metrics
+	metrics map[uint64]struct{} // hashes of the files that have a metric
+	leftOut rate.Sometimes      // limits warnings about points left out
+}
+
+// NewEndpoint opens the destination and listens. Run closes both.
+func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	key := opt.Dest.key()
+	unlock, err := state.Lock(opt.StateDir, "rrd-push endpoint\n"+key)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint to %s: %w", key, err)
+	}
+	opt.MaxMetrics = cmp.Or(opt.MaxMetrics, DefaultMaxMetrics)
+	e := &Endpoint{
+		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), open: make(chan struct{}, maxOpen), seed: maphash.MakeSeed(), senders: map[string]*sender{},
+		refusals: rate.Sometimes{First: 20, Interval: time.Second},
+	}
+	e.opt.leftOut = func(n remotewrite.LeftOut) {
+		e.count(func(s *EndpointStats) {
+			s.TooOld += n.TooOld
+			s.OutOfOrder += n.OutOfOrder
+			s.DestRefused += n.Refused + n.Ahead + n.Ignored
+		})
+	}
+	if e.sink, e.spool, err = e.opt.open(hash("endpoint\n" + key)); err != nil {
+		unlock()
+		return nil, err
+	}
+	if e.listeners, err = peer.ListenAll(opt.Listen, opt.Log); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+func (e *Endpoint) close() error {
+	defer e.unlock()
+	peer.CloseAll(e.listeners)
+	return e.sink.Close()
+}
+
+// Addrs returns the addresses listened on.
+func (e *Endpoint) Addrs() []string { return peer.Addrs(e.listeners) }
+
+// Stats returns what the endpoint did so far.
+func (e *Endpoint) Stats() EndpointStats {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	return e.stats
+}
+
+// Continue adopts the counts of an endpoint that has ended. It is called before
+// Run.
+func (e *Endpoint) Continue(former *Endpoint) {
+	if former == nil {
+		return
+	}
+	stats := former.Stats()
+	e.count(func(s *EndpointStats) {
+		stats.Spooled, stats.Down = s.Spooled, s.Down // the destination may be another
+		*s = stats
+	})
+}
+
+// count changes the counts.
+func (e *Endpoint) count(change func(*EndpointStats)) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	change(&e.stats)
+}
+
+// record records the state of the destination and the spool after a send, whose
+// error is err. e.mu is held.
+func (e *Endpoint) record(err error) {
+	var size int64
+	if e.spool != nil {
+		var lenErr error
+		_, size, lenErr = e.spool.Len()
+		err = errors.Join(cmp.Or(err, e.spool.Down()), lenErr)
+	}
+	e.count(func(s *EndpointStats) { s.Spooled, s.Down = size, err })
+}
+
+// flushEvery is the interval between attempts to flush the spool.
+const flushEvery = 30 * time.Second
+
+// Run serves until ctx ends, which is not an error. Requests under way are
+// answered.
+func (e *Endpoint) Run(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle(exportPath, e)
+	mux.Handle(exportPath+"/{$}", e)
+	flushing, stop := context.WithCancel(ctx)
+	defer stop()
+	var flusher sync.WaitGroup
+	flusher.Go(func() {
+		for retry.Sleep(flushing, flushEvery) == nil {
+			e.flush(flushing)
+		}
+	})
+	server := &peer.Server{Handler: mux, MaxConns: maxConns, ReadTimeout: 5 * time.Minute, Grace: 10 * time.Second, Log: e.opt.Log}
+	err := server.Serve(ctx, e.listeners...)
+	stop()
+	flusher.Wait()
+	return errors.Join(err, e.close())
+}
+
+// flush sends the points in the spool.
+func (e *Endpoint) flush(ctx context.Context) {
+	if e.spool == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := e.spool.Flush(ctx)
+	if err != nil {
+		e.opt.Log.Debug("spool was not flushed", "err", err)
+	}
+	e.record(err)
+}
+
+// ServeHTTP handles a POST. Like the old repository it answers a list of points
+// with 200 and no body, and anything else with 400. It answers 503 if it cannot
+// store the points now.
+func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	probe, err := e.probe(r)
+	if err != nil {
+		e.refuse(w, r, http.StatusForbidden, "Unknown probe", err)
+		return
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		e.refuse(w, r, http.StatusMethodNotAllowed, "Method not allowed", errors.New(r.Method))
+		return
+	}
+	if t := r.Header.Get("Content-Type"); t != "application/json" {
+		e.refuse(w, r, http.StatusBadRequest, "Invalid format", fmt.Errorf("content type %q", t))
+		return
+	}
+	key := probe
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		// Peers without a certificate may share a name, but do not wait for each other.
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			key += " " + peer.Host(from.Addr())
+		}
+	}
+	from, err := e.enter(key)
+	if err != nil {
+		e.refuse(w, r, http.StatusServiceUnavailable, "Too many probes", err)
+		return
+	}
+	defer e.leave(key, from)
+	// The probe's turn comes first: a POST that waits for it does not count as open.
+	for _, place := range []chan struct{}{from.turn, e.open} {
+		select {
+		case place <- struct{}{}:
+			defer func() { <-place }()
+		case <-r.Context().Done():
+			return
+		}
+	}
+	var n EndpointStats // of this request
+	var notStored error
+	// What the peer sent is stored even if it does not wait for the answer.
+	ctx := context.WithoutCancel(r.Context())
+	slot := &slot{slots: e.slots}
+	defer slot.Release()
+	body := peer.NewPlaceReader(r.Context(), http.MaxBytesReader(w, r.Body, maxBody), slot, bodyPiece)
+	err = e.read(body, probe, from, &n, func(metrics []graphite.Metric) error {
+		notStored = e.store(ctx, metrics)
+		return notStored
+	})
+	e.reportLeftOut(r, probe, from, &n)
+	var large *http.MaxBytesError
+	switch {
+	case notStored != nil:
+		e.refuse(w, r, http.StatusServiceUnavailable, "Cannot store now", err)
+	case errors.As(err, &large), errors.Is(err, errTooMany):
+		e.refuse(w, r, http.StatusRequestEntityTooLarge, "Too large", err)
+	case err != nil:
+		e.refuse(w, r, http.StatusBadRequest, "Not a result (or exception)", err)
+	default:
+		e.count(func(s *EndpointStats) {
+			s.Posts++
+			s.LastSuccess = time.Now()
+		})
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// bodyPiece is how much of a POST is read at a time, in bytes.
+const bodyPiece = 64 << 10
+
+// slot is the place of a POST among those that are processed. It is a
+// peer.Place: a POST gives it back while it waits for its peer.
+type slot struct {
+	slots chan struct{}
+	held  bool
+}
+
+func (s *slot) Acquire(ctx context.Context) error {
+	if s.held {
+		return nil
+	}
+	select {
+	case s.slots <- struct{}{}:
+		s.held = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *slot) Release() {
+	if s.held {
+		s.held = false
+		<-s.slots
+	}
+}
+
+// enter returns the sender of a probe. The caller calls leave when its POST has
+// ended.
+func (e *Endpoint) enter(probe string) (*sender, error) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	s := e.senders[probe]
+	if s == nil {
+		if len(e.senders) >= maxProbes {
+			return nil, fmt.Errorf("more than %d probes", maxProbes)
+		}
+		s = &sender{turn: make(chan struct{}, 1), metrics: map[uint64]struct{}{}, leftOut: rate.Sometimes{First: 1, Interval: quietFor}}
+		e.senders[probe] = s
+	}
+	s.posts++
+	return s, nil
+}
+
+// leave ends a POST. It deletes a sender without POSTs and metrics.
+func (e *Endpoint) leave(probe string, s *sender) {
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	if s.posts--; s.posts == 0 && len(s.metrics) == 0 {
+		delete(e.senders, probe)
+	}
+}
+
+// store sends metrics in parts, between which other POSTs may send theirs.
+func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
+	for size := fewestMetrics; len(metrics) > 0; {
+		n := min(size, len(metrics))
+		took, err := e.send(ctx, metrics[:n])
+		if err != nil {
+			return err
+		}
+		metrics = metrics[n:]
+		switch {
+		case took < shortPart:
+			size = min(2*size, mostMetrics)
+		case took > longPart:
+			size = max(size/2, 1)
+		}
+	}
+	return nil
+}
+
+// send sends metrics and returns how long that took.
+func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	begin := time.Now()
+	err = e.sink.Send(ctx, metrics)
+	e.record(err)
+	if err != nil {
+		return 0, err
+	}
+	if e.opt.Stored != nil {
+		e.opt.Stored(metrics)
+	}
+	e.count(func(s *EndpointStats) { s.Points += int64(graphite.Count(metrics)) })
+	return time.Since(begin), nil
+}
+
+// reportLeftOut counts the points of a POST that are left out and warns of them.
+func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
+	first := false
+	e.count(func(s *EndpointStats) {
+		first = s.NotFinite == 0 && n.NotFinite > 0
+		s.Negative += n.Negative
+		s.Unnamed += n.Unnamed
+		s.NotFinite += n.NotFinite
+		s.NotTstat += n.NotTstat
+		s.OverLimit += n.OverLimit
+		s.Ahead += n.Ahead
+	})
+	if first {
+		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", n.NotFinite)
+	}
+	if n.LeftOut() > 0 {
+		from.leftOut.Do(func() {
+			e.opt.Log.Warn("points are left out and counted", "peer", r.RemoteAddr, "probe", probe,
+				"name_is_not_of_tstat", n.NotTstat, "beyond_limit_of_metrics", n.OverLimit, "limit", e.opt.MaxMetrics,
+				"more_than_a_day_ahead", n.Ahead)
+		})
+	}
+}
+
+func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text string, err error) {
+	e.count(func(s *EndpointStats) { s.Refused++ })
+	e.refusals.Do(func() {
+		e.opt.Log.Warn("points refused", "peer", r.RemoteAddr, "answer", fmt.Sprint(code, " ", text), "err", err)
+	})
+	w.Header().Set("Content-Type", "text/plain")
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "30")
+	}
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text) // the peer may be gone
+}
+
+// probe returns the name of the probe that the client certificate is for.
+func (e *Endpoint) probe(r *http.Request) (string, error) {
+	identity, err := peer.IdentityOf(r.TLS)
+	if err != nil {
+		return "", err
+	}
+	if identity == "" && e.opt.Probes != nil {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			return "", err
+		}
+		probe, _ := e.opt.Probes.At(from.Addr())
+		return cmp.Or(probe.Name, peer.AddressName(from.Addr())), nil
+	}
+	if identity == "" {
+		if e.opt.Probe == "" {
+			return "", errors.New("no client certificate, and the endpoint has no name of a probe")
+		}
+		return e.opt.Probe, nil
+	}
+	if probe := peer.ProbeOf(identity); probe != "" {
+		return probe, nil
+	}
+	return "", fmt.Errorf("identity %q has no name of a probe", identity)
+}

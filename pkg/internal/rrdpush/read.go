@@ -1,0 +1,250 @@
+package rrdpush
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+)
+
+// reader is a rrdfile.Reader.
+type reader interface {
+	Read(path string, after int64) (*rrdfile.File, error)
+	Close() error
+}
+
+// batchPoints is how many points a batch has, unless its last file has more.
+const batchPoints = 200_000
+
+// batch is metrics of one folder that are sent together, and the state to save
+// after that.
+type batch struct {
+	folder  *folder
+	metrics []graphite.Metric
+	all     []graphite.Point // of the metrics
+	points  int
+	files   map[string]*fileState
+	created int // metrics that are new
+}
+
+func newBatch() *batch {
+	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
+}
+
+// reset empties b and keeps its memory, except that of files: the state has these
+// values.
+func (b *batch) reset() {
+	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
+}
+
+// reading is the part of a pass that reads files.
+type reading struct {
+	*Pusher
+	known   map[*folder]map[string]*fileState // at the start of the pass
+	allowed int                               // new metrics that may be sent
+	batches chan *batch                       // to be sent
+	free    chan *batch                       // sent, for reuse
+	next    *batch                            // being filled
+}
+
+// read sends batches of the new points of files to r.batches.
+func (r *reading) read(ctx context.Context, files []named) error {
+	r.next = <-r.free
+	for _, f := range files {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if r.next.folder != f.folder || r.next.points >= batchPoints {
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
+			r.next.folder = f.folder
+		}
+		if err := r.file(f); err != nil {
+			return err
+		}
+	}
+	return r.flush(ctx)
+}
+
+func (r *reading) flush(ctx context.Context) error {
+	if len(r.next.files) == 0 {
+		return nil
+	}
+	select {
+	case r.batches <- r.next:
+		r.next = <-r.free
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// compare reads the new points of all files with both readers, if the options
+// ask for both, and returns the first difference. A pass calls it before it sends
+// anything.
+func (r *reading) compare(ctx context.Context, files []named) error {
+	if r.Reader != rrdfile.Both {
+		return nil
+	}
+	for _, f := range files {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// read reports other errors.
+		if _, err := r.readNew(f); isDifference(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// isDifference reports whether the two readers differ about a file.
+func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
+
+// found is the new points of a file.
+type found struct {
+	*rrdfile.File           // nil: the file was not read
+	known         fileState // the saved state
+	unchanged     bool      // the file was not read
+	recreated     bool      // the file is older than its last point that was sent
+	at            time.Time // when the file was read
+}
+
+// readNew reads the new points of a file.
+func (r *reading) readNew(f named) (got found, err error) {
+	path := filepath.Join(f.dir, f.file)
+	if k := r.known[f.folder][f.file]; k != nil {
+		got.known = *k
+	}
+	after := got.known.After
+	if !r.Since.IsZero() {
+		after = r.Since.Unix() - 1
+	} else if got.known.Stamp != nil {
+		if stamp, err := rrdfile.StampOf(path); err == nil && stamp == *got.known.Stamp {
+			got.unchanged = true
+			return got, nil
+		}
+	}
+	got.at = time.Now()
+	got.File, err = r.reader.Read(path, after)
+	if errors.Is(err, fs.ErrNotExist) && f.all {
+		return got, nil // gone since the folder was read
+	}
+	if err == nil && got.Update < got.known.After {
+		// librrd refuses updates before the last one. So Tstat recreated the file
+		// after its clock was ahead, or somebody replaced the file.
+		got.recreated, got.known.After = true, 0
+		if r.Since.IsZero() {
+			got.File, err = r.reader.Read(path, 0)
+		}
+	}
+	return got, err
+}
+
+// file adds the new points of a file to the next batch. Its error ends the pass.
+func (r *reading) file(f named) error {
+	path := filepath.Join(f.dir, f.file)
+	got, err := r.readNew(f)
+	switch {
+	case isDifference(err):
+		return err
+	case got.unchanged:
+		r.sum.Unchanged++
+		return nil
+	case err == nil && got.File == nil:
+		return nil
+	}
+	if got.recreated {
+		r.older = append(r.older, r.name(f))
+	}
+	if err != nil {
+		r.fail(path, err)
+		return nil
+	}
+	delete(r.failed, path)
+	known := got.known
+	r.sum.Unknown += got.Unknown
+	begin := len(r.next.all)
+	metrics, negative := r.metrics(f, got.File)
+	r.sum.Negative += negative
+	if len(metrics) > 0 && !known.Created {
+		if r.allowed < len(metrics) {
+			r.sum.Waiting += int64(len(metrics))
+			r.next.all = r.next.all[:begin]
+			return nil
+		}
+		r.allowed -= len(metrics)
+		r.next.created += len(metrics)
+	}
+	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0}
+	if stamp := got.Stamp; stamp.Settled(got.at) {
+		state.Stamp = &stamp
+	}
+	r.next.files[f.file] = state
+	r.next.metrics = append(r.next.metrics, metrics...)
+	r.next.points += graphite.Count(metrics)
+	return nil
+}
+
+// fail counts a file that cannot be read, and logs each of its errors once.
+func (p *Pusher) fail(path string, err error) {
+	p.sum.Failed++
+	if p.failed[path] != err.Error() {
+		p.failed[path] = err.Error()
+		p.Log.Warn("file skipped", append([]any{"err", err}, hint.Attrs(err)...)...)
+	}
+}
+
+// metrics returns the metrics of a file, without values that are left out, and
+// counts the negative percentiles among these.
+func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
+	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
+	for i, s := range got.Series {
+		m := graphite.Metric{Path: f.path, Step: got.Step}
+		if i > 0 { // Tstat's files have one source
+			if r.Dest.exports() {
+				break
+			}
+			m.Path += "." + s.Source
+		}
+		begin := len(r.next.all)
+		for _, pt := range s.Points {
+			if math.IsInf(pt.Value, 0) {
+				r.sum.NotFinite++
+				continue
+			}
+			if percentile && pt.Value < 0 {
+				negative++
+				continue
+			}
+			r.next.all = append(r.next.all, pt)
+		}
+		// The slice stays valid if a later append moves r.next.all.
+		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {
+			metrics = append(metrics, m)
+			if r.Dest.scheme == "graphite" {
+				r.sum.Old += carbonDrops(m.Points, time.Now())
+			}
+		}
+	}
+	return metrics, negative
+}
+
+// carbonKeeps is how long carbon keeps points with Debian's
+// storage-schemas.conf: 60s:1d,5m:30d,1h:3y. It drops older ones silently.
+const carbonKeeps = 3 * 365 * 24 * time.Hour
+
+// carbonDrops counts the points that are older than carbonKeeps.
+func carbonDrops(points []graphite.Point, now time.Time) int64 {
+	n, _ := slices.BinarySearchFunc(points, now.Add(-carbonKeeps).Unix(), func(p graphite.Point, t int64) int { return cmp.Compare(p.Time, t) })
+	return int64(n)
+}

@@ -1,0 +1,178 @@
+package rrdpush
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+// folder is a folder with RRD files of the sources, its saved state and its sink.
+// A file that is named as a source shares the state of its folder.
+type folder struct {
+	dir   string   // as the source names it
+	abs   string   // absolute path, the identity of the folder
+	all   bool     // push all RRD files in the folder
+	only  []string // otherwise push only these
+	empty bool     // the last pass found no RRD file
+
+	key    string          // of the state
+	unlock func()          // unlocks the state
+	path   string          // of the state file; "": none
+	state  pushState       // saved after each batch
+	sink   graphite.Sink   // of the destination, or the spool before it
+	spool  *graphite.Spool // nil: none
+}
+
+// folders returns the folders of the sources, each once, in the order of the
+// sources. Its error is a usage error that names all invalid sources.
+func folders(sources []string) ([]*folder, error) {
+	const kinds = "a folder of RRDs or an .rrd file"
+	var list []*folder
+	var errs []error
+	for _, src := range sources {
+		info, err := os.Stat(src)
+		dir, file := src, ""
+		switch {
+		case err != nil:
+			err = dest.MissingSource(src, err, kinds)
+		case info.IsDir():
+		case !info.Mode().IsRegular():
+			err = hint.New("source "+src+": neither a file nor a folder", kinds)
+		case !strings.HasSuffix(src, suffix):
+			err = hint.New("source "+src+": not an .rrd file", kinds)
+		default:
+			dir, file = filepath.Dir(src), filepath.Base(src)
+		}
+		var abs string
+		if err == nil {
+			abs, err = state.Absolute(dir)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		i := slices.IndexFunc(list, func(f *folder) bool { return f.abs == abs })
+		if i < 0 {
+			i = len(list)
+			list = append(list, &folder{dir: dir, abs: abs, unlock: func() {}})
+		}
+		f := list[i]
+		if file == "" {
+			f.all = true
+		} else if !slices.Contains(f.only, file) {
+			f.only = append(f.only, file)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, hint.AsUsage(errors.Join(errs...))
+	}
+	return list, nil
+}
+
+// suffix is the end of the names of RRD files.
+const suffix = ".rrd"
+
+// files returns the names of the RRD files to push.
+func (f *folder) files() ([]string, error) {
+	if !f.all {
+		return f.only, nil
+	}
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return nil, fmt.Errorf("source %s: %w", f.dir, err)
+	}
+	var files []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasSuffix(name, suffix) && !e.IsDir() {
+			files = append(files, name)
+		}
+	}
+	return files, nil
+}
+
+// named is a file with the path of its metric.
+type named struct {
+	*folder
+	file    string
+	path    string
+	leftOut string // why the file is not pushed; "": it is pushed
+}
+
+// name returns the name of the file for reports.
+func (p *Pusher) name(f named) string {
+	if len(p.folders) == 1 {
+		return f.file
+	}
+	return filepath.Join(f.dir, f.file)
+}
+
+// list returns the RRD files of the sources with the paths of their metrics,
+// ordered by folder. With Every, the files of readable folders are returned
+// besides the error about the others.
+func (p *Pusher) list() ([]named, error) {
+	var files []named
+	var errs []error
+	first := map[string]named{} // by path, the file that got it
+	var shared []string
+	for _, dir := range p.folders {
+		names, err := dir.files()
+		if err != nil {
+			if p.Every == 0 {
+				return nil, err
+			}
+			errs = append(errs, err)
+			continue
+		}
+		empty := len(names) == 0
+		if empty && p.Every == 0 {
+			return nil, hint.New("source "+dir.dir+": no .rrd file in it", "name the folder that Tstat's option -R names; folders below it are not read")
+		}
+		if empty && !dir.empty {
+			p.Log.Warn("no .rrd files", "folder", dir.dir)
+		}
+		dir.empty = empty
+		p.sum.Files += int64(len(names))
+		for _, file := range names {
+			f := named{folder: dir, file: file, path: file}
+			if !p.Dest.exports() {
+				if f.path = p.Naming(file); f.path == "" {
+					p.sum.Unnamed++
+					f.leftOut = "has no name"
+					files = append(files, f)
+					continue
+				}
+				f.path = p.Prefix + "." + p.Probe + "." + f.path
+			}
+			if other, ok := first[f.path]; !ok {
+				first[f.path] = f
+			} else {
+				p.sum.Shared++
+				shared = append(shared, fmt.Sprintf("%s of %s and %s", f.path, p.name(other), p.name(f)))
+				// Files of two histograms or two folders must not mix in a
+				// metric. The upstream names do mix histograms.
+				if p.Mode != "upstream" || other.folder != f.folder {
+					f.leftOut = "shares its metric with " + p.name(other)
+				}
+			}
+			files = append(files, f)
+		}
+	}
+	if len(shared) > 0 && !p.warnedShared {
+		p.warnedShared = true
+		p.Log.Warn("files share a metric", "files", len(shared), "for_example", strings.Join(shared[:min(len(shared), 3)], ", "))
+	}
+	return files, errors.Join(errs...)
+}

@@ -1,0 +1,128 @@
+// Package state keeps what a command must remember between its runs: files
+// that are whole or absent whatever happens, and locks that the kernel frees.
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+)
+
+// banner begins the first line of a state file. The rest of the line is the
+// format number and the SHA-256 of what follows.
+const banner = "tstatrepo-state"
+
+// escaped ends the first line of files whose names are escaped as losslessjson
+// does. Older versions wrote them as they are.
+const escaped = "escaped"
+
+// ErrNewer is wrapped by the error of CheckFormat.
+var ErrNewer = errors.New("a newer version wrote it")
+
+// CheckFormat returns an error if the file at path has a format number above
+// known, the newest that this version reads. Every file that the program writes
+// for itself carries a format number, and its reader calls CheckFormat: to read
+// a part of what a newer version means could lose or repeat data.
+func CheckFormat(path string, found, known int) error {
+	if found <= known {
+		return nil
+	}
+	return hint.Add(fmt.Errorf("%s: %w: its format is %d, and this version reads formats up to %d", path, ErrNewer, found, known),
+		"upgrade tstatrepo to the version that wrote the file, or a later one")
+}
+
+// Load reads the state that Save wrote to path into v. The error is
+// fs.ErrNotExist only if there is none: a file that is damaged or of another
+// format is never taken for an absent one, since starting from zero would do
+// everything again.
+func Load(path string, format int, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("state file: %w", err)
+	}
+	head, body, _ := bytes.Cut(text, []byte("\n"))
+	var (
+		found int
+		sum   string
+	)
+	if _, err := fmt.Sscanf(string(head), banner+" %d %s", &found, &sum); err != nil {
+		return damaged(path, "is not a state file or its begin is damaged")
+	}
+	if err := CheckFormat(path, found, format); err != nil {
+		return fmt.Errorf("state file %w", err)
+	}
+	switch {
+	case found < format:
+		return unusable(path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version")
+	case sum != checksum(body):
+		return damaged(path, "is damaged: its checksum is wrong")
+	}
+	unmarshal := losslessjson.Unmarshal
+	switch string(head) {
+	case fmt.Sprintf("%s %d %s %s", banner, format, sum, escaped):
+	case fmt.Sprintf("%s %d %s", banner, format, sum):
+		unmarshal = json.Unmarshal
+	default:
+		return damaged(path, "is not a state file or its begin is damaged")
+	}
+	if err := unmarshal(body, v); err != nil {
+		return damaged(path, "is damaged: "+err.Error())
+	}
+	return nil
+}
+
+func damaged(path, reason string) error {
+	return unusable(path, reason, "restore it from a backup, or remove it to start from zero")
+}
+
+func unusable(path, reason, advice string) error {
+	return hint.New("state file "+path+": "+reason, advice)
+}
+
+// Save replaces the state in path, at once and durably, by v as JSON. It makes
+// the folder if there is none. Of two that save at once, the later wins.
+func Save(path string, format int, v any) error {
+	body, err := losslessjson.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("state file %s: %w", path, err)
+	}
+	body = append(body, '\n')
+	text := append(fmt.Appendf(nil, "%s %d %s %s\n", banner, format, checksum(body), escaped), body...)
+	err = durable.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = durable.WriteFile(path, text)
+	}
+	if err != nil {
+		return folderError(err)
+	}
+	return nil
+}
+
+func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
+
+// Absolute returns path made absolute, with its links resolved where it
+// exists: two names of one folder are to share their state.
+func Absolute(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if os.IsNotExist(err) || os.IsPermission(err) {
+		return abs, nil
+	}
+	return real, err
+}
+
+// folderError is about a state folder that cannot be used.
+func folderError(err error) error {
+	return hint.Add(fmt.Errorf("state folder: %w", err), "name a folder that can be written with `state-dir`")
+}

@@ -1,0 +1,213 @@
+package clickhouse
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// The table of claims only grows, too: a claim that is renewed is another row
+// with the same number, and so is one that ends, with until 0. Partitions of
+// days that are over are dropped by Prune.
+const (
+	claimsOrder  = "(file, folder, probe, owner)"
+	createClaims = ` (
+	probe String,
+	folder String,
+	file String,
+	owner String,
+	claim UInt64,
+	until UInt32,
+	version Int64,
+	at DateTime('UTC')
+)`
+)
+
+// claim is a claim that holds.
+type claim struct {
+	owner   string
+	number  uint64
+	version int64 // of its latest row
+}
+
+// Claim implements store.Claimer. The server's clock counts seconds, so a claim
+// may hold for up to two of them longer. On a cluster two owners may get the
+// same file if they ask nodes that do not know of each other's claims yet.
+func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
+	var out []store.Key
+	for chunk := range slices.Chunk(keys, claimKeys) {
+		got, err := s.claim(ctx, owner, chunk, ttl)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got...)
+	}
+	return out, nil
+}
+
+// claimKeys is how many keys are claimed at once.
+const claimKeys = 500
+
+func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	host, err := s.live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	held, err := s.claims(ctx, host, keys)
+	if err != nil {
+		return nil, err
+	}
+	seconds := int64((ttl+time.Second-1)/time.Second) + 1
+	var granted []store.Key
+	own := map[store.Key]claim{} // claims to make
+	renewed := map[store.Key]claim{}
+	for _, k := range keys {
+		mine := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner })
+		switch {
+		case mine >= 0:
+			renewed[k] = held[k][mine]
+		case len(held[k]) == 0:
+			own[k] = claim{owner: owner, number: rand.Uint64()}
+		}
+	}
+	for k, c := range renewed {
+		granted = append(granted, k)
+		own[k] = c
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	if err := s.insertClaims(ctx, host, owner, own, seconds); err != nil {
+		return nil, err
+	}
+	for k := range renewed {
+		delete(own, k)
+	}
+	// Of two that claim at the same time, the one with the larger number gives
+	// way; unless it did not see the other.
+	lost := map[store.Key]claim{}
+	for end := time.Now().Add(settleTime); len(own) > 0; {
+		held, err := s.claims(ctx, host, keysOf(own))
+		if err != nil {
+			return nil, err
+		}
+		last := time.Now().After(end)
+		for k, mine := range own {
+			if i := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner }); i >= 0 {
+				mine = held[k][i]
+			}
+			others := slices.DeleteFunc(held[k], func(c claim) bool { return c.owner == owner })
+			switch {
+			case len(others) == 0:
+				granted = append(granted, k)
+			case last || slices.ContainsFunc(others, func(c claim) bool { return c.number < mine.number }):
+				lost[k] = mine
+			default:
+				continue
+			}
+			delete(own, k)
+		}
+		if len(lost) > 0 {
+			if err := s.insertClaims(ctx, host, owner, lost, 0); err != nil {
+				return nil, err
+			}
+			clear(lost)
+		}
+		if len(own) > 0 {
+			select {
+			case <-time.After(settleTime / 50):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	return granted, nil
+}
+
+func keysOf(m map[store.Key]claim) []store.Key {
+	var keys []store.Key
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Release implements store.Claimer.
+func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) error {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
+	for chunk := range slices.Chunk(keys, claimKeys) {
+		host, err := s.live(ctx)
+		if err != nil {
+			return err
+		}
+		held, err := s.claims(ctx, host, chunk)
+		if err != nil {
+			return err
+		}
+		own := map[store.Key]claim{}
+		for k, cs := range held {
+			for _, c := range cs {
+				if c.owner == owner {
+					own[k] = c
+				}
+			}
+		}
+		if err := s.insertClaims(ctx, host, owner, own, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertClaims makes claims for so many seconds, or ends them with 0. What the
+// server's time is, each client knows only roughly: the row of a claim comes
+// after those that were seen.
+func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
+	if len(claims) == 0 {
+		return nil
+	}
+	var parts []string
+	now := time.Now().Add(s.offset).UnixNano()
+	for k, c := range claims {
+		parts = append(parts, "("+literals(k.Probe, k.Folder, k.File)+", toUInt64("+strconv.FormatUint(c.number, 10)+"), toInt64("+
+			strconv.FormatInt(max(now, c.version+1), 10)+"))")
+	}
+	until := "0"
+	if seconds > 0 {
+		until = "toUnixTimestamp(now()) + " + strconv.FormatInt(seconds, 10)
+	}
+	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, sqlstore.ClaimsTable)+
+		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
+}
+
+// claims returns the claims of keys that hold now.
+func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[store.Key][]claim, error) {
+	var parts []string
+	for _, k := range keys {
+		parts = append(parts, "("+literals(k.File, k.Folder, k.Probe)+")")
+	}
+	out := map[store.Key][]claim{}
+	err := s.query(ctx, host, nil, "select probe, folder, file, owner, claim, max(version) from "+name(s.cfg.database, sqlstore.ClaimsTable)+
+		" where (file, folder, probe) in ("+strings.Join(parts, ", ")+") group by probe, folder, file, owner, claim"+
+		" having argMax(until, version) > toUnixTimestamp(now())", func(row []string) error {
+		if len(row) != 6 {
+			return errFields
+		}
+		number, err := strconv.ParseUint(row[4], 10, 64)
+		if err != nil {
+			return err
+		}
+		version, err := strconv.ParseInt(row[5], 10, 64)
+		k := store.Key{Probe: row[0], Folder: row[1], File: row[2]}
+		out[k] = append(out[k], claim{row[3], number, version})
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,155 @@
+// Package clickhouse stores rows in ClickHouse, over its HTTP interface: one
+// table per log type with one schema for all Tstat versions, on one server or
+// on a cluster.
+//
+// ClickHouse has no transactions over tables, and an INSERT that is cut may
+// leave a part behind. So every row carries the number of the attempt that
+// stored it, and readers use a view that shows the rows of those attempts that
+// the table of records has: one row in it makes a whole file visible.
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// Options of a store.
+type Options struct {
+	// RetryTimeout is how long a server that cannot be reached is tried
+	// again. 0: not at all.
+	RetryTimeout time.Duration
+	Log          *slog.Logger // warnings; nil: none
+	// ReadOnly opens for reading only and creates nothing.
+	ReadOnly bool
+}
+
+// Store is a database of a ClickHouse server or cluster.
+type Store struct {
+	store.Defaults
+	*client
+	cluster   bool
+	empty     bool          // opened for reading, and there are no records
+	old       bool          // opened for reading, and the table of records lacks addedColumns
+	offset    time.Duration // of the server's clock
+	dateTime  string        // type of times: DateTime or DateTime64
+	shortText string        // type of texts of which there are few
+
+	mu     sync.Mutex
+	tables map[string]map[string]string // per log type: column -> type
+	behind map[string]time.Time         // replicas that are not waited for until then
+}
+
+// Open connects to the database at a URL, clickhouse://USER@HOST/DATABASE.
+func Open(ctx context.Context, text string, opt Options) (*Store, error) {
+	cfg, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClient(text, cfg, opt)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{client: c, cluster: cfg.cluster != "", tables: map[string]map[string]string{}, behind: map[string]time.Time{}}
+	if err := s.retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
+		c.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open looks at the server, and makes the tables that are not of a log type.
+func (s *Store) open(ctx context.Context, readOnly bool) error {
+	asked := time.Now()
+	has := map[string]bool{}
+	// LowCardinality is an experiment of the first servers that have it.
+	err := s.query(ctx, "", noDatabase, "select toString(toUnixTimestamp(now())) union all select toString(name) from system.data_type_families where name in ('DateTime64', 'LowCardinality')"+
+		" union all select concat(toString(name), '=', toString(value)) from system.settings where name = 'allow_experimental_low_cardinality_type'", func(row []string) error {
+		if sec, err := strconv.ParseInt(row[0], 10, 64); err == nil {
+			s.offset = time.Unix(sec, 0).Sub(asked)
+		}
+		has[row[0]] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.dateTime, s.shortText = "DateTime", "String"
+	if has["DateTime64"] {
+		s.dateTime = "DateTime64"
+	}
+	if has["LowCardinality"] && !has["allow_experimental_low_cardinality_type=0"] {
+		s.shortText = "LowCardinality(String)"
+	}
+	if readOnly {
+		t, err := s.columns(ctx, "", sqlstore.FilesTable)
+		s.empty, s.old = len(t) == 0, len(absent(t)) > 0
+		if codeOf(err) == codeUnknownDatabase {
+			s.empty, err = true, nil // nothing was ever stored
+		}
+		return err
+	}
+	return s.createService(ctx)
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.client.close()
+	return nil
+}
+
+// String returns the URL of the database, without secrets.
+func (s *Store) String() string { return s.url }
+
+// An attempt's number has the hour of its begin, by the server's clock, in
+// its upper 20 bits; the others are random. So it tells how old an attempt
+// is that never got a record.
+const randomBits = 44
+
+func (s *Store) newAttempt() uint64 {
+	return uint64(time.Now().Add(s.offset).Unix()/3600)<<randomBits | rand.Uint64()>>(64-randomBits)
+}
+
+// begun is when an attempt began, at most an hour too early.
+func begun(id uint64) time.Time { return time.Unix(int64(id>>randomBits)*3600, 0).UTC() }
+
+// An attempt that takes longer than maxAttempt is given up, so that the rows of
+// those that have no record after abandoned can be removed.
+const (
+	maxAttempt = 24 * time.Hour
+	abandoned  = 48 * time.Hour
+)
+
+// Begin implements store.Store.
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
+	if err := sqlstore.CheckKey(f.Key); err != nil {
+		return nil, err
+	}
+	if at := f.Time.Unix(); at < 0 || at > maxSeconds {
+		return nil, fmt.Errorf("folder %s: its time is out of the range of DateTime", f.Folder)
+	}
+	host, err := s.live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cols := names(f)
+	table, err := s.prepare(ctx, host, f, cols)
+	if err != nil {
+		return nil, err
+	}
+	ts, err := s.targets(f, cols, table)
+	if err != nil {
+		return nil, err
+	}
+	return newTx(ctx, s, host, f, ts, table), nil
+}
+
+var errTooLong = errors.New("it took more than a day")

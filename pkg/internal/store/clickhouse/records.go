@@ -1,0 +1,466 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// The table of records is a list of events that only grows. Rows carry the
+// number of the attempt that stored them; they are visible if it is among the
+// records.
+//
+// An attempt is live from its commit on, until its withdraw, or until another
+// one's commit, itself not withdrawn, lists it in replaces. Of several live
+// attempts with the same key and content, which two importers can make at the
+// same time, the one with the smallest number counts. Content is the text and
+// its place. Every reader comes to
+// the same result, in whatever order and however late it sees the events.
+const (
+	eventCommit   = "commit"
+	eventRefresh  = "refresh"  // new size, mtime and path
+	eventWithdraw = "withdraw" // of an attempt that lost against another
+	eventPrune    = "prune"    // the rows are gone
+)
+
+const createFiles = ` (
+	file_id UInt64,
+	event String,
+	version UInt64,
+	replaces Array(UInt64),
+	probe String,
+	folder String,
+	file String,
+	sha256 String,
+	length Int64,
+	size Int64,
+	mtime_ns Int64,
+	path String,
+	type String,
+	layout String,
+	time DateTime('UTC'),
+	rows Int64,
+	rejects Int64,
+	cut Int64,
+	imported_us Int64,
+	pruned_us Int64,
+	place String,
+	head String,
+	damaged UInt8
+)`
+
+// addedColumns are the columns of createFiles that the first versions did not
+// have.
+var addedColumns = []string{"place String", "head String", "damaged UInt8"}
+
+// filesOrder is the order of the table of records: the records of one log
+// type are together, and those of a time.
+const filesOrder = "(file, folder, probe, file_id, version)"
+
+// fileColumns are the columns of the table of records, in order.
+var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
+	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged"}
+
+// noTime is the number of a time that is not set, in the columns of times.
+const noTime = 0
+
+// microsOf returns a time as a number for the columns.
+func microsOf(t time.Time) int64 {
+	if t.IsZero() {
+		return noTime
+	}
+	return t.UnixMicro()
+}
+
+func timeOf(us int64) time.Time {
+	if us == noTime {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+// event is one row of the table of records.
+type event struct {
+	id       uint64
+	kind     string
+	version  uint64
+	replaces []uint64
+	rec      store.Record
+}
+
+// eventFields are what readEvent expects; without addedColumns.
+const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
+	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
+
+func readEvent(row []string) (e event, err error) {
+	if len(row) != len(fileColumns) {
+		return e, fmt.Errorf("%d fields, not %d", len(row), len(fileColumns))
+	}
+	number := func(i int) int64 {
+		x, nerr := strconv.ParseInt(row[i], 10, 64)
+		if err == nil && nerr != nil {
+			err = fmt.Errorf("%s: %w", fileColumns[i], nerr)
+		}
+		return x
+	}
+	// within is a number that is at most some bound: such times have a text.
+	within := func(i int, most int64) int64 {
+		x := number(i)
+		if err == nil && (x < 0 || x > most) {
+			err = fmt.Errorf("%s: %d is out of range", fileColumns[i], x)
+		}
+		return x
+	}
+	id := func(text string) uint64 {
+		x, nerr := strconv.ParseUint(text, 10, 64)
+		if err == nil {
+			err = nerr
+		}
+		return x
+	}
+	e.id, e.kind, e.version = id(row[0]), row[1], id(row[2])
+	if row[3] != "" {
+		for part := range strings.SplitSeq(row[3], ",") {
+			e.replaces = append(e.replaces, id(part))
+		}
+	}
+	r := &e.rec
+	r.Probe, r.Folder, r.File, r.SHA256 = row[4], row[5], row[6], row[7]
+	r.Length, r.Size, r.ModTime, r.Path = number(8), number(9), time.Unix(0, number(10)).UTC(), losslessjson.Unescape(row[11])
+	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(within(14, maxSeconds), 0).UTC()
+	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
+	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
+	r.Place, r.Head, r.Damaged = losslessjson.Unescape(row[20]), row[21], row[22] == "1"
+	r.Location = row[0]
+	return e, err
+}
+
+// attempt is what the events say of one attempt.
+type attempt struct {
+	event            // its commit, with the changes since
+	changed   uint64 // version of the last change
+	committed bool
+	withdrawn bool
+	replaced  bool
+}
+
+// history is what became of the attempts of one key.
+type history map[uint64]*attempt
+
+// add takes an event.
+func (h history) add(e event) {
+	a := h[e.id]
+	if a == nil {
+		a = &attempt{}
+		h[e.id] = a
+	}
+	switch e.kind {
+	case eventCommit:
+		old := a.rec
+		a.event, a.committed = e, true
+		if a.changed > 0 {
+			a.rec.Size, a.rec.ModTime, a.rec.Path = old.Size, old.ModTime, old.Path
+		}
+		a.rec.Pruned = old.Pruned
+	case eventRefresh:
+		if e.version > a.changed {
+			a.changed = e.version
+			a.rec.Size, a.rec.ModTime, a.rec.Path = e.rec.Size, e.rec.ModTime, e.rec.Path
+		}
+	case eventWithdraw:
+		a.withdrawn = true
+	case eventPrune:
+		a.rec.Pruned = e.rec.Pruned
+	}
+}
+
+// live returns the live attempts, by number.
+func (h history) live() []*attempt {
+	for _, a := range h {
+		if a.committed && !a.withdrawn {
+			for _, id := range a.replaces {
+				if b := h[id]; b != nil {
+					b.replaced = true
+				}
+			}
+		}
+	}
+	var out []*attempt
+	for _, id := range slices.Sorted(maps.Keys(h)) {
+		if a := h[id]; a.committed && !a.withdrawn && !a.replaced {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// records returns the records: of each content the first live attempt.
+func (h history) records() []store.Record {
+	var out []store.Record
+	for _, a := range h.live() {
+		if !slices.ContainsFunc(out, func(r store.Record) bool { return r.Same(a.rec) }) {
+			out = append(out, a.rec)
+		}
+	}
+	return out
+}
+
+// textOfEvent is store.Record.Text in SQL.
+const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
+
+// filesTable is the table of records.
+func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
+
+// events calls f with the events of the rows that where selects.
+func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
+	added := ", place, head, damaged"
+	if s.old {
+		added = ", '', '', 0"
+	}
+	sql := "select " + eventFields + added + " from " + s.filesTable() + " where " + where + " order by file, folder, probe"
+	return s.query(ctx, host, nil, sql, func(row []string) error {
+		e, err := readEvent(row)
+		if err != nil {
+			return err
+		}
+		return f(e)
+	})
+}
+
+// isKey is the condition for the rows of a key.
+func isKey(k store.Key) string {
+	return "file = " + text(k.File) + " and folder = " + text(k.Folder) + " and probe = " + text(k.Probe)
+}
+
+// history returns what became of the attempts of a key.
+func (s *Store) history(ctx context.Context, host string, k store.Key) (history, error) {
+	h := history{}
+	err := s.events(ctx, host, isKey(k), func(e event) error { h.add(e); return nil })
+	return h, err
+}
+
+// maxQuery bounds the text of a query. Servers take 256 KiB.
+const maxQuery = 128 << 10
+
+// Lookup implements store.Store.
+func (s *Store) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	return s.lookup(ctx, keys, "(file, folder, probe)", func(k store.Key) string {
+		return "(" + text(k.File) + "," + text(k.Folder) + "," + text(k.Probe) + ")"
+	})
+}
+
+// OtherProbes implements store.Store.
+func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
+	own := map[store.Key]bool{}
+	for _, k := range keys {
+		own[k] = true
+	}
+	rs, err := s.lookup(ctx, keys, "(file, folder)", func(k store.Key) string { return "(" + text(k.File) + "," + text(k.Folder) + ")" })
+	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
+}
+
+// lookup returns the records whose columns have the values of one of the keys.
+func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
+	if s.empty {
+		return nil, nil
+	}
+	histories := map[store.Key]history{}
+	for len(keys) > 0 {
+		var list strings.Builder
+		n := 0
+		for _, k := range keys {
+			if n > 0 && list.Len() > maxQuery {
+				break
+			}
+			if sqlstore.ValidKey(k) {
+				if list.Len() > 0 {
+					list.WriteByte(',')
+				}
+				list.WriteString(values(k))
+			}
+			n++
+		}
+		keys = keys[n:]
+		if list.Len() == 0 {
+			continue
+		}
+		err := s.events(ctx, "", columns+" in ("+list.String()+")", func(e event) error {
+			h := histories[e.rec.Key]
+			if h == nil {
+				h = history{}
+				histories[e.rec.Key] = h
+			}
+			h.add(e)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	var out []store.Record
+	for _, h := range histories {
+		out = append(out, h.records()...)
+	}
+	return out, nil
+}
+
+// Refresh implements store.Store.
+func (s *Store) Refresh(ctx context.Context, r store.Record) error {
+	if !sqlstore.ValidKey(r.Key) || s.empty {
+		return nil
+	}
+	// The version is one more than that of the last change.
+	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, place, size, mtime_ns, path)" +
+		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
+		literals(r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
+		" and place = " + text(losslessjson.Escape(r.Place)) + " group by file_id, probe, folder, file, sha256, place"
+	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
+}
+
+// literals returns values as SQL text, separated by commas.
+func literals(values ...any) string {
+	var b strings.Builder
+	for i, v := range values {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		switch v := v.(type) {
+		case string:
+			b.WriteString(text(v))
+		default:
+			fmt.Fprintf(&b, "%d", v)
+		}
+	}
+	return b.String()
+}
+
+// list returns texts of records as a list for IN; it is never empty.
+func list(texts []string) string {
+	quoted := []string{"''"}
+	for _, t := range texts {
+		quoted = append(quoted, text(losslessjson.Escape(t)))
+	}
+	return "(" + strings.Join(quoted, ",") + ")"
+}
+
+// liveOnly is the condition, HAVING, for the live attempts among those that
+// where selects, grouped by file_id. It says what history.live does.
+func (s *Store) liveOnly(where string) string {
+	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
+	return "countIf(event = " + text(eventCommit) + ") > 0 and file_id not in " + withdrawn +
+		" and file_id not in (select arrayJoin(replaces) from " + s.filesTable() + " where " + where +
+		" and event = " + text(eventCommit) + " and file_id not in " + withdrawn + ")"
+}
+
+// visible is the query for the attempts of a log type whose rows readers see.
+func (s *Store) visible(logType string) string {
+	place := ", place"
+	if s.old {
+		place = ""
+	}
+	where := "file = " + text(logType)
+	gone := "(select file_id from " + s.filesTable() + " where " + where + " and event in (" + text(eventWithdraw) + ", " + text(eventPrune) + "))"
+	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
+	return "select min(file_id) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
+		" and file_id not in " + gone +
+		" and file_id not in (select arrayJoin(replaces) from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) +
+		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
+}
+
+// settleTime is how long a commit waits for another one of the same file to
+// give way.
+const settleTime = 2 * time.Second
+
+// commit adds the record of attempt id, see store.FileTx. Two importers can do
+// so at the same time. Each looks again then, and of two the one with the
+// larger number gives way; unless it did not see the other, in which case the
+// other one does.
+func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
+	texts := func(rs []store.Record) (out []string) {
+		for _, k := range rs {
+			out = append(out, k.Text())
+		}
+		return out
+	}
+	replaced := texts(replace)
+	allowed := slices.DeleteFunc(texts(known), func(t string) bool { return t == r.Text() && !slices.Contains(replaced, t) })
+	damaged := 0
+	if r.Damaged {
+		damaged = 1
+	}
+	where := isKey(r.Key)
+	sql := "insert into " + s.filesTable() + " (" + strings.Join(fileColumns, ", ") + ") select " +
+		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, text in " + list(replaced) + "), " +
+		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout)) +
+		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) +
+		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
+		" having countIf(text not in " + list(allowed) + ") = 0"
+	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {
+		return err
+	}
+	for end := time.Now().Add(settleTime); ; {
+		h, err := s.history(ctx, host, r.Key)
+		if err != nil {
+			return err
+		}
+		verdict, wait := h.judge(id, &r, allowed)
+		if wait && time.Now().Before(end) {
+			select {
+			case <-time.After(settleTime / 20):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		if verdict != nil && h[id] != nil {
+			return errors.Join(verdict, s.withdraw(ctx, host, id, r))
+		}
+		return verdict
+	}
+}
+
+// judge returns what became of the commit of attempt id, whose record is r:
+// nil, or store.ErrDuplicate or ErrConflict. wait says that it may turn to nil.
+// allowed are the texts that may be there.
+func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict error, wait bool) {
+	live := h.live()
+	own := h[id] // nil: refused
+	if own != nil && own.replaced {
+		return nil, false // by one that saw it
+	}
+	wait = own != nil
+	for _, a := range live {
+		same := a.rec.Text() == r.Text()
+		if a.id == id || slices.Contains(allowed, a.rec.Text()) && (own == nil || !same) {
+			continue
+		}
+		switch {
+		case r.Clashes(a.rec) && (own == nil || a.id < id):
+			return store.ErrDuplicate, false
+		case same:
+		default:
+			verdict = store.ErrConflict
+			wait = wait && a.id > id
+		}
+	}
+	if own == nil && verdict == nil {
+		verdict = store.ErrConflict // what was in the way is gone
+	}
+	return verdict, wait && verdict != nil
+}
+
+// withdraw takes a commit back. Nobody has been told of it.
+func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+s.filesTable()+" (file_id, event, probe, folder, file, sha256) values ("+
+		literals(id, eventWithdraw, r.Probe, r.Folder, r.File, r.SHA256)+")")
+}

@@ -1,0 +1,132 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+)
+
+const (
+	// replicaPatience is how long an import waits for a replica, and
+	// replicaBehind how long after that it does not wait for it again.
+	replicaPatience = time.Minute
+	replicaBehind   = 5 * time.Minute
+)
+
+// replicated waits until all replicas of a log type's table that are alive
+// have the rows that were inserted into it. The server answers an insert as
+// soon as one of them has it: if that one is lost for ever, so are rows of
+// which the records say that they are stored. The setting insert_quorum does
+// not help: a server without insert_quorum_parallel refuses a second such insert
+// of a table while one is under way.
+//
+// What a replica has to do and has done stands in ZooKeeper, where any node
+// can look: the table's log, up to where each replica has copied it into its
+// own queue, and what is left in there.
+func (s *Store) replicated(ctx context.Context, host, logType string) error {
+	var paths []string
+	err := s.query(ctx, host, params{"skip_unavailable_shards": "1"}, "select distinct zookeeper_path from cluster("+name(s.cfg.cluster)+", system.replicas) where database = "+
+		text(s.cfg.database)+" and table = "+text(localTable(logType)), func(row []string) error {
+		paths = append(paths, row[0])
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		log, err := s.keeper(ctx, host, path+"/log")
+		if err != nil {
+			return err
+		}
+		last := int64(-1)
+		for entry := range log {
+			if n, err := strconv.ParseInt(strings.TrimPrefix(entry, "log-"), 10, 64); err == nil {
+				last = max(last, n)
+			}
+		}
+		replicas, err := s.keeper(ctx, host, path+"/replicas")
+		if err != nil {
+			return err
+		}
+		for replica := range replicas {
+			if err := s.awaitReplica(ctx, host, path+"/replicas/"+replica, last); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitReplica waits until a replica has the parts of the log's entries up to
+// number last, or is not alive. One that is far behind is not waited for for
+// ever: it gets all in the end, as long as another one has it.
+func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
+	s.mu.Lock()
+	behind := time.Now().Before(s.behind[path])
+	s.mu.Unlock()
+	if behind {
+		return nil
+	}
+	end := time.Now().Add(replicaPatience)
+	var missing map[string]string // parts; nil: not known yet
+	for b := retry.New(5*time.Millisecond, 250*time.Millisecond); ; {
+		replica, err := s.keeper(ctx, host, path)
+		if err != nil {
+			return err
+		}
+		if _, alive := replica["is_active"]; !alive {
+			return nil
+		}
+		if next, err := strconv.ParseInt(replica["log_pointer"], 10, 64); err == nil && next > last {
+			queue, err := s.keeper(ctx, host, path+"/queue")
+			if err != nil {
+				return err
+			}
+			if missing == nil {
+				missing = queue
+			}
+			maps.DeleteFunc(missing, func(entry, what string) bool {
+				_, left := queue[entry]
+				return !left || !strings.Contains(what, "\nget\n") // a merge, or the like
+			})
+			if len(missing) == 0 {
+				return nil
+			}
+		}
+		if time.Now().After(end) {
+			s.log.Warn("a replica is behind; imports do not wait for it any more", "store", s.url, "replica", path, "for", replicaBehind)
+			s.mu.Lock()
+			s.behind[path] = time.Now().Add(replicaBehind)
+			s.mu.Unlock()
+			return nil
+		}
+		if b.Wait(ctx) != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// keeper returns the nodes below a path of ZooKeeper, with their values; none
+// if there is no such path.
+func (s *Store) keeper(ctx context.Context, host, path string) (map[string]string, error) {
+	nodes := map[string]string{}
+	err := s.query(ctx, host, nil, "select name, value from system.zookeeper where path = "+text(path), func(row []string) error {
+		if len(row) != 2 {
+			return errFields
+		}
+		nodes[row[0]] = row[1]
+		return nil
+	})
+	if codeOf(err) == codeKeeper && strings.Contains(err.Error(), "No node") {
+		return nil, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("look into ZooKeeper: %w", err)
+	}
+	return nodes, err
+}

@@ -1,0 +1,402 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// The columns that every table has before those of the log.
+const (
+	colProbe  = "probe"
+	colFolder = "folder"
+	colTime   = "folder_time"
+	colFile   = "file_id"
+)
+
+var ownColumns = []struct{ name, typ string }{{colProbe, "String"}, {colFolder, "String"}, {colTime, "DateTime"}, {colFile, "UInt64"}}
+
+// micros is what follows the name of a time for the column of its
+// microseconds, on servers whose times have none.
+const micros = "_us"
+
+// names returns the table's names of a file's columns: as in PostgreSQL, so
+// that queries are alike.
+func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
+
+// ownNames returns the names of the store's own columns.
+func ownNames(typ *tstat.LogType) (own []string) {
+	for _, c := range ownColumns {
+		own = append(own, c.name)
+	}
+	for _, c := range typ.Columns {
+		if c.Kind == tstat.Time {
+			own = append(own, strings.ToLower(c.Name)+micros)
+		}
+	}
+	return own
+}
+
+// Names of the tables of a log type. What has the log type's own name is the
+// view. On a cluster each node has its part of the rows in the local table, and
+// that of the rows stands for all of them.
+func rowsTable(logType string) string  { return logType + "_rows" }
+func localTable(logType string) string { return logType + "_local" }
+
+// dataTable is the table that has the rows on a server.
+func (s *Store) dataTable(logType string) string {
+	if s.cluster {
+		return localTable(logType)
+	}
+	return rowsTable(logType)
+}
+
+// onCluster is what follows the name of a table in DDL.
+func (s *Store) onCluster() string {
+	if s.cluster {
+		return " on cluster " + name(s.cfg.cluster)
+	}
+	return ""
+}
+
+// ddlTimeout is how long nodes of a cluster are waited for, in seconds. One
+// that is away does its part when it is back.
+const ddlTimeout = "20"
+
+// change runs DDL.
+func (s *Store) change(ctx context.Context, host string, p params, sql string) error {
+	all := params{"distributed_ddl_task_timeout": ddlTimeout}
+	maps.Copy(all, p)
+	err := s.query(ctx, host, all, sql, func([]string) error { return nil })
+	if s.cluster && codeOf(err) == codeTimeout && strings.Contains(err.Error(), "distributed_ddl_task_timeout") {
+		s.log.Warn("not all nodes of the cluster are there", "store", s.url, "err", err)
+		return nil
+	}
+	return err
+}
+
+// columns returns the types of a table's columns by name; none if there is no
+// such table.
+func (s *Store) columns(ctx context.Context, host, table string) (map[string]string, error) {
+	cols := map[string]string{}
+	err := s.query(ctx, host, nil, "select name, type from system.columns where database = "+text(s.cfg.database)+" and table = "+text(table), func(row []string) error {
+		if len(row) != 2 {
+			return errFields
+		}
+		cols[row[0]] = row[1]
+		return nil
+	})
+	return cols, err
+}
+
+var errFields = errors.New("another number of fields than asked for")
+
+// engine returns the engine of a table of a service, with the rest of its
+// definition. All nodes have all of its rows.
+func (s *Store) serviceEngine(table, rest string) string {
+	if !s.cluster {
+		return " engine = MergeTree " + rest
+	}
+	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tstatrepo/"+s.cfg.database+"/"+table) + ", '{shard}-{replica}') " + rest
+}
+
+// createService makes the database and the tables that are not of a log type.
+func (s *Store) createService(ctx context.Context) error {
+	missing := true
+	err := s.query(ctx, "", noDatabase, "select name from system.databases where name = "+text(s.cfg.database), func([]string) error {
+		missing = false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if missing {
+		if err := s.change(ctx, "", noDatabase, "create database if not exists "+name(s.cfg.database)+s.onCluster()); err != nil {
+			return fmt.Errorf("create database %s: %w", name(s.cfg.database), err)
+		}
+	}
+	for _, t := range []struct{ name, columns, rest string }{
+		{sqlstore.FilesTable, createFiles, "order by " + filesOrder},
+		{sqlstore.ClaimsTable, createClaims, "partition by toDate(at) order by " + claimsOrder},
+	} {
+		have, err := s.columns(ctx, "", t.name)
+		if err != nil {
+			return err
+		}
+		if len(have) > 0 {
+			if t.name == sqlstore.FilesTable {
+				if err := s.addColumns(ctx, absent(have)); err != nil {
+					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
+				}
+			}
+			continue
+		}
+		err = s.change(ctx, "", nil, "create table if not exists "+name(s.cfg.database, t.name)+s.onCluster()+t.columns+s.serviceEngine(t.name, t.rest))
+		if err != nil {
+			return fmt.Errorf("create table %s: %w", name(s.cfg.database, t.name), err)
+		}
+	}
+	return nil
+}
+
+// absent returns those of addedColumns that the table of records lacks.
+func absent(have map[string]string) []string {
+	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
+		name, _, _ := strings.Cut(def, " ")
+		return have[name] != ""
+	})
+}
+
+// addColumns adds columns to the table of records. On a cluster all nodes have
+// the same table, and the one that is asked tells the others.
+func (s *Store) addColumns(ctx context.Context, defs []string) error {
+	for _, def := range defs {
+		p := params{"replication_alter_partitions_sync": "2"}
+		err := s.change(ctx, "", p, "alter table "+s.filesTable()+" add column "+def)
+		if err != nil && codeOf(err) != codeDuplicateColumn && codeOf(err) != codeIllegalColumn { // another process was first
+			return err
+		}
+	}
+	return nil
+}
+
+// maxChanges bounds how often tables are looked at again after a change:
+// others may change them at the same time.
+const maxChanges = 10
+
+// prepare makes or widens the tables of a file's log type, and returns the
+// types of the columns by name.
+func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tables[f.Type.Name]; t != nil {
+		if missing, err := s.cfg.columns.Missing(f, cols, t, ownNames(f.Type)); err == nil && len(missing) == 0 {
+			return t, nil
+		}
+	}
+	for range maxChanges {
+		t, changed, err := s.ensure(ctx, host, f, cols)
+		switch codeOf(err) {
+		case codeDuplicateColumn, codeIllegalColumn, codeTableExists, codeUnknownTable:
+			continue // someone else was there first
+		}
+		if err != nil {
+			return nil, fmt.Errorf("prepare table %s: %w", name(s.cfg.database, f.Type.Name), err)
+		}
+		if !changed {
+			s.tables[f.Type.Name] = t
+			return t, nil
+		}
+	}
+	return nil, fmt.Errorf("prepare table %s: others change it all the time", name(s.cfg.database, f.Type.Name))
+}
+
+// forget makes the next file look at its table again: someone changed it.
+func (s *Store) forget(logType string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tables, logType)
+}
+
+// ensure does the next thing that the tables of a log type need, and reports
+// whether there was any.
+func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
+	typ := f.Type.Name
+	data := s.dataTable(typ)
+	have, err := s.columns(ctx, host, data)
+	if err != nil {
+		return nil, false, err
+	}
+	missing, err := s.cfg.columns.Missing(f, cols, have, ownNames(f.Type))
+	if err != nil {
+		return nil, false, err
+	}
+	if len(have) == 0 {
+		return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, data)+s.onCluster()+s.definition(f, cols)+s.dataEngine(data))
+	}
+	for _, own := range ownColumns {
+		if base, _, _ := strings.Cut(unwrap(have[own.name], "LowCardinality"), "("); base != own.typ {
+			return nil, false, hint.Add(fmt.Errorf("%s is there, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
+		}
+	}
+	var add []string
+	for _, c := range missing {
+		for _, def := range s.columnDefs(cols[c], f.Columns[c]) {
+			add = append(add, "add column "+def)
+		}
+	}
+	if len(add) > 0 {
+		return nil, true, s.change(ctx, host, nil, "alter table "+name(s.cfg.database, data)+s.onCluster()+" "+strings.Join(add, ", "))
+	}
+	if s.cluster {
+		changed, err := s.follow(ctx, host, rowsTable(typ), "Distributed", have, func(table string) string {
+			return "create table if not exists " + name(s.cfg.database, table) + s.onCluster() + " as " + name(s.cfg.database, data) +
+				fmt.Sprintf(" engine = Distributed(%s, %s, %s, %s)", name(s.cfg.cluster), name(s.cfg.database), name(data), colFile)
+		})
+		if err != nil || changed {
+			return nil, changed, err
+		}
+	}
+	changed, err = s.follow(ctx, host, typ, "View", have, func(view string) string {
+		in := " in "
+		if s.cluster {
+			in = " global in "
+		}
+		return "create view if not exists " + name(s.cfg.database, view) + s.onCluster() + " as select " + strings.Join(s.ordered(have), ", ") +
+			" from " + name(s.cfg.database, rowsTable(typ)) + " where " + colFile + in + "(" + s.visible(typ) + ")"
+	})
+	return have, changed, err
+}
+
+// follow makes a view or table that has no rows of its own, or puts another in
+// the place of one that lacks some of the columns. It reports whether it did.
+func (s *Store) follow(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
+	have, err := s.columns(ctx, host, table)
+	if err != nil {
+		return false, err
+	}
+	lacks := false
+	for n := range columns {
+		lacks = lacks || have[n] == ""
+	}
+	if !lacks && engine == "View" {
+		lacks, err = s.lacksPlaces(ctx, host, table)
+	}
+	switch {
+	case !lacks:
+		return false, err
+	case len(have) == 0:
+		return true, s.change(ctx, host, nil, create(table))
+	}
+	err = s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(table), func(row []string) error {
+		if row[0] != engine {
+			return hint.Add(fmt.Errorf("%s is there, but is no %s", name(table), engine), "import into another database")
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	// Old servers cannot change either, nor replace it in one step.
+	number := fmt.Sprintf("_%016x", rand.Uint64())
+	next, old := table+"_new"+number, table+"_old"+number
+	if err := s.change(ctx, host, nil, create(next)); err != nil {
+		return true, err
+	}
+	err = s.change(ctx, host, nil, "rename table "+name(s.cfg.database, table)+" to "+name(s.cfg.database, old)+", "+
+		name(s.cfg.database, next)+" to "+name(s.cfg.database, table)+s.onCluster())
+	if err == nil {
+		next = old
+	}
+	return true, errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
+}
+
+// wordPlace finds the column of the table of records in a definition.
+var wordPlace = regexp.MustCompile(`\bplace\b`)
+
+// lacksPlaces reports whether a view is one of the first versions: of a text
+// that is stored at several places, it shows the rows once.
+func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
+	var def string
+	err := s.query(ctx, host, nil, "show create table "+name(s.cfg.database, view), func(row []string) error {
+		def += strings.Join(row, " ")
+		return nil
+	})
+	return err == nil && !wordPlace.MatchString(def), err
+}
+
+// columnDefs returns the definitions of the columns for values of c.
+func (s *Store) columnDefs(n string, c tstat.Column) []string {
+	typ := map[tstat.Kind]string{tstat.Int: "Int64", tstat.Float: "Float64", tstat.Bool: "UInt8", tstat.Text: "String"}[c.Kind]
+	if c.Kind != tstat.Time {
+		return []string{name(n) + " Nullable(" + typ + ")"}
+	}
+	if s.dateTime == "DateTime64" {
+		return []string{name(n) + " Nullable(DateTime64(6, 'UTC'))"}
+	}
+	return []string{name(n) + " Nullable(DateTime('UTC'))", name(n+micros) + " Nullable(UInt32)"}
+}
+
+// definition returns the columns of a new table: all that any Tstat version
+// has, whatever this file lacks; and this file's further ones if it may widen
+// a table.
+func (s *Store) definition(f store.FileInfo, cols []string) string {
+	all := f.Columns
+	if !s.cfg.columns.Widens() {
+		all = f.Type.Columns
+	}
+	defs := []string{
+		name(colProbe) + " " + s.shortText, name(colFolder) + " " + s.shortText,
+		name(colTime) + " DateTime('UTC')", name(colFile) + " UInt64",
+	}
+	for i, c := range all {
+		defs = append(defs, s.columnDefs(cols[i], c)...)
+	}
+	return " (" + strings.Join(defs, ", ") + ")"
+}
+
+// dataEngine returns the engine of the table that has the rows. The rows of a
+// file are together in it, and all of a day go at once.
+func (s *Store) dataEngine(table string) string {
+	const rest = "partition by toDate(" + colTime + ") order by (" + colTime + ", " + colProbe + ", " + colFile + ")"
+	if !s.cluster {
+		return " engine = MergeTree " + rest
+	}
+	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tables/{shard}/"+s.cfg.database+"/"+table) + ", '{replica}') " + rest
+}
+
+// ordered returns quoted names of columns: our own first, the others sorted.
+func (s *Store) ordered(columns map[string]string) []string {
+	var out []string
+	for _, own := range ownColumns {
+		out = append(out, name(own.name))
+	}
+	var rest []string
+	for n := range columns {
+		if q := name(n); !slices.Contains(out, q) {
+			rest = append(rest, q)
+		}
+	}
+	slices.Sort(rest)
+	return append(out, rest...)
+}
+
+// targets returns the columns of a table that a file has values for. A block
+// must have the very types of the table: of others, old servers die.
+func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string) ([]target, error) {
+	found, err := s.cfg.columns.Targets(f, cols, table)
+	if err != nil {
+		return nil, err
+	}
+	var out []target
+	for _, t := range found {
+		kind := f.Columns[t.Source].Kind
+		add := func(n string) error {
+			form, nullable, ok := formOf(table[n], kind)
+			if !ok {
+				return hint.Add(fmt.Errorf("column %s of the table has the type %s, which does not fit %s", name(n), table[n], kind), "import into another database")
+			}
+			out = append(out, target{name: n, typ: table[n], form: form, nullable: nullable, source: t.Source})
+			return nil
+		}
+		if err := add(t.Name); err != nil {
+			return nil, err
+		}
+		if kind == tstat.Time && table[t.Name+micros] != "" {
+			if err := add(t.Name + micros); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}

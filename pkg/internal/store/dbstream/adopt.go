@@ -1,0 +1,183 @@
+package dbstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// adoptedTable says of each stream that was taken over from math_repo up to
+// when that filled it; 0 if there was nothing. It is found out once, before
+// anything of ours is in the stream.
+const adoptedTable = "tstatrepo_adopted"
+
+// readAdopted returns what adoptedTable says.
+func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
+	adopted := map[string]int64{}
+	table := pg.Ident{catalog, adoptedTable}
+	if t, err := pg.FindTable(ctx, q, table); err != nil || t == nil {
+		return adopted, err
+	}
+	rows, _ := q.Query(ctx, "select stream, until from "+table.Sanitize())
+	var name string
+	var until int64
+	_, err := pgx.ForEachRow(rows, []any{&name, &until}, func() error {
+		adopted[name] = until
+		return nil
+	})
+	return adopted, err
+}
+
+// Adopt takes over a stream of math_repo. It stores windows one after the
+// other, so what it has of a stream are the rows up to the end of its last
+// window, and no row before that is stored any more: just as it goes on itself
+// when it is started again. A file that holds both has its later rows stored.
+//
+// The end of the last window is what its state says or the database shows,
+// whichever is later: it may have been stopped before it wrote its state.
+func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
+	name, err := s.streamName(a.Probe, a.Type)
+	if err != nil {
+		return err
+	}
+	var until int64
+	var unlisted []int64
+	err = s.Retry(ctx, func() error {
+		return s.Change(ctx, catalog, func(tx pgx.Tx) (err error) {
+			until, unlisted, err = s.adopt(ctx, tx, name, a)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("adopt stream %s: %w", name, err)
+	}
+	st := &stream{name: name, windows: map[int64]bool{}}
+	for _, start := range unlisted { // it was stopped between the two
+		if err := s.ensureWindow(ctx, st, start); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adopted[name] = until
+	delete(s.streams, name)
+	return nil
+}
+
+// adopt returns what adoptedTable says of a stream, which it is told if it did
+// not know, with the windows that the catalog does not list.
+func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
+	adopted, err := readAdopted(ctx, tx)
+	if err != nil {
+		return 0, nil, err
+	}
+	if until, ok := adopted[name]; ok {
+		if until > 0 && a.Stored.Unix() > until {
+			s.Log.Warn("math_repo has stored rows since its stream was taken over: they may be there twice", "stream", name,
+				"from", time.Unix(until, 0).UTC(), "to", a.Stored.UTC())
+		}
+		return until, nil, nil
+	}
+	until, unlisted, err = s.foreign(ctx, tx, name, a)
+	if err != nil {
+		return 0, nil, err
+	}
+	if until > time.Now().Add(time.Hour).Unix() {
+		return 0, nil, hint.Add(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
+			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
+	}
+	table := pg.Quote(catalog, adoptedTable)
+	if _, err := tx.Exec(ctx, "create table if not exists "+table+" (stream text primary key, until bigint not null, adopted timestamptz not null)"); err != nil {
+		return 0, nil, err
+	}
+	_, err = tx.Exec(ctx, "insert into "+table+" values ($1, $2, now())", name, until)
+	return until, unlisted, err
+}
+
+// foreign returns up to when math_repo filled a stream, and the windows that
+// the catalog does not list. 0 means that nothing of it is here.
+func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
+	if t, err := pg.FindTable(ctx, tx, pg.Ident{public, name}); err != nil || t == nil {
+		return 0, nil, err // another database
+	}
+	var ours bool
+	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
+		return 0, nil, err
+	}
+	if ours {
+		s.Log.Warn("a stream has files of tstatrepo already, and is not taken over from math_repo", "stream", name)
+		return 0, nil, nil
+	}
+	until, unlisted, err = s.lastWindow(ctx, tx, name)
+	if err == nil && !a.Stored.IsZero() {
+		until = max(until, a.Stored.Unix())
+	}
+	return until, unlisted, err
+}
+
+// lastWindow returns the end of a stream's last window, 0 if there is none,
+// and the partitions that the catalog does not list.
+func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
+	view := pg.Ident{catalog, viewPrefix + name}
+	listed := map[int64]bool{}
+	if t, err := pg.FindTable(ctx, tx, view); err != nil {
+		return 0, nil, err
+	} else if t == nil {
+		return 0, nil, errors.New("the catalog has no table " + view.Sanitize())
+	}
+	rows, _ := tx.Query(ctx, "select serial_time::int8, coalesce(part_length, 0)::int8 from "+view.Sanitize()+" where serial_time is not null")
+	var start, length int64
+	if _, err := pgx.ForEachRow(rows, []any{&start, &length}, func() error {
+		listed[start] = true
+		end = max(end, start+length)
+		return nil
+	}); err != nil {
+		return 0, nil, err
+	}
+	rows, _ = tx.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+		where i.inhparent = to_regclass($1) and n.nspname = $2`, pg.Quote(public, name), s.cfg.schema)
+	parts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, part := range parts {
+		text, ok := strings.CutPrefix(part, name+"_")
+		start, err := strconv.ParseInt(text, 10, 32)
+		if !ok || err != nil || listed[start] {
+			continue
+		}
+		unlisted = append(unlisted, start)
+		end = max(end, start+s.cfg.window)
+	}
+	return end, unlisted, nil
+}
+
+// Accepts implements store.Store. It does not accept files whose rows were all
+// taken over.
+func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.holds(f) }
+
+// holds reports whether a file has only rows that were taken over: its folder
+// ended well before the last window of those. How well says zones, since
+// folder names may be read in another zone than the probe's.
+func (s *Store) holds(f store.FileInfo) bool {
+	if len(s.adopted) == 0 || f.Next.IsZero() {
+		return false
+	}
+	name, err := s.streamName(f.Probe, f.Type.Name)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.Next.Add(zones+time.Hour).Unix() < s.adopted[name]
+}

@@ -1,0 +1,170 @@
+package dbstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// fileTx is one file under way.
+type fileTx struct {
+	*pg.Tx
+	s    *Store
+	st   *stream
+	file store.FileInfo
+
+	last    int64    // serial_time of the row before
+	latest  int64    // what can be true
+	window  int64    // being copied; -1: none
+	to      *pg.Dest // its table
+	windows []windowRows
+	prefix  []byte // our own column of the row under way
+
+	series   *series // nil: none
+	begun    time.Time
+	low      int64 // the earliest row's own time
+	earliest int64 // what can be true
+}
+
+func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
+	changed, err := x.Start(b)
+	if err != nil {
+		return err
+	}
+	if changed {
+		x.window = -1 // begin it again with more columns
+	}
+	batch := x.to.NewBatch()
+	for i, own := range b.Serials(x.file.Time) {
+		reason := ""
+		if own > x.latest {
+			reason = "its time, " + time.Unix(own, 0).UTC().Format(time.RFC3339) + ", is in the future, or later than the next folder"
+		} else if own < 0 {
+			reason = "no time"
+		}
+		serial := max(own, x.last)
+		if serial < x.st.adopted && reason == "" {
+			continue // it is there
+		}
+		x.prefix = x.Begin(x.prefix[:0], pg.Value{Int: serial})
+		if !x.Append(batch, x.prefix, b, i, reason) {
+			if old := b.LineNumber(i) <= x.file.PrefixLines; old && reason == "" {
+				x.last = serial
+			}
+			continue
+		}
+		x.last = serial
+		if own >= x.earliest {
+			x.low = min(x.low, own)
+		}
+		if window := serial - serial%x.s.cfg.window; window != x.window {
+			if batch, err = x.turn(ctx, window, batch); err != nil {
+				return err
+			}
+		}
+	}
+	return x.Send(batch)
+}
+
+// windowRows are rows of a window.
+type windowRows struct {
+	window int64
+	rows   *pg.Dest
+}
+
+// turn starts a window, whose first row is the last one of a batch, and sends
+// those before it. Within a file windows only go on.
+func (x *fileTx) turn(ctx context.Context, window int64, batch *pg.Batch) (*pg.Batch, error) {
+	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
+		return nil, err
+	}
+	x.window, x.to = window, x.Into(x.s.part(x.st, window))
+	x.windows = append(x.windows, windowRows{window, x.to})
+	next := batch.Split(x.to)
+	return next, x.Send(batch)
+}
+
+// touched returns how many rows of the file each window has got.
+func (x *fileTx) touched() map[int64]int64 {
+	rows := map[int64]int64{}
+	for _, w := range x.windows {
+		if n := w.rows.Stored(); n > 0 {
+			rows[w.window] += n
+		}
+	}
+	return rows
+}
+
+// checkReplace allows a log to replace its own prefix only: the rows of the
+// prefix stay, since nothing in them tells their file.
+func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
+	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
+		return nil
+	}
+	old := replace[0]
+	if _, agree := tstat.CompareHeads(old.Head, r.Head); x.file.ModTime.IsZero() && agree && old.Length < r.Length {
+		return hint.New("the beginning of it is stored already", "import the file itself, not '-'")
+	}
+	return hint.New(fmt.Sprintf("the log changed other than by growing, and the rows stored before cannot be removed: %d of %s, read from %s",
+		old.Rows, old.Imported.UTC().Format(time.RFC3339), old.Path), "keep the file that was stored, or import into another stream")
+}
+
+func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	if err := x.checkReplace(r, replace); err != nil {
+		return errors.Join(err, x.Abort())
+	}
+	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil }); err != nil {
+		return err
+	}
+	touched := x.touched()
+	if x.series != nil {
+		defer x.stored(touched)
+	}
+	if len(touched) == 0 {
+		return nil
+	}
+	x.st.mu.Lock()
+	x.st.written = true
+	x.st.mu.Unlock()
+	for _, w := range slices.Sorted(maps.Keys(touched)) {
+		switch x.s.cfg.analyze {
+		case "light":
+			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pg.Quote(colSerial)+")")
+		case "window":
+			x.s.analyze(ctx, "", x.s.part(x.st, w), "")
+		}
+	}
+	return nil
+}
+
+// stored tells the scheduler's series what is there now.
+func (x *fileTx) stored(touched map[int64]int64) {
+	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
+	rows, took := int64(0), time.Since(x.begun)
+	for _, n := range touched {
+		rows += n
+	}
+	for start, n := range touched {
+		f.windows[start] = work{n, time.Duration(float64(took) * float64(n) / float64(rows))}
+	}
+	x.series.commit(x.file.Key, f)
+	x.series = nil
+}
+
+func (x *fileTx) Abort() error {
+	if x.series != nil {
+		x.series.end(x.file.Key)
+		x.series = nil
+	}
+	return x.Tx.Abort()
+}

@@ -1,0 +1,81 @@
+package dbstream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+)
+
+// Verify implements store.Manager. Rows do not tell their file, so it compares
+// all rows of a stream with what all of its records add up to. Streams that
+// math_repo has filled, and those of which windows were dropped, have other
+// rows than records. Deep reads all rows.
+func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
+	names, err := s.Locations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		table := pg.Ident{public, name}
+		t, err := pg.FindTable(ctx, s.Pool, table)
+		if err != nil {
+			return pg.Mark(err)
+		}
+		if t == nil {
+			opt.Fault(store.Fault{Kind: store.Unreadable, Path: table.Sanitize(), Reason: "the table of the stream is gone"})
+			continue
+		}
+		if err := s.verifyStream(ctx, name, t, opt); err != nil {
+			return pg.Mark(fmt.Errorf("verify stream %s: %w", name, err))
+		}
+	}
+	return nil
+}
+
+func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt store.VerifyOptions) error {
+	table := pg.Ident{public, name}.Sanitize()
+	var rows, recorded int64
+	var first *int64
+	var oldest *time.Time
+	// One statement, so that it sees rows and records of the same moment.
+	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
+		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
+		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),
+		min(v.serial_time)::int8 from `+pg.Ident{catalog, viewPrefix + name}.Sanitize()+` v`, name).
+		Scan(&rows, &recorded, &oldest, &first)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	_, adopted := s.adopted[name]
+	s.mu.Unlock()
+	// A row may be in a window before its folder's time as far as another zone.
+	dropped := oldest != nil && (first == nil || time.Unix(*first, 0).After(oldest.Add(zones)))
+	switch {
+	case adopted:
+	case rows > recorded:
+		opt.Fault(store.Fault{Kind: store.Unrecorded, Path: table, Reason: fmt.Sprintf("%d rows, of which the records know %d", rows, recorded)})
+	case rows < recorded && !dropped:
+		opt.Fault(store.Fault{Kind: store.Damaged, Path: table, Reason: fmt.Sprintf("%d rows are missing of %d", recorded-rows, recorded)})
+	}
+	if !opt.Deep {
+		return nil
+	}
+	if err := s.ReadAll(ctx, pg.Ident{public, name}, opt.Fault); err != nil {
+		return err
+	}
+	condition := t.EndsInCR()
+	if condition == "" {
+		return nil
+	}
+	if err := s.Pool.QueryRow(ctx, "select count(*) from "+table+" t where "+condition).Scan(&rows); err != nil {
+		return err
+	}
+	if rows > 0 {
+		opt.Fault(store.Fault{Kind: store.CR, Path: table, Reason: fmt.Sprintf("%d rows have values that end in CR", rows)})
+	}
+	return nil
+}

@@ -1,0 +1,528 @@
+package parquet
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/apache/arrow-go/v18/parquet"
+	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
+	"github.com/apache/arrow-go/v18/parquet/schema"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/parquetfile"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// stored is an open file of the store.
+type stored struct {
+	footer
+	f       *os.File
+	r       *file.Reader
+	columns []tstat.Column
+}
+
+// openStored opens a file that tstatrepo wrote. It returns an error for any other.
+func openStored(path string) (*stored, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &stored{f: f}
+	if s.r, err = file.NewParquetReader(f); err == nil {
+		s.footer, err = parseFooter("footer", s.r.MetaData())
+	}
+	if err == nil {
+		s.columns, err = columnsOf(s.r.MetaData().Schema)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *stored) close() { s.f.Close() }
+
+// columnsOf returns the columns of a file that has the schema of ours.
+func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
+	var columns []tstat.Column
+	for i := range sc.NumColumns() {
+		d := sc.Column(i)
+		c := tstat.Column{Name: d.Name()}
+		switch d.PhysicalType() {
+		case parquet.Types.Int64:
+			c.Kind = tstat.Int
+			if _, ok := d.LogicalType().(schema.TimestampLogicalType); ok {
+				c.Kind = tstat.Time
+			}
+		case parquet.Types.Double:
+			c.Kind = tstat.Float
+		case parquet.Types.Boolean:
+			c.Kind = tstat.Bool
+		case parquet.Types.ByteArray:
+			c.Kind = tstat.Text
+		}
+		columns = append(columns, c)
+	}
+	ours, err := emptyFile(columns, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !ours.Schema.Root().Equals(sc.Root()) {
+		return nil, errors.New("its columns are not those that tstatrepo writes")
+	}
+	return columns, nil
+}
+
+// widen returns the columns of a and then those that only b has. It returns nil
+// if a column has another type in a than in b.
+func widen(a, b []tstat.Column) []tstat.Column {
+	all := slices.Clone(a)
+	for _, c := range b {
+		i := slices.IndexFunc(all, func(o tstat.Column) bool { return o.Name == c.Name })
+		switch {
+		case i < 0:
+			all = append(all, c)
+		case all[i].Kind != c.Kind:
+			return nil
+		}
+	}
+	return all
+}
+
+// span is a range of rows.
+type span struct{ from, to int64 }
+
+// Row groups of fewer rows than minCopied are put together when they are
+// neighbours: a year of them would make footers larger than the rows. Others
+// are copied as they are.
+const minCopied = 4 << 10
+
+// scratchSize is how many bytes of new row groups are collected in memory.
+const scratchSize = 32 << 20
+
+// assembly writes a Parquet file out of parts of others, which go one after
+// the other.
+type assembly struct {
+	ctx     context.Context
+	store   *Store
+	out     *os.File
+	pos     int64
+	columns []tstat.Column
+	groups  *metadata.FileMetaData // its row groups are those of out
+	rows    int64
+
+	w       *writer // of scratch
+	scratch *bytes.Buffer
+	held    *group // a small row group whose neighbour is not known yet
+	current *stored
+}
+
+// group is rows of a row group.
+type group struct {
+	s     *stored
+	index int
+	keep  span
+}
+
+// magic begins and ends every Parquet file.
+const magic = "PAR1"
+
+// assemble begins a file with the given columns.
+func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Column) (*assembly, error) {
+	a := &assembly{ctx: ctx, store: s, out: out, columns: columns}
+	n, err := out.WriteString(magic)
+	a.pos = int64(n)
+	return a, err
+}
+
+// add adds rows of a file, nil for all, and closes it some time.
+func (a *assembly) add(s *stored, keep []span) error {
+	a.current = s
+	defer func() {
+		a.current = nil
+		if a.held == nil || a.held.s != s {
+			s.close()
+		}
+	}()
+	if keep == nil {
+		keep = []span{{0, s.Rows}}
+	}
+	same := slices.Equal(s.columns, a.columns)
+	start := int64(0)
+	for i, rg := range s.r.MetaData().RowGroups {
+		all := span{0, rg.NumRows}
+		for _, k := range keep {
+			g := &group{s, i, span{max(k.from-start, 0), min(k.to-start, all.to)}}
+			if g.keep.from >= g.keep.to {
+				continue
+			}
+			if err := a.ctx.Err(); err != nil {
+				return err
+			}
+			whole := same && g.keep == all && contiguous(s.r.MetaData(), i)
+			var err error
+			switch {
+			case whole && all.to >= minCopied:
+				if err = a.settle(); err == nil {
+					err = a.copy(s.f, s.r.MetaData(), i)
+				}
+			case whole && a.scratch == nil && a.held == nil:
+				a.held = g
+			default:
+				if err = a.decodeHeld(); err == nil {
+					err = a.decode(g)
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.f.Name(), err)
+			}
+		}
+		start += all.to
+	}
+	return nil
+}
+
+// settle writes what is collected: a small row group without neighbours as it
+// is.
+func (a *assembly) settle() error {
+	if h := a.held; h != nil {
+		a.held = nil
+		err := a.copy(h.s.f, h.s.r.MetaData(), h.index)
+		a.letGo(h)
+		return err
+	}
+	return a.flush()
+}
+
+func (a *assembly) decodeHeld() error {
+	h := a.held
+	if h == nil {
+		return nil
+	}
+	a.held = nil
+	defer a.letGo(h)
+	return a.decode(h)
+}
+
+// letGo closes a file that was open for its held group only.
+func (a *assembly) letGo(h *group) {
+	if h.s != a.current {
+		h.s.close()
+	}
+}
+
+// contiguous reports whether the bytes of a row group stand together and have
+// nothing between them.
+func contiguous(m *metadata.FileMetaData, index int) bool {
+	from, to, sum := extent(m, index)
+	return to-from == sum
+}
+
+// extent returns where the column chunks of a row group are, and how many
+// bytes they have.
+func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
+	for i, c := range m.RowGroups[index].Columns {
+		if c.MetaData == nil || c.FilePath != nil {
+			return 0, 0, -1
+		}
+		start := c.MetaData.DataPageOffset
+		if d := c.MetaData.DictionaryPageOffset; d != nil && *d > 0 && *d < start {
+			start = *d
+		}
+		if i == 0 || start < from {
+			from = start
+		}
+		to = max(to, start+c.MetaData.TotalCompressedSize)
+		sum += c.MetaData.TotalCompressedSize
+	}
+	return from, to, sum
+}
+
+// copy copies a row group byte for byte. Indexes and Bloom filters, which
+// stand elsewhere in a file, and which we do not write, stay behind.
+func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
+	from, to, _ := extent(m, index)
+	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
+	if err != nil {
+		return err
+	}
+	if n != to-from {
+		return io.ErrUnexpectedEOF
+	}
+	shift := a.pos - from
+	moved := func(p *int64) *int64 {
+		if p == nil {
+			return nil
+		}
+		v := *p + shift
+		return &v
+	}
+	rg := *m.RowGroups[index]
+	rg.Columns = slices.Clone(rg.Columns)
+	for i := range rg.Columns {
+		c, md := *rg.Columns[i], *rg.Columns[i].MetaData
+		md.DataPageOffset += shift
+		md.DictionaryPageOffset, md.IndexPageOffset = moved(md.DictionaryPageOffset), nil
+		md.BloomFilterOffset, md.BloomFilterLength = nil, nil
+		if c.FileOffset > 0 { // an old field, which some leave out
+			c.FileOffset += shift
+		}
+		c.OffsetIndexOffset, c.OffsetIndexLength, c.ColumnIndexOffset, c.ColumnIndexLength = nil, nil, nil, nil
+		c.MetaData = &md
+		rg.Columns[i] = &c
+	}
+	rg.FileOffset = moved(rg.FileOffset)
+	if a.groups == nil {
+		if a.groups, err = m.Subset(nil); err != nil {
+			return err
+		}
+	}
+	rg.Ordinal = nil
+	a.groups.RowGroups = append(a.groups.RowGroups, &rg)
+	a.rows += rg.NumRows
+	a.pos += n
+	return nil
+}
+
+// decode adds rows to the row group that is being collected.
+func (a *assembly) decode(g *group) error {
+	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.group.Rows+int(g.keep.to-g.keep.from) > a.w.max {
+		if err := a.flush(); err != nil {
+			return err
+		}
+	}
+	if a.scratch == nil {
+		a.scratch, a.w = new(bytes.Buffer), a.store.writer()
+		a.w.begin(a.scratch, a.columns)
+	}
+	return a.w.addGroup(g.s, g.index, g.keep)
+}
+
+// flush writes the row groups that were collected.
+func (a *assembly) flush() error {
+	if a.scratch == nil {
+		return nil
+	}
+	scratch := a.scratch
+	defer a.drop()
+	if err := a.w.close(nil); err != nil {
+		return err
+	}
+	in := bytes.NewReader(scratch.Bytes())
+	r, err := file.NewParquetReader(in)
+	if err != nil {
+		return err
+	}
+	for i := range r.NumRowGroups() {
+		if err := a.copy(in, r.MetaData(), i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop forgets the rows that are collected.
+func (a *assembly) drop() {
+	if a.scratch != nil {
+		a.store.done(a.w)
+		a.scratch, a.w = nil, nil
+	}
+}
+
+// discard ends an assembly that is not finished.
+func (a *assembly) discard() {
+	if a.held != nil {
+		a.held.s.close()
+		a.held = nil
+	}
+	a.drop()
+}
+
+// finish writes the footer and makes the file durable. The records must be in
+// the order in which their rows were added.
+func (a *assembly) finish(records []store.Record, replaces []string) error {
+	defer a.discard()
+	if err := a.settle(); err != nil {
+		return err
+	}
+	want := int64(0)
+	for i, r := range records {
+		want += r.Rows
+		records[i].Location = ""
+	}
+	if want != a.rows {
+		return fmt.Errorf("%d rows of records that have %d", a.rows, want)
+	}
+	meta, err := ourMetadata(records, replaces)
+	if err != nil {
+		return err
+	}
+	// The footer of an empty file has everything except the row groups.
+	m, err := emptyFile(a.columns, meta)
+	if err != nil {
+		return err
+	}
+	if a.groups != nil {
+		m.RowGroups = a.groups.RowGroups
+	}
+	m.NumRows = a.rows
+	n, err := m.WriteTo(a.out, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := a.out.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(n)), magic...)); err != nil {
+		return err
+	}
+	return durable.Sync(a.out)
+}
+
+// ourMetadata returns what our footers have beside Parquet's own.
+func ourMetadata(records []store.Record, replaces []string) ([][2]string, error) {
+	js, err := losslessjson.Marshal(records)
+	if err != nil {
+		return nil, err
+	}
+	meta := [][2]string{{formatKey, strconv.Itoa(format)}, {RecordsKey, string(js)}}
+	if len(replaces) > 0 {
+		if js, err = losslessjson.Marshal(replaces); err != nil {
+			return nil, err
+		}
+		meta = append(meta, [2]string{replacesKey, string(js)})
+	}
+	return meta, nil
+}
+
+// addGroup adds rows of a row group, which may lack columns.
+func (w *writer) addGroup(s *stored, index int, keep span) error {
+	n := int(keep.to - keep.from)
+	if w.group.Rows > 0 && w.group.Rows+n > w.max {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	for len(w.ones) < w.group.Rows+n {
+		w.ones = append(w.ones, 1)
+		w.zeros = append(w.zeros, 0)
+	}
+	rg := s.r.RowGroup(index)
+	for i, col := range w.columns {
+		at := slices.IndexFunc(s.columns, func(c tstat.Column) bool { return c.Name == col.Name })
+		if at < 0 {
+			w.define(&w.group.Values[i], w.zeros[:n], 0)
+			continue
+		}
+		cr, err := rg.Column(at)
+		if err == nil {
+			err = w.addColumn(&w.group.Values[i], cr, keep)
+		}
+		if err != nil {
+			return fmt.Errorf("column %s: %w", col.Name, err)
+		}
+	}
+	w.group.Rows += n
+	if w.group.Rows >= w.max || w.bytes() > w.maxText {
+		return w.flush()
+	}
+	return nil
+}
+
+// batchSize is how many rows are decoded at once.
+const batchSize = 4 << 10
+
+// input holds what is decoded of a column at once.
+type input struct {
+	def, kept []int16
+	ints      []int64
+	floats    []float64
+	bools     []bool
+	texts     []parquet.ByteArray
+}
+
+func newInput() *input {
+	return &input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
+}
+
+// read decodes up to n rows of one page. values is how many of them are not
+// NULL.
+func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values int, err error) {
+	switch cr := cr.(type) {
+	case *file.Int64ColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.ints, in.def, nil)
+	case *file.Float64ColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.floats, in.def, nil)
+	case *file.BooleanColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.bools, in.def, nil)
+	case *file.ByteArrayColumnChunkReader:
+		return cr.ReadBatchInPage(n, in.texts, in.def, nil)
+	}
+	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
+}
+
+// addColumn adds the values that rows of a column chunk have.
+func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
+	in := &w.in
+	if in.def == nil {
+		*in = *newInput()
+	}
+	in.kept = in.kept[:0]
+	values := 0
+	for pos := int64(0); pos < keep.to; {
+		if !cr.HasNext() {
+			return errors.Join(io.ErrUnexpectedEOF, cr.Err())
+		}
+		// Texts are only valid as long as their page is.
+		n := min(batchSize, keep.to-pos)
+		rows, read, err := in.read(cr, n)
+		if err != nil {
+			return err
+		}
+		if rows == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		skip, skipped := min(max(keep.from-pos, 0), rows), 0
+		for _, d := range in.def[:skip] {
+			skipped += int(d)
+		}
+		in.kept = append(in.kept, in.def[skip:rows]...)
+		values += read - skipped
+		switch cr.(type) {
+		case *file.Int64ColumnChunkReader:
+			c.Ints = append(c.Ints, in.ints[skipped:read]...)
+		case *file.Float64ColumnChunkReader:
+			c.Floats = append(c.Floats, in.floats[skipped:read]...)
+		case *file.BooleanColumnChunkReader:
+			c.Bools = append(c.Bools, in.bools[skipped:read]...)
+		case *file.ByteArrayColumnChunkReader:
+			for _, t := range in.texts[skipped:read] {
+				c.Text = append(c.Text, t...)
+				c.Ends = append(c.Ends, uint32(len(c.Text)))
+			}
+		}
+		pos += rows
+	}
+	w.define(c, in.kept, values)
+	return nil
+}
+
+// define notes which of further rows have a value.
+func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
+	if values == len(def) && c.Nulls == 0 {
+		return
+	}
+	if c.Nulls == 0 {
+		c.Def = append(grow(c.Def[:0], w.group.Rows, w.max), w.ones[:w.group.Rows]...)
+	}
+	c.Def = append(c.Def, def...)
+	c.Nulls += len(def) - values
+}

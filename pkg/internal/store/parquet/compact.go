@@ -1,0 +1,510 @@
+package parquet
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+var _ store.Manager = (*Store)(nil)
+
+// compactDir is the folder below manifest.Dir where compaction works, and
+// compactLock the lock of the one that does.
+const (
+	compactDir  = "compact"
+	compactLock = "compact.lock"
+)
+
+// Compact implements store.Manager.
+//
+// The new folder of a day is made beside, with the large files and links to
+// what else the day's folder has, and changes places with it in one step. So
+// who lists the folder sees all old files or all new ones, and no name is in
+// both unless it is the same file: a reader that listed the old ones finds
+// them as they were, or gone. Large files never get a name that was in use.
+//
+// The manifest learns of it under the same lock. What a process that died in
+// between has left is found by the footers of the large files, which have the
+// records of all their source files, see reconcile; and removed by removeStale.
+func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.CompactResult, error) {
+	var res store.CompactResult
+	opt.TargetSize = cmp.Or(opt.TargetSize, store.DefaultTargetSize)
+	if !opt.DryRun {
+		unlock, err := s.lockCompact()
+		if err != nil {
+			return res, store.Unavailable(err)
+		}
+		defer unlock()
+		defer os.Remove(filepath.Join(s.dir, manifest.Dir, compactDir))
+		if err := s.removeStale(); err != nil {
+			return res, store.Unavailable(err)
+		}
+		if err := s.canExchange(); err != nil {
+			return res, err
+		}
+		if err := s.manifest.Update(ctx, s.reconcile); err != nil {
+			return res, store.Unavailable(err)
+		}
+	}
+	days, err := s.closedDays(opt, &res)
+	if err != nil {
+		return res, store.Unavailable(err)
+	}
+	var files int
+	var bytes int64
+	for _, d := range days {
+		for _, f := range d.files {
+			files++
+			bytes += f.size()
+		}
+	}
+	if opt.Total != nil {
+		opt.Total(files, bytes)
+	}
+	var mu sync.Mutex
+	g, running := errgroup.WithContext(ctx)
+	g.SetLimit(max(opt.Jobs, 1))
+	for _, d := range days {
+		g.Go(func() error {
+			one, err := s.compactDay(running, d, opt)
+			mu.Lock()
+			defer mu.Unlock()
+			res.Days += one.Days
+			if one.Days == 0 && err == nil {
+				res.Whole++
+			}
+			res.Files += one.Files
+			res.Into += one.Into
+			res.Rows += one.Rows
+			res.Bytes += one.Bytes
+			err = store.Unavailable(err)
+			switch {
+			case running.Err() != nil:
+				return running.Err()
+			case errors.Is(err, errChanged), errors.Is(err, fs.ErrNotExist):
+				s.opt.Log.Info("changed meanwhile: left for the next time", "folder", filepath.Join(s.dir, d.dir))
+			case errors.Is(err, store.ErrUnavailable):
+				return err
+			case err != nil:
+				res.Failed++
+				s.opt.Log.Error("not compacted", "folder", filepath.Join(s.dir, d.dir), "err", err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil || opt.DryRun {
+		return res, err
+	}
+	return res, store.Unavailable(s.manifest.Rewrite(ctx))
+}
+
+// lockCompact keeps others from compacting the store.
+func (s *Store) lockCompact() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if err == syscall.EWOULDBLOCK {
+			return nil, fmt.Errorf("compaction of %s is %w by another run", s, state.ErrLocked)
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// removeStale removes what a compaction that died has left; the caller has
+// the lock. If the folder of a day is there, it is the old one or not the new
+// one yet.
+func (s *Store) removeStale() error {
+	return os.RemoveAll(filepath.Join(s.dir, manifest.Dir, compactDir))
+}
+
+// tidy is removeStale unless a compaction is under way.
+func (s *Store) tidy() error {
+	if _, err := os.Stat(filepath.Join(s.dir, manifest.Dir, compactDir)); err != nil {
+		return nil
+	}
+	unlock, err := s.lockCompact()
+	if err == nil {
+		defer unlock()
+		err = s.removeStale()
+	}
+	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // at work, or another user's
+		return nil
+	}
+	return err
+}
+
+// work makes a folder for one day of compaction.
+func (s *Store) work() (string, error) {
+	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
+	return dir, os.MkdirAll(dir, 0o777)
+}
+
+// canExchange tries whether the file system can do what Compact needs.
+func (s *Store) canExchange() error {
+	dir, err := s.work()
+	if err != nil {
+		return store.Unavailable(err)
+	}
+	defer os.RemoveAll(dir)
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, d := range []string{a, b} {
+		if err := os.Mkdir(d, 0o777); err != nil {
+			return store.Unavailable(err)
+		}
+	}
+	if err := exchange(a, b); err != nil {
+		return hint.Usage(fmt.Sprintf("%s: its file system cannot exchange two folders in one step: %v", s, err),
+			"readers would see rows twice or not at all; local ext4, XFS, Btrfs and tmpfs of Linux can")
+	}
+	return nil
+}
+
+// day is the folder of a log type, probe and day.
+type day struct {
+	dir   string     // below the store
+	files []smallOne // that may be put together, by time
+}
+
+// smallOne is a file of the store with all that the manifest has of it.
+type smallOne struct {
+	loc     string
+	entries []manifest.Entry
+}
+
+func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
+
+// closedDays returns the days that are over and have files to put together,
+// the oldest first, and counts the other days in res.
+func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]manifest.Entry{}
+	for _, e := range entries {
+		if e.Location != "" && e.Pruned.IsZero() {
+			files[e.Location] = append(files[e.Location], e)
+		}
+	}
+	latest := time.Now().Add(-opt.ClosedAfter)
+	days := map[string]*day{}
+	all, open := map[string]bool{}, map[string]bool{}
+	for loc, es := range files {
+		dir := filepath.Dir(loc)
+		all[dir] = true
+		date, err := time.Parse(time.DateOnly, strings.TrimPrefix(filepath.Base(dir), "date="))
+		if err != nil || date.AddDate(0, 0, 1).After(latest) || es[0].StoredModTime.After(latest) {
+			open[dir] = true
+			continue
+		}
+		if es[0].StoredSize > opt.TargetSize/4*3 {
+			continue // large enough
+		}
+		if of := es[0].Of; of > 0 && of != len(es) {
+			s.opt.Log.Warn("file not compacted: store repair has to remove rows of it first", "file", filepath.Join(s.dir, loc))
+			continue
+		}
+		if days[dir] == nil {
+			days[dir] = &day{dir: dir}
+		}
+		days[dir].files = append(days[dir].files, smallOne{loc, es})
+	}
+	var list []*day
+	for _, dir := range slices.SortedFunc(maps.Keys(days), compareDays) {
+		d := days[dir]
+		if open[dir] || len(d.files) < 2 {
+			continue
+		}
+		slices.SortFunc(d.files, func(a, b smallOne) int {
+			return cmp.Or(a.entries[0].Time.Compare(b.entries[0].Time), strings.Compare(a.loc, b.loc))
+		})
+		list = append(list, d)
+	}
+	res.Open = int64(len(open))
+	res.Whole = int64(len(all) - len(open) - len(list))
+	return list, nil
+}
+
+// errChanged says that a day's folder is not what it was when it was looked at.
+var errChanged = errors.New("its files changed meanwhile")
+
+// large is a file that is put together.
+type large struct {
+	columns []tstat.Column
+	from    []smallOne
+	bytes   int64 // of from
+	rows    int64
+	out     *os.File
+}
+
+// plan says which files of a day become one. Files of other columns are not
+// mixed: each has what it has. What cannot be read as ours stays alone.
+func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
+	var list []*large
+	for _, f := range d.files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		in, err := openStored(filepath.Join(s.dir, f.loc))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil {
+			s.opt.Log.Warn("cannot be put together with others: left alone", "err", err)
+			continue
+		}
+		in.close()
+		rows := int64(0)
+		for _, r := range in.Records {
+			rows += r.Rows
+		}
+		if rows != in.Rows {
+			s.opt.Log.Warn("has other rows than its records say: left alone", "file", in.f.Name(), "rows", in.Rows, "records", rows)
+			continue
+		}
+		i := slices.IndexFunc(list, func(l *large) bool {
+			return l.bytes+f.size() <= target+target/8 && slices.Equal(l.columns, in.columns)
+		})
+		if i < 0 {
+			i = len(list)
+			list = append(list, &large{columns: in.columns})
+		}
+		l := list[i]
+		l.from, l.bytes, l.rows = append(l.from, f), l.bytes+f.size(), l.rows+rows
+	}
+	return slices.DeleteFunc(list, func(l *large) bool { return len(l.from) < 2 }), nil
+}
+
+// compactDay puts the small files of a day together.
+func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions) (res store.CompactResult, err error) {
+	list, err := s.plan(ctx, d, opt.TargetSize)
+	if err != nil || len(list) == 0 {
+		return res, err
+	}
+	if !opt.DryRun {
+		work, err := s.work()
+		if err != nil {
+			return res, err
+		}
+		exchanged := false
+		defer func() {
+			if err == nil || !exchanged { // else a power cut may still undo the exchange
+				os.RemoveAll(work) // the new folder, or the old one
+			}
+		}()
+		for _, l := range list {
+			if err := s.write(ctx, l, work, d, opt); err != nil {
+				return res, err
+			}
+		}
+		var old []string
+		err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
+			old, err = s.swap(tx, d, work, list)
+			return err
+		})
+		if exchanged = old != nil; exchanged {
+			err = errors.Join(err, s.rescue(d, work, old))
+		}
+		if err != nil {
+			return res, err
+		}
+	}
+	res.Days = 1
+	for _, l := range list {
+		res.Into++
+		res.Files += int64(len(l.from))
+		res.Bytes += l.bytes
+		res.Rows += l.rows
+	}
+	return res, nil
+}
+
+// write writes a large file into the folder of work.
+func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
+	// Unlike any name that was there before.
+	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
+	if l.out, err = os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
+		return err
+	}
+	defer l.out.Close()
+	a, err := s.assemble(ctx, l.out, l.columns)
+	if err != nil {
+		return err
+	}
+	defer a.discard()
+	var records []store.Record
+	for _, f := range l.from {
+		in, err := openStored(filepath.Join(s.dir, f.loc))
+		if err != nil {
+			return err
+		}
+		own := in.recordsOf(f.entries)
+		if own == nil {
+			in.close()
+			return errChanged
+		}
+		rows := in.Rows
+		records = append(records, own...)
+		if err := a.add(in, nil); err != nil {
+			return err
+		}
+		if opt.Done != nil {
+			opt.Done(f.size(), rows)
+		}
+	}
+	return a.finish(records, nil)
+}
+
+// recordsOf returns the records of a file, in its order, as the manifest's
+// entries have them. It returns nil if the entries are not about the file.
+func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
+	info, err := s.f.Stat()
+	if err != nil || len(entries) != len(s.Records) {
+		return nil
+	}
+	var records []store.Record
+	for _, r := range s.Records {
+		i := slices.IndexFunc(entries, func(e manifest.Entry) bool { return e.Is(info) && e.Same(r) })
+		if i < 0 {
+			return nil
+		}
+		records = append(records, entries[i].Record)
+	}
+	return records
+}
+
+// swap replaces files by the large files made from them. It returns the names
+// that the old folder had, nil if it did not exchange the folders.
+func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
+	dir := filepath.Join(s.dir, d.dir)
+	old := map[string]bool{}
+	for _, l := range done {
+		for _, f := range l.from {
+			info, err := os.Lstat(filepath.Join(s.dir, f.loc))
+			if err != nil || !info.Mode().IsRegular() || !f.entries[0].Is(info) || tx.At(f.loc) != len(f.entries) {
+				return nil, errChanged
+			}
+			for _, e := range f.entries {
+				if now, ok := tx.Find(e.Record); !ok || now.Location != f.loc || !now.Pruned.IsZero() {
+					return nil, errChanged
+				}
+			}
+			old[filepath.Base(f.loc)] = true
+		}
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, n := range names {
+		known = append(known, n.Name())
+		if old[n.Name()] {
+			continue
+		}
+		if n.IsDir() {
+			return nil, fmt.Errorf("there is a folder in it: %s", n.Name())
+		}
+		if err := os.Link(filepath.Join(dir, n.Name()), filepath.Join(work, n.Name())); err != nil {
+			return nil, err
+		}
+	}
+	if err := like(work, info); err != nil {
+		return nil, err
+	}
+	if err := durable.SyncDir(work); err != nil {
+		return nil, err
+	}
+	if err := exchange(work, dir); err != nil {
+		return nil, fmt.Errorf("exchange folders: %w", err)
+	}
+	// The rows are in the new place now, so the records are written even if a
+	// later step fails.
+	for _, l := range done {
+		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
+		info, err := os.Stat(filepath.Join(s.dir, loc))
+		if err != nil {
+			return known, fmt.Errorf("compacted file: %v", err) // %w would say that the day changed meanwhile
+		}
+		of := 0
+		for _, f := range l.from {
+			of += len(f.entries)
+		}
+		for _, f := range l.from {
+			for _, e := range f.entries {
+				if now, ok := tx.Find(e.Record); ok {
+					now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
+					tx.Put(now)
+				}
+			}
+		}
+	}
+	// The old files are removed next.
+	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
+}
+
+// like gives a folder the mode and owner of another.
+func like(dir string, info fs.FileInfo) error {
+	if err := os.Chmod(dir, info.Mode()); err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	own, err := os.Stat(dir)
+	if err != nil || !ok {
+		return err
+	}
+	if now, ok := own.Sys().(*syscall.Stat_t); ok && (now.Uid != st.Uid || now.Gid != st.Gid) {
+		return os.Chown(dir, int(st.Uid), int(st.Gid))
+	}
+	return nil
+}
+
+// rescue moves files into a day's new folder that others, who know no lock,
+// made in the old one at the last moment.
+func (s *Store) rescue(d *day, old string, known []string) error {
+	names, err := os.ReadDir(old)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if slices.Contains(known, n.Name()) {
+			continue
+		}
+		to := filepath.Join(s.dir, d.dir, n.Name())
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%s is there twice", to)
+		}
+		if err := durable.Rename(filepath.Join(old, n.Name()), to); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,345 @@
+package parquet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Prune implements store.Manager, one day's folder after the other.
+//
+// The manifest is the only place that tells of a pruned file. So first it says
+// that the rows go, durably, then they do, and then it forgets where they
+// were. What a process that died in between has left is found by settle.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
+	var res store.PruneResult
+	if !dryRun {
+		if err := s.manifest.Update(ctx, s.reconcile); err != nil {
+			return res, store.Unavailable(err)
+		}
+	}
+	entries, err := s.manifest.All()
+	if err != nil {
+		return res, err
+	}
+	days := map[string][]manifest.Entry{}
+	for _, e := range entries {
+		if e.HasRowsBefore(before) {
+			days[filepath.Dir(e.Location)] = append(days[filepath.Dir(e.Location)], e)
+		}
+	}
+	var errs []error
+	for _, day := range slices.SortedFunc(maps.Keys(days), compareDays) {
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+		gone := days[day]
+		if !dryRun {
+			err = s.manifest.Update(ctx, func(tx *manifest.Tx) (err error) {
+				gone, err = s.pruneFiles(tx, gone, before)
+				return err
+			})
+		}
+		seen := map[string]bool{}
+		for _, e := range gone {
+			res.Files++
+			res.Rows += e.Rows
+			if !seen[e.Location] {
+				seen[e.Location] = true
+				res.Bytes += e.StoredSize
+			}
+		}
+		if err = store.Unavailable(err); errors.Is(err, store.ErrUnavailable) {
+			return res, err
+		}
+		errs = append(errs, err)
+	}
+	if dryRun {
+		return res, nil
+	}
+	return res, store.Unavailable(errors.Join(append(errs, s.manifest.Rewrite(ctx))...))
+}
+
+// compareDays orders folders of days: the oldest first.
+func compareDays(a, b string) int {
+	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
+}
+
+// pruneFiles prunes those of the entries that are still there, and returns
+// them.
+func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
+	var gone []manifest.Entry
+	for _, old := range entries {
+		if e, ok := tx.Find(old.Record); ok && e.HasRowsBefore(before) {
+			e.Pruned = time.Now().UTC()
+			tx.Put(e)
+			gone = append(gone, e)
+		}
+	}
+	if err := tx.Sync(); err != nil {
+		return nil, err
+	}
+	kept, err := s.settle(tx, gone)
+	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
+}
+
+// settle removes the rows of files that the manifest says were pruned or
+// replaced, and the folders that are empty then. It returns the locations of
+// files that cannot be changed: their logs are not pruned.
+func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
+	kept = map[string]bool{}
+	var errs []error
+	at := map[string][]manifest.Entry{}
+	for _, e := range pruned {
+		if e.Location != "" {
+			at[e.Location] = append(at[e.Location], e)
+		}
+	}
+	dirs := map[string]bool{}
+	for loc, entries := range at {
+		info, err := os.Stat(filepath.Join(s.dir, loc))
+		if err == nil && entries[0].Is(info) { // else another has the name by now
+			err = s.dropRows(tx, loc, entries)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			kept[loc] = true
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			switch {
+			case e.Replaced && kept[loc]:
+				continue
+			case e.Replaced:
+				tx.Delete(e.Record)
+				continue
+			case kept[loc]:
+				e.Pruned = time.Time{}
+			default:
+				e.Location, e.StoredSize, e.StoredModTime, e.Of = "", 0, time.Time{}, 0
+			}
+			tx.Put(e)
+		}
+		dirs[filepath.Dir(loc)] = true
+	}
+	for dir := range dirs {
+		errs = append(errs, durable.RemoveEmpty(s.dir, dir))
+	}
+	return kept, errors.Join(errs...)
+}
+
+// Count implements store.Manager by what the footers say.
+func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
+	counts := make([]int64, len(records))
+	at := map[string][]int{} // location -> indexes
+	for i, r := range records {
+		if r.Location != "" && r.Pruned.IsZero() {
+			at[r.Location] = append(at[r.Location], i)
+		}
+	}
+	for loc, indexes := range at {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		path := filepath.Join(s.dir, loc)
+		f, err := readFooter(path)
+		if err != nil {
+			s.opt.Log.Warn("has no rows that can be read", "file", path, "err", err)
+			continue
+		}
+		has := map[logText]int64{}
+		for i, n := range f.rowsOf() {
+			has[textOf(f.Records[i])] = n
+		}
+		for _, i := range indexes {
+			counts[i] = has[textOf(records[i])]
+		}
+	}
+	return counts, nil
+}
+
+// rowsOf returns how many rows of the file each record has: the rows stand in
+// the order of the records. What is missing or too much is that of the last
+// ones.
+func (f *footer) rowsOf() []int64 {
+	counts := make([]int64, len(f.Records))
+	left := f.Rows
+	for i, r := range f.Records {
+		counts[i] = min(r.Rows, left)
+		if i == len(f.Records)-1 {
+			counts[i] = left
+		}
+		left -= counts[i]
+	}
+	return counts
+}
+
+// dropRows removes the rows of entries from their file at a location. Rows of
+// other logs in it stay. The file may be gone.
+func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
+	path := filepath.Join(s.dir, loc)
+	here := 0 // of entries, for the manifest
+	for _, e := range entries {
+		if now, ok := tx.Find(e.Record); ok && now.Location == loc {
+			here++
+		}
+	}
+	if here < len(entries) || entries[0].Of != here {
+		old, err := openStored(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		switch {
+		case err == nil:
+			keep, rest := old.where(func(r store.Record) bool { return !about(entries, r) })
+			if len(rest) > 0 {
+				return s.rewrite(tx, loc, old, keep, rest)
+			}
+			old.close()
+		case isReadError(err) || tx.At(loc) > here:
+			return err
+		} // else it is damaged, and no other log is known to be in it
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// rewrite leaves only rows of some records in the file at a location.
+func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
+	tmp, err := tx.Temp(0o666)
+	if err != nil {
+		old.close()
+		return err
+	}
+	defer tmp.Close()
+	if err = s.concat(context.Background(), tmp, old.columns, rest, nil, part{old, keep}); err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	info, err := tmp.Stat()
+	if err == nil {
+		err = durable.Rename(tmp.Name(), filepath.Join(s.dir, loc))
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+		return err
+	}
+	for _, e := range current(tx, rest, loc) {
+		e.StoredSize, e.StoredModTime, e.Of = info.Size(), info.ModTime(), len(rest)
+		tx.Put(e)
+	}
+	return nil
+}
+
+// where returns the rows of the records that keep reports true for, and these
+// records.
+func (s *stored) where(keep func(store.Record) bool) (rows []span, records []store.Record) {
+	from := int64(0)
+	for i, n := range s.rowsOf() {
+		if r := s.Records[i]; keep(r) {
+			rows, records = append(rows, span{from, from + n}), append(records, r)
+		}
+		from += n
+	}
+	return rows, records
+}
+
+// about reports whether one of the entries is that of a record.
+func about(entries []manifest.Entry, r store.Record) bool {
+	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
+}
+
+// current returns what the manifest has of records at a location.
+func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
+	var list []manifest.Entry
+	for _, r := range records {
+		if e, ok := tx.Find(r); ok && e.Location == loc {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// join adds the rows of other logs in the file at a location to the new file,
+// which then replaces it, and returns the entries of these logs. Rows that the
+// manifest has in another file are stored twice and are left out. ok is false
+// if a column has different types in the two files: one file cannot have both.
+func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
+	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
+	if here[0].Of == len(here) {
+		return nil, true, nil
+	}
+	old, err := openStored(filepath.Join(t.s.dir, loc))
+	if err != nil {
+		if !isReadError(err) && m.At(loc) == len(here) {
+			err = nil // it is damaged, and no other log is known to be in it
+		}
+		return nil, true, err
+	}
+	mine, err := openStored(t.tmp.Name())
+	if err != nil {
+		old.close()
+		return nil, false, err
+	}
+	others = slices.DeleteFunc(current(m, old.Records, loc), func(e manifest.Entry) bool { return e.Replaced || about(replaced, e.Record) })
+	keep, rest := old.where(func(r store.Record) bool { return about(others, r) })
+	columns := widen(old.columns, mine.columns)
+	var tmp *os.File
+	if len(others) > 0 && columns != nil {
+		tmp, err = m.Temp(0o666)
+	}
+	if tmp == nil {
+		old.close()
+		mine.close()
+		return nil, len(others) == 0, err
+	}
+	if err := t.s.concat(ctx, tmp, columns, append(rest, mine.Records...), replace, part{old, keep}, part{mine, nil}); err != nil {
+		os.Remove(tmp.Name())
+		tmp.Close()
+		return nil, false, err
+	}
+	os.Remove(t.tmp.Name())
+	t.tmp.Close()
+	t.tmp = tmp
+	return others, true, nil
+}
+
+// part is rows of a file, nil for all.
+type part struct {
+	*stored
+	keep []span
+}
+
+// concat writes the parts one after the other, whose records are given, and
+// closes them.
+func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
+	a, err := s.assemble(ctx, out, columns)
+	for i, p := range parts {
+		if err != nil {
+			parts[i].close()
+			continue
+		}
+		err = a.add(p.stored, p.keep)
+	}
+	defer a.discard()
+	if err != nil {
+		return err
+	}
+	return a.finish(slices.Clone(records), textsOf(replace))
+}
+
+// Size implements store.Manager.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

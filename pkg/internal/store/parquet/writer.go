@@ -1,0 +1,195 @@
+package parquet
+
+import (
+	"bytes"
+	"io"
+	"slices"
+
+	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/parquetfile"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// writer collects the rows of a row group, column by column, and writes them to a
+// Parquet file. It is reused for one file after the other.
+type writer struct {
+	buffers *buffers
+	columns []tstat.Column
+	file    *parquetfile.Writer
+	group   *parquetfile.RowGroup // being filled; nil after an error
+	extra   int                   // row groups besides the first
+	max     int                   // rows of a row group
+	maxText int                   // bytes of text of a row group
+	ones    []int16
+	zeros   []int16
+	in      input
+}
+
+// fileTypes are the types of columns in files.
+var fileTypes = map[tstat.Kind]parquetfile.Type{
+	tstat.Int:   parquetfile.Int64,
+	tstat.Float: parquetfile.Double,
+	tstat.Bool:  parquetfile.Boolean,
+	tstat.Time:  parquetfile.Timestamp,
+	tstat.Text:  parquetfile.String,
+}
+
+// newFile begins a file.
+func newFile(out io.Writer, columns []tstat.Column) *parquetfile.Writer {
+	sc := parquetfile.Schema{Name: "tstat", CreatedBy: "tstatrepo"}
+	for _, c := range columns {
+		sc.Columns = append(sc.Columns, parquetfile.Column{Name: c.Name, Type: fileTypes[c.Kind]})
+	}
+	return parquetfile.NewWriter(out, sc)
+}
+
+// emptyFile returns the footer of a file without rows, as Arrow reads it.
+func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData, error) {
+	var b bytes.Buffer
+	if err := newFile(&b, columns).Close(meta); err != nil {
+		return nil, err
+	}
+	r, err := file.NewParquetReader(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		return nil, err
+	}
+	return r.MetaData(), nil
+}
+
+// begin begins a file. The caller calls end.
+func (w *writer) begin(out io.Writer, columns []tstat.Column) {
+	w.columns, w.file = columns, newFile(out, columns)
+	w.max, w.maxText = w.buffers.limits(len(columns))
+	w.group = w.buffers.begin()
+	w.group.Reset(len(columns))
+}
+
+// end ends a file, complete or not, and releases its row groups.
+func (w *writer) end() {
+	groups := w.file.Abort()
+	if w.group != nil {
+		groups = append(groups, w.group)
+	}
+	w.buffers.end(w.extra, groups)
+	w.file, w.group, w.extra = nil, nil, 0
+}
+
+// write adds the rows of b.
+func (w *writer) write(b *tstat.Batch) error {
+	n := b.Len()
+	for len(w.ones) < w.group.Rows+n {
+		w.ones = append(w.ones, 1)
+		w.zeros = append(w.zeros, 0)
+	}
+	for i := range w.columns {
+		c := &w.group.Values[i]
+		v, ok := b.Column(i)
+		if !ok {
+			v.Def = w.zeros[:n]
+		}
+		values := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Texts)
+		if values < n || c.Nulls > 0 {
+			if c.Nulls == 0 {
+				c.Def = append(grow(c.Def[:0], w.group.Rows, w.max), w.ones[:w.group.Rows]...)
+			}
+			c.Def = append(grow(c.Def, n, w.max), v.Def...)
+			c.Nulls += n - values
+		}
+		switch w.columns[i].Kind {
+		case tstat.Int, tstat.Time:
+			c.Ints = append(grow(c.Ints, len(v.Ints), w.max), v.Ints...)
+		case tstat.Float:
+			c.Floats = append(grow(c.Floats, len(v.Floats), w.max), v.Floats...)
+		case tstat.Bool:
+			c.Bools = append(grow(c.Bools, len(v.Bools), w.max), v.Bools...)
+		case tstat.Text:
+			c.Ends = grow(c.Ends, len(v.Texts), w.max)
+			for _, t := range v.Texts {
+				c.Text = append(c.Text, t...)
+				c.Ends = append(c.Ends, uint32(len(c.Text)))
+			}
+		}
+	}
+	w.group.Rows += n
+	if w.group.Rows >= w.max || w.bytes() > w.maxText {
+		return w.flush()
+	}
+	return nil
+}
+
+// grow makes room for n more values. Most logs are short. A long one gets the room
+// of a whole row group at once: copying growing buffers took a third of the time.
+func grow[T any](s []T, n, rows int) []T {
+	if cap(s)-len(s) >= n {
+		return s
+	}
+	if len(s) >= longLog {
+		n = max(n, rows+longLog-len(s))
+	}
+	return slices.Grow(s, n)
+}
+
+// longLog is the count of rows from which a log is a long one.
+const longLog = 4 << 10
+
+// bytes returns the size of the collected texts.
+func (w *writer) bytes() int {
+	n := 0
+	for i := range w.columns {
+		n += len(w.group.Values[i].Text)
+	}
+	return n
+}
+
+// flush passes the collected rows to the file. Another goroutine encodes them if
+// there is an extra row group to fill meanwhile.
+func (w *writer) flush() error {
+	next := w.buffers.more(w.extra)
+	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
+	w.group = next
+	if next != nil {
+		w.extra++
+	} else if err := w.finish(); err != nil {
+		return err
+	}
+	for w.extra > 0 && w.buffers.scarce() {
+		w.giveBack()
+		if err := w.finish(); err != nil {
+			return err
+		}
+	}
+	w.group.Reset(len(w.columns))
+	return nil
+}
+
+// finish writes the oldest row group that was passed to the file, and reuses it.
+func (w *writer) finish() (err error) {
+	w.group, err = w.file.Finish()
+	return err
+}
+
+// giveBack returns w.group, which is not the last one, to the buffers.
+func (w *writer) giveBack() {
+	w.buffers.giveBack(w.group)
+	w.group = nil
+	w.extra--
+}
+
+// close completes the file, with keys and values as metadata in its footer.
+func (w *writer) close(metadata [][2]string) error {
+	if w.group.Rows > 0 {
+		w.file.Add(w.group, w.file.Pending() > 0)
+		w.group = nil
+	}
+	for w.file.Pending() > 0 {
+		if w.group != nil {
+			w.giveBack()
+		}
+		if err := w.finish(); err != nil {
+			return err
+		}
+	}
+	return w.file.Close(metadata)
+}

@@ -1,0 +1,125 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// Claims are not worth a flush to disk, nor a replica: a server that crashes
+// forgets them, and no more is lost than that two may do the same work.
+const createClaims = ` (
+	location text,
+	probe text,
+	folder text,
+	file text,
+	owner text not null,
+	expires timestamptz not null,
+	primary key (location, probe, folder, file)
+)`
+
+// cleanEvery is how often claims are removed that nobody released.
+const cleanEvery = 10 * time.Minute
+
+// claims is what is known of the table of claims.
+type claims struct {
+	denied  atomic.Bool  // there is no right to use it
+	cleaned atomic.Int64 // when, in seconds since the epoch
+}
+
+func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], sqlstore.ClaimsTable} }
+
+// Claim implements store.Claimer. Claims save work, no more: a user who has
+// no right to the table is granted everything.
+func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	if len(keys) == 0 || d.claims.denied.Load() {
+		return keys, nil
+	}
+	got, err := d.claim(ctx, owner, keys, ttl)
+	if CodeOf(err) == "42P01" { // there is no such table yet
+		if err = d.createClaims(ctx); err == nil {
+			got, err = d.claim(ctx, owner, keys, ttl)
+		}
+	}
+	if CodeOf(err) == "42501" {
+		if !d.claims.denied.Swap(true) {
+			d.Log.Warn("files cannot be claimed: another importer at the same time may do the same work", "store", d.url, "err", err,
+				"hint", "the user needs select, insert, update and delete on the table tstatrepo_claims")
+		}
+		return keys, nil
+	}
+	if err == nil {
+		d.cleanClaims(ctx)
+	}
+	return got, Mark(err)
+}
+
+func (d *DB) createClaims(ctx context.Context) error {
+	table := d.claimsTable()
+	err := d.Change(ctx, table.Sanitize(), func(tx pgx.Tx) error {
+		if t, err := FindTable(ctx, tx, table); err != nil || t != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "create unlogged table "+table.Sanitize()+createClaims)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create table %s: %w", table.Sanitize(), err)
+	}
+	return nil
+}
+
+// claim adds rows, or takes over those that are the owner's or expired, in the
+// same order as everybody: nobody waits in a circle.
+func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
+	l, p, f, n, got := d.columnsOf(keys) // of the others no one else will import the files
+	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)
+		select location, probe, folder, file, $5::text, clock_timestamp() + make_interval(secs => $6::float8)
+		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
+		order by location, probe, folder, file
+		on conflict (location, probe, folder, file) do update set owner = excluded.owner, expires = excluded.expires
+		where c.owner = excluded.owner or c.expires < clock_timestamp()
+		returning probe, folder, file`, l, p, f, n, sqlstore.Clean(owner), ttl.Seconds())
+	var k store.Key
+	_, err := pgx.ForEachRow(rows, []any{&k.Probe, &k.Folder, &k.File}, func() error {
+		got = append(got, k)
+		return nil
+	})
+	return got, err
+}
+
+// cleanClaims removes expired claims now and then, except those that someone
+// takes over in this moment. If it fails, the next time comes.
+func (d *DB) cleanClaims(ctx context.Context) {
+	last, now := d.claims.cleaned.Load(), time.Now().Unix()
+	if now-last < int64(cleanEvery/time.Second) || !d.claims.cleaned.CompareAndSwap(last, now) {
+		return
+	}
+	table := d.claimsTable().Sanitize()
+	_, err := d.Pool.Exec(ctx, "delete from "+table+" where ctid = any(array(select ctid from "+table+
+		" where expires < clock_timestamp() for update skip locked))")
+	if err != nil {
+		d.Log.Debug("expired claims were not removed", "store", d.url, "err", err)
+	}
+}
+
+// Release implements store.Claimer.
+func (d *DB) Release(ctx context.Context, owner string, keys []store.Key) error {
+	if len(keys) == 0 || d.claims.denied.Load() {
+		return nil
+	}
+	l, p, f, n, _ := d.columnsOf(keys)
+	_, err := d.Pool.Exec(ctx, "delete from "+d.claimsTable().Sanitize()+` as c
+		using unnest($1::text[], $2::text[], $3::text[], $4::text[]) as k (location, probe, folder, file)
+		where (c.location, c.probe, c.folder, c.file) = (k.location, k.probe, k.folder, k.file) and c.owner = $5`, l, p, f, n, sqlstore.Clean(owner))
+	if CodeOf(err) == "42P01" {
+		return nil
+	}
+	return Mark(err)
+}

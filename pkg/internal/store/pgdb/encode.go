@@ -1,0 +1,529 @@
+package pg
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// encoder writes rows in COPY's binary form if that is wanted and all types of
+// the columns are known here. Else it is the text form, with the separator of
+// the log and "-" for NULL. There numbers go as Tstat wrote them: formatting
+// them again costs more than all the rest. Most rows have nothing but plain
+// numbers between a few texts; there whole runs of fields are copied.
+type encoder struct {
+	cells   []cell   // in the order of the fields
+	idle    []cell   // of columns that no batch had so far
+	sources []bool   // per column of the file: it has a target
+	inet    []string // the table's columns of addresses
+	sep     byte
+	batch   *tstat.Batch
+
+	of     *int   // the first of the columns of the line under way, which tells layouts apart
+	row    []byte // the line
+	fields tstat.Fields
+	plan   []step // of such lines
+	odd    bool   // the batch has a number out of its column's range
+
+	binary  bool
+	lanes   []lane // of the cells
+	byField bool   // some cell is
+	text    []byte // of a value
+}
+
+// step is what to do with one cell, or with a run of them.
+type step struct {
+	cell        int // -1: copy the fields as they are
+	first, last int // of these fields
+}
+
+// cell is one column under way.
+type cell struct {
+	target   sqlstore.Target
+	op       op
+	min, max int64 // opRawInt, opInt
+	numeric  bool  // a plain field can be copied as it is
+	run      bool  // so is every field of the batch
+	vec      tstat.Vector
+	has      bool
+	dense    bool // no row of the batch is NULL
+	row      int  // of vec that next belongs to
+	next     int  // value of vec
+	from     int  // field of the line under way, -1: it has none
+	calendar tstat.Calendar
+
+	// Of the binary form:
+	size    int  // of a value, in bytes
+	byField bool // the value is made of the field, not of the vector
+}
+
+// at returns which value of the vector row i has, -1 for NULL. Rows only go on.
+func (c *cell) at(i int) int {
+	if c.dense {
+		return i
+	}
+	if !c.has || c.vec.Def[i] == 0 {
+		return -1
+	}
+	for ; c.row < i; c.row++ {
+		c.next += int(c.vec.Def[c.row])
+	}
+	return c.next
+}
+
+type op uint8
+
+const (
+	opText  op = iota // from the vector: "-" is NULL, bytes that are not UTF-8 are escaped
+	opInt             // from the vector
+	opBool            // from the vector: t or f
+	opTime            // from the vector: UTC
+	opFloat           // the field, if it is plain; else from the vector
+	opInet            // from the vector, checked
+	// The others take the field whatever Tstat's own kind of the column is.
+	opRawText
+	opRawInt
+	opRawFloat
+)
+
+// newEncoder returns an encoder of columns into targets, in binary form if
+// that is wanted and can be. With asWritten a time stays the number that Tstat
+// wrote, and every text but "-" stays a text: so it is in DBStream's own
+// tables.
+func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, binary bool) *encoder {
+	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
+	for _, t := range targets {
+		e.sources[t.Source] = true
+		c := cell{target: t, min: math.MinInt64, max: math.MaxInt64}
+		kind := columns[t.Source].Kind
+		switch t.Type {
+		case "int2":
+			c.min, c.max = math.MinInt16, math.MaxInt16
+		case "int4":
+			c.min, c.max = math.MinInt32, math.MaxInt32
+		}
+		switch t.Type {
+		case "int2", "int4", "int8":
+			c.op = opRawInt
+			if kind == tstat.Int {
+				c.op = opInt
+			}
+		case "float4", "float8", "numeric":
+			c.op = opRawFloat
+			if kind == tstat.Float {
+				c.op = opFloat
+			}
+		case "bool":
+			c.op = opRawText
+			if kind == tstat.Bool {
+				c.op = opBool
+			}
+		case "inet":
+			c.op = opInet
+			e.inet = append(e.inet, t.Name)
+		case "timestamptz", "timestamp":
+			c.op = opRawText
+			if kind == tstat.Time {
+				c.op = opTime
+			}
+		default:
+			c.op = opRawText
+			if kind == tstat.Text && !asWritten {
+				c.op = opText
+			}
+		}
+		switch c.op {
+		case opInt, opBool, opFloat:
+			c.numeric = true
+		case opRawInt:
+			c.numeric = kind == tstat.Bool
+		case opRawFloat:
+			c.numeric = kind != tstat.Text
+		}
+		if e.binary && !c.prepareBinary(columns[t.Source]) {
+			e.binary = false
+		}
+		e.idle = append(e.idle, c)
+	}
+	return e
+}
+
+// has reports whether a column of the file has a target.
+func (e *encoder) has(column int) bool { return e.sources[column] }
+
+// start prepares for the rows of b, and reports whether columns is not what it
+// was. Columns that no row had so far are left out, since the server works on
+// every value of a COPY, and the others are in the order of the fields.
+func (e *encoder) start(b *tstat.Batch) (changed bool) {
+	e.batch = b
+	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
+		_, has := b.Column(c.target.Source)
+		if has {
+			e.cells, changed = append(e.cells, c), true
+		}
+		return has
+	})
+	if changed {
+		e.of = nil
+		_, _, columns := b.Row(0)
+		field := map[int]int{}
+		for f, c := range columns {
+			field[c] = f
+		}
+		place := func(c cell) int {
+			if f, ok := field[c.target.Source]; ok {
+				return f
+			}
+			return len(columns)
+		}
+		slices.SortStableFunc(e.cells, func(a, b cell) int { return place(a) - place(b) })
+	}
+	e.odd, e.lanes = false, e.lanes[:0]
+	for i := range e.cells {
+		c := &e.cells[i]
+		c.vec, c.has = b.Column(c.target.Source)
+		c.row, c.next = 0, 0
+		c.dense = c.has && len(c.vec.Ints)+len(c.vec.Floats)+len(c.vec.Bools)+len(c.vec.Texts) == b.Len()
+		if e.binary {
+			e.startBinary(c)
+			continue
+		}
+		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
+			c.run, e.of = run, nil // another plan
+		}
+		if c.op == opInt && c.min != math.MinInt64 && c.has {
+			// From min to max there is a power of two of numbers: a number
+			// beyond has a higher bit set.
+			var beyond uint64
+			for _, x := range c.vec.Ints {
+				beyond |= uint64(x - c.min)
+			}
+			e.odd = e.odd || beyond > uint64(c.max-c.min)
+		}
+	}
+	return changed
+}
+
+// columns returns the columns of the table in the order of the rows, see
+// start.
+func (e *encoder) columns() []sqlstore.Target {
+	var cols []sqlstore.Target
+	for _, c := range e.cells {
+		cols = append(cols, c.target)
+	}
+	return cols
+}
+
+// line makes row i of the batch the line under way.
+func (e *encoder) line(i int) {
+	var columns []int
+	if e.row, e.fields, columns = e.batch.Row(i); e.of == &columns[0] {
+		return
+	}
+	e.of, e.plan = &columns[0], e.plan[:0]
+	for i := range e.cells {
+		c := &e.cells[i]
+		c.from = slices.Index(columns, c.target.Source)
+		last := len(e.plan) - 1
+		switch {
+		case !c.run || c.from < 0:
+			e.plan = append(e.plan, step{cell: i})
+		case last >= 0 && e.plan[last].cell < 0 && e.plan[last].last == c.from-1:
+			e.plan[last].last++
+		default:
+			e.plan = append(e.plan, step{-1, c.from, c.from})
+		}
+	}
+}
+
+// field returns the field of a cell in the line under way, nil if there is
+// none.
+func (e *encoder) field(c *cell) []byte {
+	if c.from < 0 {
+		return nil
+	}
+	return e.row[e.fields.Begin(c.from):e.fields[c.from]:e.fields[c.from]]
+}
+
+// rowError says which value a column cannot hold.
+type rowError struct {
+	column string
+	value  []byte
+	reason string
+	text   bool // a text in place of an address, see isText
+}
+
+func (e *rowError) Error() string {
+	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
+}
+
+// append appends the values of row i of the batch; in text form with a
+// separator before each. After an error the row is unfinished.
+func (e *encoder) append(dst []byte, i int) ([]byte, error) {
+	if e.binary {
+		return e.appendBinary(dst, i)
+	}
+	e.line(i)
+	if e.batch.Plain(i) && !e.odd {
+		for _, s := range e.plan {
+			dst = append(dst, e.sep)
+			if s.cell < 0 {
+				dst = append(dst, e.row[e.fields.Begin(s.first):e.fields[s.last]]...)
+				continue
+			}
+			var err error
+			if dst, err = e.appendCellText(dst, s.cell, i); err != nil {
+				return dst, err
+			}
+		}
+		return dst, nil
+	}
+	for j := range e.cells {
+		var err error
+		if dst, err = e.appendCellText(append(dst, e.sep), j, i); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// appendCellText appends the value of a cell in row i, the line under way, in
+// text form.
+func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
+	c := &e.cells[cell]
+	field := e.field(c)
+	dst, ok := c.append(dst, field, c.at(i), e.sep)
+	if !ok {
+		return dst, c.rowError(field)
+	}
+	return dst, nil
+}
+
+func (c *cell) rowError(field []byte) error {
+	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
+}
+
+// isText reports whether a value of an address column that is not an address
+// was put there in its place: a hash, a name, an address with digits blotted
+// out. Else it is a damaged address: it has nothing but digits or the characters
+// of addresses, or bytes that no text has.
+func isText(field []byte) bool {
+	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return false
+	}
+	if a, err := netip.ParseAddr(tstat.String(field)); err == nil && a.Zone() != "" {
+		return false
+	}
+	const digits, hex = "0123456789", "0123456789abcdefABCDEF"
+	if len(bytes.Trim(field, hex)) == 0 {
+		return len(bytes.Trim(field, digits)) > 0
+	}
+	return len(bytes.Trim(field, hex+".:")) > 0
+}
+
+func (c *cell) reason() string {
+	switch c.op {
+	case opInet:
+		return "not an address"
+	case opInt, opRawInt:
+		if c.min == math.MinInt64 {
+			return "not a whole number"
+		}
+		return fmt.Sprintf("not a whole number from %d to %d", c.min, c.max)
+	default:
+		return "not a number"
+	}
+}
+
+const null = "-"
+
+// append appends one value: number at of the vector, -1 if that is NULL, or
+// the field raw.
+func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
+	switch c.op {
+	case opText:
+		if at < 0 {
+			return append(dst, null...), true
+		}
+		return appendText(dst, c.vec.Texts[at], sep), true
+	case opInt:
+		if at < 0 {
+			return append(dst, null...), true
+		}
+		x := c.vec.Ints[at]
+		return strconv.AppendInt(dst, x, 10), x >= c.min && x <= c.max
+	case opBool:
+		switch {
+		case at < 0:
+			return append(dst, null...), true
+		case c.vec.Bools[at]:
+			return append(dst, 't'), true
+		}
+		return append(dst, 'f'), true
+	case opTime:
+		if at < 0 {
+			return append(dst, null...), true
+		}
+		return appendTime(dst, &c.calendar, c.vec.Ints[at]), true
+	case opFloat:
+		if at < 0 {
+			return append(dst, null...), true
+		}
+		if plain(raw) {
+			return append(dst, raw...), true
+		}
+		return appendFloat(dst, c.vec.Floats[at]), true
+	case opInet:
+		f := raw
+		if f == nil || tstat.IsNull(f) {
+			return append(dst, null...), true
+		}
+		// A zone, as in fe80::1%eth0, is nothing that inet can hold.
+		a, err := netip.ParseAddr(tstat.String(f))
+		return append(dst, f...), err == nil && a.Zone() == ""
+	}
+	if raw == nil {
+		return c.appendDerived(dst, at, sep)
+	}
+	switch c.op {
+	case opRawInt:
+		return c.appendRawInt(dst, raw)
+	case opRawFloat:
+		if plain(raw) {
+			return append(dst, raw...), true
+		}
+		if tstat.IsNull(raw) {
+			return append(dst, null...), true
+		}
+		if at >= 0 && c.vec.Floats != nil {
+			return appendFloat(dst, c.vec.Floats[at]), true
+		}
+		x, err := strconv.ParseFloat(tstat.String(raw), 64)
+		return appendFloat(dst, x), err == nil && !bytes.ContainsAny(raw, "_xXpP")
+	default:
+		if len(raw) == 1 && raw[0] == '-' {
+			return append(dst, null...), true
+		}
+		if at >= 0 && c.vec.Texts != nil { // it is escaped where need be
+			raw = c.vec.Texts[at]
+		}
+		return appendText(dst, raw, sep), true
+	}
+}
+
+// appendDerived appends a value that the line has no field for: the times
+// that Tstat 2.2 to 2.4 leave to be computed.
+func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
+	switch {
+	case at < 0:
+		return append(dst, null...), true
+	case c.vec.Texts != nil:
+		return appendText(dst, c.vec.Texts[at], sep), true
+	case c.vec.Floats != nil:
+		return appendFloat(dst, c.vec.Floats[at]), true
+	case c.vec.Ints != nil && c.op == opRawFloat:
+		return appendFloat(dst, float64(c.vec.Ints[at])/1e3), true
+	}
+	return append(dst, null...), true
+}
+
+func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
+	if tstat.IsNull(f) {
+		return append(dst, null...), true
+	}
+	x, err := strconv.ParseInt(tstat.String(f), 10, 64)
+	if err != nil {
+		// Some versions print a counter as a number with decimals.
+		y, ferr := strconv.ParseFloat(tstat.String(f), 64)
+		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
+			return dst, false
+		}
+		x = int64(y)
+	}
+	return strconv.AppendInt(dst, x, 10), x >= c.min && x <= c.max
+}
+
+// plain reports whether a field is a decimal number that every SQL type of
+// numbers with decimals can read.
+func plain(f []byte) bool {
+	if len(f) == 0 || len(f) > 40 {
+		return false
+	}
+	digits, dots := 0, 0
+	for i, c := range f {
+		switch {
+		case c-'0' < 10:
+			digits++
+		case c == '.' && dots == 0:
+			dots++
+		case c == '-' && i == 0:
+		default:
+			return false
+		}
+	}
+	return digits > 0
+}
+
+func appendFloat(dst []byte, x float64) []byte {
+	switch {
+	case math.IsInf(x, 1):
+		return append(dst, "Infinity"...)
+	case math.IsInf(x, -1):
+		return append(dst, "-Infinity"...)
+	}
+	return strconv.AppendFloat(dst, x, 'g', -1, 64) // NaN is NaN to PostgreSQL too
+}
+
+// appendText appends a text with what COPY would take for something else
+// escaped.
+func appendText(dst, t []byte, sep byte) []byte {
+	start := 0
+	for i, c := range t {
+		if c != '\\' && c > '\r' && c != sep {
+			continue
+		}
+		var esc byte
+		switch c {
+		case '\\':
+			esc = '\\'
+		case '\t':
+			esc = 't'
+		case '\n':
+			esc = 'n'
+		case '\r':
+			esc = 'r'
+		case sep:
+			esc = sep
+		default:
+			continue
+		}
+		dst = append(append(dst, t[start:i]...), '\\', esc)
+		start = i + 1
+	}
+	return append(dst, t[start:]...)
+}
+
+// AppendTime appends a time as text.
+func AppendTime(dst []byte, t time.Time) []byte {
+	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
+}
+
+// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00,
+// whole seconds without the decimals. It has no blank: that may be the
+// separator.
+func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
+	dst = c.Append(dst, us)
+	if us%1e6 == 0 {
+		dst = dst[:len(dst)-len(".000000")]
+	}
+	return append(dst, "+00"...)
+}

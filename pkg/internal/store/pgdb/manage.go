@@ -1,0 +1,108 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// colPruned is the column of sqlstore.FilesTable that says when the rows of a file were
+// removed.
+const colPruned = "pruned"
+
+// Records implements store.Manager.
+func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
+	if d.records.table == nil {
+		return nil
+	}
+	if err := d.lookForColumns(ctx); err != nil {
+		return Mark(err)
+	}
+	rows, _ := d.Pool.Query(ctx, "select "+d.recordColumns()+" from "+d.records.table.Sanitize()+" r")
+	return Mark(eachRecord(rows, f))
+}
+
+// lookForColumns looks whether another process has added columns meanwhile.
+func (d *DB) lookForColumns(ctx context.Context) error {
+	if d.records.pruned.Load() && d.records.places.Load() {
+		return nil
+	}
+	t, err := FindTable(ctx, d.Pool, d.records.table)
+	if err == nil && t != nil {
+		d.lookAt(t)
+	}
+	return err
+}
+
+// AddPruned gives a table of records that an older version made the column
+// that Prune needs. Only the table's owner can.
+func (d *DB) AddPruned(ctx context.Context) error {
+	if d.records.table == nil {
+		return nil
+	}
+	if err := d.lookForColumns(ctx); err != nil || d.records.pruned.Load() {
+		return Mark(err)
+	}
+	table := d.records.table.Sanitize()
+	err := d.Change(ctx, table, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "alter table "+table+" add column if not exists "+colPruned+" timestamptz")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("add column %s to %s: %w", colPruned, table, err)
+	}
+	d.records.pruned.Store(true)
+	return nil
+}
+
+// Prunable returns what the records before a time add up to whose rows are
+// still there. condition, if not empty, is SQL on them, the table of records
+// being r, with further arguments from $2 on.
+func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
+	var res store.PruneResult
+	if d.records.table == nil {
+		return res, nil
+	}
+	err := q.QueryRow(ctx, "select count(*), coalesce(sum(r.rows), 0)::bigint from "+d.records.table.Sanitize()+" r where "+d.prunable(condition),
+		append([]any{before}, args...)...).Scan(&res.Files, &res.Rows)
+	return res, err
+}
+
+// MarkPruned notes that the rows of these records are gone, see Prunable.
+func (d *DB) MarkPruned(ctx context.Context, tx pgx.Tx, before time.Time, condition string, args ...any) error {
+	_, err := tx.Exec(ctx, "update "+d.records.table.Sanitize()+" r set "+colPruned+" = now() where "+d.prunable(condition), append([]any{before}, args...)...)
+	return err
+}
+
+func (d *DB) prunable(condition string) string {
+	sql := "r.time < $1"
+	if d.records.pruned.Load() {
+		sql += " and r." + colPruned + " is null"
+	}
+	if condition != "" {
+		sql += " and (" + condition + ")"
+	}
+	return sql
+}
+
+// Locations returns where the rows of the records are, see UseRecords.
+func (d *DB) Locations(ctx context.Context) ([]string, error) {
+	if d.records.table == nil {
+		return nil, nil
+	}
+	rows, _ := d.Pool.Query(ctx, "select distinct location from "+d.records.table.Sanitize()+" order by 1")
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return list, Mark(err)
+}
+
+// RecordsTable is the table of records as SQL text, "" if there is none.
+func (d *DB) RecordsTable() string {
+	if d.records.table == nil {
+		return ""
+	}
+	return d.records.table.Sanitize()
+}

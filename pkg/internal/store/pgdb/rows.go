@@ -1,0 +1,183 @@
+package pg
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Rows encodes the rows of one file. Rows that the database could not take
+// are passed to the file's Reject.
+type Rows struct {
+	enc      *encoder
+	file     store.FileInfo
+	opt      RowOptions
+	rejected int64
+	rows     int64 // that Start was called for
+	texts    int   // rows with a text in place of an address
+	text     error // about the first of them
+}
+
+// RowOptions say what rows are made of.
+type RowOptions struct {
+	Table   Ident             // that the user knows, for hints
+	Own     []sqlstore.Target // columns that are not of the log; Source does not matter
+	Targets []sqlstore.Target
+	Columns sqlstore.Columns
+	// Skip is how many lines of the file the table has already.
+	Skip int64
+	// AsWritten: a time stays the number that Tstat wrote, and every text but
+	// "-" stays a text, as DBStream's own tables have it.
+	AsWritten bool
+	// Forget is called when an error shows that the table is not what it was.
+	Forget func()
+	// binary asks for the binary form of COPY. Types whose binary form is not
+	// known here keep the text form.
+	binary bool
+}
+
+// newRows returns the encoder of a file.
+func newRows(f store.FileInfo, opt RowOptions) *Rows {
+	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.binary && canBinary(opt.Own))
+	enc.sep = f.Type.Separator()
+	return &Rows{enc: enc, file: f, opt: opt}
+}
+
+// Value is a value of one of the table's own columns: the text if there is
+// one, else the time, else the integer.
+type Value struct {
+	Text string
+	Int  int64
+	Time time.Time
+}
+
+// Begin begins a row with the values of the table's own columns.
+func (r *Rows) Begin(dst []byte, own ...Value) []byte {
+	if r.enc.binary {
+		dst = binary.BigEndian.AppendUint16(dst, uint16(len(own)+len(r.enc.cells)))
+	}
+	for i, v := range own {
+		if i > 0 && !r.enc.binary {
+			dst = append(dst, r.enc.sep)
+		}
+		switch t := r.opt.Own[i].Type; {
+		case r.enc.binary && v.Text != "":
+			dst = appendBytes(dst, []byte(v.Text))
+		case r.enc.binary && !v.Time.IsZero():
+			dst = appendNumber(dst, uint64(v.Time.UnixMicro()-epoch), 8)
+		case r.enc.binary:
+			dst = appendNumber(dst, uint64(v.Int), sizes[t])
+		case v.Text != "":
+			dst = appendText(dst, []byte(v.Text), r.enc.sep)
+		case !v.Time.IsZero():
+			dst = AppendTime(dst, v.Time)
+		default:
+			dst = strconv.AppendInt(dst, v.Int, 10)
+		}
+	}
+	return dst
+}
+
+// Start prepares for the rows of b, see encoder.start. It fails if b has a
+// column that the table was not asked for: a later header can bring one.
+func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
+	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
+		return false, err
+	}
+	r.rows += int64(b.Len())
+	return r.enc.start(b), nil
+}
+
+// manyTexts is how many rows with texts in place of addresses refuse a log
+// before its end, if they are most of those read so far.
+const manyTexts = 100
+
+// checkAddresses fails if more than 1 % of the rows hold texts where the table
+// wants addresses, as in anonymized logs: the other rows alone would be wrong.
+// Fewer such rows are damaged lines, and so only rejects. final says that the
+// log ends; before, checkAddresses fails only if the end can hardly change the
+// result.
+func (r *Rows) checkAddresses(final bool) error {
+	texts := int64(r.texts)
+	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
+		return r.text
+	}
+	return nil
+}
+
+// countText notes a row with a text in place of an address.
+func (r *Rows) countText(line int64, err error) {
+	var re *rowError
+	if !errors.As(err, &re) || !re.text {
+		return
+	}
+	if r.texts++; r.text != nil {
+		return
+	}
+	var alter []string
+	for _, name := range r.enc.inet {
+		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
+	}
+	r.text = hint.New(fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", line, re.column, re.value),
+		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
+}
+
+// columns returns the columns of the table that the rows have, in order, see
+// Start.
+func (r *Rows) columns() []sqlstore.Target {
+	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
+}
+
+// Append appends row i of b to a batch, behind what Begin wrote, unless there
+// is a reason against it or the table cannot hold its values. It reports
+// whether it did.
+func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason string) bool {
+	from := len(to.data)
+	data, err := r.enc.append(append(to.data, begin...), i)
+	line := b.LineNumber(i)
+	if reason == "" && err != nil {
+		reason = err.Error()
+		r.countText(line, err)
+	}
+	if reason != "" {
+		r.rejected++
+	}
+	old := line <= r.opt.Skip
+	switch {
+	case reason != "" || old:
+		data = data[:from]
+	case !r.enc.binary:
+		data = append(data, '\n')
+	}
+	if to.data = data; !old {
+		to.add(line, b.Line(i), reason)
+	}
+	return reason == "" && !old
+}
+
+// SQLType returns the type of a column that is made for values of c.
+func SQLType(c tstat.Column) string {
+	switch c.Kind {
+	case tstat.Int:
+		return "bigint"
+	case tstat.Float:
+		return "double precision"
+	case tstat.Bool:
+		return "boolean"
+	case tstat.Time:
+		return "timestamptz"
+	}
+	if c.Unit == "address" {
+		return "inet"
+	}
+	return "text"
+}

@@ -1,0 +1,209 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// Tx is the transaction of one file: rows by COPY, and the record.
+type Tx struct {
+	*Rows
+	// ID is the id that the record will have.
+	ID int64
+
+	db      *DB
+	conn    *pgxpool.Conn // nil once it ended
+	tx      pgx.Tx
+	ctx     context.Context // of the whole file
+	cancel  context.CancelFunc
+	in      *sqlstore.Pipe[*Batch] // to the COPY; nil before
+	flushed bool
+	err     error            // of the rows; read once flushed
+	refused int64            // rows; read once flushed
+	copied  map[string]*Dest // tables that got values in binary form
+}
+
+// Begin starts the transaction of a file, which lives as long as ctx at most.
+func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, error) {
+	conn, err := d.Pool.Acquire(ctx)
+	if err != nil {
+		return nil, Mark(err)
+	}
+	pc := conn.Conn().PgConn()
+	opt.binary = d.form == AsBinary || d.form == Auto && onThisMachine(pc.Conn())
+	t := &Tx{Rows: newRows(f, opt), db: d, conn: conn, copied: map[string]*Dest{}}
+	t.ctx, t.cancel = context.WithCancel(ctx)
+	d.mu.Lock()
+	d.open[t] = true
+	d.mu.Unlock()
+	t.tx, err = conn.Begin(t.ctx)
+	if err == nil {
+		t.ID, err = d.nextID(t.ctx, t.tx)
+	}
+	if err != nil {
+		t.Abort()
+		return nil, Mark(err)
+	}
+	t.in = sqlstore.Start(t.ctx, waitingBatches, func(in *sqlstore.Pipe[*Batch]) error {
+		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject, chunks: f.ReadOnce || d.chunks.Load()}
+		err := c.run()
+		t.refused = c.refused
+		if !c.chunks && isRefusal(err) {
+			d.chunks.Store(true)
+			err = fmt.Errorf("%w: %w", store.ErrReread, err)
+		}
+		if CodeOf(err) == wrongLength {
+			err = fmt.Errorf("%w: %w", ErrChanged, err)
+		}
+		return t.check(err)
+	})
+	return t, nil
+}
+
+// Into returns a table that the rows from now on go into, with the columns that
+// they have, see Start.
+func (t *Tx) Into(table Ident) *Dest {
+	d := &Dest{table: table, columns: t.columns()}
+	var names []string
+	for _, c := range d.columns {
+		names = append(names, c.Name)
+	}
+	d.sql = "copy " + table.Sanitize() + " (" + List(names) + ") from stdin "
+	if t.enc.binary {
+		d.sql += "(format binary)"
+		d.header, d.trailer = binaryHeader, binaryTrailer
+		t.copied[table.Sanitize()] = d
+	} else {
+		d.sql += "(delimiter '" + string(rune(t.enc.sep)) + "', null '" + null + "')"
+	}
+	return d
+}
+
+// Send gives rows to the server. The batch belongs to the transaction from
+// then on.
+func (t *Tx) Send(b *Batch) error {
+	if len(b.rows) == 0 {
+		b.free()
+	} else if err := t.in.Send(b); err != nil {
+		return err
+	}
+	return t.checkAddresses(false)
+}
+
+// Flush implements store.FileTx.
+func (t *Tx) Flush(context.Context) (rejected int64, err error) {
+	if err := t.checkAddresses(true); err != nil {
+		return 0, err
+	}
+	if !t.flushed {
+		t.flushed, t.err = true, t.in.Close()
+	}
+	return t.rejected + t.refused, t.err
+}
+
+// check marks an error, see Mark. If it shows that the table is not what it
+// was, the next transaction looks at it again.
+func (t *Tx) check(err error) error {
+	err = Mark(err)
+	if code := CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, ErrChanged) {
+		t.opt.Forget()
+		if code == "42P01" || NoPartition(err) { // pruned meanwhile: the next try makes it again
+			return sqlstore.Transient(&lineError{err})
+		}
+	}
+	return err
+}
+
+const wrongLength = "22P03" // SQLSTATE of a value in binary form that has not its type's length
+
+// Commit makes the rows visible together with the record,
+// as store.FileTx says. remove removes the rows of the records of replace, by
+// the ids that they carry.
+func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
+	defer t.Abort()
+	if _, err := t.Flush(ctx); err != nil {
+		return err
+	}
+	err := t.checkTypes(ctx)
+	if err == nil {
+		err = t.db.checkKnown(ctx, t.tx, r, known, replace)
+	}
+	if err == nil && len(replace) > 0 {
+		var gone Replaced
+		if gone, err = t.db.replace(ctx, t.tx, replace); err == nil && len(gone.IDs) > 0 {
+			err = remove(ctx, t.tx, gone)
+		}
+		if err != nil {
+			err = fmt.Errorf("replace: %w", err)
+		}
+	}
+	if err == nil {
+		err = t.db.record(ctx, t.tx, t.ID, r)
+	}
+	if err == nil {
+		err = t.tx.Commit(ctx) // whether an error prevented it, only the record will tell
+	}
+	return t.check(err)
+}
+
+// ErrChanged says that a column of a table is of another type than it was when
+// the store looked at it. The file can be stored once it looks again.
+var ErrChanged = changedError{}
+
+type changedError struct{}
+
+func (changedError) Error() string { return "the columns of the table changed meanwhile" }
+
+// Is makes the import try again.
+func (changedError) Is(err error) bool {
+	return err == store.ErrTransient || err == store.ErrUnavailable
+}
+
+// checkTypes makes sure that values in binary form were read as what they
+// are: eight bytes are an integer as well as a number with decimals. Since
+// they were copied nobody can change the table.
+func (t *Tx) checkTypes(ctx context.Context) error {
+	for _, d := range t.copied {
+		found, err := FindTable(ctx, t.tx, d.table)
+		if err != nil {
+			return err
+		}
+		for _, col := range d.columns {
+			if found == nil || found.Columns[col.Name] != col.Type {
+				return fmt.Errorf("table %s, column %s: %w", d.table.Sanitize(), Quote(col.Name), ErrChanged)
+			}
+		}
+	}
+	return nil
+}
+
+// Abort takes everything back. It does nothing after the end.
+func (t *Tx) Abort() error {
+	if t.conn == nil {
+		return nil
+	}
+	if t.in != nil && !t.flushed {
+		t.flushed = true
+		t.in.Abort()
+	}
+	// A connection that is still inside the transaction is closed by the
+	// pool; a rollback just keeps it.
+	if t.tx != nil && t.ctx.Err() == nil {
+		t.tx.Rollback(t.ctx)
+	}
+	t.cancel()
+	t.conn.Release()
+	t.conn = nil
+	t.db.mu.Lock()
+	delete(t.db.open, t)
+	t.db.mu.Unlock()
+	return nil
+}

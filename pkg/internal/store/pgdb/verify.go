@@ -1,0 +1,42 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// ReadAll reads all values of a table. Damage that the server reports is a
+// fault, not an error.
+func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) error {
+	var size *int64
+	err := d.Pool.QueryRow(ctx, "select sum(length(t::text)) from "+table.Sanitize()+" t").Scan(&size)
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "XX" || pe.Code[:2] == "58") {
+		fault(store.Fault{Kind: store.Damaged, Path: table.Sanitize(), Reason: pe.Message})
+		return nil
+	}
+	if err != nil {
+		return Mark(fmt.Errorf("read %s: %w", table.Sanitize(), err))
+	}
+	return nil
+}
+
+// EndsInCR is the condition for rows of a table, t, that have a text which ends
+// in CR, "" if it has no texts.
+func (t *Table) EndsInCR() string {
+	var any []string
+	for _, name := range slices.Sorted(maps.Keys(t.Columns)) {
+		if typ := t.Columns[name]; typ == "text" || typ == "varchar" {
+			any = append(any, "right(t."+Quote(name)+", 1) = chr(13)")
+		}
+	}
+	return strings.Join(any, " or ")
+}

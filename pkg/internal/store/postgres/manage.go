@@ -1,0 +1,197 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+)
+
+var _ store.Manager = (*Store)(nil)
+
+// Prune implements store.Manager. Partitions whose range ends before the given
+// time are dropped, each in a transaction of its own together with the mark of
+// its records. What lies elsewhere, in a partition that others made or in a
+// table without partitions, is deleted.
+//
+// Dropping needs the table for itself for a moment. Imports and queries under
+// way are waited for, a second at a time, so that those which come later do
+// not have to wait for long.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
+	var res store.PruneResult
+	if !dryRun {
+		if err := s.AddPruned(ctx); err != nil {
+			return res, err
+		}
+	}
+	// The rows of a log type have its name as their location.
+	types, err := s.Locations(ctx)
+	if err != nil {
+		return res, err
+	}
+	for _, name := range types {
+		one, err := s.pruneTable(ctx, name, before, dryRun)
+		res.Files += one.Files
+		res.Rows += one.Rows
+		res.Bytes += one.Bytes
+		if err != nil {
+			return res, pg.Mark(fmt.Errorf("prune table %s: %w", pg.Quote(s.schema, name), err))
+		}
+	}
+	return res, nil
+}
+
+// partition is one of a table by day.
+type partition struct {
+	name     pg.Ident
+	from, to time.Time // from is zero if it has no lower end
+	bytes    int64
+}
+
+func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
+	table := pg.Ident{s.schema, name}
+	t, err := pg.FindTable(ctx, s.Pool, table)
+	if err != nil {
+		return res, err
+	}
+	var parts []partition
+	if t != nil && t.Partitioned {
+		if parts, err = s.droppable(ctx, t, before); err != nil {
+			return res, err
+		}
+	}
+	if dryRun {
+		res, err = s.Prunable(ctx, s.Pool, before, "r.location = $2", name)
+		for _, p := range parts {
+			res.Bytes += p.bytes
+		}
+		return res, err
+	}
+	defer s.forget(name)
+	prune := func(until time.Time, remove func(pgx.Tx) error, condition string, args ...any) error {
+		var one store.PruneResult
+		err := s.Change(ctx, table.Sanitize(), func(tx pgx.Tx) (err error) {
+			if err := remove(tx); err != nil {
+				return err
+			}
+			if one, err = s.Prunable(ctx, tx, until, condition, args...); err == nil && one.Files > 0 {
+				err = s.MarkPruned(ctx, tx, until, condition, args...)
+			}
+			return err
+		})
+		if err == nil {
+			res.Files += one.Files
+			res.Rows += one.Rows
+		}
+		return err
+	}
+	for _, p := range parts {
+		drop := func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "drop table if exists "+p.name.Sanitize())
+			return err
+		}
+		if err := prune(p.to, drop, "r.location = $2 and r.time >= $3", name, p.from); err != nil {
+			return res, err
+		}
+		res.Bytes += p.bytes
+	}
+	rest := func(tx pgx.Tx) error {
+		if t == nil {
+			return nil
+		}
+		_, err := tx.Exec(ctx, "delete from "+table.Sanitize()+" where "+pg.Quote(colTime)+" < $1", before)
+		return err
+	}
+	return res, prune(before, rest, "r.location = $2", name)
+}
+
+// bounds finds the ends of a partition's range.
+var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO \('([^']+)'\)$`)
+
+// droppable returns the partitions of a table that end before a time and that
+// we may drop, the oldest first.
+func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([]partition, error) {
+	rows, _ := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
+		from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
+		where i.inhparent = $1::oid and pg_has_role(c.relowner, 'usage') and pg_get_partkeydef(i.inhparent) = $2`,
+		t.OID, "RANGE ("+colTime+")")
+	var list []partition
+	var schema, name, bound string
+	var bytes int64
+	_, err := pgx.ForEachRow(rows, []any{&schema, &name, &bound, &bytes}, func() error {
+		m := bounds.FindStringSubmatch(bound)
+		if m == nil {
+			return nil // the default one, or one without an upper end
+		}
+		const layout = "2006-01-02 15:04:05Z07" // our sessions are in UTC
+		p := partition{name: pg.Ident{schema, name}, bytes: bytes}
+		var err error
+		if p.to, err = time.Parse(layout, m[2]); err != nil || p.to.After(before) {
+			return nil
+		}
+		if m[1] != "" {
+			if p.from, err = time.Parse(layout, m[1]); err != nil {
+				return nil
+			}
+		}
+		list = append(list, p)
+		return nil
+	})
+	slices.SortFunc(list, func(a, b partition) int { return a.to.Compare(b.to) })
+	return list, err
+}
+
+// Count implements store.Manager. It reads the partition of each day once.
+func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
+	counts := make([]int64, len(records))
+	files := s.RecordsTable()
+	if files == "" {
+		return counts, nil
+	}
+	type group struct {
+		table string
+		day   time.Time
+	}
+	days := map[group][]int{}
+	for i, r := range records {
+		if r.Pruned.IsZero() {
+			g := group{r.File, r.Time.UTC().Truncate(24 * time.Hour)}
+			days[g] = append(days[g], i)
+		}
+	}
+	for g, indexes := range days {
+		table := pg.Ident{s.schema, g.table}
+		if t, err := pg.FindTable(ctx, s.Pool, table); err != nil {
+			return nil, pg.Mark(err)
+		} else if t == nil {
+			continue
+		}
+		var n []int64
+		var probe, folder, sha, place []string
+		for _, i := range indexes {
+			r := records[i]
+			n, probe, folder, sha, place = append(n, int64(i)), append(probe, r.Probe), append(folder, r.Folder), append(sha, r.SHA256), append(place, losslessjson.Escape(r.Place))
+		}
+		rows, _ := s.Pool.Query(ctx, `with rows_of as (select `+colFile+` as id, count(*) as n from `+table.Sanitize()+`
+				where `+colTime+` >= $1 and `+colTime+` < $2 group by 1)
+			select k.i, c.n from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[]) as k (i, probe, folder, sha256, place)
+			join `+files+` f using (probe, folder, sha256) join rows_of c on c.id = f.id
+			where f.location = $8 and f.file = $8 and k.place = `+s.PlaceOf("f"), g.day, g.day.AddDate(0, 0, 1), n, probe, folder, sha, place, g.table)
+		var i, count int64
+		_, err := pgx.ForEachRow(rows, []any{&i, &count}, func() error {
+			counts[i] = count
+			return nil
+		})
+		if err != nil {
+			return nil, pg.Mark(fmt.Errorf("count rows of %s: %w", table.Sanitize(), err))
+		}
+	}
+	return counts, nil
+}

@@ -1,0 +1,309 @@
+// Package postgres stores rows in PostgreSQL: one table per log type, with
+// one schema for all Tstat versions, partitioned by the day of the log folder.
+//
+// Every row carries its probe, its folder and the id of its file's record in
+// tstatrepo_files. Rows and record of a file appear in one transaction.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// settings are those of the URL that are ours.
+var settings = []string{"schema", "columns", "copy"}
+
+// Options of a store.
+type Options struct {
+	pg.Options
+	// ReadOnly opens for Lookup only and creates nothing.
+	ReadOnly bool
+}
+
+// Store is a schema of a database.
+type Store struct {
+	*pg.DB
+	schema  string
+	columns sqlstore.Columns
+
+	mu     sync.Mutex
+	tables map[string]*table // per log type
+}
+
+// Several importers share the store, see pg.DB.
+var _ store.Claimer = (*Store)(nil)
+
+// table is what is known to be there.
+type table struct {
+	*pg.Table
+	days map[string]bool
+}
+
+// Check reports what is wrong with a URL without connecting.
+func Check(text string) error {
+	_, _, err := parse(text)
+	return err
+}
+
+func parse(text string) (string, dest.Options, error) {
+	dsn, own, err := pg.SplitURL(text, settings...)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err = sqlstore.ParseColumns(own["columns"]); err == nil {
+		_, err = pg.ParseForm(own["copy"])
+	}
+	return dsn, own, err
+}
+
+// Open connects to the database at a URL, postgres://USER@HOST/DATABASE.
+func Open(ctx context.Context, text string, opt Options) (*Store, error) {
+	dsn, own, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	opt.Form, _ = pg.ParseForm(own["copy"])
+	db, err := pg.Open(ctx, dsn, text, opt.Options)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{DB: db, schema: own["schema"], tables: map[string]*table{}}
+	s.columns, _ = sqlstore.ParseColumns(own["columns"])
+	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, readOnly bool) error {
+	if s.schema == "" { // the first of the search path
+		var name *string
+		if err := s.Pool.QueryRow(ctx, "select current_schema()::text").Scan(&name); err != nil {
+			return err
+		}
+		if name == nil {
+			return hint.Add(errors.New("no schema in the search path exists"), "name one: ?schema=NAME")
+		}
+		s.schema = *name
+	}
+	var missing bool
+	if err := s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pg.Quote(s.schema)).Scan(&missing); err != nil {
+		return err
+	}
+	if missing && !readOnly {
+		err := s.Change(ctx, s.schema, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "create schema if not exists "+pg.Quote(s.schema))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("create schema %s: %w", pg.Quote(s.schema), err)
+		}
+	}
+	return s.UseRecords(ctx, s.schema, readOnly, func(k store.Key) string { return k.File })
+}
+
+// Close ends all connections.
+func (s *Store) Close() error {
+	s.DB.Close()
+	return nil
+}
+
+// The columns that every table has before those of the log.
+const (
+	colProbe  = "probe"
+	colFolder = "folder"
+	colTime   = "folder_time"
+	colFile   = "file_id"
+)
+
+var ownColumns = []string{colProbe, colFolder, colTime, colFile}
+
+// names returns the table's names of a file's columns: in lower case, so that
+// nobody has to quote them, and apart from the table's own and the server's.
+func names(columns []tstat.Column) []string { return sqlstore.ColumnNames(columns, ownColumns) }
+
+// Begin implements store.Store.
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
+	if err := sqlstore.CheckKey(f.Key); err != nil {
+		return nil, err
+	}
+	cols := names(f.Columns)
+	t, err := s.prepare(ctx, f, cols)
+	if err != nil {
+		return nil, err
+	}
+	// A column that the file lacks is left out of COPY, and so is NULL.
+	targets, err := s.columns.Targets(f, cols, t.Columns)
+	if err != nil {
+		return nil, err
+	}
+	var own []sqlstore.Target
+	for _, name := range ownColumns {
+		own = append(own, sqlstore.Target{Name: name, Type: t.Columns[name]})
+	}
+	table := pg.Ident{s.schema, f.Type.Name}
+	tx, err := s.DB.Begin(ctx, f, pg.RowOptions{Table: table, Own: own, Targets: targets, Columns: s.columns,
+		Forget: func() { s.forget(f.Type.Name) }})
+	if err != nil {
+		return nil, err
+	}
+	return &fileTx{Tx: tx, table: table, own: []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
+}
+
+// prepare makes the table, the columns and the partition that a file needs.
+func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pg.Table, error) {
+	day := f.Time.UTC().Format("20060102")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[f.Type.Name]
+	if t != nil && t.days[day] {
+		if missing, err := s.columns.Missing(f, cols, t.Columns, ownColumns); err == nil && len(missing) == 0 {
+			return t.Table, nil
+		}
+	}
+	name := pg.Ident{s.schema, f.Type.Name}
+	var found *pg.Table
+	err := s.Change(ctx, name.Sanitize(), func(tx pgx.Tx) (err error) {
+		if found, err = s.ensureTable(ctx, tx, name, f, cols); err == nil && found.Partitioned {
+			err = s.ensureDay(ctx, tx, name, found, f.Time.UTC())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prepare table %s: %w", name.Sanitize(), err)
+	}
+	n := &table{Table: found, days: map[string]bool{day: true}}
+	if t != nil && t.OID == found.OID {
+		maps.Copy(n.days, t.days)
+	}
+	s.tables[f.Type.Name] = n
+	return found, nil
+}
+
+// forget makes the next file look at its table again: someone changed it.
+func (s *Store) forget(logType string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tables, logType)
+}
+
+func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f store.FileInfo, cols []string) (*pg.Table, error) {
+	t, err := pg.FindTable(ctx, tx, name)
+	if err != nil {
+		return nil, err
+	}
+	if t == nil {
+		// All columns that any Tstat version has, whatever this file lacks;
+		// and this file's further ones if it may widen a table.
+		if _, err := s.columns.Missing(f, cols, nil, ownColumns); err != nil {
+			return nil, err
+		}
+		all := f.Columns
+		if !s.columns.Widens() {
+			all = f.Type.Columns
+		}
+		var b strings.Builder
+		fmt.Fprintf(&b, "create table %s (%s text not null, %s text not null, %s timestamptz not null, %s bigint not null",
+			name.Sanitize(), pg.Quote(colProbe), pg.Quote(colFolder), pg.Quote(colTime), pg.Quote(colFile))
+		for i, c := range all {
+			fmt.Fprintf(&b, ", %s %s", pg.Quote(cols[i]), pg.SQLType(c))
+		}
+		fmt.Fprintf(&b, ") partition by range (%s)", pg.Quote(colTime))
+		if _, err := tx.Exec(ctx, b.String()); err != nil {
+			return nil, err
+		}
+		return pg.FindTable(ctx, tx, name)
+	}
+	for _, own := range ownColumns {
+		if t.Columns[own] == "" {
+			return nil, hint.Add(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
+		}
+	}
+	missing, err := s.columns.Missing(f, cols, t.Columns, ownColumns)
+	if err != nil || len(missing) == 0 {
+		return t, err
+	}
+	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols, pg.SQLType); err != nil {
+		return nil, err
+	}
+	return pg.FindTable(ctx, tx, name)
+}
+
+// ensureDay makes the partition of a day unless it is there. It is attached,
+// not created as a partition: that would wait for all imports under way.
+func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg.Table, at time.Time) error {
+	part := pg.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
+	var exists bool
+	err := tx.QueryRow(ctx, `select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+		join pg_namespace n on n.oid = c.relnamespace
+		where i.inhparent = $1::oid and n.nspname = $2 and c.relname = $3)`, t.OID, part[0], part[1]).Scan(&exists)
+	if err != nil || exists {
+		return err
+	}
+	from := at.Truncate(24 * time.Hour)
+	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
+	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
+		pg.AppendTime(nil, from), pg.AppendTime(nil, from.AddDate(0, 0, 1)))
+	// Whoever partitioned the table otherwise knows best: then the day needs
+	// no partition of ours.
+	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, attach)
+		return err
+	})
+	if code := pg.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default has such rows
+		return nil
+	}
+	return err
+}
+
+// fileTx is one file under way.
+type fileTx struct {
+	*pg.Tx
+	table  pg.Ident
+	to     *pg.Dest // nil: no row so far
+	own    []pg.Value
+	prefix []byte // our own columns, the same in every row
+}
+
+func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
+	changed, err := x.Start(b)
+	if err != nil {
+		return err
+	}
+	if changed || x.to == nil {
+		x.to = x.Into(x.table)
+		x.prefix = x.Begin(nil, x.own...)
+	}
+	batch := x.to.NewBatch()
+	for i := range b.Len() {
+		x.Append(batch, x.prefix, b, i, "")
+	}
+	return x.Send(batch)
+}
+
+func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	return x.Tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
+		// The time finds the partitions.
+		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
+			gone.IDs, gone.Times)
+		return err
+	})
+}

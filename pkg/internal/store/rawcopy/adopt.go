@@ -1,0 +1,119 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// adoptBatch is how many files are noted at once.
+const adoptBatch = 100
+
+// Adopt takes over the copies of math_repo, which copies to DIR/<stream>/ too.
+// Its state tells the last folder that it finished. Each log up to that one
+// which is there gets a record without the source's mtime, which math_repo did
+// not keep: the source's file is the same if it has the same size. Of another
+// size it is looked at, so that a copy of the half of a file, which math_repo
+// does not notice, is replaced.
+func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
+	if err := store.ValidProbe(a.Stream); err != nil {
+		return err
+	}
+	if a.Copied.IsZero() {
+		return nil
+	}
+	var entries []manifest.Entry
+	flush := func() error {
+		list := entries
+		entries = nil
+		if err := durable.SyncNames(s.dir, manifest.Locations(list)); err != nil {
+			return store.Unavailable(err)
+		}
+		return store.Unavailable(s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+			for _, e := range list {
+				if len(tx.Lookup(e.Key)) == 0 {
+					tx.Put(e)
+				}
+			}
+			return nil
+		}))
+	}
+	root := filepath.Join(s.dir, a.Stream)
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && name == root {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, ok, err := s.adopted(a, name, d)
+		if err != nil || !ok {
+			return err
+		}
+		if entries = append(entries, e); len(entries) < adoptBatch {
+			return nil
+		}
+		return flush()
+	})
+	return errors.Join(store.Unavailable(err), flush())
+}
+
+// adopted makes the entry of a copy. ok is false if it is none that is to be
+// taken over.
+func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifest.Entry, ok bool, err error) {
+	file := d.Name()
+	if !d.Type().IsRegular() || !tstat.IsLog(file) {
+		return e, false, nil
+	}
+	folder := filepath.Base(filepath.Dir(name))
+	at, err := tstat.ParseFolder(folder, a.Location)
+	if err != nil || at.Time.After(a.Copied) {
+		return e, false, nil
+	}
+	key := store.Key{Probe: a.Probe, Folder: folder, File: strings.TrimSuffix(file, ".gz")}
+	if rs, err := s.manifest.Lookup([]store.Key{key}); err != nil || len(rs) > 0 {
+		return e, false, err
+	}
+	location, err := filepath.Rel(s.dir, name)
+	if err != nil {
+		return e, false, err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return e, false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return e, false, err
+	}
+	typ := tstat.TypeByName(key.File)
+	if typ == nil {
+		typ = &tstat.LogType{Name: key.File}
+	}
+	rd := new(tstat.Reader)
+	rd.Reset(f, typ, tstat.ReaderOptions{})
+	if err := rd.Drain(); err != nil {
+		return e, false, err
+	}
+	if err := durable.Sync(f); err != nil { // math_repo does not
+		return e, false, err
+	}
+	sha, length := rd.Fingerprint()
+	return manifest.Entry{Record: store.Record{
+		Key: key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Size: info.Size(), Path: name,
+		Type: key.File, Time: at.Time, Rows: rd.Counts().Rows, Cut: rd.Counts().Cuts, Damaged: rd.Damage() != nil, Imported: time.Now().UTC(), Location: location,
+	}}, true, nil
+}

@@ -1,0 +1,332 @@
+// Package copy stores log files as they are, byte for byte, below
+// DIR/<probe>/ with the tree they came in.
+package copy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Store is a folder of copied logs. Its manifest holds the records; a copy
+// without one, which a killed process leaves behind, is taken for what it is
+// when its source is copied again.
+type Store struct {
+	store.Defaults
+	manifest.Base
+	dir      string
+	manifest *manifest.Manifest
+	log      *slog.Logger
+}
+
+// Open opens the store in dir and makes it if need be. With readOnly it
+// serves Lookup only and creates nothing. log gets warnings; nil: none.
+func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*Store, error) {
+	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
+	if err != nil {
+		return nil, store.Unavailable(err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{Base: m.Base(), dir: dir, manifest: m, log: log}
+	if !readOnly {
+		err = m.RemoveStale(ctx)
+		if err == nil {
+			err = m.Update(ctx, s.reconcile)
+		}
+		if err != nil {
+			m.Close()
+			return nil, store.Unavailable(err)
+		}
+	}
+	return s, nil
+}
+
+// reconcile deletes records whose copy is missing. If several records name one
+// copy, it keeps the one whose fingerprint matches: the others were replaced,
+// and the line that said so was lost. Records that were lost come back when
+// their sources are copied again, see tx.location.
+func (s *Store) reconcile(tx *manifest.Tx) error {
+	if tx.Damaged() {
+		s.log.Warn("the manifest is damaged: copies whose records were lost are recorded when they are imported again, "+
+			"and logs that were pruned may be imported again", "store", s.String())
+	}
+	for _, err := range s.settle(tx) {
+		s.log.Warn("not pruned", "err", err)
+	}
+	var gone []store.Record
+	at := map[string][]manifest.Entry{}
+	tx.All(func(e manifest.Entry) {
+		if e.Pruned.IsZero() {
+			at[e.Location] = append(at[e.Location], e)
+		}
+	})
+	for loc, es := range at {
+		path := filepath.Join(s.dir, loc)
+		_, err := os.Lstat(path)
+		missing := errors.Is(err, fs.ErrNotExist)
+		var now store.Fingerprint
+		if len(es) > 1 && !missing {
+			if now, err = fingerprint(path, true); err != nil {
+				continue // verify reports it
+			}
+		}
+		for _, e := range es {
+			if missing || len(es) > 1 && e.Fingerprint != now {
+				gone = append(gone, e.Record)
+			}
+		}
+	}
+	for _, r := range gone {
+		tx.Delete(r)
+	}
+	if tx.Doubtful() {
+		return tx.Rewrite()
+	}
+	return nil
+}
+
+// fingerprint reads a copy. A compressed copy without its end is an error
+// unless truncated is set: its source was that way.
+func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return store.Fingerprint{}, err
+	}
+	defer f.Close()
+	rd := new(tstat.Reader)
+	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{})
+	if err := cmp.Or(rd.Drain(), rd.Damage()); err != nil {
+		return store.Fingerprint{}, err
+	}
+	if rd.Truncated() && !truncated {
+		return store.Fingerprint{}, errTruncated
+	}
+	sha, length := rd.Fingerprint()
+	return store.Fingerprint{SHA256: sha, Length: length}, nil
+}
+
+var errTruncated = errors.New("the end of the compressed file is missing")
+
+// String returns the store's URL.
+func (s *Store) String() string { return "copy:" + s.dir }
+
+// Accepts implements store.Store: files of unknown types are copied too.
+func (s *Store) Accepts(store.FileInfo) bool { return true }
+
+// Begin implements store.Store. What it returns takes no rows; see BeginRaw.
+func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
+	return s.BeginRaw(ctx, f)
+}
+
+// BeginRaw implements store.RawStore.
+func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, error) {
+	if err := store.ValidProbe(f.Probe); err != nil {
+		return nil, err
+	}
+	dir, rest, _ := strings.Cut(f.Name, "/")
+	if dir == manifest.Dir {
+		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", dir)
+	}
+	if store.ValidProbe(dir) != nil || !filepath.IsLocal(filepath.FromSlash(rest)) {
+		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
+	}
+	perm := f.Mode.Perm() | 0o600
+	if f.Mode == 0 {
+		perm = 0o666
+	}
+	tmp, err := s.manifest.Temp(ctx, perm)
+	if err != nil {
+		return nil, store.Unavailable(err)
+	}
+	return &tx{s: s, f: f, tmp: tmp}, nil
+}
+
+// tx is one file that is being copied.
+type tx struct {
+	s   *Store
+	f   store.FileInfo
+	tmp *os.File // nil once it ended
+}
+
+// Write implements store.FileTx. A copy has no rows of its own.
+func (t *tx) Write(context.Context, *tstat.Batch) error {
+	return errors.New("copy takes no rows, only the file's bytes")
+}
+
+// WriteRaw implements store.RawTx.
+func (t *tx) WriteRaw(_ context.Context, p []byte) error {
+	_, err := t.tmp.Write(p)
+	return store.Unavailable(err)
+}
+
+// Flush implements store.FileTx.
+func (t *tx) Flush(context.Context) (int64, error) { return 0, nil }
+
+func (t *tx) Abort() error {
+	if t.tmp == nil {
+		return nil
+	}
+	err := errors.Join(os.Remove(t.tmp.Name()), t.tmp.Close())
+	t.tmp = nil
+	return err
+}
+
+func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
+	defer t.Abort()
+	if !t.f.ModTime.IsZero() {
+		if err := os.Chtimes(t.tmp.Name(), time.Time{}, t.f.ModTime); err != nil {
+			return store.Unavailable(err)
+		}
+	}
+	if err := durable.Sync(t.tmp); err != nil {
+		return store.Unavailable(err)
+	}
+	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
+}
+
+// publish makes the copy visible by a rename.
+func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
+	replaced, err := m.Replaced(r, known, replace)
+	if err != nil {
+		return err
+	}
+	if r.Location, err = t.location(m, replaced); err != nil {
+		return err
+	}
+	path := filepath.Join(t.s.dir, r.Location)
+	folder, err := durable.Prepare(filepath.Dir(path), 0o777)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(t.tmp.Name(), path); err != nil {
+		return err
+	}
+	t.tmp.Close()
+	t.tmp = nil
+	// The copy is there now: whatever fails from here on, so is the record.
+	errs := []error{folder.Sync()}
+	var gone []string
+	for _, e := range replaced {
+		m.Delete(e.Record)
+		gone = append(gone, e.Location)
+	}
+	if other := otherForm(r.Location); m.At(other) == 0 && t.s.leftBehind(other, r) {
+		gone = append(gone, other)
+	}
+	for _, loc := range gone {
+		if loc != r.Location && loc != "" {
+			old := filepath.Join(t.s.dir, loc)
+			if err := os.Remove(old); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err, durable.SyncDir(filepath.Dir(old)))
+			}
+		}
+	}
+	m.Put(manifest.Entry{Record: r})
+	return errors.Join(errs...)
+}
+
+// otherForm returns the name of a compressed log without compression, and the
+// other way round.
+func otherForm(name string) string {
+	if plain, ok := strings.CutSuffix(name, ".gz"); ok {
+		return plain
+	}
+	return name + ".gz"
+}
+
+// leftBehind reports whether a file without a record holds the start of the
+// text that was just stored: its record was lost before Tstat's log was
+// compressed.
+func (s *Store) leftBehind(loc string, r store.Record) bool {
+	old, err := fingerprint(filepath.Join(s.dir, loc), true)
+	if err != nil || old.Length == 0 || old.Length > r.Length {
+		return false
+	}
+	if old == r.Fingerprint {
+		return true
+	}
+	f, err := os.Open(filepath.Join(s.dir, r.Location))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	rd := new(tstat.Reader)
+	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{old.Length}})
+	return rd.Drain() == nil && rd.Mark(old.Length) == old.SHA256
+}
+
+// location returns where the copy goes: over the one it replaces; or to the
+// file's own name; or, if something else has that, beside it as NAME.2. A
+// copy that no record has is replaced if the new one begins with it: it is
+// what a killed process left.
+func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
+	name := filepath.FromSlash(t.f.Name)
+	for _, e := range replaced {
+		if e.Location == "" { // pruned
+			continue
+		}
+		// A plain log may have become a .gz, or moved.
+		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {
+			return e.Location, nil
+		}
+	}
+	for n := 1; ; n++ {
+		loc := name
+		if n > 1 {
+			loc += "." + strconv.Itoa(n)
+		}
+		path := filepath.Join(t.s.dir, loc)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return loc, nil
+		}
+		if m.At(loc) > 0 {
+			continue
+		}
+		if same, err := t.beginsWith(path); err != nil || same {
+			return loc, err
+		}
+	}
+}
+
+// beginsWith reports whether the new copy begins with what the file at path
+// has.
+func (t *tx) beginsWith(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	a, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for off := int64(0); ; {
+		n, err := f.Read(a)
+		if n > 0 {
+			m, _ := t.tmp.ReadAt(b[:n], off)
+			if m < n || string(a[:n]) != string(b[:n]) {
+				return false, nil
+			}
+			off += int64(n)
+		}
+		if err == io.EOF {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}

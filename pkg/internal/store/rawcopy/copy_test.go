@@ -1,0 +1,157 @@
+package copy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/durabletest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/storetest"
+)
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), dir, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// count counts the lines of all copies that are no headers.
+func count(t *testing.T, dir, probe string) int {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(filepath.Join(dir, probe), func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(p)
+		n += bytes.Count(data, []byte("\n")) - bytes.Count(data, []byte("#"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		dir := t.TempDir()
+		return storetest.Harness{
+			Open:  func(t *testing.T) store.Store { return open(t, dir) },
+			Count: func(t *testing.T, _, probe string) int { return count(t, dir, probe) },
+		}
+	})
+}
+
+// put stores text under a name.
+func put(t *testing.T, s *Store, name, text string) {
+	t.Helper()
+	ctx := context.Background()
+	f := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}, Name: "p1/" + name}
+	tx, err := s.BeginRaw(ctx, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.WriteRaw(ctx, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	rec := store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: text, Length: int64(len(text))}}
+	if err := tx.Commit(ctx, rec, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOrphans: what a process that died between rename and record leaves is
+// replaced by its source; a file of somebody else is not touched.
+func TestOrphans(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, "p1", "f.out", name) }
+	if err := os.MkdirAll(filepath.Dir(at("x")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"same": "abc\n", "shorter": "abc\n", "foreign": "xyz\n"} {
+		if err := os.WriteFile(at(name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, dir)
+	defer s.Close()
+	put(t, s, "f.out/same", "abc\n")
+	put(t, s, "f.out/shorter", "abc\ndef\n")
+	put(t, s, "f.out/foreign", "ghi\n")
+	for name, want := range map[string]string{"same": "abc\n", "shorter": "abc\ndef\n", "foreign": "xyz\n", "foreign.2": "ghi\n"} {
+		if got, err := os.ReadFile(at(name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := os.Stat(at("same.2")); err == nil {
+		t.Error("same.2 exists")
+	}
+}
+
+// TestReservedProbe: the store's own folder is no probe's.
+// TestPowerCut checks that a copy is durable when Commit has returned, and its
+// record when Close has.
+func TestPowerCut(t *testing.T) {
+	const name = "a/b/2016_03_24_21_37.out/x"
+	dir := t.TempDir()
+	disk := durabletest.Record(t, dir)
+	s := open(t, filepath.Join(dir, "new/store"))
+	put(t, s, name, "1\n")
+	check := func() (root string) {
+		t.Helper()
+		root = filepath.Join(disk.Cut(t), "new/store")
+		if got, err := os.ReadFile(filepath.Join(root, "p1", name)); string(got) != "1\n" {
+			t.Errorf("the copy has %q, %v", got, err)
+		}
+		return root
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, check())
+	defer s.Close()
+	rs, err := s.Lookup(t.Context(), []store.Key{{Probe: "p1", Folder: "2016_03_24_21_37.out", File: name}})
+	if err != nil || len(rs) != 1 {
+		t.Errorf("records: %+v, %v", rs, err)
+	}
+}
+
+func TestReservedProbe(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	_, err := s.BeginRaw(context.Background(), store.FileInfo{Key: store.Key{Probe: manifest.Dir}, Name: manifest.Dir + "/f.out/log_x"})
+	if err == nil {
+		t.Error("taken")
+	}
+}
+
+// TestRemovedByHand: a copy that someone removed is made again.
+func TestRemovedByHand(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	put(t, s, "log_x", "abc\n")
+	s.Close()
+	if err := os.Remove(filepath.Join(dir, "p1/log_x")); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	rs, err := s.Lookup(context.Background(), []store.Key{{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_x"}})
+	if err != nil || len(rs) != 0 {
+		t.Errorf("%v, %v", rs, err)
+	}
+}

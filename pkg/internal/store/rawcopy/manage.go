@@ -1,0 +1,247 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+var (
+	_ store.Manager  = (*Store)(nil)
+	_ store.RawStore = (*Store)(nil)
+)
+
+// pruneBatch is how many copies are removed while others wait.
+const pruneBatch = 500
+
+// Prune implements store.Manager. The manifest is the only place that tells of
+// a pruned file. So first it says that the copies go, durably, then they do,
+// and then it forgets where they were; see settle. A copy that cannot be
+// removed keeps its record.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
+	var res store.PruneResult
+	failed := map[string]error{} // by location
+	for {
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+		n := 0
+		add := func(e manifest.Entry, size int64) {
+			res.Files++
+			res.Rows += e.Rows
+			res.Bytes += size
+		}
+		if dryRun {
+			entries, err := s.manifest.All()
+			for _, e := range entries {
+				if e.HasRowsBefore(before) {
+					add(e, s.sizeOf(e))
+				}
+			}
+			return res, err
+		}
+		err := s.manifest.Update(ctx, func(tx *manifest.Tx) error {
+			var gone []manifest.Entry
+			tx.All(func(e manifest.Entry) {
+				if e.HasRowsBefore(before) && failed[e.Location] == nil && len(gone) < pruneBatch {
+					gone = append(gone, e)
+				}
+			})
+			sizes := map[string]int64{}
+			for _, e := range gone {
+				e.Pruned = time.Now().UTC()
+				sizes[e.Location] = s.sizeOf(e)
+				tx.Put(e)
+			}
+			if err := tx.Sync(); err != nil {
+				return err
+			}
+			maps.Copy(failed, s.settle(tx))
+			n = len(gone)
+			for _, e := range gone {
+				if failed[e.Location] == nil {
+					add(e, sizes[e.Location])
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return res, store.Unavailable(err)
+		}
+		if n == 0 {
+			err := errors.Join(slices.Collect(maps.Values(failed))...)
+			return res, store.Unavailable(errors.Join(err, s.manifest.Rewrite(ctx)))
+		}
+	}
+}
+
+// sizeOf returns the size of a copy, 0 if it is gone.
+func (s *Store) sizeOf(e manifest.Entry) int64 {
+	info, err := os.Lstat(filepath.Join(s.dir, e.Location))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// settle removes the copies that the manifest says were pruned, also those
+// that a process which died has left, and the folders that are empty then. A
+// copy that cannot be removed is not pruned; why, is returned by its location.
+func (s *Store) settle(tx *manifest.Tx) map[string]error {
+	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
+	tx.All(func(e manifest.Entry) {
+		switch {
+		case e.Pruned.IsZero():
+			kept[e.Location] = true
+		case e.Location != "":
+			pruned[e.Location] = e
+		}
+	})
+	failed := map[string]error{}
+	dirs := map[string]bool{}
+	for loc, e := range pruned {
+		if !kept[loc] { // else another has the name by now
+			if err := os.Remove(filepath.Join(s.dir, loc)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				failed[loc] = err
+				e.Pruned = time.Time{}
+				tx.Put(e)
+				continue
+			}
+			dirs[filepath.Dir(loc)] = true
+		}
+		e.Location = ""
+		tx.Put(e)
+	}
+	for dir := range dirs {
+		if err := durable.RemoveEmpty(s.dir, dir); err != nil {
+			failed[dir] = err
+		}
+	}
+	return failed
+}
+
+// Count implements store.Manager: it reads the copies.
+func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
+	counts := make([]int64, len(records))
+	rd := new(tstat.Reader)
+	for i, r := range records {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if r.Location == "" || !r.Pruned.IsZero() {
+			continue
+		}
+		n, err := s.lines(rd, r)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil && !r.Damaged { // a damaged file has the rows before the damage
+			s.log.Warn("cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
+			continue
+		}
+		counts[i] = n - r.Rejects // if other stores took the file's rows, its lines were parsed
+	}
+	return counts, nil
+}
+
+// lines returns how many data lines a copy has.
+func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
+	f, err := os.Open(filepath.Join(s.dir, r.Location))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	rd.Reset(f, &tstat.LogType{Name: r.Type}, tstat.ReaderOptions{})
+	err = rd.Drain()
+	return rd.Counts().Rows, err
+}
+
+// Verify implements store.Manager: it looks for files that no record is about
+// and, if asked to, compares the text of each copy with its record.
+func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
+	entries, err := s.manifest.All()
+	if err != nil {
+		return err
+	}
+	s.manifest.Verify(opt.Fault)
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Location] = true
+	}
+	var strange []string
+	err = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // gone meanwhile
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		loc, err := filepath.Rel(s.dir, path)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && loc == manifest.Dir:
+			return fs.SkipDir
+		case !d.IsDir() && !known[loc]:
+			strange = append(strange, loc)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
+		for _, loc := range strange {
+			if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil || tx.At(loc) > 0 {
+				continue // removed or recorded meanwhile
+			}
+			if tstat.IsLog(filepath.Base(loc)) {
+				opt.Fault(store.Fault{Kind: store.Unrecorded, Path: loc, Reason: "a copy without a record"})
+			} else {
+				opt.Fault(store.Fault{Kind: store.Foreign, Path: loc, Reason: "not a copy of a log"})
+			}
+		}
+		return nil
+	})
+	if err != nil || !opt.Deep {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Location == "" || !e.Pruned.IsZero() || opt.Wants != nil && !opt.Wants(&e.Record) {
+			continue
+		}
+		now, err := fingerprint(filepath.Join(s.dir, e.Location), e.Cut > 0)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // Count misses its rows
+		case err != nil && !e.Damaged:
+			opt.Fault(store.Fault{Kind: store.Damaged, Key: e.Key, Path: e.Location, Reason: err.Error()})
+		case err == nil && now != e.Fingerprint && !s.replaced(e):
+			opt.Fault(store.Fault{Kind: store.Damaged, Key: e.Key, Path: e.Location,
+				Reason: fmt.Sprintf("its text is not the one that was stored: SHA-256 %s, recorded %s", now.SHA256, e.SHA256)})
+		}
+	}
+	return nil
+}
+
+// replaced reports whether another text has taken the place of an entry's.
+func (s *Store) replaced(e manifest.Entry) bool {
+	now, err := s.manifest.Lookup([]store.Key{e.Key})
+	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })
+}
+
+// Size implements store.Manager.
+func (s *Store) Size(location string) (int64, error) { return manifest.Size(s.dir, location) }

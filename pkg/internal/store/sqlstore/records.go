@@ -1,0 +1,46 @@
+package sqlstore
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// The tables beside those of the log types.
+const (
+	FilesTable  = "tstatrepo_files"  // records
+	ClaimsTable = "tstatrepo_claims" // see store.Claimer
+)
+
+// ValidKey reports whether a key can be in a table of records.
+func ValidKey(k store.Key) bool {
+	s := k.String()
+	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
+}
+
+// CheckKey refuses a key that cannot be in a table of records.
+func CheckKey(k store.Key) error {
+	if !ValidKey(k) {
+		return fmt.Errorf("%q: its name is no UTF-8 text", k.String())
+	}
+	return store.ValidProbe(k.Probe)
+}
+
+// Clean makes a text fit for a column that is only there for people.
+func Clean(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// transientError marks an error as one that may go away by itself.
+type transientError struct{ err error }
+
+// Transient marks an error as store.ErrUnavailable and store.ErrTransient.
+func Transient(err error) error { return &transientError{err} }
+
+func (e *transientError) Error() string { return "store unavailable: " + e.err.Error() }
+
+func (e *transientError) Unwrap() []error {
+	return []error{e.err, store.ErrUnavailable, store.ErrTransient}
+}

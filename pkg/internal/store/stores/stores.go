@@ -1,0 +1,238 @@
+// Package stores opens a store by its URL.
+package stores
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/clickhouse"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/dbstream"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/parquet"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/postgres"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
+)
+
+// Options are what every store may need.
+type Options struct {
+	// Memory bounds what one open file may buffer, in bytes; 0 is the
+	// store's own default.
+	Memory int64
+	// Files is how many files will be open at once; 0 if unknown.
+	Files int
+	// Cores is how many cores a store may use, on one file or on several; 0: all
+	// that this process may use.
+	Cores int
+	// ReadOnly makes Open neither create nor change anything.
+	ReadOnly bool
+	Log      *slog.Logger // warnings; nil: none
+	// RetryTimeout is how long a server that cannot be reached is tried
+	// again.
+	RetryTimeout time.Duration
+	// Stream names DBStream's tables; {probe} and {type} stand for those of
+	// each file. "" is {probe}_{type}.
+	Stream string
+	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// another type go to Stream_<type>.
+	StreamType string
+}
+
+// kind is one kind of store.
+type kind struct {
+	form string // see dest.Schemes
+	// open opens the store that text, SCHEME:REST, names.
+	open func(ctx context.Context, text, rest string, opt Options) (store.Manager, error)
+	// check reports what is wrong with a URL; nil for stores in folders.
+	check func(text string) error
+}
+
+var kinds = []kind{
+	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
+		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
+	}},
+	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
+		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))
+	}},
+	{"postgres://user@host/database", openPostgres, postgres.Check},
+	{"postgresql://", openPostgres, postgres.Check},
+	{"dbstream://user@host/database", openDBStream, dbstream.Check},
+	{"clickhouse://user@host/database", openClickHouse, clickhouse.Check},
+}
+
+// Schemes returns the kinds of stores.
+func Schemes() dest.Schemes {
+	var s dest.Schemes
+	for _, k := range kinds {
+		s = append(s, k.form)
+	}
+	return s
+}
+
+func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
+
+func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
+	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
+}
+
+func openDBStream(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
+	return opened(dbstream.Open(ctx, text, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType}))
+}
+
+func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
+	return opened(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
+}
+
+// opened returns a store as what all have in common; nil with an error.
+func opened[S store.Manager](s S, err error) (store.Manager, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Destination is a store that is opened when it is needed.
+type Destination struct {
+	text, name string
+	opt        Options
+
+	mu sync.Mutex
+	st store.Manager // nil until it is opened
+}
+
+// NewDestination returns the store that a destination names, not opened.
+func NewDestination(text string, opt Options) (*Destination, error) {
+	k, rest, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
+	}
+	name := dest.Redact(text)
+	if k.check == nil {
+		scheme, _, _ := strings.Cut(k.form, ":")
+		name = scheme + ":" + rest
+	}
+	return &Destination{text: text, name: name, opt: opt}, nil
+}
+
+// String returns the store's URL without secrets.
+func (d *Destination) String() string { return d.name }
+
+// Open returns the store, and opens it unless an earlier call has.
+func (d *Destination) Open(ctx context.Context) (store.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.st == nil {
+		st, err := Open(ctx, d.text, d.opt)
+		if err != nil {
+			return nil, err
+		}
+		d.st = st
+	}
+	return d.st, nil
+}
+
+// Close closes the store if it is open.
+func (d *Destination) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.st == nil {
+		return nil
+	}
+	return d.st.Close()
+}
+
+// Adopt lets a store take over what math_repo had of a stream. Only copy and
+// DBStream can have anything of it.
+func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
+	switch s := s.(type) {
+	case *copy.Store:
+		return s.Adopt(ctx, a)
+	case *dbstream.Store:
+		return s.Adopt(ctx, a)
+	}
+	return nil
+}
+
+// HasStreams reports whether a destination's tables are named by
+// Options.Stream.
+func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
+
+// InFolder reports whether a destination is a folder, not a server.
+func InFolder(text string) bool {
+	k, _, err := parse(text)
+	return err == nil && k.check == nil
+}
+
+// CheckStream reports what is wrong with Options.Stream for logs of a probe
+// and of the types.
+func CheckStream(stream, probe string, types []string) error {
+	if stream == "" {
+		stream = dbstream.DefaultStream
+	}
+	if !strings.Contains(stream, "{type}") && len(types) != 1 {
+		return hint.Usage("stream "+stream+" can have the rows of one log type only", "name one with `type`, or let the name have {type}")
+	}
+	var first error
+	for _, t := range types {
+		_, err := dbstream.StreamName(stream, probe, t)
+		if err == nil {
+			return nil // another type's name may be too long, if it comes at all
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// Check reports what is wrong with a destination, SCHEME:REST. A bare path
+// means parquet.
+func Check(text string) error {
+	_, _, err := parse(text)
+	return err
+}
+
+func parse(text string) (k kind, rest string, err error) {
+	if err := Schemes().CheckPath(text); err != nil {
+		return k, "", err
+	}
+	scheme, rest := dest.Split(text)
+	scheme = cmp.Or(scheme, "parquet")
+	i := slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.form, scheme+":") })
+	if i < 0 {
+		return k, "", hint.Usage("unknown scheme "+scheme,
+			"known: "+strings.Join(slices.Sorted(slices.Values(Schemes().Prefixes())), ", ")+"; a folder with ':' in its name needs ./ before it")
+	}
+	k = kinds[i]
+	switch {
+	case rest == "":
+		err = hint.Usage("it names no folder", "for example parquet:/srv/tstat")
+	case k.check == nil:
+	case !strings.HasPrefix(rest, "//"):
+		err = hint.Usage("it is no URL of a database", "for example "+scheme+"://user@host/database")
+	default:
+		err = k.check(text)
+	}
+	return k, rest, err
+}
+
+// Open opens the store that a destination names, see Check.
+func Open(ctx context.Context, text string, opt Options) (store.Manager, error) {
+	k, rest, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
+	}
+	s, err := k.open(ctx, text, rest, opt)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dest.Redact(text), err)
+	}
+	return s, nil
+}

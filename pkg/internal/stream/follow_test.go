@@ -1,0 +1,793 @@
+package stream
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// fakeTstat writes logs as Tstat does: in blocks of 4096 bytes, cut anywhere,
+// and the rest of a log only when it is closed, which is just before the same
+// log of the next folder is opened.
+type fakeTstat struct {
+	t      testing.TB
+	root   string
+	dir    string
+	now    time.Time
+	logs   []*fakeLog
+	arrive func() // waits until all lines have arrived
+}
+
+type fakeLog struct {
+	name string
+	n    int // lines so far, over all folders
+	buf  bytes.Buffer
+	f    *os.File
+}
+
+func newTstat(t testing.TB, root string, names ...string) *fakeTstat {
+	w := &fakeTstat{t: t, root: root, now: time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)}
+	for _, n := range names {
+		w.logs = append(w.logs, &fakeLog{name: n})
+	}
+	return w
+}
+
+func (w *fakeTstat) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// rollOver closes the logs and opens those of a new folder.
+func (w *fakeTstat) rollOver() {
+	w.t.Helper()
+	w.now = w.now.Add(time.Minute)
+	w.dir = filepath.Join(w.root, tstat.FolderName(w.now))
+	w.must(os.MkdirAll(w.dir, 0o755))
+	for _, l := range w.logs {
+		w.close(l)
+		w.open(l)
+	}
+}
+
+func (w *fakeTstat) open(l *fakeLog) {
+	w.t.Helper()
+	var err error
+	l.f, err = os.OpenFile(filepath.Join(w.dir, l.name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	w.must(err)
+	l.buf.WriteString("#c_ip:1 c_port:2\n")
+}
+
+func (w *fakeTstat) close(l *fakeLog) {
+	w.t.Helper()
+	if l.f == nil {
+		return
+	}
+	_, err := l.f.Write(l.buf.Bytes())
+	w.must(err)
+	l.buf.Reset()
+	w.must(l.f.Close())
+	l.f = nil
+}
+
+// again removes the folder and makes it anew, as Tstat does when it is
+// started twice within a minute.
+func (w *fakeTstat) again() {
+	w.t.Helper()
+	for _, l := range w.logs {
+		w.close(l)
+	}
+	w.arrive()
+	w.must(os.RemoveAll(w.dir))
+	w.must(os.Mkdir(w.dir, 0o755))
+	for _, l := range w.logs {
+		w.open(l)
+	}
+}
+
+// lines appends n lines to a log.
+func (w *fakeTstat) lines(l *fakeLog, n int) {
+	w.t.Helper()
+	for range n {
+		fmt.Fprintf(&l.buf, "%s number %d %s\n", l.name, l.n, strings.Repeat("x", l.n*7%300))
+		l.n++
+		for l.buf.Len() >= 4096 {
+			_, err := l.f.Write(l.buf.Next(4096))
+			w.must(err)
+		}
+	}
+}
+
+// end closes all logs, as a Tstat that is stopped.
+func (w *fakeTstat) end() {
+	for _, l := range w.logs {
+		w.close(l)
+	}
+}
+
+// count returns how many lines of each log are on their way.
+func (w *fakeTstat) count() (n int) {
+	for _, l := range w.logs {
+		n += l.n
+	}
+	return n
+}
+
+// check holds the output, as it is with Line, to what was written: each line
+// once, in order.
+func (w *fakeTstat) check(out string) {
+	w.t.Helper()
+	next := map[string]int{}
+	for line := range strings.Lines(out) {
+		var name, x string
+		var n int
+		if k, err := fmt.Sscanf(line, "%s number %d %s", &name, &n, &x); k < 2 || !strings.HasSuffix(line, "\n") {
+			w.t.Fatalf("half a line: %q (%v)", line, err)
+		}
+		if n != next[name] {
+			w.t.Fatalf("%s: line %d where %d was next", name, n, next[name])
+		}
+		next[name]++
+	}
+	for _, l := range w.logs {
+		if next[l.name] != l.n {
+			w.t.Errorf("%s: %d lines, want %d", l.name, next[l.name], l.n)
+		}
+	}
+}
+
+// checkRepeated is check for lines that may have come again: the first time
+// they are in order. It returns how many came again.
+func (w *fakeTstat) checkRepeated(out string) (repeated int) {
+	w.t.Helper()
+	var first strings.Builder
+	next := map[string]int{}
+	for line := range strings.Lines(out) {
+		var name string
+		var n int
+		if _, err := fmt.Sscanf(line, "%s number %d", &name, &n); err == nil && n < next[name] {
+			repeated++
+			continue
+		}
+		next[name]++
+		first.WriteString(line)
+	}
+	w.check(first.String())
+	return repeated
+}
+
+// TestFollow: 200 roll-overs, with folders made anew under the same name, a
+// log that comes late and one that is mostly empty: every line once and in
+// order.
+func TestFollow(t *testing.T) {
+	root := t.TempDir()
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete", "log_mm_complete")
+	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+	w.arrive = func() {
+		await(t, "all lines before the folder goes", func() bool { return strings.Count(s.out.String(), "\n") == w.count() })
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 200 {
+		w.rollOver()
+		for range rng.IntN(4) {
+			w.lines(w.logs[0], rng.IntN(100))
+			w.lines(w.logs[1], rng.IntN(8))
+		}
+		if i%20 == 10 {
+			w.again()
+			w.lines(w.logs[0], 1+rng.IntN(60))
+		}
+		if i%50 == 0 {
+			w.lines(w.logs[2], 1)
+		}
+		if i == 100 { // this one lets the follower fall back: two folders at once
+			w.rollOver()
+			w.lines(w.logs[0], 10)
+		}
+	}
+	w.rollOver()
+	await(t, "all lines", func() bool { return strings.Count(s.out.String(), "\n") >= w.count() })
+	sum := s.stop()
+	if s.err != nil || sum.Cuts != 0 || sum.Vanished != 0 || sum.Rejects != 0 {
+		t.Errorf("%+v, %v", sum, s.err)
+	}
+	w.check(s.out.String())
+}
+
+// TestFollowRestart: the stream is stopped and started again all the time:
+// every line once.
+func TestFollowRestart(t *testing.T) {
+	root, state, out := t.TempDir(), t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	rng := rand.New(rand.NewPCG(3, 4))
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Stdout: out}
+	w.rollOver()
+	w.lines(w.logs[0], 30)
+	for range 15 {
+		s := startStream(t, opt)
+		await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+		for range 3 {
+			w.lines(w.logs[0], rng.IntN(100))
+			w.lines(w.logs[1], rng.IntN(20))
+			w.rollOver()
+		}
+		if rng.IntN(2) == 0 {
+			n := out.Len()
+			await(t, "some line", func() bool { return out.Len() > n || strings.Count(out.String(), "\n") == w.count() })
+		}
+		if s.stop(); s.err != nil {
+			t.Fatal(s.err)
+		}
+		// Meanwhile Tstat goes on.
+		w.lines(w.logs[0], rng.IntN(50))
+		if rng.IntN(2) == 0 {
+			w.rollOver()
+		}
+	}
+	w.end()
+	s := startStream(t, opt)
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	s.stop()
+	w.check(out.String())
+}
+
+// TestStart: where a folder is followed from at first.
+func TestStart(t *testing.T) {
+	for start, want := range map[Start][2]int{StartBegin: {0, 25}, StartCheckpoint: {15, 25}, StartEnd: {20, 25}} {
+		root := t.TempDir()
+		w := newTstat(t, root, "log_tcp_complete")
+		w.rollOver()
+		w.lines(w.logs[0], 15)
+		w.rollOver()
+		w.lines(w.logs[0], 5)
+		l := w.logs[0]
+		_, err := l.f.Write(l.buf.Next(l.buf.Len() - 7)) // the last line is not all there
+		w.must(err)
+		if start == StartEnd {
+			want[0] = 19
+		}
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: start})
+		if start == StartEnd {
+			await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+			// Nothing of the past may come, but a new log does.
+			w.must(os.WriteFile(filepath.Join(w.dir, "log_udp_complete"), []byte("begin\n"), 0o644))
+			await(t, "the begin", func() bool { return strings.Contains(s.out.String(), "begin\n") })
+		}
+		w.lines(l, 5)
+		w.end()
+		await(t, "the last line", func() bool { return strings.Contains(s.out.String(), " number 24 ") })
+		s.stop()
+		text := strings.ReplaceAll(s.out.String(), "begin\n", "")
+		for i := range 25 {
+			if got := strings.Contains(text, fmt.Sprintf(" number %d ", i)); got != (i >= want[0]) {
+				t.Errorf("%s: line %d: %v", start, i, got)
+			}
+		}
+	}
+}
+
+// TestFollowOddities: a killed Tstat's last line, a compressed log, other
+// content under the same name after a restart, a late log type, folders that
+// are none.
+func TestFollowOddities(t *testing.T) {
+	root, state := t.TempDir(), t.TempDir()
+	file := func(folder, name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, folder, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	zw.Write([]byte("c1\nc2\n"))
+	zw.Close()
+	file("2016_03_24_21_00.out", "log_tcp_complete", "a1\na2\na3 is cut")
+	file("2016_03_24_22_00.out", "log_tcp_complete", "b1\n")
+	file("2016_03_24_23_00.out", "log_tcp_complete.gz", z.String())
+	file("2016_03_25_00_00.out", "log_udp_complete", "u1\n")
+	file("2016_03_25_01_00.out", "log_tcp_complete", "d1\nd2\n")
+	file("not_a_folder.out", "log_tcp_complete", "x\n")
+	file("2016_03_25_01_00.out", "addresses", "x\n")
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Start: StartBegin, Types: []string{"log_tcp_*"}}
+	s := startStream(t, opt)
+	await(t, "d2", func() bool { return strings.HasSuffix(s.out.String(), "d2\n") })
+	sum := s.stop()
+	if got := s.out.String(); got != "a1\na2\nb1\nc1\nc2\nd1\nd2\n" || sum.Cuts != 1 {
+		t.Errorf("%q, %+v", got, sum)
+	}
+
+	opt.Start = StartCheckpoint
+	file("2016_03_25_01_00.out", "log_tcp_complete", "e1\ne2\ne3\n")
+	s = startStream(t, opt)
+	await(t, "e3", func() bool { return s.out.String() == "e1\ne2\ne3\n" })
+	if s.stop(); !strings.Contains(s.log.String(), "other content") {
+		t.Error("no warning")
+	}
+
+	// Compressed while nobody read it: its text is the same.
+	z.Reset()
+	zw.Reset(&z)
+	zw.Write([]byte("e1\ne2\ne3\ne4\n"))
+	zw.Close()
+	if err := os.Remove(filepath.Join(root, "2016_03_25_01_00.out", "log_tcp_complete")); err != nil {
+		t.Fatal(err)
+	}
+	file("2016_03_25_01_00.out", "log_tcp_complete.gz", z.String())
+	file("2016_03_25_02_00.out", "log_tcp_complete", "f1\n")
+	s = startStream(t, opt)
+	await(t, "f1", func() bool { return s.out.String() == "e4\nf1\n" })
+	s.stop()
+
+	// The folder went while nobody looked.
+	if err := os.RemoveAll(filepath.Join(root, "2016_03_25_02_00.out")); err != nil {
+		t.Fatal(err)
+	}
+	file("2016_03_25_03_00.out", "log_tcp_complete", "g1\n")
+	s = startStream(t, opt)
+	await(t, "g1", func() bool { return s.out.String() == "g1\n" })
+	// One that appears is new, whatever its name.
+	file("2016_03_24_20_00.out", "log_tcp_complete", "h1\n")
+	file("2016_03_24_20_00.out", "log_tcp_nocomplete", "n1\n")
+	await(t, "h1 and n1", func() bool { return strings.HasPrefix(s.out.String(), "g1\n") && s.out.Len() == len("g1\nh1\nn1\n") })
+	s.stop()
+}
+
+// writeLog writes a log of n lines, numbered from first on.
+func writeLog(t *testing.T, root, folder string, first, n int) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, folder, "log_udp_complete"), []byte(rows(first, n)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rows(first, n int) (text string) {
+	for i := range n {
+		text += fmt.Sprintf("line %d\n", first+i)
+	}
+	return text
+}
+
+// awaitOutput waits until a stream has written want, and not more.
+func awaitOutput(t *testing.T, s *started, want string) {
+	t.Helper()
+	await(t, fmt.Sprintf("%q", want), func() bool { return s.out.Len() >= len(want) })
+	if got := s.out.String(); got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+}
+
+// TestFollowClockBack: the zone or the clock of the probe goes back, while the
+// stream runs and between runs. Each line comes once.
+func TestFollowClockBack(t *testing.T) {
+	root := t.TempDir()
+	now := time.Now().UTC()
+	name := func(d time.Duration) string { return tstat.FolderName(now.Add(d)) }
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	writeLog(t, root, name(8*time.Hour), 0, 2)
+	s := startStream(t, opt)
+	awaitOutput(t, s, rows(0, 2))
+	writeLog(t, root, name(-5*time.Minute), 2, 3)
+	awaitOutput(t, s, rows(0, 5))
+	writeLog(t, root, name(0), 5, 3)
+	awaitOutput(t, s, rows(0, 8))
+	if sum := s.stop(); sum.Folders != 3 {
+		t.Errorf("%d folders", sum.Folders)
+	}
+	if n := strings.Count(s.log.String(), "did the clock or the time zone"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+
+	opt.Start = StartCheckpoint
+	writeLog(t, root, name(-2*time.Minute), 8, 1) // and once more while nobody looks
+	s = startStream(t, opt)
+	awaitOutput(t, s, rows(8, 1))
+	writeLog(t, root, name(time.Minute), 9, 1)
+	awaitOutput(t, s, rows(8, 2))
+	s.stop()
+	if strings.Contains(s.log.String(), "folder of the checkpoint") {
+		t.Error("the checkpoint is neither gone nor ahead")
+	}
+
+	for _, d := range []time.Duration{8 * time.Hour, time.Minute} { // the last run's folder too
+		if err := os.RemoveAll(filepath.Join(root, name(d))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = startStream(t, opt)
+	await(t, "a warning", func() bool { return strings.Contains(s.log.String(), "the folder of the checkpoint has gone") })
+	writeLog(t, root, name(-time.Minute), 10, 1)
+	awaitOutput(t, s, rows(10, 1))
+	s.stop()
+}
+
+// TestFollowOldCheckpoint: the state of a version that did not save the order
+// of folders. A folder ahead of the clock, or one that has gone, hides none.
+func TestFollowOldCheckpoint(t *testing.T) {
+	now := time.Now().UTC()
+	ahead, old, newer := tstat.FolderName(now.Add(8*time.Hour)), tstat.FolderName(now.Add(-time.Hour)), tstat.FolderName(now)
+	between := tstat.FolderName(now.Add(-30 * time.Minute))
+	for name, tt := range map[string]struct {
+		folders []string // 3 lines each
+		at      string
+		want    []int // indexes of folders
+		warning string
+	}{
+		"ahead":                   {[]string{ahead, old, newer}, ahead, []int{1, 2}, "is ahead of the clock"},
+		"ahead and gone":          {[]string{old, newer}, ahead, []int{0, 1}, "has gone"},
+		"gone":                    {[]string{old, newer}, between, []int{1}, "has gone"},
+		"gone, all others older":  {[]string{old, between}, newer, []int{0, 1}, "has gone"},
+		"there":                   {[]string{old, newer}, old, []int{1}, ""},
+		"there, and one is ahead": {[]string{ahead, old, newer}, old, []int{2}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Name: DefaultName}
+			at := position{Folder: tt.at, Offset: 1000, Head: "gone", HeadLength: 1000}
+			for i, folder := range tt.folders {
+				writeLog(t, root, folder, 3*i, 3)
+				changed := now.Add(time.Duration(i-10) * time.Minute)
+				if err := os.Chtimes(filepath.Join(root, folder), changed, changed); err != nil {
+					t.Fatal(err)
+				}
+				if text := rows(3*i, 3); folder == tt.at {
+					at = position{Folder: folder, Offset: int64(len(text)), Head: hashOf([]byte(text)), HeadLength: len(text)}
+				}
+			}
+			if err := state.Save(statePath(&opt, "checkpoint"), checkpointFormat, saved{Session: "s", Roots: map[string]map[string]position{
+				"turin " + root: {"log_udp_complete": at}}}); err != nil {
+				t.Fatal(err)
+			}
+			s := startStream(t, opt)
+			want := ""
+			for _, i := range tt.want {
+				want += rows(3*i, 3)
+			}
+			awaitOutput(t, s, want)
+			writeLog(t, root, tstat.FolderName(now.Add(time.Minute)), 100, 1)
+			awaitOutput(t, s, want+rows(100, 1))
+			s.stop()
+			if n := strings.Count(s.log.String(), "checkpoint"); n > 1 || n == 0 != (tt.warning == "") || !strings.Contains(s.log.String(), tt.warning) {
+				t.Errorf("%d warnings", n)
+			}
+		})
+	}
+}
+
+// TestFollowFolderAgain: the hour that comes twice where summer time ends.
+// Tstat replaces the folders of the first one. Each line comes once.
+func TestFollowFolderAgain(t *testing.T) {
+	root := t.TempDir()
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	folders := []string{"2021_10_31_02_07.out", "2021_10_31_02_27.out", "2021_10_31_02_47.out"}
+	s := startStream(t, opt)
+	for i, folder := range folders {
+		writeLog(t, root, folder, i, 1)
+		awaitOutput(t, s, rows(0, i+1))
+	}
+	for i, folder := range folders {
+		if err := os.RemoveAll(filepath.Join(root, folder)); err != nil {
+			t.Fatal(err)
+		}
+		writeLog(t, root, folder, 3+i, 1)
+		awaitOutput(t, s, rows(0, 4+i))
+	}
+	s.stop()
+	opt.Start = StartCheckpoint
+	s = startStream(t, opt)
+	writeLog(t, root, "2021_10_31_03_07.out", 6, 1)
+	awaitOutput(t, s, rows(6, 1))
+	s.stop()
+}
+
+// TestFollowUnmounted: the folders are away for a while, as when their file
+// system is not mounted. They are not streamed again.
+func TestFollowUnmounted(t *testing.T) {
+	base := t.TempDir()
+	root, away := filepath.Join(base, "tstat"), filepath.Join(base, "away")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	writeLog(t, root, "2016_03_24_21_00.out", 0, 2)
+	writeLog(t, root, "2016_03_24_22_00.out", 2, 2)
+	s := startStream(t, opt)
+	awaitOutput(t, s, rows(0, 4))
+	must(os.Rename(root, away))
+	writeLog(t, root, "2016_03_24_23_00.out", 4, 1) // the other folders are not there
+	awaitOutput(t, s, rows(0, 5))
+	must(os.RemoveAll(root))
+	must(os.Rename(away, root))
+	writeLog(t, root, "2016_03_25_00_00.out", 5, 1)
+	awaitOutput(t, s, rows(0, 6))
+	s.stop()
+}
+
+// TestOrderForgets: names of folders that have gone do not pile up.
+func TestOrderForgets(t *testing.T) {
+	opt := &Options{StateDir: t.TempDir(), Name: DefaultName}
+	o, err := loadOrder(opt, "turin /x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays := &folder{name: "stays"}
+	o.append([]*folder{stays}, []*folder{stays})
+	for i := range 3 {
+		var fresh []*folder
+		for j := range maxGone {
+			fresh = append(fresh, &folder{name: fmt.Sprint(i, " ", j)})
+		}
+		o.append(fresh, []*folder{stays, fresh[0]})
+	}
+	if err := o.save(); err != nil {
+		t.Fatal(err)
+	}
+	if o, err = loadOrder(opt, "turin /x"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(o.names); n != maxGone+2 || o.names[0] != "stays" || !o.before("stays", "2 0") || o.knows("0 1") {
+		t.Errorf("%d names, first %s", n, o.names[0])
+	}
+}
+
+// TestFollowDamaged: what can be read of compressed logs that are damaged or
+// lack their end is streamed, and a warning says so.
+func TestFollowDamaged(t *testing.T) {
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	for i := range 3000 {
+		fmt.Fprintf(zw, "line %d %x\n", i, i*i*7919)
+	}
+	zw.Close()
+	whole := z.Bytes()
+	checksum := bytes.Clone(whole)
+	checksum[len(whole)-6] ^= 1
+	for name, tt := range map[string]struct {
+		data    []byte
+		lines   int // at least
+		warning string
+	}{
+		"cut":      {whole[:len(whole)/2], 100, "the end of the compressed log is missing"},
+		"checksum": {checksum, 3000, "the compressed log is damaged"},
+		"behind":   {append(bytes.Clone(whole), make([]byte, 512)...), 3000, "what follows the compressed log is not gzip"},
+	} {
+		root := t.TempDir()
+		for folder, text := range map[string][]byte{"2016_03_24_21_00.out/log_tcp_complete.gz": tt.data, "2016_03_24_22_00.out/log_tcp_complete": []byte("next\n")} {
+			path := filepath.Join(root, folder)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, text, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+		await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+		sum := s.stop()
+		if n := strings.Count(s.out.String(), "line "); n < tt.lines || sum.Cuts != 1 || strings.Count(s.log.String(), tt.warning) != 1 {
+			t.Errorf("%s: %d lines, %d cuts\n%s", name, n, sum.Cuts, s.log)
+		}
+	}
+}
+
+// TestFollowDamagedSince: a log was streamed in part and is damaged since, at
+// its start. After a restart nothing of it is streamed twice, and the next
+// folder follows.
+func TestFollowDamagedSince(t *testing.T) {
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	ends := make([]int, 20) // of the lines, in the file
+	for i := range ends {
+		fmt.Fprintf(zw, "line %d %x\n", i, i*i*7919)
+		zw.Flush()
+		ends[i] = z.Len()
+	}
+	zw.Close()
+	root, state := t.TempDir(), t.TempDir()
+	put := func(name string, data []byte) {
+		t.Helper()
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const log = "2016_03_24_21_00.out/log_tcp_complete"
+	put("2016_03_24_20_00.out/log_tcp_complete", nil)
+	var lines bytes.Buffer
+	for i := range 10 {
+		fmt.Fprintf(&lines, "line %d %x\n", i, i*i*7919)
+	}
+	put(log, lines.Bytes())
+	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin, StateDir: state}
+	s := startStream(t, opt)
+	await(t, "the first lines", func() bool { return strings.Contains(s.out.String(), "line 9 ") })
+	s.stop()
+
+	if err := os.Remove(filepath.Join(root, log)); err != nil {
+		t.Fatal(err)
+	}
+	damaged := z.Bytes()
+	damaged[ends[3]] |= 6 // a block type that does not exist
+	put(log+".gz", damaged)
+	put("2016_03_24_22_00.out/log_tcp_complete", []byte("next\n"))
+	opt.Start = StartCheckpoint
+	s = startStream(t, opt)
+	await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+	sum := s.stop()
+	if strings.Contains(s.out.String(), "line ") || sum.Cuts != 1 || strings.Count(s.log.String(), "the compressed log is damaged") != 1 {
+		t.Errorf("%q, %d cuts\n%s", s.out.String(), sum.Cuts, s.log)
+	}
+}
+
+// TestForward: followed over a plain connection to an endpoint, and by the
+// acknowledged mode; the endpoint restarts in the middle. In the acknowledged
+// mode nothing is lost.
+func TestForward(t *testing.T) {
+	root, out := t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	// A free port that the endpoint comes back on.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	endpoint := Options{Listen: loopback(), Stdout: out, StateDir: t.TempDir(), Format: Line}
+	endpoint.Listen[0].Addr = addr
+	s := startStream(t, endpoint)
+	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"ack://" + addr}, Start: StartBegin})
+	for i := range 30 {
+		w.rollOver()
+		w.lines(w.logs[0], 100)
+		w.lines(w.logs[1], 10)
+		if i%10 == 5 {
+			s.stop()
+			w.lines(w.logs[0], 100)
+			s = startStream(t, endpoint)
+		}
+	}
+	w.end()
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	if probe.stop(); probe.err != nil {
+		t.Error(probe.err)
+	}
+	s.stop()
+	w.check(out.String()) // clean stops: not even duplicates
+}
+
+// TestForwardPlain: followed over a plain connection to an endpoint that
+// restarts while nothing is on its way: every line once.
+func TestForwardPlain(t *testing.T) {
+	root, out := t.TempDir(), &output{}
+	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
+	w.rollOver()
+	s := startStream(t, Options{Listen: loopback(), Stdout: out, Format: Line})
+	endpoint := Options{Listen: []peer.Options{{Addr: s.addr}}, Stdout: out, Format: Line}
+	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"tcp://" + s.addr}, Start: StartBegin})
+	for i := range 5 {
+		w.lines(w.logs[0], 300)
+		w.lines(w.logs[1], 20)
+		w.rollOver()
+		// With the headers of all folders but the newest, whose logs are empty
+		// as yet.
+		await(t, "what was written", func() bool { return probe.taken(0) == int64(w.count()+2*(i+1)) })
+		s.stop()
+		w.lines(w.logs[0], 100)
+		s = startStream(t, endpoint)
+	}
+	w.end()
+	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
+	if sum := probe.stop(); probe.err != nil || sum.Consumers[0].Restarts == 0 {
+		t.Errorf("%+v, %v", sum, probe.err)
+	}
+	s.stop()
+	w.check(out.String())
+}
+
+// TestSeveralRoots: the folders of several probes at once, over a restart:
+// each probe's lines once, in order, under its name.
+func TestSeveralRoots(t *testing.T) {
+	opt := Options{Format: JSON, StateDir: t.TempDir(), Stdout: &output{}, Start: StartBegin}
+	writers := map[string]*fakeTstat{}
+	count := 0
+	for _, probe := range []string{"turin", "milan", "rome"} {
+		root := t.TempDir()
+		w := newTstat(t, root, "log_new", "log_other")
+		w.rollOver()
+		writers[probe] = w
+		opt.Follow = append(opt.Follow, Root{probe, root})
+	}
+	for range 3 {
+		s := startStream(t, opt)
+		for range 5 {
+			for _, w := range writers {
+				w.lines(w.logs[0], 50)
+				w.lines(w.logs[1], 5)
+				w.rollOver()
+				count += 55
+			}
+		}
+		await(t, "all lines", func() bool { return strings.Count(opt.Stdout.(*output).String(), "\n") >= count })
+		if s.stop(); s.err != nil {
+			t.Fatal(s.err)
+		}
+		opt.Start = StartCheckpoint
+	}
+	got := map[string]*strings.Builder{}
+	for text := range strings.Lines(opt.Stdout.(*output).String()) {
+		var row struct{ Probe, Line string }
+		if err := json.Unmarshal([]byte(text), &row); err != nil || writers[row.Probe] == nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if got[row.Probe] == nil {
+			got[row.Probe] = &strings.Builder{}
+		}
+		got[row.Probe].WriteString(row.Line + "\n")
+	}
+	for probe, w := range writers {
+		w.check(got[probe].String())
+	}
+}
+
+// TestConfined: in a folder that a peer chose, links that lead out of it are
+// left out and counted, and hold up nothing; in a folder of the user they are
+// followed.
+func TestConfined(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	write := func(dir, folder, text string) string {
+		t.Helper()
+		dir = filepath.Join(dir, folder)
+		path := filepath.Join(dir, "log_tcp_complete")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := func(target, name string) {
+		t.Helper()
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink(target, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(root, "2016_03_24_21_00.out", "first\n")
+	link(write(outside, "secret", "secret\n"), "2016_03_24_22_00.out/log_tcp_complete")
+	link(filepath.Dir(write(outside, "folder", "folder\n")), "2016_03_24_23_00.out")
+	write(root, "kept", "inside\n")
+	link("../kept/log_tcp_complete", "2016_03_25_00_00.out/log_tcp_complete")
+	write(root, "2016_03_25_01_00.out", "last\n")
+	for confined, want := range map[bool]string{true: "first\ninside\nlast\n", false: "first\nsecret\nfolder\ninside\nlast\n"} {
+		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Confined: confined, Format: Line, Start: StartBegin})
+		await(t, "the last line", func() bool { return strings.HasSuffix(s.out.String(), "last\n") })
+		outside := int64(0)
+		if confined {
+			outside = 2
+		}
+		if sum := s.stop(); s.out.String() != want || sum.Outside != outside {
+			t.Errorf("confined %v: got %q, left out %d; want %q, %d", confined, s.out, sum.Outside, want, outside)
+		}
+		if n := strings.Count(s.log.String(), "a link out of the folder leads to it"); n != int(outside) {
+			t.Errorf("confined %v: warned %d times", confined, n)
+		}
+	}
+}

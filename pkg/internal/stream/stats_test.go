@@ -1,0 +1,60 @@
+package stream
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
+)
+
+// TestRates: lines are counted per interval, of the stream and of each source,
+// and go on in the stream that comes after.
+func TestRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stream := func() *Stream {
+			h := testHub(t, Options{})
+			h.stats.start, h.stats.recent = time.Now(), metrics.NewCounts(interval, intervals)
+			return &Stream{hub: h}
+		}
+		send := func(s *Stream, probe string, lines int) {
+			t.Helper()
+			if err := s.hub.send(t.Context(), nil, text{origin: &origin{}, src: s.hub.sources.of(probe, "10.0.0.1"), lines: lines}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := stream()
+		check := func(rate float64, sources []float64, last ...int64) {
+			t.Helper()
+			st := s.Stats()
+			var rates []float64
+			for _, source := range st.Sources {
+				rates = append(rates, source.Rate)
+			}
+			if tail := st.Rates[len(st.Rates)-len(last):]; st.Rate != rate || !slices.Equal(rates, sources) || !slices.Equal(tail, last) || len(st.Rates) != intervals || st.Interval != interval {
+				t.Errorf("%v lines a second, of sources %v, %v; want %v, %v, %v", st.Rate, rates, tail, rate, sources, last)
+			}
+		}
+		check(0, nil, 0, 0)
+		send(s, "a", 40)
+		send(s, "b", 10)
+		check(10, []float64{8, 2}, 0, 50) // the first interval goes on
+		time.Sleep(interval)
+		send(s, "b", 20)
+		check(10, []float64{8, 2}, 0, 50, 20)
+		time.Sleep(interval)
+		former := s
+		s = stream()
+		s.Continue(former)
+		check(7, []float64{4, 3}, 0, 50, 20, 0) // of the last two
+		send(s, "a", 5)
+		time.Sleep(2 * interval)
+		check(0.5, []float64{0.5, 0}, 0, 50, 20, 5, 0, 0)
+		time.Sleep(intervals * interval)
+		check(0, []float64{0, 0}, 0, 0)
+		if st := s.Stats(); st.Lines != 75 || st.Sources[0].Lines != 45 || st.Sources[1].Lines != 30 || st.Duration != (intervals+4)*interval {
+			t.Errorf("%+v", st)
+		}
+	})
+}

@@ -1,0 +1,314 @@
+// Package stream brings live log lines from connections, followed log folders
+// and brokers to consumers. Lines of one log keep their order; what a required
+// consumer has not taken holds up its source.
+package stream
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+// Start is where a followed folder is read from.
+type Start string
+
+// Starts.
+const (
+	StartCheckpoint Start = "checkpoint" // where the last run ended, else the begin of the newest folder
+	StartBegin      Start = "begin"      // the begin of the oldest folder
+	StartEnd        Start = "end"        // the end of the newest folder
+)
+
+// Root is the output folder of a Tstat, with log folders in it.
+type Root struct {
+	Probe string
+	Dir   string
+}
+
+// Options say what a Stream brings where. The zero value of a field means its
+// default.
+type Options struct {
+	Listen []peer.Options // endpoints
+	Follow []Root
+	// Confined leaves out logs behind links that lead out of a folder of Follow,
+	// since a peer chose the folder.
+	Confined bool
+	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
+
+	// To are the required consumers, ToOptional those that may lose lines
+	// when they are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://,
+	// ack://, ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There
+	// must be one.
+	To, ToOptional []string
+
+	Format Format   // ""; Raw
+	Select []string // columns, for Line and JSON; none: all
+	Layout string   // Tstat version where no header has come, see tstat.NewLines
+
+	Types    []string       // globs over the logs to follow; none: all
+	Start    Start          // "": StartCheckpoint
+	Poll     time.Duration  // how often followed folders are looked at; 0: 1s
+	Location *time.Location // zone of folder names; nil: time.Local
+
+	Probes         *peer.Probes  // that have no certificate; others have the name of their address
+	MaxConnections int           // 0: 1024
+	IdleTimeout    time.Duration // of connections; 0: 2h
+	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
+
+	Window int64         // bytes of Follow and each of From that may come again after a crash; 0: 16 MiB
+	Queue  int64         // bytes waiting for one consumer; 0: 8 MiB
+	Drain  time.Duration // how long consumers may take after the stop; 0: 30s
+
+	RetryMin, RetryMax time.Duration // wait before a consumer is opened again; 0: 500ms, 30s
+
+	Name     string // of the run's state; "": default
+	StateDir string
+	TLS      peer.TLS      // of consumers
+	Peers    peer.Networks // that tcp, tls and ack consumers may be in; none: all
+	Stdout   io.Writer
+	Stderr   io.Writer // of commands
+	Log      *slog.Logger
+}
+
+// Defaults of Options.
+const (
+	DefaultPoll           = time.Second
+	DefaultMaxConnections = 1024
+	DefaultIdleTimeout    = 2 * time.Hour
+	DefaultMaxLine        = 32 << 10
+	DefaultWindow         = 16 << 20
+	DefaultQueue          = 8 << 20
+	DefaultDrain          = 30 * time.Second
+	DefaultRetryMin       = 500 * time.Millisecond
+	DefaultRetryMax       = 30 * time.Second
+	DefaultName           = "default"
+)
+
+func (o *Options) defaults() {
+	o.Format = cmp.Or(o.Format, Raw)
+	o.Start = cmp.Or(o.Start, StartCheckpoint)
+	o.Poll = cmp.Or(o.Poll, DefaultPoll)
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, DefaultIdleTimeout)
+	o.MaxLine = cmp.Or(o.MaxLine, DefaultMaxLine)
+	o.Window = cmp.Or(o.Window, DefaultWindow)
+	o.Queue = cmp.Or(o.Queue, DefaultQueue)
+	o.Drain = cmp.Or(o.Drain, DefaultDrain)
+	o.RetryMin = cmp.Or(o.RetryMin, DefaultRetryMin)
+	o.RetryMax = cmp.Or(o.RetryMax, DefaultRetryMax)
+	o.Name = cmp.Or(o.Name, DefaultName)
+	o.Location = cmp.Or(o.Location, time.Local)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	if o.Stdout == nil {
+		o.Stdout = io.Discard
+	}
+	if o.Stderr == nil {
+		o.Stderr = io.Discard
+	}
+}
+
+// UntakenError says that lines were received that not all required consumers
+// have taken, and that nobody sends again.
+type UntakenError struct{ Lines int64 }
+
+func (e *UntakenError) Error() string {
+	return fmt.Sprintf("%d lines were received and not taken by all consumers", e.Lines)
+}
+
+// Stream brings lines from sources to consumers.
+type Stream struct {
+	hub       *hub
+	log       *slog.Logger
+	ck        *checkpoint
+	unlock    func() // of the state
+	consumers []consumer
+	inputs    []input
+	endpoint  *endpoint
+	listeners []*peer.Listener
+}
+
+// input reads lines that nobody sends to us: those of a followed folder or of
+// a broker. It reads until reading ends, and hands over what it has read until
+// ctx ends.
+type input interface {
+	run(ctx, reading context.Context) error
+}
+
+// New opens the state and the endpoints of a stream. Run closes them.
+func New(opt Options) (*Stream, error) {
+	opt.defaults()
+	opt.Follow = slices.Clone(opt.Follow)
+	for i := range opt.Follow {
+		abs, err := filepath.Abs(opt.Follow[i].Dir)
+		if err != nil {
+			return nil, err
+		}
+		opt.Follow[i].Dir = abs
+		if err := opt.Follow[i].check(); err != nil {
+			return nil, err
+		}
+	}
+	unlock, err := state.Lock(opt.StateDir, "stream "+opt.Name)
+	if errors.Is(err, state.ErrLocked) {
+		return nil, hint.Add(fmt.Errorf("stream %q is %w", opt.Name, err), "streams that run at once need names of their own (`name`)")
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &Stream{log: opt.Log, unlock: unlock, hub: &hub{
+		opt: &opt, log: opt.Log, types: &typeNames{}, stats: stats{start: time.Now(), recent: metrics.NewCounts(interval, intervals)},
+		wrong: rate.Sometimes{First: 1, Interval: time.Minute},
+	}}
+	if err := s.open(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open prepares everything that can fail at once.
+func (s *Stream) open() (err error) {
+	h, opt := s.hub, s.hub.opt
+	if h.layouts, err = openLayouts(opt); err != nil {
+		return err
+	}
+	if s.ck, err = openCheckpoint(opt, s.log); err != nil {
+		return err
+	}
+	h.needRaw = opt.Format == Raw
+	for i, text := range slices.Concat(opt.To, opt.ToOptional) {
+		q := newQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
+		c, err := newConsumer(h, q, text, fmt.Sprintf("%s-%d", s.ck.state.Session, i+1))
+		if err != nil {
+			return err
+		}
+		h.queues = append(h.queues, q)
+		s.consumers = append(s.consumers, c)
+	}
+	for _, root := range opt.Follow {
+		s.inputs = append(s.inputs, newFollower(h, s.ck, root))
+	}
+	for i, text := range opt.From {
+		src, err := newSource(h, text, s.ck.state.Session, i+1)
+		if err != nil {
+			return err
+		}
+		s.inputs = append(s.inputs, src)
+	}
+	s.endpoint = &endpoint{
+		hub: h, log: s.log, conns: map[*conn]bool{}, places: peer.NewShares(opt.MaxConnections, peer.PerHost(opt.MaxConnections)), sessions: map[string]*conn{}, run: rand.Text(),
+		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+	}
+	s.listeners, err = peer.ListenAll(opt.Listen, s.log)
+	return err
+}
+
+// close frees what New holds.
+func (s *Stream) close() {
+	peer.CloseAll(s.listeners)
+	s.unlock()
+}
+
+// Addrs returns the addresses that the endpoints listen on.
+func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
+
+// Run streams until ctx ends, or a consumer cannot go on. Then sources stop,
+// and the consumers have Options.Drain for what is under way. The error is
+// nil if they took it all. Run can be called once.
+func (s *Stream) Run(ctx context.Context) error {
+	defer s.close()
+	// reading ends first; work ends when the consumers have taken everything.
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+
+	var consumers, sources, saving sync.WaitGroup
+	var failure error
+	var once sync.Once
+	fail := func(err error) {
+		once.Do(func() { failure = err })
+		stop(err)
+	}
+	for i, c := range s.consumers {
+		consumers.Go(func() {
+			q := s.hub.queues[i]
+			if err := c.run(work); err != nil && work.Err() == nil {
+				if !q.optional {
+					fail(fmt.Errorf("consumer %s: %w", q.name, err))
+					giveUp(err) // nobody empties its queue
+					return
+				}
+				s.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
+				q.trouble(fmt.Errorf("it has ended: %w", err))
+				for b := range q.ch {
+					q.discard(b)
+				}
+			}
+		})
+	}
+	for _, l := range s.listeners {
+		sources.Go(func() { s.endpoint.serve(work, l) })
+	}
+	for _, in := range s.inputs {
+		sources.Go(func() {
+			if err := in.run(work, reading); err != nil && work.Err() == nil {
+				fail(err)
+			}
+		})
+	}
+	saving.Go(func() { s.ck.run(work) })
+	saving.Go(func() { s.hub.layouts.run(work, s.log) })
+
+	<-reading.Done()
+	timer := time.AfterFunc(s.hub.opt.Drain, func() { giveUp(errDrain) })
+	defer timer.Stop()
+	tell := time.AfterFunc(drainSilence, s.tellDrain)
+	defer tell.Stop()
+	s.endpoint.stop(s.listeners)
+	sources.Wait()
+	s.endpoint.wait()
+	for _, q := range s.hub.queues {
+		q.close()
+	}
+	consumers.Wait()
+	giveUp(nil)
+	saving.Wait()
+	s.hub.layouts.save(s.log)
+	err := s.ck.save()
+	if n := s.hub.stats.untaken.Load(); n > 0 {
+		err = errors.Join(err, &UntakenError{n})
+	}
+	return errors.Join(failure, err)
+}
+
+var errDrain = errors.New("consumers did not take everything in time")
+
+// drainSilence is how long a stream that has to end may wait for consumers
+// until it says so.
+const drainSilence = time.Second
+
+// tellDrain says which consumers are waited for.
+func (s *Stream) tellDrain() {
+	for _, q := range s.hub.queues {
+		if q.stats.queued.Load() > 0 {
+			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "timeout", s.hub.opt.Drain)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// What readcsv reads: the log that `make bench` measures with.
+const (
+	csvType   = "log_tcp_complete"
+	csvLayout = "3.0.0"
+)
+
+// readCSV is the peer of the benchmark: what DuckDB users do without
+// tstatrepo. It is given every advantage: the types need no sniffing, and the
+// order of the rows in a Parquet file may be lost.
+func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := newFlags("readcsv", "TREE", stderr)
+	to := fs.String("to", "", "table:FILE (a DuckDB database) or parquet:FILE; neither may exist")
+	layouts := fs.String("layouts", "../../../tstat/layouts.tsv", "tstatrepo's table of columns")
+	memory := fs.String("memory", "4GB", "memory DuckDB may use")
+	threads := fs.Int("threads", 2, "threads")
+	times := fs.String("times", "double", "absolute times: double (as they are; a little faster) or timestamp (as tstatrepo has them)")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	kind, target, ok := strings.Cut(*to, ":")
+	if fs.NArg() != 1 || !ok || kind != "table" && kind != "parquet" || *times != "timestamp" && *times != "double" {
+		fs.Usage()
+		return errUsage
+	}
+	if _, err := os.Lstat(target); err == nil {
+		return fmt.Errorf("%s exists", target)
+	}
+	cols, err := readLayout(*layouts, csvType, csvLayout)
+	if err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(fs.Arg(0), "*.out", csvType))
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("no %s in %s", csvType, fs.Arg(0))
+	}
+	for _, f := range files {
+		if err := checkHeader(f, len(cols)); err != nil {
+			return err
+		}
+	}
+	sel := selectCSV(files, cols, *times == "timestamp")
+	path, stmt := target, "CREATE TABLE "+csvType+" AS "+sel
+	if kind == "parquet" {
+		path = ""
+		stmt = "COPY (" + sel + ") TO " + quote(target) + " (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+	}
+	db, err := open(path, *memory, *threads)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	// Unordered is faster for Parquet (by a quarter), but not for a table.
+	if kind == "parquet" {
+		if _, err := db.ExecContext(ctx, "SET preserve_insertion_order = false"); err != nil {
+			return err
+		}
+	}
+	res, err := db.ExecContext(ctx, stmt)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if kind == "table" { // CREATE TABLE does not say how many; counting takes a millisecond
+		err = db.QueryRowContext(ctx, "SELECT count(*) FROM "+csvType).Scan(&n)
+	}
+	if err != nil {
+		return err
+	}
+	// Closing writes the table's last rows from the log into the database.
+	if err := db.Close(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, n, "rows")
+	return err
+}
+
+type column struct{ name, kind string }
+
+// readLayout returns the columns of a log type in the order of one Tstat
+// version.
+func readLayout(path, logType, version string) ([]column, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	kinds := map[string]string{}
+	in := false
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		w := strings.Split(sc.Text(), "\t")
+		switch {
+		case w[0] == "type" && len(w) > 1:
+			in = w[1] == logType
+		case in && w[0] == "column" && len(w) > 2:
+			kinds[w[1]] = w[2]
+		case in && w[0] == "layout" && len(w) > 5 && w[1] == version:
+			var cols []column
+			for _, name := range strings.Fields(w[5]) {
+				if kinds[name] == "" {
+					return nil, fmt.Errorf("%s: layout %s of %s has the unknown column %s", path, version, logType, name)
+				}
+				cols = append(cols, column{name, kinds[name]})
+			}
+			return cols, nil
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s: no layout %s of %s", path, version, logType)
+}
+
+// checkHeader makes sure that the file has a header line and as many columns
+// as the layout: DuckDB is told to skip the first line.
+func checkHeader(path string, columns int) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !strings.HasPrefix(line, "#15#c_ip:1 ") {
+		return fmt.Errorf("%s: not the #15# header of Tstat %s", path, csvLayout)
+	}
+	if n := len(strings.Fields(line)); n != columns {
+		return fmt.Errorf("%s: %d columns, want %d", path, n, columns)
+	}
+	return nil
+}
+
+// selectCSV is the SELECT over read_csv with the types that tstatrepo stores.
+func selectCSV(files []string, cols []column, timestamps bool) string {
+	types := map[string]string{
+		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",
+		"time_ms": "DOUBLE", "time_s": "DOUBLE",
+	}
+	var decl, list []string
+	for _, c := range cols {
+		name := `"` + c.name + `"`
+		decl = append(decl, quote(c.name)+": "+quote(types[c.kind]))
+		if timestamps && c.kind == "time_ms" {
+			name = fmt.Sprintf("make_timestamp((%s * 1000)::BIGINT) AS %s", name, name)
+		}
+		list = append(list, name)
+	}
+	sort.Strings(files)
+	for i := range files {
+		files[i] = quote(files[i])
+	}
+	return fmt.Sprintf("SELECT %s FROM read_csv([%s], columns = {%s}, auto_detect = false, header = false, skip = 1, "+
+		"delim = ' ', quote = '', escape = '', nullstr = ['-', '---'])",
+		strings.Join(list, ", "), strings.Join(files, ", "), strings.Join(decl, ", "))
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

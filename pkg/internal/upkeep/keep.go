@@ -1,0 +1,171 @@
+package upkeep
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+)
+
+// Before is the start of the first UTC day that stays if rows are kept for
+// that long: days that ended at least that long ago go.
+func Before(now time.Time, keep time.Duration) time.Time {
+	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
+}
+
+// Options of New. Stores that cannot be compacted are only pruned.
+type Options struct {
+	To           []string      // destinations, see stores.Open
+	Keep         time.Duration // how long rows stay; 0: forever
+	Compact      bool          // what is over, as store.CompactOptions has it by default
+	Every        time.Duration // 0: a day
+	RetryTimeout time.Duration // how long a database that is away is waited for
+	Log          *slog.Logger  // nil: none
+}
+
+// Enabled reports whether there is anything to do.
+func (o *Options) Enabled() bool { return o.Keep > 0 || o.Compact }
+
+// Stats is what was done to a store.
+type Stats struct {
+	Store       string // without secrets
+	Failed      int64  // rounds that failed
+	LastSuccess time.Time
+	Pruned      store.PruneResult
+	Compacted   store.CompactResult
+}
+
+// Metrics are those of stores.
+var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
+	metrics.Time("upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", func(s *Stats) time.Time { return s.LastSuccess }),
+	metrics.Count("upkeep_failures_total", "Times that this failed.", func(s *Stats) int64 { return s.Failed }),
+	metrics.Count("compacted_files_total", "Files that became part of larger ones.", func(s *Stats) int64 { return s.Compacted.Files }),
+	metrics.Count("pruned_files_total", "Log files whose rows were removed.", func(s *Stats) int64 { return s.Pruned.Files }),
+	metrics.Count("pruned_rows_total", "Rows removed.", func(s *Stats) int64 { return s.Pruned.Rows }),
+)
+
+// Keeper maintains stores beside the imports into them.
+type Keeper struct {
+	opt Options
+
+	mu    sync.Mutex
+	stats []Stats
+}
+
+// tryAgain is when a round that failed is repeated, if the next one is not
+// earlier.
+const tryAgain = time.Hour
+
+// New returns a keeper, which does nothing before Run.
+func New(opt Options) *Keeper {
+	opt.Every = cmp.Or(opt.Every, 24*time.Hour)
+	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
+	k := &Keeper{opt: opt}
+	for _, to := range opt.To {
+		k.stats = append(k.stats, Stats{Store: dest.Redact(to)})
+	}
+	return k
+}
+
+// Continue makes the figures of a keeper that has ended continue in this one,
+// which does not run yet, for the stores that both maintain.
+func (k *Keeper) Continue(former *Keeper) {
+	for _, f := range former.Stats() {
+		for i := range k.stats {
+			if k.stats[i].Store == f.Store {
+				k.stats[i] = f
+			}
+		}
+	}
+}
+
+// Stats returns what was done so far, in the order of the destinations. It
+// returns nil if nothing is enabled or k is nil.
+func (k *Keeper) Stats() []Stats {
+	if k == nil || !k.opt.Enabled() {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.stats)
+}
+
+// Run compacts and prunes at once and then regularly, until ctx ends. What
+// fails is logged and counted.
+func (k *Keeper) Run(ctx context.Context) {
+	for k.opt.Enabled() {
+		wait := k.opt.Every
+		for i, dest := range k.opt.To {
+			err := k.one(ctx, i, dest)
+			if ctx.Err() != nil {
+				return
+			}
+			k.mu.Lock()
+			if err == nil {
+				k.stats[i].LastSuccess = time.Now()
+			} else {
+				k.stats[i].Failed++
+				wait = min(wait, tryAgain)
+				k.opt.Log.Error("the store could not be looked after", "store", k.stats[i].Store, "err", err)
+			}
+			k.mu.Unlock()
+		}
+		if retry.Sleep(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// one maintains a store, which it opens for itself.
+func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
+	st, err := stores.Open(ctx, dest, stores.Options{Log: k.opt.Log, RetryTimeout: k.opt.RetryTimeout})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	if k.opt.Keep > 0 {
+		res, err := st.Prune(ctx, Before(time.Now(), k.opt.Keep), false)
+		k.mu.Lock()
+		p := &k.stats[i].Pruned
+		p.Files += res.Files
+		p.Rows += res.Rows
+		p.Bytes += res.Bytes
+		k.mu.Unlock()
+		if res.Files > 0 {
+			k.opt.Log.Info("pruned", "store", st.String(), "files", res.Files, "rows", res.Rows)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !k.opt.Compact || !st.Properties().Compacts {
+		return nil
+	}
+	res, err := st.Compact(ctx, store.CompactOptions{ClosedAfter: store.DefaultClosedAfter})
+	k.mu.Lock()
+	p := &k.stats[i].Compacted
+	p.Days += res.Days
+	p.Files += res.Files
+	p.Into += res.Into
+	p.Rows += res.Rows
+	p.Bytes += res.Bytes
+	p.Failed += res.Failed
+	k.mu.Unlock()
+	if res.Days > 0 {
+		k.opt.Log.Info("compacted", "store", st.String(), "days", res.Days, "files", res.Files, "into", res.Into)
+	}
+	if err == nil && res.Failed > 0 {
+		err = fmt.Errorf("%d days were not compacted", res.Failed)
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+// Package upkeep looks after stores: it tells what they hold, checks that
+// against the sources, and compacts and prunes them in time.
+package upkeep
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Filter says which files are meant; the zero value, all of them.
+type Filter struct {
+	// Wants reports whether files of a log type and folder time are meant;
+	// nil: all.
+	Wants func(logType string, folder time.Time) bool
+	Probe string // "": all
+}
+
+func (f *Filter) wants(r *store.Record) bool {
+	return (f.Wants == nil || f.Wants(r.Type, r.Time)) && (f.Probe == "" || f.Probe == r.Probe)
+}
+
+// Inventory is what a store holds. Its JSON form is a contract: fields are
+// added, never renamed.
+type Inventory struct {
+	Store string `json:"store"`
+	Days  []Day  `json:"days"` // by type, probe and date
+	Total Day    `json:"total"`
+	Gaps  []Gap  `json:"gaps"`
+}
+
+// Day adds up the files of a log type and probe whose folder's time is on that
+// day, in UTC.
+type Day struct {
+	Type  string `json:"type,omitempty"`
+	Probe string `json:"probe,omitempty"`
+	Date  string `json:"date,omitempty"` // 2006-01-02
+	Files int64  `json:"files"`          // source files that are stored
+	Rows  int64  `json:"rows"`
+	Text  int64  `json:"text"` // bytes of the source files' text
+	// Stored is bytes of the store's own files; 0 if it has none.
+	Stored int64 `json:"stored,omitempty"`
+	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted otherwise
+	Gaps   int64 `json:"gaps"`   // missing folders after one of that day
+	// Damaged is source files that were damaged, of which the good part is
+	// stored.
+	Damaged int64 `json:"damaged"`
+}
+
+// Gap is a time without log folders in a series that has them regularly.
+type Gap struct {
+	Type    string    `json:"type"`
+	Probe   string    `json:"probe"`
+	After   time.Time `json:"after"`  // the last folder before
+	Before  time.Time `json:"before"` // the first one after
+	Missing int64     `json:"missing"`
+}
+
+// List adds up the records of a store.
+func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, error) {
+	type series struct{ logType, probe string }
+	type key struct {
+		series
+		date string
+	}
+	days := map[key]*Day{}
+	times := map[series][]time.Time{}
+	sized := map[string]bool{}
+	err := m.Records(ctx, func(r store.Record) error {
+		if !filter.wants(&r) {
+			return nil
+		}
+		k := key{series{r.Type, r.Probe}, r.Time.UTC().Format(time.DateOnly)}
+		d := days[k]
+		if d == nil {
+			d = &Day{Type: r.Type, Probe: r.Probe, Date: k.date}
+			days[k] = d
+		}
+		times[k.series] = append(times[k.series], r.Time.UTC())
+		if !r.Pruned.IsZero() {
+			d.Pruned++
+			return nil
+		}
+		d.Files++
+		d.Rows += r.Rows
+		d.Text += r.Length
+		if r.Damaged {
+			d.Damaged++
+		}
+		if r.Location != "" && !sized[r.Location] {
+			sized[r.Location] = true
+			n, err := m.Size(r.Location)
+			if err != nil {
+				return err
+			}
+			d.Stored += n
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	inv := &Inventory{Store: m.String(), Days: []Day{}, Gaps: []Gap{}}
+	for s, list := range times {
+		for _, g := range gaps(list) {
+			g.Type, g.Probe = s.logType, s.probe
+			inv.Gaps = append(inv.Gaps, g)
+			days[key{s, g.After.Format(time.DateOnly)}].Gaps += g.Missing
+		}
+	}
+	for _, d := range days {
+		inv.Days = append(inv.Days, *d)
+		t := &inv.Total
+		t.Files += d.Files
+		t.Rows += d.Rows
+		t.Text += d.Text
+		t.Stored += d.Stored
+		t.Pruned += d.Pruned
+		t.Gaps += d.Gaps
+		t.Damaged += d.Damaged
+	}
+	slices.SortFunc(inv.Days, func(a, b Day) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.Date, b.Date))
+	})
+	slices.SortFunc(inv.Gaps, func(a, b Gap) int {
+		return cmp.Or(a.After.Compare(b.After), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Probe, b.Probe))
+	})
+	return inv, nil
+}
+
+// minSeries is how many folders a series must have before it can be said what
+// its usual distance is.
+const minSeries = 4
+
+// gaps finds the times where folders are missing: where the next one is more
+// than one and a half usual distances away. What is usual is the median.
+func gaps(times []time.Time) []Gap {
+	slices.SortFunc(times, time.Time.Compare)
+	times = slices.CompactFunc(times, time.Time.Equal)
+	if len(times) < minSeries {
+		return nil
+	}
+	var steps []time.Duration
+	for i, t := range times[1:] {
+		steps = append(steps, t.Sub(times[i]))
+	}
+	usual := slices.Sorted(slices.Values(steps))[len(steps)/2]
+	var list []Gap
+	for i, step := range steps {
+		if step > usual+usual/2 {
+			missing := int64((step+usual/2)/usual) - 1
+			list = append(list, Gap{After: times[i], Before: times[i+1], Missing: max(missing, 1)})
+		}
+	}
+	return list
+}

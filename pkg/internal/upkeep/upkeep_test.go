@@ -1,0 +1,355 @@
+package upkeep
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// fill imports a log of an hour for each of the times.
+func fill(t *testing.T, dest string, times ...time.Time) {
+	t.Helper()
+	source := t.TempDir()
+	for _, at := range times {
+		dir := filepath.Join(source, at.UTC().Format("2006_01_02_15_04")+".out")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n::1 1\n::1 2\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = bulk.Run(t.Context(), bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestKeeper looks after two stores beside imports, and stops at once.
+func TestKeeper(t *testing.T) {
+	dir := t.TempDir()
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	var times []time.Time
+	for _, days := range []int{500, 401, 399, 100} {
+		for hour := range 3 {
+			times = append(times, today.AddDate(0, 0, -days).Add(time.Duration(hour)*time.Hour))
+		}
+	}
+	to := []string{"parquet:" + filepath.Join(dir, "p"), "copy:" + filepath.Join(dir, "c"), "postgres://postgres@127.0.0.1:1/none?sslmode=disable&connect_timeout=1"}
+	fill(t, to[0], times...)
+	fill(t, to[1], times...)
+	// Compaction leaves alone what is new.
+	old := time.Now().Add(-48 * time.Hour)
+	files, err := filepath.Glob(filepath.Join(dir, "p", "type=*", "probe=*", "date=*", "*"))
+	if err != nil || len(files) != 12 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if err := os.Chtimes(f, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	k := New(Options{To: to, Keep: 400 * 24 * time.Hour, Compact: true})
+	var running sync.WaitGroup
+	running.Go(func() { k.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	var st []Stats
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if st = k.Stats(); st[2].Failed > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nothing was done: %+v", st)
+		}
+	}
+	for i, s := range st[:2] {
+		if s.LastSuccess.IsZero() || s.Failed != 0 || s.Pruned.Files != 6 || s.Pruned.Rows != 12 {
+			t.Errorf("store %d: %+v", i, s)
+		}
+	}
+	if c := st[0].Compacted; c.Days != 2 || c.Files != 6 || c.Into != 2 || c.Rows != 12 {
+		t.Errorf("compacted %+v", c)
+	}
+	if st[1].Compacted != (store.CompactResult{}) || !st[2].LastSuccess.IsZero() {
+		t.Errorf("%+v", st)
+	}
+	cancel()
+	running.Wait()
+	// A keeper of other stores goes on with the figures of those that it has too.
+	next := New(Options{To: []string{"copy:" + filepath.Join(dir, "other"), to[1]}, Keep: time.Hour})
+	next.Continue(k)
+	next.Continue(nil)
+	if s := next.Stats(); s[1] != st[1] || s[0] != (Stats{Store: s[0].Store}) {
+		t.Errorf("figures that go on: %+v, want those of %+v", s, st[1])
+	}
+	none := New(Options{To: to})
+	none.Run(t.Context()) // ends at once
+	if none.Stats() != nil {
+		t.Error("there is nothing to do")
+	}
+	var nobody *Keeper
+	if nobody.Stats() != nil {
+		t.Error("nobody looks after nothing")
+	}
+}
+
+func TestBefore(t *testing.T) {
+	now := time.Date(2026, 3, 10, 15, 0, 0, 0, time.FixedZone("", 10*3600))
+	if got, want := Before(now, 48*time.Hour), time.Date(2026, 3, 8, 0, 0, 0, 0, time.UTC); !got.Equal(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestGaps(t *testing.T) {
+	base := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	at := func(hours ...float64) (list []time.Time) {
+		for _, h := range hours {
+			list = append(list, base.Add(time.Duration(h*float64(time.Hour))))
+		}
+		return list
+	}
+	for _, test := range []struct {
+		times []time.Time
+		want  []int64 // missing
+	}{
+		{at(), nil},
+		{at(0, 10, 20), nil}, // too few to tell
+		{at(0, 1, 2, 3, 4), nil},
+		{at(3, 0, 1, 2, 2, 6, 7), []int64{2}},
+		{at(0, 1, 2.4, 3.4, 4.4), nil}, // a restart of Tstat
+		{at(0, 1, 2, 3, 4.6, 5.6), []int64{1}},
+		{at(0, 1, 2, 3, 27, 28, 30), []int64{23, 1}},
+	} {
+		var got []int64
+		for _, g := range gaps(test.times) {
+			got = append(got, g.Missing)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%v: missing %v, want %v", test.times, got, test.want)
+		}
+	}
+}
+
+// TestVerifyDamaged: a source whose text is damaged is another one.
+func TestVerifyDamaged(t *testing.T) {
+	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
+	at := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	fill(t, dest, at)
+	st, err := stores.Open(t.Context(), dest, stores.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	source := t.TempDir()
+	dir := filepath.Join(source, "2024_05_01_00_00.out")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "log_udp_complete.gz"), []byte("\x1f\x8bno gzip"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
+	if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Different || rep.Rows != 2 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// TestVerifyPrefix: an older version stored the start of a log, from a backup
+// within the source, and a repaired log beside the whole one. What verify
+// says mends it.
+func TestVerifyPrefix(t *testing.T) {
+	const whole = "#c_ip:1 c_port:2\n::1 1\n::1 2\n"
+	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
+	source := t.TempDir()
+	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
+	log := filepath.Join(source, key.Folder, key.File)
+	if err := errors.Join(os.Mkdir(filepath.Dir(log), 0o755), os.WriteFile(log, []byte(whole), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	run := func(replace bool) store.Manager {
+		t.Helper()
+		st, err := stores.Open(t.Context(), dest, stores.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { st.Close() })
+		o := opt
+		o.Stores, o.Replace = bulk.Opened(st), replace
+		if _, err := bulk.Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	m := run(false)
+	for _, text := range []string{whole[:len(whole)-6], "#c_ip:1 c_port:2\n::1 1\n::1 7\n"} {
+		beside(t, m, key, text)
+	}
+	rep, err := Verify(t.Context(), m, VerifyOptions{Against: &opt})
+	if err != ErrDiffers || len(rep.Findings) != 2 || rep.Findings[0].Kind != Prefix || rep.Findings[0].Rows != 1 || rep.Findings[1].Kind != Unsourced {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	m = run(true)
+	rep, err = Verify(t.Context(), m, VerifyOptions{Against: &opt, Deep: true})
+	if err != nil || rep.Rows != 2 || rep.Records != 1 {
+		t.Errorf("after it was mended: %+v, %v", rep, err)
+	}
+}
+
+// TestVerifyInstances: two Tstat processes wrote logs of the same text into
+// folders of the same name. Each is to be stored.
+func TestVerifyInstances(t *testing.T) {
+	source := t.TempDir()
+	write := func(instance string) {
+		t.Helper()
+		dir := filepath.Join(source, instance, "2024_05_01_00_00.out")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n::1 1\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), "copy:"+t.TempDir(), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	opt := bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	for _, instance := range []string{"tstat00", "tstat01"} {
+		write(instance)
+		rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
+		if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Missing {
+			t.Errorf("%s is not stored: %+v, %v", instance, rep, err)
+		}
+		if _, err := bulk.Run(t.Context(), opt); err != nil {
+			t.Fatal(err)
+		}
+		rep, err = Verify(t.Context(), st, VerifyOptions{Against: &opt})
+		if err != nil {
+			t.Errorf("%s is stored: %+v, %v", instance, rep, err)
+		}
+	}
+}
+
+// TestVerifyOneInstance: the logs of other instances are not those of the one
+// whose source is given, nor those of an instance that still writes to the folder.
+func TestVerifyOneInstance(t *testing.T) {
+	source, dest := t.TempDir(), t.TempDir()
+	write := func(instance, folder, text string) string {
+		t.Helper()
+		dir := filepath.Join(source, instance, folder)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n"+text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(source, instance)
+	}
+	now := time.Now().UTC()
+	folder, newest := now.Add(-time.Hour).Format("2006_01_02_15_04")+".out", now.Format("2006_01_02_15_04")+".out"
+	t0 := write("t0", folder, "::1 1\n")
+	write("t0", newest, "::1 5\n")
+	t1 := write("t1", folder, "::1 2\n")
+	st, err := stores.Open(t.Context(), "parquet:"+dest, stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	opt := bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	if _, err := bulk.Run(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	old := now.Add(-30 * time.Minute)
+	if err := os.Chtimes(filepath.Join(t0, folder, "log_udp_complete"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(sources ...string) *Report {
+		t.Helper()
+		opt.Sources = sources
+		rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
+		if err != nil && err != ErrDiffers {
+			t.Fatal(err)
+		}
+		return rep
+	}
+	if rep := verify(t0); len(rep.Findings) > 0 || rep.Same != 2 {
+		t.Errorf("of one instance: %+v", rep)
+	}
+	opt.IncludeOpen, opt.Settle = false, time.Minute
+	if rep := verify(source); len(rep.Findings) > 0 || rep.Same != 1 {
+		t.Errorf("t1 is open: %+v", rep)
+	}
+	opt.IncludeOpen = true
+	if err := os.RemoveAll(t1); err != nil {
+		t.Fatal(err)
+	}
+	if rep := verify(source); len(rep.Findings) == 0 || rep.Findings[0].Kind != Unsourced {
+		t.Errorf("t1 is gone: %+v", rep)
+	}
+}
+
+// TestVerifyOlderCopies: an older version skipped the second copy of a log.
+func TestVerifyOlderCopies(t *testing.T) {
+	const text = "#c_ip:1 c_port:2\n::1 1\n"
+	source := t.TempDir()
+	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
+	for _, dir := range []string{"", "backup"} {
+		path := filepath.Join(source, dir, key.Folder, key.File)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), "parquet:"+t.TempDir(), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	beside(t, st, key, text)
+	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	if rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt}); err != nil || rep.Same != 2 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// beside stores a further text of a log.
+func beside(t *testing.T, st store.Store, key store.Key, text string) {
+	t.Helper()
+	typ := tstat.TypeByName(key.File)
+	rd := tstat.NewReader(strings.NewReader(text), typ, tstat.ReaderOptions{})
+	at := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+	tx, err := st.Begin(t.Context(), store.FileInfo{Key: key, Type: typ, Time: at, Columns: rd.Columns()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b, err := rd.Next(); err == nil; b, err = rd.Next() {
+		if err := tx.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := store.Record{Key: key, Type: typ.Name, Time: at, Rows: rd.Counts().Rows, Imported: time.Now()}
+	r.SHA256, r.Length = rd.Fingerprint()
+	known, err := st.Lookup(t.Context(), []store.Key{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context(), r, known, nil); err != nil {
+		t.Fatal(err)
+	}
+}

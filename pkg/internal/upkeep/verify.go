@@ -1,0 +1,356 @@
+package upkeep
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// The kinds of Finding.
+const (
+	Missing   = "missing"   // a finished source file that is not stored
+	Different = "different" // a different text is stored under its name
+	Extra     = "extra"     // stored, but not in the sources for that time
+	Rows      = "rows"      // the store has another count of rows than its record
+	Prefix    = "prefix"    // the start of a log is stored beside the whole log
+	Unsourced = "unsourced" // stored, but no source file of that name has its text
+)
+
+// Finding is something that differs: of one of the kinds above, or one of
+// store.Fault.
+type Finding struct {
+	Kind   string    `json:"kind"`
+	Key    store.Key `json:"key,omitzero"`
+	Path   string    `json:"path,omitempty"` // of the source file
+	Rows   int64     `json:"rows,omitempty"` // as the record has it
+	Counts int64     `json:"counted,omitempty"`
+	In     string    `json:"in,omitempty"` // file or table of the store
+	Reason string    `json:"reason,omitempty"`
+	Mend   string    `json:"mend,omitempty"` // see store.Fault.Mend
+}
+
+// Report is the result of Verify. Its JSON form is a contract: fields are
+// added, never renamed.
+type Report struct {
+	Store     string    `json:"store"`
+	Sources   int64     `json:"sources"`   // source files that were read
+	Same      int64     `json:"same"`      // of them, stored with the same fingerprint
+	Older     int64     `json:"older"`     // source files that are older states of stored ones, as in a backup
+	Pruned    int64     `json:"pruned"`    // of Same, with rows that were removed
+	Unread    int64     `json:"unread"`    // source files that could not be read
+	Damaged   int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
+	Records   int64     `json:"records"`   // whose rows were counted
+	Rows      int64     `json:"rows"`      // counted
+	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
+	Findings  []Finding `json:"findings"`
+	// PassedOver is what looks like logs in the sources and is not read.
+	PassedOver bulk.PassedOver `json:"passed_over"`
+}
+
+// ErrDiffers is returned by Verify when there are findings.
+var ErrDiffers = errors.New("the store differs")
+
+// VerifyOptions of Verify.
+type VerifyOptions struct {
+	// Against, if not nil, are the sources to read; of them, and of the
+	// store's records, those count that Filter wants.
+	Against *bulk.Options
+	Filter  Filter
+	// Deep reads everything that is stored.
+	Deep bool
+	// Progress of counting; nil: none.
+	Progress bulk.Progress
+}
+
+// Verify compares a store's records with its rows and, if asked to, with the
+// sources: that each finished file is stored with its present fingerprint.
+func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, error) {
+	rep := &Report{Store: m.String(), Findings: []Finding{}}
+	records := map[store.Key][]store.Record{}
+	err := m.Records(ctx, func(r store.Record) error {
+		if opt.Filter.wants(&r) {
+			records[r.Key] = append(records[r.Key], r)
+			if r.Damaged && r.Pruned.IsZero() {
+				rep.Damaged++
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if opt.Against != nil {
+		if err := rep.against(ctx, m, opt, records); err != nil {
+			return nil, err
+		}
+	}
+	if err := rep.count(ctx, m, opt.Progress, records); err != nil {
+		return nil, err
+	}
+	err = m.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
+		rep.Findings = append(rep.Findings, Finding{Kind: f.Kind, Key: f.Key, In: f.Path, Reason: f.Reason, Mend: f.Mend})
+	}})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(rep.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key.String(), b.Key.String()), cmp.Compare(a.Path, b.Path), cmp.Compare(a.In, b.In))
+	})
+	if len(rep.Findings)+int(rep.Unread) > 0 {
+		return rep, ErrDiffers
+	}
+	return rep, nil
+}
+
+// against reads the sources.
+func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
+	seen := map[store.Key]bool{}
+	open := map[store.Key]map[string]bool{} // paths that are left for later
+	places := map[string]bool{}
+	different := map[store.Key]bool{}
+	type text struct {
+		store.Key
+		store.Fingerprint
+	}
+	found := map[text]int{}      // source files
+	starts := map[text]Finding{} // stored beside the whole text
+	var first, last time.Time
+	sources := *opt.Against
+	sources.Stores = bulk.Opened(m)
+	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
+	lengths := func(k store.Key) []int64 {
+		var list []int64
+		for _, r := range records[k] {
+			list = append(list, r.Length)
+		}
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	failed, err := bulk.Identify(ctx, sources, lengths, func(id bulk.Identity) error {
+		places[id.Place] = true
+		if id.Open {
+			if open[id.Key] == nil {
+				open[id.Key] = map[string]bool{}
+			}
+			open[id.Key][id.Path] = true
+			return nil
+		}
+		rep.Sources++
+		if !seen[id.Key] && (first.IsZero() || id.Time.Before(first)) {
+			first = id.Time
+		}
+		if id.Time.After(last) {
+			last = id.Time
+		}
+		seen[id.Key] = true
+		rs := records[id.Key]
+		same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
+		i := slices.IndexFunc(rs, same)
+		t := text{id.Key, id.Fingerprint}
+		found[t]++
+		switch {
+		case i >= 0 && found[t] > countOf(rs, same) && !slices.ContainsFunc(rs, func(r store.Record) bool { return same(r) && r.Place == "" }):
+			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
+		case i >= 0:
+			rep.Same++
+			if !rs[i].Pruned.IsZero() {
+				rep.Pruned++
+			}
+		case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
+			rep.Older++
+		case len(rs) > 0:
+			different[id.Key] = true
+			rep.Findings = append(rep.Findings, Finding{Kind: Different, Key: id.Key, Path: id.Path})
+		default:
+			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path})
+		}
+		for _, r := range rs {
+			if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
+				starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
+					Reason: fmt.Sprintf("its first %d rows are stored a second time", r.Rows)}
+			}
+		}
+		return nil
+	})
+	rep.Unread = int64(failed)
+	if err != nil {
+		return err
+	}
+	for t, f := range starts {
+		if found[t] == 0 { // else it is a log of its own
+			found[t]++
+			rep.Findings = append(rep.Findings, f)
+		}
+	}
+	there, err := folders(sources.Sources)
+	if err != nil {
+		return err
+	}
+	// isOurs reports whether a record is of a file that the sources had.
+	isOurs := func(r store.Record) bool {
+		if open[r.Key][r.Path] {
+			return false
+		}
+		if isBelow(r.Path, sources.Sources) {
+			return true
+		}
+		_, err := os.Lstat(r.Path)
+		return (r.Place == "" || places[r.Place]) && errors.Is(err, fs.ErrNotExist)
+	}
+	for k, rs := range records {
+		if r := rs[0]; !seen[k] && open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) && (there == nil || there[k.Folder]) {
+			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
+		}
+		for _, r := range rs {
+			if seen[k] && !different[k] && r.Pruned.IsZero() && found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
+				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
+			}
+		}
+	}
+	return nil
+}
+
+// isBelow reports whether a path is that of one of the sources, or below one.
+func isBelow(path string, sources []string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(sources, func(source string) bool {
+		source, err := filepath.Abs(source)
+		if err != nil {
+			return false
+		}
+		rel, err := filepath.Rel(source, path)
+		return err == nil && filepath.IsLocal(rel)
+	})
+}
+
+func countOf(rs []store.Record, is func(store.Record) bool) (n int) {
+	for _, r := range rs {
+		if is(r) {
+			n++
+		}
+	}
+	return n
+}
+
+// folders returns the names of the folders in the sources, nil if one of them
+// is not a folder of this machine.
+func folders(sources []string) (map[string]bool, error) {
+	names := map[string]bool{}
+	for _, source := range sources {
+		info, err := os.Stat(source)
+		if err != nil || !info.IsDir() {
+			return nil, nil
+		}
+		err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+			if d != nil && d.IsDir() {
+				names[d.Name()] = true
+			}
+			if errors.Is(err, fs.ErrNotExist) { // Tstat's own cleaning
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// isOlder reports whether a source file is an older state of the log that a
+// record is about: import-bulk skips such files.
+func isOlder(id bulk.Identity, r store.Record) bool {
+	_, agree := tstat.CompareHeads(id.Head, r.Head)
+	return agree && id.Length < r.Length && !r.Damaged
+}
+
+// countBatch is how many records are counted at once; they are in the order of
+// their days, which databases read as a whole.
+const countBatch = 1000
+
+// count compares the records with the rows.
+func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Progress, records map[store.Key][]store.Record) error {
+	var list []store.Record
+	for _, rs := range records {
+		for _, r := range rs {
+			if r.Pruned.IsZero() {
+				list = append(list, r)
+			}
+		}
+	}
+	if m.Properties().AppendOnly {
+		rep.Uncounted = int64(len(list))
+		return nil
+	}
+	slices.SortFunc(list, func(a, b store.Record) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), a.Time.Compare(b.Time), cmp.Compare(a.Location, b.Location))
+	})
+	var bytes int64
+	for _, r := range list {
+		bytes += r.Length
+	}
+	if progress != nil {
+		progress.Total(len(list), bytes)
+	}
+	for batch := range slices.Chunk(list, countBatch) {
+		counts, err := m.Count(ctx, batch)
+		if err != nil {
+			return err
+		}
+		if err := recount(ctx, m, batch, counts); err != nil {
+			return err
+		}
+		for i, r := range batch {
+			rep.Records++
+			rep.Rows += counts[i]
+			if counts[i] != r.Rows {
+				rep.Findings = append(rep.Findings, Finding{Kind: Rows, Key: r.Key, Rows: r.Rows, Counts: counts[i]})
+			}
+			if progress != nil {
+				progress.Add(r.Length, counts[i])
+			}
+		}
+	}
+	return nil
+}
+
+// recount looks again at records that others may have changed meanwhile:
+// replaced and pruned ones are as they should be, and moved ones are counted
+// where they are now.
+func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
+	for i, old := range records {
+		if counts[i] == old.Rows {
+			continue
+		}
+		now, err := m.Lookup(ctx, []store.Key{old.Key})
+		if err != nil {
+			return err
+		}
+		j := slices.IndexFunc(now, func(r store.Record) bool { return r.Same(old) && r.Pruned.IsZero() })
+		if j < 0 {
+			counts[i] = old.Rows
+			continue
+		}
+		if now[j].Location != old.Location {
+			n, err := m.Count(ctx, now[j:j+1])
+			if err != nil {
+				return err
+			}
+			counts[i] = n[0]
+		}
+	}
+	return nil
+}
