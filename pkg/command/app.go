@@ -6,12 +6,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // newApp builds the command tree. Commands report problems by returning an
 // error and never exit themselves; see run.
-func newApp(con *console) *cli.App {
+func newApp(con *console.Console) *cli.App {
 	// urfave/cli has these only as globals. -v is --verbose of the commands.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: groupConfig}
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: groupConfig}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -20,7 +22,7 @@ import (
 // TestTree holds every command and flag to what help, man pages, completions
 // and arrange rely on.
 func TestTree(t *testing.T) {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	for _, c := range app.Commands {
 		if c.Usage == "" || c.OnUsageError == nil || !c.HideHelpCommand {
 			t.Errorf("%s: usage %q, OnUsageError or HideHelpCommand missing", c.Name, c.Usage)

@@ -1,16 +1,18 @@
 package command
 
 import (
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 func TestArrange(t *testing.T) {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	for _, tt := range []struct{ in, want string }{
 		{"", ""},
 		{"import-bulk", "import-bulk"},
@@ -43,7 +45,7 @@ func TestArrange(t *testing.T) {
 }
 
 func TestArrangeErrors(t *testing.T) {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	for in, want := range map[string]string{
 		"foo":                         `unknown command "foo"`,
 		"imprt-bulk":                  `unknown command "imprt-bulk"; did you mean import-bulk?`,
@@ -74,7 +76,7 @@ func TestArrangeErrors(t *testing.T) {
 // TestArrangeKeepsWords: arranging never loses or invents a word, keeps the
 // order of flags and of arguments, and is stable.
 func TestArrangeKeepsWords(t *testing.T) {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	pool := []string{"a", "-", "--json", "--probe", "--probe=p", "--to", "u://x,y", "--", "import-bulk", "help", "", "--jobs", "3", "-quiet", "--dry-run=true"}
 	rng := rand.New(rand.NewPCG(1, 2))
 	arranged := 0

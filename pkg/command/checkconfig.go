@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
@@ -64,7 +65,7 @@ func (c *config) places() (p places) {
 
 // checkPlaces returns an error for each source that is missing, each store that
 // cannot be opened and each folder that cannot be created. It creates nothing.
-func (c *config) checkPlaces(ctx context.Context, con *console) error {
+func (c *config) checkPlaces(ctx context.Context, con *console.Console) error {
 	p := c.places()
 	var errs []error
 	add := func(err error) {
@@ -92,7 +93,7 @@ func (c *config) checkPlaces(ctx context.Context, con *console) error {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
-		st, err := stores.Open(ctx, to, stores.Options{ReadOnly: true, Log: con.logger()})
+		st, err := stores.Open(ctx, to, stores.Options{ReadOnly: true, Log: con.Logger()})
 		cancel()
 		if err == nil {
 			st.Close()

@@ -16,6 +16,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
@@ -184,7 +185,7 @@ func readsByDefault(command, file string) bool {
 
 // loadConfig reads file, then environment, then flags over the defaults and
 // sets up the console.
-func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
+func loadConfig(c *cli.Context, con *console.Console) (*config, *problems, error) {
 	cfg := newConfig()
 	cfg.command = c.Command.Name
 	p := &problems{settings: cfg.of(c.Command.Name)}
@@ -222,7 +223,7 @@ func loadConfig(c *cli.Context, con *console) (*config, *problems, error) {
 var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
 
 // warnVariables warns of environment variables that no command reads.
-func (c *config) warnVariables(con *console) {
+func (c *config) warnVariables(con *console.Console) {
 	var known []string
 	for _, s := range c.sections {
 		for _, set := range s.settings {
@@ -235,7 +236,7 @@ func (c *config) warnVariables(con *console) {
 		variable, text, _ := strings.Cut(v, "=")
 		name, found := strings.CutPrefix(variable, envName(""))
 		if found && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
-			con.logger().Warn("unknown environment variable " + variable + didYouMean(name, known, envName("")))
+			con.Logger().Warn("unknown environment variable " + variable + didYouMean(name, known, envName("")))
 		}
 	}
 }
@@ -297,11 +298,11 @@ func (c *config) readFile(file string, text []byte) (errs []error) {
 		}
 		s, near := c.lookup(at, name)
 		if s == nil && len(key) == 1 && isSection(values[name]) {
-			fail(line, "no section [%s]%s", printable(name), didYouMeanSection(name, c.sections))
+			fail(line, "no section [%s]%s", console.Printable(name), didYouMeanSection(name, c.sections))
 			continue
 		}
 		if s == nil {
-			fail(line, "unknown key %s%s", printable(strings.Join(key, ".")), near)
+			fail(line, "unknown key %s%s", console.Printable(strings.Join(key, ".")), near)
 			continue
 		}
 		s.from = fmt.Sprintf("%s:%d: %s", file, line, strings.Join(key, "."))
@@ -451,18 +452,15 @@ func (c *config) checkAddresses(p *problems) {
 
 // resolve checks the settings of all commands and fills in what depends on
 // the machine.
-func (c *config) resolve(p *problems, con *console) {
-	switch c.logFormat {
-	case "text", "json":
-		con.json = c.logFormat == "json"
-	default:
+func (c *config) resolve(p *problems, con *console.Console) {
+	if c.logFormat != "text" && c.logFormat != "json" {
 		p.add("log-format", "%q is not text or json", c.logFormat)
 	}
 	var level slog.Level
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.logLevel) || level.UnmarshalText([]byte(c.logLevel)) != nil {
 		p.add("log-level", "%q is not debug, info, warn or error", c.logLevel)
 	}
-	con.level.Set(level)
+	con.Format(c.logFormat == "json", level)
 	if c.stateDir == "" {
 		if c.stateDir = defaultStateDir(); c.stateDir == "" {
 			p.add("state-dir", "must be given, since there is no home directory")

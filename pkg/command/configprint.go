@@ -11,13 +11,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
 
 // checkOrPrint warns of passwords on the command line. Then it serves
 // --check-config and --print-config, given that the settings are right, and
 // reports whether one was there.
-func checkOrPrint(c *cli.Context, con *console, cfg *config) (bool, error) {
+func checkOrPrint(c *cli.Context, con *console.Console, cfg *config) (bool, error) {
 	warnPasswords(c, con, cfg.of(c.Command.Name))
 	switch {
 	case c.Bool("check-config"):
@@ -76,7 +77,7 @@ func writeConfig(w io.Writer, sections []section, commented bool) {
 			if set.empty != "" {
 				text += " Default: " + set.empty + "."
 			}
-			fmt.Fprintf(w, "%s\n#%s = %s\n", fill(text, "# ", helpWidth), set.name, set.toml())
+			fmt.Fprintf(w, "%s\n#%s = %s\n", console.Fill(text, "# ", helpWidth), set.name, set.toml())
 		}
 	}
 }
@@ -84,7 +85,7 @@ func writeConfig(w io.Writer, sections []section, commented bool) {
 // sentence returns the usage as a sentence without the marks of the value.
 func (s *setting) sentence() string {
 	text := strings.ReplaceAll(s.usage, "`", "")
-	return upperFirst(text) + "."
+	return console.UpperFirst(text) + "."
 }
 
 // toml returns the value of s as TOML.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
@@ -47,7 +48,7 @@ type rejectsError struct {
 }
 
 func (e rejectsError) Error() string {
-	s := plural(e.lines, "line") + " rejected"
+	s := console.Plural(e.lines, "line") + " rejected"
 	if e.file != "" {
 		s += ", see " + e.file
 	}
@@ -111,12 +112,4 @@ func exitStatus(err error) int {
 		return exitRejects
 	}
 	return exitFailed
-}
-
-// plural returns "1 line" or "3,000 lines".
-func plural(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return count(n) + " " + noun + "s"
 }

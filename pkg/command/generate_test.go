@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -70,7 +72,7 @@ func TestEmbeddedPages(t *testing.T) {
 	if !slices.Equal(pages, want) {
 		t.Errorf("the program has the pages %q, want %q", pages, want)
 	}
-	for _, c := range visibleCommands(newApp(&console{})) {
+	for _, c := range visibleCommands(newApp(console.New(io.Discard, false))) {
 		if page := "tstatrepo-" + c.Name + ".1"; c.Category != groupAbout && !slices.Contains(pages, page) {
 			t.Errorf("no man page %s", page)
 		}
@@ -80,7 +82,7 @@ func TestEmbeddedPages(t *testing.T) {
 // generated returns the contents of the generated files by their path in the
 // repository. Markdown pages are generated in part: see fillBlocks.
 func generated() (map[string][]byte, error) {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	registry, err := mplane.TstatRegistryFile()
 	if err != nil {
 		return nil, err
@@ -152,7 +154,7 @@ func fillBlocks(text []byte, blocks map[string]string) ([]byte, error) {
 
 // manBlocks returns the Markdown of everything that pages take from the code.
 func manBlocks() map[string]string {
-	app := newApp(&console{})
+	app := newApp(console.New(io.Discard, false))
 	blocks := map[string]string{}
 	var b strings.Builder
 	finish := func(name string) {
@@ -160,26 +162,26 @@ func manBlocks() map[string]string {
 		b.Reset()
 	}
 	item := func(tag, text string) {
-		fmt.Fprintf(&b, "- `%s`: %s\n", tag, strings.TrimSpace(fill(markdown(text), "  ", 100)))
+		fmt.Fprintf(&b, "- `%s`: %s\n", tag, strings.TrimSpace(console.Fill(markdown(text), "  ", 100)))
 	}
 	for _, e := range exitTexts {
-		item(e.status, upperFirst(e.text)+".")
+		item(e.status, console.UpperFirst(e.text)+".")
 	}
 	finish("exit-status")
 	for _, c := range visibleCommands(app) {
-		item(c.Name, upperFirst(c.Usage)+".")
+		item(c.Name, console.UpperFirst(c.Usage)+".")
 	}
 	finish("commands")
 	for _, c := range visibleCommands(app) {
 		for _, g := range flagGroups(c) {
 			fmt.Fprintf(&b, "\n### %s\n\n", g.title)
 			for _, f := range g.flags {
-				item(f.synopsis(), upperFirst(f.usageDefault())+".")
+				item(f.synopsis(), console.UpperFirst(f.usageDefault())+".")
 			}
 		}
 		finish("options " + c.Name)
 		for _, e := range examples[c.Name] {
-			fmt.Fprintf(&b, "%s:\n\n```\n%s\n```\n\n", fill(markdown(upperFirst(e.text)), "", 100), e.command)
+			fmt.Fprintf(&b, "%s:\n\n```\n%s\n```\n\n", console.Fill(markdown(console.UpperFirst(e.text)), "", 100), e.command)
 		}
 		finish("examples " + c.Name)
 	}

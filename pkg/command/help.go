@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
 // example is a command line worth copying, with what it does.
@@ -42,7 +44,7 @@ func printHelp(w io.Writer, _ string, data any) {
 
 func appHelp(w io.Writer, app *cli.App) {
 	fmt.Fprintf(w, "%s - %s\n\nUsage: %s COMMAND [flags] [arguments]\n\n", app.Name, app.Usage, app.Name)
-	fmt.Fprintln(w, fill(app.Description, "", helpWidth))
+	fmt.Fprintln(w, console.Fill(app.Description, "", helpWidth))
 	group := "Commands"
 	for i, c := range visibleCommands(app) {
 		if g := cmp.Or(c.Category, "Commands"); i == 0 || g != group {
@@ -59,7 +61,7 @@ func appHelp(w io.Writer, app *cli.App) {
 func commandHelp(w io.Writer, c *cli.Command) {
 	fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("Usage: tstatrepo %s [flags] %s", c.Name, c.ArgsUsage)))
 	for p := range strings.SplitSeq(c.Description, "\n\n") {
-		fmt.Fprintf(w, "\n%s\n", fill(p, "", helpWidth))
+		fmt.Fprintf(w, "\n%s\n", console.Fill(p, "", helpWidth))
 	}
 	if ex := examples[c.Name]; len(ex) > 0 {
 		fmt.Fprintln(w, "\nExamples:")
@@ -72,7 +74,7 @@ func commandHelp(w io.Writer, c *cli.Command) {
 		fmt.Fprintf(w, "\n%s:\n", g.title)
 		for _, f := range g.flags {
 			left := "  " + f.synopsis()
-			text := fill(f.usageDefault(), strings.Repeat(" ", 30), helpWidth)
+			text := console.Fill(f.usageDefault(), strings.Repeat(" ", 30), helpWidth)
 			if len(left) < 29 {
 				text = left + text[len(left):]
 			} else {
@@ -83,7 +85,7 @@ func commandHelp(w io.Writer, c *cli.Command) {
 	}
 	fmt.Fprintln(w)
 	if len(groups) > 1 {
-		fmt.Fprintf(w, "%s\n\n", fill(precedence, "", helpWidth))
+		fmt.Fprintf(w, "%s\n\n", console.Fill(precedence, "", helpWidth))
 	}
 	exitHelp(w)
 }
@@ -183,30 +185,4 @@ func (f flagDoc) usageDefault() string {
 		s += " (default: " + f.def + ")"
 	}
 	return s
-}
-
-// fill breaks text into lines of at most width, each after indent.
-func fill(text, indent string, width int) string {
-	var b strings.Builder
-	line := indent
-	for _, word := range strings.Fields(text) {
-		switch {
-		case line == indent:
-			line += word
-		case len(line)+1+len(word) > width:
-			b.WriteString(line + "\n")
-			line = indent + word
-		default:
-			line += " " + word
-		}
-	}
-	return b.String() + line
-}
-
-// upperFirst returns s with an upper-case first letter, unless s begins with a flag.
-func upperFirst(s string) string {
-	if s == "" || strings.HasPrefix(s, "-") {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
 }

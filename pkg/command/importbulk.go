@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
@@ -187,7 +188,7 @@ var importBulkExamples = []example{
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
-func importBulkCommand(con *console) *cli.Command {
+func importBulkCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "import-bulk",
 		Usage:     "import log folders and files into a store",
@@ -206,7 +207,7 @@ func importBulkCommand(con *console) *cli.Command {
 
 // runImportBulk turns flags and config into the options of one bulk.Run and
 // reports its result.
-func runImportBulk(c *cli.Context, con *console) error {
+func runImportBulk(c *cli.Context, con *console.Console) error {
 	if done, err := printOld(c); done {
 		return err
 	}
@@ -233,9 +234,9 @@ func runImportBulk(c *cli.Context, con *console) error {
 			"for example: tstatrepo import-bulk /var/lib/tstat")
 	}
 	if b.quiet {
-		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+		con.Quiet()
 	}
-	opt.Log = con.logger()
+	opt.Log = con.Logger()
 	opt.Stdin = c.App.Reader
 	if b.isProbe() {
 		return b.runProbe(c, roles, opt)
@@ -269,7 +270,7 @@ func runImportBulk(c *cli.Context, con *console) error {
 	}
 	err = orInterrupt(c.Context, err)
 	if sum != nil && sum.Left > 0 && !b.follow && !slices.Contains(b.sources, "-") && errors.As(err, new(interruptError)) {
-		err = hint.Add(err, fmt.Sprintf("left: %s, %s; the next run continues with them", plural(sum.Left, "file"), byteText(sum.LeftBytes)))
+		err = hint.Add(err, fmt.Sprintf("left: %s, %s; the next run continues with them", console.Plural(sum.Left, "file"), console.Bytes(sum.LeftBytes)))
 	}
 	if sum != nil && !b.follow && !b.dryRun && !b.isWatched(con) {
 		warnOpen(opt.Log, sum)
@@ -284,19 +285,19 @@ func runImportBulk(c *cli.Context, con *console) error {
 }
 
 // finish returns the error that ends the command: rejected lines are one.
-func (b *importBulk) finish(con *console, sum *bulk.Summary, err error) error {
+func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}
 		if err == nil {
 			return rejects
 		}
-		con.fail(rejects)
+		con.Fail(rejects)
 	}
 	return err
 }
 
 // run opens the stores, imports and closes them.
-func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (sum *bulk.Summary, err error) {
+func (b *importBulk) run(ctx context.Context, con *console.Console, opt bulk.Options) (sum *bulk.Summary, err error) {
 	var to []*stores.Destination
 	for _, dest := range b.to {
 		d, err := stores.NewDestination(dest, stores.Options{
@@ -315,7 +316,7 @@ func (b *importBulk) run(ctx context.Context, con *console, opt bulk.Options) (s
 		to = append(to, d)
 		opt.Stores = append(opt.Stores, d)
 	}
-	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet)
+	prog, stop := con.Progress(time.Duration(b.progressInterval), b.quiet)
 	opt.Progress = prog
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
@@ -72,12 +73,12 @@ func (c *config) readOld(command, file string) (bool, error) {
 }
 
 // warnOld says what of an old file was not taken over.
-func (c *config) warnOld(con *console) {
+func (c *config) warnOld(con *console.Console) {
 	if c.old == nil {
 		return
 	}
 	for _, n := range c.old.Notes {
-		con.logger().Warn("old configuration: " + n.String())
+		con.Logger().Warn("old configuration: " + n.String())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/shell"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -17,7 +18,7 @@ const stopTimeout = 20 * time.Second
 
 // localServices returns the capabilities that serve would offer with this
 // configuration. Its endpoints open when one of theirs is run.
-func localServices(cfg *config, con *console) ([]component.Service, *mplane.Registries, error) {
+func localServices(cfg *config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
 	p := &problems{settings: cfg.of("serve")}
 	svc := cfg.serve.service(cfg, p, con, nil)
 	if err := p.err("serve"); err != nil {
@@ -29,12 +30,12 @@ func localServices(cfg *config, con *console) ([]component.Service, *mplane.Regi
 }
 
 // runLocal does one thing with a capability of this process.
-func (r *runcap) runLocal(ctx context.Context, c *cli.Context, con *console, cfg *config, s *shell.Session) error {
+func (r *runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Console, cfg *config, s *shell.Session) error {
 	services, registries, err := localServices(cfg, con)
 	if err != nil {
 		return err
 	}
-	jobs := component.NewJobs(services, registries, nil, component.Limits{}, con.logger())
+	jobs := component.NewJobs(services, registries, nil, component.Limits{}, con.Logger())
 	s.Know(jobs.Capabilities(mplane.Anonymous))
 	if r.list || r.show != "" {
 		return r.offers(c.App.Writer, s)

@@ -9,6 +9,10 @@ import (
 	"syscall"
 
 	_ "time/tzdata" // --timezone works where no zone files are installed
+
+	"golang.org/x/term"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
 // releaseVersion is the version of a release, or "".
@@ -25,7 +29,7 @@ func run(argv []string) int {
 	ctx, stop := signalContext()
 	defer stop()
 
-	con := newConsole(os.Stderr)
+	con := console.New(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	app := newApp(con)
 	args, err := arrange(app, argv[1:])
 	if err == nil {
@@ -35,7 +39,7 @@ func run(argv []string) int {
 		return exitOK
 	}
 	err = orInterrupt(ctx, err)
-	con.fail(err)
+	con.Fail(err)
 	return exitStatus(err)
 }
 

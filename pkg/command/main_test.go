@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
@@ -70,7 +71,7 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 		if !ok {
 			ts.Fatalf("%v", err)
 		}
-		got = count(int64(exit.ExitCode()))
+		got = console.Count(int64(exit.ExitCode()))
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])

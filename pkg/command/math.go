@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -173,7 +174,7 @@ func (b *importBulk) runProbe(c *cli.Context, m mathSettings, opt bulk.Options) 
 	listening(opt.Log, probe.Addrs())
 	err = errors.Join(probe.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	if b.json {
-		err = errors.Join(err, writeJSON(c.App.Writer, probe.Stats()))
+		err = errors.Join(err, console.WriteJSON(c.App.Writer, probe.Stats()))
 	}
 	return err
 }
@@ -198,7 +199,7 @@ func (b *importBulk) repository(m mathSettings, opt bulk.Options, file string) (
 }
 
 // runRepository imports what probes have until it is interrupted.
-func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings, opt bulk.Options) error {
+func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m mathSettings, opt bulk.Options) error {
 	_, port, _ := net.SplitHostPort(m.listeners[0].Addr) // checked
 	logs, err := b.repository(m, opt, "math-"+port+".json")
 	if err != nil {
@@ -207,7 +208,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console, m mathSettings,
 	if logs.Math.Adopt, logs.Stores.Adopt, err = b.adopted(opt.Location, opt.Log); err != nil {
 		return err
 	}
-	prog, stop := newProgress(con, time.Duration(b.progressInterval), b.quiet || con.tty)
+	prog, stop := con.Progress(time.Duration(b.progressInterval), b.quiet || con.Terminal())
 	if prog != nil {
 		logs.Math.Import.Progress = endless{prog}
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
@@ -27,7 +28,7 @@ func TestListeners(t *testing.T) {
 			if err != nil || len(list) != len(c.listen) || list[0].TLS != c.tls() {
 				t.Errorf("%+v: %v, %v", c.network, list, err)
 			}
-		case err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(withFlags(hint.Of(err)), c.hint):
+		case err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(console.WithFlags(hint.Of(err)), c.hint):
 			t.Errorf("%+v: %v (%s); want %q", c.network, err, hint.Of(err), c.want)
 		}
 	}

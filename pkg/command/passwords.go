@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
 
@@ -21,7 +22,7 @@ var passwords = map[string]string{
 }
 
 // warnPasswords warns of passwords in URLs on the command line.
-func warnPasswords(c *cli.Context, con *console, settings []*setting) {
+func warnPasswords(c *cli.Context, con *console.Console, settings []*setting) {
 	given := map[string][]string{"an argument": c.Args().Slice()}
 	for _, s := range settings {
 		switch v := s.value.(type) {
@@ -49,7 +50,7 @@ func warnPasswords(c *cli.Context, con *console, settings []*setting) {
 				if places != nil {
 					attrs = append(attrs, "hint", "give "+strings.Join(places, ", or "))
 				}
-				con.logger().Warn("every user of this machine can see a password on the command line", attrs...)
+				con.Logger().Warn("every user of this machine can see a password on the command line", attrs...)
 			}
 		}
 	}

@@ -25,14 +25,16 @@ var reloadable = map[string][]string{
 // endpoint is opened again with other settings. If anything is wrong, all
 // stays as it is.
 func (svc *service) reload(load func(former *service) (*service, error)) {
-	level, json := svc.con.level.Level(), svc.con.json
+	json, level := svc.con.Formatted()
 	next, err := load(svc)
 	if err == nil && next.cfg.stateDir != svc.cfg.stateDir {
 		err = fmt.Errorf("state-dir cannot change from %s while serve runs", svc.cfg.stateDir)
 	}
-	svc.con.json = json
+	if err == nil {
+		_, level = svc.con.Formatted()
+	}
+	svc.con.Format(json, level)
 	if err != nil {
-		svc.con.level.Set(level)
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			svc.log.Error("configuration is not loaded, going on with the former", "err", line)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"regexp"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -129,7 +129,7 @@ var rrdPushExamples = []example{
 	{"the repository's side", "tstatrepo rrd-push --listen 0.0.0.0:9000 --tls-cert repo.pem --tls-key repo.key --tls-ca ca.pem --to graphite://localhost:2003"},
 }
 
-func rrdPushCommand(con *console) *cli.Command {
+func rrdPushCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "rrd-push",
 		Usage:     "push the points of Tstat's RRDs into Graphite or Prometheus",
@@ -147,7 +147,7 @@ func rrdPushCommand(con *console) *cli.Command {
 
 // runRRDPush turns flags and config into the options of a pusher or an
 // endpoint, runs it and reports its result.
-func runRRDPush(c *cli.Context, con *console) error {
+func runRRDPush(c *cli.Context, con *console.Console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err
@@ -165,9 +165,9 @@ func runRRDPush(c *cli.Context, con *console) error {
 		return err
 	}
 	if r.quiet {
-		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+		con.Quiet()
 	}
-	opt.StateDir, opt.Stdout, opt.Log = cfg.stateDir, c.App.Writer, con.logger()
+	opt.StateDir, opt.Stdout, opt.Log = cfg.stateDir, c.App.Writer, con.Logger()
 	if len(listen) > 0 {
 		if len(r.sources) > 0 {
 			return usagef("rrd-push takes a SOURCE or --listen, not both")
@@ -215,7 +215,7 @@ func (r *rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error 
 	opt.Log.Info("listening", "address", strings.Join(e.Addrs(), " "))
 	err = errors.Join(e.Run(ctx), orInterrupt(ctx, ctx.Err()))
 	if r.json {
-		err = errors.Join(err, writeJSON(opt.Stdout, e.Stats()))
+		err = errors.Join(err, console.WriteJSON(opt.Stdout, e.Stats()))
 	}
 	return err
 }
@@ -308,7 +308,7 @@ func (r *rrdPush) options(p *problems) rrdpush.Options {
 // printMetrics prints a list of metrics: a table, or a JSON array.
 func (r *rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	if r.json {
-		return writeJSON(w, append([]rrdpush.Listed{}, list...))
+		return console.WriteJSON(w, append([]rrdpush.Listed{}, list...))
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "FILE\tMETRIC\tUNIT")
@@ -317,24 +317,24 @@ func (r *rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 		if l.LeftOut != "" {
 			unit += "  (left out: " + l.LeftOut + ")"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", printable(l.File), cmp.Or(l.Series(), "-"), unit)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", console.Printable(l.File), cmp.Or(l.Series(), "-"), unit)
 	}
 	return t.Flush()
 }
 
 // report prints the summary where it is wanted.
-func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) error {
+func (r *rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.json {
-		if err := writeJSON(stdout, sum); err != nil {
+		if err := console.WriteJSON(stdout, sum); err != nil {
 			return err
 		}
 	}
-	if r.quiet || !r.verbose && (!con.tty || r.json) {
+	if r.quiet || !r.verbose && (!con.Terminal() || r.json) {
 		return nil
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d points of %s (%d unchanged, %d new) of probe %s in %.1f s\n",
-		sum.Points, plural(sum.Files, "file"), sum.Unchanged, sum.New, sum.Probe, sum.Seconds)
+		sum.Points, console.Plural(sum.Files, "file"), sum.Unchanged, sum.New, sum.Probe, sum.Seconds)
 	for _, l := range []struct {
 		n    int64
 		text string
@@ -359,7 +359,7 @@ func (r *rrdPush) report(stdout io.Writer, con *console, sum *rrdpush.Summary) e
 		}
 	}
 	if sum.Spooled > 0 {
-		fmt.Fprintf(&b, "%s wait in the spool\n", byteText(sum.Spooled))
+		fmt.Fprintf(&b, "%s wait in the spool\n", console.Bytes(sum.Spooled))
 	}
 	_, err := io.WriteString(con, b.String())
 	return err

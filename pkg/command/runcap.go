@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/shell"
@@ -106,7 +107,7 @@ var runcapExamples = []example{
 	{"the shell of mPlane", "tstatrepo runcap"},
 }
 
-func runcapCommand(con *console) *cli.Command {
+func runcapCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "runcap",
 		Usage:     "run a capability at an mPlane supervisor",
@@ -122,7 +123,7 @@ func runcapCommand(con *console) *cli.Command {
 }
 
 // runRuncap turns flags and config into a session and does one thing with it.
-func runRuncap(c *cli.Context, con *console) error {
+func runRuncap(c *cli.Context, con *console.Console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err

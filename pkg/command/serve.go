@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
@@ -174,7 +175,7 @@ var serveExamples = []example{
 	{"check the configuration", "tstatrepo serve --check-config --config /etc/tstatrepo/tstatrepo.toml"},
 }
 
-func serveCommand(con *console) *cli.Command {
+func serveCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "serve",
 		Usage:    "run the repository proxy of Tstat at mPlane",
@@ -191,7 +192,7 @@ func serveCommand(con *console) *cli.Command {
 }
 
 // runServe turns flags and config into a running service.
-func runServe(c *cli.Context, con *console) error {
+func runServe(c *cli.Context, con *console.Console) error {
 	// Until it is ready there is nothing to reload, but it must not end either.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

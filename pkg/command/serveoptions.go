@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -25,12 +26,12 @@ import (
 // service checks the settings and returns what they ask for. What is wrong
 // is added to p. A former service is the one that runs: what all its parts
 // share is not made again.
-func (s *serve) service(cfg *config, p *problems, con *console, former *service) *service {
+func (s *serve) service(cfg *config, p *problems, con *console.Console, former *service) *service {
 	svc := &service{cfg: cfg, con: con, started: time.Now()}
 	if former != nil {
 		svc.log, svc.probes, svc.roles = former.log, former.probes, former.roles
 	} else {
-		svc.recent = admin.NewRecent(con.logger().Handler(), recentNotices)
+		svc.recent = admin.NewRecent(con.Logger().Handler(), recentNotices)
 		svc.log, svc.probes, svc.roles = slog.New(svc.recent), new(peer.Probes), new(mplane.Roles)
 	}
 	for _, sec := range cfg.sections {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
@@ -24,7 +25,7 @@ import (
 
 // service is what serve runs.
 type service struct {
-	con     *console
+	con     *console.Console
 	log     *slog.Logger
 	recent  *admin.Recent // what was logged
 	started time.Time

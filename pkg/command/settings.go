@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
 // setting is one row of a table that makes everything of a setting: its flag,
@@ -238,16 +240,11 @@ func (d duration) String() string {
 // size is a count of bytes.
 type size int64
 
-var sizeUnits = []struct {
-	name  string
-	bytes int64
-}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
-
 func parseSize(text string) (size, error) {
 	number, factor := text, int64(1)
-	for _, u := range sizeUnits {
-		if n, ok := strings.CutSuffix(text, u.name); ok {
-			number, factor = strings.TrimSpace(n), u.bytes
+	for _, u := range console.Units {
+		if n, ok := strings.CutSuffix(text, u.Name); ok {
+			number, factor = strings.TrimSpace(n), u.Bytes
 			break
 		}
 	}
@@ -259,9 +256,9 @@ func parseSize(text string) (size, error) {
 }
 
 func (s size) String() string {
-	for _, u := range sizeUnits {
-		if s != 0 && int64(s)%u.bytes == 0 {
-			return strconv.FormatInt(int64(s)/u.bytes, 10) + u.name
+	for _, u := range console.Units {
+		if s != 0 && int64(s)%u.Bytes == 0 {
+			return strconv.FormatInt(int64(s)/u.Bytes, 10) + u.Name
 		}
 	}
 	return strconv.FormatInt(int64(s), 10)

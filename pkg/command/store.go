@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"runtime"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
@@ -113,7 +113,7 @@ var storeExamples = []example{
 	{"remove rows older than 400 days", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
 }
 
-func storeCommand(con *console) *cli.Command {
+func storeCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "store",
 		Usage:     "list, verify, compact, prune and repair what is stored",
@@ -130,7 +130,7 @@ func storeCommand(con *console) *cli.Command {
 }
 
 // runStore turns flags and config into one call for the action.
-func runStore(c *cli.Context, con *console) error {
+func runStore(c *cli.Context, con *console.Console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err
@@ -149,9 +149,9 @@ func runStore(c *cli.Context, con *console) error {
 	}
 	action, url := c.Args().Get(0), c.Args().Get(1)
 	if s.bulk.quiet {
-		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+		con.Quiet()
 	}
-	opt.Log = con.logger()
+	opt.Log = con.Logger()
 	so := stores.Options{ReadOnly: true, Log: opt.Log, RetryTimeout: opt.RetryTimeout}
 	st, err := stores.Open(c.Context, url, so)
 	if err != nil {
@@ -236,7 +236,7 @@ func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
 }
 
 // run does the action.
-func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
+func (s *storeCmd) run(ctx context.Context, con *console.Console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
 	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.bulk.probe}
 	switch action {
 	case "list":
@@ -258,14 +258,14 @@ func (s *storeCmd) run(ctx context.Context, con *console, stdout io.Writer, acti
 		DryRun bool `json:"dry_run,omitempty"`
 	}{res, s.dryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.tty && !s.bulk.quiet {
+		if s.dryRun || con.Terminal() && !s.bulk.quiet {
 			verb := "pruned"
 			if s.dryRun {
 				verb = "would prune"
 			}
-			fmt.Fprintf(w, "%s %s, %s", verb, plural(res.Files, "file"), plural(res.Rows, "row"))
+			fmt.Fprintf(w, "%s %s, %s", verb, console.Plural(res.Files, "file"), console.Plural(res.Rows, "row"))
 			if res.Bytes > 0 {
-				fmt.Fprintf(w, ", %s", byteText(res.Bytes))
+				fmt.Fprintf(w, ", %s", console.Bytes(res.Bytes))
 			}
 			fmt.Fprintln(w)
 		}
@@ -279,7 +279,7 @@ func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) err
 	if !s.bulk.json {
 		return text(stdout)
 	}
-	return writeJSON(stdout, result)
+	return console.WriteJSON(stdout, result)
 }
 
 // writeInventory prints a line per log type, probe and day.
@@ -295,24 +295,24 @@ func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 	}
 	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps", "damaged")}
 	for _, d := range append(inv.Days, inv.Total) {
-		table = append(table, row([]string{printable(cmp.Or(d.Type, "total")), printable(d.Probe), d.Date},
-			count(d.Files), count(d.Rows), byteText(d.Text), byteText(d.Stored), count(d.Pruned), count(d.Gaps), count(d.Damaged)))
+		table = append(table, row([]string{console.Printable(cmp.Or(d.Type, "total")), console.Printable(d.Probe), d.Date},
+			console.Count(d.Files), console.Count(d.Rows), console.Bytes(d.Text), console.Bytes(d.Stored), console.Count(d.Pruned), console.Count(d.Gaps), console.Count(d.Damaged)))
 	}
-	if _, err := io.WriteString(out, alignTable(table, 3)); err != nil {
+	if _, err := io.WriteString(out, console.Table(table, 3)); err != nil {
 		return err
 	}
 	const layout = "2006-01-02 15:04"
 	for _, g := range inv.Gaps {
-		if _, err := fmt.Fprintf(out, "gap: %s of %s: %s missing between %s and %s (UTC)\n", printable(g.Type), printable(g.Probe),
-			plural(g.Missing, "folder"), g.After.Format(layout), g.Before.Format(layout)); err != nil {
+		if _, err := fmt.Fprintf(out, "gap: %s of %s: %s missing between %s and %s (UTC)\n", console.Printable(g.Type), console.Printable(g.Probe),
+			console.Plural(g.Missing, "folder"), g.After.Format(layout), g.Before.Format(layout)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
-	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)
+func (s *storeCmd) verify(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
+	prog, stop := con.Progress(time.Duration(s.bulk.progressInterval), s.bulk.quiet)
 	vo := upkeep.VerifyOptions{Filter: filter, Deep: s.deep, Progress: prog}
 	if len(s.against) > 0 {
 		opt.Progress = prog
@@ -351,13 +351,13 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 					line += "  " + text
 				}
 			}
-			fmt.Fprintln(w, printable(line))
+			fmt.Fprintln(w, console.Printable(line))
 		}
 		for _, kind := range slices.Sorted(maps.Keys(out.Mend)) {
 			fmt.Fprintf(w, "to mend %s: %s\n", kind, out.Mend[kind])
 		}
 		if rep.Sources+rep.Unread > 0 {
-			fmt.Fprintf(w, "%s, %d stored as they are", plural(rep.Sources, "source file"), rep.Same)
+			fmt.Fprintf(w, "%s, %d stored as they are", console.Plural(rep.Sources, "source file"), rep.Same)
 			if rep.Pruned > 0 {
 				fmt.Fprintf(w, " (%d pruned since)", rep.Pruned)
 			}
@@ -365,18 +365,18 @@ func (s *storeCmd) verify(ctx context.Context, con *console, stdout io.Writer, m
 		}
 		writePassed(w, rep.PassedOver)
 		if rep.Damaged > 0 {
-			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", plural(rep.Damaged, "record"))
+			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", console.Plural(rep.Damaged, "record"))
 		}
 		if rep.Uncounted > 0 {
-			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", plural(rep.Uncounted, "record"))
+			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", console.Plural(rep.Uncounted, "record"))
 		} else {
-			fmt.Fprintf(w, "%s, %s counted\n", plural(rep.Records, "record"), plural(rep.Rows, "row"))
+			fmt.Fprintf(w, "%s, %s counted\n", console.Plural(rep.Records, "record"), console.Plural(rep.Rows, "row"))
 		}
 		return nil
 	})
 	if errors.Is(err, upkeep.ErrDiffers) {
 		n := int64(len(rep.Findings)) + rep.Unread
-		err = fmt.Errorf("%s: %w in %s", m, err, plural(n, "place"))
+		err = fmt.Errorf("%s: %w in %s", m, err, console.Plural(n, "place"))
 	}
 	return errors.Join(err, rerr)
 }
@@ -427,7 +427,7 @@ func mend(kind string, m store.Manager, probe string) string {
 	return ""
 }
 
-func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m store.Manager) error {
+func (s *storeCmd) repair(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager) error {
 	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
 	}
@@ -437,24 +437,24 @@ func (s *storeCmd) repair(ctx context.Context, con *console, stdout io.Writer, m
 		DryRun bool `json:"dry_run,omitempty"`
 	}{res, s.dryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.tty && !s.bulk.quiet {
+		if s.dryRun || con.Terminal() && !s.bulk.quiet {
 			verb := "removed"
 			if s.dryRun {
 				verb = "would remove"
 			}
-			fmt.Fprintf(w, "%s %s of %s that were stored twice\n", verb, plural(res.Rows, "row"), plural(res.Logs, "log"))
+			fmt.Fprintf(w, "%s %s of %s that were stored twice\n", verb, console.Plural(res.Rows, "row"), console.Plural(res.Logs, "log"))
 		}
 		return nil
 	})
 	return errors.Join(err, rerr)
 }
 
-func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
+func (s *storeCmd) compact(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
 	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
 	}
 	co := store.CompactOptions{TargetSize: int64(s.targetSize), ClosedAfter: time.Duration(s.closed), DryRun: s.dryRun, Jobs: opt.Jobs}
-	prog, stop := newProgress(con, time.Duration(s.bulk.progressInterval), s.bulk.quiet)
+	prog, stop := con.Progress(time.Duration(s.bulk.progressInterval), s.bulk.quiet)
 	if prog != nil {
 		co.Total, co.Done = prog.Total, prog.Add
 	}
@@ -467,22 +467,22 @@ func (s *storeCmd) compact(ctx context.Context, con *console, stdout io.Writer, 
 		DryRun  bool    `json:"dry_run,omitempty"`
 	}{res, time.Since(started).Seconds(), s.dryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.tty && !s.bulk.quiet {
+		if s.dryRun || con.Terminal() && !s.bulk.quiet {
 			verb := "compacted"
 			if s.dryRun {
 				verb = "would compact"
 			}
 			if res.Days+res.Failed == 0 {
 				fmt.Fprintf(w, "nothing is due: %s ended or got a file less than --closed-after %s ago, %s without two files to put together\n",
-					plural(res.Open, "day"), s.closed, plural(res.Whole, "day"))
+					console.Plural(res.Open, "day"), s.closed, console.Plural(res.Whole, "day"))
 				return nil
 			}
-			fmt.Fprintf(w, "%s %s: %s (%s) into %d\n", verb, plural(res.Days, "day"), plural(res.Files, "file"), byteText(res.Bytes), res.Into)
+			fmt.Fprintf(w, "%s %s: %s (%s) into %d\n", verb, console.Plural(res.Days, "day"), console.Plural(res.Files, "file"), console.Bytes(res.Bytes), res.Into)
 		}
 		return nil
 	})
 	if err == nil && res.Failed > 0 {
-		err = fmt.Errorf("%s not compacted", plural(res.Failed, "day"))
+		err = fmt.Errorf("%s not compacted", console.Plural(res.Failed, "day"))
 	}
 	return errors.Join(err, rerr)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -147,7 +148,7 @@ var streamExamples = []example{
 	{"three columns as JSON", "tstatrepo stream --follow /var/lib/tstat --format json --select 'c_ip,s_ip,s_bytes_all'"},
 }
 
-func streamCommand(con *console) *cli.Command {
+func streamCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "stream",
 		Usage:    "bring live log lines to consumers",
@@ -164,7 +165,7 @@ func streamCommand(con *console) *cli.Command {
 }
 
 // runStream turns flags and config into the options of a stream and runs it.
-func runStream(c *cli.Context, con *console) error {
+func runStream(c *cli.Context, con *console.Console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err
@@ -186,12 +187,12 @@ func runStream(c *cli.Context, con *console) error {
 			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001")
 	}
 	if s.quiet {
-		con.level.Set(max(con.level.Level(), slog.LevelWarn))
+		con.Quiet()
 	}
 	if err := s.checkFollow(opt.Follow); err != nil {
 		return err
 	}
-	log := con.logger()
+	log := con.Logger()
 	opt.Log, opt.Stdout, opt.Stderr = log, c.App.Writer, os.Stderr
 	run, err := stream.New(opt)
 	if err != nil {

@@ -4,22 +4,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
 // report prints the summary where it is wanted: results on stdout, the rest
 // on stderr, nothing if nobody watches.
-func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) error {
+func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := location(&problems{}, b.timezone)
 	switch {
 	case b.json:
-		if err := writeJSON(stdout, sum); err != nil {
+		if err := console.WriteJSON(stdout, sum); err != nil {
 			return err
 		}
 	case b.dryRun:
@@ -32,17 +30,8 @@ func (b *importBulk) report(stdout io.Writer, con *console, sum *bulk.Summary) e
 }
 
 // isWatched reports whether someone wants to read more than warnings.
-func (b *importBulk) isWatched(con *console) bool {
-	return !b.quiet && (b.verbose || con.tty && !b.json)
-}
-
-// writeJSON prints a result of --json.
-func writeJSON(w io.Writer, v any) error {
-	text, err := losslessjson.MarshalIndent(v, "", "  ")
-	if err == nil {
-		_, err = w.Write(append(text, '\n'))
-	}
-	return err
+func (b *importBulk) isWatched(con *console.Console) bool {
+	return !b.quiet && (b.verbose || con.Terminal() && !b.json)
 }
 
 // writeSummary prints a table with a row per log type, then what holds for
@@ -53,7 +42,7 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 		b.WriteString("nothing to import: ")
 		switch {
 		case t.Skipped > 0:
-			fmt.Fprintf(&b, "%s stored already\n", plural(t.Skipped, "file"))
+			fmt.Fprintf(&b, "%s stored already\n", console.Plural(t.Skipped, "file"))
 		case t.LeftOpen > 0:
 			b.WriteString("Tstat may still write to all files\n")
 		default:
@@ -66,12 +55,12 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	writeOpen(&b, sum.Open)
 	for _, s := range sum.Stores {
 		if s.Behind > 0 {
-			fmt.Fprintf(&b, "behind: %s not stored in %s\n", plural(s.Behind, "file"), printable(s.Store))
+			fmt.Fprintf(&b, "behind: %s not stored in %s\n", console.Plural(s.Behind, "file"), console.Printable(s.Store))
 		}
 	}
 	writePassed(&b, sum.PassedOver)
 	if sum.RejectFile != "" {
-		fmt.Fprintf(&b, "rejected lines are in %s\n", printable(sum.RejectFile))
+		fmt.Fprintf(&b, "rejected lines are in %s\n", console.Printable(sum.RejectFile))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -80,7 +69,7 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 // writeSpan prints what holds for the whole run.
 func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-9s %s\n", name, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(w, "%-9s %s\n", name, console.Printable(fmt.Sprintf(format, args...)))
 	}
 	if sum.Probe != "" { // of several
 		line("probe", "%s", sum.Probe)
@@ -94,7 +83,7 @@ func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 		return
 	}
 	d := time.Duration(sum.Seconds * float64(time.Second))
-	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), byteText(int64(sum.BytesPerSecond)), count(int64(sum.RowsPerSecond)))
+	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), console.Bytes(int64(sum.BytesPerSecond)), console.Count(int64(sum.RowsPerSecond)))
 }
 
 // fewOpen is how many folders that were left open have a line each.
@@ -104,7 +93,7 @@ const fewOpen = 3
 func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	if len(open) <= fewOpen {
 		for _, o := range open {
-			fmt.Fprintf(w, "left open: %s in %s (--include-open)\n", plural(o.Files, "file"), printable(o.Path))
+			fmt.Fprintf(w, "left open: %s in %s (--include-open)\n", console.Plural(o.Files, "file"), console.Printable(o.Path))
 		}
 		return
 	}
@@ -112,8 +101,8 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	for _, o := range open {
 		files += o.Files
 	}
-	fmt.Fprintf(w, "left open: %s in %s, from %s to %s (--include-open)\n", plural(files, "file"), plural(int64(len(open)), "folder"),
-		printable(open[0].Path), printable(open[len(open)-1].Path))
+	fmt.Fprintf(w, "left open: %s in %s, from %s to %s (--include-open)\n", console.Plural(files, "file"), console.Plural(int64(len(open)), "folder"),
+		console.Printable(open[0].Path), console.Printable(open[len(open)-1].Path))
 }
 
 // warnOpen warns if most files were left open: that is not the newest folder of a
@@ -131,9 +120,9 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	if p.Files+p.Folders == 0 {
 		return
 	}
-	fmt.Fprintf(w, "passed over names that look like logs: %s, %s\n", plural(p.Files, "file"), plural(p.Folders, "folder"))
+	fmt.Fprintf(w, "passed over names that look like logs: %s, %s\n", console.Plural(p.Files, "file"), console.Plural(p.Folders, "folder"))
 	for _, path := range p.Paths {
-		fmt.Fprintf(w, "  %s\n", printable(path))
+		fmt.Fprintf(w, "  %s\n", console.Printable(path))
 	}
 	if n := p.Files + p.Folders - int64(len(p.Paths)); n > 0 {
 		fmt.Fprintf(w, "  and %d more\n", n)
@@ -147,30 +136,21 @@ var columns = []struct {
 	value func(*bulk.TypeSummary) int64
 	text  func(int64) string
 }{
-	{"files", func(t *bulk.TypeSummary) int64 { return t.Files }, count},
-	{"rows", func(t *bulk.TypeSummary) int64 { return t.Rows }, count},
-	{"rejects", func(t *bulk.TypeSummary) int64 { return t.Rejects }, count},
-	{"cut", func(t *bulk.TypeSummary) int64 { return t.Cuts }, count},
-	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, count},
-	{"skipped", func(t *bulk.TypeSummary) int64 { return t.Skipped }, count},
-	{"replaced", func(t *bulk.TypeSummary) int64 { return t.Replaced }, count},
-	{"damaged", func(t *bulk.TypeSummary) int64 { return t.Damaged }, count},
-	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, count},
-	{"vanished", func(t *bulk.TypeSummary) int64 { return t.Vanished }, count},
-	{"left open", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }, count},
-	{"by others", func(t *bulk.TypeSummary) int64 { return t.Others }, count},
-	{"claimed", func(t *bulk.TypeSummary) int64 { return t.Claimed }, count},
-	{"text", func(t *bulk.TypeSummary) int64 { return t.Text }, byteText},
-	{"on disk", func(t *bulk.TypeSummary) int64 { return t.Bytes }, byteText},
-}
-
-// count returns a number with commas: 1,234,567.
-func count(n int64) string {
-	s := strconv.FormatInt(n, 10)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
+	{"files", func(t *bulk.TypeSummary) int64 { return t.Files }, console.Count},
+	{"rows", func(t *bulk.TypeSummary) int64 { return t.Rows }, console.Count},
+	{"rejects", func(t *bulk.TypeSummary) int64 { return t.Rejects }, console.Count},
+	{"cut", func(t *bulk.TypeSummary) int64 { return t.Cuts }, console.Count},
+	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, console.Count},
+	{"skipped", func(t *bulk.TypeSummary) int64 { return t.Skipped }, console.Count},
+	{"replaced", func(t *bulk.TypeSummary) int64 { return t.Replaced }, console.Count},
+	{"damaged", func(t *bulk.TypeSummary) int64 { return t.Damaged }, console.Count},
+	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, console.Count},
+	{"vanished", func(t *bulk.TypeSummary) int64 { return t.Vanished }, console.Count},
+	{"left open", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }, console.Count},
+	{"by others", func(t *bulk.TypeSummary) int64 { return t.Others }, console.Count},
+	{"claimed", func(t *bulk.TypeSummary) int64 { return t.Claimed }, console.Count},
+	{"text", func(t *bulk.TypeSummary) int64 { return t.Text }, console.Bytes},
+	{"on disk", func(t *bulk.TypeSummary) int64 { return t.Bytes }, console.Bytes},
 }
 
 func writeTable(b *strings.Builder, sum *bulk.Summary) {
@@ -193,33 +173,7 @@ func writeTable(b *strings.Builder, sum *bulk.Summary) {
 			rows[j] = append(rows[j], c.text(c.value(t)))
 		}
 	}
-	b.WriteString(alignTable(append([][]string{head}, rows...), 1))
-}
-
-// alignTable lays out a table: its first columns, so many as left says, to the
-// left, those of numbers to the right.
-func alignTable(table [][]string, left int) string {
-	width := make([]int, len(table[0]))
-	for _, row := range table {
-		for i, cell := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(cell))
-		}
-	}
-	var b strings.Builder
-	for _, row := range table {
-		for i, cell := range row {
-			switch {
-			case i == 0:
-				fmt.Fprintf(&b, "%-*s", width[i], cell)
-			case i < left:
-				fmt.Fprintf(&b, "  %-*s", width[i], cell)
-			default:
-				fmt.Fprintf(&b, "  %*s", width[i], cell)
-			}
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
+	b.WriteString(console.Table(append([][]string{head}, rows...), 1))
 }
 
 // span returns the times of the first and last folder.
@@ -234,14 +188,4 @@ func span(sum *bulk.Summary) (first, last time.Time) {
 		}
 	}
 	return first, last
-}
-
-// byteText returns "1.5 GiB".
-func byteText(n int64) string {
-	for _, u := range sizeUnits {
-		if n >= u.bytes {
-			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.bytes), u.name)
-		}
-	}
-	return fmt.Sprintf("%d B", n)
 }

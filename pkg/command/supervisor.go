@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/supervisor"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -57,7 +58,7 @@ var supervisorExamples = []example{
 	{"only the operators may run the exporters", "tstatrepo supervisor --config /etc/tstatrepo/tstatrepo.toml --authorize tstat-exporter=operator --role org.mplane.site.Clients.ann=operator"},
 }
 
-func supervisorCommand(con *console) *cli.Command {
+func supervisorCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "supervisor",
 		Usage:    "run a small mPlane supervisor for one site",
@@ -71,7 +72,7 @@ func supervisorCommand(con *console) *cli.Command {
 }
 
 // runSupervisor turns flags and config into a supervisor and runs it.
-func runSupervisor(c *cli.Context, con *console) error {
+func runSupervisor(c *cli.Context, con *console.Console) error {
 	cfg, p, err := loadConfig(c, con)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func runSupervisor(c *cli.Context, con *console) error {
 	}
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.stateDir, "supervisor.state")
-	opt.Log = con.logger()
+	opt.Log = con.Logger()
 	// For what it keeps, reads and saves, see client.MaxKept: the process stays
 	// below 300 MiB. Let the GC work harder rather than exceed it.
 	debug.SetMemoryLimit(250 << 20)

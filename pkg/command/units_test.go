@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -36,7 +38,7 @@ func TestUnits(t *testing.T) {
 				continue
 			}
 			args := strings.Fields(command)
-			c := find(newApp(&console{}).Commands, args[0])
+			c := find(newApp(console.New(io.Discard, false)).Commands, args[0])
 			if c == nil {
 				t.Errorf("%s: no command %s", f, args[0])
 				continue

@@ -1,25 +1,22 @@
-package command
+// Package console is what a person sees of the program: log lines, errors and
+// progress on stderr, and the texts of numbers, sizes and tables.
+package console
 
 import (
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
-	"unicode"
-	"unicode/utf8"
-
-	"golang.org/x/term"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// console is stderr: log lines, errors and the progress line share it.
-type console struct {
+// Console is stderr: log lines, errors and the progress line share it.
+type Console struct {
 	tty   bool
 	level slog.LevelVar
 
@@ -29,12 +26,27 @@ type console struct {
 	clear func() // removes the progress line; nil if there is none
 }
 
-func newConsole(f *os.File) *console {
-	return &console{w: f, tty: term.IsTerminal(int(f.Fd()))}
+// New returns a console that writes to w, which is a terminal if tty is set.
+func New(w io.Writer, tty bool) *Console { return &Console{w: w, tty: tty} }
+
+// Terminal reports whether somebody may watch.
+func (c *Console) Terminal() bool { return c.tty }
+
+// Format sets the format of log lines and errors, and the minimum level of log
+// lines.
+func (c *Console) Format(json bool, level slog.Level) {
+	c.json = json
+	c.level.Set(level)
 }
 
+// Formatted returns what Format was called with.
+func (c *Console) Formatted() (json bool, level slog.Level) { return c.json, c.level.Level() }
+
+// Quiet leaves out log lines below warnings.
+func (c *Console) Quiet() { c.level.Set(max(c.level.Level(), slog.LevelWarn)) }
+
 // Write prints whole lines above the progress line.
-func (c *console) Write(p []byte) (int, error) {
+func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.clear != nil {
@@ -43,37 +55,37 @@ func (c *console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// fail prints the error that ends the process, one line for each that is
+// Fail prints the error that ends the process, one line for each that is
 // joined in it, and its hint.
-func (c *console) fail(err error) {
+func (c *Console) Fail(err error) {
 	text := err.Error()
 	if hint.IsUsage(err) {
-		text = withFlags(text)
+		text = WithFlags(text)
 	}
 	if c.json {
-		c.logger().Error(text, hint.Attrs(err)...)
+		c.Logger().Error(text, hint.Attrs(err)...)
 		return
 	}
 	for line := range strings.SplitSeq(text, "\n") {
-		fmt.Fprintf(c, "tstatrepo: %s\n", printable(line))
+		fmt.Fprintf(c, "tstatrepo: %s\n", Printable(line))
 	}
 	if advice := hint.Of(err); advice != "" {
-		fmt.Fprintf(c, "hint: %s\n", printable(withFlags(advice)))
+		fmt.Fprintf(c, "hint: %s\n", Printable(WithFlags(advice)))
 	}
 }
 
 var option = regexp.MustCompile("`([a-z]+(?:-[a-z]+)*)`")
 
-// withFlags returns text with the names of options as flags: packages below
+// WithFlags returns text with the names of options as flags: packages below
 // know no flags and write `state-dir`, see package hint.
-func withFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
+func WithFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
 
-// logger returns the logger of the process.
-func (c *console) logger() *slog.Logger {
+// Logger returns the logger of the process.
+func (c *Console) Logger() *slog.Logger {
 	if c.json {
 		return slog.New(slog.NewJSONHandler(c, &slog.HandlerOptions{Level: &c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == "hint" {
-				a.Value = slog.StringValue(withFlags(a.Value.String()))
+				a.Value = slog.StringValue(WithFlags(a.Value.String()))
 			}
 			return a
 		}}))
@@ -84,7 +96,7 @@ func (c *console) logger() *slog.Logger {
 // textHandler writes "tstatrepo: warning: message key=value" without a time:
 // the journal adds its own, and people watch.
 type textHandler struct {
-	con    *console
+	con    *Console
 	attrs  string
 	prefix string // of the keys in a group
 }
@@ -102,7 +114,7 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	case r.Level < slog.LevelInfo:
 		b.WriteString("debug: ")
 	}
-	b.WriteString(printable(r.Message))
+	b.WriteString(Printable(r.Message))
 	b.WriteString(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		appendAttr(&b, h.prefix, a)
@@ -135,30 +147,10 @@ func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	}
 	s := v.String()
 	if a.Key == "hint" {
-		s = withFlags(s)
+		s = WithFlags(s)
 	}
-	if s == "" || strings.ContainsAny(s, " \"=") || printable(s) != s {
+	if s == "" || strings.ContainsAny(s, " \"=") || Printable(s) != s {
 		s = strconv.Quote(s)
 	}
 	fmt.Fprintf(b, " %s%s=%s", prefix, a.Key, s)
 }
-
-// printable escapes what could control the terminal: names of files and
-// answers of servers are not to be trusted.
-func printable(s string) string {
-	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unprintable(r) {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-func unprintable(r rune) bool { return !unicode.IsPrint(r) }

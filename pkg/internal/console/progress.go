@@ -1,4 +1,4 @@
-package command
+package console
 
 import (
 	"log/slog"
@@ -7,21 +7,25 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 )
 
-// newProgress returns what shows the progress of a run, and a function that
-// ends it: a bar on a terminal, log lines every interval elsewhere, nil if
-// neither is wanted.
-func newProgress(con *console, interval time.Duration, quiet bool) (bulk.Progress, func()) {
+// Progress shows how far a run is; see bulk.Progress.
+type Progress interface {
+	Total(files int, bytes int64)
+	Add(bytes, rows int64)
+}
+
+// Progress returns what shows the progress of a run, and a function that ends
+// it: a bar on a terminal, log lines every interval elsewhere, nil if neither is
+// wanted.
+func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:
-	case con.tty && !con.json:
-		b := &barProgress{con: con, started: time.Now()}
+	case c.tty && !c.json:
+		b := &barProgress{con: c, started: time.Now()}
 		return b, b.stop
 	case interval > 0:
-		l := &logProgress{log: con.logger(), started: time.Now(), done: make(chan struct{})}
+		l := &logProgress{log: c.Logger(), started: time.Now(), done: make(chan struct{})}
 		l.wait.Go(func() { l.every(interval) })
 		return l, l.stop
 	}
@@ -31,7 +35,7 @@ func newProgress(con *console, interval time.Duration, quiet bool) (bulk.Progres
 // barProgress is a line at the bottom of the terminal. The lock of the
 // console keeps it and log lines apart.
 type barProgress struct {
-	con     *console
+	con     *Console
 	bar     *progressbar.ProgressBar
 	rows    int64
 	started time.Time
@@ -71,7 +75,7 @@ func (b *barProgress) Add(bytes, rows int64) {
 	}
 	if now := time.Now(); now.Sub(b.shown) > 200*time.Millisecond {
 		b.shown = now
-		b.bar.Describe(count(int64(float64(b.rows)/now.Sub(b.started).Seconds())) + " rows/s")
+		b.bar.Describe(Count(int64(float64(b.rows)/now.Sub(b.started).Seconds())) + " rows/s")
 	}
 	_ = b.bar.Add64(bytes)
 }
@@ -115,7 +119,7 @@ func (l *logProgress) every(interval time.Duration) {
 			return
 		case <-t.C:
 			seconds := time.Since(l.started).Seconds()
-			attrs := []any{"read", byteText(l.bytes.Load()), "total", byteText(l.total.Load()),
+			attrs := []any{"read", Bytes(l.bytes.Load()), "total", Bytes(l.total.Load()),
 				"rows", l.rows.Load(), "rows_per_second", int64(float64(l.rows.Load()) / seconds)}
 			if done, total := float64(l.bytes.Load()), float64(l.total.Load()); done > 0 && total > done {
 				left := time.Duration(seconds * (total - done) / done * float64(time.Second))

@@ -1,0 +1,126 @@
+package console
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+)
+
+// Printable escapes what could control the terminal: names of files and
+// answers of servers are not to be trusted.
+func Printable(s string) string {
+	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unprintable(r) {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// Plural returns "1 line" or "3,000 lines".
+func Plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return Count(n) + " " + noun + "s"
+}
+
+// Count returns a number with commas: 1,234,567.
+func Count(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// Units are the units of sizes, the largest first.
+var Units = []struct {
+	Name  string
+	Bytes int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
+// Bytes returns "1.5 GiB".
+func Bytes(n int64) string {
+	for _, u := range Units {
+		if n >= u.Bytes {
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.Bytes), u.Name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// Table lays out a table: its first columns, so many as left says, to the
+// left, those of numbers to the right.
+func Table(table [][]string, left int) string {
+	width := make([]int, len(table[0]))
+	for _, row := range table {
+		for i, cell := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, row := range table {
+		for i, cell := range row {
+			switch {
+			case i == 0:
+				fmt.Fprintf(&b, "%-*s", width[i], cell)
+			case i < left:
+				fmt.Fprintf(&b, "  %-*s", width[i], cell)
+			default:
+				fmt.Fprintf(&b, "  %*s", width[i], cell)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// WriteJSON prints a result as JSON, with all bytes of names; see losslessjson.
+func WriteJSON(w io.Writer, v any) error {
+	text, err := losslessjson.MarshalIndent(v, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(text, '\n'))
+	}
+	return err
+}
+
+// Fill breaks text into lines of at most width, each after indent.
+func Fill(text, indent string, width int) string {
+	var b strings.Builder
+	line := indent
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == indent:
+			line += word
+		case len(line)+1+len(word) > width:
+			b.WriteString(line + "\n")
+			line = indent + word
+		default:
+			line += " " + word
+		}
+	}
+	return b.String() + line
+}
+
+// UpperFirst returns s with an upper-case first letter, unless s begins with a flag.
+func UpperFirst(s string) string {
+	if s == "" || strings.HasPrefix(s, "-") {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
