@@ -3,9 +3,13 @@
 package command
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -43,8 +47,52 @@ func TestReader(t *testing.T) {
 				}
 			}
 			check("as imported")
+			checkLines(t, name, compacted, string(want))
 			storeOnce(t, filepath.Join(t.TempDir(), "state"), "compact", "--closed-after", "0s", "parquet:"+compacted)
 			check("compacted")
+			checkLines(t, name, compacted, string(want))
 		})
+	}
+}
+
+// checkLines runs the lines that tstatrepo-stores(7) gives for a reader on a store, and
+// compares what they print with want.
+func checkLines(t *testing.T, reader, dir, want string) {
+	t.Helper()
+	page, err := os.ReadFile("../../man/tstatrepo-stores.7.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile("(?is)\n" + reader + "[^\n]*:\n\n```\n(.*?)```").FindSubmatch(page)
+	if lines == nil {
+		t.Fatalf("tstatrepo-stores(7) has no lines for %s", reader)
+	}
+	var count, sum json.Number
+	for text := range strings.Lines(want) {
+		var log struct {
+			Type    string
+			Rows    json.Number
+			Columns map[string][3]any
+		}
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber()
+		if err := d.Decode(&log); err != nil {
+			t.Fatal(err)
+		}
+		if log.Type == "type=log_tcp_complete" {
+			count, sum = log.Rows, log.Columns["s_bytes_all"][2].(json.Number)
+		}
+	}
+	script, err := filepath.Abs("testdata/readerlines.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("python3", script, reader)
+	cmd.Dir, cmd.Stdin = filepath.Dir(dir), bytes.NewReader(lines[1])
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	got, err := cmd.Output()
+	if want := fmt.Sprintf("%s %s\n", count, sum); err != nil || string(got) != want {
+		t.Errorf("the lines of tstatrepo-stores(7) print %q, want %q: %v\n%s", got, want, err, &errs)
 	}
 }

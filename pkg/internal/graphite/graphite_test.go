@@ -405,7 +405,13 @@ func TestWhisperPowerCut(t *testing.T) {
 // TestCarbonServer: a real carbon takes text and pickle and stores it exactly;
 // stopped in between, it gets everything from the spool.
 func TestCarbonServer(t *testing.T) {
-	server := carbontest.Start(t, "[all]\npattern = .*\nretentions = 300s:1d\n", "MAX_CREATES_PER_MINUTE = inf")
+	testServer(t, carbontest.Start(t, day300, "MAX_CREATES_PER_MINUTE = inf"))
+}
+
+// day300 keeps points of 300 s for a day.
+const day300 = "[all]\npattern = .*\nretentions = 300s:1d\n"
+
+func testServer(t *testing.T, server *carbontest.Server) {
 	base := time.Now().Unix()/300*300 - 3600
 	metric := func(path string) Metric {
 		m := Metric{Path: path}

@@ -145,9 +145,12 @@ func age(t testing.TB, dir string) {
 // TestCarbon: all samples come back from a real carbon-cache through
 // Whisper's Python library with exactly the times and values of rrdtool fetch.
 func TestCarbon(t *testing.T) {
+	testCarbon(t, carbontest.Start(t, carbontest.YearsOf300, "MAX_CREATES_PER_MINUTE = inf"))
+}
+
+func testCarbon(t *testing.T, server *carbontest.Server) {
 	dir := rrdtest.Samples(t)
 	want := expected(t, dir, false)
-	server := carbontest.Start(t, carbontest.YearsOf300, "MAX_CREATES_PER_MINUTE = inf")
 	opt := options(t, dir, "graphite://"+server.Addr()+"?new-metrics-per-minute=0")
 	sum := push(t, opt)
 	if sum.Files != 198 || sum.Failed > 0 || sum.Points != int64(want.Count()) || sum.New != int64(len(want)) || sum.Negative == 0 {

@@ -46,13 +46,13 @@ func Port(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Server is a carbon-cache. It stops with its test.
+// Server is a carbon-cache or go-carbon. It stops with its test.
 type Server struct {
 	Line, Pickle int    // ports
 	Dir          string // holds conf, log and storage
 
 	t    testing.TB
-	args []string
+	args []string // with the program
 	cmd  *exec.Cmd
 }
 
@@ -118,7 +118,7 @@ ENABLE_TAGS = False
 			t.Fatal(err)
 		}
 	}
-	s.args = []string{"--config=" + filepath.Join(conf, "carbon.conf"), "--logdir=" + filepath.Join(s.Dir, "log"),
+	s.args = []string{"carbon-cache", "--config=" + filepath.Join(conf, "carbon.conf"), "--logdir=" + filepath.Join(s.Dir, "log"),
 		"--pidfile=" + filepath.Join(s.Dir, "pid"), "--nodaemon", "--debug", "start"}
 	s.Up()
 	t.Cleanup(s.Down)
@@ -129,7 +129,7 @@ ENABLE_TAGS = False
 func (s *Server) Up() {
 	s.t.Helper()
 	os.Remove(filepath.Join(s.Dir, "pid")) // of a server that was killed
-	s.cmd = exec.Command("carbon-cache", s.args...)
+	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	log, err := os.OpenFile(filepath.Join(s.Dir, "out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		s.t.Fatal(err)
@@ -139,7 +139,7 @@ func (s *Server) Up() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	WaitFor(s.t, "carbon-cache", func() bool {
+	WaitFor(s.t, s.args[0], func() bool {
 		c, err := net.Dial("tcp", s.Addr())
 		if err == nil {
 			c.Close()

@@ -49,7 +49,7 @@ func exists(t *testing.T, name string, side Side) bool {
 	pkg, function, _ := strings.Cut(name, ".")
 	body := regexp.MustCompile(`(?s)\nfunc ` + function + `\(t \*testing\.T\) \{\n.*?\n\}\n`)
 	call := `exchange.Assigned(t, "` + pkg + `", exchange.` + strings.ToUpper(string(side[:1])) + string(side[1:]) + `)`
-	files, err := filepath.Glob(filepath.Join("..", pkg, "*_test.go"))
+	files, err := filepath.Glob(filepath.Join("../../mplane", pkg, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -264,7 +265,7 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	fmt.Fprintf(os.Stderr, "%s %s: fetching %s\n", time.Now().Format(time.TimeOnly), s.Name, s.source())
 	switch {
 	case s.Go != "":
-		err = command(ctx, part, []string{"GOBIN=" + part}, "go", "install", s.Go)
+		err = s.buildGo(ctx, part)
 	case len(s.Python) > 0:
 		err = command(ctx, part, nil, append([]string{"python3", "-m", "pip", "install", "--quiet", "--target=."}, s.Python...)...)
 	case s.PIP != "":
@@ -282,6 +283,18 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 		return "", fmt.Errorf("cannot be had: %w", err)
 	}
 	return bin, os.Rename(part, dir)
+}
+
+// buildGo builds a program in a module of its own. Unlike go install, that asks the
+// registry for the given version only.
+func (s *server) buildGo(ctx context.Context, dir string) error {
+	module, rest, _ := strings.Cut(s.Go, "@")
+	version, folder, _ := strings.Cut(rest, "/")
+	text := fmt.Sprintf("module matrix\n\ngo 1.26\n\nrequire %s %s\n", module, version)
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o644); err != nil {
+		return err
+	}
+	return command(ctx, dir, []string{"CGO_ENABLED=0"}, "go", "build", "-mod=mod", "-o", ".", path.Join(module, folder))
 }
 
 // fetchWheel unpacks a Python package without installing it, and the archive in it.
