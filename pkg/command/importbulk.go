@@ -194,9 +194,9 @@ func importBulkCommand(con *console.Console) *cli.Command {
 		Usage:     "import log folders and files into a store",
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
-		Description: "Imports the logs of each SOURCE: a folder with log folders below it, a log folder, a log file (.gz too), '-' for " +
+		Description: "Imports the logs of each SOURCE: a folder with log folders below it, a log folder, a log file, '-' for " +
 			"one log on standard input, or math://host:port/STREAM of a MATH probe. Every log is stored exactly once, however " +
-			"often it is imported. The newest folder is left for a later run, because Tstat may still write to it.\n\n" +
+			"often it is imported, also from files compressed with gzip, zstd, xz, bzip2 or lz4. The newest folder is left for a later run, because Tstat may still write to it.\n\n" +
 			"With --listen it is the repository of MATH probes, which register there. With --to math:// it is a probe itself. " +
 			"Both run until they are interrupted.\n\n" +
 			"'tstatrepo man import-bulk' and 'tstatrepo man stores' say more.",

@@ -20,7 +20,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"man", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/retry", "pkg/internal/hint", "pkg/internal/parquetfile"},
+	{"man", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/retry", "pkg/internal/hint", "pkg/internal/parquetfile"},
 	{"pkg/internal/dest", "pkg/internal/console"},
 	{"pkg/internal/testkit/durabletest"},
 	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},

@@ -46,7 +46,9 @@ func TestScript(t *testing.T) {
 			env.Setenv("SAMPLES", samples)
 			cases, cerr := filepath.Abs("testdata/cases")
 			env.Setenv("CASES", cases)
-			return errors.Join(err, cerr)
+			compressed, zerr := filepath.Abs("../internal/compression/testdata")
+			env.Setenv("COMPRESSED", compressed)
+			return errors.Join(err, cerr, zerr)
 		},
 		Condition: func(name string) (bool, error) {
 			if name != "librrd" {

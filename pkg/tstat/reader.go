@@ -1,7 +1,6 @@
 package tstat
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding"
@@ -15,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
 // MaxLine is the longest line that is read as a row, in bytes. Tstat's
@@ -28,9 +27,6 @@ const blockSize = MaxLine
 
 // readSize is how much is read by one call.
 const readSize = 256 << 10
-
-// gzipBuffer is how much of a compressed file is read at once.
-const gzipBuffer = 64 << 10
 
 // maxExtra bounds the columns of a file that are not its type's: each costs
 // memory.
@@ -54,7 +50,7 @@ type ReaderOptions struct {
 	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
 	// see Reader.Mark.
 	Marks []int64
-	// Ahead makes a goroutine decompress a gzip file while its rows are parsed.
+	// Ahead makes a goroutine decompress a file while its rows are parsed.
 	// Stop must be called before the file is closed or read by others.
 	Ahead bool
 	// Reject is called for each line that is no row; text is only valid
@@ -69,7 +65,7 @@ type Counts struct {
 	Lines   int64 // data lines: no headers
 	Rows    int64
 	Rejects int64
-	Cuts    int64 // 1 for an unfinished last line, or a gzip end that is unfinished or damaged
+	Cuts    int64 // 1 for an unfinished last line, or a compressed end that is unfinished or damaged
 	Escaped int64 // text values with bytes that are not UTF-8, or NUL
 	Text    int64 // bytes of text, decompressed, with the cut end
 }
@@ -112,23 +108,22 @@ func (e *NewColumnsError) Error() string {
 	return "a later header has further unknown columns: " + strings.Join(e.Extra, ", ")
 }
 
-// Reader reads the rows of a log, plain or gzip. It keeps its buffers when it
-// is Reset.
+// Reader reads the rows of a log, plain or compressed with gzip, zstd, xz, bzip2
+// or lz4. It keeps its buffers when it is Reset.
 type Reader struct {
 	typ *LogType
 	opt ReaderOptions
 
 	raw *errReader
-	src io.Reader // raw, gunzip or ahead; nil before the first read
-	// Of gzip files. The goroutine of ahead owns raw, gz and in while it runs.
-	gz    *gzip.Reader
-	in    *bufio.Reader // below gz
+	src io.Reader // raw, text or ahead; nil before the first read
+	// Of compressed files. The goroutine of ahead owns raw and text while it runs.
+	text  compression.Reader
 	ahead ahead
 
 	buf      []byte
 	pos, end int   // unread text in buf
 	eof      bool  // there is no more
-	damage   error // what ended the text: io.EOF, or an error of gzip
+	damage   error // what ended the text: io.EOF, or an error of text
 	finished bool
 	draining bool
 	skipping bool // inside a line longer than MaxLine
@@ -157,8 +152,8 @@ type Reader struct {
 	batch   Batch
 }
 
-// errReader remembers the error of the file below gzip, to tell an unreadable
-// disk from an unfinished gzip stream.
+// errReader remembers the error of the file, to tell an unreadable disk from a
+// compressed file that is unfinished.
 type errReader struct {
 	r   io.Reader
 	err error
@@ -172,8 +167,8 @@ func (e *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// NewReader returns a Reader of a log of type t. gzip is recognised by its
-// first bytes.
+// NewReader returns a Reader of a log of type t. A compressed log is recognized by
+// its first bytes.
 func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	r := new(Reader)
 	r.Reset(src, t, opt)
@@ -579,30 +574,9 @@ func (r *Reader) CutIsText() bool {
 	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
 }
 
-// CompressionError says that a file is compressed in a way that Reader does
-// not read.
-type CompressionError struct{ Format, command string }
-
-func (e *CompressionError) Error() string { return "compressed with " + e.Format + ", not read" }
-
-// Hint says what the user can do.
-func (e *CompressionError) Hint() string {
-	return "decompress it: " + e.command + ", or compress it with gzip"
-}
-
-// compressions are the first bytes of compressed files. No log starts so.
-var compressions = []struct{ magic, format, command string }{
-	{"\xfd7zXZ\x00", "xz", "xz -d"},
-	{"BZh", "bzip2", "bzip2 -d"},
-	{"\x28\xb5\x2f\xfd", "Zstandard", "zstd -d"},
-	{"\x04\x22\x4d\x18", "LZ4", "lz4 -d"},
-	{"PK\x03\x04", "ZIP", "unzip"},
-	{"\x1f\x9d", "compress", "gzip -d"},
-	{"LZIP", "lzip", "lzip -d"},
-}
-
-// magicSize is how many bytes are needed to know a compression.
-const magicSize = 6
+// CompressionError reports a file that is compressed in a way that Reader does not
+// read: with another format, or so that it needs too much memory.
+type CompressionError = compression.Error
 
 // skipLine forgets the beginning of a line that fills the buffer. It is
 // hashed all the same; should the line never end, the fingerprint is that of
@@ -620,32 +594,23 @@ func (r *Reader) skipLine() {
 	r.end = 0
 }
 
-// read reads text from the file, decompressed if its first bytes are gzip's.
+// read reads text from the file, decompressed if its first bytes say so.
 func (r *Reader) read(p []byte) (int, error) {
 	if r.src == nil {
 		r.src = r.raw
-		n, err := io.ReadFull(r.raw, p[:magicSize])
+		n, err := io.ReadFull(r.raw, p[:compression.MagicSize])
 		if err == io.ErrUnexpectedEOF {
 			err = io.EOF
 		}
-		if !bytes.HasPrefix(p[:n], []byte{0x1f, 0x8b}) {
-			for _, c := range compressions {
-				if !r.draining && strings.HasPrefix(string(p[:n]), c.magic) {
-					return n, &CompressionError{c.format, c.command}
-				}
-			}
+		format, unread := compression.Detect(p[:n])
+		switch {
+		case unread != nil && !r.draining:
+			return n, unread
+		case format == nil:
 			return n, err
 		}
-		magic := bytes.NewReader(bytes.Clone(p[:n]))
-		r.in = bufio.NewReaderSize(io.MultiReader(magic, r.raw), gzipBuffer)
-		if r.gz == nil {
-			r.gz = new(gzip.Reader)
-		}
-		if err := r.gz.Reset(r.in); err != nil {
-			return 0, err
-		}
-		r.gz.Multistream(false)
-		r.src = gunzip{r}
+		r.text.Reset(format, io.MultiReader(bytes.NewReader(bytes.Clone(p[:n])), r.raw))
+		r.src = &r.text
 		if r.opt.Ahead {
 			r.ahead.begin(r.src)
 			r.src = &r.ahead
@@ -658,37 +623,6 @@ func (r *Reader) read(p []byte) (int, error) {
 func (r *Reader) Stop() {
 	r.ahead.join()
 	r.joinHash()
-}
-
-// errGarbage says that a gzip file goes on with something else.
-var errGarbage = errors.New("gzip: what follows the compressed text is not gzip")
-
-// gunzip reads the members of a gzip file as one text. Zeros may follow them:
-// tapes fill their blocks so.
-type gunzip struct{ *Reader }
-
-func (g gunzip) Read(p []byte) (int, error) {
-	n, err := g.gz.Read(p)
-	if err != io.EOF {
-		return n, err
-	}
-	for zeros := false; ; zeros = true {
-		next, err := g.in.Peek(2)
-		switch {
-		case len(next) > 0 && next[0] == 0:
-			g.in.Discard(1)
-			continue
-		case len(next) == 0:
-			return n, err
-		case zeros || next[0] != 0x1f || len(next) == 2 && next[1] != 0x8b:
-			return n, errGarbage
-		}
-		if err := g.gz.Reset(g.in); err != nil {
-			return n, err
-		}
-		g.gz.Multistream(false)
-		return n, nil
-	}
 }
 
 // Damage returns what is wrong with a compressed file besides an unfinished
@@ -707,8 +641,8 @@ func (r *Reader) Truncated() bool {
 	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
 }
 
-// finish accounts for the end of the file: a last line without newline, a gzip
-// stream that is unfinished or damaged.
+// finish accounts for the end of the file: a last line without newline, a
+// compressed end that is unfinished or damaged.
 func (r *Reader) finish() {
 	if r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
 // maxDepth bounds how deep log folders are looked for below a root.
@@ -34,7 +36,7 @@ type Folder struct {
 type File struct {
 	Path    string
 	Rel     string   // below the root, slash separated
-	Name    string   // without .gz: the log type's name, if Tstat's
+	Name    string   // without the suffix of a compression: the log type's name, if Tstat's
 	Type    *LogType // nil if unknown
 	Size    int64    // bytes on disk
 	ModTime time.Time
@@ -63,8 +65,9 @@ type Passed struct {
 // Symbolic links are followed, each folder is visited once. Folders whose names
 // begin with a dot, like .snapshot, are not looked into. Histogram folders
 // inside log folders and files that are no logs are passed over; see
-// Tree.Passed for those that look like logs. A log that stands beside its .gz
-// of the same name hides it: the .gz is being written.
+// Tree.Passed for those that look like logs. A log hides compressed ones of the
+// same name beside it: they are being written. Of several compressed ones, the
+// oldest hides the others.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	s := &scanner{ctx: ctx, loc: loc, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
@@ -231,24 +234,16 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 
 func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, entries []fs.DirEntry) {
 	f := &Folder{Path: p, Rel: rel, Name: name, FolderTime: t, ModTime: info.ModTime(), parent: filepath.Dir(p)}
-	plain := map[string]bool{}
-	for _, e := range entries {
-		if IsLog(e.Name()) && !strings.HasSuffix(e.Name(), ".gz") {
-			plain[e.Name()] = true
-		}
-	}
+	found := map[string]*File{} // by name
 	pass := func(name string) {
 		if strings.HasPrefix(name, "log_") {
 			s.tree.Passed = append(s.tree.Passed, Passed{Path: filepath.Join(p, name), Rel: path.Join(rel, name), Types: []string{typeOf(name)}, FolderTime: t})
 		}
 	}
 	for _, e := range entries {
-		base := strings.TrimSuffix(e.Name(), ".gz")
+		base, _ := compression.CutSuffix(e.Name())
 		if !IsLog(e.Name()) || e.IsDir() {
 			pass(e.Name())
-			continue
-		}
-		if base != e.Name() && plain[base] {
 			continue
 		}
 		full := filepath.Join(p, e.Name())
@@ -263,19 +258,28 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 			pass(e.Name())
 			continue
 		}
-		f.Files = append(f.Files, &File{
+		file := &File{
 			Path: full, Rel: path.Join(rel, e.Name()), Name: base, Type: TypeByName(base),
 			Size: info.Size(), ModTime: info.ModTime(),
-		})
-		if info.ModTime().After(f.ModTime) {
-			f.ModTime = info.ModTime()
+		}
+		switch other := found[base]; { // a plain log comes before compressed ones
+		case other == nil:
+			f.Files = append(f.Files, file)
+			found[base] = file
+		case path.Base(other.Rel) != base && file.ModTime.Before(other.ModTime):
+			*other = *file
+		}
+	}
+	for _, file := range f.Files {
+		if file.ModTime.After(f.ModTime) {
+			f.ModTime = file.ModTime
 		}
 	}
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
 // typeOf returns what a file name starts with, as far as it can be the name of
-// a log type: log_udp_complete of log_udp_complete.xz.
+// a log type: log_udp_complete of log_udp_complete.1.
 func typeOf(name string) string {
 	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
 	if end < 0 {
@@ -285,9 +289,10 @@ func typeOf(name string) string {
 }
 
 // IsLog reports whether a file name is that of a log: log_ and letters,
-// digits, '_', at most 63 of them, with or without .gz.
+// digits, '_', at most 63 of them, with or without the suffix of a compression:
+// .gz, .zst, .xz, .bz2 or .lz4.
 func IsLog(name string) bool {
-	name = strings.TrimSuffix(name, ".gz")
+	name, _ = compression.CutSuffix(name)
 	if !strings.HasPrefix(name, "log_") || len(name) > maxName {
 		return false
 	}

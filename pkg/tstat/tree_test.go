@@ -108,7 +108,13 @@ func TestScan(t *testing.T) {
 		"2015/02-Feb/2015_02_27_11_00.out/LAST/ip_len_in",
 		"2015/02-Feb/2015_02_27_11_00.out/addresses",
 		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name",
-		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.xz",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.1",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.zst", // younger than the .gz: zstd is at it
+		"2015/02-Feb/2015_02_27_11_00.out/log_chat_complete.bz2",
+		"2015/02-Feb/2015_02_27_11_00.out/log_chat_messages.xz",
+		"2015/02-Feb/2015_02_27_11_00.out/log_chat_messages.zst", // older
+		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete.lz4",
+		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete", // lz4 is at it
 		"2015/02-Feb/2015_02_27_11_00.out/log_video_complete/x",
 		"2015/02-Feb/2015_02_27_11_00.out/.log_tcp_complete.gz.Ab1",
 		"2015/2015_02_27_12_00.out.bak/log_tcp_complete.gz",
@@ -131,6 +137,12 @@ func TestScan(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for i, name := range []string{"log_tcp_complete.gz", "log_tcp_complete.zst", "log_chat_messages.zst", "log_chat_messages.xz", "log_mm_complete.lz4", "log_mm_complete"} {
+		at := time.Date(2024, 1, 1, i, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(filepath.Join(root, "2015/02-Feb/2015_02_27_11_00.out", name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
 	got, err := Scan(context.Background(), root, time.UTC)
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +160,9 @@ func TestScan(t *testing.T) {
 	want := []string{
 		"old/09_00_27_Feb_2015.out/log_tcp_complete log_tcp_complete",
 		"2015/02-Feb/2015_02_27_10_00.out/log_tcp_complete log_tcp_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_chat_complete.bz2 log_chat_complete",
+		"2015/02-Feb/2015_02_27_11_00.out/log_chat_messages.zst log_chat_messages",
+		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete log_mm_complete",
 		"2015/02-Feb/2015_02_27_11_00.out/log_novel_thing unknown",
 		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.gz log_tcp_complete",
 		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete log_udp_complete",
@@ -164,7 +179,7 @@ func TestScan(t *testing.T) {
 	wantPassed := []string{
 		". true log_tcp_complete false",
 		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name false log_bad true",
-		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.xz false log_tcp_complete true",
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.1 false log_tcp_complete true",
 		"2015/02-Feb/2015_02_27_11_00.out/log_video_complete false log_video_complete true",
 		"2015/2015_02_27_12_00.out.bak true log_tcp_complete log_udp_complete false",
 	}

@@ -341,7 +341,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	if err != nil {
 		return err
 	}
-	// Behind a damaged gzip stream there may be more for those who copy.
+	// Behind damaged compressed text there may be more for those who copy.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}

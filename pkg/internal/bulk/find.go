@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	destination "github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -241,7 +242,8 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 		return nil, err
 	}
 	base := filepath.Base(abs)
-	typ := tstat.TypeByName(strings.TrimSuffix(base, ".gz"))
+	name, _ := compression.CutSuffix(base)
+	typ := tstat.TypeByName(name)
 	if typ == nil && len(r.opt.Types) == 1 {
 		typ = tstat.TypeByName(r.opt.Types[0])
 	}

@@ -20,7 +20,7 @@ import (
 // Options say what Run imports and how. The zero value of a field means its
 // default.
 type Options struct {
-	// Sources are log trees, log folders, log files (.gz too) or "-".
+	// Sources are log trees, log folders, log files, compressed or not, or "-".
 	Sources []string
 	// Remote are sources that are no files and folders.
 	Remote []Source

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
@@ -110,7 +110,7 @@ func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 
 // textSize is about how long the text of a task's file is.
 func (t *task) textSize() int64 {
-	if strings.HasSuffix(t.path, ".gz") {
+	if _, suffix := compression.CutSuffix(t.path); suffix != "" {
 		return 8 * t.size
 	}
 	return t.size

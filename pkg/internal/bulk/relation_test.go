@@ -277,7 +277,7 @@ func TestNewerState(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("t0/"+log, udp(40, "a"))
 		w.put("t0/backup/"+log, udp(14, "a"))
-		w.put("t0/"+folder+"/log_tcp_complete.xz", "")
+		w.put("t0/"+folder+"/log_tcp_complete.1", "")
 		w.run("files=1 skipped=1", nil)
 		for _, kind := range []string{"copies", "passed"} {
 			files, err := filepath.Glob(filepath.Join(w.root, "..", "*", "state", kind, "*"))

@@ -97,8 +97,11 @@ func cutConnections(t *testing.T, ranges bool) {
 	files := map[string]string{}
 	for i := range 10 {
 		name, text := fmt.Sprintf("data/2016_03_24_%02d_00.out/%s", i, file), udp(5000, fmt.Sprint(i))
-		if i%3 == 0 {
+		switch i % 3 {
+		case 0:
 			name, text = name+".gz", gz(text)
+		case 1:
+			name, text = name+".zst", zst(text)
 		}
 		p.put(name, text)
 		files[name] = text

@@ -22,7 +22,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
@@ -97,6 +100,14 @@ func gz(text string) string {
 	io.WriteString(z, text)
 	z.Close()
 	return b.String()
+}
+
+func zst(text string) string {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err)
+	}
+	return string(z.EncodeAll([]byte(text), nil))
 }
 
 // old is long before now: nothing with this time is growing.
@@ -341,7 +352,8 @@ func (r *repo) records(dest string, key store.Key) []store.Record {
 // bytes, if text is not "".
 func (r *repo) has(stream, listed, text string, rows int64) {
 	r.t.Helper()
-	folder, file := filepath.Base(filepath.Dir(listed)), strings.TrimSuffix(filepath.Base(listed), ".gz")
+	folder := filepath.Base(filepath.Dir(listed))
+	file, _ := compression.CutSuffix(filepath.Base(listed))
 	key := store.Key{Probe: stream, Folder: folder, File: file}
 	for _, d := range r.dest {
 		var rs []store.Record

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
 // A list of a year has 87,600 names, nearly all of files that are stored. A source
@@ -310,7 +312,7 @@ func (k *lister) add(name string) {
 	if _, known := k.parents[parent]; !known && len(k.parents) <= maxParents {
 		k.parents[parent] = strings.TrimSuffix(l.path, l.folder+"/"+path.Base(l.name))
 	}
-	if s.isStored(l.name) || l.gz && s.isStored(strings.TrimSuffix(l.name, ".gz")) {
+	if s.isStored(l.name) || l.suffix != "" && s.isStored(strings.TrimSuffix(l.name, l.suffix)) {
 		return
 	}
 	if !s.opt.Wants(l.file, l.time.Time) || k.has[l.name] || s.after != nil && compareKeys(&l, s.after) <= 0 {
@@ -379,7 +381,7 @@ func (k *lister) listing() *listing {
 	}
 	logs = append(logs[:n:n], twins...)
 	// Those that are being compressed.
-	logs = slices.DeleteFunc(logs, func(l listed) bool { return l.gz && k.has[strings.TrimSuffix(l.name, ".gz")] })
+	logs = slices.DeleteFunc(logs, func(l listed) bool { return l.suffix != "" && k.has[strings.TrimSuffix(l.name, l.suffix)] })
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
@@ -395,7 +397,7 @@ func (k *lister) twins(logs []listed) (n int, twins []listed) {
 			return n, twins
 		}
 		for parent, as := range k.parents {
-			for _, suffix := range []string{"", ".gz"} {
+			for _, suffix := range append(compression.Suffixes(), "") {
 				name := path.Join(parent, l.folder, l.file+suffix)
 				if k.has[name] || !s.isStored(name) {
 					continue

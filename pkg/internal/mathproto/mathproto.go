@@ -25,6 +25,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -160,8 +161,8 @@ type listed struct {
 	path   string // as listed: what is asked for
 	name   string // clean and relative
 	folder string
-	file   string // without .gz
-	gz     bool
+	file   string // without the suffix of a compression
+	suffix string // of a compression, or ""
 	time   tstat.FolderTime
 }
 
@@ -187,7 +188,7 @@ func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	if l.time, err = tstat.ParseFolder(l.folder, loc); err != nil {
 		return l, false, nil
 	}
-	l.file, l.gz = strings.CutSuffix(l.file, ".gz")
+	l.file, l.suffix = compression.CutSuffix(l.file)
 	return l, true, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -281,8 +282,12 @@ func (p *Probe) file(w http.ResponseWriter, r *http.Request, rel string) {
 		return
 	}
 	w.Header().Set("Content-Type", textPlain)
-	if strings.HasSuffix(rel, ".gz") {
+	switch _, suffix := compression.CutSuffix(rel); suffix {
+	case "":
+	case ".gz":
 		w.Header().Set("Content-Type", "application/gzip")
+	default:
+		w.Header().Set("Content-Type", "application/octet-stream")
 	}
 	// As long as a slow line needs; the server's limit is for short answers.
 	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -37,8 +38,11 @@ func TestOursToOurs(t *testing.T) {
 				text = strings.Replace(text, "c_first_abs:3", "last:3", 1)
 			}
 			name := at.Format("2006/01/2006_01_02_15_04") + ".out/" + typ
-			if (i+j)%3 == 0 {
+			switch (i + j) % 4 {
+			case 0:
 				text, name = gz(text), name+".gz"
+			case 1:
+				text, name = zst(text), name+".zst"
 			}
 			write(t, dir, name, text)
 			// The newest folder of each month has none beside it: it is old.
@@ -65,7 +69,7 @@ func TestOursToOurs(t *testing.T) {
 
 	keys := map[string][]store.Key{}
 	for name, text := range texts {
-		typ := strings.TrimSuffix(filepath.Base(name), ".gz")
+		typ, _ := compression.CutSuffix(filepath.Base(name))
 		path := filepath.Join(r.dir, "copy", "p1_"+typ, name)
 		eventually(t, path, func() bool {
 			data, err := os.ReadFile(path)

@@ -40,11 +40,11 @@ func Unavailable(err error) error {
 }
 
 // Key names a log file wherever it lies: the same log of the same probe has
-// the same key after its site folder was moved or the file was gzipped.
+// the same key after its site folder was moved or the file was compressed.
 type Key struct {
 	Probe  string `json:"probe"`  // see ValidProbe
 	Folder string `json:"folder"` // name of the log folder, with ".out"
-	File   string `json:"file"`   // name of the log file, without ".gz"
+	File   string `json:"file"`   // name of the log file, without the suffix of a compression
 }
 
 func (k Key) String() string { return k.Probe + ":" + k.Folder + "/" + k.File }

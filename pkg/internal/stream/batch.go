@@ -10,7 +10,7 @@ import (
 type origin struct {
 	probe string
 	path  string // of the log on the probe
-	typ   string // the log's name without .gz, which names its type
+	typ   string // the log's name without the suffix of a compression, which names its type
 	// key tells the source of the lines from every other, for message ids:
 	// the log with its content, or the connection.
 	key string

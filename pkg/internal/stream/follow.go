@@ -19,6 +19,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -373,7 +374,7 @@ func (f *follower) list(i int) {
 		return
 	}
 	for _, e := range entries {
-		name := strings.TrimSuffix(e.Name(), ".gz")
+		name, _ := compression.CutSuffix(e.Name())
 		if f.logs[name] != nil || !f.wants(name) {
 			continue
 		}
@@ -434,8 +435,8 @@ func (f *follower) closed(number int, name string) bool {
 	if f.folder(number+2) != nil {
 		return true
 	}
-	for _, n := range []string{name, name + ".gz"} {
-		if _, err := os.Stat(filepath.Join(next.path, n)); err == nil {
+	for _, suffix := range append(compression.Suffixes(), "") {
+		if _, err := os.Stat(filepath.Join(next.path, name+suffix)); err == nil {
 			return true
 		}
 	}

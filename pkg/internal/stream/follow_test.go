@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -572,7 +573,9 @@ func TestFollowDamaged(t *testing.T) {
 	}{
 		"cut":      {whole[:len(whole)/2], 100, "the end of the compressed log is missing"},
 		"checksum": {checksum, 3000, "the compressed log is damaged"},
-		"behind":   {append(bytes.Clone(whole), make([]byte, 512)...), 3000, "what follows the compressed log is not gzip"},
+		"behind":   {append(bytes.Clone(whole), "and text"...), 3000, "what follows the compressed log is not compressed"},
+		"plain":    {[]byte("line 1\n"), 0, "it does not begin like a compressed file"},
+		"empty":    {nil, 0, "it does not begin like a compressed file"},
 	} {
 		root := t.TempDir()
 		for folder, text := range map[string][]byte{"2016_03_24_21_00.out/log_tcp_complete.gz": tt.data, "2016_03_24_22_00.out/log_tcp_complete": []byte("next\n")} {
@@ -586,6 +589,50 @@ func TestFollowDamaged(t *testing.T) {
 		sum := s.stop()
 		if n := strings.Count(s.out.String(), "line "); n < tt.lines || sum.Cuts != 1 || strings.Count(s.log.String(), tt.warning) != 1 {
 			t.Errorf("%s: %d lines, %d cuts\n%s", name, n, sum.Cuts, s.log)
+		}
+	}
+}
+
+// TestFollowCompressed: logs are streamed to their end whatever their compression,
+// also those that were compressed while nobody followed them.
+func TestFollowCompressed(t *testing.T) {
+	load := func(name string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join("..", "compression", "testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	plain := string(load("text"))
+	_, rows, _ := strings.Cut(plain, "\n") // without the header
+	for _, suffix := range compression.Suffixes() {
+		root := t.TempDir()
+		put := func(name string, data []byte) {
+			t.Helper()
+			path := filepath.Join(root, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const log, next = "2016_03_24_21_00.out/log_udp_complete", "2016_03_24_22_00.out/log_udp_complete"
+		opt := Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin, StateDir: t.TempDir()}
+		put(log, []byte(plain[:5000]))
+		s := startStream(t, opt)
+		whole := strings.LastIndexByte(plain[:5000], '\n') + 1
+		await(t, "the first lines", func() bool { return s.out.String() == rows[:whole-(len(plain)-len(rows))] })
+		s.stop()
+		if err := os.Remove(filepath.Join(root, log)); err != nil {
+			t.Fatal(err)
+		}
+		put(log+suffix, append(load("text"+suffix), make([]byte, 512)...))
+		put(next, []byte("next\n"))
+		opt.Start = StartCheckpoint
+		s = startStream(t, opt)
+		await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+		sum := s.stop()
+		if got := s.out.String(); got != plain[whole:]+"next\n" || sum.Cuts != 0 {
+			t.Errorf("%s: %d cuts, %q\n%s", suffix, sum.Cuts, got, s.log)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,7 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
 const (
@@ -117,12 +118,17 @@ func (l *followed) open() (bool, error) {
 	}
 	plain := filepath.Join(d.path, l.name)
 	file, err := l.openPath(plain)
-	gz := false
-	if errors.Is(err, fs.ErrNotExist) && l.folder(l.at+1) != nil {
+	compressed := false
+	if l.folder(l.at+1) != nil {
 		// Compressed since, or by Tstat itself: that can be read once it is
 		// complete.
-		file, err = l.openPath(plain + ".gz")
-		gz = true
+		for _, suffix := range compression.Suffixes() {
+			if !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			file, err = l.openPath(plain + suffix)
+			compressed = true
+		}
 	}
 	if isLinkOut(err) {
 		if l.outside != d {
@@ -146,7 +152,7 @@ func (l *followed) open() (bool, error) {
 		file.Close()
 		return false, err
 	}
-	if gz && !l.closed(l.at, l.name) {
+	if compressed && !l.closed(l.at, l.name) {
 		file.Close()
 		return false, nil
 	}
@@ -158,14 +164,10 @@ func (l *followed) open() (bool, error) {
 	if l.buf == nil {
 		l.buf = newBuffer(l.hub.maxRead())
 	}
-	if gz {
-		z, err := gzip.NewReader(file)
-		if err != nil { // nothing of it can be read
-			l.hub.stats.cuts.Add(1)
-			l.log.Warn("compressed log is damaged", "log", file.Name(), "err", err)
-			l.text = bytes.NewReader(nil)
-		} else {
-			l.text = z
+	if compressed {
+		if err := l.decompress(); err != nil {
+			l.close()
+			return false, err
 		}
 	}
 	l.origin = &origin{probe: l.root.Probe, path: plain, typ: l.name, prefix: []byte(plain + " ")}
@@ -175,6 +177,29 @@ func (l *followed) open() (bool, error) {
 	}
 	return true, nil
 }
+
+// decompress makes text the decompressed file, which is read from its start.
+func (l *followed) decompress() error {
+	head := make([]byte, compression.MagicSize)
+	n, err := io.ReadFull(l.file, head)
+	if isFileError(err) {
+		return err
+	}
+	format, err := compression.Detect(head[:n])
+	if format == nil { // nothing of it can be read
+		l.hub.stats.cuts.Add(1)
+		l.log.Warn("compressed log is damaged", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
+		l.text = bytes.NewReader(nil)
+		return nil
+	}
+	z := new(compression.Reader)
+	z.Reset(format, io.MultiReader(bytes.NewReader(head[:n]), l.file))
+	l.text = z
+	return nil
+}
+
+// errNotCompressed is about a file with the name of a compressed one.
+var errNotCompressed = errors.New("it does not begin like a compressed file")
 
 // position goes to where the log is to be read from. After an error of the file
 // the next call of open tries again.
@@ -227,14 +252,10 @@ func (l *followed) position() (err error) {
 		return nil
 	}
 	l.log.Warn("log has other content than when it was read: it is read from its start", "log", l.file.Name())
-	if z, ok := l.text.(*gzip.Reader); ok {
-		if _, err := l.file.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		return z.Reset(l.file)
+	if _, err := l.file.Seek(0, io.SeekStart); err != nil || l.text == io.Reader(l.file) {
+		return err
 	}
-	_, err = l.file.Seek(0, io.SeekStart)
-	return err
+	return l.decompress()
 }
 
 // isFileError reports whether an error is one of the file, and not of the
@@ -263,7 +284,7 @@ func (l *followed) seekEnd() error {
 func (l *followed) close() {
 	if l.file != nil {
 		l.file.Close()
-		l.file = nil
+		l.file, l.text = nil, nil
 	}
 	if l.buf != nil {
 		l.buf.release()
@@ -291,8 +312,8 @@ func (l *followed) over() (over, again bool) {
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.b[l.n:])
 	l.failed = false
-	_, compressed := l.text.(*gzip.Reader)
-	if err != nil && err != io.EOF && !compressed { // the end of gzip may be missing: cut
+	_, compressed := l.text.(*compression.Reader)
+	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be missing: cut
 		l.failed = true
 		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
 		return 0, nil
@@ -350,8 +371,8 @@ func (l *followed) endText(err error) {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		l.log.Warn("the end of the compressed log is missing: streamed as far as it goes", "log", l.file.Name())
-	case errors.Is(err, gzip.ErrHeader):
-		l.log.Warn("what follows the compressed log is not gzip: left out", "log", l.file.Name())
+	case errors.Is(err, compression.ErrGarbage):
+		l.log.Warn("what follows the compressed log is not compressed: left out", "log", l.file.Name())
 	default:
 		l.log.Warn("the compressed log is damaged: its lines may be wrong, and the rest is left out", "log", l.file.Name(), "err", err)
 	}

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -92,7 +92,7 @@ type typeNames struct{ unknown nameSet }
 // check returns why lines of a log with this name are not accepted from a peer,
 // "" if they are.
 func (n *typeNames) check(name, who string) string {
-	if !tstat.IsLog(name) || strings.HasSuffix(name, ".gz") {
+	if _, suffix := compression.CutSuffix(name); !tstat.IsLog(name) || suffix != "" {
 		return fmt.Sprintf("%q is not the name of a log", name)
 	}
 	if tstat.TypeByName(name) != nil {

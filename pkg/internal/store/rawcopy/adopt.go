@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
@@ -82,7 +82,8 @@ func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifes
 	if err != nil || at.Time.After(a.Copied) {
 		return e, false, nil
 	}
-	key := store.Key{Probe: a.Probe, Folder: folder, File: strings.TrimSuffix(file, ".gz")}
+	plain, _ := compression.CutSuffix(file)
+	key := store.Key{Probe: a.Probe, Folder: folder, File: plain}
 	if rs, err := s.manifest.Lookup([]store.Key{key}); err != nil || len(rs) > 0 {
 		return e, false, err
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
@@ -226,8 +227,10 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		m.Delete(e.Record)
 		gone = append(gone, e.Location)
 	}
-	if other := otherForm(r.Location); m.At(other) == 0 && t.s.leftBehind(other, r) {
-		gone = append(gone, other)
+	for _, other := range otherForms(r.Location) {
+		if m.At(other) == 0 && t.s.leftBehind(other, r) {
+			gone = append(gone, other)
+		}
 	}
 	for _, loc := range gone {
 		if loc != r.Location && loc != "" {
@@ -241,13 +244,16 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForm returns the name of a compressed log without compression, and the
-// other way round.
-func otherForm(name string) string {
-	if plain, ok := strings.CutSuffix(name, ".gz"); ok {
-		return plain
+// otherForms returns the names that a log has without compression or with another
+// one.
+func otherForms(name string) (names []string) {
+	plain, is := compression.CutSuffix(name)
+	for _, suffix := range append(compression.Suffixes(), "") {
+		if suffix != is {
+			names = append(names, plain+suffix)
+		}
 	}
-	return name + ".gz"
+	return names
 }
 
 // leftBehind reports whether a file without a record holds the start of the

@@ -1,0 +1,237 @@
+package compression
+
+import (
+	"bufio"
+	"compress/bzip2"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/therootcompany/xz"
+)
+
+// Decompression needs as much memory as the compressor chose. More than what the
+// strongest presets and the tools' own limits need is refused: a few bytes of a
+// peer could ask for gigabytes. The other formats need 8 MiB at most.
+const (
+	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
+	maxXZDict     = 64 << 20  // bytes; xz -9
+)
+
+// bufferSize is how much of a compressed file is read at once.
+const bufferSize = 64 << 10
+
+// ErrGarbage says that a compressed file goes on with something else.
+var ErrGarbage = errors.New("what follows the compressed text is not compressed")
+
+// Reader reads the text of a compressed file: that of all its members, frames or
+// streams, one after the other. Zeros may follow them: tapes fill their blocks so.
+// It keeps its decoders when it is Reset. It starts no goroutines.
+type Reader struct {
+	format *Format
+	in     input
+	text   io.Reader // decoder of format; nil before the first Read
+	err    error     // that ended the text
+
+	gzip *gzip.Reader
+	zstd *zstd.Decoder
+	xz   *xz.Reader
+	lz4  *lz4.Reader
+}
+
+// Reset makes r read a file of a format from its start.
+func (r *Reader) Reset(f *Format, src io.Reader) {
+	r.format, r.text, r.err = f, nil, nil
+	r.in.src = errReader{r: src}
+	if r.in.Reader == nil {
+		r.in.Reader = bufio.NewReaderSize(nil, bufferSize)
+	}
+	r.in.Reader.Reset(&r.in.src)
+	r.in.zeros = 0
+}
+
+// Read implements io.Reader. At the end of the text the error is io.EOF; if the end
+// is missing, io.ErrUnexpectedEOF; an *Error if the file needs too much memory; that
+// of the file if it cannot be read. With any other error the file is damaged, and
+// the text read so far may be wrong.
+func (r *Reader) Read(p []byte) (n int, err error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	if r.text == nil {
+		err = r.open()
+	}
+	if err == nil {
+		n, err = r.text.Read(p)
+		if err == io.EOF && r.format == gzipFormat {
+			err = r.nextMember()
+		}
+	}
+	if err != nil {
+		r.err = r.reason(err)
+	}
+	return n, r.err
+}
+
+// open makes the decoder read the file.
+func (r *Reader) open() (err error) {
+	switch r.format {
+	case gzipFormat:
+		if r.gzip == nil {
+			r.gzip = new(gzip.Reader)
+		}
+		r.text, err = r.gzip, r.startMember()
+	case zstdFormat:
+		if r.zstd == nil {
+			// One decoder has no goroutines: it needs no Close.
+			r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(maxZstdWindow))
+			if err != nil {
+				panic(err) // the options are valid
+			}
+		}
+		r.text, err = r.zstd, r.zstd.Reset(&r.in)
+	case xzFormat:
+		if r.xz == nil {
+			r.xz, err = xz.NewReader(&r.in, maxXZDict)
+		} else {
+			err = r.xz.Reset(&r.in)
+		}
+		r.text = r.xz
+	case bzip2Format:
+		r.text = bzip2.NewReader(&r.in)
+	case lz4Format:
+		if r.lz4 == nil {
+			r.lz4 = lz4.NewReader(nil)
+			if err := r.lz4.Apply(lz4.ConcurrencyOption(1)); err != nil {
+				panic(err) // it is valid
+			}
+		}
+		r.lz4.Reset(&r.in)
+		r.text = r.lz4
+	}
+	return err
+}
+
+// startMember starts the next member of a gzip file.
+func (r *Reader) startMember() error {
+	if err := r.gzip.Reset(r.in.Reader); err != nil {
+		return err
+	}
+	r.gzip.Multistream(false)
+	return nil
+}
+
+// nextMember goes to the next member of a gzip file. It returns io.EOF if there is
+// none.
+func (r *Reader) nextMember() error {
+	for zeros := false; ; zeros = true {
+		next, err := r.in.Peek(2)
+		switch {
+		case len(next) > 0 && next[0] == 0:
+			r.in.Discard(1)
+			continue
+		case len(next) == 0:
+			return err
+		case zeros || next[0] != 0x1f || len(next) == 2 && next[1] != 0x8b:
+			return ErrGarbage
+		}
+		return r.startMember()
+	}
+}
+
+// reason returns the error that Read documents.
+func (r *Reader) reason(err error) error {
+	if r.in.src.err != nil {
+		return r.in.src.err
+	}
+	switch {
+	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	case err == xz.ErrBuf: // a decoder that lacks input
+		return io.ErrUnexpectedEOF
+	case err == xz.ErrMemlimit:
+		return &Error{fmt.Sprintf("compressed with xz and a dictionary of more than %d MiB, not read", maxXZDict>>20), "compress it with xz -9 or less"}
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return &Error{fmt.Sprintf("compressed with zstd and a window of more than %d MiB, not read", maxZstdWindow>>20), "compress it with zstd -19 or less"}
+	case errors.Is(err, zstd.ErrUnknownDictionary):
+		return &Error{"compressed with zstd and a dictionary, not read", "compress it without a dictionary"}
+	case errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, lz4.ErrInvalidFrame):
+		err = r.garbage(4)
+	case err == bzip2.StructuralError("bad magic value in continuation file"):
+		err = r.garbage(2)
+	case err == xz.ErrFormat:
+		err = ErrGarbage // zeros are a part of the format
+	}
+	if err == io.EOF || err == r.in.src.err || strings.HasPrefix(err.Error(), r.format.Name) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", r.format.Name, err)
+}
+
+// garbage returns io.EOF if only zeros follow the compressed text, of which the
+// decoder has read so many bytes.
+func (r *Reader) garbage(read int) error {
+	if r.in.zeros < read {
+		return ErrGarbage
+	}
+	for {
+		c, err := r.in.ReadByte()
+		if err != nil {
+			return err
+		}
+		if c != 0 {
+			return ErrGarbage
+		}
+	}
+}
+
+// input is what the decoders read. It counts the zeros that they read last.
+type input struct {
+	*bufio.Reader
+	src   errReader
+	zeros int
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	n, err := in.Reader.Read(p)
+	for i := n - 1; ; i-- {
+		switch {
+		case i < 0:
+			in.zeros += n
+		case p[i] != 0:
+			in.zeros = n - 1 - i
+		default:
+			continue
+		}
+		return n, err
+	}
+}
+
+func (in *input) ReadByte() (byte, error) {
+	c, err := in.Reader.ReadByte()
+	if err == nil && c == 0 {
+		in.zeros++
+	} else {
+		in.zeros = 0
+	}
+	return c, err
+}
+
+// errReader remembers the error of the file, to tell an unreadable disk from a
+// file without its end.
+type errReader struct {
+	r   io.Reader
+	err error
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && err != io.EOF {
+		e.err = err
+	}
+	return n, err
+}
