@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
@@ -14,8 +15,8 @@ import (
 // error and never exit themselves; see run.
 func newApp(con *console.Console) *cli.App {
 	// urfave/cli has these only as globals. -v is --verbose of the commands.
-	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: groupConfig}
-	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: groupConfig}
+	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: config.Group}
+	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: config.Group}
 	cli.HelpPrinter = printHelp
 	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Name, c.App.Version) }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"testing"
 
@@ -98,53 +97,6 @@ func TestDescribeVersion(t *testing.T) {
 	} {
 		if got := describeVersion(tt.release, tt.info); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
-		}
-	}
-}
-
-// TestDefaultConfig uncomments the values of the default configuration: they
-// must be the defaults, and all of them.
-func TestDefaultConfig(t *testing.T) {
-	var text strings.Builder
-	for line := range strings.Lines(string(defaultConfigFile())) {
-		if strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "# ") {
-			line = line[1:]
-		}
-		text.WriteString(line)
-	}
-	cfg := newConfig()
-	if errs := cfg.readFile("f", []byte(text.String())); errs != nil {
-		t.Fatal(errs)
-	}
-	def := newConfig()
-	for i, s := range cfg.sections {
-		if s.add != nil {
-			s.settings = s.added[0]
-		}
-		for j, set := range s.settings {
-			if got, want := set.toml(), def.sections[i].settings[j].toml(); got != want {
-				t.Errorf("%s is %s, default %s", set.name, got, want)
-			}
-			if set.from == "" {
-				t.Errorf("%s is missing", set.name)
-			}
-		}
-	}
-}
-
-// TestSections keeps fileSections and the tables together.
-func TestSections(t *testing.T) {
-	for _, s := range newConfig().sections[1:] {
-		errs := newConfig().readFile("f", []byte("["+s.name+"]\nno-such-key = 1\n"))
-		if len(errs) != 1 || !strings.Contains(errs[0].Error(), "f:2: unknown key "+s.name+".no-such-key") {
-			t.Errorf("%s: %v", s.name, errs)
-		}
-		var names []string
-		for _, set := range s.settings {
-			if slices.Contains(names, set.name) {
-				t.Errorf("%s twice in %s", set.name, s.name)
-			}
-			names = append(names, set.name)
 		}
 	}
 }

@@ -149,7 +149,7 @@ func unknownCommand(app *cli.App, cmds []*cli.Command, name string) error {
 			names = append(names, c.Name)
 		}
 	}
-	err := usagef("unknown command %q%s", name, didYouMean(name, names, ""))
+	err := usagef("unknown command %q%s", name, hint.DidYouMean(name, names, ""))
 	return hint.Add(err, "commands are: "+strings.Join(names, ", "))
 }
 
@@ -162,53 +162,15 @@ func unknownFlag(name string, known map[string]bool) error {
 	if len(name) == 1 {
 		dash = "-"
 	}
-	return usagef("unknown flag %s%s%s", dash, name, didYouMean(name, names, "--"))
+	return usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
 // hintUsage points to the help of the command.
 func hintUsage(path []string, err error) error {
-	cmd := strings.Join(append([]string{"tstatrepo"}, path...), " ")
-	return hint.Add(err, fmt.Sprintf("see '%s --help'", cmd))
+	return hint.Add(err, seeHelp(path...))
 }
 
-// didYouMean suggests the candidate next to word, if one is near or begins with
-// it.
-func didYouMean(word string, candidates []string, prefix string) string {
-	best, least := "", len(word)/3+2
-	for _, c := range candidates {
-		if len(c) < 2 {
-			continue
-		}
-		d := distance(word, c)
-		if len(word) > 2 && strings.HasPrefix(c, word) {
-			d = 1
-		}
-		if d < least || d == least && c < best {
-			best, least = c, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s%s?", prefix, best)
-}
-
-// distance counts the letters to insert, delete or replace between a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
+// seeHelp returns the hint that points to the help of a command.
+func seeHelp(path ...string) string {
+	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))
 }

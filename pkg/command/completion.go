@@ -3,15 +3,12 @@ package command
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
-	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 )
 
 // The completions are static: they do not evaluate what was typed, as those of
@@ -39,35 +36,13 @@ const (
 // listFlags are the flags that say which supervisor is asked, and how.
 func listFlags() (flags []string) {
 	flags = []string{"--config"}
-	for _, s := range newConfig().of("runcap") {
-		if s.group == "Network" {
-			flags = append(flags, dashed(s.name))
+	for _, s := range config.New().Of("runcap") {
+		if s.Group == "Network" {
+			flags = append(flags, dashed(s.Name))
 		}
 	}
 	return flags
 }
-
-// typeNames returns the names of all log types.
-func typeNames() []string {
-	var names []string
-	for _, t := range tstat.Types() {
-		names = append(names, t.Name)
-	}
-	return names
-}
-
-// layoutWords returns the versions of Tstat whose layouts are known.
-func layoutWords() string {
-	var words []string
-	for _, t := range tstat.Types() {
-		words = append(words, t.Versions()...)
-	}
-	slices.Sort(words)
-	return strings.Join(slices.Compact(words), " ")
-}
-
-// storeWords returns what a store completes with, see urls.
-func storeWords() string { return urls(stores.Schemes()) }
 
 // bashFiles completes a file; only there may bash add slashes to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
@@ -83,7 +58,7 @@ func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 	case "runcap":
 		words = []string{capabilities}
 	case "store":
-		words = storeActionNames()
+		words = config.StoreActions()
 	case "completion":
 		words = completionShells
 	case "man":
@@ -91,10 +66,6 @@ func argumentWords(app *cli.App, c *cli.Command) (words []string) {
 	}
 	return words
 }
-
-// urls returns what a setting that is a folder or a URL completes with: "dir " and
-// the schemes.
-func urls(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }
 
 func bashCompletion(app *cli.App) []byte {
 	var b bytes.Buffer
@@ -194,7 +165,7 @@ _tstatrepo() {
                 fi
             done
             mapfile -t COMPREPLY < <(compgen -W %[1]q -- "$cur")`, strings.Join(words, " "),
-				strings.ReplaceAll(bashURLs(storeWords()), "\n", "\n        "))
+				strings.ReplaceAll(bashURLs(config.CompleteStores()), "\n", "\n        "))
 		case c.Name == "runcap":
 			argument = bashOffer(capabilities)
 		case words != nil:
@@ -227,7 +198,7 @@ complete -F _tstatrepo tstatrepo
 // bashOffer completes with the lines that a function prints.
 func bashOffer(function string) string { return "_tstatrepo_offer < <(" + function + ")" }
 
-// bashURLs completes with what urls returns, and adds no space to a scheme.
+// bashURLs completes with config.CompleteStores(), and adds no space to a scheme.
 func bashURLs(words string) string {
 	schemes, folders := strings.CutPrefix(words, "dir ")
 	if schemes = strconv.Quote(schemes); folders {
@@ -242,7 +213,7 @@ func zshEscape(text string) string {
 	return strings.NewReplacer(`'`, `'\''`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace(text)
 }
 
-// zshWords completes with words, or with what urls returns.
+// zshWords completes with words, or with config.CompleteStores().
 func zshWords(words string) string {
 	if schemes, folders := strings.CutPrefix(words, "dir "); folders {
 		return `{compadd -S "" -- ` + zshEscape(schemes) + "; _files -/}"
@@ -324,7 +295,7 @@ command)
 		case takesFiles(c):
 			fmt.Fprintf(&b, " \\\n      '*:%s:_files' ;;\n", strings.Trim(c.ArgsUsage, "[]."))
 		case c.Name == "store":
-			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:%s' ;;\n", strings.Join(words, " "), zshWords(storeWords()))
+			fmt.Fprintf(&b, " \\\n      '1:action:(%s)' \\\n      '2:URL:%s' ;;\n", strings.Join(words, " "), zshWords(config.CompleteStores()))
 		case c.Name == "runcap":
 			fmt.Fprintf(&b, " \\\n      '1:capability:%s' ;;\n", capabilities)
 		case words != nil:
@@ -371,7 +342,7 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 		if words := argumentWords(app, c); c.Name == "store" {
 			actions := strings.Join(words, " ")
 			fmt.Fprintf(&b, "complete -c tstatrepo -n '__fish_seen_subcommand_from store; and not __fish_seen_subcommand_from %s' -a '%s'\n", actions, actions)
-			fmt.Fprintf(&b, "complete -c tstatrepo -n '__fish_seen_subcommand_from store; and __fish_seen_subcommand_from %s' -a '%s'\n", actions, fishWords(storeWords()))
+			fmt.Fprintf(&b, "complete -c tstatrepo -n '__fish_seen_subcommand_from store; and __fish_seen_subcommand_from %s' -a '%s'\n", actions, fishWords(config.CompleteStores()))
 		} else if c.Name == "runcap" {
 			fmt.Fprintf(&b, "%s -a '(%s)'\n", cond, capabilities)
 		} else if words != nil {
@@ -409,7 +380,7 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 	return b.Bytes()
 }
 
-// fishWords completes with words, or with what urls returns.
+// fishWords completes with words, or with config.CompleteStores().
 func fishWords(words string) string {
 	if schemes, folders := strings.CutPrefix(words, "dir "); folders {
 		return schemes + " (__fish_complete_directories)"
@@ -428,22 +399,20 @@ func dashed(name string) string {
 // one of the constants zones and capabilities, or the words it can be; "" if it
 // is free text.
 func completions(command, flag string) string {
-	switch flag {
-	case "config":
+	if flag == "config" {
 		return "file"
-	case "type":
-		return strings.Join(typeNames(), " ")
-	case "layout":
-		return layoutWords()
-	case "timezone":
-		return zones
-	case "show":
-		return capabilities
 	}
-	for _, s := range newConfig().of(command) {
-		if s.name == flag {
-			return s.complete
+	for _, s := range config.New().Of(command) {
+		if s.Name != flag {
+			continue
 		}
+		switch s.Complete {
+		case config.CompleteZones:
+			return zones
+		case config.CompleteCapabilities:
+			return capabilities
+		}
+		return s.Complete
 	}
 	return ""
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
@@ -128,7 +129,7 @@ func defaultConfigFile() []byte {
 # Every value shown is the default. See tstatrepo.toml(5).
 
 `)
-	writeConfig(&b, newConfig().sections, true)
+	_ = config.WriteDefaults(&b) // a buffer takes all
 	return b.Bytes()
 }
 
@@ -185,21 +186,21 @@ func manBlocks() map[string]string {
 		}
 		finish("examples " + c.Name)
 	}
-	for _, s := range newConfig().sections {
+	for _, s := range config.New().Sections {
 		switch {
-		case s.name == "":
+		case s.Name == "":
 			b.WriteString("\n## ALL COMMANDS\n\n")
-		case s.add != nil:
-			fmt.Fprintf(&b, "\n## [[%s]]\n\nThis table may be repeated.\n\n", s.name)
+		case s.Add != nil:
+			fmt.Fprintf(&b, "\n## [[%s]]\n\nThis table may be repeated.\n\n", s.Name)
 		default:
-			fmt.Fprintf(&b, "\n## [%s]\n\n", s.name)
+			fmt.Fprintf(&b, "\n## [%s]\n\n", s.Name)
 		}
-		for _, set := range s.settings {
-			text := set.sentence()
-			if set.empty != "" {
-				text += " Default: " + set.empty + "."
+		for _, set := range s.Settings {
+			text := set.Sentence()
+			if set.Empty != "" {
+				text += " Default: " + set.Empty + "."
 			}
-			item(set.name+" = "+set.toml(), text)
+			item(set.Name+" = "+set.TOML(), text)
 		}
 	}
 	finish("keys")
@@ -371,7 +372,7 @@ func TestTroubleshooting(t *testing.T) {
 		t.Fatal(err)
 	}
 	packages := map[string][]string{
-		"IMPORTS":    {"pkg/command", "pkg/internal/bulk", "pkg/tstat", "pkg/internal/state"},
+		"IMPORTS":    {"pkg/command", "pkg/internal/config", "pkg/internal/bulk", "pkg/tstat", "pkg/internal/state"},
 		"STORES":     {"pkg/internal/store/parquet", "pkg/internal/store/clickhouse"},
 		"LIVE LINES": {"pkg/internal/stream", "pkg/internal/probe"},
 		"RRDS":       {"pkg/internal/rrdpush"},

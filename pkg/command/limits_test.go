@@ -61,7 +61,7 @@ var limits = map[string][]struct {
 		{"messages for an unreachable supervisor", []string{"10,000"}, []string{"pkg/internal/mplane/component", "maxOutbox = 10000"}},
 	},
 	"Administration page (admin)": {
-		{"connections", []string{"1,024"}, []string{"pkg/command", "MaxConns: 1024"}},
+		{"connections", []string{"1,024"}, []string{"pkg/internal/service", "MaxConns: 1024"}},
 		{"scrapes at a time", []string{"4"}, []string{"pkg/internal/admin", "maxScrapes = 4"}},
 	},
 }

@@ -7,9 +7,11 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/shell"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/service"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -18,26 +20,29 @@ const stopTimeout = 20 * time.Second
 
 // localServices returns the capabilities that serve would offer with this
 // configuration. Its endpoints open when one of theirs is run.
-func localServices(cfg *config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
-	p := &problems{settings: cfg.of("serve")}
-	svc := cfg.serve.service(cfg, p, con, nil)
-	if err := p.err("serve"); err != nil {
+func localServices(cfg *config.Config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
+	p := cfg.Problems("serve")
+	opt := cfg.Service(p, service.NewShared(con.Logger().Handler()))
+	if err := p.Err(seeHelp("serve")); err != nil {
 		return nil, nil, err
 	}
-	svc.repository.Scheduled = true
-	err := svc.open()
-	return svc.services, svc.registries, err
+	opt.Repository.Scheduled = true
+	svc, err := service.New(opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	return svc.Services(), opt.Registries, nil
 }
 
 // runLocal does one thing with a capability of this process.
-func (r *runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Console, cfg *config, s *shell.Session) error {
+func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Console, cfg *config.Config, s *shell.Session) error {
 	services, registries, err := localServices(cfg, con)
 	if err != nil {
 		return err
 	}
 	jobs := component.NewJobs(services, registries, nil, component.Limits{}, con.Logger())
 	s.Know(jobs.Capabilities(mplane.Anonymous))
-	if r.list || r.show != "" {
+	if r.List || r.Show != "" {
 		return r.offers(c.App.Writer, s)
 	}
 	spec, err := r.specify(s, c.Args().First())

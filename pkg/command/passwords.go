@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
@@ -22,14 +23,11 @@ var passwords = map[string]string{
 }
 
 // warnPasswords warns of passwords in URLs on the command line.
-func warnPasswords(c *cli.Context, con *console.Console, settings []*setting) {
+func warnPasswords(c *cli.Context, con *console.Console, settings []*config.Setting) {
 	given := map[string][]string{"an argument": c.Args().Slice()}
 	for _, s := range settings {
-		switch v := s.value.(type) {
-		case *string:
-			given[s.from] = []string{*v}
-		case *[]string:
-			given[s.from] = *v
+		if texts := s.Texts(); texts != nil {
+			given[s.From] = texts
 		}
 	}
 	for _, where := range slices.Sorted(maps.Keys(given)) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
@@ -103,27 +104,27 @@ func TestWarnOpen(t *testing.T) {
 func TestReport(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
-		b              importBulk
+		b              config.ImportBulk
 		tty            bool
 		stdout, stderr bool
 	}{
-		{"cron", importBulk{}, false, false, false},
-		{"terminal", importBulk{}, true, false, true},
-		{"verbose", importBulk{verbose: true}, false, false, true},
-		{"quiet", importBulk{quiet: true}, true, false, false},
-		{"json", importBulk{json: true}, true, true, false},
-		{"json verbose", importBulk{json: true, verbose: true}, false, true, true},
-		{"dry run", importBulk{dryRun: true}, true, true, false},
-		{"dry run in cron", importBulk{dryRun: true, quiet: true}, false, true, false},
+		{"cron", config.ImportBulk{}, false, false, false},
+		{"terminal", config.ImportBulk{}, true, false, true},
+		{"verbose", config.ImportBulk{Output: config.Output{Verbose: true}}, false, false, true},
+		{"quiet", config.ImportBulk{Output: config.Output{Quiet: true}}, true, false, false},
+		{"json", config.ImportBulk{Output: config.Output{JSON: true}}, true, true, false},
+		{"json verbose", config.ImportBulk{Output: config.Output{JSON: true, Verbose: true}}, false, true, true},
+		{"dry run", config.ImportBulk{DryRun: true}, true, true, false},
+		{"dry run in cron", config.ImportBulk{DryRun: true, Output: config.Output{Quiet: true}}, false, true, false},
 	} {
 		var stdout, stderr bytes.Buffer
-		if err := tt.b.report(&stdout, console.New(&stderr, tt.tty), sampleSummary()); err != nil {
+		if err := (&importBulk{ImportBulk: tt.b}).report(&stdout, console.New(&stderr, tt.tty), sampleSummary()); err != nil {
 			t.Fatal(err)
 		}
 		if (stdout.Len() > 0) != tt.stdout || (stderr.Len() > 0) != tt.stderr {
 			t.Errorf("%s: stdout %q, stderr %q", tt.name, &stdout, &stderr)
 		}
-		if tt.b.json && !strings.HasPrefix(stdout.String(), "{\n  \"probe\": \"turin\",\n") {
+		if tt.b.JSON && !strings.HasPrefix(stdout.String(), "{\n  \"probe\": \"turin\",\n") {
 			t.Errorf("%s: %s", tt.name, &stdout)
 		}
 	}
@@ -132,7 +133,7 @@ func TestReport(t *testing.T) {
 		t.Skip(err)
 	}
 	defer full.Close()
-	if err := (&importBulk{json: true}).report(full, console.New(full, false), sampleSummary()); err == nil {
+	if err := (&importBulk{ImportBulk: config.ImportBulk{Output: config.Output{JSON: true}}}).report(full, console.New(full, false), sampleSummary()); err == nil {
 		t.Error("a summary that was not written is no error")
 	}
 }

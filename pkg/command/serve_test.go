@@ -2,8 +2,6 @@ package command
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -257,28 +255,6 @@ func TestServeDrain(t *testing.T) {
 	p := stuck(t, "1s")
 	p.ends(1)
 	p.says("repository-collect_streaming: 1 lines were received and not taken by all consumers")
-}
-
-// TestAllErrorsOfPartsAreReported: the first part that fails stops the others,
-// whose own errors count too.
-func TestAllErrorsOfPartsAreReported(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	p := &parts{stop: stop}
-	stopped := func(err error) func() error {
-		return func() error {
-			<-ctx.Done()
-			return err
-		}
-	}
-	p.Go(stopped(nil))
-	p.Go(stopped(context.Canceled))
-	p.Go(stopped(errors.Join(context.Canceled, errors.New("lines are lost"))))
-	p.Go(func() error { return errors.New("clients: address in use") })
-	p.running.Wait()
-	if err := p.err(); err == nil || err.Error() != "clients: address in use\nlines are lost" {
-		t.Errorf("%v, want what failed and what is lost", err)
-	}
 }
 
 // TestServeSecondSignal: it ends at once, whatever is under way.

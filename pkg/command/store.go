@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -15,95 +14,13 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
-
-// storeCmd holds the settings of store.
-type storeCmd struct {
-	bulk       importBulk // what verify reads, and what all commands share
-	against    []string
-	keep       duration
-	targetSize size
-	closed     duration
-	deep       bool
-	dryRun     bool
-}
-
-func defaultStoreCmd() storeCmd {
-	return storeCmd{bulk: defaultImportBulk(), targetSize: store.DefaultTargetSize, closed: duration(store.DefaultClosedAfter)}
-}
-
-// storeActions are the words after store, and the settings that only they
-// know.
-var storeActions = []struct {
-	name     string
-	settings []string
-}{
-	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
-	{"verify", []string{"against", "deep", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
-	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
-	{"prune", []string{"keep", "dry-run", "json"}},
-	{"repair", []string{"dry-run", "json"}},
-}
-
-func storeActionNames() []string {
-	var names []string
-	for _, a := range storeActions {
-		names = append(names, a.name)
-	}
-	return names
-}
-
-// settings is the table of flags and keys, in the order of the help.
-func (s *storeCmd) settings() []*setting {
-	const (
-		verify  = "Verify"
-		compact = "Compact"
-		prune   = "Prune"
-		files   = "Which files"
-		reports = "Output"
-	)
-	b := &s.bulk
-	list := []*setting{
-		{name: "against", group: verify, value: &s.against, complete: "dir",
-			usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
-		{name: "exclude", group: verify, value: &b.exclude, empty: "none",
-			usage: "verify: leave out sources that match `GLOB`, as import-bulk does"},
-		{name: "deep", group: verify, value: &s.deep,
-			usage: "verify: read everything that is stored"},
-		{name: "include-open", group: verify, value: &b.includeOpen,
-			usage: "verify: also files that Tstat may still write to"},
-		{name: "settle", group: verify, value: &b.settle,
-			usage: "verify: the newest folder is finished when nothing in it changed for `DURATION`"},
-		{name: "target-size", group: compact, value: &s.targetSize,
-			usage: "compact: make files of about `SIZE`"},
-		{name: "closed-after", group: compact, value: &s.closed,
-			usage: "compact: only days that ended, and whose newest file was stored, `DURATION` ago or earlier"},
-		{name: "keep", group: prune, value: &s.keep, empty: "nothing is pruned without",
-			usage: "prune: remove rows of days that ended more than `DURATION` ago, like 400d"},
-		{name: "dry-run", group: reports, value: &s.dryRun,
-			usage: "compact, prune, repair: only say what would be done"},
-		{name: "type", group: files, value: &b.types, empty: "all",
-			usage: "list, verify: log types that match `GLOB`, like 'log_tcp_*'"},
-		{name: "since", group: files, value: &b.since,
-			usage: "list, verify: folders of `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
-		{name: "until", group: files, value: &b.until,
-			usage: "list, verify: folders before `TIME`, written like that of --since"},
-		{name: "probe", group: files, value: &b.probe, empty: "all; with --against the host name up to the first dot",
-			usage: "list, verify: what the probe `NAME` wrote"},
-		{name: "timezone", group: files, value: &b.timezone,
-			usage: "list, verify: `ZONE` of the sources' folder names and of --since and --until: Local, UTC or like Europe/Rome"},
-		{name: "jobs", group: reports, value: &b.jobs, empty: "count of CPUs, at most 4",
-			usage: "compact, verify: work on `N` days or source files at a time"},
-		{name: "retry-timeout", group: reports, value: &b.retryTimeout,
-			usage: "retry for `DURATION` while a database is unavailable"},
-	}
-	return append(list, pick(b.settings(), "json", "progress-interval", "quiet")...)
-}
 
 var storeExamples = []example{
 	{"list what is stored per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
@@ -129,26 +46,25 @@ func storeCommand(con *console.Console) *cli.Command {
 	}
 }
 
+// storeRun is a run of store.
+type storeRun struct{ *config.Store }
+
 // runStore turns flags and config into one call for the action.
 func runStore(c *cli.Context, con *console.Console) error {
-	cfg, p, err := loadConfig(c, con)
-	if err != nil {
+	var opt bulk.Options
+	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) {
+		opt = cfg.Store.Options(p, c.Args().First(), c.IsSet)
+	})
+	if cfg == nil {
 		return err
 	}
-	s := &cfg.store
-	opt := s.check(c, p)
-	opt.StateDir = cfg.stateDir
-	if err := p.err(c.Command.Name); err != nil {
-		return err
-	}
-	if done, err := checkOrPrint(c, con, cfg); done {
-		return err
-	}
+	s := storeRun{&cfg.Store}
+	opt.StateDir = cfg.StateDir
 	if c.NArg() != 2 {
 		return hint.Add(usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat")
 	}
 	action, url := c.Args().Get(0), c.Args().Get(1)
-	if s.bulk.quiet {
+	if s.Quiet {
 		con.Quiet()
 	}
 	opt.Log = con.Logger()
@@ -160,7 +76,7 @@ func runStore(c *cli.Context, con *console.Console) error {
 	// A mistyped URL must not be listed as empty, pass every verification, or
 	// become a store.
 	err = anyRecord(c.Context, st)
-	if err == nil && action != "list" && action != "verify" && !s.dryRun {
+	if err == nil && action != "list" && action != "verify" && !s.DryRun {
 		so.ReadOnly = false
 		st.Close()
 		if st, err = stores.Open(c.Context, url, so); err != nil {
@@ -185,59 +101,9 @@ func anyRecord(ctx context.Context, m store.Manager) error {
 	return nil
 }
 
-// check checks the settings and returns those that verify shares with
-// import-bulk.
-func (s *storeCmd) check(c *cli.Context, p *problems) bulk.Options {
-	probe := s.bulk.probe
-	s.bulk.sources = s.against
-	if slices.Contains(s.against, "-") {
-		p.add("against", "cannot be standard input")
-	}
-	opt := s.bulk.options(p)
-	opt.Jobs = cmp.Or(s.bulk.jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each
-	if len(s.against) == 0 {
-		s.bulk.probe = probe
-	}
-	if s.keep != 0 {
-		atLeast(p, "keep", s.keep, duration(24*time.Hour))
-	}
-	atLeast(p, "target-size", s.targetSize, 1<<20)
-	atLeast(p, "closed-after", s.closed, 0)
-	action := c.Args().First()
-	names := storeActionNames()
-	known := map[string]bool{}
-	for _, a := range storeActions {
-		if a.name == action {
-			for _, name := range a.settings {
-				known[name] = true
-			}
-		}
-	}
-	switch {
-	case action == "":
-		return opt
-	case !slices.Contains(names, action):
-		p.errs = append(p.errs, fmt.Errorf("unknown action %q%s", action, didYouMean(action, names, "")))
-		p.hint = "actions are: " + strings.Join(names, ", ")
-		return opt
-	}
-	for _, a := range storeActions {
-		for _, name := range a.settings {
-			if !known[name] && c.IsSet(name) {
-				known[name] = true
-				p.add(name, "is not for store %s", action)
-			}
-		}
-	}
-	if action == "prune" && s.keep == 0 {
-		p.add("keep", "must say how long rows stay, like 400d")
-	}
-	return opt
-}
-
 // run does the action.
-func (s *storeCmd) run(ctx context.Context, con *console.Console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
-	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.bulk.probe}
+func (s storeRun) run(ctx context.Context, con *console.Console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
+	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.Probe}
 	switch action {
 	case "list":
 		inv, err := upkeep.List(ctx, m, filter)
@@ -252,15 +118,15 @@ func (s *storeCmd) run(ctx context.Context, con *console.Console, stdout io.Writ
 	case "repair":
 		return s.repair(ctx, con, stdout, m)
 	}
-	res, err := m.Prune(ctx, upkeep.Before(time.Now(), time.Duration(s.keep)), s.dryRun)
+	res, err := m.Prune(ctx, upkeep.Before(time.Now(), time.Duration(s.Keep)), s.DryRun)
 	out := struct {
 		store.PruneResult
 		DryRun bool `json:"dry_run,omitempty"`
-	}{res, s.dryRun}
+	}{res, s.DryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.Terminal() && !s.bulk.quiet {
+		if s.DryRun || con.Terminal() && !s.Quiet {
 			verb := "pruned"
-			if s.dryRun {
+			if s.DryRun {
 				verb = "would prune"
 			}
 			fmt.Fprintf(w, "%s %s, %s", verb, console.Plural(res.Files, "file"), console.Plural(res.Rows, "row"))
@@ -275,8 +141,8 @@ func (s *storeCmd) run(ctx context.Context, con *console.Console, stdout io.Writ
 }
 
 // report prints a result: as JSON, or as text.
-func (s *storeCmd) report(stdout io.Writer, result any, text func(io.Writer) error) error {
-	if !s.bulk.json {
+func (s storeRun) report(stdout io.Writer, result any, text func(io.Writer) error) error {
+	if !s.JSON {
 		return text(stdout)
 	}
 	return console.WriteJSON(stdout, result)
@@ -311,10 +177,10 @@ func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 	return nil
 }
 
-func (s *storeCmd) verify(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
-	prog, stop := con.Progress(time.Duration(s.bulk.progressInterval), s.bulk.quiet)
-	vo := upkeep.VerifyOptions{Filter: filter, Deep: s.deep, Progress: prog}
-	if len(s.against) > 0 {
+func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
+	prog, stop := con.Progress(time.Duration(s.ProgressInterval), s.Quiet)
+	vo := upkeep.VerifyOptions{Filter: filter, Deep: s.Deep, Progress: prog}
+	if len(s.Against) > 0 {
 		opt.Progress = prog
 		vo.Against = &opt
 	}
@@ -427,19 +293,19 @@ func mend(kind string, m store.Manager, probe string) string {
 	return ""
 }
 
-func (s *storeCmd) repair(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager) error {
+func (s storeRun) repair(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager) error {
 	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
 	}
-	res, err := m.Repair(ctx, s.dryRun)
+	res, err := m.Repair(ctx, s.DryRun)
 	out := struct {
 		store.RepairResult
 		DryRun bool `json:"dry_run,omitempty"`
-	}{res, s.dryRun}
+	}{res, s.DryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.Terminal() && !s.bulk.quiet {
+		if s.DryRun || con.Terminal() && !s.Quiet {
 			verb := "removed"
-			if s.dryRun {
+			if s.DryRun {
 				verb = "would remove"
 			}
 			fmt.Fprintf(w, "%s %s of %s that were stored twice\n", verb, console.Plural(res.Rows, "row"), console.Plural(res.Logs, "log"))
@@ -449,12 +315,12 @@ func (s *storeCmd) repair(ctx context.Context, con *console.Console, stdout io.W
 	return errors.Join(err, rerr)
 }
 
-func (s *storeCmd) compact(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
+func (s storeRun) compact(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, opt bulk.Options) error {
 	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has no files to compact", m), "parquet: stores have")
 	}
-	co := store.CompactOptions{TargetSize: int64(s.targetSize), ClosedAfter: time.Duration(s.closed), DryRun: s.dryRun, Jobs: opt.Jobs}
-	prog, stop := con.Progress(time.Duration(s.bulk.progressInterval), s.bulk.quiet)
+	co := store.CompactOptions{TargetSize: int64(s.TargetSize), ClosedAfter: time.Duration(s.Closed), DryRun: s.DryRun, Jobs: opt.Jobs}
+	prog, stop := con.Progress(time.Duration(s.ProgressInterval), s.Quiet)
 	if prog != nil {
 		co.Total, co.Done = prog.Total, prog.Add
 	}
@@ -465,16 +331,16 @@ func (s *storeCmd) compact(ctx context.Context, con *console.Console, stdout io.
 		store.CompactResult
 		Seconds float64 `json:"seconds"`
 		DryRun  bool    `json:"dry_run,omitempty"`
-	}{res, time.Since(started).Seconds(), s.dryRun}
+	}{res, time.Since(started).Seconds(), s.DryRun}
 	rerr := s.report(stdout, out, func(w io.Writer) error {
-		if s.dryRun || con.Terminal() && !s.bulk.quiet {
+		if s.DryRun || con.Terminal() && !s.Quiet {
 			verb := "compacted"
-			if s.dryRun {
+			if s.DryRun {
 				verb = "would compact"
 			}
 			if res.Days+res.Failed == 0 {
 				fmt.Fprintf(w, "nothing is due: %s ended or got a file less than --closed-after %s ago, %s without two files to put together\n",
-					console.Plural(res.Open, "day"), s.closed, console.Plural(res.Whole, "day"))
+					console.Plural(res.Open, "day"), s.Closed, console.Plural(res.Whole, "day"))
 				return nil
 			}
 			fmt.Fprintf(w, "%s %s: %s (%s) into %d\n", verb, console.Plural(res.Days, "day"), console.Plural(res.Files, "file"), console.Bytes(res.Bytes), res.Into)

@@ -14,13 +14,13 @@ import (
 // report prints the summary where it is wanted: results on stdout, the rest
 // on stderr, nothing if nobody watches.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
-	loc := location(&problems{}, b.timezone)
+	loc := b.Place()
 	switch {
-	case b.json:
+	case b.JSON:
 		if err := console.WriteJSON(stdout, sum); err != nil {
 			return err
 		}
-	case b.dryRun:
+	case b.DryRun:
 		return writeSummary(stdout, sum, loc)
 	}
 	if b.isWatched(con) {
@@ -31,7 +31,7 @@ func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Su
 
 // isWatched reports whether someone wants to read more than warnings.
 func (b *importBulk) isWatched(con *console.Console) bool {
-	return !b.quiet && (b.verbose || con.Terminal() && !b.json)
+	return !b.Quiet && (b.Verbose || con.Terminal() && !b.JSON)
 }
 
 // writeSummary prints a table with a row per log type, then what holds for

@@ -13,8 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -90,14 +88,6 @@ func TestUnitsBoundMemory(t *testing.T) {
 		if s := string(text); !strings.Contains(s, "\nMemoryMax=1G\n") || !strings.Contains(s, "\nTasksMax=1024\n") {
 			t.Errorf("%s: no MemoryMax=1G and TasksMax=1024", f)
 		}
-	}
-	c := newConfig()
-	svc := &service{repository: repository.Options{
-		Logs:      &repository.LogsOptions{Stores: repository.StoreOptions{Memory: int64(c.serve.collectLog.memory)}},
-		Streaming: &stream.Options{Queue: int64(c.serve.collectStreaming.queue), To: []string{"file:live"}},
-	}}
-	if m := svc.memory(); m > 600<<20 {
-		t.Errorf("serve is to use %d MiB with the default settings", m>>20)
 	}
 }
 

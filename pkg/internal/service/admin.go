@@ -1,4 +1,4 @@
-package command
+package service
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
@@ -22,21 +21,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// recentNotices is how many errors and warnings the page keeps.
-const recentNotices = 50
-
 // administer serves the administration listener until ctx ends.
-func (svc *service) administer(ctx context.Context) error {
-	listeners, err := peer.ListenAll(svc.admin, svc.log)
+func (svc *Service) administer(ctx context.Context) error {
+	listeners, err := peer.ListenAll(svc.opt.Admin, svc.opt.Log)
 	if err != nil {
 		return err
 	}
-	svc.log.Info("administration", "address", listeners[0].Addr())
+	svc.opt.Log.Info("administration", "address", listeners[0].Addr())
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, mathproto.RefusedRegistrations, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv := &peer.Server{
 		Handler:  admin.Handler(admin.Options{State: svc.state, Gatherer: reg, Ready: svc.ready}),
-		Linkable: true, MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.log,
+		Linkable: true, MaxConns: 1024, WriteTimeout: 2 * time.Minute, Grace: 5 * time.Second, Log: svc.opt.Log,
 	}
 	return srv.Serve(ctx, listeners...)
 }
@@ -44,10 +40,10 @@ func (svc *service) administer(ctx context.Context) error {
 // ready returns why the service is not ready, or nil once its endpoints and the
 // stores of its streams are open. A supervisor, a sink, or a store that fails
 // later does not matter.
-func (svc *service) ready() error {
+func (svc *Service) ready() error {
 	var errs []error
 	for _, e := range svc.repo.Endpoints() {
-		if !e.Open() && (e.Err != nil || !svc.repository.Scheduled) {
+		if !e.Open() && (e.Err != nil || !svc.opt.Repository.Scheduled) {
 			errs = append(errs, fmt.Errorf("%s is not open", e.Label))
 		}
 	}
@@ -65,7 +61,7 @@ func (svc *service) ready() error {
 }
 
 // state returns the snapshot for the page and the metrics.
-func (svc *service) state() *admin.State {
+func (svc *Service) state() *admin.State {
 	var tstat *admin.Tstat
 	if svc.exporter != nil { // Tstat can take a second, so call it without svc.mu
 		tstat = &admin.Tstat{Probe: svc.exporter.Name, Tstat: svc.exporter.Tstat()}
@@ -73,13 +69,18 @@ func (svc *service) state() *admin.State {
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
 	host, _ := os.Hostname()
-	c := &svc.cfg.serve
 	s := &admin.State{
-		Name: host, Version: currentVersion(), Started: svc.started, Recent: svc.recent.List(),
-		Endpoints: svc.repo.Endpoints(), Certificates: certificates(c.tls()),
+		Name: host, Version: svc.opt.Version, Started: svc.started, Recent: svc.opt.recent.List(),
+		Endpoints: svc.repo.Endpoints(), Certificates: certificates(svc.opt.TLS),
 	}
-	if c.supervisor != "" || len(c.clients) > 0 {
-		s.Supervisor = &admin.Supervisor{URL: c.supervisor, Clients: c.clients}
+	if svc.opt.Supervisor != nil || len(svc.opt.Clients) > 0 {
+		s.Supervisor = new(admin.Supervisor)
+		for _, c := range svc.opt.Clients {
+			s.Supervisor.Clients = append(s.Supervisor.Clients, c.Addr)
+		}
+	}
+	if svc.opt.Supervisor != nil {
+		s.Supervisor.URL = svc.opt.Supervisor.URL
 	}
 	if svc.component != nil {
 		s.Supervisor.Stats = svc.component.Stats()
@@ -101,15 +102,15 @@ func (svc *service) state() *admin.State {
 	if logs := svc.repo.Logs(); logs != nil {
 		s.Logs, s.Upkeep = logs.Stats(), logs.Keeper.Stats()
 	}
-	if svc.repository.Streaming != nil {
+	if svc.opt.Repository.Streaming != nil {
 		live := admin.Live{Name: "collect-streaming"}
 		if lines := svc.repo.Lines(); lines != nil {
 			live.Stats = *lines.Stats()
 		}
 		s.Live = append(s.Live, live)
 	}
-	if svc.repository.RRD != nil {
-		rrd := admin.RRD{Name: "collect-rrd", To: dest.Redact(c.collectRRD.to)}
+	if svc.opt.Repository.RRD != nil {
+		rrd := admin.RRD{Name: "collect-rrd", To: svc.opt.RRDTo}
 		if points := svc.repo.Points(); points != nil {
 			rrd.EndpointStats = points.Stats()
 		}

@@ -1,4 +1,4 @@
-package command
+package config
 
 import (
 	"os"
@@ -21,7 +21,7 @@ func TestSize(t *testing.T) {
 			t.Errorf("%q: got %d, want an error", text, got)
 		}
 	}
-	for n, want := range map[size]string{400 << 20: "400MiB", 1 << 30: "1GiB", 1: "1", 0: "0", 1025: "1025", 3 << 10: "3KiB"} {
+	for n, want := range map[Size]string{400 << 20: "400MiB", 1 << 30: "1GiB", 1: "1", 0: "0", 1025: "1025", 3 << 10: "3KiB"} {
 		if n.String() != want {
 			t.Errorf("%d: %s, want %s", int64(n), n, want)
 		}
@@ -33,7 +33,7 @@ func TestDurationText(t *testing.T) {
 		2 * time.Hour: "2h", 90 * time.Second: "1m30s", 10 * time.Second: "10s", time.Minute: "1m",
 		100 * time.Minute: "1h40m", 0: "0s", time.Hour + 10*time.Second: "1h0m10s",
 	} {
-		if got := duration(d).String(); got != want {
+		if got := Duration(d).String(); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
@@ -107,7 +107,7 @@ func TestReadFile(t *testing.T) {
 		{"a = 1\na = 2", "f:2: key a is already defined"},
 	} {
 		var got []string
-		for _, err := range newConfig().readFile("f", []byte(tt.text)) {
+		for _, err := range New().readFile("f", []byte(tt.text)) {
 			got = append(got, err.Error())
 		}
 		if s := strings.Join(got, "\n"); s != tt.want {
@@ -122,7 +122,7 @@ func TestReadFileKeepsSecrets(t *testing.T) {
 	const text = "jbos = 1\n[import-bulk]\nto = [\"postgres://me:SECRET@host/db\"]\nprobe = SECRET\npassword = 'SECRET'\n"
 	for i := range len(text) {
 		for _, junk := range []string{"", "\"", "=", "[", "\n", "\x00"} {
-			for _, err := range newConfig().readFile("f", []byte(text[:i]+junk+text[i:])) {
+			for _, err := range New().readFile("f", []byte(text[:i]+junk+text[i:])) {
 				if strings.Contains(err.Error(), "SECRET") {
 					t.Fatalf("at %d %q: %v", i, junk, err)
 				}
@@ -134,7 +134,7 @@ func TestReadFileKeepsSecrets(t *testing.T) {
 // TestOldKeys: everything that pkg/internal/legacy makes of the files of old tools is a
 // setting.
 func TestOldKeys(t *testing.T) {
-	files, err := filepath.Glob("../../pkg/internal/legacy/testdata/golden/*.toml")
+	files, err := filepath.Glob("../legacy/testdata/golden/*.toml")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
@@ -143,7 +143,7 @@ func TestOldKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, err := range newConfig().readFile(file, text) {
+		for _, err := range New().readFile(file, text) {
 			t.Error(err)
 		}
 	}

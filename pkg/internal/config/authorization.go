@@ -1,0 +1,60 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+const groupMPlane = "mPlane"
+
+// registries is the setting of further elements of mPlane.
+func registries(group string, files *[]string) *Setting {
+	return &Setting{Name: "registry", Group: group, Value: files, Complete: "file", Empty: "the core registry and Tstat's are built in",
+		Usage: "know the elements of this registry `FILE` too"}
+}
+
+// Authorization holds the settings of who may use which capability.
+type Authorization struct{ Roles, Grants []string }
+
+// settings is the part of a command's table; everything says what holds without.
+func (a *Authorization) settings(everything string) []*Setting {
+	return []*Setting{
+		{Name: "role", Group: groupMPlane, Value: &a.Roles,
+			Usage: "give an identity its roles, `IDENTITY=ROLE,ROLE`"},
+		{Name: "authorize", Group: groupMPlane, Value: &a.Grants, Empty: everything,
+			Usage: "let roles use the capabilities whose label contains a text, `TEXT=ROLE,ROLE`; the last one that fits counts"},
+	}
+}
+
+// check checks the settings and returns the roles that they are; nil allows
+// everything.
+func (a *Authorization) check(p *Problems) *mplane.Roles {
+	if len(a.Grants) == 0 {
+		if len(a.Roles) > 0 {
+			p.add("role", "gives nothing without `authorize`")
+		}
+		return nil
+	}
+	r := new(mplane.Roles)
+	pairs(p, "role", a.Roles, r.Assign)
+	pairs(p, "authorize", a.Grants, r.Grant)
+	return r
+}
+
+// pairs reads texts of the form NAME=ROLE,ROLE. A name may contain "=".
+func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
+	for _, text := range texts {
+		i := strings.LastIndexByte(text, '=')
+		if i < 1 {
+			p.add(name, "%q is not NAME=ROLE,ROLE", text)
+			continue
+		}
+		for role := range strings.SplitSeq(text[i+1:], ",") {
+			if role == "" || strings.TrimSpace(role) != role {
+				p.add(name, "%q: a role is empty or has blanks around it", text)
+			}
+		}
+		add(text[:i], text[i+1:])
+	}
+}

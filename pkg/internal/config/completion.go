@@ -1,0 +1,36 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Values that a shell looks up at completion; see Setting.Complete.
+const (
+	CompleteZones        = "zones"
+	CompleteCapabilities = "capabilities"
+)
+
+// CompleteTypes returns the words that a log type completes with.
+func CompleteTypes() string { return strings.Join(typeNames(), " ") }
+
+// CompleteStores returns the words that a store completes with.
+func CompleteStores() string { return completeURLs(stores.Schemes()) }
+
+// completeLayouts returns the versions of Tstat whose layouts are known.
+func completeLayouts() string {
+	var words []string
+	for _, t := range tstat.Types() {
+		words = append(words, t.Versions()...)
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), " ")
+}
+
+// completeURLs returns what a setting that is a folder or a URL completes with:
+// "dir " and the schemes.
+func completeURLs(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }

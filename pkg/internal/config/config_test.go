@@ -1,0 +1,75 @@
+package config
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/service"
+)
+
+// TestDefaultConfig uncomments the values of the default configuration: they
+// must be the defaults, and all of them.
+func TestDefaultConfig(t *testing.T) {
+	var b, text strings.Builder
+	if err := WriteDefaults(&b); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "# ") {
+			line = line[1:]
+		}
+		text.WriteString(line)
+	}
+	cfg := New()
+	if errs := cfg.readFile("f", []byte(text.String())); errs != nil {
+		t.Fatal(errs)
+	}
+	def := New()
+	for i, s := range cfg.Sections {
+		if s.Add != nil {
+			s.Settings = s.Added[0]
+		}
+		for j, set := range s.Settings {
+			if got, want := set.TOML(), def.Sections[i].Settings[j].TOML(); got != want {
+				t.Errorf("%s is %s, default %s", set.Name, got, want)
+			}
+			if set.From == "" {
+				t.Errorf("%s is missing", set.Name)
+			}
+		}
+	}
+}
+
+// TestSections keeps fileSections and the tables together.
+func TestSections(t *testing.T) {
+	for _, s := range New().Sections[1:] {
+		errs := New().readFile("f", []byte("["+s.Name+"]\nno-such-key = 1\n"))
+		if len(errs) != 1 || !strings.Contains(errs[0].Error(), "f:2: unknown key "+s.Name+".no-such-key") {
+			t.Errorf("%s: %v", s.Name, errs)
+		}
+		var names []string
+		for _, set := range s.Settings {
+			if slices.Contains(names, set.Name) {
+				t.Errorf("%s twice in %s", set.Name, s.Name)
+			}
+			names = append(names, set.Name)
+		}
+	}
+}
+
+// TestDefaultsBoundMemory: with the default settings serve needs less than the
+// MemoryMax of its unit.
+func TestDefaultsBoundMemory(t *testing.T) {
+	c := New()
+	c.Command, c.StateDir = "serve", t.TempDir()
+	p := c.Problems("serve")
+	opt := c.Service(p, service.NewShared(slog.DiscardHandler))
+	if err := p.Err(""); err != nil {
+		t.Fatal(err)
+	}
+	if m := opt.Memory(); m > 600<<20 || opt.Repository.Logs == nil || opt.Repository.Streaming == nil {
+		t.Errorf("serve is to use %d MiB", m>>20)
+	}
+}

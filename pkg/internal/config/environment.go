@@ -1,0 +1,101 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// EnvName returns the environment variable of a setting.
+func EnvName(name string) string {
+	return "TSTATREPO_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// otherVariables matches the names, without TSTATREPO_, of variables that no setting reads
+// and that need no warning. Kubernetes and Docker set variables like
+// TSTATREPO_PORT_9001_TCP for a service that is called tstatrepo.
+var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
+
+// warnVariables warns of environment variables that no command reads.
+func (c *Config) warnVariables() {
+	var known []string
+	for _, s := range c.Sections {
+		for _, set := range s.Settings {
+			if s.Command == "" && !set.IsArgument() { // others have no variable
+				known = append(known, strings.TrimPrefix(EnvName(set.Name), EnvName("")))
+			}
+		}
+	}
+	for _, v := range os.Environ() {
+		variable, text, _ := strings.Cut(v, "=")
+		name, found := strings.CutPrefix(variable, EnvName(""))
+		if found && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
+			c.Warnings = append(c.Warnings, "unknown environment variable "+variable+hint.DidYouMean(name, known, EnvName("")))
+		}
+	}
+}
+
+// ServiceFile is the config file of the commands that run as services, if none
+// is named.
+const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
+
+// File returns the config file of a command: the one that the user named with
+// the flag, "" for none, or the environment, else ServiceFile if the command
+// reads it, else "".
+func File(command, named string) string {
+	file := cmp.Or(named, os.Getenv(EnvName("config")))
+	if file == "" && readsByDefault(command, ServiceFile) {
+		return ServiceFile
+	}
+	return file
+}
+
+// readsByDefault reports whether a command reads a config file that the user did
+// not name: serve does if the file exists, the other services if they may read the
+// file and it has a section for them. So a file that configures only serve
+// changes nothing for an import by hand.
+func readsByDefault(command, file string) bool {
+	text, err := os.ReadFile(file)
+	switch command {
+	case "serve":
+		return !errors.Is(err, fs.ErrNotExist)
+	case "import-bulk", "stream", "rrd-push":
+		if err != nil {
+			return false
+		}
+		var sections map[string]any
+		if toml.Unmarshal(text, &sections) != nil {
+			return true // Load reports where it is wrong
+		}
+		_, named := sections[command]
+		return named
+	}
+	return false
+}
+
+func defaultStateDir() string {
+	// systemd separates several folders by colons.
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/tstatrepo"
+	}
+	// The specification says to ignore a relative one.
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "tstatrepo")
+	}
+	if home, err := os.UserHomeDir(); err == nil && home != "" {
+		return filepath.Join(home, ".local", "state", "tstatrepo")
+	}
+	return ""
+}

@@ -1,0 +1,252 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
+)
+
+// Import holds the settings that import-bulk and [collect-log] share: what is
+// imported, where to, and the repository of MATH.
+type Import struct {
+	To []string
+	Selection
+	Layout       string
+	Poll         Duration
+	RetryTimeout Duration
+
+	Jobs       int
+	Memory     Size
+	Rate       float64
+	MaxRejects int
+
+	Network
+	AllowCallback []string
+	FolderLength  Duration
+	Adopt         string
+
+	Keep    Duration
+	Compact bool
+}
+
+func defaultImport() Import {
+	return Import{
+		Selection: defaultSelection(),
+		// A server restarts in less.
+		RetryTimeout: Duration(5 * time.Minute),
+		Poll:         Duration(bulk.DefaultPoll),
+		Memory:       300 << 20,
+		MaxRejects:   bulk.DefaultMaxRejects,
+		FolderLength: Duration(mathproto.DefaultFolderLength),
+	}
+}
+
+const (
+	groupDestination = "Destination"
+	groupSource      = "Source"
+	groupLimits      = "Limits"
+	groupNetwork     = "Network"
+)
+
+func (b *Import) types() *Setting {
+	return &Setting{Name: "type", Group: groupSource, Value: &b.Types, Empty: "all", Complete: CompleteTypes(),
+		Usage: "import log types that match `GLOB`, like 'log_tcp_*'"}
+}
+
+func (b *Import) since() *Setting {
+	return &Setting{Name: "since", Group: groupSource, Value: &b.Since,
+		Usage: "import folders of `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"}
+}
+
+func (b *Import) timezone() *Setting {
+	return &Setting{Name: "timezone", Group: groupSource, Value: &b.Timezone, Complete: CompleteZones,
+		Usage: "`ZONE` of folder names and of --since and --until: Local, UTC or like Europe/Rome"}
+}
+
+func (b *Import) layout() *Setting {
+	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "that of the header or of the number of columns", Complete: completeLayouts(),
+		Usage: "Tstat `VERSION` of files without header"}
+}
+
+func (b *Import) poll() *Setting {
+	return &Setting{Name: "poll", Group: groupSource, Value: &b.Poll,
+		Usage: "look for new folders every `DURATION` with --follow"}
+}
+
+// retention are the settings of what is done to the stores beside the import.
+func (b *Import) retention() []*Setting {
+	return []*Setting{
+		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "no rows are removed",
+			Usage: "with --follow and --listen: remove rows of days that ended more than `DURATION` ago, like 400d, at the start and then daily; see store prune"},
+		{Name: "compact", Group: groupDestination, Value: &b.Compact,
+			Usage: "with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact"},
+	}
+}
+
+// limits are the settings of what an import uses and accepts.
+func (b *Import) limits() []*Setting {
+	return []*Setting{
+		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; with MATH or a database at most 4 files at a time",
+			Usage: "use `N` CPUs: import as many files at a time, and encode few large ones on all of them"},
+		{Name: "memory", Group: groupLimits, Value: &b.Memory,
+			Usage: "use about `SIZE` of memory, all files together"},
+		{Name: "rate", Group: groupLimits, Value: &b.Rate, Empty: "no limit",
+			Usage: "read at most `MIBPS` MiB of text a second"},
+		{Name: "max-rejects", Group: groupLimits, Value: &b.MaxRejects,
+			Usage: "do not store a file with more than `N` rejected lines, if they are more than 1% of it; a file whose lines are all rejected is never stored"},
+	}
+}
+
+// math are the settings of how logs are fetched from the probes of MATH.
+func (b *Import) math() []*Setting {
+	return []*Setting{
+		{Name: "allow-callback", Group: groupNetwork, Value: &b.AllowCallback, Empty: "the address that registers a stream",
+			Usage: "fetch from probes in `NETWORK` only, like 10.0.0.0/8"},
+		{Name: "folder-length", Group: groupNetwork, Value: &b.FolderLength,
+			Usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
+	}
+}
+
+func (b *Import) adopt() *Setting {
+	return &Setting{Name: "adopt", Group: groupNetwork, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
+		Usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"}
+}
+
+// importSchemes returns the kinds of destinations: stores and the MATH
+// repository.
+func importSchemes() dest.Schemes {
+	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
+}
+
+// check checks the settings and returns the options that they are.
+func (b *Import) check(p *Problems) bulk.Options {
+	if len(b.To) == 0 {
+		p.add("to", "must name a destination")
+	}
+	for i, to := range b.To {
+		if slices.Contains(b.To[:i], to) {
+			p.add("to", "names %s twice", dest.Redact(to))
+			continue
+		}
+		if mathproto.IsURL(to) {
+			continue // see Math
+		}
+		err := importSchemes().CheckPath(to)
+		if err == nil {
+			err = stores.Check(to)
+		}
+		p.destination("to", to, err)
+	}
+	opt := b.Selection.check(p)
+	opt.Layout, opt.Poll, opt.Rate, opt.MaxRejects = b.Layout, time.Duration(b.Poll), b.Rate, b.MaxRejects
+	opt.RetryTimeout = time.Duration(b.RetryTimeout)
+	atLeast(p, "retry-timeout", b.RetryTimeout, 0)
+	atLeast(p, "poll", b.Poll, Duration(100*time.Millisecond))
+	atLeast(p, "memory", b.Memory, 64<<20)
+	if b.Keep != 0 {
+		atLeast(p, "keep", b.Keep, Duration(24*time.Hour))
+	}
+	within(p, "jobs", b.Jobs, 0, 1024)
+	within(p, "max-rejects", b.MaxRejects, 0, 1<<31-1)
+	within(p, "rate", b.Rate, 0, 1e5)
+	return opt
+}
+
+// maxTransfers is the default limit of files at a time if each takes a connection
+// of a database or of a probe.
+const maxTransfers = 4
+
+// files returns how many files are imported at a time; fetched says that they
+// come from probes of MATH.
+func (b *Import) files(fetched bool) int {
+	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
+	if fetched || slices.ContainsFunc(b.To, func(to string) bool { return !stores.InFolder(to) }) {
+		cpus = min(cpus, maxTransfers)
+	}
+	return cmp.Or(b.Jobs, cpus)
+}
+
+// Math is what the three ways to use MATH need.
+type Math struct {
+	Listeners []peer.Options
+	Callback  peer.Networks
+	To        mathproto.URL // where the probe registers
+}
+
+// checkMath checks the settings that MATH has.
+func (b *Import) checkMath(p *Problems) (m Math) {
+	m.Listeners = b.Network.listeners(p)
+	var err error
+	if m.Callback, err = peer.ParseNetworks(b.AllowCallback); err != nil {
+		p.add("allow-callback", "%v", err)
+	}
+	atLeast(p, "folder-length", b.FolderLength, Duration(time.Minute))
+	return m
+}
+
+// Upkeep returns what is to be done to the stores beside the import.
+func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
+	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
+}
+
+// Repository returns the options of a repository of MATH whose imports have
+// opt, and whose state is in a file of the state folder.
+func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.LogsOptions, error) {
+	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
+	one := opt // what is the same for all streams
+	one.Remote = make([]bulk.Source, 1)
+	return repository.LogsOptions{
+		Math: mathproto.RepositoryOptions{
+			Listen: m.Listeners, TLS: b.TLS(), AllowCallback: m.Callback, FolderLength: time.Duration(b.FolderLength),
+			Import: opt, Log: opt.Log, State: filepath.Join(opt.StateDir, file),
+		},
+		Stores: repository.StoreOptions{
+			To: b.To, Memory: int64(b.Memory), Jobs: opt.Jobs, Cores: b.Jobs, Wants: opt.Wants, Since: opt.Since,
+			Log: opt.Log,
+		},
+		Upkeep: b.Upkeep(opt.Log),
+	}, one.Validate()
+}
+
+// Adopted adds the streams of the math_repo that is taken over, if there is one,
+// and what it knew of each to the options of Repository.
+func (b *Import) Adopted(logs *repository.LogsOptions) error {
+	if b.Adopt == "" {
+		return nil
+	}
+	st, err := legacy.ReadState(b.Adopt)
+	if errors.Is(err, fs.ErrNotExist) {
+		st, err = &legacy.State{}, nil // it never ran, or its folder is gone
+	}
+	if err != nil {
+		return hint.AsUsage(err)
+	}
+	for _, n := range st.Notes {
+		logs.Math.Log.Warn("state of math_repo: " + n.String())
+	}
+	logs.Stores.Adopt = map[string]store.Adoption{}
+	for _, s := range st.Streams {
+		if s.Registered != nil {
+			logs.Math.Adopt = append(logs.Math.Adopt, *s.Registered)
+		}
+		logs.Stores.Adopt[s.Name] = store.Adoption{Location: logs.Math.Import.Location, Copied: s.Copied, Stored: s.Stored}
+	}
+	return nil
+}

@@ -1,0 +1,310 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// ImportBulk holds the settings of import-bulk.
+type ImportBulk struct {
+	Import
+	Sources       []string
+	Stream        string
+	Probe         string
+	Replace       bool
+	AcceptDamaged bool
+	DryRun        bool
+	Folder        string
+	Follow        bool
+	Advertise     string
+	Output
+
+	probeGiven bool   // Probe is not the default
+	streamType string // log type of the rows that go to Stream; "" if its name tells
+}
+
+func defaultImportBulk() ImportBulk {
+	b := ImportBulk{Import: defaultImport()}
+	b.To = []string{"parquet:./tstat"}
+	return b
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (b *ImportBulk) settings() []*Setting {
+	return slices.Concat([]*Setting{
+		{Name: "sources", Group: groupSource, Value: &b.Sources,
+			Usage: "what to import when the command line names no source"},
+
+		{Name: "to", Group: groupDestination, Value: &b.To, Complete: completeURLs(importSchemes()),
+			Usage: "store the rows in `URL`: " + stores.Schemes().String() + "; or serve them to the MATH repository math://host:port"},
+		{Name: "probe", Group: groupDestination, Value: &b.Probe, Empty: "host name up to the first dot; of a MATH stream its name",
+			Usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
+		{Name: "stream", Group: groupDestination, Value: &b.Stream, Empty: "{probe}_{type}",
+			Usage: "`NAME` of DBStream's table, or of the stream of --to math://; {probe} and {type} stand for those of each file"},
+		{Name: "retry-timeout", Group: groupDestination, Value: &b.RetryTimeout,
+			Usage: "retry for `DURATION` while a database is unavailable; with --follow, without limit"},
+		{Name: "replace", Group: groupDestination, Value: &b.Replace,
+			Usage: "store again what is stored already"},
+		{Name: "accept-damaged", Group: groupDestination, Value: &b.AcceptDamaged,
+			Usage: "store the good part of damaged compressed files"},
+		{Name: "dry-run", Group: groupDestination, Value: &b.DryRun,
+			Usage: "only say what would be imported"},
+
+		b.types(),
+		{Name: "exclude", Group: groupSource, Value: &b.Exclude, Empty: "none",
+			Usage: "leave out log types, files and folders that match `GLOB`, like '*.bak' or 'old/*'"},
+		b.since(),
+		{Name: "until", Group: groupSource, Value: &b.Until,
+			Usage: "import folders before `TIME`, written like that of --since"},
+		b.timezone(),
+		{Name: "folder", Group: groupSource, Value: &b.Folder, Empty: "time of the first row",
+			Usage: "log folder `NAME` for '-' and files outside of one, like 2006_01_02_15_04.out"},
+		b.layout(),
+		{Name: "include-open", Group: groupSource, Value: &b.IncludeOpen,
+			Usage: "import files that Tstat may still write to"},
+		{Name: "settle", Group: groupSource, Value: &b.Settle,
+			Usage: "the newest folder is finished when nothing in it changed for `DURATION`"},
+		{Name: "follow", Group: groupSource, Value: &b.Follow,
+			Usage: "go on with new folders until interrupted"},
+		b.poll(),
+	}, b.retention(), b.limits(), []*Setting{
+		b.json("print the summary as JSON on stdout"),
+		b.metricsFile(),
+		b.progressInterval(),
+		b.verbose(),
+		b.quiet(),
+
+		{Name: "listen", Group: groupNetwork, Value: &b.Listen, Empty: "off",
+			Usage: "take streams of MATH probes or, with --to math://, serve files," + onAddress},
+	}, b.peers(), b.math(), []*Setting{
+		{Name: "advertise", Group: groupNetwork, Value: &b.Advertise, Empty: "address and port of --listen",
+			Usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
+		b.adopt(),
+	})
+}
+
+// IsProbe reports whether import-bulk plays MATH's probe: it serves files
+// instead of storing them.
+func (b *ImportBulk) IsProbe() bool { return slices.ContainsFunc(b.To, mathproto.IsURL) }
+
+// IsRepository reports whether it plays MATH's repository.
+func (b *ImportBulk) IsRepository() bool { return len(b.Listen) > 0 && !b.IsProbe() }
+
+// Options checks the settings and turns them into options of bulk.Run.
+// Arguments replace the sources of the settings.
+func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
+	if len(args) > 0 {
+		b.Sources = args
+	}
+	b.probeGiven = b.Probe != ""
+	guessed := !b.probeGiven && pulled(b.Sources) == "" && !b.IsRepository()
+	if b.Probe == "" {
+		host, _ := os.Hostname()
+		b.Probe = cmp.Or(pulled(b.Sources), fitProbe(host))
+		if b.IsRepository() {
+			b.Probe = "repository" // each stream has its own
+		}
+	}
+	if b.Probe == "" {
+		p.add("probe", "must be given, since this machine has no host name")
+	} else if err := store.ValidProbe(b.Probe); err != nil {
+		p.add("probe", "%v", err)
+	}
+	opt := b.Import.check(p)
+	b.checkStream(p)
+	if slices.Contains(b.Sources, "") {
+		p.Add("a SOURCE must not be empty")
+	}
+	if b.ProgressInterval != 0 {
+		atLeast(p, "progress-interval", b.ProgressInterval, Duration(time.Second))
+	}
+	if up := b.Upkeep(nil); up.Enabled() && !b.Follow && !b.IsRepository() {
+		p.add(map[bool]string{true: "keep", false: "compact"}[b.Keep != 0], "needs `follow` or `listen`; else see 'tstatrepo store'")
+	}
+	p.exclude([]pair{
+		{b.Quiet, b.Verbose, "quiet", "verbose"},
+		{b.Follow, b.DryRun, "follow", "dry-run"},
+		{b.Follow, b.Replace, "follow", "replace"},
+	})
+
+	opt.Sources, opt.Probe, opt.ProbeGuessed = b.Sources, b.Probe, guessed
+	opt.Folder, opt.Replace, opt.AcceptDamaged, opt.DryRun = b.Folder, b.Replace, b.AcceptDamaged, b.DryRun
+	opt.Follow, opt.Jobs = b.Follow, b.files(b.IsRepository() || slices.ContainsFunc(b.Sources, mathproto.IsURL))
+	if b.Follow {
+		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
+	}
+	return opt
+}
+
+// checkStream checks the name of DBStream's tables.
+func (b *ImportBulk) checkStream(p *Problems) {
+	if b.IsProbe() || b.IsRepository() {
+		return // see Math
+	}
+	if !slices.ContainsFunc(b.To, stores.HasStreams) {
+		if b.Stream != "" {
+			p.add("stream", "is for dbstream:// only, and no destination is one")
+		}
+		return
+	}
+	if b.Replace {
+		p.add("replace", "cannot be combined with dbstream://, whose rows do not tell their file")
+	}
+	var types []string
+	for _, t := range tstat.Types() {
+		if len(b.Types) == 0 || slices.ContainsFunc(b.Types, func(glob string) bool { ok, _ := path.Match(glob, t.Name); return ok }) {
+			types = append(types, t.Name)
+		}
+	}
+	if b.Stream == "" && pulled(b.Sources) != "" && len(types) > 0 {
+		// As a repository does it, which is told the stream's type.
+		b.Stream, b.streamType = pulled(b.Sources), types[0]
+		if slices.Contains(types, "log_tcp_complete") {
+			b.streamType = "log_tcp_complete"
+		}
+		types = []string{b.streamType}
+	}
+	p.usage("stream", stores.CheckStream(b.Stream, b.Probe, types))
+}
+
+// Math checks the settings that MATH has.
+func (b *ImportBulk) Math(p *Problems) Math {
+	m := b.checkMath(p)
+	if !b.IsRepository() {
+		p.refuse("is for `listen` as a repository only", given{len(b.AllowCallback) > 0, "allow-callback"}, given{b.Adopt != "", "adopt"})
+	}
+	p.refuse("is for `listen` only", given{len(b.Allow) > 0 && len(b.Listen) == 0, "allow"})
+	encrypted := func(u string) bool { return strings.HasPrefix(u, "math+tls://") }
+	if len(b.Listen) == 0 && !slices.ContainsFunc(b.Sources, encrypted) && !slices.ContainsFunc(b.To, encrypted) {
+		p.refuse("is for `listen` and math+tls:// only",
+			given{b.Cert != "", "tls-cert"}, given{b.Key != "", "tls-key"}, given{b.CA != "", "tls-ca"})
+	}
+	p.refuse("is for `to` math:// only", given{b.Advertise != "" && !b.IsProbe(), "advertise"})
+	switch {
+	case b.IsProbe():
+		m.To = b.checkProbe(p)
+	case b.IsRepository():
+		b.checkRepository(p)
+	default:
+		for _, src := range b.Sources {
+			if mathproto.IsURL(src) {
+				_, err := mathproto.ParseURL(src, true)
+				if err != nil {
+					p.hint = cmp.Or(p.hint, hint.Of(err))
+					p.errs = append(p.errs, fmt.Errorf("source %w", err))
+				}
+			}
+		}
+	}
+	return m
+}
+
+func (b *ImportBulk) checkProbe(p *Problems) mathproto.URL {
+	if len(b.To) > 1 {
+		p.add("to", "math:// cannot be combined with another destination")
+		return mathproto.URL{}
+	}
+	u, err := mathproto.ParseURL(b.To[0], false)
+	p.usage("to", err)
+	if len(b.Listen) == 0 {
+		p.hint = cmp.Or(p.hint, "for example `listen` :3001")
+		p.add("listen", "must name the address where the repository fetches files")
+	}
+	switch {
+	case u.TLS && b.Cert == "":
+		p.add("tls-cert", "must be given for math+tls://")
+	case !u.TLS && b.TLS().Enabled():
+		p.add("to", "must be math+tls:// with `tls-cert` and `tls-ca`")
+	}
+	if b.Advertise != "" {
+		if err := mathproto.CheckAdvertise(b.Advertise); err != nil {
+			p.add("advertise", "%v", err)
+		}
+	}
+	b.Stream = cmp.Or(b.Stream, "{probe}_{type}")
+	p.usage("stream", mathproto.CheckStreams(b.Stream, b.Probe))
+	p.refuse("cannot be combined with `to` math://", []given{
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
+		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
+	}...)
+	if len(b.Sources) > 1 || len(b.Sources) == 1 && (b.Sources[0] == "-" || mathproto.IsURL(b.Sources[0])) {
+		p.Add("`to` math:// serves one SOURCE, a folder")
+	}
+	return u
+}
+
+func (b *ImportBulk) checkRepository(p *Problems) {
+	p.refuse("cannot be combined with `listen`: the probes say what they have", []given{
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"},
+	}...)
+	if len(b.Sources) > 0 {
+		p.Add("`listen` takes no SOURCE: the probes that register are the sources")
+	}
+}
+
+// Split separates the sources of MATH from those of the file system.
+func (b *ImportBulk) Split(opt *bulk.Options) error {
+	opt.Sources = nil
+	for _, src := range b.Sources {
+		if !mathproto.IsURL(src) {
+			opt.Sources = append(opt.Sources, src)
+			continue
+		}
+		u, err := mathproto.ParseURL(src, true)
+		if err != nil {
+			return err
+		}
+		so := mathproto.SourceOptions{
+			TLS: b.TLS(), Location: opt.Location, FolderLength: time.Duration(b.FolderLength), Wants: opt.Wants, Log: opt.Log,
+		}
+		if b.probeGiven {
+			so.Probe = b.Probe
+		}
+		opt.Remote = append(opt.Remote, mathproto.NewSource(u, so))
+	}
+	return nil
+}
+
+// ProbeOptions returns the options of MATH's probe.
+func (b *ImportBulk) ProbeOptions(m Math, opt bulk.Options) mathproto.ProbeOptions {
+	return mathproto.ProbeOptions{
+		Dir: b.Sources[0], Repository: m.To, TLS: b.TLS(), Listen: m.Listeners, Advertise: b.Advertise,
+		Stream: b.Stream, Probe: b.Probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
+		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log,
+	}
+}
+
+// Destinations returns the stores of an import. They are opened when they are
+// first used.
+func (b *ImportBulk) Destinations(opt bulk.Options) (to []*stores.Destination, err error) {
+	for _, dest := range b.To {
+		d, err := stores.NewDestination(dest, stores.Options{
+			// Each of these files is open in every store.
+			Memory:     int64(b.Memory) / int64(opt.Jobs*len(b.To)),
+			Files:      opt.Jobs,
+			Cores:      b.Jobs,
+			ReadOnly:   b.DryRun,
+			Log:        opt.Log,
+			Stream:     b.Stream,
+			StreamType: b.streamType,
+		})
+		if err != nil {
+			return nil, err
+		}
+		to = append(to, d)
+	}
+	return to, nil
+}

@@ -1,0 +1,83 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
+)
+
+// readOld overlays the settings with those of a configuration file of the old
+// tools, or of several separated by commas. It reports whether the file is
+// one.
+func (c *Config) readOld(command, file string) (bool, error) {
+	names := []string{file}
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		names = strings.Split(file, ",")
+	}
+	text, err := os.ReadFile(names[0])
+	if err != nil {
+		return false, usagef("config file: %w", err)
+	}
+	if !legacy.IsOld(text) {
+		return false, nil
+	}
+	if command != string(legacy.Serve) && command != string(legacy.ImportBulk) {
+		return false, hint.Add(usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return false, err
+	}
+	c.old, err = legacy.Convert(names, legacy.Options{Command: legacy.Command(command), Dir: dir})
+	if err != nil {
+		return false, usagef("config file: %w", err)
+	}
+	for _, n := range c.old.Notes {
+		c.Warnings = append(c.Warnings, "old configuration: "+n.String())
+	}
+	for _, sec := range c.old.Sections {
+		i := slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == sec.Name })
+		for _, old := range sec.Settings {
+			var set *Setting
+			if i >= 0 {
+				set, _ = c.lookup(&c.Sections[i], old.Key)
+			}
+			if set == nil {
+				return false, fmt.Errorf("internal error, please report it: there is no [%s] %s", sec.Name, old.Key)
+			}
+			value := old.Value
+			if list, ok := value.([]string); ok {
+				values := make([]any, len(list))
+				for i, v := range list {
+					values[i] = v
+				}
+				value = values
+			}
+			if err := set.setTOML(value); err != nil {
+				return false, usagef("%s: %w", old.From, err)
+			}
+			set.From = fmt.Sprintf("%s (%s)", old.From, old.Key)
+		}
+	}
+	return true, nil
+}
+
+// PrintOld writes the config file that takes the place of a file of the old
+// tools, also if something in that is wrong on this machine. It reports whether
+// the file is one.
+func PrintOld(command, file string, w io.Writer) (bool, error) {
+	c := New()
+	if old, err := c.readOld(command, file); err != nil || !old {
+		return err != nil, err
+	}
+	return true, c.old.WriteTOML(w, false)
+}
+
+func usagef(format string, args ...any) error { return hint.AsUsage(fmt.Errorf(format, args...)) }

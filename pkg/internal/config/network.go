@@ -1,0 +1,60 @@
+package config
+
+import (
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+)
+
+// Network holds the settings of commands that listen or connect.
+type Network struct {
+	Listen        []string
+	Allow         []string
+	Cert, Key, CA string // files
+}
+
+// onAddress is the end of the usage of a setting to listen on.
+const onAddress = " on `ADDRESS`; without a host that is the loopback address"
+
+// peers are the settings of who may connect.
+func (n *Network) peers() []*Setting {
+	return append([]*Setting{
+		{Name: "allow", Group: groupNetwork, Value: &n.Allow,
+			Usage: "accept connections from `NETWORK` only, like 10.0.0.0/8"},
+	}, n.certificates()...)
+}
+
+// certificates are the settings of TLS.
+func (n *Network) certificates() []*Setting {
+	return []*Setting{
+		{Name: "tls-cert", Group: groupNetwork, Value: &n.Cert, Complete: "file",
+			Usage: "own certificate (PEM `FILE`, with the intermediate ones)"},
+		{Name: "tls-key", Group: groupNetwork, Value: &n.Key, Complete: "file",
+			Usage: "private key of --tls-cert (PEM `FILE`)"},
+		{Name: "tls-ca", Group: groupNetwork, Value: &n.CA, Complete: "file", Empty: "those of the system",
+			Usage: "certificate authorities of peers (PEM `FILE`); a listener then asks for client certificates"},
+	}
+}
+
+// TLS returns the files of certificates.
+func (n *Network) TLS() peer.TLS { return peer.TLS{Cert: n.Cert, Key: n.Key, CA: n.CA} }
+
+// listeners checks the settings and returns the options of each listener.
+func (n *Network) listeners(p *Problems) []peer.Options {
+	networks, err := peer.ParseNetworks(n.Allow)
+	if err != nil {
+		p.add("allow", "%v", err)
+		return nil
+	}
+	return n.listenOptions(p, "listen", networks, n.Listen...)
+}
+
+// listenOptions checks the addresses of a setting to listen on, and returns the options
+// of each listener.
+func (n *Network) listenOptions(p *Problems, name string, networks peer.Networks, addrs ...string) []peer.Options {
+	var list []peer.Options
+	for _, addr := range addrs {
+		opt := peer.Options{Addr: addr, Allow: networks, TLS: n.TLS()}
+		p.usage(name, opt.Check())
+		list = append(list, opt)
+	}
+	return list
+}

@@ -1,0 +1,143 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// Problems collects everything that is wrong with the settings, so that the
+// user sees it all at once.
+type Problems struct {
+	settings []*Setting
+	errs     []error
+	hint     string // what to do
+	section  string // of the settings, if they are for the file only
+}
+
+// add adds a problem with the setting of a name.
+func (p *Problems) add(name, format string, args ...any) {
+	set := &Setting{Name: name}
+	for _, s := range p.settings {
+		if s.Name == name {
+			set = s
+		}
+	}
+	p.Add("%s: %s", set.label(p.section), fmt.Sprintf(format, args...))
+}
+
+// Add adds a problem that is not one of a setting.
+func (p *Problems) Add(format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf(format, args...))
+}
+
+// given is a setting, and whether it was given.
+type given struct {
+	set  bool
+	name string
+}
+
+// refuse adds the settings that were given and must not be.
+func (p *Problems) refuse(why string, list ...given) {
+	for _, g := range list {
+		if g.set {
+			p.add(g.name, "%s", why)
+		}
+	}
+}
+
+// pair is two settings that cannot be combined, and whether they were given.
+type pair struct {
+	first, second bool
+	name, other   string
+}
+
+// exclude adds the pairs of which both were given.
+func (p *Problems) exclude(pairs []pair) {
+	for _, pair := range pairs {
+		if pair.first && pair.second {
+			p.add(pair.name, "cannot be combined with `%s`", pair.other)
+		}
+	}
+}
+
+// usage adds a usage error about a setting, with its hint. Other errors come
+// up again where the setting is used.
+func (p *Problems) usage(name string, err error) {
+	if hint.IsUsage(err) {
+		p.hint = cmp.Or(p.hint, hint.Of(err))
+		p.add(name, "%v", err)
+	}
+}
+
+// destination adds what is wrong with a URL.
+func (p *Problems) destination(name, text string, err error) {
+	if err != nil {
+		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
+	}
+}
+
+// Err returns the problems as one usage error, or nil. Advice is the hint if
+// none of the problems has one.
+func (p *Problems) Err(advice string) error {
+	if len(p.errs) == 0 {
+		return nil
+	}
+	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
+}
+
+// in returns problems of settings in another section, which have no flags.
+// done adds them to p.
+func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
+	sub = &Problems{section: section, settings: settings}
+	return sub, func() {
+		p.errs = append(p.errs, sub.errs...)
+		p.hint = cmp.Or(p.hint, sub.hint)
+	}
+}
+
+// location returns a time zone by name, the local zone for "".
+func location(p *Problems, zone string) *time.Location {
+	loc, err := time.LoadLocation(cmp.Or(zone, "Local"))
+	if err != nil {
+		p.add("timezone", "%q is not a time zone like UTC, Local or Europe/Rome", zone)
+		return time.UTC
+	}
+	return loc
+}
+
+// timeSetting returns the time of a setting, zero for "".
+func timeSetting(p *Problems, name, text string, loc *time.Location) time.Time {
+	if text == "" {
+		return time.Time{}
+	}
+	t, err := parseTime(text, loc, time.Now())
+	if err != nil {
+		p.add(name, "%v", err)
+	}
+	return t
+}
+
+// atLeast adds a problem if v is less than least.
+func atLeast[T interface {
+	cmp.Ordered
+	String() string
+}](p *Problems, name string, v, least T) {
+	if v < least {
+		p.add(name, "must be at least %s", least)
+	}
+}
+
+// within adds a problem unless v is from least to most.
+func within[T int | float64](p *Problems, name string, v, least, most T) {
+	if !(v >= least && v <= most) { // also true for NaN
+		p.add(name, "must be %v to %v", least, most)
+	}
+}
+
+// Problems returns the problems of a command, of which there are none yet.
+func (c *Config) Problems(command string) *Problems { return &Problems{settings: c.Of(command)} }

@@ -1,0 +1,69 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// reloadable are the keys that a running serve takes from a changed file, by
+// section; "*" stands for all but those that begin with "-". Files of
+// certificates are read again whenever they change, without a signal.
+var reloadable = map[string][]string{
+	"":             {"log-level"},
+	"serve":        {"role", "authorize"},
+	"collect-log":  {"*", "-listen"},
+	"collect-rrd":  {"*", "-listen"},
+	"remote-probe": {"*"},
+}
+
+// Changes returns the keys of serve that differ in another configuration:
+// those that reload takes, and those it leaves.
+func (c *Config) Changes(next *Config) (taken, left []string) {
+	for i, sec := range c.Sections {
+		if !sec.isReadBy("serve") {
+			continue
+		}
+		if sec.Add != nil {
+			if !sameTables(sec.Added, next.Sections[i].Added) {
+				taken = append(taken, sec.Name)
+			}
+			continue
+		}
+		for j, set := range sec.Settings {
+			if reflect.DeepEqual(set.Value, next.Sections[i].Settings[j].Value) {
+				continue
+			}
+			key := strings.TrimPrefix(sec.Name+"."+set.Name, ".")
+			names := reloadable[sec.Name]
+			if slices.Contains(names, set.Name) || slices.Contains(names, "*") && !slices.Contains(names, "-"+set.Name) {
+				taken = append(taken, key)
+			} else {
+				left = append(left, key)
+			}
+		}
+	}
+	return taken, left
+}
+
+// sameTables tells whether the tables of an array have the same values.
+func sameTables(a, b [][]*Setting) bool {
+	return slices.EqualFunc(a, b, func(a, b []*Setting) bool {
+		return slices.EqualFunc(a, b, func(a, b *Setting) bool { return reflect.DeepEqual(a.Value, b.Value) })
+	})
+}
+
+// Take makes keys be as in another configuration.
+func (c *Config) Take(next *Config, keys []string) {
+	for i := range c.Sections {
+		sec := &c.Sections[i]
+		if slices.Contains(keys, sec.Name) {
+			sec.Added = next.Sections[i].Added
+		}
+		for j, set := range sec.Settings {
+			if slices.Contains(keys, strings.TrimPrefix(sec.Name+"."+set.Name, ".")) {
+				reflect.ValueOf(set.Value).Elem().Set(reflect.ValueOf(next.Sections[i].Settings[j].Value).Elem())
+			}
+		}
+	}
+}

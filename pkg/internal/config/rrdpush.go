@@ -1,0 +1,219 @@
+package config
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
+)
+
+// Points holds the settings that rrd-push and [collect-rrd] share: points of
+// RRDs that others send, and where they go.
+type Points struct {
+	Network
+	To           string
+	Prefix       string
+	Names        string
+	NamesFile    string
+	KeepNegative bool
+	RetryTimeout Duration
+	Spool        Size
+	MaxMetrics   int
+}
+
+func defaultPoints() Points {
+	return Points{
+		Prefix:       "tstat",
+		Names:        "default",
+		RetryTimeout: Duration(10 * time.Second),
+		Spool:        256 << 20,
+		MaxMetrics:   rrdpush.DefaultMaxMetrics,
+	}
+}
+
+// retry are the settings of an unavailable destination.
+func (r *Points) retry() []*Setting {
+	return []*Setting{
+		{Name: "retry-timeout", Group: groupDestination, Value: &r.RetryTimeout,
+			Usage: "retry for `DURATION` while the destination is unavailable, then spool the points"},
+		{Name: "spool", Group: groupDestination, Value: &r.Spool,
+			Usage: "keep at most `SIZE` of points on disk while the destination is unavailable"},
+	}
+}
+
+// naming are the settings of the metrics' names behind that of the probe.
+func (r *Points) naming() []*Setting {
+	const names = "Names"
+	return []*Setting{
+		{Name: "prefix", Group: names, Value: &r.Prefix,
+			Usage: "`PATH` in front of the probe's name"},
+		{Name: "names", Group: names, Value: &r.Names, Complete: strings.Join(rrdfile.Namings, " "),
+			Usage: "`MODE` of names: default, upstream (exactly those of mPlane's importer) or raw (file names)"},
+		{Name: "names-file", Group: names, Value: &r.NamesFile, Complete: "file",
+			Usage: "TOML `FILE` with other names for histograms and indexes"},
+	}
+}
+
+func (r *Points) keepNegative() *Setting {
+	return &Setting{Name: "keep-negative", Group: groupSource, Value: &r.KeepNegative,
+		Usage: "send negative percentiles too, which Tstat writes where it had no samples"}
+}
+
+func (r *Points) maxMetrics() *Setting {
+	return &Setting{Name: "max-metrics", Group: groupNetwork, Value: &r.MaxMetrics,
+		Usage: "store at most `N` metrics of each probe; points of others are left out and counted"}
+}
+
+var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+
+// check checks the settings and returns the target that they are, whose Dest is
+// nil if it is wrong.
+func (r *Points) check(p *Problems) rrdpush.Target {
+	if !validPrefix.MatchString(r.Prefix) {
+		p.add("prefix", "%q is no path of letters, digits, _ and - joined by dots", r.Prefix)
+	}
+	to, err := rrdpush.ParseDest(r.To)
+	p.destination("to", r.To, err)
+	var table *rrdfile.Table
+	if r.NamesFile != "" {
+		if table, err = rrdfile.ReadTable(r.NamesFile); err != nil {
+			p.add("names-file", "%v", err)
+		} else if r.Names != "default" {
+			p.add("names-file", "is for `names` default")
+		}
+	}
+	naming, ok := rrdfile.NamingOf(r.Names, table)
+	if !ok {
+		p.add("names", "%q is none of %s", r.Names, strings.Join(rrdfile.Namings, ", "))
+	} else if to != nil {
+		if naming, ok = to.NamingOf(r.Names, table); !ok {
+			p.add("names", "%s has no labels, which a Prometheus needs", r.Names)
+		}
+	}
+	atLeast(p, "retry-timeout", r.RetryTimeout, 0)
+	atLeast(p, "spool", r.Spool, 0)
+	within(p, "max-metrics", r.MaxMetrics, 1, 1_000_000)
+	if to != nil && len(r.Listen) > 0 && strings.HasPrefix(r.To, "http") {
+		p.add("to", "must be a Graphite or Prometheus: a repository wants the names of files")
+	}
+	return rrdpush.Target{
+		Dest: to, Prefix: r.Prefix, Naming: naming, Mode: r.Names, Negative: r.KeepNegative,
+		TLS: r.TLS(), RetryTimeout: time.Duration(r.RetryTimeout), SpoolSize: int64(r.Spool),
+	}
+}
+
+// RRDPush holds the settings of rrd-push.
+type RRDPush struct {
+	Points
+	Sources     []string
+	Probe       string
+	Since       string
+	Reader      string
+	Every       Duration
+	DryRun      bool
+	ListMetrics bool
+	Output
+}
+
+func defaultRRDPush() RRDPush {
+	r := RRDPush{Points: defaultPoints(), Reader: rrdfile.Go}
+	r.To = "whisper:./whisper"
+	return r
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (r *RRDPush) settings() []*Setting {
+	return slices.Concat([]*Setting{
+		{Name: "sources", Group: groupSource, Value: &r.Sources,
+			Usage: "what to push when the command line names no source"},
+
+		{Name: "to", Group: groupDestination, Value: &r.To, Complete: completeURLs(rrdpush.Schemes),
+			Usage: "send the points to `URL`: " + rrdpush.Schemes.String() + " (lines on stdout)"},
+	}, r.retry(), []*Setting{
+		{Name: "dry-run", Group: groupDestination, Value: &r.DryRun,
+			Usage: "print what would be sent as lines on stdout, and remember nothing"},
+
+		{Name: "since", Group: groupSource, Value: &r.Since, Empty: "what is new; all at first",
+			Usage: "push points of `TIME` and later, sent before or not: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
+		{Name: "reader", Group: groupSource, Value: &r.Reader, Complete: strings.Join(rrdfile.Modes, " "),
+			Usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if one value differs"},
+		{Name: "every", Group: groupSource, Value: &r.Every, Empty: "once",
+			Usage: "push every `DURATION` until interrupted"},
+		r.keepNegative(),
+
+		{Name: "probe", Group: "Names", Value: &r.Probe, Empty: "host name up to the first dot; with --listen that of the client certificate",
+			Usage: "`NAME` of the probe that wrote the RRDs, the second part of every path"},
+	}, r.naming(), []*Setting{
+		{Name: "listen", Group: groupNetwork, Value: &r.Listen, Empty: "off",
+			Usage: "take points of other probes (mPlane's indirect export, HTTP)" + onAddress},
+	}, r.peers(), []*Setting{
+		r.maxMetrics(),
+
+		{Name: "list-metrics", Group: groupOutput, Value: &r.ListMetrics,
+			Usage: "print file, metric and unit of each RRD on stdout, and send nothing"},
+		r.json("print the summary, or the list of metrics, as JSON on stdout"),
+		r.metricsFile(),
+		r.verbose(),
+		r.quiet(),
+	})
+}
+
+// Options checks the settings and turns them into the options of a pusher. If
+// there are listeners, an endpoint for the target of these options is meant.
+// Arguments replace the sources of the settings.
+func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
+	if len(args) > 0 {
+		r.Sources = args
+	}
+	if r.Probe == "" && len(r.Listen) == 0 {
+		host, _ := os.Hostname()
+		r.Probe = fitProbe(host)
+		if r.Probe == "" {
+			p.add("probe", "must be given, since this machine has no host name")
+		}
+	}
+	if r.Probe != "" {
+		if err := store.ValidProbe(r.Probe); err != nil {
+			p.add("probe", "%v", err)
+		}
+	}
+	target := r.Points.check(p)
+	target.Probe = r.Probe
+	p.usage("reader", rrdfile.CheckMode(r.Reader))
+	if r.Every != 0 {
+		atLeast(p, "every", r.Every, Duration(time.Second))
+	}
+	if slices.Contains(r.Sources, "") {
+		p.Add("a SOURCE must not be empty")
+	}
+	listens := len(r.Listen) > 0
+	p.exclude([]pair{
+		{r.Quiet, r.Verbose, "quiet", "verbose"},
+		{r.Every != 0, r.DryRun, "every", "dry-run"},
+		{r.ListMetrics, r.DryRun, "list-metrics", "dry-run"},
+		{r.ListMetrics, r.Every != 0, "list-metrics", "every"},
+		{r.ListMetrics, r.Since != "", "list-metrics", "since"},
+		{r.ListMetrics, r.MetricsFile != "", "list-metrics", "metrics-file"},
+		{listens, r.ListMetrics, "listen", "list-metrics"},
+		{listens, r.DryRun, "listen", "dry-run"},
+		{listens, r.Every != 0, "listen", "every"},
+		{listens, r.Since != "", "listen", "since"},
+		{listens, r.MetricsFile != "", "listen", "metrics-file"},
+	})
+	if r.JSON && !r.ListMetrics && (r.DryRun || target.Dest != nil && target.Dest.Prints()) {
+		p.add("json", "cannot be combined with lines on stdout")
+	}
+	return rrdpush.Options{
+		Target: target, Sources: r.Sources,
+		Since:  timeSetting(p, "since", r.Since, time.Local),
+		Every:  time.Duration(r.Every),
+		DryRun: r.DryRun,
+		Reader: r.Reader,
+	}, r.listeners(p)
+}

@@ -1,0 +1,84 @@
+package config
+
+import (
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Selection holds the settings that say which finished logs are meant.
+type Selection struct {
+	Types, Exclude []string // globs
+	Since, Until   string
+	Timezone       string
+	IncludeOpen    bool
+	Settle         Duration
+}
+
+func defaultSelection() Selection {
+	return Selection{Timezone: "Local", Settle: Duration(bulk.DefaultSettle)}
+}
+
+// check checks the settings and returns the options that they are.
+func (s *Selection) check(p *Problems) bulk.Options {
+	for _, glob := range s.Exclude {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("exclude", "%q is not a glob like '*.bak'", glob)
+		}
+	}
+	for _, glob := range s.Types {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+		}
+	}
+	opt := bulk.Options{
+		Types: s.Types, Exclude: s.Exclude, Location: location(p, s.Timezone),
+		IncludeOpen: s.IncludeOpen, Settle: time.Duration(s.Settle),
+	}
+	opt.Since = timeSetting(p, "since", s.Since, opt.Location)
+	opt.Until = timeSetting(p, "until", s.Until, opt.Location)
+	if !opt.Since.IsZero() && !opt.Until.IsZero() && !opt.Since.Before(opt.Until) {
+		p.add("until", "must be after `since`")
+	}
+	atLeast(p, "settle", s.Settle, Duration(time.Second))
+	return opt
+}
+
+// Place returns the time zone of the settings, which have been checked.
+func (s *Selection) Place() *time.Location { return location(&Problems{}, s.Timezone) }
+
+// pulled returns the one stream of MATH that is fetched, "" if there are other
+// sources.
+func pulled(sources []string) string {
+	if len(sources) != 1 || !mathproto.IsURL(sources[0]) {
+		return ""
+	}
+	u, err := mathproto.ParseURL(sources[0], true)
+	if err != nil {
+		return ""
+	}
+	return u.Stream
+}
+
+var unfit = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+
+// fitProbe makes a probe name of a host name: "" if there is nothing to use.
+func fitProbe(host string) string {
+	name, _, _ := strings.Cut(host, ".")
+	name = strings.Trim(unfit.ReplaceAllString(name, "_"), "_")
+	return name[:min(len(name), 64)]
+}
+
+// typeNames returns the names of all log types.
+func typeNames() []string {
+	var names []string
+	for _, t := range tstat.Types() {
+		names = append(names, t.Name)
+	}
+	return names
+}

@@ -1,0 +1,176 @@
+package config
+
+import (
+	"cmp"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Store holds the settings of store.
+type Store struct {
+	Selection
+	Probe        string
+	Against      []string
+	Keep         Duration
+	TargetSize   Size
+	Closed       Duration
+	Deep         bool
+	DryRun       bool
+	Jobs         int
+	RetryTimeout Duration
+	Output
+}
+
+func defaultStore() Store {
+	return Store{
+		Selection: defaultSelection(), RetryTimeout: defaultImport().RetryTimeout,
+		TargetSize: store.DefaultTargetSize, Closed: Duration(store.DefaultClosedAfter),
+	}
+}
+
+// storeActions are the words after store, and the settings that only they
+// know.
+var storeActions = []struct {
+	name     string
+	settings []string
+}{
+	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
+	{"verify", []string{"against", "deep", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
+	{"prune", []string{"keep", "dry-run", "json"}},
+	{"repair", []string{"dry-run", "json"}},
+}
+
+// StoreActions returns the words after store.
+func StoreActions() []string {
+	var names []string
+	for _, a := range storeActions {
+		names = append(names, a.name)
+	}
+	return names
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *Store) settings() []*Setting {
+	const (
+		verify  = "Verify"
+		compact = "Compact"
+		prune   = "Prune"
+		files   = "Which files"
+	)
+	return []*Setting{
+		{Name: "against", Group: verify, Value: &s.Against, Complete: "dir",
+			Usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
+		{Name: "exclude", Group: verify, Value: &s.Exclude, Empty: "none",
+			Usage: "verify: leave out sources that match `GLOB`, as import-bulk does"},
+		{Name: "deep", Group: verify, Value: &s.Deep,
+			Usage: "verify: read everything that is stored"},
+		{Name: "include-open", Group: verify, Value: &s.IncludeOpen,
+			Usage: "verify: also files that Tstat may still write to"},
+		{Name: "settle", Group: verify, Value: &s.Settle,
+			Usage: "verify: the newest folder is finished when nothing in it changed for `DURATION`"},
+		{Name: "target-size", Group: compact, Value: &s.TargetSize,
+			Usage: "compact: make files of about `SIZE`"},
+		{Name: "closed-after", Group: compact, Value: &s.Closed,
+			Usage: "compact: only days that ended, and whose newest file was stored, `DURATION` ago or earlier"},
+		{Name: "keep", Group: prune, Value: &s.Keep, Empty: "nothing is pruned without",
+			Usage: "prune: remove rows of days that ended more than `DURATION` ago, like 400d"},
+		{Name: "dry-run", Group: groupOutput, Value: &s.DryRun,
+			Usage: "compact, prune, repair: only say what would be done"},
+		{Name: "type", Group: files, Value: &s.Types, Empty: "all", Complete: CompleteTypes(),
+			Usage: "list, verify: log types that match `GLOB`, like 'log_tcp_*'"},
+		{Name: "since", Group: files, Value: &s.Since,
+			Usage: "list, verify: folders of `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
+		{Name: "until", Group: files, Value: &s.Until,
+			Usage: "list, verify: folders before `TIME`, written like that of --since"},
+		{Name: "probe", Group: files, Value: &s.Probe, Empty: "all; with --against the host name up to the first dot",
+			Usage: "list, verify: what the probe `NAME` wrote"},
+		{Name: "timezone", Group: files, Value: &s.Timezone, Complete: CompleteZones,
+			Usage: "list, verify: `ZONE` of the sources' folder names and of --since and --until: Local, UTC or like Europe/Rome"},
+		{Name: "jobs", Group: groupOutput, Value: &s.Jobs, Empty: "count of CPUs, at most 4",
+			Usage: "compact, verify: work on `N` days or source files at a time"},
+		{Name: "retry-timeout", Group: groupOutput, Value: &s.RetryTimeout,
+			Usage: "retry for `DURATION` while a database is unavailable"},
+		s.json("print the summary as JSON on stdout"),
+		s.progressInterval(),
+		s.quiet(),
+	}
+}
+
+// Options checks the settings for an action, "" for none, and returns the
+// options of the import that verify compares with. isSet reports whether a flag
+// was given.
+func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
+	if slices.Contains(s.Against, "-") {
+		p.add("against", "cannot be standard input")
+	}
+	opt := s.Selection.check(p)
+	opt.Sources, opt.MaxRejects, opt.Poll, opt.RetryTimeout = s.Against, bulk.DefaultMaxRejects, bulk.DefaultPoll, time.Duration(s.RetryTimeout)
+	opt.Jobs = cmp.Or(s.Jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each
+	s.checkProbe(p, &opt)
+	if slices.Contains(s.Against, "") {
+		p.Add("a SOURCE must not be empty")
+	}
+	atLeast(p, "retry-timeout", s.RetryTimeout, 0)
+	if s.ProgressInterval != 0 {
+		atLeast(p, "progress-interval", s.ProgressInterval, Duration(time.Second))
+	}
+	within(p, "jobs", s.Jobs, 0, 1024)
+	if s.Keep != 0 {
+		atLeast(p, "keep", s.Keep, Duration(24*time.Hour))
+	}
+	atLeast(p, "target-size", s.TargetSize, 1<<20)
+	atLeast(p, "closed-after", s.Closed, 0)
+	s.checkAction(p, action, isSet)
+	return opt
+}
+
+// checkProbe fills in the probe whose logs verify compares.
+func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
+	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
+	if opt.Probe == "" {
+		host, _ := os.Hostname()
+		opt.Probe = cmp.Or(pulled(s.Against), fitProbe(host))
+	}
+	if opt.Probe == "" {
+		p.add("probe", "must be given, since this machine has no host name")
+	} else if err := store.ValidProbe(opt.Probe); err != nil {
+		p.add("probe", "%v", err)
+	}
+	if len(s.Against) > 0 {
+		s.Probe = opt.Probe
+	}
+}
+
+// checkAction checks that the settings are those of the action.
+func (s *Store) checkAction(p *Problems, action string, isSet func(string) bool) {
+	if action == "" {
+		return
+	}
+	names := StoreActions()
+	i := slices.Index(names, action)
+	if i < 0 {
+		p.Add("unknown action %q%s", action, hint.DidYouMean(action, names, ""))
+		p.hint = "actions are: " + strings.Join(names, ", ")
+		return
+	}
+	known := slices.Clone(storeActions[i].settings)
+	for _, a := range storeActions {
+		for _, name := range a.settings {
+			if !slices.Contains(known, name) && isSet(name) {
+				known = append(known, name)
+				p.add(name, "is not for store %s", action)
+			}
+		}
+	}
+	if action == "prune" && s.Keep == 0 {
+		p.add("keep", "must say how long rows stay, like 400d")
+	}
+}

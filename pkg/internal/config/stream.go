@@ -1,0 +1,203 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
+)
+
+// Stream holds the settings of stream.
+type Stream struct {
+	Lines
+	PeerProbes []string
+
+	From []string // brokers
+
+	Follow   []string // folders, see root
+	Probe    string
+	Types    []string
+	Start    string
+	Poll     Duration
+	Timezone string
+
+	Window Size
+	Name   string
+	Output
+}
+
+func defaultStream() Stream {
+	s := Stream{
+		Lines:    defaultLines(),
+		Start:    string(stream.StartCheckpoint),
+		Poll:     Duration(stream.DefaultPoll),
+		Timezone: "Local",
+		Window:   stream.DefaultWindow,
+		Name:     stream.DefaultName,
+	}
+	s.To = []string{"-"}
+	return s
+}
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *Stream) settings() []*Setting {
+	const (
+		brokers = "Brokers"
+		folders = "Followed folders"
+	)
+	return slices.Concat([]*Setting{
+		{Name: "to", Group: groupConsumers, Value: &s.To, Complete: strings.Join(stream.Consumers.Prefixes(), " "),
+			Usage: "hand the lines to `CONSUMER`: " + stream.Consumers.String()},
+	}, s.format(), []*Setting{
+		{Name: "listen", Group: groupNetwork, Value: &s.Listen, Empty: "off",
+			Usage: "take lines of exporters" + onAddress},
+	}, s.peers(), []*Setting{
+		{Name: "peer-probe", Group: groupNetwork, Value: &s.PeerProbes,
+			Usage: "`ADDRESS=NAME` of a probe that has no certificate"},
+	}, s.connections(), []*Setting{
+		{Name: "from", Group: brokers, Value: &s.From,
+			Usage: "take lines that another stream has handed to `BROKER`, with ?group=NAME: " + stream.Brokers.String()},
+
+		{Name: "follow", Group: folders, Value: &s.Follow, Complete: "dir",
+			Usage: "send the logs of Tstat's output folder, `[PROBE=]DIR`, as they grow"},
+		{Name: "probe", Group: folders, Value: &s.Probe, Empty: "host name up to the first dot",
+			Usage: "`NAME` of the probe of folders that name none"},
+		{Name: "type", Group: folders, Value: &s.Types, Empty: "all", Complete: CompleteTypes(),
+			Usage: "follow log types that match `GLOB`, like 'log_tcp_*'"},
+		{Name: "start", Group: folders, Value: &s.Start, Complete: "checkpoint begin end",
+			Usage: "`WHERE` to begin: checkpoint (the last run's end, at first the newest folder's begin), begin (the oldest folder) or end"},
+		{Name: "poll", Group: folders, Value: &s.Poll,
+			Usage: "look at folders every `DURATION`, and when the kernel reports a change"},
+		{Name: "timezone", Group: folders, Value: &s.Timezone, Complete: CompleteZones,
+			Usage: "`ZONE` of folder names: Local, UTC or like Europe/Rome"},
+
+		{Name: "window", Group: groupLimits, Value: &s.Window,
+			Usage: "followed lines, and those of each broker, that can come again after a crash, at most `SIZE`"},
+		s.queue(),
+		s.maxLine(),
+		{Name: "drain-timeout", Group: groupLimits, Value: &s.Drain,
+			Usage: "when stopped, wait `DURATION` at most for consumers to take what has come"},
+		s.retryMax(),
+		{Name: "name", Group: groupLimits, Value: &s.Name,
+			Usage: "`NAME` of this stream's state; streams that run at once need different ones"},
+
+		s.metricsFile(),
+		s.quiet(),
+	})
+}
+
+// Options checks the settings and turns them into the options of a stream.
+func (s *Stream) Options(p *Problems) stream.Options {
+	if s.Probe == "" {
+		host, _ := os.Hostname()
+		s.Probe = fitProbe(host)
+	}
+	opt := s.Lines.options(p)
+	opt.From, opt.Types, opt.Start, opt.Poll = s.From, s.Types, stream.Start(s.Start), time.Duration(s.Poll)
+	opt.Location, opt.Window, opt.Name = location(p, s.Timezone), int64(s.Window), s.Name
+	s.checkSources(p)
+	for _, text := range s.Follow {
+		root := s.root(text)
+		if err := store.ValidProbe(root.Probe); err != nil {
+			p.add("probe", "%v", err)
+		}
+		if root.Dir == "" {
+			p.add("follow", "names no folder")
+		}
+		if slices.ContainsFunc(opt.Follow, func(r stream.Root) bool { return r.Dir == root.Dir }) {
+			p.add("follow", "names %s twice", root.Dir)
+		}
+		opt.Follow = append(opt.Follow, root)
+	}
+	opt.Probes.Replace(s.peerProbes(p))
+	for _, glob := range s.Types {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+			continue
+		}
+		names := typeNames()
+		if !slices.ContainsFunc(names, func(name string) bool { ok, _ := path.Match(glob, name); return ok }) {
+			p.add("type", "%q matches no log type%s", glob, hint.DidYouMean(glob, names, ""))
+		}
+	}
+	s.checkFormat(p, &opt)
+	if !slices.Contains([]stream.Start{stream.StartCheckpoint, stream.StartBegin, stream.StartEnd}, opt.Start) {
+		p.add("start", "%q is not checkpoint, begin or end", s.Start)
+	}
+	if err := store.ValidProbe(s.Name); err != nil {
+		p.add("name", "%q: use 1 to 64 letters, digits, '_' and '-'", s.Name)
+	}
+	atLeast(p, "poll", s.Poll, Duration(10*time.Millisecond))
+	atLeast(p, "window", s.Window, 1<<20)
+	s.checkLimits(p)
+	return opt
+}
+
+// root returns the folder that a value of follow names.
+func (s *Stream) root(text string) stream.Root {
+	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
+		return stream.Root{Probe: probe, Dir: dir}
+	}
+	return stream.Root{Probe: s.Probe, Dir: text}
+}
+
+// peerProbes returns the probes that have no certificate.
+func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
+	for _, text := range s.PeerProbes {
+		addr, name, _ := strings.Cut(text, "=")
+		a, err := netip.ParseAddr(addr)
+		if err != nil || store.ValidProbe(name) != nil {
+			p.add("peer-probe", "%q is not like 10.0.0.7=turin", text)
+			continue
+		}
+		a = a.Unmap().WithZone("")
+		known = append(known, peer.Probe{Name: name, Networks: peer.Networks{netip.PrefixFrom(a, a.BitLen())}})
+	}
+	return known
+}
+
+func (s *Stream) checkSources(p *Problems) {
+	for i, text := range s.From {
+		if slices.Contains(s.From[:i], text) {
+			p.add("from", "names %s twice", dest.Redact(text))
+		}
+		p.destination("from", text, stream.CheckSource(text))
+		for _, to := range slices.Concat(s.To, s.ToOptional) {
+			if stream.SameTopic(text, to) {
+				p.add("from", "%s is a consumer too: its lines would go round for ever", dest.Redact(text))
+			}
+		}
+	}
+}
+
+// CheckFollow returns a usage error if every source of lines is a folder, and
+// none of the folders exists. Next to other sources a missing folder may appear
+// later, as the endpoint of a listener or a broker may.
+func (s *Stream) CheckFollow(follow []stream.Root) error {
+	if len(s.Listen)+len(s.From) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, root := range follow {
+		info, err := os.Stat(root.Dir)
+		switch {
+		case err != nil:
+			errs = append(errs, dest.MissingSource(root.Dir, err, "a folder of log folders"))
+		case !info.IsDir():
+			errs = append(errs, fmt.Errorf("source %s: not a folder", root.Dir))
+		default:
+			return nil
+		}
+	}
+	return hint.Add(hint.AsUsage(errors.Join(errs...)), "name the folder in which Tstat makes its log folders; Tstat creates it when it starts")
+}

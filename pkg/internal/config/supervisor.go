@@ -1,0 +1,47 @@
+package config
+
+import (
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/supervisor"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+)
+
+// Supervisor holds the settings of supervisor.
+type Supervisor struct {
+	Network
+	Components string
+	Clients    string
+	Registries []string
+	Authorization
+}
+
+func defaultSupervisor() Supervisor { return Supervisor{Components: ":8889", Clients: ":8890"} }
+
+// settings is the table of flags and keys, in the order of the help.
+func (s *Supervisor) settings() []*Setting {
+	return slices.Concat([]*Setting{
+		{Name: "components", Group: groupNetwork, Value: &s.Components,
+			Usage: "let components register" + onAddress},
+		{Name: "clients", Group: groupNetwork, Value: &s.Clients,
+			Usage: "let clients ask on `ADDRESS`; /metrics and /-/healthy are there too"},
+	}, s.peers(), []*Setting{
+		registries(groupMPlane, &s.Registries),
+	}, s.Authorization.settings("everything, to everybody with a certificate"))
+}
+
+// Options checks the settings and turns them into options.
+func (s *Supervisor) Options(p *Problems) supervisor.Options {
+	networks, err := peer.ParseNetworks(s.Allow)
+	if err != nil {
+		p.add("allow", "%v", err)
+	}
+	opt := supervisor.Options{
+		Components: s.listenOptions(p, "components", networks, s.Components)[0], Clients: s.listenOptions(p, "clients", networks, s.Clients)[0],
+	}
+	if len(s.Roles)+len(s.Grants) > 0 && s.CA == "" {
+		p.add("authorize", "needs client certificates (`tls-ca`): without, everybody could take any name")
+	}
+	opt.Roles = s.Authorization.check(p)
+	return opt
+}

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+)
+
+// write writes sections as a config file that can be read again, with
+// passwords masked. The commented form documents the defaults: "# text"
+// explains, "#key = value" can be uncommented.
+func write(w io.Writer, sections []Section, commented bool) error {
+	var b bytes.Buffer
+	for i, s := range sections {
+		if i > 0 {
+			fmt.Fprintln(&b)
+		}
+		if s.Add != nil && !commented {
+			for _, settings := range s.Added {
+				fmt.Fprintf(&b, "[[%s]]\n", s.Name)
+				for _, set := range settings {
+					fmt.Fprintf(&b, "%s = %s\n", set.Name, set.TOML())
+				}
+			}
+			continue
+		}
+		switch {
+		case s.Add != nil:
+			fmt.Fprintf(&b, "# As many as there are; none by default.\n#[[%s]]\n", s.Name)
+		case s.Name != "":
+			fmt.Fprintf(&b, "[%s]\n", s.Name)
+		}
+		for j, set := range s.Settings {
+			if !commented {
+				fmt.Fprintf(&b, "%s = %s\n", set.Name, set.TOML())
+				continue
+			}
+			if j > 0 || s.Name != "" {
+				fmt.Fprintln(&b)
+			}
+			text := set.Sentence()
+			if set.Empty != "" {
+				text += " Default: " + set.Empty + "."
+			}
+			fmt.Fprintf(&b, "%s\n#%s = %s\n", console.Fill(text, "# ", commentWidth), set.Name, set.TOML())
+		}
+	}
+	_, err := b.WriteTo(w)
+	return err
+}
+
+// commentWidth is the length of lines of explanations, in bytes.
+const commentWidth = 80
+
+// Sentence returns the usage as a sentence without the marks of the value.
+func (s *Setting) Sentence() string {
+	text := strings.ReplaceAll(s.Usage, "`", "")
+	return console.UpperFirst(text) + "."
+}
+
+// TOML returns the value of s as TOML.
+func (s *Setting) TOML() string {
+	switch v := s.Value.(type) {
+	case *[]string:
+		list := make([]string, len(*v))
+		for i, e := range *v {
+			list[i] = quoteTOML(dest.Redact(e))
+		}
+		return "[" + strings.Join(list, ", ") + "]"
+	case *string:
+		return quoteTOML(dest.Redact(*v))
+	case *Duration, *Size:
+		return quoteTOML(s.Text())
+	}
+	return s.Text()
+}
+
+// quoteTOML quotes as strconv.Quote does, except for the escapes that TOML
+// has not.
+func quoteTOML(s string) string {
+	q := strconv.Quote(strings.ToValidUTF8(s, "\uFFFD"))
+	return tomlEscapes.ReplaceAllStringFunc(q, func(e string) string {
+		switch e {
+		case `\a`:
+			return `\u0007`
+		case `\v`:
+			return `\u000b`
+		}
+		if hex, ok := strings.CutPrefix(e, `\x`); ok {
+			return `\u00` + hex
+		}
+		return e
+	})
+}
+
+var tomlEscapes = regexp.MustCompile(`\\(x..|.)`)

@@ -1,0 +1,24 @@
+package service
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
+)
+
+// TestExportShowsNewestFolder: an export of logs has the newest folder that the
+// repository has fetched from, and its lag.
+func TestExportShowsNewestFolder(t *testing.T) {
+	var s admin.State
+	newest := time.Now().Add(-time.Hour)
+	addExport(&s, "turin", probe.Export{Capability: probe.Log, Newest: newest})
+	addExport(&s, "turin", probe.Export{Capability: probe.Log})
+	if lag, known := s.Logs[0].Lag(); !s.Logs[0].LastFolder.Equal(newest) || !known || lag < time.Hour || s.Logs[0].Late() {
+		t.Errorf("%+v", s.Logs[0])
+	}
+	if lag, known := s.Logs[1].Lag(); known {
+		t.Errorf("lag %v before a log was fetched", lag)
+	}
+}

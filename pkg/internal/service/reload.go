@@ -1,0 +1,55 @@
+package service
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
+)
+
+// Change is a configuration that a running service loads. Its options have the
+// same Shared.
+type Change struct {
+	Options Options
+	// Taken are the keys that differ and that the service takes; Left those
+	// that need a restart.
+	Taken, Left []string
+}
+
+// reload takes what can be taken from the changed configuration, and names
+// what cannot. No connection is lost: requests in hand are answered before an
+// endpoint is opened again with other settings. If anything is wrong, all
+// stays as it is.
+func (svc *Service) reload(load func() (*Change, error)) {
+	log, now := svc.opt.Log, &svc.opt.Repository
+	change, err := load()
+	if err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			log.Error("configuration is not loaded, going on with the former", "err", line)
+		}
+		return
+	}
+	next := &change.Options
+	svc.opt.Probes.Replace(next.Known)
+	svc.opt.Roles.Replace(next.Allowed)
+	if logs := next.Repository.Logs; logs != nil && now.Logs != nil && change.touches("collect-log") {
+		logs.Math.Listen, logs.Math.TLS = now.Logs.Math.Listen, now.Logs.Math.TLS
+		svc.repo.Reopen(repository.CollectLog, next.Repository)
+	}
+	if points := next.Repository.RRD; points != nil && now.RRD != nil && change.touches("collect-rrd") {
+		points.Listen, points.TLS = now.RRD.Listen, now.RRD.TLS
+		svc.repo.Reopen(repository.CollectRRD, next.Repository)
+	}
+	log.Info("configuration loaded", "changed", strings.Join(change.Taken, " "))
+	if len(change.Left) > 0 {
+		log.Warn("these changes need a restart", "settings", strings.Join(change.Left, " "))
+	}
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	svc.opt.RRDTo = next.RRDTo
+}
+
+// touches reports whether a key of a section is taken.
+func (c *Change) touches(section string) bool {
+	return slices.ContainsFunc(c.Taken, func(key string) bool { return strings.HasPrefix(key, section+".") })
+}

@@ -1,0 +1,252 @@
+// Package service is the life of a running tstatrepo: the endpoints of the
+// repository and the exporters of a probe, offered at a supervisor and to
+// clients, with a page and metrics, a reload and a clean stop.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/mplane"
+)
+
+// Shared is what a service has in common with the options of every
+// configuration that it loads.
+type Shared struct {
+	Log    *slog.Logger
+	Probes *peer.Probes  // that send to us
+	Roles  *mplane.Roles // who may use which capability
+
+	recent *admin.Recent // what was logged
+}
+
+// recentNotices is how many errors and warnings the page keeps.
+const recentNotices = 50
+
+// NewShared returns what has its log lines handled by h.
+func NewShared(h slog.Handler) *Shared {
+	recent := admin.NewRecent(h, recentNotices)
+	return &Shared{Log: slog.New(recent), Probes: new(peer.Probes), Roles: new(mplane.Roles), recent: recent}
+}
+
+// Options say what a service runs.
+type Options struct {
+	*Shared
+	StateDir string
+	Drain    time.Duration // of what is under way when it stops
+	Version  string        // of the program, for the page
+
+	Repository repository.Options
+	RRDTo      string         // where points go, for the page
+	Probe      *probe.Options // nil: off
+	Known      []peer.Probe   // become Shared.Probes
+	Allowed    *mplane.Roles  // become Shared.Roles; nil: everybody may use everything
+	Registries *mplane.Registries
+	Supervisor *wire.Dialer // nil: none
+	TLS        peer.TLS     // its certificates, for the page
+	Clients    []peer.Options
+	Admin      []peer.Options // none: off
+}
+
+// Service is what serve runs.
+type Service struct {
+	started time.Time
+
+	mu  sync.Mutex // of opt.RRDTo, which a reload changes
+	opt Options
+
+	repo      *repository.Repository
+	exporter  *probe.Probe         // nil: off
+	component *component.Component // at the supervisor; nil: none
+	services  []component.Service
+	jobs      []*component.Jobs // of the supervisor, of clients
+}
+
+// New returns a service that does not run yet.
+func New(opt Options) (svc *Service, err error) {
+	svc = &Service{opt: opt, started: time.Now()}
+	opt.Probes.Replace(opt.Known)
+	opt.Roles.Replace(opt.Allowed)
+	if svc.repo, err = repository.New(opt.Repository); err != nil {
+		return nil, err
+	}
+	if opt.Probe != nil {
+		if svc.exporter, err = probe.New(*opt.Probe); err != nil {
+			return nil, err
+		}
+		// Supervisors of the RI give a specification to the first capability
+		// that it fulfils. Without System_ID the exporters of a probe and the
+		// endpoints look alike there, and it is the exporters that people run.
+		svc.services = svc.exporter.Services()
+	}
+	svc.services = append(svc.services, svc.repo.Services()...)
+	return svc, nil
+}
+
+// Services returns the capabilities that the service offers.
+func (svc *Service) Services() []component.Service { return svc.services }
+
+// grace is how much longer than Options.Drain a stop may take in all.
+const grace = 10 * time.Second
+
+// Run serves until ctx ends, which is the normal end. A signal of hup reloads
+// the configuration, see Change.
+func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (*Change, error)) error {
+	// Two processes would take each other's specifications and streams.
+	unlock, err := state.Lock(svc.opt.StateDir, "serve")
+	if err != nil {
+		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a `state-dir` of its own")
+	}
+	defer unlock()
+	debug.SetMemoryLimit(svc.opt.Memory())
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	parts := &parts{stop: stop}
+	parts.Go(func() error { return svc.repo.Run(work) })
+	select {
+	case <-svc.repo.Ready():
+		if err := svc.offer(work, parts); err != nil {
+			parts.Go(func() error { return err })
+		}
+	case <-work.Done(): // an endpoint cannot be opened, or a signal came
+	}
+	systemd := notifier{svc.opt.Log}
+	if work.Err() == nil {
+		systemd.ready()
+	}
+	watchdog := systemd.watchdog()
+	for work.Err() == nil {
+		select {
+		case <-work.Done():
+		case <-watchdog:
+			systemd.alive()
+		case <-hup:
+			systemd.reloading()
+			svc.reload(load)
+			systemd.ready()
+		}
+	}
+	systemd.stopping()
+	limit := time.After(svc.opt.Drain + grace)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		parts.running.Wait()
+	}()
+	for {
+		select {
+		case <-ended:
+			svc.opt.Log.Info("stopped")
+			return parts.err()
+		case <-watchdog:
+			systemd.alive()
+		case <-limit:
+			return errors.Join(parts.err(), hint.New("what was under way did not end in time", "`drain-timeout` gives it longer"))
+		}
+	}
+}
+
+// parts run concurrently. The first that fails stops all.
+type parts struct {
+	stop    func()
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// Go starts a part.
+func (p *parts) Go(run func() error) {
+	p.running.Go(func() {
+		err := run()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.errs) > 0 { // the part was stopped
+			err = hint.Without(err, context.Canceled)
+		}
+		if err != nil {
+			p.errs = append(p.errs, err)
+			p.stop()
+		}
+	})
+}
+
+// err returns the errors of all parts that have ended, in that order.
+func (p *parts) err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Join(p.errs...)
+}
+
+// Memory returns what the process should not outgrow, in bytes: what the endpoints may use,
+// and something for the rest.
+func (o *Options) Memory() int64 {
+	limit := int64(128 << 20)
+	if logs := o.Repository.Logs; logs != nil {
+		limit += logs.Stores.Memory
+	}
+	if lines := o.Repository.Streaming; lines != nil {
+		limit += lines.Queue * int64(len(lines.To)+len(lines.ToOptional))
+	}
+	return limit
+}
+
+// offer lets others use the services and look at them.
+func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
+	if svc.opt.Supervisor != nil && len(svc.services) > 0 {
+		svc.component, err = component.New(component.Options{
+			Services: svc.services, Registries: svc.opt.Registries, Supervisor: *svc.opt.Supervisor, Roles: svc.opt.Roles, Log: svc.opt.Log,
+			StateFile: filepath.Join(svc.opt.StateDir, "component.state"),
+		})
+		if err != nil {
+			return err
+		}
+		svc.jobs = append(svc.jobs, svc.component.Jobs())
+		parts.Go(func() error { return svc.component.Run(ctx) })
+	}
+	if len(svc.opt.Clients) > 0 {
+		jobs := component.NewJobs(svc.services, svc.opt.Registries, svc.opt.Roles, component.Limits{}, svc.opt.Log)
+		svc.jobs = append(svc.jobs, jobs)
+		// Clients come for their results.
+		if err := jobs.Restore(filepath.Join(svc.opt.StateDir, "clients.state"), nil); err != nil {
+			return err
+		}
+		parts.Go(func() error { return svc.serveClients(ctx, jobs) })
+	}
+	if len(svc.opt.Admin) > 0 {
+		parts.Go(func() error { return svc.administer(ctx) })
+	}
+	svc.opt.Log.Info("serving", "capabilities", len(svc.services))
+	return nil
+}
+
+// serveClients serves clients that connect, until ctx ends.
+func (svc *Service) serveClients(ctx context.Context, jobs *component.Jobs) error {
+	listeners, err := peer.ListenAll(svc.opt.Clients, svc.opt.Log)
+	if err != nil {
+		return err
+	}
+	for _, l := range listeners {
+		svc.opt.Log.Info("waiting for clients", "address", l.Addr())
+	}
+	err = wire.NewServer(&wire.Server{Registries: svc.opt.Registries, Backend: jobs}, svc.opt.Log).Serve(ctx, listeners...)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), svc.opt.Drain)
+	defer cancel()
+	jobs.Stop(limit)
+	return err
+}
