@@ -6,7 +6,7 @@
 //	PATH
 //
 // User, password and options are unescaped (%XX), paths are not. Names of
-// options have hyphens. parquet: and copy: have no options. Errors of Parse,
+// options have hyphens. parquet: has no options. Errors of Parse,
 // ParsePath, Addrs and Check are usage errors, and hold nothing that may be a
 // password.
 package dest

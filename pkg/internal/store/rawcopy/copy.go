@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,13 +31,14 @@ type Store struct {
 	store.Defaults
 	manifest.Base
 	dir      string
+	opt      Options
 	manifest *manifest.Manifest
 	log      *slog.Logger
 }
 
 // Open opens the store in dir and makes it if need be. With readOnly it
 // serves Lookup only and creates nothing. log gets warnings; nil: none.
-func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*Store, error) {
+func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog.Logger) (*Store, error) {
 	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
 	if err != nil {
 		return nil, store.Unavailable(err)
@@ -44,7 +46,7 @@ func Open(ctx context.Context, dir string, readOnly bool, log *slog.Logger) (*St
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{Base: m.Base(), dir: dir, manifest: m, log: log}
+	s := &Store{Base: m.Base(), dir: dir, opt: opt, manifest: m, log: log}
 	if !readOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
@@ -163,6 +165,8 @@ type tx struct {
 	s   *Store
 	f   store.FileInfo
 	tmp *os.File // nil once it ended
+
+	compressed bool // tmp is compressed with zstd
 }
 
 // Write implements store.FileTx. A copy has no rows of its own.
@@ -190,6 +194,11 @@ func (t *tx) Abort() error {
 
 func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
+	if t.s.opt.Zstd && !r.Damaged {
+		if err := t.compress(ctx); err != nil {
+			return store.Unavailable(err)
+		}
+	}
 	if !t.f.ModTime.IsZero() {
 		if err := os.Chtimes(t.tmp.Name(), time.Time{}, t.f.ModTime); err != nil {
 			return store.Unavailable(err)
@@ -272,9 +281,14 @@ func (s *Store) leftBehind(loc string, r store.Record) bool {
 		return false
 	}
 	defer f.Close()
+	return textStartsWith(f, old)
+}
+
+// textStartsWith reports whether the text of a file starts with another one.
+func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
-	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{old.Length}})
-	return rd.Drain() == nil && rd.Mark(old.Length) == old.SHA256
+	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
+	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
 // location returns where the copy goes: over the one it replaces; or to the
@@ -282,7 +296,7 @@ func (s *Store) leftBehind(loc string, r store.Record) bool {
 // copy that no record has is replaced if the new one begins with it: it is
 // what a killed process left.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
-	name := filepath.FromSlash(t.f.Name)
+	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {
 		if e.Location == "" { // pruned
 			continue
@@ -306,6 +320,12 @@ func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error)
 		}
 		if same, err := t.beginsWith(path); err != nil || same {
 			return loc, err
+		}
+		if t.compressed {
+			old, err := fingerprint(path, true)
+			if err == nil && old.Length > 0 && textStartsWith(io.NewSectionReader(t.tmp, 0, math.MaxInt64), old) {
+				return loc, nil
+			}
 		}
 	}
 }

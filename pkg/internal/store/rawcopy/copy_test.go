@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -15,9 +17,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/storetest"
 )
 
-func open(t *testing.T, dir string) *Store {
+func open(t *testing.T, dir string) *Store { return openWith(t, dir, Options{}) }
+
+func openWith(t *testing.T, dir string, opt Options) *Store {
 	t.Helper()
-	s, err := Open(context.Background(), dir, false, nil)
+	s, err := Open(context.Background(), dir, opt, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +40,9 @@ func count(t *testing.T, dir, probe string) int {
 			return err
 		}
 		data, err := os.ReadFile(p)
+		if strings.Contains(p, ".zst") && err == nil {
+			data, err = exec.Command("zstd", "-dqcf", p).Output()
+		}
 		n += bytes.Count(data, []byte("\n")) - bytes.Count(data, []byte("#"))
 		return err
 	})
@@ -46,13 +53,17 @@ func count(t *testing.T, dir, probe string) int {
 }
 
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Harness {
-		dir := t.TempDir()
-		return storetest.Harness{
-			Open:  func(t *testing.T) store.Store { return open(t, dir) },
-			Count: func(t *testing.T, _, probe string) int { return count(t, dir, probe) },
-		}
-	})
+	for name, opt := range map[string]Options{"as they are": {}, "zstd, by month": {Zstd: true, Month: true}} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) storetest.Harness {
+				dir := t.TempDir()
+				return storetest.Harness{
+					Open:  func(t *testing.T) store.Store { return openWith(t, dir, opt) },
+					Count: func(t *testing.T, _, probe string) int { return count(t, dir, probe) },
+				}
+			})
+		})
+	}
 }
 
 // put stores text under a name.

@@ -95,7 +95,7 @@ func TestTornManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			s, err := Open(t.Context(), dir, false, nil)
+			s, err := Open(t.Context(), dir, Options{}, false, nil)
 			if err != nil {
 				t.Fatalf("harm %d: %v", i, err)
 			}

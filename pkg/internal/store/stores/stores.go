@@ -59,9 +59,7 @@ var kinds = []kind{
 	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
 		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
-	{form: "copy:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
-		return opened(copy.Open(ctx, dir, opt.ReadOnly, opt.Log))
-	}},
+	{form: "copy:DIR", open: openCopy},
 	{"postgres://user@host/database", openPostgres, postgres.Check},
 	{"postgresql://", openPostgres, postgres.Check},
 	{"dbstream://user@host/database", openDBStream, dbstream.Check},
@@ -78,6 +76,15 @@ func Schemes() dest.Schemes {
 }
 
 func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
+
+func openCopy(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
+	_, rest := dest.Split(text)
+	dir, o, err := copy.ParseOptions(rest)
+	if err != nil {
+		return nil, err
+	}
+	return opened(copy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
+}
 
 func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
@@ -212,6 +219,11 @@ func parse(text string) (k kind, rest string, err error) {
 			"known: "+strings.Join(slices.Sorted(slices.Values(Schemes().Prefixes())), ", ")+"; a folder with ':' in its name needs ./ before it")
 	}
 	k = kinds[i]
+	if scheme == "copy" {
+		if rest, _, err = copy.ParseOptions(rest); err != nil {
+			return k, rest, err
+		}
+	}
 	switch {
 	case rest == "":
 		err = hint.Usage("it names no folder", "for example parquet:/srv/tstat")
