@@ -20,8 +20,8 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"man", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/retry", "pkg/internal/hint", "pkg/internal/parquetfile"},
-	{"pkg/internal/dest", "pkg/internal/console"},
+	{"man", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
+	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry"},
 	{"pkg/internal/testkit/durabletest"},
 	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
 	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange"},

@@ -30,6 +30,9 @@ const (
 	ackTimeout = 30 * time.Second
 )
 
+// pollEvery is how often it is looked whether what was handed over has arrived.
+const pollEvery = 5 * time.Millisecond
+
 // hello begins the acknowledged mode.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
@@ -192,15 +195,9 @@ func (t *tracker) write(ctx context.Context, nc net.Conn) error {
 // settle waits until everything that was handed over is confirmed to the
 // peer: it would come again after the next start.
 func (t *tracker) settle(ctx context.Context) {
-	waitUntil(ctx, func() bool {
+	retry.Until(ctx, pollEvery, func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return t.written >= t.handed
 	})
-}
-
-// waitUntil polls until cond holds or ctx ends.
-func waitUntil(ctx context.Context, cond func() bool) {
-	for !cond() && retry.Sleep(ctx, 5*time.Millisecond) == nil {
-	}
 }

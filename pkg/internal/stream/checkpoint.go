@@ -115,7 +115,7 @@ func (c *checkpoint) confirm(root, log string, number int64, p position, n int64
 func (c *checkpoint) run(ctx context.Context) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()
-	var saving alarm
+	var saving retry.Alarm
 	for {
 		select {
 		case <-c.wake:
@@ -124,7 +124,7 @@ func (c *checkpoint) run(ctx context.Context) {
 			return
 		}
 		err := c.save()
-		saving.set(err, c.log, "the position cannot be saved: the stream pauses when the window is full", "the position is saved again")
+		saving.Set(err, c.log, "the position cannot be saved: the stream pauses when the window is full", "the position is saved again")
 		if err != nil {
 			retry.Sleep(ctx, saveEvery)
 		}

@@ -165,14 +165,14 @@ func (s *stdout) run(ctx context.Context) error {
 
 // write writes all of the text; it waits where a disk is full.
 func (s *stdout) write(ctx context.Context, text []byte) error {
-	var writing alarm
+	var writing retry.Alarm
 	for len(text) > 0 {
 		n, err := s.w.Write(text)
 		text = text[n:]
 		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // a terminal that is gone is EIO
 			return fmt.Errorf("standard output: %w", err)
 		}
-		writing.set(err, s.q.log, "standard output cannot be written: the stream pauses", "standard output is written again")
+		writing.Set(err, s.q.log, "standard output cannot be written: the stream pauses", "standard output is written again")
 		if err == nil {
 			continue
 		}

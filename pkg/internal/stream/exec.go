@@ -16,10 +16,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// confirmEvery is how often it is looked at how much a pipe or the kernel of
-// a peer has taken.
-const confirmEvery = 5 * time.Millisecond
-
 // command is a running command that reads lines from its standard input. This
 // process keeps the reading end of the pipe too: so it is known, when the
 // command dies, what it had not read.
@@ -68,7 +64,7 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 // watch confirms what the command has read, until its end.
 func (c *command) watch() {
 	last := int64(0)
-	for retry.Sleep(c.ctx, confirmEvery) == nil {
+	for retry.Sleep(c.ctx, pollEvery) == nil {
 		if n := c.read(); n > last {
 			last = n
 			c.confirm(n)

@@ -45,7 +45,7 @@ type files struct {
 	open    map[string]*outFile // by folder
 	pending []*batch            // not written yet
 	bytes   int
-	writing alarm
+	writing retry.Alarm
 }
 
 // outFile is a file that is being written.
@@ -108,7 +108,7 @@ func (f *files) run(ctx context.Context) error {
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
-		if f.writing.set(err, f.q.log.With("consumer", f.q.name), "files cannot be written: the stream pauses", "files are written again") {
+		if f.writing.Set(err, f.q.log.With("consumer", f.q.name), "files cannot be written: the stream pauses", "files are written again") {
 			f.q.trouble(err)
 		}
 		if err == nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
 const (
@@ -300,7 +301,7 @@ func (s *kafkaSession) take(m *kafkaMessage, lost int) {
 func (s *kafkaSession) watch() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	var silent alarm
+	var silent retry.Alarm
 	log := s.log.With("consumer", s.q.name)
 	for {
 		select {
@@ -315,7 +316,7 @@ func (s *kafkaSession) watch() {
 		if late {
 			err = s.inner.failure()
 		}
-		if silent.set(err, log, "consumer acknowledges nothing, retrying", "consumer acknowledges again") {
+		if silent.Set(err, log, "consumer acknowledges nothing, retrying", "consumer acknowledges again") {
 			s.q.trouble(err)
 		}
 	}

@@ -40,7 +40,7 @@ type kafkaSource struct {
 	session  time.Duration // see kafkaAbsence
 
 	committing sync.Mutex // held while offsets are committed
-	failing    alarm
+	failing    retry.Alarm
 
 	mu    sync.Mutex
 	parts map[int32]*part // assigned to this member
@@ -79,7 +79,7 @@ func (s *kafkaSource) run(ctx, reading context.Context) error {
 // open joins the group once the topic is there.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &kafkaLog{Logger: s.log}
-	var opening alarm
+	var opening retry.Alarm
 	for {
 		client, err := kgo.NewClient(append(kafkaOptions(s.broker, s.files, s.hub.opt.Peers, inner),
 			kgo.ConsumerGroup(s.group), kgo.InstanceID(s.instance), kgo.ConsumeTopics(s.broker.name), kgo.DisableAutoCommit(),
@@ -94,7 +94,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 		if err != nil && ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		opening.set(err, s.log, "source cannot be opened, retrying", "source reconnected")
+		opening.Set(err, s.log, "source cannot be opened, retrying", "source reconnected")
 		if err == nil {
 			return client, nil
 		}
@@ -220,7 +220,7 @@ func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][
 // settle waits until the lines that were handed over are taken, or ctx ends.
 func (s *kafkaSource) settle(ctx context.Context, parts []*part) {
 	for _, p := range parts {
-		waitUntil(ctx, p.settled)
+		retry.Until(ctx, pollEvery, p.settled)
 	}
 }
 
@@ -284,7 +284,7 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 		if failure != nil && ctx.Err() != nil {
 			return false
 		}
-		s.failing.set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets are committed again")
+		s.failing.Set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets are committed again")
 		if failure != nil {
 			return false
 		}

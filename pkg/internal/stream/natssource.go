@@ -74,12 +74,12 @@ type natsMessage struct {
 }
 
 func (s *natsSource) run(ctx, reading context.Context) error {
-	var opening alarm
+	var opening retry.Alarm
 	const lost, back = "source disconnected or cannot be opened, retrying", "source reconnected"
 	for reading.Err() == nil {
 		err := s.connection(ctx, reading, func() {
 			s.back.Reset()
-			opening.set(nil, s.log, lost, back)
+			opening.Set(nil, s.log, lost, back)
 		})
 		if reading.Err() != nil || ctx.Err() != nil {
 			break
@@ -87,7 +87,7 @@ func (s *natsSource) run(ctx, reading context.Context) error {
 		if hint.IsUsage(err) {
 			return err
 		}
-		opening.set(err, s.log, lost, back)
+		opening.Set(err, s.log, lost, back)
 		if s.back.Wait(reading) != nil {
 			break
 		}
@@ -352,7 +352,7 @@ func (s *natsSource) progress(ctx context.Context) {
 
 // settle waits until what was handed over is taken, or ctx ends.
 func (s *natsSource) settle(ctx context.Context) {
-	waitUntil(ctx, func() bool {
+	retry.Until(ctx, pollEvery, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.underway == 0

@@ -104,7 +104,7 @@ func (p *pump) run(ctx context.Context) error {
 // of its first byte. There is no session, and no error, if the stream ends and
 // nothing is left for the consumer.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
-	var opening alarm
+	var opening retry.Alarm
 	for {
 		if !first {
 			if !p.finished() {
@@ -128,7 +128,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		case hint.IsUsage(err):
 			return nil, 0, err
 		}
-		opening.set(err, p.log, "consumer cannot be opened, retrying", "consumer reconnected")
+		opening.Set(err, p.log, "consumer cannot be opened, retrying", "consumer reconnected")
 		p.q.trouble(err)
 		if err == nil {
 			return s, base, nil

@@ -9,8 +9,6 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // minCost is what a batch counts at least, in bytes, so that a queue of tiny
@@ -132,23 +130,6 @@ func (q *queue) leave(b *batch) {
 	cost := q.cost(b)
 	q.stats.queued.Add(-cost)
 	q.room.Release(cost)
-}
-
-// alarm warns once when something fails, and once when it works again.
-type alarm struct{ on bool }
-
-// set is told how the last attempt went, and reports whether that has changed.
-func (a *alarm) set(err error, log *slog.Logger, failing, again string) (changed bool) {
-	switch {
-	case err != nil && !a.on:
-		log.Warn(failing, append([]any{"err", err}, hint.Attrs(err)...)...)
-	case err == nil && a.on:
-		log.Warn(again)
-	default:
-		return false
-	}
-	a.on = err != nil
-	return true
 }
 
 // trouble notes why the consumer takes nothing; nil: it does.

@@ -99,7 +99,7 @@ func (l *link) socket() (err error) {
 // the kernel forgets what was under way. With TLS the bytes on their way are
 // more than those of the text, so this is on the safe side.
 func (l *link) watch() {
-	for retry.Sleep(l.ctx, confirmEvery) == nil {
+	for retry.Sleep(l.ctx, pollEvery) == nil {
 		n := l.written.Load()
 		if n == l.last {
 			continue
