@@ -111,7 +111,7 @@ func streamAttrs(sum *stream.Stats) []any {
 	for _, a := range []struct {
 		name string
 		n    int64
-	}{{"rejects", sum.Rejects}, {"cut", sum.Cuts}, {"empty", sum.Empty}, {"refused", sum.Refused}, {"vanished", sum.Vanished}, {"lost", sum.Untaken}} {
+	}{{"rejects", sum.Rejects}, {"cut", sum.Cuts}, {"empty", sum.Empty}, {"refused", sum.Refused}, {"vanished", sum.Vanished}, {"lost", sum.Unacked}} {
 		if a.n > 0 {
 			attrs = append(attrs, a.name, a.n)
 		}

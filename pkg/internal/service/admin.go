@@ -137,7 +137,7 @@ func addExport(s *admin.State, from string, e probe.Export) {
 		})
 	case probe.Streaming:
 		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
-			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Untaken: e.Waiting,
+			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Unacked: e.Waiting,
 			Sources:   []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
 			Consumers: []stream.ConsumerStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
 		}})

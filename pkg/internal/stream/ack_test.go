@@ -48,12 +48,3 @@ func TestManyProbes(t *testing.T) {
 		t.Error("no warning")
 	}
 }
-
-// TestNamesAreNoOptions: names of probes and sessions do not begin with '-'.
-func TestNamesAreNoOptions(t *testing.T) {
-	for name, want := range map[string]bool{"a-b": true, "_": true, "a": true, "-a": false, "--help": false, "-": false, "": false} {
-		if got := isSession(name); got != want {
-			t.Errorf("%q: %v", name, got)
-		}
-	}
-}

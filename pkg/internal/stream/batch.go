@@ -1,9 +1,15 @@
 package stream
 
-import (
-	"math/bits"
-	"sync"
-	"sync/atomic"
+import "sync/atomic"
+
+// Format is the form of a line in Batch.Out.
+type Format string
+
+// Formats.
+const (
+	Raw  Format = "raw"  // as on the wire: the path of the log, a space, the line with its line end; headers too
+	Line Format = "line" // the line as Tstat wrote it; its line end is LF
+	JSON Format = "json" // an object per row
 )
 
 // origin says where lines come from. It does not change.
@@ -14,79 +20,50 @@ type origin struct {
 	// key tells the source of the lines from every other, for message ids:
 	// the log with its content, or the connection.
 	key string
-	// prefix stands before each line on the wire: the path and a blank.
+	// prefix stands before each line on the wire: the path and a space.
 	prefix []byte
 }
 
-// batch is a run of whole lines of one log, in their order.
-type batch struct {
+// text is lines of one log, as a source delivers them.
+type text struct {
 	*origin
+	source *source
 	// offset is the position of the first line in the source that key names.
 	offset int64
 	lines  int
-	// raw is the text as the wire has it; nil if no consumer wants it.
-	raw []byte
-	// out is the text in the format that Options.Format names.
-	out []byte
-	// taken is called once, when every required consumer has the lines.
-	// Batches of one source are taken in their order, but the calls may
-	// overtake each other.
-	taken func()
-
-	required atomic.Int32 // consumers that have to take it yet
-	readers  atomic.Int32 // consumers that still use raw and out
-	buffers  [2]*buffer   // that raw and out lie in
+	bytes  []byte // whole lines
+	wire   bool   // each line has its prefix
+	buffer *buffer
+	// acked is called once, when every required sink has acked the lines; nil
+	// if the source does not need to know. Lines of one source are acked in
+	// their order, but the calls may overtake each other.
+	acked func()
 }
 
-// free gives the buffers back when the last consumer is done.
-func (b *batch) free() {
+// batch is a text on its way through the queues.
+type batch struct {
+	*origin
+	offset int64
+	lines  int
+	// raw is the text as the wire has it; nil if no sink needs it.
+	raw []byte
+	// out is the text in the format of the stream.
+	out     []byte
+	buffers [2]*buffer // hold raw and out; nil: none
+	acked   func()     // see text
+
+	unacked atomic.Int32 // required sinks that have not acked yet
+	users   atomic.Int32 // queues that still use raw and out
+}
+
+// release ends one use of the text. The last one frees the buffers.
+func (b *batch) release() {
+	if b.users.Add(-1) > 0 {
+		return
+	}
 	for _, buf := range b.buffers {
 		if buf != nil {
 			buf.release()
 		}
-	}
-}
-
-// buffer is memory that batches share. It goes back to its pool with the last
-// of them.
-type buffer struct {
-	b    []byte
-	refs atomic.Int32
-}
-
-// Sizes of buffers are powers of two: reads of a quiet connection need little,
-// and a large one costs less per line.
-const minBuffer = 4 << 10
-
-var pools [9]sync.Pool // of 4, 8, … 1024 KiB
-
-func poolOf(size int) int { return bits.Len(uint((size - 1) / minBuffer)) }
-
-// newBuffer returns a buffer of at least size bytes with one reference.
-func newBuffer(size int) *buffer {
-	i := poolOf(max(size, 1))
-	if i >= len(pools) { // one very long line
-		b := &buffer{b: make([]byte, size)}
-		b.refs.Store(1)
-		return b
-	}
-	b, ok := pools[i].Get().(*buffer)
-	if !ok {
-		b = &buffer{b: make([]byte, minBuffer<<i)}
-	}
-	b.refs.Store(1)
-	return b
-}
-
-func (b *buffer) retain() { b.refs.Add(1) }
-
-func (b *buffer) release() {
-	if b.refs.Add(-1) > 0 {
-		return
-	}
-	// One that grew while it was filled fits a smaller class.
-	if i := bits.Len(uint(cap(b.b)/minBuffer)) - 1; i >= 0 && i < len(pools) {
-		b.b = b.b[:minBuffer<<i]
-		pools[i].Put(b)
 	}
 }

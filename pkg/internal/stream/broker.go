@@ -1,18 +1,17 @@
 package stream
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
+
+// Brokers are the kinds of brokers.
+var Brokers = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
 
 // broker is a topic of Kafka or a stream of JetStream, as a URL names it.
 type broker struct {
@@ -76,24 +75,9 @@ func parseBroker(text string, known map[string][]string) (*broker, error) {
 	return b, nil
 }
 
-// consumerOptions are the options of brokers as consumers.
-var consumerOptions = map[string][]string{
-	"kafka": {"compress", "sasl", "password-file", "version"},
-	"nats":  {"creds", "replicas"},
-}
-
-// checkConsumer checks the options of a broker as a consumer.
-func (b *broker) checkConsumer() error {
-	text := b.options["compress"]
-	if _, ok := compressions[text]; !ok {
-		return hint.Usage(fmt.Sprintf("unknown compression %q", text), "known: "+strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", "))
-	}
-	if text := b.options["replicas"]; text != "" {
-		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
-			return hint.Usage(fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
-		}
-	}
-	return nil
+// same reports whether both name the same topic or stream of the same broker.
+func (b *broker) same(o *broker) bool {
+	return b.scheme == o.scheme && b.name == o.name && slices.ContainsFunc(b.hosts, func(h string) bool { return slices.Contains(o.hosts, h) })
 }
 
 // String returns the URL without user and options.
@@ -105,57 +89,14 @@ func (b *broker) String() string {
 	return scheme + "://" + strings.Join(b.hosts, ",") + "/" + b.name
 }
 
-const (
-	// messageSize is about how much text goes into a message, in bytes: 100
-	// lines of log_tcp_complete.
-	messageSize = 64 << 10
-	// messageRoom is what a message has besides text and headers, in bytes, at most.
-	messageRoom = 512
-)
-
-// Headers of a message, besides its id.
+// Headers of a message.
 const (
 	headerProbe  = "Tstat-Probe"
 	headerLog    = "Tstat-Log"
 	headerPath   = "Tstat-Path"
 	headerFormat = "Tstat-Format"
+	headerID     = "Tstat-Id" // of Kafka: the same when the message is sent again
 )
-
-// messages cuts text, which batch b ends with, into messages of about
-// messageSize bytes and not more than limit with their headers, and calls
-// send for each. A line that is too long for a message is given to drop.
-// Batch and text give the same messages each time.
-func messages(b *batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {
-	for len(text) > 0 {
-		at := len(b.out) - len(text)
-		room := limit - messageRoom - len(b.probe) - len(b.typ) - len(b.path) - len(b.key)
-		n := len(text)
-		if most := max(0, min(messageSize, room)); n > most {
-			n = wholeLines(text, most)
-		}
-		msg := text[:n]
-		text = text[n:]
-		var err error
-		if n > room {
-			err = drop(n)
-		} else {
-			err = send(fmt.Sprintf("%s:%d.%d:%d", b.key, b.offset, at, n), msg)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wholeLines returns the length of the whole lines that text begins with, not
-// more than most unless the first one is longer.
-func wholeLines(text []byte, most int) int {
-	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
-		return n
-	}
-	return bytes.IndexByte(text, '\n') + 1
-}
 
 // passwordVariable holds the password for Kafka if no file does.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
@@ -18,7 +18,7 @@ import (
 // checkpointFormat is the format number of the state file.
 const checkpointFormat = 1
 
-// saveEvery is how long a confirmed position may wait until it is saved.
+// saveEvery is how long an acked position may wait until it is saved.
 const saveEvery = time.Second
 
 // saved is what the state file holds.
@@ -29,7 +29,7 @@ type saved struct {
 	Roots map[string]map[string]position `json:"roots"`
 }
 
-// position is up to where a log is with all required consumers.
+// position is up to where a log is acked.
 type position struct {
 	Folder string `json:"folder"`
 	Offset int64  `json:"offset"` // of text
@@ -44,21 +44,18 @@ type checkpoint struct {
 	path string
 	log  *slog.Logger
 
-	window  // its lock is for what follows too
+	window *window
+
+	mu      sync.Mutex
 	state   saved
-	numbers map[string]int64 // of the last position taken, by root and log
+	numbers map[string]int64 // of the last position acked, by root and log
 	dirty   bool             // something is to be saved
 }
 
-// statePath is the file of a run's state: kind "checkpoint" or "layouts".
-func statePath(opt *Options, kind string) string {
-	return filepath.Join(opt.StateDir, "stream", opt.Name+"."+kind)
-}
-
-func openCheckpoint(opt *Options, log *slog.Logger) (*checkpoint, error) {
-	c := &checkpoint{
-		path: statePath(opt, "checkpoint"), window: newWindow(opt.Window), log: log, numbers: map[string]int64{},
-	}
+// openCheckpoint returns the checkpoint saved in a file, or a new one. Logs may be
+// delivered by window bytes beyond it.
+func openCheckpoint(path string, window int64, log *slog.Logger) (*checkpoint, error) {
+	c := &checkpoint{path: path, window: newWindow(window), log: log, numbers: map[string]int64{}}
 	err := state.Load(c.path, checkpointFormat, &c.state)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.state = saved{Session: rand.Text(), Roots: map[string]map[string]position{}}
@@ -73,27 +70,27 @@ func openCheckpoint(opt *Options, log *slog.Logger) (*checkpoint, error) {
 	return c, nil
 }
 
-// of returns the saved positions of a root.
-func (c *checkpoint) of(root string) map[string]position {
+// positions returns the saved positions of a root, by log.
+func (c *checkpoint) positions(root string) map[string]position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.state.Roots[root])
 }
 
-// enter notes that a log has come to the begin of a folder, unless lines
-// before it are not confirmed yet; number is that of the last ones.
+// enter records that a log has come to the start of a folder, unless lines
+// before it are not acked yet; number is that of the last ones.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
-	settled := c.numbers[root+"\x00"+log] == number
+	drained := c.numbers[root+"\x00"+log] == number
 	c.mu.Unlock()
-	if settled {
-		c.confirm(root, log, number, position{Folder: folder}, 0)
+	if drained {
+		c.ack(root, log, number, position{Folder: folder}, 0)
 	}
 }
 
-// confirm takes the position of a log after n bytes more. Calls may overtake
+// ack records the position of a log after n bytes more are acked. Calls may overtake
 // each other; number tells their order.
-func (c *checkpoint) confirm(root, log string, number int64, p position, n int64) {
+func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log
 	if number >= c.numbers[key] {
@@ -104,11 +101,8 @@ func (c *checkpoint) confirm(root, log string, number int64, p position, n int64
 		c.state.Roots[root][log] = p
 	}
 	c.dirty = true
-	poke := c.add(n)
+	c.window.ack(n)
 	c.mu.Unlock()
-	if poke {
-		c.poke()
-	}
 }
 
 // run saves positions until ctx ends; call save then.
@@ -118,7 +112,7 @@ func (c *checkpoint) run(ctx context.Context) {
 	var saving retry.Alarm
 	for {
 		select {
-		case <-c.wake:
+		case <-c.window.due():
 		case <-t.C:
 		case <-ctx.Done():
 			return
@@ -131,10 +125,10 @@ func (c *checkpoint) run(ctx context.Context) {
 	}
 }
 
-// save writes what is confirmed.
+// save writes what is acked.
 func (c *checkpoint) save() error {
 	c.mu.Lock()
-	confirmed := c.confirmed
+	acked := c.window.snapshot()
 	if !c.dirty {
 		c.mu.Unlock()
 		return nil
@@ -151,6 +145,6 @@ func (c *checkpoint) save() error {
 		c.mu.Unlock()
 		return fmt.Errorf("position of the stream: %w", err)
 	}
-	c.window.saved(confirmed)
+	c.window.save(acked)
 	return nil
 }

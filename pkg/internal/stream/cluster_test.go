@@ -85,18 +85,18 @@ func TestNATSCluster(t *testing.T) {
 		w.lines(w.logs[1], 100)
 		written += 500
 		if i == 4 {
-			await(t, "some lines", func() bool { return r.out.Len() > 0 && s.taken(0) > int64(written/2) })
+			await(t, "some lines", func() bool { return r.out.Len() > 0 && s.acked(0) > int64(written/2) })
 			leader := servers[info().Cluster.Leader]
 			leader.kill()
 			w.lines(w.logs[0], 300)
 			written += 300
-			await(t, "lines while one is away", func() bool { return s.taken(0) >= int64(written-100) })
+			await(t, "lines while one is away", func() bool { return s.acked(0) >= int64(written-100) })
 			leader.start()
 		}
 	}
 	w.end()
 	await(t, "all lines", func() bool {
-		return s.taken(0) >= int64(w.count()+20) && strings.Count(r.out.String(), "\n") >= w.count()
+		return s.acked(0) >= int64(w.count()+20) && strings.Count(r.out.String(), "\n") >= w.count()
 	})
 	s.stop()
 	r.stop()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ const (
 
 // endpoint takes lines from any number of connections.
 type endpoint struct {
-	hub *hub
+	set *sourceSet
 	log *slog.Logger
 
 	wg        sync.WaitGroup
@@ -53,6 +54,14 @@ type endpoint struct {
 	wrong     rate.Sometimes
 	run       string // tells this process from others in message ids
 	number    atomic.Int64
+}
+
+// newEndpoint returns an endpoint without connections.
+func (s *sourceSet) newEndpoint() *endpoint {
+	return &endpoint{
+		set: s, log: s.opt.Log, conns: map[*conn]bool{}, places: peer.NewShares(s.opt.MaxConnections, peer.PerHost(s.opt.MaxConnections)),
+		sessions: map[string]*conn{}, run: rand.Text(), wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+	}
 }
 
 // serve accepts connections until the stop, then those that wait to be
@@ -99,21 +108,21 @@ func (e *endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{
-		endpoint: e, listener: l, nc: nc, enc: newEncoder(e.hub), done: make(chan struct{}), cancel: cancel,
+		endpoint: e, listener: l, nc: nc, inlet: e.set.opt.NewInlet(), done: make(chan struct{}), cancel: cancel,
 		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
 	}
 	e.mu.Lock()
 	c.stopping.Store(e.stopping)
 	e.conns[c] = true
-	e.hub.stats.connections.Store(int64(len(e.conns)))
+	e.set.counts.connections.Store(int64(len(e.conns)))
 	e.wg.Add(1)
 	e.mu.Unlock()
-	e.hub.stats.accepted.Add(1)
+	e.set.counts.accepted.Add(1)
 	go func() {
 		defer e.wg.Done()
 		err := c.serve(ctx)
 		if c.session != "" && c.stopping.Load() {
-			c.tracker.settle(ctx)
+			c.drain(ctx)
 		}
 		nc.Close()
 		e.places.Release(host)
@@ -127,7 +136,7 @@ func (e *endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 		if e.sessions[c.session] == c {
 			delete(e.sessions, c.session)
 		}
-		e.hub.stats.connections.Store(int64(len(e.conns)))
+		e.set.counts.connections.Store(int64(len(e.conns)))
 		e.mu.Unlock()
 		close(c.done)
 		c.report(err)
@@ -154,8 +163,8 @@ func (e *endpoint) wait() { e.wg.Wait() }
 
 // readSize returns how much a connection may read at once now: the size of a buffer.
 func (e *endpoint) readSize() int {
-	n := e.hub.stats.connections.Load()
-	share := min(int64(e.hub.maxRead()), max(2*minBuffer, readBudget/max(n, 1)))
+	n := e.set.counts.connections.Load()
+	share := min(int64(e.set.opt.MaxRead), max(2*minBuffer, readBudget/max(n, 1)))
 	return 1 << (bits.Len64(uint64(share)) - 1) // a larger buffer would exceed the share
 }
 
@@ -165,7 +174,7 @@ type conn struct {
 	listener *peer.Listener
 	nc       net.Conn
 	key      string
-	enc      *encoder
+	inlet    Inlet
 	split    splitter
 	cancel   context.CancelCauseFunc
 	done     chan struct{}
@@ -174,10 +183,11 @@ type conn struct {
 	addr     string  // of the peer, without port
 	src      *source // of the probe at the address; nil until the probe is known
 
-	session string // of the acknowledged mode
-	named   bool   // the probe's name is known from the certificate or the settings
-	pos     int64  // bytes read and split, without the first line of the acknowledged mode
-	tracker tracker
+	session string       // of the acknowledged mode
+	named   bool         // the probe's name is known from the certificate or the settings
+	pos     int64        // bytes read and split, without the first line of the acknowledged mode
+	tracker tracker      // of bytes after the first line
+	written atomic.Int64 // acked position that the peer was sent
 	acks    sync.WaitGroup
 	rejects int64
 	reason  string // of the first reject
@@ -204,14 +214,14 @@ func (c *conn) serve(ctx context.Context) error {
 		return err
 	}
 	c.count()
-	c.split = splitter{types: c.hub.types, maxLine: c.hub.opt.MaxLine, probe: c.probe, who: peer.ConnHost(c.nc), key: c.key, reject: c.reject}
+	c.split = splitter{types: &c.set.types, maxLine: c.set.opt.MaxLine, probe: c.probe, who: peer.ConnHost(c.nc), key: c.key, reject: c.reject}
 	var (
 		buf      = newBuffer(minBuffer)
 		n        int // bytes in buf
 		skipping bool
 		first    = true // the first line may still turn out to be no line
-		idle     = c.hub.opt.IdleTimeout
-		maxLine  = c.hub.opt.MaxLine
+		idle     = c.set.opt.IdleTimeout
+		maxLine  = c.set.opt.MaxLine
 	)
 	defer func() { buf.release() }()
 	for {
@@ -224,56 +234,56 @@ func (c *conn) serve(ctx context.Context) error {
 			}
 			c.nc.SetReadDeadline(time.Now().Add(drainRead))
 		}
-		m, err := c.nc.Read(buf.b[n:])
+		m, err := c.nc.Read(buf.bytes[n:])
 		n += m
 		if first && n > 0 {
-			if buf.b[0] == '#' {
-				i := bytes.IndexByte(buf.b[:n], '\n')
+			if buf.bytes[0] == '#' {
+				i := bytes.IndexByte(buf.bytes[:n], '\n')
 				if i < 0 && n < maxHello && err == nil {
 					continue
 				}
-				if err := c.hello(ctx, buf.b[:max(i, 0)]); err != nil {
+				if err := c.hello(ctx, buf.bytes[:max(i, 0)]); err != nil {
 					return err
 				}
-				n = copy(buf.b, buf.b[i+1:n])
+				n = copy(buf.bytes, buf.bytes[i+1:n])
 				m = n
 				first = false
-			} else if peer.IsHTTP(buf.b[:n]) {
+			} else if peer.IsHTTP(buf.bytes[:n]) {
 				return peer.ErrHTTP
-			} else if bytes.HasPrefix(buf.b[:n], []byte{0x16, 3}) { // the record of a handshake
+			} else if bytes.HasPrefix(buf.bytes[:n], []byte{0x16, 3}) { // the record of a handshake
 				return errTLS
 			} else {
-				first = buf.b[0] != '/' && bytes.IndexByte(buf.b[:n], '\n') < 0
+				first = buf.bytes[0] != '/' && bytes.IndexByte(buf.bytes[:n], '\n') < 0
 			}
 		}
 		if skipping && m > 0 {
-			i := bytes.IndexByte(buf.b[:n], '\n')
+			i := bytes.IndexByte(buf.bytes[:n], '\n')
 			if i < 0 {
 				c.skip(n)
 				n, m = 0, 0
 			} else {
 				c.skip(i + 1)
-				n = copy(buf.b, buf.b[i+1:n])
+				n = copy(buf.bytes, buf.bytes[i+1:n])
 				m, skipping = n, false
 			}
 		}
-		if i := bytes.LastIndexByte(buf.b[n-m:n], '\n'); i >= 0 {
+		if i := bytes.LastIndexByte(buf.bytes[n-m:n], '\n'); i >= 0 {
 			whole := n - m + i + 1
 			var sendErr error
-			if buf, n, sendErr = c.take(ctx, buf, whole, n, m); sendErr != nil {
+			if buf, n, sendErr = c.deliver(ctx, buf, whole, n, m); sendErr != nil {
 				return sendErr
 			}
 		} else if n > maxLine {
-			c.reject(fmt.Sprintf("line is longer than %d bytes", maxLine), buf.b[:80])
+			c.reject(fmt.Sprintf("line is longer than %d bytes", maxLine), buf.bytes[:80])
 			if first {
 				return errNotLines
 			}
 			c.skip(n)
 			n, skipping = 0, true
 		}
-		if n == len(buf.b) { // a long line
+		if n == len(buf.bytes) { // a long line
 			longer := newBuffer(2 * n)
-			copy(longer.b, buf.b)
+			copy(longer.bytes, buf.bytes)
 			buf.release()
 			buf = longer
 		}
@@ -292,48 +302,48 @@ func (c *conn) skip(n int) {
 	c.tracker.skip(c.pos)
 }
 
-// take hands over the whole lines that buf begins with; n bytes are in it, m
+// deliver delivers the whole lines that buf begins with; n bytes are in it, m
 // of them from the last read. It returns the buffer to read on into, and how
 // much is in it.
-func (c *conn) take(ctx context.Context, buf *buffer, whole, n, m int) (*buffer, int, error) {
+func (c *conn) deliver(ctx context.Context, buf *buffer, whole, n, m int) (*buffer, int, error) {
 	out := buf
-	size, limit := len(buf.b), c.readSize()
+	size, limit := len(buf.bytes), c.readSize()
 	switch {
 	case n == size && size < limit:
 		size *= 2
-	case m < size/4 && size > minBuffer || size > limit && size > c.hub.opt.MaxLine:
+	case m < size/4 && size > minBuffer || size > limit && size > c.set.opt.MaxLine:
 		size /= 2
 	}
 	if whole < size/4 {
 		// What a quiet connection sends must not keep a large buffer in the
 		// queues.
 		out = newBuffer(whole)
-		copy(out.b, buf.b[:whole])
-		n = copy(buf.b, buf.b[whole:n])
+		copy(out.bytes, buf.bytes[:whole])
+		n = copy(buf.bytes, buf.bytes[whole:n])
 	} else {
 		rest := n - whole
 		next := newBuffer(max(size, rest+1))
-		copy(next.b, buf.b[whole:n])
+		copy(next.bytes, buf.bytes[whole:n])
 		buf, n = next, rest
 	}
-	err := c.send(ctx, out, out.b[:whole])
+	err := c.send(ctx, out, out.bytes[:whole])
 	out.release()
 	return buf, n, err
 }
 
-// send splits whole lines and hands them to the consumers.
+// send splits whole lines and delivers them.
 func (c *conn) send(ctx context.Context, buf *buffer, lines []byte) error {
 	begin := c.pos
 	err := c.split.split(lines, func(o *origin, from int, run []byte, n int) error {
-		t := text{origin: o, src: c.src, offset: begin + int64(from), lines: n, bytes: run, wire: true, buf: buf}
+		t := text{origin: o, source: c.src, offset: begin + int64(from), lines: n, bytes: run, wire: true, buffer: buf}
 		end := t.offset + int64(len(run))
-		t.taken = func() { c.tracker.confirm(end) }
+		t.acked = func() { c.tracker.ack(end) }
 		if c.session == "" {
-			c.hub.stats.untaken.Add(int64(n))
-			t.taken = func() { c.hub.stats.untaken.Add(-int64(n)) }
+			c.set.counts.unacked.Add(int64(n))
+			t.acked = func() { c.set.counts.unacked.Add(-int64(n)) }
 		}
-		c.tracker.sent(end)
-		return c.hub.send(ctx, c.enc, t)
+		c.tracker.deliver(end)
+		return c.inlet.Deliver(ctx, t)
 	})
 	if err != nil {
 		return err
@@ -349,7 +359,7 @@ func (c *conn) identify() error {
 	if err != nil {
 		return err
 	}
-	probe, known := c.hub.opt.Probes.At(addr.Addr())
+	probe, known := c.set.opt.Probes.At(addr.Addr())
 	c.probe, c.named = cmp.Or(probe.Name, peer.AddressName(addr.Addr())), known
 	c.addr = addr.Addr().Unmap().String()
 	t, ok := c.nc.(*tls.Conn)
@@ -375,12 +385,12 @@ func (c *conn) count() {
 	if c.src != nil {
 		c.src.connections.Add(-1)
 	}
-	c.src = c.hub.sources.of(c.probe, c.addr)
+	c.src = c.set.counts.sources.lookup(c.probe, c.addr)
 	c.src.connections.Add(1)
 }
 
 func (c *conn) reject(reason string, line []byte) {
-	c.hub.stats.rejects.Add(1)
+	c.set.counts.rejects.Add(1)
 	c.src.rejects.Add(1)
 	if c.rejects++; c.rejects > 1 {
 		return
@@ -393,13 +403,13 @@ func (c *conn) reject(reason string, line []byte) {
 
 // report counts and logs how the connection ended.
 func (c *conn) report(err error) {
-	c.hub.stats.empty.Add(c.split.empty)
+	c.set.counts.empty.Add(c.split.empty)
 	attrs := []any{"probe", c.probe, "bytes", c.pos}
 	if c.rejects > 0 {
 		attrs = append(attrs, "rejects", c.rejects)
 	}
 	if c.cut > 0 && c.session == "" { // else it comes again
-		c.hub.stats.cuts.Add(1)
+		c.set.counts.cuts.Add(1)
 		attrs = append(attrs, "cut", 1)
 	}
 	if i := slices.IndexFunc(refusals, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {

@@ -25,19 +25,19 @@ type command struct {
 	r, w    *os.File
 	written atomic.Int64 // bytes
 	poll    sync.WaitGroup
-	confirm func(int64)
+	ack     func(int64)
 }
 
 // killAfter is how long a command that was killed may take to end.
 const killAfter = 5 * time.Second
 
 func openCommand(line string, stdout, stderr io.Writer) opener {
-	return func(ctx context.Context, confirm func(int64)) (session, error) {
+	return func(ctx context.Context, ack func(int64)) (session, error) {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return nil, err
 		}
-		c := &command{ending: newEnding(), r: r, w: w, confirm: confirm}
+		c := &command{ending: newEnding(), r: r, w: w, ack: ack}
 		c.cmd = exec.Command("/bin/sh", "-c", line)
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = r, stdout, stderr
 		c.cmd.WaitDelay = killAfter
@@ -61,13 +61,13 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 	}
 }
 
-// watch confirms what the command has read, until its end.
+// watch acks what the command has read, until its end.
 func (c *command) watch() {
 	last := int64(0)
 	for retry.Sleep(c.ctx, pollEvery) == nil {
 		if n := c.read(); n > last {
 			last = n
-			c.confirm(n)
+			c.ack(n)
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 
 const (
 	// syncEvery and syncBytes are when what has come is written and made
-	// durable, at the latest; it counts as taken then. Compressed files wait
+	// durable, at the latest; it is acked then. Compressed files wait
 	// longer: each time makes a frame.
 	syncEvery     = 50 * time.Millisecond
 	syncEveryZstd = time.Second
@@ -83,7 +83,7 @@ func (f *files) run(ctx context.Context) error {
 	defer t.Stop()
 	for {
 		select {
-		case b, ok := <-f.q.ch:
+		case b, ok := <-f.q.batches():
 			if !ok {
 				return f.flush(ctx)
 			}
@@ -119,7 +119,7 @@ func (f *files) flush(ctx context.Context) error {
 		}
 	}
 	for _, b := range f.pending {
-		f.q.done(b)
+		f.q.ack(b)
 	}
 	clear(f.pending)
 	f.pending, f.bytes = f.pending[:0], 0

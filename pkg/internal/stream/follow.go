@@ -3,7 +3,6 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -20,7 +19,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -35,13 +33,13 @@ const firstFolder = "-"
 
 // follower follows the log folders of one probe.
 type follower struct {
-	hub  *hub
-	log  *slog.Logger
-	ck   *checkpoint
-	enc  *encoder
-	root Root
-	key  string // of the root in the checkpoint
-	src  *source
+	set   *sourceSet
+	log   *slog.Logger
+	ck    *checkpoint
+	inlet Inlet
+	root  Root
+	key   string // of the root in the checkpoint
+	src   *source
 
 	// folders are the log folders from the oldest that a log still needs, as
 	// they appeared; first is the number of the first one. Numbers go up by
@@ -79,10 +77,11 @@ type folder struct {
 	replaced bool // by another one of the same name
 }
 
-func newFollower(h *hub, ck *checkpoint, root Root) *follower {
+// newFollower returns a follower of a root that Abs has returned.
+func (s *sourceSet) newFollower(root Root) *follower {
 	return &follower{
-		hub: h, log: h.log.With("folder", root.Dir), ck: ck, enc: newEncoder(h), root: root,
-		key: root.Probe + " " + root.Dir, src: h.sources.of(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
+		set: s, log: s.opt.Log.With("folder", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
+		key: root.Probe + " " + root.Dir, src: s.counts.sources.lookup(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
 		opened: map[string]identity{}, removed: map[string]bool{},
 		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
@@ -90,10 +89,10 @@ func newFollower(h *hub, ck *checkpoint, root Root) *follower {
 
 // run follows until reading ends.
 func (f *follower) run(ctx, reading context.Context) error {
-	if f.hub.opt.Start == StartCheckpoint {
-		f.resume = f.ck.of(f.key)
+	if f.set.opt.Start == StartCheckpoint {
+		f.resume = f.ck.positions(f.key)
 	}
-	order, err := loadOrder(f.hub.opt, f.key)
+	order, err := loadOrder(f.set.opt.State, f.key)
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (f *follower) run(ctx, reading context.Context) error {
 			l.close()
 		}
 	}()
-	poll := time.NewTicker(f.hub.opt.Poll)
+	poll := time.NewTicker(f.set.opt.Poll)
 	defer poll.Stop()
 	f.look.Store(true)
 	for {
@@ -153,7 +152,7 @@ func (f *follower) watch(ctx context.Context) {
 		}
 	}
 	if err != nil {
-		f.log.Warn("changes are found by polling only", "err", err, "poll", f.hub.opt.Poll)
+		f.log.Warn("changes are found by polling only", "err", err, "poll", f.set.opt.Poll)
 		return
 	}
 	f.watcher = w
@@ -195,7 +194,7 @@ func (f *follower) scan() {
 	}
 	var found []*folder
 	for _, e := range entries {
-		t, err := tstat.ParseFolder(e.Name(), f.hub.opt.Location)
+		t, err := tstat.ParseFolder(e.Name(), f.set.opt.Location)
 		if err != nil {
 			continue
 		}
@@ -266,7 +265,7 @@ func (f *follower) add(found []*folder) {
 			f.log.Warn("a new folder has an older name than the last one: did the clock or the time zone of the probe go back?", "name", d.name, "last", last.name)
 		}
 		f.folders = append(f.folders, d)
-		f.hub.stats.folders.Add(1)
+		f.set.counts.folders.Add(1)
 	}
 	maps.DeleteFunc(f.opened, func(name string, _ identity) bool { return !f.order.knows(name) })
 	f.mu.Lock()
@@ -310,14 +309,14 @@ func (f *follower) begin(found []*folder) {
 	}
 	placed := map[string]bool{}
 	for _, p := range f.resume {
-		if t, err := tstat.ParseFolder(p.Folder, f.hub.opt.Location); err == nil && !placed[p.Folder] {
+		if t, err := tstat.ParseFolder(p.Folder, f.set.opt.Location); err == nil && !placed[p.Folder] {
 			placed[p.Folder] = true
 			f.place(&folder{name: p.Folder, FolderTime: t}, found, now)
 		}
 	}
 	slices.SortFunc(found, func(a, b *folder) int { return f.order.index[a.name] - f.order.index[b.name] })
 	from := len(found) - 1
-	if f.hub.opt.Start == StartBegin {
+	if f.set.opt.Start == StartBegin {
 		from = 0
 	}
 	for name, p := range f.resume {
@@ -329,7 +328,7 @@ func (f *follower) begin(found []*folder) {
 		}
 	}
 	f.folders = found[from:]
-	f.hub.stats.folders.Add(int64(len(f.folders)))
+	f.set.counts.folders.Add(int64(len(f.folders)))
 }
 
 // place reports a folder of the checkpoint that has gone or is ahead of the
@@ -341,7 +340,7 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 		i := 0
 		if !d.ahead(now) {
 			i = max(0, slices.IndexFunc(f.order.names, func(name string) bool {
-				t, err := tstat.ParseFolder(name, f.hub.opt.Location)
+				t, err := tstat.ParseFolder(name, f.set.opt.Location)
 				return err == nil && !t.Time.Before(d.Time)
 			}))
 		}
@@ -356,10 +355,10 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 
 // wants reports whether a log is to be followed.
 func (f *follower) wants(name string) bool {
-	if f.hub.types.check(name, "") != "" {
+	if f.set.types.check(name, "") != "" {
 		return false
 	}
-	globs := f.hub.opt.Types
+	globs := f.set.opt.Types
 	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { ok, _ := path.Match(g, name); return ok })
 }
 
@@ -392,7 +391,7 @@ func (f *follower) list(i int) {
 			f.ck.enter(f.key, name, 0, d.name)
 			f.entered = true
 		}
-		if l.resume.Folder == "" && f.hub.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
+		if l.resume.Folder == "" && f.set.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
 			l.fromEnd = true
 		}
 		f.logs[name] = l
@@ -446,7 +445,7 @@ func (f *follower) closed(number int, name string) bool {
 
 // openPath opens a file or folder that is the root or below it.
 func (f *follower) openPath(path string) (*os.File, error) {
-	if !f.hub.opt.Confined {
+	if !f.set.opt.Confined {
 		return os.Open(path)
 	}
 	rel, err := filepath.Rel(f.root.Dir, path)
@@ -473,11 +472,4 @@ func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 func isLinkOut(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"
-}
-
-func (r Root) check() error {
-	if strings.ContainsAny(r.Dir, " \n") {
-		return hint.Usage(fmt.Sprintf("folder %q: a blank in a path cannot be told from the one before the line", r.Dir), "follow it by a symbolic link without a blank")
-	}
-	return nil
 }

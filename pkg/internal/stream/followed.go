@@ -74,7 +74,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 		return n > 0, err
 	}
 	if (l.n > 0 || l.skipping) && !l.broken {
-		l.hub.stats.cuts.Add(1)
+		l.set.counts.cuts.Add(1)
 		l.log.Info("log ends in the middle of a line, which is left out", "log", l.origin.path)
 	}
 	l.close()
@@ -102,7 +102,7 @@ func (l *followed) advance() bool {
 		return opened
 	}
 	if l.resume.Offset > 0 {
-		l.hub.stats.vanished.Add(1)
+		l.set.counts.vanished.Add(1)
 		l.log.Warn("log has gone before it was read to its end", "log", l.name, "folder", l.resume.Folder)
 	}
 	l.resume, l.fromEnd = position{}, false
@@ -133,7 +133,7 @@ func (l *followed) open() (bool, error) {
 	if isLinkOut(err) {
 		if l.outside != d {
 			l.outside = d
-			l.hub.stats.outside.Add(1)
+			l.set.counts.outside.Add(1)
 			l.log.Warn("log left out: a link out of the folder leads to it", "log", plain)
 		}
 		return false, nil
@@ -162,7 +162,7 @@ func (l *followed) open() (bool, error) {
 	l.file, l.info, l.text = file, info, file
 	l.offset, l.n, l.skipping, l.broken, l.head, l.hash = 0, 0, false, false, nil, ""
 	if l.buf == nil {
-		l.buf = newBuffer(l.hub.maxRead())
+		l.buf = newBuffer(l.set.opt.MaxRead)
 	}
 	if compressed {
 		if err := l.decompress(); err != nil {
@@ -187,7 +187,7 @@ func (l *followed) decompress() error {
 	}
 	format, err := compression.Detect(head[:n])
 	if format == nil { // nothing of it can be read
-		l.hub.stats.cuts.Add(1)
+		l.set.counts.cuts.Add(1)
 		l.log.Warn("compressed log is damaged", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
 		l.text = bytes.NewReader(nil)
 		return nil
@@ -272,7 +272,7 @@ func (l *followed) seekEnd() error {
 	if _, err := l.file.ReadAt(l.head, 0); err != nil && err != io.EOF {
 		return err
 	}
-	tail := make([]byte, min(size, int64(l.hub.opt.MaxLine)))
+	tail := make([]byte, min(size, int64(l.set.opt.MaxLine)))
 	if _, err := l.file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
 		return err
 	}
@@ -310,7 +310,7 @@ func (l *followed) over() (over, again bool) {
 
 // read reads a block and hands its whole lines over.
 func (l *followed) read(ctx context.Context) (int, error) {
-	n, err := l.text.Read(l.buf.b[l.n:])
+	n, err := l.text.Read(l.buf.bytes[l.n:])
 	l.failed = false
 	_, compressed := l.text.(*compression.Reader)
 	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be missing: cut
@@ -325,12 +325,12 @@ func (l *followed) read(ctx context.Context) (int, error) {
 		return 0, nil
 	}
 	if room := headLength - len(l.head); room > 0 && l.offset+int64(l.n) == int64(len(l.head)) {
-		l.head = append(l.head, l.buf.b[l.n:l.n+min(n, room)]...)
+		l.head = append(l.head, l.buf.bytes[l.n:l.n+min(n, room)]...)
 	}
 	fresh := l.n
 	l.n += n
 	if l.skipping {
-		i := bytes.IndexByte(l.buf.b[:l.n], '\n')
+		i := bytes.IndexByte(l.buf.bytes[:l.n], '\n')
 		drop := i + 1
 		if i < 0 {
 			drop = l.n
@@ -338,25 +338,25 @@ func (l *followed) read(ctx context.Context) (int, error) {
 			l.skipping = false
 		}
 		l.offset += int64(drop)
-		l.n = copy(l.buf.b, l.buf.b[drop:l.n])
+		l.n = copy(l.buf.bytes, l.buf.bytes[drop:l.n])
 		fresh = 0
 	}
-	whole := fresh + bytes.LastIndexByte(l.buf.b[fresh:l.n], '\n') + 1
+	whole := fresh + bytes.LastIndexByte(l.buf.bytes[fresh:l.n], '\n') + 1
 	if whole > fresh {
 		return n, l.send(ctx, whole)
 	}
-	if l.n > l.hub.opt.MaxLine {
-		l.hub.stats.rejects.Add(1)
+	if l.n > l.set.opt.MaxLine {
+		l.set.counts.rejects.Add(1)
 		l.src.rejects.Add(1)
 		l.unread.Do(func() {
-			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.hub.opt.MaxLine))
+			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
 		})
 		l.offset += int64(l.n)
 		l.n, l.skipping = 0, true
 	}
-	if l.n == len(l.buf.b) {
+	if l.n == len(l.buf.bytes) {
 		longer := newBuffer(2 * l.n)
-		copy(longer.b, l.buf.b)
+		copy(longer.bytes, l.buf.bytes)
 		l.buf.release()
 		l.buf = longer
 	}
@@ -367,7 +367,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 // there.
 func (l *followed) endText(err error) {
 	l.text, l.broken = bytes.NewReader(nil), true
-	l.hub.stats.cuts.Add(1)
+	l.set.counts.cuts.Add(1)
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		l.log.Warn("the end of the compressed log is missing: streamed as far as it goes", "log", l.file.Name())
@@ -381,11 +381,11 @@ func (l *followed) endText(err error) {
 // send hands over the whole lines that the buffer begins with.
 func (l *followed) send(ctx context.Context, whole int) error {
 	out := l.buf
-	l.buf = newBuffer(max(l.hub.maxRead(), 2*(l.n-whole)))
-	rest := copy(l.buf.b, out.b[whole:l.n])
+	l.buf = newBuffer(max(l.set.opt.MaxRead, 2*(l.n-whole)))
+	rest := copy(l.buf.bytes, out.bytes[whole:l.n])
 	defer out.release()
 
-	lines := out.b[:whole]
+	lines := out.bytes[:whole]
 	end := l.offset + int64(whole)
 	pos := position{Folder: l.folder(l.at).name, Offset: end, HeadLength: int(min(headLength, end, int64(len(l.head))))}
 	switch {
@@ -405,13 +405,13 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	}
 	l.number++
 	number := l.number
-	t := text{origin: l.origin, src: l.src, offset: l.offset, lines: bytes.Count(lines, []byte{'\n'}), bytes: lines, buf: out}
-	if err := l.ck.acquire(ctx, int64(whole)); err != nil {
+	t := text{origin: l.origin, source: l.src, offset: l.offset, lines: bytes.Count(lines, []byte{'\n'}), bytes: lines, buffer: out}
+	if err := l.ck.window.reserve(ctx, int64(whole)); err != nil {
 		return err
 	}
-	t.taken = func() { l.ck.confirm(l.follower.key, l.name, number, pos, int64(whole)) }
+	t.acked = func() { l.ck.ack(l.follower.key, l.name, number, pos, int64(whole)) }
 	l.offset, l.n = end, rest
-	return l.hub.send(ctx, l.enc, t)
+	return l.inlet.Deliver(ctx, t)
 }
 
 func hashOf(b []byte) string {

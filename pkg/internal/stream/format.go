@@ -2,20 +2,54 @@ package stream
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"slices"
+	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Format is what consumers get of a line.
-type Format string
+// encodeOptions say how lines are encoded.
+type encodeOptions struct {
+	Format   Format
+	Select   []string       // columns, for Line and JSON; none: all
+	Layout   string         // Tstat version where no header has come, see tstat.NewLines
+	Location *time.Location // zone of times without one
+	State    string         // file that keeps the headers met
+	Counts   *counts        // of rejects
+	Log      *slog.Logger
+}
 
-// Formats.
-const (
-	Raw  Format = "raw"  // as on the wire: the path of the log, a space, the line with its line end; headers too
-	Line Format = "line" // the line as Tstat wrote it; its line end is LF
-	JSON Format = "json" // an object per row
-)
+// encoding brings lines into the format of a stream. Its encoders share what they learn of
+// layouts.
+type encoding struct {
+	opt     encodeOptions
+	layouts *layouts
+	wrong   rate.Sometimes // limits warnings about lines that are no rows
+}
+
+// newEncoding returns an encoding that knows the headers that were saved.
+func newEncoding(opt encodeOptions) (*encoding, error) {
+	l, err := openLayouts(opt.State)
+	if err != nil {
+		return nil, err
+	}
+	return &encoding{opt: opt, layouts: l, wrong: rate.Sometimes{First: 1, Interval: time.Minute}}, nil
+}
+
+// run saves headers until ctx ends; call save then.
+func (e *encoding) run(ctx context.Context) {
+	for retry.Sleep(ctx, 5*time.Second) == nil {
+		e.save()
+	}
+}
+
+// save saves the headers that are new.
+func (e *encoding) save() { e.layouts.save(e.opt.Log) }
 
 // maxEncoders bounds what a source keeps of the logs it has met.
 const maxEncoders = 256
@@ -23,12 +57,12 @@ const maxEncoders = 256
 // encoder brings the lines of one source into a format. It is not for several
 // goroutines.
 type encoder struct {
-	hub  *hub
-	logs map[string]*logEncoder // by probe and log
-	last *logEncoder
-	from *origin // of last
-	src  *source // of the lines at hand
-	lf   []byte  // scratch of withLF
+	*encoding
+	logs   map[string]*logEncoder // by probe and log
+	last   *logEncoder
+	from   *origin // of last
+	source *source // of the lines at hand
+	lf     []byte  // scratch of withLF
 }
 
 // logEncoder does it for one log of one probe.
@@ -59,25 +93,29 @@ type form struct {
 	room   int    // for the names and the numbers of a row
 }
 
-func newEncoder(h *hub) *encoder { return &encoder{hub: h, logs: map[string]*logEncoder{}} }
+// newEncoder returns an encoder for one source.
+func (e *encoding) newEncoder() *encoder {
+	return &encoder{encoding: e, logs: map[string]*logEncoder{}}
+}
 
 // growth is about how much longer than the lines the result is.
 func (e *encoder) growth() int {
-	if e.hub.opt.Format == JSON {
+	if e.opt.Format == JSON {
 		return 6
 	}
 	return 1
 }
 
-// encode appends lines to dst in the format of the options, Line or JSON.
+// encode appends lines to dst in the format of the options, Line or JSON. Lines that are
+// no rows of their log are counted and left out.
 func (e *encoder) encode(dst []byte, t text) []byte {
 	l := e.last
-	e.src = t.src
+	e.source = t.source
 	if e.from != t.origin {
-		l = e.of(t.origin)
+		l = e.lookup(t.origin)
 		e.last, e.from = l, t.origin
 	}
-	plain := e.hub.opt.Format == Line && len(e.hub.opt.Select) == 0
+	plain := e.opt.Format == Line && len(e.opt.Select) == 0
 	if !plain && l.lines != nil {
 		l.refresh()
 	}
@@ -116,8 +154,8 @@ func (e *encoder) withLF(line []byte) []byte {
 	return e.lf
 }
 
-// of returns the encoder of a log.
-func (e *encoder) of(o *origin) *logEncoder {
+// lookup returns the encoder of a log.
+func (e *encoder) lookup(o *origin) *logEncoder {
 	key := o.probe + " " + o.typ
 	l := e.logs[key]
 	if l == nil {
@@ -141,15 +179,15 @@ func (e *encoder) of(o *origin) *logEncoder {
 
 // refresh takes over headers that other sources have met.
 func (l *logEncoder) refresh() {
-	if l.version != l.hub.layouts.current() {
+	if l.version != l.layouts.current() {
 		l.load()
 	}
 }
 
 // load begins with the headers that are known.
 func (l *logEncoder) load() {
-	l.known, l.version = l.hub.layouts.get(l.probe, l.typ.Name)
-	lines := tstat.NewLines(l.typ, l.hub.opt.Layout, l.hub.opt.Location)
+	l.known, l.version = l.layouts.get(l.probe, l.typ.Name)
+	lines := tstat.NewLines(l.typ, l.opt.Layout, l.opt.Location)
 	for _, text := range l.known {
 		lines.Header([]byte(text)) // was right when it was kept
 	}
@@ -172,15 +210,15 @@ func (l *logEncoder) header(line []byte) {
 		return
 	}
 	clear(l.forms)
-	l.hub.layouts.set(l.probe, l.typ.Name, part, string(line))
-	l.known, _ = l.hub.layouts.get(l.probe, l.typ.Name)
+	l.layouts.set(l.probe, l.typ.Name, part, string(line))
+	l.known, _ = l.layouts.get(l.probe, l.typ.Name)
 }
 
 func (l *logEncoder) reject(line []byte, reason string) {
-	l.hub.stats.rejects.Add(1)
-	l.src.rejects.Add(1)
-	l.hub.wrong.Do(func() {
-		l.hub.log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
+	l.opt.Counts.rejects.Add(1)
+	l.source.rejects.Add(1)
+	l.wrong.Do(func() {
+		l.opt.Log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
 	})
 }
 
@@ -188,8 +226,8 @@ func (l *logEncoder) reject(line []byte, reason string) {
 func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
-	if f.Version != "" && l.hub.layouts.guessed(l.probe, l.typ.Name, f.Version) {
-		l.hub.log.Warn("no header has come, and several versions have as many columns: the newest is assumed",
+	if f.Version != "" && l.layouts.guessed(l.probe, l.typ.Name, f.Version) {
+		l.opt.Log.Warn("no header has come, and several versions have as many columns: the newest is assumed",
 			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields), "hint", "name the version with `layout`")
 	}
 	if l.typ.Column("kind") >= 0 && f.Part != "row" {
@@ -204,7 +242,7 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 		c.fields = append(c.fields, d)
 	}
 	c.derive = l.derived(c)
-	for _, name := range l.hub.opt.Select {
+	for _, name := range l.opt.Select {
 		at := slices.IndexFunc(c.fields, func(d field) bool { return d.valued && d.Name == name })
 		c.picked = append(c.picked, at)
 		c.names = append(c.names, append(appendJSON([]byte{','}, []byte(name)), ':'))
@@ -226,7 +264,7 @@ func (l *logEncoder) row(dst, line []byte) []byte {
 	}
 	start := len(dst)
 	switch {
-	case l.hub.opt.Format == Line:
+	case l.opt.Format == Line:
 		return l.picked(dst, text, c)
 	case c.picked != nil:
 		dst, err = l.pickedJSON(dst, text, c)
@@ -259,7 +297,7 @@ func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
 
 // unknown appends a line of a log that is not known.
 func (l *logEncoder) unknown(dst, line []byte) []byte {
-	if l.hub.opt.Format == Line {
+	if l.opt.Format == Line {
 		return append(dst, line...)
 	}
 	dst = append(append(dst, l.lead...), `,"line":`...)

@@ -4,21 +4,23 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
 
-// testHub returns a hub without consumers.
-func testHub(t testing.TB, opt Options) *hub {
+// testEncoding returns an encoding without saved headers.
+func testEncoding(t testing.TB, opt encodeOptions) *encoding {
 	t.Helper()
-	opt.StateDir = t.TempDir()
+	opt.State = filepath.Join(t.TempDir(), "layouts")
 	opt.Location = time.UTC
-	opt.defaults()
-	l, err := openLayouts(&opt)
+	opt.Counts = newCounts()
+	opt.Log = slog.New(slog.DiscardHandler)
+	e, err := newEncoding(opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hub{opt: &opt, log: slog.New(slog.DiscardHandler), types: &typeNames{}, layouts: l}
+	return e
 }
 
 const sampleLog = "../../tstat/testdata/logs/v300/2026_11_22_06_39.out/log_tcp_complete"
@@ -28,14 +30,13 @@ func BenchmarkJSON(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h := testHub(b, Options{Format: JSON})
-	e := newEncoder(h)
+	e := testEncoding(b, encodeOptions{Format: JSON}).newEncoder()
 	o := &origin{probe: "turin", path: "/var/lib/tstat/2026_11_22_06_39.out/log_tcp_complete", typ: "log_tcp_complete"}
 	n := bytes.Count(lines, []byte{'\n'})
 	var dst []byte
 	b.SetBytes(int64(len(lines)))
 	for b.Loop() {
-		dst = e.encode(dst[:0], text{origin: o, src: new(source), bytes: lines, lines: n})
+		dst = e.encode(dst[:0], text{origin: o, source: newCounts().sources.lookup("", ""), bytes: lines, lines: n})
 	}
 	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "lines/s")
 	b.ReportMetric(float64(len(dst))/float64(n), "bytes/line")

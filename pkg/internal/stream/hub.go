@@ -1,113 +1,70 @@
 package stream
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
-// hub hands batches to all consumers.
+// hub is the pipeline between sources and sinks.
 type hub struct {
-	opt     *Options
-	log     *slog.Logger
-	stats   stats
-	sources sources
-	queues  []*queue
-	layouts *layouts
-	needRaw bool // some consumer wants raw, whatever the format
-	types   *typeNames
-	// announced are the names of probes in the acknowledged mode and from
-	// brokers.
-	announced nameSet
-	wrong     rate.Sometimes // tells of lines that are no rows
+	counts   *counts
+	encoding *encoding
+	format   Format
+	queues   []*queue // of all sinks
+	needRaw  bool     // some sink needs raw, whatever the format
 }
 
 // maxRead is how much a source reads at once, in bytes: the text of its lines
 // in JSON is several times as long.
 func (h *hub) maxRead() int {
-	if h.opt.Format == JSON {
+	if h.format == JSON {
 		return 64 << 10
 	}
 	return 256 << 10
 }
 
-// text is lines of one log, as a source has them.
-type text struct {
-	*origin
-	src    *source
-	offset int64
-	lines  int
-	bytes  []byte // whole lines
-	wire   bool   // each line has its prefix
-	buf    *buffer
-	taken  func()
+// newInlet returns an inlet for one source.
+func (h *hub) newInlet() Inlet { return &inlet{h, h.encoding.newEncoder()} }
+
+// inlet is the way of one source into the pipeline.
+type inlet struct {
+	*hub
+	enc *encoder
 }
 
-// send puts lines into the queue of every consumer, and waits for room. enc
-// belongs to the source.
-func (h *hub) send(ctx context.Context, enc *encoder, t text) error {
-	b := &batch{origin: t.origin, offset: t.offset, lines: t.lines, taken: t.taken}
-	var formed *buffer
+// Deliver encodes lines and puts them into the queue of every sink. It waits for room.
+func (in *inlet) Deliver(ctx context.Context, t text) error {
+	b := &batch{origin: t.origin, offset: t.offset, lines: t.lines, acked: t.acked}
+	var prefixed *buffer
 	switch {
 	case t.wire:
 		b.raw = t.bytes
-	case h.needRaw:
-		formed = newBuffer(len(t.bytes) + t.lines*len(t.prefix))
-		formed.b = appendPrefixed(formed.b[:0], t.bytes, t.prefix)
-		b.raw = formed.b
+	case in.needRaw:
+		prefixed = newBuffer(len(t.bytes) + t.lines*len(t.prefix))
+		prefixed.bytes = appendPrefixed(prefixed.bytes[:0], t.bytes, t.prefix)
+		b.raw = prefixed.bytes
 	}
-	if h.opt.Format == Raw {
+	if in.format == Raw {
 		b.out = b.raw
 	} else {
-		out := newBuffer(len(t.bytes) * enc.growth())
-		out.b = enc.encode(out.b[:0], t)
-		b.out, b.buffers[1] = out.b, out
+		out := newBuffer(len(t.bytes) * in.enc.growth())
+		out.bytes = in.enc.encode(out.bytes[:0], t)
+		b.out, b.buffers[1] = out.bytes, out
 	}
-	if !h.needRaw {
+	if !in.needRaw {
 		b.raw = nil
 	}
 	switch {
-	case formed != nil:
-		b.buffers[0] = formed
+	case prefixed != nil:
+		b.buffers[0] = prefixed
 	case b.raw != nil:
-		t.buf.retain()
-		b.buffers[0] = t.buf
+		t.buffer.retain()
+		b.buffers[0] = t.buffer
 	}
-	h.stats.lines.Add(int64(t.lines))
-	h.stats.bytes.Add(int64(len(t.bytes)))
+	in.counts.lines.Add(int64(t.lines))
+	in.counts.bytes.Add(int64(len(t.bytes)))
 	now := time.Now()
-	h.stats.recent.Add(now, int64(t.lines))
-	t.src.add(now, t.lines)
-
-	b.readers.Store(int32(len(h.queues)))
-	for _, q := range h.queues {
-		if !q.optional {
-			b.required.Add(1)
-		}
-	}
-	if b.required.Load() == 0 && b.taken != nil {
-		defer b.taken() // all consumers are optional
-	}
-	for i, q := range h.queues {
-		if err := q.put(ctx, b); err != nil {
-			for _, q := range h.queues[i:] {
-				q.unused(b)
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// appendPrefixed appends lines to dst, each after the prefix.
-func appendPrefixed(dst, lines, prefix []byte) []byte {
-	for len(lines) > 0 {
-		n := bytes.IndexByte(lines, '\n') + 1
-		dst = append(append(dst, prefix...), lines[:n]...)
-		lines = lines[n:]
-	}
-	return dst
+	in.counts.recent.Add(now, int64(t.lines))
+	t.source.add(now, t.lines)
+	return deliver(ctx, in.queues, b)
 }

@@ -251,7 +251,7 @@ func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
 	l.where = where
 	for i, at := range c.picked {
 		dst = append(dst, c.names[i]...)
-		name := l.hub.opt.Select[i]
+		name := l.opt.Select[i]
 		switch {
 		case at < 0 && name == "kind" && c.kind != nil:
 			dst = append(dst, c.kind...)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -18,10 +17,10 @@ import (
 )
 
 // encodeAll returns what an encoder makes of a whole log.
-func encodeAll(t testing.TB, h *hub, name string, lines []byte) string {
+func encodeAll(t testing.TB, e *encoding, name string, lines []byte) string {
 	t.Helper()
 	o := &origin{probe: "turin", path: "/t/" + name, typ: name, prefix: []byte("/t/" + name + " ")}
-	return string(newEncoder(h).encode(nil, text{origin: o, src: new(source), bytes: lines, lines: bytes.Count(lines, []byte{'\n'})}))
+	return string(e.newEncoder().encode(nil, text{origin: o, source: e.opt.Counts.sources.lookup("turin", ""), bytes: lines, lines: bytes.Count(lines, []byte{'\n'})}))
 }
 
 // TestJSON compares the objects with what tstat.Reader reads from the same
@@ -43,12 +42,12 @@ func TestJSON(t *testing.T) {
 			continue
 		}
 		lines = lines[:bytes.LastIndexByte(lines, '\n')+1]
-		opt := Options{Format: JSON}
+		opt := encodeOptions{Format: JSON}
 		if strings.Contains(path, "/v230/") { // has no headers, and as many columns as 2.4
 			opt.Layout = "2.3.0"
 		}
-		h := testHub(t, opt)
-		d := json.NewDecoder(strings.NewReader(encodeAll(t, h, name, lines)))
+		e := testEncoding(t, opt)
+		d := json.NewDecoder(strings.NewReader(encodeAll(t, e, name, lines)))
 		d.UseNumber()
 		r := tstat.NewReader(bytes.NewReader(lines), typ, tstat.ReaderOptions{})
 		for {
@@ -87,8 +86,8 @@ func TestJSON(t *testing.T) {
 		if d.More() {
 			t.Errorf("%s: more objects than rows", path)
 		}
-		if c := r.Counts(); c.Rejects != h.stats.rejects.Load() {
-			t.Errorf("%s: %d rejects, want %d", path, h.stats.rejects.Load(), c.Rejects)
+		if c := r.Counts(); c.Rejects != e.opt.Counts.rejects.Load() {
+			t.Errorf("%s: %d rejects, want %d", path, e.opt.Counts.rejects.Load(), c.Rejects)
 		}
 	}
 	if rows < 1000 {
@@ -131,38 +130,38 @@ func sameValue(got, want any) bool {
 func TestFormats(t *testing.T) {
 	const header = "#c_ip:1 c_port:2 c_first_abs:3 is_odd:4\n"
 	const rows = "10.0.0.1 53 1458855420123.456 a\"b\n- x 0 -\n10.0.0.2 54 0 \xff\n"
-	h := testHub(t, Options{Format: Line})
-	if got := encodeAll(t, h, "log_udp_complete", []byte(header+rows)); got != rows {
+	e := testEncoding(t, encodeOptions{Format: Line})
+	if got := encodeAll(t, e, "log_udp_complete", []byte(header+rows)); got != rows {
 		t.Errorf("line: %q", got)
 	}
-	h = testHub(t, Options{Format: JSON})
+	e = testEncoding(t, encodeOptions{Format: JSON})
 	want := `{"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_ip":"10.0.0.1","c_port":53,"c_first_abs":"2016-03-24T21:37:00.123456Z","is_odd":"a\"b"}
 {"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_ip":"10.0.0.2","c_port":54,"c_first_abs":null,"is_odd":"\\xff"}
 `
-	if got := encodeAll(t, h, "log_udp_complete", []byte(header+rows)); got != want || h.stats.rejects.Load() != 1 {
-		t.Errorf("json:\n%s%d rejects", got, h.stats.rejects.Load())
+	if got := encodeAll(t, e, "log_udp_complete", []byte(header+rows)); got != want || e.opt.Counts.rejects.Load() != 1 {
+		t.Errorf("json:\n%s%d rejects", got, e.opt.Counts.rejects.Load())
 	}
 	// Another source of the probe, and another run, know the header.
-	h.layouts.save(h.log)
-	again, err := openLayouts(h.opt)
+	e.save()
+	again, err := newEncoding(e.opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.layouts = again
-	if got := encodeAll(t, h, "log_udp_complete", []byte(rows)); got != want {
+	e = again
+	if got := encodeAll(t, e, "log_udp_complete", []byte(rows)); got != want {
 		t.Errorf("without header:\n%s", got)
 	}
-	h.opt.Select = []string{"c_port", "s_ip", "c_ip"}
-	if got := encodeAll(t, h, "log_udp_complete", []byte("10.0.0.1 53 0 x\n")); got !=
+	e.opt.Select = []string{"c_port", "s_ip", "c_ip"}
+	if got := encodeAll(t, e, "log_udp_complete", []byte("10.0.0.1 53 0 x\n")); got !=
 		`{"probe":"turin","type":"log_udp_complete","source":"/t/log_udp_complete","c_port":53,"s_ip":null,"c_ip":"10.0.0.1"}`+"\n" {
 		t.Errorf("selected: %s", got)
 	}
-	h.opt.Format = Line
-	if got := encodeAll(t, h, "log_udp_complete", []byte(header+"10.0.0.1 53 0 x\n")); got != "53 - 10.0.0.1\n" {
+	e.opt.Format = Line
+	if got := encodeAll(t, e, "log_udp_complete", []byte(header+"10.0.0.1 53 0 x\n")); got != "53 - 10.0.0.1\n" {
 		t.Errorf("selected: %q", got)
 	}
-	h = testHub(t, Options{Format: JSON})
-	if got := encodeAll(t, h, "log_new_thing", []byte("#x\n<\t>\n")); got !=
+	e = testEncoding(t, encodeOptions{Format: JSON})
+	if got := encodeAll(t, e, "log_new_thing", []byte("#x\n<\t>\n")); got !=
 		`{"probe":"turin","type":"log_new_thing","source":"/t/log_new_thing","line":"<\u0009>"}`+"\n" {
 		t.Errorf("unknown: %s", got)
 	}
@@ -173,29 +172,19 @@ func TestFormats(t *testing.T) {
 func TestCRLF(t *testing.T) {
 	const text = "#c_ip:1 c_port:2 fqdn:3\n10.0.0.1 53 a\n10.0.0.2 54 -\n10.0.0.3 55 \n\n"
 	crlf := []byte(strings.ReplaceAll(text, "\n", "\r\n"))
-	for _, opt := range []Options{{Format: JSON}, {Format: Line}, {Format: JSON, Select: []string{"fqdn", "c_port"}}, {Format: Line, Select: []string{"c_ip", "fqdn"}}} {
+	for _, opt := range []encodeOptions{{Format: JSON}, {Format: Line}, {Format: JSON, Select: []string{"fqdn", "c_port"}}, {Format: Line, Select: []string{"c_ip", "fqdn"}}} {
 		for _, name := range []string{"log_udp_complete", "log_new_thing"} {
-			h := testHub(t, opt)
-			want := encodeAll(t, h, name, []byte(text))
+			e := testEncoding(t, opt)
+			want := encodeAll(t, e, name, []byte(text))
 			before := bytes.Clone(crlf)
-			got := encodeAll(t, h, name, crlf)
-			if got != want || want == "" || h.stats.rejects.Load() != 0 {
-				t.Errorf("%v %s: %q with %d rejects, want %q", opt.Format, name, got, h.stats.rejects.Load(), want)
+			got := encodeAll(t, e, name, crlf)
+			if got != want || want == "" || e.opt.Counts.rejects.Load() != 0 {
+				t.Errorf("%v %s: %q with %d rejects, want %q", opt.Format, name, got, e.opt.Counts.rejects.Load(), want)
 			}
 			if !bytes.Equal(crlf, before) {
 				t.Fatalf("%v: the bytes were changed", opt.Format)
 			}
 		}
-	}
-	const wire = "/t/log_udp_complete 10.0.0.1 53 a\r\n/t/log_udp_complete \r\n/t/log_udp_complete \n/t/log_udp_complete b\n"
-	s := splitter{types: &typeNames{}, maxLine: 1 << 16, reject: func(reason string, _ []byte) { t.Error(reason) }}
-	var out []byte
-	s.split([]byte(wire), func(_ *origin, _ int, run []byte, _ int) error {
-		out = append(out, run...)
-		return nil
-	})
-	if want := "/t/log_udp_complete 10.0.0.1 53 a\r\n/t/log_udp_complete b\n"; string(out) != want || s.empty != 2 {
-		t.Errorf("raw %q, %d empty lines; want %q and 2", out, s.empty, want)
 	}
 }
 
@@ -261,10 +250,10 @@ func TestUniqueNames(t *testing.T) {
 				}
 				lines.WriteString("\n" + strings.Join(fields, sep) + "\n")
 			}
-			h := testHub(t, Options{Format: JSON})
-			objects := encodeAll(t, h, typ.Name, []byte(lines.String()))
+			e := testEncoding(t, encodeOptions{Format: JSON})
+			objects := encodeAll(t, e, typ.Name, []byte(lines.String()))
 			if objects == "" && typ.Name != "log_chat_messages" && typ.Name != "log_http_complete" {
-				t.Errorf("%s: no row of %s: %d rejects", typ.Name, lines.String(), h.stats.rejects.Load())
+				t.Errorf("%s: no row of %s: %d rejects", typ.Name, lines.String(), e.opt.Counts.rejects.Load())
 			}
 			for object := range strings.Lines(objects) {
 				unique(t, object)
@@ -285,32 +274,19 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte("#source:1 first:2 first_abs:3 durat:4 probe:5 source:6\n1 2 3 4 5 6\n"), 0)
 	f.Add([]byte("#c_ip:1 c_port:2\r\n1.2.3.4 5\r\n\r\n\r\r\n"), 1)
 	names := []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_chat_messages", "log_video_complete", "log_mm_complete"}
-	opt := testHub(f, Options{Format: JSON}).opt
+	opt := testEncoding(f, encodeOptions{Format: JSON}).opt
 	f.Fuzz(func(t *testing.T, data []byte, n int) {
 		data = append(data, '\n')
 		name := names[uint(n)%uint(len(names))]
-		h := &hub{
-			opt: opt, log: slog.New(slog.DiscardHandler), types: &typeNames{},
-			layouts: &layouts{headers: map[string]headers{}, version: 1},
+		e, err := newEncoding(opt)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for line := range strings.Lines(encodeAll(t, h, name, data)) {
+		for line := range strings.Lines(encodeAll(t, e, name, data)) {
 			if !json.Valid([]byte(line)) {
 				t.Fatalf("no JSON: %q", line)
 			}
 			unique(t, line)
-		}
-		// The wire takes the same, with its prefix or without.
-		s := splitter{types: &typeNames{}, maxLine: 1 << 16, reject: func(string, []byte) {}}
-		total := 0
-		err := s.split(data, func(o *origin, from int, run []byte, lines int) error {
-			if !bytes.Equal(data[from:from+len(run)], run) || bytes.Count(run, []byte{'\n'}) != lines {
-				t.Fatalf("run %q at %d with %d lines", run, from, lines)
-			}
-			total += lines
-			return nil
-		})
-		if err != nil || total > bytes.Count(data, []byte{'\n'}) {
-			t.Fatal(total, err)
 		}
 	})
 }

@@ -110,7 +110,7 @@ func TestKafka(t *testing.T) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete")
 	s := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"kafka://" + k.addr + "/tstat"}, Format: Line, Start: StartBegin})
-	half := func() { await(t, "half of the lines", func() bool { return s.taken(0) > int64(w.count()/2) }) }
+	half := func() { await(t, "half of the lines", func() bool { return s.acked(0) > int64(w.count()/2) }) }
 	for i := range 20 {
 		w.rollOver()
 		w.lines(w.logs[0], 500)
@@ -127,7 +127,7 @@ func TestKafka(t *testing.T) {
 		}
 	}
 	w.end()
-	await(t, "all lines", func() bool { return s.taken(0) >= int64(w.count()+20) }) // with headers
+	await(t, "all lines", func() bool { return s.acked(0) >= int64(w.count()+20) }) // with headers
 	if s.stop(); s.err != nil {
 		t.Error(s.err)
 	}
@@ -155,13 +155,13 @@ func TestKafkaRefused(t *testing.T) {
 	for i := range 10 {
 		w.rollOver()
 		w.lines(w.logs[0], 500)
-		await(t, "half of the lines", func() bool { return s.taken(0) > int64(w.count()/2) })
+		await(t, "half of the lines", func() bool { return s.acked(0) > int64(w.count()/2) })
 		if i%3 == 2 {
 			k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.TopicAuthorizationFailed, Count: 2})
 		}
 	}
 	w.end()
-	await(t, "all lines", func() bool { return s.taken(0) >= int64(w.count()+10) })
+	await(t, "all lines", func() bool { return s.acked(0) >= int64(w.count()+10) })
 	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "consumer disconnected") {
 		t.Error(s.err)
 	}
@@ -180,17 +180,12 @@ func TestKafkaAway(t *testing.T) {
 	write(t, c, text[:len(text)/2])
 	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
 	k.start()
-	trouble := func() string {
-		if p := s.hub.queues[0].stats.trouble.Load(); p != nil {
-			return *p
-		}
-		return ""
-	}
+	trouble := func() string { return s.Stats().Consumers[0].Trouble }
 	await(t, "how to create the topic", func() bool { return strings.Contains(trouble(), "create it") })
 	if err := k.CreateTopic("other", 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the first lines", func() bool { return s.taken(0) > 400 })
+	await(t, "the first lines", func() bool { return s.acked(0) > 400 })
 	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	write(t, c, text[len(text)/2:])
 	c.Close()
@@ -199,7 +194,7 @@ func TestKafkaAway(t *testing.T) {
 		t.Error("no warning")
 	}
 	k.restart(func() {})
-	await(t, "all lines", func() bool { return s.taken(0) == 1000 && trouble() == "" })
+	await(t, "all lines", func() bool { return s.acked(0) == 1000 && trouble() == "" })
 	if s.stop(); s.err != nil || k.text("other") != text {
 		t.Errorf("lines differ, %v", s.err)
 	}
@@ -224,7 +219,7 @@ func TestKafkaVersion(t *testing.T) {
 	c := connect(t, s.addr)
 	write(t, c, text)
 	c.Close()
-	await(t, "the lines", func() bool { return s.taken(0) == 100 })
+	await(t, "the lines", func() bool { return s.acked(0) == 100 })
 	s.stop()
 	r := startStream(t, Options{From: []string{url}})
 	await(t, "the lines again", func() bool { return strings.Count(r.out.String(), "\n") == 100 })
@@ -255,7 +250,7 @@ func testTooLarge(t *testing.T, addr string, create func(topic string, settings 
 		c := connect(t, s.addr)
 		write(t, c, before+long+after)
 		c.Close()
-		await(t, "the lines", func() bool { return s.taken(0) == 500 })
+		await(t, "the lines", func() bool { return s.acked(0) == 500 })
 		sum := s.stop()
 		got := read(topic)
 		if limit == 3000 && got != before+after || sum.Consumers[0].Dropped != dropped || s.err != nil {
@@ -293,7 +288,7 @@ func TestKafkaSecrets(t *testing.T) {
 		c := connect(t, s.addr)
 		write(t, c, numbered(logPath, 0, 100))
 		c.Close()
-		await(t, "the lines", func() bool { return s.taken(0) == 100 })
+		await(t, "the lines", func() bool { return s.acked(0) == 100 })
 		if s.stop(); s.err != nil {
 			t.Error(s.err)
 		}
@@ -353,7 +348,7 @@ func TestKafkaWithKcat(t *testing.T) {
 	write(t, c, text)
 	c.Close()
 	for i := range topics {
-		await(t, "all lines", func() bool { return s.taken(i) == 5000 })
+		await(t, "all lines", func() bool { return s.acked(i) == 5000 })
 	}
 	s.stop()
 	for _, topic := range topics {

@@ -46,7 +46,7 @@ func TestKafkaBrokerSASL(t *testing.T) {
 	c := connect(t, s.addr)
 	write(t, c, text)
 	c.Close()
-	await(t, "the lines", func() bool { return s.taken(0) == 100 })
+	await(t, "the lines", func() bool { return s.acked(0) == 100 })
 	if s.stop(); s.err != nil || b.Text("tstat") != text {
 		t.Errorf("lines differ, %v", s.err)
 	}

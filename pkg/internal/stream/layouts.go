@@ -1,15 +1,12 @@
 package stream
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"maps"
 	"sync"
-	"time"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
@@ -36,8 +33,9 @@ type layouts struct {
 // responses of log_http_complete. They do not change.
 type headers map[string]string
 
-func openLayouts(opt *Options) (*layouts, error) {
-	l := &layouts{path: statePath(opt, "layouts"), headers: map[string]headers{}, version: 1}
+// openLayouts returns the headers saved in a file; none if there is no file.
+func openLayouts(path string) (*layouts, error) {
+	l := &layouts{path: path, headers: map[string]headers{}, version: 1}
 	err := state.Load(l.path, layoutsFormat, &l.headers)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -80,13 +78,6 @@ func (l *layouts) set(probe, typ, part, line string) {
 	l.headers[key] = fresh
 	l.version++
 	l.changed = true
-}
-
-// run saves headers until ctx ends; call save then.
-func (l *layouts) run(ctx context.Context, log *slog.Logger) {
-	for retry.Sleep(ctx, 5*time.Second) == nil {
-		l.save(log)
-	}
 }
 
 // save writes the state file if something has changed.

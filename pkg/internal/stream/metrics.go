@@ -13,7 +13,7 @@ import (
 var (
 	Metrics = metrics.New("stream_", []string{"stream"}, func(*Stats) []string { return nil },
 		metrics.Count("connections", "Connections of exporters at the moment.", func(s *Stats) int64 { return s.Connections }),
-		metrics.Count("untaken_lines", "Lines of old exporters on their way to consumers.", func(s *Stats) int64 { return s.Untaken }),
+		metrics.Count("untaken_lines", "Lines of old exporters on their way to consumers.", func(s *Stats) int64 { return s.Unacked }),
 		metrics.Count("lines_total", "Lines read from exporters and folders.", func(s *Stats) int64 { return s.Lines }),
 		metrics.Count("bytes_total", "Bytes read from exporters and folders.", func(s *Stats) int64 { return s.Bytes }),
 		metrics.Count("rejects_total", "Lines that were none, or no rows of their log.", func(s *Stats) int64 { return s.Rejects }),
@@ -51,6 +51,6 @@ func (s *Stream) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (s *Stream) Collect(ch chan<- prometheus.Metric) {
 	sum := s.Stats()
-	Metrics.Collect(ch, metrics.Of(s.hub.opt.Name, *sum))
-	ConsumerMetrics.Collect(ch, metrics.Of(s.hub.opt.Name, sum.Consumers...))
+	Metrics.Collect(ch, metrics.Of(s.opt.Name, *sum))
+	ConsumerMetrics.Collect(ch, metrics.Of(s.opt.Name, sum.Consumers...))
 }

@@ -34,10 +34,11 @@ type order struct {
 	dirty bool           // names are not saved
 }
 
-// loadOrder returns the saved order of a root; it is empty if none is saved.
-func loadOrder(opt *Options, root string) (*order, error) {
+// loadOrder returns the saved order of a root, which is empty if no order was saved. path is what names of
+// state files begin with.
+func loadOrder(path, root string) (*order, error) {
 	sum := sha256.Sum256([]byte(root))
-	o := &order{path: statePath(opt, "folders-"+hex.EncodeToString(sum[:8]))}
+	o := &order{path: path + ".folders-" + hex.EncodeToString(sum[:8])}
 	if err := state.Load(o.path, orderFormat, &o.names); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

@@ -15,18 +15,18 @@ import (
 // after the other.
 type session interface {
 	// write hands over whole lines; it may return before they have arrived.
-	// The text stays as it is until it is confirmed.
+	// The text stays as it is until it is acked.
 	write(b *batch, text []byte) error
 	// broken is closed when the session can take no more.
 	broken() <-chan struct{}
 	// err says why, once it is broken.
 	err() error
 	// end tells the other side that nothing more comes, once everything is
-	// confirmed, and waits until it is done or ctx ends.
+	// acked, and waits until it is done or ctx ends.
 	end(ctx context.Context)
 	// abort makes the session broken, also one that is blocked in write.
 	abort()
-	// close frees what the session holds and returns how much is confirmed,
+	// close frees what the session holds and returns how much is acked,
 	// in bytes of this session.
 	close() int64
 }
@@ -45,10 +45,10 @@ func newEnding() ending {
 func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
 func (e ending) err() error              { return context.Cause(e.ctx) }
 
-// opener opens a session. confirm is to be called with how many bytes of what
+// opener opens a session. ack is to be called with how many bytes of what
 // was written to the session have arrived; calls must not overtake each
 // other.
-type opener func(ctx context.Context, confirm func(n int64)) (session, error)
+type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
 // pump brings the batches of a queue through sessions. After a failure the
 // next session gets what the last one did not confirm, from the begin of a
@@ -62,10 +62,10 @@ type pump struct {
 	last bool // the stream had ended when a session was opened last
 
 	mu      sync.Mutex
-	pending []*batch // written and not confirmed, in order
+	pending []*batch // written and not acked, in order
 	start   int64    // position of the first pending batch
 	sent    int64    // position behind the last pending batch
-	done    int64    // confirmed position
+	acked   int64    // position
 	changed chan struct{}
 }
 
@@ -73,7 +73,7 @@ func newPump(q *queue, text func(*batch) []byte, open opener, back *retry.Backof
 	return &pump{q: q, log: q.log.With("consumer", q.name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
 }
 
-// run pumps until the queue is closed and all is confirmed, or ctx ends.
+// run pumps until the queue is closed and all is acked, or ctx ends.
 func (p *pump) run(ctx context.Context) error {
 	first := true
 	for {
@@ -88,7 +88,7 @@ func (p *pump) run(ctx context.Context) error {
 			s.end(ctx)
 		}
 		stop()
-		p.confirm(base + s.close())
+		p.ack(base + s.close())
 		if err == nil {
 			return nil
 		}
@@ -117,9 +117,9 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 				return nil, 0, nil
 			}
 		}
-		p.last = p.q.over.Err() != nil
+		p.last = p.q.closed.Err() != nil
 		base := p.lineStart()
-		s, err := p.open(ctx, func(n int64) { p.confirm(base + n) })
+		s, err := p.open(ctx, func(n int64) { p.ack(base + n) })
 		switch {
 		case err == nil && !first:
 			p.q.stats.restarts.Add(1)
@@ -139,7 +139,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 
 // finished reports whether the stream ends and nothing is left for the consumer.
 func (p *pump) finished() bool {
-	return p.q.over.Err() != nil && len(p.q.ch) == 0 && p.idle()
+	return p.q.closed.Err() != nil && len(p.q.batches()) == 0 && p.idle()
 }
 
 // wait waits until the next try. The first one after the end of the stream
@@ -149,21 +149,21 @@ func (p *pump) wait(ctx context.Context) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(p.q.over, cancel)()
+		defer context.AfterFunc(p.q.closed, cancel)()
 	}
 	p.back.Wait(ctx)
 }
 
-// lineStart returns the confirmed position, or the begin of the line that it
+// lineStart returns the acked position, or the begin of the line that it
 // is in.
 func (p *pump) lineStart() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.pending) == 0 {
-		return p.done
+		return p.acked
 	}
 	text := p.text(p.pending[0])
-	return p.start + int64(bytes.LastIndexByte(text[:p.done-p.start], '\n')+1)
+	return p.start + int64(bytes.LastIndexByte(text[:p.acked-p.start], '\n')+1)
 }
 
 // session writes what is pending, then new batches.
@@ -171,7 +171,7 @@ func (p *pump) session(ctx context.Context, s session, base int64) error {
 	if err := p.repeat(s, base); err != nil {
 		return err
 	}
-	in := p.q.ch
+	in := p.q.batches()
 	for {
 		if in == nil && p.idle() {
 			return nil
@@ -221,31 +221,31 @@ func (p *pump) add(b *batch) {
 	p.sent += int64(len(p.text(b)))
 	p.mu.Unlock()
 	if len(p.text(b)) == 0 {
-		p.confirm(p.position()) // it may be the only one
+		p.ack(p.position()) // it may be the only one
 	}
 }
 
 func (p *pump) position() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.done
+	return p.acked
 }
 
-// confirm takes note that everything before a position has arrived.
-func (p *pump) confirm(pos int64) {
+// ack takes note that everything before a position has arrived.
+func (p *pump) ack(pos int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done = max(p.done, min(pos, p.sent))
+	p.acked = max(p.acked, min(pos, p.sent))
 	for len(p.pending) > 0 {
 		b := p.pending[0]
 		end := p.start + int64(len(p.text(b)))
-		if end > p.done {
+		if end > p.acked {
 			break
 		}
 		p.start = end
 		p.pending[0] = nil
 		p.pending = p.pending[1:]
-		p.q.done(b)
+		p.q.ack(b)
 	}
 	if len(p.pending) == 0 {
 		select {

@@ -17,11 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// Brokers are the kinds of sources that are URLs.
-var Brokers = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
-
-// sourceOptions are the options of brokers as sources.
-var sourceOptions = map[string][]string{
+// brokerOptions are the options of brokers as sources.
+var brokerOptions = map[string][]string{
 	"kafka": {"group", "sasl", "password-file", "version"},
 	"nats":  {"group", "creds"},
 }
@@ -29,18 +26,12 @@ var sourceOptions = map[string][]string{
 // defaultGroup is the group of a source that names none.
 const defaultGroup = "tstatrepo"
 
-// CheckSource returns a usage error if text names no broker to take lines
-// from.
-func CheckSource(text string) error {
-	_, err := parseSource(text)
-	return err
-}
-
+// parseSource reads the URL of a broker to take lines from.
 func parseSource(text string) (*broker, error) {
 	if scheme, _ := dest.Split(text); !Brokers.Has(scheme) {
 		return nil, hint.Usage("unknown kind of source", "known: "+Brokers.String())
 	}
-	b, err := parseBroker(text, sourceOptions)
+	b, err := parseBroker(text, brokerOptions)
 	if err != nil {
 		return nil, err
 	}
@@ -54,40 +45,28 @@ func parseSource(text string) (*broker, error) {
 	return b, nil
 }
 
-// SameTopic reports whether a source gets what a consumer is given: lines
-// would circulate forever.
-func SameTopic(source, consumer string) bool {
-	from, err := parseSource(source)
-	if err != nil {
-		return false
-	}
-	to, err := parseConsumer(consumer)
-	return err == nil && to.broker != nil && to.broker.scheme == from.scheme && to.broker.name == from.name &&
-		slices.ContainsFunc(from.hosts, func(h string) bool { return slices.Contains(to.broker.hosts, h) })
-}
-
-// newSource makes the source that text names. number tells it from others of
+// newSource returns the source that text names. number tells it from others of
 // this run.
-func newSource(h *hub, text, session string, number int) (input, error) {
+func (s *sourceSet) newSource(text string, number int) (input, error) {
 	b, err := parseSource(text)
 	if err != nil {
 		return nil, err
 	}
 	r := &reader{
-		hub: h, log: h.log.With("source", b.String()), broker: b, group: defaultGroup, enc: newEncoder(h), probes: map[string]*readProbe{},
-		window: newWindow(h.opt.Window), back: retry.New(h.opt.RetryMin, h.opt.RetryMax),
+		set: s, log: s.opt.Log.With("source", b.String()), broker: b, group: defaultGroup, inlet: s.opt.NewInlet(), probes: map[string]*readProbe{},
+		window: newWindow(s.opt.Window), back: retry.New(s.opt.RetryMin, s.opt.RetryMax),
 		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	if group, ok := b.options["group"]; ok {
 		r.group = group
 	}
 	if b.tls {
-		r.files = &h.opt.TLS
+		r.files = &s.opt.TLS
 	}
 	if b.scheme == "kafka" {
-		return &kafkaSource{reader: r, instance: fmt.Sprintf("tstatrepo-%s-%d", session, number), session: kafkaAbsence, parts: map[int32]*part{}}, nil
+		return &kafkaSource{reader: r, instance: fmt.Sprintf("tstatrepo-%s-%d", s.session(), number), session: kafkaAbsence, parts: map[int32]*part{}}, nil
 	}
-	return &natsSource{reader: r, handed: map[natsPosition]*natsMessage{}}, nil
+	return &natsSource{reader: r, delivered: map[natsPosition]*natsMessage{}}, nil
 }
 
 // inbound is a message of a broker.
@@ -99,17 +78,17 @@ type inbound struct {
 	value  []byte
 }
 
-// reader hands the lines of messages to the consumers.
+// reader delivers the lines of messages.
 type reader struct {
-	hub    *hub
+	set    *sourceSet
 	log    *slog.Logger
 	broker *broker
 	group  string
 	files  *peer.TLS // nil without TLS
 	back   *retry.Backoff
-	enc    *encoder
+	inlet  Inlet
 	probes map[string]*readProbe
-	window window
+	window *window
 	wrong  rate.Sometimes
 	runs   []text // scratch
 }
@@ -127,18 +106,18 @@ const maxReadProbes = 256
 // lines may be empty, and a path long.
 const maxOpened = 32 << 20
 
-// of returns what is kept of a probe; nil if there are too many names.
-func (r *reader) of(name string) *readProbe {
+// probe returns what is kept of a probe; nil if there are too many names.
+func (r *reader) probe(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {
-		if ok, _ := r.hub.announced.add(name, "", maxProbes); !ok {
+		if ok, _ := r.set.announced.add(name, "", maxProbes); !ok {
 			return nil
 		}
 		if len(r.probes) == maxReadProbes {
 			clear(r.probes)
 		}
-		p = &readProbe{src: r.hub.sources.of(name, r.broker.String())}
-		p.split = splitter{types: r.hub.types, maxLine: r.hub.opt.MaxLine, probe: name, announced: &r.hub.announced, reject: func(reason string, line []byte) {
+		p = &readProbe{src: r.set.counts.sources.lookup(name, r.broker.String())}
+		p.split = splitter{types: &r.set.types, maxLine: r.set.opt.MaxLine, probe: name, announced: &r.set.announced, reject: func(reason string, line []byte) {
 			p.src.rejects.Add(1)
 			r.reject(1, reason, name, line)
 		}}
@@ -149,16 +128,15 @@ func (r *reader) of(name string) *readProbe {
 
 // reject counts lines that are none.
 func (r *reader) reject(lines int, reason, probe string, text []byte) {
-	r.hub.stats.rejects.Add(int64(lines))
+	r.set.counts.rejects.Add(int64(lines))
 	r.wrong.Do(func() {
 		r.log.Warn("lines rejected", "lines", lines, "reason", reason, "probe", probe[:min(len(probe), 80)], "line", string(text[:min(len(text), 80)]))
 	})
 }
 
-// take hands over the lines of a message. taken is called once all required
-// consumers have them. If there are none, sending and taken are not called;
-// else sending is, before.
-func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) error {
+// deliver delivers the lines of a message. acked is called once they are acked. If the
+// message has no lines, delivering and acked are not called; else delivering is, before.
+func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func()) error {
 	if len(m.value) == 0 {
 		return nil
 	}
@@ -170,9 +148,9 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 	defer buf.release()
 	p.split.key, p.split.last = m.key, nil
 	r.runs = r.runs[:0]
-	most := r.hub.maxRead()
-	p.split.split(buf.b, func(o *origin, from int, run []byte, lines int) error { // has no error of its own
-		t := text{origin: o, src: p.src, offset: int64(from), lines: lines, bytes: run, wire: true, buf: buf}
+	most := r.set.opt.MaxRead
+	p.split.split(buf.bytes, func(o *origin, from int, run []byte, lines int) error { // has no error of its own
+		t := text{origin: o, source: p.src, offset: int64(from), lines: lines, bytes: run, wire: true, buffer: buf}
 		for len(t.bytes) > most {
 			part, n := t, wholeLines(t.bytes, most)
 			part.bytes, part.lines = t.bytes[:n], bytes.Count(t.bytes[:n], []byte{'\n'})
@@ -182,24 +160,24 @@ func (r *reader) take(ctx context.Context, m *inbound, sending, taken func()) er
 		r.runs = append(r.runs, t)
 		return nil
 	})
-	r.hub.stats.empty.Add(p.split.empty)
+	r.set.counts.empty.Add(p.split.empty)
 	p.split.empty = 0
 	if len(r.runs) == 0 {
 		return nil
 	}
 	size := int64(len(m.value))
-	if err := r.window.acquire(ctx, size); err != nil {
+	if err := r.window.reserve(ctx, size); err != nil {
 		return err
 	}
-	sending()
+	delivering()
 	for i, t := range r.runs {
 		if i == len(r.runs)-1 {
-			t.taken = func() {
-				r.window.taken(size)
-				taken()
+			t.acked = func() {
+				r.window.ack(size)
+				acked()
 			}
 		}
-		if err := r.hub.send(ctx, r.enc, t); err != nil {
+		if err := r.inlet.Deliver(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -224,7 +202,7 @@ func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	if format == Line && (!strings.HasPrefix(m.path, "/") || strings.ContainsAny(m.path, " \n") || len(m.path) > maxPath) {
 		return nil, nil, "it has no path of a log"
 	}
-	p := r.of(m.probe)
+	p := r.probe(m.probe)
 	if p == nil {
 		return nil, nil, fmt.Sprintf("its probe is one too many, at most %d names are accepted", maxProbes)
 	}
@@ -241,9 +219,9 @@ func (r *reader) open(m *inbound) (*readProbe, *buffer, string) {
 	}
 	buf := newBuffer(size)
 	if format == Line {
-		buf.b = appendPrefixed(buf.b[:0], value, prefix)
+		buf.bytes = appendPrefixed(buf.bytes[:0], value, prefix)
 	} else {
-		buf.b = append(buf.b[:0], value...)
+		buf.bytes = append(buf.bytes[:0], value...)
 	}
 	return p, buf, ""
 }

@@ -45,18 +45,6 @@ func TestSources(t *testing.T) {
 	expect("turin 127.0.0.1: 0 connections, 5 lines, 1 rejects")
 }
 
-// TestSourcesBounded: peers cannot fill the memory with names.
-func TestSourcesBounded(t *testing.T) {
-	var s sources
-	for i := range maxSources + 10 {
-		s.of(fmt.Sprint(i), "x").add(time.Now(), 1)
-	}
-	list := s.stats()
-	if len(list) != maxSources+1 || list[0].Probe != "" || list[0].Lines != 10 {
-		t.Errorf("%d sources, the first is %+v", len(list), list[0])
-	}
-}
-
 // TestTrouble: a consumer that is away says why, and how much waits for it,
 // until it takes lines again.
 func TestTrouble(t *testing.T) {

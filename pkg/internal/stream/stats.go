@@ -1,10 +1,7 @@
 package stream
 
 import (
-	"sync/atomic"
 	"time"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
 // Stats is what a Stream did so far.
@@ -21,7 +18,7 @@ type Stats struct {
 	Folders     int64         // followed log folders so far
 	Vanished    int64         // logs that went before they were read to their end
 	Outside     int64         // logs left out because of links out of a Confined folder
-	Untaken     int64         // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
+	Unacked     int64         // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
 	Rate        float64       // lines a second now
 	Rates       []int64       // lines per Interval, oldest first; the last is the present one
 	Interval    time.Duration // of Rates
@@ -42,65 +39,33 @@ type ConsumerStats struct {
 	Trouble  string // why it takes nothing now
 }
 
-type consumerStats struct {
-	lines, dropped, restarts, repeated, queued atomic.Int64
-	trouble                                    atomic.Pointer[string] // nil: none
-}
-
-// Rates are for the last five minutes.
-const (
-	interval  = 5 * time.Second
-	intervals = 60
-)
-
-type stats struct {
-	start                              time.Time
-	recent                             *metrics.Counts // of lines
-	lines, bytes, rejects, cuts, empty atomic.Int64
-	connections, accepted              atomic.Int64
-	refused                            atomic.Int64 // by listeners of former streams
-	folders, vanished, untaken         atomic.Int64
-	outside                            atomic.Int64
-}
-
 // Continue makes the figures of a stream that has ended continue in this one,
-// which does not run yet. A consumer is the same if its place and name are.
+// which does not run yet. A sink is the same if its place and name are.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return
 	}
-	n, f := &s.hub.stats, &former.hub.stats
-	n.start, n.recent = f.start, f.recent
-	for _, c := range []struct{ to, from *atomic.Int64 }{
-		{&n.lines, &f.lines}, {&n.bytes, &f.bytes}, {&n.rejects, &f.rejects}, {&n.cuts, &f.cuts}, {&n.empty, &f.empty},
-		{&n.accepted, &f.accepted}, {&n.refused, &f.refused}, {&n.folders, &f.folders}, {&n.vanished, &f.vanished}, {&n.outside, &f.outside},
-	} {
-		c.to.Add(c.from.Load())
-	}
+	var refused int64
 	for _, l := range former.listeners {
-		n.refused.Add(l.Refused())
+		refused += l.Refused()
 	}
+	s.hub.counts.resume(former.hub.counts, refused)
 	for i, q := range s.hub.queues {
 		if i < len(former.hub.queues) && former.hub.queues[i].name == q.name {
-			f := &former.hub.queues[i].stats
-			q.stats.lines.Add(f.lines.Load())
-			q.stats.dropped.Add(f.dropped.Load())
-			q.stats.restarts.Add(f.restarts.Load())
-			q.stats.repeated.Add(f.repeated.Load())
+			q.stats.resume(&former.hub.queues[i].stats)
 		}
 	}
-	s.hub.sources.add(&former.hub.sources)
 }
 
 // Stats returns what the stream did so far.
 func (s *Stream) Stats() *Stats {
-	n := &s.hub.stats
+	n := s.hub.counts
 	now := time.Now()
 	sum := &Stats{
 		Duration: now.Sub(n.start), Rate: n.recent.Rate(now), Rates: n.recent.Values(now), Interval: interval,
 		Lines: n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
 		Connections: n.connections.Load(), Accepted: n.accepted.Load(), Refused: n.refused.Load(),
-		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Outside: n.outside.Load(), Untaken: n.untaken.Load(),
+		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Outside: n.outside.Load(), Unacked: n.unacked.Load(),
 	}
 	for _, l := range s.listeners {
 		sum.Refused += l.Refused()
@@ -115,6 +80,6 @@ func (s *Stream) Stats() *Stats {
 		}
 		sum.Consumers = append(sum.Consumers, c)
 	}
-	sum.Sources = s.hub.sources.stats()
+	sum.Sources = n.sources.snapshot()
 	return sum
 }

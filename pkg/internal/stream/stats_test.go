@@ -5,8 +5,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
 // TestRates: lines are counted per interval, of the stream and of each source,
@@ -14,13 +12,12 @@ import (
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stream := func() *Stream {
-			h := testHub(t, Options{})
-			h.stats.start, h.stats.recent = time.Now(), metrics.NewCounts(interval, intervals)
+			h := &hub{counts: newCounts(), format: Raw}
 			return &Stream{hub: h}
 		}
 		send := func(s *Stream, probe string, lines int) {
 			t.Helper()
-			if err := s.hub.send(t.Context(), nil, text{origin: &origin{}, src: s.hub.sources.of(probe, "10.0.0.1"), lines: lines}); err != nil {
+			if err := (&inlet{hub: s.hub}).Deliver(t.Context(), text{origin: &origin{}, source: s.hub.counts.sources.lookup(probe, "10.0.0.1"), lines: lines}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,12 +1,11 @@
 // Package stream brings live log lines from connections, followed log folders
-// and brokers to consumers. Lines of one log keep their order; what a required
-// consumer has not taken holds up its source.
+// and brokers to sinks. Lines of one log keep their order; what a required
+// sink has not acked holds up its source.
 package stream
 
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -16,30 +15,11 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
-
-// Start is where a followed folder is read from.
-type Start string
-
-// Starts.
-const (
-	StartCheckpoint Start = "checkpoint" // where the last run ended, else the begin of the newest folder
-	StartBegin      Start = "begin"      // the begin of the oldest folder
-	StartEnd        Start = "end"        // the end of the newest folder
-)
-
-// Root is the output folder of a Tstat, with log folders in it.
-type Root struct {
-	Probe string
-	Dir   string
-}
 
 // Options say what a Stream brings where. The zero value of a field means its
 // default.
@@ -123,31 +103,49 @@ func (o *Options) defaults() {
 	}
 }
 
-// UntakenError says that lines were received that not all required consumers
-// have taken, and that nobody sends again.
-type UntakenError struct{ Lines int64 }
+// UnackedError says that lines were received that not all required sinks
+// have acked, and that nobody sends again.
+type UnackedError struct{ Lines int64 }
 
-func (e *UntakenError) Error() string {
+func (e *UnackedError) Error() string {
 	return fmt.Sprintf("%d lines were received and not taken by all consumers", e.Lines)
 }
 
 // Stream brings lines from sources to consumers.
 type Stream struct {
-	hub       *hub
+	opt       Options
 	log       *slog.Logger
-	ck        *checkpoint
+	hub       *hub
 	unlock    func() // of the state
-	consumers []consumer
+	sinks     []sink // of hub.queues
+	sources   *sourceSet
 	inputs    []input
 	endpoint  *endpoint
 	listeners []*peer.Listener
 }
 
-// input reads lines that nobody sends to us: those of a followed folder or of
-// a broker. It reads until reading ends, and hands over what it has read until
-// ctx ends.
-type input interface {
-	run(ctx, reading context.Context) error
+// CheckConsumer returns a usage error if text names no sink.
+func CheckConsumer(text string) error {
+	_, err := parseSink(text)
+	return err
+}
+
+// CheckSource returns a usage error if text names no broker to take lines
+// from.
+func CheckSource(text string) error {
+	_, err := parseSource(text)
+	return err
+}
+
+// SameTopic reports whether a source gets what a sink is given: lines
+// would circulate forever.
+func SameTopic(source, sink string) bool {
+	from, err := parseSource(source)
+	if err != nil {
+		return false
+	}
+	to, err := parseSink(sink)
+	return err == nil && to.broker != nil && to.broker.same(from)
 }
 
 // New opens the state and the endpoints of a stream. Run closes them.
@@ -155,14 +153,11 @@ func New(opt Options) (*Stream, error) {
 	opt.defaults()
 	opt.Follow = slices.Clone(opt.Follow)
 	for i := range opt.Follow {
-		abs, err := filepath.Abs(opt.Follow[i].Dir)
+		root, err := opt.Follow[i].Abs()
 		if err != nil {
 			return nil, err
 		}
-		opt.Follow[i].Dir = abs
-		if err := opt.Follow[i].check(); err != nil {
-			return nil, err
-		}
+		opt.Follow[i] = root
 	}
 	unlock, err := state.Lock(opt.StateDir, "stream "+opt.Name)
 	if errors.Is(err, state.ErrLocked) {
@@ -171,10 +166,7 @@ func New(opt Options) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stream{log: opt.Log, unlock: unlock, hub: &hub{
-		opt: &opt, log: opt.Log, types: &typeNames{}, stats: stats{start: time.Now(), recent: metrics.NewCounts(interval, intervals)},
-		wrong: rate.Sometimes{First: 1, Interval: time.Minute},
-	}}
+	s := &Stream{opt: opt, log: opt.Log, unlock: unlock, hub: &hub{counts: newCounts(), format: opt.Format, needRaw: opt.Format == Raw}}
 	if err := s.open(); err != nil {
 		s.close()
 		return nil, err
@@ -184,37 +176,54 @@ func New(opt Options) (*Stream, error) {
 
 // open prepares everything that can fail at once.
 func (s *Stream) open() (err error) {
-	h, opt := s.hub, s.hub.opt
-	if h.layouts, err = openLayouts(opt); err != nil {
+	h, opt := s.hub, &s.opt
+	state := filepath.Join(opt.StateDir, "stream", opt.Name)
+	h.encoding, err = newEncoding(encodeOptions{
+		Format: opt.Format, Select: opt.Select, Layout: opt.Layout, Location: opt.Location,
+		State: state + ".layouts", Counts: h.counts, Log: s.log,
+	})
+	if err != nil {
 		return err
 	}
-	if s.ck, err = openCheckpoint(opt, s.log); err != nil {
+	s.sources, err = newSources(sourceOptions{
+		NewInlet: h.newInlet, MaxRead: h.maxRead(), Counts: h.counts,
+		Types: opt.Types, Start: opt.Start, Poll: opt.Poll, Location: opt.Location, Confined: opt.Confined,
+		Probes: opt.Probes, MaxConnections: opt.MaxConnections, IdleTimeout: opt.IdleTimeout, MaxLine: opt.MaxLine,
+		Window: opt.Window, RetryMin: opt.RetryMin, RetryMax: opt.RetryMax, TLS: opt.TLS, Peers: opt.Peers,
+		State: state, Log: s.log,
+	})
+	if err != nil {
 		return err
 	}
-	h.needRaw = opt.Format == Raw
+	to := &sinkOptions{
+		Format: opt.Format, Stdout: opt.Stdout, Stderr: opt.Stderr,
+		RetryMin: opt.RetryMin, RetryMax: opt.RetryMax, TLS: opt.TLS, Peers: opt.Peers,
+	}
 	for i, text := range slices.Concat(opt.To, opt.ToOptional) {
-		q := newQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
-		c, err := newConsumer(h, q, text, fmt.Sprintf("%s-%d", s.ck.state.Session, i+1))
+		t, err := parseSink(text)
 		if err != nil {
 			return err
 		}
+		q := newQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
+		c, err := newSink(to, q, t, fmt.Sprintf("%s-%d", s.sources.session(), i+1))
+		if err != nil {
+			return err
+		}
+		h.needRaw = h.needRaw || t.needsRaw()
 		h.queues = append(h.queues, q)
-		s.consumers = append(s.consumers, c)
+		s.sinks = append(s.sinks, c)
 	}
 	for _, root := range opt.Follow {
-		s.inputs = append(s.inputs, newFollower(h, s.ck, root))
+		s.inputs = append(s.inputs, s.sources.newFollower(root))
 	}
 	for i, text := range opt.From {
-		src, err := newSource(h, text, s.ck.state.Session, i+1)
+		src, err := s.sources.newSource(text, i+1)
 		if err != nil {
 			return err
 		}
 		s.inputs = append(s.inputs, src)
 	}
-	s.endpoint = &endpoint{
-		hub: h, log: s.log, conns: map[*conn]bool{}, places: peer.NewShares(opt.MaxConnections, peer.PerHost(opt.MaxConnections)), sessions: map[string]*conn{}, run: rand.Text(),
-		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
-	}
+	s.endpoint = s.sources.newEndpoint()
 	s.listeners, err = peer.ListenAll(opt.Listen, s.log)
 	return err
 }
@@ -233,21 +242,21 @@ func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 // nil if they took it all. Run can be called once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
-	// reading ends first; work ends when the consumers have taken everything.
+	// reading ends first; work ends when the sinks have acked everything.
 	reading, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
 
-	var consumers, sources, saving sync.WaitGroup
+	var sinks, sources, saving sync.WaitGroup
 	var failure error
 	var once sync.Once
 	fail := func(err error) {
 		once.Do(func() { failure = err })
 		stop(err)
 	}
-	for i, c := range s.consumers {
-		consumers.Go(func() {
+	for i, c := range s.sinks {
+		sinks.Go(func() {
 			q := s.hub.queues[i]
 			if err := c.run(work); err != nil && work.Err() == nil {
 				if !q.optional {
@@ -257,7 +266,7 @@ func (s *Stream) Run(ctx context.Context) error {
 				}
 				s.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
 				q.trouble(fmt.Errorf("it has ended: %w", err))
-				for b := range q.ch {
+				for b := range q.batches() {
 					q.discard(b)
 				}
 			}
@@ -273,11 +282,11 @@ func (s *Stream) Run(ctx context.Context) error {
 			}
 		})
 	}
-	saving.Go(func() { s.ck.run(work) })
-	saving.Go(func() { s.hub.layouts.run(work, s.log) })
+	saving.Go(func() { s.sources.run(work) })
+	saving.Go(func() { s.hub.encoding.run(work) })
 
 	<-reading.Done()
-	timer := time.AfterFunc(s.hub.opt.Drain, func() { giveUp(errDrain) })
+	timer := time.AfterFunc(s.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
 	tell := time.AfterFunc(drainSilence, s.tellDrain)
 	defer tell.Stop()
@@ -287,13 +296,13 @@ func (s *Stream) Run(ctx context.Context) error {
 	for _, q := range s.hub.queues {
 		q.close()
 	}
-	consumers.Wait()
+	sinks.Wait()
 	giveUp(nil)
 	saving.Wait()
-	s.hub.layouts.save(s.log)
-	err := s.ck.save()
-	if n := s.hub.stats.untaken.Load(); n > 0 {
-		err = errors.Join(err, &UntakenError{n})
+	s.hub.encoding.save()
+	err := s.sources.save()
+	if n := s.hub.counts.unacked.Load(); n > 0 {
+		err = errors.Join(err, &UnackedError{n})
 	}
 	return errors.Join(failure, err)
 }
@@ -308,7 +317,7 @@ const drainSilence = time.Second
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
 		if q.stats.queued.Load() > 0 {
-			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "timeout", s.hub.opt.Drain)
+			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "timeout", s.opt.Drain)
 		}
 	}
 }

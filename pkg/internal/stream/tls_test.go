@@ -88,7 +88,7 @@ func TestNATSWithTLS(t *testing.T) {
 	c := connect(t, s.addr)
 	write(t, c, text)
 	c.Close()
-	await(t, "all lines", func() bool { return s.taken(0) == 1000 })
+	await(t, "all lines", func() bool { return s.acked(0) == 1000 })
 	if s.stop(); s.err != nil || server.text("TSTAT") != text {
 		t.Errorf("lines differ, %v", s.err)
 	}

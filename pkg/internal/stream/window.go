@@ -5,26 +5,28 @@ import (
 	"sync"
 )
 
-// window bounds how far a source may go beyond what is saved of its position:
-// that is what comes again after a crash.
+// window bounds how far a source may deliver beyond its saved position: the lines
+// between are delivered again after a crash.
 type window struct {
 	size int64 // bytes
 
-	mu                    sync.Mutex
-	sent, confirmed, done int64 // bytes; done: of confirmed, saved
-	waiting               int
-	room                  chan struct{} // closed and made anew when there is room
-	wake                  chan struct{} // says that it is time to save
+	mu                     sync.Mutex
+	reserved, acked, saved int64 // bytes; saved: of acked
+	waiting                int
+	room                   chan struct{} // closed and replaced when there is room
+	wake                   chan struct{} // receives when the position should be saved
 }
 
-func newWindow(size int64) window {
-	return window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
+// newWindow returns a window of size bytes.
+func newWindow(size int64) *window {
+	return &window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// acquire waits until n further bytes may be sent.
-func (w *window) acquire(ctx context.Context, n int64) error {
+// reserve waits until n further bytes may be delivered. The error is the cause of the
+// end of ctx.
+func (w *window) reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
-	for w.sent > w.done && w.sent-w.done+n > w.size {
+	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
 		room := w.room
 		w.waiting++
 		w.mu.Unlock()
@@ -42,26 +44,24 @@ func (w *window) acquire(ctx context.Context, n int64) error {
 			return err
 		}
 	}
-	w.sent += n
+	w.reserved += n
 	w.mu.Unlock()
 	return nil
 }
 
-// taken says that n bytes more are with all required consumers.
-func (w *window) taken(n int64) {
+// ack says that n bytes more are acked.
+func (w *window) ack(n int64) {
 	w.mu.Lock()
-	poke := w.add(n)
+	w.acked += n
+	due := w.waiting > 0 || w.acked-w.saved > w.size/4
 	w.mu.Unlock()
-	if poke {
+	if due {
 		w.poke()
 	}
 }
 
-// add is taken while mu is held. It reports whether it is time to save.
-func (w *window) add(n int64) bool {
-	w.confirmed += n
-	return w.waiting > 0 || w.confirmed-w.done > w.size/4
-}
+// due returns a channel that receives when the position should be saved.
+func (w *window) due() <-chan struct{} { return w.wake }
 
 func (w *window) poke() {
 	select {
@@ -70,18 +70,25 @@ func (w *window) poke() {
 	}
 }
 
-// snapshot returns what is to be passed to saved once it is saved.
+// snapshot returns how much is acked; pass it to save once it is saved.
 func (w *window) snapshot() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.confirmed
+	return w.acked
 }
 
-// saved says that what snapshot has returned is saved.
-func (w *window) saved(confirmed int64) {
+// save says that the position of what snapshot returned is saved.
+func (w *window) save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.done = confirmed
+	w.saved = acked
 	close(w.room)
 	w.room = make(chan struct{})
+}
+
+// ahead returns how many bytes were reserved beyond the saved position.
+func (w *window) ahead() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reserved - w.saved
 }

@@ -33,7 +33,7 @@ const (
 )
 
 // kafkaSource takes messages of a topic as a member of a consumer group. The
-// group's offsets go on when all required consumers have taken the lines.
+// group's offsets go on when the lines are acked.
 type kafkaSource struct {
 	*reader
 	instance string        // names the member, also after a restart
@@ -69,7 +69,7 @@ func (s *kafkaSource) run(ctx, reading context.Context) error {
 			break // consumers do not take more
 		}
 	}
-	s.settle(ctx, s.assigned())
+	s.drain(ctx, s.assigned())
 	done()
 	commits.Wait()
 	s.leave(client)
@@ -81,7 +81,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &kafkaLog{Logger: s.log}
 	var opening retry.Alarm
 	for {
-		client, err := kgo.NewClient(append(kafkaOptions(s.broker, s.files, s.hub.opt.Peers, inner),
+		client, err := kgo.NewClient(append(kafkaOptions(s.broker, s.files, s.set.opt.Peers, inner),
 			kgo.ConsumerGroup(s.group), kgo.InstanceID(s.instance), kgo.ConsumeTopics(s.broker.name), kgo.DisableAutoCommit(),
 			kgo.SessionTimeout(s.session), kgo.HeartbeatInterval(s.session/6),
 			kgo.FetchMaxBytes(kafkaFetch), kgo.MaxDecompressBatchBytes(kafkaInflated),
@@ -104,7 +104,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	}
 }
 
-// poll hands over what has come. Its error is that of ctx.
+// poll delivers what has come. Its error is that of ctx.
 func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
 	fetches := client.PollFetches(reading)
 	if reading.Err() != nil {
@@ -132,7 +132,7 @@ func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (er
 	return err
 }
 
-// record hands over the lines of a message.
+// record delivers the lines of a message.
 func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error {
 	m := inbound{
 		// The time tells it from a message of a topic made anew.
@@ -148,7 +148,7 @@ func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error 
 		}
 	}
 	end := r.Offset + 1
-	err := s.take(ctx, &m, func() { p.sent(end) }, func() { p.confirm(end) })
+	err := s.deliver(ctx, &m, func() { p.deliver(end) }, func() { p.ack(end) })
 	if err == nil {
 		p.skip(end)
 	}
@@ -161,7 +161,7 @@ func (s *kafkaSource) gap(client *kgo.Client, p *part, f kgo.FetchTopicPartition
 		p.next = client.CommittedOffsets()[s.broker.name][f.Partition].Offset
 	}
 	if p.next > 0 && p.next < f.LogStartOffset && p.next < r.Offset {
-		s.hub.stats.vanished.Add(1)
+		s.set.counts.vanished.Add(1)
 		s.log.Warn("messages have gone from the topic before they were read", "partition", f.Partition, "from", p.next, "to", min(r.Offset, f.LogStartOffset))
 	}
 	p.next = r.Offset + 1
@@ -200,7 +200,7 @@ func (s *kafkaSource) revoked(ctx context.Context, client *kgo.Client, topics ma
 	}
 	wait, cancel := context.WithTimeout(ctx, kafkaHandOver)
 	defer cancel()
-	s.settle(wait, parts)
+	s.drain(wait, parts)
 	s.commit(ctx, client)
 	s.lost(ctx, client, topics)
 }
@@ -217,10 +217,10 @@ func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][
 	}
 }
 
-// settle waits until the lines that were handed over are taken, or ctx ends.
-func (s *kafkaSource) settle(ctx context.Context, parts []*part) {
+// drain waits until everything that was delivered is acked, or ctx ends.
+func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
 	for _, p := range parts {
-		retry.Until(ctx, pollEvery, p.settled)
+		retry.Until(ctx, pollEvery, p.drained)
 	}
 }
 
@@ -230,7 +230,7 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 	defer t.Stop()
 	for {
 		select {
-		case <-s.window.wake:
+		case <-s.window.due():
 		case <-t.C:
 		case <-ctx.Done():
 			return
@@ -243,11 +243,11 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 
 var errNoAnswer = errors.New("the broker does not answer for all partitions")
 
-// commit commits what has been taken, and reports whether that worked.
+// commit commits what is acked, and reports whether that worked.
 func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	s.committing.Lock()
 	defer s.committing.Unlock()
-	taken := s.window.snapshot()
+	acked := s.window.snapshot()
 	offsets := map[int32]kgo.EpochOffset{}
 	s.mu.Lock()
 	parts := maps.Clone(s.parts)
@@ -289,7 +289,7 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 			return false
 		}
 	}
-	s.window.saved(taken)
+	s.window.save(acked)
 	return true
 }
 

@@ -1,14 +1,11 @@
 package stream
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -55,10 +52,10 @@ type future struct {
 	lost                   int           // bytes of a line that is too long
 }
 
-func openNATS(b *broker, h *hub, q *queue, files *peer.TLS) opener {
-	return func(ctx context.Context, confirm func(int64)) (session, error) {
+func openNATS(b *broker, opt *sinkOptions, q *queue, files *peer.TLS) opener {
+	return func(ctx context.Context, ack func(int64)) (session, error) {
 		s := &natsSession{
-			ending: newEnding(), stream: b.name, format: string(h.opt.Format), q: q, log: q.log,
+			ending: newEnding(), stream: b.name, format: string(opt.Format), q: q, log: q.log,
 			futures: make(chan future, natsPending),
 		}
 		var err error
@@ -70,34 +67,9 @@ func openNATS(b *broker, h *hub, q *queue, files *peer.TLS) opener {
 			return nil, err
 		}
 		s.max = int(s.nc.MaxPayload())
-		s.wait.Go(func() { s.acks(confirm) })
+		s.wait.Go(func() { s.acks(ack) })
 		return s, nil
 	}
-}
-
-// connectNATS connects to one of the servers. When the connection is lost,
-// fail is told why.
-func connectNATS(b *broker, files *peer.TLS, fail func(error)) (*nats.Conn, error) {
-	opts := []nats.Option{
-		nats.Name("tstatrepo"), nats.NoReconnect(), nats.Timeout(dialTimeout),
-		nats.ClosedHandler(func(nc *nats.Conn) { fail(cmp.Or(nc.LastError(), errClosedByPeer)) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(err) }),
-	}
-	if creds := b.options["creds"]; creds != "" {
-		opts = append(opts, nats.UserCredentials(creds))
-	}
-	if files != nil {
-		config, err := files.Client()
-		if err != nil {
-			return nil, err
-		}
-		opts = append(opts, nats.Secure(config))
-	}
-	var servers []string
-	for _, host := range b.hosts {
-		servers = append(servers, (&url.URL{Scheme: "nats", User: b.user, Host: host}).String())
-	}
-	return nats.Connect(strings.Join(servers, ","), opts...)
 }
 
 // prepare makes the stream if it is not there. It succeeds only when
@@ -174,7 +146,7 @@ func (s *natsSession) expect(f future) error {
 }
 
 // acks takes the acknowledgements in the order of the messages.
-func (s *natsSession) acks(confirm func(int64)) {
+func (s *natsSession) acks(ack func(int64)) {
 	for {
 		select {
 		case f := <-s.futures:
@@ -194,7 +166,7 @@ func (s *natsSession) acks(confirm func(int64)) {
 			}
 			s.last = f.end
 			close(f.done)
-			confirm(f.end)
+			ack(f.end)
 		case <-s.broken():
 			return
 		}

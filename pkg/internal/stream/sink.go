@@ -2,30 +2,30 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// consumer takes the batches of its queue until that is closed and everything
-// is taken, or ctx ends.
-type consumer interface {
+// sink acks the batches of its queue until that is closed and everything
+// is acked, or ctx ends.
+type sink interface {
 	run(ctx context.Context) error
 }
 
-// Consumers are the kinds of consumers.
+// Consumers are the kinds of sinks.
 var Consumers = slices.Concat(dest.Schemes{"-", "file:DIR", "exec:COMMAND", "tcp://HOST:PORT", "tls://", "ack://HOST:PORT", "ack+tls://"}, Brokers)
 
-// target is where a consumer of a URL writes to.
+// target is where a sink of a URL writes to.
 type target struct {
 	scheme string
 	rest   string  // DIR or COMMAND
@@ -34,13 +34,8 @@ type target struct {
 	zstd   bool
 }
 
-// CheckConsumer returns a usage error if text names no consumer.
-func CheckConsumer(text string) error {
-	_, err := parseConsumer(text)
-	return err
-}
-
-func parseConsumer(text string) (*target, error) {
+// parseSink reads the URL of a sink.
+func parseSink(text string) (*target, error) {
 	if text == "-" {
 		return &target{scheme: "-"}, nil
 	}
@@ -58,10 +53,10 @@ func parseConsumer(text string) (*target, error) {
 		return t, nil
 	case Brokers.Has(scheme):
 		var err error
-		if t.broker, err = parseBroker(text, consumerOptions); err != nil {
+		if t.broker, err = parseBroker(text, targetOptions); err != nil {
 			return nil, err
 		}
-		return t, t.broker.checkConsumer()
+		return t, checkTarget(t.broker)
 	}
 	return t, t.parsePeer(text)
 }
@@ -85,7 +80,7 @@ func (t *target) parseFolder() error {
 	return nil
 }
 
-// parsePeer reads the URL of a consumer that is one peer.
+// parsePeer reads the URL of a sink that is one peer.
 func (t *target) parsePeer(text string) error {
 	example := "for example " + t.scheme + "://repository:9001"
 	u, err := dest.Parse(text)
@@ -103,81 +98,62 @@ func (t *target) parsePeer(text string) error {
 	return nil
 }
 
-// newConsumer makes the consumer that a queue is for. number tells it from
-// others of this run.
-func newConsumer(h *hub, q *queue, text string, session string) (consumer, error) {
-	t, err := parseConsumer(text)
-	if err != nil {
-		return nil, err
-	}
+// needsRaw reports whether the sink takes lines as the wire has them, whatever the format of the stream.
+func (t *target) needsRaw() bool { return t.addr != "" }
+
+// sinkOptions say how sinks write.
+type sinkOptions struct {
+	Format             Format
+	Stdout             io.Writer
+	Stderr             io.Writer // of commands
+	RetryMin, RetryMax time.Duration
+	TLS                peer.TLS
+	Peers              peer.Networks // that tcp, tls and ack sinks may be in; none: all
+}
+
+// newSink returns the sink that text names. It empties q. session names it to an acknowledging
+// endpoint.
+func newSink(opt *sinkOptions, q *queue, t *target, session string) (sink, error) {
 	raw := func(b *batch) []byte { return b.raw }
 	out := func(b *batch) []byte { return b.out }
 	var files *peer.TLS
 	if t.scheme == "tls" || strings.HasSuffix(t.scheme, "+tls") {
-		files = &h.opt.TLS
+		files = &opt.TLS
 	}
-	back := retry.New(h.opt.RetryMin, h.opt.RetryMax)
+	back := retry.New(opt.RetryMin, opt.RetryMax)
 	switch t.scheme {
 	case "-":
-		return &stdout{q, h.opt.Stdout}, nil
+		return &stdout{q, opt.Stdout}, nil
 	case "file":
-		return newFiles(q, t.rest, h.opt.Format, t.zstd)
+		return newFiles(q, t.rest, opt.Format, t.zstd)
 	case "exec":
-		return newPump(q, out, openCommand(t.rest, h.opt.Stdout, h.opt.Stderr), back), nil
+		return newPump(q, out, openCommand(t.rest, opt.Stdout, opt.Stderr), back), nil
 	case "tcp", "tls":
-		h.needRaw = true
-		return newPump(q, raw, openTCP(t.addr, files, h.opt.Peers), back), nil
+		return newPump(q, raw, openTCP(t.addr, files, opt.Peers), back), nil
 	case "ack", "ack+tls":
-		h.needRaw = true
-		return newPump(q, raw, openAck(t.addr, files, h.opt.Peers, session), back), nil
+		return newPump(q, raw, openAck(t.addr, files, opt.Peers, session), back), nil
 	}
 	if t.broker.scheme == "kafka" {
-		return newPump(q, out, openKafka(t.broker, h, q, files), back), nil
+		return newPump(q, out, openKafka(t.broker, opt, q, files), back), nil
 	}
-	return newPump(q, out, openNATS(t.broker, h, q, files), back), nil
+	return newPump(q, out, openNATS(t.broker, opt, q, files), back), nil
 }
 
-// stdout writes to the standard output.
-type stdout struct {
-	q *queue
-	w io.Writer
+// targetOptions are the options of brokers as sinks.
+var targetOptions = map[string][]string{
+	"kafka": {"compress", "sasl", "password-file", "version"},
+	"nats":  {"creds", "replicas"},
 }
 
-func (s *stdout) run(ctx context.Context) error {
-	for {
-		select {
-		case b, ok := <-s.q.ch:
-			if !ok {
-				return nil
-			}
-			if err := s.write(ctx, b.out); err != nil {
-				if s.q.optional {
-					s.q.discard(b)
-				}
-				return err
-			}
-			s.q.done(b)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// checkTarget checks the options of a broker as a sink.
+func checkTarget(b *broker) error {
+	text := b.options["compress"]
+	if _, ok := compressions[text]; !ok {
+		return hint.Usage(fmt.Sprintf("unknown compression %q", text), "known: "+strings.Join(slices.Sorted(maps.Keys(compressions))[1:], ", "))
 	}
-}
-
-// write writes all of the text; it waits where a disk is full.
-func (s *stdout) write(ctx context.Context, text []byte) error {
-	var writing retry.Alarm
-	for len(text) > 0 {
-		n, err := s.w.Write(text)
-		text = text[n:]
-		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // a terminal that is gone is EIO
-			return fmt.Errorf("standard output: %w", err)
-		}
-		writing.Set(err, s.q.log, "standard output cannot be written: the stream pauses", "standard output is written again")
-		if err == nil {
-			continue
-		}
-		if err := retry.Sleep(ctx, diskRetry); err != nil {
-			return err
+	if text := b.options["replicas"]; text != "" {
+		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
+			return hint.Usage(fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
 		}
 	}
 	return nil

@@ -44,15 +44,14 @@ const (
 )
 
 // natsSource takes messages of a stream by a durable consumer, which has the
-// group's name. A message is acknowledged when all required consumers have
-// taken its lines.
+// group's name. A message is acknowledged to the server when its lines are acked.
 type natsSource struct {
 	*reader
 
-	mu       sync.Mutex
-	handed   map[natsPosition]*natsMessage
-	underway int            // of handed, not taken
-	taken    []natsPosition // of handed, in the order in which they were
+	mu        sync.Mutex
+	delivered map[natsPosition]*natsMessage
+	underway  int            // of delivered, not acked
+	acked     []natsPosition // of delivered, in the order in which they were
 
 	// Of the goroutine that reads:
 	last   uint64 // highest sequence that came
@@ -67,10 +66,10 @@ type natsPosition struct {
 	time     int64 // unix, nanoseconds
 }
 
-// natsMessage is a message that was handed over.
+// natsMessage is a message that was delivered.
 type natsMessage struct {
-	msg   jetstream.Msg // as it came last; nil once it is taken
-	taken bool
+	msg   jetstream.Msg // as it came last; nil once it is acked
+	acked bool
 }
 
 func (s *natsSource) run(ctx, reading context.Context) error {
@@ -134,7 +133,7 @@ func (s *natsSource) connection(ctx, reading context.Context, opened func()) err
 	if reading.Err() == nil {
 		return context.Cause(lost)
 	}
-	s.settle(ctx)
+	s.drain(ctx)
 	return nc.FlushTimeout(commitTimeout)
 }
 
@@ -266,7 +265,7 @@ func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, 
 	return info.NumAckPending, retry.Sleep(ctx, wait)
 }
 
-// message hands over the lines of a message.
+// message delivers the lines of a message.
 func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -286,29 +285,29 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 		m.probe = tokens[len(tokens)-2]
 	}
 	sent := false
-	err = s.take(ctx, &m, func() {
+	err = s.deliver(ctx, &m, func() {
 		sent = true
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.handed[pos] = &natsMessage{msg: msg}
+		s.delivered[pos] = &natsMessage{msg: msg}
 		s.underway++
-	}, func() { s.acknowledge(pos) })
+	}, func() { s.ack(pos) })
 	if err == nil && !sent {
 		return msg.Ack()
 	}
 	return err
 }
 
-// again reports whether a message was handed over before: after a lost
-// connection, or when consumers take long.
+// again reports whether a message was delivered before: after a lost
+// connection, or when sinks take long.
 func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.handed[pos]
+	m := s.delivered[pos]
 	if m == nil {
 		return false
 	}
-	if m.taken {
+	if m.acked {
 		msg.Ack()
 	} else {
 		m.msg = msg
@@ -316,21 +315,21 @@ func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
 	return true
 }
 
-// acknowledge tells the server that a message is taken. If that gets lost the
+// ack tells the server that a message is acked. If that gets lost the
 // message comes again.
-func (s *natsSource) acknowledge(pos natsPosition) {
+func (s *natsSource) ack(pos natsPosition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.handed[pos]
-	m.taken = true
+	m := s.delivered[pos]
+	m.acked = true
 	m.msg.Ack()
 	m.msg = nil // its text is not needed any more
 	s.underway--
-	if s.taken = append(s.taken, pos); len(s.taken) > natsRemembered {
-		delete(s.handed, s.taken[0])
-		s.taken = s.taken[1:]
+	if s.acked = append(s.acked, pos); len(s.acked) > natsRemembered {
+		delete(s.delivered, s.acked[0])
+		s.acked = s.acked[1:]
 	}
-	s.window.saved(s.window.snapshot())
+	s.window.save(s.window.snapshot())
 }
 
 // progress tells the server of the messages that are still under way.
@@ -338,8 +337,8 @@ func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
 		var msgs []jetstream.Msg
-		for _, m := range s.handed {
-			if !m.taken {
+		for _, m := range s.delivered {
+			if !m.acked {
 				msgs = append(msgs, m.msg)
 			}
 		}
@@ -350,8 +349,8 @@ func (s *natsSource) progress(ctx context.Context) {
 	}
 }
 
-// settle waits until what was handed over is taken, or ctx ends.
-func (s *natsSource) settle(ctx context.Context) {
+// drain waits until everything that was delivered is acked, or ctx ends.
+func (s *natsSource) drain(ctx context.Context) {
 	retry.Until(ctx, pollEvery, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -10,6 +10,57 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
+// Rates are for the last five minutes.
+const (
+	interval  = 5 * time.Second
+	intervals = 60
+)
+
+// counts are those of a stream; Stats says what they count.
+type counts struct {
+	start                              time.Time
+	recent                             *metrics.Counts // of lines
+	lines, bytes, rejects, cuts, empty atomic.Int64
+	connections, accepted              atomic.Int64
+	refused                            atomic.Int64 // by listeners of former streams
+	folders, vanished, outside         atomic.Int64
+	unacked                            atomic.Int64
+	sources                            sources
+}
+
+// newCounts returns counts of a stream that starts now.
+func newCounts() *counts {
+	return &counts{start: time.Now(), recent: metrics.NewCounts(interval, intervals)}
+}
+
+// resume adds the counts of a former stream, which has ended. refused is how many
+// connections its listeners refused.
+func (c *counts) resume(former *counts, refused int64) {
+	c.start, c.recent = former.start, former.recent
+	for _, n := range []struct{ to, from *atomic.Int64 }{
+		{&c.lines, &former.lines}, {&c.bytes, &former.bytes}, {&c.rejects, &former.rejects}, {&c.cuts, &former.cuts}, {&c.empty, &former.empty},
+		{&c.accepted, &former.accepted}, {&c.refused, &former.refused}, {&c.folders, &former.folders}, {&c.vanished, &former.vanished}, {&c.outside, &former.outside},
+	} {
+		n.to.Add(n.from.Load())
+	}
+	c.refused.Add(refused)
+	c.sources.resume(&former.sources)
+}
+
+// sinkCounts are those of a sink; ConsumerStats says what they count.
+type sinkCounts struct {
+	lines, dropped, restarts, repeated, queued atomic.Int64
+	trouble                                    atomic.Pointer[string] // nil: none
+}
+
+// resume adds the counts of the same sink in a former stream.
+func (c *sinkCounts) resume(former *sinkCounts) {
+	c.lines.Add(former.lines.Load())
+	c.dropped.Add(former.dropped.Load())
+	c.restarts.Add(former.restarts.Load())
+	c.repeated.Add(former.repeated.Load())
+}
+
 // maxSources bounds the sources that are counted apart; further ones count as
 // one without a name.
 const maxSources = 2048
@@ -46,8 +97,8 @@ type sources struct {
 	all map[[2]string]*source // by probe and from
 }
 
-// of returns the counts of a source.
-func (s *sources) of(probe, from string) *source {
+// lookup returns the counts of a source.
+func (s *sources) lookup(probe, from string) *source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := [2]string{probe, from}
@@ -63,12 +114,12 @@ func (s *sources) of(probe, from string) *source {
 	return s.all[key]
 }
 
-// add adds the counts of former sources, which have ended.
-func (s *sources) add(former *sources) {
+// resume adds the counts of former sources, which have ended.
+func (s *sources) resume(former *sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
 	for _, f := range former.all {
-		o := s.of(f.probe, f.from)
+		o := s.lookup(f.probe, f.from)
 		o.lines.Add(f.lines.Load())
 		o.rejects.Add(f.rejects.Load())
 		o.last.Store(f.last.Load())
@@ -76,8 +127,8 @@ func (s *sources) add(former *sources) {
 	}
 }
 
-// stats returns the sources that are connected or have sent lines.
-func (s *sources) stats() []SourceStats {
+// snapshot returns the sources that are connected or have sent lines.
+func (s *sources) snapshot() []SourceStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []SourceStats
