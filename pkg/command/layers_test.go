@@ -21,12 +21,15 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
 	{"man", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
-	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry"},
-	{"pkg/internal/testkit/durabletest"},
+	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry", "pkg/internal/stream/stats"},
+	{"pkg/internal/testkit/durabletest", "pkg/internal/stream/batch"},
 	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
-	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange"},
-	{"pkg/internal/mplane/component", "pkg/internal/mplane/client"},
-	{"pkg/internal/mplane/supervisor", "pkg/internal/mplane/shell"},
+	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange", "pkg/internal/stream/protocol"},
+	{"pkg/internal/mplane/component", "pkg/internal/mplane/client", "pkg/internal/stream/broker"},
+	{
+		"pkg/internal/mplane/supervisor", "pkg/internal/mplane/shell",
+		"pkg/internal/stream/source", "pkg/internal/stream/encode", "pkg/internal/stream/sink",
+	},
 	{"pkg/internal/store", "pkg/internal/graphite"},
 	{"pkg/internal/store/manifest", "pkg/internal/store/sqlstore", "pkg/internal/testkit/carbontest", "pkg/internal/remotewrite", "pkg/rrdfile"},
 	{
@@ -44,14 +47,18 @@ var layers = [][]string{
 	{"pkg/command"},
 }
 
+// doors are packages that have others below them: the rest of the program
+// imports a door only.
+var doors = []string{"pkg/internal/stream"}
+
 // programs stand for themselves: tools of the repository.
 var programs = []string{
 	"cmd/tstatgen", "cmd/tstatrepo", "pkg/internal/tools/bench", "pkg/internal/tools/bench/kafkapeer",
 	"pkg/internal/tools/bench/rrdread", "pkg/internal/tools/matrix",
 }
 
-// TestLayers: imports go only downwards, every package has its layer, and
-// only pkg/command knows the command line.
+// TestLayers: imports go only downwards, every package has its layer, nothing
+// goes past a door, and only pkg/command knows the command line.
 func TestLayers(t *testing.T) {
 	level := map[string]int{}
 	for i, names := range append(slices.Clone(layers), programs) {
@@ -79,6 +86,11 @@ func TestLayers(t *testing.T) {
 			dep, ok := strings.CutPrefix(imp, module)
 			if ok && level[dep] >= level[name] {
 				t.Errorf("%s imports %s, which is not below it", name, dep)
+			}
+			for _, door := range doors {
+				if strings.HasPrefix(dep, door+"/") && name != door && !strings.HasPrefix(name, door+"/") {
+					t.Errorf("%s imports %s: only %s is for others", name, dep, door)
+				}
 			}
 		}
 	}

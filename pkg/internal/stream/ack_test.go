@@ -8,7 +8,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
+
+// probeNames is how many names of probes peers may announce.
+const probeNames = 4096
 
 // TestManyProbes: a peer announces name after name. Beyond the bound its
 // connection is closed, and its lines reach nobody; names that are known go
@@ -17,7 +22,7 @@ func TestManyProbes(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Format: JSON})
 	send := func(session, text string) (answers string) {
 		c := connect(t, s.addr)
-		write(t, c, ackHello+" 1 "+session+"\n"+text)
+		write(t, c, protocol.AckHello+" 1 "+session+"\n"+text)
 		c.SetDeadline(time.Now().Add(patience))
 		got, err := io.ReadAll(c)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -27,7 +32,7 @@ func TestManyProbes(t *testing.T) {
 	}
 	const log = "/t/2016_03_24_21_37.out/log_new"
 	var text strings.Builder
-	for i := range maxProbes + 1 {
+	for i := range probeNames + 1 {
 		fmt.Fprintf(&text, "#probe p%d\n%s x\n", i, log)
 	}
 	send("a", text.String())
@@ -37,11 +42,11 @@ func TestManyProbes(t *testing.T) {
 		t.Errorf("answers %q, want %q", got, want)
 	}
 	sum := s.stop()
-	if sum.Refused != 2 || sum.Lines != maxProbes+1 || s.err != nil {
+	if sum.Refused != 2 || sum.Lines != probeNames+1 || s.err != nil {
 		t.Errorf("%+v, %v", sum, s.err)
 	}
 	out := s.out.String()
-	if n := strings.Count(out, `{"probe":"p7",`); n != 2 || strings.Contains(out, `"new"`) || strings.Contains(out, fmt.Sprintf(`"p%d"`, maxProbes)) {
+	if n := strings.Count(out, `{"probe":"p7",`); n != 2 || strings.Contains(out, `"new"`) || strings.Contains(out, fmt.Sprintf(`"p%d"`, probeNames)) {
 		t.Errorf("%d lines of p7 in %.200s", n, out)
 	}
 	if !strings.Contains(s.log.String(), "too many names of probes") {

@@ -45,7 +45,7 @@ func TestNATSCluster(t *testing.T) {
 	url := "nats://" + strings.Join(hosts, ",") + "/TSTAT"
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
-	s := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{url + "?replicas=3"}, Format: Line, Start: StartBegin})
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, To: []string{url + "?replicas=3"}, Format: Line, Start: StartBegin})
 	r := startStream(t, Options{From: []string{url}, Format: Line})
 	// info asks a server that lives.
 	info := func() (found *jetstream.StreamInfo) {

@@ -180,7 +180,7 @@ func (w *fakeTstat) checkRepeated(out string) (repeated int) {
 func TestFollow(t *testing.T) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete", "log_mm_complete")
-	s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartBegin})
 	w.arrive = func() {
 		await(t, "all lines before the folder goes", func() bool { return strings.Count(s.out.String(), "\n") == w.count() })
 	}
@@ -218,7 +218,7 @@ func TestFollowRestart(t *testing.T) {
 	root, state, out := t.TempDir(), t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
 	rng := rand.New(rand.NewPCG(3, 4))
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Stdout: out}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: state, Stdout: out}
 	w.rollOver()
 	w.lines(w.logs[0], 30)
 	for range 15 {
@@ -264,7 +264,7 @@ func TestStart(t *testing.T) {
 		if start == StartEnd {
 			want[0] = 19
 		}
-		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: start})
+		s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: start})
 		if start == StartEnd {
 			await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
 			// Nothing of the past may come, but a new log does.
@@ -309,7 +309,7 @@ func TestFollowOddities(t *testing.T) {
 	file("2016_03_25_01_00.out", "log_tcp_complete", "d1\nd2\n")
 	file("not_a_folder.out", "log_tcp_complete", "x\n")
 	file("2016_03_25_01_00.out", "addresses", "x\n")
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: state, Start: StartBegin, Types: []string{"log_tcp_*"}}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: state, Start: StartBegin, Types: []string{"log_tcp_*"}}
 	s := startStream(t, opt)
 	await(t, "d2", func() bool { return strings.HasSuffix(s.out.String(), "d2\n") })
 	sum := s.stop()
@@ -386,7 +386,7 @@ func TestFollowClockBack(t *testing.T) {
 	root := t.TempDir()
 	now := time.Now().UTC()
 	name := func(d time.Duration) string { return tstat.FolderName(now.Add(d)) }
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
 	writeLog(t, root, name(8*time.Hour), 0, 2)
 	s := startStream(t, opt)
 	awaitOutput(t, s, rows(0, 2))
@@ -445,7 +445,7 @@ func TestFollowOldCheckpoint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
-			opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Name: DefaultName}
+			opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Name: DefaultName}
 			type position map[string]any
 			at := position{"folder": tt.at, "offset": 1000, "head": "gone", "head_length": 1000}
 			for i, folder := range tt.folders {
@@ -483,7 +483,7 @@ func TestFollowOldCheckpoint(t *testing.T) {
 // Tstat replaces the folders of the first one. Each line comes once.
 func TestFollowFolderAgain(t *testing.T) {
 	root := t.TempDir()
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
 	folders := []string{"2021_10_31_02_07.out", "2021_10_31_02_27.out", "2021_10_31_02_47.out"}
 	s := startStream(t, opt)
 	for i, folder := range folders {
@@ -516,7 +516,7 @@ func TestFollowUnmounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
 	writeLog(t, root, "2016_03_24_21_00.out", 0, 2)
 	writeLog(t, root, "2016_03_24_22_00.out", 2, 2)
 	s := startStream(t, opt)
@@ -561,7 +561,7 @@ func TestFollowDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin})
+		s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartBegin})
 		await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
 		sum := s.stop()
 		if n := strings.Count(s.out.String(), "line "); n < tt.lines || sum.Cuts != 1 || strings.Count(s.log.String(), tt.warning) != 1 {
@@ -593,7 +593,7 @@ func TestFollowCompressed(t *testing.T) {
 			}
 		}
 		const log, next = "2016_03_24_21_00.out/log_udp_complete", "2016_03_24_22_00.out/log_udp_complete"
-		opt := Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin, StateDir: t.TempDir()}
+		opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartBegin, StateDir: t.TempDir()}
 		put(log, []byte(plain[:5000]))
 		s := startStream(t, opt)
 		whole := strings.LastIndexByte(plain[:5000], '\n') + 1
@@ -642,7 +642,7 @@ func TestFollowDamagedSince(t *testing.T) {
 		fmt.Fprintf(&lines, "line %d %x\n", i, i*i*7919)
 	}
 	put(log, lines.Bytes())
-	opt := Options{Follow: []Root{{"turin", root}}, Format: Line, Start: StartBegin, StateDir: state}
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartBegin, StateDir: state}
 	s := startStream(t, opt)
 	await(t, "the first lines", func() bool { return strings.Contains(s.out.String(), "line 9 ") })
 	s.stop()
@@ -679,7 +679,7 @@ func TestForward(t *testing.T) {
 	endpoint := Options{Listen: loopback(), Stdout: out, StateDir: t.TempDir(), Format: Line}
 	endpoint.Listen[0].Addr = addr
 	s := startStream(t, endpoint)
-	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"ack://" + addr}, Start: StartBegin})
+	probe := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, To: []string{"ack://" + addr}, Start: StartBegin})
 	for i := range 30 {
 		w.rollOver()
 		w.lines(w.logs[0], 100)
@@ -707,7 +707,7 @@ func TestForwardPlain(t *testing.T) {
 	w.rollOver()
 	s := startStream(t, Options{Listen: loopback(), Stdout: out, Format: Line})
 	endpoint := Options{Listen: []peer.Options{{Addr: s.addr}}, Stdout: out, Format: Line}
-	probe := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{"tcp://" + s.addr}, Start: StartBegin})
+	probe := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, To: []string{"tcp://" + s.addr}, Start: StartBegin})
 	for i := range 5 {
 		w.lines(w.logs[0], 300)
 		w.lines(w.logs[1], 20)
@@ -739,7 +739,7 @@ func TestSeveralRoots(t *testing.T) {
 		w := newTstat(t, root, "log_new", "log_other")
 		w.rollOver()
 		writers[probe] = w
-		opt.Follow = append(opt.Follow, Root{probe, root})
+		opt.Follow = append(opt.Follow, Root{Probe: probe, Dir: root})
 	}
 	for range 3 {
 		s := startStream(t, opt)
@@ -801,7 +801,7 @@ func TestConfined(t *testing.T) {
 	link("../kept/log_tcp_complete", "2016_03_25_00_00.out/log_tcp_complete")
 	write(root, "2016_03_25_01_00.out", "last\n")
 	for confined, want := range map[bool]string{true: "first\ninside\nlast\n", false: "first\nsecret\nfolder\ninside\nlast\n"} {
-		s := startStream(t, Options{Follow: []Root{{"turin", root}}, Confined: confined, Format: Line, Start: StartBegin})
+		s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Confined: confined, Format: Line, Start: StartBegin})
 		await(t, "the last line", func() bool { return strings.HasSuffix(s.out.String(), "last\n") })
 		outside := int64(0)
 		if confined {

@@ -3,15 +3,21 @@ package stream
 import (
 	"context"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/encode"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/source"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
 // hub is the pipeline between sources and sinks.
 type hub struct {
-	counts   *counts
-	encoding *encoding
+	counts   *stats.Stream
+	encoding *encode.Encoding
 	format   Format
-	queues   []*queue // of all sinks
-	needRaw  bool     // some sink needs raw, whatever the format
+	queues   []*batch.Queue // of all sinks
+	needRaw  bool           // some sink needs raw, whatever the format
 }
 
 // maxRead is how much a source reads at once, in bytes: the text of its lines
@@ -24,47 +30,47 @@ func (h *hub) maxRead() int {
 }
 
 // newInlet returns an inlet for one source.
-func (h *hub) newInlet() Inlet { return &inlet{h, h.encoding.newEncoder()} }
+func (h *hub) newInlet() source.Inlet { return &inlet{h, h.encoding.NewEncoder()} }
 
 // inlet is the way of one source into the pipeline.
 type inlet struct {
 	*hub
-	enc *encoder
+	enc *encode.Encoder
 }
 
 // Deliver encodes lines and puts them into the queue of every sink. It waits for room.
-func (in *inlet) Deliver(ctx context.Context, t text) error {
-	b := &batch{origin: t.origin, offset: t.offset, lines: t.lines, acked: t.acked}
-	var prefixed *buffer
+func (in *inlet) Deliver(ctx context.Context, t batch.Text) error {
+	b := &batch.Batch{Origin: t.Origin, Offset: t.Offset, Lines: t.Lines, Acked: t.Acked}
+	var prefixed *batch.Buffer
 	switch {
-	case t.wire:
-		b.raw = t.bytes
+	case t.Wire:
+		b.Raw = t.Bytes
 	case in.needRaw:
-		prefixed = newBuffer(len(t.bytes) + t.lines*len(t.prefix))
-		prefixed.bytes = appendPrefixed(prefixed.bytes[:0], t.bytes, t.prefix)
-		b.raw = prefixed.bytes
+		prefixed = batch.NewBuffer(len(t.Bytes) + t.Lines*len(t.Prefix))
+		prefixed.Bytes = protocol.AppendPrefixed(prefixed.Bytes[:0], t.Bytes, t.Prefix)
+		b.Raw = prefixed.Bytes
 	}
 	if in.format == Raw {
-		b.out = b.raw
+		b.Out = b.Raw
 	} else {
-		out := newBuffer(len(t.bytes) * in.enc.growth())
-		out.bytes = in.enc.encode(out.bytes[:0], t)
-		b.out, b.buffers[1] = out.bytes, out
+		out := batch.NewBuffer(len(t.Bytes) * in.enc.Growth())
+		out.Bytes = in.enc.Encode(out.Bytes[:0], t)
+		b.Out, b.Buffers[1] = out.Bytes, out
 	}
 	if !in.needRaw {
-		b.raw = nil
+		b.Raw = nil
 	}
 	switch {
 	case prefixed != nil:
-		b.buffers[0] = prefixed
-	case b.raw != nil:
-		t.buffer.retain()
-		b.buffers[0] = t.buffer
+		b.Buffers[0] = prefixed
+	case b.Raw != nil:
+		t.Buffer.Retain()
+		b.Buffers[0] = t.Buffer
 	}
-	in.counts.lines.Add(int64(t.lines))
-	in.counts.bytes.Add(int64(len(t.bytes)))
+	in.counts.Lines.Add(int64(t.Lines))
+	in.counts.Bytes.Add(int64(len(t.Bytes)))
 	now := time.Now()
-	in.counts.recent.Add(now, int64(t.lines))
-	t.source.add(now, t.lines)
-	return deliver(ctx, in.queues, b)
+	in.counts.Recent.Add(now, int64(t.Lines))
+	t.Source.Add(now, t.Lines)
+	return batch.Deliver(ctx, in.queues, b)
 }

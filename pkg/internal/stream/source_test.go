@@ -52,9 +52,11 @@ func TestRoundTrip(t *testing.T) {
 func testRoundTrip(t *testing.T, url string, format Format, cut bool, away func(during func())) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
-	sender := startStream(t, Options{Follow: []Root{{"turin", root}}, To: []string{url}, Format: format, Start: StartBegin})
+	sender := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, To: []string{url}, Format: format, Start: StartBegin})
 	state := t.TempDir()
-	receive := func() *started { return startStream(t, Options{From: []string{url}, Format: Line, StateDir: state}) }
+	receive := func() *started {
+		return startStream(t, Options{From: []string{url}, Format: Line, StateDir: state})
+	}
 	receiver := receive()
 	var got strings.Builder
 	for i := range 10 {
@@ -182,7 +184,7 @@ func TestHostileMessages(t *testing.T) {
 			{"turin", strings.Repeat("\x00\xff\n", 100), nil},                                                                                        // 100
 			{"turin", strings.Repeat("\n", 20_000), header("Tstat-Format", "line", "Tstat-Path", "/"+strings.Repeat("x", 4000)+"/log_tcp_complete")}, // 20,000, as 77 MiB
 		}
-		for i := range maxProbes + 10 { // 11 or more names too many, as turin is one
+		for i := range probeNames + 10 { // 11 or more names too many, as turin is one
 			messages = append(messages, published{fmt.Sprint("p", i), "x\n", nil}) // no line, but the name counts
 		}
 		messages = append(messages, published{"turin", line(5), nil})
@@ -190,7 +192,7 @@ func TestHostileMessages(t *testing.T) {
 		state := t.TempDir()
 		s := startStream(t, Options{From: []string{url}, StateDir: state})
 		want := line(0) + line(1) + line(2) + line(3) + line(4) + line(5)
-		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + 20_000 + maxProbes + 10)
+		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + 20_000 + probeNames + 10)
 		await(t, "the last line", func() bool { return s.out.Len() >= len(want) })
 		// Partitions of Kafka come in any order.
 		await(t, "all rejects", func() bool { return s.Stats().Rejects >= rejects })
@@ -225,7 +227,7 @@ func TestGroup(t *testing.T) {
 		for i := range probes {
 			w := newTstat(t, t.TempDir(), "log_new") // its lines are in JSON as they are
 			writers = append(writers, w)
-			sender.Follow = append(sender.Follow, Root{fmt.Sprint("p", i), w.root})
+			sender.Follow = append(sender.Follow, Root{Probe: fmt.Sprint("p", i), Dir: w.root})
 		}
 		s := startStream(t, sender)
 		receive := func() *started {

@@ -2,6 +2,8 @@ package stream
 
 import (
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
 // Stats is what a Stream did so far.
@@ -26,6 +28,9 @@ type Stats struct {
 	Sources     []SourceStats // by probe
 }
 
+// SourceStats is what came of a probe from one address or folder so far.
+type SourceStats = stats.SourceTotals
+
 // ConsumerStats is what one consumer did so far.
 type ConsumerStats struct {
 	Name     string // without secrets
@@ -49,10 +54,10 @@ func (s *Stream) Continue(former *Stream) {
 	for _, l := range former.listeners {
 		refused += l.Refused()
 	}
-	s.hub.counts.resume(former.hub.counts, refused)
+	s.hub.counts.Resume(former.hub.counts, refused)
 	for i, q := range s.hub.queues {
-		if i < len(former.hub.queues) && former.hub.queues[i].name == q.name {
-			q.stats.resume(&former.hub.queues[i].stats)
+		if i < len(former.hub.queues) && former.hub.queues[i].Name == q.Name {
+			q.Stats.Resume(&former.hub.queues[i].Stats)
 		}
 	}
 }
@@ -62,24 +67,24 @@ func (s *Stream) Stats() *Stats {
 	n := s.hub.counts
 	now := time.Now()
 	sum := &Stats{
-		Duration: now.Sub(n.start), Rate: n.recent.Rate(now), Rates: n.recent.Values(now), Interval: interval,
-		Lines: n.lines.Load(), Bytes: n.bytes.Load(), Rejects: n.rejects.Load(), Cuts: n.cuts.Load(), Empty: n.empty.Load(),
-		Connections: n.connections.Load(), Accepted: n.accepted.Load(), Refused: n.refused.Load(),
-		Folders: n.folders.Load(), Vanished: n.vanished.Load(), Outside: n.outside.Load(), Unacked: n.unacked.Load(),
+		Duration: now.Sub(n.Start), Rate: n.Recent.Rate(now), Rates: n.Recent.Values(now), Interval: stats.Interval,
+		Lines: n.Lines.Load(), Bytes: n.Bytes.Load(), Rejects: n.Rejects.Load(), Cuts: n.Cuts.Load(), Empty: n.Empty.Load(),
+		Connections: n.Connections.Load(), Accepted: n.Accepted.Load(), Refused: n.Refused.Load(),
+		Folders: n.Folders.Load(), Vanished: n.Vanished.Load(), Outside: n.Outside.Load(), Unacked: n.Unacked.Load(),
 	}
 	for _, l := range s.listeners {
 		sum.Refused += l.Refused()
 	}
 	for _, q := range s.hub.queues {
 		c := ConsumerStats{
-			Name: q.name, Optional: q.optional, Lines: q.stats.lines.Load(), Dropped: q.stats.dropped.Load(),
-			Restarts: q.stats.restarts.Load(), Repeated: q.stats.repeated.Load(), Queued: q.stats.queued.Load(), Limit: q.size,
+			Name: q.Name, Optional: q.Optional, Lines: q.Stats.Lines.Load(), Dropped: q.Stats.Dropped.Load(),
+			Restarts: q.Stats.Restarts.Load(), Repeated: q.Stats.Repeated.Load(), Queued: q.Stats.Queued.Load(), Limit: q.Size,
 		}
-		if trouble := q.stats.trouble.Load(); trouble != nil {
+		if trouble := q.Stats.Trouble.Load(); trouble != nil {
 			c.Trouble = *trouble
 		}
 		sum.Consumers = append(sum.Consumers, c)
 	}
-	sum.Sources = n.sources.snapshot()
+	sum.Sources = n.Sources.Totals()
 	return sum
 }

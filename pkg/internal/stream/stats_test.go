@@ -5,6 +5,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
 // TestRates: lines are counted per interval, of the stream and of each source,
@@ -12,12 +15,12 @@ import (
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stream := func() *Stream {
-			h := &hub{counts: newCounts(), format: Raw}
+			h := &hub{counts: stats.NewStream(), format: Raw}
 			return &Stream{hub: h}
 		}
 		send := func(s *Stream, probe string, lines int) {
 			t.Helper()
-			if err := (&inlet{hub: s.hub}).Deliver(t.Context(), text{origin: &origin{}, source: s.hub.counts.sources.lookup(probe, "10.0.0.1"), lines: lines}); err != nil {
+			if err := (&inlet{hub: s.hub}).Deliver(t.Context(), batch.Text{Origin: &batch.Origin{}, Source: s.hub.counts.Sources.Lookup(probe, "10.0.0.1"), Lines: lines}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -29,7 +32,7 @@ func TestRates(t *testing.T) {
 			for _, source := range st.Sources {
 				rates = append(rates, source.Rate)
 			}
-			if tail := st.Rates[len(st.Rates)-len(last):]; st.Rate != rate || !slices.Equal(rates, sources) || !slices.Equal(tail, last) || len(st.Rates) != intervals || st.Interval != interval {
+			if tail := st.Rates[len(st.Rates)-len(last):]; st.Rate != rate || !slices.Equal(rates, sources) || !slices.Equal(tail, last) || len(st.Rates) != stats.Intervals || st.Interval != stats.Interval {
 				t.Errorf("%v lines a second, of sources %v, %v; want %v, %v, %v", st.Rate, rates, tail, rate, sources, last)
 			}
 		}
@@ -37,20 +40,20 @@ func TestRates(t *testing.T) {
 		send(s, "a", 40)
 		send(s, "b", 10)
 		check(10, []float64{8, 2}, 0, 50) // the first interval goes on
-		time.Sleep(interval)
+		time.Sleep(stats.Interval)
 		send(s, "b", 20)
 		check(10, []float64{8, 2}, 0, 50, 20)
-		time.Sleep(interval)
+		time.Sleep(stats.Interval)
 		former := s
 		s = stream()
 		s.Continue(former)
 		check(7, []float64{4, 3}, 0, 50, 20, 0) // of the last two
 		send(s, "a", 5)
-		time.Sleep(2 * interval)
+		time.Sleep(2 * stats.Interval)
 		check(0.5, []float64{0.5, 0}, 0, 50, 20, 5, 0, 0)
-		time.Sleep(intervals * interval)
+		time.Sleep(stats.Intervals * stats.Interval)
 		check(0, []float64{0, 0}, 0, 0)
-		if st := s.Stats(); st.Lines != 75 || st.Sources[0].Lines != 45 || st.Sources[1].Lines != 30 || st.Duration != (intervals+4)*interval {
+		if st := s.Stats(); st.Lines != 75 || st.Sources[0].Lines != 45 || st.Sources[1].Lines != 30 || st.Duration != (stats.Intervals+4)*stats.Interval {
 			t.Errorf("%+v", st)
 		}
 	})

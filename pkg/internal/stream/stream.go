@@ -19,6 +19,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/broker"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/encode"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/sink"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/source"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+// The types and values of Options.
+type (
+	Root   = source.Root
+	Start  = source.Start
+	Format = batch.Format
+)
+
+// The values of Start and Format.
+const (
+	StartCheckpoint, StartBegin, StartEnd = source.StartCheckpoint, source.StartBegin, source.StartEnd
+	Raw, Line, JSON                       = batch.Raw, batch.Line, batch.JSON
 )
 
 // Options say what a Stream brings where. The zero value of a field means its
@@ -116,36 +136,42 @@ type Stream struct {
 	opt       Options
 	log       *slog.Logger
 	hub       *hub
-	unlock    func() // of the state
-	sinks     []sink // of hub.queues
-	sources   *sourceSet
-	inputs    []input
-	endpoint  *endpoint
+	unlock    func()      // of the state
+	sinks     []sink.Sink // of hub.queues
+	sources   *source.Set
+	inputs    []source.Input
+	endpoint  *source.Endpoint
 	listeners []*peer.Listener
 }
 
+// Consumers are the kinds of sinks, and Brokers those of sources that are URLs.
+var (
+	Consumers = sink.Kinds
+	Brokers   = broker.Kinds
+)
+
 // CheckConsumer returns a usage error if text names no sink.
 func CheckConsumer(text string) error {
-	_, err := parseSink(text)
+	_, err := sink.Parse(text)
 	return err
 }
 
 // CheckSource returns a usage error if text names no broker to take lines
 // from.
 func CheckSource(text string) error {
-	_, err := parseSource(text)
+	_, err := source.Parse(text)
 	return err
 }
 
 // SameTopic reports whether a source gets what a sink is given: lines
 // would circulate forever.
-func SameTopic(source, sink string) bool {
-	from, err := parseSource(source)
+func SameTopic(from, to string) bool {
+	b, err := source.Parse(from)
 	if err != nil {
 		return false
 	}
-	to, err := parseSink(sink)
-	return err == nil && to.broker != nil && to.broker.same(from)
+	t, err := sink.Parse(to)
+	return err == nil && t.Broker != nil && t.Broker.Same(b)
 }
 
 // New opens the state and the endpoints of a stream. Run closes them.
@@ -166,7 +192,7 @@ func New(opt Options) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stream{opt: opt, log: opt.Log, unlock: unlock, hub: &hub{counts: newCounts(), format: opt.Format, needRaw: opt.Format == Raw}}
+	s := &Stream{opt: opt, log: opt.Log, unlock: unlock, hub: &hub{counts: stats.NewStream(), format: opt.Format, needRaw: opt.Format == Raw}}
 	if err := s.open(); err != nil {
 		s.close()
 		return nil, err
@@ -178,14 +204,14 @@ func New(opt Options) (*Stream, error) {
 func (s *Stream) open() (err error) {
 	h, opt := s.hub, &s.opt
 	state := filepath.Join(opt.StateDir, "stream", opt.Name)
-	h.encoding, err = newEncoding(encodeOptions{
+	h.encoding, err = encode.New(encode.Options{
 		Format: opt.Format, Select: opt.Select, Layout: opt.Layout, Location: opt.Location,
 		State: state + ".layouts", Counts: h.counts, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	s.sources, err = newSources(sourceOptions{
+	s.sources, err = source.New(source.Options{
 		NewInlet: h.newInlet, MaxRead: h.maxRead(), Counts: h.counts,
 		Types: opt.Types, Start: opt.Start, Poll: opt.Poll, Location: opt.Location, Confined: opt.Confined,
 		Probes: opt.Probes, MaxConnections: opt.MaxConnections, IdleTimeout: opt.IdleTimeout, MaxLine: opt.MaxLine,
@@ -195,35 +221,35 @@ func (s *Stream) open() (err error) {
 	if err != nil {
 		return err
 	}
-	to := &sinkOptions{
+	to := &sink.Options{
 		Format: opt.Format, Stdout: opt.Stdout, Stderr: opt.Stderr,
 		RetryMin: opt.RetryMin, RetryMax: opt.RetryMax, TLS: opt.TLS, Peers: opt.Peers,
 	}
 	for i, text := range slices.Concat(opt.To, opt.ToOptional) {
-		t, err := parseSink(text)
+		t, err := sink.Parse(text)
 		if err != nil {
 			return err
 		}
-		q := newQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
-		c, err := newSink(to, q, t, fmt.Sprintf("%s-%d", s.sources.session(), i+1))
+		q := batch.NewQueue(dest.Redact(text), i >= len(opt.To), opt.Queue, s.log)
+		c, err := sink.New(to, q, t, fmt.Sprintf("%s-%d", s.sources.Session(), i+1))
 		if err != nil {
 			return err
 		}
-		h.needRaw = h.needRaw || t.needsRaw()
+		h.needRaw = h.needRaw || t.NeedsRaw()
 		h.queues = append(h.queues, q)
 		s.sinks = append(s.sinks, c)
 	}
 	for _, root := range opt.Follow {
-		s.inputs = append(s.inputs, s.sources.newFollower(root))
+		s.inputs = append(s.inputs, s.sources.Follow(root))
 	}
 	for i, text := range opt.From {
-		src, err := s.sources.newSource(text, i+1)
+		src, err := s.sources.Subscribe(text, i+1)
 		if err != nil {
 			return err
 		}
 		s.inputs = append(s.inputs, src)
 	}
-	s.endpoint = s.sources.newEndpoint()
+	s.endpoint = s.sources.NewEndpoint()
 	s.listeners, err = peer.ListenAll(opt.Listen, s.log)
 	return err
 }
@@ -258,50 +284,50 @@ func (s *Stream) Run(ctx context.Context) error {
 	for i, c := range s.sinks {
 		sinks.Go(func() {
 			q := s.hub.queues[i]
-			if err := c.run(work); err != nil && work.Err() == nil {
-				if !q.optional {
-					fail(fmt.Errorf("consumer %s: %w", q.name, err))
+			if err := c.Run(work); err != nil && work.Err() == nil {
+				if !q.Optional {
+					fail(fmt.Errorf("consumer %s: %w", q.Name, err))
 					giveUp(err) // nobody empties its queue
 					return
 				}
-				s.log.Error("optional consumer has ended", "consumer", q.name, "err", err)
-				q.trouble(fmt.Errorf("it has ended: %w", err))
-				for b := range q.batches() {
-					q.discard(b)
+				s.log.Error("optional consumer has ended", "consumer", q.Name, "err", err)
+				q.Trouble(fmt.Errorf("it has ended: %w", err))
+				for b := range q.Batches() {
+					q.Discard(b)
 				}
 			}
 		})
 	}
 	for _, l := range s.listeners {
-		sources.Go(func() { s.endpoint.serve(work, l) })
+		sources.Go(func() { s.endpoint.Serve(work, l) })
 	}
 	for _, in := range s.inputs {
 		sources.Go(func() {
-			if err := in.run(work, reading); err != nil && work.Err() == nil {
+			if err := in.Run(work, reading); err != nil && work.Err() == nil {
 				fail(err)
 			}
 		})
 	}
-	saving.Go(func() { s.sources.run(work) })
-	saving.Go(func() { s.hub.encoding.run(work) })
+	saving.Go(func() { s.sources.Run(work) })
+	saving.Go(func() { s.hub.encoding.Run(work) })
 
 	<-reading.Done()
 	timer := time.AfterFunc(s.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
 	tell := time.AfterFunc(drainSilence, s.tellDrain)
 	defer tell.Stop()
-	s.endpoint.stop(s.listeners)
+	s.endpoint.Stop(s.listeners)
 	sources.Wait()
-	s.endpoint.wait()
+	s.endpoint.Wait()
 	for _, q := range s.hub.queues {
-		q.close()
+		q.Close()
 	}
 	sinks.Wait()
 	giveUp(nil)
 	saving.Wait()
-	s.hub.encoding.save()
-	err := s.sources.save()
-	if n := s.hub.counts.unacked.Load(); n > 0 {
+	s.hub.encoding.Save()
+	err := s.sources.Save()
+	if n := s.hub.counts.Unacked.Load(); n > 0 {
 		err = errors.Join(err, &UnackedError{n})
 	}
 	return errors.Join(failure, err)
@@ -316,8 +342,8 @@ const drainSilence = time.Second
 // tellDrain says which consumers are waited for.
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
-		if q.stats.queued.Load() > 0 {
-			s.log.Info("waiting for a consumer to take what is left", "consumer", q.name, "timeout", s.opt.Drain)
+		if q.Stats.Queued.Load() > 0 {
+			s.log.Info("waiting for a consumer to take what is left", "consumer", q.Name, "timeout", s.opt.Drain)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func TestCRLFFromAllSources(t *testing.T) {
 		if err := os.WriteFile(log, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		check(t, startStream(t, Options{Follow: []Root{{"turin", root}}, Format: JSON}), log)
+		check(t, startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: JSON}), log)
 	})
 	const log = "/t/log_udp_complete"
 	wire := strings.ReplaceAll(log+" "+text, "\r\n", "\r\n"+log+" ")

@@ -34,7 +34,7 @@ func TestTLS(t *testing.T) {
 			w.rollOver()
 			w.lines(w.logs[0], 1000)
 			w.rollOver()
-			opt := Options{Follow: []Root{{"announced", root}}, To: []string{scheme + "://" + endpoint.addr}, StateDir: t.TempDir(), Start: StartBegin, Drain: time.Millisecond}
+			opt := Options{Follow: []Root{{Probe: "announced", Dir: root}}, To: []string{scheme + "://" + endpoint.addr}, StateDir: t.TempDir(), Start: StartBegin, Drain: time.Millisecond}
 			for what, c := range map[string]struct {
 				files             peer.TLS
 				exporter, refused string // what they log

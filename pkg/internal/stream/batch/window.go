@@ -1,0 +1,94 @@
+package batch
+
+import (
+	"context"
+	"sync"
+)
+
+// Window bounds how far a source may deliver beyond its saved position: the lines
+// between are delivered again after a crash.
+type Window struct {
+	size int64 // bytes
+
+	mu                     sync.Mutex
+	reserved, acked, saved int64 // bytes; saved: of acked
+	waiting                int
+	room                   chan struct{} // closed and replaced when there is room
+	wake                   chan struct{} // receives when the position should be saved
+}
+
+// NewWindow returns a window of size bytes.
+func NewWindow(size int64) *Window {
+	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
+}
+
+// Reserve waits until n further bytes may be delivered. The error is the cause of the
+// end of ctx.
+func (w *Window) Reserve(ctx context.Context, n int64) error {
+	w.mu.Lock()
+	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
+		room := w.room
+		w.waiting++
+		w.mu.Unlock()
+		w.poke()
+		var err error
+		select {
+		case <-room:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		w.mu.Lock()
+		w.waiting--
+		if err != nil {
+			w.mu.Unlock()
+			return err
+		}
+	}
+	w.reserved += n
+	w.mu.Unlock()
+	return nil
+}
+
+// Ack says that n bytes more are acked.
+func (w *Window) Ack(n int64) {
+	w.mu.Lock()
+	w.acked += n
+	due := w.waiting > 0 || w.acked-w.saved > w.size/4
+	w.mu.Unlock()
+	if due {
+		w.poke()
+	}
+}
+
+// Due returns a channel that receives when the position should be saved.
+func (w *Window) Due() <-chan struct{} { return w.wake }
+
+func (w *Window) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Snapshot returns how much is acked; pass it to Save once the position is saved.
+func (w *Window) Snapshot() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acked
+}
+
+// Save says that the position is saved up to what Snapshot returned.
+func (w *Window) Save(acked int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.saved = acked
+	close(w.room)
+	w.room = make(chan struct{})
+}
+
+// ahead returns how many bytes were reserved beyond the saved position.
+func (w *Window) ahead() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reserved - w.saved
+}

@@ -1,0 +1,94 @@
+// Package broker is what sources and sinks share of Kafka and JetStream: URLs,
+// clients, and the headers of messages.
+package broker
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+)
+
+// Kinds are the kinds of brokers.
+var Kinds = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
+
+// Broker is a topic of Kafka or a stream of JetStream, as a URL names it.
+type Broker struct {
+	Scheme  string   // kafka or nats
+	TLS     bool     // the scheme ends with +tls
+	hosts   []string // host:port of one or more servers
+	user    *url.Userinfo
+	Name    string // of the topic or stream
+	Options dest.Options
+}
+
+// IsStream reports whether name is one of a JetStream stream that is a token
+// of a subject too.
+func IsStream(name string) bool { return protocol.IsName(name, protocol.WordChars, 255) }
+
+// IsTopic reports whether Kafka takes name for a topic or a group.
+func IsTopic(name string) bool {
+	return protocol.IsName(name, protocol.WordChars+".", 249) && name != "." && name != ".."
+}
+
+// Parse reads SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...].
+// known are the options by scheme.
+func Parse(text string, known map[string][]string) (*Broker, error) {
+	u, err := dest.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	scheme, tls := strings.CutSuffix(u.Scheme, "+tls")
+	b := &Broker{Scheme: scheme, TLS: tls, user: u.User, Name: u.Path, Options: u.Options}
+	port, example := "4222", "for example nats://localhost:4222/TSTAT"
+	if b.Scheme == "kafka" {
+		port, example = "9092", "for example kafka://localhost:9092/tstat"
+	}
+	if b.hosts, err = u.Addrs(port); err != nil {
+		return nil, hint.Usage("it names no host and port", example)
+	}
+	switch {
+	case b.Scheme == "nats" && !IsStream(b.Name):
+		return nil, hint.Usage("it names no stream of letters, digits, '_' and '-'", example)
+	case b.Scheme == "kafka" && !IsTopic(b.Name):
+		return nil, hint.Usage("it names no topic of letters, digits, '.', '_' and '-'", example)
+	}
+	if err := b.Options.Check("option", known[b.Scheme]...); err != nil {
+		return nil, err
+	}
+	if b.Scheme == "kafka" {
+		return b, errors.Join(b.checkSASL(), b.checkVersion())
+	}
+	return b, nil
+}
+
+// Same reports whether both name the same topic or stream of the same broker.
+func (b *Broker) Same(o *Broker) bool {
+	return b.Scheme == o.Scheme && b.Name == o.Name && slices.ContainsFunc(b.hosts, func(h string) bool { return slices.Contains(o.hosts, h) })
+}
+
+// String returns the URL without user and options.
+func (b *Broker) String() string {
+	scheme := b.Scheme
+	if b.TLS {
+		scheme += "+tls"
+	}
+	return scheme + "://" + strings.Join(b.hosts, ",") + "/" + b.Name
+}
+
+// Headers of a message.
+const (
+	HeaderProbe  = "Tstat-Probe"
+	HeaderLog    = "Tstat-Log"
+	HeaderPath   = "Tstat-Path"
+	HeaderFormat = "Tstat-Format"
+	HeaderID     = "Tstat-Id" // of Kafka: the same when the message is sent again
+)
+
+// passwordVariable holds the password for Kafka if no file does.
+const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

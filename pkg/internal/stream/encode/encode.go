@@ -1,0 +1,314 @@
+// Package encode brings the lines of logs into the format of a stream: lines as
+// Tstat wrote them, selected columns, or JSON.
+package encode
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+// Options say how lines are encoded.
+type Options struct {
+	Format   batch.Format
+	Select   []string       // columns, for Line and JSON; none: all
+	Layout   string         // Tstat version where no header has come, see tstat.NewLines
+	Location *time.Location // zone of times without one
+	State    string         // file that keeps the headers met
+	Counts   *stats.Stream  // of rejects
+	Log      *slog.Logger
+}
+
+// Encoding brings lines into the format of a stream. Its encoders share what they learn of
+// layouts.
+type Encoding struct{ *common }
+
+// common is what the encoders of an Encoding share.
+type common struct {
+	opt     Options
+	layouts *layouts
+	wrong   rate.Sometimes // limits warnings about lines that are no rows
+}
+
+// New returns an encoding that knows the headers that were saved.
+func New(opt Options) (*Encoding, error) {
+	l, err := openLayouts(opt.State)
+	if err != nil {
+		return nil, err
+	}
+	return &Encoding{&common{opt: opt, layouts: l, wrong: rate.Sometimes{First: 1, Interval: time.Minute}}}, nil
+}
+
+// Run saves headers until ctx ends; call Save then.
+func (e *Encoding) Run(ctx context.Context) {
+	for retry.Sleep(ctx, 5*time.Second) == nil {
+		e.Save()
+	}
+}
+
+// Save saves the headers that are new.
+func (e *Encoding) Save() { e.layouts.save(e.opt.Log) }
+
+// maxEncoders bounds what a source keeps of the logs it has met.
+const maxEncoders = 256
+
+// Encoder brings the lines of one source into a format. It is not for several
+// goroutines.
+type Encoder struct {
+	*common
+	logs   map[string]*logEncoder // by probe and log
+	last   *logEncoder
+	from   *batch.Origin // of last
+	source *stats.Source // of the lines at hand
+	lf     []byte        // scratch of withLF
+}
+
+// logEncoder does it for one log of one probe.
+type logEncoder struct {
+	*Encoder
+	probe    string
+	typ      *tstat.LogType // nil if unknown
+	lines    *tstat.Lines
+	known    headers
+	version  int // of the layouts
+	forms    map[*tstat.Form]*form
+	lead     []byte // JSON of what all rows of the log share
+	path     string // that lead is for
+	calendar tstat.Calendar
+	where    []int // scratch
+}
+
+// form is what is done with the fields of lines of one form.
+type form struct {
+	*tstat.Form
+	fields []field
+	// picked are the fields to write, in this order, if columns are selected:
+	// indexes of fields, or -1 for a column that the lines have not.
+	picked []int
+	names  [][]byte // JSON of the picked columns' names
+	derive *derived
+	kind   []byte // JSON of log_http_complete's column kind
+	room   int    // for the names and the numbers of a row
+}
+
+// NewEncoder returns an encoder for one source.
+func (e *Encoding) NewEncoder() *Encoder {
+	return &Encoder{common: e.common, logs: map[string]*logEncoder{}}
+}
+
+// Growth is about how much longer than the lines the result is.
+func (e *Encoder) Growth() int {
+	if e.opt.Format == batch.JSON {
+		return 6
+	}
+	return 1
+}
+
+// Encode appends lines to dst in the format of the options, Line or JSON. Lines that are
+// no rows of their log are counted and left out.
+func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
+	l := e.last
+	e.source = t.Source
+	if e.from != t.Origin {
+		l = e.lookup(t.Origin)
+		e.last, e.from = l, t.Origin
+	}
+	plain := e.opt.Format == batch.Line && len(e.opt.Select) == 0
+	if !plain && l.lines != nil {
+		l.refresh()
+	}
+	skip := 0
+	if t.Wire {
+		skip = len(t.Prefix)
+	}
+	for rest := t.Bytes; len(rest) > 0; {
+		n := bytes.IndexByte(rest, '\n') + 1
+		line := rest[skip:n]
+		rest = rest[n:]
+		if k := len(line); k > 1 && line[k-2] == '\r' {
+			line = e.withLF(line)
+		}
+		switch {
+		case line[0] == '#':
+			if !plain {
+				l.header(line[:len(line)-1])
+			}
+		case len(line) == 1: // empty
+		case plain:
+			dst = append(dst, line...)
+		case l.lines == nil:
+			dst = l.unknown(dst, line)
+		default:
+			dst = l.row(dst, line)
+		}
+	}
+	return dst
+}
+
+// withLF returns a copy of a line that ends in CR LF, with the line end LF.
+// Other sinks share the line itself. The copy is valid until the next call.
+func (e *Encoder) withLF(line []byte) []byte {
+	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
+	return e.lf
+}
+
+// lookup returns the encoder of a log.
+func (e *Encoder) lookup(o *batch.Origin) *logEncoder {
+	key := o.Probe + " " + o.Type
+	l := e.logs[key]
+	if l == nil {
+		if len(e.logs) == maxEncoders {
+			clear(e.logs)
+		}
+		l = &logEncoder{Encoder: e, probe: o.Probe, typ: tstat.TypeByName(o.Type)}
+		if l.typ != nil {
+			l.load()
+		}
+		e.logs[key] = l
+	}
+	if l.path != o.Path || l.lead == nil {
+		l.path = o.Path
+		l.lead = append(appendJSON([]byte(`{"probe":`), []byte(o.Probe)), `,"type":`...)
+		l.lead = append(appendJSON(l.lead, []byte(o.Type)), `,"source":`...)
+		l.lead = appendJSON(l.lead, []byte(o.Path))
+	}
+	return l
+}
+
+// refresh takes over headers that other sources have met.
+func (l *logEncoder) refresh() {
+	if l.version != l.layouts.current() {
+		l.load()
+	}
+}
+
+// load begins with the headers that are known.
+func (l *logEncoder) load() {
+	l.known, l.version = l.layouts.get(l.probe, l.typ.Name)
+	lines := tstat.NewLines(l.typ, l.opt.Layout, l.opt.Location)
+	for _, text := range l.known {
+		lines.Header([]byte(text)) // was right when it was kept
+	}
+	l.lines, l.forms = lines, map[*tstat.Form]*form{}
+}
+
+// header follows a header line.
+func (l *logEncoder) header(line []byte) {
+	if l.lines == nil {
+		return
+	}
+	for _, text := range l.known {
+		if text == string(line) {
+			return // each log begins with one
+		}
+	}
+	part, err := l.lines.Header(line)
+	if err != nil {
+		l.reject(line, err.Error())
+		return
+	}
+	clear(l.forms)
+	l.layouts.set(l.probe, l.typ.Name, part, string(line))
+	l.known, _ = l.layouts.get(l.probe, l.typ.Name)
+}
+
+func (l *logEncoder) reject(line []byte, reason string) {
+	l.opt.Counts.Rejects.Add(1)
+	l.source.Rejects.Add(1)
+	l.wrong.Do(func() {
+		l.opt.Log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
+	})
+}
+
+// form compiles what is to be done with lines of a form.
+func (l *logEncoder) form(f *tstat.Form) *form {
+	c := &form{Form: f}
+	columns := l.lines.Columns()
+	if f.Version != "" && l.layouts.guessed(l.probe, l.typ.Name, f.Version) {
+		l.opt.Log.Warn("no header has come, and several versions have as many columns: the newest is assumed",
+			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields), "hint", "name the version with `layout`")
+	}
+	if l.typ.Column("kind") >= 0 && f.Part != "row" {
+		c.kind = appendJSON(nil, []byte(f.Part))
+	}
+	for _, i := range f.Fields {
+		d := field{}
+		if i >= 0 {
+			d = newField(columns[i])
+		}
+		c.room += len(d.name) + 2*shortName
+		c.fields = append(c.fields, d)
+	}
+	c.derive = l.derived(c)
+	for _, name := range l.opt.Select {
+		at := slices.IndexFunc(c.fields, func(d field) bool { return d.valued && d.Name == name })
+		c.picked = append(c.picked, at)
+		c.names = append(c.names, append(appendJSON([]byte{','}, []byte(name)), ':'))
+	}
+	l.forms[f] = c
+	return c
+}
+
+// row appends a row in the format of the options; nothing if it is none.
+func (l *logEncoder) row(dst, line []byte) []byte {
+	f, text, err := l.lines.Form(line)
+	if err != nil {
+		l.reject(line, err.Error())
+		return dst
+	}
+	c := l.forms[f]
+	if c == nil {
+		c = l.form(f)
+	}
+	start := len(dst)
+	switch {
+	case l.opt.Format == batch.Line:
+		return l.picked(dst, text, c)
+	case c.picked != nil:
+		dst, err = l.pickedJSON(dst, text, c)
+	default:
+		dst, err = l.json(dst, text, c)
+	}
+	if err != nil {
+		l.reject(line, err.Error())
+		return dst[:start]
+	}
+	return dst
+}
+
+// picked appends the selected columns of a row as Tstat wrote them.
+func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
+	sep := l.typ.Separator()
+	fields := bytes.Split(line[:len(line)-1], []byte{sep})
+	for i, at := range c.picked {
+		if i > 0 {
+			dst = append(dst, sep)
+		}
+		if at < 0 {
+			dst = append(dst, '-')
+		} else {
+			dst = append(dst, fields[at]...)
+		}
+	}
+	return append(dst, '\n')
+}
+
+// unknown appends a line of a log that is not known.
+func (l *logEncoder) unknown(dst, line []byte) []byte {
+	if l.opt.Format == batch.Line {
+		return append(dst, line...)
+	}
+	dst = append(append(dst, l.lead...), `,"line":`...)
+	dst = appendJSON(dst, line[:len(line)-1])
+	return append(dst, '}', '\n')
+}

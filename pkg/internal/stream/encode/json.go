@@ -1,0 +1,316 @@
+package encode
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// field is a field of a line.
+type field struct {
+	tstat.Column
+	valued bool   // else it is no column
+	name   []byte // JSON: ,"name":
+	short  [shortName]byte
+	length int // of name
+	plain  plain
+}
+
+// plain is how most values of a field are copied.
+type plain uint8
+
+const (
+	neither plain = iota
+	number
+	quoted
+)
+
+// newField returns the field of a column.
+func newField(c tstat.Column) field {
+	f := field{Column: c, valued: true, name: append(appendJSON([]byte{','}, []byte(c.Name)), ':')}
+	f.length = copy(f.short[:], f.name)
+	if len(f.name) > shortName {
+		f.length = len(f.name)
+	}
+	switch c.Kind {
+	case tstat.Int, tstat.Float:
+		f.plain = number
+	case tstat.Text:
+		f.plain = quoted
+	}
+	return f
+}
+
+// derived makes the absolute times first and last of Tstat 2.2 to 2.4 out of
+// the fields first_abs and durat.
+type derived struct{ abs, durat int } // indexes of fields
+
+func (l *logEncoder) derived(c *form) *derived {
+	d := derived{abs: -1, durat: -1}
+	for i, f := range c.fields {
+		switch {
+		case !f.valued:
+		case f.Name == "first_abs":
+			d.abs = i
+		case f.Name == "durat":
+			d.durat = i
+		}
+	}
+	first, last := l.typ.Column("first"), l.typ.Column("last")
+	if d.abs < 0 || d.durat < 0 || first < 0 || last < 0 {
+		return nil
+	}
+	return &d
+}
+
+// shortName is how long a name with its quotes may be to be copied at once.
+const shortName = 32
+
+// json appends a row as an object. This is the hot path: one pass over the
+// line, numbers and plain texts are copied byte by byte as they are read.
+func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
+	sep := l.typ.Separator()
+	// Room for the row whatever is in it: a byte becomes six at most, and a
+	// number or a time 32.
+	dst = slices.Grow(dst, len(l.lead)+len(c.kind)+c.room+6*len(line))
+	dst = append(dst, l.lead...)
+	if c.kind != nil {
+		dst = append(append(dst, `,"kind":`...), c.kind...)
+	}
+	p, w := 0, len(dst)
+	out := dst[:cap(dst)]
+	for i := range c.fields {
+		f := &c.fields[i]
+		if f.length <= shortName {
+			*(*[shortName]byte)(out[w:]) = f.short
+			w += f.length
+		} else {
+			w += copy(out[w:], f.name)
+		}
+		start, q := w, p
+		b := line[q]
+		good := false
+		switch {
+		case f.plain == number:
+			if b == '-' {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			digits := q
+			for b-'0' < 10 {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			good = q > digits && (line[digits] != '0' || q == digits+1) && (f.Kind == tstat.Float || q-digits < 19)
+			if b == '.' && f.Kind == tstat.Float {
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+				decimals := q
+				for b-'0' < 10 {
+					out[w] = b
+					w++
+					q++
+					b = line[q]
+				}
+				good = good && q > decimals
+			}
+		case f.plain == quoted:
+			out[w] = '"'
+			w++
+			for b != sep && b-0x20 < 0x5f && b != '"' && b != '\\' { // up to '~'
+				out[w] = b
+				w++
+				q++
+				b = line[q]
+			}
+			out[w] = '"'
+			w++
+			good = q > p+2 || !f.IsNull(line[p:q])
+		}
+		if !good || b != sep && b != '\n' {
+			var ok bool
+			if dst, q, ok = l.value(out[:start], line, p, sep, f); !ok {
+				return dst, fmt.Errorf("column %s: no %s: %.80q", f.Name, f.Kind, line[p:q])
+			}
+			w = len(dst)
+		}
+		p = q + 1
+	}
+	dst = out[:w]
+	if c.derive != nil {
+		first, last := c.derive.times(line, c, sep)
+		dst = l.time(append(dst, `,"first":`...), first)
+		dst = l.time(append(dst, `,"last":`...), last)
+	}
+	return append(dst, '}', '\n'), nil
+}
+
+// value appends the field at p; q is its end.
+func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byte, q int, ok bool) {
+	switch {
+	case !f.valued:
+		for q = p; line[q] != sep && line[q] != '\n'; {
+			q++
+		}
+		return dst, q, true
+	case f.Kind == tstat.Time:
+		us, end, ok := f.ParseTime(line, p, sep)
+		if !ok {
+			return dst, end, false
+		}
+		return l.time(dst, us), end, true
+	}
+	for q = p; line[q] != sep && line[q] != '\n'; {
+		q++
+	}
+	dst, ok = slowValue(dst, line[p:q], f)
+	return dst, q, ok
+}
+
+// slowValue appends what is no plain number, text or time.
+func slowValue(dst, text []byte, f *field) ([]byte, bool) {
+	if f.IsNull(text) {
+		return append(dst, "null"...), true
+	}
+	switch f.Kind {
+	case tstat.Text:
+		return appendJSON(dst, text), true
+	case tstat.Bool:
+		if len(text) != 1 || text[0] != '0' && text[0] != '1' {
+			return dst, false
+		}
+		return strconv.AppendBool(dst, text[0] == '1'), true
+	case tstat.Int:
+		if n, err := strconv.ParseInt(string(text), 10, 64); err == nil { // with leading zeros, for one
+			return strconv.AppendInt(dst, n, 10), true
+		}
+		x, ok := tstat.ParseNumber(text)
+		if !ok || x != math.Trunc(x) || math.Abs(x) >= 1<<53 {
+			return dst, false
+		}
+		return strconv.AppendInt(dst, int64(x), 10), true
+	default:
+		x, ok := tstat.ParseNumber(text)
+		switch {
+		case !ok:
+			return dst, false
+		case math.IsNaN(x) || math.IsInf(x, 0): // JSON has none
+			return append(dst, "null"...), true
+		}
+		return strconv.AppendFloat(dst, x, 'g', -1, 64), true
+	}
+}
+
+// span returns where field number i of a line is.
+func span(line []byte, i int, sep byte) (p, q int) {
+	for ; i > 0; i-- {
+		for line[p] != sep {
+			p++
+		}
+		p++
+	}
+	for q = p; line[q] != sep && line[q] != '\n'; q++ {
+	}
+	return p, q
+}
+
+// times returns the derived times of a row, 0 for none.
+func (d *derived) times(line []byte, c *form, sep byte) (first, last int64) {
+	p, _ := span(line, d.abs, sep)
+	first, _, _ = c.fields[d.abs].ParseTime(line, p, sep)
+	p, q := span(line, d.durat, sep)
+	if ms, ok := tstat.ParseNumber(line[p:q]); ok && first > 0 && ms >= 0 && ms < 1e12 {
+		last = first + int64(math.Round(ms*1e3))
+	}
+	return first, last
+}
+
+// pickedJSON appends the selected columns of a row as an object.
+func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
+	sep := l.typ.Separator()
+	dst = append(dst, l.lead...)
+	where := l.where[:0] // begin of each field
+	p := 0
+	for range c.fields {
+		where = append(where, p)
+		for line[p] != sep && line[p] != '\n' {
+			p++
+		}
+		p++
+	}
+	l.where = where
+	for i, at := range c.picked {
+		dst = append(dst, c.names[i]...)
+		name := l.opt.Select[i]
+		switch {
+		case at < 0 && name == "kind" && c.kind != nil:
+			dst = append(dst, c.kind...)
+		case at < 0 && c.derive != nil && (name == "first" || name == "last"):
+			us, last := c.derive.times(line, c, sep)
+			if name == "last" {
+				us = last
+			}
+			dst = l.time(dst, us)
+		case at < 0:
+			dst = append(dst, "null"...)
+		default:
+			f := &c.fields[at]
+			var ok bool
+			if dst, p, ok = l.value(dst, line, where[at], sep, f); !ok {
+				return dst, fmt.Errorf("column %s: no %s: %.80q", f.Name, f.Kind, line[where[at]:p])
+			}
+		}
+	}
+	return append(dst, '}', '\n'), nil
+}
+
+// appendJSON appends a text in quotes. Bytes that are not UTF-8, and NUL,
+// become \xHH, as in every typed store.
+func appendJSON(dst, text []byte) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	for len(text) > 0 {
+		b := text[0]
+		if b < utf8.RuneSelf {
+			switch {
+			case b == '"' || b == '\\':
+				dst = append(dst, '\\', b)
+			case b == 0:
+				dst = append(dst, `\\x00`...)
+			case b < 0x20 || b == 0x7f:
+				dst = append(dst, '\\', 'u', '0', '0', hex[b>>4], hex[b&15])
+			default:
+				dst = append(dst, b)
+			}
+			text = text[1:]
+			continue
+		}
+		r, n := utf8.DecodeRune(text)
+		if r == utf8.RuneError && n == 1 {
+			dst = append(dst, '\\', '\\', 'x', hex[b>>4], hex[b&15])
+		} else {
+			dst = append(dst, text[:n]...)
+		}
+		text = text[n:]
+	}
+	return append(dst, '"')
+}
+
+// time appends microseconds since the epoch as "2006-01-02T15:04:05.000000Z",
+// or null for 0.
+func (l *logEncoder) time(dst []byte, us int64) []byte {
+	if us == 0 {
+		return append(dst, "null"...)
+	}
+	return append(l.calendar.Append(append(dst, '"'), us), 'Z', '"')
+}

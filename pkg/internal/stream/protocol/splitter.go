@@ -1,0 +1,109 @@
+package protocol
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+// Splitter takes the lines of a connection apart: "PATH LINE", where PATH is
+// the absolute path of the log.
+type Splitter struct {
+	Types   *Types
+	MaxLine int // bytes, with the path
+	Probe   string
+	Who     string // the peer, see Names
+	Key     string // of the connection
+	Last    *batch.Origin
+	// Announced is the set that has probe; nil: the peer did not announce it.
+	Announced *Names
+
+	// Control is given lines that begin with '#'; nil where there are none.
+	Control func(line []byte) error
+	// Reject is told of a line that is none.
+	Reject func(reason string, line []byte)
+	Empty  int64 // lines without text; an old exporter sends them when its log has gone
+}
+
+// Split calls emit for each run of lines of one log in text, which are whole
+// lines; from is where the run begins in text.
+func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
+	from, lines, pos := 0, 0, 0
+	flush := func() error {
+		if lines == 0 {
+			return nil
+		}
+		err := emit(s.Last, from, text[from:pos], lines)
+		lines = 0
+		return err
+	}
+	for pos < len(text) {
+		n := bytes.IndexByte(text[pos:], '\n') + 1
+		line := text[pos : pos+n]
+		if n > s.MaxLine {
+			if err := flush(); err != nil {
+				return err
+			}
+			s.Reject(fmt.Sprintf("line is longer than %d bytes", s.MaxLine), line[:n-1])
+			pos += n
+			continue
+		}
+		if s.Last == nil || !bytes.HasPrefix(line, s.Last.Prefix) {
+			if err := flush(); err != nil {
+				return err
+			}
+			if line[0] == '#' && s.Control != nil {
+				if err := s.Control(line[:n-1]); err != nil {
+					return err
+				}
+				pos += n
+				continue
+			}
+			o, reason := s.origin(line[:n-1])
+			if o == nil {
+				s.Reject(reason, line[:n-1])
+				pos += n
+				continue
+			}
+			s.Last = o
+		}
+		if text := line[len(s.Last.Prefix):]; len(text) == 1 || len(text) == 2 && text[0] == '\r' {
+			if err := flush(); err != nil {
+				return err
+			}
+			s.Empty++
+			pos += n
+			continue
+		}
+		if lines == 0 {
+			from = pos
+		}
+		lines++
+		pos += n
+	}
+	return flush()
+}
+
+// origin reads the path that a line begins with.
+func (s *Splitter) origin(line []byte) (*batch.Origin, string) {
+	if len(line) == 0 || line[0] != '/' {
+		return nil, "it does not begin with the path of a log"
+	}
+	i := bytes.IndexByte(line[:min(len(line), MaxPath+1)], ' ')
+	if i < 0 {
+		return nil, "no blank after the path of a log"
+	}
+	name := path.Base(string(line[:i]))
+	if reason := s.Types.Check(name, s.Who); reason != "" {
+		return nil, reason
+	}
+	if s.Announced != nil {
+		s.Announced.used(s.Probe)
+	}
+	return &batch.Origin{
+		Probe: s.Probe, Path: string(line[:i]), Type: name, Key: s.Key,
+		Prefix: bytes.Clone(line[:i+1]),
+	}, ""
+}

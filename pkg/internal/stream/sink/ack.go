@@ -1,0 +1,133 @@
+package sink
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+)
+
+// ackLink is a connection in the acknowledged mode, see tstatrepo-ack(7).
+type ackLink struct {
+	*link
+	in    *bufio.Reader
+	probe string // that was named last
+
+	mu       sync.Mutex
+	overhead []overhead
+}
+
+// overhead is a place where lines of the mode itself stand in the stream: the
+// endpoint counts them, the pump does not.
+type overhead struct {
+	pos   int64 // of the stream as the pump counts it
+	total int64 // bytes of such lines up to there
+}
+
+// openAck opens a connection in the acknowledged mode.
+func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) opener {
+	return func(ctx context.Context, ack func(int64)) (session, error) {
+		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS13, peers)
+		if err != nil {
+			return nil, err
+		}
+		l := &ackLink{link: newLink(nc, ack), in: bufio.NewReaderSize(nc, 512)}
+		nc.SetDeadline(time.Now().Add(protocol.DialTimeout))
+		stop := context.AfterFunc(ctx, func() { nc.Close() })
+		defer stop()
+		_, writeErr := fmt.Fprintf(nc, "%s %s %s\n", protocol.AckHello, protocol.AckVersion, name)
+		_, err = l.answer() // it says why the peer did not take the line
+		if err = cmp.Or(err, writeErr); err != nil {
+			nc.Close()
+			return nil, peer.ExplainTLS(fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err))
+		}
+		nc.SetDeadline(time.Time{})
+		l.tasks.Go(l.acks)
+		return l, nil
+	}
+}
+
+// answer reads a line of the endpoint.
+func (l *ackLink) answer() (int64, error) {
+	line, err := l.in.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	kind, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+	switch kind {
+	case "ack":
+		n, err := strconv.ParseInt(rest, 10, 64)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("%q is no confirmation", line)
+		}
+		return n, nil
+	case "error":
+		return 0, fmt.Errorf("the endpoint says: %s", rest)
+	}
+	return 0, fmt.Errorf("%q is no answer", line)
+}
+
+// acks reads acknowledgements until the connection ends.
+func (l *ackLink) acks() {
+	for {
+		n, err := l.answer()
+		if err != nil {
+			l.lose(fmt.Errorf("connection has ended: %w", err))
+			return
+		}
+		l.mu.Lock()
+		n = l.own(n)
+		l.mu.Unlock()
+		if n > l.last {
+			l.last = n
+			l.ack(n)
+		}
+	}
+}
+
+// own turns a position of the endpoint into one of the pump.
+func (l *ackLink) own(n int64) int64 {
+	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
+		l.overhead = l.overhead[1:]
+	}
+	if len(l.overhead) == 0 {
+		return n
+	}
+	o := l.overhead[0]
+	if n < o.pos+o.total {
+		return min(n, o.pos)
+	}
+	n -= o.total
+	if len(l.overhead) > 1 { // within the line of the mode
+		n = min(n, l.overhead[1].pos)
+	}
+	return n
+}
+
+func (l *ackLink) write(b *batch.Batch, text []byte) error {
+	if b.Probe != l.probe {
+		line := protocol.AckProbe + b.Probe + "\n"
+		l.mu.Lock()
+		total := int64(len(line))
+		if n := len(l.overhead); n > 0 {
+			total += l.overhead[n-1].total
+		}
+		l.overhead = append(l.overhead, overhead{l.written.Load(), total})
+		l.mu.Unlock()
+		if _, err := l.nc.Write([]byte(line)); err != nil {
+			return err
+		}
+		l.probe = b.Probe
+	}
+	return l.link.write(b, text)
+}

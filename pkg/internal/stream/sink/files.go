@@ -1,0 +1,301 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+const (
+	// syncEvery and syncBytes are when what has come is written and made
+	// durable, at the latest; it is acked then. Compressed files wait
+	// longer: each time makes a frame.
+	syncEvery     = 50 * time.Millisecond
+	syncEveryZstd = time.Second
+	syncBytes     = 4 << 20
+	// maxOpen bounds the open files.
+	maxOpen = 128
+	// minFree is the part of a disk that is left free.
+	minFree = 0.05
+	// diskRetry is how long a full disk is left alone.
+	diskRetry = time.Second
+)
+
+// files writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT, by the hour (UTC) in which
+// the lines come.
+type files struct {
+	q        *batch.Queue
+	dir, ext string
+	zstd     *zstd.Encoder // nil: plain
+	now      func() time.Time
+
+	open    map[string]*outFile // by folder
+	pending []*batch.Batch      // not written yet
+	bytes   int
+	writing retry.Alarm
+}
+
+// outFile is a file that is being written.
+type outFile struct {
+	*os.File
+	hour  string
+	size  int64 // up to here it is whole and durable
+	text  []byte
+	dirty bool
+}
+
+func newFiles(q *batch.Queue, dir string, format batch.Format, compress bool) (*files, error) {
+	f := &files{q: q, dir: dir, ext: ".log", now: time.Now, open: map[string]*outFile{}}
+	if format == batch.JSON {
+		f.ext = ".json"
+	}
+	if compress {
+		f.ext += ".zst"
+		var err error
+		if f.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(syncBytes)); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// Run writes batches until the queue is closed or ctx ends.
+func (f *files) Run(ctx context.Context) error {
+	defer f.closeAll()
+	every := syncEvery
+	if f.zstd != nil {
+		every = syncEveryZstd
+	}
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case b, ok := <-f.q.Batches():
+			if !ok {
+				return f.flush(ctx)
+			}
+			f.pending = append(f.pending, b)
+			f.bytes += int(f.q.Cost(b))
+			if f.bytes < min(syncBytes, int(f.q.Size/2)) {
+				continue
+			}
+		case <-t.C:
+			f.closeOld()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := f.flush(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// flush writes what is pending. If that fails it is tried again until ctx
+// ends: a full disk gets room again.
+func (f *files) flush(ctx context.Context) error {
+	for len(f.pending) > 0 {
+		err := f.write()
+		if f.writing.Set(err, f.q.Log.With("consumer", f.q.Name), "files cannot be written: the stream pauses", "files are written again") {
+			f.q.Trouble(err)
+		}
+		if err == nil {
+			break
+		}
+		if err := retry.Sleep(ctx, diskRetry); err != nil {
+			return err
+		}
+	}
+	for _, b := range f.pending {
+		f.q.Ack(b)
+	}
+	clear(f.pending)
+	f.pending, f.bytes = f.pending[:0], 0
+	return nil
+}
+
+// write writes what is pending, all of it or nothing.
+func (f *files) write() (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.takeBack())
+		}
+	}()
+	if err := durable.MkdirAll(f.dir, 0o755); err != nil {
+		return err
+	}
+	if err := f.room(); err != nil {
+		return err
+	}
+	hour := f.now().UTC().Format("2006_01_02_15")
+	for _, b := range f.pending {
+		if len(b.Out) == 0 {
+			continue
+		}
+		o, err := f.file(filepath.Join(f.dir, b.Probe, b.Type), hour)
+		if err != nil {
+			return err
+		}
+		o.dirty = true
+		if f.zstd != nil {
+			o.text = append(o.text, b.Out...)
+		} else if _, err := o.Write(b.Out); err != nil {
+			return err
+		}
+	}
+	for _, o := range f.open {
+		if !o.dirty {
+			continue
+		}
+		if f.zstd != nil {
+			if _, err := o.Write(f.zstd.EncodeAll(o.text, nil)); err != nil {
+				return err
+			}
+			o.text = o.text[:0]
+		}
+		if err := durable.Sync(o.File); err != nil {
+			return err
+		}
+	}
+	for _, o := range f.open {
+		if !o.dirty {
+			continue
+		}
+		if o.size, err = o.Seek(0, io.SeekCurrent); err != nil {
+			return err
+		}
+		o.dirty = false
+	}
+	return nil
+}
+
+// takeBack cuts off what the failed write has left.
+func (f *files) takeBack() error {
+	var errs []error
+	for _, o := range f.open {
+		if o.dirty {
+			errs = append(errs, o.Truncate(o.size))
+		}
+	}
+	f.closeAll()
+	return errors.Join(errs...)
+}
+
+// room returns an error if the disk is nearly full.
+func (f *files) room() error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(f.dir, &st); err != nil {
+		return nil // writing will tell
+	}
+	if float64(st.Bavail) < minFree*float64(st.Blocks) {
+		return fmt.Errorf("%s: less than %.0f %% of the disk is free", f.dir, minFree*100)
+	}
+	return nil
+}
+
+// file returns the open file of a folder.
+func (f *files) file(dir, hour string) (*outFile, error) {
+	if o := f.open[dir]; o != nil {
+		if o.hour == hour || o.dirty {
+			return o, nil
+		}
+		o.Close()
+		delete(f.open, dir)
+	}
+	if len(f.open) >= maxOpen {
+		for old, o := range f.open {
+			if !o.dirty {
+				o.Close()
+				delete(f.open, old)
+				break
+			}
+		}
+	}
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, hour+f.ext)
+	if f.zstd != nil {
+		// A frame that a crash cut off must be the last one of its file.
+		for n := 2; exists(name); n++ {
+			name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
+		}
+	}
+	file, err := durable.OpenFile(name, os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	o := &outFile{File: file, hour: hour}
+	if err := o.toLineEnd(); err != nil {
+		file.Close()
+		return nil, err
+	}
+	f.open[dir] = o
+	return o, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// toLineEnd goes to the end of the file and cuts off the begin of a line that
+// a crash has left there.
+func (o *outFile) toLineEnd() error {
+	size, err := o.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	end, block := size, make([]byte, 64<<10)
+	for end > 0 {
+		from := max(0, end-int64(len(block)))
+		part := block[:end-from]
+		if _, err := o.ReadAt(part, from); err != nil {
+			return err
+		}
+		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
+			end = from + int64(i) + 1
+			break
+		}
+		end = from
+	}
+	if end < size {
+		if err := o.Truncate(end); err != nil {
+			return err
+		}
+	}
+	o.size, err = o.Seek(end, io.SeekStart)
+	return err
+}
+
+// closeOld closes files of hours that have passed.
+func (f *files) closeOld() {
+	hour := f.now().UTC().Format("2006_01_02_15")
+	for dir, o := range f.open {
+		if o.hour != hour && !o.dirty {
+			o.Close()
+			delete(f.open, dir)
+		}
+	}
+}
+
+func (f *files) closeAll() {
+	for dir, o := range f.open {
+		o.Close()
+		delete(f.open, dir)
+	}
+}

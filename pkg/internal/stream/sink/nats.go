@@ -1,0 +1,190 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/broker"
+)
+
+const (
+	// natsPending bounds the messages on their way; the queue does before.
+	natsPending = 1 << 14
+	// natsSilence is how long an answer may take: where the server dies that
+	// leads a stream, it never comes.
+	natsSilence = 5 * time.Second
+)
+
+// natsSession is a connection that does not reconnect by itself: messages
+// that were buffered meanwhile could overtake those to be sent again.
+type natsSession struct {
+	ending
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	stream string
+	format string
+	max    int // bytes of a message
+	// underway is the last message of each subject. Servers of a cluster that
+	// lose the one that keeps a stream lose messages and take those that
+	// follow: there the next one waits.
+	underway map[string]future
+	q        *batch.Queue
+	log      *slog.Logger
+	sent     int64
+	futures  chan future
+	wait     sync.WaitGroup
+	last     int64
+}
+
+// future is a message to be acknowledged, that ends at a position.
+type future struct {
+	jetstream.PubAckFuture // nil if there is nothing to wait for
+	end                    int64
+	done                   chan struct{} // closed when it is acknowledged
+	lost                   int           // bytes of a line that is too long
+}
+
+func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) opener {
+	return func(ctx context.Context, ack func(int64)) (session, error) {
+		s := &natsSession{
+			ending: newEnding(), stream: b.Name, format: string(opt.Format), q: q, log: q.Log,
+			futures: make(chan future, natsPending),
+		}
+		var err error
+		if s.nc, err = broker.ConnectNATS(b, files, s.fail); err != nil {
+			return nil, err
+		}
+		if err := s.prepare(ctx, b); err != nil {
+			s.nc.Close()
+			return nil, err
+		}
+		s.max = int(s.nc.MaxPayload())
+		s.wait.Go(func() { s.acks(ack) })
+		return s, nil
+	}
+}
+
+// prepare makes the stream if it is not there. It succeeds only when
+// JetStream answers: after a restart of the server that takes a while.
+func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, natsSilence)
+	defer cancel()
+	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(natsPending), jetstream.WithPublishAsyncTimeout(natsSilence)); err != nil {
+		return err
+	}
+	replicas, _ := strconv.Atoi(b.Options["replicas"]) // was right when it was checked
+	stream, err := s.js.Stream(ctx, s.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = s.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: s.stream, Subjects: []string{s.stream + ".>"}, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
+		})
+		if err == nil {
+			s.log.Info("stream made", "stream", s.stream, "subjects", s.stream+".>", "replicas", max(replicas, 1))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", s.stream, err)
+	}
+	has := stream.CachedInfo().Config.Replicas
+	if has > 1 {
+		s.underway = map[string]future{}
+	}
+	if replicas > 0 && has != replicas {
+		s.log.Warn("the stream has another number of replicas; it stays as it is", "stream", s.stream, "replicas", has, "wanted", replicas)
+	}
+	return nil
+}
+
+// write publishes text in messages of whole lines, on the subject
+// STREAM.PROBE.LOG. Their ids are the same when they are sent again.
+func (s *natsSession) write(b *batch.Batch, text []byte) error {
+	subject := s.stream + "." + b.Probe + "." + b.Type
+	return messages(b, text, s.max, func(id string, text []byte) error {
+		if before, ok := s.underway[subject]; ok {
+			select {
+			case <-before.done:
+			case <-s.broken():
+				return s.err()
+			}
+		}
+		s.sent += int64(len(text))
+		f, err := s.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: text, Header: nats.Header{
+			broker.HeaderProbe: {b.Probe}, broker.HeaderLog: {b.Type}, broker.HeaderPath: {b.Path}, broker.HeaderFormat: {s.format},
+		}},
+			jetstream.WithMsgID(id),
+			// Tried again at once it would come after those that follow it.
+			jetstream.WithRetryAttempts(0))
+		if err != nil {
+			return err
+		}
+		sent := future{PubAckFuture: f, end: s.sent, done: make(chan struct{})}
+		if s.underway != nil {
+			s.underway[subject] = sent
+		}
+		return s.expect(sent)
+	}, func(n int) error {
+		s.sent += int64(n)
+		return s.expect(future{end: s.sent, done: make(chan struct{}), lost: n})
+	})
+}
+
+func (s *natsSession) expect(f future) error {
+	select {
+	case s.futures <- f:
+		return nil
+	case <-s.broken():
+		return s.err()
+	}
+}
+
+// acks takes the acknowledgements in the order of the messages.
+func (s *natsSession) acks(ack func(int64)) {
+	for {
+		select {
+		case f := <-s.futures:
+			if f.PubAckFuture != nil {
+				select {
+				case <-f.Ok():
+				case err := <-f.Err():
+					s.fail(fmt.Errorf("message not taken: %w", err))
+					return
+				case <-s.broken():
+					return
+				}
+			}
+			if f.lost > 0 {
+				s.q.Stats.Dropped.Add(1)
+				s.log.Warn("line dropped: it is longer than the server takes", "consumer", s.q.Name, "bytes", f.lost, "limit", s.max)
+			}
+			s.last = f.end
+			close(f.done)
+			ack(f.end)
+		case <-s.broken():
+			return
+		}
+	}
+}
+
+func (s *natsSession) end(context.Context) {}
+
+func (s *natsSession) abort() {
+	s.fail(errAborted)
+	s.nc.Close()
+}
+
+func (s *natsSession) close() int64 {
+	s.abort()
+	s.wait.Wait()
+	return s.last
+}

@@ -1,0 +1,266 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+// session is a connection, or a command, that takes text. A pump opens one
+// after the other.
+type session interface {
+	// write hands over whole lines; it may return before they have arrived.
+	// The text stays as it is until it is acked.
+	write(b *batch.Batch, text []byte) error
+	// broken is closed when the session can take no more.
+	broken() <-chan struct{}
+	// err says why, once it is broken.
+	err() error
+	// end tells the other side that nothing more comes, once everything is
+	// acked, and waits until it is done or ctx ends.
+	end(ctx context.Context)
+	// abort makes the session broken, also one that is blocked in write.
+	abort()
+	// close frees what the session holds and returns how much is acked,
+	// in bytes of this session.
+	close() int64
+}
+
+// ending is the part of a session that keeps why it can take no more.
+type ending struct {
+	ctx  context.Context
+	fail context.CancelCauseFunc // makes the session broken; the first call counts
+}
+
+func newEnding() ending {
+	ctx, fail := context.WithCancelCause(context.Background())
+	return ending{ctx, fail}
+}
+
+func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
+func (e ending) err() error              { return context.Cause(e.ctx) }
+
+// opener opens a session. ack is to be called with how many bytes of what
+// was written to the session have arrived; calls must not overtake each
+// other.
+type opener func(ctx context.Context, ack func(n int64)) (session, error)
+
+// pump brings the batches of a queue through sessions. After a failure the
+// next session gets what the last one did not confirm, from the begin of a
+// line.
+type pump struct {
+	q    *batch.Queue
+	log  *slog.Logger
+	open opener
+	text func(*batch.Batch) []byte
+	back *retry.Backoff
+	last bool // the stream had ended when a session was opened last
+
+	mu      sync.Mutex
+	pending []*batch.Batch // written and not acked, in order
+	start   int64          // position of the first pending batch
+	sent    int64          // position behind the last pending batch
+	acked   int64          // position
+	changed chan struct{}
+}
+
+func newPump(q *batch.Queue, text func(*batch.Batch) []byte, open opener, back *retry.Backoff) *pump {
+	return &pump{q: q, log: q.Log.With("consumer", q.Name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
+}
+
+// Run pumps until the queue is closed and all is acked, or ctx ends.
+func (p *pump) Run(ctx context.Context) error {
+	first := true
+	for {
+		s, base, err := p.connect(ctx, first)
+		if s == nil {
+			return err
+		}
+		first = false
+		stop := context.AfterFunc(ctx, s.abort)
+		err = p.session(ctx, s, base)
+		if err == nil {
+			s.end(ctx)
+		}
+		stop()
+		p.ack(base + s.close())
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p.log.Warn("consumer disconnected, reconnecting", append([]any{"err", err}, hint.Attrs(err)...)...)
+		p.q.Trouble(err)
+	}
+}
+
+// connect opens a session, retrying until ctx ends. base is the position
+// of its first byte. There is no session, and no error, if the stream ends and
+// nothing is left for the consumer.
+func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
+	var opening retry.Alarm
+	for {
+		if !first {
+			if !p.finished() {
+				p.wait(ctx)
+			}
+			if ctx.Err() != nil {
+				return nil, 0, context.Cause(ctx)
+			}
+			if p.finished() {
+				return nil, 0, nil
+			}
+		}
+		p.last = p.q.Closed.Err() != nil
+		base := p.lineStart()
+		s, err := p.open(ctx, func(n int64) { p.ack(base + n) })
+		switch {
+		case err == nil && !first:
+			p.q.Stats.Restarts.Add(1)
+		case err != nil && ctx.Err() != nil:
+			return nil, 0, context.Cause(ctx)
+		case hint.IsUsage(err):
+			return nil, 0, err
+		}
+		opening.Set(err, p.log, "consumer cannot be opened, retrying", "consumer reconnected")
+		p.q.Trouble(err)
+		if err == nil {
+			return s, base, nil
+		}
+		first = false
+	}
+}
+
+// finished reports whether the stream ends and nothing is left for the consumer.
+func (p *pump) finished() bool {
+	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
+}
+
+// wait waits until the next try. The first one after the end of the stream
+// comes at once.
+func (p *pump) wait(ctx context.Context) {
+	if !p.last {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.q.Closed, cancel)()
+	}
+	p.back.Wait(ctx)
+}
+
+// lineStart returns the acked position, or the begin of the line that it
+// is in.
+func (p *pump) lineStart() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending) == 0 {
+		return p.acked
+	}
+	text := p.text(p.pending[0])
+	return p.start + int64(bytes.LastIndexByte(text[:p.acked-p.start], '\n')+1)
+}
+
+// session writes what is pending, then new batches.
+func (p *pump) session(ctx context.Context, s session, base int64) error {
+	if err := p.repeat(s, base); err != nil {
+		return err
+	}
+	in := p.q.Batches()
+	for {
+		if in == nil && p.idle() {
+			return nil
+		}
+		select {
+		case b, ok := <-in:
+			if !ok {
+				in = nil
+				continue
+			}
+			p.add(b)
+			if err := s.write(b, p.text(b)); err != nil {
+				return err
+			}
+			p.back.Reset()
+		case <-p.changed:
+		case <-s.broken():
+			return s.err()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// repeat writes the pending batches from position base on.
+func (p *pump) repeat(s session, base int64) error {
+	p.mu.Lock()
+	pending := append([]*batch.Batch(nil), p.pending...)
+	pos := p.start
+	p.mu.Unlock()
+	for _, b := range pending {
+		text := p.text(b)
+		skip := max(0, min(base-pos, int64(len(text))))
+		pos += int64(len(text))
+		p.q.Stats.Repeated.Add(int64(len(text)) - skip)
+		if err := s.write(b, text[skip:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add appends a batch to those that are pending.
+func (p *pump) add(b *batch.Batch) {
+	p.mu.Lock()
+	p.pending = append(p.pending, b)
+	p.sent += int64(len(p.text(b)))
+	p.mu.Unlock()
+	if len(p.text(b)) == 0 {
+		p.ack(p.position()) // it may be the only one
+	}
+}
+
+func (p *pump) position() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acked
+}
+
+// ack takes note that everything before a position has arrived.
+func (p *pump) ack(pos int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.acked = max(p.acked, min(pos, p.sent))
+	for len(p.pending) > 0 {
+		b := p.pending[0]
+		end := p.start + int64(len(p.text(b)))
+		if end > p.acked {
+			break
+		}
+		p.start = end
+		p.pending[0] = nil
+		p.pending = p.pending[1:]
+		p.q.Ack(b)
+	}
+	if len(p.pending) == 0 {
+		select {
+		case p.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (p *pump) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.pending) == 0
+}
+
+var errAborted = errors.New("given up")

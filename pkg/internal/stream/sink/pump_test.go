@@ -1,0 +1,57 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+// TestPumpEndsIfNothingIsLeft closes the queue of a sink that is away: a pump
+// with nothing left ends, and one with a batch left tries to open the sink at once.
+func TestPumpEndsIfNothingIsLeft(t *testing.T) {
+	for lacks, want := range map[bool]error{false: nil, true: context.Canceled} {
+		q := batch.NewQueue("away", false, 1<<20, slog.New(slog.DiscardHandler))
+		tries := make(chan bool, 2)
+		p := newPump(q, func(b *batch.Batch) []byte { return b.Raw }, func(context.Context, func(int64)) (session, error) {
+			tries <- true
+			return nil, errors.New("away")
+		}, retry.New(time.Hour, time.Hour))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		try := func() {
+			t.Helper()
+			select {
+			case <-tries:
+			case <-time.After(time.Minute):
+				t.Fatalf("lacks something: %t: it is not tried", lacks)
+			}
+		}
+		try()
+		if lacks {
+			if err := batch.Deliver(ctx, []*batch.Queue{q}, &batch.Batch{Raw: []byte("x\n"), Lines: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q.Close()
+		if lacks {
+			try()
+			cancel()
+		}
+		select {
+		case err := <-done:
+			if !errors.Is(err, want) {
+				t.Errorf("lacks something: %t: %v", lacks, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("lacks something: %t: it does not end", lacks)
+		}
+		cancel()
+	}
+}

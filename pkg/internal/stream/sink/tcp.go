@@ -1,0 +1,123 @@
+package sink
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+)
+
+// link is a connection to an endpoint, ours or an old importer. Without the
+// acknowledged mode what counts as arrived is what the peer's kernel has; the
+// peer may still lose it.
+type link struct {
+	ending
+	nc      net.Conn
+	raw     syscall.RawConn // of the TCP socket
+	written atomic.Int64    // bytes
+	tasks   sync.WaitGroup
+	ack     func(int64)
+	last    int64 // acked
+}
+
+// openTCP opens a plain or, with files, a TLS connection.
+func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
+	return func(ctx context.Context, ack func(int64)) (session, error) {
+		// With TLS 1.3 the handshake ends here before the peer has looked at
+		// our certificate: what its kernel has by then would count as
+		// arrived, though the peer refuses the connection.
+		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS12, peers)
+		if err != nil {
+			return nil, err
+		}
+		l := newLink(nc, ack)
+		if err := l.socket(); err != nil {
+			nc.Close()
+			return nil, err
+		}
+		l.tasks.Go(l.watch)
+		l.tasks.Go(l.listen)
+		return l, nil
+	}
+}
+
+func newLink(nc net.Conn, ack func(int64)) *link {
+	return &link{ending: newEnding(), nc: nc, ack: ack}
+}
+
+// socket finds the TCP socket below the connection.
+func (l *link) socket() (err error) {
+	nc := l.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	c, ok := nc.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%T is no socket", nc)
+	}
+	l.raw, err = c.SyscallConn()
+	return err
+}
+
+// watch acks what the peer's kernel has received, until the link is broken:
+// the kernel forgets what was under way. With TLS the bytes on their way are
+// more than those of the text, so this is on the safe side.
+func (l *link) watch() {
+	for retry.Sleep(l.ctx, pollEvery) == nil {
+		n := l.written.Load()
+		if n == l.last {
+			continue
+		}
+		if queued, ok := unsent(l.raw); ok && n-int64(queued) > l.last {
+			l.last = n - int64(queued)
+			l.ack(l.last)
+		}
+	}
+}
+
+// listen notices that the peer has gone; it has nothing to say.
+func (l *link) listen() {
+	var b [512]byte
+	for {
+		if _, err := l.nc.Read(b[:]); err != nil {
+			l.lose(protocol.ErrClosedByPeer)
+			return
+		}
+	}
+}
+
+// lose makes the link broken, also if it is blocked in write.
+func (l *link) lose(err error) {
+	l.fail(err)
+	l.nc.SetWriteDeadline(time.Now())
+}
+
+func (l *link) write(_ *batch.Batch, text []byte) error {
+	if _, err := l.nc.Write(text); err != nil {
+		return cmp.Or(l.err(), err)
+	}
+	l.written.Add(int64(len(text)))
+	return nil
+}
+
+func (l *link) abort() { l.lose(errAborted) }
+
+func (l *link) end(context.Context) {}
+
+func (l *link) close() int64 {
+	l.lose(errAborted)
+	l.nc.Close()
+	l.tasks.Wait()
+	return l.last
+}

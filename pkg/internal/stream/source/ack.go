@@ -1,0 +1,127 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+)
+
+const (
+	maxHello = 256 // bytes of the first line
+	// maxProbes bounds the names of probes that peers may announce, see protocol.Names:
+	// sinks keep folders, subjects and layouts of each. The share of one host
+	// is enough to forward the lines of a whole site.
+	maxProbes = 4096
+	// ackTimeout bounds how long a confirmation may take to write.
+	ackTimeout = 30 * time.Second
+)
+
+// drainPoll is how often it is polled whether what was delivered is acked.
+const drainPoll = 5 * time.Millisecond
+
+// hello begins the acknowledged mode.
+func (c *conn) hello(ctx context.Context, line []byte) error {
+	f := strings.Split(string(line), " ")
+	switch {
+	case len(f) != 3 || f[0] != protocol.AckHello:
+		return c.refuse(errHello, "the first line is neither one of a log nor '%s %s SESSION'", protocol.AckHello, protocol.AckVersion)
+	case f[1] != protocol.AckVersion:
+		return c.refuse(errHello, "version %.20q is not known, this endpoint has %s", f[1], protocol.AckVersion)
+	case !protocol.IsSession(f[2]):
+		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-', but not '-' first")
+	}
+	c.session, c.key = f[2], f[2]
+	// A former connection of the session may still have lines to hand over;
+	// what this one repeats has to come after them.
+	for {
+		c.mu.Lock()
+		former := c.sessions[c.session]
+		if former == nil {
+			c.sessions[c.session] = c
+			c.mu.Unlock()
+			break
+		}
+		c.mu.Unlock()
+		former.nc.Close()
+		former.cancel(errReplaced)
+		select {
+		case <-former.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	c.split.Control = func(line []byte) error { return c.control(ctx, line) }
+	changed := c.tracker.Notify()
+	c.acks.Go(func() {
+		if err := c.writeAcks(ctx, changed); err != nil {
+			c.cancel(err)
+			c.nc.Close()
+		}
+	})
+	return nil
+}
+
+// refuse sends the exporter the reason why the connection ends. It returns the
+// reason, wrapped with its cause, which is one of refusals.
+func (c *conn) refuse(cause error, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
+	fmt.Fprintf(c.nc, "error %v\n", err)
+	return fmt.Errorf("%w: %w", cause, err)
+}
+
+// control takes a line between those of logs.
+func (c *conn) control(ctx context.Context, line []byte) error {
+	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
+	if !ok || !protocol.IsSession(string(text)) {
+		c.reject("unknown control line", line)
+		return nil
+	}
+	if c.named {
+		return nil
+	}
+	name := string(text)
+	if ok, _ := c.set.announced.Add(name, c.split.Who, maxProbes); !ok {
+		// The exporter keeps its lines; skipping them would lose them. The lines
+		// before are acked first, or they would be sent with each attempt.
+		c.drain(ctx)
+		return c.refuse(errNames, "probe %s is one too many, at most %d names are accepted, %d of one host", name, maxProbes, protocol.PerPeer(maxProbes))
+	}
+	c.probe = name
+	c.count()
+	c.split.Probe, c.split.Last, c.split.Announced = name, nil, &c.set.announced
+	return nil
+}
+
+// writeAcks sends the peer the acked position, and again whenever it has changed, until ctx
+// ends or the peer reads no more. The first "ack 0" tells the exporter that it may begin.
+func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
+	last := int64(-1)
+	for {
+		if pos := c.tracker.Position(); pos != last {
+			last = pos
+			c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
+			if _, err := fmt.Fprintf(c.nc, "ack %d\n", pos); err != nil {
+				return err
+			}
+			c.written.Store(pos)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// drain waits until everything that was delivered is acked to the
+// peer: it would be sent again after the next start.
+func (c *conn) drain(ctx context.Context) {
+	retry.Until(ctx, drainPoll, func() bool { return c.written.Load() >= c.tracker.End() })
+}

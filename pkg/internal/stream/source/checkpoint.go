@@ -1,0 +1,152 @@
+package source
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+// checkpointFormat is the format number of the state file.
+const checkpointFormat = 1
+
+// saveEvery is how long an acked position may wait until it is saved.
+const saveEvery = time.Second
+
+// saved is what the state file holds.
+type saved struct {
+	// Session names this exporter to endpoints, see tstatrepo-ack(7).
+	Session string `json:"session"`
+	// Roots are the followed folders, by probe and path.
+	Roots map[string]map[string]position `json:"roots"`
+}
+
+// position is up to where a log is acked.
+type position struct {
+	Folder string `json:"folder"`
+	Offset int64  `json:"offset"` // of text
+	// Head is the SHA-256 of the first HeadLength bytes of text, to notice
+	// other content under the same name.
+	Head       string `json:"head"`
+	HeadLength int    `json:"head_length"`
+}
+
+// checkpoint saves the positions of followed logs.
+type checkpoint struct {
+	path string
+	log  *slog.Logger
+
+	window *batch.Window
+
+	mu      sync.Mutex
+	state   saved
+	numbers map[string]int64 // of the last position acked, by root and log
+	dirty   bool             // something is to be saved
+}
+
+// openCheckpoint returns the checkpoint saved in a file, or a new one. Logs may be
+// delivered by window bytes beyond it.
+func openCheckpoint(path string, window int64, log *slog.Logger) (*checkpoint, error) {
+	c := &checkpoint{path: path, window: batch.NewWindow(window), log: log, numbers: map[string]int64{}}
+	err := state.Load(c.path, checkpointFormat, &c.state)
+	if errors.Is(err, fs.ErrNotExist) {
+		c.state = saved{Session: rand.Text(), Roots: map[string]map[string]position{}}
+		err = state.Save(c.path, checkpointFormat, c.state)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.state.Roots == nil {
+		c.state.Roots = map[string]map[string]position{}
+	}
+	return c, nil
+}
+
+// positions returns the saved positions of a root, by log.
+func (c *checkpoint) positions(root string) map[string]position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.state.Roots[root])
+}
+
+// enter records that a log has come to the start of a folder, unless lines
+// before it are not acked yet; number is that of the last ones.
+func (c *checkpoint) enter(root, log string, number int64, folder string) {
+	c.mu.Lock()
+	drained := c.numbers[root+"\x00"+log] == number
+	c.mu.Unlock()
+	if drained {
+		c.ack(root, log, number, position{Folder: folder}, 0)
+	}
+}
+
+// ack records the position of a log after n bytes more are acked. Calls may overtake
+// each other; number tells their order.
+func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
+	c.mu.Lock()
+	key := root + "\x00" + log
+	if number >= c.numbers[key] {
+		c.numbers[key] = number
+		if c.state.Roots[root] == nil {
+			c.state.Roots[root] = map[string]position{}
+		}
+		c.state.Roots[root][log] = p
+	}
+	c.dirty = true
+	c.window.Ack(n)
+	c.mu.Unlock()
+}
+
+// run saves positions until ctx ends; call save then.
+func (c *checkpoint) run(ctx context.Context) {
+	t := time.NewTicker(saveEvery)
+	defer t.Stop()
+	var saving retry.Alarm
+	for {
+		select {
+		case <-c.window.Due():
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		err := c.save()
+		saving.Set(err, c.log, "the position cannot be saved: the stream pauses when the window is full", "the position is saved again")
+		if err != nil {
+			retry.Sleep(ctx, saveEvery)
+		}
+	}
+}
+
+// save writes what is acked.
+func (c *checkpoint) save() error {
+	c.mu.Lock()
+	acked := c.window.Snapshot()
+	if !c.dirty {
+		c.mu.Unlock()
+		return nil
+	}
+	c.dirty = false
+	snapshot := saved{Session: c.state.Session, Roots: map[string]map[string]position{}}
+	for root, logs := range c.state.Roots {
+		snapshot.Roots[root] = maps.Clone(logs)
+	}
+	c.mu.Unlock()
+	if err := state.Save(c.path, checkpointFormat, snapshot); err != nil {
+		c.mu.Lock()
+		c.dirty = true
+		c.mu.Unlock()
+		return fmt.Errorf("position of the stream: %w", err)
+	}
+	c.window.Save(acked)
+	return nil
+}

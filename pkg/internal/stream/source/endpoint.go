@@ -1,0 +1,438 @@
+package source
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/bits"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+const (
+	// readBudget is what all connections together read ahead, in bytes: each
+	// gets its share.
+	readBudget = 24 << 20
+	// handshakeTimeout bounds a TLS handshake.
+	handshakeTimeout = 10 * time.Second
+	// After the stop connections are read on until nothing comes for
+	// drainRead, at most for drainMax: what the kernel has received is lost
+	// otherwise.
+	drainRead = 200 * time.Millisecond
+	drainMax  = 2 * time.Second
+)
+
+// Endpoint reads lines from any number of connections.
+type Endpoint struct {
+	set *Set
+	log *slog.Logger
+
+	wg        sync.WaitGroup
+	mu        sync.Mutex
+	conns     map[*conn]bool
+	places    *peer.Shares // of conns; silent connections count too
+	stopping  bool
+	readUntil time.Time        // set before stopping and conn.stopping are
+	sessions  map[string]*conn // of the acknowledged mode
+	wrong     rate.Sometimes
+	run       string // tells this process from others in message ids
+	number    atomic.Int64
+}
+
+// NewEndpoint returns an endpoint without connections.
+func (s *Set) NewEndpoint() *Endpoint {
+	return &Endpoint{
+		set: s, log: s.opt.Log, conns: map[*conn]bool{}, places: peer.NewShares(s.opt.MaxConnections, peer.PerHost(s.opt.MaxConnections)),
+		sessions: map[string]*conn{}, run: rand.Text(), wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+	}
+}
+
+// Serve accepts connections until the stop, then those that wait to be
+// accepted, and closes the listener.
+func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
+	defer l.Close()
+	for {
+		nc, err := l.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break // the stop
+		}
+		if err != nil {
+			// Out of file descriptors, for one: others may close some.
+			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
+			if retry.Sleep(ctx, time.Second) != nil {
+				return
+			}
+			continue
+		}
+		e.start(ctx, l, nc)
+	}
+	l.SetDeadline(e.readUntil)
+	for waiting(l) {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		e.start(ctx, l, nc)
+	}
+}
+
+// start serves a connection in a goroutine of its own, or refuses it if there are
+// too many.
+func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
+	host := peer.ConnHost(nc)
+	if ok, all := e.places.TryAcquire(host); !ok {
+		cause := peer.ErrTooManyOfHost
+		if all {
+			cause = errFull
+		}
+		nc.Close()
+		l.Refuse(nc.RemoteAddr(), cause)
+		return
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &conn{
+		Endpoint: e, listener: l, nc: nc, inlet: e.set.opt.NewInlet(), done: make(chan struct{}), cancel: cancel,
+		key: fmt.Sprintf("%s.%d", e.run, e.number.Add(1)),
+	}
+	e.mu.Lock()
+	c.stopping.Store(e.stopping)
+	e.conns[c] = true
+	e.set.counts.Connections.Store(int64(len(e.conns)))
+	e.wg.Add(1)
+	e.mu.Unlock()
+	e.set.counts.Accepted.Add(1)
+	go func() {
+		defer e.wg.Done()
+		err := c.serve(ctx)
+		if c.session != "" && c.stopping.Load() {
+			c.drain(ctx)
+		}
+		nc.Close()
+		e.places.Release(host)
+		cancel(nil)
+		c.acks.Wait()
+		if c.src != nil {
+			c.src.Connections.Add(-1)
+		}
+		e.mu.Lock()
+		delete(e.conns, c)
+		if e.sessions[c.session] == c {
+			delete(e.sessions, c.session)
+		}
+		e.set.counts.Connections.Store(int64(len(e.conns)))
+		e.mu.Unlock()
+		close(c.done)
+		c.report(err)
+	}()
+}
+
+// Stop lets the endpoint deliver what has arrived, and end. Call Wait once Serve has ended.
+func (e *Endpoint) Stop(listeners []*peer.Listener) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.readUntil = time.Now().Add(drainMax)
+	e.stopping = true
+	for c := range e.conns {
+		c.stopping.Store(true)
+		c.nc.SetReadDeadline(time.Now().Add(drainRead))
+	}
+	for _, l := range listeners {
+		l.SetDeadline(time.Now()) // wakes serve
+	}
+}
+
+// Wait waits for the end of all connections.
+func (e *Endpoint) Wait() { e.wg.Wait() }
+
+// readSize returns how much a connection may read at once now: the size of a buffer.
+func (e *Endpoint) readSize() int {
+	n := e.set.counts.Connections.Load()
+	share := min(int64(e.set.opt.MaxRead), max(2*batch.MinBuffer, readBudget/max(n, 1)))
+	return 1 << (bits.Len64(uint64(share)) - 1) // a larger buffer would exceed the share
+}
+
+// conn is one connection.
+type conn struct {
+	*Endpoint
+	listener *peer.Listener
+	nc       net.Conn
+	key      string
+	inlet    Inlet
+	split    protocol.Splitter
+	cancel   context.CancelCauseFunc
+	done     chan struct{}
+	stopping atomic.Bool
+	probe    string
+	addr     string        // of the peer, without port
+	src      *stats.Source // of the probe at the address; nil until the probe is known
+
+	session string        // of the acknowledged mode
+	named   bool          // the probe's name is known from the certificate or the settings
+	pos     int64         // bytes read and split, without the first line of the acknowledged mode
+	tracker batch.Tracker // of bytes after the first line
+	written atomic.Int64  // acked position that the peer was sent
+	acks    sync.WaitGroup
+	rejects int64
+	reason  string // of the first reject
+	cut     int
+}
+
+var (
+	errFull     = errors.New("there are as many as max-connections allows")
+	errNames    = errors.New("peers have announced too many names of probes")
+	errNotLines = errors.New("the first line is too long, and does not begin with the path of a log")
+	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
+	errHello    = errors.New("the acknowledged mode does not begin like this")
+	errReplaced = errors.New("the exporter has connected anew")
+	// errHandshake ends a connection whose failure the listener has reported.
+	errHandshake = errors.New("no TLS handshake")
+)
+
+// refusals are the causes of refusing a connection after it was accepted.
+var refusals = []error{peer.ErrHTTP, errTLS, errNotLines, errHello, errNames}
+
+// serve reads lines until the peer or ctx ends.
+func (c *conn) serve(ctx context.Context) error {
+	if err := c.identify(); err != nil {
+		return err
+	}
+	c.count()
+	c.split = protocol.Splitter{Types: &c.set.types, MaxLine: c.set.opt.MaxLine, Probe: c.probe, Who: peer.ConnHost(c.nc), Key: c.key, Reject: c.reject}
+	var (
+		buf      = batch.NewBuffer(batch.MinBuffer)
+		n        int // bytes in buf
+		skipping bool
+		first    = true // the first line may still turn out to be no line
+		idle     = c.set.opt.IdleTimeout
+		maxLine  = c.set.opt.MaxLine
+	)
+	defer func() { buf.Release() }()
+	for {
+		if !c.stopping.Load() {
+			c.nc.SetReadDeadline(time.Now().Add(idle))
+		}
+		if c.stopping.Load() { // perhaps just now
+			if time.Now().After(c.readUntil) {
+				return os.ErrDeadlineExceeded
+			}
+			c.nc.SetReadDeadline(time.Now().Add(drainRead))
+		}
+		m, err := c.nc.Read(buf.Bytes[n:])
+		n += m
+		if first && n > 0 {
+			if buf.Bytes[0] == '#' {
+				i := bytes.IndexByte(buf.Bytes[:n], '\n')
+				if i < 0 && n < maxHello && err == nil {
+					continue
+				}
+				if err := c.hello(ctx, buf.Bytes[:max(i, 0)]); err != nil {
+					return err
+				}
+				n = copy(buf.Bytes, buf.Bytes[i+1:n])
+				m = n
+				first = false
+			} else if peer.IsHTTP(buf.Bytes[:n]) {
+				return peer.ErrHTTP
+			} else if bytes.HasPrefix(buf.Bytes[:n], []byte{0x16, 3}) { // the record of a handshake
+				return errTLS
+			} else {
+				first = buf.Bytes[0] != '/' && bytes.IndexByte(buf.Bytes[:n], '\n') < 0
+			}
+		}
+		if skipping && m > 0 {
+			i := bytes.IndexByte(buf.Bytes[:n], '\n')
+			if i < 0 {
+				c.skip(n)
+				n, m = 0, 0
+			} else {
+				c.skip(i + 1)
+				n = copy(buf.Bytes, buf.Bytes[i+1:n])
+				m, skipping = n, false
+			}
+		}
+		if i := bytes.LastIndexByte(buf.Bytes[n-m:n], '\n'); i >= 0 {
+			whole := n - m + i + 1
+			var sendErr error
+			if buf, n, sendErr = c.deliver(ctx, buf, whole, n, m); sendErr != nil {
+				return sendErr
+			}
+		} else if n > maxLine {
+			c.reject(fmt.Sprintf("line is longer than %d bytes", maxLine), buf.Bytes[:80])
+			if first {
+				return errNotLines
+			}
+			c.skip(n)
+			n, skipping = 0, true
+		}
+		if n == len(buf.Bytes) { // a long line
+			longer := batch.NewBuffer(2 * n)
+			copy(longer.Bytes, buf.Bytes)
+			buf.Release()
+			buf = longer
+		}
+		if err != nil {
+			if n > 0 || skipping {
+				c.cut = 1
+			}
+			return err
+		}
+	}
+}
+
+// skip passes over bytes that are of no line.
+func (c *conn) skip(n int) {
+	c.pos += int64(n)
+	c.tracker.Skip(c.pos)
+}
+
+// deliver delivers the whole lines that buf begins with; n bytes are in it, m
+// of them from the last read. It returns the buffer to read on into, and how
+// much is in it.
+func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) (*batch.Buffer, int, error) {
+	out := buf
+	size, limit := len(buf.Bytes), c.readSize()
+	switch {
+	case n == size && size < limit:
+		size *= 2
+	case m < size/4 && size > batch.MinBuffer || size > limit && size > c.set.opt.MaxLine:
+		size /= 2
+	}
+	if whole < size/4 {
+		// What a quiet connection sends must not keep a large buffer in the
+		// queues.
+		out = batch.NewBuffer(whole)
+		copy(out.Bytes, buf.Bytes[:whole])
+		n = copy(buf.Bytes, buf.Bytes[whole:n])
+	} else {
+		rest := n - whole
+		next := batch.NewBuffer(max(size, rest+1))
+		copy(next.Bytes, buf.Bytes[whole:n])
+		buf, n = next, rest
+	}
+	err := c.send(ctx, out, out.Bytes[:whole])
+	out.Release()
+	return buf, n, err
+}
+
+// send splits whole lines and delivers them.
+func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error {
+	begin := c.pos
+	err := c.split.Split(lines, func(o *batch.Origin, from int, run []byte, n int) error {
+		t := batch.Text{Origin: o, Source: c.src, Offset: begin + int64(from), Lines: n, Bytes: run, Wire: true, Buffer: buf}
+		end := t.Offset + int64(len(run))
+		t.Acked = func() { c.tracker.Ack(end) }
+		if c.session == "" {
+			c.set.counts.Unacked.Add(int64(n))
+			t.Acked = func() { c.set.counts.Unacked.Add(-int64(n)) }
+		}
+		c.tracker.Deliver(end)
+		return c.inlet.Deliver(ctx, t)
+	})
+	if err != nil {
+		return err
+	}
+	c.pos = begin + int64(len(lines))
+	c.tracker.Skip(c.pos)
+	return nil
+}
+
+// identify finds the name of the probe.
+func (c *conn) identify() error {
+	addr, err := netip.ParseAddrPort(c.nc.RemoteAddr().String())
+	if err != nil {
+		return err
+	}
+	probe, known := c.set.opt.Probes.At(addr.Addr())
+	c.probe, c.named = cmp.Or(probe.Name, peer.AddressName(addr.Addr())), known
+	c.addr = addr.Addr().Unmap().String()
+	t, ok := c.nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	if err := c.listener.Handshake(t, handshakeTimeout); err != nil {
+		return errHandshake
+	}
+	state := t.ConnectionState()
+	id, err := peer.IdentityOf(&state)
+	if err != nil {
+		return err
+	}
+	if name := peer.ProbeOf(id); name != "" {
+		c.probe, c.named = name, true
+	}
+	return nil
+}
+
+// count lets the connection count for its probe.
+func (c *conn) count() {
+	if c.src != nil {
+		c.src.Connections.Add(-1)
+	}
+	c.src = c.set.counts.Sources.Lookup(c.probe, c.addr)
+	c.src.Connections.Add(1)
+}
+
+func (c *conn) reject(reason string, line []byte) {
+	c.set.counts.Rejects.Add(1)
+	c.src.Rejects.Add(1)
+	if c.rejects++; c.rejects > 1 {
+		return
+	}
+	c.reason = reason
+	c.wrong.Do(func() {
+		c.log.Warn("line rejected", "peer", c.nc.RemoteAddr(), "reason", reason, "line", string(line[:min(len(line), 80)]))
+	})
+}
+
+// report counts and logs how the connection ended.
+func (c *conn) report(err error) {
+	c.set.counts.Empty.Add(c.split.Empty)
+	attrs := []any{"probe", c.probe, "bytes", c.pos}
+	if c.rejects > 0 {
+		attrs = append(attrs, "rejects", c.rejects)
+	}
+	if c.cut > 0 && c.session == "" { // else it comes again
+		c.set.counts.Cuts.Add(1)
+		attrs = append(attrs, "cut", 1)
+	}
+	if i := slices.IndexFunc(refusals, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
+		if err != refusals[i] {
+			attrs = append(attrs, "err", err)
+		}
+		c.listener.Refuse(c.nc.RemoteAddr(), refusals[i], attrs...)
+		return
+	}
+	attrs = append([]any{"peer", c.nc.RemoteAddr()}, attrs...)
+	switch {
+	case errors.Is(err, errHandshake):
+	case errors.Is(err, io.EOF):
+		c.log.Debug("connection closed", attrs...)
+	case c.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		c.log.Debug("connection ended by the stop", attrs...)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.log.Info("connection closed: nothing came for too long", attrs...)
+	default:
+		c.wrong.Do(func() { c.log.Warn("connection lost", append(attrs, "err", err)...) })
+	}
+}

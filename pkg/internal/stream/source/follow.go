@@ -1,0 +1,477 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/time/rate"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+// closeGrace is how long a newer folder may lack a log until the older one's
+// counts as closed. Tstat opens the new log right after it has closed the old
+// one; a log that was switched off never comes.
+const closeGrace = 5 * time.Second
+
+// firstFolder stands in the checkpoint for a log: the folder that was the
+// first, which counts until a log was met.
+const firstFolder = "-"
+
+// follower follows the log folders of one probe.
+type follower struct {
+	set   *Set
+	log   *slog.Logger
+	ck    *checkpoint
+	inlet Inlet
+	root  Root
+	key   string // of the root in the checkpoint
+	src   *stats.Source
+
+	// folders are the log folders from the oldest that a log still needs, as
+	// they appeared; first is the number of the first one. Numbers go up by
+	// one and are never used again.
+	folders []*folder
+	first   int
+	logs    map[string]*followed
+	resume  map[string]position // of logs not met yet
+
+	watcher  *fsnotify.Watcher // nil: only polling
+	wake     chan struct{}
+	look     atomic.Bool // folders may have come or gone, or logs in them
+	unread   rate.Sometimes
+	scanned  bool
+	entered  bool   // the checkpoint has logs that are not saved
+	order    *order // of all folders that were seen
+	complain rate.Sometimes
+
+	opened map[string]identity // of the folders that were read in this run
+
+	mu      sync.Mutex
+	removed map[string]bool // names of folders that the kernel told have gone
+}
+
+// identity tells a file from another one that took its name.
+type identity struct {
+	dev, ino uint64
+	made     int64 // time in ns; 0 if the file system does not know it
+}
+
+// folder is a log folder.
+type folder struct {
+	name, path string
+	tstat.FolderTime
+	replaced bool // by another one of the same name
+}
+
+// Follow returns the source that follows a root; Abs has returned the root.
+func (s *Set) Follow(root Root) Input {
+	return &follower{
+		set: s, log: s.opt.Log.With("folder", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
+		key: root.Probe + " " + root.Dir, src: s.counts.Sources.Lookup(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
+		opened: map[string]identity{}, removed: map[string]bool{},
+		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
+}
+
+// Run follows until reading ends.
+func (f *follower) Run(ctx, reading context.Context) error {
+	if f.set.opt.Start == StartCheckpoint {
+		f.resume = f.ck.positions(f.key)
+	}
+	order, err := loadOrder(f.set.opt.State, f.key)
+	if err != nil {
+		return err
+	}
+	f.order = order
+	f.watch(reading)
+	if f.watcher != nil {
+		defer f.watcher.Close()
+	}
+	defer func() {
+		for _, l := range f.logs {
+			l.close()
+		}
+	}()
+	poll := time.NewTicker(f.set.opt.Poll)
+	defer poll.Stop()
+	f.look.Store(true)
+	for {
+		if f.look.Swap(false) {
+			f.scan()
+		}
+		progress := false
+		for _, l := range f.sorted() {
+			if reading.Err() != nil {
+				return nil
+			}
+			p, err := l.step(ctx)
+			if err != nil {
+				return err
+			}
+			progress = progress || p
+		}
+		f.forget()
+		if progress {
+			continue
+		}
+		select {
+		case <-f.wake:
+		case <-poll.C:
+			f.look.Store(true)
+		case <-reading.Done():
+			return nil
+		}
+	}
+}
+
+func (f *follower) sorted() []*followed {
+	return slices.SortedFunc(maps.Values(f.logs), func(a, b *followed) int { return strings.Compare(a.name, b.name) })
+}
+
+// watch wakes the follower when the kernel tells of a change. Without that,
+// as on NFS, it polls.
+func (f *follower) watch(ctx context.Context) {
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		if err = w.Add(f.root.Dir); err != nil {
+			w.Close()
+		}
+	}
+	if err != nil {
+		f.log.Warn("changes are found by polling only", "err", err, "poll", f.set.opt.Poll)
+		return
+	}
+	f.watcher = w
+	go func() {
+		for {
+			select {
+			case e, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				if !e.Has(fsnotify.Write) {
+					f.look.Store(true)
+				}
+				if dir, name := filepath.Split(e.Name); filepath.Clean(dir) == f.root.Dir && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)) && tstat.IsFolder(name) {
+					f.mu.Lock()
+					f.removed[name] = true
+					f.mu.Unlock()
+				}
+			case _, ok := <-w.Errors: // lost events: look at everything
+				if !ok {
+					return
+				}
+				f.look.Store(true)
+			}
+			select {
+			case f.wake <- struct{}{}:
+			default:
+			}
+		}
+	}()
+}
+
+// scan looks for new folders, and for logs in the newest ones.
+func (f *follower) scan() {
+	entries, err := f.readDir(f.root.Dir)
+	if err != nil {
+		f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
+		return
+	}
+	var found []*folder
+	for _, e := range entries {
+		t, err := tstat.ParseFolder(e.Name(), f.set.opt.Location)
+		if err != nil {
+			continue
+		}
+		found = append(found, &folder{name: e.Name(), path: filepath.Join(f.root.Dir, e.Name()), FolderTime: t})
+	}
+	if len(found) == 0 {
+		return
+	}
+	former := len(f.folders)
+	if f.scanned {
+		f.add(found)
+	} else {
+		f.begin(found)
+	}
+	// Logs may have appeared in the folder that was the newest so far, too.
+	for i := max(0, former-1); i < len(f.folders); i++ {
+		f.list(i)
+	}
+	first := !f.scanned
+	if first {
+		f.scanned = true
+		if len(f.resume) == 0 {
+			f.ck.enter(f.key, firstFolder, 0, f.folders[0].name)
+			f.entered = true
+		}
+	}
+	// Before a line is sent: a crash must not begin with a newer folder.
+	if err := f.order.save(); err != nil {
+		f.complain.Do(func() { f.log.Warn("the order of folders cannot be saved", "err", err) })
+	}
+	if f.entered {
+		if err := f.ck.save(); err != nil {
+			f.log.Warn("the position cannot be saved", "err", err)
+		}
+		f.entered = false
+	}
+	if first {
+		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
+	}
+	if f.watcher != nil {
+		f.watcher.Add(f.folders[len(f.folders)-1].path) // the folder may have been recreated; if Add fails, the poll notices it
+	}
+}
+
+// add appends the folders that have appeared since the last scan. They are
+// new, whatever their names.
+func (f *follower) add(found []*folder) {
+	fresh := f.fresh(found)
+	if len(fresh) == 0 {
+		return
+	}
+	// If Tstat has just replaced the last folder, its logs are opened again.
+	last := f.folders[len(f.folders)-1]
+	if id, err := identityOf(last.path); err == nil {
+		f.opened[last.name] = id
+	}
+	sortFolders(fresh, time.Now())
+	f.order.append(fresh, found)
+	for _, d := range fresh {
+		last := f.folders[len(f.folders)-1]
+		if d.name == last.name {
+			continue
+		}
+		for _, old := range f.folders {
+			old.replaced = old.replaced || old.name == d.name
+		}
+		if !d.Latest.After(last.Time) {
+			f.log.Warn("a new folder has an older name than the last one: did the clock or the time zone of the probe go back?", "name", d.name, "last", last.name)
+		}
+		f.folders = append(f.folders, d)
+		f.set.counts.Folders.Add(1)
+	}
+	maps.DeleteFunc(f.opened, func(name string, _ identity) bool { return !f.order.knows(name) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
+}
+
+// fresh returns the folders that were not seen before, and those that Tstat
+// has replaced by another one of the same name.
+func (f *follower) fresh(found []*folder) (list []*folder) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range found {
+		if !f.order.knows(d.name) {
+			list = append(list, d)
+		} else if f.removed[d.name] {
+			id, err := identityOf(d.path)
+			if err != nil {
+				continue // not there yet
+			}
+			delete(f.removed, d.name)
+			if id != f.opened[d.name] { // else the kernel told it late, or twice
+				list = append(list, d)
+			}
+		}
+	}
+	return list
+}
+
+// begin chooses the folders to start with. Those that the last run did not see
+// are new. Without a last run, their names tell the order.
+func (f *follower) begin(found []*folder) {
+	now := time.Now()
+	sortFolders(found, now)
+	if len(f.resume) == 0 {
+		f.order.clear()
+	}
+	f.order.append(slices.DeleteFunc(slices.Clone(found), func(d *folder) bool { return f.order.knows(d.name) }), found)
+	if len(f.resume) > 1 {
+		delete(f.resume, firstFolder)
+	}
+	placed := map[string]bool{}
+	for _, p := range f.resume {
+		if t, err := tstat.ParseFolder(p.Folder, f.set.opt.Location); err == nil && !placed[p.Folder] {
+			placed[p.Folder] = true
+			f.place(&folder{name: p.Folder, FolderTime: t}, found, now)
+		}
+	}
+	slices.SortFunc(found, func(a, b *folder) int { return f.order.index[a.name] - f.order.index[b.name] })
+	from := len(found) - 1
+	if f.set.opt.Start == StartBegin {
+		from = 0
+	}
+	for name, p := range f.resume {
+		if !f.wants(name) && name != firstFolder {
+			continue
+		}
+		if i := slices.IndexFunc(found, func(d *folder) bool { return !f.order.before(d.name, p.Folder) }); i >= 0 {
+			from = min(from, i)
+		}
+	}
+	f.folders = found[from:]
+	f.set.counts.Folders.Add(int64(len(f.folders)))
+}
+
+// place reports a folder of the checkpoint that has gone or is ahead of the
+// clock. If its place in the order is not known, it is before the folders with
+// newer names. If it is ahead of the clock, or no folder has a newer name, it
+// is before all others: it must not hide them.
+func (f *follower) place(d *folder, found []*folder, now time.Time) {
+	if !f.order.knows(d.name) {
+		i := 0
+		if !d.ahead(now) {
+			i = max(0, slices.IndexFunc(f.order.names, func(name string) bool {
+				t, err := tstat.ParseFolder(name, f.set.opt.Location)
+				return err == nil && !t.Time.Before(d.Time)
+			}))
+		}
+		f.order.insert(i, d.name)
+	}
+	if !slices.ContainsFunc(found, func(o *folder) bool { return o.name == d.name }) {
+		f.log.Warn("the folder of the checkpoint has gone: the folders after it are streamed", "name", d.name)
+	} else if d.ahead(now) {
+		f.log.Warn("the folder of the checkpoint is ahead of the clock: folders that were not streamed are, whatever their names", "name", d.name)
+	}
+}
+
+// wants reports whether a log is to be followed.
+func (f *follower) wants(name string) bool {
+	if f.set.types.Check(name, "") != "" {
+		return false
+	}
+	globs := f.set.opt.Types
+	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { ok, _ := path.Match(g, name); return ok })
+}
+
+// list finds logs in folder i that were not met before.
+func (f *follower) list(i int) {
+	d := f.folders[i]
+	entries, err := f.readDir(d.path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
+		}
+		return
+	}
+	for _, e := range entries {
+		name, _ := compression.CutSuffix(e.Name())
+		if f.logs[name] != nil || !f.wants(name) {
+			continue
+		}
+		l := &followed{follower: f, name: name, at: f.first + i}
+		if p, ok := f.resume[name]; ok {
+			if f.order.before(d.name, p.Folder) {
+				continue // done with
+			}
+			delete(f.resume, name)
+			if p.Folder == d.name {
+				l.resume = p
+			}
+		} else {
+			// Should nothing of it be confirmed before the next start.
+			f.ck.enter(f.key, name, 0, d.name)
+			f.entered = true
+		}
+		if l.resume.Folder == "" && f.set.opt.Start == StartEnd && !f.scanned && i == len(f.folders)-1 {
+			l.fromEnd = true
+		}
+		f.logs[name] = l
+	}
+}
+
+// folder returns the folder of that number, or nil if there is none yet.
+func (f *follower) folder(number int) *folder {
+	if i := number - f.first; i < len(f.folders) {
+		return f.folders[i]
+	}
+	return nil
+}
+
+// forget drops folders that no log needs any more.
+func (f *follower) forget() {
+	least := f.first + len(f.folders) - 1
+	for _, l := range f.logs {
+		least = min(least, l.at)
+	}
+	if n := least - f.first; n > 0 {
+		if f.watcher != nil {
+			for _, d := range f.folders[:n] {
+				f.watcher.Remove(d.path) // it may not be watched
+			}
+		}
+		f.folders = slices.Delete(f.folders, 0, n)
+		f.first = least
+	}
+}
+
+// closed reports whether Tstat does not write to a log in the folder of that
+// number any more: the same log is in the next folder, since Tstat closes the
+// old one first; or it is not there and should be.
+func (f *follower) closed(number int, name string) bool {
+	next := f.folder(number + 1)
+	if next == nil {
+		return false
+	}
+	if f.folder(number+2) != nil {
+		return true
+	}
+	for _, suffix := range append(compression.Suffixes(), "") {
+		if _, err := os.Stat(filepath.Join(next.path, name+suffix)); err == nil {
+			return true
+		}
+	}
+	info, err := os.Stat(next.path)
+	return err == nil && time.Since(info.ModTime()) > closeGrace
+}
+
+// openPath opens a file or folder that is the root or below it.
+func (f *follower) openPath(path string) (*os.File, error) {
+	if !f.set.opt.Confined {
+		return os.Open(path)
+	}
+	rel, err := filepath.Rel(f.root.Dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenInRoot(f.root.Dir, rel)
+}
+
+// readDir returns the entries of a folder that is the root or below it, by name.
+func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
+	d, err := f.openPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
+}
+
+// isLinkOut reports whether openPath has failed because of a link that leads
+// out of the root. Package os has no error value for it.
+func isLinkOut(err error) bool {
+	var pe *fs.PathError
+	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"
+}

@@ -1,0 +1,421 @@
+package source
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+)
+
+const (
+	// headLength is how much of a log's text tells it from another of the
+	// same name: more than the header and Tstat's first block.
+	headLength = 4096
+)
+
+// followed is one log through the folders of a probe. It reads the log of a
+// folder to its end before that of the next one begins.
+type followed struct {
+	*follower
+	name string
+	at   int // number of the folder
+
+	resume  position // where the last run was in the first folder; zero: from the begin
+	fromEnd bool     // the first folder's log is read from its end
+
+	file   *os.File // nil: not open
+	info   fs.FileInfo
+	text   io.Reader // file, decompressed
+	origin *batch.Origin
+	buf    *batch.Buffer
+	n      int   // bytes in buf: the begin of a line
+	offset int64 // of the text in buf
+	head   []byte
+	hash   string // of head, when it is complete
+
+	failed   bool // the last read did
+	skipping bool // the rest of a line that is too long
+	broken   bool // the compressed text ended before its end, which is counted
+	number   int64
+	outside  *folder // the last one in which the log was left out
+}
+
+// step reads one block, or finds out that there is nothing to do now.
+func (l *followed) step(ctx context.Context) (progress bool, err error) {
+	if l.file == nil {
+		opened, err := l.open()
+		if err != nil {
+			l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "err", err) })
+			return false, nil
+		}
+		if !opened {
+			return l.advance(), nil
+		}
+	}
+	n, err := l.read(ctx)
+	if n > 0 || err != nil || l.failed {
+		return n > 0, err
+	}
+	over, again := l.over()
+	if !over {
+		return false, nil
+	}
+	// What came before it was closed has to be read now.
+	if n, err := l.read(ctx); n > 0 || err != nil || l.failed {
+		return n > 0, err
+	}
+	if (l.n > 0 || l.skipping) && !l.broken {
+		l.set.counts.Cuts.Add(1)
+		l.log.Info("log ends in the middle of a line, which is left out", "log", l.origin.Path)
+	}
+	l.close()
+	if !again {
+		l.next()
+	}
+	return true, nil
+}
+
+// next goes to the next folder.
+func (l *followed) next() {
+	l.at++
+	if d := l.folder(l.at); d != nil {
+		l.ck.enter(l.follower.key, l.name, l.number, d.name)
+	}
+}
+
+// advance goes to the next folder if the log will not come in this one.
+func (l *followed) advance() bool {
+	if l.folder(l.at) == nil || !l.closed(l.at, l.name) {
+		return false
+	}
+	// It may have come before the next folder did.
+	if opened, err := l.open(); opened || err != nil {
+		return opened
+	}
+	if l.resume.Offset > 0 {
+		l.set.counts.Vanished.Add(1)
+		l.log.Warn("log has gone before it was read to its end", "log", l.name, "folder", l.resume.Folder)
+	}
+	l.resume, l.fromEnd = position{}, false
+	l.next()
+	return true
+}
+
+// open opens the log in the current folder if it is there.
+func (l *followed) open() (bool, error) {
+	d := l.folder(l.at)
+	if d == nil || d.replaced {
+		return false, nil
+	}
+	plain := filepath.Join(d.path, l.name)
+	file, err := l.openPath(plain)
+	compressed := false
+	if l.folder(l.at+1) != nil {
+		// Compressed since, or by Tstat itself: that can be read once it is
+		// complete.
+		for _, suffix := range compression.Suffixes() {
+			if !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			file, err = l.openPath(plain + suffix)
+			compressed = true
+		}
+	}
+	if isLinkOut(err) {
+		if l.outside != d {
+			l.outside = d
+			l.set.counts.Outside.Add(1)
+			l.log.Warn("log left out: a link out of the folder leads to it", "log", plain)
+		}
+		return false, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", file.Name())
+	}
+	if err != nil {
+		file.Close()
+		return false, err
+	}
+	if compressed && !l.closed(l.at, l.name) {
+		file.Close()
+		return false, nil
+	}
+	if id, err := identityOf(d.path); err == nil {
+		l.opened[d.name] = id
+	}
+	l.file, l.info, l.text = file, info, file
+	l.offset, l.n, l.skipping, l.broken, l.head, l.hash = 0, 0, false, false, nil, ""
+	if l.buf == nil {
+		l.buf = batch.NewBuffer(l.set.opt.MaxRead)
+	}
+	if compressed {
+		if err := l.decompress(); err != nil {
+			l.close()
+			return false, err
+		}
+	}
+	l.origin = &batch.Origin{Probe: l.root.Probe, Path: plain, Type: l.name, Prefix: []byte(plain + " ")}
+	if err := l.position(); err != nil {
+		l.close()
+		return false, err
+	}
+	return true, nil
+}
+
+// decompress makes text the decompressed file, which is read from its start.
+func (l *followed) decompress() error {
+	head := make([]byte, compression.MagicSize)
+	n, err := io.ReadFull(l.file, head)
+	if isFileError(err) {
+		return err
+	}
+	format, err := compression.Detect(head[:n])
+	if format == nil { // nothing of it can be read
+		l.set.counts.Cuts.Add(1)
+		l.log.Warn("compressed log is damaged", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
+		l.text = bytes.NewReader(nil)
+		return nil
+	}
+	z := new(compression.Reader)
+	z.Reset(format, io.MultiReader(bytes.NewReader(head[:n]), l.file))
+	l.text = z
+	return nil
+}
+
+// errNotCompressed is about a file with the name of a compressed one.
+var errNotCompressed = errors.New("it does not begin like a compressed file")
+
+// position goes to where the log is to be read from. After an error of the file
+// the next call of open tries again.
+func (l *followed) position() (err error) {
+	resume, fromEnd := l.resume, l.fromEnd
+	l.resume, l.fromEnd = position{}, false
+	defer func() {
+		if err != nil {
+			l.resume, l.fromEnd = resume, fromEnd
+		}
+	}()
+	switch {
+	case fromEnd:
+		return l.seekEnd()
+	case resume.Offset == 0:
+		return nil
+	}
+	head := make([]byte, resume.HeadLength)
+	n, err := io.ReadFull(l.text, head)
+	switch {
+	case err == nil || err == io.EOF || err == io.ErrUnexpectedEOF:
+	case isFileError(err):
+		return err
+	default: // what was streamed before cannot be read any more
+		l.endText(err)
+		return nil
+	}
+	same := n == len(head) && hashOf(head) == resume.Head
+	if same {
+		rest := resume.Offset - int64(n)
+		if l.text == io.Reader(l.file) {
+			var pos int64
+			if l.info, err = l.file.Stat(); err != nil {
+				return err
+			}
+			if same = l.info.Size() >= resume.Offset; same {
+				pos = resume.Offset
+			}
+			if _, err := l.file.Seek(pos, io.SeekStart); err != nil {
+				return err
+			}
+		} else if _, err := io.CopyN(io.Discard, l.text, rest); isFileError(err) {
+			return err
+		} else if err != nil {
+			return nil // shorter: read to its end
+		}
+	}
+	if same {
+		l.offset, l.head = resume.Offset, head
+		return nil
+	}
+	l.log.Warn("log has other content than when it was read: it is read from its start", "log", l.file.Name())
+	if _, err := l.file.Seek(0, io.SeekStart); err != nil || l.text == io.Reader(l.file) {
+		return err
+	}
+	return l.decompress()
+}
+
+// isFileError reports whether an error is one of the file, and not of the
+// compressed text in it.
+func isFileError(err error) bool {
+	var pe *fs.PathError
+	return errors.As(err, &pe)
+}
+
+// seekEnd goes to the begin of the last, unfinished line.
+func (l *followed) seekEnd() error {
+	size := l.info.Size()
+	l.head = make([]byte, min(headLength, size))
+	if _, err := l.file.ReadAt(l.head, 0); err != nil && err != io.EOF {
+		return err
+	}
+	tail := make([]byte, min(size, int64(l.set.opt.MaxLine)))
+	if _, err := l.file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
+		return err
+	}
+	l.offset = size - int64(len(tail)) + int64(bytes.LastIndexByte(tail, '\n')+1)
+	_, err := l.file.Seek(l.offset, io.SeekStart)
+	return err
+}
+
+func (l *followed) close() {
+	if l.file != nil {
+		l.file.Close()
+		l.file, l.text = nil, nil
+	}
+	if l.buf != nil {
+		l.buf.Release()
+		l.buf = nil
+	}
+}
+
+// over reports whether nothing more will come into the open file, and
+// whether the same folder may get the log again.
+func (l *followed) over() (over, again bool) {
+	path := l.file.Name()
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && !os.SameFile(info, l.info):
+		l.log.Info("log was made anew under the same name", "log", path)
+		return true, true
+	case errors.Is(err, fs.ErrNotExist):
+		// Removed with its folder, to be made anew perhaps, or compressed.
+		return true, l.folder(l.at+1) == nil
+	}
+	return l.closed(l.at, l.name), false
+}
+
+// read reads a block and hands its whole lines over.
+func (l *followed) read(ctx context.Context) (int, error) {
+	n, err := l.text.Read(l.buf.Bytes[l.n:])
+	l.failed = false
+	_, compressed := l.text.(*compression.Reader)
+	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be missing: cut
+		l.failed = true
+		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
+		return 0, nil
+	}
+	if err != nil && err != io.EOF {
+		l.endText(err)
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	if room := headLength - len(l.head); room > 0 && l.offset+int64(l.n) == int64(len(l.head)) {
+		l.head = append(l.head, l.buf.Bytes[l.n:l.n+min(n, room)]...)
+	}
+	fresh := l.n
+	l.n += n
+	if l.skipping {
+		i := bytes.IndexByte(l.buf.Bytes[:l.n], '\n')
+		drop := i + 1
+		if i < 0 {
+			drop = l.n
+		} else {
+			l.skipping = false
+		}
+		l.offset += int64(drop)
+		l.n = copy(l.buf.Bytes, l.buf.Bytes[drop:l.n])
+		fresh = 0
+	}
+	whole := fresh + bytes.LastIndexByte(l.buf.Bytes[fresh:l.n], '\n') + 1
+	if whole > fresh {
+		return n, l.send(ctx, whole)
+	}
+	if l.n > l.set.opt.MaxLine {
+		l.set.counts.Rejects.Add(1)
+		l.src.Rejects.Add(1)
+		l.unread.Do(func() {
+			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
+		})
+		l.offset += int64(l.n)
+		l.n, l.skipping = 0, true
+	}
+	if l.n == len(l.buf.Bytes) {
+		longer := batch.NewBuffer(2 * l.n)
+		copy(longer.Bytes, l.buf.Bytes)
+		l.buf.Release()
+		l.buf = longer
+	}
+	return n, nil
+}
+
+// endText reports that a compressed log cannot be read to its end, and ends it
+// there.
+func (l *followed) endText(err error) {
+	l.text, l.broken = bytes.NewReader(nil), true
+	l.set.counts.Cuts.Add(1)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		l.log.Warn("the end of the compressed log is missing: streamed as far as it goes", "log", l.file.Name())
+	case errors.Is(err, compression.ErrGarbage):
+		l.log.Warn("what follows the compressed log is not compressed: left out", "log", l.file.Name())
+	default:
+		l.log.Warn("the compressed log is damaged: its lines may be wrong, and the rest is left out", "log", l.file.Name(), "err", err)
+	}
+}
+
+// send hands over the whole lines that the buffer begins with.
+func (l *followed) send(ctx context.Context, whole int) error {
+	out := l.buf
+	l.buf = batch.NewBuffer(max(l.set.opt.MaxRead, 2*(l.n-whole)))
+	rest := copy(l.buf.Bytes, out.Bytes[whole:l.n])
+	defer out.Release()
+
+	lines := out.Bytes[:whole]
+	end := l.offset + int64(whole)
+	pos := position{Folder: l.folder(l.at).name, Offset: end, HeadLength: int(min(headLength, end, int64(len(l.head))))}
+	switch {
+	case pos.HeadLength < headLength:
+		pos.Head = hashOf(l.head[:pos.HeadLength])
+	case l.hash == "":
+		l.hash = hashOf(l.head)
+		fallthrough
+	default:
+		pos.Head = l.hash
+	}
+	if l.origin.Key == "" {
+		// The content's begin tells a log from another of the same name.
+		o := *l.origin
+		o.Key = l.key + "/" + pos.Folder + "/" + l.name + "/" + pos.Head[:16]
+		l.origin = &o
+	}
+	l.number++
+	number := l.number
+	t := batch.Text{Origin: l.origin, Source: l.src, Offset: l.offset, Lines: bytes.Count(lines, []byte{'\n'}), Bytes: lines, Buffer: out}
+	if err := l.ck.window.Reserve(ctx, int64(whole)); err != nil {
+		return err
+	}
+	t.Acked = func() { l.ck.ack(l.follower.key, l.name, number, pos, int64(whole)) }
+	l.offset, l.n = end, rest
+	return l.inlet.Deliver(ctx, t)
+}
+
+func hashOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

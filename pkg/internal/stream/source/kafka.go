@@ -1,0 +1,318 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/broker"
+)
+
+const (
+	// Fetches ask for up to kafkaFetch bytes of each broker, compressed, and a
+	// record batch may become kafkaInflated.
+	kafkaFetch    = 4 << 20
+	kafkaInflated = 8 << 20
+	// kafkaAbsence is how long a member of a group may be away until others
+	// get its partitions. A process that comes back before goes on with them.
+	kafkaAbsence = 20 * time.Second
+	// kafkaHandOver is how long a partition that is to move waits for
+	// consumers to take its lines: those they do not take come twice.
+	kafkaHandOver = 10 * time.Second
+	// commitTimeout bounds the last commit.
+	commitTimeout = 5 * time.Second
+)
+
+// kafkaSource takes messages of a topic as a member of a consumer group. The
+// group's offsets go on when the lines are acked.
+type kafkaSource struct {
+	*reader
+	instance string        // names the member, also after a restart
+	session  time.Duration // see kafkaAbsence
+
+	committing sync.Mutex // held while offsets are committed
+	failing    retry.Alarm
+
+	mu    sync.Mutex
+	parts map[int32]*part // assigned to this member
+}
+
+// part is a partition while it is assigned. Its positions are the offsets
+// behind messages.
+type part struct {
+	batch.Tracker
+	moved     atomic.Bool // it is not ours any more
+	committed int64       // guarded by kafkaSource.committing
+	next      int64       // to be read; guarded by the reader's goroutine
+}
+
+func (s *kafkaSource) Run(ctx, reading context.Context) error {
+	client, err := s.open(reading)
+	if err != nil {
+		return nil // reading has ended
+	}
+	work, done := context.WithCancel(ctx)
+	defer done()
+	var commits sync.WaitGroup
+	commits.Go(func() { s.commits(work, client) })
+	for reading.Err() == nil {
+		if err := s.poll(ctx, reading, client); err != nil {
+			break // consumers do not take more
+		}
+	}
+	s.drain(ctx, s.assigned())
+	done()
+	commits.Wait()
+	s.leave(client)
+	return nil
+}
+
+// open joins the group once the topic is there.
+func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
+	inner := &broker.KafkaLog{Logger: s.log}
+	var opening retry.Alarm
+	for {
+		client, err := kgo.NewClient(append(broker.KafkaOptions(s.broker, s.files, s.set.opt.Peers, inner),
+			kgo.ConsumerGroup(s.group), kgo.InstanceID(s.instance), kgo.ConsumeTopics(s.broker.Name), kgo.DisableAutoCommit(),
+			kgo.SessionTimeout(s.session), kgo.HeartbeatInterval(s.session/6),
+			kgo.FetchMaxBytes(kafkaFetch), kgo.MaxDecompressBatchBytes(kafkaInflated),
+			kgo.OnPartitionsAssigned(s.gained), kgo.OnPartitionsRevoked(s.revoked), kgo.OnPartitionsLost(s.lost))...)
+		if err == nil {
+			if err = broker.CheckTopic(ctx, client, s.broker); err != nil {
+				client.Close()
+			}
+		}
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		opening.Set(err, s.log, "source cannot be opened, retrying", "source reconnected")
+		if err == nil {
+			return client, nil
+		}
+		if err := s.back.Wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// poll delivers what has come. Its error is that of ctx.
+func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
+	fetches := client.PollFetches(reading)
+	if reading.Err() != nil {
+		return nil
+	}
+	fetches.EachError(func(_ string, partition int32, err error) {
+		var inflated *kgo.ErrDecompressTooLarge
+		if errors.As(err, &inflated) {
+			s.reject(1, fmt.Sprintf("messages from offset %d on are more than %d bytes when they are decompressed", inflated.Offset, kafkaInflated), "", nil)
+			client.SetOffsets(map[string]map[int32]kgo.EpochOffset{s.broker.Name: {partition: {Epoch: inflated.Epoch, Offset: inflated.NextOffset}}})
+			return
+		}
+		s.wrong.Do(func() { s.log.Warn("source cannot be read, retrying", "partition", partition, "err", err) })
+	})
+	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
+		p := s.part(f.Partition)
+		for _, r := range f.Records {
+			if err != nil || p == nil || p.moved.Load() || reading.Err() != nil {
+				return
+			}
+			s.gap(client, p, f, r)
+			err = s.record(ctx, p, r)
+		}
+	})
+	return err
+}
+
+// record delivers the lines of a message.
+func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error {
+	m := inbound{
+		// The time tells it from a message of a topic made anew.
+		key:   fmt.Sprintf("%s/%d/%d@%d", s.broker, r.Partition, r.Offset, r.Timestamp.UnixMilli()),
+		probe: string(r.Key), value: r.Value,
+	}
+	for _, h := range r.Headers {
+		switch h.Key {
+		case broker.HeaderFormat:
+			m.format = string(h.Value)
+		case broker.HeaderPath:
+			m.path = string(h.Value)
+		}
+	}
+	end := r.Offset + 1
+	err := s.deliver(ctx, &m, func() { p.Deliver(end) }, func() { p.Ack(end) })
+	if err == nil {
+		p.Skip(end)
+	}
+	return err
+}
+
+// gap tells when messages have gone before they were read.
+func (s *kafkaSource) gap(client *kgo.Client, p *part, f kgo.FetchTopicPartition, r *kgo.Record) {
+	if p.next == 0 {
+		p.next = client.CommittedOffsets()[s.broker.Name][f.Partition].Offset
+	}
+	if p.next > 0 && p.next < f.LogStartOffset && p.next < r.Offset {
+		s.set.counts.Vanished.Add(1)
+		s.log.Warn("messages have gone from the topic before they were read", "partition", f.Partition, "from", p.next, "to", min(r.Offset, f.LogStartOffset))
+	}
+	p.next = r.Offset + 1
+}
+
+func (s *kafkaSource) part(number int32) *part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[number]
+}
+
+func (s *kafkaSource) assigned() []*part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.parts))
+}
+
+// gained is called when partitions are assigned to this member.
+func (s *kafkaSource) gained(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, number := range topics[s.broker.Name] {
+		s.parts[number] = &part{}
+	}
+	s.log.Info("partitions assigned", "group", s.group, "partitions", len(s.parts))
+}
+
+// revoked is called before partitions move to another member.
+func (s *kafkaSource) revoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
+	var parts []*part
+	for _, number := range topics[s.broker.Name] {
+		if p := s.part(number); p != nil {
+			p.moved.Store(true)
+			parts = append(parts, p)
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, kafkaHandOver)
+	defer cancel()
+	s.drain(wait, parts)
+	s.commit(ctx, client)
+	s.lost(ctx, client, topics)
+}
+
+// lost is called when partitions have moved to another member.
+func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, number := range topics[s.broker.Name] {
+		if p := s.parts[number]; p != nil {
+			p.moved.Store(true)
+			delete(s.parts, number)
+		}
+	}
+}
+
+// drain waits until everything that was delivered is acked, or ctx ends.
+func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
+	for _, p := range parts {
+		retry.Until(ctx, drainPoll, p.Drained)
+	}
+}
+
+// commits commits offsets from time to time, and when the window is full.
+func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
+	t := time.NewTicker(saveEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.window.Due():
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		if !s.commit(ctx, client) && retry.Sleep(ctx, saveEvery) != nil {
+			return
+		}
+	}
+}
+
+var errNoAnswer = errors.New("the broker does not answer for all partitions")
+
+// commit commits what is acked, and reports whether that worked.
+func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	acked := s.window.Snapshot()
+	offsets := map[int32]kgo.EpochOffset{}
+	s.mu.Lock()
+	parts := maps.Clone(s.parts)
+	s.mu.Unlock()
+	for number, p := range parts {
+		if pos := p.Position(); pos > p.committed {
+			offsets[number] = kgo.EpochOffset{Epoch: -1, Offset: pos}
+		}
+	}
+	if len(offsets) > 0 {
+		var failure error
+		client.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{s.broker.Name: offsets},
+			func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+				failure = err
+				if err != nil {
+					return
+				}
+				answered := 0
+				for _, topic := range resp.Topics {
+					for _, answer := range topic.Partitions {
+						asked, ok := offsets[answer.Partition]
+						if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+							failure = err
+						} else if ok {
+							parts[answer.Partition].committed = asked.Offset
+							answered++
+						}
+					}
+				}
+				if failure == nil && answered < len(offsets) {
+					failure = errNoAnswer
+				}
+			})
+		if failure != nil && ctx.Err() != nil {
+			return false
+		}
+		s.failing.Set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets are committed again")
+		if failure != nil {
+			return false
+		}
+	}
+	s.window.Save(acked)
+	return true
+}
+
+// leave commits for the last time and tells the group that this member will
+// not come back soon.
+func (s *kafkaSource) leave(client *kgo.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	s.commit(ctx, client)
+	err := client.LeaveGroupContext(ctx)
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = s.group
+	member := kmsg.NewLeaveGroupRequestMember()
+	member.InstanceID = &s.instance
+	req.Members = append(req.Members, member)
+	if err == nil {
+		_, err = req.RequestWith(ctx, client)
+	}
+	if err != nil {
+		s.log.Info("the group has not been left: others wait for this member", "err", err, "for", s.session)
+	}
+	client.Close()
+}

@@ -1,0 +1,167 @@
+package source
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+)
+
+const (
+	// orderFormat is the format number of the state file.
+	orderFormat = 1
+	// maxGone bounds the names that are remembered of folders that have gone.
+	maxGone = 10_000
+	// clockSkew is how far clocks of two machines may be apart. A time later
+	// than that is ahead of the clock.
+	clockSkew = time.Hour
+)
+
+// order is the order in which the log folders of a root appeared. Their names
+// do not tell: when the clock or the zone of the probe goes back, a new folder
+// has an older name. A folder that has gone stays known, since its file system
+// may only be unmounted.
+type order struct {
+	path  string         // of the state file
+	names []string       // oldest first
+	index map[string]int // of names
+	dirty bool           // names are not saved
+}
+
+// loadOrder returns the saved order of a root, which is empty if no order was saved. path is what names of
+// state files begin with.
+func loadOrder(path, root string) (*order, error) {
+	sum := sha256.Sum256([]byte(root))
+	o := &order{path: path + ".folders-" + hex.EncodeToString(sum[:8])}
+	if err := state.Load(o.path, orderFormat, &o.names); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	o.number()
+	return o, nil
+}
+
+func (o *order) number() {
+	o.index = make(map[string]int, len(o.names))
+	for i, name := range o.names {
+		o.index[name] = i
+	}
+}
+
+func (o *order) knows(name string) bool {
+	_, ok := o.index[name]
+	return ok
+}
+
+// before reports whether folder a is known to be older than folder b.
+func (o *order) before(a, b string) bool {
+	i, ok := o.index[a]
+	j, known := o.index[b]
+	return ok && known && i < j
+}
+
+// clear forgets all folders.
+func (o *order) clear() {
+	o.names, o.dirty = nil, true
+	o.number()
+}
+
+// insert makes name the i-th one.
+func (o *order) insert(i int, name string) {
+	o.names = slices.Insert(o.names, i, name)
+	o.number()
+	o.dirty = true
+}
+
+// append makes folders the newest ones, and forgets the oldest of too many
+// that are not in present any more.
+func (o *order) append(fresh, present []*folder) {
+	if len(fresh) == 0 {
+		return
+	}
+	for _, d := range fresh {
+		if i, ok := o.index[d.name]; ok { // Tstat made it again
+			o.names[i] = ""
+		}
+	}
+	o.names = slices.DeleteFunc(o.names, func(name string) bool { return name == "" })
+	for _, d := range fresh {
+		o.names = append(o.names, d.name)
+	}
+	if extra := len(o.names) - len(present) - maxGone; extra > 0 {
+		there := make(map[string]bool, len(present))
+		for _, d := range present {
+			there[d.name] = true
+		}
+		o.names = slices.DeleteFunc(o.names, func(name string) bool {
+			if extra == 0 || there[name] {
+				return false
+			}
+			extra--
+			return true
+		})
+	}
+	o.number()
+	o.dirty = true
+}
+
+// save writes the order if it has changed.
+func (o *order) save() error {
+	if !o.dirty {
+		return nil
+	}
+	if err := state.Save(o.path, orderFormat, o.names); err != nil {
+		return err
+	}
+	o.dirty = false
+	return nil
+}
+
+// sortFolders sorts folders by the times in their names. A folder ahead of the
+// clock goes to the front if the clock or the zone has gone back since: its
+// last change is ahead of the clock too, or older than that of another folder.
+func sortFolders(list []*folder, now time.Time) {
+	former := map[*folder]bool{}
+	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {
+		var changed time.Time
+		for _, d := range list {
+			if t := d.modTime(); !d.ahead(now) && t.After(changed) {
+				changed = t
+			}
+		}
+		for _, d := range list {
+			if t := d.modTime(); d.ahead(now) && (t.Before(changed) || t.After(now.Add(clockSkew))) {
+				former[d] = true
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b *folder) int {
+		switch {
+		case former[a] && !former[b]:
+			return -1
+		case former[b] && !former[a]:
+			return 1
+		}
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name, b.name)
+	})
+}
+
+// ahead reports whether the name of the folder is ahead of the clock.
+func (d *folder) ahead(now time.Time) bool { return d.Time.After(now.Add(clockSkew)) }
+
+// modTime returns when the folder changed last; zero if it has gone.
+func (d *folder) modTime() time.Time {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}

@@ -1,0 +1,120 @@
+// Package source reads lines: from connections of exporters, from followed log
+// folders and from brokers. It delivers them to the pipeline by an Inlet, and does not
+// know where they go.
+package source
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+// Start is where a followed folder is read from.
+type Start string
+
+// Starts.
+const (
+	StartCheckpoint Start = "checkpoint" // where the last run ended, else the start of the newest folder
+	StartBegin      Start = "begin"      // the start of the oldest folder
+	StartEnd        Start = "end"        // the end of the newest folder
+)
+
+// Root is the output folder of a Tstat, with log folders in it.
+type Root struct {
+	Probe string
+	Dir   string
+}
+
+// Abs returns the root with an absolute path. It is an error if lines cannot
+// bear the path.
+func (r Root) Abs() (Root, error) {
+	dir, err := filepath.Abs(r.Dir)
+	if err != nil {
+		return r, err
+	}
+	if strings.ContainsAny(dir, " \n") {
+		return r, hint.Usage(fmt.Sprintf("folder %q: a blank in a path cannot be told from the one before the line", dir), "follow it by a symbolic link without a blank")
+	}
+	return Root{r.Probe, dir}, nil
+}
+
+// Inlet takes the lines of one source into the pipeline.
+type Inlet interface {
+	// Deliver waits until there is room for the lines. The error is the cause of the end of ctx.
+	// It is not for several goroutines.
+	Deliver(ctx context.Context, t batch.Text) error
+}
+
+// Options say how sources read. Options of the stream has the defaults.
+type Options struct {
+	NewInlet func() Inlet
+	MaxRead  int // bytes that a source reads at once
+	Counts   *stats.Stream
+
+	Types    []string // globs over the logs to follow; none: all
+	Start    Start
+	Poll     time.Duration
+	Location *time.Location
+	Confined bool // leave out logs behind links that lead out of a followed folder
+
+	Probes         *peer.Probes
+	MaxConnections int
+	IdleTimeout    time.Duration
+
+	MaxLine            int   // bytes
+	Window             int64 // bytes
+	RetryMin, RetryMax time.Duration
+	TLS                peer.TLS      // of brokers
+	Peers              peer.Networks // that brokers may be in; none: all
+	State              string        // path that names of state files begin with
+	Log                *slog.Logger
+}
+
+// Set is the sources of a stream, and what they share.
+type Set struct {
+	opt    Options
+	counts *stats.Stream
+	types  protocol.Types
+	// announced are the names of probes in the acknowledged mode and from
+	// brokers.
+	announced  protocol.Names
+	checkpoint *checkpoint
+}
+
+// New returns the sources of a stream, with the checkpoint of the last run. They do
+// not read yet.
+func New(opt Options) (*Set, error) {
+	ck, err := openCheckpoint(opt.State+".checkpoint", opt.Window, opt.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Set{opt: opt, counts: opt.Counts, checkpoint: ck}, nil
+}
+
+// Session returns the name of this run's exporter to endpoints and brokers. It is saved
+// with the checkpoint.
+func (s *Set) Session() string { return s.checkpoint.state.Session }
+
+// Run saves positions of followed folders until ctx ends; call Save then.
+func (s *Set) Run(ctx context.Context) { s.checkpoint.run(ctx) }
+
+// Save saves the positions of followed folders.
+func (s *Set) Save() error { return s.checkpoint.save() }
+
+// Input reads lines that nobody sends to us: those of a followed folder or of
+// a broker. It reads until reading ends, and delivers what it has read until
+// ctx ends.
+type Input interface {
+	// Run returns an error if the source cannot go on.
+	Run(ctx, reading context.Context) error
+}

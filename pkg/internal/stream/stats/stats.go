@@ -1,0 +1,150 @@
+// Package stats counts what a stream, its sources and its sinks do.
+package stats
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
+)
+
+// Rates are counted for the last five minutes.
+const (
+	Interval  = 5 * time.Second
+	Intervals = 60
+)
+
+// Stream is the counts of a stream; stream.Stats says what they count.
+type Stream struct {
+	Start                              time.Time
+	Recent                             *metrics.Counts // of lines
+	Lines, Bytes, Rejects, Cuts, Empty atomic.Int64
+	Connections, Accepted              atomic.Int64
+	Refused                            atomic.Int64 // by listeners of former streams
+	Folders, Vanished, Outside         atomic.Int64
+	Unacked                            atomic.Int64
+	Sources                            Sources
+}
+
+// NewStream returns counts of a stream that starts now.
+func NewStream() *Stream {
+	return &Stream{Start: time.Now(), Recent: metrics.NewCounts(Interval, Intervals)}
+}
+
+// Resume adds the counts of a former stream, which has ended. refused is how many
+// connections its listeners refused.
+func (c *Stream) Resume(former *Stream, refused int64) {
+	c.Start, c.Recent = former.Start, former.Recent
+	for _, n := range []struct{ to, from *atomic.Int64 }{
+		{&c.Lines, &former.Lines}, {&c.Bytes, &former.Bytes}, {&c.Rejects, &former.Rejects}, {&c.Cuts, &former.Cuts}, {&c.Empty, &former.Empty},
+		{&c.Accepted, &former.Accepted}, {&c.Refused, &former.Refused}, {&c.Folders, &former.Folders}, {&c.Vanished, &former.Vanished}, {&c.Outside, &former.Outside},
+	} {
+		n.to.Add(n.from.Load())
+	}
+	c.Refused.Add(refused)
+	c.Sources.resume(&former.Sources)
+}
+
+// Sink is the counts of a sink; stream.ConsumerStats says what they count.
+type Sink struct {
+	Lines, Dropped, Restarts, Repeated, Queued atomic.Int64
+	Trouble                                    atomic.Pointer[string] // nil: none
+}
+
+// Resume adds the counts of the same sink in a former stream.
+func (c *Sink) Resume(former *Sink) {
+	c.Lines.Add(former.Lines.Load())
+	c.Dropped.Add(former.Dropped.Load())
+	c.Restarts.Add(former.Restarts.Load())
+	c.Repeated.Add(former.Repeated.Load())
+}
+
+// maxSources bounds the sources that are counted apart; further ones count as
+// one without a name.
+const maxSources = 2048
+
+// SourceTotals is what came of a probe from one address or folder so far.
+type SourceTotals struct {
+	Probe       string
+	From        string // address without port, folder or broker
+	Connections int64  // at the moment
+	Lines       int64  // read, headers included
+	Rejects     int64
+	Last        time.Time // when the last line came
+	Rate        float64   // lines a second now
+}
+
+// Source is the counts of a probe from one address or folder, see SourceTotals.
+type Source struct {
+	probe, from                 string
+	Connections, lines, Rejects atomic.Int64
+	last                        atomic.Int64 // unix, nanoseconds; 0: never
+	recent                      *metrics.Counts
+}
+
+// Add counts lines that have come now.
+func (s *Source) Add(now time.Time, lines int) {
+	s.lines.Add(int64(lines))
+	s.last.Store(now.UnixNano())
+	s.recent.Add(now, int64(lines))
+}
+
+// Sources is the counts of all sources since the start.
+type Sources struct {
+	mu  sync.Mutex
+	all map[[2]string]*Source // by probe and from
+}
+
+// Lookup returns the counts of a source. Sources beyond a bound count as one
+// without a name.
+func (s *Sources) Lookup(probe, from string) *Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := [2]string{probe, from}
+	if s.all[key] == nil && len(s.all) >= maxSources {
+		key = [2]string{}
+	}
+	if s.all == nil {
+		s.all = map[[2]string]*Source{}
+	}
+	if s.all[key] == nil {
+		s.all[key] = &Source{probe: key[0], from: key[1], recent: metrics.NewCounts(Interval, 4)}
+	}
+	return s.all[key]
+}
+
+// resume adds the counts of former sources, which have ended.
+func (s *Sources) resume(former *Sources) {
+	former.mu.Lock()
+	defer former.mu.Unlock()
+	for _, f := range former.all {
+		o := s.Lookup(f.probe, f.from)
+		o.lines.Add(f.lines.Load())
+		o.Rejects.Add(f.Rejects.Load())
+		o.last.Store(f.last.Load())
+		o.recent = f.recent
+	}
+}
+
+// Totals returns the sources that are connected or have sent lines.
+func (s *Sources) Totals() []SourceTotals {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []SourceTotals
+	for _, o := range s.all {
+		sum := SourceTotals{Probe: o.probe, From: o.from, Connections: o.Connections.Load(), Lines: o.lines.Load(), Rejects: o.Rejects.Load(), Rate: o.recent.Rate(time.Now())}
+		if last := o.last.Load(); last != 0 {
+			sum.Last = time.Unix(0, last)
+		}
+		if sum.Connections > 0 || sum.Lines > 0 || sum.Rejects > 0 {
+			list = append(list, sum)
+		}
+	}
+	slices.SortFunc(list, func(a, b SourceTotals) int {
+		return cmp.Or(cmp.Compare(a.Probe, b.Probe), cmp.Compare(a.From, b.From))
+	})
+	return list
+}
