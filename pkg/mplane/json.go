@@ -42,7 +42,7 @@ func (o object) get(name string) (any, bool) {
 	return nil, false
 }
 
-// value returns the value of a name, nil if there is none.
+// value returns the value of a name, or nil.
 func (o object) value(name string) any {
 	v, _ := o.get(name)
 	return v

@@ -141,7 +141,7 @@ func Size(m Message) int {
 	return 0
 }
 
-// constrains tells whether the parameters are constraints. Those of
+// constrains reports whether the parameters are constraints. Those of
 // withdrawals are as well: the RI reads them as values and then cannot write
 // them.
 func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
@@ -259,7 +259,7 @@ func (e *Envelope) object() (object, error) {
 	return o, nil
 }
 
-// SetParameter sets a parameter of s, which is no capability, to a value.
+// SetParameter sets a parameter of s, which must not be a capability, to a value.
 func (s *Statement) SetParameter(name, value string) error {
 	for i, f := range s.Parameters {
 		if f.Name == name {
@@ -271,5 +271,5 @@ func (s *Statement) SetParameter(name, value string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("there is no parameter %s", name)
+	return fmt.Errorf("unknown parameter %s", name)
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// URIs of the registries that are built in.
+// URIs of the built-in registries.
 const (
 	CoreRegistry  = "http://ict-mplane.eu/registry/core"
 	TstatRegistry = "https://raw.githubusercontent.com/fp7mplane/components/master/tstat/tstat-registry.json"
@@ -164,7 +164,7 @@ func (r *Registries) include(uri, dir string, above []string) (*registry, error)
 	return r.parse(text, filepath.Dir(path), append(slices.Clip(above), path))
 }
 
-// Has tells whether the registry with a URI is known.
+// Has reports whether the registry with a URI is known.
 func (r *Registries) Has(uri string) bool {
 	return slices.ContainsFunc(r.list, func(reg *registry) bool { return reg.uri == uri })
 }

@@ -33,7 +33,7 @@ type grant struct {
 	roles []string
 }
 
-// Assign gives an identity its roles, separated by commas. Blanks are part of
+// Assign gives an identity its roles, separated by commas. Spaces are part of
 // the names, as for the RI.
 func (r *Roles) Assign(identity, roles string) {
 	r.mu.Lock()
@@ -53,7 +53,7 @@ func (r *Roles) Grant(label, roles string) {
 	r.grants = append(r.grants, grant{label, strings.Split(roles, ",")})
 }
 
-// Allowed tells whether an identity may use the capability with a label. A nil
+// Allowed reports whether an identity may use the capability with a label. A nil
 // Roles allows everything: so it is without TLS.
 func (r *Roles) Allowed(label, identity string) bool {
 	if r == nil {

@@ -180,18 +180,18 @@ func (s Scope) String() string {
 		if s.inner.period.set {
 			b.WriteString(" / " + formatSpan(s.inner.period.d))
 		}
-		b.WriteString(" } ") // with a blank at its end, as the RI has it
+		b.WriteString(" } ") // with a space at its end, as the RI has it
 	}
 	return b.String()
 }
 
-// IsZero tells whether s was never set.
+// IsZero reports whether s was never set.
 func (s Scope) IsZero() bool { return s.start.kind == absent }
 
-// Repeated tells whether s is one of several runs.
+// Repeated reports whether s is one of several runs.
 func (s Scope) Repeated() bool { return s.repeat }
 
-// Definite tells whether s has a start that is a time, and no end or one that
+// Definite reports whether s has a start that is a time, and no end or one that
 // is: only such scopes are the same whenever they are read.
 func (s Scope) Definite() bool {
 	return s.start.kind == absolute && (s.end.kind == absent || s.end.kind == absolute)
@@ -230,7 +230,7 @@ func (s Scope) Duration(t time.Time) (time.Duration, bool) {
 // that has passed is now, and a length counts from then on.
 type Delays struct {
 	Start, End time.Duration
-	Endless    bool // there is no End
+	Endless    bool // without an End
 	Never      bool // s is over, or it starts at no time
 }
 
@@ -259,7 +259,7 @@ func (s Scope) Delays(t time.Time) Delays {
 	return d
 }
 
-// contains tells whether p lies in s at time t.
+// contains reports whether p lies in s at time t.
 func (s Scope) contains(p point, t time.Time) bool {
 	switch p.kind {
 	case past:
@@ -276,7 +276,7 @@ func (s Scope) contains(p point, t time.Time) bool {
 	return (start.IsZero() || !when.Before(start)) && (end.IsZero() || !when.After(end))
 }
 
-// Follows tells whether a specification with scope s is in the scope of a
+// Follows reports whether a specification with scope s is in the scope of a
 // capability at time t. As for the RI it is enough if one end of s is inside,
 // since its clients offer what it accepts.
 func (s Scope) Follows(capability Scope, t time.Time) bool {
@@ -430,7 +430,7 @@ func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 }
 
 // Forever is the end of an envelope whose scope has no end. Clients of the RI
-// compare the end of each envelope with the clock, and fail if it is no time.
+// compare the end of each envelope with the clock, and fail if it is not a time.
 var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // Anchored returns the scope of the results of all runs of s, if s starts to

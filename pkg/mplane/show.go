@@ -58,7 +58,7 @@ func (e *Exception) Show() string {
 	return fmt.Sprintf("exception: %s\n    %-12s: %s\n", Visible(cmp.Or(e.Token, None)), "message", Visible(e.Message))
 }
 
-// Show returns the messages in e, with a blank line between them.
+// Show returns the messages in e, with an empty line between them.
 func (e *Envelope) Show() string {
 	var list []string
 	for _, m := range e.Messages {

@@ -153,7 +153,7 @@ func (s *Statement) Run(when Scope) *Statement {
 	return r
 }
 
-// Fulfils tells whether a specification can be given to a capability at time
+// Fulfils reports whether a specification can be given to a capability at time
 // t: the schemas are the same, and a Matcher accepts it.
 func (s *Statement) Fulfils(capability *Statement, t time.Time) bool {
 	m, err := NewMatcher(capability)
@@ -204,7 +204,7 @@ func NewMatcher(capability *Statement) (*Matcher, error) {
 	return m, nil
 }
 
-// Accepts tells whether a specification of the capability's schema is in scope
+// Accepts reports whether a specification of the capability's schema is in scope
 // at time t and meets every constraint. Verb, label and metadata do not count.
 func (m *Matcher) Accepts(spec *Statement, t time.Time) bool {
 	for _, f := range m.constraints {

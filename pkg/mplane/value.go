@@ -39,7 +39,7 @@ func (p Primitive) valid() bool {
 const maxNumber = 400
 
 // Canonical returns the one spelling of a value, as the RI writes it, or an
-// error if text is none. None stands for an absent value of every type but
+// error if it is not one. None stands for an absent value of every type but
 // Time.
 func (p Primitive) Canonical(text string) (string, error) {
 	if p == Time {
@@ -143,7 +143,7 @@ func formatAddress(a netip.Addr) string {
 	return s
 }
 
-// compare orders two canonical values; ok is false where there is no order.
+// compare orders two canonical values; ok is false for values without an order.
 func (p Primitive) compare(a, b string) (order int, ok bool) {
 	if a == None || b == None {
 		return 0, false
@@ -257,7 +257,7 @@ func (c Constraint) String() string {
 	return None
 }
 
-// Accepts tells whether a value, in canonical form, meets the constraint.
+// Accepts reports whether a value, in canonical form, meets the constraint.
 func (c Constraint) Accepts(value string) bool {
 	switch {
 	case c.set != nil:

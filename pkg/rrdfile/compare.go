@@ -38,7 +38,7 @@ func Readers() []string {
 func CheckMode(mode string) error {
 	switch {
 	case !slices.Contains(Modes, mode):
-		return hint.Usage(fmt.Sprintf("%q is none of %s", mode, strings.Join(Modes, ", ")), "")
+		return hint.Usage(fmt.Sprintf("%q is not one of %s", mode, strings.Join(Modes, ", ")), "")
 	case mode != Go && !hasLibrrd:
 		return ErrNoLibrrd
 	}

@@ -72,13 +72,13 @@ func ReadTable(file string) (*Table, error) {
 	}
 	for name, path := range t.Histograms {
 		if path == "" || cleanPath(path) != path {
-			return nil, fmt.Errorf("%s: histograms.%s: %q is no metric path: nodes of letters, digits, _ and - joined by dots", file, name, path)
+			return nil, fmt.Errorf("%s: histograms.%s: %q is not a metric path: nodes of letters, digits, _ and - joined by dots", file, name, path)
 		}
 	}
 	for histogram, names := range t.Indexes {
 		for index, name := range names {
 			if name == "" || cleanPath(name) != name {
-				return nil, fmt.Errorf("%s: indexes.%s.%s: %q is no metric path: nodes of letters, digits, _ and - joined by dots", file, histogram, index, name)
+				return nil, fmt.Errorf("%s: indexes.%s.%s: %q is not a metric path: nodes of letters, digits, _ and - joined by dots", file, histogram, index, name)
 			}
 		}
 	}
@@ -254,7 +254,7 @@ func cleanByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
 
-// isClean tells whether cleanPath has nothing to do.
+// isClean reports whether cleanPath has nothing to do.
 func isClean(path string) bool {
 	last := byte('.')
 	for i := range len(path) {

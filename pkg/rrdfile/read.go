@@ -19,14 +19,14 @@ import (
 var ErrBusy = errors.New("is being written")
 
 // Series are the points of one data source, by ascending time. The time of a
-// point is the end of the step that its value is of.
+// point is the end of the step that its value describes.
 type Series struct {
 	Source string
 	Points []graphite.Point
 }
 
-// Stamp tells whether a file has changed. Two equal ones of which the first
-// is Settled mean that it has not.
+// Stamp shows whether a file changed. Two equal ones of which the first
+// is Settled mean that it did not.
 type Stamp struct {
 	Inode uint64
 	Size  int64
@@ -194,7 +194,7 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 			return nil, err
 		}
 	}
-	// What was read is of one moment if no update is at work now and none has
+	// What was read belongs to one moment if no update is at work now and none
 	// changed the header since: the time of the update is what librrd writes
 	// last.
 	busy, err := locked(fd)

@@ -43,7 +43,7 @@ func newReader(t testing.TB) *rrdfile.Reader {
 	return r
 }
 
-// equal tells whether v is what rrdtool prints with 10 digits as printed.
+// equal reports whether v is what rrdtool prints with 10 digits as printed.
 func equal(v, printed float64) bool {
 	rounded, _ := strconv.ParseFloat(fmt.Sprintf("%.10e", v), 64)
 	return rounded == printed

@@ -18,7 +18,7 @@ import (
 )
 
 // NewCollector returns the metrics of a State, which is asked for with each
-// scrape, like that of the page. Points of RRDs are no metrics here, only how
+// scrape, like that of the page. RRD points are not metrics here, only how
 // many and how old: their place is Graphite.
 func NewCollector(state func() *State) prometheus.Collector { return collector{state} }
 

@@ -197,7 +197,7 @@ func (p *probeView) Has() string {
 }
 
 // NewestFolder returns the time of the newest log folder of Tstat on this
-// machine. It is zero if Tstat has not written a folder or the probe is remote.
+// machine. It is zero if Tstat wrote no folder yet or the probe is remote.
 func (p *probeView) NewestFolder() time.Time {
 	if p.Tstat == nil {
 		return time.Time{}

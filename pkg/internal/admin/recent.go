@@ -44,7 +44,7 @@ func (r *Recent) List() []Notice {
 	return list
 }
 
-// Enabled tells whether the next handler wants the level, or it is kept here.
+// Enabled reports whether the next handler wants the level, or it is kept here.
 func (r *Recent) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || r.next.Enabled(ctx, l)
 }

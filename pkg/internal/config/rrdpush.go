@@ -90,7 +90,7 @@ func (r *Points) check(p *Problems) rrdpush.Target {
 	}
 	naming, ok := rrdfile.NamingOf(r.Names, table)
 	if !ok {
-		p.add("names", "%q is none of %s", r.Names, strings.Join(rrdfile.Namings, ", "))
+		p.add("names", "%q is not one of %s", r.Names, strings.Join(rrdfile.Namings, ", "))
 	} else if to != nil {
 		if naming, ok = to.NamingOf(r.Names, table); !ok {
 			p.add("names", "%s has no labels, which a Prometheus needs", r.Names)

@@ -32,7 +32,7 @@ import (
 type URL struct {
 	Scheme  string
 	rest    string        // between "://" and "?"; User, Hosts and Path are its parts
-	User    *url.Userinfo // nil if there is none
+	User    *url.Userinfo // or nil
 	Hosts   string        // HOST[:PORT], joined by commas; see Addrs
 	Path    string        // the text after the first slash, as it is written
 	Options Options
@@ -224,7 +224,7 @@ var secrets = []struct {
 var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
 
 // Redact returns a URL without its passwords. The URL may be malformed: Redact
-// hides too much rather than too little.
+// hides too much, never too little.
 func Redact(text string) string {
 	scheme, rest := Split(text)
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
@@ -279,7 +279,7 @@ func (s Schemes) CheckPath(text string) error {
 	return nil
 }
 
-// MissingSource returns the error of a source that os.Stat has not found. kinds
+// MissingSource returns the error of a source that os.Stat did not find. kinds
 // is the hint for a URL, which is not a source: what can be one.
 func MissingSource(src string, err error, kinds string) error {
 	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {

@@ -22,7 +22,7 @@ type CarbonOptions struct {
 	// wait for the server to read all; default 1 minute. A carbon whose cache
 	// is full stops reading until there is room.
 	Timeout time.Duration
-	// RetryTimeout is how long a batch is tried again; default not.
+	// RetryTimeout is how long a batch is retried. Default: not at all.
 	RetryTimeout time.Duration
 }
 
@@ -49,7 +49,7 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 // Close does nothing: no connection outlives its batch.
 func (c *Carbon) Close() error { return nil }
 
-// Send sends a batch over a connection of its own. Carbon has no
+// Send sends a batch over a new connection. Carbon has no
 // acknowledgement; a batch counts as taken when the server has read all of it
 // and closes its side too.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
@@ -126,7 +126,7 @@ func (c *Carbon) try(ctx context.Context, metrics []Metric) error {
 	if n, err := io.Copy(io.Discard, io.LimitReader(conn, chunk)); err != nil {
 		return fmt.Errorf("waiting for all to be read: %w", err)
 	} else if n == chunk {
-		return errors.New("the peer sends data: it is no carbon")
+		return errors.New("the peer sends data: it is not carbon")
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type Metric struct {
 
 // Sink takes points. A point that is sent again replaces itself.
 type Sink interface {
-	// Send stores metrics. It returns nil when they are taken; after an error
+	// Send stores metrics. It returns nil when they are accepted; after an error
 	// some of them may be.
 	Send(ctx context.Context, metrics []Metric) error
 	// Close frees what the sink holds.
@@ -66,7 +66,7 @@ func CleanPath(path string) string {
 
 // AppendText appends metrics in carbon's plaintext protocol: a line "path
 // value time" for each point. Values have as many digits as it takes to read
-// the same value back; those that are no number are left out, since carbon
+// the same value back; those that are not a number are left out, since carbon
 // drops them.
 func AppendText(b []byte, metrics []Metric) []byte {
 	for _, m := range metrics {

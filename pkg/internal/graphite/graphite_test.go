@@ -184,7 +184,7 @@ func TestCarbonFails(t *testing.T) {
 		addr, want string
 	}{
 		"stuck": {stuck.Addr().String(), "waiting for all to be read"},
-		"web":   {web.Addr().String(), "no carbon"},
+		"web":   {web.Addr().String(), "not carbon"},
 		"gone":  {gone.Addr().String(), "refused"},
 	} {
 		err := NewCarbon(CarbonOptions{Addr: c.addr, Timeout: time.Second}).Send(t.Context(), one)

@@ -19,10 +19,10 @@ type hinted struct {
 func (e hinted) Unwrap() error { return e.error }
 func (e hinted) Hint() string  { return e.hint }
 
-// New returns an error with the text reason and a hint; "" is no hint.
+// New returns an error with the text reason and a hint; "" adds no hint.
 func New(reason, hint string) error { return Add(errors.New(reason), hint) }
 
-// Add adds a hint to an error; "" is no hint.
+// Add adds a hint to an error; "" adds no hint.
 func Add(err error, hint string) error {
 	if hint == "" {
 		return err
@@ -31,7 +31,7 @@ func Add(err error, hint string) error {
 }
 
 // Of returns the first hint in the tree of err: what its method Hint returns.
-// It is "" if there is none.
+// It is "" without a hint.
 func Of(err error) string {
 	var h interface {
 		error

@@ -48,7 +48,7 @@ func (c *converter) ini(text []byte) error {
 		return err
 	}
 	if !slices.ContainsFunc(f.sections, func(t *iniTable) bool { return iniSection.MatchString("[" + t.name + "]") }) {
-		return &Error{File: c.file, Reason: "is no configuration of the old tools"}
+		return &Error{File: c.file, Reason: "is not a configuration of the old tools"}
 	}
 	if c.opt.Command != Serve {
 		return hint.Add(&Error{File: c.file, Reason: "is that of an mPlane component"}, "use it with tstatrepo serve")
@@ -69,7 +69,7 @@ func (c *converter) ini(text []byte) error {
 		case strings.HasPrefix(t.name, "module_"):
 			p.module(t)
 		default:
-			c.note(t.line, "["+t.name+"]", "is no section of a component")
+			c.note(t.line, "["+t.name+"]", "is not a section of a component")
 			continue
 		}
 		for _, e := range t.entries {
@@ -154,7 +154,7 @@ func (p *component) supervisor(t *iniTable) {
 		if err := checkPort(port); err != nil {
 			p.note(at, t.key("client_port"), "cannot be used: %v", err)
 		} else if host == "" || strings.ContainsAny(host, " \t/@?#") {
-			p.note(at, t.key("client_host"), "%q is no host", host)
+			p.note(at, t.key("client_host"), "%q is not a host", host)
 		} else {
 			p.set("serve", "supervisor", scheme+"://"+net.JoinHostPort(host, port)+"/", p.at(at, "[component] client_host, client_port"))
 		}
@@ -245,7 +245,7 @@ func (p *component) pairs(section, key string, look func(*iniTable, *iniEntry)) 
 		var roles []string
 		for role := range strings.SplitSeq(value, ",") {
 			if role == "" || strings.ContainsAny(role, "= \t") {
-				p.note(line, t.key(e.key), "the role %q is left out: it is empty, or has blanks, which the old program takes for a part of its name", role)
+				p.note(line, t.key(e.key), "the role %q is left out: it is empty, or has spaces, which the old program reads as part of the name", role)
 				continue
 			}
 			roles = append(roles, role)
@@ -274,7 +274,7 @@ func (p *component) module(t *iniTable) {
 	case probeModule:
 		p.probe(t)
 	default:
-		p.note(line, t.key("module"), "has no counterpart: %s is no module of Tstat", name)
+		p.note(line, t.key("module"), "has no counterpart: %s is not a module of Tstat", name)
 		for _, e := range t.entries {
 			e.used = true
 		}
@@ -357,7 +357,7 @@ func (p *component) probe(t *iniTable) {
 	p.file = before
 }
 
-// otherTLS tells whether the file that config_path names has certificates,
+// otherTLS reports whether the file that config_path names has certificates,
 // which are for the RRDs. ok is false if that cannot be told.
 func (p *component) otherTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")

@@ -48,7 +48,7 @@ type iniProblem struct {
 // read; what configparser refuses but can be told apart is in problems.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
 	if !utf8.Valid(text) {
-		return nil, nil, &Error{File: name, Reason: "is no UTF-8 text"}
+		return nil, nil, &Error{File: name, Reason: "is not UTF-8 text"}
 	}
 	f = &iniFile{defaults: &iniTable{name: defaultSection}}
 	var table *iniTable
@@ -150,7 +150,7 @@ func (t *iniTable) find(key string) *iniEntry {
 // key names a key of the section in messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
-// get finds a key of a section, or of the defaults; nil if there is none.
+// get finds a key of a section, or of the defaults, or nil.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e
@@ -201,7 +201,7 @@ func (e *expansion) add(rest string, depth int) error {
 		}
 		entry := e.f.get(e.t, ref[1])
 		if entry == nil {
-			return fmt.Errorf("%%(%s)s: there is no such key", ref[1])
+			return fmt.Errorf("%%(%s)s: no such key", ref[1])
 		}
 		entry.used = true
 		if err := e.add(entry.value, depth+1); err != nil {

@@ -119,7 +119,7 @@ func ReadFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &Error{File: name, Reason: "is no regular file"}
+		return nil, &Error{File: name, Reason: "is not a regular file"}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err == nil && len(text) > maxSize {
@@ -255,14 +255,14 @@ func address(host, port string) (string, error) {
 		return "", err
 	}
 	if strings.ContainsAny(host, " \t\r\n/@?#") {
-		return "", fmt.Errorf("%q is no host", host)
+		return "", fmt.Errorf("%q is not a host", host)
 	}
 	return net.JoinHostPort(cmp.Or(strings.Trim(host, "[]"), "0.0.0.0"), port), nil
 }
 
 func checkPort(port string) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("%q is no port", port)
+		return fmt.Errorf("%q is not a port", port)
 	}
 	return nil
 }

@@ -97,15 +97,15 @@ func convert(t *testing.T, text string) (*Config, error) {
 // TestErrors: files that are of no use at all.
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
-		{"empty", "", "is no configuration of the old tools"},
-		{"toml", "[serve]\nadmin = \"\"\n", "is no configuration of the old tools"},
+		{"empty", "", "is not a configuration of the old tools"},
+		{"toml", "[serve]\nadmin = \"\"\n", "is not a configuration of the old tools"},
 		{"no section", "key = value\n[TLS]\n", ":1: a key before the first [section]"},
 		{"no value", "[component]\nworkflow\n", ":2: neither a [section] nor KEY = VALUE"},
 		{"no key", "[component]\n= x\n", ":2: neither a [section] nor KEY = VALUE"},
 		{"client", "[client]\nworkflow = client-initiated\n", "has no section [component]"},
-		{"latin1", "[component]\nx = \xe9\n", "is no UTF-8 text"},
+		{"latin1", "[component]\nx = \xe9\n", "is not UTF-8 text"},
 		{"half", "<config ip=\"x\">\n <import", ":2: "},
-		{"other xml", "<html/>", ":1: is no configuration of math_probe, math_repo or hydra"},
+		{"other xml", "<html/>", ":1: is not a configuration of math_probe, math_repo or hydra"},
 		{"hydra", "<config><modules/></config>", ":1: is hydra's configuration, and has no module math_repo"},
 		{"only a comment", "<!-- x -->", "has no element"},
 		{"charset", `<?xml version="1.0" encoding="utf-7"?><config/>`, "utf-7"},

@@ -16,7 +16,7 @@ import (
 const pgPort = "5432"
 
 // xml reads the file of math_probe, of math_repo, or of hydra, which runs
-// math_repo with a part of its own.
+// math_repo with a separate part.
 func (c *converter) xml(text []byte) error {
 	root, err := parseXML(c.file, text)
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *converter) xml(text []byte) error {
 		c.mathProbe(root, c.opt.Dir)
 		return nil
 	}
-	return hint.Add(&Error{File: c.file, Line: root.line, Reason: "is no configuration of math_probe, math_repo or hydra"},
+	return hint.Add(&Error{File: c.file, Line: root.line, Reason: "is not a configuration of math_probe, math_repo or hydra"},
 		"the first has an element <config directory=… streamName=…>, the second <config><import>")
 }
 
@@ -66,7 +66,7 @@ func (c *converter) hydra(root *element) error {
 			case program != "math_repo" || cfg == nil:
 				c.note(m.line, "<module "+m.attr("name")+">", "has no counterpart: %s goes on under hydra", cmp.Or(program, "it"))
 			case found:
-				c.note(m.line, "<module "+m.attr("name")+">", "is a second math_repo, which needs a configuration of its own")
+				c.note(m.line, "<module "+m.attr("name")+">", "is a second math_repo, which needs a separate configuration")
 			default:
 				found = true
 				c.mathRepo(cfg)
@@ -174,7 +174,7 @@ func (c *converter) mathRepo(e *element) {
 	}
 	c.fileTime(imp)
 	if n, err := strconv.ParseUint(imp.attr("pollInterval"), 10, 31); err != nil || n == 0 {
-		c.note(imp.line, "<import pollInterval>", "%q is no number of seconds", imp.attr("pollInterval"))
+		c.note(imp.line, "<import pollInterval>", "%q is not a number of seconds", imp.attr("pollInterval"))
 	} else {
 		c.set(section, "poll", strconv.FormatUint(n, 10)+"s", c.at(imp.line, "<import pollInterval>"))
 	}
@@ -223,7 +223,7 @@ func (c *converter) dbstream(section string, e *element) {
 		c.note(e.line, "<dbsHandler inputWindow>", "differs from outputWindow, and math_repo's partitions were wrong; here windows have the length of outputWindow")
 	}
 	if n, err := strconv.ParseUint(out, 10, 31); err != nil || n == 0 {
-		c.note(e.line, "<dbsHandler outputWindow>", "%q is no number of seconds", out)
+		c.note(e.line, "<dbsHandler outputWindow>", "%q is not a number of seconds", out)
 	} else {
 		q.Set("window", strconv.FormatUint(n, 10)+"s")
 	}

@@ -149,7 +149,7 @@ func (s *State) registration(file string, e *element) {
 	if t := e.child("StartTime"); t != nil {
 		n, err := strconv.ParseInt(strings.TrimSpace(t.text), 10, 64)
 		if err != nil {
-			s.note(file, t.line, "<StartTime>", fmt.Errorf("%q is no time", t.text))
+			s.note(file, t.line, "<StartTime>", fmt.Errorf("%q is not a time", t.text))
 			return
 		}
 		reg.StartTime = n
@@ -175,7 +175,7 @@ func (s *State) read(file, name, attr string, set func(*Stream, time.Time)) {
 	text := e.attr(attr)
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n > maxTime {
-		s.note(file, e.line, "<state "+attr+">", fmt.Errorf("%q is no time", text))
+		s.note(file, e.line, "<state "+attr+">", fmt.Errorf("%q is not a time", text))
 		return
 	}
 	if n == 0 { // nothing yet

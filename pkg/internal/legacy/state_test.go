@@ -65,7 +65,7 @@ func TestDamagedState(t *testing.T) {
 	}
 	for _, want := range []string{
 		`running_imports.xml:3: stream: "../b" is not the name`, `running_imports.xml:4: <DBSImportConfig streamType>: "mawi_wide"`,
-		`running_imports.xml:5: <StartTime>: "x" is no time`, `dbs_stat_f.xml:1: <state>: `, `copy_stat_a.xml:1: <state lastFinishedTimestamp>: "-5"`,
+		`running_imports.xml:5: <StartTime>: "x" is not a time`, `dbs_stat_f.xml:1: <state>: `, `copy_stat_a.xml:1: <state lastFinishedTimestamp>: "-5"`,
 		`copy_stat_g.xml: <state>: is no <state>`, `copy_stat_$(x).xml:1: stream: "$(x)" is not the name`,
 	} {
 		if !strings.Contains(notes.String(), want) {

@@ -14,7 +14,7 @@ type element struct {
 	line     int
 	attrs    []*attribute
 	children []*element
-	text     string // the begin of its own characters
+	text     string // the start of its own characters
 }
 
 type attribute struct {
@@ -84,7 +84,7 @@ func xmlError(name string, err error) error {
 	return &Error{File: name, Reason: err.Error()}
 }
 
-// attr returns the value of an attribute, "" if there is none. Of two with a
+// attr returns the value of an attribute, or "". Of two with a
 // name the last one counts, as in the old programs.
 func (e *element) attr(name string) string {
 	value := ""
@@ -96,7 +96,7 @@ func (e *element) attr(name string) string {
 	return value
 }
 
-// child returns the last child of a name, nil if there is none.
+// child returns the last child of a name, or nil.
 func (e *element) child(name string) *element {
 	var found *element
 	for _, c := range e.children {

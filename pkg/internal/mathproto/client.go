@@ -48,7 +48,7 @@ type clockReading struct {
 	at    time.Time     // by our clock
 }
 
-// clock returns how far the peer's clock is ahead of ours, and when the peer sent
+// clock returns how far the peer's clock is ahead of this machine's, and when the peer sent
 // its time; zero: never.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {

@@ -219,7 +219,7 @@ func TestFailure08HeadFails(t *testing.T) {
 	})
 	r.register("s1", p.addr())
 	r.has("s1", folder2+"/"+file, "", 4)
-	r.logged("does not describe it")
+	r.logged("without describing it")
 	p.set(func() { p.fault = nil })
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 }

@@ -186,7 +186,7 @@ func (l *lists) drop(rd *reading) {
 	}
 }
 
-// grow adds bytes to a list. If there is no room for all lists, it ends the
+// grow adds bytes to a list. If the lists exceed their room, it ends the
 // reading of the largest: a long list must not displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
@@ -286,7 +286,7 @@ type lister struct {
 	date    time.Time // the probe's
 	oldest  byAge     // of the names that are not stored
 	has     map[string]bool
-	left    *listed // the oldest of those that there is no room for
+	left    *listed // the oldest of those that do not fit
 	folders []folder
 	parents map[string]string // folder of log folders -> the same as listed
 	newest  time.Time

@@ -59,7 +59,7 @@ const (
 	maxTime = 1 << 40
 )
 
-// Registration is the body of POST /DBSImport, and what GET tells of a stream.
+// Registration is the body of POST /DBSImport, and what GET reports about a stream.
 type Registration struct {
 	XMLName     xml.Name // empty; an accident of the old encoder, kept because peers may compare
 	CallBackUrl string   // host:port of the probe
@@ -169,7 +169,7 @@ type listed struct {
 // errHostile is a listed name that leads out of its stream.
 var errHostile = errors.New("listed name leads out of the stream")
 
-// parseListed reads a name of a list. ok is false for files that are no logs
+// parseListed reads a name of a list. ok is false for files that are not logs
 // in log folders, which old probes list too.
 func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {

@@ -32,7 +32,7 @@ type ProbeOptions struct {
 	Advertise string
 
 	// Stream names the streams; {probe} stands for Probe, {type} for a log
-	// type: each type then is a stream of its own.
+	// type: each type is then a separate stream.
 	Stream string
 	Probe  string
 
@@ -55,7 +55,7 @@ type ProbeStats struct {
 	Bytes   int64    `json:"bytes"`   // that these files have
 
 	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
-	LastError   string    `json:"-"` // why it has not; "" if it has
+	LastError   string    `json:"-"` // why it did not; "" if it did
 	// Newest is the time of the newest folder of which a log was served; zero if
 	// no log was.
 	Newest time.Time `json:"-"`

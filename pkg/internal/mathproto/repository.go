@@ -255,7 +255,7 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), silent:
 		return nil
 	}
-	return hint.Add(fmt.Errorf("the stream belongs to another peer: %s registered it, and has not been silent for an hour", s.Peer),
+	return hint.Add(fmt.Errorf("the stream belongs to another peer: %s registered it and was active within the last hour", s.Peer),
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 

@@ -77,7 +77,7 @@ type source struct {
 	warned map[string]bool  // by the text of the warning
 
 	// stored has the hashes of the names of files that need no further look,
-	// with the number of the list that last had them.
+	// with the number of the list that last named them.
 	stored map[uint64]uint32
 	lists  uint32 // that were read
 	seed   maphash.Seed
@@ -93,7 +93,7 @@ type source struct {
 type seen struct {
 	version
 	mtime time.Time
-	quiet bool     // it has not changed for a while
+	quiet bool     // unchanged for a while
 	taken *version // which was finished; nil: none yet
 	done  bool     // it is not asked about any more
 	gone  bool
@@ -264,7 +264,7 @@ func (s *source) reset() {
 // chooses their texts.
 const maxWarned = 100
 
-// warnOnce logs a warning, but each only once, and no more than maxWarned.
+// warnOnce logs a warning, each only once, and at most maxWarned.
 func (s *source) warnOnce(message, key, value string) {
 	s.mu.Lock()
 	fresh := !s.warned[message+value] && len(s.warned) < maxWarned
@@ -309,7 +309,7 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 				}
 				s.mu.Unlock()
 				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, bulk.ErrSource) {
-					s.warnOnce("the probe lists a file but does not describe it: "+err.Error(), "file", l.name)
+					s.warnOnce("the probe lists a file without describing it: "+err.Error(), "file", l.name)
 				}
 			}
 		})

@@ -45,9 +45,9 @@ type StreamStats struct {
 	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is this hour
 	// LateAfter is the lag from which on the stream is late; 0: never.
 	LateAfter time.Duration `json:"-"`
-	// ClockAhead is how far the probe's clock was ahead of ours at ClockTime,
+	// ClockAhead is how far the probe's clock was ahead of this machine's at ClockTime,
 	// exact to a second, negative if it was behind. ClockTime is zero if the
-	// probe has not sent its time.
+	// probe never sent its time.
 	ClockAhead time.Duration `json:"-"`
 	ClockTime  time.Time     `json:"-"`
 	Live       bool          `json:"-"` // see entry.Live

@@ -47,7 +47,7 @@ func (c *Counts) Values(now time.Time) []int64 {
 }
 
 // Rate returns the events a second in the last two finished intervals, or in
-// the one that goes on if there is no finished one yet.
+// the one that goes on if none has finished yet.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -39,7 +39,7 @@ func ParseNetworks(texts []string) (Networks, error) {
 	return list, nil
 }
 
-// Contains tells whether addr is in one of the networks. An IPv4 address is
+// Contains reports whether addr is in one of the networks. An IPv4 address is
 // the same in its IPv6 form.
 func (n Networks) Contains(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")

@@ -63,7 +63,7 @@ func TestCheck(t *testing.T) {
 		{Options{Addr: "0.0.0.0:9000", TLS: both}, ""},
 		{Options{Addr: "0.0.0.0:9000", Allow: some}, ""},
 		{Options{Addr: ":9000", TLS: TLS{Cert: "c"}}, "belong together"},
-		{Options{Addr: ":9000", TLS: TLS{CA: "a"}}, "needs one of its own"},
+		{Options{Addr: ":9000", TLS: TLS{CA: "a"}}, "needs its own certificate"},
 		{Options{Addr: "9000"}, "not an address"},
 		{Options{Addr: ":"}, "not an address"},
 		{Options{Addr: ":99999"}, "not an address"},

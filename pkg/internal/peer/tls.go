@@ -20,7 +20,7 @@ type TLS struct {
 	CA   string // authorities that the peer's certificate must come from
 }
 
-// Enabled tells whether any file is named.
+// Enabled reports whether any file is named.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
 // Check returns a usage error if the files of a listener are incomplete.
@@ -29,7 +29,7 @@ func (t TLS) Check() error {
 	case (t.Cert == "") != (t.Key == ""):
 		return hint.Usage("a certificate and its key belong together", "give `tls-cert` and `tls-key`")
 	case t.CA != "" && t.Cert == "":
-		return hint.Usage("a listener that asks for client certificates needs one of its own", "give `tls-cert` and `tls-key` too")
+		return hint.Usage("a listener that asks for client certificates needs its own certificate", "give `tls-cert` and `tls-key` too")
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ type Options struct {
 
 	Every time.Duration // how often RRDs are looked at; 0: 1m
 	// Listen are the addresses where repositories fetch logs: one for each
-	// that is exported to at a time. None: there is no tstat-exporter_log.
+	// that is exported to at a time. None: no tstat-exporter_log is offered.
 	Listen    []peer.Options
 	Advertise string   // see mathproto.ProbeOptions
 	Stream    string   // see mathproto.ProbeOptions; "": {probe}_{type}
@@ -190,7 +190,7 @@ func (p *Probe) capability(label, when string, parameters ...mplane.Field) *mpla
 	}
 }
 
-// secure tells whether an exporter speaks TLS.
+// secure reports whether an exporter speaks TLS.
 func (p *Probe) secure(label string) bool {
 	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
 }

@@ -341,7 +341,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// matches tells whether the parts of want, which stand between ".*", are in
+// matches reports whether the parts of want, which stand between ".*", are in
 // text.
 func matches(text, want string) bool {
 	for part := range strings.SplitSeq(want, ".*") {

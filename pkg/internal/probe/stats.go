@@ -21,7 +21,7 @@ type Export struct {
 	Silent      bool   // nothing has come for log.time and a minute
 	Silences    int64  // times that this was so
 	Streams     int    // that the repository has, of tstat-exporter_log
-	// Waiting is what the repository has not taken yet: lines, or bytes of
+	// Waiting is what the repository did not accept yet: lines, or bytes of
 	// points in the spool.
 	Waiting int64
 
@@ -59,7 +59,7 @@ func (p *Probe) Stats() []Export {
 	return list
 }
 
-// end records that an export runs no more.
+// end records that an export ended.
 func (p *Probe) end(e *export) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -102,7 +102,7 @@ func (e *endpoint) acquire(ctx context.Context) error {
 }
 
 // release closes the endpoint when nobody uses it any more. It does not wait
-// until what is under way is taken.
+// until what is under way is accepted.
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -181,7 +181,7 @@ func (e *endpoint) run(s *session) {
 		switch {
 		case s.ctx.Err() != nil:
 			if s.err = err; err != nil {
-				e.log.Error("endpoint has not ended well", "err", err)
+				e.log.Error("endpoint failed", "err", err)
 			}
 			return
 		case formerGoesOn:
@@ -189,7 +189,7 @@ func (e *endpoint) run(s *session) {
 			continue
 		case reopened:
 			if err != nil {
-				e.log.Error("endpoint has not ended well", "err", err)
+				e.log.Error("endpoint failed", "err", err)
 			}
 			continue
 		}

@@ -145,7 +145,7 @@ func opens[T interface {
 }
 
 // Reopen makes the endpoint of a label use the options that opt has for it,
-// but for where it listens. Requests in hand are answered first; connections
+// except for where it listens. Requests in hand are answered first; connections
 // for lines end. What cannot be opened with them stays as it was.
 func (r *Repository) Reopen(label string, opt Options) {
 	open, _ := r.opener(label, &opt)

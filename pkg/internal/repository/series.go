@@ -48,7 +48,7 @@ func NewSeriesStore(metrics, points int) *SeriesStore {
 }
 
 // Add takes points of a metric, by ascending time. One at a time that is
-// there already replaces it. Points of a metric for which there is no room
+// there already replaces it. Points of a metric that do not fit
 // are counted only.
 func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	if len(points) == 0 {

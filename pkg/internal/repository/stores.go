@@ -113,7 +113,7 @@ func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	return &a
 }
 
-// adopting is a store that takes over what math_repo had of a stream.
+// adopting is a store that adopts what math_repo had of a stream.
 type adopting struct {
 	*stores.Destination
 	adoption *store.Adoption // nil: nothing
@@ -148,7 +148,7 @@ func (s *Stores) Check(stream mathproto.Stream) error {
 				}
 			}
 		case stores.InFolder(dest) && strings.HasPrefix(stream.Name, "_tstatrepo"):
-			return errors.New("the stream's name is taken by the store")
+			return errors.New("the store already uses the stream's name")
 		}
 	}
 	return nil

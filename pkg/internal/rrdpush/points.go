@@ -37,7 +37,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	}
 	latest := time.Now().Add(maxAhead).Unix()
 	var metrics []graphite.Metric
-	at := map[string]int{} // by file, the index of its metric or why it has none
+	at := map[string]int{} // by file, the index of its metric, or why it is left out
 	flush := func() error {
 		for _, m := range metrics {
 			sortPoints(m.Points)
@@ -95,7 +95,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of a file's metric, or the reason why it has none.
+// metric returns 0 and the name of a file's metric, or the reason why it is left out.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""

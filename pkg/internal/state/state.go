@@ -40,7 +40,7 @@ func CheckFormat(path string, found, known int) error {
 }
 
 // Load reads the state that Save wrote to path into v. The error is
-// fs.ErrNotExist only if there is none: a file that is damaged or of another
+// fs.ErrNotExist only if it does not exist: a file that is damaged or of another
 // format is never taken for an absent one, since starting from zero would do
 // everything again.
 func Load(path string, format int, v any) error {
@@ -88,7 +88,7 @@ func unusable(path, reason, advice string) error {
 }
 
 // Save replaces the state in path, at once and durably, by v as JSON. It makes
-// the folder if there is none. Of two that save at once, the later wins.
+// the folder if it does not exist. Of two that save at once, the later wins.
 func Save(path string, format int, v any) error {
 	body, err := losslessjson.Marshal(v)
 	if err != nil {

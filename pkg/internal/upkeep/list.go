@@ -41,7 +41,7 @@ type Day struct {
 	Files int64  `json:"files"`          // source files that are stored
 	Rows  int64  `json:"rows"`
 	Text  int64  `json:"text"` // bytes of the source files' text
-	// Stored is bytes of the store's own files; 0 if it has none.
+	// Stored is bytes of the store's own files, or 0.
 	Stored int64 `json:"stored,omitempty"`
 	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted otherwise
 	Gaps   int64 `json:"gaps"`   // missing folders after one of that day

@@ -187,7 +187,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		return err
 	}
 	for t, f := range starts {
-		if found[t] == 0 { // else it is a log of its own
+		if found[t] == 0 { // otherwise it is a separate log
 			found[t]++
 			rep.Findings = append(rep.Findings, f)
 		}

@@ -271,7 +271,7 @@ func offer(capability *mplane.Statement) *mplane.Statement {
 }
 
 // follow registers what the roles allow the supervisor since they changed, and
-// withdraws what they allow no more.
+// withdraws what they no longer allow.
 func (c *Component) follow(ctx context.Context) error {
 	offers := c.jobs.Capabilities(c.supervisor)
 	switch {

@@ -49,10 +49,10 @@ const (
 	neverStopped   = "Interrupted; the component went down before it had stopped"
 )
 
-// resumedKey is of the value that tells a resumed job.
+// resumedKey is the key of the context value that marks a resumed job.
 type resumedKey struct{}
 
-// Resumed tells whether the context is of a job that goes on after a restart.
+// Resumed reports whether the context is of a job that goes on after a restart.
 // Such a job began once: what it lacks now is rather not there yet than wrong.
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
@@ -140,7 +140,7 @@ func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mpl
 	return service, nil
 }
 
-// over tells whether the scope of a specification that began to count at
+// over reports whether the scope of a specification that began to count at
 // accepted is over.
 func over(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
@@ -151,13 +151,13 @@ func over(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended tells whether a run ended because the component stops, and is to
+// suspended reports whether a run ended because the component stops, and is to
 // go on when that is started again.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.keep != nil && errors.Is(context.Cause(ctx), ErrStopped) && !over(spec, accepted, time.Now())
 }
 
-// done tells whether a run of a resumed repeated specification has its result
+// done reports whether a run of a resumed repeated specification has its result
 // already, or cannot have one any more.
 func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {

@@ -42,7 +42,7 @@ type Job struct {
 // late is how much later than their runs results may come.
 const late = time.Minute
 
-// Pending tells whether more can come of a job: the result of a receipt, or
+// Pending reports whether more can come of a job: the result of a receipt, or
 // further results for an envelope.
 func (j *Job) Pending() bool {
 	s, ok := j.Message.(*mplane.Statement)
@@ -169,7 +169,7 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 		if r.Supervisor != supervisor {
 			continue
 		}
-		// What is of a registry that this call does not know cannot be shown.
+		// Elements of a registry that this call does not know cannot be shown.
 		msg, err := m.Registries.Parse(r.Message)
 		if err != nil {
 			continue

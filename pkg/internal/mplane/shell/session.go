@@ -25,9 +25,9 @@ type Session struct {
 	Client *client.Client
 	Out    io.Writer
 	// Ask asks for a value; nil: nobody can be asked, and what is missing is a
-	// a usage error. io.EOF means that there is no more input.
+	// a usage error. io.EOF means that the input ended.
 	Ask func(prompt string) (string, error)
-	// When is the scope for the next specification, nil if there is none yet.
+	// When is the scope for the next specification, or nil.
 	When *mplane.Scope
 	// Values are the parameters that are set.
 	Values map[string]string
@@ -75,7 +75,7 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets what is offered, where there is no peer to ask.
+// Know sets what is offered, without a peer to ask.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
 // Capabilities returns what is offered, sorted by token.

@@ -50,7 +50,7 @@ func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 	return l
 }
 
-// Terminal tells whether there is a person to ask.
+// Terminal reports whether there is a person to ask.
 func (l *Lines) Terminal() bool { return l.terminal != nil }
 
 // ErrInterrupted is returned by Lines.Read after ^C.
@@ -127,7 +127,7 @@ func (l *Lines) Read(prompt string) (string, error) {
 }
 
 // complete is called for each key; it completes the word before the cursor as
-// far as all candidates agree, and lists them if that is no further.
+// far as all candidates agree, and lists them if that adds nothing.
 func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
 	if key != '\t' || l.Complete == nil {
 		return "", 0, false

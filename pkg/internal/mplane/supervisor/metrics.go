@@ -37,7 +37,7 @@ func newMetrics(s *Supervisor) *metrics {
 	gauge("capabilities", "Capabilities that are offered.", func() int { _, n, _ := s.listener.Counts(); return n })
 	gauge("queued_messages", "Messages that wait for the poll of a component.", func() int { _, _, n := s.listener.Counts(); return n })
 	gauge("kept_bytes", "About how much memory the capabilities, specifications and results of all peers take.", s.listener.Room().Bytes)
-	gauge("jobs", "Specifications whose result has not come yet.", func() int {
+	gauge("jobs", "Specifications without a result yet.", func() int {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := 0

@@ -213,7 +213,7 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays a specification. It returns the job, or why there is none.
+// submit relays a specification. It returns the job, or the reason for refusing it.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -297,7 +297,7 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. One that has not accepted it
+// interrupt asks the component to stop a job. One that did not accept it
 // yet is asked when it has: it would not know what to stop.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
@@ -357,7 +357,7 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	if b.replyRoom, fits = s.listener.Keep(b.component, size); !fits {
 		s.metrics.noRoom.Inc()
 		s.noRoom.Do(func() {
-			s.log.Warn("result left out: there is no room for it", "component", b.component, "client", b.client, "bytes", size)
+			s.log.Warn("result left out: no room for it", "component", b.component, "client", b.client, "bytes", size)
 		})
 		m = &mplane.Exception{Message: fmt.Sprintf("No room for a result of %d bytes of component %s", size, b.component)}
 	}

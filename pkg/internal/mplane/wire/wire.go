@@ -29,7 +29,7 @@ import (
 )
 
 // ContentType is the media type of messages. The reference implementation
-// (RI) compares it as it is, so there are no parameters.
+// (RI) compares it as it is, so parameters are not allowed.
 const ContentType = "application/x-mplane+json"
 
 // Paths of the component-initiated workflow.
@@ -161,7 +161,7 @@ type Backend interface {
 	// Capabilities returns what an identity may use.
 	Capabilities(identity string) []*mplane.Statement
 	// Capability returns the capability or withdrawal with a token, nil if
-	// there is none that the identity may use.
+	// the identity may use none of them.
 	Capability(identity, token string) *mplane.Statement
 	// Answer serves a message; see HostOf.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
@@ -292,7 +292,7 @@ func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 type Dialer struct {
 	URL      string   // of the peer's root: http or https
 	TLS      peer.TLS // files are read again for each connection
-	Identity string   // what to call oneself where there is no certificate
+	Identity string   // what to call oneself without a certificate
 	// Timeout bounds a request with its answer; 0: 30s.
 	Timeout time.Duration
 }

@@ -68,7 +68,7 @@ func (d *Disk) syncPath(path string) error {
 	return d.sync(f)
 }
 
-// sync takes over what a file or folder has.
+// sync copies what a file or folder has.
 func (d *Disk) sync(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {

@@ -69,7 +69,7 @@ func (m Message) Line() (first, second string) {
 	return f[0], f[1]
 }
 
-// Text returns the body as it was sent, up to blanks.
+// Text returns the body as it was sent, except for white space.
 func (m Message) Text() []byte {
 	if s, ok := m.Body.(string); ok {
 		return []byte(s)

@@ -77,7 +77,7 @@ const (
 	polling = "our supervisor does not poll components that wait for clients, as its help says"
 )
 
-// in tells whether a row of the plan is about an exchange.
+// in reports whether a row of the plan is about an exchange.
 func in(e *Exchange, side, planned Side, link, first, last string) bool {
 	return side == planned && strings.HasPrefix(e.Link, link) && e.Name >= first && e.Name <= last
 }

@@ -44,7 +44,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// exists tells whether there is a test that asks for what it is assigned.
+// exists reports whether there is a test that asks for what it is assigned.
 func exists(t *testing.T, name string, side Side) bool {
 	pkg, function, _ := strings.Cut(name, ".")
 	body := regexp.MustCompile(`(?s)\nfunc ` + function + `\(t \*testing\.T\) \{\n.*?\n\}\n`)

@@ -63,7 +63,7 @@ func version(bin string) int {
 }
 
 // Start starts a server on a free port of the loopback address, with a
-// superuser postgres who needs no password, and TLS for who wants it. The
+// superuser postgres without a password, and TLS if a client asks for it. The
 // test is skipped where no server is installed, but not on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
@@ -83,7 +83,7 @@ func Start(t testing.TB) *Server {
 	if os.Getuid() == 0 { // whom the server does not serve
 		u, err := user.Lookup("postgres")
 		if err != nil {
-			t.Skip("root cannot run a PostgreSQL server, and there is no user postgres: ", err)
+			t.Skip("root cannot run a PostgreSQL server, and the user postgres does not exist: ", err)
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)

@@ -19,7 +19,7 @@ const (
 	shortClaim = 200 * time.Millisecond
 )
 
-// claims: of several owners one has a file, until it lets go or has not been
+// claims: of several owners one has a file, until it lets go or was not
 // heard of for the time it said. Skipped for stores that do not share.
 func (s *suite) claims() {
 	if _, ok := s.store.(store.Claimer); !ok {

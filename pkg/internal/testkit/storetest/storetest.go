@@ -37,7 +37,7 @@ type Harness struct {
 }
 
 // Run tests a store. New is called for each subtest and returns an empty
-// store of its own.
+// separate store.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	for name, test := range map[string]func(*suite){
 		"commit":     (*suite).commit,
@@ -441,7 +441,7 @@ func (s *suite) concurrent() {
 		wg.Go(func() {
 			defer st.Close()
 			for i := range files {
-				// One file of its own, and one that all write.
+				// One file each, and one that all write.
 				for _, fqdn := range []string{fmt.Sprintf("own%d", w), "shared"} {
 					f := s.file(rows(100, fqdn))
 					f.folder = fmt.Sprintf("2016_03_%02d_21_37.out", i+1)
@@ -480,7 +480,7 @@ func (s *suite) insist(st store.Store, f logFile) error {
 	}
 }
 
-// conflict: what the caller has not seen is not overlooked.
+// conflict: what the caller did not see is not overlooked.
 func (s *suite) conflict() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	tx, rec := s.write(s.store, b)
@@ -579,7 +579,7 @@ func (s *suite) places() {
 		tx.Abort()
 	}
 
-	// Each record has changes of its own.
+	// Each record has different changes.
 	changed := recs[1]
 	changed.Size, changed.Path = 77, "/elsewhere/log_udp_complete.gz"
 	if err := s.store.Refresh(s.ctx, changed); err != nil {

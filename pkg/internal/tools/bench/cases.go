@@ -138,7 +138,7 @@ func (s *series) String() string {
 		count(quantile(s.rates, 0.75)), quantile(s.cpu, 0.5))
 }
 
-// count prints a number with a blank between thousands.
+// count prints a number with a space between thousands.
 func count(x float64) string {
 	s := strconv.FormatFloat(math.Round(x), 'f', 0, 64)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -381,7 +381,7 @@ func (b *bench) caseAgain(ctx context.Context) error {
 			return err
 		}
 		again := func(ctx context.Context) (usage, error) {
-			dest := store + ":" + filepath.Join(b.out(), filepath.Base(b.binary)) // each binary has a store of its own
+			dest := store + ":" + filepath.Join(b.out(), filepath.Base(b.binary)) // each binary has its own store
 			if _, err := os.Stat(dest[len(store)+1:]); err != nil {
 				if _, _, err := b.importTo(ctx, t, dest); err != nil {
 					return usage{}, err

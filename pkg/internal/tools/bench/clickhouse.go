@@ -41,7 +41,7 @@ func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 		return b.compare(ctx, name, float64(t.rows), 0, ours, nil)
 	}
 
-	// The rows of an import of ours, every other folder in one file.
+	// The rows of an import by tstatrepo, every other folder in one file.
 	base := server.Database()
 	if _, err := into(base); err != nil {
 		return err

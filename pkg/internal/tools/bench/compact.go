@@ -20,7 +20,7 @@ const compactProbes = 4
 // caseCompact compacts the logs of several probes, as many rows as the load
 // has for each. The peer writes the same bytes as fast as a
 // program can that does not look at them. A second line is about logs so short
-// that their rows are encoded anew.
+// that their rows are encoded again.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {
 		name    string

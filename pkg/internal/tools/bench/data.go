@@ -47,7 +47,7 @@ func (b *bench) generate(ctx context.Context, rows int64, folders int, interval 
 
 // multiply returns a tree with n times the rows of t. Its log files are hard
 // links: a file is known by its probe, folder and name, so each link is
-// imported as a file of its own, and ten million rows need no more disk than
+// imported as a separate file, and ten million rows need no more disk than
 // one million.
 func (b *bench) multiply(t tree, n int) (tree, error) {
 	dir := fmt.Sprintf("%s-times-%d", t.dir, n)

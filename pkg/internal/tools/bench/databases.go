@@ -28,7 +28,7 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	// Both sides without TLS, which is not what is compared here.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
 
-	// Each run has a database of its own, which goes when it ends: else one
+	// Each run has its own database, which is dropped when it ends: else one
 	// side would find what it needs in the server's caches, and memory that
 	// was given back a moment ago, and the other one would not.
 	empty := server.Database(tb)

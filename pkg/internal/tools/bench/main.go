@@ -45,7 +45,7 @@ type bench struct {
 	ran     []benchCase
 	last    reading // when the last result was added
 	leftOut []string
-	median  float64 // speed of ours in the last comparison
+	median  float64 // speed of tstatrepo in the last comparison
 }
 
 // result is one line of the report.
@@ -65,7 +65,7 @@ type benchCase struct {
 	run        func(*bench, context.Context) error
 	needs      string // programs, apart from tstatrepo
 	peerNeeds  string // further ones of the peer
-	alike      string // why an older tstatrepo is no peer
+	alike      string // why an older tstatrepo is not a peer
 }
 
 var cases = []benchCase{
@@ -80,7 +80,7 @@ var cases = []benchCase{
 	{name: "databases", what: "to PostgreSQL and DBStream; peer: two parallel awk that drop headers and replace ---, each into psql \\copy to one plain table with the same columns", run: (*bench).caseDatabases, needs: "postgresql"},
 	{name: "importers", what: "two imports with one job each into one PostgreSQL; peer: one with two jobs", run: (*bench).caseImporters, needs: "postgresql"},
 	{name: "clickhouse", what: "to ClickHouse; peer: two parallel curl that post converted files", run: (*bench).caseClickHouse, needs: "clickhouse-server", peerNeeds: "curl"},
-	{name: "math", what: "from a MATH probe of ours to a copy; peer: curl over one connection, then sync", run: (*bench).caseMath, peerNeeds: "curl"},
+	{name: "math", what: "from tstatrepo's MATH probe to a copy; peer: curl over one connection, then sync", run: (*bench).caseMath, peerNeeds: "curl"},
 	{name: "stream", what: "live lines to standard output; peer: socat", run: (*bench).caseStream, peerNeeds: "socat"},
 	{name: "follow", what: "a followed folder to TCP, and the latency", run: (*bench).caseFollow},
 	{name: "nats", what: "live lines to JetStream; peer: a bare publisher", run: (*bench).caseNATS, needs: "nats-server"},

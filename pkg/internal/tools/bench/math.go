@@ -18,7 +18,7 @@ import (
 // mathStream is the stream that serve serves.
 const mathStream = "bench"
 
-// serve runs a MATH probe of ours with the files of a tree, on the CPUs that
+// serve runs tstatrepo's MATH probe with the files of a tree, on the CPUs that
 // both sides have. The tree it returns is the same one as a source of MATH.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

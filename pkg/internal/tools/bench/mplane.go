@@ -34,7 +34,7 @@ const (
 
 // caseMPlane loads one supervisor with many components that poll, then with
 // specifications that they answer with receipt and result, which the client
-// redeems. There is no peer: the reference implementation blocks for each
+// redeems. No peer exists: the reference implementation blocks for each
 // client. The load comes from this process, on the same machine. An older
 // supervisor is compared by the CPU time that it needs.
 func (b *bench) caseMPlane(ctx context.Context) error {

@@ -115,7 +115,7 @@ func awaitListener(ctx context.Context, addr string) error {
 	return errors.New("does not listen")
 }
 
-// sendFile sends a file n times, each over a connection of its own, at once.
+// sendFile sends a file n times, each over its own connection, at once.
 func sendFile(addr string, paths []string) error {
 	errs := make(chan error, len(paths))
 	for _, path := range paths {

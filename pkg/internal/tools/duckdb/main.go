@@ -1,5 +1,5 @@
 // Command tstatduck is DuckDB for the tests, the benchmark and the demo of
-// tstatrepo. It is a module of its own, so that DuckDB (C++, 130 MB) never
+// tstatrepo. It is a separate module, so that DuckDB (C++, 130 MB) never
 // becomes a dependency of the product.
 //
 //	tstatduck query [flags] SQL...      run SQL and print the results

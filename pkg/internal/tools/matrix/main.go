@@ -95,8 +95,8 @@ func parse(text []byte) ([]server, error) {
 	return file.Server, nil
 }
 
-// choose returns the servers whose names begin with one of the words; all if there
-// are no words. Each word must choose some.
+// choose returns the servers whose names begin with one of the words; all
+// without words. Each word must choose some.
 func choose(all []server, words []string) ([]server, error) {
 	if len(words) == 0 {
 		return all, nil
@@ -285,7 +285,7 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	return bin, os.Rename(part, dir)
 }
 
-// buildGo builds a program in a module of its own. Unlike go install, that asks the
+// buildGo builds a program in a separate module. Unlike go install, that asks the
 // registry for the given version only.
 func (s *server) buildGo(ctx context.Context, dir string) error {
 	module, rest, _ := strings.Cut(s.Go, "@")
