@@ -15,6 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
@@ -102,7 +103,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	}
 	if b.MetricsFile != "" && b.Follow {
 		opt.Passed = func(sum *bulk.Summary, failure error) {
-			if err := writeMetrics(b.MetricsFile, oneRun(b.Probe, sum, failure, time.Now()), b.keeper.Stats()); err != nil {
+			if err := metricsFile(b.MetricsFile).WriteImports(map[string]textfile.Run{b.Probe: {Summary: sum, Failure: failure, Ended: time.Now()}}, b.keeper.Stats()); err != nil {
 				opt.Log.Warn("metrics file was not written", "err", err)
 			}
 		}
@@ -125,7 +126,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 		err = errors.Join(err, b.report(c.App.Writer, con, sum))
 	}
 	if b.MetricsFile != "" && !b.DryRun && !b.Follow {
-		err = errors.Join(err, writeMetrics(b.MetricsFile, oneRun(b.Probe, sum, err, time.Now()), nil))
+		err = errors.Join(err, metricsFile(b.MetricsFile).WriteImports(map[string]textfile.Run{b.Probe: {Summary: sum, Failure: err, Ended: time.Now()}}, nil))
 	}
 	return b.finish(con, sum, err)
 }

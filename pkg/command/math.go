@@ -13,6 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
 // listening logs where connections are accepted.
@@ -54,14 +55,14 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		logs.Math.Import.Progress = endless{prog}
 	}
 	var repo *repository.Logs
-	runs := map[string]importRun{} // by stream
+	runs := map[string]textfile.Run{} // by stream
 	logs.Math.Passed = func(stream string, sum *bulk.Summary, failure error) {
 		if b.MetricsFile == "" {
 			return
 		}
 		// A copy: the import goes on with its sums.
-		runs[stream] = importRun{bulk.Merge([]*bulk.Summary{sum}), failure, time.Now()}
-		if err := writeMetrics(b.MetricsFile, byProbe(runs), repo.Keeper.Stats()); err != nil {
+		runs[stream] = textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}
+		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
 			opt.Log.Warn("metrics file was not written", "err", err)
 		}
 	}
@@ -78,23 +79,6 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	}
 	sum := bulk.Merge(sums)
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
-}
-
-// byProbe puts the runs of a probe's streams together.
-func byProbe(runs map[string]importRun) map[string]importRun {
-	probes := map[string]importRun{}
-	for _, r := range runs {
-		p, ok := probes[r.sum.Probe]
-		if ok {
-			r.sum = bulk.Merge([]*bulk.Summary{p.sum, r.sum})
-			r.failure = errors.Join(p.failure, r.failure)
-			if p.ended.After(r.ended) {
-				r.ended = p.ended
-			}
-		}
-		probes[r.sum.Probe] = r
-	}
-	return probes
 }
 
 // endless is the progress of imports that know no total.

@@ -2,11 +2,9 @@ package command
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -135,67 +133,5 @@ func TestReport(t *testing.T) {
 	defer full.Close()
 	if err := (&importBulk{ImportBulk: config.ImportBulk{Output: config.Output{JSON: true}}}).report(full, console.New(full, false), sampleSummary()); err == nil {
 		t.Error("a summary that was not written is no error")
-	}
-}
-
-// TestMetricsOfStreams: streams of one probe are summed up.
-func TestMetricsOfStreams(t *testing.T) {
-	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
-	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
-	now := time.Unix(1700000000, 0)
-	runs := byProbe(map[string]importRun{"a": {one, nil, now}, "b": {two, errors.New("x"), now.Add(time.Second)}, "c": {other, nil, now}})
-	if r := runs["turin"]; len(runs) != 2 || r.sum.Total.Rows != 2*runs["rome"].sum.Total.Rows || r.failure == nil || !r.ended.Equal(now.Add(time.Second)) {
-		t.Errorf("%+v", runs)
-	}
-}
-
-func TestMetrics(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "t.prom")
-	now := time.Unix(1700000000, 0)
-	read := func() string {
-		t.Helper()
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
-	has := func(lines ...string) {
-		t.Helper()
-		for _, line := range lines {
-			if !strings.Contains("\n"+read(), "\n"+line+"\n") {
-				t.Errorf("no line %q in\n%s", line, read())
-			}
-		}
-	}
-	// A failure before any success does not invent one.
-	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now), nil); err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(read(), metricSuccess) {
-		t.Errorf("success without a success:\n%s", read())
-	}
-	if err := writeMetrics(file, oneRun("turin", sampleSummary(), nil, now), nil); err != nil {
-		t.Fatal(err)
-	}
-	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
-		`tstatrepo_import_last_run_success{probe="turin"} 1`,
-		`tstatrepo_import_last_run_duration_seconds{probe="turin"} 1.5`,
-		`tstatrepo_import_last_run_rows{probe="turin",type="log_tcp_complete"} 123456`,
-		`tstatrepo_import_last_run_left_open_files{probe="turin",type="log_udp_complete"} 1`,
-		`tstatrepo_import_last_run_others_files{probe="turin",type="log_udp_complete"} 5`,
-		`tstatrepo_import_last_run_claimed_files{probe="turin",type="log_udp_complete"} 6`)
-	if strings.Contains(read(), "_total") || !strings.Contains(read(), fmt.Sprintf("version=%q} 1\n", currentVersion())) {
-		t.Errorf("names:\n%s", read())
-	}
-	// A failure keeps the time of the last success.
-	if err := writeMetrics(file, oneRun("turin", nil, errors.New("x"), now.Add(time.Hour)), nil); err != nil {
-		t.Fatal(err)
-	}
-	has(`tstatrepo_import_last_success_timestamp_seconds{probe="turin"} 1.7e+09`,
-		`tstatrepo_import_last_run_timestamp_seconds{probe="turin"} 1.7000036e+09`,
-		`tstatrepo_import_last_run_success{probe="turin"} 0`)
-	if err := writeMetrics(filepath.Join(file, "x"), oneRun("turin", nil, nil, now), nil); err == nil {
-		t.Error("no error without a folder")
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
@@ -92,7 +91,7 @@ func runRRDPush(c *cli.Context, con *console.Console) error {
 		if r.MetricsFile == "" || r.Every == 0 || c.Context.Err() != nil {
 			continue
 		}
-		if err := writePushMetrics(r.MetricsFile, opt.Probe, sum, err, time.Now()); err != nil {
+		if err := metricsFile(r.MetricsFile).WritePush(opt.Probe, sum, err, time.Now()); err != nil {
 			opt.Log.Warn("metrics file was not written", "err", err)
 		}
 	}
@@ -102,7 +101,7 @@ func runRRDPush(c *cli.Context, con *console.Console) error {
 	err = orInterrupt(c.Context, errors.Join(err, push.Close()))
 	err = errors.Join(err, r.report(c.App.Writer, con, sum))
 	if r.MetricsFile != "" && !r.DryRun && r.Every == 0 {
-		err = errors.Join(err, writePushMetrics(r.MetricsFile, opt.Probe, sum, err, time.Now()))
+		err = errors.Join(err, metricsFile(r.MetricsFile).WritePush(opt.Probe, sum, err, time.Now()))
 	}
 	return err
 }
@@ -179,42 +178,4 @@ func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Sum
 	}
 	_, err := io.WriteString(con, b.String())
 	return err
-}
-
-const pushMetricPrefix = "tstatrepo_rrd_push_"
-
-// writePushMetrics replaces file by metrics of the push that ended with sum
-// and failure, for the textfile collector of node_exporter.
-func writePushMetrics(file, probe string, sum *rrdpush.Summary, failure error, now time.Time) error {
-	reg := prometheus.NewRegistry()
-	gauge := func(name, help string, value float64) {
-		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: pushMetricPrefix + name, Help: help}, []string{"probe"})
-		reg.MustRegister(g)
-		g.WithLabelValues(probe).Set(value)
-	}
-	const success = "last_success_timestamp_seconds"
-	seconds := float64(now.UnixMilli()) / 1000
-	succeeded, last := 1.0, seconds
-	if failure != nil {
-		succeeded, last = 0, formerSuccess(file, pushMetricPrefix+success, probe)
-	}
-	if last > 0 {
-		gauge(success, "When a push of the probe last succeeded.", last)
-	}
-	gauge("last_run_timestamp_seconds", "When the last push ended.", seconds)
-	gauge("last_run_success", "1 if the last push succeeded.", succeeded)
-	if sum != nil {
-		gauge("last_run_duration_seconds", "How long the last push took.", sum.Seconds)
-		gauge("last_run_files", "RRD files found by the last push.", float64(sum.Files))
-		gauge("last_run_points", "Points sent by the last push.", float64(sum.Points))
-		gauge("last_run_failed_files", "Files that the last push could not read.", float64(sum.Failed))
-		gauge("last_run_recreated_files", "Files older than the last point sent, sent from their start.", float64(sum.Recreated))
-		gauge("last_run_not_finite_points", "Infinite values left out.", float64(sum.NotFinite))
-		gauge("last_run_waiting_metrics", "New metrics that the last push left for later.", float64(sum.Waiting))
-		gauge("last_run_too_old_points", "Points older than the destination keeps or accepts.", float64(sum.TooOld))
-		gauge("last_run_out_of_order_points", "Points that the server refused since they are out of order.", float64(sum.Disorder))
-		gauge("last_run_refused_points", "Points that the server refused or ignored for other reasons, or that are ahead of the clock.", float64(sum.Refused+sum.Ignored+sum.Ahead))
-		gauge("spooled_bytes", "Points on disk that the destination has not taken.", float64(sum.Spooled))
-	}
-	return writeTextfile(file, reg)
 }

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -148,151 +145,6 @@ func (s storeRun) report(stdout io.Writer, result any, text func(io.Writer) erro
 	return console.WriteJSON(stdout, result)
 }
 
-// writeInventory prints a line per log type, probe and day.
-func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
-	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0, inv.Total.Damaged > 0}
-	row := func(cells []string, numbers ...string) []string {
-		for i, n := range numbers {
-			if shown[i] {
-				cells = append(cells, n)
-			}
-		}
-		return cells
-	}
-	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps", "damaged")}
-	for _, d := range append(inv.Days, inv.Total) {
-		table = append(table, row([]string{console.Printable(cmp.Or(d.Type, "total")), console.Printable(d.Probe), d.Date},
-			console.Count(d.Files), console.Count(d.Rows), console.Bytes(d.Text), console.Bytes(d.Stored), console.Count(d.Pruned), console.Count(d.Gaps), console.Count(d.Damaged)))
-	}
-	if _, err := io.WriteString(out, console.Table(table, 3)); err != nil {
-		return err
-	}
-	const layout = "2006-01-02 15:04"
-	for _, g := range inv.Gaps {
-		if _, err := fmt.Fprintf(out, "gap: %s of %s: %s missing between %s and %s (UTC)\n", console.Printable(g.Type), console.Printable(g.Probe),
-			console.Plural(g.Missing, "folder"), g.After.Format(layout), g.Before.Format(layout)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager, filter upkeep.Filter, opt bulk.Options) error {
-	prog, stop := con.Progress(time.Duration(s.ProgressInterval), s.Quiet)
-	vo := upkeep.VerifyOptions{Filter: filter, Deep: s.Deep, Progress: prog}
-	if len(s.Against) > 0 {
-		opt.Progress = prog
-		vo.Against = &opt
-	}
-	rep, err := upkeep.Verify(ctx, m, vo)
-	stop()
-	if rep == nil {
-		return err
-	}
-	out := struct {
-		*upkeep.Report
-		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
-	}{rep, map[string]string{}}
-	for _, f := range rep.Findings {
-		cmd := cmp.Or(f.Mend, mend(f.Kind, m, probeOf(f.Kind, rep.Findings)))
-		switch old := out.Mend[f.Kind]; {
-		case cmd == "" || strings.Contains(old, cmd):
-		case old != "":
-			out.Mend[f.Kind] = old + "; " + cmd
-		default:
-			out.Mend[f.Kind] = cmd
-		}
-	}
-	rerr := s.report(stdout, out, func(w io.Writer) error {
-		for _, f := range rep.Findings {
-			line := fmt.Sprintf("%-10s", f.Kind)
-			if f.Key != (store.Key{}) {
-				line += "  " + f.Key.String()
-			}
-			if f.Kind == upkeep.Rows {
-				line += fmt.Sprintf("  %d of %d", f.Counts, f.Rows)
-			}
-			for _, text := range []string{f.Path, f.In, f.Reason} {
-				if text != "" {
-					line += "  " + text
-				}
-			}
-			fmt.Fprintln(w, console.Printable(line))
-		}
-		for _, kind := range slices.Sorted(maps.Keys(out.Mend)) {
-			fmt.Fprintf(w, "to mend %s: %s\n", kind, out.Mend[kind])
-		}
-		if rep.Sources+rep.Unread > 0 {
-			fmt.Fprintf(w, "%s, %d stored as they are", console.Plural(rep.Sources, "source file"), rep.Same)
-			if rep.Pruned > 0 {
-				fmt.Fprintf(w, " (%d pruned since)", rep.Pruned)
-			}
-			fmt.Fprintln(w)
-		}
-		writePassed(w, rep.PassedOver)
-		if rep.Damaged > 0 {
-			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", console.Plural(rep.Damaged, "record"))
-		}
-		if rep.Uncounted > 0 {
-			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", console.Plural(rep.Uncounted, "record"))
-		} else {
-			fmt.Fprintf(w, "%s, %s counted\n", console.Plural(rep.Records, "record"), console.Plural(rep.Rows, "row"))
-		}
-		return nil
-	})
-	if errors.Is(err, upkeep.ErrDiffers) {
-		n := int64(len(rep.Findings)) + rep.Unread
-		err = fmt.Errorf("%s: %w in %s", m, err, console.Plural(n, "place"))
-	}
-	return errors.Join(err, rerr)
-}
-
-// probeOf returns the probe that all findings of a kind are about; PROBE, for
-// the user to fill in, if they are about several or none.
-func probeOf(kind string, findings []upkeep.Finding) string {
-	probe := ""
-	for _, f := range findings {
-		if f.Kind != kind {
-			continue
-		}
-		if store.ValidProbe(f.Key.Probe) != nil || probe != "" && probe != f.Key.Probe {
-			return "PROBE"
-		}
-		probe = f.Key.Probe
-	}
-	return probe
-}
-
-// mend returns what mends a kind of finding; "" if that depends.
-func mend(kind string, m store.Manager, probe string) string {
-	_, raw := m.(store.RawStore)
-	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
-	if m.Properties().AppendOnly {
-		again = "" // it cannot replace rows
-	}
-	switch kind {
-	case upkeep.Missing, upkeep.Different:
-		return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
-	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
-		return again
-	case store.Doubled, store.Unrecorded:
-		switch {
-		case m.Properties().Compacts:
-			return fmt.Sprintf("tstatrepo store repair %s", m)
-		case kind == store.Doubled:
-			return again
-		case raw:
-			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
-		}
-	case store.Unreadable, store.Foreign:
-		if !m.Properties().Compacts && !raw {
-			return "" // it has no files
-		}
-		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
-	}
-	return ""
-}
-
 func (s storeRun) repair(ctx context.Context, con *console.Console, stdout io.Writer, m store.Manager) error {
 	if !m.Properties().Compacts {
 		return hint.Usage(fmt.Sprintf("%s has nothing to repair", m), "parquet: stores have; see what store verify says of others")
@@ -351,4 +203,33 @@ func (s storeRun) compact(ctx context.Context, con *console.Console, stdout io.W
 		err = fmt.Errorf("%s not compacted", console.Plural(res.Failed, "day"))
 	}
 	return errors.Join(err, rerr)
+}
+
+// writeInventory prints a line per log type, probe and day.
+func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
+	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0, inv.Total.Damaged > 0}
+	row := func(cells []string, numbers ...string) []string {
+		for i, n := range numbers {
+			if shown[i] {
+				cells = append(cells, n)
+			}
+		}
+		return cells
+	}
+	table := [][]string{row([]string{"type", "probe", "day"}, "files", "rows", "text", "stored", "pruned", "gaps", "damaged")}
+	for _, d := range append(inv.Days, inv.Total) {
+		table = append(table, row([]string{console.Printable(cmp.Or(d.Type, "total")), console.Printable(d.Probe), d.Date},
+			console.Count(d.Files), console.Count(d.Rows), console.Bytes(d.Text), console.Bytes(d.Stored), console.Count(d.Pruned), console.Count(d.Gaps), console.Count(d.Damaged)))
+	}
+	if _, err := io.WriteString(out, console.Table(table, 3)); err != nil {
+		return err
+	}
+	const layout = "2006-01-02 15:04"
+	for _, g := range inv.Gaps {
+		if _, err := fmt.Fprintf(out, "gap: %s of %s: %s missing between %s and %s (UTC)\n", console.Printable(g.Type), console.Printable(g.Probe),
+			console.Plural(g.Missing, "folder"), g.After.Format(layout), g.Before.Format(layout)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

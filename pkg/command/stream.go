@@ -100,7 +100,7 @@ func writeStreamMetrics(ctx context.Context, s *config.Stream, run *stream.Strea
 		})
 		updated.Set(float64(time.Now().UnixMilli()) / 1000)
 		reg.MustRegister(run, updated, peer.Refusals)
-		if err := writeTextfile(s.MetricsFile, reg); err != nil {
+		if err := metricsFile(s.MetricsFile).Write(reg); err != nil {
 			log.Warn("metrics file was not written", "err", err)
 		}
 	}

@@ -3,6 +3,8 @@ package command
 import (
 	"runtime/debug"
 	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
 // versionString returns what --version prints after the name.
@@ -14,6 +16,11 @@ func versionString() string {
 func currentVersion() string {
 	info, _ := debug.ReadBuildInfo()
 	return describeVersion(releaseVersion, info)
+}
+
+// metricsFile returns the file of metrics with a path.
+func metricsFile(path string) textfile.File {
+	return textfile.File{Path: path, Version: currentVersion()}
 }
 
 // describeVersion prefers the version of a release. go build stamps version

@@ -1,11 +1,7 @@
-package command
+package textfile
 
 import (
-	"fmt"
-	"os"
-	"runtime"
-	"strconv"
-	"strings"
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,23 +15,17 @@ const (
 	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
 )
 
-// importRun is an import and what came of it; sum may be nil.
-type importRun struct {
-	sum     *bulk.Summary
-	failure error
-	ended   time.Time
+// Run is an import and what came of it; Summary may be nil.
+type Run struct {
+	Summary *bulk.Summary
+	Failure error
+	Ended   time.Time
 }
 
-// oneRun is the only run of a metrics file.
-func oneRun(probe string, sum *bulk.Summary, failure error, ended time.Time) map[string]importRun {
-	return map[string]importRun{probe: {sum, failure, ended}}
-}
-
-// writeMetrics replaces file by metrics of the runs, by probe, for the
-// textfile collector of node_exporter, and of what was done to the stores
-// beside. Alert on the age of the last success:
-// it survives failed runs and shows runs that never start.
-func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) error {
+// WriteImports replaces f by metrics of the runs, by probe, and of what was done
+// to the stores beside. Alert on the age of the last success: it survives failed
+// runs and shows runs that never start.
+func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
@@ -46,20 +36,20 @@ func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) e
 		return gauges[name]
 	}
 	for probe, r := range runs {
-		seconds := float64(r.ended.UnixMilli()) / 1000
+		seconds := float64(r.Ended.UnixMilli()) / 1000
 		succeeded, last := 1.0, seconds
-		if r.failure != nil {
-			succeeded, last = 0, formerSuccess(file, metricSuccess, probe)
+		if r.Failure != nil {
+			succeeded, last = 0, f.formerSuccess(metricSuccess, probe)
 		}
 		if last > 0 {
 			gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
 		}
 		gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
 		gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
-		if r.sum == nil {
+		if r.Summary == nil {
 			continue
 		}
-		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(r.sum.Seconds)
+		gauge(metricPrefix+"last_run_duration_seconds", "How long the last import took.", "probe").WithLabelValues(probe).Set(r.Summary.Seconds)
 		for _, m := range []struct {
 			name, help string
 			value      func(*bulk.TypeSummary) int64
@@ -75,16 +65,16 @@ func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) e
 			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
 		} {
 			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")
-			for _, t := range r.sum.Types {
+			for _, t := range r.Summary.Types {
 				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
 			}
 		}
 	}
 	for probe, r := range runs {
-		if r.sum != nil {
+		if r.Summary != nil {
 			g := gauge(metricPrefix+"last_run_passed_over", "What looks like logs and was not read by the last import.", "probe", "kind")
-			g.WithLabelValues(probe, "files").Set(float64(r.sum.PassedOver.Files))
-			g.WithLabelValues(probe, "folders").Set(float64(r.sum.PassedOver.Folders))
+			g.WithLabelValues(probe, "files").Set(float64(r.Summary.PassedOver.Files))
+			g.WithLabelValues(probe, "folders").Set(float64(r.Summary.PassedOver.Folders))
 		}
 	}
 	for _, k := range kept {
@@ -104,35 +94,22 @@ func writeMetrics(file string, runs map[string]importRun, kept []upkeep.Stats) e
 			gauge("tstatrepo_store_"+m.name, m.help, "store").WithLabelValues(k.Store).Set(float64(m.value))
 		}
 	}
-	return writeTextfile(file, reg)
+	return f.Write(reg)
 }
 
-// writeTextfile adds the version to reg and replaces file by all of it.
-func writeTextfile(file string, reg *prometheus.Registry) error {
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
-	reg.MustRegister(build)
-	build.WithLabelValues(currentVersion(), runtime.Version()).Set(1)
-	if err := prometheus.WriteToTextfile(file, reg); err != nil {
-		return fmt.Errorf("metrics file: %w", err)
-	}
-	return nil
-}
-
-// formerSuccess returns the time of the last success that file tells as the
-// value of metric, or 0.
-func formerSuccess(file, metric, probe string) float64 {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metric, probe))
-		if !ok {
-			continue
+// ByProbe puts the runs of a probe's streams together.
+func ByProbe(runs map[string]Run) map[string]Run {
+	probes := map[string]Run{}
+	for _, r := range runs {
+		p, ok := probes[r.Summary.Probe]
+		if ok {
+			r.Summary = bulk.Merge([]*bulk.Summary{p.Summary, r.Summary})
+			r.Failure = errors.Join(p.Failure, r.Failure)
+			if p.Ended.After(r.Ended) {
+				r.Ended = p.Ended
+			}
 		}
-		if last, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
-			return last
-		}
+		probes[r.Summary.Probe] = r
 	}
-	return 0
+	return probes
 }

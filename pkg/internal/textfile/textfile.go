@@ -1,0 +1,49 @@
+// Package textfile writes metrics for the textfile collector of node_exporter:
+// those of commands that are not scraped.
+package textfile
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// File is a file of metrics.
+type File struct {
+	Path    string
+	Version string // of the program
+}
+
+// Write adds the version to reg and replaces f by all of it.
+func (f File) Write(reg *prometheus.Registry) error {
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
+	reg.MustRegister(build)
+	build.WithLabelValues(f.Version, runtime.Version()).Set(1)
+	if err := prometheus.WriteToTextfile(f.Path, reg); err != nil {
+		return fmt.Errorf("metrics file: %w", err)
+	}
+	return nil
+}
+
+// formerSuccess returns the time of the last success that f has as the value of
+// metric, or 0.
+func (f File) formerSuccess(metric, probe string) float64 {
+	text, err := os.ReadFile(f.Path)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metric, probe))
+		if !ok {
+			continue
+		}
+		if last, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+			return last
+		}
+	}
+	return 0
+}
