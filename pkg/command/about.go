@@ -75,40 +75,6 @@ func versionCommand() *cli.Command {
 	}
 }
 
-// completionShells lists the shells that completionOf knows.
-var completionShells = []string{"bash", "fish", "zsh"}
-
-// completionOf returns the function that writes the completion of a shell, nil
-// for an unknown shell.
-func completionOf(shell string) func(*cli.App) []byte {
-	switch shell {
-	case "bash":
-		return bashCompletion
-	case "fish":
-		return fishCompletion
-	case "zsh":
-		return zshCompletion
-	}
-	return nil
-}
-
-func completionCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "completion",
-		Usage:     "print the completion of a shell: " + strings.Join(completionShells, ", "),
-		ArgsUsage: "SHELL",
-		Category:  groupAbout,
-		Action: func(c *cli.Context) error {
-			completion := completionOf(c.Args().First())
-			if completion == nil || c.NArg() != 1 {
-				return usagef("completion takes one shell of %s", strings.Join(completionShells, ", "))
-			}
-			_, err := c.App.Writer.Write(completion(c.App))
-			return err
-		},
-	}
-}
-
 func manCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "man",

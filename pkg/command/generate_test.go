@@ -16,6 +16,7 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -92,12 +93,12 @@ func generated() (map[string][]byte, error) {
 		"conf/tstatrepo.toml": defaultConfigFile(),
 		"conf/registry.json":  registry,
 	}
-	for _, shell := range completionShells {
+	for _, shell := range completion.Shells {
 		name := "tstatrepo." + shell
 		if shell == "zsh" { // which finds it by this name
 			name = "_tstatrepo"
 		}
-		files["completions/"+name] = completionOf(shell)(app)
+		files["completions/"+name] = completion.Of(shell)(completed(app))
 	}
 	sources, err := filepath.Glob(filepath.Join(root, "man", "*.md"))
 	if err != nil {

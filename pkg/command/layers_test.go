@@ -20,7 +20,7 @@ const module = "github.com/tstatrepo/tstatrepo/"
 // layers are the packages from the lowest up. A package imports only those
 // of lower layers, or its own where the rule says so.
 var layers = [][]string{
-	{"man", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
+	{"man", "pkg/internal/completion", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
 	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry", "pkg/internal/stream/stats"},
 	{"pkg/internal/testkit/durabletest", "pkg/internal/stream/batch"},
 	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
@@ -40,7 +40,7 @@ var layers = [][]string{
 	{"pkg/internal/store/stores"},
 	{"pkg/internal/bulk", "pkg/internal/stream", "pkg/internal/rrdpush"},
 	{"pkg/internal/mathproto", "pkg/internal/upkeep"},
-	{"pkg/internal/repository", "pkg/internal/probe", "pkg/internal/legacy"},
+	{"pkg/internal/repository", "pkg/internal/probe", "pkg/internal/legacy", "pkg/internal/textfile"},
 	{"pkg/internal/admin"},
 	{"pkg/internal/service"},
 	{"pkg/internal/config"},
@@ -133,6 +133,9 @@ var kits = regexp.MustCompile(`^pkg/internal/testkit/`)
 
 var flagName = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
 
+// scripts is the package of the shell scripts that complete flags.
+const scripts = "pkg/internal/completion/"
+
 // tables is the package whose tables have the texts of flags, help and manual:
 // its values of Usage and Empty name flags.
 const tables = "pkg/internal/config/"
@@ -144,7 +147,7 @@ func TestNoFlagsBelowCommand(t *testing.T) {
 	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
 		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
-		if err != nil || isProgram || strings.HasPrefix(name, "pkg/command/") || kits.MatchString(name) || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+		if err != nil || isProgram || strings.HasPrefix(name, "pkg/command/") || strings.HasPrefix(name, scripts) || kits.MatchString(name) || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
 			return err
 		}
 		files := token.NewFileSet()

@@ -4,19 +4,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Values that a shell looks up at completion; see Setting.Complete.
-const (
-	CompleteZones        = "zones"
-	CompleteCapabilities = "capabilities"
-)
-
-// CompleteTypes returns the words that a log type completes with.
-func CompleteTypes() string { return strings.Join(typeNames(), " ") }
+// completeTypes returns the words that a log type completes with.
+func completeTypes() string { return strings.Join(typeNames(), " ") }
 
 // CompleteStores returns the words that a store completes with.
 func CompleteStores() string { return completeURLs(stores.Schemes()) }
@@ -32,5 +27,7 @@ func completeLayouts() string {
 }
 
 // completeURLs returns what a setting that is a folder or a URL completes with:
-// "dir " and the schemes.
-func completeURLs(s dest.Schemes) string { return "dir " + strings.Join(s.Prefixes(), " ") }
+// completion.Dir and the schemes.
+func completeURLs(s dest.Schemes) string {
+	return completion.Dir + " " + strings.Join(s.Prefixes(), " ")
+}

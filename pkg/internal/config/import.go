@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
@@ -58,15 +59,17 @@ func defaultImport() Import {
 	}
 }
 
+// GroupNetwork is the group of the settings of connections in help.
+const GroupNetwork = "Network"
+
 const (
 	groupDestination = "Destination"
 	groupSource      = "Source"
 	groupLimits      = "Limits"
-	groupNetwork     = "Network"
 )
 
 func (b *Import) types() *Setting {
-	return &Setting{Name: "type", Group: groupSource, Value: &b.Types, Empty: "all", Complete: CompleteTypes(),
+	return &Setting{Name: "type", Group: groupSource, Value: &b.Types, Empty: "all", Complete: completeTypes(),
 		Usage: "import log types that match `GLOB`, like 'log_tcp_*'"}
 }
 
@@ -76,7 +79,7 @@ func (b *Import) since() *Setting {
 }
 
 func (b *Import) timezone() *Setting {
-	return &Setting{Name: "timezone", Group: groupSource, Value: &b.Timezone, Complete: CompleteZones,
+	return &Setting{Name: "timezone", Group: groupSource, Value: &b.Timezone, Complete: completion.Zones,
 		Usage: "`ZONE` of folder names and of --since and --until: Local, UTC or like Europe/Rome"}
 }
 
@@ -117,15 +120,15 @@ func (b *Import) limits() []*Setting {
 // math are the settings of how logs are fetched from the probes of MATH.
 func (b *Import) math() []*Setting {
 	return []*Setting{
-		{Name: "allow-callback", Group: groupNetwork, Value: &b.AllowCallback, Empty: "the address that registers a stream",
+		{Name: "allow-callback", Group: GroupNetwork, Value: &b.AllowCallback, Empty: "the address that registers a stream",
 			Usage: "fetch from probes in `NETWORK` only, like 10.0.0.0/8"},
-		{Name: "folder-length", Group: groupNetwork, Value: &b.FolderLength,
+		{Name: "folder-length", Group: GroupNetwork, Value: &b.FolderLength,
 			Usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
 	}
 }
 
 func (b *Import) adopt() *Setting {
-	return &Setting{Name: "adopt", Group: groupNetwork, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
+	return &Setting{Name: "adopt", Group: GroupNetwork, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
 		Usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"}
 }
 

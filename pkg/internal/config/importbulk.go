@@ -87,10 +87,10 @@ func (b *ImportBulk) settings() []*Setting {
 		b.verbose(),
 		b.quiet(),
 
-		{Name: "listen", Group: groupNetwork, Value: &b.Listen, Empty: "off",
+		{Name: "listen", Group: GroupNetwork, Value: &b.Listen, Empty: "off",
 			Usage: "take streams of MATH probes or, with --to math://, serve files," + onAddress},
 	}, b.peers(), b.math(), []*Setting{
-		{Name: "advertise", Group: groupNetwork, Value: &b.Advertise, Empty: "address and port of --listen",
+		{Name: "advertise", Group: GroupNetwork, Value: &b.Advertise, Empty: "address and port of --listen",
 			Usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
 		b.adopt(),
 	})

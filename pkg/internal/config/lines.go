@@ -60,9 +60,9 @@ func (s *Lines) format() []*Setting {
 // connections are the settings of how many exporters may connect.
 func (s *Lines) connections() []*Setting {
 	return []*Setting{
-		{Name: "max-connections", Group: groupNetwork, Value: &s.MaxConnections,
+		{Name: "max-connections", Group: GroupNetwork, Value: &s.MaxConnections,
 			Usage: "serve at most `N` connections, a quarter of them for one host"},
-		{Name: "idle-timeout", Group: groupNetwork, Value: &s.IdleTimeout,
+		{Name: "idle-timeout", Group: GroupNetwork, Value: &s.IdleTimeout,
 			Usage: "close a connection on which nothing comes for `DURATION`"},
 	}
 }

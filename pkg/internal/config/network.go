@@ -17,7 +17,7 @@ const onAddress = " on `ADDRESS`; without a host that is the loopback address"
 // peers are the settings of who may connect.
 func (n *Network) peers() []*Setting {
 	return append([]*Setting{
-		{Name: "allow", Group: groupNetwork, Value: &n.Allow,
+		{Name: "allow", Group: GroupNetwork, Value: &n.Allow,
 			Usage: "accept connections from `NETWORK` only, like 10.0.0.0/8"},
 	}, n.certificates()...)
 }
@@ -25,11 +25,11 @@ func (n *Network) peers() []*Setting {
 // certificates are the settings of TLS.
 func (n *Network) certificates() []*Setting {
 	return []*Setting{
-		{Name: "tls-cert", Group: groupNetwork, Value: &n.Cert, Complete: "file",
+		{Name: "tls-cert", Group: GroupNetwork, Value: &n.Cert, Complete: "file",
 			Usage: "own certificate (PEM `FILE`, with the intermediate ones)"},
-		{Name: "tls-key", Group: groupNetwork, Value: &n.Key, Complete: "file",
+		{Name: "tls-key", Group: GroupNetwork, Value: &n.Key, Complete: "file",
 			Usage: "private key of --tls-cert (PEM `FILE`)"},
-		{Name: "tls-ca", Group: groupNetwork, Value: &n.CA, Complete: "file", Empty: "those of the system",
+		{Name: "tls-ca", Group: GroupNetwork, Value: &n.CA, Complete: "file", Empty: "those of the system",
 			Usage: "certificate authorities of peers (PEM `FILE`); a listener then asks for client certificates"},
 	}
 }

@@ -66,7 +66,7 @@ func (r *Points) keepNegative() *Setting {
 }
 
 func (r *Points) maxMetrics() *Setting {
-	return &Setting{Name: "max-metrics", Group: groupNetwork, Value: &r.MaxMetrics,
+	return &Setting{Name: "max-metrics", Group: GroupNetwork, Value: &r.MaxMetrics,
 		Usage: "store at most `N` metrics of each probe; points of others are left out and counted"}
 }
 
@@ -150,7 +150,7 @@ func (r *RRDPush) settings() []*Setting {
 		{Name: "probe", Group: "Names", Value: &r.Probe, Empty: "host name up to the first dot; with --listen that of the client certificate",
 			Usage: "`NAME` of the probe that wrote the RRDs, the second part of every path"},
 	}, r.naming(), []*Setting{
-		{Name: "listen", Group: groupNetwork, Value: &r.Listen, Empty: "off",
+		{Name: "listen", Group: GroupNetwork, Value: &r.Listen, Empty: "off",
 			Usage: "take points of other probes (mPlane's indirect export, HTTP)" + onAddress},
 	}, r.peers(), []*Setting{
 		r.maxMetrics(),

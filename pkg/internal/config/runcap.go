@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -51,7 +52,7 @@ func (r *Runcap) settings() []*Setting {
 
 		{Name: "list", Group: ask, Value: &r.List,
 			Usage: "list the capabilities"},
-		{Name: "show", Group: ask, Value: &r.Show, Complete: CompleteCapabilities,
+		{Name: "show", Group: ask, Value: &r.Show, Complete: completion.Capabilities,
 			Usage: "show the `CAPABILITY`, a label or token"},
 		{Name: "status", Group: ask, Value: &r.Status,
 			Usage: "tell the state of --token, or of everything that was run"},
@@ -65,11 +66,11 @@ func (r *Runcap) settings() []*Setting {
 		{Name: "json", Group: groupOutput, Value: &r.JSON,
 			Usage: "print messages as JSON"},
 
-		{Name: "supervisor", Group: groupNetwork, Value: &r.Supervisor,
+		{Name: "supervisor", Group: GroupNetwork, Value: &r.Supervisor,
 			Usage: "`URL` of the supervisor, or of a component that waits for clients"},
-		{Name: "identity", Group: groupNetwork, Value: &r.Identity, Empty: "none, so that the address counts",
+		{Name: "identity", Group: GroupNetwork, Value: &r.Identity, Empty: "none, so that the address counts",
 			Usage: "`NAME` to give to a supervisor without TLS"},
-		registries(groupNetwork, &r.Registries),
+		registries(GroupNetwork, &r.Registries),
 	}, r.certificates()...)
 }
 

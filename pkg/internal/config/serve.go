@@ -91,7 +91,7 @@ func (s *Serve) settings() []*Setting {
 		{Name: "drain-timeout", Group: run, Value: &s.Drain,
 			Usage: "when stopped, wait `DURATION` at most for what is under way"},
 	}, s.peers(), []*Setting{
-		{Name: "tls-for", Group: groupNetwork, Value: &s.TLSFor, Complete: strings.Join(endpointWords, " ") + " admin",
+		{Name: "tls-for", Group: GroupNetwork, Value: &s.TLSFor, Complete: strings.Join(endpointWords, " ") + " admin",
 			Usage: "the `ENDPOINT` that uses the certificates, if there are any: rrd, streaming, log or admin; old exporters of lines and old math_probes know no TLS; " +
 				"an admin address that others can reach always uses them"},
 	})

@@ -19,8 +19,7 @@ type Setting struct {
 	Value any
 	// Empty says what an empty value stands for.
 	Empty string
-	// Complete is "file", "dir", the words that a value can be or, after "dir ",
-	// those that it can begin with where it is no folder.
+	// Complete says how a shell completes the value, see package completion.
 	Complete string
 
 	From string // where the value came from, for messages

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
@@ -84,7 +85,7 @@ func (s *Store) settings() []*Setting {
 			Usage: "prune: remove rows of days that ended more than `DURATION` ago, like 400d"},
 		{Name: "dry-run", Group: groupOutput, Value: &s.DryRun,
 			Usage: "compact, prune, repair: only say what would be done"},
-		{Name: "type", Group: files, Value: &s.Types, Empty: "all", Complete: CompleteTypes(),
+		{Name: "type", Group: files, Value: &s.Types, Empty: "all", Complete: completeTypes(),
 			Usage: "list, verify: log types that match `GLOB`, like 'log_tcp_*'"},
 		{Name: "since", Group: files, Value: &s.Since,
 			Usage: "list, verify: folders of `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
@@ -92,7 +93,7 @@ func (s *Store) settings() []*Setting {
 			Usage: "list, verify: folders before `TIME`, written like that of --since"},
 		{Name: "probe", Group: files, Value: &s.Probe, Empty: "all; with --against the host name up to the first dot",
 			Usage: "list, verify: what the probe `NAME` wrote"},
-		{Name: "timezone", Group: files, Value: &s.Timezone, Complete: CompleteZones,
+		{Name: "timezone", Group: files, Value: &s.Timezone, Complete: completion.Zones,
 			Usage: "list, verify: `ZONE` of the sources' folder names and of --since and --until: Local, UTC or like Europe/Rome"},
 		{Name: "jobs", Group: groupOutput, Value: &s.Jobs, Empty: "count of CPUs, at most 4",
 			Usage: "compact, verify: work on `N` days or source files at a time"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -59,10 +60,10 @@ func (s *Stream) settings() []*Setting {
 		{Name: "to", Group: groupConsumers, Value: &s.To, Complete: strings.Join(stream.Consumers.Prefixes(), " "),
 			Usage: "hand the lines to `CONSUMER`: " + stream.Consumers.String()},
 	}, s.format(), []*Setting{
-		{Name: "listen", Group: groupNetwork, Value: &s.Listen, Empty: "off",
+		{Name: "listen", Group: GroupNetwork, Value: &s.Listen, Empty: "off",
 			Usage: "take lines of exporters" + onAddress},
 	}, s.peers(), []*Setting{
-		{Name: "peer-probe", Group: groupNetwork, Value: &s.PeerProbes,
+		{Name: "peer-probe", Group: GroupNetwork, Value: &s.PeerProbes,
 			Usage: "`ADDRESS=NAME` of a probe that has no certificate"},
 	}, s.connections(), []*Setting{
 		{Name: "from", Group: brokers, Value: &s.From,
@@ -72,13 +73,13 @@ func (s *Stream) settings() []*Setting {
 			Usage: "send the logs of Tstat's output folder, `[PROBE=]DIR`, as they grow"},
 		{Name: "probe", Group: folders, Value: &s.Probe, Empty: "host name up to the first dot",
 			Usage: "`NAME` of the probe of folders that name none"},
-		{Name: "type", Group: folders, Value: &s.Types, Empty: "all", Complete: CompleteTypes(),
+		{Name: "type", Group: folders, Value: &s.Types, Empty: "all", Complete: completeTypes(),
 			Usage: "follow log types that match `GLOB`, like 'log_tcp_*'"},
 		{Name: "start", Group: folders, Value: &s.Start, Complete: "checkpoint begin end",
 			Usage: "`WHERE` to begin: checkpoint (the last run's end, at first the newest folder's begin), begin (the oldest folder) or end"},
 		{Name: "poll", Group: folders, Value: &s.Poll,
 			Usage: "look at folders every `DURATION`, and when the kernel reports a change"},
-		{Name: "timezone", Group: folders, Value: &s.Timezone, Complete: CompleteZones,
+		{Name: "timezone", Group: folders, Value: &s.Timezone, Complete: completion.Zones,
 			Usage: "`ZONE` of folder names: Local, UTC or like Europe/Rome"},
 
 		{Name: "window", Group: groupLimits, Value: &s.Window,

@@ -21,9 +21,9 @@ func defaultSupervisor() Supervisor { return Supervisor{Components: ":8889", Cli
 // settings is the table of flags and keys, in the order of the help.
 func (s *Supervisor) settings() []*Setting {
 	return slices.Concat([]*Setting{
-		{Name: "components", Group: groupNetwork, Value: &s.Components,
+		{Name: "components", Group: GroupNetwork, Value: &s.Components,
 			Usage: "let components register" + onAddress},
-		{Name: "clients", Group: groupNetwork, Value: &s.Clients,
+		{Name: "clients", Group: GroupNetwork, Value: &s.Clients,
 			Usage: "let clients ask on `ADDRESS`; /metrics and /-/healthy are there too"},
 	}, s.peers(), []*Setting{
 		registries(groupMPlane, &s.Registries),
