@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tstatrepo/tstatrepo/man"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
@@ -51,7 +52,7 @@ func versionCommand() *cli.Command {
 		Flags:    []cli.Flag{&cli.BoolFlag{Name: "json", Category: "Output", Usage: "print JSON"}},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 0 {
-				return usagef("version takes no arguments, got %d", c.NArg())
+				return hint.Usagef("version takes no arguments, got %d", c.NArg())
 			}
 			b := currentBuild()
 			if c.Bool("json") {
@@ -102,9 +103,9 @@ func manCommand() *cli.Command {
 						return err
 					}
 				}
-				return usagef("no page %q; there are %s", asked, strings.Join(pages, ", "))
+				return hint.Usagef("no page %q; there are %s", asked, strings.Join(pages, ", "))
 			}
-			return usagef("man takes one page, got %d", c.NArg())
+			return hint.Usagef("man takes one page, got %d", c.NArg())
 		},
 	}
 }

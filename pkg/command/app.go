@@ -80,7 +80,7 @@ func helpCommand() *cli.Command {
 				cli.HelpPrinter(c.App.Writer, "", cmd)
 				return nil
 			}
-			return usagef("help takes one command, got %d", c.NArg())
+			return hint.Usagef("help takes one command, got %d", c.NArg())
 		},
 	}
 }

@@ -51,7 +51,7 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 		case values[name] && !joined:
 			i++
 			if i == len(argv) {
-				return nil, hintUsage(path, usagef("%s needs a value", a))
+				return nil, hintUsage(path, hint.Usagef("%s needs a value", a))
 			}
 			w.words = append(w.words, argv[i])
 		case joined && !values[name]:
@@ -86,7 +86,7 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 		_, elsewhere := values[w.name]
 		switch {
 		case cmd == nil && elsewhere && !known[w.name]:
-			return nil, hintUsage(path, usagef("no command given"))
+			return nil, hintUsage(path, hint.Usagef("no command given"))
 		case !known[w.name]:
 			return nil, hintUsage(path, unknownFlag(w.name, known))
 		case w.wrong != nil:
@@ -149,7 +149,7 @@ func unknownCommand(app *cli.App, cmds []*cli.Command, name string) error {
 			names = append(names, c.Name)
 		}
 	}
-	err := usagef("unknown command %q%s", name, hint.DidYouMean(name, names, ""))
+	err := hint.Usagef("unknown command %q%s", name, hint.DidYouMean(name, names, ""))
 	return hint.Add(err, "commands are: "+strings.Join(names, ", "))
 }
 
@@ -162,7 +162,7 @@ func unknownFlag(name string, known map[string]bool) error {
 	if len(name) == 1 {
 		dash = "-"
 	}
-	return usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
+	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
 // hintUsage points to the help of the command.

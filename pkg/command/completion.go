@@ -7,6 +7,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // completed returns what a shell completes of the commands of app.
@@ -72,7 +73,7 @@ func completionCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			write := completion.Of(c.Args().First())
 			if write == nil || c.NArg() != 1 {
-				return usagef("completion takes one shell of %s", shells)
+				return hint.Usagef("completion takes one shell of %s", shells)
 			}
 			_, err := c.App.Writer.Write(write(completed(c.App)))
 			return err

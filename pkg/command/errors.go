@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"syscall"
@@ -34,11 +33,6 @@ var exitTexts = []struct{ status, text string }{
 	{"3", "done, but lines inside files were rejected"},
 	{"75", "try again later: locked by another run, or a source or destination is down"},
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
-}
-
-// usagef returns an error of arguments, settings or the config file.
-func usagef(format string, args ...any) error {
-	return hint.AsUsage(fmt.Errorf(format, args...))
 }
 
 // rejectsError ends a run that is complete except for rejected lines.

@@ -77,7 +77,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	b := importBulk{cfg.ImportBulk, nil}
 	opt.StateDir, opt.ClaimTime = cfg.StateDir, claimTime
 	if len(b.Sources) == 0 && !b.IsRepository() {
-		return hint.Add(usagef("import-bulk needs a SOURCE: a folder, a log file, '-' or math://host:port/STREAM"),
+		return hint.Add(hint.Usagef("import-bulk needs a SOURCE: a folder, a log file, '-' or math://host:port/STREAM"),
 			"for example: tstatrepo import-bulk /var/lib/tstat")
 	}
 	if b.Quiet {

@@ -71,12 +71,12 @@ func runRRDPush(c *cli.Context, con *console.Console) error {
 	opt.StateDir, opt.Stdout, opt.Log = cfg.StateDir, c.App.Writer, con.Logger()
 	if len(listen) > 0 {
 		if len(r.Sources) > 0 {
-			return usagef("rrd-push takes a SOURCE or --listen, not both")
+			return hint.Usagef("rrd-push takes a SOURCE or --listen, not both")
 		}
 		return r.serve(c.Context, rrdpush.EndpointOptions{Target: opt.Target, Listen: listen, MaxMetrics: r.MaxMetrics})
 	}
 	if len(r.Sources) == 0 {
-		return hint.Add(usagef("rrd-push needs a SOURCE: a folder of RRDs or an .rrd file"), "for example: tstatrepo rrd-push /rrdfiles")
+		return hint.Add(hint.Usagef("rrd-push needs a SOURCE: a folder of RRDs or an .rrd file"), "for example: tstatrepo rrd-push /rrdfiles")
 	}
 	if r.ListMetrics {
 		list, err := rrdpush.List(opt)

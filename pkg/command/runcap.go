@@ -125,7 +125,7 @@ var errTimeout = tryAgainError{errors.New("--timeout is over; the result has not
 // shell is runcap without a CAPABILITY.
 func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) error {
 	if r.JSON {
-		return usagef("--json: the shell does not print messages")
+		return hint.Usagef("--json: the shell does not print messages")
 	}
 	if err := sh.Retrieve(ctx); err != nil {
 		return err

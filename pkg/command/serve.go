@@ -11,6 +11,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/service"
 )
 
@@ -47,7 +48,7 @@ func runServe(c *cli.Context, con *console.Console) error {
 		return err
 	}
 	if c.NArg() > 0 {
-		return usagef("serve takes no arguments, got %q", c.Args().First())
+		return hint.Usagef("serve takes no arguments, got %q", c.Args().First())
 	}
 	var shared *service.Shared
 	read := func() (cfg *config.Config, opt service.Options, err error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/config"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // commandFlags returns the flags of a command: its own first.
@@ -92,7 +93,7 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 	case c.Bool("check-config"):
 		file := configFile(c)
 		if file == "" {
-			return true, usagef("--check-config: name a file with --config or %s", config.EnvName("config"))
+			return true, hint.Usagef("--check-config: name a file with --config or %s", config.EnvName("config"))
 		}
 		err := cfg.CheckPlaces(c.Context, con.Logger())
 		if err == nil {

@@ -58,7 +58,7 @@ func runStore(c *cli.Context, con *console.Console) error {
 	s := storeRun{&cfg.Store}
 	opt.StateDir = cfg.StateDir
 	if c.NArg() != 2 {
-		return hint.Add(usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat")
+		return hint.Add(hint.Usagef("store needs an action and the URL of a store"), "for example: tstatrepo store list parquet:/srv/tstat")
 	}
 	action, url := c.Args().Get(0), c.Args().Get(1)
 	if s.Quiet {

@@ -56,9 +56,9 @@ func runStream(c *cli.Context, con *console.Console) error {
 	opt.StateDir = cfg.StateDir
 	switch {
 	case c.Args().Present():
-		return hint.Add(usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow")
+		return hint.Add(hint.Usagef("stream takes no arguments, got %q", c.Args().First()), "folders are named with --follow")
 	case len(s.Listen) == 0 && len(s.Follow) == 0 && len(s.From) == 0:
-		return hint.Add(usagef("stream needs --listen, --follow or --from"),
+		return hint.Add(hint.Usagef("stream needs --listen, --follow or --from"),
 			"for example: tstatrepo stream --follow /var/lib/tstat --to tcp://repository:9001")
 	}
 	if s.Quiet {

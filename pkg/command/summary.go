@@ -14,7 +14,7 @@ import (
 // report prints the summary where it is wanted: results on stdout, the rest
 // on stderr, nothing if nobody watches.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
-	loc := b.Place()
+	loc := b.Location()
 	switch {
 	case b.JSON:
 		if err := console.WriteJSON(stdout, sum); err != nil {

@@ -7,7 +7,6 @@
 package config
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -116,7 +115,7 @@ func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 		if !old {
 			text, err := os.ReadFile(file)
 			if err != nil {
-				return nil, nil, hint.AsUsage(fmt.Errorf("config file: %w", err))
+				return nil, nil, hint.Usagef("config file: %w", err)
 			}
 			p.errs = append(p.errs, c.readFile(file, text)...)
 		}

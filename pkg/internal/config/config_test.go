@@ -73,3 +73,29 @@ func TestDefaultsBoundMemory(t *testing.T) {
 		t.Errorf("serve is to use %d MiB", m>>20)
 	}
 }
+
+// TestNamesOfSettings: what picks settings by name picks those that there are.
+func TestNamesOfSettings(t *testing.T) {
+	c := New()
+	check := func(section, name string) {
+		t.Helper()
+		if !slices.ContainsFunc(c.section(section).Settings, func(s *Setting) bool { return s.Name == name }) {
+			t.Errorf("[%s] has no %s", section, name)
+		}
+	}
+	for section, names := range reloadable {
+		for _, name := range names {
+			if name != "*" {
+				check(section, strings.TrimPrefix(name, "-"))
+			}
+		}
+	}
+	for _, a := range storeActions {
+		for _, name := range a.settings {
+			check("store", name)
+		}
+	}
+	for _, section := range []string{"import-bulk", "stream", "rrd-push", "collect-log", "collect-streaming", "collect-rrd", "probe"} {
+		check(section, "listen") // see checkAddresses
+	}
+}

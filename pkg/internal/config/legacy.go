@@ -23,13 +23,13 @@ func (c *Config) readOld(command, file string) (bool, error) {
 	}
 	text, err := os.ReadFile(names[0])
 	if err != nil {
-		return false, usagef("config file: %w", err)
+		return false, hint.Usagef("config file: %w", err)
 	}
 	if !legacy.IsOld(text) {
 		return false, nil
 	}
 	if command != string(legacy.Serve) && command != string(legacy.ImportBulk) {
-		return false, hint.Add(usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
+		return false, hint.Add(hint.Usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
 	}
 	dir, err := os.Getwd()
 	if err != nil {
@@ -37,7 +37,7 @@ func (c *Config) readOld(command, file string) (bool, error) {
 	}
 	c.old, err = legacy.Convert(names, legacy.Options{Command: legacy.Command(command), Dir: dir})
 	if err != nil {
-		return false, usagef("config file: %w", err)
+		return false, hint.Usagef("config file: %w", err)
 	}
 	for _, n := range c.old.Notes {
 		c.Warnings = append(c.Warnings, "old configuration: "+n.String())
@@ -61,7 +61,7 @@ func (c *Config) readOld(command, file string) (bool, error) {
 				value = values
 			}
 			if err := set.setTOML(value); err != nil {
-				return false, usagef("%s: %w", old.From, err)
+				return false, hint.Usagef("%s: %w", old.From, err)
 			}
 			set.From = fmt.Sprintf("%s (%s)", old.From, old.Key)
 		}
@@ -79,5 +79,3 @@ func PrintOld(command, file string, w io.Writer) (bool, error) {
 	}
 	return true, c.old.WriteTOML(w, false)
 }
-
-func usagef(format string, args ...any) error { return hint.AsUsage(fmt.Errorf(format, args...)) }

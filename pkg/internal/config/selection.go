@@ -49,8 +49,8 @@ func (s *Selection) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// Place returns the time zone of the settings, which have been checked.
-func (s *Selection) Place() *time.Location { return location(&Problems{}, s.Timezone) }
+// Location returns the time zone of the settings, which have been checked.
+func (s *Selection) Location() *time.Location { return location(&Problems{}, s.Timezone) }
 
 // pulled returns the one stream of MATH that is fetched, "" if there are other
 // sources.

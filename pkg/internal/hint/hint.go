@@ -8,7 +8,10 @@
 // so that the program can show what its user calls the option, like a flag.
 package hint
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // hinted is an error with a hint.
 type hinted struct {
@@ -64,6 +67,9 @@ func Usage(reason, hint string) error { return AsUsage(New(reason, hint)) }
 
 // AsUsage marks an error as one about a wrong argument or setting.
 func AsUsage(err error) error { return usage{err} }
+
+// Usagef returns an error about a wrong argument or setting, as fmt.Errorf does.
+func Usagef(format string, args ...any) error { return AsUsage(fmt.Errorf(format, args...)) }
 
 // IsUsage reports whether an error is about a wrong argument or setting.
 func IsUsage(err error) bool { return errors.Is(err, errUsage) }

@@ -76,3 +76,15 @@ func TestWithoutKeepsOtherParts(t *testing.T) {
 		}
 	}
 }
+
+func TestDidYouMeanSuggestsWhatIsNear(t *testing.T) {
+	names := []string{"jobs", "json", "to", "to-optional", "n"}
+	for word, want := range map[string]string{
+		"jbos": "; did you mean --jobs?", "jsn": "; did you mean --json?", "to-o": "; did you mean --to-optional?",
+		"xyz": "", "": "", "jobz": "; did you mean --jobs?", "retry-timeout": "",
+	} {
+		if got := hint.DidYouMean(word, names, "--"); got != want {
+			t.Errorf("%q: %q, want %q", word, got, want)
+		}
+	}
+}
