@@ -27,7 +27,8 @@ type vector struct {
 	kind    Kind
 	seconds bool // Time in seconds
 	yt      bool // "--" is NULL too
-	active  bool // the file has the column
+	active  bool // the file has the column, and it is read
+	hidden  bool // it is for Batch.Decoded only
 	nulls   int
 	def     []int16
 	ints    []int64
@@ -154,8 +155,18 @@ func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 }
 
 // Column returns the values of column c, an index into Reader.Columns, and
-// whether the file has this column at all; without it every row is NULL.
+// whether the file has this column at all; without it every row is NULL. So it is
+// for columns that ReaderOptions.Use does not keep.
 func (b *Batch) Column(c int) (Vector, bool) {
+	if b.cols[c].hidden {
+		return Vector{}, false
+	}
+	return b.Decoded(c)
+}
+
+// Decoded is Column, also for a column that ReaderOptions.Use wants to be decoded
+// only.
+func (b *Batch) Decoded(c int) (Vector, bool) {
 	v := &b.cols[c]
 	if !v.active {
 		return Vector{}, false
@@ -173,6 +184,66 @@ func (b *Batch) Column(c int) (Vector, bool) {
 		out.Texts = v.texts[:n]
 	}
 	return out, true
+}
+
+// Keep removes the rows for which keep is false. It has a place for each row.
+func (b *Batch) Keep(keep []bool) {
+	n := 0
+	for i := range b.n {
+		if keep[i] {
+			b.lines[n], b.rows[n], b.fields[n], b.maps[n] = b.lines[i], b.rows[i], b.fields[i], b.maps[i]
+			b.odd[n], b.line[n] = b.odd[i], b.line[i]
+			n++
+		}
+	}
+	for c := range b.cols {
+		v := &b.cols[c]
+		if !v.active {
+			continue
+		}
+		def := v.def[:b.n]
+		switch v.kind {
+		case Int, Time:
+			keepValues(v.ints, def, keep)
+		case Float:
+			keepValues(v.floats, def, keep)
+		case Bool:
+			keepValues(v.bools, def, keep)
+		case Text:
+			keepValues(v.texts, def, keep)
+		}
+		if v.nulls == 0 {
+			continue
+		}
+		v.nulls = 0
+		at := 0
+		for i, d := range def {
+			if keep[i] {
+				def[at] = d
+				v.nulls += 1 - int(d)
+				at++
+			}
+		}
+		for i := at; i < len(def); i++ {
+			def[i] = 1
+		}
+	}
+	b.n = n
+}
+
+// keepValues moves the values of the rows that are kept to the front.
+func keepValues[T any](values []T, def []int16, keep []bool) {
+	from, to := 0, 0
+	for i, d := range def {
+		if d == 0 {
+			continue
+		}
+		if keep[i] {
+			values[to] = values[from]
+			to++
+		}
+		from++
+	}
 }
 
 // reset empties the batch for the next rows of the same file.

@@ -12,9 +12,16 @@ import (
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {
-		m.fields[i] = field{col: c}
-		if c >= 0 {
-			m.fields[i].kind = r.columns[c].Kind
+		m.fields[i] = field{col: skipField}
+		if c < 0 {
+			continue
+		}
+		use := r.use(c)
+		if use != Skipped {
+			m.fields[i] = field{c, r.columns[c].Kind}
+		}
+		if use != Kept {
+			m.columns[i] = skipField
 		}
 	}
 	if r.typ.rows == httpForm {

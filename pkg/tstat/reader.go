@@ -47,6 +47,9 @@ type ReaderOptions struct {
 	// Extra are unknown columns that a later header of the file is known to
 	// bring; see NewColumnsError.
 	Extra []string
+	// Use says what is done with each column; nil: all are kept. What a column
+	// holds that is not decoded is not checked either.
+	Use func(Column) Use
 	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
 	// see Reader.Mark.
 	Marks []int64
@@ -59,6 +62,15 @@ type ReaderOptions struct {
 	// Warn is called with things about the file that a user should know.
 	Warn func(message string)
 }
+
+// Use is what is done with a column.
+type Use uint8
+
+const (
+	Kept    Use = iota // decoded, and returned by Batch.Column
+	Decoded            // for Batch.Decoded only
+	Skipped            // not decoded, unless other columns are computed from it
+)
 
 // Counts is what was read so far. Lines == Rows + Rejects + Cuts at the end.
 type Counts struct {
@@ -145,6 +157,7 @@ type Reader struct {
 	counts  Counts
 	begun   bool // a batch was returned: columns cannot change any more
 	columns []Column
+	uses    []Use // of columns; nil: all are kept
 	extra   []string
 	layout  string
 	forms   map[string]map[int]*mapping // part -> count of fields -> mapping
@@ -212,6 +225,7 @@ func (r *Reader) setColumns() {
 	for i, name := range r.extra {
 		r.columns[len(r.typ.Columns)+i] = r.typ.extraColumn(name)
 	}
+	r.setUses()
 	b := &r.batch
 	b.n = 0
 	b.reset()
@@ -221,7 +235,39 @@ func (r *Reader) setColumns() {
 	for i, c := range r.columns {
 		b.cols[i].init(c)
 		b.cols[i].slow = &b.slow
+		b.cols[i].hidden = r.use(i) != Kept
 	}
+}
+
+// setUses finds out what is done with each column. Those are decoded of which
+// others are computed, and those that tell when a row ended.
+func (r *Reader) setUses() {
+	if r.uses = nil; r.opt.Use == nil {
+		return
+	}
+	for _, c := range r.columns {
+		r.uses = append(r.uses, r.opt.Use(c))
+	}
+	needed := []string{"kind"} // that of log_http_complete is set in each row
+	for _, e := range endColumns {
+		needed = append(needed, e.start, e.durat)
+	}
+	if r.typ.Column("first_abs") >= 0 {
+		needed = append(needed, "first_abs", "durat", "first", "last")
+	}
+	for _, name := range needed {
+		if c := r.typ.Column(name); c >= 0 {
+			r.uses[c] = min(r.uses[c], Decoded)
+		}
+	}
+}
+
+// use returns what is done with a column.
+func (r *Reader) use(column int) Use {
+	if r.uses == nil {
+		return Kept
+	}
+	return r.uses[column]
 }
 
 // Columns returns the columns of the batches: the type's, then unknown ones

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -38,6 +39,40 @@ type reading struct {
 	ends    []int64
 }
 
+// values returns the values of a batch's rows by the names of their columns.
+func values(b *Batch, columns []Column, column func(int) (Vector, bool)) []map[string]string {
+	rows := make([]map[string]string, b.Len())
+	for i := range rows {
+		rows[i] = map[string]string{}
+	}
+	for c, col := range columns {
+		v, ok := column(c)
+		if !ok {
+			continue
+		}
+		k := 0
+		for i, d := range v.Def {
+			if d == 0 {
+				continue
+			}
+			switch col.Kind {
+			case Int:
+				rows[i][col.Name] = strconv.FormatInt(v.Ints[k], 10)
+			case Time:
+				rows[i][col.Name] = time.UnixMicro(v.Ints[k]).UTC().Format(time.RFC3339Nano)
+			case Float:
+				rows[i][col.Name] = strconv.FormatFloat(v.Floats[k], 'g', -1, 64)
+			case Bool:
+				rows[i][col.Name] = strconv.FormatBool(v.Bools[k])
+			case Text:
+				rows[i][col.Name] = string(v.Texts[k])
+			}
+			k++
+		}
+	}
+	return rows
+}
+
 func read(t testing.TB, src io.Reader, typ string, opt ReaderOptions) (reading, error) {
 	t.Helper()
 	var got reading
@@ -52,35 +87,7 @@ func read(t testing.TB, src io.Reader, typ string, opt ReaderOptions) (reading, 
 		if b, err = r.Next(); err != nil {
 			break
 		}
-		rows := make([]map[string]string, b.Len())
-		for i := range rows {
-			rows[i] = map[string]string{}
-		}
-		for c, col := range r.Columns() {
-			v, ok := b.Column(c)
-			if !ok {
-				continue
-			}
-			k := 0
-			for i, d := range v.Def {
-				if d == 0 {
-					continue
-				}
-				switch col.Kind {
-				case Int:
-					rows[i][col.Name] = strconv.FormatInt(v.Ints[k], 10)
-				case Time:
-					rows[i][col.Name] = time.UnixMicro(v.Ints[k]).UTC().Format(time.RFC3339Nano)
-				case Float:
-					rows[i][col.Name] = strconv.FormatFloat(v.Floats[k], 'g', -1, 64)
-				case Bool:
-					rows[i][col.Name] = strconv.FormatBool(v.Bools[k])
-				case Text:
-					rows[i][col.Name] = string(v.Texts[k])
-				}
-				k++
-			}
-		}
+		rows := values(b, r.Columns(), b.Column)
 		got.rows = append(got.rows, rows...)
 		got.ends = append(got.ends, b.Ends()...)
 	}
@@ -648,6 +655,84 @@ func TestCompressed(t *testing.T) {
 			if !errors.As(err, &ce) || ce.Hint() == "" {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	}
+}
+
+// TestKeep: Keep leaves the rows that it is told to, with all that belongs to them,
+// and Use leaves the columns, in logs of all types and versions.
+func TestKeep(t *testing.T) {
+	logs, err := filepath.Glob("testdata/logs/*/*/log_*")
+	if err != nil || len(logs) < 50 {
+		t.Fatal(len(logs), err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, path := range logs {
+		name := strings.TrimSuffix(filepath.Base(path), ".gz")
+		text, err := os.ReadFile(path)
+		if err != nil || TypeByName(name) == nil {
+			continue
+		}
+		uses := map[string]Use{}
+		use := func(c Column) Use {
+			if _, known := uses[c.Name]; !known {
+				uses[c.Name] = Use(random.IntN(3))
+			}
+			return uses[c.Name]
+		}
+		all := NewReader(bytes.NewReader(text), TypeByName(name), ReaderOptions{})
+		some := NewReader(bytes.NewReader(text), TypeByName(name), ReaderOptions{Use: use})
+		for {
+			want, err := all.Next()
+			got, err2 := some.Next()
+			if fmt.Sprint(err) != fmt.Sprint(err2) {
+				t.Fatalf("%s: %v, %v", path, err, err2)
+			}
+			if err != nil {
+				break
+			}
+			ends := slices.Clone(want.Ends())
+			if !slices.Equal(got.Ends(), ends) {
+				t.Errorf("%s: other ends", path)
+			}
+			rows := values(want, all.Columns(), want.Column)
+			keep := make([]bool, len(rows))
+			n := random.IntN(4)
+			for i := range keep {
+				keep[i] = n > 0 && (n > 2 || random.IntN(2) == 0)
+			}
+			got.Keep(keep)
+			kept, decoded := values(got, some.Columns(), got.Column), values(got, some.Columns(), got.Decoded)
+			at := 0
+			for i, row := range rows {
+				if !keep[i] {
+					continue
+				}
+				for column, value := range row {
+					switch {
+					case kept[at][column] != value && uses[column] == Kept, decoded[at][column] != value && uses[column] == Decoded, kept[at][column] != "" && uses[column] != Kept:
+						t.Fatalf("%s, row %d: %s (use %d) is %q, decoded %q, want %q", path, i, column, uses[column], kept[at][column], decoded[at][column], value)
+					}
+				}
+				if !bytes.Equal(got.Line(at), want.Line(i)) || got.LineNumber(at) != want.LineNumber(i) || got.Ends()[at] != ends[i] {
+					t.Fatalf("%s, row %d: line %d is %q", path, i, got.LineNumber(at), got.Line(at))
+				}
+				raw, wantRaw := got.Raw(at, nil), want.Raw(i, nil)
+				for c, column := range some.Columns() {
+					if is := raw[c] != nil; is != (wantRaw[c] != nil && uses[column.Name] == Kept) || is && !bytes.Equal(raw[c], wantRaw[c]) {
+						t.Fatalf("%s, row %d: field of %s is %q, want %q", path, i, column.Name, raw[c], wantRaw[c])
+					}
+				}
+				at++
+			}
+			if at != got.Len() {
+				t.Fatalf("%s: %d rows, want %d", path, got.Len(), at)
+			}
+		}
+		got, want := some.Counts(), all.Counts()
+		got.Escaped = want.Escaped // of the columns that are decoded
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", path, got, want)
 		}
 	}
 }

@@ -1,0 +1,251 @@
+package filter
+
+import (
+	"cmp"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// truth is what an expression is for a row. Their order makes "and" the least and
+// "or" the greatest.
+type truth uint8
+
+const (
+	no truth = iota
+	unknown
+	yes
+)
+
+// evaluator finds the truth for all rows of a batch.
+type evaluator interface {
+	eval(b *tstat.Batch, out []truth)
+}
+
+// Select sets keep to whether each row of a batch is selected, and returns how many
+// are. keep has at least as many places as the batch has rows.
+func (p *Program) Select(b *tstat.Batch, keep []bool) (selected int) {
+	if len(p.result) < b.Len() {
+		p.result = make([]truth, b.Len())
+	}
+	out := p.result[:b.Len()]
+	p.root.eval(b, out)
+	for i, t := range out {
+		keep[i] = t == yes
+		if keep[i] {
+			selected++
+		}
+	}
+	return selected
+}
+
+type notEval struct{ x evaluator }
+
+func (e *notEval) eval(b *tstat.Batch, out []truth) {
+	e.x.eval(b, out)
+	for i, t := range out {
+		out[i] = yes - t
+	}
+}
+
+// joinEval is "and" or "or".
+type joinEval struct {
+	and  bool
+	xs   []evaluator
+	next []truth
+}
+
+func (e *joinEval) eval(b *tstat.Batch, out []truth) {
+	e.xs[0].eval(b, out)
+	if len(e.next) < len(out) {
+		e.next = make([]truth, len(out))
+	}
+	next := e.next[:len(out)]
+	for _, x := range e.xs[1:] {
+		x.eval(b, next)
+		if e.and {
+			for i, t := range next {
+				out[i] = min(out[i], t)
+			}
+		} else {
+			for i, t := range next {
+				out[i] = max(out[i], t)
+			}
+		}
+	}
+}
+
+// nullEval is "is null" with null yes, "is not null" with null no.
+type nullEval struct {
+	column int
+	null   truth
+}
+
+func (e *nullEval) eval(b *tstat.Batch, out []truth) {
+	v, has := b.Decoded(e.column)
+	for i := range out {
+		out[i] = e.null
+		if has && v.Def[i] == 1 {
+			out[i] = yes - e.null
+		}
+	}
+}
+
+// acceptance says which results of a comparison are true: of less, equal, greater.
+type acceptance [3]truth
+
+var accepts = map[string]acceptance{
+	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
+}
+
+// beside returns the acceptance for a value that lies between two that a column
+// can have, of which the comparison is with the one below (side 1) or above (-1).
+func (a acceptance) beside(side int) acceptance {
+	switch side {
+	case 1:
+		a[1] = a[0]
+	case -1:
+		a[1] = a[2]
+	}
+	return a
+}
+
+// reader returns the values of a column that are not NULL, in dst if they have
+// another form there.
+type reader[T any] func(v tstat.Vector, dst []T) []T
+
+func ints(v tstat.Vector, _ []int64) []int64       { return v.Ints }
+func floats(v tstat.Vector, _ []float64) []float64 { return v.Floats }
+
+func boolInts(v tstat.Vector, dst []int64) []int64 {
+	dst = dst[:0]
+	for _, x := range v.Bools {
+		if x {
+			dst = append(dst, 1)
+		} else {
+			dst = append(dst, 0)
+		}
+	}
+	return dst
+}
+
+func intFloats(v tstat.Vector, dst []float64) []float64 {
+	dst = dst[:0]
+	for _, x := range v.Ints {
+		dst = append(dst, float64(x))
+	}
+	return dst
+}
+
+// texts views the values as strings, which are valid as long as the batch.
+func texts(v tstat.Vector, dst []string) []string {
+	dst = dst[:0]
+	for _, x := range v.Texts {
+		dst = append(dst, tstat.String(x))
+	}
+	return dst
+}
+
+// ordered compares a column with a value.
+type ordered[T cmp.Ordered] struct {
+	column int
+	read   reader[T]
+	value  T
+	accept acceptance
+	buf    []T
+}
+
+func (e *ordered[T]) eval(b *tstat.Batch, out []truth) {
+	v, has := b.Decoded(e.column)
+	if !has {
+		clearTo(out, unknown)
+		return
+	}
+	values := e.read(v, e.buf)
+	e.buf = values
+	for i, def := range v.Def {
+		if def == 0 {
+			out[i] = unknown
+			continue
+		}
+		out[i] = e.accept[compare(values[0], e.value)+1]
+		values = values[1:]
+	}
+}
+
+// compare is cmp.Compare, but NaN is greater than all other numbers.
+func compare[T cmp.Ordered](a, b T) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	case a == b:
+		return 0
+	}
+	return cmp.Compare(b, a) // one is NaN, or both
+}
+
+// pairEval compares two columns.
+type pairEval[T cmp.Ordered] struct {
+	left, right         int
+	readLeft, readRight reader[T]
+	accept              acceptance
+	bufLeft, bufRight   []T
+}
+
+func (e *pairEval[T]) eval(b *tstat.Batch, out []truth) {
+	left, hasLeft := b.Decoded(e.left)
+	right, hasRight := b.Decoded(e.right)
+	if !hasLeft || !hasRight {
+		clearTo(out, unknown)
+		return
+	}
+	xs, ys := e.readLeft(left, e.bufLeft), e.readRight(right, e.bufRight)
+	e.bufLeft, e.bufRight = xs, ys
+	for i := range out {
+		l, r := left.Def[i] == 1, right.Def[i] == 1
+		if l && r {
+			out[i] = e.accept[compare(xs[0], ys[0])+1]
+		} else {
+			out[i] = unknown
+		}
+		if l {
+			xs = xs[1:]
+		}
+		if r {
+			ys = ys[1:]
+		}
+	}
+}
+
+// matchEval tests the texts of a column.
+type matchEval struct {
+	column int
+	match  func(text []byte) bool
+}
+
+func (e *matchEval) eval(b *tstat.Batch, out []truth) {
+	v, has := b.Decoded(e.column)
+	if !has {
+		clearTo(out, unknown)
+		return
+	}
+	texts := v.Texts
+	for i, def := range v.Def {
+		if def == 0 {
+			out[i] = unknown
+			continue
+		}
+		out[i] = no
+		if e.match(texts[0]) {
+			out[i] = yes
+		}
+		texts = texts[1:]
+	}
+}
+
+func clearTo(out []truth, t truth) {
+	for i := range out {
+		out[i] = t
+	}
+}
