@@ -13,7 +13,7 @@ import (
 // completed returns what a shell completes of the commands of app.
 func completed(app *cli.App) *completion.Program {
 	p := &completion.Program{Ask: []string{"config"}}
-	cfg := config.New()
+	cfg := defaults()
 	for _, s := range cfg.Of("runcap") {
 		if s.Group == config.GroupNetwork {
 			p.Ask = append(p.Ask, s.Name)

@@ -174,3 +174,29 @@ func TestNoFlagsBelowCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestCommandIsThin: pkg/command is flags, help and what is printed. Work grows
+// elsewhere.
+func TestCommandIsThin(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := 0
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Count(string(text), "\n")
+		if all += lines; lines > 300 {
+			t.Errorf("%s has %d lines, more than 300", f, lines)
+		}
+	}
+	if all > 3000 || all == 0 {
+		t.Errorf("the package has %d lines, more than 3000 or none", all)
+	}
+}

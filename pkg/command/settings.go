@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -11,10 +12,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
+// defaults are the defaults of all settings, for help and flags: nobody changes
+// them.
+var defaults = sync.OnceValue(config.New)
+
 // commandFlags returns the flags of a command: its own first.
 func commandFlags(command string) []cli.Flag {
 	var own, common []cli.Flag
-	for _, s := range config.New().Sections {
+	for _, s := range defaults().Sections {
 		for _, set := range s.Settings {
 			switch {
 			case set.IsArgument():
