@@ -217,7 +217,7 @@ func TestServeWatchdog(t *testing.T) {
 }
 
 // stuck starts a service that is told to stop while it has a line that its
-// consumer does not take.
+// sink does not take.
 func stuck(t *testing.T, drain string) *process {
 	t.Helper()
 	c := newServeConfig(t)
@@ -254,7 +254,7 @@ func stuck(t *testing.T, drain string) *process {
 func TestServeDrain(t *testing.T) {
 	p := stuck(t, "1s")
 	p.ends(1)
-	p.says("repository-collect_streaming: 1 lines were received and not taken by all consumers")
+	p.says("repository-collect_streaming: 1 lines were received and not taken by all sinks")
 }
 
 // TestServeSecondSignal: it ends at once, whatever is under way.

@@ -131,7 +131,7 @@ func TestServeAdmin(t *testing.T) {
 	client.shows("/metrics", `tstatrepo_stream_source_lines_total{probe="turin",stream="collect-streaming"} 3`,
 		`tstatrepo_stream_source_rejects_total{probe="turin",stream="collect-streaming"} 1`,
 		`tstatrepo_stream_source_connections{probe="turin",stream="collect-streaming"} 1`,
-		`tstatrepo_stream_consumer_lines_total{consumer="file:`+c.dir+`/live",stream="collect-streaming"} 3`)
+		`tstatrepo_stream_sink_lines_total{sink="file:`+c.dir+`/live",stream="collect-streaming"} 3`)
 
 	// Points for a server that is down.
 	resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 42]]`))

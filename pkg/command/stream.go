@@ -32,7 +32,7 @@ var streamExamples = []example{
 func streamCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "stream",
-		Usage:    "bring live log lines to consumers",
+		Usage:    "bring live log lines to sinks",
 		Category: groupProduct,
 		Description: "Delivers lines of logs to sinks while Tstat writes them. Lines come from exporters that connect (--listen), from " +
 			"Tstat's output folder (--follow) and from brokers (--from). Lines of a log keep their order. The slowest sink of " +
@@ -116,7 +116,7 @@ func streamAttrs(sum *stream.Stats) []any {
 			attrs = append(attrs, a.name, a.n)
 		}
 	}
-	for _, c := range sum.Consumers {
+	for _, c := range sum.Sinks {
 		text := fmt.Sprintf("%d taken", c.Lines)
 		if c.Dropped > 0 {
 			text += fmt.Sprintf(", %d dropped", c.Dropped)

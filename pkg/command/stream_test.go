@@ -77,14 +77,14 @@ func TestStreamMetrics(t *testing.T) {
 tstatrepo_stream_accepted_total\{stream="live"\} 0
 tstatrepo_stream_bytes_total\{stream="live"\} 96
 tstatrepo_stream_connections\{stream="live"\} 0
-tstatrepo_stream_consumer_dropped_total\{consumer="exec:cat >/dev/null",stream="live"\} 0
-tstatrepo_stream_consumer_dropped_total\{consumer="file:DIR",stream="live"\} 0
-tstatrepo_stream_consumer_lines_total\{consumer="exec:cat >/dev/null",stream="live"\} 8
-tstatrepo_stream_consumer_lines_total\{consumer="file:DIR",stream="live"\} 8
-tstatrepo_stream_consumer_repeated_bytes_total\{consumer="exec:cat >/dev/null",stream="live"\} 0
-tstatrepo_stream_consumer_repeated_bytes_total\{consumer="file:DIR",stream="live"\} 0
-tstatrepo_stream_consumer_restarts_total\{consumer="exec:cat >/dev/null",stream="live"\} 0
-tstatrepo_stream_consumer_restarts_total\{consumer="file:DIR",stream="live"\} 0
+tstatrepo_stream_sink_dropped_total\{sink="exec:cat >/dev/null",stream="live"\} 0
+tstatrepo_stream_sink_dropped_total\{sink="file:DIR",stream="live"\} 0
+tstatrepo_stream_sink_lines_total\{sink="exec:cat >/dev/null",stream="live"\} 8
+tstatrepo_stream_sink_lines_total\{sink="file:DIR",stream="live"\} 8
+tstatrepo_stream_sink_repeated_bytes_total\{sink="exec:cat >/dev/null",stream="live"\} 0
+tstatrepo_stream_sink_repeated_bytes_total\{sink="file:DIR",stream="live"\} 0
+tstatrepo_stream_sink_restarts_total\{sink="exec:cat >/dev/null",stream="live"\} 0
+tstatrepo_stream_sink_restarts_total\{sink="file:DIR",stream="live"\} 0
 tstatrepo_stream_cuts_total\{stream="live"\} 0
 tstatrepo_stream_empty_total\{stream="live"\} 0
 tstatrepo_stream_lines_total\{stream="live"\} 8

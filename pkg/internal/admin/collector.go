@@ -50,7 +50,7 @@ var (
 // tables are all that Collect uses.
 var tables = []interface{ Describe(chan<- *prometheus.Desc) }{
 	buildMetrics, supervisorMetrics, refusedMetrics, capabilityMetrics, endpointMetrics, certificateMetrics, noticeMetrics,
-	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.ConsumerMetrics, stream.QueueMetrics,
+	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.SinkMetrics, stream.QueueMetrics,
 	rrdpush.Metrics, recreatedMetrics, seriesMetrics,
 }
 
@@ -82,8 +82,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	upkeep.Metrics.Collect(ch, metrics.Of("", s.Upkeep...))
 	stream.Metrics.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.Stats) { return l.Name, []stream.Stats{l.Stats} }))
 	stream.SourceMetrics.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.SourceStats) { return l.Name, l.Sources }))
-	for _, t := range []*metrics.Table[stream.ConsumerStats]{stream.ConsumerMetrics, stream.QueueMetrics} {
-		t.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.ConsumerStats) { return l.Name, l.Consumers }))
+	for _, t := range []*metrics.Table[stream.SinkStats]{stream.SinkMetrics, stream.QueueMetrics} {
+		t.Collect(ch, metrics.Each(s.Live, func(l *Live) (string, []stream.SinkStats) { return l.Name, l.Sinks }))
 	}
 	rrdpush.Metrics.Collect(ch, metrics.Each(s.RRD, func(r *RRD) (string, []rrdpush.EndpointStats) {
 		return r.Name, []rrdpush.EndpointStats{r.EndpointStats}

@@ -46,7 +46,7 @@ func TestStatusAgrees(t *testing.T) {
 	change("rejects", func(s *State) { s.Logs[2].Rows, s.Logs[2].Rejects = 10, 10 })
 	change("clock", func(s *State) { s.Logs[2].ClockAhead = time.Hour })
 	change("live rejects", func(s *State) { s.Live[0].Lines, s.Live[0].Rejects = 10, 10 })
-	change("consumer", func(s *State) { s.Live[0].Consumers[0].Trouble = "away" })
+	change("sink", func(s *State) { s.Live[0].Sinks[0].Trouble = "away" })
 	change("carbon", func(s *State) { s.RRD[0].Down = errors.New("away") })
 	change("endpoint", func(s *State) { s.Endpoints[0].Err = errors.New("in use") })
 	for name, s := range list {

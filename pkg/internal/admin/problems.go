@@ -89,7 +89,7 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 				}
 			}
 		}
-		for _, c := range l.Consumers {
+		for _, c := range l.Sinks {
 			switch {
 			case c.Trouble != "" && c.Optional:
 				add(false, PartLive, "Bring the sink back; tstatrepo reconnects. When its queue is full, the sink misses lines.", "Sink %s accepts nothing: %s", c.Name, c.Trouble)

@@ -75,7 +75,7 @@ func busy() *State {
 					{Probe: "polito1", From: "10.1.0.7", Connections: 2, Lines: 120_000_000, Rate: 1800, Last: noon.Add(-time.Second)},
 					{Probe: "turin", From: "10.2.0.9", Connections: 1, Lines: 3_456_789, Rejects: 12, Rate: 34.5, Last: noon.Add(-12 * time.Second)},
 				},
-				Consumers: []stream.ConsumerStats{
+				Sinks: []stream.SinkStats{
 					{Name: "nats://localhost:4222/TSTAT", Lines: 123_456_000, Queued: 200 << 10, Limit: 8 << 20},
 					{Name: "exec:webrowse --stdin", Optional: true, Lines: 123_456_789, Restarts: 1, Limit: 8 << 20},
 				},
@@ -90,7 +90,7 @@ func busy() *State {
 			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
 			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(400 * 24 * time.Hour)},
 		},
-		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "consumer goes on consumer=nats://localhost:4222/TSTAT"}},
+		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "sink goes on sink=nats://localhost:4222/TSTAT"}},
 	}
 }
 
@@ -107,14 +107,14 @@ func broken() *State {
 	s.Logs[0].Others, s.Logs[0].Claimed = 17, 2
 	s.Logs[2].LastFolder = noon.Add(-30 * time.Hour).Truncate(time.Hour)
 	s.Logs[2].Rejects = 30_000
-	s.Live[0].Consumers[0].Trouble = "nats: no servers available for connection"
-	s.Live[0].Consumers[0].Queued = 8 << 20
-	s.Live[0].Consumers[1].Dropped = 1234
+	s.Live[0].Sinks[0].Trouble = "nats: no servers available for connection"
+	s.Live[0].Sinks[0].Queued = 8 << 20
+	s.Live[0].Sinks[1].Dropped = 1234
 	s.RRD[0].Down, s.RRD[0].Spooled = errors.New("dial tcp 127.0.0.1:2003: connect: connection refused"), 12<<20
 	s.Certificates[0].NotAfter = noon.Add(5 * 24 * time.Hour)
 	s.Recent = append([]Notice{
 		{Time: noon.Add(-time.Minute), First: noon.Add(-3 * time.Minute), Count: 17, Error: true, Text: `file not stored file=/logs/2026_08_20_10_00.out/log_tcp_complete err="no space left on device"`},
-		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional consumer does not keep up: lines are dropped consumer=exec:webrowse dropped=1234"},
+		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional sink does not keep up: lines are dropped sink=exec:webrowse dropped=1234"},
 	}, s.Recent...)
 	return s
 }
@@ -153,8 +153,8 @@ func hostile() *State {
 		s.Capabilities[0].Specifications = append(s.Capabilities[0].Specifications, component.Specification{Token: nasty, Since: time.Unix(1<<50, 0)})
 		s.Recent = append(s.Recent, Notice{Error: true, Text: nasty, Time: noon})
 	}
-	s.Live[0].Consumers[0].Name = nasty
-	s.Live[0].Consumers[0].Queued, s.Live[0].Consumers[0].Limit = math.MaxInt64, -1
+	s.Live[0].Sinks[0].Name = nasty
+	s.Live[0].Sinks[0].Queued, s.Live[0].Sinks[0].Limit = math.MaxInt64, -1
 	s.Certificates[0].Subject = nasty
 	return s
 }

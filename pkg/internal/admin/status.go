@@ -125,16 +125,16 @@ type jsonPoints struct {
 }
 
 type jsonLive struct {
-	Name      string         `json:"name" doc:"unique name of the run"`
-	Lines     int64          `json:"lines" doc:"lines since the start"`
-	Bytes     int64          `json:"bytes" doc:"size of the lines since the start"`
-	Rejects   int64          `json:"rejects" doc:"lines rejected since the start"`
-	Refused   int64          `json:"refused_connections" doc:"connections refused since the start"`
-	Rate      *float64       `json:"lines_per_second" doc:"current rate"`
-	Consumers []jsonConsumer `json:"sinks" doc:"sinks of the lines"`
+	Name    string     `json:"name" doc:"unique name of the run"`
+	Lines   int64      `json:"lines" doc:"lines since the start"`
+	Bytes   int64      `json:"bytes" doc:"size of the lines since the start"`
+	Rejects int64      `json:"rejects" doc:"lines rejected since the start"`
+	Refused int64      `json:"refused_connections" doc:"connections refused since the start"`
+	Rate    *float64   `json:"lines_per_second" doc:"current rate"`
+	Sinks   []jsonSink `json:"sinks" doc:"sinks of the lines"`
 }
 
-type jsonConsumer struct {
+type jsonSink struct {
 	Name     string `json:"name" doc:"URL or command of the sink, without secrets"`
 	Optional bool   `json:"optional" doc:"true: the sink may miss lines"`
 	Lines    int64  `json:"lines" doc:"lines delivered since the start"`
@@ -264,8 +264,8 @@ func newStatus(v *view) *status {
 		}),
 		Probes: each(v.Probes, func(p **probeView) jsonProbe { return (*p).json() }),
 		Live: each(v.Live, func(l *Live) jsonLive {
-			return jsonLive{cut(l.Name, maxText), l.Lines, l.Bytes, l.Rejects, l.Refused, finite(l.Rate), each(l.Consumers, func(c *stream.ConsumerStats) jsonConsumer {
-				return jsonConsumer{cut(c.Name, maxText), c.Optional, c.Lines, c.Dropped, c.Restarts, c.Queued, c.Limit, cut(c.Trouble, maxNotice)}
+			return jsonLive{cut(l.Name, maxText), l.Lines, l.Bytes, l.Rejects, l.Refused, finite(l.Rate), each(l.Sinks, func(c *stream.SinkStats) jsonSink {
+				return jsonSink{cut(c.Name, maxText), c.Optional, c.Lines, c.Dropped, c.Restarts, c.Queued, c.Limit, cut(c.Trouble, maxNotice)}
 			})}
 		}),
 		RRD: each(v.Plots, (*plots).json),

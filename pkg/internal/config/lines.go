@@ -41,18 +41,18 @@ func defaultLines() Lines {
 	}
 }
 
-const groupConsumers = "Consumers"
+const groupSinks = "Sinks"
 
-// format are the settings of what consumers get.
+// format are the settings of what sinks get.
 func (s *Lines) format() []*Setting {
 	return []*Setting{
-		{Name: "to-optional", Group: groupConsumers, Value: &s.ToOptional, Complete: strings.Join(stream.Consumers.Prefixes(), " "),
-			Usage: "hand them to `CONSUMER` too, which loses lines where it is too slow"},
-		{Name: "format", Group: groupConsumers, Value: &s.Format, Complete: "raw line json",
+		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
+			Usage: "hand them to `SINK` too, which loses lines where it is too slow"},
+		{Name: "format", Group: groupSinks, Value: &s.Format, Complete: "raw line json",
 			Usage: "`FORMAT` of the lines: raw (path of the log, space, line), line or json"},
-		{Name: "select", Group: groupConsumers, Value: &s.Columns, Empty: "all",
+		{Name: "select", Group: groupSinks, Value: &s.Columns, Empty: "all",
 			Usage: "only these `COLUMNS`, like 'c_ip,s_ip,s_bytes_all', with --format line or json"},
-		{Name: "layout", Group: groupConsumers, Value: &s.Layout, Empty: "the newest that fits", Complete: completeLayouts(),
+		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that fits", Complete: completeLayouts(),
 			Usage: "Tstat `VERSION` of lines whose header has not come, with --select or --format json"},
 	}
 }
@@ -69,7 +69,7 @@ func (s *Lines) connections() []*Setting {
 
 func (s *Lines) queue() *Setting {
 	return &Setting{Name: "queue", Group: groupLimits, Value: &s.Queue,
-		Usage: "let at most `SIZE` of lines wait for each consumer"}
+		Usage: "let at most `SIZE` of lines wait for each sink"}
 }
 
 func (s *Lines) maxLine() *Setting {
@@ -79,7 +79,7 @@ func (s *Lines) maxLine() *Setting {
 
 func (s *Lines) retryMax() *Setting {
 	return &Setting{Name: "retry-max", Group: groupLimits, Value: &s.RetryMax,
-		Usage: "open a consumer that failed again after `DURATION` at most"}
+		Usage: "open a sink that failed again after `DURATION` at most"}
 }
 
 // options checks where lines come from and go, and returns the options of all
@@ -92,7 +92,7 @@ func (s *Lines) options(p *Problems) stream.Options {
 		MaxConnections: s.MaxConnections, IdleTimeout: time.Duration(s.IdleTimeout), MaxLine: int(s.MaxLine),
 		Queue: int64(s.Queue), Drain: time.Duration(s.Drain), RetryMax: time.Duration(s.RetryMax), TLS: s.TLS(),
 	}
-	s.checkConsumers(p)
+	s.checkSinks(p)
 	return opt
 }
 
@@ -106,9 +106,9 @@ func (s *Lines) checkLimits(p *Problems) {
 	within(p, "max-connections", s.MaxConnections, 1, 100_000)
 }
 
-func (s *Lines) checkConsumers(p *Problems) {
+func (s *Lines) checkSinks(p *Problems) {
 	if len(s.To)+len(s.ToOptional) == 0 {
-		p.add("to", "must name a consumer")
+		p.add("to", "must name a sink")
 	}
 	all := slices.Concat(s.To, s.ToOptional)
 	for i, text := range all {
@@ -119,7 +119,7 @@ func (s *Lines) checkConsumers(p *Problems) {
 		if slices.Contains(all[:i], text) {
 			p.add(name, "names %s twice", dest.Redact(text))
 		}
-		p.destination(name, text, stream.CheckConsumer(text))
+		p.destination(name, text, stream.CheckSink(text))
 	}
 }
 

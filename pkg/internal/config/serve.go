@@ -113,7 +113,7 @@ func (s *Serve) streamingSettings() []*Setting {
 		{Name: "listen", Value: &c.Listen,
 			Usage: "take live lines of exporters on these addresses; [] turns repository-collect_streaming off"},
 		{Name: "to", Value: &c.To, Empty: "file:live in the state folder",
-			Usage: "hand the lines to these consumers, see stream"},
+			Usage: "hand the lines to these sinks, see stream"},
 	}, c.format(), c.connections(), []*Setting{c.maxLine(), c.queue(), c.retryMax()})
 }
 

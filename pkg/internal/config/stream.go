@@ -57,8 +57,8 @@ func (s *Stream) settings() []*Setting {
 		folders = "Followed folders"
 	)
 	return slices.Concat([]*Setting{
-		{Name: "to", Group: groupConsumers, Value: &s.To, Complete: strings.Join(stream.Consumers.Prefixes(), " "),
-			Usage: "hand the lines to `CONSUMER`: " + stream.Consumers.String()},
+		{Name: "to", Group: groupSinks, Value: &s.To, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
+			Usage: "hand the lines to `SINK`: " + stream.Sinks.String()},
 	}, s.format(), []*Setting{
 		{Name: "listen", Group: GroupNetwork, Value: &s.Listen, Empty: "off",
 			Usage: "take lines of exporters" + onAddress},
@@ -87,7 +87,7 @@ func (s *Stream) settings() []*Setting {
 		s.queue(),
 		s.maxLine(),
 		{Name: "drain-timeout", Group: groupLimits, Value: &s.Drain,
-			Usage: "when stopped, wait `DURATION` at most for consumers to take what has come"},
+			Usage: "when stopped, wait `DURATION` at most for sinks to take what has come"},
 		s.retryMax(),
 		{Name: "name", Group: groupLimits, Value: &s.Name,
 			Usage: "`NAME` of this stream's state; streams that run at once need different ones"},
@@ -175,7 +175,7 @@ func (s *Stream) checkSources(p *Problems) {
 		p.destination("from", text, stream.CheckSource(text))
 		for _, to := range slices.Concat(s.To, s.ToOptional) {
 			if stream.SameTopic(text, to) {
-				p.add("from", "%s is a consumer too: its lines would go round for ever", dest.Redact(text))
+				p.add("from", "%s is a sink too: its lines would go round for ever", dest.Redact(text))
 			}
 		}
 	}

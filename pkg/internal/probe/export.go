@@ -170,10 +170,10 @@ func real(v float64) string {
 
 // exportLines sends the lines of a log as they are written until ctx ends.
 func (p *Probe) exportLines(ctx context.Context, e *export) error {
-	consumer := p.consumer(e.repository)
-	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, consumer}, "\n")))
+	sink := p.sink(e.repository)
+	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, sink}, "\n")))
 	s, err := stream.New(stream.Options{
-		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Confined: true, Types: []string{e.logType}, To: []string{consumer},
+		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Confined: true, Types: []string{e.logType}, To: []string{sink},
 		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
 		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
 	})
@@ -200,7 +200,7 @@ func (p *Probe) exportLines(ctx context.Context, e *export) error {
 func (p *Probe) streamed(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s, c := &e.status, sum.Consumers[0]
+	s, c := &e.status, sum.Sinks[0]
 	if c.Lines > s.Lines {
 		s.LastSuccess = time.Now()
 	}

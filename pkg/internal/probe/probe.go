@@ -195,8 +195,8 @@ func (p *Probe) secure(label string) bool {
 	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
 }
 
-// consumer returns the consumer of live lines at addr.
-func (p *Probe) consumer(addr string) string {
+// sink returns the sink of live lines at addr.
+func (p *Probe) sink(addr string) string {
 	scheme := "tcp"
 	switch {
 	case p.Ack && p.secure(Streaming):

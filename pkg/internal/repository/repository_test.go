@@ -489,7 +489,7 @@ func TestFiguresGoOnAfterReopen(t *testing.T) {
 		all := int64(3 + 5*i)
 		await(t, "all of the lines", func() bool {
 			s := r.Lines().Stats()
-			return s.Lines == all && s.Consumers[0].Lines == all && s.Accepted == int64(i+1) && len(s.Sources) == 1 && s.Sources[0].Lines == all
+			return s.Lines == all && s.Sinks[0].Lines == all && s.Accepted == int64(i+1) && len(s.Sources) == 1 && s.Sources[0].Lines == all
 		})
 		await(t, "the log", func() bool {
 			s := r.Logs().Stats()

@@ -138,8 +138,8 @@ func addExport(s *admin.State, from string, e probe.Export) {
 	case probe.Streaming:
 		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
 			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Unacked: e.Waiting,
-			Sources:   []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
-			Consumers: []stream.ConsumerStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
+			Sources: []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
+			Sinks:   []stream.SinkStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
 		}})
 	case probe.RRD:
 		a := admin.RRD{Name: name, To: e.Repository, Recreated: e.Recreated, EndpointStats: rrdpush.EndpointStats{

@@ -721,7 +721,7 @@ func TestForwardPlain(t *testing.T) {
 	}
 	w.end()
 	await(t, "all lines", func() bool { return strings.Count(out.String(), "\n") >= w.count() })
-	if sum := probe.stop(); probe.err != nil || sum.Consumers[0].Restarts == 0 {
+	if sum := probe.stop(); probe.err != nil || sum.Sinks[0].Restarts == 0 {
 		t.Errorf("%+v, %v", sum, probe.err)
 	}
 	s.stop()

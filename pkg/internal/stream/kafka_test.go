@@ -162,7 +162,7 @@ func TestKafkaRefused(t *testing.T) {
 	}
 	w.end()
 	await(t, "all lines", func() bool { return s.acked(0) >= int64(w.count()+10) })
-	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "consumer disconnected") {
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "sink disconnected") {
 		t.Error(s.err)
 	}
 	t.Logf("%d lines of %d came again", w.checkRepeated(k.text("tstat")), w.count())
@@ -178,9 +178,9 @@ func TestKafkaAway(t *testing.T) {
 	text := numbered(logPath, 0, 1000)
 	c := connect(t, s.addr)
 	write(t, c, text[:len(text)/2])
-	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
 	k.start()
-	trouble := func() string { return s.Stats().Consumers[0].Trouble }
+	trouble := func() string { return s.Stats().Sinks[0].Trouble }
 	await(t, "how to create the topic", func() bool { return strings.Contains(trouble(), "create it") })
 	if err := k.CreateTopic("other", 1, nil); err != nil {
 		t.Fatal(err)
@@ -253,8 +253,8 @@ func testTooLarge(t *testing.T, addr string, create func(topic string, settings 
 		await(t, "the lines", func() bool { return s.acked(0) == 500 })
 		sum := s.stop()
 		got := read(topic)
-		if limit == 3000 && got != before+after || sum.Consumers[0].Dropped != dropped || s.err != nil {
-			t.Errorf("limit %d: %d bytes of %d, %+v, %v", limit, len(got), len(before+after), sum.Consumers[0], s.err)
+		if limit == 3000 && got != before+after || sum.Sinks[0].Dropped != dropped || s.err != nil {
+			t.Errorf("limit %d: %d bytes of %d, %+v, %v", limit, len(got), len(before+after), sum.Sinks[0], s.err)
 		}
 	}
 }
@@ -299,7 +299,7 @@ func TestKafkaSecrets(t *testing.T) {
 		}
 		for _, files := range []peer.TLS{client, {CA: client.CA}} {
 			s = startStream(t, Options{Listen: loopback(), To: []string{to}, TLS: files, Drain: time.Millisecond})
-			await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+			await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
 			if s.stop(); strings.Contains(s.log.String(), "secret") {
 				t.Error("the log has a secret")
 			}

@@ -52,7 +52,7 @@ func TestKafkaBrokerSASL(t *testing.T) {
 	}
 	t.Setenv("TSTATREPO_KAFKA_PASSWORD", "secret-2")
 	s = startStream(t, Options{Listen: loopback(), To: []string{to}, TLS: files, Drain: time.Millisecond})
-	await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+	await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
 	if s.stop(); strings.Contains(s.log.String(), "secret") {
 		t.Error("the log has a secret")
 	}

@@ -8,12 +8,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics, of streams, of their consumers and of their sources. The first label
+// Metrics, of streams, of their sinks and of their sources. The first label
 // is the name of the stream.
 var (
 	Metrics = metrics.New("stream_", []string{"stream"}, func(*Stats) []string { return nil },
 		metrics.Count("connections", "Connections of exporters at the moment.", func(s *Stats) int64 { return s.Connections }),
-		metrics.Count("untaken_lines", "Lines of old exporters on their way to consumers.", func(s *Stats) int64 { return s.Unacked }),
+		metrics.Count("untaken_lines", "Lines of old exporters on their way to sinks.", func(s *Stats) int64 { return s.Unacked }),
 		metrics.Count("lines_total", "Lines read from exporters and folders.", func(s *Stats) int64 { return s.Lines }),
 		metrics.Count("bytes_total", "Bytes read from exporters and folders.", func(s *Stats) int64 { return s.Bytes }),
 		metrics.Count("rejects_total", "Lines that were none, or no rows of their log.", func(s *Stats) int64 { return s.Rejects }),
@@ -24,15 +24,15 @@ var (
 		metrics.Count("vanished_total", "Logs that went before they were read to their end.", func(s *Stats) int64 { return s.Vanished }),
 		metrics.Count("outside_total", "Logs left out because links lead out of a folder that a peer named.", func(s *Stats) int64 { return s.Outside }),
 	)
-	ConsumerMetrics = metrics.New("stream_consumer_", []string{"stream", "consumer"}, func(c *ConsumerStats) []string { return []string{c.Name} },
-		metrics.Count("lines_total", "Lines that a consumer has taken.", func(c *ConsumerStats) int64 { return c.Lines }),
-		metrics.Count("dropped_total", "Lines that a consumer did not get.", func(c *ConsumerStats) int64 { return c.Dropped }),
-		metrics.Count("restarts_total", "How often a consumer was opened again.", func(c *ConsumerStats) int64 { return c.Restarts }),
-		metrics.Count("repeated_bytes_total", "Bytes that a consumer was sent again.", func(c *ConsumerStats) int64 { return c.Repeated }),
+	SinkMetrics = metrics.New("stream_sink_", []string{"stream", "sink"}, func(c *SinkStats) []string { return []string{c.Name} },
+		metrics.Count("lines_total", "Lines that a sink has taken.", func(c *SinkStats) int64 { return c.Lines }),
+		metrics.Count("dropped_total", "Lines that a sink did not get.", func(c *SinkStats) int64 { return c.Dropped }),
+		metrics.Count("restarts_total", "How often a sink was opened again.", func(c *SinkStats) int64 { return c.Restarts }),
+		metrics.Count("repeated_bytes_total", "Bytes that a sink was sent again.", func(c *SinkStats) int64 { return c.Repeated }),
 	)
-	QueueMetrics = metrics.New("stream_consumer_", []string{"stream", "consumer"}, func(c *ConsumerStats) []string { return []string{c.Name} },
-		metrics.Count("queue_bytes", "Bytes that wait for a consumer.", func(c *ConsumerStats) int64 { return c.Queued }),
-		metrics.Count("queue_size_bytes", "Bytes that may wait for a consumer.", func(c *ConsumerStats) int64 { return c.Limit }),
+	QueueMetrics = metrics.New("stream_sink_", []string{"stream", "sink"}, func(c *SinkStats) []string { return []string{c.Name} },
+		metrics.Count("queue_bytes", "Bytes that wait for a sink.", func(c *SinkStats) int64 { return c.Queued }),
+		metrics.Count("queue_size_bytes", "Bytes that may wait for a sink.", func(c *SinkStats) int64 { return c.Limit }),
 	)
 	SourceMetrics = metrics.New("stream_source_", []string{"stream", "probe"}, func(s *SourceStats) []string { return []string{s.Probe} },
 		metrics.Count("lines_total", "Lines read from a probe.", func(s *SourceStats) int64 { return s.Lines }),
@@ -45,12 +45,12 @@ var (
 // Describe implements prometheus.Collector.
 func (s *Stream) Describe(ch chan<- *prometheus.Desc) {
 	Metrics.Describe(ch)
-	ConsumerMetrics.Describe(ch)
+	SinkMetrics.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (s *Stream) Collect(ch chan<- prometheus.Metric) {
 	sum := s.Stats()
 	Metrics.Collect(ch, metrics.Of(s.opt.Name, *sum))
-	ConsumerMetrics.Collect(ch, metrics.Of(s.opt.Name, sum.Consumers...))
+	SinkMetrics.Collect(ch, metrics.Of(s.opt.Name, sum.Sinks...))
 }

@@ -131,13 +131,13 @@ func TestNATS(t *testing.T) {
 		t.Error(s.err)
 	}
 	w.check(server.text("TSTAT"))
-	if !strings.Contains(s.log.String(), "consumer disconnected") {
+	if !strings.Contains(s.log.String(), "sink disconnected") {
 		t.Error("no warning")
 	}
 }
 
 // acked returns how many lines a sink has acked.
-func (s *started) acked(i int) int64 { return s.Stats().Consumers[i].Lines }
+func (s *started) acked(i int) int64 { return s.Stats().Sinks[i].Lines }
 
 // TestExec: the command dies again and again, and the next one goes on with
 // the line at which it stopped to read.
@@ -154,7 +154,7 @@ func TestExec(t *testing.T) {
 	got := func() string { b, _ := os.ReadFile(filepath.Join(dir, "out")); return string(b) }
 	await(t, "all lines", func() bool { return len(got()) >= len(text) })
 	sum := s.stop()
-	if s.err != nil || got() != text || sum.Consumers[0].Restarts < 4 {
+	if s.err != nil || got() != text || sum.Sinks[0].Restarts < 4 {
 		t.Errorf("%d bytes of %d, %+v, %v", len(got()), len(text), sum, s.err)
 	}
 	if !strings.Contains(s.log.String(), "command has ended") {
@@ -193,7 +193,7 @@ func TestStalledPeer(t *testing.T) {
 	}()
 	p := <-peer
 	await(t, "a full queue", func() bool {
-		sink := s.Stats().Consumers[0]
+		sink := s.Stats().Sinks[0]
 		return sink.Limit-sink.Queued < 256<<10
 	})
 	select {
@@ -217,7 +217,7 @@ func TestStalledPeer(t *testing.T) {
 	c.Close()
 	await(t, "all lines at the required one", func() bool { return s.out.Len() == len(text) })
 	sum := s.stop()
-	if sum.Consumers[1].Dropped == 0 || sum.Consumers[0].Dropped != 0 || !strings.Contains(s.log.String(), "lines are dropped") {
+	if sum.Sinks[1].Dropped == 0 || sum.Sinks[0].Dropped != 0 || !strings.Contains(s.log.String(), "lines are dropped") {
 		t.Errorf("%+v", sum)
 	}
 	if s.out.String() != text {
@@ -488,7 +488,7 @@ func TestFullStateDisk(t *testing.T) {
 	w.check(s.out.String())
 }
 
-// TestOptionalEnds: an optional consumer that cannot go on ends alone; its
+// TestOptionalEnds: an optional sink that cannot go on ends alone; its
 // lines are counted as dropped.
 func TestOptionalEnds(t *testing.T) {
 	dir := t.TempDir()
@@ -496,12 +496,12 @@ func TestOptionalEnds(t *testing.T) {
 	c := connect(t, s.addr)
 	text := numbered(logPath, 0, 5000)
 	write(t, c, text)
-	await(t, "the first lines", func() bool { return strings.Contains(s.log.String(), "optional consumer has ended") })
+	await(t, "the first lines", func() bool { return strings.Contains(s.log.String(), "optional sink has ended") })
 	write(t, c, text)
 	c.Close()
 	await(t, "all lines", func() bool { return s.acked(0) == 10_000 })
 	sum := s.stop()
-	if o := sum.Consumers[1]; s.err != nil || o.Dropped != 10_000 || o.Lines != 0 || !o.Optional {
+	if o := sum.Sinks[1]; s.err != nil || o.Dropped != 10_000 || o.Lines != 0 || !o.Optional {
 		t.Errorf("%+v, %v", sum, s.err)
 	}
 }
@@ -520,8 +520,8 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, syscall.EPIPE }
 
-// TestConsumerNames holds what is accepted as a consumer and what is not.
-func TestConsumerNames(t *testing.T) {
+// TestSinkNames holds what is accepted as a sink and what is not.
+func TestSinkNames(t *testing.T) {
 	for text, want := range map[string]string{
 		"-": "", "file:/x": "", "file:/x?compress=zstd": "", "exec:cat": "", "tcp://h:1": "", "tls://[::1]:1": "",
 		"ack://h:1": "", "ack+tls://h:1": "", "nats://h/S": "", "nats+tls://u:p@h:1/S?creds=f": "",
@@ -536,7 +536,7 @@ func TestConsumerNames(t *testing.T) {
 		"nats://h/" + strings.Repeat("s", 255): "", "nats://h/" + strings.Repeat("s", 256): "no stream",
 		"kafka://h/" + strings.Repeat("t", 249): "", "kafka://h/" + strings.Repeat("t", 250): "no topic",
 	} {
-		err := CheckConsumer(text)
+		err := CheckSink(text)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}

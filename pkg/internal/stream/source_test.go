@@ -309,7 +309,7 @@ func TestGroup(t *testing.T) {
 	})
 }
 
-// TestHeldUp: a consumer takes nothing for longer than brokers wait for a word.
+// TestHeldUp: a sink takes nothing for longer than brokers wait for a word.
 // The source reads no more than the window, keeps what it has, and nothing
 // comes twice.
 func TestHeldUp(t *testing.T) {
@@ -340,7 +340,7 @@ func TestHeldUp(t *testing.T) {
 		defer c.Close()
 		ahead := func() int64 { // of the acked lines
 			sum, acked := s.Stats(), 0
-			lines := strings.SplitAfterN(want.String(), "\n", int(sum.Consumers[0].Lines)+1)
+			lines := strings.SplitAfterN(want.String(), "\n", int(sum.Sinks[0].Lines)+1)
 			for _, line := range lines[:len(lines)-1] {
 				acked += len(line)
 			}

@@ -45,7 +45,7 @@ func TestSources(t *testing.T) {
 	expect("turin 127.0.0.1: 0 connections, 5 lines, 1 rejects")
 }
 
-// TestTrouble: a consumer that is away says why, and how much waits for it,
+// TestTrouble: a sink that is away says why, and how much waits for it,
 // until it takes lines again.
 func TestTrouble(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,9 +55,9 @@ func TestTrouble(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://" + addr}})
-	consumer := func() ConsumerStats { return s.Stats().Consumers[0] }
+	sink := func() SinkStats { return s.Stats().Sinks[0] }
 	write(t, connect(t, s.addr), numbered(logPath, 0, 3))
-	await(t, "trouble", func() bool { c := consumer(); return strings.Contains(c.Trouble, "refused") && c.Queued > 0 })
+	await(t, "trouble", func() bool { c := sink(); return strings.Contains(c.Trouble, "refused") && c.Queued > 0 })
 	if l, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}
@@ -68,5 +68,5 @@ func TestTrouble(t *testing.T) {
 			c.Close()
 		}
 	}()
-	await(t, "no trouble", func() bool { c := consumer(); return c.Trouble == "" && c.Queued == 0 && c.Lines == 3 })
+	await(t, "no trouble", func() bool { c := sink(); return c.Trouble == "" && c.Queued == 0 && c.Lines == 3 })
 }

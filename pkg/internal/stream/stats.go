@@ -20,19 +20,19 @@ type Stats struct {
 	Folders     int64         // followed log folders so far
 	Vanished    int64         // logs that went before they were read to their end
 	Outside     int64         // logs left out because of links out of a Confined folder
-	Unacked     int64         // lines of old exporters, who do not send again, on their way to consumers; at the end: lost
+	Unacked     int64         // lines of old exporters, who do not send again, on their way to sinks; at the end: lost
 	Rate        float64       // lines a second now
 	Rates       []int64       // lines per Interval, oldest first; the last is the present one
 	Interval    time.Duration // of Rates
-	Consumers   []ConsumerStats
+	Sinks       []SinkStats
 	Sources     []SourceStats // by probe
 }
 
 // SourceStats is what came of a probe from one address or folder so far.
 type SourceStats = stats.SourceTotals
 
-// ConsumerStats is what one consumer did so far.
-type ConsumerStats struct {
+// SinkStats is what one sink did so far.
+type SinkStats struct {
 	Name     string // without secrets
 	Optional bool
 	Lines    int64 // taken
@@ -76,14 +76,14 @@ func (s *Stream) Stats() *Stats {
 		sum.Refused += l.Refused()
 	}
 	for _, q := range s.hub.queues {
-		c := ConsumerStats{
+		c := SinkStats{
 			Name: q.Name, Optional: q.Optional, Lines: q.Stats.Lines.Load(), Dropped: q.Stats.Dropped.Load(),
 			Restarts: q.Stats.Restarts.Load(), Repeated: q.Stats.Repeated.Load(), Queued: q.Stats.Queued.Load(), Limit: q.Size,
 		}
 		if trouble := q.Stats.Trouble.Load(); trouble != nil {
 			c.Trouble = *trouble
 		}
-		sum.Consumers = append(sum.Consumers, c)
+		sum.Sinks = append(sum.Sinks, c)
 	}
 	sum.Sources = n.Sources.Totals()
 	return sum

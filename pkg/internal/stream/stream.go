@@ -51,7 +51,7 @@ type Options struct {
 	Confined bool
 	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
-	// To are the required consumers, ToOptional those that may lose lines
+	// To are the required sinks, ToOptional those that may lose lines
 	// when they are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://,
 	// ack://, ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There
 	// must be one.
@@ -72,15 +72,15 @@ type Options struct {
 	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
 
 	Window int64         // bytes of Follow and each of From that may come again after a crash; 0: 16 MiB
-	Queue  int64         // bytes waiting for one consumer; 0: 8 MiB
-	Drain  time.Duration // how long consumers may take after the stop; 0: 30s
+	Queue  int64         // bytes waiting for one sink; 0: 8 MiB
+	Drain  time.Duration // how long sinks may take after the stop; 0: 30s
 
-	RetryMin, RetryMax time.Duration // wait before a consumer is opened again; 0: 500ms, 30s
+	RetryMin, RetryMax time.Duration // wait before a sink is opened again; 0: 500ms, 30s
 
 	Name     string // of the run's state; "": default
 	StateDir string
-	TLS      peer.TLS      // of consumers
-	Peers    peer.Networks // that tcp, tls and ack consumers may be in; none: all
+	TLS      peer.TLS      // of sinks
+	Peers    peer.Networks // that tcp, tls and ack sinks may be in; none: all
 	Stdout   io.Writer
 	Stderr   io.Writer // of commands
 	Log      *slog.Logger
@@ -128,10 +128,10 @@ func (o *Options) defaults() {
 type UnackedError struct{ Lines int64 }
 
 func (e *UnackedError) Error() string {
-	return fmt.Sprintf("%d lines were received and not taken by all consumers", e.Lines)
+	return fmt.Sprintf("%d lines were received and not taken by all sinks", e.Lines)
 }
 
-// Stream brings lines from sources to consumers.
+// Stream brings lines from sources to sinks.
 type Stream struct {
 	opt       Options
 	log       *slog.Logger
@@ -144,14 +144,14 @@ type Stream struct {
 	listeners []*peer.Listener
 }
 
-// Consumers are the kinds of sinks, and Brokers those of sources that are URLs.
+// Sinks are the kinds of sinks, and Brokers those of sources that are URLs.
 var (
-	Consumers = sink.Kinds
-	Brokers   = broker.Kinds
+	Sinks   = sink.Kinds
+	Brokers = broker.Kinds
 )
 
-// CheckConsumer returns a usage error if text names no sink.
-func CheckConsumer(text string) error {
+// CheckSink returns a usage error if text names no sink.
+func CheckSink(text string) error {
 	_, err := sink.Parse(text)
 	return err
 }
@@ -263,8 +263,8 @@ func (s *Stream) close() {
 // Addrs returns the addresses that the endpoints listen on.
 func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
-// Run streams until ctx ends, or a consumer cannot go on. Then sources stop,
-// and the consumers have Options.Drain for what is under way. The error is
+// Run streams until ctx ends, or a sink cannot go on. Then sources stop,
+// and the sinks have Options.Drain for what is under way. The error is
 // nil if they took it all. Run can be called once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
@@ -286,11 +286,11 @@ func (s *Stream) Run(ctx context.Context) error {
 			q := s.hub.queues[i]
 			if err := c.Run(work); err != nil && work.Err() == nil {
 				if !q.Optional {
-					fail(fmt.Errorf("consumer %s: %w", q.Name, err))
+					fail(fmt.Errorf("sink %s: %w", q.Name, err))
 					giveUp(err) // nobody empties its queue
 					return
 				}
-				s.log.Error("optional consumer has ended", "consumer", q.Name, "err", err)
+				s.log.Error("optional sink has ended", "sink", q.Name, "err", err)
 				q.Trouble(fmt.Errorf("it has ended: %w", err))
 				for b := range q.Batches() {
 					q.Discard(b)
@@ -333,17 +333,17 @@ func (s *Stream) Run(ctx context.Context) error {
 	return errors.Join(failure, err)
 }
 
-var errDrain = errors.New("consumers did not take everything in time")
+var errDrain = errors.New("sinks did not take everything in time")
 
-// drainSilence is how long a stream that has to end may wait for consumers
+// drainSilence is how long a stream that has to end may wait for sinks
 // until it says so.
 const drainSilence = time.Second
 
-// tellDrain says which consumers are waited for.
+// tellDrain says which sinks are waited for.
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
 		if q.Stats.Queued.Load() > 0 {
-			s.log.Info("waiting for a consumer to take what is left", "consumer", q.Name, "timeout", s.opt.Drain)
+			s.log.Info("waiting for a sink to take what is left", "sink", q.Name, "timeout", s.opt.Drain)
 		}
 	}
 }

@@ -439,7 +439,7 @@ func TestProbeNames(t *testing.T) {
 }
 
 // TestStopDrains: what has arrived when the stop comes is not lost, and what
-// no consumer takes is told.
+// no sink takes is told.
 func TestStopDrains(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback()})
 	c := connect(t, s.addr)
@@ -504,13 +504,13 @@ func TestDrainTold(t *testing.T) {
 	c.Close()
 	await(t, "the lines", func() bool { return s.out.Len() > 0 })
 	s.end()
-	await(t, "the word", func() bool { return strings.Contains(s.log.String(), "waiting for a consumer") })
+	await(t, "the word", func() bool { return strings.Contains(s.log.String(), "waiting for a sink") })
 	if err := os.WriteFile(free, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.stop()
 	text, err := os.ReadFile(got)
-	if err != nil || string(text) != s.out.String() || s.err != nil || strings.Count(s.log.String(), "waiting for a consumer") != 1 {
+	if err != nil || string(text) != s.out.String() || s.err != nil || strings.Count(s.log.String(), "waiting for a sink") != 1 {
 		t.Errorf("%q, %v, %v", text, err, s.err)
 	}
 }

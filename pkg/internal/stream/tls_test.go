@@ -45,12 +45,12 @@ func TestTLS(t *testing.T) {
 			} {
 				opt.TLS = c.files
 				s := startStream(t, opt)
-				await(t, what, func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+				await(t, what, func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
 				await(t, what, func() bool { return strings.Contains(endpoint.log.String(), "connection refused: "+c.refused) })
 				if !strings.Contains(s.log.String(), "hint=") || !strings.Contains(s.log.String(), c.exporter) {
 					t.Errorf("%s: the log of the exporter has no hint with %q", what, c.exporter)
 				}
-				if sum := s.stop(); sum.Consumers[0].Lines != 0 || endpoint.out.Len() != 0 {
+				if sum := s.stop(); sum.Sinks[0].Lines != 0 || endpoint.out.Len() != 0 {
 					t.Errorf("%s: %+v, %d bytes arrived", what, sum, endpoint.out.Len())
 				}
 				opt.Start = StartCheckpoint
@@ -93,7 +93,7 @@ func TestNATSWithTLS(t *testing.T) {
 		t.Errorf("lines differ, %v", s.err)
 	}
 	s = startStream(t, Options{Listen: loopback(), To: []string{"nats+tls://" + server.addr + "/TSTAT"}, TLS: peer.TLS{CA: client.CA}, Drain: time.Millisecond})
-	await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "consumer cannot be opened") })
+	await(t, "the refusal", func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
 	s.stop()
 }
 

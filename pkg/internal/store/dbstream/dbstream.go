@@ -1,6 +1,6 @@
 // Package dbstream stores rows in DBStream, a data stream warehouse on
 // PostgreSQL, as its own importer math_repo does: a parent table per stream,
-// a partition per window of time, and the rows of its catalog. Consumers see
+// a partition per window of time, and the rows of its catalog. Sinks see
 // no difference.
 //
 // Unlike there, the rows of a log file and its record appear in one
@@ -310,7 +310,7 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	defer s.mu.Unlock()
 	if !series.started {
 		last, open, err := s.announced(ctx, st)
-		if err != nil { // consumers wait for the first window that is new
+		if err != nil { // sinks wait for the first window that is new
 			last, open = -1, nil
 		}
 		series.start(catalog+"."+viewPrefix+st.name, last, open)

@@ -22,10 +22,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// DBStream's scheduler starts the jobs of consumers when it is told that the
+// DBStream's scheduler starts the jobs of sinks when it is told that the
 // windows of their input are there. A stream registers as a series of jobs
 // without inputs; then, for each window in ascending order, it asks for leave
-// and says that the job is done. After that, consumers count on everything
+// and says that the job is done. After that, sinks count on everything
 // before the start of this window.
 //
 // The import itself never waits for the scheduler: windows are announced
@@ -173,7 +173,7 @@ func (c *scheduler) close() {
 	}
 	c.cancel()
 	if left > 0 {
-		c.log.Warn("the scheduler was not told of all windows; consumers wait for the next import", "scheduler", c.addr, "windows", left)
+		c.log.Warn("the scheduler was not told of all windows; sinks wait for the next import", "scheduler", c.addr, "windows", left)
 	}
 }
 

@@ -13,11 +13,11 @@ import (
 // MaxPath bounds the path of a log in a line, as Linux does.
 const MaxPath = 4096
 
-// maxTypes bounds the logs of unknown types: consumers keep files and columns
+// maxTypes bounds the logs of unknown types: sinks keep files and columns
 // of each.
 const maxTypes = 64
 
-// nameAge is how long an unused name of a full Names keeps its room. Consumers
+// nameAge is how long an unused name of a full Names keeps its room. Sinks
 // never forget a name, so nameAge bounds how fast a peer can make up names.
 const nameAge = 24 * time.Hour
 

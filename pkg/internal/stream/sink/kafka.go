@@ -79,7 +79,7 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 	return func(ctx context.Context, ack func(int64)) (session, error) {
 		if former != nil && errors.Is(former.err(), kerr.MessageTooLarge) && most > kafkaLeast {
 			most = max(most/2, kafkaLeast)
-			q.Log.Warn("the topic takes only smaller messages", "consumer", q.Name, "bytes", most)
+			q.Log.Warn("the topic takes only smaller messages", "sink", q.Name, "bytes", most)
 		}
 		former = nil
 		inner := &broker.KafkaLog{Logger: q.Log}
@@ -164,7 +164,7 @@ func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 		s.last = m.end
 		if m.lost > 0 {
 			s.q.Stats.Dropped.Add(int64(m.lost))
-			s.log.Warn("lines dropped: the topic does not take them", "consumer", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.most)
+			s.log.Warn("lines dropped: the topic does not take them", "sink", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.most)
 		}
 		s.pending[0] = nil
 		s.pending = s.pending[1:]
@@ -178,7 +178,7 @@ func (s *kafkaSession) watch() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var silent retry.Alarm
-	log := s.log.With("consumer", s.q.Name)
+	log := s.log.With("sink", s.q.Name)
 	for {
 		select {
 		case <-t.C:
@@ -192,7 +192,7 @@ func (s *kafkaSession) watch() {
 		if late {
 			err = s.inner.Failure()
 		}
-		if silent.Set(err, log, "consumer acknowledges nothing, retrying", "consumer acknowledges again") {
+		if silent.Set(err, log, "sink acknowledges nothing, retrying", "sink acknowledges again") {
 			s.q.Trouble(err)
 		}
 	}

@@ -165,7 +165,7 @@ func (s *natsSession) acks(ack func(int64)) {
 			}
 			if f.lost > 0 {
 				s.q.Stats.Dropped.Add(1)
-				s.log.Warn("line dropped: it is longer than the server takes", "consumer", s.q.Name, "bytes", f.lost, "limit", s.max)
+				s.log.Warn("line dropped: it is longer than the server takes", "sink", s.q.Name, "bytes", f.lost, "limit", s.max)
 			}
 			s.last = f.end
 			close(f.done)

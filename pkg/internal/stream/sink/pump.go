@@ -72,7 +72,7 @@ type pump struct {
 }
 
 func newPump(q *batch.Queue, text func(*batch.Batch) []byte, open opener, back *retry.Backoff) *pump {
-	return &pump{q: q, log: q.Log.With("consumer", q.Name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
+	return &pump{q: q, log: q.Log.With("sink", q.Name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
 }
 
 // Run pumps until the queue is closed and all is acked, or ctx ends.
@@ -97,14 +97,14 @@ func (p *pump) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p.log.Warn("consumer disconnected, reconnecting", append([]any{"err", err}, hint.Attrs(err)...)...)
+		p.log.Warn("sink disconnected, reconnecting", append([]any{"err", err}, hint.Attrs(err)...)...)
 		p.q.Trouble(err)
 	}
 }
 
 // connect opens a session, retrying until ctx ends. base is the position
 // of its first byte. There is no session, and no error, if the stream ends and
-// nothing is left for the consumer.
+// nothing is left for the sink.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {
@@ -130,7 +130,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 		case hint.IsUsage(err):
 			return nil, 0, err
 		}
-		opening.Set(err, p.log, "consumer cannot be opened, retrying", "consumer reconnected")
+		opening.Set(err, p.log, "sink cannot be opened, retrying", "sink reconnected")
 		p.q.Trouble(err)
 		if err == nil {
 			return s, base, nil
@@ -139,7 +139,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 	}
 }
 
-// finished reports whether the stream ends and nothing is left for the consumer.
+// finished reports whether the stream ends and nothing is left for the sink.
 func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }

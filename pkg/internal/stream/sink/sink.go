@@ -49,7 +49,7 @@ func Parse(text string) (*Target, error) {
 	t := &Target{scheme: scheme, rest: rest}
 	switch {
 	case !Kinds.Has(scheme):
-		return nil, hint.Usage("unknown kind of consumer", "known: "+Kinds.String())
+		return nil, hint.Usage("unknown kind of sink", "known: "+Kinds.String())
 	case scheme == "file":
 		return t, t.parseFolder()
 	case scheme == "exec":

@@ -29,7 +29,7 @@ const (
 	// get its partitions. A process that comes back before goes on with them.
 	kafkaAbsence = 20 * time.Second
 	// kafkaHandOver is how long a partition that is to move waits for
-	// consumers to take its lines: those they do not take come twice.
+	// sinks to take its lines: those they do not take come twice.
 	kafkaHandOver = 10 * time.Second
 	// commitTimeout bounds the last commit.
 	commitTimeout = 5 * time.Second
@@ -69,7 +69,7 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	commits.Go(func() { s.commits(work, client) })
 	for reading.Err() == nil {
 		if err := s.poll(ctx, reading, client); err != nil {
-			break // consumers do not take more
+			break // sinks do not take more
 		}
 	}
 	s.drain(ctx, s.assigned())

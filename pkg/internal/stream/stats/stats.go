@@ -48,7 +48,7 @@ func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Sources.resume(&former.Sources)
 }
 
-// Sink is the counts of a sink; stream.ConsumerStats says what they count.
+// Sink is the counts of a sink; stream.SinkStats says what they count.
 type Sink struct {
 	Lines, Dropped, Restarts, Repeated, Queued atomic.Int64
 	Trouble                                    atomic.Pointer[string] // nil: none

@@ -306,7 +306,7 @@ func (b *bench) caseFollow(ctx context.Context) error {
 		return err
 	}
 	if b.base != nil {
-		return b.compare(ctx, "follow: blocks to the consumer, one after the other, blocks/s", 1, 0, func(ctx context.Context) (usage, error) {
+		return b.compare(ctx, "follow: blocks to the sink, one after the other, blocks/s", 1, 0, func(ctx context.Context) (usage, error) {
 			u, _, err := b.latency(ctx)
 			return u, err
 		}, nil)
@@ -317,7 +317,7 @@ func (b *bench) caseFollow(ctx context.Context) error {
 	}
 	median := ms(u.wall)
 	b.add(result{
-		name: "follow: a block to the consumer, ms", ours: fmt.Sprintf("%.2f (99 %%: %.2f)", median, slow), peer: "-", ratio: "-",
+		name: "follow: a block to the sink, ms", ours: fmt.Sprintf("%.2f (99 %%: %.2f)", median, slow), peer: "-", ratio: "-",
 		target: "< 50 ms", met: median < 50, rss: "-",
 	})
 	return nil

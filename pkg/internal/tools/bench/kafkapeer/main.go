@@ -1,4 +1,4 @@
-// Command kafkapeer is what pkg/internal/tools/bench measures the Kafka consumer with:
+// Command kafkapeer is what pkg/internal/tools/bench measures the Kafka sink with:
 //
 //	kafkapeer serve PORT LINES               a broker in memory; at SIGTERM it counts the lines in its topic
 //	kafkapeer produce ADDR COMPRESSION FILE  franz-go's producer alone; prints the nanoseconds it took
