@@ -32,6 +32,8 @@ listen = "127.0.0.1:%[3]d"
 listen = "127.0.0.1:%[4]d"
 [carbonlink]
 enabled = false
+[grpc]
+enabled = false
 [[logging]]
 logger = ""
 file = "stdout"
