@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"pkg/internal/testkit/durabletest", "pkg/internal/stream/batch"},
 	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
 	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange", "pkg/internal/stream/protocol", "pkg/internal/filter"},
-	{"pkg/internal/mplane/component", "pkg/internal/mplane/client", "pkg/internal/stream/broker"},
+	{"pkg/internal/mplane/component", "pkg/internal/mplane/client", "pkg/internal/mplane/registrar", "pkg/internal/stream/broker"},
 	{
 		"pkg/internal/mplane/supervisor", "pkg/internal/mplane/shell",
 		"pkg/internal/stream/source", "pkg/internal/stream/encode", "pkg/internal/stream/sink",

@@ -1,6 +1,5 @@
-// Package client is the side of mPlane that uses capabilities: Client sends
-// HTTP requests to a supervisor or component, and Listener waits for the
-// requests of components.
+// Package client is the side of mPlane that uses capabilities: a Client sends
+// HTTP requests to a supervisor or component.
 package client
 
 import (

@@ -2,7 +2,6 @@ package client
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,8 +11,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
-
-var discard = slog.New(slog.DiscardHandler)
 
 // serve answers with a function and returns a client of it.
 func serve(t *testing.T, h http.HandlerFunc) *Client {
@@ -94,60 +91,23 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// received are the replies that a Listener got.
-type received []mplane.Message
-
-func (r *received) Receive(_ string, m mplane.Message) { *r = append(*r, m) }
-func (r *received) Registered(string)                  {}
-
-// TestListenerLimits: what components send is bounded and refused with a word.
-func TestListenerLimits(t *testing.T) {
-	reg, err := mplane.NewRegistries()
-	if err != nil {
-		t.Fatal(err)
+// TestCapabilitiesBeyondLimits: of a server that offers too many, and on too
+// long a page, those that fit are returned, and it is said what is left out.
+func TestCapabilitiesBeyondLimits(t *testing.T) {
+	var page strings.Builder
+	for i := 0; page.Len() <= mplane.MaxMessage; i++ {
+		fmt.Fprintf(&page, "<a href='/capability/%d'>%d</a><br/>", i, i)
 	}
-	l := NewListener(reg, &received{}, discard)
-	do := func(method, path, contentType, body string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest(method, path, strings.NewReader(body))
-		r.Header.Set("Content-Type", contentType)
-		r.Header.Set(mplane.IdentityHeader, "c")
-		w := httptest.NewRecorder()
-		l.ServeHTTP(w, r)
-		return w
-	}
-	capability := func(i int) string {
-		return fmt.Sprintf(`{"capability": "measure", "label": "l%d", "registry": %q, "when": "now ... future", "parameters": {"System_ID": "%d"}}`, i, mplane.TstatRegistry, i)
-	}
-	var many []string
-	for i := range maxOffers + 1 {
-		many = append(many, capability(i))
-	}
-	w := do("POST", wire.CapabilityPath+"/", wire.ContentType, `{"envelope": "message", "contents": [`+strings.Join(many, ",")+`, {"exception": null, "message": "x"}]}`)
-	if w.Code != 200 || strings.Count(w.Body.String(), `"ok"`) != maxOffers || !strings.Contains(w.Body.String(), "Too many capabilities") ||
-		!strings.Contains(w.Body.String(), "Not a capability") {
-		t.Errorf("%d %.300s", w.Code, w.Body)
-	}
-	for _, c := range []struct {
-		method, path, contentType, body string
-		want                            int
-	}{
-		{"POST", wire.ResultPath, wire.ContentType, capability(1), 400},
-		{"POST", wire.ResultPath, wire.ContentType + ";x", `{"exception": null, "message": "x"}`, 400},
-		{"POST", wire.ResultPath, wire.ContentType, `{"exception": null, "message": "x"}`, 200},
-		{"GET", wire.ResultPath, "", "", 405},
-		{"GET", "/", "", "", 404},
-		{"GET", wire.SpecificationPath + "/", "", "", 200},
-	} {
-		if w := do(c.method, c.path, c.contentType, c.body); w.Code != c.want {
-			t.Errorf("%+v: %d", c, w.Code)
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			wire.Answer(w, 200, "text/html", []byte(page.String()))
+			return
 		}
-	}
-	for range maxQueue {
-		if err := l.Queue("c", &mplane.Exception{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if l.Queue("c", &mplane.Exception{}) == nil || l.Queue("stranger", &mplane.Exception{}) == nil {
-		t.Error("no limit of the queue")
+		wire.Answer(w, 200, wire.ContentType, []byte(`{"capability": "measure", "label": "x", "registry": "`+mplane.TstatRegistry+`", "when": "now"}`))
+	})
+	c.max = 20
+	list, unread, err := c.Capabilities(t.Context())
+	if err != nil || len(list) != 20 || unread == nil || !strings.Contains(unread.Error(), "offers more than 20") || !strings.Contains(unread.Error(), "bytes of the page") {
+		t.Errorf("%d, %v, %v", len(list), unread, err)
 	}
 }

@@ -29,14 +29,14 @@ func newMetrics(s *Supervisor) *metrics {
 	}
 	m.registry.MustRegister(m.specifications, m.refused, m.replies, m.noRoom, peer.Refusals,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: prefix + "capabilities_refused_total", Help: "Capabilities of components that were refused."},
-			func() float64 { return float64(s.listener.Refused()) }))
+			func() float64 { return float64(s.registrar.Refused()) }))
 	gauge := func(name, help string, value func() int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help}, func() float64 { return float64(value()) }))
 	}
-	gauge("components", "Components that are registered.", func() int { n, _, _ := s.listener.Counts(); return n })
-	gauge("capabilities", "Capabilities that are offered.", func() int { _, n, _ := s.listener.Counts(); return n })
-	gauge("queued_messages", "Messages that wait for the poll of a component.", func() int { _, _, n := s.listener.Counts(); return n })
-	gauge("kept_bytes", "About how much memory the capabilities, specifications and results of all peers take.", s.listener.Room().Bytes)
+	gauge("components", "Components that are registered.", func() int { n, _, _ := s.registrar.Counts(); return n })
+	gauge("capabilities", "Capabilities that are offered.", func() int { _, n, _ := s.registrar.Counts(); return n })
+	gauge("queued_messages", "Messages that wait for the poll of a component.", func() int { _, _, n := s.registrar.Counts(); return n })
+	gauge("kept_bytes", "About how much memory the capabilities, specifications and results of all peers take.", s.registrar.Room().Bytes)
 	gauge("jobs", "Specifications without a result yet.", func() int {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/registrar"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
@@ -18,9 +18,9 @@ const stateFormat = 1
 
 // saved is what a supervisor remembers over a restart.
 type saved struct {
-	Count      int               `json:"count"`
-	Components []client.Snapshot `json:"components"`
-	Jobs       []savedJob        `json:"jobs"`
+	Count      int                  `json:"count"`
+	Components []registrar.Snapshot `json:"components"`
+	Jobs       []savedJob           `json:"jobs"`
 }
 
 type savedJob struct {
@@ -71,7 +71,7 @@ func (s *Supervisor) save() error {
 func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	v := &saved{Count: count}
 	var err error
-	if v.Components, err = s.listener.Save(); err != nil {
+	if v.Components, err = s.registrar.Save(); err != nil {
 		return nil, err
 	}
 	for _, b := range jobs {
@@ -108,7 +108,7 @@ func (s *Supervisor) load() error {
 		return err
 	}
 	s.count = v.Count
-	if err := s.listener.Restore(v.Components); err != nil {
+	if err := s.registrar.Restore(v.Components); err != nil {
 		return s.unusable(err)
 	}
 	s.mu.Lock()
@@ -149,23 +149,23 @@ func (s *Supervisor) restore(j savedJob) error {
 			return err
 		}
 		b.reply = m
-		b.replyRoom, _ = s.listener.Room().Take(b.component, "", mplane.Size(m), true)
+		b.replyRoom, _ = s.registrar.Room().Take(b.component, "", mplane.Size(m), true)
 		close(b.done)
 	}
 	if b.accepted {
 		close(b.acceptance)
 	}
-	b.room, _ = s.listener.Room().Take(b.client, "", jobSize(b), true)
+	b.room, _ = s.registrar.Room().Take(b.client, "", jobSize(b), true)
 	s.insert(b)
 	if b.reply != nil {
 		return nil
 	}
 	// An error means that the component is away; it is lost then if it stays so.
 	if !b.accepted {
-		_ = s.listener.Queue(b.component, b.relayed)
+		_ = s.registrar.Queue(b.component, b.relayed)
 	} else if b.interrupted {
 		b.stopping = b.relayed.Notice(mplane.Interrupt)
-		_ = s.listener.Queue(b.component, b.stopping)
+		_ = s.registrar.Queue(b.component, b.stopping)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/registrar"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -57,12 +57,12 @@ const (
 // Supervisor relays what clients ask for to components. It is safe for
 // concurrent use.
 type Supervisor struct {
-	opt      Options
-	log      *slog.Logger
-	open     []*peer.Listener // for components, for clients
-	listener *client.Listener
-	metrics  *metrics
-	noRoom   rate.Sometimes // limits what is logged of results left out
+	opt       Options
+	log       *slog.Logger
+	open      []*peer.Listener // for components, for clients
+	registrar *registrar.Registrar
+	metrics   *metrics
+	noRoom    rate.Sometimes // limits what is logged of results left out
 
 	mu      sync.Mutex
 	asked   map[key]*job // by client and its token
@@ -93,7 +93,7 @@ type job struct {
 	delivered   bool // the client has the reply
 	done        chan struct{}
 
-	room, replyRoom client.Lease // of the specifications, of the reply
+	room, replyRoom registrar.Lease // of the specifications, of the reply
 }
 
 // New returns a supervisor with the state of its last run, which listens
@@ -115,7 +115,7 @@ func load(opt Options) (*Supervisor, error) {
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}, noRoom: rate.Sometimes{First: 5, Interval: 10 * time.Second}}
-	s.listener = client.NewListener(opt.Registries, s, opt.Log)
+	s.registrar = registrar.New(opt.Registries, s, opt.Log)
 	s.metrics = newMetrics(s)
 	return s, s.load()
 }
@@ -134,7 +134,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 }
 
 // Components returns the handler of what components ask.
-func (s *Supervisor) Components() http.Handler { return s.listener }
+func (s *Supervisor) Components() http.Handler { return s.registrar }
 
 // Clients returns the handler of what clients ask.
 func (s *Supervisor) Clients() http.Handler {
@@ -150,7 +150,7 @@ func (s *Supervisor) Clients() http.Handler {
 // Capabilities returns what an identity may use.
 func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
-	for _, c := range s.listener.Offers() {
+	for _, c := range s.registrar.Offers() {
 		if s.opt.Roles.Allowed(c.Label, identity) {
 			list = append(list, c)
 		}
@@ -161,7 +161,7 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 // Capability returns a capability or its withdrawal, nil if the identity may
 // use none of that token.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
-	c := s.listener.Offer(token)
+	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
 		return nil
 	}
@@ -227,7 +227,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	if b, ok := s.asked[key{identity, token}]; ok {
 		return b, nil // asked once more
 	}
-	offer, withdrawn, denied := s.listener.Find(ask, func(label string) bool { return s.opt.Roles.Allowed(label, identity) })
+	offer, withdrawn, denied := s.registrar.Find(ask, func(label string) bool { return s.opt.Roles.Allowed(label, identity) })
 	switch {
 	case denied:
 		return refuse(component.NoPermission)
@@ -255,11 +255,11 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
 	fits := false
-	if b.room, fits = s.listener.Room().Take(identity, host, jobSize(b), false); !fits {
+	if b.room, fits = s.registrar.Room().Take(identity, host, jobSize(b), false); !fits {
 		return refuse("Too many jobs")
 	}
-	if err := s.listener.Queue(b.component, spec); err != nil {
-		s.listener.Room().Release(b.room)
+	if err := s.registrar.Queue(b.component, spec); err != nil {
+		s.registrar.Room().Release(b.room)
 		return refuse(err.Error())
 	}
 	s.insert(b)
@@ -315,7 +315,7 @@ func (s *Supervisor) interrupt(identity, token string) {
 // stop queues the interrupt of a job.
 func (s *Supervisor) stop(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
-	if err := s.listener.Queue(b.component, b.stopping); err != nil {
+	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
 		s.finish(b, &mplane.Exception{Message: err.Error()})
 	}
 }
@@ -354,7 +354,7 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	}
 	size := mplane.Size(m)
 	var fits bool
-	if b.replyRoom, fits = s.listener.Keep(b.component, size); !fits {
+	if b.replyRoom, fits = s.registrar.Keep(b.component, size); !fits {
 		s.metrics.noRoom.Inc()
 		s.noRoom.Do(func() {
 			s.log.Warn("result left out: no room for it", "component", b.component, "client", b.client, "bytes", size)
@@ -392,11 +392,11 @@ func (s *Supervisor) Registered(identity string) {
 	s.dirty = true
 	for _, b := range s.relayed {
 		switch {
-		case b.component != identity || b.reply != nil || s.listener.Waits(identity, b.relayed):
+		case b.component != identity || b.reply != nil || s.registrar.Waits(identity, b.relayed):
 		case !b.accepted:
 			s.resend(b)
 		case !b.interrupted:
-			if err := s.listener.Queue(identity, b.relayed); err != nil {
+			if err := s.registrar.Queue(identity, b.relayed); err != nil {
 				s.log.Warn("a running specification was not sent to a component that registered again", "component", identity, "err", err)
 			}
 		}
@@ -411,7 +411,7 @@ func (s *Supervisor) resend(b *job) {
 		s.finish(b, &mplane.Exception{Message: fmt.Sprintf("Component %s does not answer", b.component)})
 		return
 	}
-	if err := s.listener.Queue(b.component, b.relayed); err != nil {
+	if err := s.registrar.Queue(b.component, b.relayed); err != nil {
 		s.finish(b, &mplane.Exception{Message: err.Error()})
 	}
 }
@@ -442,7 +442,7 @@ func (s *Supervisor) keepTidy(ctx context.Context) {
 
 // tidy ends jobs that nobody will answer and forgets old ones.
 func (s *Supervisor) tidy(now time.Time) {
-	s.listener.Tidy(now)
+	s.registrar.Tidy(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, b := range s.relayed {
@@ -456,8 +456,8 @@ func (s *Supervisor) tidy(now time.Time) {
 		case now.Sub(b.ended) > keep:
 			delete(s.relayed, k)
 			delete(s.asked, key{b.client, b.asked.ID()})
-			s.listener.Room().Release(b.room)
-			s.listener.Room().Release(b.replyRoom)
+			s.registrar.Room().Release(b.room)
+			s.registrar.Room().Release(b.replyRoom)
 			s.dirty = true
 		}
 	}
@@ -465,7 +465,7 @@ func (s *Supervisor) tidy(now time.Time) {
 
 // check ends a job whose component is gone or silent.
 func (s *Supervisor) check(b *job, now time.Time) {
-	present, seen := s.listener.Present(b.component)
+	present, seen := s.registrar.Present(b.component)
 	d := b.asked.When.Delays(b.created)
 	bounded := !d.Endless && b.asked.Verb != mplane.Query
 	over := bounded && now.Sub(b.created)-resendAfter > d.End
@@ -475,9 +475,9 @@ func (s *Supervisor) check(b *job, now time.Time) {
 	case bounded && now.Sub(b.created)-lateAfter > d.End:
 		s.finish(b, &mplane.Exception{Message: "No result came"})
 	case !present || now.Sub(b.sent) < resendAfter:
-	case !b.accepted && !s.listener.Waits(b.component, b.relayed):
+	case !b.accepted && !s.registrar.Waits(b.component, b.relayed):
 		s.resend(b)
-	case (b.interrupted || over) && b.accepted && !s.listener.Waits(b.component, b.stopping):
+	case (b.interrupted || over) && b.accepted && !s.registrar.Waits(b.component, b.stopping):
 		// It may be slow, or the interrupt was lost. RI components lose the
 		// results of quick jobs, and tell them when they are interrupted.
 		s.stop(b)

@@ -16,6 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/registrar"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/exchange"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -214,7 +215,7 @@ func TestMeant(t *testing.T) {
 	}
 	repository, exporter := meta("repository", "collect_log"), meta("tStat", "log")
 	for identity, c := range map[string]*mplane.Statement{"r": repository, "p": exporter} {
-		if err := x.s.listener.Restore(snapshot(t, identity, c)); err != nil {
+		if err := x.s.registrar.Restore(snapshot(t, identity, c)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -260,7 +261,7 @@ func TestRestart(t *testing.T) {
 	x := newSite(t, Options{StateFile: file, Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
-	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+	if err := x.s.registrar.Restore(snapshot(t, "c", c)); err != nil {
 		t.Fatal(err)
 	}
 	accepted, queued := x.specify(c, "now + 1h"), x.specify(c, "now + 2h")
@@ -308,7 +309,7 @@ func TestLost(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
-	if problem := x.s.listener.Restore(snapshot(t, "c", c)); problem != nil {
+	if problem := x.s.registrar.Restore(snapshot(t, "c", c)); problem != nil {
 		t.Fatal(problem)
 	}
 	unanswered, endless := x.specify(c, "now + 1h"), x.specify(c, "now ... future")
@@ -340,7 +341,7 @@ func TestResend(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
-	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+	if err := x.s.registrar.Restore(snapshot(t, "c", c)); err != nil {
 		t.Fatal(err)
 	}
 	spec := x.specify(c, "now + 1h")
@@ -393,7 +394,7 @@ func TestInterruptAgain(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
-	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+	if err := x.s.registrar.Restore(snapshot(t, "c", c)); err != nil {
 		t.Fatal(err)
 	}
 	spec := x.specify(c, "now + 1h")
@@ -459,7 +460,7 @@ func TestLateResult(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
-	if err := x.s.listener.Restore(snapshot(t, "c", c)); err != nil {
+	if err := x.s.registrar.Restore(snapshot(t, "c", c)); err != nil {
 		t.Fatal(err)
 	}
 	spec := x.specify(c, "now + 1m")
@@ -483,12 +484,12 @@ func TestLateResult(t *testing.T) {
 	}
 }
 
-func snapshot(t *testing.T, identity string, c *mplane.Statement) []client.Snapshot {
+func snapshot(t *testing.T, identity string, c *mplane.Statement) []registrar.Snapshot {
 	text, err := mplane.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []client.Snapshot{{Identity: identity, Capabilities: []json.RawMessage{text}}}
+	return []registrar.Snapshot{{Identity: identity, Capabilities: []json.RawMessage{text}}}
 }
 
 // TestRun listens and stops.
@@ -569,15 +570,15 @@ func TestRoomForJobs(t *testing.T) {
 	stop := x.component("c", func(context.Context, *mplane.Statement) ([][]string, error) { <-finish; return nil, nil })
 	cl := x.client("ann")
 	offer := x.offers(cl, 2)[0] // the other is the callback
-	before := x.s.listener.Room().Bytes()
-	var full []client.Lease
+	before := x.s.registrar.Room().Bytes()
+	var full []registrar.Lease
 	fill := func() {
 		for i := 0; ; i++ {
-			size := min(client.MaxKeptOf, client.MaxKept-x.s.listener.Room().Bytes())
+			size := min(registrar.MaxKeptOf, registrar.MaxKept-x.s.registrar.Room().Bytes())
 			if size == 0 {
 				return
 			}
-			lease, ok := x.s.listener.Room().Take(fmt.Sprint("other", i), "", size, false)
+			lease, ok := x.s.registrar.Room().Take(fmt.Sprint("other", i), "", size, false)
 			if !ok {
 				t.Fatal("the room is not filled")
 			}
@@ -586,7 +587,7 @@ func TestRoomForJobs(t *testing.T) {
 	}
 	empty := func() {
 		for _, l := range full {
-			x.s.listener.Room().Release(l)
+			x.s.registrar.Room().Release(l)
 		}
 		full = nil
 	}
@@ -613,7 +614,7 @@ func TestRoomForJobs(t *testing.T) {
 	stop()
 	x.s.tidy(time.Now().Add(2 * time.Hour))
 	x.s.tidy(time.Now().Add(4 * time.Hour))
-	if n := x.s.listener.Room().Bytes(); n > 0 {
+	if n := x.s.registrar.Room().Bytes(); n > 0 {
 		t.Errorf("%d bytes are left; with the capability there were %d", n, before)
 	}
 	w := httptest.NewRecorder()

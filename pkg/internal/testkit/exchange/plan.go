@@ -34,9 +34,9 @@ var plan = []struct {
 	{Answering, "", "b/013", "b/013", "component.TestReplayServer", ""},
 	{Answering, "", "b/014", "b/014", "supervisor.TestReplayResult", ""},
 	{Answering, "", "b/015", "b/047", "component.TestReplayServer", ""},
-	{Answering, "", "b/048", "b/062", "client.TestReplay", ""},
+	{Answering, "", "b/048", "b/062", "registrar.TestReplay", ""},
 	{Answering, "", "b/063", "b/069", "supervisor.TestReplayWithdrawal", ""},
-	{Answering, "sup", "b/070", "b/080", "client.TestReplay", ""},
+	{Answering, "sup", "b/070", "b/080", "registrar.TestReplay", ""},
 	{Answering, "comp", "b/070", "b/080", "supervisor.TestReplayUpstream", ""},
 
 	{Asking, "comp", "a/001", "a/001", "", byHand},

@@ -1,10 +1,9 @@
-package client
+package registrar
 
 import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -15,9 +14,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// filled is a Listener at which tests register.
+// filled is a Registrar at which tests register.
 type filled struct {
-	*Listener
+	*Registrar
 	t   *testing.T
 	log bytes.Buffer
 }
@@ -29,7 +28,7 @@ func newFilled(t *testing.T, limit, each int) *filled {
 		t.Fatal(err)
 	}
 	f := &filled{t: t}
-	f.Listener = NewListener(reg, &received{}, slog.New(slog.NewTextHandler(&f.log, nil)))
+	f.Registrar = New(reg, &received{}, slog.New(slog.NewTextHandler(&f.log, nil)))
 	f.room.max, f.room.each = limit, each
 	return f
 }
@@ -146,26 +145,5 @@ func TestRoomIsMemory(t *testing.T) {
 			t.Errorf("%s: takes %d bytes, %d by the account", name, took, account)
 		}
 		runtime.KeepAlive(f)
-	}
-}
-
-// TestCapabilitiesBeyondLimits: of a server that offers too many, and on too
-// long a page, those that fit are returned, and it is said what is left out.
-func TestCapabilitiesBeyondLimits(t *testing.T) {
-	var page strings.Builder
-	for i := 0; page.Len() <= mplane.MaxMessage; i++ {
-		fmt.Fprintf(&page, "<a href='/capability/%d'>%d</a><br/>", i, i)
-	}
-	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/" {
-			wire.Answer(w, 200, "text/html", []byte(page.String()))
-			return
-		}
-		wire.Answer(w, 200, wire.ContentType, []byte(`{"capability": "measure", "label": "x", "registry": "`+mplane.TstatRegistry+`", "when": "now"}`))
-	})
-	c.max = 20
-	list, unread, err := c.Capabilities(t.Context())
-	if err != nil || len(list) != 20 || unread == nil || !strings.Contains(unread.Error(), "offers more than 20") || !strings.Contains(unread.Error(), "bytes of the page") {
-		t.Errorf("%d, %v, %v", len(list), unread, err)
 	}
 }

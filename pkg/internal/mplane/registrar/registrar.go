@@ -1,4 +1,6 @@
-package client
+// Package registrar is the server at which mPlane components register. They poll
+// it for specifications, and deliver results to it.
+package registrar
 
 import (
 	"encoding/json"
@@ -17,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits of what components can make a Listener keep.
+// Limits of what components can make a Registrar keep.
 const (
 	maxComponents = 10000
 	maxOffers     = 1000  // of one component
@@ -33,7 +35,7 @@ const callbackLabel = "callback"
 // register again then.
 const expire = 10 * time.Second
 
-// Receiver takes what components say to a Listener.
+// Receiver takes what components say to a Registrar.
 type Receiver interface {
 	// Receive is called for each reply of a component: receipt, result,
 	// envelope or exception.
@@ -43,10 +45,10 @@ type Receiver interface {
 	Registered(identity string)
 }
 
-// Listener is the client of the component-initiated workflow: components
+// Registrar is the server of the component-initiated workflow: components
 // register their capabilities at it, poll for specifications and deliver
 // results. It is an http.Handler, safe for concurrent use.
-type Listener struct {
+type Registrar struct {
 	registries *mplane.Registries // that components may use
 	receiver   Receiver
 	log        *slog.Logger
@@ -64,9 +66,9 @@ type Listener struct {
 	tokens     map[string][]*Offer
 }
 
-// NewListener returns a listener without components.
-func NewListener(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Listener {
-	return &Listener{
+// New returns a registrar without components.
+func New(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Registrar {
+	return &Registrar{
 		registries: registries, receiver: receiver, log: log, components: map[string]*component{},
 		room: &Room{max: MaxKept, each: MaxKeptOf, held: map[owner]int{}}, refusals: rate.Sometimes{First: 5, Interval: 10 * time.Second},
 		schemas: map[string][]*Offer{}, makers: map[string][]*Offer{}, tokens: map[string][]*Offer{},
@@ -87,14 +89,14 @@ type component struct {
 
 // ServeHTTP serves the three paths of the workflow, also with a slash at the
 // end.
-func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handlers := map[string]struct {
 		method string
 		serve  func(http.ResponseWriter, *http.Request, string)
 	}{
-		wire.CapabilityPath:    {http.MethodPost, l.register},
-		wire.SpecificationPath: {http.MethodGet, l.poll},
-		wire.ResultPath:        {http.MethodPost, l.result},
+		wire.CapabilityPath:    {http.MethodPost, reg.register},
+		wire.SpecificationPath: {http.MethodGet, reg.poll},
+		wire.ResultPath:        {http.MethodPost, reg.result},
 	}
 	h, ok := handlers[strings.TrimSuffix(r.URL.Path, "/")]
 	id, err := wire.Identity(r)
@@ -111,14 +113,14 @@ func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // read returns the message of a request, or answers that it is none.
-func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
+func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
 		return nil, false
 	}
-	m, err := wire.ReadMessage(r, l.registries)
+	m, err := wire.ReadMessage(r, reg.registries)
 	if err != nil {
-		l.log.Warn("message of a component cannot be read", "component", id, "err", err)
+		reg.log.Warn("message of a component cannot be read", "component", id, "err", err)
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
 		return nil, false
 	}
@@ -126,8 +128,8 @@ func (l *Listener) read(w http.ResponseWriter, r *http.Request, id string) (mpla
 }
 
 // register takes capabilities and withdrawals, alone or in an envelope.
-func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
-	m, ok := l.read(w, r, id)
+func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := reg.read(w, r, id)
 	if !ok {
 		return
 	}
@@ -145,24 +147,24 @@ func (l *Listener) register(w http.ResponseWriter, r *http.Request, id string) {
 		switch {
 		case !ok:
 		case s.Kind == mplane.Capability:
-			if reason = l.add(id, host, s, false); reason == "" {
+			if reason = reg.add(id, host, s, false); reason == "" {
 				added = true
 			} else {
 				refused[reason]++
 			}
 		case s.Kind == mplane.Withdrawal:
-			l.withdraw(id, s.ID())
+			reg.withdraw(id, s.ID())
 			reason = "Withdrawn"
 		}
 		answers = append(answers, answer(label, reason))
 	}
 	if added {
-		l.receiver.Registered(id)
+		reg.receiver.Registered(id)
 	}
 	for reason, n := range refused {
-		l.refused.Add(int64(n))
-		l.refusals.Do(func() {
-			l.log.Warn("capabilities are refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
+		reg.refused.Add(int64(n))
+		reg.refusals.Do(func() {
+			reg.log.Warn("capabilities are refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
 		})
 	}
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
@@ -193,11 +195,11 @@ func flatten(m mplane.Message) []mplane.Message {
 }
 
 // poll answers with what waits for a component.
-func (l *Listener) poll(w http.ResponseWriter, r *http.Request, id string) {
-	l.mu.Lock()
-	c := l.components[id]
+func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
+	reg.mu.Lock()
+	c := reg.components[id]
 	if c == nil || !c.registered {
-		l.mu.Unlock()
+		reg.mu.Unlock()
 		wire.Answer(w, http.StatusPreconditionRequired, "text/plain", []byte("not registered"))
 		return
 	}
@@ -218,13 +220,13 @@ func (l *Listener) poll(w http.ResponseWriter, r *http.Request, id string) {
 		}
 		e.Messages = append(e.Messages, m)
 	}
-	l.mu.Unlock()
+	reg.mu.Unlock()
 	wire.Write(w, http.StatusOK, e)
 }
 
 // result takes a reply.
-func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
-	m, ok := l.read(w, r, id)
+func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) {
+	m, ok := reg.read(w, r, id)
 	if !ok {
 		return
 	}
@@ -232,26 +234,26 @@ func (l *Listener) result(w http.ResponseWriter, r *http.Request, id string) {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Not a result (or exception)"))
 		return
 	}
-	l.alive(id)
-	l.receiver.Receive(id, m)
+	reg.alive(id)
+	reg.receiver.Receive(id, m)
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
 // alive notes that a component was heard of: one that delivers results is not
 // gone because its poll is late.
-func (l *Listener) alive(identity string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if c := l.components[identity]; c != nil && c.registered {
+func (reg *Registrar) alive(identity string) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	if c := reg.components[identity]; c != nil && c.registered {
 		c.seen = time.Now()
 	}
 }
 
 // Queue holds a message for the next poll of a component.
-func (l *Listener) Queue(identity string, m mplane.Message) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.components[identity]
+func (reg *Registrar) Queue(identity string, m mplane.Message) error {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	c := reg.components[identity]
 	switch {
 	case c == nil:
 		return fmt.Errorf("component %s is not registered", identity)
@@ -263,53 +265,53 @@ func (l *Listener) Queue(identity string, m mplane.Message) error {
 }
 
 // Waits tells whether a message that was queued has not been delivered yet.
-func (l *Listener) Waits(identity string, m mplane.Message) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.components[identity]
+func (reg *Registrar) Waits(identity string, m mplane.Message) bool {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	c := reg.components[identity]
 	return c != nil && slices.Contains(c.queue, m)
 }
 
 // Tidy withdraws the capabilities of components that are silent and forgets
 // those that are long gone. It is to be called every second or so.
-func (l *Listener) Tidy(now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.components {
+func (reg *Registrar) Tidy(now time.Time) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	for _, c := range reg.components {
 		if c.registered && now.Sub(c.seen) > expire+c.away {
 			c.registered = false
-			l.log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
+			reg.log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
 			for _, o := range c.offers {
-				l.drop(o)
+				reg.drop(o)
 			}
 		}
 	}
-	l.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
+	reg.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
 }
 
 // Refused returns how many capabilities were refused.
-func (l *Listener) Refused() int64 { return l.refused.Load() }
+func (reg *Registrar) Refused() int64 { return reg.refused.Load() }
 
 // Room returns the account of what is kept, which the Receiver shares.
-func (l *Listener) Room() *Room { return l.room }
+func (reg *Registrar) Room() *Room { return reg.room }
 
 // Keep takes room for what a component sent, see Room.Take.
-func (l *Listener) Keep(identity string, bytes int) (Lease, bool) {
-	l.mu.Lock()
+func (reg *Registrar) Keep(identity string, bytes int) (Lease, bool) {
+	reg.mu.Lock()
 	host := ""
-	if c := l.components[identity]; c != nil {
+	if c := reg.components[identity]; c != nil {
 		host = c.host
 	}
-	l.mu.Unlock()
-	return l.room.Take(identity, host, bytes, false)
+	reg.mu.Unlock()
+	return reg.room.Take(identity, host, bytes, false)
 }
 
 // Present tells whether a component is registered, and when it was last heard
 // of.
-func (l *Listener) Present(identity string) (registered bool, seen time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if c := l.components[identity]; c != nil {
+func (reg *Registrar) Present(identity string) (registered bool, seen time.Time) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	if c := reg.components[identity]; c != nil {
 		return c.registered, c.seen
 	}
 	return false, time.Time{}
@@ -317,35 +319,35 @@ func (l *Listener) Present(identity string) (registered bool, seen time.Time) {
 
 // Counts returns how many components are registered, capabilities offered and
 // messages waiting.
-func (l *Listener) Counts() (components, capabilities, waiting int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.components {
+func (reg *Registrar) Counts() (components, capabilities, waiting int) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	for _, c := range reg.components {
 		if c.registered {
 			components++
 		}
 		waiting += len(c.queue)
 	}
-	for _, list := range l.schemas {
+	for _, list := range reg.schemas {
 		capabilities += len(list)
 	}
 	return components, capabilities, waiting
 }
 
-// Snapshot is what a Listener must remember over a restart.
+// Snapshot is what a Registrar must remember over a restart.
 type Snapshot struct {
 	Identity     string
 	Capabilities []json.RawMessage
 }
 
 // Save returns the registered components.
-func (l *Listener) Save() ([]Snapshot, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (reg *Registrar) Save() ([]Snapshot, error) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
 	var list []Snapshot
 	done := map[string]bool{}
-	for _, o := range l.offers {
-		c := l.components[o.Identity]
+	for _, o := range reg.offers {
+		c := reg.components[o.Identity]
 		if !c.registered || done[c.identity] {
 			continue
 		}
@@ -366,15 +368,15 @@ func (l *Listener) Save() ([]Snapshot, error) {
 }
 
 // Restore takes back what Save returned. The components count as heard of now.
-func (l *Listener) Restore(list []Snapshot) error {
+func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {
-			m, err := l.registries.Parse(text)
+			m, err := reg.registries.Parse(text)
 			if err != nil {
 				return fmt.Errorf("capability of %s: %w", s.Identity, err)
 			}
 			if c, ok := m.(*mplane.Statement); ok {
-				l.add(s.Identity, "", c, true)
+				reg.add(s.Identity, "", c, true)
 			}
 		}
 	}

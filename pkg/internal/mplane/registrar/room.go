@@ -1,4 +1,4 @@
-package client
+package registrar
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Bounds of what peers make a Listener and its Receiver keep, in bytes of
+// Bounds of what peers make a Registrar and its Receiver keep, in bytes of
 // memory.
 const (
 	// MaxKept is of all together.

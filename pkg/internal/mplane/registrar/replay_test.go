@@ -1,4 +1,4 @@
-package client
+package registrar
 
 import (
 	"net/http/httptest"
@@ -27,7 +27,7 @@ func TestReplay(t *testing.T) {
 		}
 		return parsed
 	}
-	all := exchange.Assigned(t, "client", exchange.Answering)
+	all := exchange.Assigned(t, "registrar", exchange.Answering)
 	for _, part := range []struct{ first, last string }{
 		{"b/048", "b/052"}, // shell; a result
 		{"b/053", "b/062"}, // callback, an envelope in an envelope, several at once
@@ -35,7 +35,7 @@ func TestReplay(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(part.first, "/", ""), func(t *testing.T) {
 			var received received
-			l := NewListener(reg, &received, discard)
+			l := New(reg, &received, discard)
 			srv := httptest.NewServer(l)
 			defer srv.Close()
 			tokens := exchange.Tokens{}

@@ -1,4 +1,4 @@
-package client
+package registrar
 
 import (
 	"cmp"
@@ -17,7 +17,7 @@ type Offer struct {
 	Token      string
 	schema     string
 	maker      string    // see makerOf
-	place      int       // in the listener's offers
+	place      int       // in the registrar's offers
 	withdrawn  time.Time // zero: it is not
 	lease      Lease
 	matcher    *mplane.Matcher
@@ -29,7 +29,7 @@ const keepWithdrawn = time.Hour
 
 // add takes a capability and returns why not, "" if it did. force takes it
 // though there is no room for it.
-func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
+func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
 		return err.Error()
@@ -37,11 +37,11 @@ func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusa
 	schema := s.Schema()
 	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, maker: makerOf(schema, s.Metadata), matcher: matcher}
 	size := offerSize(o)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.components[id]
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	c := reg.components[id]
 	if c == nil {
-		if len(l.components) >= maxComponents {
+		if len(reg.components) >= maxComponents {
 			return "Too many components"
 		}
 		c = &component{identity: id}
@@ -51,57 +51,57 @@ func (l *Listener) add(id, host string, s *mplane.Statement, force bool) (refusa
 	var old *Offer
 	if i >= 0 {
 		old = c.offers[i]
-		l.room.Release(old.lease)
+		reg.room.Release(old.lease)
 		old.lease = Lease{}
 	} else if len(c.offers) >= maxOffers {
 		if c.withdrawn > 0 {
-			l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
+			reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
 		}
 		if len(c.offers) >= maxOffers {
 			return "Too many capabilities"
 		}
 	}
 	fits := false
-	if o.lease, fits = l.room.Take(id, host, size, force); !fits && l.withdrawn > 0 {
+	if o.lease, fits = reg.room.Take(id, host, size, force); !fits && reg.withdrawn > 0 {
 		// What is withdrawn makes room, but for what is to be exchanged.
-		l.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
-		o.lease, fits = l.room.Take(id, host, size, false)
+		reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
+		o.lease, fits = reg.room.Take(id, host, size, false)
 	}
 	switch {
 	case !fits && old != nil:
-		old.lease, _ = l.room.Take(id, host, offerSize(old), true)
+		old.lease, _ = reg.room.Take(id, host, offerSize(old), true)
 		fallthrough
 	case !fits:
 		return noRoom
 	}
-	l.components[id] = c
+	reg.components[id] = c
 	if old != nil {
 		// It keeps its place in the order.
 		o.place = old.place
 		if old.withdrawn.IsZero() {
-			l.unlist(old)
+			reg.unlist(old)
 		} else {
-			l.withdrawn--
+			reg.withdrawn--
 			c.withdrawn--
 		}
-		c.offers[slices.Index(c.offers, old)], l.offers[o.place] = o, o
-		l.tokens[o.Token] = slices.DeleteFunc(l.tokens[o.Token], func(e *Offer) bool { return e == old })
+		c.offers[slices.Index(c.offers, old)], reg.offers[o.place] = o, o
+		reg.tokens[o.Token] = slices.DeleteFunc(reg.tokens[o.Token], func(e *Offer) bool { return e == old })
 	} else {
-		o.place = len(l.offers)
+		o.place = len(reg.offers)
 		c.offers = append(c.offers, o)
-		l.offers = append(l.offers, o)
+		reg.offers = append(reg.offers, o)
 	}
-	for list, key := range l.lists(o) {
+	for list, key := range reg.lists(o) {
 		i, _ := slices.BinarySearchFunc(list[key], o, byPlace)
 		list[key] = slices.Insert(list[key], i, o)
 	}
-	l.tokens[o.Token] = append(l.tokens[o.Token], o)
+	reg.tokens[o.Token] = append(reg.tokens[o.Token], o)
 	return ""
 }
 
 // unlist takes an offer from those that Find looks at.
-func (l *Listener) unlist(o *Offer) {
-	for list, key := range l.lists(o) {
+func (reg *Registrar) unlist(o *Offer) {
+	for list, key := range reg.lists(o) {
 		if i, found := slices.BinarySearchFunc(list[key], o, byPlace); found {
 			list[key] = slices.Delete(list[key], i, i+1)
 		}
@@ -112,9 +112,9 @@ func (l *Listener) unlist(o *Offer) {
 }
 
 // lists returns those that Find looks at, with the key of an offer.
-func (l *Listener) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
+func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
-		_ = yield(l.schemas, o.schema) && yield(l.makers, o.maker)
+		_ = yield(reg.schemas, o.schema) && yield(reg.makers, o.maker)
 	}
 }
 
@@ -134,33 +134,33 @@ func makerOf(schema string, metadata mplane.Fields) string {
 	return key.String()
 }
 
-func (l *Listener) withdraw(id, token string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.components[id]
+func (reg *Registrar) withdraw(id, token string) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	c := reg.components[id]
 	if c == nil {
 		return
 	}
 	for _, o := range c.offers {
 		// The callback capability goes with the last one: nobody withdraws it.
 		if o.Token == token {
-			l.drop(o)
+			reg.drop(o)
 		}
 	}
 	if !slices.ContainsFunc(c.offers, func(o *Offer) bool { return o.withdrawn.IsZero() && o.Capability.Label != callbackLabel }) {
 		for _, o := range c.offers {
-			l.drop(o)
+			reg.drop(o)
 		}
 	}
 }
 
 // drop marks an offer as withdrawn.
-func (l *Listener) drop(o *Offer) {
+func (reg *Registrar) drop(o *Offer) {
 	if o.withdrawn.IsZero() {
 		o.withdrawn = time.Now()
-		l.withdrawn++
-		l.components[o.Identity].withdrawn++
-		l.unlist(o)
+		reg.withdrawn++
+		reg.components[o.Identity].withdrawn++
+		reg.unlist(o)
 	}
 }
 
@@ -168,13 +168,13 @@ func (l *Listener) drop(o *Offer) {
 // fulfils and that use allows; the first one if nothing tells. withdrawn is one
 // that it would have fulfilled; denied tells whether use did not allow what it
 // was made from.
-func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
 	now, schema := time.Now(), spec.Schema()
 	best := -1
 	// Those with its metadata come before all others, and are few.
-	for _, list := range [][]*Offer{l.makers[makerOf(schema, spec.Metadata)], l.schemas[schema]} {
+	for _, list := range [][]*Offer{reg.makers[makerOf(schema, spec.Metadata)], reg.schemas[schema]} {
 		for _, o := range list {
 			allowed := use(o.Capability.Label)
 			rank := 2 * spec.Agreement(o.Capability)
@@ -195,7 +195,7 @@ func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (fo
 	if found != nil {
 		return found, nil, false
 	}
-	for _, o := range l.offers {
+	for _, o := range reg.offers {
 		if !o.withdrawn.IsZero() && use(o.Capability.Label) && o.schema == schema && o.matcher.Accepts(spec, now) {
 			return nil, o, false
 		}
@@ -205,12 +205,12 @@ func (l *Listener) Find(spec *mplane.Statement, use func(label string) bool) (fo
 
 // Offers returns the capabilities that are offered, each token once, in the
 // order of registration.
-func (l *Listener) Offers() []*mplane.Statement {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	seen := make(map[string]bool, len(l.offers))
+func (reg *Registrar) Offers() []*mplane.Statement {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	seen := make(map[string]bool, len(reg.offers))
 	var list []*mplane.Statement
-	for _, o := range l.offers {
+	for _, o := range reg.offers {
 		if o.withdrawn.IsZero() && !seen[o.Token] {
 			seen[o.Token] = true
 			list = append(list, o.Capability)
@@ -220,11 +220,11 @@ func (l *Listener) Offers() []*mplane.Statement {
 }
 
 // Offer returns the capability with a token, or its withdrawal, or nil.
-func (l *Listener) Offer(token string) *mplane.Statement {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (reg *Registrar) Offer(token string) *mplane.Statement {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
 	var gone *mplane.Statement
-	for _, o := range l.tokens[token] {
+	for _, o := range reg.tokens[token] {
 		if o.withdrawn.IsZero() {
 			return o.Capability
 		}
@@ -234,30 +234,30 @@ func (l *Listener) Offer(token string) *mplane.Statement {
 }
 
 // forget removes withdrawn offers, and components without any; the lock is held.
-func (l *Listener) forget(gone func(*Offer) bool) {
-	if !slices.ContainsFunc(l.offers, gone) {
+func (reg *Registrar) forget(gone func(*Offer) bool) {
+	if !slices.ContainsFunc(reg.offers, gone) {
 		return
 	}
-	for _, o := range l.offers {
+	for _, o := range reg.offers {
 		if gone(o) { // all of them are withdrawn
-			l.room.Release(o.lease)
+			reg.room.Release(o.lease)
 			o.lease = Lease{}
-			l.withdrawn--
-			l.components[o.Identity].withdrawn--
+			reg.withdrawn--
+			reg.components[o.Identity].withdrawn--
 		}
 	}
-	l.offers = slices.DeleteFunc(l.offers, gone)
-	for i, o := range l.offers {
+	reg.offers = slices.DeleteFunc(reg.offers, gone)
+	for i, o := range reg.offers {
 		o.place = i
 	}
-	for token, list := range l.tokens {
-		if l.tokens[token] = slices.DeleteFunc(list, gone); len(l.tokens[token]) == 0 {
-			delete(l.tokens, token)
+	for token, list := range reg.tokens {
+		if reg.tokens[token] = slices.DeleteFunc(list, gone); len(reg.tokens[token]) == 0 {
+			delete(reg.tokens, token)
 		}
 	}
-	for id, c := range l.components {
+	for id, c := range reg.components {
 		if c.offers = slices.DeleteFunc(c.offers, gone); len(c.offers) == 0 {
-			delete(l.components, id)
+			delete(reg.components, id)
 		}
 	}
 }
