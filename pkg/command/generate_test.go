@@ -375,9 +375,9 @@ func TestTroubleshooting(t *testing.T) {
 	packages := map[string][]string{
 		"IMPORTS":    {"pkg/command", "pkg/internal/config", "pkg/internal/bulk", "pkg/tstat", "pkg/internal/state"},
 		"STORES":     {"pkg/internal/store/parquet", "pkg/internal/store/clickhouse"},
-		"LIVE LINES": {"pkg/internal/stream", "pkg/internal/stream/batch", "pkg/internal/stream/encode", "pkg/internal/stream/source", "pkg/internal/stream/sink", "pkg/internal/probe"},
+		"LIVE LINES": {"pkg/internal/stream", "pkg/internal/stream/batch", "pkg/internal/stream/encode", "pkg/internal/stream/source", "pkg/internal/stream/sink", "pkg/internal/exporter"},
 		"RRDS":       {"pkg/internal/rrdpush"},
-		"MPLANE":     {"pkg/internal/mplane/component", "pkg/internal/probe"},
+		"MPLANE":     {"pkg/internal/mplane/component", "pkg/internal/exporter"},
 	}
 	item := regexp.MustCompile("(?m)^- ((?:`[^`]+`,? ?)+):")
 	message := regexp.MustCompile("`([^`]+)`")

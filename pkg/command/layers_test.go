@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"man", "pkg/internal/completion", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
 	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry", "pkg/internal/stream/stats"},
 	{"pkg/internal/testkit/durabletest", "pkg/internal/stream/batch"},
-	{"pkg/tstat", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
+	{"pkg/tstat", "pkg/rrdfile", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
 	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange", "pkg/internal/stream/protocol", "pkg/internal/filter"},
 	{"pkg/internal/mplane/component", "pkg/internal/mplane/client", "pkg/internal/mplane/registrar", "pkg/internal/stream/broker"},
 	{
@@ -31,7 +31,7 @@ var layers = [][]string{
 		"pkg/internal/stream/source", "pkg/internal/stream/encode", "pkg/internal/stream/sink",
 	},
 	{"pkg/internal/store", "pkg/internal/graphite"},
-	{"pkg/internal/store/manifest", "pkg/internal/store/sqlstore", "pkg/internal/testkit/carbontest", "pkg/internal/remotewrite", "pkg/rrdfile"},
+	{"pkg/internal/store/manifest", "pkg/internal/store/sqlstore", "pkg/internal/testkit/carbontest", "pkg/internal/remotewrite"},
 	{
 		"pkg/internal/store/rawcopy", "pkg/internal/store/parquet", "pkg/internal/testkit/storetest", "pkg/internal/store/pgdb", "pkg/internal/testkit/pgtest",
 		"pkg/internal/testkit/clickhousetest", "pkg/internal/testkit/rrdtest", "pkg/internal/testkit/kafkatest",
@@ -40,7 +40,7 @@ var layers = [][]string{
 	{"pkg/internal/store/stores"},
 	{"pkg/internal/bulk", "pkg/internal/stream", "pkg/internal/rrdpush"},
 	{"pkg/internal/mathproto", "pkg/internal/upkeep"},
-	{"pkg/internal/repository", "pkg/internal/probe", "pkg/internal/legacy", "pkg/internal/textfile"},
+	{"pkg/internal/repository", "pkg/internal/exporter", "pkg/internal/legacy", "pkg/internal/textfile"},
 	{"pkg/internal/admin"},
 	{"pkg/internal/service"},
 	{"pkg/internal/config"},

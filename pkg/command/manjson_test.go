@@ -30,7 +30,7 @@ func TestJSONKeys(t *testing.T) {
 		other   []string // keys whose own keys stand elsewhere
 	}{
 		"IMPORT-BULK":                 {[]any{bulk.Summary{}}, nil, []string{"types"}},
-		"PROBE OF MATH STREAMS":       {[]any{mathproto.ProbeStats{}}, nil, nil},
+		"PROBE OF MATH STREAMS":       {[]any{mathproto.ExporterStats{}}, nil, nil},
 		"STREAM OF A MATH REPOSITORY": {[]any{mathproto.StreamStats{}}, nil, []string{"stores", "XMLName"}},
 		"STORE LIST":                  {[]any{upkeep.Inventory{}}, nil, []string{"total"}},
 		"STORE VERIFY":                {[]any{upkeep.Report{}}, []string{"mend"}, []string{"passed_over"}},

@@ -28,7 +28,7 @@ func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) e
 	if err := opt.Validate(); err != nil {
 		return err
 	}
-	probe, err := mathproto.NewProbe(b.ProbeOptions(m, opt))
+	probe, err := mathproto.NewExporter(b.ExporterOptions(m, opt))
 	if err != nil {
 		return err
 	}

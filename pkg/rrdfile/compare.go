@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
@@ -66,11 +65,11 @@ func NewReaderOf(mode string) (*Reader, error) {
 // DifferenceError reports the first value that the two decoders do not agree on.
 type DifferenceError struct {
 	Source     string
-	Go, Librrd *graphite.Point // the points that differ; nil: no point
+	Go, Librrd *Point // the points that differ; nil: no point
 }
 
 func (e *DifferenceError) Error() string {
-	text := func(p *graphite.Point) string {
+	text := func(p *Point) string {
 		if p == nil {
 			return "no value"
 		}
@@ -110,8 +109,8 @@ func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
 	return nil
 }
 
-func compare(source string, a, b []graphite.Point) error {
-	at := func(list []graphite.Point, i int) *graphite.Point {
+func compare(source string, a, b []Point) error {
+	at := func(list []Point, i int) *Point {
 		if i < len(list) {
 			return &list[i]
 		}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
@@ -19,7 +18,7 @@ import (
 // altered is a decoder that finds other points than native.
 type altered struct {
 	native
-	alter func([]graphite.Point) []graphite.Point
+	alter func([]Point) []Point
 }
 
 func (a altered) points(h *header, p piece, rows []byte, f *File) error {
@@ -42,15 +41,15 @@ func TestComparingFindsDifferences(t *testing.T) {
 	}
 	last := len(points) - 1
 	for name, c := range map[string]struct {
-		alter func([]graphite.Point) []graphite.Point
+		alter func([]Point) []Point
 		at    int // -1: equal
 	}{
-		"equal":   {func(p []graphite.Point) []graphite.Point { return p }, -1},
-		"value":   {func(p []graphite.Point) []graphite.Point { p[2].Value = math.Nextafter(p[2].Value, 0); return p }, 2},
-		"time":    {func(p []graphite.Point) []graphite.Point { p[3].Time++; return p }, 3},
-		"missing": {func(p []graphite.Point) []graphite.Point { return slices.Delete(p, 1, 2) }, 1},
-		"cut":     {func(p []graphite.Point) []graphite.Point { return p[:last] }, last},
-		"more":    {func(p []graphite.Point) []graphite.Point { return append(p, graphite.Point{Time: 1 << 33}) }, len(points)},
+		"equal":   {func(p []Point) []Point { return p }, -1},
+		"value":   {func(p []Point) []Point { p[2].Value = math.Nextafter(p[2].Value, 0); return p }, 2},
+		"time":    {func(p []Point) []Point { p[3].Time++; return p }, 3},
+		"missing": {func(p []Point) []Point { return slices.Delete(p, 1, 2) }, 1},
+		"cut":     {func(p []Point) []Point { return p[:last] }, last},
+		"more":    {func(p []Point) []Point { return append(p, Point{Time: 1 << 33}) }, len(points)},
 	} {
 		r := &Reader{decode: &comparing{second: altered{alter: c.alter}}}
 		got, err := r.Read(file, points[0].Time-1) // in one archive

@@ -12,8 +12,6 @@ import (
 
 	"github.com/ziutek/rrd"
 	"golang.org/x/sys/unix"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
 const hasLibrrd = true
@@ -81,7 +79,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 				f.Unknown++
 				continue
 			}
-			f.Series[ds].Points = append(f.Series[ds].Points, graphite.Point{Time: t, Value: v})
+			f.Series[ds].Points = append(f.Series[ds].Points, Point{Time: t, Value: v})
 		}
 	}
 	return nil

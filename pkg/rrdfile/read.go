@@ -10,19 +10,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
 // ErrBusy is wrapped by the errors of files that are being written, or cut
 // short, each time they are looked at. The next run may find them whole.
 var ErrBusy = errors.New("is being written")
 
+// Point is a value at a time.
+type Point struct {
+	Time  int64 // unix, seconds
+	Value float64
+}
+
 // Series are the points of one data source, by ascending time. The time of a
 // point is the end of the step that its value describes.
 type Series struct {
 	Source string
-	Points []graphite.Point
+	Points []Point
 }
 
 // Stamp shows whether a file changed. Two equal ones of which the first
@@ -263,7 +267,7 @@ func (native) points(h *header, p piece, rows []byte, f *File) error {
 				f.Unknown++
 				continue
 			}
-			f.Series[ds].Points = append(f.Series[ds].Points, graphite.Point{Time: t, Value: v})
+			f.Series[ds].Points = append(f.Series[ds].Points, Point{Time: t, Value: v})
 		}
 	}
 	return nil

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -229,8 +229,8 @@ func probeState() *State {
 	s := empty()
 	s.Name, s.Endpoints, s.Supervisor = "tap3.polito.it", nil, busy().Supervisor
 	s.Started = noon.Add(-75 * time.Hour)
-	s.Capabilities = []Capability{{Label: probe.Log, Side: SideProbe}, {Label: probe.RRD, Side: SideProbe}, {Label: probe.Streaming, Side: SideProbe}}
-	s.Tstat = &Tstat{Probe: "turin", Tstat: probe.Tstat{
+	s.Capabilities = []Capability{{Label: exporter.Log, Side: SideProbe}, {Label: exporter.RRD, Side: SideProbe}, {Label: exporter.Streaming, Side: SideProbe}}
+	s.Tstat = &Tstat{Probe: "turin", Tstat: exporter.Tstat{
 		Looked: noon.Add(-3 * time.Second), LogFolder: "/var/lib/tstat", Newest: noon.Add(-time.Hour), Changed: noon.Add(-9 * time.Second),
 		Finished: 432, Bytes: 12 << 30, Waiting: 432, RRDFolder: "/rrdfiles", RRDs: 2247, NewestRRD: noon.Add(-2 * time.Minute),
 	}}

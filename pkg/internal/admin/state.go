@@ -3,9 +3,9 @@ package admin
 import (
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
@@ -42,7 +42,7 @@ type Supervisor struct {
 // Tstat describes the Tstat of the probe on this machine.
 type Tstat struct {
 	Probe string // its name
-	probe.Tstat
+	exporter.Tstat
 }
 
 // Sides of a capability.

@@ -278,9 +278,9 @@ func (b *ImportBulk) Split(opt *bulk.Options) error {
 	return nil
 }
 
-// ProbeOptions returns the options of MATH's probe.
-func (b *ImportBulk) ProbeOptions(m Math, opt bulk.Options) mathproto.ProbeOptions {
-	return mathproto.ProbeOptions{
+// ExporterOptions returns the options of the exporter of MATH.
+func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.ExporterOptions {
+	return mathproto.ExporterOptions{
 		Dir: b.Sources[0], Repository: m.To, TLS: b.TLS(), Listen: m.Listeners, Advertise: b.Advertise,
 		Stream: b.Stream, Probe: b.Probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
 		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log,

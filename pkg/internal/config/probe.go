@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
@@ -31,19 +31,19 @@ type Probe struct {
 }
 
 // exporterLabels are the words of tls-for.
-var exporterLabels = map[string]string{"rrd": probe.RRD, "streaming": probe.Streaming, "log": probe.Log}
+var exporterLabels = map[string]string{"rrd": exporter.RRD, "streaming": exporter.Streaming, "log": exporter.Log}
 
 func defaultProbe() Probe {
 	s := Probe{
 		Protocol: "plain",
 		TLSFor:   []string{"rrd", "streaming", "log"},
-		Every:    Duration(probe.DefaultEvery),
+		Every:    Duration(exporter.DefaultEvery),
 		Listen:   []string{":3001"},
-		Stream:   probe.DefaultStream,
+		Stream:   exporter.DefaultStream,
 		Settle:   Duration(bulk.DefaultSettle),
 		Timezone: "Local",
 	}
-	for _, n := range probe.Loopback {
+	for _, n := range exporter.Loopback {
 		s.Peers = append(s.Peers, n.String())
 	}
 	return s
@@ -86,7 +86,7 @@ func (s *Probe) settings() []*Setting {
 
 // options checks the settings and returns the options of the probe, nil if
 // there is none. The certificates and networks are those of the service.
-func (s *Probe) options(cfg *Config, p *Problems, n Network) *probe.Options {
+func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	if s.LogFolder == "" && s.RRDFolder == "" {
 		return nil
 	}
@@ -97,7 +97,7 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *probe.Options {
 		host, _ := os.Hostname()
 		s.Name = fitProbe(host)
 	}
-	opt := &probe.Options{
+	opt := &exporter.Options{
 		Name: s.Name, SystemID: s.SystemID, LogFolder: s.LogFolder, RRDFolder: s.RRDFolder, Folders: s.Folders,
 		TLS: n.TLS(), Ack: s.Protocol == "ack", Every: time.Duration(s.Every), Advertise: s.Advertise,
 		Stream: s.Stream, Types: s.Types, Settle: time.Duration(s.Settle), Location: location(p, s.Timezone),
@@ -137,7 +137,7 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *probe.Options {
 	if told || len(p.errs) > 0 {
 		return nil
 	}
-	if _, err := probe.New(*opt); err != nil {
+	if _, err := exporter.New(*opt); err != nil {
 		p.Add("[probe]: %w", err)
 	}
 	return opt

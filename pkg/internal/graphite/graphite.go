@@ -8,17 +8,16 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
 // ErrUnavailable is wrapped by errors of a destination that is down or full:
 // the same may succeed later.
 var ErrUnavailable = errors.New("destination unavailable")
 
-// Point is a value at a time.
-type Point struct {
-	Time  int64 // unix, seconds
-	Value float64
-}
+// Point is a point of an RRD.
+type Point = rrdfile.Point
 
 // Metric is some points of one metric, by ascending time.
 type Metric struct {

@@ -24,8 +24,8 @@ import (
 
 func TestText(t *testing.T) {
 	text := AppendText(nil, []Metric{
-		{Path: "tstat.p.x", Points: []Point{{1458855900, 1.0 / 3}, {1458856200, 4e-7}, {1458856500, math.NaN()}, {1458856800, -5}, {1458857100, math.Inf(1)}}},
-		{Path: "a b/../c\n;d~ é", Points: []Point{{1 << 33, 1e300}, {0, math.Copysign(0, -1)}, {1, 1 << 53}}},
+		{Path: "tstat.p.x", Points: []Point{{Time: 1458855900, Value: 1.0 / 3}, {Time: 1458856200, Value: 4e-7}, {Time: 1458856500, Value: math.NaN()}, {Time: 1458856800, Value: -5}, {Time: 1458857100, Value: math.Inf(1)}}},
+		{Path: "a b/../c\n;d~ é", Points: []Point{{Time: 1 << 33, Value: 1e300}, {Time: 0, Value: math.Copysign(0, -1)}, {Time: 1, Value: 1 << 53}}},
 	})
 	want := "tstat.p.x 0.3333333333333333 1458855900\ntstat.p.x 4e-07 1458856200\ntstat.p.x -5 1458856800\n" +
 		"a_b_.._c__d____ 1e+300 8589934592\na_b_.._c__d____ -0 0\na_b_.._c__d____ 9.007199254740992e+15 1\n"
@@ -33,7 +33,7 @@ func TestText(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
 	metrics, err := ParseText(text)
-	if err != nil || len(metrics) != 2 || Count(metrics) != 6 || metrics[0].Points[1] != (Point{1458856200, 4e-7}) {
+	if err != nil || len(metrics) != 2 || Count(metrics) != 6 || metrics[0].Points[1] != (Point{Time: 1458856200, Value: 4e-7}) {
 		t.Errorf("ParseText: %v, %v", metrics, err)
 	}
 	for _, bad := range []string{"a 1\n", "a x 1\n", "a 1 x\n", "a 1 1 1\n"} {
@@ -46,7 +46,7 @@ func TestText(t *testing.T) {
 func FuzzText(f *testing.F) {
 	f.Add("a.b", 1.5, int64(3))
 	f.Fuzz(func(t *testing.T, path string, v float64, at int64) {
-		text := AppendText(nil, []Metric{{Path: "p." + path, Points: []Point{{at, v}}}})
+		text := AppendText(nil, []Metric{{Path: "p." + path, Points: []Point{{Time: at, Value: v}}}})
 		metrics, err := ParseText(text)
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
@@ -57,7 +57,7 @@ func FuzzText(f *testing.F) {
 			}
 			return
 		}
-		if got := metrics[0].Points[0]; got != (Point{at, v}) {
+		if got := metrics[0].Points[0]; got != (Point{Time: at, Value: v}) {
 			t.Errorf("%v, want %v at %d", got, v, at)
 		}
 	})
@@ -71,7 +71,7 @@ func TestPickle(t *testing.T) {
 	var m Metric
 	m.Path = "tstat.p.x"
 	for i := range 1203 {
-		m.Points = append(m.Points, Point{1458855900 + int64(i)*1e7, float64(i) / 3})
+		m.Points = append(m.Points, Point{Time: 1458855900 + int64(i)*1e7, Value: float64(i) / 3})
 	}
 	cmd := exec.Command("python3", "-c", `
 import pickle, struct, sys
@@ -132,7 +132,7 @@ func listen(t *testing.T, addr string, serve func(net.Conn) bool) *sink {
 	return s
 }
 
-var one = []Metric{{Path: "a.b", Points: []Point{{300, 1}, {600, 2}}}}
+var one = []Metric{{Path: "a.b", Points: []Point{{Time: 300, Value: 1}, {Time: 600, Value: 2}}}}
 
 func TestCarbonTaken(t *testing.T) {
 	s := listen(t, "127.0.0.1:0", nil)
@@ -239,7 +239,7 @@ func TestSpool(t *testing.T) {
 		return s
 	}
 	s := open(1000)
-	batch := func(i int) []Metric { return []Metric{{Path: "m", Points: []Point{{int64(i), 1.5}}}} }
+	batch := func(i int) []Metric { return []Metric{{Path: "m", Points: []Point{{Time: int64(i), Value: 1.5}}}} }
 	i := 0
 	for ; ; i++ {
 		if err := s.Send(t.Context(), batch(i)); err != nil {
@@ -268,7 +268,7 @@ func TestSpool(t *testing.T) {
 		t.Fatalf("%d batches, want %d", len(f.got), i+1)
 	}
 	for at, m := range f.got {
-		if m.Points[0] != (Point{int64(at), 1.5}) {
+		if m.Points[0] != (Point{Time: int64(at), Value: 1.5}) {
 			t.Errorf("batch %d is %v", at, m)
 		}
 	}
@@ -318,7 +318,7 @@ func TestSpoolsShareSink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	batch := []Metric{{Path: "m", Points: []Point{{1, 1.5}}}}
+	batch := []Metric{{Path: "m", Points: []Point{{Time: 1, Value: 1.5}}}}
 	n, kept := 0, map[*Spool]int{}
 	for ; err == nil; n++ {
 		s := []*Spool{first, second}[n%2]
@@ -351,7 +351,7 @@ func TestSpoolPowerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := []Metric{{Path: "m", Points: []Point{{1, 1.5}}}}
+	m := []Metric{{Path: "m", Points: []Point{{Time: 1, Value: 1.5}}}}
 	if err := s.Send(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestWhisperPowerCut(t *testing.T) {
 	now := time.Now().Unix()
 	send := func(w *Whisper, path string, v float64) {
 		t.Helper()
-		if err := w.Send(t.Context(), []Metric{{Path: path, Points: []Point{{now, v}}}}); err != nil {
+		if err := w.Send(t.Context(), []Metric{{Path: path, Points: []Point{{Time: now, Value: v}}}}); err != nil {
 			t.Fatal(err)
 		}
 		file := strings.ReplaceAll(path, ".", "/") + ".wsp"
@@ -416,7 +416,7 @@ func testServer(t *testing.T, server *carbontest.Server) {
 	metric := func(path string) Metric {
 		m := Metric{Path: path}
 		for i := range int64(10) {
-			m.Points = append(m.Points, Point{base + 300*i, float64(i) / 7})
+			m.Points = append(m.Points, Point{Time: base + 300*i, Value: float64(i) / 7})
 		}
 		return m
 	}
@@ -478,7 +478,7 @@ func TestWhisperDefault(t *testing.T) {
 	m := Metric{Path: "tstat.p.x", Step: 300}
 	first := (now-1000*day)/day*day + 300
 	for at := first; at <= now; at += 300 {
-		m.Points = append(m.Points, Point{at, float64(at % 7200)})
+		m.Points = append(m.Points, Point{Time: at, Value: float64(at % 7200)})
 	}
 	// In two runs, as it would come.
 	half := len(m.Points) - 100
@@ -513,7 +513,7 @@ func TestWhisperDefault(t *testing.T) {
 		}
 	}
 	// What a file made earlier does not reach back to is counted.
-	if err := w.Send(t.Context(), []Metric{{Path: m.Path, Points: []Point{{now - 2000*day, 1}, {now, 5}}}}); err != nil || w.Lost() != 1 {
+	if err := w.Send(t.Context(), []Metric{{Path: m.Path, Points: []Point{{Time: now - 2000*day, Value: 1}, {Time: now, Value: 5}}}}); err != nil || w.Lost() != 1 {
 		t.Errorf("%d points lost, %v", w.Lost(), err)
 	}
 }
@@ -533,7 +533,7 @@ func TestWhisperSchemas(t *testing.T) {
 	}
 	now := time.Now().Unix()
 	at := now/3600*3600 - 10*86400
-	if err := w.Send(t.Context(), []Metric{{Path: "tstat.x", Points: []Point{{now - 40*86400, 1}, {at, 2}, {at + 300, 4}, {now / 300 * 300, 7}}}}); err != nil {
+	if err := w.Send(t.Context(), []Metric{{Path: "tstat.x", Points: []Point{{Time: now - 40*86400, Value: 1}, {Time: at, Value: 2}, {Time: at + 300, Value: 4}, {Time: now / 300 * 300, Value: 7}}}}); err != nil {
 		t.Fatal(err)
 	}
 	got := carbontest.Read(t, dir, now-29*86400, now)["tstat.x"]
@@ -562,7 +562,7 @@ func TestWhisperStaysInFolder(t *testing.T) {
 	}
 	now := time.Now().Unix()
 	for _, path := range []string{"../../x", "/etc/x", "..x", "a/../../b", "a..b", "tcp.", "\x00", strings.Repeat("../", 9) + "x"} {
-		if err := w.Send(t.Context(), []Metric{{Path: path, Points: []Point{{now, 1}}}}); err != nil {
+		if err := w.Send(t.Context(), []Metric{{Path: path, Points: []Point{{Time: now, Value: 1}}}}); err != nil {
 			t.Errorf("%q: %v", path, err)
 		}
 	}

@@ -230,7 +230,7 @@ func ParseText(text []byte) ([]Metric, error) {
 			metrics = append(metrics, Metric{Path: string(f[0])})
 		}
 		m := &metrics[len(metrics)-1]
-		m.Points = append(m.Points, Point{t, v})
+		m.Points = append(m.Points, Point{Time: t, Value: v})
 	}
 	return metrics, nil
 }

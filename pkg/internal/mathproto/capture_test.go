@@ -129,7 +129,7 @@ func TestCapturedRegistrationOfOurs(t *testing.T) {
 		}
 	}))
 	dir := exampleTree(t)
-	_, logs, _ := ourProbe(t, func(o *ProbeOptions) {
+	_, logs, _ := ourProbe(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: l.Addr().String()}
 		o.Advertise, o.Since = "127.0.0.1:3001", time.Unix(1136214246, 0)
 	})
@@ -147,7 +147,7 @@ func TestCapturedRegistrationOfOurs(t *testing.T) {
 // TestCapturedRequests sends what the real math_repo sends to a probe.
 func TestCapturedRequests(t *testing.T) {
 	dir := exampleTree(t)
-	addr, _, _ := ourProbe(t, func(o *ProbeOptions) {
+	addr, _, _ := ourProbe(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: "127.0.0.1:1"}
 	})
 	requests := strings.SplitAfter(capture(t, "http_repo_to_probe_requests.txt"), "\r\n\r\n")
@@ -175,7 +175,7 @@ func TestCapturedRequests(t *testing.T) {
 func TestCapturedMisc(t *testing.T) {
 	r := newRepo(t, nil)
 	dir := exampleTree(t)
-	probe, _, _ := ourProbe(t, func(o *ProbeOptions) {
+	probe, _, _ := ourProbe(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: "127.0.0.1:1"}
 	})
 	replayed := 0

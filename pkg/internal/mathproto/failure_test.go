@@ -429,7 +429,7 @@ func TestFailure17StrayFile(t *testing.T) {
 	write(t, dir, "2016_03_24_21_37.out/"+file, udp(3, "a"))
 	write(t, dir, "2016_03_24_21_37.out/odd", udp(3, "a"))
 	write(t, dir, "2016_03_24_22_37.out/"+file, udp(3, "b"))
-	addr, _, _ := ourProbe(t, func(o *ProbeOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
+	addr, _, _ := ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
 	if got := body(t, "http://"+addr+"/ListDir/s"); got != `["2016_03_24_21_37.out/log_udp_complete"]` {
 		t.Errorf("list: %s", got)
 	}
@@ -464,7 +464,7 @@ func TestFailure18FolderRemoved(t *testing.T) {
 	}
 	fill()
 	r := newRepo(t, nil)
-	ourProbe(t, func(o *ProbeOptions) { o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr} })
+	ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr} })
 	r.has("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -725,7 +725,7 @@ func TestFailureSymlinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	addr, _, _ := ourProbe(t, func(o *ProbeOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
+	addr, _, _ := ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
 	if got := body(t, "http://"+addr+"/ListDir/s"); got != `["2016_03_24_21_37.out/log_udp_complete"]` {
 		t.Errorf("list: %s", got)
 	}

@@ -388,17 +388,17 @@ func (r *repo) logged(text string) {
 }
 
 // ourProbe runs a probe of ours until the test ends, or stop is called.
-func ourProbe(t *testing.T, change func(*ProbeOptions)) (addr string, l *logs, stop func()) {
+func ourProbe(t *testing.T, change func(*ExporterOptions)) (addr string, l *logs, stop func()) {
 	t.Helper()
 	l = &logs{}
-	opt := ProbeOptions{
+	opt := ExporterOptions{
 		Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Stream: "{probe}_{type}", Probe: "p1", Location: time.UTC,
 		Poll: 20 * time.Millisecond, Log: l.logger(), timing: quick,
 	}
 	change(&opt)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	p, err := NewProbe(opt)
+	p, err := NewExporter(opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ const (
 )
 
 // register keeps the streams registered until ctx ends.
-func (p *Probe) register(ctx context.Context) {
+func (p *Exporter) register(ctx context.Context) {
 	listen := p.listeners[0].Addr().(*net.TCPAddr)
 	sent := map[string]Registration{} // accepted by the repository
 	warned := ""
@@ -57,7 +57,7 @@ func (p *Probe) register(ctx context.Context) {
 
 // registered records the streams that the repository has, and what is wrong
 // unless it is only the stop.
-func (p *Probe) registered(streams []string, stopped bool, err error) {
+func (p *Exporter) registered(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
@@ -72,7 +72,7 @@ func (p *Probe) registered(streams []string, stopped bool, err error) {
 }
 
 // registerOnce registers the streams that the repository lacks.
-func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
+func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
 	s, err := p.current(ctx)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (p *Probe) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[
 // Withdraw removes the streams from the repository, which would otherwise poll
 // this probe forever. It is called after Run when the streams have ended for good.
 // The repository keeps what it has stored. A math_repo cannot remove streams.
-func (p *Probe) Withdraw(ctx context.Context) error {
+func (p *Exporter) Withdraw(ctx context.Context) error {
 	all, err := p.registrations(ctx)
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (p *Probe) Withdraw(ctx context.Context) error {
 }
 
 // ask returns the streams that the repository has, by their names.
-func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
+func (p *Exporter) ask(ctx context.Context) (map[string]Registration, error) {
 	all, err := p.registrations(ctx)
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (p *Probe) ask(ctx context.Context) (map[string]Registration, error) {
 }
 
 // registrations returns the streams that the repository has, by their ids.
-func (p *Probe) registrations(ctx context.Context) (all map[string]Registration, err error) {
+func (p *Exporter) registrations(ctx context.Context) (all map[string]Registration, err error) {
 	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
 	if err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func (p *Probe) registrations(ctx context.Context) (all map[string]Registration,
 	return all, nil
 }
 
-func (p *Probe) post(ctx context.Context, reg Registration) error {
+func (p *Exporter) post(ctx context.Context, reg Registration) error {
 	body, err := json.Marshal(reg)
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func (p *Probe) post(ctx context.Context, reg Registration) error {
 }
 
 // do sends a request to the repository. The error says why it was not accepted.
-func (p *Probe) do(ctx context.Context, method, path string, body []byte) error {
+func (p *Exporter) do(ctx context.Context, method, path string, body []byte) error {
 	resp, err := p.c.do(ctx, method, p.opt.Repository.Addr, path, body)
 	if err != nil {
 		return err
@@ -201,7 +201,7 @@ func (p *Probe) do(ctx context.Context, method, path string, body []byte) error 
 }
 
 // advertise returns the address that the repository is to call.
-func (p *Probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
+func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
 	if p.opt.Advertise != "" {
 		return p.opt.Advertise, nil
 	}
@@ -218,7 +218,7 @@ func (p *Probe) advertise(ctx context.Context, listen *net.TCPAddr) (string, err
 	return netip.AddrPortFrom(c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), uint16(listen.Port)).String(), nil
 }
 
-// CheckAdvertise reports what is wrong with ProbeOptions.Advertise.
+// CheckAdvertise reports what is wrong with ExporterOptions.Advertise.
 func CheckAdvertise(addr string) error {
 	if err := checkAddr(addr); err != nil {
 		return fmt.Errorf("%q: %w", addr, err)

@@ -62,7 +62,7 @@ func TestOursToOurs(t *testing.T) {
 		r.dest = append(r.dest, "postgres://"+server.Host(db)+"?schema=plain", "dbstream://"+server.Host(db)+"?window=86400s&analyze=none")
 		server.Exec(t, db, "create schema plain")
 	})
-	ourProbe(t, func(o *ProbeOptions) {
+	ourProbe(t, func(o *ExporterOptions) {
 		o.Dir, o.Repository, o.TLS = dir, URL{Addr: r.addr, TLS: true}, files
 		o.Listen = []peer.Options{{Addr: "127.0.0.1:0", TLS: files}}
 	})
@@ -251,7 +251,7 @@ func TestForgotten(t *testing.T) {
 	r.stop()
 	// The same address again.
 	r.opt.Listen[0].Addr = r.addr
-	_, logs, _ := ourProbe(t, func(o *ProbeOptions) {
+	_, logs, _ := ourProbe(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr}
 		o.timing = quick
 		o.check = 50 * time.Millisecond

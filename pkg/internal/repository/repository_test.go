@@ -461,7 +461,7 @@ func TestFiguresGoOnAfterReopen(t *testing.T) {
 	if err := errors.Join(os.WriteFile(path, []byte(text), 0o644), os.Chtimes(path, old, old), os.Chtimes(folder, old, old)); err != nil {
 		t.Fatal(err)
 	}
-	probe, err := mathproto.NewProbe(mathproto.ProbeOptions{
+	probe, err := mathproto.NewExporter(mathproto.ExporterOptions{
 		Dir: logs, Repository: mathproto.URL{Addr: r.addr(t, CollectLog)}, Listen: listen("127.0.0.1:0"), Stream: "s", Probe: "p", Location: time.UTC,
 	})
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
@@ -127,21 +127,21 @@ func (svc *Service) state() *admin.State {
 }
 
 // addExport adds an export of the probe to a repository.
-func addExport(s *admin.State, from string, e probe.Export) {
+func addExport(s *admin.State, from string, e exporter.Export) {
 	name := e.Label + " " + e.Token
 	switch e.Capability {
-	case probe.Log:
+	case exporter.Log:
 		s.Logs = append(s.Logs, mathproto.StreamStats{
 			Registration: mathproto.Registration{StreamName: name}, Probe: from, To: []string{e.Repository},
 			Time: time.Now(), LastFolder: e.Newest, LastSuccess: e.LastSuccess, Files: e.Files, Bytes: e.Bytes, LastError: e.LastError,
 		})
-	case probe.Streaming:
+	case exporter.Streaming:
 		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
 			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Unacked: e.Waiting,
 			Sources: []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
 			Sinks:   []stream.SinkStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
 		}})
-	case probe.RRD:
+	case exporter.RRD:
 		a := admin.RRD{Name: name, To: e.Repository, Recreated: e.Recreated, EndpointStats: rrdpush.EndpointStats{
 			Points: e.Points, NotFinite: e.NotFinite, Spooled: e.Waiting, LastSuccess: e.LastSuccess,
 		}}

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 )
 
 // TestExportShowsNewestFolder: an export of logs has the newest folder that the
@@ -13,8 +13,8 @@ import (
 func TestExportShowsNewestFolder(t *testing.T) {
 	var s admin.State
 	newest := time.Now().Add(-time.Hour)
-	addExport(&s, "turin", probe.Export{Capability: probe.Log, Newest: newest})
-	addExport(&s, "turin", probe.Export{Capability: probe.Log})
+	addExport(&s, "turin", exporter.Export{Capability: exporter.Log, Newest: newest})
+	addExport(&s, "turin", exporter.Export{Capability: exporter.Log})
 	if lag, known := s.Logs[0].Lag(); !s.Logs[0].LastFolder.Equal(newest) || !known || lag < time.Hour || s.Logs[0].Late() {
 		t.Errorf("%+v", s.Logs[0])
 	}

@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/admin"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/probe"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -52,10 +52,10 @@ type Options struct {
 	Version  string        // of the program, for the page
 
 	Repository repository.Options
-	RRDTo      string         // where points go, for the page
-	Probe      *probe.Options // nil: off
-	Known      []peer.Probe   // become Shared.Probes
-	Allowed    *mplane.Roles  // become Shared.Roles; nil: everybody may use everything
+	RRDTo      string            // where points go, for the page
+	Probe      *exporter.Options // nil: off
+	Known      []peer.Probe      // become Shared.Probes
+	Allowed    *mplane.Roles     // become Shared.Roles; nil: everybody may use everything
 	Registries *mplane.Registries
 	Supervisor *wire.Dialer // nil: none
 	TLS        peer.TLS     // its certificates, for the page
@@ -71,7 +71,7 @@ type Service struct {
 	opt Options
 
 	repo      *repository.Repository
-	exporter  *probe.Probe         // nil: off
+	exporter  *exporter.Exporter   // nil: off
 	component *component.Component // at the supervisor; nil: none
 	services  []component.Service
 	jobs      []*component.Jobs // of the supervisor, of clients
@@ -86,7 +86,7 @@ func New(opt Options) (svc *Service, err error) {
 		return nil, err
 	}
 	if opt.Probe != nil {
-		if svc.exporter, err = probe.New(*opt.Probe); err != nil {
+		if svc.exporter, err = exporter.New(*opt.Probe); err != nil {
 			return nil, err
 		}
 		// Supervisors of the RI give a specification to the first capability

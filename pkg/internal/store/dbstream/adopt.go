@@ -12,7 +12,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 

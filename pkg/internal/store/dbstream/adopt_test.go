@@ -219,7 +219,7 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	defer running.Wait()
 	defer cancel()
 	wants := func(logType string, _ time.Time) bool { return logType == "log_tcp_complete" }
-	probe, err := mathproto.NewProbe(mathproto.ProbeOptions{
+	probe, err := mathproto.NewExporter(mathproto.ExporterOptions{
 		Dir: src, Repository: mathproto.URL{Addr: "127.0.0.1:1"}, Listen: []peer.Options{{Addr: "127.0.0.1:0"}},
 		Stream: "golden_tcp", Probe: "p1", Location: time.UTC, Wants: wants, Settle: time.Hour, Log: slog.New(slog.DiscardHandler),
 	})

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 // Verify implements store.Manager. Rows do not tell their file, so it compares

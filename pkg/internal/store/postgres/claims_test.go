@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 

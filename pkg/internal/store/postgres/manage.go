@@ -11,7 +11,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 var _ store.Manager = (*Store)(nil)

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 // Verify implements store.Manager: it looks for rows whose file has no

@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/clickhouse"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/parquet"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/postgres"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
+	copy "github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
 )
 
 // Options are what every store may need.

@@ -1,4 +1,4 @@
-package probe
+package exporter
 
 import (
 	"slices"
@@ -49,7 +49,7 @@ func (e *Export) outcome(err error) {
 }
 
 // Stats returns the exports that run, the oldest first.
-func (p *Probe) Stats() []Export {
+func (p *Exporter) Stats() []Export {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []Export
@@ -60,7 +60,7 @@ func (p *Probe) Stats() []Export {
 }
 
 // end records that an export ended.
-func (p *Probe) end(e *export) {
+func (p *Exporter) end(e *export) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = slices.DeleteFunc(p.running, func(r *export) bool { return r == e })

@@ -1,9 +1,9 @@
-// Package probe is the side of mPlane's export where Tstat writes: the
+// Package exporter is the side of mPlane's export where Tstat writes: the
 // capabilities tstat-exporter_rrd, tstat-exporter_streaming and
 // tstat-exporter_log, by which a client lets this probe send its RRDs, live
 // log lines and finished logs to a repository. Labels, parameters, metadata
 // and results are those of the mPlane project's component tstat.py.
-package probe
+package exporter
 
 import (
 	"cmp"
@@ -72,8 +72,8 @@ type Options struct {
 	// Listen are the addresses where repositories fetch logs: one for each
 	// that is exported to at a time. None: no tstat-exporter_log is offered.
 	Listen    []peer.Options
-	Advertise string   // see mathproto.ProbeOptions
-	Stream    string   // see mathproto.ProbeOptions; "": {probe}_{type}
+	Advertise string   // see mathproto.ExporterOptions
+	Stream    string   // see mathproto.ExporterOptions; "": {probe}_{type}
 	Types     []string // globs over the logs of tstat-exporter_log; none: all
 	Settle    time.Duration
 
@@ -82,8 +82,8 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Probe runs the exporters. It is safe for concurrent use.
-type Probe struct {
+// Exporter runs the exporters. It is safe for concurrent use.
+type Exporter struct {
 	Options
 	log    *slog.Logger
 	minute time.Duration // of log.time
@@ -99,7 +99,7 @@ type Probe struct {
 }
 
 // New returns a probe. Nothing runs yet, and the folders need not be there.
-func New(opt Options) (*Probe, error) {
+func New(opt Options) (*Exporter, error) {
 	if len(opt.Folders) == 0 && opt.LogFolder != "" {
 		opt.Folders = []string{opt.LogFolder}
 	}
@@ -110,7 +110,7 @@ func New(opt Options) (*Probe, error) {
 	opt.Stream = cmp.Or(opt.Stream, DefaultStream)
 	opt.Location = cmp.Or(opt.Location, time.Local)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
-	p := &Probe{
+	p := &Exporter{
 		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
 	}
 	return p, opt.check()
@@ -145,7 +145,7 @@ func (o *Options) check() error {
 }
 
 // Services returns the capabilities with what they do.
-func (p *Probe) Services() []component.Service {
+func (p *Exporter) Services() []component.Service {
 	var list []component.Service
 	url := mplane.Field{Name: "repository.url", Type: mplane.URL, Text: mplane.None}
 	if p.RRDFolder != "" {
@@ -169,7 +169,7 @@ func (p *Probe) Services() []component.Service {
 
 // capability returns a capability of this probe. With the metadata that
 // tstat.py has, and had before it knew System_ID, its token is the same too.
-func (p *Probe) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
+func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
 	scope, err := mplane.ParseScope(when)
 	if err != nil {
 		panic(err) // it is a constant
@@ -191,12 +191,12 @@ func (p *Probe) capability(label, when string, parameters ...mplane.Field) *mpla
 }
 
 // secure reports whether an exporter speaks TLS.
-func (p *Probe) secure(label string) bool {
+func (p *Exporter) secure(label string) bool {
 	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
 }
 
 // sink returns the sink of live lines at addr.
-func (p *Probe) sink(addr string) string {
+func (p *Exporter) sink(addr string) string {
 	scheme := "tcp"
 	switch {
 	case p.Ack && p.secure(Streaming):

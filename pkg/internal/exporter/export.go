@@ -1,4 +1,4 @@
-package probe
+package exporter
 
 import (
 	"context"
@@ -55,7 +55,7 @@ type export struct {
 }
 
 // run returns the function of a service.
-func (p *Probe) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
+func (p *Exporter) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
 	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		log := p.log.With("specification", spec.Label, "token", spec.ID())
 		for {
@@ -87,7 +87,7 @@ func (p *Probe) run(label string, do func(context.Context, *export) error) func(
 }
 
 // exportRRD sends the points of RRDs until ctx ends.
-func (p *Probe) exportRRD(ctx context.Context, e *export) error {
+func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	scheme := "http"
 	if p.secure(RRD) {
 		scheme = "https"
@@ -169,7 +169,7 @@ func real(v float64) string {
 }
 
 // exportLines sends the lines of a log as they are written until ctx ends.
-func (p *Probe) exportLines(ctx context.Context, e *export) error {
+func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	sink := p.sink(e.repository)
 	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, sink}, "\n")))
 	s, err := stream.New(stream.Options{
@@ -197,7 +197,7 @@ func (p *Probe) exportLines(ctx context.Context, e *export) error {
 }
 
 // streamed takes the sums so far, and tells when nothing comes any more.
-func (p *Probe) streamed(e *export, sum *stream.Stats) {
+func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, c := &e.status, sum.Sinks[0]
@@ -233,8 +233,8 @@ func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
 }
 
 // exportLogs lets the repository fetch finished logs until ctx ends.
-func (p *Probe) exportLogs(ctx context.Context, e *export) error {
-	m, err := mathproto.NewProbe(mathproto.ProbeOptions{
+func (p *Exporter) exportLogs(ctx context.Context, e *export) error {
+	m, err := mathproto.NewExporter(mathproto.ExporterOptions{
 		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
 		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
 		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
@@ -272,6 +272,6 @@ func (e *export) stats() Export {
 }
 
 // wants reports whether tstat-exporter_log offers a log.
-func (p *Probe) wants(logType string) bool {
+func (p *Exporter) wants(logType string) bool {
 	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }

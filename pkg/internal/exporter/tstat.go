@@ -1,4 +1,4 @@
-package probe
+package exporter
 
 import (
 	"cmp"
@@ -53,7 +53,7 @@ type watch struct {
 
 // Tstat returns the recent content of the folders. It reads them in the
 // background and returns the previous result until that is done.
-func (p *Probe) Tstat() Tstat {
+func (p *Exporter) Tstat() Tstat {
 	w := &p.watch
 	w.mu.Lock()
 	if w.looking == nil && time.Since(w.found.Looked) >= lookEvery {
@@ -83,7 +83,7 @@ func (p *Probe) Tstat() Tstat {
 }
 
 // read reads the folders of Tstat.
-func (p *Probe) read() (t Tstat) {
+func (p *Exporter) read() (t Tstat) {
 	t.Looked = time.Now()
 	if p.LogFolder != "" {
 		logs, err := tstat.Scan(context.Background(), p.LogFolder, p.Location)
@@ -113,7 +113,7 @@ func (p *Probe) read() (t Tstat) {
 }
 
 // count adds the finished and the waiting logs to t.
-func (p *Probe) count(t *Tstat, logs *tstat.Tree) {
+func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	exported, fetched := p.fetched()
 	for _, d := range logs.Folders {
 		if d.Time.After(t.Newest) {
@@ -144,7 +144,7 @@ func (p *Probe) count(t *Tstat, logs *tstat.Tree) {
 // fetched returns whether an export of logs runs, and the time of the newest
 // folder of which a running export has delivered a log; zero: nothing was
 // delivered.
-func (p *Probe) fetched() (exported bool, newest time.Time) {
+func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {
 			exported = true

@@ -1,4 +1,4 @@
-package probe
+package exporter
 
 import (
 	"bufio"
@@ -46,7 +46,7 @@ func (l *logs) String() string {
 
 // bench is a probe with folders of its own, and who gives it specifications.
 type bench struct {
-	*Probe
+	*Exporter
 	t    *testing.T
 	reg  *mplane.Registries
 	jobs *component.Jobs
@@ -85,7 +85,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 func (b *bench) start(opt Options) {
 	b.t.Helper()
 	var err error
-	if b.Probe, err = New(opt); err != nil {
+	if b.Exporter, err = New(opt); err != nil {
 		b.t.Fatal(err)
 	}
 	if b.reg, err = mplane.NewRegistries(); err != nil {
@@ -674,11 +674,11 @@ func TestTstatFolders(t *testing.T) {
 	}
 	b.write("2026_11_22_06_39.out/log_tcp_complete", "1\n")
 	b.write("2026_11_22_07_39.out/log_tcp_complete", "1\n")
-	b.Probe.running = []*export{{label: Log, status: Export{Capability: Log}}}
+	b.Exporter.running = []*export{{label: Log, status: Export{Capability: Log}}}
 	if f := b.Tstat(); f.RRDs != 2 || time.Since(f.NewestRRD) > time.Hour || f.Finished != 1 || f.Waiting != -1 || f.LogFolder != b.LogFolder || f.RRDFolder != b.RRDFolder {
 		t.Errorf("%+v", f)
 	}
-	b.Probe.running = nil
+	b.Exporter.running = nil
 	gone := newBench(t, func(o *Options) { o.LogFolder, o.RRDFolder = o.LogFolder+"/gone", o.RRDFolder+"/gone" })
 	if f := gone.Tstat(); !strings.Contains(f.LogErr, "gone") || !strings.Contains(f.RRDErr, "gone") || !f.Newest.IsZero() {
 		t.Errorf("%+v", f)

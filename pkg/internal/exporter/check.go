@@ -1,4 +1,4 @@
-package probe
+package exporter
 
 import (
 	"context"
@@ -30,7 +30,7 @@ func (e awayError) Unwrap() error { return e.error }
 
 // accept checks a specification and notes that its export runs. end is to be
 // called at its end.
-func (p *Probe) accept(ctx context.Context, label string, spec *mplane.Statement) (*export, error) {
+func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statement) (*export, error) {
 	e := &export{label: label, started: time.Now(), status: Export{Capability: label, Label: spec.Label, Token: spec.ID()}}
 	var err error
 	url, _ := spec.Parameters.Get("repository.url")
@@ -71,7 +71,7 @@ func (p *Probe) accept(ctx context.Context, label string, spec *mplane.Statement
 }
 
 // repository checks the address of a repository, HOST:PORT.
-func (p *Probe) repository(ctx context.Context, text string) (addrs []netip.Addr, port string, err error) {
+func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.Addr, port string, err error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil || host == "" || strings.ContainsAny(text, "/@?#% \t\r\n") || len(text) > 300 {
 		return nil, "", fmt.Errorf("%q is not like localhost:9000", text)
@@ -96,7 +96,7 @@ func (p *Probe) repository(ctx context.Context, text string) (addrs []netip.Addr
 
 // folder checks a log.folder and returns it in the terms of the Folders: the
 // links in a path of a peer are not followed out of them.
-func (p *Probe) folder(text string) (string, error) {
+func (p *Exporter) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is not an absolute path", text)
 	}
@@ -131,7 +131,7 @@ func (p *Probe) folder(text string) (string, error) {
 
 // below returns path in the terms of the folder that it is, or is below; ""
 // if there is none. form brings folders into the form that path has.
-func (p *Probe) below(path string, form func(dir string) string) string {
+func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)
 		if err == nil && filepath.IsLocal(rel) {
@@ -141,13 +141,13 @@ func (p *Probe) below(path string, form func(dir string) string) string {
 	return ""
 }
 
-func (p *Probe) outside(text string) error {
+func (p *Exporter) outside(text string) error {
 	return fmt.Errorf("%q is not in the folders that this probe exports", text)
 }
 
 // begin notes that an export runs, unless the same one runs already: the
 // repository would get everything twice.
-func (p *Probe) begin(e *export) error {
+func (p *Exporter) begin(e *export) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.running {

@@ -20,8 +20,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ProbeOptions are those of NewProbe.
-type ProbeOptions struct {
+// ExporterOptions are those of NewExporter.
+type ExporterOptions struct {
 	Dir        string        // the folder with the log folders
 	Repository URL           // where to register
 	Peers      peer.Networks // that the repository may be in; none: all
@@ -48,8 +48,8 @@ type ProbeOptions struct {
 	check  time.Duration // how often the repository is asked; 0: checkEvery
 }
 
-// ProbeStats is what a probe served so far.
-type ProbeStats struct {
+// ExporterStats is what an Exporter served so far.
+type ExporterStats struct {
 	Streams []string `json:"streams"` // that the repository has
 	Files   int64    `json:"files"`   // requests for files that were answered
 	Bytes   int64    `json:"bytes"`   // that these files have
@@ -61,10 +61,10 @@ type ProbeStats struct {
 	Newest time.Time `json:"-"`
 }
 
-// Probe serves the finished logs below a folder, and keeps their streams
+// Exporter serves the finished logs below a folder, and keeps their streams
 // registered at a repository.
-type Probe struct {
-	opt       ProbeOptions
+type Exporter struct {
+	opt       ExporterOptions
 	log       *slog.Logger
 	c         *client
 	listeners []*peer.Listener
@@ -72,7 +72,7 @@ type Probe struct {
 	advertised string // the callback address that was last registered; used by Run, then by Withdraw
 
 	statsMu sync.Mutex
-	stats   ProbeStats
+	stats   ExporterStats
 
 	mu      sync.Mutex
 	scanned time.Time
@@ -92,7 +92,7 @@ type served struct {
 	old     []string // without the folders that old peers cannot read
 }
 
-// CheckStreams reports what is wrong with ProbeOptions.Stream.
+// CheckStreams reports what is wrong with ExporterOptions.Stream.
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {
@@ -105,8 +105,8 @@ func streamName(pattern, probe, logType string) string {
 	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
 }
 
-// NewProbe returns a probe that listens already. Run must be called.
-func NewProbe(opt ProbeOptions) (*Probe, error) {
+// NewExporter returns an Exporter that listens already. Run must be called.
+func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.Location = cmp.Or(opt.Location, time.Local)
 	if opt.Wants == nil {
@@ -130,24 +130,24 @@ func NewProbe(opt ProbeOptions) (*Probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Probe{
+	return &Exporter{
 		opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing), listeners: list,
-		stats: ProbeStats{Streams: []string{}},
+		stats: ExporterStats{Streams: []string{}},
 	}, nil
 }
 
 // Addrs returns where files are served.
-func (p *Probe) Addrs() []string { return peer.Addrs(p.listeners) }
+func (p *Exporter) Addrs() []string { return peer.Addrs(p.listeners) }
 
 // Stats returns what was served so far.
-func (p *Probe) Stats() ProbeStats {
+func (p *Exporter) Stats() ExporterStats {
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
 	return p.stats
 }
 
 // Run serves and registers until ctx ends, which is not an error.
-func (p *Probe) Run(ctx context.Context) error {
+func (p *Exporter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { p.register(ctx) })
@@ -161,7 +161,7 @@ func (p *Probe) Run(ctx context.Context) error {
 const scanEvery = time.Second
 
 // current returns what the folder has, as of a moment ago.
-func (p *Probe) current(ctx context.Context) (*scan, error) {
+func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.scan != nil && time.Since(p.scanned) < scanEvery {
@@ -176,7 +176,7 @@ func (p *Probe) current(ctx context.Context) (*scan, error) {
 }
 
 // look finds the finished logs that are wanted.
-func (p *Probe) look(ctx context.Context) (*scan, error) {
+func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func (p *Probe) look(ctx context.Context) (*scan, error) {
 }
 
 // ServeHTTP answers as math_probe does.
-func (p *Probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.NotFound(w, r)
 		return
@@ -251,7 +251,7 @@ func (p *Probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.file(w, r, rel)
 }
 
-func (p *Probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
+func (p *Exporter) list(w http.ResponseWriter, r *http.Request, s *scan, stream string) {
 	st := s.streams[stream]
 	if st == nil {
 		if strings.Contains(p.opt.Stream, "{type}") || stream != streamName(p.opt.Stream, p.opt.Probe, "") {
@@ -268,7 +268,7 @@ func (p *Probe) list(w http.ResponseWriter, r *http.Request, s *scan, stream str
 	answerJSON(w, textPlain, names)
 }
 
-func (p *Probe) file(w http.ResponseWriter, r *http.Request, rel string) {
+func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	// Not to be led outside by a link that was made since.
 	f, err := os.OpenInRoot(p.opt.Dir, rel)
 	if err != nil {
