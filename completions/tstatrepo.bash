@@ -91,11 +91,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --probe | --stream | --retry-timeout | --keep | --exclude | --since | --until | --folder | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
+        --probe | --stream | --retry-timeout | --keep | --exclude | --match | --since | --until | --folder | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --match --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
@@ -340,11 +340,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --exclude | --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --since | --until | --probe)
+        --match | --exclude | --settle | --target-size | --closed-after | --keep | --jobs | --retry-timeout | --progress-interval | --since | --until | --probe)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--against --exclude --deep --include-open --settle --target-size --closed-after --keep --dry-run -n --jobs --retry-timeout --json --progress-interval --quiet -q --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--against --match --exclude --deep --include-open --settle --target-size --closed-after --keep --dry-run -n --jobs --retry-timeout --json --progress-interval --quiet -q --type --since --until --probe --timezone --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             for ((i++; i < COMP_CWORD; i++)); do
                 if [[ " list verify compact prune repair " == *" ${COMP_WORDS[i]} "* ]]; then

@@ -36,6 +36,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l keep -x -d
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l compact -d 'with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l type -x -a 'log_tcp_complete log_tcp_nocomplete log_udp_complete log_video_complete log_streaming_complete log_http_complete log_dns_complete log_mm_complete log_chat_complete log_chat_messages log_skype_complete log_tcp_periodic log_udp_periodic log_periodic_complete log_periodic_udp_complete log_l3_bitrate' -d 'import log types that match GLOB, like \'log_tcp_*\''
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l exclude -x -d 'leave out log types, files and folders that match GLOB, like \'*.bak\' or \'old/*\''
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l match -x -d 'take files that match GLOB[=TYPE] for logs, like \'*.pcap.out/log_*\' or \'tcp-*.txt=log_tcp_complete\''
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l since -x -d 'import folders of TIME or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l until -x -d 'import folders before TIME, written like that of --since'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l timezone -x -a '(_tstatrepo_zones)' -d 'ZONE of folder names and of --since and --until: Local, UTC or like Europe/Rome'
@@ -221,6 +222,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from store; and not __fish_seen
 complete -c tstatrepo -n '__fish_seen_subcommand_from store; and __fish_seen_subcommand_from list verify compact prune repair' -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// (__fish_complete_directories)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l against -x -a '(__fish_complete_directories)' -d 'verify: compare with the finished logs in SOURCE, as import-bulk would take them'
+complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l match -x -d 'verify: take sources that match GLOB[=TYPE] for logs, as import-bulk does'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l exclude -x -d 'verify: leave out sources that match GLOB, as import-bulk does'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l deep -d 'verify: read everything that is stored'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -l include-open -d 'verify: also files that Tstat may still write to'

@@ -45,6 +45,8 @@ type File struct {
 // Tree is what Scan found below a root.
 type Tree struct {
 	Folders []*Folder // by time, then path
+	// Loose are files that ScanOptions.Match takes outside of log folders, by path.
+	Loose []*File
 	// Errors are what could not be read: unreadable folders, broken links.
 	Errors []error
 	// Passed is what looks like logs and is not read.
@@ -61,15 +63,44 @@ type Passed struct {
 	FolderTime          // of the log folder; zero for a Folder
 }
 
-// Scan finds the log folders below root, at any depth, and the logs in them.
+// ScanOptions say what a scan takes for logs.
+type ScanOptions struct {
+	// Location is the zone of folder names.
+	Location *time.Location
+	// Match returns the log type of a file that does not have the name of a log, or
+	// is not in a log folder, by its path below the root; nil for a file that is not
+	// a log. A nil Match takes no such files.
+	Match func(rel string) *LogType
+}
+
+// AmbiguousError reports files of one log folder that ScanOptions.Match takes for
+// the same log: none of them is in the tree, except for one with the log's name.
+type AmbiguousError struct {
+	Type  *LogType
+	Paths []string
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("%s are all taken for %s of one folder: none but a file with this name is read", strings.Join(e.Paths, ", "), e.Type.Name)
+}
+
+// Hint says what the user can do.
+func (e *AmbiguousError) Hint() string { return "match one of them, or exclude the others" }
+
+// Scan is ScanWith for the names that Tstat gives to logs.
+func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
+	return ScanWith(ctx, root, ScanOptions{Location: loc})
+}
+
+// ScanWith finds the log folders below root, at any depth, and the logs in them.
 // Symbolic links are followed, each folder is visited once. Folders whose names
 // begin with a dot, like .snapshot, are not looked into. Histogram folders
 // inside log folders and files that are no logs are passed over; see
 // Tree.Passed for those that look like logs. A log hides compressed ones of the
 // same name beside it: they are being written. Of several compressed ones, the
 // oldest hides the others.
-func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
-	s := &scanner{ctx: ctx, loc: loc, tree: &Tree{}, seen: map[fileID]bool{}}
+func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) {
+	s := &scanner{ctx: ctx, opt: opt, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
 	if err != nil {
 		return nil, err
@@ -92,6 +123,7 @@ func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 			return nil, err
 		}
 	}
+	slices.SortFunc(s.tree.Loose, func(a, b *File) int { return strings.Compare(a.Path, b.Path) })
 	fs := s.tree.Folders
 	slices.SortFunc(fs, func(a, b *Folder) int {
 		if c := a.Time.Compare(b.Time); c != 0 {
@@ -140,7 +172,7 @@ type fileID struct{ dev, ino uint64 }
 
 type scanner struct {
 	ctx  context.Context
-	loc  *time.Location
+	opt  ScanOptions
 	tree *Tree
 	seen map[fileID]bool
 
@@ -194,16 +226,21 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		}
 		s.tree.Errors = append(s.tree.Errors, err)
 	}
-	if t, err := ParseFolder(name, s.loc); err == nil {
+	if t, err := ParseFolder(name, s.opt.Location); err == nil {
 		s.folder(p, rel, name, t, info, entries)
 		return nil
 	}
 	var types []string
+	var loose forms
 	for _, e := range entries {
+		if s.loose(&loose, filepath.Join(p, e.Name()), path.Join(rel, e.Name()), e) {
+			continue
+		}
 		if t := typeOf(e.Name()); !e.IsDir() && TypeByName(t) != nil && !slices.Contains(types, t) {
 			types = append(types, t)
 		}
 	}
+	s.tree.Loose = append(s.tree.Loose, loose.files...)
 	if types != nil {
 		s.tree.Passed = append(s.tree.Passed, Passed{Path: p, Rel: rel, Folder: true, Types: types})
 	}
@@ -232,9 +269,59 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
+// forms are the files of a folder, of which a plain one hides its compressed forms,
+// and the oldest of these the others. Files are added by name.
+type forms struct {
+	files []*File
+	plain map[string]*File // by the path without the suffix of a compression
+}
+
+func (f *forms) add(file *File) {
+	plain, suffix := compression.CutSuffix(file.Path)
+	switch other := f.plain[plain]; {
+	case other == nil:
+		f.files = append(f.files, file)
+		if f.plain == nil {
+			f.plain = map[string]*File{}
+		}
+		f.plain[plain] = file
+	case suffix != "" && other.Path != plain && file.ModTime.Before(other.ModTime):
+		*other = *file
+	}
+}
+
+// match returns the log type that ScanOptions.Match takes a file for.
+func (s *scanner) match(rel string) *LogType {
+	if s.opt.Match == nil || strings.HasPrefix(path.Base(rel), ".") {
+		return nil
+	}
+	return s.opt.Match(rel)
+}
+
+// loose adds a file outside of log folders, if it is taken for a log.
+func (s *scanner) loose(found *forms, p, rel string, e fs.DirEntry) bool {
+	if e.IsDir() {
+		return false
+	}
+	t := s.match(rel)
+	if t == nil {
+		return false
+	}
+	info, err := os.Stat(p)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		s.tree.Errors = append(s.tree.Errors, err)
+	case err == nil && info.Mode().IsRegular():
+		found.add(&File{Path: p, Rel: rel, Name: t.Name, Type: t, Size: info.Size(), ModTime: info.ModTime()})
+	default:
+		return false
+	}
+	return true
+}
+
 func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, entries []fs.DirEntry) {
 	f := &Folder{Path: p, Rel: rel, Name: name, FolderTime: t, ModTime: info.ModTime(), parent: filepath.Dir(p)}
-	found := map[string]*File{} // by name
+	var found forms
 	pass := func(name string) {
 		if strings.HasPrefix(name, "log_") {
 			s.tree.Passed = append(s.tree.Passed, Passed{Path: filepath.Join(p, name), Rel: path.Join(rel, name), Types: []string{typeOf(name)}, FolderTime: t})
@@ -242,7 +329,13 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	}
 	for _, e := range entries {
 		base, _ := compression.CutSuffix(e.Name())
-		if !IsLog(e.Name()) || e.IsDir() {
+		name, typ := base, TypeByName(base)
+		if !IsLog(e.Name()) && !e.IsDir() {
+			if typ = s.match(path.Join(rel, e.Name())); typ != nil {
+				name = typ.Name
+			}
+		}
+		if !IsLog(e.Name()) && typ == nil || e.IsDir() {
 			pass(e.Name())
 			continue
 		}
@@ -258,24 +351,45 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 			pass(e.Name())
 			continue
 		}
-		file := &File{
-			Path: full, Rel: path.Join(rel, e.Name()), Name: base, Type: TypeByName(base),
+		found.add(&File{
+			Path: full, Rel: path.Join(rel, e.Name()), Name: name, Type: typ,
 			Size: info.Size(), ModTime: info.ModTime(),
-		}
-		switch other := found[base]; { // a plain log comes before compressed ones
-		case other == nil:
-			f.Files = append(f.Files, file)
-			found[base] = file
-		case path.Base(other.Rel) != base && file.ModTime.Before(other.ModTime):
-			*other = *file
-		}
+		})
 	}
+	f.Files = found.files
+	s.refuseAmbiguous(f)
 	for _, file := range f.Files {
 		if file.ModTime.After(f.ModTime) {
 			f.ModTime = file.ModTime
 		}
 	}
 	s.tree.Folders = append(s.tree.Folders, f)
+}
+
+// refuseAmbiguous removes files with other names than their log's, if another file of
+// the folder is taken for the same log.
+func (s *scanner) refuseAmbiguous(f *Folder) {
+	if s.opt.Match == nil {
+		return
+	}
+	logs := map[string][]*File{}
+	for _, file := range f.Files {
+		logs[file.Name] = append(logs[file.Name], file)
+	}
+	f.Files = slices.DeleteFunc(f.Files, func(file *File) bool {
+		same := logs[file.Name]
+		if len(same) < 2 {
+			return false
+		}
+		if same[0] == file {
+			e := &AmbiguousError{Type: file.Type}
+			for _, o := range same {
+				e.Paths = append(e.Paths, o.Path)
+			}
+			s.tree.Errors = append(s.tree.Errors, e)
+		}
+		return !IsLog(path.Base(file.Rel))
+	})
 }
 
 // typeOf returns what a file name starts with, as far as it can be the name of

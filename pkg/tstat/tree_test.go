@@ -2,6 +2,7 @@ package tstat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -194,6 +195,73 @@ func TestScan(t *testing.T) {
 	}
 	if _, err := Scan(context.Background(), filepath.Join(root, "log_tcp_complete"), time.UTC); err == nil {
 		t.Error("a file was scanned as a folder")
+	}
+}
+
+// TestScanWith: files that Match takes for logs are in their log folder or loose, and
+// those of which only one can be the log are refused.
+func TestScanWith(t *testing.T) {
+	root := tree(t,
+		"2015_02_27_10_00.out/log_tcp_complete.1",
+		"2015_02_27_10_00.out/log_tcp_complete.1.gz", // gzip is at it
+		"2015_02_27_10_00.out/udp.log",
+		"2015_02_27_10_00.out/note",
+		"2015_02_27_10_00.out/000/tcp.log",
+		"2015_02_27_11_00.out/log_tcp_complete",
+		"2015_02_27_11_00.out/log_tcp_complete.1",
+		"2015_02_27_12_00.out/log_tcp_complete.1",
+		"2015_02_27_12_00.out/log_tcp_complete.2",
+		"x.pcap.out/log_tcp_complete",
+		"x.pcap.out/log_tcp_complete.xz", // xz is at it
+		"x.pcap.out/log_udp_complete",
+		"x.pcap.out/.log_tcp_complete.1",
+		"log_tcp_complete.1/log_tcp_complete.1", // a folder
+	)
+	if err := os.Symlink("x.pcap.out/log_tcp_complete", filepath.Join(root, "log_tcp_complete.7")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ScanWith(context.Background(), root, ScanOptions{Location: time.UTC, Match: func(rel string) *LogType {
+		switch name := filepath.Base(rel); {
+		case strings.HasPrefix(name, "log_tcp_complete"), strings.HasPrefix(name, ".log_tcp_complete"):
+			return TypeByName("log_tcp_complete")
+		case name == "udp.log":
+			return TypeByName("log_udp_complete")
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, d := range got.Folders {
+		for _, f := range d.Files {
+			names = append(names, f.Rel+" "+f.Name)
+		}
+	}
+	for _, f := range got.Loose {
+		names = append(names, f.Rel+" "+f.Name+" loose")
+	}
+	want := []string{
+		"2015_02_27_10_00.out/log_tcp_complete.1 log_tcp_complete", "2015_02_27_10_00.out/udp.log log_udp_complete", "2015_02_27_11_00.out/log_tcp_complete log_tcp_complete",
+		"log_tcp_complete.1/log_tcp_complete.1 log_tcp_complete loose", "log_tcp_complete.7 log_tcp_complete loose", "x.pcap.out/log_tcp_complete log_tcp_complete loose",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
+	}
+	var refused []string
+	for _, err := range got.Errors {
+		var e *AmbiguousError
+		if !errors.As(err, &e) || e.Hint() == "" {
+			t.Error(err)
+			continue
+		}
+		refused = append(refused, strings.ReplaceAll(strings.Join(e.Paths, " "), root+"/", ""))
+	}
+	if fmt.Sprint(refused) != "[2015_02_27_11_00.out/log_tcp_complete 2015_02_27_11_00.out/log_tcp_complete.1 2015_02_27_12_00.out/log_tcp_complete.1 2015_02_27_12_00.out/log_tcp_complete.2]" {
+		t.Errorf("refused %q", refused)
+	}
+	if len(got.Passed) != 1 || got.Passed[0].Rel != "x.pcap.out" || fmt.Sprint(got.Passed[0].Types) != "[log_udp_complete]" {
+		t.Errorf("passed over %+v", got.Passed)
 	}
 }
 

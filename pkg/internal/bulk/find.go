@@ -173,21 +173,24 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	if !info.IsDir() {
 		return r.findFile(src, info, place)
 	}
-	tree, err := tstat.Scan(ctx, src, r.opt.Location)
+	tree, err := tstat.ScanWith(ctx, src, r.scanOptions())
 	if err != nil {
 		return nil, err
 	}
 	for _, err := range tree.Errors {
 		if text := reason(err); !r.warned[text] { // with Follow, once
 			r.warned[text] = true
-			r.problem(src, errors.New(text))
+			r.problem(src, hint.New(text, hint.Of(err)))
 		}
 	}
 	r.passed(src, tree.Passed)
-	if len(tree.Folders) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
+	if len(tree.Folders)+len(tree.Loose) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
 		return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
 	}
-	var tasks []*task
+	tasks, err := r.findLoose(tree.Loose, place)
+	if err != nil {
+		return nil, err
+	}
 	next := nextFolders(tree.Folders)
 	for _, d := range tree.Folders {
 		open := !d.Finished(time.Now(), r.opt.Settle)
@@ -244,6 +247,9 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 	base := filepath.Base(abs)
 	name, _ := compression.CutSuffix(base)
 	typ := tstat.TypeByName(name)
+	if typ == nil {
+		typ = r.opt.match(base)
+	}
 	if typ == nil && len(r.opt.Types) == 1 {
 		typ = tstat.TypeByName(r.opt.Types[0])
 	}

@@ -48,6 +48,8 @@ type Options struct {
 	// Exclude are globs over log types, and over files and folders by their
 	// paths below the source: what matches one is left out.
 	Exclude []string
+	// Match takes files for logs that have other names, or are in other folders.
+	Match []Match
 
 	Jobs int // files at a time; 0: as many as cores that this process may use
 	// Limits bound this run and others together, with Jobs and Rate; nil: this
@@ -138,6 +140,11 @@ func (o *Options) Validate() error {
 	for _, glob := range o.Exclude {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			errs = append(errs, fmt.Errorf("exclude %q: bad pattern", glob))
+		}
+	}
+	for _, m := range o.Match {
+		if err := m.check(); err != nil {
+			errs = append(errs, fmt.Errorf("match: %w", err))
 		}
 	}
 	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {

@@ -82,7 +82,7 @@ func (r *run) reportPassed() {
 			named = fmt.Sprintf("%s and %d more", named, n)
 		}
 		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
-			"hint", "rename them like logs or log folders, or leave them out with `exclude`")
+			"hint", "take them for logs with `match`, or leave them out with `exclude`")
 	}
 	file := r.passedState()
 	if file == "" {

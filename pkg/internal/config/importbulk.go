@@ -66,6 +66,8 @@ func (b *ImportBulk) settings() []*Setting {
 		b.types(),
 		{Name: "exclude", Group: groupSource, Value: &b.Exclude, Empty: "none",
 			Usage: "leave out log types, files and folders that match `GLOB`, like '*.bak' or 'old/*'"},
+		{Name: "match", Group: groupSource, Value: &b.Match, Empty: "names that Tstat gives",
+			Usage: "take files that match `GLOB[=TYPE]` for logs, like '*.pcap.out/log_*' or 'tcp-*.txt=log_tcp_complete'"},
 		b.since(),
 		{Name: "until", Group: groupSource, Value: &b.Until,
 			Usage: "import folders before `TIME`, written like that of --since"},

@@ -14,6 +14,7 @@ import (
 // Selection holds the settings that say which finished logs are meant.
 type Selection struct {
 	Types, Exclude []string // globs
+	Match          []string // GLOB[=TYPE]
 	Since, Until   string
 	Timezone       string
 	IncludeOpen    bool
@@ -36,7 +37,14 @@ func (s *Selection) check(p *Problems) bulk.Options {
 			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
 		}
 	}
+	var match []bulk.Match
+	for _, text := range s.Match {
+		m, err := bulk.ParseMatch(text)
+		p.usage("match", err)
+		match = append(match, m)
+	}
 	opt := bulk.Options{
+		Match: match,
 		Types: s.Types, Exclude: s.Exclude, Location: location(p, s.Timezone),
 		IncludeOpen: s.IncludeOpen, Settle: time.Duration(s.Settle),
 	}

@@ -43,7 +43,7 @@ var storeActions = []struct {
 	settings []string
 }{
 	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
-	{"verify", []string{"against", "deep", "type", "exclude", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"verify", []string{"against", "deep", "type", "exclude", "match", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
 	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
 	{"prune", []string{"keep", "dry-run", "json"}},
 	{"repair", []string{"dry-run", "json"}},
@@ -69,6 +69,8 @@ func (s *Store) settings() []*Setting {
 	return []*Setting{
 		{Name: "against", Group: verify, Value: &s.Against, Complete: "dir",
 			Usage: "verify: compare with the finished logs in `SOURCE`, as import-bulk would take them"},
+		{Name: "match", Group: verify, Value: &s.Match, Empty: "names that Tstat gives",
+			Usage: "verify: take sources that match `GLOB[=TYPE]` for logs, as import-bulk does"},
 		{Name: "exclude", Group: verify, Value: &s.Exclude, Empty: "none",
 			Usage: "verify: leave out sources that match `GLOB`, as import-bulk does"},
 		{Name: "deep", Group: verify, Value: &s.Deep,

@@ -1,0 +1,122 @@
+package bulk
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Match takes files for logs of a type.
+type Match struct {
+	// Glob is compared with as many last parts of the path below the source as it
+	// has, with and without the suffix of a compression.
+	Glob string
+	// Type is a log type; "" is the one that the file's name starts with.
+	Type string
+}
+
+// ParseMatch reads GLOB[=TYPE]. Its errors are usage errors.
+func ParseMatch(text string) (Match, error) {
+	var m Match
+	m.Glob, m.Type = text, ""
+	if i := strings.LastIndexByte(text, '='); i >= 0 {
+		m.Glob, m.Type = text[:i], text[i+1:]
+		if m.Type == "" {
+			return m, hint.Usage(fmt.Sprintf("%q: no log type", text), knownTypes())
+		}
+	}
+	return m, m.check()
+}
+
+func (m Match) check() error {
+	if _, err := path.Match(m.Glob, ""); err != nil || m.Glob == "" {
+		return hint.Usage(fmt.Sprintf("%q: bad pattern", m.Glob), "for example '*.pcap.out/log_*' or 'tcp-*.txt=log_tcp_complete'")
+	}
+	if m.Type != "" && tstat.TypeByName(m.Type) == nil {
+		return hint.Usage(fmt.Sprintf("%q: unknown log type %q", m.Glob, m.Type), knownTypes())
+	}
+	return nil
+}
+
+// typeOf returns the log type of a file that is matched, else nil.
+func (m Match) typeOf(rel string) *tstat.LogType {
+	plain, _ := compression.CutSuffix(rel)
+	if !m.matches(rel) && !m.matches(plain) {
+		return nil
+	}
+	if m.Type != "" {
+		return tstat.TypeByName(m.Type)
+	}
+	var longest *tstat.LogType
+	for _, t := range tstat.Types() {
+		if strings.HasPrefix(path.Base(rel), t.Name) && (longest == nil || len(t.Name) > len(longest.Name)) {
+			longest = t
+		}
+	}
+	return longest
+}
+
+func (m Match) matches(rel string) bool {
+	parts := strings.Split(rel, "/")
+	n := strings.Count(m.Glob, "/") + 1
+	return n <= len(parts) && matches(m.Glob, strings.Join(parts[len(parts)-n:], "/"))
+}
+
+// match returns the log type that a file is taken for, by its path below the source;
+// nil: none.
+func (o *Options) match(rel string) *tstat.LogType {
+	for _, m := range o.Match {
+		if t := m.typeOf(rel); t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// scanOptions are those for a folder of logs.
+func (r *run) scanOptions() tstat.ScanOptions {
+	opt := tstat.ScanOptions{Location: r.opt.Location}
+	if len(r.opt.Match) > 0 {
+		opt.Match = r.opt.match
+	}
+	return opt
+}
+
+// findLoose makes tasks of files outside of log folders. Their own names are parts of
+// their places: two of one folder may have the same log folder.
+func (r *run) findLoose(files []*tstat.File, place string) (tasks []*task, err error) {
+	left := map[string]int64{} // by folder
+	for _, f := range files {
+		rel, _ := compression.CutSuffix(f.Rel)
+		t := &task{path: f.Path, name: f.Rel, place: placeName(path.Join(place, rel)), typ: f.Type, size: f.Size, mtime: f.ModTime}
+		t.key.Probe, t.key.File = r.opt.Probe, f.Type.Name
+		t.growing = time.Since(f.ModTime) < r.opt.Settle
+		if err := r.name(t, r.opt.Folder); err != nil {
+			return nil, err
+		}
+		if r.opt.excludes(f.Rel) || !r.wanted(t) || t.key.Folder != "" && !r.inTime(t) || !r.scan(t) {
+			continue
+		}
+		if t.growing && !r.opt.IncludeOpen {
+			left[filepath.Dir(f.Path)]++
+			r.leftOpen = append(r.leftOpen, t)
+			r.count(t, func(s *TypeSummary) { s.LeftOpen++ })
+			continue
+		}
+		tasks = append(tasks, t)
+	}
+	var open []OpenFolder
+	for dir, n := range left {
+		open = append(open, OpenFolder{dir, n})
+	}
+	slices.SortFunc(open, func(a, b OpenFolder) int { return strings.Compare(a.Path, b.Path) })
+	r.sum.Open = append(r.sum.Open, open...)
+	return tasks, nil
+}
