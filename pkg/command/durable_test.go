@@ -17,9 +17,10 @@ var notDurable = map[string]map[string]string{
 		"os.MkdirAll": "locks end with the process; Save syncs the folder",
 		"os.O_CREATE": "locks end with the process",
 	},
-	"pkg/internal/store/manifest/manifest.go": {
+	"pkg/internal/store/manifest/manifest.go": {"os.O_CREATE": "the flags for durable.OpenFile"},
+	"pkg/internal/store/manifest/rewrite.go": {
 		"os.MkdirAll": "temporary files are renamed from there, or removed",
-		"os.O_CREATE": "temporary files, and the flags for durable.OpenFile",
+		"os.O_CREATE": "temporary files",
 		"os.Rename":   "rewrite syncs the folder",
 	},
 	"pkg/internal/store/parquet/parquet.go": {"os.Rename": "publish syncs the folder, and keeps the record if that fails"},
@@ -27,8 +28,8 @@ var notDurable = map[string]map[string]string{
 		"os.O_CREATE": "the lock, and large files in a folder that swap syncs",
 		"os.MkdirAll": "a folder to work in, which swap exchanges and syncs",
 		"os.Mkdir":    "a try whether folders can be exchanged",
-		"os.Link":     "in a folder that swap syncs",
 	},
+	"pkg/internal/store/parquet/swap.go":    {"os.Link": "in a folder that swap syncs"},
 	"pkg/internal/store/rawcopy/copy.go":    {"os.Rename": "publish syncs the folder, and keeps the record if that fails"},
 	"pkg/internal/graphite/whisper.go":      {"os.Rename": "Send syncs the folder after the last file"},
 	"pkg/internal/testkit/exchange/plan.go": {"os.WriteFile": "recordings of tests"},

@@ -3,8 +3,6 @@ package tstat
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -24,9 +22,6 @@ const MaxLine = 1 << 20
 // blockSize is how much text is read at once. It is the limit of a line too:
 // one that fills the buffer is skipped.
 const blockSize = MaxLine
-
-// readSize is how much is read by one call.
-const readSize = 256 << 10
 
 // maxExtra bounds the columns of a file that are not its type's: each costs
 // memory.
@@ -82,44 +77,6 @@ type Counts struct {
 	Text    int64 // bytes of text, decompressed, with the cut end
 }
 
-// LayoutError is returned for a file without header whose columns no known
-// version has, or several have.
-type LayoutError struct {
-	Type  *LogType
-	Line  int64
-	Count int      // columns of the lines
-	Fits  []string // versions that have as many
-}
-
-func (e *LayoutError) Error() string {
-	if len(e.Fits) > 1 {
-		return fmt.Sprintf("line %d: no header, and several versions of %s have %d columns", e.Line, e.Type.Name, e.Count)
-	}
-	var known []string
-	for _, n := range e.Type.Counts() {
-		known = append(known, strconv.Itoa(n))
-	}
-	return fmt.Sprintf("not a %s of Tstat: line %d: no header, and %d columns are none of %s's (known: %s)",
-		e.Type.Name, e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
-}
-
-// Hint says what the user can do.
-func (e *LayoutError) Hint() string {
-	if len(e.Fits) > 1 {
-		return "name the version: `layout` " + strings.Join(e.Fits, " or ")
-	}
-	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
-}
-
-// NewColumnsError is returned when a later header of the file has columns
-// that are unknown and not in Extra. Read the file again with
-// ReaderOptions.Extra set to Extra.
-type NewColumnsError struct{ Extra []string }
-
-func (e *NewColumnsError) Error() string {
-	return "a later header has further unknown columns: " + strings.Join(e.Extra, ", ")
-}
-
 // Reader reads the rows of a log, plain or compressed with gzip, zstd, xz, bzip2
 // or lz4. It keeps its buffers when it is Reset.
 type Reader struct {
@@ -163,21 +120,6 @@ type Reader struct {
 	forms   map[string]map[int]*mapping // part -> count of fields -> mapping
 	current *mapping                    // of types with one form
 	batch   Batch
-}
-
-// errReader remembers the error of the file, to tell an unreadable disk from a
-// compressed file that is unfinished.
-type errReader struct {
-	r   io.Reader
-	err error
-}
-
-func (e *errReader) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
-	if err != nil && err != io.EOF {
-		e.err = err
-	}
-	return n, err
 }
 
 // NewReader returns a Reader of a log of type t. A compressed log is recognized by
@@ -280,21 +222,6 @@ func (r *Reader) Layout() string { return r.layout }
 
 // Counts returns what was read so far.
 func (r *Reader) Counts() Counts { return r.counts }
-
-// Fingerprint returns the SHA-256 and the length of the text up to its last
-// newline, of what was read so far.
-func (r *Reader) Fingerprint() (sha string, length int64) {
-	r.joinHash()
-	sum, length := r.sum, r.length
-	if r.newline != nil {
-		sum = sha256.New()
-		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.newline); err != nil {
-			panic(err) // the state is our own
-		}
-		length = r.newlineLength
-	}
-	return hex.EncodeToString(sum.Sum(nil)), length
-}
 
 // Next returns the next rows, at least one, or io.EOF.
 func (r *Reader) Next() (*Batch, error) {
@@ -461,237 +388,4 @@ func (r *Reader) readHeader(text []byte) error {
 		}
 	}
 	return nil
-}
-
-// fill reads more text behind what is left, until there are at least enough
-// bytes, and hashes up to the last newline.
-func (r *Reader) fill(enough int) error {
-	r.joinHash()
-	if r.pos > 0 {
-		r.end = copy(r.buf, r.buf[r.pos:r.end])
-		r.pos = 0
-	}
-	if r.end == len(r.buf) {
-		r.skipLine()
-	}
-	unhashed := r.end // the beginning of a line that is not all here yet
-	var err error
-	for err == nil && (r.end == unhashed || r.end < enough) {
-		var n int
-		n, err = r.read(r.buf[r.end:min(r.end+readSize, len(r.buf))])
-		r.end += n
-		r.counts.Text += int64(n)
-	}
-	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 {
-		whole := r.buf[:unhashed+i+1]
-		if r.newline = nil; len(whole) < hashBeside {
-			r.hash(whole)
-		} else {
-			r.startHash(whole)
-		}
-	}
-	if err == nil {
-		return nil
-	}
-	if r.raw.err != nil {
-		return r.raw.err
-	}
-	var ce *CompressionError
-	if errors.As(err, &ce) {
-		return err
-	}
-	r.eof = true
-	r.damage = err
-	return nil
-}
-
-// hashBeside is the size of the smallest text that a goroutine hashes, in bytes.
-const hashBeside = 64 << 10
-
-// startHash starts a goroutine that adds text to the fingerprint. The text must
-// not change before joinHash returns.
-func (r *Reader) startHash(text []byte) {
-	done := make(chan struct{})
-	r.hashing = done
-	go func() {
-		defer close(done)
-		defer func() { r.hashPanic = recover() }()
-		r.hash(text)
-	}()
-}
-
-// joinHash waits until the text is hashed. It repeats a panic of the goroutine,
-// because the caller recovers from panics and fails the import of this file only.
-func (r *Reader) joinHash() {
-	if r.hashing == nil {
-		return
-	}
-	<-r.hashing
-	r.hashing = nil
-	if p := r.hashPanic; p != nil {
-		r.hashPanic = nil
-		panic(p)
-	}
-}
-
-// hash adds text to the fingerprint.
-func (r *Reader) hash(text []byte) {
-	r.head.find(text, r.length)
-	for {
-		stop := r.head.next(r.length)
-		for _, m := range r.opt.Marks {
-			if m > r.length {
-				stop = min(stop, m)
-				break
-			}
-		}
-		n := min(stop-r.length, int64(len(text)))
-		r.sum.Write(text[:n])
-		r.length += n
-		if len(r.opt.Marks) > 0 {
-			r.newlines += int64(bytes.Count(text[:n], []byte{'\n'}))
-		}
-		if r.length < stop {
-			return
-		}
-		text = text[n:]
-		sum := hex.EncodeToString(r.sum.Sum(nil))
-		r.head.add(stop, sum)
-		if _, ok := slices.BinarySearch(r.opt.Marks, stop); ok {
-			r.marks[stop], r.markLines[stop] = sum, r.newlines
-		}
-	}
-}
-
-// MarkLine returns how many lines the first length bytes of text are, see
-// Mark.
-func (r *Reader) MarkLine(length int64) int64 {
-	r.joinHash()
-	return r.markLines[length]
-}
-
-// Mark returns the SHA-256 of the first length bytes of text, one of
-// ReaderOptions.Marks, or "" if the text is shorter.
-func (r *Reader) Mark(length int64) string {
-	if length == 0 {
-		return emptySHA256
-	}
-	r.joinHash()
-	return r.marks[length]
-}
-
-const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-// Drain reads the file and only counts: every line that is no header as a
-// row. It is for stores that keep the file as it is, and takes the place of
-// Next: never call both.
-func (r *Reader) Drain() error {
-	r.draining = true
-	for !r.eof {
-		if err := r.fill(0); err != nil { // while it is in the CPU's cache
-			return err
-		}
-		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1
-		if n == 0 {
-			continue
-		}
-		whole := r.buf[:n]
-		lines := bytes.Count(whole, []byte{'\n'}) - bytes.Count(whole, []byte("\n#"))
-		if whole[0] == '#' && !r.skipping {
-			lines--
-		}
-		r.counts.Lines += int64(lines)
-		r.counts.Rows += int64(lines)
-		r.skipping = false
-		r.pos = n
-	}
-	r.finish()
-	return nil
-}
-
-// CutIsText reports whether an unfinished last line can be the start of a row
-// or header: it has no control characters but TAB, and no more columns than a
-// line of the type. CutIsText returns true if the last line is finished.
-func (r *Reader) CutIsText() bool {
-	rest := r.buf[r.pos:r.end]
-	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
-		return false
-	}
-	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
-}
-
-// CompressionError reports a file that is compressed in a way that Reader does not
-// read: with another format, or so that it needs too much memory.
-type CompressionError = compression.Error
-
-// skipLine forgets the beginning of a line that fills the buffer. It is
-// hashed all the same; should the line never end, the fingerprint is that of
-// the text before it.
-func (r *Reader) skipLine() {
-	if r.newline == nil {
-		state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
-		if err != nil {
-			panic(err) // crypto/sha256 documents that it never fails
-		}
-		r.newline, r.newlineLength = state, r.length
-	}
-	r.hash(r.buf[:r.end])
-	r.skipping = true
-	r.end = 0
-}
-
-// read reads text from the file, decompressed if its first bytes say so.
-func (r *Reader) read(p []byte) (int, error) {
-	if r.src == nil {
-		r.src = r.raw
-		n, err := io.ReadFull(r.raw, p[:compression.MagicSize])
-		if err == io.ErrUnexpectedEOF {
-			err = io.EOF
-		}
-		format, unread := compression.Detect(p[:n])
-		switch {
-		case unread != nil && !r.draining:
-			return n, unread
-		case format == nil:
-			return n, err
-		}
-		r.text.Reset(format, io.MultiReader(bytes.NewReader(bytes.Clone(p[:n])), r.raw))
-		r.src = &r.text
-		if r.opt.Ahead {
-			r.ahead.begin(r.src)
-			r.src = &r.ahead
-		}
-	}
-	return r.src.Read(p)
-}
-
-// Stop waits until no goroutine of r reads the file or hashes its text.
-func (r *Reader) Stop() {
-	r.ahead.join()
-	r.joinHash()
-}
-
-// Damage returns what is wrong with a compressed file besides an unfinished
-// end: a checksum that does not fit, data that cannot be decompressed. Any of
-// the text read may be wrong then. It is nil before the end of the file.
-func (r *Reader) Damage() error {
-	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
-		return nil
-	}
-	return r.damage
-}
-
-// Truncated reports whether the end of a compressed file is missing. It is
-// false before the end of the file.
-func (r *Reader) Truncated() bool {
-	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
-}
-
-// finish accounts for the end of the file: a last line without newline, a
-// compressed end that is unfinished or damaged.
-func (r *Reader) finish() {
-	if r.damage != io.EOF || r.end > r.pos || r.skipping {
-		r.counts.Lines++
-		r.counts.Cuts = 1
-	}
 }

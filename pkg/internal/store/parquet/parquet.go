@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -25,20 +24,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/apache/arrow-go/v18/parquet/file"
-	"github.com/apache/arrow-go/v18/parquet/metadata"
-
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
-
-// RecordsKey is the key of the footer's metadata that holds the records of
-// the source files whose rows the file has: a JSON array of store.Record.
-const RecordsKey = "tstatrepo.records"
 
 // formatKey is the key of the format number, which counts for all keys of tstatrepo.
 // Files without a number have format 1.
@@ -46,10 +36,6 @@ const (
 	formatKey = "tstatrepo.format"
 	format    = 1
 )
-
-// replacesKey is the key of the texts whose rows a file replaces, for whoever
-// finds both because a process died in between; see store.Record.Text.
-const replacesKey = "tstatrepo.replaces"
 
 // Options of a store.
 type Options struct {
@@ -121,260 +107,6 @@ func (s *Store) String() string { return "parquet:" + s.dir }
 
 // Properties implements store.Store.
 func (s *Store) Properties() store.Properties { return store.Properties{Compacts: true} }
-
-// reconcile compares the manifest with the files. A process may have died
-// between renaming a file and writing its lines, or in the middle of them, and
-// people move and remove files. A file is known only if it is as it was and the
-// manifest has all of its records. Of every other file, and of all of them if
-// lines were lost, the footer decides.
-func (s *Store) reconcile(tx *manifest.Tx) error {
-	if tx.Damaged() {
-		s.opt.Log.Warn("the manifest is damaged: rebuilding it from the stored files; "+
-			"logs that were pruned may be imported again", "store", s.String())
-	}
-	var pruned []manifest.Entry
-	tx.All(func(e manifest.Entry) {
-		if e.Location != "" && !e.Pruned.IsZero() {
-			pruned = append(pruned, e)
-		}
-	})
-	if _, err := s.settle(tx, pruned); err != nil {
-		s.opt.Log.Warn("rows not removed", "err", err)
-	}
-	v, err := s.survey(tx)
-	if err != nil {
-		return err
-	}
-	for _, e := range v.gone {
-		tx.Delete(e.Record)
-	}
-	// The process that wrote them may have died before it synced their names.
-	if err := durable.SyncNames(s.dir, v.unknown); err != nil {
-		return err
-	}
-	for _, e := range v.found {
-		tx.Put(e)
-	}
-	s.doubled = v.doubled
-	if n := len(s.doubled); n > 0 {
-		s.opt.Log.Warn("the rows of some logs are stored twice: see store verify", "store", s.String(), "logs", n)
-	}
-	// A process may also have died before it removed all that it replaced.
-	var left []manifest.Entry
-	tx.All(func(e manifest.Entry) {
-		if r, ok := v.replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
-			left = append(left, e)
-		}
-	})
-	if err := s.remove(tx, left, ""); err != nil {
-		s.opt.Log.Warn("rows not removed", "err", err)
-	}
-	if tx.Doubtful() {
-		return tx.Rewrite()
-	}
-	return nil
-}
-
-// survey is what the files have other than the manifest says.
-type survey struct {
-	gone       []manifest.Entry             // whose file is gone, moved or another one now
-	found      []manifest.Entry             // of files that the manifest does not know completely
-	unknown    []string                     // locations of those of found that the manifest does not have there
-	doubled    map[logText][]manifest.Entry // of logs that are in another file too
-	replacedBy map[logText]store.Record     // texts that the last record of a file replaces
-}
-
-// survey compares the files with the manifest.
-func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
-	known := map[string][]manifest.Entry{}
-	tx.All(func(e manifest.Entry) {
-		if e.Location != "" {
-			known[e.Location] = append(known[e.Location], e)
-		}
-	})
-	locs, err := s.files()
-	if err != nil {
-		return nil, err // what cannot be read may be there
-	}
-	v := &survey{doubled: map[logText][]manifest.Entry{}, replacedBy: map[logText]store.Record{}}
-	var found []manifest.Entry
-	homes := map[logText]string{} // the location that the manifest has, if its file is there
-	for _, loc := range locs {
-		path := filepath.Join(s.dir, loc)
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		es := known[loc]
-		complete := len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) || !tx.Complete(e) })
-		if complete && !tx.Doubtful() {
-			for _, e := range es {
-				homes[textOf(e.Record)] = loc
-			}
-			delete(known, loc)
-			continue
-		}
-		f, err := readFooter(path)
-		if isReadError(err) {
-			return nil, err // its logs may be there
-		}
-		if err != nil {
-			s.opt.Log.Warn("parquet file skipped: damaged or not written by tstatrepo", "file", path, "err", err)
-			if len(es) > 0 && es[0].Is(info) {
-				delete(known, loc) // nothing says otherwise; verify reports the file
-			}
-			continue
-		}
-		for _, r := range f.Records {
-			e := manifest.Entry{Record: r}
-			if now, ok := tx.Find(r); ok {
-				if now.Location == loc {
-					homes[textOf(r)] = loc
-				}
-				if now.Pruned.IsZero() || now.Replaced { // it may know the source better
-					e = now
-				}
-			}
-			e.Location, e.StoredSize, e.StoredModTime, e.Of = loc, info.Size(), info.ModTime(), len(f.Records)
-			found = append(found, e)
-		}
-		last := found[len(found)-1].Record
-		for _, t := range f.Replaces {
-			v.replacedBy[logText{last.Key, t}] = last
-		}
-	}
-	for _, es := range known {
-		v.gone = append(v.gone, es...)
-	}
-	for _, e := range found {
-		if homes[textOf(e.Record)] != e.Location {
-			v.unknown = append(v.unknown, e.Location)
-		}
-	}
-	for _, e := range found {
-		t := textOf(e.Record)
-		switch homes[t] {
-		case "", e.Location:
-			homes[t] = e.Location
-			v.found = append(v.found, e)
-		default:
-			v.doubled[t] = append(v.doubled[t], e)
-		}
-	}
-	return v, nil
-}
-
-// logText names the text of a log.
-type logText struct {
-	store.Key
-	text string // see store.Record.Text
-}
-
-func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
-
-// levels are the prefixes of the names in a location.
-var levels = []string{"type=", "probe=", "date=", ""}
-
-// inDataset reports whether a file at a location belongs to the dataset.
-func inDataset(loc string) bool {
-	names := strings.Split(loc, string(filepath.Separator))
-	if len(names) != len(levels) || !strings.HasSuffix(loc, ".parquet") {
-		return false
-	}
-	for i, prefix := range levels {
-		if !strings.HasPrefix(names[i], prefix) {
-			return false
-		}
-	}
-	return true
-}
-
-// files returns the locations of all Parquet files of the dataset.
-func (s *Store) files() ([]string, error) {
-	locs := []string{"."}
-	for _, prefix := range levels {
-		var next []string
-		for _, loc := range locs {
-			entries, err := os.ReadDir(filepath.Join(s.dir, loc))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			for _, e := range entries {
-				isFile := prefix == ""
-				if e.IsDir() != isFile && strings.HasPrefix(e.Name(), prefix) && (!isFile || strings.HasSuffix(e.Name(), ".parquet")) {
-					next = append(next, filepath.Join(loc, e.Name()))
-				}
-			}
-		}
-		locs = next
-	}
-	return locs, nil
-}
-
-// footer is what our metadata in a file's footer says.
-type footer struct {
-	Records  []store.Record // in the order of their rows
-	Replaces []string       // the texts whose rows those of the last record replace, see store.Record.Text
-	Rows     int64          // of the whole file
-}
-
-// textsOf names the texts of records.
-func textsOf(records []store.Record) []string {
-	var texts []string
-	for _, r := range records {
-		texts = append(texts, r.Text())
-	}
-	return texts
-}
-
-// errNoRecords says that another program wrote a file.
-var errNoRecords = errors.New("its footer has no " + RecordsKey)
-
-// isReadError reports whether a file could not be read, or not by this version.
-// Other errors are about what is in it.
-func isReadError(err error) bool {
-	var e *fs.PathError
-	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)
-}
-
-func readFooter(path string) (footer, error) {
-	r, err := file.OpenParquetFile(path, false)
-	if err != nil {
-		return footer{}, err
-	}
-	defer r.Close()
-	return parseFooter(path, r.MetaData())
-}
-
-func parseFooter(path string, m *metadata.FileMetaData) (footer, error) {
-	f := footer{Rows: m.NumRows}
-	meta := m.KeyValueMetadata()
-	if value := meta.FindValue(formatKey); value != nil {
-		n, err := strconv.Atoi(*value)
-		if err == nil {
-			err = state.CheckFormat(path, n, format)
-		}
-		if err != nil {
-			return f, err
-		}
-	}
-	value := meta.FindValue(RecordsKey)
-	if value == nil {
-		return f, errNoRecords
-	}
-	if err := losslessjson.Unmarshal([]byte(*value), &f.Records); err != nil {
-		return f, fmt.Errorf("%s: %w", RecordsKey, err)
-	}
-	if len(f.Records) == 0 {
-		return f, errNoRecords
-	}
-	if value := meta.FindValue(replacesKey); value != nil {
-		if err := losslessjson.Unmarshal([]byte(*value), &f.Replaces); err != nil {
-			return f, fmt.Errorf("%s: %w", replacesKey, err)
-		}
-	}
-	return f, nil
-}
 
 // Begin implements store.Store.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -344,8 +343,6 @@ func (c *cell) reason() string {
 	}
 }
 
-const null = "-"
-
 // append appends one value: number at of the vector, -1 if that is NULL, or
 // the field raw.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
@@ -434,96 +431,4 @@ func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 		return appendFloat(dst, float64(c.vec.Ints[at])/1e3), true
 	}
 	return append(dst, null...), true
-}
-
-func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
-	if tstat.IsNull(f) {
-		return append(dst, null...), true
-	}
-	x, err := strconv.ParseInt(tstat.String(f), 10, 64)
-	if err != nil {
-		// Some versions print a counter as a number with decimals.
-		y, ferr := strconv.ParseFloat(tstat.String(f), 64)
-		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
-			return dst, false
-		}
-		x = int64(y)
-	}
-	return strconv.AppendInt(dst, x, 10), x >= c.min && x <= c.max
-}
-
-// plain reports whether a field is a decimal number that every SQL type of
-// numbers with decimals can read.
-func plain(f []byte) bool {
-	if len(f) == 0 || len(f) > 40 {
-		return false
-	}
-	digits, dots := 0, 0
-	for i, c := range f {
-		switch {
-		case c-'0' < 10:
-			digits++
-		case c == '.' && dots == 0:
-			dots++
-		case c == '-' && i == 0:
-		default:
-			return false
-		}
-	}
-	return digits > 0
-}
-
-func appendFloat(dst []byte, x float64) []byte {
-	switch {
-	case math.IsInf(x, 1):
-		return append(dst, "Infinity"...)
-	case math.IsInf(x, -1):
-		return append(dst, "-Infinity"...)
-	}
-	return strconv.AppendFloat(dst, x, 'g', -1, 64) // NaN is NaN to PostgreSQL too
-}
-
-// appendText appends a text with what COPY would take for something else
-// escaped.
-func appendText(dst, t []byte, sep byte) []byte {
-	start := 0
-	for i, c := range t {
-		if c != '\\' && c > '\r' && c != sep {
-			continue
-		}
-		var esc byte
-		switch c {
-		case '\\':
-			esc = '\\'
-		case '\t':
-			esc = 't'
-		case '\n':
-			esc = 'n'
-		case '\r':
-			esc = 'r'
-		case sep:
-			esc = sep
-		default:
-			continue
-		}
-		dst = append(append(dst, t[start:i]...), '\\', esc)
-		start = i + 1
-	}
-	return append(dst, t[start:]...)
-}
-
-// AppendTime appends a time as text.
-func AppendTime(dst []byte, t time.Time) []byte {
-	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
-}
-
-// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00,
-// whole seconds without the decimals. It has no blank: that may be the
-// separator.
-func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
-	dst = c.Append(dst, us)
-	if us%1e6 == 0 {
-		dst = dst[:len(dst)-len(".000000")]
-	}
-	return append(dst, "+00"...)
 }

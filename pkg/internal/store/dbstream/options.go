@@ -1,0 +1,143 @@
+package dbstream
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// settings are those of the URL that are ours.
+var settings = []string{"schema", "window", "template", "columns", "copy", "analyze", "tablespace", "scheduler"}
+
+// DefaultStream is the name of streams if Options.Stream is empty.
+const DefaultStream = "{probe}_{type}"
+
+// Options of a store.
+type Options struct {
+	pg.Options
+	// Stream names the parent table; {probe} and {type} stand for those of
+	// each file.
+	Stream string
+	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// another type go to Stream_<type>.
+	StreamType string
+	// ReadOnly opens for Lookup only and creates nothing.
+	ReadOnly bool
+}
+
+type config struct {
+	schema     string // of the partitions
+	window     int64  // seconds
+	template   string
+	columns    sqlstore.Columns
+	form       pg.Form
+	analyze    string
+	tablespace string
+	scheduler  string // its address
+}
+
+// Check reports what is wrong with a URL without connecting.
+func Check(text string) error {
+	_, _, err := parse(text)
+	return err
+}
+
+func parse(text string) (dsn string, c config, err error) {
+	dsn, own, err := pg.SplitURL(text, settings...)
+	if err != nil {
+		return "", c, err
+	}
+	c.schema, c.template, c.tablespace = cmp.Or(own["schema"], defaultSchema), own["template"], own["tablespace"]
+	if c.form, err = pg.ParseForm(own["copy"]); err != nil {
+		return "", c, err
+	}
+	if c.columns, err = sqlstore.ParseColumns(own["columns"]); err != nil {
+		return "", c, err
+	}
+	c.analyze = cmp.Or(own["analyze"], "light")
+	if !slices.Contains([]string{"light", "window", "end", "none"}, c.analyze) {
+		return "", c, hint.Usage("analyze="+c.analyze+" is unknown", "known: light, window, end, none")
+	}
+	if c.scheduler, err = parseScheduler(own["scheduler"]); err != nil {
+		return "", c, err
+	}
+	c.window, err = parseWindow(own)
+	return dsn, c, err
+}
+
+// parseWindow reads the length of the windows, like 600s or 1h.
+func parseWindow(own dest.Options) (int64, error) {
+	text := own["window"]
+	if text == "" {
+		return int64(defaultWindow / time.Second), nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d%time.Second != 0 || d > 366*24*time.Hour {
+		return 0, hint.Usage("window="+text+" is no length of a window", "whole seconds up to a year, like 600s or 1h")
+	}
+	return int64(d / time.Second), nil
+}
+
+// maxStream is the longest name of a stream: PostgreSQL cuts names of more
+// than 63 bytes, and a partition has '_' and ten digits more.
+const maxStream = 63 - 1 - 10
+
+// StreamName expands a pattern to the name of a stream.
+func StreamName(pattern, probe, logType string) (string, error) {
+	if pattern == "" {
+		pattern = DefaultStream
+	}
+	name := strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
+	name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	for i, c := range name {
+		if c >= 'a' && c <= 'z' || c == '_' || i > 0 && c >= '0' && c <= '9' {
+			continue
+		}
+		advice := "use letters, digits and '_', like `stream` " + fit(name)
+		if strings.ContainsAny(pattern, "{}") {
+			advice += "; {probe} and {type} stand for those of the file"
+		}
+		return "", hint.Usage(fmt.Sprintf("stream %q: %q cannot be in the name of a table", name, c), advice)
+	}
+	switch {
+	case name == "":
+		return "", hint.Usage("stream: it has no name", "for example `stream` '"+DefaultStream+"'")
+	case len(name) > maxStream:
+		return "", hint.Usage(fmt.Sprintf("stream %s: %d characters are too long for the names of its partitions", name, len(name)),
+			fmt.Sprintf("use at most %d, like `stream` %s", maxStream, name[:maxStream]))
+	case name == tablesTable || name == "log_tcp_complete_v15" || name == "log_video_complete" || strings.HasSuffix(name, allSuffix) && tstat.TypeByName(strings.TrimSuffix(name, allSuffix)) != nil:
+		return "", hint.Usage(fmt.Sprintf("stream %s: DBStream has a table of that name", name), "use another name, like `stream` "+name[:min(len(name), maxStream-2)]+"_1")
+	}
+	return name, nil
+}
+
+// streamName returns the name of the stream of a probe and log type.
+func (s *Store) streamName(probe, logType string) (string, error) {
+	pattern := s.stream
+	if s.streamType != "" && logType != s.streamType {
+		pattern += "_{type}"
+	}
+	return StreamName(pattern, probe, logType)
+}
+
+// fit makes a name of a table out of a text.
+func fit(name string) string {
+	name = strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c == '_' || c >= '0' && c <= '9' {
+			return c
+		}
+		return '_'
+	}, name)
+	if name == "" || name[0] <= '9' {
+		name = "s_" + name
+	}
+	return name[:min(len(name), maxStream)]
+}

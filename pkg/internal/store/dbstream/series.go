@@ -1,0 +1,226 @@
+package dbstream
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// work is what was done for a window.
+type work struct {
+	rows int64
+	time time.Duration
+}
+
+type windowWork struct {
+	start int64
+	work
+}
+
+// storedFile is what a committed file says about the windows of its stream.
+type storedFile struct {
+	time    time.Time // its folder's
+	windows map[int64]work
+	low     int64 // the earliest time that a row of it has; math.MaxInt64: unknown
+}
+
+// series is the order in which the windows of a stream are finished, and the
+// connection that announces them.
+type series struct {
+	c       *scheduler
+	name    string
+	view    string
+	started bool
+	refused bool // and that was said; under c.mu
+
+	mu sync.Mutex
+	// Files that are not stored yet: announced by the importer, or under way.
+	expected map[store.Key]*expectedFiles
+	begun    map[store.Key]time.Time
+	order    []store.Key    // the expected ones by time, and some that are so no more
+	stored   []storedFile   // those that earlier files may precede
+	open     map[int64]work // windows that have rows and are not finished
+	last     int64          // the last window that is finished
+	front    time.Time      // the latest folder whose file was taken from stored
+	tail     int64          // the last window of that file
+	queue    []windowWork   // finished, and not announced yet
+	input    int64          // the last window that was announced
+
+	wake chan struct{}
+	done chan struct{} // closed when the connection has ended for good
+}
+
+// expectedFiles are the files of a key that are to come: one, or one of each
+// Tstat process that writes folders of the same name.
+type expectedFiles struct {
+	time    time.Time // of their folder
+	left    int       // not stored yet
+	settled int       // stored, but the importer has not said so yet
+}
+
+// start registers the stream. Windows up to last were announced before, -1:
+// none that is known; those of open have rows and were not.
+func (s *series) start(view string, last int64, open []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started {
+		return
+	}
+	s.started = true
+	s.view, s.input, s.last = view, max(last, 0), last
+	for _, start := range open {
+		s.open[start] = work{}
+	}
+	go s.run()
+}
+
+// expect replaces the files that the importer said are to come.
+func (s *series) expect(files []store.FileInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expected, s.order = map[store.Key]*expectedFiles{}, nil
+	for _, f := range files {
+		if s.expected[f.Key] == nil {
+			s.expected[f.Key] = &expectedFiles{time: f.Time}
+			s.order = append(s.order, f.Key)
+		}
+		s.expected[f.Key].left++
+	}
+	slices.SortFunc(s.order, func(a, b store.Key) int { return s.expected[a].time.Compare(s.expected[b].time) })
+	s.advance()
+}
+
+// begin notes a file under way, and end that it is so no more. If it is one
+// that was expected it still is, until settled.
+func (s *series) begin(k store.Key, t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun[k] = t
+}
+
+func (s *series) end(k store.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.begun, k)
+	s.advance()
+}
+
+func (s *series) settled(k store.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.expected[k]; e != nil && e.settled > 0 {
+		e.settled--
+	} else if e != nil && e.left > 0 {
+		e.left--
+	}
+	s.advance()
+}
+
+// commit notes that a file is stored.
+func (s *series) commit(k store.Key, f storedFile) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.begun, k)
+	if e := s.expected[k]; e != nil && e.left > 0 {
+		e.left--
+		e.settled++
+	}
+	i, _ := slices.BinarySearchFunc(s.stored, f.time, func(f storedFile, t time.Time) int { return cmp.Or(f.time.Compare(t), -1) })
+	s.stored = slices.Insert(s.stored, i, f)
+	s.advance()
+}
+
+// advance takes the stored files in the order of their folders, as far as no
+// earlier one is missing. The windows that end before all rows of a file are
+// finished by it: neighbours may share a window. Rows for windows that were
+// finished before are not announced.
+func (s *series) advance() {
+	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {
+		f := s.stored[0]
+		s.stored = s.stored[1:]
+		if f.low != math.MaxInt64 {
+			s.finishBefore(f.low - f.low%s.c.window)
+		}
+		if !f.time.Before(s.front) && len(f.windows) > 0 {
+			s.front, s.tail = f.time, slices.Max(slices.Collect(maps.Keys(f.windows)))
+		}
+		for start, w := range f.windows {
+			if start > s.last {
+				sum := s.open[start]
+				s.open[start] = work{sum.rows + w.rows, sum.time + w.time}
+			}
+		}
+	}
+}
+
+// missing reports whether a file of an earlier folder, or another file of the
+// same one, is not stored yet.
+func (s *series) missing(t time.Time) bool {
+	for _, other := range s.begun {
+		if !other.After(t) {
+			return true
+		}
+	}
+	for len(s.order) > 0 {
+		if e := s.expected[s.order[0]]; e.left > 0 {
+			return !e.time.After(t)
+		}
+		s.order = s.order[1:]
+	}
+	return false
+}
+
+func (s *series) finishBefore(limit int64) {
+	for _, start := range slices.Sorted(maps.Keys(s.open)) {
+		if start >= limit {
+			break
+		}
+		s.queue = append(s.queue, windowWork{start, s.open[start]})
+		s.last = start
+		delete(s.open, start)
+	}
+	if len(s.queue) > 0 {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finish finishes all windows before the last one of the last file: the next
+// file may have rows of that.
+func (s *series) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishBefore(s.tail)
+}
+
+func (s *series) next() (w windowWork, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return w, false
+	}
+	return s.queue[0], true
+}
+
+func (s *series) announced() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.input = s.queue[0].start
+	s.queue = s.queue[1:]
+}
+
+func (s *series) isClosed() bool {
+	select {
+	case <-s.c.closed:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,217 @@
+package dbstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
+)
+
+// stream is what is known to be there of a stream.
+type stream struct {
+	name  string
+	table *pg.Table
+	key   store.Key // Probe and File of its rows; Folder is empty
+
+	mu      sync.Mutex
+	windows map[int64]bool
+	written bool
+
+	// adopted is the time before which the rows of other importers are all
+	// there are.
+	adopted int64
+}
+
+// zones is how far apart clocks in two zones can be: the names of folders may
+// be read in another zone than the probe's.
+const zones = 26 * time.Hour
+
+// prepare makes what a stream needs to be there, and returns the names that
+// the file's columns have in its table.
+func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*stream, []string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.streams[name]; st != nil {
+		if err := st.fits(f.Key); err != nil {
+			return nil, nil, err
+		}
+		cols := columnNames(f, s.cfg, st.table.Columns)
+		if missing, err := s.cfg.columns.Missing(f, cols, st.table.Columns, ownColumns); err == nil && len(missing) == 0 {
+			return st, cols, nil
+		}
+	}
+	var table *pg.Table
+	var cols []string
+	err := s.Change(ctx, catalog, func(tx pgx.Tx) error {
+		other := store.Key{}
+		err := tx.QueryRow(ctx, "select probe, file from "+pg.Quote(catalog, sqlstore.FilesTable)+
+			" where location = $1 and (probe <> $2 or file <> $3) limit 1", name, f.Probe, f.File).Scan(&other.Probe, &other.File)
+		if err == nil {
+			return (&stream{name: name, key: other}).fits(f.Key)
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		table, cols, err = s.ensureStream(ctx, tx, name, f)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("prepare stream %s: %w", name, err)
+	}
+	st := &stream{name: name, table: table, key: store.Key{Probe: f.Probe, File: f.File}, windows: map[int64]bool{}, adopted: s.adopted[name]}
+	if old := s.streams[name]; old != nil {
+		old.mu.Lock()
+		maps.Copy(st.windows, old.windows)
+		st.written = old.written
+		old.mu.Unlock()
+	}
+	s.streams[name] = st
+	return st, cols, nil
+}
+
+// fits refuses rows of another probe or type: nothing in a row tells them
+// apart.
+func (st *stream) fits(k store.Key) error {
+	switch {
+	case k.Probe != st.key.Probe:
+		return hint.Usage(fmt.Sprintf("stream %s has the rows of probe %s; those of %s could not be told apart", st.name, st.key.Probe, k.Probe),
+			"name another stream: `stream` "+fit(st.name[:min(len(st.name), 40)]+"_2"))
+	case k.File != st.key.File:
+		return hint.Usage(fmt.Sprintf("stream %s has the rows of %s, not of %s", st.name, st.key.File, k.File),
+			"import one log type with `type`, or let the stream's name have {type}")
+	}
+	return nil
+}
+
+// ensureStream makes catalog, template and parent table of a stream.
+func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pg.Table, []string, error) {
+	exec := func(sql string, args ...any) error {
+		_, err := tx.Exec(ctx, sql, args...)
+		return err
+	}
+	tables, view := pg.Ident{public, tablesTable}, pg.Ident{catalog, viewPrefix + name}
+	if t, err := pg.FindTable(ctx, tx, tables); err != nil {
+		return nil, nil, err
+	} else if t == nil {
+		if err := exec("create table " + tables.Sanitize() + " (tablename varchar(256), part_tablename varchar(256), tabletype varchar(256))"); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := exec("insert into "+tables.Sanitize()+" select $1::text, $2::text, 'view' where not exists (select from "+tables.Sanitize()+" where tablename = $1::text)",
+		name, strings.Join(view, ".")); err != nil {
+		return nil, nil, err
+	}
+	if t, err := pg.FindTable(ctx, tx, view); err != nil {
+		return nil, nil, err
+	} else if t == nil {
+		if err := exec("create table " + view.Sanitize() + ` (serial_time integer, part_length integer, hostname varchar(256),
+			port integer, dbname varchar(256), tablename varchar(256))`); err != nil {
+			return nil, nil, err
+		}
+		index := view[1] + "_serial_time_idx"
+		if len(index) > 63 { // cut, it could be another stream's
+			index = ""
+		} else {
+			index = pg.Quote(index)
+		}
+		if err := exec("create index " + index + " on " + view.Sanitize() + " (serial_time)"); err != nil {
+			return nil, nil, err
+		}
+	}
+	parent := pg.Ident{public, name}
+	t, err := pg.FindTable(ctx, tx, parent)
+	if err != nil {
+		return nil, nil, err
+	}
+	if t == nil {
+		template, err := s.ensureTemplate(ctx, tx, f.Type)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := exec("create table " + parent.Sanitize() + " (like " + template.Sanitize() + ")"); err != nil {
+			return nil, nil, err
+		}
+		if t, err = pg.FindTable(ctx, tx, parent); err != nil {
+			return nil, nil, err
+		}
+	}
+	if t.Columns[colSerial] == "" {
+		return nil, nil, hint.Add(fmt.Errorf("table %s is there, and no stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with `stream`")
+	}
+	cols := columnNames(f, s.cfg, t.Columns)
+	missing, err := s.cfg.columns.Missing(f, cols, t.Columns, ownColumns)
+	if err != nil {
+		return nil, nil, fmt.Errorf("table %s: %w", parent.Sanitize(), err)
+	}
+	if len(missing) > 0 {
+		if err := pg.AddColumns(ctx, tx, parent, missing, f.Columns, cols, columnType(s.cfg, f.Type)); err != nil {
+			return nil, nil, err
+		}
+		t, err = pg.FindTable(ctx, tx, parent)
+	}
+	return t, cols, err
+}
+
+// ensureWindow makes the partition of a window and its row in the catalog,
+// in a transaction of its own: the parent stays locked for others until it
+// commits. An empty window is harmless.
+func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.windows[start] {
+		return nil
+	}
+	length := s.cfg.window
+	part, view := s.part(st, start), pg.Ident{catalog, viewPrefix + st.name}
+	name := strings.Join(part, ".")
+	host, port, database := s.Server()
+	err := s.Change(ctx, st.name, func(tx pgx.Tx) error {
+		var at, n int64
+		err := tx.QueryRow(ctx, "select serial_time, part_length from "+view.Sanitize()+
+			" where serial_time < $1::int8 + $2::int8 and serial_time > $1::int8 - 31622400 and serial_time + part_length > $1::int8 and (serial_time <> $1::int8 or part_length <> $2::int8) limit 1",
+			start, length).Scan(&at, &n)
+		if err == nil {
+			return hint.Usage(fmt.Sprintf("stream %s has a window of %d s from %d on, and windows of %d s would overlap it", st.name, n, at, length),
+				fmt.Sprintf("use ?window=%ds", n))
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		t, err := pg.FindTable(ctx, tx, part)
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			sql := fmt.Sprintf("create table %s (check (serial_time between %d and %d)) inherits (%s)", part.Sanitize(), start, start+length-1, pg.Quote(public, st.name))
+			if s.cfg.tablespace != "" {
+				sql += " tablespace " + pg.Quote(s.cfg.tablespace)
+			}
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, "insert into "+view.Sanitize()+" select $1::int4, $2::int4, $3::text, $4::int4, $5::text, $6::text where not exists (select from "+
+			view.Sanitize()+" where serial_time = $1::int4)", start, length, host, int64(port), database, name)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("prepare partition %s: %w", name, err)
+	}
+	st.windows[start] = true
+	return nil
+}
+
+func (s *Store) part(st *stream, start int64) pg.Ident {
+	return pg.Ident{s.cfg.schema, st.name + "_" + strconv.FormatInt(start, 10)}
+}

@@ -1,0 +1,151 @@
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+)
+
+// Temp is Manifest.Temp while the store is changed.
+func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
+	dir := filepath.Join(filepath.Dir(tx.m.path), "tmp")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
+	f, err := os.OpenFile(filepath.Join(dir, rand.Text()+".tmp"), os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Rewrite compacts the log if most of its lines are superseded.
+func (m *Manifest) Rewrite(ctx context.Context) error {
+	return m.Update(ctx, func(tx *Tx) error {
+		n := 0
+		for _, es := range m.entries {
+			n += len(es)
+		}
+		if m.lines <= 2*n+minLines {
+			return nil
+		}
+		return m.rewrite()
+	})
+}
+
+// minLines is how many superseded lines are tolerated.
+const minLines = 1000
+
+// rewrite replaces the log; the caller has its lock, and then that of the new
+// one too.
+func (m *Manifest) rewrite() error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
+	lines := 0
+	for _, es := range m.entries {
+		for _, e := range es {
+			b.Write(encode(line{Put: &e}))
+			lines++
+		}
+	}
+	old, err := m.f.Stat()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(m.path+".new", m.flags|os.O_TRUNC, old.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		_, err = f.Write(b.Bytes())
+	}
+	if err == nil {
+		err = likeOwner(f, old)
+	}
+	if err == nil {
+		err = durable.Sync(f)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), m.path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return fmt.Errorf("write %s anew: %w", m.path, err)
+	}
+	m.f.Close()
+	m.f, m.read, m.torn, m.format, m.lines, m.damaged = f, int64(b.Len()), false, format, lines, 0
+	return durable.SyncDir(filepath.Dir(m.path))
+}
+
+// likeOwner gives f the mode and owner of a file, which others write to as
+// well.
+func likeOwner(f *os.File, old fs.FileInfo) error {
+	if err := f.Chmod(old.Mode().Perm()); err != nil {
+		return err
+	}
+	a, ok := old.Sys().(*syscall.Stat_t)
+	var b syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &b); err != nil || !ok || a.Uid == b.Uid && a.Gid == b.Gid {
+		return err
+	}
+	return f.Chown(int(a.Uid), int(a.Gid))
+}
+
+// Temp creates a file for rows that are not committed yet. It is locked as
+// long as it is open, so that RemoveStale can tell it from one that a killed
+// process left.
+func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
+	err = m.Update(ctx, func(tx *Tx) error {
+		f, err = tx.Temp(perm)
+		return err
+	})
+	return f, err
+}
+
+// RemoveStale removes the temporary files of processes that are gone.
+func (m *Manifest) RemoveStale(ctx context.Context) error {
+	dir := filepath.Join(filepath.Dir(m.path), "tmp")
+	return m.Update(ctx, func(*Tx) error {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if err := removeUnlocked(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func removeUnlocked(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // another user's
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,203 @@
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// Tx changes the manifest while no other process does.
+type Tx struct {
+	m   *Manifest
+	out bytes.Buffer
+}
+
+// Update calls f while this process alone may change the store, and then
+// appends what f put and deleted, also if f fails.
+func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.lock(ctx, syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", m.path, err)
+	}
+	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
+	if err := m.load(); err != nil {
+		return err
+	}
+	tx := &Tx{m: m}
+	if m.read == 0 {
+		// New, or its first process died in the middle of the first line.
+		if err := m.f.Truncate(0); err != nil {
+			return err
+		}
+		m.torn, m.format = false, format
+		fmt.Fprintf(&tx.out, "%s%d %s\n", banner, format, m.kind)
+	}
+	err := f(tx)
+	return errors.Join(err, tx.flush())
+}
+
+// View calls f, which changes nothing, while no process changes the store. It
+// also works for a manifest that was opened read-only.
+func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f == nil {
+		return f(&Tx{m: m})
+	}
+	if err := m.lock(ctx, syscall.LOCK_SH); err != nil {
+		return fmt.Errorf("lock %s: %w", m.path, err)
+	}
+	defer func() { syscall.Flock(int(m.f.Fd()), syscall.LOCK_UN) }()
+	if err := m.load(); err != nil {
+		return err
+	}
+	return f(&Tx{m: m})
+}
+
+// lock waits until no other process has the lock, or, if how is LOCK_SH, to
+// change the store. Waiting in the kernel could not be interrupted.
+func (m *Manifest) lock(ctx context.Context, how int) error {
+	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
+		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
+		if err == nil {
+			// The one that had the lock may have written the log anew.
+			renewed, err := m.renew()
+			if !renewed || err != nil {
+				return err
+			}
+			continue
+		}
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+			return err
+		}
+		if b.Wait(ctx) != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// Lookup returns the entries of a key.
+func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
+
+// At returns how many entries have a location.
+func (tx *Tx) At(location string) int { return tx.m.at[location] }
+
+// Doubtful reports whether entries may be missing or old: lines were damaged or
+// cut, or an older version wrote the manifest. The store then finds out from
+// its files what they hold, and calls Rewrite.
+func (tx *Tx) Doubtful() bool { return tx.Damaged() || tx.m.format < format }
+
+// Damaged reports whether lines of the manifest were damaged or cut.
+func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
+
+// Complete reports whether the manifest knows every record of the file at an
+// entry's location.
+func (tx *Tx) Complete(e Entry) bool { return e.Of > 0 && e.Of == tx.At(e.Location) }
+
+// Rewrite replaces the manifest durably by one line per current entry.
+func (tx *Tx) Rewrite() error {
+	tx.out.Reset()
+	return tx.m.rewrite()
+}
+
+// All calls f for every entry.
+func (tx *Tx) All(f func(Entry)) {
+	for _, es := range tx.m.entries {
+		for _, e := range es {
+			f(e)
+		}
+	}
+}
+
+// Put adds an entry, or replaces the one of the same record.
+func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
+
+// Delete removes the entry of a record that is the same as r.
+func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256, r.Place}}) }
+
+// Find returns the entry of the record that is the same as r.
+func (tx *Tx) Find(r store.Record) (Entry, bool) {
+	es := tx.m.entries[r.Key]
+	if i := slices.IndexFunc(es, func(e Entry) bool { return e.Same(r) }); i >= 0 {
+		return es[i], true
+	}
+	return Entry{}, false
+}
+
+// Replaced returns the entries that go when r is stored, as
+// store.FileTx.Commit has it.
+func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
+	isKnown, goes := store.Texts(known), store.Texts(replace)
+	var replaced []Entry
+	conflict := false
+	for _, e := range tx.Lookup(r.Key) {
+		switch {
+		case goes[e.Text()]:
+			replaced = append(replaced, e)
+		case e.Same(r):
+			return nil, store.ErrDuplicate
+		case isKnown[e.Text()]:
+		case r.Clashes(e.Record):
+			return nil, store.ErrDuplicate
+		default:
+			conflict = true
+		}
+	}
+	if conflict {
+		return nil, store.ErrConflict
+	}
+	return replaced, nil
+}
+
+func (tx *Tx) add(l line) {
+	tx.m.apply(l)
+	tx.m.lines++
+	tx.out.Write(encode(l))
+}
+
+func encode(l line) []byte {
+	js, err := losslessjson.Marshal(l)
+	if err != nil {
+		panic(err) // all fields are plain
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
+}
+
+// Sync makes durable what was put and deleted so far, before the store's files
+// go whose records are nowhere else.
+func (tx *Tx) Sync() error {
+	return errors.Join(tx.flush(), durable.Sync(tx.m.f))
+}
+
+func (tx *Tx) flush() error {
+	if tx.out.Len() == 0 {
+		return nil
+	}
+	p := tx.out.Bytes()
+	defer tx.out.Reset()
+	if tx.m.torn {
+		p = append([]byte{'\n'}, p...)
+	}
+	// After a failure what was written of a line is passed over by its checksum.
+	_, err := tx.m.f.Write(p)
+	tx.m.torn = err != nil
+	info, serr := tx.m.f.Stat()
+	if serr == nil {
+		tx.m.read = info.Size()
+	}
+	if err = errors.Join(err, serr); err != nil {
+		return fmt.Errorf("write %s: %w", tx.m.path, err)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package parquet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+
+	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/apache/arrow-go/v18/parquet/metadata"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+)
+
+// RecordsKey is the key of the footer's metadata that holds the records of
+// the source files whose rows the file has: a JSON array of store.Record.
+const RecordsKey = "tstatrepo.records"
+
+// replacesKey is the key of the texts whose rows a file replaces, for whoever
+// finds both because a process died in between; see store.Record.Text.
+const replacesKey = "tstatrepo.replaces"
+
+// footer is what our metadata in a file's footer says.
+type footer struct {
+	Records  []store.Record // in the order of their rows
+	Replaces []string       // the texts whose rows those of the last record replace, see store.Record.Text
+	Rows     int64          // of the whole file
+}
+
+// textsOf names the texts of records.
+func textsOf(records []store.Record) []string {
+	var texts []string
+	for _, r := range records {
+		texts = append(texts, r.Text())
+	}
+	return texts
+}
+
+// errNoRecords says that another program wrote a file.
+var errNoRecords = errors.New("its footer has no " + RecordsKey)
+
+// isReadError reports whether a file could not be read, or not by this version.
+// Other errors are about what is in it.
+func isReadError(err error) bool {
+	var e *fs.PathError
+	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)
+}
+
+func readFooter(path string) (footer, error) {
+	r, err := file.OpenParquetFile(path, false)
+	if err != nil {
+		return footer{}, err
+	}
+	defer r.Close()
+	return parseFooter(path, r.MetaData())
+}
+
+func parseFooter(path string, m *metadata.FileMetaData) (footer, error) {
+	f := footer{Rows: m.NumRows}
+	meta := m.KeyValueMetadata()
+	if value := meta.FindValue(formatKey); value != nil {
+		n, err := strconv.Atoi(*value)
+		if err == nil {
+			err = state.CheckFormat(path, n, format)
+		}
+		if err != nil {
+			return f, err
+		}
+	}
+	value := meta.FindValue(RecordsKey)
+	if value == nil {
+		return f, errNoRecords
+	}
+	if err := losslessjson.Unmarshal([]byte(*value), &f.Records); err != nil {
+		return f, fmt.Errorf("%s: %w", RecordsKey, err)
+	}
+	if len(f.Records) == 0 {
+		return f, errNoRecords
+	}
+	if value := meta.FindValue(replacesKey); value != nil {
+		if err := losslessjson.Unmarshal([]byte(*value), &f.Replaces); err != nil {
+			return f, fmt.Errorf("%s: %w", replacesKey, err)
+		}
+	}
+	return f, nil
+}

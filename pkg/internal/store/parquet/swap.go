@@ -1,0 +1,126 @@
+package parquet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
+)
+
+// swap replaces files by the large files made from them. It returns the names
+// that the old folder had, nil if it did not exchange the folders.
+func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
+	dir := filepath.Join(s.dir, d.dir)
+	old := map[string]bool{}
+	for _, l := range done {
+		for _, f := range l.from {
+			info, err := os.Lstat(filepath.Join(s.dir, f.loc))
+			if err != nil || !info.Mode().IsRegular() || !f.entries[0].Is(info) || tx.At(f.loc) != len(f.entries) {
+				return nil, errChanged
+			}
+			for _, e := range f.entries {
+				if now, ok := tx.Find(e.Record); !ok || now.Location != f.loc || !now.Pruned.IsZero() {
+					return nil, errChanged
+				}
+			}
+			old[filepath.Base(f.loc)] = true
+		}
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, n := range names {
+		known = append(known, n.Name())
+		if old[n.Name()] {
+			continue
+		}
+		if n.IsDir() {
+			return nil, fmt.Errorf("there is a folder in it: %s", n.Name())
+		}
+		if err := os.Link(filepath.Join(dir, n.Name()), filepath.Join(work, n.Name())); err != nil {
+			return nil, err
+		}
+	}
+	if err := like(work, info); err != nil {
+		return nil, err
+	}
+	if err := durable.SyncDir(work); err != nil {
+		return nil, err
+	}
+	if err := exchange(work, dir); err != nil {
+		return nil, fmt.Errorf("exchange folders: %w", err)
+	}
+	// The rows are in the new place now, so the records are written even if a
+	// later step fails.
+	for _, l := range done {
+		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
+		info, err := os.Stat(filepath.Join(s.dir, loc))
+		if err != nil {
+			return known, fmt.Errorf("compacted file: %v", err) // %w would say that the day changed meanwhile
+		}
+		of := 0
+		for _, f := range l.from {
+			of += len(f.entries)
+		}
+		for _, f := range l.from {
+			for _, e := range f.entries {
+				if now, ok := tx.Find(e.Record); ok {
+					now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
+					tx.Put(now)
+				}
+			}
+		}
+	}
+	// The old files are removed next.
+	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
+}
+
+// like gives a folder the mode and owner of another.
+func like(dir string, info fs.FileInfo) error {
+	if err := os.Chmod(dir, info.Mode()); err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	own, err := os.Stat(dir)
+	if err != nil || !ok {
+		return err
+	}
+	if now, ok := own.Sys().(*syscall.Stat_t); ok && (now.Uid != st.Uid || now.Gid != st.Gid) {
+		return os.Chown(dir, int(st.Uid), int(st.Gid))
+	}
+	return nil
+}
+
+// rescue moves files into a day's new folder that others, who know no lock,
+// made in the old one at the last moment.
+func (s *Store) rescue(d *day, old string, known []string) error {
+	names, err := os.ReadDir(old)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if slices.Contains(known, n.Name()) {
+			continue
+		}
+		to := filepath.Join(s.dir, d.dir, n.Name())
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%s is there twice", to)
+		}
+		if err := durable.Rename(filepath.Join(old, n.Name()), to); err != nil {
+			return err
+		}
+	}
+	return nil
+}

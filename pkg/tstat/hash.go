@@ -1,0 +1,128 @@
+package tstat
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding"
+	"encoding/hex"
+	"slices"
+)
+
+// Fingerprint returns the SHA-256 and the length of the text up to its last
+// newline, of what was read so far.
+func (r *Reader) Fingerprint() (sha string, length int64) {
+	r.joinHash()
+	sum, length := r.sum, r.length
+	if r.newline != nil {
+		sum = sha256.New()
+		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.newline); err != nil {
+			panic(err) // the state is our own
+		}
+		length = r.newlineLength
+	}
+	return hex.EncodeToString(sum.Sum(nil)), length
+}
+
+// hashBeside is the size of the smallest text that a goroutine hashes, in bytes.
+const hashBeside = 64 << 10
+
+// startHash starts a goroutine that adds text to the fingerprint. The text must
+// not change before joinHash returns.
+func (r *Reader) startHash(text []byte) {
+	done := make(chan struct{})
+	r.hashing = done
+	go func() {
+		defer close(done)
+		defer func() { r.hashPanic = recover() }()
+		r.hash(text)
+	}()
+}
+
+// joinHash waits until the text is hashed. It repeats a panic of the goroutine,
+// because the caller recovers from panics and fails the import of this file only.
+func (r *Reader) joinHash() {
+	if r.hashing == nil {
+		return
+	}
+	<-r.hashing
+	r.hashing = nil
+	if p := r.hashPanic; p != nil {
+		r.hashPanic = nil
+		panic(p)
+	}
+}
+
+// hash adds text to the fingerprint.
+func (r *Reader) hash(text []byte) {
+	r.head.find(text, r.length)
+	for {
+		stop := r.head.next(r.length)
+		for _, m := range r.opt.Marks {
+			if m > r.length {
+				stop = min(stop, m)
+				break
+			}
+		}
+		n := min(stop-r.length, int64(len(text)))
+		r.sum.Write(text[:n])
+		r.length += n
+		if len(r.opt.Marks) > 0 {
+			r.newlines += int64(bytes.Count(text[:n], []byte{'\n'}))
+		}
+		if r.length < stop {
+			return
+		}
+		text = text[n:]
+		sum := hex.EncodeToString(r.sum.Sum(nil))
+		r.head.add(stop, sum)
+		if _, ok := slices.BinarySearch(r.opt.Marks, stop); ok {
+			r.marks[stop], r.markLines[stop] = sum, r.newlines
+		}
+	}
+}
+
+// MarkLine returns how many lines the first length bytes of text are, see
+// Mark.
+func (r *Reader) MarkLine(length int64) int64 {
+	r.joinHash()
+	return r.markLines[length]
+}
+
+// Mark returns the SHA-256 of the first length bytes of text, one of
+// ReaderOptions.Marks, or "" if the text is shorter.
+func (r *Reader) Mark(length int64) string {
+	if length == 0 {
+		return emptySHA256
+	}
+	r.joinHash()
+	return r.marks[length]
+}
+
+const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+// Drain reads the file and only counts: every line that is no header as a
+// row. It is for stores that keep the file as it is, and takes the place of
+// Next: never call both.
+func (r *Reader) Drain() error {
+	r.draining = true
+	for !r.eof {
+		if err := r.fill(0); err != nil { // while it is in the CPU's cache
+			return err
+		}
+		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1
+		if n == 0 {
+			continue
+		}
+		whole := r.buf[:n]
+		lines := bytes.Count(whole, []byte{'\n'}) - bytes.Count(whole, []byte("\n#"))
+		if whole[0] == '#' && !r.skipping {
+			lines--
+		}
+		r.counts.Lines += int64(lines)
+		r.counts.Rows += int64(lines)
+		r.skipping = false
+		r.pos = n
+	}
+	r.finish()
+	return nil
+}

@@ -1,0 +1,158 @@
+package tstat
+
+import (
+	"bytes"
+	"encoding"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+)
+
+// readSize is how much is read by one call.
+const readSize = 256 << 10
+
+// errReader remembers the error of the file, to tell an unreadable disk from a
+// compressed file that is unfinished.
+type errReader struct {
+	r   io.Reader
+	err error
+}
+
+func (e *errReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && err != io.EOF {
+		e.err = err
+	}
+	return n, err
+}
+
+// fill reads more text behind what is left, until there are at least enough
+// bytes, and hashes up to the last newline.
+func (r *Reader) fill(enough int) error {
+	r.joinHash()
+	if r.pos > 0 {
+		r.end = copy(r.buf, r.buf[r.pos:r.end])
+		r.pos = 0
+	}
+	if r.end == len(r.buf) {
+		r.skipLine()
+	}
+	unhashed := r.end // the beginning of a line that is not all here yet
+	var err error
+	for err == nil && (r.end == unhashed || r.end < enough) {
+		var n int
+		n, err = r.read(r.buf[r.end:min(r.end+readSize, len(r.buf))])
+		r.end += n
+		r.counts.Text += int64(n)
+	}
+	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 {
+		whole := r.buf[:unhashed+i+1]
+		if r.newline = nil; len(whole) < hashBeside {
+			r.hash(whole)
+		} else {
+			r.startHash(whole)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	if r.raw.err != nil {
+		return r.raw.err
+	}
+	var ce *CompressionError
+	if errors.As(err, &ce) {
+		return err
+	}
+	r.eof = true
+	r.damage = err
+	return nil
+}
+
+// CutIsText reports whether an unfinished last line can be the start of a row
+// or header: it has no control characters but TAB, and no more columns than a
+// line of the type. CutIsText returns true if the last line is finished.
+func (r *Reader) CutIsText() bool {
+	rest := r.buf[r.pos:r.end]
+	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
+		return false
+	}
+	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
+}
+
+// CompressionError reports a file that is compressed in a way that Reader does not
+// read: with another format, or so that it needs too much memory.
+type CompressionError = compression.Error
+
+// skipLine forgets the beginning of a line that fills the buffer. It is
+// hashed all the same; should the line never end, the fingerprint is that of
+// the text before it.
+func (r *Reader) skipLine() {
+	if r.newline == nil {
+		state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
+		if err != nil {
+			panic(err) // crypto/sha256 documents that it never fails
+		}
+		r.newline, r.newlineLength = state, r.length
+	}
+	r.hash(r.buf[:r.end])
+	r.skipping = true
+	r.end = 0
+}
+
+// read reads text from the file, decompressed if its first bytes say so.
+func (r *Reader) read(p []byte) (int, error) {
+	if r.src == nil {
+		r.src = r.raw
+		n, err := io.ReadFull(r.raw, p[:compression.MagicSize])
+		if err == io.ErrUnexpectedEOF {
+			err = io.EOF
+		}
+		format, unread := compression.Detect(p[:n])
+		switch {
+		case unread != nil && !r.draining:
+			return n, unread
+		case format == nil:
+			return n, err
+		}
+		r.text.Reset(format, io.MultiReader(bytes.NewReader(bytes.Clone(p[:n])), r.raw))
+		r.src = &r.text
+		if r.opt.Ahead {
+			r.ahead.begin(r.src)
+			r.src = &r.ahead
+		}
+	}
+	return r.src.Read(p)
+}
+
+// Stop waits until no goroutine of r reads the file or hashes its text.
+func (r *Reader) Stop() {
+	r.ahead.join()
+	r.joinHash()
+}
+
+// Damage returns what is wrong with a compressed file besides an unfinished
+// end: a checksum that does not fit, data that cannot be decompressed. Any of
+// the text read may be wrong then. It is nil before the end of the file.
+func (r *Reader) Damage() error {
+	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return r.damage
+}
+
+// Truncated reports whether the end of a compressed file is missing. It is
+// false before the end of the file.
+func (r *Reader) Truncated() bool {
+	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
+}
+
+// finish accounts for the end of the file: a last line without newline, a
+// compressed end that is unfinished or damaged.
+func (r *Reader) finish() {
+	if r.damage != io.EOF || r.end > r.pos || r.skipping {
+		r.counts.Lines++
+		r.counts.Cuts = 1
+	}
+}

@@ -1,0 +1,45 @@
+package tstat
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// LayoutError is returned for a file without header whose columns no known
+// version has, or several have.
+type LayoutError struct {
+	Type  *LogType
+	Line  int64
+	Count int      // columns of the lines
+	Fits  []string // versions that have as many
+}
+
+func (e *LayoutError) Error() string {
+	if len(e.Fits) > 1 {
+		return fmt.Sprintf("line %d: no header, and several versions of %s have %d columns", e.Line, e.Type.Name, e.Count)
+	}
+	var known []string
+	for _, n := range e.Type.Counts() {
+		known = append(known, strconv.Itoa(n))
+	}
+	return fmt.Sprintf("not a %s of Tstat: line %d: no header, and %d columns are none of %s's (known: %s)",
+		e.Type.Name, e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
+}
+
+// Hint says what the user can do.
+func (e *LayoutError) Hint() string {
+	if len(e.Fits) > 1 {
+		return "name the version: `layout` " + strings.Join(e.Fits, " or ")
+	}
+	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
+}
+
+// NewColumnsError is returned when a later header of the file has columns
+// that are unknown and not in Extra. Read the file again with
+// ReaderOptions.Extra set to Extra.
+type NewColumnsError struct{ Extra []string }
+
+func (e *NewColumnsError) Error() string {
+	return "a later header has further unknown columns: " + strings.Join(e.Extra, ", ")
+}
