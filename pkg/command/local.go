@@ -19,7 +19,7 @@ import (
 const stopTimeout = 20 * time.Second
 
 // localServices returns the capabilities that serve would offer with this
-// configuration. Its endpoints open when one of theirs is run.
+// configuration. Their endpoints open when one of the capabilities is run.
 func localServices(cfg *config.Config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
 	p := cfg.Problems("serve")
 	opt := cfg.Service(p, service.NewShared(con.Logger().Handler()))

@@ -90,7 +90,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 		return r.shell(c.Context, sh, lines)
 	}
 	if r.JSON {
-		sh.Out = io.Discard // single values that are taken
+		sh.Out = io.Discard // only single values are printed
 	}
 	ctx := c.Context
 	if r.Timeout > 0 {
@@ -120,7 +120,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 }
 
 // errTimeout is --timeout that is over.
-var errTimeout = tryAgainError{errors.New("--timeout is over; the result has not come yet")}
+var errTimeout = tryAgainError{errors.New("--timeout is over; no result yet")}
 
 // shell is runcap without a CAPABILITY.
 func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) error {

@@ -11,7 +11,7 @@ import (
 )
 
 // Scope is a temporal scope: when a capability can be used, when a
-// specification runs, or what time a result is of. Its grammar:
+// specification runs, or the time that a result covers. Its grammar:
 //
 //	scope  = simple | "repeat " outer [ " { " inner " } " ]
 //	simple = point [ " ... " point | " + " length ] [ " / " period ]

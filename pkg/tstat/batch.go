@@ -86,7 +86,7 @@ type Batch struct {
 	split   Fields // of which fields are parts
 	maps    []*mapping
 	odd     []bool
-	slow    int     // fields that are no plain decimal numbers, see Plain
+	slow    int     // fields other than plain decimal numbers, see Plain
 	line    []int64 // line numbers in the file
 	arena   []byte  // rewritten text
 	escaped int64   // values that were escaped
@@ -104,10 +104,10 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 // LineNumber returns the number of row i's line in its file, from 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
-// Row returns the text of row i, without the newline, where in it each of its
-// fields ends, and the column of each; -1 for a field that holds no value. Rows
-// of the same layout, and no others, share the columns. The text is the line,
-// but for chat messages whose dates were rewritten.
+// Row returns the text of row i without the newline, where each field ends in
+// it, and the column of each field (-1 for a field that holds no value). Rows
+// share the columns if, and only if, they have the same layout. The text is the
+// original line, except for chat messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns

@@ -20,7 +20,7 @@ var folderName = regexp.MustCompile(`^([0-9]{4}_[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]
 // twice, and the name does not say which one is meant.
 type FolderTime struct {
 	Time   time.Time // the earlier of both meanings, UTC
-	Latest time.Time // the later one; equal to Time but for that hour
+	Latest time.Time // the later one; equal to Time except in that hour
 }
 
 // IsFolder reports whether name has the form of a log folder's name.
@@ -33,7 +33,7 @@ func IsFolder(name string) bool {
 // Tstat 2.3, HH_MM_DD_Mon_YYYY.out, as a time in loc.
 func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	if !folderName.MatchString(name) {
-		return FolderTime{}, fmt.Errorf("%q is no log folder name: want YYYY_MM_DD_HH_MM.out", name)
+		return FolderTime{}, fmt.Errorf("%q is not a log folder name: want YYYY_MM_DD_HH_MM.out", name)
 	}
 	form := folderForm
 	if name[4] != '_' {
@@ -43,7 +43,7 @@ func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	// may have a name that falls into the hour that spring leaves out.
 	wall, err := time.Parse(form, strings.TrimSuffix(name, ".out"))
 	if err != nil {
-		return FolderTime{}, fmt.Errorf("%q is no log folder name: no such date", name)
+		return FolderTime{}, fmt.Errorf("%q is not a log folder name: no such date", name)
 	}
 	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), 0, 0, loc)
 	f := FolderTime{t.UTC(), t.UTC()}

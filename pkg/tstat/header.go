@@ -22,7 +22,7 @@ type header struct {
 	names  []string
 }
 
-var errHeader = errors.New("line begins with '#' but is no header")
+var errHeader = errors.New("line begins with '#' but is not a header")
 
 // parseHeader reads a header line without its newline. The printed indexes
 // are checked to be numbers and otherwise ignored: 2013 versions printed

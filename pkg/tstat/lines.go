@@ -84,9 +84,9 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 	return h.part, nil
 }
 
-// Form returns the form of a line, which ends in its newline. The text to
-// read by it is the line, but for chat messages whose dates were rewritten:
-// that is valid until the next call.
+// Form returns the form of a line, which ends in its newline, and the text to
+// read with that form. The text is the line itself, except for chat messages,
+// whose dates are rewritten: that text is valid until the next call.
 func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	part := "row"
 	switch l.typ.rows {

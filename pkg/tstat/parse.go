@@ -15,7 +15,7 @@ import (
 type mapping struct {
 	fields  []field
 	columns []int  // of the fields
-	absent  []int  // columns that other lines of the file have and this one has not
+	absent  []int  // columns that only other lines of the file have
 	kind    []byte // the value of log_http_complete's column kind; nil for other types
 	derive  *derive
 }
@@ -183,7 +183,7 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return v.slowInt(line, p, sep, row)
 }
 
-// note remembers a field that is no plain number, see Batch.Plain.
+// note records a field that is not a plain number, see Batch.Plain.
 func (v *vector) note(f []byte) {
 	switch {
 	case len(f) == 1 && f[0] == '-':

@@ -51,8 +51,8 @@ type ReaderOptions struct {
 	// Ahead makes a goroutine decompress a file while its rows are parsed.
 	// Stop must be called before the file is closed or read by others.
 	Ahead bool
-	// Reject is called for each line that is no row; text is only valid
-	// during the call.
+	// Reject is called for each malformed line; text is only valid during
+	// the call.
 	Reject func(line int64, reason string, text []byte)
 	// Warn is called with things about the file that a user should know.
 	Warn func(message string)
@@ -91,7 +91,7 @@ type Reader struct {
 
 	buf      []byte
 	pos, end int   // unread text in buf
-	eof      bool  // there is no more
+	eof      bool  // the end of the file was read
 	damage   error // what ended the text: io.EOF, or an error of text
 	finished bool
 	draining bool

@@ -346,7 +346,7 @@ func TestReader(t *testing.T) {
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "c_durat": "0", "c_isint": "false", "fqdn": "x"}, {"c_ip": "b", "c_port": "2", "c_durat": "0", "c_isint": "true", "fqdn": "y"}},
 			rejects: []string{
 				`3: column c_port: not an integer: "b"`, `4: column c_isint: not 0 or 1: "2"`, "5: 5 columns, not 6", "6: 7 columns, not 6",
-				"7: empty line", "8: line begins with '#' but is no header", `9: column c_first_abs: not a time: "9999999999999999"`, `10: column c_port: not an integer: "99999999999999999999"`}},
+				"7: empty line", "8: line begins with '#' but is not a header", `9: column c_first_abs: not a time: "9999999999999999"`, `10: column c_port: not an integer: "99999999999999999999"`}},
 		{name: "cut line", typ: "log_udp_complete", text: udp + "a 1 0 0 0 x\na 1 0", cuts: 1, layout: "header 6",
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "c_durat": "0", "c_isint": "false", "fqdn": "x"}}},
 		{name: "line ends", typ: "log_udp_complete", layout: "header 2", text: "#c_ip:1 fqdn:2\r\na -\r\nb x\nc \r\r\nd y\rz\r\n\r\n\n#c_port:1\r\n7\r\n8\n9\r", cuts: 1,

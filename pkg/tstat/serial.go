@@ -41,7 +41,7 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 	return b.serial
 }
 
-// rawOf returns the fields of some columns of row i, nil where it has none.
+// rawOf returns the fields of some columns of row i, nil for missing ones.
 func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
 	text, fields, of := b.Row(i)

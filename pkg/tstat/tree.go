@@ -63,18 +63,18 @@ type Passed struct {
 	FolderTime          // of the log folder; zero for a Folder
 }
 
-// ScanOptions say what a scan takes for logs.
+// ScanOptions say which files a scan treats as logs.
 type ScanOptions struct {
 	// Location is the zone of folder names.
 	Location *time.Location
 	// Match returns the log type of a file that does not have the name of a log, or
 	// is not in a log folder, by its path below the root; nil for a file that is not
-	// a log. A nil Match takes no such files.
+	// a log. A nil Match ignores all such files.
 	Match func(rel string) *LogType
 }
 
-// AmbiguousError reports files of one log folder that ScanOptions.Match takes for
-// the same log: none of them is in the tree, except for one with the log's name.
+// AmbiguousError reports files of one log folder that ScanOptions.Match assigns to
+// the same log: the tree has none of them, except one with the log's name.
 type AmbiguousError struct {
 	Type  *LogType
 	Paths []string
@@ -87,18 +87,17 @@ func (e *AmbiguousError) Error() string {
 // Hint says what the user can do.
 func (e *AmbiguousError) Hint() string { return "match one of them, or exclude the others" }
 
-// Scan is ScanWith for the names that Tstat gives to logs.
+// Scan is ScanWith for the names of logs that Tstat uses.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	return ScanWith(ctx, root, ScanOptions{Location: loc})
 }
 
-// ScanWith finds the log folders below root, at any depth, and the logs in them.
-// Symbolic links are followed, each folder is visited once. Folders whose names
-// begin with a dot, like .snapshot, are not looked into. Histogram folders
-// inside log folders and files that are no logs are passed over; see
-// Tree.Passed for those that look like logs. A log hides compressed ones of the
-// same name beside it: they are being written. Of several compressed ones, the
-// oldest hides the others.
+// ScanWith finds the log folders below root, at any depth, and the logs in
+// them. It follows symbolic links and visits each folder once. It ignores
+// folders whose names begin with a dot, like .snapshot, histogram folders inside
+// log folders, and other files; Tree.Passed lists ignored files that look like
+// logs. A log hides compressed ones of the same name beside it: they are being
+// written. Of several compressed ones, the oldest hides the others.
 func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) {
 	s := &scanner{ctx: ctx, opt: opt, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
@@ -160,9 +159,9 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 }
 
 // follows reports whether Tstat opened n, which has a newer name, after f. If
-// the clock or the zone of the probe went back, the names lie: the name of n is
-// then ahead of the clock, or was when n last changed, until the clock passes
-// it. From there on for settle, f is older only if it has not changed since n.
+// the clock or the zone of the probe went back, the names mislead: the name of
+// n is then ahead of the clock, or was when n last changed. Until settle after
+// that name, f counts as older only if it is unchanged since n.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))

@@ -63,7 +63,7 @@ type layout struct {
 	version string
 	part    string // "row"; for log_http_complete "request" or "response"
 	plain   bool   // this version writes no header
-	columns []int  // index into LogType.Columns; skipField for a field that is no column
+	columns []int  // index into LogType.Columns; skipField for a field without a column
 }
 
 const skipField = -1
@@ -75,7 +75,7 @@ const (
 	oneForm      rowForm = iota // every line has the same columns
 	byCount                     // the count of fields decides (chat, skype)
 	httpForm                    // column 6 decides between request and response
-	chatMessages                // quoted dates with blanks, ACK rows without con_t
+	chatMessages                // quoted dates with spaces, ACK rows without con_t
 )
 
 var rowForms = map[string]rowForm{
@@ -85,9 +85,9 @@ var rowForms = map[string]rowForm{
 	"log_chat_messages":  chatMessages,
 }
 
-// synonyms are names in headers for columns that we name otherwise: those of
-// older versions, and `type`, which is reserved. In 2.x `first` and `last`
-// are no absolute times; see LogType.resolve.
+// synonyms maps names in headers to our names of columns: names of older
+// versions, and `type`, which is reserved. In 2.x `first` and `last` are
+// relative times; see LogType.resolve.
 var synonyms = map[string]string{
 	"log_dns_complete.type":  "dns_type",
 	"log_chat_complete.type": "chat_type",

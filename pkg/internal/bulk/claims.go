@@ -31,8 +31,8 @@ const (
 	claimBytes = 8 << 20 // on disk
 )
 
-// Files that others have claimed are looked at again after a tenth of the time
-// waited so far, within bounds: that is what the wait may be too long.
+// Files claimed by others are checked again after a tenth of the time waited so
+// far, within these bounds. So the wait is at most about a tenth too long.
 const (
 	minClaimWait  = 20 * time.Millisecond
 	maxClaimWait  = 5 * time.Second
@@ -88,9 +88,10 @@ const (
 	importerFormat = 1
 )
 
-// claimOwner names an import among all that share a store. One that died and
-// is started again has the same name, so that it need not wait for its own
-// claims; two at the same time do not, since each holds locks of its own.
+// claimOwner names an import among all that share a store. A restarted import
+// has the same name, so that it does not wait for its own claims. Two imports
+// running at the same time have different names, since each holds different
+// locks.
 func claimOwner(stateDir string, locks []string) (string, error) {
 	var importer struct{ ID string }
 	file := filepath.Join(stateDir, importerFile)
@@ -166,8 +167,8 @@ func (c *claims) add(groups [][]*task) {
 	c.todo = append(c.todo, groups...)
 }
 
-// next returns the next group of files to import, nil if there is none. The
-// error is one that ends the pass.
+// next returns the next group of files to import, or nil after the last. An
+// error ends the pass.
 func (c *claims) next(ctx context.Context) ([]*task, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -323,8 +324,9 @@ func sorted(set map[store.Key]bool) []store.Key {
 	return keys
 }
 
-// release releases what is done with; what fails is tried again with the next
-// ones unless it was claimed again, or expires. The lock is held.
+// release releases the claims on finished files. A failed release is repeated
+// with the next one, unless the file was claimed again or the claim expired.
+// The lock is held.
 func (c *claims) release(ctx context.Context) {
 	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
 	if len(c.done) == 0 {

@@ -21,8 +21,8 @@ const maxCopies = 100_000
 const copiesFormat = 1
 
 // copies remembers from run to run which files are older states or second
-// copies of stored logs. Such a file has no record of its own: without this state,
-// every run would read it again.
+// copies of stored logs. Such a file has no record in the store: without this
+// state, every run would read it again.
 type copies struct {
 	path string // of the state file; "": nothing is remembered
 	part bool   // the run does not see all files, so it forgets none

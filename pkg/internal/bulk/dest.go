@@ -55,13 +55,14 @@ type StoreSummary struct {
 	// Last is the folder time of the newest file that the store has.
 	Last  time.Time `json:"last,omitzero"`
 	Error string    `json:"error,omitempty"` // why it is unavailable
-	// Unopened says that the store has not answered since the run began.
+	// Unopened reports that the store has not responded since the run
+	// began.
 	Unopened bool `json:"-"`
 }
 
-// Lag returns the age of the oldest folder with a file that the store is missing.
-// If none is missing, Lag returns the age of the newest folder that the store
-// has; known is false if it has none.
+// Lag returns the age of the oldest folder with a file that the store is
+// missing. If nothing is missing, Lag returns the age of the newest folder in
+// the store; known is false if the store is empty.
 func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
 	from := cmp.Or(s.Oldest, s.Last)
 	return max(0, now.Sub(from)), !from.IsZero()

@@ -134,7 +134,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	err = im.read(extra, false)
 	var nc *tstat.NewColumnsError
 	if err != nil && im.hasRaw() && !t.stdin && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
-		err = errors.Join(err, im.read(nil, true)) // what is no log can be copied
+		err = errors.Join(err, im.read(nil, true)) // a file that is not a log can be copied
 	}
 	if !im.left() {
 		err = nil // the failures say why
@@ -148,8 +148,8 @@ type reject struct {
 	line int64
 }
 
-// reject returns a function that reports a line that is no row; once, however
-// often the file is read.
+// reject returns a function that reports a malformed line once, however often
+// the file is read.
 func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{by, line}

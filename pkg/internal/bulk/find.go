@@ -33,7 +33,7 @@ type task struct {
 	time    tstat.FolderTime
 	size    int64
 	mtime   time.Time
-	next    time.Time // of the next log folder; zero: there is no next one
+	next    time.Time // of the next log folder; zero if this is the newest
 	growing bool      // Tstat may still write to it
 	planned int64     // of Summary.LeftBytes
 
@@ -43,7 +43,7 @@ type task struct {
 	lacks    storeSet         // those that are unavailable, and may lack the file
 	fresh    bool             // records were just looked up, and key is claimed
 	counted  bool             // among those stored, skipped or to import
-	failure  string           // why it failed, as counted and reported; "": it has not
+	failure  string           // why it failed, as counted and reported; "" if it did not
 	err      string           // why it is not stored; "": it is, or was not tried yet
 }
 
@@ -220,7 +220,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	return tasks, nil
 }
 
-// nextFolders tells of each folder when the next one beside it begins.
+// nextFolders returns when the next folder beside each folder begins.
 func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	sorted := slices.Clone(folders)
 	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	// Sources are log trees, log folders, log files, compressed or not, or "-".
 	Sources []string
-	// Remote are sources that are no files and folders.
+	// Remote are sources other than files and folders.
 	Remote []Source
 	// Stores are where the rows go; every file goes to all of them. Run does
 	// not close them.

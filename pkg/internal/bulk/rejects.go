@@ -110,7 +110,7 @@ func (r *rejectFile) failure() error {
 	return r.err
 }
 
-// path returns the file's name, "" if there is none.
+// path returns the file's name, or "" if nothing was rejected.
 func (r *rejectFile) path() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

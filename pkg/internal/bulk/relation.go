@@ -52,7 +52,7 @@ func (s *sameKey) all() []*task {
 	return s.files
 }
 
-// withPath returns the file that has a path, nil if there is none.
+// withPath returns the file with a path, or nil.
 func (s *sameKey) withPath(path string) *task {
 	if s != nil && s.paths != nil {
 		return s.paths[path]
@@ -60,7 +60,7 @@ func (s *sameKey) withPath(path string) *task {
 	return findTask(s.all(), func(t *task) bool { return t.path == path })
 }
 
-// withPlace returns the first file that has a place, nil if there is none.
+// withPlace returns the first file with a place, or nil.
 func (s *sameKey) withPlace(place string) *task {
 	if s != nil && s.places != nil {
 		return s.places[place]
@@ -178,8 +178,8 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 	return true
 }
 
-// hasTwin reports whether another file of the scan and of t's key looks like t:
-// only their text tells which one a free record is of.
+// hasTwin reports whether another file of the scan with t's key looks like t.
+// Then only their text shows which of them a record without a file belongs to.
 func (r *run) hasTwin(t *task) bool {
 	r.mu.Lock()
 	files := r.scanned[t.key].all()
@@ -205,8 +205,8 @@ type relation struct {
 	// is to be stored.
 	stored *store.Record
 	older  bool
-	// spared says that the file is damaged and that stored is of its whole text,
-	// which must not give way to a part.
+	// spared means that the file is damaged and that stored holds its whole
+	// text, which a part must not replace.
 	spared bool
 	// replace are the records that go when the text is stored. They are
 	// prefixes of it, or, with changed set, texts that start alike.
@@ -292,11 +292,11 @@ func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
 
-// relateToOthers is relate for records of other files of the scan. They stay,
-// but a text that is only the start of theirs is an older state of the log, as
-// in a backup. If such a text was stored before the longer one was read, it goes
-// again. A record without a place matches its text at any place: the version
-// that wrote it stored no second copy.
+// relateToOthers is relate for records of other files of the scan. Those
+// records stay. If the text of t is only the start of theirs, t is an older
+// state of the log, as in a backup. If such a text was stored before the longer
+// one was read, it is removed. A record without a place matches its text at any
+// place: the version that wrote it stored no second copy.
 func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
 	for _, rec := range records {
 		_, agree := tstat.CompareHeads(rec.Head, t.head)

@@ -58,11 +58,11 @@ type run struct {
 	elsewhere map[elsewhere][]store.Record // logs that other probes have, with Options.ProbeGuessed
 }
 
-// version tells whether a file changed since it was looked at.
+// version shows whether a file changed since it was examined.
 type version struct {
 	size    int64
 	mtime   time.Time
-	until   time.Time // when it is looked at again all the same; zero: never
+	until   time.Time // when it is examined again even if unchanged; zero: never
 	lacks   storeSet  // stores that were unavailable
 	counted bool      // in the sums of types
 	err     string    // why it is not stored; "" if it is

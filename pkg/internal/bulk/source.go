@@ -19,8 +19,8 @@ import (
 // that is down, a connection that broke. With Follow it is waited for.
 var ErrSource = errors.New("source unavailable")
 
-// Source is a place that has log files and is no folder: a probe that serves
-// them. They are imported as those in folders are.
+// Source is a place with log files other than a folder: a probe that serves
+// them. Its files are imported like those in folders.
 type Source interface {
 	// Files returns the files that there are now, in no order. An error that
 	// wraps ErrSource says that the source is away.
@@ -37,7 +37,7 @@ type File struct {
 	Dir     string    // names the tree that it is in, like a probe; see store.FileInfo.Name
 	Key     store.Key // with its probe
 	Time    tstat.FolderTime
-	Next    time.Time // of the next log folder; zero: there is no next one
+	Next    time.Time // of the next log folder; zero if this is the newest
 	Size    int64     // bytes, compressed if it is
 	ModTime time.Time
 	Growing bool // Tstat may still write to it

@@ -81,7 +81,7 @@ func Suffixes() []string {
 }
 
 // CutSuffix returns a file's name without the suffix of a compression, and that
-// suffix; "" if it has none.
+// suffix, or "".
 func CutSuffix(name string) (plain, suffix string) {
 	for _, f := range formats {
 		if plain, ok := strings.CutSuffix(name, f.Suffix); ok {

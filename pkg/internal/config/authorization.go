@@ -52,7 +52,7 @@ func pairs(p *Problems, name string, texts []string, add func(name, roles string
 		}
 		for role := range strings.SplitSeq(text[i+1:], ",") {
 			if role == "" || strings.TrimSpace(role) != role {
-				p.add(name, "%q: a role is empty or has blanks around it", text)
+				p.add(name, "%q: a role is empty or has spaces around it", text)
 			}
 		}
 		add(text[:i], text[i+1:])

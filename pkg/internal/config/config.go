@@ -99,10 +99,10 @@ type Flags interface {
 	StringSlice(name string) []string
 }
 
-// Load returns the configuration of a command: file, then environment, then
-// flags over the defaults. file is "" for none. The problems are what is wrong
-// with the settings, which the caller goes on to check; the error is of a file
-// that cannot be read.
+// Load returns the configuration of a command: the defaults, overlaid with
+// file, then the environment, then flags. file may be "". The caller continues
+// to check the settings and adds to the problems; the error reports a file that
+// cannot be read.
 func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	c := New()
 	c.Command = command
@@ -162,7 +162,7 @@ func (c *Config) check(p *Problems) {
 	}
 	if c.StateDir == "" {
 		if c.StateDir = defaultStateDir(); c.StateDir == "" {
-			p.add("state-dir", "must be given, since there is no home directory")
+			p.add("state-dir", "must be set, because the home directory is unknown")
 		}
 	}
 }

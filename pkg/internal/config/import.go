@@ -228,8 +228,8 @@ func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.L
 	}, one.Validate()
 }
 
-// Adopted adds the streams of the math_repo that is taken over, if there is one,
-// and what it knew of each to the options of Repository.
+// Adopted adds the streams of math_repo's folder, if one is adopted, and its
+// state of each stream to the options of Repository.
 func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	if b.Adopt == "" {
 		return nil

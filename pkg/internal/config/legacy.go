@@ -29,7 +29,7 @@ func (c *Config) readOld(command, file string) (bool, error) {
 		return false, nil
 	}
 	if command != string(legacy.Serve) && command != string(legacy.ImportBulk) {
-		return false, hint.Add(hint.Usagef("config file: %s is of the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
+		return false, hint.Add(hint.Usagef("config file: %s belongs to the tools that tstatrepo replaces", file), "serve and import-bulk can use it")
 	}
 	dir, err := os.Getwd()
 	if err != nil {

@@ -53,7 +53,7 @@ func (s *Lines) format() []*Setting {
 		{Name: "select", Group: groupSinks, Value: &s.Columns, Empty: "all",
 			Usage: "only these `COLUMNS`, like 'c_ip,s_ip,s_bytes_all', with --format line or json"},
 		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that fits", Complete: completeLayouts(),
-			Usage: "Tstat `VERSION` of lines whose header has not come, with --select or --format json"},
+			Usage: "Tstat `VERSION` of lines without a header, with --select or --format json"},
 	}
 }
 

@@ -127,8 +127,8 @@ func checkFolder(dir string) error {
 	return nil
 }
 
-// absolute checks that every path in a section is absolute: a service has no
-// folder of its own.
+// absolute checks that every path in a section is absolute: the working
+// directory of a service is arbitrary.
 func absolute(p *Problems, sec Section) {
 	sub := &Problems{settings: sec.Settings, section: sec.Name}
 	for _, s := range sec.Settings {
@@ -148,8 +148,8 @@ func absolute(p *Problems, sec Section) {
 	p.errs = append(p.errs, sub.errs...)
 }
 
-// relativeFile returns a relative path of a file that an option of a destination
-// names, "" if there is no such path.
+// relativeFile returns a relative path of a file that an option of a
+// destination names, or "".
 func relativeFile(text string) string {
 	scheme, rest := dest.Split(text)
 	_, options, err := dest.ParsePath(rest)

@@ -84,8 +84,8 @@ func (s *Probe) settings() []*Setting {
 	}
 }
 
-// options checks the settings and returns the options of the probe, nil if
-// there is none. The certificates and networks are those of the service.
+// options checks the settings and returns the options of the probe, or nil if
+// none is configured. n holds the certificates and networks of the service.
 func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	if s.LogFolder == "" && s.RRDFolder == "" {
 		return nil

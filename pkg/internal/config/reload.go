@@ -46,7 +46,7 @@ func (c *Config) Changes(next *Config) (taken, left []string) {
 	return taken, left
 }
 
-// sameTables tells whether the tables of an array have the same values.
+// sameTables reports whether two arrays of tables have the same values.
 func sameTables(a, b [][]*Setting) bool {
 	return slices.EqualFunc(a, b, func(a, b []*Setting) bool {
 		return slices.EqualFunc(a, b, func(a, b *Setting) bool { return reflect.DeepEqual(a.Value, b.Value) })

@@ -76,7 +76,7 @@ var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 // nil if it is wrong.
 func (r *Points) check(p *Problems) rrdpush.Target {
 	if !validPrefix.MatchString(r.Prefix) {
-		p.add("prefix", "%q is no path of letters, digits, _ and - joined by dots", r.Prefix)
+		p.add("prefix", "%q is not a path of letters, digits, _ and - joined by dots", r.Prefix)
 	}
 	to, err := rrdpush.ParseDest(r.To)
 	p.destination("to", r.To, err)

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Serve holds the settings of serve but for those of [probe].
+// Serve holds the settings of serve except those of [probe].
 type Serve struct {
 	Network
 	Supervisor string

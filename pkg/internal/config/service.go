@@ -154,7 +154,7 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 	}
 	c.Serve.join(&b.Network, "log")
 	opt := b.check(p)
-	opt.Probe, opt.Jobs = "repository", b.files(true) // each stream has a probe of its own
+	opt.Probe, opt.Jobs = "repository", b.files(true) // each stream names its probe
 	m := b.checkMath(p)
 	if len(p.errs) > 0 {
 		return nil

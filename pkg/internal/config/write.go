@@ -81,8 +81,7 @@ func (s *Setting) TOML() string {
 	return s.Text()
 }
 
-// quoteTOML quotes as strconv.Quote does, except for the escapes that TOML
-// has not.
+// quoteTOML quotes like strconv.Quote, but without the escapes that TOML lacks.
 func quoteTOML(s string) string {
 	q := strconv.Quote(strings.ToValidUTF8(s, "\uFFFD"))
 	return tomlEscapes.ReplaceAllStringFunc(q, func(e string) string {

@@ -23,7 +23,7 @@ type Console struct {
 	mu    sync.Mutex
 	w     io.Writer
 	json  bool   // log lines and errors are JSON
-	clear func() // removes the progress line; nil if there is none
+	clear func() // removes the progress line; may be nil
 }
 
 // New returns a console that writes to w, which is a terminal if tty is set.

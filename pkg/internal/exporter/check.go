@@ -129,8 +129,8 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below returns path in the terms of the folder that it is, or is below; ""
-// if there is none. form brings folders into the form that path has.
+// below returns path relative to the folder above or equal to it that the probe
+// serves, or "". form rewrites folders like path.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)

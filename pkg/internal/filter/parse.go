@@ -138,7 +138,7 @@ func (t *test) string() string {
 	return t.column + " " + t.op + " " + t.values[0].string()
 }
 
-// ops are the operators that are no words. Longer ones come first.
+// ops are the operators made of signs. Longer ones come first.
 var ops = []string{"<=", ">=", "!=", "!~", "<>", "==", "<", ">", "=", "~"}
 
 // foreign are what other languages have for ours.

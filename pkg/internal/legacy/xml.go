@@ -14,7 +14,7 @@ type element struct {
 	line     int
 	attrs    []*attribute
 	children []*element
-	text     string // the start of its own characters
+	text     string // characters directly in the element, as far as read
 }
 
 type attribute struct {

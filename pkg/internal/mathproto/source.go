@@ -76,8 +76,8 @@ type source struct {
 	files  map[string]*seen // by listed path, of the last pass
 	warned map[string]bool  // by the text of the warning
 
-	// stored has the hashes of the names of files that need no further look,
-	// with the number of the list that last named them.
+	// stored maps the hashes of the names of files that were stored to the
+	// number of the list that named them last.
 	stored map[uint64]uint32
 	lists  uint32 // that were read
 	seed   maphash.Seed

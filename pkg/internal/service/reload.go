@@ -49,7 +49,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	svc.opt.RRDTo = next.RRDTo
 }
 
-// touches reports whether a key of a section is taken.
+// touches reports whether a key of a section changes.
 func (c *Change) touches(section string) bool {
 	return slices.ContainsFunc(c.Taken, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }

@@ -110,7 +110,7 @@ func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (
 	// Two processes would take each other's specifications and streams.
 	unlock, err := state.Lock(svc.opt.StateDir, "serve")
 	if err != nil {
-		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a `state-dir` of its own")
+		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a separate `state-dir`")
 	}
 	defer unlock()
 	debug.SetMemoryLimit(svc.opt.Memory())

@@ -210,7 +210,7 @@ func (Defaults) Done(FileInfo) {}
 // Properties returns the zero value.
 func (Defaults) Properties() Properties { return Properties{} }
 
-// Size returns 0: the store has no files of its own.
+// Size returns 0: the store has no files.
 func (Defaults) Size(string) (int64, error) { return 0, nil }
 
 // Repair is not supported.
@@ -241,9 +241,9 @@ type FileTx interface {
 	Abort() error
 }
 
-// Adoption says what DBStream's importer math_repo knew of a stream when it
-// stopped. A store that math_repo may have filled takes over what is there, so
-// that it is not stored again.
+// Adoption is what DBStream's importer math_repo knew of a stream when it
+// stopped. A store that math_repo may have filled adopts the rows it finds, so
+// that they are not stored again.
 type Adoption struct {
 	Stream   string // its name
 	Probe    string // in the keys of its files

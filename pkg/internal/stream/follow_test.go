@@ -174,7 +174,7 @@ func (w *fakeTstat) checkRepeated(out string) (repeated int) {
 	return repeated
 }
 
-// TestFollow: 200 roll-overs, with folders made anew under the same name, a
+// TestFollow: 200 roll-overs, with folders recreated under the same name, a
 // log that comes late and one that is mostly empty: every line once and in
 // order.
 func TestFollow(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package stream brings live log lines from connections, followed log folders
-// and brokers to sinks. Lines of one log keep their order; what a required
-// sink has not acked holds up its source.
+// and brokers to sinks. Lines of one log keep their order. A source waits for
+// the acks of the required sinks.
 package stream
 
 import (

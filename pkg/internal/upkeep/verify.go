@@ -196,7 +196,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	if err != nil {
 		return err
 	}
-	// isOurs reports whether a record is of a file that the sources had.
+	// isOurs reports whether the sources had the file of a record.
 	isOurs := func(r store.Record) bool {
 		if open[r.Key][r.Path] {
 			return false

@@ -42,8 +42,8 @@ type Options struct {
 // gone is after how much silence a supervisor forgets a component.
 const gone = 10 * time.Second
 
-// callbackLabel is of the capability by which a supervisor says when the
-// component shall call again.
+// callbackLabel is the label of the capability by which a supervisor sets when
+// the component calls again.
 const callbackLabel = "callback"
 
 // maxCallback bounds how long a supervisor can keep a component away.

@@ -306,8 +306,8 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	return result
 }
 
-// repeat runs a repeated specification. Runs that last longer than the period
-// overlap, as far as the limit of jobs allows.
+// repeat runs a repeated specification. Runs longer than the period overlap, as
+// far as the limit of jobs allows.
 func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
 	j.mu.Lock()
 	b.when = b.spec.When.Anchored(now)

@@ -52,8 +52,8 @@ const (
 // resumedKey is the key of the context value that marks a resumed job.
 type resumedKey struct{}
 
-// Resumed reports whether the context is of a job that goes on after a restart.
-// Such a job began once: what it lacks now is rather not there yet than wrong.
+// Resumed reports whether the context belongs to a job resumed after a restart.
+// The job started once before, so a missing resource is probably temporary.
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
 // Restore keeps the jobs in a state file from now on, and takes those back

@@ -27,8 +27,8 @@ type Offer struct {
 // clients can be told; it is forgotten sooner if room is needed.
 const keepWithdrawn = time.Hour
 
-// add takes a capability and returns why not, "" if it did. force takes it
-// though there is no room for it.
+// add adds a capability, or returns why it is refused. force adds it even if
+// there is no room.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
@@ -63,7 +63,7 @@ func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (ref
 	}
 	fits := false
 	if o.lease, fits = reg.room.Take(id, host, size, force); !fits && reg.withdrawn > 0 {
-		// What is withdrawn makes room, but for what is to be exchanged.
+		// Withdrawn offers make room, except the one to replace.
 		reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
 		o.lease, fits = reg.room.Take(id, host, size, false)
 	}
@@ -164,10 +164,10 @@ func (reg *Registrar) drop(o *Offer) {
 	}
 }
 
-// Find returns the offer that a specification was made from, of those that it
-// fulfils and that use allows; the first one if nothing tells. withdrawn is one
-// that it would have fulfilled; denied tells whether use did not allow what it
-// was made from.
+// Find returns the offer from which a specification was made, among those that
+// it fulfils and that use allows. If the specification does not identify one,
+// Find returns the first. withdrawn is a withdrawn offer that it would have
+// fulfilled; denied reports whether use rejected the offer.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

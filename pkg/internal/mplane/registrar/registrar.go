@@ -27,7 +27,7 @@ const (
 	maxAway       = time.Hour
 )
 
-// callbackLabel is of the specifications that tell a component when to poll
+// callbackLabel is the label of specifications that set when a component polls
 // next.
 const callbackLabel = "callback"
 
@@ -112,7 +112,7 @@ func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// read returns the message of a request, or answers that it is none.
+// read returns the message of a request, or responds with an error.
 func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
@@ -170,8 +170,8 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
 
-// answer returns what a component is told of one capability: that it is
-// registered, or why not. Names may repeat, so it is no map.
+// answer returns the response to a component for one capability: that it is
+// registered, or why not. Names may repeat, so the response is not a map.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -264,7 +264,7 @@ func (reg *Registrar) Queue(identity string, m mplane.Message) error {
 	return nil
 }
 
-// Waits tells whether a message that was queued has not been delivered yet.
+// Waits reports whether a queued message is still undelivered.
 func (reg *Registrar) Waits(identity string, m mplane.Message) bool {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -306,8 +306,8 @@ func (reg *Registrar) Keep(identity string, bytes int) (Lease, bool) {
 	return reg.room.Take(identity, host, bytes, false)
 }
 
-// Present tells whether a component is registered, and when it was last heard
-// of.
+// Present reports whether a component is registered, and when it last
+// connected.
 func (reg *Registrar) Present(identity string) (registered bool, seen time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

@@ -11,10 +11,11 @@ import (
 // Bounds of what peers make a Registrar and its Receiver keep, in bytes of
 // memory.
 const (
-	// MaxKept is of all together.
+	// MaxKept limits the bytes of all identities together.
 	MaxKept = 64 << 20
-	// MaxKeptOf is of one identity, and of one host, see peer.Host: one message
-	// of the largest size fits, and nobody can take all.
+	// MaxKeptOf limits the bytes of one identity, and of one host, see
+	// peer.Host. One message of the largest size fits, and no peer can use
+	// all the room.
 	MaxKeptOf = 24 << 20
 )
 
@@ -34,14 +35,15 @@ type owner struct {
 	name   string
 }
 
-// Lease is room that is taken.
+// Lease is reserved room.
 type Lease struct {
 	identity, host string
 	bytes          int
 }
 
-// Take reserves room for an identity at a host, "" if it does not count. force
-// takes it though there is none: for what was kept before a restart.
+// Take reserves room for an identity at a host; an empty identity or host does
+// not count. force reserves it even if there is too little room: for messages
+// kept before a restart.
 func (r *Room) Take(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()
@@ -57,14 +59,14 @@ func (r *Room) Take(identity, host string, bytes int, force bool) (Lease, bool) 
 	return l, true
 }
 
-// Release gives the room back; that of the zero Lease is none.
+// Release releases the room of l; releasing the zero Lease does nothing.
 func (r *Room) Release(l Lease) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(l, -l.bytes)
 }
 
-// Bytes returns how much is taken.
+// Bytes returns how much is reserved.
 func (r *Room) Bytes() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -58,7 +58,7 @@ func parse(text string) (*config, error) {
 	}
 	c := &config{user: "default", database: "default", cluster: o["cluster"], options: o}
 	if strings.Contains(u.Path, "@") { // a password with a slash
-		return nil, hint.Usage("it is no URL of a database", urlHint)
+		return nil, hint.Usage("not the URL of a database", urlHint)
 	}
 	if u.User != nil {
 		c.user = u.User.Username()

@@ -112,7 +112,7 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 			return nil, hint.Usage(after, advice)
 		}
 	}
-	return nil, hint.Usage("it is no URL of a database", advice)
+	return nil, hint.Usage("not the URL of a database", advice)
 }
 
 // Open connects to the database at dsn, as SplitURL returned it. name is how
@@ -148,7 +148,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg.MaxConns = 1 << 10
 	d.Pool, err = pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
-		return nil, hint.Usage("it is no URL of a database", "")
+		return nil, hint.Usage("not the URL of a database", "")
 	}
 	if err := d.Retry(ctx, func() error { return d.Pool.Ping(ctx) }); err != nil {
 		d.Pool.Close()

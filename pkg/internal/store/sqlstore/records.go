@@ -23,7 +23,7 @@ func ValidKey(k store.Key) bool {
 // CheckKey refuses a key that cannot be in a table of records.
 func CheckKey(k store.Key) error {
 	if !ValidKey(k) {
-		return fmt.Errorf("%q: its name is no UTF-8 text", k.String())
+		return fmt.Errorf("%q: the name is not valid UTF-8", k.String())
 	}
 	return store.ValidProbe(k.Probe)
 }

@@ -229,7 +229,7 @@ func parse(text string) (k kind, rest string, err error) {
 		err = hint.Usage("it names no folder", "for example parquet:/srv/tstat")
 	case k.check == nil:
 	case !strings.HasPrefix(rest, "//"):
-		err = hint.Usage("it is no URL of a database", "for example "+scheme+"://user@host/database")
+		err = hint.Usage("not the URL of a database", "for example "+scheme+"://user@host/database")
 	default:
 		err = k.check(text)
 	}

@@ -1,6 +1,6 @@
 // Package batch holds lines on their way from the sources of a stream to its
-// sinks, and what comes back: the acknowledgement. A source delivers a Text; the
-// pipeline makes it a Batch and puts the batch into the Queue of each sink.
+// sinks, and what comes back: the acknowledgement. A source delivers a Text;
+// the pipeline makes it a Batch and puts the batch into the Queue of each sink.
 //
 // The steps have one word each:
 //
@@ -9,11 +9,11 @@
 //     sinks have acked it; then its source is told, and may forget the lines.
 //   - discard: an optional sink goes without a batch. Its lines are counted as
 //     dropped.
-//   - release: a user of memory needs it no more. The last one frees it.
+//   - release: a user of memory has finished with it. The last one frees it.
 //   - drain: a source waits until everything that it delivered is acked.
 //
-// A Tracker follows the position up to which a source is acked; a Window
-// bounds how far a source delivers beyond its saved position.
+// A Tracker follows the position up to which a source is acked; a Window bounds
+// how far a source delivers beyond its saved position.
 package batch
 
 import (

@@ -21,8 +21,8 @@ const minCost = 1 << 10
 // warning says which sink holds up the stream.
 const stallAfter = 30 * time.Second
 
-// Queue holds the batches that a sink has not acked yet, including those that the
-// sink has already received.
+// Queue holds the batches waiting for the ack of a sink, including those that
+// the sink has already received.
 type Queue struct {
 	Name     string // of the sink, without secrets
 	Optional bool   // the sink goes without a batch rather than hold up the stream

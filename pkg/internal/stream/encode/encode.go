@@ -37,7 +37,7 @@ type Encoding struct{ *common }
 type common struct {
 	opt     Options
 	layouts *layouts
-	wrong   rate.Sometimes // limits warnings about lines that are no rows
+	wrong   rate.Sometimes // limits warnings about malformed lines
 }
 
 // New returns an encoding that knows the headers that were saved.
@@ -185,7 +185,7 @@ func (e *Encoder) lookup(o *batch.Origin) *logEncoder {
 	return l
 }
 
-// refresh takes over headers that other sources have met.
+// refresh adopts headers that other sources have met.
 func (l *logEncoder) refresh() {
 	if l.version != l.layouts.current() {
 		l.load()
@@ -259,7 +259,8 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	return c
 }
 
-// row appends a row in the format of the options; nothing if it is none.
+// row appends a row in the format of the options, or nothing if the line is
+// malformed.
 func (l *logEncoder) row(dst, line []byte) []byte {
 	f, text, err := l.lines.Form(line)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // field is a field of a line.
 type field struct {
 	tstat.Column
-	valued bool   // else it is no column
+	valued bool   // false if the field is not a column
 	name   []byte // JSON: ,"name":
 	short  [shortName]byte
 	length int // of name
@@ -177,7 +177,7 @@ func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byt
 	return dst, q, ok
 }
 
-// slowValue appends what is no plain number, text or time.
+// slowValue appends values other than plain numbers, texts and times.
 func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 	if f.IsNull(text) {
 		return append(dst, "null"...), true
@@ -204,7 +204,7 @@ func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 		switch {
 		case !ok:
 			return dst, false
-		case math.IsNaN(x) || math.IsInf(x, 0): // JSON has none
+		case math.IsNaN(x) || math.IsInf(x, 0): // not valid in JSON
 			return append(dst, "null"...), true
 		}
 		return strconv.AppendFloat(dst, x, 'g', -1, 64), true
@@ -239,7 +239,7 @@ func (d *derived) times(line []byte, c *form, sep byte) (first, last int64) {
 func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
 	dst = append(dst, l.lead...)
-	where := l.where[:0] // begin of each field
+	where := l.where[:0] // start of each field
 	p := 0
 	for range c.fields {
 		where = append(where, p)

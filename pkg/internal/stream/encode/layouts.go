@@ -35,7 +35,7 @@ type layouts struct {
 // responses of log_http_complete. They do not change.
 type headers map[string]string
 
-// openLayouts returns the headers saved in a file; none if there is no file.
+// openLayouts returns the headers saved in a file, which may not exist.
 func openLayouts(path string) (*layouts, error) {
 	l := &layouts{path: path, headers: map[string]headers{}, version: 1}
 	err := state.Load(l.path, layoutsFormat, &l.headers)

@@ -22,7 +22,7 @@ type Splitter struct {
 
 	// Control is given lines that begin with '#'; nil where there are none.
 	Control func(line []byte) error
-	// Reject is told of a line that is none.
+	// Reject is called for each malformed line.
 	Reject func(reason string, line []byte)
 	Empty  int64 // lines without text; an old exporter sends them when its log has gone
 }
@@ -93,7 +93,7 @@ func (s *Splitter) origin(line []byte) (*batch.Origin, string) {
 	}
 	i := bytes.IndexByte(line[:min(len(line), MaxPath+1)], ' ')
 	if i < 0 {
-		return nil, "no blank after the path of a log"
+		return nil, "no space after the path of a log"
 	}
 	name := path.Base(string(line[:i]))
 	if reason := s.Types.Check(name, s.Who); reason != "" {

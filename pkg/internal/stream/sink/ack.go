@@ -68,13 +68,13 @@ func (l *ackLink) answer() (int64, error) {
 	case "ack":
 		n, err := strconv.ParseInt(rest, 10, 64)
 		if err != nil || n < 0 {
-			return 0, fmt.Errorf("%q is no confirmation", line)
+			return 0, fmt.Errorf("%q is not an acknowledgement", line)
 		}
 		return n, nil
 	case "error":
 		return 0, fmt.Errorf("the endpoint says: %s", rest)
 	}
-	return 0, fmt.Errorf("%q is no answer", line)
+	return 0, fmt.Errorf("%q is not a valid response", line)
 }
 
 // acks reads acknowledgements until the connection ends.

@@ -105,8 +105,8 @@ func (f *files) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes what is pending. If that fails it is tried again until ctx
-// ends: a full disk gets room again.
+// flush writes what is pending, and retries until ctx ends: a full disk may get
+// room again.
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
@@ -253,8 +253,8 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// toLineEnd goes to the end of the file and cuts off the begin of a line that
-// a crash has left there.
+// toLineEnd seeks to the end of the file and cuts off an unfinished line left
+// by a crash.
 func (o *outFile) toLineEnd() error {
 	size, err := o.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -91,7 +91,8 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 		s.client, err = kgo.NewClient(append(broker.KafkaOptions(b, files, opt.Peers, inner),
 			kgo.DefaultProduceTopic(b.Name), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(int32(most)),
 			kgo.ProducerBatchCompression(compressions[b.Options["compress"]]),
-			// A topic that is made anew is to be found again; checkTopic has seen it.
+			// A recreated topic must be found; checkTopic has
+			// checked that the topic exists.
 			kgo.UnknownTopicRetries(-1))...)
 		if err != nil {
 			return nil, err

@@ -14,8 +14,8 @@ func unread(rc syscall.RawConn) (n int, err error) {
 	return n, err
 }
 
-// unsent returns how many bytes the peer's kernel has not received of what
-// was written to a TCP connection; ok is false if that is not known.
+// unsent returns how many bytes written to a TCP connection the peer's kernel
+// has yet to receive; ok is false if that is unknown.
 func unsent(rc syscall.RawConn) (n int, ok bool) {
 	var err error
 	cerr := rc.Control(func(fd uintptr) {

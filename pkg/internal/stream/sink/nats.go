@@ -123,7 +123,8 @@ func (s *natsSession) write(b *batch.Batch, text []byte) error {
 			broker.HeaderProbe: {b.Probe}, broker.HeaderLog: {b.Type}, broker.HeaderPath: {b.Path}, broker.HeaderFormat: {s.format},
 		}},
 			jetstream.WithMsgID(id),
-			// Tried again at once it would come after those that follow it.
+			// The client's retry would put it after the messages
+			// that follow it.
 			jetstream.WithRetryAttempts(0))
 		if err != nil {
 			return err

@@ -19,7 +19,7 @@ type session interface {
 	// write hands over whole lines; it may return before they have arrived.
 	// The text stays as it is until it is acked.
 	write(b *batch.Batch, text []byte) error
-	// broken is closed when the session can take no more.
+	// broken is closed when the session cannot accept more.
 	broken() <-chan struct{}
 	// err says why, once it is broken.
 	err() error
@@ -33,7 +33,7 @@ type session interface {
 	close() int64
 }
 
-// ending is the part of a session that keeps why it can take no more.
+// ending is the part of a session that records why it cannot accept more.
 type ending struct {
 	ctx  context.Context
 	fail context.CancelCauseFunc // makes the session broken; the first call counts
@@ -52,9 +52,8 @@ func (e ending) err() error              { return context.Cause(e.ctx) }
 // other.
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
-// pump brings the batches of a queue through sessions. After a failure the
-// next session gets what the last one did not confirm, from the begin of a
-// line.
+// pump sends the batches of a queue through sessions. After a failure the next
+// session gets what the last one did not acknowledge, from the start of a line.
 type pump struct {
 	q    *batch.Queue
 	log  *slog.Logger
@@ -102,9 +101,9 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx ends. base is the position
-// of its first byte. There is no session, and no error, if the stream ends and
-// nothing is left for the sink.
+// connect opens a session, retrying until ctx ends. base is the position of its
+// first byte. It returns no session and no error if the stream ends and nothing
+// is left for the sink.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {
@@ -156,8 +155,7 @@ func (p *pump) wait(ctx context.Context) {
 	p.back.Wait(ctx)
 }
 
-// lineStart returns the acked position, or the begin of the line that it
-// is in.
+// lineStart returns the acked position, moved back to the start of its line.
 func (p *pump) lineStart() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -159,7 +159,7 @@ func checkTarget(b *broker.Broker) error {
 	}
 	if text := b.Options["replicas"]; text != "" {
 		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 5 {
-			return hint.Usage(fmt.Sprintf("%q is no number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
+			return hint.Usage(fmt.Sprintf("%q is not a number of replicas from 1 to 5", text), "for example nats://a,b,c/TSTAT?replicas=3")
 		}
 	}
 	return nil

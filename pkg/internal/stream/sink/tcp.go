@@ -64,7 +64,7 @@ func (l *link) socket() (err error) {
 	}
 	c, ok := nc.(syscall.Conn)
 	if !ok {
-		return fmt.Errorf("%T is no socket", nc)
+		return fmt.Errorf("%T is not a socket", nc)
 	}
 	l.raw, err = c.SyscallConn()
 	return err

@@ -99,8 +99,9 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// writeAcks sends the peer the acked position, and again whenever it has changed, until ctx
-// ends or the peer reads no more. The first "ack 0" tells the exporter that it may begin.
+// writeAcks sends the peer the acked position, and again after each change,
+// until ctx ends or the peer stops reading. The first "ack 0" allows the
+// exporter to start.
 func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	last := int64(-1)
 	for {

@@ -97,8 +97,8 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 	}
 }
 
-// start serves a connection in a goroutine of its own, or refuses it if there are
-// too many.
+// start serves a connection in a new goroutine, or refuses it if there are too
+// many.
 func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	host := peer.ConnHost(nc)
 	if ok, all := e.places.TryAcquire(host); !ok {
@@ -204,7 +204,7 @@ var (
 	errNotLines = errors.New("the first line is too long, and does not begin with the path of a log")
 	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
-	errReplaced = errors.New("the exporter has connected anew")
+	errReplaced = errors.New("the exporter reconnected")
 	// errHandshake ends a connection whose failure the listener has reported.
 	errHandshake = errors.New("no TLS handshake")
 )

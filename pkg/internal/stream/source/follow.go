@@ -144,8 +144,8 @@ func (f *follower) sorted() []*followed {
 	return slices.SortedFunc(maps.Values(f.logs), func(a, b *followed) int { return strings.Compare(a.name, b.name) })
 }
 
-// watch wakes the follower when the kernel tells of a change. Without that,
-// as on NFS, it polls.
+// watch wakes the follower when the kernel reports a change. Without such
+// reports, as on NFS, the follower polls.
 func (f *follower) watch(ctx context.Context) {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -400,7 +400,7 @@ func (f *follower) list(i int) {
 	}
 }
 
-// folder returns the folder of that number, or nil if there is none yet.
+// folder returns the folder of that number, or nil if it does not exist yet.
 func (f *follower) folder(number int) *folder {
 	if i := number - f.first; i < len(f.folders) {
 		return f.folders[i]

@@ -30,7 +30,7 @@ type followed struct {
 	name string
 	at   int // number of the folder
 
-	resume  position // where the last run was in the first folder; zero: from the begin
+	resume  position // where the last run was in the first folder; zero: at the start
 	fromEnd bool     // the first folder's log is read from its end
 
 	file   *os.File // nil: not open
@@ -38,7 +38,7 @@ type followed struct {
 	text   io.Reader // file, decompressed
 	origin *batch.Origin
 	buf    *batch.Buffer
-	n      int   // bytes in buf: the begin of a line
+	n      int   // bytes in buf: the start of a line
 	offset int64 // of the text in buf
 	head   []byte
 	hash   string // of head, when it is complete
@@ -266,7 +266,7 @@ func isFileError(err error) bool {
 	return errors.As(err, &pe)
 }
 
-// seekEnd goes to the begin of the last, unfinished line.
+// seekEnd seeks to the start of the last, unfinished line.
 func (l *followed) seekEnd() error {
 	size := l.info.Size()
 	l.head = make([]byte, min(headLength, size))
@@ -300,10 +300,11 @@ func (l *followed) over() (over, again bool) {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !os.SameFile(info, l.info):
-		l.log.Info("log was made anew under the same name", "log", path)
+		l.log.Info("log was recreated under the same name", "log", path)
 		return true, true
 	case errors.Is(err, fs.ErrNotExist):
-		// Removed with its folder, to be made anew perhaps, or compressed.
+		// Removed with its folder, then perhaps recreated, or
+		// compressed.
 		return true, l.folder(l.at+1) == nil
 	}
 	return l.closed(l.at, l.name), false

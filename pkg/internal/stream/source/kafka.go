@@ -138,7 +138,8 @@ func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (er
 // record delivers the lines of a message.
 func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error {
 	m := inbound{
-		// The time tells it from a message of a topic made anew.
+		// The time distinguishes it from a message of a recreated
+		// topic.
 		key:   fmt.Sprintf("%s/%d/%d@%d", s.broker, r.Partition, r.Offset, r.Timestamp.UnixMilli()),
 		probe: string(r.Key), value: r.Value,
 	}
@@ -312,7 +313,7 @@ func (s *kafkaSource) leave(client *kgo.Client) {
 		_, err = req.RequestWith(ctx, client)
 	}
 	if err != nil {
-		s.log.Info("the group has not been left: others wait for this member", "err", err, "for", s.session)
+		s.log.Info("leaving the group failed: other members wait for this one", "err", err, "for", s.session)
 	}
 	client.Close()
 }

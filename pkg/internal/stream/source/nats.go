@@ -33,8 +33,8 @@ const (
 	natsFetch      = 64
 	natsFetchBytes = 64 << 20
 	natsPull       = time.Second
-	// natsLook is after how many fetches without a message it is looked
-	// whether the server has none.
+	// natsLook is the number of fetches without a message after which the
+	// source asks the server whether any are left.
 	natsLook = 10
 	// natsNewStream is how long a stream has to be there until a consumer of
 	// it is made. One that is made in the same moment as its stream may never
@@ -62,8 +62,8 @@ type natsSource struct {
 	absent bool   // there was no stream when it was looked for last
 }
 
-// natsPosition names a message; the time tells it from one of a stream made
-// anew.
+// natsPosition identifies a message; the time distinguishes it from one of a
+// recreated stream.
 type natsPosition struct {
 	sequence uint64
 	time     int64 // unix, nanoseconds
@@ -199,8 +199,8 @@ func (o *natsOrder) release() error {
 	return nil
 }
 
-// idle returns an error if the server has messages and gives none, or has given
-// some that have not come: the connection is made anew then.
+// idle returns an error if the server has messages but delivers none, or if
+// delivered messages did not arrive. The caller then reconnects.
 func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
 	info, err := cons.Info(ctx)
 	s.mu.Lock()
@@ -255,9 +255,9 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	return cons, nil
 }
 
-// former waits until the server gives out what a process had that was killed:
-// that precedes what has come since. It returns how many messages that are.
-// Where another process takes messages too there is no order to keep.
+// former waits until the server redelivers the messages of a killed process:
+// they precede what has arrived since. It returns how many there are. If
+// another process consumes too, there is no order to keep.
 func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
 	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {

@@ -154,7 +154,7 @@ func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func
 	p.split.Key, p.split.Last = m.key, nil
 	r.runs = r.runs[:0]
 	most := r.set.opt.MaxRead
-	p.split.Split(buf.Bytes, func(o *batch.Origin, from int, run []byte, lines int) error { // has no error of its own
+	p.split.Split(buf.Bytes, func(o *batch.Origin, from int, run []byte, lines int) error { // returns no error itself
 		t := batch.Text{Origin: o, Source: p.src, Offset: int64(from), Lines: lines, Bytes: run, Wire: true, Buffer: buf}
 		for len(t.Bytes) > most {
 			part, n := t, protocol.WholeLines(t.Bytes, most)
@@ -200,7 +200,7 @@ func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 	case format == "":
 		format = batch.Raw
 	case format == batch.JSON:
-		return nil, nil, "JSON is no lines of a log: who sends it needs the format raw or line"
+		return nil, nil, "the line is JSON, not a line of a log: the sender needs the format raw or line"
 	case format != batch.Raw && format != batch.Line:
 		return nil, nil, "its format is not known"
 	}

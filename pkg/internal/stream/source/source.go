@@ -43,7 +43,7 @@ func (r Root) Abs() (Root, error) {
 		return r, err
 	}
 	if strings.ContainsAny(dir, " \n") {
-		return r, hint.Usage(fmt.Sprintf("folder %q: a blank in a path cannot be told from the one before the line", dir), "follow it by a symbolic link without a blank")
+		return r, hint.Usage(fmt.Sprintf("folder %q: a path with a space cannot be separated from its line", dir), "follow it by a symbolic link without a space")
 	}
 	return Root{r.Probe, dir}, nil
 }

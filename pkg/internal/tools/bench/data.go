@@ -46,9 +46,9 @@ func (b *bench) generate(ctx context.Context, rows int64, folders int, interval 
 }
 
 // multiply returns a tree with n times the rows of t. Its log files are hard
-// links: a file is known by its probe, folder and name, so each link is
-// imported as a separate file, and ten million rows need no more disk than
-// one million.
+// links: a file is identified by its probe, folder and name, so each link is
+// imported as a separate file. Ten million rows need only the disk space of one
+// million.
 func (b *bench) multiply(t tree, n int) (tree, error) {
 	dir := fmt.Sprintf("%s-times-%d", t.dir, n)
 	if _, err := os.Stat(dir); err != nil {

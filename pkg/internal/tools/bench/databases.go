@@ -113,10 +113,10 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	both := b.prefix
 	b.prefix = bind(b.cpus[1])
 	defer func() { b.prefix = both }()
-	if err := b.compare(ctx, "postgres on a CPU of its own / 2 x awk | psql, rows/s", float64(t.rows), 1, toPostgres, peer); err != nil {
+	if err := b.compare(ctx, "postgres on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toPostgres, peer); err != nil {
 		return err
 	}
-	return b.compare(ctx, "dbstream on a CPU of its own / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
+	return b.compare(ctx, "dbstream on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
 }
 
 // plainTable returns the SQL that makes the table plain for a log with a header,
