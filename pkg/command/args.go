@@ -11,11 +11,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// arrange brings the arguments into the one order that urfave/cli accepts:
-// command, flags, "--", arguments. Users may mix them: urfave/cli takes a
-// flag after the first argument for an argument, silently, and a flag before
-// the command for one of the app. Unknown flags and commands and missing
-// values are found here too, where they can be reported well.
+// arrange puts the arguments into the one order that urfave/cli accepts:
+// command, flags, "--", arguments. Users may mix them, but urfave/cli silently
+// treats a flag behind the first argument as an argument, and a flag before the
+// command as a flag of the app. arrange also finds unknown flags, unknown
+// commands and missing values, where they can be reported well.
 func arrange(app *cli.App, argv []string) ([]string, error) {
 	var (
 		values = valueFlags(app.Commands)
@@ -41,7 +41,7 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 				return nil, unknownCommand(app, below, a)
 			}
 			cmd, below, path = c, c.Subcommands, append(path, a)
-			// On the command itself a flag means what it says there.
+			// The flags of the command itself take precedence.
 			maps.Copy(values, valueFlags([]*cli.Command{c}))
 			continue
 		}
@@ -109,8 +109,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 }
 
 // valueFlags returns the flags of commands: true for those that take a value.
-// Before the command is known, one that takes a value on any command takes
-// one.
+// Before the command is known, a flag takes a value if it does so on any
+// command.
 func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)
@@ -165,12 +165,12 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage points to the help of the command.
+// hintUsage adds a hint to the help of the command.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }
 
-// seeHelp returns the hint that points to the help of a command.
+// seeHelp returns a hint to the help of a command.
 func seeHelp(path ...string) string {
 	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))
 }

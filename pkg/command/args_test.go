@@ -73,8 +73,8 @@ func TestArrangeErrors(t *testing.T) {
 	}
 }
 
-// TestArrangeKeepsWords: arranging never loses or invents a word, keeps the
-// order of flags and of arguments, and is stable.
+// TestArrangeKeepsWords checks that arrange never drops or adds a word, keeps
+// the order of flags and of arguments, and is stable.
 func TestArrangeKeepsWords(t *testing.T) {
 	app := newApp(console.New(io.Discard, false))
 	pool := []string{"a", "-", "--json", "--probe", "--probe=p", "--to", "u://x,y", "--", "import-bulk", "help", "", "--jobs", "3", "-quiet", "--dry-run=true"}
@@ -91,7 +91,7 @@ func TestArrangeKeepsWords(t *testing.T) {
 			continue
 		}
 		arranged++
-		// Only the "--" that ends the flags may come or go.
+		// Only the "--" that ends the flags may be added or dropped.
 		if a, b := words(in), words(out); !slices.Equal(a, b) {
 			t.Fatalf("%q became %q", in, out)
 		}

@@ -15,12 +15,12 @@ import (
 	"testing"
 )
 
-// maxBinary is how large the static binary may be, for linux/amd64.
+// maxBinary is the largest size of the static binary, for linux/amd64.
 const maxBinary = 52_000_000
 
-// TestBuildIsReproducible: make build gives the same bytes in another folder,
-// with librrd and without, stripped and with build information. The static
-// binary is not too large.
+// TestBuildIsReproducible checks that make build gives the same bytes in
+// another folder, with and without librrd, stripped and with build information,
+// and that the static binary is not too large.
 func TestBuildIsReproducible(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program several times")
@@ -77,7 +77,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// copyTree copies what a build needs into dir and returns it.
+// copyTree copies the sources that a build needs to dir and returns dir.
 func copyTree(t *testing.T, dir string) string {
 	t.Helper()
 	const top = "../.."

@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// certify makes files of a certificate for a name, in a unit of one site:
-// its own, its key and the authority's.
+// certify returns a function that issues a certificate for a name in a unit of
+// one site: it returns the files of the certificate, its key and the authority.
 func certify(t *testing.T) func(unit, name string) (cert, key, ca string) {
 	t.Helper()
 	a := peertest.NewAuthority(t)

@@ -10,7 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// completed returns what a shell completes of the commands of app.
+// completed returns the commands of app in the form that package completion
+// needs.
 func completed(app *cli.App) *completion.Program {
 	p := &completion.Program{Ask: []string{"config"}}
 	cfg := defaults()
@@ -37,7 +38,7 @@ func completed(app *cli.App) *completion.Program {
 	return p
 }
 
-// completedArguments returns the arguments of a command.
+// completedArguments returns the arguments of a command for completion.
 func completedArguments(app *cli.App, c *cli.Command) []completion.Argument {
 	one := func(name string, words []string) []completion.Argument {
 		return []completion.Argument{{Name: name, Complete: strings.Join(words, " ")}}

@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// shells complete a command line as a user's shell does after a tab. Each is a
-// script that gets the file of the completion and the line, and prints the
-// candidates, one a line.
+// shells complete a command line like a user's shell after a tab. Each is a
+// script that gets the completion file and the line, and prints one candidate
+// per line.
 var shells = map[string]struct {
 	program []string
 	file    string
@@ -27,7 +27,7 @@ COMP_LINE=$2; shift 2; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
 _tstatrepo
 printf '%s\n' "${COMPREPLY[@]}"`},
 	"fish": {[]string{"fish", "--no-config", "-c"}, "tstatrepo.fish", `source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true`},
-	// compadd is what every completion of zsh ends in.
+	// Every completion of zsh ends in compadd.
 	"zsh": {[]string{"zsh", "-f", "-c"}, "_tstatrepo", `zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "PS1= PS2= RPS1="
@@ -105,7 +105,7 @@ func TestCompletion(t *testing.T) {
 					args = append(args, name)
 				}
 				args = append(args, file, line)
-				if name == "bash" { // which makes words of these
+				if name == "bash" { // bash splits words at these
 					args = append(args, regexp.MustCompile(`[:=]+|[^ :=]+`).FindAllString(line, -1)...)
 				}
 				cmd := exec.Command(shell.program[0], args...)
@@ -125,8 +125,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// TestBashCompletesFoldersAndSchemes: bash adds a slash to a folder, and
-// nothing to a scheme.
+// TestBashCompletesFoldersAndSchemes checks that bash adds a slash to a folder,
+// and nothing to a scheme.
 func TestBashCompletesFoldersAndSchemes(t *testing.T) {
 	script, err := filepath.Abs("../../completions/tstatrepo.bash")
 	if err != nil {

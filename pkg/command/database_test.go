@@ -14,8 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestDiskFull fills the server's disk. The import gives up with status 75, or
-// waits until there is room again; rows and records agree all the time.
+// TestDiskFull fills the server's disk. The import fails with status 75, or
+// waits until there is room again. Rows and records always match.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
@@ -44,7 +44,7 @@ func TestDiskFull(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db := "full_" + name
 			server.Exec(t, "postgres", "create database "+db+" tablespace small")
-			server.Exec(t, db, "checkpoint") // and leave the files there that sessions need
+			server.Exec(t, db, "checkpoint") // and leave the files that sessions need
 			var fs syscall.Statfs_t
 			if err := syscall.Statfs(disk, &fs); err != nil {
 				t.Fatal(err)
@@ -87,7 +87,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// watch collects a command's messages and tells when a text is among them.
+// watch collects a command's messages and reports when a text appears.
 type watch struct {
 	out  bytes.Buffer
 	text string
@@ -104,8 +104,8 @@ func (w *watch) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestServerNames: several hosts, a service file and a password file name the
-// server as they do for libpq.
+// TestServerNames checks that several hosts, a service file and a password file
+// name the server as in libpq.
 func TestServerNames(t *testing.T) {
 	server := pgtest.Start(t)
 	dir := t.TempDir()
@@ -117,7 +117,7 @@ func TestServerNames(t *testing.T) {
 	}
 	server.Exec(t, "postgres", "create role scram login superuser password 'from the file'")
 	for i, dest := range []string{
-		"postgres://postgres@127.0.0.1:1,127.0.0.1:PORT/DB?sslmode=disable", // nobody listens on port 1
+		"postgres://postgres@127.0.0.1:1,127.0.0.1:PORT/DB?sslmode=disable", // nothing listens on port 1
 		"postgres://?service=tstat&sslmode=disable",
 		"postgres://scram@127.0.0.1:PORT/DB?sslmode=disable",
 	} {

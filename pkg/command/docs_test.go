@@ -25,7 +25,7 @@ func TestCommandsOfReadme(t *testing.T) {
 	server := pgtest.Start(t)
 	path := filepath.Dir(server.Program("psql")) + ":" + os.Getenv("PATH")
 	if _, err := exec.LookPath("duckdb"); err != nil {
-		// A stub: the matrix tests what DuckDB reads.
+		// A stub, because the matrix tests what DuckDB reads.
 		d.write(t, "bin/duckdb", "#!/bin/sh\n", 0o755)
 		path = filepath.Join(d.dir, "bin") + ":" + path
 	}
@@ -58,7 +58,7 @@ func TestCommandsOfSite(t *testing.T) {
 	}
 }
 
-// need skips a test without a program, but not on CI.
+// need skips a test if a program is missing, except on CI.
 func need(t *testing.T, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -94,7 +94,7 @@ func TestManPages(t *testing.T) {
 }
 
 // document is a page whose fenced blocks are run in order. The words behind the
-// language of a block say how:
+// language of a block are instructions:
 //
 //	sh             run it; its exit status must be 0
 //	sh background  start it; it must run until it is stopped
@@ -103,11 +103,11 @@ func TestManPages(t *testing.T) {
 type document struct {
 	name, dir string
 	env       []string
-	// places are pairs of texts of the page and what stands for them in the test;
-	// repository are more pairs, for the file of the repository.
+	// places are pairs of a text of the page and its replacement in the
+	// test; repository holds more pairs, for the file of the repository.
 	places, repository []string
-	// together says that commands in the background run to the end of the page,
-	// not of their section.
+	// together keeps commands in the background running to the end of the
+	// page, not of their section.
 	together bool
 	started  int
 	done     map[string]string // pattern of files that a section has to write, by the heading
@@ -228,8 +228,8 @@ func (d *document) command(text string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// try runs commands. They are repeated for a minute if others were started
-// before that may not be ready.
+// try runs commands. It retries for a minute if commands in the background may
+// not be ready.
 func (d *document) try(t *testing.T, text string, repeat bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
@@ -266,7 +266,7 @@ func (d *document) start(t *testing.T, text string) *background {
 	return b
 }
 
-// stop ends the command, which must still run, and end cleanly.
+// stop ends the command, which must still be running and exit cleanly.
 func (b *background) stop(t *testing.T) {
 	t.Helper()
 	select {

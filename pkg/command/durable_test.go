@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// notDurable are the calls that create or rename files, or sync them, without
-// package durable, by file, and why a power cut may undo them.
+// notDurable lists, by file, the calls that create, rename or sync files
+// without package durable, and why a power cut may undo them.
 var notDurable = map[string]map[string]string{
 	"pkg/internal/state/lock.go": {
 		"os.MkdirAll": "locks end with the process; Save syncs the folder",
@@ -35,10 +35,10 @@ var notDurable = map[string]map[string]string{
 	"pkg/internal/testkit/exchange/plan.go": {"os.WriteFile": "recordings of tests"},
 }
 
-// creates matches what package durable is to be used for.
+// creates matches the calls that package durable replaces.
 var creates = regexp.MustCompile(`os\.(Mkdir|MkdirAll|MkdirTemp|Create|CreateTemp|WriteFile|Rename|Link|Symlink)\(|os\.O_CREATE\b|\b[a-z]+\.Sync\(\)`)
 
-// TestDurableEverywhere checks that whoever creates or renames a file uses
+// TestDurableEverywhere checks that all code that creates or renames files uses
 // package durable, or is listed with a reason.
 func TestDurableEverywhere(t *testing.T) {
 	root, err := filepath.Abs("../..")
@@ -68,7 +68,7 @@ func TestDurableEverywhere(t *testing.T) {
 			found[name] = map[string]bool{}
 			for _, call := range creates.FindAllString(string(text), -1) {
 				call = strings.TrimSuffix(call, "(")
-				if call == "tx.Sync()" || call == "folder.Sync()" { // of a manifest, of a durable.Folder
+				if call == "tx.Sync()" || call == "folder.Sync()" { // of a manifest or a durable.Folder
 					continue
 				}
 				if notDurable[name][call] == "" && !found[name][call] {

@@ -33,7 +33,7 @@ import (
 )
 
 // site is a Tstat with its probe, a repository and a supervisor, each a
-// process of its own, and the data that the Tstat has written.
+// separate process, and the data that the Tstat has written.
 type site struct {
 	t    *testing.T
 	dir  string
@@ -64,8 +64,8 @@ const (
 )
 
 // newSite starts a site whose Tstat has written three folders, of which the
-// last is open. protocol is that of the streaming. With links the network
-// between probe and repository can be cut.
+// last is open. protocol is that of streaming. links allows to cut the network
+// between probe and repository.
 func newSite(t *testing.T, protocol string, links bool) *site {
 	s := &site{
 		t: t, begun: time.Now(), dir: t.TempDir(), tool: rrdtest.Start(t), pg: pgtest.Start(t), conf: map[string]string{}, tls: map[string][3]string{},
@@ -163,8 +163,8 @@ func (s *site) must(err error) {
 
 func (s *site) rrd(i int) string { return fmt.Sprintf("%s/rrd/tcp_x%d.avg.rrd", s.dir, i) }
 
-// epoch is when the RRDs begin: all their points fit into the finest archive
-// of the Whisper files.
+// epoch is the time of the first points of the RRDs. All points fit into the
+// finest archive of the Whisper files.
 func (s *site) epoch() int64 { return time.Now().Add(-24*time.Hour).Unix() / siteStep * siteStep }
 
 // step lets Tstat update its RRDs.
@@ -175,7 +175,7 @@ func (s *site) step(n int) {
 		for k := range n {
 			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*(k+1)), s.rrdSteps+k+i)
 		}
-		if s.rrdSteps == 0 { // the current step is not finished from then on
+		if s.rrdSteps == 0 { // afterwards the current step is not finished
 			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*n+siteStep/5), i)
 		}
 		s.tool.Do("update %s%s", s.rrd(i), &b)
@@ -183,7 +183,7 @@ func (s *site) step(n int) {
 	s.rrdSteps += n
 }
 
-// rollOver lets Tstat finish its folder and open the next, with the first
+// rollOver makes Tstat finish its folder and open the next, with the first
 // lines of each log in it.
 func (s *site) rollOver() {
 	for typ, f := range s.open {
@@ -202,7 +202,7 @@ func (s *site) rollOver() {
 	}
 }
 
-// half is the end of a line in the middle of a log.
+// half returns the end of a line in the middle of a log.
 func (s *site) half(typ string) int {
 	text := s.samples[typ]
 	return len(text)/2 + bytes.IndexByte(text[len(text)/2:], '\n') + 1
@@ -211,7 +211,8 @@ func (s *site) half(typ string) int {
 func (s *site) write(typ string, f *os.File, text []byte) {
 	_, err := f.Write(text)
 	s.must(err)
-	// The streaming begins with the folder that is open then, the third.
+	// Streaming starts with the folder that is open at that time, the
+	// third.
 	if typ == "log_tcp_complete" && len(s.folders) >= 3 {
 		for line := range strings.Lines(string(text)) {
 			if !strings.HasPrefix(line, "#") {
@@ -221,7 +222,7 @@ func (s *site) write(typ string, f *os.File, text []byte) {
 	}
 }
 
-// start starts a process, again if need be.
+// start starts a process, or restarts it.
 func (s *site) start(name string) {
 	s.t.Helper()
 	if name != "supervisor" {
@@ -244,8 +245,8 @@ func (s *site) client(who string, args ...string) *exec.Cmd {
 		"--state-dir", filepath.Join(s.dir, who), "--tls-cert", f[0], "--tls-key", f[1], "--tls-ca", f[2]})}
 }
 
-// types runs a capability on a terminal, as the page of mPlane shows it, and
-// answers what it asks for.
+// types runs a capability on a terminal, as the page of mPlane shows, and
+// answers its questions.
 func (s *site) types(capability string, answers ...string) {
 	s.t.Helper()
 	cmd := s.client("ann", capability)
@@ -273,7 +274,7 @@ func (s *site) types(capability string, answers ...string) {
 	}
 }
 
-// stored returns what the stores have of logs: rows and files of each type.
+// stored returns how many rows and files of each type the stores have.
 func (s *site) stored() (parquet, postgres map[string][2]int) {
 	parquet, postgres = map[string][2]int{}, map[string][2]int{}
 	for typ := range s.samples {
@@ -301,7 +302,8 @@ func (s *site) stored() (parquet, postgres map[string][2]int) {
 	return parquet, postgres
 }
 
-// finished is what is to be stored of logs: all folders but the open one.
+// finished returns how many rows and files of each type must be stored: all
+// folders except the open one.
 func (s *site) finished() map[string][2]int {
 	want := map[string][2]int{}
 	for _, typ := range []string{"log_tcp_complete", "log_udp_complete"} {
@@ -316,8 +318,8 @@ func (s *site) finished() map[string][2]int {
 	return want
 }
 
-// streamed returns the lines that the repository has, with the number of
-// their folder, which the copies of a line tell by their order.
+// streamed returns the lines that the repository has, with the number of their
+// folder, which follows from the order of the copies of a line.
 func (s *site) streamed() (lines []string) {
 	paths, err := filepath.Glob(filepath.Join(s.dir, "live", "turin", "log_tcp_complete", "*"))
 	s.must(err)
@@ -333,8 +335,8 @@ func (s *site) streamed() (lines []string) {
 	return lines
 }
 
-// metrics returns the points in the Whisper files, and those that the RRDs
-// have: all steps but the current.
+// metrics returns the points in the Whisper files, and those in the RRDs: all
+// steps except the current.
 func (s *site) metrics() (got, want []map[int64]float64) {
 	for i := range siteRRDs {
 		points := map[int64]float64{}
@@ -355,7 +357,7 @@ func (s *site) metrics() (got, want []map[int64]float64) {
 }
 
 // arrives waits until everything that Tstat has finished is in the sinks,
-// once; with repeated lines may come again.
+// exactly once, or with repeated at least once.
 func (s *site) arrives(repeated bool) {
 	s.t.Helper()
 	logs, want := [2]map[string][2]int{}, s.finished()
@@ -403,7 +405,7 @@ type link struct {
 	to string
 
 	mu  sync.Mutex
-	cut chan struct{} // nil, or closed when it is whole again
+	cut chan struct{} // nil, or closed by the repair
 }
 
 func newLink(t *testing.T, to string) *link {
@@ -436,7 +438,7 @@ func newLink(t *testing.T, to string) *link {
 	return k
 }
 
-// whole waits until the link is not cut.
+// whole waits until the link works.
 func (k *link) whole() {
 	k.mu.Lock()
 	cut := k.cut
@@ -446,7 +448,7 @@ func (k *link) whole() {
 	}
 }
 
-// carry copies until one side ends, which ends both.
+// carry copies until one side ends, then closes both.
 func (k *link) carry(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
@@ -459,7 +461,7 @@ func (k *link) carry(to, from net.Conn) {
 	}
 }
 
-// breaks cuts the link until mend is called. What is sent arrives then.
+// breaks cuts the link until mend is called. Data sent in between arrives then.
 func (k *link) breaks() (mend func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -487,15 +489,15 @@ func (s *site) export() {
 	s.types("tstat-exporter_rrd", "now + 1h", "localhost:"+port(s.points))
 }
 
-// TestE2E is the whole loop on one machine, over TLS and with roles: what
-// Tstat has finished is in the sinks, exactly; when it goes on, so does the
-// rest.
+// TestE2E is the whole loop on one machine, over TLS and with roles. Everything
+// that Tstat has finished is in the sinks, exactly once. When Tstat writes
+// more, that arrives too.
 func TestE2E(t *testing.T) {
 	s := newSite(t, "plain", false)
 	s.export()
 	s.arrives(false)
 
-	// bob is no operator.
+	// bob is not an operator.
 	out, err := s.client("bob", "tstat-exporter_log", "--when", "now + inf", "--set", "repository.url=localhost:1").CombinedOutput()
 	if err == nil {
 		t.Errorf("bob may run it: %s", out)
@@ -530,7 +532,7 @@ func TestE2E(t *testing.T) {
 	s.arrives(false) // the end has changed nothing
 }
 
-// kill kills a process as a crash does, and starts it again.
+// kill kills a process like a crash, and restarts it.
 func (s *site) kill(name string) {
 	s.t.Helper()
 	s.running[name].cmd.Process.Kill()
@@ -547,9 +549,9 @@ func (s *site) registered() {
 	})
 }
 
-// TestKillSite kills every process of the loop in turn, while Tstat goes on:
-// what it writes arrives, and registration comes back, by themselves. Then
-// the network is cut for 15 s, and the supervisor gone for a minute.
+// TestKillSite kills every process of the loop in turn, while Tstat continues
+// to write. Everything arrives, and all register again without help. Then the
+// network is cut for 15 s, and the supervisor stopped for a minute.
 func TestKillSite(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -562,7 +564,7 @@ func TestKillSite(t *testing.T) {
 		for _, name := range siteProcesses {
 			s.rollOver()
 			s.step(1)
-			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // the random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // a random moment
 			s.kill(name)
 			s.rollOver()
 			s.step(1)
@@ -589,8 +591,8 @@ func TestKillSite(t *testing.T) {
 	s.running["supervisor"].cmd.Wait()
 	s.rollOver()
 	s.step(1)
-	s.arrives(true)         // the exports go on without it
-	time.Sleep(time.Minute) // how long the supervisor is gone
+	s.arrives(true)         // the exports continue without the supervisor
+	time.Sleep(time.Minute) // how long the supervisor is down
 	s.start("supervisor")
 	s.rollOver()
 	s.step(1)
@@ -600,7 +602,7 @@ func TestKillSite(t *testing.T) {
 
 var soakFor = flag.Duration("soak-for", time.Hour, "how long TestSoakSite runs with -soak")
 
-// usage is what a process holds.
+// usage is the memory, open files and goroutines of a process.
 type usage struct{ kib, files, goroutines int }
 
 func (s *site) usage(name string) (u usage) {
@@ -630,9 +632,9 @@ func (s *site) usage(name string) (u usage) {
 	return u
 }
 
-// TestSoakSite lets Tstat write a folder twice a second for long, of which the
-// oldest go: memory, open files and goroutines of all processes stay what
-// they are after a tenth of the time.
+// TestSoakSite makes Tstat write a folder twice a second for a long time, and
+// deletes the oldest. Memory, open files and goroutines of all processes must
+// stay as they are after a tenth of the time.
 func TestSoakSite(t *testing.T) {
 	if !*soak {
 		t.Skip("with -soak")
@@ -644,7 +646,7 @@ func TestSoakSite(t *testing.T) {
 	early, late := map[string]usage{}, map[string]usage{}
 	for told := began; time.Since(began) < *soakFor; time.Sleep(500 * time.Millisecond) { // the pace of the load
 		s.rollOver()
-		if s.rrdSteps < 250 { // the next ones would be of tomorrow
+		if s.rrdSteps < 250 { // later ones would be in the future
 			s.step(1)
 		}
 		if n := len(s.folders) - 100; n >= 0 {

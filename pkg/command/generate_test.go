@@ -95,7 +95,7 @@ func generated() (map[string][]byte, error) {
 	}
 	for _, shell := range completion.Shells {
 		name := "tstatrepo." + shell
-		if shell == "zsh" { // which finds it by this name
+		if shell == "zsh" { // zsh finds it by this name
 			name = "_tstatrepo"
 		}
 		files["completions/"+name] = completion.Of(shell)(completed(app))
@@ -130,7 +130,7 @@ func defaultConfigFile() []byte {
 # Every value shown is the default. See tstatrepo.toml(5).
 
 `)
-	_ = config.WriteDefaults(&b) // a buffer takes all
+	_ = config.WriteDefaults(&b) // writing to a buffer cannot fail
 	return b.Bytes()
 }
 
@@ -154,7 +154,8 @@ func fillBlocks(text []byte, blocks map[string]string) ([]byte, error) {
 	return text, nil
 }
 
-// manBlocks returns the Markdown of everything that pages take from the code.
+// manBlocks returns the Markdown of the parts of pages that are generated from
+// the code.
 func manBlocks() map[string]string {
 	app := newApp(console.New(io.Discard, false))
 	blocks := map[string]string{}
@@ -277,7 +278,7 @@ func manPage(name string, text []byte) ([]byte, error) {
 			switch {
 			case r < 0x80:
 				b.WriteRune(r)
-			case r == '…': // which groff leaves out where the locale is not UTF-8
+			case r == '…': // groff drops it if the locale is not UTF-8
 				b.WriteString(`\&...`)
 			default:
 				fmt.Fprintf(&b, `\[u%04X]`, r)
@@ -304,8 +305,8 @@ func manPage(name string, text []byte) ([]byte, error) {
 }
 
 // tableItems returns a Markdown table as a list with an item for each row: the
-// first cell is the tag, the other cells follow after their column's head. A man
-// page is too narrow for most tables.
+// first cell is the tag, and the other cells follow, each after the heading of
+// its column. A man page is too narrow for most tables.
 func tableItems(table []byte) []byte {
 	cells := func(row string) []string {
 		list := strings.Split(strings.Trim(row, "|"), " | ")
@@ -338,7 +339,7 @@ func tableItems(table []byte) []byte {
 }
 
 // TestLinks checks that the relative links of documents have a target, and that
-// those between pages of the manual show their target's name.
+// links between pages of the manual show the name of their target.
 func TestLinks(t *testing.T) {
 	sources, err := filepath.Glob(filepath.Join(root, "man", "*.md"))
 	if err != nil || len(sources) == 0 {
@@ -366,7 +367,7 @@ func TestLinks(t *testing.T) {
 }
 
 // TestTroubleshooting checks that each message of tstatrepo-troubleshooting(7)
-// is one of the packages that its section is about.
+// occurs in one of the packages of its section.
 func TestTroubleshooting(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(root, "man", "tstatrepo-troubleshooting.7.md"))
 	if err != nil {
@@ -381,7 +382,7 @@ func TestTroubleshooting(t *testing.T) {
 	}
 	item := regexp.MustCompile("(?m)^- ((?:`[^`]+`,? ?)+):")
 	message := regexp.MustCompile("`([^`]+)`")
-	values := regexp.MustCompile(`…|\b(?:N|M|DIR)\b`) // what a message fills in
+	values := regexp.MustCompile(`…|\b(?:N|M|DIR)\b`) // placeholders for values
 	for _, section := range strings.Split(string(page), "\n## ") {
 		title, text, _ := strings.Cut(section, "\n")
 		if len(packages[title]) == 0 {

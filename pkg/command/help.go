@@ -97,7 +97,7 @@ func exitHelp(w io.Writer) {
 	}
 }
 
-// flagDoc is what help, man pages and completions say of a flag.
+// flagDoc documents a flag in help, man pages and completions.
 type flagDoc struct {
 	names       []string
 	placeholder string // empty: takes no value

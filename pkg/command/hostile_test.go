@@ -23,8 +23,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Memory that serve and supervisor use at most under attack, as the manual
-// says, and how much later than without it the data of another probe may arrive.
+// Limits under attack: the memory of serve and supervisor, as in the manual,
+// and the extra delay of another probe's data.
 const (
 	serveMemory      = 600 << 20
 	supervisorMemory = 300 << 20
@@ -207,7 +207,7 @@ func (a *attacker) streams(names int) {
 			return
 		}
 		w.Header().Set("Last-Modified", "Fri, 01 Jan 2016 00:00:00 GMT")
-		if !strings.HasPrefix(r.URL.Path, "/2016") { // of a long list
+		if !strings.HasPrefix(r.URL.Path, "/2016") { // a path of the long list
 			http.Error(w, "gone", http.StatusNotFound)
 			return
 		}
@@ -274,7 +274,7 @@ func (s *site) peak(name string) (bytes int) {
 	return bytes << 10
 }
 
-// delays lets Tstat write and returns how long its logs, lines and points take
+// delays makes Tstat write and returns how long its logs, lines and points take
 // to arrive.
 func (s *site) delays() (logs, lines, points time.Duration) {
 	s.t.Helper()
@@ -301,7 +301,7 @@ func (s *site) delays() (logs, lines, points time.Duration) {
 	return logs, lines, points
 }
 
-// worst returns the longest delays of rounds, as long as goOn returns true.
+// worst repeats rounds while goOn returns true, and returns the longest delays.
 func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	s.t.Helper()
 	for i := 0; goOn(i); i++ {
@@ -313,10 +313,10 @@ func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	return worst
 }
 
-// TestHostilePeer: a peer with valid certificates attacks everything at once for
-// five minutes. The data of another probe arrives, serve and supervisor use no
-// more memory than the manual says, and the list of capabilities stays usable.
-// Without -soak, a tenth of the attack lasts half a minute.
+// TestHostilePeer attacks everything at once for five minutes, with valid
+// certificates. The data of another probe must arrive, serve and supervisor
+// must use no more memory than the manual says, and the list of capabilities
+// must stay usable. Without -soak, a tenth of the attack lasts half a minute.
 func TestHostilePeer(t *testing.T) {
 	scale, length := 10, 30*time.Second
 	if *soak {
@@ -357,6 +357,7 @@ func TestHostilePeer(t *testing.T) {
 			t.Errorf("%s arrive after %v, without an attack after %v", kind, attacked[i], calm[i])
 		}
 	}
-	// All data of the other probe arrived, and once where it must not repeat.
+	// All data of the other probe arrived, exactly once where repetition is
+	// not allowed.
 	s.arrives(true)
 }

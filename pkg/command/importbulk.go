@@ -131,7 +131,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	return b.finish(con, sum, err)
 }
 
-// finish returns the error that ends the command: rejected lines are one.
+// finish returns the error that ends the command, which may be rejected lines.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}

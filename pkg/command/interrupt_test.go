@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestInterruptSaysWhatIsLeft: the next run stores what an interrupted one has
-// left.
+// TestInterruptSaysWhatIsLeft checks that an interrupted import reports the
+// files that it leaves, and that the next run stores them.
 func TestInterruptSaysWhatIsLeft(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(sampleLogs, "2026_11_22_06_39.out/log_tcp_complete"))
 	if err != nil {
@@ -44,7 +44,8 @@ func TestInterruptSaysWhatIsLeft(t *testing.T) {
 	p.says("nothing to import: 2 files stored already")
 }
 
-// TestDefaultProbeIsAnnounced: the name of the host becomes part of each row.
+// TestDefaultProbeIsAnnounced checks that an import reports the host name that
+// it writes into each row as probe.
 func TestDefaultProbeIsAnnounced(t *testing.T) {
 	args := []string{"import-bulk", "--state-dir", t.TempDir(), "--dry-run", "--to", t.TempDir() + "/store", sampleLogs}
 	const says = "tstatrepo: the probe is named after the host probe="

@@ -20,8 +20,8 @@ import (
 
 var soak = flag.Bool("soak", false, "TestKill: 50 rounds for each store, not 5; also TestSoakSite, and the whole of TestHostilePeer")
 
-// TestKill kills imports of 200 files at random moments. What readers see
-// must be whole files at any time, and after one more run every row once.
+// TestKill kills imports of 200 files at random moments. Readers must see whole
+// files at any time, and every row exactly once after one more run.
 func TestKill(t *testing.T) {
 	rounds := 5
 	if *soak {
@@ -44,7 +44,7 @@ func TestKill(t *testing.T) {
 					if err := cmd.Start(); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // the random moment
+					time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
 					cmd.Process.Kill()
 					cmd.Wait()
 					for name, n := range look(t, dir) {

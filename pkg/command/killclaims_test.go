@@ -21,12 +21,12 @@ import (
 // sharedStore is a store that several importers share, empty at first.
 type sharedStore struct {
 	dest string
-	// counts returns the rows that readers see, how many different ones they
-	// are, and those that records tell of, in one moment.
+	// counts returns, at one moment, the rows that readers see, the number
+	// of different ones, and the rows in records.
 	counts func() (rows, different, records int)
 }
 
-// sharedStores are those of TestKillImporter.
+// sharedStores are the stores of TestKillImporter.
 var sharedStores = map[string]func(*testing.T) func() sharedStore{
 	"postgres": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "postgres") },
 	"dbstream": func(t *testing.T) func() sharedStore { return sharedDatabase(t, "dbstream") },
@@ -52,9 +52,9 @@ func sharedDatabase(t *testing.T, name string) func() sharedStore {
 	}
 }
 
-// TestKillImporter: two importers share a store. One is killed in the middle
-// and started again, time after time. In the end every row is there once, and
-// what the dead ones had claimed did not keep anyone waiting for ever.
+// TestKillImporter checks two importers that share a store. One of them is
+// repeatedly killed and restarted. In the end every row is there once, and no
+// importer waited forever for claims of a dead one.
 func TestKillImporter(t *testing.T) {
 	files, kills := 100, 3
 	if *soak {
@@ -71,14 +71,14 @@ func TestKillImporter(t *testing.T) {
 				begun := time.Now()
 				importOnce(t, filepath.Join(source, "2016_03_01_00_00.out"), st.dest, state)
 				least := time.Since(begun) / 2
-				// Slow enough for all kills to come in time.
+				// Slow enough that all kills happen in time.
 				wait := startSharing(t, source, st.dest, t.TempDir(), "--rate", "0.1")
 				for killed < kills {
 					cmd := sharing(source, st.dest, state, "--rate", "0.1")
 					if err := cmd.Start(); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // the random moment
+					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // a random moment
 					cmd.Process.Kill()
 					cmd.Wait()
 					rows, _, records := st.counts()
@@ -86,11 +86,11 @@ func TestKillImporter(t *testing.T) {
 						t.Errorf("after kill %d readers see %d rows, the records tell of %d", killed, rows, records)
 					}
 					if records == total {
-						break // it was too late: another store
+						break // the import ended before the kill: use a new store
 					}
 					killed++
 				}
-				again := startSharing(t, source, st.dest, t.TempDir()) // another one
+				again := startSharing(t, source, st.dest, t.TempDir()) // a second importer
 				t.Logf("after %d kills: %+v, %+v", killed, wait(), again())
 				if rows, different, records := st.counts(); rows != total || different != total || records != total {
 					t.Errorf("%d rows, %d different ones, records of %d, want %d", rows, different, records, total)
@@ -103,7 +103,7 @@ func TestKillImporter(t *testing.T) {
 	}
 }
 
-// sharing is an import whose claims expire soon.
+// sharing returns an import whose claims expire soon.
 func sharing(source, dest, state string, flags ...string) *exec.Cmd {
 	cmd := importCommand(source, dest, state)
 	cmd.Args = append(cmd.Args[:len(cmd.Args)-1], append(flags, source)...)
@@ -111,7 +111,8 @@ func sharing(source, dest, state string, flags ...string) *exec.Cmd {
 	return cmd
 }
 
-// startSharing starts an import, which wait waits for. It must succeed.
+// startSharing starts an import. wait waits for its end, which must be a
+// success.
 func startSharing(t *testing.T, source, dest, state string, flags ...string) (wait func() bulk.TypeSummary) {
 	t.Helper()
 	cmd := sharing(source, dest, state, flags...)
@@ -139,8 +140,9 @@ func startSummary(t *testing.T, cmd *exec.Cmd) (wait func() bulk.TypeSummary) {
 	}
 }
 
-// TestShareDatabase: two importers at work share the files, and none is read
-// by both. Both begin at the same time: the claims are locked until then.
+// TestShareDatabase checks that two concurrent importers share the files, and
+// that neither reads a file of the other. The claims are locked until both have
+// started.
 func TestShareDatabase(t *testing.T) {
 	server := pgtest.Start(t)
 	const files, batch = 200, 32
@@ -179,7 +181,7 @@ func TestShareDatabase(t *testing.T) {
 			for _, wait := range waits {
 				s := wait()
 				if s.Files < batch || s.Files+s.Others != files-1 || s.Skipped != s.Others {
-					t.Errorf("%d waited; %+v", waiting, s) // what was skipped otherwise was read
+					t.Errorf("%d waited; %+v", waiting, s) // files that are not waited for were read
 				}
 				stored += s.Files
 				t.Logf("files %d", s.Files)

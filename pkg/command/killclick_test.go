@@ -10,14 +10,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// clickHouse is a database that is imported into.
+// clickHouse is a database that receives imports.
 type clickHouse struct {
 	*clickhousetest.Server
 	db string
 }
 
-// seen returns the number of rows that readers see, of all or of different
-// ones; told that of the records.
+// seen returns the number of rows that readers see, all or different ones; told
+// returns the number in the records.
 func (c clickHouse) seen(t *testing.T, what string) int {
 	t.Helper()
 	return c.number(t, "select "+what+" from "+c.db+".log_tcp_complete")
@@ -29,7 +29,7 @@ func (c clickHouse) told(t *testing.T) int {
 		c.db+".tstatrepo_files where event = 'withdraw') group by probe, folder, file, sha256)")
 }
 
-// number is 0 as long as there is no table.
+// number returns the result of a query, or 0 if the table does not exist yet.
 func (c clickHouse) number(t *testing.T, sql string) int {
 	t.Helper()
 	out, err := c.Try(sql)
@@ -46,8 +46,8 @@ func (c clickHouse) number(t *testing.T, sql string) int {
 	return n
 }
 
-// consistent checks that readers see what the records tell of, while an import
-// may go on.
+// consistent checks that readers see the rows of the records, while an import
+// may run.
 func (c clickHouse) consistent(t *testing.T) {
 	t.Helper()
 	least := c.told(t)
@@ -58,7 +58,7 @@ func (c clickHouse) consistent(t *testing.T) {
 }
 
 // counts returns how many rows readers see, how many different ones, and how
-// many the records tell of; the same as the first if both came in between.
+// many are in the records. A commit in between must show in both.
 func (c clickHouse) counts(t *testing.T) (rows, different, records int) {
 	t.Helper()
 	least := c.told(t)
@@ -69,7 +69,7 @@ func (c clickHouse) counts(t *testing.T) (rows, different, records int) {
 	return rows, different, records
 }
 
-// complete checks that there is every row, once.
+// complete checks that every row is there once.
 func (c clickHouse) complete(t *testing.T, total int) {
 	t.Helper()
 	if seen, told, different := c.seen(t, "count()"), c.told(t), c.seen(t, "uniqExact(c_port)"); seen != total || told != total || different != total {
@@ -77,7 +77,7 @@ func (c clickHouse) complete(t *testing.T, total int) {
 	}
 }
 
-// TestKillClickHouse disturbs imports into ClickHouse as TestKillDatabase does
+// TestKillClickHouse disturbs imports into ClickHouse like TestKillDatabase
 // those into PostgreSQL.
 func TestKillClickHouse(t *testing.T) {
 	rounds, logs := 1, 15
@@ -110,7 +110,7 @@ func TestKillClickHouse(t *testing.T) {
 						if err := cmd.Start(); err != nil {
 							t.Fatal(err)
 						}
-						time.Sleep(rand.N(whole)) // the random moment
+						time.Sleep(rand.N(whole)) // a random moment
 						cmd.Process.Kill()
 						cmd.Wait()
 						c.consistent(t)
@@ -146,9 +146,9 @@ func TestKillClickHouse(t *testing.T) {
 	}
 }
 
-// TestKillClickHouseNode kills one of two nodes that have the same rows while
-// two importers are at work, each of which asks another node first. They go on
-// with the other, and when the node is back all rows are there once, on both.
+// TestKillClickHouseNode kills one of two replicas while two importers run,
+// each of which prefers a different replica. They continue with the other
+// replica. After the restart both replicas have all rows once.
 func TestKillClickHouseNode(t *testing.T) {
 	rounds, logs := 1, 12
 	if *soak {
@@ -169,11 +169,11 @@ func TestKillClickHouseNode(t *testing.T) {
 		for i := range nodes {
 			waits = append(waits, startImport(t, source, dest(i), states[i]))
 		}
-		// Nodes that never were there cannot be left.
+		// A failover needs an earlier connection.
 		for (clickHouse{nodes[victim], db}).told(t) == 0 && time.Since(start) < time.Minute {
 			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(rand.N(2 * time.Second)) // the random moment
+		time.Sleep(rand.N(2 * time.Second)) // a random moment
 		nodes[victim].Stop(t)
 		clickHouse{nodes[1-victim], db}.consistent(t)
 		for _, wait := range waits {

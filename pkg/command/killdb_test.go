@@ -20,17 +20,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// databases are the stores of TestKillDatabase: URL without host, and the
-// query for rows that readers see and rows that records tell of.
+// databases are the stores of TestKillDatabase: the URL without host, and the
+// queries for the rows that readers see and the rows in records.
 var databases = map[string]struct{ scheme, rows, records string }{
 	"postgres": {"postgres", "select count(*) from log_tcp_complete", "select coalesce(sum(rows), 0)::int8 from tstatrepo_files"},
 	"dbstream": {"dbstream", "select count(*) from p1_log_tcp_complete", "select coalesce(sum(rows), 0)::int8 from dbs.tstatrepo_files"},
 }
 
-// TestKillDatabase disturbs imports of 100 files at random moments: the
-// client is killed, the server dies, connections are cut, two import at once.
-// At any time readers see as many rows as the records tell of, and in the end
-// every row once.
+// TestKillDatabase disturbs imports of 100 files at random moments: the client
+// is killed, the server dies, connections are cut, two import at once. At any
+// time readers see as many rows as the records list, and in the end every row
+// once.
 func TestKillDatabase(t *testing.T) {
 	rounds := 3
 	if *soak {
@@ -63,7 +63,7 @@ func TestKillDatabase(t *testing.T) {
 							if err := cmd.Start(); err != nil {
 								t.Fatal(err)
 							}
-							time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // the random moment
+							time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
 							cmd.Process.Kill()
 							cmd.Wait()
 							consistent(t, server, db, d.rows, d.records)
@@ -106,9 +106,9 @@ func TestKillDatabase(t *testing.T) {
 	}
 }
 
-// databaseLogs writes logs of an hour each, with rows up to half an hour later,
-// so that neighbours share windows, and returns the number of rows. Each has a
-// port of its own.
+// databaseLogs writes logs of an hour each, and returns the number of rows.
+// Rows are up to half an hour later, so that neighbors share windows. Each log
+// has a different port.
 func databaseLogs(t *testing.T, dir string, logs int) int {
 	t.Helper()
 	rows := 0
@@ -131,7 +131,8 @@ func databaseLogs(t *testing.T, dir string, logs int) int {
 	return rows
 }
 
-// startImport starts an import, which wait waits for. It must succeed.
+// startImport starts an import. wait waits for its end, which must be a
+// success.
 func startImport(t *testing.T, source, dest, state string) (wait func()) {
 	t.Helper()
 	cmd := importCommand(source, dest, state)
@@ -148,15 +149,15 @@ func startImport(t *testing.T, source, dest, state string) (wait func()) {
 	}
 }
 
-// waitFor ends a command that hangs.
+// waitFor waits for a command, and kills it if it hangs.
 func waitFor(cmd *exec.Cmd) error {
 	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer timer.Stop()
 	return cmd.Wait()
 }
 
-// counts returns the rows that readers see and those that records tell of, in
-// one snapshot. Tables may be missing yet.
+// counts returns, from one snapshot, the rows that readers see and those in
+// records. Tables may not exist yet.
 func counts(t *testing.T, server *pgtest.Server, db, rows, records string) (seen, told int) {
 	t.Helper()
 	c := server.Connect(t, db)
@@ -189,7 +190,7 @@ func consistent(t *testing.T, server *pgtest.Server, db, rows, records string) {
 	}
 }
 
-// proxy passes connections on until they are cut.
+// proxy forwards connections until they are cut.
 type proxy struct {
 	port int
 	mu   sync.Mutex

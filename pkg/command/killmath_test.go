@@ -17,10 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestKillMath kills a repository at random moments while it fetches 100
-// files from a probe into three stores, row 11 of the failures of the old
-// programs: what readers see is whole at any time, and in the end every row
-// is there once, without a new registration.
+// TestKillMath kills a repository at random moments while it fetches 100 files
+// from a probe into three stores. Readers see whole files at any time, and in
+// the end every row once, without a new registration.
 func TestKillMath(t *testing.T) {
 	rounds := 3
 	if *soak {
@@ -44,7 +43,7 @@ func TestKillMath(t *testing.T) {
 	repository, probe := freeAddr(t), freeAddr(t)
 	serve := mathCommand(t, "--to", "math://"+repository, "--listen", probe, "--stream", "p1", "--settle", "1s", "--poll", "100ms", "--state-dir", t.TempDir(), source)
 	defer serve.stop(t)
-	state := t.TempDir() // kept, with the stream: the probe looks after it once a minute only
+	state := t.TempDir() // kept, with the stream: the probe registers only once a minute
 	for round := range rounds {
 		db, dir := server.Database(t), t.TempDir()
 		args := []string{"--listen", repository, "--poll", "100ms", "--state-dir", state,
@@ -53,10 +52,10 @@ func TestKillMath(t *testing.T) {
 		rows := "select count(*) from p1"
 		for range 1 + rand.IntN(3) {
 			r := mathCommand(t, args...)
-			if round == 0 { // or nothing may be registered yet
+			if round == 0 { // else nothing may be registered yet
 				waitUntil(t, r, func() bool { n, _ := counts(t, server, db, rows, d.records); return n > 0 })
 			}
-			time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // the random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // a random moment
 			r.cmd.Process.Kill()
 			r.cmd.Wait()
 			consistent(t, server, db, rows, d.records)
@@ -90,7 +89,7 @@ func TestKillMath(t *testing.T) {
 	}
 }
 
-// freeAddr returns a loopback address that nobody listens on.
+// freeAddr returns a free loopback address.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -101,7 +100,7 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// mathProcess is a running import-bulk of MATH.
+// mathProcess is a running import-bulk that uses MATH.
 type mathProcess struct {
 	cmd *exec.Cmd
 	err bytes.Buffer
@@ -122,7 +121,7 @@ func mathCommand(t *testing.T, args ...string) *mathProcess {
 	return p
 }
 
-// stop ends it as an administrator does.
+// stop ends the process like an administrator.
 func (p *mathProcess) stop(t *testing.T) {
 	t.Helper()
 	p.cmd.Process.Signal(syscall.SIGTERM)

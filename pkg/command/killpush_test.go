@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// lineSink is a carbon that remembers every line.
+// lineSink is a carbon that records every line.
 type lineSink struct {
 	addr string
 	net.Listener
@@ -64,8 +64,8 @@ func (s *lineSink) down() {
 	s.conns.Wait()
 }
 
-// TestKillPush kills pushes at random moments, with the destination there or
-// away. After one more run every point has arrived.
+// TestKillPush kills pushes at random moments, while the destination is up or
+// down. After one more run every point has arrived.
 func TestKillPush(t *testing.T) {
 	rounds := 5
 	if *soak {
@@ -111,7 +111,7 @@ func TestKillPush(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Duration(rand.Int64N(int64(250 * time.Millisecond)))) // the random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(250 * time.Millisecond)))) // a random moment
 			cmd.Process.Kill()
 			cmd.Wait()
 			kills++

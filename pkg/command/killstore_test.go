@@ -20,7 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// storeCommandOf runs this test binary as tstatrepo store.
+// storeCommandOf returns this test binary as tstatrepo store.
 func storeCommandOf(state string, args ...string) *exec.Cmd {
 	exe, err := os.Executable()
 	if err != nil {
@@ -29,7 +29,7 @@ func storeCommandOf(state string, args ...string) *exec.Cmd {
 	return &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo", "store", "--state-dir", state, "--json"}, args...)}
 }
 
-// storeOnce runs it to the end.
+// storeOnce runs a store command to the end.
 func storeOnce(t *testing.T, state string, args ...string) string {
 	t.Helper()
 	cmd := storeCommandOf(state, args...)
@@ -41,8 +41,8 @@ func storeOnce(t *testing.T, state string, args ...string) string {
 	return stdout.String()
 }
 
-// killed starts a command some times and kills it at random moments; after
-// each, check is called.
+// killed repeatedly starts a command, kills it at a random moment and calls
+// check.
 func killed(t *testing.T, whole time.Duration, command func() *exec.Cmd, check func()) {
 	t.Helper()
 	for range 1 + rand.IntN(3) {
@@ -50,16 +50,16 @@ func killed(t *testing.T, whole time.Duration, command func() *exec.Cmd, check f
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // the random moment
+		time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
 		cmd.Process.Kill()
 		cmd.Wait()
 		check()
 	}
 }
 
-// dayRows counts the rows of a day's folder as a reader does that first lists
-// the files and then opens them. ok is false if a file was gone by then: such
-// a reader begins again.
+// dayRows counts the rows of a day's folder like a reader that first lists the
+// files and then opens them. ok is false if a file has disappeared in between:
+// such a reader starts over.
 func dayRows(dir string) (n int64, ok bool, err error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.parquet"))
 	if err != nil {
@@ -79,8 +79,8 @@ func dayRows(dir string) (n int64, ok bool, err error) {
 	return n, true, nil
 }
 
-// watchDays counts the rows of all days again and again until it is stopped, and
-// reports each count that is not what was expected.
+// watchDays repeatedly counts the rows of all days until it is stopped, and
+// reports each unexpected count.
 func watchDays(t *testing.T, dir string, expected map[string]int64) (stop func() (looks int64)) {
 	var looks atomic.Int64
 	done := make(chan struct{})
@@ -132,8 +132,8 @@ func dayCounts(t *testing.T, dir string) map[string]int64 {
 }
 
 // TestKillCompact kills compactions of nine days at random moments, while a
-// reader counts all the time. In the end each day has one file, with the rows
-// and records that there were.
+// reader counts rows. In the end each day has one file, with the same rows and
+// records as before.
 func TestKillCompact(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -160,7 +160,7 @@ func TestKillCompact(t *testing.T) {
 	for round := range rounds {
 		dir := fresh()
 		stop := watchDays(t, dir, expected)
-		// Meanwhile another process imports everything again.
+		// Meanwhile another process imports all files again.
 		importer := importCommand(source, dir, t.TempDir())
 		if err := importer.Start(); err != nil {
 			t.Fatal(err)
@@ -194,8 +194,8 @@ func TestKillCompact(t *testing.T) {
 	}
 }
 
-// TestKillPrune kills removals of old rows at random moments. Of later days
-// nothing is ever missing, and nothing of the old ones is imported again.
+// TestKillPrune kills removals of old rows at random moments. No rows of later
+// days are ever missing, and no old rows are imported again.
 func TestKillPrune(t *testing.T) {
 	rounds := 2
 	if *soak {

@@ -25,10 +25,10 @@ func storesCommand(source, state string, dests ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestKillStores: an import goes into Parquet files and two databases, of which
-// one is down from the start and one dies in the middle. The files are complete
-// meanwhile, and the databases after they are back, although the importer is
-// killed at random moments.
+// TestKillStores imports into Parquet files and two databases, of which one is
+// down from the start and one dies during the import. The importer is killed at
+// random moments. The files are complete meanwhile, and the databases once they
+// are back.
 func TestKillStores(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -80,7 +80,7 @@ func TestKillStores(t *testing.T) {
 		for _, s := range []*pgtest.Server{down, dying} {
 			s.StartAgain(t)
 			if round%2 == 1 {
-				time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // the random moment
+				time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // a random moment
 				kill()
 			}
 		}
@@ -106,8 +106,9 @@ func TestKillStores(t *testing.T) {
 	}
 }
 
-// TestImportWithAStoreDownExits75: an import whose other store stays down is complete in the first
-// one and exits with status 75, which names the other one and its files.
+// TestImportWithAStoreDownExits75 checks that an import with an unavailable
+// store completes the other store and exits with status 75. The error names the
+// unavailable store and its files.
 func TestImportWithAStoreDownExits75(t *testing.T) {
 	source, dir := t.TempDir(), filepath.Join(t.TempDir(), "files")
 	total := databaseLogs(t, source, 10)

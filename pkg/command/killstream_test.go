@@ -18,23 +18,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// streamWindow is the least --window.
+// streamWindow is the smallest --window.
 const streamWindow = 1 << 20
 
 // TestKillStream kills the exporter or the endpoint of an acknowledged stream
 // at random moments, while a writer behaves like Tstat. No line may be lost,
-// and after each kill no more than a window may come again.
+// and each kill may repeat at most a window.
 func TestKillStream(t *testing.T) {
 	addr := freeAddr(t)
 	k := newKillSides(t, 5)
-	// The bound is on text; a kill of both sides repeats one window too.
+	// The bound covers the text; killing both sides repeats one window too.
 	k.run(1, func() *exec.Cmd {
 		return k.start("receiver", "--listen", addr, "--to", "file:"+k.out, "--format", "line")
 	},
 		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", "ack://"+addr) })
 }
 
-// TestKillKafka does it with a broker between the sides.
+// TestKillKafka does the same with a broker between the sides.
 func TestKillKafka(t *testing.T) {
 	t.Parallel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "tstat"))
@@ -45,8 +45,8 @@ func TestKillKafka(t *testing.T) {
 	testKillBroker(t, 5, "kafka://"+cluster.ListenAddrs()[0]+"/tstat")
 }
 
-// TestKillNATS does it with JetStream. Each kill of the receiver costs the
-// time that the server waits for what it had.
+// TestKillNATS does the same with JetStream. After each kill of the receiver,
+// the server waits before it redelivers the messages.
 func TestKillNATS(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("nats-server"); err != nil {
@@ -68,7 +68,7 @@ func TestKillNATS(t *testing.T) {
 
 func testKillBroker(t *testing.T, rounds int, url string) {
 	k := newKillSides(t, rounds)
-	// Each side repeats up to a window, and a message more.
+	// Each side repeats up to a window and one message.
 	k.run(2, func() *exec.Cmd { return k.start("receiver", "--from", url, "--to", "file:"+k.out, "--format", "line") },
 		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", url) })
 }
@@ -78,7 +78,7 @@ func testKillBroker(t *testing.T, rounds int, url string) {
 type killSides struct {
 	t              *testing.T
 	rounds         int
-	broker         func() // kills and starts what is between the sides; nil: it is not killed
+	broker         func() // kills and restarts the broker between the sides; may be nil
 	exe            string
 	root, out, dir string
 }
@@ -94,7 +94,7 @@ func newKillSides(t *testing.T, rounds int) *killSides {
 	return &killSides{t: t, rounds: rounds, exe: exe, root: t.TempDir(), out: t.TempDir(), dir: t.TempDir()}
 }
 
-// start starts a stream whose state and log have the name.
+// start starts a stream whose state and log are called name.
 func (k *killSides) start(name string, args ...string) *exec.Cmd {
 	cmd := &exec.Cmd{Path: k.exe, Args: append([]string{"tstatrepo", "stream", "--state-dir", filepath.Join(k.dir, name),
 		"--timezone", "UTC", "--retry-max", "500ms", "--log-format", "json", "--window", "1MiB", "--start", "checkpoint"}, args...)}
@@ -119,11 +119,11 @@ func (k *killSides) logs() {
 	}
 }
 
-// run kills a side, or both, in each round. No more than so many windows may
-// come again at once.
+// run kills a side, or both, in each round. Each kill may repeat at most that
+// many windows.
 func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	t := k.t
-	// The first folder is there before: nothing precedes it.
+	// The first folder exists before the start, so nothing precedes it.
 	w := &killWriter{t: t, root: k.root, now: time.Date(2016, 3, 24, 21, 0, 0, 0, time.UTC)}
 	w.rollOver()
 	running := []*exec.Cmd{sides[0](), sides[1]()}
@@ -138,7 +138,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	stop := make(chan struct{})
 	written := make(chan struct{})
 	pace := 10 * time.Millisecond
-	if k.broker != nil { // which starts slowly; the sides have to catch up with the writer
+	if k.broker != nil { // a broker starts slowly; the sides must catch up with the writer
 		pace *= 10
 	}
 	go func() {
@@ -152,7 +152,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 				if rand.IntN(5) == 0 {
 					w.rollOver()
 				}
-				time.Sleep(pace) // the writer's, not a wait
+				time.Sleep(pace) // the pace of the writer
 			}
 		}
 	}()
@@ -161,7 +161,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 		running[i].Wait()
 	}
 	for round := range k.rounds {
-		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // the random moment
+		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // a random moment
 		choices := 3
 		if k.broker != nil {
 			choices = 6
@@ -252,11 +252,11 @@ func (w *killWriter) lines(n int) {
 	w.must(err)
 }
 
-// streamed is what has arrived.
+// streamed counts what has arrived.
 type streamed struct {
-	next     int // lines without a gap
+	next     int // lines up to the first gap
 	repeated int
-	most     int // bytes that came again at once
+	most     int // most bytes repeated at once
 }
 
 // readStreamed reads the files of the endpoint. A line that leaves a gap
@@ -281,7 +281,7 @@ func readStreamed(t *testing.T, dir string) (s streamed) {
 			if _, err := fmt.Sscanf(line, "line %d ", &n); err != nil || len(line) != len(fmt.Sprintf("line %d ", n))+200+n%200+1 {
 				t.Fatalf("half a line: %q", line)
 			}
-			if n != last+1 { // a further kill
+			if n != last+1 { // after another kill
 				run = 0
 			}
 			last = n

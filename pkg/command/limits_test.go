@@ -9,7 +9,7 @@ import (
 )
 
 // limits lists limits of tstatrepo-serve(1) by the heading and the tag of their
-// item, with values that the item has, and the code that sets them: names of
+// item. Each has the values in the item and the code that sets them: names of
 // packages, each followed by definitions in it.
 var limits = map[string][]struct {
 	what         string
@@ -66,7 +66,7 @@ var limits = map[string][]struct {
 	},
 }
 
-// TestLimits checks that the limits of the manual are those of the code.
+// TestLimits checks that the manual has the same limits as the code.
 func TestLimits(t *testing.T) {
 	page, err := os.ReadFile("../../man/tstatrepo-serve.1.md")
 	if err != nil {
@@ -103,8 +103,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// source returns the Go source of a package without its tests, runs of spaces
-// and tabs as one space.
+// source returns the Go source of a package without its tests. It replaces runs
+// of spaces and tabs by one space.
 func source(t *testing.T, pkg string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))

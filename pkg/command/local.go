@@ -34,7 +34,7 @@ func localServices(cfg *config.Config, con *console.Console) ([]component.Servic
 	return svc.Services(), opt.Registries, nil
 }
 
-// runLocal does one thing with a capability of this process.
+// runLocal performs the requested action on a capability of this process.
 func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Console, cfg *config.Config, s *shell.Session) error {
 	services, registries, err := localServices(cfg, con)
 	if err != nil {
@@ -52,7 +52,7 @@ func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Conso
 	reply := jobs.Submit(spec, mplane.Anonymous, nil, nil)
 	if shell.Failed(reply) == "" {
 		jobs.Wait(ctx, spec.ID())
-		// After a signal it still has a result.
+		// A job that a signal ends still has a result.
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if ctx.Err() != nil {

@@ -80,7 +80,7 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// crlf FILE... gives the lines of files the ends that Windows has: CR LF.
+// crlf FILE... changes the line ends of files to CR LF, as on Windows.
 func crlf(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: crlf FILE...")
@@ -91,7 +91,8 @@ func crlf(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// zeros FILE N appends N bytes of zeros to a file, which it makes if need be.
+// zeros FILE N appends N bytes of zeros to a file, which it creates if it does
+// not exist.
 func zeros(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: zeros FILE N")
@@ -115,8 +116,8 @@ func trim(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// await ADDR waits until somebody listens there, await PATH until there is
-// such a file.
+// await ADDR waits until the address accepts connections, await PATH until the
+// file exists.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: await ADDR|PATH")
@@ -162,7 +163,7 @@ func TestSignal(t *testing.T) {
 				t.Errorf("%v, %v: exit status %d, want %d", sig, err, got, want)
 			}
 		}
-		// What else is wrong is not hidden by the signal.
+		// The signal does not hide other errors.
 		lost := errors.Join(fmt.Errorf("read: %w", ctx.Err()), errors.New("disk is full"))
 		if got := orInterrupt(ctx, lost); got.Error() != "disk is full\n"+context.Cause(ctx).Error() || exitStatus(got) != exitFailed {
 			t.Errorf("%v, exit status %d", got, exitStatus(got))
@@ -171,8 +172,8 @@ func TestSignal(t *testing.T) {
 	}
 }
 
-// TestSignalWhileWaiting: who stops a command that waits for a store is not told
-// that it is away.
+// TestSignalWhileWaiting checks that interrupting a command that waits for a
+// store is not reported as an unavailable store.
 func TestSignalWhileWaiting(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{

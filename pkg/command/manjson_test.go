@@ -18,7 +18,8 @@ import (
 )
 
 // TestJSONKeys checks that tstatrepo-json(7) lists exactly the keys of each
-// output. Elements of a type that the page describes before are not listed again.
+// output. The keys of types that the page has described before are not
+// repeated.
 func TestJSONKeys(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "man", "tstatrepo-json.7.md"))
 	if err != nil {
@@ -27,7 +28,7 @@ func TestJSONKeys(t *testing.T) {
 	for title, types := range map[string]struct {
 		outputs []any
 		more    []string // keys that a command adds
-		other   []string // keys whose own keys stand elsewhere
+		other   []string // keys whose own keys are described elsewhere
 	}{
 		"IMPORT-BULK":                 {[]any{bulk.Summary{}}, nil, []string{"types"}},
 		"PROBE OF MATH STREAMS":       {[]any{mathproto.ExporterStats{}}, nil, nil},
@@ -58,7 +59,7 @@ func TestJSONKeys(t *testing.T) {
 		}
 		slices.Sort(got)
 		slices.Sort(want)
-		if title == "IMPORT-BULK" { // only elements of types have it
+		if title == "IMPORT-BULK" { // only elements of types have this key
 			want = slices.DeleteFunc(want, func(k string) bool { return k == "total.type" })
 		}
 		for _, k := range got {

@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
-// listening logs where connections are accepted.
+// listening logs the addresses of the listeners.
 func listening(log *slog.Logger, addrs []string) {
 	for _, a := range addrs {
 		log.Info("listening", "address", a)
@@ -40,7 +40,7 @@ func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) e
 	return err
 }
 
-// runRepository imports what probes have until it is interrupted.
+// runRepository imports the logs of probes until it is interrupted.
 func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m config.Math, opt bulk.Options) error {
 	_, port, _ := net.SplitHostPort(m.Listeners[0].Addr) // checked
 	logs, err := b.Repository(m, opt, "math-"+port+".json")
@@ -60,7 +60,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		if b.MetricsFile == "" {
 			return
 		}
-		// A copy: the import goes on with its sums.
+		// A copy, because the import continues to count.
 		runs[stream] = textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}
 		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
 			opt.Log.Warn("metrics file was not written", "err", err)
@@ -81,7 +81,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
 }
 
-// endless is the progress of imports that know no total.
+// endless is the progress of imports whose total is unknown.
 type endless struct{ bulk.Progress }
 
 func (endless) Total(int, int64) {}

@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// TestMends: the commands that store verify prints make verify --deep clean,
-// and every log is in the store.
+// TestMends checks that the commands printed by store verify lead to a clean
+// verify --deep, with every log in the store.
 func TestMends(t *testing.T) {
 	const (
 		log    = "2024_05_01_01_00.out/log_udp_complete"
@@ -45,7 +45,8 @@ func TestMends(t *testing.T) {
 	}{
 		{"cr", store.CR, "parquet", "crlf", "crlf-logs", "2024_05_01_00_00.out/log_udp_complete", func(*testing.T, string) {}},
 		{"rows", upkeep.Rows, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {
-			// The file of another log, whose rows are then stored twice.
+			// The file becomes that of another log, whose rows are
+			// then stored twice.
 			write(t, filepath.Join(dir, file), read(t, filepath.Join(dir, strings.Replace(file, "01_01_00", "01_02_00", 1))))
 		}},
 		{"damaged page", store.Damaged, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {

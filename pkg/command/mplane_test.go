@@ -22,8 +22,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// fakeProbe is the command probe of scripts: a component that offers the exporters of a
-// Tstat probe at the supervisor URL and does nothing in them.
+// fakeProbe is the command probe of scripts: a component that offers the
+// exporters of a Tstat probe at the supervisor URL. The exporters do nothing.
 //
 //	probe URL [SYSTEM_ID]
 func fakeProbe() {
@@ -95,7 +95,7 @@ func ports(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// shows waits until a page has a text, or with ! has it not any more.
+// shows waits until a page has a text, or with ! no longer has it.
 //
 //	[!] shows URL TEXT
 func shows(ts *testscript.TestScript, neg bool, args []string) {
@@ -115,9 +115,9 @@ func shows(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s does not become so: %s", args[0], text)
 }
 
-// terminal runs a command on a terminal where a person types. The screen must
-// become that of the file. What is typed is the rest of a line whenever the
-// program waits behind a "= " or "| ".
+// terminal runs a command on a terminal. Whenever the program waits behind a "=
+// " or "| ", terminal types the rest of that line of FILE. The screen must
+// finally match FILE.
 //
 //	terminal FILE COMMAND...
 func terminal(ts *testscript.TestScript, neg bool, args []string) {
@@ -195,7 +195,7 @@ func terminal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// plain removes what only moves the cursor.
+// plain removes control sequences that only move the cursor.
 func plain(b []byte) []byte {
 	b = bytes.ReplaceAll(b, []byte("\r"), nil)
 	for _, s := range []string{"\x1b[K", "\x1b[2K", "\x1b[D", "\x1b[C", "\x1b[?2004h", "\x1b[?2004l"} {

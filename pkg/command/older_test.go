@@ -14,18 +14,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// old has stores that a version before 0.9 filled with its logs, databases as
-// dumps, and the states that it left.
+// old holds stores and states of a version before 0.9; databases are dumps.
 const old = "testdata/before-0.9"
 
-// releases are the folders that TestWriteRelease wrote, the newest last: stores with
-// the logs of old, and states. Add the folder of each new release.
+// releases are the folders that TestWriteRelease wrote, the newest last: stores
+// with the logs of old, and states. Add the folder of each new release.
 var releases = []string{"testdata/0.9.0"}
 
 // allReleases are old and releases.
 var allReleases = append([]string{old}, releases...)
 
-// grow appends a line to a log that older stores have.
+// grow appends a line to a log that the older stores have.
 func grow(t *testing.T, source string) {
 	t.Helper()
 	path := filepath.Join(source, "2024_05_02_00_00.out", "log_udp_complete")
@@ -115,7 +114,7 @@ func TestOlderDatabases(t *testing.T) {
 	check := func(t *testing.T, release, dest string) {
 		state, source := t.TempDir(), filepath.Join(t.TempDir(), "logs")
 		importer := filepath.Join(state, "importer")
-		if release != old { // which has none
+		if release != old { // old has none
 			oldState(t, release, "importer", importer)
 			before, err := os.ReadFile(importer)
 			if err != nil {

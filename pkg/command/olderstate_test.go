@@ -44,7 +44,7 @@ func TestOlderCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		oldState(t, release, "default.checkpoint", filepath.Join(state, "stream", "default.checkpoint"), oldLogs, logs)
-		if release != old { // which has no order of folders
+		if release != old { // old has no order of folders
 			oldState(t, release, "default.folders", filepath.Join(state, "stream", foldersFile(logs)))
 		}
 		const header = "#c_ip:1 c_port:2 fqdn:3\n"

@@ -97,7 +97,7 @@ func TestPackages(t *testing.T) {
 		}
 	}
 
-	// An upgrade keeps edited configuration, and asks.
+	// An upgrade keeps edited configuration files, and asks.
 	control := filepath.Join(tree, "control")
 	run(dist, "dpkg-deb", "--control", "tstatrepo_0.9.0-1_amd64.deb", control)
 	if text, err := os.ReadFile(filepath.Join(control, "conffiles")); err != nil || string(text) != "/etc/tstatrepo/tstatrepo-probe.toml\n/etc/tstatrepo/tstatrepo.toml\n" {
@@ -123,7 +123,7 @@ func TestPackages(t *testing.T) {
 		t.Errorf("%d calls of systemctl, want 4", calls)
 	}
 
-	// Everything has its checksum.
+	// Every file has a checksum.
 	sums, err := os.ReadFile(filepath.Join(dist, "SHA256SUMS"))
 	if err != nil {
 		t.Fatal(err)

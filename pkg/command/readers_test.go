@@ -55,8 +55,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// checkLines runs the lines that tstatrepo-stores(7) gives for a reader on a store, and
-// compares what they print with want.
+// checkLines runs the lines of tstatrepo-stores(7) for a reader on a store, and
+// compares their output with want.
 func checkLines(t *testing.T, reader, dir, want string) {
 	t.Helper()
 	page, err := os.ReadFile("../../man/tstatrepo-stores.7.md")

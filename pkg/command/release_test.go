@@ -60,7 +60,7 @@ func TestWriteRelease(t *testing.T) {
 		importOnce(t, logs, "parquet:"+filepath.Join(dir, name), t.TempDir())
 	}
 	storeOnce(t, state, "compact", "--closed-after", "0s", "parquet:"+filepath.Join(dir, "compacted"))
-	keep := time.Since(time.Date(2024, 5, 2, 12, 0, 0, 0, time.UTC)) // the first of two days goes
+	keep := time.Since(time.Date(2024, 5, 2, 12, 0, 0, 0, time.UTC)) // prunes the first of two days
 	storeOnce(t, state, "prune", "--keep", keep.Round(time.Second).String(), "parquet:"+filepath.Join(dir, "pruned"))
 	if err := os.Remove(filepath.Join(dir, "compacted", "_tstatrepo", "compact.lock")); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestWriteRelease(t *testing.T) {
 	}
 	write("state/rrd-push.batch", string(batch))
 
-	// serve runs what a client has asked for, see TestOlderSpecification.
+	// serve runs a specification of a client, see TestOlderSpecification.
 	c := newServeConfig(t)
 	clients, client := freeAddr(t), t.TempDir()
 	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)

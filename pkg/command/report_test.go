@@ -63,7 +63,7 @@ rejected lines are in /s/rejects.txt
 			"nothing to import: 1,234,567 files stored already\nleft open: 4,000 files in 4 folders, from /d/0.out to /d/3.out (--include-open)\n"},
 		{bulk.Summary{Total: bulk.TypeSummary{LeftOpen: 1000}, Open: open[:1], DryRun: true, Planned: true},
 			"nothing to import: Tstat may still write to all files\nleft open: 1,000 files in /d/0.out (--include-open)\n"},
-		// An interrupt came before everything was looked at.
+		// An interrupt arrived before all files were examined.
 		{bulk.Summary{}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
 		{bulk.Summary{Left: 3, Planned: true}, "type   files  rows\ntotal      0     0\nduration  0s, 0 B/s, 0 rows/s\n"},
 	} {
@@ -97,8 +97,8 @@ func TestWarnOpen(t *testing.T) {
 	}
 }
 
-// TestReport pins what goes where, and that nobody is told what nobody asked
-// for.
+// TestReport checks which output goes where, and that nothing is printed
+// unasked.
 func TestReport(t *testing.T) {
 	for _, tt := range []struct {
 		name           string

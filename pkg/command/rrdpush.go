@@ -106,7 +106,7 @@ func runRRDPush(c *cli.Context, con *console.Console) error {
 	return err
 }
 
-// serve takes points of other probes until a signal comes.
+// serve receives points from other probes until a signal arrives.
 func (r rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error {
 	e, err := rrdpush.NewEndpoint(opt)
 	if err != nil {
@@ -137,7 +137,7 @@ func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	return t.Flush()
 }
 
-// report prints the summary where it is wanted.
+// report prints the summary: JSON to stdout, text to the terminal or the log.
 func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.JSON {
 		if err := console.WriteJSON(stdout, sum); err != nil {

@@ -119,8 +119,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 	return err
 }
 
-// errTimeout is --timeout that is over.
-var errTimeout = tryAgainError{errors.New("--timeout is over; no result yet")}
+var errTimeout = tryAgainError{errors.New("no result within --timeout")}
 
 // shell is runcap without a CAPABILITY.
 func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) error {
@@ -137,7 +136,7 @@ func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) 
 	return err
 }
 
-// once does one thing.
+// once performs one action.
 func (r runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) error {
 	out := c.App.Writer
 	switch {

@@ -39,7 +39,8 @@ func serveCommand(con *console.Console) *cli.Command {
 
 // runServe turns flags and config into a running service.
 func runServe(c *cli.Context, con *console.Console) error {
-	// Until it is ready there is nothing to reload, but it must not end either.
+	// Before the service is ready, SIGHUP has nothing to reload, but must
+	// not end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

@@ -25,7 +25,7 @@ type process struct {
 	out *logged // stdout
 }
 
-// logged keeps what a process says.
+// logged collects the output of a process.
 type logged struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -43,7 +43,7 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// begin starts a command with more variables of the environment.
+// begin starts a command with additional environment variables.
 func begin(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
@@ -65,7 +65,7 @@ func begin(t *testing.T, env []string, args ...string) *process {
 	return p
 }
 
-// says waits until the process has said a text.
+// says waits until the process has printed a text.
 func (p *process) says(text string) {
 	p.t.Helper()
 	becomes(p.t, fmt.Sprintf("%q", text), func() bool { return strings.Contains(p.log.String(), text) })
@@ -119,7 +119,7 @@ func (c *serveConfig) write(t *testing.T) string {
 	return c.file
 }
 
-// systemd is the socket that systemd listens on for a service.
+// systemd opens the socket on which systemd listens for a service.
 func systemd(t *testing.T) (env []string, next func() string) {
 	path := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -139,8 +139,8 @@ func systemd(t *testing.T) (env []string, next func() string) {
 	}
 }
 
-// TestServeSignals: what systemd is told, what a changed file does, and how
-// the process ends.
+// TestServeSignals checks the notifications to systemd, the effect of a changed
+// file, and how the process ends.
 func TestServeSignals(t *testing.T) {
 	c := newServeConfig(t)
 	c.rrd = "prefix = \"tstat\""
@@ -150,7 +150,7 @@ func TestServeSignals(t *testing.T) {
 		t.Errorf("systemd was told %q", got)
 	}
 
-	// A connection is there while the file changes.
+	// A connection is open while the file changes.
 	conn, err := net.Dial("tcp", c.lines)
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestServeSignals(t *testing.T) {
 		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
 			strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 1]]`))
 		if err != nil {
-			return false // it is being opened again
+			return false // it is being reopened
 		}
 		resp.Body.Close()
 		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in/avg.wsp"))
@@ -204,7 +204,7 @@ func TestServeSignals(t *testing.T) {
 	}
 }
 
-// TestServeWatchdog: systemd is told that the process lives.
+// TestServeWatchdog checks that systemd learns that the process is alive.
 func TestServeWatchdog(t *testing.T) {
 	env, told := systemd(t)
 	p := begin(t, append(env, "WATCHDOG_USEC=100000"), "serve", "--config", newServeConfig(t).write(t))
@@ -216,8 +216,8 @@ func TestServeWatchdog(t *testing.T) {
 	p.ends(0)
 }
 
-// stuck starts a service that is told to stop while it has a line that its
-// sink does not take.
+// stuck starts a service and stops it while a line is in flight whose sink does
+// not accept it.
 func stuck(t *testing.T, drain string) *process {
 	t.Helper()
 	c := newServeConfig(t)
@@ -249,22 +249,22 @@ func stuck(t *testing.T, drain string) *process {
 	return p
 }
 
-// TestServeDrain: what is under way is waited for, not longer than said; what
-// is lost is told.
+// TestServeDrain checks that data in flight is waited for, at most as long as
+// configured, and that lost data is reported.
 func TestServeDrain(t *testing.T) {
 	p := stuck(t, "1s")
 	p.ends(1)
 	p.says("repository-collect_streaming: 1 lines were received and not taken by all sinks")
 }
 
-// TestServeSecondSignal: it ends at once, whatever is under way.
+// TestServeSecondSignal checks that a second signal ends the process at once.
 func TestServeSecondSignal(t *testing.T) {
 	p := stuck(t, "10m")
 	p.signal(syscall.SIGTERM)
-	p.ends(-1) // by the signal
+	p.ends(-1) // killed by the signal
 }
 
-// TestServeRefusals: what is wrong at the start, each with its exit status.
+// TestServeRefusals checks the exit status of each error at the start.
 func TestServeRefusals(t *testing.T) {
 	c := newServeConfig(t)
 	env, told := systemd(t)
@@ -277,7 +277,7 @@ func TestServeRefusals(t *testing.T) {
 		status int
 		says   string
 	}{
-		{[]string{"--config", c.file}, 75, "give each service a --state-dir of its own"},
+		{[]string{"--config", c.file}, 75, "give each service a separate --state-dir"},
 		{[]string{"--config", other.write(t)}, 1, "repository-collect_rrd: "},
 		{[]string{"--config", c.file, "now"}, 2, "serve takes no arguments"},
 		{[]string{"--config", c.file, "--accept", "scheduled"}, 2, "nobody else can send a specification"},
@@ -294,9 +294,9 @@ func TestServeRefusals(t *testing.T) {
 	first.ends(0)
 }
 
-// TestServeTLSFor: an endpoint outside tls-for accepts old exporters without
-// TLS, the others require certificates. The page on a loopback address has no
-// TLS unless tls-for names it.
+// TestServeTLSFor checks that an endpoint outside tls-for accepts old exporters
+// without TLS, while the others require certificates. The page on a loopback
+// address has no TLS unless tls-for names it.
 func TestServeTLSFor(t *testing.T) {
 	c := newServeConfig(t)
 	cert, key, ca := certify(t)("Components", "Repository-site")
@@ -347,8 +347,8 @@ func TestServeTLSFor(t *testing.T) {
 	}
 }
 
-// TestServeBackfill: serve holds no lock on a store, so that import-bulk can
-// fill it up beside.
+// TestServeBackfill checks that serve holds no lock on a store, so that
+// import-bulk can write to it at the same time.
 func TestServeBackfill(t *testing.T) {
 	c := newServeConfig(t)
 	c.log = fmt.Sprintf("to = [%q]", "parquet:"+filepath.Join(c.dir, "store"))
@@ -369,9 +369,9 @@ func TestServeBackfill(t *testing.T) {
 	p.ends(0)
 }
 
-// TestServeClients: a client asks the repository itself, without a
-// supervisor. The endpoint is open as long as what it asked for runs, and the
-// result has what came.
+// TestServeClients checks that a client can use the repository itself, without
+// a supervisor. The endpoint is open while the specification runs, and the
+// result counts the lines received.
 func TestServeClients(t *testing.T) {
 	c := newServeConfig(t)
 	clients := freeAddr(t)

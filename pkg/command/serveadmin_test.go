@@ -13,13 +13,13 @@ import (
 	"testing"
 )
 
-// adminClient asks the administration listener at an address.
+// adminClient queries the administration listener at an address.
 type adminClient struct {
 	t    *testing.T
 	addr string
 }
 
-// get returns the answer for a path. accept is the header, "" to leave it out.
+// get returns the response for a path. accept is the header, or "".
 func (c adminClient) get(path, accept string) (status int, text string) {
 	c.t.Helper()
 	req, err := http.NewRequest(http.MethodGet, "http://"+c.addr+path, nil)
@@ -41,7 +41,7 @@ func (c adminClient) get(path, accept string) (status int, text string) {
 	return resp.StatusCode, string(body)
 }
 
-// shows waits until the answer for a path has all texts, and returns it.
+// shows waits until the response for a path has all texts, and returns it.
 func (c adminClient) shows(path string, want ...string) (status int, text string) {
 	c.t.Helper()
 	for _, w := range want {
@@ -53,7 +53,7 @@ func (c adminClient) shows(path string, want ...string) (status int, text string
 	return status, text
 }
 
-// writeLogs writes log folders of Tstat with a log each.
+// writeLogs writes log folders of Tstat, each with one log.
 func writeLogs(t *testing.T, root, text string, folders ...string) {
 	t.Helper()
 	for _, folder := range folders {
@@ -67,8 +67,8 @@ func writeLogs(t *testing.T, root, text string, folders ...string) {
 	}
 }
 
-// TestServeStoreDownFromTheStart: page, metrics and readiness report a store
-// that never answered, and none of them shows its password.
+// TestServeStoreDownFromTheStart checks that page, metrics and readiness report
+// a store that never responded, without its password.
 func TestServeStoreDownFromTheStart(t *testing.T) {
 	c := newServeConfig(t)
 	admin := freeAddr(t)
@@ -94,8 +94,8 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 	}
 }
 
-// TestServeAdmin: the administration listener shows what probes send and what
-// is wrong.
+// TestServeAdmin checks that the administration listener shows what probes send
+// and what fails.
 func TestServeAdmin(t *testing.T) {
 	c := newServeConfig(t)
 	admin, carbon := freeAddr(t), freeAddr(t)
@@ -159,8 +159,8 @@ func TestServeAdmin(t *testing.T) {
 	p.cmd.Wait()
 }
 
-// TestServeAdminOfProbe: page and JSON of a probe show its Tstat without an
-// export.
+// TestServeAdminOfProbe checks that page and JSON of a probe show its Tstat
+// when no export runs.
 func TestServeAdminOfProbe(t *testing.T) {
 	c := newServeConfig(t)
 	admin := freeAddr(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// defaults are the defaults of all settings, for help and flags: nobody changes
-// them.
+// defaults are the defaults of all settings, for help and flags. They are
+// read-only.
 var defaults = sync.OnceValue(config.New)
 
 // commandFlags returns the flags of a command: its own first.
@@ -57,12 +57,12 @@ func flagOf(s *config.Setting) cli.Flag {
 	return &cli.StringFlag{Name: s.Name, Category: s.Group, Usage: s.Usage, DefaultText: def}
 }
 
-// configFile returns the config file of the command, "" for none.
+// configFile returns the config file of the command, or "".
 func configFile(c *cli.Context) string { return config.File(c.Command.Name, c.String("config")) }
 
-// configure returns the configuration of the command, to which check adds what
-// is wrong with it. The configuration is nil if there is an error, or if
-// --check-config or --print-config was all that was asked for.
+// configure returns the configuration of the command; check adds its problems.
+// The configuration is nil if there is an error, or if --check-config or
+// --print-config ends the command here.
 func configure(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, err := load(c, con, check)
 	if err != nil {
@@ -74,8 +74,8 @@ func configure(c *cli.Context, con *console.Console, check func(*config.Config, 
 	return cfg, nil
 }
 
-// load reads the configuration of the command, sets up the console and returns
-// what is wrong with the settings as an error.
+// load reads the configuration of the command, sets up the console, and returns
+// the problems of the settings as an error.
 func load(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, p, err := config.Load(c.Command.Name, configFile(c), c)
 	if err != nil {
@@ -89,9 +89,9 @@ func load(c *cli.Context, con *console.Console, check func(*config.Config, *conf
 	return cfg, p.Err(seeHelp(c.Command.Name))
 }
 
-// checkOrPrint warns of passwords on the command line. Then it serves
-// --check-config and --print-config, given that the settings are right, and
-// reports whether one was there.
+// checkOrPrint warns of passwords on the command line. Then it performs
+// --check-config or --print-config, and reports whether one was given. The
+// settings must be valid.
 func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (bool, error) {
 	warnPasswords(c, con, cfg.Of(c.Command.Name))
 	switch {
@@ -111,7 +111,7 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 	return false, nil
 }
 
-// printOld serves --print-config for a file of the old tools, see
+// printOld performs --print-config for a file of the old tools, see
 // config.PrintOld. It reports whether it did.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)

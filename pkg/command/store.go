@@ -98,7 +98,7 @@ func anyRecord(ctx context.Context, m store.Manager) error {
 	return nil
 }
 
-// run does the action.
+// run performs the action.
 func (s storeRun) run(ctx context.Context, con *console.Console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
 	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.Probe}
 	switch action {

@@ -87,8 +87,8 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 	return errors.Join(err, rerr)
 }
 
-// probeOf returns the probe that all findings of a kind are about; PROBE, for
-// the user to fill in, if they are about several or none.
+// probeOf returns the probe of all findings of a kind. If the findings have
+// several probes or none, it returns PROBE, for the user to fill in.
 func probeOf(kind string, findings []upkeep.Finding) string {
 	probe := ""
 	for _, f := range findings {
@@ -103,12 +103,13 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 	return probe
 }
 
-// mend returns what mends a kind of finding; "" if that depends.
+// mend returns the command that repairs a kind of finding, or "" if that
+// depends on the case.
 func mend(kind string, m store.Manager, probe string) string {
 	_, raw := m.(store.RawStore)
 	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
 	if m.Properties().AppendOnly {
-		again = "" // it cannot replace rows
+		again = "" // the store cannot replace rows
 	}
 	switch kind {
 	case upkeep.Missing, upkeep.Different:
@@ -126,7 +127,7 @@ func mend(kind string, m store.Manager, probe string) string {
 		}
 	case store.Unreadable, store.Foreign:
 		if !m.Properties().Compacts && !raw {
-			return "" // it has no files
+			return "" // the store has no files
 		}
 		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestStreamMetrics runs a stream of two probes' folders and holds its
-// metrics file to what was streamed; the signal ends it.
+// TestStreamMetrics runs a stream of two probes' folders until a signal, and
+// compares its metrics file with the lines streamed.
 func TestStreamMetrics(t *testing.T) {
 	dir := t.TempDir()
 	for _, probe := range []string{"turin", "milan"} {

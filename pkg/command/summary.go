@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints the summary where it is wanted: results on stdout, the rest
-// on stderr, nothing if nobody watches.
+// report prints the summary: JSON and a dry run to stdout, anything else to the
+// console if it is watched.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
 	switch {
@@ -29,13 +29,13 @@ func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Su
 	return nil
 }
 
-// isWatched reports whether someone wants to read more than warnings.
+// isWatched reports whether the console shows more than warnings.
 func (b *importBulk) isWatched(con *console.Console) bool {
 	return !b.Quiet && (b.Verbose || con.Terminal() && !b.JSON)
 }
 
-// writeSummary prints a table with a row per log type, then what holds for
-// the whole run. A run that had nothing to do has a line in place of the table.
+// writeSummary prints a table with a row per log type, then the totals of the
+// run. A run with nothing to do has a line in place of the table.
 func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	var b strings.Builder
 	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {
@@ -66,12 +66,12 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	return err
 }
 
-// writeSpan prints what holds for the whole run.
+// writeSpan prints the totals of the run.
 func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-9s %s\n", name, console.Printable(fmt.Sprintf(format, args...)))
 	}
-	if sum.Probe != "" { // of several
+	if sum.Probe != "" { // "" if there are several
 		line("probe", "%s", sum.Probe)
 	}
 	if first, last := span(sum); !first.IsZero() {
@@ -86,10 +86,11 @@ func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), console.Bytes(int64(sum.BytesPerSecond)), console.Count(int64(sum.RowsPerSecond)))
 }
 
-// fewOpen is how many folders that were left open have a line each.
+// fewOpen is the highest number of open folders that are printed one per line.
 const fewOpen = 3
 
-// writeOpen prints the folders that were left open: more than a few in one line.
+// writeOpen prints the folders that were left open, all in one line if there
+// are more than fewOpen.
 func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	if len(open) <= fewOpen {
 		for _, o := range open {
@@ -105,9 +106,10 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 		console.Printable(open[0].Path), console.Printable(open[len(open)-1].Path))
 }
 
-// warnOpen warns if most files were left open: that is not the newest folder of a
-// running Tstat, but a new installation, or an archive whose files got the times
-// of their copying. Files that failed or were not finished are not left open.
+// warnOpen warns if most files were left open. That points not to the newest
+// folder of a running Tstat, but to a new installation, or to an archive whose
+// files have the times of their copying. Failed and unfinished files do not
+// count as left open.
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
 		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
@@ -115,7 +117,7 @@ func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	}
 }
 
-// writePassed prints what looks like logs and is not read.
+// writePassed prints ignored files and folders that look like logs.
 func writePassed(w io.Writer, p bulk.PassedOver) {
 	if p.Files+p.Folders == 0 {
 		return

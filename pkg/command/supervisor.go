@@ -56,8 +56,9 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.StateDir, "supervisor.state")
 	opt.Log = con.Logger()
-	// For what it keeps, reads and saves, see client.MaxKept: the process stays
-	// below 300 MiB. Let the GC work harder rather than exceed it.
+	// The bounds of what it keeps, reads and saves, see registrar.MaxKept,
+	// keep the process below 300 MiB. Let the GC work harder rather than
+	// exceed that.
 	debug.SetMemoryLimit(250 << 20)
 	sup, err := supervisor.New(opt)
 	if err != nil {

@@ -21,8 +21,8 @@ func exitsTryAgain(t *testing.T, says string, args ...string) {
 	}
 }
 
-// TestUnresolvableNameIsUnavailable: a name that cannot be resolved is a server
-// that may come, wherever a URL names it.
+// TestUnresolvableNameIsUnavailable checks that a name that cannot be resolved
+// counts as an unavailable server, wherever a URL names it.
 func TestUnresolvableNameIsUnavailable(t *testing.T) {
 	const host = "no-such-host.invalid"
 	dir := t.TempDir()
@@ -38,7 +38,7 @@ func TestUnresolvableNameIsUnavailable(t *testing.T) {
 	exitsTryAgain(t, host, "runcap", "--state-dir", dir, "--supervisor", "http://"+host+":8888", "--list")
 }
 
-// TestFullDiskIsNamed: a store on a full disk says just that.
+// TestFullDiskIsNamed checks that the error of a store on a full disk says so.
 func TestFullDiskIsNamed(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
@@ -55,8 +55,8 @@ func TestFullDiskIsNamed(t *testing.T) {
 	}
 }
 
-// TestReadOnlyFileSystemIsUnavailable: a file system that is read-only, as after
-// a fault, may become writable again, whatever is to be written.
+// TestReadOnlyFileSystemIsUnavailable checks that a read-only file system, as
+// after a fault, counts as unavailable: it may become writable again.
 func TestReadOnlyFileSystemIsUnavailable(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a read-only file system")

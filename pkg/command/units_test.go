@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestUnits: systemd understands every line of the units, and so do we what
-// they call.
+// TestUnits checks that systemd accepts every line of the units, and that
+// tstatrepo accepts their command lines.
 func TestUnits(t *testing.T) {
 	files, err := filepath.Glob("../../conf/systemd/*")
 	if err != nil || len(files) != 5 {
@@ -50,7 +50,7 @@ func TestUnits(t *testing.T) {
 		}
 		unit := filepath.Join(dir, filepath.Base(f))
 		units = append(units, unit)
-		// The program must be there.
+		// systemd checks that the program exists.
 		if err := os.WriteFile(unit, bytes.ReplaceAll(text, []byte("/usr/bin/tstatrepo"), []byte("/bin/true")), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -66,15 +66,15 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	for line := range strings.Lines(string(out)) { // it also tells of the machine's own units
+	for line := range strings.Lines(string(out)) { // systemd also reports the machine's other units
 		if strings.Contains(line, "tstatrepo") {
 			t.Error(line)
 		}
 	}
 }
 
-// TestUnitsBoundMemory: a unit ends its process only beyond what the manual says
-// that the process uses.
+// TestUnitsBoundMemory checks that the limit of a unit is above the memory that
+// the manual gives for the process.
 func TestUnitsBoundMemory(t *testing.T) {
 	files, err := filepath.Glob("../../conf/systemd/*.service")
 	if err != nil || len(files) == 0 {
@@ -91,7 +91,7 @@ func TestUnitsBoundMemory(t *testing.T) {
 	}
 }
 
-// TestRegistryFile: conf/registry.json is read as any registry.
+// TestRegistryFile checks that conf/registry.json can be read as a registry.
 func TestRegistryFile(t *testing.T) {
 	r, err := mplane.NewRegistries("../../conf/registry.json")
 	if err != nil {
@@ -102,8 +102,8 @@ func TestRegistryFile(t *testing.T) {
 	}
 }
 
-// TestProbeConfig: conf/tstatrepo-probe.toml is right, and has a probe and no
-// repository.
+// TestProbeConfig checks that conf/tstatrepo-probe.toml is valid, and has a
+// probe and no repository.
 func TestProbeConfig(t *testing.T) {
 	text, err := os.ReadFile("../../conf/tstatrepo-probe.toml")
 	if err != nil {

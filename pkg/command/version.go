@@ -18,7 +18,7 @@ func currentVersion() string {
 	return describeVersion(releaseVersion, info)
 }
 
-// metricsFile returns the file of metrics with a path.
+// metricsFile returns the metrics file with a path.
 func metricsFile(path string) textfile.File {
 	return textfile.File{Path: path, Version: currentVersion()}
 }
