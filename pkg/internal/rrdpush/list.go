@@ -1,6 +1,7 @@
 package rrdpush
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -28,8 +29,8 @@ func (l *Listed) Series() string {
 }
 
 // List returns the names at the destination of the data sources of all files. It
-// sends nothing and reads no state. If its error wraps ErrFiles, the list is valid
-// and lacks the files that could not be read.
+// sends nothing and reads no state. Besides an error about sources or files that
+// could not be read, it returns the names of the others.
 func List(opt Options) ([]Listed, error) {
 	p, err := newPusher(opt)
 	if err != nil {
@@ -37,10 +38,7 @@ func List(opt Options) ([]Listed, error) {
 	}
 	defer p.Close()
 	p.sum = &Summary{}
-	files, err := p.list()
-	if err != nil {
-		return nil, err
-	}
+	files, listErr := p.list()
 	var list []Listed
 	for _, f := range files {
 		path := filepath.Join(f.dir, f.file)
@@ -66,7 +64,7 @@ func List(opt Options) ([]Listed, error) {
 		}
 	}
 	if p.sum.Failed > 0 {
-		err = fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles)
+		listErr = errors.Join(listErr, fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles))
 	}
-	return list, err
+	return list, listErr
 }

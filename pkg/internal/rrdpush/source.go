@@ -21,7 +21,7 @@ type folder struct {
 	dir   string   // as the source names it
 	abs   string   // absolute path, the identity of the folder
 	all   bool     // push all RRD files in the folder
-	only  []string // otherwise push only these
+	only  []string // files that are named as sources: without all, only these
 	empty bool     // the last pass found no RRD file
 
 	key    string          // of the state
@@ -33,15 +33,22 @@ type folder struct {
 }
 
 // folders returns the folders of the sources, each once, in the order of the
-// sources. Its error is a usage error that names all invalid sources.
+// sources. Its error is a usage error that names all invalid sources. A source that
+// does not exist is invalid only if no other exists: a pass reports it and pushes the
+// others.
 func folders(sources []string) ([]*folder, error) {
 	const kinds = "a folder of RRDs or an .rrd file"
 	var list []*folder
-	var errs []error
+	var errs, missing []error
 	for _, src := range sources {
 		info, err := os.Stat(src)
 		dir, file := src, ""
 		switch {
+		case errors.Is(err, fs.ErrNotExist) && !strings.Contains(src, "://"):
+			missing = append(missing, dest.MissingSource(src, err, kinds))
+			if err = nil; strings.HasSuffix(src, suffix) {
+				dir, file = filepath.Dir(src), filepath.Base(src)
+			}
 		case err != nil:
 			err = dest.MissingSource(src, err, kinds)
 		case info.IsDir():
@@ -72,8 +79,8 @@ func folders(sources []string) ([]*folder, error) {
 			f.only = append(f.only, file)
 		}
 	}
-	if len(errs) > 0 {
-		return nil, hint.AsUsage(errors.Join(errs...))
+	if len(errs) > 0 || len(missing) == len(sources) {
+		return nil, hint.AsUsage(errors.Join(append(missing, errs...)...))
 	}
 	return list, nil
 }
@@ -94,12 +101,13 @@ func (f *folder) files() ([]string, error) {
 		}
 		return nil, fmt.Errorf("source %s: %w", f.dir, err)
 	}
-	var files []string
+	files := slices.Clone(f.only) // they may be missing
 	for _, e := range entries {
-		if name := e.Name(); strings.HasSuffix(name, suffix) && !e.IsDir() {
+		if name := e.Name(); strings.HasSuffix(name, suffix) && !e.IsDir() && !slices.Contains(f.only, name) {
 			files = append(files, name)
 		}
 	}
+	slices.Sort(files)
 	return files, nil
 }
 
@@ -120,8 +128,8 @@ func (p *Pusher) name(f named) string {
 }
 
 // list returns the RRD files of the sources with the paths of their metrics,
-// ordered by folder. With Every, the files of readable folders are returned
-// besides the error about the others.
+// ordered by folder. The files of readable folders are returned besides the error
+// about the others.
 func (p *Pusher) list() ([]named, error) {
 	var files []named
 	var errs []error
@@ -130,17 +138,13 @@ func (p *Pusher) list() ([]named, error) {
 	for _, dir := range p.folders {
 		names, err := dir.files()
 		if err != nil {
-			if p.Every == 0 {
-				return nil, err
-			}
 			errs = append(errs, err)
 			continue
 		}
 		empty := len(names) == 0
 		if empty && p.Every == 0 {
-			return nil, hint.New("source "+dir.dir+": no .rrd file in it", "name the folder that Tstat's option -R names; folders below it are not read")
-		}
-		if empty && !dir.empty {
+			errs = append(errs, hint.New("source "+dir.dir+": no .rrd file in it", "name the folder that Tstat's option -R names; folders below it are not read"))
+		} else if empty && !dir.empty {
 			p.Log.Warn("no .rrd files", "folder", dir.dir)
 		}
 		dir.empty = empty
