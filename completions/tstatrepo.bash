@@ -95,7 +95,7 @@ _tstatrepo() {
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --match --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --advertise --adopt --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --match --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --adopt --advertise --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;

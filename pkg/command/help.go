@@ -59,7 +59,11 @@ func appHelp(w io.Writer, app *cli.App) {
 }
 
 func commandHelp(w io.Writer, c *cli.Command) {
-	fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("Usage: tstatrepo %s [flags] %s", c.Name, c.ArgsUsage)))
+	before := "Usage:"
+	for form := range strings.Lines(cmp.Or(c.UsageText, "[flags] "+c.ArgsUsage)) {
+		fmt.Fprintln(w, before, strings.TrimSpace("tstatrepo "+c.Name+" "+form))
+		before = "      "
+	}
 	for p := range strings.SplitSeq(c.Description, "\n\n") {
 		fmt.Fprintf(w, "\n%s\n", console.Fill(p, "", helpWidth))
 	}

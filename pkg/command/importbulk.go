@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,17 +43,25 @@ var importBulkExamples = []example{
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
+// flagList returns the flags of settings: "--a, --b or --c".
+func flagList(settings []string) string {
+	last := len(settings) - 1
+	return "--" + strings.Join(settings[:last], ", --") + " or --" + settings[last]
+}
+
 func importBulkCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "import-bulk",
 		Usage:     "import log folders and files into a store",
-		ArgsUsage: "SOURCE...",
+		UsageText: "[flags] SOURCE...\n--listen [ADDRESS]:PORT [flags]\n--to math://HOST:PORT --listen [ADDRESS]:PORT [flags] FOLDER",
 		Category:  groupProduct,
-		Description: "Imports the logs of each SOURCE: a folder with log folders below it, a log folder, a log file, '-' for " +
+		Description: "The first form imports the logs of each SOURCE: a folder with log folders below it, a log folder, a log file, '-' for " +
 			"one log on standard input, or math://host:port/STREAM of a MATH probe. Every log is stored exactly once, however " +
 			"often it is imported, also from files compressed with gzip, zstd, xz, bzip2 or lz4. The newest folder is left for a later run, because Tstat may still write to it.\n\n" +
-			"With --listen it is the repository of MATH probes, which register there. With --to math:// it is a probe itself. " +
-			"Both run until they are interrupted.\n\n" +
+			"The second form is the repository of MATH probes, which register there. It does not take " +
+			flagList(config.RefusedByRepository()) + ".\n\n" +
+			"The third form is a MATH probe, which serves the logs of FOLDER to a repository. It does not take " +
+			flagList(config.RefusedByProbe()) + ". Both run until they are interrupted.\n\n" +
 			"'tstatrepo man import-bulk' and 'tstatrepo man stores' say more.",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },

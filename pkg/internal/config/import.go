@@ -63,9 +63,11 @@ func defaultImport() Import {
 const GroupNetwork = "Network"
 
 const (
-	groupDestination = "Destination"
-	groupSource      = "Source"
-	groupLimits      = "Limits"
+	groupDestination    = "Destination"
+	groupMATHRepository = "MATH repository"
+	groupMATHProbe      = "MATH probe"
+	groupSource         = "Source"
+	groupLimits         = "Limits"
 )
 
 func (b *Import) types() *Setting {
@@ -120,15 +122,15 @@ func (b *Import) limits() []*Setting {
 // math are the settings of how logs are fetched from the probes of MATH.
 func (b *Import) math() []*Setting {
 	return []*Setting{
-		{Name: "allow-callback", Group: GroupNetwork, Value: &b.AllowCallback, Empty: "the address that registers a stream",
+		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registers a stream",
 			Usage: "fetch from probes in `NETWORK` only, like 10.0.0.0/8"},
-		{Name: "folder-length", Group: GroupNetwork, Value: &b.FolderLength,
+		{Name: "folder-length", Group: groupMATHRepository, Value: &b.FolderLength,
 			Usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
 	}
 }
 
 func (b *Import) adopt() *Setting {
-	return &Setting{Name: "adopt", Group: GroupNetwork, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
+	return &Setting{Name: "adopt", Group: groupMATHRepository, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
 		Usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"}
 }
 

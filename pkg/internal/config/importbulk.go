@@ -92,9 +92,9 @@ func (b *ImportBulk) settings() []*Setting {
 		{Name: "listen", Group: GroupNetwork, Value: &b.Listen, Empty: "off",
 			Usage: "take streams of MATH probes or, with --to math://, serve files," + onAddress},
 	}, b.peers(), b.math(), []*Setting{
-		{Name: "advertise", Group: GroupNetwork, Value: &b.Advertise, Empty: "address and port of --listen",
-			Usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
 		b.adopt(),
+		{Name: "advertise", Group: groupMATHProbe, Value: &b.Advertise, Empty: "address and port of --listen",
+			Usage: "tell the repository of --to math:// to fetch from `HOST:PORT`"},
 	})
 }
 
@@ -182,11 +182,39 @@ func (b *ImportBulk) checkStream(p *Problems) {
 	p.usage("stream", stores.CheckStream(b.Stream, b.Probe, types))
 }
 
+// notOfRepository are the settings that a repository of MATH refuses.
+func (b *ImportBulk) notOfRepository() []given {
+	return []given{{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}}
+}
+
+// ofRepository are the settings that only a repository of MATH has.
+func (b *ImportBulk) ofRepository() []given {
+	return []given{{len(b.AllowCallback) > 0, "allow-callback"}, {b.Adopt != "", "adopt"}}
+}
+
+// notOfProbe are the settings that a probe of MATH refuses.
+func (b *ImportBulk) notOfProbe() []given {
+	return []given{
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
+		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
+	}
+}
+
+// RefusedByRepository returns the settings of import-bulk that a repository of MATH
+// does not have.
+func RefusedByRepository() []string { return names(new(ImportBulk).notOfRepository()) }
+
+// RefusedByProbe returns the settings of import-bulk that a probe of MATH does not have.
+func RefusedByProbe() []string {
+	b := new(ImportBulk)
+	return names(append(b.notOfProbe(), b.ofRepository()...))
+}
+
 // Math checks the settings that MATH has.
 func (b *ImportBulk) Math(p *Problems) Math {
 	m := b.checkMath(p)
 	if !b.IsRepository() {
-		p.refuse("is for `listen` as a repository only", given{len(b.AllowCallback) > 0, "allow-callback"}, given{b.Adopt != "", "adopt"})
+		p.refuse("is for `listen` as a repository only", b.ofRepository()...)
 	}
 	p.refuse("is for `listen` only", given{len(b.Allow) > 0 && len(b.Listen) == 0, "allow"})
 	encrypted := func(u string) bool { return strings.HasPrefix(u, "math+tls://") }
@@ -238,10 +266,7 @@ func (b *ImportBulk) checkProbe(p *Problems) mathproto.URL {
 	}
 	b.Stream = cmp.Or(b.Stream, "{probe}_{type}")
 	p.usage("stream", mathproto.CheckStreams(b.Stream, b.Probe))
-	p.refuse("cannot be combined with `to` math://", []given{
-		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
-		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
-	}...)
+	p.refuse("cannot be combined with `to` math://", b.notOfProbe()...)
 	if len(b.Sources) > 1 || len(b.Sources) == 1 && (b.Sources[0] == "-" || mathproto.IsURL(b.Sources[0])) {
 		p.Add("`to` math:// serves one SOURCE, a folder")
 	}
@@ -249,9 +274,7 @@ func (b *ImportBulk) checkProbe(p *Problems) mathproto.URL {
 }
 
 func (b *ImportBulk) checkRepository(p *Problems) {
-	p.refuse("cannot be combined with `listen`: the probes say what they have", []given{
-		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"},
-	}...)
+	p.refuse("cannot be combined with `listen`: the probes say what they have", b.notOfRepository()...)
 	if len(b.Sources) > 0 {
 		p.Add("`listen` takes no SOURCE: the probes that register are the sources")
 	}

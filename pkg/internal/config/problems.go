@@ -41,6 +41,13 @@ type given struct {
 	name string
 }
 
+func names(list []given) (names []string) {
+	for _, g := range list {
+		names = append(names, g.name)
+	}
+	return names
+}
+
 // refuse adds the settings that were given and must not be.
 func (p *Problems) refuse(why string, list ...given) {
 	for _, g := range list {
