@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// bashFiles completes a file; only there may bash add slashes to folders.
+// bashFiles completes a file; for other values bash must not add slashes to
+// folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
 
 // Bash returns the completion of bash.
@@ -105,7 +106,7 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 	case 0:
 	case 1:
 		argument = bashReply(c.Arguments[0].Complete)
-	default: // the second one follows one of the words of the first
+	default: // the second argument follows a word of the first
 		words := c.Arguments[0].Complete
 		argument = fmt.Sprintf(`for ((i++; i < COMP_CWORD; i++)); do
                 if [[ " %s " == *" ${COMP_WORDS[i]} "* ]]; then
@@ -137,7 +138,7 @@ func bashReply(complete string) string {
 	if !strings.Contains(complete, ":") {
 		return fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -- "$cur")`, complete)
 	}
-	// No space is added to a scheme.
+	// bash must not add a space to a scheme.
 	words, folders := urls(complete)
 	if words = strconv.Quote(words); folders {
 		words += " -d"

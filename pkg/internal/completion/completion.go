@@ -1,15 +1,15 @@
-// Package completion writes the completions of shells. They are static: they do
-// not evaluate what was typed, as those of urfave/cli do, and run the program
-// only for capabilities.
+// Package completion generates shell completions. They are static: unlike those
+// of urfave/cli they do not evaluate the command line, and they run the program
+// only to list capabilities.
 package completion
 
 import "strings"
 
-// Program is what is completed.
+// Program describes the program for its completion.
 type Program struct {
 	Commands []Command
-	// Ask are the flags of runcap that say which supervisor is asked for its
-	// capabilities, and how.
+	// Ask are the flags of runcap that select the supervisor whose
+	// capabilities complete, and how to connect.
 	Ask []string
 }
 
@@ -24,7 +24,7 @@ type Command struct {
 type Flag struct {
 	Names       []string // without dashes
 	Usage       string
-	Placeholder string // "": it takes no value
+	Placeholder string // "" without a value
 	Repeatable  bool
 	Complete    string // see the constants
 }
@@ -39,13 +39,13 @@ const (
 	File         = "file"
 	Dir          = "dir"
 	Zones        = "_tstatrepo_zones"        // time zones
-	Capabilities = "_tstatrepo_capabilities" // what the supervisor offers
+	Capabilities = "_tstatrepo_capabilities" // capabilities of the supervisor
 )
 
-// The last two are functions in the generated files, of these commands.
+// Commands of the two functions above in generated files.
 const (
-	// listZones prints time zones, one a line. The program has zones built in, but
-	// cannot list them.
+	// listZones prints time zones, one per line. The program embeds zones,
+	// but cannot list them.
 	listZones = `printf "%s\n" UTC Local; cut -sf3 /usr/share/zoneinfo/zone.tab 2>/dev/null | grep /`
 	// listCapabilities and listLabels are a pipeline that prints the labels that a
 	// supervisor offers; the flags of Ask follow the first command. Labels come
@@ -69,7 +69,7 @@ func (p *Program) names() []string {
 	return names
 }
 
-// ask returns the flags of Ask with their dashes.
+// ask returns the flags of Ask with dashes.
 func (p *Program) ask() []string {
 	var flags []string
 	for _, name := range p.Ask {
@@ -78,8 +78,8 @@ func (p *Program) ask() []string {
 	return flags
 }
 
-// urls returns the words of what can be a folder or begin with one of these; ok
-// is false if it is not of that kind.
+// urls returns the prefixes of a value that can also be a folder; ok is false
+// for other values.
 func urls(complete string) (words string, ok bool) { return strings.CutPrefix(complete, Dir+" ") }
 
 func dashed(name string) string {
@@ -89,11 +89,10 @@ func dashed(name string) string {
 	return "--" + name
 }
 
-// Shells are the shells that Of knows.
+// Shells are the shells that Of supports.
 var Shells = []string{"bash", "fish", "zsh"}
 
-// Of returns the function that writes the completion of a shell, nil for an
-// unknown shell.
+// Of returns the generator for a shell, or nil if the shell is unknown.
 func Of(shell string) func(*Program) []byte {
 	switch shell {
 	case "bash":

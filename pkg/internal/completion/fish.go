@@ -41,7 +41,7 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 	return b.Bytes()
 }
 
-// fishCommand writes what completes the arguments and flags of a command.
+// fishCommand writes the completion of the arguments and flags of a command.
 func fishCommand(b *bytes.Buffer, c *Command) {
 	seen := "__fish_seen_subcommand_from " + c.Name
 	cond := fmt.Sprintf("complete -c tstatrepo -n '%s'", seen)
@@ -49,7 +49,7 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	case len(c.Arguments) == 0 || c.takesFiles():
 	case len(c.Arguments) == 1:
 		fmt.Fprintf(b, "%s -a '%s'\n", cond, fishReply(c.Arguments[0].Complete))
-	default: // the second one follows one of the words of the first
+	default: // the second argument follows a word of the first
 		words := c.Arguments[0].Complete
 		fmt.Fprintf(b, "complete -c tstatrepo -n '%s; and not __fish_seen_subcommand_from %s' -a '%s'\n", seen, words, words)
 		fmt.Fprintf(b, "complete -c tstatrepo -n '%s; and __fish_seen_subcommand_from %s' -a '%s'\n", seen, words, fishReply(c.Arguments[1].Complete))
@@ -79,7 +79,7 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	}
 }
 
-// fishReply returns what completes a value that is not a file.
+// fishReply returns the completion of a value that is not a file.
 func fishReply(complete string) string {
 	switch complete {
 	case Dir:

@@ -63,7 +63,7 @@ command)
 	return b.Bytes()
 }
 
-// zshFlag returns what _arguments is told of a flag.
+// zshFlag returns the specification of a flag for _arguments.
 func zshFlag(f *Flag) string {
 	if f.Placeholder == "" && len(f.Names) > 1 { // only --help
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))
@@ -94,7 +94,7 @@ func zshReply(complete string) string {
 	return "(" + zshEscape(complete) + ")"
 }
 
-// zshEscape escapes the characters that _arguments gives a meaning.
+// zshEscape escapes the characters that are special to _arguments.
 func zshEscape(text string) string {
 	return strings.NewReplacer(`'`, `'\''`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace(text)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// checkAddresses adds the addresses on which two listeners cannot be open
-// together.
+// checkAddresses reports listeners whose addresses cannot be open at the same
+// time.
 func (c *Config) checkAddresses(p *Problems) {
 	type listener struct{ label, addr string }
 	var known []listener

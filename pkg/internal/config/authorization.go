@@ -8,7 +8,7 @@ import (
 
 const groupMPlane = "mPlane"
 
-// registries is the setting of further elements of mPlane.
+// registries is the setting of additional mPlane registries.
 func registries(group string, files *[]string) *Setting {
 	return &Setting{Name: "registry", Group: group, Value: files, Complete: "file", Empty: "the core registry and Tstat's are built in",
 		Usage: "know the elements of this registry `FILE` too"}
@@ -17,7 +17,8 @@ func registries(group string, files *[]string) *Setting {
 // Authorization holds the settings of who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings is the part of a command's table; everything says what holds without.
+// settings returns part of a command's table. everything says what holds if no
+// roles are set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
 		{Name: "role", Group: groupMPlane, Value: &a.Roles,
@@ -27,8 +28,7 @@ func (a *Authorization) settings(everything string) []*Setting {
 	}
 }
 
-// check checks the settings and returns the roles that they are; nil allows
-// everything.
+// check checks the settings and returns them as roles; nil allows everything.
 func (a *Authorization) check(p *Problems) *mplane.Roles {
 	if len(a.Grants) == 0 {
 		if len(a.Roles) > 0 {
@@ -42,7 +42,7 @@ func (a *Authorization) check(p *Problems) *mplane.Roles {
 	return r
 }
 
-// pairs reads texts of the form NAME=ROLE,ROLE. A name may contain "=".
+// pairs parses texts of the form NAME=ROLE,ROLE. A name may contain "=".
 func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
 	for _, text := range texts {
 		i := strings.LastIndexByte(text, '=')

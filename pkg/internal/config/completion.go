@@ -10,10 +10,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// completeTypes returns the words that a log type completes with.
+// completeTypes returns the words that complete a log type.
 func completeTypes() string { return strings.Join(typeNames(), " ") }
 
-// CompleteStores returns the words that a store completes with.
+// CompleteStores returns the words that complete a store.
 func CompleteStores() string { return completeURLs(stores.Schemes()) }
 
 // completeLayouts returns the versions of Tstat whose layouts are known.
@@ -26,7 +26,7 @@ func completeLayouts() string {
 	return strings.Join(slices.Compact(words), " ")
 }
 
-// completeURLs returns what a setting that is a folder or a URL completes with:
+// completeURLs returns the completion of a setting that is a folder or a URL:
 // completion.Dir and the schemes.
 func completeURLs(s dest.Schemes) string {
 	return completion.Dir + " " + strings.Join(s.Prefixes(), " ")

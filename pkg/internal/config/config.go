@@ -3,7 +3,7 @@
 // which flags, help, manual, completions and config files are made.
 //
 // The struct of a command turns its settings into the options of the package
-// that does the work, and adds what is wrong with them to Problems.
+// that does the work, and adds their errors to Problems.
 package config
 
 import (
@@ -21,7 +21,7 @@ const Group = "Configuration"
 
 // Config is every setting of every command, as the config file has them.
 type Config struct {
-	Command   string // that reads it; "" while no command runs
+	Command   string // the running command; "" if none runs
 	StateDir  string
 	LogFormat string
 	LogLevel  string
@@ -37,11 +37,11 @@ type Config struct {
 
 	// Sections are the tables of all settings, in the order of the config file.
 	Sections []Section
-	// Warnings are about what Load left out.
+	// Warnings are about settings that Load ignored.
 	Warnings []string
 
 	level slog.Level
-	old   *legacy.Config // what the file says, if it is one of the old tools
+	old   *legacy.Config // the file, if it belongs to the old tools
 }
 
 // Section is a table of the config file; the first, without a name, holds the
@@ -49,11 +49,12 @@ type Config struct {
 type Section struct {
 	Name     string
 	Settings []*Setting
-	// Command is the one that reads the section, if it is not the one of its
-	// name. Its settings then have no flags.
+	// Command reads the section. "" stands for the command of the section's
+	// name; for another command the settings have no flags.
 	Command string
-	// Add makes settings for one more table of an array of tables; nil if the
-	// section is one table. Settings only say what there is then.
+	// Add returns the settings of one more table of an array of tables; nil
+	// if the section is a single table. For an array, Settings only
+	// describes the keys.
 	Add   func() []*Setting
 	Added [][]*Setting
 }
@@ -146,7 +147,7 @@ func (c *Config) Of(command string) []*Setting {
 	return list
 }
 
-// section returns the section with a name, which there is.
+// section returns the section with a name, which must exist.
 func (c *Config) section(name string) *Section {
 	return &c.Sections[slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == name })]
 }
@@ -170,8 +171,8 @@ func (c *Config) check(p *Problems) {
 // Logging returns the format and the minimum level of log lines.
 func (c *Config) Logging() (json bool, level slog.Level) { return c.LogFormat == "json", c.level }
 
-// Write writes the settings in effect that the command reads as a config file
-// that can be read again, with passwords masked.
+// Write writes the effective settings that the command reads as a config file
+// that can be read again. Passwords are masked.
 func (c *Config) Write(w io.Writer) error {
 	return write(w, slices.DeleteFunc(slices.Clone(c.Sections), func(s Section) bool {
 		return !s.isReadBy(c.Command) || s.Add != nil && len(s.Added) == 0

@@ -42,7 +42,7 @@ func TestDefaultConfig(t *testing.T) {
 	}
 }
 
-// TestSections keeps fileSections and the tables together.
+// TestSections checks that fileSections and the tables have the same sections.
 func TestSections(t *testing.T) {
 	for _, s := range New().Sections[1:] {
 		errs := New().readFile("f", []byte("["+s.Name+"]\nno-such-key = 1\n"))
@@ -59,8 +59,8 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// TestDefaultsBoundMemory: with the default settings serve needs less than the
-// MemoryMax of its unit.
+// TestDefaultsBoundMemory checks that serve with default settings needs less
+// than the MemoryMax of its unit.
 func TestDefaultsBoundMemory(t *testing.T) {
 	c := New()
 	c.Command, c.StateDir = "serve", t.TempDir()
@@ -74,7 +74,8 @@ func TestDefaultsBoundMemory(t *testing.T) {
 	}
 }
 
-// TestNamesOfSettings: what picks settings by name picks those that there are.
+// TestNamesOfSettings checks that the names by which code selects settings are
+// those of existing settings.
 func TestNamesOfSettings(t *testing.T) {
 	c := New()
 	check := func(section, name string) {

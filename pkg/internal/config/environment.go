@@ -48,9 +48,9 @@ func (c *Config) warnVariables() {
 // is named.
 const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// File returns the config file of a command: the one that the user named with
-// the flag, "" for none, or the environment, else ServiceFile if the command
-// reads it, else "".
+// File returns the config file of a command: the file that the user named by
+// flag or environment ("" for none), else ServiceFile if the command reads it
+// by default, else "".
 func File(command, named string) string {
 	file := cmp.Or(named, os.Getenv(EnvName("config")))
 	if file == "" && readsByDefault(command, ServiceFile) {
@@ -59,10 +59,10 @@ func File(command, named string) string {
 	return file
 }
 
-// readsByDefault reports whether a command reads a config file that the user did
-// not name: serve does if the file exists, the other services if they may read the
-// file and it has a section for them. So a file that configures only serve
-// changes nothing for an import by hand.
+// readsByDefault reports whether a command reads a config file that the user
+// did not name. serve reads it if it exists. The other services read it if they
+// have permission and it has a section for them. So a file that configures only
+// serve does not affect an import by hand.
 func readsByDefault(command, file string) bool {
 	text, err := os.ReadFile(file)
 	switch command {
@@ -74,7 +74,7 @@ func readsByDefault(command, file string) bool {
 		}
 		var sections map[string]any
 		if toml.Unmarshal(text, &sections) != nil {
-			return true // Load reports where it is wrong
+			return true // Load reports the error
 		}
 		_, named := sections[command]
 		return named
@@ -90,7 +90,7 @@ func defaultStateDir() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/tstatrepo"
 	}
-	// The specification says to ignore a relative one.
+	// The specification says to ignore relative paths.
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "tstatrepo")
 	}

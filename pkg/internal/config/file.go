@@ -32,9 +32,9 @@ type fileSections struct {
 	Probe            struct{}   `toml:"probe"`
 }
 
-// readFile overlays the settings with those of a config file and returns all
-// that is wrong with it. Messages never quote the file: the line beside a
-// mistake may hold a password.
+// readFile overlays the settings with those of a config file, and returns all
+// errors in the file. Messages never quote the file: the line with the error
+// may hold a password.
 func (c *Config) readFile(file string, text []byte) (errs []error) {
 	fail := func(line int, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
@@ -52,7 +52,7 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 		fail(line, "%s", strings.TrimPrefix(msg, "toml: "))
 		return errs
 	}
-	// Nothing is known to fileSections but the sections, so this lists all
+	// fileSections has no keys except the sections, so this error lists all
 	// keys of the file with their lines.
 	var keys *toml.StrictMissingError
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&fileSections{}); !errors.As(err, &keys) {
@@ -80,7 +80,7 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 		if in != nil && in.Add != nil {
 			if tables[in.Name] == nil {
 				list, ok := values[in.Name].([]any)
-				if !ok { // of one table a user forgets the second brackets
+				if !ok { // the user forgot the second brackets
 					list = []any{values[in.Name]}
 				}
 				tables[in.Name] = newTables(in, list)
@@ -104,9 +104,9 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables are those of an array in the file. Keys come in the order of the
-// file, so one that the table of the former key does not have, or has had, is
-// in the next.
+// tables iterates over the tables of an array in the file. Keys come in the
+// order of the file. So a key belongs to the next table if the current one does
+// not have it, or if that key was already read.
 type tables struct {
 	in   *Section
 	list []any
@@ -139,7 +139,7 @@ func (t *tables) of(name string) (*Section, map[string]any) {
 	return t.at, t.now
 }
 
-// unquoted matches what go-toml says of text without quotes.
+// unquoted matches go-toml's errors about text without quotes.
 var unquoted = regexp.MustCompile(`strings must be quoted|expected keyword|unexpected character U\+[0-9A-F]+ '[\pL/.~*:-]' at start of value`)
 
 // isSection reports whether a value of a config file is a table, or an array of
@@ -163,8 +163,8 @@ func didYouMeanSection(name string, sections []Section) string {
 	return hint.DidYouMean("["+name, names, "")
 }
 
-// lookup finds a key in a section, or suggests where it belongs or one that is
-// near.
+// lookup finds a key in a section. If the key is unknown, lookup suggests its
+// section or a similar key.
 func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 	if in == nil {
 		return nil, ""
@@ -176,7 +176,7 @@ func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 		}
 		names = append(names, s.Name)
 	}
-	var here, all []string // sections that the command reads, and all
+	var here, all []string // of the sections that the command reads, and of all
 	for _, s := range c.Sections {
 		if s.Name == in.Name || !slices.ContainsFunc(s.Settings, func(set *Setting) bool { return set.Name == name }) {
 			continue

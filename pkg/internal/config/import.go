@@ -95,7 +95,7 @@ func (b *Import) poll() *Setting {
 		Usage: "look for new folders every `DURATION` with --follow"}
 }
 
-// retention are the settings of what is done to the stores beside the import.
+// retention are the settings of removing and compacting old rows.
 func (b *Import) retention() []*Setting {
 	return []*Setting{
 		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "no rows are removed",
@@ -105,7 +105,7 @@ func (b *Import) retention() []*Setting {
 	}
 }
 
-// limits are the settings of what an import uses and accepts.
+// limits are the settings of the resources and errors of an import.
 func (b *Import) limits() []*Setting {
 	return []*Setting{
 		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; with MATH or a database at most 4 files at a time",
@@ -119,7 +119,7 @@ func (b *Import) limits() []*Setting {
 	}
 }
 
-// math are the settings of how logs are fetched from the probes of MATH.
+// math are the settings of fetching logs from the probes of MATH.
 func (b *Import) math() []*Setting {
 	return []*Setting{
 		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registers a stream",
@@ -140,7 +140,7 @@ func importSchemes() dest.Schemes {
 	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
 }
 
-// check checks the settings and returns the options that they are.
+// check checks the settings and returns them as options.
 func (b *Import) check(p *Problems) bulk.Options {
 	if len(b.To) == 0 {
 		p.add("to", "must name a destination")
@@ -174,12 +174,12 @@ func (b *Import) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// maxTransfers is the default limit of files at a time if each takes a connection
-// of a database or of a probe.
+// maxTransfers is the default limit of concurrent files if each needs a
+// connection to a database or a probe.
 const maxTransfers = 4
 
-// files returns how many files are imported at a time; fetched says that they
-// come from probes of MATH.
+// files returns how many files are imported concurrently; fetched means that
+// they come from probes of MATH.
 func (b *Import) files(fetched bool) int {
 	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
 	if fetched || slices.ContainsFunc(b.To, func(to string) bool { return !stores.InFolder(to) }) {
@@ -188,14 +188,14 @@ func (b *Import) files(fetched bool) int {
 	return cmp.Or(b.Jobs, cpus)
 }
 
-// Math is what the three ways to use MATH need.
+// Math holds the options that all three uses of MATH need.
 type Math struct {
 	Listeners []peer.Options
 	Callback  peer.Networks
 	To        mathproto.URL // where the probe registers
 }
 
-// checkMath checks the settings that MATH has.
+// checkMath checks the settings of MATH.
 func (b *Import) checkMath(p *Problems) (m Math) {
 	m.Listeners = b.Network.listeners(p)
 	var err error
@@ -206,16 +206,16 @@ func (b *Import) checkMath(p *Problems) (m Math) {
 	return m
 }
 
-// Upkeep returns what is to be done to the stores beside the import.
+// Upkeep returns the options of removing and compacting old rows.
 func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
 }
 
-// Repository returns the options of a repository of MATH whose imports have
-// opt, and whose state is in a file of the state folder.
+// Repository returns the options of a repository of MATH. opt are the options
+// of its imports; file is its state file in the state folder.
 func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.LogsOptions, error) {
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
-	one := opt // what is the same for all streams
+	one := opt // shared by all streams
 	one.Remote = make([]bulk.Source, 1)
 	return repository.LogsOptions{
 		Math: mathproto.RepositoryOptions{
@@ -238,7 +238,7 @@ func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	}
 	st, err := legacy.ReadState(b.Adopt)
 	if errors.Is(err, fs.ErrNotExist) {
-		st, err = &legacy.State{}, nil // it never ran, or its folder is gone
+		st, err = &legacy.State{}, nil // it never ran, or its folder was removed
 	}
 	if err != nil {
 		return hint.AsUsage(err)

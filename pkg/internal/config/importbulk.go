@@ -33,7 +33,7 @@ type ImportBulk struct {
 	Output
 
 	probeGiven bool   // Probe is not the default
-	streamType string // log type of the rows that go to Stream; "" if its name tells
+	streamType string // log type of the rows in Stream; "" if its name shows the type
 }
 
 func defaultImportBulk() ImportBulk {
@@ -98,15 +98,15 @@ func (b *ImportBulk) settings() []*Setting {
 	})
 }
 
-// IsProbe reports whether import-bulk plays MATH's probe: it serves files
+// IsProbe reports whether import-bulk acts as MATH's probe: it serves files
 // instead of storing them.
 func (b *ImportBulk) IsProbe() bool { return slices.ContainsFunc(b.To, mathproto.IsURL) }
 
-// IsRepository reports whether it plays MATH's repository.
+// IsRepository reports whether import-bulk acts as MATH's repository.
 func (b *ImportBulk) IsRepository() bool { return len(b.Listen) > 0 && !b.IsProbe() }
 
-// Options checks the settings and turns them into options of bulk.Run.
-// Arguments replace the sources of the settings.
+// Options checks the settings and returns them as options of bulk.Run. args
+// replace the sources of the settings.
 func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	if len(args) > 0 {
 		b.Sources = args
@@ -172,7 +172,7 @@ func (b *ImportBulk) checkStream(p *Problems) {
 		}
 	}
 	if b.Stream == "" && pulled(b.Sources) != "" && len(types) > 0 {
-		// As a repository does it, which is told the stream's type.
+		// Like in a repository, which receives the stream's type.
 		b.Stream, b.streamType = pulled(b.Sources), types[0]
 		if slices.Contains(types, "log_tcp_complete") {
 			b.streamType = "log_tcp_complete"
@@ -312,8 +312,7 @@ func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.Exporte
 	}
 }
 
-// Destinations returns the stores of an import. They are opened when they are
-// first used.
+// Destinations returns the stores of an import. They are opened on first use.
 func (b *ImportBulk) Destinations(opt bulk.Options) (to []*stores.Destination, err error) {
 	for _, dest := range b.To {
 		d, err := stores.NewDestination(dest, stores.Options{

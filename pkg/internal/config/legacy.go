@@ -13,9 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
 )
 
-// readOld overlays the settings with those of a configuration file of the old
-// tools, or of several separated by commas. It reports whether the file is
-// one.
+// readOld overlays the settings with those of configuration files of the old
+// tools, separated by commas. It reports whether file is one.
 func (c *Config) readOld(command, file string) (bool, error) {
 	names := []string{file}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
@@ -69,9 +68,9 @@ func (c *Config) readOld(command, file string) (bool, error) {
 	return true, nil
 }
 
-// PrintOld writes the config file that takes the place of a file of the old
-// tools, also if something in that is wrong on this machine. It reports whether
-// the file is one.
+// PrintOld writes the config file that replaces a file of the old tools, even
+// if a setting in it is invalid on this machine. It reports whether file is
+// one.
 func PrintOld(command, file string, w io.Writer) (bool, error) {
 	c := New()
 	if old, err := c.readOld(command, file); err != nil || !old {

@@ -12,7 +12,7 @@ import (
 )
 
 // Lines holds the settings that stream and [collect-streaming] share: live
-// lines of exporters, and where they go.
+// lines of exporters, and their sinks.
 type Lines struct {
 	Network
 	MaxConnections int
@@ -43,7 +43,7 @@ func defaultLines() Lines {
 
 const groupSinks = "Sinks"
 
-// format are the settings of what sinks get.
+// format are the settings of the form of lines in sinks.
 func (s *Lines) format() []*Setting {
 	return []*Setting{
 		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
@@ -57,7 +57,7 @@ func (s *Lines) format() []*Setting {
 	}
 }
 
-// connections are the settings of how many exporters may connect.
+// connections are the settings of the number of exporters.
 func (s *Lines) connections() []*Setting {
 	return []*Setting{
 		{Name: "max-connections", Group: GroupNetwork, Value: &s.MaxConnections,
@@ -82,8 +82,8 @@ func (s *Lines) retryMax() *Setting {
 		Usage: "open a sink that failed again after `DURATION` at most"}
 }
 
-// options checks where lines come from and go, and returns the options of all
-// settings; checkFormat and checkLimits do the rest.
+// options checks the sources and sinks of lines, and returns the options of all
+// settings; checkFormat and checkLimits check the rest.
 func (s *Lines) options(p *Problems) stream.Options {
 	opt := stream.Options{
 		Listen: s.listeners(p), To: s.To, ToOptional: s.ToOptional,

@@ -14,7 +14,7 @@ type Network struct {
 // onAddress is the end of the usage of a setting to listen on.
 const onAddress = " on `ADDRESS`; without a host that is the loopback address"
 
-// peers are the settings of who may connect.
+// peers are the settings of which peers may connect.
 func (n *Network) peers() []*Setting {
 	return append([]*Setting{
 		{Name: "allow", Group: GroupNetwork, Value: &n.Allow,

@@ -101,7 +101,7 @@ func (c *Config) CheckPlaces(ctx context.Context, log *slog.Logger) error {
 	return errors.Join(errs...)
 }
 
-// checkFolder returns why a folder cannot be written or created.
+// checkFolder returns an error if a folder cannot be written or created.
 func checkFolder(dir string) error {
 	at, err := filepath.Abs(dir)
 	if err != nil {
@@ -164,7 +164,7 @@ func relativeFile(text string) string {
 	return ""
 }
 
-// folderOf returns the folder of a destination, "" if the destination is not one.
+// folderOf returns the folder of a destination, or "" for other destinations.
 func folderOf(text string) string {
 	scheme, rest := dest.Split(text)
 	path, _, _ := dest.ParsePath(rest)

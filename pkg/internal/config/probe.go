@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Probe holds the settings of [probe], which is for the file only.
+// Probe holds the settings of [probe], which has no flags.
 type Probe struct {
 	Name      string
 	SystemID  string
@@ -90,7 +90,7 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	if s.LogFolder == "" && s.RRDFolder == "" {
 		return nil
 	}
-	told := len(p.errs) > 0 // perhaps of a path that is not absolute
+	told := len(p.errs) > 0 // the error may be about a relative path
 	p, done := p.in("probe", cfg.section("probe").Settings)
 	defer done()
 	if s.Name == "" {

@@ -10,16 +10,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Problems collects everything that is wrong with the settings, so that the
-// user sees it all at once.
+// Problems collects all errors in the settings, so that the user sees them at
+// once.
 type Problems struct {
 	settings []*Setting
 	errs     []error
-	hint     string // what to do
-	section  string // of the settings, if they are for the file only
+	hint     string // see package hint
+	section  string // section of the setting if it has no flag
 }
 
-// add adds a problem with the setting of a name.
+// add adds a problem with a setting.
 func (p *Problems) add(name, format string, args ...any) {
 	set := &Setting{Name: name}
 	for _, s := range p.settings {
@@ -30,12 +30,12 @@ func (p *Problems) add(name, format string, args ...any) {
 	p.Add("%s: %s", set.label(p.section), fmt.Sprintf(format, args...))
 }
 
-// Add adds a problem that is not one of a setting.
+// Add adds a problem that does not concern a setting.
 func (p *Problems) Add(format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf(format, args...))
 }
 
-// given is a setting, and whether it was given.
+// given is a setting, and whether the user set it.
 type given struct {
 	set  bool
 	name string
@@ -57,13 +57,13 @@ func (p *Problems) refuse(why string, list ...given) {
 	}
 }
 
-// pair is two settings that cannot be combined, and whether they were given.
+// pair is two settings that cannot be combined, and whether the user set them.
 type pair struct {
 	first, second bool
 	name, other   string
 }
 
-// exclude adds the pairs of which both were given.
+// exclude adds a problem for each pair of which both were given.
 func (p *Problems) exclude(pairs []pair) {
 	for _, pair := range pairs {
 		if pair.first && pair.second {
@@ -72,8 +72,8 @@ func (p *Problems) exclude(pairs []pair) {
 	}
 }
 
-// usage adds a usage error about a setting, with its hint. Other errors come
-// up again where the setting is used.
+// usage adds a usage error about a setting, with its hint. Other errors recur
+// when the setting is used.
 func (p *Problems) usage(name string, err error) {
 	if hint.IsUsage(err) {
 		p.hint = cmp.Or(p.hint, hint.Of(err))
@@ -81,15 +81,15 @@ func (p *Problems) usage(name string, err error) {
 	}
 }
 
-// destination adds what is wrong with a URL.
+// destination adds the error in a URL.
 func (p *Problems) destination(name, text string, err error) {
 	if err != nil {
 		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
 	}
 }
 
-// Err returns the problems as one usage error, or nil. Advice is the hint if
-// none of the problems has one.
+// Err returns the problems as one usage error, or nil. advice is the hint if no
+// problem has one.
 func (p *Problems) Err(advice string) error {
 	if len(p.errs) == 0 {
 		return nil
@@ -97,8 +97,8 @@ func (p *Problems) Err(advice string) error {
 	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
 }
 
-// in returns problems of settings in another section, which have no flags.
-// done adds them to p.
+// in returns problems of settings in another section, which have no flags. done
+// adds them to p.
 func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
@@ -117,7 +117,7 @@ func location(p *Problems, zone string) *time.Location {
 	return loc
 }
 
-// timeSetting returns the time of a setting, zero for "".
+// timeSetting returns the time of a setting; "" is the zero time.
 func timeSetting(p *Problems, name, text string, loc *time.Location) time.Time {
 	if text == "" {
 		return time.Time{}

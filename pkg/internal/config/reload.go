@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// reloadable are the keys that a running serve takes from a changed file, by
-// section; "*" stands for all but those that begin with "-". Files of
-// certificates are read again whenever they change, without a signal.
+// reloadable lists, by section, the keys that a running serve can change; "*"
+// stands for all keys except those that begin with "-". Files of certificates
+// are reread whenever they change, without a signal.
 var reloadable = map[string][]string{
 	"":             {"log-level"},
 	"serve":        {"role", "authorize"},
@@ -17,8 +17,8 @@ var reloadable = map[string][]string{
 	"remote-probe": {"*"},
 }
 
-// Changes returns the keys of serve that differ in another configuration:
-// those that reload takes, and those it leaves.
+// Changes returns the keys of serve that differ in another configuration: those
+// that reload applies, and those that need a restart.
 func (c *Config) Changes(next *Config) (taken, left []string) {
 	for i, sec := range c.Sections {
 		if !sec.isReadBy("serve") {
@@ -53,7 +53,7 @@ func sameTables(a, b [][]*Setting) bool {
 	})
 }
 
-// Take makes keys be as in another configuration.
+// Take copies the values of keys from another configuration.
 func (c *Config) Take(next *Config, keys []string) {
 	for i := range c.Sections {
 		sec := &c.Sections[i]

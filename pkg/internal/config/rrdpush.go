@@ -14,7 +14,7 @@ import (
 )
 
 // Points holds the settings that rrd-push and [collect-rrd] share: points of
-// RRDs that others send, and where they go.
+// RRDs from other machines, and their destination.
 type Points struct {
 	Network
 	To           string
@@ -37,7 +37,7 @@ func defaultPoints() Points {
 	}
 }
 
-// retry are the settings of an unavailable destination.
+// retry are the settings for an unavailable destination.
 func (r *Points) retry() []*Setting {
 	return []*Setting{
 		{Name: "retry-timeout", Group: groupDestination, Value: &r.RetryTimeout,
@@ -47,7 +47,7 @@ func (r *Points) retry() []*Setting {
 	}
 }
 
-// naming are the settings of the metrics' names behind that of the probe.
+// naming are the settings of the part of a metric's name behind the probe.
 func (r *Points) naming() []*Setting {
 	const names = "Names"
 	return []*Setting{
@@ -72,8 +72,8 @@ func (r *Points) maxMetrics() *Setting {
 
 var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 
-// check checks the settings and returns the target that they are, whose Dest is
-// nil if it is wrong.
+// check checks the settings and returns them as a target. Its Dest is nil if
+// the destination is invalid.
 func (r *Points) check(p *Problems) rrdpush.Target {
 	if !validPrefix.MatchString(r.Prefix) {
 		p.add("prefix", "%q is not a path of letters, digits, _ and - joined by dots", r.Prefix)
@@ -164,9 +164,9 @@ func (r *RRDPush) settings() []*Setting {
 	})
 }
 
-// Options checks the settings and turns them into the options of a pusher. If
-// there are listeners, an endpoint for the target of these options is meant.
-// Arguments replace the sources of the settings.
+// Options checks the settings and returns the options of a pusher. If it
+// returns listeners, they belong to an endpoint with the target of these
+// options. args replace the sources of the settings.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

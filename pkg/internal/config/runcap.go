@@ -74,7 +74,7 @@ func (r *Runcap) settings() []*Setting {
 	}, r.certificates()...)
 }
 
-// Asks reports whether one of the settings replaces a CAPABILITY.
+// Asks reports whether one of the settings replaces the CAPABILITY argument.
 func (r *Runcap) Asks() bool { return r.List || r.Show != "" || r.Status || r.Stop || r.Result }
 
 // Options checks the settings and returns the scope and the parameters of a

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Selection holds the settings that say which finished logs are meant.
+// Selection holds the settings that select finished logs.
 type Selection struct {
 	Types, Exclude []string // globs
 	Match          []string // GLOB[=TYPE]
@@ -25,7 +25,7 @@ func defaultSelection() Selection {
 	return Selection{Timezone: "Local", Settle: Duration(bulk.DefaultSettle)}
 }
 
-// check checks the settings and returns the options that they are.
+// check checks the settings and returns them as options.
 func (s *Selection) check(p *Problems) bulk.Options {
 	for _, glob := range s.Exclude {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
@@ -57,10 +57,10 @@ func (s *Selection) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// Location returns the time zone of the settings, which have been checked.
+// Location returns the time zone of the settings, which must have been checked.
 func (s *Selection) Location() *time.Location { return location(&Problems{}, s.Timezone) }
 
-// pulled returns the one stream of MATH that is fetched, "" if there are other
+// pulled returns the one stream of MATH to fetch, or "" if there are other
 // sources.
 func pulled(sources []string) string {
 	if len(sources) != 1 || !mathproto.IsURL(sources[0]) {
@@ -75,7 +75,8 @@ func pulled(sources []string) string {
 
 var unfit = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
-// fitProbe makes a probe name of a host name: "" if there is nothing to use.
+// fitProbe returns a probe name derived from a host name, or "" if no character
+// is usable.
 func fitProbe(host string) string {
 	name, _, _ := strings.Cut(host, ".")
 	name = strings.Trim(unfit.ReplaceAllString(name, "_"), "_")

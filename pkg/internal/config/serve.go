@@ -65,7 +65,7 @@ func (s *Serve) sections() []Section {
 	}
 }
 
-// endpointWords are the endpoints in tls-for.
+// endpointWords are the endpoints that tls-for may name.
 var endpointWords = []string{"rrd", "streaming", "log"}
 
 // settings is the table of flags and keys, in the order of the help.

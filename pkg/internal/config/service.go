@@ -20,9 +20,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Service checks the settings of serve and turns them into the options of a
-// service. Shared is what they have in common with those of another
-// configuration of the same service.
+// Service checks the settings of serve and returns them as the options of a
+// service. shared is common to all configurations of the same service.
 func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	s := &c.Serve
 	opt := service.Options{Shared: shared, StateDir: c.StateDir, Drain: time.Duration(s.Drain), TLS: s.TLS()}
@@ -92,7 +91,7 @@ func (s *Serve) check(p *Problems) {
 	atLeast(p, "drain-timeout", s.Drain, Duration(time.Second))
 }
 
-// checkRoles checks who may use which capability; nil allows everything.
+// checkRoles checks the roles and returns them; nil allows everything.
 func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	allowed := s.Authorization.check(p)
 	if allowed != nil && s.Supervisor != "" && !strings.HasPrefix(s.Supervisor, "https:") {
@@ -104,10 +103,10 @@ func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	return allowed
 }
 
-// ownIdentity returns what a service calls itself where it has no certificate.
-// Repository and probe on one machine need different names: our supervisor has
-// a queue of specifications for each name. Supervisors of the reference
-// implementation ignore the name and have one queue for all.
+// ownIdentity returns the name of a service without a certificate. Repository
+// and probe on one machine need different names: our supervisor has a queue of
+// specifications for each name. Supervisors of the reference implementation
+// ignore the name and have one queue for all.
 func (s *Serve) ownIdentity() string {
 	host, _ := os.Hostname()
 	if len(s.CollectLog.Listen)+len(s.CollectStreaming.Listen)+len(s.CollectRRD.Listen) == 0 {
@@ -116,7 +115,8 @@ func (s *Serve) ownIdentity() string {
 	return fitProbe(host) + "." + s.SystemID
 }
 
-// host is where probes reach the endpoints, "" where these tell.
+// host returns the host under which probes reach the endpoints, or "" if the
+// addresses of the endpoints show it.
 func (s *Serve) host() string {
 	if s.Address != "" {
 		return s.Address
@@ -132,8 +132,8 @@ func (s *Serve) host() string {
 	return ""
 }
 
-// join lets an endpoint have the networks of all, and the certificates if it
-// is one of tls-for.
+// join gives an endpoint the networks of all, and the certificates if tls-for
+// names it.
 func (s *Serve) join(n *Network, endpoint string) {
 	n.Allow = s.Allow
 	if slices.Contains(s.TLSFor, endpoint) {

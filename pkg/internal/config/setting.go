@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Setting is one row of a table that makes everything of a setting: its flag,
-// environment variable, key in the config file, help and completion.
+// Setting is one row of a table from which everything about a setting is
+// generated: its flag, environment variable, key in the config file, help and
+// completion.
 type Setting struct {
 	Name  string // of the flag and of the key
 	Group string // in help
@@ -17,19 +18,20 @@ type Setting struct {
 	// setting is read: *string, *bool, *int, *float64, *[]string, *Duration
 	// or *Size.
 	Value any
-	// Empty says what an empty value stands for.
+	// Empty describes the meaning of an empty value.
 	Empty string
-	// Complete says how a shell completes the value, see package completion.
+	// Complete is the completion of the value, see package completion.
 	Complete string
 
 	From string // where the value came from, for messages
 }
 
-// IsArgument reports whether the setting is given as arguments, not by a flag.
+// IsArgument reports whether the setting is given by arguments instead of a
+// flag.
 func (s *Setting) IsArgument() bool { return s.Name == "sources" }
 
-// Texts returns the texts of a setting that is one text or a list of texts, nil
-// for others.
+// Texts returns the value of a setting of text or texts, nil for other
+// settings.
 func (s *Setting) Texts() []string {
 	switch v := s.Value.(type) {
 	case *string:
@@ -40,8 +42,8 @@ func (s *Setting) Texts() []string {
 	return nil
 }
 
-// label returns how messages call the setting: where its value came from, else
-// its key in a section that has no flags, else its flag.
+// label returns the name of the setting in messages: the source of its value,
+// else its key in a section without flags, else its flag.
 func (s *Setting) label(section string) string {
 	switch {
 	case s.From != "":
@@ -100,7 +102,7 @@ func (s *Setting) set(text string) error {
 	return nil
 }
 
-// put stores v, or returns the message if there is an error.
+// put stores v, or returns a formatted error if err is set.
 func put[T any](dst *T, v T, err error, format, text string) error {
 	if err != nil {
 		return fmt.Errorf(format, text)
@@ -109,7 +111,7 @@ func put[T any](dst *T, v T, err error, format, text string) error {
 	return nil
 }
 
-// setTOML takes the value of a config file, as go-toml decodes it to any.
+// setTOML sets the value from a config file, as decoded by go-toml to any.
 func (s *Setting) setTOML(value any) error {
 	var ok bool
 	var want string
@@ -166,8 +168,8 @@ func stringList(value any) ([]string, bool) {
 	return texts, ok
 }
 
-// overlay overlays s with its environment variable and its flag. An empty
-// variable counts as none.
+// overlays s with its environment variable and its flag. An empty variable
+// counts as unset.
 func (s *Setting) overlay(flags Flags) error {
 	set := func(from, text string) error {
 		s.From = from

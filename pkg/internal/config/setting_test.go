@@ -116,8 +116,8 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// TestReadFileKeepsSecrets breaks a file at every byte: no message may quote
-// the password in it.
+// TestReadFileKeepsSecrets corrupts a file at every byte: no message may quote
+// the password in the file.
 func TestReadFileKeepsSecrets(t *testing.T) {
 	const text = "jbos = 1\n[import-bulk]\nto = [\"postgres://me:SECRET@host/db\"]\nprobe = SECRET\npassword = 'SECRET'\n"
 	for i := range len(text) {
@@ -131,8 +131,8 @@ func TestReadFileKeepsSecrets(t *testing.T) {
 	}
 }
 
-// TestOldKeys: everything that pkg/internal/legacy makes of the files of old tools is a
-// setting.
+// TestOldKeys checks that every key that pkg/internal/legacy derives from files
+// of old tools is a setting.
 func TestOldKeys(t *testing.T) {
 	files, err := filepath.Glob("../legacy/testdata/golden/*.toml")
 	if err != nil || len(files) == 0 {
@@ -149,8 +149,8 @@ func TestOldKeys(t *testing.T) {
 	}
 }
 
-// TestReadsByDefault: the file of services is read by serve, and by the other
-// services if it has a section for them.
+// TestReadsByDefault checks that serve reads the file of services, and that the
+// other services do if it has a section for them.
 func TestReadsByDefault(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {

@@ -36,8 +36,8 @@ func defaultStore() Store {
 	}
 }
 
-// storeActions are the words after store, and the settings that only they
-// know.
+// storeActions are the actions of store, each with the settings that only it
+// accepts.
 var storeActions = []struct {
 	name     string
 	settings []string
@@ -49,7 +49,7 @@ var storeActions = []struct {
 	{"repair", []string{"dry-run", "json"}},
 }
 
-// StoreActions returns the words after store.
+// StoreActions returns the names of the actions of store.
 func StoreActions() []string {
 	var names []string
 	for _, a := range storeActions {
@@ -107,9 +107,9 @@ func (s *Store) settings() []*Setting {
 	}
 }
 
-// Options checks the settings for an action, "" for none, and returns the
-// options of the import that verify compares with. isSet reports whether a flag
-// was given.
+// Options checks the settings for an action (which may be ""), and returns the
+// options of the import with which verify compares. isSet reports whether a
+// flag was given.
 func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
 	if slices.Contains(s.Against, "-") {
 		p.add("against", "cannot be standard input")
@@ -135,7 +135,7 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	return opt
 }
 
-// checkProbe fills in the probe whose logs verify compares.
+// checkProbe sets the probe whose logs verify compares.
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {
@@ -152,7 +152,7 @@ func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	}
 }
 
-// checkAction checks that the settings are those of the action.
+// checkAction checks that no setting of another action is given.
 func (s *Store) checkAction(p *Problems, action string, isSet func(string) bool) {
 	if action == "" {
 		return

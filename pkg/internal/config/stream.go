@@ -97,7 +97,7 @@ func (s *Stream) settings() []*Setting {
 	})
 }
 
-// Options checks the settings and turns them into the options of a stream.
+// Options checks the settings and returns them as options of a stream.
 func (s *Stream) Options(p *Problems) stream.Options {
 	if s.Probe == "" {
 		host, _ := os.Hostname()
@@ -152,7 +152,7 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes that have no certificate.
+// peerProbes returns the probes without certificates.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {
 		addr, name, _ := strings.Cut(text, "=")
@@ -181,9 +181,9 @@ func (s *Stream) checkSources(p *Problems) {
 	}
 }
 
-// CheckFollow returns a usage error if every source of lines is a folder, and
-// none of the folders exists. Next to other sources a missing folder may appear
-// later, as the endpoint of a listener or a broker may.
+// CheckFollow returns a usage error if every source of lines is a folder and
+// none of the folders exists. If there are other sources, a missing folder may
+// appear later, like a client of a listener or a broker.
 func (s *Stream) CheckFollow(follow []stream.Root) error {
 	if len(s.Listen)+len(s.From) > 0 {
 		return nil

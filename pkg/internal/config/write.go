@@ -58,7 +58,8 @@ func write(w io.Writer, sections []Section, commented bool) error {
 // commentWidth is the length of lines of explanations, in bytes.
 const commentWidth = 80
 
-// Sentence returns the usage as a sentence without the marks of the value.
+// Sentence returns the usage as a sentence, without the backquotes around the
+// placeholder.
 func (s *Setting) Sentence() string {
 	text := strings.ReplaceAll(s.Usage, "`", "")
 	return console.UpperFirst(text) + "."

@@ -1,5 +1,5 @@
-// Package console is what a person sees of the program: log lines, errors and
-// progress on stderr, and the texts of numbers, sizes and tables.
+// Package console is the output of the program for people: log lines, errors
+// and progress on stderr, and the formatting of numbers, sizes and tables.
 package console
 
 import (
@@ -29,7 +29,7 @@ type Console struct {
 // New returns a console that writes to w, which is a terminal if tty is set.
 func New(w io.Writer, tty bool) *Console { return &Console{w: w, tty: tty} }
 
-// Terminal reports whether somebody may watch.
+// Terminal reports whether the console is a terminal.
 func (c *Console) Terminal() bool { return c.tty }
 
 // Format sets the format of log lines and errors, and the minimum level of log
@@ -39,10 +39,10 @@ func (c *Console) Format(json bool, level slog.Level) {
 	c.level.Set(level)
 }
 
-// Formatted returns what Format was called with.
+// Formatted returns the last arguments of Format.
 func (c *Console) Formatted() (json bool, level slog.Level) { return c.json, c.level.Level() }
 
-// Quiet leaves out log lines below warnings.
+// Quiet suppresses log lines below warnings.
 func (c *Console) Quiet() { c.level.Set(max(c.level.Level(), slog.LevelWarn)) }
 
 // Write prints whole lines above the progress line.
@@ -55,8 +55,8 @@ func (c *Console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Fail prints the error that ends the process, one line for each that is
-// joined in it, and its hint.
+// Fail prints the error that ends the process, one line for each joined error,
+// and its hint.
 func (c *Console) Fail(err error) {
 	text := err.Error()
 	if hint.IsUsage(err) {
@@ -76,8 +76,8 @@ func (c *Console) Fail(err error) {
 
 var option = regexp.MustCompile("`([a-z]+(?:-[a-z]+)*)`")
 
-// WithFlags returns text with the names of options as flags: packages below
-// know no flags and write `state-dir`, see package hint.
+// WithFlags replaces the names of options in text by flags: packages below know
+// no flags and write `state-dir`, see package hint.
 func WithFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
 
 // Logger returns the logger of the process.
@@ -94,7 +94,7 @@ func (c *Console) Logger() *slog.Logger {
 }
 
 // textHandler writes "tstatrepo: warning: message key=value" without a time:
-// the journal adds its own, and people watch.
+// the journal adds the time, and on a terminal nobody needs it.
 type textHandler struct {
 	con    *Console
 	attrs  string

@@ -48,8 +48,8 @@ hint: do this
 	}
 }
 
-// TestBar: log lines stand on lines of their own, and nothing is left of the
-// bar at the end.
+// TestBar checks that log lines are on separate lines, and that the bar is
+// removed at the end.
 func TestBar(t *testing.T) {
 	var b bytes.Buffer
 	con := New(&b, true)

@@ -15,9 +15,9 @@ type Progress interface {
 	Add(bytes, rows int64)
 }
 
-// Progress returns what shows the progress of a run, and a function that ends
-// it: a bar on a terminal, log lines every interval elsewhere, nil if neither is
-// wanted.
+// Progress returns a display of the progress of a run, and a function that ends
+// it: a bar on a terminal, log lines every interval elsewhere, nil if quiet or
+// interval turns both off.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:
@@ -60,7 +60,7 @@ func (b *barProgress) Total(files int, bytes int64) {
 		progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(200*time.Millisecond),
 		progressbar.OptionClearOnFinish(),
-		// Its goroutine would draw without the lock.
+		// The goroutine of progressbar would draw without the lock.
 		progressbar.OptionSetSpinnerChangeInterval(0),
 	)
 	b.con.clear = func() { _ = b.bar.Clear() }
@@ -80,7 +80,7 @@ func (b *barProgress) Add(bytes, rows int64) {
 	_ = b.bar.Add64(bytes)
 }
 
-// remove takes the bar off the screen; the lock is held.
+// remove removes the bar from the screen; the lock is held.
 func (b *barProgress) remove() {
 	if b.bar != nil {
 		b.con.clear()
@@ -94,7 +94,7 @@ func (b *barProgress) stop() {
 	b.remove()
 }
 
-// logProgress is a log line every interval.
+// logProgress logs the progress every interval.
 type logProgress struct {
 	log                *slog.Logger
 	started            time.Time

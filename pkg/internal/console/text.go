@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// Printable escapes what could control the terminal: names of files and
-// answers of servers are not to be trusted.
+// Printable escapes what could control the terminal, because names of files and
+// responses of servers are untrusted.
 func Printable(s string) string {
 	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
 		return s
@@ -64,8 +64,8 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// Table lays out a table: its first columns, so many as left says, to the
-// left, those of numbers to the right.
+// Table formats a table. The first left columns are left-aligned; the others
+// are right-aligned.
 func Table(table [][]string, left int) string {
 	width := make([]int, len(table[0]))
 	for _, row := range table {
@@ -90,7 +90,8 @@ func Table(table [][]string, left int) string {
 	return b.String()
 }
 
-// WriteJSON prints a result as JSON, with all bytes of names; see losslessjson.
+// WriteJSON prints a result as JSON, and keeps all bytes of names; see
+// losslessjson.
 func WriteJSON(w io.Writer, v any) error {
 	text, err := losslessjson.MarshalIndent(v, "", "  ")
 	if err == nil {

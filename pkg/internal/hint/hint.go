@@ -1,5 +1,4 @@
-// Package hint defines errors that say what the user can do about them, and
-// those that are about wrong usage.
+// Package hint defines errors with a hint for the user, and usage errors.
 //
 // A hint names an option of the program in backquotes, as in
 //
@@ -33,8 +32,8 @@ func Add(err error, hint string) error {
 	return hinted{err, hint}
 }
 
-// Of returns the first hint in the tree of err: what its method Hint returns.
-// It is "" without a hint.
+// Of returns the first hint in the tree of err, or "". A hint is the result of
+// the method Hint.
 func Of(err error) string {
 	var h interface {
 		error
@@ -46,8 +45,7 @@ func Of(err error) string {
 	return ""
 }
 
-// Attrs returns the hint of err as the attributes of a log line; none if err
-// has no hint.
+// Attrs returns the hint of err as attributes of a log line, or nil.
 func Attrs(err error) []any {
 	if h := Of(err); h != "" {
 		return []any{"hint", h}
@@ -55,7 +53,7 @@ func Attrs(err error) []any {
 	return nil
 }
 
-// errUsage is in the tree of every error about wrong usage.
+// errUsage is in the tree of every usage error.
 var errUsage = errors.New("usage")
 
 type usage struct{ error }
@@ -65,10 +63,11 @@ func (e usage) Unwrap() []error { return []error{e.error, errUsage} }
 // Usage returns an error about a wrong argument or setting, with a hint.
 func Usage(reason, hint string) error { return AsUsage(New(reason, hint)) }
 
-// AsUsage marks an error as one about a wrong argument or setting.
+// AsUsage marks an error as a usage error.
 func AsUsage(err error) error { return usage{err} }
 
-// Usagef returns an error about a wrong argument or setting, as fmt.Errorf does.
+// Usagef returns an error about a wrong argument or setting, formatted like
+// fmt.Errorf.
 func Usagef(format string, args ...any) error { return AsUsage(fmt.Errorf(format, args...)) }
 
 // IsUsage reports whether an error is about a wrong argument or setting.

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// DidYouMean suggests the candidate next to word, if one is near or begins with
-// it, as "; did you mean PREFIXCANDIDATE?"; "" if none is.
+// DidYouMean suggests the candidate that is similar to word, or begins with it,
+// as "; did you mean PREFIXCANDIDATE?", or returns "".
 func DidYouMean(word string, candidates []string, prefix string) string {
 	best, least := "", len(word)/3+2
 	for _, c := range candidates {
@@ -27,7 +27,8 @@ func DidYouMean(word string, candidates []string, prefix string) string {
 	return fmt.Sprintf("; did you mean %s%s?", prefix, best)
 }
 
-// distance counts the letters to insert, delete or replace between a and b.
+// distance returns the edit distance of a and b: the number of letters to
+// insert, delete or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

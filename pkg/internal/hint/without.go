@@ -7,11 +7,11 @@ import (
 )
 
 // joined is the type of the errors that errors.Join returns. Other errors with
-// several causes stay whole: without one of the causes their text is wrong.
+// several causes cannot be split: without one of the causes their text would be
+// wrong.
 var joined = reflect.TypeOf(errors.Join(errUsage))
 
-// parts returns the errors that errors.Join has joined; nil if err is not such
-// an error.
+// parts returns the errors that errors.Join has joined, or nil.
 func parts(err error) []error {
 	if reflect.TypeOf(err) != joined {
 		return nil
@@ -19,9 +19,10 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns err without the targets, see errors.Is: of joined errors it
-// keeps those that are not a target, of another error all or nothing. An error
-// that wraps joined errors stays whole if one of these stays.
+// Without returns err without the targets, see errors.Is. Of joined errors it
+// keeps those that are not targets; other errors it keeps or drops as a whole.
+// It also keeps an error that wraps joined errors, if one of those is not a
+// target.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err
@@ -39,7 +40,8 @@ func Without(err error, targets ...error) error {
 	return nil
 }
 
-// holdsMore reports whether err wraps joined errors of which one stays.
+// holdsMore reports whether err wraps joined errors of which one is not a
+// target.
 func holdsMore(err error, targets []error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if parts(err) != nil {

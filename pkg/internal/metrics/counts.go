@@ -5,26 +5,26 @@ import (
 	"time"
 )
 
-// Counts counts events per interval of time, for the last intervals only. It
-// is safe for concurrent use and as cheap as its lock. NewCounts(time.Hour,
-// 24) gives a day by hours; NewCounts(5*time.Second, 60) the last five minutes
-// of something that is fast.
+// Counts counts events per interval of time, for the last intervals only. It is
+// safe for concurrent use and cheap: each call takes one lock.
+// NewCounts(time.Hour, 24) keeps a day by hours; NewCounts(5*time.Second, 60)
+// keeps the last five minutes of frequent events.
 type Counts struct {
 	width time.Duration
 
 	mu    sync.Mutex
-	bins  []int64 // a ring: interval i is at i modulo their number
+	bins  []int64 // a ring: interval i is at i modulo its length
 	first int64   // interval of the first event
 	last  int64   // newest interval
 }
 
 // NewCounts returns counts of n intervals, aligned to multiples of width in
-// UTC. n is 2 at least.
+// UTC. n must be at least 2.
 func NewCounts(width time.Duration, n int) *Counts {
 	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
 }
 
-// Add counts n events at a time. Those older than all intervals do not count.
+// Add counts n events at a time. Events older than all intervals are ignored.
 func (c *Counts) Add(at time.Time, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,16 +38,16 @@ func (c *Counts) Add(at time.Time, n int64) {
 	}
 }
 
-// Values returns the events per interval, oldest first. The last interval is
-// the one that now is in.
+// Values returns the events per interval, oldest first. The last interval
+// contains now.
 func (c *Counts) Values(now time.Time) []int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.values(now)
 }
 
-// Rate returns the events a second in the last two finished intervals, or in
-// the one that goes on if none has finished yet.
+// Rate returns the events per second in the last two finished intervals, or in
+// the current one if none has finished yet.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,8 +70,8 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance makes i an interval that is counted, and clears those that it
-// pushes out.
+// advance makes i a counted interval, and clears the intervals that it
+// replaces.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

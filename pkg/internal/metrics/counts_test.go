@@ -25,15 +25,15 @@ func TestCounts(t *testing.T) {
 	c.Add(at(12), 5)
 	check(c, at(19), 2, 0, 0, 20, 5)
 	check(c, at(20), 1.25, 0, 20, 5, 0)
-	c.Add(at(1), 7) // late, but its interval is there yet
+	c.Add(at(1), 7) // late, but its interval still exists
 	check(c, at(20), 1.6, 0, 27, 5, 0)
-	c.Add(at(-40), 100) // it is not
+	c.Add(at(-40), 100) // too late
 	check(c, at(20), 1.6, 0, 27, 5, 0)
 	check(c, at(45), 0, 5, 0, 0, 0)
 	c.Add(at(1000), 1)
 	check(c, at(1000), 0, 0, 0, 0, 1)
 	check(c, at(5000), 0, 0, 0, 0, 0)
-	// A clock that goes back loses nothing.
+	// A clock that goes back loses no events.
 	c.Add(at(4990), 2)
 	check(c, at(4000), 0.1, 0, 0, 2, 0)
 
@@ -44,7 +44,8 @@ func TestCounts(t *testing.T) {
 	check(d, at(2), 5, 5, 0)
 }
 
-// TestCountsTogether is for the race detector, and loses nothing.
+// TestCountsTogether counts concurrently, for the race detector, and checks the
+// sum.
 func TestCountsTogether(t *testing.T) {
 	c := NewCounts(time.Hour, 8)
 	var wg sync.WaitGroup

@@ -1,5 +1,4 @@
-// Package metrics makes Prometheus metrics from the figures that the handles of
-// other packages keep.
+// Package metrics builds Prometheus metrics from the figures of other packages.
 package metrics
 
 import (
@@ -20,7 +19,7 @@ const maxLabel = 200
 type Metric[T any] struct {
 	name, help string
 	value      func(*T) (v float64, known bool)
-	merge      func(a, b float64) float64 // of values with the same labels
+	merge      func(a, b float64) float64 // combines values with the same labels
 }
 
 // Value is a figure that may be unknown.
@@ -58,7 +57,7 @@ func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	return m
 }
 
-// Table has the metrics of all T, which labels tell apart.
+// Table holds the metrics of all T, which labels distinguish.
 type Table[T any] struct {
 	labels  func(*T) []string
 	metrics []Metric[T]
@@ -66,8 +65,8 @@ type Table[T any] struct {
 }
 
 // New returns a table of metrics whose names begin with tstatrepo_ and prefix.
-// names are those of the labels, whose values the function labels returns. It
-// may leave out the first: that comes with each T then, see Collect.
+// names are the names of the labels; the function labels returns their values.
+// If it returns one value less, the first label comes from Collect.
 func New[T any](prefix string, names []string, labels func(*T) []string, list ...Metric[T]) *Table[T] {
 	t := &Table[T]{labels: labels, metrics: list}
 	for i := range list {
@@ -77,19 +76,20 @@ func New[T any](prefix string, names []string, labels func(*T) []string, list ..
 	return t
 }
 
-// Describe sends what Collect may send.
+// Describe sends the descriptions of all metrics.
 func (t *Table[T]) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range t.descs {
 		ch <- d
 	}
 }
 
-// Of are items with the same first label, "" if the table has all.
+// Of returns items with the same first label; first is "" if labels returns all
+// values.
 func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each are the items of all owners, with a first label of each owner.
+// Each returns the items of all owners, each with the first label of its owner.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {
@@ -103,11 +103,10 @@ func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Se
 	}
 }
 
-// Collect sends the metrics of items, each with its first label, "" if the
-// table has all. Values with the same labels become one, since a metric must
-// not come twice.
+// Collect sends the metrics of items, each with its first label, see Of. It
+// merges values with the same labels, since a metric must be unique.
 func (t *Table[T]) Collect(ch chan<- prometheus.Metric, items iter.Seq2[string, *T]) {
-	// The separator is not in any valid text.
+	// The separator does not occur in valid text.
 	const separator = "\xff"
 	all := make([]map[string]float64, len(t.metrics))
 	for first, item := range items {

@@ -8,12 +8,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Alarm warns once when an operation that is retried starts to fail, and once
-// when it works again. Its zero value is an operation that works.
+// Alarm logs once when a retried operation starts to fail, and once when it
+// works again. The zero Alarm is for an operation that works.
 type Alarm struct{ on bool }
 
 // Set records the result of the last attempt, and reports whether that has
-// changed. A change is logged: as failing with err and its hint, or as again.
+// changed. It logs a change: failing with err and its hint, or again.
 func (a *Alarm) Set(err error, log *slog.Logger, failing, again string) (changed bool) {
 	switch {
 	case err != nil && !a.on:

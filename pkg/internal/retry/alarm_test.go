@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// TestAlarmLogsChangesOnly lets an operation fail twice and work twice: the
-// first of each is logged, the first failure with its hint.
+// TestAlarmLogsChangesOnly makes an operation fail twice and succeed twice.
+// Only the first failure, with its hint, and the first success are logged.
 func TestAlarmLogsChangesOnly(t *testing.T) {
 	var text strings.Builder
 	log := slog.New(slog.NewTextHandler(&text, nil))

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Backoff returns the waits between attempts. Each is twice as long as the
-// one before, up to a maximum, and then shortened at random by up to half:
-// clients that lost a server at the same moment must not return as one.
+// Backoff returns the waits between attempts. Each is twice as long as the one
+// before, up to a maximum. A random part, up to half, is then cut off, so that
+// clients that lost a server at the same moment do not all return at once.
 type Backoff struct{ min, max, next time.Duration }
 
 // New returns a Backoff whose first wait is up to min and whose longest is up
@@ -44,7 +44,7 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	return context.Cause(ctx)
 }
 
-// Policy says which errors are retried and for how long.
+// Policy selects which errors are retried and for how long.
 type Policy struct {
 	// Transient reports whether an error may go away by itself; any other
 	// error ends the attempts.

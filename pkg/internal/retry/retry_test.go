@@ -15,8 +15,8 @@ var errAway, errWrong = errors.New("server is away"), errors.New("wrong password
 
 func isAway(err error) bool { return errors.Is(err, errAway) }
 
-// TestWaitsDoubleUpToTheMaximum takes many first, second, … waits: each lies
-// between half of its nominal length and the whole, and they differ.
+// TestWaitsDoubleUpToTheMaximum repeats the sequence of waits many times: each
+// wait lies between half of its nominal length and the whole, and they differ.
 func TestWaitsDoubleUpToTheMaximum(t *testing.T) {
 	nominal := []time.Duration{100, 200, 400, 800, 1000, 1000, 1000}
 	seen := make([]map[time.Duration]bool, len(nominal))
@@ -117,9 +117,9 @@ func TestDoRetriesTransientErrorsOnly(t *testing.T) {
 	})
 }
 
-// TestDoUsesItsLimitExactly: the last attempt starts when the limit ends, even
-// if the wait before it would be longer, and the limit begins with the first
-// failure, however long that attempt took.
+// TestDoUsesItsLimitExactly checks that the last attempt starts when the limit
+// ends, even if the wait before it would be longer, and that the limit begins
+// with the first failure, however long that attempt took.
 func TestDoUsesItsLimitExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, _, err := attempts(t.Context(), time.Minute, func(n int) error {

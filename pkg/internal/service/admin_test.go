@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/exporter"
 )
 
-// TestExportShowsNewestFolder: an export of logs has the newest folder that the
-// repository has fetched from, and its lag.
+// TestExportShowsNewestFolder checks that an export of logs shows the newest
+// folder that the repository has fetched from, and its lag.
 func TestExportShowsNewestFolder(t *testing.T) {
 	var s admin.State
 	newest := time.Now().Add(-time.Hour)

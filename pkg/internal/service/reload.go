@@ -11,15 +11,15 @@ import (
 // same Shared.
 type Change struct {
 	Options Options
-	// Taken are the keys that differ and that the service takes; Left those
+	// Taken are the changed keys that the service applies; Left are those
 	// that need a restart.
 	Taken, Left []string
 }
 
-// reload takes what can be taken from the changed configuration, and names
-// what cannot. No connection is lost: requests in hand are answered before an
-// endpoint is opened again with other settings. If anything is wrong, all
-// stays as it is.
+// reload applies the changed configuration as far as possible, and logs the
+// keys that need a restart. No connection is lost: an endpoint responds to
+// requests in flight before it is reopened with other settings. If the
+// configuration is invalid, nothing changes.
 func (svc *Service) reload(load func() (*Change, error)) {
 	log, now := svc.opt.Log, &svc.opt.Repository
 	change, err := load()

@@ -1,6 +1,6 @@
-// Package service is the life of a running tstatrepo: the endpoints of the
-// repository and the exporters of a probe, offered at a supervisor and to
-// clients, with a page and metrics, a reload and a clean stop.
+// Package service runs tstatrepo as a service: the endpoints of the repository
+// and the exporters of a probe, registered at a supervisor and open to clients,
+// with a page, metrics, reload and a clean stop.
 package service
 
 import (
@@ -25,59 +25,58 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Shared is what a service has in common with the options of every
-// configuration that it loads.
+// Shared is common to the options of every configuration that a service loads.
 type Shared struct {
 	Log    *slog.Logger
-	Probes *peer.Probes  // that send to us
+	Probes *peer.Probes  // probes that send to this repository
 	Roles  *mplane.Roles // who may use which capability
 
-	recent *admin.Recent // what was logged
+	recent *admin.Recent // recent log messages
 }
 
 // recentNotices is how many errors and warnings the page keeps.
 const recentNotices = 50
 
-// NewShared returns what has its log lines handled by h.
+// NewShared returns a Shared whose log lines go to h.
 func NewShared(h slog.Handler) *Shared {
 	recent := admin.NewRecent(h, recentNotices)
 	return &Shared{Log: slog.New(recent), Probes: new(peer.Probes), Roles: new(mplane.Roles), recent: recent}
 }
 
-// Options say what a service runs.
+// Options selects what a service runs.
 type Options struct {
 	*Shared
 	StateDir string
-	Drain    time.Duration // of what is under way when it stops
+	Drain    time.Duration // for data in flight at a stop
 	Version  string        // of the program, for the page
 
 	Repository repository.Options
-	RRDTo      string            // where points go, for the page
+	RRDTo      string            // destination of points, for the page
 	Probe      *exporter.Options // nil: off
 	Known      []peer.Probe      // become Shared.Probes
 	Allowed    *mplane.Roles     // become Shared.Roles; nil: everybody may use everything
 	Registries *mplane.Registries
-	Supervisor *wire.Dialer // nil: none
-	TLS        peer.TLS     // its certificates, for the page
+	Supervisor *wire.Dialer // may be nil
+	TLS        peer.TLS     // certificates of the service, for the page
 	Clients    []peer.Options
-	Admin      []peer.Options // none: off
+	Admin      []peer.Options // empty: off
 }
 
-// Service is what serve runs.
+// Service is a running serve command.
 type Service struct {
 	started time.Time
 
-	mu  sync.Mutex // of opt.RRDTo, which a reload changes
+	mu  sync.Mutex // guards opt.RRDTo, which a reload changes
 	opt Options
 
 	repo      *repository.Repository
 	exporter  *exporter.Exporter   // nil: off
-	component *component.Component // at the supervisor; nil: none
+	component *component.Component // at the supervisor; may be nil
 	services  []component.Service
-	jobs      []*component.Jobs // of the supervisor, of clients
+	jobs      []*component.Jobs // of the supervisor and of clients
 }
 
-// New returns a service that does not run yet.
+// New returns a service that has not started.
 func New(opt Options) (svc *Service, err error) {
 	svc = &Service{opt: opt, started: time.Now()}
 	opt.Probes.Replace(opt.Known)
@@ -89,9 +88,10 @@ func New(opt Options) (svc *Service, err error) {
 		if svc.exporter, err = exporter.New(*opt.Probe); err != nil {
 			return nil, err
 		}
-		// Supervisors of the RI give a specification to the first capability
-		// that it fulfils. Without System_ID the exporters of a probe and the
-		// endpoints look alike there, and it is the exporters that people run.
+		// Supervisors of the RI assign a specification to the first
+		// capability that it fulfils. Without System_ID they cannot
+		// distinguish the exporters of a probe from the endpoints, and
+		// users run the exporters.
 		svc.services = svc.exporter.Services()
 	}
 	svc.services = append(svc.services, svc.repo.Services()...)
@@ -101,13 +101,13 @@ func New(opt Options) (svc *Service, err error) {
 // Services returns the capabilities that the service offers.
 func (svc *Service) Services() []component.Service { return svc.services }
 
-// grace is how much longer than Options.Drain a stop may take in all.
+// grace is how much longer than Options.Drain a complete stop may take.
 const grace = 10 * time.Second
 
-// Run serves until ctx ends, which is the normal end. A signal of hup reloads
-// the configuration, see Change.
+// Run serves until ctx ends, and returns nil then. A signal on hup reloads the
+// configuration, see Change.
 func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (*Change, error)) error {
-	// Two processes would take each other's specifications and streams.
+	// Two processes would steal each other's specifications and streams.
 	unlock, err := state.Lock(svc.opt.StateDir, "serve")
 	if err != nil {
 		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a separate `state-dir`")
@@ -123,7 +123,7 @@ func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (
 		if err := svc.offer(work, parts); err != nil {
 			parts.Go(func() error { return err })
 		}
-	case <-work.Done(): // an endpoint cannot be opened, or a signal came
+	case <-work.Done(): // an endpoint could not be opened, or a signal arrived
 	}
 	systemd := notifier{svc.opt.Log}
 	if work.Err() == nil {
@@ -161,7 +161,7 @@ func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (
 	}
 }
 
-// parts run concurrently. The first that fails stops all.
+// parts runs functions concurrently. The first that fails stops all.
 type parts struct {
 	stop    func()
 	running sync.WaitGroup
@@ -186,15 +186,15 @@ func (p *parts) Go(run func() error) {
 	})
 }
 
-// err returns the errors of all parts that have ended, in that order.
+// err returns the errors of all ended parts, in the order in which they ended.
 func (p *parts) err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return errors.Join(p.errs...)
 }
 
-// Memory returns what the process should not outgrow, in bytes: what the endpoints may use,
-// and something for the rest.
+// Memory returns the memory in bytes that the process should not exceed: the
+// limits of the endpoints, and an allowance for the rest.
 func (o *Options) Memory() int64 {
 	limit := int64(128 << 20)
 	if logs := o.Repository.Logs; logs != nil {
@@ -206,7 +206,8 @@ func (o *Options) Memory() int64 {
 	return limit
 }
 
-// offer lets others use the services and look at them.
+// offer starts the listeners for clients and the administration, and the
+// component at the supervisor.
 func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	if svc.opt.Supervisor != nil && len(svc.services) > 0 {
 		svc.component, err = component.New(component.Options{
@@ -222,7 +223,7 @@ func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	if len(svc.opt.Clients) > 0 {
 		jobs := component.NewJobs(svc.services, svc.opt.Registries, svc.opt.Roles, component.Limits{}, svc.opt.Log)
 		svc.jobs = append(svc.jobs, jobs)
-		// Clients come for their results.
+		// Clients fetch their results.
 		if err := jobs.Restore(filepath.Join(svc.opt.StateDir, "clients.state"), nil); err != nil {
 			return err
 		}
@@ -235,7 +236,7 @@ func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	return nil
 }
 
-// serveClients serves clients that connect, until ctx ends.
+// serveClients serves clients until ctx ends.
 func (svc *Service) serveClients(ctx context.Context, jobs *component.Jobs) error {
 	listeners, err := peer.ListenAll(svc.opt.Clients, svc.opt.Log)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAllErrorsOfPartsAreReported: the first part that fails stops the others,
-// whose own errors count too.
+// TestAllErrorsOfPartsAreReported checks that the first part that fails stops
+// the others, and that their errors are reported too.
 func TestAllErrorsOfPartsAreReported(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

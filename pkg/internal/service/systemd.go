@@ -7,8 +7,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier tells systemd how a service is, if that wants to know
-// (NOTIFY_SOCKET).
+// notifier notifies systemd of the state of a service, if systemd has set
+// NOTIFY_SOCKET.
 type notifier struct{ log *slog.Logger }
 
 func (n notifier) tell(state string) {
@@ -19,18 +19,18 @@ func (n notifier) tell(state string) {
 
 func (n notifier) ready() { n.tell(daemon.SdNotifyReady) }
 
-// reloading tells the time too: systemd takes for old what came before.
+// reloading includes the time: systemd ignores notifications from before it.
 func (n notifier) reloading() {
 	n.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
 func (n notifier) stopping() { n.tell(daemon.SdNotifyStopping) }
 
-// alive is to be told every watchdog.
+// alive must be called on every tick of watchdog.
 func (n notifier) alive() { n.tell(daemon.SdNotifyWatchdog) }
 
-// watchdog returns a channel that says when alive is to be told: twice as
-// often as systemd wants it (WatchdogSec). nil: never.
+// watchdog returns a channel that ticks twice as often as systemd expects alive
+// (WatchdogSec), or nil if systemd expects none.
 func (n notifier) watchdog() <-chan time.Time {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 // ErrLocked is wrapped by the error of Lock when another process has the lock.
 var ErrLocked = errors.New("locked")
 
-// Lock takes the lock of a key, any text, in the folder "locks" of the state
-// folder dir, so that a slow job is not overtaken by its next run. It does not
-// wait. The kernel frees the locks of a process that dies.
+// Lock locks a key, any text, in the folder "locks" of the state folder dir, so
+// that the next run does not overtake a slow job. It does not wait. The kernel
+// frees the locks of a process that dies.
 func Lock(dir, key string) (unlock func(), err error) {
 	dir = filepath.Join(dir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -25,7 +25,8 @@ func Lock(dir, key string) (unlock func(), err error) {
 	}
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
-	// A link that somebody else made must not have another file truncated.
+	// O_NOFOLLOW, so that a link made by somebody else cannot make us
+	// truncate another file.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return nil, folderError(err)
@@ -35,7 +36,7 @@ func Lock(dir, key string) (unlock func(), err error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, folderError(fmt.Errorf("lock %s: %w", path, err))
 		}
-		holder, _ := os.ReadFile(path) // who it is only helps
+		holder, _ := os.ReadFile(path) // the holder is only informative
 		return nil, fmt.Errorf("%w by another run (%s)", ErrLocked, strings.TrimSpace(string(holder)))
 	}
 	f.Truncate(0)

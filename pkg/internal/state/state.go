@@ -1,5 +1,5 @@
-// Package state keeps what a command must remember between its runs: files
-// that are whole or absent whatever happens, and locks that the kernel frees.
+// Package state stores what a command must remember between runs: files that
+// are whole or absent after any crash, and locks that the kernel frees.
 package state
 
 import (
@@ -20,8 +20,8 @@ import (
 // format number and the SHA-256 of what follows.
 const banner = "tstatrepo-state"
 
-// escaped ends the first line of files whose names are escaped as losslessjson
-// does. Older versions wrote them as they are.
+// escaped ends the first line of files with names escaped like in losslessjson.
+// Older versions did not escape names.
 const escaped = "escaped"
 
 // ErrNewer is wrapped by the error of CheckFormat.
@@ -29,8 +29,8 @@ var ErrNewer = errors.New("a newer version wrote it")
 
 // CheckFormat returns an error if the file at path has a format number above
 // known, the newest that this version reads. Every file that the program writes
-// for itself carries a format number, and its reader calls CheckFormat: to read
-// a part of what a newer version means could lose or repeat data.
+// for itself carries a format number, and its reader calls CheckFormat: reading
+// a newer format in part could lose or repeat data.
 func CheckFormat(path string, found, known int) error {
 	if found <= known {
 		return nil
@@ -40,9 +40,9 @@ func CheckFormat(path string, found, known int) error {
 }
 
 // Load reads the state that Save wrote to path into v. The error is
-// fs.ErrNotExist only if it does not exist: a file that is damaged or of another
-// format is never taken for an absent one, since starting from zero would do
-// everything again.
+// fs.ErrNotExist only if the file does not exist. A file that is damaged or has
+// another format is never treated as absent, since starting from zero would
+// repeat all work.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -87,8 +87,9 @@ func unusable(path, reason, advice string) error {
 	return hint.New("state file "+path+": "+reason, advice)
 }
 
-// Save replaces the state in path, at once and durably, by v as JSON. It makes
-// the folder if it does not exist. Of two that save at once, the later wins.
+// Save replaces the state in path by v as JSON, atomically and durably. It
+// creates the folder if it does not exist. Of two concurrent saves, the later
+// wins.
 func Save(path string, format int, v any) error {
 	body, err := losslessjson.Marshal(v)
 	if err != nil {
@@ -108,8 +109,8 @@ func Save(path string, format int, v any) error {
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
-// Absolute returns path made absolute, with its links resolved where it
-// exists: two names of one folder are to share their state.
+// Absolute returns path made absolute, with links resolved if it exists: two
+// names of one folder must share their state.
 func Absolute(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -122,7 +123,7 @@ func Absolute(path string) (string, error) {
 	return real, err
 }
 
-// folderError is about a state folder that cannot be used.
+// folderError adds a hint to the error of an unusable state folder.
 func folderError(err error) error {
 	return hint.Add(fmt.Errorf("state folder: %w", err), "name a folder that can be written with `state-dir`")
 }

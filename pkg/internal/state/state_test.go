@@ -39,7 +39,7 @@ func TestSaveLoad(t *testing.T) {
 }
 
 // TestPowerCut checks that a state in a new folder is durable when Save has
-// returned, also if Lock has created the folder.
+// returned, even if Lock has created the folder.
 func TestPowerCut(t *testing.T) {
 	dir := t.TempDir()
 	disk := durabletest.Record(t, dir)
@@ -59,8 +59,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestNamesNotUTF8: names come back as they were, also those with backslashes
-// that an older version wrote.
+// TestNamesNotUTF8 checks that names are restored exactly, including names with
+// backslashes that an older version wrote.
 func TestNamesNotUTF8(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	for _, name := range []string{"caf\xe9", `a\x41`} {
@@ -82,7 +82,7 @@ func TestNamesNotUTF8(t *testing.T) {
 	}
 }
 
-// TestDamage: no change of a byte and no cut goes unnoticed.
+// TestDamage checks that any changed byte and any truncation is detected.
 func TestDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	if err := Save(path, 7, counts{map[string]int64{"log": 42}}); err != nil {
@@ -160,8 +160,8 @@ func TestLock(t *testing.T) {
 	again()
 }
 
-// TestModes: only user and group read states and locks, and a lock is not a
-// link: its target would be truncated.
+// TestModes checks that only user and group can read states and locks, and that
+// Lock does not follow a link, whose target it would truncate.
 func TestModes(t *testing.T) {
 	dir := t.TempDir()
 	if err := Save(filepath.Join(dir, "state"), 1, counts{}); err != nil {

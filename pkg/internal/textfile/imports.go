@@ -15,16 +15,16 @@ const (
 	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
 )
 
-// Run is an import and what came of it; Summary may be nil.
+// Run is an import and its result; Summary may be nil.
 type Run struct {
 	Summary *bulk.Summary
 	Failure error
 	Ended   time.Time
 }
 
-// WriteImports replaces f by metrics of the runs, by probe, and of what was done
-// to the stores beside. Alert on the age of the last success: it survives failed
-// runs and shows runs that never start.
+// WriteImports replaces f by metrics of the runs, by probe, and of the upkeep
+// of the stores. Alert on the age of the last success: it survives failed runs
+// and reveals runs that never start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
@@ -97,7 +97,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	return f.Write(reg)
 }
 
-// ByProbe puts the runs of a probe's streams together.
+// ByProbe merges the runs of each probe's streams.
 func ByProbe(runs map[string]Run) map[string]Run {
 	probes := map[string]Run{}
 	for _, r := range runs {

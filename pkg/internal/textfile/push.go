@@ -10,7 +10,7 @@ import (
 
 const pushMetricPrefix = "tstatrepo_rrd_push_"
 
-// WritePush replaces f by metrics of the push that ended with sum, which may be
+// WritePush replaces f by metrics of a push that ended with sum, which may be
 // nil, and failure.
 func (f File) WritePush(probe string, sum *rrdpush.Summary, failure error, now time.Time) error {
 	reg := prometheus.NewRegistry()

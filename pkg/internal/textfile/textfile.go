@@ -1,5 +1,5 @@
-// Package textfile writes metrics for the textfile collector of node_exporter:
-// those of commands that are not scraped.
+// Package textfile writes metrics of commands that are not scraped, for the
+// textfile collector of node_exporter.
 package textfile
 
 import (
@@ -18,7 +18,7 @@ type File struct {
 	Version string // of the program
 }
 
-// Write adds the version to reg and replaces f by all of it.
+// Write adds the version to reg and replaces f by the metrics of reg.
 func (f File) Write(reg *prometheus.Registry) error {
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
 	reg.MustRegister(build)
@@ -29,8 +29,8 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the time of the last success that f has as the value of
-// metric, or 0.
+// formerSuccess returns the value of metric in f, the time of the last success,
+// or 0.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 )
 
-// TestMetricsOfStreams: streams of one probe are summed up.
+// TestMetricsOfStreams checks that the streams of one probe are summed up.
 func TestMetricsOfStreams(t *testing.T) {
 	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
 	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
@@ -41,7 +41,7 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
-	// A failure before any success does not invent one.
+	// A failure before any success writes no success.
 	if err := f.WriteImports(map[string]Run{"turin": {nil, errors.New("x"), now}}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// sampleSummary is what two imported types came to.
+// sampleSummary returns the summary of an import of two types.
 func sampleSummary() *bulk.Summary {
 	return &bulk.Summary{
 		Types: []*bulk.TypeSummary{
