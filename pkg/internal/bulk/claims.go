@@ -20,12 +20,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// DefaultClaimTime is the default of Options.ClaimTime. A slow server must not
-// let claims expire, and what a dead importer has claimed has to wait for it.
+// DefaultClaimTime is the default of Options.ClaimTime. It must be long enough
+// for a slow server to renew claims. But files claimed by an importer that died
+// wait that long.
 const DefaultClaimTime = 2 * time.Minute
 
-// Bounds of what is claimed at once: little, so that several importers share
-// the work evenly up to the end, but more than one if files are tiny.
+// Bounds of the files claimed at once: few, so that several importers share the
+// work evenly to the end, but more than one if files are tiny.
 const (
 	claimFiles = 32
 	claimBytes = 8 << 20 // on disk
@@ -36,28 +37,28 @@ const (
 const (
 	minClaimWait  = 20 * time.Millisecond
 	maxClaimWait  = 5 * time.Second
-	tellClaimWait = 2 * time.Second // a shorter one is not worth a message
+	tellClaimWait = 2 * time.Second // shorter waits are not reported
 )
 
 // releaseTime bounds how long the end of a pass waits to release claims: they
 // expire anyway.
 const releaseTime = 3 * time.Second
 
-// claims hands out the files of a pass to its workers. Where stores are shared
-// by several importers, it claims them before: in all these stores or not at
-// all. A store that is unavailable is not asked, since claims only avoid duplicate
-// work: Commit guarantees that each file is stored once.
+// claims hands out the files of a pass to its workers. If several importers
+// share stores, it first claims the files: in all these stores or not at all.
+// It skips unavailable stores, since claims only avoid duplicate work: Commit
+// guarantees that each file is stored once.
 type claims struct {
 	*run
 	share bool // with other importers
 
-	// mu is held while stores are asked, so that no claim is renewed while it
-	// is released.
+	// mu is held during requests to stores, so that no claim is renewed
+	// while it is released.
 	mu     sync.Mutex
 	todo   [][]*task          // not claimed yet
 	ready  [][]*task          // claimed, not handed out yet
 	others [][]*task          // claimed by other importers
-	held   map[store.Key]bool // claimed, perhaps
+	held   map[store.Key]bool // claimed, or perhaps claimed
 	done   []store.Key        // to release
 
 	stop func() // ends the renewal
@@ -69,8 +70,8 @@ type claimer struct {
 	store.Claimer
 }
 
-// claimers returns those that are available, in the order of their names: two
-// importers do not block each other.
+// claimers returns the available shared stores, in the order of their names, so
+// that two importers do not block each other.
 func (r *run) claimers() (shared []claimer) {
 	for _, d := range r.available(r.takes) {
 		st, _ := d.store()
@@ -82,7 +83,7 @@ func (r *run) claimers() (shared []claimer) {
 	return shared
 }
 
-// Claims of a state folder have an owner with its number.
+// Owners of claims of a state folder are numbered.
 const (
 	importerFile   = "importer"
 	importerFormat = 1
@@ -109,7 +110,7 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
 }
 
-// newClaims returns claims that hold nothing. close ends them.
+// newClaims returns claims without files. close ends them.
 func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
 	if r.opt.DryRun || len(r.claimers()) == 0 {
@@ -143,7 +144,7 @@ func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	return c, nil
 }
 
-// close releases everything, also after an error or an interrupt.
+// close releases all claims, even after an error or an interrupt.
 func (c *claims) close(ctx context.Context) {
 	c.stop()
 	c.mu.Lock()
@@ -186,15 +187,15 @@ func (c *claims) next(ctx context.Context) ([]*task, error) {
 	return g, nil
 }
 
-// finished says that a group that next returned is done with. Its claim is
-// released with others.
+// finished marks a group returned by next as finished. Its claim is released
+// later, together with others.
 func (c *claims) finished(g []*task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drop(g[0].key)
 }
 
-// drop makes a key one to release; the lock is held.
+// drop marks a key for release; the lock is held.
 func (c *claims) drop(k store.Key) {
 	if c.held[k] {
 		delete(c.held, k)
@@ -202,7 +203,7 @@ func (c *claims) drop(k store.Key) {
 	}
 }
 
-// left returns the files that other importers have claimed, and forgets them.
+// left removes and returns the files that other importers have claimed.
 func (c *claims) left() []*task {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,9 +212,9 @@ func (c *claims) left() []*task {
 	return tasks
 }
 
-// claimNext claims the next files and looks again whether they are stored:
-// another importer may have done that before it let go of them. The lock is
-// held.
+// claimNext claims the next files and checks again whether they are stored:
+// another importer may have stored them before it released its claim. The lock
+// is held.
 func (c *claims) claimNext(ctx context.Context) error {
 	c.release(ctx)
 	var batch [][]*task
@@ -261,14 +262,14 @@ func (c *claims) claimNext(ctx context.Context) error {
 	return nil
 }
 
-// claimable reports whether files can be claimed: their key has to be known,
-// and they have to be there later too.
+// claimable reports whether files can be claimed: their key must be known, and
+// they must still be there in a later pass.
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
 // claim claims those of the keys that no other importer holds in any available
 // store. Without such a store it returns all keys. The lock is held.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
-	for _, k := range keys { // also what a call that fails may have claimed
+	for _, k := range keys { // a failed call may have claimed keys too
 		c.held[k] = true
 	}
 	got := setOf(keys)
@@ -293,12 +294,12 @@ func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]boo
 		case got[k]:
 		case len(shared) == 1:
 			delete(c.held, k)
-		default: // one of the stores may have granted it
+		default: // one of the stores may have granted the claim
 			c.drop(k)
 		}
 	}
 	if len(shared) > 1 {
-		c.release(ctx) // at once: others may wait for just these
+		c.release(ctx) // at once: others may wait for these files
 	}
 	return got, nil
 }
@@ -344,9 +345,10 @@ func (c *claims) release(ctx context.Context) {
 	}
 }
 
-// renew renews all claims. Files whose claim was lost, because a server or
-// this process stood still for too long, are left to their new owners if they
-// are not begun; of the others Commit sees to it that they are stored once.
+// renew renews all claims. A claim may be lost if a server or this process was
+// suspended for too long. Files with lost claims go to their new owners if
+// their import has not started; otherwise Commit guarantees that they are
+// stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -419,9 +421,9 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 	return c.left(), context.Cause(ctx)
 }
 
-// workAll imports files. Without Follow it waits for those that other
-// importers have claimed, until they are stored, or claimed by us: a claim
-// expires if its owner is dead.
+// workAll imports files. Without Follow it also waits for files claimed by
+// other importers, until the files are stored, or until their claims expire
+// because the owner died.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c, err := r.newClaims(ctx)
 	if err != nil {
@@ -460,7 +462,7 @@ func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 }
 
 // noteClaimed counts the files that the pass left to other importers, and
-// remembers them for the next.
+// records them for the next pass.
 func (r *run) noteClaimed(tasks []*task) {
 	r.claimed = map[store.Key]bool{}
 	for _, t := range tasks {

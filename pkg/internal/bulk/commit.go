@@ -22,7 +22,7 @@ func (im *fileImport) commit(typed bool) error {
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
 	}
 	if !typed {
-		im.idle() // what is left is to wait for the disk
+		im.idle() // the rest only waits for the disk
 	}
 	for _, g := range im.targets {
 		if g.tx == nil {
@@ -74,7 +74,7 @@ func (im *fileImport) commit(typed bool) error {
 	})
 	if commits == 0 {
 		if im.left() {
-			im.skip(t) // another import stored it meanwhile
+			im.skip(t) // another import has stored it meanwhile
 		}
 		return nil
 	}
@@ -103,7 +103,7 @@ func (im *fileImport) commit(typed bool) error {
 	return nil
 }
 
-// warn reports what was stored other than a new log or one that has grown.
+// warn reports a commit other than of a new or grown log.
 func (im *fileImport) warn(s store.Store, rel relation) {
 	t := im.task
 	switch {
@@ -117,8 +117,8 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	}
 }
 
-// replaced is relate, or what Options.Replace makes of it: all records of the
-// file go that were there when the run started.
+// replaced is relate, modified by Options.Replace: the file replaces all its
+// records that existed when the run started.
 func (im *fileImport) replaced(index int, t text) relation {
 	if !im.opt.Replace {
 		return im.relate(index, t)

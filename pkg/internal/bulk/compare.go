@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// marks are the lengths of the stored texts of the key.
+// marks returns the lengths of the stored texts of the key.
 func (im *fileImport) marks() []int64 {
 	var m []int64
 	for _, rs := range im.task.records {
@@ -21,8 +21,9 @@ func (im *fileImport) marks() []int64 {
 	return slices.Compact(m)
 }
 
-// compare reads the file and finds the stores that have its text; their
-// records learn how the file looks now. done means that all have it.
+// compare reads the file and finds the stores that have its text. It updates
+// their records to the present state of the file. done reports whether all
+// stores have the text.
 func (im *fileImport) compare() (done bool, err error) {
 	t := im.task
 	if im.opt.Replace {
@@ -77,7 +78,7 @@ func (im *fileImport) compare() (done bool, err error) {
 }
 
 // isOfOther reports whether a record of the text describes another file that
-// is still there as it says: of two copies of a log, one is enough.
+// still exists unchanged: one of two copies of a log is enough.
 func (im *fileImport) isOfOther(rec *store.Record) bool {
 	if rec.Path == im.task.path {
 		return false
@@ -86,11 +87,11 @@ func (im *fileImport) isOfOther(rec *store.Record) bool {
 	return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
 }
 
-// headSize is how much of a file is read to tell it from those of other Tstat
-// processes.
+// headSize is how much of a file is read to distinguish it from files of other
+// Tstat processes, in bytes.
 const headSize = 64 << 10
 
-// readHead returns the head of the file's text, as far as it is needed.
+// readHead returns the head of the file's text, up to headSize.
 func (im *fileImport) readHead() (string, error) {
 	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), tstat.ReaderOptions{})
 	if err := im.rd.Drain(); err != nil {

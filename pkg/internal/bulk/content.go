@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// checkDamage refuses a compressed file that is damaged: any of its rows may
-// be wrong, and another copy of it may be whole.
+// checkDamage rejects a damaged compressed file: any of its rows may be wrong,
+// and an intact copy may exist elsewhere.
 func (im *fileImport) checkDamage() error {
 	if err := im.rd.Damage(); err != nil && !im.opt.AcceptDamaged {
 		return hint.Add(fmt.Errorf("%w: %w", errDamaged, err), "fetch the file again; `accept-damaged` stores its good part")
@@ -19,8 +19,8 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// spare reports a damaged file whose whole text is stored: that is kept. It is
-// an error unless damaged files are accepted.
+// spare reports that a damaged file does not replace its whole text, which is
+// stored. This is an error unless damaged files are accepted.
 func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err
@@ -30,14 +30,14 @@ func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
 	return nil
 }
 
-// isAboutContent reports whether an error says that no store may have the file
-// as it is.
+// isAboutContent reports whether an error means that no store may accept the
+// file in its present state.
 func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
-// checkRows refuses a file with too many rejects, or with text but no row.
+// checkRows rejects a file with too many rejects, or with text but no row.
 func (im *fileImport) checkRows() error {
 	c := im.rd.Counts()
-	rejected := int64(0) // by the store that rejected the most
+	rejected := int64(0) // in the store that rejected most
 	for _, g := range im.targets {
 		if g.err == nil {
 			rejected = max(rejected, g.rejected)
@@ -54,7 +54,7 @@ func (im *fileImport) checkRows() error {
 	return nil
 }
 
-// noRows is about a file with text, but without a row.
+// noRows returns the error for a file with text but no row.
 func noRows(rejects, lines int64) error {
 	const remove = "remove the file, or leave it out with `exclude`"
 	if rejects == 0 {
@@ -63,7 +63,7 @@ func noRows(rejects, lines int64) error {
 	return hint.New(fmt.Sprintf("none of %d lines is a row: file not stored", lines), "the reject file says why; "+remove)
 }
 
-// warnTruncated says that the end of a compressed file is missing, unless
+// warnTruncated reports that the end of a compressed file is missing, unless
 // Tstat may still write it.
 func (im *fileImport) warnTruncated() {
 	if im.rd.Truncated() && !im.task.growing {

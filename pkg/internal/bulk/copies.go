@@ -13,8 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// maxCopies bounds the files that copies remembers. The others are read in each
-// run.
+// maxCopies limits the files in copies. Any others are read in each run.
 const maxCopies = 100_000
 
 // copiesFormat is the format number of the state file of copies.
@@ -24,16 +23,16 @@ const copiesFormat = 1
 // copies of stored logs. Such a file has no record in the store: without this
 // state, every run would read it again.
 type copies struct {
-	path string // of the state file; "": nothing is remembered
-	part bool   // the run does not see all files, so it forgets none
+	path string // of the state file; "" disables copies
+	part bool   // the run sees only part of the files, so it keeps the entries of others
 
 	mu    sync.Mutex
-	known map[string]bool // as the last run left them
+	known map[string]bool // from the last run
 	seen  map[string]bool // in this run
 }
 
-// loadCopies reads what the last run left. Without that, or if it is damaged,
-// the files are read again.
+// loadCopies loads the state of the last run. If it is missing or damaged, the
+// files are read again.
 func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	if path == "" {
@@ -59,7 +58,7 @@ func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// find returns the record of which a file is a copy, as far as is known.
+// find returns the record of which a file is a known copy, or nil.
 func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +82,7 @@ func (c *copies) add(t *task, to fmt.Stringer, rec *store.Record) {
 	}
 }
 
-// save replaces what the last run left by what this one has seen.
+// save replaces the state of the last run by the copies seen in this one.
 func (c *copies) save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -16,15 +16,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Stores are independent of each other. A store that fails for a reason that
-// may pass is unavailable until it answers again; meanwhile files go into the
-// others. Each file that a store lacks at the end of a pass is imported in the
-// next one, since the store has no record of it.
+// Stores are independent of each other. A store with a transient failure is
+// unavailable until it responds again; meanwhile files go into the others. A
+// file that a store lacks at the end of a pass has no record there, so the next
+// pass imports it.
 
 // Destination is a store that a run may have to wait for.
 type Destination interface {
-	// Open returns the store, and opens it unless an earlier call has. An error
-	// that wraps store.ErrUnavailable may pass.
+	// Open returns the store, and opens it on the first call. An error that
+	// wraps store.ErrUnavailable is transient.
 	Open(ctx context.Context) (store.Store, error)
 	// String is the URL of the store without secrets.
 	String() string
@@ -43,13 +43,14 @@ type opened struct{ store.Store }
 
 func (o opened) Open(context.Context) (store.Store, error) { return o.Store, nil }
 
-// StoreSummary is what a run did to one of its stores.
+// StoreSummary is the result of a run for one of its stores.
 type StoreSummary struct {
 	Store string `json:"store"` // URL without secrets
 	Files int64  `json:"files"` // stored
 	Rows  int64  `json:"rows"`  // stored
-	// Behind counts the files that the store lacked after the last pass, because
-	// it was unavailable; Oldest is the folder time of the first of them.
+	// Behind counts the files that the store lacked after the last pass,
+	// because it was unavailable; Oldest is the earliest of their folder
+	// times.
 	Behind int64     `json:"behind"`
 	Oldest time.Time `json:"oldest_behind,omitzero"`
 	// Last is the folder time of the newest file that the store has.
@@ -76,11 +77,11 @@ type dest struct {
 	mu     sync.Mutex
 	st     store.Store // nil until it is opened
 	down   bool        // it is unavailable
-	err    error       // the last failure since the last success
-	since  time.Time   // of the first failure since then
+	err    error       // the last failure; nil after a success
+	since  time.Time   // of the first failure after the last success
 	wait   *retry.Backoff
 	sum    StoreSummary
-	behind StoreSummary // Behind and Oldest of the pass under way
+	behind StoreSummary // Behind and Oldest of the current pass
 }
 
 // storeSet is a set of stores by their index.
@@ -91,7 +92,7 @@ const maxStores = 64
 func (s storeSet) has(d *dest) bool { return s&(1<<d.index) != 0 }
 func (s *storeSet) add(d *dest)     { *s |= 1 << d.index }
 
-// store returns the store, or why it is unavailable.
+// store returns the store, or the reason why it is unavailable.
 func (d *dest) store() (store.Store, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -101,8 +102,8 @@ func (d *dest) store() (store.Store, error) {
 	return d.st, nil
 }
 
-// accepts reports whether the store accepts a task's file. A store that is not
-// open yet is assumed to accept every known log type.
+// accepts reports whether the store accepts a task's file. A store that has not
+// been opened is assumed to accept every known log type.
 func (d *dest) accepts(t *task) bool {
 	d.mu.Lock()
 	st := d.st
@@ -113,7 +114,7 @@ func (d *dest) accepts(t *task) bool {
 	return st.Accepts(t.info())
 }
 
-// committed counts a file that the store took. It reports whether that was the
+// committed counts a file that was stored. It reports whether that was the
 // first success after a failure.
 func (d *dest) committed(r *store.Record) (again bool) {
 	d.has(r.Time)
@@ -124,7 +125,8 @@ func (d *dest) committed(r *store.Record) (again bool) {
 	return d.recovered()
 }
 
-// recovered forgets failures unless the store is unavailable; the lock is held.
+// recovered clears the failure unless the store is unavailable; the lock is
+// held.
 func (d *dest) recovered() bool {
 	if d.down || d.err == nil {
 		return false
@@ -161,12 +163,12 @@ func (d *dest) summary() StoreSummary {
 	s.Store = d.String()
 	s.Unopened = d.st == nil
 	if d.down {
-		s.Error = strings.TrimPrefix(d.err.Error(), "open "+s.Store+": ") // Store has the name
+		s.Error = strings.TrimPrefix(d.err.Error(), "open "+s.Store+": ") // Store has the name already
 	}
 	return s
 }
 
-// openStores opens all stores at once. The error is one that does not pass.
+// openStores opens all stores concurrently. Only permanent errors are returned.
 func (r *run) openStores(ctx context.Context) error {
 	errs := make([]error, len(r.dests))
 	var wg sync.WaitGroup
@@ -227,7 +229,7 @@ const (
 	maxRetry = 15 * time.Second
 )
 
-// markUnavailable makes a store unavailable until it answers again.
+// markUnavailable makes a store unavailable until it responds again.
 func (r *run) markUnavailable(d *dest, err error) {
 	d.mu.Lock()
 	was, first := d.down, d.err == nil
@@ -248,15 +250,15 @@ func (r *run) markUnavailable(d *dest, err error) {
 	switch {
 	case len(r.dests) > 1:
 		r.log.Warn("store unavailable, importing into the others", "store", d.String(), "err", err)
-	case r.opt.RetryTimeout == math.MaxInt64: // without end
+	case r.opt.RetryTimeout == math.MaxInt64: // without limit
 		r.log.Warn("will try again", "err", err)
 	case r.opt.RetryTimeout > 0:
 		r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
 	}
 }
 
-// probe retries an unavailable store until it answers or the run ends. After the
-// first failure it retries at once: a deadlock is over by then.
+// probe retries an unavailable store until it responds or the run ends. With
+// atOnce the first attempt is immediate: a deadlock has already been resolved.
 func (r *run) probe(d *dest, atOnce bool) {
 	for ; ; atOnce = false {
 		d.mu.Lock()
@@ -272,7 +274,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 			err = fmt.Errorf("%s: %w", d, err)
 		}
 		if r.ctx.Err() != nil {
-			return // the error, if any, is that of the stop
+			return // any error comes from the stop
 		}
 		permanent := err != nil && !errors.Is(err, store.ErrTransient)
 		d.mu.Lock()
@@ -282,7 +284,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 			d.down = false
 		case errors.Is(err, store.ErrUnavailable):
 			d.err = err
-		default: // files still go into the others
+		default: // files still go into the other stores
 			d.err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
 		d.mu.Unlock()
@@ -297,7 +299,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 	}
 }
 
-// wake wakes up everything that waits for a store.
+// wake wakes all goroutines that wait for a store.
 func (r *run) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -305,11 +307,11 @@ func (r *run) wake() {
 	r.changed = make(chan struct{})
 }
 
-// probeKeys make a store answer. It has no record of them.
+// probeKeys are looked up to test a store. No record has them.
 var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
 
-// await waits until one of the stores in a set is available. The error says why
-// none is within Options.RetryTimeout.
+// await waits until one of the stores in a set is available. If none is within
+// Options.RetryTimeout, it returns the reasons.
 func (r *run) await(ctx context.Context, set storeSet) error {
 	for {
 		changed := r.changes()
@@ -326,7 +328,7 @@ func (r *run) await(ctx context.Context, set storeSet) error {
 			switch {
 			case err == nil:
 				return nil
-			case !errors.Is(err, store.ErrTransient): // like a full disk
+			case !errors.Is(err, store.ErrTransient): // for example a full disk
 			case until > 0 && !down:
 				return nil
 			default:
@@ -367,8 +369,8 @@ func (r *run) available(set storeSet) (list []*dest) {
 	return list
 }
 
-// lookup returns the records of keys by store and key. The map of a store that
-// is unavailable is nil. If all are, there is an error.
+// lookup returns the records of keys by store and key. The map of an
+// unavailable store is nil. lookup fails if all stores are unavailable.
 func (r *run) lookup(ctx context.Context, keys []store.Key) ([]map[store.Key][]store.Record, error) {
 	found := make([]map[store.Key][]store.Record, len(r.dests))
 	var down []error
@@ -416,7 +418,8 @@ func (r *run) behind() (set storeSet) {
 	return set
 }
 
-// behindError is about the stores that lack files at the end of a pass.
+// behindError returns an error that names the stores that lack files at the end
+// of a pass, or nil.
 func (r *run) behindError() error {
 	var errs []error
 	for _, d := range r.dests {

@@ -21,9 +21,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports one file into every store that lacks it. It starts again if
+// importFile imports one file into every store that lacks it. It restarts if
 // another import stores the same file meanwhile, if a later header of the file
-// adds columns, if a store asks for it, and while no store is available.
+// adds columns, if a store requires it, and while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -47,12 +47,12 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 	}
 }
 
-// maxTries bounds how often a file is started because of another import, of
-// columns that only a later header adds, or of a store.
+// maxTries limits how often the import of a file is restarted because of
+// another import, new columns in a later header, or a store.
 const maxTries = 16
 
-// tryFile reads a file into every available store that lacks it. A panic
-// about one file does not stop the import of others.
+// tryFile reads a file into every available store that lacks it. A panic in the
+// import of one file does not stop the others.
 func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -70,7 +70,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	defer place.close()
 	var file *Content
 	if !t.stdin {
-		// A slow peer must not hold a place until it answers.
+		// While a slow peer opens the file, the place is free for
+		// others.
 		if file, err = t.open(ctx); errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
@@ -79,7 +80,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			return err
 		}
 		defer file.Close()
-		// From here on the file is the open one, whatever its name means now.
+		// From here on the file is the open one, even if its name is
+		// reused.
 		t.size, t.mtime = file.Size, file.ModTime
 		if t.remote != nil {
 			file.ReadSeekCloser = newPeerFile(ctx, file.ReadSeekCloser, place)
@@ -94,7 +96,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	}
-	var silent storeSet // stores that cannot say what other probes have
+	var silent storeSet // stores that cannot list the logs of other probes
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
 			return err
@@ -118,7 +120,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		return nil
 	}
 	if !t.stdin {
-		// Often the same text, moved or compressed: reading is enough.
+		// Often it is the same text, moved or compressed: then reading
+		// is enough.
 		if done, err := im.compare(); done || err != nil {
 			return err
 		}
@@ -137,12 +140,13 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		err = errors.Join(err, im.read(nil, true)) // a file that is not a log can be copied
 	}
 	if !im.left() {
-		err = nil // the failures say why
+		err = nil // the failures explain why
 	}
 	return errors.Join(err, im.failures())
 }
 
-// reject is a line that was rejected, by a store or, with -1, the reader.
+// reject identifies a line that was rejected, by the store with this index or,
+// with -1, by the reader.
 type reject struct {
 	by   int
 	line int64
@@ -165,8 +169,8 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 	}
 }
 
-// interruptible returns a reader of in that ends with ctx, also while in has
-// nothing to read.
+// interruptible returns a reader of in that fails when ctx ends, even while in
+// blocks.
 func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
@@ -178,8 +182,8 @@ func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	return pr
 }
 
-// peekSize is how much of a file outside a log folder is looked at for the
-// time of its first row.
+// peekSize is how much of a file outside a log folder is searched for the time
+// of its first row, in bytes.
 const peekSize = 1 << 20
 
 func (r *run) vanished(t *task) {
@@ -195,19 +199,20 @@ type fileImport struct {
 	rd      *tstat.Reader
 	file    *Content      // nil for standard input
 	in      *bufio.Reader // standard input
-	idle    func()        // lets another file be read
+	idle    func()        // allows another file to be read
 	targets []*target
 
-	rejecting sync.Mutex // of task.rejected
+	rejecting sync.Mutex // guards task.rejected
 }
 
-// errEmpty is about a file without any text, whose log folder is not known.
+// errEmpty is the error for a file without any text and without a log folder.
 var errEmpty = errors.New("is empty")
 
-// errNoTime is about a file whose log folder is not known.
+// errNoTime is the error for a file without a log folder and without a usable
+// time.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
-// nameByRows puts a file that lies in no log folder into the one of its first
+// nameByRows assigns a file outside log folders to the log folder of its first
 // row with an absolute time.
 func (im *fileImport) nameByRows() error {
 	t := im.task
@@ -248,11 +253,12 @@ func (im *fileImport) nameByRows() error {
 	if err := im.name(t, tstat.FolderName(utc)); err != nil {
 		return err
 	}
-	t.time = tstat.FolderTime{Time: utc, Latest: utc} // the name is in UTC, not in the probe's zone
+	t.time = tstat.FolderTime{Time: utc, Latest: utc} // the folder name is in UTC, not in the probe's zone
 	return nil
 }
 
-// typ returns the file's log type; of an unknown one only the name counts.
+// typ returns the file's log type. A file of an unknown type gets a type with
+// only a name.
 func (im *fileImport) typ() *tstat.LogType {
 	if im.task.typ != nil {
 		return im.task.typ
@@ -260,7 +266,7 @@ func (im *fileImport) typ() *tstat.LogType {
 	return &tstat.LogType{Name: im.task.key.File}
 }
 
-// rateBurst is how much may be read at once under a rate.
+// rateBurst is how many bytes may be read at once under a rate.
 const rateBurst = 256 << 10
 
 type sourceReader struct {
@@ -289,8 +295,8 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads the file from its start into all stores that lack it, or only
-// into those that copy it.
+// read reads the file from its start into all stores that lack it, or only into
+// those that copy files.
 func (im *fileImport) read(extra []string, rawOnly bool) error {
 	t := im.task
 	defer func() {
@@ -325,8 +331,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	})
 	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
 		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
-		// Only a plain file can be read on another goroutine: a peer's takes its
-		// turn, and what is copied is written while it is read.
+		// Only a local file can be read on another goroutine: a peer's
+		// file needs its place, and a copy is written while the file is
+		// read.
 		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
 		Reject: im.reject(-1),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
@@ -341,14 +348,14 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	if err != nil {
 		return err
 	}
-	// Behind damaged compressed text there may be more for those who copy.
+	// After damaged compressed text there may be more bytes to copy.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}
 	return im.commit(typed)
 }
 
-// rawWriter writes to a RawTx what is read from the file.
+// rawWriter writes everything read from the file to a RawTx.
 type rawWriter struct {
 	im *fileImport
 	g  *target
@@ -367,10 +374,10 @@ func (w rawWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// errNoStore ends the reading of a file that no store is to get any more.
+// errNoStore ends the reading of a file when no store is left to receive it.
 var errNoStore = errors.New("no store is left")
 
-// rows reads all rows into the stores that take rows.
+// rows reads all rows into the stores that accept rows.
 func (im *fileImport) rows(info store.FileInfo) error {
 	typed := func(f func(g *target) error) {
 		im.each(func(g *target) error {

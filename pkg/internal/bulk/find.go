@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// task is one file to look at.
+// task is one file to examine.
 type task struct {
 	path  string
 	stdin bool
@@ -35,20 +35,20 @@ type task struct {
 	mtime   time.Time
 	next    time.Time // of the next log folder; zero if this is the newest
 	growing bool      // Tstat may still write to it
-	planned int64     // of Summary.LeftBytes
+	planned int64     // bytes counted in Summary.LeftBytes
 
-	named    bool             // the log folder was taken from its rows
+	named    bool             // the log folder was derived from its rows
 	rejected map[reject]bool  // lines whose reject was reported
 	records  [][]store.Record // per store, of key
-	lacks    storeSet         // those that are unavailable, and may lack the file
+	lacks    storeSet         // unavailable stores that may lack the file
 	fresh    bool             // records were just looked up, and key is claimed
-	counted  bool             // among those stored, skipped or to import
+	counted  bool             // as stored, skipped or to import
 	failure  string           // why it failed, as counted and reported; "" if it did not
-	err      string           // why it is not stored; "": it is, or was not tried yet
+	err      string           // why it is not stored; "" if it is stored or was not tried yet
 }
 
-// find returns the files that the sources have and the options want, ordered
-// by folder time. What is left open is as of the last scan that finished.
+// find returns the files of the sources that the options select, ordered by
+// folder time. r.leftOpen is that of the last complete scan.
 func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	restore := r.resetOpen()
 	defer func() {
@@ -58,7 +58,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	}()
 	r.away = map[string]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
-	r.settledBefore, r.settled = r.settled, map[string]version{} // what is gone is forgotten
+	r.settledBefore, r.settled = r.settled, map[string]version{} // files that are gone are dropped
 	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
 	places, err := places(r.opt.Sources)
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 		switch {
 		case err != nil && (ctx.Err() != nil || len(r.opt.Sources)+len(r.opt.Remote) == 1):
 			return nil, err
-		case err != nil: // the others are imported: the usage was not wrong
+		case err != nil: // the others are imported: this is no usage error
 			r.lose(src, hint.New(err.Error(), hint.Of(err)))
 		}
 		tasks = append(tasks, found...)
@@ -94,8 +94,8 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	return tasks, nil
 }
 
-// resetOpen clears what the last scan left open, and the files that others claimed
-// since. restore sets both back.
+// resetOpen clears the files that the last scan left open, and those that
+// others have claimed since. restore restores both.
 func (r *run) resetOpen() (restore func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,9 +115,9 @@ func (r *run) resetOpen() (restore func()) {
 	}
 }
 
-// scan notes a file of the sources. It reports whether the file is new to the
-// scan and is to be looked at in this pass. Sources may overlap, and a file may
-// have several names, as in backups of hard links: it is looked at once.
+// scan records a file of the sources. It reports whether the file is new to the
+// scan and must be examined in this pass. Sources may overlap, and a file may
+// have several names, as in backups with hard links: it is examined once.
 func (r *run) scan(t *task) bool {
 	var same *sameKey
 	if t.key.Folder != "" {
@@ -144,7 +144,7 @@ func (r *run) scan(t *task) bool {
 	return !r.isSettled(t)
 }
 
-// kindsOfSources are what a source can be.
+// kindsOfSources describes the possible sources.
 const kindsOfSources = "a log folder, a folder of log folders, a log file or -"
 
 func sameFile(a, b *task) bool {
@@ -178,7 +178,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 		return nil, err
 	}
 	for _, err := range tree.Errors {
-		if text := reason(err); !r.warned[text] { // with Follow, once
+		if text := reason(err); !r.warned[text] { // with Follow, only once
 			r.warned[text] = true
 			r.problem(src, hint.New(text, hint.Of(err)))
 		}
@@ -235,7 +235,7 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	return next
 }
 
-// findFile makes the task of a source that is a file.
+// findFile returns the task of a source that is a file.
 func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
 		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")
@@ -270,7 +270,7 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 	return []*task{t}, nil
 }
 
-// name puts a task into a log folder. Without one it stays unnamed until its
+// name assigns a task to a log folder. Without one it stays unnamed until its
 // first rows are read.
 func (r *run) name(t *task, folder string) error {
 	if folder == "" {
@@ -288,8 +288,8 @@ func (r *run) name(t *task, folder string) error {
 	return nil
 }
 
-// wanted reports whether the options and the stores want a file: its type, and
-// its place below the source.
+// wanted reports whether the options and the stores select a file, by its type
+// and by its place below the source.
 func (r *run) wanted(t *task) bool {
 	if !r.opt.wantsType(t.key.File) || r.opt.excludes(t.name) || r.opt.excludes(t.key.File) {
 		return false
@@ -304,7 +304,7 @@ func (r *run) wanted(t *task) bool {
 	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
 }
 
-// Wants reports whether the options name files of a log type and folder time.
+// Wants reports whether the options select files of a log type and folder time.
 func (o *Options) Wants(logType string, folder time.Time) bool {
 	return o.wantsType(logType) && o.wantsTime(folder)
 }
@@ -313,8 +313,8 @@ func (o *Options) wantsType(name string) bool {
 	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
 }
 
-// excludes reports whether Exclude matches a log type, or the path of a file or
-// of a folder above it, or the last part of such a path.
+// excludes reports whether Exclude matches a log type, the path of a file or of
+// a folder above it, or the last part of such a path.
 func (o *Options) excludes(name string) bool {
 	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
 		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {
@@ -328,11 +328,11 @@ func (o *Options) wantsTime(at time.Time) bool {
 	return !at.Before(o.Since) && (o.Until.IsZero() || at.Before(o.Until))
 }
 
-// inTime reports whether the options want a file of that folder time.
+// inTime reports whether the options select a file by its folder time.
 func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
-// isSettled reports whether nothing is to be done for a file: it is as it was,
-// and no store that lacks it is available.
+// isSettled reports whether a file needs no work: it is unchanged, and no store
+// that lacks it is available.
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.settledBefore[t.path]
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {

@@ -9,17 +9,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// lookupElsewhere fetches what other probes have of the logs of tasks, if the
-// name of the probe is a guess: the host name of a container is another one in
-// each run. It returns the stores that did not answer, to which no file may go,
-// or an error if no store answers.
+// lookupElsewhere looks up the logs of tasks under the names of other probes,
+// if the name of this probe is a guess: the host name of a container changes in
+// each run. It returns the stores that did not respond, which must not get the
+// files, or an error if no store responds.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil
 	}
 	var keys []store.Key
 	for _, t := range tasks {
-		if t.key.Folder != "" && t.key.Probe == r.opt.Probe { // remote files have a probe of their own
+		if t.key.Folder != "" && t.key.Probe == r.opt.Probe { // remote files name their probe
 			keys = append(keys, t.key)
 		}
 	}
@@ -60,14 +60,14 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeS
 	return silent, nil
 }
 
-// elsewhere names a log of any probe in a store.
+// elsewhere identifies a log of any probe in a store.
 type elsewhere struct {
 	store        int // index in Options.Stores
 	folder, file string
 }
 
-// checkElsewhere refuses a text with rows that a store has as that of another
-// probe.
+// checkElsewhere rejects a text with rows that a store has under the name of
+// another probe.
 func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	if r.Rows == 0 {
 		return nil
@@ -82,16 +82,16 @@ func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	return nil
 }
 
-// guessError is about a file that is stored under the name of another probe,
-// while nobody chose the name of this one. It ends the run: the other files
-// would be stored twice as well.
+// guessError reports a file that is stored under the name of another probe,
+// while the name of this one is a guess. It ends the run: the other files would
+// be stored twice as well.
 type guessError struct{ store, guess, probe string }
 
 func (e *guessError) Error() string {
 	return fmt.Sprintf("%s: log already stored under probe %s; probe %s was derived from the host name", e.store, e.probe, e.guess)
 }
 
-// Hint says what the user can do.
+// Hint implements the interface of package hint.
 func (e *guessError) Hint() string {
 	return "give the probe's name: `probe` " + e.probe + " if it is the same probe, `probe` " + e.guess + " if it is another one"
 }

@@ -13,26 +13,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Identity tells what a finished source file is to be in a store.
+// Identity describes how a store must have recorded a finished source file.
 type Identity struct {
 	store.Key
 	store.Fingerprint
 	Path string
 	Time time.Time // the folder's time, UTC
-	// Open says that Run would leave the file for later: Tstat may still write to
-	// it. It was not read.
+	// Open reports that Run would leave the file for later: Tstat may still
+	// write to it. It was not read.
 	Open bool
-	// Place and Head are those that the record of the file has.
+	// Place and Head are the values for the record of the file.
 	Place, Head string
-	// Heads are the SHA-256 of the starts of the text, by the lengths that
-	// Identify was asked for.
+	// Heads are the SHA-256 of the starts of the text, by the lengths
+	// requested from Identify.
 	Heads map[int64]string
 }
 
-// Identify calls f, not concurrently, for each file that Run would import, skip
-// or leave for later, with the fingerprint that it has now. It imports nothing and
-// takes no lock. What cannot be read is told in the log and counted. heads
-// names the lengths of the starts whose sums f needs too.
+// Identify calls f, one call at a time, for each file that Run would import,
+// skip or leave for later, with its present fingerprint. It imports nothing and
+// takes no lock. Unreadable files are logged and counted. heads returns the
+// lengths of the starts whose sums f also needs.
 func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
 	opt.DryRun, opt.Follow = true, false
 	r, err := newRun(ctx, opt)
@@ -66,7 +66,7 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
-			case errors.Is(err, fs.ErrNotExist): // Tstat's own cleaning
+			case errors.Is(err, fs.ErrNotExist): // deleted by Tstat
 				return nil
 			case err != nil:
 				r.problem(t.path, err)

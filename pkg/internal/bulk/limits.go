@@ -12,8 +12,8 @@ import (
 )
 
 // OpenPerJob is how many files of peers may be open for each job: a file that
-// waits for the network needs no job. Each open file has a transaction in the
-// store, with its connection and buffers.
+// waits for the network does not occupy a job. Each open file has a transaction
+// in the store, with its connection and buffers.
 const OpenPerJob = 4
 
 // turn is how long a file keeps its place while a peer with fewer places waits.
@@ -22,20 +22,20 @@ const turn = time.Second
 // piece is the size of the pieces in which a peer's file is read, in bytes.
 const piece = 256 << 10
 
-// Limits bound what several runs do together, and divide it among the peers
-// that their files come from. A place stands for a CPU: a file holds one while
-// it is worked on. A file of a peer releases its place while it waits for the
-// network, so that a slow line holds up only itself. Its transaction stays open:
-// one peer may have as many open files as there are jobs, and all peers together
-// OpenPerJob times as many.
+// Limits bounds what several runs use together, and divides it among the peers
+// whose files they import. A place stands for a CPU: a file holds one while it
+// is processed. A file of a peer releases its place while it waits for the
+// network, so that a slow line only delays itself. Its transaction stays open:
+// one peer may have as many open files as there are jobs, and all peers
+// together OpenPerJob times as many.
 type Limits struct {
 	places *peer.Shares
 	open   *peer.Shares
 	rate   *rate.Limiter // nil: no limit
 }
 
-// NewLimits returns limits of jobs files at a time, 0 for the default of
-// Options.Jobs, and of MiB of source text a second, 0 for none.
+// NewLimits returns limits of concurrent files (0 for the default of
+// Options.Jobs) and of MiB of source text per second (0 for none).
 func NewLimits(jobs int, mib float64) *Limits {
 	jobs = cmp.Or(jobs, defaultJobs())
 	l := &Limits{places: peer.NewShares(jobs, jobs), open: peer.NewShares(OpenPerJob*jobs, jobs)}
@@ -51,9 +51,9 @@ type place struct {
 	*Limits
 	who string
 
-	closed bool // everything was released for good
+	closed bool // everything was released, and the place cannot be used again
 	held   bool
-	since  time.Time // of held
+	since  time.Time // when held became true
 }
 
 // enter waits until a peer may have one more open file, and counts it.
@@ -64,8 +64,8 @@ func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	return &place{Limits: l, who: who}, nil
 }
 
-// Acquire implements peer.Place. It passes on a place that was held for its turn
-// if another peer waits for one.
+// Acquire implements peer.Place. A place that was held for its turn is given to
+// another peer if one waits.
 func (p *place) Acquire(ctx context.Context) error {
 	if p.held && time.Since(p.since) >= turn && p.places.Contended(p.who) {
 		p.Release()
@@ -88,7 +88,7 @@ func (p *place) Release() {
 	}
 }
 
-// close releases everything: what is left to do for the file needs no place.
+// close releases everything: the rest of the work needs no place.
 func (p *place) close() {
 	p.Release()
 	if !p.closed {
@@ -109,7 +109,7 @@ func newPeerFile(ctx context.Context, file io.ReadSeekCloser, p *place) *peerFil
 
 func (f *peerFile) Read(p []byte) (int, error) { return f.pieces.Read(p) }
 
-// Seek goes back to the start, see Content.
+// Seek seeks to the start, see Content.
 func (f *peerFile) Seek(offset int64, whence int) (int64, error) {
 	f.pieces.Reset()
 	return f.ReadSeekCloser.Seek(offset, whence)

@@ -13,16 +13,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Match takes files for logs of a type.
+// Match assigns a log type to files.
 type Match struct {
-	// Glob is compared with as many last parts of the path below the source as it
-	// has, with and without the suffix of a compression.
+	// Glob is matched against as many last parts of the path below the
+	// source as it has, with and without the suffix of a compression.
 	Glob string
-	// Type is a log type; "" is the one that the file's name starts with.
+	// Type is a log type; "" stands for the one that the file's name starts
+	// with.
 	Type string
 }
 
-// ParseMatch reads GLOB[=TYPE]. Its errors are usage errors.
+// ParseMatch parses GLOB[=TYPE]. Its errors are usage errors.
 func ParseMatch(text string) (Match, error) {
 	var m Match
 	m.Glob, m.Type = text, ""
@@ -45,7 +46,7 @@ func (m Match) check() error {
 	return nil
 }
 
-// typeOf returns the log type of a file that is matched, else nil.
+// typeOf returns the log type of a matching file, or nil.
 func (m Match) typeOf(rel string) *tstat.LogType {
 	plain, _ := compression.CutSuffix(rel)
 	if !m.matches(rel) && !m.matches(plain) {
@@ -69,8 +70,7 @@ func (m Match) matches(rel string) bool {
 	return n <= len(parts) && matches(m.Glob, strings.Join(parts[len(parts)-n:], "/"))
 }
 
-// match returns the log type that a file is taken for, by its path below the source;
-// nil: none.
+// match returns the log type of a file by its path below the source, or nil.
 func (o *Options) match(rel string) *tstat.LogType {
 	for _, m := range o.Match {
 		if t := m.typeOf(rel); t != nil {
@@ -80,7 +80,7 @@ func (o *Options) match(rel string) *tstat.LogType {
 	return nil
 }
 
-// scanOptions are those for a folder of logs.
+// scanOptions returns the options for scanning a folder of logs.
 func (r *run) scanOptions() tstat.ScanOptions {
 	opt := tstat.ScanOptions{Location: r.opt.Location}
 	if len(r.opt.Match) > 0 {
@@ -89,8 +89,8 @@ func (r *run) scanOptions() tstat.ScanOptions {
 	return opt
 }
 
-// findLoose makes tasks of files outside of log folders. Their own names are parts of
-// their places: two of one folder may have the same log folder.
+// findLoose returns tasks for files outside of log folders. Their names are
+// part of their places: two of one folder may have the same log folder.
 func (r *run) findLoose(files []*tstat.File, place string) (tasks []*task, err error) {
 	left := map[string]int64{} // by folder
 	for _, f := range files {

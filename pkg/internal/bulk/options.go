@@ -17,76 +17,78 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Options say what Run imports and how. The zero value of a field means its
+// Options selects what Run imports and how. The zero value of a field means its
 // default.
 type Options struct {
 	// Sources are log trees, log folders, log files, compressed or not, or "-".
 	Sources []string
 	// Remote are sources other than files and folders.
 	Remote []Source
-	// Stores are where the rows go; every file goes to all of them. Run does
-	// not close them.
+	// Stores receive the rows; every file goes to all of them. Run does not
+	// close them.
 	Stores []Destination
 
 	Probe string // name of the probe; required, see store.ValidProbe
-	// ProbeGuessed says that nobody chose Probe. Then a text that a store has
-	// as that of another probe ends the run with an error.
+	// ProbeGuessed means that the user did not choose Probe. Then a text
+	// that a store has under another probe ends the run with an error.
 	ProbeGuessed bool
 	Location     *time.Location // zone of the folder names; nil: time.Local
-	Stdin        io.Reader      // what "-" reads
+	Stdin        io.Reader      // the content of "-"
 
-	Types       []string      // globs over log types; none: all
+	Types       []string      // globs over log types; nil: all
 	Since       time.Time     // folder time, inclusive; zero: no limit
 	Until       time.Time     // folder time, exclusive; zero: no limit
 	Folder      string        // names the log folder of "-" and of files outside one
 	Layout      string        // Tstat version of headerless files, see tstat.ReaderOptions
 	IncludeOpen bool          // import files that may still grow
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
-	Replace     bool          // store again what is stored already
-	// AcceptDamaged stores the good part of compressed files that are damaged.
+	Replace     bool          // store files again that are stored
+	// AcceptDamaged stores the intact part of damaged compressed files.
 	AcceptDamaged bool
 	// Exclude are globs over log types, and over files and folders by their
-	// paths below the source: what matches one is left out.
+	// paths below the source. Matching files are ignored.
 	Exclude []string
-	// Match takes files for logs that have other names, or are in other folders.
+	// Match assigns log types to files with other names, or in other
+	// folders.
 	Match []Match
 
-	Jobs int // files at a time; 0: as many as cores that this process may use
-	// Limits bound this run and others together, with Jobs and Rate; nil: this
-	// one only.
+	Jobs int // concurrent files; 0: the number of cores that this process may use
+	// Limits bounds this run together with others; nil: Jobs and Rate alone
+	// bound this run.
 	Limits *Limits
-	// Peer returns the name of the peer that the files come from, among those that
-	// share Limits. It is called for each file; nil: all files are from one peer.
+	// Peer returns the name of the peer that the files come from, among
+	// those that share Limits. It is called for each file; nil: all files
+	// come from one peer.
 	Peer       func() string
-	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and no row
-	Rate       float64 // MiB of source text a second, all workers together; 0: no limit
-	// RetryTimeout is how long a store is retried that fails for a reason that
-	// may pass, like a server that restarts. 0: not at all.
+	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and without rows
+	Rate       float64 // MiB of source text per second, all workers together; 0: no limit
+	// RetryTimeout is how long a store with a transient failure is retried,
+	// like a server that restarts. 0 disables retries.
 	RetryTimeout time.Duration
 	// ClaimTime is how long files stay claimed in a store.Claimer if this
 	// process dies; 0: DefaultClaimTime.
 	ClaimTime time.Duration
-	DryRun    bool          // say what would be imported
-	Follow    bool          // go on with new folders until ctx ends
-	Poll      time.Duration // how often Follow looks; 0: 10s
+	DryRun    bool          // report what would be imported
+	Follow    bool          // continue with new folders until ctx ends
+	Poll      time.Duration // interval of the scans of Follow; 0: 10s
 
-	// Wake makes Follow look at once; nil: never.
+	// Wake makes Follow scan at once; may be nil.
 	Wake <-chan struct{}
 
-	// Passed is called after each pass of Follow, with the sums so far and why
-	// not everything is stored; Filed after each file.
+	// Passed is called after each pass of Follow, with the sums so far and the
+	// error if not everything is stored; Filed is called after each file.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
-	// PassedOver is called after each scan of the sources with what looks like
-	// logs and is not read; nil: never. Summary has it too.
+	// PassedOver is called after each scan of the sources with the ignored
+	// files that look like logs; may be nil. Summary has it too.
 	PassedOver func(PassedOver)
-	// Waits is called when a store becomes unavailable, with the state of all
-	// stores; nil disables the call.
+	// Waits is called when a store becomes unavailable, with the state of
+	// all stores; may be nil.
 	Waits func(stores []StoreSummary, err error)
 
 	StateDir string       // locks and reject files
-	Log      *slog.Logger // warnings and, with Follow, news; nil: none
-	Progress Progress     // nil: none
+	Log      *slog.Logger // warnings and, with Follow, news; may be nil
+	Progress Progress     // may be nil
 }
 
 // Defaults of Options.
@@ -96,17 +98,16 @@ const (
 	DefaultPoll       = 10 * time.Second
 )
 
-// Progress is told how far a run is. Its methods are called from several
-// goroutines.
+// Progress receives the progress of a run. Its methods are called concurrently.
 type Progress interface {
-	// Total announces how many files and bytes on disk there are to import.
+	// Total sets how many files and bytes on disk there are to import.
 	Total(files int, bytes int64)
 	// Add reports bytes read and rows stored since the last call.
 	Add(bytes, rows int64)
 }
 
-// Validate checks everything but the stores, so that none is made for a run
-// that cannot begin. Its errors are usage errors.
+// Validate checks everything except the stores, so that no store is created for
+// a run that cannot start. Its errors are usage errors.
 func (o *Options) Validate() error {
 	var errs []error
 	if err := store.ValidProbe(o.Probe); err != nil {
@@ -161,7 +162,7 @@ func (o *Options) Validate() error {
 			missing = append(missing, destination.MissingSource(s, err, kindsOfSources))
 		}
 	}
-	if len(missing) == len(o.Sources) && len(o.Remote) == 0 { // else the others are imported
+	if len(missing) == len(o.Sources) && len(o.Remote) == 0 { // otherwise the rest is imported
 		errs = append(errs, missing...)
 	}
 	switch {
@@ -178,7 +179,7 @@ func (o *Options) Validate() error {
 	return hint.AsUsage(errors.Join(errs...))
 }
 
-// knownTypes and knownLayouts list what there is, for hints.
+// knownTypes and knownLayouts list the known log types and versions, for hints.
 func knownTypes() string {
 	var names []string
 	for _, t := range tstat.Types() {

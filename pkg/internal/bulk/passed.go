@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// PassedOver is what looks like logs in the sources and is not read: files in
-// log folders whose names are almost those of logs, like log_udp_complete.xz,
-// and folders with other names that hold logs.
+// PassedOver lists ignored files and folders that look like logs: files in log
+// folders whose names are almost those of logs, like log_udp_complete.xz, and
+// folders with other names that hold logs.
 type PassedOver struct {
 	Files   int64 `json:"files"`
 	Folders int64 `json:"folders"`
@@ -35,7 +35,7 @@ const (
 	passedFormat = 1
 )
 
-// passed notes what a scan has passed over, if the options want such files.
+// passed records the ignored files of a scan, if the options select such files.
 func (r *run) passed(src string, list []tstat.Passed) {
 	for _, p := range list {
 		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
@@ -55,8 +55,8 @@ func (r *run) passed(src string, list []tstat.Passed) {
 	}
 }
 
-// reportPassed reports the names that were passed over. It warns only if they
-// differ from those of the last run.
+// reportPassed reports the ignored names. It warns only if they differ from
+// those of the last run.
 func (r *run) reportPassed() {
 	p := r.passedOver
 	slices.Sort(p.all)
@@ -93,8 +93,8 @@ func (r *run) reportPassed() {
 	}
 }
 
-// loadPassed reads what the last run left. Without that, or if it is damaged,
-// all names are reported again.
+// loadPassed loads the state of the last run. If it is missing or damaged, all
+// names are reported again.
 func (r *run) loadPassed() error {
 	file := r.passedState()
 	if file == "" {
@@ -110,12 +110,12 @@ func (r *run) loadPassed() error {
 	return nil
 }
 
-// passedState is the file that remembers what the last run of the same sources
-// and types has passed over.
+// passedState returns the file that stores what the last run of the same
+// sources and types ignored.
 func (r *run) passedState() string { return r.stateFile("passed") }
 
-// copiesState is the file that remembers copies of stored logs for the next run
-// of the same sources, types and stores.
+// copiesState returns the file that stores copies of stored logs for the next
+// run of the same sources, types and stores.
 func (r *run) copiesState() string {
 	if len(r.opt.Sources) == 0 {
 		return ""
@@ -127,8 +127,8 @@ func (r *run) copiesState() string {
 	return r.stateFile("copies", names...)
 }
 
-// stateFile names a state file of runs with the same sources and types, and
-// further names.
+// stateFile returns the name of a state file for runs with the same sources and
+// types, and further names.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""

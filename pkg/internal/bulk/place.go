@@ -14,8 +14,8 @@ import (
 )
 
 // places returns the place of each local source: its path relative to the
-// deepest common parent of all sources. So the places of a source stay when it is
-// mounted elsewhere, and those of two sources differ.
+// deepest common parent of all sources. So the places of a source stay the same
+// when it is mounted elsewhere, and two sources have different places.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""
@@ -51,16 +51,17 @@ func places(sources []string) (map[string]string, error) {
 	return roots, nil
 }
 
-// below reports whether a folder is another one or lies in it.
+// below reports whether a folder is base or lies in it.
 func below(dir, base string) bool {
 	return dir == base || strings.HasPrefix(dir, strings.TrimSuffix(base, "/")+"/")
 }
 
-// maxPlace bounds the length of a place, which databases have in an index.
+// maxPlace is the maximum length of a place, which databases have in an index.
 const maxPlace = 200
 
-// placeName makes a place of a path. What is not UTF-8 is escaped, and a long
-// path is cut at its start, so that every store keeps it as it is.
+// placeName converts a path to a place. It escapes bytes that are not UTF-8,
+// and cuts a long path at its start, so that every store keeps the place
+// unchanged.
 func placeName(p string) string {
 	if p = path.Clean(p); strings.Contains(p, `\`) || !utf8.ValidString(p) {
 		var b strings.Builder

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// prepare announces the files of the pass to the stores. A store that is
+// prepare announces the files of the pass to the stores. A store that becomes
 // unavailable meanwhile takes no part in the pass.
 func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	clear(r.elsewhere)
@@ -23,7 +23,7 @@ func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	var files []store.FileInfo
 	for _, g := range groups {
 		for _, t := range g {
-			if t.typ != nil && t.key.Folder != "" { // others are named by their first rows
+			if t.typ != nil && t.key.Folder != "" { // others are named after their first rows
 				files = append(files, t.info())
 			}
 		}
@@ -49,8 +49,9 @@ func (t *task) info() store.FileInfo {
 	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
 }
 
-// skipStored returns the tasks whose files are not stored as they are now,
-// grouped by key and ordered by time, and the others, which it counts.
+// skipStored returns the tasks whose files are not stored in their present
+// state, grouped by key and ordered by time. It counts and returns the others
+// as stored.
 func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, stored []*task, err error) {
 	var keys []store.Key
 	byKey := map[store.Key][]*task{}
@@ -68,7 +69,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	if err != nil {
 		return nil, nil, err
 	}
-	// What is to be replaced, this run or another one may have replaced since.
+	// This or another run may already have replaced the file.
 	var since time.Time
 	if r.opt.Replace {
 		since = r.sum.Started
@@ -90,14 +91,14 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		groups = append(groups, []*task{t})
 	}
 	for _, g := range groups {
-		if len(g) > 1 { // the longest first: of it, others may be older states
+		if len(g) > 1 { // the longest first: others may be older states of it
 			slices.SortStableFunc(g, func(a, b *task) int { return cmp.Compare(b.textSize(), a.textSize()) })
 		}
 	}
 	return groups, stored, nil
 }
 
-// setRecords gives a task the records of its key, see lookup.
+// setRecords sets the records of a task's key, see lookup.
 func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
 	for i, d := range r.dests {
@@ -108,7 +109,7 @@ func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	}
 }
 
-// textSize is about how long the text of a task's file is.
+// textSize estimates the length of the text of a task's file.
 func (t *task) textSize() int64 {
 	if _, suffix := compression.CutSuffix(t.path); suffix != "" {
 		return 8 * t.size

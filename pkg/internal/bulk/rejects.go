@@ -15,15 +15,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// Bounds of what is kept of rejected lines.
+// Limits of the rejected lines that are kept.
 const (
 	maxRejectFile  = 16 << 20 // bytes, of one run
 	maxRejectText  = 1 << 10  // bytes, of one line
 	keptRejectRuns = 20       // files
 )
 
-// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text".
-// It is made with the first one.
+// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text". The
+// first line creates it.
 type rejectFile struct {
 	dir string
 
@@ -35,7 +35,7 @@ type rejectFile struct {
 	warned bool // err was logged
 }
 
-// add reports whether the line was kept.
+// add adds a rejected line, and reports whether it was kept.
 func (r *rejectFile) add(path string, line int64, reason string, text []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,7 +80,7 @@ func (r *rejectFile) open() {
 		return
 	}
 	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
-	slices.Sort(old) // names begin with the time
+	slices.Sort(old) // names start with the time
 	for len(old) >= keptRejectRuns {
 		os.Remove(old[0])
 		old = old[1:]
@@ -89,8 +89,8 @@ func (r *rejectFile) open() {
 	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 }
 
-// failure makes the lines durable and returns why lines were not kept, once.
-// Meanwhile more can be added.
+// failure makes the lines durable. It returns once why lines were not kept.
+// Meanwhile more lines can be added.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

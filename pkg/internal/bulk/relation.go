@@ -11,19 +11,20 @@ import (
 )
 
 // Several Tstat processes may write log folders of the same name below one
-// source: their logs have the same key. What tells them apart is the place, see
-// store.Record.Place. A record belongs to a file of the scan, or it is free: its
-// file was moved, or removed, or its place is not known. A free record can be
-// that of any one file of its key.
+// source: their logs have the same key. The place distinguishes them, see
+// store.Record.Place. A record belongs to a file of the scan, or it is free:
+// its file was moved or removed, or its place is unknown. A free record may
+// belong to any one file of its key.
 
-// sameKey holds the files of the scan that have one key; nil holds none.
+// sameKey holds the files of the scan that have one key; nil is empty.
 type sameKey struct {
 	files []*task
-	// paths and places find one of more than fewFiles files.
+	// paths and places index more than fewFiles files.
 	paths, places map[string]*task
 }
 
-// fewFiles is how many files are searched one by one. Most keys have one.
+// fewFiles is the number of files up to which a linear search is used. Most
+// keys have one file.
 const fewFiles = 16
 
 func (s *sameKey) add(t *task) {
@@ -75,17 +76,18 @@ func findTask(tasks []*task, is func(*task) bool) *task {
 	return nil
 }
 
-// owner returns the file that a record of its key belongs to, nil if the
+// owner returns the file that a record of its key belongs to, or nil if the
 // record is free.
 func (s *sameKey) owner(rec *store.Record) *task {
-	// The path counts at whatever place: the source may be another folder now.
+	// The path decides, whatever the place: the source may be another
+	// folder now.
 	if t := s.withPath(rec.Path); t != nil || rec.Place == "" {
 		return t
 	}
 	return s.withPlace(rec.Place)
 }
 
-// noteScanned adds a file to those of its key, also one that is not imported.
+// noteScanned adds a file to those of its key, even if it is not imported.
 func (r *run) noteScanned(t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,8 +97,8 @@ func (r *run) noteScanned(t *task) {
 	r.scanned[t.key].add(t)
 }
 
-// forgetScan frees what only a pass needs: with Follow there is a long wait for
-// the next one.
+// forgetScan frees the data of a pass: with Follow the next one may be far
+// away.
 func (r *run) forgetScan() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -104,21 +106,21 @@ func (r *run) forgetScan() {
 	clear(r.elsewhere)
 }
 
-// claim identifies a free record that a file was matched with.
+// claim identifies a free record that was matched with a file.
 type claim struct {
 	store int // index in Options.Stores
 	key   store.Key
 	text  string
 }
 
-// take notes that a free record is that of t.
+// take records that a free record belongs to t.
 func (r *run) take(index int, rec *store.Record, t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.taken[claim{index, rec.Key, rec.Text()}] = t.path
 }
 
-// recordsFor sorts the records of t's key in a store: its own, the free ones
+// recordsFor divides the records of t's key in a store: its own, the free ones
 // and those of other files of the scan.
 func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) {
 	r.mu.Lock()
@@ -139,8 +141,8 @@ func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) 
 	return own, free, others
 }
 
-// storedAsIs reports whether every store that is available has the file as it
-// is on disk, and has had it imported no earlier than a time.
+// storedAsIs reports whether every available store has the present state of the
+// file, imported no earlier than since.
 func (r *run) storedAsIs(t *task, since time.Time) bool {
 	if t.stdin {
 		return false
@@ -187,7 +189,7 @@ func (r *run) hasTwin(t *task) bool {
 	return slices.ContainsFunc(files, func(o *task) bool { return o != t && o.size == t.size && o.mtime.Equal(t.mtime) })
 }
 
-// text is what was read of a file.
+// text describes the text that was read from a file.
 type text struct {
 	store.Fingerprint
 	head string
@@ -198,32 +200,32 @@ func (im *fileImport) text() text {
 	return text{store.Fingerprint{SHA256: sha, Length: length}, im.rd.Head()}
 }
 
-// relation says how a text relates to the records of a store.
+// relation describes how a text relates to the records of a store.
 type relation struct {
-	// stored is the record that makes the text one to skip: of the text itself,
-	// or, with older set, of a longer one that it is a prefix of. nil: the text
-	// is to be stored.
+	// stored is the record because of which the text is skipped: that of
+	// the text itself, or, with older set, of a longer text of which it is
+	// a prefix. nil: the text must be stored.
 	stored *store.Record
 	older  bool
 	// spared means that the file is damaged and that stored holds its whole
 	// text, which a part must not replace.
 	spared bool
-	// replace are the records that go when the text is stored. They are
-	// prefixes of it, or, with changed set, texts that start alike.
+	// replace are the records that the text replaces. They are prefixes of
+	// it, or, with changed set, texts with the same start.
 	replace []store.Record
 	changed bool
-	// other is a record under the file's own name that the text has nothing to
-	// do with: Tstat made the folder again.
+	// other is a record under the file's own name that is unrelated to the
+	// text: Tstat recreated the folder.
 	other *store.Record
 	// prefix is a record of another file that is a prefix of the text.
 	prefix *store.Record
-	// anyPlace says that the text replaces itself in a record without a place,
-	// and that its record is to match files at any place as well.
+	// anyPlace means that the text replaces its own record, which has no
+	// place, and that the new record must match files at any place as well.
 	anyPlace bool
 }
 
-// relate compares a text with the records of a store: first those of the file
-// itself, then free ones.
+// relate compares a text with the records of a store: first with those of the
+// file itself, then with free ones.
 func (im *fileImport) relate(index int, t text) relation {
 	own, free, others := im.recordsFor(im.task, index)
 	if rel := im.relateTo(index, own, t, false); rel.stored != nil || len(rel.replace) > 0 {
@@ -244,8 +246,8 @@ func (im *fileImport) relate(index int, t text) relation {
 	return rel
 }
 
-// relateTo is relate for records that may be of the file. With moved, they are
-// of another place.
+// relateTo is relate for records that may belong to the file. With moved, they
+// have another place.
 func (im *fileImport) relateTo(index int, records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
@@ -267,7 +269,7 @@ func (im *fileImport) relateTo(index int, records []store.Record, t text, moved 
 		case rec.Length > t.Length && agree && !rec.Damaged, longerPart,
 			rec.Length > t.Length && rec.Head == "" && t.head != "" && im.fileStartsWith(&rec, t):
 			rel.stored, rel.older = &rec, true
-		case part: // it is damaged otherwise
+		case part: // it is damaged in another way
 			rel.replace = append(rel.replace, rec)
 		case alikeHead:
 			alike = append(alike, rec)
@@ -277,9 +279,9 @@ func (im *fileImport) relateTo(index int, records []store.Record, t text, moved 
 	case len(same) > 0 && (rel.stored != nil || len(rel.replace) == 0):
 		return relation{stored: &same[0]}
 	case rel.stored != nil:
-		rel.replace = nil // the stored text goes on further
+		rel.replace = nil // the stored text is longer
 	case len(rel.replace) > 0:
-		// Should the whole text be stored as well, it is stored again.
+		// If the whole text is stored too, it is stored again.
 		rel.replace = append(rel.replace, same...)
 	case len(alike) > 0:
 		return relation{replace: alike, changed: true}
@@ -287,7 +289,7 @@ func (im *fileImport) relateTo(index int, records []store.Record, t text, moved 
 	return rel
 }
 
-// startsWith reports whether the file's text goes on after that of a record.
+// startsWith reports whether the file's text continues that of a record.
 func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
@@ -315,8 +317,8 @@ func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relati
 	return rel
 }
 
-// fileStartsWith reports whether the file of a record, which must be as it was
-// when it was stored, starts with a text.
+// fileStartsWith reports whether the file of a record starts with a text. The
+// file must be unchanged since it was stored.
 func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	info, err := os.Stat(rec.Path)
 	if err != nil || info.Size() != rec.Size || !info.ModTime().Equal(rec.ModTime) {
@@ -334,8 +336,8 @@ func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	return rd.Drain() == nil && rd.Mark(t.Length) == t.SHA256
 }
 
-// needsComparison reports whether the file's text can be related to what is
-// stored, so that it has to be read before it is imported.
+// needsComparison reports whether the file's text may relate to a stored one,
+// so that it must be read before it is imported.
 func (im *fileImport) needsComparison() (bool, error) {
 	var heads []string
 	for _, g := range im.targets {
@@ -353,7 +355,7 @@ func (im *fileImport) needsComparison() (bool, error) {
 	if len(heads) == 0 {
 		return false, nil
 	}
-	// Logs of other Tstat processes start otherwise.
+	// Logs of other Tstat processes start differently.
 	head, err := im.readHead()
 	if err != nil {
 		return false, err
@@ -366,8 +368,8 @@ func (im *fileImport) needsComparison() (bool, error) {
 	return false, nil
 }
 
-// prefix returns the record of the longest of the texts that the file starts
-// with, nil if it starts with none.
+// prefix returns the record of the longest text with which the file starts, or
+// nil.
 func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
 	for i, rec := range records {
 		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {

@@ -1,5 +1,5 @@
-// Package bulk is the import engine: it finds log files, passes over those
-// that a store has, and imports the rest, each exactly once.
+// Package bulk is the import engine: it finds log files, skips those that are
+// stored, and imports the rest, each exactly once.
 package bulk
 
 import (
@@ -25,10 +25,10 @@ type run struct {
 	limits  *Limits
 	rejects *rejectFile
 	locks   []string
-	owner   string    // of claims; "" if none are made
+	owner   string    // of claims; "" without claims
 	readers sync.Pool // of *tstat.Reader, whose buffers are large
 	dests   []*dest
-	takes   storeSet // those that files of the pass go to
+	takes   storeSet // stores that may get files of the pass
 
 	ctx    context.Context // of the probes of unavailable stores
 	cancel context.CancelFunc
@@ -39,23 +39,23 @@ type run struct {
 	sum           *Summary
 	types         map[string]*TypeSummary
 	zone          zoneCheck
-	unknown       map[string]bool    // unknown log types that were warned of
-	settled       map[string]version // files that need no second look
+	unknown       map[string]bool    // unknown log types with a warning
+	settled       map[string]version // files that need no further examination
 	settledBefore map[string]version // of the last pass
-	passedOver    PassedOver         // in this pass
-	passedSum     string             // of what the pass before has passed over, or the last run; "": not known
-	warned        map[string]bool    // problems with folders that were reported
+	passedOver    PassedOver         // of this pass
+	passedSum     string             // of the ignored files of the last pass or run; "" if unknown
+	warned        map[string]bool    // reported problems with folders
 	away          map[string]error   // sources that were unavailable or wrong in this pass, by path or Source.String
 	claimed       map[store.Key]bool // files that the last pass left to other importers
 	problems      int                // folders and files that could not be read or stored
 	began         time.Time          // of this pass
 
 	copies   *copies
-	scanned  map[store.Key]*sameKey // the files of the scan, also those that are not imported
+	scanned  map[store.Key]*sameKey // the files of the scan, even those that are not imported
 	leftOpen []*task                // those of them that Tstat may still write to
-	taken    map[claim]string       // the path of the file that a free record was found to be of
+	taken    map[claim]string       // the path of the file to which a free record was assigned
 
-	elsewhere map[elsewhere][]store.Record // logs that other probes have, with Options.ProbeGuessed
+	elsewhere map[elsewhere][]store.Record // logs of other probes, with Options.ProbeGuessed
 }
 
 // version shows whether a file changed since it was examined.
@@ -67,14 +67,14 @@ type version struct {
 	counted bool      // in the sums of types
 	err     string    // why it is not stored; "" if it is
 
-	// What was reported about it, see task; only while a store lacks the file.
+	// The reported failures, see task; only while a store lacks the file.
 	failure  string
 	rejected map[reject]bool
 }
 
-// Run imports what opt says and returns what became of it, also together with
-// an error. What could be imported is, whatever else fails: ErrFailed then
-// says that something was not. With Follow it returns when ctx ends.
+// Run imports the files that opt selects. It always returns a summary, even
+// with an error. One failure does not stop the import of other files: ErrFailed
+// then reports that something is missing. With Follow it returns when ctx ends.
 func Run(ctx context.Context, opt Options) (*Summary, error) {
 	r, err := newRun(ctx, opt)
 	if err != nil {
@@ -104,14 +104,14 @@ func Run(ctx context.Context, opt Options) (*Summary, error) {
 	return r.summary(), err
 }
 
-// close ends what runs beside the passes.
+// close ends the background work of the run.
 func (r *run) close() {
 	r.cancel()
 	r.probes.Wait()
 	r.rejects.close()
 }
 
-// passes imports what there is now. Files that a store lacks because it was
+// passes imports the present files. Files that a store lacks because it was
 // unavailable are imported when it is available again.
 func (r *run) passes(ctx context.Context) error {
 	for {
@@ -215,8 +215,8 @@ type noProgress struct{}
 func (noProgress) Total(int, int64) {}
 func (noProgress) Add(int64, int64) {}
 
-// follow repeats passes until ctx ends. Once a pass has succeeded, what goes
-// wrong is waited for: a store that is down, a source that is away.
+// follow repeats passes until ctx ends. Once a pass has succeeded, it waits for
+// the end of failures: a store that is down, a source that is unavailable.
 func (r *run) follow(ctx context.Context) error {
 	back := retry.New(min(2*r.opt.Poll, maxWait), maxWait)
 	for begun := false; ; {
@@ -242,7 +242,7 @@ func (r *run) follow(ctx context.Context) error {
 			return err
 		}
 		if err == nil {
-			err = r.behindError() // the others are up to date
+			err = r.behindError() // the other stores are up to date
 		}
 		if r.opt.Passed != nil {
 			sum := r.summary()
@@ -263,14 +263,15 @@ func (r *run) follow(ctx context.Context) error {
 	}
 }
 
-// maxWait bounds how long follow waits for a store or a source; retryAfter is
-// when it tries files again that could not be imported.
+// maxWait limits how long follow waits for a store or a source; retryAfter is
+// how long after a failed import a file is retried.
 const (
 	maxWait    = 5 * time.Minute
 	retryAfter = 10 * time.Minute
 )
 
-// pass imports what there is now, without the sources of awayError.
+// pass imports the present files, except those of unavailable sources, see
+// awayError.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
 	defer r.forgetScan()
@@ -320,10 +321,10 @@ func (r *run) pass(ctx context.Context) error {
 	return nil
 }
 
-// lookupKeys is how many keys are asked for at once.
+// lookupKeys is the number of keys in one lookup.
 const lookupKeys = 1000
 
-// anyTyped reports whether any store takes rows.
+// anyTyped reports whether any store accepts rows.
 func (r *run) anyTyped() bool {
 	return slices.ContainsFunc(r.available(r.takes), func(d *dest) bool {
 		st, _ := d.store()
@@ -332,8 +333,7 @@ func (r *run) anyTyped() bool {
 	})
 }
 
-// do imports one file and counts what became of it. The error is one that
-// ends the pass.
+// do imports one file and counts the result. An error ends the pass.
 func (r *run) do(ctx context.Context, t *task) error {
 	if ctx.Err() != nil || r.isAway(t.source) {
 		return nil
@@ -351,9 +351,9 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.lose(t.source.String(), err)
 		return nil
-	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that was named
+	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that the user named
 		return hint.AsUsage(err)
-	case hint.IsUsage(err): // of the store: no file would fare better
+	case hint.IsUsage(err): // an error of the store, which any file would cause
 		return err
 	}
 	if text := err.Error(); text != t.failure {
@@ -367,7 +367,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	return nil
 }
 
-// done counts a planned file as done with, and reports it to the stores.
+// done counts a planned file as finished, and reports it to the stores.
 func (r *run) done(t *task) {
 	r.mu.Lock()
 	r.sum.Left--
@@ -391,7 +391,7 @@ func isGuess(err error) bool {
 	return errors.As(err, &ge)
 }
 
-// retry calls f until a store is available for it.
+// retry calls f until it succeeds with an available store.
 func (r *run) retry(ctx context.Context, f func() error) error {
 	for {
 		err := f()
@@ -404,7 +404,7 @@ func (r *run) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// problem counts something that was not imported, and says why.
+// problem counts and reports something that was not imported.
 func (r *run) problem(path string, err error) {
 	r.mu.Lock()
 	r.problems++
@@ -416,8 +416,8 @@ func (r *run) problem(path string, err error) {
 	r.log.Error(text, hint.Attrs(err)...)
 }
 
-// settle remembers a file that needs no further look as long as it does not
-// change, or until a time.
+// settle records that a file needs no examination until it changes or until a
+// time.
 func (r *run) settle(t *task, until time.Time) {
 	for _, d := range r.dests {
 		if t.lacks.has(d) {
@@ -437,8 +437,8 @@ func (r *run) settle(t *task, until time.Time) {
 	}
 }
 
-// skip counts a file that is stored already. One that a store may lack is
-// counted when that is known.
+// skip counts a stored file. If a store may lack it, it is counted once that is
+// known.
 func (r *run) skip(t *task) {
 	if t.lacks == 0 && !t.counted {
 		t.counted = true

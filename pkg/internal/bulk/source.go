@@ -15,45 +15,45 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ErrSource marks an error of a Source that may go away by itself: a probe
-// that is down, a connection that broke. With Follow it is waited for.
+// ErrSource marks a transient error of a Source: a probe that is down, a broken
+// connection. With Follow, Run waits for the source.
 var ErrSource = errors.New("source unavailable")
 
 // Source is a place with log files other than a folder: a probe that serves
 // them. Its files are imported like those in folders.
 type Source interface {
-	// Files returns the files that there are now, in no order. An error that
-	// wraps ErrSource says that the source is away.
+	// Files returns the present files, in any order. An error that wraps
+	// ErrSource means that the source is unavailable.
 	Files(ctx context.Context) ([]File, error)
-	// String names the source in messages and in its lock: it is the same for
-	// the same files.
+	// String names the source in messages and in its lock. It is the same
+	// for the same files.
 	String() string
 }
 
 // File is a log file of a Source.
 type File struct {
 	Path    string    // names it in messages and records
-	Name    string    // its path below Dir
-	Dir     string    // names the tree that it is in, like a probe; see store.FileInfo.Name
+	Name    string    // path below Dir
+	Dir     string    // name of the tree, like a probe; see store.FileInfo.Name
 	Key     store.Key // with its probe
 	Time    tstat.FolderTime
 	Next    time.Time // of the next log folder; zero if this is the newest
-	Size    int64     // bytes, compressed if it is
+	Size    int64     // bytes on disk
 	ModTime time.Time
 	Growing bool // Tstat may still write to it
 	// Open opens the file. The error is fs.ErrNotExist if it is gone.
 	Open func(ctx context.Context) (*Content, error)
-	// Settled is called in each pass after which all stores have the file. Until
-	// the file changes, a source need not return it again, unless another file
-	// has its key. nil: never.
+	// Settled is called in each pass after which all stores have the file.
+	// Until the file changes, a source need not return it again, unless
+	// another file has its key. May be nil.
 	Settled func()
 }
 
-// Content is an open log file. Its Seek only goes back to the start.
+// Content is an open log file. It can only seek to the start.
 type Content struct {
 	io.ReadSeekCloser
-	// Size, ModTime and Mode are those of what is read, whatever the file's
-	// name means now. Mode may be 0.
+	// Size, ModTime and Mode belong to the open file, even if its name is
+	// reused. Mode may be 0.
 	Size    int64
 	ModTime time.Time
 	Mode    fs.FileMode
@@ -61,7 +61,7 @@ type Content struct {
 
 // openPath opens a file of the file system.
 func openPath(name string) (*Content, error) {
-	// Not to hang if something made a named pipe of it.
+	// O_NONBLOCK, so that a named pipe does not block.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (t *task) open(ctx context.Context) (*Content, error) {
 	return openPath(t.path)
 }
 
-// findRemote makes the tasks of a Source.
+// findRemote returns the tasks of a Source.
 func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	files, err := src.Files(ctx)
 	if err != nil {
@@ -122,8 +122,8 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	return tasks, nil
 }
 
-// lose records that a source is unavailable or wrong. Its other files of this pass
-// are left for the next, and its copies are not forgotten.
+// lose records that a source is unavailable or invalid. Its other files of this
+// pass are left for the next pass, and its copies are kept.
 func (r *run) lose(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

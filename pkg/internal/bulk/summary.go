@@ -16,34 +16,37 @@ type Summary struct {
 	Types []*TypeSummary `json:"types"` // sorted by name
 	Total TypeSummary    `json:"total"` // Name is empty
 	Open  []OpenFolder   `json:"left_open,omitempty"`
-	// PassedOver is what looks like logs and was not read.
+	// PassedOver lists ignored files that look like logs.
 	PassedOver PassedOver `json:"passed_over"`
 	Started    time.Time  `json:"started"`
 	Seconds    float64    `json:"seconds"`
-	// BytesPerSecond is source text read a second.
+	// BytesPerSecond is source text read per second.
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	RowsPerSecond  float64 `json:"rows_per_second"`
 	// Stores are the stores of the run.
 	Stores []StoreSummary `json:"stores,omitempty"`
-	// RejectFile holds the rejected lines; empty if there were none.
+	// RejectFile holds the rejected lines; "" if there are none.
 	RejectFile string `json:"reject_file,omitempty"`
-	// Left are files that the last pass has not finished, because it was
-	// interrupted, a source or store was unavailable, or another importer has claimed
-	// them; LeftBytes are their bytes on disk when the pass began.
+	// Left counts files that the last pass did not finish, because it was
+	// interrupted, a source or store was unavailable, or another importer
+	// has claimed them; LeftBytes are their bytes on disk when the pass
+	// began.
 	Left      int64 `json:"left,omitempty"`
 	LeftBytes int64 `json:"left_bytes,omitempty"`
-	// Planned is set if the last pass has scanned all sources and asked the stores.
+	// Planned is set if the last pass has scanned all sources and looked up
+	// their files in the stores.
 	Planned bool `json:"-"`
-	// Unstored are the files that Follow could not store, as of now; nil: none.
+	// Unstored are the files that Follow could not store so far; nil if
+	// there are none.
 	Unstored *Unstored `json:"unstored,omitempty"`
 	DryRun   bool      `json:"dry_run,omitempty"`
 }
 
-// Unstored counts files that are not stored now, because of their content or
-// because a store refuses them. As an error it wraps ErrFailed.
+// Unstored counts files that are not stored at present, because of their
+// content or because a store refuses them. As an error it wraps ErrFailed.
 type Unstored struct {
 	Files int64  `json:"files"`
-	Path  string `json:"path"`  // of the last of them by name, which is the newest
+	Path  string `json:"path"`  // of the last by name, which is the newest
 	Err   string `json:"error"` // why that file is not stored
 }
 
@@ -61,24 +64,24 @@ func (u *Unstored) Error() string {
 // Unwrap returns ErrFailed.
 func (u *Unstored) Unwrap() error { return ErrFailed }
 
-// TypeSummary counts what happened to the files of one log type. Lines ==
-// Rows + Rejects + Cuts holds for what was stored.
+// TypeSummary counts what happened to the files of one log type. Lines == Rows
+// + Rejects + Cuts holds for stored files.
 type TypeSummary struct {
 	Name     string `json:"type,omitempty"`
 	Files    int64  `json:"files"`    // stored; with DryRun: would be stored
 	Skipped  int64  `json:"skipped"`  // stored already
 	Replaced int64  `json:"replaced"` // of Files: grown or replaced
-	Damaged  int64  `json:"damaged"`  // of Files: damaged, of which the good part was stored
+	Damaged  int64  `json:"damaged"`  // of Files: damaged, the intact part was stored
 	Failed   int64  `json:"failed"`   // not stored, see the log
 	Vanished int64  `json:"vanished"` // gone before they were read
 	LeftOpen int64  `json:"left_open"`
 	Others   int64  `json:"others"`  // of Skipped: found missing, then stored by another importer
-	Claimed  int64  `json:"claimed"` // left to other importers, which have claimed them
+	Claimed  int64  `json:"claimed"` // left to other importers that claimed them
 	Lines    int64  `json:"lines"`   // data lines read
 	Rows     int64  `json:"rows"`    // stored
-	Rejects  int64  `json:"rejects"` // lines that cannot be a row
+	Rejects  int64  `json:"rejects"` // malformed lines
 	Cuts     int64  `json:"cuts"`    // unfinished ends of files
-	Escaped  int64  `json:"escaped"` // values with bytes that are not UTF-8, or NUL
+	Escaped  int64  `json:"escaped"` // values with NUL or bytes that are not UTF-8
 	Bytes    int64  `json:"bytes"`   // on disk, of Files
 	Text     int64  `json:"text"`    // decompressed text, of Files
 	// First and Last are the folder times of the stored and skipped files.
@@ -92,12 +95,11 @@ type OpenFolder struct {
 	Files int64  `json:"files"`
 }
 
-// ErrFailed is wrapped by the error of a Run that stored what it could but
-// not everything.
+// ErrFailed is wrapped by the error of a Run that could not store everything.
 var ErrFailed = errors.New("files were not imported")
 
-// Merge sums up the results of several runs. Probe is empty unless all have
-// the same; of several files of rejects the first is named.
+// Merge sums up the results of several runs. Probe is empty unless all have the
+// same. RejectFile is the first of the runs.
 func Merge(runs []*Summary) *Summary {
 	m := &Summary{}
 	types := map[string]*TypeSummary{}
@@ -152,7 +154,7 @@ func (s *Summary) addStore(add StoreSummary) {
 	a.Error = cmp.Or(a.Error, add.Error)
 }
 
-// sumUp fills in what follows from the sums of the types.
+// sumUp fills in the fields that follow from the sums of the types.
 func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	s.Types, s.Total = nil, TypeSummary{}
 	for _, t := range types {
@@ -193,7 +195,7 @@ func (a *TypeSummary) Add(t *TypeSummary) {
 	}
 }
 
-// count changes the counters of t's log type.
+// count updates the counters of t's log type.
 func (r *run) count(t *task, f func(*TypeSummary)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -226,7 +228,7 @@ func (s *TypeSummary) spanned(t time.Time) {
 	}
 }
 
-// stores returns what was done to each store.
+// stores returns the summary of each store.
 func (r *run) stores() (list []StoreSummary) {
 	for _, d := range r.dests {
 		list = append(list, d.summary())
@@ -235,7 +237,7 @@ func (r *run) stores() (list []StoreSummary) {
 }
 
 func (r *run) summary() *Summary {
-	if err := r.rejects.failure(); err != nil { // it waits for the disk
+	if err := r.rejects.failure(); err != nil { // waits for the disk
 		r.log.Warn("rejected lines were counted, but not kept", "err", err)
 	}
 	r.mu.Lock()
@@ -250,8 +252,8 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored returns the files that were refused and are to be retried, nil if there
-// are none. The lock is held.
+// unstored returns the refused files that will be retried, or nil. The lock is
+// held.
 func (r *run) unstored() *Unstored {
 	var u Unstored
 	for path, v := range r.settled {

@@ -12,21 +12,21 @@ import (
 type target struct {
 	*dest
 	st     store.Store
-	raw    store.RawStore // nil if the store takes rows
-	stored bool           // it has the file's text
+	raw    store.RawStore // nil if the store accepts rows
+	stored bool           // the store has the file's text
 	err    error          // why it does not get the file
 
-	// The stored text that the file starts with, and its lines.
+	// The stored text with which the file starts, and its lines.
 	prefix      *store.Record
 	prefixLines int64
 
-	tx       store.FileTx // nil unless under way
+	tx       store.FileTx // nil unless open
 	rejected int64        // rows, known once they are flushed
 }
 
-// findTargets looks up what the available stores have of the file's key, except
-// for those in leaveOut. Another file of the same key may have been stored since
-// the scan.
+// findTargets looks up the records of the file's key in the available stores,
+// except those in leaveOut. Another file of the same key may have been stored
+// since the scan.
 func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
@@ -36,7 +36,7 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 		}
 		im.setRecords(t, found)
 	}
-	t.fresh = false // at a second try it is not
+	t.fresh = false // a second try looks them up again
 	for _, d := range im.dests {
 		st, err := d.store()
 		switch {
@@ -51,8 +51,8 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 	return nil
 }
 
-// orLeave returns an error that says that the stores of the pass are
-// unavailable, or nil if there are others: the file is left for the next pass.
+// orLeave returns an error if the stores of the pass are unavailable, or nil if
+// there are others: the file is then left for the next pass.
 func (im *fileImport) orLeave(err error) error {
 	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
 		return err
@@ -61,8 +61,8 @@ func (im *fileImport) orLeave(err error) error {
 	return nil
 }
 
-// each calls f for each store that still is to get the file. A store for which
-// f fails is left out from then on.
+// each calls f for each store that still is to get the file. If f fails, it
+// drops the store.
 func (im *fileImport) each(f func(g *target) error) {
 	for _, g := range im.targets {
 		if g.stored || g.err != nil {
@@ -74,7 +74,7 @@ func (im *fileImport) each(f func(g *target) error) {
 	}
 }
 
-// drop leaves out a store because of an error.
+// drop excludes a store because of an error.
 func (im *fileImport) drop(g *target, err error) {
 	g.abort()
 	g.err = fmt.Errorf("%s: %w", g.dest, err)
@@ -91,19 +91,18 @@ func (g *target) abort() {
 	}
 }
 
-// left reports whether a store still is to get the file.
+// left reports whether any store still is to get the file.
 func (im *fileImport) left() bool {
 	return slices.ContainsFunc(im.targets, func(g *target) bool { return !g.stored && g.err == nil })
 }
 
-// hasRaw reports whether a store that keeps files as they are is to get the
-// file.
+// hasRaw reports whether a store that keeps whole files is to get the file.
 func (im *fileImport) hasRaw() bool {
 	return slices.ContainsFunc(im.targets, func(g *target) bool { return g.raw != nil && !g.stored && g.err == nil })
 }
 
-// failures returns why stores do not get the file. Stores that are unavailable
-// get it in a later pass if there are others.
+// failures returns why stores do not get the file. If there are other stores,
+// unavailable ones get it in a later pass.
 func (im *fileImport) failures() error {
 	var errs, down []error
 	for _, g := range im.targets {

@@ -9,30 +9,31 @@ import (
 )
 
 // zoneCheck compares the times in folder names, which are local to the probe,
-// with the absolute times of the rows in them. Tstat writes a row when what
-// it describes has ended, so the first rows of a folder end at about its
-// time; a difference of hours means that the zone is not the probe's.
+// with the absolute times of rows. Tstat writes a row when its flow has ended,
+// so the first rows of a folder end at about the time of the folder. A
+// difference of hours means that the zone is not the probe's.
 type zoneCheck struct {
 	quarters int  // difference of the files so far, in quarters of an hour
 	files    int  // files that agree on it
-	settled  bool // it was warned of, or files disagree
+	settled  bool // a warning was logged, or files disagree
 }
 
 const (
 	zoneQuarter = 15 * time.Minute
-	// The earliest of the first rows ended up to 7 minutes before the folder
-	// was opened, flows that time out, or a little later: zoneLag is the
-	// middle of that, zoneSlack how far from it.
+	// The earliest of the first rows ended up to 7 minutes before the
+	// folder was opened (flows that time out) or shortly after: zoneLag is
+	// the middle of that range, zoneSlack half its width.
 	zoneLag   = 90 * time.Second
 	zoneSlack = 330 * time.Second
-	// zoneFiles is how many files must agree before it is a matter of zones.
+	// zoneFiles is how many files must agree before a difference is
+	// attributed to the zone.
 	zoneFiles = 3
-	// zoneRows is how many rows a file's first batch must have: in a file
-	// with few, the first may be late.
+	// zoneRows is how many rows a file's first batch must have. In a file
+	// with few rows the first may be late.
 	zoneRows = 20
 )
 
-// add takes the ends of a file's first rows.
+// add adds the ends of a file's first rows.
 func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
 	if z.settled || len(ends) < zoneRows {
 		return
@@ -48,7 +49,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 	}
 	d := time.UnixMicro(first).Sub(folder.Time) + zoneLag
 	if d > 24*time.Hour || d < -24*time.Hour {
-		return // not a matter of zones
+		return // not explained by a zone
 	}
 	q := int(d.Round(zoneQuarter) / zoneQuarter)
 	off := d - time.Duration(q)*zoneQuarter
@@ -56,7 +57,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 		return
 	}
 	if q > -2 && q < 2 || z.files > 0 && q != z.quarters {
-		z.settled = true // the zone is right, or nothing can be said
+		z.settled = true // the zone is right, or nothing can be concluded
 		return
 	}
 	z.quarters = q
@@ -71,7 +72,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 		"hint", "name the probe's zone with `timezone`")
 }
 
-// offset writes an offset from UTC, in seconds, as UTC+01:00.
+// offset formats an offset from UTC, in seconds, as UTC+01:00.
 func offset(s int) string {
 	sign := '+'
 	if s < 0 {
