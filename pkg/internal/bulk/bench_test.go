@@ -56,8 +56,8 @@ func BenchmarkImport(b *testing.B) {
 	}
 }
 
-// BenchmarkInstances relates the logs of many Tstat processes, which write
-// folders of the same name, to their records.
+// BenchmarkInstances matches the logs of many Tstat processes, which write
+// folders of the same name, with their records.
 func BenchmarkInstances(b *testing.B) {
 	const n = 1000
 	r := &run{scanned: map[store.Key]*sameKey{}}

@@ -23,7 +23,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/durabletest"
 )
 
-// world is a source tree, a store of each kind, and what was logged.
+// world is a source tree, a store of each kind, and the log output.
 type world struct {
 	*testing.T
 	root string // of the source
@@ -40,8 +40,8 @@ func forStores(t *testing.T, test func(w *world)) {
 	}
 }
 
-// udp makes the text of a log with n rows that carry a name; the first n rows
-// are the same for any larger n.
+// udp returns the text of a log with n rows that contain a name. The first n
+// rows are the same for any larger n.
 func udp(n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 fqdn:3\n")
@@ -190,12 +190,13 @@ func TestGzippedLater(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
 		w.run("files=1 rows=10", nil)
-		w.put(log+".gz", udp(10, "a")) // gzip is at it
+		w.put(log+".gz", udp(10, "a")) // gzip is running
 		w.run("files=0 skipped=1", nil)
 		w.remove(log)
 		w.run("files=0 skipped=1", nil)
 		w.stored("p1", folder, file, 10)
-		// The record knows the new size and time: no further reading.
+		// The record has the new size and time, so the file is not read
+		// again.
 		if err := os.Chmod(filepath.Join(w.root, log+".gz"), 0); err != nil {
 			w.Fatal(err)
 		}
@@ -222,8 +223,8 @@ func TestGrown(t *testing.T) {
 	})
 }
 
-// TestFolderMadeAgain: Tstat removes a folder of the same minute and starts
-// anew. Both contents are kept.
+// TestFolderMadeAgain checks that Tstat's removing and recreating a folder
+// within a minute keeps both contents.
 func TestFolderMadeAgain(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
@@ -253,7 +254,8 @@ func TestTwoProbes(t *testing.T) {
 	})
 }
 
-// TestTwoSites have folders of the same minute below one root.
+// TestTwoSites imports folders of the same minute from two sites below one
+// root.
 func TestTwoSites(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(10, "a"))
@@ -296,9 +298,9 @@ func TestFinishedFolders(t *testing.T) {
 	})
 }
 
-// TestOnlyFolderIsLeftOpen: a folder that changed lately is open however old its
-// name is, and though no other folder is there: the clock of the probe may be
-// wrong, or Tstat may read a trace of that time.
+// TestOnlyFolderIsLeftOpen checks that a recently changed folder is open,
+// however old its name is, and even without other folders: the clock of the
+// probe may be wrong, or Tstat may read an old trace.
 func TestOnlyFolderIsLeftOpen(t *testing.T) {
 	forStores(t, func(w *world) {
 		open := func(o *Options) { o.IncludeOpen = false }
@@ -354,7 +356,7 @@ func TestRejects(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(200, "a")+"bad\n"+"10.0.0.1 x y\n"+"10.0.0.1 7 \x00\xff\n")
 		if strings.HasPrefix(w.dest, "copy") {
-			w.run("files=1 rows=203 rejects=0", nil) // a copy is a copy
+			w.run("files=1 rows=203 rejects=0", nil) // a copy stays a copy
 			return
 		}
 		sum := w.run("files=1 lines=203 rows=201 rejects=2 escaped=1", nil)
@@ -371,8 +373,8 @@ func TestRejects(t *testing.T) {
 	})
 }
 
-// TestPowerCut checks that what an import has stored is there after a power
-// cut, so that a second run skips it, and that its rejects are, too.
+// TestPowerCut checks that the files that an import has stored survive a power
+// cut, so that a second run skips them, and that its rejects survive too.
 func TestPowerCut(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(200, "a")+"bad\n")
@@ -444,9 +446,9 @@ func TestBadFiles(t *testing.T) {
 	})
 }
 
-// TestDamaged: nothing of a damaged compressed file is stored unless it is
-// accepted, and what was accepted goes when the file is whole, or damaged
-// otherwise.
+// TestDamaged checks that nothing of a damaged compressed file is stored unless
+// damage is accepted, and that the accepted part is replaced when the file
+// becomes intact or is damaged differently.
 func TestDamaged(t *testing.T) {
 	forStores(t, func(w *world) {
 		path := w.put(log+".gz", udp(5000, "a"))
@@ -473,7 +475,7 @@ func TestDamaged(t *testing.T) {
 			slices.Concat(whole[:len(whole)/2], bytes.Repeat([]byte{0xff}, 8), whole[len(whole)/2+8:]),
 		} {
 			damage(data)
-			for range 2 { // it is not remembered
+			for range 2 { // the failure is not remembered
 				sum, err := w.try(nil)
 				if !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), log+".gz: damaged, not stored") || !strings.Contains(w.log.String(), "fetch the file again") {
 					w.Errorf("%v\n%s", err, w.log.String())
@@ -501,8 +503,8 @@ func TestDamaged(t *testing.T) {
 	})
 }
 
-// flipped returns a gzip file of a text, damaged behind a part of its text. It
-// decompresses to the end; the rest of the text is wrong.
+// flipped returns a gzip file of a text, damaged behind part bytes of the text.
+// It can be decompressed to the end, but the rest of the text is wrong.
 func flipped(w *world, text string, part int) []byte {
 	w.Helper()
 	var b bytes.Buffer
@@ -517,8 +519,8 @@ func flipped(w *world, text string, part int) []byte {
 	return data
 }
 
-// TestDamagedLater: a file that was stored whole is damaged since. Neither are
-// its rows replaced by those of the good part, nor are these stored beside it.
+// TestDamagedLater checks a file that is damaged after it was stored: its rows
+// are neither replaced by those of the intact part, nor stored twice.
 func TestDamagedLater(t *testing.T) {
 	full := udp(5000, "a")
 	for name, part := range map[string]int{"header": 3, "first row": 30, "later": 3000} {
@@ -551,7 +553,7 @@ func TestDamagedLater(t *testing.T) {
 						t.Errorf("%+v", sum.Total)
 					}
 					w.move("2016_03_24_21_37.out", "x/2016_03_24_21_37.out")
-					if name == "later" { // else nothing tells that it is the log that was moved
+					if name == "later" { // otherwise nothing identifies it as the moved log
 						w.run("files=0 skipped=1 failed=0", accept)
 					}
 					w.move("x/2016_03_24_21_37.out", "2016_03_24_21_37.out")
@@ -566,8 +568,8 @@ func TestDamagedLater(t *testing.T) {
 	}
 }
 
-// TestDamagedThenCut: a file of which a good part is stored is fetched again,
-// only halfway. The longer part stays until the file is whole.
+// TestDamagedThenCut checks that the stored part of a damaged file is not
+// replaced by a shorter part, but by the intact file.
 func TestDamagedThenCut(t *testing.T) {
 	full := udp(5000, "a")
 	forStores(t, func(w *world) {
@@ -592,8 +594,8 @@ func TestDamagedThenCut(t *testing.T) {
 	})
 }
 
-// TestTruncated: a compressed file without its end is stored as far as it
-// goes. A warning says so where Tstat has ended.
+// TestTruncated checks that a truncated compressed file is stored as far as it
+// goes, with a warning if Tstat has ended.
 func TestTruncated(t *testing.T) {
 	forStores(t, func(w *world) {
 		for _, name := range []string{log + ".gz", "2016_03_24_22_37.out/" + file + ".gz"} {
@@ -614,8 +616,8 @@ func TestTruncated(t *testing.T) {
 	})
 }
 
-// TestNoRows: a file with text and without a row is not stored, however many
-// rejects are allowed.
+// TestNoRows checks that a file with text but no row is not stored, however
+// many rejects are allowed.
 func TestNoRows(t *testing.T) {
 	const head = "#c_ip:1 c_port:2\n"
 	for text, stored := range map[string]bool{
@@ -687,7 +689,7 @@ func TestStdin(t *testing.T) {
 	})
 }
 
-// TestStrayFile is a log outside a log folder.
+// TestStrayFile imports a log outside a log folder.
 func TestStrayFile(t *testing.T) {
 	forStores(t, func(w *world) {
 		text := "#c_ip:1 time:2\na 1458855462170.811035\n"
@@ -715,12 +717,12 @@ func TestLocked(t *testing.T) {
 		if !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 			w.Errorf("got %v", err)
 		}
-		// Another source is free.
+		// Another source is not locked.
 		w.run("files=1", func(o *Options) { o.Sources = []string{filepath.Join(w.root, folder)} })
 	})
 }
 
-// TestTwoStores: a file is done when all have it.
+// TestTwoStores checks that a file is done when all stores have it.
 func TestTwoStores(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
@@ -767,8 +769,8 @@ func TestFollow(t *testing.T) {
 			})
 			done <- result{sum, err}
 		}()
-		// A folder is open until a newer one stands beside it. Its file has
-		// been stored when the next one is read.
+		// A folder is open until a newer folder appears beside it. Its
+		// file has been stored when the next one is read.
 		for h := range 3 {
 			w.put(fmt.Sprintf("2016_03_24_%d_37.out/%s", 21+h, file), udp(20, "b"))
 			for range readsPerFile {
@@ -787,8 +789,8 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// TestFollowWaitsForMissingSource: a source that does not exist yet does not
-// keep back the other, and is imported once it exists.
+// TestFollowWaitsForMissingSource checks that a missing source does not delay
+// the other source, and is imported once it exists.
 func TestFollowWaitsForMissingSource(t *testing.T) {
 	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
 	late := filepath.Join(t.TempDir(), "late")
@@ -826,8 +828,8 @@ func TestFollowWaitsForMissingSource(t *testing.T) {
 	w.counts(<-done, "failed=0 open=2")
 }
 
-// TestFollowForgets: between two passes there is nothing that grows with the
-// source but what each file looked like.
+// TestFollowForgets checks that between two passes only the versions of files
+// need memory that grows with the source.
 func TestFollowForgets(t *testing.T) {
 	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
 	w.put(log, udp(10, "a"))
@@ -854,7 +856,8 @@ func TestFollowForgets(t *testing.T) {
 	}
 }
 
-// TestRejectsSync: while the disk takes the rejects, the import goes on.
+// TestRejectsSync checks that the import continues while the rejects are
+// synced.
 func TestRejectsSync(t *testing.T) {
 	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
 	s, err := stores.Open(t.Context(), w.dest, stores.Options{})
@@ -889,7 +892,8 @@ func TestRejectsSync(t *testing.T) {
 	}
 }
 
-// TestGuessInParts: a store is asked for few logs of other probes at once.
+// TestGuessInParts checks that each lookup of the logs of other probes is
+// limited.
 func TestGuessInParts(t *testing.T) {
 	s := &finder{}
 	r, err := newRun(t.Context(), Options{Sources: []string{t.TempDir()}, Stores: Opened(s), Probe: "p1", ProbeGuessed: true, StateDir: t.TempDir()})
@@ -908,7 +912,7 @@ func TestGuessInParts(t *testing.T) {
 	}
 }
 
-// finder counts the keys that OtherProbes is asked for.
+// finder counts the keys passed to OtherProbes.
 type finder struct {
 	store.Store
 	asked, most int
@@ -926,7 +930,7 @@ func (f *finder) OtherProbes(_ context.Context, keys []store.Key) ([]store.Recor
 // recognise gzip, and the rest.
 const readsPerFile = 2
 
-// reads tells of each read of a file's text.
+// reads receives the size of each read of a file's text.
 type reads chan int64
 
 func (r reads) Total(int, int64) {}
@@ -942,8 +946,8 @@ type onTotal func()
 func (f onTotal) Total(int, int64) { f() }
 func (onTotal) Add(int64, int64)   {}
 
-// TestLeftOfGrownFile: nothing is left of a file that has grown since it was
-// planned.
+// TestLeftOfGrownFile checks that nothing is left of a file that has grown
+// since it was planned.
 func TestLeftOfGrownFile(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
@@ -1012,8 +1016,8 @@ func TestZoneWarning(t *testing.T) {
 	})
 }
 
-// TestPartialCopy: a copy of a log that is under way is an older state of it.
-// Once it is whole, it is a log at another place.
+// TestPartialCopy checks that an unfinished copy of a log is an older state of
+// it. Once complete, it is a log at another place.
 func TestPartialCopy(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(20, "a"))
@@ -1028,7 +1032,7 @@ func TestPartialCopy(t *testing.T) {
 	})
 }
 
-// TestTwoRuns import the same file at different lengths at the same time.
+// TestTwoRuns imports the same file at different lengths concurrently.
 func TestTwoRuns(t *testing.T) {
 	forStores(t, func(w *world) {
 		for i, n := range []int{3000, 5000, 4000} {
@@ -1055,14 +1059,16 @@ func TestTwoRuns(t *testing.T) {
 				w.Error(err)
 			}
 		}
-		// A shorter one that came after a longer one is other content for all
-		// that can be known; one more look at the longest settles it.
+		// A shorter file that came after a longer one looks like
+		// different content. Another run with the longest corrects
+		// that.
 		w.run("failed=0", func(o *Options) { o.Sources = []string{filepath.Join(w.root, "1")}; o.Replace = true })
 		w.stored("p1", folder, file, 5000)
 	})
 }
 
-// TestStrayFileWithoutTime does not stop the others.
+// TestStrayFileWithoutTime checks that a file without a time does not stop the
+// others.
 func TestStrayFileWithoutTime(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(10, "a"))
@@ -1078,7 +1084,8 @@ func TestStrayFileWithoutTime(t *testing.T) {
 	})
 }
 
-// TestCopyOfWhatIsNoLog: what no typed store can take is copied all the same.
+// TestCopyOfWhatIsNoLog checks that a file that no typed store accepts is
+// copied.
 func TestCopyOfWhatIsNoLog(t *testing.T) {
 	forStores(t, func(w *world) {
 		if strings.HasPrefix(w.dest, "copy") {
@@ -1102,7 +1109,7 @@ func TestCopyOfWhatIsNoLog(t *testing.T) {
 	})
 }
 
-// TestMerge: the sums of several runs, and nothing of them changes.
+// TestMerge checks the sums of several runs, and that the runs are unchanged.
 func TestMerge(t *testing.T) {
 	at := time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
 	one := &Summary{Probe: "a", Started: at, Types: []*TypeSummary{{Name: "x", Files: 1, Rows: 10, First: at, Last: at}}, Open: []OpenFolder{{"p", 1}}}

@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// board is what a server knows of claims. Its clock is the test's.
+// board holds the claims of a server. Its clock is the test's.
 type board struct {
 	mu      sync.Mutex
 	name    string
@@ -38,14 +38,14 @@ func newBoard(name string) *board {
 	return &board{name: name, now: time.Unix(1e9, 0), claims: map[store.Key]boardClaim{}, granted: map[store.Key]int{}}
 }
 
-// of returns the owner of a key, "" if there is none.
+// of returns the owner of a key, or "".
 func (b *board) of(k store.Key) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.claims[k].owner
 }
 
-// by counts the claims of an owner, "" for all.
+// by counts the claims of an owner; "" counts all.
 func (b *board) by(owner string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,7 +57,7 @@ func (b *board) by(owner string) (n int) {
 	return n
 }
 
-// give makes a key an owner's for an hour of the board's clock.
+// give claims keys for an owner for an hour of the board's clock.
 func (b *board) give(owner string, keys ...store.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,14 +66,14 @@ func (b *board) give(owner string, keys ...store.Key) {
 	}
 }
 
-// pass lets time go by.
+// pass advances the clock.
 func (b *board) pass(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.now = b.now.Add(d)
 }
 
-// memory is what a store holds.
+// memory is the content of a store.
 type memory struct {
 	mu      sync.Mutex
 	records map[store.Key][]store.Record
@@ -84,7 +84,7 @@ type shared struct {
 	store.Defaults
 	*memory
 	*board
-	begin  func(store.Key) // called by Begin; nil: nothing
+	begin  func(store.Key) // called by Begin; may be nil
 	begins map[store.Key]int
 }
 
@@ -168,7 +168,7 @@ func (s *shared) Release(_ context.Context, owner string, keys []store.Key) erro
 	return nil
 }
 
-// sharedWorld is a source, a store, and a board beside it.
+// sharedWorld is a source, a store, and its board.
 type sharedWorld struct {
 	world
 	*memory
@@ -186,12 +186,12 @@ func newSharedWorld(t *testing.T, files int) *sharedWorld {
 	return w
 }
 
-// open opens the store as a further importer does.
+// open opens the store for another importer.
 func (w *sharedWorld) open() *shared {
 	return &shared{memory: w.memory, board: w.board, begins: map[store.Key]int{}}
 }
 
-// options are those of an importer of its own.
+// options returns options for a separate importer.
 func (w *sharedWorld) options(list ...store.Store) Options {
 	return Options{
 		Sources: []string{w.root}, Stores: Opened(list...), Probe: "p1", Location: time.UTC, IncludeOpen: true,
@@ -199,7 +199,7 @@ func (w *sharedWorld) options(list ...store.Store) Options {
 	}
 }
 
-// complete checks that each file is stored once and that nothing is claimed.
+// complete checks that each file is stored once and that no claims are left.
 func (w *sharedWorld) complete() {
 	w.Helper()
 	for _, k := range w.keys {
@@ -212,9 +212,9 @@ func (w *sharedWorld) complete() {
 	}
 }
 
-// TestShare: two importers at work each take a fair part of the files, and
-// none is read twice. Nothing is stored before both are at work, and each lets
-// the other keep up, as long as there are files that nobody has claimed.
+// TestShare checks that two concurrent importers each import a fair part of the
+// files, and that no file is read twice. Nothing is stored before both have
+// started, and each waits for the other as long as there are unclaimed files.
 func TestShare(t *testing.T) {
 	const files, ahead = 300, 16
 	w := newSharedWorld(t, files)
@@ -248,7 +248,7 @@ func TestShare(t *testing.T) {
 	w.complete()
 	for i, s := range sums {
 		if s.Total.Files < files/3 || s.Total.Files+s.Total.Others != files || s.Total.Skipped != s.Total.Others || s.Total.Claimed != 0 {
-			t.Errorf("importer %d: %+v", i, s.Total) // what is skipped otherwise was read
+			t.Errorf("importer %d: %+v", i, s.Total) // otherwise a skipped file was read
 		}
 	}
 	if n := sums[0].Total.Files + sums[1].Total.Files; n != files {
@@ -267,8 +267,8 @@ func (w *sharedWorld) allGranted() bool {
 	return len(w.granted) == len(w.keys)
 }
 
-// TestClaimBatches: a lone importer asks for many tiny files at once, and for
-// large ones as it gets to them.
+// TestClaimBatches checks that a single importer claims many tiny files at
+// once, and large ones only when it reaches them.
 func TestClaimBatches(t *testing.T) {
 	w := newSharedWorld(t, 100)
 	s := w.open()
@@ -300,8 +300,9 @@ func TestClaimBatches(t *testing.T) {
 	w.complete()
 }
 
-// TestClaimExpires: a run waits for files that another importer has claimed,
-// says so once, and takes them over when it turns out to be dead.
+// TestClaimExpires checks that a run waits for files that another importer has
+// claimed, reports that once, and takes them over when the other turns out to
+// be dead.
 func TestClaimExpires(t *testing.T) {
 	w := newSharedWorld(t, 40)
 	w.give("dead", w.keys[10:20]...)
@@ -319,7 +320,7 @@ func TestClaimExpires(t *testing.T) {
 	w.complete()
 }
 
-// hook is a log that calls f for lines with a text.
+// hook is a log handler that calls f for lines with a text.
 type hook struct {
 	out  *bytes.Buffer
 	text string
@@ -333,8 +334,8 @@ func (h *hook) Write(p []byte) (int, error) {
 	return h.out.Write(p)
 }
 
-// TestClaimOwner: an import that was killed does not wait for its own claims;
-// others have another name.
+// TestClaimOwner checks that a killed import does not wait for its own claims,
+// and that other imports have different names.
 func TestClaimOwner(t *testing.T) {
 	w := newSharedWorld(t, 40)
 	opt := w.options(w.open())
@@ -372,14 +373,14 @@ func TestClaimOwner(t *testing.T) {
 	}
 }
 
-// TestClaimInterrupt: an interrupt ends the wait, and the import.
+// TestClaimInterrupt checks that an interrupt ends the wait and the import.
 func TestClaimInterrupt(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.give("other", w.keys[2])
 	ctx, cancel := context.WithCancel(context.Background())
 	s := w.open()
 	w.asked = func(b *board, owner string, keys []store.Key) error {
-		if len(keys) == 1 { // it waits
+		if len(keys) == 1 { // now it waits
 			cancel()
 		}
 		return nil
@@ -405,8 +406,8 @@ func TestClaimInterrupt(t *testing.T) {
 	}
 }
 
-// TestClaimFollow: with Follow what others have claimed is left for the next
-// pass, and told.
+// TestClaimFollow checks that with Follow the files claimed by others are left
+// for the next pass and reported.
 func TestClaimFollow(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.give("other", w.keys[1])
@@ -423,7 +424,7 @@ func TestClaimFollow(t *testing.T) {
 			w.counts(sum, "files=2 skipped=0 claimed=1 others=0")
 		case 3:
 			w.counts(sum, "files=2 skipped=0 claimed=1 others=0")
-			// The other one stores it.
+			// The other importer stores it.
 			alone := w.open()
 			alone.board = newBoard("b")
 			only := w.options(alone)
@@ -444,8 +445,8 @@ func TestClaimFollow(t *testing.T) {
 	}
 }
 
-// TestClaimSeveralStores: a file is claimed in all of them or in none, and in
-// the order of their names.
+// TestClaimSeveralStores checks that a file is claimed in all stores or in
+// none, and in the order of the stores' names.
 func TestClaimSeveralStores(t *testing.T) {
 	w := newSharedWorld(t, 10)
 	b := newBoard("b")
@@ -490,8 +491,8 @@ func TestClaimSeveralStores(t *testing.T) {
 	}
 }
 
-// TestClaimRenewed: claims last as long as a file takes. One that was lost
-// before its file was begun is respected.
+// TestClaimRenewed checks that claims last as long as the import of a file. A
+// claim lost before the import of its file started is respected.
 func TestClaimRenewed(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	s := w.open()
@@ -514,7 +515,7 @@ func TestClaimRenewed(t *testing.T) {
 			w.pass(hold / 2)
 		}
 		w.give("thief", w.keys[2])
-		for range 3 { // the renewal under way, and two that see it
+		for range 3 { // the current renewal, and two that see it
 			<-renewed
 		}
 	}
@@ -537,8 +538,8 @@ func TestClaimRenewed(t *testing.T) {
 	}
 }
 
-// TestClaimFails: a server that is away is waited for as it is elsewhere. What
-// failed is not claimed any more.
+// TestClaimFails checks that an import waits for an unavailable server when it
+// claims, like anywhere else. Failed files are no longer claimed.
 func TestClaimFails(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.asked = func(b *board, owner string, keys []store.Key) error {
@@ -571,8 +572,8 @@ func TestClaimFails(t *testing.T) {
 	}
 }
 
-// TestClaimReleaseFails: what could not be released is so with the next ones,
-// unless it was claimed again.
+// TestClaimReleaseFails checks that a failed release is repeated with the next
+// one, unless the file was claimed again.
 func TestClaimReleaseFails(t *testing.T) {
 	w := newSharedWorld(t, 100)
 	w.refuse = 3
@@ -618,8 +619,8 @@ func TestClaimReleaseFails(t *testing.T) {
 	}
 }
 
-// TestClaimReplace: what another importer has replaced meanwhile is not
-// replaced again.
+// TestClaimReplace checks that a file replaced meanwhile by another importer is
+// not replaced again.
 func TestClaimReplace(t *testing.T) {
 	w := newSharedWorld(t, 40)
 	if _, err := Run(context.Background(), w.options(w.open())); err != nil {
@@ -648,7 +649,7 @@ func TestClaimReplace(t *testing.T) {
 	w.complete()
 }
 
-// TestClaimNothing: what cannot be shared is not claimed.
+// TestClaimNothing checks that files that cannot be shared are not claimed.
 func TestClaimNothing(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.asked = func(b *board, owner string, keys []store.Key) error {
@@ -667,7 +668,8 @@ func TestClaimNothing(t *testing.T) {
 	}
 }
 
-// TestClaimFileOutsideFolder has no key before it is read.
+// TestClaimFileOutsideFolder imports a file whose key is unknown before it is
+// read.
 func TestClaimFileOutsideFolder(t *testing.T) {
 	w := newSharedWorld(t, 0)
 	p := w.put("loose/"+file, "#c_ip:1 c_port:2 c_first_abs:3\n10.0.0.1 1 1458855462170.811035\n")

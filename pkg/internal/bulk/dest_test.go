@@ -18,19 +18,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// fragile is a store in memory that may be down. It keeps what it has.
+// fragile is a store in memory that may be down. It keeps its content.
 type fragile struct {
 	shared
 	mu      sync.Mutex
 	down    error
-	refuses error // what Begin returns; nil: nothing
+	refuses error // the error of Begin; may be nil
 	rereads int   // how many calls of Flush return store.ErrReread
 	commits int
-	after   func(commits int) // called after each commit; nil: nothing
+	after   func(commits int) // called after each commit; may be nil
 
 	asked  int             // calls of OtherProbes
-	silent func(asked int) // called in each; nil: nothing
-	others []store.Record  // what it returns
+	silent func(asked int) // called in each of them; may be nil
+	others []store.Record  // the result of OtherProbes
 }
 
 func newFragile(name string, down error) *fragile {
@@ -133,7 +133,7 @@ func (x fragileTx) Commit(ctx context.Context, r store.Record, known, replace []
 	return nil
 }
 
-// files is how many files the store has.
+// files returns how many files the store has.
 func (f *fragile) files() int {
 	f.memory.mu.Lock()
 	defer f.memory.mu.Unlock()
@@ -159,8 +159,8 @@ func (w *sharedWorld) holds(f *fragile) {
 	}
 }
 
-// TestStoreIsAwaitedWithoutSource: a store that is down receives its files when it
-// is back, also if a source is unavailable.
+// TestStoreIsAwaitedWithoutSource checks that a store that is down receives its
+// files when it is back, even if a source is unavailable.
 func TestStoreIsAwaitedWithoutSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 4
@@ -181,9 +181,10 @@ func TestStoreIsAwaitedWithoutSource(t *testing.T) {
 	})
 }
 
-// TestStoresAreIndependent: of three stores one is down from the start and one
-// dies in the middle. The other one gets all files meanwhile, each is read once
-// for it, and the two receive the missing files when they are back.
+// TestStoresAreIndependent imports into three stores. One is down from the
+// start, and one dies during the import. Meanwhile the third gets all files,
+// each of which is read once for it. The others receive the missing files when
+// they are back.
 func TestStoresAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 40
@@ -226,9 +227,9 @@ func TestStoresAreIndependent(t *testing.T) {
 	})
 }
 
-// TestStoreStaysDown: a run ends when a store has been down for the timeout. The
-// error names the store and counts its missing files, and the next run imports
-// them.
+// TestStoreStaysDown checks that a run ends when a store has been down for the
+// timeout. The error names the store and counts its missing files, and the next
+// run imports them.
 func TestStoreStaysDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 10)
@@ -264,8 +265,8 @@ func TestStoreStaysDown(t *testing.T) {
 	})
 }
 
-// TestAllStoresDown: while no store is available the import waits, as with one
-// store only.
+// TestAllStoresDown checks that an import waits while no store is available, as
+// it does with a single store.
 func TestAllStoresDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 10)
@@ -284,7 +285,8 @@ func TestAllStoresDown(t *testing.T) {
 	})
 }
 
-// TestRefusedByOneStore: what one store refuses for good goes into the others.
+// TestRefusedByOneStore checks that a file permanently refused by one store
+// goes into the others.
 func TestRefusedByOneStore(t *testing.T) {
 	w := newSharedWorld(t, 10)
 	up, full := newFragile("up", nil), newFragile("full", nil)
@@ -308,8 +310,8 @@ func TestRefusedByOneStore(t *testing.T) {
 	}
 }
 
-// TestReread: a file that a store wants to have again is read again at once,
-// and counts once. The other store keeps what it got the first time.
+// TestReread checks that a file that a store requests again is reread at once,
+// and counts once. The other store keeps its first version.
 func TestReread(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	up, again := newFragile("up", nil), newFragile("again", nil)
@@ -325,8 +327,9 @@ func TestReread(t *testing.T) {
 	w.holds(again)
 }
 
-// TestFollowWithoutStore: with Follow new files go into the stores that are
-// available, and a store receives the missing files when it is back.
+// TestFollowWithoutStore checks that with Follow new files go into the
+// available stores, and that a store receives the missing files when it is
+// back.
 func TestFollowWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 10)
@@ -375,8 +378,8 @@ func TestFollowWithoutStore(t *testing.T) {
 	})
 }
 
-// TestCopyWithoutStore: a copy is whole even if the other store dies while the
-// file is read, and the other way round.
+// TestCopyWithoutStore checks that a copy is complete even if the other store
+// dies while the file is read, and the other way round.
 func TestCopyWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 0)
@@ -407,8 +410,8 @@ func TestCopyWithoutStore(t *testing.T) {
 	})
 }
 
-// TestStoreFailsForGood: an error that does not pass, found while a store is
-// waited for, ends the wait at once.
+// TestStoreFailsForGood checks that a permanent error of a store ends the wait
+// for it at once.
 func TestStoreFailsForGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 3)
@@ -424,8 +427,8 @@ func TestStoreFailsForGood(t *testing.T) {
 	})
 }
 
-// TestStopIsNoFailureOfStore: the summary of a run that is stopped while a store
-// is unavailable names what is wrong with the store, not the stop.
+// TestStopIsNoFailureOfStore checks the summary of a run that is stopped while
+// a store is unavailable: it names the error of the store, not the stop.
 func TestStopIsNoFailureOfStore(t *testing.T) {
 	w := newSharedWorld(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -452,8 +455,8 @@ func (s stopped) Open(ctx context.Context) (store.Store, error) {
 	return nil, ctx.Err()
 }
 
-// TestGuessedProbeWithoutStore: a store that cannot tell what other probes have
-// gets no files until it can, whether it is the only one or not.
+// TestGuessedProbeWithoutStore checks that a store that cannot list the logs of
+// other probes gets no files until it can, whether it is the only store or not.
 func TestGuessedProbeWithoutStore(t *testing.T) {
 	for _, others := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -481,8 +484,8 @@ func TestGuessedProbeWithoutStore(t *testing.T) {
 	}
 }
 
-// TestFailureIsCountedOnce: a file that one store refuses, and that is read
-// again for another one, has failed once.
+// TestFailureIsCountedOnce checks that a file that one store refuses counts as
+// one failure, even if it is read again for another store.
 func TestFailureIsCountedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 3)
@@ -501,8 +504,8 @@ func TestFailureIsCountedOnce(t *testing.T) {
 	})
 }
 
-// TestUnwantedFilesAreNotMissing: a store that does not accept a log is not
-// behind with it.
+// TestUnwantedFilesAreNotMissing checks that a store is not behind with logs
+// that it does not accept.
 func TestUnwantedFilesAreNotMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 1)
@@ -522,8 +525,8 @@ func TestUnwantedFilesAreNotMissing(t *testing.T) {
 	})
 }
 
-// TestFollowNamesWhatIsNotStored: a refused file is an error of each pass until
-// it is stored, not only of the pass that read it.
+// TestFollowNamesWhatIsNotStored checks that each pass reports a refused file
+// as an error until it is stored.
 func TestFollowNamesWhatIsNotStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 1)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// slowText is a file of which some bytes come at a time, after a wait.
+// slowText is a file that delivers a few bytes at a time, after a wait.
 type slowText struct {
 	*strings.Reader
 	each int
@@ -23,8 +23,7 @@ func (s *slowText) Read(p []byte) (int, error) {
 
 func (s *slowText) Close() error { return nil }
 
-// read reads a file of a peer as an import does, and returns how long that
-// took.
+// read reads a file of a peer like an import, and returns how long that took.
 func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) time.Duration {
 	begin := time.Now()
 	p, err := l.enter(t.Context(), who)
@@ -55,8 +54,8 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 	}
 }
 
-// TestSlowPeerLeavesPlaces: files that trickle in hold no place while they do,
-// also if each byte comes soon after the one before.
+// TestSlowPeerLeavesPlaces checks that files that trickle in hold no place
+// meanwhile, even if the waits between bytes are short.
 func TestSlowPeerLeavesPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLimits(2, 0)
@@ -76,8 +75,8 @@ func TestSlowPeerLeavesPlaces(t *testing.T) {
 	})
 }
 
-// TestQuickPeerSharesPlaces: files that are read at full speed let those of
-// another peer have their turn, even with a single place.
+// TestQuickPeerSharesPlaces checks that files read at full speed let another
+// peer have its turn, even with a single place.
 func TestQuickPeerSharesPlaces(t *testing.T) {
 	for _, jobs := range []int{1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRejectFile: only user and group read what peers sent, and a terminal that
-// shows it acts on none of it.
+// TestRejectFile checks that only user and group can read rejected lines, and
+// that showing them on a terminal is safe.
 func TestRejectFile(t *testing.T) {
 	r := &rejectFile{dir: t.TempDir()}
 	if !r.add("/d/\x1b[2J\nü/log", 3, "value \"a\" is \x00\u202e\x9b\xff", []byte("b\x1b[0m")) {

@@ -21,7 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// quiet runs an import that may neither store nor report anything.
+// quiet runs an import that must neither store nor report anything.
 func (w *world) quiet(skipped int, change func(*Options)) {
 	w.Helper()
 	w.run(fmt.Sprintf("files=0 failed=0 skipped=%d", skipped), change)
@@ -30,14 +30,14 @@ func (w *world) quiet(skipped int, change func(*Options)) {
 	}
 }
 
-// edited returns a text whose line i (0 is the header) is replaced.
+// edited returns a text with line i replaced (0 is the header).
 func edited(text string, i int, line string) string {
 	lines := strings.Split(text, "\n")
 	lines[i] = line
 	return strings.Join(lines, "\n")
 }
 
-// in sets the sources, below the root.
+// in sets the sources to paths below the root.
 func (w *world) in(sources ...string) func(*Options) {
 	return func(o *Options) {
 		o.Sources = nil
@@ -47,9 +47,9 @@ func (w *world) in(sources ...string) func(*Options) {
 	}
 }
 
-// TestChangedText: what becomes of a text under a key that is stored.
+// TestChangedText checks the import of a changed text whose key is stored.
 func TestChangedText(t *testing.T) {
-	const n = 300 // rows, more than one of the sums of a head
+	const n = 300 // rows, more than one sum of a head covers
 	full := udp(n, "a")
 	for name, test := range map[string]struct {
 		now  string
@@ -89,14 +89,14 @@ func TestChangedText(t *testing.T) {
 	}
 }
 
-// TestPlaces: files of one scan that have the same key.
+// TestPlaces checks files of one scan that have the same key.
 func TestPlaces(t *testing.T) {
 	type files map[string]string
 	for name, test := range map[string]struct {
 		first, then files
 		firstWant   string
 		rows        []int64
-		thenWant    string // of the second scan, of first and then
+		thenWant    string // counts of the second scan, of first and then
 		thenRows    []int64
 		warn        string
 	}{
@@ -165,8 +165,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestBetweenTwoTexts: a store has a log and the start of it. A text between the
-// two is an older state.
+// TestBetweenTwoTexts checks that a text between a stored log and its stored
+// start is an older state.
 func TestBetweenTwoTexts(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("b/"+log, udp(10, "a"))
@@ -181,9 +181,9 @@ func TestBetweenTwoTexts(t *testing.T) {
 	})
 }
 
-// TestCopiesAreReadOnce: neither an older state nor a second copy of a stored log
-// is read in each run. The test changes their texts behind the back of the
-// import: it would notice if it read them.
+// TestCopiesAreReadOnce checks that neither an older state nor a second copy of
+// a stored log is read in each run. The test changes their texts without
+// changing size and time: the import would report them if it read them.
 func TestCopiesAreReadOnce(t *testing.T) {
 	forStores(t, func(w *world) {
 		forge := func(name, text string) {
@@ -208,7 +208,8 @@ func TestCopiesAreReadOnce(t *testing.T) {
 		w.quiet(2, w.in("mirror"))
 		forge("mirror/t0/"+log, udp(40, "b"))
 		w.quiet(2, w.in("mirror"))
-		// A file that has changed is read, and so is one whose log has.
+		// A changed file is read, and so is a copy whose log has
+		// changed.
 		w.put("data/t0/backup/"+log, udp(15, "b"))
 		w.put("data/t0/"+log, udp(41, "a"))
 		w.run("files=2 replaced=1", w.in("data"))
@@ -247,8 +248,8 @@ func (s *probeSource) add(t *testing.T, path, name string) {
 	})
 }
 
-// TestCopiesOfUnavailableSource: a run without one of its sources does not forget
-// which files of that source are copies.
+// TestCopiesOfUnavailableSource checks that a run without one of its sources
+// keeps the list of copies of that source.
 func TestCopiesOfUnavailableSource(t *testing.T) {
 	forStores(t, func(w *world) {
 		src := new(probeSource)
@@ -272,7 +273,8 @@ func TestCopiesOfUnavailableSource(t *testing.T) {
 	})
 }
 
-// TestNewerState: an import does not replace what a newer version remembers.
+// TestNewerState checks that an import does not replace the state of a newer
+// version.
 func TestNewerState(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("t0/"+log, udp(40, "a"))
@@ -306,8 +308,8 @@ func TestNewerState(t *testing.T) {
 	})
 }
 
-// TestPlacesInDatabases: instances of Tstat have logs of their own, and a
-// repaired log takes the place of the damaged one.
+// TestPlacesInDatabases checks that instances of Tstat have separate logs, and
+// that a repaired log replaces the damaged one.
 func TestPlacesInDatabases(t *testing.T) {
 	for name, start := range map[string]func(t *testing.T) string{
 		"postgres": func(t *testing.T) string {
@@ -345,7 +347,8 @@ func TestPlacesInDatabases(t *testing.T) {
 	}
 }
 
-// TestCopyKeepsTree: copies of the same text lie where their sources do.
+// TestCopyKeepsTree checks that copies of the same text have the paths of their
+// sources.
 func TestCopyKeepsTree(t *testing.T) {
 	w := &world{T: t, root: t.TempDir(), dest: "copy:" + filepath.Join(t.TempDir(), "store")}
 	for _, dir := range []string{"t0", "t1", "x/t1"} {
@@ -359,7 +362,8 @@ func TestCopyKeepsTree(t *testing.T) {
 	}
 }
 
-// TestTreeMoved: the same logs below other folders, and other sources.
+// TestTreeMoved imports the same logs below other folders, and from other
+// sources.
 func TestTreeMoved(t *testing.T) {
 	for name, test := range map[string]struct {
 		move    func(w *world)
@@ -402,7 +406,8 @@ func TestTreeMoved(t *testing.T) {
 	}
 }
 
-// TestTwoSources have the same relative names: they are two logs.
+// TestTwoSources checks that the same relative names in two sources are two
+// logs.
 func TestTwoSources(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/logs/"+log, udp(5, "a"))
@@ -416,7 +421,7 @@ func TestTwoSources(t *testing.T) {
 	})
 }
 
-// TestOddPlaces: whatever a folder is named, its logs are found again.
+// TestOddPlaces checks that logs are recognized in folders with unusual names.
 func TestOddPlaces(t *testing.T) {
 	forStores(t, func(w *world) {
 		names := []string{"\xff\xfe", `back\slash`, `\xff`, "new\nline", "blank ", "日本", strings.Repeat("long/", 60), strings.Repeat("long/", 59) + "longer"}
@@ -428,7 +433,7 @@ func TestOddPlaces(t *testing.T) {
 	})
 }
 
-// TestOlderRecords have no place and no head.
+// TestOlderRecords imports with records that have no place and no head.
 func TestOlderRecords(t *testing.T) {
 	forStores(t, func(w *world) {
 		a, b := udp(5, "a"), udp(6, "b")
@@ -437,13 +442,13 @@ func TestOlderRecords(t *testing.T) {
 		w.run("files=2", nil)
 		w.forget()
 		w.quiet(2, nil)
-		// Each is the log of its path, wherever the source begins.
+		// Each is the log of its path, whatever the source.
 		w.put("t1/"+log, udp(9, "b"))
 		w.run("files=1 replaced=1 skipped=1", nil)
 		w.stored("p1", folder, file, 5, 9)
 		w.forget()
-		// A record without a place is that of any file of its text, also if it is
-		// stored again.
+		// A record without a place matches any file with its text, even
+		// if the text is stored again.
 		w.move("t0", "t8")
 		w.put("t9/"+log, a)
 		w.quiet(3, nil)
@@ -452,7 +457,7 @@ func TestOlderRecords(t *testing.T) {
 		w.run("files=2 skipped=1 replaced=2", func(o *Options) { o.Replace = true })
 		w.stored("p1", folder, file, 5, 9)
 		w.quiet(3, nil)
-		// A log that grows is one of its own from then on.
+		// A log that grows is a separate log from then on.
 		w.put("t0/"+log, udp(7, "a"))
 		w.run("files=1 skipped=2 replaced=1", nil)
 		w.stored("p1", folder, file, 7, 9)
@@ -462,7 +467,7 @@ func TestOlderRecords(t *testing.T) {
 	})
 }
 
-// forget makes the records those of an older version.
+// forget changes the records to those of an older version.
 func (w *world) forget() {
 	w.Helper()
 	s, err := stores.Open(context.Background(), w.dest, stores.Options{})
@@ -501,8 +506,8 @@ func (w *world) forget() {
 	}
 }
 
-// TestGuessedProbe: a name that nobody chose must not store logs again that a
-// store has under another name.
+// TestGuessedProbe checks that an import under a guessed name does not store
+// logs that a store has under another name.
 func TestGuessedProbe(t *testing.T) {
 	forStores(t, func(w *world) {
 		guess := func(probe string) func(*Options) {
@@ -519,10 +524,11 @@ func TestGuessedProbe(t *testing.T) {
 			}
 			w.stored("host2", folder, file)
 		}
-		// Other logs of the same name, and logs without rows, are no sign.
+		// Other logs of the same name, and logs without rows, do not
+		// count.
 		w.put(log, udp(5, "b"))
 		w.run("files=2", guess("host3"))
-		// Whoever gives the name knows.
+		// An explicit name is accepted.
 		w.put(log, udp(5, "a"))
 		w.run("files=2", func(o *Options) { o.Probe = "host4" })
 	})
@@ -543,8 +549,8 @@ func (s *endingSource) Files(ctx context.Context) ([]File, error) {
 	return s.files, nil
 }
 
-// TestInterruptedScan: what is left open is as the last whole scan found it, not as
-// an interrupted one did.
+// TestInterruptedScan checks that an interrupted scan does not change the list
+// of open folders of the last complete scan.
 func TestInterruptedScan(t *testing.T) {
 	w := &world{T: t, root: t.TempDir(), dest: "copy:" + t.TempDir()}
 	ctx, cancel := context.WithCancel(t.Context())

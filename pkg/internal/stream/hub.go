@@ -17,11 +17,11 @@ type hub struct {
 	encoding *encode.Encoding
 	format   Format
 	queues   []*batch.Queue // of all sinks
-	needRaw  bool           // some sink needs raw, whatever the format
+	needRaw  bool           // some sink needs Raw, whatever the format
 }
 
-// maxRead is how much a source reads at once, in bytes: the text of its lines
-// in JSON is several times as long.
+// maxRead is how many bytes a source reads at once: in JSON the text is several
+// times as long.
 func (h *hub) maxRead() int {
 	if h.format == JSON {
 		return 64 << 10
@@ -32,7 +32,7 @@ func (h *hub) maxRead() int {
 // newInlet returns an inlet for one source.
 func (h *hub) newInlet() source.Inlet { return &inlet{h, h.encoding.NewEncoder()} }
 
-// inlet is the way of one source into the pipeline.
+// inlet connects one source to the pipeline.
 type inlet struct {
 	*hub
 	enc *encode.Encoder

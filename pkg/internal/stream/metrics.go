@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics, of streams, of their sinks and of their sources. The first label
-// is the name of the stream.
+// Metrics of streams, their sinks and their sources. The first label is the
+// name of the stream.
 var (
 	Metrics = metrics.New("stream_", []string{"stream"}, func(*Stats) []string { return nil },
 		metrics.Count("connections", "Connections of exporters at the moment.", func(s *Stats) int64 { return s.Connections }),

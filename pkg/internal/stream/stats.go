@@ -6,46 +6,46 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// Stats is what a Stream did so far.
+// Stats describes what a Stream has done so far.
 type Stats struct {
 	Duration    time.Duration
 	Lines       int64 // read from all sources, headers included
 	Bytes       int64
-	Rejects     int64         // lines that were none, or no rows of their log
-	Cuts        int64         // last lines without end
+	Rejects     int64         // malformed lines
+	Cuts        int64         // last lines without line end
 	Empty       int64         // lines without text
-	Connections int64         // at the moment
+	Connections int64         // at present
 	Accepted    int64         // connections so far
-	Refused     int64         // connections that were not allowed, too many, or of too many probes
+	Refused     int64         // connections not allowed, beyond the limit, or with too many probes
 	Folders     int64         // followed log folders so far
-	Vanished    int64         // logs that went before they were read to their end
-	Outside     int64         // logs left out because of links out of a Confined folder
-	Unacked     int64         // lines of old exporters, who do not send again, on their way to sinks; at the end: lost
-	Rate        float64       // lines a second now
-	Rates       []int64       // lines per Interval, oldest first; the last is the present one
+	Vanished    int64         // logs removed before they were read to the end
+	Outside     int64         // logs skipped because of links out of a Confined folder
+	Unacked     int64         // lines of old exporters, which do not resend, in flight to sinks; at the end: lost
+	Rate        float64       // lines per second now
+	Rates       []int64       // lines per Interval, oldest first; the last one is the current interval
 	Interval    time.Duration // of Rates
 	Sinks       []SinkStats
 	Sources     []SourceStats // by probe
 }
 
-// SourceStats is what came of a probe from one address or folder so far.
+// SourceStats describes what has arrived of a probe from one address or folder.
 type SourceStats = stats.SourceTotals
 
-// SinkStats is what one sink did so far.
+// SinkStats describes what one sink has done so far.
 type SinkStats struct {
 	Name     string // without secrets
 	Optional bool
-	Lines    int64 // taken
-	Dropped  int64 // because it was too slow (if optional), or cannot take them at all
+	Lines    int64 // acked
+	Dropped  int64 // because the sink was too slow (if optional) or rejected them
 	Restarts int64
-	Repeated int64  // bytes sent again after a restart
-	Queued   int64  // bytes that wait for it
-	Limit    int64  // bytes that may wait for it
-	Trouble  string // why it takes nothing now
+	Repeated int64  // bytes resent after a failure
+	Queued   int64  // bytes waiting for the sink
+	Limit    int64  // bytes that may wait for the sink
+	Trouble  string // why the sink accepts nothing now
 }
 
-// Continue makes the figures of a stream that has ended continue in this one,
-// which does not run yet. A sink is the same if its place and name are.
+// Continue continues the figures of an ended stream in this one, which must not
+// have started. Sinks match if their position and name are the same.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return
@@ -62,7 +62,7 @@ func (s *Stream) Continue(former *Stream) {
 	}
 }
 
-// Stats returns what the stream did so far.
+// Stats returns what the stream has done so far.
 func (s *Stream) Stats() *Stats {
 	n := s.hub.counts
 	now := time.Now()

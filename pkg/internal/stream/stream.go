@@ -41,46 +41,45 @@ const (
 	Raw, Line, JSON                       = batch.Raw, batch.Line, batch.JSON
 )
 
-// Options say what a Stream brings where. The zero value of a field means its
-// default.
+// Options configures a Stream. The zero value of a field means its default.
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
-	// Confined leaves out logs behind links that lead out of a folder of Follow,
+	// Confined skips logs behind links that lead out of a folder of Follow,
 	// since a peer chose the folder.
 	Confined bool
 	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
-	// To are the required sinks, ToOptional those that may lose lines
-	// when they are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://,
-	// ack://, ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There
-	// must be one.
+	// To are the required sinks, ToOptional those that lose lines if they
+	// are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://, ack://,
+	// ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There must
+	// be at least one.
 	To, ToOptional []string
 
 	Format Format   // ""; Raw
-	Select []string // columns, for Line and JSON; none: all
-	Layout string   // Tstat version where no header has come, see tstat.NewLines
+	Select []string // columns, for Line and JSON; empty: all
+	Layout string   // Tstat version of lines without a header, see tstat.NewLines
 
-	Types    []string       // globs over the logs to follow; none: all
+	Types    []string       // globs over the logs to follow; empty: all
 	Start    Start          // "": StartCheckpoint
-	Poll     time.Duration  // how often followed folders are looked at; 0: 1s
+	Poll     time.Duration  // interval at which followed folders are scanned; 0: 1s
 	Location *time.Location // zone of folder names; nil: time.Local
 
-	Probes         *peer.Probes  // that have no certificate; others have the name of their address
+	Probes         *peer.Probes  // probes without certificates; others are named after their address
 	MaxConnections int           // 0: 1024
 	IdleTimeout    time.Duration // of connections; 0: 2h
 	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
 
-	Window int64         // bytes of Follow and each of From that may come again after a crash; 0: 16 MiB
+	Window int64         // bytes of Follow and each of From that may be repeated after a crash; 0: 16 MiB
 	Queue  int64         // bytes waiting for one sink; 0: 8 MiB
-	Drain  time.Duration // how long sinks may take after the stop; 0: 30s
+	Drain  time.Duration // how long sinks may work after the stop; 0: 30s
 
-	RetryMin, RetryMax time.Duration // wait before a sink is opened again; 0: 500ms, 30s
+	RetryMin, RetryMax time.Duration // wait before a sink is reopened; 0: 500ms, 30s
 
 	Name     string // of the run's state; "": default
 	StateDir string
 	TLS      peer.TLS      // of sinks
-	Peers    peer.Networks // that tcp, tls and ack sinks may be in; none: all
+	Peers    peer.Networks // allowed networks of tcp, tls and ack sinks; empty: all
 	Stdout   io.Writer
 	Stderr   io.Writer // of commands
 	Log      *slog.Logger
@@ -123,8 +122,8 @@ func (o *Options) defaults() {
 	}
 }
 
-// UnackedError says that lines were received that not all required sinks
-// have acked, and that nobody sends again.
+// UnackedError reports received lines that a required sink has not acked, and
+// that nobody resends.
 type UnackedError struct{ Lines int64 }
 
 func (e *UnackedError) Error() string {
@@ -144,26 +143,25 @@ type Stream struct {
 	listeners []*peer.Listener
 }
 
-// Sinks are the kinds of sinks, and Brokers those of sources that are URLs.
+// Sinks are the kinds of sinks; Brokers are the kinds of sources with a URL.
 var (
 	Sinks   = sink.Kinds
 	Brokers = broker.Kinds
 )
 
-// CheckSink returns a usage error if text names no sink.
+// CheckSink returns a usage error if text is not the URL of a sink.
 func CheckSink(text string) error {
 	_, err := sink.Parse(text)
 	return err
 }
 
-// CheckSource returns a usage error if text names no broker to take lines
-// from.
+// CheckSource returns a usage error if text is not the URL of a broker.
 func CheckSource(text string) error {
 	_, err := source.Parse(text)
 	return err
 }
 
-// SameTopic reports whether a source gets what a sink is given: lines
+// SameTopic reports whether a source reads the topic that a sink writes: lines
 // would circulate forever.
 func SameTopic(from, to string) bool {
 	b, err := source.Parse(from)
@@ -200,7 +198,7 @@ func New(opt Options) (*Stream, error) {
 	return s, nil
 }
 
-// open prepares everything that can fail at once.
+// open performs all steps that can fail at the start.
 func (s *Stream) open() (err error) {
 	h, opt := s.hub, &s.opt
 	state := filepath.Join(opt.StateDir, "stream", opt.Name)
@@ -254,7 +252,7 @@ func (s *Stream) open() (err error) {
 	return err
 }
 
-// close frees what New holds.
+// close frees the resources of New.
 func (s *Stream) close() {
 	peer.CloseAll(s.listeners)
 	s.unlock()
@@ -263,9 +261,9 @@ func (s *Stream) close() {
 // Addrs returns the addresses that the endpoints listen on.
 func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
-// Run streams until ctx ends, or a sink cannot go on. Then sources stop,
-// and the sinks have Options.Drain for what is under way. The error is
-// nil if they took it all. Run can be called once.
+// Run streams until ctx ends or a sink cannot continue. Then the sources stop,
+// and the sinks have Options.Drain for lines in flight. Run returns nil if they
+// acked everything. It can be called once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
 	// reading ends first; work ends when the sinks have acked everything.
@@ -287,7 +285,7 @@ func (s *Stream) Run(ctx context.Context) error {
 			if err := c.Run(work); err != nil && work.Err() == nil {
 				if !q.Optional {
 					fail(fmt.Errorf("sink %s: %w", q.Name, err))
-					giveUp(err) // nobody empties its queue
+					giveUp(err) // nobody empties the queue of this sink
 					return
 				}
 				s.log.Error("optional sink has ended", "sink", q.Name, "err", err)
@@ -335,11 +333,11 @@ func (s *Stream) Run(ctx context.Context) error {
 
 var errDrain = errors.New("sinks did not take everything in time")
 
-// drainSilence is how long a stream that has to end may wait for sinks
-// until it says so.
+// drainSilence is how long an ending stream waits for sinks before it logs
+// them.
 const drainSilence = time.Second
 
-// tellDrain says which sinks are waited for.
+// tellDrain logs the sinks that are waited for.
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
 		if q.Stats.Queued.Load() > 0 {

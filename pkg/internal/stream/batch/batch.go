@@ -1,12 +1,12 @@
 // Package batch holds lines on their way from the sources of a stream to its
-// sinks, and what comes back: the acknowledgement. A source delivers a Text;
+// sinks, and the acknowledgements on the way back. A source delivers a Text;
 // the pipeline makes it a Batch and puts the batch into the Queue of each sink.
 //
 // The steps have one word each:
 //
 //   - deliver: a source hands over lines, those of one log in their order.
 //   - ack: a sink has the lines safely. The batch is acked when all required
-//     sinks have acked it; then its source is told, and may forget the lines.
+//     sinks have acked it; then its source learns it, and may drop the lines.
 //   - discard: an optional sink goes without a batch. Its lines are counted as
 //     dropped.
 //   - release: a user of memory has finished with it. The last one frees it.
@@ -32,19 +32,19 @@ const (
 	JSON Format = "json" // an object per row
 )
 
-// Origin says where lines come from. It does not change.
+// Origin identifies where lines come from. It is immutable.
 type Origin struct {
 	Probe string
 	Path  string // of the log on the probe
 	Type  string // the log's name without the suffix of a compression, which names its type
-	// Key tells the source of the lines from every other, for message ids:
-	// the log with its content, or the connection.
+	// Key distinguishes the source of the lines from every other, for
+	// message ids: the log with its content, or the connection.
 	Key string
 	// Prefix stands before each line on the wire: the path and a space.
 	Prefix []byte
 }
 
-// Text is lines of one log, as a source delivers them.
+// Text is lines of one log, as delivered by a source.
 type Text struct {
 	*Origin
 	Source *stats.Source
@@ -54,9 +54,9 @@ type Text struct {
 	Bytes  []byte  // whole lines
 	Wire   bool    // each line has its prefix
 	Buffer *Buffer // holds Bytes
-	// Acked is called once, when every required sink has acked the lines; nil
-	// if the source does not need to know. Lines of one source are acked in
-	// their order, but the calls may overtake each other.
+	// Acked is called once, when every required sink has acked the lines;
+	// may be nil. Lines of one source are acked in order, but the calls may
+	// overtake each other.
 	Acked func()
 }
 
@@ -65,18 +65,18 @@ type Batch struct {
 	*Origin
 	Offset int64
 	Lines  int
-	// Raw is the text as the wire has it; nil if no sink needs it.
+	// Raw is the text in wire format; nil if no sink needs it.
 	Raw []byte
 	// Out is the text in the format of the stream.
 	Out     []byte
-	Buffers [2]*Buffer // hold Raw and Out until the last queue has released the batch; nil: none
+	Buffers [2]*Buffer // hold Raw and Out until the last queue has released the batch; may be nil
 	Acked   func()     // see Text
 
 	unacked atomic.Int32 // required sinks that have not acked yet
 	users   atomic.Int32 // queues that still use Raw and Out
 }
 
-// release ends one use of the text. The last one frees the buffers.
+// release ends one use of the text. The last release frees the buffers.
 func (b *Batch) release() {
 	if b.users.Add(-1) > 0 {
 		return

@@ -6,15 +6,15 @@ import (
 	"sync/atomic"
 )
 
-// Buffer is memory that batches share. It goes back to its pool with the last
-// of them.
+// Buffer is memory that batches share. The last of them returns it to its pool.
 type Buffer struct {
 	Bytes []byte
 	refs  atomic.Int32
 }
 
-// MinBuffer is the size of the smallest buffer in bytes. Sizes are powers of two: reads of a
-// quiet connection need little, and a large one costs less per line.
+// MinBuffer is the size of the smallest buffer in bytes. Sizes are powers of
+// two: reads of a quiet connection need little, while large buffers cost less
+// per line.
 const MinBuffer = 4 << 10
 
 var pools [9]sync.Pool // of 4, 8, … 1024 KiB
@@ -24,7 +24,7 @@ func poolOf(size int) int { return bits.Len(uint((size - 1) / MinBuffer)) }
 // NewBuffer returns a buffer of at least size bytes with one reference.
 func NewBuffer(size int) *Buffer {
 	i := poolOf(max(size, 1))
-	if i >= len(pools) { // one very long line
+	if i >= len(pools) { // a very long line
 		b := &Buffer{Bytes: make([]byte, size)}
 		b.refs.Store(1)
 		return b
@@ -45,7 +45,7 @@ func (b *Buffer) Release() {
 	if b.refs.Add(-1) > 0 {
 		return
 	}
-	// One that grew while it was filled fits a smaller class.
+	// A buffer that grew while it was filled fits a smaller class.
 	if i := bits.Len(uint(cap(b.Bytes)/MinBuffer)) - 1; i >= 0 && i < len(pools) {
 		b.Bytes = b.Bytes[:MinBuffer<<i]
 		pools[i].Put(b)

@@ -13,19 +13,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// minCost is what a batch counts at least, in bytes, so that a queue of tiny
-// ones is bounded too.
+// minCost is the minimum cost of a batch in bytes, so that a queue of tiny
+// batches is bounded too.
 const minCost = 1 << 10
 
-// stallAfter is how long a required sink may ack nothing before a
-// warning says which sink holds up the stream.
+// stallAfter is how long a required sink may ack nothing before a warning names
+// it as holding up the stream.
 const stallAfter = 30 * time.Second
 
 // Queue holds the batches waiting for the ack of a sink, including those that
 // the sink has already received.
 type Queue struct {
 	Name     string // of the sink, without secrets
-	Optional bool   // the sink goes without a batch rather than hold up the stream
+	Optional bool   // the sink skips a batch rather than hold up the stream
 	Size     int64  // bytes
 	Log      *slog.Logger
 	Stats    stats.Sink
@@ -52,7 +52,7 @@ func NewQueue(name string, optional bool, size int64, log *slog.Logger) *Queue {
 	return q
 }
 
-// Close says that nothing more is delivered.
+// Close ends the deliveries to the queue.
 func (q *Queue) Close() {
 	close(q.ch)
 	q.end()
@@ -62,14 +62,14 @@ func (q *Queue) Close() {
 // closed with the queue.
 func (q *Queue) Batches() <-chan *Batch { return q.ch }
 
-// Cost is what a batch counts in the queue, in bytes.
+// Cost returns the size that a batch occupies in the queue, in bytes.
 func (q *Queue) Cost(b *Batch) int64 {
 	return min(q.Size, int64(max(minCost, len(b.Raw), len(b.Out))))
 }
 
-// Deliver puts a batch into all queues. It waits for room, but a sink that is optional
-// goes without the batch if its queue has no room. The error is the cause of the end of ctx;
-// the batch is not acked then.
+// Deliver puts a batch into all queues. It waits for room, but skips an
+// optional sink whose queue has no room. If ctx ends, it returns the cause, and
+// the batch is not acked.
 func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	b.users.Store(int32(len(queues)))
 	for _, q := range queues {
@@ -119,7 +119,8 @@ func (q *Queue) wait(ctx context.Context, cost int64) error {
 	return q.room.Acquire(ctx, cost)
 }
 
-// Ack says that the sink has the lines of a batch safely, and makes its room free.
+// Ack records that the sink has stored the lines of a batch, and frees its
+// room.
 func (q *Queue) Ack(b *Batch) {
 	q.free(b)
 	if q.stalled.CompareAndSwap(true, false) {
@@ -133,7 +134,7 @@ func (q *Queue) Ack(b *Batch) {
 	b.release()
 }
 
-// Discard gives up a batch of an optional sink that has ended.
+// Discard drops a batch of an optional sink that has ended.
 func (q *Queue) Discard(b *Batch) {
 	q.free(b)
 	q.drop(b)
@@ -148,14 +149,14 @@ func (q *Queue) drop(b *Batch) {
 	b.release()
 }
 
-// free makes the room of a batch free.
+// free frees the room of a batch.
 func (q *Queue) free(b *Batch) {
 	cost := q.Cost(b)
 	q.Stats.Queued.Add(-cost)
 	q.room.Release(cost)
 }
 
-// Trouble records why the sink acks nothing; nil says that it does.
+// Trouble records why the sink acks nothing; nil means that it works.
 func (q *Queue) Trouble(err error) {
 	if err == nil {
 		q.Stats.Trouble.Store(nil)

@@ -2,31 +2,31 @@ package batch
 
 import "sync"
 
-// Tracker follows up to which position of a source everything is acked. The
-// unit of positions is the source's: bytes of a connection, or messages of a partition.
+// Tracker tracks the position up to which a source is acked. The source chooses
+// the unit of positions: bytes of a connection, or messages of a partition.
 type Tracker struct {
 	mu        sync.Mutex
-	delivered int64 // end of the last lines that were delivered
+	delivered int64 // end of the last delivered lines
 	acked     int64
-	read      int64         // up to here there is nothing to deliver after delivered
-	changed   chan struct{} // nil: nobody waits for a change
+	read      int64         // position up to which nothing after delivered needs an ack
+	changed   chan struct{} // nil if nobody waits for a change
 }
 
 // Notify returns a channel that receives when the position may have changed.
-// Call it before anything is delivered.
+// Call it before the first delivery.
 func (t *Tracker) Notify() <-chan struct{} {
 	t.changed = make(chan struct{}, 1)
 	return t.changed
 }
 
-// Deliver says that lines up to pos are to be acked.
+// Deliver records that lines up to pos wait for an ack.
 func (t *Tracker) Deliver(pos int64) {
 	t.mu.Lock()
 	t.delivered = pos
 	t.mu.Unlock()
 }
 
-// Ack says that lines up to pos are acked. Calls may overtake each other.
+// Ack records that lines up to pos are acked. Calls may overtake each other.
 func (t *Tracker) Ack(pos int64) {
 	t.mu.Lock()
 	t.acked = max(t.acked, pos)
@@ -34,7 +34,8 @@ func (t *Tracker) Ack(pos int64) {
 	t.poke()
 }
 
-// Skip says that there is nothing to ack between the last delivered lines and pos.
+// Skip records that nothing between the last delivered lines and pos needs an
+// ack.
 func (t *Tracker) Skip(pos int64) {
 	t.mu.Lock()
 	t.read = pos
@@ -49,7 +50,7 @@ func (t *Tracker) poke() {
 	}
 }
 
-// Position returns up to where everything is acked.
+// Position returns the position up to which everything is acked.
 func (t *Tracker) Position() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,14 +60,14 @@ func (t *Tracker) Position() int64 {
 	return t.acked
 }
 
-// End returns the end of the last lines that were delivered.
+// End returns the end of the last delivered lines.
 func (t *Tracker) End() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.delivered
 }
 
-// Drained reports whether everything that was delivered is acked.
+// Drained reports whether all delivered lines are acked.
 func (t *Tracker) Drained() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Window bounds how far a source may deliver beyond its saved position: the lines
-// between are delivered again after a crash.
+// Window bounds how far a source may deliver beyond its saved position: the
+// lines in between are delivered again after a crash.
 type Window struct {
 	size int64 // bytes
 
@@ -22,8 +22,8 @@ func NewWindow(size int64) *Window {
 	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// Reserve waits until n further bytes may be delivered. The error is the cause of the
-// end of ctx.
+// Reserve waits until n more bytes may be delivered. If ctx ends, it returns
+// the cause.
 func (w *Window) Reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
 	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
@@ -49,7 +49,7 @@ func (w *Window) Reserve(ctx context.Context, n int64) error {
 	return nil
 }
 
-// Ack says that n bytes more are acked.
+// Ack records that n more bytes are acked.
 func (w *Window) Ack(n int64) {
 	w.mu.Lock()
 	w.acked += n
@@ -70,14 +70,15 @@ func (w *Window) poke() {
 	}
 }
 
-// Snapshot returns how much is acked; pass it to Save once the position is saved.
+// Snapshot returns the number of acked bytes; pass it to Save once the position
+// is saved.
 func (w *Window) Snapshot() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.acked
 }
 
-// Save says that the position is saved up to what Snapshot returned.
+// Save records that the position of a Snapshot is saved.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -86,7 +87,7 @@ func (w *Window) Save(acked int64) {
 	w.room = make(chan struct{})
 }
 
-// ahead returns how many bytes were reserved beyond the saved position.
+// ahead returns how many bytes are reserved beyond the saved position.
 func (w *Window) ahead() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()

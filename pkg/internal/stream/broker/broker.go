@@ -1,5 +1,5 @@
-// Package broker is what sources and sinks share of Kafka and JetStream: URLs,
-// clients, and the headers of messages.
+// Package broker holds the common parts of sources and sinks of Kafka and
+// JetStream: URLs, clients, and the headers of messages.
 package broker
 
 import (
@@ -17,7 +17,7 @@ import (
 // Kinds are the kinds of brokers.
 var Kinds = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
 
-// Broker is a topic of Kafka or a stream of JetStream, as a URL names it.
+// Broker is a topic of Kafka or a stream of JetStream, as named by a URL.
 type Broker struct {
 	Scheme  string   // kafka or nats
 	TLS     bool     // the scheme ends with +tls
@@ -27,17 +27,18 @@ type Broker struct {
 	Options dest.Options
 }
 
-// IsStream reports whether name is one of a JetStream stream that is a token
-// of a subject too.
+// IsStream reports whether name is valid for a JetStream stream and as a token
+// of a subject.
 func IsStream(name string) bool { return protocol.IsName(name, protocol.WordChars, 255) }
 
-// IsTopic reports whether Kafka takes name for a topic or a group.
+// IsTopic reports whether name is valid for a Kafka topic or group.
 func IsTopic(name string) bool {
 	return protocol.IsName(name, protocol.WordChars+".", 249) && name != "." && name != ".."
 }
 
-// Parse reads SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...].
-// known are the options by scheme.
+// Parse parses
+// SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...]. known
+// are the options by scheme.
 func Parse(text string, known map[string][]string) (*Broker, error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -87,8 +88,9 @@ const (
 	HeaderLog    = "Tstat-Log"
 	HeaderPath   = "Tstat-Path"
 	HeaderFormat = "Tstat-Format"
-	HeaderID     = "Tstat-Id" // of Kafka: the same when the message is sent again
+	HeaderID     = "Tstat-Id" // of Kafka: the same when the message is resent
 )
 
-// passwordVariable holds the password for Kafka if no file does.
+// passwordVariable is the environment variable of the Kafka password, if no
+// file has it.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

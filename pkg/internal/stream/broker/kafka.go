@@ -44,8 +44,8 @@ func (b *Broker) checkSASL() error {
 	return nil
 }
 
-// checkVersion checks the newest version of Kafka whose requests are sent. Some
-// servers answer those of later versions so that no client can read it.
+// checkVersion checks the newest Kafka version whose requests are used. Some
+// servers send unreadable responses to requests of later versions.
 func (b *Broker) checkVersion() error {
 	if text, ok := b.Options["version"]; ok && kversion.FromString(text) == nil {
 		known := kversion.VersionStrings()
@@ -58,7 +58,7 @@ func (b *Broker) checkVersion() error {
 func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID("tstatrepo"), kgo.SeedBrokers(b.hosts...), kgo.WithLogger(log),
-		// How soon another broker is found that leads a partition.
+		// How soon a new leader of a partition is found.
 		kgo.MetadataMinAge(time.Second),
 		// Certificates may have been renewed since the last connection.
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -88,7 +88,8 @@ func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog
 	return opts
 }
 
-// CheckTopic reports an error if no broker answers or the topic is not there.
+// CheckTopic returns an error if no broker responds or the topic does not
+// exist.
 func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	ctx, cancel := context.WithTimeout(ctx, protocol.DialTimeout)
 	defer cancel()
@@ -114,8 +115,8 @@ func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	return nil
 }
 
-// KafkaLog keeps what the library says last about a failure, and passes on
-// what it says for debugging.
+// KafkaLog keeps the library's last message about a failure, and logs its other
+// messages at debug level.
 type KafkaLog struct {
 	*slog.Logger
 	mu   sync.Mutex
@@ -137,7 +138,7 @@ func (l *KafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
 	}
 }
 
-// Failure returns the last failure, or an error that says less.
+// Failure returns the last failure, or a general error.
 func (l *KafkaLog) Failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package encode brings the lines of logs into the format of a stream: lines as
+// Package encode converts the lines of logs to the format of a stream: lines as
 // Tstat wrote them, selected columns, or JSON.
 package encode
 
@@ -21,26 +21,26 @@ import (
 // Options say how lines are encoded.
 type Options struct {
 	Format   batch.Format
-	Select   []string       // columns, for Line and JSON; none: all
-	Layout   string         // Tstat version where no header has come, see tstat.NewLines
+	Select   []string       // columns, for Line and JSON; nil: all
+	Layout   string         // Tstat version of lines without a header, see tstat.NewLines
 	Location *time.Location // zone of times without one
-	State    string         // file that keeps the headers met
+	State    string         // file of the headers met
 	Counts   *stats.Stream  // of rejects
 	Log      *slog.Logger
 }
 
-// Encoding brings lines into the format of a stream. Its encoders share what they learn of
-// layouts.
+// Encoding converts lines to the format of a stream. Its encoders share the
+// layouts that they learn.
 type Encoding struct{ *common }
 
-// common is what the encoders of an Encoding share.
+// common is shared by the encoders of an Encoding.
 type common struct {
 	opt     Options
 	layouts *layouts
 	wrong   rate.Sometimes // limits warnings about malformed lines
 }
 
-// New returns an encoding that knows the headers that were saved.
+// New returns an encoding with the saved headers.
 func New(opt Options) (*Encoding, error) {
 	l, err := openLayouts(opt.State)
 	if err != nil {
@@ -56,24 +56,23 @@ func (e *Encoding) Run(ctx context.Context) {
 	}
 }
 
-// Save saves the headers that are new.
+// Save saves new headers.
 func (e *Encoding) Save() { e.layouts.save(e.opt.Log) }
 
-// maxEncoders bounds what a source keeps of the logs it has met.
+// maxEncoders limits the logs for which a source keeps encoders.
 const maxEncoders = 256
 
-// Encoder brings the lines of one source into a format. It is not for several
-// goroutines.
+// Encoder converts the lines of one source. It is not safe for concurrent use.
 type Encoder struct {
 	*common
 	logs   map[string]*logEncoder // by probe and log
 	last   *logEncoder
 	from   *batch.Origin // of last
-	source *stats.Source // of the lines at hand
+	source *stats.Source // of the current lines
 	lf     []byte        // scratch of withLF
 }
 
-// logEncoder does it for one log of one probe.
+// logEncoder converts the lines of one log of one probe.
 type logEncoder struct {
 	*Encoder
 	probe    string
@@ -82,18 +81,18 @@ type logEncoder struct {
 	known    headers
 	version  int // of the layouts
 	forms    map[*tstat.Form]*form
-	lead     []byte // JSON of what all rows of the log share
-	path     string // that lead is for
+	lead     []byte // JSON that all rows of the log share
+	path     string // the path in lead
 	calendar tstat.Calendar
 	where    []int // scratch
 }
 
-// form is what is done with the fields of lines of one form.
+// form is the plan for lines of one form.
 type form struct {
 	*tstat.Form
 	fields []field
-	// picked are the fields to write, in this order, if columns are selected:
-	// indexes of fields, or -1 for a column that the lines have not.
+	// picked are the fields to write, in this order, if columns are
+	// selected: indexes of fields, or -1 for columns missing in the lines.
 	picked []int
 	names  [][]byte // JSON of the picked columns' names
 	derive *derived
@@ -106,7 +105,7 @@ func (e *Encoding) NewEncoder() *Encoder {
 	return &Encoder{common: e.common, logs: map[string]*logEncoder{}}
 }
 
-// Growth is about how much longer than the lines the result is.
+// Growth estimates by what factor the result is longer than the lines.
 func (e *Encoder) Growth() int {
 	if e.opt.Format == batch.JSON {
 		return 6
@@ -114,8 +113,8 @@ func (e *Encoder) Growth() int {
 	return 1
 }
 
-// Encode appends lines to dst in the format of the options, Line or JSON. Lines that are
-// no rows of their log are counted and left out.
+// Encode appends lines to dst in the format of the options, Line or JSON. It
+// counts and skips malformed lines.
 func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	l := e.last
 	e.source = t.Source
@@ -155,8 +154,8 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	return dst
 }
 
-// withLF returns a copy of a line that ends in CR LF, with the line end LF.
-// Other sinks share the line itself. The copy is valid until the next call.
+// withLF returns a copy of a line with its line end CR LF replaced by LF. Other
+// sinks share the original line. The copy is valid until the next call.
 func (e *Encoder) withLF(line []byte) []byte {
 	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
 	return e.lf
@@ -192,24 +191,24 @@ func (l *logEncoder) refresh() {
 	}
 }
 
-// load begins with the headers that are known.
+// load loads the known headers.
 func (l *logEncoder) load() {
 	l.known, l.version = l.layouts.get(l.probe, l.typ.Name)
 	lines := tstat.NewLines(l.typ, l.opt.Layout, l.opt.Location)
 	for _, text := range l.known {
-		lines.Header([]byte(text)) // was right when it was kept
+		lines.Header([]byte(text)) // it was valid when it was saved
 	}
 	l.lines, l.forms = lines, map[*tstat.Form]*form{}
 }
 
-// header follows a header line.
+// header adopts a header line.
 func (l *logEncoder) header(line []byte) {
 	if l.lines == nil {
 		return
 	}
 	for _, text := range l.known {
 		if text == string(line) {
-			return // each log begins with one
+			return // each log starts with a header
 		}
 	}
 	part, err := l.lines.Header(line)
@@ -230,7 +229,7 @@ func (l *logEncoder) reject(line []byte, reason string) {
 	})
 }
 
-// form compiles what is to be done with lines of a form.
+// form returns the plan for lines of a form.
 func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
@@ -304,7 +303,7 @@ func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
 	return append(dst, '\n')
 }
 
-// unknown appends a line of a log that is not known.
+// unknown appends a line of an unknown log.
 func (l *logEncoder) unknown(dst, line []byte) []byte {
 	if l.opt.Format == batch.Line {
 		return append(dst, line...)

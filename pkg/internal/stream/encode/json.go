@@ -20,7 +20,7 @@ type field struct {
 	plain  plain
 }
 
-// plain is how most values of a field are copied.
+// plain selects the fast path that copies most values of a field.
 type plain uint8
 
 const (
@@ -45,7 +45,7 @@ func newField(c tstat.Column) field {
 	return f
 }
 
-// derived makes the absolute times first and last of Tstat 2.2 to 2.4 out of
+// derived computes the absolute times first and last of Tstat 2.2 to 2.4 from
 // the fields first_abs and durat.
 type derived struct{ abs, durat int } // indexes of fields
 
@@ -67,15 +67,15 @@ func (l *logEncoder) derived(c *form) *derived {
 	return &d
 }
 
-// shortName is how long a name with its quotes may be to be copied at once.
+// shortName is the maximum length of a quoted name that is copied as one block.
 const shortName = 32
 
 // json appends a row as an object. This is the hot path: one pass over the
 // line, numbers and plain texts are copied byte by byte as they are read.
 func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
-	// Room for the row whatever is in it: a byte becomes six at most, and a
-	// number or a time 32.
+	// Reserve room for the longest possible row: a byte becomes at most
+	// six, and a number or a time 32.
 	dst = slices.Grow(dst, len(l.lead)+len(c.kind)+c.room+6*len(line))
 	dst = append(dst, l.lead...)
 	if c.kind != nil {
@@ -191,7 +191,7 @@ func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 		}
 		return strconv.AppendBool(dst, text[0] == '1'), true
 	case tstat.Int:
-		if n, err := strconv.ParseInt(string(text), 10, 64); err == nil { // with leading zeros, for one
+		if n, err := strconv.ParseInt(string(text), 10, 64); err == nil { // for example with leading zeros
 			return strconv.AppendInt(dst, n, 10), true
 		}
 		x, ok := tstat.ParseNumber(text)
@@ -211,7 +211,7 @@ func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 	}
 }
 
-// span returns where field number i of a line is.
+// span returns the position of field number i of a line.
 func span(line []byte, i int, sep byte) (p, q int) {
 	for ; i > 0; i-- {
 		for line[p] != sep {

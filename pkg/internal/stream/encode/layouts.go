@@ -12,27 +12,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// maxLayouts bounds the headers that are kept: names of probes come from
-// peers.
+// maxLayouts limits the saved headers: peers choose the names of probes.
 const maxLayouts = 4096
 
 // layoutsFormat is the format number of the state file.
 const layoutsFormat = 1
 
-// layouts are the last headers of each probe and log: an old exporter sends
-// one only when a log begins.
+// layouts are the last headers of each probe and log: an old exporter sends a
+// header only when a log starts.
 type layouts struct {
 	path string
 
 	mu      sync.Mutex
-	version int // goes up with each change
+	version int // increases with each change
 	headers map[string]headers
 	changed bool
 	warned  protocol.Names // see guessed
 }
 
-// headers are the header lines of a log: one, or those of requests and
-// responses of log_http_complete. They do not change.
+// headers are the header lines of a log: one, or two for requests and responses
+// of log_http_complete. They are immutable.
 type headers map[string]string
 
 // openLayouts returns the headers saved in a file, which may not exist.
@@ -59,13 +58,14 @@ func (l *layouts) current() int {
 	return l.version
 }
 
-// guessed reports whether it is new that a log's version was guessed.
+// guessed records that a log's version was guessed, and reports whether that is
+// new.
 func (l *layouts) guessed(probe, typ, version string) bool {
 	_, fresh := l.warned.Add(probe+" "+typ+" "+version, "", maxLayouts)
 	return fresh
 }
 
-// set keeps a header.
+// set saves a header.
 func (l *layouts) set(probe, typ, part, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

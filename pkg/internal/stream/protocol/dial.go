@@ -10,12 +10,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// DialTimeout bounds connecting, with a TLS handshake, and the answer of an
-// acknowledging endpoint.
+// DialTimeout bounds connecting, with a TLS handshake, and the first response
+// of an acknowledging endpoint.
 const DialTimeout = 10 * time.Second
 
-// Dial connects to addr if it is in one of the networks peers; none allow all. With files it uses
-// TLS up to version tlsMax; 0 is the newest.
+// Dial connects to addr if it is in one of the networks peers; an empty peers
+// allows all. With files it uses TLS up to version tlsMax; 0 is the newest.
 func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peers peer.Networks) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
@@ -35,5 +35,5 @@ func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peer
 	return nc, nil
 }
 
-// ErrClosedByPeer is why a connection has ended.
+// ErrClosedByPeer reports that the peer has closed a connection.
 var ErrClosedByPeer = errors.New("the other side has closed the connection")

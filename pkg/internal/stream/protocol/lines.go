@@ -12,8 +12,8 @@ func AppendPrefixed(dst, lines, prefix []byte) []byte {
 	return dst
 }
 
-// WholeLines returns the length of the whole lines that text begins with, not
-// more than most unless the first one is longer.
+// WholeLines returns the length of the whole lines at the start of text, at
+// most most, unless the first line is longer.
 func WholeLines(text []byte, most int) int {
 	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
 		return n

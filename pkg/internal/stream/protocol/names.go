@@ -13,12 +13,12 @@ import (
 // MaxPath bounds the path of a log in a line, as Linux does.
 const MaxPath = 4096
 
-// maxTypes bounds the logs of unknown types: sinks keep files and columns
-// of each.
+// maxTypes limits the logs of unknown types: sinks keep files and columns for
+// each.
 const maxTypes = 64
 
 // nameAge is how long an unused name of a full Names keeps its room. Sinks
-// never forget a name, so nameAge bounds how fast a peer can make up names.
+// never drop a name, so nameAge limits how fast a peer can invent names.
 const nameAge = 24 * time.Hour
 
 // PerPeer returns how many of most names one peer may add: a quarter.
@@ -37,9 +37,9 @@ type nameUse struct {
 	last time.Time
 }
 
-// Add adds a name that a peer uses, see peer.Host, unless there are most
-// already, or PerPeer of that peer; the peer "" has no bound but most. It
-// reports whether the set has the name, and whether it is new.
+// Add adds a name that a peer uses, see peer.Host, unless there are already
+// most names, or PerPeer(most) of that peer. The peer "" is only limited by
+// most. Add reports whether the set has the name, and whether it is new.
 func (s *Names) Add(name, who string, most int) (has, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,7 +63,7 @@ func (s *Names) Add(name, who string, most int) (has, fresh bool) {
 	return true, true
 }
 
-// used records that a name is in use, if the set has it.
+// used records that a name is in use, if it is in the set.
 func (s *Names) used(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,12 +84,11 @@ func (s *Names) forget(before time.Time) {
 	}
 }
 
-// Types are the names of logs that were met and are none of Tstat's known
-// ones.
+// Types are the unknown log names that peers have used.
 type Types struct{ unknown Names }
 
 // Check returns why lines of a log with this name are not accepted from a peer,
-// "" if they are.
+// or "".
 func (n *Types) Check(name, who string) string {
 	if _, suffix := compression.CutSuffix(name); !tstat.IsLog(name) || suffix != "" {
 		return fmt.Sprintf("%q is not the name of a log", name)
@@ -103,7 +102,8 @@ func (n *Types) Check(name, who string) string {
 	return ""
 }
 
-// WordChars are the characters of a name that is a token of a NATS subject, too.
+// WordChars are the characters of a name that can also be a token of a NATS
+// subject.
 const WordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 // IsName reports whether name has 1 to most characters, and only these.
@@ -111,6 +111,6 @@ func IsName(name, chars string, most int) bool {
 	return name != "" && len(name) <= most && strings.Trim(name, chars) == ""
 }
 
-// IsSession reports whether name may name a session, or a probe: files and
-// folders have such names, which programs must not take for options.
+// IsSession reports whether name is valid for a session or a probe: files and
+// folders have such names, which programs must not mistake for options.
 func IsSession(name string) bool { return IsName(name, WordChars, 64) && name[0] != '-' }

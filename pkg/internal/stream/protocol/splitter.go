@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// Splitter takes the lines of a connection apart: "PATH LINE", where PATH is
-// the absolute path of the log.
+// Splitter splits the lines of a connection: "PATH LINE", where PATH is the
+// absolute path of the log.
 type Splitter struct {
 	Types   *Types
 	MaxLine int // bytes, with the path
@@ -17,18 +17,20 @@ type Splitter struct {
 	Who     string // the peer, see Names
 	Key     string // of the connection
 	Last    *batch.Origin
-	// Announced is the set that has probe; nil: the peer did not announce it.
+	// Announced is the set that contains the probe; nil if the peer did not
+	// announce it.
 	Announced *Names
 
-	// Control is given lines that begin with '#'; nil where there are none.
+	// Control is called for lines that begin with '#'; nil treats them as
+	// other lines.
 	Control func(line []byte) error
 	// Reject is called for each malformed line.
 	Reject func(reason string, line []byte)
-	Empty  int64 // lines without text; an old exporter sends them when its log has gone
+	Empty  int64 // lines without text; an old exporter sends them when its log has disappeared
 }
 
-// Split calls emit for each run of lines of one log in text, which are whole
-// lines; from is where the run begins in text.
+// Split calls emit for each run of lines of one log in text, which holds whole
+// lines; from is the start of the run in text.
 func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
 	from, lines, pos := 0, 0, 0
 	flush := func() error {
@@ -86,7 +88,7 @@ func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run [
 	return flush()
 }
 
-// origin reads the path that a line begins with.
+// origin parses the path at the start of a line.
 func (s *Splitter) origin(line []byte) (*batch.Origin, string) {
 	if len(line) == 0 || line[0] != '/' {
 		return nil, "it does not begin with the path of a log"

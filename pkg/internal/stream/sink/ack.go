@@ -21,17 +21,17 @@ import (
 type ackLink struct {
 	*link
 	in    *bufio.Reader
-	probe string // that was named last
+	probe string // announced last
 
 	mu       sync.Mutex
 	overhead []overhead
 }
 
-// overhead is a place where lines of the mode itself stand in the stream: the
-// endpoint counts them, the pump does not.
+// overhead is the position of protocol lines in the stream: the endpoint counts
+// their bytes, the pump does not.
 type overhead struct {
-	pos   int64 // of the stream as the pump counts it
-	total int64 // bytes of such lines up to there
+	pos   int64 // of the stream, as counted by the pump
+	total int64 // bytes of protocol lines up to there
 }
 
 // openAck opens a connection in the acknowledged mode.
@@ -46,7 +46,7 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 		stop := context.AfterFunc(ctx, func() { nc.Close() })
 		defer stop()
 		_, writeErr := fmt.Fprintf(nc, "%s %s %s\n", protocol.AckHello, protocol.AckVersion, name)
-		_, err = l.answer() // it says why the peer did not take the line
+		_, err = l.answer() // the response says why the peer rejects the line
 		if err = cmp.Or(err, writeErr); err != nil {
 			nc.Close()
 			return nil, peer.ExplainTLS(fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err))
@@ -57,7 +57,7 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 	}
 }
 
-// answer reads a line of the endpoint.
+// answer reads a response of the endpoint.
 func (l *ackLink) answer() (int64, error) {
 	line, err := l.in.ReadSlice('\n')
 	if err != nil {
@@ -95,7 +95,7 @@ func (l *ackLink) acks() {
 	}
 }
 
-// own turns a position of the endpoint into one of the pump.
+// own converts a position of the endpoint to one of the pump.
 func (l *ackLink) own(n int64) int64 {
 	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
 		l.overhead = l.overhead[1:]
@@ -108,7 +108,7 @@ func (l *ackLink) own(n int64) int64 {
 		return min(n, o.pos)
 	}
 	n -= o.total
-	if len(l.overhead) > 1 { // within the line of the mode
+	if len(l.overhead) > 1 { // within the protocol line
 		n = min(n, l.overhead[1].pos)
 	}
 	return n

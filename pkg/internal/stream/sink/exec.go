@@ -18,13 +18,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// pollEvery is how often it is polled how much a pipe or the kernel of
-// a peer has received.
+// pollEvery is the interval at which the sink checks how much a pipe or the
+// kernel of a peer has received.
 const pollEvery = 5 * time.Millisecond
 
 // command is a running command that reads lines from its standard input. This
-// process keeps the reading end of the pipe too: so it is known, when the
-// command dies, what it had not read.
+// process also keeps the read end of the pipe open: when the command dies, it
+// shows what the command had not read.
 type command struct {
 	ending  // with the command
 	cmd     *exec.Cmd
@@ -34,7 +34,7 @@ type command struct {
 	ack     func(int64)
 }
 
-// killAfter is how long a command that was killed may take to end.
+// killAfter is how long a killed command may take to exit.
 const killAfter = 5 * time.Second
 
 func openCommand(line string, stdout, stderr io.Writer) opener {
@@ -47,7 +47,8 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 		c.cmd = exec.Command("/bin/sh", "-c", line)
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = r, stdout, stderr
 		c.cmd.WaitDelay = killAfter
-		// ^C in a terminal is for us: the command is to read to the end.
+		// ^C in a terminal is for this process: the command must read
+		// to the end.
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := c.cmd.Start(); err != nil {
 			r.Close()
@@ -60,14 +61,14 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 				err = errors.New("exit status 0")
 			}
 			c.fail(fmt.Errorf("command has ended: %w", err))
-			w.SetWriteDeadline(time.Now()) // nobody reads any more
+			w.SetWriteDeadline(time.Now()) // nobody reads any longer
 		}()
 		c.poll.Go(c.watch)
 		return c, nil
 	}
 }
 
-// watch acks what the command has read, until its end.
+// watch acks what the command has read until the command exits.
 func (c *command) watch() {
 	last := int64(0)
 	for retry.Sleep(c.ctx, pollEvery) == nil {
@@ -80,10 +81,10 @@ func (c *command) watch() {
 
 // read returns how many bytes the command has read.
 func (c *command) read() int64 {
-	written := c.written.Load() // before more is written that is not read
+	written := c.written.Load() // loaded first: more may be written meanwhile
 	rc, err := c.r.SyscallConn()
 	if err != nil {
-		return 0 // rather repeat than lose
+		return 0 // repeating lines is better than losing them
 	}
 	n, err := unread(rc)
 	if err != nil {
@@ -112,7 +113,7 @@ func (c *command) end(ctx context.Context) {
 }
 
 func (c *command) close() int64 {
-	c.abort() // what is left of it
+	c.abort() // for remaining processes
 	<-c.broken()
 	c.poll.Wait()
 	n := c.read()

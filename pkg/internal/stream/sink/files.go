@@ -22,22 +22,22 @@ import (
 )
 
 const (
-	// syncEvery and syncBytes are when what has come is written and made
-	// durable, at the latest; it is acked then. Compressed files wait
-	// longer: each time makes a frame.
+	// syncEvery and syncBytes bound how long received lines may wait until
+	// they are written, synced and acked. Compressed files wait longer:
+	// each write makes a frame.
 	syncEvery     = 50 * time.Millisecond
 	syncEveryZstd = time.Second
 	syncBytes     = 4 << 20
 	// maxOpen bounds the open files.
 	maxOpen = 128
-	// minFree is the part of a disk that is left free.
+	// minFree is the part of a disk that stays free.
 	minFree = 0.05
-	// diskRetry is how long a full disk is left alone.
+	// diskRetry is the interval of retries on a full disk.
 	diskRetry = time.Second
 )
 
-// files writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT, by the hour (UTC) in which
-// the lines come.
+// files writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT, by the hour (UTC) in which the
+// lines arrive.
 type files struct {
 	q        *batch.Queue
 	dir, ext string
@@ -54,7 +54,7 @@ type files struct {
 type outFile struct {
 	*os.File
 	hour  string
-	size  int64 // up to here it is whole and durable
+	size  int64 // up to here the file is whole and durable
 	text  []byte
 	dirty bool
 }
@@ -128,7 +128,7 @@ func (f *files) flush(ctx context.Context) error {
 	return nil
 }
 
-// write writes what is pending, all of it or nothing.
+// write writes all pending batches, or nothing.
 func (f *files) write() (err error) {
 	defer func() {
 		if err != nil {
@@ -183,7 +183,7 @@ func (f *files) write() (err error) {
 	return nil
 }
 
-// takeBack cuts off what the failed write has left.
+// takeBack cuts off the remains of a failed write.
 func (f *files) takeBack() error {
 	var errs []error
 	for _, o := range f.open {
@@ -199,7 +199,7 @@ func (f *files) takeBack() error {
 func (f *files) room() error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(f.dir, &st); err != nil {
-		return nil // writing will tell
+		return nil // the write will show the error
 	}
 	if float64(st.Bavail) < minFree*float64(st.Blocks) {
 		return fmt.Errorf("%s: less than %.0f %% of the disk is free", f.dir, minFree*100)
@@ -230,7 +230,7 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 	}
 	name := filepath.Join(dir, hour+f.ext)
 	if f.zstd != nil {
-		// A frame that a crash cut off must be the last one of its file.
+		// A frame cut off by a crash must be the last one of its file.
 		for n := 2; exists(name); n++ {
 			name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
 		}

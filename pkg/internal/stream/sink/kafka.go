@@ -20,12 +20,13 @@ import (
 )
 
 const (
-	// kafkaMost is the size of record batches that brokers take by default,
-	// and kafkaLeast the smallest that is tried where they do not, in bytes.
+	// kafkaMost is the size of record batches that brokers accept by
+	// default. kafkaLeast is the smallest size that is tried if they do
+	// not. Both are in bytes.
 	kafkaMost  = 1000012
 	kafkaLeast = 1 << 10
-	// kafkaSilence is how long messages may be without an acknowledgement
-	// until a warning says so. The library goes on trying.
+	// kafkaSilence is how long messages may stay unacknowledged before a
+	// warning. The library continues to retry.
 	kafkaSilence = 5 * time.Second
 )
 
@@ -39,9 +40,8 @@ var compressions = map[string]kgo.CompressionCodec{
 	"none":   kgo.NoCompression(),
 }
 
-// kafkaSession is a producer. It connects again and sends again by itself, in
-// order and without duplicates, until the broker says that it will not take a
-// message.
+// kafkaSession is a producer. It reconnects and resends by itself, in order and
+// without duplicates, until the broker rejects a message.
 type kafkaSession struct {
 	client *kgo.Client
 	topic  string
@@ -55,22 +55,23 @@ type kafkaSession struct {
 	sending  context.Context // ends with the session
 	cancel   context.CancelFunc
 	hopeless sync.Once
-	wait     sync.WaitGroup // for messages on their way, and watch
+	wait     sync.WaitGroup // for messages in flight, and watch
 
 	mu      sync.Mutex
-	pending []*kafkaMessage // not acknowledged, or behind one that is not, in order
+	pending []*kafkaMessage // not acknowledged, or behind such a message, in order
 	sent    int64
-	last    int64     // acknowledged without a gap
+	last    int64     // position up to which everything is acknowledged
 	moved   time.Time // when last has changed, or the first of pending was sent
 	ack     func(int64)
 }
 
-// kafkaMessage is a message to be acknowledged, that ends at a position.
+// kafkaMessage is a message waiting for its acknowledgement, and the position
+// where it ends.
 type kafkaMessage struct {
 	end   int64
 	size  int
 	acked bool
-	lost  int // lines that the topic does not take
+	lost  int // lines that the topic rejects
 }
 
 func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) opener {
@@ -128,7 +129,7 @@ func (s *kafkaSession) write(b *batch.Batch, text []byte) error {
 	})
 }
 
-// expect says that n bytes go on their way.
+// expect adds a message of n bytes in flight.
 func (s *kafkaSession) expect(n int) *kafkaMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,12 +142,13 @@ func (s *kafkaSession) expect(n int) *kafkaMessage {
 	return m
 }
 
-// answered takes the answer to a message. Messages of several probes are
+// answered handles the response to a message. Messages of several probes are
 // acknowledged in any order.
 func (s *kafkaSession) answered(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.most == kafkaLeast && s.sending.Err() == nil {
-			// It cannot be made smaller. With it those behind it have failed.
+			// It cannot be made smaller. The messages behind it
+			// have failed with it.
 			s.hopeless.Do(func() { s.finish(m, bytes.Count(text, []byte{'\n'})) })
 		}
 		s.fail(fmt.Errorf("message not taken: %w", err))
@@ -155,7 +157,8 @@ func (s *kafkaSession) answered(m *kafkaMessage, text []byte, err error) {
 	s.finish(m, 0)
 }
 
-// finish acks what is acknowledged, or lost, without a gap.
+// finish acks the messages up to the first one that is neither acknowledged nor
+// lost.
 func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +177,8 @@ func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 	s.ack(s.last)
 }
 
-// watch tells when nothing is acknowledged for long, and when that is over.
+// watch warns when nothing has been acknowledged for long, and logs when that
+// ends.
 func (s *kafkaSession) watch() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -206,8 +210,8 @@ func (s *kafkaSession) abort() {
 	s.cancel()
 }
 
-// close waits until the library has given up all messages: it reads their
-// text until then.
+// close waits until the library has dropped all messages: it reads their text
+// until then.
 func (s *kafkaSession) close() int64 {
 	s.abort()
 	s.client.Close()

@@ -8,17 +8,18 @@ import (
 )
 
 const (
-	// messageSize is about how much text goes into a message, in bytes: 100
-	// lines of log_tcp_complete.
+	// messageSize is the approximate size of the text of a message, in
+	// bytes: 100 lines of log_tcp_complete.
 	messageSize = 64 << 10
-	// messageRoom is what a message has besides text and headers, in bytes, at most.
+	// messageRoom is the maximum size of a message beside text and headers,
+	// in bytes.
 	messageRoom = 512
 )
 
-// messages cuts text, which batch b ends with, into messages of about
-// messageSize bytes and not more than limit with their headers, and calls
-// send for each. A line that is too long for a message is given to drop.
-// Batch and text give the same messages each time.
+// messages cuts text, which is the end of batch b, into messages of about
+// messageSize bytes and at most limit with their headers, and calls send for
+// each. It calls drop for a line too long for a message. The same batch and
+// text always give the same messages.
 func messages(b *batch.Batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {
 	for len(text) > 0 {
 		at := len(b.Out) - len(text)

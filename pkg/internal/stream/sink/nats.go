@@ -19,15 +19,16 @@ import (
 )
 
 const (
-	// natsPending bounds the messages on their way; the queue does before.
+	// natsPending limits the messages in flight; the queue usually reaches
+	// its limit first.
 	natsPending = 1 << 14
-	// natsSilence is how long an answer may take: where the server dies that
-	// leads a stream, it never comes.
+	// natsSilence is how long an acknowledgement may take. If the server
+	// that leads a stream dies, it never arrives.
 	natsSilence = 5 * time.Second
 )
 
 // natsSession is a connection that does not reconnect by itself: messages
-// that were buffered meanwhile could overtake those to be sent again.
+// buffered meanwhile could overtake those to be resent.
 type natsSession struct {
 	ending
 	nc     *nats.Conn
@@ -35,9 +36,10 @@ type natsSession struct {
 	stream string
 	format string
 	max    int // bytes of a message
-	// underway is the last message of each subject. Servers of a cluster that
-	// lose the one that keeps a stream lose messages and take those that
-	// follow: there the next one waits.
+	// underway is the last message of each subject. If a cluster loses the
+	// server that leads a stream, it may lose messages and still accept
+	// later ones. So the next message of a cluster waits for the one
+	// before.
 	underway map[string]future
 	q        *batch.Queue
 	log      *slog.Logger
@@ -47,7 +49,8 @@ type natsSession struct {
 	last     int64
 }
 
-// future is a message to be acknowledged, that ends at a position.
+// future is a message waiting for its acknowledgement, and the position where
+// it ends.
 type future struct {
 	jetstream.PubAckFuture // nil if there is nothing to wait for
 	end                    int64
@@ -75,15 +78,15 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 	}
 }
 
-// prepare makes the stream if it is not there. It succeeds only when
-// JetStream answers: after a restart of the server that takes a while.
+// prepare creates the stream if it does not exist. It succeeds only when
+// JetStream responds, which takes a while after a restart of the server.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()
 	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(natsPending), jetstream.WithPublishAsyncTimeout(natsSilence)); err != nil {
 		return err
 	}
-	replicas, _ := strconv.Atoi(b.Options["replicas"]) // was right when it was checked
+	replicas, _ := strconv.Atoi(b.Options["replicas"]) // checked when it was parsed
 	stream, err := s.js.Stream(ctx, s.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = s.js.CreateStream(ctx, jetstream.StreamConfig{
@@ -107,7 +110,7 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 }
 
 // write publishes text in messages of whole lines, on the subject
-// STREAM.PROBE.LOG. Their ids are the same when they are sent again.
+// STREAM.PROBE.LOG. Resent messages keep their ids.
 func (s *natsSession) write(b *batch.Batch, text []byte) error {
 	subject := s.stream + "." + b.Probe + "." + b.Type
 	return messages(b, text, s.max, func(id string, text []byte) error {
@@ -149,7 +152,7 @@ func (s *natsSession) expect(f future) error {
 	}
 }
 
-// acks takes the acknowledgements in the order of the messages.
+// acks receives the acknowledgements in the order of the messages.
 func (s *natsSession) acks(ack func(int64)) {
 	for {
 		select {

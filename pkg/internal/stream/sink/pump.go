@@ -13,30 +13,30 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// session is a connection, or a command, that takes text. A pump opens one
+// session is a connection or a command that receives text. A pump opens one
 // after the other.
 type session interface {
-	// write hands over whole lines; it may return before they have arrived.
-	// The text stays as it is until it is acked.
+	// write sends whole lines; it may return before they have arrived. The
+	// text must not change until it is acked.
 	write(b *batch.Batch, text []byte) error
 	// broken is closed when the session cannot accept more.
 	broken() <-chan struct{}
-	// err says why, once it is broken.
+	// err returns why the session is broken, once it is.
 	err() error
-	// end tells the other side that nothing more comes, once everything is
-	// acked, and waits until it is done or ctx ends.
+	// end closes the stream to the other side once everything is acked, and
+	// waits until the other side is done or ctx ends.
 	end(ctx context.Context)
-	// abort makes the session broken, also one that is blocked in write.
+	// abort makes the session broken, even while write blocks.
 	abort()
-	// close frees what the session holds and returns how much is acked,
-	// in bytes of this session.
+	// close frees the resources of the session and returns how much is
+	// acked, in bytes of this session.
 	close() int64
 }
 
 // ending is the part of a session that records why it cannot accept more.
 type ending struct {
 	ctx  context.Context
-	fail context.CancelCauseFunc // makes the session broken; the first call counts
+	fail context.CancelCauseFunc // makes the session broken; the first cause is kept
 }
 
 func newEnding() ending {
@@ -47,9 +47,8 @@ func newEnding() ending {
 func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
 func (e ending) err() error              { return context.Cause(e.ctx) }
 
-// opener opens a session. ack is to be called with how many bytes of what
-// was written to the session have arrived; calls must not overtake each
-// other.
+// opener opens a session. The session calls ack with the number of written
+// bytes that have arrived; calls must not overtake each other.
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
 // pump sends the batches of a queue through sessions. After a failure the next
@@ -60,7 +59,7 @@ type pump struct {
 	open opener
 	text func(*batch.Batch) []byte
 	back *retry.Backoff
-	last bool // the stream had ended when a session was opened last
+	last bool // the stream had ended when the latest session was opened
 
 	mu      sync.Mutex
 	pending []*batch.Batch // written and not acked, in order
@@ -143,8 +142,8 @@ func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }
 
-// wait waits until the next try. The first one after the end of the stream
-// comes at once.
+// wait waits until the next attempt. The first one after the end of the stream
+// is immediate.
 func (p *pump) wait(ctx context.Context) {
 	if !p.last {
 		var cancel context.CancelFunc
@@ -221,7 +220,7 @@ func (p *pump) add(b *batch.Batch) {
 	p.sent += int64(len(p.text(b)))
 	p.mu.Unlock()
 	if len(p.text(b)) == 0 {
-		p.ack(p.position()) // it may be the only one
+		p.ack(p.position()) // it may be the only batch
 	}
 }
 
@@ -231,7 +230,7 @@ func (p *pump) position() int64 {
 	return p.acked
 }
 
-// ack takes note that everything before a position has arrived.
+// ack records that everything before a position has arrived.
 func (p *pump) ack(pos int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -21,17 +21,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/broker"
 )
 
-// Sink acks the batches of its queue until that is closed and everything
-// is acked, or ctx ends.
+// Sink acks the batches of its queue until ctx ends, or until the queue is
+// closed and everything is acked.
 type Sink interface {
-	// Run returns an error if the sink cannot go on.
+	// Run returns an error if the sink cannot continue.
 	Run(ctx context.Context) error
 }
 
 // Kinds are the kinds of sinks.
 var Kinds = slices.Concat(dest.Schemes{"-", "file:DIR", "exec:COMMAND", "tcp://HOST:PORT", "tls://", "ack://HOST:PORT", "ack+tls://"}, broker.Kinds)
 
-// Target is where a sink of a URL writes to.
+// Target is the destination of a sink, as given by its URL.
 type Target struct {
 	scheme string
 	rest   string         // DIR or COMMAND
@@ -40,7 +40,7 @@ type Target struct {
 	zstd   bool
 }
 
-// Parse reads the URL of a sink.
+// Parse parses the URL of a sink.
 func Parse(text string) (*Target, error) {
 	if text == "-" {
 		return &Target{scheme: "-"}, nil
@@ -86,7 +86,7 @@ func (t *Target) parseFolder() error {
 	return nil
 }
 
-// parsePeer reads the URL of a sink that is one peer.
+// parsePeer parses the URL of a sink that is a single peer.
 func (t *Target) parsePeer(text string) error {
 	example := "for example " + t.scheme + "://repository:9001"
 	u, err := dest.Parse(text)
@@ -104,21 +104,22 @@ func (t *Target) parsePeer(text string) error {
 	return nil
 }
 
-// NeedsRaw reports whether the sink takes lines as the wire has them, whatever the format of the stream.
+// NeedsRaw reports whether the sink needs lines in wire format, whatever the
+// format of the stream.
 func (t *Target) NeedsRaw() bool { return t.addr != "" }
 
-// Options say how sinks write.
+// Options configures sinks.
 type Options struct {
 	Format             batch.Format
 	Stdout             io.Writer
 	Stderr             io.Writer // of commands
 	RetryMin, RetryMax time.Duration
 	TLS                peer.TLS
-	Peers              peer.Networks // that tcp, tls and ack sinks may be in; none: all
+	Peers              peer.Networks // allowed networks of tcp, tls and ack sinks; empty: all
 }
 
-// New returns the sink that text names. It empties q. session names it to an acknowledging
-// endpoint.
+// New returns the sink of t, which empties q. session identifies this process
+// to an acknowledging endpoint.
 func New(opt *Options, q *batch.Queue, t *Target, session string) (Sink, error) {
 	raw := func(b *batch.Batch) []byte { return b.Raw }
 	out := func(b *batch.Batch) []byte { return b.Out }
@@ -145,7 +146,7 @@ func New(opt *Options, q *batch.Queue, t *Target, session string) (Sink, error) 
 	return newPump(q, out, openNATS(t.Broker, opt, q, files), back), nil
 }
 
-// targetOptions are the options of brokers as sinks.
+// targetOptions are the URL options of brokers as sinks.
 var targetOptions = map[string][]string{
 	"kafka": {"compress", "sasl", "password-file", "version"},
 	"nats":  {"creds", "replicas"},

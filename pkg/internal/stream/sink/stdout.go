@@ -39,13 +39,13 @@ func (s *stdout) Run(ctx context.Context) error {
 	}
 }
 
-// write writes all of the text; it waits where a disk is full.
+// write writes all of the text; it waits while a disk is full.
 func (s *stdout) write(ctx context.Context, text []byte) error {
 	var writing retry.Alarm
 	for len(text) > 0 {
 		n, err := s.w.Write(text)
 		text = text[n:]
-		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // a terminal that is gone is EIO
+		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // EIO is a terminal that was closed
 			return fmt.Errorf("standard output: %w", err)
 		}
 		writing.Set(err, s.q.Log, "standard output cannot be written: the stream pauses", "standard output is written again")

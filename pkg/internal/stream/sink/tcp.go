@@ -18,9 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// link is a connection to an endpoint, ours or an old importer. Without the
-// acknowledged mode what counts as arrived is what the peer's kernel has; the
-// peer may still lose it.
+// link is a connection to an endpoint of tstatrepo or to an old importer.
+// Without the acknowledged mode, bytes in the peer's kernel count as arrived,
+// though the peer may still lose them.
 type link struct {
 	ending
 	nc      net.Conn
@@ -34,9 +34,9 @@ type link struct {
 // openTCP opens a plain or, with files, a TLS connection.
 func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
 	return func(ctx context.Context, ack func(int64)) (session, error) {
-		// With TLS 1.3 the handshake ends here before the peer has looked at
-		// our certificate: what its kernel has by then would count as
-		// arrived, though the peer refuses the connection.
+		// With TLS 1.3 the handshake ends here before the peer has
+		// checked our certificate. Bytes in its kernel would count as
+		// arrived even if the peer then refuses the connection.
 		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS12, peers)
 		if err != nil {
 			return nil, err
@@ -56,7 +56,7 @@ func newLink(nc net.Conn, ack func(int64)) *link {
 	return &link{ending: newEnding(), nc: nc, ack: ack}
 }
 
-// socket finds the TCP socket below the connection.
+// socket finds the TCP socket of the connection.
 func (l *link) socket() (err error) {
 	nc := l.nc
 	if t, ok := nc.(*tls.Conn); ok {
@@ -70,9 +70,9 @@ func (l *link) socket() (err error) {
 	return err
 }
 
-// watch acks what the peer's kernel has received, until the link is broken:
-// the kernel forgets what was under way. With TLS the bytes on their way are
-// more than those of the text, so this is on the safe side.
+// watch acks what the peer's kernel has received until the link breaks: then
+// the kernel forgets what was in flight. With TLS more bytes are in flight than
+// the text has, so watch errs on the safe side.
 func (l *link) watch() {
 	for retry.Sleep(l.ctx, pollEvery) == nil {
 		n := l.written.Load()
@@ -86,7 +86,8 @@ func (l *link) watch() {
 	}
 }
 
-// listen notices that the peer has gone; it has nothing to say.
+// listen detects that the peer has closed the connection; the peer sends
+// nothing.
 func (l *link) listen() {
 	var b [512]byte
 	for {
@@ -97,7 +98,7 @@ func (l *link) listen() {
 	}
 }
 
-// lose makes the link broken, also if it is blocked in write.
+// lose breaks the link, even while write blocks.
 func (l *link) lose(err error) {
 	l.fail(err)
 	l.nc.SetWriteDeadline(time.Now())

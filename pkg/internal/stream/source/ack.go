@@ -14,18 +14,19 @@ import (
 
 const (
 	maxHello = 256 // bytes of the first line
-	// maxProbes bounds the names of probes that peers may announce, see protocol.Names:
-	// sinks keep folders, subjects and layouts of each. The share of one host
-	// is enough to forward the lines of a whole site.
+	// maxProbes limits the names of probes that peers may announce, see
+	// protocol.Names: sinks keep folders, subjects and layouts for each.
+	// The share of one host is enough to forward the lines of a whole site.
 	maxProbes = 4096
-	// ackTimeout bounds how long a confirmation may take to write.
+	// ackTimeout bounds how long writing an acknowledgement may take.
 	ackTimeout = 30 * time.Second
 )
 
-// drainPoll is how often it is polled whether what was delivered is acked.
+// drainPoll is the interval at which drain checks whether all delivered lines
+// are acked.
 const drainPoll = 5 * time.Millisecond
 
-// hello begins the acknowledged mode.
+// hello starts the acknowledged mode.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
 	switch {
@@ -37,8 +38,8 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-', but not '-' first")
 	}
 	c.session, c.key = f[2], f[2]
-	// A former connection of the session may still have lines to hand over;
-	// what this one repeats has to come after them.
+	// An earlier connection of the session may still have lines to deliver;
+	// the lines repeated by this one must come after them.
 	for {
 		c.mu.Lock()
 		former := c.sessions[c.session]
@@ -68,7 +69,7 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 }
 
 // refuse sends the exporter the reason why the connection ends. It returns the
-// reason, wrapped with its cause, which is one of refusals.
+// reason, wrapped around its cause, which is one of refusals.
 func (c *conn) refuse(cause error, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
@@ -76,7 +77,7 @@ func (c *conn) refuse(cause error, format string, args ...any) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// control takes a line between those of logs.
+// control handles a protocol line.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
 	if !ok || !protocol.IsSession(string(text)) {
@@ -88,8 +89,9 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	}
 	name := string(text)
 	if ok, _ := c.set.announced.Add(name, c.split.Who, maxProbes); !ok {
-		// The exporter keeps its lines; skipping them would lose them. The lines
-		// before are acked first, or they would be sent with each attempt.
+		// The exporter keeps its lines; skipping them would lose them.
+		// The lines before are acked first, or every attempt would
+		// resend them.
 		c.drain(ctx)
 		return c.refuse(errNames, "probe %s is one too many, at most %d names are accepted, %d of one host", name, maxProbes, protocol.PerPeer(maxProbes))
 	}
@@ -121,8 +123,8 @@ func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	}
 }
 
-// drain waits until everything that was delivered is acked to the
-// peer: it would be sent again after the next start.
+// drain waits until the peer knows that all delivered lines are acked: it would
+// resend them after a restart.
 func (c *conn) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool { return c.written.Load() >= c.tracker.End() })
 }

@@ -20,22 +20,22 @@ import (
 // checkpointFormat is the format number of the state file.
 const checkpointFormat = 1
 
-// saveEvery is how long an acked position may wait until it is saved.
+// saveEvery is how long saving an acked position may be delayed.
 const saveEvery = time.Second
 
-// saved is what the state file holds.
+// saved is the content of the state file.
 type saved struct {
-	// Session names this exporter to endpoints, see tstatrepo-ack(7).
+	// Session identifies this exporter to endpoints, see tstatrepo-ack(7).
 	Session string `json:"session"`
 	// Roots are the followed folders, by probe and path.
 	Roots map[string]map[string]position `json:"roots"`
 }
 
-// position is up to where a log is acked.
+// position is the position up to which a log is acked.
 type position struct {
 	Folder string `json:"folder"`
 	Offset int64  `json:"offset"` // of text
-	// Head is the SHA-256 of the first HeadLength bytes of text, to notice
+	// Head is the SHA-256 of the first HeadLength bytes of text, to detect
 	// other content under the same name.
 	Head       string `json:"head"`
 	HeadLength int    `json:"head_length"`
@@ -51,11 +51,11 @@ type checkpoint struct {
 	mu      sync.Mutex
 	state   saved
 	numbers map[string]int64 // of the last position acked, by root and log
-	dirty   bool             // something is to be saved
+	dirty   bool             // there are unsaved positions
 }
 
-// openCheckpoint returns the checkpoint saved in a file, or a new one. Logs may be
-// delivered by window bytes beyond it.
+// openCheckpoint returns the checkpoint saved in a file, or a new one. Up to
+// window bytes may be delivered beyond it.
 func openCheckpoint(path string, window int64, log *slog.Logger) (*checkpoint, error) {
 	c := &checkpoint{path: path, window: batch.NewWindow(window), log: log, numbers: map[string]int64{}}
 	err := state.Load(c.path, checkpointFormat, &c.state)
@@ -79,8 +79,8 @@ func (c *checkpoint) positions(root string) map[string]position {
 	return maps.Clone(c.state.Roots[root])
 }
 
-// enter records that a log has come to the start of a folder, unless lines
-// before it are not acked yet; number is that of the last ones.
+// enter records that a log has reached the start of a folder, unless earlier
+// lines are still unacked; number is that of the last lines.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number
@@ -90,8 +90,8 @@ func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	}
 }
 
-// ack records the position of a log after n bytes more are acked. Calls may overtake
-// each other; number tells their order.
+// ack records the position of a log after n more bytes were acked. Calls may
+// overtake each other; number shows their order.
 func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log
@@ -127,7 +127,7 @@ func (c *checkpoint) run(ctx context.Context) {
 	}
 }
 
-// save writes what is acked.
+// save saves the acked positions.
 func (c *checkpoint) save() error {
 	c.mu.Lock()
 	acked := c.window.Snapshot()

@@ -31,14 +31,14 @@ import (
 )
 
 const (
-	// readBudget is what all connections together read ahead, in bytes: each
-	// gets its share.
+	// readBudget is the total size of the read buffers of all connections,
+	// in bytes. Each connection gets an equal share.
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// After the stop connections are read on until nothing comes for
-	// drainRead, at most for drainMax: what the kernel has received is lost
-	// otherwise.
+	// After the stop, connections are read until nothing arrives for
+	// drainRead, at most for drainMax: otherwise lines in the kernel would
+	// be lost.
 	drainRead = 200 * time.Millisecond
 	drainMax  = 2 * time.Second
 )
@@ -51,12 +51,12 @@ type Endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
-	places    *peer.Shares // of conns; silent connections count too
+	places    *peer.Shares // of conns, including silent connections
 	stopping  bool
 	readUntil time.Time        // set before stopping and conn.stopping are
 	sessions  map[string]*conn // of the acknowledged mode
 	wrong     rate.Sometimes
-	run       string // tells this process from others in message ids
+	run       string // distinguishes this process from others in message ids
 	number    atomic.Int64
 }
 
@@ -68,8 +68,8 @@ func (s *Set) NewEndpoint() *Endpoint {
 	}
 }
 
-// Serve accepts connections until the stop, then those that wait to be
-// accepted, and closes the listener.
+// Serve accepts connections until the stop, then those in the backlog, and
+// closes the listener.
 func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 	defer l.Close()
 	for {
@@ -78,7 +78,8 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 			break // the stop
 		}
 		if err != nil {
-			// Out of file descriptors, for one: others may close some.
+			// For example too many open files: others may be
+			// closed.
 			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
 			if retry.Sleep(ctx, time.Second) != nil {
 				return
@@ -147,7 +148,8 @@ func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	}()
 }
 
-// Stop lets the endpoint deliver what has arrived, and end. Call Wait once Serve has ended.
+// Stop makes the endpoint deliver the lines that have arrived, and end. Call
+// Wait once Serve has returned.
 func (e *Endpoint) Stop(listeners []*peer.Listener) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -165,7 +167,8 @@ func (e *Endpoint) Stop(listeners []*peer.Listener) {
 // Wait waits for the end of all connections.
 func (e *Endpoint) Wait() { e.wg.Wait() }
 
-// readSize returns how much a connection may read at once now: the size of a buffer.
+// readSize returns how many bytes a connection may read at once at present: the
+// size of a buffer.
 func (e *Endpoint) readSize() int {
 	n := e.set.counts.Connections.Load()
 	share := min(int64(e.set.opt.MaxRead), max(2*batch.MinBuffer, readBudget/max(n, 1)))
@@ -205,7 +208,8 @@ var (
 	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
 	errReplaced = errors.New("the exporter reconnected")
-	// errHandshake ends a connection whose failure the listener has reported.
+	// errHandshake ends a connection after a failure that the listener has
+	// reported.
 	errHandshake = errors.New("no TLS handshake")
 )
 
@@ -223,7 +227,7 @@ func (c *conn) serve(ctx context.Context) error {
 		buf      = batch.NewBuffer(batch.MinBuffer)
 		n        int // bytes in buf
 		skipping bool
-		first    = true // the first line may still turn out to be no line
+		first    = true // the first line may not be a line of a log
 		idle     = c.set.opt.IdleTimeout
 		maxLine  = c.set.opt.MaxLine
 	)
@@ -232,7 +236,7 @@ func (c *conn) serve(ctx context.Context) error {
 		if !c.stopping.Load() {
 			c.nc.SetReadDeadline(time.Now().Add(idle))
 		}
-		if c.stopping.Load() { // perhaps just now
+		if c.stopping.Load() { // perhaps set meanwhile
 			if time.Now().After(c.readUntil) {
 				return os.ErrDeadlineExceeded
 			}
@@ -285,7 +289,7 @@ func (c *conn) serve(ctx context.Context) error {
 			c.skip(n)
 			n, skipping = 0, true
 		}
-		if n == len(buf.Bytes) { // a long line
+		if n == len(buf.Bytes) { // a line longer than the buffer
 			longer := batch.NewBuffer(2 * n)
 			copy(longer.Bytes, buf.Bytes)
 			buf.Release()
@@ -300,15 +304,15 @@ func (c *conn) serve(ctx context.Context) error {
 	}
 }
 
-// skip passes over bytes that are of no line.
+// skip skips bytes that do not belong to a line.
 func (c *conn) skip(n int) {
 	c.pos += int64(n)
 	c.tracker.Skip(c.pos)
 }
 
-// deliver delivers the whole lines that buf begins with; n bytes are in it, m
-// of them from the last read. It returns the buffer to read on into, and how
-// much is in it.
+// deliver delivers the whole lines at the start of buf; buf has n bytes, m of
+// them from the last read. It returns the buffer for the next read and the
+// number of bytes in it.
 func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) (*batch.Buffer, int, error) {
 	out := buf
 	size, limit := len(buf.Bytes), c.readSize()
@@ -319,7 +323,7 @@ func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) 
 		size /= 2
 	}
 	if whole < size/4 {
-		// What a quiet connection sends must not keep a large buffer in the
+		// A quiet connection must not occupy a large buffer in the
 		// queues.
 		out = batch.NewBuffer(whole)
 		copy(out.Bytes, buf.Bytes[:whole])
@@ -357,7 +361,7 @@ func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error 
 	return nil
 }
 
-// identify finds the name of the probe.
+// identify determines the name of the probe.
 func (c *conn) identify() error {
 	addr, err := netip.ParseAddrPort(c.nc.RemoteAddr().String())
 	if err != nil {
@@ -384,7 +388,7 @@ func (c *conn) identify() error {
 	return nil
 }
 
-// count lets the connection count for its probe.
+// count counts the connection for its probe.
 func (c *conn) count() {
 	if c.src != nil {
 		c.src.Connections.Add(-1)
@@ -412,7 +416,7 @@ func (c *conn) report(err error) {
 	if c.rejects > 0 {
 		attrs = append(attrs, "rejects", c.rejects)
 	}
-	if c.cut > 0 && c.session == "" { // else it comes again
+	if c.cut > 0 && c.session == "" { // otherwise it will be repeated
 		c.set.counts.Cuts.Add(1)
 		attrs = append(attrs, "cut", 1)
 	}

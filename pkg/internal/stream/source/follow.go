@@ -24,13 +24,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// closeGrace is how long a newer folder may lack a log until the older one's
-// counts as closed. Tstat opens the new log right after it has closed the old
-// one; a log that was switched off never comes.
+// closeGrace is how long a newer folder may lack a log until the log in the
+// older folder counts as closed. Tstat opens the new log right after it has
+// closed the old one; a log that was switched off never appears.
 const closeGrace = 5 * time.Second
 
-// firstFolder stands in the checkpoint for a log: the folder that was the
-// first, which counts until a log was met.
+// firstFolder is the checkpoint's name for the first folder, which counts until
+// a log is found.
 const firstFolder = "-"
 
 // follower follows the log folders of one probe.
@@ -43,30 +43,30 @@ type follower struct {
 	key   string // of the root in the checkpoint
 	src   *stats.Source
 
-	// folders are the log folders from the oldest that a log still needs, as
-	// they appeared; first is the number of the first one. Numbers go up by
-	// one and are never used again.
+	// folders are the log folders in the order of their appearance, from
+	// the oldest that a log still needs; first is the number of the first
+	// one. Numbers increase by one and are never reused.
 	folders []*folder
 	first   int
 	logs    map[string]*followed
-	resume  map[string]position // of logs not met yet
+	resume  map[string]position // of logs not found yet
 
-	watcher  *fsnotify.Watcher // nil: only polling
+	watcher  *fsnotify.Watcher // nil: polling only
 	wake     chan struct{}
-	look     atomic.Bool // folders may have come or gone, or logs in them
+	look     atomic.Bool // folders, or logs in them, may have appeared or disappeared
 	unread   rate.Sometimes
 	scanned  bool
-	entered  bool   // the checkpoint has logs that are not saved
-	order    *order // of all folders that were seen
+	entered  bool   // the checkpoint has unsaved logs
+	order    *order // of all known folders
 	complain rate.Sometimes
 
 	opened map[string]identity // of the folders that were read in this run
 
 	mu      sync.Mutex
-	removed map[string]bool // names of folders that the kernel told have gone
+	removed map[string]bool // names of folders whose removal the kernel reported
 }
 
-// identity tells a file from another one that took its name.
+// identity distinguishes a file from another one that took its name.
 type identity struct {
 	dev, ino uint64
 	made     int64 // time in ns; 0 if the file system does not know it
@@ -76,7 +76,7 @@ type identity struct {
 type folder struct {
 	name, path string
 	tstat.FolderTime
-	replaced bool // by another one of the same name
+	replaced bool // by another folder of the same name
 }
 
 // Follow returns the source that follows a root; Abs has returned the root.
@@ -173,7 +173,7 @@ func (f *follower) watch(ctx context.Context) {
 					f.removed[name] = true
 					f.mu.Unlock()
 				}
-			case _, ok := <-w.Errors: // lost events: look at everything
+			case _, ok := <-w.Errors: // lost events: check everything
 				if !ok {
 					return
 				}
@@ -211,7 +211,7 @@ func (f *follower) scan() {
 	} else {
 		f.begin(found)
 	}
-	// Logs may have appeared in the folder that was the newest so far, too.
+	// Logs may also have appeared in the former newest folder.
 	for i := max(0, former-1); i < len(f.folders); i++ {
 		f.list(i)
 	}
@@ -223,7 +223,8 @@ func (f *follower) scan() {
 			f.entered = true
 		}
 	}
-	// Before a line is sent: a crash must not begin with a newer folder.
+	// Before a line is sent: after a crash the follower must not start with
+	// a newer folder.
 	if err := f.order.save(); err != nil {
 		f.complain.Do(func() { f.log.Warn("the order of folders cannot be saved", "err", err) })
 	}
@@ -241,14 +242,14 @@ func (f *follower) scan() {
 	}
 }
 
-// add appends the folders that have appeared since the last scan. They are
-// new, whatever their names.
+// add appends the folders that have appeared since the last scan. They are new,
+// whatever their names.
 func (f *follower) add(found []*folder) {
 	fresh := f.fresh(found)
 	if len(fresh) == 0 {
 		return
 	}
-	// If Tstat has just replaced the last folder, its logs are opened again.
+	// If Tstat has just replaced the last folder, its logs are reopened.
 	last := f.folders[len(f.folders)-1]
 	if id, err := identityOf(last.path); err == nil {
 		f.opened[last.name] = id
@@ -275,8 +276,8 @@ func (f *follower) add(found []*folder) {
 	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
 }
 
-// fresh returns the folders that were not seen before, and those that Tstat
-// has replaced by another one of the same name.
+// fresh returns the folders that were not seen before, and those that Tstat has
+// replaced by another of the same name.
 func (f *follower) fresh(found []*folder) (list []*folder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -286,10 +287,10 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 		} else if f.removed[d.name] {
 			id, err := identityOf(d.path)
 			if err != nil {
-				continue // not there yet
+				continue // it does not exist yet
 			}
 			delete(f.removed, d.name)
-			if id != f.opened[d.name] { // else the kernel told it late, or twice
+			if id != f.opened[d.name] { // otherwise a late or repeated event
 				list = append(list, d)
 			}
 		}
@@ -297,8 +298,8 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 	return list
 }
 
-// begin chooses the folders to start with. Those that the last run did not see
-// are new. Without a last run, their names tell the order.
+// begin selects the folders to start with. Those that the last run did not see
+// are new. Without a last run, their names determine the order.
 func (f *follower) begin(found []*folder) {
 	now := time.Now()
 	sortFolders(found, now)
@@ -333,10 +334,10 @@ func (f *follower) begin(found []*folder) {
 	f.set.counts.Folders.Add(int64(len(f.folders)))
 }
 
-// place reports a folder of the checkpoint that has gone or is ahead of the
-// clock. If its place in the order is not known, it is before the folders with
+// place reports a folder of the checkpoint that has disappeared or is ahead of
+// the clock. If its place in the order is unknown, it precedes the folders with
 // newer names. If it is ahead of the clock, or no folder has a newer name, it
-// is before all others: it must not hide them.
+// precedes all others: it must not hide them.
 func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	if !f.order.knows(d.name) {
 		i := 0
@@ -355,7 +356,7 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	}
 }
 
-// wants reports whether a log is to be followed.
+// wants reports whether to follow a log.
 func (f *follower) wants(name string) bool {
 	if f.set.types.Check(name, "") != "" {
 		return false
@@ -364,7 +365,7 @@ func (f *follower) wants(name string) bool {
 	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { ok, _ := path.Match(g, name); return ok })
 }
 
-// list finds logs in folder i that were not met before.
+// list finds new logs in folder i.
 func (f *follower) list(i int) {
 	d := f.folders[i]
 	entries, err := f.readDir(d.path)
@@ -382,14 +383,14 @@ func (f *follower) list(i int) {
 		l := &followed{follower: f, name: name, at: f.first + i}
 		if p, ok := f.resume[name]; ok {
 			if f.order.before(d.name, p.Folder) {
-				continue // done with
+				continue // finished
 			}
 			delete(f.resume, name)
 			if p.Folder == d.name {
 				l.resume = p
 			}
 		} else {
-			// Should nothing of it be confirmed before the next start.
+			// In case nothing of it is acked before the next start.
 			f.ck.enter(f.key, name, 0, d.name)
 			f.entered = true
 		}
@@ -408,7 +409,7 @@ func (f *follower) folder(number int) *folder {
 	return nil
 }
 
-// forget drops folders that no log needs any more.
+// forget drops folders that no log needs.
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {
@@ -425,9 +426,9 @@ func (f *follower) forget() {
 	}
 }
 
-// closed reports whether Tstat does not write to a log in the folder of that
-// number any more: the same log is in the next folder, since Tstat closes the
-// old one first; or it is not there and should be.
+// closed reports whether Tstat has finished a log in the folder of that number:
+// either the next folder has the same log, since Tstat closes the old log
+// first, or the log is missing there for longer than closeGrace.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {
@@ -445,7 +446,7 @@ func (f *follower) closed(number int, name string) bool {
 	return err == nil && time.Since(info.ModTime()) > closeGrace
 }
 
-// openPath opens a file or folder that is the root or below it.
+// openPath opens the root, or a file or folder below it.
 func (f *follower) openPath(path string) (*os.File, error) {
 	if !f.set.opt.Confined {
 		return os.Open(path)
@@ -457,7 +458,7 @@ func (f *follower) openPath(path string) (*os.File, error) {
 	return os.OpenInRoot(f.root.Dir, rel)
 }
 
-// readDir returns the entries of a folder that is the root or below it, by name.
+// readDir returns the entries of the root or of a folder below it, by name.
 func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 	d, err := f.openPath(path)
 	if err != nil {
@@ -469,8 +470,8 @@ func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 	return entries, err
 }
 
-// isLinkOut reports whether openPath has failed because of a link that leads
-// out of the root. Package os has no error value for it.
+// isLinkOut reports whether openPath failed because of a link that leads out of
+// the root. Package os has no error value for it.
 func isLinkOut(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// headLength is how much of a log's text tells it from another of the
-	// same name: more than the header and Tstat's first block.
+	// headLength is how much of a log's text identifies it: more than the
+	// header and Tstat's first block.
 	headLength = 4096
 )
 
-// followed is one log through the folders of a probe. It reads the log of a
-// folder to its end before that of the next one begins.
+// followed is one log through the folders of a probe. It reads the log in one
+// folder to the end before that in the next folder.
 type followed struct {
 	*follower
 	name string
@@ -43,14 +43,14 @@ type followed struct {
 	head   []byte
 	hash   string // of head, when it is complete
 
-	failed   bool // the last read did
-	skipping bool // the rest of a line that is too long
-	broken   bool // the compressed text ended before its end, which is counted
+	failed   bool // the last read failed
+	skipping bool // skipping the rest of an overlong line
+	broken   bool // the compressed text is truncated, which is counted
 	number   int64
-	outside  *folder // the last one in which the log was left out
+	outside  *folder // the last one in which the log was ignored
 }
 
-// step reads one block, or finds out that there is nothing to do now.
+// step reads one block, or reports that there is nothing to do now.
 func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if l.file == nil {
 		opened, err := l.open()
@@ -70,7 +70,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if !over {
 		return false, nil
 	}
-	// What came before it was closed has to be read now.
+	// Text written before the log was closed must be read now.
 	if n, err := l.read(ctx); n > 0 || err != nil || l.failed {
 		return n > 0, err
 	}
@@ -85,7 +85,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	return true, nil
 }
 
-// next goes to the next folder.
+// next moves to the next folder.
 func (l *followed) next() {
 	l.at++
 	if d := l.folder(l.at); d != nil {
@@ -93,12 +93,12 @@ func (l *followed) next() {
 	}
 }
 
-// advance goes to the next folder if the log will not come in this one.
+// advance moves to the next folder if the log will not appear in this one.
 func (l *followed) advance() bool {
 	if l.folder(l.at) == nil || !l.closed(l.at, l.name) {
 		return false
 	}
-	// It may have come before the next folder did.
+	// It may have appeared before the next folder did.
 	if opened, err := l.open(); opened || err != nil {
 		return opened
 	}
@@ -111,7 +111,7 @@ func (l *followed) advance() bool {
 	return true
 }
 
-// open opens the log in the current folder if it is there.
+// open opens the log in the current folder, if it exists.
 func (l *followed) open() (bool, error) {
 	d := l.folder(l.at)
 	if d == nil || d.replaced {
@@ -121,8 +121,8 @@ func (l *followed) open() (bool, error) {
 	file, err := l.openPath(plain)
 	compressed := false
 	if l.folder(l.at+1) != nil {
-		// Compressed since, or by Tstat itself: that can be read once it is
-		// complete.
+		// It may have been compressed meanwhile, or by Tstat itself: a
+		// compressed log can be read once it is complete.
 		for _, suffix := range compression.Suffixes() {
 			if !errors.Is(err, fs.ErrNotExist) {
 				break
@@ -179,7 +179,7 @@ func (l *followed) open() (bool, error) {
 	return true, nil
 }
 
-// decompress makes text the decompressed file, which is read from its start.
+// decompress sets text to the decompressed file, which is read from its start.
 func (l *followed) decompress() error {
 	head := make([]byte, compression.MagicSize)
 	n, err := io.ReadFull(l.file, head)
@@ -199,11 +199,11 @@ func (l *followed) decompress() error {
 	return nil
 }
 
-// errNotCompressed is about a file with the name of a compressed one.
+// errNotCompressed reports a file that only has the name of a compressed one.
 var errNotCompressed = errors.New("it does not begin like a compressed file")
 
-// position goes to where the log is to be read from. After an error of the file
-// the next call of open tries again.
+// position seeks to where reading starts. After an error of the file the next
+// call of open retries.
 func (l *followed) position() (err error) {
 	resume, fromEnd := l.resume, l.fromEnd
 	l.resume, l.fromEnd = position{}, false
@@ -224,7 +224,7 @@ func (l *followed) position() (err error) {
 	case err == nil || err == io.EOF || err == io.ErrUnexpectedEOF:
 	case isFileError(err):
 		return err
-	default: // what was streamed before cannot be read any more
+	default: // the text streamed before cannot be read again
 		l.endText(err)
 		return nil
 	}
@@ -259,7 +259,7 @@ func (l *followed) position() (err error) {
 	return l.decompress()
 }
 
-// isFileError reports whether an error is one of the file, and not of the
+// isFileError reports whether an error concerns the file, rather than the
 // compressed text in it.
 func isFileError(err error) bool {
 	var pe *fs.PathError
@@ -293,8 +293,8 @@ func (l *followed) close() {
 	}
 }
 
-// over reports whether nothing more will come into the open file, and
-// whether the same folder may get the log again.
+// over reports whether the open file is complete, and whether the log may
+// appear again in the same folder.
 func (l *followed) over() (over, again bool) {
 	path := l.file.Name()
 	info, err := os.Stat(path)
@@ -310,12 +310,12 @@ func (l *followed) over() (over, again bool) {
 	return l.closed(l.at, l.name), false
 }
 
-// read reads a block and hands its whole lines over.
+// read reads a block and delivers its whole lines.
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.Bytes[l.n:])
 	l.failed = false
 	_, compressed := l.text.(*compression.Reader)
-	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be missing: cut
+	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be cut off
 		l.failed = true
 		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
 		return 0, nil
@@ -365,8 +365,8 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// endText reports that a compressed log cannot be read to its end, and ends it
-// there.
+// endText reports that a compressed log cannot be read to its end, and treats
+// it as ended there.
 func (l *followed) endText(err error) {
 	l.text, l.broken = bytes.NewReader(nil), true
 	l.set.counts.Cuts.Add(1)
@@ -380,7 +380,7 @@ func (l *followed) endText(err error) {
 	}
 }
 
-// send hands over the whole lines that the buffer begins with.
+// send delivers the whole lines at the start of the buffer.
 func (l *followed) send(ctx context.Context, whole int) error {
 	out := l.buf
 	l.buf = batch.NewBuffer(max(l.set.opt.MaxRead, 2*(l.n-whole)))
@@ -400,7 +400,8 @@ func (l *followed) send(ctx context.Context, whole int) error {
 		pos.Head = l.hash
 	}
 	if l.origin.Key == "" {
-		// The content's begin tells a log from another of the same name.
+		// The start of the content distinguishes a log from another of
+		// the same name.
 		o := *l.origin
 		o.Key = l.key + "/" + pos.Folder + "/" + l.name + "/" + pos.Head[:16]
 		l.origin = &o

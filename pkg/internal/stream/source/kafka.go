@@ -25,21 +25,21 @@ const (
 	// record batch may become kafkaInflated.
 	kafkaFetch    = 4 << 20
 	kafkaInflated = 8 << 20
-	// kafkaAbsence is how long a member of a group may be away until others
-	// get its partitions. A process that comes back before goes on with them.
+	// kafkaAbsence is how long a member of a group may be absent until
+	// others get its partitions. A process that returns earlier keeps them.
 	kafkaAbsence = 20 * time.Second
-	// kafkaHandOver is how long a partition that is to move waits for
-	// sinks to take its lines: those they do not take come twice.
+	// kafkaHandOver is how long a moving partition waits for sinks to ack
+	// its lines: unacked lines arrive twice.
 	kafkaHandOver = 10 * time.Second
 	// commitTimeout bounds the last commit.
 	commitTimeout = 5 * time.Second
 )
 
-// kafkaSource takes messages of a topic as a member of a consumer group. The
-// group's offsets go on when the lines are acked.
+// kafkaSource consumes a topic as a member of a consumer group. It commits
+// offsets when their lines are acked.
 type kafkaSource struct {
 	*reader
-	instance string        // names the member, also after a restart
+	instance string        // names the member across restarts
 	session  time.Duration // see kafkaAbsence
 
 	committing sync.Mutex // held while offsets are committed
@@ -49,11 +49,11 @@ type kafkaSource struct {
 	parts map[int32]*part // assigned to this member
 }
 
-// part is a partition while it is assigned. Its positions are the offsets
-// behind messages.
+// part is a partition while it is assigned. Its positions are the offsets after
+// messages.
 type part struct {
 	batch.Tracker
-	moved     atomic.Bool // it is not ours any more
+	moved     atomic.Bool // it was assigned to another member
 	committed int64       // guarded by kafkaSource.committing
 	next      int64       // to be read; guarded by the reader's goroutine
 }
@@ -69,7 +69,7 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	commits.Go(func() { s.commits(work, client) })
 	for reading.Err() == nil {
 		if err := s.poll(ctx, reading, client); err != nil {
-			break // sinks do not take more
+			break // the sinks are blocked
 		}
 	}
 	s.drain(ctx, s.assigned())
@@ -79,7 +79,7 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// open joins the group once the topic is there.
+// open joins the group once the topic exists.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &broker.KafkaLog{Logger: s.log}
 	var opening retry.Alarm
@@ -107,7 +107,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	}
 }
 
-// poll delivers what has come. Its error is that of ctx.
+// poll delivers the fetched messages. It returns the error of ctx.
 func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
 	fetches := client.PollFetches(reading)
 	if reading.Err() != nil {
@@ -159,7 +159,7 @@ func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error 
 	return err
 }
 
-// gap tells when messages have gone before they were read.
+// gap reports messages that were deleted before they were read.
 func (s *kafkaSource) gap(client *kgo.Client, p *part, f kgo.FetchTopicPartition, r *kgo.Record) {
 	if p.next == 0 {
 		p.next = client.CommittedOffsets()[s.broker.Name][f.Partition].Offset
@@ -221,14 +221,14 @@ func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][
 	}
 }
 
-// drain waits until everything that was delivered is acked, or ctx ends.
+// drain waits until all delivered lines are acked, or ctx ends.
 func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
 	for _, p := range parts {
 		retry.Until(ctx, drainPoll, p.Drained)
 	}
 }
 
-// commits commits offsets from time to time, and when the window is full.
+// commits commits offsets periodically, and when the window is full.
 func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()
@@ -247,7 +247,7 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 
 var errNoAnswer = errors.New("the broker does not answer for all partitions")
 
-// commit commits what is acked, and reports whether that worked.
+// commit commits the acked offsets, and reports success.
 func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	s.committing.Lock()
 	defer s.committing.Unlock()
@@ -297,8 +297,8 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	return true
 }
 
-// leave commits for the last time and tells the group that this member will
-// not come back soon.
+// leave commits for the last time and leaves the group, so that others need not
+// wait for this member.
 func (s *kafkaSource) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

@@ -7,12 +7,12 @@ import (
 	"syscall"
 )
 
-// waiting is known on Linux only. Elsewhere connections that wait to be
-// accepted at the stop are lost.
+// waiting works on Linux only. Elsewhere connections in the backlog are lost at
+// the stop.
 func waiting(syscall.Conn) bool { return false }
 
-// identityOf returns the identity of the file at a path, without the time it
-// was made.
+// identityOf returns the identity of the file at a path, without its creation
+// time.
 func identityOf(path string) (identity, error) {
 	info, err := os.Stat(path)
 	if err != nil {

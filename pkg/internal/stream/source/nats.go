@@ -21,45 +21,44 @@ import (
 )
 
 const (
-	// natsAckWait is how long the server waits for a word on a message until
-	// it gives it to another process, or to this one again. A process that
-	// lives says each third of it that it still has the message.
+	// natsAckWait is how long the server waits for an acknowledgement
+	// before it redelivers a message to any process. A running process
+	// reports every third of it that it still has the message.
 	natsAckWait = 10 * time.Second
-	// natsAckPending is how many messages processes may have that they have
-	// not acknowledged.
+	// natsAckPending limits the unacknowledged messages of all processes.
 	natsAckPending = 1000
-	// natsFetch is how many messages are asked for at once at most, of at most
-	// natsFetchBytes, and natsPull how long the server waits for them.
+	// natsFetch and natsFetchBytes limit a fetch, and natsPull how long the
+	// server waits for messages.
 	natsFetch      = 64
 	natsFetchBytes = 64 << 20
 	natsPull       = time.Second
 	// natsLook is the number of fetches without a message after which the
 	// source asks the server whether any are left.
 	natsLook = 10
-	// natsNewStream is how long a stream has to be there until a consumer of
-	// it is made. One that is made in the same moment as its stream may never
-	// get a message: nats-server 2.9.10 counts them as delivered, again and
-	// again, and none arrives.
+	// natsNewStream is how old a stream must be before a consumer is
+	// created. If both are created at the same moment, the consumer may
+	// never get a message: nats-server 2.9.10 repeatedly counts messages as
+	// delivered, but none arrives.
 	natsNewStream = time.Second
-	// natsRemembered is how many messages are remembered after they were
-	// acknowledged: the server may have given them out again before.
+	// natsRemembered is how many acknowledged messages are remembered: the
+	// server may have redelivered them before.
 	natsRemembered = 4 * natsAckPending
 )
 
-// natsSource takes messages of a stream by a durable consumer, which has the
-// group's name. A message is acknowledged to the server when its lines are acked.
+// natsSource consumes a stream by a durable consumer with the group's name. It
+// acknowledges a message to the server when its lines are acked.
 type natsSource struct {
 	*reader
 
 	mu        sync.Mutex
 	delivered map[natsPosition]*natsMessage
-	underway  int            // of delivered, not acked
-	acked     []natsPosition // of delivered, in the order in which they were
+	underway  int            // delivered, not acked
+	acked     []natsPosition // delivered messages in the order of their acks
 
-	// Of the goroutine that reads:
-	last   uint64 // highest sequence that came
-	floor  uint64 // up to which all was acknowledged at the last look, see idle
-	absent bool   // there was no stream when it was looked for last
+	// Used only by the goroutine that reads:
+	last   uint64 // highest sequence received
+	floor  uint64 // everything up to it was acknowledged at the last check, see idle
+	absent bool   // the stream did not exist at the last check
 }
 
 // natsPosition identifies a message; the time distinguishes it from one of a
@@ -69,9 +68,9 @@ type natsPosition struct {
 	time     int64 // unix, nanoseconds
 }
 
-// natsMessage is a message that was delivered.
+// natsMessage is a delivered message.
 type natsMessage struct {
-	msg   jetstream.Msg // as it came last; nil once it is acked
+	msg   jetstream.Msg // as received last; nil once it is acked
 	acked bool
 }
 
@@ -97,8 +96,8 @@ func (s *natsSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// connection takes messages until reading or the connection ends. opened is
-// called when it can begin.
+// connection consumes messages until reading or the connection ends. It calls
+// opened when it can start.
 func (s *natsSource) connection(ctx, reading context.Context, opened func()) error {
 	lost, fail := context.WithCancelCause(reading)
 	defer fail(nil)
@@ -140,22 +139,21 @@ func (s *natsSource) connection(ctx, reading context.Context, opened func()) err
 	return nc.FlushTimeout(commitTimeout)
 }
 
-// natsOrder brings messages into their order: those that a server gives out
-// again may come in another one.
+// natsOrder sorts messages: redelivered messages may arrive out of order.
 type natsOrder struct {
-	most  int // messages that are asked for at once
-	first int // so many come again, before what is new
+	most  int // messages per fetch
+	first int // number of redelivered messages that precede new ones
 	held  []jetstream.Msg
 	hand  func(jetstream.Msg) error
 }
 
-// fetchSize returns how many messages to ask a server for at once whose
+// fetchSize returns how many messages to fetch at once from a server whose
 // messages may have payload bytes.
 func fetchSize(payload int64) int {
 	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
 }
 
-// fetch hands over messages, and returns how many came.
+// fetch delivers messages, and returns how many arrived.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	batch, err := cons.Fetch(o.most, jetstream.FetchMaxWait(natsPull))
 	if err != nil {
@@ -180,13 +178,13 @@ func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	return n, err
 }
 
-// release hands over what was held.
+// release delivers the messages that were held back.
 func (o *natsOrder) release() error {
 	sequence := func(msg jetstream.Msg) uint64 {
 		if meta, err := msg.Metadata(); err == nil {
 			return meta.Sequence.Stream
 		}
-		return 0 // no message of JetStream: hand tells
+		return 0 // not from JetStream: hand returns the error
 	}
 	slices.SortStableFunc(o.held, func(a, b jetstream.Msg) int { return cmp.Compare(sequence(a), sequence(b)) })
 	held := o.held
@@ -218,7 +216,7 @@ func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
 	return nil
 }
 
-// consumer returns the durable consumer, made if it is not there.
+// consumer returns the durable consumer, and creates it if it does not exist.
 func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, protocol.DialTimeout)
 	defer cancel()
@@ -283,7 +281,7 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 		key:    fmt.Sprintf("%s/%d@%d", s.broker, pos.sequence, pos.time),
 		format: msg.Headers().Get(broker.HeaderFormat), path: msg.Headers().Get(broker.HeaderPath), value: msg.Data(),
 	}
-	// Who may publish on a subject is what the server can restrict.
+	// The server can restrict who publishes on a subject.
 	if tokens := strings.Split(msg.Subject(), "."); len(tokens) >= 2 {
 		m.probe = tokens[len(tokens)-2]
 	}
@@ -302,7 +300,7 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 }
 
 // again reports whether a message was delivered before: after a lost
-// connection, or when sinks take long.
+// connection, or when sinks are slow.
 func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,15 +316,15 @@ func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
 	return true
 }
 
-// ack tells the server that a message is acked. If that gets lost the
-// message comes again.
+// ack acknowledges a message to the server. If the acknowledgement is lost, the
+// message is redelivered.
 func (s *natsSource) ack(pos natsPosition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.delivered[pos]
 	m.acked = true
 	m.msg.Ack()
-	m.msg = nil // its text is not needed any more
+	m.msg = nil // its text is no longer needed
 	s.underway--
 	if s.acked = append(s.acked, pos); len(s.acked) > natsRemembered {
 		delete(s.delivered, s.acked[0])
@@ -335,7 +333,8 @@ func (s *natsSource) ack(pos natsPosition) {
 	s.window.Save(s.window.Snapshot())
 }
 
-// progress tells the server of the messages that are still under way.
+// progress reports messages in flight to the server, so that it does not
+// redeliver them.
 func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
@@ -347,12 +346,12 @@ func (s *natsSource) progress(ctx context.Context) {
 		}
 		s.mu.Unlock()
 		for _, msg := range msgs {
-			msg.InProgress() // a lost connection is noticed elsewhere
+			msg.InProgress() // a lost connection is detected elsewhere
 		}
 	}
 }
 
-// drain waits until everything that was delivered is acked, or ctx ends.
+// drain waits until all delivered lines are acked, or ctx ends.
 func (s *natsSource) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool {
 		s.mu.Lock()

@@ -16,26 +16,26 @@ import (
 const (
 	// orderFormat is the format number of the state file.
 	orderFormat = 1
-	// maxGone bounds the names that are remembered of folders that have gone.
+	// maxGone limits the names of removed folders that are remembered.
 	maxGone = 10_000
-	// clockSkew is how far clocks of two machines may be apart. A time later
-	// than that is ahead of the clock.
+	// clockSkew is how much the clocks of two machines may differ. A later
+	// time is ahead of the clock.
 	clockSkew = time.Hour
 )
 
 // order is the order in which the log folders of a root appeared. Their names
-// do not tell: when the clock or the zone of the probe goes back, a new folder
-// has an older name. A folder that has gone stays known, since its file system
+// do not show it: when the clock or the zone of the probe goes back, a new
+// folder has an older name. A removed folder stays known, since its file system
 // may only be unmounted.
 type order struct {
 	path  string         // of the state file
 	names []string       // oldest first
 	index map[string]int // of names
-	dirty bool           // names are not saved
+	dirty bool           // names have changed since the last save
 }
 
-// loadOrder returns the saved order of a root, which is empty if no order was saved. path is what names of
-// state files begin with.
+// loadOrder returns the saved order of a root, or an empty one. path is the
+// prefix of the names of state files.
 func loadOrder(path, root string) (*order, error) {
 	sum := sha256.Sum256([]byte(root))
 	o := &order{path: path + ".folders-" + hex.EncodeToString(sum[:8])}
@@ -71,21 +71,21 @@ func (o *order) clear() {
 	o.number()
 }
 
-// insert makes name the i-th one.
+// insert inserts name at position i.
 func (o *order) insert(i int, name string) {
 	o.names = slices.Insert(o.names, i, name)
 	o.number()
 	o.dirty = true
 }
 
-// append makes folders the newest ones, and forgets the oldest of too many
-// that are not in present any more.
+// append adds folders as the newest ones. If there are too many, it drops the
+// oldest that are not in present.
 func (o *order) append(fresh, present []*folder) {
 	if len(fresh) == 0 {
 		return
 	}
 	for _, d := range fresh {
-		if i, ok := o.index[d.name]; ok { // Tstat made it again
+		if i, ok := o.index[d.name]; ok { // Tstat recreated it
 			o.names[i] = ""
 		}
 	}
@@ -157,7 +157,7 @@ func sortFolders(list []*folder, now time.Time) {
 // ahead reports whether the name of the folder is ahead of the clock.
 func (d *folder) ahead(now time.Time) bool { return d.Time.After(now.Add(clockSkew)) }
 
-// modTime returns when the folder changed last; zero if it has gone.
+// modTime returns when the folder last changed, or zero if it was removed.
 func (d *folder) modTime() time.Time {
 	info, err := os.Stat(d.path)
 	if err != nil {

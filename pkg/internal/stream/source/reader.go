@@ -22,16 +22,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// brokerOptions are the options of brokers as sources.
+// brokerOptions are the URL options of brokers as sources.
 var brokerOptions = map[string][]string{
 	"kafka": {"group", "sasl", "password-file", "version"},
 	"nats":  {"group", "creds"},
 }
 
-// defaultGroup is the group of a source that names none.
+// defaultGroup is the group of a source whose URL names none.
 const defaultGroup = "tstatrepo"
 
-// Parse reads the URL of a broker to take lines from.
+// Parse parses the URL of a broker as a source of lines.
 func Parse(text string) (*broker.Broker, error) {
 	if scheme, _ := dest.Split(text); !broker.Kinds.Has(scheme) {
 		return nil, hint.Usage("unknown kind of source", "known: "+broker.Kinds.String())
@@ -50,8 +50,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns the source that text names. number tells it from others of
-// this run.
+// Subscribe returns the source named by text. number distinguishes it from
+// others of this run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Set) Subscribe(text string, number int) (Input, error) {
 
 // inbound is a message of a broker.
 type inbound struct {
-	key    string // names it, for message ids
+	key    string // identifies it, for message ids
 	probe  string
 	format string // Raw, Line; "": Raw
 	path   string // of the log, with Line
@@ -98,20 +98,20 @@ type reader struct {
 	runs   []batch.Text // scratch
 }
 
-// readProbe is what is kept of a probe.
+// readProbe is the state of a probe.
 type readProbe struct {
 	split protocol.Splitter
 	src   *stats.Source
 }
 
-// maxReadProbes bounds what a source keeps of probes.
+// maxReadProbes limits the probes for which a source keeps state.
 const maxReadProbes = 256
 
-// maxOpened bounds a message with the path before each of its lines, in bytes:
-// lines may be empty, and a path long.
+// maxOpened limits the size of a message with the path added to each of its
+// lines, in bytes: lines may be empty, and paths long.
 const maxOpened = 32 << 20
 
-// probe returns what is kept of a probe; nil if there are too many names.
+// probe returns the state of a probe, or nil if there are too many names.
 func (r *reader) probe(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {
@@ -131,7 +131,7 @@ func (r *reader) probe(name string) *readProbe {
 	return p
 }
 
-// reject counts lines that are none.
+// reject counts malformed lines.
 func (r *reader) reject(lines int, reason, probe string, text []byte) {
 	r.set.counts.Rejects.Add(int64(lines))
 	r.wrong.Do(func() {
@@ -139,8 +139,9 @@ func (r *reader) reject(lines int, reason, probe string, text []byte) {
 	})
 }
 
-// deliver delivers the lines of a message. acked is called once they are acked. If the
-// message has no lines, delivering and acked are not called; else delivering is, before.
+// deliver delivers the lines of a message. It calls delivering before that, and
+// acked once the lines are acked. If the message has no lines, it calls
+// neither.
 func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func()) error {
 	if len(m.value) == 0 {
 		return nil
@@ -189,8 +190,8 @@ func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func
 	return nil
 }
 
-// open brings a message into the form that lines have on the wire. Else it
-// returns the reason why it is rejected.
+// open converts a message to wire format, or returns the reason why it is
+// rejected.
 func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 	if !protocol.IsSession(m.probe) {
 		return nil, nil, "it has no name of a probe"
@@ -212,7 +213,7 @@ func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 		return nil, nil, fmt.Sprintf("its probe is one too many, at most %d names are accepted", maxProbes)
 	}
 	value := m.value
-	if value[len(value)-1] != '\n' { // a line of another program
+	if value[len(value)-1] != '\n' { // a line without end, from another program
 		value = append(slices.Clip(value), '\n')
 	}
 	size, prefix := len(value), []byte(m.path+" ")

@@ -1,6 +1,6 @@
 // Package source reads lines: from connections of exporters, from followed log
-// folders and from brokers. It delivers them to the pipeline by an Inlet, and does not
-// know where they go.
+// folders and from brokers. It delivers them to the pipeline through an Inlet,
+// and does not know their sinks.
 package source
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// Start is where a followed folder is read from.
+// Start is the position from which a followed folder is read.
 type Start string
 
 // Starts.
@@ -35,8 +35,8 @@ type Root struct {
 	Dir   string
 }
 
-// Abs returns the root with an absolute path. It is an error if lines cannot
-// bear the path.
+// Abs returns the root with an absolute path. It returns an error if the path
+// cannot precede lines on the wire.
 func (r Root) Abs() (Root, error) {
 	dir, err := filepath.Abs(r.Dir)
 	if err != nil {
@@ -48,24 +48,24 @@ func (r Root) Abs() (Root, error) {
 	return Root{r.Probe, dir}, nil
 }
 
-// Inlet takes the lines of one source into the pipeline.
+// Inlet delivers the lines of one source to the pipeline.
 type Inlet interface {
-	// Deliver waits until there is room for the lines. The error is the cause of the end of ctx.
-	// It is not for several goroutines.
+	// Deliver waits until there is room for the lines. If ctx ends, it
+	// returns the cause. It is not safe for concurrent use.
 	Deliver(ctx context.Context, t batch.Text) error
 }
 
-// Options say how sources read. Options of the stream has the defaults.
+// Options configures sources. The options of the stream have the defaults.
 type Options struct {
 	NewInlet func() Inlet
 	MaxRead  int // bytes that a source reads at once
 	Counts   *stats.Stream
 
-	Types    []string // globs over the logs to follow; none: all
+	Types    []string // globs over the logs to follow; empty: all
 	Start    Start
 	Poll     time.Duration
 	Location *time.Location
-	Confined bool // leave out logs behind links that lead out of a followed folder
+	Confined bool // skip logs behind links that lead out of a followed folder
 
 	Probes         *peer.Probes
 	MaxConnections int
@@ -75,24 +75,24 @@ type Options struct {
 	Window             int64 // bytes
 	RetryMin, RetryMax time.Duration
 	TLS                peer.TLS      // of brokers
-	Peers              peer.Networks // that brokers may be in; none: all
-	State              string        // path that names of state files begin with
+	Peers              peer.Networks // allowed networks of brokers; empty: all
+	State              string        // prefix of the paths of state files
 	Log                *slog.Logger
 }
 
-// Set is the sources of a stream, and what they share.
+// Set holds the sources of a stream and their common state.
 type Set struct {
 	opt    Options
 	counts *stats.Stream
 	types  protocol.Types
-	// announced are the names of probes in the acknowledged mode and from
+	// announced holds the names of probes in the acknowledged mode and from
 	// brokers.
 	announced  protocol.Names
 	checkpoint *checkpoint
 }
 
-// New returns the sources of a stream, with the checkpoint of the last run. They do
-// not read yet.
+// New returns the sources of a stream, with the checkpoint of the last run.
+// They do not read yet.
 func New(opt Options) (*Set, error) {
 	ck, err := openCheckpoint(opt.State+".checkpoint", opt.Window, opt.Log)
 	if err != nil {
@@ -101,8 +101,8 @@ func New(opt Options) (*Set, error) {
 	return &Set{opt: opt, counts: opt.Counts, checkpoint: ck}, nil
 }
 
-// Session returns the name of this run's exporter to endpoints and brokers. It is saved
-// with the checkpoint.
+// Session returns the name by which endpoints and brokers identify this run's
+// exporter. It is saved with the checkpoint.
 func (s *Set) Session() string { return s.checkpoint.state.Session }
 
 // Run saves positions of followed folders until ctx ends; call Save then.
@@ -111,10 +111,9 @@ func (s *Set) Run(ctx context.Context) { s.checkpoint.run(ctx) }
 // Save saves the positions of followed folders.
 func (s *Set) Save() error { return s.checkpoint.save() }
 
-// Input reads lines that nobody sends to us: those of a followed folder or of
-// a broker. It reads until reading ends, and delivers what it has read until
-// ctx ends.
+// Input reads lines actively: from a followed folder or a broker. It reads
+// until reading ends, and delivers what it has read until ctx ends.
 type Input interface {
-	// Run returns an error if the source cannot go on.
+	// Run returns an error if the source cannot continue.
 	Run(ctx, reading context.Context) error
 }

@@ -11,31 +11,31 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Rates are counted for the last five minutes.
+// Rates cover the last five minutes.
 const (
 	Interval  = 5 * time.Second
 	Intervals = 60
 )
 
-// Stream is the counts of a stream; stream.Stats says what they count.
+// Stream counts a stream; stream.Stats documents the counts.
 type Stream struct {
 	Start                              time.Time
 	Recent                             *metrics.Counts // of lines
 	Lines, Bytes, Rejects, Cuts, Empty atomic.Int64
 	Connections, Accepted              atomic.Int64
-	Refused                            atomic.Int64 // by listeners of former streams
+	Refused                            atomic.Int64 // by listeners of earlier streams
 	Folders, Vanished, Outside         atomic.Int64
 	Unacked                            atomic.Int64
 	Sources                            Sources
 }
 
-// NewStream returns counts of a stream that starts now.
+// NewStream returns the counts of a stream that starts now.
 func NewStream() *Stream {
 	return &Stream{Start: time.Now(), Recent: metrics.NewCounts(Interval, Intervals)}
 }
 
-// Resume adds the counts of a former stream, which has ended. refused is how many
-// connections its listeners refused.
+// Resume adds the counts of an earlier stream, which has ended. refused is how
+// many connections its listeners refused.
 func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Start, c.Recent = former.Start, former.Recent
 	for _, n := range []struct{ to, from *atomic.Int64 }{
@@ -48,13 +48,13 @@ func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Sources.resume(&former.Sources)
 }
 
-// Sink is the counts of a sink; stream.SinkStats says what they count.
+// Sink counts a sink; stream.SinkStats documents the counts.
 type Sink struct {
 	Lines, Dropped, Restarts, Repeated, Queued atomic.Int64
-	Trouble                                    atomic.Pointer[string] // nil: none
+	Trouble                                    atomic.Pointer[string] // nil: no trouble
 }
 
-// Resume adds the counts of the same sink in a former stream.
+// Resume adds the counts of the same sink in an earlier stream.
 func (c *Sink) Resume(former *Sink) {
 	c.Lines.Add(former.Lines.Load())
 	c.Dropped.Add(former.Dropped.Load())
@@ -62,22 +62,24 @@ func (c *Sink) Resume(former *Sink) {
 	c.Repeated.Add(former.Repeated.Load())
 }
 
-// maxSources bounds the sources that are counted apart; further ones count as
-// one without a name.
+// maxSources limits the sources with separate counts; further sources are
+// counted together, without a name.
 const maxSources = 2048
 
-// SourceTotals is what came of a probe from one address or folder so far.
+// SourceTotals describes what has arrived of a probe from one address or
+// folder.
 type SourceTotals struct {
 	Probe       string
 	From        string // address without port, folder or broker
-	Connections int64  // at the moment
+	Connections int64  // at present
 	Lines       int64  // read, headers included
 	Rejects     int64
-	Last        time.Time // when the last line came
-	Rate        float64   // lines a second now
+	Last        time.Time // when the last line arrived
+	Rate        float64   // lines per second now
 }
 
-// Source is the counts of a probe from one address or folder, see SourceTotals.
+// Source counts the lines of a probe from one address or folder, see
+// SourceTotals.
 type Source struct {
 	probe, from                 string
 	Connections, lines, Rejects atomic.Int64
@@ -85,21 +87,21 @@ type Source struct {
 	recent                      *metrics.Counts
 }
 
-// Add counts lines that have come now.
+// Add counts lines that have just arrived.
 func (s *Source) Add(now time.Time, lines int) {
 	s.lines.Add(int64(lines))
 	s.last.Store(now.UnixNano())
 	s.recent.Add(now, int64(lines))
 }
 
-// Sources is the counts of all sources since the start.
+// Sources holds the counts of all sources since the start.
 type Sources struct {
 	mu  sync.Mutex
 	all map[[2]string]*Source // by probe and from
 }
 
-// Lookup returns the counts of a source. Sources beyond a bound count as one
-// without a name.
+// Lookup returns the counts of a source. Sources beyond maxSources share one
+// entry without a name.
 func (s *Sources) Lookup(probe, from string) *Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,7 @@ func (s *Sources) Lookup(probe, from string) *Source {
 	return s.all[key]
 }
 
-// resume adds the counts of former sources, which have ended.
+// resume adds the counts of earlier sources, which have ended.
 func (s *Sources) resume(former *Sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
