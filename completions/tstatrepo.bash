@@ -64,6 +64,9 @@ _tstatrepo() {
         --layout)
             mapfile -t COMPREPLY < <(compgen -W "2.0.9 2.1.0 2.1dev 2.2.3 2.2.4 2.3.0 2.3dev 2.4.0 2.4.0-2013-07 2.4beta 2015-02 3.0.0 3.0.0-level0 3.0.0.r2 3.0.3 3.1.3 3.1.5 3.1.7 3.1.8 3.1.9 3.2-2019-10-22 3.2-2019-10-24 3.2-2019-11-04 3.2-2019-11-05 3.2-2019-11-05.r2 3.2-2019-11-11 3.2-2019-11-12 3.3-2021-11b 3.3-2024-06 3.3-2024-07 3.3-2025-01 3.3.0" -- "$cur")
             return ;;
+        --source-is)
+            mapfile -t COMPREPLY < <(compgen -W "clear anonymized" -- "$cur")
+            return ;;
         --metrics-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
@@ -91,11 +94,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --probe | --stream | --retry-timeout | --keep | --exclude | --match | --since | --until | --folder | --settle | --poll | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
+        --probe | --stream | --retry-timeout | --keep | --exclude | --match | --since | --until | --folder | --settle | --poll | --anonymize | --jobs | --memory | --rate | --max-rejects | --progress-interval | --listen | --allow | --allow-callback | --folder-length | --advertise)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --match --since --until --timezone --folder --layout --include-open --settle --follow --poll --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --adopt --advertise --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --probe --stream --retry-timeout --replace --accept-damaged --dry-run -n --keep --compact --type --exclude --match --since --until --timezone --folder --layout --include-open --settle --follow --poll --anonymize --source-is --jobs --memory --rate --max-rejects --json --metrics-file --progress-interval --verbose -v --quiet -q --listen --allow --tls-cert --tls-key --tls-ca --allow-callback --folder-length --adopt --advertise --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
         fi ;;
@@ -385,7 +388,7 @@ _tstatrepo() {
         if [[ $cur == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "--help -h" -- "$cur")
         else
-            mapfile -t COMPREPLY < <(compgen -W "tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-transform.7 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5" -- "$cur")
         fi ;;
     *)
         if [[ $cur == -* ]]; then

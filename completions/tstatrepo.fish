@@ -46,6 +46,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l include-op
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l settle -x -d 'the newest folder is finished when nothing in it changed for DURATION'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l follow -d 'go on with new folders until interrupted'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l poll -x -d 'look for new folders every DURATION with --follow'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l anonymize -x -d 'replace addresses and names by MODE[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l source-is -x -a 'clear anonymized' -d 'with --anonymize: addresses in logs without a flag for them are clear|anonymized'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l jobs -x -d 'use N CPUs: import as many files at a time, and encode few large ones on all of them'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l memory -x -d 'use about SIZE of memory, all files together'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l rate -x -d 'read at most MIBPS MiB of text a second'
@@ -265,6 +267,6 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from completion' -l help -s h -d 'show help'
 
 complete -c tstatrepo -n __fish_use_subcommand -f -a man -d 'print a page of the manual, or list them: tstatrepo man serve | man -l -'
-complete -c tstatrepo -n '__fish_seen_subcommand_from man' -a 'tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5'
+complete -c tstatrepo -n '__fish_seen_subcommand_from man' -a 'tstatrepo-ack.7 tstatrepo-guarantees.7 tstatrepo-import-bulk.1 tstatrepo-json.7 tstatrepo-migrate.7 tstatrepo-performance.7 tstatrepo-rrd-push.1 tstatrepo-runcap.1 tstatrepo-serve.1 tstatrepo-site.7 tstatrepo-store.1 tstatrepo-stores.7 tstatrepo-stream.1 tstatrepo-supervisor.1 tstatrepo-transform.7 tstatrepo-troubleshooting.7 tstatrepo.1 tstatrepo.toml.5'
 complete -c tstatrepo -n '__fish_seen_subcommand_from man' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from man' -l help -s h -d 'show help'

@@ -32,6 +32,7 @@ var claimTime time.Duration
 var importBulkExamples = []example{
 	{"all logs of this probe into Parquet files below ./tstat", "tstatrepo import-bulk /var/lib/tstat"},
 	{"TCP logs of May, as probe turin", "tstatrepo import-bulk --probe turin --type 'log_tcp_*' --since 2024-05-01 --until 2024-06-01 /data/turin"},
+	{"with the addresses of customers anonymized as Tstat does it", "tstatrepo import-bulk --anonymize tstat,key-file=/etc/tstatrepo/anonymize.key,networks=/etc/tstat/customers /var/lib/tstat"},
 	{"show what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},

@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry", "pkg/internal/stream/stats"},
 	{"pkg/internal/testkit/durabletest", "pkg/internal/stream/batch"},
 	{"pkg/tstat", "pkg/rrdfile", "pkg/internal/state", "pkg/internal/peer", "pkg/internal/testkit/peertest", "pkg/mplane"},
-	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange", "pkg/internal/stream/protocol", "pkg/internal/filter"},
+	{"pkg/internal/mplane/wire", "pkg/internal/testkit/exchange", "pkg/internal/stream/protocol", "pkg/internal/filter", "pkg/internal/anonymize"},
 	{"pkg/internal/mplane/component", "pkg/internal/mplane/client", "pkg/internal/mplane/registrar", "pkg/internal/stream/broker"},
 	{
 		"pkg/internal/mplane/supervisor", "pkg/internal/mplane/shell",

@@ -48,7 +48,9 @@ func TestScript(t *testing.T) {
 			env.Setenv("CASES", cases)
 			compressed, zerr := filepath.Abs("../internal/compression/testdata")
 			env.Setenv("COMPRESSED", compressed)
-			return errors.Join(err, cerr, zerr)
+			anonymized, aerr := filepath.Abs("../internal/anonymize/testdata")
+			env.Setenv("ANONYMIZE", anonymized)
+			return errors.Join(err, cerr, zerr, aerr)
 		},
 		Condition: func(name string) (bool, error) {
 			if name != "librrd" {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -223,6 +225,11 @@ func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 	}
 	if _, err := io.WriteString(out, console.Table(table, 3)); err != nil {
 		return err
+	}
+	for _, transform := range slices.Sorted(maps.Keys(inv.Transforms)) {
+		if _, err := fmt.Fprintf(out, "transform of %s: %s\n", console.Plural(inv.Transforms[transform], "file"), console.Printable(transform)); err != nil {
+			return err
+		}
 	}
 	const layout = "2006-01-02 15:04"
 	for _, g := range inv.Gaps {

@@ -73,6 +73,12 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 		if rep.Damaged > 0 {
 			fmt.Fprintf(w, "%s of damaged files, of which the good part is stored\n", console.Plural(rep.Damaged, "record"))
 		}
+		for _, transform := range slices.Sorted(maps.Keys(rep.Transforms)) {
+			fmt.Fprintf(w, "transform of %s: %s\n", console.Plural(rep.Transforms[transform], "record"), console.Printable(transform))
+		}
+		if rep.OtherTransform > 0 {
+			fmt.Fprintf(w, "%s not compared: stored under another transform\n", console.Plural(rep.OtherTransform, "source file"))
+		}
 		if rep.Uncounted > 0 {
 			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", console.Plural(rep.Uncounted, "record"))
 		} else {

@@ -144,6 +144,7 @@ var columns = []struct {
 	{"cut", func(t *bulk.TypeSummary) int64 { return t.Cuts }, console.Count},
 	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, console.Count},
 	{"skipped", func(t *bulk.TypeSummary) int64 { return t.Skipped }, console.Count},
+	{"other transform", func(t *bulk.TypeSummary) int64 { return t.OtherTransform }, console.Count},
 	{"replaced", func(t *bulk.TypeSummary) int64 { return t.Replaced }, console.Count},
 	{"damaged", func(t *bulk.TypeSummary) int64 { return t.Damaged }, console.Count},
 	{"failed", func(t *bulk.TypeSummary) int64 { return t.Failed }, console.Count},

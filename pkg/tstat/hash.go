@@ -101,7 +101,7 @@ func (r *Reader) Mark(length int64) string {
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 // Drain reads the file and only counts: every line that is no header as a
-// row. It is for stores that keep the file as it is, and takes the place of
+// row, and lines that were removed from it as rejects. It is for stores that keep the file as it is, and takes the place of
 // Next: never call both.
 func (r *Reader) Drain() error {
 	r.draining = true
@@ -114,12 +114,20 @@ func (r *Reader) Drain() error {
 			continue
 		}
 		whole := r.buf[:n]
-		lines := bytes.Count(whole, []byte{'\n'}) - bytes.Count(whole, []byte("\n#"))
+		comments, removals := bytes.Count(whole, []byte("\n#")), 0
 		if whole[0] == '#' && !r.skipping {
-			lines--
+			comments++
 		}
-		r.counts.Lines += int64(lines)
-		r.counts.Rows += int64(lines)
+		if comments > 0 {
+			removals = bytes.Count(whole, []byte("\n"+removed))
+			if !r.skipping && bytes.HasPrefix(whole, []byte(removed)) {
+				removals++
+			}
+		}
+		rows := bytes.Count(whole, []byte{'\n'}) - comments
+		r.counts.Lines += int64(rows + removals)
+		r.counts.Rows += int64(rows)
+		r.counts.Rejects += int64(removals)
 		r.skipping = false
 		r.pos = n
 	}

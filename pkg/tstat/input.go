@@ -62,7 +62,8 @@ func (r *Reader) fill(enough int) error {
 		return r.raw.err
 	}
 	var ce *CompressionError
-	if errors.As(err, &ce) {
+	var re *RewriteError
+	if errors.As(err, &ce) || errors.As(err, &re) {
 		return err
 	}
 	r.eof = true
@@ -84,6 +85,13 @@ func (r *Reader) CutIsText() bool {
 // CompressionError reports a file that is compressed in a way that Reader does not
 // read: with another format, or so that it needs too much memory.
 type CompressionError = compression.Error
+
+// RewriteError ends the reading of a file: the reader that ReaderOptions.Rewrite
+// returned cannot rewrite it.
+type RewriteError struct{ Err error }
+
+func (e *RewriteError) Error() string { return e.Err.Error() }
+func (e *RewriteError) Unwrap() error { return e.Err }
 
 // skipLine forgets the beginning of a line that fills the buffer. It is
 // hashed all the same; should the line never end, the fingerprint is that of
@@ -111,13 +119,19 @@ func (r *Reader) read(p []byte) (int, error) {
 		}
 		format, unread := compression.Detect(p[:n])
 		switch {
-		case unread != nil && !r.draining:
+		case unread != nil && (!r.draining || r.opt.Rewrite != nil):
 			return n, unread
-		case format == nil:
+		case format == nil && (r.opt.Rewrite == nil || r.raw.err != nil):
 			return n, err
 		}
-		r.text.Reset(format, io.MultiReader(bytes.NewReader(bytes.Clone(p[:n])), r.raw))
-		r.src = &r.text
+		r.src = io.MultiReader(bytes.NewReader(bytes.Clone(p[:n])), r.raw)
+		if format != nil {
+			r.text.Reset(format, r.src)
+			r.src = &r.text
+		}
+		if r.opt.Rewrite != nil {
+			r.src = r.opt.Rewrite(r.src)
+		}
 		if r.opt.Ahead {
 			r.ahead.begin(r.src)
 			r.src = &r.ahead

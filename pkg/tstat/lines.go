@@ -2,6 +2,7 @@ package tstat
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ type Lines struct {
 	extra   []string
 	headed  map[string]bool          // parts that had a header
 	forms   map[string]map[int]*Form // part -> count of fields
+	last    *Form                    // of the last line; nil after a header
 	arena   []byte
 }
 
@@ -55,6 +57,9 @@ func (l *Lines) Columns() []Column { return l.columns }
 // Header follows a header line, without its newline. It returns which lines
 // it is for: "row", or "request" or "response" of log_http_complete.
 func (l *Lines) Header(line []byte) (part string, err error) {
+	if reason, ok := removedReason(line); ok {
+		return "", errors.New(reason)
+	}
 	h, err := parseHeader(line, l.typ.sep)
 	if err == nil && (l.typ.rows == httpForm) != (h.part != "row") {
 		err = errHeader
@@ -79,6 +84,7 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 	if l.forms[h.part] == nil || l.typ.rows != byCount {
 		l.forms[h.part] = map[int]*Form{}
 	}
+	l.last = nil
 	l.forms[h.part][len(columns)] = &Form{Fields: columns, Part: h.part}
 	l.headed[h.part] = true
 	return h.part, nil
@@ -104,7 +110,11 @@ func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 		}
 	}
 	n := countFields(line, l.typ.sep)
+	if l.last != nil && len(l.last.Fields) == n && l.typ.rows == oneForm {
+		return l.last, line, nil
+	}
 	if f := l.forms[part][n]; f != nil {
+		l.last = f
 		return f, line, nil
 	}
 	if l.headed[part] && l.typ.rows != byCount {

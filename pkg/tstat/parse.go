@@ -28,14 +28,18 @@ type field struct {
 // rowError says why a line is no row. Column is empty if the line as a whole
 // is wrong.
 type rowError struct {
-	column string
-	value  string
-	reason string
+	column  string
+	value   string
+	reason  string
+	private bool // Error leaves the value out
 }
 
 func (e *rowError) Error() string {
 	if e.column == "" {
 		return e.reason
+	}
+	if e.private {
+		return fmt.Sprintf("column %s: %s", e.column, e.reason)
 	}
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value)
 }
@@ -83,7 +87,7 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 				if n := countFields(line, sep); n != len(m.fields) {
 					return &rowError{reason: fmt.Sprintf("%d columns, not %d", n, len(m.fields))}
 				}
-				return &rowError{c.Name, value, "not " + article(c.Kind)}
+				return &rowError{column: c.Name, value: value, reason: "not " + article(c.Kind)}
 			}
 		}
 		if last := i == len(m.fields)-1; last != (line[q] == '\n') {

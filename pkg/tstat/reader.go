@@ -48,12 +48,19 @@ type ReaderOptions struct {
 	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
 	// see Reader.Mark.
 	Marks []int64
-	// Ahead makes a goroutine decompress a file while its rows are parsed.
+	// Ahead makes a goroutine decompress and rewrite a file while its rows are parsed.
 	// Stop must be called before the file is closed or read by others.
 	Ahead bool
 	// Reject is called for each malformed line; text is only valid during
 	// the call.
 	Reject func(line int64, reason string, text []byte)
+	// Rewrite returns a reader of other text, made from the decompressed text of
+	// the file. Rows, counts and fingerprints are those of the other text. Errors
+	// of the given reader must be passed on; others are a RewriteError. nil: the text is read as it is.
+	Rewrite func(text io.Reader) io.Reader
+	// Private keeps values of the file out of the reasons of rejects, and their
+	// text out of Reject.
+	Private bool
 	// Warn is called with things about the file that a user should know.
 	Warn func(message string)
 }
@@ -316,6 +323,9 @@ func (r *Reader) readLine(text []byte) error {
 	slow := b.slow
 	if err := b.parseRow(row, m, r.columns); err != nil {
 		b.escaped = escaped
+		if re, ok := err.(*rowError); ok && r.opt.Private {
+			re.private = true
+		}
 		r.reject(err.Error(), text)
 		return nil
 	}
@@ -328,12 +338,20 @@ func (r *Reader) readLine(text []byte) error {
 
 func (r *Reader) reject(reason string, text []byte) {
 	r.counts.Rejects++
+	if r.opt.Private {
+		text = nil
+	}
 	r.opt.Reject(r.line, reason, bytes.TrimSuffix(text, []byte{'\n'}))
 }
 
 // readHeader follows a header line. Tstat opens files for appending, so one
 // may stand in the middle of a file.
 func (r *Reader) readHeader(text []byte) error {
+	if reason, ok := removedReason(text); ok {
+		r.counts.Lines++
+		r.reject(reason, text)
+		return nil
+	}
 	h, err := parseHeader(text, r.typ.sep)
 	if err == nil && (r.typ.rows == httpForm) != (h.part != "row") {
 		err = errHeader

@@ -35,6 +35,7 @@ type Column struct {
 	Kind        Kind
 	Unit        string // of the values Tstat writes: ms, bytes, …; may be empty
 	Description string
+	Privacy     Privacy // what the values tell about people
 
 	seconds bool // a Time that Tstat writes in seconds, not ms
 }
@@ -108,8 +109,8 @@ var reserved = []string{"type", "probe", "date", "folder", "folder_time", "sourc
 // layoutsTSV lists log types, their columns and the layouts of all versions,
 // as measured on real output of nine Tstat builds and read from the code that
 // writes the headers. Lines: `type NAME blank|tab`, `column NAME KIND UNIT
-// DESCRIPTION`, `option NAME KIND UNIT DESCRIPTION` for LogType.Optional,
-// `layout VERSION PART header|plain COUNT NAMES`; "!" among the names is a field
+// DESCRIPTION PRIVACY`, `option NAME KIND UNIT DESCRIPTION PRIVACY` for
+// LogType.Optional, `layout VERSION PART header|plain COUNT NAMES`; "!" among the names is a field
 // that holds no value.
 //
 //go:embed layouts.tsv
@@ -190,8 +191,11 @@ func parseTypes(table string) ([]*LogType, error) {
 				t.sep = '\t'
 			}
 			ts = append(ts, t)
-		case (f[0] == "column" || f[0] == "option") && len(f) == 5:
-			c := Column{Name: f[1], Unit: f[3], Description: f[4]}
+		case (f[0] == "column" || f[0] == "option") && len(f) == 6:
+			c := Column{Name: f[1], Unit: f[3], Description: f[4], Privacy: privacies[f[5]]}
+			if c.Privacy == Unclassified {
+				return nil, fmt.Errorf("layouts.tsv:%d: column %s is not classified: unknown privacy %q", i+1, c.Name, f[5])
+			}
 			switch f[2] {
 			case "text":
 				c.Kind = Text

@@ -20,6 +20,7 @@ func (im *fileImport) commit(typed bool) error {
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
+		Transform: im.opt.Transform(),
 	}
 	if !typed {
 		im.idle() // the rest only waits for the disk
@@ -131,7 +132,8 @@ func (im *fileImport) replaced(index int, t text) relation {
 		}
 	}
 	for _, rec := range free {
-		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || related.stored != nil || len(related.replace) > 0 {
+		other := rec.Transform != im.opt.Transform() && rec.Size == im.task.size && rec.ModTime.Equal(im.task.mtime)
+		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || other || related.stored != nil || len(related.replace) > 0 {
 			own = append(own, rec)
 		}
 	}

@@ -33,7 +33,7 @@ func (im *fileImport) compare() (done bool, err error) {
 		return false, err
 	}
 	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: noProgress{}}
-	im.rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: im.marks()})
+	im.rd.Reset(in, im.typ(), im.readerOptions(t, tstat.ReaderOptions{Marks: im.marks()}))
 	if err := im.rd.Drain(); err != nil {
 		return false, err
 	}
@@ -93,7 +93,7 @@ const headSize = 64 << 10
 
 // readHead returns the head of the file's text, up to headSize.
 func (im *fileImport) readHead() (string, error) {
-	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), tstat.ReaderOptions{})
+	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), im.readerOptions(im.task, tstat.ReaderOptions{}))
 	if err := im.rd.Drain(); err != nil {
 		return "", err
 	}

@@ -115,7 +115,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	if err := im.findTargets(silent); err != nil {
 		return err
 	}
-	if len(im.targets) == 0 {
+	if !im.left() {
 		im.skip(t)
 		return nil
 	}
@@ -136,7 +136,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	}
 	err = im.read(extra, false)
 	var nc *tstat.NewColumnsError
-	if err != nil && im.hasRaw() && !t.stdin && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
+	if err != nil && im.hasRaw() && !t.stdin && r.opt.Anonymize == nil && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
 		err = errors.Join(err, im.read(nil, true)) // a file that is not a log can be copied
 	}
 	if !im.left() {
@@ -159,6 +159,9 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 		t, rej := im.task, reject{by, line}
 		im.rejecting.Lock()
 		defer im.rejecting.Unlock()
+		if im.opt.Anonymize != nil {
+			text = nil // reasons have no values
+		}
 		if t.rejected[rej] || !im.rejects.add(t.path, line, reason, text) {
 			return
 		}
@@ -316,21 +319,32 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		in.in, info.Mode = im.file, im.file.Mode
 	}
 	var src io.Reader = in
+	var copies []textWriter
 	typed := false
 	im.each(func(g *target) error {
 		if g.raw == nil {
 			typed = typed || !rawOnly
 			return nil
 		}
-		tx, err := g.raw.BeginRaw(im.ctx, info)
-		if err == nil {
-			g.tx = tx
-			src = io.TeeReader(src, rawWriter{im, g, tx})
+		info := info
+		if im.opt.Anonymize != nil {
+			info.Name = rewrittenName(info.Name)
 		}
+		tx, err := g.raw.BeginRaw(im.ctx, info)
+		if err != nil {
+			return err
+		}
+		g.tx = tx
+		if im.opt.Anonymize == nil {
+			src = io.TeeReader(src, rawWriter{im, g, tx})
+			return nil
+		}
+		w, err := newTextWriter(rawWriter{im, g, tx}, info.Name)
+		copies = append(copies, w)
 		return err
 	})
-	im.rd.Reset(src, im.typ(), tstat.ReaderOptions{
-		Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra, Marks: im.marks(),
+	opt := im.readerOptions(t, tstat.ReaderOptions{
+		Extra: extra, Marks: im.marks(),
 		// Only a local file can be read on another goroutine: a peer's
 		// file needs its place, and a copy is written while the file is
 		// read.
@@ -338,6 +352,16 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		Reject: im.reject(-1),
 		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
 	})
+	if rewrite := opt.Rewrite; rewrite != nil {
+		opt.Rewrite = func(text io.Reader) io.Reader {
+			text = rewrite(text)
+			for _, w := range copies {
+				text = io.TeeReader(text, w)
+			}
+			return text
+		}
+	}
+	im.rd.Reset(src, im.typ(), opt)
 	defer im.rd.Stop()
 	var err error
 	if typed {
@@ -348,7 +372,12 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	if err != nil {
 		return err
 	}
-	// After damaged compressed text there may be more bytes to copy.
+	for _, w := range copies {
+		if err := w.Close(); err != nil {
+			return err
+		}
+	}
+	// After damaged compressed text there may be more bytes to copy as they are.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ type task struct {
 	counted  bool             // as stored, skipped or to import
 	failure  string           // why it failed, as counted and reported; "" if it did not
 	err      string           // why it is not stored; "" if it is stored or was not tried yet
+	other    bool             // a store has it under another transform
 }
 
 // find returns the files of the sources that the options select, ordered by
@@ -299,7 +300,14 @@ func (r *run) wanted(t *task) bool {
 	}
 	if !r.unknown[t.key.File] {
 		r.unknown[t.key.File] = true
-		r.log.Warn("unknown log type: it can be copied, not imported as rows", "type", t.key.File, "file", t.path)
+		message := "unknown log type: it can be copied, not imported as rows"
+		if r.opt.Anonymize != nil {
+			message = "unknown log type: it cannot be anonymized, and is left out"
+		}
+		r.log.Warn(message, "type", t.key.File, "file", t.path)
+	}
+	if r.opt.Anonymize != nil {
+		return false
 	}
 	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
 }

@@ -100,7 +100,7 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 	}
 	in := &sourceReader{ctx: ctx, in: file, limiter: r.limits.rate, progress: r.opt.Progress}
 	lengths := heads(t.key)
-	rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: lengths})
+	rd.Reset(in, im.typ(), r.readerOptions(t, tstat.ReaderOptions{Marks: lengths}))
 	if err := rd.Drain(); err != nil {
 		return Identity{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	destination "github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -51,6 +52,12 @@ type Options struct {
 	// Match assigns log types to files with other names, or in other
 	// folders.
 	Match []Match
+
+	// Anonymize rewrites the text of logs before it is parsed or copied; nil: not at
+	// all. SourceIs says whether the addresses of logs without flags are anonymized
+	// already; Unknown: as the log of TCP flows in their folder says.
+	Anonymize *anonymize.Anonymizer
+	SourceIs  anonymize.Source
 
 	Jobs int // concurrent files; 0: the number of cores that this process may use
 	// Limits bounds this run together with others; nil: Jobs and Rate alone

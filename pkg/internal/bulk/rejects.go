@@ -22,8 +22,8 @@ const (
 	keptRejectRuns = 20       // files
 )
 
-// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text". The
-// first line creates it.
+// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text". A nil
+// text is omitted. The first line creates the file.
 type rejectFile struct {
 	dir string
 
@@ -49,7 +49,11 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	if len(text) > maxRejectText {
 		text, more = text[:maxRejectText], "…"
 	}
-	n, err := fmt.Fprintf(r.f, "%s:%d: %s: %q%s\n", escape(path), line, escape(reason), text, more)
+	message := fmt.Sprintf("%s:%d: %s", escape(path), line, escape(reason))
+	if text != nil {
+		message += fmt.Sprintf(": %q%s", text, more)
+	}
+	n, err := fmt.Fprintln(r.f, message)
 	r.err = err
 	if r.size += n; r.size > maxRejectFile {
 		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)

@@ -104,6 +104,7 @@ func (r *run) forgetScan() {
 	defer r.mu.Unlock()
 	r.scanned, r.settledBefore, r.leftOpen = nil, nil, nil
 	clear(r.elsewhere)
+	clear(r.addresses)
 }
 
 // claim identifies a free record that was matched with a file.
@@ -152,6 +153,11 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 	}
 	for i, d := range r.dests {
 		if t.lacks.has(d) || !d.accepts(t) {
+			continue
+		}
+		if rec := r.hasOther(t, i); rec != nil {
+			r.skipOther(t, d, rec)
+			d.has(t.time.Time)
 			continue
 		}
 		found := false
@@ -332,7 +338,7 @@ func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	rd := im.readers.Get().(*tstat.Reader)
 	defer im.readers.Put(rd)
 	in := &sourceReader{ctx: im.ctx, in: f, limiter: im.limits.rate, progress: noProgress{}}
-	rd.Reset(in, im.typ(), tstat.ReaderOptions{Marks: []int64{t.Length}})
+	rd.Reset(in, im.typ(), im.readerOptions(im.task, tstat.ReaderOptions{Marks: []int64{t.Length}}))
 	return rd.Drain() == nil && rd.Mark(t.Length) == t.SHA256
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -39,16 +40,18 @@ type run struct {
 	sum           *Summary
 	types         map[string]*TypeSummary
 	zone          zoneCheck
-	unknown       map[string]bool    // unknown log types with a warning
-	settled       map[string]version // files that need no further examination
-	settledBefore map[string]version // of the last pass
-	passedOver    PassedOver         // of this pass
-	passedSum     string             // of the ignored files of the last pass or run; "" if unknown
-	warned        map[string]bool    // reported problems with folders
-	away          map[string]error   // sources that were unavailable or wrong in this pass, by path or Source.String
-	claimed       map[store.Key]bool // files that the last pass left to other importers
-	problems      int                // folders and files that could not be read or stored
-	began         time.Time          // of this pass
+	unknown       map[string]bool             // unknown log types with a warning
+	settled       map[string]version          // files that need no further examination
+	settledBefore map[string]version          // of the last pass
+	passedOver    PassedOver                  // of this pass
+	addresses     map[string]anonymize.Source // what the logs of a folder have, for Options.Anonymize
+	warnedOther   bool                        // of a log that is stored under another transform
+	passedSum     string                      // of the ignored files of the last pass or run; "" if unknown
+	warned        map[string]bool             // reported problems with folders
+	away          map[string]error            // sources that were unavailable or wrong in this pass, by path or Source.String
+	claimed       map[store.Key]bool          // files that the last pass left to other importers
+	problems      int                         // folders and files that could not be read or stored
+	began         time.Time                   // of this pass
 
 	copies   *copies
 	scanned  map[store.Key]*sameKey // the files of the scan, even those that are not imported
@@ -188,6 +191,7 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 		scanned: map[store.Key]*sameKey{},
 		taken:   map[claim]string{},
 
+		addresses: map[string]anonymize.Source{},
 		elsewhere: map[elsewhere][]store.Record{},
 		changed:   make(chan struct{}),
 	}
@@ -442,7 +446,13 @@ func (r *run) settle(t *task, until time.Time) {
 func (r *run) skip(t *task) {
 	if t.lacks == 0 && !t.counted {
 		t.counted = true
-		r.count(t, func(s *TypeSummary) { s.Skipped++; s.spanned(t.time.Time) })
+		r.count(t, func(s *TypeSummary) {
+			s.Skipped++
+			if t.other {
+				s.OtherTransform++
+			}
+			s.spanned(t.time.Time)
+		})
 	}
 }
 

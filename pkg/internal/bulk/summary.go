@@ -67,23 +67,26 @@ func (u *Unstored) Unwrap() error { return ErrFailed }
 // TypeSummary counts what happened to the files of one log type. Lines == Rows
 // + Rejects + Cuts holds for stored files.
 type TypeSummary struct {
-	Name     string `json:"type,omitempty"`
-	Files    int64  `json:"files"`    // stored; with DryRun: would be stored
-	Skipped  int64  `json:"skipped"`  // stored already
-	Replaced int64  `json:"replaced"` // of Files: grown or replaced
-	Damaged  int64  `json:"damaged"`  // of Files: damaged, the intact part was stored
-	Failed   int64  `json:"failed"`   // not stored, see the log
-	Vanished int64  `json:"vanished"` // gone before they were read
-	LeftOpen int64  `json:"left_open"`
-	Others   int64  `json:"others"`  // of Skipped: found missing, then stored by another importer
-	Claimed  int64  `json:"claimed"` // left to other importers that claimed them
-	Lines    int64  `json:"lines"`   // data lines read
-	Rows     int64  `json:"rows"`    // stored
-	Rejects  int64  `json:"rejects"` // malformed lines
-	Cuts     int64  `json:"cuts"`    // unfinished ends of files
-	Escaped  int64  `json:"escaped"` // values with NUL or bytes that are not UTF-8
-	Bytes    int64  `json:"bytes"`   // on disk, of Files
-	Text     int64  `json:"text"`    // decompressed text, of Files
+	Name    string `json:"type,omitempty"`
+	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
+	Skipped int64  `json:"skipped"` // stored already
+	// OtherTransform counts the files of Skipped that are stored under another
+	// transform.
+	OtherTransform int64 `json:"other_transform"`
+	Replaced       int64 `json:"replaced"` // of Files: grown or replaced
+	Damaged        int64 `json:"damaged"`  // of Files: damaged, the intact part was stored
+	Failed         int64 `json:"failed"`   // not stored, see the log
+	Vanished       int64 `json:"vanished"` // gone before they were read
+	LeftOpen       int64 `json:"left_open"`
+	Others         int64 `json:"others"`  // of Skipped: found missing, then stored by another importer
+	Claimed        int64 `json:"claimed"` // left to other importers that claimed them
+	Lines          int64 `json:"lines"`   // data lines read
+	Rows           int64 `json:"rows"`    // stored
+	Rejects        int64 `json:"rejects"` // malformed lines
+	Cuts           int64 `json:"cuts"`    // unfinished ends of files
+	Escaped        int64 `json:"escaped"` // values with NUL or bytes that are not UTF-8
+	Bytes          int64 `json:"bytes"`   // on disk, of Files
+	Text           int64 `json:"text"`    // decompressed text, of Files
 	// First and Last are the folder times of the stored and skipped files.
 	First time.Time `json:"first,omitzero"`
 	Last  time.Time `json:"last,omitzero"`
@@ -175,6 +178,7 @@ func (s *Summary) sumUp(types map[string]*TypeSummary) {
 func (a *TypeSummary) Add(t *TypeSummary) {
 	a.Files += t.Files
 	a.Skipped += t.Skipped
+	a.OtherTransform += t.OtherTransform
 	a.Replaced += t.Replaced
 	a.Damaged += t.Damaged
 	a.Failed += t.Failed

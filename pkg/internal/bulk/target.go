@@ -45,7 +45,12 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 			t.lacks.add(d)
 		default:
 			raw, _ := st.(store.RawStore)
-			im.targets = append(im.targets, &target{dest: d, st: st, raw: raw})
+			g := &target{dest: d, st: st, raw: raw}
+			if rec := im.hasOther(t, d.index); rec != nil {
+				im.skipOther(t, d, rec)
+				g.stored = true
+			}
+			im.targets = append(im.targets, g)
 		}
 	}
 	return nil

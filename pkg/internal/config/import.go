@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
@@ -32,6 +33,9 @@ type Import struct {
 	Layout       string
 	Poll         Duration
 	RetryTimeout Duration
+
+	Anonymize string
+	SourceIs  string
 
 	Jobs       int
 	Memory     Size
@@ -67,6 +71,7 @@ const (
 	groupMATHRepository = "MATH repository"
 	groupMATHProbe      = "MATH probe"
 	groupSource         = "Source"
+	groupTransform      = "Transform"
 	groupLimits         = "Limits"
 )
 
@@ -103,6 +108,38 @@ func (b *Import) retention() []*Setting {
 		{Name: "compact", Group: groupDestination, Value: &b.Compact,
 			Usage: "with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact"},
 	}
+}
+
+// transform are the settings of what is done to logs before they are stored.
+func (b *Import) transform() []*Setting {
+	return []*Setting{
+		{Name: "anonymize", Group: groupTransform, Value: &b.Anonymize, Empty: "addresses and names are stored as they are",
+			Usage: "replace addresses and names by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
+		{Name: "source-is", Group: groupTransform, Value: &b.SourceIs, Complete: "clear anonymized", Empty: "as log_tcp_complete in the same folder says",
+			Usage: "with --anonymize: addresses in logs without a flag for them are `clear|anonymized`"},
+	}
+}
+
+// checkTransform checks what is done to logs before they are stored.
+func (b *Import) checkTransform(p *Problems, opt *bulk.Options) {
+	switch b.SourceIs {
+	case "":
+	case "clear":
+		opt.SourceIs = anonymize.Clear
+	case "anonymized":
+		opt.SourceIs = anonymize.Anonymized
+	default:
+		p.add("source-is", "%q is neither clear nor anonymized", b.SourceIs)
+	}
+	if b.Anonymize == "" {
+		p.refuse("is for `anonymize` only", given{b.SourceIs != "", "source-is"})
+		return
+	}
+	how, err := anonymize.Parse(b.Anonymize)
+	if err == nil {
+		opt.Anonymize, err = anonymize.New(*how)
+	}
+	p.usage("anonymize", err)
 }
 
 // limits are the settings of the resources and errors of an import.
@@ -162,6 +199,7 @@ func (b *Import) check(p *Problems) bulk.Options {
 	opt := b.Selection.check(p)
 	opt.Layout, opt.Poll, opt.Rate, opt.MaxRejects = b.Layout, time.Duration(b.Poll), b.Rate, b.MaxRejects
 	opt.RetryTimeout = time.Duration(b.RetryTimeout)
+	b.checkTransform(p, &opt)
 	atLeast(p, "retry-timeout", b.RetryTimeout, 0)
 	atLeast(p, "poll", b.Poll, Duration(100*time.Millisecond))
 	atLeast(p, "memory", b.Memory, 64<<20)

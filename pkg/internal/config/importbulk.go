@@ -82,7 +82,7 @@ func (b *ImportBulk) settings() []*Setting {
 		{Name: "follow", Group: groupSource, Value: &b.Follow,
 			Usage: "go on with new folders until interrupted"},
 		b.poll(),
-	}, b.retention(), b.limits(), []*Setting{
+	}, b.transform(), b.retention(), b.limits(), []*Setting{
 		b.json("print the summary as JSON on stdout"),
 		b.metricsFile(),
 		b.progressInterval(),
@@ -184,7 +184,7 @@ func (b *ImportBulk) checkStream(p *Problems) {
 
 // notOfRepository are the settings that a repository of MATH refuses.
 func (b *ImportBulk) notOfRepository() []given {
-	return []given{{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}}
+	return []given{{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"}}
 }
 
 // ofRepository are the settings that only a repository of MATH has.
@@ -197,6 +197,7 @@ func (b *ImportBulk) notOfProbe() []given {
 	return []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
 		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
+		{b.Anonymize != "", "anonymize"},
 	}
 }
 

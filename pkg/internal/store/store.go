@@ -85,6 +85,9 @@ type Record struct {
 	// Damaged says that the compressed file was damaged, and that only its
 	// good part was stored.
 	Damaged bool `json:"damaged,omitempty"`
+	// Transform describes what was done to the text before it was stored, like how
+	// it was anonymized. Fingerprint and Head are of the result. "": nothing was.
+	Transform string `json:"transform,omitempty"`
 
 	Imported time.Time `json:"imported"`
 	// Pruned is when the rows were removed, see Manager; zero: they are there.

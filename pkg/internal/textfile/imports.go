@@ -59,6 +59,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 			{"rejects", "Lines rejected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rejects }},
 			{"cuts", "Unfinished ends of files found by the last import.", func(t *bulk.TypeSummary) int64 { return t.Cuts }},
 			{"damaged_files", "Damaged files of which the last import stored the good part.", func(t *bulk.TypeSummary) int64 { return t.Damaged }},
+			{"other_transform_files", "Files that the last import skipped because they are stored under another transform.", func(t *bulk.TypeSummary) int64 { return t.OtherTransform }},
 			{"failed_files", "Files not stored by the last import because of an error.", func(t *bulk.TypeSummary) int64 { return t.Failed }},
 			{"others_files", "Files that other importers stored during the last import.", func(t *bulk.TypeSummary) int64 { return t.Others }},
 			{"claimed_files", "Files that the last import left to other importers, which had claimed them.", func(t *bulk.TypeSummary) int64 { return t.Claimed }},

@@ -30,6 +30,9 @@ type Inventory struct {
 	Days  []Day  `json:"days"` // by type, probe and date
 	Total Day    `json:"total"`
 	Gaps  []Gap  `json:"gaps"`
+	// Transforms counts the source files that were transformed, by what was done to
+	// them, see store.Record.
+	Transforms map[string]int64 `json:"transforms,omitempty"`
 }
 
 // Day adds up the files of a log type and probe whose folder's time is on that
@@ -69,6 +72,7 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	days := map[key]*Day{}
 	times := map[series][]time.Time{}
 	sized := map[string]bool{}
+	transforms := map[string]int64{}
 	err := m.Records(ctx, func(r store.Record) error {
 		if !filter.wants(&r) {
 			return nil
@@ -90,6 +94,9 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 		if r.Damaged {
 			d.Damaged++
 		}
+		if r.Transform != "" {
+			transforms[r.Transform]++
+		}
 		if r.Location != "" && !sized[r.Location] {
 			sized[r.Location] = true
 			n, err := m.Size(r.Location)
@@ -103,7 +110,7 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	if err != nil {
 		return nil, err
 	}
-	inv := &Inventory{Store: m.String(), Days: []Day{}, Gaps: []Gap{}}
+	inv := &Inventory{Store: m.String(), Days: []Day{}, Gaps: []Gap{}, Transforms: transforms}
 	for s, list := range times {
 		for _, g := range gaps(list) {
 			g.Type, g.Probe = s.logType, s.probe

@@ -42,17 +42,23 @@ type Finding struct {
 // Report is the result of Verify. Its JSON form is a contract: fields are
 // added, never renamed.
 type Report struct {
-	Store     string    `json:"store"`
-	Sources   int64     `json:"sources"`   // source files that were read
-	Same      int64     `json:"same"`      // of them, stored with the same fingerprint
-	Older     int64     `json:"older"`     // source files that are older states of stored ones, as in a backup
-	Pruned    int64     `json:"pruned"`    // of Same, with rows that were removed
-	Unread    int64     `json:"unread"`    // source files that could not be read
-	Damaged   int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
-	Records   int64     `json:"records"`   // whose rows were counted
-	Rows      int64     `json:"rows"`      // counted
-	Uncounted int64     `json:"uncounted"` // records of a store whose rows do not tell their file
-	Findings  []Finding `json:"findings"`
+	Store   string `json:"store"`
+	Sources int64  `json:"sources"` // source files that were read
+	Same    int64  `json:"same"`    // of them, stored with the same fingerprint
+	Older   int64  `json:"older"`   // source files that are older states of stored ones, as in a backup
+	Pruned  int64  `json:"pruned"`  // of Same, with rows that were removed
+	Unread  int64  `json:"unread"`  // source files that could not be read
+	// OtherTransform counts source files that cannot be compared: they are stored
+	// under another transform, like anonymized.
+	OtherTransform int64     `json:"other_transform"`
+	Damaged        int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
+	Records        int64     `json:"records"`   // whose rows were counted
+	Rows           int64     `json:"rows"`      // counted
+	Uncounted      int64     `json:"uncounted"` // records of a store whose rows do not tell their file
+	Findings       []Finding `json:"findings"`
+	// Transforms counts the records by what was done to the text of their files,
+	// without those of which it was stored as it is.
+	Transforms map[string]int64 `json:"transforms,omitempty"`
 	// PassedOver is what looks like logs in the sources and is not read.
 	PassedOver bulk.PassedOver `json:"passed_over"`
 }
@@ -75,13 +81,16 @@ type VerifyOptions struct {
 // Verify compares a store's records with its rows and, if asked to, with the
 // sources: that each finished file is stored with its present fingerprint.
 func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, error) {
-	rep := &Report{Store: m.String(), Findings: []Finding{}}
+	rep := &Report{Store: m.String(), Findings: []Finding{}, Transforms: map[string]int64{}}
 	records := map[store.Key][]store.Record{}
 	err := m.Records(ctx, func(r store.Record) error {
 		if opt.Filter.wants(&r) {
 			records[r.Key] = append(records[r.Key], r)
 			if r.Damaged && r.Pruned.IsZero() {
 				rep.Damaged++
+			}
+			if r.Transform != "" && r.Pruned.IsZero() {
+				rep.Transforms[r.Transform]++
 			}
 		}
 		return nil
@@ -136,6 +145,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 		slices.Sort(list)
 		return slices.Compact(list)
 	}
+	isOther := func(r store.Record) bool { return r.Transform != sources.Transform() }
 	failed, err := bulk.Identify(ctx, sources, lengths, func(id bulk.Identity) error {
 		places[id.Place] = true
 		if id.Open {
@@ -166,6 +176,9 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 			if !rs[i].Pruned.IsZero() {
 				rep.Pruned++
 			}
+		case slices.ContainsFunc(rs, isOther):
+			rep.OtherTransform++
+			different[id.Key] = true
 		case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
 			rep.Older++
 		case len(rs) > 0:
@@ -212,7 +225,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
 		}
 		for _, r := range rs {
-			if seen[k] && !different[k] && r.Pruned.IsZero() && found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
+			if seen[k] && !different[k] && r.Pruned.IsZero() && !isOther(r) && found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
 				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
 			}
 		}

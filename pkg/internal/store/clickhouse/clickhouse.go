@@ -38,7 +38,7 @@ type Store struct {
 	*client
 	cluster   bool
 	empty     bool          // opened for reading, and there are no records
-	old       bool          // opened for reading, and the table of records lacks addedColumns
+	absent    []string      // those of addedColumns that the table of records lacks: opened for writing, colTransform only
 	offset    time.Duration // of the server's clock
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type of texts of which there are few
@@ -91,7 +91,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	}
 	if readOnly {
 		t, err := s.columns(ctx, "", sqlstore.FilesTable)
-		s.empty, s.old = len(t) == 0, len(absent(t)) > 0
+		s.empty, s.absent = len(t) == 0, absent(t)
 		if codeOf(err) == codeUnknownDatabase {
 			s.empty, err = true, nil // nothing was ever stored
 		}

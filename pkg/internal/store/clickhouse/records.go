@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
@@ -55,12 +56,15 @@ const createFiles = ` (
 	pruned_us Int64,
 	place String,
 	head String,
-	damaged UInt8
+	damaged UInt8,
+	transform String
 )`
 
 // addedColumns are the columns of createFiles that the first versions did not
-// have.
-var addedColumns = []string{"place String", "head String", "damaged UInt8"}
+// have. Only records of texts that were transformed need colTransform.
+var addedColumns = []string{"place String", "head String", "damaged UInt8", colTransform + " String"}
+
+const colTransform = "transform"
 
 // filesOrder is the order of the table of records: the records of one log
 // type are together, and those of a time.
@@ -68,7 +72,7 @@ const filesOrder = "(file, folder, probe, file_id, version)"
 
 // fileColumns are the columns of the table of records, in order.
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
-	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged"}
+	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged", colTransform}
 
 // noTime is the number of a time that is not set, in the columns of times.
 const noTime = 0
@@ -140,6 +144,7 @@ func readEvent(row []string) (e event, err error) {
 	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
 	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
 	r.Place, r.Head, r.Damaged = losslessjson.Unescape(row[20]), row[21], row[22] == "1"
+	r.Transform = row[23]
 	r.Location = row[0]
 	return e, err
 }
@@ -222,11 +227,19 @@ func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.Files
 
 // events calls f with the events of the rows that where selects.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
-	added := ", place, head, damaged"
-	if s.old {
-		added = ", '', '', 0"
+	sql := "select " + eventFields
+	for _, def := range addedColumns {
+		name, typ, _ := strings.Cut(def, " ")
+		switch {
+		case !slices.Contains(s.absent, def):
+			sql += ", " + name
+		case typ == "String":
+			sql += ", ''"
+		default:
+			sql += ", 0"
+		}
 	}
-	sql := "select " + eventFields + added + " from " + s.filesTable() + " where " + where + " order by file, folder, probe"
+	sql += " from " + s.filesTable() + " where " + where + " order by file, folder, probe"
 	return s.query(ctx, host, nil, sql, func(row []string) error {
 		e, err := readEvent(row)
 		if err != nil {
@@ -364,7 +377,7 @@ func (s *Store) liveOnly(where string) string {
 // visible is the query for the attempts of a log type whose rows readers see.
 func (s *Store) visible(logType string) string {
 	place := ", place"
-	if s.old {
+	if slices.Contains(s.absent, addedColumns[0]) {
 		place = ""
 	}
 	where := "file = " + text(logType)
@@ -397,11 +410,18 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	if r.Damaged {
 		damaged = 1
 	}
+	columns, transform := fileColumns, ", "+literals(r.Transform)
+	if len(s.absent) > 0 { // colTransform
+		if r.Transform != "" {
+			return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
+		}
+		columns, transform = fileColumns[:len(fileColumns)-1], ""
+	}
 	where := isKey(r.Key)
-	sql := "insert into " + s.filesTable() + " (" + strings.Join(fileColumns, ", ") + ") select " +
+	sql := "insert into " + s.filesTable() + " (" + strings.Join(columns, ", ") + ") select " +
 		literals(id, eventCommit, 0) + ", groupArrayIf(file_id, text in " + list(replaced) + "), " +
 		literals(r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout)) +
-		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) +
+		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) + transform +
 		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
 		" having countIf(text not in " + list(allowed) + ") = 0"
 	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {

@@ -135,7 +135,9 @@ func (s *Store) createService(ctx context.Context) error {
 		}
 		if len(have) > 0 {
 			if t.name == sqlstore.FilesTable {
-				if err := s.addColumns(ctx, absent(have)); err != nil {
+				if err := s.addColumns(ctx, absent(have)); errors.Is(err, errNoTransform) {
+					s.absent = addedColumns[len(addedColumns)-1:]
+				} else if err != nil {
 					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
 				}
 			}
@@ -157,6 +159,9 @@ func absent(have map[string]string) []string {
 	})
 }
 
+// errNoTransform is about a user who may not add colTransform.
+var errNoTransform = errors.New("column " + colTransform + " was not added")
+
 // addColumns adds columns to the table of records. On a cluster all nodes have
 // the same table, and the one that is asked tells the others.
 func (s *Store) addColumns(ctx context.Context, defs []string) error {
@@ -164,6 +169,9 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 		p := params{"replication_alter_partitions_sync": "2"}
 		err := s.change(ctx, "", p, "alter table "+s.filesTable()+" add column "+def)
 		if err != nil && codeOf(err) != codeDuplicateColumn && codeOf(err) != codeIllegalColumn { // another process was first
+			if def == addedColumns[len(addedColumns)-1] && codeOf(err) == codeAccessDenied {
+				err = fmt.Errorf("%w: %w", errNoTransform, err)
+			}
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 
 // lookForColumns looks whether another process has added columns meanwhile.
 func (d *DB) lookForColumns(ctx context.Context) error {
-	if d.records.pruned.Load() && d.records.places.Load() {
+	if d.records.pruned.Load() && d.records.hasAll() {
 		return nil
 	}
 	t, err := FindTable(ctx, d.Pool, d.records.table)

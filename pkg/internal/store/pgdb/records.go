@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +25,9 @@ type records struct {
 	// pruned: the table has that column. Those of older versions get it when
 	// there is something to prune.
 	pruned atomic.Bool
-	// places: the table has addedColumns. Those of older versions get them when
-	// a writer opens the store.
-	places atomic.Bool
+	// added has bit i set if the table has addedColumns[i]. Those of older versions
+	// get them when a writer opens the store.
+	added atomic.Uint32
 }
 
 // addedColumns are the columns that the first versions did not have, with the
@@ -35,7 +37,18 @@ var addedColumns = []struct{ name, typ, none string }{
 	{"place", "text", "''"},
 	{"head", "text", "''"},
 	{"damaged", "boolean", "false"},
+	{"transform", "text", "''"},
 }
+
+// colTransform is the index in addedColumns of the column that only records of texts
+// that were transformed need.
+const colTransform = 3
+
+// hasAll reports whether the table has all of addedColumns.
+func (r *records) hasAll() bool { return r.added.Load() == 1<<len(addedColumns)-1 }
+
+// has reports whether the table has one of addedColumns.
+func (r *records) has(i int) bool { return r.added.Load()>>i&1 == 1 }
 
 // identity is the index that allows one record of a text at a place.
 const identity = "(location, probe, folder, file, sha256, (coalesce(place, '')))"
@@ -64,7 +77,8 @@ const createFiles = ` (
 	pruned timestamptz,
 	place text,
 	head text,
-	damaged boolean
+	damaged boolean,
+	transform text
 )`
 
 // UseRecords makes the table of records in a schema if it is missing.
@@ -99,8 +113,12 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 		return nil
 	}
 	d.lookAt(t)
-	if !readOnly && !d.records.places.Load() {
-		return d.addPlaces(ctx)
+	if !readOnly && !d.records.hasAll() {
+		err := d.addColumns(ctx)
+		if d.records.added.Load()|1<<colTransform == 1<<len(addedColumns)-1 {
+			return nil // it is added by its owner, or never needed
+		}
+		return err
 	}
 	return nil
 }
@@ -108,11 +126,13 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 // lookAt notes which of the later columns the table of records has.
 func (d *DB) lookAt(t *Table) {
 	d.records.pruned.Store(t.Columns[colPruned] != "")
-	places := true
-	for _, c := range addedColumns {
-		places = places && t.Columns[c.name] != ""
+	has := uint32(0)
+	for i, c := range addedColumns {
+		if t.Columns[c.name] != "" {
+			has |= 1 << i
+		}
 	}
-	d.records.places.Store(places)
+	d.records.added.Store(has)
 }
 
 func (d *DB) indexIdentity(ctx context.Context, tx pgx.Tx) error {
@@ -120,22 +140,25 @@ func (d *DB) indexIdentity(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// addPlaces gives a table of records that an older version made addedColumns,
+// addColumns gives a table of records that an older version made addedColumns,
 // and lets it hold the same text at several places. Only the table's owner can.
-func (d *DB) addPlaces(ctx context.Context) error {
+func (d *DB) addColumns(ctx context.Context) error {
 	table := d.records.table.Sanitize()
 	err := d.Change(ctx, table, func(tx pgx.Tx) error {
 		t, err := FindTable(ctx, tx, d.records.table)
 		if err != nil || t == nil {
 			return err
 		}
-		if d.lookAt(t); d.records.places.Load() {
+		if d.lookAt(t); d.records.hasAll() {
 			return nil // another process did it meanwhile
 		}
 		for _, c := range addedColumns {
 			if _, err := tx.Exec(ctx, "alter table "+table+" add column if not exists "+c.name+" "+c.typ); err != nil {
 				return err
 			}
+		}
+		if t.Columns[addedColumns[0].name] != "" {
+			return nil // the index of places is there
 		}
 		if err := d.indexIdentity(ctx, tx); err != nil {
 			return err
@@ -158,7 +181,7 @@ func (d *DB) addPlaces(ctx context.Context) error {
 		return hint.Add(fmt.Errorf("add columns to table %s, which an older version made: %w", table, err),
 			"import once as the owner of the table")
 	}
-	d.records.places.Store(true)
+	d.records.added.Store(1<<len(addedColumns) - 1)
 	return nil
 }
 
@@ -229,26 +252,24 @@ func (d *DB) recordColumns() string {
 		pruned = "null::timestamptz"
 	}
 	sql := "r.location, r.probe, r.folder, r.file, r.sha256, r.length, r.size, r.mtime_ns, r.path, r.type, r.layout, r.time, r.rows, r.rejects, r.cut, r.imported, " + pruned
-	for _, c := range addedColumns {
-		sql += ", " + d.added("r", c.name, c.typ, c.none)
+	for i := range addedColumns {
+		sql += ", " + d.added("r", i)
 	}
 	return sql
 }
 
 // added returns the value of one of addedColumns in a table as SQL text.
-func (d *DB) added(table, name, typ, none string) string {
-	if !d.records.places.Load() {
-		return none + "::" + typ
+func (d *DB) added(table string, i int) string {
+	c := addedColumns[i]
+	if !d.records.has(i) {
+		return c.none + "::" + c.typ
 	}
-	return "coalesce(" + table + "." + name + ", " + none + ")"
+	return "coalesce(" + table + "." + c.name + ", " + c.none + ")"
 }
 
 // PlaceOf returns the place of a record as SQL text; alias names the table of
 // records.
-func (d *DB) PlaceOf(alias string) string {
-	c := addedColumns[0]
-	return d.added(alias, c.name, c.typ, c.none)
-}
+func (d *DB) PlaceOf(alias string) string { return d.added(alias, 0) }
 
 func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
 	var r store.Record
@@ -256,7 +277,7 @@ func eachRecord(rows pgx.Rows, f func(store.Record) error) error {
 	var pruned *time.Time
 	_, err := pgx.ForEachRow(rows, []any{&r.Location, &r.Probe, &r.Folder, &r.File, &r.SHA256, &r.Length, &r.Size, &ns,
 		&r.Path, &r.Type, &r.Layout, &r.Time, &r.Rows, &r.Rejects, &r.Cut, &r.Imported, &pruned,
-		&r.Place, &r.Head, &r.Damaged}, func() error {
+		&r.Place, &r.Head, &r.Damaged, &r.Transform}, func() error {
 		r.ModTime, r.Time, r.Imported, r.Pruned = time.Unix(0, ns).UTC(), r.Time.UTC(), r.Imported.UTC(), time.Time{}
 		if pruned != nil {
 			r.Pruned = pruned.UTC()
@@ -348,13 +369,23 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 
 // record adds a record.
 func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) error {
+	columns, values := "place, head, damaged", []any{id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length,
+		r.Size, r.ModTime, r.ModTime.UnixNano(), losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut,
+		r.Imported, losslessjson.Escape(r.Place), r.Head, r.Damaged}
+	switch {
+	case d.records.has(colTransform):
+		columns += ", transform"
+		values = append(values, r.Transform)
+	case r.Transform != "":
+		return hint.New("table "+d.records.table.Sanitize()+", which an older version made, has no column transform", "import once as the owner of the table")
+	}
+	numbers := make([]string, len(values))
+	for i := range numbers {
+		numbers[i] = "$" + strconv.Itoa(i+1)
+	}
 	tag, err := tx.Exec(ctx, "insert into "+d.records.table.Sanitize()+` (id, location, probe, folder, file, sha256, length,
-		size, mtime, mtime_ns, path, type, layout, time, rows, rejects, cut, imported, place, head, damaged)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
-		on conflict do nothing`,
-		id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length, r.Size, r.ModTime, r.ModTime.UnixNano(),
-		losslessjson.Escape(r.Path), r.Type, sqlstore.Clean(r.Layout), r.Time, r.Rows, r.Rejects, r.Cut, r.Imported,
-		losslessjson.Escape(r.Place), r.Head, r.Damaged)
+		size, mtime, mtime_ns, path, type, layout, time, rows, rejects, cut, imported, `+columns+`)
+		values (`+strings.Join(numbers, ", ")+`) on conflict do nothing`, values...)
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func TestOlderIdentity(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
 	open(t, "postgres://"+server.Host(db)).Close()
-	server.Exec(t, db, `alter table tstatrepo_files drop column place, drop column head, drop column damaged;
+	server.Exec(t, db, `alter table tstatrepo_files drop column place, drop column head, drop column damaged, drop column transform;
 		alter table tstatrepo_files add unique (file, location, probe, folder, sha256), add constraint mine unique (location, path, folder, probe, file)`)
 	open(t, "postgres://"+server.Host(db)).Close()
 	var left string

@@ -88,6 +88,14 @@ const logType = "log_udp_complete"
 // damagedPlace is where the files lie whose records say that they were damaged.
 const damagedPlace = "damaged"
 
+// transformOf returns the transform in the record of a file.
+func transformOf(f logFile) string {
+	if f.place == damagedPlace {
+		return "tstat key=0123456789abcdef names=keep"
+	}
+	return ""
+}
+
 // logFile is a file to store.
 type logFile struct {
 	probe, folder, text string
@@ -136,7 +144,7 @@ func write(ctx context.Context, st store.Store, f logFile) (store.FileTx, store.
 	sum := sha256.Sum256([]byte(f.text))
 	rec := store.Record{
 		Key: info.Key, Fingerprint: store.Fingerprint{SHA256: hex.EncodeToString(sum[:]), Length: int64(len(f.text))},
-		Place: f.place, Head: "70:0123456789ab,cdef01234567", Damaged: f.place == damagedPlace,
+		Place: f.place, Head: "70:0123456789ab,cdef01234567", Damaged: f.place == damagedPlace, Transform: transformOf(f),
 		Size: int64(len(f.text)), ModTime: info.ModTime, Path: path.Join("/var/lib/tstat", f.place, f.folder, logType),
 		Type: logType, Layout: "header 6", Time: folder.Time, Imported: time.Unix(1458861000, 0).UTC(),
 	}
@@ -620,7 +628,7 @@ func (s *suite) older() {
 			s.Fatalf("%d records, want %d", len(rs), n)
 		}
 		for _, r := range rs {
-			if r.Place == "" && (r.SHA256 != old.SHA256 || r.Rows != 10 || r.Head != "" || r.Damaged) {
+			if r.Place == "" && (r.SHA256 != old.SHA256 || r.Rows != 10 || r.Head != "" || r.Damaged || r.Transform != "") {
 				s.Errorf("%+v", r)
 			}
 		}
@@ -636,7 +644,7 @@ func (s *suite) older() {
 	check(reader, 1)
 	writers := []store.Store{s.reopen(), s.Open(s.T)}
 	defer writers[1].Close()
-	old.Place, old.Head, old.Damaged = "", "", false
+	old.Place, old.Head, old.Damaged, old.Transform = "", "", false, ""
 	old.Size = 77
 	if err := s.store.Refresh(s.ctx, old); err != nil {
 		s.Fatal(err)

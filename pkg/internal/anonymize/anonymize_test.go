@@ -1,0 +1,627 @@
+package anonymize
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+const testKey = "32-char-str-for-AES-key-and-pad."
+
+// keyFile writes a key file and returns its name.
+func keyFile(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newAnonymizer returns an Anonymizer of a mode with options; KEY is the test key.
+func newAnonymizer(t testing.TB, text string) *Anonymizer {
+	t.Helper()
+	if strings.Contains(text, "KEY") {
+		text = strings.ReplaceAll(text, "KEY", "key-file="+keyFile(t, testKey+"\n"))
+	}
+	opt, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(*opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func knownSource(s Source) func() (Source, error) {
+	return func() (Source, error) { return s, nil }
+}
+
+// rewrite returns a log rewritten, whose lines without a flag are clear.
+func rewrite(t testing.TB, a *Anonymizer, typ string, text []byte) string {
+	t.Helper()
+	w := a.NewRewriter(tstat.TypeByName(typ), RewriterOptions{Source: knownSource(Clear)})
+	out, err := io.ReadAll(w.Reader(bytes.NewReader(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// TestModeTstatEqualsTstat compares with what Tstat 3.2.2 wrote for one capture:
+// without -Y (clear), with -Y networks -W except (anon), and with --enc as well (enc).
+func TestModeTstatEqualsTstat(t *testing.T) {
+	for dir, names := range map[string]string{"anon": "keep", "enc": "encrypt"} {
+		a := newAnonymizer(t, "tstat,KEY,networks=testdata/networks,except=testdata/except,names="+names)
+		for _, typ := range []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_dns_complete"} {
+			clear, err := os.ReadFile(filepath.Join("testdata/clear", typ))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(filepath.Join("testdata", dir, typ))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, wanted := strings.Split(rewrite(t, a, typ, clear), "\n"), strings.Split(string(want), "\n")
+			if len(got) != len(wanted) {
+				t.Errorf("%s %s: %d lines, not %d", dir, typ, len(got), len(wanted))
+				continue
+			}
+			changed := 0
+			for i := range got {
+				if got[i] != wanted[i] {
+					t.Errorf("%s %s:%d:\n%s\nnot\n%s", dir, typ, i+1, got[i], wanted[i])
+				}
+				if !bytes.Contains(clear, []byte(got[i]+"\n")) {
+					changed++
+				}
+			}
+			if changed < 10 {
+				t.Errorf("%s %s: only %d lines changed", dir, typ, changed)
+			}
+			w := a.NewRewriter(tstat.TypeByName(typ), RewriterOptions{Source: knownSource(Anonymized)})
+			if again, err := io.ReadAll(w.Reader(bytes.NewReader(want))); err != nil || string(again) != string(want) {
+				t.Errorf("%s %s: anonymized a second time, %v", dir, typ, err)
+			}
+		}
+	}
+}
+
+// TestPublishedVectors has vectors of the paper's sample program, of yacryptopan and
+// of nfanon 1.7.1.
+func TestPublishedVectors(t *testing.T) {
+	key2 := string([]byte{21, 34, 23, 141, 51, 164, 207, 128, 19, 10, 91, 22, 73, 144, 125, 16, 216, 152, 143, 131, 121, 121, 101, 39, 98, 87, 76, 45, 42, 132, 34, 2})
+	vectors := [][3]string{
+		{testKey, "192.0.2.1", "192.0.125.244"},
+		{testKey, "128.11.68.132", "128.13.4.146"},
+		{testKey, "2001:db8::1", "27fe:8bc7:fee:1e:1e1f:f0fe:f0e1:83fd"},
+		{key2, "128.11.68.132", "135.242.180.132"},
+	}
+	data, err := os.ReadFile("testdata/nfanon.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		from, to, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		vectors = append(vectors, [3]string{testKey, from, to})
+	}
+	if len(vectors) < 20 {
+		t.Fatal("vectors are missing")
+	}
+	for _, v := range vectors {
+		w := (&Anonymizer{opt: Options{Mode: "cryptopan"}, pan: newCryptopan((*[32]byte)([]byte(v[0])))}).newWorker()
+		a, ok := parseAddress([]byte(v[1]))
+		for range 2 { // computed, and from the cache
+			if got := string(w.appendAddress(nil, a)); !ok || got != v[2] {
+				t.Errorf("%s: %s, not %s", v[1], got, v[2])
+			}
+		}
+	}
+}
+
+// TestPrefixesArePreserved checks the property that Crypto-PAn is for.
+func TestPrefixesArePreserved(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	b := newBlocks(newCryptopan((*[32]byte)([]byte(testKey))))
+	for range 20_000 {
+		x := rnd.Uint32()
+		y := x ^ rnd.Uint32()>>rnd.UintN(33)
+		if want, got := bits.LeadingZeros32(x^y), bits.LeadingZeros32(b.addr4(x)^b.addr4(y)); got != want {
+			t.Fatalf("%08x and %08x have %d bits in common, and then %d", x, y, want, got)
+		}
+	}
+	common := func(x, y [16]byte) (n int) {
+		for i := range x {
+			if x[i] != y[i] {
+				return n + bits.LeadingZeros8(x[i]^y[i])
+			}
+			n += 8
+		}
+		return n
+	}
+	for range 500 {
+		var x [16]byte
+		for i := range x {
+			x[i] = byte(rnd.Uint32())
+		}
+		y := x
+		for i, bit := rnd.IntN(128), true; i < 128; i++ {
+			if bit || rnd.Uint32()&1 == 1 {
+				y[i/8] ^= 0x80 >> (i % 8)
+			}
+			bit = false
+		}
+		if want, got := common(x, y), common(b.addr6(x), b.addr6(y)); got != want {
+			t.Fatalf("%x and %x have %d bits in common, and then %d", x, y, want, got)
+		}
+		// Tstat's variant preserves prefixes within the first word in which they differ.
+		if want, got := common(x, y), common(b.tstat6(x), b.tstat6(y)); got != want {
+			t.Fatalf("tstat: %x and %x have %d bits in common, and then %d", x, y, want, got)
+		}
+	}
+}
+
+func TestAddressesInTextRoundTrip(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 10_000 {
+		v := rnd.Uint32() >> rnd.UintN(30)
+		text := append4(nil, v)
+		if a := netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}); string(text) != a.String() {
+			t.Fatalf("%08x: %s, not %s", v, text, a)
+		}
+		if got, ok := parse4(text); !ok || got != v {
+			t.Fatalf("%s: %08x %v", text, got, ok)
+		}
+	}
+}
+
+func FuzzAddress(f *testing.F) {
+	for _, s := range []string{"1.2.3.4", "255.255.255.255", "0.0.0.0", "01.2.3.4", "1.2.3", "256.1.1.1", "::", "fe80::1%eth0", "::ffff:1.2.3.4", "1.2.3.4.5"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		want, err := netip.ParseAddr(text)
+		a, ok := parseAddress([]byte(text))
+		if ok != (err == nil && want.Zone() == "") {
+			t.Fatalf("%q: %v, and net/netip: %v", text, ok, err)
+		}
+		if ok && want.Is4() && a.v4 != bits4(want) || ok && want.Is6() && a.v6 != want {
+			t.Fatalf("%q: %v", text, a)
+		}
+	})
+}
+
+func TestModes(t *testing.T) {
+	const header = "#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_bytes_all:5 c_pkts_all:6 c_isint:7 c_iscrypto:8 c_type:9 s_ip:10 s_port:11 s_first_abs:12 s_durat:13 s_bytes_all:14 s_pkts_all:15 s_isint:16 s_iscrypto:17 s_type:18 fqdn:19 quic_SNI:20 quic_UA:21 quic_c_vers:22 quic_s_vers:23 quic_zero_rtt:24 quic_ech:25 mystery:26\n"
+	row := func(c, cInt, cAnon, s, sInt, sAnon, name, mystery string) string {
+		return fmt.Sprintf("%s 1 1.0 0.0 9 1 %s %s 0 %s 88 1.0 0.0 9 1 %s %s 0 %s - - - - 0 0 %s\n", c, cInt, cAnon, s, sInt, sAnon, name, mystery)
+	}
+	nets := filepath.Join(t.TempDir(), "nets")
+	os.WriteFile(nets, []byte("10.1.0.0/16\n8.8.8.0\n255.255.255.0\nfd00::/8\n"), 0o600)
+	except := filepath.Join(t.TempDir(), "except")
+	os.WriteFile(except, []byte("# a comment\n\n10.1.1.0/255.255.255.0\n"), 0o600)
+	for _, c := range []struct{ mode, in, want string }{
+		{"drop", row("10.1.2.3", "1", "0", "8.8.8.8", "0", "0", "a.b", "-"), row("-", "1", "1", "8.8.8.8", "0", "0", "a.b", "-")},
+		{"drop", row("fd00::1", "1", "0", "10.0.0.1", "1", "0", "a.b", "10.1.2.3"), row("-", "1", "1", "-", "1", "1", "a.b", "-")},
+		{"drop,names=drop", row("10.1.2.3", "0", "0", "8.8.8.8", "1", "0", "a.b", "-"), row("10.1.2.3", "0", "0", "-", "1", "1", "-", "-")},
+		{"truncate=/24,/48", row("10.1.2.3", "1", "0", "2001:db8:1:2::3", "1", "0", "10.1.2.3:80", "-"), row("10.1.2.0", "1", "1", "2001:db8:1::", "1", "1", "10.1.2.0:80", "-")},
+		{"truncate=/0,/0", row("10.1.2.3", "1", "0", "2001:db8:1:2::3", "1", "0", "a", "-"), row("0.0.0.0", "1", "1", "::", "1", "1", "a", "-")},
+		{"truncate=/24,/48,networks=" + nets, row("10.1.2.3", "0", "0", "8.8.8.8", "0", "0", "x8.8.8.8", "-"), row("10.1.2.0", "0", "1", "8.8.8.0", "0", "1", "x8.8.8.8", "-")},
+		{"truncate=/24,/48,networks=" + nets, row("10.2.2.3", "1", "0", "fd00::1", "0", "0", "8.8.8.8.", "-"), row("10.2.2.3", "1", "0", "fd00::", "0", "1", "8.8.8.0.", "-")},
+		{"truncate=/24,/48,networks=" + nets + ",except=" + except, row("10.1.1.3", "1", "0", "10.1.2.3", "1", "0", "4.3.1.10.in-addr.arpa.", "-"), row("10.1.1.3", "1", "0", "10.1.2.0", "1", "1", "0.3.1.10.in-addr.arpa.", "-")},
+		{"drop,except=" + except, row("10.1.1.3", "1", "0", "10.1.2.3", "1", "0", "10.1.1.4", "-"), row("10.1.1.3", "1", "0", "-", "1", "1", "10.1.1.4", "-")},
+		{"cryptopan,KEY", row("192.0.2.1", "1", "0", "192.0.2.1", "0", "0", "x", "-"), row("192.0.125.244", "1", "1", "192.0.2.1", "0", "0", "x", "-")},
+		{"cryptopan,KEY", row("192.0.2.1", "1", "1", "192.0.2.1", "1", "0", "x", "-"), row("192.0.2.1", "1", "1", "192.0.125.244", "1", "1", "x", "-")},
+		{"cryptopan,KEY,names=encrypt", row("1.1.1.1", "0", "0", "1.1.1.1", "0", "0", "a.example.org", "-"), row("1.1.1.1", "0", "0", "1.1.1.1", "0", "0", "2mQpUgrFZS3cBHFVNBI6dw==", "-")},
+		{"drop", row("-", "1", "0", "", "1", "0", "-", "-"), row("-", "1", "0", "", "1", "0", "-", "-")},
+		// What cannot be read is removed.
+		{"drop", row("10.1.2.300", "1", "0", "1.1.1.1", "0", "0", "x", "-"), "#! column c_ip: not an address\n"},
+		{"drop", row("1.1.1.1", "1", "0", "IPv4:0123456789abcdef0123456789abcdef", "0", "0", "x", "-"), "#! column s_ip: not an address\n"},
+		{"drop", "10.1.2.3 4\n", "#! 2 columns, not 26\n"},
+		{"drop", "#10.1.2.3 4\n", "#! line begins with '#' but is no header\n"},
+		{"drop", strings.Repeat("10.1.2.3", tstat.MaxLine/8) + "\n", "#! line is longer than 1048576 bytes\n"},
+		{"drop", strings.Repeat("10.1.2.3", tstat.MaxLine/2) + "\n", "#! line is longer than 1048576 bytes\n"},
+		{"drop", "\n", "\n"},
+		{"drop", strings.Replace(row("10.1.2.3", "1", "0", "8.8.8.8", "0", "0", "a.b", "-"), "\n", "\r\n", 1), strings.Replace(row("-", "1", "1", "8.8.8.8", "0", "0", "a.b", "-"), "\n", "\r\n", 1)},
+		// An unfinished line.
+		{"drop", "10.1.2.3 80 5", "- - -"},
+		{"drop", "#c_ip:1 10.1.2.3", "#"},
+		{"drop", strings.Repeat("10.1.2.3", tstat.MaxLine/4), "-"},
+	} {
+		if got := rewrite(t, newAnonymizer(t, c.mode), "log_udp_complete", []byte(header+c.in)); got != header+c.want {
+			t.Errorf("%s:\n%.300s\nbecame\n%.300s\nnot\n%.300s", c.mode, c.in, strings.TrimPrefix(got, header), c.want)
+		}
+	}
+}
+
+func TestTextsWithAddresses(t *testing.T) {
+	a := newAnonymizer(t, "truncate=/8,/16")
+	w := a.newWorker()
+	for in, want := range map[string]string{
+		"":                              "",
+		"www.example.com":               "www.example.com",
+		"http://10.1.2.3/x?y=10.1.2.4":  "http://10.0.0.0/x?y=10.0.0.0",
+		"10.1.2.3:8080":                 "10.0.0.0:8080",
+		"[2001:db8::1]:80":              "[2001::]:80",
+		"2001:db8::":                    "2001::",
+		"host-10.1.2.3":                 "host-10.0.0.0",
+		"v10.1.2.3":                     "v10.1.2.3",
+		"10.1.2.3.4":                    "10.1.2.3.4",
+		"12:30:45":                      "12:30:45",
+		"std::cout":                     "std::cout",
+		"3.2.1.10.in-addr.arpa.":        "0.0.0.10.in-addr.arpa.",
+		"3.2.1.10.IN-ADDR.ARPA":         "0.0.0.10.in-addr.arpa",
+		"2.1.10.in-addr.arpa.":          "2.1.10.in-addr.arpa.",
+		"a\xff10.1.2.3é10.1.2.3":        "a\xff10.0.0.0é10.0.0.0",
+		"1.2.3.4,5.6.7.8;9.10.11.12":    "1.0.0.0,5.0.0.0;9.0.0.0",
+		"::ffff:10.1.2.3":               "::",
+		strings.Repeat("1.", 15) + "10": strings.Repeat("1.", 15) + "10",
+		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.": "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.2.ip6.arpa.",
+	} {
+		if got := string(w.appendLiterals(nil, []byte(in))); got != want {
+			t.Errorf("%q became %q, not %q", in, got, want)
+		}
+	}
+}
+
+// samples calls f with every log of the samples, decompressed.
+func samples(t testing.TB, f func(path, typ string, text []byte)) {
+	t.Helper()
+	err := filepath.WalkDir("../../tstat/testdata/logs", func(path string, e fs.DirEntry, err error) error {
+		typ := strings.TrimSuffix(filepath.Base(path), ".gz")
+		if err != nil || tstat.TypeByName(typ) == nil {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(path, ".gz") && len(text) > 0 {
+			zr, err := gzip.NewReader(bytes.NewReader(text))
+			if err != nil {
+				return err
+			}
+			text, _ = io.ReadAll(zr) // some end too early
+		}
+		f(path, typ, text)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// read returns the rows, and the values of the columns of a kind of each row.
+func read(t *testing.T, typ string, text []byte) (counts tstat.Counts, rows [][][]byte, columns []tstat.Column) {
+	t.Helper()
+	rd := tstat.NewReader(bytes.NewReader(text), tstat.TypeByName(typ), tstat.ReaderOptions{})
+	for {
+		b, err := rd.Next()
+		if err == io.EOF {
+			return rd.Counts(), rows, rd.Columns()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range b.Len() {
+			var row [][]byte
+			for _, f := range b.Raw(i, nil) {
+				row = append(row, bytes.Clone(f))
+			}
+			rows = append(rows, row)
+		}
+	}
+}
+
+// TestOnlyPersonalFieldsChange rewrites all samples of all versions.
+func TestOnlyPersonalFieldsChange(t *testing.T) {
+	for _, mode := range []string{"tstat,KEY", "cryptopan,KEY,names=encrypt", "drop,names=drop", "truncate=/16,/32"} {
+		a := newAnonymizer(t, mode)
+		samples(t, func(path, typ string, text []byte) {
+			out := rewrite(t, a, typ, text)
+			before, rows, columns := read(t, typ, text)
+			after, newRows, _ := read(t, typ, []byte(out))
+			if before.Text, after.Text, before.Escaped, after.Escaped = 0, 0, 0, 0; before != after {
+				t.Errorf("%s %s: counts %+v became %+v", mode, path, before, after)
+				return
+			}
+			for i, row := range rows {
+				for c, column := range columns {
+					was, is := string(row[c]), string(newRows[i][c])
+					switch column.Privacy {
+					case tstat.Impersonal, tstat.ClientInternal, tstat.ServerInternal:
+						if is != was {
+							t.Fatalf("%s %s: row %d: %s: %q became %q", mode, path, i+1, column.Name, was, is)
+						}
+					case tstat.ClientAddress, tstat.ServerAddress:
+						flag := columnOf(columns, column.Privacy+tstat.ClientInternal-tstat.ClientAddress)
+						anonymized := columnOf(columns, column.Privacy+tstat.ClientAnonymized-tstat.ClientAddress)
+						clear := anonymized < 0 || string(row[anonymized]) != "1"
+						internal := flag < 0 || string(row[flag]) != "0"
+						if changed := is != was; changed != (clear && internal) && was != "-" && !strings.HasSuffix(was, ".0.0") {
+							t.Fatalf("%s %s: row %d: %s: %q became %q", mode, path, i+1, column.Name, was, is)
+						}
+						if anonymized >= 0 && newRows[i][anonymized] != nil && clear && internal && string(newRows[i][anonymized]) != "1" {
+							t.Fatalf("%s %s: row %d: flag of %s not set", mode, path, i+1, column.Name)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+func columnOf(columns []tstat.Column, p tstat.Privacy) int {
+	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Privacy == p })
+}
+
+// TestReaderDoesNotDependOnReads cuts the text into reads of all kinds.
+func TestReaderDoesNotDependOnReads(t *testing.T) {
+	a := newAnonymizer(t, "tstat,KEY")
+	text, err := os.ReadFile("testdata/clear/log_tcp_complete")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rewrite(t, a, "log_tcp_complete", text)
+	for name, src := range map[string]io.Reader{
+		"bytes": iotest.OneByteReader(bytes.NewReader(text)), "halves": iotest.HalfReader(bytes.NewReader(text)), "data with EOF": iotest.DataErrReader(bytes.NewReader(text)),
+	} {
+		got, err := io.ReadAll(a.NewRewriter(tstat.TypeByName("log_tcp_complete"), RewriterOptions{}).Reader(src))
+		if err != nil || string(got) != want {
+			t.Errorf("%s: other text, %v", name, err)
+		}
+	}
+	broken := io.MultiReader(bytes.NewReader(text[:len(text)-10]), iotest.ErrReader(io.ErrUnexpectedEOF))
+	got, err := io.ReadAll(a.NewRewriter(tstat.TypeByName("log_tcp_complete"), RewriterOptions{}).Reader(broken))
+	if err != io.ErrUnexpectedEOF || bytes.Count(got, []byte{'\n'}) != bytes.Count(text, []byte{'\n'})-1 {
+		t.Errorf("broken text: %d bytes, %v", len(got), err)
+	}
+}
+
+// TestLinesWithoutFlagNeedASource has types and versions that do not say whether
+// addresses are anonymized.
+func TestLinesWithoutFlagNeedASource(t *testing.T) {
+	a := newAnonymizer(t, "drop")
+	const line = "10.1.2.3\t80\t10.1.2.4\t80\t1.000000\tHTTP\t200\t5\ttext/html\tsrv\t-\t-\n"
+	failed := errors.New("cannot say")
+	for _, c := range []struct {
+		source func() (Source, error)
+		want   string
+		err    error
+	}{
+		{nil, "", ErrSource},
+		{knownSource(Unknown), "", ErrSource},
+		{func() (Source, error) { return Unknown, failed }, "", failed},
+		{knownSource(Anonymized), line, nil},
+		{knownSource(Clear), strings.NewReplacer("10.1.2.3", "-", "10.1.2.4", "-").Replace(line), nil},
+	} {
+		w := a.NewRewriter(tstat.TypeByName("log_http_complete"), RewriterOptions{Source: c.source})
+		got, err := io.ReadAll(w.Reader(strings.NewReader(line)))
+		if !errors.Is(err, c.err) || string(got) != c.want {
+			t.Errorf("%q, %v; not %q, %v", got, err, c.want, c.err)
+		}
+		if errors.Is(err, ErrSource) && hint.Of(err) == "" {
+			t.Errorf("%v: no hint", err)
+		}
+	}
+	// No address, no question.
+	w := a.NewRewriter(tstat.TypeByName("log_l3_bitrate"), RewriterOptions{})
+	if got, err := io.ReadAll(w.Reader(strings.NewReader("1 1 1 1 1 1 1\n"))); err != nil || string(got) != "1 1 1 1 1 1 1\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	for text, want := range map[string]Options{
+		"tstat,key-file=k":                                {Mode: "tstat", KeyFile: "k", Names: "keep"},
+		"cryptopan,networks=n,key-base64=k,except=e":      {Mode: "cryptopan", KeyBase64: "k", Networks: "n", Except: "e", Names: "keep"},
+		"truncate=/24,/48":                                {Mode: "truncate", Bits4: 24, Bits6: 48, Names: "keep", truncating: true},
+		"truncate=/8,/0,names=encrypt,key-file=/etc/k=ey": {Mode: "truncate", Bits4: 8, Names: "encrypt", KeyFile: "/etc/k=ey", truncating: true},
+		"drop,names=drop":                                 {Mode: "drop", Names: "drop"},
+	} {
+		if got, err := Parse(text); err != nil || *got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                              `unknown mode ""`,
+		"crypto":                        `unknown mode "crypto"`,
+		"tstat=3":                       `unknown mode "tstat"`,
+		"tstat":                         "mode tstat needs a key",
+		"drop,names=encrypt":            "names=encrypt needs a key",
+		"drop,key-file=k":               "mode drop has no use for a key",
+		"tstat,key-file=k,names=hide":   "unknown names=hide",
+		"tstat,keyfile=k":               `unknown option "keyfile"`,
+		"tstat,key-file=":               `"key-file=" is not an option`,
+		"tstat,key-file=k,key-base64=k": "exclude each other",
+		"truncate":                      `unknown mode "truncate"`,
+		"truncate=/24":                  "truncate has no length for IPv6",
+		"truncate=/32,/48":              `"/32" is not a length from /0 to /31`,
+		"truncate=24,/48":               `"24" is not a length`,
+		"truncate=/24,/128":             `"/128" is not a length from /0 to /127`,
+		"truncate=/24,/48,/3":           `"/3" is not an option`,
+	} {
+		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) || !hint.IsUsage(err) {
+			t.Errorf("%s: %v, not %s", text, err, want)
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	b64 := "MzItY2hhci1zdHItZm9yLUFFUy1rZXktYW5kLXBhZC4="
+	key := func(text string, encoded, pad bool) string {
+		k, err := readKey(keyFile(t, text), encoded, pad)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			return ""
+		}
+		return string(k[:])
+	}
+	for _, c := range []struct {
+		text    string
+		encoded bool
+		pad     bool
+		want    string
+	}{
+		{testKey, false, false, testKey},
+		{testKey + "\nmore\n", false, false, testKey},
+		{testKey + "and more\n", false, false, testKey},
+		{b64 + "\n", true, false, testKey},
+		{testKey[:16], false, true, testKey[:16] + strings.Repeat("\x00", 16)},
+		{strings.Repeat("x", 1<<20), false, false, strings.Repeat("x", 32)},
+	} {
+		if got := key(c.text, c.encoded, c.pad); got != c.want {
+			t.Errorf("%.50q: key %q", c.text, got)
+		}
+	}
+	refused := func(path string, encoded, pad bool, want string) {
+		t.Helper()
+		_, err := readKey(path, encoded, pad)
+		if err == nil || !strings.Contains(err.Error(), want) || !hint.IsUsage(err) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v, not %s", err, want)
+		}
+	}
+	refused(keyFile(t, "secret"), false, true, "the key is too short: 6 bytes, not 16")
+	refused(keyFile(t, "secretsecretsecret!"), false, false, "the key is too short: 19 bytes, not 32")
+	refused(keyFile(t, ""), false, true, "too short: 0 bytes")
+	refused(keyFile(t, "secret!"), true, false, "the first line is not base64")
+	refused(filepath.Join(t.TempDir(), "missing"), false, false, "no such file")
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o620} {
+		path := keyFile(t, testKey)
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		refused(path, false, false, "others can read it")
+	}
+}
+
+func FuzzKey(f *testing.F) {
+	f.Add([]byte(testKey), true, false)
+	f.Fuzz(func(t *testing.T, line []byte, encoded, pad bool) {
+		key, err := parseKey(line, encoded, pad)
+		if (key == nil) == (err == nil) {
+			t.Fatal(key, err)
+		}
+	})
+}
+
+// TestDescriptionTellsKeysApart has what is shown of an anonymizer.
+func TestDescriptionTellsKeysApart(t *testing.T) {
+	seen := map[string]string{}
+	nets := filepath.Join(t.TempDir(), "nets")
+	os.WriteFile(nets, []byte("10.0.0.0/8\n"), 0o600)
+	other := keyFile(t, strings.Repeat("k", 32))
+	for _, text := range []string{"tstat,KEY", "cryptopan,KEY", "tstat,key-file=" + other, "tstat,KEY,networks=" + nets, "tstat,KEY,except=" + nets, "tstat,KEY,names=drop", "drop", "truncate=/24,/48", "truncate=/24,/47"} {
+		a := newAnonymizer(t, text)
+		if seen[a.String()] != "" || strings.Contains(a.String(), testKey[:8]) || strings.ContainsAny(a.String(), "\n\t\"") {
+			t.Errorf("%s: %s, as %s", text, a, seen[a.String()])
+		}
+		seen[a.String()] = text
+	}
+	if a, b := newAnonymizer(t, "tstat,KEY"), newAnonymizer(t, "tstat,KEY"); a.String() != b.String() {
+		t.Errorf("%s is not %s", a, b)
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	n, err := parseNetworks(strings.NewReader("10.1.2.3/8\n\n# comment\n 172.16.0.0/255.240.0.0 \n192.168.0.0\n255.255.0.0\n2001:db8::1/32\n1.2.3.4/32\n0.3.0.0/0.255.0.0\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"10.255.0.1": true, "11.0.0.1": false, "172.31.1.1": true, "172.32.0.1": false, "192.168.4.5": true, "192.169.0.0": false,
+		"2001:db8:ffff::": true, "2001:db9::": false, "1.2.3.4": true, "1.2.3.5": false, "77.3.1.1": true, "::ffff:10.0.0.1": true, "::ffff:11.0.0.1": false,
+	} {
+		a, _ := parseAddress([]byte(text))
+		got := n.has4(a.v4)
+		if a.v6.IsValid() {
+			got = n.has6(a.v6)
+		}
+		if got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+	all, err := parseNetworks(strings.NewReader("0.0.0.0/0\n::/0\n"))
+	if err != nil || !all.has4(1) || !all.has6(netip.MustParseAddr("::1")) {
+		t.Error(all, err)
+	}
+	for text, want := range map[string]string{
+		"":                                     "1: no network",
+		"# 10.0.0.0/8\n":                       "1: no network",
+		"10.0.0.0/8\n10.0.0/8\n":               `2: "10.0.0" is not an address`,
+		"10.0.0.0/33":                          `1: "33" is not a length from 0 to 32`,
+		"10.0.0.0/-1":                          `1: "-1" is not a length`,
+		"2001:db8::/129":                       `1: "129" is not a length from 0 to 128`,
+		"2001:db8::/255.0.0.0":                 `1: "255.0.0.0" is not a length`,
+		"10.0.0.0":                             `1: address "10.0.0.0" has no mask`,
+		"10.0.0.0\n10.0.0.0/8\n":               `2: "10.0.0.0/8" is not a length`,
+		"0.0.0.0/8":                            "1: 0.0.0.0/8: Tstat reads that as every address",
+		"fe80::1%eth0/64":                      "is not an address",
+		"/8":                                   `1: "" is not an address`,
+		strings.Repeat("1.1.1.1/32\n", 10_001): "10001: more than 10000 networks",
+	} {
+		if _, err := parseNetworks(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) || !hint.IsUsage(err) {
+			t.Errorf("%.40q: %v, not %s", text, err, want)
+		}
+	}
+	a, _ := parseNetworks(strings.NewReader("10.0.0.0/8\n11.0.0.0/8\nfd00::/8"))
+	b, _ := parseNetworks(strings.NewReader("fd00::/8\n11.1.1.1/255.0.0.0\n10.0.0.0/8\n10.0.0.0/8"))
+	if a.hash() != b.hash() || a.hash() == n.hash() {
+		t.Error("hashes", a.hash(), b.hash(), n.hash())
+	}
+}
+
+func FuzzNetworks(f *testing.F) {
+	f.Add("10.0.0.0/8\n192.168.0.0\n255.255.0.0\nfd00::/8\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		n, err := parseNetworks(strings.NewReader(text))
+		if (n == nil) == (err == nil) {
+			t.Fatal(n, err)
+		}
+		if n != nil {
+			n.has4(0x0a000001)
+			n.has6(netip.MustParseAddr("fd00::1"))
+			n.hash()
+		}
+	})
+}
+
+// FuzzRewriter rewrites any text of any type: without panic, with as many lines, and
+// with the same result in whatever reads it comes.
+func FuzzRewriter(f *testing.F) {
+	a := newAnonymizer(f, "tstat,KEY,names=encrypt")
+	samples(f, func(path, typ string, text []byte) {
+		i := slices.IndexFunc(tstat.Types(), func(t *tstat.LogType) bool { return t.Name == typ })
+		f.Add(text[:min(len(text), 8<<10)], uint8(i))
+	})
+	f.Fuzz(func(t *testing.T, text []byte, index uint8) {
+		typ := tstat.Types()[int(index)%len(tstat.Types())]
+		got := rewrite(t, a, typ.Name, text)
+		if strings.Count(got, "\n") != bytes.Count(text, []byte{'\n'}) {
+			t.Fatalf("%d lines became %d", bytes.Count(text, []byte{'\n'}), strings.Count(got, "\n"))
+		}
+		w := a.NewRewriter(typ, RewriterOptions{Source: knownSource(Clear)})
+		again, err := io.ReadAll(w.Reader(iotest.HalfReader(bytes.NewReader(text))))
+		if err != nil || string(again) != got {
+			t.Fatalf("other text, %v", err)
+		}
+	})
+}

@@ -1,0 +1,84 @@
+package anonymize
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+const (
+	keySize    = 32  // bytes of a key
+	minKey     = 16  // bytes that a key in Tstat's mode must have, as many as AES needs
+	maxKeyLine = 119 // bytes that Tstat reads of a key file's first line
+)
+
+// readKey reads the first line of a key file, as Tstat does with --keyfile or, with
+// encoded set, --keybase64: a longer key is cut. pad allows one that is shorter than
+// 32 bytes; zeros follow it then.
+func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, hint.AsUsage(fmt.Errorf("key file: %w", err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("key file: %w", err)
+	}
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		return nil, hint.Usage(fmt.Sprintf("key file %s: others can read it (mode %04o)", path, mode.Perm()), "chmod 600 "+path)
+	}
+	line, err := bufio.NewReader(io.LimitReader(f, maxKeyLine)).ReadBytes('\n')
+	if err != nil && err != io.EOF {
+		return nil, fmt.Errorf("key file: %w", err)
+	}
+	key, err := parseKey(line, encoded, pad)
+	if err != nil {
+		return nil, hint.Add(fmt.Errorf("key file %s: %w", path, err), hint.Of(err))
+	}
+	return key, nil
+}
+
+// parseKey returns the key in a line. Its errors do not hold any of it.
+func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
+	text := bytes.TrimSuffix(line, []byte{'\n'})
+	if encoded {
+		decoded, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
+		if err != nil {
+			return nil, hint.Usage("the first line is not base64", "")
+		}
+		text = decoded
+	}
+	least := keySize
+	if pad {
+		least = minKey
+	}
+	if len(text) < least {
+		return nil, hint.Usage(fmt.Sprintf("the key is too short: %d bytes, not %d", len(text), least),
+			"make one: openssl rand -base64 32 > FILE, and name it with key-base64=FILE")
+	}
+	var key [keySize]byte
+	copy(key[:], text)
+	return &key, nil
+}
+
+// fingerprintRounds make it slow to guess a key by its fingerprint: it takes
+// about 50 ms to compute one.
+const fingerprintRounds = 200_000
+
+// fingerprint tells keys apart and does not reveal them.
+func fingerprint(key *[keySize]byte) string {
+	sum, err := pbkdf2.Key(sha256.New, string(key[:]), []byte("tstatrepo key fingerprint"), fingerprintRounds, 8)
+	if err != nil {
+		panic(err) // the parameters are constant
+	}
+	return hex.EncodeToString(sum)
+}

@@ -1,0 +1,116 @@
+package anonymize
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// readSize is how much text a reader asks for at once.
+const readSize = 256 << 10
+
+// reader reads a log that a Rewriter rewrites.
+type reader struct {
+	w        *Rewriter
+	src      io.Reader
+	in       []byte // text that is not rewritten yet
+	out      []byte // buffer
+	rest     []byte // rewritten text
+	next     int    // of rest
+	skipping bool   // inside a line that is too long
+	err      error
+}
+
+// Reader returns a reader of the rewritten text of a log. The unfinished last line is
+// replaced by what does not tell its fields. Other errors of src than io.EOF follow
+// the text before them.
+func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
+
+func (r *reader) Read(p []byte) (int, error) {
+	for r.next == len(r.rest) {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if len(p) < readSize {
+			r.rest, r.next = r.fill(r.out[:0], readSize), 0
+			r.out = r.rest
+			continue
+		}
+		// Rarely, rewritten text is longer than the read one by more than this.
+		out := r.fill(p[:0:len(p)], max(len(p)-len(p)/8-len(r.in), readSize/8))
+		if len(out) <= len(p) {
+			if len(out) > 0 {
+				return len(out), nil
+			}
+			continue
+		}
+		r.rest, r.next = out, copy(p, out)
+		return r.next, nil
+	}
+	n := copy(p, r.rest[r.next:])
+	r.next += n
+	return n, nil
+}
+
+// fill reads text, up to a size, and appends what its lines become to out.
+func (r *reader) fill(out []byte, size int) []byte {
+	have := len(r.in)
+	if cap(r.in)-have < size {
+		r.in = append(make([]byte, 0, have+2*size), r.in...)
+	}
+	n, err := r.src.Read(r.in[have : have+size])
+	r.in = r.in[:have+n]
+	rest := r.in
+	for {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		line := rest[:i+1]
+		rest = rest[i+1:]
+		if r.skipping || len(line) > tstat.MaxLine {
+			r.skipping = false
+			out = tstat.AppendRemoved(out, fmt.Sprintf("line is longer than %d bytes", tstat.MaxLine))
+			continue
+		}
+		var lineErr error
+		if out, lineErr = r.w.Line(out, line); lineErr != nil {
+			r.err = &tstat.RewriteError{Err: lineErr}
+			return out
+		}
+	}
+	if len(rest) > tstat.MaxLine {
+		r.skipping, rest = true, rest[:0]
+	}
+	if err != nil {
+		if r.skipping {
+			rest = []byte{'-'} // its length no longer matters
+		}
+		out = appendMasked(out, rest, r.w.typ.Separator())
+		r.err = err
+	}
+	r.in = r.in[:copy(r.in[:cap(r.in)], rest)]
+	return out
+}
+
+// appendMasked appends an unfinished line without what its fields hold. It stays to
+// be seen how many they are, and whether it was text.
+func appendMasked(dst, line []byte, sep byte) []byte {
+	if len(line) > 0 && line[0] == '#' {
+		return append(dst, '#')
+	}
+	masked := false
+	for _, c := range line {
+		switch {
+		case c == sep:
+			dst, masked = append(dst, c), false
+		case c < ' ' && c != '\t' || c == 0x7f:
+			dst, masked = append(dst, 0), false
+		case !masked:
+			dst, masked = append(dst, '-'), true
+		}
+	}
+	return dst
+}

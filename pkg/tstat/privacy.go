@@ -1,0 +1,59 @@
+package tstat
+
+import (
+	"bytes"
+	"slices"
+)
+
+// Privacy says what the values of a column tell about people.
+type Privacy uint8
+
+const (
+	// Unclassified is a column that only the header of a file names, or a field
+	// without a column. Nothing is known about its values.
+	Unclassified Privacy = iota
+	// Impersonal columns are counters, times, ports and fields of protocols.
+	Impersonal
+	ClientAddress   // address of the flow's client
+	ServerAddress   // address of the flow's server
+	ResolverAddress // address of the resolver that gave the flow's name
+	Answer          // DNS answer: an address, a name or other text
+	HostName        // name of a host that somebody contacted or asked for
+	// Content is what somebody requested or sent: paths, cookies, identifiers.
+	Content
+	ClientInternal     // whether the client is in Tstat's internal networks
+	ServerInternal     // whether the server is in Tstat's internal networks
+	ClientAnonymized   // whether the client's address is anonymized
+	ServerAnonymized   // whether the server's address is anonymized
+	ResolverAnonymized // whether the resolver's address is anonymized
+)
+
+// privacies are the names of the classes in layouts.tsv.
+var privacies = map[string]Privacy{
+	"other": Impersonal, "client": ClientAddress, "server": ServerAddress, "resolver": ResolverAddress,
+	"answer": Answer, "name": HostName, "content": Content,
+	"client-internal": ClientInternal, "server-internal": ServerInternal,
+	"client-anonymized": ClientAnonymized, "server-anonymized": ServerAnonymized, "resolver-anonymized": ResolverAnonymized,
+}
+
+// HasAddresses reports whether lines of t hold addresses of clients and servers.
+func (t *LogType) HasAddresses() bool {
+	return slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Privacy == ClientAddress || c.Privacy == ServerAddress })
+}
+
+// removed starts a line that stands for one that was removed.
+const removed = "#! "
+
+// AppendRemoved appends a line that stands for one that had to be removed from a
+// log, with its newline. Readers count it as a reject with this reason, in every log
+// type; other programs skip it as a comment.
+func AppendRemoved(dst []byte, reason string) []byte {
+	return append(append(append(dst, removed...), reason...), '\n')
+}
+
+// removedReason returns the reason in a line that AppendRemoved wrote. ok is false
+// for other lines.
+func removedReason(line []byte) (reason string, ok bool) {
+	text, ok := bytes.CutPrefix(line, []byte(removed))
+	return string(text[:min(len(text), 200)]), ok
+}
