@@ -2,23 +2,23 @@ package tstat
 
 import "io"
 
-// aheadSize is how much text is decompressed at a time. It is what Reader.Next asks
-// for.
+// aheadSize is how much text is decompressed at a time, in bytes. Reader.Next
+// asks for that much.
 const aheadSize = blockSize / 2
 
-// ahead reads the next block of a file on a goroutine while the caller works on the
-// one before.
+// ahead reads the next block of a file on a goroutine while the caller
+// processes the one before.
 type ahead struct {
 	src   io.Reader
 	block []byte
-	rest  []byte        // of block, not passed on yet
-	err   error         // that follows block
-	done  chan struct{} // closed when the goroutine has ended; nil: none runs
+	rest  []byte        // rest of block, not passed on yet
+	err   error         // the error after block
+	done  chan struct{} // closed when the goroutine has ended; nil if none runs
 
 	panicked any // the value that the goroutine panicked with
 }
 
-// begin starts to read a file.
+// begin starts reading a file.
 func (a *ahead) begin(src io.Reader) {
 	a.src, a.err, a.panicked = src, nil, nil
 	if a.block == nil {

@@ -1,34 +1,35 @@
 package tstat
 
-// batchRows is how many rows a Batch can hold. At 130 columns its vectors and
+// batchRows is the capacity of a Batch in rows. At 130 columns its vectors and
 // the text take half a MiB: they stay in the CPU's cache while a store reads
 // them.
 const batchRows = 256
 
-// stride is how many values more a vector has room for. Without them, value i of all
-// columns would compete for the same two sets of the CPU's first cache: vectors would
-// lie 2 KiB apart.
+// stride is the number of spare values of a vector. Without them, vectors would
+// lie 2 KiB apart, and value i of all columns would compete for the same two
+// sets of the CPU's first-level cache.
 const stride = 8
 
 // Vector holds the values of one column of a Batch, without the NULLs: value
 // number i belongs to the i-th row whose Def is 1.
 type Vector struct {
 	Def []int16 // per row: 1 a value, 0 NULL (Parquet's definition levels)
-	// One of these holds the values; its length is rows less NULLs.
+	// One of these holds the values; its length is the number of rows less
+	// the NULLs.
 	Ints   []int64 // Int, Time
 	Floats []float64
 	Bools  []bool
 	Texts  [][]byte
 }
 
-// vector is a Vector while it is filled: full length, rows counted by the
-// batch.
+// vector is a Vector that is being filled: it has full length, and the batch
+// counts its rows.
 type vector struct {
 	kind    Kind
 	seconds bool // Time in seconds
 	yt      bool // "--" is NULL too
 	active  bool // the file has the column, and it is read
-	hidden  bool // it is for Batch.Decoded only
+	hidden  bool // only for Batch.Decoded
 	nulls   int
 	def     []int16
 	ints    []int64
@@ -36,7 +37,7 @@ type vector struct {
 	bools   []bool
 	texts   [][]byte
 	slow    *int // of the batch
-	marks   bool // a NULL was written otherwise than "-"
+	marks   bool // a NULL was written other than as "-"
 }
 
 func (v *vector) init(c Column) {
@@ -45,7 +46,8 @@ func (v *vector) init(c Column) {
 	v.active, v.nulls = false, 0
 }
 
-// activate prepares the vector for values. The slices stay for later files.
+// activate prepares the vector for values. The slices are reused for later
+// files.
 func (v *vector) activate() {
 	v.active = true
 	if v.def == nil {
@@ -81,9 +83,9 @@ type Batch struct {
 	n       int
 	cols    []vector
 	lines   [][]byte // with newline
-	rows    [][]byte // what was parsed: the line, or its rewritten form; with newline
+	rows    [][]byte // the parsed text: the line or its rewritten form, with newline
 	fields  []Fields
-	split   Fields // of which fields are parts
+	split   Fields // the fields of rows are parts of it
 	maps    []*mapping
 	odd     []bool
 	slow    int     // fields other than plain decimal numbers, see Plain
@@ -95,10 +97,10 @@ type Batch struct {
 	serial []int64
 }
 
-// Len is the number of rows.
+// Len returns the number of rows.
 func (b *Batch) Len() int { return b.n }
 
-// Line returns row i as Tstat wrote it, without the line end: LF or CR LF.
+// Line returns row i as Tstat wrote it, without the line end (LF or CR LF).
 func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 
 // LineNumber returns the number of row i's line in its file, from 1.
@@ -113,10 +115,10 @@ func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns
 }
 
-// Fields tells where each field of a row's text ends.
+// Fields holds the end of each field in a row's text.
 type Fields []uint32
 
-// Begin returns where field f begins: behind the separator that ends the one
+// Begin returns the start of field f: after the separator that ends the field
 // before.
 func (p Fields) Begin(f int) uint32 {
 	if f == 0 {
@@ -125,20 +127,20 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// Plain reports whether all numbers, times and flags of row i are decimal
-// numbers without exponent, or none. An integer has no superfluous zeros then:
-// its text can be told from its value.
+// Plain reports whether all numbers, times and flags of row i are NULL or
+// decimal numbers without exponent. Then integers have no superfluous zeros, so
+// their text follows from their value.
 func (b *Batch) Plain(i int) bool { return !b.odd[i] }
 
-// OddNulls reports whether some row has another mark than "-" where column c
-// has no number, like "---".
+// OddNulls reports whether some row has a NULL in column c that is not written
+// as "-", but for example as "---".
 func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
 
-// Separator is the byte between the fields of a line.
+// Separator returns the byte between the fields of a line.
 func (t *LogType) Separator() byte { return t.sep }
 
-// Raw returns the fields of row i by column, as Tstat wrote them: nil for a
-// column that the line has no field for. It uses dst if that is long enough.
+// Raw returns the fields of row i by column, as Tstat wrote them; nil for a
+// column without a field. It uses dst if that is long enough.
 func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	if cap(dst) < len(b.cols) {
 		dst = make([][]byte, len(b.cols))
@@ -155,8 +157,8 @@ func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 }
 
 // Column returns the values of column c, an index into Reader.Columns, and
-// whether the file has this column at all; without it every row is NULL. So it is
-// for columns that ReaderOptions.Use does not keep.
+// whether the file has this column. Without the column, or if ReaderOptions.Use
+// does not keep it, every row is NULL.
 func (b *Batch) Column(c int) (Vector, bool) {
 	if b.cols[c].hidden {
 		return Vector{}, false
@@ -164,8 +166,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 	return b.Decoded(c)
 }
 
-// Decoded is Column, also for a column that ReaderOptions.Use wants to be decoded
-// only.
+// Decoded is Column for columns that ReaderOptions.Use keeps or only decodes.
 func (b *Batch) Decoded(c int) (Vector, bool) {
 	v := &b.cols[c]
 	if !v.active {
@@ -186,7 +187,8 @@ func (b *Batch) Decoded(c int) (Vector, bool) {
 	return out, true
 }
 
-// Keep removes the rows for which keep is false. It has a place for each row.
+// Keep removes the rows for which keep is false. keep must have an element for
+// each row.
 func (b *Batch) Keep(keep []bool) {
 	n := 0
 	for i := range b.n {
@@ -231,7 +233,7 @@ func (b *Batch) Keep(keep []bool) {
 	b.n = n
 }
 
-// keepValues moves the values of the rows that are kept to the front.
+// keepValues moves the values of kept rows to the front.
 func keepValues[T any](values []T, def []int16, keep []bool) {
 	from, to := 0, 0
 	for i, d := range def {
@@ -261,25 +263,25 @@ func (b *Batch) reset() {
 	b.n, b.escaped, b.arena, b.split = 0, 0, b.arena[:0], b.split[:0]
 }
 
-// room returns where the ends of n fields go, those of the row under way.
+// room returns the slice for the ends of the n fields of the current row.
 func (b *Batch) room(n int) Fields {
 	have := len(b.split)
 	if have+n > cap(b.split) {
-		// What rows have of the old array they keep.
+		// Earlier rows keep their part of the old array.
 		b.split, have = make(Fields, 0, max(batchRows*n, 2*cap(b.split))), 0
 	}
 	b.split = b.split[:have+n]
 	return b.split[have:]
 }
 
-// setNull makes the column NULL in the row under way.
+// setNull makes the column NULL in the current row.
 func (v *vector) setNull(row int) {
 	v.def[row] = 0
 	v.nulls++
 }
 
-// undo takes back the first n fields of the row under way, which turned out
-// to be none.
+// undo removes the first n fields of the current row, which turned out to be
+// malformed.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
 		if f.col >= 0 && b.cols[f.col].def[b.n] == 0 {
@@ -289,9 +291,9 @@ func (b *Batch) undo(m *mapping, n int) {
 	}
 }
 
-// Ends returns, for each row, when what it describes ended, in microseconds
-// since the epoch; 0 where the row has no absolute time. Tstat writes a row
-// at about that time.
+// Ends returns the time at which each row's flow or period ended, in
+// microseconds since the epoch; 0 if the row has no absolute time. Tstat writes
+// a row at about that time.
 //
 // The source differs by type: tcp, video and streaming: last (2.2 to 2.4
 // first_abs + durat); udp: the later of both directions' start + duration;
@@ -318,8 +320,8 @@ func (b *Batch) Ends() []int64 {
 	return b.ends
 }
 
-// endColumns are the columns that tell the end of a row, in any type: start,
-// duration and the microseconds of the duration's unit.
+// endColumns are the columns from which the end of a row follows, in any type:
+// start, duration and the microseconds of the duration's unit.
 var endColumns = []struct {
 	start, durat string
 	unit         float64

@@ -8,16 +8,16 @@ import (
 // pow10 are powers of ten that a float64 represents exactly too.
 var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
 
-// nearest returns the float64 nearest to x / 10^decimals. It fails where that
-// takes more than a division.
+// nearest returns the float64 nearest to x / 10^decimals. It fails if one
+// division is not enough.
 func nearest(x uint64, decimals int) (y float64, ok bool) {
 	d := pow10[decimals]
 	if x < 1<<53 { // both are exact, so their quotient is rounded once
 		return float64(x) / float64(d), true
 	}
-	// A quotient of 1 or more is computed to 54 bits, one more than a float64 has,
-	// and one bit that says whether there is a remainder. Times need this: an
-	// integer of as many digits as 1458855410904.765000 is not exact.
+	// Compute a quotient of 1 or more to 54 bits, one more than a float64
+	// has, and one bit for the remainder. Times need this: an integer with
+	// as many digits as 1458855410904.765000 is not exact.
 	shift := 54 - bits.Len64(x/d)
 	if shift < 1 || shift > 53 {
 		return 0, false
@@ -43,16 +43,16 @@ func leadingDigits(w uint64) (x uint64, n int) {
 	// the others have it. A carry only affects bytes behind the first of these.
 	other := (x + 0x7676767676767676 | x) & 0x8080808080808080
 	n = bits.TrailingZeros64(other) >> 3
-	x <<= (64 - 8*uint(n)) & 63 // drop what follows the digits, put zeros before them
+	x <<= (64 - 8*uint(n)) & 63 // drop the bytes after the digits, put zeros before them
 	x = x*10 + x>>8             // bytes 0, 2, 4 and 6 are now pairs of digits
 	// In the upper 32 bits, the first product adds up pairs 0 and 2 times 1e6 and
 	// 1e2, the second one pairs 1 and 3 times 1e4 and 1.
 	return (x&0x000000ff000000ff*0x000f424000000064 + x>>16&0x000000ff000000ff*0x0000271000000001) >> 32, n
 }
 
-// ParseDecimal reads a decimal number as the nearest float64: digits, with a
-// dot or not, and a minus before them or not. It fails for others, and for some
-// that are longer than Tstat's; those strconv may still read.
+// ParseDecimal parses a decimal number as the nearest float64: digits with an
+// optional dot and an optional minus. It fails for other text, and for some
+// numbers that are longer than Tstat's, which strconv may accept.
 func ParseDecimal(f []byte) (y float64, ok bool) {
 	neg := len(f) > 0 && f[0] == '-'
 	if neg {

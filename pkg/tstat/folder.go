@@ -16,11 +16,11 @@ const (
 var folderName = regexp.MustCompile(`^([0-9]{4}_[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]{2}|[0-9]{2}_[0-9]{2}_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4})\.out$`)
 
 // FolderTime is the time in a log folder's name: when Tstat opened it, to the
-// minute, in the probe's local zone. Where summer time ends an hour comes
-// twice, and the name does not say which one is meant.
+// minute, in the probe's local zone. When summer time ends, an hour occurs
+// twice, and the name does not show which one is meant.
 type FolderTime struct {
-	Time   time.Time // the earlier of both meanings, UTC
-	Latest time.Time // the later one; equal to Time except in that hour
+	Time   time.Time // the earlier possible time, UTC
+	Latest time.Time // the later possible time; equal to Time except in that hour
 }
 
 // IsFolder reports whether name has the form of a log folder's name.
@@ -29,7 +29,7 @@ func IsFolder(name string) bool {
 	return err == nil
 }
 
-// ParseFolder reads the name of a log folder, YYYY_MM_DD_HH_MM.out or, up to
+// ParseFolder parses the name of a log folder, YYYY_MM_DD_HH_MM.out or, up to
 // Tstat 2.3, HH_MM_DD_Mon_YYYY.out, as a time in loc.
 func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	if !folderName.MatchString(name) {
@@ -39,8 +39,8 @@ func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	if name[4] != '_' {
 		form = oldFolderForm
 	}
-	// Parsed in UTC, where every minute exists: in a wrong zone the folder
-	// may have a name that falls into the hour that spring leaves out.
+	// Parse in UTC, where every minute exists: with a wrong zone, the name
+	// may fall into the hour that spring skips.
 	wall, err := time.Parse(form, strings.TrimSuffix(name, ".out"))
 	if err != nil {
 		return FolderTime{}, fmt.Errorf("%q is not a log folder name: no such date", name)

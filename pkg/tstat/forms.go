@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// newMapping returns the mapping of lines whose fields are these columns.
+// newMapping returns the mapping of lines with these columns.
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {
@@ -34,7 +34,7 @@ func (r *Reader) newMapping(columns []int, part string) *mapping {
 	return m
 }
 
-// addLayouts makes mappings of layouts, where no header gave one.
+// addLayouts adds mappings of layouts, if no header defines them.
 func (r *Reader) addLayouts(layouts []*layout) {
 	for _, l := range layouts {
 		if r.forms[l.part] == nil {
@@ -46,16 +46,16 @@ func (r *Reader) addLayouts(layouts []*layout) {
 	}
 	if r.typ.rows == chatMessages {
 		full := layouts[0].columns
-		// ACK rows end before con_t; the header of 2.4 and later, and a line
-		// as it says, have no msglen.
+		// ACK rows end before con_t. The header of 2.4 and later, and
+		// lines with its columns, have no msglen.
 		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
 		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
 		r.forms["row"][len(short)] = r.newMapping(short, "row")
 	}
 }
 
-// activate prepares the columns that some line of the file can have. Lines
-// that lack one set it to NULL.
+// activate activates the columns that any line of the file can have. Lines
+// without one of them set it to NULL.
 func (r *Reader) activate() {
 	used := make([]bool, len(r.columns))
 	for _, byCount := range r.forms {
@@ -86,7 +86,7 @@ func (r *Reader) activate() {
 	}
 }
 
-// sets returns the columns that a line of mapping m gives a value.
+// sets returns the columns that a line of mapping m sets.
 func (m *mapping) sets(t *LogType) []int {
 	var cs []int
 	for _, f := range m.fields {
@@ -103,9 +103,9 @@ func (m *mapping) sets(t *LogType) []int {
 	return cs
 }
 
-// form finds the mapping of a line: for the first line of a file without
-// header by looking at its lines, for types with several forms by the line
-// itself. It may rewrite the line.
+// form finds the mapping of a line. For the first line of a file without header
+// it examines the first lines; for types with several forms, the line itself.
+// It may rewrite the line.
 func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	if len(r.forms) == 0 {
 		if err := r.guess(); err != nil {
@@ -167,9 +167,9 @@ func isResponse(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("HTTP\t"))
 }
 
-// guess chooses the layout of a file without header: the one that
-// ReaderOptions.Layout names, or by the count of columns that most of the first
-// lines have.
+// guess chooses the layout of a file without header: the one named by
+// ReaderOptions.Layout, or one with the number of columns that most of the
+// first lines have.
 func (r *Reader) guess() error {
 	if r.typ.rows != oneForm {
 		r.addLayouts(r.typ.layouts)
@@ -224,8 +224,8 @@ func (r *Reader) guess() error {
 	return nil
 }
 
-// fits returns the layouts with n columns, of the version that the options
-// name if they do. Versions that write no header go before those that do.
+// fits returns the layouts with n columns, of the version named by the options,
+// if any. Versions that write no header precede those that do.
 func (r *Reader) fits(n int) []*layout {
 	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
 	var plain, others []*layout
@@ -244,7 +244,7 @@ func (r *Reader) fits(n int) []*layout {
 	return others
 }
 
-// discern tells layouts with the same count of columns apart by a line.
+// discern distinguishes layouts with the same number of columns by a line.
 func discern(ls []*layout, line []byte, sep byte) []*layout {
 	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 	f := bytes.Split(line, []byte{sep})

@@ -8,15 +8,15 @@ import (
 	"slices"
 )
 
-// Fingerprint returns the SHA-256 and the length of the text up to its last
-// newline, of what was read so far.
+// Fingerprint returns the SHA-256 and the length of the text read so far, up to
+// its last newline.
 func (r *Reader) Fingerprint() (sha string, length int64) {
 	r.joinHash()
 	sum, length := r.sum, r.length
 	if r.newline != nil {
 		sum = sha256.New()
 		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.newline); err != nil {
-			panic(err) // the state is our own
+			panic(err) // the state comes from this package
 		}
 		length = r.newlineLength
 	}
@@ -81,7 +81,7 @@ func (r *Reader) hash(text []byte) {
 	}
 }
 
-// MarkLine returns how many lines the first length bytes of text are, see
+// MarkLine returns the number of lines in the first length bytes of text, see
 // Mark.
 func (r *Reader) MarkLine(length int64) int64 {
 	r.joinHash()
@@ -100,9 +100,9 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads the file and only counts: every line that is no header as a
-// row, and lines that were removed from it as rejects. It is for stores that keep the file as it is, and takes the place of
-// Next: never call both.
+// Drain reads the file and only counts: every line except headers counts as a
+// row. It is for stores that keep the file as it is, and replaces Next: never
+// call both.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {

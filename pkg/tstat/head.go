@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// head collects what Reader.Head returns while the text is hashed.
+// head computes the result of Reader.Head while the text is hashed.
 type head struct {
 	length int64    // of the text up to the end of its first data line; 0: not found
 	sum    string   // of that text
@@ -17,11 +17,11 @@ type head struct {
 
 const (
 	rung    = 4 << 10
-	headSum = 12 // hex digits of a sum that are kept
+	headSum = 12 // hex digits kept of a sum
 )
 
-// find looks for the end of the first data line in text, which follows length
-// bytes and starts with a line.
+// find searches for the end of the first data line in text, which follows
+// length bytes and starts with a line.
 func (h *head) find(text []byte, length int64) {
 	for !h.looked && len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
@@ -45,7 +45,7 @@ func (h *head) next(length int64) int64 {
 	return stop
 }
 
-// add takes the sum of the first length bytes.
+// add adds the sum of the first length bytes.
 func (h *head) add(length int64, sum string) {
 	if length == h.length {
 		h.sum = sum[:headSum]
@@ -76,10 +76,10 @@ func (r *Reader) Head() string {
 }
 
 // CompareHeads compares the heads of two texts, see Reader.Head. same reports
-// whether both have the same first data line, and the same header before it.
-// agree reports whether all other sums are equal too, as far as both texts go.
-// Then the shorter text is probably a prefix of the longer one. What heads do
-// not tell is whether the texts differ behind the last sum of the shorter one.
+// whether both have the same first data line and the same header before it.
+// agree reports whether all other sums that both heads have are equal too. Then
+// the shorter text is probably a prefix of the longer one. Heads do not show
+// whether the texts differ after the last sum of the shorter one.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Bounds of what a header may hold; a file is not trusted.
+// Limits of the contents of a header; files are untrusted.
 const (
 	maxColumns = 1024
 	maxName    = 63 // of columns and log types
@@ -18,15 +18,15 @@ const (
 // header is one header line: `#c_ip:1 c_port:2 …`, since Tstat 2.4.
 type header struct {
 	part   string // "row", or "request" (#C#) and "response" (#S#) of log_http_complete
-	levels string // the two digits of `#NN#`, since 3.0; empty without
+	levels string // the two digits of `#NN#`, since 3.0; "" without
 	names  []string
 }
 
 var errHeader = errors.New("line begins with '#' but is not a header")
 
-// parseHeader reads a header line without its newline. The printed indexes
-// are checked to be numbers and otherwise ignored: 2013 versions printed
-// wrong ones.
+// parseHeader parses a header line without its newline. It checks that the
+// printed indexes are numbers, and otherwise ignores them: 2013 versions
+// printed wrong ones.
 func parseHeader(line []byte, sep byte) (header, error) {
 	h := header{part: "row"}
 	if len(line) == 0 || line[0] != '#' {
@@ -68,8 +68,8 @@ func isDigits(b []byte) bool {
 	return len(b) > 0
 }
 
-// cleanName makes a name from a header fit to be a column's name anywhere:
-// letters, digits and '_', not beginning with a digit.
+// cleanName makes a name from a header valid as a column name everywhere:
+// letters, digits and '_', not starting with a digit.
 func cleanName(name []byte) string {
 	var b strings.Builder
 	for i, c := range name {
@@ -88,14 +88,14 @@ func cleanName(name []byte) string {
 	return b.String()
 }
 
-// resolve turns the names of a header into columns: indexes into t.Columns,
-// continued by extra, none of them twice. Names that t does not know are
-// appended to extra; the returned slice is the new extra.
+// resolve converts the names of a header to columns: indexes into t.Columns,
+// continued by extra, without duplicates. It appends names unknown to t to
+// extra; newExtra is the result.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}
 	if t.rows == httpForm {
-		used[t.Column("kind")] = true // it is ours
+		used[t.Column("kind")] = true // not written by Tstat
 	}
 	for _, name := range h.names {
 		if h.part == "response" && name == "HTTP" {
@@ -107,8 +107,8 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 		} else if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
 			name = s
 		}
-		// Up to 2.4 first and last count from the first packet of the run;
-		// first_abs tells these versions from 3.x.
+		// Up to 2.4 first and last count from the first packet of the
+		// run; first_abs distinguishes these versions from 3.x.
 		if relative && (name == "first" || name == "last") && t.Column(name+"_rel_ms") >= 0 {
 			name += "_rel_ms"
 		}
@@ -122,10 +122,9 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	return columns, extra
 }
 
-// placeExtra returns the column of a name that is unknown, or that this
-// header has already: compiled with PACKET_STATS Tstat prints names twice. It
-// returns its index and the new extra.
-// The same header always gets the same columns.
+// placeExtra returns the column for a name that is unknown or repeated in its
+// header: compiled with PACKET_STATS, Tstat prints names twice. It returns the
+// index and the new extra. The same header always gets the same columns.
 func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (int, []string) {
 	base := name
 	for n := 2; ; n++ {
@@ -142,8 +141,8 @@ func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (in
 	}
 }
 
-// taken reports whether a name is that of one of t's columns, in any case:
-// most readers do not tell A from a; or whether it is reserved.
+// taken reports whether a name is reserved or that of one of t's columns,
+// ignoring case: most readers do not distinguish A from a.
 func (t *LogType) taken(name string) bool {
 	return slices.Contains(reserved, strings.ToLower(name)) ||
 		slices.ContainsFunc(t.Columns, func(c Column) bool { return strings.EqualFold(c.Name, name) })

@@ -10,11 +10,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// readSize is how much is read by one call.
+// readSize is the size of one read, in bytes.
 const readSize = 256 << 10
 
-// errReader remembers the error of the file, to tell an unreadable disk from a
-// compressed file that is unfinished.
+// errReader stores the error of the file, to distinguish an unreadable disk
+// from a truncated compressed file.
 type errReader struct {
 	r   io.Reader
 	err error
@@ -28,7 +28,7 @@ func (e *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fill reads more text behind what is left, until there are at least enough
+// fill reads more text after the unread part, until there are at least enough
 // bytes, and hashes up to the last newline.
 func (r *Reader) fill(enough int) error {
 	r.joinHash()
@@ -39,7 +39,7 @@ func (r *Reader) fill(enough int) error {
 	if r.end == len(r.buf) {
 		r.skipLine()
 	}
-	unhashed := r.end // the beginning of a line that is not all here yet
+	unhashed := r.end // the start of an unfinished line
 	var err error
 	for err == nil && (r.end == unhashed || r.end < enough) {
 		var n int
@@ -72,8 +72,8 @@ func (r *Reader) fill(enough int) error {
 }
 
 // CutIsText reports whether an unfinished last line can be the start of a row
-// or header: it has no control characters but TAB, and no more columns than a
-// line of the type. CutIsText returns true if the last line is finished.
+// or header: without control characters except TAB, and with at most the
+// columns of the type. CutIsText returns true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
@@ -82,8 +82,8 @@ func (r *Reader) CutIsText() bool {
 	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
 }
 
-// CompressionError reports a file that is compressed in a way that Reader does not
-// read: with another format, or so that it needs too much memory.
+// CompressionError reports a file in a compression that Reader does not
+// support: another format, or one that needs too much memory.
 type CompressionError = compression.Error
 
 // RewriteError ends the reading of a file: the reader that ReaderOptions.Rewrite
@@ -109,7 +109,8 @@ func (r *Reader) skipLine() {
 	r.end = 0
 }
 
-// read reads text from the file, decompressed if its first bytes say so.
+// read reads text from the file, decompressed if its first bytes are those of a
+// compression.
 func (r *Reader) read(p []byte) (int, error) {
 	if r.src == nil {
 		r.src = r.raw
@@ -146,9 +147,9 @@ func (r *Reader) Stop() {
 	r.joinHash()
 }
 
-// Damage returns what is wrong with a compressed file besides an unfinished
-// end: a checksum that does not fit, data that cannot be decompressed. Any of
-// the text read may be wrong then. It is nil before the end of the file.
+// Damage returns the damage of a compressed file other than a missing end: a
+// wrong checksum, or data that cannot be decompressed. Then any of the text
+// read may be wrong. Damage is nil before the end of the file.
 func (r *Reader) Damage() error {
 	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
 		return nil
@@ -162,8 +163,8 @@ func (r *Reader) Truncated() bool {
 	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
 }
 
-// finish accounts for the end of the file: a last line without newline, a
-// compressed end that is unfinished or damaged.
+// finish handles the end of the file: a last line without newline, and a
+// truncated or damaged compressed end.
 func (r *Reader) finish() {
 	if r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++

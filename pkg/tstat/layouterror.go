@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// LayoutError is returned for a file without header whose columns no known
-// version has, or several have.
+// LayoutError reports a file without header whose columns match no known
+// version, or several.
 type LayoutError struct {
 	Type  *LogType
 	Line  int64
 	Count int      // columns of the lines
-	Fits  []string // versions that have as many
+	Fits  []string // versions with that many columns
 }
 
 func (e *LayoutError) Error() string {
@@ -27,7 +27,7 @@ func (e *LayoutError) Error() string {
 		e.Type.Name, e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
 }
 
-// Hint says what the user can do.
+// Hint returns a hint for the user.
 func (e *LayoutError) Hint() string {
 	if len(e.Fits) > 1 {
 		return "name the version: `layout` " + strings.Join(e.Fits, " or ")
@@ -35,9 +35,9 @@ func (e *LayoutError) Hint() string {
 	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
 }
 
-// NewColumnsError is returned when a later header of the file has columns
-// that are unknown and not in Extra. Read the file again with
-// ReaderOptions.Extra set to Extra.
+// NewColumnsError reports that a later header of the file has unknown columns
+// that are not in Extra. Read the file again with ReaderOptions.Extra set to
+// Extra.
 type NewColumnsError struct{ Extra []string }
 
 func (e *NewColumnsError) Error() string {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// Lines finds the columns of lines that come one by one and not as a file: of
-// a live log, whose header may have passed long ago. It takes the columns of
-// the last header; without one, those of the version that is asked for or
-// else of the newest one whose lines have as many columns. The line end is LF:
-// the caller removes a CR before it.
+// Lines finds the columns of lines that arrive one by one: of a live log, whose
+// header may have passed long ago. It uses the columns of the last header.
+// Without a header it uses those of the requested version, or of the newest
+// version with as many columns as the line. The line end is LF: the caller
+// removes a CR before it.
 type Lines struct {
 	typ     *LogType
 	layout  string
@@ -26,17 +26,16 @@ type Lines struct {
 	arena   []byte
 }
 
-// Form says what the fields of a line are. Lines of the same columns share
-// it.
+// Form describes the fields of a line. Lines with the same columns share it.
 type Form struct {
 	// Fields are the columns of the fields, as indexes into Lines.Columns;
 	// -1 for a field that holds no value.
 	Fields []int
-	// Part is "request" or "response" for log_http_complete, the value of its
-	// column kind; else it means nothing.
+	// Part is "request" or "response" for log_http_complete, the value of
+	// its column kind; for other types it is undefined.
 	Part string
-	// Version is the layout that was chosen because no header had come, one
-	// of several that fit; else "".
+	// Version is the layout that was chosen among several without a header;
+	// else "".
 	Version string
 }
 
@@ -50,12 +49,12 @@ func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 	return &Lines{typ: t, layout: layout, loc: loc, columns: t.Columns, headed: map[string]bool{}, forms: map[string]map[int]*Form{}}
 }
 
-// Columns returns the type's columns, then unknown ones of the headers so
-// far.
+// Columns returns the type's columns, followed by unknown ones of the headers
+// so far.
 func (l *Lines) Columns() []Column { return l.columns }
 
-// Header follows a header line, without its newline. It returns which lines
-// it is for: "row", or "request" or "response" of log_http_complete.
+// Header adopts a header line, without its newline. It returns which lines the
+// header describes: "row", or "request" or "response" of log_http_complete.
 func (l *Lines) Header(line []byte) (part string, err error) {
 	if reason, ok := removedReason(line); ok {
 		return "", errors.New(reason)
@@ -79,7 +78,7 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 		}
 	}
 	if l.typ.rows == chatMessages {
-		return h.part, nil // its lines are not as it says
+		return h.part, nil // its lines differ from it
 	}
 	if l.forms[h.part] == nil || l.typ.rows != byCount {
 		l.forms[h.part] = map[int]*Form{}
@@ -182,8 +181,8 @@ func (l *Lines) chatForm(n int, line []byte) *Form {
 	return nil
 }
 
-// ParseTime reads the time at p in a line as microseconds since the epoch; 0
-// means none. The field ends at end, at a sep or the line's newline.
+// ParseTime parses the time at p in a line as microseconds since the epoch; 0
+// is no time. The field ends at end, at a sep or the line's newline.
 func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
 	var ints [1]int64
 	var def [1]int16
@@ -202,5 +201,5 @@ func (c Column) IsNull(field []byte) bool {
 	return IsNull(field)
 }
 
-// ParseNumber reads what C's printf makes of a double.
+// ParseNumber parses the forms in which C's printf writes a double.
 func ParseNumber(field []byte) (float64, bool) { return parseNumber(field) }

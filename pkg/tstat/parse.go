@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// mapping says where the fields of a line go.
+// mapping maps the fields of a line to columns.
 type mapping struct {
 	fields  []field
 	columns []int  // of the fields
@@ -21,12 +21,12 @@ type mapping struct {
 }
 
 type field struct {
-	col  int // skipField: the field has no value
+	col  int // skipField: the field holds no value
 	kind Kind
 }
 
-// rowError says why a line is no row. Column is empty if the line as a whole
-// is wrong.
+// rowError reports why a line is malformed. Column is empty if the line as a
+// whole is.
 type rowError struct {
 	column  string
 	value   string
@@ -44,8 +44,8 @@ func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value)
 }
 
-// parseRow reads one line, which ends in the newline that stops every loop
-// here, into row b.n. This is the hot path: one pass over the bytes, no
+// parseRow parses one line into row b.n. The newline at the end of the line
+// stops every loop. This is the hot path: one pass over the bytes, no
 // allocation.
 func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	sep := b.Type.sep
@@ -140,7 +140,7 @@ func fieldEnd(line []byte, p int, sep byte) int {
 }
 
 // IsNull reports whether a field is one of Tstat's marks for "no value" in a
-// column that holds no text. '?' is what MSN_Y rows print for a length.
+// column other than text. MSN_Y rows print '?' for a length.
 func IsNull(f []byte) bool {
 	switch string(f) {
 	case "", "-", "--", "---", "?":
@@ -149,9 +149,9 @@ func IsNull(f []byte) bool {
 	return false
 }
 
-// The parse functions below try 8 bytes at a time first, for numbers of up to 7
-// digits and for most times and texts. Their loops handle everything else, and the
-// end of a line, where fewer than 8 bytes are left.
+// The parse functions below first try 8 bytes at a time, for numbers of up to 7
+// digits and for most times and texts. Their loops handle everything else, and
+// the end of a line, where fewer than 8 bytes are left.
 
 func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+8 <= len(line) {
@@ -285,13 +285,13 @@ func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseNumber reads what C's printf makes of a double.
+// parseNumber parses the forms in which C's printf writes a double.
 func parseNumber(f []byte) (float64, bool) {
 	if string(f) == "-nan" {
 		return math.NaN(), true
 	}
 	y, err := strconv.ParseFloat(String(f), 64)
-	return y, err == nil && !bytes.ContainsAny(f, "_xXpP") // what only Go reads
+	return y, err == nil && !bytes.ContainsAny(f, "_xXpP") // forms that only Go accepts
 }
 
 func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
@@ -308,8 +308,8 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, false
 }
 
-// parseText takes a text as it is; it never fails. "-" means none, in
-// YouTube's columns "--" too; an empty text is a value.
+// parseText stores a text as it is; it never fails. "-" is NULL, in YouTube's
+// columns "--" too; an empty text is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	for q+8 <= len(line) {
@@ -348,8 +348,8 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 
 func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
 
-// escape writes bytes that are not UTF-8, and NUL, as \xHH: typed stores hold
-// text only. The result lies in the batch's arena.
+// escape writes bytes that are not UTF-8, and NUL, as \xHH: typed stores only
+// hold text. The result is in the batch's arena.
 func (b *Batch) escape(f []byte) []byte {
 	const hex = "0123456789abcdef"
 	start := len(b.arena)
@@ -365,5 +365,6 @@ func (b *Batch) escape(f []byte) []byte {
 	return b.arena[start:len(b.arena):len(b.arena)]
 }
 
-// String views bytes as a string, for functions that do not keep it.
+// String returns a string that shares memory with b, for functions that do not
+// keep it.
 func String(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

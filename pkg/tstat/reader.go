@@ -15,38 +15,38 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// MaxLine is the longest line that is read as a row, in bytes. Tstat's
-// longest are a few kB; what is longer is rejected as a whole.
+// MaxLine is the length of the longest line that can be a row, in bytes.
+// Tstat's longest lines have a few kB; longer lines are rejected as a whole.
 const MaxLine = 1 << 20
 
-// blockSize is how much text is read at once. It is the limit of a line too:
-// one that fills the buffer is skipped.
+// blockSize is how much text is read at once, in bytes. It also limits a line:
+// a line that fills the buffer is skipped.
 const blockSize = MaxLine
 
-// maxExtra bounds the columns of a file that are not its type's: each costs
+// maxExtra limits the columns of a file beyond those of its type: each costs
 // memory.
 const maxExtra = 256
 
-// layoutLines is how many lines are looked at to tell the layout of a file
+// layoutLines is the number of lines examined to find the layout of a file
 // without header.
 const layoutLines = 100
 
-// ReaderOptions say how a log is read.
+// ReaderOptions configures how a log is read.
 type ReaderOptions struct {
 	// Location is the probe's zone, for the local dates in log_chat_messages
 	// of Tstat up to 3.0. nil means UTC.
 	Location *time.Location
-	// Layout is one of LogType.Versions, for files without header whose
-	// count of columns several versions have.
+	// Layout is one of LogType.Versions, for files without header if
+	// several versions have their number of columns.
 	Layout string
-	// Extra are unknown columns that a later header of the file is known to
-	// bring; see NewColumnsError.
+	// Extra are unknown columns of a later header of the file; see
+	// NewColumnsError.
 	Extra []string
-	// Use says what is done with each column; nil: all are kept. What a column
-	// holds that is not decoded is not checked either.
+	// Use returns how each column is used; nil keeps all columns. Values
+	// that are not decoded are not checked.
 	Use func(Column) Use
-	// Marks are lengths of text, in bytes, at which the fingerprint is kept;
-	// see Reader.Mark.
+	// Marks are lengths of text, in bytes, whose fingerprint is kept; see
+	// Reader.Mark.
 	Marks []int64
 	// Ahead makes a goroutine decompress and rewrite a file while its rows are parsed.
 	// Stop must be called before the file is closed or read by others.
@@ -65,23 +65,24 @@ type ReaderOptions struct {
 	Warn func(message string)
 }
 
-// Use is what is done with a column.
+// Use is how a column is used.
 type Use uint8
 
 const (
 	Kept    Use = iota // decoded, and returned by Batch.Column
-	Decoded            // for Batch.Decoded only
+	Decoded            // only for Batch.Decoded
 	Skipped            // not decoded, unless other columns are computed from it
 )
 
-// Counts is what was read so far. Lines == Rows + Rejects + Cuts at the end.
+// Counts describes the text read so far. Lines == Rows + Rejects + Cuts at the
+// end.
 type Counts struct {
-	Lines   int64 // data lines: no headers
+	Lines   int64 // data lines, without headers
 	Rows    int64
 	Rejects int64
-	Cuts    int64 // 1 for an unfinished last line, or a compressed end that is unfinished or damaged
-	Escaped int64 // text values with bytes that are not UTF-8, or NUL
-	Text    int64 // bytes of text, decompressed, with the cut end
+	Cuts    int64 // 1 for an unfinished last line, or a truncated or damaged compressed end
+	Escaped int64 // text values with NUL or bytes that are not UTF-8
+	Text    int64 // bytes of decompressed text, with an unfinished end
 }
 
 // Reader reads the rows of a log, plain or compressed with gzip, zstd, xz, bzip2
@@ -99,15 +100,15 @@ type Reader struct {
 	buf      []byte
 	pos, end int   // unread text in buf
 	eof      bool  // the end of the file was read
-	damage   error // what ended the text: io.EOF, or an error of text
+	damage   error // why the text ended: io.EOF, or an error of text
 	finished bool
 	draining bool
 	skipping bool // inside a line longer than MaxLine
 
-	// A goroutine hashes the text while it is parsed. It owns the fields from
-	// hashPanic to head until joinHash returns.
+	// A goroutine hashes the text while it is parsed. It owns the fields
+	// from hashPanic to head until joinHash returns.
 	hashing       chan struct{} // closed when the goroutine has ended; nil: none runs
-	hashPanic     any           // the value that it panicked with
+	hashPanic     any           // the value that the goroutine panicked with
 	sum           hash.Hash
 	length        int64  // bytes in sum
 	newline       []byte // state of sum at the last newline, while skipping
@@ -119,9 +120,9 @@ type Reader struct {
 
 	line    int64 // lines read
 	counts  Counts
-	begun   bool // a batch was returned: columns cannot change any more
+	begun   bool // a batch was returned, so columns cannot change
 	columns []Column
-	uses    []Use // of columns; nil: all are kept
+	uses    []Use // of columns; nil keeps all
 	extra   []string
 	layout  string
 	forms   map[string]map[int]*mapping // part -> count of fields -> mapping
@@ -137,7 +138,7 @@ func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	return r
 }
 
-// Reset makes r read another file.
+// Reset switches r to another file.
 func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	opt.Marks = slices.Sorted(slices.Values(opt.Marks))
 	if opt.Location == nil {
@@ -168,7 +169,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	r.setColumns()
 }
 
-// setColumns makes the batch's vectors follow the type's columns and extra.
+// setColumns adapts the batch's vectors to the type's columns and extra.
 func (r *Reader) setColumns() {
 	r.columns = append(slices.Clip(slices.Clone(r.typ.Columns)), make([]Column, len(r.extra))...)
 	for i, name := range r.extra {
@@ -188,8 +189,8 @@ func (r *Reader) setColumns() {
 	}
 }
 
-// setUses finds out what is done with each column. Those are decoded of which
-// others are computed, and those that tell when a row ended.
+// setUses determines how each column is used. It decodes columns from which
+// others or the end of a row are computed.
 func (r *Reader) setUses() {
 	if r.uses = nil; r.opt.Use == nil {
 		return
@@ -197,7 +198,7 @@ func (r *Reader) setUses() {
 	for _, c := range r.columns {
 		r.uses = append(r.uses, r.opt.Use(c))
 	}
-	needed := []string{"kind"} // that of log_http_complete is set in each row
+	needed := []string{"kind"} // kind of log_http_complete is set in each row
 	for _, e := range endColumns {
 		needed = append(needed, e.start, e.durat)
 	}
@@ -211,7 +212,7 @@ func (r *Reader) setUses() {
 	}
 }
 
-// use returns what is done with a column.
+// use returns how a column is used.
 func (r *Reader) use(column int) Use {
 	if r.uses == nil {
 		return Kept
@@ -219,15 +220,15 @@ func (r *Reader) use(column int) Use {
 	return r.uses[column]
 }
 
-// Columns returns the columns of the batches: the type's, then unknown ones
-// of the file's header. It is complete after the first call of Next.
+// Columns returns the columns of the batches: the type's, followed by unknown
+// ones of the file's header. It is complete after the first call of Next.
 func (r *Reader) Columns() []Column { return r.columns }
 
 // Layout describes the columns of the file: "header 130 (#15#)", or a version
-// and its count of columns for files without header.
+// and its number of columns for files without header.
 func (r *Reader) Layout() string { return r.layout }
 
-// Counts returns what was read so far.
+// Counts returns the counts of the text read so far.
 func (r *Reader) Counts() Counts { return r.counts }
 
 // Next returns the next rows, at least one, or io.EOF.
@@ -250,7 +251,7 @@ func (r *Reader) Next() (*Batch, error) {
 			}
 			text := r.buf[r.pos : r.pos+i+1]
 			if text[0] == '#' && b.n > 0 {
-				return r.take(), nil // its columns may differ
+				return r.take(), nil // a different line may follow
 			}
 			if err := r.readLine(text); err != nil {
 				return nil, err
@@ -344,8 +345,8 @@ func (r *Reader) reject(reason string, text []byte) {
 	r.opt.Reject(r.line, reason, bytes.TrimSuffix(text, []byte{'\n'}))
 }
 
-// readHeader follows a header line. Tstat opens files for appending, so one
-// may stand in the middle of a file.
+// readHeader adopts a header line. Tstat appends to existing files, so a header
+// may be in the middle of a file.
 func (r *Reader) readHeader(text []byte) error {
 	if reason, ok := removedReason(text); ok {
 		r.counts.Lines++
@@ -383,7 +384,7 @@ func (r *Reader) readHeader(text []byte) error {
 	m := r.newMapping(columns, h.part)
 	switch r.typ.rows {
 	case httpForm:
-		if len(r.forms) == 0 { // the other kind's header may be missing
+		if len(r.forms) == 0 { // the header of the other kind may be missing
 			r.addLayouts(r.typ.layouts)
 		}
 		r.forms[h.part] = map[int]*mapping{len(columns): m}

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Serials returns, for each row, the time that orders it in a stream, in whole
+// Serials returns the time of each row in the order of a stream, in whole
 // seconds since the epoch: DBStream's serial_time. A row without any absolute
-// time has its folder's.
+// time has that of its folder.
 //
-// The source differs by type, as Ends has it. Where DBStream's own importer
-// computes the time, from the last packet of TCP flows and from first_abs and
-// last of video flows, it is computed from the text and in floating point as
-// there: the last bit decides about the second, and so about the window.
+// The source differs by type, see Ends. DBStream's own importer computes the
+// time of TCP flows from the last packet, and that of video flows from
+// first_abs and last. For these, Serials repeats its floating point computation
+// from the text: the last bit decides the second, and thus the window.
 func (b *Batch) Serials(folder time.Time) []int64 {
 	b.serial = b.serial[:0]
 	last, firstAbs, lastRel := b.Type.Column("last"), -1, -1
@@ -23,7 +23,8 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 	var raw [][]byte
 	for i, end := range b.Ends() {
 		s := end / 1e6
-		// What floating point and rounding to the microsecond can change.
+		// The effect of floating point and of rounding to the
+		// microsecond.
 		edge := end%1e6 < 2 || end%1e6 >= 1e6-2
 		if end > 0 && last >= 0 && (edge || firstAbs >= 0) {
 			raw = b.rawOf(i, raw, last, firstAbs, lastRel)
@@ -53,7 +54,7 @@ func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
 	return dst
 }
 
-// milliseconds adds up fields that all hold a number above 0.
+// milliseconds adds up fields; all must hold a number above 0.
 func milliseconds(fields ...[]byte) (sum float64, ok bool) {
 	for _, f := range fields {
 		x, err := strconv.ParseFloat(String(f), 64)

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// maxTime bounds times, in microseconds: the year 10000. What lies beyond is
-// no time but a broken line.
+// maxTime limits times, in microseconds: the year 10000. Greater values come
+// from broken lines.
 const maxTime = 253402300800 * 1e6
 
-// derive makes absolute times out of first_abs (2.2 to 2.4).
+// derive computes absolute times from first_abs (2.2 to 2.4).
 type derive struct{ firstAbs, durat, first, last int }
 
-// parseTime reads a time as Tstat prints it, milliseconds or seconds since
-// the epoch with decimals, exactly and rounded to the microsecond: its last
-// digits are noise of a double. 0 means no time.
+// parseTime parses a time as printed by Tstat: milliseconds or seconds since
+// the epoch with decimals. The result is exact, rounded to the microsecond,
+// because the last digits are noise of a double. 0 is no time.
 func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if q, ok := v.parseUsualTime(line, p, sep, row); ok {
 		return q, true
@@ -35,7 +35,7 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if v.seconds {
 		keep = 6
 	}
-	if n := q - p; n == 0 || n > 18-keep { // more would not fit an int64
+	if n := q - p; n == 0 || n > 18-keep { // longer numbers would overflow an int64
 		q = fieldEnd(line, p, sep)
 		v.note(line[p:q])
 		if IsNull(line[p:q]) {
@@ -74,7 +74,7 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseUsualTime is parseTime for the times that current Tstats write: 9 to 15
+// parseUsualTime is parseTime for the times of current Tstat versions: 9 to 15
 // digits (12 for seconds) and 6 decimals. It returns false for others.
 func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+24 > len(line) {
@@ -132,10 +132,10 @@ func (b *Batch) deriveTimes(d *derive) {
 
 var errQuotedDate = errors.New("no quoted date")
 
-// rewriteChatMessage gives the lines of log_chat_messages one form: up to 3.0
-// they carry a quoted local date with blanks, 'Sun Nov 22 06:39:55.621150
-// 2026', where later ones have seconds since the epoch. The result has
-// seconds, ends in a newline and lies in dst.
+// rewriteChatMessage converts lines of log_chat_messages to one form: up to 3.0
+// they have a quoted local date with spaces, 'Sun Nov 22 06:39:55.621150 2026',
+// where later versions have seconds since the epoch. The result has seconds,
+// ends in a newline and uses the memory of dst.
 func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {
 	before, rest, ok := bytes.Cut(line, []byte(" '"))
 	if !ok {

@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// maxDepth bounds how deep log folders are looked for below a root.
+// maxDepth limits how deep below a root log folders are searched.
 const maxDepth = 64
 
 // Folder is a log folder on disk.
@@ -42,24 +42,25 @@ type File struct {
 	ModTime time.Time
 }
 
-// Tree is what Scan found below a root.
+// Tree is the result of a scan.
 type Tree struct {
 	Folders []*Folder // by time, then path
-	// Loose are files that ScanOptions.Match takes outside of log folders, by path.
+	// Loose are files outside of log folders that ScanOptions.Match
+	// accepts, by path.
 	Loose []*File
-	// Errors are what could not be read: unreadable folders, broken links.
+	// Errors are unreadable folders and broken links.
 	Errors []error
-	// Passed is what looks like logs and is not read.
+	// Passed lists ignored files and folders that look like logs.
 	Passed []Passed
 }
 
-// Passed is something in a tree that looks like logs, but does not have their
-// names: a file in a log folder, or a folder that holds logs.
+// Passed is an ignored file or folder that looks like logs, but does not have
+// their names: a file in a log folder, or a folder that holds logs.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated
 	Folder     bool
-	Types      []string // the names of log types that the files' names start with
+	Types      []string // the log types with which the files' names start
 	FolderTime          // of the log folder; zero for a Folder
 }
 
@@ -84,7 +85,7 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("%s are all taken for %s of one folder: none but a file with this name is read", strings.Join(e.Paths, ", "), e.Type.Name)
 }
 
-// Hint says what the user can do.
+// Hint returns a hint for the user.
 func (e *AmbiguousError) Hint() string { return "match one of them, or exclude the others" }
 
 // Scan is ScanWith for the names of logs that Tstat uses.
@@ -114,7 +115,8 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	if err := s.dir(root, ".", filepath.Base(abs), info, 0); err != nil {
 		return nil, err
 	}
-	// Links come last, so that a log folder is found by its own name first.
+	// Links come last, so that a log folder is preferably found by its own
+	// name.
 	for len(s.links) > 0 {
 		l := s.links[0]
 		s.links = s.links[1:]
@@ -141,8 +143,8 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	return s.tree, nil
 }
 
-// Finished reports whether Tstat no longer writes to the folder: nothing in it
-// changed for settle, or a newer folder stands beside it.
+// Finished reports whether Tstat no longer writes to the folder: either nothing
+// in it has changed for settle, or a newer folder exists beside it.
 func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	if now.Sub(f.ModTime) >= settle {
 		return true
@@ -175,17 +177,17 @@ type scanner struct {
 	tree *Tree
 	seen map[fileID]bool
 
-	links []link // to folders, perhaps
+	links []link // possible links to folders
 }
 
-// link is a symbolic link that was met.
+// link is a symbolic link found by the scan.
 type link struct {
 	path, rel string
 	depth     int
 }
 
-// link visits what a link leads to, under the name that the target has if
-// that is a log folder's and the link's is not.
+// link visits the target of a link. It uses the target's name if that is a log
+// folder's and the link's name is not.
 func (s *scanner) link(l link) error {
 	info, err := os.Stat(l.path)
 	if err != nil {
@@ -210,7 +212,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		id := fileID{uint64(st.Dev), st.Ino}
 		if s.seen[id] {
-			return nil // a link back, or a second way here
+			return nil // a loop, or a second way to the folder
 		}
 		s.seen[id] = true
 	}
@@ -221,7 +223,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	entries, err := os.ReadDir(p)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // Tstat or a clean-up was faster
+			return nil // deleted by Tstat or a clean-up
 		}
 		s.tree.Errors = append(s.tree.Errors, err)
 	}
@@ -268,8 +270,8 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
-// forms are the files of a folder, of which a plain one hides its compressed forms,
-// and the oldest of these the others. Files are added by name.
+// forms are the files of a folder. A plain file hides its compressed forms, and
+// the oldest compressed file hides the others. Files are added by name.
 type forms struct {
 	files []*File
 	plain map[string]*File // by the path without the suffix of a compression
@@ -289,7 +291,7 @@ func (f *forms) add(file *File) {
 	}
 }
 
-// match returns the log type that ScanOptions.Match takes a file for.
+// match returns the log type that ScanOptions.Match assigns to a file.
 func (s *scanner) match(rel string) *LogType {
 	if s.opt.Match == nil || strings.HasPrefix(path.Base(rel), ".") {
 		return nil
@@ -297,7 +299,7 @@ func (s *scanner) match(rel string) *LogType {
 	return s.opt.Match(rel)
 }
 
-// loose adds a file outside of log folders, if it is taken for a log.
+// loose adds a file outside of log folders, if Match accepts it.
 func (s *scanner) loose(found *forms, p, rel string, e fs.DirEntry) bool {
 	if e.IsDir() {
 		return false
@@ -365,8 +367,8 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
-// refuseAmbiguous removes files with other names than their log's, if another file of
-// the folder is taken for the same log.
+// refuseAmbiguous removes files with other names than their log's, if Match
+// assigns another file of the folder to the same log.
 func (s *scanner) refuseAmbiguous(f *Folder) {
 	if s.opt.Match == nil {
 		return
@@ -391,8 +393,8 @@ func (s *scanner) refuseAmbiguous(f *Folder) {
 	})
 }
 
-// typeOf returns what a file name starts with, as far as it can be the name of
-// a log type: log_udp_complete of log_udp_complete.1.
+// typeOf returns the start of a file name that can be the name of a log type:
+// log_udp_complete of log_udp_complete.1.
 func typeOf(name string) string {
 	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
 	if end < 0 {
@@ -401,9 +403,9 @@ func typeOf(name string) string {
 	return name[:end]
 }
 
-// IsLog reports whether a file name is that of a log: log_ and letters,
-// digits, '_', at most 63 of them, with or without the suffix of a compression:
-// .gz, .zst, .xz, .bz2 or .lz4.
+// IsLog reports whether a file name is that of a log: log_ followed by letters,
+// digits and '_', at most 63 characters, with or without the suffix of a
+// compression (.gz, .zst, .xz, .bz2, .lz4).
 func IsLog(name string) bool {
 	name, _ = compression.CutSuffix(name)
 	if !strings.HasPrefix(name, "log_") || len(name) > maxName {

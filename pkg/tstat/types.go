@@ -1,8 +1,8 @@
-// Package tstat reads the logs of Tstat 2.0.9 to 3.3. It has the log types, the
-// columns of every version, and the names and times of log folders.
+// Package tstat reads the logs of Tstat 2.0.9 to 3.3. It knows the log types,
+// the columns of every version, and the names and times of log folders.
 //
-// Other modules may use this package. Before version 1.0 its API may change; the
-// CHANGELOG says how.
+// Other modules may use this package. Before version 1.0 its API may change;
+// the CHANGELOG lists the changes.
 package tstat
 
 import (
@@ -18,7 +18,7 @@ import (
 type Kind uint8
 
 const (
-	Text  Kind = iota // UTF-8; addresses too
+	Text  Kind = iota // UTF-8; also addresses
 	Int               // 64 bit, signed
 	Float             // may be NaN or infinite
 	Bool              // 0 or 1
@@ -33,24 +33,24 @@ func (k Kind) String() string {
 type Column struct {
 	Name        string
 	Kind        Kind
-	Unit        string // of the values Tstat writes: ms, bytes, …; may be empty
+	Unit        string // of the values that Tstat writes: ms, bytes, …; may be empty
 	Description string
 	Privacy     Privacy // what the values tell about people
 
 	seconds bool // a Time that Tstat writes in seconds, not ms
 }
 
-// Dashes reports whether "--" means no value in a text column: in YouTube's.
+// Dashes reports whether "--" is NULL in a text column, as in YouTube's.
 func (c Column) Dashes() bool { return strings.HasPrefix(c.Name, "yt_") }
 
 // LogType is one kind of log, with one schema for all Tstat versions.
 type LogType struct {
 	Name string
-	// Columns is the union of the columns of all versions, the newest
-	// version's first and in its order. A version lacks some of them.
+	// Columns is the union of the columns of all versions: those of the
+	// newest version first, in its order. A version may lack some of them.
 	Columns []Column
 	// Optional are columns that only a Tstat compiled with an option like
-	// PACKET_STATS writes. A log that has one has it behind Columns.
+	// PACKET_STATS writes. In a log they follow Columns.
 	Optional []Column
 
 	sep     byte
@@ -69,12 +69,12 @@ type layout struct {
 
 const skipField = -1
 
-// rowForm says how the lines of a file may differ from each other.
+// rowForm is the way in which the lines of a file may differ.
 type rowForm uint8
 
 const (
 	oneForm      rowForm = iota // every line has the same columns
-	byCount                     // the count of fields decides (chat, skype)
+	byCount                     // the number of fields decides (chat, skype)
 	httpForm                    // column 6 decides between request and response
 	chatMessages                // quoted dates with spaces, ACK rows without con_t
 )
@@ -101,9 +101,9 @@ var synonyms = map[string]string{
 	"c_tls_sesid": "tls_session_stat", // until 05/2018
 }
 
-// reserved are names that stores and formats give to fields of their own: a
-// reader of a Hive style folder would see its value instead of the file's, and
-// a JSON object would have a name twice.
+// reserved are names that stores and formats use for their own fields. With a
+// column of such a name, a reader of a Hive style folder would see the value of
+// the folder, and a JSON object would have a name twice.
 var reserved = []string{"type", "probe", "date", "folder", "folder_time", "source"}
 
 // layoutsTSV lists log types, their columns and the layouts of all versions,
@@ -119,7 +119,7 @@ var layoutsTSV string
 var types = sync.OnceValue(func() []*LogType {
 	ts, err := parseTypes(layoutsTSV)
 	if err != nil {
-		panic(err) // the table is part of the program; a test reads it
+		panic(err) // the table is compiled in; a test reads it
 	}
 	return ts
 })
@@ -145,7 +145,7 @@ func (t *LogType) Column(name string) int {
 	return -1
 }
 
-// extraColumn returns the column of a name that is not one of t.Columns.
+// extraColumn returns a column for a name that is not in t.Columns.
 func (t *LogType) extraColumn(name string) Column {
 	for _, c := range t.Optional {
 		if c.Name == name {
@@ -155,8 +155,8 @@ func (t *LogType) extraColumn(name string) Column {
 	return Column{Name: name, Description: "unknown column of the log's header"}
 }
 
-// Counts returns the numbers of columns that lines of t can have, for
-// messages: sorted, without duplicates.
+// Counts returns the possible numbers of columns in lines of t, for messages:
+// sorted, without duplicates.
 func (t *LogType) Counts() []int {
 	var n []int
 	for _, l := range t.layouts {
@@ -166,8 +166,7 @@ func (t *LogType) Counts() []int {
 	return slices.Compact(n)
 }
 
-// Versions returns the names of the layouts, as ReaderOptions.Layout takes
-// them.
+// Versions returns the names of the layouts, for ReaderOptions.Layout.
 func (t *LogType) Versions() []string {
 	var v []string
 	for _, l := range t.layouts {
