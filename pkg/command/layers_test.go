@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"pkg/internal/store", "pkg/internal/graphite"},
 	{"pkg/internal/store/manifest", "pkg/internal/store/sqlstore", "pkg/internal/testkit/carbontest", "pkg/internal/remotewrite"},
 	{
-		"pkg/internal/store/rawcopy", "pkg/internal/store/parquet", "pkg/internal/testkit/storetest", "pkg/internal/store/pgdb", "pkg/internal/testkit/pgtest",
+		"pkg/internal/store/rawcopy", "pkg/internal/store/rowjson", "pkg/internal/store/parquet", "pkg/internal/testkit/storetest", "pkg/internal/store/pgdb", "pkg/internal/testkit/pgtest",
 		"pkg/internal/testkit/clickhousetest", "pkg/internal/testkit/rrdtest", "pkg/internal/testkit/kafkatest",
 	},
 	{"pkg/internal/store/postgres", "pkg/internal/store/dbstream", "pkg/internal/store/clickhouse"},

@@ -140,6 +140,7 @@ var columns = []struct {
 }{
 	{"files", func(t *bulk.TypeSummary) int64 { return t.Files }, console.Count},
 	{"rows", func(t *bulk.TypeSummary) int64 { return t.Rows }, console.Count},
+	{"filtered", func(t *bulk.TypeSummary) int64 { return t.Filtered }, console.Count},
 	{"rejects", func(t *bulk.TypeSummary) int64 { return t.Rejects }, console.Count},
 	{"cut", func(t *bulk.TypeSummary) int64 { return t.Cuts }, console.Count},
 	{"escaped", func(t *bulk.TypeSummary) int64 { return t.Escaped }, console.Count},

@@ -19,7 +19,7 @@ func (im *fileImport) commit(typed bool) error {
 		Key: t.key, Fingerprint: read.Fingerprint, Place: t.place, Head: read.head,
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
-		Rows: c.Rows, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
+		Rows: c.Rows - im.filtered, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
 		Transform: im.opt.Transform(),
 	}
 	if !typed {
@@ -94,7 +94,8 @@ func (im *fileImport) commit(typed bool) error {
 		}
 		s.Files++
 		s.Lines += c.Lines
-		s.Rows += c.Rows - rejected
+		s.Rows += c.Rows - im.filtered - rejected
+		s.Filtered += im.filtered
 		s.Rejects += c.Rejects + rejected
 		s.Cuts += c.Cuts
 		s.Escaped += c.Escaped

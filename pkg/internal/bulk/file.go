@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -205,6 +206,9 @@ type fileImport struct {
 	idle    func()        // allows another file to be read
 	targets []*target
 
+	selection *filter.Rows // nil: all rows
+	filtered  int64        // rows that were not selected
+
 	rejecting sync.Mutex // guards task.rejected
 }
 
@@ -343,7 +347,13 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		copies = append(copies, w)
 		return err
 	})
+	var err error
+	if im.selection, err = im.opt.Selection.For(im.typ()); err != nil {
+		return fmt.Errorf("%s: %w", t.path, err)
+	}
+	im.filtered = 0
 	opt := im.readerOptions(t, tstat.ReaderOptions{
+		Use:   im.selection.Uses(),
 		Extra: extra, Marks: im.marks(),
 		// Only a local file can be read on another goroutine: a peer's
 		// file needs its place, and a copy is written while the file is
@@ -363,7 +373,6 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	}
 	im.rd.Reset(src, im.typ(), opt)
 	defer im.rd.Stop()
-	var err error
 	if typed {
 		err = im.rows(info)
 	} else {
@@ -429,6 +438,7 @@ func (im *fileImport) rows(info store.FileInfo) error {
 					_, info.Present[c] = b.Column(c)
 				}
 			}
+			info.Kept = im.selection.Kept(info.Columns)
 			typed(func(g *target) (err error) {
 				info.Reject = im.reject(g.index)
 				info.Prefix, info.PrefixLines = g.prefix, g.prefixLines
@@ -450,6 +460,9 @@ func (im *fileImport) rows(info store.FileInfo) error {
 			im.mu.Lock()
 			im.zone.add(im.log, im.task.time, im.opt.Location, b.Ends())
 			im.mu.Unlock()
+		}
+		if im.filtered += int64(im.selection.Apply(b)); b.Len() == 0 {
+			continue
 		}
 		typed(func(g *target) error { return g.tx.Write(im.ctx, b) })
 		if !im.left() {

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	destination "github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -58,6 +61,10 @@ type Options struct {
 	// already; Unknown: as the log of TCP flows in their folder says.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
+
+	// Selection are the rows and columns that are stored; nil: all. Stores that keep
+	// files as they are cannot have one, see store.RawStore.
+	Selection *filter.Selection
 
 	Jobs int // concurrent files; 0: the number of cores that this process may use
 	// Limits bounds this run together with others; nil: Jobs and Rate alone
@@ -155,6 +162,9 @@ func (o *Options) Validate() error {
 			errs = append(errs, fmt.Errorf("match: %w", err))
 		}
 	}
+	if err := o.Selection.Check(o.wantedTypes()); err != nil {
+		errs = append(errs, err)
+	}
 	if o.Layout != "" && !slices.ContainsFunc(tstat.Types(), func(t *tstat.LogType) bool {
 		return slices.Contains(t.Versions(), o.Layout)
 	}) {
@@ -184,6 +194,25 @@ func (o *Options) Validate() error {
 		return nil
 	}
 	return hint.AsUsage(errors.Join(errs...))
+}
+
+// wantedTypes returns the log types that the options name, or of which the sources
+// are if these are files.
+func (o *Options) wantedTypes() []*tstat.LogType {
+	var named []*tstat.LogType
+	for _, s := range o.Sources {
+		name, _ := compression.CutSuffix(filepath.Base(s))
+		t := tstat.TypeByName(name)
+		if info, err := os.Stat(s); t == nil || err != nil || !info.Mode().IsRegular() || len(o.Types) > 0 {
+			named = tstat.Types()
+			break
+		}
+		named = append(named, t)
+	}
+	if len(o.Sources) == 0 {
+		named = tstat.Types()
+	}
+	return slices.DeleteFunc(named, func(t *tstat.LogType) bool { return !o.wantsType(t.Name) || o.excludes(t.Name) })
 }
 
 // knownTypes and knownLayouts list the known log types and versions, for hints.

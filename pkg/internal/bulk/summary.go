@@ -65,7 +65,7 @@ func (u *Unstored) Error() string {
 func (u *Unstored) Unwrap() error { return ErrFailed }
 
 // TypeSummary counts what happened to the files of one log type. Lines == Rows
-// + Rejects + Cuts holds for stored files.
+// + Filtered + Rejects + Cuts holds for stored files.
 type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
@@ -78,15 +78,16 @@ type TypeSummary struct {
 	Failed         int64 `json:"failed"`   // not stored, see the log
 	Vanished       int64 `json:"vanished"` // gone before they were read
 	LeftOpen       int64 `json:"left_open"`
-	Others         int64 `json:"others"`  // of Skipped: found missing, then stored by another importer
-	Claimed        int64 `json:"claimed"` // left to other importers that claimed them
-	Lines          int64 `json:"lines"`   // data lines read
-	Rows           int64 `json:"rows"`    // stored
-	Rejects        int64 `json:"rejects"` // malformed lines
-	Cuts           int64 `json:"cuts"`    // unfinished ends of files
-	Escaped        int64 `json:"escaped"` // values with NUL or bytes that are not UTF-8
-	Bytes          int64 `json:"bytes"`   // on disk, of Files
-	Text           int64 `json:"text"`    // decompressed text, of Files
+	Others         int64 `json:"others"`   // of Skipped: found missing, then stored by another importer
+	Claimed        int64 `json:"claimed"`  // left to other importers that claimed them
+	Lines          int64 `json:"lines"`    // data lines read
+	Rows           int64 `json:"rows"`     // stored
+	Filtered       int64 `json:"filtered"` // rows that were not selected
+	Rejects        int64 `json:"rejects"`  // malformed lines
+	Cuts           int64 `json:"cuts"`     // unfinished ends of files
+	Escaped        int64 `json:"escaped"`  // values with NUL or bytes that are not UTF-8
+	Bytes          int64 `json:"bytes"`    // on disk, of Files
+	Text           int64 `json:"text"`     // decompressed text, of Files
 	// First and Last are the folder times of the stored and skipped files.
 	First time.Time `json:"first,omitzero"`
 	Last  time.Time `json:"last,omitzero"`
@@ -188,6 +189,7 @@ func (a *TypeSummary) Add(t *TypeSummary) {
 	a.Claimed += t.Claimed
 	a.Lines += t.Lines
 	a.Rows += t.Rows
+	a.Filtered += t.Filtered
 	a.Rejects += t.Rejects
 	a.Cuts += t.Cuts
 	a.Escaped += t.Escaped

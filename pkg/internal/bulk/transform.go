@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -22,12 +23,17 @@ import (
 // a store knows of the text is then about the result: rows, fingerprint, head. A store
 // never gets two transforms of one text.
 
-// Transform describes what is done to the text of logs, as store.Record has it.
+// Transform describes what is done to the text of logs, and what is stored of it, as
+// store.Record has it.
 func (o *Options) Transform() string {
-	if o.Anonymize == nil {
-		return ""
+	var parts []string
+	if o.Anonymize != nil {
+		parts = append(parts, o.Anonymize.String())
 	}
-	return o.Anonymize.String()
+	if !o.Selection.IsAll() {
+		parts = append(parts, o.Selection.String())
+	}
+	return strings.Join(parts, "; ")
 }
 
 // readerOptions completes the options for the reader of a task's file.

@@ -31,3 +31,15 @@ func completeLayouts() string {
 func completeURLs(s dest.Schemes) string {
 	return completion.Dir + " " + strings.Join(s.Prefixes(), " ")
 }
+
+// completeColumns returns the columns of all log types.
+func completeColumns() string {
+	var words []string
+	for _, t := range tstat.Types() {
+		for _, c := range t.Columns {
+			words = append(words, c.Name)
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), " ")
+}

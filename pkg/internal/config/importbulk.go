@@ -30,6 +30,7 @@ type ImportBulk struct {
 	Folder        string
 	Follow        bool
 	Advertise     string
+	Rows
 	Output
 
 	probeGiven bool   // Probe is not the default
@@ -49,7 +50,7 @@ func (b *ImportBulk) settings() []*Setting {
 			Usage: "what to import when the command line names no source"},
 
 		{Name: "to", Group: groupDestination, Value: &b.To, Complete: completeURLs(importSchemes()),
-			Usage: "store the rows in `URL`: " + stores.Schemes().String() + "; or serve them to the MATH repository math://host:port"},
+			Usage: "store the rows in `URL`: " + stores.Schemes().String() + "; print them as JSON with -; or serve them to the MATH repository math://host:port"},
 		{Name: "probe", Group: groupDestination, Value: &b.Probe, Empty: "host name up to the first dot; of a MATH stream its name",
 			Usage: "`NAME` of the probe that wrote the logs, part of the identity of every row"},
 		{Name: "stream", Group: groupDestination, Value: &b.Stream, Empty: "{probe}_{type}",
@@ -82,7 +83,7 @@ func (b *ImportBulk) settings() []*Setting {
 		{Name: "follow", Group: groupSource, Value: &b.Follow,
 			Usage: "go on with new folders until interrupted"},
 		b.poll(),
-	}, b.transform(), b.retention(), b.limits(), []*Setting{
+	}, b.transform(), b.Rows.settings(), b.retention(), b.limits(), []*Setting{
 		b.json("print the summary as JSON on stdout"),
 		b.metricsFile(),
 		b.progressInterval(),
@@ -136,6 +137,11 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	if up := b.Upkeep(nil); up.Enabled() && !b.Follow && !b.IsRepository() {
 		p.add(map[bool]string{true: "keep", false: "compact"}[b.Keep != 0], "needs `follow` or `listen`; else see 'tstatrepo store'")
 	}
+	if slices.ContainsFunc(b.To, stores.IsPrinted) {
+		p.refuse("cannot be combined with `to` -, which prints rows", []given{
+			{b.JSON, "json"}, {b.Follow, "follow"}, {b.IsRepository(), "listen"}, {len(b.To) > 1, "to"},
+		}...)
+	}
 	p.exclude([]pair{
 		{b.Quiet, b.Verbose, "quiet", "verbose"},
 		{b.Follow, b.DryRun, "follow", "dry-run"},
@@ -144,6 +150,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 
 	opt.Sources, opt.Probe, opt.ProbeGuessed = b.Sources, b.Probe, guessed
 	opt.Folder, opt.Replace, opt.AcceptDamaged, opt.DryRun = b.Folder, b.Replace, b.AcceptDamaged, b.DryRun
+	opt.Selection = b.Rows.check(p, b.To)
 	opt.Follow, opt.Jobs = b.Follow, b.files(b.IsRepository() || slices.ContainsFunc(b.Sources, mathproto.IsURL))
 	if b.Follow {
 		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
@@ -184,7 +191,9 @@ func (b *ImportBulk) checkStream(p *Problems) {
 
 // notOfRepository are the settings that a repository of MATH refuses.
 func (b *ImportBulk) notOfRepository() []given {
-	return []given{{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"}}
+	return append(b.Rows.given(), []given{
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"},
+	}...)
 }
 
 // ofRepository are the settings that only a repository of MATH has.
@@ -194,11 +203,11 @@ func (b *ImportBulk) ofRepository() []given {
 
 // notOfProbe are the settings that a probe of MATH refuses.
 func (b *ImportBulk) notOfProbe() []given {
-	return []given{
+	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
 		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
 		{b.Anonymize != "", "anonymize"},
-	}
+	}...)
 }
 
 // RefusedByRepository returns the settings of import-bulk that a repository of MATH
@@ -325,6 +334,7 @@ func (b *ImportBulk) Destinations(opt bulk.Options) (to []*stores.Destination, e
 			Log:        opt.Log,
 			Stream:     b.Stream,
 			StreamType: b.streamType,
+			Stdout:     os.Stdout,
 		})
 		if err != nil {
 			return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/service"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
@@ -154,6 +155,9 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 	}
 	c.Serve.join(&b.Network, "log")
 	opt := b.check(p)
+	if slices.ContainsFunc(b.To, stores.IsPrinted) {
+		p.add("to", "- is for import-bulk only")
+	}
 	opt.Probe, opt.Jobs = "repository", b.files(true) // each stream names its probe
 	m := b.checkMath(p)
 	if len(p.errs) > 0 {

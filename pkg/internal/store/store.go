@@ -135,6 +135,9 @@ type FileInfo struct {
 	// Present says of each column whether the file has it, as far as its first
 	// rows tell; nil: all of them.
 	Present []bool
+	// Kept says of each column whether it is stored; nil: all are. A column that is
+	// not is absent from the batches.
+	Kept []bool
 	// Name is the file's path in a tree of copies: the probe, or the stream that
 	// it came by, and the path below the source. It is slash separated.
 	Name string

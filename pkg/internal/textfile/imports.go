@@ -56,6 +56,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 		}{
 			{"files", "Files stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Files }},
 			{"rows", "Rows stored by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rows }},
+			{"filtered_rows", "Rows not selected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Filtered }},
 			{"rejects", "Lines rejected by the last import.", func(t *bulk.TypeSummary) int64 { return t.Rejects }},
 			{"cuts", "Unfinished ends of files found by the last import.", func(t *bulk.TypeSummary) int64 { return t.Cuts }},
 			{"damaged_files", "Damaged files of which the last import stored the good part.", func(t *bulk.TypeSummary) int64 { return t.Damaged }},

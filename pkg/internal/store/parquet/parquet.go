@@ -118,7 +118,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 		return nil, store.Unavailable(err)
 	}
 	tx := &tx{s: s, f: f, tmp: tmp, out: bufio.NewWriterSize(tmp, 256<<10), w: s.writer()}
-	tx.w.begin(tx.out, f.Columns)
+	tx.w.beginKept(tx.out, f.Columns, f.Kept)
 	return tx, nil
 }
 

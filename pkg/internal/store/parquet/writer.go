@@ -17,6 +17,7 @@ import (
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
+	source  []int // of columns, in batches; nil: the same
 	file    *parquetfile.Writer
 	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first
@@ -60,10 +61,27 @@ func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData
 
 // begin begins a file. The caller calls end.
 func (w *writer) begin(out io.Writer, columns []tstat.Column) {
-	w.columns, w.file = columns, newFile(out, columns)
+	w.columns, w.source, w.file = columns, nil, newFile(out, columns)
 	w.max, w.maxText = w.buffers.limits(len(columns))
 	w.group = w.buffers.begin()
 	w.group.Reset(len(columns))
+}
+
+// beginKept begins a file of the columns for which kept is set; nil keeps all.
+func (w *writer) beginKept(out io.Writer, columns []tstat.Column, kept []bool) {
+	if kept == nil {
+		w.begin(out, columns)
+		return
+	}
+	var some []tstat.Column
+	var source []int
+	for i, c := range columns {
+		if kept[i] {
+			some, source = append(some, c), append(source, i)
+		}
+	}
+	w.begin(out, some)
+	w.source = source
 }
 
 // end ends a file, complete or not, and releases its row groups.
@@ -85,7 +103,11 @@ func (w *writer) write(b *tstat.Batch) error {
 	}
 	for i := range w.columns {
 		c := &w.group.Values[i]
-		v, ok := b.Column(i)
+		at := i
+		if w.source != nil {
+			at = w.source[i]
+		}
+		v, ok := b.Column(at)
 		if !ok {
 			v.Def = w.zeros[:n]
 		}

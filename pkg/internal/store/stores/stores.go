@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/postgres"
 	copy "github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rowjson"
 )
 
 // Options are what every store may need.
@@ -38,6 +40,8 @@ type Options struct {
 	// RetryTimeout is how long a server that cannot be reached is tried
 	// again.
 	RetryTimeout time.Duration
+	// Stdout is where "-" prints rows; nil: "-" is not a destination.
+	Stdout io.Writer
 	// Stream names DBStream's tables; {probe} and {type} stand for those of
 	// each file. "" is {probe}_{type}.
 	Stream string
@@ -60,6 +64,7 @@ var kinds = []kind{
 		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
 	{form: "copy:DIR", open: openCopy},
+	{form: printed, open: openPrinted},
 	{"postgres://user@host/database", openPostgres, postgres.Check},
 	{"postgresql://", openPostgres, postgres.Check},
 	{"dbstream://user@host/database", openDBStream, dbstream.Check},
@@ -70,7 +75,9 @@ var kinds = []kind{
 func Schemes() dest.Schemes {
 	var s dest.Schemes
 	for _, k := range kinds {
-		s = append(s, k.form)
+		if k.form != printed {
+			s = append(s, k.form)
+		}
 	}
 	return s
 }
@@ -85,6 +92,19 @@ func openCopy(ctx context.Context, text, _ string, opt Options) (store.Manager, 
 	}
 	return opened(copy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
 }
+
+// printed is the destination that prints rows.
+const printed = "-"
+
+func openPrinted(_ context.Context, _, _ string, opt Options) (store.Manager, error) {
+	if opt.Stdout == nil {
+		return nil, hint.Usage("it is not a store: rows are only printed", "")
+	}
+	return rowjson.New(opt.Stdout), nil
+}
+
+// IsPrinted reports whether a destination prints rows and stores nothing.
+func IsPrinted(text string) bool { return text == printed }
 
 func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
@@ -122,7 +142,7 @@ func NewDestination(text string, opt Options) (*Destination, error) {
 		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
 	}
 	name := dest.Redact(text)
-	if k.check == nil {
+	if k.check == nil && !IsPrinted(text) {
 		scheme, _, _ := strings.Cut(k.form, ":")
 		name = scheme + ":" + rest
 	}
@@ -172,6 +192,12 @@ func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 // Options.Stream.
 func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
 
+// KeepsFiles reports whether a destination keeps logs as they are, not their rows.
+func KeepsFiles(text string) bool {
+	scheme, _ := dest.Split(text)
+	return scheme == "copy"
+}
+
 // InFolder reports whether a destination is a folder, not a server.
 func InFolder(text string) bool {
 	k, _, err := parse(text)
@@ -213,7 +239,10 @@ func parse(text string) (k kind, rest string, err error) {
 	}
 	scheme, rest := dest.Split(text)
 	scheme = cmp.Or(scheme, "parquet")
-	i := slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(k.form, scheme+":") })
+	if IsPrinted(text) {
+		scheme = printed
+	}
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.form == scheme || strings.HasPrefix(k.form, scheme+":") })
 	if i < 0 {
 		return k, "", hint.Usage("unknown scheme "+scheme,
 			"known: "+strings.Join(slices.Sorted(slices.Values(Schemes().Prefixes())), ", ")+"; a folder with ':' in its name needs ./ before it")
