@@ -251,7 +251,7 @@ func (r *Reader) Next() (*Batch, error) {
 			}
 			text := r.buf[r.pos : r.pos+i+1]
 			if text[0] == '#' && b.n > 0 {
-				return r.take(), nil // a different line may follow
+				return r.take(), nil // the header may change the columns
 			}
 			if err := r.readLine(text); err != nil {
 				return nil, err

@@ -236,7 +236,7 @@ func TestModes(t *testing.T) {
 		{"drop", row("10.1.2.300", "1", "0", "1.1.1.1", "0", "0", "x", "-"), "#! column c_ip: not an address\n"},
 		{"drop", row("1.1.1.1", "1", "0", "IPv4:0123456789abcdef0123456789abcdef", "0", "0", "x", "-"), "#! column s_ip: not an address\n"},
 		{"drop", "10.1.2.3 4\n", "#! 2 columns, not 26\n"},
-		{"drop", "#10.1.2.3 4\n", "#! line begins with '#' but is no header\n"},
+		{"drop", "#10.1.2.3 4\n", "#! line begins with '#' but is not a header\n"},
 		{"drop", strings.Repeat("10.1.2.3", tstat.MaxLine/8) + "\n", "#! line is longer than 1048576 bytes\n"},
 		{"drop", strings.Repeat("10.1.2.3", tstat.MaxLine/2) + "\n", "#! line is longer than 1048576 bytes\n"},
 		{"drop", "\n", "\n"},

@@ -93,7 +93,7 @@ func (a *Anonymizer) NewRewriter(t *tstat.LogType, opt RewriterOptions) *Rewrite
 func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	if line[0] == '#' {
 		if _, err := w.lines.Header(trimEnd(line)); err != nil {
-			return tstat.AppendRemoved(dst, "line begins with '#' but is no header"), nil
+			return tstat.AppendRemoved(dst, "line begins with '#' but is not a header"), nil
 		}
 		w.form = nil
 		return append(dst, line...), nil

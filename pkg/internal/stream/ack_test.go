@@ -15,9 +15,8 @@ import (
 // probeNames is how many names of probes peers may announce.
 const probeNames = 4096
 
-// TestManyProbes: a peer announces name after name. Beyond the bound its
-// connection is closed, and its lines reach nobody; names that are known go
-// on.
+// TestManyProbes announces more and more names. Beyond the bound the connection
+// is closed, and its lines reach no sink; known names continue to work.
 func TestManyProbes(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Format: JSON})
 	send := func(session, text string) (answers string) {

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// startNATSCluster starts n servers that know each other.
+// startNATSCluster starts a cluster of n servers.
 func startNATSCluster(t testing.TB, n int) map[string]*natsServer {
 	t.Helper()
 	var routes []string
@@ -32,9 +32,9 @@ func startNATSCluster(t testing.TB, n int) map[string]*natsServer {
 	return servers
 }
 
-// TestNATSCluster: of three servers that keep a stream, the one that leads it
-// is killed in the middle: the others go on, and every line is in the stream
-// once, in order, and arrives behind it.
+// TestNATSCluster kills the leader of a stream that three servers keep. The
+// others continue, and every line is in the stream once, in order, and arrives
+// at its reader.
 func TestNATSCluster(t *testing.T) {
 	t.Parallel()
 	servers := startNATSCluster(t, 3)
@@ -47,7 +47,7 @@ func TestNATSCluster(t *testing.T) {
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
 	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, To: []string{url + "?replicas=3"}, Format: Line, Start: StartBegin})
 	r := startStream(t, Options{From: []string{url}, Format: Line})
-	// info asks a server that lives.
+	// info asks a running server.
 	info := func() (found *jetstream.StreamInfo) {
 		nc, err := nats.Connect("nats://" + strings.Join(hosts, ",nats://"))
 		if err != nil {

@@ -22,9 +22,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// fakeTstat writes logs as Tstat does: in blocks of 4096 bytes, cut anywhere,
-// and the rest of a log only when it is closed, which is just before the same
-// log of the next folder is opened.
+// fakeTstat writes logs like Tstat: in blocks of 4096 bytes that end anywhere.
+// It writes the rest of a log when it closes it, just before it opens the same
+// log of the next folder.
 type fakeTstat struct {
 	t      testing.TB
 	root   string
@@ -88,8 +88,8 @@ func (w *fakeTstat) close(l *fakeLog) {
 	l.f = nil
 }
 
-// again removes the folder and makes it anew, as Tstat does when it is
-// started twice within a minute.
+// again removes and recreates the folder, like a Tstat that is started twice
+// within a minute.
 func (w *fakeTstat) again() {
 	w.t.Helper()
 	for _, l := range w.logs {
@@ -116,14 +116,14 @@ func (w *fakeTstat) lines(l *fakeLog, n int) {
 	}
 }
 
-// end closes all logs, as a Tstat that is stopped.
+// end closes all logs, like a Tstat that is stopped.
 func (w *fakeTstat) end() {
 	for _, l := range w.logs {
 		w.close(l)
 	}
 }
 
-// count returns how many lines of each log are on their way.
+// count returns how many lines of each log were written.
 func (w *fakeTstat) count() (n int) {
 	for _, l := range w.logs {
 		n += l.n
@@ -131,8 +131,8 @@ func (w *fakeTstat) count() (n int) {
 	return n
 }
 
-// check holds the output, as it is with Line, to what was written: each line
-// once, in order.
+// check compares the output, in format Line, with the written lines: each once,
+// in order.
 func (w *fakeTstat) check(out string) {
 	w.t.Helper()
 	next := map[string]int{}
@@ -154,8 +154,8 @@ func (w *fakeTstat) check(out string) {
 	}
 }
 
-// checkRepeated is check for lines that may have come again: the first time
-// they are in order. It returns how many came again.
+// checkRepeated is check for lines that may be repeated: their first
+// occurrences must be in order. It returns how many were repeated.
 func (w *fakeTstat) checkRepeated(out string) (repeated int) {
 	w.t.Helper()
 	var first strings.Builder
@@ -174,9 +174,9 @@ func (w *fakeTstat) checkRepeated(out string) (repeated int) {
 	return repeated
 }
 
-// TestFollow: 200 roll-overs, with folders recreated under the same name, a
-// log that comes late and one that is mostly empty: every line once and in
-// order.
+// TestFollow follows 200 roll-overs, with folders recreated under the same
+// name, a log that appears late and one that is mostly empty. Every line
+// arrives once, in order.
 func TestFollow(t *testing.T) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete", "log_mm_complete")
@@ -198,7 +198,7 @@ func TestFollow(t *testing.T) {
 		if i%50 == 0 {
 			w.lines(w.logs[2], 1)
 		}
-		if i == 100 { // this one lets the follower fall back: two folders at once
+		if i == 100 { // here the follower falls back by two folders
 			w.rollOver()
 			w.lines(w.logs[0], 10)
 		}
@@ -212,8 +212,8 @@ func TestFollow(t *testing.T) {
 	w.check(s.out.String())
 }
 
-// TestFollowRestart: the stream is stopped and started again all the time:
-// every line once.
+// TestFollowRestart stops and restarts the stream repeatedly. Every line
+// arrives once.
 func TestFollowRestart(t *testing.T) {
 	root, state, out := t.TempDir(), t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
@@ -236,7 +236,7 @@ func TestFollowRestart(t *testing.T) {
 		if s.stop(); s.err != nil {
 			t.Fatal(s.err)
 		}
-		// Meanwhile Tstat goes on.
+		// Meanwhile Tstat continues.
 		w.lines(w.logs[0], rng.IntN(50))
 		if rng.IntN(2) == 0 {
 			w.rollOver()
@@ -249,7 +249,7 @@ func TestFollowRestart(t *testing.T) {
 	w.check(out.String())
 }
 
-// TestStart: where a folder is followed from at first.
+// TestStart checks where following starts in the first run.
 func TestStart(t *testing.T) {
 	for start, want := range map[Start][2]int{StartBegin: {0, 25}, StartCheckpoint: {15, 25}, StartEnd: {20, 25}} {
 		root := t.TempDir()
@@ -259,7 +259,7 @@ func TestStart(t *testing.T) {
 		w.rollOver()
 		w.lines(w.logs[0], 5)
 		l := w.logs[0]
-		_, err := l.f.Write(l.buf.Next(l.buf.Len() - 7)) // the last line is not all there
+		_, err := l.f.Write(l.buf.Next(l.buf.Len() - 7)) // without the end of the last line
 		w.must(err)
 		if start == StartEnd {
 			want[0] = 19
@@ -267,7 +267,7 @@ func TestStart(t *testing.T) {
 		s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: start})
 		if start == StartEnd {
 			await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
-			// Nothing of the past may come, but a new log does.
+			// No existing line may arrive, but a new log must.
 			w.must(os.WriteFile(filepath.Join(w.dir, "log_udp_complete"), []byte("begin\n"), 0o644))
 			await(t, "the begin", func() bool { return strings.Contains(s.out.String(), "begin\n") })
 		}
@@ -284,9 +284,9 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestFollowOddities: a killed Tstat's last line, a compressed log, other
-// content under the same name after a restart, a late log type, folders that
-// are none.
+// TestFollowOddities covers the last line of a killed Tstat, a compressed log,
+// other content under the same name after a restart, a late log type, and other
+// folders.
 func TestFollowOddities(t *testing.T) {
 	root, state := t.TempDir(), t.TempDir()
 	file := func(folder, name, text string) {
@@ -325,7 +325,7 @@ func TestFollowOddities(t *testing.T) {
 		t.Error("no warning")
 	}
 
-	// Compressed while nobody read it: its text is the same.
+	// Compressed between two runs: its text is the same.
 	z.Reset()
 	zw.Reset(&z)
 	zw.Write([]byte("e1\ne2\ne3\ne4\n"))
@@ -339,14 +339,14 @@ func TestFollowOddities(t *testing.T) {
 	await(t, "f1", func() bool { return s.out.String() == "e4\nf1\n" })
 	s.stop()
 
-	// The folder went while nobody looked.
+	// The folder was removed between two runs.
 	if err := os.RemoveAll(filepath.Join(root, "2016_03_25_02_00.out")); err != nil {
 		t.Fatal(err)
 	}
 	file("2016_03_25_03_00.out", "log_tcp_complete", "g1\n")
 	s = startStream(t, opt)
 	await(t, "g1", func() bool { return s.out.String() == "g1\n" })
-	// One that appears is new, whatever its name.
+	// A folder that appears is new, whatever its name.
 	file("2016_03_24_20_00.out", "log_tcp_complete", "h1\n")
 	file("2016_03_24_20_00.out", "log_tcp_nocomplete", "n1\n")
 	await(t, "h1 and n1", func() bool { return strings.HasPrefix(s.out.String(), "g1\n") && s.out.Len() == len("g1\nh1\nn1\n") })
@@ -371,7 +371,7 @@ func rows(first, n int) (text string) {
 	return text
 }
 
-// awaitOutput waits until a stream has written want, and not more.
+// awaitOutput waits until a stream has written exactly want.
 func awaitOutput(t *testing.T, s *started, want string) {
 	t.Helper()
 	await(t, fmt.Sprintf("%q", want), func() bool { return s.out.Len() >= len(want) })
@@ -380,8 +380,8 @@ func awaitOutput(t *testing.T, s *started, want string) {
 	}
 }
 
-// TestFollowClockBack: the zone or the clock of the probe goes back, while the
-// stream runs and between runs. Each line comes once.
+// TestFollowClockBack sets the zone or the clock of the probe back, while the
+// stream runs and between runs. Each line arrives once.
 func TestFollowClockBack(t *testing.T) {
 	root := t.TempDir()
 	now := time.Now().UTC()
@@ -402,7 +402,7 @@ func TestFollowClockBack(t *testing.T) {
 	}
 
 	opt.Start = StartCheckpoint
-	writeLog(t, root, name(-2*time.Minute), 8, 1) // and once more while nobody looks
+	writeLog(t, root, name(-2*time.Minute), 8, 1) // once more between two runs
 	s = startStream(t, opt)
 	awaitOutput(t, s, rows(8, 1))
 	writeLog(t, root, name(time.Minute), 9, 1)
@@ -424,8 +424,9 @@ func TestFollowClockBack(t *testing.T) {
 	s.stop()
 }
 
-// TestFollowOldCheckpoint: the state of a version that did not save the order
-// of folders. A folder ahead of the clock, or one that has gone, hides none.
+// TestFollowOldCheckpoint starts with the state of a version that did not save
+// the order of folders. A folder ahead of the clock, or a removed one, hides no
+// other.
 func TestFollowOldCheckpoint(t *testing.T) {
 	now := time.Now().UTC()
 	ahead, old, newer := tstat.FolderName(now.Add(8*time.Hour)), tstat.FolderName(now.Add(-time.Hour)), tstat.FolderName(now)
@@ -479,8 +480,8 @@ func TestFollowOldCheckpoint(t *testing.T) {
 	}
 }
 
-// TestFollowFolderAgain: the hour that comes twice where summer time ends.
-// Tstat replaces the folders of the first one. Each line comes once.
+// TestFollowFolderAgain repeats an hour at the end of summer time. Tstat
+// replaces the folders of the first one. Each line arrives once.
 func TestFollowFolderAgain(t *testing.T) {
 	root := t.TempDir()
 	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
@@ -505,8 +506,8 @@ func TestFollowFolderAgain(t *testing.T) {
 	s.stop()
 }
 
-// TestFollowUnmounted: the folders are away for a while, as when their file
-// system is not mounted. They are not streamed again.
+// TestFollowUnmounted hides the folders for a while, as if their file system
+// was not mounted. They are not streamed again.
 func TestFollowUnmounted(t *testing.T) {
 	base := t.TempDir()
 	root, away := filepath.Join(base, "tstat"), filepath.Join(base, "away")
@@ -522,7 +523,7 @@ func TestFollowUnmounted(t *testing.T) {
 	s := startStream(t, opt)
 	awaitOutput(t, s, rows(0, 4))
 	must(os.Rename(root, away))
-	writeLog(t, root, "2016_03_24_23_00.out", 4, 1) // the other folders are not there
+	writeLog(t, root, "2016_03_24_23_00.out", 4, 1) // without the other folders
 	awaitOutput(t, s, rows(0, 5))
 	must(os.RemoveAll(root))
 	must(os.Rename(away, root))
@@ -531,8 +532,8 @@ func TestFollowUnmounted(t *testing.T) {
 	s.stop()
 }
 
-// TestFollowDamaged: what can be read of compressed logs that are damaged or
-// lack their end is streamed, and a warning says so.
+// TestFollowDamaged checks that the readable part of damaged or truncated
+// compressed logs is streamed, with a warning.
 func TestFollowDamaged(t *testing.T) {
 	var z bytes.Buffer
 	zw := gzip.NewWriter(&z)
@@ -570,8 +571,8 @@ func TestFollowDamaged(t *testing.T) {
 	}
 }
 
-// TestFollowCompressed: logs are streamed to their end whatever their compression,
-// also those that were compressed while nobody followed them.
+// TestFollowCompressed checks that logs are streamed to their end in every
+// compression, even if they were compressed between two runs.
 func TestFollowCompressed(t *testing.T) {
 	load := func(name string) []byte {
 		t.Helper()
@@ -614,8 +615,8 @@ func TestFollowCompressed(t *testing.T) {
 	}
 }
 
-// TestFollowDamagedSince: a log was streamed in part and is damaged since, at
-// its start. After a restart nothing of it is streamed twice, and the next
+// TestFollowDamagedSince damages the start of a partly streamed log between two
+// runs. After the restart none of its lines is streamed twice, and the next
 // folder follows.
 func TestFollowDamagedSince(t *testing.T) {
 	var z bytes.Buffer
@@ -663,13 +664,13 @@ func TestFollowDamagedSince(t *testing.T) {
 	}
 }
 
-// TestForward: followed over a plain connection to an endpoint, and by the
-// acknowledged mode; the endpoint restarts in the middle. In the acknowledged
-// mode nothing is lost.
+// TestForward follows a folder and sends the lines to an endpoint, over a plain
+// connection and in the acknowledged mode; the endpoint restarts meanwhile. In
+// the acknowledged mode nothing is lost.
 func TestForward(t *testing.T) {
 	root, out := t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
-	// A free port that the endpoint comes back on.
+	// A free port for the restart of the endpoint.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -699,8 +700,9 @@ func TestForward(t *testing.T) {
 	w.check(out.String()) // clean stops: not even duplicates
 }
 
-// TestForwardPlain: followed over a plain connection to an endpoint that
-// restarts while nothing is on its way: every line once.
+// TestForwardPlain follows a folder and sends the lines over a plain connection
+// to an endpoint that restarts while nothing is in flight. Every line arrives
+// once.
 func TestForwardPlain(t *testing.T) {
 	root, out := t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
@@ -712,8 +714,8 @@ func TestForwardPlain(t *testing.T) {
 		w.lines(w.logs[0], 300)
 		w.lines(w.logs[1], 20)
 		w.rollOver()
-		// With the headers of all folders but the newest, whose logs are empty
-		// as yet.
+		// The count includes the headers of all folders except the
+		// newest, whose logs are still empty.
 		await(t, "what was written", func() bool { return probe.acked(0) == int64(w.count()+2*(i+1)) })
 		s.stop()
 		w.lines(w.logs[0], 100)
@@ -728,8 +730,8 @@ func TestForwardPlain(t *testing.T) {
 	w.check(out.String())
 }
 
-// TestSeveralRoots: the folders of several probes at once, over a restart:
-// each probe's lines once, in order, under its name.
+// TestSeveralRoots follows the folders of several probes over a restart. Each
+// probe's lines arrive once, in order, under its name.
 func TestSeveralRoots(t *testing.T) {
 	opt := Options{Format: JSON, StateDir: t.TempDir(), Stdout: &output{}, Start: StartBegin}
 	writers := map[string]*fakeTstat{}
@@ -773,9 +775,9 @@ func TestSeveralRoots(t *testing.T) {
 	}
 }
 
-// TestConfined: in a folder that a peer chose, links that lead out of it are
-// left out and counted, and hold up nothing; in a folder of the user they are
-// followed.
+// TestConfined checks links that lead out of a followed folder. If a peer chose
+// the folder, they are skipped and counted, and delay nothing. If the user
+// chose it, they are followed.
 func TestConfined(t *testing.T) {
 	root, outside := t.TempDir(), t.TempDir()
 	write := func(dir, folder, text string) string {

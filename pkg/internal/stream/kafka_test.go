@@ -23,15 +23,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// kafkaBroker is a broker in this process that keeps what it has on disk, so
-// that it can go and come back.
+// kafkaBroker is a broker in this process. It keeps its data on disk, so that
+// it can restart.
 type kafkaBroker struct {
 	t    testing.TB
 	addr string
 	dir  string
 	opts []kfake.Opt
 	*kfake.Cluster
-	client []kgo.Opt // of readers
+	client []kgo.Opt // options of readers
 }
 
 // startKafka starts a broker with the topic "tstat" in four partitions.
@@ -60,7 +60,7 @@ func (k *kafkaBroker) start(opts ...kfake.Opt) {
 	k.addr = k.ListenAddrs()[0]
 }
 
-// restart lets the broker be away for a while.
+// restart stops the broker, calls away and restarts it.
 func (k *kafkaBroker) restart(away func()) {
 	k.t.Helper()
 	k.Close()
@@ -93,7 +93,7 @@ func (k *kafkaBroker) records(topic string) (list []*kgo.Record) {
 	return list
 }
 
-// text returns what is in a topic.
+// text returns the content of a topic.
 func (k *kafkaBroker) text(topic string) string {
 	var b strings.Builder
 	for _, r := range k.records(topic) {
@@ -102,8 +102,8 @@ func (k *kafkaBroker) text(topic string) string {
 	return b.String()
 }
 
-// TestKafka: the broker goes and comes back, cuts connections and returns
-// errors: every line is in the topic, once, in order.
+// TestKafka restarts the broker, cuts connections and returns errors. Every
+// line is in the topic once, in order.
 func TestKafka(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -118,7 +118,7 @@ func TestKafka(t *testing.T) {
 		case 5:
 			half()
 			k.restart(func() { w.lines(w.logs[0], 500) })
-		case 10: // taken or not, nobody says so
+		case 10: // accepted or not, without a response
 			half()
 			k.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("cut"), true })
 		case 12:
@@ -144,8 +144,9 @@ func TestKafka(t *testing.T) {
 	}
 }
 
-// TestKafkaRefused: the library gives up on what the broker refuses. It is
-// sent again by a new producer, so that what was on its way may come twice.
+// TestKafkaRefused checks a message that the broker refuses and the library
+// gives up. A new producer sends it again, so that messages in flight may be
+// repeated.
 func TestKafkaRefused(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -168,8 +169,8 @@ func TestKafkaRefused(t *testing.T) {
 	t.Logf("%d lines of %d came again", w.checkRepeated(k.text("tstat")), w.count())
 }
 
-// TestKafkaAway: a broker that is not there yet, and a topic that is not, are
-// waited for, and a broker that stops to answer is told of.
+// TestKafkaAway checks that a stream waits for a missing broker and a missing
+// topic, and warns if a broker stops responding.
 func TestKafkaAway(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -200,8 +201,8 @@ func TestKafkaAway(t *testing.T) {
 	}
 }
 
-// TestKafkaVersion: with the option version, a client sends no request that an old
-// Kafka does not know.
+// TestKafkaVersion checks that with the option version a client sends no
+// request that an old Kafka does not know.
 func TestKafkaVersion(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -228,8 +229,9 @@ func TestKafkaVersion(t *testing.T) {
 	}
 }
 
-// TestKafkaTooLarge: a topic that takes less than a message gets smaller ones;
-// what cannot be cut is dropped and counted, and nothing waits for it.
+// TestKafkaTooLarge checks that a topic with a smaller limit than a message
+// gets smaller messages. A line that is too long is dropped and counted, and
+// delays nothing.
 func TestKafkaTooLarge(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -259,8 +261,8 @@ func testTooLarge(t *testing.T, addr string, create func(topic string, settings 
 	}
 }
 
-// TestKafkaSecrets: TLS with a certificate of the client, and passwords from a
-// file or the environment, which nothing shows.
+// TestKafkaSecrets checks TLS with a client certificate, and passwords from a
+// file or the environment, which no output shows.
 func TestKafkaSecrets(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	files, client := issue(ca, "kafka"), issue(ca, "tstat-turin")
@@ -292,7 +294,7 @@ func TestKafkaSecrets(t *testing.T) {
 		if s.stop(); s.err != nil {
 			t.Error(s.err)
 		}
-		// The wrong password, then no certificate.
+		// First a wrong password, then no certificate.
 		t.Setenv("TSTATREPO_KAFKA_PASSWORD", "secret-4")
 		if err := os.WriteFile(file, []byte("secret-4"), 0o600); err != nil {
 			t.Fatal(err)
@@ -327,7 +329,7 @@ func kcat(t testing.TB, in string, args ...string) string {
 	return out.String()
 }
 
-// TestKafkaWithKcat: another library reads the same lines, whatever the
+// TestKafkaWithKcat checks that another library reads the same lines, in every
 // compression.
 func TestKafkaWithKcat(t *testing.T) {
 	t.Parallel()
@@ -362,8 +364,8 @@ func TestKafkaWithKcat(t *testing.T) {
 	}
 }
 
-// TestTakeOver: a member of the group dies without a word, in the middle of
-// what it had. Another one gets all that the dead one had not committed, once.
+// TestTakeOver kills a member of the group between its reads and commits.
+// Another member gets all uncommitted messages, once.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	testTakeOver(t, startKafka(t).addr)
@@ -380,8 +382,8 @@ func testTakeOver(t *testing.T, addr string) {
 	publish(t, url, messages)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	const session = 6 * time.Second // the least that the broker takes
-	// A member with a name of its own does not say goodbye.
+	const session = 6 * time.Second // the broker's minimum
+	// A member with a fixed name does not leave the group.
 	dead, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumerGroup("g"), kgo.InstanceID("dead"), kgo.ConsumeTopics("tstat"),
 		kgo.DisableAutoCommit(), kgo.SessionTimeout(session), kgo.HeartbeatInterval(session/6))
 	if err != nil {

@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// TestKafkaBroker runs against a real broker what the other tests do with one in
-// this process: lines there and back while the broker is killed, a member of a group
-// that dies, and topics that take small messages only.
+// TestKafkaBroker repeats tests with a real broker: lines there and back while
+// the broker is killed, a member of a group that dies, and topics that accept
+// small messages only.
 func TestKafkaBroker(t *testing.T) {
 	t.Run("round trip", func(t *testing.T) {
 		b := kafkatest.Start(t, kafkatest.Options{})
@@ -34,7 +34,8 @@ func TestKafkaBroker(t *testing.T) {
 	})
 }
 
-// TestKafkaBrokerSASL: a user with a password by TLS, and one with a wrong password.
+// TestKafkaBrokerSASL checks a user with a password over TLS, and one with a
+// wrong password.
 func TestKafkaBrokerSASL(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	b := kafkatest.Start(t, kafkatest.Options{PEM: keyStore(t, issue(ca, "kafka")), Users: map[string]string{"tstat": "secret-1"}})
@@ -58,7 +59,7 @@ func TestKafkaBrokerSASL(t *testing.T) {
 	}
 }
 
-// keyStore returns a file with key and certificate as the broker reads it.
+// keyStore returns a file with key and certificate in the broker's format.
 func keyStore(t *testing.T, files peer.TLS) string {
 	t.Helper()
 	cert, err := os.ReadFile(files.Cert)

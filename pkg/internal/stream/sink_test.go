@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/durabletest"
 )
 
-// natsServer is a JetStream server of the distribution.
+// natsServer is a JetStream server, installed on this machine.
 type natsServer struct {
 	t    testing.TB
 	addr string
@@ -68,13 +68,13 @@ func (s *natsServer) start() {
 	})
 }
 
-// kill kills the server as a power cut would.
+// kill kills the server like a power cut.
 func (s *natsServer) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
 }
 
-// text returns what is in a stream, message by message.
+// text returns the content of a stream, message by message.
 func (s *natsServer) text(stream string) string {
 	s.t.Helper()
 	nc, err := nats.Connect("nats://"+s.addr, s.opts...)
@@ -107,8 +107,8 @@ func (s *natsServer) text(stream string) string {
 	return b.String()
 }
 
-// TestNATS: the server is killed and comes back in the middle: every line is
-// in the stream, once, in order.
+// TestNATS kills and restarts the server while lines are sent. Every line is in
+// the stream once, in order.
 func TestNATS(t *testing.T) {
 	server := startNATS(t)
 	root := t.TempDir()
@@ -139,12 +139,12 @@ func TestNATS(t *testing.T) {
 // acked returns how many lines a sink has acked.
 func (s *started) acked(i int) int64 { return s.Stats().Sinks[i].Lines }
 
-// TestExec: the command dies again and again, and the next one goes on with
-// the line at which it stopped to read.
+// TestExec checks a command that exits repeatedly: the next one continues with
+// the first unread line.
 func TestExec(t *testing.T) {
 	dir := t.TempDir()
-	// head reads whole blocks, so a loop of read takes its place: it reads
-	// byte by byte.
+	// A loop of read instead of head, which reads whole blocks: read
+	// consumes byte by byte.
 	command := fmt.Sprintf(`i=0; while [ $i -lt 400 ] && IFS= read -r line; do echo "$line" >>%s/out; i=$((i+1)); done`, dir)
 	s := startStream(t, Options{Listen: loopback(), To: []string{"exec:" + command}})
 	c := connect(t, s.addr)
@@ -162,8 +162,8 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// TestStalledPeer: a TCP peer that stops to read holds up the source, but not
-// when it is optional: then its lines are dropped and counted.
+// TestStalledPeer checks that a TCP peer that stops reading holds up the
+// source. If the sink is optional, its lines are dropped and counted instead.
 func TestStalledPeer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -225,9 +225,9 @@ func TestStalledPeer(t *testing.T) {
 	}
 }
 
-// TestPeerLost: a peer closes in the middle; the rest goes to the next
-// connection from the begin of a line. What the peer's kernel had may be lost:
-// the plain protocol cannot tell.
+// TestPeerLost closes the peer's connection between lines. The rest goes to the
+// next connection, from the start of a line. Lines in the peer's kernel may be
+// lost, because the plain protocol has no acknowledgement.
 func TestPeerLost(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -266,8 +266,8 @@ func TestPeerLost(t *testing.T) {
 	}
 }
 
-// TestFiles: files by probe and log, appended to by a later run, whose
-// unfinished last line is cut off; zstd in files of their own.
+// TestFiles checks files by probe and log. A later run appends to them after it
+// has cut off an unfinished last line; zstd has separate files.
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	text := numbered(logPath, 0, 1000) + numbered("/x/2016_03_24_21_37.out/log_udp_complete", 0, 10)
@@ -325,8 +325,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestFilesPowerCut checks that lines are durable when they count as taken, in
-// new files and in those of another process that was killed.
+// TestFilesPowerCut checks that lines are durable when they are acked, in new
+// files and in those of a killed process.
 func TestFilesPowerCut(t *testing.T) {
 	for _, to := range []string{"new/files", "new/files?compress=zstd"} {
 		t.Run(to, func(t *testing.T) {
@@ -367,8 +367,8 @@ func TestFilesPowerCut(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a file system of a size, like 2m. fill fills it but for
-// about free bytes, release makes room again.
+// smallDisk mounts a file system of a size, like 2m. fill fills it up to about
+// free bytes; release frees that space.
 func smallDisk(t *testing.T, size string) (dir string, fill func(free int), release func()) {
 	t.Helper()
 	dir = t.TempDir()
@@ -399,8 +399,8 @@ func smallDisk(t *testing.T, size string) (dir string, fill func(free int), rele
 	return dir, fill, release
 }
 
-// TestFullDisk: the stream pauses while the disk is full, says so, and goes on
-// without a line lost or doubled.
+// TestFullDisk checks that the stream pauses while the disk is full, reports
+// it, and continues without lost or duplicate lines.
 func TestFullDisk(t *testing.T) {
 	dir, fill, release := smallDisk(t, "2m")
 	fill(1 << 20)
@@ -428,7 +428,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFullDiskBehindStdout: the same where standard output is a file.
+// TestFullDiskBehindStdout is TestFullDisk with standard output redirected to a
+// file.
 func TestFullDiskBehindStdout(t *testing.T) {
 	dir, fill, release := smallDisk(t, "2m")
 	fill(100_000)
@@ -455,8 +456,8 @@ func TestFullDiskBehindStdout(t *testing.T) {
 	}
 }
 
-// TestFullStateDisk: where positions cannot be saved the stream goes on for a
-// window, pauses, says so, and goes on when there is room again.
+// TestFullStateDisk checks that a stream that cannot save positions continues
+// for a window, pauses, reports it, and continues when there is room again.
 func TestFullStateDisk(t *testing.T) {
 	dir, fill, release := smallDisk(t, "1m")
 	root := t.TempDir()
@@ -488,8 +489,8 @@ func TestFullStateDisk(t *testing.T) {
 	w.check(s.out.String())
 }
 
-// TestOptionalEnds: an optional sink that cannot go on ends alone; its
-// lines are counted as dropped.
+// TestOptionalEnds checks that an optional sink that fails does not end the
+// stream; its lines are counted as dropped.
 func TestOptionalEnds(t *testing.T) {
 	dir := t.TempDir()
 	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, ToOptional: []string{"-"}, Stdout: failing{}})
@@ -506,7 +507,7 @@ func TestOptionalEnds(t *testing.T) {
 	}
 }
 
-// TestStdoutFails: a broken pipe ends the stream with an error.
+// TestStdoutFails checks that a broken pipe ends the stream with an error.
 func TestStdoutFails(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Stdout: failing{}})
 	write(t, connect(t, s.addr), numbered(logPath, 0, 1))
@@ -520,7 +521,7 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, syscall.EPIPE }
 
-// TestSinkNames holds what is accepted as a sink and what is not.
+// TestSinkNames lists valid and invalid URLs of sinks.
 func TestSinkNames(t *testing.T) {
 	for text, want := range map[string]string{
 		"-": "", "file:/x": "", "file:/x?compress=zstd": "", "exec:cat": "", "tcp://h:1": "", "tls://[::1]:1": "",
@@ -528,7 +529,7 @@ func TestSinkNames(t *testing.T) {
 		"": "unknown kind", "x": "unknown kind", "/tmp": "unknown kind",
 		"file:": "no folder", "file:/x?gzip": "unknown option", "exec: ": "no command", "tcp://h": "host or port is missing",
 		"tcp://h:1/x": "nothing can follow", "ack://u@h:1": "nothing can", "nats://h:1": "no stream", "nats://h:1/a.b": "no stream",
-		"nats://h:1/S?x=1": "unknown option", "nats://a,b:2,[::1]:3/S?replicas=3": "", "nats://a/S?replicas=9": "no number", "nats://a,/S": "no host",
+		"nats://h:1/S?x=1": "unknown option", "nats://a,b:2,[::1]:3/S?replicas=3": "", "nats://a/S?replicas=9": "not a number", "nats://a,/S": "no host",
 		"nats:x": "not a URL", "kafka://h/T.x-1": "", "kafka+tls://me@a:1,b:2/T?sasl=plain&password-file=/f&compress=none": "",
 		"kafka://h:1": "no topic", "kafka://h/..": "no topic", "kafka://h/a/b": "no topic", "kafka://h/T?compress=rar": "unknown compression",
 		"kafka://h/T?sasl=x": "unknown mechanism", "kafka://h/T?version=9.9": "unknown version", "kafka://h/T?version=": "unknown version", "kafka://h/T?sasl=plain": "no user", "kafka://me@h/T": "without a mechanism",

@@ -15,8 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// brokers are the ways between two streams: a URL to write to and read from,
-// and what lets the broker be away.
+// brokers runs a test with each kind of broker: with a URL to write to and read
+// from, and a function that stops the broker for a while.
 func brokers(t *testing.T, run func(t *testing.T, url string, away func(during func()))) {
 	t.Run("kafka", func(t *testing.T) {
 		t.Parallel()
@@ -34,10 +34,9 @@ func brokers(t *testing.T, run func(t *testing.T, url string, away func(during f
 	})
 }
 
-// TestRoundTrip: probe, broker, repository: the lines arrive as they would
-// without the broker, in order for each probe and log, also when the
-// repository starts again. When the broker is away for a while, lines may come
-// again.
+// TestRoundTrip sends lines from a probe through a broker to a repository. They
+// arrive as without the broker, in order for each probe and log, even if the
+// repository restarts. After an outage of the broker, lines may be repeated.
 func TestRoundTrip(t *testing.T) {
 	for format, cut := range map[Format]bool{Raw: false, Line: true} {
 		t.Run(string(format), func(t *testing.T) {
@@ -47,8 +46,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// testRoundTrip is TestRoundTrip with one broker, which is away for a while if cut
-// is set.
+// testRoundTrip is TestRoundTrip with one broker. cut stops the broker for a
+// while.
 func testRoundTrip(t *testing.T, url string, format Format, cut bool, away func(during func())) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
@@ -103,7 +102,7 @@ type published struct {
 	headers      map[string]string
 }
 
-// publish puts messages into a broker.
+// publish sends messages to a broker.
 func publish(t *testing.T, url string, messages []published) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -153,8 +152,8 @@ func publish(t *testing.T, url string, messages []published) {
 	}
 }
 
-// TestHostileMessages: what is no line of a log is counted and left out, and
-// holds up nothing; and nothing of it comes again.
+// TestHostileMessages checks that malformed messages are counted and skipped,
+// delay nothing, and are not delivered again.
 func TestHostileMessages(t *testing.T) {
 	t.Parallel()
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
@@ -168,24 +167,24 @@ func TestHostileMessages(t *testing.T) {
 		}
 		messages := []published{
 			{"turin", line(0) + line(1), nil},
-			{"", line(2), nil},                                 // 1 no probe
-			{strings.Repeat("x", 100), line(2) + line(3), nil}, // 2 a name that is too long
-			{"turin", "", nil},                                 // nothing in it
+			{"", line(2), nil},                                 // 1 without a probe
+			{strings.Repeat("x", 100), line(2) + line(3), nil}, // 2 with a name that is too long
+			{"turin", "", nil},                                 // empty
 			{"turin", "\n", nil},                               // 1
 			{"turin", `{"probe":"turin"}` + "\n", header("Tstat-Format", "json")},                                                                    // 1
 			{"turin", line(4), header("Tstat-Format", "rar")},                                                                                        // 1
 			{"turin", "no path\n" + line(2) + "/etc/passwd x\n/a/../log_tcp_complete\n", nil},                                                        // 3
-			{"turin", "bare line\n", header("Tstat-Format", "line")},                                                                                 // 1 no path
+			{"turin", "bare line\n", header("Tstat-Format", "line")},                                                                                 // 1 without a path
 			{"turin", "bare line\n", header("Tstat-Format", "line", "Tstat-Path", "../log_tcp_complete")},                                            // 1
 			{"turin", "bare line\n", header("Tstat-Format", "line", "Tstat-Path", "/a b/log_tcp_complete")},                                          // 1
 			{"turin", "bare line\n", header("Tstat-Format", "line", "Tstat-Path", "/tmp/passwd")},                                                    // 1
-			{"turin", "line 3", header("Tstat-Format", "line", "Tstat-Path", logPath)},                                                               // as kcat sends it
+			{"turin", "line 3", header("Tstat-Format", "line", "Tstat-Path", logPath)},                                                               // the form that kcat sends
 			{"turin", logPath + " " + strings.Repeat("y", 40_000) + "\n" + strings.TrimSuffix(line(4), "\n"), nil},                                   // 1 too long
 			{"turin", strings.Repeat("\x00\xff\n", 100), nil},                                                                                        // 100
 			{"turin", strings.Repeat("\n", 20_000), header("Tstat-Format", "line", "Tstat-Path", "/"+strings.Repeat("x", 4000)+"/log_tcp_complete")}, // 20,000, as 77 MiB
 		}
-		for i := range probeNames + 10 { // 11 or more names too many, as turin is one
-			messages = append(messages, published{fmt.Sprint("p", i), "x\n", nil}) // no line, but the name counts
+		for i := range probeNames + 10 { // at least 11 names beyond the limit, as turin is one
+			messages = append(messages, published{fmt.Sprint("p", i), "x\n", nil}) // a malformed line, but the name counts
 		}
 		messages = append(messages, published{"turin", line(5), nil})
 		publish(t, url, messages)
@@ -194,7 +193,7 @@ func TestHostileMessages(t *testing.T) {
 		want := line(0) + line(1) + line(2) + line(3) + line(4) + line(5)
 		rejects := int64(1 + 2 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1 + 1 + 100 + 20_000 + probeNames + 10)
 		await(t, "the last line", func() bool { return s.out.Len() >= len(want) })
-		// Partitions of Kafka come in any order.
+		// Kafka delivers partitions in any order.
 		await(t, "all rejects", func() bool { return s.Stats().Rejects >= rejects })
 		sum := s.stop()
 		if got := s.out.String(); got != want || s.err != nil {
@@ -215,9 +214,10 @@ func TestHostileMessages(t *testing.T) {
 	})
 }
 
-// TestGroup: processes come and go while lines of many probes come. Each
-// process gets a part of them, and together they get each line; those of a
-// probe are in order, but for what comes again when a partition moves.
+// TestGroup starts and stops processes of a group while lines of many probes
+// arrive. Each process gets a part of them, and together they get every line.
+// The lines of a probe are in order, except for repetitions when a partition
+// moves.
 func TestGroup(t *testing.T) {
 	t.Parallel()
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
@@ -225,7 +225,7 @@ func TestGroup(t *testing.T) {
 		sender := Options{To: []string{url}, Start: StartBegin}
 		var writers []*fakeTstat
 		for i := range probes {
-			w := newTstat(t, t.TempDir(), "log_new") // its lines are in JSON as they are
+			w := newTstat(t, t.TempDir(), "log_new") // its lines are passed through to JSON
 			writers = append(writers, w)
 			sender.Follow = append(sender.Follow, Root{Probe: fmt.Sprint("p", i), Dir: w.root})
 		}
@@ -246,7 +246,7 @@ func TestGroup(t *testing.T) {
 		for range 2 {
 			r := receive()
 			all = append(all, r)
-			for end := time.Now().Add(patience); lines(r) == 0; time.Sleep(50 * time.Millisecond) { // the writer's pace
+			for end := time.Now().Add(patience); lines(r) == 0; time.Sleep(50 * time.Millisecond) { // the pace of the writer
 				if time.Now().After(end) {
 					t.Fatal("the new process gets nothing")
 				}
@@ -309,9 +309,9 @@ func TestGroup(t *testing.T) {
 	})
 }
 
-// TestHeldUp: a sink takes nothing for longer than brokers wait for a word.
-// The source reads no more than the window, keeps what it has, and nothing
-// comes twice.
+// TestHeldUp blocks a sink for longer than brokers wait for an acknowledgement.
+// The source reads no more than the window, keeps its messages, and nothing is
+// repeated.
 func TestHeldUp(t *testing.T) {
 	t.Parallel()
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
@@ -338,7 +338,7 @@ func TestHeldUp(t *testing.T) {
 		s := startStream(t, Options{From: []string{url}, To: []string{"tcp://" + l.Addr().String()}, Queue: size, Window: size})
 		c := <-conns
 		defer c.Close()
-		ahead := func() int64 { // of the acked lines
+		ahead := func() int64 { // beyond the acked lines
 			sum, acked := s.Stats(), 0
 			lines := strings.SplitAfterN(want.String(), "\n", int(sum.Sinks[0].Lines)+1)
 			for _, line := range lines[:len(lines)-1] {
@@ -347,7 +347,7 @@ func TestHeldUp(t *testing.T) {
 			return sum.Bytes - int64(acked)
 		}
 		await(t, "a full window", func() bool { return ahead() > size/2 })
-		time.Sleep(22 * time.Second) // longer than brokers wait for a word
+		time.Sleep(22 * time.Second) // longer than brokers wait for an acknowledgement
 		if n := ahead(); n > size+64<<10 {
 			t.Errorf("%d bytes are under way, the window is %d", n, size)
 		}
@@ -363,8 +363,8 @@ func TestHeldUp(t *testing.T) {
 	})
 }
 
-// TestFromKcat: lines of another library, each a message without an end, in
-// every compression that it knows.
+// TestFromKcat reads messages from another library, each a line without its
+// end, in every compression of that library.
 func TestFromKcat(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)

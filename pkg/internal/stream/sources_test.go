@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// TestSources: what came is counted by probe and address also after the
-// connections are gone, and by folder.
+// TestSources checks that lines are counted by probe and address, even after
+// the connections have ended, and by folder.
 func TestSources(t *testing.T) {
 	known := new(peer.Probes)
 	known.Replace([]peer.Probe{{Name: "turin", Networks: peer.Networks{netip.MustParsePrefix("127.0.0.0/8")}}})
@@ -45,8 +45,8 @@ func TestSources(t *testing.T) {
 	expect("turin 127.0.0.1: 0 connections, 5 lines, 1 rejects")
 }
 
-// TestTrouble: a sink that is away says why, and how much waits for it,
-// until it takes lines again.
+// TestTrouble checks that the statistics of an unavailable sink show the reason
+// and the queue, until it accepts lines again.
 func TestTrouble(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// TestRates: lines are counted per interval, of the stream and of each source,
-// and go on in the stream that comes after.
+// TestRates checks that lines are counted per interval, of the stream and of
+// each source, and that the next stream continues the counts.
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stream := func() *Stream {
@@ -39,7 +39,7 @@ func TestRates(t *testing.T) {
 		check(0, nil, 0, 0)
 		send(s, "a", 40)
 		send(s, "b", 10)
-		check(10, []float64{8, 2}, 0, 50) // the first interval goes on
+		check(10, []float64{8, 2}, 0, 50) // the first interval continues
 		time.Sleep(stats.Interval)
 		send(s, "b", 20)
 		check(10, []float64{8, 2}, 0, 50, 20)

@@ -21,7 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// patience is how long a test waits for what has to happen.
+// patience is how long a test waits for an event.
 const patience = time.Minute
 
 // await polls until cond holds.
@@ -35,7 +35,7 @@ func await(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// output is a writer that can be read meanwhile.
+// output is a writer whose content can be read while it is written.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -59,7 +59,7 @@ func (o *output) Len() int {
 	return o.b.Len()
 }
 
-// started is a stream that runs.
+// started is a running stream.
 type started struct {
 	*Stream
 	t     testing.TB
@@ -80,7 +80,7 @@ func startStream(t testing.TB, opt Options) *started {
 	return s
 }
 
-// newStream returns a stream that listens and does not run yet.
+// newStream returns a stream that listens but does not run yet.
 func newStream(t testing.TB, opt Options) *started {
 	t.Helper()
 	s := &started{t: t, out: &output{}, log: &output{}, done: make(chan struct{})}
@@ -123,7 +123,7 @@ func (s *started) start() {
 	})
 }
 
-// stop stops the stream and returns what it did.
+// stop stops the stream and returns its statistics.
 func (s *started) stop() *Stats {
 	s.t.Helper()
 	s.ended = true
@@ -157,7 +157,7 @@ func write(t testing.TB, w io.Writer, text string) {
 
 const logPath = "/var/tstat/2016_03_24_21_37.out/log_tcp_complete"
 
-// numbered returns lines from..to of a log, as they are on the wire.
+// numbered returns the lines from..to of a log, in wire format.
 func numbered(path string, from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
@@ -177,8 +177,8 @@ func linesOf(text, path string) string {
 	return b.String()
 }
 
-// TestCRLFFromAllSources: a CR before the newline is in no object, wherever the
-// line comes from.
+// TestCRLFFromAllSources checks that a CR before the newline reaches no object,
+// whatever the source.
 func TestCRLFFromAllSources(t *testing.T) {
 	const text = "#c_ip:1 c_port:2 fqdn:3\r\n10.0.0.1 53 a\r\n10.0.0.2 54 -\r\n"
 	check := func(t *testing.T, s *started, source string) {
@@ -214,13 +214,13 @@ func TestCRLFFromAllSources(t *testing.T) {
 		check(t, s, log)
 	})
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
-		publish(t, url, []published{{"turin", wire[:len(wire)-1], nil}}) // as kcat sends the last line
+		publish(t, url, []published{{"turin", wire[:len(wire)-1], nil}}) // kcat sends the last line in this form
 		check(t, startStream(t, Options{From: []string{url}, Format: JSON}), log)
 	})
 }
 
-// TestOldExporter: several connections at once, lines cut anywhere, a last
-// line without end, a new connection for the next log.
+// TestOldExporter checks several concurrent connections, with lines cut
+// anywhere, a last line without end, and a new connection for the next log.
 func TestOldExporter(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback()})
 	const exporters = 8
@@ -237,8 +237,10 @@ func TestOldExporter(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// A connection ends between two lines, or within one that the
-				// next connection repeats, as the old exporter never does.
+				// A connection ends between two lines, or
+				// within a line that the next connection
+				// repeats. The old exporter never does the
+				// latter.
 				n := strings.LastIndexByte(rest[:min(len(rest), 9000)], '\n') + 1
 				for sent := 0; sent < n; {
 					k := min(n-sent, 1+rng.IntN(300))
@@ -286,8 +288,8 @@ func TestOldExporter(t *testing.T) {
 	}
 }
 
-// TestOrder: one connection's lines come in their order, whatever the size of
-// its writes.
+// TestOrder checks that the lines of one connection stay in order, whatever the
+// size of its writes.
 func TestOrder(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), MaxLine: 1 << 20})
 	var want strings.Builder
@@ -316,8 +318,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestRubbish: what is no line is counted and does no harm to lines around
-// it.
+// TestRubbish checks that malformed lines are counted and do not affect the
+// lines around them.
 func TestRubbish(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), MaxLine: 4096})
 	good := logPath + " good\n"
@@ -353,9 +355,9 @@ func TestRubbish(t *testing.T) {
 	}
 }
 
-// TestManyConnections: a thousand connections, among them slow senders,
-// endless lines and those that send nothing, and others are served; at the
-// end nothing is left of them.
+// TestManyConnections opens a thousand connections, among them slow senders,
+// endless lines and silent ones, and checks that others are served. In the end
+// nothing is left of them.
 func TestManyConnections(t *testing.T) {
 	before := runtime.NumGoroutine()
 	s := startStream(t, Options{Listen: loopback(), MaxConnections: 1000})
@@ -367,9 +369,9 @@ func TestManyConnections(t *testing.T) {
 	for i, c := range conns[:200] {
 		wg.Go(func() {
 			if i < 100 {
-				io.WriteString(c, "/"+strings.Repeat("\xff", 200_000)) // without end
+				io.WriteString(c, "/"+strings.Repeat("\xff", 200_000)) // without a line end
 			} else {
-				io.WriteString(c, logPath) // slow: the rest never comes
+				io.WriteString(c, logPath) // the rest never arrives
 			}
 		})
 	}
@@ -383,7 +385,7 @@ func TestManyConnections(t *testing.T) {
 	wg.Wait()
 	await(t, "lines of the others", func() bool { return s.out.Len() == want })
 
-	// There may be no more: the next one is closed at once.
+	// At the limit the next connection is closed at once.
 	more := connect(t, s.addr)
 	more.SetReadDeadline(time.Now().Add(patience))
 	if _, err := more.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -405,12 +407,12 @@ func TestManyConnections(t *testing.T) {
 	await(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= before+1 })
 }
 
-// TestIdle: a connection on which nothing comes is closed.
+// TestIdle checks that a silent connection is closed.
 func TestIdle(t *testing.T) {
 	s := newStream(t, Options{Listen: loopback(), IdleTimeout: 300 * time.Millisecond})
 	c := connect(t, s.addr)
 	write(t, c, numbered(logPath, 0, 3))
-	s.start() // nothing is accepted, and no time runs, before
+	s.start() // nothing is accepted, and no time passes, before
 	c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)
@@ -420,7 +422,8 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// TestProbeNames: of a peer by its address, as the settings have it or not.
+// TestProbeNames checks the probe name of a peer, from its address or from the
+// settings.
 func TestProbeNames(t *testing.T) {
 	known := new(peer.Probes)
 	known.Replace([]peer.Probe{{Name: "turin", Networks: peer.Networks{netip.MustParsePrefix("127.0.0.0/8")}}})
@@ -438,8 +441,8 @@ func TestProbeNames(t *testing.T) {
 	}
 }
 
-// TestStopDrains: what has arrived when the stop comes is not lost, and what
-// no sink takes is told.
+// TestStopDrains checks that lines that have arrived before a stop are not
+// lost, and that lines which no sink accepts are reported.
 func TestStopDrains(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback()})
 	c := connect(t, s.addr)
@@ -467,8 +470,8 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// TestStopTakesBacklog: connections that wait to be accepted when the stop
-// comes are taken, with their lines.
+// TestStopTakesBacklog checks that connections in the backlog at a stop are
+// accepted, with their lines.
 func TestStopTakesBacklog(t *testing.T) {
 	const exporters = 100
 	ctx, cancel := context.WithCancel(context.Background())
@@ -494,7 +497,8 @@ func TestStopTakesBacklog(t *testing.T) {
 	}
 }
 
-// TestDrainTold: who ends a stream learns what it waits for.
+// TestDrainTold checks that the log of an ending stream names the sinks that
+// are waited for.
 func TestDrainTold(t *testing.T) {
 	dir := t.TempDir()
 	free, got := filepath.Join(dir, "free"), filepath.Join(dir, "got")
@@ -515,8 +519,8 @@ func TestDrainTold(t *testing.T) {
 	}
 }
 
-// TestStreamEndsWithoutSinkThatLacksNothing stops a stream whose sink cannot be
-// reached before any line came.
+// TestStreamEndsWithoutSinkThatLacksNothing stops a stream whose sink is
+// unreachable before any line has arrived.
 func TestStreamEndsWithoutSinkThatLacksNothing(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://127.0.0.1:1"}, Drain: time.Hour})
 	await(t, "a try", func() bool { return strings.Contains(s.log.String(), "cannot be opened") })
@@ -525,8 +529,8 @@ func TestStreamEndsWithoutSinkThatLacksNothing(t *testing.T) {
 	}
 }
 
-// TestNoHTTP: a web page that posts lines, by whatever method, has its
-// connection closed before one of them is taken; the log and the count say so.
+// TestNoHTTP checks that a web page that posts lines, by any method, has its
+// connection closed before a line is accepted; the log and the counts show it.
 func TestNoHTTP(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), MaxLine: 4096})
 	body := logPath + " 1 2 3\n"
@@ -540,7 +544,7 @@ func TestNoHTTP(t *testing.T) {
 		}
 	}
 	c := connect(t, s.addr)
-	write(t, c, "not a line\n"+body) // the end of one, from an exporter that connected again
+	write(t, c, "not a line\n"+body) // the end of a line, from an exporter that reconnected
 	c.Close()
 	await(t, "the line", func() bool { return s.Stats().Lines == 1 })
 	sum := s.stop()

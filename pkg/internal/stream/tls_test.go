@@ -19,10 +19,10 @@ func issue(a *peertest.Authority, name string) peer.TLS {
 	return peer.TLS{Cert: cert, Key: key, CA: ca}
 }
 
-// TestTLS: an exporter and an endpoint with certificates. The certificate
-// names the probe, whatever the exporter says. With certificates of another
-// authority no line arrives and none is lost: they come when the right ones
-// are there.
+// TestTLS checks an exporter and an endpoint with certificates. The certificate
+// names the probe, whatever the exporter announces. With certificates of
+// another authority no line arrives and none is lost: the lines arrive once the
+// certificates match.
 func TestTLS(t *testing.T) {
 	for _, scheme := range []string{"tls", "ack+tls"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestNATSWithTLS: a server that wants a certificate of the client.
+// TestNATSWithTLS uses a server that requires a client certificate.
 func TestNATSWithTLS(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	files, client := issue(ca, "nats"), issue(ca, "tstat-turin")
@@ -97,8 +97,8 @@ func TestNATSWithTLS(t *testing.T) {
 	s.stop()
 }
 
-// TestTLSOnPlain: an endpoint without TLS closes a connection with it, and both
-// sides say so.
+// TestTLSOnPlain checks that an endpoint without TLS closes a TLS connection,
+// and that both sides report the reason.
 func TestTLSOnPlain(t *testing.T) {
 	endpoint := startStream(t, Options{Listen: loopback()})
 	client := issue(peertest.NewAuthority(t), "tstat-turin")

@@ -18,15 +18,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// encodeAll returns what an encoder makes of a whole log.
+// encodeAll returns the encoding of a whole log.
 func encodeAll(t testing.TB, e *Encoding, name string, lines []byte) string {
 	t.Helper()
 	o := &batch.Origin{Probe: "turin", Path: "/t/" + name, Type: name, Prefix: []byte("/t/" + name + " ")}
 	return string(e.NewEncoder().Encode(nil, batch.Text{Origin: o, Source: e.opt.Counts.Sources.Lookup("turin", ""), Bytes: lines, Lines: bytes.Count(lines, []byte{'\n'})}))
 }
 
-// TestJSON compares the objects with what tstat.Reader reads from the same
-// logs, of all versions and types.
+// TestJSON compares the objects with the rows that tstat.Reader reads from the
+// same logs, of all versions and types.
 func TestJSON(t *testing.T) {
 	logs, err := filepath.Glob("../../../tstat/testdata/logs/*/*.out/log_*")
 	if err != nil || len(logs) == 0 {
@@ -45,7 +45,7 @@ func TestJSON(t *testing.T) {
 		}
 		lines = lines[:bytes.LastIndexByte(lines, '\n')+1]
 		opt := Options{Format: batch.JSON}
-		if strings.Contains(path, "/v230/") { // has no headers, and as many columns as 2.4
+		if strings.Contains(path, "/v230/") { // without headers, with as many columns as 2.4
 			opt.Layout = "2.3.0"
 		}
 		e := testEncoding(t, opt)
@@ -127,8 +127,8 @@ func sameValue(got, want any) bool {
 	return got == want
 }
 
-// TestFormats: headers, selected columns, layouts that are remembered, lines
-// that are no rows.
+// TestFormats checks headers, selected columns, saved layouts and malformed
+// lines.
 func TestFormats(t *testing.T) {
 	const header = "#c_ip:1 c_port:2 c_first_abs:3 is_odd:4\n"
 	const rows = "10.0.0.1 53 1458855420123.456 a\"b\n- x 0 -\n10.0.0.2 54 0 \xff\n"
@@ -169,8 +169,8 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// TestCRLF: lines that end in CR LF give what lines that end in LF give. Raw
-// lines stay as they came, and other sinks share their bytes.
+// TestCRLF checks that lines with CR LF give the same output as lines with LF.
+// Raw lines stay unchanged, and other sinks share their bytes.
 func TestCRLF(t *testing.T) {
 	const text = "#c_ip:1 c_port:2 fqdn:3\n10.0.0.1 53 a\n10.0.0.2 54 -\n10.0.0.3 55 \n\n"
 	crlf := []byte(strings.ReplaceAll(text, "\n", "\r\n"))
@@ -190,7 +190,7 @@ func TestCRLF(t *testing.T) {
 	}
 }
 
-// keys returns the names in a JSON object, those of the same name too.
+// keys returns the names in a JSON object, including duplicates.
 func keys(t testing.TB, object string) (names []string) {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(object))
@@ -210,7 +210,7 @@ func keys(t testing.TB, object string) (names []string) {
 	return names
 }
 
-// unique fails if an object has a name twice.
+// unique fails if an object has a duplicate name.
 func unique(t testing.TB, object string) {
 	t.Helper()
 	names := keys(t, object)
@@ -220,7 +220,8 @@ func unique(t testing.TB, object string) {
 	}
 }
 
-// TestUniqueNames: no object has a name twice, whatever columns a header names.
+// TestUniqueNames checks that no object has a duplicate name, whatever columns
+// a header names.
 func TestUniqueNames(t *testing.T) {
 	ours := []string{"probe", "type", "source", "Source", "source_2", "kind", "line", "first", "last", "first_abs", "durat", "date", "folder"}
 	for _, typ := range tstat.Types() {
@@ -230,7 +231,7 @@ func TestUniqueNames(t *testing.T) {
 		}
 		sep := string(typ.Separator())
 		headers := [][]string{ours, slices.Concat(ours, ours)}
-		for part := range slices.Chunk(slices.Concat(all, ours), 200) { // there is a limit of unknown columns
+		for part := range slices.Chunk(slices.Concat(all, ours), 200) { // unknown columns are limited
 			headers = append(headers, part, slices.Concat(ours, part))
 		}
 		for _, names := range headers {
@@ -264,7 +265,7 @@ func TestUniqueNames(t *testing.T) {
 	}
 }
 
-// FuzzLines: whatever comes, no panic, and every object is JSON.
+// FuzzLines checks that any input gives valid JSON, without a panic.
 func FuzzLines(f *testing.F) {
 	sample, err := os.ReadFile(sampleLog)
 	if err != nil {

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// TestNamesShareRoom: a peer that makes up names leaves room for those of
-// others; the peer "" may fill it. Names that were not used for a day give way.
+// TestNamesShareRoom checks that a peer that invents names leaves room for
+// those of others; the peer "" may use all the room. Names unused for a day
+// make room.
 func TestNamesShareRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s Names
@@ -44,8 +45,8 @@ func TestNamesShareRoom(t *testing.T) {
 	})
 }
 
-// TestHostsShareUnknownLogs: a host that makes up logs leaves room for those of
-// others, and the reason of its rejects says what is wrong.
+// TestHostsShareUnknownLogs checks that a host that invents logs leaves room
+// for those of others, and that the rejects give the reason.
 func TestHostsShareUnknownLogs(t *testing.T) {
 	var types Types
 	reason := ""
@@ -62,7 +63,8 @@ func TestHostsShareUnknownLogs(t *testing.T) {
 	}
 }
 
-// TestNamesAreNoOptions: names of probes and sessions do not begin with '-'.
+// TestNamesAreNoOptions checks that names of probes and sessions do not begin
+// with '-'.
 func TestNamesAreNoOptions(t *testing.T) {
 	for name, want := range map[string]bool{"a-b": true, "_": true, "a": true, "-a": false, "--help": false, "-": false, "": false} {
 		if got := IsSession(name); got != want {

@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// TestCRLFStays splits lines that end in CR LF: they stay as they came.
+// TestCRLFStays checks that lines with CR LF stay unchanged.
 func TestCRLFStays(t *testing.T) {
 	const wire = "/t/log_udp_complete 10.0.0.1 53 a\r\n/t/log_udp_complete \r\n/t/log_udp_complete \n/t/log_udp_complete b\n"
 	s := Splitter{Types: &Types{}, MaxLine: 1 << 16, Reject: func(reason string, _ []byte) { t.Error(reason) }}
@@ -21,7 +21,8 @@ func TestCRLFStays(t *testing.T) {
 	}
 }
 
-// FuzzSplitter: whatever comes, no panic, and the runs are lines of the text.
+// FuzzSplitter checks that any input is split into lines of the text, without a
+// panic.
 func FuzzSplitter(f *testing.F) {
 	f.Add([]byte("/t/log_tcp_complete 1 2\n/t/log_tcp_complete \r\n/t/log_new x\nrubbish\n"))
 	f.Add([]byte("#c_ip:1 c_port:2\n1.2.3.4 -5\n\n \n"))

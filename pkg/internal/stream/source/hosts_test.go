@@ -27,7 +27,7 @@ type from struct {
 
 func (f from) RemoteAddr() net.Addr { return f.addr }
 
-// acks acks whatever is delivered.
+// acks acks every delivery at once.
 type acks struct{}
 
 func (acks) Deliver(_ context.Context, t batch.Text) error {
@@ -59,9 +59,9 @@ func testEndpoint(t *testing.T, connections int) (*Endpoint, *peer.Listener) {
 	return e, l[0]
 }
 
-// TestHostsShareConnections: silent connections of one host, which may be
-// silent for long, keep no other host out; those beyond its share are refused
-// and counted.
+// TestHostsShareConnections checks that silent connections of one host keep no
+// other host out; connections beyond the share of the host are refused and
+// counted.
 func TestHostsShareConnections(t *testing.T) {
 	e, l := testEndpoint(t, 8)
 	dial := func(host string) net.Conn {
@@ -88,7 +88,8 @@ func TestHostsShareConnections(t *testing.T) {
 	}
 }
 
-// TestHostsShareProbeNames: the names that a host announces count for it.
+// TestHostsShareProbeNames checks that the names announced by a host count
+// against its share.
 func TestHostsShareProbeNames(t *testing.T) {
 	e, l := testEndpoint(t, 1024)
 	dial := func(host string, text string) string {

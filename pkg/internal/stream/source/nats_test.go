@@ -2,8 +2,8 @@ package source
 
 import "testing"
 
-// TestFetchSize: 64 messages of NATS' usual 1 MiB, fewer where they may be
-// larger.
+// TestFetchSize checks that a fetch is 64 messages of NATS' usual 1 MiB, or
+// fewer larger ones.
 func TestFetchSize(t *testing.T) {
 	for payload, want := range map[int64]int{0: 64, 1 << 10: 64, 1 << 20: 64, 1<<20 + 1: 63, 8 << 20: 8, 64 << 20: 1, 1 << 40: 1} {
 		if got := fetchSize(payload); got != want {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestOrderForgets: names of folders that have gone do not pile up.
+// TestOrderForgets checks that names of removed folders do not accumulate.
 func TestOrderForgets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	o, err := loadOrder(path, "turin /x")
