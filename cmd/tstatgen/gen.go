@@ -154,7 +154,7 @@ var servers = func() []server {
 	nflxvideo.net occ-0-769-768.1.nflxso.net www.netflix.com cdn.optimizely.com pixel.quantserve.com b.scorecardresearch.com
 	www.wikipedia.org upload.wikimedia.org tracker.openbittorrent.com imap.gmail.com smtp.gmail.com`)
 	var s []server
-	for i := 0; i < 4000; i++ {
+	for i := range 4000 {
 		n := names[i%len(names)]
 		if i >= len(names) {
 			n = "h" + strconv.Itoa(i) + "." + n[strings.IndexByte(n, '.')+1:]

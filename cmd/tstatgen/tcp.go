@@ -29,7 +29,7 @@ var tcpProfiles = func() (ps []tcpProfile) {
 		p.c3to6, p.c10to14 = join(c, 3, 6), join(c, 12, 14)
 		p.s17to20, p.s26to28 = join(c, 17, 20), join(c, 26, 28)
 		p.c38to44 = join(c, 38, 44)
-		for i := 0; i < 4; i++ {
+		for i := range 4 {
 			p.rttc[i], p.rtts[i] = num(c[44+i]), num(c[51+i])
 		}
 		p.rttcTail, p.rttsTail = join(c, 49, 51), join(c, 56, 58)

@@ -75,7 +75,7 @@ func helpCommand() *cli.Command {
 			case 1:
 				cmd := find(c.App.Commands, c.Args().First())
 				if cmd == nil {
-					return unknownCommand(c.App, c.App.Commands, c.Args().First())
+					return unknownCommand(c.App.Commands, c.Args().First())
 				}
 				cli.HelpPrinter(c.App.Writer, "", cmd)
 				return nil

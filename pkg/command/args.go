@@ -38,7 +38,7 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 			}
 			c := find(below, a)
 			if c == nil {
-				return nil, unknownCommand(app, below, a)
+				return nil, unknownCommand(below, a)
 			}
 			cmd, below, path = c, c.Subcommands, append(path, a)
 			// The flags of the command itself take precedence.
@@ -101,7 +101,7 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 	out := append(path, flags...)
 	if len(args) > 0 {
 		if cmd == nil {
-			return nil, unknownCommand(app, app.Commands, args[0])
+			return nil, unknownCommand(app.Commands, args[0])
 		}
 		out = append(append(out, "--"), args...)
 	}
@@ -142,7 +142,7 @@ func find(cmds []*cli.Command, name string) *cli.Command {
 	return nil
 }
 
-func unknownCommand(app *cli.App, cmds []*cli.Command, name string) error {
+func unknownCommand(cmds []*cli.Command, name string) error {
 	var names []string
 	for _, c := range cmds {
 		if !c.Hidden {

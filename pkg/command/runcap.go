@@ -143,11 +143,11 @@ func (r runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) erro
 	case r.Status && r.Token == "":
 		return r.jobs(ctx, out, s)
 	case r.Stop:
-		return r.report(ctx, out, s, s.Stop)
+		return r.report(ctx, out, s.Stop)
 	case r.Result && r.Wait:
-		return r.report(ctx, out, s, s.Wait)
+		return r.report(ctx, out, s.Wait)
 	case r.Status, r.Result:
-		return r.report(ctx, out, s, s.Redeem)
+		return r.report(ctx, out, s.Redeem)
 	}
 	if err := s.Retrieve(ctx); err != nil {
 		return err
@@ -211,7 +211,7 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 }
 
 // report asks for the state of a job and prints it.
-func (r runcap) report(ctx context.Context, out io.Writer, s *shell.Session, ask func(context.Context, string) (mplane.Message, error)) error {
+func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func FuzzMessage(f *testing.F) {
 		if a, b := s.ID(), again.(*Statement).ID(); a != b {
 			t.Errorf("token %q and %q of %q", a, b, first)
 		}
-		s.Specification().Fulfils(s, zero)
+		s.Specification().Fulfills(s, zero)
 	})
 }
 

@@ -459,8 +459,8 @@ func goldenFulfils(t *testing.T, d *differing, reg *Registries) {
 			t.Fatal(err)
 		}
 		// Where the RI fails with an error of Python, it is not fulfilled.
-		got := s.(*Statement).Fulfils(c.(*Statement), zero)
-		d.check("fulfils:"+r.Note, differ(got, r.Fulfills))
+		got := s.(*Statement).Fulfills(c.(*Statement), zero)
+		d.check("fulfills:"+r.Note, differ(got, r.Fulfills))
 	}
 }
 

@@ -112,7 +112,7 @@ func TestSpecification(t *testing.T) {
 	if spec.SetToken(); spec.Token == first {
 		t.Error("two jobs that begin now have one token")
 	}
-	if !spec.Fulfils(capability, time.Now()) {
+	if !spec.Fulfills(capability, time.Now()) {
 		t.Error("not fulfilled")
 	}
 	for _, k := range []Kind{Receipt, Redemption, Interrupt} {

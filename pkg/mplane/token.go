@@ -23,7 +23,7 @@ func (s *Statement) ID() string {
 }
 
 // Schema returns the digest of registry and names: a specification can only
-// fulfil a capability of the same schema.
+// fulfill a capability of the same schema.
 func (s *Statement) Schema() string { return digest(s.schemaText()) }
 
 func digest(text string) string {
@@ -153,15 +153,15 @@ func (s *Statement) Run(when Scope) *Statement {
 	return r
 }
 
-// Fulfils reports whether a specification can be given to a capability at time
+// Fulfills reports whether a specification can be given to a capability at time
 // t: the schemas are the same, and a Matcher accepts it.
-func (s *Statement) Fulfils(capability *Statement, t time.Time) bool {
+func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 	m, err := NewMatcher(capability)
 	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
 }
 
 // Agreement tells how much speaks for it that a specification was made from a
-// capability, among several that it fulfils: 2 for the metadata, which clients
+// capability, among several that it fulfills: 2 for the metadata, which clients
 // copy, and 1 for the label, which is the capability's with a number.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0

@@ -133,6 +133,7 @@ func stampOf(fd int) (Stamp, uint32, error) {
 	if memory {
 		s.Mtime = never
 	}
+	//lint:ignore unconvert another type on other systems
 	return s, uint32(st.Mode), nil
 }
 

@@ -117,7 +117,7 @@ func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 		}
 	}
 	part := "row"
-	n := 0
+	var n int
 	switch r.typ.rows {
 	case httpForm:
 		part = "request"

@@ -68,6 +68,7 @@ type ReaderOptions struct {
 // Use is how a column is used.
 type Use uint8
 
+// The uses of a column.
 const (
 	Kept    Use = iota // decoded, and returned by Batch.Column
 	Decoded            // only for Batch.Decoded

@@ -210,6 +210,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		return err
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		//lint:ignore unconvert another type on other systems
 		id := fileID{uint64(st.Dev), st.Ino}
 		if s.seen[id] {
 			return nil // a loop, or a second way to the folder

@@ -17,6 +17,7 @@ import (
 // Kind is the type of a column's values.
 type Kind uint8
 
+// The kinds of values.
 const (
 	Text  Kind = iota // UTF-8; also addresses
 	Int               // 64 bit, signed

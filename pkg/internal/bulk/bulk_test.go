@@ -927,7 +927,7 @@ func (f *finder) OtherProbes(_ context.Context, keys []store.Key) ([]store.Recor
 }
 
 // readsPerFile is how often a short file's text is read: its first bytes, to
-// recognise gzip, and the rest.
+// recognize gzip, and the rest.
 const readsPerFile = 2
 
 // reads receives the size of each read of a file's text.

@@ -134,7 +134,7 @@ func (im *fileImport) replaced(index int, t text) relation {
 	}
 	for _, rec := range free {
 		other := rec.Transform != im.opt.Transform() && rec.Size == im.task.size && rec.ModTime.Equal(im.task.mtime)
-		if related := im.relateTo(index, []store.Record{rec}, t, true); rec.Place == "" || other || related.stored != nil || len(related.replace) > 0 {
+		if related := im.relateTo([]store.Record{rec}, t, true); rec.Place == "" || other || related.stored != nil || len(related.replace) > 0 {
 			own = append(own, rec)
 		}
 	}

@@ -234,10 +234,10 @@ type relation struct {
 // file itself, then with free ones.
 func (im *fileImport) relate(index int, t text) relation {
 	own, free, others := im.recordsFor(im.task, index)
-	if rel := im.relateTo(index, own, t, false); rel.stored != nil || len(rel.replace) > 0 {
+	if rel := im.relateTo(own, t, false); rel.stored != nil || len(rel.replace) > 0 {
 		return rel
 	}
-	if rel := im.relateTo(index, free, t, true); rel.stored != nil || len(rel.replace) > 0 {
+	if rel := im.relateTo(free, t, true); rel.stored != nil || len(rel.replace) > 0 {
 		if rel.stored != nil {
 			im.take(index, rel.stored, im.task)
 		}
@@ -254,7 +254,7 @@ func (im *fileImport) relate(index int, t text) relation {
 
 // relateTo is relate for records that may belong to the file. With moved, they
 // have another place.
-func (im *fileImport) relateTo(index int, records []store.Record, t text, moved bool) (rel relation) {
+func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
 		alikeHead, agree := tstat.CompareHeads(rec.Head, t.head)

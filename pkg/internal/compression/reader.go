@@ -151,9 +151,9 @@ func (r *Reader) reason(err error) error {
 	switch {
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 		return err
-	case err == xz.ErrBuf: // a decoder that lacks input
+	case errors.Is(err, xz.ErrBuf): // a decoder that lacks input
 		return io.ErrUnexpectedEOF
-	case err == xz.ErrMemlimit:
+	case errors.Is(err, xz.ErrMemlimit):
 		return &Error{fmt.Sprintf("compressed with xz and a dictionary of more than %d MiB, not read", maxXZDict>>20), "compress it with xz -9 or less"}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return &Error{fmt.Sprintf("compressed with zstd and a window of more than %d MiB, not read", maxZstdWindow>>20), "compress it with zstd -19 or less"}
@@ -161,9 +161,9 @@ func (r *Reader) reason(err error) error {
 		return &Error{"compressed with zstd and a dictionary, not read", "compress it without a dictionary"}
 	case errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, lz4.ErrInvalidFrame):
 		err = r.garbage(4)
-	case err == bzip2.StructuralError("bad magic value in continuation file"):
+	case errors.Is(err, bzip2.StructuralError("bad magic value in continuation file")):
 		err = r.garbage(2)
-	case err == xz.ErrFormat:
+	case errors.Is(err, xz.ErrFormat):
 		err = ErrGarbage // zeros are a part of the format
 	}
 	if err == io.EOF || err == r.in.src.err || strings.HasPrefix(err.Error(), r.format.Name) {

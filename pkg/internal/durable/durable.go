@@ -302,5 +302,6 @@ func device(info fs.FileInfo) uint64 {
 	if !ok {
 		return 0
 	}
+	//lint:ignore unconvert another type on other systems
 	return uint64(st.Dev)
 }

@@ -2,6 +2,7 @@ package filter
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -230,7 +231,8 @@ func (c *compiler) compare(op string, i int, col tstat.Column, v value) (evaluat
 func (c *compiler) compareColumns(t *test, i int, col tstat.Column, v value) (evaluator, error) {
 	j, other, err := c.column(v.text, v.at)
 	if err != nil {
-		if e := err.(*Error); col.Kind == tstat.Text && !strings.Contains(e.Advice, "did you mean") {
+		var e *Error
+		if errors.As(err, &e) && col.Kind == tstat.Text && !strings.Contains(e.Advice, "did you mean") {
 			e.Advice = "a string needs quotes"
 		}
 		return nil, err

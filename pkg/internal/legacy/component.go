@@ -284,22 +284,22 @@ func (p *component) module(t *iniTable) {
 // repository takes the endpoints of tstatrepository.conf.
 func (p *component) repository(t *iniTable) {
 	host, _ := p.value(t, "repository_ip")
-	endpoint := func(key, section string) (from string, ok bool) {
+	endpoint := func(key, section string) bool {
 		port, line := p.value(t, key)
 		addr, err := address(host, port)
 		if err != nil {
 			p.note(line, t.key(key), "cannot be used: %v", err)
-			return "", false
+			return false
 		}
-		from = p.at(line, t.key("repository_ip")+", "+key)
+		from := p.at(line, t.key("repository_ip")+", "+key)
 		p.set(section, "listen", []string{addr}, from)
-		return from, true
+		return true
 	}
-	if _, ok := endpoint("repository_rrd_port", "collect-rrd"); ok {
+	if endpoint("repository_rrd_port", "collect-rrd") {
 		p.set("collect-rrd", "to", carbon, "fixed in the old importer: CARBON_SERVER, CARBON_PORT")
 		p.set("collect-rrd", "names", "upstream", "the old importer's names, for dashboards that have them")
 	}
-	if _, ok := endpoint("repository_streaming_port", "collect-streaming"); ok {
+	if endpoint("repository_streaming_port", "collect-streaming") {
 		p.set("collect-streaming", "to", []string{"-"}, "the old importer printed the lines")
 	}
 	if port, line := p.value(t, "repository_log_port"); p.has("collect-log") {

@@ -28,17 +28,25 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// The types and values of Options.
+// The types of Options.
 type (
-	Root   = source.Root
-	Start  = source.Start
+	// Root is the output folder of a Tstat, with log folders in it.
+	Root = source.Root
+	// Start is where a followed folder is read from.
+	Start = source.Start
+	// Format is the form in which sinks get lines.
 	Format = batch.Format
 )
 
-// The values of Start and Format.
+// The values of Start and Format, see packages source and batch.
 const (
-	StartCheckpoint, StartBegin, StartEnd = source.StartCheckpoint, source.StartBegin, source.StartEnd
-	Raw, Line, JSON                       = batch.Raw, batch.Line, batch.JSON
+	StartCheckpoint = source.StartCheckpoint
+	StartBegin      = source.StartBegin
+	StartEnd        = source.StartEnd
+
+	Raw  = batch.Raw
+	Line = batch.Line
+	JSON = batch.JSON
 )
 
 // Options configures a Stream. The zero value of a field means its default.

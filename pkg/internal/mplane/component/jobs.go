@@ -227,13 +227,13 @@ func (j *Jobs) start(b *job, service Service) {
 	})
 }
 
-// service returns the service that spec was made for, of those that it fulfils
+// service returns the service that spec was made for, of those that it fulfills
 // at time t and identity may use; the first one if nothing tells.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
 	for _, s := range j.services {
-		if !spec.Fulfils(s.Capability, t) {
+		if !spec.Fulfills(s.Capability, t) {
 			continue
 		}
 		allowed := j.roles.Allowed(s.Capability.Label, identity)

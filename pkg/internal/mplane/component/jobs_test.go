@@ -209,7 +209,7 @@ func TestPruneMany(t *testing.T) {
 	}
 }
 
-// TestMeant: of the capabilities that a specification fulfils, it is for the
+// TestMeant: of the capabilities that a specification fulfills, it is for the
 // one that it was made from: by its metadata, else by its label, else the first.
 func TestMeant(t *testing.T) {
 	reg := exchange.Registries(t)

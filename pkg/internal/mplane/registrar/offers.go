@@ -61,7 +61,7 @@ func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (ref
 			return "Too many capabilities"
 		}
 	}
-	fits := false
+	var fits bool
 	if o.lease, fits = reg.room.Take(id, host, size, force); !fits && reg.withdrawn > 0 {
 		// Withdrawn offers make room, except the one to replace.
 		reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
@@ -165,7 +165,7 @@ func (reg *Registrar) drop(o *Offer) {
 }
 
 // Find returns the offer from which a specification was made, among those that
-// it fulfils and that use allows. If the specification does not identify one,
+// it fulfills and that use allows. If the specification does not identify one,
 // Find returns the first. withdrawn is a withdrawn offer that it would have
 // fulfilled; denied reports whether use rejected the offer.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {

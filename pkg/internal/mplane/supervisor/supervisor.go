@@ -254,7 +254,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		client: identity, component: offer.Identity, asked: ask, relayed: spec,
 		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
-	fits := false
+	var fits bool
 	if b.room, fits = s.registrar.Room().Take(identity, host, jobSize(b), false); !fits {
 		return refuse("Too many jobs")
 	}

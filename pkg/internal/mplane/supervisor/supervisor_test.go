@@ -202,7 +202,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestMeant: of two capabilities that a specification fulfils it goes to the
+// TestMeant: of two capabilities that a specification fulfills it goes to the
 // one it was made from, or to none if that is not allowed.
 func TestMeant(t *testing.T) {
 	roles := new(mplane.Roles)

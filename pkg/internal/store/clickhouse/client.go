@@ -145,7 +145,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.body.Read(p)
 	timer.Stop()
 	a.left -= time.Since(begin)
-	if err != nil && err != io.EOF && context.Cause(a.ctx) == errSlow {
+	if err != nil && err != io.EOF && errors.Is(context.Cause(a.ctx), errSlow) {
 		err = errSlow
 	}
 	return n, err
@@ -256,7 +256,7 @@ func readRows(host string, body io.Reader, limit int64, f func(row []string) err
 	switch {
 	case bounded.N == 0: // else it would look like one that ends here
 		err = errors.New("it is too long")
-	case err == bufio.ErrTooLong:
+	case errors.Is(err, bufio.ErrTooLong):
 		err = errors.New("a line is too long")
 	case err == nil:
 		return nil

@@ -270,7 +270,7 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	})
 	await := func(files, rows int) {
 		t.Helper()
-		got, n := 0, 0
+		var got, n int
 		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			if scan[bool](t, conn, "select to_regclass('dbs.tstatrepo_files') is null") {
 				continue

@@ -137,7 +137,7 @@ func (s *series) commit(k store.Key, f storedFile) {
 
 // advance takes the stored files in the order of their folders, as far as no
 // earlier one is missing. The windows that end before all rows of a file are
-// finished by it: neighbours may share a window. Rows for windows that were
+// finished by it: neighbors may share a window. Rows for windows that were
 // finished before are not announced.
 func (s *series) advance() {
 	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {

@@ -103,7 +103,7 @@ func widen(a, b []tstat.Column) []tstat.Column {
 type span struct{ from, to int64 }
 
 // Row groups of fewer rows than minCopied are put together when they are
-// neighbours: a year of them would make footers larger than the rows. Others
+// neighbors: a year of them would make footers larger than the rows. Others
 // are copied as they are.
 const minCopied = 4 << 10
 
@@ -123,7 +123,7 @@ type assembly struct {
 
 	w       *writer // of scratch
 	scratch *bytes.Buffer
-	held    *group // a small row group whose neighbour is not known yet
+	held    *group // a small row group whose neighbor is not known yet
 	current *stored
 }
 
@@ -192,7 +192,7 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// settle writes what is collected: a small row group without neighbours as it
+// settle writes what is collected: a small row group without neighbors as it
 // is.
 func (a *assembly) settle() error {
 	if h := a.held; h != nil {

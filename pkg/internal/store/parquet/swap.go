@@ -68,7 +68,8 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
 		info, err := os.Stat(filepath.Join(s.dir, loc))
 		if err != nil {
-			return known, fmt.Errorf("compacted file: %v", err) // %w would say that the day changed meanwhile
+			//lint:ignore errorlint %w would say that the day changed meanwhile
+			return known, fmt.Errorf("compacted file: %v", err)
 		}
 		of := 0
 		for _, f := range l.from {

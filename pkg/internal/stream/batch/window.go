@@ -86,10 +86,3 @@ func (w *Window) Save(acked int64) {
 	close(w.room)
 	w.room = make(chan struct{})
 }
-
-// ahead returns how many bytes are reserved beyond the saved position.
-func (w *Window) ahead() int64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.reserved - w.saved
-}

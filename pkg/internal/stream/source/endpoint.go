@@ -421,6 +421,7 @@ func (c *conn) report(err error) {
 		attrs = append(attrs, "cut", 1)
 	}
 	if i := slices.IndexFunc(refusals, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
+		//lint:ignore errorlint a wrapped cause says more
 		if err != refusals[i] {
 			attrs = append(attrs, "err", err)
 		}

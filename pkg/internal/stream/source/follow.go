@@ -99,7 +99,7 @@ func (f *follower) Run(ctx, reading context.Context) error {
 		return err
 	}
 	f.order = order
-	f.watch(reading)
+	f.watch()
 	if f.watcher != nil {
 		defer f.watcher.Close()
 	}
@@ -146,7 +146,7 @@ func (f *follower) sorted() []*followed {
 
 // watch wakes the follower when the kernel reports a change. Without such
 // reports, as on NFS, the follower polls.
-func (f *follower) watch(ctx context.Context) {
+func (f *follower) watch() {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
 		if err = w.Add(f.root.Dir); err != nil {

@@ -25,5 +25,5 @@ func identityOf(path string) (identity, error) {
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return identity{}, err
 	}
-	return identity{uint64(unix.Mkdev(st.Dev_major, st.Dev_minor)), st.Ino, st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}, nil
+	return identity{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino, st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}, nil
 }

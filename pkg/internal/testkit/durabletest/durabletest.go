@@ -105,6 +105,7 @@ func (d *Disk) sync(f *os.File) error {
 
 func inodeOf(info fs.FileInfo) inode {
 	st := info.Sys().(*syscall.Stat_t)
+	//lint:ignore unconvert another type on other systems
 	return inode{uint64(st.Dev), st.Ino, info.IsDir()}
 }
 

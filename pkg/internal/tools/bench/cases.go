@@ -367,6 +367,7 @@ func diskFree(path string) int64 {
 	if err := syscall.Statfs(path, &fs); err != nil {
 		return math.MaxInt64 // the run will say
 	}
+	//lint:ignore unconvert another type on other systems
 	return int64(fs.Bavail) * int64(fs.Bsize)
 }
 

@@ -106,6 +106,7 @@ func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	if !ok {
 		return u, errors.New("no resource usage on this system")
 	}
+	//lint:ignore unconvert another type on other systems
 	u.rss = int64(ru.Maxrss)
 	if runtime.GOOS != "darwin" { // there it is in bytes
 		u.rss <<= 10

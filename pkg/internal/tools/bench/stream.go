@@ -30,7 +30,7 @@ func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) 
 	}
 	logs, err := filepath.Glob(filepath.Join(t.dir, "*.out", "log_tcp_complete"))
 	if err != nil || len(logs) != 1 {
-		return "", 0, fmt.Errorf("%s: no log_tcp_complete (%v)", t.dir, err)
+		return "", 0, fmt.Errorf("%s: no log_tcp_complete (%w)", t.dir, err)
 	}
 	path = t.dir + ".wire"
 	if _, err := os.Stat(path); err != nil {
@@ -86,6 +86,7 @@ func (b *bench) receive(ctx context.Context, addr, out string, send func() error
 	}
 	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		//lint:ignore unconvert another type on other systems
 		u.rss = int64(ru.Maxrss) << 10
 	}
 	return u, err
@@ -347,6 +348,7 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	cmd.Wait()
 	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		//lint:ignore unconvert another type on other systems
 		u.rss = int64(ru.Maxrss) << 10
 	}
 	return u, err
@@ -380,7 +382,7 @@ func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) 
 		defer c.Close()
 		in := bufio.NewReader(c)
 		pos := 4096
-		for sent := 0; sent < 4096/wireLine; sent++ {
+		for range 4096 / wireLine {
 			if _, err := in.ReadSlice('\n'); err != nil {
 				return err
 			}
