@@ -19,7 +19,7 @@ func TestFloat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range []string{s + "\n", s + " 12345678901234567890\n"} { // without and with room for 8 bytes at a time
+		for _, line := range []string{s + "\n", s + " 12345678901234567890\n"} { // with and without room for 8 bytes at a time
 			if _, ok := v.parseFloat([]byte(line), 0, ' ', 0); !ok || v.floats[0] != want {
 				t.Fatalf("%q: %v, want %v", line, v.floats[0], want)
 			}
@@ -46,7 +46,8 @@ func TestFloat(t *testing.T) {
 		dot := rnd.IntN(len(digits) + 1)
 		check(digits[:dot] + "." + digits[dot:])
 	}
-	// Halfway between two, and beside it: a tie goes to the even one.
+	// Numbers halfway between two float64, and near that: a tie is rounded
+	// to even.
 	for whole := uint64(1 << 51); whole < 1<<51+4; whole++ {
 		for _, part := range []string{"25", "2499", "2501", "75", "7499", "7501", "125", "375", "625", "875", "5", "50"} {
 			check(fmt.Sprint(whole) + "." + part)
@@ -62,8 +63,9 @@ func TestFloat(t *testing.T) {
 	}
 }
 
-// TestEightBytes: fields in the middle of a line, which are parsed 8 bytes at a
-// time, have the same values as at its end, where they are parsed byte by byte.
+// TestEightBytes checks that fields have the same values in the middle of a
+// line, where they are parsed 8 bytes at a time, and at its end, where they are
+// parsed byte by byte.
 func TestEightBytes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	const mark, others = -77, "0123456789.-/:e \t\x00\x01\x7f\x80\xc3\xa9z~!"
@@ -94,7 +96,7 @@ func TestEightBytes(t *testing.T) {
 			for i := range 20000 {
 				var s string
 				switch i % 4 {
-				case 0: // digits, and now and then something else
+				case 0: // digits, sometimes with another byte
 					s = strconv.FormatUint(rnd.Uint64()>>rnd.IntN(64), 10)[rnd.IntN(2)*(i/4%2):]
 				case 1:
 					s = fmt.Sprintf("%d.%0*d", rnd.Int64N(1<<(1+rnd.IntN(50))), 1+rnd.IntN(8), rnd.IntN(1e6))

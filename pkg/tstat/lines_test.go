@@ -13,10 +13,10 @@ import (
 	"unicode/utf8"
 )
 
-// compareLines holds what Lines makes of each line of a log to what the
-// Reader reads, and returns the count of rows compared. Lines before the
-// first header of their kind are not compared: Lines has no other ones to
-// tell their version by.
+// compareLines compares the forms from Lines with the rows from Reader for each
+// line of a log, and returns the number of rows compared. Lines before the
+// first header of their kind are skipped, because Lines cannot use later lines
+// to find their version.
 func compareLines(t testing.TB, typ *LogType, data []byte) (rows int) {
 	t.Helper()
 	data = data[:bytes.LastIndexByte(data, '\n')+1]
@@ -81,7 +81,7 @@ func compareLines(t testing.TB, typ *LogType, data []byte) (rows int) {
 	return rows
 }
 
-// compareRow holds the fields of a line to the values that the Reader has.
+// compareRow compares the fields of a line with the values from Reader.
 func compareRow(t testing.TB, l *Lines, f *Form, line []byte, want map[string]string) {
 	t.Helper()
 	sep := l.typ.Separator()
@@ -135,7 +135,7 @@ func compareRow(t testing.TB, l *Lines, f *Form, line []byte, want map[string]st
 	}
 }
 
-// TestLinesAsReader compares all samples of Tstat's versions with a header.
+// TestLinesAsReader compares all samples of Tstat versions with a header.
 func TestLinesAsReader(t *testing.T) {
 	logs, err := filepath.Glob("testdata/logs/*/*.out/log_*")
 	if err != nil {
@@ -162,8 +162,8 @@ func TestLinesAsReader(t *testing.T) {
 	}
 }
 
-// TestLines: which columns lines have without a header, after one, and after
-// another one.
+// TestLines checks the columns of lines without a header, after a header, and
+// after another header.
 func TestLines(t *testing.T) {
 	tcp := func(n int, fields map[int]string) string {
 		f := slices.Repeat([]string{"1"}, n)
@@ -176,7 +176,7 @@ func TestLines(t *testing.T) {
 		name, typ, layout string
 		lines             string
 		column            int    // of the last line, from 1
-		want              string // name of that column, " (VERSION)" if it was guessed; or the error
+		want              string // name of that column, " (VERSION)" if guessed; or the error
 	}{
 		{"one version fits", "log_tcp_complete", "", tcp(130, map[int]string{120: "0.5"}), 120, "c_last_handshakeT"},
 		{"told by a field", "log_tcp_complete", "", tcp(130, map[int]string{120: "7"}), 120, "tls_session_stat"},
@@ -219,8 +219,8 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestLinesVersion: of several versions with as many columns the newest is
-// taken and named, unless one is asked for.
+// TestLinesVersion checks that the newest of several versions with the same
+// number of columns is chosen and reported, unless one is requested.
 func TestLinesVersion(t *testing.T) {
 	several := 0
 	for _, typ := range Types() {
@@ -250,7 +250,7 @@ func TestLinesVersion(t *testing.T) {
 	}
 }
 
-// FuzzLines: whatever comes, Lines and Reader agree about each line.
+// FuzzLines checks that Lines and Reader agree about each line of any text.
 func FuzzLines(f *testing.F) {
 	for _, name := range []string{
 		"v240/2026_11_22_06_39.out/log_http_complete", "v300/2026_11_22_06_39.out/log_chat_messages", "v300/2026_11_22_06_39.out/log_tcp_complete",

@@ -61,8 +61,8 @@ func TestEveryColumnIsClassified(t *testing.T) {
 	}
 }
 
-// mistaken reports whether a line of layout a passes for one of layout b, with
-// something personal in another place.
+// mistaken reports whether a line of layout a is accepted as one of layout b,
+// with a personal value in another place.
 func (t *LogType) mistaken(a, b *layout) (mistaken bool) {
 	privacy := func(c int) Privacy {
 		if c < 0 {
@@ -80,8 +80,8 @@ func (t *LogType) mistaken(a, b *layout) (mistaken bool) {
 	return mistaken
 }
 
-// TestRewrittenTextIsRead has another text in place of that of the file: plain,
-// compressed, with and without a goroutine.
+// TestRewrittenTextIsRead replaces the text of a file: plain, compressed, with
+// and without a goroutine.
 func TestRewrittenTextIsRead(t *testing.T) {
 	const line = "1.0 1 2 3 4 5 6\n"
 	text := strings.Repeat(line, 1000)
@@ -113,7 +113,8 @@ func TestRewrittenTextIsRead(t *testing.T) {
 			}
 		}
 	}
-	// What is not decompressed cannot be rewritten, not even to be copied.
+	// Text that cannot be decompressed cannot be rewritten, not even for a
+	// copy.
 	rd := NewReader(strings.NewReader("PK\x03\x04 is ZIP"), TypeByName("log_l3_bitrate"), ReaderOptions{Rewrite: func(r io.Reader) io.Reader { return r }})
 	var ce *CompressionError
 	if err := rd.Drain(); !errors.As(err, &ce) {
@@ -121,7 +122,7 @@ func TestRewrittenTextIsRead(t *testing.T) {
 	}
 }
 
-// TestRemovedLinesAreRejects reads lines that stand for removed ones.
+// TestRemovedLinesAreRejects reads placeholders of removed lines.
 func TestRemovedLinesAreRejects(t *testing.T) {
 	removed := string(AppendRemoved(nil, "too secret"))
 	text := removed + "1.0 1 2 3 4 5 6\n" + removed + "1.0 1 2 3 4 5 6\n"
@@ -141,7 +142,7 @@ func TestRemovedLinesAreRejects(t *testing.T) {
 	}
 }
 
-// TestPrivateReasonsHaveNoValues reads rows with values that do not fit.
+// TestPrivateReasonsHaveNoValues reads rows with invalid values.
 func TestPrivateReasonsHaveNoValues(t *testing.T) {
 	rd := NewReader(strings.NewReader("1.0 1 2 3 4 5 10.0.0.1\n10.0.0.1\n1.0 1 2 3 4 5 6\n"), TypeByName("log_l3_bitrate"), ReaderOptions{
 		Private: true,

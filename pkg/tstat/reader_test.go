@@ -27,7 +27,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// reading is everything that was read of a log, with the values as text.
+// reading is the result of reading a log, with the values as text.
 type reading struct {
 	rows    []map[string]string // NULLs are absent
 	counts  Counts
@@ -136,8 +136,8 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestCRLF: a log with the line ends of Windows has the rows that it has with
-// Tstat's own, in every version and type.
+// TestCRLF checks that a log with CR LF has the same rows as with Tstat's line
+// ends, in every version and type.
 func TestCRLF(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(string(sample(t, "INDEX.tsv"))), "\n")[1:] {
 		name, _, _ := strings.Cut(line, "\t")
@@ -165,10 +165,9 @@ func TestCRLF(t *testing.T) {
 	}
 }
 
-// TestHashBeside: the fingerprint of a long text, which is hashed while it is
-// parsed, is that of the bytes; of lines with CR LF too, whose CR is overwritten,
-// and of those that are too long. The race detector sees what a fast machine
-// does not.
+// TestHashBeside checks the fingerprint of a long text, which is hashed while
+// it is parsed: also with CR LF, whose CR is overwritten, and with overlong
+// lines. The race detector finds races that a fast machine hides.
 func TestHashBeside(t *testing.T) {
 	for _, newline := range []string{"\n", "\r\n"} {
 		var text bytes.Buffer
@@ -189,7 +188,7 @@ func TestHashBeside(t *testing.T) {
 		r := new(Reader)
 		opt := ReaderOptions{Marks: []int64{100, 300000, 2000001, int64(whole)}}
 		r.Reset(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), opt)
-		if _, err := r.Next(); err != nil { // another text is read instead of the rest
+		if _, err := r.Next(); err != nil { // switches to another text
 			t.Fatal(err)
 		}
 		if sha, n := r.Fingerprint(); n == 0 || sha != sum(int(n)) {
@@ -222,7 +221,7 @@ func TestHashBeside(t *testing.T) {
 	}
 }
 
-// slowHash takes an hour for each block.
+// slowHash needs an hour for each block.
 type slowHash struct{ hash.Hash }
 
 func (h slowHash) Write(p []byte) (int, error) {
@@ -230,7 +229,7 @@ func (h slowHash) Write(p []byte) (int, error) {
 	return h.Hash.Write(p)
 }
 
-// TestSlowHash: the text stays as it is until it is hashed.
+// TestSlowHash checks that the text does not change before it is hashed.
 func TestSlowHash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var text bytes.Buffer
@@ -254,8 +253,9 @@ type brokenHash struct{ hash.Hash }
 
 func (brokenHash) Write([]byte) (int, error) { panic("broken") }
 
-// TestHashPanic: a panic beside parsing reaches the goroutine that reads, where
-// it ends the import of one file, not the process.
+// TestHashPanic checks that a panic of the hashing goroutine reaches the
+// goroutine that reads. There it ends the import of one file instead of the
+// process.
 func TestHashPanic(t *testing.T) {
 	r := NewReader(strings.NewReader(strings.Repeat("::1 1\n", hashBeside)), TypeByName("log_udp_complete"), ReaderOptions{})
 	r.sum = brokenHash{}
@@ -274,8 +274,8 @@ func TestHashPanic(t *testing.T) {
 	}
 }
 
-// TestValues checks values of real rows that Tstat versions write
-// differently.
+// TestValues checks values of real rows that Tstat versions write in different
+// forms.
 func TestValues(t *testing.T) {
 	const null = "NULL"
 	tests := []struct {
@@ -422,7 +422,7 @@ func TestReader(t *testing.T) {
 			if sum := sha256.Sum256([]byte(whole)); got.sha != hex.EncodeToString(sum[:]) || got.length != int64(len(whole)) {
 				t.Errorf("fingerprint of %d bytes is wrong", got.length)
 			}
-			// The same, a few bytes at a time.
+			// The same text, a few bytes at a time.
 			if len(tt.text) > 10e3 {
 				return
 			}
@@ -433,8 +433,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestHeaderless reads real rows without their header, as someone may keep
-// them, and layouts that only the count of columns tells.
+// TestHeaderless reads real rows without their header, as users may keep them,
+// and layouts that only the number of columns distinguishes.
 func TestHeaderless(t *testing.T) {
 	cut := func(name string) []byte {
 		_, rest, _ := bytes.Cut(sample(t, name), []byte("\n"))
@@ -493,14 +493,13 @@ func TestHeaderless(t *testing.T) {
 	if got, err := read(t, strings.NewReader(row(45, nil)), "log_mm_complete", ReaderOptions{Layout: "3.2-2019-11-04"}); err != nil || got.layout != "3.2-2019-11-04 45" {
 		t.Errorf("--layout: %s, %v", got.layout, err)
 	}
-	// A layout that the type does not have is meant for another type.
+	// A layout that the type does not have is valid for another type.
 	if _, err := read(t, strings.NewReader(row(16, nil)), "log_udp_complete", ReaderOptions{Layout: "2.1dev"}); err != nil {
 		t.Errorf("layout of another type: %v", err)
 	}
 }
 
-// TestLevels reads headers as they are for every choice of columns in
-// runtime.conf.
+// TestLevels reads the headers of every choice of columns in runtime.conf.
 func TestLevels(t *testing.T) {
 	for file, want := range map[string]int{
 		"v330_lvl0/2014_06_10_22_58.out/log_tcp_complete":   44,
@@ -601,15 +600,15 @@ func TestGzip(t *testing.T) {
 			}
 		}
 	}
-	// An unreadable disk is no unfinished gzip stream.
+	// An unreadable disk is not a truncated gzip stream.
 	broken := errors.New("input/output error")
 	if _, err := read(t, io.MultiReader(bytes.NewReader(whole[:100]), iotest.ErrReader(broken)), "log_dns_complete", ReaderOptions{}); !errors.Is(err, broken) {
 		t.Errorf("read error: %v", err)
 	}
 }
 
-// TestCompressed: the same text is the same log whatever its compression. A file
-// that was cut or damaged is told from a sound one, and one that needs too much
+// TestCompressed checks that a log has the same rows in every compression, that
+// truncated and damaged files are detected, and that a file that needs too much
 // memory is refused.
 func TestCompressed(t *testing.T) {
 	load := func(name string) []byte {
@@ -636,7 +635,7 @@ func TestCompressed(t *testing.T) {
 				t.Errorf("%s, drained: %+v, %v, %v", name, r.Counts(), err, r.Damage())
 			}
 			if name == "legacy.lz4" {
-				continue // it has no checksum
+				continue // without a checksum
 			}
 			short := NewReader(bytes.NewReader(data[:len(data)/2]), TypeByName("log_udp_complete"), ReaderOptions{Ahead: ahead})
 			damaged := NewReader(bytes.NewReader(append(data[:len(data):len(data)], "this is not compressed"...)), TypeByName("log_udp_complete"), ReaderOptions{Ahead: ahead})
@@ -659,8 +658,8 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
-// TestKeep: Keep leaves the rows that it is told to, with all that belongs to them,
-// and Use leaves the columns, in logs of all types and versions.
+// TestKeep checks that Keep keeps the given rows with all their data, and that
+// Use keeps the given columns, in logs of all types and versions.
 func TestKeep(t *testing.T) {
 	logs, err := filepath.Glob("testdata/logs/*/*/log_*")
 	if err != nil || len(logs) < 50 {
@@ -730,15 +729,15 @@ func TestKeep(t *testing.T) {
 			}
 		}
 		got, want := some.Counts(), all.Counts()
-		got.Escaped = want.Escaped // of the columns that are decoded
+		got.Escaped = want.Escaped // of the decoded columns
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", path, got, want)
 		}
 	}
 }
 
-// TestAhead: a text of several blocks is the same whether a goroutine decompresses
-// it or not, and nothing reads the file after Stop.
+// TestAhead checks that a text of several blocks is the same with and without
+// the decompressing goroutine, and that nothing reads the file after Stop.
 func TestAhead(t *testing.T) {
 	plain := bytes.Repeat(sample(t, "v321/2026_11_22_06_39.out/log_dns_complete"), 1000)
 	if len(plain) < 3*aheadSize {
@@ -763,7 +762,7 @@ func TestAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Stop()
-	file.closed = true // a race if a goroutine reads on
+	file.closed = true // a race if a goroutine still reads
 	r.Reset(io.MultiReader(bytes.NewReader(b.Bytes()[:1000]), file), TypeByName("log_dns_complete"), ReaderOptions{Ahead: true})
 	func() {
 		defer func() {
@@ -775,7 +774,7 @@ func TestAhead(t *testing.T) {
 	}()
 }
 
-// closedReader panics when it is read after it was closed.
+// closedReader panics on a read after it was closed.
 type closedReader struct {
 	io.Reader
 	closed bool
@@ -815,8 +814,8 @@ func TestMarksAndDrain(t *testing.T) {
 	}
 }
 
-// TestDrainCounts: lines are counted as Next counts them, headers anywhere,
-// in blocks of any size.
+// TestDrainCounts checks that Drain counts lines like Next, with headers
+// anywhere, in blocks of any size.
 func TestDrainCounts(t *testing.T) {
 	const head = "#c_ip:1 c_port:2\n"
 	for text, want := range map[string]Counts{
@@ -878,8 +877,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestOptionalColumns: the columns of Tstat's compile-time options have types,
-// and no warning comes of them, in the headers of 3.x and 2.4.
+// TestOptionalColumns checks that the columns of Tstat's compile-time options
+// have types and cause no warning, in the headers of 3.x and 2.4.
 func TestOptionalColumns(t *testing.T) {
 	const averages = " c_pkts_data c_pkts_data_avg c_pkts_data_std s_pkts_data s_pkts_data_avg s_pkts_data_std c_seg_cnt c_sit_avg c_sit_std s_seg_cnt s_sit_avg s_sit_std c_pkts_push s_pkts_push"
 	numbered := func(names ...string) (all string) {
@@ -887,7 +886,7 @@ func TestOptionalColumns(t *testing.T) {
 			n := 10
 			if strings.HasSuffix(name, "_sit") {
 				n = 9
-			} else if strings.HasSuffix(name, "#") { // its count goes before
+			} else if strings.HasSuffix(name, "#") { // its count precedes it
 				name = strings.TrimSuffix(name, "#")
 				all += " " + name + "_count"
 			} else {
@@ -935,7 +934,7 @@ func TestOptionalColumns(t *testing.T) {
 	}
 }
 
-// headerOf reads the header that a log begins with.
+// headerOf parses the header at the start of a log.
 func headerOf(t *testing.T, text string, typ *LogType) header {
 	t.Helper()
 	line, _, _ := strings.Cut(text, "\n")
@@ -971,8 +970,8 @@ func isCompressed(text []byte) bool {
 	return format != nil || err != nil
 }
 
-// FuzzReader feeds any text to any type's reader: no panic, every line
-// accounted for, and the same result however the text is cut into reads.
+// FuzzReader reads any text as any type: no panic, every line counted, and the
+// same result for any division into reads.
 func FuzzReader(f *testing.F) {
 	for _, name := range []string{
 		"v240/2026_11_22_06_39.out/log_http_complete", "v300/2026_11_22_06_39.out/log_chat_messages", "v209/06_39_22_Nov_2026.out/log_mm_complete",
@@ -1024,7 +1023,7 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// slowLine reads the line of FuzzLine in the plainest way.
+// slowLine parses the line of FuzzLine in the simplest way.
 func slowLine(line string) (map[string]string, bool) {
 	f := strings.Split(strings.TrimSuffix(line, "\r"), " ")
 	if len(f) != 6 {
@@ -1091,7 +1090,8 @@ func slowLine(line string) (map[string]string, bool) {
 	return row, true
 }
 
-// FuzzHeader: what is accepted has names fit for any store, no two the same.
+// FuzzHeader checks that accepted headers have names that are valid in any
+// store, without duplicates.
 func FuzzHeader(f *testing.F) {
 	for _, name := range []string{"v240/2026_11_22_06_39.out/log_http_complete", "v321/2026_11_22_06_39.out/log_tcp_complete"} {
 		head, _, _ := bytes.Cut(sample(f, name), []byte("\n"))

@@ -20,7 +20,7 @@ func TestSerials(t *testing.T) {
 		{"tcp 3: last", "log_tcp_complete", "#c_ip:1 first:2 last:3 durat:4\n" +
 			"::1 1458855363890.134 1458855441400.883 77510.749\n::1 1 1458855441999.999 1\n::1 1 0.0 1\n::1 1 - 1\n",
 			[]int64{1458855441, 1458855441, folder.Unix(), folder.Unix()}},
-		// As a double this is 1458855442 seconds once it is divided.
+		// As a double this is 1458855442 seconds after the division.
 		{"tcp 3: the last bit", "log_tcp_complete", "#c_ip:1 last:2\n::1 1458855441999.9999\n", []int64{1458855442}},
 		{"tcp 2.4: first_abs + durat", "log_tcp_complete", "#c_ip:1 first:2 last:3 durat:4 first_abs:5\n::1 5.0 77.0 2500.0 1458855363890.0\n::1 5.0 77.0 2500.0 -\n",
 			[]int64{1458855366, folder.Unix()}},
@@ -43,8 +43,8 @@ func TestSerials(t *testing.T) {
 	}
 }
 
-// TestSerialSecond: near the turn of a second, and anywhere else, it is the
-// second that floating point comes to.
+// TestSerialSecond checks that the second is that of the floating point
+// computation, near the turn of a second and elsewhere.
 func TestSerialSecond(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var text strings.Builder
@@ -101,7 +101,7 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestMarkLine: lines are counted up to where a text has grown.
+// TestMarkLine checks the count of lines up to a mark.
 func TestMarkLine(t *testing.T) {
 	first := "#c_ip:1\n::1\n::2\n"
 	r := NewReader(strings.NewReader(first+"::3\n::4\n"), TypeByName("log_udp_complete"), ReaderOptions{Marks: []int64{int64(len(first)), 8}})

@@ -82,7 +82,7 @@ func FuzzParseFolder(f *testing.F) {
 	})
 }
 
-// tree makes files below a new folder; each has its own name as content.
+// tree creates files below a new folder; the content of each is its name.
 func tree(t *testing.T, files ...string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -103,19 +103,19 @@ func TestScan(t *testing.T) {
 		"2015/02-Feb/2015_02_27_10_00.out/log_tcp_complete",
 		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.gz",
 		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete",
-		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete.gz", // gzip is at it
+		"2015/02-Feb/2015_02_27_11_00.out/log_udp_complete.gz", // gzip is running
 		"2015/02-Feb/2015_02_27_11_00.out/log_novel_thing",
 		"2015/02-Feb/2015_02_27_11_00.out/000/log_tcp_complete", // inside a histogram folder
 		"2015/02-Feb/2015_02_27_11_00.out/LAST/ip_len_in",
 		"2015/02-Feb/2015_02_27_11_00.out/addresses",
 		"2015/02-Feb/2015_02_27_11_00.out/log_bad-name",
 		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.1",
-		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.zst", // younger than the .gz: zstd is at it
+		"2015/02-Feb/2015_02_27_11_00.out/log_tcp_complete.zst", // younger than the .gz: zstd is running
 		"2015/02-Feb/2015_02_27_11_00.out/log_chat_complete.bz2",
 		"2015/02-Feb/2015_02_27_11_00.out/log_chat_messages.xz",
 		"2015/02-Feb/2015_02_27_11_00.out/log_chat_messages.zst", // older
 		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete.lz4",
-		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete", // lz4 is at it
+		"2015/02-Feb/2015_02_27_11_00.out/log_mm_complete", // lz4 is running
 		"2015/02-Feb/2015_02_27_11_00.out/log_video_complete/x",
 		"2015/02-Feb/2015_02_27_11_00.out/.log_tcp_complete.gz.Ab1",
 		"2015/2015_02_27_12_00.out.bak/log_tcp_complete.gz",
@@ -128,7 +128,7 @@ func TestScan(t *testing.T) {
 	)
 	for link, target := range map[string]string{
 		"2015/loop":    root,                           // back to the root
-		"again":        filepath.Join(root, "2015"),    // a second way
+		"again":        filepath.Join(root, "2015"),    // another path to it
 		"gone":         filepath.Join(root, "nowhere"), // broken
 		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder, sorted before it or not
 		"2015/0now":    "02-Feb/2015_02_27_11_00.out",
@@ -198,12 +198,12 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// TestScanWith: files that Match takes for logs are in their log folder or loose, and
-// those of which only one can be the log are refused.
+// TestScanWith checks that files accepted by Match belong to their log folder
+// or are loose, and that several files for the same log are refused.
 func TestScanWith(t *testing.T) {
 	root := tree(t,
 		"2015_02_27_10_00.out/log_tcp_complete.1",
-		"2015_02_27_10_00.out/log_tcp_complete.1.gz", // gzip is at it
+		"2015_02_27_10_00.out/log_tcp_complete.1.gz", // gzip is running
 		"2015_02_27_10_00.out/udp.log",
 		"2015_02_27_10_00.out/note",
 		"2015_02_27_10_00.out/000/tcp.log",
@@ -212,7 +212,7 @@ func TestScanWith(t *testing.T) {
 		"2015_02_27_12_00.out/log_tcp_complete.1",
 		"2015_02_27_12_00.out/log_tcp_complete.2",
 		"x.pcap.out/log_tcp_complete",
-		"x.pcap.out/log_tcp_complete.xz", // xz is at it
+		"x.pcap.out/log_tcp_complete.xz", // xz is running
 		"x.pcap.out/log_udp_complete",
 		"x.pcap.out/.log_tcp_complete.1",
 		"log_tcp_complete.1/log_tcp_complete.1", // a folder
@@ -271,7 +271,7 @@ func TestFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The night when summer time ends: 02_37 was opened before 02_08, and
-	// nothing in the names tells it.
+	// the names do not show it.
 	root := tree(t, "a/2021_10_31_01_37.out/log_x", "a/2021_10_31_02_37.out/log_x", "a/2021_10_31_02_08.out/log_x", "b/2021_10_30_00_00.out/log_x")
 	finished := func() string {
 		got, err := Scan(context.Background(), root, rome)
@@ -306,8 +306,9 @@ func TestFinished(t *testing.T) {
 	}
 }
 
-// TestFinishedClockBack: a folder whose name is ahead of the clock does not
-// finish the one being written, not even when the clock passes that name.
+// TestFinishedClockBack checks that a folder whose name is ahead of the clock
+// does not finish the one being written, not even when the clock passes that
+// name.
 func TestFinishedClockBack(t *testing.T) {
 	now := time.Date(2026, 11, 29, 22, 30, 0, 0, time.UTC)
 	type folder struct {

@@ -44,7 +44,7 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if err != nil {
 		return err
 	}
-	// It counts as the peer that registered the stream.
+	// The peer that registered the stream is its probe.
 	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
 	if _, err := r.checkEntry(ctx, e); err != nil {
 		return err

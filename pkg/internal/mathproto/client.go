@@ -22,12 +22,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// timing bounds how long a peer is waited for.
+// timing limits the waits for a peer.
 type timing struct {
 	dial   time.Duration
 	stall  time.Duration // without a byte
-	resume int           // tries in a row that bring no byte, of a file
-	pause  time.Duration // before the first of them; then twice as long, up to maxPause
+	resume int           // attempts in a row without a new byte, of a file
+	pause  time.Duration // before the first of them; then doubled, up to maxPause
 }
 
 var defaultTiming = timing{dial: 10 * time.Second, stall: 2 * time.Minute, resume: 10, pause: 100 * time.Millisecond}
@@ -39,17 +39,17 @@ type client struct {
 	http    *http.Client
 	tls     bool
 	timing  timing
-	reading atomic.Pointer[clockReading] // the last one; nil: the peer sent no time yet
+	reading atomic.Pointer[clockReading] // the last one; nil if the peer has sent no time
 }
 
 // clockReading is a reading of a peer's clock.
 type clockReading struct {
-	ahead time.Duration // of our clock
-	at    time.Time     // by our clock
+	ahead time.Duration // ahead of this machine's clock
+	at    time.Time     // by this machine's clock
 }
 
-// clock returns how far the peer's clock is ahead of this machine's, and when the peer sent
-// its time; zero: never.
+// clock returns how far the peer's clock is ahead of this machine's, and when
+// the peer sent its time (zero if never).
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
@@ -57,14 +57,16 @@ func (c *client) clock() (ahead time.Duration, at time.Time) {
 	return 0, time.Time{}
 }
 
-// newClient returns a client that connects only to addresses that allowed
-// does not refuse; nil allows all. It follows no redirects and uses no proxy.
+// newClient returns a client that only connects to addresses for which allowed
+// returns nil; a nil allowed allows all. The client follows no redirects and
+// uses no proxy.
 func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t timing) *client {
 	d := &peer.Dialer{TLS: files, Timeout: t.dial, ReadStall: t.stall, WriteStall: t.stall, Control: func(_, address string, _ syscall.RawConn) error {
 		if allowed == nil {
 			return nil
 		}
-		// Names are resolved here: no other answer of DNS comes after this.
+		// Names are resolved here, so that the checked address is the
+		// one used.
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
@@ -76,7 +78,7 @@ func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t ti
 	return &client{tls: useTLS, timing: t, http: &http.Client{Transport: transport, CheckRedirect: peer.NoRedirect}}
 }
 
-// do sends a request for a path, as it stands, of the peer at addr.
+// do sends a request for path, unchanged, to the peer at addr.
 func (c *client) do(ctx context.Context, method, addr, path string, body []byte, header ...string) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: addr, Path: path}
 	if c.tls {
@@ -98,7 +100,7 @@ func (c *client) do(ctx context.Context, method, addr, path string, body []byte,
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var ue *url.Error
-		if errors.As(err, &ue) { // without the URL, which messages have already
+		if errors.As(err, &ue) { // without the URL, which messages contain already
 			err = ue.Err
 		}
 		return nil, err
@@ -110,10 +112,10 @@ func (c *client) do(ctx context.Context, method, addr, path string, body []byte,
 	return resp, nil
 }
 
-// away marks an error as one of a peer that may come back.
+// away marks an error as transient: the peer may return.
 func away(err error) error { return fmt.Errorf("%w: %w", bulk.ErrSource, err) }
 
-// statusError is an answer that is not the one asked for.
+// statusError is an unexpected response.
 type statusError struct {
 	code int
 	text string
@@ -123,13 +125,13 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the peer answers %d %s: %q", e.code, http.StatusText(e.code), e.text)
 }
 
-// refused reads the answer that is not the one asked for.
+// refused returns the error of an unexpected response.
 func refused(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason))
 	return &statusError{resp.StatusCode, strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")}
 }
 
-// date is the peer's clock.
+// date returns the peer's time.
 func date(resp *http.Response) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t
@@ -137,9 +139,9 @@ func date(resp *http.Response) time.Time {
 	return time.Now()
 }
 
-// list asks a probe for the names of a stream's files and calls the function
-// that begin returns for each. begin gets the probe's time. finished says that
-// Tstat writes to none of the files any more.
+// list fetches the names of a stream's files from a probe. It calls begin with
+// the probe's time, and then the returned function for each name. finished
+// means that Tstat writes to none of the files.
 func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
@@ -160,7 +162,7 @@ func (c *client) list(ctx context.Context, addr, stream string, begin func(time.
 	return resp.Header.Get(finishedHeader) != "", nil
 }
 
-// version is what a server says of a file.
+// version identifies a version of a file, from a server's headers.
 type version struct {
 	size     int64
 	modified string // Last-Modified as sent
@@ -175,14 +177,14 @@ func versionOf(resp *http.Response) version {
 	return v
 }
 
-// mtime is the time of the last change; zero if the server does not say.
+// mtime returns the time of the last change, or zero if the server sent none.
 func (v version) mtime() time.Time {
 	t, _ := http.ParseTime(v.modified)
 	return t
 }
 
-// head asks for the version of a file. The error is fs.ErrNotExist if it is
-// gone.
+// head requests the version of a file. The error is fs.ErrNotExist if the file
+// is gone.
 func (c *client) head(ctx context.Context, addr, path string) (v version, now time.Time, err error) {
 	resp, err := c.do(ctx, http.MethodHead, addr, path, nil)
 	if err != nil {
@@ -202,8 +204,8 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 
 var errLength = errors.New("the peer does not say how long the file is")
 
-// content reads a file over HTTP. When the connection breaks, it goes on
-// where it was, as long as the file is the same.
+// content reads a file over HTTP. After a broken connection it continues where
+// it was, if the file is unchanged.
 type content struct {
 	ctx    context.Context
 	c      *client
@@ -211,20 +213,20 @@ type content struct {
 	path   string
 	v      version
 	pos    int64
-	body   io.ReadCloser  // from pos on; nil if it has to be asked for
-	failed int            // tries since the last byte
-	back   *retry.Backoff // between them
-	waited time.Duration  // for the peer
+	body   io.ReadCloser  // from pos on; nil if it must be requested
+	failed int            // attempts since the last byte
+	back   *retry.Backoff // delay between attempts
+	waited time.Duration  // time spent waiting for the peer
 }
 
-// slowest is the least that a peer must send, in bytes a second on average
-// after a first timing.stall: a file that trickles in keeps others waiting.
+// slowest is the lowest speed of a peer, in bytes per second on average after a
+// first timing.stall: a file that trickles in delays others.
 const slowest = 1 << 10
 
-// errSlow is a peer that sends less.
+// errSlow reports a peer below slowest.
 var errSlow = errors.New("the peer is too slow")
 
-// open asks for a file.
+// open requests a file.
 func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
 	f := &content{ctx: ctx, c: c, addr: addr, path: path, back: retry.New(c.timing.pause, maxPause)}
 	resp, err := c.do(ctx, http.MethodGet, addr(), path, nil)
@@ -246,10 +248,10 @@ func (c *client) open(ctx context.Context, addr func() string, path string) (*co
 	return nil, err
 }
 
-// errChanged is a file that is another one now.
+// errChanged reports that a file was replaced or changed.
 var errChanged = errors.New("the file changed while it was read")
 
-// request asks for the file from pos on.
+// request requests the file from pos on.
 func (f *content) request() error {
 	var header []string
 	if f.pos > 0 {
@@ -268,7 +270,7 @@ func (f *content) request() error {
 		if now := versionOf(resp); resp.Header.Get("Content-Range") != want || now.modified != f.v.modified {
 			err = errChanged
 		}
-	case http.StatusOK: // from the start: the server knows no ranges, or the file changed
+	case http.StatusOK: // from the start: the server does not support ranges, or the file changed
 		if versionOf(resp) != f.v {
 			err = errChanged
 		} else if _, skip := io.CopyN(io.Discard, resp.Body, f.pos); skip != nil {
@@ -287,7 +289,8 @@ func (f *content) request() error {
 	return nil
 }
 
-// Read reads on. Errors wrap bulk.ErrSource, unless the context ended.
+// Read implements io.Reader. Its errors wrap bulk.ErrSource, unless the context
+// ended.
 func (f *content) Read(p []byte) (int, error) {
 	for f.pos < f.v.size {
 		var n int
@@ -327,7 +330,7 @@ func (f *content) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Seek goes back to the start.
+// Seek seeks to the start.
 func (f *content) Seek(offset int64, whence int) (int64, error) {
 	if offset != 0 || whence != io.SeekStart {
 		return 0, errors.ErrUnsupported

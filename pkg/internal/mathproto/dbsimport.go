@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// ServeHTTP answers as math_repo does.
+// ServeHTTP responds like math_repo.
 func (r *Repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	rest, ok := strings.CutPrefix(req.URL.Path, importPath)
 	id, hasID := strings.CutPrefix(rest, "/")
@@ -66,7 +66,7 @@ func answerJSON(w http.ResponseWriter, contentType string, v any) {
 	w.Write(text)
 }
 
-// find returns the stream of an id; the lock is held.
+// find returns the stream with an id; the lock is held.
 func (r *Repository) find(id string) (s *stream, code int, text string) {
 	n, err := strconv.Atoi(id)
 	if err != nil {
@@ -98,7 +98,7 @@ func (r *Repository) get(w http.ResponseWriter, req *http.Request, id string) {
 	answerJSON(w, contentType, v)
 }
 
-// remove ends a stream. What is stored stays.
+// remove ends a stream. Stored logs remain.
 func (r *Repository) remove(req *http.Request, id string) (code int, text string) {
 	identity, err := peer.IdentityOf(req.TLS)
 	if err != nil {
@@ -140,8 +140,8 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// isHere reports whether a request comes from this machine: from the address that
-// it is sent to. The user of this machine may remove any stream.
+// isHere reports whether a request comes from this machine: from the address to
+// which it was sent. A user of this machine may remove any stream.
 func isHere(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
@@ -156,7 +156,7 @@ func (r *Repository) refused(what string, req *http.Request, reg Registration, e
 	})
 }
 
-// register takes a stream, or the new address of one.
+// register accepts a stream, or the new address of one.
 func (r *Repository) register(req *http.Request) (code int, text string) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
 	if err != nil {
@@ -180,7 +180,7 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 	return http.StatusOK, "new entry created"
 }
 
-// check makes the entry of a registration, unless something is wrong with it.
+// check returns the entry of a registration, or why it is refused.
 func (r *Repository) check(req *http.Request, reg Registration) (e entry, code int, err error) {
 	from, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
@@ -195,7 +195,7 @@ func (r *Repository) check(req *http.Request, reg Registration) (e entry, code i
 	return e, code, err
 }
 
-// checkEntry reports what is wrong with an entry whose peer is known.
+// checkEntry returns an error if an entry whose peer is known is invalid.
 func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
 	if err := store.ValidProbe(e.StreamName); err != nil {
 		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-', but not '-' first")
@@ -245,7 +245,7 @@ func (r *Repository) streamsOf(who string) (n int) {
 	return n
 }
 
-// accept takes a stream that is right. adopt records that it was adopted.
+// accept accepts a valid stream. adopt records that it was adopted.
 func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

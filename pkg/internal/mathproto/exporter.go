@@ -20,15 +20,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ExporterOptions are those of NewExporter.
+// ExporterOptions configures an Exporter.
 type ExporterOptions struct {
-	Dir        string        // the folder with the log folders
+	Dir        string        // the folder of the log folders
 	Repository URL           // where to register
-	Peers      peer.Networks // that the repository may be in; none: all
+	Peers      peer.Networks // allowed networks of the repository; empty: all
 	TLS        peer.TLS
 	Listen     []peer.Options // where files are served
-	// Advertise is the host:port that the repository is told to fetch from;
-	// "" is the first listener, at the address that leads to the repository.
+	// Advertise is the host:port from which the repository fetches; "" is
+	// the port of the first listener, at the local address of the route to
+	// the repository.
 	Advertise string
 
 	// Stream names the streams; {probe} stands for Probe, {type} for a log
@@ -40,24 +41,24 @@ type ExporterOptions struct {
 	Wants    func(logType string, folder time.Time) bool
 	Since    time.Time     // the StartTime of the registration
 	Settle   time.Duration // see bulk.Options
-	Poll     time.Duration // how often new types are looked for; 0: 10s
+	Poll     time.Duration // interval of the search for new types; 0: 10s
 
 	Log *slog.Logger
 
 	timing timing
-	check  time.Duration // how often the repository is asked; 0: checkEvery
+	check  time.Duration // interval of the checks of the repository; 0: checkEvery
 }
 
-// ExporterStats is what an Exporter served so far.
+// ExporterStats describes what an Exporter has served so far.
 type ExporterStats struct {
-	Streams []string `json:"streams"` // that the repository has
-	Files   int64    `json:"files"`   // requests for files that were answered
-	Bytes   int64    `json:"bytes"`   // that these files have
+	Streams []string `json:"streams"` // streams at the repository
+	Files   int64    `json:"files"`   // served requests for files
+	Bytes   int64    `json:"bytes"`   // size of the served files
 
-	LastSuccess time.Time `json:"-"` // when the repository was last found to have all streams
-	LastError   string    `json:"-"` // why it did not; "" if it did
-	// Newest is the time of the newest folder of which a log was served; zero if
-	// no log was.
+	LastSuccess time.Time `json:"-"` // when the repository last had all streams
+	LastError   string    `json:"-"` // why it does not have them; "" if it does
+	// Newest is the time of the newest folder with a served log; zero
+	// before that.
 	Newest time.Time `json:"-"`
 }
 
@@ -69,7 +70,7 @@ type Exporter struct {
 	c         *client
 	listeners []*peer.Listener
 
-	advertised string // the callback address that was last registered; used by Run, then by Withdraw
+	advertised string // the callback address of the last registration; used by Run, then by Withdraw
 
 	statsMu sync.Mutex
 	stats   ExporterStats
@@ -79,20 +80,20 @@ type Exporter struct {
 	scan    *scan
 }
 
-// scan is what the folder has.
+// scan is the result of a scan of the folder.
 type scan struct {
 	streams map[string]*served
-	files   map[string]string // listed name -> path below the root
+	files   map[string]string // listed name to path below the root
 }
 
-// served is a stream that is served.
+// served is a stream being served.
 type served struct {
 	logType string // of its StreamType
 	names   []string
-	old     []string // without the folders that old peers cannot read
+	old     []string // without the folders that old peers cannot parse
 }
 
-// CheckStreams reports what is wrong with ExporterOptions.Stream.
+// CheckStreams returns an error if ExporterOptions.Stream is invalid.
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {
@@ -105,7 +106,7 @@ func streamName(pattern, probe, logType string) string {
 	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
 }
 
-// NewExporter returns an Exporter that listens already. Run must be called.
+// NewExporter returns a listening Exporter. Run must be called.
 func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.Location = cmp.Or(opt.Location, time.Local)
@@ -136,17 +137,17 @@ func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	}, nil
 }
 
-// Addrs returns where files are served.
+// Addrs returns the addresses where files are served.
 func (p *Exporter) Addrs() []string { return peer.Addrs(p.listeners) }
 
-// Stats returns what was served so far.
+// Stats returns what has been served so far.
 func (p *Exporter) Stats() ExporterStats {
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
 	return p.stats
 }
 
-// Run serves and registers until ctx ends, which is not an error.
+// Run serves and registers until ctx ends, and returns nil then.
 func (p *Exporter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -157,10 +158,10 @@ func (p *Exporter) Run(ctx context.Context) error {
 	return err
 }
 
-// scanEvery bounds how often the folder is looked at for requests.
+// scanEvery is the minimum interval between scans of the folder for requests.
 const scanEvery = time.Second
 
-// current returns what the folder has, as of a moment ago.
+// current returns a scan of the folder that is at most scanEvery old.
 func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,7 +176,7 @@ func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	return s, nil
 }
 
-// look finds the finished logs that are wanted.
+// look finds the finished logs that the options select.
 func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
@@ -191,7 +192,7 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	}
 	s := &scan{streams: map[string]*served{}, files: map[string]string{}}
 	now := time.Now()
-	for _, d := range tree.Folders { // by time, as old peers need it
+	for _, d := range tree.Folders { // by time, which old peers require
 		if !d.Finished(now, p.opt.Settle) {
 			continue
 		}
@@ -203,7 +204,7 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 			if err != nil {
 				continue
 			}
-			// Fails for what a link outside the folder leads to.
+			// Fails for links to a target outside the folder.
 			if info, err := root.Stat(rel); err != nil || !info.Mode().IsRegular() {
 				continue
 			}
@@ -213,7 +214,7 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 				st = &served{logType: f.Name}
 				s.streams[name] = st
 			}
-			if f.Name == "log_tcp_complete" { // the one that DBStream knows
+			if f.Name == "log_tcp_complete" { // the version that DBStream knows
 				st.logType = f.Name
 			}
 			st.names = append(st.names, f.Rel)
@@ -226,7 +227,7 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	return s, nil
 }
 
-// ServeHTTP answers as math_probe does.
+// ServeHTTP responds like math_probe.
 func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.NotFound(w, r)
@@ -242,7 +243,8 @@ func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.list(w, r, s, stream)
 		return
 	}
-	// Repositories ask for "/" and the name; it may begin with a "/" itself.
+	// Repositories request "/" and the name, which may itself begin with
+	// "/".
 	rel, ok := s.files[strings.TrimLeft(r.URL.Path, "/")]
 	if !ok {
 		http.NotFound(w, r)
@@ -269,7 +271,7 @@ func (p *Exporter) list(w http.ResponseWriter, r *http.Request, s *scan, stream 
 }
 
 func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
-	// Not to be led outside by a link that was made since.
+	// OpenInRoot, because a link may have been created meanwhile.
 	f, err := os.OpenInRoot(p.opt.Dir, rel)
 	if err != nil {
 		http.NotFound(w, r)
@@ -289,7 +291,8 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	default:
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
-	// As long as a slow line needs; the server's limit is for short answers.
+	// As long as a slow line needs; the server's limit is for short
+	// responses.
 	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
 		p.log.Debug("no deadline", "err", err)
@@ -307,5 +310,6 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 }
 
-// minRate is the slowest transfer that is served, in bytes a second.
+// minRate is the speed of the slowest transfer that is served, in bytes per
+// second.
 const minRate = 16 << 10

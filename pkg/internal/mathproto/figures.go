@@ -8,12 +8,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// figures are those of a stream. They continue when its import starts again, in
-// another Repository or with another registration.
+// figures are the figures of a stream. They continue when its import restarts,
+// in another Repository or with another registration.
 type figures struct {
 	mu     sync.Mutex
-	total  bulk.TypeSummary    // of this run of the import
-	before bulk.TypeSummary    // of those before it
+	total  bulk.TypeSummary    // of the current run of the import
+	before bulk.TypeSummary    // of earlier runs
 	stores []bulk.StoreSummary // after the last pass, or when a store became unavailable
 	// unstored and rejectFile are as of the last pass.
 	unstored   int64
@@ -25,14 +25,14 @@ type figures struct {
 
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
 
-// reopened forgets the stores, which may be others now.
+// reopened clears the stores, which may have changed.
 func (f *figures) reopened() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stores = nil
 }
 
-// filed records what this run of the import has stored so far.
+// filed records the counts of the current run of the import.
 func (f *figures) filed(total bulk.TypeSummary) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -43,7 +43,8 @@ func (f *figures) filed(total bulk.TypeSummary) {
 	f.total = total
 }
 
-// passed records the state after a pass, and why not everything is stored.
+// passed records the state after a pass, with the error if not everything is
+// stored.
 func (f *figures) passed(sum *bulk.Summary, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -65,17 +66,17 @@ func (f *figures) waiting(stores []bulk.StoreSummary, err error) {
 	f.setError(err)
 }
 
-// failed records why the import has ended.
+// failed records the error that ended the import.
 func (f *figures) failed(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.setError(err)
 }
 
-// setError records an error as the last one; the lock is held.
+// setError records the last error; the lock is held.
 func (f *figures) setError(err error) { f.err, f.last.err = err, time.Now() }
 
-// ended adds up the counts of the runs of a stream's import.
+// ended adds the counts of the run that has ended to those of earlier runs.
 func (f *figures) ended() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,8 +84,8 @@ func (f *figures) ended() {
 	f.total = bulk.TypeSummary{}
 }
 
-// Continue makes the figures of the streams of a repository that has ended go
-// on in this one, which does not run yet.
+// Continue continues the figures of a repository that has ended in this one,
+// which must not have started.
 func (r *Repository) Continue(former *Repository) {
 	if former == nil {
 		return

@@ -19,32 +19,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// A list of a year has 87,600 names, nearly all of files that are stored. A source
-// keeps only hashes of these. Of the other names a pass handles the oldest, as many
-// as there is room for among all streams. The next pass handles those after them.
+// A list of a year has 87,600 names, nearly all of stored files. A source keeps
+// only hashes of these. A pass handles the oldest of the other names, as far as
+// the room shared by all streams allows. The next pass handles later ones.
 
-// listLimits bound what all streams of a repository keep of lists together.
+// listLimits limits what all streams of a repository keep of lists together.
 type listLimits struct {
-	reading int // bytes of lists while they are read
-	pending int // names of files that passes deal with
-	// One stream may have most of these names, and at least least, whatever the
-	// others have.
+	reading int // bytes of lists being read
+	pending int // names of files in passes
+	// One stream may have at most this many names, and least is always
+	// available to it.
 	most, least int
 }
 
-// defaultListLimits are 64 MiB each: a pass keeps some 1.3 KB of a file.
+// defaultListLimits are 64 MiB each: a pass keeps some 1.3 KB per file.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, most: 10_000, least: 100}
 
-// maxParents bounds the folders of log folders that are distinguished: each Tstat
-// process has one.
+// maxParents limits the parents of log folders that are distinguished: each
+// Tstat process has one.
 const maxParents = 64
 
-// maxItem bounds the bytes of a name that are kept: what is longer is not
-// accepted anyway.
+// maxItem limits the bytes of a name that are kept: longer names are rejected
+// anyway.
 const maxItem = 8 * maxName
 
-// decodeList calls f for each name of a JSON array, or of null. Of a name that
-// is too long it passes a part, which is too long as well.
+// decodeList calls f for each name of a JSON array, or of null. It cuts
+// overlong names to a length that is still too long.
 func decodeList(r io.Reader, f func(name string)) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	first, err := nextByte(br)
@@ -111,7 +111,7 @@ func nextByte(br *bufio.Reader) (byte, error) {
 }
 
 // readString appends a JSON string to text up to its closing quote, and drops
-// what is beyond maxItem.
+// bytes beyond maxItem.
 func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	for escaped := false; ; {
 		c, err := br.ReadByte()
@@ -135,18 +135,18 @@ func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	}
 }
 
-// lists bounds what the streams of a repository keep of their lists. It is safe
-// for concurrent use; nil bounds nothing.
+// lists limits what the streams of a repository keep of their lists. It is safe
+// for concurrent use; nil is unlimited.
 type lists struct {
 	listLimits
 
 	mu    sync.Mutex
 	lists map[*reading]struct{}
 	bytes int // of all lists
-	held  int // names for which room is reserved
+	held  int // reserved names
 }
 
-// reading is a list while it is read.
+// reading is a list being read.
 type reading struct {
 	bytes  int
 	cancel context.CancelCauseFunc
@@ -178,7 +178,7 @@ func (l *lists) end(rd *reading) {
 	}
 }
 
-// drop forgets a list; the lock is held.
+// drop removes a list; the lock is held.
 func (l *lists) drop(rd *reading) {
 	if _, known := l.lists[rd]; known {
 		delete(l.lists, rd)
@@ -186,8 +186,8 @@ func (l *lists) drop(rd *reading) {
 	}
 }
 
-// grow adds bytes to a list. If the lists exceed their room, it ends the
-// reading of the largest: a long list must not displace short ones.
+// grow adds bytes to a list. If the lists exceed their room, it cancels the
+// largest: a long list must not displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -211,7 +211,7 @@ func (l *lists) grow(rd *reading, bytes int) {
 	}
 }
 
-// take reserves room for a name of a stream that has reserved has names already.
+// take reserves room for one more name of a stream that already has has names.
 // It reports whether there is room.
 func (l *lists) take(has int) bool {
 	if l == nil {
@@ -236,17 +236,17 @@ func (l *lists) release(n int) {
 	l.held -= n
 }
 
-// listing is what is kept of a list.
+// listing is the part of a list that is kept.
 type listing struct {
-	logs     []listed // that the pass deals with
-	more     bool     // there are others, which a later pass deals with
-	finished bool     // Tstat writes to none of them any more
+	logs     []listed // names for this pass
+	more     bool     // there are more names, for a later pass
+	finished bool     // Tstat writes to none of the files
 	newest   time.Time
-	next     map[string]time.Time // of a folder: when the next one beside it begins
+	next     map[string]time.Time // by folder: the start of the next folder beside it
 }
 
-// compareKeys orders names by time, folder and log type: by what their files
-// have the same key for.
+// compareKeys orders names by time, folder and log type, so that files with the
+// same key are equal.
 func compareKeys(a, b *listed) int {
 	return cmp.Or(a.time.Time.Compare(b.time.Time), strings.Compare(a.folder, b.folder), strings.Compare(a.file, b.file))
 }
@@ -269,9 +269,9 @@ func (h *byAge) Pop() any {
 	return x
 }
 
-// folder is a log folder of a list.
+// folder is a log folder in a list.
 type folder struct {
-	parent uint64 // hash of the folder that it is in
+	parent uint64 // hash of the path of its parent
 	begin  int64  // unix time
 }
 
@@ -279,20 +279,20 @@ func compareFolders(a, b folder) int {
 	return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.begin, b.begin))
 }
 
-// lister keeps what is needed of a list, name by name.
+// lister selects what to keep of a list, name by name.
 type lister struct {
 	s       *source
 	rd      *reading
-	date    time.Time // the probe's
-	oldest  byAge     // of the names that are not stored
+	date    time.Time // the probe's time
+	oldest  byAge     // names that are not stored
 	has     map[string]bool
-	left    *listed // the oldest of those that do not fit
+	left    *listed // the oldest name that does not fit
 	folders []folder
-	parents map[string]string // folder of log folders -> the same as listed
+	parents map[string]string // parent of log folders -> the same as listed
 	newest  time.Time
 }
 
-// add keeps a name of the list, or what matters of it.
+// add adds a name of the list.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -304,7 +304,7 @@ func (k *lister) add(name string) {
 	}
 	parent := path.Dir(path.Dir(l.name))
 	k.addFolder(folder{maphash.String(s.seed, parent), l.time.Latest.Unix()})
-	// A folder ahead of the probe's clock does not count: it is older than the
+	// A folder ahead of the probe's clock is ignored: it is older than the
 	// one being written.
 	if t := l.time.Time; t.After(k.newest) && !t.After(k.date) {
 		k.newest = t
@@ -333,7 +333,7 @@ func (k *lister) add(name string) {
 	k.has[l.name] = true
 }
 
-// leave leaves a name to a later pass.
+// leave leaves a name for a later pass.
 func (k *lister) leave(l listed) {
 	if k.left == nil || compareListed(&l, k.left) < 0 {
 		k.left = &l
@@ -350,7 +350,7 @@ func (k *lister) addFolder(f folder) {
 		k.folders = compactFolders(k.folders)
 		if n = len(k.folders); 2*n > cap(k.folders) || n == 0 {
 			size := max(1024, 2*cap(k.folders))
-			k.s.opt.lists.grow(k.rd, 16*size) // both are there while one is copied
+			k.s.opt.lists.grow(k.rd, 16*size) // both slices exist during the copy
 			k.folders = append(make([]folder, 0, size), k.folders...)
 		}
 	}
@@ -362,14 +362,14 @@ func compactFolders(list []folder) []folder {
 	return slices.Compact(list)
 }
 
-// listing returns what the pass deals with, and sets where the next begins.
+// listing returns the names for this pass, and sets the start of the next.
 func (k *lister) listing() *listing {
 	s := k.s
 	logs := []listed(k.oldest)
 	slices.SortFunc(logs, func(a, b listed) int { return compareListed(&a, &b) })
 	n, twins := k.twins(logs)
 	if k.left != nil {
-		// Files of one key belong together.
+		// Files with the same key belong together.
 		if whole := slices.IndexFunc(logs, func(l listed) bool { return compareKeys(&l, k.left) >= 0 }); whole > 0 {
 			n = min(n, whole)
 		}
@@ -380,13 +380,13 @@ func (k *lister) listing() *listing {
 		s.after = &logs[n-1]
 	}
 	logs = append(logs[:n:n], twins...)
-	// Those that are being compressed.
+	// Those still being compressed.
 	logs = slices.DeleteFunc(logs, func(l listed) bool { return l.suffix != "" && k.has[strings.TrimSuffix(l.name, l.suffix)] })
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
-// twins returns the stored files that have the key of one of the first n logs,
-// in other folders: what is stored is compared with all files of its key.
+// twins returns the stored files in other folders that have the key of one of
+// the first n logs: a record is compared with all files of its key.
 func (k *lister) twins(logs []listed) (n int, twins []listed) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {
@@ -414,7 +414,7 @@ func (k *lister) twins(logs []listed) (n int, twins []listed) {
 	return len(logs), twins
 }
 
-// next returns when the folder after each of those of logs begins.
+// next returns, for the folder of each log, when the next folder begins.
 func (k *lister) next(logs []listed) map[string]time.Time {
 	k.folders = compactFolders(k.folders)
 	next := make(map[string]time.Time)

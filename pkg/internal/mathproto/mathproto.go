@@ -1,10 +1,10 @@
-// Package mathproto speaks MATH, mPlane Authorized Transfer via HTTP, which
-// carries finished log files from probes to a repository, in both roles, and
-// with DBStream's math_probe and math_repo on the other side.
+// Package mathproto implements both roles of MATH, mPlane Authorized Transfer
+// via HTTP, which transfers finished log files from probes to a repository. The
+// peer may be DBStream's math_probe or math_repo.
 //
-// A probe is an HTTP server that lists and serves files. It registers a
-// stream, a named sequence of files, at a repository, which from then on asks
-// the probe for its list and fetches what it does not have:
+// A probe is an HTTP server that lists and serves files. It registers a stream,
+// a named sequence of files, at a repository, which then requests the probe's
+// list and fetches the files that it lacks:
 //
 //	POST /DBSImport                  probe to repository: here is a stream
 //	GET  /DBSImport[/{id}]           anybody to repository: which streams are there
@@ -36,44 +36,47 @@ import (
 const (
 	importPath = "/DBSImport"
 	listPath   = "/ListDir/"
-	// finishedHeader is in the answer to ListDir of a probe that lists no
-	// file which Tstat still writes to. It is ours; old probes lack it.
+	// finishedHeader is in a probe's response to ListDir if the list has no
+	// file to which Tstat still writes. It is our extension; old probes
+	// lack it.
 	finishedHeader = "Tstatrepo-Finished"
 	userAgent      = "tstatrepo"
 	textPlain      = "text/plain; charset=utf-8"
 )
 
-// Bounds of what a peer may send.
+// Limits for peers.
 const (
 	maxBody   = 64 << 10 // bytes of a registration
 	maxList   = 64 << 20 // bytes of a list of files, or of registrations
 	maxFiles  = 1 << 20  // names in a list
 	maxName   = 1 << 10  // bytes of a name
-	maxReason = 200      // bytes of an answer that is quoted in a message
-	// MaxStreams is how many streams a repository has at most.
+	maxReason = 200      // bytes quoted of a response in a message
+	// MaxStreams is the maximum number of streams of a repository.
 	MaxStreams = 1000
-	// maxPeerStreams is how many of them one peer may register. Streams stay until
-	// they are removed, since an old probe registers only once.
+	// maxPeerStreams is how many of them one peer may register. Streams
+	// remain until they are removed, since an old probe registers only
+	// once.
 	maxPeerStreams = MaxStreams / 4
-	// maxTime is the latest StartTime, in the year 36812.
+	// maxTime is the largest StartTime, in the year 36812.
 	maxTime = 1 << 40
 )
 
 // Registration is the body of POST /DBSImport, and what GET reports about a stream.
 type Registration struct {
-	XMLName     xml.Name // empty; an accident of the old encoder, kept because peers may compare
+	XMLName     xml.Name // empty; written by the old encoder by accident, and kept because peers may compare it
 	CallBackUrl string   // host:port of the probe
 	StreamName  string
 	StreamType  string // see LogType
-	StartTime   int64  // Unix time: earlier folders are not wanted
+	StartTime   int64  // Unix time; earlier folders are skipped
 }
 
 // tcpV15 is DBStream's name of log_tcp_complete.
 const tcpV15 = "log_tcp_complete_v15"
 
-// LogType returns the log type of a StreamType: log_tcp_complete_v15 and
-// log_video_complete, as DBStream has them, or the name of any log type. nil
-// if it is unknown; so is DBStream's mawi_wide, which Tstat does not write.
+// LogType returns the log type of a StreamType: DBStream's log_tcp_complete_v15
+// and log_video_complete, or the name of any log type. It returns nil for an
+// unknown StreamType, including DBStream's mawi_wide, which Tstat does not
+// write.
 func LogType(streamType string) *tstat.LogType {
 	if streamType == tcpV15 {
 		streamType = "log_tcp_complete"
@@ -81,8 +84,8 @@ func LogType(streamType string) *tstat.LogType {
 	return tstat.TypeByName(streamType)
 }
 
-// StreamType returns the StreamType of a log type, as DBStream names it if it
-// knows it.
+// StreamType returns the StreamType of a log type: DBStream's name if it has
+// one.
 func StreamType(logType string) string {
 	if logType == "log_tcp_complete" {
 		return tcpV15
@@ -98,19 +101,19 @@ type URL struct {
 	TLS    bool
 }
 
-// IsURL reports whether a text is meant to be a MATH address.
+// IsURL reports whether a text has the scheme of a MATH address.
 func IsURL(text string) bool {
 	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
 }
 
-// ParseURL reads a MATH address of a probe's stream or, without a stream, of a
-// repository.
+// ParseURL parses the MATH address of a probe's stream or, without a stream, of
+// a repository.
 func ParseURL(text string, stream bool) (u URL, err error) {
 	form := "math://repository:3000"
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
-	// Errors show the text only as Redact shows it: what looks like a port or a
+	// Errors show the text only after Redact: what looks like a port or a
 	// stream may be part of a password with a slash.
 	wrong := func(shown, reason string) (URL, error) {
 		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
@@ -136,8 +139,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	return u, nil
 }
 
-// checkAddr reports what is wrong with a host:port to connect to. Its errors do
-// not quote the address, which may hold a password.
+// checkAddr returns an error if a host:port is invalid. Errors do not quote the
+// address, which may hold a password.
 func checkAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || strings.ContainsAny(addr, "/@?#% \t\r\n") {
@@ -158,19 +161,19 @@ func (u URL) scheme() string {
 
 // listed is a name of a probe's list.
 type listed struct {
-	path   string // as listed: what is asked for
+	path   string // as listed, for requests
 	name   string // clean and relative
 	folder string
 	file   string // without the suffix of a compression
-	suffix string // of a compression, or ""
+	suffix string // of a compression, may be ""
 	time   tstat.FolderTime
 }
 
 // errHostile is a listed name that leads out of its stream.
 var errHostile = errors.New("listed name leads out of the stream")
 
-// parseListed reads a name of a list. ok is false for files that are not logs
-// in log folders, which old probes list too.
+// parseListed parses a name of a list. ok is false for files other than logs in
+// log folders, which old probes list too.
 func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
 		return l, false, errHostile
@@ -192,14 +195,14 @@ func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	return l, true, nil
 }
 
-// newServer returns a server for the requests of either role.
+// newServer returns a server for either role.
 func newServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{Handler: h, MaxConns: 256, WriteTimeout: time.Minute, Grace: time.Second, Log: log}
 }
 
-// answer sends a text as the old programs do.
+// answer sends a text like the old programs.
 func answer(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", textPlain)
 	w.WriteHeader(code)
-	io.WriteString(w, text) // a peer that is gone needs no answer
+	io.WriteString(w, text) // an error means that the peer is gone
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// Bounds of the time between checks of the repository.
+// Limits of the interval between checks of the repository.
 const (
-	minRegister = 2 * time.Second // after a failure; then twice as long
+	minRegister = 2 * time.Second // after a failure; then doubled
 	maxRegister = time.Minute
 	checkEvery  = time.Minute
 )
@@ -55,8 +55,8 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// registered records the streams that the repository has, and what is wrong
-// unless it is only the stop.
+// registered records the streams at the repository, and the error unless it
+// only comes from the stop.
 func (p *Exporter) registered(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()
@@ -87,7 +87,7 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 	for name, st := range s.streams {
 		reg := Registration{CallBackUrl: addr, StreamName: name, StreamType: StreamType(st.logType)}
 		if !p.opt.Since.IsZero() {
-			reg.StartTime = p.opt.Since.Unix() - 1 // math_repo takes what is later
+			reg.StartTime = p.opt.Since.Unix() - 1 // math_repo accepts later folders only
 		}
 		want = append(want, reg)
 		fresh = fresh && sent[name] == reg
@@ -127,8 +127,8 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 }
 
 // Withdraw removes the streams from the repository, which would otherwise poll
-// this probe forever. It is called after Run when the streams have ended for good.
-// The repository keeps what it has stored. A math_repo cannot remove streams.
+// this probe forever. Call it after Run, when the streams have ended for good.
+// The repository keeps the stored logs. A math_repo cannot remove streams.
 func (p *Exporter) Withdraw(ctx context.Context) error {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -137,7 +137,8 @@ func (p *Exporter) Withdraw(ctx context.Context) error {
 	mine := p.Stats().Streams
 	var errs []error
 	for id, reg := range all {
-		// A stream that moved to another address is another probe's now.
+		// A stream registered at another address belongs to another
+		// probe now.
 		if !slices.Contains(mine, reg.StreamName) || reg.CallBackUrl != p.advertised {
 			continue
 		}
@@ -150,7 +151,7 @@ func (p *Exporter) Withdraw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ask returns the streams that the repository has, by their names.
+// ask returns the streams of the repository by name.
 func (p *Exporter) ask(ctx context.Context) (map[string]Registration, error) {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -163,7 +164,7 @@ func (p *Exporter) ask(ctx context.Context) (map[string]Registration, error) {
 	return have, nil
 }
 
-// registrations returns the streams that the repository has, by their ids.
+// registrations returns the streams of the repository by id.
 func (p *Exporter) registrations(ctx context.Context) (all map[string]Registration, err error) {
 	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
 	if err != nil {
@@ -187,7 +188,8 @@ func (p *Exporter) post(ctx context.Context, reg Registration) error {
 	return p.do(ctx, http.MethodPost, importPath, body)
 }
 
-// do sends a request to the repository. The error says why it was not accepted.
+// do sends a request to the repository. It returns an error if the request is
+// not accepted.
 func (p *Exporter) do(ctx context.Context, method, path string, body []byte) error {
 	resp, err := p.c.do(ctx, method, p.opt.Repository.Addr, path, body)
 	if err != nil {
@@ -200,7 +202,7 @@ func (p *Exporter) do(ctx context.Context, method, path string, body []byte) err
 	return nil
 }
 
-// advertise returns the address that the repository is to call.
+// advertise returns the address that the repository must use.
 func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
 	if p.opt.Advertise != "" {
 		return p.opt.Advertise, nil
@@ -208,8 +210,7 @@ func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, 
 	if a, ok := netip.AddrFromSlice(listen.IP); ok && !a.IsUnspecified() {
 		return listen.String(), nil
 	}
-	// The address of this machine on the way to the repository; nothing is
-	// sent.
+	// The local address of the route to the repository; nothing is sent.
 	c, err := new(net.Dialer).DialContext(ctx, "udp", p.opt.Repository.Addr)
 	if err != nil {
 		return "", err
@@ -218,7 +219,7 @@ func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, 
 	return netip.AddrPortFrom(c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), uint16(listen.Port)).String(), nil
 }
 
-// CheckAdvertise reports what is wrong with ExporterOptions.Advertise.
+// CheckAdvertise returns an error if ExporterOptions.Advertise is invalid.
 func CheckAdvertise(addr string) error {
 	if err := checkAddr(addr); err != nil {
 		return fmt.Errorf("%q: %w", addr, err)

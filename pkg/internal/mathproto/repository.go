@@ -21,76 +21,77 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Stream is what a store is opened for.
+// Stream describes a stream for opening its stores.
 type Stream struct {
 	Name  string
 	Type  string // log type of its StreamType
 	Probe string // in the keys of its files
 }
 
-// Stores are where the streams go.
+// Stores opens the stores of streams.
 type Stores interface {
-	// Check reports whether they can take a stream.
+	// Check returns an error if the stores cannot accept a stream.
 	Check(Stream) error
-	// Open returns those of a stream, and release ends its use of them.
+	// Open returns the stores of a stream; release ends their use.
 	Open(Stream) (list []bulk.Destination, release func() error, err error)
 }
 
-// RepositoryOptions are those of NewRepository.
+// RepositoryOptions configures a Repository.
 type RepositoryOptions struct {
 	Listen []peer.Options
 	// TLS is used to fetch from probes; empty: plain HTTP.
 	TLS peer.TLS
-	// AllowCallback are the networks that probes are fetched from; none: only
-	// the address that registered the stream.
+	// AllowCallback are the allowed networks of probes; empty: only the
+	// address that registered the stream.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
-	// Probes names the probes of streams that no certificate names, by the
-	// address that registered them, and knows the zones of all. nil: the probe
-	// of a stream has the name of the stream.
+	// Probes names the probes that no certificate names, by the address
+	// that registered their stream, and knows the zones of all. nil: the
+	// probe of a stream has the stream's name.
 	Probes *peer.Probes
 
-	// Adopt are streams of math_repo, which are registered as if their probes
-	// had done so: an old probe registers only once. A stream that was adopted
-	// is not adopted again. With TLS no stream is adopted: old probes have no TLS.
+	// Adopt are streams of math_repo. They are registered as if by their
+	// probes, since an old probe registers only once. A stream is adopted
+	// only once. With TLS no stream is adopted: old probes have no TLS.
 	Adopt []Registration
 
-	// Import holds what is the same for all streams. Sources, Remote, Stores,
-	// Probe, Limits, Peer and Wake are set for each.
+	// Import holds the options common to all streams. Sources, Remote,
+	// Stores, Probe, Limits, Peer and Wake are set per stream.
 	Import bulk.Options
 	Stores Stores
 	// Passed is called with a stream's name after each pass over it; calls do
 	// not overlap.
 	Passed func(stream string, sum *bulk.Summary, err error)
 
-	State string // file that keeps the streams
+	State string // state file of the streams
 	Log   *slog.Logger
 
 	timing timing
 	lists  listLimits
 }
 
-// stateFormat is the number of the format of the state file.
+// stateFormat is the format number of the state file.
 const stateFormat = 1
 
-// registry is what the state file holds.
+// registry is the content of the state file.
 type registry struct {
 	Next    int
 	Streams []*entry
-	Adopted []string `json:",omitempty"` // names of streams that were adopted
+	Adopted []string `json:",omitempty"` // names of adopted streams
 }
 
 // entry is a registered stream.
 type entry struct {
 	ID int
 	Registration
-	Peer     netip.Addr // who registered it last
+	Peer     netip.Addr // peer that registered it last
 	Identity string     // of its certificate; "" without TLS
-	// Silent is the time of the first of the requests to CallBackUrl that were
-	// not answered; zero if the last request was answered.
+	// Silent is the time of the first of the recent failed requests to
+	// CallBackUrl; zero if the last request succeeded.
 	Silent time.Time `json:",omitzero"`
-	// Live says that logs were stored while they were new: the stream is late
-	// when new logs stop coming. A stream of old logs only is never late.
+	// Live records that logs were stored while they were new: the stream is
+	// late when new logs stop arriving. A stream of old logs only is never
+	// late.
 	Live bool `json:",omitempty"`
 }
 
@@ -99,7 +100,7 @@ type Repository struct {
 	opt       RepositoryOptions
 	log       *slog.Logger
 	listeners []*peer.Listener
-	refusals  rate.Sometimes // limits what is logged of registrations
+	refusals  rate.Sometimes // limits log lines about registrations
 	unlock    func()
 	limits    *bulk.Limits
 	lists     *lists
@@ -107,7 +108,7 @@ type Repository struct {
 	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // no stream is started any more
+	ended   bool // no more streams are started
 	next    int
 	streams []*stream // by ID
 	adopted []string  // see registry
@@ -116,12 +117,12 @@ type Repository struct {
 }
 
 // stream is a registered stream and its import. Of its entry only CallBackUrl,
-// Peer, Silent and Live change, under the repository's lock.
+// Peer, Silent and Live may change, under the repository's lock.
 type stream struct {
 	entry
-	missed bool // the last request of this process to CallBackUrl was not answered
+	missed bool // the last request of this process to CallBackUrl failed
 	probe  string
-	zone   *time.Location // of its folders; nil: as of the others
+	zone   *time.Location // of its folders; nil: the default zone
 	src    *source
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -129,8 +130,8 @@ type stream struct {
 	*figures
 }
 
-// NewRepository returns a repository that listens already, and has the
-// streams of its state file. Run must be called.
+// NewRepository returns a listening repository with the streams of its state
+// file. Run must be called.
 func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
@@ -156,10 +157,10 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	return r, nil
 }
 
-// Addrs returns where registrations are accepted.
+// Addrs returns the addresses where registrations are accepted.
 func (r *Repository) Addrs() []string { return peer.Addrs(r.listeners) }
 
-// Run accepts registrations and imports until ctx ends, which is not an error.
+// Run accepts registrations and imports until ctx ends, and returns nil then.
 func (r *Repository) Run(ctx context.Context) error {
 	defer r.unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -180,8 +181,8 @@ func (r *Repository) Run(ctx context.Context) error {
 	return err
 }
 
-// Summaries returns the results of the imports that have ended: after Run, one
-// for each stream at least.
+// Summaries returns the results of the imports that have ended: after Run, at
+// least one for each stream.
 func (r *Repository) Summaries() []*bulk.Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -197,18 +198,18 @@ func (r *Repository) save() error {
 	return state.Save(r.opt.State, stateFormat, reg)
 }
 
-// saveOrLog is save where nobody waits for the error; the lock is held.
+// saveOrLog saves the registry and logs an error; the lock is held.
 func (r *Repository) saveOrLog() {
 	if err := r.save(); err != nil {
 		r.log.Error("streams not saved", "err", err)
 	}
 }
 
-// newStream makes a stream, whose import does not run yet.
+// newStream returns a stream without a running import.
 func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
 	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}
-	// The policy is looked up at each connection: the stream may move.
+	// The policy is checked at each connection: the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
 		from := s.Peer
@@ -224,7 +225,7 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	return s
 }
 
-// answered records whether the probe of a stream answers.
+// answered records whether the probe of a stream responds.
 func (r *Repository) answered(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,15 +240,15 @@ func (r *Repository) answered(s *stream, ok bool) {
 	r.saveOrLog()
 }
 
-// ownerSilence is how long the probe of a stream has to be silent until others
-// may have the stream, without TLS.
+// ownerSilence is how long the probe of a stream must be silent until other
+// peers may take the stream, without TLS.
 const ownerSilence = time.Hour
 
-// mayChange returns why a peer may not change or remove a stream: it belongs to
-// the certificate that registered it, without TLS to the address. The lock is
-// held.
+// mayChange returns why a peer may not change or remove a stream, or nil. The
+// stream belongs to the certificate that registered it; without TLS, to the
+// address. The lock is held.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
-	host := peer.Host(from) // an IPv6 host may change its address
+	host := peer.Host(from) // the address of an IPv6 host may change
 	silent := s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
 	switch {
 	case s.Identity != identity:
@@ -274,8 +275,8 @@ func (r *Repository) probe(e entry) peer.Probe {
 	return peer.Probe{Name: name, Location: named.Location}
 }
 
-// start begins the import of a stream, when that of a former one, if any, has
-// let go of its stores; the lock is held.
+// start starts the import of a stream, after a former import, if any, has
+// released its stores; the lock is held.
 func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
@@ -301,7 +302,7 @@ func (r *Repository) allowed(a, from netip.Addr) error {
 	return fmt.Errorf("callback address %s is not allowed", a)
 }
 
-// options are those of a stream's import.
+// options returns the options of a stream's import.
 func (s *stream) options(opt bulk.Options) *bulk.Options {
 	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
 	opt.Location = cmp.Or(s.zone, opt.Location)
@@ -311,7 +312,7 @@ func (s *stream) options(opt bulk.Options) *bulk.Options {
 	return &opt
 }
 
-// Bounds of the wait before a stream's import that has ended is begun again.
+// Limits of the wait before a stream's ended import is restarted.
 const (
 	minRestart = 10 * time.Second
 	maxRestart = 10 * time.Minute
@@ -337,8 +338,8 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 	}
 }
 
-// follow imports a stream until ctx ends or it cannot go on. succeeded is called
-// after each pass without an error.
+// follow imports a stream until ctx ends or an error stops it. It calls
+// succeeded after each pass without an error.
 func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (err error) {
 	stores, release, err := r.opt.Stores.Open(Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})
 	if err != nil {
@@ -364,7 +365,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 		s.passed(sum, err)
 		if err == nil {
 			succeeded()
-			if s.src.more { // names were left
+			if s.src.more { // names are left
 				s.wakeUp()
 			}
 		}
@@ -385,7 +386,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	return err
 }
 
-// markLive records that a stream has new logs.
+// markLive records that a stream delivers new logs.
 func (r *Repository) markLive(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -403,14 +404,14 @@ func (r *Repository) peerOf(s *stream) string {
 	return s.peer()
 }
 
-// peer names the peer that a stream counts for in what peers share: its
+// peer returns the name under which a stream counts in limits per peer: its
 // certificate, or the address that registered it. Streams from this machine
-// count each for itself, since they may be of several probes behind a tunnel.
+// count separately, since they may come from several probes behind a tunnel.
 func (e *entry) peer() string {
 	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
 }
 
-// wakeUp begins the next pass.
+// wakeUp starts the next pass.
 func (s *stream) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:

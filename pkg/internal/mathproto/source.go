@@ -23,29 +23,29 @@ import (
 const (
 	// DefaultFolderLength is how long Tstat writes to a log folder.
 	DefaultFolderLength = time.Hour
-	// quiet is how long after its last change a file of a probe that does not
-	// say what is finished counts as finished, and how much longer than its
-	// length a folder is waited for.
+	// quiet is how long a file must be unchanged to count as finished, if
+	// the probe does not report finished files. A folder is also waited for
+	// that much longer than its length.
 	quiet = 15 * time.Minute
-	// parallel is how many files are asked about at a time.
+	// parallel is the number of concurrent requests for versions.
 	parallel = 8
 )
 
-// SourceOptions say how a stream is read.
+// SourceOptions configures how a stream is read.
 type SourceOptions struct {
 	TLS          peer.TLS       // for math+tls
 	Location     *time.Location // zone of the folder names; nil: time.Local
 	FolderLength time.Duration  // how long Tstat writes to a folder; 0: DefaultFolderLength
-	// Probe is the probe's name in the keys of the files; "" is the stream's
-	// name.
+	// Probe is the probe's name in the keys of the files; "" stands for the
+	// stream's name.
 	Probe string
-	// Wants reports whether files of a log type and folder time are wanted;
+	// Wants reports whether files of a log type and folder time are needed;
 	// nil: all.
 	Wants func(logType string, folder time.Time) bool
-	Log   *slog.Logger // nil: none
+	Log   *slog.Logger // may be nil
 
 	timing timing
-	lists  *lists // bounds what streams keep; nil: not bounded
+	lists  *lists // limits what streams keep; nil: unlimited
 }
 
 // NewSource returns the stream of a probe as a source of files.
@@ -53,7 +53,7 @@ func NewSource(u URL, opt SourceOptions) bulk.Source {
 	return newSource(u, u.String(), opt, nil)
 }
 
-// String is the address as it is written.
+// String returns the address in its URL form.
 func (u URL) String() string {
 	s := u.scheme() + "://" + u.Addr
 	if u.Stream != "" {
@@ -68,7 +68,7 @@ type source struct {
 	opt SourceOptions
 	c   *client
 
-	answered func(ok bool) // called with whether the probe sent a list; nil: not called
+	answered func(ok bool) // receives whether the probe sent a list; may be nil
 
 	mu  sync.Mutex
 	url URL
@@ -76,15 +76,15 @@ type source struct {
 	files  map[string]*seen // by listed path, of the last pass
 	warned map[string]bool  // by the text of the warning
 
-	// stored maps the hashes of the names of files that were stored to the
+	// stored maps the hashes of the names of files of stored files to the
 	// number of the list that named them last.
 	stored map[uint64]uint32
-	lists  uint32 // that were read
+	lists  uint32 // number of lists read
 	seed   maphash.Seed
-	wide   bool // there are more than maxParents: stored is not used
-	// What follows is used by Files and reset only.
-	after   *listed   // the last name of the pass before, if it left names; nil: all names are read
-	pending int       // names that the stream has reserved in opt.lists
+	wide   bool // more than maxParents: stored is not used
+	// The remaining fields are used by Files and reset only.
+	after   *listed   // the last name of the previous pass, if it left names; nil: all names are read
+	pending int       // names reserved by the stream in opt.lists
 	more    bool      // the last pass left names for the next one
 	ready   time.Time // when the list may be read again
 }
@@ -93,9 +93,9 @@ type source struct {
 type seen struct {
 	version
 	mtime time.Time
-	quiet bool     // unchanged for a while
-	taken *version // which was finished; nil: none yet
-	done  bool     // it is not asked about any more
+	quiet bool     // unchanged for quiet
+	taken *version // the finished version; may be nil
+	done  bool     // no more requests are needed
 	gone  bool
 }
 
@@ -112,10 +112,10 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 		files: map[string]*seen{}, warned: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
 }
 
-// String names the stream; it stays when the probe moves.
+// String returns the stream's name, which stays the same when the probe moves.
 func (s *source) String() string { return s.id }
 
-// addr is where the probe is now.
+// addr returns the current address of the probe.
 func (s *source) addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,8 +128,8 @@ func (s *source) move(addr string) {
 	s.url.Addr = addr
 }
 
-// Files implements bulk.Source. Old probes list all there is, in any order,
-// also what grows.
+// Files implements bulk.Source. Old probes list all files, in any order,
+// including those that still grow.
 func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 	files, err := s.list(ctx)
 	if err != nil {
@@ -179,11 +179,11 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// After a list is read, the source pauses pauseTimes as long as the reading took,
-// maxPause at most: long lists leave time to the others.
+// After reading a list, the source pauses pauseTimes as long as the reading
+// took, at most maxPause: long lists must leave time for the others.
 const pauseTimes = 4
 
-// read asks for the list.
+// read fetches the list.
 func (s *source) read(ctx context.Context) (*listing, error) {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more = 0, false
@@ -224,7 +224,8 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 	return list, nil
 }
 
-// isStored reports whether the file of a listed name needs no further look.
+// isStored reports whether the file of a listed name is stored and needs no
+// examination.
 func (s *source) isStored(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,7 +252,7 @@ func (s *source) settler(l listed) func() {
 	}
 }
 
-// reset forgets all files, as before the first pass.
+// reset clears the state, as before the first pass.
 func (s *source) reset() {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more, s.after, s.wide = 0, false, nil, false
@@ -260,8 +261,8 @@ func (s *source) reset() {
 	s.files, s.stored = map[string]*seen{}, map[uint64]uint32{}
 }
 
-// maxWarned bounds how many warnings of a stream warnOnce logs and remembers: a peer
-// chooses their texts.
+// maxWarned limits how many warnings of a stream warnOnce logs and remembers: a
+// peer chooses their texts.
 const maxWarned = 100
 
 // warnOnce logs a warning, each only once, and at most maxWarned.
@@ -277,7 +278,7 @@ func (s *source) warnOnce(message, key, value string) {
 	}
 }
 
-// look asks for the versions of the files that may have changed, and returns
+// look requests the versions of the files that may have changed, and returns
 // the probe's time.
 func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -330,7 +331,7 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 	close(queue)
 	wg.Wait()
 	s.mu.Lock()
-	s.files = files // what is not listed any more is forgotten
+	s.files = files // names no longer listed are dropped
 	s.mu.Unlock()
 	return now, context.Cause(ctx)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// StreamStats is what became of a stream, and the answer to GET
-// /DBSImport/{id}?status=1. Its counts begin with the process. Fields are
+// StreamStats describes the state of a stream. It is the response to GET
+// /DBSImport/{id}?status=1. Its counts start with the process. Fields are
 // added, never renamed.
 type StreamStats struct {
 	Registration
@@ -21,17 +21,17 @@ type StreamStats struct {
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // files not stored, see the log
 	Bytes   int64 `json:"bytes"`  // on disk, of the files
-	// Others are files that another repository stored meanwhile, Claimed those
-	// that it has claimed, and not stored yet.
+	// Others counts files that another repository stored meanwhile; Claimed
+	// those that it has claimed but not stored yet.
 	Others  int64 `json:"others,omitempty"`
 	Claimed int64 `json:"claimed,omitempty"`
-	// Unstored counts the files that could not be stored when last tried.
+	// Unstored counts the files whose last import failed.
 	Unstored int64 `json:"unstored,omitempty"`
-	// RejectFile is the path of the file with the rejected lines of this run
-	// of the import; "": no line was rejected.
+	// RejectFile is the path of the file with the rejected lines of this
+	// run of the import; "" if there are none.
 	RejectFile string `json:"-"`
-	// LastFolder is the time of the newest folder of which a file is stored,
-	// and LagSeconds how long ago that is.
+	// LastFolder is the time of the newest folder with a stored file, and
+	// LagSeconds its age.
 	LastFolder time.Time `json:"last_folder,omitzero"`
 	LagSeconds float64   `json:"lag_seconds,omitempty"`
 	// Stores are the stores of the stream after the last pass.
@@ -42,8 +42,8 @@ type StreamStats struct {
 
 	Time        time.Time `json:"-"` // of these figures
 	LastSuccess time.Time `json:"-"` // when a file was last stored
-	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is this hour
-	// LateAfter is the lag from which on the stream is late; 0: never.
+	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is the current hour
+	// LateAfter is the lag above which the stream is late; 0: never.
 	LateAfter time.Duration `json:"-"`
 	// ClockAhead is how far the probe's clock was ahead of this machine's at ClockTime,
 	// exact to a second, negative if it was behind. ClockTime is zero if the
@@ -51,27 +51,27 @@ type StreamStats struct {
 	ClockAhead time.Duration `json:"-"`
 	ClockTime  time.Time     `json:"-"`
 	Live       bool          `json:"-"` // see entry.Live
-	Failure    error         `json:"-"` // the error whose text is LastError; nil: not known
+	Failure    error         `json:"-"` // the error whose text is LastError; may be nil
 	To         []string      `json:"-"` // stores, or the repository, without secrets
 }
 
-// archive is the age from which on logs do not come from a running Tstat.
+// archive is the age above which logs do not come from a running Tstat.
 const archive = 30 * 24 * time.Hour
 
-// Lag returns how long ago the newest stored folder began, and whether there is
-// one.
+// Lag returns the age of the newest stored folder, and whether there is one.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should be stored by now. A stream of old logs
-// only is never late; one that had new logs stays late until it is removed.
+// Late reports whether newer logs should have been stored by now. A stream of
+// old logs only is never late; one that had new logs stays late until it is
+// removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archive)
 }
 
-// Err returns why the last pass did not store everything; "" if it did.
+// Err returns why the last pass did not store everything, or "".
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -79,7 +79,7 @@ func (s *StreamStats) Err() string {
 	return s.LastError
 }
 
-// Type returns the log type, "" if the stream has several.
+// Type returns the log type, or "" if the stream has several.
 func (s *StreamStats) Type() string {
 	if t := LogType(s.StreamType); t != nil {
 		return t.Name
@@ -87,7 +87,7 @@ func (s *StreamStats) Type() string {
 	return s.StreamType
 }
 
-// Metrics are those of streams of logs.
+// Metrics are the metrics of streams of logs.
 var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	func(s *StreamStats) []string { return []string{s.Probe, s.StreamName, s.Type()} },
 	metrics.Count("files_total", "Files stored.", func(s *StreamStats) int64 { return s.Files }),
@@ -111,15 +111,15 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
 
-// RefusedRegistrations counts the registrations that the repositories of this
-// process refused.
+// RefusedRegistrations counts the registrations refused by the repositories of
+// this process.
 var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
 }, func() float64 { return float64(refusedRegistrations.Load()) })
 
 var refusedRegistrations atomic.Int64
 
-// StoreStats is how far a store of a stream is.
+// StoreStats is the state of a store of a stream.
 type StoreStats struct {
 	stream *StreamStats
 	bulk.StoreSummary
@@ -135,7 +135,7 @@ func StoresOf(streams []StreamStats) (list []StoreStats) {
 	return list
 }
 
-// StoreMetrics are those of the stores of streams.
+// StoreMetrics are the metrics of the stores of streams.
 var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "type", "store"},
 	func(s *StoreStats) []string {
 		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
@@ -159,8 +159,8 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
-		// The folder that Tstat writes to cannot be stored, nor, for a while, the
-		// one before.
+		// The folder being written cannot be stored, nor, for a while,
+		// the one before.
 		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
 	}
 	if s.src != nil {
@@ -175,7 +175,7 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 	return st
 }
 
-// Stats returns what became of all streams, by ID.
+// Stats returns the state of all streams, by ID.
 func (r *Repository) Stats() []StreamStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
