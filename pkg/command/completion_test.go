@@ -49,7 +49,7 @@ print -r -- $all | grep -o "<[^<>]*>" | tr -d "<>"`},
 // TestCompletion completes values in real shells.
 func TestCompletion(t *testing.T) {
 	components, clients := freeAddr(t), freeAddr(t)
-	begin(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", t.TempDir()).says("supervisor is ready")
+	begin(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", t.TempDir()).says("supervisor ready")
 	c := newServeConfig(t)
 	c.serve = fmt.Sprintf("supervisor = \"http://%s/\"", components)
 	begin(t, nil, "serve", "--config", c.write(t))

@@ -233,7 +233,7 @@ func (s *site) start(name string) {
 	s.running[name] = begin(s.t, nil, "supervisor", "--components", s.components, "--clients", s.clients, "--state-dir", filepath.Join(s.dir, "supervisor"),
 		"--tls-cert", f[0], "--tls-key", f[1], "--tls-ca", f[2],
 		"--role", "site.Clients.ann=operator", "--role", "site.Clients.bob=guest", "--authorize", "tstat=operator", "--authorize", "repository=operator")
-	s.running[name].says("supervisor is ready")
+	s.running[name].says("supervisor ready")
 }
 
 // client returns the command of a client.

@@ -29,6 +29,12 @@ const manDate = "2026-11-30"
 
 const root = "../.."
 
+// messageList and metricList pin what operators search and alert for.
+const (
+	messageList = "pkg/command/testdata/messages.txt"
+	metricList  = "pkg/command/testdata/metrics.txt"
+)
+
 // TestGenerated fails when a generated file is stale.
 func TestGenerated(t *testing.T) {
 	want, err := generated()
@@ -92,6 +98,12 @@ func generated() (map[string][]byte, error) {
 	files := map[string][]byte{
 		"conf/tstatrepo.toml": defaultConfigFile(),
 		"conf/registry.json":  registry,
+	}
+	if files[messageList], err = messages(); err != nil {
+		return nil, err
+	}
+	if files[metricList], err = metrics(); err != nil {
+		return nil, err
 	}
 	for _, shell := range completion.Shells {
 		name := "tstatrepo." + shell
@@ -410,5 +422,44 @@ func TestTroubleshooting(t *testing.T) {
 	}
 	for title := range packages {
 		t.Errorf("the page has no section %s", title)
+	}
+}
+
+// TestAlertTable checks that the metrics and messages of the tables in
+// tstatrepo-troubleshooting(7) exist, with the level that the page gives, and that
+// the page has each metric of the alert rules and each message of level error.
+func TestAlertTable(t *testing.T) {
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	_, page, _ := strings.Cut(read("man/tstatrepo-troubleshooting.7.md"), "\n## ALERTS\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	logged, metrics := read(messageList), read(metricList)
+	levels := map[string]string{"error": "error", "warning": "warn"}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (\\w+)").FindAllStringSubmatch(page, -1) {
+		text, level := m[1], levels[m[2]]
+		if level != "" && !regexp.MustCompile(`(?m)^`+level+` +\S+: `+regexp.QuoteMeta(text)+`(  |$)`).MatchString(logged) {
+			t.Errorf("no message %q of level %s", text, m[2])
+		}
+	}
+	metric := regexp.MustCompile(`\btstatrepo_\w+`)
+	for _, name := range metric.FindAllString(page, -1) {
+		if !strings.Contains(metrics, "\n"+name+"{") {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	for _, name := range metric.FindAllString(read("conf/prometheus/tstatrepo.rules.yml"), -1) {
+		if !strings.Contains(page, "`"+name+"`") {
+			t.Errorf("the page lacks the metric %s of the alert rules", name)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^error +\S+: (.*?)(?:  |$)`).FindAllStringSubmatch(logged, -1) {
+		if !strings.Contains(page, "`"+m[1]+"`") {
+			t.Errorf("the page lacks the error %q", m[1])
+		}
 	}
 }

@@ -116,12 +116,12 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	if b.MetricsFile != "" && b.Follow {
 		opt.Passed = func(sum *bulk.Summary, failure error) {
 			if err := metricsFile(b.MetricsFile).WriteImports(map[string]textfile.Run{b.Probe: {Summary: sum, Failure: failure, Ended: time.Now()}}, b.keeper.Stats()); err != nil {
-				opt.Log.Warn("metrics file was not written", "err", err)
+				opt.Log.Warn("metrics file not written", "err", err)
 			}
 		}
 	}
 	if opt.ProbeGuessed && (b.Follow || b.isWatched(con)) {
-		opt.Log.Info("the probe is named after the host", "probe", b.Probe, "hint", "name another one with `probe`")
+		opt.Log.Info("probe named after the host", "probe", b.Probe, "hint", "name another one with `probe`")
 	}
 	sum, err := b.run(c.Context, con, opt)
 	if b.Follow && err == nil {

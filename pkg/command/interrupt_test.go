@@ -48,7 +48,7 @@ func TestInterruptSaysWhatIsLeft(t *testing.T) {
 // it writes into each row as probe.
 func TestDefaultProbeIsAnnounced(t *testing.T) {
 	args := []string{"import-bulk", "--state-dir", t.TempDir(), "--dry-run", "--to", t.TempDir() + "/store", sampleLogs}
-	const says = "tstatrepo: the probe is named after the host probe="
+	const says = "tstatrepo: probe named after the host probe="
 	p := begin(t, nil, append(args, "--verbose")...)
 	p.says(says)
 	p.ends(0)

@@ -183,7 +183,7 @@ func TestSignalWhileWaiting(t *testing.T) {
 		{"--to", "clickhouse://127.0.0.1:1/db", "--follow", dir},
 	} {
 		p := begin(t, nil, append([]string{"import-bulk", "--state-dir", dir, "--retry-timeout", "1h"}, args...)...)
-		becomes(t, "the wait", func() bool { return strings.Contains(p.log.String(), "will try again") })
+		becomes(t, "the wait", func() bool { return strings.Contains(p.log.String(), "store unavailable, retrying") })
 		p.signal(syscall.SIGTERM)
 		p.ends(143)
 	}

@@ -63,7 +63,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		// A copy, because the import continues to count.
 		runs[stream] = textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}
 		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
-			opt.Log.Warn("metrics file was not written", "err", err)
+			opt.Log.Warn("metrics file not written", "err", err)
 		}
 	}
 	if repo, err = repository.NewLogs(c.Context, logs); err != nil {

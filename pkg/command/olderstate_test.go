@@ -117,7 +117,7 @@ func TestOlderSpecification(t *testing.T) {
 		client := filepath.Join(c.dir, "client")
 		oldState(t, release, "runcap.state", filepath.Join(client, "runcap.state"), oldClients, clients, oldPoints, c.points)
 		p := begin(t, nil, "serve", "--config", c.write(t))
-		p.says("specification goes on after a restart")
+		p.says("specification resumed after a restart")
 		becomes(t, "the endpoint", func() bool {
 			resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))
 			if err == nil {
@@ -174,7 +174,7 @@ func TestOlderSupervisor(t *testing.T) {
 	forEach(t, releases, func(t *testing.T, release string) {
 		state, clients := t.TempDir(), freeAddr(t)
 		oldState(t, release, "supervisor.state", filepath.Join(state, "supervisor.state"))
-		begin(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor is ready")
+		begin(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor ready")
 		p := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
 		p.ends(0)
 		if !strings.Contains(p.out.String(), "repository-collect_rrd") {

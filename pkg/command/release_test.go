@@ -135,7 +135,7 @@ func TestWriteRelease(t *testing.T) {
 	clients, client := freeAddr(t), t.TempDir()
 	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
 	p = begin(t, nil, "serve", "--config", c.write(t))
-	p.says("waiting for clients")
+	p.says("listening for clients")
 	begin(t, nil, "runcap", "--supervisor", "http://"+clients+"/", "--state-dir", client, "repository-collect_rrd", "--when", "now + 100000d").ends(0)
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
@@ -158,7 +158,7 @@ func TestWriteRelease(t *testing.T) {
 	c.serve = fmt.Sprintf("supervisor = \"http://%s/\"", components)
 	clients = freeAddr(t)
 	s := begin(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", supervising)
-	s.says("supervisor is ready")
+	s.says("supervisor ready")
 	p = begin(t, nil, "serve", "--config", c.write(t))
 	becomes(t, "the capability", func() bool {
 		list := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", client)

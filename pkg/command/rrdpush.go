@@ -92,7 +92,7 @@ func runRRDPush(c *cli.Context, con *console.Console) error {
 			continue
 		}
 		if err := metricsFile(r.MetricsFile).WritePush(opt.Probe, sum, err, time.Now()); err != nil {
-			opt.Log.Warn("metrics file was not written", "err", err)
+			opt.Log.Warn("metrics file not written", "err", err)
 		}
 	}
 	if r.Every != 0 {

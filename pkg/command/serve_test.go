@@ -170,8 +170,8 @@ func TestServeSignals(t *testing.T) {
 	c.rrd, c.serve = "prefix = \"other\"\nnames = \"raw\"", "drain-timeout = \"20s\""
 	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
 	c.write(t)
-	reload(`these changes need a restart settings=serve.drain-timeout`)
-	p.says(`configuration loaded changed="collect-rrd.prefix collect-rrd.names remote-probe"`)
+	reload(`changed settings need a restart settings=serve.drain-timeout`)
+	p.says(`configuration reloaded settings="collect-rrd.prefix collect-rrd.names remote-probe"`)
 	becomes(t, "a point under the changed name", func() bool {
 		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
 			strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 1]]`))
@@ -182,10 +182,10 @@ func TestServeSignals(t *testing.T) {
 		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in/avg.wsp"))
 		return err == nil
 	})
-	reload(`configuration loaded changed=""`)
+	reload(`configuration reloaded settings=""`)
 	c.end = "unknown = 1\nSECRET = \"SECRET"
 	c.write(t)
-	reload("configuration is not loaded, going on with the former")
+	reload("configuration not reloaded, keeping the former")
 	if strings.Contains(p.log.String(), "SECRET") {
 		t.Error("the message quotes the file")
 	}
@@ -305,7 +305,7 @@ func TestServeTLSFor(t *testing.T) {
 	env, told := systemd(t)
 	p := begin(t, env, "serve", "--config", c.write(t), "--admin", admin)
 	told()
-	p.says("administration")
+	p.says("listening for administration")
 	if resp, err := http.Get("http://" + admin + "/-/ready"); err != nil {
 		t.Error(err)
 	} else if resp.Body.Close(); resp.StatusCode != http.StatusOK {
@@ -390,7 +390,7 @@ func TestServeClients(t *testing.T) {
 		r.ends(0)
 		return r.out.String()
 	}
-	p.says("waiting for clients")
+	p.says("listening for clients")
 	runcap("repository-collect_rrd", "--when", "now + inf")
 	becomes(t, "the endpoint", func() bool {
 		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))

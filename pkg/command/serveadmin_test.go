@@ -74,7 +74,7 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 	admin := freeAddr(t)
 	c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"postgres://u:secret@%s/db?sslmode=disable\"]\npoll = \"100ms\"\ntimezone = \"UTC\"", c.dir, freeAddr(t))
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
-	p.says("administration")
+	p.says("listening for administration")
 	source := t.TempDir()
 	writeLogs(t, source, "#15#c_ip:1 c_port:2\n1.1.1.1 1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
 	probe := mathCommand(t, "--to", "math://"+c.logs, "--listen", freeAddr(t), "--stream", "s1", "--settle", "1s", "--state-dir", t.TempDir(), source)
@@ -103,7 +103,7 @@ func TestServeAdmin(t *testing.T) {
 	c.rrd = fmt.Sprintf("to = \"graphite://%s\"\nretry-timeout = \"10ms\"", carbon)
 	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
-	p.says("administration")
+	p.says("listening for administration")
 	client := adminClient{t, admin}
 	for path, want := range map[string]int{"/": 200, "/metrics": 200, "/-/healthy": 200, "/-/ready": 200, "/debug": 404} {
 		if status, text := client.get(path, ""); status != want {
@@ -168,7 +168,7 @@ func TestServeAdminOfProbe(t *testing.T) {
 	c.end = fmt.Sprintf("[probe]\nname = \"turin\"\nlog-folder = %q\ntimezone = \"UTC\"\nlisten = []", logs)
 	writeLogs(t, logs, "1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
 	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
-	p.says("administration")
+	p.says("listening for administration")
 	client := adminClient{t, admin}
 	client.shows("/", "<span>probe</span> turin", "2016-03-24 22:37", "<dt>Files waiting</dt><dd>1</dd>")
 	var status struct {

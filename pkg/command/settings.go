@@ -83,7 +83,7 @@ func load(c *cli.Context, con *console.Console, check func(*config.Config, *conf
 	}
 	con.Format(cfg.Logging())
 	for _, w := range cfg.Warnings {
-		con.Logger().Warn(w)
+		w(con.Logger())
 	}
 	check(cfg, p)
 	return cfg, p.Err(seeHelp(c.Command.Name))

@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -83,7 +82,7 @@ func runStream(c *cli.Context, con *console.Console) error {
 		metrics.Go(func() { writeStreamMetrics(writing, s, run, log) })
 	}
 	err = run.Run(c.Context)
-	log.Info("stream ended", streamAttrs(run.Stats())...)
+	logStats(log, run.Stats())
 	ended()
 	metrics.Wait()
 	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
@@ -96,32 +95,21 @@ func writeStreamMetrics(ctx context.Context, s *config.Stream, run *stream.Strea
 		last = retry.Sleep(ctx, 15*time.Second) != nil
 		reg := prometheus.NewRegistry()
 		updated := prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When these figures were written.", ConstLabels: prometheus.Labels{"stream": s.Name},
+			Name: "tstatrepo_stream_updated_timestamp_seconds", Help: "When the metrics file was written.", ConstLabels: prometheus.Labels{"stream": s.Name},
 		})
 		updated.Set(float64(time.Now().UnixMilli()) / 1000)
 		reg.MustRegister(run, updated, peer.Refusals)
 		if err := metricsFile(s.MetricsFile).Write(reg); err != nil {
-			log.Warn("metrics file was not written", "err", err)
+			log.Warn("metrics file not written", "err", err)
 		}
 	}
 }
 
-func streamAttrs(sum *stream.Stats) []any {
-	attrs := []any{"lines", sum.Lines, "duration", sum.Duration.Round(time.Millisecond)}
-	for _, a := range []struct {
-		name string
-		n    int64
-	}{{"rejects", sum.Rejects}, {"cut", sum.Cuts}, {"empty", sum.Empty}, {"refused", sum.Refused}, {"vanished", sum.Vanished}, {"lost", sum.Unacked}} {
-		if a.n > 0 {
-			attrs = append(attrs, a.name, a.n)
-		}
+// logStats logs what a stream and its sinks did.
+func logStats(log *slog.Logger, sum *stream.Stats) {
+	for _, s := range sum.Sinks {
+		log.Info("sink closed", "sink", s.Name, "lines", s.Lines, "dropped", s.Dropped)
 	}
-	for _, c := range sum.Sinks {
-		text := fmt.Sprintf("%d taken", c.Lines)
-		if c.Dropped > 0 {
-			text += fmt.Sprintf(", %d dropped", c.Dropped)
-		}
-		attrs = append(attrs, c.Name, text)
-	}
-	return attrs
+	log.Info("stream ended", "lines", sum.Lines, "duration", sum.Duration.Round(time.Millisecond), "rejects", sum.Rejects,
+		"cut", sum.Cuts, "empty", sum.Empty, "refused", sum.Refused, "vanished", sum.Vanished, "lost", sum.Unacked)
 }

@@ -91,7 +91,7 @@ tstatrepo_stream_lines_total\{stream="live"\} 8
 tstatrepo_stream_outside_total\{stream="live"\} 0
 tstatrepo_stream_refused_total\{stream="live"\} 0
 tstatrepo_stream_rejects_total\{stream="live"\} 2
-tstatrepo_stream_untaken_lines\{stream="live"\} 0
+tstatrepo_stream_unacknowledged_lines\{stream="live"\} 0
 tstatrepo_stream_updated_timestamp_seconds\{stream="live"\} [0-9.e+]+
 tstatrepo_stream_vanished_total\{stream="live"\} 0
 `

@@ -113,7 +113,7 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
 		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
-			"folders", len(sum.Open), "first", sum.Open[0].Path, "hint", "if it does not, import them with `include-open`")
+			"folders", len(sum.Open), "examples", sum.Open[0].Path, "hint", "if it does not, import them with `include-open`")
 	}
 }
 

@@ -65,7 +65,7 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 		return err
 	}
 	addrs := sup.Addrs()
-	opt.Log.Info("supervisor is ready", "components", addrs[0], "clients", addrs[1])
+	opt.Log.Info("supervisor ready", "components", addrs[0], "clients", addrs[1])
 	if err := sup.Run(c.Context); err != nil {
 		return err
 	}

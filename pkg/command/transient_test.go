@@ -27,7 +27,7 @@ func TestUnresolvableNameIsUnavailable(t *testing.T) {
 	const host = "no-such-host.invalid"
 	dir := t.TempDir()
 	for _, to := range []string{"postgres://u@" + host + "/db", "dbstream://u@" + host + "/db", "clickhouse://" + host + "/db"} {
-		exitsTryAgain(t, "will try again", "import-bulk", "--state-dir", dir, "--probe", "p", "--retry-timeout", "100ms", "--to", to, sampleLogs)
+		exitsTryAgain(t, "store unavailable, retrying", "import-bulk", "--state-dir", dir, "--probe", "p", "--retry-timeout", "100ms", "--to", to, sampleLogs)
 		exitsTryAgain(t, host, "store", "list", "--retry-timeout", "100ms", to)
 	}
 	exitsTryAgain(t, host, "import-bulk", "--state-dir", dir, "--probe", "p", "--to", dir+"/store", "math://"+host+":3001/s")

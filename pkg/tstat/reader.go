@@ -9,7 +9,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
@@ -61,8 +60,9 @@ type ReaderOptions struct {
 	// Private keeps values of the file out of the reasons of rejects, and their
 	// text out of Reject.
 	Private bool
-	// Warn is called with things about the file that a user should know.
-	Warn func(message string)
+	// Unknown is called with the columns of the header that no layout has. They
+	// are kept as text.
+	Unknown func(columns []string)
 }
 
 // Use is how a column is used.
@@ -148,8 +148,8 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	if opt.Reject == nil {
 		opt.Reject = func(int64, string, []byte) {}
 	}
-	if opt.Warn == nil {
-		opt.Warn = func(string) {}
+	if opt.Unknown == nil {
+		opt.Unknown = func([]string) {}
 	}
 	r.Stop()
 	r.typ, r.opt = t, opt
@@ -377,7 +377,7 @@ func (r *Reader) readHeader(text []byte) error {
 			return slices.ContainsFunc(r.typ.Optional, func(c Column) bool { return c.Name == name })
 		})
 		if len(unknown) > 0 {
-			r.opt.Warn("unknown columns are kept as text: " + strings.Join(unknown, ", "))
+			r.opt.Unknown(unknown)
 		}
 		r.extra = extra
 		r.setColumns()

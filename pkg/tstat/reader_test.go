@@ -32,7 +32,7 @@ type reading struct {
 	rows    []map[string]string // NULLs are absent
 	counts  Counts
 	rejects []string // "LINE: reason"
-	warns   []string
+	unknown []string
 	layout  string
 	sha     string
 	length  int64
@@ -79,7 +79,7 @@ func read(t testing.TB, src io.Reader, typ string, opt ReaderOptions) (reading, 
 	opt.Reject = func(line int64, reason string, _ []byte) {
 		got.rejects = append(got.rejects, fmt.Sprintf("%d: %s", line, reason))
 	}
-	opt.Warn = func(m string) { got.warns = append(got.warns, m) }
+	opt.Unknown = func(columns []string) { got.unknown = append(got.unknown, columns...) }
 	r := NewReader(src, TypeByName(typ), opt)
 	var err error
 	for {
@@ -129,8 +129,8 @@ func TestSamples(t *testing.T) {
 			if cuts := strconv.FormatInt(got.counts.Cuts, 10); cuts != f[2] {
 				t.Errorf("%s cuts, want %s", cuts, f[2])
 			}
-			if len(got.rejects) > 0 || len(got.warns) > 0 {
-				t.Errorf("rejects %q, warnings %q", got.rejects, got.warns)
+			if len(got.rejects) > 0 || len(got.unknown) > 0 {
+				t.Errorf("rejects %q, unknown columns %q", got.rejects, got.unknown)
 			}
 		})
 	}
@@ -326,7 +326,7 @@ func TestReader(t *testing.T) {
 		opt     ReaderOptions
 		rows    []map[string]string
 		rejects []string
-		warns   []string
+		unknown []string
 		cuts    int64
 		layout  string
 	}{
@@ -353,17 +353,17 @@ func TestReader(t *testing.T) {
 			rows:    []map[string]string{{"c_ip": "a"}, {"c_ip": "b", "fqdn": "x"}, {"c_ip": "c", "fqdn": "\r"}, {"c_ip": "d", "fqdn": "y\rz"}, {"c_port": "7"}, {"c_port": "8"}},
 			rejects: []string{"6: empty line", "7: empty line"}},
 		{name: "unknown columns are text", typ: "log_udp_complete", layout: "header 4",
-			text:  "#c_ip:1 new-col:2 C_IP:3 c_port:4\na <x> b 7\n",
-			rows:  []map[string]string{{"c_ip": "a", "new_col": "<x>", "C_IP_2": "b", "c_port": "7"}},
-			warns: []string{"unknown columns are kept as text: new_col, C_IP_2"}},
+			text:    "#c_ip:1 new-col:2 C_IP:3 c_port:4\na <x> b 7\n",
+			rows:    []map[string]string{{"c_ip": "a", "new_col": "<x>", "C_IP_2": "b", "c_port": "7"}},
+			unknown: []string{"new_col", "C_IP_2"}},
 		{name: "names that collide", typ: "log_udp_complete", layout: "header 6",
-			text:  "#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\n- - - - - -\na b c 1 e f\n#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\ng h i 2 k l\n",
-			warns: []string{"unknown columns are kept as text: C_IP_2, C_IP_2_2, type_2, c_port_2, Type_2_2"},
+			text:    "#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\n- - - - - -\na b c 1 e f\n#C_IP:1 C_IP_2:2 type:3 c_port:4 c_port:5 Type_2:6\ng h i 2 k l\n",
+			unknown: []string{"C_IP_2", "C_IP_2_2", "type_2", "c_port_2", "Type_2_2"},
 			rows: []map[string]string{{}, {"C_IP_2": "a", "C_IP_2_2": "b", "type_2": "c", "c_port": "1", "c_port_2": "e", "Type_2_2": "f"},
 				{"C_IP_2": "g", "C_IP_2_2": "h", "type_2": "i", "c_port": "2", "c_port_2": "k", "Type_2_2": "l"}}},
 		{name: "http has a kind of its own", typ: "log_http_complete", layout: "header 2", text: "#C#kind:1\tb:2\n-\tx\ny\tz\n",
-			warns: []string{"unknown columns are kept as text: kind_2, b"},
-			rows:  []map[string]string{{"kind": "request", "b": "x"}, {"kind": "request", "kind_2": "y", "b": "z"}}},
+			unknown: []string{"kind_2", "b"},
+			rows:    []map[string]string{{"kind": "request", "b": "x"}, {"kind": "request", "kind_2": "y", "b": "z"}}},
 		{name: "synonyms", typ: "log_tcp_complete", text: "#15#c_ip:1 c_ssl_SNI:2 s_ssl_SCN:3 c_tls_sesid:4\na sni scn 3\n", layout: "header 4 #15#",
 			rows: []map[string]string{{"c_ip": "a", "c_tls_SNI": "sni", "s_tls_SCN": "scn", "tls_session_stat": "3"}}},
 		{name: "wrong indexes in the header", typ: "log_udp_complete", text: "#c_ip:7 c_port:7\na 1\n", layout: "header 2", rows: []map[string]string{{"c_ip": "a", "c_port": "1"}}},
@@ -378,7 +378,7 @@ func TestReader(t *testing.T) {
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "s_ip": "b", "s_port": "80", "time_abs": "1970-01-01T00:00:01.5Z", "kind": "request", "method": "GET", "hostname": "h", "path": "/", "user_agent": `Mozilla (X; "y")`}}},
 		{name: "http with one header", typ: "log_http_complete",
 			text:   "#C#c_ip:1\tc_port:2\tnew:3\na\t1\tx\nb\t2\tc\t80\t1.5\tHTTP\t200\t-\t-\t-\t-\t-\n",
-			layout: "header 3", warns: []string{"unknown columns are kept as text: new"},
+			layout: "header 3", unknown: []string{"new"},
 			rows: []map[string]string{{"c_ip": "a", "c_port": "1", "new": "x", "kind": "request"},
 				{"c_ip": "b", "c_port": "2", "s_ip": "c", "s_port": "80", "time_abs": "1970-01-01T00:00:01.5Z", "kind": "response", "response": "200"}}},
 		{name: "chat messages", typ: "log_chat_messages", layout: "no header",
@@ -409,8 +409,8 @@ func TestReader(t *testing.T) {
 			if !slices.Equal(got.rejects, tt.rejects) {
 				t.Errorf("rejects\n%q, want\n%q", got.rejects, tt.rejects)
 			}
-			if !slices.Equal(got.warns, tt.warns) {
-				t.Errorf("warnings %q, want %q", got.warns, tt.warns)
+			if !slices.Equal(got.unknown, tt.unknown) {
+				t.Errorf("unknown columns %q, want %q", got.unknown, tt.unknown)
 			}
 			if got.counts.Cuts != tt.cuts {
 				t.Errorf("%d cuts, want %d", got.counts.Cuts, tt.cuts)
@@ -508,8 +508,8 @@ func TestLevels(t *testing.T) {
 		"v330_lvl0/2014_06_10_22_58.out/log_video_complete": 48,
 	} {
 		got, err := read(t, bytes.NewReader(sample(t, file)), filepath.Base(file), ReaderOptions{})
-		if err != nil || !strings.HasPrefix(got.layout, "header "+strconv.Itoa(want)) || len(got.warns) > 0 {
-			t.Errorf("%s: %s, %v, %q", file, got.layout, err, got.warns)
+		if err != nil || !strings.HasPrefix(got.layout, "header "+strconv.Itoa(want)) || len(got.unknown) > 0 {
+			t.Errorf("%s: %s, %v, %q", file, got.layout, err, got.unknown)
 		}
 	}
 }
@@ -917,8 +917,8 @@ func TestOptionalColumns(t *testing.T) {
 		// values of a row may be -nan.
 		text := strings.TrimSpace(head) + "\n" + row + "\n" + strings.Replace(row, " 5 ", " x ", 1) + "\n"
 		got, err := read(t, strings.NewReader(text), typ, ReaderOptions{})
-		if err != nil || len(got.warns) > 0 || len(got.rows) != 1 || len(got.rejects) != 1 {
-			t.Fatalf("%s: %v, warnings %q, rejects %q, %d rows", typ, err, got.warns, got.rejects, len(got.rows))
+		if err != nil || len(got.unknown) > 0 || len(got.rows) != 1 || len(got.rejects) != 1 {
+			t.Fatalf("%s: %v, unknown columns %q, rejects %q, %d rows", typ, err, got.unknown, got.rejects, len(got.rows))
 		}
 		lt := TypeByName(typ)
 		columns, extra := lt.resolve(headerOf(t, text, lt), nil)

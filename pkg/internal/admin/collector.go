@@ -33,7 +33,7 @@ var (
 	refusedMetrics = metrics.New("", []string{"reason"}, func(*int64) []string { return nil },
 		metrics.Count("specifications_refused_total", "Specifications of the supervisor that were refused.", func(n *int64) int64 { return *n }))
 	capabilityMetrics = metrics.New("", []string{"capability", "side"}, func(c *Capability) []string { return []string{c.Label, c.Side} },
-		metrics.Count("capability_specifications", "Specifications that run.", func(c *Capability) int64 { return int64(len(c.Specifications)) }))
+		metrics.Count("capability_specifications", "Running specifications.", func(c *Capability) int64 { return int64(len(c.Specifications)) }))
 	endpointMetrics = metrics.New("", []string{"endpoint"}, func(e *repository.EndpointStats) []string { return []string{e.Name()} },
 		metrics.Flag("endpoint_open", "1 if the endpoint is open.", (*repository.EndpointStats).Open))
 	certificateMetrics = metrics.New("", []string{"use", "subject"}, func(c *Certificate) []string { return []string{c.Use, c.Subject} },
@@ -43,7 +43,7 @@ var (
 	recreatedMetrics = metrics.New("rrd_push_", []string{"rrd"}, func(r *RRD) []string { return []string{r.Name} },
 		metrics.Count("recreated_total", "RRDs older than the last point sent, sent from their start.", func(r *RRD) int64 { return r.Recreated }))
 	seriesMetrics = metrics.New("rrd_push_", []string{"rrd", "probe"}, func(s *repository.Series) []string { return []string{s.Probe} },
-		metrics.Count("series", "Metrics of a probe whose last points are known, at most as many as are kept.", func(*repository.Series) int64 { return 1 }),
+		metrics.Count("series", "Metrics of a probe whose last points are kept; their number is limited.", func(*repository.Series) int64 { return 1 }),
 		metrics.Time("last_point_timestamp_seconds", "Time of the newest point of a probe.", func(s *repository.Series) time.Time { return time.Unix(s.Last().Time, 0) }))
 )
 

@@ -90,7 +90,7 @@ func busy() *State {
 			{Use: "serve tls-cert", Subject: "CN=repository-Proxy", NotAfter: noon.Add(200 * 24 * time.Hour)},
 			{Use: "serve tls-ca", Subject: "CN=mPlane CA", NotAfter: noon.Add(400 * 24 * time.Hour)},
 		},
-		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "sink goes on sink=nats://localhost:4222/TSTAT"}},
+		Recent: []Notice{{Time: noon.Add(-26 * time.Hour), First: noon.Add(-27 * time.Hour), Count: 3, Text: "sink accepts no lines, stream paused sink=nats://localhost:4222/TSTAT"}},
 	}
 }
 
@@ -114,7 +114,7 @@ func broken() *State {
 	s.Certificates[0].NotAfter = noon.Add(5 * 24 * time.Hour)
 	s.Recent = append([]Notice{
 		{Time: noon.Add(-time.Minute), First: noon.Add(-3 * time.Minute), Count: 17, Error: true, Text: `file not stored file=/logs/2026_08_20_10_00.out/log_tcp_complete err="no space left on device"`},
-		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional sink does not keep up: lines are dropped sink=exec:webrowse dropped=1234"},
+		{Time: noon.Add(-2 * time.Minute), First: noon.Add(-2 * time.Minute), Count: 1, Text: "optional sink is too slow, lines dropped sink=exec:webrowse dropped=1234"},
 	}, s.Recent...)
 	return s
 }

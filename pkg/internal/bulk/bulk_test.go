@@ -477,7 +477,7 @@ func TestDamaged(t *testing.T) {
 			damage(data)
 			for range 2 { // the failure is not remembered
 				sum, err := w.try(nil)
-				if !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), log+".gz: damaged, not stored") || !strings.Contains(w.log.String(), "fetch the file again") {
+				if !errors.Is(err, ErrFailed) || !strings.Contains(w.log.String(), log+`.gz err="damaged, not stored`) || !strings.Contains(w.log.String(), "fetch the file again") {
 					w.Errorf("%v\n%s", err, w.log.String())
 				}
 				w.counts(sum, "files=0 failed=1 rejects=0")
@@ -605,7 +605,7 @@ func TestTruncated(t *testing.T) {
 			}
 		}
 		w.run("files=2 failed=0 rejects=0 cuts=2", nil)
-		const warning = "the end of the compressed file is missing"
+		const warning = "compressed file is truncated"
 		if text := w.log.String(); strings.Count(text, warning) != 1 || !strings.Contains(text, log) {
 			w.Errorf("log: %s", text)
 		}

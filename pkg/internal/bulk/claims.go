@@ -337,7 +337,7 @@ func (c *claims) release(ctx context.Context) {
 	for _, s := range c.claimers() {
 		if err := s.Release(ctx, c.owner, c.done); err != nil {
 			failed = true
-			c.log.Debug("claims were not released", "store", s.dest.String(), "err", err)
+			c.log.Debug("claims not released", "store", s.dest.String(), "err", err)
 		}
 	}
 	if !failed {
@@ -361,7 +361,7 @@ func (c *claims) renew(ctx context.Context) {
 	for _, s := range c.claimers() {
 		granted, err := s.Claim(ctx, c.owner, keys, c.opt.ClaimTime)
 		if err != nil {
-			c.log.Debug("claims were not renewed", "store", s.dest.String(), "err", err)
+			c.log.Debug("claims not renewed", "store", s.dest.String(), "err", err)
 			continue
 		}
 		mine := setOf(granted)
@@ -443,7 +443,7 @@ func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 		waited := time.Since(begun)
 		if !told && waited >= tellClaimWait {
 			told = true
-			r.log.Info("waiting for files that another importer has claimed", "files", len(left))
+			r.log.Info("waiting for files claimed by another importer", "files", len(left))
 		}
 		wait := min(max(waited/10, minClaimWait), maxClaimWait)
 		select {

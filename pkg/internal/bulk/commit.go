@@ -110,12 +110,12 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	t := im.task
 	switch {
 	case rel.changed:
-		im.log.Warn("the log changed other than by growing; its rows were replaced", "file", t.path, "store", s.String(),
+		im.log.Warn("log changed other than by growing; its rows were replaced", "file", t.path, "store", s.String(),
 			"rows_before", rel.replace[0].Rows, "read_before_from", rel.replace[0].Path)
 	case rel.other != nil:
 		im.log.Warn("another file was stored under this name; stored beside it", "file", t.path, "store", s.String())
 	case rel.prefix != nil:
-		im.log.Warn("another stored log is the beginning of this one; both are stored", "file", t.path, "store", s.String(), "other", rel.prefix.Path)
+		im.log.Warn("another stored log is the start of this one; both are stored", "file", t.path, "store", s.String(), "other", rel.prefix.Path)
 	}
 }
 

@@ -67,6 +67,6 @@ func noRows(rejects, lines int64) error {
 // Tstat may still write it.
 func (im *fileImport) warnTruncated() {
 	if im.rd.Truncated() && !im.task.growing {
-		im.log.Warn("the end of the compressed file is missing: stored as far as it goes", "file", im.task.path, "rows", im.rd.Counts().Rows)
+		im.log.Warn("compressed file is truncated: its readable part is stored", "file", im.task.path, "rows", im.rd.Counts().Rows)
 	}
 }

@@ -251,9 +251,9 @@ func (r *run) markUnavailable(d *dest, err error) {
 	case len(r.dests) > 1:
 		r.log.Warn("store unavailable, importing into the others", "store", d.String(), "err", err)
 	case r.opt.RetryTimeout == math.MaxInt64: // without limit
-		r.log.Warn("will try again", "err", err)
+		r.log.Warn("store unavailable, retrying", "store", d.String(), "err", err)
 	case r.opt.RetryTimeout > 0:
-		r.log.Warn("will try again", "err", err, "for", r.opt.RetryTimeout)
+		r.log.Warn("store unavailable, retrying", "store", d.String(), "err", err, "timeout", r.opt.RetryTimeout)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"path"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -191,7 +192,7 @@ func interruptible(ctx context.Context, in io.Reader) io.Reader {
 const peekSize = 1 << 20
 
 func (r *run) vanished(t *task) {
-	r.log.Warn("vanished before it was read", "file", t.path)
+	r.log.Warn("file vanished before it was read", "file", t.path)
 	r.count(t, func(s *TypeSummary) { s.Vanished++ })
 }
 
@@ -360,7 +361,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		// read.
 		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
 		Reject: im.reject(-1),
-		Warn:   func(m string) { im.log.Warn(m, "file", t.path) },
+		Unknown: func(columns []string) {
+			im.log.Warn("unknown columns are kept as text", "file", t.path, "columns", strings.Join(columns, ", "))
+		},
 	})
 	if rewrite := opt.Rewrite; rewrite != nil {
 		opt.Rewrite = func(text io.Reader) io.Reader {

@@ -181,7 +181,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	for _, err := range tree.Errors {
 		if text := reason(err); !r.warned[text] { // with Follow, only once
 			r.warned[text] = true
-			r.problem(src, hint.New(text, hint.Of(err)))
+			r.countProblem()
+			r.log.Error("part of the source cannot be read", append([]any{"source", src, "err", text}, hint.Attrs(err)...)...)
 		}
 	}
 	r.passed(src, tree.Passed)
@@ -300,11 +301,11 @@ func (r *run) wanted(t *task) bool {
 	}
 	if !r.unknown[t.key.File] {
 		r.unknown[t.key.File] = true
-		message := "unknown log type: it can be copied, not imported as rows"
 		if r.opt.Anonymize != nil {
-			message = "unknown log type: it cannot be anonymized, and is left out"
+			r.log.Warn("unknown log type: it cannot be anonymized, and is left out", "type", t.key.File, "file", t.path)
+		} else {
+			r.log.Warn("unknown log type: it can be copied, but not imported as rows", "type", t.key.File, "file", t.path)
 		}
-		r.log.Warn(message, "type", t.key.File, "file", t.path)
 	}
 	if r.opt.Anonymize != nil {
 		return false

@@ -81,7 +81,7 @@ func (r *run) reportPassed() {
 		if n := len(p.all) - namedPassed; n > 0 {
 			named = fmt.Sprintf("%s and %d more", named, n)
 		}
-		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "paths", named,
+		r.log.Warn("passed over names that look like logs", "files", p.Files, "folders", p.Folders, "examples", named,
 			"hint", "take them for logs with `match`, or leave them out with `exclude`")
 	}
 	file := r.passedState()
@@ -89,7 +89,7 @@ func (r *run) reportPassed() {
 		return
 	}
 	if err := state.Save(file, passedFormat, sum); err != nil {
-		r.log.Warn("names that were passed over will be reported again in the next run", "err", err)
+		r.log.Warn("passed-over names not saved: they will be reported again in the next run", "err", err)
 	}
 }
 

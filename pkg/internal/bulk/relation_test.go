@@ -116,7 +116,7 @@ func TestPlaces(t *testing.T) {
 		"an older copy, larger on disk": {first: files{"z/.gz": udp(4000, strings.Repeat("a", 200)), "backup/": udp(1500, strings.Repeat("a", 200))},
 			firstWant: "files=2 replaced=1", rows: []int64{4000}},
 		"an older copy, stored before": {first: files{"backup/": udp(14, "a")}, firstWant: "files=1", rows: []int64{14},
-			then: files{"": udp(40, "a")}, thenWant: "files=1 replaced=0 skipped=1", thenRows: []int64{14, 40}, warn: "another stored log is the beginning"},
+			then: files{"": udp(40, "a")}, thenWant: "files=1 replaced=0 skipped=1", thenRows: []int64{14, 40}, warn: "another stored log is the start"},
 		"hidden folders": {first: files{"": udp(40, "a"), ".snapshot/hourly.0/": udp(14, "a"), "a/.zfs/snapshot/x/": udp(40, "a"), ".Trash-0/": udp(3, "b")},
 			firstWant: "files=1 skipped=0", rows: []int64{40}},
 	} {

@@ -241,7 +241,7 @@ func (r *run) follow(ctx context.Context) error {
 			return err
 		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || r.awayError() != nil:
 			wait = back.Next()
-			r.log.Warn("will try again", append([]any{"err", err, "in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
+			r.log.Warn("import failed, retrying", append([]any{"err", err, "retry_in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
 		default:
 			return err
 		}
@@ -319,7 +319,7 @@ func (r *run) pass(ctx context.Context) error {
 	}
 	if !r.opt.DryRun {
 		if err := r.copies.save(); err != nil {
-			r.log.Warn("copies of stored logs will be read again in the next run", "err", err)
+			r.log.Warn("list of copies not saved: they will be read again in the next run", "err", err)
 		}
 	}
 	return nil
@@ -408,16 +408,18 @@ func (r *run) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// problem counts and reports something that was not imported.
-func (r *run) problem(path string, err error) {
+// countProblem counts a file or a part of a source that was not imported.
+func (r *run) countProblem() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.problems++
-	r.mu.Unlock()
-	text := err.Error()
-	if !strings.Contains(text, path+":") {
-		text = path + ": " + text
-	}
-	r.log.Error(text, hint.Attrs(err)...)
+}
+
+// problem counts and logs a file that was not imported.
+func (r *run) problem(path string, err error) {
+	r.countProblem()
+	text := strings.TrimPrefix(err.Error(), path+": ")
+	r.log.Error("file not imported", append([]any{"file", path, "err", text}, hint.Attrs(err)...)...)
 }
 
 // settle records that a file needs no examination until it changes or until a

@@ -244,7 +244,7 @@ func (r *run) stores() (list []StoreSummary) {
 
 func (r *run) summary() *Summary {
 	if err := r.rejects.failure(); err != nil { // waits for the disk
-		r.log.Warn("rejected lines were counted, but not kept", "err", err)
+		r.log.Warn("rejected lines counted, but not saved", "err", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

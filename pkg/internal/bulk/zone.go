@@ -67,7 +67,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 	z.settled = true
 	_, now := folder.Time.In(loc).Zone()
 	likely := now - q*int(zoneQuarter/time.Second)
-	log.Warn("the rows' times do not fit the folder names in this time zone",
+	log.Warn("row times do not match the folder names in this time zone",
 		"difference", time.Duration(q)*zoneQuarter, "used", offset(now), "likely", offset(likely),
 		"hint", "name the probe's zone with `timezone`")
 }

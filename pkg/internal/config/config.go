@@ -37,8 +37,8 @@ type Config struct {
 
 	// Sections are the tables of all settings, in the order of the config file.
 	Sections []Section
-	// Warnings are about settings that Load ignored.
-	Warnings []string
+	// Warnings log the settings that Load ignored.
+	Warnings []func(*slog.Logger)
 
 	level slog.Level
 	old   *legacy.Config // the file, if it belongs to the old tools

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,7 +40,10 @@ func (c *Config) warnVariables() {
 		variable, text, _ := strings.Cut(v, "=")
 		name, found := strings.CutPrefix(variable, EnvName(""))
 		if found && text != "" && !slices.Contains(known, name) && !otherVariables.MatchString(name) {
-			c.Warnings = append(c.Warnings, "unknown environment variable "+variable+hint.DidYouMean(name, known, EnvName("")))
+			advice := strings.TrimPrefix(hint.DidYouMean(name, known, EnvName("")), "; ")
+			c.Warnings = append(c.Warnings, func(log *slog.Logger) {
+				log.Warn("unknown environment variable", append([]any{"name", variable}, hint.Text(advice)...)...)
+			})
 		}
 	}
 }

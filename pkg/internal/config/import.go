@@ -282,7 +282,7 @@ func (b *Import) Adopted(logs *repository.LogsOptions) error {
 		return hint.AsUsage(err)
 	}
 	for _, n := range st.Notes {
-		logs.Math.Log.Warn("state of math_repo: " + n.String())
+		logs.Math.Log.Warn("state of math_repo not used", "file", n.Place(), "key", n.Key, "reason", n.Text)
 	}
 	logs.Stores.Adopt = map[string]store.Adoption{}
 	for _, s := range st.Streams {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ func (c *Config) readOld(command, file string) (bool, error) {
 		return false, hint.Usagef("config file: %w", err)
 	}
 	for _, n := range c.old.Notes {
-		c.Warnings = append(c.Warnings, "old configuration: "+n.String())
+		c.Warnings = append(c.Warnings, func(log *slog.Logger) {
+			log.Warn("old setting not used", "file", n.Place(), "key", n.Key, "reason", n.Text)
+		})
 	}
 	for _, sec := range c.old.Sections {
 		i := slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == sec.Name })

@@ -63,7 +63,7 @@ func (c *Console) Fail(err error) {
 		text = WithFlags(text)
 	}
 	if c.json {
-		c.Logger().Error(text, hint.Attrs(err)...)
+		c.Logger().Error("command failed", append([]any{"err", text}, hint.Attrs(err)...)...)
 		return
 	}
 	for line := range strings.SplitSeq(text, "\n") {

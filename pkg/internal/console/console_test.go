@@ -43,7 +43,7 @@ hint: do this
 	b.Reset()
 	con.json = true
 	con.Fail(hint.Add(errors.New("one"), "do this"))
-	if s := b.String(); !strings.Contains(s, `"level":"ERROR","msg":"one","hint":"do this"`) {
+	if s := b.String(); !strings.Contains(s, `"level":"ERROR","msg":"command failed","err":"one","hint":"do this"`) {
 		t.Error(s)
 	}
 }

@@ -61,7 +61,7 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 		for {
 			e, err := p.accept(ctx, label, spec)
 			if err == nil {
-				log.Info("export begins", "repository", e.repository, "folder", e.folder)
+				log.Info("export started", "repository", e.repository, "folder", e.folder)
 				if ctx.Err() == nil {
 					err = do(ctx, e)
 				}
@@ -70,17 +70,17 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 				}
 				p.end(e)
 				if err == nil {
-					log.Info("export ended", "repository", e.repository, "why", context.Cause(ctx))
+					log.Info("export ended", "repository", e.repository, "reason", context.Cause(ctx))
 					return e.rows(spec.Results), nil
 				}
 				err = awayError{err}
 			}
 			// After a restart a folder may not be mounted yet.
 			if !component.Resumed(ctx) || ctx.Err() != nil || !errors.As(err, new(awayError)) {
-				log.Error("export refused or failed", "err", err)
+				log.Error("export failed", "err", err)
 				return nil, err
 			}
-			log.Warn("export cannot resume yet, retrying", "err", err, "in", p.again)
+			log.Warn("export cannot resume yet, retrying", "err", err, "retry_in", p.again)
 			retry.Sleep(ctx, p.again) // the next round checks ctx
 		}
 	}
@@ -208,13 +208,13 @@ func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	switch was := s.Silent; {
 	case e.quiet.look(time.Now(), sum.Lines, sum.Folders) < e.silence:
 		if s.Silent = false; was {
-			p.log.Info("lines come again", "specification", s.Label, "folder", e.folder, "log", e.logType)
+			p.log.Info("lines arrive again", "specification", s.Label, "folder", e.folder, "type", e.logType)
 		}
 	case !was:
 		s.Silent = true
 		s.Silences++
-		p.log.Warn("no line and no new log folder: does Tstat run, and write this log?", "specification", s.Label,
-			"folder", e.folder, "log", e.logType, "for", e.silence)
+		p.log.Warn("no new line and no new log folder", "specification", s.Label,
+			"folder", e.folder, "type", e.logType, "for", e.silence, "hint", "check that Tstat runs and writes this log")
 	}
 }
 

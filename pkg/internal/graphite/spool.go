@@ -124,7 +124,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 		}
 		if err != nil {
 			// Keep it for the operator, but do not let it block the others.
-			s.log.Warn("batch of the spool is damaged", "file", path, "err", err)
+			s.log.Warn("damaged batch of the spool set aside", "file", path, "err", err)
 			if err := durable.Rename(path, path+".damaged"); err != nil {
 				return fmt.Errorf("spool: %w", err)
 			}

@@ -46,11 +46,14 @@ func Of(err error) string {
 }
 
 // Attrs returns the hint of err as attributes of a log line, or nil.
-func Attrs(err error) []any {
-	if h := Of(err); h != "" {
-		return []any{"hint", h}
+func Attrs(err error) []any { return Text(Of(err)) }
+
+// Text returns a hint as attributes of a log line; nil if it is "".
+func Text(hint string) []any {
+	if hint == "" {
+		return nil
 	}
-	return nil
+	return []any{"hint", hint}
 }
 
 // errUsage is in the tree of every usage error.

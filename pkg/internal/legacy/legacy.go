@@ -73,13 +73,15 @@ type Note struct {
 	Text string
 }
 
-func (n Note) String() string {
-	s := n.File
-	if n.Line > 0 {
-		s += ":" + strconv.Itoa(n.Line)
+// Place returns the file, with the line if that is known.
+func (n Note) Place() string {
+	if n.Line == 0 {
+		return n.File
 	}
-	return s + ": " + n.Key + ": " + n.Text
+	return n.File + ":" + strconv.Itoa(n.Line)
 }
+
+func (n Note) String() string { return n.Place() + ": " + n.Key + ": " + n.Text }
 
 // Error is a file that cannot be read as what it should be. Line is 0 if it
 // is about the whole file.

@@ -124,7 +124,7 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	if err := r.save(); err != nil {
 		r.streams = all
 		r.mu.Unlock()
-		r.log.Error("a stream could not be removed", "stream", s.StreamName, "err", err)
+		r.log.Error("stream not removed", "stream", s.StreamName, "err", err)
 		return http.StatusInternalServerError, "internal error"
 	}
 	r.mu.Unlock()
@@ -133,7 +133,7 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	r.log.Info("stream removed", "stream", s.StreamName, "peer", req.RemoteAddr)
 	for _, st := range s.stats(r.opt.FolderLength).Stores {
 		if st.Behind > 0 {
-			r.log.Warn("the removed stream has files that a store is missing: they are stored if the probe registers the stream again",
+			r.log.Warn("removed stream has files that a store lacks: they are stored if the probe registers it again",
 				"stream", s.StreamName, "store", st.Store, "files", st.Behind)
 		}
 	}

@@ -188,7 +188,7 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	}
 	defer root.Close()
 	for _, err := range tree.Errors {
-		p.log.Debug("not served", "err", err)
+		p.log.Debug("folder not served", "err", err)
 	}
 	s := &scan{streams: map[string]*served{}, files: map[string]string{}}
 	now := time.Now()
@@ -235,7 +235,7 @@ func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s, err := p.current(r.Context())
 	if err != nil {
-		p.log.Warn("the folder cannot be read", "err", err)
+		p.log.Warn("folder cannot be read", "folder", p.opt.Dir, "err", err)
 		answer(w, http.StatusServiceUnavailable, "the folder cannot be read")
 		return
 	}
@@ -295,7 +295,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	// responses.
 	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
-		p.log.Debug("no deadline", "err", err)
+		p.log.Debug("deadline not set", "err", err)
 	}
 	http.ServeContent(w, r, "", info.ModTime(), f)
 	if r.Method == http.MethodGet {
@@ -306,7 +306,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 			p.stats.Newest = t.Time
 		}
 		p.statsMu.Unlock()
-		p.log.Debug("served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
+		p.log.Debug("file served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
 	}
 }
 

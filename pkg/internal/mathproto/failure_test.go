@@ -219,7 +219,7 @@ func TestFailure08HeadFails(t *testing.T) {
 	})
 	r.register("s1", p.addr())
 	r.has("s1", folder2+"/"+file, "", 4)
-	r.logged("without describing it")
+	r.logged("does not describe it")
 	p.set(func() { p.fault = nil })
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 }
@@ -250,7 +250,7 @@ func TestFailure09ProbeUnreachable(t *testing.T) {
 	<-reached
 	p.Listener.Close() // no new connections
 	p.CloseClientConnections()
-	r.logged("will try again")
+	r.logged("retrying")
 	r.lacks("s1", filepath.Base(folder1), file)
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -288,7 +288,7 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	}
 	server.Stop(t)
 	p.put("data/2016_03_25_01_00.out/"+file, udp(77, "late"))
-	r.logged("will try again")
+	r.logged("retrying")
 	eventually(t, "the reason in the status", func() bool {
 		s := r.status(0)
 		return s.LastError != "" && s.ErrorTime.After(s.LastPoll)
@@ -572,7 +572,7 @@ func TestFailureHostileList(t *testing.T) {
 	r.register("s1", p.addr())
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 	r.passes(0)
-	r.logged("not accepted")
+	r.logged("probe lists an invalid name")
 	for _, folder := range []string{"2015_02_27_22_30.out", "2016_03_24_21_37.out"} {
 		found, _ := filepath.Glob(filepath.Join(r.dir, "*", "*", "*", folder, "*"))
 		for _, f := range found {
@@ -606,7 +606,7 @@ func TestFailureBadList(t *testing.T) {
 			p.put(folder1+"/"+file, udp(3, "a"))
 			p.set(func() { p.list = func() (int, string) { return list.code, list.text } })
 			r.register("s1", p.addr())
-			r.logged("will try again")
+			r.logged("retrying")
 			p.set(func() { p.list = nil })
 			r.register("s1", p.addr())
 			r.has("s1", folder1+"/"+file, udp(3, "a"), 3)

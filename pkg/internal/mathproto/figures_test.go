@@ -156,7 +156,7 @@ func TestRemovedWhileStoreLacksFiles(t *testing.T) {
 	if resp, _ := exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n"); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
-	if log := r.logs.String(); strings.Count(log, "the removed stream has files that a store is missing") != 1 || !strings.Contains(log, "store=\"postgres://u@127.0.0.1:1/db?sslmode=disable\" files=1") {
+	if log := r.logs.String(); strings.Count(log, "removed stream has files that a store lacks") != 1 || !strings.Contains(log, "store=\"postgres://u@127.0.0.1:1/db?sslmode=disable\" files=1") {
 		t.Error("no warning")
 	}
 }
@@ -189,7 +189,7 @@ func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 	p.put(folder2+"/"+file, udp(3, "b"))
 	waits := func() (list []time.Duration) {
 		for line := range strings.Lines(r.logs.String()) {
-			if _, text, ok := strings.Cut(line, "again_in="); ok {
+			if _, text, ok := strings.Cut(line, "retry_in="); ok {
 				d, err := time.ParseDuration(strings.Fields(text)[0])
 				if err != nil {
 					t.Fatal(err)

@@ -297,7 +297,7 @@ func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
 	if err != nil {
-		s.warnOnce("the probe lists a name that is not accepted", "name", name[:min(len(name), maxReason)])
+		s.warnOnce("probe lists an invalid name", "name", name[:min(len(name), maxReason)])
 	}
 	if !ok {
 		return

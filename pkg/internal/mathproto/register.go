@@ -48,7 +48,7 @@ func (p *Exporter) register(ctx context.Context) {
 			checked = time.Time{}
 			if text := err.Error(); text != warned {
 				warned = text
-				p.log.Warn("not registered, retrying", append([]any{"repository", p.opt.Repository.String(), "err", err}, hint.Attrs(err)...)...)
+				p.log.Warn("streams not registered, retrying", append([]any{"repository", p.opt.Repository.String(), "err", err}, hint.Attrs(err)...)...)
 			}
 		}
 		retry.Sleep(ctx, wait)

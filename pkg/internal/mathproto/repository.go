@@ -201,7 +201,7 @@ func (r *Repository) save() error {
 // saveOrLog saves the registry and logs an error; the lock is held.
 func (r *Repository) saveOrLog() {
 	if err := r.save(); err != nil {
-		r.log.Error("streams not saved", "err", err)
+		r.log.Error("list of streams not saved", "err", err)
 	}
 }
 
@@ -327,8 +327,8 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 		}
 		s.failed(err)
 		wait := b.Next()
-		attrs := []any{"stream", s.StreamName, "err", err, "again_in", wait.Round(time.Millisecond)}
-		r.log.Error("the import of a stream has ended", append(attrs, hint.Attrs(err)...)...)
+		attrs := []any{"stream", s.StreamName, "err", err, "retry_in", wait.Round(time.Millisecond)}
+		r.log.Error("import of stream failed, retrying", append(attrs, hint.Attrs(err)...)...)
 		select {
 		case <-ctx.Done():
 			return

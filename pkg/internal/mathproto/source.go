@@ -266,15 +266,16 @@ func (s *source) reset() {
 const maxWarned = 100
 
 // warnOnce logs a warning, each only once, and at most maxWarned.
-func (s *source) warnOnce(message, key, value string) {
+func (s *source) warnOnce(message string, attrs ...any) {
 	s.mu.Lock()
-	fresh := !s.warned[message+value] && len(s.warned) < maxWarned
+	text := message + fmt.Sprint(attrs...)
+	fresh := !s.warned[text] && len(s.warned) < maxWarned
 	if fresh {
-		s.warned[message+value] = true
+		s.warned[text] = true
 	}
 	s.mu.Unlock()
 	if fresh {
-		s.opt.Log.Warn(message, "stream", s.id, key, value)
+		s.opt.Log.Warn(message, append([]any{"stream", s.id}, attrs...)...)
 	}
 }
 
@@ -310,7 +311,7 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 				}
 				s.mu.Unlock()
 				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, bulk.ErrSource) {
-					s.warnOnce("the probe lists a file without describing it: "+err.Error(), "file", l.name)
+					s.warnOnce("probe lists a file, but does not describe it", "file", l.name, "err", err)
 				}
 			}
 		})

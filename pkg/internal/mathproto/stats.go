@@ -94,16 +94,16 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Count("rows_total", "Rows stored.", func(s *StreamStats) int64 { return s.Rows }),
 	metrics.Count("rejects_total", "Lines rejected.", func(s *StreamStats) int64 { return s.Rejects }),
 	metrics.Count("bytes_total", "Bytes of the files stored.", func(s *StreamStats) int64 { return s.Bytes }),
-	metrics.Count("failed_files_total", "Times that a file was not stored because of an error; it is retried.", func(s *StreamStats) int64 { return s.Failed }),
+	metrics.Count("failed_files_total", "Failed attempts to store a file; each is retried.", func(s *StreamStats) int64 { return s.Failed }),
 	metrics.Count("others_files_total", "Files that another repository stored meanwhile.", func(s *StreamStats) int64 { return s.Others }),
-	metrics.Count("claimed_files", "Files that another repository has claimed, and not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
+	metrics.Count("claimed_files", "Files that another repository has claimed, but not stored yet.", func(s *StreamStats) int64 { return s.Claimed }),
 	metrics.Time("last_success_timestamp_seconds", "When a file of the stream was last stored.", func(s *StreamStats) time.Time { return s.LastSuccess }),
-	metrics.Time("last_folder_timestamp_seconds", "Time of the newest log folder of which a file is stored.", func(s *StreamStats) time.Time { return s.LastFolder }),
-	metrics.Count("unstored_files", "Files that could not be stored when last tried.", func(s *StreamStats) int64 { return s.Unstored }),
-	metrics.Value("clock_ahead_seconds", "How far the clock of the probe is ahead of that of the repository.", func(s *StreamStats) (float64, bool) {
+	metrics.Time("last_folder_timestamp_seconds", "Start of the newest log folder with a stored file.", func(s *StreamStats) time.Time { return s.LastFolder }),
+	metrics.Count("unstored_files", "Files whose last attempt to be stored failed.", func(s *StreamStats) int64 { return s.Unstored }),
+	metrics.Value("clock_ahead_seconds", "How far the clock of the probe is ahead of the clock of the repository.", func(s *StreamStats) (float64, bool) {
 		return s.ClockAhead.Seconds(), !s.ClockTime.IsZero()
 	}),
-	metrics.Value("lag_seconds", "How long ago the newest log folder of which a file is stored began.", func(s *StreamStats) (float64, bool) {
+	metrics.Value("lag_seconds", "Age of the start of the newest log folder with a stored file.", func(s *StreamStats) (float64, bool) {
 		lag, known := s.Lag()
 		return lag.Seconds(), known
 	}),
@@ -140,7 +140,7 @@ var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "typ
 	func(s *StoreStats) []string {
 		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
 	},
-	metrics.Value("lag_seconds", "How long ago the oldest log folder began of which the store lacks a file; the newest folder if it lacks none.", func(s *StoreStats) (float64, bool) {
+	metrics.Value("lag_seconds", "Age of the start of the oldest log folder of which the store lacks a file; of the newest folder if it lacks none.", func(s *StoreStats) (float64, bool) {
 		lag, known := s.Lag(s.stream.Time)
 		return lag.Seconds(), known
 	}),

@@ -50,7 +50,7 @@ func (r *refuser) refuseTLS(from net.Addr, text string) {
 			return
 		}
 	}
-	r.log.Debug("TLS handshake failed", "peer", from, "listen", r.listen, "err", text)
+	r.log.Debug("TLS handshake failed", "peer", from, "address", r.listen, "err", text)
 }
 
 // Handshake performs the handshake of a connection that the listener accepted,
@@ -80,7 +80,7 @@ func (s *serverLog) Write(text []byte) (int, error) {
 		from, reason, _ := strings.Cut(rest, ": ")
 		s.listener.refuseTLS(textAddr(from), reason)
 	} else {
-		s.log.Debug(line)
+		s.log.Debug("HTTP server reported an error", "err", line)
 	}
 	return len(text), nil
 }

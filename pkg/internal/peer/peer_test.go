@@ -239,7 +239,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &cache{files: files, log: slog.New(slog.NewTextHandler(&log, nil)), now: m}
-	if c.get() != m || !strings.Contains(log.String(), "going on with the former") {
+	if c.get() != m || !strings.Contains(log.String(), "keeping the former") {
 		t.Errorf("broken files: %s", &log)
 	}
 }

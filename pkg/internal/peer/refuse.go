@@ -54,7 +54,7 @@ func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
 		r.logged[text] = &rate.Sometimes{First: 1, Interval: logEvery}
 	}
 	r.logged[text].Do(func() {
-		attrs = append([]any{"peer", from, "listen", listen, "refused", n}, attrs...)
-		r.log.Warn("connection refused: "+text, append(attrs, hint.Attrs(cause)...)...)
+		attrs = append([]any{"peer", from, "address", listen, "reason", text, "refused", n}, attrs...)
+		r.log.Warn("connection refused", append(attrs, hint.Attrs(cause)...)...)
 	})
 }

@@ -144,7 +144,7 @@ func (c *cache) get() *material {
 	if err != nil {
 		// Certificate and key are replaced one after the other, so the next
 		// look may succeed.
-		c.log.Warn("changed certificates cannot be used, going on with the former", "err", err)
+		c.log.Warn("changed certificates cannot be used, keeping the former", "err", err)
 		return c.now
 	}
 	c.now, c.stamp = m, stamp

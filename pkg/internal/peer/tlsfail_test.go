@@ -43,7 +43,7 @@ func TestTLSFailures(t *testing.T) {
 		}
 		awaitRefused(l, refused)
 		log := stop()
-		if l.Refused() != refused || refused > 0 && strings.Count(log, "connection refused: "+c.log) != 1 || strings.Count(log, "\n") != int(refused/20) {
+		if l.Refused() != refused || refused > 0 && strings.Count(log, `reason="`+c.log) != 1 || strings.Count(log, "\n") != int(refused/20) {
 			t.Errorf("%s: refused %d, log %s", c.name, l.Refused(), log)
 		}
 	}

@@ -111,7 +111,7 @@ func TestWebPages(t *testing.T) {
 			if want != 200 {
 				refused = 1
 			}
-			if log := stop(); l.Refused() != refused || strings.Count(log, "connection refused: ") != int(refused) {
+			if log := stop(); l.Refused() != refused || strings.Count(log, `msg="connection refused" peer=127.0.0.1:`) != int(refused) {
 				t.Errorf("%q: refused %d; log %s", head, l.Refused(), log)
 			}
 		}
@@ -151,8 +151,8 @@ func TestRefusals(t *testing.T) {
 	}
 	log := stop()
 	for _, want := range []string{
-		`msg="connection refused: request under a foreign name, perhaps of a web page" peer=127.0.0.1:`, "refused=1 host=evil.example hint=",
-		`msg="connection refused: request of a web page" peer=127.0.0.1:`, "refused=2 origin=null hint=",
+		`reason="request under a foreign name, perhaps of a web page" refused=1 host=evil.example hint=`,
+		`reason="request of a web page" refused=2 origin=null hint=`,
 	} {
 		if strings.Count(log, want) != 1 {
 			t.Errorf("%s\nis not once in\n%s", want, log)

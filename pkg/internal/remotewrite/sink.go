@@ -165,7 +165,7 @@ func (s *Sink) report(left LeftOut) {
 		if s.unsaid.TooOld+s.unsaid.OutOfOrder+s.unsaid.Ignored > 0 {
 			attrs = append(attrs, "hint", "raise the server's window for old points: storage.tsdb.out_of_order_time_window of Prometheus, -retentionPeriod of VictoriaMetrics")
 		}
-		s.opt.Log.Warn("points are left out and counted", attrs...)
+		s.opt.Log.Warn("points left out", attrs...)
 		s.unsaid = LeftOut{}
 		clear(s.examples)
 	})

@@ -185,7 +185,7 @@ func (e *endpoint) run(s *session) {
 			}
 			return
 		case formerGoesOn:
-			e.log.Error("endpoint cannot be opened with the changed settings, going on with the former", "err", err)
+			e.log.Error("endpoint not opened with the changed settings, keeping the former", "err", err)
 			continue
 		case reopened:
 			if err != nil {
@@ -203,7 +203,7 @@ func (e *endpoint) run(s *session) {
 			back.Reset()
 		}
 		wait := back.Next()
-		e.log.Error("endpoint has failed", "err", err, "again_in", wait.Round(time.Millisecond))
+		e.log.Error("endpoint failed, retrying", "err", err, "retry_in", wait.Round(time.Millisecond))
 		if retry.Sleep(s.ctx, wait) != nil {
 			return
 		}

@@ -19,7 +19,7 @@ func (a *Alarm) Set(err error, log *slog.Logger, failing, again string) (changed
 	case err != nil && !a.on:
 		log.Warn(failing, append([]any{"err", err}, hint.Attrs(err)...)...)
 	case err == nil && a.on:
-		log.Warn(again)
+		log.Info(again)
 	default:
 		return false
 	}

@@ -69,7 +69,7 @@ func (p *Pusher) warnCreates(files []named) {
 	}
 	if n > manyCreates {
 		p.warnedMany = true
-		p.Log.Warn("carbon's default is to drop new metrics beyond 50 a minute: raise its MAX_CREATES_PER_MINUTE, "+
-			"or set ?new-metrics-per-minute=50 (0: no limit)", "new", n)
+		p.Log.Warn("carbon drops new metrics beyond 50 a minute by default", "metrics", n,
+			"hint", "raise its MAX_CREATES_PER_MINUTE, or add ?new-metrics-per-minute=50 to the URL (0: no limit)")
 	}
 }

@@ -235,7 +235,7 @@ func (e *Endpoint) flush(ctx context.Context) {
 	defer e.mu.Unlock()
 	err := e.spool.Flush(ctx)
 	if err != nil {
-		e.opt.Log.Debug("spool was not flushed", "err", err)
+		e.opt.Log.Debug("spool not flushed", "err", err)
 	}
 	e.record(err)
 }
@@ -414,13 +414,12 @@ func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n 
 		s.Ahead += n.Ahead
 	})
 	if first {
-		e.opt.Log.Warn("values that are not finite are left out and counted", "peer", r.RemoteAddr, "probe", probe, "points", n.NotFinite)
+		e.opt.Log.Warn("values that are not finite left out", "peer", r.RemoteAddr, "probe", probe, "not_finite", n.NotFinite)
 	}
 	if n.LeftOut() > 0 {
 		from.leftOut.Do(func() {
-			e.opt.Log.Warn("points are left out and counted", "peer", r.RemoteAddr, "probe", probe,
-				"name_is_not_of_tstat", n.NotTstat, "beyond_limit_of_metrics", n.OverLimit, "limit", e.opt.MaxMetrics,
-				"more_than_a_day_ahead", n.Ahead)
+			e.opt.Log.Warn("points left out", "peer", r.RemoteAddr, "probe", probe,
+				"not_tstat", n.NotTstat, "over_limit", n.OverLimit, "limit", e.opt.MaxMetrics, "ahead", n.Ahead)
 		})
 	}
 }

@@ -319,7 +319,7 @@ func TestEndpointLeavesOut(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	if text := log.String(); strings.Count(text, "\n") != 1 ||
-		!strings.Contains(text, "peer=10.0.0.1:1 probe=10_0_0_1 name_is_not_of_tstat=2 beyond_limit_of_metrics=1 limit=2 more_than_a_day_ahead=1") {
+		!strings.Contains(text, "peer=10.0.0.1:1 probe=10_0_0_1 not_tstat=2 over_limit=1 limit=2 ahead=1") {
 		t.Errorf("log: %s", text)
 	}
 }

@@ -208,7 +208,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 				return
 			}
 			if err != nil {
-				p.Log.Warn("push failed, retrying", append([]any{"err", err, "in", p.Every}, hint.Attrs(err)...)...)
+				p.Log.Warn("push failed, retrying", append([]any{"err", err, "retry_in", p.Every}, hint.Attrs(err)...)...)
 			}
 			p.Since = time.Time{} // once is enough
 			select {
@@ -392,18 +392,18 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 // is down or of files that could not be read.
 func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
-		p.Log.Warn("files are older than the last point sent: they were recreated or replaced, and are sent from their start",
-			"files", len(p.older), "for_example", strings.Join(p.older[:min(len(p.older), 3)], ", "))
+		p.Log.Warn("files are older than the last point sent: they are sent from their start",
+			"files", len(p.older), "examples", strings.Join(p.older[:min(len(p.older), 3)], ", "))
 	}
 	if p.sum.Old > 0 && !p.warnedOld {
 		p.warnedOld = true
-		p.Log.Warn("points are older than the 3 years that Debian's carbon keeps by default: it drops them and reports nothing",
+		p.Log.Warn("points are older than the 3 years that Debian's carbon keeps by default: it drops them without an error",
 			"points", p.sum.Old, "hint", "write longer retentions into its storage-schemas.conf before it creates the metrics, or push into whisper:DIR")
 	}
 	if p.sum.Waiting > 0 {
 		p.sum.WaitFor = math.Ceil(max(float64(p.sum.Waiting)-p.budget(), 0) / p.createRate())
-		p.Log.Info("new metrics wait for the next run", "waiting", p.sum.Waiting,
-			"all_sent_in", time.Duration(p.sum.WaitFor)*time.Second)
+		p.Log.Info("new metrics wait for the next run", "metrics", p.sum.Waiting,
+			"sent_within", time.Duration(p.sum.WaitFor)*time.Second)
 	}
 	var err error
 	for _, f := range p.folders {

@@ -817,7 +817,7 @@ func TestRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	pass(31, 1)
-	if n := strings.Count(log.String(), "for_example="+filepath.Base(file)); n != 2 {
+	if n := strings.Count(log.String(), "examples="+filepath.Base(file)); n != 2 {
 		t.Errorf("%d warnings: %s", n, &log)
 	}
 }

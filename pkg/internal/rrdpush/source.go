@@ -176,7 +176,7 @@ func (p *Pusher) list() ([]named, error) {
 	}
 	if len(shared) > 0 && !p.warnedShared {
 		p.warnedShared = true
-		p.Log.Warn("files share a metric", "files", len(shared), "for_example", strings.Join(shared[:min(len(shared), 3)], ", "))
+		p.Log.Warn("files share a metric", "files", len(shared), "examples", strings.Join(shared[:min(len(shared), 3)], ", "))
 	}
 	return files, errors.Join(errs...)
 }

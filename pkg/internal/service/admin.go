@@ -27,7 +27,7 @@ func (svc *Service) administer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	svc.opt.Log.Info("administration", "address", listeners[0].Addr())
+	svc.opt.Log.Info("listening for administration", "address", listeners[0].Addr())
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(admin.NewCollector(svc.state), peer.Refusals, mathproto.RefusedRegistrations, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv := &peer.Server{

@@ -25,7 +25,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	change, err := load()
 	if err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
-			log.Error("configuration is not loaded, going on with the former", "err", line)
+			log.Error("configuration not reloaded, keeping the former", "err", line)
 		}
 		return
 	}
@@ -40,9 +40,9 @@ func (svc *Service) reload(load func() (*Change, error)) {
 		points.Listen, points.TLS = now.RRD.Listen, now.RRD.TLS
 		svc.repo.Reopen(repository.CollectRRD, next.Repository)
 	}
-	log.Info("configuration loaded", "changed", strings.Join(change.Taken, " "))
+	log.Info("configuration reloaded", "settings", strings.Join(change.Taken, " "))
 	if len(change.Left) > 0 {
-		log.Warn("these changes need a restart", "settings", strings.Join(change.Left, " "))
+		log.Warn("changed settings need a restart", "settings", strings.Join(change.Left, " "))
 	}
 	svc.mu.Lock()
 	defer svc.mu.Unlock()

@@ -243,7 +243,7 @@ func (svc *Service) serveClients(ctx context.Context, jobs *component.Jobs) erro
 		return err
 	}
 	for _, l := range listeners {
-		svc.opt.Log.Info("waiting for clients", "address", l.Addr())
+		svc.opt.Log.Info("listening for clients", "address", l.Addr())
 	}
 	err = wire.NewServer(&wire.Server{Registries: svc.opt.Registries, Backend: jobs}, svc.opt.Log).Serve(ctx, listeners...)
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), svc.opt.Drain)

@@ -13,7 +13,7 @@ type notifier struct{ log *slog.Logger }
 
 func (n notifier) tell(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		n.log.Warn("systemd was not told", "state", state, "err", err)
+		n.log.Warn("systemd not notified", "state", state, "err", err)
 	}
 }
 
@@ -34,7 +34,7 @@ func (n notifier) alive() { n.tell(daemon.SdNotifyWatchdog) }
 func (n notifier) watchdog() <-chan time.Time {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		n.log.Warn("watchdog of systemd is off", "err", err)
+		n.log.Warn("systemd watchdog disabled", "err", err)
 	}
 	if err != nil || every == 0 {
 		return nil

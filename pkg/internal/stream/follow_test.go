@@ -397,7 +397,7 @@ func TestFollowClockBack(t *testing.T) {
 	if sum := s.stop(); sum.Folders != 3 {
 		t.Errorf("%d folders", sum.Folders)
 	}
-	if n := strings.Count(s.log.String(), "did the clock or the time zone"); n != 1 {
+	if n := strings.Count(s.log.String(), "new folder has an older name than the last one"); n != 1 {
 		t.Errorf("%d warnings", n)
 	}
 
@@ -418,7 +418,7 @@ func TestFollowClockBack(t *testing.T) {
 		}
 	}
 	s = startStream(t, opt)
-	await(t, "a warning", func() bool { return strings.Contains(s.log.String(), "the folder of the checkpoint has gone") })
+	await(t, "a warning", func() bool { return strings.Contains(s.log.String(), "folder of the checkpoint vanished") })
 	writeLog(t, root, name(-time.Minute), 10, 1)
 	awaitOutput(t, s, rows(10, 1))
 	s.stop()
@@ -438,9 +438,9 @@ func TestFollowOldCheckpoint(t *testing.T) {
 		warning string
 	}{
 		"ahead":                   {[]string{ahead, old, newer}, ahead, []int{1, 2}, "is ahead of the clock"},
-		"ahead and gone":          {[]string{old, newer}, ahead, []int{0, 1}, "has gone"},
-		"gone":                    {[]string{old, newer}, between, []int{1}, "has gone"},
-		"gone, all others older":  {[]string{old, between}, newer, []int{0, 1}, "has gone"},
+		"ahead and gone":          {[]string{old, newer}, ahead, []int{0, 1}, "folder of the checkpoint vanished"},
+		"gone":                    {[]string{old, newer}, between, []int{1}, "folder of the checkpoint vanished"},
+		"gone, all others older":  {[]string{old, between}, newer, []int{0, 1}, "folder of the checkpoint vanished"},
 		"there":                   {[]string{old, newer}, old, []int{1}, ""},
 		"there, and one is ahead": {[]string{ahead, old, newer}, old, []int{2}, ""},
 	} {
@@ -549,9 +549,9 @@ func TestFollowDamaged(t *testing.T) {
 		lines   int // at least
 		warning string
 	}{
-		"cut":      {whole[:len(whole)/2], 100, "the end of the compressed log is missing"},
-		"checksum": {checksum, 3000, "the compressed log is damaged"},
-		"behind":   {append(bytes.Clone(whole), "and text"...), 3000, "what follows the compressed log is not compressed"},
+		"cut":      {whole[:len(whole)/2], 100, "compressed log is truncated"},
+		"checksum": {checksum, 3000, "compressed log is damaged"},
+		"behind":   {append(bytes.Clone(whole), "and text"...), 3000, "data after the compressed log is not compressed"},
 		"plain":    {[]byte("line 1\n"), 0, "it does not begin like a compressed file"},
 		"empty":    {nil, 0, "it does not begin like a compressed file"},
 	} {
@@ -659,7 +659,7 @@ func TestFollowDamagedSince(t *testing.T) {
 	s = startStream(t, opt)
 	await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
 	sum := s.stop()
-	if strings.Contains(s.out.String(), "line ") || sum.Cuts != 1 || strings.Count(s.log.String(), "the compressed log is damaged") != 1 {
+	if strings.Contains(s.out.String(), "line ") || sum.Cuts != 1 || strings.Count(s.log.String(), "compressed log is damaged") != 1 {
 		t.Errorf("%q, %d cuts\n%s", s.out.String(), sum.Cuts, s.log)
 	}
 }
@@ -812,7 +812,7 @@ func TestConfined(t *testing.T) {
 		if sum := s.stop(); s.out.String() != want || sum.Outside != outside {
 			t.Errorf("confined %v: got %q, left out %d; want %q, %d", confined, s.out, sum.Outside, want, outside)
 		}
-		if n := strings.Count(s.log.String(), "a link out of the folder leads to it"); n != int(outside) {
+		if n := strings.Count(s.log.String(), "a link leads out of the folder"); n != int(outside) {
 			t.Errorf("confined %v: warned %d times", confined, n)
 		}
 	}

@@ -217,7 +217,7 @@ func TestStalledPeer(t *testing.T) {
 	c.Close()
 	await(t, "all lines at the required one", func() bool { return s.out.Len() == len(text) })
 	sum := s.stop()
-	if sum.Sinks[1].Dropped == 0 || sum.Sinks[0].Dropped != 0 || !strings.Contains(s.log.String(), "lines are dropped") {
+	if sum.Sinks[1].Dropped == 0 || sum.Sinks[0].Dropped != 0 || !strings.Contains(s.log.String(), "lines dropped") {
 		t.Errorf("%+v", sum)
 	}
 	if s.out.String() != text {
@@ -414,7 +414,7 @@ func TestFullDisk(t *testing.T) {
 	await(t, "the pause", func() bool { return strings.Contains(s.log.String(), "the stream pauses") })
 	release()
 	await(t, "all lines", func() bool { return s.acked(0) == 10_000 })
-	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "written again") {
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "writable again") {
 		t.Error(s.err)
 	}
 	var got string
@@ -448,7 +448,7 @@ func TestFullDiskBehindStdout(t *testing.T) {
 	await(t, "the pause", func() bool { return strings.Contains(s.log.String(), "the stream pauses") })
 	release()
 	await(t, "all lines", func() bool { return s.acked(0) == 10_000 })
-	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "written again") {
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "writable again") {
 		t.Error(s.err)
 	}
 	if got, err := os.ReadFile(file.Name()); err != nil || string(got) != text {
@@ -469,7 +469,7 @@ func TestFullStateDisk(t *testing.T) {
 	fill(0)
 	w.lines(w.logs[0], 5000) // more than 10 windows
 	w.end()
-	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "the position cannot be saved") })
+	await(t, "the warning", func() bool { return strings.Contains(s.log.String(), "position cannot be saved") })
 	before, polls := 0, 0
 	await(t, "the pause", func() bool {
 		if n := s.out.Len(); n != before {
@@ -483,7 +483,7 @@ func TestFullStateDisk(t *testing.T) {
 	}
 	release()
 	await(t, "all lines", func() bool { return strings.Count(s.out.String(), "\n") >= w.count() })
-	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "the position is saved again") {
+	if s.stop(); s.err != nil || !strings.Contains(s.log.String(), "position saved again") {
 		t.Error(s.err)
 	}
 	w.check(s.out.String())
@@ -497,7 +497,7 @@ func TestOptionalEnds(t *testing.T) {
 	c := connect(t, s.addr)
 	text := numbered(logPath, 0, 5000)
 	write(t, c, text)
-	await(t, "the first lines", func() bool { return strings.Contains(s.log.String(), "optional sink has ended") })
+	await(t, "the first lines", func() bool { return strings.Contains(s.log.String(), "optional sink failed") })
 	write(t, c, text)
 	c.Close()
 	await(t, "all lines", func() bool { return s.acked(0) == 10_000 })

@@ -296,7 +296,7 @@ func (s *Stream) Run(ctx context.Context) error {
 					giveUp(err) // nobody empties the queue of this sink
 					return
 				}
-				s.log.Error("optional sink has ended", "sink", q.Name, "err", err)
+				s.log.Error("optional sink failed", "sink", q.Name, "err", err)
 				q.Trouble(fmt.Errorf("it has ended: %w", err))
 				for b := range q.Batches() {
 					q.Discard(b)
@@ -349,7 +349,7 @@ const drainSilence = time.Second
 func (s *Stream) tellDrain() {
 	for _, q := range s.hub.queues {
 		if q.Stats.Queued.Load() > 0 {
-			s.log.Info("waiting for a sink to take what is left", "sink", q.Name, "timeout", s.opt.Drain)
+			s.log.Info("waiting for sink to drain", "sink", q.Name, "timeout", s.opt.Drain)
 		}
 	}
 }

@@ -508,13 +508,13 @@ func TestDrainTold(t *testing.T) {
 	c.Close()
 	await(t, "the lines", func() bool { return s.out.Len() > 0 })
 	s.end()
-	await(t, "the word", func() bool { return strings.Contains(s.log.String(), "waiting for a sink") })
+	await(t, "the word", func() bool { return strings.Contains(s.log.String(), "waiting for sink to drain") })
 	if err := os.WriteFile(free, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.stop()
 	text, err := os.ReadFile(got)
-	if err != nil || string(text) != s.out.String() || s.err != nil || strings.Count(s.log.String(), "waiting for a sink") != 1 {
+	if err != nil || string(text) != s.out.String() || s.err != nil || strings.Count(s.log.String(), "waiting for sink to drain") != 1 {
 		t.Errorf("%q, %v, %v", text, err, s.err)
 	}
 }
@@ -551,7 +551,7 @@ func TestNoHTTP(t *testing.T) {
 	if sum.Refused != 4 || sum.Lines != 1 {
 		t.Errorf("refused %d and took %d lines, want 4 and 1", sum.Refused, sum.Lines)
 	}
-	if n := strings.Count(s.log.String(), `msg="connection refused: HTTP on a listener for lines`); n != 1 {
+	if n := strings.Count(s.log.String(), `reason="HTTP on a listener for lines`); n != 1 {
 		t.Errorf("logged %d times, want once", n)
 	}
 }

@@ -46,7 +46,7 @@ func TestTLS(t *testing.T) {
 				opt.TLS = c.files
 				s := startStream(t, opt)
 				await(t, what, func() bool { return strings.Contains(s.log.String(), "sink cannot be opened") })
-				await(t, what, func() bool { return strings.Contains(endpoint.log.String(), "connection refused: "+c.refused) })
+				await(t, what, func() bool { return strings.Contains(endpoint.log.String(), `reason="`+c.refused) })
 				if !strings.Contains(s.log.String(), "hint=") || !strings.Contains(s.log.String(), c.exporter) {
 					t.Errorf("%s: the log of the exporter has no hint with %q", what, c.exporter)
 				}

@@ -45,7 +45,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 			gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
 		}
 		gauge(metricPrefix+"last_run_timestamp_seconds", "When the last import ended.", "probe").WithLabelValues(probe).Set(seconds)
-		gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, also with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
+		gauge(metricPrefix+"last_run_success", "1 if the last import succeeded, even with rejected lines.", "probe").WithLabelValues(probe).Set(succeeded)
 		if r.Summary == nil {
 			continue
 		}
@@ -63,8 +63,8 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 			{"other_transform_files", "Files that the last import skipped because they are stored under another transform.", func(t *bulk.TypeSummary) int64 { return t.OtherTransform }},
 			{"failed_files", "Files not stored by the last import because of an error.", func(t *bulk.TypeSummary) int64 { return t.Failed }},
 			{"others_files", "Files that other importers stored during the last import.", func(t *bulk.TypeSummary) int64 { return t.Others }},
-			{"claimed_files", "Files that the last import left to other importers, which had claimed them.", func(t *bulk.TypeSummary) int64 { return t.Claimed }},
-			{"left_open_files", "Files left for later by the last import.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
+			{"claimed_files", "Files that the last import left to other importers that had claimed them.", func(t *bulk.TypeSummary) int64 { return t.Claimed }},
+			{"left_open_files", "Unfinished files that the last import left for later.", func(t *bulk.TypeSummary) int64 { return t.LeftOpen }},
 		} {
 			g := gauge(metricPrefix+"last_run_"+m.name, m.help, "probe", "type")
 			for _, t := range r.Summary.Types {
@@ -74,22 +74,22 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	}
 	for probe, r := range runs {
 		if r.Summary != nil {
-			g := gauge(metricPrefix+"last_run_passed_over", "What looks like logs and was not read by the last import.", "probe", "kind")
+			g := gauge(metricPrefix+"last_run_passed_over", "Names that look like logs, but were not read by the last import.", "probe", "kind")
 			g.WithLabelValues(probe, "files").Set(float64(r.Summary.PassedOver.Files))
 			g.WithLabelValues(probe, "folders").Set(float64(r.Summary.PassedOver.Folders))
 		}
 	}
 	for _, k := range kept {
 		if !k.LastSuccess.IsZero() {
-			gauge("tstatrepo_store_upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", "store").
+			gauge("tstatrepo_store_upkeep_last_success_timestamp_seconds", "When the last upkeep of the store succeeded.", "store").
 				WithLabelValues(k.Store).Set(float64(k.LastSuccess.UnixMilli()) / 1000)
 		}
 		for _, m := range []struct {
 			name, help string
 			value      int64
 		}{
-			{"upkeep_failures", "Times that this failed since the start.", k.Failed},
-			{"compacted_files", "Files that became part of larger ones since the start.", k.Compacted.Files},
+			{"upkeep_failures", "Times that the upkeep of the store failed since the start.", k.Failed},
+			{"compacted_files", "Files merged into larger ones since the start.", k.Compacted.Files},
 			{"pruned_files", "Log files whose rows were removed since the start.", k.Pruned.Files},
 			{"pruned_rows", "Rows removed since the start.", k.Pruned.Rows},
 		} {

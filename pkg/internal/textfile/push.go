@@ -39,9 +39,9 @@ func (f File) WritePush(probe string, sum *rrdpush.Summary, failure error, now t
 		gauge("last_run_not_finite_points", "Infinite values left out.", float64(sum.NotFinite))
 		gauge("last_run_waiting_metrics", "New metrics that the last push left for later.", float64(sum.Waiting))
 		gauge("last_run_too_old_points", "Points older than the destination keeps or accepts.", float64(sum.TooOld))
-		gauge("last_run_out_of_order_points", "Points that the server refused since they are out of order.", float64(sum.Disorder))
+		gauge("last_run_out_of_order_points", "Points that the server refused because they are out of order.", float64(sum.Disorder))
 		gauge("last_run_refused_points", "Points that the server refused or ignored for other reasons, or that are ahead of the clock.", float64(sum.Refused+sum.Ignored+sum.Ahead))
-		gauge("spooled_bytes", "Points on disk that wait for the destination.", float64(sum.Spooled))
+		gauge("spooled_bytes", "Size of the points in the spool.", float64(sum.Spooled))
 	}
 	return f.Write(reg)
 }

@@ -47,9 +47,9 @@ type Stats struct {
 
 // Metrics are those of stores.
 var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
-	metrics.Time("upkeep_last_success_timestamp_seconds", "When the store was last compacted and pruned, if there was anything to do.", func(s *Stats) time.Time { return s.LastSuccess }),
-	metrics.Count("upkeep_failures_total", "Times that this failed.", func(s *Stats) int64 { return s.Failed }),
-	metrics.Count("compacted_files_total", "Files that became part of larger ones.", func(s *Stats) int64 { return s.Compacted.Files }),
+	metrics.Time("upkeep_last_success_timestamp_seconds", "When the last upkeep of the store succeeded.", func(s *Stats) time.Time { return s.LastSuccess }),
+	metrics.Count("upkeep_failures_total", "Times that the upkeep of the store failed.", func(s *Stats) int64 { return s.Failed }),
+	metrics.Count("compacted_files_total", "Files merged into larger ones.", func(s *Stats) int64 { return s.Compacted.Files }),
 	metrics.Count("pruned_files_total", "Log files whose rows were removed.", func(s *Stats) int64 { return s.Pruned.Files }),
 	metrics.Count("pruned_rows_total", "Rows removed.", func(s *Stats) int64 { return s.Pruned.Rows }),
 )
@@ -116,7 +116,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			} else {
 				k.stats[i].Failed++
 				wait = min(wait, tryAgain)
-				k.opt.Log.Error("the store could not be looked after", "store", k.stats[i].Store, "err", err)
+				k.opt.Log.Error("store upkeep failed", "store", k.stats[i].Store, "err", err)
 			}
 			k.mu.Unlock()
 		}
@@ -142,7 +142,7 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 		p.Bytes += res.Bytes
 		k.mu.Unlock()
 		if res.Files > 0 {
-			k.opt.Log.Info("pruned", "store", st.String(), "files", res.Files, "rows", res.Rows)
+			k.opt.Log.Info("store pruned", "store", st.String(), "files", res.Files, "rows", res.Rows)
 		}
 		if err != nil {
 			return err
@@ -162,7 +162,7 @@ func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 	p.Failed += res.Failed
 	k.mu.Unlock()
 	if res.Days > 0 {
-		k.opt.Log.Info("compacted", "store", st.String(), "days", res.Days, "files", res.Files, "into", res.Into)
+		k.opt.Log.Info("store compacted", "store", st.String(), "days", res.Days, "files", res.Files, "into", res.Into)
 	}
 	if err == nil && res.Failed > 0 {
 		err = fmt.Errorf("%d days were not compacted", res.Failed)

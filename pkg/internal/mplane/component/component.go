@@ -185,10 +185,10 @@ func (c *Component) serve(ctx context.Context) {
 		switch {
 		case err != nil:
 			if failures++; failures == 1 { // an outage must not fill the log
-				c.Log.Warn("supervisor does not answer as it should; trying again", append([]any{"supervisor", c.conn.Root(), "err", err}, hint.Attrs(err)...)...)
+				c.Log.Warn("request to supervisor failed, retrying", append([]any{"supervisor", c.conn.Root(), "err", err}, hint.Attrs(err)...)...)
 			}
 		case failures > 0:
-			c.Log.Info("supervisor answers again", "supervisor", c.conn.Root(), "failures", failures)
+			c.Log.Info("supervisor reconnected", "supervisor", c.conn.Root(), "failures", failures)
 			failures = 0
 		}
 		retry.Sleep(ctx, c.next)
@@ -255,7 +255,7 @@ func (c *Component) register(ctx context.Context) error {
 	}
 	for label, a := range answer {
 		if a.Registered != "ok" {
-			c.Log.Warn("supervisor refuses a capability", "capability", label, "reason", a.Reason)
+			c.Log.Warn("supervisor refused a capability", "capability", label, "reason", a.Reason)
 		}
 	}
 	c.registered, c.offered, c.since, c.seen = true, offers, time.Now(), time.Now()
@@ -295,7 +295,7 @@ func (c *Component) follow(ctx context.Context) error {
 		return err
 	}
 	c.offered = offers
-	c.Log.Info("registered what the changed roles allow", "supervisor", c.conn.Root(), "identity", c.supervisor, "capabilities", len(offers))
+	c.Log.Info("registered again with the changed roles", "supervisor", c.conn.Root(), "identity", c.supervisor, "capabilities", len(offers))
 	return nil
 }
 
@@ -328,7 +328,7 @@ func (c *Component) withdraw(ctx context.Context) {
 		envelope.Messages = append(envelope.Messages, o.Notice(mplane.Withdrawal))
 	}
 	if _, err := c.announce(ctx, envelope); err != nil {
-		c.Log.Warn("capabilities were not withdrawn", "supervisor", c.conn.Root(), "err", err)
+		c.Log.Warn("capabilities not withdrawn", "supervisor", c.conn.Root(), "err", err)
 	}
 }
 
@@ -367,8 +367,8 @@ func (c *Component) refused(spec *mplane.Statement, reason string) {
 		return
 	}
 	c.unknown.Do(func() {
-		c.Log.Warn("refused a specification for an unknown capability; without TLS a supervisor may have given us that of another process",
-			"capability", mplane.Visible(spec.Label), "supervisor", c.conn.Root())
+		c.Log.Warn("specification for an unknown capability refused", "capability", mplane.Visible(spec.Label), "supervisor", c.conn.Root(),
+			"hint", "use TLS: without it, the supervisor may send a process the specifications of another")
 	})
 }
 
@@ -378,7 +378,7 @@ func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.outbox) >= maxOutbox {
-		c.Log.Error("too many replies wait for the supervisor; the oldest is lost")
+		c.Log.Error("queue of replies is full, oldest reply dropped", "supervisor", c.conn.Root())
 		c.outbox = slices.Delete(c.outbox, 0, 1)
 	}
 	c.outbox = append(c.outbox, m)
@@ -408,7 +408,7 @@ func (c *Component) deliver(ctx context.Context) {
 			continue
 		}
 		if err != nil {
-			c.Log.Error("supervisor refuses a reply", "err", err)
+			c.Log.Error("supervisor refused a reply", "err", err)
 		}
 		c.jobs.Told(m)
 		back.Reset()
@@ -449,8 +449,8 @@ func (c *Component) do(ctx context.Context, method, path string, m mplane.Messag
 		ahead := max(0, time.Since(resp.Date))
 		if ahead >= warnAhead {
 			c.clock.Do(func() {
-				c.Log.Warn("the supervisor's clock is behind; results of repeated specifications are delivered later or may be dropped",
-					"supervisor", c.conn.Root(), "its_time", resp.Date.UTC(), "hint", "set the clocks of both machines")
+				c.Log.Warn("supervisor clock is behind: results of repeated specifications are late or dropped",
+					"supervisor", c.conn.Root(), "supervisor_time", resp.Date.UTC(), "hint", "set the clocks of both machines")
 			})
 		}
 		if ahead > maxAhead {
@@ -491,7 +491,7 @@ func (c *Component) flush(ctx context.Context) {
 			return
 		}
 		if retry.Sleep(ctx, 10*time.Millisecond) != nil {
-			c.Log.Warn("replies were not delivered", "replies", n)
+			c.Log.Warn("replies not delivered", "replies", n)
 			return
 		}
 	}

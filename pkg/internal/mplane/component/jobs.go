@@ -300,7 +300,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		_, err = j.registries.Parse(text)
 	}
 	if err != nil {
-		j.log.Error("result is not valid", "label", spec.Label, "err", err)
+		j.log.Error("capability returned an invalid result", "specification", spec.Label, "err", err)
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
 	return result

@@ -81,7 +81,7 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 			if notify != nil {
 				notify(b.spec.Notice(mplane.Receipt))
 			}
-			j.log.Info("specification goes on after a restart", "specification", b.spec.Label, "token", s.Token)
+			j.log.Info("specification resumed after a restart", "specification", b.spec.Label, "token", s.Token)
 			j.active++
 			b.ctx, b.cancel = context.WithCancelCause(context.WithValue(j.ctx, resumedKey{}, true))
 			j.start(b, service)
@@ -89,7 +89,7 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 		}
 		if b.reply = end; b.ended.IsZero() {
 			b.ended = now
-			j.log.Warn("specification did not survive a restart", "token", s.Token, "reply", end.Show())
+			j.log.Warn("specification not resumed after a restart", "token", s.Token, "reply", end.Show())
 		}
 		close(b.finished)
 		if notify != nil && !b.told {
@@ -188,7 +188,7 @@ func (j *Jobs) Told(m mplane.Message) {
 // saveOrTell saves, or says that it could not: the jobs run all the same.
 func (j *Jobs) saveOrTell() {
 	if err := j.save(); err != nil {
-		j.log.Error("specifications would not survive a restart", "err", err)
+		j.log.Error("specifications not saved, a restart would end them", "err", err)
 	}
 }
 

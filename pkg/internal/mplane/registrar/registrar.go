@@ -120,7 +120,7 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	}
 	m, err := wire.ReadMessage(r, reg.registries)
 	if err != nil {
-		reg.log.Warn("message of a component cannot be read", "component", id, "err", err)
+		reg.log.Warn("message of component cannot be read", "component", id, "err", err)
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte(err.Error()))
 		return nil, false
 	}
@@ -164,7 +164,7 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	for reason, n := range refused {
 		reg.refused.Add(int64(n))
 		reg.refusals.Do(func() {
-			reg.log.Warn("capabilities are refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
+			reg.log.Warn("capabilities refused", "component", id, "peer", r.RemoteAddr, "capabilities", n, "reason", reason)
 		})
 	}
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
@@ -280,7 +280,7 @@ func (reg *Registrar) Tidy(now time.Time) {
 	for _, c := range reg.components {
 		if c.registered && now.Sub(c.seen) > expire+c.away {
 			c.registered = false
-			reg.log.Warn("component is silent; its capabilities are withdrawn", "component", c.identity, "seen", c.seen.Format(time.RFC3339))
+			reg.log.Warn("component is silent, capabilities withdrawn", "component", c.identity, "last_seen", c.seen.Format(time.RFC3339))
 			for _, o := range c.offers {
 				reg.drop(o)
 			}

@@ -76,7 +76,7 @@ func TestRoomForCapabilities(t *testing.T) {
 	if refused := int64(300 - first + 10); f.Refused() != refused {
 		t.Errorf("%d refused, want %d", f.Refused(), refused)
 	}
-	if log := f.log.String(); !strings.Contains(log, "capabilities are refused") || !strings.Contains(log, "peer=10.0.0.1:1") || strings.Count(log, "\n") != 2 {
+	if log := f.log.String(); !strings.Contains(log, "capabilities refused") || !strings.Contains(log, "peer=10.0.0.1:1") || strings.Count(log, "\n") != 2 {
 		t.Errorf("log: %s", log)
 	}
 	kept := f.Room().Bytes()

@@ -25,7 +25,7 @@ func newMetrics(s *Supervisor) *metrics {
 		specifications: prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "specifications_total", Help: "Specifications relayed to components."}),
 		refused:        prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "refused_total", Help: "Specifications that were refused."}),
 		replies:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "replies_total", Help: "Replies of components by kind; unknown ones belong to no job."}, []string{"kind"}),
-		noRoom:         prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "results_left_out_total", Help: "Results for which there was no room; their clients got an exception."}),
+		noRoom:         prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "results_left_out_total", Help: "Results dropped for lack of room; their clients got an exception."}),
 	}
 	m.registry.MustRegister(m.specifications, m.refused, m.replies, m.noRoom, peer.Refusals,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: prefix + "capabilities_refused_total", Help: "Capabilities of components that were refused."},
@@ -35,8 +35,8 @@ func newMetrics(s *Supervisor) *metrics {
 	}
 	gauge("components", "Components that are registered.", func() int { n, _, _ := s.registrar.Counts(); return n })
 	gauge("capabilities", "Capabilities that are offered.", func() int { _, n, _ := s.registrar.Counts(); return n })
-	gauge("queued_messages", "Messages that wait for the poll of a component.", func() int { _, _, n := s.registrar.Counts(); return n })
-	gauge("kept_bytes", "About how much memory the capabilities, specifications and results of all peers take.", s.registrar.Room().Bytes)
+	gauge("queued_messages", "Messages queued for components.", func() int { _, _, n := s.registrar.Counts(); return n })
+	gauge("kept_bytes", "Approximate memory used by the capabilities, specifications and results of all peers.", s.registrar.Room().Bytes)
 	gauge("jobs", "Specifications without a result yet.", func() int {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -331,7 +331,7 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	switch {
 	case !ok:
 		s.metrics.replies.WithLabelValues("unknown").Inc()
-		s.log.Debug("reply to no job", "component", identity, "token", token)
+		s.log.Debug("reply without a job ignored", "component", identity, "token", token)
 	case b.reply != nil:
 	case receipt:
 		s.metrics.replies.WithLabelValues("receipt").Inc()
@@ -357,7 +357,7 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	if b.replyRoom, fits = s.registrar.Keep(b.component, size); !fits {
 		s.metrics.noRoom.Inc()
 		s.noRoom.Do(func() {
-			s.log.Warn("result left out: no room for it", "component", b.component, "client", b.client, "bytes", size)
+			s.log.Warn("result dropped: no room", "component", b.component, "client", b.client, "bytes", size)
 		})
 		m = &mplane.Exception{Message: fmt.Sprintf("No room for a result of %d bytes of component %s", size, b.component)}
 	}
@@ -397,7 +397,7 @@ func (s *Supervisor) Registered(identity string) {
 			s.resend(b)
 		case !b.interrupted:
 			if err := s.registrar.Queue(identity, b.relayed); err != nil {
-				s.log.Warn("a running specification was not sent to a component that registered again", "component", identity, "err", err)
+				s.log.Warn("running specification not resent to a component that registered again", "component", identity, "err", err)
 			}
 		}
 	}
@@ -432,7 +432,7 @@ func (s *Supervisor) keepTidy(ctx context.Context) {
 			}
 			start := time.Now()
 			if err := s.save(); err != nil {
-				s.log.Error("state was not saved", "err", err)
+				s.log.Error("state not saved", "err", err)
 			}
 			// However much there is to save, it takes a twentieth of the time.
 			next = time.Now().Add(20 * time.Since(start))

@@ -160,7 +160,7 @@ func (a *answer) Close() error {
 // the options is over.
 func (c *client) retry(ctx context.Context, f func() error) error {
 	p := retry.Policy{Transient: store.IsTransient, Limit: c.retryFor, Retrying: func(err error) {
-		c.log.Warn("will try again", "store", c.url, "err", err)
+		c.log.Warn("request failed, retrying", "store", c.url, "err", err)
 	}}
 	return p.Do(ctx, f)
 }

@@ -99,7 +99,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 			}
 		}
 		if time.Now().After(end) {
-			s.log.Warn("a replica is behind; imports do not wait for it any more", "store", s.url, "replica", path, "for", replicaBehind)
+			s.log.Warn("replica is behind; imports no longer wait for it", "store", s.url, "replica", path, "for", replicaBehind)
 			s.mu.Lock()
 			s.behind[path] = time.Now().Add(replicaBehind)
 			s.mu.Unlock()

@@ -79,7 +79,7 @@ func (s *Store) change(ctx context.Context, host string, p params, sql string) e
 	maps.Copy(all, p)
 	err := s.query(ctx, host, all, sql, func([]string) error { return nil })
 	if s.cluster && codeOf(err) == codeTimeout && strings.Contains(err.Error(), "distributed_ddl_task_timeout") {
-		s.log.Warn("not all nodes of the cluster are there", "store", s.url, "err", err)
+		s.log.Warn("some nodes of the cluster are unavailable", "store", s.url, "err", err)
 		return nil
 	}
 	return err

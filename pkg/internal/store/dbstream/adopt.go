@@ -83,7 +83,7 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 	}
 	if until, ok := adopted[name]; ok {
 		if until > 0 && a.Stored.Unix() > until {
-			s.Log.Warn("math_repo has stored rows since its stream was taken over: they may be there twice", "stream", name,
+			s.Log.Warn("math_repo stored rows after its stream was taken over: they may be stored twice", "stream", name,
 				"from", time.Unix(until, 0).UTC(), "to", a.Stored.UTC())
 		}
 		return until, nil, nil
@@ -115,7 +115,7 @@ func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Ado
 		return 0, nil, err
 	}
 	if ours {
-		s.Log.Warn("a stream has files of tstatrepo already, and is not taken over from math_repo", "stream", name)
+		s.Log.Warn("stream not taken over from math_repo: it has files of tstatrepo already", "stream", name)
 		return 0, nil, nil
 	}
 	until, unlisted, err = s.lastWindow(ctx, tx, name)

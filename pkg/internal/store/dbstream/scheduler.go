@@ -168,7 +168,7 @@ func (c *scheduler) close() {
 	}
 	c.cancel()
 	if left > 0 {
-		c.log.Warn("the scheduler was not told of all windows; sinks wait for the next import", "scheduler", c.addr, "windows", left)
+		c.log.Warn("windows not reported to the scheduler; their jobs wait for the next import", "scheduler", c.addr, "windows", left)
 	}
 }
 
@@ -183,18 +183,18 @@ func (c *scheduler) report(s *series, err error) {
 		delete(c.failed, s)
 		s.refused = false
 		if was && len(c.failed) == 0 {
-			c.log.Info("the scheduler is there again", "scheduler", c.addr)
+			c.log.Info("scheduler reconnected", "scheduler", c.addr)
 		}
 	case errors.As(err, &refused): // of this stream only
 		delete(c.failed, s)
 		if !s.refused {
 			s.refused = true
-			c.log.Warn("the scheduler refuses the stream; the import goes on, and it will be asked again", "scheduler", c.addr, "stream", s.name, "err", err)
+			c.log.Warn("scheduler refuses the stream, retrying; the import continues", "scheduler", c.addr, "stream", s.name, "err", err)
 		}
 	default:
 		c.failed[s] = true
 		if !was {
-			c.log.Warn("the scheduler is lost; the import goes on, and it will be tried again", "scheduler", c.addr, "err", err)
+			c.log.Warn("scheduler disconnected, retrying; the import continues", "scheduler", c.addr, "err", err)
 		}
 	}
 }

@@ -426,12 +426,12 @@ func TestSchedulerRestart(t *testing.T) {
 		storeFile(s, i, int64(i*600))
 	}
 	time.Sleep(300 * time.Millisecond) // many tries
-	if n := w.count("WARN"); n != 1 || w.count("the scheduler is lost") != 1 {
+	if n := w.count("WARN"); n != 1 || w.count("scheduler disconnected") != 1 {
 		t.Errorf("%s", w.buf.String())
 	}
 	sched.start()
 	sched.wait("done s 4800")
-	if n := w.count("is there again"); n != 1 {
+	if n := w.count("scheduler reconnected"); n != 1 {
 		t.Errorf("%s", w.buf.String())
 	}
 	if got, want := sched.told(), append(lines(0, 600), lines(600, 1200, 1800, 2400, 3000, 3600, 4200, 4800)...); !slices.Equal(got, want) {
@@ -456,7 +456,7 @@ func TestSchedulerRestart(t *testing.T) {
 	storeFile(s, 11, 6600)
 	sched.wait("done s 6000")
 	c.close()
-	if n := w.count("the scheduler is lost"); n != 2 {
+	if n := w.count("scheduler disconnected"); n != 2 {
 		t.Errorf("%s", w.buf.String())
 	}
 }
@@ -588,7 +588,7 @@ func TestSilent(t *testing.T) {
 			if d := time.Since(start); d > 5*time.Second {
 				t.Errorf("Close took %v", d)
 			}
-			if w.count("WARN") == 0 || w.count("was not told of all windows") != 1 {
+			if w.count("WARN") == 0 || w.count("windows not reported to the scheduler") != 1 {
 				t.Errorf("%s", w.buf.String())
 			}
 			if n := w.count("WARN"); n > 6 {

@@ -101,12 +101,12 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 			case running.Err() != nil:
 				return running.Err()
 			case errors.Is(err, errChanged), errors.Is(err, fs.ErrNotExist):
-				s.opt.Log.Info("changed meanwhile: left for the next time", "folder", filepath.Join(s.dir, d.dir))
+				s.opt.Log.Info("folder changed meanwhile, not compacted in this run", "folder", filepath.Join(s.dir, d.dir))
 			case errors.Is(err, store.ErrUnavailable):
 				return err
 			case err != nil:
 				res.Failed++
-				s.opt.Log.Error("not compacted", "folder", filepath.Join(s.dir, d.dir), "err", err)
+				s.opt.Log.Error("folder not compacted", "folder", filepath.Join(s.dir, d.dir), "err", err)
 			}
 			return nil
 		})
@@ -224,7 +224,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 			continue // large enough
 		}
 		if of := es[0].Of; of > 0 && of != len(es) {
-			s.opt.Log.Warn("file not compacted: store repair has to remove rows of it first", "file", filepath.Join(s.dir, loc))
+			s.opt.Log.Warn("file not compacted: it has rows that are stored twice", "file", filepath.Join(s.dir, loc), "hint", "remove them with store repair")
 			continue
 		}
 		if days[dir] == nil {
@@ -273,7 +273,7 @@ func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error
 			return nil, err
 		}
 		if err != nil {
-			s.opt.Log.Warn("cannot be put together with others: left alone", "err", err)
+			s.opt.Log.Warn("file cannot be merged, left unchanged", "file", filepath.Join(s.dir, f.loc), "err", err)
 			continue
 		}
 		in.close()
@@ -282,7 +282,7 @@ func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error
 			rows += r.Rows
 		}
 		if rows != in.Rows {
-			s.opt.Log.Warn("has other rows than its records say: left alone", "file", in.f.Name(), "rows", in.Rows, "records", rows)
+			s.opt.Log.Warn("rows of a file do not match its records, left unchanged", "file", in.f.Name(), "rows", in.Rows, "records", rows)
 			continue
 		}
 		i := slices.IndexFunc(list, func(l *large) bool {

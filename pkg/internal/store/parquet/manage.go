@@ -155,7 +155,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 		path := filepath.Join(s.dir, loc)
 		f, err := readFooter(path)
 		if err != nil {
-			s.opt.Log.Warn("has no rows that can be read", "file", path, "err", err)
+			s.opt.Log.Warn("file has no readable rows", "file", path, "err", err)
 			continue
 		}
 		has := map[logText]int64{}

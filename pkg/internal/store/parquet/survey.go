@@ -20,8 +20,7 @@ import (
 // lines were lost, the footer decides.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
-		s.opt.Log.Warn("the manifest is damaged: rebuilding it from the stored files; "+
-			"logs that were pruned may be imported again", "store", s.String())
+		s.opt.Log.Warn("manifest is damaged: rebuilding it from the stored files; pruned logs may be imported again", "store", s.String())
 	}
 	var pruned []manifest.Entry
 	tx.All(func(e manifest.Entry) {
@@ -30,7 +29,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 	})
 	if _, err := s.settle(tx, pruned); err != nil {
-		s.opt.Log.Warn("rows not removed", "err", err)
+		s.opt.Log.Warn("rows not removed", "store", s.String(), "err", err)
 	}
 	v, err := s.survey(tx)
 	if err != nil {
@@ -48,7 +47,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	}
 	s.doubled = v.doubled
 	if n := len(s.doubled); n > 0 {
-		s.opt.Log.Warn("the rows of some logs are stored twice: see store verify", "store", s.String(), "logs", n)
+		s.opt.Log.Warn("rows of some logs are stored twice", "store", s.String(), "logs", n, "hint", "remove them: store verify, then store repair")
 	}
 	// A process may also have died before it removed all that it replaced.
 	var left []manifest.Entry
@@ -58,7 +57,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		}
 	})
 	if err := s.remove(tx, left, ""); err != nil {
-		s.opt.Log.Warn("rows not removed", "err", err)
+		s.opt.Log.Warn("rows not removed", "store", s.String(), "err", err)
 	}
 	if tx.Doubtful() {
 		return tx.Rewrite()

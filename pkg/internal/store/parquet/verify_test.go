@@ -310,7 +310,7 @@ func TestCompactBesideDoubled(t *testing.T) {
 	if res := compact(t, s); res.Days != 1 || res.Files != 3 || res.Failed != 0 {
 		t.Errorf("%+v", res)
 	}
-	if !strings.Contains(out.String(), "store repair has to remove rows") {
+	if !strings.Contains(out.String(), "file not compacted: it has rows that are stored twice") {
 		t.Errorf("the log: %s", &out)
 	}
 	if n := total(rows(t, dir)); n != 50 {

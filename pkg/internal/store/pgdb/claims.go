@@ -105,7 +105,7 @@ func (d *DB) cleanClaims(ctx context.Context) {
 	_, err := d.Pool.Exec(ctx, "delete from "+table+" where ctid = any(array(select ctid from "+table+
 		" where expires < clock_timestamp() for update skip locked))")
 	if err != nil {
-		d.Log.Debug("expired claims were not removed", "store", d.url, "err", err)
+		d.Log.Debug("expired claims not removed", "store", d.url, "err", err)
 	}
 }
 

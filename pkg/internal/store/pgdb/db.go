@@ -185,7 +185,7 @@ func (d *DB) Retry(ctx context.Context, f func() error) error {
 
 func (d *DB) retryFor(ctx context.Context, timeout time.Duration, passes func(error) bool, f func() error) error {
 	p := retry.Policy{Transient: passes, Limit: timeout, Retrying: func(err error) {
-		d.Log.Warn("will try again", "store", d.url, "err", err)
+		d.Log.Warn("statement failed, retrying", "store", d.url, "err", err)
 	}}
 	return p.Do(ctx, func() error { return Mark(f()) })
 }

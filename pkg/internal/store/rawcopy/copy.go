@@ -66,11 +66,11 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 // their sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
-		s.log.Warn("the manifest is damaged: copies whose records were lost are recorded when they are imported again, "+
-			"and logs that were pruned may be imported again", "store", s.String())
+		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
+			"store", s.String())
 	}
 	for _, err := range s.settle(tx) {
-		s.log.Warn("not pruned", "err", err)
+		s.log.Warn("copy not pruned", "store", s.String(), "err", err)
 	}
 	var gone []store.Record
 	at := map[string][]manifest.Entry{}

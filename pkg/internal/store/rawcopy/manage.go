@@ -147,7 +147,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			continue
 		}
 		if err != nil && !r.Damaged { // a damaged file has the rows before the damage
-			s.log.Warn("cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
+			s.log.Warn("copy cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
 			continue
 		}
 		counts[i] = n - r.Rejects // if other stores took the file's rows, its lines were parsed

@@ -111,7 +111,7 @@ func (q *Queue) put(ctx context.Context, b *Batch) error {
 func (q *Queue) wait(ctx context.Context, cost int64) error {
 	t := time.AfterFunc(stallAfter, func() {
 		if q.stalled.CompareAndSwap(false, true) {
-			q.Log.Warn("sink takes nothing and holds up the stream", "sink", q.Name, "for", stallAfter)
+			q.Log.Warn("sink accepts no lines, stream paused", "sink", q.Name, "for", stallAfter)
 			q.Trouble(errors.New("it holds up the stream"))
 		}
 	})
@@ -125,7 +125,7 @@ func (q *Queue) Ack(b *Batch) {
 	q.free(b)
 	if q.stalled.CompareAndSwap(true, false) {
 		q.Trouble(nil)
-		q.Log.Warn("sink goes on", "sink", q.Name)
+		q.Log.Info("sink accepts lines again", "sink", q.Name)
 	}
 	q.Stats.Lines.Add(int64(b.Lines))
 	if !q.Optional && b.unacked.Add(-1) == 0 && b.Acked != nil {
@@ -144,7 +144,7 @@ func (q *Queue) Discard(b *Batch) {
 func (q *Queue) drop(b *Batch) {
 	n := q.Stats.Dropped.Add(int64(b.Lines))
 	q.dropping.Do(func() {
-		q.Log.Warn("optional sink does not keep up: lines are dropped", "sink", q.Name, "dropped", n)
+		q.Log.Warn("optional sink is too slow, lines dropped", "sink", q.Name, "dropped", n)
 	})
 	b.release()
 }

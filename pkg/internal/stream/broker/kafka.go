@@ -128,7 +128,7 @@ func (l *KafkaLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 // Log implements kgo.Logger.
 func (l *KafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
-	l.Debug("kafka: "+msg, keyvals...)
+	l.Debug("Kafka client reported", append([]any{"text", msg}, keyvals...)...)
 	for i := 0; i+1 < len(keyvals); i += 2 {
 		if err, ok := keyvals[i+1].(error); ok && err != nil && keyvals[i] == "err" {
 			l.mu.Lock()

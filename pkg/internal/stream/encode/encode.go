@@ -234,8 +234,8 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
 	if f.Version != "" && l.layouts.guessed(l.probe, l.typ.Name, f.Version) {
-		l.opt.Log.Warn("no header has come, and several versions have as many columns: the newest is assumed",
-			"probe", l.probe, "log", l.typ.Name, "version", f.Version, "columns", len(f.Fields), "hint", "name the version with `layout`")
+		l.opt.Log.Warn("no header received, and several versions have this many columns: newest assumed",
+			"probe", l.probe, "type", l.typ.Name, "version", f.Version, "columns", len(f.Fields), "hint", "name the version with `layout`")
 	}
 	if l.typ.Column("kind") >= 0 && f.Part != "row" {
 		c.kind = appendJSON(nil, []byte(f.Part))

@@ -90,7 +90,7 @@ func (l *layouts) save(log *slog.Logger) {
 		return
 	}
 	if err := state.Save(l.path, layoutsFormat, l.headers); err != nil {
-		log.Warn("the layouts of logs are not saved", "err", err)
+		log.Warn("layouts of logs not saved", "err", err)
 		return
 	}
 	l.changed = false

@@ -110,7 +110,7 @@ func (f *files) Run(ctx context.Context) error {
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
-		if f.writing.Set(err, f.q.Log.With("sink", f.q.Name), "files cannot be written: the stream pauses", "files are written again") {
+		if f.writing.Set(err, f.q.Log.With("sink", f.q.Name), "files cannot be written: the stream pauses", "files writable again") {
 			f.q.Trouble(err)
 		}
 		if err == nil {

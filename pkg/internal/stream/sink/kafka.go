@@ -80,7 +80,7 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 	return func(ctx context.Context, ack func(int64)) (session, error) {
 		if former != nil && errors.Is(former.err(), kerr.MessageTooLarge) && most > kafkaLeast {
 			most = max(most/2, kafkaLeast)
-			q.Log.Warn("the topic takes only smaller messages", "sink", q.Name, "bytes", most)
+			q.Log.Warn("topic accepts smaller messages only", "sink", q.Name, "limit", most)
 		}
 		former = nil
 		inner := &broker.KafkaLog{Logger: q.Log}
@@ -168,7 +168,7 @@ func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 		s.last = m.end
 		if m.lost > 0 {
 			s.q.Stats.Dropped.Add(int64(m.lost))
-			s.log.Warn("lines dropped: the topic does not take them", "sink", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.most)
+			s.log.Warn("lines dropped: the topic refuses them", "sink", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.most)
 		}
 		s.pending[0] = nil
 		s.pending = s.pending[1:]

@@ -93,7 +93,7 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 			Name: s.stream, Subjects: []string{s.stream + ".>"}, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
 		})
 		if err == nil {
-			s.log.Info("stream made", "stream", s.stream, "subjects", s.stream+".>", "replicas", max(replicas, 1))
+			s.log.Info("stream created", "stream", s.stream, "subjects", s.stream+".>", "replicas", max(replicas, 1))
 		}
 	}
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 		s.underway = map[string]future{}
 	}
 	if replicas > 0 && has != replicas {
-		s.log.Warn("the stream has another number of replicas; it stays as it is", "stream", s.stream, "replicas", has, "wanted", replicas)
+		s.log.Warn("stream has another number of replicas, left unchanged", "stream", s.stream, "replicas", has, "wanted", replicas)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (s *natsSession) acks(ack func(int64)) {
 			}
 			if f.lost > 0 {
 				s.q.Stats.Dropped.Add(1)
-				s.log.Warn("line dropped: it is longer than the server takes", "sink", s.q.Name, "bytes", f.lost, "limit", s.max)
+				s.log.Warn("line dropped: longer than the server accepts", "sink", s.q.Name, "bytes", f.lost, "limit", s.max)
 			}
 			s.last = f.end
 			close(f.done)

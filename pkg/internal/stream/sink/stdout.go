@@ -48,7 +48,7 @@ func (s *stdout) write(ctx context.Context, text []byte) error {
 		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // EIO is a terminal that was closed
 			return fmt.Errorf("standard output: %w", err)
 		}
-		writing.Set(err, s.q.Log, "standard output cannot be written: the stream pauses", "standard output is written again")
+		writing.Set(err, s.q.Log, "standard output cannot be written: the stream pauses", "standard output writable again")
 		if err == nil {
 			continue
 		}

@@ -120,7 +120,7 @@ func (c *checkpoint) run(ctx context.Context) {
 			return
 		}
 		err := c.save()
-		saving.Set(err, c.log, "the position cannot be saved: the stream pauses when the window is full", "the position is saved again")
+		saving.Set(err, c.log, "position cannot be saved: the stream pauses when the window is full", "position saved again")
 		if err != nil {
 			retry.Sleep(ctx, saveEvery)
 		}

@@ -78,9 +78,8 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 			break // the stop
 		}
 		if err != nil {
-			// For example too many open files: others may be
-			// closed.
-			e.log.Warn("connection not accepted", "listen", l.Addr(), "err", err)
+			// For example too many open files: others may be closed.
+			e.log.Warn("connection not accepted", "address", l.Addr(), "err", err)
 			if retry.Sleep(ctx, time.Second) != nil {
 				return
 			}
@@ -434,9 +433,9 @@ func (c *conn) report(err error) {
 	case errors.Is(err, io.EOF):
 		c.log.Debug("connection closed", attrs...)
 	case c.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded):
-		c.log.Debug("connection ended by the stop", attrs...)
+		c.log.Debug("connection closed on shutdown", attrs...)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.log.Info("connection closed: nothing came for too long", attrs...)
+		c.log.Info("idle connection closed", attrs...)
 	default:
 		c.wrong.Do(func() { c.log.Warn("connection lost", append(attrs, "err", err)...) })
 	}

@@ -82,7 +82,7 @@ type folder struct {
 // Follow returns the source that follows a root; Abs has returned the root.
 func (s *Set) Follow(root Root) Input {
 	return &follower{
-		set: s, log: s.opt.Log.With("folder", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
+		set: s, log: s.opt.Log.With("source", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
 		key: root.Probe + " " + root.Dir, src: s.counts.Sources.Lookup(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
 		opened: map[string]identity{}, removed: map[string]bool{},
 		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
@@ -154,7 +154,7 @@ func (f *follower) watch() {
 		}
 	}
 	if err != nil {
-		f.log.Warn("changes are found by polling only", "err", err, "poll", f.set.opt.Poll)
+		f.log.Warn("kernel does not report changes, polling only", "err", err, "every", f.set.opt.Poll)
 		return
 	}
 	f.watcher = w
@@ -226,16 +226,16 @@ func (f *follower) scan() {
 	// Before a line is sent: after a crash the follower must not start with
 	// a newer folder.
 	if err := f.order.save(); err != nil {
-		f.complain.Do(func() { f.log.Warn("the order of folders cannot be saved", "err", err) })
+		f.complain.Do(func() { f.log.Warn("order of folders cannot be saved", "err", err) })
 	}
 	if f.entered {
 		if err := f.ck.save(); err != nil {
-			f.log.Warn("the position cannot be saved", "err", err)
+			f.log.Warn("position cannot be saved", "err", err)
 		}
 		f.entered = false
 	}
 	if first {
-		f.log.Info("following", "from", f.folders[0].name, "newest", f.folders[len(f.folders)-1].name)
+		f.log.Info("following", "first", f.folders[0].name, "last", f.folders[len(f.folders)-1].name)
 	}
 	if f.watcher != nil {
 		f.watcher.Add(f.folders[len(f.folders)-1].path) // the folder may have been recreated; if Add fails, the poll notices it
@@ -265,7 +265,8 @@ func (f *follower) add(found []*folder) {
 			old.replaced = old.replaced || old.name == d.name
 		}
 		if !d.Latest.After(last.Time) {
-			f.log.Warn("a new folder has an older name than the last one: did the clock or the time zone of the probe go back?", "name", d.name, "last", last.name)
+			f.log.Warn("new folder has an older name than the last one", "folder", d.name, "last", last.name,
+				"hint", "check the clock and the time zone of the probe")
 		}
 		f.folders = append(f.folders, d)
 		f.set.counts.Folders.Add(1)
@@ -350,9 +351,9 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 		f.order.insert(i, d.name)
 	}
 	if !slices.ContainsFunc(found, func(o *folder) bool { return o.name == d.name }) {
-		f.log.Warn("the folder of the checkpoint has gone: the folders after it are streamed", "name", d.name)
+		f.log.Warn("folder of the checkpoint vanished: streaming the folders after it", "folder", d.name)
 	} else if d.ahead(now) {
-		f.log.Warn("the folder of the checkpoint is ahead of the clock: folders that were not streamed are, whatever their names", "name", d.name)
+		f.log.Warn("folder of the checkpoint is ahead of the clock: streaming every folder that was not streamed", "folder", d.name)
 	}
 }
 

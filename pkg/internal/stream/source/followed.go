@@ -76,7 +76,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	}
 	if (l.n > 0 || l.skipping) && !l.broken {
 		l.set.counts.Cuts.Add(1)
-		l.log.Info("log ends in the middle of a line, which is left out", "log", l.origin.Path)
+		l.log.Info("log ends with an incomplete line, which is left out", "log", l.origin.Path)
 	}
 	l.close()
 	if !again {
@@ -104,7 +104,7 @@ func (l *followed) advance() bool {
 	}
 	if l.resume.Offset > 0 {
 		l.set.counts.Vanished.Add(1)
-		l.log.Warn("log has gone before it was read to its end", "log", l.name, "folder", l.resume.Folder)
+		l.log.Warn("log vanished before it was read to its end", "log", l.name, "folder", l.resume.Folder)
 	}
 	l.resume, l.fromEnd = position{}, false
 	l.next()
@@ -135,7 +135,7 @@ func (l *followed) open() (bool, error) {
 		if l.outside != d {
 			l.outside = d
 			l.set.counts.Outside.Add(1)
-			l.log.Warn("log left out: a link out of the folder leads to it", "log", plain)
+			l.log.Warn("log left out: a link leads out of the folder", "log", plain)
 		}
 		return false, nil
 	}
@@ -189,7 +189,7 @@ func (l *followed) decompress() error {
 	format, err := compression.Detect(head[:n])
 	if format == nil { // nothing of it can be read
 		l.set.counts.Cuts.Add(1)
-		l.log.Warn("compressed log is damaged", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
+		l.log.Warn("compressed log is damaged, nothing of it can be read", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
 		l.text = bytes.NewReader(nil)
 		return nil
 	}
@@ -252,7 +252,7 @@ func (l *followed) position() (err error) {
 		l.offset, l.head = resume.Offset, head
 		return nil
 	}
-	l.log.Warn("log has other content than when it was read: it is read from its start", "log", l.file.Name())
+	l.log.Warn("log has other content than before: reading it from its start", "log", l.file.Name())
 	if _, err := l.file.Seek(0, io.SeekStart); err != nil || l.text == io.Reader(l.file) {
 		return err
 	}
@@ -300,7 +300,7 @@ func (l *followed) over() (over, again bool) {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !os.SameFile(info, l.info):
-		l.log.Info("log was recreated under the same name", "log", path)
+		l.log.Info("log recreated under the same name", "log", path)
 		return true, true
 	case errors.Is(err, fs.ErrNotExist):
 		// Removed with its folder, then perhaps recreated, or
@@ -372,11 +372,11 @@ func (l *followed) endText(err error) {
 	l.set.counts.Cuts.Add(1)
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		l.log.Warn("the end of the compressed log is missing: streamed as far as it goes", "log", l.file.Name())
+		l.log.Warn("compressed log is truncated: its readable part is streamed", "log", l.file.Name())
 	case errors.Is(err, compression.ErrGarbage):
-		l.log.Warn("what follows the compressed log is not compressed: left out", "log", l.file.Name())
+		l.log.Warn("data after the compressed log is not compressed, left out", "log", l.file.Name())
 	default:
-		l.log.Warn("the compressed log is damaged: its lines may be wrong, and the rest is left out", "log", l.file.Name(), "err", err)
+		l.log.Warn("compressed log is damaged: its last lines may be wrong, the rest is left out", "log", l.file.Name(), "err", err)
 	}
 }
 

@@ -166,7 +166,7 @@ func (s *kafkaSource) gap(client *kgo.Client, p *part, f kgo.FetchTopicPartition
 	}
 	if p.next > 0 && p.next < f.LogStartOffset && p.next < r.Offset {
 		s.set.counts.Vanished.Add(1)
-		s.log.Warn("messages have gone from the topic before they were read", "partition", f.Partition, "from", p.next, "to", min(r.Offset, f.LogStartOffset))
+		s.log.Warn("messages were deleted from the topic before they were read", "partition", f.Partition, "from", p.next, "to", min(r.Offset, f.LogStartOffset))
 	}
 	p.next = r.Offset + 1
 }
@@ -288,7 +288,7 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 		if failure != nil && ctx.Err() != nil {
 			return false
 		}
-		s.failing.Set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets are committed again")
+		s.failing.Set(failure, s.log, "offsets cannot be committed: the source pauses when the window is full", "offsets committed again")
 		if failure != nil {
 			return false
 		}
@@ -313,7 +313,7 @@ func (s *kafkaSource) leave(client *kgo.Client) {
 		_, err = req.RequestWith(ctx, client)
 	}
 	if err != nil {
-		s.log.Info("leaving the group failed: other members wait for this one", "err", err, "for", s.session)
+		s.log.Info("consumer group not left: other members wait for this one", "err", err, "timeout", s.session)
 	}
 	client.Close()
 }

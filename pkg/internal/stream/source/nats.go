@@ -236,7 +236,7 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 			Durable: s.group, AckPolicy: jetstream.AckExplicitPolicy, AckWait: natsAckWait, MaxAckPending: natsAckPending,
 		})
 		if err == nil {
-			s.log.Info("consumer made", "group", s.group)
+			s.log.Info("consumer created", "group", s.group)
 		}
 	}
 	switch {
@@ -262,7 +262,7 @@ func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, 
 		return 0, nil
 	}
 	wait := info.Config.AckWait + time.Second
-	s.log.Info("waiting for messages that a former process has left", "messages", info.NumAckPending, "for", wait)
+	s.log.Info("waiting for unacknowledged messages of a former process", "messages", info.NumAckPending, "timeout", wait)
 	return info.NumAckPending, retry.Sleep(ctx, wait)
 }
 
