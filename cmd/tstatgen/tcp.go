@@ -10,7 +10,7 @@ type tcpProfile struct {
 	cb, cr, sb, sr                   int64    // unique and retransmitted bytes
 	durat, cfirst, sfirst, clast     float64  // ms
 	slast, cack, sack                float64
-	c3to6, c10to14, s17to20, s26to28 string // 1-based column ranges, with a blank before
+	c3to6, c10to14, s17to20, s26to28 string // 1-based column ranges, with a space before
 	c38to44, l7a                     string
 	rttc, rtts                       [4]float64
 	rttcTail, rttsTail, p2p          string

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// URIs of the built-in registries.
+// Built-in registries by URI.
 const (
 	CoreRegistry  = "http://ict-mplane.eu/registry/core"
 	TstatRegistry = "https://raw.githubusercontent.com/fp7mplane/components/master/tstat/tstat-registry.json"
@@ -33,8 +33,8 @@ type registry struct {
 
 // NewRegistries returns the core registry and Tstat's, and those in files, of
 // format mplane-0. A file replaces a registry of the same URI that came before
-// it. Includes are URIs of registries that came before, or files below the
-// folder of the one that includes; nothing is fetched.
+// it. An include is the URI of an earlier registry, or a file below the folder
+// of the one that includes; nothing is fetched.
 func NewRegistries(files ...string) (*Registries, error) {
 	r := &Registries{}
 	for _, name := range []string{"core", "tstat"} {

@@ -127,7 +127,7 @@ type Anonymizer struct {
 	opt      Options
 	networks *networks // nil: the internal addresses
 	except   *networks
-	pan      *cryptopan // nil if there is no key
+	pan      *cryptopan // nil without a key
 	id       string
 }
 
@@ -171,7 +171,7 @@ func (a *Anonymizer) String() string { return a.id }
 // worker replaces single values. It is not safe for concurrent use.
 type worker struct {
 	*Anonymizer
-	blocks *blocks // nil if there is no key
+	blocks *blocks // nil without a key
 	buf    []byte
 }
 

@@ -67,11 +67,11 @@ type plan struct {
 type planned struct {
 	index   int // in the line
 	privacy tstat.Privacy
-	dashes  bool // "--" is no value
+	dashes  bool // "--" is NULL
 	name    string
 }
 
-// isNull reports whether a text of the field is none.
+// isNull reports whether a text of the field is NULL.
 func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }

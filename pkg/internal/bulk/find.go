@@ -70,7 +70,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 		switch {
 		case err != nil && (ctx.Err() != nil || len(r.opt.Sources)+len(r.opt.Remote) == 1):
 			return nil, err
-		case err != nil: // the others are imported: this is no usage error
+		case err != nil: // the others are imported: not a usage error
 			r.lose(src, hint.New(err.Error(), hint.Of(err)))
 		}
 		tasks = append(tasks, found...)

@@ -152,8 +152,8 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	return isClear, isAnonymized
 }
 
-// hasOther returns the record of a task's file in a store that has it under another
-// transform, nil if there is none. Whether it is the same text cannot be told then.
+// hasOther returns the record of a task's file in a store that has it under
+// another transform, or nil. Then the texts cannot be compared.
 func (r *run) hasOther(t *task, index int) *store.Record {
 	if r.opt.Replace {
 		return nil

@@ -44,7 +44,7 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if err != nil {
 		return err
 	}
-	// The peer that registered the stream is its probe.
+	// As if the probe had registered the stream.
 	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
 	if _, err := r.checkEntry(ctx, e); err != nil {
 		return err

@@ -27,8 +27,7 @@ import (
 type listLimits struct {
 	reading int // bytes of lists being read
 	pending int // names of files in passes
-	// One stream may have at most this many names, and least is always
-	// available to it.
+	// One stream may have up to most names, and always at least least.
 	most, least int
 }
 

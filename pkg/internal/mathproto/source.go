@@ -76,7 +76,7 @@ type source struct {
 	files  map[string]*seen // by listed path, of the last pass
 	warned map[string]bool  // by the text of the warning
 
-	// stored maps the hashes of the names of files of stored files to the
+	// stored maps the hashes of the names of stored files to the
 	// number of the list that named them last.
 	stored map[uint64]uint32
 	lists  uint32 // number of lists read

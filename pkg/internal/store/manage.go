@@ -17,8 +17,8 @@ type Manager interface {
 	// them or what the store keeps beside them. A store that is AppendOnly
 	// returns errors.ErrUnsupported.
 	Count(ctx context.Context, records []Record) ([]int64, error)
-	// Size returns how many bytes the file at a Record.Location has; 0 if
-	// there is none.
+	// Size returns the size in bytes of the file at a Record.Location, or
+	// 0.
 	Size(location string) (int64, error)
 	// Verify calls opt.Fault for each difference to the records that Count does
 	// not find: in rows that no record is about, and in what cannot be read.
@@ -73,7 +73,7 @@ type Fault struct {
 	Key    Key    // of the log; zero if it is not known
 	Path   string // file or table of the store
 	Reason string
-	Mend   string // an SQL statement that mends it; "" if there is none
+	Mend   string // an SQL statement that repairs it, or ""
 }
 
 // RepairResult is what Repair removed, or would remove.
@@ -104,8 +104,8 @@ type CompactOptions struct {
 	ClosedAfter time.Duration
 	DryRun      bool
 	Jobs        int // days at a time; 0: 1
-	// Total is told how many files and bytes there are to read, Done what of
-	// them was; nil: nobody wants to know.
+	// Total receives the number of files and bytes to read, Done the
+	// progress; both may be nil.
 	Total func(files int, bytes int64)
 	Done  func(bytes, rows int64)
 }

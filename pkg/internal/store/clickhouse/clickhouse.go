@@ -37,7 +37,7 @@ type Store struct {
 	store.Defaults
 	*client
 	cluster   bool
-	empty     bool          // opened for reading, and there are no records
+	empty     bool          // opened for reading, without records
 	absent    []string      // those of addedColumns that the table of records lacks: opened for writing, colTransform only
 	offset    time.Duration // of the server's clock
 	dateTime  string        // type of times: DateTime or DateTime64

@@ -156,8 +156,8 @@ func (a *answer) Close() error {
 	return a.body.Close()
 }
 
-// retry calls f until its error is none that may go away, or the timeout of
-// the options is over.
+// retry calls f until it succeeds, its error is permanent, or the timeout of
+// the options has passed.
 func (c *client) retry(ctx context.Context, f func() error) error {
 	p := retry.Policy{Transient: store.IsTransient, Limit: c.retryFor, Retrying: func(err error) {
 		c.log.Warn("request failed, retrying", "store", c.url, "err", err)

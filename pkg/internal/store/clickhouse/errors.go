@@ -136,8 +136,8 @@ var passing = map[int]bool{
 	999: true, // KEEPER_EXCEPTION
 }
 
-// fileCodes are the codes of exceptions that tell of a full or failed disk, or
-// of a want of memory or descriptors, by what the system said only.
+// fileCodes are the codes of exceptions that mean a full or failed disk, or a
+// lack of memory or descriptors, depending on the error of the system.
 var fileCodes = map[int]bool{
 	76:   true, // CANNOT_OPEN_FILE
 	77:   true, // CANNOT_CLOSE_FILE

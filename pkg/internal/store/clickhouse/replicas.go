@@ -111,8 +111,8 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 	}
 }
 
-// keeper returns the nodes below a path of ZooKeeper, with their values; none
-// if there is no such path.
+// keeper returns the nodes below a path of ZooKeeper, with their values. The
+// path may be missing.
 func (s *Store) keeper(ctx context.Context, host, path string) (map[string]string, error) {
 	nodes := map[string]string{}
 	err := s.query(ctx, host, nil, "select name, value from system.zookeeper where path = "+text(path), func(row []string) error {

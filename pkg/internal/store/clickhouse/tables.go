@@ -163,7 +163,8 @@ func absent(have map[string]string) []string {
 var errNoTransform = errors.New("column " + colTransform + " was not added")
 
 // addColumns adds columns to the table of records. On a cluster all nodes have
-// the same table, and the one that is asked tells the others.
+// the same table, and the node that gets the statement forwards it to the
+// others.
 func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	for _, def := range defs {
 		p := params{"replication_alter_partitions_sync": "2"}
@@ -178,8 +179,8 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	return nil
 }
 
-// maxChanges bounds how often tables are looked at again after a change:
-// others may change them at the same time.
+// maxChanges bounds how often tables are read again after a change, since other
+// clients may change them too.
 const maxChanges = 10
 
 // prepare makes or widens the tables of a file's log type, and returns the
@@ -266,8 +267,8 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	return have, changed, err
 }
 
-// follow makes a view or table that has no rows of its own, or puts another in
-// the place of one that lacks some of the columns. It reports whether it did.
+// follow creates a view or table without own rows, or replaces one that lacks
+// some of the columns. It reports whether it did.
 func (s *Store) follow(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	have, err := s.columns(ctx, host, table)
 	if err != nil {

@@ -204,7 +204,8 @@ type insert = sqlstore.Pipe[*[]byte]
 // startInsert starts an INSERT, whose rows follow its text in the request.
 func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	p := params{
-		// The number of the attempt is in every row: there are no duplicates.
+		// Every row contains the number of the attempt, so duplicates
+		// cannot occur.
 		"insert_deduplicate":         "0",
 		"min_insert_block_size_rows": strconv.Itoa(partRows), "min_insert_block_size_bytes": strconv.Itoa(partBytes),
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// adoptedTable says of each stream that was taken over from math_repo up to
-// when that filled it; 0 if there was nothing. It is found out once, before
-// anything of ours is in the stream.
+// adoptedTable holds, for each stream adopted from math_repo, the time up to
+// which math_repo has filled it, or 0. It is determined once, before tstatrepo
+// writes to the stream.
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns what adoptedTable says.
@@ -38,13 +38,14 @@ func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
 	return adopted, err
 }
 
-// Adopt takes over a stream of math_repo. It stores windows one after the
-// other, so what it has of a stream are the rows up to the end of its last
-// window, and no row before that is stored any more: just as it goes on itself
-// when it is started again. A file that holds both has its later rows stored.
+// Adopt adopts a stream of math_repo. math_repo stores one window after the
+// other. So it has stored all rows up to the end of the last window, and never
+// adds earlier rows, not even after a restart. From a file with rows on both
+// sides, the later rows are stored.
 //
-// The end of the last window is what its state says or the database shows,
-// whichever is later: it may have been stopped before it wrote its state.
+// The end of the last window comes from its state or from the database,
+// whichever is later: math_repo may have been stopped before it wrote its
+// state.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	name, err := s.streamName(a.Probe, a.Type)
 	if err != nil {
@@ -125,8 +126,8 @@ func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Ado
 	return until, unlisted, err
 }
 
-// lastWindow returns the end of a stream's last window, 0 if there is none,
-// and the partitions that the catalog does not list.
+// lastWindow returns the end of a stream's last window, or 0, and the
+// partitions that the catalog does not list.
 func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
 	view := pg.Ident{catalog, viewPrefix + name}
 	listed := map[int64]bool{}

@@ -46,7 +46,7 @@ type Store struct {
 	streams map[string]*stream
 	adopted map[string]int64 // by stream, see Adopt
 
-	sched *scheduler // nil: nobody wants to know
+	sched *scheduler // nil without a scheduler
 }
 
 // Several importers share the store, see pg.DB.
@@ -90,7 +90,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		return err
 	}
 	if !found && s.cfg.tablespace != "" {
-		return hint.Usage(fmt.Sprintf("there is no tablespace %s", pg.Quote(name)), "leave tablespace= out to use the default one")
+		return hint.Usage(fmt.Sprintf("tablespace %s does not exist", pg.Quote(name)), "leave tablespace= out to use the default one")
 	}
 	if found {
 		s.cfg.tablespace = name
@@ -149,8 +149,8 @@ func (s *Store) Done(f store.FileInfo) {
 	}
 }
 
-// series returns a stream's series of the scheduler, registered; nil if there
-// is none.
+// series returns the scheduler's series of a stream and registers it, or
+// returns nil without a scheduler.
 func (s *Store) series(ctx context.Context, st *stream) *series {
 	if s.sched == nil {
 		return nil
@@ -168,8 +168,8 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	return series
 }
 
-// announced returns the last window of a stream that the scheduler was told
-// of, by the list that it keeps, -1 if there is none, and those after it.
+// announced returns the last window of a stream that was announced to the
+// scheduler, according to its list, or -1, and the windows after it.
 func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
 	view := pg.Quote(catalog, viewPrefix+st.name)
 	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pg.Quote(catalog, "query_stats")+" q join "+view+

@@ -61,7 +61,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 // oldWindow is a window that goes.
 type oldWindow struct {
 	start int64
-	table pg.Ident // nil if there is none any more
+	table pg.Ident // nil if the table was dropped
 	bytes int64
 }
 

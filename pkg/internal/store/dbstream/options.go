@@ -81,7 +81,7 @@ func parseWindow(own dest.Options) (int64, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d%time.Second != 0 || d > 366*24*time.Hour {
-		return 0, hint.Usage("window="+text+" is no length of a window", "whole seconds up to a year, like 600s or 1h")
+		return 0, hint.Usage("window="+text+" is not the length of a window", "whole seconds up to a year, like 600s or 1h")
 	}
 	return int64(d / time.Second), nil
 }

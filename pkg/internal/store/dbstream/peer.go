@@ -14,7 +14,7 @@ import (
 
 var errLost = errors.New("connection lost")
 
-// refusedError is an answer of the scheduler that is none to go on with.
+// refusedError is a negative response of the scheduler.
 type refusedError struct{ reason string }
 
 func (e *refusedError) Error() string { return e.reason }

@@ -39,7 +39,7 @@ func parseScheduler(text string) (string, error) {
 	}
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@ \t\n") {
-		return "", hint.Usage("scheduler="+text+" is no address", "for example scheduler=localhost:"+schedulerPort)
+		return "", hint.Usage("scheduler="+text+" is not an address", "for example scheduler=localhost:"+schedulerPort)
 	}
 	return net.JoinHostPort(host, port), nil
 }
@@ -48,7 +48,7 @@ func parseScheduler(text string) (string, error) {
 type timing struct {
 	dial, call time.Duration
 	ask        time.Duration // leave may have to wait for others' jobs
-	minWait    time.Duration // before it is tried again
+	minWait    time.Duration // before a retry
 	maxWait    time.Duration
 	close      time.Duration // what Close may take
 }
@@ -172,8 +172,8 @@ func (c *scheduler) close() {
 	}
 }
 
-// report says what a series' connection has come to: once when the scheduler
-// is lost, and once when it is there again.
+// report logs changes of a series' connection: once when the scheduler is
+// disconnected, and once when it is reconnected.
 func (c *scheduler) report(s *series, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -42,7 +42,7 @@ type series struct {
 	// Files that are not stored yet: announced by the importer, or under way.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
-	order    []store.Key    // the expected ones by time, and some that are so no more
+	order    []store.Key    // the expected ones by time, and some no longer expected
 	stored   []storedFile   // those that earlier files may precede
 	open     map[int64]work // windows that have rows and are not finished
 	last     int64          // the last window that is finished
@@ -60,7 +60,7 @@ type series struct {
 type expectedFiles struct {
 	time    time.Time // of their folder
 	left    int       // not stored yet
-	settled int       // stored, but the importer has not said so yet
+	settled int       // stored, but not yet settled by the importer
 }
 
 // start registers the stream. Windows up to last were announced before, -1:
@@ -95,8 +95,8 @@ func (s *series) expect(files []store.FileInfo) {
 	s.advance()
 }
 
-// begin notes a file under way, and end that it is so no more. If it is one
-// that was expected it still is, until settled.
+// begin records that the import of a file has started, and end that it has
+// ended. An expected file stays expected until it is settled.
 func (s *series) begin(k store.Key, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -163,9 +163,9 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 	return t, cols, err
 }
 
-// ensureWindow makes the partition of a window and its row in the catalog,
-// in a transaction of its own: the parent stays locked for others until it
-// commits. An empty window is harmless.
+// ensureWindow creates the partition of a window and its row in the catalog. It
+// uses a separate transaction, because the parent table stays locked for others
+// until the commit. An empty window is harmless.
 func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()

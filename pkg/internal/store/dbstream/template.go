@@ -47,7 +47,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	}
 	if t != nil {
 		if t.Columns[colSerial] == "" {
-			return nil, hint.Usage(fmt.Sprintf("table %s is no template: it has no column %s", table.Sanitize(), colSerial), "leave template= out to use the usual one")
+			return nil, hint.Usage(fmt.Sprintf("table %s is not a template: it lacks column %s", table.Sanitize(), colSerial), "leave template= out to use the usual one")
 		}
 		return table, nil
 	}
@@ -65,7 +65,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 		}
 	}
 	if cols == nil {
-		return nil, hint.Usage(fmt.Sprintf("there is no template %s", table.Sanitize()), "known: "+lt.Name+allSuffix+", log_tcp_complete_v15 and log_video_complete, and tables that you made")
+		return nil, hint.Usage(fmt.Sprintf("template %s does not exist", table.Sanitize()), "known: "+lt.Name+allSuffix+", log_tcp_complete_v15 and log_video_complete, and tables that you made")
 	}
 	_, err = tx.Exec(ctx, "create table "+table.Sanitize()+" ("+strings.Join(cols, ", ")+")")
 	return table, err

@@ -55,8 +55,8 @@ func (m *Manifest) placed(location string, n int) {
 	}
 }
 
-// renew opens the log again if another process has written it anew, see
-// Rewrite, and forgets what was read of the old one.
+// renew reopens the log and discards its records if another process has
+// rewritten it, see Rewrite.
 func (m *Manifest) renew() (bool, error) {
 	now, err := os.Stat(m.path)
 	if errors.Is(err, fs.ErrNotExist) {

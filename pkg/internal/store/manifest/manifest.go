@@ -1,11 +1,11 @@
 // Package manifest keeps the records of a store that lives in a folder of the
-// file system: which source files it holds, and in which files of its own.
+// file system: which source files it holds, and in which stored files.
 //
 // It is a log of lines, each with its checksum, that several processes append
-// to under a lock. A line that a crash has cut or damaged is passed over. The
-// store then no longer trusts the rest: it reads the stored files themselves
-// and writes the manifest again, see Tx.Doubtful. Only the records of logs
-// without rows and of pruned logs are nowhere else.
+// to under a lock. It skips lines that a crash has cut or damaged. Then the
+// store does not trust the other lines either: it reads the stored files and
+// rewrites the manifest, see Tx.Doubtful. Only the records of empty and pruned
+// logs exist nowhere else.
 //
 // Format 1 had no Entry.Of, and names that are not UTF-8 were not restored.
 package manifest
@@ -61,8 +61,8 @@ func (e *Entry) Is(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
 
-// HasRowsBefore reports whether the entry is of a log before a time whose rows
-// were not pruned.
+// HasRowsBefore reports whether the log of the entry is older than t and its
+// rows were not pruned.
 func (e *Entry) HasRowsBefore(t time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(t) }
 
 // Locations returns the locations of entries.
@@ -94,7 +94,7 @@ type Manifest struct {
 
 	flags   int // to open it with
 	mu      sync.Mutex
-	f       *os.File // nil if there is none yet and the manifest is read-only
+	f       *os.File // nil if the file does not exist yet and the manifest is read-only
 	read    int64    // bytes of f that are in entries
 	torn    bool     // f does not end in a newline
 	format  int      // of f

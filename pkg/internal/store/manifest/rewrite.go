@@ -86,7 +86,7 @@ func (m *Manifest) rewrite() error {
 	if err != nil {
 		os.Remove(f.Name())
 		f.Close()
-		return fmt.Errorf("write %s anew: %w", m.path, err)
+		return fmt.Errorf("rewrite %s: %w", m.path, err)
 	}
 	m.f.Close()
 	m.f, m.read, m.torn, m.format, m.lines, m.damaged = f, int64(b.Len()), false, format, lines, 0

@@ -71,7 +71,8 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
 		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
 		if err == nil {
-			// The one that had the lock may have written the log anew.
+			// The previous holder of the lock may have rewritten
+			// the log.
 			renewed, err := m.renew()
 			if !renewed || err != nil {
 				return err

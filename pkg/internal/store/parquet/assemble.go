@@ -52,7 +52,7 @@ func openStored(path string) (*stored, error) {
 
 func (s *stored) close() { s.f.Close() }
 
-// columnsOf returns the columns of a file that has the schema of ours.
+// columnsOf returns the columns of a file with a schema of this package.
 func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	var columns []tstat.Column
 	for i := range sc.NumColumns() {
@@ -145,7 +145,7 @@ func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Colu
 	return a, err
 }
 
-// add adds rows of a file, nil for all, and closes it some time.
+// add adds rows of a file (all if keep is nil), and eventually closes it.
 func (a *assembly) add(s *stored, keep []span) error {
 	a.current = s
 	defer func() {

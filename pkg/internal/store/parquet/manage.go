@@ -20,9 +20,9 @@ import (
 
 // Prune implements store.Manager, one day's folder after the other.
 //
-// The manifest is the only place that tells of a pruned file. So first it says
-// that the rows go, durably, then they do, and then it forgets where they
-// were. What a process that died in between has left is found by settle.
+// Only the manifest records pruned files. So Prune first records durably that
+// the rows will be removed. Then it removes them, and then their locations.
+// settle completes this after a crash.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {

@@ -307,10 +307,10 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// free returns a location for a file that no other has: further content of
-// the same key stands beside the first with a number, from n on. That is not
-// 1 if there is other content elsewhere: who listed its file under the first
-// name must not find another there.
+// free returns an unused location for a file. Further content of the same key
+// is beside the first, with a number from n on. n is greater than 1 if there is
+// other content elsewhere: a reader that listed the first name must not find
+// other rows there.
 func (s *Store) free(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)

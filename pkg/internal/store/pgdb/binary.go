@@ -234,7 +234,7 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	}
 }
 
-// longest is the length of the longest value but for addresses and texts.
+// longest is the length of the longest value, except for addresses and texts.
 const longest = 4 + 8
 
 // appendField appends what the text form makes of a field.
@@ -293,8 +293,8 @@ func appendBytes(dst, t []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(t))), t...)
 }
 
-// appendInet appends an address: PostgreSQL's number of its family, its bits,
-// that it is no network, and how many bytes it has.
+// appendInet appends an address: PostgreSQL's number of its family, its bits, a
+// flag that it is not a network, and its length in bytes.
 func appendInet(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {
 		return appendNull(dst), true

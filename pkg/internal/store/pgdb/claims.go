@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Claims are not worth a flush to disk, nor a replica: a server that crashes
-// forgets them, and no more is lost than that two may do the same work.
+// Claims are not worth a flush to disk or a replica: if a crashing server
+// forgets them, two importers may do the same work, but no data is lost.
 const createClaims = ` (
 	location text,
 	probe text,
@@ -29,20 +29,20 @@ const cleanEvery = 10 * time.Minute
 
 // claims is what is known of the table of claims.
 type claims struct {
-	denied  atomic.Bool  // there is no right to use it
+	denied  atomic.Bool  // the user may not use it
 	cleaned atomic.Int64 // when, in seconds since the epoch
 }
 
 func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], sqlstore.ClaimsTable} }
 
-// Claim implements store.Claimer. Claims save work, no more: a user who has
-// no right to the table is granted everything.
+// Claim implements store.Claimer. Claims only avoid duplicate work: a user
+// without permission for the table is granted everything.
 func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	if len(keys) == 0 || d.claims.denied.Load() {
 		return keys, nil
 	}
 	got, err := d.claim(ctx, owner, keys, ttl)
-	if CodeOf(err) == "42P01" { // there is no such table yet
+	if CodeOf(err) == "42P01" { // the table does not exist yet
 		if err = d.createClaims(ctx); err == nil {
 			got, err = d.claim(ctx, owner, keys, ttl)
 		}
@@ -75,8 +75,8 @@ func (d *DB) createClaims(ctx context.Context) error {
 	return nil
 }
 
-// claim adds rows, or takes over those that are the owner's or expired, in the
-// same order as everybody: nobody waits in a circle.
+// claim adds rows, and takes those that are the owner's or expired. All clients
+// use the same order, which prevents deadlocks.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	l, p, f, n, got := d.columnsOf(keys) // of the others no one else will import the files
 	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)
@@ -94,8 +94,8 @@ func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time
 	return got, err
 }
 
-// cleanClaims removes expired claims now and then, except those that someone
-// takes over in this moment. If it fails, the next time comes.
+// cleanClaims occasionally removes expired claims, except those that another
+// client is just taking. After a failure it retries next time.
 func (d *DB) cleanClaims(ctx context.Context) {
 	last, now := d.claims.cleaned.Load(), time.Now().Unix()
 	if now-last < int64(cleanEvery/time.Second) || !d.claims.cleaned.CompareAndSwap(last, now) {

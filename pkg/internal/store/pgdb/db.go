@@ -84,9 +84,8 @@ func SplitURL(text string, own ...string) (dsn string, settings dest.Options, er
 	return dsn, settings, nil
 }
 
-// libpq are the settings of a connection. Others would be taken for
-// parameters of the server's session, so that a slip of the pen would go
-// unnoticed.
+// libpq are the settings of a connection. Any other setting would become a
+// parameter of the server's session, so that a typo would go unnoticed.
 var libpq = set("host", "port", "dbname", "user", "password", "passfile", "connect_timeout", "sslmode", "sslkey",
 	"sslcert", "sslrootcert", "sslpassword", "sslsni", "service", "servicefile", "target_session_attrs", "options",
 	"application_name", "require_auth", "channel_binding", "sslnegotiation", "krbspn", "krbsrvname",
@@ -177,8 +176,8 @@ func (d *DB) Server() (host string, port uint16, database string) {
 	return c.Host, c.Port, c.Database
 }
 
-// Retry calls f until its error is none that may go away, or the timeout of
-// the options is over. Errors are marked, see Mark.
+// Retry calls f until it succeeds, its error is permanent, or the timeout of
+// the options has passed. Errors are marked, see Mark.
 func (d *DB) Retry(ctx context.Context, f func() error) error {
 	return d.retryFor(ctx, d.retry, store.IsTransient, f)
 }
@@ -301,8 +300,8 @@ const lockWait = "1s"
 // lock are at work. What takes longer is for the caller to try again.
 const changeWait = 30 * time.Second
 
-// lockNumber makes the number of an advisory lock out of names. Two that have
-// the same number wait for each other without need, no more.
+// lockNumber computes the number of an advisory lock from names. Two locks with
+// the same number only wait for each other needlessly.
 func lockNumber(names ...string) int64 {
 	h := fnv.New64a()
 	for _, n := range append([]string{"tstatrepo"}, names...) {
@@ -311,9 +310,9 @@ func lockNumber(names ...string) int64 {
 	return int64(h.Sum64())
 }
 
-// Change runs f in a short transaction of its own, one at a time for all
-// clients that give the same name. Other clients that are in the way are
-// waited for; what else may pass is left to the caller to try again.
+// Change runs f in a short separate transaction, one at a time for all clients
+// that give the same name. It waits for other clients that hold locks; the
+// caller retries other transient errors.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
 	return d.retryFor(ctx, changeWait, inTheWay, func() error {
@@ -339,7 +338,7 @@ func inTheWay(err error) bool {
 	return false
 }
 
-// Table is what there is of a table.
+// Table describes an existing table.
 type Table struct {
 	OID         uint32
 	Partitioned bool
@@ -353,7 +352,7 @@ type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// FindTable returns what is known of a table, nil if there is none.
+// FindTable returns the description of a table, or nil.
 func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	t := Table{Columns: map[string]string{}}
 	rows, _ := q.Query(ctx, `select c.oid, c.relkind = 'p', a.attname::text, y.typname::text
@@ -395,7 +394,7 @@ func NoPartition(err error) bool {
 	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""
 }
 
-// CodeOf returns the SQLSTATE of an error, "" if it is none of the server.
+// CodeOf returns the SQLSTATE of a server's error, or "".
 func CodeOf(err error) string {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {

@@ -57,12 +57,12 @@ type cell struct {
 	dense    bool // no row of the batch is NULL
 	row      int  // of vec that next belongs to
 	next     int  // value of vec
-	from     int  // field of the line under way, -1: it has none
+	from     int  // field of the current line, or -1
 	calendar tstat.Calendar
 
 	// Of the binary form:
 	size    int  // of a value, in bytes
-	byField bool // the value is made of the field, not of the vector
+	byField bool // encode the text of the field instead of the vector's value
 }
 
 // at returns which value of the vector row i has, -1 for NULL. Rows only go on.

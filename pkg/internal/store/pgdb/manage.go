@@ -99,7 +99,7 @@ func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	return list, Mark(err)
 }
 
-// RecordsTable is the table of records as SQL text, "" if there is none.
+// RecordsTable returns the table of records as SQL text, or "".
 func (d *DB) RecordsTable() string {
 	if d.records.table == nil {
 		return ""

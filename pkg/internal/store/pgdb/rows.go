@@ -27,7 +27,7 @@ type Rows struct {
 	text     error // about the first of them
 }
 
-// RowOptions say what rows are made of.
+// RowOptions configures the contents of rows.
 type RowOptions struct {
 	Table   Ident             // that the user knows, for hints
 	Own     []sqlstore.Target // columns that are not of the log; Source does not matter

@@ -122,7 +122,7 @@ func (t *Tx) check(err error) error {
 	return err
 }
 
-const wrongLength = "22P03" // SQLSTATE of a value in binary form that has not its type's length
+const wrongLength = "22P03" // SQLSTATE of a value in binary form with the wrong length for its type
 
 // Commit makes the rows visible together with the record,
 // as store.FileTx says. remove removes the rows of the records of replace, by
@@ -154,8 +154,8 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return t.check(err)
 }
 
-// ErrChanged says that a column of a table is of another type than it was when
-// the store looked at it. The file can be stored once it looks again.
+// ErrChanged reports that the type of a table's column has changed since the
+// store read it. The file can be stored after the table is read again.
 var ErrChanged = changedError{}
 
 type changedError struct{}

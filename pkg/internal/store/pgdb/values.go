@@ -91,9 +91,9 @@ func AppendTime(dst []byte, t time.Time) []byte {
 	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }
 
-// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00,
-// whole seconds without the decimals. It has no blank: that may be the
-// separator.
+// appendTime appends microseconds since the epoch as
+// 2006-01-02T15:04:05.000000+00, whole seconds without the decimals. It
+// contains no space, since that may be the separator.
 func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
 	dst = c.Append(dst, us)
 	if us%1e6 == 0 {

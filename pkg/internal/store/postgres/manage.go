@@ -16,14 +16,14 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Prune implements store.Manager. Partitions whose range ends before the given
-// time are dropped, each in a transaction of its own together with the mark of
-// its records. What lies elsewhere, in a partition that others made or in a
-// table without partitions, is deleted.
+// Prune implements store.Manager. It drops partitions whose range ends before
+// the given time. Each is dropped in a separate transaction, which also marks
+// its records. In partitions made by others, and in tables without partitions,
+// it deletes rows.
 //
-// Dropping needs the table for itself for a moment. Imports and queries under
-// way are waited for, a second at a time, so that those which come later do
-// not have to wait for long.
+// Dropping needs an exclusive lock for a moment. Prune waits for running
+// imports and queries for one second at a time, so that later ones do not wait
+// for long.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {

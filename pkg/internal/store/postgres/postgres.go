@@ -259,8 +259,8 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
 	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
 		pg.AppendTime(nil, from), pg.AppendTime(nil, from.AddDate(0, 0, 1)))
-	// Whoever partitioned the table otherwise knows best: then the day needs
-	// no partition of ours.
+	// If the user has partitioned the table in another way, the day needs
+	// no partition from tstatrepo.
 	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return err

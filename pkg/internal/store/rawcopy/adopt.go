@@ -18,12 +18,12 @@ import (
 // adoptBatch is how many files are noted at once.
 const adoptBatch = 100
 
-// Adopt takes over the copies of math_repo, which copies to DIR/<stream>/ too.
-// Its state tells the last folder that it finished. Each log up to that one
-// which is there gets a record without the source's mtime, which math_repo did
-// not keep: the source's file is the same if it has the same size. Of another
-// size it is looked at, so that a copy of the half of a file, which math_repo
-// does not notice, is replaced.
+// Adopt adopts the copies of math_repo, which also copies to DIR/<stream>/. Its
+// state contains the last folder that it finished. Each existing log up to that
+// folder gets a record. The record lacks the source's mtime, which math_repo
+// did not keep: a source file of the same size is the same. A file of another
+// size is read, so that an incomplete copy, which math_repo does not notice, is
+// replaced.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	if err := store.ValidProbe(a.Stream); err != nil {
 		return err
@@ -70,8 +70,7 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return errors.Join(store.Unavailable(err), flush())
 }
 
-// adopted makes the entry of a copy. ok is false if it is none that is to be
-// taken over.
+// adopted returns the entry of a copy; ok is false if the file is not adopted.
 func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifest.Entry, ok bool, err error) {
 	file := d.Name()
 	if !d.Type().IsRegular() || !tstat.IsLog(file) {

@@ -24,9 +24,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Store is a folder of copied logs. Its manifest holds the records; a copy
-// without one, which a killed process leaves behind, is taken for what it is
-// when its source is copied again.
+// Store is a folder of copied logs. Its manifest holds the records. A killed
+// process may leave a copy without a record, which is adopted when its source
+// is copied again.
 type Store struct {
 	store.Defaults
 	manifest.Base
@@ -61,8 +61,8 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 }
 
 // reconcile deletes records whose copy is missing. If several records name one
-// copy, it keeps the one whose fingerprint matches: the others were replaced,
-// and the line that said so was lost. Records that were lost come back when
+// copy, it keeps the record whose fingerprint matches: the other files were
+// replaced, but the lines about that were lost. Lost records are restored when
 // their sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
@@ -169,7 +169,7 @@ type tx struct {
 	compressed bool // tmp is compressed with zstd
 }
 
-// Write implements store.FileTx. A copy has no rows of its own.
+// Write implements store.FileTx. A copy has no separate rows.
 func (t *tx) Write(context.Context, *tstat.Batch) error {
 	return errors.New("copy takes no rows, only the file's bytes")
 }

@@ -25,10 +25,10 @@ var (
 // pruneBatch is how many copies are removed while others wait.
 const pruneBatch = 500
 
-// Prune implements store.Manager. The manifest is the only place that tells of
-// a pruned file. So first it says that the copies go, durably, then they do,
-// and then it forgets where they were; see settle. A copy that cannot be
-// removed keeps its record.
+// Prune implements store.Manager. Only the manifest records pruned files. So
+// Prune first records durably that the copies will be removed. Then it removes
+// them, and then their locations; see settle. A copy that cannot be removed
+// keeps its record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	failed := map[string]error{} // by location

@@ -128,7 +128,7 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return err
 }
 
-// print prints the value of a row; null if there is none, or no finite number.
+// print prints the value of a row; null for NULL, NaN and infinity.
 func (c *column) print(text *bytes.Buffer, row int) error {
 	if !c.has || c.values.Def[row] == 0 {
 		text.WriteString("null")
