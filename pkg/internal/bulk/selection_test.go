@@ -1,0 +1,70 @@
+package bulk
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
+)
+
+// TestSelection checks that every store has the selected rows and columns, also of a
+// log that has grown, and that a store never has two selections of one log.
+func TestSelection(t *testing.T) {
+	server := pgtest.Start(t)
+	db, streams := server.Database(t), server.Database(t)
+	click := clickhousetest.Start(t)
+	base := click.Database()
+	for name, tt := range map[string]struct {
+		dest    string
+		columns []string
+	}{
+		"parquet":    {"parquet:" + filepath.Join(t.TempDir(), "store"), []string{"c_port"}},
+		"postgres":   {"postgres://" + server.Host(db), []string{"c_port"}},
+		"clickhouse": {"clickhouse://" + click.Host() + "/" + base, []string{"c_port"}},
+		"dbstream":   {"dbstream://" + server.Host(streams) + "?window=86400s&analyze=none", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{T: t, root: t.TempDir(), dest: tt.dest}
+			state := t.TempDir()
+			where := func(text string) func(*Options) {
+				e, err := filter.Parse(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return func(o *Options) {
+					o.StateDir, o.Types = state, []string{file}
+					o.Selection = &filter.Selection{Where: e, Columns: tt.columns}
+				}
+			}
+			high := where(`c_port >= 10 and fqdn = "a"`)
+			w.put(log, udp(20, "a"))
+			w.run("files=1 lines=20 rows=10 filtered=10", high)
+			w.quiet(1, high)
+			w.put(log, udp(1000, "a")+"10.0.0.1 x a\n")
+			w.run("files=1 replaced=1 lines=1001 rows=990 filtered=10 rejects=1", high)
+			w.quiet(1, high)
+			w.stored("p1", folder, file, 990)
+			w.run("files=0 skipped=1", where("c_port < 5"))
+			if n := strings.Count(w.log.String(), "stored under another transform, skipped"); n != 1 {
+				t.Errorf("%d warnings: %s", n, w.log.String())
+			}
+			w.run("files=0 skipped=1", func(o *Options) { o.StateDir = state })
+			w.stored("p1", folder, file, 990)
+		})
+	}
+	var rows, addresses, names, least int
+	err := server.Connect(t, db).QueryRow(t.Context(), "select count(*), count(c_ip), count(fqdn), min(c_port) from log_udp_complete").Scan(&rows, &addresses, &names, &least)
+	if err != nil || rows != 990 || addresses != 0 || names != 0 || least != 10 {
+		t.Errorf("PostgreSQL has %d rows, %d addresses, %d names, ports from %d, %v", rows, addresses, names, least, err)
+	}
+	err = server.Connect(t, streams).QueryRow(t.Context(), "select count(*), count(c_ip), min(c_port) from p1_log_udp_complete").Scan(&rows, &addresses, &least)
+	if err != nil || rows != 990 || addresses != 990 || least != 10 {
+		t.Errorf("DBStream has %d rows, %d addresses, ports from %d, %v", rows, addresses, least, err)
+	}
+	if got := click.Query(t, "select count(), countIf(c_ip is not null), countIf(fqdn is not null), min(c_port) from "+base+".log_udp_complete format CSV"); strings.TrimSpace(got) != "990,0,0,10" {
+		t.Errorf("ClickHouse has %s", got)
+	}
+}
