@@ -12,16 +12,25 @@ import (
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {
-		m.fields[i] = field{col: skipField}
+		m.fields[i].col = skipField
 		if c < 0 {
 			continue
 		}
 		use := r.use(c)
 		if use != Skipped {
-			m.fields[i] = field{c, r.columns[c].Kind}
+			m.fields[i] = field{col: c, kind: r.columns[c].Kind}
 		}
 		if use != Kept {
 			m.columns[i] = skipField
+		}
+	}
+	for i := len(m.fields) - 1; i >= 0; i-- {
+		if m.fields[i].col != skipField {
+			continue
+		}
+		m.fields[i].run = 1
+		if i+1 < len(m.fields) {
+			m.fields[i].run += m.fields[i+1].run
 		}
 	}
 	if r.typ.rows == httpForm {

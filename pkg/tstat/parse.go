@@ -22,6 +22,7 @@ type mapping struct {
 
 type field struct {
 	col  int // skipField: the field holds no value
+	run  int // fields without a column from here on; 0 if this one has one
 	kind Kind
 }
 
@@ -52,13 +53,12 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	row := b.n
 	ends := b.room(len(m.fields))
 	p := 0
-	for i := range m.fields {
-		f := m.fields[i]
+	for i := 0; i < len(m.fields); i++ {
+		f := &m.fields[i]
 		q := p
 		if f.col < 0 {
-			for line[q] != sep && line[q] != '\n' {
-				q++
-			}
+			i += skipFields(line, p, sep, ends[i:i+f.run]) - 1
+			q = int(ends[i])
 		} else {
 			v := &b.cols[f.col]
 			var ok bool
@@ -109,6 +109,37 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 		b.deriveTimes(d)
 	}
 	return nil
+}
+
+// skipFields finds the ends of fields: as many as ends has room for, but none after
+// that of the line. It returns how many it has found, at least one.
+func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
+	const ones, low = 0x0101010101010101, 0x7f7f7f7f7f7f7f7f
+	seps := ones * uint64(sep)
+	for p+8 <= len(line) {
+		w := binary.LittleEndian.Uint64(line[p:])
+		// The highest bit of each byte that is the separator or a newline.
+		x, y := w^seps, w^ones*'\n'
+		found := ^((x&low + low | x | low) & (y&low + low | y | low))
+		for found != 0 {
+			end := p + bits.TrailingZeros64(found)>>3
+			ends[n] = uint32(end)
+			if n++; n == len(ends) || line[end] == '\n' {
+				return n
+			}
+			found &= found - 1
+		}
+		p += 8
+	}
+	for {
+		if c := line[p]; c == sep || c == '\n' {
+			ends[n] = uint32(p)
+			if n++; n == len(ends) || c == '\n' {
+				return n
+			}
+		}
+		p++
+	}
 }
 
 func article(k Kind) string {
