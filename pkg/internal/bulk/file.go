@@ -324,7 +324,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		in.in, info.Mode = im.file, im.file.Mode
 	}
 	var src io.Reader = in
-	var copies []textWriter
+	var copies []io.WriteCloser
 	typed := false
 	im.each(func(g *target) error {
 		if g.raw == nil {
@@ -344,7 +344,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			src = io.TeeReader(src, rawWriter{im, g, tx})
 			return nil
 		}
-		w, err := newTextWriter(rawWriter{im, g, tx}, info.Name)
+		w, err := NewTextWriter(rawWriter{im, g, tx}, info.Name)
 		copies = append(copies, w)
 		return err
 	})

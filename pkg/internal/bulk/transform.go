@@ -1,7 +1,6 @@
 package bulk
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
@@ -64,15 +65,13 @@ func (r *run) addressesOf(t *task) (anonymize.Source, error) {
 	if known {
 		return source, nil
 	}
-	source, err := r.addressesIn(dir)
+	source, err := AddressesIn(dir, r.opt.Location, r.opt.Layout)
 	if err != nil {
-		return anonymize.Unknown, hint.Add(fmt.Errorf("%w: %w", anonymize.ErrSource, err), "say so with `source-is` clear or anonymized")
+		return anonymize.Unknown, err
 	}
-	if source != anonymize.Unknown {
-		r.mu.Lock()
-		r.addresses[dir] = source
-		r.mu.Unlock()
-	}
+	r.mu.Lock()
+	r.addresses[dir] = source
+	r.mu.Unlock()
 	return source, nil
 }
 
@@ -82,8 +81,18 @@ const flagsSize = 16 << 20
 // flagged is the log type whose flags say what Tstat did to all logs of a folder.
 const flagged = "log_tcp_complete"
 
-// addressesIn looks at the flags of the log of TCP flows in a folder.
-func (r *run) addressesIn(dir string) (anonymize.Source, error) {
+// AddressesIn says whether the addresses in the logs of a folder are anonymized
+// already, by the flags of its log of TCP flows. loc and layout are those of
+// tstat.ReaderOptions. The error wraps anonymize.ErrSource.
+func AddressesIn(dir string, loc *time.Location, layout string) (anonymize.Source, error) {
+	source, err := addressesIn(dir, loc, layout)
+	if err != nil {
+		err = hint.Add(fmt.Errorf("%w: %w", anonymize.ErrSource, err), "say so with `source-is` clear or anonymized")
+	}
+	return source, err
+}
+
+func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Source, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return anonymize.Unknown, err
@@ -100,9 +109,8 @@ func (r *run) addressesIn(dir string) (anonymize.Source, error) {
 		return anonymize.Unknown, err
 	}
 	defer f.Close()
-	rd := r.readers.Get().(*tstat.Reader)
-	defer r.readers.Put(rd)
-	rd.Reset(f, tstat.TypeByName(flagged), tstat.ReaderOptions{Location: r.opt.Location, Layout: r.opt.Layout})
+	rd := tstat.NewReader(f, tstat.TypeByName(flagged), tstat.ReaderOptions{Location: loc, Layout: layout})
+	defer rd.Stop()
 	isClear, isAnonymized := false, false
 	for rd.Counts().Text < flagsSize && !(isClear && isAnonymized) {
 		b, err := rd.Next()
@@ -186,11 +194,12 @@ func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	}
 }
 
-// textWriter writes text to a RawTx, compressed as its name says.
+// textWriter writes rewritten text, compressed as its name says.
 type textWriter struct {
 	io.WriteCloser
 }
 
+// Write implements io.Writer.
 func (w textWriter) Write(p []byte) (int, error) {
 	n, err := w.WriteCloser.Write(p)
 	if err != nil {
@@ -214,15 +223,18 @@ func rewrittenName(name string) string {
 	}
 }
 
-// newTextWriter returns a textWriter for a name that rewrittenName returned.
-func newTextWriter(w io.Writer, name string) (textWriter, error) {
+// NewTextWriter returns a writer of text that compresses it as the suffix of a name
+// says: with gzip, or with zstd in place of formats that cannot be written. The same
+// text always has the same bytes. Errors of Write are a tstat.RewriteError. Close does
+// not close w.
+func NewTextWriter(w io.Writer, name string) (io.WriteCloser, error) {
 	switch _, suffix := compression.CutSuffix(name); suffix {
+	case "":
+		return textWriter{plainText{w}}, nil
 	case ".gz":
 		return textWriter{gzip.NewWriter(w)}, nil
-	case ".zst":
+	default:
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
 		return textWriter{z}, err
-	default:
-		return textWriter{plainText{w}}, nil
 	}
 }

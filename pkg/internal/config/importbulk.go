@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -206,7 +207,6 @@ func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
 		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
-		{b.Anonymize != "", "anonymize"},
 	}...)
 }
 
@@ -319,6 +319,7 @@ func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.Exporte
 		Dir: b.Sources[0], Repository: m.To, TLS: b.TLS(), Listen: m.Listeners, Advertise: b.Advertise,
 		Stream: b.Stream, Probe: b.Probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
 		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log,
+		Anonymize: opt.Anonymize, SourceIs: opt.SourceIs, Spool: filepath.Join(opt.StateDir, "math"),
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
@@ -42,6 +45,12 @@ type ExporterOptions struct {
 	Since    time.Time     // the StartTime of the registration
 	Settle   time.Duration // see bulk.Options
 	Poll     time.Duration // interval of the search for new types; 0: 10s
+
+	// Anonymize rewrites logs before they are served; nil: they are served as they are.
+	// SourceIs is as in bulk.Options, and Spool is a folder for files without names.
+	Anonymize *anonymize.Anonymizer
+	SourceIs  anonymize.Source
+	Spool     string
 
 	Log *slog.Logger
 
@@ -78,6 +87,8 @@ type Exporter struct {
 	mu      sync.Mutex
 	scanned time.Time
 	scan    *scan
+
+	rewrites *rewrites // nil if logs are served as they are
 }
 
 // scan is the result of a scan of the folder.
@@ -131,10 +142,14 @@ func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Exporter{
+	p := &Exporter{
 		opt: opt, log: opt.Log, c: newClient(opt.Repository.TLS, opt.TLS, opt.Peers.Check, opt.timing), listeners: list,
 		stats: ExporterStats{Streams: []string{}},
-	}, nil
+	}
+	if opt.Anonymize != nil {
+		p.rewrites = newRewrites(&p.opt, p.log)
+	}
+	return p, nil
 }
 
 // Addrs returns the addresses where files are served.
@@ -155,6 +170,9 @@ func (p *Exporter) Run(ctx context.Context) error {
 	err := newServer(p, p.log).Serve(ctx, p.listeners...)
 	cancel()
 	wg.Wait()
+	if p.rewrites != nil {
+		p.rewrites.close()
+	}
 	return err
 }
 
@@ -297,17 +315,48 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
 		p.log.Debug("deadline not set", "err", err)
 	}
-	http.ServeContent(w, r, "", info.ModTime(), f)
+	size := info.Size()
+	if p.rewrites == nil {
+		http.ServeContent(w, r, "", info.ModTime(), f)
+	} else if size, err = p.rewritten(w, r, rel, info, f); err != nil {
+		return
+	}
 	if r.Method == http.MethodGet {
 		p.statsMu.Lock()
 		p.stats.Files++
-		p.stats.Bytes += info.Size()
+		p.stats.Bytes += size
 		if t, err := tstat.ParseFolder(filepath.Base(filepath.Dir(rel)), p.opt.Location); err == nil && t.Time.After(p.stats.Newest) {
 			p.stats.Newest = t.Time
 		}
 		p.statsMu.Unlock()
 		p.log.Debug("file served", "file", rel, "peer", r.RemoteAddr, "range", r.Header.Get("Range"))
 	}
+}
+
+// rewritten serves a log anonymized, and returns the size of what it serves.
+func (p *Exporter) rewritten(w http.ResponseWriter, r *http.Request, rel string, info fs.FileInfo, f *os.File) (size int64, err error) {
+	k := rewriteKey{rel, info.Size(), info.ModTime()}
+	w.Header().Set("Etag", p.rewrites.etag(k))
+	var content io.ReadSeeker
+	if r.Method == http.MethodHead {
+		if size, err = p.rewrites.size(k, f); err == nil {
+			content = io.NewSectionReader(nil, 0, size) // which is not read
+		}
+	} else {
+		var file *rewritten
+		if file, err = p.rewrites.open(k, f); err == nil {
+			defer p.rewrites.release(file)
+			size, content = file.size, io.NewSectionReader(file.f, 0, file.size)
+		}
+	}
+	if err != nil {
+		p.rewrites.refuse(rel, err)
+		w.Header().Del("Etag")
+		answer(w, http.StatusForbidden, "The log cannot be anonymized.")
+		return 0, err
+	}
+	http.ServeContent(w, r, "", info.ModTime(), content)
+	return size, nil
 }
 
 // minRate is the speed of the slowest transfer that is served, in bytes per

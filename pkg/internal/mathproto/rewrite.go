@@ -1,0 +1,222 @@
+package mathproto
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
+)
+
+// Logs that are anonymized are rewritten into files without names, of which HTTP
+// serves ranges. The same log always has the same bytes, so a transfer can go on with
+// another file, or after a restart.
+
+// Bounds of what rewrites keeps.
+const (
+	keptFiles  = 4         // files that are not being served
+	keptSizes  = 1_000_000 // sizes of rewritten logs, of which each answer to HEAD needs one
+	keptSource = 10_000    // folders whose flags are known
+)
+
+// rewrites serves anonymized logs.
+type rewrites struct {
+	opt   *ExporterOptions
+	log   *slog.Logger
+	slots chan struct{} // bounds how many logs are rewritten at a time
+
+	mu      sync.Mutex
+	sizes   map[rewriteKey]int64
+	files   []*rewritten // the most recent one last
+	sources map[string]anonymize.Source
+	refused map[string]bool // paths of logs that cannot be anonymized, which were reported
+}
+
+// rewriteKey identifies a log as it is.
+type rewriteKey struct {
+	path  string // below the root
+	size  int64
+	mtime time.Time
+}
+
+// rewritten is a rewritten log.
+type rewritten struct {
+	key   rewriteKey
+	f     *os.File
+	size  int64
+	users int
+}
+
+func newRewrites(opt *ExporterOptions, log *slog.Logger) *rewrites {
+	return &rewrites{
+		opt: opt, log: log, slots: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		sizes: map[rewriteKey]int64{}, sources: map[string]anonymize.Source{}, refused: map[string]bool{},
+	}
+}
+
+// etag returns the entity tag of a log: it tells transforms apart.
+func (w *rewrites) etag(k rewriteKey) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", w.opt.Anonymize, k.size, k.mtime.UnixNano()))
+	return `"` + hex.EncodeToString(sum[:12]) + `"`
+}
+
+// size returns the size of a rewritten log.
+func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
+	w.mu.Lock()
+	size, known := w.sizes[k]
+	w.mu.Unlock()
+	if known {
+		return size, nil
+	}
+	r, err := w.open(k, f)
+	if err != nil {
+		return 0, err
+	}
+	defer w.release(r)
+	return r.size, nil
+}
+
+// open returns a rewritten log. The caller releases it.
+func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
+	w.slots <- struct{}{}
+	defer func() { <-w.slots }()
+	w.mu.Lock()
+	for _, r := range w.files {
+		if r.key == k {
+			r.users++
+			w.mu.Unlock()
+			return r, nil
+		}
+	}
+	w.mu.Unlock()
+	r, err := w.rewrite(k, f)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.sizes) == keptSizes {
+		clear(w.sizes)
+	}
+	w.sizes[k] = r.size
+	w.files = append(w.files, r)
+	return r, nil
+}
+
+// release closes old files that nobody uses.
+func (w *rewrites) release(r *rewritten) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.users--
+	idle := 0
+	for i := len(w.files) - 1; i >= 0; i-- {
+		if w.files[i].users > 0 {
+			continue
+		}
+		if idle++; idle > keptFiles {
+			w.files[i].f.Close()
+			w.files = append(w.files[:i], w.files[i+1:]...)
+		}
+	}
+}
+
+// close closes all files.
+func (w *rewrites) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.files {
+		r.f.Close()
+	}
+	w.files = nil
+}
+
+// rewrite rewrites a log into a file without a name.
+func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
+	if err := os.MkdirAll(w.opt.Spool, 0o750); err != nil {
+		return nil, err
+	}
+	tmp, err := os.CreateTemp(w.opt.Spool, "anonymized-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+		}
+	}()
+	if err := os.Remove(tmp.Name()); err != nil {
+		return nil, err
+	}
+	out, err := bulk.NewTextWriter(tmp, k.path)
+	if err != nil {
+		return nil, err
+	}
+	name, _ := compression.CutSuffix(filepath.Base(k.path))
+	typ := tstat.TypeByName(name) // only logs of known types are served
+	rd := new(tstat.Reader)
+	rd.Reset(f, typ, tstat.ReaderOptions{Private: true, Rewrite: func(text io.Reader) io.Reader {
+		return io.TeeReader(w.opt.Anonymize.NewRewriter(typ, anonymize.RewriterOptions{
+			Location: w.opt.Location, Source: func() (anonymize.Source, error) { return w.source(filepath.Dir(k.path)) },
+		}).Reader(text), out)
+	}})
+	defer rd.Stop()
+	if err := errors.Join(rd.Drain(), out.Close()); err != nil {
+		return nil, err
+	}
+	if err := rd.Damage(); err != nil {
+		return nil, fmt.Errorf("damaged: %w", err)
+	}
+	info, err := tmp.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return &rewritten{key: k, f: tmp, size: info.Size(), users: 1}, nil
+}
+
+// source says whether the addresses in the logs of a folder are anonymized already.
+func (w *rewrites) source(dir string) (anonymize.Source, error) {
+	if w.opt.SourceIs != anonymize.Unknown {
+		return w.opt.SourceIs, nil
+	}
+	w.mu.Lock()
+	source, known := w.sources[dir]
+	w.mu.Unlock()
+	if known {
+		return source, nil
+	}
+	source, err := bulk.AddressesIn(filepath.Join(w.opt.Dir, dir), w.opt.Location, "")
+	if err != nil {
+		return source, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.sources) == keptSource {
+		clear(w.sources)
+	}
+	w.sources[dir] = source
+	return source, nil
+}
+
+// refuse reports once that a log cannot be served.
+func (w *rewrites) refuse(path string, err error) {
+	w.mu.Lock()
+	first := !w.refused[path] && len(w.refused) < keptSource
+	w.refused[path] = true
+	w.mu.Unlock()
+	if first && !errors.Is(err, fs.ErrNotExist) {
+		w.log.Error("log cannot be anonymized, not served", append([]any{"file", path, "err", err}, hint.Attrs(err)...)...)
+	}
+}
