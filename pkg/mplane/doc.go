@@ -1,12 +1,12 @@
-// Package mplane holds the mPlane protocol without its transport: messages,
-// typed values and constraints, temporal scopes, element registries, digests
-// and tokens, and who may use what.
+// Package mplane implements the mPlane protocol without its transport:
+// messages, typed values and constraints, temporal scopes, element registries,
+// digests and tokens, and access control.
 //
 // The formats are those of the Python reference implementation (RI), branch
-// sdk: what it sends is read, and what is written it can read. Where it loses
-// information silently, this package reports an error; the tests list each
-// such difference.
+// sdk: this package can read what the RI writes, and the other way round. Where
+// the RI silently loses information, this package reports an error; the tests
+// list each such difference.
 //
-// Other modules may use this package. Before version 1.0 its API may change; the
-// CHANGELOG says how.
+// Other modules may use this package. Before version 1.0 its API may change;
+// the CHANGELOG lists the changes.
 package mplane

@@ -16,14 +16,14 @@ import (
 
 // Limits of a JSON text from a peer.
 const (
-	// MaxMessage is the size of the largest message that is read, in bytes.
+	// MaxMessage is the maximum size of a message to read, in bytes.
 	MaxMessage = 8 << 20
 	maxDepth   = 16
 	maxValues  = 1 << 20
 	maxName    = 4096 // of labels, tokens, verbs, links
 )
 
-// object is a JSON object in the order of its text: that is how messages are
+// object is a JSON object in the order of its text, in which messages are
 // shown.
 type object []member
 
@@ -32,7 +32,8 @@ type member struct {
 	value any // string, json.Number, bool, nil, []any or object
 }
 
-// get returns the value of a name. As for Python the last one counts.
+// get returns the value of a name. If it is repeated, the last one counts, as
+// in Python.
 func (o object) get(name string) (any, bool) {
 	for _, m := range slices.Backward(o) {
 		if m.name == name {
@@ -115,8 +116,8 @@ func (d *decoder) value(depth int) (any, error) {
 	return t, nil
 }
 
-// textOf returns a value as text, as Python's str does; ok is false for lists
-// and objects.
+// textOf returns a value as text, like Python's str; ok is false for lists and
+// objects.
 func textOf(v any) (text string, ok bool) {
 	switch v := v.(type) {
 	case string:
@@ -154,7 +155,7 @@ func (o object) nameOf(key string) (string, error) {
 	return s, nil
 }
 
-// writer writes JSON as Python does with sorted keys and an indent of 2.
+// writer writes JSON like Python with sorted keys and an indent of 2.
 type writer struct{ bytes.Buffer }
 
 func (w *writer) newline(indent int) {

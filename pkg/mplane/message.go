@@ -7,49 +7,49 @@ import (
 	"strings"
 )
 
-// Version is the version of the protocol that messages carry. Newer ones are
-// refused.
+// Version is the protocol version of messages. Newer versions are refused.
 const Version = 1
 
-// Kind is what a message is, and the key that holds its verb.
+// Kind is the kind of a message, and the key that holds its verb.
 type Kind string
 
 // The kinds of messages.
 const (
 	Capability    Kind = "capability"    // what a component can do
-	Specification Kind = "specification" // what it shall do
-	Result        Kind = "result"        // what came out
-	Receipt       Kind = "receipt"       // that it will be done
-	Redemption    Kind = "redemption"    // asks for what came out
-	Withdrawal    Kind = "withdrawal"    // takes a capability back
-	Interrupt     Kind = "interrupt"     // asks to stop
+	Specification Kind = "specification" // what the component must do
+	Result        Kind = "result"        // the outcome
+	Receipt       Kind = "receipt"       // a promise of the outcome
+	Redemption    Kind = "redemption"    // requests the outcome
+	Withdrawal    Kind = "withdrawal"    // withdraws a capability
+	Interrupt     Kind = "interrupt"     // requests a stop
 	exceptionKind Kind = "exception"
 	envelopeKind  Kind = "envelope"
 )
 
-// kinds in the order in which they win if a message has several.
+// kinds in the order of their priority if a message has several.
 var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
 
-// Verbs with a meaning to the protocol; there are others.
+// Verbs that the protocol interprets; there are others.
 const (
 	Measure = "measure"
-	// Query asks for what is stored: its scope is about the data, and the job
-	// starts at once.
+	// Query requests stored data: its scope is that of the data, and the
+	// job starts at once.
 	Query = "query"
 )
 
 // Message is a *Statement, an *Exception or an *Envelope.
 type Message interface {
 	object() (object, error)
-	// ID returns the token; that of a statement without one follows from it.
+	// ID returns the token; if a statement has none, ID derives it from the
+	// statement.
 	ID() string
-	// Show returns the message as the client shell of the RI shows it.
+	// Show returns the message in the form of the RI's client shell.
 	Show() string
 }
 
-// Field is a parameter or metadatum: the name of an element and a text, which
-// is a constraint in the parameters of capabilities and withdrawals and a
-// value elsewhere. Texts are canonical.
+// Field is a parameter or metadatum: the name of an element and a canonical
+// text. The text is a constraint in the parameters of capabilities and
+// withdrawals, and a value elsewhere.
 type Field struct {
 	Name string
 	Type Primitive
@@ -80,12 +80,12 @@ type Statement struct {
 	Kind     Kind
 	Verb     string
 	Label    string
-	Registry string // URI of the registry that explains the names
-	// Link is the URL for what follows; nil without one. "" means the peer
-	// that the message came from.
+	Registry string // URI of the registry that defines the names
+	// Link is the URL for the next message; nil if absent. "" stands for
+	// the peer that sent this message.
 	Link *string
-	// Token identifies a job or a capability. If it is empty, ID returns the
-	// one that everybody makes of the message.
+	// Token identifies a job or a capability. If it is empty, ID returns
+	// the token derived from the message.
 	Token      string
 	When       Scope
 	Parameters Fields
@@ -94,23 +94,23 @@ type Statement struct {
 	Rows       [][]string // of a result, one text for each column; None is absent
 }
 
-// Exception says that a message could not be served.
+// Exception reports that a message could not be served.
 type Exception struct {
-	Token   string // of the message, "" if unknown
+	Token   string // of the message; "" if unknown
 	Message string
 }
 
 // Envelope holds messages. Those with the results of a repeated specification
 // have token, label and scope.
 type Envelope struct {
-	Content  string // what the messages are, "message" as a rule; not checked
+	Content  string // type of the messages, usually "message"; not checked
 	Token    string
 	Label    string
 	When     Scope // zero: none
 	Messages []Message
 }
 
-// Size returns about how many bytes of memory a message takes.
+// Size estimates the memory that a message needs, in bytes.
 func Size(m Message) int {
 	text := func(s string) int { return 32 + len(s) }
 	switch m := m.(type) {
@@ -142,12 +142,11 @@ func Size(m Message) int {
 }
 
 // constrains reports whether the parameters are constraints. Those of
-// withdrawals are as well: the RI reads them as values and then cannot write
-// them.
+// withdrawals are, too: the RI reads them as values and then cannot write them.
 func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
 
-// Marshal writes a message in the canonical form of the RI, or returns an
-// error if it is not valid: a value is missing, or there is one too many.
+// Marshal writes a message in the canonical form of the RI. It returns an error
+// if the message is invalid: a value is missing, or superfluous.
 func Marshal(m Message) ([]byte, error) {
 	o, err := m.object()
 	if err != nil {
@@ -201,8 +200,8 @@ func texts(list []string) []any {
 	return out
 }
 
-// Check returns why s cannot be sent: a value is missing, or there is one too
-// many.
+// Check returns an error if s cannot be sent: a value is missing, or
+// superfluous.
 func (s *Statement) Check() error {
 	if len(s.Rows) > 0 && s.Kind != Result {
 		return fmt.Errorf("a %s has no result values", s.Kind)
@@ -220,7 +219,7 @@ func (s *Statement) Check() error {
 	return nil
 }
 
-// ID returns the token of what failed.
+// ID returns the token of the failed message.
 func (e *Exception) ID() string { return e.Token }
 
 func (e *Exception) object() (object, error) {

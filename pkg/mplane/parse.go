@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Parse reads one message. Every element must be in one of the registries, and
-// the registry that the message names must be known: none is fetched.
+// Parse parses one message. Every element must be in one of the registries, and
+// the registry named in the message must be known: none is fetched.
 func (r *Registries) Parse(text []byte) (Message, error) {
 	v, err := decode(text)
 	if err != nil {
@@ -272,7 +272,7 @@ func (r *Registries) rows(o object, columns []string) ([][]string, error) {
 			if !ok {
 				return nil, fmt.Errorf("resultvalues: row %d: %s is not text", i, columns[j])
 			}
-			if _, written := v.(string); written { // the RI takes others as they are
+			if _, written := v.(string); written { // the RI accepts other values unchanged
 				var err error
 				if text, err = types[j].Canonical(text); err != nil {
 					return nil, fmt.Errorf("resultvalues: row %d: %s: %w", i, columns[j], err)

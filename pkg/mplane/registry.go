@@ -19,13 +19,13 @@ const (
 //go:embed registry/*.json
 var builtin embed.FS
 
-// Registries know the elements that messages may name. They are safe for
+// Registries holds the elements that messages may name. It is safe for
 // concurrent readers.
 type Registries struct {
 	list []*registry
 }
 
-// registry is the elements of one file and of those it includes.
+// registry holds the elements of one file and of the files it includes.
 type registry struct {
 	uri   string
 	types map[string]Primitive
@@ -54,8 +54,8 @@ func NewRegistries(files ...string) (*Registries, error) {
 	return r, nil
 }
 
-// TstatRegistryFile returns Tstat's registry as it is built in: complete, so
-// that programs that read it from a file need to fetch nothing.
+// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so
+// that programs that read it need not fetch other files.
 func TstatRegistryFile() ([]byte, error) { return builtin.ReadFile("registry/tstat.json") }
 
 func (r *Registries) load(path string) error {
@@ -77,7 +77,7 @@ func readRegistry(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// add reads the text of a registry. dir is where its includes lie.
+// add adds the text of a registry; includes are relative to dir.
 func (r *Registries) add(text []byte, dir string) error {
 	reg, err := r.parse(text, dir, nil)
 	if err != nil {
@@ -88,7 +88,7 @@ func (r *Registries) add(text []byte, dir string) error {
 	return nil
 }
 
-// parse reads a registry; above are the files that include it.
+// parse parses a registry; above are the files that include it.
 func (r *Registries) parse(text []byte, dir string, above []string) (*registry, error) {
 	v, err := decode(text)
 	if err != nil {
@@ -169,8 +169,8 @@ func (r *Registries) Has(uri string) bool {
 	return slices.ContainsFunc(r.list, func(reg *registry) bool { return reg.uri == uri })
 }
 
-// Type returns the type of an element. As for the RI it may be in any of the
-// registries; the first has it.
+// Type returns the type of an element. It may be in any of the registries, as
+// in the RI; the first one counts.
 func (r *Registries) Type(name string) (Primitive, error) {
 	for _, reg := range r.list {
 		if prim, ok := reg.types[name]; ok {

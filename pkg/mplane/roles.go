@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// Roles say who may use which capability, by the rules of the RI: the last
-// grant whose key is part of the capability's label decides, and the identity
-// needs one of its roles. Without a grant, or without a role, nothing is
-// allowed. Roles are safe for concurrent use; they must not be copied.
+// Roles says who may use which capability, by the rules of the RI. The last
+// grant whose key is part of the capability's label applies, and the identity
+// needs one of the roles in it. Without a grant or a role, nothing is allowed.
+// Roles is safe for concurrent use and must not be copied.
 type Roles struct {
 	mu         sync.RWMutex
 	everything bool // is allowed
@@ -17,8 +17,8 @@ type Roles struct {
 	grants     []grant
 }
 
-// Replace makes r allow what o allows, which is not used any more. nil allows
-// everything.
+// Replace replaces the rules of r by those of o, which must not be used
+// afterwards. A nil o allows everything.
 func (r *Roles) Replace(o *Roles) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -33,8 +33,8 @@ type grant struct {
 	roles []string
 }
 
-// Assign gives an identity its roles, separated by commas. Spaces are part of
-// the names, as for the RI.
+// Assign assigns roles, separated by commas, to an identity. Spaces are part of
+// the names, as in the RI.
 func (r *Roles) Assign(identity, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,8 +53,8 @@ func (r *Roles) Grant(label, roles string) {
 	r.grants = append(r.grants, grant{label, strings.Split(roles, ",")})
 }
 
-// Allowed reports whether an identity may use the capability with a label. A nil
-// Roles allows everything: so it is without TLS.
+// Allowed reports whether an identity may use the capability with a label. A
+// nil Roles allows everything, as without TLS.
 func (r *Roles) Allowed(label, identity string) bool {
 	if r == nil {
 		return true

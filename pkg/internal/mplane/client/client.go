@@ -1,5 +1,5 @@
-// Package client is the side of mPlane that uses capabilities: a Client sends
-// HTTP requests to a supervisor or component.
+// Package client is the mPlane client: it sends HTTP requests to a supervisor
+// or component to use capabilities.
 package client
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// maxCapabilities bounds what a client takes of one server: the others are left
-// out. Pages of links count too.
+// maxCapabilities limits the capabilities of one server that a client reads,
+// including pages of links. The client skips the rest.
 const maxCapabilities = 50000
 
 // Client uses the capabilities of one supervisor or component. It is safe for
@@ -26,7 +26,7 @@ const maxCapabilities = 50000
 type Client struct {
 	conn       *wire.Conn
 	registries *mplane.Registries
-	max        int // of pages and capabilities that are asked for
+	max        int // limit of requested pages and capabilities
 }
 
 // Open returns a client; nothing is sent yet.
@@ -44,7 +44,7 @@ func (c *Client) Close() { c.conn.Close() }
 // Root returns the URL of the peer.
 func (c *Client) Root() string { return c.conn.Root() }
 
-// noMessage is about an answer of HTTP that is not a message.
+// noMessage returns the error for a response that is not a message.
 func noMessage(request string, resp *wire.Response) error {
 	reason := fmt.Sprintf("%s: status %d %s", request, resp.Status, http.StatusText(resp.Status))
 	if resp.Status == http.StatusOK {
@@ -53,10 +53,10 @@ func noMessage(request string, resp *wire.Response) error {
 	return hint.New(reason, "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?")
 }
 
-// Capabilities returns what the peer offers, in its order: the pages of the
-// server are followed from its root, but never to another one. The second error
-// says what is left out: capabilities that cannot be read, and those beyond the
-// limits of their number and of a page.
+// Capabilities returns the peer's capabilities, in its order. It follows the
+// links of pages from the root, but not to other servers. unread reports
+// skipped capabilities: unreadable ones, and those beyond the limits of their
+// number and of a page.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}
@@ -68,7 +68,7 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 			return nil, nil, err
 		}
 		switch {
-		case resp.Status == http.StatusNotFound && i > 1: // gone since it was listed
+		case resp.Status == http.StatusNotFound && i > 1: // removed since it was listed
 		case resp.Status != http.StatusOK:
 			return nil, nil, noMessage("GET "+c.Root()+strings.TrimPrefix(todo[i], "/"), resp)
 		case resp.Type == wire.ContentType:
@@ -106,8 +106,8 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the paths that a page links to, escaped. Those of other
-// servers are left out.
+// links returns the escaped paths that a page links to, without those of other
+// servers.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)
@@ -130,8 +130,8 @@ func links(page []byte, base string) iter.Seq[string] {
 	}
 }
 
-// Send posts a message and returns the answer. It goes to the root of the
-// peer, wherever a link of the capability points to.
+// Send posts a message to the root of the peer, regardless of the capability's
+// link, and returns the response.
 func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
 	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)
 	if err != nil {

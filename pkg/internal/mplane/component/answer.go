@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Capabilities returns what an identity may use.
+// Capabilities returns the capabilities that an identity may use.
 func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, s := range j.services {
@@ -18,8 +18,8 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with a token, nil if identity may use
-// none of that name.
+// Capability returns the capability with a token, or nil if identity may not
+// use it.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {
 		if c.ID() == token {
@@ -29,11 +29,11 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	return nil
 }
 
-// immediate is how long a client waits for the result before it gets a
-// receipt, as at the RI.
+// immediate is how long a client waits for the result before it gets a receipt,
+// as in the RI.
 const immediate = 5 * time.Second
 
-// Answer serves a message of the client-initiated workflow. Jobs is the
+// Answer handles a message of the client-initiated workflow. Jobs is the
 // backend of a wire.Server.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)

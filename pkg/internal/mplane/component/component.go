@@ -22,59 +22,60 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Options say what a component offers to which supervisor.
+// Options configures a component: its services and its supervisor.
 type Options struct {
 	Services   []Service
 	Registries *mplane.Registries
 	Supervisor wire.Dialer
-	// Roles say what the supervisor may use; nil allows everything.
+	// Roles restricts what the supervisor may use; nil allows everything.
 	Roles  *mplane.Roles
 	Limits Limits
-	// Poll is how often the supervisor is asked for specifications. It has to
-	// be below 10 s, when supervisors take a component for gone; 0: 5s.
+	// Poll is the interval of polls for specifications. It must be below 10
+	// s, after which supervisors drop a component; 0: 5s.
 	Poll time.Duration
-	// StateFile keeps specifications and what came out over the end of the
-	// process, see Jobs.Restore. "": they end with it.
+	// StateFile keeps specifications and results across restarts, see
+	// Jobs.Restore; "" disables it.
 	StateFile string
-	Log       *slog.Logger // nil: none
+	Log       *slog.Logger // may be nil
 }
 
-// gone is after how much silence a supervisor forgets a component.
+// gone is the silence after which a supervisor drops a component.
 const gone = 10 * time.Second
 
 // callbackLabel is the label of the capability by which a supervisor sets when
 // the component calls again.
 const callbackLabel = "callback"
 
-// maxCallback bounds how long a supervisor can keep a component away.
+// maxCallback limits how long a supervisor can postpone the next poll.
 const maxCallback = time.Hour
 
-// Envelopes wait for a supervisor whose clock is behind ours, at most maxAhead.
-// A clock that is further behind, as one that was never set, tells nothing.
-// From warnAhead on it is reported.
+// Envelopes wait, at most for maxAhead, if the supervisor's clock is behind
+// ours. A clock that is further behind was probably never set, and is ignored.
+// A difference of warnAhead is reported.
 const (
 	maxAhead  = 24 * time.Hour
 	warnAhead = time.Minute
 )
 
-// maxOutbox bounds the messages that wait for the supervisor.
+// maxOutbox limits the messages waiting for the supervisor.
 const maxOutbox = 10000
 
-// Stats says how a component stands with its supervisor.
+// Stats is the state of a component at its supervisor.
 type Stats struct {
 	Registered bool
-	Since      time.Time        // of Registered being as it is
-	Err        string           // what the last poll failed of; "" if it did not
-	Refused    map[string]int64 // specifications that were refused, by reason
+	Since      time.Time        // when Registered last changed
+	Err        string           // error of the last poll, or ""
+	Refused    map[string]int64 // refused specifications, by reason
 }
 
-// Reasons of Stats.Refused, by the texts of exceptions, and of all others.
+// reasons are the keys of Stats.Refused, by the texts of exceptions, and one
+// for all others.
 var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
 
 const otherReason = "other"
 
-// New returns a component; nothing is sent yet. Its errors are those of the
-// options.
+// New returns a component; nothing is sent yet. It fails only if the options
+// are invalid.
 func New(opt Options) (*Component, error) {
 	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
 		return nil, fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
@@ -97,10 +98,10 @@ func New(opt Options) (*Component, error) {
 	}, nil
 }
 
-// Run registers at the supervisor and serves its specifications until ctx
-// ends; then the jobs are stopped, their results delivered and the
-// capabilities withdrawn. A supervisor that is down is waited for. The error
-// is one of the state file.
+// Run registers at the supervisor and serves its specifications until ctx ends.
+// Then it stops the jobs, delivers their results and withdraws the
+// capabilities. It waits for an unavailable supervisor. An error concerns the
+// state file.
 func (c *Component) Run(ctx context.Context) error {
 	defer c.conn.Close()
 	if c.StateFile != "" {
@@ -126,7 +127,7 @@ func (c *Component) Run(ctx context.Context) error {
 // Jobs returns the jobs of the component.
 func (c *Component) Jobs() *Jobs { return c.jobs }
 
-// Stats returns how the component stands with its supervisor.
+// Stats returns the state of the component at its supervisor.
 func (c *Component) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,7 +136,7 @@ func (c *Component) Stats() Stats {
 	return s
 }
 
-// polled records what came of a poll.
+// polled records the result of a poll.
 func (c *Component) polled(registered bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,9 +158,9 @@ type Component struct {
 
 	supervisor string              // its identity
 	registered bool                // since the start or the last 428
-	offered    []*mplane.Statement // that are registered
-	since      time.Time           // when that was
-	seen       time.Time           // when the supervisor last answered a poll
+	offered    []*mplane.Statement // registered capabilities
+	since      time.Time           // when they were registered
+	seen       time.Time           // when the supervisor last responded to a poll
 	next       time.Duration
 
 	unknown rate.Sometimes // limits warnings about unknown capabilities
@@ -195,7 +196,7 @@ func (c *Component) serve(ctx context.Context) {
 	}
 }
 
-// turn registers if need be and polls once.
+// turn registers if necessary, and polls once.
 func (c *Component) turn(ctx context.Context) error {
 	if !c.registered || time.Since(c.seen) > gone {
 		if err := c.register(ctx); err != nil {
@@ -210,7 +211,7 @@ func (c *Component) turn(ctx context.Context) error {
 	}
 	switch {
 	case resp.Status == http.StatusPreconditionRequired:
-		// The supervisor was restarted or had taken us for gone.
+		// The supervisor was restarted, or had dropped this component.
 		c.registered = false
 		if time.Since(c.since) > c.Poll {
 			c.next = 0
@@ -263,21 +264,21 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns a capability as it is registered.
+// offer returns a capability in the form in which it is registered.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()
 	return &o
 }
 
-// follow registers what the roles allow the supervisor since they changed, and
-// withdraws what they no longer allow.
+// follow applies changes of the roles: it registers what they allow the
+// supervisor, and withdraws what they no longer allow.
 func (c *Component) follow(ctx context.Context) error {
 	offers := c.jobs.Capabilities(c.supervisor)
 	switch {
 	case slices.Equal(offers, c.offered):
 		return nil
-	case len(c.offered) == 0: // with the last one it forgot us
+	case len(c.offered) == 0: // with the last capability the supervisor dropped this component
 		return c.register(ctx)
 	}
 	envelope := &mplane.Envelope{}
@@ -299,7 +300,7 @@ func (c *Component) follow(ctx context.Context) error {
 	return nil
 }
 
-// announced is what a supervisor says to a capability or withdrawal.
+// announced is a supervisor's response to a capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
 // announce sends capabilities or withdrawals.
@@ -318,7 +319,7 @@ func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[strin
 	return answer, nil
 }
 
-// withdraw takes the capabilities back, so that clients see it at once.
+// withdraw withdraws the capabilities, so that clients notice at once.
 func (c *Component) withdraw(ctx context.Context) {
 	if !c.registered || len(c.offered) == 0 {
 		return
@@ -332,7 +333,7 @@ func (c *Component) withdraw(ctx context.Context) {
 	}
 }
 
-// receive serves what a poll brought.
+// receive handles the messages of a poll.
 func (c *Component) receive(m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:
@@ -342,7 +343,7 @@ func (c *Component) receive(m mplane.Message) {
 	case *mplane.Statement:
 		switch {
 		case m.Kind == mplane.Specification && m.Label == callbackLabel:
-			// Nobody waits for an answer to it.
+			// Nobody waits for a response to it.
 			d := m.When.Delays(time.Now())
 			c.next = min(d.End, maxCallback)
 		case m.Kind == mplane.Specification:
@@ -372,8 +373,8 @@ func (c *Component) refused(spec *mplane.Statement, reason string) {
 	})
 }
 
-// send puts a reply into the outbox. Where it goes is not up to the
-// specification's link: it is our supervisor who asked.
+// send puts a reply into the outbox. The reply goes to this component's
+// supervisor, whatever the specification's link.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -403,7 +404,7 @@ func (c *Component) deliver(ctx context.Context) {
 		}
 		err := c.post(ctx, m)
 		if err != nil && !errors.Is(err, errRefused) {
-			// The supervisor is away; what it asked for waits.
+			// The supervisor is unavailable; replies wait.
 			back.Wait(ctx)
 			continue
 		}
@@ -421,7 +422,7 @@ func (c *Component) deliver(ctx context.Context) {
 }
 
 // due returns the first reply that can be sent at the time now, or nil and how
-// long to wait for one. An envelope has to wait until its end has passed by the
+// long to wait for one. An envelope must wait until its end has passed by the
 // supervisor's clock: RI supervisors drop it before.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
@@ -463,7 +464,7 @@ func (c *Component) do(ctx context.Context, method, path string, m mplane.Messag
 	return resp, err
 }
 
-// errRefused is a reply that need not be sent again.
+// errRefused reports a reply that must not be resent.
 var errRefused = errors.New("refused")
 
 func (c *Component) post(ctx context.Context, m mplane.Message) error {
@@ -475,7 +476,7 @@ func (c *Component) post(ctx context.Context, m mplane.Message) error {
 	case http.StatusOK:
 		return nil
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		// A proxy says that the supervisor is away.
+		// A proxy reports that the supervisor is unavailable.
 		return fmt.Errorf("reply answered with status %d", resp.Status)
 	}
 	return fmt.Errorf("%w with status %d", errRefused, resp.Status)

@@ -1,5 +1,5 @@
-// Package component runs the capabilities of a component: it schedules what
-// specifications ask for, and offers them in both workflows.
+// Package component runs the capabilities of a component: it schedules the jobs
+// of specifications, and offers the capabilities in both workflows.
 package component
 
 import (
@@ -16,14 +16,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Service is a capability with what it does.
+// Service is a capability with its implementation.
 type Service struct {
 	Capability *mplane.Statement
-	// Run does what a specification asks for and returns the rows of the
-	// result, in the order of spec.Results. ctx ends with the scope, with an
-	// interrupt or when the component stops: all three are the normal end, and
-	// Run then returns what it has. With the scope "now" ctx has ended at the
-	// begin. context.Cause tells: ErrScopeEnd, ErrInterrupted or ErrStopped.
+	// Run performs a specification and returns the rows of the result, in
+	// the order of spec.Results. ctx ends with the scope, with an
+	// interrupt, or when the component stops. All three are normal, and Run
+	// then returns the rows so far. With the scope "now" ctx has ended at
+	// the start. context.Cause returns ErrScopeEnd, ErrInterrupted or
+	// ErrStopped.
 	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
 }
 
@@ -34,7 +35,7 @@ var (
 	ErrStopped     = errors.New("the component stops")
 )
 
-// Texts of exceptions, as the reference implementation (RI) has them.
+// Texts of exceptions, equal to those of the reference implementation (RI).
 const (
 	NoService    = "No service registered for specification"
 	NoPermission = "User has no permission to request this capability"
@@ -42,12 +43,12 @@ const (
 	Unexpected   = "Unexpected message type"
 )
 
-// Limits of jobs; zero values mean the defaults.
+// Limits of jobs; zero values stand for the defaults.
 type Limits struct {
-	Jobs     int           // that run or wait for their start; 0: 100
-	Keep     time.Duration // how long a finished job is remembered; 0: 1h
-	Finished int           // jobs remembered, the last ones; 0: 1000
-	Results  int           // kept of a repeated specification; 0: 1000
+	Jobs     int           // running or scheduled; 0: 100
+	Keep     time.Duration // how long a finished job is kept; 0: 1h
+	Finished int           // kept finished jobs, the last ones; 0: 1000
+	Results  int           // kept results of a repeated specification; 0: 1000
 }
 
 func (l *Limits) defaults() {
@@ -77,16 +78,16 @@ type Jobs struct {
 	running []*Specification
 }
 
-// Specification is one that runs.
+// Specification describes a running specification.
 type Specification struct {
 	Label string // of the capability
 	Token string
 	Since time.Time // its start
-	Until time.Time // its end; zero: none
+	Until time.Time // its end; may be zero
 }
 
-// Specifications returns those that run, in the order of their starts; not those
-// that wait for their start.
+// Specifications returns the running specifications, in the order of their
+// starts, without those scheduled for later.
 func (j *Jobs) Specifications() []Specification {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -94,13 +95,12 @@ func (j *Jobs) Specifications() []Specification {
 	for _, s := range j.running {
 		list = append(list, *s)
 	}
-	// One that goes on after a restart may have started before others.
+	// A resumed specification may have started before others.
 	slices.SortStableFunc(list, func(a, b Specification) int { return a.Since.Compare(b.Since) })
 	return list
 }
 
-// do runs a service for a specification, from its start until its end, zero:
-// none.
+// do runs a service for a specification, from start until end; end may be zero.
 func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()
@@ -114,28 +114,28 @@ func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start,
 	return s.Run(ctx, spec)
 }
 
-// job is a specification that was accepted.
+// job is an accepted specification.
 type job struct {
 	spec     *mplane.Statement
-	owner    string // identity that asked
+	owner    string // identity that sent it
 	notify   func(mplane.Message)
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	finished chan struct{} // closed at its end
-	accepted time.Time     // its scope counts from then on
-	resumed  time.Time     // after a restart; zero: it was not
+	accepted time.Time     // start of its scope
+	resumed  time.Time     // after a restart; may be zero
 
-	// below Jobs.mu
-	started     time.Time // zero: not yet
+	// guarded by Jobs.mu
+	started     time.Time // zero if it has not started
 	interrupted bool
-	told        bool             // the reply has reached who asked
-	results     []mplane.Message // of the runs so far, of a repeated one
+	told        bool             // the reply has reached the owner
+	results     []mplane.Message // of the runs so far of a repeated specification
 	when        mplane.Scope     // of the results
 	reply       mplane.Message   // nil until the end
 	ended       time.Time
 }
 
-// NewJobs returns a scheduler for services. Roles say who may use them; nil
+// NewJobs returns a scheduler for services. roles restricts their use; nil
 // allows everybody.
 func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
 	limits.defaults()
@@ -155,16 +155,15 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 	if accepted != nil {
 		accepted(answer)
 	}
-	// The job is known before it starts, and its receipt is on its way: so a
-	// fast one cannot be overtaken by its own result.
+	// The job is recorded before it starts, and its receipt is in flight,
+	// so that the result of a fast job cannot overtake its receipt.
 	if b != nil {
 		j.start(b, service)
 	}
 	return answer
 }
 
-// accept returns the answer to a specification, and the job that is to be
-// started, if one is.
+// accept returns the response to a specification, and the job to start, or nil.
 func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -204,7 +203,7 @@ func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplan
 	return b, service, receipt
 }
 
-// start runs a job that was accepted.
+// start runs an accepted job.
 func (j *Jobs) start(b *job, service Service) {
 	j.wait.Go(func() {
 		defer b.cancel(nil)
@@ -227,8 +226,9 @@ func (j *Jobs) start(b *job, service Service) {
 	})
 }
 
-// service returns the service that spec was made for, of those that it fulfills
-// at time t and identity may use; the first one if nothing tells.
+// service returns the service for which spec was made, among those that it
+// fulfills at time t and identity may use. If spec does not identify one,
+// service returns the first.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -252,7 +252,7 @@ func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (fo
 	return found, refusal
 }
 
-// run does a job to its end.
+// run runs a job to its end.
 func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	if b.spec.When.Repeated() {
 		return j.repeat(ctx, b, s, b.accepted)
@@ -271,11 +271,11 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	})
 }
 
-// once runs a specification whose scope counts from now on. started tells
-// when it began, at its begin.
+// once runs a specification whose scope starts now. It calls started with the
+// time of the start.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
-	if spec.Verb == mplane.Query { // its scope is about the data
+	if spec.Verb == mplane.Query { // its scope is that of the data
 		d = mplane.Delays{Endless: true}
 	}
 	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {
@@ -294,7 +294,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
 	result := spec.Result(start, time.Now(), rows)
-	// Nobody could read a result whose values are not of their types.
+	// A result with values of wrong types would be unreadable.
 	text, err := mplane.Marshal(result)
 	if err == nil {
 		_, err = j.registries.Parse(text)

@@ -43,7 +43,7 @@ type keeper struct {
 	mu   sync.Mutex // of the file; taken before Jobs.mu
 }
 
-// Texts of exceptions for jobs that cannot go on after a restart.
+// Texts of exceptions for jobs that cannot continue after a restart.
 const (
 	endedMeanwhile = "The component was down when the scope ended"
 	neverStopped   = "Interrupted; the component went down before it had stopped"
@@ -99,8 +99,8 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	return j.save()
 }
 
-// take reads a saved job into b. It returns the service to run it with, or
-// its reply if it is over.
+// take reads a saved job into b. It returns the service to run it with, or its
+// reply if it has ended.
 func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}
@@ -140,8 +140,8 @@ func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mpl
 	return service, nil
 }
 
-// over reports whether the scope of a specification that began to count at
-// accepted is over.
+// over reports whether the scope of a specification accepted at a time has
+// ended.
 func over(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
@@ -151,14 +151,14 @@ func over(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended reports whether a run ended because the component stops, and is to
-// go on when that is started again.
+// suspended reports whether a run ended because the component stops, and must
+// continue after a restart.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.keep != nil && errors.Is(context.Cause(ctx), ErrStopped) && !over(spec, accepted, time.Now())
 }
 
-// done reports whether a run of a resumed repeated specification has its result
-// already, or cannot have one any more.
+// done reports whether a run of a resumed repeated specification already has
+// its result, or can no longer have one.
 func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {
 		return false
@@ -171,7 +171,7 @@ func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
 	return slices.ContainsFunc(b.results, func(m mplane.Message) bool { return m.ID() == spec.ID() })
 }
 
-// Told notes that who asked has the reply to a job.
+// Told records that the reply to a job has reached its owner.
 func (j *Jobs) Told(m mplane.Message) {
 	j.mu.Lock()
 	b, ok := j.jobs[m.ID()]
@@ -185,7 +185,7 @@ func (j *Jobs) Told(m mplane.Message) {
 	}
 }
 
-// saveOrTell saves, or says that it could not: the jobs run all the same.
+// saveOrTell saves the jobs, or logs the error: the jobs run all the same.
 func (j *Jobs) saveOrTell() {
 	if err := j.save(); err != nil {
 		j.log.Error("specifications not saved, a restart would end them", "err", err)
@@ -221,7 +221,7 @@ func (j *Jobs) save() error {
 	return state.Save(j.keep.path, jobsFormat, saved)
 }
 
-// saved returns what is remembered of a job.
+// saved returns the saved form of a job.
 func (b *job) saved() (s savedJob, err error) {
 	s = savedJob{
 		Token: b.spec.ID(), Owner: b.owner, Accepted: b.accepted, Started: b.started, Interrupted: b.interrupted,
@@ -236,7 +236,7 @@ func (b *job) saved() (s savedJob, err error) {
 		s.Reply, err = mplane.Marshal(b.reply)
 		return s, err
 	}
-	// As many as fit into one message: more could not be delivered.
+	// As many as fit into one message, because more could not be delivered.
 	size := 0
 	for _, m := range slices.Backward(b.results) {
 		text, err := mplane.Marshal(m)

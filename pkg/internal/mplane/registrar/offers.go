@@ -18,13 +18,13 @@ type Offer struct {
 	schema     string
 	maker      string    // see makerOf
 	place      int       // in the registrar's offers
-	withdrawn  time.Time // zero: it is not
+	withdrawn  time.Time // may be zero
 	lease      Lease
 	matcher    *mplane.Matcher
 }
 
-// keepWithdrawn is how long a capability that is gone is remembered, so that
-// clients can be told; it is forgotten sooner if room is needed.
+// keepWithdrawn is how long a withdrawn capability is kept, so that clients
+// learn about it. It is dropped sooner if room is needed.
 const keepWithdrawn = time.Hour
 
 // add adds a capability, or returns why it is refused. force adds it even if
@@ -76,7 +76,7 @@ func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (ref
 	}
 	reg.components[id] = c
 	if old != nil {
-		// It keeps its place in the order.
+		// It keeps its position.
 		o.place = old.place
 		if old.withdrawn.IsZero() {
 			reg.unlist(old)
@@ -99,7 +99,7 @@ func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (ref
 	return ""
 }
 
-// unlist takes an offer from those that Find looks at.
+// unlist removes an offer from the lists that Find searches.
 func (reg *Registrar) unlist(o *Offer) {
 	for list, key := range reg.lists(o) {
 		if i, found := slices.BinarySearchFunc(list[key], o, byPlace); found {
@@ -111,7 +111,7 @@ func (reg *Registrar) unlist(o *Offer) {
 	}
 }
 
-// lists returns those that Find looks at, with the key of an offer.
+// lists returns the lists that Find searches, with the keys of an offer.
 func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
 		_ = yield(reg.schemas, o.schema) && yield(reg.makers, o.maker)
@@ -120,8 +120,8 @@ func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 
 func byPlace(a, b *Offer) int { return cmp.Compare(a.place, b.place) }
 
-// makerOf is the same for capabilities, and specifications made from them,
-// that have the same schema and metadata.
+// makerOf returns the same key for capabilities and specifications made from
+// them: those with the same schema and metadata.
 func makerOf(schema string, metadata mplane.Fields) string {
 	var key strings.Builder
 	key.WriteString(schema)
@@ -142,7 +142,8 @@ func (reg *Registrar) withdraw(id, token string) {
 		return
 	}
 	for _, o := range c.offers {
-		// The callback capability goes with the last one: nobody withdraws it.
+		// The callback capability ends with the last one, because
+		// nobody withdraws it.
 		if o.Token == token {
 			reg.drop(o)
 		}
@@ -173,7 +174,7 @@ func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) 
 	defer reg.mu.Unlock()
 	now, schema := time.Now(), spec.Schema()
 	best := -1
-	// Those with its metadata come before all others, and are few.
+	// Offers with the same metadata come first, and are few.
 	for _, list := range [][]*Offer{reg.makers[makerOf(schema, spec.Metadata)], reg.schemas[schema]} {
 		for _, o := range list {
 			allowed := use(o.Capability.Label)
@@ -203,8 +204,8 @@ func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) 
 	return nil, nil, false
 }
 
-// Offers returns the capabilities that are offered, each token once, in the
-// order of registration.
+// Offers returns the offered capabilities, each token once, in the order of
+// registration.
 func (reg *Registrar) Offers() []*mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -219,7 +220,7 @@ func (reg *Registrar) Offers() []*mplane.Statement {
 	return list
 }
 
-// Offer returns the capability with a token, or its withdrawal, or nil.
+// Offer returns the capability with a token or its withdrawal, or nil.
 func (reg *Registrar) Offer(token string) *mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

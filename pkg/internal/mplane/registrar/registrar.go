@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits of what components can make a Registrar keep.
+// Limits of what a Registrar keeps for components.
 const (
 	maxComponents = 10000
 	maxOffers     = 1000  // of one component
@@ -31,23 +31,23 @@ const (
 // next.
 const callbackLabel = "callback"
 
-// expire is after how much silence a component is gone, as at the RI. It has to
-// register again then.
+// expire is the silence after which a component is dropped, as in the RI. It
+// must then register again.
 const expire = 10 * time.Second
 
-// Receiver takes what components say to a Registrar.
+// Receiver receives the messages of components from a Registrar.
 type Receiver interface {
 	// Receive is called for each reply of a component: receipt, result,
 	// envelope or exception.
 	Receive(identity string, m mplane.Message)
-	// Registered is called when a component has registered; it may have lost
-	// what it was told before.
+	// Registered is called when a component has registered; it may have
+	// lost earlier messages.
 	Registered(identity string)
 }
 
 // Registrar is the server of the component-initiated workflow: components
-// register their capabilities at it, poll for specifications and deliver
-// results. It is an http.Handler, safe for concurrent use.
+// register their capabilities, poll for specifications and deliver results. It
+// is an http.Handler, safe for concurrent use.
 type Registrar struct {
 	registries *mplane.Registries // that components may use
 	receiver   Receiver
@@ -55,13 +55,13 @@ type Registrar struct {
 
 	room     *Room
 	refused  atomic.Int64   // capabilities
-	refusals rate.Sometimes // limits what is logged of them
+	refusals rate.Sometimes // limits log lines about them
 
 	mu         sync.Mutex
 	components map[string]*component // by identity
-	offers     []*Offer              // in the order of registration
+	offers     []*Offer              // in order of registration
 	withdrawn  int                   // of these
-	schemas    map[string][]*Offer   // of capabilities that are not withdrawn, in that order too
+	schemas    map[string][]*Offer   // capabilities that are not withdrawn, in the same order
 	makers     map[string][]*Offer   // the same by schema and metadata
 	tokens     map[string][]*Offer
 }
@@ -78,17 +78,17 @@ func New(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Re
 // component is a registered component.
 type component struct {
 	identity   string
-	host       string // that it registered from last, see peer.Host
+	host       string // host of its last registration, see peer.Host
 	registered bool
 	seen       time.Time
-	away       time.Duration // how long it was told to stay away
+	away       time.Duration // delay of its next poll that the supervisor requested
 	offers     []*Offer
 	withdrawn  int // of these
 	queue      []mplane.Message
 }
 
-// ServeHTTP serves the three paths of the workflow, also with a slash at the
-// end.
+// ServeHTTP serves the three paths of the workflow, with or without a final
+// slash.
 func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handlers := map[string]struct {
 		method string
@@ -127,7 +127,7 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	return m, true
 }
 
-// register takes capabilities and withdrawals, alone or in an envelope.
+// register handles capabilities and withdrawals, single or in an envelope.
 func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -194,7 +194,7 @@ func flatten(m mplane.Message) []mplane.Message {
 	return list
 }
 
-// poll answers with what waits for a component.
+// poll responds with the messages queued for a component.
 func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 	reg.mu.Lock()
 	c := reg.components[id]
@@ -210,7 +210,7 @@ func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 	e := &mplane.Envelope{}
 	for _, m := range queue {
 		if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Specification {
-			if s.Label == callbackLabel { // nobody answers it
+			if s.Label == callbackLabel { // it needs no response
 				c.away = min(s.When.Delays(time.Now()).End, maxAway)
 			} else {
 				linked := *s
@@ -224,7 +224,7 @@ func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 	wire.Write(w, http.StatusOK, e)
 }
 
-// result takes a reply.
+// result handles a reply.
 func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -239,7 +239,7 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// alive notes that a component was heard of: one that delivers results is not
+// alive records that a component is connected: one that delivers results is not
 // gone because its poll is late.
 func (reg *Registrar) alive(identity string) {
 	reg.mu.Lock()
@@ -249,7 +249,7 @@ func (reg *Registrar) alive(identity string) {
 	}
 }
 
-// Queue holds a message for the next poll of a component.
+// Queue queues a message for the next poll of a component.
 func (reg *Registrar) Queue(identity string, m mplane.Message) error {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -272,8 +272,8 @@ func (reg *Registrar) Waits(identity string, m mplane.Message) bool {
 	return c != nil && slices.Contains(c.queue, m)
 }
 
-// Tidy withdraws the capabilities of components that are silent and forgets
-// those that are long gone. It is to be called every second or so.
+// Tidy withdraws the capabilities of silent components and drops those that
+// have been gone for long. Call it about every second.
 func (reg *Registrar) Tidy(now time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -295,7 +295,7 @@ func (reg *Registrar) Refused() int64 { return reg.refused.Load() }
 // Room returns the account of what is kept, which the Receiver shares.
 func (reg *Registrar) Room() *Room { return reg.room }
 
-// Keep takes room for what a component sent, see Room.Take.
+// Keep reserves room for a message of a component, see Room.Take.
 func (reg *Registrar) Keep(identity string, bytes int) (Lease, bool) {
 	reg.mu.Lock()
 	host := ""
@@ -317,8 +317,8 @@ func (reg *Registrar) Present(identity string) (registered bool, seen time.Time)
 	return false, time.Time{}
 }
 
-// Counts returns how many components are registered, capabilities offered and
-// messages waiting.
+// Counts returns the numbers of registered components, offered capabilities and
+// queued messages.
 func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -334,7 +334,7 @@ func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	return components, capabilities, waiting
 }
 
-// Snapshot is what a Registrar must remember over a restart.
+// Snapshot is a component as saved across restarts.
 type Snapshot struct {
 	Identity     string
 	Capabilities []json.RawMessage
@@ -367,7 +367,7 @@ func (reg *Registrar) Save() ([]Snapshot, error) {
 	return list, nil
 }
 
-// Restore takes back what Save returned. The components count as heard of now.
+// Restore restores the result of Save. The components count as connected now.
 func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {

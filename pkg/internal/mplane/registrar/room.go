@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Bounds of what peers make a Registrar and its Receiver keep, in bytes of
+// Limits of what a Registrar and its Receiver keep for peers, in bytes of
 // memory.
 const (
 	// MaxKept limits the bytes of all identities together.
@@ -19,8 +19,8 @@ const (
 	MaxKeptOf = 24 << 20
 )
 
-// Room accounts for the bytes that are kept for identities and their hosts. It
-// is safe for concurrent use.
+// Room accounts for the bytes kept for identities and their hosts. It is safe
+// for concurrent use.
 type Room struct {
 	max, each int
 
@@ -90,7 +90,7 @@ func (l Lease) owners() []owner {
 	return list
 }
 
-// offerSize returns about how many bytes an offer takes.
+// offerSize estimates the size of an offer in bytes.
 func offerSize(o *Offer) int {
 	size := 512 + mplane.Size(o.Capability) + len(o.schema) + len(o.maker)
 	for _, f := range o.Capability.Parameters {
@@ -99,5 +99,5 @@ func offerSize(o *Offer) int {
 	return size
 }
 
-// noRoom is why a capability is refused.
+// noRoom is the reason for refusing a capability for lack of room.
 var noRoom = fmt.Sprintf("Too many capabilities: the supervisor keeps %d MiB of one component or host, and %d MiB of all", MaxKeptOf>>20, MaxKept>>20)

@@ -12,47 +12,47 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// memoryFormat is the number of the format of the state file.
+// memoryFormat is the format number of the state file.
 const memoryFormat = 1
 
-// Limits of what is remembered; the oldest goes first.
+// Limits of the saved jobs; the oldest is dropped first.
 const (
 	maxRemembered      = 1000
 	maxRememberedBytes = 32 << 20 // the newest is kept, however large
 )
 
-// Memory keeps receipts and results in the state folder, so that a later call
-// can ask for them. A supervisor of the RI gives a result away only once.
+// Memory keeps receipts and results in the state folder for later calls. A
+// supervisor of the RI delivers a result only once.
 type Memory struct {
 	Dir        string // the state folder
 	Registries *mplane.Registries
 }
 
-// Job is what is known of a specification.
+// Job is the known state of a specification.
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
-	// Receipt is what to redeem for the results that an envelope lacks; nil if
-	// it lacks none.
+	// Receipt is the receipt to redeem for the results that an envelope
+	// lacks; nil if it is complete.
 	Receipt *mplane.Statement
-	// Until is when the last of them must have come; zero: never.
+	// Until is the deadline of the last of them; zero: none.
 	Until time.Time
 }
 
-// late is how much later than their runs results may come.
+// late is how long after their runs results may arrive.
 const late = time.Minute
 
-// Pending reports whether more can come of a job: the result of a receipt, or
-// further results for an envelope.
+// Pending reports whether more messages can arrive for a job: the result of a
+// receipt, or further results for an envelope.
 func (j *Job) Pending() bool {
 	s, ok := j.Message.(*mplane.Statement)
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply takes the answer to a message of kind k that was sent at the time
-// sent. An envelope may have the results of the runs so far only, and does not
-// say so; the end of one that was interrupted is when that was, and no later
-// runs are to be expected.
+// reply updates the job with the response to a message of kind k that was sent
+// at the time sent. An envelope may contain only the results so far, without
+// saying so. The end of an interrupted one is the time of the interrupt, and no
+// later runs follow.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -107,7 +107,7 @@ func (m *Memory) load() ([]remembered, error) {
 	return list, err
 }
 
-// Put remembers the state of a job at a supervisor.
+// Put saves the state of a job at a supervisor.
 func (m *Memory) Put(supervisor string, j Job) error {
 	text, err := mplane.Marshal(j.Message)
 	if err != nil {
@@ -136,7 +136,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns the end of list that is within the limits.
+// newest returns the part at the end of list that is within the limits.
 func newest(list []remembered) []remembered {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxRemembered {
@@ -148,7 +148,7 @@ func newest(list []remembered) []remembered {
 	return list[first:]
 }
 
-// lock waits for other calls that write: they are done in a moment.
+// lock waits for other calls that write; they take only a moment.
 func (m *Memory) lock() (unlock func(), err error) {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		unlock, err = state.Lock(m.Dir, m.path())
@@ -158,7 +158,7 @@ func (m *Memory) lock() (unlock func(), err error) {
 	}
 }
 
-// Jobs returns what is known of a supervisor's jobs, the oldest first.
+// Jobs returns the known jobs of a supervisor, oldest first.
 func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 	list, err := m.load()
 	if err != nil {
@@ -169,7 +169,7 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 		if r.Supervisor != supervisor {
 			continue
 		}
-		// Elements of a registry that this call does not know cannot be shown.
+		// Elements of an unknown registry cannot be shown.
 		msg, err := m.Registries.Parse(r.Message)
 		if err != nil {
 			continue

@@ -1,6 +1,6 @@
-// Package shell is what a person types at mPlane: the questions that runcap
-// asks, and the |mplane| shell. Names and texts are those of the client shell
-// of the reference implementation (RI).
+// Package shell is the interactive part of mPlane: the questions of runcap, and
+// the |mplane| shell. Names and texts are those of the client shell of the
+// reference implementation (RI).
 package shell
 
 import (
@@ -24,24 +24,25 @@ import (
 type Session struct {
 	Client *client.Client
 	Out    io.Writer
-	// Ask asks for a value; nil: nobody can be asked, and what is missing is a
-	// a usage error. io.EOF means that the input ended.
+	// Ask asks the user for a value. If Ask is nil, a missing value is a
+	// usage error. io.EOF means that the input ended.
 	Ask func(prompt string) (string, error)
 	// When is the scope for the next specification, or nil.
 	When *mplane.Scope
-	// Values are the parameters that are set.
+	// Values are the set parameters.
 	Values map[string]string
-	// ShowKept prints the scope and the values that are set already, as if they
-	// were typed, when a specification uses them.
+	// ShowKept prints the values and the scope that are already set when a
+	// specification uses them, as if the user typed them.
 	ShowKept bool
-	// Memory keeps receipts and results over the end of the process.
+	// Memory saves receipts and results for later processes.
 	Memory *Memory
 
 	capabilities []*mplane.Statement
 	runs         int // for labels
 }
 
-// missingValues is about values that nobody can be asked for.
+// missingValues returns the error about values that are missing while nobody
+// can be asked.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {
@@ -54,13 +55,12 @@ func missingValues(names []string) error {
 	return hint.Usage("no value for "+strings.Join(names, ", "), "add "+strings.Join(options, " "))
 }
 
-// UnknownError is a name that the user gave and nobody knows.
+// UnknownError reports an unknown name from the user.
 type UnknownError struct{ What, Name string }
 
 func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
 
-// Retrieve gets the capabilities of the peer. Those that cannot be read are
-// told.
+// Retrieve fetches the capabilities of the peer, and reports unreadable ones.
 func (s *Session) Retrieve(ctx context.Context) error {
 	list, unread, err := s.Client.Capabilities(ctx)
 	if err != nil {
@@ -75,10 +75,10 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets what is offered, without a peer to ask.
+// Know sets the capabilities, without a peer.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
-// Capabilities returns what is offered, sorted by token.
+// Capabilities returns the capabilities, sorted by token.
 func (s *Session) Capabilities() []*mplane.Statement {
 	list := slices.Clone(s.capabilities)
 	slices.SortStableFunc(list, func(a, b *mplane.Statement) int { return strings.Compare(a.ID(), b.ID()) })
@@ -101,11 +101,11 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	return nil, &UnknownError{"capability for token or label", name}
 }
 
-// numbered is a label that RI supervisors can take apart.
+// numbered matches labels that RI supervisors can split.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify makes the specification of a capability, from what is set and what
-// the user answers. A label that does not end in a number gets one.
+// Specify returns a specification of a capability, from the set values and the
+// user's responses. A label without a number at its end gets one.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -190,9 +190,9 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 	return spec, nil
 }
 
-// label returns a label for a specification of the capability with this one.
-// It has the next number of the session that no remembered job has, else one
-// of them could not be named.
+// label returns a label for a specification of the capability with this label.
+// It has the next number of the session that no saved job has: otherwise one of
+// the jobs could not be named.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
 	if s.Memory != nil {
@@ -210,7 +210,7 @@ func (s *Session) label(capability string) (string, error) {
 	}
 }
 
-// Set sets a parameter for the specifications to come.
+// Set sets a parameter of later specifications.
 func (s *Session) Set(name, value string) {
 	if s.Values == nil {
 		s.Values = map[string]string{}
@@ -222,10 +222,10 @@ func (s *Session) printValue(name string) {
 	fmt.Fprintf(s.Out, "%s = %s\n", visible(name), visible(s.Values[name]))
 }
 
-// Names returns the names of the parameters that are set.
+// Names returns the names of the set parameters.
 func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
-// Run sends a specification and remembers the answer.
+// Run sends a specification and saves the response.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
 	sent := time.Now()
 	reply, err := s.Client.Send(ctx, spec)
@@ -237,7 +237,7 @@ func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Messa
 	return reply, s.remember(j)
 }
 
-// remember keeps the state of a job.
+// remember saves the state of a job.
 func (s *Session) remember(j Job) error {
 	if s.Memory == nil {
 		return nil
@@ -245,8 +245,8 @@ func (s *Session) remember(j Job) error {
 	return s.Memory.Put(s.Client.Root(), j)
 }
 
-// Redeem asks for the state of a job and returns it: the result if there is
-// one, else the receipt or an exception.
+// Redeem requests the state of a job and returns it: the result if available,
+// else the receipt or an exception.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Redemption)
 	return m, err
@@ -258,8 +258,8 @@ func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error)
 	return m, err
 }
 
-// notify sends the receipt of a job as a message of kind k, unless the job is
-// over, and returns its state, and whether more can come of it.
+// notify sends the receipt of a job as a message of kind k, unless the job has
+// ended. It returns its state, and whether more messages can arrive.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -274,8 +274,8 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		ask = receipt
 	}
 	if ask == nil {
-		// Of a receipt that is not ours only the token is known, which is
-		// all that counts.
+		// For a receipt from another client only the token is known,
+		// which is sufficient.
 		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
 	}
 	sent := time.Now()
@@ -284,11 +284,12 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		return nil, false, err
 	}
 	if _, failed := reply.(*mplane.Exception); failed {
-		if !known { // a token that the user made up is not remembered
+		if !known { // a token from the user is not saved
 			return reply, false, nil
 		}
 		if e, ok := j.Message.(*mplane.Envelope); ok {
-			// Supervisors forget a job when they have given its results away.
+			// Supervisors drop a job when they have delivered its
+			// results.
 			reply, ask = e, &mplane.Statement{When: mplane.For(0)}
 		}
 	}
@@ -296,8 +297,7 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 	return reply, j.Pending(), s.remember(j)
 }
 
-// find returns the job with a token or label. One that is not remembered has
-// only a token.
+// find returns the job with a token or label. An unknown job has only a token.
 func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
 		return Job{Token: name}, nil
@@ -322,7 +322,7 @@ func (s *Session) find(name string) (Job, error) {
 	return Job{Token: name}, nil
 }
 
-// digest is a token as everybody makes them.
+// digest matches a generated token.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // Wait redeems until the job has ended.
@@ -342,7 +342,7 @@ func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error)
 	}
 }
 
-// Failed returns why a job was refused or failed, "" if it was not.
+// Failed returns why a job was refused or failed, or "".
 func Failed(m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:
@@ -355,7 +355,7 @@ func Failed(m mplane.Message) string {
 	return ""
 }
 
-// Show prints a message as the shell of the RI does, the rows of results as a
+// Show prints a message like the shell of the RI, with the rows of results as a
 // table.
 func Show(w io.Writer, m mplane.Message) {
 	switch m := m.(type) {
@@ -386,7 +386,7 @@ func Show(w io.Writer, m mplane.Message) {
 	fmt.Fprintln(w, m.Show())
 }
 
-// Line returns a job in one line, as listmeas prints it.
+// Line returns a job in one line, in the form of listmeas.
 func Line(label, token string, m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Prompt is that of the shell.
+// Prompt is the prompt of the shell.
 const Prompt = "|mplane| "
 
 // Shell is the |mplane| shell.
@@ -23,9 +23,9 @@ type Shell struct {
 	// Open returns a client of another URL.
 	Open func(url string) (*client.Client, error)
 
-	requests bool   // weblogs ON: tell what is sent
+	requests bool   // weblogs ON: print what is sent
 	last     string // command line, for an empty one
-	sent     []sent // whose refusal was not shown yet
+	sent     []sent // sent specifications whose refusal was not shown yet
 }
 
 // sent is a specification that was sent.
@@ -34,21 +34,21 @@ type sent struct {
 	at    time.Time
 }
 
-// refusable is how long after a specification the shell looks whether the
+// refusable is how long after a specification the shell checks whether the
 // component has refused it. A component of the RI fetches specifications every
 // few seconds.
 const refusable = time.Minute
 
-// command is one of the shell.
+// command is a command of the shell.
 type command struct {
 	name, args, help string
 	run              func(*Shell, context.Context, []string) error
 }
 
-// errUsage asks for the usage of the command.
+// errUsage requests the usage of the command.
 var errUsage = errors.New("usage")
 
-// commands in the order of help.
+// commands returns the commands in the order of help.
 func commands() []command {
 	return []command{
 		{"listcap", "", "list the capabilities", (*Shell).listcap},
@@ -94,10 +94,10 @@ func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error
 	return context.Cause(ctx)
 }
 
-// Do runs one command line. Its problems are printed; an error ends the shell.
+// Do runs one command line. It prints problems; an error ends the shell.
 func (s *Shell) Do(ctx context.Context, line string) error {
 	if line = strings.TrimSpace(line); line == "" {
-		line = s.last // as in the shell of the RI
+		line = s.last // like the shell of the RI
 	}
 	words := strings.Fields(line)
 	if len(words) == 0 {
@@ -125,7 +125,7 @@ func (s *Shell) Do(ctx context.Context, line string) error {
 	return nil
 }
 
-// Complete returns what the last word of a line can be.
+// Complete returns the candidates for the last word of a line.
 func (s *Shell) Complete(line string) []string {
 	words := strings.Fields(line)
 	var all []string
@@ -169,7 +169,7 @@ func (s *Shell) listcap(context.Context, []string) error {
 	return nil
 }
 
-// List prints capabilities as listcap does.
+// List prints capabilities in the form of listcap.
 func List(w io.Writer, capabilities []*mplane.Statement) {
 	for _, c := range capabilities {
 		label := ""
@@ -295,8 +295,8 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints which specifications the component has refused since
-// they were sent: 'ok' only says that the supervisor has accepted them.
+// showRefusals prints which specifications the component has refused since they
+// were sent: 'ok' only means that the supervisor has accepted them.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
 		if time.Since(j.at) > refusable {
@@ -313,7 +313,7 @@ func (s *Shell) showRefusals(ctx context.Context) {
 	})
 }
 
-// printJob prints a job as listmeas does.
+// printJob prints a job in the form of listmeas.
 func (s *Shell) printJob(name string) error {
 	j, err := s.find(name)
 	if err == nil && j.Message != nil {
@@ -322,7 +322,7 @@ func (s *Shell) printJob(name string) error {
 	return err
 }
 
-// log tells what was sent, if the user wants to know.
+// log prints what was sent, if the user requested that.
 func (s *Shell) log(kind string, reply mplane.Message) {
 	if !s.requests {
 		return
@@ -403,7 +403,7 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// turn goes on with another peer.
+// turn connects to another peer.
 func (s *Shell) turn(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage

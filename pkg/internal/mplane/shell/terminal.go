@@ -14,22 +14,23 @@ import (
 	"golang.org/x/term"
 )
 
-// Lines reads the lines that a person types, with editing, history and
-// completion, or those of a file or pipe. golang.org/x/term does the editing:
-// it is in the program already and kept with Go itself.
+// Lines reads the lines of a user, with editing, history and completion, or
+// those of a file or pipe. golang.org/x/term does the editing: it is linked
+// already and maintained with Go.
 type Lines struct {
-	// Complete returns what the last word of a line can be; nil: nothing.
+	// Complete returns the candidates for the last word of a line; may be
+	// nil.
 	Complete func(line string) []string
 
 	ctx      context.Context // ends the wait for a line
 	in       *os.File
 	out      io.Writer
-	terminal *term.Terminal // nil: no terminal
+	terminal *term.Terminal // nil without a terminal
 	keys     *keys          // of the terminal
 	plain    *bufio.Reader
 }
 
-// maxLine bounds a line of a file.
+// maxLine limits a line of a file.
 const maxLine = 64 << 10
 
 // NewLines reads from in and prompts on out, until ctx ends.
@@ -50,15 +51,15 @@ func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 	return l
 }
 
-// Terminal reports whether there is a person to ask.
+// Terminal reports whether a user can be asked.
 func (l *Lines) Terminal() bool { return l.terminal != nil }
 
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads what is typed. For ^C it returns the keys that erase and end the
-// line, since term.Terminal would end there and keep the line. What was typed
-// before, and waits with it, is dropped, as terminals do.
+// keys reads the keys of the user. For ^C it returns the keys that erase and
+// end the line, since term.Terminal would end there and keep the line. Unread
+// keys before ^C are dropped, as terminals do.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool
@@ -89,7 +90,8 @@ func (l *Lines) Read(prompt string) (string, error) {
 		}
 		return strings.TrimRight(string(line), "\r\n"), err
 	}
-	// Only while a line is typed the terminal is raw: else ^C is a signal.
+	// The terminal is raw only while a line is read: otherwise ^C is a
+	// signal.
 	fd := int(l.in.Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// metrics is what /metrics tells.
+// metrics is the content of /metrics.
 type metrics struct {
 	registry       *prometheus.Registry
 	specifications prometheus.Counter

@@ -13,10 +13,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// stateFormat is the number of the format of saved.
+// stateFormat is the format number of saved.
 const stateFormat = 1
 
-// saved is what a supervisor remembers over a restart.
+// saved is the state of a supervisor across restarts.
 type saved struct {
 	Count      int                  `json:"count"`
 	Components []registrar.Snapshot `json:"components"`
@@ -49,12 +49,12 @@ func (s *Supervisor) save() error {
 	count := s.count
 	jobs := make([]job, 0, len(s.relayed))
 	for _, b := range s.relayed {
-		if !b.delivered { // else its client has the reply
+		if !b.delivered { // otherwise its client has the reply
 			jobs = append(jobs, *b)
 		}
 	}
 	s.mu.Unlock()
-	// Nobody waits while the messages, which do not change, are written.
+	// Nobody waits while the messages, which are immutable, are written.
 	v, err := s.snapshot(count, jobs)
 	if err == nil {
 		err = state.Save(s.opt.StateFile, stateFormat, v)
@@ -95,8 +95,8 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load takes up the state of the last run. What its components had not
-// accepted is sent to them again.
+// load loads the state of the last run. Specifications that a component has not
+// accepted are resent.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil
@@ -121,7 +121,8 @@ func (s *Supervisor) load() error {
 	return nil
 }
 
-// unusable is about a state that is whole but not of these registries.
+// unusable returns the error for an intact state that does not match these
+// registries.
 func (s *Supervisor) unusable(err error) error {
 	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
 		"name the registries of the last run with `registry`, or remove the state file to forget its jobs")
@@ -160,7 +161,8 @@ func (s *Supervisor) restore(j savedJob) error {
 	if b.reply != nil {
 		return nil
 	}
-	// An error means that the component is away; it is lost then if it stays so.
+	// An error means that the component is absent; if it stays absent, the
+	// job is lost.
 	if !b.accepted {
 		_ = s.registrar.Queue(b.component, b.relayed)
 	} else if b.interrupted {

@@ -1,5 +1,5 @@
 // Package supervisor is a small mPlane supervisor for one site: components
-// register on one port, clients use what they offer on another.
+// register on one port, and clients use the capabilities on another.
 package supervisor
 
 import (
@@ -22,39 +22,38 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Options say where a supervisor listens and whom it serves.
+// Options configures a supervisor.
 type Options struct {
-	// Components is where components register, Clients where clients ask; also
+	// Components is the listener for components; Clients that for clients,
 	// /metrics and /-/healthy.
 	Components, Clients peer.Options
 
 	Registries *mplane.Registries
-	// Roles say which client may use what; nil allows everything.
+	// Roles restricts what clients may use; nil allows everything.
 	Roles *mplane.Roles
-	// StateFile is where components and jobs are kept over a restart; "": they
-	// are not.
+	// StateFile keeps components and jobs across restarts; "" disables it.
 	StateFile string
 	// Immediate is how long a client waits for a result before it gets a
 	// receipt; 0: 1s.
 	Immediate time.Duration
-	// Keep is how long a result waits for its client; 0: 1h.
+	// Keep is how long a result is kept for its client; 0: 1h.
 	Keep time.Duration
-	Log  *slog.Logger // nil: none
+	Log  *slog.Logger // may be nil
 }
 
 // Limits of jobs, and how long they are kept.
 const (
 	maxJobs       = 100000
-	maxClientJobs = 10000                  // unfinished ones of one client
+	maxClientJobs = 10000                  // unfinished jobs of one client
 	afterAccepted = 200 * time.Millisecond // for the result of a quick job
-	keepDelivered = 10 * time.Second       // a result that its client has
-	resendAfter   = 30 * time.Second       // a specification that was delivered without an answer
+	keepDelivered = 10 * time.Second       // a result that its client has received
+	resendAfter   = 30 * time.Second       // a specification delivered without a response
 	maxResend     = 3
-	lostAfter     = 10 * time.Minute // a component that went away with its jobs
+	lostAfter     = 10 * time.Minute // a component that disappeared with its jobs
 	lateAfter     = 10 * time.Minute // a result after the end of the scope
 )
 
-// Supervisor relays what clients ask for to components. It is safe for
+// Supervisor relays the requests of clients to components. It is safe for
 // concurrent use.
 type Supervisor struct {
 	opt       Options
@@ -62,17 +61,17 @@ type Supervisor struct {
 	open      []*peer.Listener // for components, for clients
 	registrar *registrar.Registrar
 	metrics   *metrics
-	noRoom    rate.Sometimes // limits what is logged of results left out
+	noRoom    rate.Sometimes // limits log lines about dropped results
 
 	mu      sync.Mutex
 	asked   map[key]*job // by client and its token
-	relayed map[key]*job // by component and the token it was given
+	relayed map[key]*job // by component and the token sent to it
 	running map[string]int
 	count   int  // of specifications, for labels
-	dirty   bool // there is something to save
+	dirty   bool // the state has changed since the last save
 }
 
-// key is a token with the identity whose it is.
+// key is a token with the identity that it belongs to.
 type key struct{ identity, token string }
 
 // job is a specification on its way from a client to a component and back.
@@ -84,20 +83,19 @@ type job struct {
 	created     time.Time
 	sent        time.Time // when it was last queued
 	resent      int
-	accepted    bool          // the component knows it
-	acceptance  chan struct{} // closed then
+	accepted    bool          // the component has confirmed it
+	acceptance  chan struct{} // closed when accepted
 	interrupted bool
-	stopping    *mplane.Statement // the interrupt that was queued
+	stopping    *mplane.Statement // the queued interrupt
 	reply       mplane.Message    // nil until the end
 	ended       time.Time
-	delivered   bool // the client has the reply
+	delivered   bool // the client has received the reply
 	done        chan struct{}
 
-	room, replyRoom registrar.Lease // of the specifications, of the reply
+	room, replyRoom registrar.Lease // of the specifications and of the reply
 }
 
-// New returns a supervisor with the state of its last run, which listens
-// already.
+// New returns a listening supervisor with the state of its last run.
 func New(opt Options) (*Supervisor, error) {
 	s, err := load(opt)
 	if err == nil {
@@ -109,7 +107,7 @@ func New(opt Options) (*Supervisor, error) {
 	return s, nil
 }
 
-// load returns a supervisor with the state of its last run. It does not listen.
+// load returns a supervisor with the state of its last run, without listeners.
 func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
@@ -120,7 +118,7 @@ func load(opt Options) (*Supervisor, error) {
 	return s, s.load()
 }
 
-// Addrs returns where components register and where clients ask.
+// Addrs returns the addresses for components and for clients.
 func (s *Supervisor) Addrs() []string { return peer.Addrs(s.open) }
 
 // Run serves until ctx ends.
@@ -133,10 +131,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	return errors.Join(g.Wait(), s.save())
 }
 
-// Components returns the handler of what components ask.
+// Components returns the handler for requests of components.
 func (s *Supervisor) Components() http.Handler { return s.registrar }
 
-// Clients returns the handler of what clients ask.
+// Clients returns the handler for requests of clients.
 func (s *Supervisor) Clients() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", &wire.Server{Registries: s.opt.Registries, Backend: s})
@@ -147,7 +145,7 @@ func (s *Supervisor) Clients() http.Handler {
 	return mux
 }
 
-// Capabilities returns what an identity may use.
+// Capabilities returns the capabilities that an identity may use.
 func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, c := range s.registrar.Offers() {
@@ -158,8 +156,8 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns a capability or its withdrawal, nil if the identity may
-// use none of that token.
+// Capability returns a capability or its withdrawal, or nil if the identity may
+// not use it.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
@@ -168,7 +166,7 @@ func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	return c
 }
 
-// Answer serves a message of a client.
+// Answer handles a message of a client.
 func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	ask, ok := m.(*mplane.Statement)
 	if !ok {
@@ -192,8 +190,8 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
 }
 
-// await waits for the end of a job for a while: shortly, once the component has
-// accepted it.
+// await waits for the end of a job for a limited time: a short one once the
+// component has accepted it.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
@@ -213,7 +211,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays a specification. It returns the job, or the reason for refusing it.
+// submit relays a specification. It returns the job, or the reason for a
+// refusal.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -225,7 +224,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b, ok := s.asked[key{identity, token}]; ok {
-		return b, nil // asked once more
+		return b, nil // a repeated request
 	}
 	offer, withdrawn, denied := s.registrar.Find(ask, func(label string) bool { return s.opt.Roles.Allowed(label, identity) })
 	switch {
@@ -245,7 +244,8 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		}
 	}
 	spec.When = ask.When
-	// RI supervisors above us take the label apart at its last hyphen.
+	// RI supervisors that relay to this one split the label at its last
+	// hyphen.
 	spec.Label = fmt.Sprintf("%s-%d", offer.Capability.Label, s.count)
 	spec.SetUniqueToken()
 	s.count++
@@ -267,10 +267,10 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	return b, nil
 }
 
-// jobSize returns about how many bytes a job without a reply takes.
+// jobSize estimates the size of a job without a reply, in bytes.
 func jobSize(b *job) int { return 768 + mplane.Size(b.asked) + mplane.Size(b.relayed) }
 
-// insert makes a job known.
+// insert adds a job.
 func (s *Supervisor) insert(b *job) {
 	s.asked[key{b.client, b.asked.ID()}] = b
 	s.relayed[key{b.component, b.relayed.ID()}] = b
@@ -297,8 +297,8 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. One that did not accept it
-// yet is asked when it has: it would not know what to stop.
+// interrupt asks the component to stop a job. If the component has not accepted
+// the job yet, it is asked later: it would not know the job.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,7 +320,7 @@ func (s *Supervisor) stop(b *job) {
 	}
 }
 
-// Receive takes the reply of a component.
+// Receive handles the reply of a component.
 func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	token := m.ID()
 	st, ok := m.(*mplane.Statement)
@@ -347,9 +347,9 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	}
 }
 
-// finish ends a job with a reply, which gets the names that the client gave.
+// finish ends a job with a reply, in which it restores the client's names.
 func (s *Supervisor) finish(b *job, m mplane.Message) {
-	if _, err := mplane.Marshal(m); err != nil { // it could not be passed on
+	if _, err := mplane.Marshal(m); err != nil { // it could not be relayed
 		m = &mplane.Exception{Message: err.Error()}
 	}
 	size := mplane.Size(m)
@@ -384,8 +384,8 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered sends again what a component may have lost. One that was restarted
-// starts its jobs once more; others know them by their tokens.
+// Registered resends what a component may have lost. A restarted component
+// restarts its jobs; others recognize them by their tokens.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -403,8 +403,8 @@ func (s *Supervisor) Registered(identity string) {
 	}
 }
 
-// resend queues a specification that was not answered. A component that has
-// it already sends its receipt once more.
+// resend queues a specification without a response. A component that already
+// has it resends its receipt.
 func (s *Supervisor) resend(b *job) {
 	b.sent = time.Now()
 	if b.resent++; b.resent > maxResend {
@@ -416,7 +416,7 @@ func (s *Supervisor) resend(b *job) {
 	}
 }
 
-// keepTidy does what has to be done from time to time, until ctx ends.
+// keepTidy saves the state and tidies up periodically, until ctx ends.
 func (s *Supervisor) keepTidy(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -434,13 +434,14 @@ func (s *Supervisor) keepTidy(ctx context.Context) {
 			if err := s.save(); err != nil {
 				s.log.Error("state not saved", "err", err)
 			}
-			// However much there is to save, it takes a twentieth of the time.
+			// Saving takes at most a twentieth of the time, however
+			// large the state is.
 			next = time.Now().Add(20 * time.Since(start))
 		}
 	}
 }
 
-// tidy ends jobs that nobody will answer and forgets old ones.
+// tidy ends jobs that nobody will answer, and drops old ones.
 func (s *Supervisor) tidy(now time.Time) {
 	s.registrar.Tidy(now)
 	s.mu.Lock()
@@ -478,8 +479,9 @@ func (s *Supervisor) check(b *job, now time.Time) {
 	case !b.accepted && !s.registrar.Waits(b.component, b.relayed):
 		s.resend(b)
 	case (b.interrupted || over) && b.accepted && !s.registrar.Waits(b.component, b.stopping):
-		// It may be slow, or the interrupt was lost. RI components lose the
-		// results of quick jobs, and tell them when they are interrupted.
+		// It may be slow, or the interrupt was lost. RI components lose
+		// the results of quick jobs, and report them only when
+		// interrupted.
 		s.stop(b)
 	}
 }

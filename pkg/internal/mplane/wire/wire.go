@@ -1,6 +1,6 @@
-// Package wire carries mPlane messages over HTTP, as both workflows do it: the
-// media type, bounded bodies, who the peer is, and the pages by which
-// capabilities are found.
+// Package wire transports mPlane messages over HTTP, for both workflows: the
+// media type, bounded bodies, the identity of the peer, and the pages that list
+// capabilities.
 package wire
 
 import (
@@ -28,8 +28,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// ContentType is the media type of messages. The reference implementation
-// (RI) compares it as it is, so parameters are not allowed.
+// ContentType is the media type of messages. The reference implementation (RI)
+// compares it literally, so parameters are not allowed.
 const ContentType = "application/x-mplane+json"
 
 // Paths of the component-initiated workflow.
@@ -39,11 +39,11 @@ const (
 	ResultPath        = "/register/result"
 )
 
-// HTML is the media type of the RI's pages of errors and of its empty answers.
+// HTML is the media type of the RI's error pages and of its empty responses.
 const HTML = "text/html; charset=UTF-8"
 
-// Large messages, of more than small bytes, are read and parsed a few at a time,
-// since each takes many times its size meanwhile. One host has one of the places.
+// Large messages, above small bytes, are read and parsed a few at a time, since
+// each temporarily needs many times its size. One host gets one of the places.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -71,7 +71,7 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 		return nil, errors.New("other large messages are read")
 	}
 	defer large.Release(host)
-	// Without a copy of what is there each time that it grows.
+	// Avoids a copy each time the buffer grows.
 	var text bytes.Buffer
 	text.Grow(int(min(max(r.ContentLength, small), mplane.MaxMessage)) + bytes.MinRead)
 	text.Write(begin)
@@ -89,46 +89,47 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 
 var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
 
-// Host returns the host that a request is from, see peer.Host.
+// Host returns the host of a request, see peer.Host.
 func Host(r *http.Request) string {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return peer.Host(from.Addr())
 }
 
-// hostKey is that of a host in the context of Backend.Answer.
+// hostKey is the key of a host in the context of Backend.Answer.
 type hostKey struct{}
 
-// HostOf returns the host that a message for Backend.Answer is from.
+// HostOf returns the host that sent the message of Backend.Answer.
 func HostOf(ctx context.Context) string {
 	host, _ := ctx.Value(hostKey{}).(string)
 	return host
 }
 
-// Write answers with a message.
+// Write responds with a message.
 func Write(w http.ResponseWriter, status int, m mplane.Message) {
 	text, err := mplane.Marshal(m)
-	if err != nil { // what a peer sent may be readable and yet not valid
+	if err != nil { // a message from a peer may be readable and still invalid
 		text, _ = mplane.Marshal(&mplane.Exception{Message: err.Error()})
 	}
 	Answer(w, status, ContentType, text)
 }
 
-// Answer writes an answer with a length.
+// Answer writes a response with a length.
 func Answer(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)
-	w.Write(body) // a peer that went away needs no answer
+	w.Write(body) // an error means that the peer is gone
 }
 
-// Fail answers with the RI's page of an error.
+// Fail responds with the RI's error page.
 func Fail(w http.ResponseWriter, status int) {
 	text := fmt.Sprintf("%d: %s", status, http.StatusText(status))
 	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
 }
 
-// Identity returns who sent a request: by its certificate; without one by what
-// it says of itself, unless that is the RI's default; else its address.
+// Identity returns the sender of a request: the identity of its certificate;
+// without one, the identity in the header, unless that is the RI's default;
+// else its address.
 func Identity(r *http.Request) (string, error) {
 	id, err := peer.IdentityOf(r.TLS)
 	if err != nil || id != "" {
@@ -144,9 +145,9 @@ func Identity(r *http.Request) (string, error) {
 	return cmp.Or(host, r.RemoteAddr), err
 }
 
-// Link returns the root of the server as the peer of a request names it: RI
-// components deliver results only where scheme, host and port are those of
-// their own configuration.
+// Link returns the root URL of the server as used by the peer of a request: RI
+// components deliver results only if scheme, host and port match their
+// configuration.
 func Link(r *http.Request) string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
 	if r.TLS != nil {
@@ -155,15 +156,15 @@ func Link(r *http.Request) string {
 	return u.String()
 }
 
-// Backend answers clients of the client-initiated workflow. Its methods are
-// called from several goroutines.
+// Backend serves clients of the client-initiated workflow. It must be safe for
+// concurrent use.
 type Backend interface {
-	// Capabilities returns what an identity may use.
+	// Capabilities returns the capabilities that an identity may use.
 	Capabilities(identity string) []*mplane.Statement
-	// Capability returns the capability or withdrawal with a token, nil if
-	// the identity may use none of them.
+	// Capability returns the capability or withdrawal with a token, or nil
+	// if the identity may not use it.
 	Capability(identity, token string) *mplane.Statement
-	// Answer serves a message; see HostOf.
+	// Answer handles a message; see HostOf.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
 }
 
@@ -173,8 +174,9 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath begins the paths of the further pages of links: a number follows. The
-// RI follows all links of a page, but may lose what stands behind a "?".
+// pagePath is the prefix of the paths of further pages of links, followed by a
+// number. The RI follows all links of a page, but may lose the part after a
+// "?".
 const pagePath = "/capability-page/"
 
 // ServeHTTP serves /, /capability, its further pages and /capability/TOKEN.
@@ -208,11 +210,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage bounds a page, in bytes: one link more may stand on it.
+// maxPage limits a page, in bytes; one more link may follow.
 const maxPage = 256 << 10
 
-// page answers with the links to capabilities from a number on, as many as a
-// page holds, and to the next page.
+// page responds with links to the capabilities from number first on, as many as
+// fit, and a link to the next page.
 func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>Capabilities</title></head><body>")
@@ -241,7 +243,7 @@ func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 }
 
 // maxShown is how many capabilities the first page shows, which is for people.
-// The pages of links have them all.
+// The pages of links have all of them.
 const maxShown = 100
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
@@ -278,9 +280,9 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
-// NewServer returns a server for a handler of messages, within bounds that
-// suit both workflows. Requests in hand see the end of its context, since they
-// may wait for a result.
+// NewServer returns a server for a handler of messages, with limits for both
+// workflows. Running requests notice the end of the handler's context, since
+// they may wait for a result.
 func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{
 		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
@@ -288,12 +290,12 @@ func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	}
 }
 
-// Dialer is how messages are sent to a peer.
+// Dialer configures the connection to a peer.
 type Dialer struct {
 	URL      string   // of the peer's root: http or https
-	TLS      peer.TLS // files are read again for each connection
-	Identity string   // what to call oneself without a certificate
-	// Timeout bounds a request with its answer; 0: 30s.
+	TLS      peer.TLS // files are reread for each connection
+	Identity string   // identity without a certificate
+	// Timeout limits a request with its response; 0: 30s.
 	Timeout time.Duration
 }
 
@@ -309,7 +311,7 @@ func usage(format string, args ...any) error {
 	return hint.Usage(fmt.Sprintf(format, args...), "give a URL like http://127.0.0.1:8890/")
 }
 
-// Open returns the connection of d; nothing is sent yet.
+// Open returns a connection configured by d; nothing is sent yet.
 func (d Dialer) Open() (*Conn, error) {
 	text := d.URL
 	if !strings.Contains(text, "://") {
@@ -345,24 +347,24 @@ func (d Dialer) Open() (*Conn, error) {
 	}, dialer}, nil
 }
 
-// Root returns the URL of the peer, with a slash at its end.
+// Root returns the URL of the peer, with a final slash.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
 // IsPage reports whether a media type is that of a page of links.
 func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
 
-// Response is an answer, read to its end.
+// Response is a response that was read to its end.
 type Response struct {
 	Status   int
 	Type     string // media type
 	Body     []byte
-	Cut      bool      // a page is longer than a message may be: its rest is not read
-	Identity string    // of the peer's certificate, "" without
-	Date     time.Time // of the peer's clock, in whole seconds; zero if it does not say
+	Cut      bool      // the page is longer than a message may be, and its rest was not read
+	Identity string    // of the peer's certificate, or ""
+	Date     time.Time // the peer's time, in whole seconds; zero if it sends none
 }
 
-// Do sends a request for a path, which is escaped already, with a message as
-// its body if there is one.
+// Do sends a request for an escaped path, with a message as its body unless m
+// is nil.
 func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*Response, error) {
 	var body io.Reader
 	if m != nil {
@@ -400,12 +402,12 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 	if err != nil {
 		return nil, err
 	}
-	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero without
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero if missing
 	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, cut, id, date}, nil
 }
 
-// PeerIdentity opens a connection to look at the peer's certificate. Without
-// TLS the peer is anonymous.
+// PeerIdentity opens a connection to read the peer's certificate. Without TLS
+// the peer is anonymous.
 func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
 	if c.root.Scheme == "http" {
 		return mplane.Anonymous, nil
