@@ -1,11 +1,11 @@
-// Package rrdfile reads the round-robin databases that Tstat writes, and names the
-// metric of each.
+// Package rrdfile reads the round-robin databases that Tstat writes, and names
+// the metric of each.
 //
 // Reading never harms the writer: a file is never locked, mapped or changed,
 // and no content of a file can end the process. See Reader.
 //
-// Other modules may use this package. Before version 1.0 its API may change; the
-// CHANGELOG says how.
+// Other modules may use this package. Before version 1.0 its API may change;
+// the CHANGELOG lists the changes.
 package rrdfile
 
 import (
@@ -15,8 +15,8 @@ import (
 	"slices"
 )
 
-// Bounds of what a header may say. Tstat's files have 1 source and 4 archives
-// of at most 797 rows.
+// Limits of a header. Tstat's files have 1 source and 4 archives of at most 797
+// rows.
 const (
 	maxSources  = 1024
 	maxArchives = 1024
@@ -28,20 +28,20 @@ const (
 	maxData     = 64 << 20 // bytes of header and archives
 )
 
-// errCut is a file that is shorter than its header says. It may be about to
-// be written.
+// errCut reports a file that is shorter than its header says. It may still be
+// being written.
 var errCut = errors.New("too short for its header")
 
 // archive is a round-robin archive: one consolidation of the data.
 type archive struct {
 	function string // consolidation function, like AVERAGE
 	rows     int64
-	steps    int64 // steps of the database that make a row
+	steps    int64 // steps of the database per row
 	current  int64 // the row written last
 	offset   int64 // of the rows in the file
 }
 
-// header is what a file says of itself.
+// header is the header of a file.
 type header struct {
 	layout
 	step     int64    // seconds
@@ -51,7 +51,7 @@ type header struct {
 	size     int64 // of the header
 }
 
-// headerSize returns how many bytes of a file suffice to parse its header,
+// headerSize returns how many bytes of a file are needed to parse its header,
 // given its head.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
@@ -73,9 +73,8 @@ func headerSize(head []byte) (int64, error) {
 	return most, nil
 }
 
-// parse reads and checks the header in b, which has as many bytes as
-// headerSize says, or the whole file; size is that of the file. It reuses the
-// memory of h.
+// parse parses and checks the header in b, which has headerSize bytes or is the
+// whole file. size is the size of the file. parse reuses the memory of h.
 func (h *header) parse(b []byte, size int64) error {
 	layouts, err := detect(b)
 	if err != nil {
@@ -88,7 +87,7 @@ func (h *header) parse(b []byte, size int64) error {
 		}
 		return err
 	}
-	// The size of the file tells the size of time_t.
+	// The size of the file shows the size of time_t.
 	for _, l := range layouts {
 		if end, err := h.parseAs(l, b); err == nil && size == end {
 			return nil
@@ -104,8 +103,8 @@ func (h *header) parse(b []byte, size int64) error {
 	return unknownLayout("the size of the file does not tell that of its times")
 }
 
-// parseAs parses the header of a file of a layout. It returns the size that
-// the file has then.
+// parseAs parses the header of a file with layout l. It returns the size that
+// the file must have.
 func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 	at := l.counts()
 	ds, rra, step := l.number(b[at:]), l.number(b[at+l.word:]), l.number(b[at+2*l.word:])
@@ -172,7 +171,7 @@ func text(b []byte) ([]byte, bool) {
 // first.
 var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
 
-// functionOf returns the consolidation function of that name, "" if its
+// functionOf returns the consolidation function of that name, or "" if its
 // archives are not read.
 func functionOf(name []byte) string {
 	for _, f := range functions {
@@ -192,7 +191,7 @@ func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a)
 // begin returns the time after which an archive has rows.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// piece is a part of the time asked for, and the archive that has it.
+// piece is a part of the requested time, and the archive that has it.
 type piece struct {
 	archive
 	after, until int64 // (after, until]

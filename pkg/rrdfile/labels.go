@@ -80,7 +80,7 @@ func (t *Table) LabelName(file string) string {
 // of them.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
-// indexName returns the name of an index, "" if it does not have one.
+// indexName returns the name of an index, or "".
 func (t *Table) indexName(h *histogram, index string) string {
 	if own := t.Indexes[h.base][index]; own != "" {
 		return own

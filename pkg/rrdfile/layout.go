@@ -24,13 +24,14 @@ const (
 	nameSize   = 20
 	doubleSize = 8
 
-	floatCookie = 8.642135e130 // tells whose doubles these are
+	floatCookie = 8.642135e130 // shows the format of the doubles
 )
 
 // maxHead is the size of the largest head.
 const maxHead = 128
 
-// layout is how the machine that created a file lays out its structures.
+// layout describes the structures of a file, which depend on the machine that
+// created it.
 type layout struct {
 	bigEndian bool
 	word      int64 // bytes of an unsigned long: 4 or 8
@@ -39,15 +40,15 @@ type layout struct {
 	clock     int64 // bytes of its seconds, a time_t: 4 or 8
 }
 
-// unknownLayout is about a file whose layout cannot be determined.
+// unknownLayout returns the error for a file whose layout cannot be determined.
 func unknownLayout(reason string) error {
 	return hint.New("created on an unknown architecture: "+reason, "convert it: rrdtool dump FILE where it was created, rrdtool restore here")
 }
 
-// detect finds the layouts that a head may have: by the place of the float
-// cookie, and by the place of the two counts behind it. Those with words of 4
-// bytes differ in the size of time_t, which only the size of the file tells.
-// The usual one comes first.
+// detect finds the possible layouts of a head: by the position of the float
+// cookie, and by that of the two counts after it. Layouts with words of 4 bytes
+// differ in the size of time_t, which only the size of the file shows. The
+// usual layout comes first.
 func detect(head []byte) ([]layout, error) {
 	if len(head) < maxHead {
 		return nil, errCut
@@ -75,8 +76,8 @@ func detect(head []byte) ([]layout, error) {
 	default:
 		return nil, unknownLayout("its doubles are of another form")
 	}
-	// Both counts are small and not 0: of a count of 8 bytes, the 4 of the
-	// upper half are 0.
+	// Both counts are small and not 0: in a count of 8 bytes, the upper 4
+	// are 0.
 	l.word = 4
 	first := binary.BigEndian.Uint32(head[l.counts():])
 	second := binary.BigEndian.Uint32(head[l.counts()+4:])
@@ -100,8 +101,8 @@ func detect(head []byte) ([]layout, error) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// counts is the offset of the count of data sources. Those of archives and the
-// step follow.
+// counts returns the offset of the count of data sources. The count of archives
+// and the step follow.
 func (l *layout) counts() int64 {
 	if l.align == 4 {
 		return 12 + doubleSize
@@ -111,15 +112,15 @@ func (l *layout) counts() int64 {
 
 func (l *layout) headSize() int64 { return roundUp(l.counts()+3*l.word, l.align) + paramSize }
 
-// archiveWords is the offset of the counts of rows and steps in the definition
-// of an archive.
+// archiveWords returns the offset of the counts of rows and steps in the
+// definition of an archive.
 func (l *layout) archiveWords() int64 { return roundUp(nameSize, l.word) }
 
 func (l *layout) archiveSize() int64 {
 	return roundUp(l.archiveWords()+2*l.word, l.align) + paramSize
 }
 
-// headerSize returns how many bytes are before the rows.
+// headerSize returns the number of bytes before the rows.
 func (l *layout) headerSize(sources, archives int64) int64 {
 	return l.headSize() + sources*(sourceSize+stepSize) + archives*(l.archiveSize()+l.word) + sources*archives*stateSize + l.live
 }
@@ -131,7 +132,8 @@ func (l *layout) order() binary.ByteOrder {
 	return binary.LittleEndian
 }
 
-// number reads an unsigned long. One above the largest int64 becomes negative.
+// number reads an unsigned long. Values above the largest int64 become
+// negative.
 func (l *layout) number(b []byte) int64 {
 	if l.word == 4 {
 		return int64(l.order().Uint32(b))

@@ -67,7 +67,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 	for ds := range f.Series {
 		f.Series[ds].Points = slices.Grow(f.Series[ds].Points, got.RowCnt)
 	}
-	// The count of rows that the binding tells is one too many.
+	// The binding returns a count of rows that is one too large.
 	for row := range got.RowCnt - 1 {
 		t := got.Start.Unix() + int64(row+1)*step
 		if t <= p.after || t > p.until {

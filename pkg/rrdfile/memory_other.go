@@ -2,5 +2,5 @@
 
 package rrdfile
 
-// inMemory reports false: only Linux tells.
+// inMemory returns false, because only Linux reports it.
 func inMemory(int) (bool, error) { return false, nil }

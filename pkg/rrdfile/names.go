@@ -11,12 +11,12 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A Naming maps the name of a Tstat RRD file, without folder, to a metric
-// path: nodes joined by dots, without the prefix and the probe. An empty path
-// means that the naming has no name for the file.
+// A Naming maps the name of a Tstat RRD file, without folder, to a metric path:
+// nodes joined by dots, without the prefix and the probe. It returns "" for
+// files without a name.
 type Naming func(file string) string
 
-// Namings are the modes that NamingOf knows.
+// Namings are the modes of NamingOf.
 var Namings = []string{"default", "upstream", "raw"}
 
 // NamingOf returns the naming of a mode:
@@ -42,7 +42,7 @@ func NamingOf(mode string, t *Table) (Naming, bool) {
 	return nil, false
 }
 
-// A Table holds names that a user prefers to the built-in ones.
+// A Table holds names that replace built-in ones.
 type Table struct {
 	// Histograms maps the name of a histogram as it stands in file names,
 	// like "tcp_rtt_avg_in", to the path in front of the statistic, like
@@ -85,7 +85,7 @@ func ReadTable(file string) (*Table, error) {
 	return t, nil
 }
 
-// histogram is the name of a Tstat RRD file taken apart:
+// histogram holds the parts of the name of a Tstat RRD file:
 // <base>[_c|_nc][_in|_out|_loc|_c2s|_s2c].<statistic>.rrd. The mark of clouds
 // can stand within the base too (tcp_rtt_c_avg_in).
 type histogram struct {
@@ -125,7 +125,7 @@ func parseName(file string) (h histogram, ok bool) {
 }
 
 // IsPercentile reports whether the file holds a percentile. Tstat writes a
-// negative one where it had no samples.
+// negative percentile for a step without samples.
 func IsPercentile(file string) bool {
 	_, statistic, _ := strings.Cut(file, ".")
 	return strings.HasPrefix(statistic, "prc")
@@ -137,7 +137,7 @@ func IsPercentile(file string) bool {
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether Tstat may write an RRD file of that name. The name has
+// IsTstat reports whether Tstat may write an RRD file of that name, which has
 // no folder.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
@@ -174,8 +174,8 @@ func (h *histogram) path() (path, statistic string) {
 	}
 	switch h.full {
 	case "tcp_cl_b_s_in":
-		// The importer forgets the direction; of those that then have one
-		// name this one keeps it.
+		// The importer drops the direction. Of the files that then
+		// share a name, this one keeps it.
 		if upstreamMeasures[h.statistic] {
 			return "tcp.flow_length", statistic
 		}
@@ -232,8 +232,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath makes every node of a path one of letters, digits, _ and -:
-// everything else becomes _, and empty nodes go.
+// cleanPath replaces everything in the nodes of a path except letters, digits,
+// _ and - by _, and removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path
@@ -254,7 +254,7 @@ func cleanByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
 
-// isClean reports whether cleanPath has nothing to do.
+// isClean reports whether cleanPath would not change the path.
 func isClean(path string) bool {
 	last := byte('.')
 	for i := range len(path) {
@@ -267,11 +267,11 @@ func isClean(path string) bool {
 	return last != '.'
 }
 
-// family says how the histograms of a base name are called.
+// family defines the names of the histograms of a base name.
 type family struct {
 	node  string            // default: the base with a dot after its first word
 	index map[string]string // names of indexes
-	keep  map[string]string // names of indexes that plain histograms have from old
+	keep  map[string]string // older names of indexes that plain histograms keep
 	word  string            // in front of other indexes; default: value
 }
 
@@ -338,7 +338,7 @@ var (
 	}
 )
 
-// families lists the histograms that have names or indexes of their own.
+// families lists the histograms with special names or indexes.
 var families = map[string]family{
 	"L3_bitrate":        {index: layer3, word: "index"},
 	"L3_protocol":       {index: layer3, word: "index"},
@@ -389,14 +389,14 @@ var anomalies = with(list("In_sequence", "Retr_by_RTO", "Retr_by_Fast_Retransmit
 	"Network_Duplicate", "Flow_Control_Window_Probing", "Unnecessary_Retr_by_RTO",
 	"Unnecessary_Retr_by_Fast_Retransmit"), "63", "Unclassified")
 
-// upstreamMeasures are the statistics that mPlane's importer tells apart.
+// upstreamMeasures are the statistics that mPlane's importer distinguishes.
 var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }
 
-// measured lists the histograms whose upstreamMeasures have right names of
-// the importer, while their other statistics have none. The asterisk stands
-// for the direction.
+// measured lists the histograms for which the importer has correct names of
+// upstreamMeasures, but no names of other statistics. The asterisk stands for
+// the direction.
 var measured = map[string]struct {
 	path       string
 	directions []string

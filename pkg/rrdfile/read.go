@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy is wrapped by the errors of files that are being written, or cut
-// short, each time they are looked at. The next run may find them whole.
+// ErrBusy is wrapped by the errors of files that are being written, or are
+// incomplete, at every attempt. They may be complete in the next run.
 var ErrBusy = errors.New("is being written")
 
 // Point is a value at a time.
@@ -29,23 +29,23 @@ type Series struct {
 	Points []Point
 }
 
-// Stamp shows whether a file changed. Two equal ones of which the first
-// is Settled mean that it did not.
+// Stamp detects changes of a file. If two stamps are equal and the first is
+// Settled, the file has not changed.
 type Stamp struct {
 	Inode uint64
 	Size  int64
-	Mtime int64 // nanoseconds; never where writes do not change it
+	Mtime int64 // nanoseconds; never if writes do not change it
 }
 
-// never is the mtime of files whose real one says nothing. Their stamps are
-// never settled.
+// never is the mtime of files whose real mtime is not reliable. Their stamps
+// are never settled.
 const never = math.MaxInt64
 
 // Settled reports whether, at time now, a file with stamp s cannot have changed
 // again within the same tick of the clock that file systems use.
 func (s Stamp) Settled(now time.Time) bool { return now.UnixNano()-s.Mtime > int64(2*time.Second) }
 
-// File is what Read found.
+// File is the result of Read.
 type File struct {
 	Stamp   Stamp
 	Step    int64 // seconds
@@ -55,12 +55,11 @@ type File struct {
 	Unknown int64 // values that were NaN
 }
 
-// Reader reads RRD files, also those of other architectures. It takes no lock:
-// librrd locks a file as it reads it, and Tstat's update at that moment fails
-// and is lost. It maps no file either: a process that truncates a mapped file
-// kills its readers.
+// Reader reads RRD files, including those of other architectures. It locks no
+// file: if a reader holds the lock of librrd, an update of Tstat fails and is
+// lost. It maps no file either: truncating a mapped file kills its readers.
 //
-// A Reader is for one goroutine.
+// A Reader is not safe for concurrent use.
 type Reader struct {
 	decode decoder
 	buf    []byte // the start of the file
@@ -68,7 +67,7 @@ type Reader struct {
 	again  []byte // the header, read once more
 	rows   []byte // of an archive
 	header header
-	file   File // what the last Read found; its memory is reused
+	file   File // the result of the last Read; its memory is reused
 }
 
 // decoder appends the points of p to f, given the rows of its archive.
@@ -83,13 +82,13 @@ func NewReader() *Reader { return &Reader{decode: native{}} }
 // Close frees the memory of librrd. It does nothing for a reader of NewReader.
 func (r *Reader) Close() error { return r.decode.close() }
 
-// tries is how often a file is read that is written meanwhile. An update of
-// Tstat's takes some 100 microseconds.
+// tries is how often a file is read that is being written. An update by Tstat
+// takes some 100 microseconds.
 const tries = 10
 
-// Read returns all finished steps after a unix time in the file, of all data
-// sources: those of the finest archive that still holds the time. They are
-// good until the next Read.
+// Read returns all finished steps of all data sources after a unix time, from
+// the finest archive that still holds each time. The result is valid until the
+// next Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)
@@ -124,8 +123,8 @@ func stampOf(fd int) (Stamp, uint32, error) {
 		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
 	}
 	s := Stamp{st.Ino, st.Size, st.Mtim.Nano()}
-	// RRDtool writes through a mapping, and file systems in memory do not
-	// change the mtime then.
+	// RRDtool writes through a mapping, which does not change the mtime on
+	// file systems in memory.
 	memory, err := inMemory(fd)
 	if err != nil {
 		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
@@ -137,8 +136,8 @@ func stampOf(fd int) (Stamp, uint32, error) {
 	return s, uint32(st.Mode), nil
 }
 
-// locked reports whether someone holds the lock of librrd's updates, without
-// taking it.
+// locked reports whether another process holds the lock of librrd's updates,
+// without taking it.
 func locked(fd int) (bool, error) {
 	lock := unix.Flock_t{Type: unix.F_RDLCK}
 	if err := unix.FcntlFlock(uintptr(fd), unix.F_GETLK, &lock); err != nil {
@@ -199,8 +198,8 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 			return nil, err
 		}
 	}
-	// What was read belongs to one moment if no update is at work now and none
-	// changed the header since: the time of the update is what librrd writes
+	// The data belongs to one moment if no update is running now and none
+	// has changed the header since: librrd writes the time of the update
 	// last.
 	busy, err := locked(fd)
 	if err != nil {

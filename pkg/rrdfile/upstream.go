@@ -3,9 +3,10 @@ package rrdfile
 import "strings"
 
 // UpstreamName returns the name that mPlane's importer (rrd_file_grouping.py)
-// gives a file, for dashboards made for it: with its collisions, and empty
-// for files it does not know or fails on. The importer looks for words
-// anywhere in the name, and the first that fits decides.
+// gives a file, for dashboards made for it. The names may collide. UpstreamName
+// returns "" for files that the importer does not know or fails on. The
+// importer searches for words anywhere in the name, and the first match
+// decides.
 func UpstreamName(file string) string {
 	u := upstream{name: strings.ReplaceAll(strings.ReplaceAll(file, ".rrd", ""), ".", "_")}
 	u.words = strings.Split(u.name, "_")
@@ -16,7 +17,7 @@ func UpstreamName(file string) string {
 	return strings.ReplaceAll(name, " ", "_")
 }
 
-// upstream is one name on its way.
+// upstream is the state of building one name.
 type upstream struct {
 	name   string
 	words  []string
@@ -36,10 +37,10 @@ func (u *upstream) back(i int) string {
 	return u.words[len(u.words)-i]
 }
 
-// rule gives a name to files that have a word.
+// rule names the files that contain a word.
 type rule struct{ word, name string }
 
-// pick returns the name of the first rule that fits.
+// pick returns the name of the first matching rule.
 func (u *upstream) pick(rules []rule) string {
 	for _, r := range rules {
 		if u.has(r.word) {
@@ -165,7 +166,7 @@ func (u *upstream) stream() string {
 	return name
 }
 
-// either returns the name of the first rule that fits, else the file's name.
+// either returns the name of the first matching rule, else the file's name.
 func (u *upstream) either(names []string) string {
 	for i, n := range names {
 		if u.has("idx" + string(rune('0'+i))) {
@@ -265,7 +266,7 @@ func (u *upstream) tcp() string {
 	return ""
 }
 
-// What the importer knows of indexes, where it differs from what they are.
+// The importer's names of indexes, where they differ from the correct ones.
 var (
 	upstreamHTTP = without(httpKinds, "14", "21", "22", "23", "24", "25", "26")
 

@@ -12,17 +12,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// CarbonOptions say how to reach a carbon server. The zero value of a field
-// means its default.
+// CarbonOptions configures the connection to a carbon server. The zero value of
+// a field means its default.
 type CarbonOptions struct {
 	Addr   string    // host:port
 	Pickle bool      // instead of plaintext
-	TLS    *peer.TLS // nil: none
-	// Timeout bounds a connection's making, each write of 64 KiB, and the
-	// wait for the server to read all; default 1 minute. A carbon whose cache
-	// is full stops reading until there is room.
+	TLS    *peer.TLS // nil without TLS
+	// Timeout limits connecting, each write of 64 KiB, and the wait for the
+	// server to read everything; default 1 minute. A carbon whose cache is
+	// full stops reading until there is room.
 	Timeout time.Duration
-	// RetryTimeout is how long a batch is retried. Default: not at all.
+	// RetryTimeout is how long a batch is retried; 0 disables retries.
 	RetryTimeout time.Duration
 }
 
@@ -33,8 +33,7 @@ type Carbon struct {
 	buf    []byte
 }
 
-// NewCarbon returns a sink for the server. It connects when there is
-// something to send.
+// NewCarbon returns a sink for the server. It connects on the first Send.
 func NewCarbon(opt CarbonOptions) *Carbon {
 	if opt.Timeout == 0 {
 		opt.Timeout = time.Minute
@@ -49,9 +48,9 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 // Close does nothing: no connection outlives its batch.
 func (c *Carbon) Close() error { return nil }
 
-// Send sends a batch over a new connection. Carbon has no
-// acknowledgement; a batch counts as taken when the server has read all of it
-// and closes its side too.
+// Send sends a batch over a new connection. Carbon has no acknowledgement; a
+// batch counts as sent when the server has read all of it and closes its side
+// too.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	if Count(metrics) == 0 {
 		return nil

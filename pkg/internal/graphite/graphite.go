@@ -1,5 +1,5 @@
-// Package graphite brings points into Graphite: to a carbon server (carbon,
-// go-carbon, VictoriaMetrics) as text or pickle, or into Whisper files.
+// Package graphite sends points to Graphite: to a carbon server (carbon,
+// go-carbon, VictoriaMetrics) as text or pickle, or to Whisper files.
 package graphite
 
 import (
@@ -12,26 +12,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// ErrUnavailable is wrapped by errors of a destination that is down or full:
-// the same may succeed later.
+// ErrUnavailable is wrapped by errors of a destination that is down or full: a
+// retry may succeed later.
 var ErrUnavailable = errors.New("destination unavailable")
 
 // Point is a point of an RRD.
 type Point = rrdfile.Point
 
-// Metric is some points of one metric, by ascending time.
+// Metric holds points of one metric, by ascending time.
 type Metric struct {
 	Path   string // nodes joined by dots; see CleanPath
-	Step   int64  // seconds between points; 0: not known
+	Step   int64  // seconds between points; 0: unknown
 	Points []Point
 }
 
-// Sink takes points. A point that is sent again replaces itself.
+// Sink receives points. A point that is sent again replaces itself.
 type Sink interface {
 	// Send stores metrics. It returns nil when they are accepted; after an error
 	// some of them may be.
 	Send(ctx context.Context, metrics []Metric) error
-	// Close frees what the sink holds.
+	// Close frees the resources of the sink.
 	Close() error
 }
 
@@ -43,9 +43,9 @@ func Count(metrics []Metric) (n int) {
 	return n
 }
 
-// CleanPath makes a path one that every Graphite takes: bytes other than
-// printable ASCII, and / \ ; ~ " ' become _, so that nothing ends a line, adds a
-// tag or leaves a folder; dots at the front go.
+// CleanPath makes a path valid for every Graphite: bytes other than printable
+// ASCII, and / \ ; ~ " ' become _, so that no path ends a line, adds a tag or
+// leaves a folder. It removes dots at the start.
 func CleanPath(path string) string {
 	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
 	path = strings.TrimLeft(path, ".")
@@ -63,10 +63,9 @@ func CleanPath(path string) string {
 	return path
 }
 
-// AppendText appends metrics in carbon's plaintext protocol: a line "path
-// value time" for each point. Values have as many digits as it takes to read
-// the same value back; those that are not a number are left out, since carbon
-// drops them.
+// AppendText appends metrics in carbon's plaintext protocol: a line "path value
+// time" for each point. Values have enough digits to be read back exactly. NaN
+// is left out, since carbon drops it.
 func AppendText(b []byte, metrics []Metric) []byte {
 	for _, m := range metrics {
 		path := CleanPath(m.Path)
@@ -85,7 +84,7 @@ func AppendText(b []byte, metrics []Metric) []byte {
 	return b
 }
 
-// appendValue writes whole numbers fast: most of Tstat's counters are.
+// appendValue has a fast path for whole numbers: most of Tstat's counters are.
 func appendValue(b []byte, v float64) []byte {
 	if i := int64(v); float64(i) == v && i > -1<<53 && i < 1<<53 && (i != 0 || !math.Signbit(v)) {
 		return strconv.AppendInt(b, i, 10)

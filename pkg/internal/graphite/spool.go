@@ -34,22 +34,22 @@ type Spool struct {
 type spools struct {
 	dirs  []string
 	max   int64     // bytes of all
-	down  error     // why the sink did not accept the last batch; nil: it did
-	until time.Time // the sink is not used before, if it is down
+	down  error     // why the sink rejected the last batch; nil if it did not
+	until time.Time // earliest next use of a sink that is down
 }
 
-// spoolSuffix ends the names of batches, which are the time of their writing,
-// so that names sort by age.
+// spoolSuffix is the suffix of the names of batches. A name is the time of
+// writing, so that names sort by age.
 const spoolSuffix = ".batch"
 
 // spoolHead is the first line of a batch: the format number and the SHA-256 of
-// what follows.
+// the rest.
 const (
 	spoolHead   = "tstatrepo-spool %d %x"
 	spoolFormat = 1
 )
 
-// rest is how long a sink that is down is not used.
+// rest is how long a sink that is down is left unused.
 const rest = 30 * time.Second
 
 // NewSpool returns a sink that keeps up to max bytes in dir. Only one Spool may
@@ -63,7 +63,7 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 }
 
 // Beside returns a spool that keeps its batches in another folder and shares
-// everything else with s: the sink, the bound on bytes, and whether the sink is
+// everything else with s: the sink, the limit of bytes, and whether the sink is
 // down. Only one goroutine may use these spools. Closing one closes the sink of
 // all.
 func (s *Spool) Beside(dir string) (*Spool, error) {
@@ -80,7 +80,7 @@ func (s *Spool) Close() error { return s.sink.Close() }
 // Down returns why the sink does not accept points now; nil if it does.
 func (s *Spool) Down() error { return s.shared.down }
 
-// batches returns the files in a folder, oldest first, and the size of all.
+// batches returns the files in a folder, oldest first, and their total size.
 func batches(dir string) (names []string, size int64, err error) {
 	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
@@ -141,7 +141,8 @@ func (s *Spool) Flush(ctx context.Context) error {
 	return nil
 }
 
-// markDown remembers that the sink is down, if err says so, and returns err.
+// markDown records that the sink is down if err is ErrUnavailable, and returns
+// err.
 func (s *Spool) markDown(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		s.shared.down, s.shared.until = err, time.Now().Add(rest)

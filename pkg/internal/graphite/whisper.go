@@ -20,29 +20,30 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// WhisperOptions say how Whisper files are made.
+// WhisperOptions configures Whisper files.
 type WhisperOptions struct {
 	Dir string
-	// Schemas is a storage-schemas.conf of carbon with the retentions of new
-	// files; "": those of Tstat's RRDs, see DefaultRetentions.
+	// Schemas is a storage-schemas.conf of carbon with the retentions of
+	// new files; "" stands for those of Tstat's RRDs, see
+	// DefaultRetentions.
 	Schemas string
-	Log     *slog.Logger // of what does not fit; nil: none
+	Log     *slog.Logger // for lost points; may be nil
 	// RetryTimeout is how long a batch is retried while the file system is full
 	// or read-only; 0: not at all.
 	RetryTimeout time.Duration
 }
 
-// Whisper stores points in Whisper files, as carbon does: a.b.c in
-// DIR/a/b/c.wsp. Unlike carbon it averages points that fall into one slot.
+// Whisper stores points in Whisper files, like carbon: a.b.c in DIR/a/b/c.wsp.
+// Unlike carbon it averages points that fall into one slot.
 type Whisper struct {
 	opt     WhisperOptions
 	schemas []schema
 	lost    int64
-	warned  bool            // that points are lost
+	warned  bool            // a warning about lost points was logged
 	synced  map[string]bool // folders without a new name
 }
 
-// minFree is the part of a disk that is left free.
+// minFree is the part of a disk that stays free.
 const minFree = 20 // a twentieth
 
 // NewWhisper returns a sink for the files below a folder.
@@ -101,7 +102,8 @@ func (w *Whisper) try(ctx context.Context, metrics []Metric) error {
 			return fmt.Errorf("whisper: %s: %w", m.Path, err)
 		}
 	}
-	// Together at the end: file systems write most of it with the first sync.
+	// All at the end, because file systems write most of the data with the
+	// first sync.
 	for _, m := range metrics {
 		if len(m.Points) == 0 {
 			continue
@@ -132,8 +134,8 @@ func (w *Whisper) sync(file string) error {
 	return nil
 }
 
-// file returns the file of a path. CleanPath leaves nothing that leads out of
-// the folder: no slash, and dots part nodes.
+// file returns the file of a path. After CleanPath the file is inside the
+// folder: a path has no slash, and dots separate its nodes.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -152,8 +154,9 @@ func (w *Whisper) store(m Metric) error {
 		return err
 	}
 	defer db.Close()
-	// An open file has its retentions from fine to coarse. What is old must go
-	// in first, since a finer archive rewrites the slots of the coarser.
+	// The retentions of an open file are sorted from fine to coarse. Old
+	// points must be written first, since a finer archive rewrites the
+	// slots of the coarser.
 	archives := db.Retentions()
 	rest := m.Points
 	for i := len(archives) - 1; i >= 0; i-- {
@@ -174,12 +177,12 @@ func (w *Whisper) store(m Metric) error {
 	return nil
 }
 
-// ageMargin keeps points that are about to leave an archive out of it: the
-// library drops them without a word if they leave it before they are written.
+// ageMargin excludes points that are about to leave an archive: the library
+// silently drops points that leave it before they are written.
 const ageMargin = 60
 
-// take returns the points of one archive, those after begin up to end, one
-// for each of its slots, and the rest. What is before begin is lost.
+// take returns the points of one archive, those after begin up to end, one for
+// each slot, and the rest. Points before begin are lost.
 func (w *Whisper) take(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
@@ -207,7 +210,7 @@ func (w *Whisper) take(path string, points []Point, step, begin, end int64, fine
 	return list, points[n:]
 }
 
-// create makes the file of a metric, whole or not at all.
+// create creates the file of a metric, whole or not at all.
 func (w *Whisper) create(file string, m Metric, now int64) error {
 	retentions := w.retentions(m, now)
 	if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -228,18 +231,18 @@ func (w *Whisper) create(file string, m Metric, now int64) error {
 	return os.Rename(part, file)
 }
 
-// retentions returns those of a new file.
+// retentions returns the retentions of a new file.
 func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	for _, s := range w.schemas {
 		if s.pattern.MatchString(m.Path) {
-			// The library sorts the list it is given.
+			// The library sorts the list.
 			return slices.Clone(s.retentions)
 		}
 	}
 	return DefaultRetentions(stepOf(m), now-m.Points[0].Time)
 }
 
-// stepOf returns the step of a metric, or the least distance of its points.
+// stepOf returns the step of a metric, or the smallest distance of its points.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step
@@ -276,7 +279,7 @@ type schema struct {
 }
 
 // readSchemas reads a storage-schemas.conf of carbon: sections with a pattern
-// and retentions. The first that fits counts.
+// and retentions. The first matching section applies.
 func readSchemas(file string) ([]schema, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -35,7 +35,7 @@ type Dest struct {
 var Schemes = dest.Schemes{"graphite://HOST:2003", "graphite+tls://", "graphite+pickle://HOST:2004", "graphite+pickle+tls://",
 	"whisper:DIR", "prometheus+http://HOST:9090/api/v1/write", "prometheus+https://", "http://REPOSITORY:9000", "https://", "-"}
 
-// ParseDest reads a destination:
+// ParseDest parses a destination:
 //
 //	graphite://HOST[:2003][?new-metrics-per-minute=N][&timeout=1m], also
 //	graphite+tls://, graphite+pickle://HOST[:2004], graphite+pickle+tls://

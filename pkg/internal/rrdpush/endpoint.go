@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Bounds of a POST. The old exporter sends a round of all files at once: some
+// Limits of a POST. The old exporter sends a round of all files at once: some
 // 3,000 points, and all history in the first.
 const (
 	maxBody   = 256 << 20
@@ -170,20 +170,19 @@ func (e *Endpoint) Stats() EndpointStats {
 	return e.stats
 }
 
-// Continue adopts the counts of an endpoint that has ended. It is called before
-// Run.
+// Continue adopts the counts of an endpoint that has ended. Call it before Run.
 func (e *Endpoint) Continue(former *Endpoint) {
 	if former == nil {
 		return
 	}
 	stats := former.Stats()
 	e.count(func(s *EndpointStats) {
-		stats.Spooled, stats.Down = s.Spooled, s.Down // the destination may be another
+		stats.Spooled, stats.Down = s.Spooled, s.Down // the destination may have changed
 		*s = stats
 	})
 }
 
-// count changes the counts.
+// count updates the counts.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -205,8 +204,8 @@ func (e *Endpoint) record(err error) {
 // flushEvery is the interval between attempts to flush the spool.
 const flushEvery = 30 * time.Second
 
-// Run serves until ctx ends, which is not an error. Requests under way are
-// answered.
+// Run serves until ctx ends, and returns nil then. It responds to requests in
+// progress.
 func (e *Endpoint) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(exportPath, e)
@@ -240,9 +239,9 @@ func (e *Endpoint) flush(ctx context.Context) {
 	e.record(err)
 }
 
-// ServeHTTP handles a POST. Like the old repository it answers a list of points
-// with 200 and no body, and anything else with 400. It answers 503 if it cannot
-// store the points now.
+// ServeHTTP handles a POST. Like the old repository it responds to a list of
+// points with 200 and no body, and to anything else with 400. It responds with
+// 503 if it cannot store the points now.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	probe, err := e.probe(r)
 	if err != nil {
@@ -282,7 +281,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var n EndpointStats // of this request
 	var notStored error
-	// What the peer sent is stored even if it does not wait for the answer.
+	// The points are stored even if the peer does not wait for the
+	// response.
 	ctx := context.WithoutCancel(r.Context())
 	slot := &slot{slots: e.slots}
 	defer slot.Release()
@@ -312,8 +312,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // bodyPiece is how much of a POST is read at a time, in bytes.
 const bodyPiece = 64 << 10
 
-// slot is the place of a POST among those that are processed. It is a
-// peer.Place: a POST gives it back while it waits for its peer.
+// slot is the place of a POST among those being processed. It is a peer.Place:
+// a POST releases it while it waits for its peer.
 type slot struct {
 	slots chan struct{}
 	held  bool

@@ -16,15 +16,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// exportPath is where a repository takes points of RRDs, as in mPlane's
+// exportPath is where a repository receives points of RRDs, as in mPlane's
 // indirect export.
 const exportPath = "/register/result/indirect_export"
 
 // exportPoints bounds a POST: some 300 kB.
 const exportPoints = 5000
 
-// exporter is the probe's side of indirect export: it sends the names of RRD
-// files, and the repository knows what they mean.
+// exporter is the probe's side of indirect export. It sends the names of RRD
+// files, whose meaning the repository knows.
 type exporter struct {
 	url    string
 	retry  time.Duration
@@ -48,8 +48,8 @@ func (e *exporter) Close() error {
 }
 
 // Send posts the points as [[file, time, value], …] in several requests, each
-// until the repository says 200. JSON has no values that are not finite; spools
-// of older versions do.
+// until the repository responds with 200. JSON has no values that are not
+// finite; spools of older versions do.
 func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	e.buf = append(e.buf[:0], '[')
 	n := 0
@@ -88,8 +88,8 @@ func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return flush()
 }
 
-// appendFloat writes a number so that Python's json reads a float, as the old
-// exporter's are.
+// appendFloat writes a number that Python's json reads as a float, like the old
+// exporter.
 func appendFloat(b []byte, v float64) []byte {
 	at := len(b)
 	format := byte('g')

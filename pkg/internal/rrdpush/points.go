@@ -113,8 +113,8 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint reads one [file, time, value]. It returns an infinity for any value
-// that is not finite.
+// nextPoint parses one [file, time, value]. It returns an infinity for any
+// value that is not finite.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -154,7 +154,7 @@ func unexpected(err error) error {
 // decoder keeps all of it in memory.
 const maxItem = 8 << 10
 
-// pythonJSON turns Python's JSON into JSON: it replaces NaN and Infinity by a
+// pythonJSON converts Python's JSON to JSON: it replaces NaN and Infinity by a
 // number that is too large.
 type pythonJSON struct {
 	r               *bufio.Reader

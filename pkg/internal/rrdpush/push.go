@@ -33,7 +33,7 @@ import (
 // points of the others are sent.
 var ErrFiles = errors.New("could not be read")
 
-// Target says where points go and what they are called there.
+// Target is the destination of points, and their names there.
 type Target struct {
 	Dest     *Dest
 	Probe    string // name of the probe, the second node of every path
@@ -77,17 +77,17 @@ func (t *Target) spoolDir(name string) string {
 	return filepath.Join(t.StateDir, "rrd-push", name+".spool")
 }
 
-// Options say what a Pusher pushes and where.
+// Options selects what a Pusher pushes and where.
 type Options struct {
 	Target
 	Sources []string      // folders of RRD files, not those below them, and .rrd files
-	Since   time.Time     // push again from here on; zero: what is new
+	Since   time.Time     // push again from this time on; zero: only new points
 	Every   time.Duration // interval between pushes; 0: push once
 	DryRun  bool          // print lines instead of sending, save no state
 	Reader  string        // one of rrdfile.Modes; "": rrdfile.Go
 }
 
-// Summary counts what a pass did.
+// Summary counts the results of a pass.
 type Summary struct {
 	Probe     string  `json:"probe"`
 	Files     int64   `json:"files"`           // RRD files of the sources
@@ -136,7 +136,7 @@ type Pusher struct {
 	Options
 	folders []*folder
 	reader  reader
-	sink    graphite.Sink // that of the destination
+	sink    graphite.Sink // of the destination
 	sum     *Summary
 
 	failed map[string]string // by path, the error of a file that was reported
@@ -159,7 +159,7 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher returns a Pusher of the sources, which open has to open.
+// newPusher returns a Pusher of the sources. open must be called.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -210,7 +210,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 			if err != nil {
 				p.Log.Warn("push failed, retrying", append([]any{"err", err, "retry_in", p.Every}, hint.Attrs(err)...)...)
 			}
-			p.Since = time.Time{} // once is enough
+			p.Since = time.Time{} // only in the first pass
 			select {
 			case <-ctx.Done():
 				return
@@ -282,7 +282,7 @@ func (p *Pusher) load(f *folder) (err error) {
 }
 
 // keyOf returns the key of a folder's state: everything that decides which
-// points go where under which names.
+// points are sent where, under which names.
 func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
@@ -379,7 +379,7 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	for _, f := range p.folders {
 		f.state.Creates -= float64(b.created)
 		if f != b.folder && (b.created == 0 || p.Dest.creates <= 0) {
-			continue // nothing that is used has changed
+			continue // unchanged
 		}
 		if err := state.Save(f.path, stateFormat, f.state); err != nil {
 			return err

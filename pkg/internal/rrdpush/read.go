@@ -137,7 +137,7 @@ func (r *reading) readNew(f named) (got found, err error) {
 	got.at = time.Now()
 	got.File, err = r.reader.Read(path, after)
 	if errors.Is(err, fs.ErrNotExist) && f.all && !slices.Contains(f.only, f.file) {
-		return got, nil // gone since the folder was read
+		return got, nil // removed since the folder was read
 	}
 	if err == nil && got.Update < got.known.After {
 		// librrd refuses updates before the last one. So Tstat recreated the file

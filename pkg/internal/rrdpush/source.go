@@ -15,13 +15,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// folder is a folder with RRD files of the sources, its saved state and its sink.
-// A file that is named as a source shares the state of its folder.
+// folder is a folder with RRD files of the sources, its saved state and its
+// sink. A file named as a source shares the state of its folder.
 type folder struct {
 	dir   string   // as the source names it
 	abs   string   // absolute path, the identity of the folder
 	all   bool     // push all RRD files in the folder
-	only  []string // files that are named as sources: without all, only these
+	only  []string // files named as sources: without all, only these
 	empty bool     // the last pass found no RRD file
 
 	key    string          // of the state
@@ -133,7 +133,7 @@ func (p *Pusher) name(f named) string {
 func (p *Pusher) list() ([]named, error) {
 	var files []named
 	var errs []error
-	first := map[string]named{} // by path, the file that got it
+	first := map[string]named{} // by path, the first file with it
 	var shared []string
 	for _, dir := range p.folders {
 		names, err := dir.files()
@@ -165,8 +165,9 @@ func (p *Pusher) list() ([]named, error) {
 			} else {
 				p.sum.Shared++
 				shared = append(shared, fmt.Sprintf("%s of %s and %s", f.path, p.name(other), p.name(f)))
-				// Files of two histograms or two folders must not mix in a
-				// metric. The upstream names do mix histograms.
+				// Files of two histograms or two folders must
+				// not share a metric. The upstream names do
+				// share metrics between histograms.
 				if p.Mode != "upstream" || other.folder != f.folder {
 					f.leftOut = "shares its metric with " + p.name(other)
 				}
