@@ -210,11 +210,7 @@ func manBlocks() map[string]string {
 			fmt.Fprintf(&b, "\n## [%s]\n\n", s.Name)
 		}
 		for _, set := range s.Settings {
-			text := set.Sentence()
-			if set.Empty != "" {
-				text += " Default: " + set.Empty + "."
-			}
-			item(set.Name+" = "+set.TOML(), text)
+			item(set.Name+" = "+set.TOML(), set.Comment())
 		}
 	}
 	finish("keys")

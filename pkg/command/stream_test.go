@@ -77,6 +77,12 @@ func TestStreamMetrics(t *testing.T) {
 tstatrepo_stream_accepted_total\{stream="live"\} 0
 tstatrepo_stream_bytes_total\{stream="live"\} 96
 tstatrepo_stream_connections\{stream="live"\} 0
+tstatrepo_stream_cuts_total\{stream="live"\} 0
+tstatrepo_stream_empty_total\{stream="live"\} 0
+tstatrepo_stream_lines_total\{stream="live"\} 8
+tstatrepo_stream_outside_total\{stream="live"\} 0
+tstatrepo_stream_refused_total\{stream="live"\} 0
+tstatrepo_stream_rejects_total\{stream="live"\} 2
 tstatrepo_stream_sink_dropped_total\{sink="exec:cat >/dev/null",stream="live"\} 0
 tstatrepo_stream_sink_dropped_total\{sink="file:DIR",stream="live"\} 0
 tstatrepo_stream_sink_lines_total\{sink="exec:cat >/dev/null",stream="live"\} 8
@@ -85,12 +91,6 @@ tstatrepo_stream_sink_repeated_bytes_total\{sink="exec:cat >/dev/null",stream="l
 tstatrepo_stream_sink_repeated_bytes_total\{sink="file:DIR",stream="live"\} 0
 tstatrepo_stream_sink_restarts_total\{sink="exec:cat >/dev/null",stream="live"\} 0
 tstatrepo_stream_sink_restarts_total\{sink="file:DIR",stream="live"\} 0
-tstatrepo_stream_cuts_total\{stream="live"\} 0
-tstatrepo_stream_empty_total\{stream="live"\} 0
-tstatrepo_stream_lines_total\{stream="live"\} 8
-tstatrepo_stream_outside_total\{stream="live"\} 0
-tstatrepo_stream_refused_total\{stream="live"\} 0
-tstatrepo_stream_rejects_total\{stream="live"\} 2
 tstatrepo_stream_unacknowledged_lines\{stream="live"\} 0
 tstatrepo_stream_updated_timestamp_seconds\{stream="live"\} [0-9.e+]+
 tstatrepo_stream_vanished_total\{stream="live"\} 0

@@ -10,8 +10,8 @@ const groupMPlane = "mPlane"
 
 // registries is the setting of additional mPlane registries.
 func registries(group string, files *[]string) *Setting {
-	return &Setting{Name: "registry", Group: group, Value: files, Complete: "file", Empty: "the core registry and Tstat's are built in",
-		Usage: "know the elements of this registry `FILE` too"}
+	return &Setting{Name: "registry", Group: group, Value: files, Complete: "file", Empty: "the built-in elements of mPlane and Tstat only",
+		Usage: "read more mPlane elements from registry `FILE`"}
 }
 
 // Authorization holds the settings of who may use which capability.
@@ -22,9 +22,9 @@ type Authorization struct{ Roles, Grants []string }
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
 		{Name: "role", Group: groupMPlane, Value: &a.Roles,
-			Usage: "give an identity its roles, `IDENTITY=ROLE,ROLE`"},
+			Usage: "give roles to an identity, as `IDENTITY=ROLE,ROLE`"},
 		{Name: "authorize", Group: groupMPlane, Value: &a.Grants, Empty: everything,
-			Usage: "let roles use the capabilities whose label contains a text, `TEXT=ROLE,ROLE`; the last one that fits counts"},
+			Usage: "let roles use capabilities whose label contains a text, as `TEXT=ROLE,ROLE`; the last match counts"},
 	}
 }
 

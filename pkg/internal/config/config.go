@@ -73,12 +73,12 @@ func New() *Config {
 	c.Sections = []Section{
 		{Settings: []*Setting{
 			{Name: "state-dir", Group: Group, Value: &c.StateDir, Complete: "dir",
-				Usage: "`DIR` for locks, files of rejected lines and what is remembered between runs",
+				Usage: "keep locks, reject files and state in `DIR`",
 				Empty: "$STATE_DIRECTORY, else /var/lib/tstatrepo for root, else $XDG_STATE_HOME/tstatrepo, else ~/.local/state/tstatrepo"},
 			{Name: "log-format", Group: Group, Value: &c.LogFormat, Complete: "text json",
-				Usage: "`FORMAT` of messages on stderr: text or json"},
+				Usage: "write messages to stderr in `FORMAT`: text or json"},
 			{Name: "log-level", Group: Group, Value: &c.LogLevel, Complete: "debug info warn error",
-				Usage: "minimum `LEVEL` of messages: debug, info, warn or error"},
+				Usage: "write messages of `LEVEL` and above: debug, info, warn or error"},
 		}},
 		{Name: "import-bulk", Settings: c.ImportBulk.settings()},
 		{Name: "stream", Settings: c.Stream.settings()},

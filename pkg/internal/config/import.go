@@ -82,31 +82,31 @@ func (b *Import) types() *Setting {
 
 func (b *Import) since() *Setting {
 	return &Setting{Name: "since", Group: groupSource, Value: &b.Since,
-		Usage: "import folders of `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"}
+		Usage: "import log folders that start at `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"}
 }
 
 func (b *Import) timezone() *Setting {
 	return &Setting{Name: "timezone", Group: groupSource, Value: &b.Timezone, Complete: completion.Zones,
-		Usage: "`ZONE` of folder names and of --since and --until: Local, UTC or like Europe/Rome"}
+		Usage: "read folder names, --since and --until in time zone `ZONE`: Local, UTC or like Europe/Rome"}
 }
 
 func (b *Import) layout() *Setting {
-	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "that of the header or of the number of columns", Complete: completeLayouts(),
-		Usage: "Tstat `VERSION` of files without header"}
+	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "by the header or the number of columns", Complete: completeLayouts(),
+		Usage: "read files without a header as those of Tstat `VERSION`"}
 }
 
 func (b *Import) poll() *Setting {
 	return &Setting{Name: "poll", Group: groupSource, Value: &b.Poll,
-		Usage: "look for new folders every `DURATION` with --follow"}
+		Usage: "with --follow: look for new folders every `DURATION`"}
 }
 
 // retention are the settings of removing and compacting old rows.
 func (b *Import) retention() []*Setting {
 	return []*Setting{
-		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "no rows are removed",
-			Usage: "with --follow and --listen: remove rows of days that ended more than `DURATION` ago, like 400d, at the start and then daily; see store prune"},
+		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "rows are kept",
+			Usage: "with --follow or --listen: remove rows of days that ended more than `DURATION` ago, like 400d, at the start and daily; see store prune"},
 		{Name: "compact", Group: groupDestination, Value: &b.Compact,
-			Usage: "with --follow and --listen: put the files of closed days in parquet: stores together, at the start and then daily; see store compact"},
+			Usage: "with --follow or --listen: merge the files of closed days in parquet: stores, at the start and daily; see store compact"},
 	}
 }
 
@@ -115,8 +115,8 @@ func (b *Import) transform() []*Setting {
 	return []*Setting{
 		{Name: "anonymize", Group: groupTransform, Value: &b.Anonymize, Empty: "addresses and names are stored as they are",
 			Usage: "replace addresses and names by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
-		{Name: "source-is", Group: groupTransform, Value: &b.SourceIs, Complete: "clear anonymized", Empty: "as log_tcp_complete in the same folder says",
-			Usage: "with --anonymize: addresses in logs without a flag for them are `clear|anonymized`"},
+		{Name: "source-is", Group: groupTransform, Value: &b.SourceIs, Complete: "clear anonymized", Empty: "as log_tcp_complete of the same folder says",
+			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs that do not say it"},
 	}
 }
 
@@ -145,30 +145,30 @@ func (b *Import) checkTransform(p *Problems, opt *bulk.Options) {
 // limits are the settings of the resources and errors of an import.
 func (b *Import) limits() []*Setting {
 	return []*Setting{
-		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; with MATH or a database at most 4 files at a time",
-			Usage: "use `N` CPUs: import as many files at a time, and encode few large ones on all of them"},
+		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; at most 4 files at a time with MATH or a database",
+			Usage: "use `N` CPUs: for N files at a time, or for the parts of a few large files"},
 		{Name: "memory", Group: groupLimits, Value: &b.Memory,
-			Usage: "use about `SIZE` of memory, all files together"},
+			Usage: "use about `SIZE` of memory"},
 		{Name: "rate", Group: groupLimits, Value: &b.Rate, Empty: "no limit",
-			Usage: "read at most `MIBPS` MiB of text a second"},
+			Usage: "read at most `MIBPS` MiB of text per second"},
 		{Name: "max-rejects", Group: groupLimits, Value: &b.MaxRejects,
-			Usage: "do not store a file with more than `N` rejected lines, if they are more than 1% of it; a file whose lines are all rejected is never stored"},
+			Usage: "reject a file with more than `N` rejected lines if they are more than 1 % of its lines; a file without a valid row is always rejected"},
 	}
 }
 
 // math are the settings of fetching logs from the probes of MATH.
 func (b *Import) math() []*Setting {
 	return []*Setting{
-		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registers a stream",
-			Usage: "fetch from probes in `NETWORK` only, like 10.0.0.0/8"},
+		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registered the stream",
+			Usage: "fetch logs only from probes in `NETWORK`, like 10.0.0.0/8"},
 		{Name: "folder-length", Group: groupMATHRepository, Value: &b.FolderLength,
-			Usage: "Tstat writes to a folder for `DURATION`; used with MATH probes that list what still grows"},
+			Usage: "expect Tstat to write to a folder for `DURATION`, for MATH probes that also list growing logs"},
 	}
 }
 
 func (b *Import) adopt() *Setting {
-	return &Setting{Name: "adopt", Group: groupMATHRepository, Value: &b.Adopt, Complete: "dir", Empty: "nothing",
-		Usage: "take over what DBStream's math_repo had, whose outDir is `DIR`: its streams, and what it stored, see tstatrepo-migrate(7)"}
+	return &Setting{Name: "adopt", Group: groupMATHRepository, Value: &b.Adopt, Complete: "dir", Empty: "none",
+		Usage: "take over the streams and the stored logs of DBStream's math_repo with the outDir `DIR`, see tstatrepo-migrate(7)"}
 }
 
 // importSchemes returns the kinds of destinations: stores and the MATH

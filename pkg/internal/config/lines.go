@@ -47,13 +47,13 @@ const groupSinks = "Sinks"
 func (s *Lines) format() []*Setting {
 	return []*Setting{
 		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
-			Usage: "hand them to `SINK` too, which loses lines where it is too slow"},
+			Usage: "also deliver lines to `SINK`, which loses lines while it is too slow"},
 		{Name: "format", Group: groupSinks, Value: &s.Format, Complete: "raw line json",
-			Usage: "`FORMAT` of the lines: raw (path of the log, space, line), line or json"},
+			Usage: "write lines in `FORMAT`: raw (log path, space, line), line or json"},
 		{Name: "select", Group: groupSinks, Value: &s.Columns, Empty: "all",
-			Usage: "only these `COLUMNS`, like 'c_ip,s_ip,s_bytes_all', with --format line or json"},
-		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that fits", Complete: completeLayouts(),
-			Usage: "Tstat `VERSION` of lines without a header, with --select or --format json"},
+			Usage: "with --format line or json: write only `COLUMNS`, like 'c_ip,s_ip,s_bytes_all'"},
+		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that matches", Complete: completeLayouts(),
+			Usage: "with --select or --format json: read lines without a header as those of Tstat `VERSION`"},
 	}
 }
 
@@ -61,15 +61,15 @@ func (s *Lines) format() []*Setting {
 func (s *Lines) connections() []*Setting {
 	return []*Setting{
 		{Name: "max-connections", Group: GroupNetwork, Value: &s.MaxConnections,
-			Usage: "serve at most `N` connections, a quarter of them for one host"},
+			Usage: "accept at most `N` connections, a quarter of them from one host"},
 		{Name: "idle-timeout", Group: GroupNetwork, Value: &s.IdleTimeout,
-			Usage: "close a connection on which nothing comes for `DURATION`"},
+			Usage: "close connections that are idle for `DURATION`"},
 	}
 }
 
 func (s *Lines) queue() *Setting {
 	return &Setting{Name: "queue", Group: groupLimits, Value: &s.Queue,
-		Usage: "let at most `SIZE` of lines wait for each sink"}
+		Usage: "queue at most `SIZE` of lines for each sink"}
 }
 
 func (s *Lines) maxLine() *Setting {
@@ -79,7 +79,7 @@ func (s *Lines) maxLine() *Setting {
 
 func (s *Lines) retryMax() *Setting {
 	return &Setting{Name: "retry-max", Group: groupLimits, Value: &s.RetryMax,
-		Usage: "open a sink that failed again after `DURATION` at most"}
+		Usage: "reopen a failed sink after at most `DURATION`"}
 }
 
 // options checks the sources and sinks of lines, and returns the options of all

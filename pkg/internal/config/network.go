@@ -12,13 +12,13 @@ type Network struct {
 }
 
 // onAddress is the end of the usage of a setting to listen on.
-const onAddress = " on `ADDRESS`; without a host that is the loopback address"
+const onAddress = " on `ADDRESS`; an address without a host is on the loopback interface"
 
 // peers are the settings of which peers may connect.
 func (n *Network) peers() []*Setting {
 	return append([]*Setting{
 		{Name: "allow", Group: GroupNetwork, Value: &n.Allow,
-			Usage: "accept connections from `NETWORK` only, like 10.0.0.0/8"},
+			Usage: "accept connections only from `NETWORK`, like 10.0.0.0/8"},
 	}, n.certificates()...)
 }
 
@@ -26,11 +26,11 @@ func (n *Network) peers() []*Setting {
 func (n *Network) certificates() []*Setting {
 	return []*Setting{
 		{Name: "tls-cert", Group: GroupNetwork, Value: &n.Cert, Complete: "file",
-			Usage: "own certificate (PEM `FILE`, with the intermediate ones)"},
+			Usage: "use the certificate in PEM `FILE`, with its intermediate certificates"},
 		{Name: "tls-key", Group: GroupNetwork, Value: &n.Key, Complete: "file",
-			Usage: "private key of --tls-cert (PEM `FILE`)"},
-		{Name: "tls-ca", Group: GroupNetwork, Value: &n.CA, Complete: "file", Empty: "those of the system",
-			Usage: "certificate authorities of peers (PEM `FILE`); a listener then asks for client certificates"},
+			Usage: "use the private key in PEM `FILE` for --tls-cert"},
+		{Name: "tls-ca", Group: GroupNetwork, Value: &n.CA, Complete: "file", Empty: "the authorities of the system",
+			Usage: "trust the certificate authorities in PEM `FILE`; listeners then require client certificates"},
 	}
 }
 

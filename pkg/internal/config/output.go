@@ -21,7 +21,7 @@ func (o *Output) metricsFile() *Setting {
 
 func (o *Output) progressInterval() *Setting {
 	return &Setting{Name: "progress-interval", Group: groupOutput, Value: &o.ProgressInterval, Empty: "off",
-		Usage: "log the progress every `DURATION` when stderr is not a terminal"}
+		Usage: "log the progress every `DURATION` if stderr is not a terminal"}
 }
 
 func (o *Output) verbose() *Setting {
@@ -31,5 +31,5 @@ func (o *Output) verbose() *Setting {
 
 func (o *Output) quiet() *Setting {
 	return &Setting{Name: "quiet", Group: groupOutput, Value: &o.Quiet,
-		Usage: "print warnings and errors only"}
+		Usage: "print only warnings and errors"}
 }

@@ -43,7 +43,7 @@ func (r *Points) retry() []*Setting {
 		{Name: "retry-timeout", Group: groupDestination, Value: &r.RetryTimeout,
 			Usage: "retry for `DURATION` while the destination is unavailable, then spool the points"},
 		{Name: "spool", Group: groupDestination, Value: &r.Spool,
-			Usage: "keep at most `SIZE` of points on disk while the destination is unavailable"},
+			Usage: "spool at most `SIZE` of points on disk while the destination is unavailable"},
 	}
 }
 
@@ -52,22 +52,22 @@ func (r *Points) naming() []*Setting {
 	const names = "Names"
 	return []*Setting{
 		{Name: "prefix", Group: names, Value: &r.Prefix,
-			Usage: "`PATH` in front of the probe's name"},
+			Usage: "put `PATH` in front of the probe's name"},
 		{Name: "names", Group: names, Value: &r.Names, Complete: strings.Join(rrdfile.Namings, " "),
-			Usage: "`MODE` of names: default, upstream (exactly those of mPlane's importer) or raw (file names)"},
+			Usage: "name metrics by `MODE`: default, upstream (the names of mPlane's importer) or raw (file names)"},
 		{Name: "names-file", Group: names, Value: &r.NamesFile, Complete: "file",
-			Usage: "TOML `FILE` with other names for histograms and indexes"},
+			Usage: "read other names of histograms and indexes from TOML `FILE`"},
 	}
 }
 
 func (r *Points) keepNegative() *Setting {
 	return &Setting{Name: "keep-negative", Group: groupSource, Value: &r.KeepNegative,
-		Usage: "send negative percentiles too, which Tstat writes where it had no samples"}
+		Usage: "send negative percentiles too; Tstat writes them where it has no samples"}
 }
 
 func (r *Points) maxMetrics() *Setting {
 	return &Setting{Name: "max-metrics", Group: GroupNetwork, Value: &r.MaxMetrics,
-		Usage: "store at most `N` metrics of each probe; points of others are left out and counted"}
+		Usage: "store at most `N` metrics of each probe; points of further metrics are left out and counted"}
 }
 
 var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
@@ -131,27 +131,27 @@ func defaultRRDPush() RRDPush {
 func (r *RRDPush) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "sources", Group: groupSource, Value: &r.Sources,
-			Usage: "what to push when the command line names no source"},
+			Usage: "push these sources if the command line names none"},
 
 		{Name: "to", Group: groupDestination, Value: &r.To, Complete: completeURLs(rrdpush.Schemes),
 			Usage: "send the points to `URL`: " + rrdpush.Schemes.String() + " (lines on stdout)"},
 	}, r.retry(), []*Setting{
 		{Name: "dry-run", Group: groupDestination, Value: &r.DryRun,
-			Usage: "print what would be sent as lines on stdout, and remember nothing"},
+			Usage: "print what would be sent as lines on stdout, and send nothing"},
 
 		{Name: "since", Group: groupSource, Value: &r.Since, Empty: "what is new; all at first",
-			Usage: "push points of `TIME` and later, sent before or not: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
+			Usage: "push points of `TIME` and later, even if they were sent before: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
 		{Name: "reader", Group: groupSource, Value: &r.Reader, Complete: strings.Join(rrdfile.Modes, " "),
-			Usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if one value differs"},
+			Usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if a value differs"},
 		{Name: "every", Group: groupSource, Value: &r.Every, Empty: "once",
 			Usage: "push every `DURATION` until interrupted"},
 		r.keepNegative(),
 
 		{Name: "probe", Group: "Names", Value: &r.Probe, Empty: "host name up to the first dot; with --listen that of the client certificate",
-			Usage: "`NAME` of the probe that wrote the RRDs, the second part of every path"},
+			Usage: "use `NAME`, the probe that wrote the RRDs, as second part of every path"},
 	}, r.naming(), []*Setting{
 		{Name: "listen", Group: GroupNetwork, Value: &r.Listen, Empty: "off",
-			Usage: "take points of other probes (mPlane's indirect export, HTTP)" + onAddress},
+			Usage: "accept points of other probes (mPlane's indirect export, HTTP)" + onAddress},
 	}, r.peers(), []*Setting{
 		r.maxMetrics(),
 

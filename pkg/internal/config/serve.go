@@ -75,25 +75,25 @@ func (s *Serve) settings() []*Setting {
 		{Name: "supervisor", Group: groupMPlane, Value: &s.Supervisor, Empty: "none",
 			Usage: "register at the supervisor with this `URL`, like https://supervisor:8889/"},
 		{Name: "clients", Group: groupMPlane, Value: &s.Clients, Empty: "off",
-			Usage: "wait for clients and supervisors" + onAddress},
-		{Name: "identity", Group: groupMPlane, Value: &s.Identity, Empty: "host name and --system-id; without endpoints host name and probe",
-			Usage: "`NAME` to give to a supervisor without TLS; those of the reference implementation ignore it"},
+			Usage: "accept clients and supervisors" + onAddress},
+		{Name: "identity", Group: groupMPlane, Value: &s.Identity, Empty: "host name with --system-id; without endpoints host name with the probe name",
+			Usage: "use `NAME` as identity at a supervisor without TLS; the reference implementation ignores it"},
 		{Name: "system-id", Group: groupMPlane, Value: &s.SystemID,
-			Usage: "System_ID of the repository's capabilities, any `TEXT`"},
-		{Name: "address", Group: groupMPlane, Value: &s.Address, Empty: "that of each endpoint; the host name where one listens on all",
-			Usage: "`HOST` where probes reach the endpoints, part of the capabilities"},
+			Usage: "set System_ID of the repository's capabilities to `TEXT`"},
+		{Name: "address", Group: groupMPlane, Value: &s.Address, Empty: "the address of each endpoint; the host name if it listens on all addresses",
+			Usage: "advertise the endpoints to probes at `HOST`"},
 		registries(groupMPlane, &s.Registries),
-	}, s.Authorization.settings("everything, to everybody"), []*Setting{
+	}, s.Authorization.settings("everybody may use everything"), []*Setting{
 		{Name: "accept", Group: run, Value: &s.Accept, Complete: "always scheduled",
-			Usage: "`WHEN` the endpoints are open: always, or scheduled (while a specification is active)"},
+			Usage: "open the endpoints `WHEN`: always, or scheduled (while a specification is active)"},
 		{Name: "admin", Group: run, Value: &s.Admin,
-			Usage: "serve a page, /metrics, /-/healthy and /-/ready on `ADDRESS`; an empty one turns it off"},
+			Usage: "serve the status page, /metrics, /-/healthy and /-/ready on `ADDRESS`; an empty address turns this off"},
 		{Name: "drain-timeout", Group: run, Value: &s.Drain,
-			Usage: "when stopped, wait `DURATION` at most for what is under way"},
+			Usage: "when stopped, wait at most `DURATION` to finish work in progress"},
 	}, s.peers(), []*Setting{
 		{Name: "tls-for", Group: GroupNetwork, Value: &s.TLSFor, Complete: strings.Join(endpointWords, " ") + " admin",
-			Usage: "the `ENDPOINT` that uses the certificates, if there are any: rrd, streaming, log or admin; old exporters of lines and old math_probes know no TLS; " +
-				"an admin address that others can reach always uses them"},
+			Usage: "use the certificates for `ENDPOINT`: rrd, streaming, log or admin; old exporters of lines and old math_probes do not support TLS; " +
+				"an admin address that other machines can reach always uses them"},
 	})
 }
 
@@ -101,19 +101,30 @@ func (s *Serve) logSettings() []*Setting {
 	b := &s.CollectLog
 	return slices.Concat([]*Setting{
 		{Name: "listen", Value: &b.Listen,
-			Usage: "take logs of MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
+			Usage: "accept MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{Name: "to", Value: &b.To, Complete: "dir", Empty: "parquet:logs in the state folder",
-			Usage: "store the rows there, see import-bulk"},
-	}, b.math(), []*Setting{b.types(), b.since(), b.timezone(), b.layout(), b.poll()}, b.limits(), []*Setting{b.adopt()}, b.retention())
+			Usage: "store the rows in these stores, see import-bulk"},
+	}, b.math(), []*Setting{b.types(), b.since(), b.timezone(), b.layout(), always(b.poll())[0]}, b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
+}
+
+// always removes from the texts of settings which flags they need: serve always
+// follows.
+func always(list ...*Setting) []*Setting {
+	for _, s := range list {
+		if _, usage, ok := strings.Cut(s.Usage, ": "); ok && strings.HasPrefix(s.Usage, "with ") {
+			s.Usage = usage
+		}
+	}
+	return list
 }
 
 func (s *Serve) streamingSettings() []*Setting {
 	c := &s.CollectStreaming
 	return slices.Concat([]*Setting{
 		{Name: "listen", Value: &c.Listen,
-			Usage: "take live lines of exporters on these addresses; [] turns repository-collect_streaming off"},
+			Usage: "accept exporters of live lines on these addresses; [] turns repository-collect_streaming off"},
 		{Name: "to", Value: &c.To, Empty: "file:live in the state folder",
-			Usage: "hand the lines to these sinks, see stream"},
+			Usage: "deliver the lines to these sinks, see stream"},
 	}, c.format(), c.connections(), []*Setting{c.maxLine(), c.queue(), c.retryMax()})
 }
 
@@ -121,19 +132,19 @@ func (s *Serve) rrdSettings() []*Setting {
 	r := &s.CollectRRD
 	return slices.Concat([]*Setting{
 		{Name: "listen", Value: &r.Listen,
-			Usage: "take points of RRDs (mPlane's indirect export) on these addresses; [] turns repository-collect_rrd off"},
+			Usage: "accept points of RRDs (mPlane's indirect export) on these addresses; [] turns repository-collect_rrd off"},
 		{Name: "to", Value: &r.To, Complete: "dir", Empty: "whisper:whisper in the state folder",
-			Usage: "send the points there, see rrd-push"},
+			Usage: "send the points to this destination, see rrd-push"},
 	}, r.naming(), []*Setting{r.keepNegative()}, r.retry(), []*Setting{r.maxMetrics()})
 }
 
 func (p *RemoteProbe) settings() []*Setting {
 	return []*Setting{
 		{Name: "name", Value: &p.Name,
-			Usage: "name of a probe that sends to this repository, part of the identity of what it sends"},
-		{Name: "timezone", Value: &p.Timezone, Empty: "that of [collect-log]",
-			Usage: "zone of its folder names, UTC or like Europe/Rome"},
+			Usage: "name a probe that sends to this repository; the name is stored with everything it sends"},
+		{Name: "timezone", Value: &p.Timezone, Empty: "the zone of [collect-log]",
+			Usage: "read its folder names in this time zone, UTC or like Europe/Rome"},
 		{Name: "addresses", Value: &p.Addresses,
-			Usage: "networks and addresses it connects from, if it has no certificate; one with a certificate has the name in that"},
+			Usage: "recognize it by these networks and addresses; a probe with a certificate has its name in the certificate"},
 	}
 }

@@ -22,12 +22,12 @@ func defaultSupervisor() Supervisor { return Supervisor{Components: ":8889", Cli
 func (s *Supervisor) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "components", Group: GroupNetwork, Value: &s.Components,
-			Usage: "let components register" + onAddress},
+			Usage: "accept components" + onAddress},
 		{Name: "clients", Group: GroupNetwork, Value: &s.Clients,
-			Usage: "let clients ask on `ADDRESS`; /metrics and /-/healthy are there too"},
+			Usage: "accept clients on `ADDRESS`, which also serves /metrics and /-/healthy"},
 	}, s.peers(), []*Setting{
 		registries(groupMPlane, &s.Registries),
-	}, s.Authorization.settings("everything, to everybody with a certificate"))
+	}, s.Authorization.settings("everybody with a certificate may use everything"))
 }
 
 // Options checks the settings and turns them into options.

@@ -32,7 +32,7 @@ func write(w io.Writer, sections []Section, commented bool) error {
 		}
 		switch {
 		case s.Add != nil:
-			fmt.Fprintf(&b, "# As many as there are; none by default.\n#[[%s]]\n", s.Name)
+			fmt.Fprintf(&b, "# This table may be repeated. Default: none.\n#[[%s]]\n", s.Name)
 		case s.Name != "":
 			fmt.Fprintf(&b, "[%s]\n", s.Name)
 		}
@@ -44,11 +44,7 @@ func write(w io.Writer, sections []Section, commented bool) error {
 			if j > 0 || s.Name != "" {
 				fmt.Fprintln(&b)
 			}
-			text := set.Sentence()
-			if set.Empty != "" {
-				text += " Default: " + set.Empty + "."
-			}
-			fmt.Fprintf(&b, "%s\n#%s = %s\n", console.Fill(text, "# ", commentWidth), set.Name, set.TOML())
+			fmt.Fprintf(&b, "%s\n#%s = %s\n", console.Fill(set.Comment(), "# ", commentWidth), set.Name, set.TOML())
 		}
 	}
 	_, err := b.WriteTo(w)
@@ -58,11 +54,24 @@ func write(w io.Writer, sections []Section, commented bool) error {
 // commentWidth is the length of lines of explanations, in bytes.
 const commentWidth = 80
 
-// Sentence returns the usage as a sentence, without the backquotes around the
-// placeholder.
-func (s *Setting) Sentence() string {
-	text := strings.ReplaceAll(s.Usage, "`", "")
-	return console.UpperFirst(text) + "."
+// flagInText matches a flag in the text of a setting, with its value if that is
+// a URL.
+var flagInText = regexp.MustCompile(`--([a-z-]+)( math://)?`)
+
+// Comment returns the usage and the default as sentences for the config file,
+// which has keys in place of flags.
+func (s *Setting) Comment() string {
+	text := console.UpperFirst(strings.ReplaceAll(s.Usage, "`", "")) + "."
+	if s.Empty != "" {
+		text += " Default: " + s.Empty + "."
+	}
+	return flagInText.ReplaceAllStringFunc(text, func(flag string) string {
+		name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), " ")
+		if value != "" {
+			name += " = " + value
+		}
+		return name
+	})
 }
 
 // TOML returns the value of s as TOML.
