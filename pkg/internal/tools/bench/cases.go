@@ -42,12 +42,12 @@ type side func(context.Context) (usage, error)
 
 // imports returns the side that imports a tree into a store below out, and
 // checks what it reports as stored. Copies have no rows.
-func (b *bench) imports(t tree, store string) side {
+func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
 			return usage{}, err
 		}
-		u, s, err := b.importTree(ctx, t, store)
+		u, s, err := b.importTo(ctx, t, store+":"+filepath.Join(b.out(), "store"), flags...)
 		if err == nil && (s.Files != int64(t.files) || store != "copy" && s.Rows != t.rows) {
 			err = fmt.Errorf("%d files with %d rows stored of %d with %d", s.Files, s.Rows, t.files, t.rows)
 		}
@@ -57,11 +57,6 @@ func (b *bench) imports(t tree, store string) side {
 
 // summary is what is needed of tstatrepo's JSON summary.
 type summary struct{ Files, Skipped, Rows int64 }
-
-// importTree imports a tree into a store below out.
-func (b *bench) importTree(ctx context.Context, t tree, store string) (usage, summary, error) {
-	return b.importTo(ctx, t, store+":"+filepath.Join(b.out(), "store"))
-}
 
 // importTo imports a tree into a destination.
 func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...string) (usage, summary, error) {
@@ -90,14 +85,17 @@ func readSummary(text []byte) (summary, error) {
 
 // duckdb reads a tree with DuckDB: kind is table or parquet. DuckDB gets as
 // much memory as it wants.
-func (b *bench) duckdb(t tree, kind string) side {
+func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
 			return usage{}, err
 		}
-		u, err := b.run(ctx, filepath.Join(b.dir, "tstatduck"), "readcsv", "-threads", "2",
+		args := append([]string{
+			filepath.Join(b.dir, "tstatduck"), "readcsv", "-threads", "2",
 			"-layouts", filepath.Join(b.root, "pkg", "tstat", "layouts.tsv"),
-			"-to", kind+":"+filepath.Join(b.out(), "duckdb."+kind), t.dir)
+			"-to", kind + ":" + filepath.Join(b.out(), "duckdb."+kind),
+		}, flags...)
+		u, err := b.run(ctx, append(args, t.dir)...)
 		if want := fmt.Sprintln(t.rows, "rows"); err == nil && string(u.out) != want {
 			err = fmt.Errorf("DuckDB says %q, not %q", u.out, want)
 		}
@@ -236,6 +234,17 @@ func (b *bench) caseParquet(ctx context.Context) error {
 		return err
 	}
 	return b.compare(ctx, "parquet / DuckDB parquet, rows/s", float64(t.rows), 1.8, b.imports(t, "parquet"), b.duckdb(t, "parquet"))
+}
+
+// caseSelect stores 15 of 130 columns.
+func (b *bench) caseSelect(ctx context.Context) error {
+	t, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	const some = "c_ip,c_port,s_ip,s_port,c_bytes_all,s_bytes_all,c_pkts_all,s_pkts_all,first,last,durat,con_t,c_rtt_avg,c_tls_SNI,fqdn"
+	return b.compare(ctx, "parquet / DuckDB parquet, 15 columns, rows/s", float64(t.rows), 2,
+		b.imports(t, "parquet", "--type=log_tcp_complete", "--select="+some), b.duckdb(t, "parquet", "-select", some))
 }
 
 func (b *bench) caseOneFile(ctx context.Context) error {

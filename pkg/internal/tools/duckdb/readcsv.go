@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -27,6 +28,7 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	layouts := fs.String("layouts", "../../../tstat/layouts.tsv", "tstatrepo's table of columns")
 	memory := fs.String("memory", "4GB", "memory DuckDB may use")
 	threads := fs.Int("threads", 2, "threads")
+	only := fs.String("select", "", "columns to keep, separated by commas; empty: all")
 	times := fs.String("times", "double", "absolute times: double (as they are; a little faster) or timestamp (as tstatrepo has them)")
 	if err := parse(fs, args); err != nil {
 		return err
@@ -55,7 +57,7 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			return err
 		}
 	}
-	sel := selectCSV(files, cols, *times == "timestamp")
+	sel := selectCSV(files, cols, *only, *times == "timestamp")
 	path, stmt := target, "CREATE TABLE "+csvType+" AS "+sel
 	if kind == "parquet" {
 		path = ""
@@ -150,7 +152,7 @@ func checkHeader(path string, columns int) error {
 }
 
 // selectCSV is the SELECT over read_csv with the types that tstatrepo stores.
-func selectCSV(files []string, cols []column, timestamps bool) string {
+func selectCSV(files []string, cols []column, only string, timestamps bool) string {
 	types := map[string]string{
 		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",
 		"time_ms": "DOUBLE", "time_s": "DOUBLE",
@@ -158,11 +160,14 @@ func selectCSV(files []string, cols []column, timestamps bool) string {
 	var decl, list []string
 	for _, c := range cols {
 		name := `"` + c.name + `"`
+		kept := only == "" || slices.Contains(strings.Split(only, ","), c.name)
 		decl = append(decl, quote(c.name)+": "+quote(types[c.kind]))
 		if timestamps && c.kind == "time_ms" {
 			name = fmt.Sprintf("make_timestamp((%s * 1000)::BIGINT) AS %s", name, name)
 		}
-		list = append(list, name)
+		if kept {
+			list = append(list, name)
+		}
 	}
 	sort.Strings(files)
 	for i := range files {
