@@ -17,14 +17,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// NewCollector returns the metrics of a State, which is asked for with each
-// scrape, like that of the page. RRD points are not metrics here, only how
-// many and how old: their place is Graphite.
+// NewCollector returns the metrics of a State. It requests a new State for each
+// scrape, like the page. Points of RRDs are not metrics here, only their number
+// and age: their place is Graphite.
 func NewCollector(state func() *State) prometheus.Collector { return collector{state} }
 
 type collector struct{ state func() *State }
 
-// Metrics of a service as a whole; each of its parts has its own.
+// Metrics of a service as a whole; each of its parts has more.
 var (
 	buildMetrics = metrics.New("", []string{"version", "goversion"}, func(s *State) []string { return []string{s.Version, runtime.Version()} },
 		metrics.Count("build_info", "Version of tstatrepo, always 1.", func(*State) int64 { return 1 }))
@@ -47,21 +47,21 @@ var (
 		metrics.Time("last_point_timestamp_seconds", "Time of the newest point of a probe.", func(s *repository.Series) time.Time { return time.Unix(s.Last().Time, 0) }))
 )
 
-// tables are all that Collect uses.
+// tables are all tables that Collect uses.
 var tables = []interface{ Describe(chan<- *prometheus.Desc) }{
 	buildMetrics, supervisorMetrics, refusedMetrics, capabilityMetrics, endpointMetrics, certificateMetrics, noticeMetrics,
 	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.SinkMetrics, stream.QueueMetrics,
 	rrdpush.Metrics, recreatedMetrics, seriesMetrics,
 }
 
-// Describe sends what Collect may send.
+// Describe sends the descriptions of all metrics.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, t := range tables {
 		t.Describe(ch)
 	}
 }
 
-// Collect sends the metrics of the state as it is.
+// Collect sends the metrics of the current state.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.state()
 	buildMetrics.Collect(ch, metrics.Of("", *s))
@@ -92,7 +92,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	seriesMetrics.Collect(ch, metrics.Each(s.RRD, func(r *RRD) (string, []repository.Series) { return r.Name, r.Series }))
 }
 
-// byLabel are counts by the value of their only label.
+// byLabel returns counts by the value of their only label.
 func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	return func(yield func(string, *int64) bool) {
 		for label, n := range counts {

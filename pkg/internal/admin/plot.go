@@ -23,8 +23,8 @@ type bars struct {
 	Scale string // of the plot
 }
 
-// newBars plots counts per interval, oldest first, ending now. Text says what
-// is counted.
+// newBars plots counts per interval, oldest first, ending now. what names the
+// counted things.
 func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil

@@ -22,15 +22,15 @@ type Recent struct {
 	prefix string // of the keys in a group
 }
 
-// ring is shared by all handlers that came of one.
+// ring is shared by all handlers derived from one.
 type ring struct {
 	mu      sync.Mutex
 	size    int
 	notices []Notice // oldest first
 }
 
-// NewRecent returns a handler in front of next that keeps n notices. One that
-// is logged again with the same text counts as one more of the same.
+// NewRecent returns a handler in front of next that keeps n notices. A repeated
+// text increases the count of its notice.
 func NewRecent(next slog.Handler, n int) *Recent {
 	return &Recent{next: next, ring: &ring{size: max(n, 1)}}
 }
@@ -44,7 +44,8 @@ func (r *Recent) List() []Notice {
 	return list
 }
 
-// Enabled reports whether the next handler wants the level, or it is kept here.
+// Enabled reports whether the next handler wants the level, or this one keeps
+// it.
 func (r *Recent) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || r.next.Enabled(ctx, l)
 }
@@ -71,7 +72,7 @@ func (r *Recent) Handle(ctx context.Context, rec slog.Record) error {
 	return r.next.Handle(ctx, rec)
 }
 
-// WithAttrs returns a handler that keeps into the same list.
+// WithAttrs returns a handler that shares the list.
 func (r *Recent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	var b strings.Builder
 	for _, a := range attrs {
@@ -80,7 +81,7 @@ func (r *Recent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &Recent{r.next.WithAttrs(attrs), r.ring, r.attrs + b.String(), r.prefix}
 }
 
-// WithGroup returns a handler that keeps into the same list.
+// WithGroup returns a handler that shares the list.
 func (r *Recent) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return r

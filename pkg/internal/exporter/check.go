@@ -17,19 +17,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// lookupTimeout bounds how long the name of a repository is looked up.
+// lookupTimeout limits the lookup of a repository's name.
 const lookupTimeout = 10 * time.Second
 
 // maxLogTime is the longest log.time: a week, in minutes.
 const maxLogTime = 7 * 24 * 60
 
-// awayError is what may be right later.
+// awayError is an error that may go away, such as an unmounted folder.
 type awayError struct{ error }
 
 func (e awayError) Unwrap() error { return e.error }
 
-// accept checks a specification and notes that its export runs. end is to be
-// called at its end.
+// accept checks a specification and records that its export runs. Call end at
+// its end.
 func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statement) (*export, error) {
 	e := &export{label: label, started: time.Now(), status: Export{Capability: label, Label: spec.Label, Token: spec.ID()}}
 	var err error
@@ -58,7 +58,7 @@ func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statem
 		}
 		e.silence = time.Duration(minutes+1) * p.minute
 	}
-	// A start that has passed says from when on; "now" does not.
+	// A start in the past limits the age of logs; "now" does not.
 	now := time.Now()
 	if start, _ := spec.When.Times(now); start.Before(now) {
 		e.since = start
@@ -94,15 +94,15 @@ func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.A
 	return addrs, port, nil
 }
 
-// folder checks a log.folder and returns it in the terms of the Folders: the
-// links in a path of a peer are not followed out of them.
+// folder checks a log.folder and returns it as a path in Folders. Links in a
+// peer's path cannot lead out of them.
 func (p *Exporter) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is not an absolute path", text)
 	}
 	path, err := filepath.EvalSymlinks(text)
 	if err != nil {
-		// Not to tell what there is elsewhere on this machine.
+		// The response must not reveal other files on this machine.
 		if p.below(filepath.Clean(text), filepath.Clean) == "" {
 			return "", p.outside(text)
 		}
@@ -145,7 +145,7 @@ func (p *Exporter) outside(text string) error {
 	return fmt.Errorf("%q is not in the folders that this probe exports", text)
 }
 
-// begin notes that an export runs, unless the same one runs already: the
+// begin records that an export runs, unless the same one runs already: the
 // repository would get everything twice.
 func (p *Exporter) begin(e *export) error {
 	p.mu.Lock()

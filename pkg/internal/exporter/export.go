@@ -27,34 +27,34 @@ import (
 const (
 	retryFor  = 10 * time.Second
 	again     = 10 * time.Second
-	spoolSize = 256 << 20 // bytes of points for a repository that is away
-	// A component waits a little longer for its jobs.
+	spoolSize = 256 << 20 // bytes of points for an unavailable repository
+	// A component waits slightly longer for its jobs.
 	drain = 5 * time.Second
-	// maxRows bounds a result: Tstat has some 3,000 RRDs.
+	// maxRows limits a result: Tstat has some 3,000 RRDs.
 	maxRows = 5000
 )
 
-// export is a specification that runs.
+// export is a running specification.
 type export struct {
 	label      string
-	repository string // host:port, as asked for
+	repository string // host:port, as requested
 	addrs      []netip.Addr
 	port       string
 	folder     string
 	logType    string
-	silence    time.Duration // without a line after which it is told
-	since      time.Time     // what is older is not wanted; zero: all is
-	listen     int           // which of Options.Listen it has
+	silence    time.Duration // time without a line after which silence is reported
+	since      time.Time     // older logs are skipped; zero: none are
+	listen     int           // index in Options.Listen
 	started    time.Time
 
 	mu      sync.Mutex
 	status  Export
-	refresh func(*Export)             // brings status up to date; nil: it is
+	refresh func(*Export)             // updates status; nil if status is always current
 	last    map[string]graphite.Point // of each RRD
 	quiet   quiet
 }
 
-// run returns the function of a service.
+// run returns the function of a service, which runs do.
 func (p *Exporter) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
 	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		log := p.log.With("specification", spec.Label, "token", spec.ID())
@@ -112,7 +112,7 @@ func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	return push.Close()
 }
 
-// sent keeps the last point of each RRD.
+// sent records the last point of each RRD.
 func (e *export) sent(metrics []graphite.Metric) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -124,7 +124,7 @@ func (e *export) sent(metrics []graphite.Metric) {
 	}
 }
 
-// passed takes what a look at the RRDs brought.
+// passed records the result of a pass over the RRDs.
 func (e *export) passed(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -134,7 +134,8 @@ func (e *export) passed(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows are those of the result: the last point of each RRD that was sent.
+// rows returns the rows of the result: the last point of each RRD that was
+// sent.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -159,7 +160,7 @@ func (e *export) rows(columns []string) [][]string {
 	return rows
 }
 
-// real writes a number as mPlane does.
+// real formats a number like mPlane.
 func real(v float64) string {
 	text := strconv.FormatFloat(v, 'g', -1, 64)
 	if canonical, err := mplane.Real.Canonical(text); err == nil {
@@ -168,7 +169,7 @@ func real(v float64) string {
 	return text
 }
 
-// exportLines sends the lines of a log as they are written until ctx ends.
+// exportLines sends new lines of a log until ctx ends.
 func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	sink := p.sink(e.repository)
 	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, sink}, "\n")))
@@ -196,7 +197,7 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	return err
 }
 
-// streamed takes the sums so far, and tells when nothing comes any more.
+// streamed records the sums so far, and reports when no lines arrive any more.
 func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -218,13 +219,13 @@ func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	}
 }
 
-// quiet knows since when nothing has come.
+// quiet measures how long no lines have arrived.
 type quiet struct {
 	lines, folders int64
 	since          time.Time
 }
 
-// look returns how long nothing has come.
+// look returns how long no lines have arrived.
 func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
 	if lines != q.lines || folders != q.folders {
 		q.lines, q.folders, q.since = lines, folders, now

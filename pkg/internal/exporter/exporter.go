@@ -1,8 +1,8 @@
-// Package exporter is the side of mPlane's export where Tstat writes: the
-// capabilities tstat-exporter_rrd, tstat-exporter_streaming and
-// tstat-exporter_log, by which a client lets this probe send its RRDs, live
-// log lines and finished logs to a repository. Labels, parameters, metadata
-// and results are those of the mPlane project's component tstat.py.
+// Package exporter is the probe's side of mPlane's export: the capabilities
+// tstat-exporter_rrd, tstat-exporter_streaming and tstat-exporter_log, by which
+// a client lets this probe send its RRDs, live log lines and finished logs to a
+// repository. Labels, parameters, metadata and results are those of the mPlane
+// project's component tstat.py.
 package exporter
 
 import (
@@ -42,39 +42,39 @@ const (
 // Loopback are the networks of this machine, the default of Options.Peers.
 var Loopback = peer.Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// Options say what a probe has and where it may send that.
+// Options configures what a probe exports and where to.
 type Options struct {
 	Name string // of the probe, see store.ValidProbe
-	// SystemID is the value of the parameter System_ID. Empty, the
-	// capabilities lack it, as on the pages of mPlane.
+	// SystemID is the value of the parameter System_ID. If it is empty, the
+	// capabilities lack the parameter, as on the pages of mPlane.
 	SystemID string
 
-	// LogFolder is where Tstat writes its log folders; "": there is no
-	// tstat-exporter_streaming and no tstat-exporter_log.
+	// LogFolder is where Tstat writes its log folders; "" turns off
+	// tstat-exporter_streaming and tstat-exporter_log.
 	LogFolder string
-	// RRDFolder is where Tstat writes its RRDs; "": there is no
+	// RRDFolder is where Tstat writes its RRDs; "" turns off
 	// tstat-exporter_rrd.
 	RRDFolder string
-	// Folders may be named as log.folder, and what is below them; none: the
-	// LogFolder.
+	// Folders are the folders that log.folder may name, including their
+	// subfolders; empty: the LogFolder.
 	Folders []string
-	// Peers are the networks that a repository.url may lead to; none: Loopback.
+	// Peers are the allowed networks of repository.url; empty: Loopback.
 	Peers peer.Networks
 
-	TLS peer.TLS // towards repositories
-	// TLSFor are the labels of the exporters that speak TLS.
+	TLS peer.TLS // for connections to repositories
+	// TLSFor are the labels of the exporters that use TLS.
 	TLSFor []string
-	// Ack makes tstat-exporter_streaming speak the acknowledged mode, see
+	// Ack makes tstat-exporter_streaming use the acknowledged mode, see
 	// tstatrepo-ack(7).
 	Ack bool
 
-	Every time.Duration // how often RRDs are looked at; 0: 1m
+	Every time.Duration // interval of scans of the RRDs; 0: 1m
 	// Listen are the addresses where repositories fetch logs: one for each
-	// that is exported to at a time. None: no tstat-exporter_log is offered.
+	// concurrent export. If empty, tstat-exporter_log is not offered.
 	Listen    []peer.Options
 	Advertise string   // see mathproto.ExporterOptions
 	Stream    string   // see mathproto.ExporterOptions; "": {probe}_{type}
-	Types     []string // globs over the logs of tstat-exporter_log; none: all
+	Types     []string // globs over the logs of tstat-exporter_log; empty: all
 	Settle    time.Duration
 
 	Location *time.Location // zone of folder names; nil: time.Local
@@ -87,7 +87,7 @@ type Exporter struct {
 	Options
 	log    *slog.Logger
 	minute time.Duration // of log.time
-	drain  time.Duration // how long a repository may take the lines that are under way at the end
+	drain  time.Duration // how long a repository may take to accept the lines in flight at the end
 	retry  time.Duration // of a batch of points
 	again  time.Duration // delay before a resumed export is retried
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -98,7 +98,7 @@ type Exporter struct {
 	watch watch // of the folders of Tstat
 }
 
-// New returns a probe. Nothing runs yet, and the folders need not be there.
+// New returns an exporter that does not run yet. The folders need not exist.
 func New(opt Options) (*Exporter, error) {
 	if len(opt.Folders) == 0 && opt.LogFolder != "" {
 		opt.Folders = []string{opt.LogFolder}
@@ -116,7 +116,7 @@ func New(opt Options) (*Exporter, error) {
 	return p, opt.check()
 }
 
-// check returns all that is wrong with the options.
+// check returns all errors in the options.
 func (o *Options) check() error {
 	errs := []error{store.ValidProbe(o.Name), mathproto.CheckStreams(o.Stream, o.Name)}
 	if o.LogFolder == "" && o.RRDFolder == "" {
@@ -144,13 +144,13 @@ func (o *Options) check() error {
 	return errors.Join(errs...)
 }
 
-// Services returns the capabilities with what they do.
+// Services returns the capabilities with their implementations.
 func (p *Exporter) Services() []component.Service {
 	var list []component.Service
 	url := mplane.Field{Name: "repository.url", Type: mplane.URL, Text: mplane.None}
 	if p.RRDFolder != "" {
 		c := p.capability(RRD, "past ... future", url)
-		c.Results = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"} // as it is spelled in the registry
+		c.Results = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"} // the spelling of the registry
 		list = append(list, component.Service{Capability: c, Run: p.run(RRD, p.exportRRD)})
 	}
 	if p.LogFolder == "" {
@@ -167,12 +167,12 @@ func (p *Exporter) Services() []component.Service {
 	return list
 }
 
-// capability returns a capability of this probe. With the metadata that
-// tstat.py has, and had before it knew System_ID, its token is the same too.
+// capability returns a capability of this probe. With the metadata of tstat.py,
+// and of its versions before System_ID, the token is the same too.
 func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
 	scope, err := mplane.ParseScope(when)
 	if err != nil {
-		panic(err) // it is a constant
+		panic(err) // the argument is a constant
 	}
 	system := "tStat-Proxy"
 	if p.SystemID != "" {
@@ -190,7 +190,7 @@ func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *m
 	}
 }
 
-// secure reports whether an exporter speaks TLS.
+// secure reports whether an exporter uses TLS.
 func (p *Exporter) secure(label string) bool {
 	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
 }

@@ -5,41 +5,42 @@ import (
 	"time"
 )
 
-// Export is a specification that runs, and what it has done.
+// Export is a running specification and its progress.
 type Export struct {
 	Capability string
 	Label      string
 	Token      string
-	Repository string // host:port, as asked for
+	Repository string // host:port, as requested
 	Folder     string
 	LogType    string // of tstat-exporter_streaming
 	Started    time.Time
-	// LastSuccess is when the repository last took something, or was found to
-	// have all; zero: not yet.
+	// LastSuccess is when the repository last accepted something, or had
+	// everything; zero: not yet.
 	LastSuccess time.Time
-	LastError   string // "" if the last try succeeded
-	Silent      bool   // nothing has come for log.time and a minute
-	Silences    int64  // times that this was so
-	Streams     int    // that the repository has, of tstat-exporter_log
-	// Waiting is what the repository did not accept yet: lines, or bytes of
+	LastError   string // "" if the last attempt succeeded
+	Silent      bool   // no lines for log.time and a minute
+	Silences    int64  // number of silences
+	Streams     int    // streams at the repository, of tstat-exporter_log
+	// Waiting is what the repository has yet to accept: lines, or bytes of
 	// points in the spool.
 	Waiting int64
 
-	Lines   int64 // taken by the repository, of tstat-exporter_streaming
-	Rejects int64 // lines that were no rows of their log
-	Outside int64 // logs left out because links lead out of the folder
-	Bytes   int64 // read of logs, or of files that were fetched
-	Files   int64 // fetched, of tstat-exporter_log
-	// Newest is the time of the newest folder from which a log was fetched since
-	// the start of the export, of tstat-exporter_log; zero: nothing was fetched.
+	Lines   int64 // accepted by the repository, of tstat-exporter_streaming
+	Rejects int64 // malformed lines
+	Outside int64 // logs skipped because of links out of the folder
+	Bytes   int64 // read from logs, or served
+	Files   int64 // served, of tstat-exporter_log
+	// Newest is the time of the newest folder from which a log was fetched
+	// since the start of the export, of tstat-exporter_log; zero if none
+	// was.
 	Newest time.Time
 	Points int64 // sent or in the spool, of tstat-exporter_rrd
-	// NotFinite are values left out, and Recreated RRDs older than the last
-	// point sent, of tstat-exporter_rrd.
+	// NotFinite counts dropped values, and Recreated RRDs older than the
+	// last point sent, of tstat-exporter_rrd.
 	NotFinite, Recreated int64
 }
 
-// outcome takes the end of a try.
+// outcome records the result of an attempt.
 func (e *Export) outcome(err error) {
 	if err != nil {
 		e.LastError = err.Error()
@@ -48,7 +49,7 @@ func (e *Export) outcome(err error) {
 	e.LastError, e.LastSuccess = "", time.Now()
 }
 
-// Stats returns the exports that run, the oldest first.
+// Stats returns the running exports, the oldest first.
 func (p *Exporter) Stats() []Export {
 	p.mu.Lock()
 	defer p.mu.Unlock()

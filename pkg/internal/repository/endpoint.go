@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// server is an endpoint that listens and is served by Run.
+// server is a listening endpoint, served by Run.
 type server interface {
 	Addrs() []string
 	Run(context.Context) error
@@ -23,26 +23,26 @@ type server interface {
 // openFunc opens an endpoint.
 type openFunc func(context.Context) (server, error)
 
-// endpoint is open while somebody uses it.
+// endpoint is open while it is used.
 type endpoint struct {
 	label      string
 	capability *mplane.Statement
 	log        *slog.Logger
 
-	// acquiring keeps others from opening the endpoint at the same time.
+	// acquiring prevents concurrent opening.
 	acquiring sync.Mutex
 
 	mu     sync.Mutex
 	open   openFunc
-	former openFunc // that opened it before reopen, until open has; nil: none
-	server server   // as it was last opened; nil: it never was
+	former openFunc // the function before reopen, kept until open succeeds; may be nil
+	server server   // as last opened; nil if it never was
 	users  int
 	closed bool
-	now    *session // the last; nil before the first
+	now    *session // the last session; may be nil
 	again  context.CancelFunc
-	addrs  []string // none: it is not open
+	addrs  []string // empty if it is not open
 	since  time.Time
-	err    error // why it is not open though somebody uses it
+	err    error // why it is not open though it is used
 }
 
 // session is the time from the opening of an endpoint to its end.
@@ -51,15 +51,15 @@ type session struct {
 	cancel context.CancelFunc
 	opened chan struct{} // closed when it was open for the first time
 	done   chan struct{} // closed when it has ended
-	err    error         // good after done
+	err    error         // valid after done
 
 	once sync.Once
 }
 
 var errClosed = errors.New("the repository stops")
 
-// acquire opens the endpoint, unless somebody uses it already. release is to
-// be called once for each success.
+// acquire opens the endpoint, unless it is open. Call release once for each
+// success.
 func (e *endpoint) acquire(ctx context.Context) error {
 	e.acquiring.Lock()
 	defer e.acquiring.Unlock()
@@ -101,8 +101,8 @@ func (e *endpoint) acquire(ctx context.Context) error {
 	}
 }
 
-// release closes the endpoint when nobody uses it any more. It does not wait
-// until what is under way is accepted.
+// release closes the endpoint when its last user releases it. It does not wait
+// for data in flight.
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -111,8 +111,8 @@ func (e *endpoint) release() {
 	}
 }
 
-// close ends the endpoint for good and returns what its end came to, nil if it
-// was not opened.
+// close ends the endpoint for good and returns its last error; nil if it was
+// not opened.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -126,7 +126,7 @@ func (e *endpoint) close() error {
 	select {
 	case <-s.opened:
 	default:
-		return nil // acquire has told
+		return nil // acquire has returned the error
 	}
 	if s.err != nil {
 		return fmt.Errorf("%s: %w", e.label, s.err)
@@ -134,8 +134,9 @@ func (e *endpoint) close() error {
 	return nil
 }
 
-// reopen lets another function open the endpoint: if it is open, as soon as
-// what is under way has ended. If the other cannot open it, the former does.
+// reopen changes the function that opens the endpoint. An open endpoint is
+// reopened as soon as data in flight is accepted. If the new function fails,
+// the former one is used.
 func (e *endpoint) reopen(open openFunc) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -148,14 +149,14 @@ func (e *endpoint) reopen(open openFunc) {
 	}
 }
 
-// Bounds of the wait before an endpoint that has failed is opened again.
+// Limits of the wait before a failed endpoint is reopened.
 const (
 	minRestart = time.Second
 	maxRestart = time.Minute
 )
 
-// run serves a session until its end. An endpoint that was open once is opened
-// again when it fails: the process has other endpoints to serve.
+// run serves a session until its end. An endpoint that was open once is
+// reopened after a failure: the process has other endpoints to serve.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
@@ -218,8 +219,8 @@ func (e *endpoint) opened(srv server) {
 	e.log.Info("listening", "address", strings.Join(e.addrs, " "))
 }
 
-// ended records that the endpoint is not open, and reports whether the former
-// function is to open it again.
+// ended records that the endpoint is not open, and reports whether to reopen it
+// with the former function.
 func (e *endpoint) ended(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -232,7 +233,7 @@ func (e *endpoint) ended(err error, good bool) (former bool) {
 	return true
 }
 
-// last returns the endpoint as it was last opened, nil if it never was.
+// last returns the endpoint as last opened, or nil if it never was.
 func last[T server](e *endpoint) (srv T) {
 	if e != nil {
 		e.mu.Lock()
@@ -242,7 +243,7 @@ func last[T server](e *endpoint) (srv T) {
 	return srv
 }
 
-// stats returns how the endpoint is.
+// stats returns the state of the endpoint.
 func (e *endpoint) stats() EndpointStats {
 	e.mu.Lock()
 	defer e.mu.Unlock()

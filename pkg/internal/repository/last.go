@@ -11,16 +11,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
-// resultsRRD are the columns of what repository-collect_rrd returns.
-// "rrdMetirc" is how Tstat's registry spells it.
+// resultsRRD are the columns of the results of repository-collect_rrd.
+// "rrdMetirc" is the spelling of Tstat's registry.
 var resultsRRD = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"}
 
-// maxMetrics bounds how many metrics are remembered: a result with all of
-// them has to fit into a message.
+// maxMetrics limits the stored metrics: a result with all of them must fit into
+// a message.
 const maxMetrics = 10_000
 
-// lastPoints remembers the last point of each metric that comes while
-// somebody wants to know.
+// lastPoints stores the last point of each metric while it is needed.
 type lastPoints struct {
 	mu     sync.Mutex
 	users  int
@@ -32,7 +31,7 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin lets points be remembered until end is called.
+// begin starts storing points until end is called.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -43,12 +42,11 @@ func (l *lastPoints) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users--; l.users == 0 {
-		clear(l.points) // they must not take the room of those to come
+		clear(l.points) // old points must not take the room of new ones
 	}
 }
 
-// add takes points that were received now. Metrics beyond the bound are not
-// remembered.
+// add stores points received now. Metrics beyond maxMetrics are skipped.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()
@@ -60,12 +58,12 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 		if len(m.Points) == 0 {
 			continue
 		}
-		path := graphite.CleanPath(m.Path) // as it is stored
+		path := graphite.CleanPath(m.Path) // as stored
 		old, known := l.points[path]
 		if !known && len(l.points) >= maxMetrics {
 			continue
 		}
-		p := m.Points[len(m.Points)-1] // they are in order
+		p := m.Points[len(m.Points)-1] // points are in order
 		if known && old.Time > p.Time {
 			p = old.Point
 		}
@@ -73,8 +71,8 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 	}
 }
 
-// rows returns the last points of the metrics received since a time, ordered
-// by path.
+// rows returns the last points of the metrics received since a time, ordered by
+// path.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

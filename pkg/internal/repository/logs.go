@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// LogsOptions are those of the endpoint for logs. Its stores are those of
-// Stores, also for Math and Upkeep.
+// LogsOptions configures the endpoint for logs. Stores is used for Math and
+// Upkeep too.
 type LogsOptions struct {
 	Math   mathproto.RepositoryOptions
 	Stores StoreOptions
@@ -19,14 +19,14 @@ type LogsOptions struct {
 }
 
 // Logs is the endpoint for logs: a repository of MATH, the stores of its
-// streams, and what maintains them while it runs.
+// streams, and their upkeep while it runs.
 type Logs struct {
 	*mathproto.Repository
 	Keeper *upkeep.Keeper
 	stores *Stores
 }
 
-// NewLogs opens what can be opened at once. Run must be called.
+// NewLogs opens the parts that do not depend on a server. Run must be called.
 func NewLogs(ctx context.Context, opt LogsOptions) (*Logs, error) {
 	pool, err := OpenStores(ctx, opt.Stores)
 	if err != nil {
@@ -52,8 +52,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue makes the figures of an endpoint that has ended continue in this one,
-// which does not run yet.
+// Continue continues the figures of an endpoint that has ended in this one,
+// which must not have started.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {
 		l.Repository.Continue(former.Repository)
@@ -61,7 +61,7 @@ func (l *Logs) Continue(former *Logs) {
 	}
 }
 
-// Stats returns what became of all streams, by their numbers.
+// Stats returns the state of all streams, by their numbers.
 func (l *Logs) Stats() []mathproto.StreamStats {
 	var to []string
 	for _, text := range l.stores.opt.To {

@@ -1,5 +1,5 @@
 // Package repository is the repository's side of Tstat at mPlane: endpoints
-// that take logs (MATH), live lines and points of RRDs, bound to the
+// that receive logs (MATH), live lines and points of RRDs, bound to the
 // capabilities repository-collect_log, _streaming and _rrd.
 package repository
 
@@ -30,19 +30,18 @@ const (
 	CollectRRD       = "repository-collect_rrd"
 )
 
-// DefaultSystemID is what mPlane's repository calls itself.
+// DefaultSystemID is the name of mPlane's repository.
 const DefaultSystemID = "repository-Proxy"
 
-// Options say which endpoints a repository has. An endpoint that is nil is
-// off.
+// Options configures the endpoints of a repository. A nil endpoint is off.
 type Options struct {
 	Logs      *LogsOptions
 	Streaming *stream.Options
 	RRD       *rrdpush.EndpointOptions
 
-	// Host is where probes reach the endpoints: with an endpoint's port it is
-	// the parameter repository.url of its capability. "": the host that the
-	// endpoint listens on.
+	// Host is the host under which probes reach the endpoints. With an
+	// endpoint's port it is the parameter repository.url of its capability.
+	// "" stands for the host on which the endpoint listens.
 	Host string
 	// Scheduled endpoints are open only while a specification is active;
 	// others as long as Run runs.
@@ -94,7 +93,7 @@ func New(opt Options) (*Repository, error) {
 				Metadata: mplane.Fields{
 					{Name: "System_type", Type: mplane.String, Text: "repository"},
 					{Name: "System_ID", Type: mplane.String, Text: opt.SystemID},
-					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's; a part of the token
+					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's value, part of the token
 				},
 				Results: d.results,
 			},
@@ -103,8 +102,8 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns the function that opens an endpoint, and where it listens;
-// nil if it is off.
+// opener returns the function that opens an endpoint, and its addresses; nil if
+// it is off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -144,9 +143,9 @@ func opens[T interface {
 	}
 }
 
-// Reopen makes the endpoint of a label use the options that opt has for it,
-// except for where it listens. Requests in hand are answered first; connections
-// for lines end. What cannot be opened with them stays as it was.
+// Reopen reopens the endpoint of a label with the options in opt, except its
+// addresses. It first responds to requests in progress; connections for lines
+// end. If reopening fails, the former options remain.
 func (r *Repository) Reopen(label string, opt Options) {
 	open, _ := r.opener(label, &opt)
 	if e := r.endpoint(label); e != nil && open != nil {
@@ -154,7 +153,7 @@ func (r *Repository) Reopen(label string, opt Options) {
 	}
 }
 
-// endpoint returns the endpoint with a label, nil if it is off.
+// endpoint returns the endpoint with a label, or nil if it is off.
 func (r *Repository) endpoint(label string) *endpoint {
 	i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.label == label })
 	if i < 0 {
@@ -163,11 +162,11 @@ func (r *Repository) endpoint(label string) *endpoint {
 	return r.endpoints[i]
 }
 
-// EndpointStats is how an endpoint is.
+// EndpointStats is the state of an endpoint.
 type EndpointStats struct {
 	Label string
-	Addrs []string  // none: it is not open
-	Since time.Time // of its being so; zero: since the start
+	Addrs []string  // empty if it is not open
+	Since time.Time // when it was opened or closed; zero: at the start
 	Err   error     // why it is not open though it should be
 }
 
@@ -179,7 +178,7 @@ func (e *EndpointStats) Name() string {
 	return strings.ReplaceAll(strings.TrimPrefix(e.Label, "repository-"), "_", "-")
 }
 
-// Endpoints returns how the endpoints are.
+// Endpoints returns the state of the endpoints.
 func (r *Repository) Endpoints() []EndpointStats {
 	var list []EndpointStats
 	for _, e := range r.endpoints {
@@ -188,8 +187,8 @@ func (r *Repository) Endpoints() []EndpointStats {
 	return list
 }
 
-// Logs returns the endpoint for logs as it was last opened, nil if it never
-// was; so do Lines and Points.
+// Logs returns the endpoint for logs as last opened, or nil if it never was; so
+// do Lines and Points.
 func (r *Repository) Logs() *Logs { return last[*Logs](r.endpoint(CollectLog)) }
 
 // Lines returns the endpoint for lines.
@@ -205,11 +204,11 @@ func (r *Repository) Points() *rrdpush.Endpoint {
 // Series returns the last points of metrics, see SeriesStore.List.
 func (r *Repository) Series() (series []Series, untracked int64) { return r.series.List() }
 
-// Ready returns a channel that is closed when the endpoints that are open all
-// the time are so.
+// Ready returns a channel that is closed when all permanently open endpoints
+// are open.
 func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
-// address is where probes reach an endpoint.
+// address returns the host:port at which probes reach an endpoint.
 func address(host string, listen []peer.Options) (string, error) {
 	if len(listen) == 0 {
 		return "", errors.New("no address to listen on")
@@ -228,7 +227,7 @@ func address(host string, listen []peer.Options) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Services returns the capabilities of the endpoints. One can be used while
+// Services returns the capabilities of the endpoints, which can be used while
 // Run runs.
 func (r *Repository) Services() []component.Service {
 	var list []component.Service
@@ -251,8 +250,8 @@ func (r *Repository) Services() []component.Service {
 	return list
 }
 
-// Run opens the endpoints and serves them until ctx ends. Then they take what
-// is under way: the error is nil if nothing is lost.
+// Run opens the endpoints and serves them until ctx ends. Then they accept the
+// data in flight. Run returns nil if nothing was lost.
 func (r *Repository) Run(ctx context.Context) error {
 	if !r.opt.Scheduled {
 		for _, e := range r.endpoints {

@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
-// Series are the last points of a metric.
+// Series holds the last points of a metric.
 type Series struct {
 	Probe, Metric string
 	Points        []graphite.Point // by ascending time, at least one
@@ -23,14 +23,14 @@ func (s *Series) Last() graphite.Point {
 	return s.Points[len(s.Points)-1]
 }
 
-// Sizes of the series of a Repository.
+// Limits of the series of a Repository.
 const (
 	seriesMetrics = 5000 // a Tstat has some 2,250
 	seriesPoints  = 60
 )
 
-// SeriesStore keeps the last points of metrics, bounded in both numbers. It
-// is safe for concurrent use.
+// SeriesStore keeps the last points of metrics, with limits for both. It is
+// safe for concurrent use.
 type SeriesStore struct {
 	metrics, points int
 
@@ -41,15 +41,14 @@ type SeriesStore struct {
 
 type seriesKey struct{ probe, metric string }
 
-// NewSeriesStore returns a store for at most so many metrics, with as many of
-// their newest points.
+// NewSeriesStore returns a store for at most metrics metrics, with at most
+// points of their newest points.
 func NewSeriesStore(metrics, points int) *SeriesStore {
 	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]graphite.Point{}}
 }
 
-// Add takes points of a metric, by ascending time. One at a time that is
-// there already replaces it. Points of a metric that do not fit
-// are counted only.
+// Add adds points of a metric, by ascending time. A point replaces another one
+// at the same time. Points of a metric without room are only counted.
 func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	if len(points) == 0 {
 		return
@@ -80,7 +79,7 @@ func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	s.series[key] = kept
 }
 
-// add takes metrics whose paths are PREFIX.PROBE.METRIC.
+// add adds metrics with paths PREFIX.PROBE.METRIC.
 func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	for _, m := range metrics {
 		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")
@@ -88,8 +87,8 @@ func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	}
 }
 
-// List returns all series, ordered by probe and metric, and how many points
-// came of metrics that there was no room for.
+// List returns all series, ordered by probe and metric, and the number of
+// points of metrics without room.
 func (s *SeriesStore) List() (series []Series, untracked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

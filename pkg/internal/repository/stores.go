@@ -17,31 +17,30 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// StoreOptions say where the streams of MATH probes go.
+// StoreOptions configures the stores of the streams of MATH probes.
 type StoreOptions struct {
 	To     []string // destinations, see stores.Open
 	Memory int64    // bytes that all jobs and stores may use together
-	Jobs   int      // files at a time, of all streams
+	Jobs   int      // concurrent files, of all streams
 	Cores  int      // see stores.Options
-	// Wants reports whether files of a log type and folder time can come.
+	// Wants reports whether files of a log type and folder time can arrive.
 	Wants func(logType string, folder time.Time) bool
-	Since time.Time // of the oldest folder that can come
-	// Adopt says by the names of streams what math_repo knew of them; of the
-	// others it knew nothing. nil: there was none. Stream, Probe and Type are
-	// set for each.
+	Since time.Time // of the oldest folder that can arrive
+	// Adopt holds math_repo's state of its streams, by name; nil without a
+	// math_repo. Stream, Probe and Type are set for each.
 	Adopt map[string]store.Adoption
 	Log   *slog.Logger
 }
 
-// Stores are the stores of streams: those of DBStream one for each, the others
-// one for all. It is safe for concurrent use.
+// Stores are the stores of streams: one per stream for DBStream, otherwise one
+// for all. It is safe for concurrent use.
 type Stores struct {
 	opt    StoreOptions
 	shared map[string]*stores.Destination // by destination
 }
 
-// OpenStores opens the stores that do not depend on a server, so that what is
-// wrong with them is told at once.
+// OpenStores opens the stores that do not depend on a server, so that their
+// errors are reported at once.
 func OpenStores(ctx context.Context, opt StoreOptions) (*Stores, error) {
 	s := &Stores{opt: opt, shared: map[string]*stores.Destination{}}
 	for _, dest := range opt.To {
@@ -73,9 +72,10 @@ func closeAll(list []*stores.Destination) error {
 
 func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
 	return stores.NewDestination(dest, stores.Options{
-		// As many files are worked on as there are jobs. Others wait for slow
-		// peers, see bulk.OpenPerJob. One peer may have as many open files as
-		// there are jobs, and may fill all their buffers.
+		// As many files are processed as there are jobs. Others wait
+		// for slow peers, see bulk.OpenPerJob. One peer may have as
+		// many open files as there are jobs, and may fill all their
+		// buffers.
 		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
 		Files:      2 * s.opt.Jobs,
 		Cores:      s.opt.Cores,
@@ -85,8 +85,8 @@ func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destinat
 	})
 }
 
-// Open returns the stores of a stream, which are opened when they are needed;
-// release ends their use.
+// Open returns the stores of a stream, which are opened on first use; release
+// ends their use.
 func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release func() error, err error) {
 	var own []*stores.Destination
 	for _, dest := range s.opt.To {
@@ -102,8 +102,8 @@ func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adoption returns what the stores are to take over of a stream, nil if there
-// was no math_repo.
+// adoption returns what the stores adopt of a stream, or nil without a
+// math_repo.
 func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
 		return nil
@@ -113,10 +113,10 @@ func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	return &a
 }
 
-// adopting is a store that adopts what math_repo had of a stream.
+// adopting is a store that adopts math_repo's data of a stream.
 type adopting struct {
 	*stores.Destination
-	adoption *store.Adoption // nil: nothing
+	adoption *store.Adoption // may be nil
 }
 
 // Open implements bulk.Destination.
@@ -131,7 +131,7 @@ func (d *adopting) Open(ctx context.Context) (store.Store, error) {
 	return st, nil
 }
 
-// Check reports whether the stores can take a stream.
+// Check returns an error if the stores cannot accept a stream.
 func (s *Stores) Check(stream mathproto.Stream) error {
 	for _, dest := range s.opt.To {
 		switch {
@@ -139,7 +139,7 @@ func (s *Stores) Check(stream mathproto.Stream) error {
 			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
 				return err
 			}
-			for _, t := range tstat.Types() { // each that may come needs a table
+			for _, t := range tstat.Types() { // each type that can arrive needs a table
 				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
 					continue
 				}

@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Before is the start of the first UTC day that stays if rows are kept for
-// that long: days that ended at least that long ago go.
+// Before returns the start of the first UTC day that is kept if rows are kept
+// for keep: it removes days that ended at least that long ago.
 func Before(now time.Time, keep time.Duration) time.Time {
 	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
 }
@@ -27,25 +27,25 @@ func Before(now time.Time, keep time.Duration) time.Time {
 type Options struct {
 	To           []string      // destinations, see stores.Open
 	Keep         time.Duration // how long rows stay; 0: forever
-	Compact      bool          // what is over, as store.CompactOptions has it by default
+	Compact      bool          // finished days, see the defaults of store.CompactOptions
 	Every        time.Duration // 0: a day
-	RetryTimeout time.Duration // how long a database that is away is waited for
-	Log          *slog.Logger  // nil: none
+	RetryTimeout time.Duration // how long an unavailable database is retried
+	Log          *slog.Logger  // may be nil
 }
 
 // Enabled reports whether there is anything to do.
 func (o *Options) Enabled() bool { return o.Keep > 0 || o.Compact }
 
-// Stats is what was done to a store.
+// Stats counts the work on a store.
 type Stats struct {
 	Store       string // without secrets
-	Failed      int64  // rounds that failed
+	Failed      int64  // failed rounds
 	LastSuccess time.Time
 	Pruned      store.PruneResult
 	Compacted   store.CompactResult
 }
 
-// Metrics are those of stores.
+// Metrics are the metrics of stores.
 var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
 	metrics.Time("upkeep_last_success_timestamp_seconds", "When the last upkeep of the store succeeded.", func(s *Stats) time.Time { return s.LastSuccess }),
 	metrics.Count("upkeep_failures_total", "Times that the upkeep of the store failed.", func(s *Stats) int64 { return s.Failed }),
@@ -54,7 +54,7 @@ var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string {
 	metrics.Count("pruned_rows_total", "Rows removed.", func(s *Stats) int64 { return s.Pruned.Rows }),
 )
 
-// Keeper maintains stores beside the imports into them.
+// Keeper maintains stores while imports into them run.
 type Keeper struct {
 	opt Options
 
@@ -62,11 +62,10 @@ type Keeper struct {
 	stats []Stats
 }
 
-// tryAgain is when a round that failed is repeated, if the next one is not
-// earlier.
+// tryAgain is when a failed round is repeated, unless the next one is earlier.
 const tryAgain = time.Hour
 
-// New returns a keeper, which does nothing before Run.
+// New returns a keeper, which must be started by Run.
 func New(opt Options) *Keeper {
 	opt.Every = cmp.Or(opt.Every, 24*time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
@@ -77,8 +76,8 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue makes the figures of a keeper that has ended continue in this one,
-// which does not run yet, for the stores that both maintain.
+// Continue continues the figures of a keeper that has ended in this one, which
+// must not have started, for the stores that both maintain.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {
@@ -89,8 +88,8 @@ func (k *Keeper) Continue(former *Keeper) {
 	}
 }
 
-// Stats returns what was done so far, in the order of the destinations. It
-// returns nil if nothing is enabled or k is nil.
+// Stats returns the counts so far, in the order of the destinations. It returns
+// nil if nothing is enabled or k is nil.
 func (k *Keeper) Stats() []Stats {
 	if k == nil || !k.opt.Enabled() {
 		return nil
@@ -100,8 +99,8 @@ func (k *Keeper) Stats() []Stats {
 	return slices.Clone(k.stats)
 }
 
-// Run compacts and prunes at once and then regularly, until ctx ends. What
-// fails is logged and counted.
+// Run compacts and prunes at once and then regularly, until ctx ends. Failures
+// are logged and counted.
 func (k *Keeper) Run(ctx context.Context) {
 	for k.opt.Enabled() {
 		wait := k.opt.Every
@@ -126,7 +125,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// one maintains a store, which it opens for itself.
+// one opens and maintains one store.
 func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
 	st, err := stores.Open(ctx, dest, stores.Options{Log: k.opt.Log, RetryTimeout: k.opt.RetryTimeout})
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package upkeep looks after stores: it tells what they hold, checks that
-// against the sources, and compacts and prunes them in time.
+// Package upkeep maintains stores: it lists their contents, verifies them
+// against the sources, and compacts and prunes them regularly.
 package upkeep
 
 import (
@@ -11,9 +11,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Filter says which files are meant; the zero value, all of them.
+// Filter selects files; the zero value selects all of them.
 type Filter struct {
-	// Wants reports whether files of a log type and folder time are meant;
+	// Wants reports whether to select files of a log type and folder time;
 	// nil: all.
 	Wants func(logType string, folder time.Time) bool
 	Probe string // "": all
@@ -23,15 +23,15 @@ func (f *Filter) wants(r *store.Record) bool {
 	return (f.Wants == nil || f.Wants(r.Type, r.Time)) && (f.Probe == "" || f.Probe == r.Probe)
 }
 
-// Inventory is what a store holds. Its JSON form is a contract: fields are
+// Inventory is the content of a store. Its JSON form is a contract: fields are
 // added, never renamed.
 type Inventory struct {
 	Store string `json:"store"`
 	Days  []Day  `json:"days"` // by type, probe and date
 	Total Day    `json:"total"`
 	Gaps  []Gap  `json:"gaps"`
-	// Transforms counts the source files that were transformed, by what was done to
-	// them, see store.Record.
+	// Transforms counts the transformed source files by their transform,
+	// see store.Record.
 	Transforms map[string]int64 `json:"transforms,omitempty"`
 }
 
@@ -41,19 +41,18 @@ type Day struct {
 	Type  string `json:"type,omitempty"`
 	Probe string `json:"probe,omitempty"`
 	Date  string `json:"date,omitempty"` // 2006-01-02
-	Files int64  `json:"files"`          // source files that are stored
+	Files int64  `json:"files"`          // stored source files
 	Rows  int64  `json:"rows"`
 	Text  int64  `json:"text"` // bytes of the source files' text
-	// Stored is bytes of the store's own files, or 0.
+	// Stored is the size of the store's files in bytes, or 0.
 	Stored int64 `json:"stored,omitempty"`
-	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted otherwise
+	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted elsewhere
 	Gaps   int64 `json:"gaps"`   // missing folders after one of that day
-	// Damaged is source files that were damaged, of which the good part is
-	// stored.
+	// Damaged counts damaged source files, whose intact part is stored.
 	Damaged int64 `json:"damaged"`
 }
 
-// Gap is a time without log folders in a series that has them regularly.
+// Gap is a time without log folders in a regular series.
 type Gap struct {
 	Type    string    `json:"type"`
 	Probe   string    `json:"probe"`
@@ -138,12 +137,11 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	return inv, nil
 }
 
-// minSeries is how many folders a series must have before it can be said what
-// its usual distance is.
+// minSeries is the number of folders that a series needs for a usual distance.
 const minSeries = 4
 
-// gaps finds the times where folders are missing: where the next one is more
-// than one and a half usual distances away. What is usual is the median.
+// gaps finds missing folders: where the distance to the next folder is more
+// than one and a half times the usual one, which is the median.
 func gaps(times []time.Time) []Gap {
 	slices.SortFunc(times, time.Time.Compare)
 	times = slices.CompactFunc(times, time.Time.Equal)

@@ -21,18 +21,17 @@ const (
 	Missing   = "missing"   // a finished source file that is not stored
 	Different = "different" // a different text is stored under its name
 	Extra     = "extra"     // stored, but not in the sources for that time
-	Rows      = "rows"      // the store has another count of rows than its record
+	Rows      = "rows"      // the number of rows differs from the record
 	Prefix    = "prefix"    // the start of a log is stored beside the whole log
 	Unsourced = "unsourced" // stored, but no source file of that name has its text
 )
 
-// Finding is something that differs: of one of the kinds above, or one of
-// store.Fault.
+// Finding is a difference of one of the kinds above, or a store.Fault.
 type Finding struct {
 	Kind   string    `json:"kind"`
 	Key    store.Key `json:"key,omitzero"`
 	Path   string    `json:"path,omitempty"` // of the source file
-	Rows   int64     `json:"rows,omitempty"` // as the record has it
+	Rows   int64     `json:"rows,omitempty"` // according to the record
 	Counts int64     `json:"counted,omitempty"`
 	In     string    `json:"in,omitempty"` // file or table of the store
 	Reason string    `json:"reason,omitempty"`
@@ -43,43 +42,43 @@ type Finding struct {
 // added, never renamed.
 type Report struct {
 	Store   string `json:"store"`
-	Sources int64  `json:"sources"` // source files that were read
-	Same    int64  `json:"same"`    // of them, stored with the same fingerprint
-	Older   int64  `json:"older"`   // source files that are older states of stored ones, as in a backup
-	Pruned  int64  `json:"pruned"`  // of Same, with rows that were removed
-	Unread  int64  `json:"unread"`  // source files that could not be read
-	// OtherTransform counts source files that cannot be compared: they are stored
-	// under another transform, like anonymized.
+	Sources int64  `json:"sources"` // source files read
+	Same    int64  `json:"same"`    // source files stored with the same fingerprint
+	Older   int64  `json:"older"`   // source files that are older states of stored logs, as in a backup
+	Pruned  int64  `json:"pruned"`  // of Same: with rows that were removed
+	Unread  int64  `json:"unread"`  // unreadable source files
+	// OtherTransform counts source files that cannot be compared, because
+	// they are stored under another transform, like anonymized.
 	OtherTransform int64     `json:"other_transform"`
-	Damaged        int64     `json:"damaged"`   // records of damaged files, of which the good part is stored
-	Records        int64     `json:"records"`   // whose rows were counted
+	Damaged        int64     `json:"damaged"`   // records of damaged files, whose intact part is stored
+	Records        int64     `json:"records"`   // records whose rows were counted
 	Rows           int64     `json:"rows"`      // counted
-	Uncounted      int64     `json:"uncounted"` // records of a store whose rows do not tell their file
+	Uncounted      int64     `json:"uncounted"` // records of a store whose rows do not name their file
 	Findings       []Finding `json:"findings"`
-	// Transforms counts the records by what was done to the text of their files,
-	// without those of which it was stored as it is.
+	// Transforms counts the records by the transform of their text, without
+	// untransformed ones.
 	Transforms map[string]int64 `json:"transforms,omitempty"`
-	// PassedOver is what looks like logs in the sources and is not read.
+	// PassedOver lists ignored files in the sources that look like logs.
 	PassedOver bulk.PassedOver `json:"passed_over"`
 }
 
-// ErrDiffers is returned by Verify when there are findings.
+// ErrDiffers is returned by Verify if there are findings.
 var ErrDiffers = errors.New("the store differs")
 
-// VerifyOptions of Verify.
+// VerifyOptions configures Verify.
 type VerifyOptions struct {
-	// Against, if not nil, are the sources to read; of them, and of the
-	// store's records, those count that Filter wants.
+	// Against are the sources to read, or nil. Filter selects among them
+	// and among the store's records.
 	Against *bulk.Options
 	Filter  Filter
-	// Deep reads everything that is stored.
+	// Deep reads all stored rows.
 	Deep bool
-	// Progress of counting; nil: none.
+	// Progress receives the progress of counting; may be nil.
 	Progress bulk.Progress
 }
 
-// Verify compares a store's records with its rows and, if asked to, with the
-// sources: that each finished file is stored with its present fingerprint.
+// Verify compares a store's records with its rows and, if requested, with the
+// sources: each finished file must be stored with its present fingerprint.
 func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, error) {
 	rep := &Report{Store: m.String(), Findings: []Finding{}, Transforms: map[string]int64{}}
 	records := map[store.Key][]store.Record{}
@@ -124,14 +123,14 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 // against reads the sources.
 func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	seen := map[store.Key]bool{}
-	open := map[store.Key]map[string]bool{} // paths that are left for later
+	open := map[store.Key]map[string]bool{} // paths of files that are still open
 	places := map[string]bool{}
 	different := map[store.Key]bool{}
 	type text struct {
 		store.Key
 		store.Fingerprint
 	}
-	found := map[text]int{}      // source files
+	found := map[text]int{}      // of source files
 	starts := map[text]Finding{} // stored beside the whole text
 	var first, last time.Time
 	sources := *opt.Against
@@ -233,7 +232,7 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	return nil
 }
 
-// isBelow reports whether a path is that of one of the sources, or below one.
+// isBelow reports whether a path is one of the sources, or below one.
 func isBelow(path string, sources []string) bool {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -258,8 +257,8 @@ func countOf(rs []store.Record, is func(store.Record) bool) (n int) {
 	return n
 }
 
-// folders returns the names of the folders in the sources, nil if one of them
-// is not a folder of this machine.
+// folders returns the names of the folders in the sources, or nil if a source
+// is not a local folder.
 func folders(sources []string) (map[string]bool, error) {
 	names := map[string]bool{}
 	for _, source := range sources {
@@ -271,7 +270,7 @@ func folders(sources []string) (map[string]bool, error) {
 			if d != nil && d.IsDir() {
 				names[d.Name()] = true
 			}
-			if errors.Is(err, fs.ErrNotExist) { // Tstat's own cleaning
+			if errors.Is(err, fs.ErrNotExist) { // deleted by Tstat
 				return nil
 			}
 			return err
@@ -283,15 +282,15 @@ func folders(sources []string) (map[string]bool, error) {
 	return names, nil
 }
 
-// isOlder reports whether a source file is an older state of the log that a
-// record is about: import-bulk skips such files.
+// isOlder reports whether a source file is an older state of the log of a
+// record: import-bulk skips such files.
 func isOlder(id bulk.Identity, r store.Record) bool {
 	_, agree := tstat.CompareHeads(id.Head, r.Head)
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is how many records are counted at once; they are in the order of
-// their days, which databases read as a whole.
+// countBatch is how many records are counted at once. They are sorted by day,
+// because databases read whole days.
 const countBatch = 1000
 
 // count compares the records with the rows.
@@ -340,9 +339,9 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 	return nil
 }
 
-// recount looks again at records that others may have changed meanwhile:
-// replaced and pruned ones are as they should be, and moved ones are counted
-// where they are now.
+// recount checks records again that others may have changed meanwhile: replaced
+// and pruned records are correct, and moved ones are counted in their present
+// place.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {
