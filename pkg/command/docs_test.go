@@ -124,7 +124,7 @@ func newDocument(t *testing.T, name string) *document {
 	lines, files, points, admin, probe := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
 	d.places = []string{
 		"0.0.0.0:9001", lines, "0.0.0.0:3000", files, "0.0.0.0:9000", points, "0.0.0.0:3001", probe,
-		"repository:9001", lines, "localhost:9099", admin, "\":9099\"", "\"" + admin + "\"",
+		"repository:9001", lines, "repository:3000", files, "repository:9000", points, "localhost:9099", admin, "\":9099\"", "\"" + admin + "\"",
 		"repository.example.org:9001", "localhost:" + port(lines), "repository.example.org:3000", "localhost:" + port(files),
 		"repository.example.org:9000", "localhost:" + port(points), "turin.example.org:3001", "localhost:" + port(probe),
 		"10.0.0.0/8", "127.0.0.0/8", "/var/lib/tstat\"", logs + "\"", "/var/lib/tstat ", logs + " ", "/var/lib/tstat\n", logs + "\n",

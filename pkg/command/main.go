@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	_ "time/tzdata" // --timezone works where no zone files are installed
 
@@ -43,6 +44,10 @@ func run(argv []string) int {
 	return exitStatus(err)
 }
 
+// sameSignal is how soon after a signal another one is not a second request: timeout(1)
+// signals a process and then its group.
+const sameSignal = 300 * time.Millisecond
+
 // signalContext returns a context that ends with the first SIGINT or SIGTERM.
 // A second one kills the process, whatever it is doing.
 func signalContext() (context.Context, func()) {
@@ -51,8 +56,9 @@ func signalContext() (context.Context, func()) {
 	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		if s, ok := (<-ch).(syscall.Signal); ok {
-			signal.Stop(ch)
 			cancel(interruptError{s})
+			time.Sleep(sameSignal)
+			signal.Stop(ch)
 		}
 	}()
 	return ctx, func() {

@@ -174,6 +174,22 @@ func TestSignal(t *testing.T) {
 	}
 }
 
+// TestSameSignal checks that a signal that follows another at once, as from timeout(1),
+// does not kill the process.
+func TestSameSignal(t *testing.T) {
+	ctx, stop := signalContext()
+	defer stop()
+	for range 2 {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		<-ctx.Done()
+	}
+	if got := exitStatus(orInterrupt(ctx, ctx.Err())); got != 143 {
+		t.Errorf("exit status %d", got)
+	}
+}
+
 // TestSignalWhileWaiting checks that interrupting a command that waits for a
 // store is not reported as an unavailable store.
 func TestSignalWhileWaiting(t *testing.T) {

@@ -274,7 +274,7 @@ func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 			return http.StatusInternalServerError, err
 		}
 		r.start(s, nil)
-		r.log.Info("stream registered", "stream", e.StreamName, "type", e.StreamType, "callback", e.CallBackUrl)
+		r.log.Info("stream registered", "stream", e.StreamName, "type", e.StreamType, "callback", e.CallBackUrl, "probe", s.probe)
 		return http.StatusOK, nil
 	}
 	s := r.streams[i]

@@ -73,8 +73,10 @@ func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 
 // Options says what to listen on and who may connect.
 type Options struct {
-	Addr  string   // host:port; ":port" is the loopback address
-	Allow Networks // who may connect; none: everybody who can reach Addr
+	Addr string // host:port; ":port" is the loopback address
+	// Allow is who may connect; none: everybody who can reach Addr. On a loopback
+	// address that is this machine, whatever Allow names.
+	Allow Networks
 	TLS   TLS
 	Log   *slog.Logger // of refused connections; nil: none
 }
@@ -190,6 +192,9 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	}
 	r := &refuser{listen: tcp.Addr(), log: opt.Log}
 	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
+	if opt.Local() {
+		f.allow = nil
+	}
 	host, _ := hostOf(opt.Addr) // checked above
 	l := &Listener{f, r, f, host}
 	if config != nil {
@@ -249,7 +254,7 @@ func (f *filter) Accept() (net.Conn, error) {
 			(len(f.allow) == 0 || f.allow.Contains(addr.Addr())) {
 			return c, nil
 		}
-		c.Close()
 		f.Refuse(c.RemoteAddr(), errAddress)
+		c.Close()
 	}
 }

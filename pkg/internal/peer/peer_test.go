@@ -119,7 +119,7 @@ func read(c net.Conn, err error) (string, error) {
 func TestListenAllow(t *testing.T) {
 	var log bytes.Buffer
 	none, _ := ParseNetworks([]string{"192.0.2.0/24"})
-	l := listen(t, Options{Addr: ":0", Allow: none, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	l := listen(t, Options{Addr: "0.0.0.0:0", Allow: none, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 3 {
 		if line, err := read(net.Dial("tcp", l.Addr().String())); err == nil {
 			t.Errorf("a stranger got %q", line)
@@ -130,6 +130,10 @@ func TestListenAllow(t *testing.T) {
 		t.Errorf("refused %d, told %d times; want 3, 1", l.Refused(), n)
 	}
 
+	l = listen(t, Options{Addr: ":0", Allow: none})
+	if line, err := read(net.Dial("tcp", l.Addr().String())); line != "hello" {
+		t.Errorf("on the loopback address this machine got %q, %v", line, err)
+	}
 	local, _ := ParseNetworks([]string{"127.0.0.0/8"})
 	l = listen(t, Options{Addr: "[::ffff:127.0.0.1]:0", Allow: local})
 	if line, err := read(net.Dial("tcp", l.Addr().String())); line != "hello" {
