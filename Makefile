@@ -8,7 +8,6 @@ export GOTOOLCHAIN ?= auto
 # The binding of librrd passes const char ** for char **: an error for GCC 14.
 export CGO_CFLAGS ?= -O2 -g -Wno-incompatible-pointer-types
 
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Packages whose tests are quick enough for the race detector, and the tests
@@ -72,11 +71,13 @@ vuln: ## look for known vulnerabilities with govulncheck, where its database can
 	@text=$$(go run $(GOVULNCHECK) ./... 2>&1); status=$$?; echo "$$text"; \
 	case "$$text" in *"fetching vulnerabilities"*) echo "not checked: the database cannot be reached"; exit 0;; esac; exit $$status
 
-lint: ## staticcheck, go vet, gofmt, shellcheck where it is installed
+lint: ## staticcheck and more linters (pkg/internal/tools/lint), go vet, gofmt, shellcheck where it is installed
 	go vet ./...
 	@$(MAKE) --no-print-directory gofmt
-	go run $(STATICCHECK) ./...
-	cd pkg/internal/tools/duckdb && go vet ./... && go run $(STATICCHECK) ./...
+	@mkdir -p bin && cd pkg/internal/tools/lint && go vet . && go build -o ../../../../bin/lint .
+	bin/lint ./...
+	cd pkg/internal/tools/duckdb && go vet ./... && ../../../../bin/lint ./...
+	cd pkg/internal/tools/lint && ../../../../bin/lint ./...
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run conf/package/*.sh pkg/internal/tools/demo/*.sh; fi
 
 .PHONY: gofmt

@@ -151,7 +151,7 @@ func pread(fd int, b []byte, at int64) error {
 	for len(b) > 0 {
 		n, err := unix.Pread(fd, b, at)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return fmt.Errorf("read: %w", err)
 		case n == 0:

@@ -325,7 +325,8 @@ func (r *Reader) readLine(text []byte) error {
 	slow := b.slow
 	if err := b.parseRow(row, m, r.columns); err != nil {
 		b.escaped = escaped
-		if re, ok := err.(*rowError); ok && r.opt.Private {
+		var re *rowError
+		if errors.As(err, &re) && r.opt.Private {
 			re.private = true
 		}
 		r.reject(err.Error(), text)

@@ -89,7 +89,7 @@ func New(opt Options) (svc *Service, err error) {
 			return nil, err
 		}
 		// Supervisors of the RI assign a specification to the first
-		// capability that it fulfils. Without System_ID they cannot
+		// capability that it fulfills. Without System_ID they cannot
 		// distinguish the exporters of a probe from the endpoints, and
 		// users run the exporters.
 		svc.services = svc.exporter.Services()

@@ -79,7 +79,7 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 			}
 			continue
 		}
-		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			return err
 		}
 		if b.Wait(ctx) != nil {

@@ -125,7 +125,7 @@ func (s *Store) lockCompact() (unlock func(), err error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		if err == syscall.EWOULDBLOCK {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("compaction of %s is %w by another run", s, state.ErrLocked)
 		}
 		return nil, err
