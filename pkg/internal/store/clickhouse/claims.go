@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of claims only grows, too: a claim that is renewed is another row
-// with the same number, and so is one that ends, with until 0. Partitions of
-// days that are over are dropped by Prune.
+// The table of claims only grows: a renewed claim is another row with the same
+// number, and an ended claim is another row with until 0. Prune drops the
+// partitions of past days.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
@@ -29,7 +29,7 @@ const (
 )`
 )
 
-// claim is a claim that holds.
+// claim is a valid claim.
 type claim struct {
 	owner   string
 	number  uint64
@@ -37,8 +37,9 @@ type claim struct {
 }
 
 // Claim implements store.Claimer. The server's clock counts seconds, so a claim
-// may hold for up to two of them longer. On a cluster two owners may get the
-// same file if they ask nodes that do not know of each other's claims yet.
+// may be valid for up to two seconds longer. On a cluster two owners may get
+// the same file if they ask nodes that have not replicated each other's claims
+// yet.
 func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	var out []store.Key
@@ -66,7 +67,7 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	}
 	seconds := int64((ttl+time.Second-1)/time.Second) + 1
 	var granted []store.Key
-	own := map[store.Key]claim{} // claims to make
+	own := map[store.Key]claim{} // claims to insert
 	renewed := map[store.Key]claim{}
 	for _, k := range keys {
 		mine := slices.IndexFunc(held[k], func(c claim) bool { return c.owner == owner })
@@ -90,8 +91,8 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	for k := range renewed {
 		delete(own, k)
 	}
-	// Of two that claim at the same time, the one with the larger number gives
-	// way; unless it did not see the other.
+	// Of two concurrent claims, the one with the larger number loses,
+	// unless it did not see the other.
 	lost := map[store.Key]claim{}
 	for end := time.Now().Add(settleTime); len(own) > 0; {
 		held, err := s.claims(ctx, host, keysOf(own))
@@ -166,9 +167,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims makes claims for so many seconds, or ends them with 0. What the
-// server's time is, each client knows only roughly: the row of a claim comes
-// after those that were seen.
+// insertClaims inserts claims for a number of seconds; 0 ends them. Clients
+// only know the server's time roughly, so the row of a claim follows the rows
+// that were read.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil
@@ -187,7 +188,7 @@ func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map
 		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 
-// claims returns the claims of keys that hold now.
+// claims returns the claims of keys that are valid now.
 func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[store.Key][]claim, error) {
 	var parts []string
 	for _, k := range keys {

@@ -2,10 +2,10 @@
 // table per log type with one schema for all Tstat versions, on one server or
 // on a cluster.
 //
-// ClickHouse has no transactions over tables, and an INSERT that is cut may
-// leave a part behind. So every row carries the number of the attempt that
-// stored it, and readers use a view that shows the rows of those attempts that
-// the table of records has: one row in it makes a whole file visible.
+// ClickHouse has no transactions across tables, and an interrupted INSERT may
+// leave rows. So every row carries the number of the attempt that stored it.
+// Readers use a view that shows the rows of attempts in the table of records:
+// one row in that table makes a whole file visible.
 package clickhouse
 
 import (
@@ -24,10 +24,10 @@ import (
 
 // Options of a store.
 type Options struct {
-	// RetryTimeout is how long a server that cannot be reached is tried
-	// again. 0: not at all.
+	// RetryTimeout is how long an unreachable server is retried; 0 disables
+	// retries.
 	RetryTimeout time.Duration
-	Log          *slog.Logger // warnings; nil: none
+	Log          *slog.Logger // warnings; may be nil
 	// ReadOnly opens for reading only and creates nothing.
 	ReadOnly bool
 }
@@ -38,14 +38,14 @@ type Store struct {
 	*client
 	cluster   bool
 	empty     bool          // opened for reading, without records
-	absent    []string      // those of addedColumns that the table of records lacks: opened for writing, colTransform only
+	absent    []string      // the columns in addedColumns that the table of records lacks: when opened for writing, only colTransform
 	offset    time.Duration // of the server's clock
 	dateTime  string        // type of times: DateTime or DateTime64
-	shortText string        // type of texts of which there are few
+	shortText string        // type of texts with few different values
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type
-	behind map[string]time.Time         // replicas that are not waited for until then
+	behind map[string]time.Time         // replicas with the time until which they are not waited for
 }
 
 // Open connects to the database at a URL, clickhouse://USER@HOST/DATABASE.
@@ -66,11 +66,12 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// open looks at the server, and makes the tables that are not of a log type.
+// open examines the server, and creates the tables that do not belong to a log
+// type.
 func (s *Store) open(ctx context.Context, readOnly bool) error {
 	asked := time.Now()
 	has := map[string]bool{}
-	// LowCardinality is an experiment of the first servers that have it.
+	// LowCardinality is experimental in the first servers that have it.
 	err := s.query(ctx, "", noDatabase, "select toString(toUnixTimestamp(now())) union all select toString(name) from system.data_type_families where name in ('DateTime64', 'LowCardinality')"+
 		" union all select concat(toString(name), '=', toString(value)) from system.settings where name = 'allow_experimental_low_cardinality_type'", func(row []string) error {
 		if sec, err := strconv.ParseInt(row[0], 10, 64); err == nil {
@@ -109,20 +110,20 @@ func (s *Store) Close() error {
 // String returns the URL of the database, without secrets.
 func (s *Store) String() string { return s.url }
 
-// An attempt's number has the hour of its begin, by the server's clock, in
-// its upper 20 bits; the others are random. So it tells how old an attempt
-// is that never got a record.
+// An attempt's number has the hour of its start, by the server's clock, in its
+// upper 20 bits; the other bits are random. So it shows the age of an attempt
+// that never got a record.
 const randomBits = 44
 
 func (s *Store) newAttempt() uint64 {
 	return uint64(time.Now().Add(s.offset).Unix()/3600)<<randomBits | rand.Uint64()>>(64-randomBits)
 }
 
-// begun is when an attempt began, at most an hour too early.
+// begun returns when an attempt started, at most an hour too early.
 func begun(id uint64) time.Time { return time.Unix(int64(id>>randomBits)*3600, 0).UTC() }
 
-// An attempt that takes longer than maxAttempt is given up, so that the rows of
-// those that have no record after abandoned can be removed.
+// An attempt that takes longer than maxAttempt is aborted. So rows that have no
+// record after abandoned can be removed.
 const (
 	maxAttempt = 24 * time.Hour
 	abandoned  = 48 * time.Hour

@@ -20,7 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// client speaks ClickHouse's HTTP interface.
+// client uses ClickHouse's HTTP interface.
 type client struct {
 	cfg            *config
 	http           *http.Client
@@ -30,22 +30,22 @@ type client struct {
 	log            *slog.Logger
 
 	mu   sync.Mutex
-	host string // the last that answered, HOST:PORT
+	host string // the last that responded, HOST:PORT
 
 	dialer       *peer.Dialer
 	stall, whole time.Duration // stallTimeout, wholeTimeout
 }
 
-// Bounds of what a server may answer.
+// Limits of a server's response.
 const (
 	maxError  = 16 << 10
 	maxAnswer = 1 << 30 // of a query that returns rows
 	maxLine   = 1 << 20
 )
 
-// How long a server may take: to begin an answer (nothing comes of an INSERT
-// before its end, and ON CLUSTER waits for all nodes), to take or give the next
-// bytes, and to give all of an answer.
+// Limits of a server's delays: to start a response (an INSERT responds only at
+// its end, and ON CLUSTER waits for all nodes), to accept or send the next
+// bytes, and to send a whole response.
 const (
 	connectTimeout = 10 * time.Second
 	answerTimeout  = 5 * time.Minute
@@ -65,7 +65,7 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 	}
 	if cfg.secure {
 		if _, err := cfg.tls.Client(); err != nil {
-			return nil, err // of the files: they do not come by waiting
+			return nil, err // an error in the files, which waiting does not cure
 		}
 	}
 	t := c.dialer.Transport()
@@ -85,8 +85,8 @@ type params map[string]string
 // noDatabase is the setting for statements about a database that may be missing.
 var noDatabase = params{"database": ""}
 
-// post sends a request to a host, and returns the answer to one that
-// succeeded. The caller closes it.
+// post sends a request to a host, and returns the body of a successful
+// response. The caller must close it.
 func (c *client) post(ctx context.Context, host string, p params, body io.Reader, length int64) (io.ReadCloser, error) {
 	q := url.Values{"database": {c.cfg.database}}
 	for name, v := range p {
@@ -110,7 +110,7 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 	if err != nil {
 		cancel(nil)
 		var ue *url.Error
-		if errors.As(err, &ue) { // it would name the whole query
+		if errors.As(err, &ue) { // the error would contain the whole query
 			err = ue.Err
 		}
 		return nil, mark(fmt.Errorf("%s: %w", host, err))
@@ -127,8 +127,8 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 	return nil, mark(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
 }
 
-// answer is the body of an answer, bounded in time. What its reader does in
-// between does not count.
+// answer is the body of a response with limited delays. The time that its
+// reader needs in between does not count.
 type answer struct {
 	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
@@ -165,7 +165,7 @@ func (c *client) retry(ctx context.Context, f func() error) error {
 	return p.Do(ctx, f)
 }
 
-// order returns the hosts to try, the last that answered first.
+// order returns the hosts to try, starting with the last that responded.
 func (c *client) order() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +185,7 @@ func (c *client) prefer(host string) {
 	c.host = host
 }
 
-// each calls f with one host after the other, until one is there.
+// each calls f with one host after the other until one is available.
 func (c *client) each(f func(host string) error) error {
 	var first error
 	for _, h := range c.order() {
@@ -201,7 +201,7 @@ func (c *client) each(f func(host string) error) error {
 	return first
 }
 
-// live returns a host that answers, if there is a choice.
+// live returns a host that responds, if there are several.
 func (c *client) live(ctx context.Context) (host string, err error) {
 	if len(c.cfg.hosts) == 1 {
 		return c.cfg.hosts[0], nil
@@ -213,18 +213,18 @@ func (c *client) live(ctx context.Context) (host string, err error) {
 	return host, err
 }
 
-// exec runs a statement at a host, or at any that is there.
+// exec runs a statement on a host; "" stands for any available one.
 func (c *client) exec(ctx context.Context, host string, p params, sql string) error {
 	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
 }
 
-// query runs a statement and calls f with each row of the answer, the fields
-// as they are in TabSeparated, unescaped. host is "" for any that is there.
+// query runs a statement and calls f with each row of the response: the
+// unescaped fields of TabSeparated. host is "" for any available host.
 func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
 	if host == "" {
 		return c.each(func(h string) error { return c.query(ctx, h, p, sql, f) })
 	}
-	// Errors come before the answer, not in the middle of it.
+	// Errors come before the response, not in the middle of it.
 	all := params{"wait_end_of_query": "1"}
 	for name, v := range p {
 		all[name] = v
@@ -237,7 +237,7 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 	return readRows(host, body, maxAnswer, f)
 }
 
-// readRows calls f with each row of a host's answer, of at most limit bytes.
+// readRows calls f with each row of a host's response, of at most limit bytes.
 func readRows(host string, body io.Reader, limit int64, f func(row []string) error) error {
 	bounded := &io.LimitedReader{R: body, N: limit + 1}
 	in := bufio.NewScanner(bounded)
@@ -254,7 +254,7 @@ func readRows(host string, body io.Reader, limit int64, f func(row []string) err
 	}
 	err := in.Err()
 	switch {
-	case bounded.N == 0: // else it would look like one that ends here
+	case bounded.N == 0: // otherwise the response would look complete
 		err = errors.New("it is too long")
 	case errors.Is(err, bufio.ErrTooLong):
 		err = errors.New("a line is too long")
@@ -289,7 +289,7 @@ func splitRow(line []byte) []string {
 	return row
 }
 
-// quoter escapes what ends a literal or a quoted name.
+// quoter escapes the characters that end a literal or a quoted name.
 var quoter = strings.NewReplacer(`\`, `\\`, `'`, `\'`, "`", "\\`", "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`)
 
 // name quotes the name of a table, column, database or cluster.

@@ -19,8 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// serverError is what a server has to say. Code is ClickHouse's, 0 if it is
-// none of ClickHouse.
+// serverError is an error from a server. Code is ClickHouse's, or 0 if the
+// error does not come from ClickHouse.
 type serverError struct {
 	host   string
 	status int
@@ -39,20 +39,20 @@ var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =
 
 var nodeException = regexp.MustCompile(`(?s)^There was an error on \[[^\]]*\]: .*?Code: (\d+)[,.]`)
 
-// answerError reads the text of an exception.
+// answerError parses the text of an exception.
 func answerError(host string, status int, code, text string) *serverError {
 	e := &serverError{host: host, status: status}
-	e.code, _ = strconv.Atoi(code) // no number: not ClickHouse's
+	e.code, _ = strconv.Atoi(code) // not a number: not from ClickHouse
 	if m := exception.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 		text = m[2]
 	}
-	// Of a statement on a cluster, what a node says counts.
+	// For a statement on a cluster, the error of the node counts.
 	if m := nodeException.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 	}
 	text, _, _ = strings.Cut(text, ", e.what() = ")
-	// One line, and printable: it may be anyone's answer.
+	// One printable line, because any server may have sent it.
 	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
@@ -66,7 +66,7 @@ func answerError(host string, status int, code, text string) *serverError {
 	return e
 }
 
-// Codes of ClickHouse's exceptions that are looked at, of
+// Codes of ClickHouse's exceptions that the package interprets, from
 // dbms/src/Common/ErrorCodes.cpp.
 const (
 	codeNoSuchColumn    = 16
@@ -86,9 +86,9 @@ const (
 	codeKeeper          = 999
 )
 
-// passing are the codes of exceptions that may go away by themselves.
+// passing are the codes of transient exceptions.
 var passing = map[int]bool{
-	3:   true, // UNEXPECTED_END_OF_FILE, of a node that went away
+	3:   true, // UNEXPECTED_END_OF_FILE, of a node that disconnected
 	32:  true, // ATTEMPT_TO_READ_AFTER_EOF
 	74:  true, // CANNOT_READ_FROM_FILE_DESCRIPTOR
 	75:  true, // CANNOT_WRITE_TO_FILE_DESCRIPTOR, like a full disk
@@ -128,7 +128,7 @@ var passing = map[int]bool{
 	394: true, // QUERY_WAS_CANCELLED
 	416: true, // REPLICA_STATUS_CHANGED
 	425: true, // SYSTEM_ERROR
-	439: true, // CANNOT_SCHEDULE_TASK, for want of threads
+	439: true, // CANNOT_SCHEDULE_TASK, for lack of threads
 	473: true, // DEADLOCK_AVOIDED
 	517: true, // CANNOT_ASSIGN_ALTER
 	519: true, // NO_REMOTE_SHARD_AVAILABLE
@@ -151,7 +151,7 @@ var fileCodes = map[int]bool{
 
 var systemPasses = regexp.MustCompile(`No space left|Disk quota exceeded|Read-only file system|Too many open files|Cannot allocate memory|bad_alloc|Input/output error`)
 
-// codeOf returns the code of ClickHouse's exception in err, 0 without one.
+// codeOf returns the code of ClickHouse's exception in err, or 0.
 func codeOf(err error) int {
 	var se *serverError
 	if errors.As(err, &se) {
@@ -160,8 +160,8 @@ func codeOf(err error) int {
 	return 0
 }
 
-// mark marks errors that may go away by themselves as store.ErrUnavailable
-// and store.ErrTransient, and gives others a hint.
+// mark marks transient errors as store.ErrUnavailable and store.ErrTransient,
+// and adds a hint to others.
 func mark(err error) error {
 	if err == nil || errors.Is(err, store.ErrTransient) || errors.Is(err, context.Canceled) {
 		return err
@@ -181,7 +181,7 @@ func mark(err error) error {
 		}
 		return err
 	}
-	// A certificate does not heal.
+	// An invalid certificate is permanent.
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -205,6 +205,6 @@ func mark(err error) error {
 	return err
 }
 
-// refusal are TLS alerts of a server that wants a certificate, or another one;
-// crypto/tls has no types for them.
+// refusal matches TLS alerts of a server that requires a certificate, or
+// another one; crypto/tls has no types for them.
 var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)

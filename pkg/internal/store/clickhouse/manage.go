@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// logTypes returns the log types that the store has records of.
+// logTypes returns the log types of the records.
 func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	if s.empty {
 		return nil, nil
@@ -27,8 +27,7 @@ func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	return types, err
 }
 
-// histories calls f with what became of the attempts of each key that where
-// selects.
+// histories calls f with the attempt history of each key selected by where.
 func (s *Store) histories(ctx context.Context, where string, f func(history) error) error {
 	var key store.Key
 	h := history{}
@@ -97,8 +96,8 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// countOf counts the rows of the records of some indexes, which are of one log
-// type and in order of time.
+// countOf counts the rows of the records with the given indexes, which have one
+// log type and are ordered by time.
 func (s *Store) countOf(ctx context.Context, logType string, records []store.Record, indexes []int, counts []int64) error {
 	of := map[uint64]int{}
 	var keys []store.Key
@@ -139,10 +138,10 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 	})
 }
 
-// Prune implements store.Manager. All files are gone for readers at once, by
-// their records; then the partitions of their days go. It also removes what
-// nobody sees any more: rows of files that were replaced, and those of imports
-// that ended without a record two days ago or earlier.
+// Prune implements store.Manager. It first hides all files at once, by their
+// records, and then drops the partitions of their days. It also removes
+// invisible rows: those of replaced files, and those of imports that ended
+// without a record at least two days ago.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	types, err := s.logTypes(ctx)
@@ -162,8 +161,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 
 func (s *Store) pruneType(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) error {
 	for {
-		// An import of so old a log that ends while partitions go needs
-		// another round.
+		// If an import of such an old log ends while partitions are
+		// dropped, another round is needed.
 		marked, err := s.markPruned(ctx, logType, before, dryRun, res)
 		if err != nil || dryRun {
 			return err
@@ -181,11 +180,11 @@ func (s *Store) pruneType(ctx context.Context, logType string, before time.Time,
 	}
 }
 
-// markPruned makes the files of a log type before a time invisible, and
-// reports whether there were any.
+// markPruned hides the files of a log type before a time, and reports whether
+// there were any.
 func (s *Store) markPruned(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) (bool, error) {
-	// The name of a folder is its time, in some zone; that of an old Tstat's
-	// begins with the hour.
+	// The name of a folder is its time in some zone; names of old Tstat
+	// versions begin with the hour.
 	old := "file = " + text(logType) + " and (folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02")) + " or not match(folder, '^[0-9]{4}_'))"
 	var body strings.Builder
 	body.WriteString("insert into " + s.filesTable() + " (file_id, event, probe, folder, file, sha256, pruned_us) format TabSeparated\n")
@@ -222,7 +221,7 @@ func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) 
 	days := map[time.Time]bool{}
 	err := s.query(ctx, "", nil, "select distinct partition from "+parts+" where active and database = "+text(s.cfg.database)+" and table = "+text(table), func(row []string) error {
 		day, err := time.Parse(time.DateOnly, strings.Trim(row[0], "'"))
-		if err == nil && day.Before(before.UTC().Truncate(24*time.Hour)) { // else it is partitioned by someone else
+		if err == nil && day.Before(before.UTC().Truncate(24*time.Hour)) { // otherwise it has other partitions
 			days[day] = true
 		}
 		return nil
@@ -238,10 +237,10 @@ func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) 
 	return nil
 }
 
-// sweepRows bounds how many attempts one statement removes.
+// sweepRows limits how many attempts one statement removes.
 const sweepRows = 5000
 
-// sweep removes the rows of attempts that nobody will see.
+// sweep removes the rows of invisible attempts.
 func (s *Store) sweep(ctx context.Context, logType string) error {
 	where := "file = " + text(logType)
 	known := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) + ")"

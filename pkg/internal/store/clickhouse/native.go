@@ -18,13 +18,13 @@ const (
 	formFloat               // Float64
 	formFlag                // UInt8, Bool
 	formText                // String
-	formWritten             // String, of numbers and flags: as Tstat wrote them
+	formWritten             // String: numbers and flags as Tstat wrote them
 	formSeconds             // DateTime: seconds since the epoch, UInt32
 	formMicros              // UInt32: the microseconds of the second
 	formTime                // DateTime64(6): microseconds since the epoch, Int64
 )
 
-// formOf returns the form of a column's type, as system.columns has it, for
+// formOf returns the form of a column's type, as given by system.columns, for
 // values of a kind.
 func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	plain := unwrap(typ, "LowCardinality")
@@ -39,7 +39,7 @@ func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 		f, ok = formFlag, true
 	case kind == tstat.Text && inner == "String":
 		f, ok = formText, true
-	case kind != tstat.Time && inner == "String": // the column was unknown when the table got it
+	case kind != tstat.Time && inner == "String": // the column was unknown when it was added to the table
 		f, ok = formWritten, true
 	case kind == tstat.Time && (inner == "DateTime" || strings.HasPrefix(inner, "DateTime(")):
 		f, ok = formSeconds, true
@@ -62,27 +62,27 @@ func unwrap(typ, outer string) string {
 // target is a column of a table, and where its values come from.
 type target struct {
 	name     string
-	typ      string // as the server has it
+	typ      string // on the server
 	form     form
 	nullable bool
 	source   int // index into store.FileInfo.Columns
 }
 
-// column is a target while blocks are made.
+// column is a target during the building of blocks.
 type column struct {
 	target
-	head  []byte // name and type, as they are in a block
+	head  []byte // name and type, in the form of a block
 	nulls []byte // one byte a row
 	data  []byte
 }
 
-// blockRows is when a block is sent. Each column of a block has its price at
-// the server; at 130 columns a block takes about 10 MiB.
+// blockRows is the number of rows of a full block. Each column of a block has a
+// cost at the server; at 130 columns a block takes about 10 MiB.
 const blockRows = 8192
 
-// block collects rows by column. It is ClickHouse's format Native: the count
-// of columns, the count of rows, and of each column name, type and values; of
-// a Nullable one first a byte for each row that says whether it is NULL.
+// block collects rows by column in ClickHouse's format Native: the number of
+// columns and rows, and for each column its name, type and values. The values
+// of a Nullable column follow one byte per row that marks NULL.
 type block struct {
 	columns []column
 	rows    int
@@ -90,18 +90,18 @@ type block struct {
 	probe, folder string
 	time          uint32
 	id            uint64
-	types         [4]string // of our own columns
+	types         [4]string // of the store's own columns
 }
 
-// Bounds of times. A DateTime ends in 2106. Numbers of DateTime64(6) go
-// further than what servers can show, which is the years 1900 to 2299.
+// Limits of times. A DateTime ends in 2106. DateTime64(6) can store more than
+// servers can show, which is the years 1900 to 2299.
 const (
 	maxSeconds = math.MaxUint32
 	minTime    = -2208988800 * 1e6
 	maxTime    = 10413792000 * 1e6
 )
 
-// add appends the rows of b but those that skip has.
+// add appends the rows of b except those in skip.
 func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
 	for i := range k.columns {
 		k.columns[i].add(b, skip)
@@ -253,8 +253,8 @@ func (c *column) fits(us int64) bool {
 	return us >= 0 && us/1e6 <= maxSeconds
 }
 
-// unfit finds the rows with a time that a column cannot hold: skip, if there
-// are any, and why each of them goes.
+// unfit finds rows with a time that a column cannot hold. It returns them in
+// skip, if there are any, with a reason for each.
 func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 	for i := range k.columns {
 		c := &k.columns[i]
@@ -309,8 +309,8 @@ func (k *block) take(out []byte) []byte {
 }
 
 func appendHead(out []byte, name, typ string) []byte {
-	// Values of LowCardinality go as those of the type inside: every server
-	// takes them so.
+	// LowCardinality is sent as the type inside, which every server
+	// accepts.
 	return appendString(appendString(out, name), unwrap(typ, "LowCardinality"))
 }
 

@@ -29,8 +29,8 @@ import (
 const (
 	eventCommit   = "commit"
 	eventRefresh  = "refresh"  // new size, mtime and path
-	eventWithdraw = "withdraw" // of an attempt that lost against another
-	eventPrune    = "prune"    // the rows are gone
+	eventWithdraw = "withdraw" // of an attempt that lost to another
+	eventPrune    = "prune"    // the rows were removed
 )
 
 const createFiles = ` (
@@ -60,24 +60,23 @@ const createFiles = ` (
 	transform String
 )`
 
-// addedColumns are the columns of createFiles that the first versions did not
-// have. Only records of texts that were transformed need colTransform.
+// addedColumns are the columns of createFiles that the first versions lacked.
+// Only records of transformed texts need colTransform.
 var addedColumns = []string{"place String", "head String", "damaged UInt8", colTransform + " String"}
 
 const colTransform = "transform"
 
-// filesOrder is the order of the table of records: the records of one log
-// type are together, and those of a time.
+// filesOrder is the order of the table of records: by log type, then by time.
 const filesOrder = "(file, folder, probe, file_id, version)"
 
 // fileColumns are the columns of the table of records, in order.
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
 	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged", colTransform}
 
-// noTime is the number of a time that is not set, in the columns of times.
+// noTime is the number of an unset time in the columns of times.
 const noTime = 0
 
-// microsOf returns a time as a number for the columns.
+// microsOf returns the number of a time in the columns.
 func microsOf(t time.Time) int64 {
 	if t.IsZero() {
 		return noTime
@@ -101,7 +100,7 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields are what readEvent expects; without addedColumns.
+// eventFields are the fields that readEvent expects, without addedColumns.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
@@ -116,7 +115,8 @@ func readEvent(row []string) (e event, err error) {
 		}
 		return x
 	}
-	// within is a number that is at most some bound: such times have a text.
+	// within parses a number that must be at most most, because larger
+	// times have no text.
 	within := func(i int, most int64) int64 {
 		x := number(i)
 		if err == nil && (x < 0 || x > most) {
@@ -149,19 +149,19 @@ func readEvent(row []string) (e event, err error) {
 	return e, err
 }
 
-// attempt is what the events say of one attempt.
+// attempt is the state of one attempt, according to the events.
 type attempt struct {
-	event            // its commit, with the changes since
+	event            // its commit, with later changes
 	changed   uint64 // version of the last change
 	committed bool
 	withdrawn bool
 	replaced  bool
 }
 
-// history is what became of the attempts of one key.
+// history holds the attempts of one key, by number.
 type history map[uint64]*attempt
 
-// add takes an event.
+// add adds an event.
 func (h history) add(e event) {
 	a := h[e.id]
 	if a == nil {
@@ -208,7 +208,7 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records: of each content the first live attempt.
+// records returns the records: for each content the first live attempt.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -222,10 +222,10 @@ func (h history) records() []store.Record {
 // textOfEvent is store.Record.Text in SQL.
 const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 
-// filesTable is the table of records.
+// filesTable returns the name of the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
-// events calls f with the events of the rows that where selects.
+// events calls f with the events of the rows selected by where.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
 	for _, def := range addedColumns {
@@ -249,19 +249,19 @@ func (s *Store) events(ctx context.Context, host, where string, f func(event) er
 	})
 }
 
-// isKey is the condition for the rows of a key.
+// isKey returns the condition for the rows of a key.
 func isKey(k store.Key) string {
 	return "file = " + text(k.File) + " and folder = " + text(k.Folder) + " and probe = " + text(k.Probe)
 }
 
-// history returns what became of the attempts of a key.
+// history returns the attempt history of a key.
 func (s *Store) history(ctx context.Context, host string, k store.Key) (history, error) {
 	h := history{}
 	err := s.events(ctx, host, isKey(k), func(e event) error { h.add(e); return nil })
 	return h, err
 }
 
-// maxQuery bounds the text of a query. Servers take 256 KiB.
+// maxQuery limits the text of a query. Servers accept 256 KiB.
 const maxQuery = 128 << 10
 
 // Lookup implements store.Store.
@@ -331,7 +331,7 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 	if !sqlstore.ValidKey(r.Key) || s.empty {
 		return nil
 	}
-	// The version is one more than that of the last change.
+	// The version is one above that of the last change.
 	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, place, size, mtime_ns, path)" +
 		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
 		literals(r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
@@ -356,7 +356,7 @@ func literals(values ...any) string {
 	return b.String()
 }
 
-// list returns texts of records as a list for IN; it is never empty.
+// list returns texts of records as a list for IN, which is never empty.
 func list(texts []string) string {
 	quoted := []string{"''"}
 	for _, t := range texts {
@@ -365,8 +365,8 @@ func list(texts []string) string {
 	return "(" + strings.Join(quoted, ",") + ")"
 }
 
-// liveOnly is the condition, HAVING, for the live attempts among those that
-// where selects, grouped by file_id. It says what history.live does.
+// liveOnly returns the condition (HAVING) for the live attempts among those
+// selected by where, grouped by file_id. It is history.live in SQL.
 func (s *Store) liveOnly(where string) string {
 	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
 	return "countIf(event = " + text(eventCommit) + ") > 0 and file_id not in " + withdrawn +
@@ -374,7 +374,8 @@ func (s *Store) liveOnly(where string) string {
 		" and event = " + text(eventCommit) + " and file_id not in " + withdrawn + ")"
 }
 
-// visible is the query for the attempts of a log type whose rows readers see.
+// visible returns the query for the attempts of a log type whose rows are
+// visible.
 func (s *Store) visible(logType string) string {
 	place := ", place"
 	if slices.Contains(s.absent, addedColumns[0]) {
@@ -389,14 +390,13 @@ func (s *Store) visible(logType string) string {
 		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
-// settleTime is how long a commit waits for another one of the same file to
-// give way.
+// settleTime is how long a commit waits for a concurrent commit of the same
+// file to withdraw.
 const settleTime = 2 * time.Second
 
-// commit adds the record of attempt id, see store.FileTx. Two importers can do
-// so at the same time. Each looks again then, and of two the one with the
-// larger number gives way; unless it did not see the other, in which case the
-// other one does.
+// commit adds the record of attempt id, see store.FileTx. If two importers do
+// so concurrently, each checks the events again. The one with the larger number
+// withdraws, unless it did not see the other; then the other one does.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
 	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
@@ -447,14 +447,14 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	}
 }
 
-// judge returns what became of the commit of attempt id, whose record is r:
-// nil, or store.ErrDuplicate or ErrConflict. wait says that it may turn to nil.
-// allowed are the texts that may be there.
+// judge returns the outcome of the commit of attempt id with record r: nil,
+// store.ErrDuplicate or ErrConflict. wait means that the outcome may still
+// become nil. allowed are the texts that may exist.
 func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict error, wait bool) {
 	live := h.live()
 	own := h[id] // nil: refused
 	if own != nil && own.replaced {
-		return nil, false // by one that saw it
+		return nil, false // by an attempt that saw it
 	}
 	wait = own != nil
 	for _, a := range live {
@@ -472,12 +472,12 @@ func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict er
 		}
 	}
 	if own == nil && verdict == nil {
-		verdict = store.ErrConflict // what was in the way is gone
+		verdict = store.ErrConflict // the conflicting attempt was withdrawn
 	}
 	return verdict, wait && verdict != nil
 }
 
-// withdraw takes a commit back. Nobody has been told of it.
+// withdraw withdraws a commit that was not reported to anybody.
 func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

@@ -12,22 +12,22 @@ import (
 )
 
 const (
-	// replicaPatience is how long an import waits for a replica, and
-	// replicaBehind how long after that it does not wait for it again.
+	// replicaPatience is how long an import waits for a replica. After that
+	// it does not wait for the replica for replicaBehind.
 	replicaPatience = time.Minute
 	replicaBehind   = 5 * time.Minute
 )
 
-// replicated waits until all replicas of a log type's table that are alive
-// have the rows that were inserted into it. The server answers an insert as
-// soon as one of them has it: if that one is lost for ever, so are rows of
-// which the records say that they are stored. The setting insert_quorum does
-// not help: a server without insert_quorum_parallel refuses a second such insert
-// of a table while one is under way.
+// replicated waits until all live replicas of a log type's table have the
+// inserted rows. The server acknowledges an insert as soon as one replica has
+// it. If that replica is lost forever, rows are lost that the records list as
+// stored. The setting insert_quorum does not help: a server without
+// insert_quorum_parallel refuses a second such insert into a table while one is
+// running.
 //
-// What a replica has to do and has done stands in ZooKeeper, where any node
-// can look: the table's log, up to where each replica has copied it into its
-// own queue, and what is left in there.
+// ZooKeeper shows on any node what a replica has done and has still to do: the
+// table's log, the position up to which each replica has copied the log to its
+// queue, and the rest of that queue.
 func (s *Store) replicated(ctx context.Context, host, logType string) error {
 	var paths []string
 	err := s.query(ctx, host, params{"skip_unavailable_shards": "1"}, "select distinct zookeeper_path from cluster("+name(s.cfg.cluster)+", system.replicas) where database = "+
@@ -63,8 +63,9 @@ func (s *Store) replicated(ctx context.Context, host, logType string) error {
 }
 
 // awaitReplica waits until a replica has the parts of the log's entries up to
-// number last, or is not alive. One that is far behind is not waited for for
-// ever: it gets all in the end, as long as another one has it.
+// number last, or is not alive. It does not wait forever for a replica that is
+// far behind: the replica eventually gets all rows, as long as another one has
+// them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
 	s.mu.Lock()
 	behind := time.Now().Before(s.behind[path])
@@ -73,7 +74,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 		return nil
 	}
 	end := time.Now().Add(replicaPatience)
-	var missing map[string]string // parts; nil: not known yet
+	var missing map[string]string // parts; nil: unknown yet
 	for b := retry.New(5*time.Millisecond, 250*time.Millisecond); ; {
 		replica, err := s.keeper(ctx, host, path)
 		if err != nil {
@@ -92,7 +93,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 			}
 			maps.DeleteFunc(missing, func(entry, what string) bool {
 				_, left := queue[entry]
-				return !left || !strings.Contains(what, "\nget\n") // a merge, or the like
+				return !left || !strings.Contains(what, "\nget\n") // for example a merge
 			})
 			if len(missing) == 0 {
 				return nil

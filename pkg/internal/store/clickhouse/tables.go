@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// The columns that every table has before those of the log.
+// The columns that every table has in front of those of the log.
 const (
 	colProbe  = "probe"
 	colFolder = "folder"
@@ -26,12 +26,12 @@ const (
 
 var ownColumns = []struct{ name, typ string }{{colProbe, "String"}, {colFolder, "String"}, {colTime, "DateTime"}, {colFile, "UInt64"}}
 
-// micros is what follows the name of a time for the column of its
-// microseconds, on servers whose times have none.
+// micros is the suffix of the column with the microseconds of a time, on
+// servers whose times have none.
 const micros = "_us"
 
-// names returns the table's names of a file's columns: as in PostgreSQL, so
-// that queries are alike.
+// names returns the names of a file's columns in the table. They are the same
+// as in PostgreSQL, so that queries are alike.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
 // ownNames returns the names of the store's own columns.
@@ -47,13 +47,13 @@ func ownNames(typ *tstat.LogType) (own []string) {
 	return own
 }
 
-// Names of the tables of a log type. What has the log type's own name is the
-// view. On a cluster each node has its part of the rows in the local table, and
-// that of the rows stands for all of them.
+// Names of the tables of a log type. The view has the name of the log type. On
+// a cluster each node has its part of the rows in the local table, and the
+// table of rows represents all parts.
 func rowsTable(logType string) string  { return logType + "_rows" }
 func localTable(logType string) string { return logType + "_local" }
 
-// dataTable is the table that has the rows on a server.
+// dataTable returns the name of the table that holds the rows on a server.
 func (s *Store) dataTable(logType string) string {
 	if s.cluster {
 		return localTable(logType)
@@ -61,7 +61,7 @@ func (s *Store) dataTable(logType string) string {
 	return rowsTable(logType)
 }
 
-// onCluster is what follows the name of a table in DDL.
+// onCluster returns the clause that follows the name of a table in DDL.
 func (s *Store) onCluster() string {
 	if s.cluster {
 		return " on cluster " + name(s.cfg.cluster)
@@ -69,8 +69,8 @@ func (s *Store) onCluster() string {
 	return ""
 }
 
-// ddlTimeout is how long nodes of a cluster are waited for, in seconds. One
-// that is away does its part when it is back.
+// ddlTimeout is how long to wait for the nodes of a cluster, in seconds. A node
+// that is down executes the statement when it is back.
 const ddlTimeout = "20"
 
 // change runs DDL.
@@ -85,8 +85,8 @@ func (s *Store) change(ctx context.Context, host string, p params, sql string) e
 	return err
 }
 
-// columns returns the types of a table's columns by name; none if there is no
-// such table.
+// columns returns the types of a table's columns by name; empty if the table
+// does not exist.
 func (s *Store) columns(ctx context.Context, host, table string) (map[string]string, error) {
 	cols := map[string]string{}
 	err := s.query(ctx, host, nil, "select name, type from system.columns where database = "+text(s.cfg.database)+" and table = "+text(table), func(row []string) error {
@@ -101,7 +101,7 @@ func (s *Store) columns(ctx context.Context, host, table string) (map[string]str
 
 var errFields = errors.New("another number of fields than asked for")
 
-// engine returns the engine of a table of a service, with the rest of its
+// serviceEngine returns the engine of a service table, with the rest of its
 // definition. All nodes have all of its rows.
 func (s *Store) serviceEngine(table, rest string) string {
 	if !s.cluster {
@@ -110,7 +110,8 @@ func (s *Store) serviceEngine(table, rest string) string {
 	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tstatrepo/"+s.cfg.database+"/"+table) + ", '{shard}-{replica}') " + rest
 }
 
-// createService makes the database and the tables that are not of a log type.
+// createService creates the database and the tables that do not belong to a log
+// type.
 func (s *Store) createService(ctx context.Context) error {
 	missing := true
 	err := s.query(ctx, "", noDatabase, "select name from system.databases where name = "+text(s.cfg.database), func([]string) error {
@@ -151,7 +152,7 @@ func (s *Store) createService(ctx context.Context) error {
 	return nil
 }
 
-// absent returns those of addedColumns that the table of records lacks.
+// absent returns the columns in addedColumns that the table of records lacks.
 func absent(have map[string]string) []string {
 	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
 		name, _, _ := strings.Cut(def, " ")
@@ -159,7 +160,7 @@ func absent(have map[string]string) []string {
 	})
 }
 
-// errNoTransform is about a user who may not add colTransform.
+// errNoTransform reports that the user may not add colTransform.
 var errNoTransform = errors.New("column " + colTransform + " was not added")
 
 // addColumns adds columns to the table of records. On a cluster all nodes have
@@ -169,7 +170,7 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	for _, def := range defs {
 		p := params{"replication_alter_partitions_sync": "2"}
 		err := s.change(ctx, "", p, "alter table "+s.filesTable()+" add column "+def)
-		if err != nil && codeOf(err) != codeDuplicateColumn && codeOf(err) != codeIllegalColumn { // another process was first
+		if err != nil && codeOf(err) != codeDuplicateColumn && codeOf(err) != codeIllegalColumn { // another process added it first
 			if def == addedColumns[len(addedColumns)-1] && codeOf(err) == codeAccessDenied {
 				err = fmt.Errorf("%w: %w", errNoTransform, err)
 			}
@@ -183,7 +184,7 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 // clients may change them too.
 const maxChanges = 10
 
-// prepare makes or widens the tables of a file's log type, and returns the
+// prepare creates or widens the tables of a file's log type, and returns the
 // types of the columns by name.
 func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
 	s.mu.Lock()
@@ -197,7 +198,7 @@ func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols
 		t, changed, err := s.ensure(ctx, host, f, cols)
 		switch codeOf(err) {
 		case codeDuplicateColumn, codeIllegalColumn, codeTableExists, codeUnknownTable:
-			continue // someone else was there first
+			continue // another process was first
 		}
 		if err != nil {
 			return nil, fmt.Errorf("prepare table %s: %w", name(s.cfg.database, f.Type.Name), err)
@@ -210,15 +211,16 @@ func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols
 	return nil, fmt.Errorf("prepare table %s: others change it all the time", name(s.cfg.database, f.Type.Name))
 }
 
-// forget makes the next file look at its table again: someone changed it.
+// forget makes the next file read its table's columns again, because someone
+// changed them.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tables, logType)
 }
 
-// ensure does the next thing that the tables of a log type need, and reports
-// whether there was any.
+// ensure performs the next change that the tables of a log type need, and
+// reports whether there was any.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
@@ -296,7 +298,7 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 	if err != nil {
 		return false, err
 	}
-	// Old servers cannot change either, nor replace it in one step.
+	// Old servers can neither change a view nor replace it in one step.
 	number := fmt.Sprintf("_%016x", rand.Uint64())
 	next, old := table+"_new"+number, table+"_old"+number
 	if err := s.change(ctx, host, nil, create(next)); err != nil {
@@ -313,8 +315,9 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 // wordPlace finds the column of the table of records in a definition.
 var wordPlace = regexp.MustCompile(`\bplace\b`)
 
-// lacksPlaces reports whether a view is one of the first versions: of a text
-// that is stored at several places, it shows the rows once.
+// lacksPlaces reports whether a view was created by one of the first versions,
+// which show the rows of a text only once even if it is stored at several
+// places.
 func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
 	var def string
 	err := s.query(ctx, host, nil, "show create table "+name(s.cfg.database, view), func(row []string) error {
@@ -336,9 +339,8 @@ func (s *Store) columnDefs(n string, c tstat.Column) []string {
 	return []string{name(n) + " Nullable(DateTime('UTC'))", name(n+micros) + " Nullable(UInt32)"}
 }
 
-// definition returns the columns of a new table: all that any Tstat version
-// has, whatever this file lacks; and this file's further ones if it may widen
-// a table.
+// definition returns the columns of a new table: those of every Tstat version,
+// and further ones of this file if it may widen a table.
 func (s *Store) definition(f store.FileInfo, cols []string) string {
 	all := f.Columns
 	if !s.cfg.columns.Widens() {
@@ -354,8 +356,8 @@ func (s *Store) definition(f store.FileInfo, cols []string) string {
 	return " (" + strings.Join(defs, ", ") + ")"
 }
 
-// dataEngine returns the engine of the table that has the rows. The rows of a
-// file are together in it, and all of a day go at once.
+// dataEngine returns the engine of the table of rows. The rows of a file are
+// stored together, and all rows of a day can be dropped at once.
 func (s *Store) dataEngine(table string) string {
 	const rest = "partition by toDate(" + colTime + ") order by (" + colTime + ", " + colProbe + ", " + colFile + ")"
 	if !s.cluster {
@@ -364,7 +366,8 @@ func (s *Store) dataEngine(table string) string {
 	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tables/{shard}/"+s.cfg.database+"/"+table) + ", '{replica}') " + rest
 }
 
-// ordered returns quoted names of columns: our own first, the others sorted.
+// ordered returns the quoted names of columns: the store's own first, the
+// others sorted.
 func (s *Store) ordered(columns map[string]string) []string {
 	var out []string
 	for _, own := range ownColumns {
@@ -380,8 +383,8 @@ func (s *Store) ordered(columns map[string]string) []string {
 	return append(out, rest...)
 }
 
-// targets returns the columns of a table that a file has values for. A block
-// must have the very types of the table: of others, old servers die.
+// targets returns the columns of a table for which a file has values. A block
+// must use exactly the types of the table: old servers crash on others.
 func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string) ([]target, error) {
 	found, err := s.cfg.columns.Targets(f, cols, table)
 	if err != nil {

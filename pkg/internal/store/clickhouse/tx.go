@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// tx is one file under way. All of it goes to one host: another may not have
-// the rows yet.
+// tx is the import of one file. All of it goes to one host, because other hosts
+// may not have the rows yet.
 type tx struct {
 	s       *Store
 	ctx     context.Context
@@ -28,9 +28,9 @@ type tx struct {
 	id      uint64
 	started time.Time
 	block   block
-	idle    []target // of columns that no batch had so far
-	insert  *insert  // nil: none under way
-	rows    bool     // there was one
+	idle    []target // of columns that no batch has had so far
+	insert  *insert  // nil if none is running
+	rows    bool     // at least one row was written
 	ended   bool
 
 	rejected int64
@@ -59,8 +59,8 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start prepares for the columns of b. Those that no row had so far are left
-// out, since the server works on every value.
+// start prepares for the columns of b. It leaves out columns that no row has
+// had so far, since the server processes every value.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (x *tx) start(b *tstat.Batch) error {
 	if len(found) == 0 {
 		return nil
 	}
-	// An INSERT names its columns, so these need another one.
+	// An INSERT names its columns, so new columns need a new one.
 	if err := x.endInsert(); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (x *tx) hasTarget(source int) bool {
 		slices.ContainsFunc(x.idle, func(t target) bool { return t.source == source })
 }
 
-// reject passes on the rows that the store cannot take.
+// reject reports the rows that the store cannot hold.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	skip, reasons := x.block.unfit(b)
 	for i, bad := range skip {
@@ -110,14 +110,14 @@ func (x *tx) Flush(context.Context) (int64, error) {
 	return x.rejected, err
 }
 
-// Of each INSERT the server makes parts of at most about this many bytes and
-// rows: that is its memory.
+// From each INSERT the server builds parts of at most about this many bytes and
+// rows, which limits its memory.
 const (
 	partRows  = 1 << 20
 	partBytes = 256 << 20
 )
 
-// flush gives the block to the INSERT.
+// flush passes the block to the INSERT.
 func (x *tx) flush() error {
 	if x.block.rows == 0 {
 		return nil
@@ -151,7 +151,7 @@ func (x *tx) endInsert() error {
 	return x.check(err)
 }
 
-// check looks at an error for a sign that the table is not what it was.
+// check finds out whether an error means that the table has changed.
 func (x *tx) check(err error) error {
 	switch codeOf(err) {
 	case codeNoSuchColumn, codeUnknownTable, codeNotInBlock, codeUnknownDatabase:
@@ -180,8 +180,8 @@ func (x *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return x.s.commit(ctx, x.host, x.id, r, known, replace)
 }
 
-// Abort implements store.FileTx. Rows that the server has stay invisible,
-// until Prune removes them.
+// Abort implements store.FileTx. Rows at the server remain invisible until
+// Prune removes them.
 func (x *tx) Abort() error {
 	if x.ended {
 		return nil
@@ -198,7 +198,7 @@ func (x *tx) Abort() error {
 // blocks are buffers of blocks.
 var blocks = sync.Pool{New: func() any { return new([]byte) }}
 
-// insert is an INSERT under way.
+// insert is a running INSERT.
 type insert = sqlstore.Pipe[*[]byte]
 
 // startInsert starts an INSERT, whose rows follow its text in the request.
@@ -217,7 +217,7 @@ func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	})
 }
 
-// upload sends an INSERT and waits for the answer.
+// upload sends an INSERT and waits for the response.
 func (c *client) upload(ctx context.Context, host string, p params, in *insertBody) error {
 	body, err := c.post(ctx, host, p, in, -1)
 	if err != nil {
@@ -239,7 +239,7 @@ func (c *client) upload(ctx context.Context, host string, p params, in *insertBo
 // insertBody is the body of the request of an INSERT.
 type insertBody struct {
 	blocks *insert
-	unread []byte  // of the text or block under way
+	unread []byte  // of the current text or block
 	block  *[]byte // nil: the text
 	sent   atomic.Bool
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// config is what a URL says.
+// config holds the settings of a URL.
 type config struct {
 	hosts       []string // HOST:PORT
 	database    string
@@ -27,7 +27,7 @@ type config struct {
 	tls         peer.TLS
 }
 
-// settings are those that a URL may have.
+// settings are the options of a URL.
 var settings = []string{"ca", "cert", "cluster", "columns", "key", "password-file", "tls"}
 
 // Ports of ClickHouse's HTTP interface.
@@ -40,13 +40,14 @@ const urlHint = "for example clickhouse://user@host:8123/database; write special
 
 var pathName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// Check reports what is wrong with a URL without connecting.
+// Check returns an error if a URL is invalid. It does not connect.
 func Check(text string) error {
 	_, err := parse(text)
 	return err
 }
 
-// parse reads clickhouse://[USER[:PASSWORD]@]HOST[:PORT][,...][/DATABASE][?SETTINGS].
+// parse parses
+// clickhouse://[USER[:PASSWORD]@]HOST[:PORT][,...][/DATABASE][?SETTINGS].
 func parse(text string) (*config, error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -57,7 +58,7 @@ func parse(text string) (*config, error) {
 		return nil, err
 	}
 	c := &config{user: "default", database: "default", cluster: o["cluster"], options: o}
-	if strings.Contains(u.Path, "@") { // a password with a slash
+	if strings.Contains(u.Path, "@") { // a password containing a slash
 		return nil, hint.Usage("not the URL of a database", urlHint)
 	}
 	if u.User != nil {
@@ -69,7 +70,7 @@ func parse(text string) (*config, error) {
 			return nil, hint.Usage("its database cannot be read", urlHint)
 		}
 	}
-	if c.cluster != "" && !pathName.MatchString(c.database) { // it is part of a path in ZooKeeper
+	if c.cluster != "" && !pathName.MatchString(c.database) { // the name becomes part of a path in ZooKeeper
 		return nil, hint.Usage("a database of a cluster is named by letters, digits, '_' and '-'", "choose another name")
 	}
 	if c.columns, err = sqlstore.ParseColumns(o["columns"]); err != nil {
@@ -108,8 +109,8 @@ func (c *config) parseTLS(o dest.Options) error {
 	return nil
 }
 
-// secret returns user and password: those of the URL, then those of the file
-// and of the environment.
+// secret returns user and password: those of the URL, else those of the file or
+// the environment.
 func (c *config) secret() (user, password string, err error) {
 	user, password = c.user, c.password
 	if !c.hasPassword {

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Verify implements store.Manager. Rows without a record are normal here: no
-// reader of the view sees them. Deep reads all rows.
+// Verify implements store.Manager. Rows without a record are normal here, since
+// the view hides them from readers. Deep reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if !opt.Deep {
 		return nil
@@ -33,7 +33,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 func (s *Store) readAll(ctx context.Context, logType string, opt store.VerifyOptions) error {
 	table := rowsTable(logType)
 	columns, err := s.columns(ctx, "", table)
-	if err != nil || len(columns) == 0 { // Count misses its rows
+	if err != nil || len(columns) == 0 { // Count reports the missing rows
 		return err
 	}
 	ignore := func([]string) error { return nil }

@@ -21,7 +21,7 @@ import (
 // writes to the stream.
 const adoptedTable = "tstatrepo_adopted"
 
-// readAdopted returns what adoptedTable says.
+// readAdopted returns the content of adoptedTable.
 func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
 	adopted := map[string]int64{}
 	table := pg.Ident{catalog, adoptedTable}
@@ -63,7 +63,7 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 		return fmt.Errorf("adopt stream %s: %w", name, err)
 	}
 	st := &stream{name: name, windows: map[int64]bool{}}
-	for _, start := range unlisted { // it was stopped between the two
+	for _, start := range unlisted { // it was stopped between the two steps
 		if err := s.ensureWindow(ctx, st, start); err != nil {
 			return err
 		}
@@ -75,8 +75,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return nil
 }
 
-// adopt returns what adoptedTable says of a stream, which it is told if it did
-// not know, with the windows that the catalog does not list.
+// adopt returns the entry of a stream in adoptedTable, which it adds if it is
+// missing, with the windows that the catalog does not list.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
 	if err != nil {
@@ -105,8 +105,9 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 	return until, unlisted, err
 }
 
-// foreign returns up to when math_repo filled a stream, and the windows that
-// the catalog does not list. 0 means that nothing of it is here.
+// foreign returns the time up to which math_repo filled a stream, and the
+// windows that the catalog does not list. 0 means that the stream is not in
+// this database.
 func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	if t, err := pg.FindTable(ctx, tx, pg.Ident{public, name}); err != nil || t == nil {
 		return 0, nil, err // another database
@@ -163,13 +164,12 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 	return end, unlisted, nil
 }
 
-// Accepts implements store.Store. It does not accept files whose rows were all
-// taken over.
+// Accepts implements store.Store. It rejects files whose rows were all adopted.
 func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.holds(f) }
 
-// holds reports whether a file has only rows that were taken over: its folder
-// ended well before the last window of those. How well says zones, since
-// folder names may be read in another zone than the probe's.
+// holds reports whether a file has only adopted rows: its folder ended more
+// than zones before the last adopted window, since folder names may be read in
+// another zone than the probe's.
 func (s *Store) holds(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false

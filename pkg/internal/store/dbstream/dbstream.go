@@ -1,11 +1,10 @@
 // Package dbstream stores rows in DBStream, a data stream warehouse on
-// PostgreSQL, as its own importer math_repo does: a parent table per stream,
-// a partition per window of time, and the rows of its catalog. Sinks see
-// no difference.
+// PostgreSQL, like its own importer math_repo: a parent table per stream, a
+// partition per window of time, and the rows of its catalog. For DBStream's
+// jobs there is no difference.
 //
-// Unlike there, the rows of a log file and its record appear in one
-// transaction, existing windows take further rows, and nobody needs to be
-// superuser.
+// Unlike math_repo, it stores the rows of a log file and its record in one
+// transaction, adds rows to existing windows, and needs no superuser.
 package dbstream
 
 import (
@@ -112,7 +111,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		return err
 	}
 	return s.UseRecords(ctx, catalog, readOnly, func(k store.Key) string {
-		name, _ := s.streamName(k.Probe, k.File) // Begin reports errors
+		name, _ := s.streamName(k.Probe, k.File) // Begin reports the error
 		return name
 	})
 }
@@ -120,7 +119,8 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 // Properties implements store.Store.
 func (s *Store) Properties() store.Properties { return store.Properties{AppendOnly: true} }
 
-// Plan implements store.Store: the scheduler learns of windows in their order.
+// Plan implements store.Store. The scheduler must learn of windows in their
+// order.
 func (s *Store) Plan(files []store.FileInfo) {
 	if s.sched == nil {
 		return
@@ -160,7 +160,7 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	defer s.mu.Unlock()
 	if !series.started {
 		last, open, err := s.announced(ctx, st)
-		if err != nil { // sinks wait for the first window that is new
+		if err != nil { // DBStream's jobs wait for the first new window
 			last, open = -1, nil
 		}
 		series.start(catalog+"."+viewPrefix+st.name, last, open)
@@ -182,8 +182,8 @@ func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []i
 	return last, open, err
 }
 
-// Close ends all connections. Before that the statistics of what was written
-// are brought up to date.
+// Close closes all connections, after it has updated the statistics of the
+// written tables.
 func (s *Store) Close() error {
 	if s.cfg.analyze == "light" || s.cfg.analyze == "end" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -197,9 +197,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// analyzeStreams updates the statistics of the streams that were written,
-// without those of their windows. From PostgreSQL 18 on that takes ONLY, which
-// older servers do not know.
+// analyzeStreams updates the statistics of the written streams, without those
+// of their windows. Since PostgreSQL 18 that needs ONLY, which older servers do
+// not know.
 func (s *Store) analyzeStreams(ctx context.Context) {
 	option := ""
 	for _, st := range s.streams {
@@ -217,8 +217,8 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 	}
 }
 
-// analyze updates the statistics of a table. Without them queries are slower,
-// not wrong, and autovacuum updates them eventually.
+// analyze updates the statistics of a table. Without them queries are slower
+// but correct, and autovacuum updates them eventually.
 func (s *Store) analyze(ctx context.Context, option string, table pg.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
@@ -258,7 +258,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	x := &fileTx{Tx: tx, s: s, st: st, file: f, window: -1,
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix()}
-	// A probe whose clock runs ahead must not drag all later rows along.
+	// Limits the effect of a probe whose clock runs ahead on later rows.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {
 		x.latest = min(x.latest, f.Next.Add(time.Hour+zones).Unix())
@@ -266,8 +266,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return x, nil
 }
 
-// forget makes the next file look at its stream again: a retention job may have
-// dropped a partition.
+// forget makes the next file read its stream's state again: a retention job may
+// have dropped a partition.
 func (s *Store) forget(stream string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,19 +16,19 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Count implements store.Manager: rows do not tell their file.
+// Count implements store.Manager. It is not supported, because rows do not name
+// their file.
 func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// Prune implements store.Manager as DBStream's own retention does: it drops
-// the partitions of windows that end before the given time, with their rows of
-// the catalog, in all streams of which there are records or which were taken
-// over from math_repo.
+// Prune implements store.Manager like DBStream's own retention. It drops the
+// partitions of windows that end before the given time, and their rows of the
+// catalog, in all streams with records and all streams adopted from math_repo.
 //
-// Rows do not tell their file. A record counts as pruned when no window is
-// left that can have a row of its file: none before the next folder of the
-// stream, and as much later as a clock in another zone can be.
+// Rows do not name their file. A record counts as pruned when no window is left
+// that can have a row of its file: none before the next folder of the stream,
+// plus the maximum difference of time zones.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -58,15 +58,15 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	return res, nil
 }
 
-// oldWindow is a window that goes.
+// oldWindow is a window to drop.
 type oldWindow struct {
 	start int64
 	table pg.Ident // nil if the table was dropped
 	bytes int64
 }
 
-// dropBatch is how many windows are dropped in one transaction: each holds a
-// lock of the server's, which has 64 for a transaction by default.
+// dropBatch is how many windows are dropped in one transaction. Each needs a
+// lock, of which a transaction has 64 by default.
 const dropBatch = 30
 
 func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
@@ -108,7 +108,7 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 		}
 		res.Bytes += bytes
 	}
-	var left *int64 // start of the first window that stays
+	var left *int64 // start of the first window that is kept
 	err = s.Pool.QueryRow(ctx, "select min(serial_time)::int8 from "+view.Sanitize()+" where serial_time::int8 + part_length > $1::int8", before.Unix()).Scan(&left)
 	if err != nil {
 		return res, err
@@ -126,8 +126,8 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 	return res, s.Change(ctx, name, func(tx pgx.Tx) error { return s.MarkPruned(ctx, tx, before, condition, args...) })
 }
 
-// oldWindows returns the windows of a stream that end before a time, the
-// oldest first. Only a table that inherits from the stream's is one of its
+// oldWindows returns the windows of a stream that end before a time, oldest
+// first. Only a table that inherits from the stream's table is one of its
 // partitions, whatever the catalog says.
 func (s *Store) oldWindows(ctx context.Context, view pg.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)

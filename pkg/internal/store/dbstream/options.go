@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings are those of the URL that are ours.
+// settings are the options of the URL that this package interprets.
 var settings = []string{"schema", "window", "template", "columns", "copy", "analyze", "tablespace", "scheduler"}
 
 // DefaultStream is the name of streams if Options.Stream is empty.
@@ -23,10 +23,10 @@ const DefaultStream = "{probe}_{type}"
 // Options of a store.
 type Options struct {
 	pg.Options
-	// Stream names the parent table; {probe} and {type} stand for those of
-	// each file.
+	// Stream names the parent table; {probe} and {type} are replaced by
+	// those of each file.
 	Stream string
-	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// another type go to Stream_<type>.
 	StreamType string
 	// ReadOnly opens for Lookup only and creates nothing.
@@ -41,10 +41,10 @@ type config struct {
 	form       pg.Form
 	analyze    string
 	tablespace string
-	scheduler  string // its address
+	scheduler  string // HOST:PORT
 }
 
-// Check reports what is wrong with a URL without connecting.
+// Check returns an error if a URL is invalid. It does not connect.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -73,7 +73,7 @@ func parse(text string) (dsn string, c config, err error) {
 	return dsn, c, err
 }
 
-// parseWindow reads the length of the windows, like 600s or 1h.
+// parseWindow parses the length of the windows, like 600s or 1h.
 func parseWindow(own dest.Options) (int64, error) {
 	text := own["window"]
 	if text == "" {
@@ -86,8 +86,8 @@ func parseWindow(own dest.Options) (int64, error) {
 	return int64(d / time.Second), nil
 }
 
-// maxStream is the longest name of a stream: PostgreSQL cuts names of more
-// than 63 bytes, and a partition has '_' and ten digits more.
+// maxStream is the maximum length of a stream's name: PostgreSQL truncates
+// names to 63 bytes, and a partition appends '_' and ten digits.
 const maxStream = 63 - 1 - 10
 
 // StreamName expands a pattern to the name of a stream.
@@ -128,7 +128,7 @@ func (s *Store) streamName(probe, logType string) (string, error) {
 	return StreamName(pattern, probe, logType)
 }
 
-// fit makes a name of a table out of a text.
+// fit converts a text to a valid name of a table.
 func fit(name string) string {
 	name = strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c == '_' || c >= '0' && c <= '9' {

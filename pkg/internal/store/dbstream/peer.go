@@ -57,14 +57,14 @@ func (p *peer) call(method string, arg, reply any, timeout time.Duration) error 
 	return nil
 }
 
-// printable shortens text of the peer to what a log can take.
+// printable shortens text of the peer for the log.
 func printable(text string) string {
 	q := strconv.QuoteToGraphic(text[:min(len(text), maxReason)])
 	return q[1 : len(q)-1]
 }
 
-// watchedConn tells when the other side has gone, also while no call is under
-// way, and bounds what it may send in one.
+// watchedConn detects that the other side has disconnected, even between calls,
+// and limits what it may send in one call.
 type watchedConn struct {
 	net.Conn
 	left atomic.Int64

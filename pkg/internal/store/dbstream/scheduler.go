@@ -17,18 +17,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// DBStream's scheduler starts the jobs of sinks when it is told that the
-// windows of their input are there. A stream registers as a series of jobs
-// without inputs; then, for each window in ascending order, it asks for leave
-// and says that the job is done. After that, sinks count on everything
-// before the start of this window.
+// DBStream's scheduler starts jobs when the windows of their input are
+// announced. A stream registers as a series of jobs without inputs. Then, for
+// each window in ascending order, it requests permission and reports that the
+// job is done. After that, other jobs rely on everything before the start of
+// this window.
 //
-// The import itself never waits for the scheduler: windows are announced
-// beside it, after they were stored.
+// The import itself never waits for the scheduler: windows are announced in the
+// background, after they were stored.
 
 const schedulerPort = "5323"
 
-// parseScheduler reads the setting scheduler=HOST[:PORT].
+// parseScheduler parses the setting scheduler=HOST[:PORT].
 func parseScheduler(text string) (string, error) {
 	if text == "" {
 		return "", nil
@@ -44,17 +44,17 @@ func parseScheduler(text string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// timing bounds what depends on the scheduler.
+// timing holds the timeouts of the scheduler.
 type timing struct {
 	dial, call time.Duration
-	ask        time.Duration // leave may have to wait for others' jobs
+	ask        time.Duration // permission may have to wait for other jobs
 	minWait    time.Duration // before a retry
 	maxWait    time.Duration
-	close      time.Duration // what Close may take
+	close      time.Duration // maximum duration of Close
 }
 
-// After a short ask the scheduler would still have the question: it notices
-// that a connection has ended when its calls are answered.
+// A shorter ask would leave the question with the scheduler: it notices the end
+// of a connection only when its calls are answered.
 var defaultTiming = timing{dial: 5 * time.Second, call: 30 * time.Second, ask: 10 * time.Minute,
 	minWait: time.Second, maxWait: time.Minute, close: 10 * time.Second}
 
@@ -64,7 +64,7 @@ const (
 	maxReason = 200 // of the text of an error
 )
 
-// What is sent and received; gob finds the fields by name.
+// Messages of the protocol; gob matches the fields by name.
 type (
 	ioWindow struct {
 		Name, PartTablename string
@@ -109,11 +109,11 @@ type scheduler struct {
 	window int64
 	ctx    context.Context
 	cancel context.CancelFunc
-	closed chan struct{} // closed when nothing more will come
+	closed chan struct{} // closed when no more windows will arrive
 
 	mu     sync.Mutex
 	series map[string]*series
-	failed map[*series]bool // those that are not connected after an error
+	failed map[*series]bool // disconnected series
 }
 
 func newScheduler(addr string, window int64, log *slog.Logger, t timing) *scheduler {
@@ -122,7 +122,7 @@ func newScheduler(addr string, window int64, log *slog.Logger, t timing) *schedu
 	return c
 }
 
-// of returns the series of a stream. It is not registered before start.
+// of returns the series of a stream, which start registers.
 func (c *scheduler) of(name string) *series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +141,7 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close announces what is finished, for a bounded time. A second call does
+// close announces the finished windows, for a limited time. A second call does
 // nothing.
 func (c *scheduler) close() {
 	if c.ctx.Err() != nil {
@@ -185,7 +185,7 @@ func (c *scheduler) report(s *series, err error) {
 		if was && len(c.failed) == 0 {
 			c.log.Info("scheduler reconnected", "scheduler", c.addr)
 		}
-	case errors.As(err, &refused): // of this stream only
+	case errors.As(err, &refused): // affects this stream only
 		delete(c.failed, s)
 		if !s.refused {
 			s.refused = true
@@ -201,7 +201,7 @@ func (c *scheduler) report(s *series, err error) {
 
 func validToken(t string) bool { return t != "" && len(t) <= maxToken }
 
-// run connects to the scheduler, again and again if it has to.
+// run connects to the scheduler, and reconnects if necessary.
 func (s *series) run() {
 	defer close(s.done)
 	t := s.c.timing
@@ -224,13 +224,13 @@ func (s *series) run() {
 		}
 		select {
 		case <-time.After(b.Next()):
-		case <-s.c.closed: // once more, for what is left
+		case <-s.c.closed: // one last attempt for the rest
 		}
 	}
 }
 
-// connect registers and announces windows until Close or an error. worked says
-// that the scheduler took what there was for it.
+// connect registers and announces windows until Close or an error. worked
+// reports whether the scheduler accepted all windows.
 func (s *series) connect() (worked bool, err error) {
 	t := s.c.timing
 	d := net.Dialer{Timeout: t.dial}
@@ -284,7 +284,7 @@ func (s *series) connect() (worked bool, err error) {
 	}
 }
 
-// announce asks for leave for a window and says that it is done.
+// announce requests permission for a window and reports that it is done.
 func (s *series) announce(p *peer, token string, w windowWork) error {
 	job := schedJob{Name: s.name + "_" + strconv.FormatInt(w.start, 10), InputTime: w.start}
 	var leave execReply

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// work is what was done for a window.
+// work describes the rows stored in a window.
 type work struct {
 	rows int64
 	time time.Duration
@@ -22,49 +22,50 @@ type windowWork struct {
 	work
 }
 
-// storedFile is what a committed file says about the windows of its stream.
+// storedFile describes a committed file and the windows of its stream.
 type storedFile struct {
-	time    time.Time // its folder's
+	time    time.Time // of its folder
 	windows map[int64]work
-	low     int64 // the earliest time that a row of it has; math.MaxInt64: unknown
+	low     int64 // the earliest time of its rows; math.MaxInt64: unknown
 }
 
-// series is the order in which the windows of a stream are finished, and the
-// connection that announces them.
+// series determines the order in which the windows of a stream are finished,
+// and owns the connection that announces them.
 type series struct {
 	c       *scheduler
 	name    string
 	view    string
 	started bool
-	refused bool // and that was said; under c.mu
+	refused bool // the refusal was logged; guarded by c.mu
 
 	mu sync.Mutex
-	// Files that are not stored yet: announced by the importer, or under way.
+	// Files that are not stored yet: announced by the importer, or being
+	// imported.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
 	order    []store.Key    // the expected ones by time, and some no longer expected
-	stored   []storedFile   // those that earlier files may precede
-	open     map[int64]work // windows that have rows and are not finished
-	last     int64          // the last window that is finished
-	front    time.Time      // the latest folder whose file was taken from stored
+	stored   []storedFile   // files that earlier files may precede
+	open     map[int64]work // windows with rows that are not finished
+	last     int64          // the last finished window
+	front    time.Time      // the latest folder whose file was moved out of stored
 	tail     int64          // the last window of that file
-	queue    []windowWork   // finished, and not announced yet
-	input    int64          // the last window that was announced
+	queue    []windowWork   // finished, not announced yet
+	input    int64          // the last announced window
 
 	wake chan struct{}
 	done chan struct{} // closed when the connection has ended for good
 }
 
-// expectedFiles are the files of a key that are to come: one, or one of each
-// Tstat process that writes folders of the same name.
+// expectedFiles are the expected files of a key: one, or one of each Tstat
+// process that writes folders of the same name.
 type expectedFiles struct {
 	time    time.Time // of their folder
 	left    int       // not stored yet
 	settled int       // stored, but not yet settled by the importer
 }
 
-// start registers the stream. Windows up to last were announced before, -1:
-// none that is known; those of open have rows and were not.
+// start registers the stream. last is the last announced window, or -1 if
+// unknown; open are windows with rows that were not announced.
 func (s *series) start(view string, last int64, open []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +80,7 @@ func (s *series) start(view string, last int64, open []int64) {
 	go s.run()
 }
 
-// expect replaces the files that the importer said are to come.
+// expect replaces the files that the importer has announced.
 func (s *series) expect(files []store.FileInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +122,7 @@ func (s *series) settled(k store.Key) {
 	s.advance()
 }
 
-// commit notes that a file is stored.
+// commit records that a file is stored.
 func (s *series) commit(k store.Key, f storedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,10 +136,10 @@ func (s *series) commit(k store.Key, f storedFile) {
 	s.advance()
 }
 
-// advance takes the stored files in the order of their folders, as far as no
-// earlier one is missing. The windows that end before all rows of a file are
-// finished by it: neighbors may share a window. Rows for windows that were
-// finished before are not announced.
+// advance processes the stored files in the order of their folders, up to the
+// first missing one. A file finishes the windows that end before all its rows:
+// neighbors may share a window. Rows for windows that are already finished are
+// not announced.
 func (s *series) advance() {
 	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {
 		f := s.stored[0]
@@ -193,7 +194,7 @@ func (s *series) finishBefore(limit int64) {
 }
 
 // finish finishes all windows before the last one of the last file: the next
-// file may have rows of that.
+// file may have rows in that window.
 func (s *series) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// stream is what is known to be there of a stream.
+// stream is the known state of a stream.
 type stream struct {
 	name  string
 	table *pg.Table
@@ -28,17 +28,16 @@ type stream struct {
 	windows map[int64]bool
 	written bool
 
-	// adopted is the time before which the rows of other importers are all
-	// there are.
+	// adopted is the time before which all rows come from other importers.
 	adopted int64
 }
 
-// zones is how far apart clocks in two zones can be: the names of folders may
-// be read in another zone than the probe's.
+// zones is the maximum difference of clocks in two zones: the names of folders
+// may be read in another zone than the probe's.
 const zones = 26 * time.Hour
 
-// prepare makes what a stream needs to be there, and returns the names that
-// the file's columns have in its table.
+// prepare creates the missing parts of a stream, and returns the names of the
+// file's columns in its table.
 func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*stream, []string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,8 +79,8 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	return st, cols, nil
 }
 
-// fits refuses rows of another probe or type: nothing in a row tells them
-// apart.
+// fits rejects rows of another probe or type, because nothing in a row
+// distinguishes them.
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
@@ -94,7 +93,7 @@ func (st *stream) fits(k store.Key) error {
 	return nil
 }
 
-// ensureStream makes catalog, template and parent table of a stream.
+// ensureStream creates the catalog, template and parent table of a stream.
 func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pg.Table, []string, error) {
 	exec := func(sql string, args ...any) error {
 		_, err := tx.Exec(ctx, sql, args...)
@@ -120,7 +119,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 			return nil, nil, err
 		}
 		index := view[1] + "_serial_time_idx"
-		if len(index) > 63 { // cut, it could be another stream's
+		if len(index) > 63 { // truncated, it could be the name of another stream's index
 			index = ""
 		} else {
 			index = pg.Quote(index)

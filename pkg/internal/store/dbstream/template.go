@@ -15,16 +15,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// templatesTSV are DBStream's own tables of Tstat columns: lines of template,
-// column and type, as its initialize.sql has them.
+// templatesTSV lists DBStream's own tables of Tstat columns: lines of template,
+// column and type, from its initialize.sql.
 //
 //go:embed templates.tsv
 var templatesTSV string
 
-// allSuffix makes the name of our template of a log type.
+// allSuffix is the suffix of tstatrepo's template of a log type.
 const allSuffix = "_all"
 
-// templateOf returns the template that the streams of a log type are like.
+// templateOf returns the template for the streams of a log type.
 func templateOf(c config, t *tstat.LogType) string {
 	switch {
 	case c.template != "":
@@ -37,7 +37,7 @@ func templateOf(c config, t *tstat.LogType) string {
 	return t.Name + allSuffix
 }
 
-// ensureTemplate makes the template of a log type unless it is there.
+// ensureTemplate creates the template of a log type if it does not exist.
 func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType) (pg.Ident, error) {
 	name := templateOf(s.cfg, lt)
 	table := pg.Ident{public, name}
@@ -74,11 +74,11 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 // ownColumns are the columns of every stream that do not come from logs.
 var ownColumns = []string{colSerial}
 
-// older are DBStream's names of columns that Tstat has renamed since.
+// older maps names of columns to the older names that DBStream uses.
 var older = map[string]string{"c_tls_sni": "c_ssl_sni", "s_tls_scn": "s_ssl_scn"}
 
-// columnNames returns the names that a file's columns have in a table, or
-// would get there.
+// columnNames returns the names that a file's columns have, or would get, in a
+// table.
 func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	names := sqlstore.ColumnNames(f.Columns, ownColumns)
 	for i, n := range names {
@@ -89,7 +89,7 @@ func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	if f.Type.Name != "log_video_complete" || strings.HasSuffix(templateOf(c, f.Type), allSuffix) {
 		return names
 	}
-	// Its first and last are those of Tstat 2: they count from first_abs.
+	// first and last in Tstat 2 are relative to first_abs.
 	relative := has(f, "first_rel_ms")
 	for i, n := range names {
 		switch n {
@@ -97,7 +97,7 @@ func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 			names[i] = "first"
 		case "last_rel_ms":
 			names[i] = "last"
-		case "first": // first_abs says the same in files that have it
+		case "first": // equals first_abs in files that have it
 			if names[i] = "first_abs"; relative {
 				names[i] = ""
 			}
@@ -120,7 +120,7 @@ func has(f store.FileInfo, name string) bool {
 	return i >= 0 && (f.Present == nil || f.Present[i])
 }
 
-// columnType returns the type that a column gets which a table lacks: in
+// columnType returns the function that gives the type of a new column. In
 // DBStream's own tables times and flags are numbers, as Tstat writes them.
 func columnType(c config, t *tstat.LogType) func(tstat.Column) string {
 	if strings.HasSuffix(templateOf(c, t), allSuffix) {

@@ -16,24 +16,24 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// fileTx is one file under way.
+// fileTx is the import of one file.
 type fileTx struct {
 	*pg.Tx
 	s    *Store
 	st   *stream
 	file store.FileInfo
 
-	last    int64    // serial_time of the row before
-	latest  int64    // what can be true
-	window  int64    // being copied; -1: none
-	to      *pg.Dest // its table
+	last    int64    // serial_time of the previous row
+	latest  int64    // latest plausible time
+	window  int64    // window being copied, or -1
+	to      *pg.Dest // table of the window
 	windows []windowRows
-	prefix  []byte // our own column of the row under way
+	prefix  []byte // own column of the current row
 
-	series   *series // nil: none
+	series   *series // may be nil
 	begun    time.Time
-	low      int64 // the earliest row's own time
-	earliest int64 // what can be true
+	low      int64 // earliest time of a row
+	earliest int64 // earliest plausible time
 }
 
 func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
@@ -42,7 +42,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		return err
 	}
 	if changed {
-		x.window = -1 // begin it again with more columns
+		x.window = -1 // restart it with more columns
 	}
 	batch := x.to.NewBatch()
 	for i, own := range b.Serials(x.file.Time) {
@@ -54,7 +54,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		}
 		serial := max(own, x.last)
 		if serial < x.st.adopted && reason == "" {
-			continue // it is there
+			continue // it exists
 		}
 		x.prefix = x.Begin(x.prefix[:0], pg.Value{Int: serial})
 		if !x.Append(batch, x.prefix, b, i, reason) {
@@ -76,14 +76,14 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	return x.Send(batch)
 }
 
-// windowRows are rows of a window.
+// windowRows counts rows of a window.
 type windowRows struct {
 	window int64
 	rows   *pg.Dest
 }
 
 // turn starts a window, whose first row is the last one of a batch, and sends
-// those before it. Within a file windows only go on.
+// the rows before it. Within a file windows only increase.
 func (x *fileTx) turn(ctx context.Context, window int64, batch *pg.Batch) (*pg.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (x *fileTx) turn(ctx context.Context, window int64, batch *pg.Batch) (*pg.B
 	return next, x.Send(batch)
 }
 
-// touched returns how many rows of the file each window has got.
+// touched returns how many rows of the file each window has received.
 func (x *fileTx) touched() map[int64]int64 {
 	rows := map[int64]int64{}
 	for _, w := range x.windows {
@@ -106,7 +106,7 @@ func (x *fileTx) touched() map[int64]int64 {
 }
 
 // checkReplace allows a log to replace its own prefix only: the rows of the
-// prefix stay, since nothing in them tells their file.
+// prefix remain, since they do not name their file.
 func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
 	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
 		return nil
@@ -147,7 +147,7 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	return nil
 }
 
-// stored tells the scheduler's series what is there now.
+// stored reports the stored rows to the scheduler's series.
 func (x *fileTx) stored(touched map[int64]int64) {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)

@@ -9,10 +9,10 @@ import (
 	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
-// Verify implements store.Manager. Rows do not tell their file, so it compares
-// all rows of a stream with what all of its records add up to. Streams that
-// math_repo has filled, and those of which windows were dropped, have other
-// rows than records. Deep reads all rows.
+// Verify implements store.Manager. Rows do not name their file, so it compares
+// all rows of a stream with the sum of its records. Streams filled by
+// math_repo, and those with dropped windows, have other rows than records. Deep
+// reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	names, err := s.Locations(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt 
 	var rows, recorded int64
 	var first *int64
 	var oldest *time.Time
-	// One statement, so that it sees rows and records of the same moment.
+	// One statement, so that rows and records are of the same moment.
 	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
 		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
 		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),
@@ -52,7 +52,8 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt 
 	s.mu.Lock()
 	_, adopted := s.adopted[name]
 	s.mu.Unlock()
-	// A row may be in a window before its folder's time as far as another zone.
+	// A row may be in an earlier window than its folder's time, by up to
+	// zones.
 	dropped := oldest != nil && (first == nil || time.Unix(*first, 0).After(oldest.Add(zones)))
 	switch {
 	case adopted:
