@@ -26,8 +26,8 @@ const piece = 256 << 10
 // whose files they import. A place stands for a CPU: a file holds one while it
 // is processed. A file of a peer releases its place while it waits for the
 // network, so that a slow line only delays itself. Its transaction stays open:
-// one peer may have as many open files as there are jobs, and all peers
-// together OpenPerJob times as many.
+// one peer may have as many files open as there are jobs, and all peers together
+// OpenPerJob times as many.
 type Limits struct {
 	places *peer.Shares
 	open   *peer.Shares

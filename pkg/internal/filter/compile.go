@@ -25,8 +25,8 @@ type Program struct {
 	result  []truth
 }
 
-// Compile checks an expression against the columns of a log type, which may have
-// any of them or not: what is missing has no value. Its errors are usage errors.
+// Compile checks an expression against the columns of a log type. A log may lack
+// columns of its type: they have no value then. Errors are usage errors.
 func (e *Expr) Compile(t *tstat.LogType) (*Program, error) {
 	c := &compiler{typ: t, columns: map[int]bool{}}
 	root, err := c.compile(e.root)

@@ -42,7 +42,7 @@ type Options struct {
 	Dir string
 }
 
-// Config is what old files say in the words of tstatrepo.toml.
+// Config is the configuration of old files as settings of tstatrepo.toml.
 type Config struct {
 	Sections []*Section
 	// Notes say what has no counterpart, or could not be used.

@@ -8,7 +8,7 @@ import (
 )
 
 // Change is a configuration that a running service loads. Its options have the
-// same Shared.
+// Shared of those that the service started with.
 type Change struct {
 	Options Options
 	// Taken are the changed keys that the service applies; Left are those

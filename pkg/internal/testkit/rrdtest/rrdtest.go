@@ -183,9 +183,9 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns the points of each data source that a reader of the file
-// owes after a unix time, as rrdtool fetch prints them: each time from the
-// finest archive that reaches back to it, finished steps only, no NaN. The
+// Points returns the points of each data source after a unix time that a reader of
+// the file has to return, as rrdtool fetch prints them: each from the finest archive
+// that reaches back to its time, finished steps only, no NaN. The
 // archives are those of the best consolidation function that the file has.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
