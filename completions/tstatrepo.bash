@@ -142,6 +142,9 @@ _tstatrepo() {
         --timezone)
             _tstatrepo_offer < <(_tstatrepo_zones)
             return ;;
+        --source-is)
+            mapfile -t COMPREPLY < <(compgen -W "clear anonymized" -- "$cur")
+            return ;;
         --metrics-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null
             return ;;
@@ -157,11 +160,11 @@ _tstatrepo() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "debug info warn error" -- "$cur")
             return ;;
-        --select | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --from | --probe | --poll | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
+        --select | --listen | --allow | --peer-probe | --max-connections | --idle-timeout | --from | --probe | --poll | --anonymize | --window | --queue | --max-line | --drain-timeout | --retry-max | --name)
             return ;;
         esac
         if [[ $cur == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --from --follow --probe --type --start --poll --timezone --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet -q --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
+            mapfile -t COMPREPLY < <(compgen -W "--to --to-optional --format --select --layout --listen --allow --tls-cert --tls-key --tls-ca --peer-probe --max-connections --idle-timeout --from --follow --probe --type --start --poll --timezone --anonymize --source-is --window --queue --max-line --drain-timeout --retry-max --name --metrics-file --quiet -q --config --check-config --print-config --state-dir --log-format --log-level --help -h" -- "$cur")
         else
             COMPREPLY=()
         fi ;;

@@ -99,6 +99,8 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l type -x -a 'log
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l start -x -a 'checkpoint begin end' -d 'start at WHERE: checkpoint (the end of the last run; in the first run the newest folder), begin (the oldest folder) or end'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l poll -x -d 'check folders every DURATION, and when the kernel reports a change'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l timezone -x -a '(_tstatrepo_zones)' -d 'read folder names in time zone ZONE: Local, UTC or like Europe/Rome'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l anonymize -x -d 'replace addresses and names in followed logs by MODE[,OPTION...], as import-bulk does; see tstatrepo-transform(7)'
+complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l source-is -x -a 'clear anonymized' -d 'with --anonymize: addresses in logs without a flag for them are clear|anonymized'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l window -x -d 'repeat at most SIZE of followed lines, and of each broker\'s lines, after a crash'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l queue -x -d 'queue at most SIZE of lines for each sink'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l max-line -x -d 'reject lines longer than SIZE'

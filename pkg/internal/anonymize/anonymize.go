@@ -5,7 +5,10 @@ package anonymize
 
 import (
 	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -128,6 +131,7 @@ type Anonymizer struct {
 	networks *networks // nil: the internal addresses
 	except   *networks
 	pan      *cryptopan // nil without a key
+	secret   []byte     // the key; nil if there is none
 	id       string
 }
 
@@ -143,7 +147,7 @@ func New(opt Options) (*Anonymizer, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.pan = newCryptopan(key)
+		a.pan, a.secret = newCryptopan(key), key[:]
 		id = append(id, "key="+fingerprint(key))
 	}
 	for _, f := range []struct {
@@ -167,6 +171,17 @@ func New(opt Options) (*Anonymizer, error) {
 // String describes the anonymizer without its key. Anonymizers that do not make the
 // same text of every text differ in it.
 func (a *Anonymizer) String() string { return a.id }
+
+// Blind returns a text that stands for another one, and does not tell what that is
+// without the key. Without a key it is "".
+func (a *Anonymizer) Blind(text string) string {
+	if a.secret == nil {
+		return ""
+	}
+	mac := hmac.New(sha256.New, a.secret)
+	mac.Write([]byte(text))
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
 
 // worker replaces single values. It is not safe for concurrent use.
 type worker struct {

@@ -541,6 +541,17 @@ func TestDescriptionTellsKeysApart(t *testing.T) {
 	}
 }
 
+// TestBlindNeedsTheKey has what stands for the start of a log in ids of messages.
+func TestBlindNeedsTheKey(t *testing.T) {
+	a, b := newAnonymizer(t, "tstat,KEY"), newAnonymizer(t, "tstat,key-file="+keyFile(t, strings.Repeat("k", 32)))
+	if x := a.Blind("x"); len(x) != 16 || x != a.Blind("x") || x == a.Blind("y") || x == b.Blind("x") {
+		t.Errorf("%s, %s, %s", x, a.Blind("y"), b.Blind("x"))
+	}
+	if got := newAnonymizer(t, "drop").Blind("x"); got != "" {
+		t.Errorf("without a key: %q", got)
+	}
+}
+
 func TestNetworks(t *testing.T) {
 	n, err := parseNetworks(strings.NewReader("10.1.2.3/8\n\n# comment\n 172.16.0.0/255.240.0.0 \n192.168.0.0\n255.255.0.0\n2001:db8::1/32\n1.2.3.4/32\n0.3.0.0/0.255.0.0\n"))
 	if err != nil {

@@ -122,24 +122,30 @@ func (b *Import) transform() []*Setting {
 
 // checkTransform checks what is done to logs before they are stored.
 func (b *Import) checkTransform(p *Problems, opt *bulk.Options) {
-	switch b.SourceIs {
+	opt.Anonymize, opt.SourceIs = anonymizer(p, b.Anonymize, b.SourceIs)
+}
+
+// anonymizer returns what the settings anonymize and source-is say.
+func anonymizer(p *Problems, mode, sourceIs string) (a *anonymize.Anonymizer, source anonymize.Source) {
+	switch sourceIs {
 	case "":
 	case "clear":
-		opt.SourceIs = anonymize.Clear
+		source = anonymize.Clear
 	case "anonymized":
-		opt.SourceIs = anonymize.Anonymized
+		source = anonymize.Anonymized
 	default:
-		p.add("source-is", "%q is neither clear nor anonymized", b.SourceIs)
+		p.add("source-is", "%q is neither clear nor anonymized", sourceIs)
 	}
-	if b.Anonymize == "" {
-		p.refuse("is for `anonymize` only", given{b.SourceIs != "", "source-is"})
-		return
+	if mode == "" {
+		p.refuse("is for `anonymize` only", given{sourceIs != "", "source-is"})
+		return nil, source
 	}
-	how, err := anonymize.Parse(b.Anonymize)
+	opt, err := anonymize.Parse(mode)
 	if err == nil {
-		opt.Anonymize, err = anonymize.New(*how)
+		a, err = anonymize.New(*opt)
 	}
 	p.usage("anonymize", err)
+	return a, source
 }
 
 // limits are the settings of the resources and errors of an import.

@@ -32,6 +32,9 @@ type Stream struct {
 	Poll     Duration
 	Timezone string
 
+	Anonymize string
+	SourceIs  string
+
 	Window Size
 	Name   string
 	Output
@@ -81,6 +84,10 @@ func (s *Stream) settings() []*Setting {
 			Usage: "check folders every `DURATION`, and when the kernel reports a change"},
 		{Name: "timezone", Group: folders, Value: &s.Timezone, Complete: completion.Zones,
 			Usage: "read folder names in time zone `ZONE`: Local, UTC or like Europe/Rome"},
+		{Name: "anonymize", Group: folders, Value: &s.Anonymize, Empty: "lines stay as they are",
+			Usage: "replace addresses and names in followed logs by `MODE`[,OPTION...], as import-bulk does; see tstatrepo-transform(7)"},
+		{Name: "source-is", Group: folders, Value: &s.SourceIs, Complete: "clear anonymized", Empty: "must be given with --anonymize",
+			Usage: "with --anonymize: addresses in logs without a flag for them are `clear|anonymized`"},
 
 		{Name: "window", Group: groupLimits, Value: &s.Window,
 			Usage: "repeat at most `SIZE` of followed lines, and of each broker's lines, after a crash"},
@@ -107,6 +114,15 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	opt.From, opt.Types, opt.Start, opt.Poll = s.From, s.Types, stream.Start(s.Start), time.Duration(s.Poll)
 	opt.Location, opt.Window, opt.Name = location(p, s.Timezone), int64(s.Window), s.Name
 	s.checkSources(p)
+	opt.Anonymize, opt.SourceIs = anonymizer(p, s.Anonymize, s.SourceIs)
+	if s.Anonymize != "" {
+		if s.SourceIs == "" {
+			p.add("source-is", "must be given with `anonymize`")
+		}
+		if len(s.Follow) == 0 || len(s.Listen)+len(s.From) > 0 {
+			p.add("anonymize", "is for `follow` only, without `listen` and `from`")
+		}
+	}
 	for _, text := range s.Follow {
 		root := s.root(text)
 		if err := store.ValidProbe(root.Probe); err != nil {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -56,7 +57,12 @@ type Options struct {
 	// Confined skips logs behind links that lead out of a folder of Follow,
 	// since a peer chose the folder.
 	Confined bool
-	From     []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
+	// Anonymize rewrites the lines of the logs of Follow; nil: they stay as they
+	// are. SourceIs says whether addresses without a flag are anonymized already,
+	// and must be known.
+	Anonymize *anonymize.Anonymizer
+	SourceIs  anonymize.Source
+	From      []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
 	// To are the required sinks, ToOptional those that lose lines if they
 	// are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://, ack://,
@@ -220,6 +226,7 @@ func (s *Stream) open() (err error) {
 	s.sources, err = source.New(source.Options{
 		NewInlet: h.newInlet, MaxRead: h.maxRead(), Counts: h.counts,
 		Types: opt.Types, Start: opt.Start, Poll: opt.Poll, Location: opt.Location, Confined: opt.Confined,
+		Anonymize: opt.Anonymize, SourceIs: opt.SourceIs,
 		Probes: opt.Probes, MaxConnections: opt.MaxConnections, IdleTimeout: opt.IdleTimeout, MaxLine: opt.MaxLine,
 		Window: opt.Window, RetryMin: opt.RetryMin, RetryMax: opt.RetryMax, TLS: opt.TLS, Peers: opt.Peers,
 		State: state, Log: s.log,

@@ -59,6 +59,7 @@ type follower struct {
 	entered  bool   // the checkpoint has unsaved logs
 	order    *order // of all known folders
 	complain rate.Sometimes
+	unknown  rate.Sometimes // logs that cannot be anonymized
 
 	opened map[string]identity // of the folders that were read in this run
 
@@ -85,7 +86,7 @@ func (s *Set) Follow(root Root) Input {
 		set: s, log: s.opt.Log.With("source", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
 		key: root.Probe + " " + root.Dir, src: s.counts.Sources.Lookup(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
 		opened: map[string]identity{}, removed: map[string]bool{},
-		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute},
+		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute}, unknown: rate.Sometimes{First: 1, Interval: time.Hour},
 	}
 }
 
@@ -360,6 +361,10 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 // wants reports whether to follow a log.
 func (f *follower) wants(name string) bool {
 	if f.set.types.Check(name, "") != "" {
+		return false
+	}
+	if f.set.opt.Anonymize != nil && tstat.TypeByName(name) == nil {
+		f.unknown.Do(func() { f.log.Warn("log of an unknown type cannot be anonymized, left out", "log", name) })
 		return false
 	}
 	globs := f.set.opt.Types

@@ -13,8 +13,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 const (
@@ -42,6 +44,8 @@ type followed struct {
 	offset int64 // of the text in buf
 	head   []byte
 	hash   string // of head, when it is complete
+
+	rewriter *anonymize.Rewriter // of the open log; nil: its lines stay as they are
 
 	failed   bool // the last read failed
 	skipping bool // skipping the rest of an overlong line
@@ -176,7 +180,49 @@ func (l *followed) open() (bool, error) {
 		l.close()
 		return false, err
 	}
-	return true, nil
+	return true, l.startRewriter()
+}
+
+// startRewriter prepares the open log to be anonymized, if that is wanted. The header
+// that it starts with may have passed.
+func (l *followed) startRewriter() error {
+	a := l.set.opt.Anonymize
+	if a == nil {
+		return nil
+	}
+	source := func() (anonymize.Source, error) { return l.set.opt.SourceIs, nil }
+	l.rewriter = a.NewRewriter(tstat.TypeByName(l.name), anonymize.RewriterOptions{Location: l.set.opt.Location, Source: source})
+	if l.offset == 0 {
+		return nil
+	}
+	for line := range bytes.Lines(l.head) {
+		if line[0] != '#' || line[len(line)-1] != '\n' {
+			return nil
+		}
+		if _, err := l.rewriter.Line(nil, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewrite returns a buffer with what lines become.
+func (l *followed) rewrite(lines []byte) (*batch.Buffer, []byte, error) {
+	buf := batch.NewBuffer(len(lines) + len(lines)/4)
+	out := buf.Bytes[:0]
+	for line := range bytes.Lines(lines) {
+		var err error
+		if out, err = l.rewriter.Line(out, line); err != nil {
+			buf.Release()
+			return nil, nil, err
+		}
+	}
+	if len(out) > len(buf.Bytes) { // it lies elsewhere
+		buf.Release()
+		buf = batch.NewBuffer(len(out))
+		out = buf.Bytes[:copy(buf.Bytes, out)]
+	}
+	return buf, out, nil
 }
 
 // decompress sets text to the decompressed file, which is read from its start.
@@ -403,12 +449,24 @@ func (l *followed) send(ctx context.Context, whole int) error {
 		// The start of the content distinguishes a log from another of
 		// the same name.
 		o := *l.origin
-		o.Key = l.key + "/" + pos.Folder + "/" + l.name + "/" + pos.Head[:16]
+		o.Key = l.key + "/" + pos.Folder + "/" + l.name + "/"
+		if a := l.set.opt.Anonymize; a != nil {
+			o.Key += a.Blind(pos.Head)
+		} else {
+			o.Key += pos.Head[:16]
+		}
 		l.origin = &o
 	}
 	l.number++
 	number := l.number
 	t := batch.Text{Origin: l.origin, Source: l.src, Offset: l.offset, Lines: bytes.Count(lines, []byte{'\n'}), Bytes: lines, Buffer: out}
+	if l.rewriter != nil {
+		var err error
+		if t.Buffer, t.Bytes, err = l.rewrite(lines); err != nil {
+			return err
+		}
+		defer t.Buffer.Release()
+	}
 	if err := l.ck.window.Reserve(ctx, int64(whole)); err != nil {
 		return err
 	}

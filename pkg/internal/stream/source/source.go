@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 
@@ -66,6 +67,10 @@ type Options struct {
 	Poll     time.Duration
 	Location *time.Location
 	Confined bool // skip logs behind links that lead out of a followed folder
+	// Anonymize rewrites the lines of followed logs; nil: they stay as they are.
+	// SourceIs says whether addresses without a flag are anonymized already.
+	Anonymize *anonymize.Anonymizer
+	SourceIs  anonymize.Source
 
 	Probes         *peer.Probes
 	MaxConnections int
