@@ -79,6 +79,13 @@ lint: ## staticcheck and more linters (pkg/internal/tools/lint), go vet, gofmt, 
 	cd pkg/internal/tools/duckdb && go vet ./... && ../../../../bin/lint ./...
 	cd pkg/internal/tools/lint && ../../../../bin/lint ./...
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run conf/package/*.sh pkg/internal/tools/demo/*.sh; fi
+	@$(MAKE) --no-print-directory spelling
+
+.PHONY: spelling
+spelling:
+	@if command -v codespell >/dev/null; then git ls-files '*.md' conf completions '*/testdata/m*s.txt' | xargs codespell; \
+	elif [ "$$CI" = true ]; then echo "no codespell: apt-get install codespell"; exit 1; \
+	else echo "spelling of the documentation not checked: apt-get install codespell"; fi
 
 .PHONY: gofmt
 gofmt:

@@ -154,6 +154,9 @@ func (d *document) await(t *testing.T, pattern string) {
 
 var fence = regexp.MustCompile("(?ms)^(?:```(\\w*) ?([^\n]*)\n(.*?)^```|(#+ [^\n]*))$")
 
+// commandLine matches a command in a block that should have none.
+var commandLine = regexp.MustCompile(`(?m)^(\$ |sudo |tstatrepo |curl |make |systemctl |apt-get )`)
+
 func (d *document) run(t *testing.T) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, d.name))
@@ -204,6 +207,8 @@ func (d *document) run(t *testing.T) {
 			commands++
 		case lang == "sh" && how != "install":
 			t.Errorf("%s: unknown block %q", d.name, how)
+		case lang != "sh" && commandLine.MatchString(block):
+			t.Errorf("%s: a block with commands is not marked sh:\n%s", d.name, block)
 		}
 	}
 	if d.together {

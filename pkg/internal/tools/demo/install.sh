@@ -48,7 +48,7 @@ have rrdtool || packages="$packages rrdtool"
 # Tests of databases, brokers, Graphite, Prometheus, shells and the page of serve are
 # skipped without the server, shell or browser, but not on CI.
 if [ "${CI:-}" = true ]; then
-	for tool in curl groff mandoc openssl; do
+	for tool in codespell curl groff mandoc openssl; do
 		have "$tool" || packages="$packages $tool"
 	done
 	have systemd-analyze || packages="$packages systemd"
