@@ -77,7 +77,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l log-format
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l log-level -x -a 'debug info warn error' -d 'write messages of LEVEL and above: debug, info, warn or error'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l help -s h -d 'show help'
 
-complete -c tstatrepo -n __fish_use_subcommand -f -a stream -d 'bring live log lines to sinks'
+complete -c tstatrepo -n __fish_use_subcommand -f -a stream -d 'deliver live log lines to sinks'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to -x -a '- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://' -d 'deliver lines to SINK: -, file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack://HOST:PORT, ack+tls://, kafka://HOST:PORT/TOPIC, kafka+tls://, nats://HOST:PORT/STREAM, nats+tls://'
 complete -c tstatrepo -n '__fish_seen_subcommand_from stream' -l to-optional -x -a '- file: exec: tcp:// tls:// ack:// ack+tls:// kafka:// kafka+tls:// nats:// nats+tls://' -d 'also deliver lines to SINK, which loses lines while it is too slow'
@@ -149,7 +149,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l log-format -x
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l log-level -x -a 'debug info warn error' -d 'write messages of LEVEL and above: debug, info, warn or error'
 complete -c tstatrepo -n '__fish_seen_subcommand_from rrd-push' -l help -s h -d 'show help'
 
-complete -c tstatrepo -n __fish_use_subcommand -f -a serve -d 'run the repository proxy of Tstat at mPlane'
+complete -c tstatrepo -n __fish_use_subcommand -f -a serve -d 'run a repository or a probe as a service, also for mPlane'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -f
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l supervisor -x -d 'register at the supervisor with this URL, like https://supervisor:8889/'
 complete -c tstatrepo -n '__fish_seen_subcommand_from serve' -l clients -x -d 'accept clients and supervisors on ADDRESS; an address without a host is on the loopback interface'
@@ -224,7 +224,7 @@ complete -c tstatrepo -n '__fish_seen_subcommand_from supervisor' -l log-format 
 complete -c tstatrepo -n '__fish_seen_subcommand_from supervisor' -l log-level -x -a 'debug info warn error' -d 'write messages of LEVEL and above: debug, info, warn or error'
 complete -c tstatrepo -n '__fish_seen_subcommand_from supervisor' -l help -s h -d 'show help'
 
-complete -c tstatrepo -n __fish_use_subcommand -f -a store -d 'list, verify, compact, prune and repair what is stored'
+complete -c tstatrepo -n __fish_use_subcommand -f -a store -d 'list, verify, compact, prune and repair a store'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store; and not __fish_seen_subcommand_from list verify compact prune repair' -a 'list verify compact prune repair'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store; and __fish_seen_subcommand_from list verify compact prune repair' -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// (__fish_complete_directories)'
 complete -c tstatrepo -n '__fish_seen_subcommand_from store' -f

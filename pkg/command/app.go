@@ -22,9 +22,9 @@ func newApp(con *console.Console) *cli.App {
 
 	app := &cli.App{
 		Name:    "tstatrepo",
-		Usage:   "bring what Tstat probes write into storage",
+		Usage:   "store the logs, live lines and RRDs of Tstat probes",
 		Version: versionString(),
-		Description: "tstatrepo collects what Tstat probes write: it imports flow logs exactly once, streams live log lines, " +
+		Description: "tstatrepo collects the output of Tstat probes. It imports flow logs exactly once, streams live log lines, " +
 			"and sends the points of RRDs to Graphite or Prometheus. 'tstatrepo man' lists the manual.",
 		Commands: []*cli.Command{
 			importBulkCommand(con),
@@ -89,7 +89,7 @@ func helpCommand() *cli.Command {
 // have no manual page of their own.
 const (
 	groupProduct = ""
-	groupAlso    = "Also"
+	groupAlso    = "Other"
 	groupAbout   = "About the program"
 )
 

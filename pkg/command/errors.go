@@ -27,11 +27,11 @@ const (
 
 // exitTexts explains the exit statuses in help and man pages.
 var exitTexts = []struct{ status, text string }{
-	{"0", "done"},
-	{"1", "failed; what could be done is done"},
+	{"0", "succeeded"},
+	{"1", "failed; completed work is kept"},
 	{"2", "wrong usage or configuration; nothing was done"},
-	{"3", "done, but lines inside files were rejected"},
-	{"75", "try again later: locked by another run, or a source or destination is down"},
+	{"3", "succeeded, but some lines were rejected"},
+	{"75", "temporary failure, try again later: locked by another run, or a source or destination is down"},
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 

@@ -27,8 +27,8 @@ var examples = map[string][]example{
 
 const (
 	helpWidth  = 80
-	precedence = "A flag wins over its environment variable, which wins over the config file. " +
-		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; lists take one value from it."
+	precedence = "A flag overrides its environment variable, which overrides the config file. " +
+		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; a list takes one value from its variable."
 )
 
 // printHelp replaces the templates of urfave/cli, which sort groups by name

@@ -40,7 +40,7 @@ var importBulkExamples = []example{
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
 	{"into a cluster of ClickHouse, through either of two nodes", "tstatrepo import-bulk --to 'clickhouse://tstat@a,b/tstat?cluster=tstat&password-file=/etc/tstatrepo/password' /var/lib/tstat"},
 	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},
-	{"once, what a MATH probe has of a stream", "tstatrepo import-bulk --to parquet:/srv/tstat math://probe:3001/polito_tcp"},
+	{"the logs of a stream from a MATH probe, once", "tstatrepo import-bulk --to parquet:/srv/tstat math://probe:3001/polito_tcp"},
 	{"the repository of MATH probes", "tstatrepo import-bulk --listen 0.0.0.0:3000 --allow 10.0.0.0/8 --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0'"},
 	{"a MATH probe", "tstatrepo import-bulk --to math://repository:3000 --stream polito_tcp --type log_tcp_complete --listen 0.0.0.0:3001 --allow 10.0.0.0/8 /var/lib/tstat"},
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
@@ -65,7 +65,7 @@ func importBulkCommand(con *console.Console) *cli.Command {
 			flagList(config.RefusedByRepository()) + ".\n\n" +
 			"The third form is a MATH probe, which serves the logs of FOLDER to a repository. It does not take " +
 			flagList(config.RefusedByProbe()) + ". Both run until they are interrupted.\n\n" +
-			"'tstatrepo man import-bulk' and 'tstatrepo man stores' say more.",
+			"See 'tstatrepo man import-bulk' and 'tstatrepo man stores'.",
 		Flags:  commandFlags("import-bulk"),
 		Action: func(c *cli.Context) error { return runImportBulk(c, con) },
 	}

@@ -41,10 +41,10 @@ func rrdPushCommand(con *console.Console) *cli.Command {
 		ArgsUsage: "SOURCE...",
 		Category:  groupProduct,
 		Description: "Reads the RRD files of each SOURCE, a folder or an .rrd file, and sends their points to Graphite, Whisper files, " +
-			"Prometheus or another tstatrepo. The first push sends all history, later pushes what is new. Tstat's files are " +
+			"Prometheus or another tstatrepo. The first push sends all points, later pushes send new points. Tstat's files are " +
 			"neither locked nor changed.\n\n" +
 			"With --listen it accepts points that other probes send with tstatrepo or mPlane's exporter.\n\n" +
-			"'tstatrepo man rrd-push' has names, labels and what each server needs.",
+			"See 'tstatrepo man rrd-push' for names, labels and the requirements of each server.",
 		Flags:  commandFlags("rrd-push"),
 		Action: func(c *cli.Context) error { return runRRDPush(c, con) },
 	}

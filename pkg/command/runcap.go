@@ -27,8 +27,8 @@ var runcapExamples = []example{
 	{"list what the supervisor offers", "tstatrepo runcap --list"},
 	{"export the logs of a probe to the repository from now on", "tstatrepo runcap tstat-exporter_log --when 'now + inf' --set repository.url=localhost:3000"},
 	{"the same, asking for missing parameters", "tstatrepo runcap tstat-exporter_log"},
-	{"list what was run, and its state", "tstatrepo runcap --status"},
-	{"stop it", "tstatrepo runcap --stop --token tstat-exporter_log-0"},
+	{"list the specifications and their state", "tstatrepo runcap --status"},
+	{"stop a specification", "tstatrepo runcap --stop --token tstat-exporter_log-0"},
 	{"try an exporter of this probe without a supervisor; Ctrl-C ends it", "tstatrepo runcap --local --config /etc/tstatrepo/tstatrepo.toml tstat-exporter_rrd --when 'now + 1h' --set repository.url=localhost:9000"},
 	{"the shell of mPlane", "tstatrepo runcap"},
 }
@@ -39,10 +39,10 @@ func runcapCommand(con *console.Console) *cli.Command {
 		Usage:     "run a capability at an mPlane supervisor",
 		ArgsUsage: "[CAPABILITY]",
 		Category:  groupProduct,
-		Description: "Runs a CAPABILITY, named by label or token, at a supervisor. On a terminal it asks for the scope and the " +
-			"parameters that are missing. Without a CAPABILITY it is the |mplane| shell: type help there. With --local it " +
-			"needs no supervisor and runs a capability of serve in this process.\n\n" +
-			"'tstatrepo man runcap' says more.",
+		Description: "Runs a CAPABILITY, named by label or token, at a supervisor. On a terminal it asks for a missing scope and " +
+			"missing parameters. Without a CAPABILITY it starts the |mplane| shell: type help there. With --local it runs a " +
+			"capability of serve in this process, without a supervisor.\n\n" +
+			"See 'tstatrepo man runcap'.",
 		Flags:  commandFlags("runcap"),
 		Action: func(c *cli.Context) error { return runRuncap(c, con) },
 	}

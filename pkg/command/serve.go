@@ -24,14 +24,14 @@ var serveExamples = []example{
 func serveCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "serve",
-		Usage:    "run the repository proxy of Tstat at mPlane",
+		Usage:    "run a repository or a probe as a service, also for mPlane",
 		Category: groupProduct,
 		Description: "Runs endpoints for finished logs (MATH), live lines and points of RRDs in one process, and offers them at an " +
-			"mPlane supervisor. Sections of the config file say where each listens and where it stores what arrives; a " +
-			"section [probe] is the probe's side. Without --supervisor and --clients it runs the endpoints only.\n\n" +
-			"Without --config it reads " + config.ServiceFile + " if that exists. SIGHUP reads it again, SIGTERM ends serve " +
+			"mPlane supervisor. Sections of the config file set where each endpoint listens and what it stores; " +
+			"section [probe] configures the exporters of a probe. Without --supervisor and --clients it runs only the endpoints.\n\n" +
+			"Without --config it reads " + config.ServiceFile + " if that exists. SIGHUP reloads the file, SIGTERM stops serve " +
 			"cleanly.\n\n" +
-			"'tstatrepo man serve' and 'tstatrepo man toml' say more.",
+			"See 'tstatrepo man serve' and 'tstatrepo man toml'.",
 		Flags:  commandFlags("serve"),
 		Action: func(c *cli.Context) error { return runServe(c, con) },
 	}

@@ -22,9 +22,9 @@ import (
 )
 
 var storeExamples = []example{
-	{"list what is stored per log type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
-	{"check that everything is stored that Tstat wrote", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
-	{"check that everything stored can be read and is unchanged", "tstatrepo store verify --deep parquet:/srv/tstat"},
+	{"list the stored logs by type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
+	{"check that all logs of Tstat are stored", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
+	{"check that all stored rows can be read and are unchanged", "tstatrepo store verify --deep parquet:/srv/tstat"},
 	{"merge the small files of closed days", "tstatrepo store compact parquet:/srv/tstat"},
 	{"remove rows older than 400 days", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},
 }
@@ -32,14 +32,14 @@ var storeExamples = []example{
 func storeCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:      "store",
-		Usage:     "list, verify, compact, prune and repair what is stored",
+		Usage:     "list, verify, compact, prune and repair a store",
 		ArgsUsage: "list|verify|compact|prune|repair URL",
 		Category:  groupAlso,
-		Description: "Works on the store at URL, a destination of import-bulk. Imports may run at the same time.\n\n" +
-			"list prints what is stored. verify checks that each log has the rows of its record and, with --against, that the " +
+		Description: "Works on the store at URL, a destination of import-bulk. Imports can run at the same time.\n\n" +
+			"list prints the stored logs by type, probe and day. verify checks that each log has the rows of its record and, with --against, that the " +
 			"logs of a source are stored. compact merges the files of closed days of parquet: stores. prune removes the " +
 			"rows of old days. repair removes rows of parquet: stores that are stored twice.\n\n" +
-			"'tstatrepo man store' says more.",
+			"See 'tstatrepo man store'.",
 		Flags:  commandFlags("store"),
 		Action: func(c *cli.Context) error { return runStore(c, con) },
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 var streamExamples = []example{
-	{"what the probes of a network send, to standard output", "tstatrepo stream --listen 0.0.0.0:9001 --allow 10.0.0.0/8"},
+	{"the lines of all probes of a network, to standard output", "tstatrepo stream --listen 0.0.0.0:9001 --allow 10.0.0.0/8"},
 	{"to a command, to hourly files and to JetStream", "tstatrepo stream --listen :9001 --to exec:'webrowse --stdin' --to file:/srv/live --to nats://localhost:4222/TSTAT"},
 	{"the probe's side; no line is lost", "tstatrepo stream --follow /var/lib/tstat --type log_tcp_complete --to ack://repository:9001"},
 	{"the probe's side, to Kafka", "tstatrepo stream --follow /var/lib/tstat --to kafka://b1,b2,b3/tstat"},
@@ -31,14 +31,14 @@ var streamExamples = []example{
 func streamCommand(con *console.Console) *cli.Command {
 	return &cli.Command{
 		Name:     "stream",
-		Usage:    "bring live log lines to sinks",
+		Usage:    "deliver live log lines to sinks",
 		Category: groupProduct,
 		Description: "Delivers lines of logs to sinks while Tstat writes them. Lines come from exporters that connect (--listen), from " +
 			"Tstat's output folder (--follow) and from brokers (--from). Lines of a log keep their order. The slowest sink of " +
 			"--to sets the pace.\n\n" +
 			"Sinks are - (standard output), file:DIR, exec:COMMAND, tcp://HOST:PORT, tls://, ack:// (another tstatrepo stream), " +
 			"kafka://HOST:PORT/TOPIC and nats://HOST:PORT/STREAM.\n\n" +
-			"'tstatrepo man stream' has their options.",
+			"See 'tstatrepo man stream' for their options.",
 		Flags:  commandFlags("stream"),
 		Action: func(c *cli.Context) error { return runStream(c, con) },
 	}

@@ -25,9 +25,9 @@ func supervisorCommand(con *console.Console) *cli.Command {
 		Name:     "supervisor",
 		Usage:    "run a small mPlane supervisor for one site",
 		Category: groupAlso,
-		Description: "Relays between mPlane components, which register on one port, and clients, which use another. It is for one site " +
+		Description: "Relays between mPlane components, which register on one port, and clients, which connect to another. It is for one site " +
 			"and for tests: it does not register at other supervisors.\n\n" +
-			"'tstatrepo man supervisor' says more.",
+			"See 'tstatrepo man supervisor'.",
 		Flags:  commandFlags("supervisor"),
 		Action: func(c *cli.Context) error { return runSupervisor(c, con) },
 	}
