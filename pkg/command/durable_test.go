@@ -29,8 +29,12 @@ var notDurable = map[string]map[string]string{
 		"os.MkdirAll": "a folder to work in, which swap exchanges and syncs",
 		"os.Mkdir":    "a try whether folders can be exchanged",
 	},
-	"pkg/internal/store/parquet/swap.go":    {"os.Link": "in a folder that swap syncs"},
-	"pkg/internal/store/rawcopy/copy.go":    {"os.Rename": "publish syncs the folder, and keeps the record if that fails"},
+	"pkg/internal/store/parquet/swap.go": {"os.Link": "in a folder that swap syncs"},
+	"pkg/internal/store/rawcopy/copy.go": {"os.Rename": "publish syncs the folder, and keeps the record if that fails"},
+	"pkg/internal/mathproto/rewrite.go": {
+		"os.MkdirAll":   "the folder of temporary files",
+		"os.CreateTemp": "a file without a name",
+	},
 	"pkg/internal/graphite/whisper.go":      {"os.Rename": "Send syncs the folder after the last file"},
 	"pkg/internal/testkit/exchange/plan.go": {"os.WriteFile": "recordings of tests"},
 }

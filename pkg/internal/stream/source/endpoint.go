@@ -244,23 +244,14 @@ func (c *conn) serve(ctx context.Context) error {
 		m, err := c.nc.Read(buf.Bytes[n:])
 		n += m
 		if first && n > 0 {
-			if buf.Bytes[0] == '#' {
-				i := bytes.IndexByte(buf.Bytes[:n], '\n')
-				if i < 0 && n < maxHello && err == nil {
-					continue
-				}
-				if err := c.hello(ctx, buf.Bytes[:max(i, 0)]); err != nil {
-					return err
-				}
-				n = copy(buf.Bytes, buf.Bytes[i+1:n])
+			var drop int
+			var beginErr error
+			if drop, first, beginErr = c.begin(ctx, buf.Bytes[:n], err == nil); beginErr != nil {
+				return beginErr
+			}
+			if drop > 0 {
+				n = copy(buf.Bytes, buf.Bytes[drop:n])
 				m = n
-				first = false
-			} else if peer.IsHTTP(buf.Bytes[:n]) {
-				return peer.ErrHTTP
-			} else if bytes.HasPrefix(buf.Bytes[:n], []byte{0x16, 3}) { // the record of a handshake
-				return errTLS
-			} else {
-				first = buf.Bytes[0] != '/' && bytes.IndexByte(buf.Bytes[:n], '\n') < 0
 			}
 		}
 		if skipping && m > 0 {
@@ -301,6 +292,24 @@ func (c *conn) serve(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// begin looks at the first bytes of a connection; more says that others may
+// follow. It returns the length of a line that began the acknowledged mode, and
+// whether the first line may still turn out not to be a line of a log.
+func (c *conn) begin(ctx context.Context, head []byte, more bool) (drop int, first bool, err error) {
+	i := bytes.IndexByte(head, '\n')
+	switch {
+	case head[0] == '#' && i < 0 && len(head) < maxHello && more:
+		return 0, true, nil
+	case head[0] == '#':
+		return i + 1, false, c.hello(ctx, head[:max(i, 0)])
+	case peer.IsHTTP(head):
+		return 0, false, peer.ErrHTTP
+	case bytes.HasPrefix(head, []byte{0x16, 3}): // the record of a handshake
+		return 0, false, errTLS
+	}
+	return 0, head[0] != '/' && i < 0, nil
 }
 
 // skip skips bytes that do not belong to a line.
