@@ -122,85 +122,22 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 
 // against reads the sources.
 func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
-	seen := map[store.Key]bool{}
-	open := map[store.Key]map[string]bool{} // paths of files that are still open
-	places := map[string]bool{}
-	different := map[store.Key]bool{}
-	type text struct {
-		store.Key
-		store.Fingerprint
-	}
-	found := map[text]int{}      // of source files
-	starts := map[text]Finding{} // stored beside the whole text
-	var first, last time.Time
 	sources := *opt.Against
 	sources.Stores = bulk.Opened(m)
 	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
-	lengths := func(k store.Key) []int64 {
-		var list []int64
-		for _, r := range records[k] {
-			list = append(list, r.Length)
-		}
-		slices.Sort(list)
-		return slices.Compact(list)
+	c := &comparison{
+		rep: rep, records: records, transform: sources.Transform(),
+		seen: map[store.Key]bool{}, open: map[store.Key]map[string]bool{}, places: map[string]bool{}, different: map[store.Key]bool{},
+		found: map[text]int{}, starts: map[text]Finding{},
 	}
-	isOther := func(r store.Record) bool { return r.Transform != sources.Transform() }
-	failed, err := bulk.Identify(ctx, sources, lengths, func(id bulk.Identity) error {
-		places[id.Place] = true
-		if id.Open {
-			if open[id.Key] == nil {
-				open[id.Key] = map[string]bool{}
-			}
-			open[id.Key][id.Path] = true
-			return nil
-		}
-		rep.Sources++
-		if !seen[id.Key] && (first.IsZero() || id.Time.Before(first)) {
-			first = id.Time
-		}
-		if id.Time.After(last) {
-			last = id.Time
-		}
-		seen[id.Key] = true
-		rs := records[id.Key]
-		same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
-		i := slices.IndexFunc(rs, same)
-		t := text{id.Key, id.Fingerprint}
-		found[t]++
-		switch {
-		case i >= 0 && found[t] > countOf(rs, same) && !slices.ContainsFunc(rs, func(r store.Record) bool { return same(r) && r.Place == "" }):
-			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
-		case i >= 0:
-			rep.Same++
-			if !rs[i].Pruned.IsZero() {
-				rep.Pruned++
-			}
-		case slices.ContainsFunc(rs, isOther):
-			rep.OtherTransform++
-			different[id.Key] = true
-		case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
-			rep.Older++
-		case len(rs) > 0:
-			different[id.Key] = true
-			rep.Findings = append(rep.Findings, Finding{Kind: Different, Key: id.Key, Path: id.Path})
-		default:
-			rep.Findings = append(rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path})
-		}
-		for _, r := range rs {
-			if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
-				starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
-					Reason: fmt.Sprintf("its first %d rows are stored a second time", r.Rows)}
-			}
-		}
-		return nil
-	})
+	failed, err := bulk.Identify(ctx, sources, c.lengths, c.add)
 	rep.Unread = int64(failed)
 	if err != nil {
 		return err
 	}
-	for t, f := range starts {
-		if found[t] == 0 { // otherwise it is a separate log
-			found[t]++
+	for t, f := range c.starts {
+		if c.found[t] == 0 { // otherwise it is a separate log
+			c.found[t]++
 			rep.Findings = append(rep.Findings, f)
 		}
 	}
@@ -208,28 +145,118 @@ func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptio
 	if err != nil {
 		return err
 	}
-	// isOurs reports whether the sources had the file of a record.
-	isOurs := func(r store.Record) bool {
-		if open[r.Key][r.Path] {
-			return false
-		}
-		if isBelow(r.Path, sources.Sources) {
-			return true
-		}
-		_, err := os.Lstat(r.Path)
-		return (r.Place == "" || places[r.Place]) && errors.Is(err, fs.ErrNotExist)
+	c.addUnsourced(sources.Sources, there)
+	return nil
+}
+
+// comparison compares the files of sources with the records of a store.
+type comparison struct {
+	rep       *Report
+	records   map[store.Key][]store.Record
+	transform string // of the import
+
+	seen        map[store.Key]bool
+	open        map[store.Key]map[string]bool // paths of files that are still open
+	places      map[string]bool
+	different   map[store.Key]bool
+	found       map[text]int     // of source files
+	starts      map[text]Finding // stored beside the whole text
+	first, last time.Time        // of the files seen
+}
+
+// text is a text of a log.
+type text struct {
+	store.Key
+	store.Fingerprint
+}
+
+// lengths returns the lengths of the stored texts of a log.
+func (c *comparison) lengths(k store.Key) []int64 {
+	var list []int64
+	for _, r := range c.records[k] {
+		list = append(list, r.Length)
 	}
-	for k, rs := range records {
-		if r := rs[0]; !seen[k] && open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(first) && !r.Time.After(last) && (there == nil || there[k.Folder]) {
-			rep.Findings = append(rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// isOther reports whether a record is of rows that were transformed differently.
+func (c *comparison) isOther(r store.Record) bool { return r.Transform != c.transform }
+
+// add compares a file with the records of its log.
+func (c *comparison) add(id bulk.Identity) error {
+	c.places[id.Place] = true
+	if id.Open {
+		if c.open[id.Key] == nil {
+			c.open[id.Key] = map[string]bool{}
 		}
-		for _, r := range rs {
-			if seen[k] && !different[k] && r.Pruned.IsZero() && !isOther(r) && found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
-				rep.Findings = append(rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
-			}
+		c.open[id.Key][id.Path] = true
+		return nil
+	}
+	c.rep.Sources++
+	if !c.seen[id.Key] && (c.first.IsZero() || id.Time.Before(c.first)) {
+		c.first = id.Time
+	}
+	if id.Time.After(c.last) {
+		c.last = id.Time
+	}
+	c.seen[id.Key] = true
+	rs := c.records[id.Key]
+	same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
+	i := slices.IndexFunc(rs, same)
+	t := text{id.Key, id.Fingerprint}
+	c.found[t]++
+	switch {
+	case i >= 0 && c.found[t] > countOf(rs, same) && !slices.ContainsFunc(rs, func(r store.Record) bool { return same(r) && r.Place == "" }):
+		c.rep.Findings = append(c.rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
+	case i >= 0:
+		c.rep.Same++
+		if !rs[i].Pruned.IsZero() {
+			c.rep.Pruned++
+		}
+	case slices.ContainsFunc(rs, c.isOther):
+		c.rep.OtherTransform++
+		c.different[id.Key] = true
+	case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
+		c.rep.Older++
+	case len(rs) > 0:
+		c.different[id.Key] = true
+		c.rep.Findings = append(c.rep.Findings, Finding{Kind: Different, Key: id.Key, Path: id.Path})
+	default:
+		c.rep.Findings = append(c.rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path})
+	}
+	for _, r := range rs {
+		if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
+			c.starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
+				Reason: fmt.Sprintf("its first %d rows are stored a second time", r.Rows)}
 		}
 	}
 	return nil
+}
+
+// addUnsourced adds what is stored and no source has. there are the folders that the sources have; nil: all.
+func (c *comparison) addUnsourced(sources []string, there map[string]bool) {
+	// isOurs reports whether the sources had the file of a record.
+	isOurs := func(r store.Record) bool {
+		if c.open[r.Key][r.Path] {
+			return false
+		}
+		if isBelow(r.Path, sources) {
+			return true
+		}
+		_, err := os.Lstat(r.Path)
+		return (r.Place == "" || c.places[r.Place]) && errors.Is(err, fs.ErrNotExist)
+	}
+	for k, rs := range c.records {
+		if r := rs[0]; !c.seen[k] && c.open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(c.first) && !r.Time.After(c.last) && (there == nil || there[k.Folder]) {
+			c.rep.Findings = append(c.rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
+		}
+		for _, r := range rs {
+			if c.seen[k] && !c.different[k] && r.Pruned.IsZero() && !c.isOther(r) && c.found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
+				c.rep.Findings = append(c.rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
+			}
+		}
+	}
 }
 
 // isBelow reports whether a path is one of the sources, or below one.
