@@ -174,8 +174,8 @@ func (m *Manifest) All() ([]Entry, error) {
 	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
 }
 
-// Verify returns an error if lines of the manifest are damaged, so that records are
-// lost.
+// Verify reports a fault if lines of the manifest are damaged: the records of some
+// files are lost.
 func (m *Manifest) Verify(fault func(store.Fault)) {
 	if n := m.Damaged(); n > 0 {
 		fault(store.Fault{Kind: store.Unrecorded, Path: filepath.Join(Dir, name), Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})
