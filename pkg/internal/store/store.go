@@ -1,9 +1,9 @@
-// Package store defines where log rows go: the Store interface that the
-// import engine writes to, and the identity of what was written.
+// Package store defines the Store interface to which the import engine writes,
+// and the records that identify the stored files.
 //
-// A store keeps rows and the record of their source file together: both
-// appear in one step or neither does. That is what makes an import exactly
-// once through crashes, repeats and several importers.
+// A store keeps rows and the record of their source file together: both appear
+// in one step or neither does. So every file is stored exactly once, despite
+// crashes, repeated runs and concurrent importers.
 package store
 
 import (
@@ -18,20 +18,20 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ErrUnavailable marks an error of a sink that may go away by itself: a full
-// disk, a server that is down. Commands turn it into exit status 75.
+// ErrUnavailable marks a transient error of a store: a full disk, a server that
+// is down. Commands map it to exit status 75.
 var ErrUnavailable = errors.New("store unavailable")
 
-// ErrTransient marks an error after which the same file may well be stored at
-// a second try: a connection that broke, a deadlock, a server that restarts.
-// Such an error is ErrUnavailable too, for those who do not try again.
+// ErrTransient marks an error after which an immediate retry of the same file
+// may succeed: a broken connection, a deadlock, a server that restarts. Such an
+// error is ErrUnavailable too, for callers that do not retry.
 var ErrTransient = errors.New("try again")
 
 // IsTransient reports whether an error is marked as ErrTransient.
 func IsTransient(err error) bool { return errors.Is(err, ErrTransient) }
 
-// Unavailable marks err as ErrUnavailable if it is one of a file system that
-// may recover, see durable.IsTransient.
+// Unavailable marks an error of a file system that may recover as
+// ErrUnavailable, see durable.IsTransient.
 func Unavailable(err error) error {
 	if durable.IsTransient(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -39,8 +39,8 @@ func Unavailable(err error) error {
 	return err
 }
 
-// Key names a log file wherever it lies: the same log of the same probe has
-// the same key after its site folder was moved or the file was compressed.
+// Key identifies a log file wherever it is: the same log of the same probe
+// keeps its key if its site folder is moved or the file is compressed.
 type Key struct {
 	Probe  string `json:"probe"`  // see ValidProbe
 	Folder string `json:"folder"` // name of the log folder, with ".out"
@@ -49,30 +49,30 @@ type Key struct {
 
 func (k Key) String() string { return k.Probe + ":" + k.Folder + "/" + k.File }
 
-// Fingerprint identifies the text of a log file, decompressed, up to and
-// including its last newline: exactly what an import takes.
+// Fingerprint identifies the decompressed text of a log file, up to and
+// including its last newline: exactly the imported part.
 type Fingerprint struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Length int64  `json:"length"` // bytes of text
 }
 
-// Record says what was stored of one source file. It lives in the store. Key,
-// SHA256 and Place identify it, see Same.
+// Record describes one stored source file. It is kept in the store. Key, SHA256
+// and Place identify it, see Same.
 type Record struct {
 	Key
 	Fingerprint
-	// Place is the folder of the log folder below the source, "." for the
-	// source itself. It tells the logs of several Tstat processes apart that
-	// write folders of the same name. It is "", unknown, for standard input and
-	// in records of versions that had no places.
+	// Place is the path of the log folder's parent below the source, "."
+	// for the source itself. It distinguishes the logs of several Tstat
+	// processes that write folders of the same name. It is "" (unknown) for
+	// standard input and in records of versions without places.
 	Place string `json:"place,omitempty"`
-	// Head tells how the text starts, see tstat.Reader.Head. It is "" in records
-	// of versions that had no heads.
+	// Head describes how the text starts, see tstat.Reader.Head. It is ""
+	// in records of versions without heads.
 	Head string `json:"head,omitempty"`
 
-	// The source file as it was when it was read. A file of the same key,
-	// size and mtime is not read again; a zero ModTime fits all.
-	Size    int64     `json:"size"` // bytes on disk, compressed if it was
+	// The state of the source file when it was read. A file of the same
+	// key, size and mtime is not read again; a zero ModTime matches any.
+	Size    int64     `json:"size"` // bytes on disk
 	ModTime time.Time `json:"mtime"`
 	Path    string    `json:"path"`
 
@@ -82,22 +82,24 @@ type Record struct {
 	Rows    int64     `json:"rows"`
 	Rejects int64     `json:"rejects,omitempty"`
 	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
-	// Damaged says that the compressed file was damaged, and that only its
-	// good part was stored.
+	// Damaged means that the compressed file was damaged, and that only its
+	// intact part was stored.
 	Damaged bool `json:"damaged,omitempty"`
-	// Transform describes what was done to the text before it was stored, like how
-	// it was anonymized. Fingerprint and Head are of the result. "": nothing was.
+	// Transform describes how the text was transformed before it was
+	// stored, for example anonymized; "" if it was not. Fingerprint and
+	// Head describe the result.
 	Transform string `json:"transform,omitempty"`
 
 	Imported time.Time `json:"imported"`
-	// Pruned is when the rows were removed, see Manager; zero: they are there.
+	// Pruned is when the rows were removed, see Manager; zero if they are
+	// stored.
 	Pruned time.Time `json:"pruned,omitzero"`
-	// Location is the store's own: where the rows are.
+	// Location is private to the store: where the rows are.
 	Location string `json:"location,omitempty"`
 }
 
-// Text names the text of a record among those of its key: by its SHA-256 and,
-// if that is known, its place.
+// Text identifies the text of a record among those of its key: by its SHA-256
+// and its place, if known.
 func (r *Record) Text() string {
 	if r.Place == "" {
 		return r.SHA256
@@ -120,26 +122,26 @@ func (r *Record) Same(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
 }
 
-// Clashes reports whether a store that has o has r already, as far as can be
-// told: a record without a place may be that of any file with its text.
+// Clashes reports whether a store that has o may already have r: a record
+// without a place may belong to any file with its text.
 func (r *Record) Clashes(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }
 
-// FileInfo is what is known of a file before it is read.
+// FileInfo describes a file before it is read.
 type FileInfo struct {
 	Key
 	Type    *tstat.LogType
 	Time    time.Time      // the folder's time, UTC
 	Columns []tstat.Column // columns of the typed batches, see tstat.Reader.Columns
-	// Present says of each column whether the file has it, as far as its first
-	// rows tell; nil: all of them.
+	// Present reports for each column whether the file has it, according to
+	// its first rows; nil: all of them.
 	Present []bool
-	// Kept says of each column whether it is stored; nil: all are. A column that is
-	// not is absent from the batches.
+	// Kept reports for each column whether to store it; nil: all. A column
+	// that is not kept is missing in the batches.
 	Kept []bool
-	// Name is the file's path in a tree of copies: the probe, or the stream that
-	// it came by, and the path below the source. It is slash separated.
+	// Name is the file's path in a tree of copies, with slashes: the probe
+	// or the stream, and the path below the source.
 	Name string
 	// ModTime and Mode are the source file's; copy keeps them.
 	ModTime time.Time
@@ -148,36 +150,39 @@ type FileInfo struct {
 	// return ErrReread.
 	ReadOnce bool
 
-	// Reject is called during Write and Flush for each row that the store cannot
-	// take, like a value out of a column's range, perhaps from another goroutine;
-	// text is only valid during the call. Nil disables reporting.
+	// Reject is called during Write and Flush for each row that the store
+	// cannot hold, for example because a value is out of a column's range.
+	// The call may come from another goroutine; text is only valid during
+	// the call. Nil disables reporting.
 	Reject func(line int64, reason string, text []byte)
-	// Prefix is the record of the longest stored text that the file starts with,
-	// and PrefixLines counts its lines. Commit will replace that record. Nil: the
-	// store has no such text, or the file cannot be read twice.
+	// Prefix is the record of the longest stored text with which the file
+	// starts, and PrefixLines is the number of its lines. Commit will
+	// replace that record. Prefix is nil if there is no such text, or if
+	// the file cannot be read twice.
 	Prefix      *Record
 	PrefixLines int64
-	// Next is the time of the next log folder, if there is one: no row of
-	// this one can be much later.
+	// Next is the time of the next log folder, if it exists: no row of this
+	// folder can be much later.
 	Next time.Time
 }
 
 // Store keeps log rows. It is safe for concurrent use, also by several
 // processes.
 type Store interface {
-	// Accepts reports whether the store takes a file, of which Key, Type, Time and
-	// Next are known. Files that it does not accept are not imported.
+	// Accepts reports whether the store accepts a file, of which Key, Type,
+	// Time and Next are set. Other files are not imported.
 	Accepts(f FileInfo) bool
-	// Lookup returns all records of the keys, in no order. A key may have
-	// several records: Tstat can make a folder of the same name again.
+	// Lookup returns all records of the keys, in any order. A key may have
+	// several records: Tstat may recreate a folder with the same name.
 	Lookup(ctx context.Context, keys []Key) ([]Record, error)
-	// OtherProbes returns the records that have folder and file of one of the
-	// keys, and another probe.
+	// OtherProbes returns the records that have the folder and file of one
+	// of the keys, but another probe.
 	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
-	// Plan names all files that are about to be imported, before the first Begin;
-	// of each Key, Type, Time and Next are known. It replaces the former plan.
+	// Plan announces all files that are about to be imported, before the
+	// first Begin; for each, Key, Type, Time and Next are set. It replaces
+	// the former plan.
 	Plan(files []FileInfo)
-	// Done reports that a planned file was stored, skipped or given up.
+	// Done reports that a planned file was stored, skipped or abandoned.
 	Done(f FileInfo)
 	// Begin starts a file. Nothing is visible before FileTx.Commit.
 	Begin(ctx context.Context, f FileInfo) (FileTx, error)
@@ -188,20 +193,22 @@ type Store interface {
 	Properties() Properties
 	// Close releases the store and makes the last commits durable.
 	Close() error
-	// String is the destination's URL without secrets.
+	// String returns the destination's URL without secrets.
 	String() string
 }
 
-// Properties describe a kind of store.
+// Properties describes a kind of store.
 type Properties struct {
-	// AppendOnly: rows do not tell their file, so they can be neither replaced
-	// nor counted by file.
+	// AppendOnly means that rows do not name their file, so they can be
+	// neither replaced nor counted by file.
 	AppendOnly bool
-	// Compacts: rows are in files that Manager.Compact and Manager.Repair work on.
+	// Compacts means that rows are in files that Manager.Compact and
+	// Manager.Repair can change.
 	Compacts bool
 }
 
-// Defaults has the methods that most stores have in common. A store embeds it.
+// Defaults implements the methods that most stores have in common. A store
+// embeds it.
 type Defaults struct{}
 
 // Accepts accepts files of known log types.
@@ -229,20 +236,22 @@ func (Defaults) Compact(context.Context, CompactOptions) (CompactResult, error) 
 	return CompactResult{}, errors.ErrUnsupported
 }
 
-// FileTx takes the rows of one file. Commit or Abort ends it; Abort after
+// FileTx stores the rows of one file. Commit or Abort ends it; Abort after
 // either does nothing.
 type FileTx interface {
 	// Write adds the rows of b, which is only valid during the call.
 	Write(ctx context.Context, b *tstat.Batch) error
-	// Flush waits until the store has taken all rows. It returns how many of them
-	// were passed to FileInfo.Reject; they do not count as rows of the record.
+	// Flush waits until the store has accepted all rows. It returns how
+	// many of them were passed to FileInfo.Reject; they do not count as
+	// rows of the record.
 	Flush(ctx context.Context) (rejected int64, err error)
-	// Commit flushes and makes rows and record visible together. Of known, the
-	// records of r's key that the caller has seen, those that replace holds go in
-	// the same step, with their rows. If the store has other records of the key
-	// meanwhile, nothing is stored and Commit returns ErrDuplicate if r clashes
-	// with one of them, else ErrConflict. It also returns ErrDuplicate if a
-	// known record stays that is the same as r.
+	// Commit flushes and makes rows and record visible together. known are
+	// the records of r's key that the caller has seen. In the same step
+	// Commit removes those of them that are in replace, with their rows. If
+	// the store now has other records of the key, Commit stores nothing and
+	// returns ErrDuplicate if r clashes with one of them, else ErrConflict.
+	// It also returns ErrDuplicate if a known record that is the same as r
+	// is not replaced.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
 	Abort() error
 }
@@ -251,34 +260,34 @@ type FileTx interface {
 // stopped. A store that math_repo may have filled adopts the rows it finds, so
 // that they are not stored again.
 type Adoption struct {
-	Stream   string // its name
+	Stream   string // of the stream
 	Probe    string // in the keys of its files
 	Type     string // log type of its rows
 	Location *time.Location
 	// Copied is the time of the last log folder whose file was copied, and
-	// Stored the time up to which rows are in DBStream. Zero: not known.
+	// Stored the time up to which DBStream has rows; zero: unknown.
 	Copied, Stored time.Time
 }
 
-// RawStore is a Store that keeps files as they are on disk, not rows. The
-// engine uses BeginRaw where it is offered.
+// RawStore is a Store that keeps whole files instead of rows. The engine uses
+// BeginRaw if a store has it.
 type RawStore interface {
 	Store
 	BeginRaw(ctx context.Context, f FileInfo) (RawTx, error)
 }
 
-// RawTx is a FileTx that takes the bytes of the file.
+// RawTx is a FileTx that receives the bytes of the file.
 type RawTx interface {
 	FileTx
 	WriteRaw(ctx context.Context, p []byte) error
 }
 
-// ErrDuplicate is returned by Commit when another import stored the same
+// ErrDuplicate is returned by Commit if another import has stored the same
 // content meanwhile. The file counts as skipped.
 var ErrDuplicate = errors.New("already stored")
 
-// ErrConflict is returned by Commit when another import stored other content
-// of the same file meanwhile. The caller looks again.
+// ErrConflict is returned by Commit if another import has stored other content
+// of the same file meanwhile. The caller must look up the records again.
 var ErrConflict = errors.New("another import stored the same file meanwhile")
 
 // ErrReread is returned by the methods of a FileTx if the caller must write the
@@ -288,9 +297,9 @@ var ErrReread = errors.New("the file is read again")
 
 const probeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// ValidProbe reports whether name may name a probe: 1 to 64 letters, digits,
-// '_' and '-'. It must not begin with '-', because programs would parse it as an
-// option.
+// ValidProbe returns an error unless name is a valid probe name: 1 to 64
+// letters, digits, '_' and '-'. It must not begin with '-', because programs
+// would parse it as an option.
 func ValidProbe(name string) error {
 	if name == "" || len(name) > 64 || strings.Trim(name, probeChars) != "" {
 		return fmt.Errorf("invalid probe name %q: use 1 to 64 letters, digits, '_' and '-'", name)

@@ -60,7 +60,7 @@ func (m *Manifest) placed(location string, n int) {
 func (m *Manifest) renew() (bool, error) {
 	now, err := os.Stat(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // removed by hand
+		return false, nil // somebody removed it
 	}
 	if err != nil {
 		return false, err
@@ -78,7 +78,7 @@ func (m *Manifest) renew() (bool, error) {
 	return true, nil
 }
 
-// load reads what was appended since the last time.
+// load reads the lines appended since the last time.
 func (m *Manifest) load() error {
 	if m.f == nil {
 		return nil
@@ -98,10 +98,11 @@ func (m *Manifest) load() error {
 	for {
 		text, err := r.ReadBytes('\n')
 		if err == io.EOF {
-			// A line that is being written, or that a crash has cut.
+			// A line that is being written, or was cut off by a
+			// crash.
 			m.torn = len(text) > 0
 			if noBanner != nil && m.lines > m.damaged {
-				noBanner = nil // the lines are ours
+				noBanner = nil // the lines are from this package
 				m.damaged++
 			}
 			if noBanner != nil {
@@ -124,7 +125,7 @@ func (m *Manifest) load() error {
 				m.read = 0
 				return err
 			}
-		case len(text) == 0: // put behind a cut line
+		case len(text) == 0: // it follows a line that was cut off
 		default:
 			m.lines++
 			if !m.parse(text) {
@@ -157,7 +158,7 @@ func (m *Manifest) parse(text []byte) bool {
 
 var errNotOurs = errors.New("is not a manifest of tstatrepo")
 
-// checkBanner returns the format that the first line names.
+// checkBanner returns the format number in the first line.
 func checkBanner(path, kind string, text []byte) (int, error) {
 	rest, ok := strings.CutPrefix(string(text), banner)
 	number, has, _ := strings.Cut(rest, " ")

@@ -28,8 +28,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Dir is the folder below a store's root that is tstatrepo's own. Hive style
-// readers pass over names that begin with '_'.
+// Dir is tstatrepo's folder below a store's root. Hive style readers ignore
+// names that begin with '_'.
 const Dir = "_tstatrepo"
 
 const (
@@ -40,23 +40,23 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Entry is a record and the file of the store that holds its rows, as it was
-// when it was written. If the file differs now, a process replaced it and died
-// before it wrote its line.
+// Entry is a record and the file of the store with its rows, as of the time of
+// writing. If the file differs now, a process replaced it and was killed before
+// it wrote its line.
 type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
-	// Of is how many records the file has, so that a reader notices when some
-	// of their lines are missing; 0: not known.
+	// Of is the number of records of the file, which shows if some of their
+	// lines are missing; 0: unknown.
 	Of int `json:"of,omitempty"`
-	// Replaced says that another record replaced this one, whose rows could not
-	// be removed. The store removes them later, and then the entry. Until then
-	// Pruned is set too.
+	// Replaced means that another record replaced this one, whose rows
+	// could not be removed. The store removes them later, and then the
+	// entry. Until then Pruned is set too.
 	Replaced bool `json:"replaced,omitempty"`
 }
 
-// Is reports whether a file is the one that the entry was made for.
+// Is reports whether a file is unchanged since the entry was written.
 func (e *Entry) Is(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
@@ -92,20 +92,20 @@ type Manifest struct {
 	path string
 	kind string
 
-	flags   int // to open it with
+	flags   int // for opening the file
 	mu      sync.Mutex
 	f       *os.File // nil if the file does not exist yet and the manifest is read-only
-	read    int64    // bytes of f that are in entries
+	read    int64    // bytes of f that were read
 	torn    bool     // f does not end in a newline
 	format  int      // of f
 	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
-	at      map[string]int // how many entries have a location
+	at      map[string]int // number of entries by location
 }
 
-// Open opens the manifest of the store in root, which is one of the named
-// kind. With readOnly it creates nothing and may not be updated.
+// Open opens the manifest of a store of the given kind in root. With readOnly
+// it creates nothing, and Update must not be called.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
 	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, at: map[string]int{}}
 	if readOnly {
@@ -140,15 +140,15 @@ func (m *Manifest) open() (*os.File, error) {
 	return durable.OpenFile(m.path, m.flags, 0o666)
 }
 
-// Damaged returns how many lines could not be read.
+// Damaged returns the number of unreadable lines.
 func (m *Manifest) Damaged() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.damaged
 }
 
-// Lookup returns the records of the keys, with what other processes have
-// added meanwhile.
+// Lookup returns the records of the keys, including those that other processes
+// have added.
 func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,7 +164,7 @@ func (m *Manifest) Lookup(keys []store.Key) ([]store.Record, error) {
 	return rs, nil
 }
 
-// All returns all entries, with what other processes have added meanwhile.
+// All returns all entries, including those that other processes have added.
 func (m *Manifest) All() ([]Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -191,7 +191,7 @@ func (m *Manifest) Close() error {
 	}
 	err := durable.Sync(m.f)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EBADF) {
-		err = nil // opened read-only on some file systems
+		err = nil // read-only, on some file systems
 	}
 	return errors.Join(err, m.f.Close())
 }
@@ -202,7 +202,7 @@ const (
 	Copy    = "copy"
 )
 
-// Size returns the size of a store's file; 0 if it is gone.
+// Size returns the size of a store's file, or 0 if it does not exist.
 func Size(root, location string) (int64, error) {
 	info, err := os.Stat(filepath.Join(root, location))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,7 +20,8 @@ func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	// Not os.CreateTemp: the file keeps its mode, which umask has a say in.
+	// os.CreateTemp has a fixed mode; this file keeps its mode, reduced by
+	// umask.
 	f, err := os.OpenFile(filepath.Join(dir, rand.Text()+".tmp"), os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// Rewrite compacts the log if most of its lines are superseded.
+// Rewrite compacts the log if most of its lines are obsolete.
 func (m *Manifest) Rewrite(ctx context.Context) error {
 	return m.Update(ctx, func(tx *Tx) error {
 		n := 0
@@ -47,11 +48,11 @@ func (m *Manifest) Rewrite(ctx context.Context) error {
 	})
 }
 
-// minLines is how many superseded lines are tolerated.
+// minLines is how many obsolete lines are tolerated.
 const minLines = 1000
 
-// rewrite replaces the log; the caller has its lock, and then that of the new
-// one too.
+// rewrite replaces the log. The caller holds its lock, and afterwards that of
+// the new log too.
 func (m *Manifest) rewrite() error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
@@ -93,8 +94,7 @@ func (m *Manifest) rewrite() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// likeOwner gives f the mode and owner of a file, which others write to as
-// well.
+// likeOwner gives f the mode and owner of a file to which others write too.
 func likeOwner(f *os.File, old fs.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil {
 		return err
@@ -107,9 +107,8 @@ func likeOwner(f *os.File, old fs.FileInfo) error {
 	return f.Chown(int(a.Uid), int(a.Gid))
 }
 
-// Temp creates a file for rows that are not committed yet. It is locked as
-// long as it is open, so that RemoveStale can tell it from one that a killed
-// process left.
+// Temp creates a file for uncommitted rows. It is locked while it is open, so
+// that RemoveStale recognizes files left by killed processes.
 func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
 	err = m.Update(ctx, func(tx *Tx) error {
 		f, err = tx.Temp(perm)
@@ -118,7 +117,7 @@ func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err 
 	return f, err
 }
 
-// RemoveStale removes the temporary files of processes that are gone.
+// RemoveStale removes the temporary files of dead processes.
 func (m *Manifest) RemoveStale(ctx context.Context) error {
 	dir := filepath.Join(filepath.Dir(m.path), "tmp")
 	return m.Update(ctx, func(*Tx) error {
@@ -138,7 +137,7 @@ func (m *Manifest) RemoveStale(ctx context.Context) error {
 func removeUnlocked(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil // another user's
+		return nil // it belongs to another user
 	}
 	if err != nil {
 		return err

@@ -16,14 +16,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Tx changes the manifest while no other process does.
+// Tx changes the manifest under its lock.
 type Tx struct {
 	m   *Manifest
 	out bytes.Buffer
 }
 
-// Update calls f while this process alone may change the store, and then
-// appends what f put and deleted, also if f fails.
+// Update calls f while only this process may change the store, and then appends
+// the changes made by f, even if f fails.
 func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -36,7 +36,8 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	}
 	tx := &Tx{m: m}
 	if m.read == 0 {
-		// New, or its first process died in the middle of the first line.
+		// The file is new, or its first process died while writing the
+		// first line.
 		if err := m.f.Truncate(0); err != nil {
 			return err
 		}
@@ -47,8 +48,8 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	return errors.Join(err, tx.flush())
 }
 
-// View calls f, which changes nothing, while no process changes the store. It
-// also works for a manifest that was opened read-only.
+// View calls f, which must not change anything, while no process changes the
+// store. It also works for a read-only manifest.
 func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -65,8 +66,8 @@ func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	return f(&Tx{m: m})
 }
 
-// lock waits until no other process has the lock, or, if how is LOCK_SH, to
-// change the store. Waiting in the kernel could not be interrupted.
+// lock waits until no other process has the lock or, if how is LOCK_SH, changes
+// the store. It polls, because a wait in the kernel cannot be interrupted.
 func (m *Manifest) lock(ctx context.Context, how int) error {
 	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
 		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
@@ -91,15 +92,15 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 // Lookup returns the entries of a key.
 func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
 
-// At returns how many entries have a location.
+// At returns the number of entries with a location.
 func (tx *Tx) At(location string) int { return tx.m.at[location] }
 
-// Doubtful reports whether entries may be missing or old: lines were damaged or
-// cut, or an older version wrote the manifest. The store then finds out from
-// its files what they hold, and calls Rewrite.
+// Doubtful reports whether entries may be missing or outdated: lines were
+// damaged or cut off, or an older version wrote the manifest. The store must
+// then read its files and call Rewrite.
 func (tx *Tx) Doubtful() bool { return tx.Damaged() || tx.m.format < format }
 
-// Damaged reports whether lines of the manifest were damaged or cut.
+// Damaged reports whether lines of the manifest were damaged or cut off.
 func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
 
 // Complete reports whether the manifest knows every record of the file at an
@@ -121,7 +122,7 @@ func (tx *Tx) All(f func(Entry)) {
 	}
 }
 
-// Put adds an entry, or replaces the one of the same record.
+// Put adds an entry, or replaces that of the same record.
 func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 
 // Delete removes the entry of a record that is the same as r.
@@ -136,8 +137,8 @@ func (tx *Tx) Find(r store.Record) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Replaced returns the entries that go when r is stored, as
-// store.FileTx.Commit has it.
+// Replaced returns the entries that Commit must remove when r is stored, see
+// store.FileTx.
 func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
 	isKnown, goes := store.Texts(known), store.Texts(replace)
 	var replaced []Entry
@@ -170,13 +171,13 @@ func (tx *Tx) add(l line) {
 func encode(l line) []byte {
 	js, err := losslessjson.Marshal(l)
 	if err != nil {
-		panic(err) // all fields are plain
+		panic(err) // marshaling plain fields cannot fail
 	}
 	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
 }
 
-// Sync makes durable what was put and deleted so far, before the store's files
-// go whose records are nowhere else.
+// Sync makes the changes so far durable. It is called before files are removed
+// whose records exist nowhere else.
 func (tx *Tx) Sync() error {
 	return errors.Join(tx.flush(), durable.Sync(tx.m.f))
 }
@@ -190,7 +191,7 @@ func (tx *Tx) flush() error {
 	if tx.m.torn {
 		p = append([]byte{'\n'}, p...)
 	}
-	// After a failure what was written of a line is passed over by its checksum.
+	// A partly written line is later skipped because of its checksum.
 	_, err := tx.m.f.Write(p)
 	tx.m.torn = err != nil
 	info, serr := tx.m.f.Stat()

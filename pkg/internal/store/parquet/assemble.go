@@ -102,42 +102,41 @@ func widen(a, b []tstat.Column) []tstat.Column {
 // span is a range of rows.
 type span struct{ from, to int64 }
 
-// Row groups of fewer rows than minCopied are put together when they are
-// neighbors: a year of them would make footers larger than the rows. Others
-// are copied as they are.
+// Neighboring row groups of fewer than minCopied rows are merged: a year of
+// them would make footers larger than the rows. Larger ones are copied
+// unchanged.
 const minCopied = 4 << 10
 
 // scratchSize is how many bytes of new row groups are collected in memory.
 const scratchSize = 32 << 20
 
-// assembly writes a Parquet file out of parts of others, which go one after
-// the other.
+// assembly writes a Parquet file from parts of others, one after the other.
 type assembly struct {
 	ctx     context.Context
 	store   *Store
 	out     *os.File
 	pos     int64
 	columns []tstat.Column
-	groups  *metadata.FileMetaData // its row groups are those of out
+	groups  *metadata.FileMetaData // the row groups of out
 	rows    int64
 
 	w       *writer // of scratch
 	scratch *bytes.Buffer
-	held    *group // a small row group whose neighbor is not known yet
+	held    *group // a small row group that may be merged with the next one
 	current *stored
 }
 
-// group is rows of a row group.
+// group is a range of rows in a row group.
 type group struct {
 	s     *stored
 	index int
 	keep  span
 }
 
-// magic begins and ends every Parquet file.
+// magic is at the start and the end of every Parquet file.
 const magic = "PAR1"
 
-// assemble begins a file with the given columns.
+// assemble starts a file with the given columns.
 func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Column) (*assembly, error) {
 	a := &assembly{ctx: ctx, store: s, out: out, columns: columns}
 	n, err := out.WriteString(magic)
@@ -192,8 +191,8 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// settle writes what is collected: a small row group without neighbors as it
-// is.
+// settle writes the collected rows. A small row group without neighbors is
+// copied unchanged.
 func (a *assembly) settle() error {
 	if h := a.held; h != nil {
 		a.held = nil
@@ -214,22 +213,21 @@ func (a *assembly) decodeHeld() error {
 	return a.decode(h)
 }
 
-// letGo closes a file that was open for its held group only.
+// letGo closes a file that was only open for its held group.
 func (a *assembly) letGo(h *group) {
 	if h.s != a.current {
 		h.s.close()
 	}
 }
 
-// contiguous reports whether the bytes of a row group stand together and have
-// nothing between them.
+// contiguous reports whether the bytes of a row group are contiguous.
 func contiguous(m *metadata.FileMetaData, index int) bool {
 	from, to, sum := extent(m, index)
 	return to-from == sum
 }
 
-// extent returns where the column chunks of a row group are, and how many
-// bytes they have.
+// extent returns the range of the column chunks of a row group, and the sum of
+// their sizes.
 func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	for i, c := range m.RowGroups[index].Columns {
 		if c.MetaData == nil || c.FilePath != nil {
@@ -248,8 +246,8 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies a row group byte for byte. Indexes and Bloom filters, which
-// stand elsewhere in a file, and which we do not write, stay behind.
+// copy copies a row group byte for byte. It omits indexes and Bloom filters,
+// which are elsewhere in a file and which tstatrepo does not write.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
@@ -274,7 +272,7 @@ func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) err
 		md.DataPageOffset += shift
 		md.DictionaryPageOffset, md.IndexPageOffset = moved(md.DictionaryPageOffset), nil
 		md.BloomFilterOffset, md.BloomFilterLength = nil, nil
-		if c.FileOffset > 0 { // an old field, which some leave out
+		if c.FileOffset > 0 { // an old field, which some writers omit
 			c.FileOffset += shift
 		}
 		c.OffsetIndexOffset, c.OffsetIndexLength, c.ColumnIndexOffset, c.ColumnIndexLength = nil, nil, nil, nil
@@ -294,7 +292,7 @@ func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) err
 	return nil
 }
 
-// decode adds rows to the row group that is being collected.
+// decode adds rows to the row group being collected.
 func (a *assembly) decode(g *group) error {
 	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.group.Rows+int(g.keep.to-g.keep.from) > a.w.max {
 		if err := a.flush(); err != nil {
@@ -308,7 +306,7 @@ func (a *assembly) decode(g *group) error {
 	return a.w.addGroup(g.s, g.index, g.keep)
 }
 
-// flush writes the row groups that were collected.
+// flush writes the collected row groups.
 func (a *assembly) flush() error {
 	if a.scratch == nil {
 		return nil
@@ -331,7 +329,7 @@ func (a *assembly) flush() error {
 	return nil
 }
 
-// drop forgets the rows that are collected.
+// drop discards the collected rows.
 func (a *assembly) drop() {
 	if a.scratch != nil {
 		a.store.done(a.w)
@@ -339,7 +337,7 @@ func (a *assembly) drop() {
 	}
 }
 
-// discard ends an assembly that is not finished.
+// discard aborts an unfinished assembly.
 func (a *assembly) discard() {
 	if a.held != nil {
 		a.held.s.close()
@@ -349,7 +347,7 @@ func (a *assembly) discard() {
 }
 
 // finish writes the footer and makes the file durable. The records must be in
-// the order in which their rows were added.
+// the order of their rows.
 func (a *assembly) finish(records []store.Record, replaces []string) error {
 	defer a.discard()
 	if err := a.settle(); err != nil {
@@ -386,7 +384,7 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	return durable.Sync(a.out)
 }
 
-// ourMetadata returns what our footers have beside Parquet's own.
+// ourMetadata returns tstatrepo's metadata for a footer.
 func ourMetadata(records []store.Record, replaces []string) ([][2]string, error) {
 	js, err := losslessjson.Marshal(records)
 	if err != nil {

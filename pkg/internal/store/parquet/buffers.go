@@ -52,7 +52,7 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	return b.take()
 }
 
-// end ends a file with that many extra row groups, and takes back all of them.
+// end ends a file with that many extra row groups, and recycles all of them.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,7 +73,7 @@ func (b *buffers) more(extra int) *parquetfile.RowGroup {
 	return b.take()
 }
 
-// scarce reports whether files have to give back extra row groups, because others
+// scarce reports whether files must return extra row groups, because others
 // were opened.
 func (b *buffers) scarce() bool {
 	b.mu.Lock()
@@ -81,7 +81,7 @@ func (b *buffers) scarce() bool {
 	return b.open+b.extra > b.most
 }
 
-// giveBack takes back an extra row group.
+// giveBack returns an extra row group.
 func (b *buffers) giveBack(g *parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

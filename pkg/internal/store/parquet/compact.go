@@ -27,8 +27,8 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// compactDir is the folder below manifest.Dir where compaction works, and
-// compactLock the lock of the one that does.
+// compactDir is the folder below manifest.Dir for the work of compaction;
+// compactLock is the lock for it.
 const (
 	compactDir  = "compact"
 	compactLock = "compact.lock"
@@ -36,15 +36,15 @@ const (
 
 // Compact implements store.Manager.
 //
-// The new folder of a day is made beside, with the large files and links to
-// what else the day's folder has, and changes places with it in one step. So
-// who lists the folder sees all old files or all new ones, and no name is in
-// both unless it is the same file: a reader that listed the old ones finds
-// them as they were, or gone. Large files never get a name that was in use.
+// The new folder of a day is built elsewhere, with the large files and links to
+// the other files of the day. Then it is exchanged with the day's folder in one
+// step. So a reader that lists the folder sees all old files or all new ones.
+// Only unchanged files have a name in both: a reader that listed the old folder
+// finds a file unchanged, or not at all. Large files always get a new name.
 //
-// The manifest learns of it under the same lock. What a process that died in
-// between has left is found by the footers of the large files, which have the
-// records of all their source files, see reconcile; and removed by removeStale.
+// The manifest is updated under the same lock. After a crash in between,
+// reconcile finds the large files by their footers, which have the records of
+// all their source files, and removeStale removes the rest.
 func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.CompactResult, error) {
 	var res store.CompactResult
 	opt.TargetSize = cmp.Or(opt.TargetSize, store.DefaultTargetSize)
@@ -117,7 +117,7 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 	return res, store.Unavailable(s.manifest.Rewrite(ctx))
 }
 
-// lockCompact keeps others from compacting the store.
+// lockCompact prevents concurrent compactions of the store.
 func (s *Store) lockCompact() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666)
 	if err != nil {
@@ -133,14 +133,14 @@ func (s *Store) lockCompact() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// removeStale removes what a compaction that died has left; the caller has
-// the lock. If the folder of a day is there, it is the old one or not the new
-// one yet.
+// removeStale removes the remains of a killed compaction; the caller has the
+// lock. A day's folder in there is the old one, or a new one that was not
+// exchanged.
 func (s *Store) removeStale() error {
 	return os.RemoveAll(filepath.Join(s.dir, manifest.Dir, compactDir))
 }
 
-// tidy is removeStale unless a compaction is under way.
+// tidy is removeStale unless a compaction is running.
 func (s *Store) tidy() error {
 	if _, err := os.Stat(filepath.Join(s.dir, manifest.Dir, compactDir)); err != nil {
 		return nil
@@ -150,19 +150,19 @@ func (s *Store) tidy() error {
 		defer unlock()
 		err = s.removeStale()
 	}
-	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // at work, or another user's
+	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // running, or of another user
 		return nil
 	}
 	return err
 }
 
-// work makes a folder for one day of compaction.
+// work creates a folder for one day of compaction.
 func (s *Store) work() (string, error) {
 	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
 	return dir, os.MkdirAll(dir, 0o777)
 }
 
-// canExchange tries whether the file system can do what Compact needs.
+// canExchange tests whether the file system supports exchange.
 func (s *Store) canExchange() error {
 	dir, err := s.work()
 	if err != nil {
@@ -185,10 +185,10 @@ func (s *Store) canExchange() error {
 // day is the folder of a log type, probe and day.
 type day struct {
 	dir   string     // below the store
-	files []smallOne // that may be put together, by time
+	files []smallOne // candidates for merging, by time
 }
 
-// smallOne is a file of the store with all that the manifest has of it.
+// smallOne is a file of the store with its entries in the manifest.
 type smallOne struct {
 	loc     string
 	entries []manifest.Entry
@@ -196,8 +196,8 @@ type smallOne struct {
 
 func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
 
-// closedDays returns the days that are over and have files to put together,
-// the oldest first, and counts the other days in res.
+// closedDays returns the past days with files to merge, oldest first, and
+// counts the other days in res.
 func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -248,10 +248,10 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 	return list, nil
 }
 
-// errChanged says that a day's folder is not what it was when it was looked at.
+// errChanged reports that a day's folder has changed since it was examined.
 var errChanged = errors.New("its files changed meanwhile")
 
-// large is a file that is put together.
+// large is a merged file.
 type large struct {
 	columns []tstat.Column
 	from    []smallOne
@@ -260,8 +260,8 @@ type large struct {
 	out     *os.File
 }
 
-// plan says which files of a day become one. Files of other columns are not
-// mixed: each has what it has. What cannot be read as ours stays alone.
+// plan selects the files of a day to merge. It only merges files with the same
+// columns, and skips files of other programs.
 func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
 	var list []*large
 	for _, f := range d.files {
@@ -298,7 +298,7 @@ func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error
 	return slices.DeleteFunc(list, func(l *large) bool { return len(l.from) < 2 }), nil
 }
 
-// compactDay puts the small files of a day together.
+// compactDay merges the small files of a day.
 func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions) (res store.CompactResult, err error) {
 	list, err := s.plan(ctx, d, opt.TargetSize)
 	if err != nil || len(list) == 0 {
@@ -311,7 +311,7 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 		}
 		exchanged := false
 		defer func() {
-			if err == nil || !exchanged { // else a power cut may still undo the exchange
+			if err == nil || !exchanged { // otherwise a power cut may still undo the exchange
 				os.RemoveAll(work) // the new folder, or the old one
 			}
 		}()
@@ -342,9 +342,9 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 	return res, nil
 }
 
-// write writes a large file into the folder of work.
+// write writes a large file to the folder work.
 func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
-	// Unlike any name that was there before.
+	// The name must be new.
 	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
 	if l.out, err = os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 		return err
@@ -378,8 +378,8 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns the records of a file, in its order, as the manifest's
-// entries have them. It returns nil if the entries are not about the file.
+// recordsOf returns the records of a file in its order, from the manifest's
+// entries, or nil if the entries do not match the file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

@@ -2,7 +2,7 @@ package parquet
 
 import "golang.org/x/sys/unix"
 
-// exchange makes each of two folders the other, in one step. Tests replace it.
+// exchange exchanges two folders in one step. Tests replace it.
 var exchange = func(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }

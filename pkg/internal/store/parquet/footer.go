@@ -14,22 +14,22 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// RecordsKey is the key of the footer's metadata that holds the records of
-// the source files whose rows the file has: a JSON array of store.Record.
+// RecordsKey is the key of the footer's metadata with the records of the source
+// files of the rows: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the key of the texts whose rows a file replaces, for whoever
-// finds both because a process died in between; see store.Record.Text.
+// replacesKey is the key of the texts whose rows a file replaces. It is needed
+// when both files exist after a crash; see store.Record.Text.
 const replacesKey = "tstatrepo.replaces"
 
-// footer is what our metadata in a file's footer says.
+// footer is tstatrepo's metadata in a file's footer.
 type footer struct {
 	Records  []store.Record // in the order of their rows
-	Replaces []string       // the texts whose rows those of the last record replace, see store.Record.Text
+	Replaces []string       // the texts whose rows the rows of the last record replace, see store.Record.Text
 	Rows     int64          // of the whole file
 }
 
-// textsOf names the texts of records.
+// textsOf returns the texts of records.
 func textsOf(records []store.Record) []string {
 	var texts []string
 	for _, r := range records {
@@ -38,11 +38,11 @@ func textsOf(records []store.Record) []string {
 	return texts
 }
 
-// errNoRecords says that another program wrote a file.
+// errNoRecords reports a file of another program.
 var errNoRecords = errors.New("its footer has no " + RecordsKey)
 
 // isReadError reports whether a file could not be read, or not by this version.
-// Other errors are about what is in it.
+// Other errors concern its content.
 func isReadError(err error) bool {
 	var e *fs.PathError
 	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)

@@ -72,13 +72,12 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	return res, store.Unavailable(errors.Join(append(errs, s.manifest.Rewrite(ctx))...))
 }
 
-// compareDays orders folders of days: the oldest first.
+// compareDays orders folders of days, oldest first.
 func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes those of the entries that are still there, and returns
-// them.
+// pruneFiles prunes the entries that still exist, and returns them.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
@@ -95,9 +94,9 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
-// settle removes the rows of files that the manifest says were pruned or
-// replaced, and the folders that are empty then. It returns the locations of
-// files that cannot be changed: their logs are not pruned.
+// settle removes the rows of files that are pruned or replaced according to the
+// manifest, and folders that become empty. It returns the locations of files
+// that cannot be changed, whose logs are not pruned.
 func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
@@ -110,7 +109,7 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 	dirs := map[string]bool{}
 	for loc, entries := range at {
 		info, err := os.Stat(filepath.Join(s.dir, loc))
-		if err == nil && entries[0].Is(info) { // else another has the name by now
+		if err == nil && entries[0].Is(info) { // otherwise another file has the name now
 			err = s.dropRows(tx, loc, entries)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -139,7 +138,7 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 	return kept, errors.Join(errs...)
 }
 
-// Count implements store.Manager by what the footers say.
+// Count implements store.Manager. It reads the footers.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	at := map[string][]int{} // location -> indexes
@@ -169,9 +168,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// rowsOf returns how many rows of the file each record has: the rows stand in
-// the order of the records. What is missing or too much is that of the last
-// ones.
+// rowsOf returns the number of rows of each record in the file: the rows are in
+// the order of the records. Missing and superfluous rows are attributed to the
+// last records.
 func (f *footer) rowsOf() []int64 {
 	counts := make([]int64, len(f.Records))
 	left := f.Rows
@@ -185,8 +184,8 @@ func (f *footer) rowsOf() []int64 {
 	return counts
 }
 
-// dropRows removes the rows of entries from their file at a location. Rows of
-// other logs in it stay. The file may be gone.
+// dropRows removes the rows of entries from their file at a location. It keeps
+// rows of other logs in the file, which may be missing.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
 	here := 0 // of entries, for the manifest
@@ -217,7 +216,7 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite leaves only rows of some records in the file at a location.
+// rewrite keeps only the rows of some records in the file at a location.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -244,7 +243,7 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 	return nil
 }
 
-// where returns the rows of the records that keep reports true for, and these
+// where returns the rows of the records for which keep returns true, and these
 // records.
 func (s *stored) where(keep func(store.Record) bool) (rows []span, records []store.Record) {
 	from := int64(0)
@@ -257,12 +256,12 @@ func (s *stored) where(keep func(store.Record) bool) (rows []span, records []sto
 	return rows, records
 }
 
-// about reports whether one of the entries is that of a record.
+// about reports whether one of the entries belongs to a record.
 func about(entries []manifest.Entry, r store.Record) bool {
 	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
-// current returns what the manifest has of records at a location.
+// current returns the manifest's entries for records at a location.
 func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
 	for _, r := range records {
@@ -274,9 +273,9 @@ func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Ent
 }
 
 // join adds the rows of other logs in the file at a location to the new file,
-// which then replaces it, and returns the entries of these logs. Rows that the
-// manifest has in another file are stored twice and are left out. ok is false
-// if a column has different types in the two files: one file cannot have both.
+// which then replaces it, and returns the entries of these logs. It leaves out
+// rows that are in another file according to the manifest. ok is false if a
+// column has different types in the two files, since one file cannot have both.
 func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].Of == len(here) {
@@ -285,7 +284,7 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
 		if !isReadError(err) && m.At(loc) == len(here) {
-			err = nil // it is damaged, and no other log is known to be in it
+			err = nil // it is damaged, and has no other logs as far as is known
 		}
 		return nil, true, err
 	}
@@ -317,13 +316,13 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 	return others, true, nil
 }
 
-// part is rows of a file, nil for all.
+// part is a range of rows of a file; nil rows stand for all.
 type part struct {
 	*stored
 	keep []span
 }
 
-// concat writes the parts one after the other, whose records are given, and
+// concat writes the parts one after the other, with the given records, and
 // closes them.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)

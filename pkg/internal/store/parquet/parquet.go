@@ -3,9 +3,8 @@
 // log type have one schema, whatever Tstat wrote them, so that the folder is
 // one dataset for every tool that reads Hive style partitions.
 //
-// A file appears by a rename, whole, with the record of its source in its
-// footer. The manifest beside the files is there for speed; see package
-// manifest.
+// A whole file appears by a rename, with the record of its source in its
+// footer. The manifest beside the files is an index; see package manifest.
 package parquet
 
 import (
@@ -39,8 +38,8 @@ const (
 
 // Options of a store.
 type Options struct {
-	// Memory bounds what one open file buffers, in bytes. It sets the size
-	// of the row groups. 0 means 200 MiB.
+	// Memory limits the buffers of one open file, in bytes. It determines
+	// the size of the row groups. 0 means 200 MiB.
 	Memory int64
 	// Files is how many files are open at once, if known. If fewer are open, these
 	// use the memory of the others. 0 means 1.
@@ -49,7 +48,7 @@ type Options struct {
 	Cores int
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
-	Log      *slog.Logger // warnings; nil: none
+	Log      *slog.Logger // warnings; may be nil
 }
 
 // Store is a folder of Parquet files.
@@ -69,9 +68,8 @@ type Store struct {
 	idle    []*writer
 }
 
-// Open opens the store in dir and makes it if need be. It brings the manifest
-// in line with the files that are there, and removes what killed processes
-// left.
+// Open opens the store in dir, or creates it. It makes the manifest match the
+// existing files, and removes the remains of killed processes.
 func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if opt.Memory == 0 {
 		opt.Memory = 200 << 20
@@ -122,7 +120,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return tx, nil
 }
 
-// writer returns a writer that is not in use.
+// writer returns an unused writer.
 func (s *Store) writer() *writer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +144,7 @@ func (s *Store) done(w *writer) {
 type tx struct {
 	s    *Store
 	f    store.FileInfo
-	tmp  *os.File // nil once it ended
+	tmp  *os.File // nil once the transaction has ended
 	out  *bufio.Writer
 	w    *writer
 	rows int64
@@ -157,7 +155,7 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return store.Unavailable(t.w.write(b))
 }
 
-// Flush implements store.FileTx. Parquet takes every row.
+// Flush implements store.FileTx. Parquet accepts every row.
 func (t *tx) Flush(context.Context) (int64, error) { return 0, nil }
 
 func (t *tx) Abort() error {
@@ -194,8 +192,8 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(ctx, m, r, known, replace) }))
 }
 
-// publish makes the file visible: by one rename, over the file that it
-// replaces if there is one, so that a reader sees the old rows or the new.
+// publish makes the file visible by one rename, which may replace another file.
+// So a reader sees either the old rows or the new.
 func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
@@ -203,7 +201,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	}
 	first := entryLocation(t.f, 1)
 	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.At(first) == 0 || !t.s.isCurrent(m, replaced) {
-		// A process died before it could say what it had done.
+		// A process was killed before it recorded its changes.
 		if err := t.s.reconcile(m); err != nil {
 			return err
 		}
@@ -324,7 +322,7 @@ func (s *Store) free(f store.FileInfo, n int) (string, error) {
 	}
 }
 
-// entryLocation is where the n-th content of a file's key goes.
+// entryLocation returns the location of the n-th content of a file's key.
 func entryLocation(f store.FileInfo, n int) string {
 	name := strings.TrimSuffix(f.Folder, ".out") + ".parquet"
 	if n > 1 {

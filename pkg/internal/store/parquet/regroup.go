@@ -50,7 +50,7 @@ func (w *writer) addGroup(s *stored, index int, keep span) error {
 // batchSize is how many rows are decoded at once.
 const batchSize = 4 << 10
 
-// input holds what is decoded of a column at once.
+// input holds decoded values of a column.
 type input struct {
 	def, kept []int16
 	ints      []int64
@@ -79,7 +79,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn adds the values that rows of a column chunk have.
+// addColumn adds the values of rows in a column chunk.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
@@ -91,7 +91,7 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 		if !cr.HasNext() {
 			return errors.Join(io.ErrUnexpectedEOF, cr.Err())
 		}
-		// Texts are only valid as long as their page is.
+		// Texts are only valid while their page is.
 		n := min(batchSize, keep.to-pos)
 		rows, read, err := in.read(cr, n)
 		if err != nil {
@@ -125,7 +125,7 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 	return nil
 }
 
-// define notes which of further rows have a value.
+// define records which of further rows have a value.
 func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
 	if values == len(def) && c.Nulls == 0 {
 		return

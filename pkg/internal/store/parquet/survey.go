@@ -13,11 +13,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// reconcile compares the manifest with the files. A process may have died
-// between renaming a file and writing its lines, or in the middle of them, and
-// people move and remove files. A file is known only if it is as it was and the
-// manifest has all of its records. Of every other file, and of all of them if
-// lines were lost, the footer decides.
+// reconcile compares the manifest with the files. A process may have been
+// killed between renaming a file and writing its lines, or while writing them,
+// and people move and remove files. The manifest only counts for a file that is
+// unchanged and whose records are all there. For every other file, and for all
+// files if lines were lost, the footer decides.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.opt.Log.Warn("manifest is damaged: rebuilding it from the stored files; pruned logs may be imported again", "store", s.String())
@@ -38,7 +38,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	for _, e := range v.gone {
 		tx.Delete(e.Record)
 	}
-	// The process that wrote them may have died before it synced their names.
+	// The process that wrote them may have been killed before it synced
+	// their names.
 	if err := durable.SyncNames(s.dir, v.unknown); err != nil {
 		return err
 	}
@@ -49,7 +50,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	if n := len(s.doubled); n > 0 {
 		s.opt.Log.Warn("rows of some logs are stored twice", "store", s.String(), "logs", n, "hint", "remove them: store verify, then store repair")
 	}
-	// A process may also have died before it removed all that it replaced.
+	// A process may also have been killed before it removed all replaced
+	// rows.
 	var left []manifest.Entry
 	tx.All(func(e manifest.Entry) {
 		if r, ok := v.replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
@@ -65,12 +67,12 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// survey is what the files have other than the manifest says.
+// survey holds the differences between the files and the manifest.
 type survey struct {
-	gone       []manifest.Entry             // whose file is gone, moved or another one now
-	found      []manifest.Entry             // of files that the manifest does not know completely
-	unknown    []string                     // locations of those of found that the manifest does not have there
-	doubled    map[logText][]manifest.Entry // of logs that are in another file too
+	gone       []manifest.Entry             // whose file was removed, moved or replaced
+	found      []manifest.Entry             // of files with entries missing in the manifest
+	unknown    []string                     // locations of those of found that are not in the manifest
+	doubled    map[logText][]manifest.Entry // of logs that another file has too
 	replacedBy map[logText]store.Record     // texts that the last record of a file replaces
 }
 
@@ -88,7 +90,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	}
 	v := &survey{doubled: map[logText][]manifest.Entry{}, replacedBy: map[logText]store.Record{}}
 	var found []manifest.Entry
-	homes := map[logText]string{} // the location that the manifest has, if its file is there
+	homes := map[logText]string{} // the location in the manifest, if its file exists
 	for _, loc := range locs {
 		path := filepath.Join(s.dir, loc)
 		info, err := os.Stat(path)
@@ -111,7 +113,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 		if err != nil {
 			s.opt.Log.Warn("parquet file skipped: damaged or not written by tstatrepo", "file", path, "err", err)
 			if len(es) > 0 && es[0].Is(info) {
-				delete(known, loc) // nothing says otherwise; verify reports the file
+				delete(known, loc) // nothing contradicts the manifest; verify reports the file
 			}
 			continue
 		}
@@ -121,7 +123,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 				if now.Location == loc {
 					homes[textOf(r)] = loc
 				}
-				if now.Pruned.IsZero() || now.Replaced { // it may know the source better
+				if now.Pruned.IsZero() || now.Replaced { // it may have more details of the source
 					e = now
 				}
 			}
@@ -154,7 +156,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	return v, nil
 }
 
-// logText names the text of a log.
+// logText identifies the text of a log.
 type logText struct {
 	store.Key
 	text string // see store.Record.Text

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap replaces files by the large files made from them. It returns the names
-// that the old folder had, nil if it did not exchange the folders.
+// swap replaces files by the large files merged from them. It returns the names
+// in the old folder, or nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}
@@ -104,8 +104,8 @@ func like(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// rescue moves files into a day's new folder that others, who know no lock,
-// made in the old one at the last moment.
+// rescue moves files into a day's new folder that programs without the lock
+// created in the old one at the last moment.
 func (s *Store) rescue(d *day, old string, known []string) error {
 	names, err := os.ReadDir(old)
 	if err != nil {

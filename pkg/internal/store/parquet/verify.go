@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// Verify implements store.Manager: it compares the footers of all files with
-// the manifest. What seems wrong it looks at again while no other process
-// changes the store.
+// Verify implements store.Manager. It compares the footers of all files with
+// the manifest. It checks apparent faults again while no other process changes
+// the store.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if _, err := s.manifest.All(); err != nil {
 		return err
@@ -69,7 +69,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return s.strangers(locs, opt)
 }
 
-// known returns the entries whose rows are there, by location.
+// known returns the entries with rows, by location.
 func (s *Store) known() (map[string][]manifest.Entry, error) {
 	entries, err := s.manifest.All()
 	known := map[string][]manifest.Entry{}
@@ -121,15 +121,16 @@ func (s *Store) holds(loc string, r store.Record) bool {
 	return err == nil && slices.ContainsFunc(f.Records, r.Same)
 }
 
-// strangers reports files that are not ours: among the files of the dataset,
-// or with a name that readers of it take. locs are the files of the dataset.
+// strangers reports files of other programs, among the files of the dataset or
+// with a name that readers of the dataset accept. locs are the files of the
+// dataset.
 func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
 	ours := map[string]bool{}
 	for _, loc := range locs {
 		ours[loc] = true
 	}
 	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 			return nil
 		}
 		if err != nil {
@@ -158,8 +159,8 @@ func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values of a file, and reports those that cannot be read,
-// and the logs with texts that end in CR.
+// readAll reads all values of a file, and reports unreadable ones, and logs
+// with texts that end in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {
@@ -181,7 +182,7 @@ func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions
 // index of their record.
 func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // arrow-go, on pages that are damaged
+		if p := recover(); p != nil { // arrow-go panics on damaged pages
 			err = fmt.Errorf("%v", p)
 		}
 	}()
@@ -246,8 +247,8 @@ func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64))
 	return nil
 }
 
-// Repair implements store.Manager. Which of the files keeps the rows, the
-// manifest says.
+// Repair implements store.Manager. The manifest determines which of the files
+// keeps the rows.
 func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult, err error) {
 	if dryRun {
 		err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
@@ -274,7 +275,7 @@ func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult
 	return res, store.Unavailable(err)
 }
 
-// repairs returns what Repair removes, and where.
+// repairs returns the expected result of Repair, and the locations.
 func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
 	at = map[string][]manifest.Entry{}
 	for _, entries := range doubled {

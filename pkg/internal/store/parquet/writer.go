@@ -17,7 +17,7 @@ import (
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
-	source  []int // of columns, in batches; nil: the same
+	source  []int // indexes of columns in batches; nil: the same
 	file    *parquetfile.Writer
 	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first
@@ -37,7 +37,7 @@ var fileTypes = map[tstat.Kind]parquetfile.Type{
 	tstat.Text:  parquetfile.String,
 }
 
-// newFile begins a file.
+// newFile starts a file.
 func newFile(out io.Writer, columns []tstat.Column) *parquetfile.Writer {
 	sc := parquetfile.Schema{Name: "tstat", CreatedBy: "tstatrepo"}
 	for _, c := range columns {
@@ -59,7 +59,7 @@ func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData
 	return r.MetaData(), nil
 }
 
-// begin begins a file. The caller calls end.
+// begin starts a file. Call end afterwards.
 func (w *writer) begin(out io.Writer, columns []tstat.Column) {
 	w.columns, w.source, w.file = columns, nil, newFile(out, columns)
 	w.max, w.maxText = w.buffers.limits(len(columns))
@@ -67,7 +67,8 @@ func (w *writer) begin(out io.Writer, columns []tstat.Column) {
 	w.group.Reset(len(columns))
 }
 
-// beginKept begins a file of the columns for which kept is set; nil keeps all.
+// beginKept starts a file with the columns for which kept is set; nil keeps
+// all.
 func (w *writer) beginKept(out io.Writer, columns []tstat.Column, kept []bool) {
 	if kept == nil {
 		w.begin(out, columns)
@@ -141,8 +142,9 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room for n more values. Most logs are short. A long one gets the room
-// of a whole row group at once: copying growing buffers took a third of the time.
+// grow makes room for n more values. Most logs are short. A long one gets room
+// for a whole row group at once: copying growing buffers took a third of the
+// time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -153,7 +155,7 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the count of rows from which a log is a long one.
+// longLog is the number of rows above which a log is long.
 const longLog = 4 << 10
 
 // bytes returns the size of the collected texts.
@@ -165,8 +167,8 @@ func (w *writer) bytes() int {
 	return n
 }
 
-// flush passes the collected rows to the file. Another goroutine encodes them if
-// there is an extra row group to fill meanwhile.
+// flush passes the collected rows to the file. Another goroutine encodes them
+// if an extra row group can be filled meanwhile.
 func (w *writer) flush() error {
 	next := w.buffers.more(w.extra)
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
@@ -186,13 +188,14 @@ func (w *writer) flush() error {
 	return nil
 }
 
-// finish writes the oldest row group that was passed to the file, and reuses it.
+// finish writes the oldest row group that was passed to the file, and recycles
+// it.
 func (w *writer) finish() (err error) {
 	w.group, err = w.file.Finish()
 	return err
 }
 
-// giveBack returns w.group, which is not the last one, to the buffers.
+// giveBack returns w.group to the buffers. The file must have other row groups.
 func (w *writer) giveBack() {
 	w.buffers.giveBack(w.group)
 	w.group = nil

@@ -15,9 +15,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Form is how COPY's values are written. The binary form spares the server
-// from parsing: of 130 columns that is a tenth of its work. But it is more than
-// twice as long as Tstat's text, and a network may be slower than that.
+// Form is the form of values in COPY. The binary form saves the server from
+// parsing, a tenth of its work for 130 columns. But it is more than twice as
+// long as Tstat's text, which slow networks may outweigh.
 type Form string
 
 // The forms.
@@ -27,7 +27,7 @@ const (
 	AsText   Form = "text"
 )
 
-// ParseForm reads the setting copy of a URL.
+// ParseForm parses the setting copy of a URL.
 func ParseForm(text string) (Form, error) {
 	switch f := Form(text); f {
 	case "":
@@ -38,7 +38,7 @@ func ParseForm(text string) (Form, error) {
 	return "", hint.Usage(fmt.Sprintf("copy=%s is unknown", text), "known: auto, binary, text")
 }
 
-// onThisMachine reports whether both ends of a connection are.
+// onThisMachine reports whether both ends of a connection are on this machine.
 func onThisMachine(c net.Conn) bool {
 	switch remote := c.RemoteAddr().(type) {
 	case *net.UnixAddr:
@@ -50,21 +50,22 @@ func onThisMachine(c net.Conn) bool {
 	return false
 }
 
-// In binary form a value is its length, four bytes, then itself; NULL is the
-// length -1.
+// In binary form a value is its length in four bytes, followed by its bytes;
+// NULL has the length -1.
 
-// What a COPY in binary form begins and ends with.
+// Start and end of a COPY in binary form.
 const (
 	binaryHeader  = "PGCOPY\n\xff\r\n\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
 	binaryTrailer = "\xff\xff"
 )
 
-// epoch is that of PostgreSQL, 2000-01-01, in microseconds since Unix's.
+// epoch is PostgreSQL's epoch, 2000-01-01, in microseconds since the Unix
+// epoch.
 const epoch = 946684800e6
 
-// sizes are the lengths of the types whose binary form is known here; 0 for
-// those of various length. float4 is not among them: rounding twice could
-// change the last digit.
+// sizes are the lengths of the types with a known binary form; 0 for variable
+// lengths. float4 is missing, because rounding twice could change the last
+// digit.
 var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
 
 // canBinary reports whether the values of all targets have a binary form.
@@ -88,15 +89,15 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	case opRawFloat:
 		c.byField = col.Kind != tstat.Int
 	case opRawText:
-		// YouTube's "--" is a text here, and none to the reader.
+		// YouTube's "--" is a text here, but NULL for the reader.
 		c.byField = t.Type != "text" || col.Kind != tstat.Text || col.Dashes()
 		return t.Type == "text"
 	}
 	return true
 }
 
-// lane is what is left of a cell whose values are copied from a vector bit by
-// bit. It fits a cache line: a row passes over all of them.
+// lane is the part of a cell that is needed to copy values from a vector bit by
+// bit. It fits into a cache line: each row visits all lanes.
 type lane struct {
 	how   how
 	dense bool  // as of the cell
@@ -136,12 +137,13 @@ func (e *encoder) startBinary(c *cell) {
 	e.lanes = append(e.lanes, l)
 }
 
-// bitsOf views numbers as what they are in memory.
+// bitsOf returns numbers as their bits in memory.
 func bitsOf[T int64 | float64](x []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
-// at returns which value row i has, -1 for NULL. Rows only go on.
+// at returns the index of the value of row i, or -1 for NULL. Rows must not
+// decrease.
 func (l *lane) at(i int) int {
 	if l.def[i] == 0 {
 		return -1
@@ -201,14 +203,15 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// rowError says that row i has a value that the column of a cell cannot hold.
+// rowError returns the error that row i has a value that the column of a cell
+// cannot hold.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
 	e.line(i)
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends a value that is not just copied.
+// appendCell appends a value that cannot be copied.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
@@ -237,11 +240,11 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 // longest is the length of the longest value, except for addresses and texts.
 const longest = 4 + 8
 
-// appendField appends what the text form makes of a field.
+// appendField appends the value that the text form would give for a field.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
 	if c.op == opRawFloat {
-		if x, ok := tstat.ParseDecimal(field); ok { // nearly every time
+		if x, ok := tstat.ParseDecimal(field); ok { // usually
 			return appendNumber(dst, math.Float64bits(x), 8), true
 		}
 	}
@@ -249,7 +252,7 @@ func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 		switch {
 		case string(field) == null:
 			return appendNull(dst), true
-		case at >= 0 && c.vec.Texts != nil: // it is escaped where need be
+		case at >= 0 && c.vec.Texts != nil: // escaped where necessary
 			return appendBytes(dst, c.vec.Texts[at]), true
 		}
 		return appendBytes(dst, field), true
@@ -301,7 +304,7 @@ func appendInet(dst, f []byte) ([]byte, bool) {
 	}
 	a, err := netip.ParseAddr(tstat.String(f))
 	switch {
-	case err != nil || a.Zone() != "": // as in fe80::1%eth0
+	case err != nil || a.Zone() != "": // for example fe80::1%eth0
 		return dst, false
 	case a.Is4():
 		b := a.As4()

@@ -24,10 +24,10 @@ const createClaims = ` (
 	primary key (location, probe, folder, file)
 )`
 
-// cleanEvery is how often claims are removed that nobody released.
+// cleanEvery is how often unreleased claims are removed.
 const cleanEvery = 10 * time.Minute
 
-// claims is what is known of the table of claims.
+// claims is the known state of the table of claims.
 type claims struct {
 	denied  atomic.Bool  // the user may not use it
 	cleaned atomic.Int64 // when, in seconds since the epoch

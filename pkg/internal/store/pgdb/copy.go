@@ -29,7 +29,7 @@ import (
 // Smaller ones make more subtransactions, which slow down queries that run at
 // the same time if a transaction has more than 64 of them.
 
-// chunkSize is how many bytes are kept of a file under way.
+// chunkSize is how many bytes of the current file are kept.
 const chunkSize = 8 << 20
 
 // waitingBatches are prepared while the server works on the end of a chunk.
@@ -39,22 +39,22 @@ const waitingBatches = 8
 // more, the whole file fails.
 const maxRefused = 100
 
-// Dest is a table that rows are copied into, by one list of columns.
+// Dest is a table that receives rows, in a fixed list of columns.
 type Dest struct {
 	table   Ident
 	columns []sqlstore.Target
 	sql     string // of the COPY
-	header  string // what its data begin with
-	trailer string // and end with
+	header  string // start of its data
+	trailer string // end of its data
 	stored  int64  // rows
 }
 
-// Stored returns how many rows were copied. It is called after Tx.Flush.
+// Stored returns how many rows were copied. It must be called after Tx.Flush.
 func (d *Dest) Stored() int64 { return d.stored }
 
-// Batch holds rows for one table, and the lines that they come from.
+// Batch holds rows for one table, and the lines from which they were made.
 type Batch struct {
-	to    *Dest  // nil: there are only rejected rows
+	to    *Dest  // nil: only rejected rows
 	data  []byte // the rows, encoded
 	lines []byte
 	rows  []row
@@ -64,10 +64,10 @@ type Batch struct {
 type row struct {
 	number    int64  // of the line in the file
 	data, end int    // where row and line end in the batch
-	reject    string // why it is not stored; such a row has no data
+	reject    string // why it is not stored; a rejected row has no data
 }
 
-// batches are as large as 256 rows of 130 columns are.
+// batches have room for 256 rows of 130 columns.
 var batches = sync.Pool{New: func() any {
 	return &Batch{data: make([]byte, 0, 384<<10), lines: make([]byte, 0, 192<<10), rows: make([]row, 0, 256)}
 }}
@@ -80,7 +80,7 @@ func (d *Dest) NewBatch() *Batch {
 	return b
 }
 
-// add adds a row, whose data are at the end of the batch's.
+// add adds a row, whose data is at the end of the batch's.
 func (b *Batch) add(number int64, line []byte, reject string) {
 	b.lines = append(b.lines, line...)
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})
@@ -100,7 +100,7 @@ func (b *Batch) Split(to *Dest) *Batch {
 	return next
 }
 
-// free lets a batch be used again.
+// free recycles a batch.
 func (b *Batch) free() {
 	*b = Batch{data: b.data[:0], lines: b.lines[:0], rows: b.rows[:0]}
 	batches.Put(b)
@@ -116,7 +116,7 @@ type copier struct {
 	refused int64 // rows
 	saved   bool  // a savepoint exists
 
-	// The COPY under way.
+	// The current COPY.
 	to     *Dest
 	kept   []*Batch // without chunks, only the batch being sent
 	size   int
@@ -124,9 +124,9 @@ type copier struct {
 	next   *Batch // the first of the next COPY
 }
 
-// run copies what comes through the pipe.
+// run copies the rows from the pipe.
 func (c *copier) run() error {
-	defer c.report() // what was rejected before an error
+	defer c.report() // rows rejected before an error
 	for {
 		b := c.next
 		if c.next = nil; b == nil {
@@ -157,7 +157,7 @@ func (c *copier) keep(b *Batch) {
 	c.size += len(b.data) + len(b.lines)
 }
 
-// finish counts the rows that are kept and frees them.
+// finish counts and frees the kept rows.
 func (c *copier) finish() {
 	for _, b := range c.kept {
 		for _, r := range b.rows {
@@ -169,9 +169,8 @@ func (c *copier) finish() {
 	c.report()
 }
 
-// Read implements io.Reader for a COPY: the rows of its first batch, and of
-// those for the same table that come after it; of a chunk, until it is large
-// enough.
+// Read implements io.Reader for a COPY: it returns the rows of the first batch,
+// and of later ones for the same table; for a chunk, until it is large enough.
 func (c *copier) Read(p []byte) (int, error) {
 	for len(c.unread) == 0 {
 		if c.next != nil || c.chunks && c.size >= chunkSize {
@@ -211,8 +210,9 @@ func (c *copier) copy(rows io.Reader) error {
 	return err
 }
 
-// endingReader reads nothing once it has ended. When a connection breaks,
-// CopyFrom returns before its goroutine that reads the rows has finished.
+// endingReader returns no more data once it has ended. When a connection
+// breaks, CopyFrom returns before its goroutine that reads the rows has
+// finished.
 type endingReader struct {
 	mu    sync.Mutex
 	r     io.Reader
@@ -228,20 +228,20 @@ func (e *endingReader) Read(p []byte) (int, error) {
 	return e.r.Read(p)
 }
 
-// end waits for a Read that is under way.
+// end waits for a running Read.
 func (e *endingReader) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ended = true
 }
 
-// keptRow is a row of the chunk under way.
+// keptRow is a row of the current chunk.
 type keptRow struct {
 	*row
 	data []byte
 }
 
-// rows returns the rows of the chunk that are to be stored.
+// rows returns the rows of the chunk that must be stored.
 func (c *copier) rows() (rows []keptRow) {
 	for _, b := range c.kept {
 		from := 0
@@ -255,7 +255,7 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyAgain copies rows of a chunk that was refused.
+// copyAgain copies rows of a refused chunk.
 func (c *copier) copyAgain(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil
@@ -271,8 +271,8 @@ func (c *copier) copyAgain(rows []keptRow) error {
 	return err
 }
 
-// leaveOut copies rows without those that the server refuses, after it has
-// refused to copy all of them.
+// leaveOut copies rows without those that the server refuses, after a COPY of
+// all of them failed.
 func (c *copier) leaveOut(rows []keptRow, err error) error {
 	var pe *pgconn.PgError
 	errors.As(err, &pe)
@@ -281,7 +281,7 @@ func (c *copier) leaveOut(rows []keptRow, err error) error {
 	case bad >= 0 && bad < len(rows):
 	case len(rows) == 1:
 		bad = 0
-	default: // it was refused at the end of the COPY, by a trigger or foreign key
+	default: // refused at the end of the COPY, by a trigger or foreign key
 		bad = -1
 	}
 	if bad >= 0 && c.refused == maxRefused {
@@ -302,7 +302,7 @@ func (c *copier) leaveOut(rows []keptRow, err error) error {
 	return c.copyAgain(after)
 }
 
-// isRefusal reports whether an error is about the values of a row.
+// isRefusal reports whether an error concerns the values of a row.
 func isRefusal(err error) bool {
 	code := CodeOf(err)
 	return len(code) == 5 && (code[:2] == "22" || code[:2] == "23") && code != wrongLength && !NoPartition(err)
@@ -310,8 +310,7 @@ func isRefusal(err error) bool {
 
 var copyLine = regexp.MustCompile(`^COPY .*?, line ([0-9]+)`)
 
-// refusedRow returns the index of the row that an error is about, -1 if it
-// does not tell.
+// refusedRow returns the index of the row that an error names, or -1.
 func refusedRow(pe *pgconn.PgError) int {
 	m := copyLine.FindStringSubmatch(pe.Where)
 	if m == nil {
@@ -321,8 +320,8 @@ func refusedRow(pe *pgconn.PgError) int {
 	return n - 1
 }
 
-// report passes on the rejected ones of the rows that are kept, and frees
-// their batches.
+// report reports the rejected rows among the kept ones, and frees their
+// batches.
 func (c *copier) report() {
 	for _, b := range c.kept {
 		from := 0

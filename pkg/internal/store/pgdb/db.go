@@ -1,6 +1,6 @@
-// Package pg is what the stores on PostgreSQL share: the connection, changes
-// of tables under a lock, the table of records, and transactions that copy
-// rows.
+// Package pg holds the common parts of the stores on PostgreSQL: the
+// connection, changes of tables under a lock, the table of records, and
+// transactions that copy rows.
 package pg
 
 import (
@@ -31,18 +31,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// DB is a database that rows are stored in.
+// DB is a database for rows.
 type DB struct {
 	store.Defaults
 	Pool *pgxpool.Pool
 	Log  *slog.Logger
 
 	url     string        // without secrets
-	retry   time.Duration // how long to try
+	retry   time.Duration // how long to retry
 	form    Form
 	records records
 	claims  claims
-	chunks  atomic.Bool // the server has refused rows: copy in chunks
+	chunks  atomic.Bool // the server has refused rows, so copy in chunks
 
 	mu   sync.Mutex
 	open map[*Tx]bool
@@ -50,15 +50,15 @@ type DB struct {
 
 // Options of Open.
 type Options struct {
-	// RetryTimeout is how long a server that cannot be reached is tried
-	// again. 0: not at all.
+	// RetryTimeout is how long an unreachable server is retried; 0 disables
+	// retries.
 	RetryTimeout time.Duration
-	Log          *slog.Logger // warnings; nil: none
+	Log          *slog.Logger // warnings; may be nil
 	Form         Form         // of COPY; "": Auto
 }
 
-// SplitURL takes the settings that own names out of the query of a database
-// URL, SCHEME://USER@HOST/DATABASE?..., and gives the rest to libpq's rules.
+// SplitURL removes the settings named by own from the query of a database URL,
+// SCHEME://USER@HOST/DATABASE?..., and converts the rest by libpq's rules.
 func SplitURL(text string, own ...string) (dsn string, settings dest.Options, err error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -105,7 +105,7 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 		return cfg, nil
 	}
 	advice := "for example postgres://user@host:5432/database; write special characters of a password as %XX, or keep it in PGPASSWORD or ~/.pgpass"
-	// Of a URL that could not be split, every piece may be of the password.
+	// If a URL cannot be parsed, every piece may be part of the password.
 	if reason := err.Error(); !strings.Contains(reason, "failed to parse as URL") && !strings.Contains(reason, "keyword/value") {
 		if _, after, ok := strings.Cut(reason, "`: "); ok {
 			return nil, hint.Usage(after, advice)
@@ -114,8 +114,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, as SplitURL returned it. name is how
-// messages call it; its passwords are masked.
+// Open connects to the database at dsn, a result of SplitURL. name is its name
+// in messages; passwords in it are masked.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -126,7 +126,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	}
 	d := &DB{Log: opt.Log, url: dest.Redact(name), retry: opt.RetryTimeout, form: opt.Form, open: map[*Tx]bool{}}
 	c := cfg.ConnConfig
-	// Statements of their own need no memory of the server, and suit
+	// Unprepared statements need no memory of the server, and work with
 	// connection poolers.
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	for name, value := range map[string]string{
@@ -142,8 +142,9 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 15 * time.Second
 	}
-	// Every file under way holds a connection and may need a second one.
-	// A bound below that would be a deadlock; the server has its own.
+	// Every file being imported holds a connection and may need a second
+	// one. A lower limit would cause deadlocks; the server has its own
+	// limit.
 	cfg.MaxConns = 1 << 10
 	d.Pool, err = pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
@@ -156,7 +157,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	return d, nil
 }
 
-// Close aborts what is under way and ends all connections.
+// Close aborts running statements and closes all connections.
 func (d *DB) Close() {
 	d.mu.Lock()
 	open := slices.Collect(maps.Keys(d.open))
@@ -170,7 +171,7 @@ func (d *DB) Close() {
 // String returns the URL of the database, without secrets.
 func (d *DB) String() string { return d.url }
 
-// Server tells which host, port and database a connection would use.
+// Server returns host, port and database that a connection would use.
 func (d *DB) Server() (host string, port uint16, database string) {
 	c := d.Pool.Config().ConnConfig
 	return c.Host, c.Port, c.Database
@@ -189,8 +190,7 @@ func (d *DB) retryFor(ctx context.Context, timeout time.Duration, passes func(er
 	return p.Do(ctx, func() error { return Mark(f()) })
 }
 
-// Mark marks errors that may go away by themselves as store.ErrUnavailable
-// and store.ErrTransient.
+// Mark marks transient errors as store.ErrUnavailable and store.ErrTransient.
 func Mark(err error) error {
 	switch {
 	case err == nil || errors.Is(err, store.ErrTransient):
@@ -212,9 +212,9 @@ func Mark(err error) error {
 	return err
 }
 
-// lineError is an error about a connection. The text of pgx has a line for each
-// attempt: with sslmode=prefer, the default, two for each address, of which the
-// first says the same as the second, or only that the server has no TLS.
+// lineError is an error of a connection. The text of pgx has a line for each
+// attempt: with sslmode=prefer, the default, two for each address. The first of
+// them says the same as the second, or only that the server has no TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -230,7 +230,7 @@ func (e *lineError) Error() string {
 			lines = append(lines, line)
 		}
 	}
-	if refused != "" && len(lines) < 2 { // no attempt without TLS followed
+	if refused != "" && len(lines) < 2 { // without a following attempt without TLS
 		lines = append(lines, refused)
 	}
 	return strings.Replace(strings.Join(lines, "; "), ":; ", ": ", 1)
@@ -260,8 +260,8 @@ func transient(err error) bool {
 	}
 	var ce *pgconn.ConnectError
 	if errors.As(err, &ce) {
-		// A certificate does not heal. A host name may be missing only while a
-		// container or a name server starts.
+		// An invalid certificate is permanent. A host name may be
+		// missing while a container or a name server starts.
 		var dns *net.DNSError
 		var op *net.OpError
 		return errors.As(err, &dns) || errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isTimeout(err) || errors.Is(err, os.ErrNotExist)
@@ -291,13 +291,12 @@ func List(names []string) string {
 }
 
 // lockWait is how long a change of tables waits for a lock before it lets
-// others go first. Whoever holds the table may be about to wait for the
-// advisory lock, in a second session, which the server cannot see to be a
-// deadlock.
+// others go first. The holder of the table's lock may be about to wait for the
+// advisory lock in a second session, a deadlock that the server cannot detect.
 const lockWait = "1s"
 
-// changeWait is how long a change of tables is tried: others who hold the
-// lock are at work. What takes longer is for the caller to try again.
+// changeWait is how long a change of tables is retried while others hold the
+// lock. After that the caller must retry.
 const changeWait = 30 * time.Second
 
 // lockNumber computes the number of an advisory lock from names. Two locks with
@@ -328,7 +327,7 @@ func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) erro
 	})
 }
 
-// inTheWay reports whether an error is the doing of another client: no lock in
+// inTheWay reports whether an error is caused by another client: no lock in
 // time, a deadlock or a serialization failure.
 func inTheWay(err error) bool {
 	switch CodeOf(err) {
@@ -345,8 +344,8 @@ type Table struct {
 	Columns     map[string]string // name -> pg_type.typname
 }
 
-// Querier is a connection or a transaction. An error of its Query is one of the
-// rows, too.
+// Querier is a connection or a transaction. An error of Query also appears in
+// its rows.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -376,8 +375,8 @@ func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	return &t, nil
 }
 
-// AddColumns adds columns to a table: those of the given indexes, of the types
-// that sqlType says.
+// AddColumns adds the columns with the given indexes to a table, with the types
+// that sqlType returns.
 func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
 	var add []string
 	for _, c := range indexes {
@@ -387,8 +386,8 @@ func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, colu
 	return err
 }
 
-// NoPartition reports whether a table lacks the partition of a row: someone
-// has dropped it since it was looked at.
+// NoPartition reports whether a table lacks the partition of a row: someone has
+// dropped it since it was last read.
 func NoPartition(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""

@@ -14,58 +14,59 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// encoder writes rows in COPY's binary form if that is wanted and all types of
-// the columns are known here. Else it is the text form, with the separator of
-// the log and "-" for NULL. There numbers go as Tstat wrote them: formatting
-// them again costs more than all the rest. Most rows have nothing but plain
-// numbers between a few texts; there whole runs of fields are copied.
+// encoder writes rows for COPY, in binary form if requested and if all types of
+// the columns are supported. Otherwise it uses the text form, with the
+// separator of the log and "-" for NULL. There it copies numbers as Tstat wrote
+// them: formatting them again costs more than all the rest. Most rows are plain
+// numbers between a few texts; it copies whole runs of such fields.
 type encoder struct {
 	cells   []cell   // in the order of the fields
-	idle    []cell   // of columns that no batch had so far
-	sources []bool   // per column of the file: it has a target
+	idle    []cell   // of columns that no batch has had so far
+	sources []bool   // per column of the file: whether it has a target
 	inet    []string // the table's columns of addresses
 	sep     byte
 	batch   *tstat.Batch
 
-	of     *int   // the first of the columns of the line under way, which tells layouts apart
-	row    []byte // the line
+	of     *int   // identifies the layout: the first of the columns of the current line
+	row    []byte // the current line
 	fields tstat.Fields
-	plan   []step // of such lines
-	odd    bool   // the batch has a number out of its column's range
+	plan   []step // for lines of this layout
+	odd    bool   // the batch has a number out of the range of its column
 
 	binary  bool
 	lanes   []lane // of the cells
-	byField bool   // some cell is
+	byField bool   // some cell has byField
 	text    []byte // of a value
 }
 
-// step is what to do with one cell, or with a run of them.
+// step is an instruction for one cell, or for a run of them.
 type step struct {
-	cell        int // -1: copy the fields as they are
+	cell        int // -1: copy the fields unchanged
 	first, last int // of these fields
 }
 
-// cell is one column under way.
+// cell is the state of one column.
 type cell struct {
 	target   sqlstore.Target
 	op       op
 	min, max int64 // opRawInt, opInt
-	numeric  bool  // a plain field can be copied as it is
-	run      bool  // so is every field of the batch
+	numeric  bool  // a plain field can be copied unchanged
+	run      bool  // every field of the batch can be copied unchanged
 	vec      tstat.Vector
 	has      bool
 	dense    bool // no row of the batch is NULL
-	row      int  // of vec that next belongs to
-	next     int  // value of vec
+	row      int  // row of the value next
+	next     int  // next value of vec
 	from     int  // field of the current line, or -1
 	calendar tstat.Calendar
 
-	// Of the binary form:
+	// For the binary form:
 	size    int  // of a value, in bytes
 	byField bool // encode the text of the field instead of the vector's value
 }
 
-// at returns which value of the vector row i has, -1 for NULL. Rows only go on.
+// at returns the index in the vector of the value of row i, or -1 for NULL.
+// Rows must not decrease.
 func (c *cell) at(i int) int {
 	if c.dense {
 		return i
@@ -86,18 +87,17 @@ const (
 	opInt             // from the vector
 	opBool            // from the vector: t or f
 	opTime            // from the vector: UTC
-	opFloat           // the field, if it is plain; else from the vector
+	opFloat           // the field, if it is plain; otherwise from the vector
 	opInet            // from the vector, checked
-	// The others take the field whatever Tstat's own kind of the column is.
+	// The others copy the field, whatever Tstat's kind of the column is.
 	opRawText
 	opRawInt
 	opRawFloat
 )
 
 // newEncoder returns an encoder of columns into targets, in binary form if
-// that is wanted and can be. With asWritten a time stays the number that Tstat
-// wrote, and every text but "-" stays a text: so it is in DBStream's own
-// tables.
+// requested and possible. With asWritten a time remains the number that Tstat
+// wrote, and every text except "-" remains a text, as in DBStream's own tables.
 func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, binary bool) *encoder {
 	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
 	for _, t := range targets {
@@ -159,9 +159,9 @@ func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, bi
 // has reports whether a column of the file has a target.
 func (e *encoder) has(column int) bool { return e.sources[column] }
 
-// start prepares for the rows of b, and reports whether columns is not what it
-// was. Columns that no row had so far are left out, since the server works on
-// every value of a COPY, and the others are in the order of the fields.
+// start prepares for the rows of b, and reports whether columns has changed. It
+// leaves out columns without values so far, since the server processes every
+// value of a COPY. The others are in the order of the fields.
 func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
@@ -197,11 +197,11 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 			continue
 		}
 		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
-			c.run, e.of = run, nil // another plan
+			c.run, e.of = run, nil // needs another plan
 		}
 		if c.op == opInt && c.min != math.MinInt64 && c.has {
-			// From min to max there is a power of two of numbers: a number
-			// beyond has a higher bit set.
+			// The range from min to max is a power of two: any
+			// other number has a higher bit set.
 			var beyond uint64
 			for _, x := range c.vec.Ints {
 				beyond |= uint64(x - c.min)
@@ -222,7 +222,7 @@ func (e *encoder) columns() []sqlstore.Target {
 	return cols
 }
 
-// line makes row i of the batch the line under way.
+// line makes row i of the batch the current line.
 func (e *encoder) line(i int) {
 	var columns []int
 	if e.row, e.fields, columns = e.batch.Row(i); e.of == &columns[0] {
@@ -244,8 +244,7 @@ func (e *encoder) line(i int) {
 	}
 }
 
-// field returns the field of a cell in the line under way, nil if there is
-// none.
+// field returns the field of a cell in the current line, or nil.
 func (e *encoder) field(c *cell) []byte {
 	if c.from < 0 {
 		return nil
@@ -253,7 +252,7 @@ func (e *encoder) field(c *cell) []byte {
 	return e.row[e.fields.Begin(c.from):e.fields[c.from]:e.fields[c.from]]
 }
 
-// rowError says which value a column cannot hold.
+// rowError reports a value that a column cannot hold.
 type rowError struct {
 	column string
 	value  []byte
@@ -295,7 +294,7 @@ func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// appendCellText appends the value of a cell in row i, the line under way, in
+// appendCellText appends the value of a cell in row i, the current line, in
 // text form.
 func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
 	c := &e.cells[cell]
@@ -311,10 +310,10 @@ func (c *cell) rowError(field []byte) error {
 	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
 }
 
-// isText reports whether a value of an address column that is not an address
-// was put there in its place: a hash, a name, an address with digits blotted
-// out. Else it is a damaged address: it has nothing but digits or the characters
-// of addresses, or bytes that no text has.
+// isText reports whether a value of an address column was intentionally
+// replaced by another text: a hash, a name, or an address with masked digits.
+// Otherwise it is a damaged address, which consists of digits and characters of
+// addresses, or contains bytes that are not valid in a text.
 func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
@@ -343,8 +342,8 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value: number at of the vector, -1 if that is NULL, or
-// the field raw.
+// append appends one value: number at of the vector (-1 is NULL), or the field
+// raw.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:
@@ -384,7 +383,7 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		if f == nil || tstat.IsNull(f) {
 			return append(dst, null...), true
 		}
-		// A zone, as in fe80::1%eth0, is nothing that inet can hold.
+		// inet cannot hold a zone, as in fe80::1%eth0.
 		a, err := netip.ParseAddr(tstat.String(f))
 		return append(dst, f...), err == nil && a.Zone() == ""
 	}
@@ -410,15 +409,15 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 		if len(raw) == 1 && raw[0] == '-' {
 			return append(dst, null...), true
 		}
-		if at >= 0 && c.vec.Texts != nil { // it is escaped where need be
+		if at >= 0 && c.vec.Texts != nil { // escaped where necessary
 			raw = c.vec.Texts[at]
 		}
 		return appendText(dst, raw, sep), true
 	}
 }
 
-// appendDerived appends a value that the line has no field for: the times
-// that Tstat 2.2 to 2.4 leave to be computed.
+// appendDerived appends a value without a field in the line: the computed times
+// of Tstat 2.2 to 2.4.
 func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 	switch {
 	case at < 0:

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// colPruned is the column of sqlstore.FilesTable that says when the rows of a file were
-// removed.
+// colPruned is the column of sqlstore.FilesTable with the time when the rows of
+// a file were removed.
 const colPruned = "pruned"
 
 // Records implements store.Manager.
@@ -26,7 +26,7 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	return Mark(eachRecord(rows, f))
 }
 
-// lookForColumns looks whether another process has added columns meanwhile.
+// lookForColumns checks whether another process has added columns.
 func (d *DB) lookForColumns(ctx context.Context) error {
 	if d.records.pruned.Load() && d.records.hasAll() {
 		return nil
@@ -38,8 +38,8 @@ func (d *DB) lookForColumns(ctx context.Context) error {
 	return err
 }
 
-// AddPruned gives a table of records that an older version made the column
-// that Prune needs. Only the table's owner can.
+// AddPruned adds the column that Prune needs to a table of records of an older
+// version. Only the table's owner can do so.
 func (d *DB) AddPruned(ctx context.Context) error {
 	if d.records.table == nil {
 		return nil
@@ -59,9 +59,9 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	return nil
 }
 
-// Prunable returns what the records before a time add up to whose rows are
-// still there. condition, if not empty, is SQL on them, the table of records
-// being r, with further arguments from $2 on.
+// Prunable returns the sums of the records before a time whose rows are still
+// stored. condition, if not empty, is SQL about the table of records r, with
+// further arguments from $2 on.
 func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
 	var res store.PruneResult
 	if d.records.table == nil {
@@ -72,7 +72,7 @@ func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, conditio
 	return res, err
 }
 
-// MarkPruned notes that the rows of these records are gone, see Prunable.
+// MarkPruned records that the rows of these records were removed, see Prunable.
 func (d *DB) MarkPruned(ctx context.Context, tx pgx.Tx, before time.Time, condition string, args ...any) error {
 	_, err := tx.Exec(ctx, "update "+d.records.table.Sanitize()+" r set "+colPruned+" = now() where "+d.prunable(condition), append([]any{before}, args...)...)
 	return err
@@ -89,7 +89,7 @@ func (d *DB) prunable(condition string) string {
 	return sql
 }
 
-// Locations returns where the rows of the records are, see UseRecords.
+// Locations returns the locations of the rows of all records, see UseRecords.
 func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	if d.records.table == nil {
 		return nil, nil

@@ -15,33 +15,33 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Rows encodes the rows of one file. Rows that the database could not take
-// are passed to the file's Reject.
+// Rows encodes the rows of one file. Rows that the database cannot hold are
+// passed to the file's Reject.
 type Rows struct {
 	enc      *encoder
 	file     store.FileInfo
 	opt      RowOptions
 	rejected int64
-	rows     int64 // that Start was called for
-	texts    int   // rows with a text in place of an address
-	text     error // about the first of them
+	rows     int64 // passed to Start
+	texts    int   // rows with a text instead of an address
+	text     error // error of the first of them
 }
 
 // RowOptions configures the contents of rows.
 type RowOptions struct {
-	Table   Ident             // that the user knows, for hints
-	Own     []sqlstore.Target // columns that are not of the log; Source does not matter
+	Table   Ident             // the name that the user knows, for hints
+	Own     []sqlstore.Target // columns beside those of the log; Source is ignored
 	Targets []sqlstore.Target
 	Columns sqlstore.Columns
-	// Skip is how many lines of the file the table has already.
+	// Skip is how many lines of the file the table already has.
 	Skip int64
-	// AsWritten: a time stays the number that Tstat wrote, and every text but
-	// "-" stays a text, as DBStream's own tables have it.
+	// AsWritten keeps times as the numbers that Tstat wrote, and every text
+	// except "-" as a text, as in DBStream's own tables.
 	AsWritten bool
-	// Forget is called when an error shows that the table is not what it was.
+	// Forget is called when an error shows that the table has changed.
 	Forget func()
-	// binary asks for the binary form of COPY. Types whose binary form is not
-	// known here keep the text form.
+	// binary requests the binary form of COPY. Unsupported types use the
+	// text form.
 	binary bool
 }
 
@@ -52,15 +52,15 @@ func newRows(f store.FileInfo, opt RowOptions) *Rows {
 	return &Rows{enc: enc, file: f, opt: opt}
 }
 
-// Value is a value of one of the table's own columns: the text if there is
-// one, else the time, else the integer.
+// Value is a value of one of the table's own columns: the text if set, else the
+// time if set, else the integer.
 type Value struct {
 	Text string
 	Int  int64
 	Time time.Time
 }
 
-// Begin begins a row with the values of the table's own columns.
+// Begin starts a row with the values of the table's own columns.
 func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	if r.enc.binary {
 		dst = binary.BigEndian.AppendUint16(dst, uint16(len(own)+len(r.enc.cells)))
@@ -88,7 +88,7 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 }
 
 // Start prepares for the rows of b, see encoder.start. It fails if b has a
-// column that the table was not asked for: a later header can bring one.
+// column that the table did not get: a later header may add columns.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
 		return false, err
@@ -97,15 +97,15 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is how many rows with texts in place of addresses refuse a log
-// before its end, if they are most of those read so far.
+// manyTexts is the number of rows with texts instead of addresses above which a
+// log is rejected early, if they are most of the rows so far.
 const manyTexts = 100
 
-// checkAddresses fails if more than 1 % of the rows hold texts where the table
-// wants addresses, as in anonymized logs: the other rows alone would be wrong.
-// Fewer such rows are damaged lines, and so only rejects. final says that the
-// log ends; before, checkAddresses fails only if the end can hardly change the
-// result.
+// checkAddresses fails if more than 1 % of the rows have texts where the table
+// has addresses, as in anonymized logs: storing only the other rows would be
+// wrong. If there are fewer, they are damaged lines and become rejects. final
+// marks the end of the log; before that, checkAddresses fails only if the
+// result can hardly change.
 func (r *Rows) checkAddresses(final bool) error {
 	texts := int64(r.texts)
 	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
@@ -114,7 +114,7 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// countText notes a row with a text in place of an address.
+// countText records a row with a text instead of an address.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError
 	if !errors.As(err, &re) || !re.text {
@@ -131,15 +131,14 @@ func (r *Rows) countText(line int64, err error) {
 		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
 }
 
-// columns returns the columns of the table that the rows have, in order, see
-// Start.
+// columns returns the columns of the rows in order, see Start.
 func (r *Rows) columns() []sqlstore.Target {
 	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
 }
 
-// Append appends row i of b to a batch, behind what Begin wrote, unless there
-// is a reason against it or the table cannot hold its values. It reports
-// whether it did.
+// Append appends row i of b to a batch, after the output of Begin, unless there
+// is a reason to reject it or the table cannot hold its values. It reports
+// whether it appended the row.
 func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason string) bool {
 	from := len(to.data)
 	data, err := r.enc.append(append(to.data, begin...), i)
@@ -164,7 +163,7 @@ func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason str
 	return reason == "" && !old
 }
 
-// SQLType returns the type of a column that is made for values of c.
+// SQLType returns the type of a new column for values of c.
 func SQLType(c tstat.Column) string {
 	switch c.Kind {
 	case tstat.Int:

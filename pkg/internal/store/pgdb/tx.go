@@ -20,18 +20,18 @@ type Tx struct {
 	ID int64
 
 	db      *DB
-	conn    *pgxpool.Conn // nil once it ended
+	conn    *pgxpool.Conn // nil once the transaction has ended
 	tx      pgx.Tx
 	ctx     context.Context // of the whole file
 	cancel  context.CancelFunc
-	in      *sqlstore.Pipe[*Batch] // to the COPY; nil before
+	in      *sqlstore.Pipe[*Batch] // to the COPY; nil before the first row
 	flushed bool
 	err     error            // of the rows; read once flushed
 	refused int64            // rows; read once flushed
-	copied  map[string]*Dest // tables that got values in binary form
+	copied  map[string]*Dest // tables with values in binary form
 }
 
-// Begin starts the transaction of a file, which lives as long as ctx at most.
+// Begin starts the transaction of a file, which ends with ctx at the latest.
 func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, error) {
 	conn, err := d.Pool.Acquire(ctx)
 	if err != nil {
@@ -68,8 +68,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// Into returns a table that the rows from now on go into, with the columns that
-// they have, see Start.
+// Into returns a table for the following rows, with their columns, see Start.
 func (t *Tx) Into(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}
 	var names []string
@@ -87,8 +86,7 @@ func (t *Tx) Into(table Ident) *Dest {
 	return d
 }
 
-// Send gives rows to the server. The batch belongs to the transaction from
-// then on.
+// Send sends rows to the server. From then on the transaction owns the batch.
 func (t *Tx) Send(b *Batch) error {
 	if len(b.rows) == 0 {
 		b.free()
@@ -109,13 +107,13 @@ func (t *Tx) Flush(context.Context) (rejected int64, err error) {
 	return t.rejected + t.refused, t.err
 }
 
-// check marks an error, see Mark. If it shows that the table is not what it
-// was, the next transaction looks at it again.
+// check marks an error, see Mark. If it shows that the table has changed, the
+// next transaction reads the table's state again.
 func (t *Tx) check(err error) error {
 	err = Mark(err)
 	if code := CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, ErrChanged) {
 		t.opt.Forget()
-		if code == "42P01" || NoPartition(err) { // pruned meanwhile: the next try makes it again
+		if code == "42P01" || NoPartition(err) { // pruned meanwhile: the next attempt recreates it
 			return sqlstore.Transient(&lineError{err})
 		}
 	}
@@ -124,9 +122,8 @@ func (t *Tx) check(err error) error {
 
 const wrongLength = "22P03" // SQLSTATE of a value in binary form with the wrong length for its type
 
-// Commit makes the rows visible together with the record,
-// as store.FileTx says. remove removes the rows of the records of replace, by
-// the ids that they carry.
+// Commit makes the rows visible together with the record, see store.FileTx.
+// remove removes the rows of the records in replace, by their ids.
 func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
 	defer t.Abort()
 	if _, err := t.Flush(ctx); err != nil {
@@ -149,7 +146,7 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 		err = t.db.record(ctx, t.tx, t.ID, r)
 	}
 	if err == nil {
-		err = t.tx.Commit(ctx) // whether an error prevented it, only the record will tell
+		err = t.tx.Commit(ctx) // after an error, only the record shows whether it succeeded
 	}
 	return t.check(err)
 }
@@ -162,14 +159,14 @@ type changedError struct{}
 
 func (changedError) Error() string { return "the columns of the table changed meanwhile" }
 
-// Is makes the import try again.
+// Is makes the import retry.
 func (changedError) Is(err error) bool {
 	return err == store.ErrTransient || err == store.ErrUnavailable
 }
 
-// checkTypes makes sure that values in binary form were read as what they
-// are: eight bytes are an integer as well as a number with decimals. Since
-// they were copied nobody can change the table.
+// checkTypes makes sure that the server decoded the binary values correctly:
+// eight bytes can be an integer or a float. Since the COPY nobody can have
+// changed the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)
@@ -185,7 +182,7 @@ func (t *Tx) checkTypes(ctx context.Context) error {
 	return nil
 }
 
-// Abort takes everything back. It does nothing after the end.
+// Abort rolls back. It does nothing after the end.
 func (t *Tx) Abort() error {
 	if t.conn == nil {
 		return nil
@@ -194,8 +191,8 @@ func (t *Tx) Abort() error {
 		t.flushed = true
 		t.in.Abort()
 	}
-	// A connection that is still inside the transaction is closed by the
-	// pool; a rollback just keeps it.
+	// The pool closes a connection that is still inside the transaction; a
+	// rollback keeps it open.
 	if t.tx != nil && t.ctx.Err() == nil {
 		t.tx.Rollback(t.ctx)
 	}

@@ -26,8 +26,8 @@ func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
 	return strconv.AppendInt(dst, x, 10), x >= c.min && x <= c.max
 }
 
-// plain reports whether a field is a decimal number that every SQL type of
-// numbers with decimals can read.
+// plain reports whether a field is a decimal number that every SQL type with
+// decimals accepts.
 func plain(f []byte) bool {
 	if len(f) == 0 || len(f) > 40 {
 		return false
@@ -54,11 +54,11 @@ func appendFloat(dst []byte, x float64) []byte {
 	case math.IsInf(x, -1):
 		return append(dst, "-Infinity"...)
 	}
-	return strconv.AppendFloat(dst, x, 'g', -1, 64) // NaN is NaN to PostgreSQL too
+	return strconv.AppendFloat(dst, x, 'g', -1, 64) // PostgreSQL has NaN too
 }
 
-// appendText appends a text with what COPY would take for something else
-// escaped.
+// appendText appends a text and escapes the characters that are special to
+// COPY.
 func appendText(dst, t []byte, sep byte) []byte {
 	start := 0
 	for i, c := range t {

@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// ReadAll reads all values of a table. Damage that the server reports is a
+// ReadAll reads all values of a table. Damage reported by the server is a
 // fault, not an error.
 func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) error {
 	var size *int64
@@ -29,8 +29,8 @@ func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) 
 	return nil
 }
 
-// EndsInCR is the condition for rows of a table, t, that have a text which ends
-// in CR, "" if it has no texts.
+// EndsInCR returns the condition for rows of a table t with a text that ends in
+// CR, or "" if the table has no texts.
 func (t *Table) EndsInCR() string {
 	var any []string
 	for _, name := range slices.Sorted(maps.Keys(t.Columns)) {

@@ -48,10 +48,10 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	return res, nil
 }
 
-// partition is one of a table by day.
+// partition is a daily partition of a table.
 type partition struct {
 	name     pg.Ident
-	from, to time.Time // from is zero if it has no lower end
+	from, to time.Time // from is zero without a lower end
 	bytes    int64
 }
 
@@ -112,11 +112,11 @@ func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, d
 	return res, prune(before, rest, "r.location = $2", name)
 }
 
-// bounds finds the ends of a partition's range.
+// bounds matches the ends of a partition's range.
 var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO \('([^']+)'\)$`)
 
 // droppable returns the partitions of a table that end before a time and that
-// we may drop, the oldest first.
+// this user may drop, oldest first.
 func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([]partition, error) {
 	rows, _ := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
 		from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
@@ -128,9 +128,9 @@ func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([
 	_, err := pgx.ForEachRow(rows, []any{&schema, &name, &bound, &bytes}, func() error {
 		m := bounds.FindStringSubmatch(bound)
 		if m == nil {
-			return nil // the default one, or one without an upper end
+			return nil // the default partition, or one without an upper end
 		}
-		const layout = "2006-01-02 15:04:05Z07" // our sessions are in UTC
+		const layout = "2006-01-02 15:04:05Z07" // the sessions use UTC
 		p := partition{name: pg.Ident{schema, name}, bytes: bytes}
 		var err error
 		if p.to, err = time.Parse(layout, m[2]); err != nil || p.to.After(before) {

@@ -24,7 +24,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings are those of the URL that are ours.
+// settings are the options of the URL that this package interprets.
 var settings = []string{"schema", "columns", "copy"}
 
 // Options of a store.
@@ -47,13 +47,13 @@ type Store struct {
 // Several importers share the store, see pg.DB.
 var _ store.Claimer = (*Store)(nil)
 
-// table is what is known to be there.
+// table is the known state of a table.
 type table struct {
 	*pg.Table
 	days map[string]bool
 }
 
-// Check reports what is wrong with a URL without connecting.
+// Check returns an error if a URL is invalid. It does not connect.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -123,7 +123,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// The columns that every table has before those of the log.
+// The columns that every table has in front of those of the log.
 const (
 	colProbe  = "probe"
 	colFolder = "folder"
@@ -133,8 +133,9 @@ const (
 
 var ownColumns = []string{colProbe, colFolder, colTime, colFile}
 
-// names returns the table's names of a file's columns: in lower case, so that
-// nobody has to quote them, and apart from the table's own and the server's.
+// names returns the names of a file's columns in the table: in lower case, so
+// that they need no quotes, and different from the table's own and the
+// server's.
 func names(columns []tstat.Column) []string { return sqlstore.ColumnNames(columns, ownColumns) }
 
 // Begin implements store.Store.
@@ -147,7 +148,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if err != nil {
 		return nil, err
 	}
-	// A column that the file lacks is left out of COPY, and so is NULL.
+	// COPY leaves out columns that the file lacks, which makes them NULL.
 	targets, err := s.columns.Targets(f, cols, t.Columns)
 	if err != nil {
 		return nil, err
@@ -165,7 +166,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return &fileTx{Tx: tx, table: table, own: []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
 }
 
-// prepare makes the table, the columns and the partition that a file needs.
+// prepare creates the table, the columns and the partition that a file needs.
 func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pg.Table, error) {
 	day := f.Time.UTC().Format("20060102")
 	s.mu.Lock()
@@ -195,7 +196,8 @@ func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*
 	return found, nil
 }
 
-// forget makes the next file look at its table again: someone changed it.
+// forget makes the next file read its table's state again, because someone
+// changed it.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,8 +210,8 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 		return nil, err
 	}
 	if t == nil {
-		// All columns that any Tstat version has, whatever this file lacks;
-		// and this file's further ones if it may widen a table.
+		// The columns of every Tstat version, and further ones of this
+		// file if it may widen a table.
 		if _, err := s.columns.Missing(f, cols, nil, ownColumns); err != nil {
 			return nil, err
 		}
@@ -244,8 +246,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 	return pg.FindTable(ctx, tx, name)
 }
 
-// ensureDay makes the partition of a day unless it is there. It is attached,
-// not created as a partition: that would wait for all imports under way.
+// ensureDay creates the partition of a day if it does not exist. It attaches
+// the partition, because creating it in place would wait for all running
+// imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg.Table, at time.Time) error {
 	part := pg.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool
@@ -268,19 +271,19 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 		_, err := tx.Exec(ctx, attach)
 		return err
 	})
-	if code := pg.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default has such rows
+	if code := pg.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default partition has such rows
 		return nil
 	}
 	return err
 }
 
-// fileTx is one file under way.
+// fileTx is the import of one file.
 type fileTx struct {
 	*pg.Tx
 	table  pg.Ident
-	to     *pg.Dest // nil: no row so far
+	to     *pg.Dest // nil before the first row
 	own    []pg.Value
-	prefix []byte // our own columns, the same in every row
+	prefix []byte // own columns, the same in every row
 }
 
 func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
@@ -301,7 +304,7 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 
 func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	return x.Tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
-		// The time finds the partitions.
+		// The time selects the partitions.
 		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
 			gone.IDs, gone.Times)
 		return err

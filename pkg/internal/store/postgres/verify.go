@@ -11,7 +11,7 @@ import (
 	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
-// Verify implements store.Manager: it looks for rows whose file has no
+// Verify implements store.Manager. It searches for rows whose file has no
 // record. Deep reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	types, err := s.Locations(ctx)
@@ -25,7 +25,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 			return pg.Mark(err)
 		}
 		if t == nil {
-			continue // Count misses its rows
+			continue // Count reports the missing rows
 		}
 		if err := s.verifyTable(ctx, name, t, opt); err != nil {
 			return pg.Mark(fmt.Errorf("verify table %s: %w", table.Sanitize(), err))
@@ -37,7 +37,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 func (s *Store) verifyTable(ctx context.Context, name string, t *pg.Table, opt store.VerifyOptions) error {
 	table := pg.Ident{s.schema, name}.Sanitize()
 	var files, rows int64
-	// One statement, so that it sees rows and records of the same moment.
+	// One statement, so that rows and records are of the same moment.
 	orphans := ` from ` + table + ` t where not exists (select from ` + s.RecordsTable() + ` r where r.id = t.` + colFile + ` and r.location = '` + strings.ReplaceAll(name, "'", "''") + `')`
 	err := s.Pool.QueryRow(ctx, `select count(distinct t.`+colFile+`), count(*)`+orphans).Scan(&files, &rows)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// adoptBatch is how many files are noted at once.
+// adoptBatch is how many files are recorded at once.
 const adoptBatch = 100
 
 // Adopt adopts the copies of math_repo, which also copies to DIR/<stream>/. Its

@@ -1,5 +1,5 @@
-// Package copy stores log files as they are, byte for byte, below
-// DIR/<probe>/ with the tree they came in.
+// Package copy stores log files unchanged, byte for byte, below DIR/<probe>/ in
+// the tree of their source.
 package copy
 
 import (
@@ -36,8 +36,8 @@ type Store struct {
 	log      *slog.Logger
 }
 
-// Open opens the store in dir and makes it if need be. With readOnly it
-// serves Lookup only and creates nothing. log gets warnings; nil: none.
+// Open opens the store in dir, or creates it. With readOnly only Lookup works,
+// and nothing is created. log receives warnings; may be nil.
 func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog.Logger) (*Store, error) {
 	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
 	if err != nil {
@@ -104,8 +104,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint reads a copy. A compressed copy without its end is an error
-// unless truncated is set: its source was that way.
+// fingerprint reads a copy. A truncated compressed copy is an error unless
+// truncated is set, which means that its source was truncated.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *Store) String() string { return "copy:" + s.dir }
 // Accepts implements store.Store: files of unknown types are copied too.
 func (s *Store) Accepts(store.FileInfo) bool { return true }
 
-// Begin implements store.Store. What it returns takes no rows; see BeginRaw.
+// Begin implements store.Store. The result accepts no rows; see BeginRaw.
 func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, error) {
 	return s.BeginRaw(ctx, f)
 }
@@ -160,11 +160,11 @@ func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, er
 	return &tx{s: s, f: f, tmp: tmp}, nil
 }
 
-// tx is one file that is being copied.
+// tx is one file being copied.
 type tx struct {
 	s   *Store
 	f   store.FileInfo
-	tmp *os.File // nil once it ended
+	tmp *os.File // nil once the transaction has ended
 
 	compressed bool // tmp is compressed with zstd
 }
@@ -229,7 +229,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	}
 	t.tmp.Close()
 	t.tmp = nil
-	// The copy is there now: whatever fails from here on, so is the record.
+	// The copy is visible now, so the record is written even if a later
+	// step fails.
 	errs := []error{folder.Sync()}
 	var gone []string
 	for _, e := range replaced {
@@ -253,8 +254,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the names that a log has without compression or with another
-// one.
+// otherForms returns the names of a log with other compressions, or without.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -266,8 +266,7 @@ func otherForms(name string) (names []string) {
 }
 
 // leftBehind reports whether a file without a record holds the start of the
-// text that was just stored: its record was lost before Tstat's log was
-// compressed.
+// text just stored: its record was lost before Tstat's log was compressed.
 func (s *Store) leftBehind(loc string, r store.Record) bool {
 	old, err := fingerprint(filepath.Join(s.dir, loc), true)
 	if err != nil || old.Length == 0 || old.Length > r.Length {
@@ -284,24 +283,25 @@ func (s *Store) leftBehind(loc string, r store.Record) bool {
 	return textStartsWith(f, old)
 }
 
-// textStartsWith reports whether the text of a file starts with another one.
+// textStartsWith reports whether the text of a file starts with the text of a
+// fingerprint.
 func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
 	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
-// location returns where the copy goes: over the one it replaces; or to the
-// file's own name; or, if something else has that, beside it as NAME.2. A
-// copy that no record has is replaced if the new one begins with it: it is
-// what a killed process left.
+// location returns the location of the copy: that of the copy it replaces, else
+// the file's own name, or NAME.2 beside it if another file has the name. A copy
+// without a record is replaced if the new one starts with it: a killed process
+// left it.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {
 		if e.Location == "" { // pruned
 			continue
 		}
-		// A plain log may have become a .gz, or moved.
+		// A plain log may have been compressed or moved.
 		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {
 			return e.Location, nil
 		}
@@ -330,8 +330,8 @@ func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error)
 	}
 }
 
-// beginsWith reports whether the new copy begins with what the file at path
-// has.
+// beginsWith reports whether the new copy begins with the content of the file
+// at path.
 func (t *tx) beginsWith(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {

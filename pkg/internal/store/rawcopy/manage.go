@@ -22,7 +22,7 @@ var (
 	_ store.RawStore = (*Store)(nil)
 )
 
-// pruneBatch is how many copies are removed while others wait.
+// pruneBatch is how many copies are removed under one lock.
 const pruneBatch = 500
 
 // Prune implements store.Manager. Only the manifest records pruned files. So
@@ -86,7 +86,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	}
 }
 
-// sizeOf returns the size of a copy, 0 if it is gone.
+// sizeOf returns the size of a copy, or 0 if it does not exist.
 func (s *Store) sizeOf(e manifest.Entry) int64 {
 	info, err := os.Lstat(filepath.Join(s.dir, e.Location))
 	if err != nil {
@@ -95,9 +95,10 @@ func (s *Store) sizeOf(e manifest.Entry) int64 {
 	return info.Size()
 }
 
-// settle removes the copies that the manifest says were pruned, also those
-// that a process which died has left, and the folders that are empty then. A
-// copy that cannot be removed is not pruned; why, is returned by its location.
+// settle removes the copies that are pruned according to the manifest,
+// including those left by a killed process, and folders that become empty. It
+// returns, by location, why a copy cannot be removed; such a copy does not
+// count as pruned.
 func (s *Store) settle(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {
@@ -111,7 +112,7 @@ func (s *Store) settle(tx *manifest.Tx) map[string]error {
 	failed := map[string]error{}
 	dirs := map[string]bool{}
 	for loc, e := range pruned {
-		if !kept[loc] { // else another has the name by now
+		if !kept[loc] { // otherwise another file has the name now
 			if err := os.Remove(filepath.Join(s.dir, loc)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				failed[loc] = err
 				e.Pruned = time.Time{}
@@ -131,7 +132,7 @@ func (s *Store) settle(tx *manifest.Tx) map[string]error {
 	return failed
 }
 
-// Count implements store.Manager: it reads the copies.
+// Count implements store.Manager. It reads the copies.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	rd := new(tstat.Reader)
@@ -146,7 +147,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil && !r.Damaged { // a damaged file has the rows before the damage
+		if err != nil && !r.Damaged { // the rows before the damage still count
 			s.log.Warn("copy cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
 			continue
 		}
@@ -167,8 +168,8 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	return rd.Counts().Rows, err
 }
 
-// Verify implements store.Manager: it looks for files that no record is about
-// and, if asked to, compares the text of each copy with its record.
+// Verify implements store.Manager. It searches for files without a record and,
+// with Deep, compares the text of each copy with its record.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -181,7 +182,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	}
 	var strange []string
 	err = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // gone meanwhile
+		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // removed meanwhile
 			return ctx.Err()
 		}
 		if err != nil {
@@ -226,7 +227,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		}
 		now, err := fingerprint(filepath.Join(s.dir, e.Location), e.Cut > 0)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // Count misses its rows
+		case errors.Is(err, fs.ErrNotExist): // Count reports the missing rows
 		case err != nil && !e.Damaged:
 			opt.Fault(store.Fault{Kind: store.Damaged, Key: e.Key, Path: e.Location, Reason: err.Error()})
 		case err == nil && now != e.Fingerprint && !s.replaced(e):
@@ -237,7 +238,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return nil
 }
 
-// replaced reports whether another text has taken the place of an entry's.
+// replaced reports whether another text has replaced that of an entry.
 func (s *Store) replaced(e manifest.Entry) bool {
 	now, err := s.manifest.Lookup([]store.Key{e.Key})
 	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })

@@ -17,18 +17,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Options say how logs are copied. They apply to logs that are copied from now on;
-// copies that are there already stay as they are.
+// Options configures how logs are copied. They do not change existing copies.
 type Options struct {
-	// Zstd compresses copies with zstd: plain logs, and those that are compressed
-	// otherwise. A log that is damaged or lacks its end is copied as it is.
+	// Zstd compresses copies with zstd: plain logs, and those in other
+	// compressions. A damaged or truncated log is copied unchanged.
 	Zstd bool
-	// Month puts each log folder into a folder of its month, YYYY/MM-Mon, unless
-	// it is in one already.
+	// Month puts each log folder into a folder of its month, YYYY/MM-Mon,
+	// unless it is already in one.
 	Month bool
 }
 
-// ParseOptions splits DIR?compress=zstd&layout=month. Its errors are usage errors.
+// ParseOptions parses DIR?compress=zstd&layout=month. Its errors are usage
+// errors.
 func ParseOptions(text string) (dir string, opt Options, err error) {
 	dir, o, err := dest.ParsePath(text)
 	if err == nil {
@@ -51,12 +51,12 @@ func ParseOptions(text string) (dir string, opt Options, err error) {
 	return dir, opt, nil
 }
 
-// monthFolder matches the path of a folder that is that of a month.
+// monthFolder matches the path of a folder of a month.
 var monthFolder = regexp.MustCompile(`^(.+)/\d{4}/\d\d-[A-Z][a-z]{2}$`)
 
 const zstdSuffix = ".zst"
 
-// name returns where a log goes, PROBE/.../FOLDER/FILE.
+// name returns the path of the copy, PROBE/.../FOLDER/FILE.
 func (t *tx) name() string {
 	name := t.f.Name
 	if t.s.opt.Month {
@@ -75,8 +75,8 @@ func (t *tx) name() string {
 	return name
 }
 
-// compress makes the file that is copied one compressed with zstd, unless it is,
-// or cannot be read to its end.
+// compress replaces the copied file by one compressed with zstd, unless it is
+// one, or cannot be read to the end.
 func (t *tx) compress(ctx context.Context) error {
 	if _, err := t.tmp.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -120,12 +120,12 @@ func (t *tx) compress(ctx context.Context) error {
 		old, t.tmp, t.compressed = t.tmp, tmp, true
 	}
 	if in.err != nil && format != nil {
-		err = nil // it stays as it is
+		err = nil // it is kept unchanged
 	}
 	return errors.Join(err, os.Remove(old.Name()), old.Close())
 }
 
-// failing remembers the error of what it reads.
+// failing stores the error of the reader below.
 type failing struct {
 	r   io.Reader
 	err error

@@ -1,5 +1,5 @@
-// Package rowjson prints the rows of logs as JSON, to look at them. It stores
-// nothing: every import prints every log.
+// Package rowjson prints the rows of logs as JSON. It stores nothing: every
+// import prints every log.
 package rowjson
 
 import (
@@ -20,9 +20,9 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Store prints an object per row, with a newline behind it: type, probe and folder
-// of the log, then its columns. Rows are printed as they are read, also those of a
-// log that fails later.
+// Store prints an object per row, with a newline after it: type, probe and
+// folder of the log, then its columns. It prints rows as they are read, even
+// those of a log that fails later.
 type Store struct {
 	store.Defaults
 	mu  sync.Mutex
@@ -92,7 +92,7 @@ type column struct {
 	kind  tstat.Kind
 	name  []byte // with comma and colon
 
-	values tstat.Vector // of a batch, those that were not printed yet
+	values tstat.Vector // values of a batch that were not printed yet
 	has    bool
 }
 

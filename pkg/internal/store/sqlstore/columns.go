@@ -16,12 +16,12 @@ type Columns string
 
 // The ways of Columns.
 const (
-	Widen  Columns = "widen"  // the table gets them
+	Widen  Columns = "widen"  // they are added to the table
 	Drop   Columns = "drop"   // they are left out
 	Refuse Columns = "refuse" // the file is not stored
 )
 
-// ParseColumns reads the setting columns of a URL.
+// ParseColumns parses the setting columns of a URL.
 func ParseColumns(text string) (Columns, error) {
 	switch c := Columns(text); c {
 	case "":
@@ -35,14 +35,14 @@ func ParseColumns(text string) (Columns, error) {
 // Widens reports whether tables get new columns.
 func (c Columns) Widens() bool { return c == Widen }
 
-// MaxUnknown bounds the columns of a table that no known Tstat writes. A table of
-// PostgreSQL has room for 1,600 columns, including dropped ones, which crafted
-// headers must not use up.
+// MaxUnknown limits the columns of a table that no known Tstat writes. A table
+// of PostgreSQL has room for 1,600 columns, including dropped ones, which
+// crafted headers must not use up.
 const MaxUnknown = 64
 
 // Missing returns the indexes of the file's columns that must be added to the
-// table. own are the columns of the store itself. The error says that the file has
-// too many unknown columns and must not be stored.
+// table. own are the columns of the store itself. Missing fails if the file has
+// too many unknown columns, and must not be stored.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
@@ -75,21 +75,21 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	return m, nil
 }
 
-// isText reports whether a type, as a server calls it, is that of texts.
+// isText reports whether a server's name of a type is that of a text type.
 func isText(typ string) bool { return typ == "text" || strings.Contains(typ, "String") }
 
 // present reports whether the file has a column.
 func present(f store.FileInfo, i int) bool { return f.Present == nil || f.Present[i] }
 
-// Target is a column of a table, and where its values come from.
+// Target is a column of a table, and the source of its values.
 type Target struct {
 	Name   string // in the table
-	Type   string // as the server calls it
+	Type   string // on the server
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Targets returns the columns of a file that a table has. names are the
-// table's, "" for a column that stays out.
+// Targets returns the columns of a file that the table has. names are their
+// names in the table, "" for a column that is not stored.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {
@@ -104,8 +104,8 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 	return ts, nil
 }
 
-// CheckLater fails if a batch has a column that the file did not have when it
-// was begun and that is not stored: a later header can bring one.
+// CheckLater fails if a batch has a column that the file did not have at its
+// start and that is not stored: a later header may add columns.
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {
 		return nil
@@ -122,14 +122,15 @@ func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column
 	return nil
 }
 
-// maxName is the longest name that PostgreSQL does not cut off, in bytes.
+// maxName is the length of the longest name that PostgreSQL does not truncate,
+// in bytes.
 const maxName = 63
 
 // taken are the names of PostgreSQL's own columns.
 var taken = []string{"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 
-// ColumnNames returns names for a table's columns: in lower case, so that
-// nobody has to quote them, and different from those of own.
+// ColumnNames returns names for a table's columns: in lower case, so that they
+// need no quotes, and different from those of own.
 func ColumnNames(columns []tstat.Column, own []string) []string {
 	seen := map[string]bool{}
 	for _, n := range slices.Concat(taken, own) {

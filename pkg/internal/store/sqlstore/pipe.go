@@ -1,4 +1,4 @@
-// Package sqlstore has what the stores in databases share.
+// Package sqlstore holds the common parts of the stores in databases.
 package sqlstore
 
 import (
@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Pipe hands batches of rows to an upload, which runs in a goroutine of its
-// own: rows are prepared while the server works on those before.
+// Pipe passes batches of rows to an upload, which runs in a separate goroutine:
+// rows are prepared while the server processes earlier ones.
 type Pipe[B any] struct {
 	ctx  context.Context
 	feed chan B
@@ -37,7 +37,7 @@ var (
 // Next returns the next batch to the upload, io.EOF after the last one.
 func (p *Pipe[B]) Next() (b B, err error) {
 	select {
-	case <-p.stop: // also while batches are queued
+	case <-p.stop: // even while batches are queued
 		return b, errAborted
 	default:
 	}
@@ -54,8 +54,8 @@ func (p *Pipe[B]) Next() (b B, err error) {
 	}
 }
 
-// Send gives a batch to the upload, which owns it from then on. If the upload
-// has ended, Send returns its error.
+// Send passes a batch to the upload, which then owns it. If the upload has
+// ended, Send returns its error.
 func (p *Pipe[B]) Send(b B) error {
 	select {
 	case p.feed <- b:
@@ -65,16 +65,15 @@ func (p *Pipe[B]) Send(b B) error {
 	}
 }
 
-// Close waits until the upload has ended, after the last batch, and returns
-// its error.
+// Close waits for the end of the upload, after the last batch, and returns its
+// error.
 func (p *Pipe[B]) Close() error {
 	close(p.feed)
 	<-p.done
 	return p.err
 }
 
-// Abort makes the upload fail, and waits until it has ended. It is called in
-// place of Close.
+// Abort makes the upload fail, and waits for its end. Call it instead of Close.
 func (p *Pipe[B]) Abort() {
 	close(p.stop)
 	<-p.done

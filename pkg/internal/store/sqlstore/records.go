@@ -14,13 +14,13 @@ const (
 	ClaimsTable = "tstatrepo_claims" // see store.Claimer
 )
 
-// ValidKey reports whether a key can be in a table of records.
+// ValidKey reports whether a key is valid in a table of records.
 func ValidKey(k store.Key) bool {
 	s := k.String()
 	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }
 
-// CheckKey refuses a key that cannot be in a table of records.
+// CheckKey returns an error if a key is not valid in a table of records.
 func CheckKey(k store.Key) error {
 	if !ValidKey(k) {
 		return fmt.Errorf("%q: the name is not valid UTF-8", k.String())
@@ -28,12 +28,12 @@ func CheckKey(k store.Key) error {
 	return store.ValidProbe(k.Probe)
 }
 
-// Clean makes a text fit for a column that is only there for people.
+// Clean makes a text valid for a column that is only read by people.
 func Clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// transientError marks an error as one that may go away by itself.
+// transientError marks an error as transient.
 type transientError struct{ err error }
 
 // Transient marks an error as store.ErrUnavailable and store.ErrTransient.

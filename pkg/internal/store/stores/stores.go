@@ -24,28 +24,27 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rowjson"
 )
 
-// Options are what every store may need.
+// Options holds the options of all kinds of stores.
 type Options struct {
-	// Memory bounds what one open file may buffer, in bytes; 0 is the
-	// store's own default.
+	// Memory limits the buffers of one open file, in bytes; 0 is the
+	// store's default.
 	Memory int64
 	// Files is how many files will be open at once; 0 if unknown.
 	Files int
-	// Cores is how many cores a store may use, on one file or on several; 0: all
-	// that this process may use.
+	// Cores limits the cores that a store uses; 0: all that this process
+	// may use.
 	Cores int
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
-	Log      *slog.Logger // warnings; nil: none
-	// RetryTimeout is how long a server that cannot be reached is tried
-	// again.
+	Log      *slog.Logger // warnings; may be nil
+	// RetryTimeout is how long an unreachable server is retried.
 	RetryTimeout time.Duration
-	// Stdout is where "-" prints rows; nil: "-" is not a destination.
+	// Stdout is where "-" prints rows; nil disables that destination.
 	Stdout io.Writer
-	// Stream names DBStream's tables; {probe} and {type} stand for those of
-	// each file. "" is {probe}_{type}.
+	// Stream names DBStream's tables; {probe} and {type} are replaced by
+	// those of each file. "" is {probe}_{type}.
 	Stream string
-	// StreamType, if set, is the log type whose rows go to Stream; those of
+	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// another type go to Stream_<type>.
 	StreamType string
 }
@@ -53,9 +52,10 @@ type Options struct {
 // kind is one kind of store.
 type kind struct {
 	form string // see dest.Schemes
-	// open opens the store that text, SCHEME:REST, names.
+	// open opens the store with the URL text, SCHEME:REST.
 	open func(ctx context.Context, text, rest string, opt Options) (store.Manager, error)
-	// check reports what is wrong with a URL; nil for stores in folders.
+	// check returns an error if a URL is invalid; nil for stores in
+	// folders.
 	check func(text string) error
 }
 
@@ -118,7 +118,7 @@ func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Man
 	return opened(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
 }
 
-// opened returns a store as what all have in common; nil with an error.
+// opened converts the type of a store; it returns nil with an error.
 func opened[S store.Manager](s S, err error) (store.Manager, error) {
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func opened[S store.Manager](s S, err error) (store.Manager, error) {
 	return s, nil
 }
 
-// Destination is a store that is opened when it is needed.
+// Destination is a store that is opened on first use.
 type Destination struct {
 	text, name string
 	opt        Options
@@ -135,7 +135,7 @@ type Destination struct {
 	st store.Manager // nil until it is opened
 }
 
-// NewDestination returns the store that a destination names, not opened.
+// NewDestination returns the store of a destination, unopened.
 func NewDestination(text string, opt Options) (*Destination, error) {
 	k, rest, err := parse(text)
 	if err != nil {
@@ -152,7 +152,7 @@ func NewDestination(text string, opt Options) (*Destination, error) {
 // String returns the store's URL without secrets.
 func (d *Destination) String() string { return d.name }
 
-// Open returns the store, and opens it unless an earlier call has.
+// Open returns the store, and opens it on the first call.
 func (d *Destination) Open(ctx context.Context) (store.Store, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -176,8 +176,8 @@ func (d *Destination) Close() error {
 	return d.st.Close()
 }
 
-// Adopt lets a store take over what math_repo had of a stream. Only copy and
-// DBStream can have anything of it.
+// Adopt makes a store adopt math_repo's data of a stream. Only copy and
+// DBStream can have any.
 func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	switch s := s.(type) {
 	case *copy.Store:
@@ -188,11 +188,10 @@ func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	return nil
 }
 
-// HasStreams reports whether a destination's tables are named by
-// Options.Stream.
+// HasStreams reports whether Options.Stream names a destination's tables.
 func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
 
-// KeepsFiles reports whether a destination keeps logs as they are, not their rows.
+// KeepsFiles reports whether a destination stores whole logs instead of rows.
 func KeepsFiles(text string) bool {
 	scheme, _ := dest.Split(text)
 	return scheme == "copy"
@@ -204,7 +203,7 @@ func InFolder(text string) bool {
 	return err == nil && k.check == nil
 }
 
-// CheckStream reports what is wrong with Options.Stream for logs of a probe
+// CheckStream returns an error if Options.Stream is invalid for logs of a probe
 // and of the types.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
@@ -217,7 +216,7 @@ func CheckStream(stream, probe string, types []string) error {
 	for _, t := range types {
 		_, err := dbstream.StreamName(stream, probe, t)
 		if err == nil {
-			return nil // another type's name may be too long, if it comes at all
+			return nil // another type's name may be too long, but may never occur
 		}
 		if first == nil {
 			first = err
@@ -226,8 +225,8 @@ func CheckStream(stream, probe string, types []string) error {
 	return first
 }
 
-// Check reports what is wrong with a destination, SCHEME:REST. A bare path
-// means parquet.
+// Check returns an error if a destination, SCHEME:REST, is invalid. A bare path
+// stands for parquet.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -265,7 +264,7 @@ func parse(text string) (k kind, rest string, err error) {
 	return k, rest, err
 }
 
-// Open opens the store that a destination names, see Check.
+// Open opens the store of a destination, see Check.
 func Open(ctx context.Context, text string, opt Options) (store.Manager, error) {
 	k, rest, err := parse(text)
 	if err != nil {
