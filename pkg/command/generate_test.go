@@ -448,7 +448,13 @@ func TestAlertTable(t *testing.T) {
 			t.Errorf("no metric %s", name)
 		}
 	}
-	for _, name := range metric.FindAllString(read("conf/prometheus/tstatrepo.rules.yml"), -1) {
+	rules := read("conf/prometheus/tstatrepo.rules.yml")
+	for _, m := range regexp.MustCompile(`\\"([^"]+)\\"`).FindAllStringSubmatch(rules, -1) {
+		if !strings.Contains(logged, ": "+m[1]+"  ") {
+			t.Errorf("no message %q, which an alert names", m[1])
+		}
+	}
+	for _, name := range metric.FindAllString(rules, -1) {
 		if !strings.Contains(page, "`"+name+"`") {
 			t.Errorf("the page lacks the metric %s of the alert rules", name)
 		}
