@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -538,6 +539,96 @@ func TestDescriptionTellsKeysApart(t *testing.T) {
 	}
 	if a, b := newAnonymizer(t, "tstat,KEY"), newAnonymizer(t, "tstat,KEY"); a.String() != b.String() {
 		t.Errorf("%s is not %s", a, b)
+	}
+}
+
+// TestNoInternalAddressIsLeft has 10,000 internal addresses wherever a log can have
+// one: of clients and servers, resolvers, answers, names of hosts, URLs and names in
+// reverse zones.
+func TestNoInternalAddressIsLeft(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	var list []string
+	set := map[string]bool{}
+	for len(list) < 10_000 {
+		a := string(append4(nil, 10<<24|rnd.Uint32()>>8))
+		if !set[a] {
+			list, set[a] = append(list, a), true
+		}
+	}
+	seen := map[string]bool{}
+	next := 0
+	internal := func() string {
+		a := list[next%len(list)]
+		next++
+		seen[a] = true
+		return a
+	}
+	reverse := func(a string) string {
+		parts := strings.Split(a, ".")
+		slices.Reverse(parts)
+		return strings.Join(parts, ".") + ".in-addr.arpa."
+	}
+	texts := map[string]string{}
+	for _, typ := range []string{"log_tcp_complete", "log_udp_complete", "log_http_complete", "log_dns_complete"} {
+		data, err := os.ReadFile(filepath.Join("testdata/clear", typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sep := string(tstat.TypeByName(typ).Separator())
+		var b strings.Builder
+		var rows [][]string
+		for line := range strings.Lines(string(data)) {
+			if line[0] == '#' {
+				b.WriteString(line)
+			} else {
+				rows = append(rows, strings.Split(strings.TrimSuffix(line, "\n"), sep))
+			}
+		}
+		for i := range 3000 {
+			row := slices.Clone(rows[i%len(rows)])
+			switch typ {
+			case "log_tcp_complete": // c_ip, s_ip, c_isint, s_isint, c_tls_SNI, fqdn, dns_rslv, http_hostname
+				row[0], row[14], row[37], row[38] = internal(), internal(), "1", "1"
+				row[115], row[126], row[127], row[130] = internal(), reverse(internal()), internal(), internal()+":8080"
+			case "log_udp_complete":
+				row[0], row[9], row[6], row[15], row[18] = internal(), internal(), "1", "1", internal()
+			case "log_http_complete":
+				row[0], row[2] = internal(), internal()
+				if row[5] != "HTTP" { // host, name, path, referer, agent, cookie
+					row[6], row[7], row[8] = internal(), internal(), "/x?from="+internal()
+					row[9], row[10], row[11] = "http://"+internal()+"/", "agent ("+internal()+")", "ip="+internal()+"; y"
+				} else {
+					row[11] = "http://" + internal() + ":80/"
+				}
+			case "log_dns_complete":
+				row[0], row[4], row[2], row[6], row[11], row[15] = internal(), internal(), "1", "1", reverse(internal()), internal()
+			}
+			b.WriteString(strings.Join(row, sep) + "\n")
+		}
+		texts[typ] = b.String()
+	}
+	if len(seen) != len(list) {
+		t.Fatalf("%d addresses are in the logs", len(seen))
+	}
+	quad := regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
+	for _, mode := range []string{"tstat,KEY", "tstat,KEY,networks=testdata/networks,names=encrypt", "cryptopan,KEY,names=encrypt", "cryptopan,KEY,networks=testdata/networks", "truncate=/7,/48", "drop,names=drop"} {
+		a := newAnonymizer(t, mode)
+		for typ, text := range texts {
+			out := rewrite(t, a, typ, []byte(text))
+			for _, found := range quad.FindAllString(out, -1) {
+				if set[found] {
+					t.Fatalf("%s: %s has %s", mode, typ, found)
+				}
+				parts := strings.Split(found, ".")
+				slices.Reverse(parts)
+				if back := strings.Join(parts, "."); set[back] && strings.Contains(out, found+".in-addr.arpa") {
+					t.Fatalf("%s: %s has %s in a reverse zone", mode, typ, back)
+				}
+			}
+			if got, want := strings.Count(out, "\n"), strings.Count(text, "\n"); got != want || strings.Contains(out, "#! ") {
+				t.Errorf("%s: %s: %d lines, not %d", mode, typ, got, want)
+			}
+		}
 	}
 }
 
