@@ -154,12 +154,12 @@ func (o *Options) Validate() error {
 	}
 	for _, glob := range o.Exclude {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			errs = append(errs, fmt.Errorf("exclude %q: bad pattern", glob))
+			errs = append(errs, fmt.Errorf("`exclude` %q: bad pattern", glob))
 		}
 	}
 	for _, m := range o.Match {
 		if err := m.check(); err != nil {
-			errs = append(errs, fmt.Errorf("match: %w", err))
+			errs = append(errs, fmt.Errorf("`match`: %w", err))
 		}
 	}
 	if err := o.Selection.Check(o.wantedTypes()); err != nil {

@@ -52,7 +52,9 @@ func (s *Selection) check(p *Problems) bulk.Options {
 	opt.Since = timeSetting(p, "since", s.Since, opt.Location)
 	opt.Until = timeSetting(p, "until", s.Until, opt.Location)
 	if !opt.Since.IsZero() && !opt.Until.IsZero() && !opt.Since.Before(opt.Until) {
-		p.hint = cmp.Or(p.hint, "`until` is exclusive: for one day, name the next")
+		if opt.Since.Equal(opt.Until) {
+			p.hint = cmp.Or(p.hint, "`until` is exclusive: for one day, name the next")
+		}
 		p.add("until", "must be after `since`")
 	}
 	atLeast(p, "settle", s.Settle, Duration(time.Second))

@@ -144,7 +144,7 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 	if s.Where != nil {
 		p, err := s.Where.Compile(t)
 		if err != nil {
-			return nil, fmt.Errorf("where: %w", err)
+			return nil, fmt.Errorf("`where`: %w", err)
 		}
 		r.program = p
 		decode(p.Columns())
