@@ -153,7 +153,7 @@ func (a *attacker) idle(n int) {
 	}
 }
 
-// points posts lists of points with total different names.
+// points posts lists of points with total distinct names.
 func (a *attacker) points(total int) {
 	c := a.client(0)
 	for part := range 4 {

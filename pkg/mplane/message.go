@@ -40,8 +40,7 @@ const (
 // Message is a *Statement, an *Exception or an *Envelope.
 type Message interface {
 	object() (object, error)
-	// ID returns the token; if a statement has none, ID derives it from the
-	// statement.
+	// ID returns the token, or derives it from a statement without token.
 	ID() string
 	// Show returns the message in the form of the RI's client shell.
 	Show() string

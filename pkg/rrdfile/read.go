@@ -30,7 +30,7 @@ type Series struct {
 }
 
 // Stamp detects changes of a file. If two stamps are equal and the first is
-// Settled, the file has not changed.
+// Settled, the file is unchanged.
 type Stamp struct {
 	Inode uint64
 	Size  int64

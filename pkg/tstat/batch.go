@@ -133,7 +133,7 @@ func (p Fields) Begin(f int) uint32 {
 func (b *Batch) Plain(i int) bool { return !b.odd[i] }
 
 // OddNulls reports whether some row has a NULL in column c that is not written
-// as "-", but for example as "---".
+// as "-", like "---".
 func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
 
 // Separator returns the byte between the fields of a line.

@@ -74,8 +74,8 @@ type ScanOptions struct {
 	Match func(rel string) *LogType
 }
 
-// AmbiguousError reports files of one log folder that ScanOptions.Match assigns to
-// the same log: the tree has none of them, except one with the log's name.
+// AmbiguousError reports files of one log folder that ScanOptions.Match assigns
+// to the same log: the tree only has the one with the log's name, if any.
 type AmbiguousError struct {
 	Type  *LogType
 	Paths []string

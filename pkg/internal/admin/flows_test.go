@@ -369,8 +369,8 @@ func (b *flowBoard) testTop(t *testing.T, title, sql string, tcp, udp []flow, pr
 	}
 }
 
-// interpolated is percentile_cont of PostgreSQL, and quantile of ClickHouse
-// with fewer values than it samples.
+// interpolated computes PostgreSQL's percentile_cont, which equals ClickHouse's
+// quantile up to the number of values that it samples.
 func interpolated(sorted []float64, p float64) float64 {
 	at, part := math.Modf(p * float64(len(sorted)-1))
 	i := int(at)

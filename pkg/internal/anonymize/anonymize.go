@@ -131,7 +131,7 @@ type Anonymizer struct {
 	networks *networks // nil: the internal addresses
 	except   *networks
 	pan      *cryptopan // nil without a key
-	secret   []byte     // the key; nil if there is none
+	secret   []byte     // the key; may be nil
 	id       string
 }
 

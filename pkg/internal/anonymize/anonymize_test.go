@@ -310,7 +310,7 @@ func samples(t testing.TB, f func(path, typ string, text []byte)) {
 	}
 }
 
-// read returns the rows, and the values of the columns of a kind of each row.
+// read returns the rows, and for each row the values of the columns of a kind.
 func read(t *testing.T, typ string, text []byte) (counts tstat.Counts, rows [][][]byte, columns []tstat.Column) {
 	t.Helper()
 	rd := tstat.NewReader(bytes.NewReader(text), tstat.TypeByName(typ), tstat.ReaderOptions{})

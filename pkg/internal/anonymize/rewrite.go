@@ -28,7 +28,7 @@ const (
 // are anonymized already.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
-// RewriterOptions say how the lines of a log are read.
+// RewriterOptions configures how the lines of a log are read.
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions

@@ -346,9 +346,8 @@ func (c *claims) release(ctx context.Context) {
 }
 
 // renew renews all claims. A claim may be lost if a server or this process was
-// suspended for too long. Files with lost claims go to their new owners if
-// their import has not started; otherwise Commit guarantees that they are
-// stored once.
+// suspended for too long. Files with lost claims go to their new owners before
+// their import starts; otherwise Commit guarantees that they are stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

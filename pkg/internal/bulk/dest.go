@@ -56,8 +56,7 @@ type StoreSummary struct {
 	// Last is the folder time of the newest file that the store has.
 	Last  time.Time `json:"last,omitzero"`
 	Error string    `json:"error,omitempty"` // why it is unavailable
-	// Unopened reports that the store has not responded since the run
-	// began.
+	// Unopened reports that the store never responded in this run.
 	Unopened bool `json:"-"`
 }
 
@@ -102,8 +101,8 @@ func (d *dest) store() (store.Store, error) {
 	return d.st, nil
 }
 
-// accepts reports whether the store accepts a task's file. A store that has not
-// been opened is assumed to accept every known log type.
+// accepts reports whether the store accepts a task's file. An unopened store is
+// assumed to accept every known log type.
 func (d *dest) accepts(t *task) bool {
 	d.mu.Lock()
 	st := d.st

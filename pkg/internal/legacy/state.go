@@ -43,10 +43,10 @@ type Stream struct {
 	Stored time.Time
 }
 
-// ReadState reads the state files in math_repo's outDir. A folder without any
-// is that of a math_repo that took nothing. Files that cannot be used are in
-// the notes: math_repo writes them in place, so that a crash can leave half of
-// one.
+// ReadState reads the state files in math_repo's outDir. A folder without state
+// files belongs to a math_repo that has stored nothing. Unusable files are
+// reported in the notes: math_repo writes them in place, so a crash can leave
+// an incomplete file.
 func ReadState(dir string) (*State, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err

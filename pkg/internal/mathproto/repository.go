@@ -108,7 +108,7 @@ type Repository struct {
 	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // no more streams are started
+	ended   bool // stop starting streams
 	next    int
 	streams []*stream // by ID
 	adopted []string  // see registry

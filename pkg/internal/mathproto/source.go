@@ -95,7 +95,7 @@ type seen struct {
 	mtime time.Time
 	quiet bool     // unchanged for quiet
 	taken *version // the finished version; may be nil
-	done  bool     // no more requests are needed
+	done  bool     // needs no requests
 	gone  bool
 }
 

@@ -27,9 +27,9 @@ func Identity(cert *x509.Certificate) (string, error) {
 	return strings.Join(parts, "."), nil
 }
 
-// ProbeOf returns the name of the probe with an identity: what follows the
-// last "-", as the old RRD importer has it, without the characters that names
-// of probes cannot have; "" if nothing is left.
+// ProbeOf returns the name of the probe with an identity: the part after the
+// last "-", as in the old RRD importer, without characters that are invalid in
+// names of probes. It may be "".
 func ProbeOf(identity string) string {
 	name := identity[strings.LastIndexByte(identity, '-')+1:]
 	name = strings.Trim(strings.Map(func(r rune) rune {

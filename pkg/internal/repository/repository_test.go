@@ -188,8 +188,8 @@ func await(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// TestResult: a specification of collect_rrd returns the last point of every
-// metric received while it ran, with the name it is stored by.
+// TestResult checks that a specification of collect_rrd returns the last point
+// of every metric received while it ran, under the name in the store.
 func TestResult(t *testing.T) {
 	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	r, stop := start(t, opt)
@@ -221,7 +221,8 @@ func TestResult(t *testing.T) {
 	}
 }
 
-// TestStreamToBroker: lines of a probe go to a broker, with its name as key.
+// TestStreamToBroker checks that the lines of a probe go to a broker with its
+// name as key.
 func TestStreamToBroker(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "tstat"))
 	if err != nil {

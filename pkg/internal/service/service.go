@@ -76,7 +76,7 @@ type Service struct {
 	jobs      []*component.Jobs // of the supervisor and of clients
 }
 
-// New returns a service that has not started.
+// New returns a service; Run starts it.
 func New(opt Options) (svc *Service, err error) {
 	svc = &Service{opt: opt, started: time.Now()}
 	opt.Probes.Replace(opt.Known)

@@ -136,7 +136,7 @@ func (o *Options) defaults() {
 	}
 }
 
-// UnackedError reports received lines that a required sink has not acked, and
+// UnackedError reports received lines without the ack of a required sink, and
 // that nobody resends.
 type UnackedError struct{ Lines int64 }
 

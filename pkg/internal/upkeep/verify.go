@@ -180,7 +180,7 @@ func (c *comparison) lengths(k store.Key) []int64 {
 	return slices.Compact(list)
 }
 
-// isOther reports whether a record is of rows that were transformed differently.
+// isOther reports whether the rows of a record were transformed differently.
 func (c *comparison) isOther(r store.Record) bool { return r.Transform != c.transform }
 
 // add compares a file with the records of its log.

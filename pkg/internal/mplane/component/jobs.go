@@ -126,7 +126,7 @@ type job struct {
 	resumed  time.Time     // after a restart; may be zero
 
 	// guarded by Jobs.mu
-	started     time.Time // zero if it has not started
+	started     time.Time // zero before the start
 	interrupted bool
 	told        bool             // the reply has reached the owner
 	results     []mplane.Message // of the runs so far of a repeated specification

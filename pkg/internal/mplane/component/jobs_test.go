@@ -152,8 +152,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRepeat: the results of all runs, as many as are kept; an interrupt ends
-// the runs to come too.
+// TestRepeat checks the results of all runs, up to the limit, and that an
+// interrupt also cancels future runs.
 func TestRepeat(t *testing.T) {
 	n := 0
 	j := newJobs(t, nil, Limits{Results: 2}, func(context.Context, *mplane.Statement) ([][]string, error) {

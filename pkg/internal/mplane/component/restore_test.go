@@ -151,7 +151,7 @@ func TestNotRestored(t *testing.T) {
 	}
 }
 
-// TestDamaged: a damaged file is not taken for none.
+// TestDamaged checks that a damaged state file is an error, not an empty state.
 func TestDamaged(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "component.state")
 	if err := os.WriteFile(file, []byte("rubbish"), 0o644); err != nil {

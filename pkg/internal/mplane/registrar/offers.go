@@ -27,8 +27,8 @@ type Offer struct {
 // learn about it. It is dropped sooner if room is needed.
 const keepWithdrawn = time.Hour
 
-// add adds a capability, or returns why it is refused. force adds it even if
-// there is no room.
+// add adds a capability, or returns why it is refused. force adds it even
+// without room.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {

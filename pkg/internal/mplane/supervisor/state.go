@@ -95,8 +95,7 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state of the last run. Specifications that a component has not
-// accepted are resent.
+// load loads the state of the last run. Unaccepted specifications are resent.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil

@@ -297,8 +297,8 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. If the component has not accepted
-// the job yet, it is asked later: it would not know the job.
+// interrupt asks the component to stop a job. Before it has accepted the job,
+// the component would not know it: then interrupt asks later.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -202,8 +202,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestMeant: of two capabilities that a specification fulfills it goes to the
-// one it was made from, or to none if that is not allowed.
+// TestMeant checks that a specification that fulfills two capabilities goes to
+// the one from which it was made, or to none if that one is not allowed.
 func TestMeant(t *testing.T) {
 	roles := new(mplane.Roles)
 	roles.Assign("ann", "guest")

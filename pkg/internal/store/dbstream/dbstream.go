@@ -1,7 +1,7 @@
 // Package dbstream stores rows in DBStream, a data stream warehouse on
 // PostgreSQL, like its own importer math_repo: a parent table per stream, a
-// partition per window of time, and the rows of its catalog. For DBStream's
-// jobs there is no difference.
+// partition per window of time, and the rows of its catalog. DBStream's jobs
+// notice no difference.
 //
 // Unlike math_repo, it stores the rows of a log file and its record in one
 // transaction, adds rows to existing windows, and needs no superuser.

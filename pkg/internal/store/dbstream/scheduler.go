@@ -109,7 +109,7 @@ type scheduler struct {
 	window int64
 	ctx    context.Context
 	cancel context.CancelFunc
-	closed chan struct{} // closed when no more windows will arrive
+	closed chan struct{} // closed after the last window
 
 	mu     sync.Mutex
 	series map[string]*series

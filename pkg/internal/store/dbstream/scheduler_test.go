@@ -77,7 +77,7 @@ type (
 type testScheduler struct {
 	t    *testing.T
 	addr string
-	// reply may change or hold back what is answered; nil: nothing.
+	// reply may change or delay a response; may be nil.
 	reply func(method string, answer any)
 
 	mu     sync.Mutex

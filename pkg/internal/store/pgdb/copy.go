@@ -210,9 +210,8 @@ func (c *copier) copy(rows io.Reader) error {
 	return err
 }
 
-// endingReader returns no more data once it has ended. When a connection
-// breaks, CopyFrom returns before its goroutine that reads the rows has
-// finished.
+// endingReader returns data until it is ended. When a connection breaks,
+// CopyFrom returns before its goroutine that reads the rows has finished.
 type endingReader struct {
 	mu    sync.Mutex
 	r     io.Reader

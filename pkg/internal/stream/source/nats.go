@@ -255,7 +255,7 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 
 // former waits until the server redelivers the messages of a killed process:
 // they precede what has arrived since. It returns how many there are. If
-// another process consumes too, there is no order to keep.
+// another process consumes too, the order is undefined anyway.
 func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
 	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {
@@ -324,7 +324,7 @@ func (s *natsSource) ack(pos natsPosition) {
 	m := s.delivered[pos]
 	m.acked = true
 	m.msg.Ack()
-	m.msg = nil // its text is no longer needed
+	m.msg = nil // free its text
 	s.underway--
 	if s.acked = append(s.acked, pos); len(s.acked) > natsRemembered {
 		delete(s.delivered, s.acked[0])

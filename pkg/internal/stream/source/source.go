@@ -23,7 +23,7 @@ import (
 // Start is the position from which a followed folder is read.
 type Start string
 
-// Starts.
+// The values of Start.
 const (
 	StartCheckpoint Start = "checkpoint" // where the last run ended, else the start of the newest folder
 	StartBegin      Start = "begin"      // the start of the oldest folder

@@ -148,7 +148,7 @@ func (s *Server) Up() {
 	})
 }
 
-// Addr is that of the plaintext protocol.
+// Addr returns the address of the plaintext protocol.
 func (s *Server) Addr() string { return "127.0.0.1:" + strconv.Itoa(s.Line) }
 
 // PickleAddr is that of the pickle protocol.

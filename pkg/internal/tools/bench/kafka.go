@@ -23,7 +23,7 @@ func (b *bench) caseKafka(ctx context.Context) error {
 		return err
 	}
 	peer := filepath.Join(b.dir, "kafkapeer")
-	// with runs a side beside a broker, which checks what has come.
+	// with runs a side and a broker, and checks the received lines.
 	with := func(run func(addr string) (usage, error)) side {
 		return func(ctx context.Context) (usage, error) {
 			if err := b.fresh(ctx); err != nil {
