@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAdopt: streams of math_repo go on without a registration, until they are
-// removed.
+// TestAdopt checks that streams of math_repo continue without a registration,
+// until they are removed.
 func TestAdopt(t *testing.T) {
 	p := newOldProbe(t)
 	p.put("data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"))
@@ -29,7 +29,7 @@ func TestAdopt(t *testing.T) {
 	if got := r.get("/DBSImport/1"); got != "entry not found" {
 		t.Error(got)
 	}
-	// A restart does not adopt it again: removed is removed.
+	// A restart does not adopt a removed stream again.
 	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	r.stop()
 	r.start()
@@ -38,8 +38,9 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestFailedAdoptionIsRetried: a stream that cannot be adopted is adopted by the
-// next start, also if the state is saved while the repository checks the stream.
+// TestFailedAdoptionIsRetried checks that the next start adopts a stream whose
+// adoption failed, even if the state was saved while the repository checked the
+// stream.
 func TestFailedAdoptionIsRetried(t *testing.T) {
 	p := newOldProbe(t)
 	var check func() error
@@ -59,7 +60,7 @@ func TestFailedAdoptionIsRetried(t *testing.T) {
 	eventually(t, "the stream", func() bool { return len(r.running.Stats()) == 1 })
 }
 
-// checked are stores that check decides about.
+// checked are stores whose Check is set by the test.
 type checked struct {
 	*repo
 	check func() error
@@ -67,7 +68,8 @@ type checked struct {
 
 func (c checked) Check(Stream) error { return c.check() }
 
-// TestAdoptTLS: old probes have no TLS.
+// TestAdoptTLS checks that a repository with TLS adopts nothing: old probes
+// have no TLS.
 func TestAdoptTLS(t *testing.T) {
 	r := newRepo(t, func(r *repo) {
 		r.opt.TLS = certificate(t)

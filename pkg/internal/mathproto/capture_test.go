@@ -23,7 +23,7 @@ func capture(t *testing.T, name string) string {
 	return string(text)
 }
 
-// exchange sends bytes and returns the answer to one request of them.
+// exchange sends bytes and returns the response to one request in them.
 func exchange(t *testing.T, addr, method, request string) (*http.Response, []byte) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -46,8 +46,8 @@ func exchange(t *testing.T, addr, method, request string) (*http.Response, []byt
 	return resp, body
 }
 
-// same compares an answer with a captured one: status line, every header but
-// the clocks', body.
+// same compares a response with a captured one: status line, every header
+// except the clocks, and body.
 func same(t *testing.T, what string, resp *http.Response, body []byte, want string, method string) {
 	t.Helper()
 	w, err := http.ReadResponse(bufio.NewReader(strings.NewReader(want)), &http.Request{Method: method})
@@ -86,8 +86,8 @@ func exampleTree(t *testing.T) string {
 	return dir
 }
 
-// TestCapturedRegistration sends what the real math_probe sends, and expects
-// what the real math_repo answers.
+// TestCapturedRegistration sends the request of the real math_probe, and
+// expects the response of the real math_repo.
 func TestCapturedRegistration(t *testing.T) {
 	request, answer, _ := strings.Cut(capture(t, "http_POST_DBSImport.txt"), "\n\n---- response ----\n")
 	r := newRepo(t, nil)
@@ -102,8 +102,8 @@ func TestCapturedRegistration(t *testing.T) {
 	}
 }
 
-// TestCapturedRegistrationOfOurs: our probe sends the body that the real one
-// sends, and is content with the real one's answer.
+// TestCapturedRegistrationOfOurs checks that our exporter sends the body of the
+// real math_probe, and accepts the response of the real math_repo.
 func TestCapturedRegistrationOfOurs(t *testing.T) {
 	request, reply, _ := strings.Cut(capture(t, "http_POST_DBSImport.txt"), "\n\n---- response ----\n")
 	_, want, _ := strings.Cut(request, "\r\n\r\n")
@@ -144,7 +144,7 @@ func TestCapturedRegistrationOfOurs(t *testing.T) {
 	eventually(t, "registered", func() bool { return strings.Contains(logs.String(), "stream registered") })
 }
 
-// TestCapturedRequests sends what the real math_repo sends to a probe.
+// TestCapturedRequests sends the requests of the real math_repo to an exporter.
 func TestCapturedRequests(t *testing.T) {
 	dir := exampleTree(t)
 	addr, _, _ := ourProbe(t, func(o *ExporterOptions) {
@@ -171,7 +171,7 @@ func TestCapturedRequests(t *testing.T) {
 	}
 }
 
-// TestCapturedMisc replays the odd requests to both roles.
+// TestCapturedMisc replays unusual requests to both roles.
 func TestCapturedMisc(t *testing.T) {
 	r := newRepo(t, nil)
 	dir := exampleTree(t)

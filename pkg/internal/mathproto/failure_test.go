@@ -21,8 +21,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// What breaks or loses data with math_probe and math_repo, and must not here:
-// a test for each way, numbered as in the table of their failures.
+// Situations in which math_probe and math_repo fail or lose data: a test for
+// each, numbered as in the table of their failures.
 
 const (
 	folder1 = "data/2016_03_24_21_37.out"
@@ -31,8 +31,8 @@ const (
 	file    = "log_udp_complete"
 )
 
-// TestFailure01MalformedLine: a line with too few fields and a blank one are
-// rejects; all others are stored, and so are later files.
+// TestFailure01MalformedLine checks that a line with too few fields and an
+// empty line are rejects, while all other lines and later files are stored.
 func TestFailure01MalformedLine(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	bad := udp(200, "a") + "10.0.0.1\n\n"
@@ -44,8 +44,8 @@ func TestFailure01MalformedLine(t *testing.T) {
 	eventually(t, "two rejects", func() bool { return r.status(0).Rejects == 2 })
 }
 
-// TestFailure02BadValue and TestFailure03TimeIsDash: a value that is none
-// costs its row, a time that is '-' nothing.
+// TestFailure02BadValue and TestFailure03TimeIsDash check that an invalid value
+// rejects its row, while a time '-' does not.
 func TestFailure02BadValue(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(5, "a")+"10.0.0.1 port 1458855462170.000 x\n")
@@ -72,8 +72,8 @@ func TestFailure04NoRows(t *testing.T) {
 	r.has("s1", folder3+"/"+file, "", 3)
 }
 
-// TestFailure05NoLastNewline: the unfinished last line waits; when it is
-// there, it is stored.
+// TestFailure05NoLastNewline checks that an unfinished last line is stored once
+// it is complete.
 func TestFailure05NoLastNewline(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	whole := udp(6, "a")
@@ -152,8 +152,9 @@ func cutConnections(t *testing.T, ranges bool) {
 	}
 }
 
-// TestFailure06TruncatedGzip: a .gz that ends too early on the probe itself is
-// stored as far as it goes, its end is counted as cut, and later files follow.
+// TestFailure06TruncatedGzip checks that a .gz that is truncated on the probe
+// is stored as far as it goes, its end is counted as cut, and later files
+// follow.
 func TestFailure06TruncatedGzip(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	whole := gz(udp(5000, "a"))
@@ -171,8 +172,9 @@ func TestFailure06TruncatedGzip(t *testing.T) {
 	}
 }
 
-// TestFailure08ErrorPage: what is no log is never stored as one. The file
-// comes when the probe has it again, and the others are not kept waiting.
+// TestFailure08ErrorPage checks that an error page is never stored as a log.
+// The file is stored when the probe serves it again, and other files do not
+// wait.
 func TestFailure08ErrorPage(t *testing.T) {
 	for _, code := range []int{404, 500, 301, 206} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
@@ -202,8 +204,8 @@ func TestFailure08ErrorPage(t *testing.T) {
 	}
 }
 
-// TestFailure08HeadFails: a file that the probe cannot tell about is passed
-// over until it can.
+// TestFailure08HeadFails checks that a file is skipped while the probe cannot
+// describe it.
 func TestFailure08HeadFails(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -224,8 +226,8 @@ func TestFailure08HeadFails(t *testing.T) {
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 }
 
-// TestFailure09ProbeUnreachable: the probe dies while a file is fetched, and
-// comes back at the same address.
+// TestFailure09ProbeUnreachable kills the probe during a transfer, and restarts
+// it at the same address.
 func TestFailure09ProbeUnreachable(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	text := udp(50000, "a")
@@ -267,8 +269,8 @@ func TestFailure09ProbeUnreachable(t *testing.T) {
 	}
 }
 
-// TestFailure10PostgreSQLRestarted: the server crashes and comes back while
-// files arrive; then it is away for a while.
+// TestFailure10PostgreSQLRestarted crashes and restarts the server while files
+// arrive; then the server is down for a while.
 func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -296,7 +298,8 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	server.StartAgain(t)
 	c := server.Connect(t, db)
 	defer c.Close(t.Context())
-	// Not by the status: a commit whose answer was lost is no file stored.
+	// Not from the status, which does not count a file whose commit was not
+	// acknowledged.
 	var n, told int64
 	eventually(t, "all rows", func() bool {
 		if err := c.QueryRow(t.Context(), "select (select count(*) from s1), (select sum(rows)::int8 from dbs.tstatrepo_files)").Scan(&n, &told); err != nil {
@@ -312,8 +315,8 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 
 // Row 11, kill -9, is TestKillMath of the command.
 
-// TestFailure12ImporterRestarted: the repository is started again, and goes
-// on with the streams that it had, without any new registration.
+// TestFailure12ImporterRestarted checks that a restarted repository continues
+// its streams without new registrations.
 func TestFailure12ImporterRestarted(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -332,8 +335,8 @@ func TestFailure12ImporterRestarted(t *testing.T) {
 	}
 }
 
-// TestFailure13StateLost: without its state the repository waits for
-// registrations, and stores nothing twice. A damaged state is no lost one.
+// TestFailure13StateLost checks that a repository without its state waits for
+// registrations and stores nothing twice, and that a damaged state is an error.
 func TestFailure13StateLost(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -363,7 +366,8 @@ func TestFailure13StateLost(t *testing.T) {
 	}
 }
 
-// TestFailure15aStreamName: names that are none are refused, and harm nobody.
+// TestFailure15aStreamName checks that invalid names are refused without side
+// effects.
 func TestFailure15aStreamName(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -376,8 +380,8 @@ func TestFailure15aStreamName(t *testing.T) {
 	r.has("My-Stream", folder1+"/"+file, udp(3, "a"), 3)
 }
 
-// TestFailure15cUnsortedList: the order of the list means nothing, nor does a
-// name that stands in it twice.
+// TestFailure15cUnsortedList checks that neither the order of the list nor
+// duplicate names matter.
 func TestFailure15cUnsortedList(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for _, f := range []string{folder2, folder1, folder3} {
@@ -454,8 +458,8 @@ func body(t *testing.T, url string) string {
 	return string(text)
 }
 
-// TestFailure18FolderRemoved: the probe lives on without its folder, and has
-// it again when it is back.
+// TestFailure18FolderRemoved checks that the probe survives the removal of its
+// folder, and serves the folder when it is back.
 func TestFailure18FolderRemoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	fill := func() {
@@ -476,8 +480,8 @@ func TestFailure18FolderRemoved(t *testing.T) {
 	r.has("s1", "2016_03_24_22_37.out/"+file, udp(3, "b"), 3)
 }
 
-// TestFailure19NewAddress: a registration again moves the stream, and nothing
-// is fetched twice.
+// TestFailure19NewAddress checks that a new registration moves the stream, and
+// nothing is fetched twice.
 func TestFailure19NewAddress(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -503,7 +507,8 @@ func TestFailure19NewAddress(t *testing.T) {
 	}
 }
 
-// TestFailure20FutureTime: one row far ahead does not drag those after it.
+// TestFailure20FutureTime checks that one row far in the future does not affect
+// later rows.
 func TestFailure20FutureTime(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -525,8 +530,8 @@ func TestFailure20FutureTime(t *testing.T) {
 	}
 }
 
-// TestFailure21NewestWindow: the rows of the newest window, and files of the
-// newest folder that are quiet, are stored without anything after them.
+// TestFailure21NewestWindow checks that the rows of the newest window, and
+// quiet files of the newest folder, are stored without later ones.
 func TestFailure21NewestWindow(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -553,8 +558,8 @@ func TestFailure21NewestWindow(t *testing.T) {
 	r.has("s2", growing+"/"+file, udp(3, "growing"), 3)
 }
 
-// TestFailureHostileList: names that lead out of the stream are never asked
-// for, let alone stored.
+// TestFailureHostileList checks that names leading out of the stream are
+// neither requested nor stored.
 func TestFailureHostileList(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -591,7 +596,8 @@ func TestFailureHostileList(t *testing.T) {
 	})
 }
 
-// TestFailureBadList: no list, or a bad one, is waited out.
+// TestFailureBadList checks that the repository waits while the list is missing
+// or invalid.
 func TestFailureBadList(t *testing.T) {
 	for name, list := range map[string]struct {
 		code int
@@ -614,8 +620,8 @@ func TestFailureBadList(t *testing.T) {
 	}
 }
 
-// TestFailureCallback: only addresses that are allowed are called, also when a
-// name leads elsewhere later.
+// TestFailureCallback checks that only allowed addresses are called, even if a
+// name resolves differently later.
 func TestFailureCallback(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for addr, want := range map[string]int{
@@ -648,7 +654,8 @@ func TestFailureCallback(t *testing.T) {
 	}
 }
 
-// TestFailureSlowPeer: a file that trickles in does not hold up others.
+// TestFailureSlowPeer checks that a file that trickles in does not delay
+// others.
 func TestFailureSlowPeer(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
 	p.put(folder1+"/"+file, udp(5000, "a"))
@@ -678,7 +685,8 @@ func TestFailureSlowPeer(t *testing.T) {
 	r.lacks("s1", filepath.Base(folder1), file)
 }
 
-// TestFailureUnknownType: an unknown StreamType is refused and named.
+// TestFailureUnknownType checks that an unknown StreamType is refused with its
+// name.
 func TestFailureUnknownType(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for _, typ := range []string{"mawi_wide", "", "log_nothing", "log_tcp_complete_v16"} {
@@ -694,7 +702,8 @@ func TestFailureUnknownType(t *testing.T) {
 	}
 }
 
-// TestFailureBigRequests: what is too large is refused, and changes nothing.
+// TestFailureBigRequests checks that oversized requests are refused without
+// effect.
 func TestFailureBigRequests(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	if code, _ := r.post(Registration{CallBackUrl: p.addr(), StreamName: "s1", StreamType: strings.Repeat("x", maxBody)}); code != 400 {
@@ -711,7 +720,7 @@ func TestFailureBigRequests(t *testing.T) {
 	}
 }
 
-// TestFailureSymlinks: no link leads our probe out of its folder.
+// TestFailureSymlinks checks that no link leads out of the exported folder.
 func TestFailureSymlinks(t *testing.T) {
 	dir, outside := t.TempDir(), t.TempDir()
 	write(t, outside, "2016_03_24_20_37.out/"+file, "secret\n")
@@ -737,8 +746,8 @@ func TestFailureSymlinks(t *testing.T) {
 	}
 }
 
-// TestFailureSlowStreamsShareJobs: a peer whose files come slowly, though not
-// too slowly, does not hold up the streams of others.
+// TestFailureSlowStreamsShareJobs checks that a slow peer that is still fast
+// enough does not delay the streams of others.
 func TestFailureSlowStreamsShareJobs(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
 	q.put(folder1+"/"+file, udp(5, "b"))

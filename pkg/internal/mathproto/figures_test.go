@@ -19,8 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// TestFiguresOfStream: what is stored counts when it is stored, over all runs of
-// the import.
+// TestFiguresOfStream checks that files count as soon as they are stored, over
+// all runs of the import.
 func TestFiguresOfStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stream{figures: newFigures()}
@@ -60,7 +60,8 @@ func TestFiguresOfStream(t *testing.T) {
 	})
 }
 
-// TestStoresOfStream: each store is told apart after a pass.
+// TestStoresOfStream checks that the figures distinguish the stores after a
+// pass.
 func TestStoresOfStream(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -77,8 +78,8 @@ func TestStoresOfStream(t *testing.T) {
 	}
 }
 
-// TestStreamThatDiedIsLate: a stream whose logs were stored while they were new
-// is late for as long as none come, also after a restart. One of old logs only
+// TestStreamThatDiedIsLate checks that a stream that delivered new logs is late
+// while none arrive, even after a restart, and that a stream of old logs only
 // is not.
 func TestStreamThatDiedIsLate(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
@@ -112,8 +113,8 @@ func TestStreamThatDiedIsLate(t *testing.T) {
 	r.start()
 }
 
-// TestChangedStreamStaysLive: a stream that had new logs still counts as one when
-// its probe registers it with another start.
+// TestChangedStreamStaysLive checks that a stream that delivered new logs stays
+// live when its probe registers it with another start.
 func TestChangedStreamStaysLive(t *testing.T) {
 	r := newRepo(t, nil)
 	addr := newOldProbe(t).addr()
@@ -128,8 +129,8 @@ func TestChangedStreamStaysLive(t *testing.T) {
 	}
 }
 
-// TestStoreDownFromTheStart: a stream that waits for a store is failing, and
-// the store is named before anything is stored.
+// TestStoreDownFromTheStart checks that a stream that waits for a store is
+// failing, and that the store is named before anything is stored.
 func TestStoreDownFromTheStart(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -145,8 +146,8 @@ func TestStoreDownFromTheStart(t *testing.T) {
 	}
 }
 
-// TestRemovedWhileStoreLacksFiles: what a store will not get from a stream that
-// is removed is logged.
+// TestRemovedWhileStoreLacksFiles checks that removing a stream logs the files
+// that a store will never get.
 func TestRemovedWhileStoreLacksFiles(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -174,8 +175,8 @@ func (f *flaky) Open(s Stream) ([]bulk.Destination, func() error, error) {
 	return f.Stores.Open(s)
 }
 
-// TestBackoffBeginsAgainAfterSuccess: the wait before an import is begun again
-// grows, but not over a pass that has succeeded.
+// TestBackoffBeginsAgainAfterSuccess checks that the wait before an import
+// restarts grows, but is reset by a successful pass.
 func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
 	first := new(flaky)
@@ -216,8 +217,8 @@ func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 	}
 }
 
-// TestRefusedFileInStatus: the status of a stream names a file that is not
-// stored, and where its rejected lines are, until the probe has it no more.
+// TestRefusedFileInStatus checks that the status of a stream names a refused
+// file and the file of its rejected lines, until the probe removes the file.
 func TestRefusedFileInStatus(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, func(r *repo) { r.dest = r.dest[1:] }) // a copy takes every line
 	p.put(folder1+"/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))
@@ -239,7 +240,8 @@ func TestRefusedFileInStatus(t *testing.T) {
 	})
 }
 
-// TestClockOfPeer: what a peer answers tells how far its clock is ahead.
+// TestClockOfPeer checks that the clock difference is read from a peer's
+// responses.
 func TestClockOfPeer(t *testing.T) {
 	ahead := -time.Hour
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -45,10 +45,10 @@ func scale(n int) int {
 // quick is a timing for tests.
 var quick = timing{dial: 5 * time.Second, stall: 20 * time.Second, resume: 3, pause: time.Millisecond}
 
-// patience is how long something that must happen is waited for.
+// patience is how long to wait for an event.
 const patience = 60 * time.Second
 
-// logs collects what is logged.
+// logs collects log lines.
 type logs struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -113,8 +113,8 @@ func zst(text string) string {
 // old is long before now: nothing with this time is growing.
 var old = time.Date(2016, 3, 25, 12, 0, 0, 0, time.UTC)
 
-// oldProbe is a probe like math_probe, whose files, list and faults a test
-// sets. Its list is what it has, in the order that it was put there.
+// oldProbe is a probe like math_probe. A test sets its files, list and faults.
+// Its list has its files in the order of their creation.
 type oldProbe struct {
 	*httptest.Server
 	t testing.TB
@@ -159,7 +159,7 @@ func (p *oldProbe) set(f func()) {
 	f()
 }
 
-// got returns how often a file was asked for.
+// got returns how often a file was requested.
 func (p *oldProbe) got(name string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -323,7 +323,7 @@ func (r *repo) status(id int) (s StreamStats) {
 	return s
 }
 
-// passes waits until the stream has been looked at again, from begin to end.
+// passes waits for another complete pass over the stream.
 func (r *repo) passes(id int) {
 	r.t.Helper()
 	for range 2 { // one may be under way
@@ -381,13 +381,13 @@ func (r *repo) lacks(stream, folder, file string) {
 	}
 }
 
-// logged waits until something was logged.
+// logged waits until a text was logged.
 func (r *repo) logged(text string) {
 	r.t.Helper()
 	eventually(r.t, "log of "+text, func() bool { return strings.Contains(r.logs.String(), text) })
 }
 
-// ourProbe runs a probe of ours until the test ends, or stop is called.
+// ourProbe runs an Exporter until the test ends, or stop is called.
 func ourProbe(t *testing.T, change func(*ExporterOptions)) (addr string, l *logs, stop func()) {
 	t.Helper()
 	l = &logs{}

@@ -44,9 +44,9 @@ func countHeads(p *oldProbe) *heads {
 	return h
 }
 
-// TestLongListInParts: of a list with more names than there is room for, all
-// files are stored, the oldest first, and what is stored is neither kept nor
-// asked about again. Files that cannot be stored do not keep others from it.
+// TestLongListInParts checks a list with more names than there is room for: all
+// files are stored, oldest first, and stored files are neither kept nor
+// requested again. Files that cannot be stored do not block others.
 func TestLongListInParts(t *testing.T) {
 	const files, most = 23, 5
 	p := newOldProbe(t)
@@ -86,8 +86,8 @@ func TestLongListInParts(t *testing.T) {
 	r.passes(0)
 }
 
-// TestWarningsAreBounded: a probe that lists ever other names that are not accepted
-// fills neither the memory nor the log.
+// TestWarningsAreBounded checks that a probe that lists more and more invalid
+// names fills neither the memory nor the log.
 func TestWarningsAreBounded(t *testing.T) {
 	var log bytes.Buffer
 	s := newSource(URL{}, "s1", SourceOptions{Log: slog.New(slog.NewTextHandler(&log, nil))}, nil)
@@ -101,8 +101,7 @@ func TestWarningsAreBounded(t *testing.T) {
 	}
 }
 
-// TestCrowdedLists: whatever other streams have, a stream has room for some
-// names.
+// TestCrowdedLists checks that a stream always has room for some names.
 func TestCrowdedLists(t *testing.T) {
 	limits := listLimits{reading: 1 << 20, pending: 10, most: 10, least: 2}
 	l := newLists(limits)
@@ -122,8 +121,8 @@ func TestCrowdedLists(t *testing.T) {
 	}
 }
 
-// TestLargestListYields: when lists take too much together, the largest is not
-// read on.
+// TestLargestListYields checks that reading the largest list is stopped when
+// lists take too much memory together.
 func TestLargestListYields(t *testing.T) {
 	l := newLists(listLimits{reading: 1000})
 	read := func() (*reading, context.Context) {
@@ -149,8 +148,8 @@ func TestLargestListYields(t *testing.T) {
 	}
 }
 
-// TestLongListYields: a list of which too much has to be kept is reported and
-// asked for again later, while that of another stream is read.
+// TestLongListYields checks that a list that needs too much memory is reported
+// and requested again later, while the list of another stream is read.
 func TestLongListYields(t *testing.T) {
 	long, p := newOldProbe(t), newOldProbe(t)
 	var names []string
@@ -167,8 +166,8 @@ func TestLongListYields(t *testing.T) {
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 }
 
-// TestStoredTwins: a log that comes to another folder of log folders after the
-// one of its name was stored is a log of its own, also with the same text.
+// TestStoredTwins checks that a log that appears in a second parent folder
+// after its twin was stored is a separate log, even with the same text.
 func TestStoredTwins(t *testing.T) {
 	for _, folders := range []int{2, maxParents + 4} {
 		t.Run(fmt.Sprint(folders), func(t *testing.T) {
@@ -188,7 +187,7 @@ func TestStoredTwins(t *testing.T) {
 	}
 }
 
-// TestMillionNames: of a list of a million names little memory is used.
+// TestMillionNames checks that a list of a million names needs little memory.
 func TestMillionNames(t *testing.T) {
 	var list strings.Builder
 	for i := range maxFiles {

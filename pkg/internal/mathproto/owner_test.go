@@ -17,9 +17,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// TestOwner: without TLS a stream belongs to the address that registered it,
-// also after a restart. Others may neither change nor remove it until its
-// probe has been silent for an hour; the user of this machine may remove it.
+// TestOwner checks that without TLS a stream belongs to the address that
+// registered it, even after a restart. Other addresses may change or remove it
+// only after its probe has been silent for an hour; a user of this machine may
+// always remove it.
 func TestOwner(t *testing.T) {
 	dir := t.TempDir()
 	var r *Repository
@@ -127,8 +128,8 @@ func TestOwner(t *testing.T) {
 	r.wg.Wait()
 }
 
-// TestSilence: what becomes of the requests to a probe says since when it is
-// silent, and the state file has it.
+// TestSilence checks that failed requests to a probe set the start of its
+// silence, and that the state file keeps it.
 func TestSilence(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))

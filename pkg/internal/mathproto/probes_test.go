@@ -15,9 +15,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// TestKnownProbes: a stream without a certificate is of the probe at its
-// address, with that one's time zone. When the settings change, so does the
-// probe as soon as it registers again.
+// TestKnownProbes checks that a stream without a certificate belongs to the
+// probe at its address, with the time zone of that probe. After a change of the
+// settings, the next registration updates the probe.
 func TestKnownProbes(t *testing.T) {
 	rome, err := time.LoadLocation("Europe/Rome")
 	if err != nil {
@@ -57,8 +57,8 @@ func TestKnownProbes(t *testing.T) {
 	eventually(t, "the stream's own name", func() bool { return r.status(0).Probe == "s" })
 }
 
-// TestPeersShareStreams: a peer that registers streams without end leaves room
-// for those of others.
+// TestPeersShareStreams checks that a peer that registers streams without end
+// leaves room for others.
 func TestPeersShareStreams(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -99,8 +99,8 @@ func TestPeersShareStreams(t *testing.T) {
 	r.wg.Wait()
 }
 
-// TestRefusedRegistrations: they are counted, all of them, and do not fill the
-// log.
+// TestRefusedRegistrations checks that all refused registrations are counted,
+// without filling the log.
 func TestRefusedRegistrations(t *testing.T) {
 	r := newRepo(t, nil)
 	const n = 50

@@ -168,8 +168,8 @@ func TestSeveralTypes(t *testing.T) {
 	}
 }
 
-// TestGrown: a file that grows after it was taken is taken again when it has
-// been quiet for a while, once.
+// TestGrown checks that a file that grows after it was fetched is fetched once
+// more when it is quiet.
 func TestGrown(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	now := time.Now()
@@ -189,7 +189,7 @@ func TestGrown(t *testing.T) {
 	}
 }
 
-// TestStartTime: what is older is not wanted.
+// TestStartTime checks that older folders are skipped.
 func TestStartTime(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -202,21 +202,21 @@ func TestStartTime(t *testing.T) {
 	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
 	r.passes(0)
 	r.lacks("s1", filepath.Base(folder1), file)
-	// Another start begins the stream anew.
+	// Another start restarts the stream.
 	reg.StartTime = 0
 	if code, text := r.post(reg); code != 200 {
 		t.Fatal(text)
 	}
 	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
 	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
-	// What became of the stream before is not forgotten.
+	// The figures of the former stream are kept.
 	r.passes(0)
 	if s := r.status(0); s.Files != 2 || s.Rows != 7 {
 		t.Errorf("%d files with %d rows in all", s.Files, s.Rows)
 	}
 }
 
-// TestRemove ends a stream, for ever.
+// TestRemove checks that a removed stream never returns.
 func TestRemove(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -241,8 +241,8 @@ func TestRemove(t *testing.T) {
 	r.lacks("s1", filepath.Base(folder2), file)
 }
 
-// TestForgotten: our probe registers again when the repository does not know
-// it any more, and keeps trying while it is away.
+// TestForgotten checks that an exporter registers again when the repository has
+// lost the registration, and retries while the repository is down.
 func TestForgotten(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "2016_03_24_21_37.out/"+file, udp(3, "a"))
@@ -266,7 +266,7 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
-// TestPull fetches what a probe has of a stream, once, without a repository.
+// TestPull fetches the files of a stream once, without a repository.
 func TestPull(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -296,7 +296,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestIdentity: a stream that a certificate registered is that peer's.
+// TestIdentity checks that a stream registered with a certificate belongs to
+// that peer.
 func TestIdentity(t *testing.T) {
 	r := newRepo(t, nil)
 	r.register("s1", "127.0.0.1:1")
@@ -337,7 +338,7 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
-// FuzzParseListed: whatever a peer lists, names stay below the stream.
+// FuzzParseListed checks that the names of any list stay below the stream.
 func FuzzParseListed(f *testing.F) {
 	for _, s := range []string{"data/2016_03_24_21_37.out/log_udp_complete", "//x/../2016_03_24_21_37.out/log_udp_complete.gz", "..", "/", "a//./2016_03_24_21_37.out/log_x"} {
 		f.Add(s)
@@ -350,7 +351,7 @@ func FuzzParseListed(f *testing.F) {
 	})
 }
 
-// FuzzDecodeList: no list breaks the reader.
+// FuzzDecodeList checks that any list is decoded without a panic.
 func FuzzDecodeList(f *testing.F) {
 	for _, s := range []string{"null", "[]", " [ \"a\" , \"b\\\"\\u00e9]\" ] ", "[1]", "{", `["a"`, `["a",]`, `["a" "b"]`, "nul", "[\"\n\"]"} {
 		f.Add(s)
