@@ -38,9 +38,9 @@ func (p Primitive) valid() bool {
 // maxNumber bounds the text of a number: its parsing is not linear.
 const maxNumber = 400
 
-// Canonical returns the one spelling of a value, as the RI writes it, or an
-// error if it is not one. None stands for an absent value of every type but
-// Time.
+// Canonical returns the canonical spelling of a value, that of the RI, or an
+// error if text is not a value. None stands for an absent value of every type
+// except Time.
 func (p Primitive) Canonical(text string) (string, error) {
 	if p == Time {
 		point, err := parsePoint(text)

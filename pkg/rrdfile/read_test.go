@@ -323,8 +323,8 @@ func mutate(random *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// TestMutants: no content of a file ends the process or takes its memory.
-// A crash would be that of the test.
+// TestMutants checks that no content of a file ends the process or exhausts its
+// memory; a crash would end the test.
 func TestMutants(t *testing.T) {
 	n := 4000
 	if *soak {

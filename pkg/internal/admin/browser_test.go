@@ -125,7 +125,7 @@ func (f *framed) WriteHeader(status int) {
 }
 
 // look is a page that shows pages in a frame, ?busy=1280&empty=360, and writes
-// what it sees as JSON.
+// its observations as JSON.
 const look = `<!DOCTYPE html><title>look</title><iframe id="f" style="border:0;height:900px"></iframe><pre id="found"></pre>
 <script>
 const inspect = state => {

@@ -106,8 +106,8 @@ func TestModeTstatEqualsTstat(t *testing.T) {
 	}
 }
 
-// TestPublishedVectors has vectors of the paper's sample program, of yacryptopan and
-// of nfanon 1.7.1.
+// TestPublishedVectors checks vectors of the paper's sample program, of
+// yacryptopan and of nfanon 1.7.1.
 func TestPublishedVectors(t *testing.T) {
 	key2 := string([]byte{21, 34, 23, 141, 51, 164, 207, 128, 19, 10, 91, 22, 73, 144, 125, 16, 216, 152, 143, 131, 121, 121, 101, 39, 98, 87, 76, 45, 42, 132, 34, 2})
 	vectors := [][3]string{

@@ -54,7 +54,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads text, up to a size, and appends what its lines become to out.
+// fill reads text, up to a size, and appends the rewritten lines to out.
 func (r *reader) fill(out []byte, size int) []byte {
 	have := len(r.in)
 	if cap(r.in)-have < size {

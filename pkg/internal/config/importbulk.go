@@ -202,7 +202,7 @@ func (b *ImportBulk) ofRepository() []given {
 	return []given{{len(b.AllowCallback) > 0, "allow-callback"}, {b.Adopt != "", "adopt"}}
 }
 
-// notOfProbe are the settings that a probe of MATH refuses.
+// notOfProbe returns the settings that a probe of MATH refuses.
 func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},

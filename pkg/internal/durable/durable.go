@@ -279,7 +279,7 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether the name was synced when it was that of the same file.
+// known reports whether the name was synced while it named this file.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

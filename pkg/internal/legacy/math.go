@@ -103,7 +103,7 @@ func (c *converter) rest(e *element, children ...string) {
 	}
 }
 
-// fileTime notes a method to tell a file's time that does not exist.
+// fileTime reports an unknown method of determining a file's time.
 func (c *converter) fileTime(e *element) {
 	if m := e.attr("fileTimeConvMethod"); m != "tstat" {
 		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program ends, and here the times are those of Tstat's folders", m)

@@ -250,8 +250,9 @@ func TestVerifyInstances(t *testing.T) {
 	}
 }
 
-// TestVerifyOneInstance: the logs of other instances are not those of the one
-// whose source is given, nor those of an instance that still writes to the folder.
+// TestVerifyOneInstance checks that verifying the source of one instance
+// ignores the logs of other instances, and those of an instance that still
+// writes to the folder.
 func TestVerifyOneInstance(t *testing.T) {
 	source, dest := t.TempDir(), t.TempDir()
 	write := func(instance, folder, text string) string {

@@ -68,8 +68,8 @@ func scan[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) (v T) {
 	return v
 }
 
-// administer makes a database as DBStream's administrator does, and lets
-// dbs_test, who is no superuser, import into it.
+// administer creates a database like DBStream's administrator, and allows
+// dbs_test, who is not a superuser, to import into it.
 func administer(t *testing.T, server *pgtest.Server, database string) string {
 	t.Helper()
 	if database == "dbs_test" {

@@ -212,7 +212,8 @@ func testValues(t *testing.T, server *pgtest.Server, db, query string) {
 	}
 }
 
-// TestOddValues stores what COPY's text form could take for something else.
+// TestOddValues stores values that contain special characters of COPY's text
+// form.
 func TestOddValues(t *testing.T) {
 	server := pgtest.Start(t)
 	t.Run("binary", func(t *testing.T) { testOddValues(t, server, server.Database(t)) })
