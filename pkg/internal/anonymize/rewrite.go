@@ -193,10 +193,15 @@ func (w *Rewriter) setForm(f *tstat.Form) {
 // fields as its form says: those of its first half from its start, the others from its
 // end.
 func (w *Rewriter) split(row []byte) {
-	p := w.plan
-	w.spans = w.spans[:len(p.fields)]
+	w.spans = w.spans[:len(w.plan.fields)]
 	sep := w.typ.Separator()
 	pattern := uint64(sep) * 0x0101010101010101
+	w.splitFront(row, sep, pattern)
+	w.splitBack(row, sep, pattern)
+}
+
+func (w *Rewriter) splitFront(row []byte, sep byte, pattern uint64) {
+	p := w.plan
 	at, seen := 0, 0 // seen is how many separators row[:at] has
 	for i := range p.fields[:p.half] {
 		index, begin := p.fields[i].index, 0
@@ -240,7 +245,11 @@ func (w *Rewriter) split(row []byte) {
 		}
 		w.spans[i] = span{uint32(begin), uint32(end)}
 	}
-	at, seen = len(row)-1, 0 // seen is how many separators row[at:] has
+}
+
+func (w *Rewriter) splitBack(row []byte, sep byte, pattern uint64) {
+	p := w.plan
+	at, seen := len(row)-1, 0 // seen is how many separators row[at:] has
 	for i := len(p.fields) - 1; i >= p.half; i-- {
 		behind := len(w.form.Fields) - 1 - p.fields[i].index // separators behind the field
 		end := len(row) - 1

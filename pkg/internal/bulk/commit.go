@@ -33,47 +33,14 @@ func (im *fileImport) commit(typed bool) error {
 			return err
 		}
 	}
-	var commits, replacements int
-	var rejected int64
+	var sum commits
 	im.each(func(g *target) error {
 		if g.tx == nil {
 			return nil
 		}
-		rel := im.replaced(g.index, read)
-		if rel.spared {
-			if err := im.spare(g, rel.stored); err != nil {
-				return err
-			}
-		}
-		if rel.stored != nil {
-			return nil
-		}
-		if p := im.prefix(rel.replace); !t.stdin && !im.opt.Replace && p != nil && (g.prefix == nil || !p.Same(*g.prefix)) {
-			return store.ErrConflict // the file changed while it was read
-		}
-		mine := rec
-		if rel.anyPlace {
-			mine.Place = ""
-		}
-		mine.Rows -= g.rejected
-		mine.Rejects += g.rejected
-		err := g.tx.Commit(im.ctx, mine, t.records[g.index], rel.replace)
-		if errors.Is(err, store.ErrDuplicate) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if g.committed(&mine) {
-			im.log.Info("store available again", "store", g.dest.String())
-		}
-		rejected = max(rejected, g.rejected)
-		commits++
-		replacements += len(rel.replace)
-		im.warn(g.st, rel)
-		return nil
+		return im.commitTo(g, rec, read, &sum)
 	})
-	if commits == 0 {
+	if sum.stores == 0 {
 		if im.left() {
 			im.skip(t) // another import has stored it meanwhile
 		}
@@ -89,19 +56,62 @@ func (im *fileImport) commit(typed bool) error {
 		if rec.Damaged {
 			s.Damaged++
 		}
-		if replacements > 0 {
+		if sum.replaced > 0 {
 			s.Replaced++
 		}
 		s.Files++
 		s.Lines += c.Lines
-		s.Rows += c.Rows - im.filtered - rejected
+		s.Rows += c.Rows - im.filtered - sum.rejected
 		s.Filtered += im.filtered
-		s.Rejects += c.Rejects + rejected
+		s.Rejects += c.Rejects + sum.rejected
 		s.Cuts += c.Cuts
 		s.Escaped += c.Escaped
 		s.Bytes += t.size
 		s.Text += c.Text
 	})
+	return nil
+}
+
+// commits counts the commits of one log.
+type commits struct {
+	stores, replaced int
+	rejected         int64 // most rows that a store rejected
+}
+
+// commitTo commits the rows to a store, unless it has them.
+func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *commits) error {
+	t := im.task
+	rel := im.replaced(g.index, read)
+	if rel.spared {
+		if err := im.spare(g, rel.stored); err != nil {
+			return err
+		}
+	}
+	if rel.stored != nil {
+		return nil
+	}
+	if p := im.prefix(rel.replace); !t.stdin && !im.opt.Replace && p != nil && (g.prefix == nil || !p.Same(*g.prefix)) {
+		return store.ErrConflict // the file changed while it was read
+	}
+	if rel.anyPlace {
+		rec.Place = ""
+	}
+	rec.Rows -= g.rejected
+	rec.Rejects += g.rejected
+	err := g.tx.Commit(im.ctx, rec, t.records[g.index], rel.replace)
+	if errors.Is(err, store.ErrDuplicate) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if g.committed(&rec) {
+		im.log.Info("store available again", "store", g.dest.String())
+	}
+	sum.rejected = max(sum.rejected, g.rejected)
+	sum.stores++
+	sum.replaced += len(rel.replace)
+	im.warn(g.st, rel)
 	return nil
 }
 

@@ -98,23 +98,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	}
-	var silent storeSet // stores that cannot list the logs of other probes
-	if t.key.Folder == "" {
-		if err := im.nameByRows(); err != nil {
-			return err
-		}
-		t.named = true
-		r.noteScanned(t)
-	}
-	if t.named {
-		if !r.inTime(t) {
-			return nil
-		}
-		if silent, err = r.lookupElsewhere(ctx, []*task{t}); err != nil {
-			return err
-		}
-	}
-	if err := im.findTargets(silent); err != nil {
+	if wanted, err := im.identify(); !wanted || err != nil {
 		return err
 	}
 	if !im.left() {
@@ -145,6 +129,29 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		err = nil // the failures explain why
 	}
 	return errors.Join(err, im.failures())
+}
+
+// identify names a log that has no folder by its rows, and finds the stores that lack
+// it. wanted is false if the log is outside the times that are imported.
+func (im *fileImport) identify() (wanted bool, err error) {
+	t := im.task
+	var silent storeSet // stores that cannot list the logs of other probes
+	if t.key.Folder == "" {
+		if err := im.nameByRows(); err != nil {
+			return false, err
+		}
+		t.named = true
+		im.noteScanned(t)
+	}
+	if t.named {
+		if !im.inTime(t) {
+			return false, nil
+		}
+		if silent, err = im.lookupElsewhere(im.ctx, []*task{t}); err != nil {
+			return false, err
+		}
+	}
+	return true, im.findTargets(silent)
 }
 
 // reject identifies a line that was rejected, by the store with this index or,
@@ -323,31 +330,8 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		}
 		in.in, info.Mode = im.file, im.file.Mode
 	}
-	var src io.Reader = in
-	var copies []io.WriteCloser
-	typed := false
-	im.each(func(g *target) error {
-		if g.raw == nil {
-			typed = typed || !rawOnly
-			return nil
-		}
-		info := info
-		if im.opt.Anonymize != nil {
-			info.Name = rewrittenName(info.Name)
-		}
-		tx, err := g.raw.BeginRaw(im.ctx, info)
-		if err != nil {
-			return err
-		}
-		g.tx = tx
-		if im.opt.Anonymize == nil {
-			src = io.TeeReader(src, rawWriter{im, g, tx})
-			return nil
-		}
-		w, err := NewTextWriter(rawWriter{im, g, tx}, info.Name)
-		copies = append(copies, w)
-		return err
-	})
+	src, copies, typed := im.beginRaw(in, info)
+	typed = typed && !rawOnly
 	var err error
 	if im.selection, err = im.opt.Selection.For(im.typ()); err != nil {
 		return fmt.Errorf("%s: %w", t.path, err)
@@ -398,6 +382,36 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		return err
 	}
 	return im.commit(typed)
+}
+
+// beginRaw begins the copies of the file. src is in, from which copies that stay byte
+// for byte are written while it is read; copies are those of the rewritten text. typed
+// reports whether other stores take rows.
+func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader, copies []io.WriteCloser, typed bool) {
+	src = in
+	im.each(func(g *target) error {
+		if g.raw == nil {
+			typed = true
+			return nil
+		}
+		info := info
+		if im.opt.Anonymize != nil {
+			info.Name = rewrittenName(info.Name)
+		}
+		tx, err := g.raw.BeginRaw(im.ctx, info)
+		if err != nil {
+			return err
+		}
+		g.tx = tx
+		if im.opt.Anonymize == nil {
+			src = io.TeeReader(src, rawWriter{im, g, tx})
+			return nil
+		}
+		w, err := NewTextWriter(rawWriter{im, g, tx}, info.Name)
+		copies = append(copies, w)
+		return err
+	})
+	return src, copies, typed
 }
 
 // rawWriter writes everything read from the file to a RawTx.

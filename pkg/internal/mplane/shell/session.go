@@ -109,27 +109,11 @@ var numbered = regexp.MustCompile(`-\d+$`)
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
-	kept := s.When
-	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
-		if s.Ask == nil {
-			if s.When != nil {
-				return nil, fmt.Errorf("the scope %s is not in that of the capability, %s", s.When, c.When)
-			}
-			missing = append(missing, "when")
-			break
-		}
-		text, err := s.Ask("|when| = ")
-		if err != nil {
-			return nil, err
-		}
-		when, err := mplane.ParseScope(strings.TrimSpace(text))
-		if err != nil {
-			return nil, err
-		}
-		s.When = &when
+	if err := s.askWhen(c); err != nil {
+		return nil, err
 	}
-	if s.ShowKept && kept != nil && s.When == kept {
-		fmt.Fprintf(s.Out, "|when| = %s\n", kept)
+	if s.When == nil {
+		missing = append(missing, "when")
 	}
 	for _, f := range c.Parameters.Sorted() {
 		constraint, err := mplane.ParseConstraint(f.Type, f.Text)
@@ -188,6 +172,33 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 	s.runs++
 	spec.SetToken()
 	return spec, nil
+}
+
+// askWhen asks for a scope until it is in that of the capability. Without somebody to
+// ask, When may stay nil.
+func (s *Session) askWhen(c *mplane.Statement) error {
+	kept := s.When
+	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
+		if s.Ask == nil {
+			if s.When != nil {
+				return fmt.Errorf("the scope %s is not in that of the capability, %s", s.When, c.When)
+			}
+			return nil
+		}
+		text, err := s.Ask("|when| = ")
+		if err != nil {
+			return err
+		}
+		when, err := mplane.ParseScope(strings.TrimSpace(text))
+		if err != nil {
+			return err
+		}
+		s.When = &when
+	}
+	if s.ShowKept && kept != nil && s.When == kept {
+		fmt.Fprintf(s.Out, "|when| = %s\n", kept)
+	}
+	return nil
 }
 
 // label returns a label for a specification of the capability with this label.

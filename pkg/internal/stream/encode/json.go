@@ -146,13 +146,17 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 		}
 		p = q + 1
 	}
-	dst = out[:w]
-	if c.derive != nil {
-		first, last := c.derive.times(line, c, sep)
-		dst = l.time(append(dst, `,"first":`...), first)
-		dst = l.time(append(dst, `,"last":`...), last)
+	return append(l.times(out[:w], line, c, sep), '}', '\n'), nil
+}
+
+// times appends the times that are computed from other fields.
+func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
+	if c.derive == nil {
+		return dst
 	}
-	return append(dst, '}', '\n'), nil
+	first, last := c.derive.times(line, c, sep)
+	dst = l.time(append(dst, `,"first":`...), first)
+	return l.time(append(dst, `,"last":`...), last)
 }
 
 // value appends the field at p; q is its end.
