@@ -264,7 +264,7 @@ func aggregate(db *sql.DB, table string, types map[string]string) (map[string]ma
 	list := []string{`filename`, `count(*) AS "rows"`}
 	for name, typ := range types {
 		c := `"` + name + `"`
-		sum := ""
+		var sum string
 		switch {
 		case typ == "BOOLEAN":
 			sum = "count_if(" + c + ")"
