@@ -12,8 +12,8 @@ import (
 )
 
 // A Naming maps the name of a Tstat RRD file, without folder, to a metric path:
-// nodes joined by dots, without the prefix and the probe. It returns "" for
-// files without a name.
+// nodes joined by dots, without the prefix and the probe. It returns "" for a
+// file without a metric name.
 type Naming func(file string) string
 
 // Namings are the modes of NamingOf.

@@ -88,7 +88,7 @@ func (e *AmbiguousError) Error() string {
 // Hint returns a hint for the user.
 func (e *AmbiguousError) Hint() string { return "match one of them, or exclude the others" }
 
-// Scan is ScanWith for the names of logs that Tstat uses.
+// Scan calls ScanWith without Match: it finds only logs with Tstat's own names.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	return ScanWith(ctx, root, ScanOptions{Location: loc})
 }

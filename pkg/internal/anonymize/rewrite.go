@@ -18,9 +18,9 @@ type Source uint8
 const (
 	// Unknown makes it an error if it matters.
 	Unknown Source = iota
-	// Clear says that they are not.
+	// Clear: the addresses are not anonymized.
 	Clear
-	// Anonymized says that they are.
+	// Anonymized: the addresses are anonymized.
 	Anonymized
 )
 

@@ -13,7 +13,7 @@ import (
 // completeTypes returns the words that complete a log type.
 func completeTypes() string { return strings.Join(typeNames(), " ") }
 
-// CompleteStores returns the words that complete a store.
+// CompleteStores returns the completions of the URL of a store.
 func CompleteStores() string { return completeURLs(stores.Schemes()) }
 
 // completeLayouts returns the versions of Tstat whose layouts are known.

@@ -63,7 +63,7 @@ func defaultImport() Import {
 	}
 }
 
-// GroupNetwork is the group of the settings of connections in help.
+// GroupNetwork is the heading of the settings of connections in help.
 const GroupNetwork = "Network"
 
 const (

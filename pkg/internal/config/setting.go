@@ -30,8 +30,8 @@ type Setting struct {
 // flag.
 func (s *Setting) IsArgument() bool { return s.Name == "sources" }
 
-// Texts returns the value of a setting of text or texts, nil for other
-// settings.
+// Texts returns the value of a setting that is a text or a list of texts, as a
+// list; nil for other settings.
 func (s *Setting) Texts() []string {
 	switch v := s.Value.(type) {
 	case *string:

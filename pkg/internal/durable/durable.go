@@ -67,7 +67,7 @@ type newName struct {
 	mount   bool // a mount point: it was there when its file system was mounted
 }
 
-// Prepare is MkdirAll whose new names are durable after Sync. So Sync can follow
+// Prepare creates a folder like MkdirAll. The new names are durable only after Sync. So Sync can follow
 // the rename of a file into the folder: a file system with a journal then
 // writes the names of folder and file together.
 func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
