@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -115,4 +116,30 @@ func copyTree(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// TestScriptsBeginAtRoot checks that scripts change to the root of the repository, from
+// which their paths start, wherever they lie.
+func TestScriptsBeginAtRoot(t *testing.T) {
+	out, err := exec.Command("git", "-C", root, "ls-files", "*.sh", ".ci/run").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := regexp.MustCompile(`(?m)^cd "\$\(dirname "\$0"\)/([./]+)"$`)
+	found := 0
+	for name := range strings.FieldsSeq(string(out)) {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range changes.FindAllSubmatch(text, -1) {
+			found++
+			if dir := filepath.Join(filepath.Dir(name), string(m[1])); dir != "." {
+				t.Errorf("%s changes to %s", name, dir)
+			}
+		}
+	}
+	if found < 4 {
+		t.Errorf("found %d scripts that change the folder", found)
+	}
 }

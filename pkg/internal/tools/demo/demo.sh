@@ -4,7 +4,7 @@
 # Everything it makes lies in demo-out/, which it empties first.
 set -eu
 PATH=$PATH:/usr/local/go/bin # where Go's own tarball goes
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../../.."
 export GOTOOLCHAIN="${GOTOOLCHAIN:-auto}" # Debian pins it to "local"
 
 logs=${TSTATREPO_TESTLOGS:-pkg/tstat/testdata/logs}

@@ -4,7 +4,7 @@
 # as one can watch. Called by demo.sh; needs bin/tstatrepo, bin/tstatgen,
 # bin/tstatduck and rrdtool. Everything it makes lies in the folder $1.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../../.."
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 repo=bin/tstatrepo
