@@ -74,6 +74,53 @@ func TestDefaultsBoundMemory(t *testing.T) {
 	}
 }
 
+// TestUnreadableKeyIsAProblem checks that nothing is stored with clear addresses
+// because the key of anonymize cannot be read.
+func TestUnreadableKeyIsAProblem(t *testing.T) {
+	mode := "tstat,key-file=" + t.TempDir()
+	for command, options := range map[string]func(*Config, *Problems){
+		"import-bulk": func(c *Config, p *Problems) {
+			c.ImportBulk.Anonymize = mode
+			c.ImportBulk.Options(p, []string{t.TempDir()})
+		},
+		"stream": func(c *Config, p *Problems) {
+			c.Stream.Anonymize, c.Stream.SourceIs, c.Stream.Follow = mode, "clear", []string{t.TempDir()}
+			c.Stream.Options(p)
+		},
+	} {
+		c := New()
+		p := c.Problems(command)
+		options(c, p)
+		if err := p.Err(""); err == nil || !strings.HasPrefix(err.Error(), "--anonymize: key file") {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+}
+
+// TestPrintedRowsHaveNoPlace checks that a destination that prints rows passes
+// CheckPlaces.
+func TestPrintedRowsHaveNoPlace(t *testing.T) {
+	c := New()
+	c.Command, c.ImportBulk.To = "import-bulk", []string{"-"}
+	if err := c.CheckPlaces(t.Context(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServeStoresItself checks that serve refuses destinations of import-bulk that
+// are not stores.
+func TestServeStoresItself(t *testing.T) {
+	for _, to := range []string{"-", "math://127.0.0.1:3000"} {
+		c := New()
+		c.Command, c.StateDir, c.Serve.CollectLog.To = "serve", t.TempDir(), []string{to}
+		p := c.Problems("serve")
+		c.Service(p, service.NewShared(slog.DiscardHandler))
+		if err := p.Err(""); err == nil || err.Error() != "[collect-log] to: "+to+" is for import-bulk only" {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+}
+
 // TestNamesOfSettings checks that the names by which code selects settings are
 // those of existing settings.
 func TestNamesOfSettings(t *testing.T) {

@@ -125,7 +125,8 @@ func (b *Import) checkTransform(p *Problems, opt *bulk.Options) {
 	opt.Anonymize, opt.SourceIs = anonymizer(p, b.Anonymize, b.SourceIs)
 }
 
-// anonymizer returns what the settings anonymize and source-is say.
+// anonymizer checks the settings anonymize and source-is and returns them; a is nil
+// only without a mode, or after a problem.
 func anonymizer(p *Problems, mode, sourceIs string) (a *anonymize.Anonymizer, source anonymize.Source) {
 	switch sourceIs {
 	case "":
@@ -144,7 +145,10 @@ func anonymizer(p *Problems, mode, sourceIs string) (a *anonymize.Anonymizer, so
 	if err == nil {
 		a, err = anonymize.New(*opt)
 	}
-	p.usage("anonymize", err)
+	if err != nil {
+		// Of any kind: without a, addresses would be stored as they are.
+		p.usage("anonymize", hint.AsUsage(err))
+	}
 	return a, source
 }
 
