@@ -87,7 +87,7 @@ func (c *Config) CheckPlaces(ctx context.Context, log *slog.Logger) error {
 				continue
 			}
 		}
-		if mathproto.IsURL(to) || !slices.Contains(p.stores, to) {
+		if mathproto.IsURL(to) || stores.IsPrinted(to) || !slices.Contains(p.stores, to) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)

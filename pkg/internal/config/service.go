@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
@@ -155,8 +156,10 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 	}
 	c.Serve.join(&b.Network, "log")
 	opt := b.check(p)
-	if slices.ContainsFunc(b.To, stores.IsPrinted) {
-		p.add("to", "- is for import-bulk only")
+	for _, to := range b.To {
+		if stores.IsPrinted(to) || mathproto.IsURL(to) {
+			p.add("to", "%s is for import-bulk only", dest.Redact(to))
+		}
 	}
 	opt.Probe, opt.Jobs = "repository", b.files(true) // each stream names its probe
 	m := b.checkMath(p)
