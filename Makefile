@@ -12,13 +12,13 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Packages whose tests are quick enough for the race detector, and the tests
 # of these that are not, or have nothing that runs at the same time.
-RACE = ./pkg/internal/admin/... ./pkg/internal/bulk/... ./pkg/internal/mathproto/... ./pkg/mplane/... ./pkg/internal/exporter/... ./pkg/internal/repository/... ./pkg/internal/store/... ./pkg/internal/stream/... ./pkg/tstat/...
+RACE = ./pkg/internal/admin/... ./pkg/internal/bulk/... ./pkg/internal/mathproto/... ./pkg/mplane/... ./pkg/internal/mplane/... ./pkg/internal/exporter/... ./pkg/internal/repository/... ./pkg/internal/store/... ./pkg/internal/stream/... ./pkg/tstat/...
 NORACE = Browser|PolicyWorks|FlowsPostgres|FlowsClickHouse|GraphiteBoard|CompactDied|CompactedGrows|CompactedName
 
 .PHONY: help demo test e2e bench soak matrix vuln lint lines generate build dist dist-test install uninstall install-tools
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile | expand -t 12
 
 # librrd is the second reader of RRDs. Empty where it cannot be built in:
 # make build LIBRRD= leaves it out.
