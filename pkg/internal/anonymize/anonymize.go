@@ -172,8 +172,8 @@ func New(opt Options) (*Anonymizer, error) {
 // same text of every text differ in it.
 func (a *Anonymizer) String() string { return a.id }
 
-// Blind returns a text that stands for another one, and does not tell what that is
-// without the key. Without a key it is "".
+// Blind returns a keyed hash of a text, which hides the text from readers without the
+// key. It returns "" if the anonymizer has no key.
 func (a *Anonymizer) Blind(text string) string {
 	if a.secret == nil {
 		return ""
@@ -204,7 +204,7 @@ type address struct {
 	v6 netip.Addr // invalid if it is v4
 }
 
-// parseAddress reads an address as Tstat writes it.
+// parseAddress parses an address as Tstat writes it.
 func parseAddress(text []byte) (a address, ok bool) {
 	if v4, ok := parse4(text); ok {
 		return address{v4: v4}, true
@@ -216,7 +216,7 @@ func parseAddress(text []byte) (a address, ok bool) {
 	return address{v6: v6}, err == nil && v6.Is6() && v6.Zone() == ""
 }
 
-// parse4 reads a dotted IPv4 address.
+// parse4 parses a dotted IPv4 address.
 func parse4(text []byte) (a uint32, ok bool) {
 	if uint(len(text)-len("0.0.0.0")) > uint(len("255.255.255.255")-len("0.0.0.0")) {
 		return 0, false
@@ -264,7 +264,7 @@ func append4(dst []byte, a uint32) []byte {
 }
 
 // covers reports whether an address is to be anonymized. side says whether it is
-// internal, as far as the log tells.
+// internal, as far as the log shows.
 func (a *Anonymizer) covers(addr address, side internal) bool {
 	has := func(n *networks) bool {
 		if addr.v6.IsValid() {
@@ -287,7 +287,7 @@ const (
 	isExternal
 )
 
-// appendAddress appends what stands for an address.
+// appendAddress appends the replacement of an address.
 func (w *worker) appendAddress(dst []byte, a address) []byte {
 	if a.v6.IsValid() {
 		r := a.v6

@@ -257,25 +257,33 @@ func TestTextsWithAddresses(t *testing.T) {
 	a := newAnonymizer(t, "truncate=/8,/16")
 	w := a.newWorker()
 	for in, want := range map[string]string{
-		"":                              "",
-		"www.example.com":               "www.example.com",
-		"http://10.1.2.3/x?y=10.1.2.4":  "http://10.0.0.0/x?y=10.0.0.0",
-		"10.1.2.3:8080":                 "10.0.0.0:8080",
-		"[2001:db8::1]:80":              "[2001::]:80",
-		"2001:db8::":                    "2001::",
-		"host-10.1.2.3":                 "host-10.0.0.0",
-		"v10.1.2.3":                     "v10.1.2.3",
-		"10.1.2.3.4":                    "10.1.2.3.4",
-		"12:30:45":                      "12:30:45",
-		"std::cout":                     "std::cout",
-		"3.2.1.10.in-addr.arpa.":        "0.0.0.10.in-addr.arpa.",
-		"3.2.1.10.IN-ADDR.ARPA":         "0.0.0.10.in-addr.arpa",
-		"2.1.10.in-addr.arpa.":          "2.1.10.in-addr.arpa.",
-		"a\xff10.1.2.3é10.1.2.3":        "a\xff10.0.0.0é10.0.0.0",
-		"1.2.3.4,5.6.7.8;9.10.11.12":    "1.0.0.0,5.0.0.0;9.0.0.0",
-		"::ffff:10.1.2.3":               "::",
-		strings.Repeat("1.", 15) + "10": strings.Repeat("1.", 15) + "10",
-		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.": "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.2.ip6.arpa.",
+		"":                                     "",
+		"www.example.com":                      "www.example.com",
+		"http://10.1.2.3/x?y=10.1.2.4":         "http://10.0.0.0/x?y=10.0.0.0",
+		"10.1.2.3:8080":                        "10.0.0.0:8080",
+		"[2001:db8::1]:80":                     "[2001::]:80",
+		"2001:db8::":                           "2001::",
+		"host-10.1.2.3":                        "host-10.0.0.0",
+		"v10.1.2.3":                            "v10.1.2.3",
+		"10.1.2.3.4":                           "10.1.2.3.4",
+		"12:30:45":                             "12:30:45",
+		"std::cout":                            "std::cout",
+		"3.2.1.10.in-addr.arpa.":               "0.0.0.10.in-addr.arpa.",
+		"3.2.1.10.IN-ADDR.ARPA":                "0.0.0.10.in-addr.arpa",
+		"2.1.10.in-addr.arpa.":                 "2.1.10.in-addr.arpa.",
+		"b._dns-sd._udp.3.2.1.10.in-addr.arpa": "b._dns-sd._udp.0.0.0.10.in-addr.arpa",
+		"http%3A%2F%2F10.1.2.3%2Fx":            "http%3A%2F%2F10.0.0.0%2Fx",
+		"u=%252F10.1.2.3%253A80":               "u=%252F10.0.0.0%253A80",
+		"%2F10.1.2.3:80":                       "%2F10.0.0.0:80",
+		"%201.1.2.3":                           "%201.0.0.0",
+		"100%10.1.2.3":                         "100%10.0.0.0",
+		"%3Dv10.1.2.3":                         "%3Dv10.1.2.3",
+		"a\xff10.1.2.3é10.1.2.3":               "a\xff10.0.0.0é10.0.0.0",
+		"1.2.3.4,5.6.7.8;9.10.11.12":           "1.0.0.0,5.0.0.0;9.0.0.0",
+		"::ffff:10.1.2.3":                      "::",
+		strings.Repeat("1.", 15) + "10":        strings.Repeat("1.", 15) + "10",
+		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.":      "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.2.ip6.arpa.",
+		"lb._x.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": "lb._x.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.2.ip6.arpa",
 	} {
 		if got := string(w.appendLiterals(nil, []byte(in))); got != want {
 			t.Errorf("%q became %q, not %q", in, got, want)
@@ -682,6 +690,11 @@ func TestNetworks(t *testing.T) {
 	} {
 		if _, err := parseNetworks(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) || !hint.IsUsage(err) {
 			t.Errorf("%.40q: %v, not %s", text, err, want)
+		}
+	}
+	for _, key := range []string{"32-char-str-for-AES-key-and-pad.", "c2VjcmV0/2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=", "32-char-str-for-AES-key-and-pad.\n255.0.0.0"} {
+		if _, err := parseNetworks(strings.NewReader(key)); err == nil || strings.Contains(err.Error(), key[:8]) {
+			t.Errorf("a key as networks: %v", err)
 		}
 	}
 	a, _ := parseNetworks(strings.NewReader("10.0.0.0/8\n11.0.0.0/8\nfd00::/8"))

@@ -74,7 +74,7 @@ func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 // about 50 ms to compute one.
 const fingerprintRounds = 200_000
 
-// fingerprint tells keys apart and does not reveal them.
+// fingerprint returns a hash that distinguishes keys and does not reveal them.
 func fingerprint(key *[keySize]byte) string {
 	sum, err := pbkdf2.Key(sha256.New, string(key[:]), []byte("tstatrepo key fingerprint"), fingerprintRounds, 8)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// appendLiterals appends a text with the addresses in it replaced, like that of
-// http://10.0.0.1/ or the one that 1.0.0.10.in-addr.arpa is about.
+// appendLiterals appends a text with the addresses in it replaced, as in
+// http://10.0.0.1/ or 1.0.0.10.in-addr.arpa.
 func (w *worker) appendLiterals(dst, text []byte) []byte {
 	if !mayHaveAddress(text) {
 		return append(dst, text...)
@@ -25,12 +25,13 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 		for n > 0 && isWordByte(text[n-1]) {
 			n--
 		}
+		escaped := n > 0 && text[n-1] == '%'
 		dst, text = append(dst, text[:n]...), text[n:]
 		end := bytes.IndexFunc(text, func(r rune) bool { return r >= 0x80 || !isWordByte(byte(r)) && r != '.' && r != ':' })
 		if end < 0 {
 			end = len(text)
 		}
-		dst, text = w.appendWord(dst, text[:end]), text[end:]
+		dst, text = w.appendWord(dst, text[:end], escaped), text[end:]
 	}
 	return append(dst, text...)
 }
@@ -62,29 +63,40 @@ func isWordByte(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_'
 }
 
-// appendWord appends a word of letters, digits, dots and colons, or the address that
-// stands for it. A port or the end of a sentence may follow an address.
-func (w *worker) appendWord(dst, word []byte) []byte {
-	if len(word) == 0 {
-		return dst
-	}
-	text := bytes.TrimRight(word, ".:")
-	rest := word[len(text):]
-	if i := bytes.LastIndexByte(text, ':'); i > 0 && bytes.IndexByte(text, ':') == i { // a port
-		text, rest = text[:i], word[i:]
-	}
-	if text2 := word; !slices.Equal(text, word) { // an IPv6 address can end in ::
-		if addr, ok := parseAddress(text2); ok {
-			return w.appendCovered(dst, addr, text2)
+// appendWord appends a word of letters, digits, dots and colons, with an address in it
+// replaced. escaped reports whether the word follows a percent sign: then the address
+// may follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
+func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
+	for n := 2; escaped && n < len(word); n += 2 {
+		if addr, length, ok := leadingAddress(word[n:]); ok {
+			dst = w.appendCovered(append(dst, word[:n]...), addr, word[n:n+length])
+			return append(dst, word[n+length:]...)
 		}
+		escaped = string(word[n-2:n]) == "25" // a percent sign
 	}
-	if addr, ok := parseAddress(text); ok {
-		return append(w.appendCovered(dst, addr, text), rest...)
+	if addr, length, ok := leadingAddress(word); ok {
+		return append(w.appendCovered(dst, addr, word[:length]), word[length:]...)
 	}
 	return append(dst, word...)
 }
 
-// appendCovered appends an address, or what stands for it.
+// leadingAddress returns the address that a word consists of, and its length. A port
+// or the end of a sentence may follow the address.
+func leadingAddress(word []byte) (addr address, length int, ok bool) {
+	length = len(bytes.TrimRight(word, ".:"))
+	if i := bytes.IndexByte(word[:length], ':'); i > 0 && bytes.LastIndexByte(word[:length], ':') == i { // a port
+		length = i
+	}
+	if length < len(word) { // an IPv6 address can end in ::
+		if addr, ok = parseAddress(word); ok {
+			return addr, len(word), true
+		}
+	}
+	addr, ok = parseAddress(word[:length])
+	return addr, length, ok
+}
+
+// appendCovered appends an address, or its replacement if the address is covered.
 func (w *worker) appendCovered(dst []byte, addr address, text []byte) []byte {
 	if w.covers(addr, unknownSide) {
 		return w.appendAddress(dst, addr)
@@ -98,16 +110,22 @@ var (
 	arpa6 = []byte(".ip6.arpa")
 )
 
-// appendReverse appends what stands for the name of an address in a reverse zone. ok
-// is false for other texts.
+// appendReverse appends the name of an address in a reverse zone, with the address
+// replaced. ok is false for other texts.
 func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	name := bytes.TrimSuffix(text, []byte{'.'})
 	var addr address
+	var service []byte // labels before those of the address, as DNS-SD has
 	if labels, found := cutSuffixFold(name, arpa4); found {
 		parts := bytes.Split(labels, []byte{'.'})
+		if n := len(parts) - 4; n > 0 {
+			service = labels[:len(bytes.Join(parts[:n], []byte{'.'}))+1]
+			parts = parts[n:]
+		}
 		slices.Reverse(parts)
 		addr, ok = parseAddress(bytes.Join(parts, []byte{'.'}))
-	} else if labels, found := cutSuffixFold(name, arpa6); found && len(labels) == 63 {
+	} else if labels, found := cutSuffixFold(name, arpa6); found && (len(labels) == 63 || len(labels) > 63 && labels[len(labels)-64] == '.') {
+		service, labels = labels[:len(labels)-63], labels[len(labels)-63:]
 		digits := make([]byte, 0, 32)
 		for i := 62; i >= 0; i -= 2 {
 			digits = append(digits, labels[i])
@@ -126,6 +144,7 @@ func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	if w.opt.Mode == "drop" {
 		return append(dst, '-'), true
 	}
+	dst = append(dst, service...)
 	stands, _ := parseAddress(w.appendAddress(nil, addr))
 	if !stands.v6.IsValid() {
 		v := stands.v4

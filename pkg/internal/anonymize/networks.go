@@ -2,6 +2,7 @@ package anonymize
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -79,7 +80,7 @@ func parseNetworks(r io.Reader) (*networks, error) {
 		return nil, hint.Usage(fmt.Sprintf("%d: %v", number+1, err), "")
 	}
 	if first != "" {
-		return nil, hint.Usage(fmt.Sprintf("%d: address %q has no mask", number, first), "write ADDRESS/LENGTH")
+		return nil, hint.Usage(fmt.Sprintf("%d: %s has no mask", number, nameText("address", first, len(first))), "write ADDRESS/LENGTH")
 	}
 	if len(n.v4)+len(n.v6) == 0 {
 		return nil, hint.Usage("1: no network", "write one a line, like 10.0.0.0/8")
@@ -91,7 +92,7 @@ func parseNetworks(r io.Reader) (*networks, error) {
 func (n *networks) add(addr, length string) error {
 	a, err := netip.ParseAddr(addr)
 	if err != nil || a.Zone() != "" {
-		return fmt.Errorf("%q is not an address", addr)
+		return fmt.Errorf("%s is not an address", nameText("", addr, len(addr)+len(length)))
 	}
 	if mask, err := netip.ParseAddr(length); err == nil && mask.Is4() && a.Is4() {
 		m := bits4(mask)
@@ -112,6 +113,15 @@ func (n *networks) add(addr, length string) error {
 		n.v6 = append(n.v6, netip.PrefixFrom(a, bits).Masked())
 	}
 	return nil
+}
+
+// nameText names a text of a line in an error. It leaves out the text of a line that is
+// long enough for a key: somebody may have given the key file as the file of networks.
+func nameText(noun, text string, lineLength int) string {
+	if lineLength >= minKey {
+		return cmp.Or(noun, "the text")
+	}
+	return strings.TrimSpace(noun + " " + strconv.Quote(text))
 }
 
 func bits4(a netip.Addr) uint32 {
@@ -143,7 +153,7 @@ func (n *networks) has6(a netip.Addr) bool {
 	return slices.ContainsFunc(n.v6, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// hash names the networks, in whatever order they are.
+// hash returns a hash of the networks, which does not depend on their order.
 func (n *networks) hash() string {
 	var list []string
 	for _, net := range n.v4 {

@@ -23,8 +23,8 @@ type reader struct {
 	err      error
 }
 
-// Reader returns a reader of the rewritten text of a log. The unfinished last line is
-// replaced by what does not tell its fields. Other errors of src than io.EOF follow
+// Reader returns a reader of the rewritten text of a log. The fields of an unfinished
+// last line are masked. Other errors of src than io.EOF follow
 // the text before them.
 func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
 
@@ -95,8 +95,8 @@ func (r *reader) fill(out []byte, size int) []byte {
 	return out
 }
 
-// appendMasked appends an unfinished line without what its fields hold. It stays to
-// be seen how many they are, and whether it was text.
+// appendMasked appends an unfinished line without the values of its fields. Their
+// number, and whether the line was text, remain visible.
 func appendMasked(dst, line []byte, sep byte) []byte {
 	if len(line) > 0 && line[0] == '#' {
 		return append(dst, '#')

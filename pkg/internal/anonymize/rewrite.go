@@ -24,7 +24,7 @@ const (
 	Anonymized
 )
 
-// ErrSource is wrapped by errors about a log that does not tell whether its addresses
+// ErrSource is wrapped by errors about a log that does not say whether its addresses
 // are anonymized already.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
@@ -89,9 +89,9 @@ func (a *Anonymizer) NewRewriter(t *tstat.LogType, opt RewriterOptions) *Rewrite
 	return &Rewriter{worker: a.newWorker(), typ: t, ropt: opt, lines: tstat.NewLines(t, opt.Layout, opt.Location), plans: map[*tstat.Form]*plan{}}
 }
 
-// Line appends to dst what a line becomes: a row or header with its line end. A line
-// that cannot be read becomes one that says why, see tstat.AppendRemoved. An error is
-// about the log as a whole.
+// Line appends the rewritten line, a row or a header, to dst with its line end. A line
+// that cannot be read is replaced by the reason, see tstat.AppendRemoved. An error
+// concerns the whole log.
 func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	if line[0] == '#' {
 		if _, err := w.lines.Header(trimEnd(line)); err != nil {
@@ -336,7 +336,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	anonymized := seen1 || seen2 // the source has seen to the names
+	anonymized := seen1 || seen2 // then the source also encrypted the names, if it was to
 	if w.opt.Names == "encrypt" && p.named && !anonymized && !w.keepsNames() {
 		// Tstat encrypts the names of all rows, also of those without a flag.
 		if err := w.findSource(); err != nil {
@@ -382,7 +382,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide finds out what happens to an address of a row. anonymized reports whether
+// decide returns what happens to an address of a row. anonymized reports whether
 // the source has anonymized it.
 func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
 	if s.addr < 0 {
@@ -439,7 +439,7 @@ func (w *Rewriter) findSource() error {
 	return nil
 }
 
-// appendText appends what becomes of a text.
+// appendText appends the rewritten text of a field.
 func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []byte {
 	if f.privacy == tstat.Unclassified {
 		return append(dst, '-')
