@@ -26,9 +26,13 @@ import (
 	"honnef.co/go/tools/unused"
 )
 
+// checks are those of staticcheck: its default, and comments of packages and of what
+// they export.
+const checks = "inherit,ST1000,ST1020,ST1021,ST1022"
+
 func main() {
 	cmd := lintcmd.NewCommand("lint")
-	cmd.ParseFlags(os.Args[1:])
+	cmd.ParseFlags(append([]string{"-checks", checks}, os.Args[1:]...))
 	cmd.AddAnalyzers(simple.Analyzers...)
 	cmd.AddAnalyzers(staticcheck.Analyzers...)
 	cmd.AddAnalyzers(stylecheck.Analyzers...)
