@@ -182,7 +182,7 @@ func (l *Lines) chatForm(n int, line []byte) *Form {
 }
 
 // ParseTime parses the time at p in a line as microseconds since the epoch; 0
-// is no time. The field ends at end, at a sep or the line's newline.
+// means no time. The field ends at end, at a sep or the line's newline.
 func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
 	var ints [1]int64
 	var def [1]int16

@@ -18,7 +18,7 @@ type derive struct{ firstAbs, durat, first, last int }
 
 // parseTime parses a time as printed by Tstat: milliseconds or seconds since
 // the epoch with decimals. The result is exact, rounded to the microsecond,
-// because the last digits are noise of a double. 0 is no time.
+// because the last digits are noise of a double. 0 means no time.
 func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if q, ok := v.parseUsualTime(line, p, sep, row); ok {
 		return q, true

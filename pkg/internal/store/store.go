@@ -157,8 +157,8 @@ type FileInfo struct {
 	Reject func(line int64, reason string, text []byte)
 	// Prefix is the record of the longest stored text with which the file
 	// starts, and PrefixLines is the number of its lines. Commit will
-	// replace that record. Prefix is nil if there is no such text, or if
-	// the file cannot be read twice.
+	// replace that record. Prefix is nil if the file starts with no stored
+	// text, or cannot be read twice.
 	Prefix      *Record
 	PrefixLines int64
 	// Next is the time of the next log folder, if it exists: no row of this

@@ -179,7 +179,7 @@ func newGenerator(db *sql.DB, random *rand.Rand, logType, from string) (*generat
 				return nil, err
 			}
 			if f, is := v.(float64); is && (math.IsNaN(f) || math.IsInf(f, 0)) {
-				continue // there is no way to write these
+				continue // expressions cannot express these values
 			}
 			c.values = append(c.values, v)
 		}
