@@ -127,7 +127,7 @@ func run(ctx context.Context) (missed int, err error) {
 	flag.IntVar(&b.pairs, "pairs", 0, "measured pairs of each case, after a warm-up; 0: 5, or 9 with -base")
 	flag.IntVar(&b.files, "files", 10_000, "files of the cases \"again\" and \"small\"")
 	flag.IntVar(&b.components, "components", 1000, "components of the case \"mplane\"")
-	flag.IntVar(&b.specs, "specifications", 1000, "specifications a second of the case \"mplane\"")
+	flag.IntVar(&b.specs, "specifications", 500, "specifications a second of the case \"mplane\"")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./pkg/internal/tools/bench [flags]\n\nCases:\n")
 		for _, c := range cases {

@@ -25,6 +25,7 @@ import (
 // What the supervisor has to stand, see caseMPlane.
 const (
 	mplaneCapabilities = 10 // of each component
+	mplaneClients      = 8  // a supervisor keeps at most 24 MiB for one
 	mplanePoll         = 5 * time.Second
 	mplaneIdle         = 20 * time.Second
 	mplaneLoadTime     = 15 * time.Second
@@ -33,8 +34,8 @@ const (
 )
 
 // caseMPlane loads one supervisor with many components that poll, then with
-// specifications that they answer with receipt and result, which the client
-// redeems. No peer exists: the reference implementation blocks for each
+// specifications that they answer with receipt and result, which clients
+// redeem. No peer exists: the reference implementation blocks for each
 // client. The load comes from this process, on the same machine. An older
 // supervisor is compared by the CPU time that it needs.
 func (b *bench) caseMPlane(ctx context.Context) error {
@@ -211,7 +212,7 @@ func (s *supervisorProcess) peak() (int64, error) {
 	return kib << 10, err
 }
 
-// mplaneLoad is the components and the client.
+// mplaneLoad is the components and the clients.
 type mplaneLoad struct {
 	s          *supervisorProcess
 	components int
@@ -243,9 +244,9 @@ func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplan
 	return l.request(ctx, fmt.Sprintf("component-%d", i), method, "http://"+l.s.components+path, m)
 }
 
-// send sends a message of the client.
-func (l *mplaneLoad) send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
-	text, err := l.request(ctx, "client", http.MethodPost, "http://"+l.s.clients+"/", m)
+// send sends a message of the client of specification n.
+func (l *mplaneLoad) send(ctx context.Context, n int, m mplane.Message) (mplane.Message, error) {
+	text, err := l.request(ctx, fmt.Sprintf("client-%d", n%mplaneClients), http.MethodPost, "http://"+l.s.clients+"/", m)
 	if err != nil {
 		return nil, err
 	}
@@ -409,7 +410,7 @@ func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	spec.SetToken()
 	var m mplane.Message = spec
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		reply, err := l.send(ctx, m)
+		reply, err := l.send(ctx, n, m)
 		if err != nil {
 			return err
 		}
