@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
@@ -32,7 +33,7 @@ func TestCommandsOfReadme(t *testing.T) {
 	d.env = append(d.env, "PATH="+path, "PGHOST=127.0.0.1", fmt.Sprint("PGPORT=", server.Port), "PGUSER=postgres")
 	d.places = append(d.places,
 		"postgres://localhost/tstat", "postgres://"+server.Host("tstat")+"?sslmode=disable",
-		"/rrdfiles", rrdtest.Samples(t), "graphite:2003", readAll(t))
+		"/rrdfiles", rrdtest.Samples(t), "graphite:2003", peertest.Serve(t, func(c net.Conn) { io.Copy(io.Discard, c) }))
 	d.done = map[string]string{"### Live lines": "srv/live/*/*/*.log", "### A repository as a service": "srv/state3/*"}
 	d.run(t)
 	for _, pattern := range []string{"tstat/type=*/probe=*/date=*/*.parquet", "srv/tstat/type=*/probe=turin/date=*/*.parquet"} {
@@ -287,27 +288,4 @@ func (b *background) stop(t *testing.T) {
 	if code := b.cmd.ProcessState.ExitCode(); code != 0 && code != 128+int(syscall.SIGTERM) {
 		t.Errorf("%s: %s%v\n%s", b.name, b.text, err, b.out)
 	}
-}
-
-// readAll returns the address of a server that reads each connection to its
-// end, as carbon does.
-func readAll(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(io.Discard, c)
-				c.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
 }

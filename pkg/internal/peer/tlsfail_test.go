@@ -83,24 +83,12 @@ func TestPlainOnTLS(t *testing.T) {
 // TestClosedHandshake: a server that closes the connection at once leaves more
 // than EOF.
 func TestClosedHandshake(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			io.ReadFull(c, make([]byte, 1))
-			c.(*net.TCPConn).CloseWrite()
-			io.Copy(io.Discard, c)
-			c.Close()
-		}
-	}()
-	_, err = TLS{}.Dial(t.Context(), "tcp", l.Addr().String())
+	addr := peertest.Serve(t, func(c net.Conn) {
+		io.ReadFull(c, make([]byte, 1))
+		c.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, c)
+	})
+	_, err := TLS{}.Dial(t.Context(), "tcp", addr)
 	if err == nil || !strings.Contains(err.Error(), "closed the connection") || hint.Of(err) != "does this port speak TLS?" {
 		t.Errorf("%v, hint %q", err, hint.Of(err))
 	}

@@ -205,25 +205,11 @@ func TestNoTLS(t *testing.T) {
 		{"HTTP/1.0 400 Bad Request\r\n\r\n", "HTTP response to HTTPS client", "does this port speak TLS?", false},
 		{"", "TLS handshake: context deadline exceeded", "does this port speak TLS?", true},
 	} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				io.WriteString(conn, c.answer)
-				go func() {
-					io.Copy(io.Discard, conn) // until the client gives up
-					conn.Close()
-				}()
-			}
-		}()
-		dest := "clickhouse://" + l.Addr().String() + "/db?tls=on"
+		addr := peertest.Serve(t, func(conn net.Conn) {
+			io.WriteString(conn, c.answer)
+			io.Copy(io.Discard, conn) // until the client gives up
+		})
+		dest := "clickhouse://" + addr + "/db?tls=on"
 		cfg, err := parse(dest)
 		if err != nil {
 			t.Fatal(err)

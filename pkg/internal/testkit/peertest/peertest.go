@@ -1,4 +1,4 @@
-// Package peertest makes certificates for tests.
+// Package peertest has servers and certificates for tests.
 package peertest
 
 import (
@@ -15,6 +15,31 @@ import (
 	"testing"
 	"time"
 )
+
+// Serve accepts connections on a loopback address until the test ends, and returns the
+// address. handle is called with each connection on another goroutine, and need not close
+// it.
+func Serve(t testing.TB, handle func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				handle(c)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
 
 // Authority is a certificate authority that keeps its files, and those of what
 // it issues, in a temporary folder.
