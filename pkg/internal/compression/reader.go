@@ -54,7 +54,8 @@ func (r *Reader) Reset(f *Format, src io.Reader) {
 	r.in.zeros = 0
 }
 
-// Read implements io.Reader. At the end of the text the error is io.EOF; if the end
+// Read implements io.Reader. Without an error it returns at least one byte, whatever
+// empty members the file has. At the end of the text the error is io.EOF; if the end
 // is missing, io.ErrUnexpectedEOF; an *Error if the file needs too much memory; that
 // of the file if it cannot be read. With any other error the file is damaged, and
 // the text read so far may be wrong.
@@ -65,7 +66,7 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 	if r.text == nil {
 		err = r.open()
 	}
-	if err == nil {
+	for n == 0 && err == nil && len(p) > 0 {
 		n, err = r.text.Read(p)
 		if err == io.EOF && r.format == gzipFormat {
 			err = r.nextMember()

@@ -300,8 +300,11 @@ func TestFollowOddities(t *testing.T) {
 	}
 	var z bytes.Buffer
 	zw := gzip.NewWriter(&z)
-	zw.Write([]byte("c1\nc2\n"))
-	zw.Close()
+	for _, member := range []string{"c1\n", "", "", "c2\n"} {
+		zw.Reset(&z)
+		zw.Write([]byte(member))
+		zw.Close()
+	}
 	file("2016_03_24_21_00.out", "log_tcp_complete", "a1\na2\na3 is cut")
 	file("2016_03_24_22_00.out", "log_tcp_complete", "b1\n")
 	file("2016_03_24_23_00.out", "log_tcp_complete.gz", z.String())
