@@ -206,23 +206,18 @@ func (l *followed) startRewriter() error {
 	return nil
 }
 
-// rewrite returns a buffer with what lines become.
-func (l *followed) rewrite(lines []byte) (*batch.Buffer, []byte, error) {
+// rewrite returns a buffer with the rewritten lines.
+func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	buf := batch.NewBuffer(len(lines) + len(lines)/4)
-	out := buf.Bytes[:0]
+	buf.Bytes = buf.Bytes[:0]
 	for line := range bytes.Lines(lines) {
 		var err error
-		if out, err = l.rewriter.Line(out, line); err != nil {
+		if buf.Bytes, err = l.rewriter.Line(buf.Bytes, line); err != nil {
 			buf.Release()
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	if len(out) > len(buf.Bytes) { // it lies elsewhere
-		buf.Release()
-		buf = batch.NewBuffer(len(out))
-		out = buf.Bytes[:copy(buf.Bytes, out)]
-	}
-	return buf, out, nil
+	return buf, nil
 }
 
 // decompress sets text to the decompressed file, which is read from its start.
@@ -461,11 +456,12 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	number := l.number
 	t := batch.Text{Origin: l.origin, Source: l.src, Offset: l.offset, Lines: bytes.Count(lines, []byte{'\n'}), Bytes: lines, Buffer: out}
 	if l.rewriter != nil {
-		var err error
-		if t.Buffer, t.Bytes, err = l.rewrite(lines); err != nil {
+		buf, err := l.rewrite(lines)
+		if err != nil {
 			return err
 		}
-		defer t.Buffer.Release()
+		defer buf.Release()
+		t.Buffer, t.Bytes = buf, buf.Bytes
 	}
 	if err := l.ck.window.Reserve(ctx, int64(whole)); err != nil {
 		return err
