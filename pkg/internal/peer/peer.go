@@ -192,7 +192,7 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	}
 	r := &refuser{listen: tcp.Addr(), log: opt.Log}
 	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
-	if opt.Local() {
+	if isLoopback(tcp.Addr()) { // not what a name like localhost should be
 		f.allow = nil
 	}
 	host, _ := hostOf(opt.Addr) // checked above
