@@ -247,14 +247,7 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 		return nil, err
 	}
 	base := filepath.Base(abs)
-	name, _ := compression.CutSuffix(base)
-	typ := tstat.TypeByName(name)
-	if typ == nil {
-		typ = r.opt.match(base)
-	}
-	if typ == nil && len(r.opt.Types) == 1 {
-		typ = tstat.TypeByName(r.opt.Types[0])
-	}
+	typ := r.opt.typeOfFile(base)
 	if typ == nil {
 		return nil, hint.Usage("source "+src+": not named like a log of Tstat", "if it is one, name its type: `type` log_tcp_complete, or what it is")
 	}
@@ -270,6 +263,22 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 		return nil, err
 	}
 	return []*task{t}, nil
+}
+
+// typeOfFile returns the log type of a source that is a file, by the file's name or
+// by the options; nil if they say nothing.
+func (o *Options) typeOfFile(base string) *tstat.LogType {
+	name, _ := compression.CutSuffix(base)
+	if t := tstat.TypeByName(name); t != nil {
+		return t
+	}
+	if t := o.match(base); t != nil {
+		return t
+	}
+	if len(o.Types) == 1 {
+		return tstat.TypeByName(o.Types[0])
+	}
+	return nil
 }
 
 // name assigns a task to a log folder. Without one it stays unnamed until its

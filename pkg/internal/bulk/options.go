@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	destination "github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
@@ -201,8 +200,7 @@ func (o *Options) Validate() error {
 func (o *Options) wantedTypes() []*tstat.LogType {
 	var named []*tstat.LogType
 	for _, s := range o.Sources {
-		name, _ := compression.CutSuffix(filepath.Base(s))
-		t := tstat.TypeByName(name)
+		t := o.typeOfFile(filepath.Base(s))
 		if info, err := os.Stat(s); t == nil || err != nil || !info.Mode().IsRegular() || len(o.Types) > 0 {
 			named = tstat.Types()
 			break

@@ -1,6 +1,7 @@
 package bulk
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,5 +67,24 @@ func TestSelection(t *testing.T) {
 	}
 	if got := click.Query(t, "select count(), countIf(c_ip is not null), countIf(fqdn is not null), min(c_port) from "+base+".log_udp_complete format CSV"); strings.TrimSpace(got) != "990,0,0,10" {
 		t.Errorf("ClickHouse has %s", got)
+	}
+}
+
+// TestSelectionFitsMatchedFile checks a selection against the log type that Match
+// gives a source.
+func TestSelectionFitsMatchedFile(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "flows.txt")
+	if err := os.WriteFile(source, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	where, err := filter.Parse("c_bytes_all > 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for typ, fits := range map[string]bool{"log_tcp_complete": true, "log_dns_complete": false} {
+		opt := Options{Probe: "p1", Sources: []string{source}, Match: []Match{{Glob: "flows.txt", Type: typ}}, Selection: &filter.Selection{Where: where}}
+		if err := opt.Validate(); (err == nil) != fits {
+			t.Errorf("%s: %v", typ, err)
+		}
 	}
 }
