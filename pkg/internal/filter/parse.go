@@ -82,7 +82,7 @@ type (
 	test struct {
 		at     int
 		column string
-		op     string // see ops; "" for a flag
+		op     string // an operator, "in", "not in", "is null" or "is not null"; "" for a flag
 		opAt   int
 		values []value // of "in": at least one; of "is null": none; else one
 	}
@@ -138,11 +138,17 @@ func (t *test) string() string {
 	return t.column + " " + t.op + " " + t.values[0].string()
 }
 
-// ops are the operators made of signs. Longer ones come first.
-var ops = []string{"<=", ">=", "!=", "!~", "<>", "==", "<", ">", "=", "~"}
-
-// foreign are what other languages have for ours.
-var foreign = map[string]string{"&&": "and", "||": "or", "!": "not", "=~": "~", "<>": "!=", "==": "="}
+// signs are the operators made of signs, and those of other languages. Longer ones
+// come first.
+var signs = []struct {
+	text string
+	op   string // how this language writes it
+	bad  bool   // it is refused, with op as a hint
+}{
+	{"<=", "<=", false}, {">=", ">=", false}, {"!=", "!=", false}, {"!~", "!~", false}, {"<>", "!=", false}, {"==", "=", false},
+	{"&&", "and", true}, {"||", "or", true}, {"=~", "~", true},
+	{"<", "<", false}, {">", ">", false}, {"=", "=", false}, {"~", "~", false}, {"!", "not", true},
+}
 
 type kind int
 
@@ -409,24 +415,18 @@ func (p *parser) advance() error {
 	case isDigit(c), c == ':', (c == '-' || c == '+' || c == '.') && len(rest) > 1 && (isDigit(rest[1]) || rest[1] == '.'):
 		return set(literal, literalLength(rest))
 	}
-	for _, op := range ops {
-		if strings.HasPrefix(rest, op) {
-			set(operator, len(op))
-			if ours := foreign[op]; ours != "" {
-				p.next.text = ours
-			}
-			if op == "=" && strings.HasPrefix(rest, "=~") {
-				return p.fail(p.next, `"=~" is not an operator`, "write ~")
-			}
-			return nil
+	for _, sign := range signs {
+		if !strings.HasPrefix(rest, sign.text) {
+			continue
 		}
+		if sign.bad {
+			return &Error{at, fmt.Sprintf("%q is not an operator", sign.text), "write " + sign.op}
+		}
+		p.next = token{operator, at, sign.op}
+		p.pos += len(sign.text)
+		return nil
 	}
 	r, n := utf8.DecodeRuneInString(rest)
-	for other, ours := range foreign {
-		if strings.HasPrefix(rest, other) && (len(other) > 1 || r == '!') {
-			return &Error{at, fmt.Sprintf("%q is not an operator", other), "write " + ours}
-		}
-	}
 	if r == utf8.RuneError && n <= 1 {
 		return &Error{at, "not UTF-8", ""}
 	}
