@@ -346,6 +346,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
 		Reject: im.reject(-1),
 		Unknown: func(columns []string) {
+			if im.selection.Uses() != nil {
+				return // they are not selected
+			}
 			if im.opt.Anonymize != nil {
 				im.log.Warn("unknown columns cannot be anonymized, left out", "file", t.path, "columns", strings.Join(columns, ", "))
 				return
