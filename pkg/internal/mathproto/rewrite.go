@@ -27,9 +27,10 @@ import (
 
 // Bounds of what rewrites keeps.
 const (
-	keptFiles  = 4         // files that are not being served
-	keptSizes  = 1_000_000 // sizes of rewritten logs, of which each answer to HEAD needs one
-	keptSource = 10_000    // folders whose flags are known
+	keptFiles   = 4         // files that are not being served
+	keptSizes   = 1_000_000 // sizes of rewritten logs, of which each answer to HEAD needs one
+	keptSource  = 10_000    // folders whose flags are known
+	keptRefused = 10_000    // logs whose refusal was reported
 )
 
 // rewrites serves anonymized logs.
@@ -42,7 +43,7 @@ type rewrites struct {
 	sizes   map[rewriteKey]int64
 	files   []*rewritten // the most recent one last
 	sources map[string]anonymize.Source
-	refused map[string]bool // paths of logs that cannot be anonymized, which were reported
+	refused map[string]bool // paths of reported logs that cannot be anonymized
 }
 
 // rewriteKey identifies a log as it is.
@@ -67,7 +68,7 @@ func newRewrites(opt *ExporterOptions, log *slog.Logger) *rewrites {
 	}
 }
 
-// etag returns the entity tag of a log: it tells transforms apart.
+// etag returns the entity tag of a log, which differs between transforms.
 func (w *rewrites) etag(k rewriteKey) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", w.opt.Anonymize, k.size, k.mtime.UnixNano()))
 	return `"` + hex.EncodeToString(sum[:12]) + `"`
@@ -116,7 +117,7 @@ func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	return r, nil
 }
 
-// release closes old files that nobody uses.
+// release ends the use of a log, and closes old files that are not in use.
 func (w *rewrites) release(r *rewritten) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,10 +211,14 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	return source, nil
 }
 
-// refuse reports once that a log cannot be served.
+// refuse reports that a log cannot be served: once, unless many others are refused
+// meanwhile.
 func (w *rewrites) refuse(path string, err error) {
 	w.mu.Lock()
-	first := !w.refused[path] && len(w.refused) < keptSource
+	first := !w.refused[path]
+	if len(w.refused) == keptRefused {
+		clear(w.refused)
+	}
 	w.refused[path] = true
 	w.mu.Unlock()
 	if first && !errors.Is(err, fs.ErrNotExist) {

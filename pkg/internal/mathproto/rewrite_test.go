@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -185,5 +186,22 @@ func TestRewritesKeepFewFiles(t *testing.T) {
 		if _, err := r.f.Stat(); err == nil {
 			t.Error("a file is left open")
 		}
+	}
+}
+
+func TestRewritesReportEachRefusedLog(t *testing.T) {
+	var logs strings.Builder
+	w := newRewrites(&ExporterOptions{}, slog.New(slog.NewTextHandler(&logs, nil)))
+	for i := range keptRefused {
+		w.refused[fmt.Sprint(i)] = true
+	}
+	for range 2 {
+		w.refuse("new", anonymize.ErrSource)
+	}
+	if n := strings.Count(logs.String(), "file=new"); n != 1 {
+		t.Errorf("reported %d times:\n%s", n, logs.String())
+	}
+	if len(w.refused) > keptRefused {
+		t.Errorf("%d paths are kept", len(w.refused))
 	}
 }
