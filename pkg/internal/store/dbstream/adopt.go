@@ -12,7 +12,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
@@ -22,10 +22,10 @@ import (
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns the content of adoptedTable.
-func readAdopted(ctx context.Context, q pg.Querier) (map[string]int64, error) {
+func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) {
 	adopted := map[string]int64{}
-	table := pg.Ident{catalog, adoptedTable}
-	if t, err := pg.FindTable(ctx, q, table); err != nil || t == nil {
+	table := pgdb.Ident{catalog, adoptedTable}
+	if t, err := pgdb.FindTable(ctx, q, table); err != nil || t == nil {
 		return adopted, err
 	}
 	rows, _ := q.Query(ctx, "select stream, until from "+table.Sanitize())
@@ -97,7 +97,7 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 		return 0, nil, hint.Add(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
 			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
 	}
-	table := pg.Quote(catalog, adoptedTable)
+	table := pgdb.Quote(catalog, adoptedTable)
 	if _, err := tx.Exec(ctx, "create table if not exists "+table+" (stream text primary key, until bigint not null, adopted timestamptz not null)"); err != nil {
 		return 0, nil, err
 	}
@@ -109,11 +109,11 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 // windows that the catalog does not list. 0 means that the stream is not in
 // this database.
 func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
-	if t, err := pg.FindTable(ctx, tx, pg.Ident{public, name}); err != nil || t == nil {
+	if t, err := pgdb.FindTable(ctx, tx, pgdb.Ident{public, name}); err != nil || t == nil {
 		return 0, nil, err // another database
 	}
 	var ours bool
-	if err := tx.QueryRow(ctx, "select exists (select from "+pg.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
+	if err := tx.QueryRow(ctx, "select exists (select from "+pgdb.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
 		return 0, nil, err
 	}
 	if ours {
@@ -130,9 +130,9 @@ func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Ado
 // lastWindow returns the end of a stream's last window, or 0, and the
 // partitions that the catalog does not list.
 func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
-	view := pg.Ident{catalog, viewPrefix + name}
+	view := pgdb.Ident{catalog, viewPrefix + name}
 	listed := map[int64]bool{}
-	if t, err := pg.FindTable(ctx, tx, view); err != nil {
+	if t, err := pgdb.FindTable(ctx, tx, view); err != nil {
 		return 0, nil, err
 	} else if t == nil {
 		return 0, nil, errors.New("the catalog has no table " + view.Sanitize())
@@ -147,7 +147,7 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 		return 0, nil, err
 	}
 	rows, _ = tx.Query(ctx, `select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
-		where i.inhparent = to_regclass($1) and n.nspname = $2`, pg.Quote(public, name), s.cfg.schema)
+		where i.inhparent = to_regclass($1) and n.nspname = $2`, pgdb.Quote(public, name), s.cfg.schema)
 	parts, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return 0, nil, err

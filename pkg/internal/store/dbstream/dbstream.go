@@ -19,7 +19,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
@@ -36,7 +36,7 @@ const (
 
 // Store is a DBStream database.
 type Store struct {
-	*pg.DB
+	*pgdb.DB
 	cfg        config
 	stream     string
 	streamType string // see Options
@@ -48,7 +48,7 @@ type Store struct {
 	sched *scheduler // nil without a scheduler
 }
 
-// Several importers share the store, see pg.DB.
+// Several importers share the store, see pgdb.DB.
 var _ store.Claimer = (*Store)(nil)
 
 // Open connects to the database at a URL, dbstream://USER@HOST/DATABASE.
@@ -58,7 +58,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 		return nil, err
 	}
 	opt.Form = cfg.form
-	db, err := pg.Open(ctx, dsn, text, opt.Options)
+	db, err := pgdb.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		return err
 	}
 	if !found && s.cfg.tablespace != "" {
-		return hint.Usage(fmt.Sprintf("tablespace %s does not exist", pg.Quote(name)), "leave tablespace= out to use the default one")
+		return hint.Usage(fmt.Sprintf("tablespace %s does not exist", pgdb.Quote(name)), "leave tablespace= out to use the default one")
 	}
 	if found {
 		s.cfg.tablespace = name
@@ -97,8 +97,8 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	if len(missing) > 0 && !readOnly {
 		err := s.Change(ctx, catalog, func(tx pgx.Tx) error {
 			for _, name := range missing {
-				if _, err := tx.Exec(ctx, "create schema if not exists "+pg.Quote(name)); err != nil {
-					return fmt.Errorf("create schema %s: %w", pg.Quote(name), err)
+				if _, err := tx.Exec(ctx, "create schema if not exists "+pgdb.Quote(name)); err != nil {
+					return fmt.Errorf("create schema %s: %w", pgdb.Quote(name), err)
 				}
 			}
 			return nil
@@ -171,8 +171,8 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 // announced returns the last window of a stream that was announced to the
 // scheduler, according to its list, or -1, and the windows after it.
 func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
-	view := pg.Quote(catalog, viewPrefix+st.name)
-	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pg.Quote(catalog, "query_stats")+" q join "+view+
+	view := pgdb.Quote(catalog, viewPrefix+st.name)
+	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pgdb.Quote(catalog, "query_stats")+" q join "+view+
 		" v on v.serial_time = q.input_time where q.job_series = $1", st.name).Scan(&last)
 	if err != nil || last < 0 {
 		return -1, nil, err
@@ -213,13 +213,13 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 				return
 			}
 		}
-		s.analyze(ctx, option, pg.Ident{public, st.name}, "")
+		s.analyze(ctx, option, pgdb.Ident{public, st.name}, "")
 	}
 }
 
 // analyze updates the statistics of a table. Without them queries are slower
 // but correct, and autovacuum updates them eventually.
-func (s *Store) analyze(ctx context.Context, option string, table pg.Ident, columns string) {
+func (s *Store) analyze(ctx context.Context, option string, table pgdb.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
 	}
@@ -246,7 +246,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if series != nil {
 		series.begin(f.Key, f.Time)
 	}
-	opt := pg.RowOptions{Table: pg.Ident{public, st.name}, Own: []sqlstore.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
+	opt := pgdb.RowOptions{Table: pgdb.Ident{public, st.name}, Own: []sqlstore.Target{{Name: colSerial, Type: st.table.Columns[colSerial]}},
 		Skip: f.PrefixLines, Targets: targets, Columns: s.cfg.columns, AsWritten: !strings.HasSuffix(templateOf(s.cfg, f.Type), allSuffix),
 		Forget: func() { s.forget(st.name) }}
 	tx, err := s.DB.Begin(ctx, f, opt)

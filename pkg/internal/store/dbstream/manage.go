@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 var _ store.Manager = (*Store)(nil)
@@ -52,7 +52,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		res.Rows += one.Rows
 		res.Bytes += one.Bytes
 		if err != nil {
-			return res, pg.Mark(fmt.Errorf("prune stream %s: %w", name, err))
+			return res, pgdb.Mark(fmt.Errorf("prune stream %s: %w", name, err))
 		}
 	}
 	return res, nil
@@ -61,7 +61,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 // oldWindow is a window to drop.
 type oldWindow struct {
 	start int64
-	table pg.Ident // nil if the table was dropped
+	table pgdb.Ident // nil if the table was dropped
 	bytes int64
 }
 
@@ -70,8 +70,8 @@ type oldWindow struct {
 const dropBatch = 30
 
 func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
-	view := pg.Ident{catalog, viewPrefix + name}
-	if t, err := pg.FindTable(ctx, s.Pool, view); err != nil || t == nil {
+	view := pgdb.Ident{catalog, viewPrefix + name}
+	if t, err := pgdb.FindTable(ctx, s.Pool, view); err != nil || t == nil {
 		return res, err
 	}
 	old, err := s.oldWindows(ctx, view, name, before)
@@ -129,19 +129,19 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 // oldWindows returns the windows of a stream that end before a time, oldest
 // first. Only a table that inherits from the stream's table is one of its
 // partitions, whatever the catalog says.
-func (s *Store) oldWindows(ctx context.Context, view pg.Ident, name string, before time.Time) ([]oldWindow, error) {
+func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v
 		left join (pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace)
 			on i.inhparent = to_regclass($1) and v.tablename = n.nspname || '.' || c.relname
-		where v.serial_time::int8 + v.part_length <= $2::int8 order by 1`, pg.Quote(public, name), before.Unix())
+		where v.serial_time::int8 + v.part_length <= $2::int8 order by 1`, pgdb.Quote(public, name), before.Unix())
 	var list []oldWindow
 	var start, bytes int64
 	var schema, table *string
 	_, err := pgx.ForEachRow(rows, []any{&start, &schema, &table, &bytes}, func() error {
 		w := oldWindow{start: start, bytes: bytes}
 		if schema != nil && table != nil {
-			w.table = pg.Ident{*schema, *table}
+			w.table = pgdb.Ident{*schema, *table}
 		}
 		list = append(list, w)
 		return nil

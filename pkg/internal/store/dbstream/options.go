@@ -9,7 +9,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -22,7 +22,7 @@ const DefaultStream = "{probe}_{type}"
 
 // Options of a store.
 type Options struct {
-	pg.Options
+	pgdb.Options
 	// Stream names the parent table; {probe} and {type} are replaced by
 	// those of each file.
 	Stream string
@@ -38,7 +38,7 @@ type config struct {
 	window     int64  // seconds
 	template   string
 	columns    sqlstore.Columns
-	form       pg.Form
+	form       pgdb.Form
 	analyze    string
 	tablespace string
 	scheduler  string // HOST:PORT
@@ -51,12 +51,12 @@ func Check(text string) error {
 }
 
 func parse(text string) (dsn string, c config, err error) {
-	dsn, own, err := pg.SplitURL(text, settings...)
+	dsn, own, err := pgdb.SplitURL(text, settings...)
 	if err != nil {
 		return "", c, err
 	}
 	c.schema, c.template, c.tablespace = cmp.Or(own["schema"], defaultSchema), own["template"], own["tablespace"]
-	if c.form, err = pg.ParseForm(own["copy"]); err != nil {
+	if c.form, err = pgdb.ParseForm(own["copy"]); err != nil {
 		return "", c, err
 	}
 	if c.columns, err = sqlstore.ParseColumns(own["columns"]); err != nil {

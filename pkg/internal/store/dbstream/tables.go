@@ -14,14 +14,14 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
 // stream is the known state of a stream.
 type stream struct {
 	name  string
-	table *pg.Table
+	table *pgdb.Table
 	key   store.Key // Probe and File of its rows; Folder is empty
 
 	mu      sync.Mutex
@@ -50,11 +50,11 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 			return st, cols, nil
 		}
 	}
-	var table *pg.Table
+	var table *pgdb.Table
 	var cols []string
 	err := s.Change(ctx, catalog, func(tx pgx.Tx) error {
 		other := store.Key{}
-		err := tx.QueryRow(ctx, "select probe, file from "+pg.Quote(catalog, sqlstore.FilesTable)+
+		err := tx.QueryRow(ctx, "select probe, file from "+pgdb.Quote(catalog, sqlstore.FilesTable)+
 			" where location = $1 and (probe <> $2 or file <> $3) limit 1", name, f.Probe, f.File).Scan(&other.Probe, &other.File)
 		if err == nil {
 			return (&stream{name: name, key: other}).fits(f.Key)
@@ -94,13 +94,13 @@ func (st *stream) fits(k store.Key) error {
 }
 
 // ensureStream creates the catalog, template and parent table of a stream.
-func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pg.Table, []string, error) {
+func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pgdb.Table, []string, error) {
 	exec := func(sql string, args ...any) error {
 		_, err := tx.Exec(ctx, sql, args...)
 		return err
 	}
-	tables, view := pg.Ident{public, tablesTable}, pg.Ident{catalog, viewPrefix + name}
-	if t, err := pg.FindTable(ctx, tx, tables); err != nil {
+	tables, view := pgdb.Ident{public, tablesTable}, pgdb.Ident{catalog, viewPrefix + name}
+	if t, err := pgdb.FindTable(ctx, tx, tables); err != nil {
 		return nil, nil, err
 	} else if t == nil {
 		if err := exec("create table " + tables.Sanitize() + " (tablename varchar(256), part_tablename varchar(256), tabletype varchar(256))"); err != nil {
@@ -111,7 +111,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		name, strings.Join(view, ".")); err != nil {
 		return nil, nil, err
 	}
-	if t, err := pg.FindTable(ctx, tx, view); err != nil {
+	if t, err := pgdb.FindTable(ctx, tx, view); err != nil {
 		return nil, nil, err
 	} else if t == nil {
 		if err := exec("create table " + view.Sanitize() + ` (serial_time integer, part_length integer, hostname varchar(256),
@@ -122,14 +122,14 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		if len(index) > 63 { // truncated, it could be the name of another stream's index
 			index = ""
 		} else {
-			index = pg.Quote(index)
+			index = pgdb.Quote(index)
 		}
 		if err := exec("create index " + index + " on " + view.Sanitize() + " (serial_time)"); err != nil {
 			return nil, nil, err
 		}
 	}
-	parent := pg.Ident{public, name}
-	t, err := pg.FindTable(ctx, tx, parent)
+	parent := pgdb.Ident{public, name}
+	t, err := pgdb.FindTable(ctx, tx, parent)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,7 +141,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		if err := exec("create table " + parent.Sanitize() + " (like " + template.Sanitize() + ")"); err != nil {
 			return nil, nil, err
 		}
-		if t, err = pg.FindTable(ctx, tx, parent); err != nil {
+		if t, err = pgdb.FindTable(ctx, tx, parent); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -154,10 +154,10 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		return nil, nil, fmt.Errorf("table %s: %w", parent.Sanitize(), err)
 	}
 	if len(missing) > 0 {
-		if err := pg.AddColumns(ctx, tx, parent, missing, f.Columns, cols, columnType(s.cfg, f.Type)); err != nil {
+		if err := pgdb.AddColumns(ctx, tx, parent, missing, f.Columns, cols, columnType(s.cfg, f.Type)); err != nil {
 			return nil, nil, err
 		}
-		t, err = pg.FindTable(ctx, tx, parent)
+		t, err = pgdb.FindTable(ctx, tx, parent)
 	}
 	return t, cols, err
 }
@@ -172,7 +172,7 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 		return nil
 	}
 	length := s.cfg.window
-	part, view := s.part(st, start), pg.Ident{catalog, viewPrefix + st.name}
+	part, view := s.part(st, start), pgdb.Ident{catalog, viewPrefix + st.name}
 	name := strings.Join(part, ".")
 	host, port, database := s.Server()
 	err := s.Change(ctx, st.name, func(tx pgx.Tx) error {
@@ -187,14 +187,14 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		t, err := pg.FindTable(ctx, tx, part)
+		t, err := pgdb.FindTable(ctx, tx, part)
 		if err != nil {
 			return err
 		}
 		if t == nil {
-			sql := fmt.Sprintf("create table %s (check (serial_time between %d and %d)) inherits (%s)", part.Sanitize(), start, start+length-1, pg.Quote(public, st.name))
+			sql := fmt.Sprintf("create table %s (check (serial_time between %d and %d)) inherits (%s)", part.Sanitize(), start, start+length-1, pgdb.Quote(public, st.name))
 			if s.cfg.tablespace != "" {
-				sql += " tablespace " + pg.Quote(s.cfg.tablespace)
+				sql += " tablespace " + pgdb.Quote(s.cfg.tablespace)
 			}
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err
@@ -211,6 +211,6 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 	return nil
 }
 
-func (s *Store) part(st *stream, start int64) pg.Ident {
-	return pg.Ident{s.cfg.schema, st.name + "_" + strconv.FormatInt(start, 10)}
+func (s *Store) part(st *stream, start int64) pgdb.Ident {
+	return pgdb.Ident{s.cfg.schema, st.name + "_" + strconv.FormatInt(start, 10)}
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -38,10 +38,10 @@ func templateOf(c config, t *tstat.LogType) string {
 }
 
 // ensureTemplate creates the template of a log type if it does not exist.
-func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType) (pg.Ident, error) {
+func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType) (pgdb.Ident, error) {
 	name := templateOf(s.cfg, lt)
-	table := pg.Ident{public, name}
-	t, err := pg.FindTable(ctx, tx, table)
+	table := pgdb.Ident{public, name}
+	t, err := pgdb.FindTable(ctx, tx, table)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +55,13 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	for line := range strings.Lines(templatesTSV) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		if f[0] == name {
-			cols = append(cols, pg.Quote(f[1])+" "+f[2])
+			cols = append(cols, pgdb.Quote(f[1])+" "+f[2])
 		}
 	}
 	if cols == nil && name == lt.Name+allSuffix {
-		cols = append(cols, pg.Quote(colSerial)+" integer")
+		cols = append(cols, pgdb.Quote(colSerial)+" integer")
 		for i, n := range sqlstore.ColumnNames(lt.Columns, ownColumns) {
-			cols = append(cols, pg.Quote(n)+" "+pg.SQLType(lt.Columns[i]))
+			cols = append(cols, pgdb.Quote(n)+" "+pgdb.SQLType(lt.Columns[i]))
 		}
 	}
 	if cols == nil {
@@ -124,7 +124,7 @@ func has(f store.FileInfo, name string) bool {
 // DBStream's own tables times and flags are numbers, as Tstat writes them.
 func columnType(c config, t *tstat.LogType) func(tstat.Column) string {
 	if strings.HasSuffix(templateOf(c, t), allSuffix) {
-		return pg.SQLType
+		return pgdb.SQLType
 	}
 	return func(col tstat.Column) string {
 		switch col.Kind {
@@ -133,6 +133,6 @@ func columnType(c config, t *tstat.LogType) func(tstat.Column) string {
 		case tstat.Bool:
 			return "smallint"
 		}
-		return pg.SQLType(col)
+		return pgdb.SQLType(col)
 	}
 }

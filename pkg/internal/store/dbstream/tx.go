@@ -12,21 +12,21 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // fileTx is the import of one file.
 type fileTx struct {
-	*pg.Tx
+	*pgdb.Tx
 	s    *Store
 	st   *stream
 	file store.FileInfo
 
-	last    int64    // serial_time of the previous row
-	latest  int64    // latest plausible time
-	window  int64    // window being copied, or -1
-	to      *pg.Dest // table of the window
+	last    int64      // serial_time of the previous row
+	latest  int64      // latest plausible time
+	window  int64      // window being copied, or -1
+	to      *pgdb.Dest // table of the window
 	windows []windowRows
 	prefix  []byte // own column of the current row
 
@@ -56,7 +56,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		if serial < x.st.adopted && reason == "" {
 			continue // it exists
 		}
-		x.prefix = x.Begin(x.prefix[:0], pg.Value{Int: serial})
+		x.prefix = x.Begin(x.prefix[:0], pgdb.Value{Int: serial})
 		if !x.Append(batch, x.prefix, b, i, reason) {
 			if old := b.LineNumber(i) <= x.file.PrefixLines; old && reason == "" {
 				x.last = serial
@@ -79,12 +79,12 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 // windowRows counts rows of a window.
 type windowRows struct {
 	window int64
-	rows   *pg.Dest
+	rows   *pgdb.Dest
 }
 
 // turn starts a window, whose first row is the last one of a batch, and sends
 // the rows before it. Within a file windows only increase.
-func (x *fileTx) turn(ctx context.Context, window int64, batch *pg.Batch) (*pg.Batch, error) {
+func (x *fileTx) turn(ctx context.Context, window int64, batch *pgdb.Batch) (*pgdb.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	if err := x.checkReplace(r, replace); err != nil {
 		return errors.Join(err, x.Abort())
 	}
-	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pg.Replaced) error { return nil }); err != nil {
+	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pgdb.Replaced) error { return nil }); err != nil {
 		return err
 	}
 	touched := x.touched()
@@ -139,7 +139,7 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	for _, w := range slices.Sorted(maps.Keys(touched)) {
 		switch x.s.cfg.analyze {
 		case "light":
-			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pg.Quote(colSerial)+")")
+			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pgdb.Quote(colSerial)+")")
 		case "window":
 			x.s.analyze(ctx, "", x.s.part(x.st, w), "")
 		}

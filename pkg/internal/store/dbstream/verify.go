@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 // Verify implements store.Manager. Rows do not name their file, so it compares
@@ -19,24 +19,24 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		return err
 	}
 	for _, name := range names {
-		table := pg.Ident{public, name}
-		t, err := pg.FindTable(ctx, s.Pool, table)
+		table := pgdb.Ident{public, name}
+		t, err := pgdb.FindTable(ctx, s.Pool, table)
 		if err != nil {
-			return pg.Mark(err)
+			return pgdb.Mark(err)
 		}
 		if t == nil {
 			opt.Fault(store.Fault{Kind: store.Unreadable, Path: table.Sanitize(), Reason: "the table of the stream is gone"})
 			continue
 		}
 		if err := s.verifyStream(ctx, name, t, opt); err != nil {
-			return pg.Mark(fmt.Errorf("verify stream %s: %w", name, err))
+			return pgdb.Mark(fmt.Errorf("verify stream %s: %w", name, err))
 		}
 	}
 	return nil
 }
 
-func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt store.VerifyOptions) error {
-	table := pg.Ident{public, name}.Sanitize()
+func (s *Store) verifyStream(ctx context.Context, name string, t *pgdb.Table, opt store.VerifyOptions) error {
+	table := pgdb.Ident{public, name}.Sanitize()
 	var rows, recorded int64
 	var first *int64
 	var oldest *time.Time
@@ -44,7 +44,7 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt 
 	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
 		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
 		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),
-		min(v.serial_time)::int8 from `+pg.Ident{catalog, viewPrefix + name}.Sanitize()+` v`, name).
+		min(v.serial_time)::int8 from `+pgdb.Ident{catalog, viewPrefix + name}.Sanitize()+` v`, name).
 		Scan(&rows, &recorded, &oldest, &first)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pg.Table, opt 
 	if !opt.Deep {
 		return nil
 	}
-	if err := s.ReadAll(ctx, pg.Ident{public, name}, opt.Fault); err != nil {
+	if err := s.ReadAll(ctx, pgdb.Ident{public, name}, opt.Fault); err != nil {
 		return err
 	}
 	condition := t.EndsInCR()

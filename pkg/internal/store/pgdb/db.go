@@ -1,7 +1,7 @@
-// Package pg holds the common parts of the stores on PostgreSQL: the
+// Package pgdb holds the common parts of the stores on PostgreSQL: the
 // connection, changes of tables under a lock, the table of records, and
 // transactions that copy rows.
-package pg
+package pgdb
 
 import (
 	"context"

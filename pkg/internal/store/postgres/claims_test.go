@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
@@ -42,7 +42,7 @@ func TestClaimRights(t *testing.T) {
 		t.Helper()
 		log.Reset()
 		s, err := Open(context.Background(), fmt.Sprintf("postgres://plain@127.0.0.1:%d/%s?sslmode=disable", server.Port, db),
-			Options{Options: pg.Options{Log: slog.New(slog.NewTextHandler(&log, nil))}})
+			Options{Options: pgdb.Options{Log: slog.New(slog.NewTextHandler(&log, nil))}})
 		if err != nil {
 			t.Fatal(err)
 		}

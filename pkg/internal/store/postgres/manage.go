@@ -11,7 +11,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 var _ store.Manager = (*Store)(nil)
@@ -42,7 +42,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		res.Rows += one.Rows
 		res.Bytes += one.Bytes
 		if err != nil {
-			return res, pg.Mark(fmt.Errorf("prune table %s: %w", pg.Quote(s.schema, name), err))
+			return res, pgdb.Mark(fmt.Errorf("prune table %s: %w", pgdb.Quote(s.schema, name), err))
 		}
 	}
 	return res, nil
@@ -50,14 +50,14 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 
 // partition is a daily partition of a table.
 type partition struct {
-	name     pg.Ident
+	name     pgdb.Ident
 	from, to time.Time // from is zero without a lower end
 	bytes    int64
 }
 
 func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
-	table := pg.Ident{s.schema, name}
-	t, err := pg.FindTable(ctx, s.Pool, table)
+	table := pgdb.Ident{s.schema, name}
+	t, err := pgdb.FindTable(ctx, s.Pool, table)
 	if err != nil {
 		return res, err
 	}
@@ -106,7 +106,7 @@ func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, d
 		if t == nil {
 			return nil
 		}
-		_, err := tx.Exec(ctx, "delete from "+table.Sanitize()+" where "+pg.Quote(colTime)+" < $1", before)
+		_, err := tx.Exec(ctx, "delete from "+table.Sanitize()+" where "+pgdb.Quote(colTime)+" < $1", before)
 		return err
 	}
 	return res, prune(before, rest, "r.location = $2", name)
@@ -117,7 +117,7 @@ var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO 
 
 // droppable returns the partitions of a table that end before a time and that
 // this user may drop, oldest first.
-func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([]partition, error) {
+func (s *Store) droppable(ctx context.Context, t *pgdb.Table, before time.Time) ([]partition, error) {
 	rows, _ := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
 		from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace
 		where i.inhparent = $1::oid and pg_has_role(c.relowner, 'usage') and pg_get_partkeydef(i.inhparent) = $2`,
@@ -131,7 +131,7 @@ func (s *Store) droppable(ctx context.Context, t *pg.Table, before time.Time) ([
 			return nil // the default partition, or one without an upper end
 		}
 		const layout = "2006-01-02 15:04:05Z07" // the sessions use UTC
-		p := partition{name: pg.Ident{schema, name}, bytes: bytes}
+		p := partition{name: pgdb.Ident{schema, name}, bytes: bytes}
 		var err error
 		if p.to, err = time.Parse(layout, m[2]); err != nil || p.to.After(before) {
 			return nil
@@ -167,9 +167,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 		}
 	}
 	for g, indexes := range days {
-		table := pg.Ident{s.schema, g.table}
-		if t, err := pg.FindTable(ctx, s.Pool, table); err != nil {
-			return nil, pg.Mark(err)
+		table := pgdb.Ident{s.schema, g.table}
+		if t, err := pgdb.FindTable(ctx, s.Pool, table); err != nil {
+			return nil, pgdb.Mark(err)
 		} else if t == nil {
 			continue
 		}
@@ -190,7 +190,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			return nil
 		})
 		if err != nil {
-			return nil, pg.Mark(fmt.Errorf("count rows of %s: %w", table.Sanitize(), err))
+			return nil, pgdb.Mark(fmt.Errorf("count rows of %s: %w", table.Sanitize(), err))
 		}
 	}
 	return counts, nil

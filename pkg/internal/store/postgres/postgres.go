@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -29,14 +29,14 @@ var settings = []string{"schema", "columns", "copy"}
 
 // Options of a store.
 type Options struct {
-	pg.Options
+	pgdb.Options
 	// ReadOnly opens for Lookup only and creates nothing.
 	ReadOnly bool
 }
 
 // Store is a schema of a database.
 type Store struct {
-	*pg.DB
+	*pgdb.DB
 	schema  string
 	columns sqlstore.Columns
 
@@ -44,12 +44,12 @@ type Store struct {
 	tables map[string]*table // per log type
 }
 
-// Several importers share the store, see pg.DB.
+// Several importers share the store, see pgdb.DB.
 var _ store.Claimer = (*Store)(nil)
 
 // table is the known state of a table.
 type table struct {
-	*pg.Table
+	*pgdb.Table
 	days map[string]bool
 }
 
@@ -60,12 +60,12 @@ func Check(text string) error {
 }
 
 func parse(text string) (string, dest.Options, error) {
-	dsn, own, err := pg.SplitURL(text, settings...)
+	dsn, own, err := pgdb.SplitURL(text, settings...)
 	if err != nil {
 		return "", nil, err
 	}
 	if _, err = sqlstore.ParseColumns(own["columns"]); err == nil {
-		_, err = pg.ParseForm(own["copy"])
+		_, err = pgdb.ParseForm(own["copy"])
 	}
 	return dsn, own, err
 }
@@ -76,8 +76,8 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt.Form, _ = pg.ParseForm(own["copy"])
-	db, err := pg.Open(ctx, dsn, text, opt.Options)
+	opt.Form, _ = pgdb.ParseForm(own["copy"])
+	db, err := pgdb.Open(ctx, dsn, text, opt.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -102,16 +102,16 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 		s.schema = *name
 	}
 	var missing bool
-	if err := s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pg.Quote(s.schema)).Scan(&missing); err != nil {
+	if err := s.Pool.QueryRow(ctx, "select to_regnamespace($1) is null", pgdb.Quote(s.schema)).Scan(&missing); err != nil {
 		return err
 	}
 	if missing && !readOnly {
 		err := s.Change(ctx, s.schema, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "create schema if not exists "+pg.Quote(s.schema))
+			_, err := tx.Exec(ctx, "create schema if not exists "+pgdb.Quote(s.schema))
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("create schema %s: %w", pg.Quote(s.schema), err)
+			return fmt.Errorf("create schema %s: %w", pgdb.Quote(s.schema), err)
 		}
 	}
 	return s.UseRecords(ctx, s.schema, readOnly, func(k store.Key) string { return k.File })
@@ -157,17 +157,17 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	for _, name := range ownColumns {
 		own = append(own, sqlstore.Target{Name: name, Type: t.Columns[name]})
 	}
-	table := pg.Ident{s.schema, f.Type.Name}
-	tx, err := s.DB.Begin(ctx, f, pg.RowOptions{Table: table, Own: own, Targets: targets, Columns: s.columns,
+	table := pgdb.Ident{s.schema, f.Type.Name}
+	tx, err := s.DB.Begin(ctx, f, pgdb.RowOptions{Table: table, Own: own, Targets: targets, Columns: s.columns,
 		Forget: func() { s.forget(f.Type.Name) }})
 	if err != nil {
 		return nil, err
 	}
-	return &fileTx{Tx: tx, table: table, own: []pg.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
+	return &fileTx{Tx: tx, table: table, own: []pgdb.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
 }
 
 // prepare creates the table, the columns and the partition that a file needs.
-func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pg.Table, error) {
+func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pgdb.Table, error) {
 	day := f.Time.UTC().Format("20060102")
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,8 +177,8 @@ func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*
 			return t.Table, nil
 		}
 	}
-	name := pg.Ident{s.schema, f.Type.Name}
-	var found *pg.Table
+	name := pgdb.Ident{s.schema, f.Type.Name}
+	var found *pgdb.Table
 	err := s.Change(ctx, name.Sanitize(), func(tx pgx.Tx) (err error) {
 		if found, err = s.ensureTable(ctx, tx, name, f, cols); err == nil && found.Partitioned {
 			err = s.ensureDay(ctx, tx, name, found, f.Time.UTC())
@@ -204,8 +204,8 @@ func (s *Store) forget(logType string) {
 	delete(s.tables, logType)
 }
 
-func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f store.FileInfo, cols []string) (*pg.Table, error) {
-	t, err := pg.FindTable(ctx, tx, name)
+func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f store.FileInfo, cols []string) (*pgdb.Table, error) {
+	t, err := pgdb.FindTable(ctx, tx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -221,15 +221,15 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 		}
 		var b strings.Builder
 		fmt.Fprintf(&b, "create table %s (%s text not null, %s text not null, %s timestamptz not null, %s bigint not null",
-			name.Sanitize(), pg.Quote(colProbe), pg.Quote(colFolder), pg.Quote(colTime), pg.Quote(colFile))
+			name.Sanitize(), pgdb.Quote(colProbe), pgdb.Quote(colFolder), pgdb.Quote(colTime), pgdb.Quote(colFile))
 		for i, c := range all {
-			fmt.Fprintf(&b, ", %s %s", pg.Quote(cols[i]), pg.SQLType(c))
+			fmt.Fprintf(&b, ", %s %s", pgdb.Quote(cols[i]), pgdb.SQLType(c))
 		}
-		fmt.Fprintf(&b, ") partition by range (%s)", pg.Quote(colTime))
+		fmt.Fprintf(&b, ") partition by range (%s)", pgdb.Quote(colTime))
 		if _, err := tx.Exec(ctx, b.String()); err != nil {
 			return nil, err
 		}
-		return pg.FindTable(ctx, tx, name)
+		return pgdb.FindTable(ctx, tx, name)
 	}
 	for _, own := range ownColumns {
 		if t.Columns[own] == "" {
@@ -240,17 +240,17 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pg.Ident, f sto
 	if err != nil || len(missing) == 0 {
 		return t, err
 	}
-	if err := pg.AddColumns(ctx, tx, name, missing, f.Columns, cols, pg.SQLType); err != nil {
+	if err := pgdb.AddColumns(ctx, tx, name, missing, f.Columns, cols, pgdb.SQLType); err != nil {
 		return nil, err
 	}
-	return pg.FindTable(ctx, tx, name)
+	return pgdb.FindTable(ctx, tx, name)
 }
 
 // ensureDay creates the partition of a day if it does not exist. It attaches
 // the partition, because creating it in place would wait for all running
 // imports.
-func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg.Table, at time.Time) error {
-	part := pg.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
+func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
+	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool
 	err := tx.QueryRow(ctx, `select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
 		join pg_namespace n on n.oid = c.relnamespace
@@ -261,7 +261,7 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 	from := at.Truncate(24 * time.Hour)
 	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
 	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
-		pg.AppendTime(nil, from), pg.AppendTime(nil, from.AddDate(0, 0, 1)))
+		pgdb.AppendTime(nil, from), pgdb.AppendTime(nil, from.AddDate(0, 0, 1)))
 	// If the user has partitioned the table in another way, the day needs
 	// no partition from tstatrepo.
 	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
@@ -271,7 +271,7 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 		_, err := tx.Exec(ctx, attach)
 		return err
 	})
-	if code := pg.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default partition has such rows
+	if code := pgdb.CodeOf(err); code == "42P17" || code == "23514" { // it would overlap, or the default partition has such rows
 		return nil
 	}
 	return err
@@ -279,10 +279,10 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pg.Ident, t *pg
 
 // fileTx is the import of one file.
 type fileTx struct {
-	*pg.Tx
-	table  pg.Ident
-	to     *pg.Dest // nil before the first row
-	own    []pg.Value
+	*pgdb.Tx
+	table  pgdb.Ident
+	to     *pgdb.Dest // nil before the first row
+	own    []pgdb.Value
 	prefix []byte // own columns, the same in every row
 }
 
@@ -303,9 +303,9 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 }
 
 func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
-	return x.Tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pg.Replaced) error {
+	return x.Tx.Commit(ctx, r, known, replace, func(ctx context.Context, tx pgx.Tx, gone pgdb.Replaced) error {
 		// The time selects the partitions.
-		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pg.Quote(colFile)+" = any($1) and "+pg.Quote(colTime)+" = any($2)",
+		_, err := tx.Exec(ctx, "delete from "+x.table.Sanitize()+" where "+pgdb.Quote(colFile)+" = any($1) and "+pgdb.Quote(colTime)+" = any($2)",
 			gone.IDs, gone.Times)
 		return err
 	})

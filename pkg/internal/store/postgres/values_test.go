@@ -20,7 +20,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -103,7 +103,7 @@ func stored(t *testing.T, conn *pgx.Conn, probe, typ string, columns []tstat.Col
 	t.Helper()
 	var exprs []string
 	for i, n := range names(columns) {
-		q := pg.Quote(n)
+		q := pgdb.Quote(n)
 		switch {
 		case columns[i].Kind == tstat.Time:
 			q = "to_char(" + q + ", 'YYYY-MM-DD HH24:MI:SS.US')||'+00'"
@@ -308,7 +308,7 @@ func TestRejects(t *testing.T) {
 	}
 	// The store does not know yet that the column is another one.
 	err := try()
-	if !errors.Is(err, pg.ErrChanged) || !errors.Is(err, store.ErrTransient) {
+	if !errors.Is(err, pgdb.ErrChanged) || !errors.Is(err, store.ErrTransient) {
 		t.Fatal(err)
 	}
 	// Nor does it know that the server refuses rows.
@@ -589,7 +589,7 @@ func TestChanged(t *testing.T) {
 	if err := tx.Write(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	if err := tx.Commit(t.Context(), store.Record{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}}, nil, nil); !errors.Is(err, pg.ErrChanged) {
+	if err := tx.Commit(t.Context(), store.Record{Key: store.Key{Probe: "p1", Folder: "f", File: "log_udp_complete"}}, nil, nil); !errors.Is(err, pgdb.ErrChanged) {
 		t.Fatal(err)
 	}
 	put(t, s, "p1", "2016_03_24_21_38.out", "log_udp_complete", text)

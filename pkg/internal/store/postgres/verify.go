@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
 // Verify implements store.Manager. It searches for rows whose file has no
@@ -19,23 +19,23 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		return err
 	}
 	for _, name := range types {
-		table := pg.Ident{s.schema, name}
-		t, err := pg.FindTable(ctx, s.Pool, table)
+		table := pgdb.Ident{s.schema, name}
+		t, err := pgdb.FindTable(ctx, s.Pool, table)
 		if err != nil {
-			return pg.Mark(err)
+			return pgdb.Mark(err)
 		}
 		if t == nil {
 			continue // Count reports the missing rows
 		}
 		if err := s.verifyTable(ctx, name, t, opt); err != nil {
-			return pg.Mark(fmt.Errorf("verify table %s: %w", table.Sanitize(), err))
+			return pgdb.Mark(fmt.Errorf("verify table %s: %w", table.Sanitize(), err))
 		}
 	}
 	return nil
 }
 
-func (s *Store) verifyTable(ctx context.Context, name string, t *pg.Table, opt store.VerifyOptions) error {
-	table := pg.Ident{s.schema, name}.Sanitize()
+func (s *Store) verifyTable(ctx context.Context, name string, t *pgdb.Table, opt store.VerifyOptions) error {
+	table := pgdb.Ident{s.schema, name}.Sanitize()
 	var files, rows int64
 	// One statement, so that rows and records are of the same moment.
 	orphans := ` from ` + table + ` t where not exists (select from ` + s.RecordsTable() + ` r where r.id = t.` + colFile + ` and r.location = '` + strings.ReplaceAll(name, "'", "''") + `')`
@@ -49,7 +49,7 @@ func (s *Store) verifyTable(ctx context.Context, name string, t *pg.Table, opt s
 	if !opt.Deep {
 		return nil
 	}
-	if err := s.ReadAll(ctx, pg.Ident{s.schema, name}, opt.Fault); err != nil {
+	if err := s.ReadAll(ctx, pgdb.Ident{s.schema, name}, opt.Fault); err != nil {
 		return err
 	}
 	condition := t.EndsInCR()

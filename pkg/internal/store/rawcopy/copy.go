@@ -1,6 +1,6 @@
-// Package copy stores log files unchanged, byte for byte, below DIR/<probe>/ in
+// Package rawcopy stores log files unchanged, byte for byte, below DIR/<probe>/ in
 // the tree of their source.
-package copy
+package rawcopy
 
 import (
 	"cmp"

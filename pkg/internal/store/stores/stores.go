@@ -18,9 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/clickhouse"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/dbstream"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/parquet"
-	pg "github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/postgres"
-	copy "github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rawcopy"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rowjson"
 )
 
@@ -82,15 +82,15 @@ func Schemes() dest.Schemes {
 	return s
 }
 
-func (o Options) pg() pg.Options { return pg.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
+func (o Options) pg() pgdb.Options { return pgdb.Options{RetryTimeout: o.RetryTimeout, Log: o.Log} }
 
 func openCopy(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
 	_, rest := dest.Split(text)
-	dir, o, err := copy.ParseOptions(rest)
+	dir, o, err := rawcopy.ParseOptions(rest)
 	if err != nil {
 		return nil, err
 	}
-	return opened(copy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
+	return opened(rawcopy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
 }
 
 // printed is the destination that prints rows.
@@ -180,7 +180,7 @@ func (d *Destination) Close() error {
 // DBStream can have any.
 func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	switch s := s.(type) {
-	case *copy.Store:
+	case *rawcopy.Store:
 		return s.Adopt(ctx, a)
 	case *dbstream.Store:
 		return s.Adopt(ctx, a)
@@ -248,7 +248,7 @@ func parse(text string) (k kind, rest string, err error) {
 	}
 	k = kinds[i]
 	if scheme == "copy" {
-		if rest, _, err = copy.ParseOptions(rest); err != nil {
+		if rest, _, err = rawcopy.ParseOptions(rest); err != nil {
 			return k, rest, err
 		}
 	}
