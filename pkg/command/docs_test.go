@@ -70,6 +70,24 @@ func need(t *testing.T, program string) {
 	}
 }
 
+// TestPathsOfContributing checks that the files and folders that CONTRIBUTING.md names
+// exist.
+func TestPathsOfContributing(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := regexp.MustCompile("`((?:pkg|cmd|conf|man|completions|\\.ci)\\b[^` ]*)`").FindAllSubmatch(text, -1)
+	for _, p := range paths {
+		if found, err := filepath.Glob(filepath.Join(root, string(p[1]))); err != nil || found == nil {
+			t.Errorf("no %s (%v)", p[1], err)
+		}
+	}
+	if len(paths) < 40 {
+		t.Errorf("found %d paths", len(paths))
+	}
+}
+
 // TestManPages checks the man pages with mandoc and groff.
 func TestManPages(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "man", "*.[157]"))
