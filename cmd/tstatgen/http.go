@@ -1,8 +1,15 @@
 package main
 
 import (
-	_ "embed"
 	"strconv"
+)
+
+var (
+	httpPaths  = []string{"/", "/index.html", "/favicon.ico", "/css/main.css?v=12", "/img/logo_320x200.png", "/ajax/feed?cursor=AQHR-xyz&limit=20", "/p/citt%C3%A0/torino", "/search?q=caff\xc3\xa8", "/update/v1/check.json", "/videoplayback?id=o-AABB&itag=22", "/a/very/long/path/with/many/segments/and/a/file-name-that-is-long.jpg", "-"}
+	httpAgents = []string{"Mozilla/5.0 (Windows NT 10.0; WOW64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/49.0.2623.87 Safari/537.36", "Mozilla/5.0 (iPhone; CPU iPhone OS 9_2 like Mac OS X) AppleWebKit/601.1.46 (KHTML, like Gecko) Version/9.0 Mobile/13C75 Safari/601.1", "Microsoft-CryptoAPI/10.0", "Dalvik/2.1.0 (Linux; U; Android 6.0; Nexus 5 Build/MRA58K)", "curl/7.47.0", "-", "Navigatore \xc3\xa8 \xe6\x97\xa5\xe6\x9c\xac"}
+	httpTypes  = []string{"text/html", "image/png", "image/jpeg", "application/json", "text/css", "application/javascript", "video/mp4", "-", "text/html; charset=utf-8"}
+	httpServer = []string{"nginx", "Apache/2.4.10 (Debian)", "gws", "Microsoft-IIS/8.5", "-", "cloudflare-nginx"}
+	httpCodes  = []string{"200", "200", "200", "200", "200", "304", "302", "301", "404", "206", "204", "500"}
 )
 
 type httpReq struct {

@@ -1,5 +1,5 @@
-// Package command is the command line of tstatrepo: flags, configuration and
-// messages.
+// Package command is the command line of tstatrepo: its commands, their flags and
+// help, and what they print.
 package command
 
 import (

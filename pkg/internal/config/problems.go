@@ -146,5 +146,5 @@ func within[T int | float64](p *Problems, name string, v, least, most T) {
 	}
 }
 
-// Problems returns the problems of a command, of which there are none yet.
+// Problems returns an empty list of problems with the settings of a command.
 func (c *Config) Problems(command string) *Problems { return &Problems{settings: c.Of(command)} }

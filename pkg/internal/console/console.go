@@ -18,11 +18,11 @@ import (
 // Console is stderr: log lines, errors and the progress line share it.
 type Console struct {
 	tty   bool
+	json  bool // log lines and errors are JSON
 	level slog.LevelVar
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards w and clear
 	w     io.Writer
-	json  bool   // log lines and errors are JSON
 	clear func() // removes the progress line; may be nil
 }
 

@@ -71,13 +71,9 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 				g.WithLabelValues(probe, t.Name).Set(float64(m.value(t)))
 			}
 		}
-	}
-	for probe, r := range runs {
-		if r.Summary != nil {
-			g := gauge(metricPrefix+"last_run_passed_over", "Names that look like logs, but were not read by the last import.", "probe", "kind")
-			g.WithLabelValues(probe, "files").Set(float64(r.Summary.PassedOver.Files))
-			g.WithLabelValues(probe, "folders").Set(float64(r.Summary.PassedOver.Folders))
-		}
+		g := gauge(metricPrefix+"last_run_passed_over", "Names that look like logs, but were not read by the last import.", "probe", "kind")
+		g.WithLabelValues(probe, "files").Set(float64(r.Summary.PassedOver.Files))
+		g.WithLabelValues(probe, "folders").Set(float64(r.Summary.PassedOver.Folders))
 	}
 	for _, k := range kept {
 		if !k.LastSuccess.IsZero() {
