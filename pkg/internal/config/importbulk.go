@@ -193,7 +193,7 @@ func (b *ImportBulk) checkStream(p *Problems) {
 // notOfRepository are the settings that a repository of MATH refuses.
 func (b *ImportBulk) notOfRepository() []given {
 	return append(b.Rows.given(), []given{
-		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"},
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"},
 	}...)
 }
 
@@ -206,7 +206,7 @@ func (b *ImportBulk) ofRepository() []given {
 func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
-		{b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
+		{len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
 	}...)
 }
 
