@@ -10,7 +10,7 @@ if [ "$1" = purge ]; then
 		if [ -L "$dir" ] || [ ! -d "$dir" ]; then
 			continue
 		fi
-		rm -rf "$dir/locks" "$dir/rejects" "$dir/copies" "$dir/passed" "$dir/importer" "$dir/rrd-push" "$dir/stream" \
+		rm -rf "$dir/locks" "$dir/rejects" "$dir/copies" "$dir/passed" "$dir/math" "$dir/importer" "$dir/rrd-push" "$dir/stream" \
 			"$dir/math.json" "$dir"/math-*.json "$dir"/*.state
 		rmdir "$dir" 2>/dev/null || echo "tstatrepo: $dir keeps what was collected; remove it by hand if you do not need it"
 	done

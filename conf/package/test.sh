@@ -110,7 +110,7 @@ in_root dpkg -r tstatrepo >/dev/null
 say "purge"
 # What imports, streams, pushes and serve remember.
 cp -R pkg/command/testdata/0.9.0/state/. "$root$state"
-mkdir -p "$root$state/copies" "$root$state/passed" "$root$state/rejects" "$root$state/rrd-push" "$root$state/stream"
+mkdir -p "$root$state/copies" "$root$state/math" "$root$state/passed" "$root$state/rejects" "$root$state/rrd-push" "$root$state/stream"
 mv "$root$state/math.json" "$root$state/math-3000.json"
 mv "$root$state"/rrd-push.* "$root$state/rrd-push"
 mv "$root$state"/default.* "$root$state/stream"
