@@ -121,6 +121,29 @@ func TestServeStoresItself(t *testing.T) {
 	}
 }
 
+// TestTurningOffChangesNoDestination checks that a reload with endpoints turned off
+// names only their addresses as changed.
+func TestTurningOffChangesNoDestination(t *testing.T) {
+	dir, shared := t.TempDir(), service.NewShared(slog.DiscardHandler)
+	load := func(change func(*Serve)) *Config {
+		c := New()
+		c.Command, c.StateDir, c.Probe.RRDFolder = "serve", dir, dir
+		change(&c.Serve)
+		p := c.Problems("serve")
+		c.Service(p, shared)
+		if err := p.Err(""); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	on := load(func(*Serve) {})
+	off := load(func(s *Serve) { s.CollectLog.Listen, s.CollectStreaming.Listen, s.CollectRRD.Listen = nil, nil, nil })
+	taken, left := on.Changes(off)
+	if want := []string{"collect-log.listen", "collect-streaming.listen", "collect-rrd.listen"}; taken != nil || !slices.Equal(left, want) {
+		t.Errorf("taken %q, left %q, want %q", taken, left, want)
+	}
+}
+
 // TestNamesOfSettings checks that the names by which code selects settings are
 // those of existing settings.
 func TestNamesOfSettings(t *testing.T) {

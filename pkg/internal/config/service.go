@@ -146,14 +146,14 @@ func (s *Serve) join(n *Network, endpoint string) {
 // collectLog returns the options of repository-collect_log, nil if it is off.
 func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.LogsOptions {
 	b := &c.Serve.CollectLog
+	if len(b.To) == 0 { // before the return, so that Changes finds no change in it
+		b.To = []string{"parquet:" + filepath.Join(c.StateDir, "logs")}
+	}
 	if len(b.Listen) == 0 {
 		return nil
 	}
 	p, done := p.in("collect-log", c.section("collect-log").Settings)
 	defer done()
-	if len(b.To) == 0 {
-		b.To = []string{"parquet:" + filepath.Join(c.StateDir, "logs")}
-	}
 	c.Serve.join(&b.Network, "log")
 	opt := b.check(p)
 	for _, to := range b.To {
@@ -182,14 +182,14 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 // it is off.
 func (c *Config) collectStreaming(p *Problems, shared *service.Shared) *stream.Options {
 	l := &c.Serve.CollectStreaming
+	if len(l.To)+len(l.ToOptional) == 0 {
+		l.To = []string{"file:" + filepath.Join(c.StateDir, "live")}
+	}
 	if len(l.Listen) == 0 {
 		return nil
 	}
 	p, done := p.in("collect-streaming", c.section("collect-streaming").Settings)
 	defer done()
-	if len(l.To)+len(l.ToOptional) == 0 {
-		l.To = []string{"file:" + filepath.Join(c.StateDir, "live")}
-	}
 	c.Serve.join(&l.Network, "streaming")
 	l.Drain = c.Serve.Drain
 	opt := l.options(p)
@@ -203,12 +203,12 @@ func (c *Config) collectStreaming(p *Problems, shared *service.Shared) *stream.O
 // collectRRD returns the options of repository-collect_rrd, nil if it is off.
 func (c *Config) collectRRD(p *Problems, shared *service.Shared) *rrdpush.EndpointOptions {
 	r := &c.Serve.CollectRRD
+	r.To = cmp.Or(r.To, "whisper:"+filepath.Join(c.StateDir, "whisper"))
 	if len(r.Listen) == 0 {
 		return nil
 	}
 	p, done := p.in("collect-rrd", c.section("collect-rrd").Settings)
 	defer done()
-	r.To = cmp.Or(r.To, "whisper:"+filepath.Join(c.StateDir, "whisper"))
 	c.Serve.join(&r.Network, "rrd")
 	target := r.check(p)
 	listen := r.listeners(p)
