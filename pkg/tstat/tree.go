@@ -72,6 +72,9 @@ type ScanOptions struct {
 	// is not in a log folder, by its path below the root; nil for a file that is not
 	// a log. A nil Match ignores all such files.
 	Match func(rel string) *LogType
+	// Exclude reports whether the caller ignores a file: then no other file is
+	// ambiguous because of it. nil: the caller ignores none.
+	Exclude func(*File) bool
 }
 
 // AmbiguousError reports files of one log folder that ScanOptions.Match assigns
@@ -376,7 +379,9 @@ func (s *scanner) refuseAmbiguous(f *Folder) {
 	}
 	logs := map[string][]*File{}
 	for _, file := range f.Files {
-		logs[file.Name] = append(logs[file.Name], file)
+		if s.opt.Exclude == nil || !s.opt.Exclude(file) {
+			logs[file.Name] = append(logs[file.Name], file)
+		}
 	}
 	f.Files = slices.DeleteFunc(f.Files, func(file *File) bool {
 		same := logs[file.Name]

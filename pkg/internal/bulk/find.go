@@ -302,7 +302,7 @@ func (r *run) name(t *task, folder string) error {
 // wanted reports whether the options and the stores select a file, by its type
 // and by its place below the source.
 func (r *run) wanted(t *task) bool {
-	if !r.opt.wantsType(t.key.File) || r.opt.excludes(t.name) || r.opt.excludes(t.key.File) {
+	if !r.opt.selects(t.key.File, t.name) {
 		return false
 	}
 	if t.typ != nil {
@@ -320,6 +320,12 @@ func (r *run) wanted(t *task) bool {
 		return false
 	}
 	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
+}
+
+// selects reports whether Types and Exclude select a file, by its log type and its
+// path below the source.
+func (o *Options) selects(logType, name string) bool {
+	return o.wantsType(logType) && !o.excludes(name) && !o.excludes(logType)
 }
 
 // Wants reports whether the options select files of a log type and folder time.

@@ -85,6 +85,7 @@ func (r *run) scanOptions() tstat.ScanOptions {
 	opt := tstat.ScanOptions{Location: r.opt.Location}
 	if len(r.opt.Match) > 0 {
 		opt.Match = r.opt.match
+		opt.Exclude = func(f *tstat.File) bool { return !r.opt.selects(f.Name, f.Rel) }
 	}
 	return opt
 }

@@ -210,7 +210,7 @@ func (o *Options) wantedTypes() []*tstat.LogType {
 	if len(o.Sources) == 0 {
 		named = tstat.Types()
 	}
-	return slices.DeleteFunc(named, func(t *tstat.LogType) bool { return !o.wantsType(t.Name) || o.excludes(t.Name) })
+	return slices.DeleteFunc(named, func(t *tstat.LogType) bool { return !o.selects(t.Name, t.Name) })
 }
 
 // knownTypes and knownLayouts list the known log types and versions, for hints.
