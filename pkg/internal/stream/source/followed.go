@@ -354,11 +354,14 @@ func (l *followed) over() (over, again bool) {
 // read reads a block and delivers its whole lines.
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.Bytes[l.n:])
-	l.failed = false
 	_, compressed := l.text.(*compression.Reader)
-	if err != nil && err != io.EOF && !compressed { // the end of a compressed log may be cut off
-		l.failed = true
+	// The end of a compressed log may be cut off.
+	if l.failed = err != nil && err != io.EOF && (!compressed || isFileError(err)); l.failed {
 		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
+		if compressed { // after an error it only reads from the start
+			l.resume = l.positionAt(l.offset)
+			l.close()
+		}
 		return 0, nil
 	}
 	if err != nil && err != io.EOF {
@@ -430,16 +433,7 @@ func (l *followed) send(ctx context.Context, whole int) error {
 
 	lines := out.Bytes[:whole]
 	end := l.offset + int64(whole)
-	pos := position{Folder: l.folder(l.at).name, Offset: end, HeadLength: int(min(headLength, end, int64(len(l.head))))}
-	switch {
-	case pos.HeadLength < headLength:
-		pos.Head = hashOf(l.head[:pos.HeadLength])
-	case l.hash == "":
-		l.hash = hashOf(l.head)
-		fallthrough
-	default:
-		pos.Head = l.hash
-	}
+	pos := l.positionAt(end)
 	if l.origin.Key == "" {
 		// The start of the content distinguishes a log from another of
 		// the same name.
@@ -469,6 +463,21 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	t.Acked = func() { l.ck.ack(l.follower.key, l.name, number, pos, int64(whole)) }
 	l.offset, l.n = end, rest
 	return l.inlet.Deliver(ctx, t)
+}
+
+// positionAt returns the position of an offset in the open log.
+func (l *followed) positionAt(offset int64) position {
+	pos := position{Folder: l.folder(l.at).name, Offset: offset, HeadLength: int(min(headLength, offset, int64(len(l.head))))}
+	switch {
+	case pos.HeadLength < headLength:
+		pos.Head = hashOf(l.head[:pos.HeadLength])
+	case l.hash == "":
+		l.hash = hashOf(l.head)
+		fallthrough
+	default:
+		pos.Head = l.hash
+	}
+	return pos
 }
 
 func hashOf(b []byte) string {

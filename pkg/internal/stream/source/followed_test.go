@@ -1,0 +1,82 @@
+package source
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+)
+
+// recorder is an inlet that keeps all lines.
+type recorder struct{ text []byte }
+
+func (r *recorder) Deliver(_ context.Context, t batch.Text) error {
+	r.text = append(r.text, t.Bytes...)
+	t.Acked()
+	return nil
+}
+
+// TestFollowedRetriesCompressedLog lets the disk fail in the middle of a compressed
+// log: the log is read on later, without a gap and without lines twice.
+func TestFollowedRetriesCompressedLog(t *testing.T) {
+	var data bytes.Buffer
+	zw := gzip.NewWriter(&data)
+	zw.Write([]byte("a\nb\nstart of c, "))
+	zw.Close()
+	good := data.Len()
+	zw.Reset(&data)
+	zw.Write([]byte("end of c\nd\n"))
+	zw.Close()
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{"2016_03_24_21_00.out/log_tcp_complete.gz": data.Bytes(), "2016_03_24_22_00.out/log_tcp_complete": []byte("e\n")} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := &recorder{}
+	set, err := New(Options{
+		NewInlet: func() Inlet { return out }, MaxRead: 64 << 10, MaxLine: 32 << 10, Window: 1 << 20,
+		Start: StartBegin, Location: time.UTC, Counts: stats.NewStream(), State: filepath.Join(t.TempDir(), "state"), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := set.Follow(Root{Probe: "p", Dir: dir}).(*follower)
+	if f.order, err = loadOrder(set.opt.State, f.key); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	l := f.logs["log_tcp_complete"]
+	if opened, err := l.open(); !opened || err != nil {
+		t.Fatal(opened, err)
+	}
+	format, _ := compression.Detect(data.Bytes())
+	z := new(compression.Reader)
+	z.Reset(format, io.MultiReader(bytes.NewReader(data.Bytes()[:good+3]), iotest.ErrReader(&fs.PathError{Op: "read", Path: "log", Err: syscall.EIO})))
+	l.text = z
+	for range 20 {
+		if _, err := l.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.close()
+	if got := string(out.text); got != "a\nb\nstart of c, end of c\nd\ne\n" || set.counts.Cuts.Load() != 0 {
+		t.Errorf("%q, %d cuts", got, set.counts.Cuts.Load())
+	}
+}
