@@ -532,8 +532,8 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// TestDescriptionTellsKeysApart has what is shown of an anonymizer.
-func TestDescriptionTellsKeysApart(t *testing.T) {
+// TestDescriptionsDifferByKey checks what is shown of an anonymizer.
+func TestDescriptionsDifferByKey(t *testing.T) {
 	seen := map[string]string{}
 	nets := filepath.Join(t.TempDir(), "nets")
 	os.WriteFile(nets, []byte("10.0.0.0/8\n"), 0o600)
@@ -603,13 +603,13 @@ func TestNoInternalAddressIsLeft(t *testing.T) {
 			case "log_http_complete":
 				row[0], row[2] = internal(), internal()
 				if row[5] != "HTTP" { // host, name, path, referer, agent, cookie
-					row[6], row[7], row[8] = internal(), internal(), "/x?from="+internal()
+					row[6], row[7], row[8] = internal(), internal(), "/x?from="+internal()+"&u=http%3A%2F%2F"+internal()+"%2F"
 					row[9], row[10], row[11] = "http://"+internal()+"/", "agent ("+internal()+")", "ip="+internal()+"; y"
 				} else {
 					row[11] = "http://" + internal() + ":80/"
 				}
 			case "log_dns_complete":
-				row[0], row[4], row[2], row[6], row[11], row[15] = internal(), internal(), "1", "1", reverse(internal()), internal()
+				row[0], row[4], row[2], row[6], row[11], row[15] = internal(), internal(), "1", "1", "lb._dns-sd._udp."+reverse(internal()), internal()
 			}
 			b.WriteString(strings.Join(row, sep) + "\n")
 		}
