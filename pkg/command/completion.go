@@ -15,14 +15,14 @@ import (
 func completed(app *cli.App) *completion.Program {
 	p := &completion.Program{Ask: []string{"config"}}
 	cfg := defaults()
-	for _, s := range cfg.Of("runcap") {
+	for _, s := range cfg.SettingsOf("runcap") {
 		if s.Group == config.GroupNetwork {
 			p.Ask = append(p.Ask, s.Name)
 		}
 	}
 	for _, c := range visibleCommands(app) {
 		values := map[string]string{"config": completion.File}
-		for _, s := range cfg.Of(c.Name) {
+		for _, s := range cfg.SettingsOf(c.Name) {
 			values[s.Name] = s.Complete
 		}
 		command := completion.Command{Name: c.Name, Usage: c.Usage, Arguments: completedArguments(app, c)}

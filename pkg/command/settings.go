@@ -93,7 +93,7 @@ func load(c *cli.Context, con *console.Console, check func(*config.Config, *conf
 // --check-config or --print-config, and reports whether one was given. The
 // settings must be valid.
 func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (bool, error) {
-	warnPasswords(c, con, cfg.Of(c.Command.Name))
+	warnPasswords(c, con, cfg.SettingsOf(c.Command.Name))
 	switch {
 	case c.Bool("check-config"):
 		file := configFile(c)

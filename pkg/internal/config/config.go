@@ -135,9 +135,9 @@ func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	return c, p, nil
 }
 
-// Of returns the settings that a command has flags for: those of all commands
+// SettingsOf returns the settings that a command has flags for: those of all commands
 // and its own.
-func (c *Config) Of(command string) []*Setting {
+func (c *Config) SettingsOf(command string) []*Setting {
 	var list []*Setting
 	for _, s := range c.Sections {
 		if s.Name == "" || s.Name == command {

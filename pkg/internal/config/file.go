@@ -85,7 +85,7 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 				}
 				tables[in.Name] = newTables(in, list)
 			}
-			at, table = tables[in.Name].of(name)
+			at, table = tables[in.Name].tableOf(name)
 		}
 		s, near := c.lookup(at, name)
 		if s == nil && len(key) == 1 && isSection(values[name]) {
@@ -125,8 +125,8 @@ func newTables(in *Section, list []any) *tables {
 	return t
 }
 
-// of returns the table of a key, and its settings.
-func (t *tables) of(name string) (*Section, map[string]any) {
+// tableOf returns the table of a key, and its settings.
+func (t *tables) tableOf(name string) (*Section, map[string]any) {
 	for _, inNow := t.now[name]; (!inNow || t.seen[name]) && t.next < len(t.list); _, inNow = t.now[name] {
 		t.now, _ = t.list[t.next].(map[string]any)
 		t.at = &Section{Name: t.in.Name, Settings: t.in.Added[t.next]}

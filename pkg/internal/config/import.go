@@ -82,7 +82,7 @@ func (b *Import) types() *Setting {
 
 func (b *Import) since() *Setting {
 	return &Setting{Name: "since", Group: groupSource, Value: &b.Since,
-		Usage: "import log folders that start at `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"}
+		Usage: "import log folders that start at `TIME` or later: " + timeForms}
 }
 
 func (b *Import) timezone() *Setting {

@@ -14,7 +14,6 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -116,17 +115,12 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	b.probeGiven = b.Probe != ""
 	guessed := !b.probeGiven && pulled(b.Sources) == "" && !b.IsRepository()
 	if b.Probe == "" {
-		host, _ := os.Hostname()
-		b.Probe = cmp.Or(pulled(b.Sources), fitProbe(host))
+		b.Probe = cmp.Or(pulled(b.Sources), hostProbe())
 		if b.IsRepository() {
 			b.Probe = "repository" // each stream has its own
 		}
 	}
-	if b.Probe == "" {
-		p.add("probe", "must be given, since this machine has no host name")
-	} else if err := store.ValidProbe(b.Probe); err != nil {
-		p.add("probe", "%v", err)
-	}
+	checkProbeName(p, b.Probe)
 	opt := b.Import.check(p)
 	b.checkStream(p)
 	if slices.Contains(b.Sources, "") {

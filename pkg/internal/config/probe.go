@@ -1,7 +1,6 @@
 package config
 
 import (
-	"os"
 	"slices"
 	"time"
 
@@ -94,8 +93,7 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	p, done := p.in("probe", cfg.section("probe").Settings)
 	defer done()
 	if s.Name == "" {
-		host, _ := os.Hostname()
-		s.Name = fitProbe(host)
+		s.Name = hostProbe()
 	}
 	opt := &exporter.Options{
 		Name: s.Name, SystemID: s.SystemID, LogFolder: s.LogFolder, RRDFolder: s.RRDFolder, Folders: s.Folders,

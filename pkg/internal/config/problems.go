@@ -147,4 +147,6 @@ func within[T int | float64](p *Problems, name string, v, least, most T) {
 }
 
 // Problems returns an empty list of problems with the settings of a command.
-func (c *Config) Problems(command string) *Problems { return &Problems{settings: c.Of(command)} }
+func (c *Config) Problems(command string) *Problems {
+	return &Problems{settings: c.SettingsOf(command)}
+}

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/rrdpush"
-	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
@@ -140,7 +138,7 @@ func (r *RRDPush) settings() []*Setting {
 			Usage: "print what would be sent as lines on stdout, and send nothing"},
 
 		{Name: "since", Group: groupSource, Value: &r.Since, Empty: "what is new; all at first",
-			Usage: "push points of `TIME` and later, even if they were sent before: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
+			Usage: "push points of `TIME` and later, even if they were sent before: " + timeForms},
 		{Name: "reader", Group: groupSource, Value: &r.Reader, Complete: strings.Join(rrdfile.Modes, " "),
 			Usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if a value differs"},
 		{Name: "every", Group: groupSource, Value: &r.Every, Empty: "once",
@@ -172,16 +170,10 @@ func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, list
 		r.Sources = args
 	}
 	if r.Probe == "" && len(r.Listen) == 0 {
-		host, _ := os.Hostname()
-		r.Probe = fitProbe(host)
-		if r.Probe == "" {
-			p.add("probe", "must be given, since this machine has no host name")
-		}
+		r.Probe = hostProbe()
 	}
-	if r.Probe != "" {
-		if err := store.ValidProbe(r.Probe); err != nil {
-			p.add("probe", "%v", err)
-		}
+	if r.Probe != "" || len(r.Listen) == 0 {
+		checkProbeName(p, r.Probe)
 	}
 	target := r.Points.check(p)
 	target.Probe = r.Probe

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"os"
 	"path"
 	"regexp"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
@@ -85,6 +87,23 @@ func fitProbe(host string) string {
 	name, _, _ := strings.Cut(host, ".")
 	name = strings.Trim(unfit.ReplaceAllString(name, "_"), "_")
 	return name[:min(len(name), 64)]
+}
+
+// hostProbe returns the name of a probe on this machine, or "" if the host name has no
+// usable character.
+func hostProbe() string {
+	host, _ := os.Hostname()
+	return fitProbe(host)
+}
+
+// checkProbeName checks the name of a probe, which is "" if neither the user nor
+// hostProbe gave one.
+func checkProbeName(p *Problems, name string) {
+	if name == "" {
+		p.add("probe", "must be given, since this machine has no host name")
+	} else if err := store.ValidProbe(name); err != nil {
+		p.add("probe", "%v", err)
+	}
 }
 
 // typeNames returns the names of all log types.

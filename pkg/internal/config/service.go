@@ -110,11 +110,10 @@ func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 // specifications for each name. Supervisors of the reference implementation
 // ignore the name and have one queue for all.
 func (s *Serve) ownIdentity() string {
-	host, _ := os.Hostname()
 	if len(s.CollectLog.Listen)+len(s.CollectStreaming.Listen)+len(s.CollectRRD.Listen) == 0 {
-		return fitProbe(host) + ".probe"
+		return hostProbe() + ".probe"
 	}
-	return fitProbe(host) + "." + s.SystemID
+	return hostProbe() + "." + s.SystemID
 }
 
 // host returns the host under which probes reach the endpoints, or "" if the

@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -90,7 +89,7 @@ func (s *Store) settings() []*Setting {
 		{Name: "type", Group: files, Value: &s.Types, Empty: "all", Complete: completeTypes(),
 			Usage: "list, verify: select log types that match `GLOB`, like 'log_tcp_*'"},
 		{Name: "since", Group: files, Value: &s.Since,
-			Usage: "list, verify: select log folders that start at `TIME` or later: 2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"},
+			Usage: "list, verify: select log folders that start at `TIME` or later: " + timeForms},
 		{Name: "until", Group: files, Value: &s.Until,
 			Usage: "list, verify: select log folders that start before `TIME`; same forms as --since"},
 		{Name: "probe", Group: files, Value: &s.Probe, Empty: "all; with --against, the host name up to the first dot",
@@ -139,14 +138,9 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {
-		host, _ := os.Hostname()
-		opt.Probe = cmp.Or(pulled(s.Against), fitProbe(host))
+		opt.Probe = cmp.Or(pulled(s.Against), hostProbe())
 	}
-	if opt.Probe == "" {
-		p.add("probe", "must be given, since this machine has no host name")
-	} else if err := store.ValidProbe(opt.Probe); err != nil {
-		p.add("probe", "%v", err)
-	}
+	checkProbeName(p, opt.Probe)
 	if len(s.Against) > 0 {
 		s.Probe = opt.Probe
 	}

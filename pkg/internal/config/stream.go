@@ -107,8 +107,7 @@ func (s *Stream) settings() []*Setting {
 // Options checks the settings and returns them as options of a stream.
 func (s *Stream) Options(p *Problems) stream.Options {
 	if s.Probe == "" {
-		host, _ := os.Hostname()
-		s.Probe = fitProbe(host)
+		s.Probe = hostProbe()
 	}
 	opt := s.Lines.options(p)
 	opt.From, opt.Types, opt.Start, opt.Poll = s.From, s.Types, stream.Start(s.Start), time.Duration(s.Poll)

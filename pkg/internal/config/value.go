@@ -77,14 +77,17 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// timeLayouts are the ways to write a time of --since and --until. Those without
-// a zone are in --timezone.
+// timeLayouts are the ways to write a time of since and until. Those without
+// a zone are in the zone of the setting timezone.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }
 
-// parseTime reads a time as --since and --until have it: in one of timeLayouts, as
-// a day, or as the duration from then to now.
+// timeForms describes the texts that parseTime reads, for the usage of settings.
+const timeForms = "2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"
+
+// parseTime reads a time: in one of timeLayouts, as a day, or as the duration from
+// then to now.
 func parseTime(text string, loc *time.Location, now time.Time) (time.Time, error) {
 	for _, layout := range timeLayouts {
 		if t, err := time.ParseInLocation(layout, text, loc); err == nil {
