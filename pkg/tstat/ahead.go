@@ -2,18 +2,18 @@ package tstat
 
 import "io"
 
-// aheadSize is how much text is decompressed at a time, in bytes. Reader.Next
-// asks for that much.
+// aheadSize is the size of one decompressed block, in bytes. Reader.Next asks for that
+// many bytes.
 const aheadSize = blockSize / 2
 
-// ahead reads the next block of a file on a goroutine while the caller
-// processes the one before.
+// ahead reads the next block of a file on a goroutine while the caller processes the
+// previous block.
 type ahead struct {
 	src   io.Reader
 	block []byte
-	rest  []byte        // rest of block, not passed on yet
-	err   error         // the error after block
-	done  chan struct{} // closed when the goroutine has ended; nil if none runs
+	rest  []byte        // part of block that Read has not returned yet
+	err   error         // error that follows block
+	done  chan struct{} // closed when the goroutine ends; nil if it is not running
 
 	panicked any // the value that the goroutine panicked with
 }

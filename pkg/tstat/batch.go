@@ -1,43 +1,42 @@
 package tstat
 
-// batchRows is the capacity of a Batch in rows. At 130 columns its vectors and
-// the text take half a MiB: they stay in the CPU's cache while a store reads
-// them.
+// batchRows is the capacity of a Batch in rows. At 130 columns the vectors and the text
+// occupy half a MiB, so they stay in the CPU's cache while a store reads them.
 const batchRows = 256
 
-// stride is the number of spare values of a vector. Without them, vectors would
-// lie 2 KiB apart, and value i of all columns would compete for the same two
-// sets of the CPU's first-level cache.
+// stride is the spare capacity of a vector, in values. Without it, vectors would lie 2
+// KiB apart, and value i of all columns would compete for the same two sets of the
+// CPU's first-level cache.
 const stride = 8
 
-// Vector holds the values of one column of a Batch, without the NULLs: value
-// number i belongs to the i-th row whose Def is 1.
+// Vector holds the values of one column of a Batch, without the NULLs. The value with
+// index i belongs to the i-th row whose Def is 1.
 type Vector struct {
-	Def []int16 // per row: 1 a value, 0 NULL (Parquet's definition levels)
-	// One of these holds the values; its length is the number of rows less
-	// the NULLs.
+	Def []int16 // per row: 1 for a value, 0 for NULL (Parquet's definition levels)
+	// One of the following slices holds the values. Its length is the number of rows
+	// minus the number of NULLs.
 	Ints   []int64 // Int, Time
 	Floats []float64
 	Bools  []bool
 	Texts  [][]byte
 }
 
-// vector is a Vector that is being filled: it has full length, and the batch
-// counts its rows.
+// vector is a Vector under construction. Its slices have full length; the batch counts
+// the rows.
 type vector struct {
 	kind    Kind
-	seconds bool // Time in seconds
-	yt      bool // "--" is NULL too
-	active  bool // the file has the column, and it is read
-	hidden  bool // only for Batch.Decoded
+	seconds bool // a Time that Tstat writes in seconds
+	yt      bool // "--" also means NULL, as in YouTube's columns
+	active  bool // the file has the column, and its values are decoded
+	hidden  bool // returned by Batch.Decoded, but not by Batch.Column
 	nulls   int
 	def     []int16
 	ints    []int64
 	floats  []float64
 	bools   []bool
 	texts   [][]byte
-	slow    *int // of the batch
-	marks   bool // a NULL was written other than as "-"
+	slow    *int // points to Batch.slow
+	oddNull bool // a NULL was not written as "-"
 }
 
 func (v *vector) init(c Column) {
@@ -83,15 +82,15 @@ type Batch struct {
 	n       int
 	cols    []vector
 	lines   [][]byte // with newline
-	rows    [][]byte // the parsed text: the line or its rewritten form, with newline
+	rows    [][]byte // the parsed text with newline: the line, or its rewritten form
 	fields  []Fields
-	split   Fields // the fields of rows are parts of it
+	split   Fields // backing array of fields
 	maps    []*mapping
 	odd     []bool
-	slow    int     // fields other than plain decimal numbers, see Plain
+	slow    int     // number of fields that are not plain; see Plain
 	line    []int64 // line numbers in the file
 	arena   []byte  // rewritten text
-	escaped int64   // values that were escaped
+	escaped int64   // number of escaped text values
 
 	ends   []int64
 	serial []int64
@@ -106,10 +105,10 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 // LineNumber returns the number of row i's line in its file, from 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
-// Row returns the text of row i without the newline, where each field ends in
-// it, and the column of each field (-1 for a field that holds no value). Rows
-// share the columns if, and only if, they have the same layout. The text is the
-// original line, except for chat messages, whose dates are rewritten.
+// Row returns the text of row i without the newline, the end of each field in the text,
+// and the column of each field (-1 for a field that holds no value). Rows share the
+// columns slice if, and only if, they have the same layout. The text is the original
+// line, except for chat messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns
@@ -118,8 +117,7 @@ func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 // Fields holds the end of each field in a row's text.
 type Fields []uint32
 
-// Begin returns the start of field f: after the separator that ends the field
-// before.
+// Begin returns the start of field f, which follows the previous field's separator.
 func (p Fields) Begin(f int) uint32 {
 	if f == 0 {
 		return 0
@@ -127,20 +125,20 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// Plain reports whether all numbers, times and flags of row i are NULL or
-// decimal numbers without exponent. Then integers have no superfluous zeros, so
+// Plain reports whether all numbers, times and flags of row i are NULL or decimal
+// numbers without an exponent. Integers of a plain row have no superfluous zeros, so
 // their text follows from their value.
 func (b *Batch) Plain(i int) bool { return !b.odd[i] }
 
-// OddNulls reports whether some row has a NULL in column c that is not written
-// as "-", like "---".
-func (b *Batch) OddNulls(c int) bool { return b.cols[c].marks }
+// OddNulls reports whether a row has a NULL in column c that is not written as "-", for
+// example "---".
+func (b *Batch) OddNulls(c int) bool { return b.cols[c].oddNull }
 
 // Separator returns the byte between the fields of a line.
 func (t *LogType) Separator() byte { return t.sep }
 
-// Raw returns the fields of row i by column, as Tstat wrote them; nil for a
-// column without a field. It uses dst if that is long enough.
+// Raw returns the fields of row i by column, as Tstat wrote them, and nil for a column
+// without a field. It reuses dst if dst has enough capacity.
 func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	if cap(dst) < len(b.cols) {
 		dst = make([][]byte, len(b.cols))
@@ -166,7 +164,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 	return b.Decoded(c)
 }
 
-// Decoded is Column for columns that ReaderOptions.Use keeps or only decodes.
+// Decoded is like Column, and also returns columns whose use is Decoded.
 func (b *Batch) Decoded(c int) (Vector, bool) {
 	v := &b.cols[c]
 	if !v.active {
@@ -218,22 +216,22 @@ func (b *Batch) Keep(keep []bool) {
 			continue
 		}
 		v.nulls = 0
-		at := 0
+		to := 0
 		for i, d := range def {
 			if keep[i] {
-				def[at] = d
+				def[to] = d
 				v.nulls += 1 - int(d)
-				at++
+				to++
 			}
 		}
-		for i := at; i < len(def); i++ {
+		for i := to; i < len(def); i++ {
 			def[i] = 1
 		}
 	}
 	b.n = n
 }
 
-// keepValues moves the values of kept rows to the front.
+// keepValues moves the values of the rows to keep to the front.
 func keepValues[T any](values []T, def []int16, keep []bool) {
 	from, to := 0, 0
 	for i, d := range def {
@@ -252,7 +250,7 @@ func keepValues[T any](values []T, def []int16, keep []bool) {
 func (b *Batch) reset() {
 	for i := range b.cols {
 		v := &b.cols[i]
-		v.marks = false
+		v.oddNull = false
 		if v.nulls > 0 {
 			for j := range v.def[:b.n] {
 				v.def[j] = 1
@@ -263,11 +261,11 @@ func (b *Batch) reset() {
 	b.n, b.escaped, b.arena, b.split = 0, 0, b.arena[:0], b.split[:0]
 }
 
-// room returns the slice for the ends of the n fields of the current row.
-func (b *Batch) room(n int) Fields {
+// allocFields returns a slice for the ends of the current row's n fields.
+func (b *Batch) allocFields(n int) Fields {
 	have := len(b.split)
 	if have+n > cap(b.split) {
-		// Earlier rows keep their part of the old array.
+		// Fields of earlier rows still refer to the old array.
 		b.split, have = make(Fields, 0, max(batchRows*n, 2*cap(b.split))), 0
 	}
 	b.split = b.split[:have+n]
@@ -280,8 +278,7 @@ func (v *vector) setNull(row int) {
 	v.nulls++
 }
 
-// undo removes the first n fields of the current row, which turned out to be
-// malformed.
+// undo reverts the NULLs of the first n fields of the current row, which is malformed.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
 		if f.col >= 0 && b.cols[f.col].def[b.n] == 0 {
@@ -291,13 +288,13 @@ func (b *Batch) undo(m *mapping, n int) {
 	}
 }
 
-// Ends returns the time at which each row's flow or period ended, in
-// microseconds since the epoch; 0 if the row has no absolute time. Tstat writes
-// a row at about that time.
+// Ends returns the time at which each row's flow or period ended, in microseconds since
+// the epoch, or 0 if the row has no absolute time. Tstat writes a row at about that
+// time.
 //
-// The source differs by type: tcp, video and streaming: last (2.2 to 2.4
-// first_abs + durat); udp: the later of both directions' start + duration;
-// http, dns, l3_bitrate, periodic: the row's time; mm, chat, skype: start +
+// The source depends on the log type: tcp, video and streaming use last (Tstat 2.2 to
+// 2.4: first_abs + durat). udp uses the later of both directions' start + duration.
+// http, dns, l3_bitrate and periodic use the row's time. mm, chat and skype use start +
 // duration.
 func (b *Batch) Ends() []int64 {
 	b.ends = b.ends[:0]
@@ -320,8 +317,8 @@ func (b *Batch) Ends() []int64 {
 	return b.ends
 }
 
-// endColumns are the columns from which the end of a row follows, in any type:
-// start, duration and the microseconds of the duration's unit.
+// endColumns are the columns from which the end of a row is computed, for all log
+// types: the start, the duration, and the duration's unit in microseconds.
 var endColumns = []struct {
 	start, durat string
 	unit         float64
@@ -338,7 +335,7 @@ var endColumns = []struct {
 	{"first_tm", "durat", 1e6}, // chat, skype
 }
 
-// addEnds raises the ends to start + durat.
+// addEnds raises each row's end to start + durat, if that is later.
 func (b *Batch) addEnds(start, durat int, unit float64) {
 	s := &b.cols[start]
 	si, di := 0, 0
@@ -356,7 +353,7 @@ func (b *Batch) addEnds(start, durat int, unit float64) {
 		}
 		end := s.ints[si]
 		si++
-		if d > 0 && d < maxTime { // neither NaN nor infinite
+		if d > 0 && d < maxTime { // excludes NaN and infinity
 			end += int64(d)
 		}
 		b.ends[row] = max(b.ends[row], end)

@@ -2,13 +2,14 @@ package tstat
 
 import "time"
 
-// Calendar formats times and caches the last date.
+// Calendar formats times. It caches the date of the last formatted time.
 type Calendar struct {
-	day  int64  // since the epoch
-	date []byte // with the T after it; nil: none yet
+	day  int64  // days since the epoch
+	date []byte // formatted day and "T"; nil before the first call of Append
 }
 
-// Append appends microseconds since the epoch as 2006-01-02T15:04:05.000000.
+// Append appends the time us, in microseconds since the epoch, to dst as
+// 2006-01-02T15:04:05.000000 in UTC.
 func (c *Calendar) Append(dst []byte, us int64) []byte {
 	day, rest := us/86400e6, us%86400e6
 	if rest < 0 {

@@ -5,19 +5,20 @@ import (
 	"math/bits"
 )
 
-// pow10 are powers of ten that a float64 represents exactly too.
+// pow10 are the powers of ten that fit into a uint64. A float64 represents them
+// exactly.
 var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
 
-// nearest returns the float64 nearest to x / 10^decimals. It fails if one
-// division is not enough.
+// nearest returns the float64 nearest to x / 10^decimals. It returns false if it cannot
+// compute the result with a single division.
 func nearest(x uint64, decimals int) (y float64, ok bool) {
 	d := pow10[decimals]
-	if x < 1<<53 { // both are exact, so their quotient is rounded once
+	if x < 1<<53 { // both operands are exact, so the quotient is rounded once
 		return float64(x) / float64(d), true
 	}
-	// Compute a quotient of 1 or more to 54 bits, one more than a float64
-	// has, and one bit for the remainder. Times need this: an integer with
-	// as many digits as 1458855410904.765000 is not exact.
+	// Compute the quotient to 54 bits, one more than a float64 has, plus one bit for
+	// the remainder. Times need this precision: an integer with as many digits as
+	// 1458855410904.765000 is not exact in a float64.
 	shift := 54 - bits.Len64(x/d)
 	if shift < 1 || shift > 53 {
 		return 0, false
@@ -33,26 +34,27 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 // floatTens are the powers of ten below 1e8.
 var floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
 
-// leadingDigits returns the number at the start of 8 bytes of text and the count
-// n of its digits. The first byte is in the lowest bits of w. If n is 0, x is
-// undefined. It processes all bytes at once, because a CPU cannot predict where a
-// loop over the digits ends.
+// leadingDigits returns the number at the start of 8 bytes of text and the count n of
+// its digits. The first byte is in the lowest bits of w. If n is 0, x is undefined. It
+// processes all bytes at once, because a CPU cannot predict where a loop over the
+// digits ends.
 func leadingDigits(w uint64) (x uint64, n int) {
 	x = w ^ 0x3030303030303030 // a digit becomes its value, any other byte exceeds 9
-	// Set the highest bit of each byte above 9: adding 0x76 does so up to 0x7f, and
-	// the others have it. A carry only affects bytes behind the first of these.
+	// Set the highest bit of each byte above 9. Adding 0x76 sets it for bytes up to
+	// 0x7f; larger bytes already have it. A carry only affects bytes after the first
+	// byte above 9.
 	other := (x + 0x7676767676767676 | x) & 0x8080808080808080
 	n = bits.TrailingZeros64(other) >> 3
 	x <<= (64 - 8*uint(n)) & 63 // drop the bytes after the digits, put zeros before them
 	x = x*10 + x>>8             // bytes 0, 2, 4 and 6 are now pairs of digits
-	// In the upper 32 bits, the first product adds up pairs 0 and 2 times 1e6 and
-	// 1e2, the second one pairs 1 and 3 times 1e4 and 1.
+	// The upper 32 bits of the first product are pair 0 times 1e6 plus pair 2 times
+	// 1e2. Those of the second product are pair 1 times 1e4 plus pair 3.
 	return (x&0x000000ff000000ff*0x000f424000000064 + x>>16&0x000000ff000000ff*0x0000271000000001) >> 32, n
 }
 
-// ParseDecimal parses a decimal number as the nearest float64: digits with an
-// optional dot and an optional minus. It fails for other text, and for some
-// numbers that are longer than Tstat's, which strconv may accept.
+// ParseDecimal parses a decimal number as the nearest float64: digits with an optional
+// dot and an optional minus. It returns false for other text, and for some numbers with
+// more digits than Tstat writes, which strconv may accept.
 func ParseDecimal(f []byte) (y float64, ok bool) {
 	neg := len(f) > 0 && f[0] == '-'
 	if neg {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestFloat compares the fast paths with strconv.
-func TestFloat(t *testing.T) {
+// TestParseFloatMatchesStrconv compares the fast paths with strconv.
+func TestParseFloatMatchesStrconv(t *testing.T) {
 	v := vector{kind: Float}
 	v.activate()
 	check := func(s string) {
@@ -19,7 +19,7 @@ func TestFloat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range []string{s + "\n", s + " 12345678901234567890\n"} { // with and without room for 8 bytes at a time
+		for _, line := range []string{s + "\n", s + " 12345678901234567890\n"} { // with and without 8 bytes left in the line
 			if _, ok := v.parseFloat([]byte(line), 0, ' ', 0); !ok || v.floats[0] != want {
 				t.Fatalf("%q: %v, want %v", line, v.floats[0], want)
 			}
@@ -46,8 +46,8 @@ func TestFloat(t *testing.T) {
 		dot := rnd.IntN(len(digits) + 1)
 		check(digits[:dot] + "." + digits[dot:])
 	}
-	// Numbers halfway between two float64, and near that: a tie is rounded
-	// to even.
+	// Numbers halfway between two float64 values, and close to halfway. A tie rounds to
+	// even.
 	for whole := uint64(1 << 51); whole < 1<<51+4; whole++ {
 		for _, part := range []string{"25", "2499", "2501", "75", "7499", "7501", "125", "375", "625", "875", "5", "50"} {
 			check(fmt.Sprint(whole) + "." + part)
@@ -63,10 +63,10 @@ func TestFloat(t *testing.T) {
 	}
 }
 
-// TestEightBytes checks that fields have the same values in the middle of a
-// line, where they are parsed 8 bytes at a time, and at its end, where they are
-// parsed byte by byte.
-func TestEightBytes(t *testing.T) {
+// TestFieldsParseAlikeAtLineEnd checks that a field has the same value in the middle of
+// a line, where it is parsed 8 bytes at a time, and at the end, where it is parsed byte
+// by byte.
+func TestFieldsParseAlikeAtLineEnd(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	const mark, others = -77, "0123456789.-/:e \t\x00\x01\x7f\x80\xc3\xa9z~!"
 	for _, kind := range []Kind{Int, Float, Time, Bool, Text} {
@@ -75,7 +75,7 @@ func TestEightBytes(t *testing.T) {
 			v.activate()
 			parse := func(line string) (result string) {
 				b := &Batch{}
-				v.def[0], v.nulls, v.ints, v.floats, *v.slow, v.marks = 1, 0, []int64{mark}, []float64{mark}, 0, false
+				v.def[0], v.nulls, v.ints, v.floats, *v.slow, v.oddNull = 1, 0, []int64{mark}, []float64{mark}, 0, false
 				v.bools, v.texts = []bool{false}, [][]byte{nil}
 				var q int
 				var ok bool
@@ -91,7 +91,7 @@ func TestEightBytes(t *testing.T) {
 				case Text:
 					q, ok = b.parseText(&v, []byte(line), 0, ' ', 0)
 				}
-				return fmt.Sprint(q, ok, v.nulls, v.ints, v.floats, v.bools, string(v.texts[0]), *v.slow, v.marks, b.escaped)
+				return fmt.Sprint(q, ok, v.nulls, v.ints, v.floats, v.bools, string(v.texts[0]), *v.slow, v.oddNull, b.escaped)
 			}
 			for i := range 20000 {
 				var s string

@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// A log is read in batches of rows, with the values of each column together.
+// A Reader returns the rows of a log in batches, with the values by column.
 func ExampleReader() {
 	log := strings.NewReader("#c_ip:1 c_port:2 s_ip:3 s_port:4\n10.0.0.1 40000 192.0.2.1 443\n10.0.0.2 40001 192.0.2.1 80\nbroken\n")
 	typ := tstat.TypeByName("log_udp_complete")
@@ -35,8 +35,8 @@ func ExampleReader() {
 	// 2 rows, 1 rejected
 }
 
-// The name of a folder is the probe's local time. When the clock goes back, a
-// name has two possible times.
+// The name of a folder is the probe's local time. When the clock goes back, a name has
+// two possible times.
 func ExampleParseFolder() {
 	rome, err := time.LoadLocation("Europe/Rome")
 	if err != nil {

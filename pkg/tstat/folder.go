@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Forms of log folder names, without ".out": since 2.4 (07/2012), and before.
+// Layouts of log folder names for package time, without ".out". Tstat has written
+// folderForm since 2.4 (07/2012).
 const (
 	folderForm    = "2006_01_02_15_04"
 	oldFolderForm = "15_04_02_Jan_2006"
@@ -15,12 +16,12 @@ const (
 
 var folderName = regexp.MustCompile(`^([0-9]{4}_[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]{2}|[0-9]{2}_[0-9]{2}_[0-9]{2}_[A-Z][a-z]{2}_[0-9]{4})\.out$`)
 
-// FolderTime is the time in a log folder's name: when Tstat opened it, to the
-// minute, in the probe's local zone. When summer time ends, an hour occurs
-// twice, and the name does not show which one is meant.
+// FolderTime is the time in a log folder's name: the minute in which Tstat opened the
+// folder, in the probe's local zone. When daylight saving time ends, an hour occurs
+// twice, and the name does not show which of the two it means.
 type FolderTime struct {
 	Time   time.Time // the earlier possible time, UTC
-	Latest time.Time // the later possible time; equal to Time except in that hour
+	Latest time.Time // the later possible time; equal to Time unless the name is ambiguous
 }
 
 // IsFolder reports whether name has the form of a log folder's name.
@@ -39,15 +40,15 @@ func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	if name[4] != '_' {
 		form = oldFolderForm
 	}
-	// Parse in UTC, where every minute exists: with a wrong zone, the name
-	// may fall into the hour that spring skips.
+	// Parse in UTC, where every minute exists. If loc is not the probe's zone, the name
+	// may denote a minute that loc skips when daylight saving time starts.
 	wall, err := time.Parse(form, strings.TrimSuffix(name, ".out"))
 	if err != nil {
 		return FolderTime{}, fmt.Errorf("%q is not a log folder name: no such date", name)
 	}
 	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), 0, 0, loc)
 	f := FolderTime{t.UTC(), t.UTC()}
-	// Zones go back by an hour, Lord Howe Island by half of one.
+	// Clocks go back by an hour, on Lord Howe Island by half an hour.
 	for d := -2 * time.Hour; d <= 2*time.Hour; d += 30 * time.Minute {
 		u := t.Add(d)
 		if u.Format(folderForm) != t.Format(folderForm) {
@@ -63,5 +64,5 @@ func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	return f, nil
 }
 
-// FolderName returns the log folder name of a time, in the form since 2.4.
+// FolderName returns the log folder name of t, in the form used since Tstat 2.4.
 func FolderName(t time.Time) string { return t.Format(folderForm) + ".out" }

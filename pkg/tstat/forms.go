@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// newMapping returns the mapping of lines with these columns.
+// newMapping returns the mapping of lines with the given columns. part is "row",
+// "request" or "response".
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {
@@ -43,7 +44,8 @@ func (r *Reader) newMapping(columns []int, part string) *mapping {
 	return m
 }
 
-// addLayouts adds mappings of layouts, if no header defines them.
+// addLayouts adds mappings of layouts. It does not replace mappings that a header
+// defined.
 func (r *Reader) addLayouts(layouts []*layout) {
 	for _, l := range layouts {
 		if r.forms[l.part] == nil {
@@ -55,16 +57,16 @@ func (r *Reader) addLayouts(layouts []*layout) {
 	}
 	if r.typ.rows == chatMessages {
 		full := layouts[0].columns
-		// ACK rows end before con_t. The header of 2.4 and later, and
-		// lines with its columns, have no msglen.
+		// ACK rows end before con_t. The header of Tstat 2.4 and later, and lines with
+		// the header's columns, have no msglen.
 		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
 		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
 		r.forms["row"][len(short)] = r.newMapping(short, "row")
 	}
 }
 
-// activate activates the columns that any line of the file can have. Lines
-// without one of them set it to NULL.
+// activate activates the columns that any line of the file can have. Lines without one
+// of these columns set it to NULL.
 func (r *Reader) activate() {
 	used := make([]bool, len(r.columns))
 	for _, byCount := range r.forms {
@@ -112,9 +114,9 @@ func (m *mapping) sets(t *LogType) []int {
 	return cs
 }
 
-// form finds the mapping of a line. For the first line of a file without header
-// it examines the first lines; for types with several forms, the line itself.
-// It may rewrite the line.
+// form returns the mapping of a line and the text to parse, which may be a rewritten
+// line. If the file has no header, the first call examines the first lines to choose a
+// layout. For log types with several forms, the line itself determines its mapping.
 func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	if len(r.forms) == 0 {
 		if err := r.guess(); err != nil {
@@ -163,8 +165,8 @@ func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	return m, text, nil
 }
 
-// isResponse reports whether a line of log_http_complete is a response: its
-// sixth column is HTTP.
+// isResponse reports whether a line of log_http_complete is a response: its sixth
+// column starts with HTTP.
 func isResponse(text []byte) bool {
 	for range 5 {
 		i := bytes.IndexByte(text, '\t')
@@ -176,9 +178,9 @@ func isResponse(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("HTTP\t"))
 }
 
-// guess chooses the layout of a file without header: the one named by
-// ReaderOptions.Layout, or one with the number of columns that most of the
-// first lines have.
+// guess chooses the layout of a file without header. It uses the version that
+// ReaderOptions.Layout names, or the number of columns that most of the first lines
+// have.
 func (r *Reader) guess() error {
 	if r.typ.rows != oneForm {
 		r.addLayouts(r.typ.layouts)
@@ -217,7 +219,7 @@ func (r *Reader) guess() error {
 	}
 	ls := r.fits(count)
 	if len(ls) > 1 {
-		ls = discern(ls, lines[count], r.typ.sep)
+		ls = distinguish(ls, lines[count], r.typ.sep)
 	}
 	if len(ls) > 1 {
 		e := &LayoutError{Type: r.typ, Line: r.line, Count: count}
@@ -233,8 +235,9 @@ func (r *Reader) guess() error {
 	return nil
 }
 
-// fits returns the layouts with n columns, of the version named by the options,
-// if any. Versions that write no header precede those that do.
+// fits returns the layouts with n columns. If the options name a version, fits returns
+// only layouts of that version. If any of these layouts belongs to a version that
+// writes no header, fits omits the others.
 func (r *Reader) fits(n int) []*layout {
 	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
 	var plain, others []*layout
@@ -253,23 +256,24 @@ func (r *Reader) fits(n int) []*layout {
 	return others
 }
 
-// discern distinguishes layouts with the same number of columns by a line.
-func discern(ls []*layout, line []byte, sep byte) []*layout {
+// distinguish selects, by the contents of a line, among layouts with the same number of
+// columns. It returns ls if the line does not decide.
+func distinguish(ls []*layout, line []byte, sep byte) []*layout {
 	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 	f := bytes.Split(line, []byte{sep})
 	want := ""
 	switch {
-	case len(f) == 105: // tcp: 2.0.9 has an empty column 99
+	case len(f) == 105: // tcp: column 99 is empty in 2.0.9
 		want = "2.1dev"
 		if len(f[98]) == 0 {
 			want = "2.0.9"
 		}
-	case len(f) == 130: // tcp: column 120 is c_last_handshakeT, or 3.0's bitmap
+	case len(f) == 130: // tcp: column 120 is c_last_handshakeT, in 3.0 a bitmap
 		want = "3.0.0"
 		if bytes.IndexByte(f[119], '.') >= 0 {
 			want = "2015-02"
 		}
-	case len(f) == 23: // udp: columns 22, 23 became version texts in 11/2021
+	case len(f) == 23: // udp: columns 22 and 23 are version texts since 11/2021
 		want = "3.3.0"
 		if isDigits(f[21]) && isDigits(f[22]) {
 			want = "3.1.7"

@@ -8,22 +8,22 @@ import (
 	"slices"
 )
 
-// Fingerprint returns the SHA-256 and the length of the text read so far, up to
-// its last newline.
+// Fingerprint returns the SHA-256, in hex, and the length in bytes of the text read so
+// far, up to its last newline.
 func (r *Reader) Fingerprint() (sha string, length int64) {
 	r.joinHash()
 	sum, length := r.sum, r.length
 	if r.newline != nil {
 		sum = sha256.New()
 		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.newline); err != nil {
-			panic(err) // the state comes from this package
+			panic(err) // skipLine wrote the state
 		}
 		length = r.newlineLength
 	}
 	return hex.EncodeToString(sum.Sum(nil)), length
 }
 
-// hashBeside is the size of the smallest text that a goroutine hashes, in bytes.
+// hashBeside is the minimum size of text that is hashed on a goroutine, in bytes.
 const hashBeside = 64 << 10
 
 // startHash starts a goroutine that adds text to the fingerprint. The text must
@@ -81,15 +81,15 @@ func (r *Reader) hash(text []byte) {
 	}
 }
 
-// MarkLine returns the number of lines in the first length bytes of text, see
-// Mark.
+// MarkLine returns the number of lines in the first length bytes of text. length must
+// be one of ReaderOptions.Marks; see Mark.
 func (r *Reader) MarkLine(length int64) int64 {
 	r.joinHash()
 	return r.markLines[length]
 }
 
-// Mark returns the SHA-256 of the first length bytes of text, one of
-// ReaderOptions.Marks, or "" if the text is shorter.
+// Mark returns the SHA-256, in hex, of the first length bytes of text, or "" if the
+// text is shorter. length must be 0 or one of ReaderOptions.Marks.
 func (r *Reader) Mark(length int64) string {
 	if length == 0 {
 		return emptySHA256
@@ -100,13 +100,13 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads the file and only counts: every line except headers counts as a
-// row. It is for stores that keep the file as it is, and replaces Next: never
-// call both.
+// Drain reads the whole file without parsing it. It only counts: every line except
+// headers counts as a row. Stores that keep the file unchanged call Drain instead of
+// Next. A caller must not call both.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {
-		if err := r.fill(0); err != nil { // while it is in the CPU's cache
+		if err := r.fill(0); err != nil { // read little, so that the text is counted while in the CPU's cache
 			return err
 		}
 		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1

@@ -9,23 +9,23 @@ import (
 
 // head computes the result of Reader.Head while the text is hashed.
 type head struct {
-	length int64    // of the text up to the end of its first data line; 0: not found
-	sum    string   // of that text
-	looked bool     // the first data line was found, or is too long
-	rungs  []string // sums of the first rung bytes, twice as many, and so on
+	length int64    // length of the text up to the end of its first data line; 0 if not found
+	sum    string   // hash of the text of that length
+	found  bool     // the search ended: at the first data line, or at an unfinished line
+	rungs  []string // hashes of the first rung, 2*rung, 4*rung, … bytes
 }
 
 const (
-	rung    = 4 << 10
-	headSum = 12 // hex digits kept of a sum
+	rung    = 4 << 10 // bytes
+	headSum = 12      // hex digits of a hash that are kept
 )
 
-// find searches for the end of the first data line in text, which follows
-// length bytes and starts with a line.
+// find searches text for the end of the first data line. text starts with a line and
+// follows length bytes of the file.
 func (h *head) find(text []byte, length int64) {
-	for !h.looked && len(text) > 0 {
+	for !h.found && len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
-		if h.looked = text[0] != '#' || n == 0; h.looked && n > 0 {
+		if h.found = text[0] != '#' || n == 0; h.found && n > 0 {
 			h.length = length + int64(n)
 		}
 		text = text[n:]
@@ -33,7 +33,7 @@ func (h *head) find(text []byte, length int64) {
 	}
 }
 
-// next returns the next length above the given one whose sum is needed.
+// next returns the smallest length above the given length whose hash the head needs.
 func (h *head) next(length int64) int64 {
 	stop := int64(math.MaxInt64)
 	if n := len(h.rungs); n < 50 {
@@ -45,7 +45,7 @@ func (h *head) next(length int64) int64 {
 	return stop
 }
 
-// add adds the sum of the first length bytes.
+// add records the hash of the first length bytes, if the head needs it.
 func (h *head) add(length int64, sum string) {
 	if length == h.length {
 		h.sum = sum[:headSum]
@@ -55,10 +55,10 @@ func (h *head) add(length int64, sum string) {
 	}
 }
 
-// Head describes how the text read so far starts: LENGTH:SUM,SUM,... The first
-// pair is that of the text up to the end of its first data line. The other sums
-// are those of its first 4 KiB, 8 KiB, 16 KiB and so on. A text without data
-// lines has the head "".
+// Head returns a description of the start of the text read so far: LENGTH:SUM,SUM,...
+// LENGTH is the length of the text up to the end of its first data line, in bytes. The
+// first SUM is the hash of that part. The other sums are hashes of the first 4 KiB, 8
+// KiB, 16 KiB and so on. Head returns "" for a text without data lines.
 func (r *Reader) Head() string {
 	_, length := r.Fingerprint()
 	if r.head.sum == "" || r.head.length > length {
@@ -75,11 +75,11 @@ func (r *Reader) Head() string {
 	return b.String()
 }
 
-// CompareHeads compares the heads of two texts, see Reader.Head. same reports
-// whether both have the same first data line and the same header before it.
-// agree reports whether all other sums that both heads have are equal too. Then
-// the shorter text is probably a prefix of the longer one. Heads do not show
-// whether the texts differ after the last sum of the shorter one.
+// CompareHeads compares the heads of two texts; see Reader.Head. same reports whether
+// both have the same first data line and the same header before it. agree reports
+// whether all other hashes that both heads have are also equal. In that case the
+// shorter text is probably a prefix of the longer one. Heads do not show whether the
+// texts differ after the last hash of the shorter one.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

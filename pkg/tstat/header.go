@@ -9,24 +9,23 @@ import (
 	"strings"
 )
 
-// Limits of the contents of a header; files are untrusted.
+// Limits of a header's contents. The limits protect against untrusted files.
 const (
 	maxColumns = 1024
-	maxName    = 63 // of columns and log types
+	maxName    = 63 // length of the name of a column or log type
 )
 
-// header is one header line: `#c_ip:1 c_port:2 …`, since Tstat 2.4.
+// header is one header line: `#c_ip:1 c_port:2 …`, written since Tstat 2.4.
 type header struct {
 	part   string // "row", or "request" (#C#) and "response" (#S#) of log_http_complete
-	levels string // the two digits of `#NN#`, since 3.0; "" without
+	levels string // the two digits of `#NN#`, written since 3.0; "" if absent
 	names  []string
 }
 
 var errHeader = errors.New("line begins with '#' but is not a header")
 
-// parseHeader parses a header line without its newline. It checks that the
-// printed indexes are numbers, and otherwise ignores them: 2013 versions
-// printed wrong ones.
+// parseHeader parses a header line without its newline. It requires the printed indexes
+// to be numbers but ignores their values, because 2013 versions printed wrong ones.
 func parseHeader(line []byte, sep byte) (header, error) {
 	h := header{part: "row"}
 	if len(line) == 0 || line[0] != '#' {
@@ -48,7 +47,7 @@ func parseHeader(line []byte, sep byte) (header, error) {
 	}
 	for token := range bytes.SplitSeq(rest, []byte{sep}) {
 		name, index, ok := bytes.Cut(token, []byte{':'})
-		if !ok || !isDigits(index) || len(name) == 0 || len(name) > maxName-4 { // room for _256
+		if !ok || !isDigits(index) || len(name) == 0 || len(name) > maxName-4 { // leave space for a suffix of up to _256
 			return h, errHeader
 		}
 		if len(h.names) == maxColumns {
@@ -88,14 +87,14 @@ func cleanName(name []byte) string {
 	return b.String()
 }
 
-// resolve converts the names of a header to columns: indexes into t.Columns,
-// continued by extra, without duplicates. It appends names unknown to t to
-// extra; newExtra is the result.
+// resolve converts the names of a header to columns. Columns are indexes into
+// t.Columns, continued by extra; each occurs once. newExtra is extra plus the names
+// unknown to t.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}
 	if t.rows == httpForm {
-		used[t.Column("kind")] = true // not written by Tstat
+		used[t.Column("kind")] = true // Tstat does not write this column
 	}
 	for _, name := range h.names {
 		if h.part == "response" && name == "HTTP" {
@@ -107,8 +106,8 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 		} else if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
 			name = s
 		}
-		// Up to 2.4 first and last count from the first packet of the
-		// run; first_abs distinguishes these versions from 3.x.
+		// Up to 2.4, first and last are relative to the first packet of the run. Only
+		// these versions have first_abs.
 		if relative && (name == "first" || name == "last") && t.Column(name+"_rel_ms") >= 0 {
 			name += "_rel_ms"
 		}
@@ -122,13 +121,13 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	return columns, extra
 }
 
-// placeExtra returns the column for a name that is unknown or repeated in its
-// header: compiled with PACKET_STATS, Tstat prints names twice. It returns the
-// index and the new extra. The same header always gets the same columns.
+// placeExtra returns the index of the column for a name that is unknown or repeated in
+// its header, and the new extra. Tstat compiled with PACKET_STATS prints names twice.
+// The same header always gets the same columns.
 func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (int, []string) {
 	base := name
 	for n := 2; ; n++ {
-		if !t.taken(name) {
+		if !t.isReserved(name) {
 			i := slices.IndexFunc(extra, func(e string) bool { return strings.EqualFold(e, name) })
 			if i < 0 {
 				return len(t.Columns) + len(extra), append(extra, name)
@@ -141,9 +140,9 @@ func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (in
 	}
 }
 
-// taken reports whether a name is reserved or that of one of t's columns,
-// ignoring case: most readers do not distinguish A from a.
-func (t *LogType) taken(name string) bool {
+// isReserved reports whether name is reserved or the name of one of t's columns. It
+// ignores case, because most readers of the stored data do not distinguish A from a.
+func (t *LogType) isReserved(name string) bool {
 	return slices.Contains(reserved, strings.ToLower(name)) ||
 		slices.ContainsFunc(t.Columns, func(c Column) bool { return strings.EqualFold(c.Name, name) })
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// readSize is the size of one read, in bytes.
+// readSize is the maximum size of one read, in bytes.
 const readSize = 256 << 10
 
-// errReader stores the error of the file, to distinguish an unreadable disk
+// errReader stores a read error of the file. The error distinguishes an unreadable disk
 // from a truncated compressed file.
 type errReader struct {
 	r   io.Reader
@@ -28,8 +28,8 @@ func (e *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fill reads more text after the unread part, until there are at least enough
-// bytes, and hashes up to the last newline.
+// fill moves the unread text to the start of the buffer and reads more, until there are
+// at least enough bytes. It hashes the text up to the last newline.
 func (r *Reader) fill(enough int) error {
 	r.joinHash()
 	if r.pos > 0 {
@@ -39,7 +39,7 @@ func (r *Reader) fill(enough int) error {
 	if r.end == len(r.buf) {
 		r.skipLine()
 	}
-	unhashed := r.end // the start of an unfinished line
+	unhashed := r.end // the unread text: the start of an unfinished line
 	var err error
 	for err == nil && (r.end == unhashed || r.end < enough) {
 		var n int
@@ -71,9 +71,9 @@ func (r *Reader) fill(enough int) error {
 	return nil
 }
 
-// CutIsText reports whether an unfinished last line can be the start of a row
-// or header: without control characters except TAB, and with at most the
-// columns of the type. CutIsText returns true if the last line is finished.
+// CutIsText reports whether an unfinished last line can be the start of a row or
+// header: it has no control characters except TAB, and at most as many columns as the
+// type allows. CutIsText also returns true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
@@ -82,20 +82,20 @@ func (r *Reader) CutIsText() bool {
 	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
 }
 
-// CompressionError reports a file in a compression that Reader does not
-// support: another format, or one that needs too much memory.
+// CompressionError reports that Reader cannot read a compressed file: its format is not
+// supported, or decompression would need too much memory.
 type CompressionError = compression.Error
 
-// RewriteError ends the reading of a file: the reader that ReaderOptions.Rewrite
-// returned cannot rewrite it.
+// RewriteError reports that the reader returned by ReaderOptions.Rewrite failed to
+// rewrite the file. It ends the reading of the file.
 type RewriteError struct{ Err error }
 
 func (e *RewriteError) Error() string { return e.Err.Error() }
 func (e *RewriteError) Unwrap() error { return e.Err }
 
-// skipLine forgets the beginning of a line that fills the buffer. It is
-// hashed all the same; should the line never end, the fingerprint is that of
-// the text before it.
+// skipLine discards the start of a line that fills the buffer, but hashes it. If the
+// line has no newline, Fingerprint returns the state saved here: that of the text
+// before the line.
 func (r *Reader) skipLine() {
 	if r.newline == nil {
 		state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
@@ -109,8 +109,8 @@ func (r *Reader) skipLine() {
 	r.end = 0
 }
 
-// read reads text from the file, decompressed if its first bytes are those of a
-// compression.
+// read reads text from the file. It decompresses the file if the first bytes are the
+// signature of a supported format.
 func (r *Reader) read(p []byte) (int, error) {
 	if r.src == nil {
 		r.src = r.raw
@@ -141,15 +141,15 @@ func (r *Reader) read(p []byte) (int, error) {
 	return r.src.Read(p)
 }
 
-// Stop waits until no goroutine of r reads the file or hashes its text.
+// Stop waits until the goroutines of r neither read the file nor hash its text.
 func (r *Reader) Stop() {
 	r.ahead.join()
 	r.joinHash()
 }
 
-// Damage returns the damage of a compressed file other than a missing end: a
-// wrong checksum, or data that cannot be decompressed. Then any of the text
-// read may be wrong. Damage is nil before the end of the file.
+// Damage returns an error if a compressed file has a wrong checksum or contains data
+// that cannot be decompressed. Any of the text read may then be wrong. A missing end is
+// not damage; see Truncated. Damage returns nil before the end of the file.
 func (r *Reader) Damage() error {
 	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
 		return nil
@@ -157,14 +157,14 @@ func (r *Reader) Damage() error {
 	return r.damage
 }
 
-// Truncated reports whether the end of a compressed file is missing. It is
-// false before the end of the file.
+// Truncated reports whether the end of a compressed file is missing. It returns false
+// before the end of the file.
 func (r *Reader) Truncated() bool {
 	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
 }
 
-// finish handles the end of the file: a last line without newline, and a
-// truncated or damaged compressed end.
+// finish counts an unfinished line at the end of the file: a last line without a
+// newline, or a truncated or damaged compressed end.
 func (r *Reader) finish() {
 	if r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++

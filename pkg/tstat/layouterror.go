@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// LayoutError reports a file without header whose columns match no known
-// version, or several.
+// LayoutError reports a file without header whose number of columns matches no known
+// version, or several versions.
 type LayoutError struct {
 	Type  *LogType
-	Line  int64
-	Count int      // columns of the lines
+	Line  int64    // number of the line, from 1
+	Count int      // number of columns in the lines
 	Fits  []string // versions with that many columns
 }
 
@@ -27,7 +27,7 @@ func (e *LayoutError) Error() string {
 		e.Type.Name, e.Line, e.Count, e.Type.Name, strings.Join(known, ", "))
 }
 
-// Hint returns a hint for the user.
+// Hint returns a possible remedy.
 func (e *LayoutError) Hint() string {
 	if len(e.Fits) > 1 {
 		return "name the version: `layout` " + strings.Join(e.Fits, " or ")
@@ -35,8 +35,8 @@ func (e *LayoutError) Hint() string {
 	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
 }
 
-// NewColumnsError reports that a later header of the file has unknown columns
-// that are not in Extra. Read the file again with ReaderOptions.Extra set to
+// NewColumnsError reports that a later header of the file has unknown columns that are
+// not in ReaderOptions.Extra. Read the file again with ReaderOptions.Extra set to
 // Extra.
 type NewColumnsError struct{ Extra []string }
 

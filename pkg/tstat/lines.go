@@ -9,20 +9,19 @@ import (
 	"time"
 )
 
-// Lines finds the columns of lines that arrive one by one: of a live log, whose
-// header may have passed long ago. It uses the columns of the last header.
-// Without a header it uses those of the requested version, or of the newest
-// version with as many columns as the line. The line end is LF: the caller
-// removes a CR before it.
+// Lines determines the columns of lines that arrive one by one from a live log, whose
+// header may have passed long ago. It uses the columns of the last header. Without a
+// header it uses those of the requested version, or of the newest version with as many
+// columns as the line. The line end is LF: the caller removes a CR before it.
 type Lines struct {
 	typ     *LogType
 	layout  string
 	loc     *time.Location
 	columns []Column
 	extra   []string
-	headed  map[string]bool          // parts that had a header
+	headed  map[string]bool          // part -> a header was read
 	forms   map[string]map[int]*Form // part -> count of fields
-	last    *Form                    // of the last line; nil after a header
+	last    *Form                    // form of the last line; nil after a header
 	arena   []byte
 }
 
@@ -34,14 +33,14 @@ type Form struct {
 	// Part is "request" or "response" for log_http_complete, the value of
 	// its column kind; for other types it is undefined.
 	Part string
-	// Version is the layout that was chosen among several without a header;
-	// else "".
+	// Version is the version that was chosen if several match a line without header;
+	// otherwise "".
 	Version string
 }
 
-// NewLines returns the Lines of a log of type t. layout is one of t.Versions
-// or ""; loc is the probe's zone, for the local dates in log_chat_messages of
-// Tstat up to 3.0; nil means UTC.
+// NewLines returns a Lines for a log of type t. layout is one of t.Versions or "". loc
+// is the probe's zone, for the local dates in log_chat_messages of Tstat up to 3.0; nil
+// means UTC.
 func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 	if loc == nil {
 		loc = time.UTC
@@ -49,12 +48,13 @@ func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 	return &Lines{typ: t, layout: layout, loc: loc, columns: t.Columns, headed: map[string]bool{}, forms: map[string]map[int]*Form{}}
 }
 
-// Columns returns the type's columns, followed by unknown ones of the headers
-// so far.
+// Columns returns the type's columns, followed by the unknown columns of the headers so
+// far.
 func (l *Lines) Columns() []Column { return l.columns }
 
-// Header adopts a header line, without its newline. It returns which lines the
-// header describes: "row", or "request" or "response" of log_http_complete.
+// Header parses a header line, without its newline, and uses its columns for later
+// lines. It returns which lines the header describes: "row", or "request" or "response"
+// of log_http_complete.
 func (l *Lines) Header(line []byte) (part string, err error) {
 	if reason, ok := removedReason(line); ok {
 		return "", errors.New(reason)
@@ -78,7 +78,7 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 		}
 	}
 	if l.typ.rows == chatMessages {
-		return h.part, nil // its lines differ from it
+		return h.part, nil // the lines do not match their header
 	}
 	if l.forms[h.part] == nil || l.typ.rows != byCount {
 		l.forms[h.part] = map[int]*Form{}
@@ -89,9 +89,9 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 	return h.part, nil
 }
 
-// Form returns the form of a line, which ends in its newline, and the text to
-// read with that form. The text is the line itself, except for chat messages,
-// whose dates are rewritten: that text is valid until the next call.
+// Form returns the form of a line, which must end in its newline, and the text to parse
+// with that form. The text is the line itself, except for chat messages, whose dates
+// are rewritten. A rewritten text is valid until the next call.
 func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	part := "row"
 	switch l.typ.rows {
@@ -135,8 +135,8 @@ func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	return f, line, nil
 }
 
-// choose returns the form of a line of n fields by the known versions, or
-// nil.
+// choose returns the form of a line of n fields by the layouts of the known versions,
+// or nil if no layout matches.
 func (l *Lines) choose(part string, n int, line []byte) *Form {
 	if l.typ.rows == chatMessages {
 		return l.chatForm(n, line)
@@ -151,7 +151,7 @@ func (l *Lines) choose(part string, n int, line []byte) *Form {
 		}
 		fit = append(fit, o)
 	}
-	fit = discern(fit, line, l.typ.sep)
+	fit = distinguish(fit, line, l.typ.sep)
 	if len(fit) == 0 {
 		return nil
 	}
@@ -162,8 +162,8 @@ func (l *Lines) choose(part string, n int, line []byte) *Form {
 	return f
 }
 
-// chatForm returns the form of a chat message: ACK rows end before con_t, and
-// those of the header's layout have no msglen.
+// chatForm returns the form of a chat message, or nil if it has another number of
+// fields. ACK rows end before con_t; rows of the header's layout have no msglen.
 func (l *Lines) chatForm(n int, line []byte) *Form {
 	full := l.typ.layouts[0].columns
 	ack := false
@@ -181,8 +181,9 @@ func (l *Lines) chatForm(n int, line []byte) *Form {
 	return nil
 }
 
-// ParseTime parses the time at p in a line as microseconds since the epoch; 0
-// means no time. The field ends at end, at a sep or the line's newline.
+// ParseTime parses the time at index p of a line as microseconds since the epoch; 0
+// means no time. The field ends at end, the index of a sep or of the line's newline. ok
+// is false for other text.
 func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
 	var ints [1]int64
 	var def [1]int16
@@ -192,7 +193,7 @@ func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok b
 	return ints[0], end, ok
 }
 
-// IsNull reports whether a field of column c is one of Tstat's marks for "no
+// IsNull reports whether field, a value of column c, is one of Tstat's spellings of "no
 // value".
 func (c Column) IsNull(field []byte) bool {
 	if c.Kind == Text {
@@ -201,5 +202,5 @@ func (c Column) IsNull(field []byte) bool {
 	return IsNull(field)
 }
 
-// ParseNumber parses the forms in which C's printf writes a double.
+// ParseNumber parses a number in any form that C's printf writes for a double.
 func ParseNumber(field []byte) (float64, bool) { return parseNumber(field) }

@@ -13,10 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// compareLines compares the forms from Lines with the rows from Reader for each
-// line of a log, and returns the number of rows compared. Lines before the
-// first header of their kind are skipped, because Lines cannot use later lines
-// to find their version.
+// compareLines compares Lines with Reader for each line of a log, and returns the
+// number of rows compared. It skips lines before the first header of their kind,
+// because Lines cannot use later lines to find their version.
 func compareLines(t testing.TB, typ *LogType, data []byte) (rows int) {
 	t.Helper()
 	data = data[:bytes.LastIndexByte(data, '\n')+1]
@@ -135,8 +134,8 @@ func compareRow(t testing.TB, l *Lines, f *Form, line []byte, want map[string]st
 	}
 }
 
-// TestLinesAsReader compares all samples of Tstat versions with a header.
-func TestLinesAsReader(t *testing.T) {
+// TestLinesAgreeWithReader compares all samples of Tstat versions with a header.
+func TestLinesAgreeWithReader(t *testing.T) {
 	logs, err := filepath.Glob("testdata/logs/*/*.out/log_*")
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +174,7 @@ func TestLines(t *testing.T) {
 	for _, c := range []struct {
 		name, typ, layout string
 		lines             string
-		column            int    // of the last line, from 1
+		column            int    // column of the last line, from 1
 		want              string // name of that column, " (VERSION)" if guessed; or the error
 	}{
 		{"one version fits", "log_tcp_complete", "", tcp(130, map[int]string{120: "0.5"}), 120, "c_last_handshakeT"},
@@ -219,9 +218,10 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestLinesVersion checks that the newest of several versions with the same
-// number of columns is chosen and reported, unless one is requested.
-func TestLinesVersion(t *testing.T) {
+// TestLinesChooseNewestVersion checks that Lines chooses and reports the newest of
+// several versions with the same number of columns, unless the caller requests a
+// version.
+func TestLinesChooseNewestVersion(t *testing.T) {
 	several := 0
 	for _, typ := range Types() {
 		if typ.rows != oneForm {

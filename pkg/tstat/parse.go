@@ -14,25 +14,25 @@ import (
 // mapping maps the fields of a line to columns.
 type mapping struct {
 	fields  []field
-	columns []int  // of the fields
-	absent  []int  // columns that only other lines of the file have
+	columns []int  // column of each field; skipField if its value is not returned
+	absent  []int  // columns that other lines of the file have, but not this one
 	kind    []byte // the value of log_http_complete's column kind; nil for other types
 	derive  *derive
 }
 
 type field struct {
 	col  int // skipField: the field holds no value
-	run  int // fields without a column from here on; 0 if this one has one
+	run  int // number of consecutive fields without a column from here; 0 if this field has a column
 	kind Kind
 }
 
-// rowError reports why a line is malformed. Column is empty if the line as a
-// whole is.
+// rowError reports why a line is malformed. column is empty if the reason concerns the
+// whole line.
 type rowError struct {
 	column  string
 	value   string
 	reason  string
-	private bool // Error leaves the value out
+	private bool // Error omits the value
 }
 
 func (e *rowError) Error() string {
@@ -45,13 +45,12 @@ func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value)
 }
 
-// parseRow parses one line into row b.n. The newline at the end of the line
-// stops every loop. This is the hot path: one pass over the bytes, no
-// allocation.
+// parseRow parses one line into row b.n. The newline at the end of the line stops every
+// loop. This is the hot path: it makes one pass over the bytes and does not allocate.
 func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	sep := b.Type.sep
 	row := b.n
-	ends := b.room(len(m.fields))
+	ends := b.allocFields(len(m.fields))
 	p := 0
 	for i := 0; i < len(m.fields); i++ {
 		f := &m.fields[i]
@@ -87,7 +86,7 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 				if n := countFields(line, sep); n != len(m.fields) {
 					return &rowError{reason: fmt.Sprintf("%d columns, not %d", n, len(m.fields))}
 				}
-				return &rowError{column: c.Name, value: value, reason: "not " + article(c.Kind)}
+				return &rowError{column: c.Name, value: value, reason: "not " + describeKind(c.Kind)}
 			}
 		}
 		if last := i == len(m.fields)-1; last != (line[q] == '\n') {
@@ -111,8 +110,8 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	return nil
 }
 
-// skipFields finds the ends of fields: as many as ends has room for, but none after
-// that of the line. It returns how many it has found, at least one.
+// skipFields finds the ends of up to len(ends) fields, and stops at the end of the
+// line. It returns the number of ends found, at least 1.
 func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	const ones, low = 0x0101010101010101, 0x7f7f7f7f7f7f7f7f
 	seps := ones * uint64(sep)
@@ -142,7 +141,7 @@ func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	}
 }
 
-func article(k Kind) string {
+func describeKind(k Kind) string {
 	switch k {
 	case Int:
 		return "an integer"
@@ -170,8 +169,8 @@ func fieldEnd(line []byte, p int, sep byte) int {
 	return p
 }
 
-// IsNull reports whether a field is one of Tstat's marks for "no value" in a
-// column other than text. MSN_Y rows print '?' for a length.
+// IsNull reports whether a field is one of Tstat's spellings of "no value" in a column
+// that is not text. MSN_Y rows have '?' for a length.
 func IsNull(f []byte) bool {
 	switch string(f) {
 	case "", "-", "--", "---", "?":
@@ -180,9 +179,9 @@ func IsNull(f []byte) bool {
 	return false
 }
 
-// The parse functions below first try 8 bytes at a time, for numbers of up to 7
-// digits and for most times and texts. Their loops handle everything else, and
-// the end of a line, where fewer than 8 bytes are left.
+// The parse functions below first try 8 bytes at a time, which suits numbers of up to 7
+// digits and most times and texts. Their loops handle everything else, and the end of a
+// line, where fewer than 8 bytes are left.
 
 func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+8 <= len(line) {
@@ -218,12 +217,12 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return v.slowInt(line, p, sep, row)
 }
 
-// note records a field that is not a plain number, see Batch.Plain.
-func (v *vector) note(f []byte) {
+// recordOdd records a field that is not a plain number; see Batch.Plain.
+func (v *vector) recordOdd(f []byte) {
 	switch {
 	case len(f) == 1 && f[0] == '-':
 	case IsNull(f):
-		v.marks = true
+		v.oddNull = true
 	default:
 		*v.slow++
 	}
@@ -232,14 +231,14 @@ func (v *vector) note(f []byte) {
 func (v *vector) slowInt(line []byte, p int, sep byte, row int) (int, bool) {
 	q := fieldEnd(line, p, sep)
 	f := line[p:q]
-	v.note(f)
+	v.recordOdd(f)
 	if IsNull(f) {
 		v.setNull(row)
 		return q, true
 	}
 	x, err := strconv.ParseInt(String(f), 10, 64)
 	if err != nil {
-		// Some versions print a counter as a number with decimals.
+		// Some versions print counters with decimals.
 		y, ok := parseNumber(f)
 		if !ok || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
 			return q, false
@@ -316,7 +315,7 @@ func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseNumber parses the forms in which C's printf writes a double.
+// parseNumber implements ParseNumber.
 func parseNumber(f []byte) (float64, bool) {
 	if string(f) == "-nan" {
 		return math.NaN(), true
@@ -331,7 +330,7 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 		return p + 1, true
 	}
 	q := fieldEnd(line, p, sep)
-	v.note(line[p:q])
+	v.recordOdd(line[p:q])
 	if IsNull(line[p:q]) {
 		v.setNull(row)
 		return q, true
@@ -339,14 +338,14 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, false
 }
 
-// parseText stores a text as it is; it never fails. "-" is NULL, in YouTube's
-// columns "--" too; an empty text is a value.
+// parseText stores a text unchanged and never fails. "-" is NULL, and so is "--" in
+// YouTube's columns. An empty text is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	for q+8 <= len(line) {
 		// Skip to the first byte that is a space, a control character or not ASCII.
-		// Subtracting 0x21 sets the highest bit of bytes below it, and bytes that
-		// are not ASCII have it. A borrow only affects bytes behind the first.
+		// Subtracting 0x21 sets the highest bit of smaller bytes; bytes that are not
+		// ASCII already have it. A borrow only affects bytes after the first such byte.
 		w := binary.LittleEndian.Uint64(line[q:])
 		other := (w - 0x2121212121212121 | w) & 0x8080808080808080
 		if other != 0 {
@@ -358,7 +357,7 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 	c := line[q]
 	odd := false
 	for c != sep && c != '\n' {
-		if c-1 >= 0x7f { // NUL, or above ASCII
+		if c-1 >= 0x7f { // NUL, DEL or not ASCII
 			odd = true
 		}
 		q++
@@ -379,7 +378,7 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 
 func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
 
-// escape writes bytes that are not UTF-8, and NUL, as \xHH: typed stores only
+// escape writes NUL, and bytes that are not UTF-8, as \xHH, because typed stores only
 // hold text. The result is in the batch's arena.
 func (b *Batch) escape(f []byte) []byte {
 	const hex = "0123456789abcdef"
@@ -396,6 +395,6 @@ func (b *Batch) escape(f []byte) []byte {
 	return b.arena[start:len(b.arena):len(b.arena)]
 }
 
-// String returns a string that shares memory with b, for functions that do not
-// keep it.
+// String returns a string that shares memory with b. Use it only for functions that do
+// not keep the string.
 func String(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

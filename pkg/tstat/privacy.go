@@ -5,21 +5,21 @@ import (
 	"slices"
 )
 
-// Privacy says what the values of a column tell about people.
+// Privacy classifies the personal information in a column's values.
 type Privacy uint8
 
 const (
-	// Unclassified is a column that only the header of a file names, or a field
+	// Unclassified is a column that is known only from the header of a file, or a field
 	// without a column. Nothing is known about its values.
 	Unclassified Privacy = iota
-	// Impersonal columns are counters, times, ports and fields of protocols.
+	// Impersonal columns hold counters, times, ports and protocol fields.
 	Impersonal
 	ClientAddress   // address of the flow's client
 	ServerAddress   // address of the flow's server
-	ResolverAddress // address of the resolver that gave the flow's name
+	ResolverAddress // address of the resolver that answered the query for the flow's name
 	Answer          // DNS answer: an address, a name or other text
-	HostName        // name of a host that somebody contacted or asked for
-	// Content is what somebody requested or sent: paths, cookies, identifiers.
+	HostName        // name of a host that a person contacted or looked up
+	// Content is what a person requested or sent: paths, cookies, identifiers.
 	Content
 	ClientInternal     // whether the client is in Tstat's internal networks
 	ServerInternal     // whether the server is in Tstat's internal networks
@@ -28,7 +28,7 @@ const (
 	ResolverAnonymized // whether the resolver's address is anonymized
 )
 
-// privacies are the names of the classes in layouts.tsv.
+// privacies maps the names of the classes in layouts.tsv.
 var privacies = map[string]Privacy{
 	"other": Impersonal, "client": ClientAddress, "server": ServerAddress, "resolver": ResolverAddress,
 	"answer": Answer, "name": HostName, "content": Content,
@@ -36,17 +36,17 @@ var privacies = map[string]Privacy{
 	"client-anonymized": ClientAnonymized, "server-anonymized": ServerAnonymized, "resolver-anonymized": ResolverAnonymized,
 }
 
-// HasAddresses reports whether lines of t hold addresses of clients and servers.
+// HasAddresses reports whether lines of t hold addresses of clients or servers.
 func (t *LogType) HasAddresses() bool {
 	return slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Privacy == ClientAddress || c.Privacy == ServerAddress })
 }
 
-// removed starts a line that stands for one that was removed.
+// removed is the start of a line that replaces a removed line.
 const removed = "#! "
 
-// AppendRemoved appends a line that stands for one that had to be removed from a
-// log, with its newline. Readers count it as a reject with this reason, in every log
-// type; other programs skip it as a comment.
+// AppendRemoved appends to dst a line, with its newline, that replaces a line that had
+// to be removed from a log. Readers count it as a reject with this reason, in every log
+// type. Other programs skip it as a comment.
 func AppendRemoved(dst []byte, reason string) []byte {
 	return append(append(append(dst, removed...), reason...), '\n')
 }

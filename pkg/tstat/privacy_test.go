@@ -12,8 +12,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// TestEveryColumnIsClassified checks what the table of columns says about people.
-// parseTypes refuses a column without a class.
+// TestEveryColumnIsClassified checks the privacy classes in the table of columns.
+// parseTypes rejects a column without a class.
 func TestEveryColumnIsClassified(t *testing.T) {
 	for _, typ := range Types() {
 		seen := map[Privacy]string{}
@@ -44,8 +44,8 @@ func TestEveryColumnIsClassified(t *testing.T) {
 				t.Errorf("%s: one address only", typ.Name)
 			}
 		}
-		// A line read by the form of another version shows that: an address is not
-		// where it should be.
+		// If a line is parsed with the layout of another version, the wrong place of an
+		// address must reveal the mistake.
 		for _, a := range typ.layouts {
 			for _, b := range typ.layouts {
 				if a.part == b.part && len(a.columns) == len(b.columns) && !slices.Contains([]int{23, 105, 130}, len(a.columns)) && typ.mistaken(a, b) {
@@ -61,8 +61,8 @@ func TestEveryColumnIsClassified(t *testing.T) {
 	}
 }
 
-// mistaken reports whether a line of layout a is accepted as one of layout b,
-// with a personal value in another place.
+// mistaken reports whether a line of layout a can be parsed with layout b although a
+// personal value is in another place.
 func (t *LogType) mistaken(a, b *layout) (mistaken bool) {
 	privacy := func(c int) Privacy {
 		if c < 0 {
@@ -80,8 +80,8 @@ func (t *LogType) mistaken(a, b *layout) (mistaken bool) {
 	return mistaken
 }
 
-// TestRewrittenTextIsRead replaces the text of a file: plain, compressed, with
-// and without a goroutine.
+// TestRewrittenTextIsRead replaces the text of plain and compressed files, with and
+// without a goroutine.
 func TestRewrittenTextIsRead(t *testing.T) {
 	const line = "1.0 1 2 3 4 5 6\n"
 	text := strings.Repeat(line, 1000)
@@ -113,8 +113,8 @@ func TestRewrittenTextIsRead(t *testing.T) {
 			}
 		}
 	}
-	// Text that cannot be decompressed cannot be rewritten, not even for a
-	// copy.
+	// Text that cannot be decompressed cannot be rewritten, even if the file is only
+	// copied.
 	rd := NewReader(strings.NewReader("PK\x03\x04 is ZIP"), TypeByName("log_l3_bitrate"), ReaderOptions{Rewrite: func(r io.Reader) io.Reader { return r }})
 	var ce *CompressionError
 	if err := rd.Drain(); !errors.As(err, &ce) {

@@ -14,16 +14,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// MaxLine is the length of the longest line that can be a row, in bytes.
-// Tstat's longest lines have a few kB; longer lines are rejected as a whole.
+// MaxLine is the length of the longest line that can be a row, in bytes. Tstat's
+// longest lines have a few kB. A longer line is rejected as a whole.
 const MaxLine = 1 << 20
 
-// blockSize is how much text is read at once, in bytes. It also limits a line:
-// a line that fills the buffer is skipped.
+// blockSize is the size of the buffer for text, in bytes. A line that fills the buffer
+// is skipped.
 const blockSize = MaxLine
 
-// maxExtra limits the columns of a file beyond those of its type: each costs
-// memory.
+// maxExtra limits the number of a file's columns that its type lacks, because each
+// column costs memory.
 const maxExtra = 256
 
 // layoutLines is the number of lines examined to find the layout of a file
@@ -35,33 +35,33 @@ type ReaderOptions struct {
 	// Location is the probe's zone, for the local dates in log_chat_messages
 	// of Tstat up to 3.0. nil means UTC.
 	Location *time.Location
-	// Layout is one of LogType.Versions, for files without header if
-	// several versions have their number of columns.
+	// Layout is one of LogType.Versions. It is used for files without header whose
+	// number of columns fits several versions.
 	Layout string
-	// Extra are unknown columns of a later header of the file; see
-	// NewColumnsError.
+	// Extra are the unknown columns of a later header of the file; see NewColumnsError.
 	Extra []string
 	// Use returns how each column is used; nil keeps all columns. Values
 	// that are not decoded are not checked.
 	Use func(Column) Use
-	// Marks are lengths of text, in bytes, whose fingerprint is kept; see
+	// Marks are lengths of text, in bytes, at which the fingerprint is recorded; see
 	// Reader.Mark.
 	Marks []int64
-	// Ahead makes a goroutine decompress and rewrite a file while its rows are parsed.
-	// Stop must be called before the file is closed or read by others.
+	// Ahead makes a goroutine decompress and rewrite the file while the caller parses
+	// its rows. The caller must call Stop before it closes the file or lets others read
+	// it.
 	Ahead bool
-	// Reject is called for each malformed line; text is only valid during
-	// the call.
+	// Reject is called for each malformed line. text is only valid during the call.
 	Reject func(line int64, reason string, text []byte)
-	// Rewrite returns a reader of other text, made from the decompressed text of
-	// the file. Rows, counts and fingerprints are those of the other text. Errors
-	// of the given reader must be passed on; others are a RewriteError. nil: the text is read as it is.
+	// Rewrite returns a reader of a modified text, given the decompressed text of the
+	// file. Rows, counts and fingerprints are those of the modified text. The returned
+	// reader must pass on errors of the given reader; it must report its own errors as
+	// a RewriteError. nil reads the text unchanged.
 	Rewrite func(text io.Reader) io.Reader
-	// Private keeps values of the file out of the reasons of rejects, and their
-	// text out of Reject.
+	// Private keeps values of the file out of the reasons of rejects, and withholds the
+	// text from Reject.
 	Private bool
-	// Unknown is called with the columns of the header that no layout has. They
-	// are kept as text.
+	// Unknown is called with those columns of the header that no layout has. These
+	// columns are read as text.
 	Unknown func(columns []string)
 }
 
@@ -75,64 +75,65 @@ const (
 	Skipped            // not decoded, unless other columns are computed from it
 )
 
-// Counts describes the text read so far. Lines == Rows + Rejects + Cuts at the
-// end.
+// Counts counts the text read so far. At the end of the file, Lines == Rows + Rejects +
+// Cuts.
 type Counts struct {
 	Lines   int64 // data lines, without headers
 	Rows    int64
 	Rejects int64
 	Cuts    int64 // 1 for an unfinished last line, or a truncated or damaged compressed end
-	Escaped int64 // text values with NUL or bytes that are not UTF-8
-	Text    int64 // bytes of decompressed text, with an unfinished end
+	Escaped int64 // text values that contain NUL or bytes that are not UTF-8
+	Text    int64 // bytes of decompressed text, including an unfinished last line
 }
 
-// Reader reads the rows of a log, plain or compressed with gzip, zstd, xz, bzip2
-// or lz4. It keeps its buffers when it is Reset.
+// Reader reads the rows of a log, plain or compressed with gzip, zstd, xz, bzip2 or
+// lz4. Reset reuses its buffers.
 type Reader struct {
 	typ *LogType
 	opt ReaderOptions
 
 	raw *errReader
 	src io.Reader // raw, text or ahead; nil before the first read
-	// Of compressed files. The goroutine of ahead owns raw and text while it runs.
+	// The goroutine of ahead owns raw and text while it runs. text decompresses the
+	// file.
 	text  compression.Reader
 	ahead ahead
 
 	buf      []byte
 	pos, end int   // unread text in buf
 	eof      bool  // the end of the file was read
-	damage   error // why the text ended: io.EOF, or an error of text
+	damage   error // the error that ended the text; io.EOF at a regular end
 	finished bool
 	draining bool
 	skipping bool // inside a line longer than MaxLine
 
-	// A goroutine hashes the text while it is parsed. It owns the fields
-	// from hashPanic to head until joinHash returns.
-	hashing       chan struct{} // closed when the goroutine has ended; nil: none runs
+	// A goroutine hashes the text while it is parsed. It owns the fields from hashPanic
+	// to head until joinHash returns.
+	hashing       chan struct{} // closed when the goroutine ends; nil if it is not running
 	hashPanic     any           // the value that the goroutine panicked with
 	sum           hash.Hash
-	length        int64  // bytes in sum
+	length        int64  // number of bytes hashed into sum
 	newline       []byte // state of sum at the last newline, while skipping
 	newlineLength int64
-	marks         map[int64]string // of ReaderOptions.Marks, as far as reached
-	markLines     map[int64]int64  // lines up to each mark
-	newlines      int64            // in sum; counted only if there are marks
+	marks         map[int64]string // length -> hash, for the ReaderOptions.Marks reached
+	markLines     map[int64]int64  // length -> number of lines, for the same marks
+	newlines      int64            // hashed into sum; counted only if there are marks
 	head          head
 
 	line    int64 // lines read
 	counts  Counts
-	begun   bool // a batch was returned, so columns cannot change
+	started bool // a batch was returned, so columns cannot change
 	columns []Column
-	uses    []Use // of columns; nil keeps all
+	uses    []Use // by column; nil keeps all
 	extra   []string
 	layout  string
 	forms   map[string]map[int]*mapping // part -> count of fields -> mapping
-	current *mapping                    // of types with one form
+	current *mapping                    // for log types with one form
 	batch   Batch
 }
 
-// NewReader returns a Reader of a log of type t. A compressed log is recognized by
-// its first bytes.
+// NewReader returns a Reader of a log of type t. It detects the compression of the log
+// by the first bytes of src.
 func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	r := new(Reader)
 	r.Reset(src, t, opt)
@@ -163,14 +164,15 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	r.sum, r.length, r.newline = sha256.New(), 0, nil
 	r.marks, r.markLines, r.newlines = map[int64]string{}, map[int64]int64{}, 0
 	r.head = head{rungs: r.head.rungs[:0]}
-	r.line, r.counts, r.begun, r.layout = 0, Counts{}, false, ""
+	r.line, r.counts, r.started, r.layout = 0, Counts{}, false, ""
 	r.forms, r.current = map[string]map[int]*mapping{}, nil
 	r.extra = slices.Clone(opt.Extra)
 	r.batch.Type = t
 	r.setColumns()
 }
 
-// setColumns adapts the batch's vectors to the type's columns and extra.
+// setColumns sets the columns to the type's columns and extra, and prepares a vector
+// for each.
 func (r *Reader) setColumns() {
 	r.columns = append(slices.Clip(slices.Clone(r.typ.Columns)), make([]Column, len(r.extra))...)
 	for i, name := range r.extra {
@@ -190,8 +192,8 @@ func (r *Reader) setColumns() {
 	}
 }
 
-// setUses determines how each column is used. It decodes columns from which
-// others or the end of a row are computed.
+// setUses determines how each column is used. Columns from which other columns or the
+// end of a row are computed are always decoded.
 func (r *Reader) setUses() {
 	if r.uses = nil; r.opt.Use == nil {
 		return
@@ -199,7 +201,7 @@ func (r *Reader) setUses() {
 	for _, c := range r.columns {
 		r.uses = append(r.uses, r.opt.Use(c))
 	}
-	needed := []string{"kind"} // kind of log_http_complete is set in each row
+	needed := []string{"kind"} // log_http_complete: parseRow sets kind in each row
 	for _, e := range endColumns {
 		needed = append(needed, e.start, e.durat)
 	}
@@ -221,18 +223,18 @@ func (r *Reader) use(column int) Use {
 	return r.uses[column]
 }
 
-// Columns returns the columns of the batches: the type's, followed by unknown
-// ones of the file's header. It is complete after the first call of Next.
+// Columns returns the columns of the batches: the type's columns, followed by the
+// unknown columns of the file's header. It is complete after the first call of Next.
 func (r *Reader) Columns() []Column { return r.columns }
 
-// Layout describes the columns of the file: "header 130 (#15#)", or a version
-// and its number of columns for files without header.
+// Layout describes the columns of the file: "header 130 (#15#)", or, for files without
+// header, a version and its number of columns.
 func (r *Reader) Layout() string { return r.layout }
 
 // Counts returns the counts of the text read so far.
 func (r *Reader) Counts() Counts { return r.counts }
 
-// Next returns the next rows, at least one, or io.EOF.
+// Next returns at least one row, or io.EOF at the end of the file.
 func (r *Reader) Next() (*Batch, error) {
 	b := &r.batch
 	b.reset()
@@ -252,7 +254,7 @@ func (r *Reader) Next() (*Batch, error) {
 			}
 			text := r.buf[r.pos : r.pos+i+1]
 			if text[0] == '#' && b.n > 0 {
-				return r.take(), nil // the header may change the columns
+				return r.countRows(), nil // the header may change the columns
 			}
 			if err := r.readLine(text); err != nil {
 				return nil, err
@@ -260,14 +262,14 @@ func (r *Reader) Next() (*Batch, error) {
 			r.pos += i + 1
 		}
 		if b.n > 0 {
-			return r.take(), nil
+			return r.countRows(), nil
 		}
 		if r.eof {
 			if !r.finished {
 				r.finished = true
 				r.finish()
 			}
-			r.begun = true
+			r.started = true
 			return nil, io.EOF
 		}
 		if err := r.fill(len(r.buf) / 2); err != nil {
@@ -276,17 +278,17 @@ func (r *Reader) Next() (*Batch, error) {
 	}
 }
 
-// take counts the batch's rows as read.
-func (r *Reader) take() *Batch {
-	r.begun = true
+// countRows counts the batch's rows as read and returns the batch.
+func (r *Reader) countRows() *Batch {
+	r.started = true
 	r.counts.Rows += int64(r.batch.n)
 	r.counts.Escaped += r.batch.escaped
 	return &r.batch
 }
 
-// readLine reads a whole line, with its newline, from r.buf at r.pos. A CR
-// before the newline belongs to the line end. It is overwritten, but only after
-// the line is hashed.
+// readLine processes a whole line, with its newline. text lies in r.buf at r.pos. A CR
+// before the newline belongs to the line end. readLine overwrites the CR, but only
+// after the line is hashed.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
 	if n := len(text); n > 1 && text[n-2] == '\r' {
@@ -347,8 +349,8 @@ func (r *Reader) reject(reason string, text []byte) {
 	r.opt.Reject(r.line, reason, bytes.TrimSuffix(text, []byte{'\n'}))
 }
 
-// readHeader adopts a header line. Tstat appends to existing files, so a header
-// may be in the middle of a file.
+// readHeader parses a header line and uses its columns for later lines. Tstat appends
+// to existing files, so a header may be in the middle of a file.
 func (r *Reader) readHeader(text []byte) error {
 	if reason, ok := removedReason(text); ok {
 		r.counts.Lines++
@@ -371,7 +373,7 @@ func (r *Reader) readHeader(text []byte) error {
 		return nil
 	}
 	if len(extra) > len(r.extra) {
-		if r.begun {
+		if r.started {
 			return &NewColumnsError{extra}
 		}
 		unknown := slices.DeleteFunc(slices.Clone(extra[len(r.extra):]), func(name string) bool {

@@ -112,9 +112,9 @@ func sample(t testing.TB, name string) []byte {
 	return data
 }
 
-// TestSamples reads every bundled log and compares the counts with those of
-// INDEX.tsv, which were taken with awk.
-func TestSamples(t *testing.T) {
+// TestSampleCounts reads every bundled log and compares the counts with those of
+// INDEX.tsv, which were computed with awk.
+func TestSampleCounts(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(string(sample(t, "INDEX.tsv"))), "\n")[1:] {
 		f := strings.Split(line, "\t")
 		t.Run(f[0], func(t *testing.T) {
@@ -136,9 +136,9 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestCRLF checks that a log with CR LF has the same rows as with Tstat's line
-// ends, in every version and type.
-func TestCRLF(t *testing.T) {
+// TestCRLFLogsHaveSameRows checks that a log has the same rows with LF and CR LF line
+// ends, for every version and type.
+func TestCRLFLogsHaveSameRows(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(string(sample(t, "INDEX.tsv"))), "\n")[1:] {
 		name, _, _ := strings.Cut(line, "\t")
 		data := sample(t, name)
@@ -165,10 +165,10 @@ func TestCRLF(t *testing.T) {
 	}
 }
 
-// TestHashBeside checks the fingerprint of a long text, which is hashed while
-// it is parsed: also with CR LF, whose CR is overwritten, and with overlong
-// lines. The race detector finds races that a fast machine hides.
-func TestHashBeside(t *testing.T) {
+// TestFingerprintOfLongText checks the fingerprint of a long text, which is hashed
+// while it is parsed. It includes CR LF, whose CR is overwritten, and overlong lines.
+// The race detector finds races that a fast machine hides.
+func TestFingerprintOfLongText(t *testing.T) {
 	for _, newline := range []string{"\n", "\r\n"} {
 		var text bytes.Buffer
 		text.WriteString("#c_ip:1 c_port:2" + newline)
@@ -188,7 +188,7 @@ func TestHashBeside(t *testing.T) {
 		r := new(Reader)
 		opt := ReaderOptions{Marks: []int64{100, 300000, 2000001, int64(whole)}}
 		r.Reset(bytes.NewReader(text.Bytes()), TypeByName("log_udp_complete"), opt)
-		if _, err := r.Next(); err != nil { // switches to another text
+		if _, err := r.Next(); err != nil { // Reset follows in the middle of a text
 			t.Fatal(err)
 		}
 		if sha, n := r.Fingerprint(); n == 0 || sha != sum(int(n)) {
@@ -221,7 +221,7 @@ func TestHashBeside(t *testing.T) {
 	}
 }
 
-// slowHash needs an hour for each block.
+// slowHash delays each write.
 type slowHash struct{ hash.Hash }
 
 func (h slowHash) Write(p []byte) (int, error) {
@@ -229,8 +229,9 @@ func (h slowHash) Write(p []byte) (int, error) {
 	return h.Hash.Write(p)
 }
 
-// TestSlowHash checks that the text does not change before it is hashed.
-func TestSlowHash(t *testing.T) {
+// TestTextIsHashedBeforeItChanges checks that the text does not change before it is
+// hashed.
+func TestTextIsHashedBeforeItChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var text bytes.Buffer
 		for i := range 200000 {
@@ -253,10 +254,9 @@ type brokenHash struct{ hash.Hash }
 
 func (brokenHash) Write([]byte) (int, error) { panic("broken") }
 
-// TestHashPanic checks that a panic of the hashing goroutine reaches the
-// goroutine that reads. There it ends the import of one file instead of the
-// process.
-func TestHashPanic(t *testing.T) {
+// TestHashPanicReachesReader checks that a panic of the hashing goroutine reaches the
+// goroutine that reads, where it ends the import of one file instead of the process.
+func TestHashPanicReachesReader(t *testing.T) {
 	r := NewReader(strings.NewReader(strings.Repeat("::1 1\n", hashBeside)), TypeByName("log_udp_complete"), ReaderOptions{})
 	r.sum = brokenHash{}
 	func() {
@@ -274,9 +274,9 @@ func TestHashPanic(t *testing.T) {
 	}
 }
 
-// TestValues checks values of real rows that Tstat versions write in different
-// forms.
-func TestValues(t *testing.T) {
+// TestValuesOfVersions checks values of real rows that Tstat versions write in
+// different forms.
+func TestValuesOfVersions(t *testing.T) {
 	const null = "NULL"
 	tests := []struct {
 		file string
@@ -422,7 +422,7 @@ func TestReader(t *testing.T) {
 			if sum := sha256.Sum256([]byte(whole)); got.sha != hex.EncodeToString(sum[:]) || got.length != int64(len(whole)) {
 				t.Errorf("fingerprint of %d bytes is wrong", got.length)
 			}
-			// The same text, a few bytes at a time.
+			// Read the same text a few bytes at a time.
 			if len(tt.text) > 10e3 {
 				return
 			}
@@ -433,15 +433,15 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestHeaderless reads real rows without their header, as users may keep them,
-// and layouts that only the number of columns distinguishes.
+// TestHeaderless reads real rows without their header, as users may keep them. It
+// includes layouts that only the number of columns distinguishes.
 func TestHeaderless(t *testing.T) {
 	cut := func(name string) []byte {
 		_, rest, _ := bytes.Cut(sample(t, name), []byte("\n"))
 		return rest
 	}
 	v300 := cut("v300/2026_11_22_06_39.out/log_tcp_complete")
-	// A row of the 2015 branch: dropbox_id at 126, a time at 120.
+	// A row of the 2015 branch has dropbox_id in column 126 and a time in column 120.
 	f := strings.Split(string(v300[:bytes.IndexByte(v300, '\n')]), " ")
 	f = slices.Concat(f[:119], []string{"1.500"}, f[121:126], []string{"-"}, f[126:])
 	mplane := strings.Join(f, " ") + "\n"
@@ -493,14 +493,14 @@ func TestHeaderless(t *testing.T) {
 	if got, err := read(t, strings.NewReader(row(45, nil)), "log_mm_complete", ReaderOptions{Layout: "3.2-2019-11-04"}); err != nil || got.layout != "3.2-2019-11-04 45" {
 		t.Errorf("--layout: %s, %v", got.layout, err)
 	}
-	// A layout that the type does not have is valid for another type.
+	// The requested layout may belong to another log type; then it is ignored.
 	if _, err := read(t, strings.NewReader(row(16, nil)), "log_udp_complete", ReaderOptions{Layout: "2.1dev"}); err != nil {
 		t.Errorf("layout of another type: %v", err)
 	}
 }
 
-// TestLevels reads the headers of every choice of columns in runtime.conf.
-func TestLevels(t *testing.T) {
+// TestHeadersOfAllLevels reads the headers of every choice of columns in runtime.conf.
+func TestHeadersOfAllLevels(t *testing.T) {
 	for file, want := range map[string]int{
 		"v330_lvl0/2014_06_10_22_58.out/log_tcp_complete":   44,
 		"v330_lvl2/2014_06_10_22_58.out/log_tcp_complete":   68,
@@ -563,7 +563,7 @@ func TestGzip(t *testing.T) {
 		data    []byte
 		damaged bool
 		cut     bool
-		length  int // at least
+		length  int // minimum
 	}{
 		"zeros behind it":            {append(bytes.Clone(whole), make([]byte, 5000)...), false, false, len(plain)},
 		"one zero behind it":         {append(bytes.Clone(members), 0), false, false, len(plain)},
@@ -608,8 +608,8 @@ func TestGzip(t *testing.T) {
 }
 
 // TestCompressed checks that a log has the same rows in every compression, that
-// truncated and damaged files are detected, and that a file that needs too much
-// memory is refused.
+// truncated and damaged files are detected, and that a file that needs too much memory
+// is rejected.
 func TestCompressed(t *testing.T) {
 	load := func(name string) []byte {
 		t.Helper()
@@ -635,7 +635,7 @@ func TestCompressed(t *testing.T) {
 				t.Errorf("%s, drained: %+v, %v, %v", name, r.Counts(), err, r.Damage())
 			}
 			if name == "legacy.lz4" {
-				continue // without a checksum
+				continue // the format has no checksum
 			}
 			short := NewReader(bytes.NewReader(data[:len(data)/2]), TypeByName("log_udp_complete"), ReaderOptions{Ahead: ahead})
 			damaged := NewReader(bytes.NewReader(append(data[:len(data):len(data)], "this is not compressed"...)), TypeByName("log_udp_complete"), ReaderOptions{Ahead: ahead})
@@ -729,7 +729,7 @@ func TestKeep(t *testing.T) {
 			}
 		}
 		got, want := some.Counts(), all.Counts()
-		got.Escaped = want.Escaped // of the decoded columns
+		got.Escaped = want.Escaped // Escaped only counts decoded columns
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", path, got, want)
 		}
@@ -762,7 +762,7 @@ func TestAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Stop()
-	file.closed = true // a race if a goroutine still reads
+	file.closed = true // the race detector reports a goroutine that still reads
 	r.Reset(io.MultiReader(bytes.NewReader(b.Bytes()[:1000]), file), TypeByName("log_dns_complete"), ReaderOptions{Ahead: true})
 	func() {
 		defer func() {
@@ -774,7 +774,7 @@ func TestAhead(t *testing.T) {
 	}()
 }
 
-// closedReader panics on a read after it was closed.
+// closedReader panics if it is read while closed is true.
 type closedReader struct {
 	io.Reader
 	closed bool
@@ -877,8 +877,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestOptionalColumns checks that the columns of Tstat's compile-time options
-// have types and cause no warning, in the headers of 3.x and 2.4.
+// TestOptionalColumns checks that the columns of Tstat's compile-time options have
+// kinds and cause no warning, in the headers of 3.x and 2.4.
 func TestOptionalColumns(t *testing.T) {
 	const averages = " c_pkts_data c_pkts_data_avg c_pkts_data_std s_pkts_data s_pkts_data_avg s_pkts_data_std c_seg_cnt c_sit_avg c_sit_std s_seg_cnt s_sit_avg s_sit_std c_pkts_push s_pkts_push"
 	numbered := func(names ...string) (all string) {
@@ -913,8 +913,8 @@ func TestOptionalColumns(t *testing.T) {
 				row += fmt.Sprintf(" %d", i)
 			}
 		}
-		// Unknown columns are texts, so that this would be a row. The last
-		// values of a row may be -nan.
+		// If the columns were unknown, they would be texts, and this line would be a
+		// row. The last values of a row may be -nan.
 		text := strings.TrimSpace(head) + "\n" + row + "\n" + strings.Replace(row, " 5 ", " x ", 1) + "\n"
 		got, err := read(t, strings.NewReader(text), typ, ReaderOptions{})
 		if err != nil || len(got.unknown) > 0 || len(got.rows) != 1 || len(got.rejects) != 1 {
@@ -964,14 +964,14 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// isCompressed reports whether Reader decompresses a text, or refuses it.
+// isCompressed reports whether Reader detects a compression in text, supported or not.
 func isCompressed(text []byte) bool {
 	format, err := compression.Detect(text)
 	return format != nil || err != nil
 }
 
-// FuzzReader reads any text as any type: no panic, every line counted, and the
-// same result for any division into reads.
+// FuzzReader reads any text as any log type. Reader must not panic, must count every
+// line, and must return the same result for any division into reads.
 func FuzzReader(f *testing.F) {
 	for _, name := range []string{
 		"v240/2026_11_22_06_39.out/log_http_complete", "v300/2026_11_22_06_39.out/log_chat_messages", "v209/06_39_22_Nov_2026.out/log_mm_complete",
@@ -1090,8 +1090,8 @@ func slowLine(line string) (map[string]string, bool) {
 	return row, true
 }
 
-// FuzzHeader checks that accepted headers have names that are valid in any
-// store, without duplicates.
+// FuzzHeader checks that accepted headers result in unique names that are valid in any
+// store.
 func FuzzHeader(f *testing.F) {
 	for _, name := range []string{"v240/2026_11_22_06_39.out/log_http_complete", "v321/2026_11_22_06_39.out/log_tcp_complete"} {
 		head, _, _ := bytes.Cut(sample(f, name), []byte("\n"))

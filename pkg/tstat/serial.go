@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Serials returns the time of each row in the order of a stream, in whole
-// seconds since the epoch: DBStream's serial_time. A row without any absolute
-// time has that of its folder.
+// Serials returns DBStream's serial_time of each row: its time in whole seconds since
+// the epoch, which orders the rows of a stream. A row without an absolute time gets the
+// time of its folder.
 //
-// The source differs by type, see Ends. DBStream's own importer computes the
-// time of TCP flows from the last packet, and that of video flows from
-// first_abs and last. For these, Serials repeats its floating point computation
-// from the text: the last bit decides the second, and thus the window.
+// The source differs by type; see Ends. DBStream's own importer computes the time of
+// TCP flows from the last packet, and that of video flows from first_abs and last. For
+// these types, Serials repeats the importer's floating-point computation from the text,
+// because the last bit decides the second, and thus the window.
 func (b *Batch) Serials(folder time.Time) []int64 {
 	b.serial = b.serial[:0]
 	last, firstAbs, lastRel := b.Type.Column("last"), -1, -1
@@ -23,11 +23,11 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 	var raw [][]byte
 	for i, end := range b.Ends() {
 		s := end / 1e6
-		// The effect of floating point and of rounding to the
-		// microsecond.
+		// Within 2 µs of a full second, floating-point errors and rounding to the
+		// microsecond can change the second.
 		edge := end%1e6 < 2 || end%1e6 >= 1e6-2
 		if end > 0 && last >= 0 && (edge || firstAbs >= 0) {
-			raw = b.rawOf(i, raw, last, firstAbs, lastRel)
+			raw = b.rawFields(i, raw, last, firstAbs, lastRel)
 			if sum, ok := milliseconds(raw[1], raw[2]); ok {
 				s = int64(sum / 1000)
 			} else if ms, ok := milliseconds(raw[0]); ok {
@@ -42,19 +42,20 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 	return b.serial
 }
 
-// rawOf returns the fields of some columns of row i, nil for missing ones.
-func (b *Batch) rawOf(i int, dst [][]byte, columns ...int) [][]byte {
+// rawFields returns the fields of the given columns of row i, and nil for missing ones.
+func (b *Batch) rawFields(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
-	text, fields, of := b.Row(i)
+	text, fields, rowColumns := b.Row(i)
 	for j, c := range columns {
-		if f := slices.Index(of, c); c >= 0 && f >= 0 {
+		if f := slices.Index(rowColumns, c); c >= 0 && f >= 0 {
 			dst[j] = text[fields.Begin(f):fields[f]]
 		}
 	}
 	return dst
 }
 
-// milliseconds adds up fields; all must hold a number above 0.
+// milliseconds returns the sum of fields. ok is false if a field is not a number from 0
+// to maxTime/1e3, or if the sum is 0.
 func milliseconds(fields ...[]byte) (sum float64, ok bool) {
 	for _, f := range fields {
 		x, err := strconv.ParseFloat(String(f), 64)

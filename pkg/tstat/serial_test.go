@@ -20,7 +20,7 @@ func TestSerials(t *testing.T) {
 		{"tcp 3: last", "log_tcp_complete", "#c_ip:1 first:2 last:3 durat:4\n" +
 			"::1 1458855363890.134 1458855441400.883 77510.749\n::1 1 1458855441999.999 1\n::1 1 0.0 1\n::1 1 - 1\n",
 			[]int64{1458855441, 1458855441, folder.Unix(), folder.Unix()}},
-		// As a double this is 1458855442 seconds after the division.
+		// As a double, this is 1458855442 seconds after the division.
 		{"tcp 3: the last bit", "log_tcp_complete", "#c_ip:1 last:2\n::1 1458855441999.9999\n", []int64{1458855442}},
 		{"tcp 2.4: first_abs + durat", "log_tcp_complete", "#c_ip:1 first:2 last:3 durat:4 first_abs:5\n::1 5.0 77.0 2500.0 1458855363890.0\n::1 5.0 77.0 2500.0 -\n",
 			[]int64{1458855366, folder.Unix()}},
@@ -43,9 +43,9 @@ func TestSerials(t *testing.T) {
 	}
 }
 
-// TestSerialSecond checks that the second is that of the floating point
-// computation, near the turn of a second and elsewhere.
-func TestSerialSecond(t *testing.T) {
+// TestSerialsMatchFloatingPoint checks that the second equals that of the
+// floating-point computation, near the turn of a second and elsewhere.
+func TestSerialsMatchFloatingPoint(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var text strings.Builder
 	text.WriteString("#c_ip:1 last:2\n")

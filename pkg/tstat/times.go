@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// maxTime limits times, in microseconds: the year 10000. Greater values come
-// from broken lines.
+// maxTime is the greatest valid time, in microseconds since the epoch: the year 10000.
+// Greater values come from broken lines.
 const maxTime = 253402300800 * 1e6
 
-// derive computes absolute times from first_abs (2.2 to 2.4).
+// derive holds the columns with which deriveTimes computes absolute times (Tstat 2.2 to
+// 2.4).
 type derive struct{ firstAbs, durat, first, last int }
 
-// parseTime parses a time as printed by Tstat: milliseconds or seconds since
-// the epoch with decimals. The result is exact, rounded to the microsecond,
-// because the last digits are noise of a double. 0 means no time.
+// parseTime parses a time as printed by Tstat: milliseconds or seconds since the epoch
+// with decimals. It rounds decimally to the microsecond, because the further digits are
+// floating-point noise. 0 means no time.
 func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if q, ok := v.parseUsualTime(line, p, sep, row); ok {
 		return q, true
@@ -31,13 +32,13 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 		q++
 		c = line[q]
 	}
-	keep := 3 // decimals down to the microsecond
+	keep := 3 // number of decimals down to the microsecond
 	if v.seconds {
 		keep = 6
 	}
 	if n := q - p; n == 0 || n > 18-keep { // longer numbers would overflow an int64
 		q = fieldEnd(line, p, sep)
-		v.note(line[p:q])
+		v.recordOdd(line[p:q])
 		if IsNull(line[p:q]) {
 			v.setNull(row)
 			return q, true
@@ -74,8 +75,8 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseUsualTime is parseTime for the times of current Tstat versions: 9 to 15
-// digits (12 for seconds) and 6 decimals. It returns false for others.
+// parseUsualTime is a fast path of parseTime for the times of current Tstat versions: 9
+// to 15 digits (9 to 12 for seconds) and 6 decimals. It returns false for others.
 func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+24 > len(line) {
 		return p, false
@@ -123,7 +124,7 @@ func (b *Batch) deriveTimes(d *derive) {
 		return
 	}
 	ms := v.floats[row-v.nulls]
-	if !(ms >= 0 && ms*1e3 < maxTime) { // NaN too
+	if !(ms >= 0 && ms*1e3 < maxTime) { // also excludes NaN
 		last.setNull(row)
 		return
 	}
@@ -132,10 +133,9 @@ func (b *Batch) deriveTimes(d *derive) {
 
 var errQuotedDate = errors.New("no quoted date")
 
-// rewriteChatMessage converts lines of log_chat_messages to one form: up to 3.0
-// they have a quoted local date with spaces, 'Sun Nov 22 06:39:55.621150 2026',
-// where later versions have seconds since the epoch. The result has seconds,
-// ends in a newline and uses the memory of dst.
+// rewriteChatMessage converts a line of log_chat_messages written by Tstat up to 3.0 to
+// the later form. It replaces the quoted local date, 'Sun Nov 22 06:39:55.621150 2026',
+// with seconds since the epoch. It appends the result, which ends in a newline, to dst.
 func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {
 	before, rest, ok := bytes.Cut(line, []byte(" '"))
 	if !ok {

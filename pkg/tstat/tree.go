@@ -16,12 +16,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// maxDepth limits how deep below a root log folders are searched.
+// maxDepth is the maximum depth of folders that are searched below a root.
 const maxDepth = 64
 
 // Folder is a log folder on disk.
 type Folder struct {
-	Path string // to open it
+	Path string // path for opening it
 	Rel  string // below the root, slash separated; "." for the root itself
 	Name string
 	FolderTime
@@ -36,7 +36,7 @@ type Folder struct {
 type File struct {
 	Path    string
 	Rel     string   // below the root, slash separated
-	Name    string   // without the suffix of a compression: the log type's name, if Tstat's
+	Name    string   // the log type's name; for unknown types the file name without compression suffix
 	Type    *LogType // nil if unknown
 	Size    int64    // bytes on disk
 	ModTime time.Time
@@ -48,37 +48,37 @@ type Tree struct {
 	// Loose are files outside of log folders that ScanOptions.Match
 	// accepts, by path.
 	Loose []*File
-	// Errors are unreadable folders and broken links.
+	// Errors report unreadable folders, broken links and ambiguous files.
 	Errors []error
 	// Passed lists ignored files and folders that look like logs.
 	Passed []Passed
 }
 
-// Passed is an ignored file or folder that looks like logs, but does not have
-// their names: a file in a log folder, or a folder that holds logs.
+// Passed is an ignored file or folder that looks like logs but is not named like them:
+// a file in a log folder, or a folder that holds logs.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated
 	Folder     bool
-	Types      []string // the log types with which the files' names start
-	FolderTime          // of the log folder; zero for a Folder
+	Types      []string // the log types that the files' names start with
+	FolderTime          // time of the log folder; zero if Folder is true
 }
 
-// ScanOptions say which files a scan treats as logs.
+// ScanOptions selects the files that a scan treats as logs.
 type ScanOptions struct {
 	// Location is the zone of folder names.
 	Location *time.Location
-	// Match returns the log type of a file that does not have the name of a log, or
-	// is not in a log folder, by its path below the root; nil for a file that is not
-	// a log. A nil Match ignores all such files.
+	// Match returns the log type of a file that is not named like a log, or is not in a
+	// log folder. rel is the file's path below the root. Match returns nil for a file
+	// that is not a log. A nil Match ignores all such files.
 	Match func(rel string) *LogType
-	// Exclude reports whether the caller ignores a file: then no other file is
-	// ambiguous because of it. nil: the caller ignores none.
+	// Exclude reports whether the caller ignores a file. An ignored file does not make
+	// other files ambiguous. A nil Exclude ignores no files.
 	Exclude func(*File) bool
 }
 
-// AmbiguousError reports files of one log folder that ScanOptions.Match assigns
-// to the same log: the tree only has the one with the log's name, if any.
+// AmbiguousError reports files of one log folder that ScanOptions.Match assigns to the
+// same log. The tree only keeps a file that has the log's own name, if any.
 type AmbiguousError struct {
 	Type  *LogType
 	Paths []string
@@ -88,20 +88,20 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("%s are all taken for %s of one folder: none but a file with this name is read", strings.Join(e.Paths, ", "), e.Type.Name)
 }
 
-// Hint returns a hint for the user.
+// Hint returns a possible remedy.
 func (e *AmbiguousError) Hint() string { return "match one of them, or exclude the others" }
 
-// Scan calls ScanWith without Match: it finds only logs with Tstat's own names.
+// Scan is ScanWith without Match: it finds only logs with Tstat's own names.
 func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 	return ScanWith(ctx, root, ScanOptions{Location: loc})
 }
 
-// ScanWith finds the log folders below root, at any depth, and the logs in
-// them. It follows symbolic links and visits each folder once. It ignores
-// folders whose names begin with a dot, like .snapshot, histogram folders inside
-// log folders, and other files; Tree.Passed lists ignored files that look like
-// logs. A log hides compressed ones of the same name beside it: they are being
-// written. Of several compressed ones, the oldest hides the others.
+// ScanWith finds the log folders below root, at any depth, and the logs in them. It
+// follows symbolic links and visits each folder once. It ignores folders whose names
+// begin with a dot, like .snapshot, histogram folders inside log folders, and other
+// files. Tree.Passed lists ignored files that look like logs. A plain log hides
+// compressed files of the same name, because they are still being written. Of several
+// compressed files, the oldest hides the others.
 func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) {
 	s := &scanner{ctx: ctx, opt: opt, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
@@ -118,8 +118,7 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	if err := s.dir(root, ".", filepath.Base(abs), info, 0); err != nil {
 		return nil, err
 	}
-	// Links come last, so that a log folder is preferably found by its own
-	// name.
+	// Visit links last, so that a log folder is found by its own name if possible.
 	for len(s.links) > 0 {
 		l := s.links[0]
 		s.links = s.links[1:]
@@ -146,8 +145,8 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	return s.tree, nil
 }
 
-// Finished reports whether Tstat no longer writes to the folder: either nothing
-// in it has changed for settle, or a newer folder exists beside it.
+// Finished reports whether Tstat no longer writes to the folder: either nothing in it
+// has changed for the duration settle, or a newer folder exists beside it.
 func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	if now.Sub(f.ModTime) >= settle {
 		return true
@@ -163,10 +162,10 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	return false
 }
 
-// follows reports whether Tstat opened n, which has a newer name, after f. If
-// the clock or the zone of the probe went back, the names mislead: the name of
-// n is then ahead of the clock, or was when n last changed. Until settle after
-// that name, f counts as older only if it is unchanged since n.
+// follows reports whether Tstat opened n after f, given that n's name is newer. If the
+// probe's clock or zone went back, names mislead: n's name is ahead of the clock, or
+// was when n last changed. Until the time in n's name is at least settle ago, f must
+// also not have changed since n.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))
@@ -180,7 +179,7 @@ type scanner struct {
 	tree *Tree
 	seen map[fileID]bool
 
-	links []link // possible links to folders
+	links []link // links to visit; they may point to folders
 }
 
 // link is a symbolic link found by the scan.
@@ -189,8 +188,8 @@ type link struct {
 	depth     int
 }
 
-// link visits the target of a link. It uses the target's name if that is a log
-// folder's and the link's name is not.
+// link visits the target of a link. It uses the target's name if the target is named
+// like a log folder and the link is not.
 func (s *scanner) link(l link) error {
 	info, err := os.Stat(l.path)
 	if err != nil {
@@ -216,7 +215,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 		//lint:ignore unconvert another type on other systems
 		id := fileID{uint64(st.Dev), st.Ino}
 		if s.seen[id] {
-			return nil // a loop, or a second way to the folder
+			return nil // a loop, or a second path to the folder
 		}
 		s.seen[id] = true
 	}
@@ -238,7 +237,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	var types []string
 	var loose forms
 	for _, e := range entries {
-		if s.loose(&loose, filepath.Join(p, e.Name()), path.Join(rel, e.Name()), e) {
+		if s.addLoose(&loose, filepath.Join(p, e.Name()), path.Join(rel, e.Name()), e) {
 			continue
 		}
 		if t := typeOf(e.Name()); !e.IsDir() && TypeByName(t) != nil && !slices.Contains(types, t) {
@@ -274,11 +273,12 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
-// forms are the files of a folder. A plain file hides its compressed forms, and
-// the oldest compressed file hides the others. Files are added by name.
+// forms collects the files of a folder. A plain file hides its compressed forms, and
+// the oldest compressed file hides the others. Files must be added in the order of
+// their names.
 type forms struct {
 	files []*File
-	plain map[string]*File // by the path without the suffix of a compression
+	plain map[string]*File // by path without compression suffix
 }
 
 func (f *forms) add(file *File) {
@@ -303,8 +303,9 @@ func (s *scanner) match(rel string) *LogType {
 	return s.opt.Match(rel)
 }
 
-// loose adds a file outside of log folders, if Match accepts it.
-func (s *scanner) loose(found *forms, p, rel string, e fs.DirEntry) bool {
+// addLoose adds a file outside of log folders if Match accepts it. It reports whether
+// it did, or whether the file cannot be examined.
+func (s *scanner) addLoose(found *forms, p, rel string, e fs.DirEntry) bool {
 	if e.IsDir() {
 		return false
 	}
@@ -362,7 +363,7 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 		})
 	}
 	f.Files = found.files
-	s.refuseAmbiguous(f)
+	s.removeAmbiguous(f)
 	for _, file := range f.Files {
 		if file.ModTime.After(f.ModTime) {
 			f.ModTime = file.ModTime
@@ -371,9 +372,9 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
-// refuseAmbiguous removes files with other names than their log's, if Match
-// assigns another file of the folder to the same log.
-func (s *scanner) refuseAmbiguous(f *Folder) {
+// removeAmbiguous removes a file whose own name is not its log's, if Match assigns
+// another file of the folder to the same log.
+func (s *scanner) removeAmbiguous(f *Folder) {
 	if s.opt.Match == nil {
 		return
 	}
@@ -400,7 +401,7 @@ func (s *scanner) refuseAmbiguous(f *Folder) {
 }
 
 // typeOf returns the start of a file name that can be the name of a log type:
-// log_udp_complete of log_udp_complete.1.
+// log_udp_complete for log_udp_complete.1.
 func typeOf(name string) string {
 	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
 	if end < 0 {
@@ -409,9 +410,9 @@ func typeOf(name string) string {
 	return name[:end]
 }
 
-// IsLog reports whether a file name is that of a log: log_ followed by letters,
-// digits and '_', at most 63 characters, with or without the suffix of a
-// compression (.gz, .zst, .xz, .bz2, .lz4).
+// IsLog reports whether name is the file name of a log: log_ followed by letters,
+// digits and '_', at most 63 characters, with or without a compression suffix (.gz,
+// .zst, .xz, .bz2, .lz4).
 func IsLog(name string) bool {
 	name, _ = compression.CutSuffix(name)
 	if !strings.HasPrefix(name, "log_") || len(name) > maxName {

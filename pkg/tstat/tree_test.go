@@ -121,16 +121,16 @@ func TestScan(t *testing.T) {
 		"2015/2015_02_27_12_00.out.bak/log_tcp_complete.gz",
 		"2015/2015_02_27_12_00.out.bak/log_tcp_complete",
 		"2015/2015_02_27_12_00.out.bak/log_udp_complete.1",
-		"2015/other/log_file", // not Tstat's
+		"2015/other/log_file", // not a log of Tstat
 		"old/09_00_27_Feb_2015.out/log_tcp_complete",
 		"log_tcp_complete",
 		"CPanKey_2015_02_27_10_00",
 	)
 	for link, target := range map[string]string{
-		"2015/loop":    root,                           // back to the root
+		"2015/loop":    root,                           // a loop to the root
 		"again":        filepath.Join(root, "2015"),    // another path to it
 		"gone":         filepath.Join(root, "nowhere"), // broken
-		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder, sorted before it or not
+		"2015/current": "02-Feb/2015_02_27_11_00.out",  // another name for a log folder
 		"2015/0now":    "02-Feb/2015_02_27_11_00.out",
 		"outside":      filepath.Join(tree(t, "2015_02_27_12_00.out/log_tcp_complete"), "2015_02_27_12_00.out"),
 	} {
@@ -198,9 +198,9 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// TestScanWith checks that files accepted by Match belong to their log folder
-// or are loose, and that several files for the same log are refused.
-func TestScanWith(t *testing.T) {
+// TestScanWithMatch checks that files accepted by Match belong to their log folder or
+// are loose, and that several files for the same log are rejected.
+func TestScanWithMatch(t *testing.T) {
 	root := tree(t,
 		"2015_02_27_10_00.out/log_tcp_complete.1",
 		"2015_02_27_10_00.out/log_tcp_complete.1.gz", // gzip is running
@@ -270,8 +270,8 @@ func TestFinished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The night when summer time ends: 02_37 was opened before 02_08, and
-	// the names do not show it.
+	// The night when daylight saving time ends: 02_37 was opened before 02_08, and the
+	// names do not show it.
 	root := tree(t, "a/2021_10_31_01_37.out/log_x", "a/2021_10_31_02_37.out/log_x", "a/2021_10_31_02_08.out/log_x", "b/2021_10_30_00_00.out/log_x")
 	finished := func() string {
 		got, err := Scan(context.Background(), root, rome)

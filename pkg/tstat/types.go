@@ -34,9 +34,9 @@ func (k Kind) String() string {
 type Column struct {
 	Name        string
 	Kind        Kind
-	Unit        string // of the values that Tstat writes: ms, bytes, …; may be empty
+	Unit        string // unit of the values that Tstat writes: ms, bytes, …; may be empty
 	Description string
-	Privacy     Privacy // what the values tell about people
+	Privacy     Privacy // personal information in the values
 
 	seconds bool // a Time that Tstat writes in seconds, not ms
 }
@@ -47,8 +47,8 @@ func (c Column) Dashes() bool { return strings.HasPrefix(c.Name, "yt_") }
 // LogType is one kind of log, with one schema for all Tstat versions.
 type LogType struct {
 	Name string
-	// Columns is the union of the columns of all versions: those of the
-	// newest version first, in its order. A version may lack some of them.
+	// Columns is the union of the columns of all versions. The columns of the newest
+	// version come first, in its order. A version may lack some columns.
 	Columns []Column
 	// Optional are columns that only a Tstat compiled with an option like
 	// PACKET_STATS writes. In a log they follow Columns.
@@ -70,13 +70,13 @@ type layout struct {
 
 const skipField = -1
 
-// rowForm is the way in which the lines of a file may differ.
+// rowForm describes how the lines of a file may differ.
 type rowForm uint8
 
 const (
 	oneForm      rowForm = iota // every line has the same columns
-	byCount                     // the number of fields decides (chat, skype)
-	httpForm                    // column 6 decides between request and response
+	byCount                     // the number of fields determines the columns (chat, skype)
+	httpForm                    // column 6 distinguishes requests from responses
 	chatMessages                // quoted dates with spaces, ACK rows without con_t
 )
 
@@ -87,9 +87,9 @@ var rowForms = map[string]rowForm{
 	"log_chat_messages":  chatMessages,
 }
 
-// synonyms maps names in headers to our names of columns: names of older
-// versions, and `type`, which is reserved. In 2.x `first` and `last` are
-// relative times; see LogType.resolve.
+// synonyms maps names in headers to our column names. It contains names of older
+// versions, and `type`, which is reserved. In 2.x `first` and `last` are relative
+// times; see LogType.resolve.
 var synonyms = map[string]string{
 	"log_dns_complete.type":  "dns_type",
 	"log_chat_complete.type": "chat_type",
@@ -102,17 +102,21 @@ var synonyms = map[string]string{
 	"c_tls_sesid": "tls_session_stat", // until 05/2018
 }
 
-// reserved are names that stores and formats use for their own fields. With a
-// column of such a name, a reader of a Hive style folder would see the value of
-// the folder, and a JSON object would have a name twice.
+// reserved are names that stores and formats use for their own fields. If a column had
+// such a name, a reader of Hive-style folders would see the folder's value instead of
+// the column's, and a JSON object would contain the name twice.
 var reserved = []string{"type", "probe", "date", "folder", "folder_time", "source"}
 
-// layoutsTSV lists log types, their columns and the layouts of all versions,
-// as measured on real output of nine Tstat builds and read from the code that
-// writes the headers. Lines: `type NAME blank|tab`, `column NAME KIND UNIT
-// DESCRIPTION PRIVACY`, `option NAME KIND UNIT DESCRIPTION PRIVACY` for
-// LogType.Optional, `layout VERSION PART header|plain COUNT NAMES`; "!" among the names is a field
-// that holds no value.
+// layoutsTSV lists log types, their columns and the layouts of all versions. The
+// layouts come from the output of nine Tstat builds and from the code that writes the
+// headers. Lines are:
+//
+//	type NAME blank|tab
+//	column NAME KIND UNIT DESCRIPTION PRIVACY
+//	option NAME KIND UNIT DESCRIPTION PRIVACY (for LogType.Optional)
+//	layout VERSION PART header|plain COUNT NAMES
+//
+// The name "!" denotes a field that holds no value.
 //
 //go:embed layouts.tsv
 var layoutsTSV string
@@ -120,7 +124,7 @@ var layoutsTSV string
 var types = sync.OnceValue(func() []*LogType {
 	ts, err := parseTypes(layoutsTSV)
 	if err != nil {
-		panic(err) // the table is compiled in; a test reads it
+		panic(err) // the embedded table is invalid; a test parses it
 	}
 	return ts
 })
