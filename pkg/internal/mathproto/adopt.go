@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// adopt registers the streams of math_repo.
+// adopt registers the streams that opt.Adopt takes over from math_repo.
 func (r *Repository) adopt(ctx context.Context) {
 	for _, reg := range r.opt.Adopt {
 		name := reg.StreamName
@@ -20,7 +20,7 @@ func (r *Repository) adopt(ctx context.Context) {
 		if adopted || registered {
 			continue
 		}
-		if err := r.adoptOne(ctx, reg); err != nil { // the next start retries
+		if err := r.adoptOne(ctx, reg); err != nil { // retried at the next start
 			attrs := []any{"stream", name, "type", reg.StreamType, "callback", reg.CallBackUrl, "err", err}
 			r.log.Warn("stream of math_repo not adopted: restart its probe, so that it registers", append(attrs, hint.Attrs(err)...)...)
 		}
@@ -44,7 +44,7 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if err != nil {
 		return err
 	}
-	// As if the probe had registered the stream.
+	// Check and accept the stream like a registration by the probe itself.
 	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
 	if _, err := r.checkEntry(ctx, e); err != nil {
 		return err

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestAdopt checks that streams of math_repo continue without a registration,
-// until they are removed.
-func TestAdopt(t *testing.T) {
+// TestAdoptedStreamsNeedNoRegistration checks that adopted streams are imported
+// without a registration until they are removed.
+func TestAdoptedStreamsNeedNoRegistration(t *testing.T) {
 	p := newOldProbe(t)
 	p.put("data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"))
 	p.put("data/2024_03_01_05_00.out/log_udp_complete", udp(3, "b"))
@@ -21,15 +21,15 @@ func TestAdopt(t *testing.T) {
 			{CallBackUrl: p.addr(), StreamName: "type", StreamType: "mawi_wide"},
 		}
 	})
-	r.has("good", "data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"), 3)
-	r.logged("not adopted: restart its probe, so that it registers\" stream=far")
-	r.logged("stream=bad")
-	r.logged("stream=../x")
-	r.logged("stream=type")
+	r.waitStored("good", "data/2024_03_01_04_00.out/log_udp_complete", udp(3, "a"), 3)
+	r.waitLogged("not adopted: restart its probe, so that it registers\" stream=far")
+	r.waitLogged("stream=bad")
+	r.waitLogged("stream=../x")
+	r.waitLogged("stream=type")
 	if got := r.get("/DBSImport/1"); got != "entry not found" {
 		t.Error(got)
 	}
-	// A restart does not adopt a removed stream again.
+	// A restart must not adopt a removed stream again.
 	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	r.stop()
 	r.start()
@@ -44,7 +44,7 @@ func TestAdopt(t *testing.T) {
 func TestFailedAdoptionIsRetried(t *testing.T) {
 	p := newOldProbe(t)
 	var check func() error
-	r := newRepo(t, func(r *repo) { r.opt.Stores = checked{r, func() error { return check() }} })
+	r := newRepo(t, func(r *repo) { r.opt.Stores = checkedStores{r, func() error { return check() }} })
 	r.stop()
 	r.opt.Adopt = []Registration{{CallBackUrl: p.addr(), StreamName: "s", StreamType: "log_udp_complete"}}
 	check = func() error {
@@ -53,27 +53,27 @@ func TestFailedAdoptionIsRetried(t *testing.T) {
 		return cmp.Or(r.running.save(), errors.New("not now"))
 	}
 	r.start()
-	r.logged("not now")
+	r.waitLogged("not now")
 	r.stop()
 	check = func() error { return nil }
 	r.start()
 	eventually(t, "the stream", func() bool { return len(r.running.Stats()) == 1 })
 }
 
-// checked are stores whose Check is set by the test.
-type checked struct {
+// checkedStores implements Stores with a Check that the test sets.
+type checkedStores struct {
 	*repo
 	check func() error
 }
 
-func (c checked) Check(Stream) error { return c.check() }
+func (c checkedStores) Check(Stream) error { return c.check() }
 
-// TestAdoptTLS checks that a repository with TLS adopts nothing: old probes
-// have no TLS.
-func TestAdoptTLS(t *testing.T) {
+// TestTLSRepositoryAdoptsNothing checks that a repository with TLS adopts no
+// streams, because old probes have no TLS.
+func TestTLSRepositoryAdoptsNothing(t *testing.T) {
 	r := newRepo(t, func(r *repo) {
 		r.opt.TLS = certificate(t)
 		r.opt.Adopt = []Registration{{CallBackUrl: "127.0.0.1:1", StreamName: "s", StreamType: "log_udp_complete"}}
 	})
-	r.logged("the repository wants TLS, which old probes do not have")
+	r.waitLogged("the repository wants TLS, which old probes do not have")
 }

@@ -23,7 +23,7 @@ func capture(t *testing.T, name string) string {
 	return string(text)
 }
 
-// exchange sends bytes and returns the response to one request in them.
+// exchange sends request as it is, and returns the response and its body.
 func exchange(t *testing.T, addr, method, request string) (*http.Response, []byte) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -46,9 +46,9 @@ func exchange(t *testing.T, addr, method, request string) (*http.Response, []byt
 	return resp, body
 }
 
-// same compares a response with a captured one: status line, every header
-// except the clocks, and body.
-func same(t *testing.T, what string, resp *http.Response, body []byte, want string, method string) {
+// assertSameResponse compares a response with a captured one: status line,
+// body, and all headers except the values of times.
+func assertSameResponse(t *testing.T, what string, resp *http.Response, body []byte, want string, method string) {
 	t.Helper()
 	w, err := http.ReadResponse(bufio.NewReader(strings.NewReader(want)), &http.Request{Method: method})
 	if err != nil {
@@ -68,16 +68,17 @@ func same(t *testing.T, what string, resp *http.Response, body []byte, want stri
 		resp.Header.Del(clock)
 		w.Header.Del(clock)
 	}
-	resp.Header.Del(finishedHeader) // ours, unknown to old peers
+	resp.Header.Del(finishedHeader) // an extension unknown to old peers
 	if got, want := fmt.Sprint(resp.Header), fmt.Sprint(w.Header); got != want {
 		t.Errorf("%s: headers\n%s\nwant\n%s", what, got, want)
 	}
 }
 
-// exampleTree is the folder that was served when the exchanges were captured.
+// exampleTree recreates the folder that was served when the exchanges were
+// captured.
 func exampleTree(t *testing.T) string {
 	dir := t.TempDir()
-	// The captured file: 105458 bytes that begin with these.
+	// The captured file has 105458 bytes and begins like this one.
 	text := "#15#c_ip:1 c_port:2 " + strings.Repeat("x", 105458-21) + "\n"
 	for _, folder := range []string{"2015_02_27_22_30", "2015_02_27_23_30", "2015_02_28_00_30"} {
 		write(t, dir, "example_data/2015/02-Feb/"+folder+".out/log_tcp_complete", text)
@@ -86,13 +87,13 @@ func exampleTree(t *testing.T) string {
 	return dir
 }
 
-// TestCapturedRegistration sends the request of the real math_probe, and
-// expects the response of the real math_repo.
-func TestCapturedRegistration(t *testing.T) {
+// TestRepositoryAnswersLikeMathRepo sends the captured request of a math_probe,
+// and expects the captured response of math_repo.
+func TestRepositoryAnswersLikeMathRepo(t *testing.T) {
 	request, answer, _ := strings.Cut(capture(t, "http_POST_DBSImport.txt"), "\n\n---- response ----\n")
 	r := newRepo(t, nil)
 	resp, body := exchange(t, r.addr, "POST", request)
-	same(t, "registration", resp, body, answer, "POST")
+	assertSameResponse(t, "registration", resp, body, answer, "POST")
 	_, sent, _ := strings.Cut(request, "\r\n\r\n")
 	if got := r.get("/DBSImport"); got != `{"0":`+sent+`}` {
 		t.Errorf("GET /DBSImport: %s", got)
@@ -102,9 +103,9 @@ func TestCapturedRegistration(t *testing.T) {
 	}
 }
 
-// TestCapturedRegistrationOfOurs checks that our exporter sends the body of the
-// real math_probe, and accepts the response of the real math_repo.
-func TestCapturedRegistrationOfOurs(t *testing.T) {
+// TestExporterRegistersLikeMathProbe checks that the exporter sends the same
+// body as math_probe, and accepts the response of math_repo.
+func TestExporterRegistersLikeMathProbe(t *testing.T) {
 	request, reply, _ := strings.Cut(capture(t, "http_POST_DBSImport.txt"), "\n\n---- response ----\n")
 	_, want, _ := strings.Cut(request, "\r\n\r\n")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,7 +130,7 @@ func TestCapturedRegistrationOfOurs(t *testing.T) {
 		}
 	}))
 	dir := exampleTree(t)
-	_, logs, _ := ourProbe(t, func(o *ExporterOptions) {
+	_, logs, _ := runExporter(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: l.Addr().String()}
 		o.Advertise, o.Since = "127.0.0.1:3001", time.Unix(1136214246, 0)
 	})
@@ -144,10 +145,11 @@ func TestCapturedRegistrationOfOurs(t *testing.T) {
 	eventually(t, "registered", func() bool { return strings.Contains(logs.String(), "stream registered") })
 }
 
-// TestCapturedRequests sends the requests of the real math_repo to an exporter.
-func TestCapturedRequests(t *testing.T) {
+// TestExporterAnswersLikeMathProbe sends captured requests of math_repo to an
+// exporter.
+func TestExporterAnswersLikeMathProbe(t *testing.T) {
 	dir := exampleTree(t)
-	addr, _, _ := ourProbe(t, func(o *ExporterOptions) {
+	addr, _, _ := runExporter(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: "127.0.0.1:1"}
 	})
 	requests := strings.SplitAfter(capture(t, "http_repo_to_probe_requests.txt"), "\r\n\r\n")
@@ -159,23 +161,24 @@ func TestCapturedRequests(t *testing.T) {
 	if len(requests) < 4 || len(answers) < 4 {
 		t.Fatalf("%d requests and %d answers", len(requests), len(answers))
 	}
-	for i, want := range answers[:4] { // after these there were further files
+	for i, want := range answers[:4] { // the capture continues with other files
 		want = strings.Replace(want, "<105458 bytes file body>", string(data), 1)
 		resp, body := exchange(t, addr, "GET", requests[i])
-		same(t, requests[i], resp, body, want, "GET")
+		assertSameResponse(t, requests[i], resp, body, want, "GET")
 	}
-	// The paths that lead a math_repo nowhere on a math_probe.
+	// math_repo requests such a path, which math_probe does not find.
 	path := "//example_data/2015/02-Feb/2015_02_27_22_30.out/log_tcp_complete"
 	if resp, body := exchange(t, addr, "GET", "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n"); resp.StatusCode != 200 || !bytes.Equal(body, data) {
 		t.Errorf("%s: %s, %d bytes", path, resp.Status, len(body))
 	}
 }
 
-// TestCapturedMisc replays unusual requests to both roles.
-func TestCapturedMisc(t *testing.T) {
+// TestUnusualRequestsMatchCaptures replays unusual requests to a repository and
+// an exporter.
+func TestUnusualRequestsMatchCaptures(t *testing.T) {
 	r := newRepo(t, nil)
 	dir := exampleTree(t)
-	probe, _, _ := ourProbe(t, func(o *ExporterOptions) {
+	probe, _, _ := runExporter(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "example_log_tcp_complete", URL{Addr: "127.0.0.1:1"}
 	})
 	replayed := 0
@@ -186,7 +189,7 @@ func TestCapturedMisc(t *testing.T) {
 			continue
 		}
 		if command == "curl -X DELETE 127.0.0.1:3000/DBSImport/0" {
-			continue // ours can remove streams
+			continue // unlike math_repo, this repository can remove streams
 		}
 		method, data, header := "GET", "", ""
 		for i := 1; i < len(f)-1; i++ {
@@ -208,7 +211,7 @@ func TestCapturedMisc(t *testing.T) {
 		}
 		request := fmt.Sprintf("%s /%s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n%s", method, path, host, header, len(data), data)
 		resp, body := exchange(t, addr, method, request)
-		same(t, command, resp, body, want, method)
+		assertSameResponse(t, command, resp, body, want, method)
 		replayed++
 	}
 	if replayed != 14 {

@@ -22,12 +22,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// timing limits the waits for a peer.
+// timing limits how long a client waits for its peer.
 type timing struct {
 	dial   time.Duration
-	stall  time.Duration // without a byte
-	resume int           // attempts in a row without a new byte, of a file
-	pause  time.Duration // before the first of them; then doubled, up to maxPause
+	stall  time.Duration // longest wait for the next byte
+	resume int           // maximum consecutive attempts to read a file that yield no new byte
+	pause  time.Duration // delay before the first of these attempts; doubles up to maxPause
 }
 
 var defaultTiming = timing{dial: 10 * time.Second, stall: 2 * time.Minute, resume: 10, pause: 100 * time.Millisecond}
@@ -39,17 +39,17 @@ type client struct {
 	http    *http.Client
 	tls     bool
 	timing  timing
-	reading atomic.Pointer[clockReading] // the last one; nil if the peer has sent no time
+	reading atomic.Pointer[clockReading] // the latest reading; nil if the peer has sent no time
 }
 
 // clockReading is a reading of a peer's clock.
 type clockReading struct {
-	ahead time.Duration // ahead of this machine's clock
-	at    time.Time     // by this machine's clock
+	ahead time.Duration // how far the peer's clock is ahead of the local clock
+	at    time.Time     // local time of the reading
 }
 
-// clock returns how far the peer's clock is ahead of this machine's, and when
-// the peer sent its time (zero if never).
+// clock returns how far the peer's clock is ahead of the local clock, and the
+// local time of that reading. at is zero if the peer has sent no time.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
@@ -57,16 +57,16 @@ func (c *client) clock() (ahead time.Duration, at time.Time) {
 	return 0, time.Time{}
 }
 
-// newClient returns a client that only connects to addresses for which allowed
-// returns nil; a nil allowed allows all. The client follows no redirects and
-// uses no proxy.
+// newClient returns a client that connects only to addresses for which allowed
+// returns nil. If allowed is nil, all addresses are allowed. The client follows
+// no redirects and uses no proxy.
 func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t timing) *client {
 	d := &peer.Dialer{TLS: files, Timeout: t.dial, ReadStall: t.stall, WriteStall: t.stall, Control: func(_, address string, _ syscall.RawConn) error {
 		if allowed == nil {
 			return nil
 		}
-		// Names are resolved here, so that the checked address is the
-		// one used.
+		// The dialer has resolved the name, so the address checked is
+		// the address used.
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
@@ -100,22 +100,22 @@ func (c *client) do(ctx context.Context, method, addr, path string, body []byte,
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var ue *url.Error
-		if errors.As(err, &ue) { // without the URL, which messages contain already
+		if errors.As(err, &ue) { // drop the URL: callers add the address themselves
 			err = ue.Err
 		}
 		return nil, err
 	}
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		now := time.Now()
-		c.reading.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // a Date has whole seconds
+		c.reading.Store(&clockReading{t.Sub(now.Truncate(time.Second)), now}) // Date has a resolution of one second
 	}
 	return resp, nil
 }
 
-// away marks an error as transient: the peer may return.
-func away(err error) error { return fmt.Errorf("%w: %w", bulk.ErrSource, err) }
+// transient marks err as transient: the peer may become available again.
+func transient(err error) error { return fmt.Errorf("%w: %w", bulk.ErrSource, err) }
 
-// statusError is an unexpected response.
+// statusError reports an unexpected status code.
 type statusError struct {
 	code int
 	text string
@@ -125,48 +125,50 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the peer answers %d %s: %q", e.code, http.StatusText(e.code), e.text)
 }
 
-// refused returns the error of an unexpected response.
-func refused(resp *http.Response) error {
+// responseError returns an error with the status and the start of the body of
+// an unexpected response.
+func responseError(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason))
 	return &statusError{resp.StatusCode, strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")}
 }
 
-// date returns the peer's time.
-func date(resp *http.Response) time.Time {
+// responseTime returns the peer's time from the Date header, or the local time
+// if there is no valid Date.
+func responseTime(resp *http.Response) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t
 	}
 	return time.Now()
 }
 
-// list fetches the names of a stream's files from a probe. It calls begin with
-// the probe's time, and then the returned function for each name. finished
-// means that Tstat writes to none of the files.
+// list fetches the list of a stream's files from a probe. It calls begin with
+// the probe's time, then calls the function that begin returned for each name.
+// finished reports that Tstat no longer writes to any listed file.
 func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
-		return false, away(err)
+		return false, transient(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return false, away(refused(resp))
+		return false, transient(responseError(resp))
 	}
 	body := &io.LimitedReader{R: resp.Body, N: maxList + 1}
-	err = decodeList(body, begin(date(resp)))
+	err = decodeList(body, begin(responseTime(resp)))
 	if body.N == 0 {
 		err = fmt.Errorf("more than %d MiB", maxList>>20)
 	}
 	if err != nil {
-		return false, away(fmt.Errorf("list of files: %w", err))
+		return false, transient(fmt.Errorf("list of files: %w", err))
 	}
 	return resp.Header.Get(finishedHeader) != "", nil
 }
 
-// version identifies a version of a file, from a server's headers.
+// version identifies a version of a file by the headers of a response.
 type version struct {
 	size     int64
 	modified string // Last-Modified as sent
-	etag     string // a strong one, or ""
+	etag     string // only a strong tag; "" otherwise
 }
 
 func versionOf(resp *http.Response) version {
@@ -177,18 +179,19 @@ func versionOf(resp *http.Response) version {
 	return v
 }
 
-// mtime returns the time of the last change, or zero if the server sent none.
+// mtime returns the time of the last modification, or the zero time if the
+// server sent none.
 func (v version) mtime() time.Time {
 	t, _ := http.ParseTime(v.modified)
 	return t
 }
 
-// head requests the version of a file. The error is fs.ErrNotExist if the file
-// is gone.
+// head requests the version of a file and the probe's time. It returns
+// fs.ErrNotExist if the file is gone.
 func (c *client) head(ctx context.Context, addr, path string) (v version, now time.Time, err error) {
 	resp, err := c.do(ctx, http.MethodHead, addr, path, nil)
 	if err != nil {
-		return v, now, away(err)
+		return v, now, transient(err)
 	}
 	resp.Body.Close()
 	switch {
@@ -199,45 +202,46 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 	case resp.ContentLength < 0:
 		return v, now, errLength
 	}
-	return versionOf(resp), date(resp), nil
+	return versionOf(resp), responseTime(resp), nil
 }
 
 var errLength = errors.New("the peer does not say how long the file is")
 
-// content reads a file over HTTP. After a broken connection it continues where
-// it was, if the file is unchanged.
+// content reads a file over HTTP. After a broken connection it resumes at the
+// same position if the file is unchanged.
 type content struct {
 	ctx    context.Context
 	c      *client
-	addr   func() string // of the probe, which may move
+	addr   func() string // returns the probe's current address
 	path   string
 	v      version
 	pos    int64
-	body   io.ReadCloser  // from pos on; nil if it must be requested
+	body   io.ReadCloser  // body from pos on; nil if no request is open
 	failed int            // attempts since the last byte
 	back   *retry.Backoff // delay between attempts
-	waited time.Duration  // time spent waiting for the peer
+	waited time.Duration  // total time spent waiting for the peer
 }
 
-// slowest is the lowest speed of a peer, in bytes per second on average after a
-// first timing.stall: a file that trickles in delays others.
-const slowest = 1 << 10
+// minSpeed is the lowest average speed of a peer in bytes per second, not
+// counting the first timing.stall. A slower transfer would occupy a job that
+// other files need.
+const minSpeed = 1 << 10
 
-// errSlow reports a peer below slowest.
+// errSlow reports a peer slower than minSpeed.
 var errSlow = errors.New("the peer is too slow")
 
-// open requests a file.
+// open requests a file. It returns fs.ErrNotExist if the file is gone.
 func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
 	f := &content{ctx: ctx, c: c, addr: addr, path: path, back: retry.New(c.timing.pause, maxPause)}
 	resp, err := c.do(ctx, http.MethodGet, addr(), path, nil)
 	if err != nil {
-		return nil, away(err)
+		return nil, transient(err)
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
 		err = fs.ErrNotExist
 	case resp.StatusCode != http.StatusOK:
-		err = refused(resp)
+		err = responseError(resp)
 	case resp.ContentLength < 0:
 		err = errLength
 	default:
@@ -248,7 +252,8 @@ func (c *client) open(ctx context.Context, addr func() string, path string) (*co
 	return nil, err
 }
 
-// errChanged reports that a file was replaced or changed.
+// errChanged reports that the file was replaced or modified during the
+// transfer.
 var errChanged = errors.New("the file changed while it was read")
 
 // request requests the file from pos on.
@@ -270,7 +275,7 @@ func (f *content) request() error {
 		if now := versionOf(resp); resp.Header.Get("Content-Range") != want || now.modified != f.v.modified {
 			err = errChanged
 		}
-	case http.StatusOK: // from the start: the server does not support ranges, or the file changed
+	case http.StatusOK: // the whole file: the server does not support ranges, or the file changed
 		if versionOf(resp) != f.v {
 			err = errChanged
 		} else if _, skip := io.CopyN(io.Discard, resp.Body, f.pos); skip != nil {
@@ -279,7 +284,7 @@ func (f *content) request() error {
 	case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable:
 		err = errChanged
 	default:
-		err = refused(resp)
+		err = responseError(resp)
 	}
 	if err != nil {
 		resp.Body.Close()
@@ -289,8 +294,8 @@ func (f *content) request() error {
 	return nil
 }
 
-// Read implements io.Reader. Its errors wrap bulk.ErrSource, unless the context
-// ended.
+// Read implements io.Reader. Its errors wrap bulk.ErrSource unless the context
+// has ended.
 func (f *content) Read(p []byte) (int, error) {
 	for f.pos < f.v.size {
 		var n int
@@ -303,9 +308,9 @@ func (f *content) Read(p []byte) (int, error) {
 			n, err = f.body.Read(p[:min(int64(len(p)), f.v.size-f.pos)])
 		}
 		f.pos += int64(n)
-		if f.waited += time.Since(begin); f.waited > f.c.timing.stall+time.Duration(f.pos/slowest)*time.Second {
+		if f.waited += time.Since(begin); f.waited > f.c.timing.stall+time.Duration(f.pos/minSpeed)*time.Second {
 			f.close()
-			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(errSlow))
+			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, transient(errSlow))
 		}
 		if err != nil && f.pos < f.v.size {
 			f.close()
@@ -322,7 +327,7 @@ func (f *content) Read(p []byte) (int, error) {
 			return 0, ctxErr
 		}
 		if errors.Is(err, errChanged) || f.failed >= f.c.timing.resume {
-			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, away(err))
+			return 0, fmt.Errorf("read at byte %d of %d: %w", f.pos, f.v.size, transient(err))
 		}
 		f.failed++
 		f.back.Wait(f.ctx)
@@ -330,7 +335,7 @@ func (f *content) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Seek seeks to the start.
+// Seek supports only seeking to the start.
 func (f *content) Seek(offset int64, whence int) (int64, error) {
 	if offset != 0 || whence != io.SeekStart {
 		return 0, errors.ErrUnsupported
@@ -350,7 +355,7 @@ func (f *content) close() {
 	}
 }
 
-// Close ends the download.
+// Close implements io.Closer.
 func (f *content) Close() error {
 	f.close()
 	return nil

@@ -66,7 +66,8 @@ func answerJSON(w http.ResponseWriter, contentType string, v any) {
 	w.Write(text)
 }
 
-// find returns the stream with an id; the lock is held.
+// find returns the stream with an ID, or a status and text for the response.
+// The caller holds the lock.
 func (r *Repository) find(id string) (s *stream, code int, text string) {
 	n, err := strconv.Atoi(id)
 	if err != nil {
@@ -98,7 +99,8 @@ func (r *Repository) get(w http.ResponseWriter, req *http.Request, id string) {
 	answerJSON(w, contentType, v)
 }
 
-// remove ends a stream. Stored logs remain.
+// remove removes a stream and waits until its import has ended. Stored logs
+// remain.
 func (r *Repository) remove(req *http.Request, id string) (code int, text string) {
 	identity, err := peer.IdentityOf(req.TLS)
 	if err != nil {
@@ -114,9 +116,9 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 		r.mu.Unlock()
 		return code, text
 	}
-	if err := s.mayChange(from.Addr().Unmap().WithZone(""), identity); err != nil && !(identity == "" && isHere(req, from.Addr())) {
+	if err := s.mayChange(from.Addr().Unmap().WithZone(""), identity); err != nil && !(identity == "" && fromThisMachine(req, from.Addr())) {
 		r.mu.Unlock()
-		r.refused("removal refused", req, s.Registration, err)
+		r.logRefusal("removal refused", req, s.Registration, err)
 		return http.StatusForbidden, err.Error()
 	}
 	all := r.streams
@@ -140,15 +142,17 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// isHere reports whether a request comes from this machine: from the address to
-// which it was sent. A user of this machine may remove any stream.
-func isHere(req *http.Request, from netip.Addr) bool {
+// fromThisMachine reports whether a request comes from this machine: its source
+// address is the address to which it was sent. A user of this machine may
+// remove any stream.
+func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
-// refused counts a refused request and logs it, within the limits of r.refusals.
-func (r *Repository) refused(what string, req *http.Request, reg Registration, err error) {
+// logRefusal counts a refused request, and logs it within the limits of
+// r.refusals.
+func (r *Repository) logRefusal(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {
 		attrs := []any{"stream", reg.StreamName, "type", reg.StreamType, "callback", reg.CallBackUrl, "peer", req.RemoteAddr, "err", err}
@@ -156,7 +160,7 @@ func (r *Repository) refused(what string, req *http.Request, reg Registration, e
 	})
 }
 
-// register accepts a stream, or the new address of one.
+// register registers a stream, or changes a registered one.
 func (r *Repository) register(req *http.Request) (code int, text string) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
 	if err != nil {
@@ -171,7 +175,7 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 		code, err = r.accept(e, false)
 	}
 	if err != nil {
-		r.refused("registration refused", req, reg, err)
+		r.logRefusal("registration refused", req, reg, err)
 		if code == http.StatusInternalServerError {
 			return code, "internal error"
 		}
@@ -180,7 +184,8 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 	return http.StatusOK, "new entry created"
 }
 
-// check returns the entry of a registration, or why it is refused.
+// check returns the entry for a registration, or a status and the reason for
+// the refusal.
 func (r *Repository) check(req *http.Request, reg Registration) (e entry, code int, err error) {
 	from, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
@@ -195,7 +200,8 @@ func (r *Repository) check(req *http.Request, reg Registration) (e entry, code i
 	return e, code, err
 }
 
-// checkEntry returns an error if an entry whose peer is known is invalid.
+// checkEntry returns a status and an error if e is invalid. e.Peer and
+// e.Identity must be set.
 func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err error) {
 	if err := store.ValidProbe(e.StreamName); err != nil {
 		return http.StatusBadRequest, fmt.Errorf("invalid stream name: use 1 to 64 letters, digits, '_' and '-', but not '-' first")
@@ -235,17 +241,19 @@ func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	return http.StatusOK, nil
 }
 
-// streamsOf returns how many streams a peer has; the lock is held.
-func (r *Repository) streamsOf(who string) (n int) {
+// countStreams returns the number of streams of a peer. The caller holds the
+// lock.
+func (r *Repository) countStreams(name string) (n int) {
 	for _, s := range r.streams {
-		if s.peer() == who {
+		if s.peer() == name {
 			n++
 		}
 	}
 	return n
 }
 
-// accept accepts a valid stream. adopt records that it was adopted.
+// accept adds a valid stream, or changes the stream with the same name. If
+// adopt is true, the stream is recorded as adopted.
 func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,7 +265,7 @@ func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 		if len(r.streams) >= MaxStreams {
 			return http.StatusInsufficientStorage, fmt.Errorf("%d streams are registered, and that is the limit", MaxStreams)
 		}
-		if who := e.peer(); r.streamsOf(who) >= maxPeerStreams {
+		if who := e.peer(); r.countStreams(who) >= maxPeerStreams {
 			return http.StatusInsufficientStorage, fmt.Errorf("%d streams of the peer %s are registered, and that is the limit for one: remove those that are not needed", maxPeerStreams, who)
 		}
 		e.ID = r.next

@@ -25,18 +25,19 @@ import (
 
 // ExporterOptions configures an Exporter.
 type ExporterOptions struct {
-	Dir        string        // the folder of the log folders
-	Repository URL           // where to register
+	Dir        string        // folder that contains the log folders
+	Repository URL           // repository at which streams are registered
 	Peers      peer.Networks // allowed networks of the repository; empty: all
 	TLS        peer.TLS
-	Listen     []peer.Options // where files are served
-	// Advertise is the host:port from which the repository fetches; "" is
-	// the port of the first listener, at the local address of the route to
-	// the repository.
+	Listen     []peer.Options // listeners that serve the files
+	// Advertise is the host:port from which the repository fetches. If it
+	// is "", the exporter advertises the local address of its route to the
+	// repository, with the port of the first listener.
 	Advertise string
 
-	// Stream names the streams; {probe} stands for Probe, {type} for a log
-	// type: each type is then a separate stream.
+	// Stream is the pattern of the stream names. {probe} stands for Probe,
+	// and {type} for the log type; with {type}, each type is a separate
+	// stream.
 	Stream string
 	Probe  string
 
@@ -46,8 +47,9 @@ type ExporterOptions struct {
 	Settle   time.Duration // see bulk.Options
 	Poll     time.Duration // interval of the search for new types; 0: 10s
 
-	// Anonymize rewrites logs before they are served; nil: they are served as they are.
-	// SourceIs is as in bulk.Options, and Spool is a folder for files without names.
+	// Anonymize rewrites logs before they are served; nil serves them
+	// unchanged. SourceIs has the meaning of bulk.Options.SourceIs. Spool
+	// is a folder for unlinked temporary files.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 	Spool     string
@@ -55,19 +57,19 @@ type ExporterOptions struct {
 	Log *slog.Logger
 
 	timing timing
-	check  time.Duration // interval of the checks of the repository; 0: checkEvery
+	check  time.Duration // interval between checks of the repository; 0: checkEvery
 }
 
 // ExporterStats describes what an Exporter has served so far.
 type ExporterStats struct {
-	Streams []string `json:"streams"` // streams at the repository
-	Files   int64    `json:"files"`   // served requests for files
-	Bytes   int64    `json:"bytes"`   // size of the served files
+	Streams []string `json:"streams"` // streams registered at the repository
+	Files   int64    `json:"files"`   // GET requests served
+	Bytes   int64    `json:"bytes"`   // total size of the files served
 
-	LastSuccess time.Time `json:"-"` // when the repository last had all streams
-	LastError   string    `json:"-"` // why it does not have them; "" if it does
-	// Newest is the time of the newest folder with a served log; zero
-	// before that.
+	LastSuccess time.Time `json:"-"` // when all streams were last known to be registered
+	LastError   string    `json:"-"` // why streams are not registered; "" if all are
+	// Newest is the time of the newest folder from which a log was served,
+	// or zero.
 	Newest time.Time `json:"-"`
 }
 
@@ -79,7 +81,7 @@ type Exporter struct {
 	c         *client
 	listeners []*peer.Listener
 
-	advertised string // the callback address of the last registration; used by Run, then by Withdraw
+	advertised string // callback address of the last registration; set by Run, read later by Withdraw
 
 	statsMu sync.Mutex
 	stats   ExporterStats
@@ -93,15 +95,15 @@ type Exporter struct {
 
 // scan is the result of a scan of the folder.
 type scan struct {
-	streams map[string]*served
-	files   map[string]string // listed name to path below the root
+	streams map[string]*servedStream
+	files   map[string]string // maps listed names to paths below the root
 }
 
-// served is a stream being served.
-type served struct {
+// servedStream is a stream and its files.
+type servedStream struct {
 	logType string // of its StreamType
 	names   []string
-	old     []string // without the folders that old peers cannot parse
+	old     []string // names that old peers can parse
 }
 
 // CheckStreams returns an error if ExporterOptions.Stream is invalid.
@@ -117,7 +119,8 @@ func streamName(pattern, probe, logType string) string {
 	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
 }
 
-// NewExporter returns a listening Exporter. Run must be called.
+// NewExporter returns an exporter that is already listening. The caller must
+// call Run.
 func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.Location = cmp.Or(opt.Location, time.Local)
@@ -152,17 +155,18 @@ func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	return p, nil
 }
 
-// Addrs returns the addresses where files are served.
+// Addrs returns the addresses of the listeners.
 func (p *Exporter) Addrs() []string { return peer.Addrs(p.listeners) }
 
-// Stats returns what has been served so far.
+// Stats returns a copy of the statistics.
 func (p *Exporter) Stats() ExporterStats {
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
 	return p.stats
 }
 
-// Run serves and registers until ctx ends, and returns nil then.
+// Run serves files and keeps the streams registered. It returns nil when ctx
+// ends.
 func (p *Exporter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -176,7 +180,8 @@ func (p *Exporter) Run(ctx context.Context) error {
 	return err
 }
 
-// scanEvery is the minimum interval between scans of the folder for requests.
+// scanEvery is the minimum interval between scans of the folder that requests
+// cause.
 const scanEvery = time.Second
 
 // current returns a scan of the folder that is at most scanEvery old.
@@ -186,7 +191,7 @@ func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	if p.scan != nil && time.Since(p.scanned) < scanEvery {
 		return p.scan, nil
 	}
-	s, err := p.look(ctx)
+	s, err := p.scanFolder(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -194,8 +199,8 @@ func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	return s, nil
 }
 
-// look finds the finished logs that the options select.
-func (p *Exporter) look(ctx context.Context) (*scan, error) {
+// scanFolder finds the finished logs that the options select.
+func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
 		return nil, err
@@ -208,9 +213,9 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 	for _, err := range tree.Errors {
 		p.log.Debug("folder not served", "err", err)
 	}
-	s := &scan{streams: map[string]*served{}, files: map[string]string{}}
+	s := &scan{streams: map[string]*servedStream{}, files: map[string]string{}}
 	now := time.Now()
-	for _, d := range tree.Folders { // by time, which old peers require
+	for _, d := range tree.Folders { // old peers require the order by time
 		if !d.Finished(now, p.opt.Settle) {
 			continue
 		}
@@ -222,17 +227,18 @@ func (p *Exporter) look(ctx context.Context) (*scan, error) {
 			if err != nil {
 				continue
 			}
-			// Fails for links to a target outside the folder.
+			// root.Stat fails for links that lead out of the
+			// folder.
 			if info, err := root.Stat(rel); err != nil || !info.Mode().IsRegular() {
 				continue
 			}
 			name := streamName(p.opt.Stream, p.opt.Probe, f.Name)
 			st := s.streams[name]
 			if st == nil {
-				st = &served{logType: f.Name}
+				st = &servedStream{logType: f.Name}
 				s.streams[name] = st
 			}
-			if f.Name == "log_tcp_complete" { // the version that DBStream knows
+			if f.Name == "log_tcp_complete" { // DBStream knows only this type
 				st.logType = f.Name
 			}
 			st.names = append(st.names, f.Rel)
@@ -261,8 +267,8 @@ func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.list(w, r, s, stream)
 		return
 	}
-	// Repositories request "/" and the name, which may itself begin with
-	// "/".
+	// Repositories prefix the listed name with "/", and the name itself may
+	// begin with "/".
 	rel, ok := s.files[strings.TrimLeft(r.URL.Path, "/")]
 	if !ok {
 		http.NotFound(w, r)
@@ -278,7 +284,7 @@ func (p *Exporter) list(w http.ResponseWriter, r *http.Request, s *scan, stream 
 			answer(w, http.StatusMethodNotAllowed, "Queried Stream not available.")
 			return
 		}
-		st = &served{} // nothing is finished yet
+		st = &servedStream{} // nothing is finished yet
 	}
 	names := st.names
 	if !strings.HasPrefix(r.UserAgent(), userAgent) {
@@ -289,7 +295,7 @@ func (p *Exporter) list(w http.ResponseWriter, r *http.Request, s *scan, stream 
 }
 
 func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
-	// OpenInRoot, because a link may have been created meanwhile.
+	// Use OpenInRoot: a link may have been created since the scan.
 	f, err := os.OpenInRoot(p.opt.Dir, rel)
 	if err != nil {
 		http.NotFound(w, r)
@@ -309,7 +315,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	default:
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
-	// As long as a slow line needs; the server's limit is for short
+	// Allow for a slow connection; the server's own limit is for short
 	// responses.
 	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {
@@ -318,7 +324,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	size := info.Size()
 	if p.rewrites == nil {
 		http.ServeContent(w, r, "", info.ModTime(), f)
-	} else if size, err = p.rewritten(w, r, rel, info, f); err != nil {
+	} else if size, err = p.serveRewritten(w, r, rel, info, f); err != nil {
 		return
 	}
 	if r.Method == http.MethodGet {
@@ -333,14 +339,15 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 }
 
-// rewritten serves a log anonymized, and returns the size of what it serves.
-func (p *Exporter) rewritten(w http.ResponseWriter, r *http.Request, rel string, info fs.FileInfo, f *os.File) (size int64, err error) {
+// serveRewritten serves the anonymized form of a log and returns its size in
+// bytes.
+func (p *Exporter) serveRewritten(w http.ResponseWriter, r *http.Request, rel string, info fs.FileInfo, f *os.File) (size int64, err error) {
 	k := rewriteKey{rel, info.Size(), info.ModTime()}
 	w.Header().Set("Etag", p.rewrites.etag(k))
 	var content io.ReadSeeker
 	if r.Method == http.MethodHead {
 		if size, err = p.rewrites.size(k, f); err == nil {
-			content = io.NewSectionReader(nil, 0, size) // which is not read
+			content = io.NewSectionReader(nil, 0, size) // HEAD does not read the content
 		}
 	} else {
 		var file *rewritten
@@ -350,7 +357,7 @@ func (p *Exporter) rewritten(w http.ResponseWriter, r *http.Request, rel string,
 		}
 	}
 	if err != nil {
-		p.rewrites.refuse(rel, err)
+		p.rewrites.reportRefused(rel, err)
 		w.Header().Del("Etag")
 		answer(w, http.StatusForbidden, "The log cannot be anonymized.")
 		return 0, err
@@ -359,6 +366,5 @@ func (p *Exporter) rewritten(w http.ResponseWriter, r *http.Request, rel string,
 	return size, nil
 }
 
-// minRate is the speed of the slowest transfer that is served, in bytes per
-// second.
+// minRate is the speed of the slowest supported transfer in bytes per second.
 const minRate = 16 << 10

@@ -21,8 +21,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// Situations in which math_probe and math_repo fail or lose data: a test for
-// each, numbered as in the table of their failures.
+// Each test reproduces a situation in which math_probe or math_repo fails or
+// loses data. The numbers are those of the table of their failures.
 
 const (
 	folder1 = "data/2016_03_24_21_37.out"
@@ -39,37 +39,38 @@ func TestFailure01MalformedLine(t *testing.T) {
 	p.put(folder1+"/"+file, bad)
 	p.put(folder2+"/"+file, udp(20, "b"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, bad, 200)
-	r.has("s1", folder2+"/"+file, "", 20)
+	r.waitStored("s1", folder1+"/"+file, bad, 200)
+	r.waitStored("s1", folder2+"/"+file, "", 20)
 	eventually(t, "two rejects", func() bool { return r.status(0).Rejects == 2 })
 }
 
-// TestFailure02BadValue and TestFailure03TimeIsDash check that an invalid value
-// rejects its row, while a time '-' does not.
+// TestFailure02BadValue checks that an invalid value rejects its row.
 func TestFailure02BadValue(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(5, "a")+"10.0.0.1 port 1458855462170.000 x\n")
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 5)
+	r.waitStored("s1", folder1+"/"+file, "", 5)
 }
 
+// TestFailure03TimeIsDash checks that a time '-' does not reject its row.
 func TestFailure03TimeIsDash(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(5, "a")+"10.0.0.1 7 - x\n")
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 6)
+	r.waitStored("s1", folder1+"/"+file, "", 6)
 }
 
-// TestFailure04NoRows: the first file has a header only, another is empty.
+// TestFailure04NoRows checks that a file with only a header and an empty file
+// are stored, and that later files follow.
 func TestFailure04NoRows(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(0, ""))
 	p.put(folder2+"/"+file, "")
 	p.put(folder3+"/"+file, udp(3, "c"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, udp(0, ""), 0)
-	r.has("s1", folder2+"/"+file, "", 0)
-	r.has("s1", folder3+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, udp(0, ""), 0)
+	r.waitStored("s1", folder2+"/"+file, "", 0)
+	r.waitStored("s1", folder3+"/"+file, "", 3)
 }
 
 // TestFailure05NoLastNewline checks that an unfinished last line is stored once
@@ -77,19 +78,21 @@ func TestFailure04NoRows(t *testing.T) {
 func TestFailure05NoLastNewline(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	whole := udp(6, "a")
-	p.putAt(folder1+"/"+file, whole[:len(whole)-3], time.Now()) // changed lately: it is looked at again
+	p.putAt(folder1+"/"+file, whole[:len(whole)-3], time.Now()) // modified recently, so the repository checks it again
 	p.put(folder2+"/"+file, udp(1, "b"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 5)
+	r.waitStored("s1", folder1+"/"+file, "", 5)
 	p.put(folder1+"/"+file, whole)
-	r.has("s1", folder1+"/"+file, whole, 6)
+	r.waitStored("s1", folder1+"/"+file, whole, 6)
 }
 
-// TestFailure06ConnectionCut and TestFailure07ConnectionCutCopy: connections
-// break at random bytes, in plain and compressed files, also where the server
-// knows no ranges. Every store gets every file whole, once.
+// TestFailure06ConnectionCut checks that every store gets every file completely
+// and once, although connections break at random bytes. Some files are
+// compressed.
 func TestFailure06ConnectionCut(t *testing.T) { cutConnections(t, true) }
 
+// TestFailure07ConnectionCutCopy is TestFailure06ConnectionCut with a server
+// that does not support ranges.
 func TestFailure07ConnectionCutCopy(t *testing.T) { cutConnections(t, false) }
 
 func cutConnections(t *testing.T, ranges bool) {
@@ -144,7 +147,7 @@ func cutConnections(t *testing.T, ranges bool) {
 	})
 	r.register("s1", p.addr())
 	for name, text := range files {
-		r.has("s1", name, text, 5000)
+		r.waitStored("s1", name, text, 5000)
 	}
 	eventually(t, "all cuts were made or all is there", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return done > 9 })
 	if s := r.status(0); s.Files != 10 || s.Rows != 50000 {
@@ -152,16 +155,15 @@ func cutConnections(t *testing.T, ranges bool) {
 	}
 }
 
-// TestFailure06TruncatedGzip checks that a .gz that is truncated on the probe
-// is stored as far as it goes, its end is counted as cut, and later files
-// follow.
+// TestFailure06TruncatedGzip checks that the readable part of a truncated .gz
+// file is stored and its end is counted as cut. Later files must follow.
 func TestFailure06TruncatedGzip(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	whole := gz(udp(5000, "a"))
 	p.put(folder1+"/"+file+".gz", whole[:len(whole)/2])
 	p.put(folder2+"/"+file, udp(2, "b"))
 	r.register("s1", p.addr())
-	r.has("s1", folder2+"/"+file, "", 2)
+	r.waitStored("s1", folder2+"/"+file, "", 2)
 	key := store.Key{Probe: "s1", Folder: filepath.Base(folder1), File: file}
 	for _, d := range r.dest {
 		var rs []store.Record
@@ -173,8 +175,7 @@ func TestFailure06TruncatedGzip(t *testing.T) {
 }
 
 // TestFailure08ErrorPage checks that an error page is never stored as a log.
-// The file is stored when the probe serves it again, and other files do not
-// wait.
+// The file is stored once the probe serves it; other files are not delayed.
 func TestFailure08ErrorPage(t *testing.T) {
 	for _, code := range []int{404, 500, 301, 206} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
@@ -192,20 +193,20 @@ func TestFailure08ErrorPage(t *testing.T) {
 				}
 			})
 			r.register("s1", p.addr())
-			r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
-			r.passes(0)
-			r.lacks("s1", filepath.Base(folder1), file)
-			if code == 404 { // gone: no failure, looked for again
+			r.waitStored("s1", folder2+"/"+file, udp(4, "b"), 4)
+			r.waitForPass(0)
+			r.assertNotStored("s1", filepath.Base(folder1), file)
+			if code == 404 { // a missing file is not an error; it is requested again when it reappears
 				p.set(func() { p.fault = nil })
-				p.putAt(folder1+"/"+file, udp(3, "a"), old.Add(time.Second))
+				p.putAt(folder1+"/"+file, udp(3, "a"), longAgo.Add(time.Second))
 				r.register("s1", p.addr())
 			}
 		})
 	}
 }
 
-// TestFailure08HeadFails checks that a file is skipped while the probe cannot
-// describe it.
+// TestFailure08HeadFails checks that a file is skipped while HEAD requests for
+// it fail.
 func TestFailure08HeadFails(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -220,13 +221,13 @@ func TestFailure08HeadFails(t *testing.T) {
 		}
 	})
 	r.register("s1", p.addr())
-	r.has("s1", folder2+"/"+file, "", 4)
-	r.logged("does not describe it")
+	r.waitStored("s1", folder2+"/"+file, "", 4)
+	r.waitLogged("does not describe it")
 	p.set(func() { p.fault = nil })
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
 }
 
-// TestFailure09ProbeUnreachable kills the probe during a transfer, and restarts
+// TestFailure09ProbeUnreachable stops the probe during a transfer and restarts
 // it at the same address.
 func TestFailure09ProbeUnreachable(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
@@ -250,10 +251,10 @@ func TestFailure09ProbeUnreachable(t *testing.T) {
 	})
 	r.register("s1", addr)
 	<-reached
-	p.Listener.Close() // no new connections
+	p.Listener.Close() // refuse new connections
 	p.CloseClientConnections()
-	r.logged("retrying")
-	r.lacks("s1", filepath.Base(folder1), file)
+	r.waitLogged("retrying")
+	r.assertNotStored("s1", filepath.Base(folder1), file)
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -262,15 +263,15 @@ func TestFailure09ProbeUnreachable(t *testing.T) {
 	srv := &http.Server{Handler: p}
 	t.Cleanup(func() { srv.Close() })
 	go srv.Serve(l)
-	r.has("s1", folder1+"/"+file, text, 50000)
-	r.has("s1", folder2+"/"+file, "", 4)
+	r.waitStored("s1", folder1+"/"+file, text, 50000)
+	r.waitStored("s1", folder2+"/"+file, "", 4)
 	if s := r.status(0); s.Files != 2 || s.LastError == "" {
 		t.Errorf("%+v", s)
 	}
 }
 
 // TestFailure10PostgreSQLRestarted crashes and restarts the server while files
-// arrive; then the server is down for a while.
+// arrive, then stops it for a while.
 func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -290,7 +291,7 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	}
 	server.Stop(t)
 	p.put("data/2016_03_25_01_00.out/"+file, udp(77, "late"))
-	r.logged("retrying")
+	r.waitLogged("retrying")
 	eventually(t, "the reason in the status", func() bool {
 		s := r.status(0)
 		return s.LastError != "" && s.ErrorTime.After(s.LastPoll)
@@ -298,8 +299,8 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 	server.StartAgain(t)
 	c := server.Connect(t, db)
 	defer c.Close(t.Context())
-	// Not from the status, which does not count a file whose commit was not
-	// acknowledged.
+	// The status cannot be used: it does not count a file whose commit was
+	// not acknowledged.
 	var n, told int64
 	eventually(t, "all rows", func() bool {
 		if err := c.QueryRow(t.Context(), "select (select count(*) from s1), (select sum(rows)::int8 from dbs.tstatrepo_files)").Scan(&n, &told); err != nil {
@@ -307,13 +308,13 @@ func TestFailure10PostgreSQLRestarted(t *testing.T) {
 		}
 		return n >= want+77
 	})
-	r.passes(0)
+	r.waitForPass(0)
 	if n != want+77 || told != n {
 		t.Errorf("%d rows, records of %d, want %d", n, told, want+77)
 	}
 }
 
-// Row 11, kill -9, is TestKillMath of the command.
+// TestKillMath in pkg/command covers failure 11, kill -9.
 
 // TestFailure12ImporterRestarted checks that a restarted repository continues
 // its streams without new registrations.
@@ -321,13 +322,13 @@ func TestFailure12ImporterRestarted(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
 	r.stop()
 	p.put(folder2+"/"+file, udp(4, "b"))
 	r.start()
-	r.has("s1", folder2+"/"+file, "", 4)
-	r.has("s1", folder1+"/"+file, "", 3)
-	if n := p.got(folder1 + "/" + file); n != 1 {
+	r.waitStored("s1", folder2+"/"+file, "", 4)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
+	if n := p.requestCount(folder1 + "/" + file); n != 1 {
 		t.Errorf("fetched %d times", n)
 	}
 	if s := r.get("/DBSImport"); !strings.Contains(s, `"0":{`) {
@@ -336,13 +337,13 @@ func TestFailure12ImporterRestarted(t *testing.T) {
 }
 
 // TestFailure13StateLost checks that a repository without its state waits for
-// registrations and stores nothing twice, and that a damaged state is an error.
+// registrations and stores nothing twice. A damaged state must be an error.
 func TestFailure13StateLost(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	p.put(folder2+"/"+file, udp(4, "b"))
 	r.register("s1", p.addr())
-	r.has("s1", folder2+"/"+file, "", 4)
+	r.waitStored("s1", folder2+"/"+file, "", 4)
 	r.stop()
 	if err := os.WriteFile(r.opt.State, []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
@@ -358,9 +359,9 @@ func TestFailure13StateLost(t *testing.T) {
 		t.Errorf("streams: %s", s)
 	}
 	r.register("s1", p.addr())
-	r.passes(0)
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
+	r.waitForPass(0)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", folder2+"/"+file, udp(4, "b"), 4)
 	if s := r.status(0); s.Files != 0 {
 		t.Errorf("stored again: %+v", s)
 	}
@@ -377,7 +378,7 @@ func TestFailure15aStreamName(t *testing.T) {
 		}
 	}
 	r.register("My-Stream", p.addr())
-	r.has("My-Stream", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("My-Stream", folder1+"/"+file, udp(3, "a"), 3)
 }
 
 // TestFailure15cUnsortedList checks that neither the order of the list nor
@@ -390,26 +391,26 @@ func TestFailure15cUnsortedList(t *testing.T) {
 	p.set(func() { p.order = append(p.order, p.order...) })
 	r.register("s1", p.addr())
 	for _, f := range []string{folder1, folder2, folder3} {
-		r.has("s1", f+"/"+file, udp(3, f), 3)
+		r.waitStored("s1", f+"/"+file, udp(3, f), 3)
 	}
-	// One that comes late, with an older time.
+	// A folder with an older time appears later.
 	p.put("data/2016_03_24_20_37.out/"+file, udp(5, "late"))
-	r.has("s1", "data/2016_03_24_20_37.out/"+file, udp(5, "late"), 5)
+	r.waitStored("s1", "data/2016_03_24_20_37.out/"+file, udp(5, "late"), 5)
 }
 
-// TestFailure16SeveralFiles: all files of a folder are fetched.
+// TestFailure16SeveralFiles checks that all files of a folder are fetched.
 func TestFailure16SeveralFiles(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/log_dns_complete", "#c_ip:1\n10.0.0.1\n")
 	p.put(folder1+"/"+file, udp(3, "a"))
-	p.put(folder1+"/log_udp_nocomplete", udp(2, "n")) // a type that is unknown can be copied
+	p.put(folder1+"/log_udp_nocomplete", udp(2, "n")) // an unknown type
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/log_dns_complete", "", 1)
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", folder1+"/log_dns_complete", "", 1)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
 }
 
-// TestFailure17StrayFile: what is no log is neither served by our probe nor
-// fetched from an old one.
+// TestFailure17StrayFile checks that the exporter does not serve files that are
+// not logs, and that the repository does not fetch them from an old probe.
 func TestFailure17StrayFile(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for _, stray := range []string{"data/stray", "stray", "data/odd.out/" + file, folder1 + "/histo.txt", folder1 + "/deeper/" + file} {
@@ -417,8 +418,8 @@ func TestFailure17StrayFile(t *testing.T) {
 	}
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	r.passes(0)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitForPass(0)
 	p.set(func() {
 		for name, n := range p.gets {
 			if name != folder1+"/"+file && !strings.HasPrefix(name, "ListDir") {
@@ -433,7 +434,7 @@ func TestFailure17StrayFile(t *testing.T) {
 	write(t, dir, "2016_03_24_21_37.out/"+file, udp(3, "a"))
 	write(t, dir, "2016_03_24_21_37.out/odd", udp(3, "a"))
 	write(t, dir, "2016_03_24_22_37.out/"+file, udp(3, "b"))
-	addr, _, _ := ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
+	addr, _, _ := runExporter(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
 	if got := body(t, "http://"+addr+"/ListDir/s"); got != `["2016_03_24_21_37.out/log_udp_complete"]` {
 		t.Errorf("list: %s", got)
 	}
@@ -458,8 +459,8 @@ func body(t *testing.T, url string) string {
 	return string(text)
 }
 
-// TestFailure18FolderRemoved checks that the probe survives the removal of its
-// folder, and serves the folder when it is back.
+// TestFailure18FolderRemoved checks that the exporter survives the removal of
+// its folder, and serves the folder when it reappears.
 func TestFailure18FolderRemoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	fill := func() {
@@ -468,33 +469,33 @@ func TestFailure18FolderRemoved(t *testing.T) {
 	}
 	fill()
 	r := newRepo(t, nil)
-	ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr} })
-	r.has("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
+	runExporter(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr} })
+	r.waitStored("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	r.logged("503") // the list
+	r.waitLogged("503") // status of the request for the list
 	fill()
 	write(t, dir, "2016_03_24_23_37.out/"+file, "")
-	r.register("s1", r.status(0).CallBackUrl) // not to wait for the back-off
-	r.has("s1", "2016_03_24_22_37.out/"+file, udp(3, "b"), 3)
+	r.register("s1", r.status(0).CallBackUrl) // skip the back-off
+	r.waitStored("s1", "2016_03_24_22_37.out/"+file, udp(3, "b"), 3)
 }
 
-// TestFailure19NewAddress checks that a new registration moves the stream, and
-// nothing is fetched twice.
+// TestFailure19NewAddress checks that a registration with a new address moves
+// the stream, and that no file is fetched twice.
 func TestFailure19NewAddress(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
 	p.Close()
 	q := newOldProbe(t)
 	q.put(folder1+"/"+file, udp(3, "a"))
 	q.put(folder2+"/"+file, udp(4, "b"))
 	r.register("s1", q.addr())
-	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	if n := q.got(folder1 + "/" + file); n != 0 {
+	r.waitStored("s1", folder2+"/"+file, udp(4, "b"), 4)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
+	if n := q.requestCount(folder1 + "/" + file); n != 0 {
 		t.Errorf("fetched %d times from the new address", n)
 	}
 	if s := r.get("/DBSImport"); strings.Count(s, "StreamName") != 1 || !strings.Contains(s, q.addr()) {
@@ -530,15 +531,17 @@ func TestFailure20FutureTime(t *testing.T) {
 	}
 }
 
-// TestFailure21NewestWindow checks that the rows of the newest window, and
-// quiet files of the newest folder, are stored without later ones.
+// TestFailure21NewestWindow checks that the rows of the newest window and
+// unchanged files of the newest folder are stored without waiting for later
+// ones.
 func TestFailure21NewestWindow(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
 
-	// While a folder's time is not over, or its files change, it is open.
+	// A folder is open until its time is over and its files no longer
+	// change.
 	now := time.Now().UTC()
 	open := "data/" + now.Format("2006_01_02_15_04") + ".out"
 	p.put(open+"/"+file, udp(2, "open"))
@@ -546,19 +549,19 @@ func TestFailure21NewestWindow(t *testing.T) {
 	growing := "data/" + hour.Format("2006_01_02_15_04") + ".out"
 	q, s := newOldProbe(t), r
 	q.putAt(growing+"/"+file, udp(2, "growing"), now)
-	// The clock of this probe was ahead once.
+	// This probe's clock was once ahead.
 	ahead := "data/" + now.Add(time.Hour).Format("2006_01_02_15_04") + ".out"
 	q.putAt(ahead+"/"+file, udp(1, "ahead"), hour)
 	s.register("s2", q.addr())
-	r.passes(0)
-	r.passes(1)
-	r.lacks("s1", filepath.Base(open), file)
-	r.lacks("s2", filepath.Base(growing), file)
-	q.putAt(growing+"/"+file, udp(3, "growing"), now.Add(-quiet-time.Minute))
-	r.has("s2", growing+"/"+file, udp(3, "growing"), 3)
+	r.waitForPass(0)
+	r.waitForPass(1)
+	r.assertNotStored("s1", filepath.Base(open), file)
+	r.assertNotStored("s2", filepath.Base(growing), file)
+	q.putAt(growing+"/"+file, udp(3, "growing"), now.Add(-quietPeriod-time.Minute))
+	r.waitStored("s2", growing+"/"+file, udp(3, "growing"), 3)
 }
 
-// TestFailureHostileList checks that names leading out of the stream are
+// TestFailureHostileList checks that names that lead out of the stream are
 // neither requested nor stored.
 func TestFailureHostileList(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
@@ -575,9 +578,9 @@ func TestFailureHostileList(t *testing.T) {
 	}
 	p.set(func() { p.list = func() (int, string) { return 200, string(list) } })
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	r.passes(0)
-	r.logged("probe lists an invalid name")
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitForPass(0)
+	r.waitLogged("probe lists an invalid name")
 	for _, folder := range []string{"2015_02_27_22_30.out", "2016_03_24_21_37.out"} {
 		found, _ := filepath.Glob(filepath.Join(r.dir, "*", "*", "*", folder, "*"))
 		for _, f := range found {
@@ -586,11 +589,11 @@ func TestFailureHostileList(t *testing.T) {
 			}
 		}
 	}
-	r.lacks("s1", "2015_02_27_22_30.out", file)
+	r.assertNotStored("s1", "2015_02_27_22_30.out", file)
 	p.set(func() {
 		for name := range p.gets {
 			if strings.Contains(name, "2015_02_27") {
-				t.Errorf("%q was asked for", name)
+				t.Errorf("%q was requested", name)
 			}
 		}
 	})
@@ -612,16 +615,16 @@ func TestFailureBadList(t *testing.T) {
 			p.put(folder1+"/"+file, udp(3, "a"))
 			p.set(func() { p.list = func() (int, string) { return list.code, list.text } })
 			r.register("s1", p.addr())
-			r.logged("retrying")
+			r.waitLogged("retrying")
 			p.set(func() { p.list = nil })
 			r.register("s1", p.addr())
-			r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
+			r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
 		})
 	}
 }
 
-// TestFailureCallback checks that only allowed addresses are called, even if a
-// name resolves differently later.
+// TestFailureCallback checks that the repository connects only to allowed
+// addresses, even if a name later resolves to a different address.
 func TestFailureCallback(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for addr, want := range map[string]int{
@@ -646,16 +649,16 @@ func TestFailureCallback(t *testing.T) {
 		t.Errorf("an address outside of --allow-callback: %d", code)
 	}
 
-	// What the name meant at the registration does not count, but where the
-	// connection goes.
+	// The address of each connection is checked, not only the address at
+	// registration.
 	c := newClient(false, peer.TLS{}, func(netip.Addr) error { return fmt.Errorf("forbidden") }, quick)
 	if _, err := c.list(t.Context(), p.addr(), "s1", nil); err == nil || !strings.Contains(err.Error(), "forbidden") {
 		t.Errorf("%v", err)
 	}
 }
 
-// TestFailureSlowPeer checks that a file that trickles in does not delay
-// others.
+// TestFailureSlowPeer checks that a file that arrives too slowly does not delay
+// other files.
 func TestFailureSlowPeer(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
 	p.put(folder1+"/"+file, udp(5000, "a"))
@@ -669,7 +672,7 @@ func TestFailureSlowPeer(t *testing.T) {
 			for req.Context().Err() == nil {
 				io.WriteString(w, "x")
 				w.(http.Flusher).Flush()
-				time.Sleep(5 * time.Millisecond) // the slowness
+				time.Sleep(5 * time.Millisecond) // the pace of the slow peer
 			}
 			return true
 		}
@@ -680,13 +683,13 @@ func TestFailureSlowPeer(t *testing.T) {
 	})
 	r.register("s1", p.addr())
 	r.register("s2", q.addr())
-	r.has("s2", folder1+"/"+file, udp(5, "b"), 5)
-	r.logged("too slow")
-	r.lacks("s1", filepath.Base(folder1), file)
+	r.waitStored("s2", folder1+"/"+file, udp(5, "b"), 5)
+	r.waitLogged("too slow")
+	r.assertNotStored("s1", filepath.Base(folder1), file)
 }
 
-// TestFailureUnknownType checks that an unknown StreamType is refused with its
-// name.
+// TestFailureUnknownType checks that an unknown StreamType is refused, and that
+// the log names it.
 func TestFailureUnknownType(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	for _, typ := range []string{"mawi_wide", "", "log_nothing", "log_tcp_complete_v16"} {
@@ -694,7 +697,7 @@ func TestFailureUnknownType(t *testing.T) {
 			t.Errorf("%s: %d %s", typ, code, text)
 		}
 	}
-	r.logged("mawi_wide")
+	r.waitLogged("mawi_wide")
 	for _, typ := range []string{"log_tcp_complete_v15", "log_video_complete", "log_tcp_complete"} {
 		if code, text := r.post(Registration{CallBackUrl: p.addr(), StreamName: typ, StreamType: typ}); code != 200 {
 			t.Errorf("%s: %d %s", typ, code, text)
@@ -702,8 +705,8 @@ func TestFailureUnknownType(t *testing.T) {
 	}
 }
 
-// TestFailureBigRequests checks that oversized requests are refused without
-// effect.
+// TestFailureBigRequests checks that oversized registrations and lists are
+// refused.
 func TestFailureBigRequests(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	if code, _ := r.post(Registration{CallBackUrl: p.addr(), StreamName: "s1", StreamType: strings.Repeat("x", maxBody)}); code != 400 {
@@ -734,7 +737,7 @@ func TestFailureSymlinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	addr, _, _ := ourProbe(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
+	addr, _, _ := runExporter(t, func(o *ExporterOptions) { o.Dir, o.Stream, o.Repository = dir, "s", URL{Addr: "127.0.0.1:1"} })
 	if got := body(t, "http://"+addr+"/ListDir/s"); got != `["2016_03_24_21_37.out/log_udp_complete"]` {
 		t.Errorf("list: %s", got)
 	}
@@ -746,8 +749,8 @@ func TestFailureSymlinks(t *testing.T) {
 	}
 }
 
-// TestFailureSlowStreamsShareJobs checks that a slow peer that is still fast
-// enough does not delay the streams of others.
+// TestFailureSlowStreamsShareJobs checks that a peer just above the minimum
+// speed does not delay other peers' streams.
 func TestFailureSlowStreamsShareJobs(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
 	q.put(folder1+"/"+file, udp(5, "b"))
@@ -768,7 +771,7 @@ func TestFailureSlowStreamsShareJobs(t *testing.T) {
 				select {
 				case <-ended:
 					return true
-				case <-time.After(5 * time.Millisecond): // some 6 KiB/s
+				case <-time.After(5 * time.Millisecond): // about 6 KiB/s
 				}
 			}
 			return true
@@ -778,7 +781,7 @@ func TestFailureSlowStreamsShareJobs(t *testing.T) {
 	defer close(ended)
 	r.register("s1", p.addr())
 	r.register("s2", p.addr())
-	eventually(t, "files on their way", func() bool { return p.got(folder1+"/"+file)+p.got(folder2+"/"+file) >= 2 })
+	eventually(t, "files on their way", func() bool { return p.requestCount(folder1+"/"+file)+p.requestCount(folder2+"/"+file) >= 2 })
 	r.register("s3", q.addr())
-	r.has("s3", folder1+"/"+file, udp(5, "b"), 5)
+	r.waitStored("s3", folder1+"/"+file, udp(5, "b"), 5)
 }

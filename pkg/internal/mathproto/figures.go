@@ -8,32 +8,33 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// figures are the figures of a stream. They continue when its import restarts,
-// in another Repository or with another registration.
+// figures counts the work of a stream. The counts continue when the import
+// restarts, even in another Repository or after another registration.
 type figures struct {
 	mu     sync.Mutex
-	total  bulk.TypeSummary    // of the current run of the import
-	before bulk.TypeSummary    // of earlier runs
+	total  bulk.TypeSummary    // of the current import run
+	before bulk.TypeSummary    // sum of earlier import runs
 	stores []bulk.StoreSummary // after the last pass, or when a store became unavailable
-	// unstored and rejectFile are as of the last pass.
+	// unstored and rejectFile describe the last pass.
 	unstored   int64
 	rejectFile string
-	rows       *metrics.Counts // stored per hour
+	rows       *metrics.Counts // rows stored per hour
 	last       struct{ stored, poll, err time.Time }
 	err        error
 }
 
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
 
-// reopened clears the stores, which may have changed.
-func (f *figures) reopened() {
+// clearStores forgets the state of the stores, because a restart may have
+// changed them.
+func (f *figures) clearStores() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stores = nil
 }
 
-// filed records the counts of the current run of the import.
-func (f *figures) filed(total bulk.TypeSummary) {
+// recordCounts records the counts of the current import run.
+func (f *figures) recordCounts(total bulk.TypeSummary) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if total.Files > f.total.Files {
@@ -43,9 +44,9 @@ func (f *figures) filed(total bulk.TypeSummary) {
 	f.total = total
 }
 
-// passed records the state after a pass, with the error if not everything is
-// stored.
-func (f *figures) passed(sum *bulk.Summary, err error) {
+// recordPass records the state after a pass. err is not nil if the pass did not
+// store everything.
+func (f *figures) recordPass(sum *bulk.Summary, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last.poll, f.stores = time.Now(), sum.Stores
@@ -58,34 +59,34 @@ func (f *figures) passed(sum *bulk.Summary, err error) {
 	}
 }
 
-// waiting records that the import waits for a store.
-func (f *figures) waiting(stores []bulk.StoreSummary, err error) {
+// recordWaiting records that the import waits for a store.
+func (f *figures) recordWaiting(stores []bulk.StoreSummary, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stores = stores
 	f.setError(err)
 }
 
-// failed records the error that ended the import.
-func (f *figures) failed(err error) {
+// recordFailure records the error that ended the import.
+func (f *figures) recordFailure(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.setError(err)
 }
 
-// setError records the last error; the lock is held.
+// setError records err as the last error. The caller holds the lock.
 func (f *figures) setError(err error) { f.err, f.last.err = err, time.Now() }
 
-// ended adds the counts of the run that has ended to those of earlier runs.
-func (f *figures) ended() {
+// endRun adds the counts of the current import run to those of earlier runs.
+func (f *figures) endRun() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.before.Add(&f.total)
 	f.total = bulk.TypeSummary{}
 }
 
-// Continue continues the figures of a repository that has ended in this one,
-// which must not have started.
+// Continue carries over the figures from a former repository that has ended;
+// nil is allowed. Call it before Run.
 func (r *Repository) Continue(former *Repository) {
 	if former == nil {
 		return
@@ -99,7 +100,7 @@ func (r *Repository) Continue(former *Repository) {
 	for _, s := range r.streams {
 		if f := byName[s.StreamName]; f != nil {
 			s.figures = f
-			s.reopened()
+			s.clearStores()
 		}
 	}
 }

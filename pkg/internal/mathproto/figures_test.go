@@ -19,9 +19,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// TestFiguresOfStream checks that files count as soon as they are stored, over
-// all runs of the import.
-func TestFiguresOfStream(t *testing.T) {
+// TestFiguresCountAllRuns checks that files are counted as soon as they are
+// stored, across all import runs.
+func TestFiguresCountAllRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stream{figures: newFigures()}
 		start, folder := time.Now(), time.Date(1999, 12, 31, 22, 0, 0, 0, time.UTC)
@@ -36,33 +36,33 @@ func TestFiguresOfStream(t *testing.T) {
 			}
 		}
 		check(0, 0, time.Time{}, 0, 0)
-		s.filed(bulk.TypeSummary{Files: 1, Rows: 5, Last: folder})
+		s.recordCounts(bulk.TypeSummary{Files: 1, Rows: 5, Last: folder})
 		check(1, 5, start, 0, 5)
 		time.Sleep(time.Hour)
-		s.filed(bulk.TypeSummary{Files: 1, Rows: 5, Skipped: 7, Last: folder}) // nothing more is stored
+		s.recordCounts(bulk.TypeSummary{Files: 1, Rows: 5, Skipped: 7, Last: folder}) // nothing new was stored
 		check(1, 5, start, 5, 0)
-		s.filed(bulk.TypeSummary{Files: 2, Rows: 8, Skipped: 7, Last: folder})
+		s.recordCounts(bulk.TypeSummary{Files: 2, Rows: 8, Skipped: 7, Last: folder})
 		again := start.Add(time.Hour)
 		check(2, 8, again, 5, 3)
-		s.passed(&bulk.Summary{Stores: []bulk.StoreSummary{{Store: "a"}}}, errors.New("the other is away"))
-		if st := s.stats(time.Hour); len(st.Stores) != 1 || st.Err() != "the other is away" || !st.LastPoll.Equal(again) {
+		s.recordPass(&bulk.Summary{Stores: []bulk.StoreSummary{{Store: "a"}}}, errors.New("the other store is unavailable"))
+		if st := s.stats(time.Hour); len(st.Stores) != 1 || st.Err() != "the other store is unavailable" || !st.LastPoll.Equal(again) {
 			t.Errorf("%+v", st)
 		}
-		s.ended()
+		s.endRun()
 		check(2, 8, again, 5, 3)
 		time.Sleep(time.Hour)
-		s.filed(bulk.TypeSummary{Files: 1, Rows: 2, Last: folder})
+		s.recordCounts(bulk.TypeSummary{Files: 1, Rows: 2, Last: folder})
 		check(3, 10, again.Add(time.Hour), 5, 3, 2)
-		s.passed(&bulk.Summary{}, nil)
+		s.recordPass(&bulk.Summary{}, nil)
 		if st := s.stats(time.Hour); st.Err() != "" || len(st.Stores) != 0 {
 			t.Errorf("after a pass without an error: %+v", st)
 		}
 	})
 }
 
-// TestStoresOfStream checks that the figures distinguish the stores after a
-// pass.
-func TestStoresOfStream(t *testing.T) {
+// TestFiguresDistinguishStores checks that the figures describe each store
+// separately after a pass.
+func TestFiguresDistinguishStores(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
@@ -78,10 +78,10 @@ func TestStoresOfStream(t *testing.T) {
 	}
 }
 
-// TestStreamThatDiedIsLate checks that a stream that delivered new logs is late
-// while none arrive, even after a restart, and that a stream of old logs only
-// is not.
-func TestStreamThatDiedIsLate(t *testing.T) {
+// TestStoppedStreamIsLate checks that a stream that delivered new logs is late
+// when no more arrive, even after a restart. A stream that only had old logs is
+// not late.
+func TestStoppedStreamIsLate(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	recent := time.Now().UTC().Add(-5 * time.Hour)
 	p.put(tstat.FolderName(recent)+"/"+file, udpAt(recent, 3, "a"))
@@ -89,9 +89,9 @@ func TestStreamThatDiedIsLate(t *testing.T) {
 	q := newOldProbe(t)
 	q.put(folder1+"/"+file, udp(3, "b"))
 	r.register("s2", q.addr())
-	r.has("s2", folder1+"/"+file, "", 3)
+	r.waitStored("s2", folder1+"/"+file, "", 3)
 	var saved registry
-	eventually(t, "the mark of a live stream", func() bool {
+	eventually(t, "the saved live stream", func() bool {
 		return state.Load(r.opt.State, stateFormat, &saved) == nil && len(saved.Streams) == 2 && saved.Streams[0].Live
 	})
 	r.stop()
@@ -113,8 +113,8 @@ func TestStreamThatDiedIsLate(t *testing.T) {
 	r.start()
 }
 
-// TestChangedStreamStaysLive checks that a stream that delivered new logs stays
-// live when its probe registers it with another start.
+// TestChangedStreamStaysLive checks that a live stream stays live when its
+// probe registers it with another start time.
 func TestChangedStreamStaysLive(t *testing.T) {
 	r := newRepo(t, nil)
 	addr := newOldProbe(t).addr()
@@ -129,9 +129,9 @@ func TestChangedStreamStaysLive(t *testing.T) {
 	}
 }
 
-// TestStoreDownFromTheStart checks that a stream that waits for a store is
-// failing, and that the store is named before anything is stored.
-func TestStoreDownFromTheStart(t *testing.T) {
+// TestStreamWaitingForStoreFails checks that a stream that waits for a store is
+// failing, and that its status names the store before anything is stored.
+func TestStreamWaitingForStoreFails(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r := newRepo(t, func(r *repo) { r.dest = []string{"postgres://u:secret@127.0.0.1:1/db?sslmode=disable"} })
@@ -146,8 +146,8 @@ func TestStoreDownFromTheStart(t *testing.T) {
 	}
 }
 
-// TestRemovedWhileStoreLacksFiles checks that removing a stream logs the files
-// that a store will never get.
+// TestRemovedWhileStoreLacksFiles checks that removing a stream logs how many
+// files a store will never receive.
 func TestRemovedWhileStoreLacksFiles(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
@@ -162,29 +162,29 @@ func TestRemovedWhileStoreLacksFiles(t *testing.T) {
 	}
 }
 
-// flaky are stores that cannot be opened at first.
-type flaky struct {
+// flakyStores fails to open its stores a given number of times.
+type flakyStores struct {
 	Stores
 	failures atomic.Int64
 }
 
-func (f *flaky) Open(s Stream) ([]bulk.Destination, func() error, error) {
+func (f *flakyStores) Open(s Stream) ([]bulk.Destination, func() error, error) {
 	if f.failures.Add(-1) >= 0 {
 		return nil, nil, errors.New("cannot be opened")
 	}
 	return f.Stores.Open(s)
 }
 
-// TestBackoffBeginsAgainAfterSuccess checks that the wait before an import
-// restarts grows, but is reset by a successful pass.
-func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
+// TestSuccessResetsBackoff checks that the delay before an import restarts
+// grows, and that a successful pass resets it.
+func TestSuccessResetsBackoff(t *testing.T) {
 	p, q := newOldProbe(t), newOldProbe(t)
-	first := new(flaky)
+	first := new(flakyStores)
 	first.failures.Store(3)
 	r := newRepo(t, func(r *repo) {
 		first.Stores, r.opt.Stores = r, first
 		r.dest = r.dest[1:]
-		r.opt.Import.ProbeGuessed = true // such an import ends when another probe has its logs
+		r.opt.Import.ProbeGuessed = true // makes the import end when another probe stored its logs
 	})
 	p.put(folder1+"/"+file, udp(3, "a"))
 	p.put(folder2+"/"+file, udp(3, "b"))
@@ -201,7 +201,7 @@ func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 		return list
 	}
 	for i := range 3 {
-		r.register("s1", p.addr()) // does not wait
+		r.register("s1", p.addr()) // skips the back-off
 		eventually(t, "a failure", func() bool { return len(waits()) == i+1 })
 	}
 	r.register("s1", p.addr())
@@ -218,14 +218,14 @@ func TestBackoffBeginsAgainAfterSuccess(t *testing.T) {
 }
 
 // TestRefusedFileInStatus checks that the status of a stream names a refused
-// file and the file of its rejected lines, until the probe removes the file.
+// file and the reject file until the probe removes the file.
 func TestRefusedFileInStatus(t *testing.T) {
-	p, r := newOldProbe(t), newRepo(t, func(r *repo) { r.dest = r.dest[1:] }) // a copy takes every line
+	p, r := newOldProbe(t), newRepo(t, func(r *repo) { r.dest = r.dest[1:] }) // a copy accepts every line
 	p.put(folder1+"/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))
 	r.register("s1", p.addr())
 	eventually(t, "the refused file", func() bool { return r.status(0).Unstored == 1 })
-	r.passes(0)
-	r.passes(0)
+	r.waitForPass(0)
+	r.waitForPass(0)
 	st := r.running.Stats()[0]
 	if text := st.Err(); !strings.Contains(text, folder1) || !strings.Contains(text, "101 of 151 lines rejected") {
 		t.Errorf("error %q", text)
@@ -240,9 +240,9 @@ func TestRefusedFileInStatus(t *testing.T) {
 	})
 }
 
-// TestClockOfPeer checks that the clock difference is read from a peer's
-// responses.
-func TestClockOfPeer(t *testing.T) {
+// TestClockDifferenceFromResponses checks that a client derives the clock
+// difference from its peer's responses.
+func TestClockDifferenceFromResponses(t *testing.T) {
 	ahead := -time.Hour
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))

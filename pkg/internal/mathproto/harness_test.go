@@ -34,7 +34,7 @@ import (
 
 var soak = flag.Bool("soak", false, "the whole numbers of folders, cuts and crashes, not a tenth")
 
-// scale is n in a soak, else a tenth.
+// scale returns n in a soak test, otherwise a tenth of n.
 func scale(n int) int {
 	if *soak {
 		return n
@@ -42,10 +42,10 @@ func scale(n int) int {
 	return n / 10
 }
 
-// quick is a timing for tests.
+// quick is a short timing for tests.
 var quick = timing{dial: 5 * time.Second, stall: 20 * time.Second, resume: 3, pause: time.Millisecond}
 
-// patience is how long to wait for an event.
+// patience is how long to wait for an event before the test fails.
 const patience = 60 * time.Second
 
 // logs collects log lines.
@@ -70,7 +70,7 @@ func (l *logs) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// eventually waits until f is true.
+// eventually waits until f returns true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
@@ -80,7 +80,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// udp makes the text of a log_udp_complete with n rows of 2016-03-24 21:37.
+// udp returns a log_udp_complete with n rows of 2016-03-24 21:37 UTC.
 func udp(n int, fqdn string) string {
 	return udpAt(time.UnixMilli(1458855462170), n, fqdn)
 }
@@ -110,11 +110,11 @@ func zst(text string) string {
 	return string(z.EncodeAll([]byte(text), nil))
 }
 
-// old is long before now: nothing with this time is growing.
-var old = time.Date(2016, 3, 25, 12, 0, 0, 0, time.UTC)
+// longAgo is a modification time at which files no longer grow.
+var longAgo = time.Date(2016, 3, 25, 12, 0, 0, 0, time.UTC)
 
-// oldProbe is a probe like math_probe. A test sets its files, list and faults.
-// Its list has its files in the order of their creation.
+// oldProbe imitates math_probe. A test sets its files, list and faults. By
+// default the list contains the files in the order of their creation.
 type oldProbe struct {
 	*httptest.Server
 	t testing.TB
@@ -122,9 +122,9 @@ type oldProbe struct {
 	mu    sync.Mutex
 	order []string
 	files map[string]oldFile
-	list  func() (int, string)                              // in place of the list
-	fault func(w http.ResponseWriter, r *http.Request) bool // answers a request for a file in its place
-	gets  map[string]int                                    // GETs of each file, ranges too
+	list  func() (int, string)                              // replaces the list
+	fault func(w http.ResponseWriter, r *http.Request) bool // answers a request for a file instead, if it returns true
+	gets  map[string]int                                    // number of GET requests per file, including ranges
 }
 
 type oldFile struct {
@@ -142,7 +142,7 @@ func newOldProbe(t testing.TB) *oldProbe {
 
 func (p *oldProbe) addr() string { return p.Listener.Addr().String() }
 
-func (p *oldProbe) put(name, text string) { p.putAt(name, text, old) }
+func (p *oldProbe) put(name, text string) { p.putAt(name, text, longAgo) }
 
 func (p *oldProbe) putAt(name, text string, mtime time.Time) {
 	p.mu.Lock()
@@ -159,8 +159,8 @@ func (p *oldProbe) set(f func()) {
 	f()
 }
 
-// got returns how often a file was requested.
-func (p *oldProbe) got(name string) int {
+// requestCount returns the number of GET requests for a file.
+func (p *oldProbe) requestCount(name string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.gets[name]
@@ -194,7 +194,7 @@ func (p *oldProbe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, r.URL.Path, f.mtime, strings.NewReader(f.text))
 }
 
-// repo is a running repository of ours with a copy and a parquet store.
+// repo runs a Repository with a copy and a parquet store.
 type repo struct {
 	t    *testing.T
 	dir  string
@@ -280,7 +280,7 @@ func (r *repo) stop() {
 	}
 }
 
-// post registers and returns the answer.
+// post sends a registration and returns the response.
 func (r *repo) post(reg Registration) (int, string) {
 	r.t.Helper()
 	body, err := json.Marshal(reg)
@@ -296,7 +296,8 @@ func (r *repo) post(reg Registration) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// register registers a stream of log_udp_complete, which must be taken.
+// register registers a stream of log_udp_complete. The test fails if the
+// repository refuses it.
 func (r *repo) register(stream, addr string) {
 	r.t.Helper()
 	if code, text := r.post(Registration{CallBackUrl: addr, StreamName: stream, StreamType: "log_udp_complete"}); code != 200 || text != "new entry created" {
@@ -323,16 +324,16 @@ func (r *repo) status(id int) (s StreamStats) {
 	return s
 }
 
-// passes waits for another complete pass over the stream.
-func (r *repo) passes(id int) {
+// waitForPass waits until a pass that started after the call is complete.
+func (r *repo) waitForPass(id int) {
 	r.t.Helper()
-	for range 2 { // one may be under way
+	for range 2 { // the first may have started before the call
 		last := r.status(id).LastPoll
 		eventually(r.t, "a further poll", func() bool { return r.status(id).LastPoll.After(last) })
 	}
 }
 
-// records are those of a key in one of the stores.
+// records returns the records of a key in one of the stores.
 func (r *repo) records(dest string, key store.Key) []store.Record {
 	r.t.Helper()
 	ctx := context.Background()
@@ -348,9 +349,9 @@ func (r *repo) records(dest string, key store.Key) []store.Record {
 	return rs
 }
 
-// has waits until all stores have the rows of a file, once, and copy its
-// bytes, if text is not "".
-func (r *repo) has(stream, listed, text string, rows int64) {
+// waitStored waits until every store has the rows of a file exactly once. If
+// text is not "", the copy must consist of text.
+func (r *repo) waitStored(stream, listed, text string, rows int64) {
 	r.t.Helper()
 	folder := filepath.Base(filepath.Dir(listed))
 	file, _ := compression.CutSuffix(filepath.Base(listed))
@@ -371,8 +372,8 @@ func (r *repo) has(stream, listed, text string, rows int64) {
 	}
 }
 
-// lacks checks that no store has anything of a file.
-func (r *repo) lacks(stream, folder, file string) {
+// assertNotStored checks that no store has anything of a file.
+func (r *repo) assertNotStored(stream, folder, file string) {
 	r.t.Helper()
 	for _, d := range r.dest {
 		if rs := r.records(d, store.Key{Probe: stream, Folder: folder, File: file}); len(rs) > 0 {
@@ -381,14 +382,14 @@ func (r *repo) lacks(stream, folder, file string) {
 	}
 }
 
-// logged waits until a text was logged.
-func (r *repo) logged(text string) {
+// waitLogged waits until the log contains text.
+func (r *repo) waitLogged(text string) {
 	r.t.Helper()
 	eventually(r.t, "log of "+text, func() bool { return strings.Contains(r.logs.String(), text) })
 }
 
-// ourProbe runs an Exporter until the test ends, or stop is called.
-func ourProbe(t *testing.T, change func(*ExporterOptions)) (addr string, l *logs, stop func()) {
+// runExporter runs an Exporter until the test ends or stop is called.
+func runExporter(t *testing.T, change func(*ExporterOptions)) (addr string, l *logs, stop func()) {
 	t.Helper()
 	l = &logs{}
 	opt := ExporterOptions{
@@ -418,7 +419,7 @@ func ourProbe(t *testing.T, change func(*ExporterOptions)) (addr string, l *logs
 	return p.Addrs()[0], l, stop
 }
 
-// write makes a file below a folder.
+// write creates a file below dir.
 func write(t testing.TB, dir, name, text string) {
 	t.Helper()
 	p := filepath.Join(dir, name)
@@ -430,8 +431,8 @@ func write(t testing.TB, dir, name, text string) {
 	}
 }
 
-// certificate makes a certificate for the loopback address, with which both
-// sides show who they are: org.Probes.Probe-turin.
+// certificate creates a certificate of org.Probes.Probe-turin for the loopback
+// address. Both sides use it.
 func certificate(t testing.TB) peer.TLS {
 	t.Helper()
 	cert, key, ca := peertest.NewAuthority(t).Issue("own",

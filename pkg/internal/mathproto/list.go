@@ -19,31 +19,35 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// A list of a year has 87,600 names, nearly all of stored files. A source keeps
-// only hashes of these. A pass handles the oldest of the other names, as far as
-// the room shared by all streams allows. The next pass handles later ones.
+// A list covering a year has 87,600 names, nearly all of stored files. A source
+// keeps only a hash of each stored name. Each pass selects the oldest of the
+// remaining names, up to the limit shared by all streams; later passes handle
+// the others.
 
-// listLimits limits what all streams of a repository keep of lists together.
+// listLimits limits the memory that the lists of all streams of a repository
+// use together.
 type listLimits struct {
-	reading int // bytes of lists being read
-	pending int // names of files in passes
-	// One stream may have up to most names, and always at least least.
-	most, least int
+	reading int // bytes of all lists being read
+	pending int // names selected by the current passes of all streams
+	// A stream may always select minPerStream names, and at most
+	// maxPerStream.
+	maxPerStream, minPerStream int
 }
 
-// defaultListLimits are 64 MiB each: a pass keeps some 1.3 KB per file.
-var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, most: 10_000, least: 100}
+// defaultListLimits allow 64 MiB for each: a pass needs about 1.3 KB per
+// selected name.
+var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, maxPerStream: 10_000, minPerStream: 100}
 
-// maxParents limits the parents of log folders that are distinguished: each
-// Tstat process has one.
+// maxParents limits how many parents of log folders a source distinguishes.
+// Each Tstat process has one parent.
 const maxParents = 64
 
-// maxItem limits the bytes of a name that are kept: longer names are rejected
-// anyway.
+// maxItem is the maximum number of bytes of a name that are kept. Longer names
+// are invalid anyway.
 const maxItem = 8 * maxName
 
-// decodeList calls f for each name of a JSON array, or of null. It cuts
-// overlong names to a length that is still too long.
+// decodeList calls f for each name of a JSON array; null is an empty array. It
+// truncates overlong names to a length that is still invalid.
 func decodeList(r io.Reader, f func(name string)) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	first, err := nextByte(br)
@@ -109,8 +113,8 @@ func nextByte(br *bufio.Reader) (byte, error) {
 	}
 }
 
-// readString appends a JSON string to text up to its closing quote, and drops
-// bytes beyond maxItem.
+// readString appends a JSON string to text, including its closing quote. It
+// drops bytes beyond maxItem.
 func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	for escaped := false; ; {
 		c, err := br.ReadByte()
@@ -134,15 +138,15 @@ func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	}
 }
 
-// lists limits what the streams of a repository keep of their lists. It is safe
-// for concurrent use; nil is unlimited.
+// lists enforces listLimits. It is safe for concurrent use. A nil lists
+// enforces no limits.
 type lists struct {
 	listLimits
 
-	mu    sync.Mutex
-	lists map[*reading]struct{}
-	bytes int // of all lists
-	held  int // reserved names
+	mu       sync.Mutex
+	lists    map[*reading]struct{}
+	bytes    int // bytes of all lists being read
+	reserved int // names reserved by all streams
 }
 
 // reading is a list being read.
@@ -151,14 +155,14 @@ type reading struct {
 	cancel context.CancelCauseFunc
 }
 
-// errCrowded ends the reading of a list.
-var errCrowded = errors.New("the lists of all streams take too much memory, and this is the largest")
+// errListsTooLarge is the cause with which grow cancels the reading of a list.
+var errListsTooLarge = errors.New("the lists of all streams take too much memory, and this is the largest")
 
 func newLists(limits listLimits) *lists {
 	return &lists{listLimits: limits, lists: map[*reading]struct{}{}}
 }
 
-// begin adds a list that is about to be read, until end is called.
+// begin registers a list that is about to be read. The caller must call end.
 func (l *lists) begin(cancel context.CancelCauseFunc) *reading {
 	rd := &reading{cancel: cancel}
 	if l != nil {
@@ -173,20 +177,21 @@ func (l *lists) end(rd *reading) {
 	if l != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.drop(rd)
+		l.remove(rd)
 	}
 }
 
-// drop removes a list; the lock is held.
-func (l *lists) drop(rd *reading) {
+// remove removes a list. The caller holds the lock.
+func (l *lists) remove(rd *reading) {
 	if _, known := l.lists[rd]; known {
 		delete(l.lists, rd)
 		l.bytes -= rd.bytes
 	}
 }
 
-// grow adds bytes to a list. If the lists exceed their room, it cancels the
-// largest: a long list must not displace short ones.
+// grow adds bytes to the size of a list. If the lists exceed their limit
+// together, it cancels the largest one, so that a long list cannot displace
+// short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -205,62 +210,62 @@ func (l *lists) grow(rd *reading, bytes int) {
 				largest = other
 			}
 		}
-		largest.cancel(errCrowded)
-		l.drop(largest)
+		largest.cancel(errListsTooLarge)
+		l.remove(largest)
 	}
 }
 
-// take reserves room for one more name of a stream that already has has names.
-// It reports whether there is room.
-func (l *lists) take(has int) bool {
+// reserve reserves one more name for a stream that already has selected names,
+// and reports whether the limits allow it.
+func (l *lists) reserve(selected int) bool {
 	if l == nil {
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if has >= l.most || has >= l.least && l.held >= l.pending {
+	if selected >= l.maxPerStream || selected >= l.minPerStream && l.reserved >= l.pending {
 		return false
 	}
-	l.held++
+	l.reserved++
 	return true
 }
 
-// release releases the room of n names.
+// release releases n reserved names.
 func (l *lists) release(n int) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held -= n
+	l.reserved -= n
 }
 
-// listing is the part of a list that is kept.
+// listing is what a pass keeps of a list.
 type listing struct {
-	logs     []listed // names for this pass
-	more     bool     // there are more names, for a later pass
-	finished bool     // Tstat writes to none of the files
+	logs     []listedFile // names selected for this pass
+	more     bool         // later passes must handle further names
+	finished bool         // Tstat no longer writes to any file
 	newest   time.Time
-	next     map[string]time.Time // by folder: the start of the next folder beside it
+	next     map[string]time.Time // maps a folder to the start of the next folder with the same parent
 }
 
-// compareKeys orders names by time, folder and log type, so that files with the
-// same key are equal.
-func compareKeys(a, b *listed) int {
+// compareKeys orders files by time, folder and log type. Files with the same
+// store key compare equal.
+func compareKeys(a, b *listedFile) int {
 	return cmp.Or(a.time.Time.Compare(b.time.Time), strings.Compare(a.folder, b.folder), strings.Compare(a.file, b.file))
 }
 
-func compareListed(a, b *listed) int {
+func compareListed(a, b *listedFile) int {
 	return cmp.Or(compareKeys(a, b), strings.Compare(a.name, b.name))
 }
 
-// byAge is a heap of names, the newest first.
-type byAge []listed
+// byAge is a heap with the newest name first.
+type byAge []listedFile
 
 func (h byAge) Len() int           { return len(h) }
 func (h byAge) Less(i, j int) bool { return compareListed(&h[i], &h[j]) > 0 }
 func (h byAge) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byAge) Push(x any)        { *h = append(*h, x.(listed)) }
+func (h *byAge) Push(x any)        { *h = append(*h, x.(listedFile)) }
 func (h *byAge) Pop() any {
 	last := len(*h) - 1
 	x := (*h)[last]
@@ -270,7 +275,7 @@ func (h *byAge) Pop() any {
 
 // folder is a log folder in a list.
 type folder struct {
-	parent uint64 // hash of the path of its parent
+	parent uint64 // hash of the parent's path
 	begin  int64  // unix time
 }
 
@@ -278,20 +283,20 @@ func compareFolders(a, b folder) int {
 	return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.begin, b.begin))
 }
 
-// lister selects what to keep of a list, name by name.
+// lister selects the names that a pass keeps. It processes a list name by name.
 type lister struct {
-	s       *source
-	rd      *reading
-	date    time.Time // the probe's time
-	oldest  byAge     // names that are not stored
-	has     map[string]bool
-	left    *listed // the oldest name that does not fit
-	folders []folder
-	parents map[string]string // parent of log folders -> the same as listed
-	newest  time.Time
+	s         *source
+	rd        *reading
+	probeTime time.Time // time of the probe's response
+	oldest    byAge     // the oldest names that are not stored
+	selected  map[string]bool
+	postponed *listedFile // the oldest name left for a later pass; may be nil
+	folders   []folder
+	parents   map[string]string // maps the clean path of a parent to its path as listed
+	newest    time.Time
 }
 
-// add adds a name of the list.
+// add processes a name of the list.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -303,9 +308,9 @@ func (k *lister) add(name string) {
 	}
 	parent := path.Dir(path.Dir(l.name))
 	k.addFolder(folder{maphash.String(s.seed, parent), l.time.Latest.Unix()})
-	// A folder ahead of the probe's clock is ignored: it is older than the
-	// one being written.
-	if t := l.time.Time; t.After(k.newest) && !t.After(k.date) {
+	// Ignore a folder ahead of the probe's clock: the folder being written
+	// has an earlier time.
+	if t := l.time.Time; t.After(k.newest) && !t.After(k.probeTime) {
 		k.newest = t
 	}
 	if _, known := k.parents[parent]; !known && len(k.parents) <= maxParents {
@@ -314,32 +319,33 @@ func (k *lister) add(name string) {
 	if s.isStored(l.name) || l.suffix != "" && s.isStored(strings.TrimSuffix(l.name, l.suffix)) {
 		return
 	}
-	if !s.opt.Wants(l.file, l.time.Time) || k.has[l.name] || s.after != nil && compareKeys(&l, s.after) <= 0 {
+	if !s.opt.Wants(l.file, l.time.Time) || k.selected[l.name] || s.after != nil && compareKeys(&l, s.after) <= 0 {
 		return
 	}
 	switch {
-	case s.opt.lists.take(len(k.oldest)):
+	case s.opt.lists.reserve(len(k.oldest)):
 		s.pending++
 	case len(k.oldest) == 0 || compareListed(&l, &k.oldest[0]) > 0:
-		k.leave(l)
+		k.postpone(l)
 		return
 	default:
-		gone := heap.Pop(&k.oldest).(listed)
-		delete(k.has, gone.name)
-		k.leave(gone)
+		gone := heap.Pop(&k.oldest).(listedFile)
+		delete(k.selected, gone.name)
+		k.postpone(gone)
 	}
 	heap.Push(&k.oldest, l)
-	k.has[l.name] = true
+	k.selected[l.name] = true
 }
 
-// leave leaves a name for a later pass.
-func (k *lister) leave(l listed) {
-	if k.left == nil || compareListed(&l, k.left) < 0 {
-		k.left = &l
+// postpone records that a later pass must handle l.
+func (k *lister) postpone(l listedFile) {
+	if k.postponed == nil || compareListed(&l, k.postponed) < 0 {
+		k.postponed = &l
 	}
 }
 
-// addFolder adds a folder. Names of one folder mostly follow each other.
+// addFolder adds a folder. It is called for each name; names of the same folder
+// usually follow each other.
 func (k *lister) addFolder(f folder) {
 	n := len(k.folders)
 	if n > 0 && k.folders[n-1] == f {
@@ -361,51 +367,53 @@ func compactFolders(list []folder) []folder {
 	return slices.Compact(list)
 }
 
-// listing returns the names for this pass, and sets the start of the next.
+// listing returns the selected names, and sets where the next pass starts.
 func (k *lister) listing() *listing {
 	s := k.s
-	logs := []listed(k.oldest)
-	slices.SortFunc(logs, func(a, b listed) int { return compareListed(&a, &b) })
+	logs := []listedFile(k.oldest)
+	slices.SortFunc(logs, func(a, b listedFile) int { return compareListed(&a, &b) })
 	n, twins := k.twins(logs)
-	if k.left != nil {
-		// Files with the same key belong together.
-		if whole := slices.IndexFunc(logs, func(l listed) bool { return compareKeys(&l, k.left) >= 0 }); whole > 0 {
+	if k.postponed != nil {
+		// Handle all files with the same key in the same pass.
+		if whole := slices.IndexFunc(logs, func(l listedFile) bool { return compareKeys(&l, k.postponed) >= 0 }); whole > 0 {
 			n = min(n, whole)
 		}
 	}
-	more := k.left != nil || n < len(logs)
+	more := k.postponed != nil || n < len(logs)
 	s.after = nil
 	if more {
 		s.after = &logs[n-1]
 	}
 	logs = append(logs[:n:n], twins...)
-	// Those still being compressed.
-	logs = slices.DeleteFunc(logs, func(l listed) bool { return l.suffix != "" && k.has[strings.TrimSuffix(l.name, l.suffix)] })
+	// Drop compressed files whose plain file is also listed: the
+	// compression is still running.
+	logs = slices.DeleteFunc(logs, func(l listedFile) bool { return l.suffix != "" && k.selected[strings.TrimSuffix(l.name, l.suffix)] })
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
 // twins returns the stored files in other folders that have the key of one of
-// the first n logs: a record is compared with all files of its key.
-func (k *lister) twins(logs []listed) (n int, twins []listed) {
+// the first n logs. The import compares a record with all files that have its
+// key.
+func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {
 		return len(logs), nil
 	}
 	for n, l := range logs {
-		if len(twins) > s.opt.lists.most && compareKeys(&l, &logs[n-1]) != 0 {
+		if len(twins) > s.opt.lists.maxPerStream && compareKeys(&l, &logs[n-1]) != 0 {
 			return n, twins
 		}
 		for parent, as := range k.parents {
 			for _, suffix := range append(compression.Suffixes(), "") {
 				name := path.Join(parent, l.folder, l.file+suffix)
-				if k.has[name] || !s.isStored(name) {
+				if k.selected[name] || !s.isStored(name) {
 					continue
 				}
 				twin, ok, err := parseListed(as+l.folder+"/"+l.file+suffix, s.opt.Location)
 				if !ok || err != nil || twin.name != name {
 					continue
 				}
-				k.has[name] = true
+				k.selected[name] = true
 				twins = append(twins, twin)
 			}
 		}
@@ -413,8 +421,9 @@ func (k *lister) twins(logs []listed) (n int, twins []listed) {
 	return len(logs), twins
 }
 
-// next returns, for the folder of each log, when the next folder begins.
-func (k *lister) next(logs []listed) map[string]time.Time {
+// next maps the folder of each log to the start of the next folder with the
+// same parent, or to the zero time.
+func (k *lister) next(logs []listedFile) map[string]time.Time {
 	k.folders = compactFolders(k.folders)
 	next := make(map[string]time.Time)
 	for _, l := range logs {

@@ -1,15 +1,15 @@
-// Package mathproto implements both roles of MATH, mPlane Authorized Transfer
-// via HTTP, which transfers finished log files from probes to a repository. The
-// peer may be DBStream's math_probe or math_repo.
+// Package mathproto implements both sides of MATH (mPlane Authorized Transfer
+// via HTTP), which transfers finished log files from probes to a repository.
+// Either side works with DBStream's math_probe or math_repo as its peer.
 //
 // A probe is an HTTP server that lists and serves files. It registers a stream,
-// a named sequence of files, at a repository, which then requests the probe's
-// list and fetches the files that it lacks:
+// a named sequence of files, at a repository. The repository then requests the
+// probe's list and fetches the files that it lacks:
 //
-//	POST /DBSImport                  probe to repository: here is a stream
-//	GET  /DBSImport[/{id}]           anybody to repository: which streams are there
-//	GET  /ListDir/{stream}           repository to probe: the list of files, JSON
-//	GET  /{file as listed}           repository to probe: a file
+//	POST /DBSImport                  probe to repository: register a stream
+//	GET  /DBSImport[/{id}]           any client to repository: list the streams
+//	GET  /ListDir/{stream}           repository to probe: list the files, JSON
+//	GET  /{file as listed}           repository to probe: fetch a file
 package mathproto
 
 import (
@@ -36,9 +36,9 @@ import (
 const (
 	importPath = "/DBSImport"
 	listPath   = "/ListDir/"
-	// finishedHeader is in a probe's response to ListDir if the list has no
-	// file to which Tstat still writes. It is our extension; old probes
-	// lack it.
+	// finishedHeader marks a ListDir response whose files are all finished:
+	// Tstat no longer writes to them. It is an extension of this program;
+	// old probes do not send it.
 	finishedHeader = "Tstatrepo-Finished"
 	userAgent      = "tstatrepo"
 	textPlain      = "text/plain; charset=utf-8"
@@ -50,20 +50,21 @@ const (
 	maxList   = 64 << 20 // bytes of a list of files, or of registrations
 	maxFiles  = 1 << 20  // names in a list
 	maxName   = 1 << 10  // bytes of a name
-	maxReason = 200      // bytes quoted of a response in a message
+	maxReason = 200      // bytes of a response that an error quotes
 	// MaxStreams is the maximum number of streams of a repository.
 	MaxStreams = 1000
-	// maxPeerStreams is how many of them one peer may register. Streams
-	// remain until they are removed, since an old probe registers only
-	// once.
+	// maxPeerStreams is the maximum number of streams of one peer. Streams
+	// remain registered until they are removed, because old probes register
+	// only once.
 	maxPeerStreams = MaxStreams / 4
-	// maxTime is the largest StartTime, in the year 36812.
+	// maxTime is the largest absolute value of a StartTime, in the year
+	// 36812.
 	maxTime = 1 << 40
 )
 
-// Registration is the body of POST /DBSImport, and what GET reports about a stream.
+// Registration is the body of POST /DBSImport and the response to GET.
 type Registration struct {
-	XMLName     xml.Name // empty; written by the old encoder by accident, and kept because peers may compare it
+	XMLName     xml.Name // always empty; the old encoder writes it by accident, and peers may compare it
 	CallBackUrl string   // host:port of the probe
 	StreamName  string
 	StreamType  string // see LogType
@@ -93,15 +94,15 @@ func StreamType(logType string) string {
 	return logType
 }
 
-// URL is a MATH address: math://HOST:PORT of a repository,
-// math://HOST:PORT/STREAM of a probe's stream; math+tls with TLS.
+// URL is the MATH address of a repository (math://HOST:PORT) or of a probe's
+// stream (math://HOST:PORT/STREAM). With TLS, the scheme is math+tls.
 type URL struct {
 	Addr   string // host:port
 	Stream string
 	TLS    bool
 }
 
-// IsURL reports whether a text has the scheme of a MATH address.
+// IsURL reports whether text has the scheme of a MATH address.
 func IsURL(text string) bool {
 	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
 }
@@ -113,8 +114,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
-	// Errors show the text only after Redact: what looks like a port or a
-	// stream may be part of a password with a slash.
+	// Errors must show only the redacted text: an apparent port or stream
+	// may be part of a password that contains a slash.
 	wrong := func(shown, reason string) (URL, error) {
 		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
@@ -139,8 +140,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	return u, nil
 }
 
-// checkAddr returns an error if a host:port is invalid. Errors do not quote the
-// address, which may hold a password.
+// checkAddr returns an error unless addr is a valid host:port. The error does
+// not quote addr, which may contain a password.
 func checkAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || strings.ContainsAny(addr, "/@?#% \t\r\n") {
@@ -159,28 +160,28 @@ func (u URL) scheme() string {
 	return "math"
 }
 
-// listed is a name of a probe's list.
-type listed struct {
+// listedFile is an entry of a probe's list.
+type listedFile struct {
 	path   string // as listed, for requests
 	name   string // clean and relative
 	folder string
-	file   string // without the suffix of a compression
-	suffix string // of a compression, may be ""
+	file   string // without the compression suffix
+	suffix string // compression suffix; "" for a plain file
 	time   tstat.FolderTime
 }
 
-// errHostile is a listed name that leads out of its stream.
-var errHostile = errors.New("listed name leads out of the stream")
+// errOutsideStream reports a listed name that leads out of its stream.
+var errOutsideStream = errors.New("listed name leads out of the stream")
 
-// parseListed parses a name of a list. ok is false for files other than logs in
-// log folders, which old probes list too.
-func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
+// parseListed parses a listed name. ok is false if the file is not a log in a
+// log folder; old probes list other files too.
+func parseListed(p string, loc *time.Location) (l listedFile, ok bool, err error) {
 	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
-		return l, false, errHostile
+		return l, false, errOutsideStream
 	}
 	for e := range strings.SplitSeq(p, "/") {
 		if e == ".." {
-			return l, false, errHostile
+			return l, false, errOutsideStream
 		}
 	}
 	l.path, l.name = p, path.Clean("/" + p)[1:]
@@ -195,12 +196,12 @@ func parseListed(p string, loc *time.Location) (l listed, ok bool, err error) {
 	return l, true, nil
 }
 
-// newServer returns a server for either role.
+// newServer returns a server for a probe or a repository.
 func newServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{Handler: h, MaxConns: 256, WriteTimeout: time.Minute, Grace: time.Second, Log: log}
 }
 
-// answer sends a text like the old programs.
+// answer sends a response in the format of math_probe and math_repo.
 func answer(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", textPlain)
 	w.WriteHeader(code)

@@ -17,17 +17,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// TestOwner checks that without TLS a stream belongs to the address that
-// registered it, even after a restart. Other addresses may change or remove it
-// only after its probe has been silent for an hour; a user of this machine may
-// always remove it.
-func TestOwner(t *testing.T) {
+// TestOnlyOwnerChangesStream checks that without TLS a stream belongs to the
+// address that registered it, even after a restart. Another address may change
+// or remove the stream only after its probe has been silent for an hour. A user
+// of this machine may always remove it.
+func TestOnlyOwnerChangesStream(t *testing.T) {
 	dir := t.TempDir()
 	var r *Repository
 	open := func() {
 		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // streams are registered, not imported
+		cancel() // register streams without importing them
 		var err error
 		r, err = NewRepository(RepositoryOptions{
 			Import: bulk.Options{StateDir: dir}, Stores: &repo{}, State: filepath.Join(dir, "math.json"), timing: quick,
@@ -73,7 +73,7 @@ func TestOwner(t *testing.T) {
 		}
 	}
 	silent := func(ago time.Duration) {
-		r.answered(r.streams[0], false)
+		r.recordResponse(r.streams[0], false)
 		r.streams[0].Silent = time.Now().Add(-ago)
 		if err := r.save(); err != nil {
 			t.Fatal(err)
@@ -93,24 +93,24 @@ func TestOwner(t *testing.T) {
 	for range 2 {
 		register(other, "10.0.0.2:3001", 403)
 		register(other, "10.0.0.1:3001", 403)
-		register("127.0.0.1", "10.0.0.2:3001", 403) // the user of this machine removes it first
+		register("127.0.0.1", "10.0.0.2:3001", 403) // a user of this machine must remove it first
 		remove(other, 403)
 		register(owner, "10.0.0.1:3001", 200)
 		restart()
 	}
-	register(owner, "10.0.0.1:3002", 200) // it moves
+	register(owner, "10.0.0.1:3002", 200) // the owner moves the stream
 
 	silent(ownerSilence - time.Minute)
 	register(other, "10.0.0.2:3001", 403)
 	silent(ownerSilence)
-	restart() // nobody has asked the probe since
+	restart() // the probe has not been contacted since
 	register(other, "10.0.0.2:3001", 403)
 	remove(other, 403)
-	r.answered(r.streams[0], true)
-	silent(0) // a moment ago
+	r.recordResponse(r.streams[0], true)
+	silent(0) // silent since just now
 	register(other, "10.0.0.2:3001", 403)
 	silent(ownerSilence)
-	register(other, "10.0.0.2:3001", 200) // it is the owner now
+	register(other, "10.0.0.2:3001", 200) // becomes the owner
 	register(owner, "10.0.0.1:3001", 403)
 	remove(owner, 403)
 	silent(ownerSilence)
@@ -118,7 +118,7 @@ func TestOwner(t *testing.T) {
 
 	register(owner, "10.0.0.1:3001", 200)
 	remove("127.0.0.2", 403)
-	remove("10.0.0.9", 200) // the address of the listener
+	remove("10.0.0.9", 200) // the listener's own address
 
 	const v6 = "[2001:db8::1]"
 	register(v6, "10.0.0.1:3001", 200)
@@ -128,13 +128,13 @@ func TestOwner(t *testing.T) {
 	r.wg.Wait()
 }
 
-// TestSilence checks that failed requests to a probe set the start of its
-// silence, and that the state file keeps it.
-func TestSilence(t *testing.T) {
+// TestSilenceIsSaved checks that failed requests to a probe start its silence,
+// and that the state file keeps this time.
+func TestSilenceIsSaved(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
 	since := func() (at time.Time) {
 		t.Helper()
 		r.stop()

@@ -15,10 +15,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// TestKnownProbes checks that a stream without a certificate belongs to the
-// probe at its address, with the time zone of that probe. After a change of the
-// settings, the next registration updates the probe.
-func TestKnownProbes(t *testing.T) {
+// TestProbeIsKnownByAddress checks that a stream without a certificate belongs
+// to the probe at its address and uses the time zone of that probe. After a
+// change of the settings, the next registration updates the probe.
+func TestProbeIsKnownByAddress(t *testing.T) {
 	rome, err := time.LoadLocation("Europe/Rome")
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestKnownProbes(t *testing.T) {
 	stored := func(probe string) (list []store.Record) {
 		st, err := stores.Open(t.Context(), "copy:"+filepath.Join(r.dir, "copy"), stores.Options{ReadOnly: true})
 		if err != nil {
-			return nil // nothing is there yet
+			return nil // the state file does not exist yet
 		}
 		defer st.Close()
 		list, err = st.Lookup(t.Context(), []store.Key{{Probe: probe, Folder: "2016_03_24_21_00.out", File: "log_udp_complete"}})
@@ -57,12 +57,12 @@ func TestKnownProbes(t *testing.T) {
 	eventually(t, "the stream's own name", func() bool { return r.status(0).Probe == "s" })
 }
 
-// TestPeersShareStreams checks that a peer that registers streams without end
-// leaves room for others.
-func TestPeersShareStreams(t *testing.T) {
+// TestStreamsPerPeerAreLimited checks that a peer that registers ever more
+// streams leaves room for others.
+func TestStreamsPerPeerAreLimited(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // streams are registered, not imported
+	cancel() // register streams without importing them
 	r, err := NewRepository(RepositoryOptions{
 		Import: bulk.Options{StateDir: dir}, Stores: &repo{}, State: filepath.Join(dir, "math.json"), timing: quick,
 	})
@@ -86,7 +86,7 @@ func TestPeersShareStreams(t *testing.T) {
 		name, from, identity string
 		want                 int
 	}{
-		{"a0", "10.0.0.1", "", 200}, // is there
+		{"a0", "10.0.0.1", "", 200}, // already registered
 		{"one_more", "10.0.0.1", "", 507},
 		{"b", "10.0.0.2", "", 200},
 		{"c", "10.0.0.1", "org.Probe-turin", 200},
@@ -99,8 +99,8 @@ func TestPeersShareStreams(t *testing.T) {
 	r.wg.Wait()
 }
 
-// TestRefusedRegistrations checks that all refused registrations are counted,
-// without filling the log.
+// TestRefusedRegistrations checks that refused registrations are all counted,
+// but do not fill the log.
 func TestRefusedRegistrations(t *testing.T) {
 	r := newRepo(t, nil)
 	const n = 50

@@ -21,7 +21,7 @@ import (
 
 // Limits of the interval between checks of the repository.
 const (
-	minRegister = 2 * time.Second // after a failure; then doubled
+	minRegister = 2 * time.Second // after a failure; doubles up to maxRegister
 	maxRegister = time.Minute
 	checkEvery  = time.Minute
 )
@@ -29,14 +29,14 @@ const (
 // register keeps the streams registered until ctx ends.
 func (p *Exporter) register(ctx context.Context) {
 	listen := p.listeners[0].Addr().(*net.TCPAddr)
-	sent := map[string]Registration{} // accepted by the repository
+	sent := map[string]Registration{} // registrations that the repository accepted
 	warned := ""
 	var checked time.Time
 	back := retry.New(minRegister, maxRegister)
 	for {
 		wait := p.opt.Poll
 		err := p.registerOnce(ctx, listen, sent, &checked)
-		p.registered(slices.AppendSeq([]string{}, maps.Keys(sent)), ctx.Err() != nil, err)
+		p.recordRegistration(slices.AppendSeq([]string{}, maps.Keys(sent)), ctx.Err() != nil, err)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -55,9 +55,9 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// registered records the streams at the repository, and the error unless it
-// only comes from the stop.
-func (p *Exporter) registered(streams []string, stopped bool, err error) {
+// recordRegistration records the registered streams and the result of a check.
+// It ignores err if stopped is true, because the stop may have caused err.
+func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
@@ -71,7 +71,9 @@ func (p *Exporter) registered(streams []string, stopped bool, err error) {
 	}
 }
 
-// registerOnce registers the streams that the repository lacks.
+// registerOnce registers the streams that the repository lacks. It asks the
+// repository only if the streams have changed since the last check, or checked
+// is too old.
 func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
 	s, err := p.current(ctx)
 	if err != nil {
@@ -87,7 +89,7 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 	for name, st := range s.streams {
 		reg := Registration{CallBackUrl: addr, StreamName: name, StreamType: StreamType(st.logType)}
 		if !p.opt.Since.IsZero() {
-			reg.StartTime = p.opt.Since.Unix() - 1 // math_repo accepts later folders only
+			reg.StartTime = p.opt.Since.Unix() - 1 // math_repo accepts only folders later than StartTime
 		}
 		want = append(want, reg)
 		fresh = fresh && sent[name] == reg
@@ -96,7 +98,7 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 		return nil
 	}
 	slices.SortFunc(want, func(a, b Registration) int { return strings.Compare(a.StreamName, b.StreamName) })
-	have, err := p.ask(ctx)
+	have, err := p.registrationsByName(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,7 +109,7 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 			sent[reg.StreamName] = reg
 			continue
 		}
-		if there && sent[reg.StreamName] == reg { // math_repo never replaces a registration
+		if there && sent[reg.StreamName] == reg { // registered before, but still wrong: math_repo never replaces a registration
 			errs = append(errs, fmt.Errorf("the repository has stream %s at %s, and does not accept %s", reg.StreamName, old.CallBackUrl, addr))
 			continue
 		}
@@ -128,7 +130,8 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 
 // Withdraw removes the streams from the repository, which would otherwise poll
 // this probe forever. Call it after Run, when the streams have ended for good.
-// The repository keeps the stored logs. A math_repo cannot remove streams.
+// The repository keeps the stored logs. With math_repo, which cannot remove
+// streams, Withdraw fails.
 func (p *Exporter) Withdraw(ctx context.Context) error {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -137,8 +140,8 @@ func (p *Exporter) Withdraw(ctx context.Context) error {
 	mine := p.Stats().Streams
 	var errs []error
 	for id, reg := range all {
-		// A stream registered at another address belongs to another
-		// probe now.
+		// A stream with another callback address now belongs to another
+		// probe.
 		if !slices.Contains(mine, reg.StreamName) || reg.CallBackUrl != p.advertised {
 			continue
 		}
@@ -151,8 +154,8 @@ func (p *Exporter) Withdraw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ask returns the streams of the repository by name.
-func (p *Exporter) ask(ctx context.Context) (map[string]Registration, error) {
+// registrationsByName returns the repository's streams by name.
+func (p *Exporter) registrationsByName(ctx context.Context) (map[string]Registration, error) {
 	all, err := p.registrations(ctx)
 	if err != nil {
 		return nil, err
@@ -164,7 +167,7 @@ func (p *Exporter) ask(ctx context.Context) (map[string]Registration, error) {
 	return have, nil
 }
 
-// registrations returns the streams of the repository by id.
+// registrations returns the repository's streams by ID.
 func (p *Exporter) registrations(ctx context.Context) (all map[string]Registration, err error) {
 	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
 	if err != nil {
@@ -172,7 +175,7 @@ func (p *Exporter) registrations(ctx context.Context) (all map[string]Registrati
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp)
+		return nil, responseError(resp)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxList)).Decode(&all); err != nil {
 		return nil, fmt.Errorf("the repository's streams: %w", err)
@@ -188,8 +191,7 @@ func (p *Exporter) post(ctx context.Context, reg Registration) error {
 	return p.do(ctx, http.MethodPost, importPath, body)
 }
 
-// do sends a request to the repository. It returns an error if the request is
-// not accepted.
+// do sends a request to the repository. Any status but 200 is an error.
 func (p *Exporter) do(ctx context.Context, method, path string, body []byte) error {
 	resp, err := p.c.do(ctx, method, p.opt.Repository.Addr, path, body)
 	if err != nil {
@@ -197,12 +199,12 @@ func (p *Exporter) do(ctx context.Context, method, path string, body []byte) err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return refused(resp)
+		return responseError(resp)
 	}
 	return nil
 }
 
-// advertise returns the address that the repository must use.
+// advertise returns the host:port from which the repository can fetch files.
 func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, error) {
 	if p.opt.Advertise != "" {
 		return p.opt.Advertise, nil
@@ -210,7 +212,8 @@ func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, 
 	if a, ok := netip.AddrFromSlice(listen.IP); ok && !a.IsUnspecified() {
 		return listen.String(), nil
 	}
-	// The local address of the route to the repository; nothing is sent.
+	// Find the local address of the route to the repository. Dialing UDP
+	// sends nothing.
 	c, err := new(net.Dialer).DialContext(ctx, "udp", p.opt.Repository.Addr)
 	if err != nil {
 		return "", err

@@ -21,18 +21,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Stream describes a stream for opening its stores.
+// Stream describes a stream whose stores are to be opened.
 type Stream struct {
 	Name  string
-	Type  string // log type of its StreamType
-	Probe string // in the keys of its files
+	Type  string // log type that StreamType names
+	Probe string // probe's name in the keys of the stream's files
 }
 
 // Stores opens the stores of streams.
 type Stores interface {
 	// Check returns an error if the stores cannot accept a stream.
 	Check(Stream) error
-	// Open returns the stores of a stream; release ends their use.
+	// Open returns the stores of a stream. The caller must call release
+	// when it no longer uses them.
 	Open(Stream) (list []bulk.Destination, release func() error, err error)
 }
 
@@ -41,29 +42,31 @@ type RepositoryOptions struct {
 	Listen []peer.Options
 	// TLS is used to fetch from probes; empty: plain HTTP.
 	TLS peer.TLS
-	// AllowCallback are the allowed networks of probes; empty: only the
-	// address that registered the stream.
+	// AllowCallback lists the networks from which files may be fetched. If
+	// it is empty, only the address that registered the stream is allowed.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
-	// Probes names the probes that no certificate names, by the address
-	// that registered their stream, and knows the zones of all. nil: the
-	// probe of a stream has the stream's name.
+	// Probes gives the time zones of probes, and the names of probes
+	// without a certificate, by the address that registered their stream.
+	// If Probes is nil, such a probe has the name of its stream.
 	Probes *peer.Probes
 
-	// Adopt are streams of math_repo. They are registered as if by their
-	// probes, since an old probe registers only once. A stream is adopted
-	// only once. With TLS no stream is adopted: old probes have no TLS.
+	// Adopt lists streams of a former math_repo. The repository registers
+	// each of them once, as if its probe had, because old probes register
+	// only once. With TLS no stream is adopted, because old probes have no
+	// TLS.
 	Adopt []Registration
 
-	// Import holds the options common to all streams. Sources, Remote,
-	// Stores, Probe, Limits, Peer and Wake are set per stream.
+	// Import holds the options common to all streams. The repository sets
+	// Sources, Remote, Stores, Probe, Limits, Peer and Wake for each
+	// stream.
 	Import bulk.Options
 	Stores Stores
-	// Passed is called with a stream's name after each pass over it; calls do
-	// not overlap.
+	// Passed is called after each pass over a stream, with the stream's
+	// name. Calls do not overlap. It may be nil.
 	Passed func(stream string, sum *bulk.Summary, err error)
 
-	State string // state file of the streams
+	State string // path of the state file with the registered streams
 	Log   *slog.Logger
 
 	timing timing
@@ -84,14 +87,13 @@ type registry struct {
 type entry struct {
 	ID int
 	Registration
-	Peer     netip.Addr // peer that registered it last
-	Identity string     // of its certificate; "" without TLS
-	// Silent is the time of the first of the recent failed requests to
-	// CallBackUrl; zero if the last request succeeded.
+	Peer     netip.Addr // peer that last registered the stream
+	Identity string     // identity in the peer's certificate; "" without TLS
+	// Silent is the time of the first of the latest, uninterrupted failures
+	// of requests to CallBackUrl. It is zero if the last request succeeded.
 	Silent time.Time `json:",omitzero"`
-	// Live records that logs were stored while they were new: the stream is
-	// late when new logs stop arriving. A stream of old logs only is never
-	// late.
+	// Live records that logs were stored while they were new. Only such a
+	// stream is late when new logs stop arriving.
 	Live bool `json:",omitempty"`
 }
 
@@ -100,7 +102,7 @@ type Repository struct {
 	opt       RepositoryOptions
 	log       *slog.Logger
 	listeners []*peer.Listener
-	refusals  rate.Sometimes // limits log lines about registrations
+	refusals  rate.Sometimes // limits log lines about refused requests
 	unlock    func()
 	limits    *bulk.Limits
 	lists     *lists
@@ -108,30 +110,31 @@ type Repository struct {
 	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // stop starting streams
+	ended   bool // Run is ending: accept no more streams
 	next    int
-	streams []*stream // by ID
-	adopted []string  // see registry
+	streams []*stream // ordered by ID
+	adopted []string  // names of adopted streams
 	sums    []*bulk.Summary
 	passed  sync.Mutex
 }
 
-// stream is a registered stream and its import. Of its entry only CallBackUrl,
-// Peer, Silent and Live may change, under the repository's lock.
+// stream is a registered stream and its import. After creation, only the
+// CallBackUrl, Peer, Silent and Live of its entry may change, under the
+// repository's lock.
 type stream struct {
 	entry
-	missed bool // the last request of this process to CallBackUrl failed
-	probe  string
-	zone   *time.Location // of its folders; nil: the default zone
-	src    *source
-	wake   chan struct{}
-	cancel context.CancelFunc
-	done   chan struct{}
+	unanswered bool // the last request of this process to CallBackUrl failed
+	probe      string
+	zone       *time.Location // zone of the folder names; nil: the default zone
+	src        *source
+	wake       chan struct{}
+	cancel     context.CancelFunc
+	done       chan struct{}
 	*figures
 }
 
-// NewRepository returns a listening repository with the streams of its state
-// file. Run must be called.
+// NewRepository returns a repository that is already listening, with the
+// streams of its state file. The caller must call Run.
 func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
@@ -157,10 +160,11 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	return r, nil
 }
 
-// Addrs returns the addresses where registrations are accepted.
+// Addrs returns the addresses of the listeners.
 func (r *Repository) Addrs() []string { return peer.Addrs(r.listeners) }
 
-// Run accepts registrations and imports until ctx ends, and returns nil then.
+// Run accepts registrations and imports the streams. It returns nil when ctx
+// ends.
 func (r *Repository) Run(ctx context.Context) error {
 	defer r.unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -181,15 +185,15 @@ func (r *Repository) Run(ctx context.Context) error {
 	return err
 }
 
-// Summaries returns the results of the imports that have ended: after Run, at
-// least one for each stream.
+// Summaries returns the results of the imports that have ended. After Run there
+// is at least one for each stream whose stores could be opened.
 func (r *Repository) Summaries() []*bulk.Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.sums)
 }
 
-// save writes the registry; the lock is held.
+// save writes the registry to the state file. The caller holds the lock.
 func (r *Repository) save() error {
 	reg := registry{Next: r.next, Adopted: r.adopted}
 	for _, s := range r.streams {
@@ -198,18 +202,18 @@ func (r *Repository) save() error {
 	return state.Save(r.opt.State, stateFormat, reg)
 }
 
-// saveOrLog saves the registry and logs an error; the lock is held.
+// saveOrLog saves the registry, and logs an error. The caller holds the lock.
 func (r *Repository) saveOrLog() {
 	if err := r.save(); err != nil {
 		r.log.Error("list of streams not saved", "err", err)
 	}
 }
 
-// newStream returns a stream without a running import.
+// newStream returns a stream whose import has not started.
 func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
 	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}
-	// The policy is checked at each connection: the stream may move.
+	// Check the address at each connection, because the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
 		from := s.Peer
@@ -221,15 +225,15 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 		TLS: r.opt.TLS, Location: opt.Location, FolderLength: r.opt.FolderLength, Probe: s.probe,
 		Wants: opt.Wants, Log: r.log, timing: r.opt.timing, lists: r.lists,
 	}, allowed)
-	s.src.answered = func(ok bool) { r.answered(s, ok) }
+	s.src.onResponse = func(ok bool) { r.recordResponse(s, ok) }
 	return s
 }
 
-// answered records whether the probe of a stream responds.
-func (r *Repository) answered(s *stream, ok bool) {
+// recordResponse records whether the probe of a stream answered a request.
+func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.missed = !ok
+	s.unanswered = !ok
 	if ok == s.Silent.IsZero() {
 		return
 	}
@@ -240,16 +244,16 @@ func (r *Repository) answered(s *stream, ok bool) {
 	r.saveOrLog()
 }
 
-// ownerSilence is how long the probe of a stream must be silent until other
-// peers may take the stream, without TLS.
+// ownerSilence is how long the probe of a stream registered without TLS must be
+// silent before another peer may take over the stream.
 const ownerSilence = time.Hour
 
-// mayChange returns why a peer may not change or remove a stream, or nil. The
-// stream belongs to the certificate that registered it; without TLS, to the
-// address. The lock is held.
+// mayChange returns nil if a peer may change or remove the stream, or the
+// reason why it may not. A stream belongs to the certificate that registered it
+// or, without TLS, to the address. The caller holds the repository's lock.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
-	host := peer.Host(from) // the address of an IPv6 host may change
-	silent := s.missed && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
+	host := peer.Host(from) // an IPv6 host may change its address within its /64 network
+	silent := s.unanswered && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
 	switch {
 	case s.Identity != identity:
 		return errors.New("the stream belongs to another peer")
@@ -260,8 +264,8 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
-// probe returns the probe of a stream: its certificate's, the one at its
-// address, or one with the stream's name.
+// probe returns the probe of a stream: the one that the certificate names, the
+// one known at the peer's address, or one with the stream's name.
 func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
 	at, known := r.opt.Probes.At(e.Peer)
@@ -275,8 +279,8 @@ func (r *Repository) probe(e entry) peer.Probe {
 	return peer.Probe{Name: name, Location: named.Location}
 }
 
-// start starts the import of a stream, after a former import, if any, has
-// released its stores; the lock is held.
+// start starts the import of a stream. It first waits until the import of
+// former, if not nil, has released its stores. The caller holds the lock.
 func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
@@ -289,7 +293,8 @@ func (r *Repository) start(s, former *stream) {
 	})
 }
 
-// allowed applies the rule for callback addresses.
+// allowed returns nil if files may be fetched from address a for a stream that
+// was registered from address from.
 func (r *Repository) allowed(a, from netip.Addr) error {
 	switch {
 	case len(r.opt.AllowCallback) > 0 && r.opt.AllowCallback.Contains(a):
@@ -312,20 +317,20 @@ func (s *stream) options(opt bulk.Options) *bulk.Options {
 	return &opt
 }
 
-// Limits of the wait before a stream's ended import is restarted.
+// Limits of the delay before a failed import restarts.
 const (
 	minRestart = 10 * time.Second
 	maxRestart = 10 * time.Minute
 )
 
-// run imports a stream until ctx ends.
+// run imports a stream until ctx ends. It restarts the import after errors.
 func (r *Repository) run(ctx context.Context, s *stream) {
 	for b := retry.New(minRestart, maxRestart); ; {
 		err := r.follow(ctx, s, b.Reset)
 		if ctx.Err() != nil {
 			return
 		}
-		s.failed(err)
+		s.recordFailure(err)
 		wait := b.Next()
 		attrs := []any{"stream", s.StreamName, "err", err, "retry_in", wait.Round(time.Millisecond)}
 		r.log.Error("import of stream failed, retrying", append(attrs, hint.Attrs(err)...)...)
@@ -355,17 +360,17 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	opt.Peer = func() string { return r.peerOf(s) }
 	opt.Log = r.log.With("stream", s.StreamName)
 	opt.Filed = func(total bulk.TypeSummary) {
-		s.filed(total)
-		if time.Since(total.Last) < archive {
+		s.recordCounts(total)
+		if time.Since(total.Last) < archiveAge {
 			r.markLive(s)
 		}
 	}
-	opt.Waits = s.waiting
+	opt.Waits = s.recordWaiting
 	opt.Passed = func(sum *bulk.Summary, err error) {
-		s.passed(sum, err)
+		s.recordPass(sum, err)
 		if err == nil {
 			succeeded()
-			if s.src.more { // names are left
+			if s.src.more { // more names are listed
 				s.wakeUp()
 			}
 		}
@@ -377,7 +382,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	}
 	defer s.src.reset()
 	sum, err := bulk.Run(ctx, *opt)
-	s.ended()
+	s.endRun()
 	if sum != nil {
 		r.mu.Lock()
 		r.sums = append(r.sums, sum)
@@ -397,21 +402,22 @@ func (r *Repository) markLive(s *stream) {
 	r.saveOrLog()
 }
 
-// peerOf returns the peer of a stream, see entry.peer.
+// peerOf returns s.peer() under the lock.
 func (r *Repository) peerOf(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return s.peer()
 }
 
-// peer returns the name under which a stream counts in limits per peer: its
-// certificate, or the address that registered it. Streams from this machine
-// count separately, since they may come from several probes behind a tunnel.
+// peer returns the name under which the limits per peer count a stream: its
+// certificate's identity, or the network address that registered it. Each
+// stream from this machine counts separately, because several probes may use
+// tunnels.
 func (e *entry) peer() string {
 	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
 }
 
-// wakeUp starts the next pass.
+// wakeUp makes the import start its next pass now.
 func (s *stream) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:

@@ -21,34 +21,34 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Logs that are anonymized are rewritten into files without names, of which HTTP
-// serves ranges. The same log always has the same bytes, so a transfer can go on with
-// another file, or after a restart.
+// Anonymized logs are written to unlinked temporary files, so that HTTP can
+// serve ranges. The same log always yields the same bytes, so a transfer can
+// resume from another file or after a restart.
 
-// Bounds of what rewrites keeps.
+// Maximum numbers of entries that rewrites keeps.
 const (
-	keptFiles   = 4         // files that are not being served
-	keptSizes   = 1_000_000 // sizes of rewritten logs, of which each answer to HEAD needs one
-	keptSource  = 10_000    // folders whose flags are known
-	keptRefused = 10_000    // logs whose refusal was reported
+	keptFiles   = 4         // open files that no request uses
+	keptSizes   = 1_000_000 // sizes of rewritten logs; each HEAD request needs one
+	keptSource  = 10_000    // folders for which anonymize.Source is known
+	keptRefused = 10_000    // logs whose refusal was logged
 )
 
 // rewrites serves anonymized logs.
 type rewrites struct {
 	opt   *ExporterOptions
 	log   *slog.Logger
-	slots chan struct{} // bounds how many logs are rewritten at a time
+	slots chan struct{} // limits how many logs are rewritten concurrently
 
 	mu      sync.Mutex
 	sizes   map[rewriteKey]int64
-	files   []*rewritten // the most recent one last
+	files   []*rewritten // most recent last
 	sources map[string]anonymize.Source
-	refused map[string]bool // paths of reported logs that cannot be anonymized
+	refused map[string]bool // paths of logs that cannot be anonymized, already logged
 }
 
-// rewriteKey identifies a log as it is.
+// rewriteKey identifies a version of a log.
 type rewriteKey struct {
-	path  string // below the root
+	path  string // relative to the exported folder
 	size  int64
 	mtime time.Time
 }
@@ -68,13 +68,14 @@ func newRewrites(opt *ExporterOptions, log *slog.Logger) *rewrites {
 	}
 }
 
-// etag returns the entity tag of a log, which differs between transforms.
+// etag returns the entity tag of a rewritten log. It depends on the log's
+// version and on the transform.
 func (w *rewrites) etag(k rewriteKey) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", w.opt.Anonymize, k.size, k.mtime.UnixNano()))
 	return `"` + hex.EncodeToString(sum[:12]) + `"`
 }
 
-// size returns the size of a rewritten log.
+// size returns the size of a rewritten log in bytes.
 func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
 	w.mu.Lock()
 	size, known := w.sizes[k]
@@ -90,7 +91,7 @@ func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
 	return r.size, nil
 }
 
-// open returns a rewritten log. The caller releases it.
+// open returns a rewritten log. The caller must release it.
 func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	w.slots <- struct{}{}
 	defer func() { <-w.slots }()
@@ -117,7 +118,8 @@ func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	return r, nil
 }
 
-// release ends the use of a log, and closes old files that are not in use.
+// release ends one use of r. It closes the oldest unused files beyond
+// keptFiles.
 func (w *rewrites) release(r *rewritten) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -144,7 +146,7 @@ func (w *rewrites) close() {
 	w.files = nil
 }
 
-// rewrite rewrites a log into a file without a name.
+// rewrite rewrites a log into an unlinked temporary file.
 func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	if err := os.MkdirAll(w.opt.Spool, 0o750); err != nil {
 		return nil, err
@@ -166,7 +168,7 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 		return nil, err
 	}
 	name, _ := compression.CutSuffix(filepath.Base(k.path))
-	typ := tstat.TypeByName(name) // only logs of known types are served
+	typ := tstat.TypeByName(name) // not nil: only logs of known types are served
 	rd := new(tstat.Reader)
 	rd.Reset(f, typ, tstat.ReaderOptions{Private: true, Rewrite: func(text io.Reader) io.Reader {
 		return io.TeeReader(w.opt.Anonymize.NewRewriter(typ, anonymize.RewriterOptions{
@@ -187,7 +189,8 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	return &rewritten{key: k, f: tmp, size: info.Size(), users: 1}, nil
 }
 
-// source says whether the addresses in the logs of a folder are anonymized already.
+// source reports whether the addresses in a folder's logs are already
+// anonymized.
 func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	if w.opt.SourceIs != anonymize.Unknown {
 		return w.opt.SourceIs, nil
@@ -211,9 +214,9 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	return source, nil
 }
 
-// refuse reports that a log cannot be served: once, unless many others are refused
-// meanwhile.
-func (w *rewrites) refuse(path string, err error) {
+// reportRefused logs that a log cannot be served. It logs each path once, until
+// more than keptRefused paths are refused.
+func (w *rewrites) reportRefused(path string, err error) {
 	w.mu.Lock()
 	first := !w.refused[path]
 	if len(w.refused) == keptRefused {

@@ -33,9 +33,10 @@ func anonymizer(t *testing.T, names string) *anonymize.Anonymizer {
 	return a
 }
 
-// TestExporterAnonymizes serves logs as Tstat's -Y writes them: as a whole and in
-// ranges, always the same bytes, and never a log that does not say whether it is
-// anonymized already.
+// TestExporterAnonymizes checks that the exporter serves logs as Tstat's -Y
+// writes them, with the same bytes every time, as a whole and in ranges. It
+// must refuse a log whose folder does not record whether it is already
+// anonymized.
 func TestExporterAnonymizes(t *testing.T) {
 	const folder = "2023_11_14_22_13.out"
 	dir, spool := t.TempDir(), filepath.Join(t.TempDir(), "spool")
@@ -110,7 +111,7 @@ func TestExporterAnonymizes(t *testing.T) {
 	if got, err := io.ReadAll(zr); err != nil || string(got) != string(read("enc/log_udp_complete")) {
 		t.Errorf("compressed: %d bytes, %v", len(got), err)
 	}
-	// Another process, after the first one has forgotten everything.
+	// A new process, without the state of the first.
 	p.rewrites.close()
 	if again := body(get("GET", "/"+folder+"/log_udp_complete.gz")); again != udp {
 		t.Error("other bytes at the second time")
@@ -131,7 +132,7 @@ func TestExporterAnonymizes(t *testing.T) {
 	if left, err := os.ReadDir(spool); err != nil || len(left) > 0 {
 		t.Errorf("left in the spool: %v, %v", left, err)
 	}
-	// Another transform is another version of the file.
+	// Another transform yields another version of the file.
 	other, err := NewExporter(ExporterOptions{Dir: dir, Stream: "s", Anonymize: anonymizer(t, "drop"), Spool: spool, Settle: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -142,13 +143,14 @@ func TestExporterAnonymizes(t *testing.T) {
 	}
 }
 
-// deadliner has the method that ServeHTTP's controller wants.
+// deadliner is a response recorder with the SetWriteDeadline method that
+// ServeHTTP needs.
 type deadliner struct{ *httptest.ResponseRecorder }
 
 func (deadliner) SetWriteDeadline(time.Time) error { return nil }
 
-// TestRewritesKeepFewFiles opens more logs than are kept.
-func TestRewritesKeepFewFiles(t *testing.T) {
+// TestIdleRewritesAreClosed opens more logs than may be kept open.
+func TestIdleRewritesAreClosed(t *testing.T) {
 	dir := t.TempDir()
 	text, err := os.ReadFile(anonymized + "/clear/log_udp_complete")
 	if err != nil {
@@ -189,6 +191,7 @@ func TestRewritesKeepFewFiles(t *testing.T) {
 	}
 }
 
+// TestRewritesReportEachRefusedLog checks that each refused log is logged once.
 func TestRewritesReportEachRefusedLog(t *testing.T) {
 	var logs strings.Builder
 	w := newRewrites(&ExporterOptions{}, slog.New(slog.NewTextHandler(&logs, nil)))
@@ -196,7 +199,7 @@ func TestRewritesReportEachRefusedLog(t *testing.T) {
 		w.refused[fmt.Sprint(i)] = true
 	}
 	for range 2 {
-		w.refuse("new", anonymize.ErrSource)
+		w.reportRefused("new", anonymize.ErrSource)
 	}
 	if n := strings.Count(logs.String(), "file=new"); n != 1 {
 		t.Errorf("reported %d times:\n%s", n, logs.String())

@@ -21,39 +21,39 @@ import (
 )
 
 const (
-	// DefaultFolderLength is how long Tstat writes to a log folder.
+	// DefaultFolderLength is the default of SourceOptions.FolderLength.
 	DefaultFolderLength = time.Hour
-	// quiet is how long a file must be unchanged to count as finished, if
-	// the probe does not report finished files. A folder is also waited for
-	// that much longer than its length.
-	quiet = 15 * time.Minute
-	// parallel is the number of concurrent requests for versions.
-	parallel = 8
+	// quietPeriod is how long a file must be unchanged to count as finished
+	// if the probe does not send finishedHeader. The source also waits that
+	// long after a folder's end.
+	quietPeriod = 15 * time.Minute
+	// parallelHeads is the number of concurrent HEAD requests.
+	parallelHeads = 8
 )
 
-// SourceOptions configures how a stream is read.
+// SourceOptions configures a source.
 type SourceOptions struct {
 	TLS          peer.TLS       // for math+tls
 	Location     *time.Location // zone of the folder names; nil: time.Local
 	FolderLength time.Duration  // how long Tstat writes to a folder; 0: DefaultFolderLength
-	// Probe is the probe's name in the keys of the files; "" stands for the
+	// Probe is the probe's name in the keys of the files; "" means the
 	// stream's name.
 	Probe string
-	// Wants reports whether files of a log type and folder time are needed;
-	// nil: all.
+	// Wants reports whether to import files of a log type and folder time.
+	// If it is nil, all files are imported.
 	Wants func(logType string, folder time.Time) bool
 	Log   *slog.Logger // may be nil
 
 	timing timing
-	lists  *lists // limits what streams keep; nil: unlimited
+	lists  *lists // limits of all streams together; nil: unlimited
 }
 
-// NewSource returns the stream of a probe as a source of files.
+// NewSource returns the stream at u as a source of files.
 func NewSource(u URL, opt SourceOptions) bulk.Source {
 	return newSource(u, u.String(), opt, nil)
 }
 
-// String returns the address in its URL form.
+// String returns the text form of u.
 func (u URL) String() string {
 	s := u.scheme() + "://" + u.Addr
 	if u.Stream != "" {
@@ -62,41 +62,41 @@ func (u URL) String() string {
 	return s
 }
 
-// source is a stream of a probe.
+// source implements bulk.Source for a stream of a probe.
 type source struct {
 	id  string
 	opt SourceOptions
 	c   *client
 
-	answered func(ok bool) // receives whether the probe sent a list; may be nil
+	onResponse func(ok bool) // called after each request of the list; ok reports whether the probe sent the list; may be nil
 
 	mu  sync.Mutex
 	url URL
 
-	files  map[string]*seen // by listed path, of the last pass
-	warned map[string]bool  // by the text of the warning
+	files  map[string]*fileState // files of the last pass by listed path
+	warned map[string]bool       // texts of warnings already logged
 
-	// stored maps the hashes of the names of stored files to the
-	// number of the list that named them last.
-	stored map[uint64]uint32
-	lists  uint32 // number of lists read
-	seed   maphash.Seed
-	wide   bool // more than maxParents: stored is not used
-	// The remaining fields are used by Files and reset only.
-	after   *listed   // the last name of the previous pass, if it left names; nil: all names are read
-	pending int       // names reserved by the stream in opt.lists
-	more    bool      // the last pass left names for the next one
-	ready   time.Time // when the list may be read again
+	// stored maps the hash of each stored file's name to the number of the
+	// latest list that contained the name.
+	stored      map[uint64]uint32
+	lists       uint32 // number of lists read
+	seed        maphash.Seed
+	manyParents bool // there are more than maxParents parents: stored is not used
+	// Only Files and reset use the following fields.
+	after   *listedFile // the last name of the previous pass if names remain for this one; otherwise nil
+	pending int         // names that this source has reserved in opt.lists
+	more    bool        // names remain for the next pass
+	ready   time.Time   // earliest time of the next request of the list
 }
 
-// seen is what is known of a listed file.
-type seen struct {
+// fileState is the known state of a listed file.
+type fileState struct {
 	version
-	mtime time.Time
-	quiet bool     // unchanged for quiet
-	taken *version // the finished version; may be nil
-	done  bool     // needs no requests
-	gone  bool
+	mtime    time.Time
+	quiet    bool     // unchanged for quietPeriod
+	finished *version // latest version that was reported as finished; may be nil
+	settled  bool     // needs no further HEAD requests
+	gone     bool
 }
 
 func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) error) *source {
@@ -109,10 +109,10 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
 	return &source{id: id, opt: opt, c: newClient(u.TLS, opt.TLS, allowed, opt.timing), url: u,
-		files: map[string]*seen{}, warned: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
+		files: map[string]*fileState{}, warned: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
 }
 
-// String returns the stream's name, which stays the same when the probe moves.
+// String returns the ID, which stays the same when the probe moves.
 func (s *source) String() string { return s.id }
 
 // addr returns the current address of the probe.
@@ -128,8 +128,8 @@ func (s *source) move(addr string) {
 	s.url.Addr = addr
 }
 
-// Files implements bulk.Source. Old probes list all files, in any order,
-// including those that still grow.
+// Files implements bulk.Source. It sorts out files that are still growing: old
+// probes list all files, in any order.
 func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 	files, err := s.list(ctx)
 	if err != nil {
@@ -140,14 +140,14 @@ func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 
 func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	list, err := s.read(ctx)
-	if s.answered != nil && ctx.Err() == nil {
-		s.answered(err == nil || errors.Is(err, errCrowded))
+	if s.onResponse != nil && ctx.Err() == nil {
+		s.onResponse(err == nil || errors.Is(err, errListsTooLarge))
 	}
 	if err != nil {
 		return nil, err
 	}
 	s.more = list.more
-	now, err := s.look(ctx, list.logs)
+	now, err := s.requestVersions(ctx, list.logs)
 	if err != nil {
 		return nil, err
 	}
@@ -160,14 +160,14 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 		growing := false
 		switch {
 		case list.finished:
-		case f.taken != nil:
-			growing = *f.taken != f.version && !f.quiet
+		case f.finished != nil:
+			growing = *f.finished != f.version && !f.quiet
 		case !list.newest.After(l.time.Latest):
-			growing = !f.quiet || !now.After(l.time.Latest.Add(s.opt.FolderLength+quiet))
+			growing = !f.quiet || !now.After(l.time.Latest.Add(s.opt.FolderLength+quietPeriod))
 		}
 		if !growing {
 			taken := f.version
-			f.taken, f.done = &taken, f.quiet
+			f.finished, f.settled = &taken, f.quiet
 		}
 		files = append(files, bulk.File{
 			Path: s.url.scheme() + "://" + s.addr() + "/" + l.name, Name: l.name, Dir: s.url.Stream,
@@ -179,11 +179,12 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// After reading a list, the source pauses pauseTimes as long as the reading
-// took, at most maxPause: long lists must leave time for the others.
+// pauseTimes is how many times longer than reading a list the source then
+// pauses, at most for maxPause. This leaves other streams time to read long
+// lists.
 const pauseTimes = 4
 
-// read fetches the list.
+// read fetches the list and selects the names for this pass.
 func (s *source) read(ctx context.Context) (*listing, error) {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more = 0, false
@@ -192,26 +193,26 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	k := &lister{s: s, rd: s.opt.lists.begin(cancel), has: map[string]bool{}, parents: map[string]string{}}
+	k := &lister{s: s, rd: s.opt.lists.begin(cancel), selected: map[string]bool{}, parents: map[string]string{}}
 	defer s.opt.lists.end(k.rd)
 	s.mu.Lock()
 	s.lists++
 	s.mu.Unlock()
 	begin := time.Now()
 	finished, err := s.c.list(ctx, s.addr(), s.url.Stream, func(date time.Time) func(string) {
-		k.date = date
+		k.probeTime = date
 		return k.add
 	})
-	if err == nil && len(k.parents) > maxParents && !s.wide && s.opt.lists != nil {
+	if err == nil && len(k.parents) > maxParents && !s.manyParents && s.opt.lists != nil {
 		s.reset()
-		s.wide = true
+		s.manyParents = true
 		return s.read(ctx)
 	}
 	if err != nil {
 		s.opt.lists.release(s.pending)
 		s.pending = 0
-		if errors.Is(context.Cause(ctx), errCrowded) {
-			err = away(errCrowded)
+		if errors.Is(context.Cause(ctx), errListsTooLarge) {
+			err = transient(errListsTooLarge)
 		}
 		return nil, err
 	}
@@ -224,8 +225,8 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 	return list, nil
 }
 
-// isStored reports whether the file of a listed name is stored and needs no
-// examination.
+// isStored reports whether the listed file is stored and needs no further
+// checks.
 func (s *source) isStored(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -237,35 +238,35 @@ func (s *source) isStored(name string) bool {
 	return known
 }
 
-// settler returns the File.Settled of a listed file.
-func (s *source) settler(l listed) func() {
-	if s.opt.lists == nil || s.wide {
+// settler returns the bulk.File.Settled function of a listed file.
+func (s *source) settler(l listedFile) func() {
+	if s.opt.lists == nil || s.manyParents {
 		return nil
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if f := s.files[l.path]; f != nil && f.done {
+		if f := s.files[l.path]; f != nil && f.settled {
 			s.stored[maphash.String(s.seed, l.name)] = s.lists
 			delete(s.files, l.path)
 		}
 	}
 }
 
-// reset clears the state, as before the first pass.
+// reset restores the state before the first pass.
 func (s *source) reset() {
 	s.opt.lists.release(s.pending)
-	s.pending, s.more, s.after, s.wide = 0, false, nil, false
+	s.pending, s.more, s.after, s.manyParents = 0, false, nil, false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.files, s.stored = map[string]*seen{}, map[uint64]uint32{}
+	s.files, s.stored = map[string]*fileState{}, map[uint64]uint32{}
 }
 
-// maxWarned limits how many warnings of a stream warnOnce logs and remembers: a
-// peer chooses their texts.
+// maxWarned is the maximum number of warnings that warnOnce logs per stream. A
+// limit is needed because the peer chooses their texts.
 const maxWarned = 100
 
-// warnOnce logs a warning, each only once, and at most maxWarned.
+// warnOnce logs each distinct warning once, up to maxWarned warnings.
 func (s *source) warnOnce(message string, attrs ...any) {
 	s.mu.Lock()
 	text := message + fmt.Sprint(attrs...)
@@ -279,16 +280,16 @@ func (s *source) warnOnce(message string, attrs ...any) {
 	}
 }
 
-// look requests the versions of the files that may have changed, and returns
-// the probe's time.
-func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err error) {
+// requestVersions requests the versions of the files that may have changed. It
+// returns the probe's time.
+func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	files := make(map[string]*seen, len(logs))
-	queue := make(chan listed)
+	files := make(map[string]*fileState, len(logs))
+	queue := make(chan listedFile)
 	var wg sync.WaitGroup
 	now = time.Now()
-	for range parallel {
+	for range parallelHeads {
 		wg.Go(func() {
 			for l := range queue {
 				if ctx.Err() != nil {
@@ -301,7 +302,7 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 				case err == nil:
 					now = date
 					f.version, f.mtime, f.gone = v, cmp.Or(v.mtime(), l.time.Latest), false
-					f.quiet = date.Sub(f.mtime) > quiet
+					f.quiet = date.Sub(f.mtime) > quietPeriod
 				case errors.Is(err, fs.ErrNotExist):
 					f.gone = true
 				case errors.Is(err, bulk.ErrSource):
@@ -320,10 +321,10 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 		s.mu.Lock()
 		f := s.files[l.path]
 		if f == nil {
-			f = &seen{}
+			f = &fileState{}
 		}
 		files[l.path] = f
-		known := f.done
+		known := f.settled
 		s.mu.Unlock()
 		if !known {
 			queue <- l
@@ -332,13 +333,13 @@ func (s *source) look(ctx context.Context, logs []listed) (now time.Time, err er
 	close(queue)
 	wg.Wait()
 	s.mu.Lock()
-	s.files = files // names no longer listed are dropped
+	s.files = files // forget names that are no longer listed
 	s.mu.Unlock()
 	return now, context.Cause(ctx)
 }
 
-// opener returns the File.Open of a listed file.
-func (s *source) opener(l listed) func(context.Context) (*bulk.Content, error) {
+// opener returns the bulk.File.Open function of a listed file.
+func (s *source) opener(l listedFile) func(context.Context) (*bulk.Content, error) {
 	return func(ctx context.Context) (*bulk.Content, error) {
 		f, err := s.c.open(ctx, s.addr, "/"+l.path)
 		if err != nil {
@@ -346,7 +347,7 @@ func (s *source) opener(l listed) func(context.Context) (*bulk.Content, error) {
 		}
 		s.mu.Lock()
 		if seen := s.files[l.path]; seen != nil && seen.version != f.v {
-			seen.done = false
+			seen.settled = false
 		}
 		s.mu.Unlock()
 		return &bulk.Content{ReadSeekCloser: f, Size: f.v.size, ModTime: cmp.Or(f.v.mtime(), l.time.Latest)}, nil

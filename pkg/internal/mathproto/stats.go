@@ -11,67 +11,69 @@ import (
 )
 
 // StreamStats describes the state of a stream. It is the response to GET
-// /DBSImport/{id}?status=1. Its counts start with the process. Fields are
-// added, never renamed.
+// /DBSImport/{id}?status=1. Counts start at zero when the process starts.
+// Fields may be added, but are never renamed.
 type StreamStats struct {
 	Registration
 	Probe   string
-	Files   int64 `json:"files"` // stored
+	Files   int64 `json:"files"` // files stored
 	Rows    int64 `json:"rows"`
 	Rejects int64 `json:"rejects"`
-	Failed  int64 `json:"failed"` // files not stored, see the log
-	Bytes   int64 `json:"bytes"`  // on disk, of the files
-	// Others counts files that another repository stored meanwhile; Claimed
-	// those that it has claimed but not stored yet.
+	Failed  int64 `json:"failed"` // failed attempts to store a file
+	Bytes   int64 `json:"bytes"`  // size of the stored files on disk
+	// Others counts files that another repository stored meanwhile. Claimed
+	// counts files that another repository has claimed but not stored yet.
 	Others  int64 `json:"others,omitempty"`
 	Claimed int64 `json:"claimed,omitempty"`
 	// Unstored counts the files whose last import failed.
 	Unstored int64 `json:"unstored,omitempty"`
-	// RejectFile is the path of the file with the rejected lines of this
-	// run of the import; "" if there are none.
+	// RejectFile is the path of the file with the lines rejected by this
+	// import run; "" if no line was rejected.
 	RejectFile string `json:"-"`
-	// LastFolder is the time of the newest folder with a stored file, and
-	// LagSeconds its age.
+	// LastFolder is the time of the newest folder with a stored file.
+	// LagSeconds is its age in seconds.
 	LastFolder time.Time `json:"last_folder,omitzero"`
 	LagSeconds float64   `json:"lag_seconds,omitempty"`
-	// Stores are the stores of the stream after the last pass.
+	// Stores describes the stores after the last pass.
 	Stores    []bulk.StoreSummary `json:"stores,omitempty"`
 	LastPoll  time.Time           `json:"last_poll,omitzero"`
 	LastError string              `json:"last_error,omitempty"`
 	ErrorTime time.Time           `json:"last_error_time,omitzero"`
 
-	Time        time.Time `json:"-"` // of these figures
-	LastSuccess time.Time `json:"-"` // when a file was last stored
+	Time        time.Time `json:"-"` // time of these statistics
+	LastSuccess time.Time `json:"-"` // when a file of the stream was last stored
 	Hourly      []int64   `json:"-"` // rows stored per hour, oldest first; the last is the current hour
-	// LateAfter is the lag above which the stream is late; 0: never.
+	// LateAfter is the lag above which the stream is late; 0 means never.
 	LateAfter time.Duration `json:"-"`
-	// ClockAhead is how far the probe's clock was ahead of this machine's at ClockTime,
-	// exact to a second, negative if it was behind. ClockTime is zero if the
-	// probe never sent its time.
+	// ClockAhead is how far the probe's clock was ahead of the local clock
+	// at ClockTime; it is negative if the clock was behind. Its resolution
+	// is one second. ClockTime is zero if the probe never sent its time.
 	ClockAhead time.Duration `json:"-"`
 	ClockTime  time.Time     `json:"-"`
 	Live       bool          `json:"-"` // see entry.Live
-	Failure    error         `json:"-"` // the error whose text is LastError; may be nil
-	To         []string      `json:"-"` // stores, or the repository, without secrets
+	Failure    error         `json:"-"` // the error described by LastError; may be nil
+	To         []string      `json:"-"` // URLs of the stores, or of the repository, without secrets
 }
 
-// archive is the age above which logs do not come from a running Tstat.
-const archive = 30 * 24 * time.Hour
+// archiveAge is the age above which logs count as archived rather than written
+// by a running Tstat.
+const archiveAge = 30 * 24 * time.Hour
 
-// Lag returns the age of the newest stored folder, and whether there is one.
+// Lag returns the age of the newest folder with a stored file. It returns false
+// if no file was stored.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should have been stored by now. A stream of
-// old logs only is never late; one that had new logs stays late until it is
-// removed.
+// Late reports whether newer logs should have been stored by now. A stream that
+// only had old logs is never late. A stream that had new logs stays late until
+// new logs arrive or it is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
-	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archive)
+	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archiveAge)
 }
 
-// Err returns why the last pass did not store everything, or "".
+// Err returns the error if the last pass did not store everything, or "".
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -79,7 +81,8 @@ func (s *StreamStats) Err() string {
 	return s.LastError
 }
 
-// Type returns the log type, or "" if the stream has several.
+// Type returns the name of the log type, or "" if the stream has several. It
+// returns an unknown StreamType unchanged.
 func (s *StreamStats) Type() string {
 	if t := LogType(s.StreamType); t != nil {
 		return t.Name
@@ -87,7 +90,7 @@ func (s *StreamStats) Type() string {
 	return s.StreamType
 }
 
-// Metrics are the metrics of streams of logs.
+// Metrics defines the metrics of streams.
 var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	func(s *StreamStats) []string { return []string{s.Probe, s.StreamName, s.Type()} },
 	metrics.Count("files_total", "Files stored.", func(s *StreamStats) int64 { return s.Files }),
@@ -111,8 +114,8 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
 
-// RefusedRegistrations counts the registrations refused by the repositories of
-// this process.
+// RefusedRegistrations counts the requests to register or remove streams that
+// the repositories of this process refused.
 var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
 }, func() float64 { return float64(refusedRegistrations.Load()) })
@@ -125,7 +128,7 @@ type StoreStats struct {
 	bulk.StoreSummary
 }
 
-// StoresOf returns the stores of streams.
+// StoresOf returns the stores of all streams.
 func StoresOf(streams []StreamStats) (list []StoreStats) {
 	for i := range streams {
 		for _, s := range streams[i].Stores {
@@ -135,7 +138,7 @@ func StoresOf(streams []StreamStats) (list []StoreStats) {
 	return list
 }
 
-// StoreMetrics are the metrics of the stores of streams.
+// StoreMetrics defines the metrics of the stores of streams.
 var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "type", "store"},
 	func(s *StoreStats) []string {
 		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
@@ -159,8 +162,8 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
-		// The folder being written cannot be stored, nor, for a while,
-		// the one before.
+		// Neither the folder being written nor, for a while, the one
+		// before it can be stored yet.
 		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
 	}
 	if s.src != nil {
@@ -175,7 +178,7 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 	return st
 }
 
-// Stats returns the state of all streams, by ID.
+// Stats returns the state of all streams, ordered by ID.
 func (r *Repository) Stats() []StreamStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -20,15 +20,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestOursToOurs transfers folders with four log types each, some of them
-// compressed, with TLS, into all stores. Each type is a stream.
-func TestOursToOurs(t *testing.T) {
+// TestTransferIntoAllStores transfers folders with four log types each over TLS
+// into all stores. Some files are compressed. Each type is a stream.
+func TestTransferIntoAllStores(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
 	dir := t.TempDir()
 	types := []string{"log_udp_complete", "log_tcp_complete", "log_dns_complete", "log_mm_complete"}
-	texts := map[string]string{} // by name
-	rows := map[string]int64{}   // by type
+	texts := map[string]string{} // texts of the files by name
+	rows := map[string]int64{}   // rows by log type
 	for i := range scale(200) + 1 {
 		for j, typ := range types {
 			n := 1 + (i*7+j)%40
@@ -45,11 +45,12 @@ func TestOursToOurs(t *testing.T) {
 				text, name = zst(text), name+".zst"
 			}
 			write(t, dir, name, text)
-			// The newest folder of each month has none beside it: it is old.
-			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+			// Make files old: the newest folder of each month has
+			// no later folder beside it.
+			if err := os.Chtimes(filepath.Join(dir, name), longAgo, longAgo); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Chtimes(filepath.Dir(filepath.Join(dir, name)), old, old); err != nil {
+			if err := os.Chtimes(filepath.Dir(filepath.Join(dir, name)), longAgo, longAgo); err != nil {
 				t.Fatal(err)
 			}
 			texts[name] = text
@@ -62,7 +63,7 @@ func TestOursToOurs(t *testing.T) {
 		r.dest = append(r.dest, "postgres://"+server.Host(db)+"?schema=plain", "dbstream://"+server.Host(db)+"?window=86400s&analyze=none")
 		server.Exec(t, db, "create schema plain")
 	})
-	ourProbe(t, func(o *ExporterOptions) {
+	runExporter(t, func(o *ExporterOptions) {
 		o.Dir, o.Repository, o.TLS = dir, URL{Addr: r.addr, TLS: true}, files
 		o.Listen = []peer.Options{{Addr: "127.0.0.1:0", TLS: files}}
 	})
@@ -75,7 +76,7 @@ func TestOursToOurs(t *testing.T) {
 			data, err := os.ReadFile(path)
 			return err == nil && string(data) == text
 		})
-		// The probe is named by its certificate.
+		// The certificate names the probe.
 		keys[typ] = append(keys[typ], store.Key{Probe: "turin", Folder: filepath.Base(filepath.Dir(name)), File: typ})
 	}
 	for _, d := range r.dest {
@@ -91,7 +92,7 @@ func TestOursToOurs(t *testing.T) {
 				}
 				return len(rs)
 			}
-			if !strings.HasPrefix(d, "copy:") && !strings.HasPrefix(d, "parquet:") { // those read their records once
+			if !strings.HasPrefix(d, "copy:") && !strings.HasPrefix(d, "parquet:") { // those stores read their records only once
 				eventually(t, fmt.Sprintf("all %s in %s", typ, d), func() bool { return records() >= len(keys[typ]) })
 			}
 			if err := st.Close(); err != nil {
@@ -140,12 +141,13 @@ func TestOursToOurs(t *testing.T) {
 			}
 		}
 	}
-	r.start() // for its end
+	r.start() // so that the cleanup can stop it
 }
 
-// TestSeveralTypes under one stream: the rows of the StreamType's log type go
-// to the table of the stream, others to one beside it.
-func TestSeveralTypes(t *testing.T) {
+// TestStreamWithSeveralTypes checks that rows of the stream's StreamType are
+// stored in the table of the stream, and rows of other types in a separate
+// table.
+func TestStreamWithSeveralTypes(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
 	p := newOldProbe(t)
@@ -163,34 +165,35 @@ func TestSeveralTypes(t *testing.T) {
 		(select count(*) from information_schema.columns where table_name = 'polito')`).Scan(&tcp, &udp, &columns); err != nil {
 		t.Fatal(err)
 	}
-	if tcp != 5 || udp != 3 || columns != 131 { // those of log_tcp_complete_v15
+	if tcp != 5 || udp != 3 || columns != 131 { // the number of columns of log_tcp_complete_v15
 		t.Errorf("%d and %d rows, %d columns", tcp, udp, columns)
 	}
 }
 
-// TestGrown checks that a file that grows after it was fetched is fetched once
-// more when it is quiet.
-func TestGrown(t *testing.T) {
+// TestGrownFileIsFetchedAgain checks that a file that grows after it was
+// fetched is fetched again once it no longer changes.
+func TestGrownFileIsFetchedAgain(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	now := time.Now()
 	p.putAt(folder1+"/"+file, udp(3, "a"), now)
 	p.put(folder2+"/"+file, udp(3, "b"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
 	p.putAt(folder1+"/"+file, udp(5, "a"), now.Add(time.Second))
-	r.passes(0)
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitForPass(0)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
 	p.putAt(folder1+"/"+file, udp(6, "a"), now.Add(-time.Hour))
-	r.has("s1", folder1+"/"+file, udp(6, "a"), 6)
-	r.passes(0)
-	// One GET to see how it relates to what is stored, one to store it.
-	if n := p.got(folder1 + "/" + file); n != 3 {
+	r.waitStored("s1", folder1+"/"+file, udp(6, "a"), 6)
+	r.waitForPass(0)
+	// One GET compares the file with the stored rows, another stores it.
+	if n := p.requestCount(folder1 + "/" + file); n != 3 {
 		t.Errorf("%d GETs", n)
 	}
 }
 
-// TestStartTime checks that older folders are skipped.
-func TestStartTime(t *testing.T) {
+// TestStartTimeSkipsOlderFolders checks that folders before StartTime are
+// skipped.
+func TestStartTimeSkipsOlderFolders(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	p.put(folder2+"/"+file, udp(4, "b"))
@@ -199,29 +202,30 @@ func TestStartTime(t *testing.T) {
 	if code, text := r.post(reg); code != 200 {
 		t.Fatal(text)
 	}
-	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
-	r.passes(0)
-	r.lacks("s1", filepath.Base(folder1), file)
-	// Another start restarts the stream.
+	r.waitStored("s1", folder2+"/"+file, udp(4, "b"), 4)
+	r.waitForPass(0)
+	r.assertNotStored("s1", filepath.Base(folder1), file)
+	// A changed StartTime restarts the import.
 	reg.StartTime = 0
 	if code, text := r.post(reg); code != 200 {
 		t.Fatal(text)
 	}
-	r.has("s1", folder1+"/"+file, udp(3, "a"), 3)
-	r.has("s1", folder2+"/"+file, udp(4, "b"), 4)
-	// The figures of the former stream are kept.
-	r.passes(0)
+	r.waitStored("s1", folder1+"/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", folder2+"/"+file, udp(4, "b"), 4)
+	// The stream keeps its figures.
+	r.waitForPass(0)
 	if s := r.status(0); s.Files != 2 || s.Rows != 7 {
 		t.Errorf("%d files with %d rows in all", s.Files, s.Rows)
 	}
 }
 
-// TestRemove checks that a removed stream never returns.
-func TestRemove(t *testing.T) {
+// TestRemovedStreamNeverReturns checks that a removed stream does not return
+// after a restart.
+func TestRemovedStreamNeverReturns(t *testing.T) {
 	p, r := newOldProbe(t), newRepo(t, nil)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	r.register("s1", p.addr())
-	r.has("s1", folder1+"/"+file, "", 3)
+	r.waitStored("s1", folder1+"/"+file, "", 3)
 	for path, want := range map[string]int{"/DBSImport/0": 200, "/DBSImport/7": 404, "/DBSImport/x": 400, "/DBSImport": 500} {
 		resp, _ := exchange(t, r.addr, "DELETE", "DELETE "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if resp.StatusCode != want {
@@ -235,30 +239,31 @@ func TestRemove(t *testing.T) {
 		t.Errorf("streams: %s", s)
 	}
 	r.register("s2", p.addr())
-	if s := r.get("/DBSImport"); !strings.HasPrefix(s, `{"1":`) { // numbers are not used again
+	if s := r.get("/DBSImport"); !strings.HasPrefix(s, `{"1":`) { // IDs are not reused
 		t.Errorf("streams: %s", s)
 	}
-	r.lacks("s1", filepath.Base(folder2), file)
+	r.assertNotStored("s1", filepath.Base(folder2), file)
 }
 
-// TestForgotten checks that an exporter registers again when the repository has
-// lost the registration, and retries while the repository is down.
-func TestForgotten(t *testing.T) {
+// TestExporterRegistersForgottenStream checks that an exporter registers again
+// when the repository has lost the registration, and retries while the
+// repository is down.
+func TestExporterRegistersForgottenStream(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "2016_03_24_21_37.out/"+file, udp(3, "a"))
 	write(t, dir, "2016_03_24_22_37.out/"+file, udp(3, "b"))
 	r := newRepo(t, nil)
 	r.stop()
-	// The same address again.
+	// Restart the repository at the same address.
 	r.opt.Listen[0].Addr = r.addr
-	_, logs, _ := ourProbe(t, func(o *ExporterOptions) {
+	_, logs, _ := runExporter(t, func(o *ExporterOptions) {
 		o.Dir, o.Stream, o.Repository = dir, "s1", URL{Addr: r.addr}
 		o.timing = quick
 		o.check = 50 * time.Millisecond
 	})
 	eventually(t, "a failure", func() bool { return strings.Contains(logs.String(), "not registered") })
 	r.start()
-	r.has("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
+	r.waitStored("s1", "2016_03_24_21_37.out/"+file, udp(3, "a"), 3)
 	exchange(t, r.addr, "DELETE", "DELETE /DBSImport/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	eventually(t, "a new registration", func() bool { return strings.HasPrefix(r.get("/DBSImport"), `{"1":`) })
 	if n := strings.Count(logs.String(), "level=WARN"); n != 1 {
@@ -266,8 +271,9 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
-// TestPull fetches the files of a stream once, without a repository.
-func TestPull(t *testing.T) {
+// TestImportWithoutRepository fetches the files of a stream directly from its
+// probe.
+func TestImportWithoutRepository(t *testing.T) {
 	p := newOldProbe(t)
 	p.put(folder1+"/"+file, udp(3, "a"))
 	p.put(folder2+"/"+file, udp(4, "b"))
@@ -287,7 +293,7 @@ func TestPull(t *testing.T) {
 	if sum, err := run(); err != nil || sum.Total.Files != 0 || sum.Total.Skipped != 2 {
 		t.Errorf("%+v, %v", sum, err)
 	}
-	if p.got(folder1+"/"+file) != 1 {
+	if p.requestCount(folder1+"/"+file) != 1 {
 		t.Error("fetched again")
 	}
 	p.Close()
@@ -296,9 +302,9 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestIdentity checks that a stream registered with a certificate belongs to
-// that peer.
-func TestIdentity(t *testing.T) {
+// TestStreamBelongsToCertificate checks that a peer with another certificate
+// cannot change a stream.
+func TestStreamBelongsToCertificate(t *testing.T) {
 	r := newRepo(t, nil)
 	r.register("s1", "127.0.0.1:1")
 	s := &Repository{opt: r.opt, log: r.opt.Log}
@@ -321,7 +327,8 @@ func TestParseURL(t *testing.T) {
 		t.Errorf("%+v, %v", u, err)
 	}
 	for _, bad := range []string{"math://probe/x", "math://probe:0/x", "math://:3001/x", "math://p:1/a/b", "math://p:1/", "math://u:pw@p:1/x", "math://u:pw@p:1/x\x00", "math://p:1/x?y", "http://p:1/x", "math://p:1/a%20b",
-		// Passwords with a slash, or without the host after them.
+		// Passwords that contain a slash, or are not followed by a
+		// host.
 		"math://u:p/pw@h:1/s", "math://u:pw/x@h:1/s", "math://u:12/pw@h:1/s", "math+tls://u:1/pw@h", "math://u:pw", "math://u:pw/s", "math://u:1pw/s",
 		"math://u:1/s?password=pw", "math://u:1/s?password=p@pw", "math://u:p?pw@h:1/s"} {
 		for _, stream := range []bool{true, false} {
@@ -338,7 +345,7 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
-// FuzzParseListed checks that the names of any list stay below the stream.
+// FuzzParseListed checks that all accepted names stay below the stream.
 func FuzzParseListed(f *testing.F) {
 	for _, s := range []string{"data/2016_03_24_21_37.out/log_udp_complete", "//x/../2016_03_24_21_37.out/log_udp_complete.gz", "..", "/", "a//./2016_03_24_21_37.out/log_x"} {
 		f.Add(s)
@@ -351,7 +358,7 @@ func FuzzParseListed(f *testing.F) {
 	})
 }
 
-// FuzzDecodeList checks that any list is decoded without a panic.
+// FuzzDecodeList checks that decoding a list never panics.
 func FuzzDecodeList(f *testing.F) {
 	for _, s := range []string{"null", "[]", " [ \"a\" , \"b\\\"\\u00e9]\" ] ", "[1]", "{", `["a"`, `["a",]`, `["a" "b"]`, "nul", "[\"\n\"]"} {
 		f.Add(s)
@@ -362,7 +369,7 @@ func FuzzDecodeList(f *testing.F) {
 		var want []string
 		wantErr := json.NewDecoder(strings.NewReader(s)).Decode(&want)
 		if strings.Contains(s, "null") && len(want) > 0 || slices.ContainsFunc(want, func(name string) bool { return len(name) > maxName }) {
-			return // JSON's null for a name, and a name that is cut
+			return // null instead of a name, or a truncated name
 		}
 		if (err == nil) != (wantErr == nil) || err == nil && !slices.Equal(names, want) {
 			t.Errorf("%q: %q, %v, want %q, %v", s, names, err, want, wantErr)
