@@ -17,16 +17,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// arch is how C compilers lay out the structures of rrd_format.h: what gcc says
-// of their sizes and offsets (i686, arm, mips and s390x, Debian 12).
+// arch describes how C compilers lay out the structures of rrd_format.h. The sizes and
+// offsets are those of gcc on Debian 12 (i686, arm, mips and s390x).
 type arch struct {
 	name    string
 	order   binary.ByteOrder
 	word    int
 	cookie  int // offset of the float cookie
-	counts  int // offset of the count of data sources
+	counts  int // offset of the number of data sources
 	head    int
-	words   int // offset of the count of rows in an archive's definition
+	words   int // offset of the number of rows in an archive's definition
 	archive int
 	clock   int // size of time_t
 	live    int
@@ -43,8 +43,8 @@ var archs = []arch{
 	{"mips, 64-bit time", binary.BigEndian, 4, 16, 24, 120, 20, 112, 8, 16},
 }
 
-// convert returns a database of this machine, amd64 or the like, as the
-// machine a would have written it.
+// convert converts a database of this machine (amd64 or compatible) to the form that
+// machine a would have written.
 func (a arch) convert(text []byte, version string) []byte {
 	in, at := binary.LittleEndian, 0
 	var out []byte
@@ -114,7 +114,7 @@ func (a arch) convert(text []byte, version string) []byte {
 	return out
 }
 
-// series returns what a file holds after a time.
+// series returns the points of a file after a Unix time.
 func series(t *testing.T, r *rrdfile.Reader, path string, after int64) []rrdfile.Series {
 	t.Helper()
 	f, err := r.Read(path, after)
@@ -157,14 +157,14 @@ func TestReadForeignArchitectures(t *testing.T) {
 	}
 }
 
-// TestReadUnknownArchitecture reads databases whose layout nobody can tell.
+// TestReadUnknownArchitecture reads databases whose layout cannot be determined.
 func TestReadUnknownArchitecture(t *testing.T) {
 	r := newReader(t)
 	text, err := os.ReadFile(filepath.Join(rrdtest.Samples(t), "ip_len_in.avg.rrd"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	longer := append(archs[4].convert(text, "0003"), 0, 0, 0) // the size does not tell that of time_t
+	longer := append(archs[4].convert(text, "0003"), 0, 0, 0) // now the size of the file does not reveal that of time_t
 	swapped := slices.Clone(text)
 	copy(swapped[16:], text[20:24]) // the halves of its doubles, as ARM's FPA had them
 	copy(swapped[20:], text[16:20])
@@ -181,7 +181,7 @@ func TestReadUnknownArchitecture(t *testing.T) {
 	}
 }
 
-// FuzzRead: both ways of reading agree about any file, and no file ends the
+// FuzzRead checks that both decoders agree about any file, and that no file crashes the
 // process.
 func FuzzRead(f *testing.F) {
 	dir := rrdtest.Samples(f)
@@ -208,7 +208,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		// That readers agree is shown by points, not by two equal errors.
+		// Two equal errors do not show that the decoders agree; only points do.
 		if _, err := r.ReadOnce(file, 0); err != nil {
 			f.Fatal(err)
 		}

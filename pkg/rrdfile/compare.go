@@ -18,14 +18,14 @@ var ErrNoLibrrd = hint.Usage("this program was built without librrd",
 const (
 	Go     = "go"     // decode in Go, like NewReader
 	Librrd = "librrd" // decode with librrd
-	Both   = "both"   // decode with both; Read fails with a DifferenceError where they differ
+	Both   = "both"   // decode with both; Read returns a DifferenceError if they differ
 )
 
-// Modes are all modes of decoding values.
+// Modes are the modes of decoding values.
 var Modes = []string{Go, Librrd, Both}
 
-// Readers returns the decoders of this program: Go, and Librrd if it was built
-// with librrd.
+// Readers returns the decoders that this program contains: Go, and Librrd if it was
+// built with librrd.
 func Readers() []string {
 	if hasLibrrd {
 		return []string{Go, Librrd}
@@ -33,7 +33,7 @@ func Readers() []string {
 	return []string{Go}
 }
 
-// CheckMode returns a usage error if NewReaderOf does not accept the mode.
+// CheckMode returns a usage error if NewReaderOf would reject the mode.
 func CheckMode(mode string) error {
 	switch {
 	case !slices.Contains(Modes, mode):
@@ -62,10 +62,10 @@ func NewReaderOf(mode string) (*Reader, error) {
 	return &Reader{decode: second}, nil
 }
 
-// DifferenceError reports the first value that the two decoders do not agree on.
+// DifferenceError reports the first point on which the two decoders disagree.
 type DifferenceError struct {
 	Source     string
-	Go, Librrd *Point // the points that differ; nil: no point
+	Go, Librrd *Point // the points that differ; nil if the decoder found no point
 }
 
 func (e *DifferenceError) Error() string {
@@ -110,14 +110,14 @@ func (c *comparing) points(h *header, p piece, rows []byte, f *File) error {
 }
 
 func compare(source string, a, b []Point) error {
-	at := func(list []Point, i int) *Point {
+	point := func(list []Point, i int) *Point {
 		if i < len(list) {
 			return &list[i]
 		}
 		return nil
 	}
 	for i := range max(len(a), len(b)) {
-		x, y := at(a, i), at(b, i)
+		x, y := point(a, i), point(b, i)
 		if x == nil || y == nil || x.Time != y.Time || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
 			return &DifferenceError{source, x, y}
 		}

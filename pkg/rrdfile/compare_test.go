@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// altered is a decoder that finds other points than native.
+// altered is a decoder whose points differ from those of native.
 type altered struct {
 	native
 	alter func([]Point) []Point
@@ -27,8 +27,8 @@ func (a altered) points(h *header, p piece, rows []byte, f *File) error {
 	return err
 }
 
-// TestComparingFindsDifferences: each kind of difference fails the Read, and
-// the error names the first.
+// TestComparingFindsDifferences checks that each kind of difference fails the Read, and
+// that the error names the first one.
 func TestComparingFindsDifferences(t *testing.T) {
 	file := filepath.Join(rrdtest.Samples(t), "ip_len_in.avg.rrd")
 	f, err := NewReader().Read(file, 0)
@@ -52,7 +52,7 @@ func TestComparingFindsDifferences(t *testing.T) {
 		"more":    {func(p []Point) []Point { return append(p, Point{Time: 1 << 33}) }, len(points)},
 	} {
 		r := &Reader{decode: &comparing{second: altered{alter: c.alter}}}
-		got, err := r.Read(file, points[0].Time-1) // in one archive
+		got, err := r.Read(file, points[0].Time-1) // all in the same archive
 		if c.at < 0 {
 			if err != nil || !slices.Equal(got.Series[0].Points, points) {
 				t.Errorf("%s: %v", name, err)
@@ -88,7 +88,8 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestLibrrdReads: the values are those of librrd alone, with the tag librrd.
+// TestLibrrdReads checks that mode Librrd decodes with librrd alone, if built with the
+// tag librrd.
 func TestLibrrdReads(t *testing.T) {
 	if !hasLibrrd {
 		t.Skip("built without librrd")

@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Each file of Tstat's RRD folder is one metric. This prints the points of the last
-// hour.
+// Each file in Tstat's RRD folder holds one metric. This example prints the points of
+// the last hour.
 func ExampleReader() {
 	name, _ := rrdfile.NamingOf("default", nil)
 	r := rrdfile.NewReader()
@@ -26,7 +26,7 @@ func ExampleReader() {
 	}
 }
 
-// A metric has a name with dots for Graphite, and one with labels for Prometheus.
+// A metric has one name with dots for Graphite, and one with labels for Prometheus.
 func ExampleTable_LabelName() {
 	graphite, _ := rrdfile.NamingOf("default", nil)
 	prometheus, _ := rrdfile.LabelNamingOf("default", nil)

@@ -1,11 +1,11 @@
-// Package rrdfile reads the round-robin databases that Tstat writes, and names
-// the metric of each.
+// Package rrdfile reads the round-robin databases that Tstat writes, and maps each file
+// name to a metric name.
 //
-// Reading never harms the writer: a file is never locked, mapped or changed,
-// and no content of a file can end the process. See Reader.
+// Reading never disturbs the writer, because files are never locked, mapped or changed.
+// No content of a file can crash the process. See Reader.
 //
-// Other modules may use this package. Before version 1.0 its API may change;
-// the CHANGELOG lists the changes.
+// Other modules may use this package. Before version 1.0 its API may change; the
+// CHANGELOG lists the changes.
 package rrdfile
 
 import (
@@ -20,16 +20,16 @@ import (
 const (
 	maxSources  = 1024
 	maxArchives = 1024
-	maxStep     = 1 << 31 // seconds
-	maxRows     = 1 << 24 // of an archive, and steps of one of its rows
-	maxTime     = 1 << 40 // seconds
-	maxRowStep  = 1 << 33 // seconds; what time.Duration holds
-	maxHeader   = 64 << 20
+	maxStep     = 1 << 31  // seconds
+	maxRows     = 1 << 24  // rows of an archive, and steps of a row
+	maxTime     = 1 << 40  // seconds
+	maxRowStep  = 1 << 33  // seconds; fits into a time.Duration
+	maxHeader   = 64 << 20 // bytes
 	maxData     = 64 << 20 // bytes of header and archives
 )
 
-// errCut reports a file that is shorter than its header says. It may still be
-// being written.
+// errCut reports a file that is shorter than its header requires. The writer may not
+// have finished it yet.
 var errCut = errors.New("too short for its header")
 
 // archive is a round-robin archive: one consolidation of the data.
@@ -37,22 +37,22 @@ type archive struct {
 	function string // consolidation function, like AVERAGE
 	rows     int64
 	steps    int64 // steps of the database per row
-	current  int64 // the row written last
-	offset   int64 // of the rows in the file
+	current  int64 // index of the row written last
+	offset   int64 // offset of the rows in the file
 }
 
 // header is the header of a file.
 type header struct {
 	layout
 	step     int64    // seconds
-	update   int64    // time of the last update, unix
+	update   int64    // Unix time of the last update
 	sources  []string // names of the data sources
 	archives []archive
-	size     int64 // of the header
+	size     int64 // size of the header
 }
 
-// headerSize returns how many bytes of a file are needed to parse its header,
-// given its head.
+// headerSize returns the number of bytes of a file that parse needs. head is the start
+// of the file.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {
@@ -73,8 +73,8 @@ func headerSize(head []byte) (int64, error) {
 	return most, nil
 }
 
-// parse parses and checks the header in b, which has headerSize bytes or is the
-// whole file. size is the size of the file. parse reuses the memory of h.
+// parse parses and checks the header in b, which has headerSize bytes or is the whole
+// file. size is the size of the file. parse reuses the memory of h.
 func (h *header) parse(b []byte, size int64) error {
 	layouts, err := detect(b)
 	if err != nil {
@@ -87,7 +87,7 @@ func (h *header) parse(b []byte, size int64) error {
 		}
 		return err
 	}
-	// The size of the file shows the size of time_t.
+	// The size of the file reveals the size of time_t.
 	for _, l := range layouts {
 		if end, err := h.parseAs(l, b); err == nil && size == end {
 			return nil
@@ -103,8 +103,8 @@ func (h *header) parse(b []byte, size int64) error {
 	return unknownLayout("the size of the file does not tell that of its times")
 }
 
-// parseAs parses the header of a file with layout l. It returns the size that
-// the file must have.
+// parseAs parses the header of a file with layout l. It returns the size that the file
+// must have.
 func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 	at := l.counts()
 	ds, rra, step := l.number(b[at:]), l.number(b[at+l.word:]), l.number(b[at+2*l.word:])
@@ -156,23 +156,22 @@ func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 	return offset, nil
 }
 
-// text returns the C string in b, and whether it is a word.
-func text(b []byte) ([]byte, bool) {
-	s, _, ended := bytes.Cut(b, []byte{0})
+// text returns the C string in b. ok is true if the string is not empty, ends with a
+// NUL and has only printable ASCII characters other than spaces.
+func text(b []byte) (s []byte, ok bool) {
+	s, _, terminated := bytes.Cut(b, []byte{0})
 	for _, c := range s {
 		if c <= ' ' || c > '~' {
 			return s, false
 		}
 	}
-	return s, ended && len(s) > 0
+	return s, terminated && len(s) > 0
 }
 
-// functions are the consolidation functions whose archives are read, best
-// first.
+// functions are the supported consolidation functions, in order of preference.
 var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
 
-// functionOf returns the consolidation function of that name, or "" if its
-// archives are not read.
+// functionOf returns the supported consolidation function of that name, or "".
 func functionOf(name []byte) string {
 	for _, f := range functions {
 		if string(name) == f {
@@ -182,24 +181,23 @@ func functionOf(name []byte) string {
 	return ""
 }
 
-// rowStep returns the seconds between rows of an archive.
+// rowStep returns the time between rows of an archive, in seconds.
 func (h *header) rowStep(a archive) int64 { return h.step * a.steps }
 
-// last returns the time of the last finished row of an archive.
+// last returns the Unix time of the last finished row of an archive.
 func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a) }
 
-// begin returns the time after which an archive has rows.
+// begin returns the Unix time at which the first row of an archive starts.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// piece is a part of the requested time, and the archive that has it.
+// piece is a part of the requested time, and the archive from which it is read.
 type piece struct {
 	archive
-	after, until int64 // (after, until]
+	after, until int64 // Unix times; includes until, but not after
 }
 
-// pieces cuts the time after a unix time at the beginnings of the archives,
-// so that each part is in the finest archive that still holds it; oldest part
-// first.
+// pieces splits the time after the Unix time after into parts, oldest first. Each part
+// is read from the finest archive that covers it.
 func (h *header) pieces(after int64) []piece {
 	var list []archive
 	for _, f := range functions {

@@ -6,16 +6,15 @@ import (
 	"strings"
 )
 
-// LabelNamingOf returns the naming of a mode for destinations whose metrics
-// have labels. Its names are NAME{LABEL=VALUE,...}, with labels in the order of
-// their names:
+// LabelNamingOf returns the naming of a mode for destinations whose metrics have
+// labels. Its names are NAME{LABEL=VALUE,...}, with the labels sorted by name:
 //
 //   - default: see Table.LabelName
 //   - raw: rrd{file=FILE}, the file name without ".rrd"
 //
-// The upstream names of NamingOf have no labels. Table t changes the default
-// names; it may be nil.
-func LabelNamingOf(mode string, t *Table) (Naming, bool) {
+// The upstream names of NamingOf have no labels. Table t overrides default names; it
+// may be nil. ok is false for other modes.
+func LabelNamingOf(mode string, t *Table) (naming Naming, ok bool) {
 	switch mode {
 	case "default":
 		if t == nil {
@@ -32,7 +31,7 @@ func rawLabelName(file string) string {
 	return "rrd{file=" + cleanPath(strings.TrimSuffix(file, ".rrd")) + "}"
 }
 
-// Forms of the parts of a file name that become a metric name and label values.
+// Patterns for the parts of a file name that become a metric name and label values.
 var (
 	histogramForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 	statisticForm = regexp.MustCompile(`^(?:idx(?:[0-9]+|oth)|prc[0-9]+(?:\.[0-9]+)?|[A-Za-z]+)$`)
@@ -45,9 +44,10 @@ var (
 //	L7_TCP_num_c_in.idx16.rrd   L7_TCP_num{cloud=yes,direction=in,index=16,name=uTP}
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
-// The metric is the histogram. Each file has one of the labels index, percentile
-// and statistic, so no two files of Tstat share a series. The label name is set if
-// the index has a name. A file name of another form becomes rrd{file=FILE}.
+// The metric is the histogram. Each file has exactly one of the labels index,
+// percentile and statistic, so no two files of Tstat share a series. The label name is
+// set if the index has a name. A file name that does not follow this pattern becomes
+// rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {
 	h, ok := parseName(file)
 	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {
@@ -76,11 +76,11 @@ func (t *Table) LabelName(file string) string {
 	return name + "{" + strings.Join(labels, ",") + "}"
 }
 
-// portHistograms count packets by TCP port. NamingOf names the ports of only some
-// of them.
+// portHistograms lists the histograms of packets by TCP port. NamingOf names the ports
+// of only some of them.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
-// indexName returns the name of an index, or "".
+// indexName returns the name of an index, or "" if it has none.
 func (t *Table) indexName(h *histogram, index string) string {
 	if own := t.Indexes[h.base][index]; own != "" {
 		return own

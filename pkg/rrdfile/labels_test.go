@@ -44,11 +44,11 @@ func TestLabelNames(t *testing.T) {
 	}
 }
 
-// labelName is the form of all label names.
+// labelName matches all label names.
 var labelName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*\{[a-z]+=[A-Za-z0-9_.-]+(?:,[a-z]+=[A-Za-z0-9_.-]+)*\}$`)
 
-// TestLabelNamesAreUnique: no two files that Tstat can write share a series,
-// and the names are valid in Prometheus.
+// TestLabelNamesAreUnique checks that no two files that Tstat can write share a series,
+// and that the names are valid in Prometheus.
 func TestLabelNamesAreUnique(t *testing.T) {
 	names := possibleNames(t)
 	for _, row := range nameTable(t) {

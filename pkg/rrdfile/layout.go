@@ -10,24 +10,24 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file
-// is C structures one after the other, so that their sizes depend on the
-// machine that created it: head, one definition for each data source and
-// archive, the time of the last update, the states of unfinished steps, one
-// pointer to the current row of each archive, then the rows of each archive.
-// These parts have the same size everywhere.
+// The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file is a
+// sequence of C structures, so their sizes depend on the machine that created it. It
+// contains the head, one definition for each data source and archive, the time of the
+// last update, the states of unfinished steps, one pointer to the current row of each
+// archive, then the rows of each archive. The following parts have the same size
+// everywhere.
 const (
 	sourceSize = 120
-	stepSize   = 112 // of each data source
-	stateSize  = 80  // of each data source in each archive
+	stepSize   = 112 // state of an unfinished step, per data source
+	stateSize  = 80  // the same, per data source and archive
 	paramSize  = 80  // ten doubles at the end of the head and of definitions
 	nameSize   = 20
 	doubleSize = 8
 
-	floatCookie = 8.642135e130 // shows the format of the doubles
+	floatCookie = 8.642135e130 // reveals the format of the doubles
 )
 
-// maxHead is the size of the largest head.
+// maxHead is the size of the largest head, in bytes.
 const maxHead = 128
 
 // layout describes the structures of a file, which depend on the machine that
@@ -35,9 +35,9 @@ const maxHead = 128
 type layout struct {
 	bigEndian bool
 	word      int64 // bytes of an unsigned long: 4 or 8
-	align     int64 // of a double in a structure: 4 (i386) or 8
-	live      int64 // bytes of the last update: seconds, and microseconds since version 3
-	clock     int64 // bytes of its seconds, a time_t: 4 or 8
+	align     int64 // alignment of a double in a structure: 4 (i386) or 8
+	live      int64 // bytes of the time of the last update: seconds and, since version 3, microseconds
+	clock     int64 // bytes of the seconds, a time_t: 4 or 8
 }
 
 // unknownLayout returns the error for a file whose layout cannot be determined.
@@ -45,10 +45,9 @@ func unknownLayout(reason string) error {
 	return hint.New("created on an unknown architecture: "+reason, "convert it: rrdtool dump FILE where it was created, rrdtool restore here")
 }
 
-// detect finds the possible layouts of a head: by the position of the float
-// cookie, and by that of the two counts after it. Layouts with words of 4 bytes
-// differ in the size of time_t, which only the size of the file shows. The
-// usual layout comes first.
+// detect returns the possible layouts of a file, given its head. The position of the
+// float cookie and the two counts after it determine the layout, except for the size of
+// time_t if words have 4 bytes. The usual layout comes first.
 func detect(head []byte) ([]layout, error) {
 	if len(head) < maxHead {
 		return nil, errCut
@@ -76,8 +75,7 @@ func detect(head []byte) ([]layout, error) {
 	default:
 		return nil, unknownLayout("its doubles are of another form")
 	}
-	// Both counts are small and not 0: in a count of 8 bytes, the upper 4
-	// are 0.
+	// Both counts are small and positive. In a count of 8 bytes, the upper 4 are 0.
 	l.word = 4
 	first := binary.BigEndian.Uint32(head[l.counts():])
 	second := binary.BigEndian.Uint32(head[l.counts()+4:])
@@ -101,8 +99,8 @@ func detect(head []byte) ([]layout, error) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// counts returns the offset of the count of data sources. The count of archives
-// and the step follow.
+// counts returns the offset of the number of data sources. The number of archives and
+// the step follow.
 func (l *layout) counts() int64 {
 	if l.align == 4 {
 		return 12 + doubleSize
@@ -112,15 +110,15 @@ func (l *layout) counts() int64 {
 
 func (l *layout) headSize() int64 { return roundUp(l.counts()+3*l.word, l.align) + paramSize }
 
-// archiveWords returns the offset of the counts of rows and steps in the
-// definition of an archive.
+// archiveWords returns the offset of the numbers of rows and steps in the definition of
+// an archive.
 func (l *layout) archiveWords() int64 { return roundUp(nameSize, l.word) }
 
 func (l *layout) archiveSize() int64 {
 	return roundUp(l.archiveWords()+2*l.word, l.align) + paramSize
 }
 
-// headerSize returns the number of bytes before the rows.
+// headerSize returns the number of bytes before the rows of the first archive.
 func (l *layout) headerSize(sources, archives int64) int64 {
 	return l.headSize() + sources*(sourceSize+stepSize) + archives*(l.archiveSize()+l.word) + sources*archives*stateSize + l.live
 }

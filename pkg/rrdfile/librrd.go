@@ -16,12 +16,12 @@ import (
 
 const hasLibrrd = true
 
-// newLibrrd returns a decoder that uses librrd. librrd does not open the files of
-// Tstat, see Reader, and some headers crash it (division by zero, writes past the
-// heap). So it opens a database in memory, in the layout of this machine, that has
-// only checked numbers and one archive.
+// newLibrrd returns a decoder that uses librrd. librrd must not open Tstat's files: it
+// would lock them (see Reader), and some headers crash it (division by zero, writes
+// past the heap). The decoder therefore creates a database in memory, in the layout of
+// this machine, with validated numbers only and a single archive.
 //
-// librrd is slower with several readers at a time.
+// librrd is slow if several readers run concurrently.
 func newLibrrd() (decoder, error) {
 	fd, err := unix.MemfdCreate("tstatrepo-rrd", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -33,7 +33,7 @@ func newLibrrd() (decoder, error) {
 // librrd decodes rows with librrd.
 type librrd struct {
 	memory int    // file descriptor of the database
-	name   string // its path
+	name   string // path of the database
 	size   int64
 	db     []byte
 }
@@ -48,12 +48,12 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 		}
 		l.size = int64(len(l.db))
 	}
-	for b, at := l.db, int64(0); len(b) > 0; {
-		n, err := unix.Pwrite(l.memory, b, at)
+	for b, offset := l.db, int64(0); len(b) > 0; {
+		n, err := unix.Pwrite(l.memory, b, offset)
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("memory for librrd: %w", err)
 		}
-		b, at = b[max(n, 0):], at+int64(max(n, 0))
+		b, offset = b[max(n, 0):], offset+int64(max(n, 0))
 	}
 	step := h.rowStep(p.archive)
 	got, err := rrd.Fetch(l.name, p.function, time.Unix(p.after, 0), time.Unix(p.until, 0), time.Duration(step)*time.Second)
@@ -67,7 +67,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 	for ds := range f.Series {
 		f.Series[ds].Points = slices.Grow(f.Series[ds].Points, got.RowCnt)
 	}
-	// The binding returns a count of rows that is one too large.
+	// The binding's RowCnt is one too large.
 	for row := range got.RowCnt - 1 {
 		t := got.Start.Unix() + int64(row+1)*step
 		if t <= p.after || t > p.until {
@@ -85,7 +85,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 	return nil
 }
 
-// create makes l.db a database that holds one archive of h.
+// create fills l.db with a database that holds one archive of h.
 func (l *librrd) create(h *header, a archive, rows []byte) {
 	here := layout{word: 8, align: 8, clock: 8, live: 16, bigEndian: binary.NativeEndian.Uint16([]byte{0, 1}) == 1}
 	ds := int64(len(h.sources))

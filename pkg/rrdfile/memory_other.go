@@ -2,5 +2,6 @@
 
 package rrdfile
 
-// inMemory returns false, because only Linux reports it.
+// inMemory returns false, because only Linux reports the type of a file system this
+// way.
 func inMemory(int) (bool, error) { return false, nil }

@@ -11,9 +11,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A Naming maps the name of a Tstat RRD file, without folder, to a metric path:
-// nodes joined by dots, without the prefix and the probe. It returns "" for a
-// file without a metric name.
+// A Naming maps the name of a Tstat RRD file, without folder, to a metric path. The
+// path has nodes joined by dots, without the prefix and the probe. A Naming returns ""
+// for a file that has no metric name.
 type Naming func(file string) string
 
 // Namings are the modes of NamingOf.
@@ -21,13 +21,13 @@ var Namings = []string{"default", "upstream", "raw"}
 
 // NamingOf returns the naming of a mode:
 //
-//   - default: the names of mPlane's importer where they are right, others
-//     where those are empty or collide; see Table.Name
+//   - default: the names of mPlane's importer where they are correct, and other
+//     names where those are empty or collide; see Table.Name
 //   - upstream: exactly the names of mPlane's importer; see UpstreamName
 //   - raw: the file name without ".rrd"
 //
-// Table t changes the default names; it may be nil.
-func NamingOf(mode string, t *Table) (Naming, bool) {
+// Table t overrides default names; it may be nil. ok is false for other modes.
+func NamingOf(mode string, t *Table) (naming Naming, ok bool) {
 	switch mode {
 	case "default":
 		if t == nil {
@@ -44,12 +44,11 @@ func NamingOf(mode string, t *Table) (Naming, bool) {
 
 // A Table holds names that replace built-in ones.
 type Table struct {
-	// Histograms maps the name of a histogram as it stands in file names,
-	// like "tcp_rtt_avg_in", to the path in front of the statistic, like
-	// "tcp.rtt.in".
+	// Histograms maps the name of a histogram as it appears in file names, like
+	// "tcp_rtt_avg_in", to the path before the statistic, like "tcp.rtt.in".
 	Histograms map[string]string
-	// Indexes maps a histogram without direction and cloud mark, like
-	// "L7_TCP_num", to the names of indexes: {"16": "Kazaa"}.
+	// Indexes maps the name of a histogram without direction and cloud marker, like
+	// "L7_TCP_num", to the names of its indexes: {"16": "Kazaa"}.
 	Indexes map[string]map[string]string
 }
 
@@ -86,11 +85,11 @@ func ReadTable(file string) (*Table, error) {
 }
 
 // histogram holds the parts of the name of a Tstat RRD file:
-// <base>[_c|_nc][_in|_out|_loc|_c2s|_s2c].<statistic>.rrd. The mark of clouds
-// can stand within the base too (tcp_rtt_c_avg_in).
+// <base>[_c|_nc][_in|_out|_loc|_c2s|_s2c].<statistic>.rrd. The cloud marker (c or nc)
+// may also be inside the base (tcp_rtt_c_avg_in).
 type histogram struct {
-	full      string // base with marks, as in the file name
-	base      string // without marks
+	full      string // base with cloud and direction, as in the file name
+	base      string // base without cloud and direction
 	cloud     string // "cloud", "noncloud" or ""
 	direction string // "in", "out", "local", "c2s", "s2c" or ""
 	statistic string // "avg", "idx7", "prc99.900", …
@@ -124,30 +123,29 @@ func parseName(file string) (h histogram, ok bool) {
 	return h, len(words) > 1
 }
 
-// IsPercentile reports whether the file holds a percentile. Tstat writes a
-// negative percentile for a step without samples.
+// IsPercentile reports whether the file holds a percentile. Tstat writes a negative
+// percentile for a step without samples.
 func IsPercentile(file string) bool {
 	_, statistic, _ := strings.Cut(file, ".")
 	return strings.HasPrefix(statistic, "prc")
 }
 
-// tstatName matches the names of Tstat's RRDs: the words of a histogram, of which
-// the first is one of Tstat's groups, a statistic, and the suffix. It also matches
-// histograms that a later Tstat may add to these groups.
+// tstatName matches the names of Tstat's RRD files: the words of a histogram, a
+// statistic and the suffix. The first word must be one of Tstat's groups. The pattern
+// also matches histograms that later versions of Tstat may add to these groups.
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether Tstat may write an RRD file of that name, which has
-// no folder.
+// IsTstat reports whether file, a name without folder, can be an RRD file of Tstat.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
 // Name returns the default name of a file:
 //
 //	<node>[.cloud|.noncloud][.<direction>].<statistic>
 //
-// The node is that of mPlane's importer, else the histogram's name with a dot
-// after its first word. A name that is not of Tstat's form is kept, with
-// everything but letters, digits, _, - and dots replaced by _.
+// The node is that of mPlane's importer, or else the histogram's name with a dot after
+// its first word. If the file name is not of Tstat's form, Name returns it with every
+// character except letters, digits, _, - and dots replaced by _.
 func (t *Table) Name(file string) string {
 	h, ok := parseName(file)
 	if !ok {
@@ -174,8 +172,8 @@ func (h *histogram) path() (path, statistic string) {
 	}
 	switch h.full {
 	case "tcp_cl_b_s_in":
-		// The importer drops the direction. Of the files that then
-		// share a name, this one keeps it.
+		// The importer drops the direction, so several files share a name. Only this
+		// file keeps the name.
 		if upstreamMeasures[h.statistic] {
 			return "tcp.flow_length", statistic
 		}
@@ -232,8 +230,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath replaces everything in the nodes of a path except letters, digits,
-// _ and - by _, and removes empty nodes.
+// cleanPath replaces every character in the nodes of a path except letters, digits, _
+// and - by _, and removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path
@@ -267,15 +265,15 @@ func isClean(path string) bool {
 	return last != '.'
 }
 
-// family defines the names of the histograms of a base name.
+// family defines the names of the histograms with a common base.
 type family struct {
-	node  string            // default: the base with a dot after its first word
+	node  string            // "" means the base with a dot after its first word
 	index map[string]string // names of indexes
-	keep  map[string]string // older names of indexes that plain histograms keep
-	word  string            // in front of other indexes; default: value
+	keep  map[string]string // older names of indexes, used for histograms without cloud
+	word  string            // prefix of indexes without a name; "" means value
 }
 
-// list numbers names from 0; empty ones stay unnamed.
+// list returns the names by their index, without the empty names.
 func list(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for i, n := range names {
@@ -286,7 +284,7 @@ func list(names ...string) map[string]string {
 	return m
 }
 
-// with returns a copy of m with further pairs of key and value.
+// with returns a copy of m with the given pairs of key and value added.
 func with(m map[string]string, pairs ...string) map[string]string {
 	all := make(map[string]string, len(m)+len(pairs)/2)
 	for k, v := range m {
@@ -298,8 +296,8 @@ func with(m map[string]string, pairs ...string) map[string]string {
 	return all
 }
 
-// The indexes of the histograms, from Tstat's sources (l7types.h, struct.h)
-// and documentation of RRDs.
+// The names of the histograms' indexes, from Tstat's sources (l7types.h, struct.h) and
+// its documentation of RRDs.
 var (
 	layer3 = list("IPv4_TCP", "IPv4_UDP", "IPv4_ICMP", "IPv6_TCP", "IPv6_UDP", "IPv6_ICMP")
 
@@ -327,7 +325,7 @@ var (
 		"3389": "RDP", "4661": "eDonkey-Lookup", "4662": "eDonkey-DATA", "6699": "WinMX", "6881": "BitTorrent",
 		"8080": "Squid", "oth": "OTHERS",
 	}
-	// udpPorts lacks 443, since UpstreamName uses it too.
+	// udpPorts lacks 443, because UpstreamName uses it too.
 	udpPorts = map[string]string{
 		"53": "DNS", "67": "Ms-BOOTPS", "68": "BOOTPC", "69": "TFTP", "123": "NTP", "137": "NETBIOS",
 		"4672": "eDonkey", "6346": "Gnutella-svc",
@@ -338,7 +336,7 @@ var (
 	}
 )
 
-// families lists the histograms with special names or indexes.
+// families lists the histograms whose nodes or indexes have special names, by base.
 var families = map[string]family{
 	"L3_bitrate":        {index: layer3, word: "index"},
 	"L3_protocol":       {index: layer3, word: "index"},
@@ -394,9 +392,8 @@ var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }
 
-// measured lists the histograms for which the importer has correct names of
-// upstreamMeasures, but no names of other statistics. The asterisk stands for
-// the direction.
+// measured lists the histograms that the importer names correctly, but only for
+// upstreamMeasures. The asterisk stands for the direction.
 var measured = map[string]struct {
 	path       string
 	directions []string

@@ -58,9 +58,9 @@ func TestIsTstat(t *testing.T) {
 	}
 }
 
-// possibleNames returns more names than Tstat can make: every histogram of
-// the table in every direction, with every statistic that it has for any
-// direction or cloud mark, and with all that are no index.
+// possibleNames returns a superset of the names that Tstat can write. It combines every
+// histogram of the table, in every direction, with all statistics that are not an index
+// and with the indexes that the histogram has in any direction or cloud variant.
 func possibleNames(t testing.TB) []string {
 	variants := map[string]map[string]bool{}
 	stats := map[string]map[string]bool{}
@@ -116,7 +116,7 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
-// Names beyond the table, by the rule.
+// TestNamesByRule checks names that are not in the table.
 func TestNamesByRule(t *testing.T) {
 	for _, tt := range []struct{ file, upstream, name string }{
 		{"tcp_interrupted.idx1.rrd", "tcp.interrupted.1", "tcp.interrupted.interrupted"},

@@ -12,65 +12,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy is wrapped by the errors of files that are being written, or are
-// incomplete, at every attempt. They may be complete in the next run.
+// ErrBusy is wrapped by the error of a file that was being written, or was incomplete,
+// at every attempt. The next run may find the file complete.
 var ErrBusy = errors.New("is being written")
 
 // Point is a value at a time.
 type Point struct {
-	Time  int64 // unix, seconds
+	Time  int64 // Unix time in seconds
 	Value float64
 }
 
-// Series are the points of one data source, by ascending time. The time of a
-// point is the end of the step that its value describes.
+// Series is the points of one data source, in order of time. The time of a point is the
+// end of the step that its value describes.
 type Series struct {
 	Source string
 	Points []Point
 }
 
-// Stamp detects changes of a file. If two stamps are equal and the first is
-// Settled, the file is unchanged.
+// Stamp identifies a state of a file. If two stamps of a file are equal and the first
+// was Settled when it was taken, the file has not changed in between.
 type Stamp struct {
 	Inode uint64
 	Size  int64
-	Mtime int64 // nanoseconds; never if writes do not change it
+	Mtime int64 // Unix time in nanoseconds; math.MaxInt64 if writes do not change it
 }
 
-// never is the mtime of files whose real mtime is not reliable. Their stamps
-// are never settled.
-const never = math.MaxInt64
+// unreliableMtime is the Mtime of a file whose real mtime is not reliable. Its stamp is
+// never Settled.
+const unreliableMtime = math.MaxInt64
 
-// Settled reports whether, at time now, a file with stamp s cannot have changed
-// again within the same tick of the clock that file systems use.
+// Settled reports whether the last change of s is so long before now that any further
+// change results in another mtime, despite the coarse clock of file systems.
 func (s Stamp) Settled(now time.Time) bool { return now.UnixNano()-s.Mtime > int64(2*time.Second) }
 
 // File is the result of Read.
 type File struct {
 	Stamp   Stamp
 	Step    int64 // seconds
-	Update  int64 // unix time of the last update
-	Last    int64 // unix time of the last finished step
+	Update  int64 // Unix time of the last update
+	Last    int64 // Unix time of the last finished step
 	Series  []Series
-	Unknown int64 // values that were NaN
+	Unknown int64 // number of NaN values, which Series omits
 }
 
-// Reader reads RRD files, including those of other architectures. It locks no
-// file: if a reader holds the lock of librrd, an update of Tstat fails and is
-// lost. It maps no file either: truncating a mapped file kills its readers.
+// Reader reads RRD files, including those of other architectures. It never locks a
+// file: while a reader holds librrd's lock, an update by Tstat fails and is lost. It
+// never maps a file: truncating a mapped file kills the processes that map it.
 //
 // A Reader is not safe for concurrent use.
 type Reader struct {
 	decode decoder
 	buf    []byte // the start of the file
-	head   int64  // bytes of the file in buf
-	again  []byte // the header, read once more
-	rows   []byte // of an archive
+	head   int64  // number of bytes of the file in buf
+	second []byte // the header, read a second time after the rows
+	rows   []byte // rows of an archive
 	header header
 	file   File // the result of the last Read; its memory is reused
 }
 
-// decoder appends the points of p to f, given the rows of its archive.
+// decoder decodes rows. points appends the points of p to f; rows are all rows of p's
+// archive.
 type decoder interface {
 	points(h *header, p piece, rows []byte, f *File) error
 	close() error
@@ -79,23 +80,23 @@ type decoder interface {
 // NewReader returns a reader that decodes values in Go.
 func NewReader() *Reader { return &Reader{decode: native{}} }
 
-// Close frees the memory of librrd. It does nothing for a reader of NewReader.
+// Close frees the memory of librrd. It does nothing if the Reader only decodes in Go.
 func (r *Reader) Close() error { return r.decode.close() }
 
-// tries is how often a file is read that is being written. An update by Tstat
-// takes some 100 microseconds.
-const tries = 10
+// retries is the maximum number of retries while a file is being written. An update by
+// Tstat takes about 100 microseconds.
+const retries = 10
 
-// Read returns all finished steps of all data sources after a unix time, from
-// the finest archive that still holds each time. The result is valid until the
-// next Read.
+// Read returns the finished steps of all data sources after a Unix time. Each point
+// comes from the finest archive that still holds its time. The result is valid until
+// the next Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)
 		if err == nil {
 			return f, nil
 		}
-		if i == tries || !errors.Is(err, ErrBusy) && !errors.Is(err, errCut) {
+		if i == retries || !errors.Is(err, ErrBusy) && !errors.Is(err, errCut) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		time.Sleep(time.Duration(i) * time.Millisecond)
@@ -123,21 +124,21 @@ func stampOf(fd int) (Stamp, uint32, error) {
 		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
 	}
 	s := Stamp{st.Ino, st.Size, st.Mtim.Nano()}
-	// RRDtool writes through a mapping, which does not change the mtime on
-	// file systems in memory.
+	// RRDtool writes through a memory mapping, which does not change the mtime on
+	// in-memory file systems.
 	memory, err := inMemory(fd)
 	if err != nil {
 		return Stamp{}, 0, fmt.Errorf("stat: %w", err)
 	}
 	if memory {
-		s.Mtime = never
+		s.Mtime = unreliableMtime
 	}
 	//lint:ignore unconvert another type on other systems
 	return s, uint32(st.Mode), nil
 }
 
-// locked reports whether another process holds the lock of librrd's updates,
-// without taking it.
+// locked reports whether another process holds the lock of librrd's updates. It does
+// not acquire the lock.
 func locked(fd int) (bool, error) {
 	lock := unix.Flock_t{Type: unix.F_RDLCK}
 	if err := unix.FcntlFlock(uintptr(fd), unix.F_GETLK, &lock); err != nil {
@@ -146,10 +147,10 @@ func locked(fd int) (bool, error) {
 	return lock.Type != unix.F_UNLCK, nil
 }
 
-// pread fills b from the file.
-func pread(fd int, b []byte, at int64) error {
+// pread fills b from the file, starting at an offset.
+func pread(fd int, b []byte, offset int64) error {
 	for len(b) > 0 {
-		n, err := unix.Pread(fd, b, at)
+		n, err := unix.Pread(fd, b, offset)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -157,16 +158,17 @@ func pread(fd int, b []byte, at int64) error {
 		case n == 0:
 			return errCut
 		}
-		b, at = b[max(n, 0):], at+int64(max(n, 0))
+		b, offset = b[max(n, 0):], offset+int64(max(n, 0))
 	}
 	return nil
 }
 
-// firstRead holds the header of a file like Tstat's and its finest archive.
+// firstRead is the size of the first read, in bytes. It covers the header of a file of
+// Tstat and its finest archive.
 const firstRead = 8192
 
 func (r *Reader) read(path string, after int64) (*File, error) {
-	// A pipe of that name must not block.
+	// O_NONBLOCK keeps a named pipe from blocking.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
@@ -198,9 +200,8 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 			return nil, err
 		}
 	}
-	// The data belongs to one moment if no update is running now and none
-	// has changed the header since: librrd writes the time of the update
-	// last.
+	// The rows are consistent if no update is running now and none has changed the
+	// header since it was read: librrd writes the time of the update last.
 	busy, err := locked(fd)
 	if err != nil {
 		return nil, err
@@ -208,10 +209,10 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 	if busy {
 		return nil, ErrBusy
 	}
-	if err := pread(fd, r.again[:h.size], 0); err != nil {
+	if err := pread(fd, r.second[:h.size], 0); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(r.again[:h.size], r.buf[:h.size]) {
+	if !bytes.Equal(r.second[:h.size], r.buf[:h.size]) {
 		return nil, ErrBusy
 	}
 	return f, nil
@@ -222,7 +223,7 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	n := min(size, firstRead)
 	for {
 		if int64(len(r.buf)) < n {
-			r.buf, r.again = make([]byte, n), make([]byte, n)
+			r.buf, r.second = make([]byte, n), make([]byte, n)
 		}
 		if err := pread(fd, r.buf[:n], 0); err != nil {
 			return nil, err
@@ -249,7 +250,7 @@ func (r *Reader) readRows(fd int, h *header, p piece) ([]byte, error) {
 	return r.rows, pread(fd, r.rows, p.offset)
 }
 
-// native decodes rows in Go.
+// native is a decoder written in Go.
 type native struct{}
 
 func (native) close() error { return nil }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// The tests compare the values with those that rrdtool prints, and with the tag
-// librrd each value with what librrd decodes: librrd is the reference.
+// The tests compare the values with the output of rrdtool. With the tag librrd, they
+// also compare each value with the result of librrd, which is the reference.
 package rrdfile_test
 
 import (
@@ -29,7 +29,7 @@ import (
 
 var soak = flag.Bool("soak", false, "run the long versions of tests")
 
-// newReader returns a reader that compares both ways of reading, if it can.
+// newReader returns a reader that compares both decoders, if librrd is built in.
 func newReader(t testing.TB) *rrdfile.Reader {
 	t.Helper()
 	r, err := rrdfile.NewReaderOf(rrdfile.Both)
@@ -43,14 +43,14 @@ func newReader(t testing.TB) *rrdfile.Reader {
 	return r
 }
 
-// equal reports whether v is what rrdtool prints with 10 digits as printed.
+// equal reports whether rrdtool prints v, with 10 digits, as printed.
 func equal(v, printed float64) bool {
 	rounded, _ := strconv.ParseFloat(fmt.Sprintf("%.10e", v), 64)
 	return rounded == printed
 }
 
-// check compares what a reader finds with what rrdtool fetch prints, and
-// returns the count of points.
+// check compares the points from a reader with the output of rrdtool fetch, and returns
+// the number of points.
 func check(t *testing.T, tool *rrdtest.Tool, r *rrdfile.Reader, file string, after int64) int {
 	t.Helper()
 	got, err := r.Read(file, after)
@@ -106,8 +106,8 @@ func TestReadSamples(t *testing.T) {
 	t.Logf("%d files, %d points", files, points)
 }
 
-// history makes a database with two sources, more archives than Tstat's, gaps,
-// and an age that only the coarse ones hold. It returns the time of the last
+// history creates a database with two sources, more archives than Tstat's, gaps, and a
+// time span that only the coarse archives cover. It returns the time of the last
 // update.
 func history(t *testing.T, tool *rrdtest.Tool, file string) int64 {
 	const begin = 1_700_000_100
@@ -146,8 +146,8 @@ func TestReadHistory(t *testing.T) {
 	}
 }
 
-// layouts are databases that are not Tstat's: the step, and what rrdtool
-// create is told besides.
+// layouts are databases unlike Tstat's: the step, and further arguments of rrdtool
+// create.
 var layouts = []struct {
 	name  string
 	step  int64
@@ -178,14 +178,14 @@ func manySources(n int) string {
 	return b.String()
 }
 
-// create makes a database of a layout that wrapped around, with gaps and values
-// of all sizes. It returns the time of the last update.
+// create creates a database of a layout. Its archives have wrapped around, and its data
+// has gaps and values of all sizes. create returns the time of the last update.
 func create(tool *rrdtest.Tool, file string, step int64, parts string) int64 {
 	begin := 1_700_000_100 / step * step
 	tool.Do("create %s --start %d --step %d %s", file, begin, step, parts)
 	random := rand.New(rand.NewPCG(3, uint64(step)))
 	sources := strings.Count(parts, "DS:") - strings.Count(parts, ":COMPUTE:")
-	whole := strings.Contains(parts, "COUNTER") // takes no fractions
+	whole := strings.Contains(parts, "COUNTER") // COUNTER accepts no fractions
 	at := begin
 	for range 6 {
 		var updates strings.Builder
@@ -270,8 +270,8 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// TestReadTooLarge: the bound on the memory of a read is one for all archives
-// of a file.
+// TestReadTooLarge checks that the limit on memory applies to all archives of a file
+// together.
 func TestReadTooLarge(t *testing.T) {
 	tool, r := rrdtest.Start(t), newReader(t)
 	file := filepath.Join(t.TempDir(), "x.rrd")
@@ -296,17 +296,17 @@ func TestReadTooLarge(t *testing.T) {
 	}
 }
 
-// mutate changes some bytes of a database, of its header above all.
+// mutate changes some bytes of a database, mainly in its header.
 func mutate(random *rand.Rand, b []byte) []byte {
 	extremes := []uint64{0, 1, 1<<31 - 1, 1 << 31, 1<<62 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 1, 0x003c00000000012c}
 	for range 1 + random.IntN(3) {
 		switch random.IntN(6) {
-		case 0: // a number of the header
+		case 0: // a number in the header
 			at := 8 * random.IntN(1208/8)
 			binary.LittleEndian.PutUint64(b[at:], extremes[random.IntN(len(extremes))])
 		case 1:
 			b[random.IntN(1208)] ^= 1 << random.IntN(8)
-		case 2: // one of those that kill librrd
+		case 2: // a number that crashes librrd
 			at := []int{24, 32, 40, 128 + 120 + 24, 128 + 120 + 32, 128 + 120 + 120 + 32}[random.IntN(6)]
 			binary.LittleEndian.PutUint64(b[at:], extremes[random.IntN(len(extremes))])
 		case 3:
@@ -323,8 +323,8 @@ func mutate(random *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// TestMutants checks that no content of a file ends the process or exhausts its
-// memory; a crash would end the test.
+// TestMutants checks that no content of a file crashes the process or exhausts its
+// memory. A crash would end the test.
 func TestMutants(t *testing.T) {
 	n := 4000
 	if *soak {
@@ -344,8 +344,7 @@ func TestMutants(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A file cut short is looked at again for some time, so it is one here
-		// that is complete.
+		// Read would retry a truncated file for some time, so use a complete one.
 		if text = mutate(random, text); len(text) < 24184 && i%100 > 0 {
 			text = append(text, make([]byte, 24184-len(text))...)
 		}
@@ -365,15 +364,15 @@ func TestMutants(t *testing.T) {
 	if refused < n/10 || refused > n*9/10 {
 		t.Errorf("%d of %d refused: the mutants test little", refused, n)
 	}
-	// Still the same values.
+	// The reader still returns the original values.
 	tool := rrdtest.Start(t)
 	for _, f := range files[:10] {
 		check(t, tool, r, f, 0)
 	}
 }
 
-// TestTruncatedMeanwhile: a file that is cut and written again all the time
-// gives its values or an error.
+// TestTruncatedMeanwhile checks that Read returns correct values or an error while
+// another goroutine repeatedly truncates and rewrites the file.
 func TestTruncatedMeanwhile(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(rrdtest.Samples(t), "ip_len_in.avg.rrd"))
 	if err != nil {
@@ -425,9 +424,9 @@ func TestTruncatedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestConcurrentUpdates: reading in a loop makes no update of rrdtool fail,
-// and what is read is never torn. The value is the time of its step, so that
-// a row of another time would show.
+// TestConcurrentUpdates checks that concurrent reads make no update of rrdtool fail,
+// and that Read never returns torn data. The value of each step is its time, so that a
+// row of another time is detected.
 func TestConcurrentUpdates(t *testing.T) {
 	tool, r := rrdtest.Start(t), newReader(t)
 	file := filepath.Join(t.TempDir(), "x.rrd")
@@ -520,8 +519,8 @@ func TestStamp(t *testing.T) {
 	}
 }
 
-// TestStampInMemory: RRDtool's updates do not change the mtime of a file in
-// tmpfs, so such a file never counts as unchanged.
+// TestStampInMemory checks that a file in tmpfs never counts as unchanged, because
+// RRDtool's updates do not change its mtime.
 func TestStampInMemory(t *testing.T) {
 	if !inMemory(t, "/dev/shm") {
 		t.Skip("/dev/shm is not in memory")
@@ -554,7 +553,7 @@ func TestStampInMemory(t *testing.T) {
 	}
 }
 
-// inMemory reports whether a folder is in a file system in memory.
+// inMemory reports whether a folder is on an in-memory file system.
 func inMemory(t *testing.T, dir string) bool {
 	t.Helper()
 	var fs unix.Statfs_t

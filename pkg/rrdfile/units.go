@@ -2,9 +2,8 @@ package rrdfile
 
 import "strings"
 
-// units holds the units of the values of histograms and of the counts of their
-// indexes, by the base of their names, according to Tstat's create_all_histo.
-// "" is a number without a unit.
+// units maps the base of a histogram's name to the units of its values and counts,
+// according to Tstat's create_all_histo. "" means a number without a unit.
 var units = unitsOf([]unitGroup{
 	{"bit/s", "bit/s", "L3_bitrate http_bitrate ip_bitrate tcp_bitrate tls_bitrate udp_bitrate video_rate web_bitrate"},
 	{"%", "%", "profile_cpu"},
@@ -32,13 +31,13 @@ var units = unitsOf([]unitGroup{
 		"rtcp_t_lost tcp_cl_p udp_cl_p"},
 	{"bytes", "flows", "mm_cl_b mm_cl_b_s rtcp_cl_b rtcp_mm_cl_b tcp_cl_b_l tcp_cl_b_s tcp_cwnd tcp_mss_a tcp_mss_b tcp_mss_used " +
 		"tcp_win_avg tcp_win_ini tcp_win_max udp_cl_b_l udp_cl_b_s"},
-	{"", "flows", "mm_reord_delay rtcp_avg_inter rtcp_jitter"}, // Tstat does not document it
+	{"", "flows", "mm_reord_delay rtcp_avg_inter rtcp_jitter"}, // Tstat does not document the unit
 })
 
 type unitGroup struct {
-	value string // unit of average, minimum, maximum and percentiles
-	count string // what indexes count in a step
-	bases string
+	value string // unit of average, minimum, maximum, stdev and percentiles
+	count string // unit of the count of an index in a step
+	bases string // separated by spaces
 }
 
 func unitsOf(groups []unitGroup) map[string]unitGroup {
@@ -51,9 +50,9 @@ func unitsOf(groups []unitGroup) map[string]unitGroup {
 	return all
 }
 
-// Unit returns the unit of the values in the RRD file of that name, like "ms".
-// For an index it is the unit of its count per step, like "flows". It returns
-// "" for plain numbers and unknown units.
+// Unit returns the unit of the values in the RRD file of that name, for example "ms".
+// For an index it is the unit of the count per step, for example "flows". It returns ""
+// for plain numbers and unknown units.
 func Unit(file string) string {
 	h, ok := parseName(file)
 	if !ok {

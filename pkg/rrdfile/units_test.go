@@ -26,8 +26,8 @@ func TestUnit(t *testing.T) {
 	}
 }
 
-// TestUnitsKnowHistograms: every histogram that Tstat writes has an entry, and
-// its indexes count something.
+// TestUnitsKnowHistograms checks that every histogram that Tstat writes has an entry,
+// and that its indexes have a unit.
 func TestUnitsKnowHistograms(t *testing.T) {
 	unknown := map[string]bool{}
 	for _, file := range possibleNames(t) {

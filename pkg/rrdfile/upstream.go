@@ -2,11 +2,10 @@ package rrdfile
 
 import "strings"
 
-// UpstreamName returns the name that mPlane's importer (rrd_file_grouping.py)
-// gives a file, for dashboards made for it. The names may collide. UpstreamName
-// returns "" for files that the importer does not know or fails on. The
-// importer searches for words anywhere in the name, and the first match
-// decides.
+// UpstreamName returns the name that mPlane's importer (rrd_file_grouping.py) gives a
+// file, for dashboards that use such names. The names may collide. UpstreamName returns
+// "" for files that the importer does not know or fails on. The importer searches for
+// words anywhere in the name and uses the first match.
 func UpstreamName(file string) string {
 	u := upstream{name: strings.ReplaceAll(strings.ReplaceAll(file, ".rrd", ""), ".", "_")}
 	u.words = strings.Split(u.name, "_")
@@ -17,19 +16,19 @@ func UpstreamName(file string) string {
 	return strings.ReplaceAll(name, " ", "_")
 }
 
-// upstream is the state of building one name.
+// upstream is the state while one name is built.
 type upstream struct {
 	name   string
 	words  []string
-	failed bool // an exception in the importer
+	failed bool // the importer would raise an exception
 }
 
 func (u *upstream) has(word string) bool { return strings.Contains(u.name, word) }
 
 func (u *upstream) first(word string) bool { return strings.Contains(u.words[0], word) }
 
-// back returns the word i from the end, 1 being the last.
-func (u *upstream) back(i int) string {
+// fromEnd returns the word i from the end; 1 is the last word.
+func (u *upstream) fromEnd(i int) string {
 	if len(u.words) < i {
 		u.failed = true
 		return ""
@@ -37,7 +36,7 @@ func (u *upstream) back(i int) string {
 	return u.words[len(u.words)-i]
 }
 
-// rule names the files that contain a word.
+// rule assigns a name to the files whose names contain a word.
 type rule struct{ word, name string }
 
 // pick returns the name of the first matching rule.
@@ -51,7 +50,7 @@ func (u *upstream) pick(rules []rule) string {
 }
 
 func (u *upstream) direction() string {
-	w := u.back(2)
+	w := u.fromEnd(2)
 	for _, r := range []rule{{"in", "in."}, {"out", "out."}, {"loc", "local."}} {
 		if strings.Contains(w, r.word) {
 			return r.name
@@ -60,13 +59,13 @@ func (u *upstream) direction() string {
 	return "Unkown_in_out_loc."
 }
 
-// index returns the number of an index, and whether there is one.
+// index returns the last word as an index, and whether it is one.
 func (u *upstream) index() (string, bool) {
-	w := u.back(1)
+	w := u.fromEnd(1)
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the name of the index.
+// decode returns the name of the index, or other if it has none.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]
@@ -75,7 +74,7 @@ func (u *upstream) decode(names map[string]string, other string) string {
 }
 
 func (u *upstream) measure() string {
-	w := u.back(1)
+	w := u.fromEnd(1)
 	for _, r := range []rule{{"max", "Maximum"}, {"stdev", "Stdev"}, {"min", "Minimum"}, {"prc", "quantile_"}, {"avg", "Average"}} {
 		if strings.Contains(w, r.word) {
 			if r.word == "prc" {
@@ -87,7 +86,8 @@ func (u *upstream) measure() string {
 	return "Unknown_filename"
 }
 
-// indexed lists the histograms that are named after an index alone.
+// indexed lists the histograms whose names consist of a fixed name, the direction and
+// the index.
 var indexed = []struct {
 	word, name string
 	index      map[string]string
@@ -166,7 +166,7 @@ func (u *upstream) stream() string {
 	return name
 }
 
-// either returns the name of the first matching rule, else the file's name.
+// either returns the name whose position is the file's index, or else the file's name.
 func (u *upstream) either(names []string) string {
 	for i, n := range names {
 		if u.has("idx" + string(rune('0'+i))) {
@@ -199,7 +199,7 @@ func (u *upstream) ip() string {
 		u.failed = true
 		return ""
 	}
-	kind, last := u.words[1], u.back(1)
+	kind, last := u.words[1], u.fromEnd(1)
 	var name string
 	if strings.Contains(kind, "bitrate") {
 		name += "bitrate." + u.direction() + u.either([]string{"TCP", "UDP", "ICMP"})
@@ -294,7 +294,7 @@ var (
 	}
 )
 
-// without returns a copy of m less some keys.
+// without returns a copy of m without the given keys.
 func without(m map[string]string, keys ...string) map[string]string {
 	rest := with(m)
 	for _, k := range keys {
