@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// A capability says when it can be used, a specification when it is to run.
+// A scope states when a capability can be used, or when a specification runs.
 func ExampleParseScope() {
 	when, err := mplane.ParseScope("now + 1h / 5m")
 	if err != nil {
@@ -22,7 +22,7 @@ func ExampleParseScope() {
 	// 21:37:00 22:37:00 5m0s
 }
 
-// A client fills in what a capability leaves open, and gets a specification.
+// A client derives a specification from a capability by setting the parameters.
 func ExampleStatement_Run() {
 	registries, err := mplane.NewRegistries()
 	if err != nil {

@@ -32,8 +32,8 @@ func FuzzMessage(f *testing.F) {
 		}
 		again, err := reg.Parse(first)
 		if err != nil {
-			// A number of JSON in a row is taken as it is, and may be none
-			// of its column.
+			// A JSON number in a row is accepted unchanged, and may not be a value of
+			// its column.
 			if s, ok := m.(*Statement); ok && len(s.Rows) > 0 {
 				return
 			}

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// The golden data are what the Python reference implementation (RI) does with
-// the same input.
+// The golden data are the results of the Python reference implementation (RI) for the
+// same input.
 
-// differences are the golden records that do not hold, on purpose, with the
-// reason. A record that holds must not be listed.
+// differences lists the golden records from which this package deviates on purpose,
+// with the reason. Every listed record must deviate.
 var differences = map[string]string{
-	// Durations that the RI reads as nothing or in part.
+	// Durations that the RI parses only in part, or as an empty duration.
 	"when:now + 1x":         "the RI runs for 0s instead",
 	"when:now + ":           "the RI runs for 0s instead",
 	"when:now + d":          "the RI runs for 0s instead",
@@ -31,7 +31,7 @@ var differences = map[string]string{
 	"duration:1s1d":         "the RI reads 1s",
 	"duration:1D":           "an unknown unit is an error, not 0s",
 
-	// Times with something behind them.
+	// Times followed by other text.
 	"when:2009-02-20T13:00:00":                          "the RI reads midnight",
 	"when:2009-02-20 13:00:00Z":                         "the RI forgets what follows",
 	"value:2013-07-30 23:19:42 garbage":                 "the RI forgets what follows",
@@ -39,7 +39,7 @@ var differences = map[string]string{
 	"when:repeat now ... future / 1h { now + 30s / 1s":  "the RI forgets the inner scope, which has no end",
 	"when:repeat now ... future cron 99 99 99 99 99 99": "no time matches; the RI looks for one for ever",
 
-	// What the RI fails on with a TypeError of Python.
+	// Input for which the RI fails with a Python TypeError.
 	"delays:past":                                    "a scope without start begins at once",
 	"delays:past + 1d":                               "a scope without start begins at once",
 	"delays:past ... future":                         "a scope without start begins at once",
@@ -67,19 +67,19 @@ var differences = map[string]string{
 	"message:env:results-empty":   "the RI cannot show envelopes",
 	"message:env:statement":       "the RI cannot show envelopes",
 
-	"value:1 as a number for an address": "0.0.0.1 is not what anybody means",
+	"value:1 as a number for an address": "nobody writes 0.0.0.1 as 1",
 	"error:label-number":                 "names are text",
 	"error:token-number":                 "names are text",
 }
 
-// used counts the differences that were met.
+// differing checks golden records against differences, and collects the keys seen.
 type differing struct {
 	t    *testing.T
 	seen map[string]bool
 }
 
-// check reports a record that does not hold and is not listed, or is listed
-// and holds.
+// check reports an error if a record deviates and is not listed, or is listed and does
+// not deviate.
 func (d *differing) check(key string, problem string) {
 	d.t.Helper()
 	_, listed := differences[key]
@@ -184,10 +184,10 @@ func goldenValues(t *testing.T, d *differing) {
 	}
 }
 
-// unordered tells which sets have no order in the RI.
+// unordered reports whether the RI writes sets of a primitive in undefined order.
 func unordered(prim string) bool { return prim != "natural" }
 
-// differ describes how two values differ, "" if they do not.
+// differ describes the difference of two values. It returns "" if they are equal.
 func differ(got, want any) string {
 	if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
 		return fmt.Sprintf("%s, want %s", g, w)
@@ -252,8 +252,8 @@ func goldenWhen(t *testing.T, d *differing) {
 			}
 			want, ok := r.Follows.(bool)
 			if !ok {
-				// The RI fails with a TypeError of Python. What begins in the past
-				// is in what does, and the same for the future.
+				// The RI fails with a Python TypeError. A scope that starts in the past
+				// lies within another such scope, and likewise for the future.
 				want = strings.HasPrefix(r.Spec, "past") && strings.HasPrefix(r.Cap, "past") ||
 					strings.HasPrefix(r.Spec, "future") && strings.Contains(r.Cap, "... future")
 			}
@@ -300,7 +300,7 @@ func goldenWhen(t *testing.T, d *differing) {
 				if limit.IsZero() {
 					times = append(times, nil)
 				} else {
-					times = append(times, strings.TrimSuffix(at(limit).String(), ".000000"))
+					times = append(times, strings.TrimSuffix(pointAt(limit).String(), ".000000"))
 				}
 			}
 			d.check("times:"+r.Input, differ(times, r.Datetimes))
@@ -361,10 +361,10 @@ func goldenMessages(t *testing.T, d *differing, reg *Registries) {
 	}
 }
 
-// compare returns how a message differs from what the RI makes of it.
+// compare returns the difference between a message and the RI's version of it, or "".
 func (r *goldenMessage) compare(reg *Registries) string {
 	input := r.Input
-	if r.Built { // in memory; what it is on the wire is its input
+	if r.Built { // the RI built the message in memory; Before is its text on the wire
 		input = r.Before
 	}
 	m, err := reg.Parse([]byte(input))
@@ -395,7 +395,7 @@ func (r *goldenMessage) compare(reg *Registries) string {
 	}
 	full := s.fullText()
 	if r.Built && s.Kind == Specification {
-		// The RI digests the constraints that the specification had in memory.
+		// The RI's digest covers the constraints that the specification had in memory.
 		full = r.FullText
 	}
 	for _, p := range [][2]string{
@@ -414,7 +414,7 @@ func (r *goldenMessage) compare(reg *Registries) string {
 		return fmt.Sprintf("%s, %v; want %s", text, err, r.Canonical)
 	}
 	show, want := s.Show(), r.Render
-	if r.Built { // its fields have no order on the wire
+	if r.Built { // the order of the fields is not preserved on the wire
 		show, want = sortLines(show), sortLines(want)
 	}
 	return differ(show, want)
@@ -441,7 +441,8 @@ func goldenErrors(t *testing.T, d *differing, reg *Registries) {
 }
 
 func goldenFulfils(t *testing.T, d *differing, reg *Registries) {
-	// When the records were made; those with times are all past by then.
+	// The time at which the records were created. All absolute times in them are in the
+	// past.
 	zero := time.Date(2026, 11, 22, 7, 0, 0, 0, time.UTC)
 	for _, r := range golden[struct {
 		Note      string
@@ -458,7 +459,7 @@ func goldenFulfils(t *testing.T, d *differing, reg *Registries) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Where the RI fails with an error of Python, it is not fulfilled.
+		// If the RI fails with a Python error, Fulfills must return false.
 		got := s.(*Statement).Fulfills(c.(*Statement), zero)
 		d.check("fulfills:"+r.Note, differ(got, r.Fulfills))
 	}

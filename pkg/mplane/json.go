@@ -14,17 +14,16 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of a JSON text from a peer.
+// Limits on a JSON text from a peer.
 const (
-	// MaxMessage is the maximum size of a message to read, in bytes.
+	// MaxMessage is the maximum size of a received message, in bytes.
 	MaxMessage = 8 << 20
-	maxDepth   = 16
-	maxValues  = 1 << 20
-	maxName    = 4096 // of labels, tokens, verbs, links
+	maxDepth   = 16      // nested lists and objects
+	maxValues  = 1 << 20 // values in one text
+	maxName    = 4096    // bytes of a label, token, verb or link
 )
 
-// object is a JSON object in the order of its text, in which messages are
-// shown.
+// object is a JSON object. It keeps the order of its text, in which messages are shown.
 type object []member
 
 type member struct {
@@ -32,7 +31,7 @@ type member struct {
 	value any // string, json.Number, bool, nil, []any or object
 }
 
-// get returns the value of a name. If it is repeated, the last one counts, as
+// get returns the value of a name. If the name is repeated, the last value counts, as
 // in Python.
 func (o object) get(name string) (any, bool) {
 	for _, m := range slices.Backward(o) {
@@ -64,7 +63,7 @@ func decode(text []byte) (any, error) {
 		return nil, fmt.Errorf("message is not JSON: %w", err)
 	}
 	if _, err := d.json.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("message is not JSON: there is more behind its end")
+		return nil, errors.New("message is not JSON: there is text after its end")
 	}
 	return v, nil
 }
@@ -116,8 +115,8 @@ func (d *decoder) value(depth int) (any, error) {
 	return t, nil
 }
 
-// textOf returns a value as text, like Python's str; ok is false for lists and
-// objects.
+// textOf returns a value as text, formatted like Python's str. ok is false for lists
+// and objects.
 func textOf(v any) (text string, ok bool) {
 	switch v := v.(type) {
 	case string:
@@ -139,7 +138,8 @@ func textOf(v any) (text string, ok bool) {
 	return "", false
 }
 
-// nameOf returns the text of a key that is a name: absent and null are "".
+// nameOf returns the string value of key, at most maxName bytes long. It returns "" if
+// the value is absent or null.
 func (o object) nameOf(key string) (string, error) {
 	v := o.value(key)
 	if v == nil {
@@ -155,7 +155,8 @@ func (o object) nameOf(key string) (string, error) {
 	return s, nil
 }
 
-// writer writes JSON like Python with sorted keys and an indent of 2.
+// writer writes JSON in the format of Python's json.dumps with sort_keys and an indent
+// of 2.
 type writer struct{ bytes.Buffer }
 
 func (w *writer) newline(indent int) {
@@ -206,7 +207,7 @@ func (w *writer) value(v any, indent int) {
 	}
 }
 
-// text writes s in ASCII.
+// text writes s as a JSON string in ASCII.
 func (w *writer) text(s string) {
 	const hex = "0123456789abcdef"
 	escape := func(u uint16) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Version is the protocol version of messages. Newer versions are refused.
+// Version is the protocol version of messages. Messages of newer versions are rejected.
 const Version = 1
 
 // Kind is the kind of a message, and the key that holds its verb.
@@ -15,10 +15,10 @@ type Kind string
 
 // The kinds of messages.
 const (
-	Capability    Kind = "capability"    // what a component can do
-	Specification Kind = "specification" // what the component must do
-	Result        Kind = "result"        // the outcome
-	Receipt       Kind = "receipt"       // a promise of the outcome
+	Capability    Kind = "capability"    // states what a component can do
+	Specification Kind = "specification" // states what the component must do
+	Result        Kind = "result"        // returns the outcome
+	Receipt       Kind = "receipt"       // promises the outcome
 	Redemption    Kind = "redemption"    // requests the outcome
 	Withdrawal    Kind = "withdrawal"    // withdraws a capability
 	Interrupt     Kind = "interrupt"     // requests a stop
@@ -26,39 +26,40 @@ const (
 	envelopeKind  Kind = "envelope"
 )
 
-// kinds in the order of their priority if a message has several.
+// kinds lists the kinds in order of priority, for messages that have the keys of
+// several.
 var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
 
-// Verbs that the protocol interprets; there are others.
+// Verbs that the protocol interprets. Messages may have other verbs.
 const (
 	Measure = "measure"
-	// Query requests stored data: its scope is that of the data, and the
-	// job starts at once.
+	// Query requests stored data. The scope is the time of the data, and the job starts
+	// at once.
 	Query = "query"
 )
 
 // Message is a *Statement, an *Exception or an *Envelope.
 type Message interface {
 	object() (object, error)
-	// ID returns the token, or derives it from a statement without token.
+	// ID returns the token. A statement without a token derives it from its contents.
 	ID() string
 	// Show returns the message in the form of the RI's client shell.
 	Show() string
 }
 
-// Field is a parameter or metadatum: the name of an element and a canonical
-// text. The text is a constraint in the parameters of capabilities and
-// withdrawals, and a value elsewhere.
+// Field is a parameter or metadatum: the name of an element and a canonical text. The
+// text is a constraint in the parameters of capabilities and withdrawals, and otherwise
+// a value.
 type Field struct {
 	Name string
 	Type Primitive
 	Text string
 }
 
-// Fields are parameters or metadata, each name once.
+// Fields are parameters or metadata. Names are unique.
 type Fields []Field
 
-// Get returns the text of a name.
+// Get returns the text of a name, and whether f contains the name.
 func (f Fields) Get(name string) (string, bool) {
 	for _, e := range f {
 		if e.Name == name {
@@ -80,32 +81,32 @@ type Statement struct {
 	Verb     string
 	Label    string
 	Registry string // URI of the registry that defines the names
-	// Link is the URL for the next message; nil if absent. "" stands for
-	// the peer that sent this message.
+	// Link is the URL for the next message, or nil if absent. "" stands for the peer
+	// that sent this message.
 	Link *string
-	// Token identifies a job or a capability. If it is empty, ID returns
-	// the token derived from the message.
+	// Token identifies a job or a capability. If it is "", ID derives a token from the
+	// message.
 	Token      string
 	When       Scope
 	Parameters Fields
 	Metadata   Fields
 	Results    []string   // names of the columns
-	Rows       [][]string // of a result, one text for each column; None is absent
+	Rows       [][]string // rows of a result with one text per column; None for an absent value
 }
 
-// Exception reports that a message could not be served.
+// Exception reports that a message could not be processed.
 type Exception struct {
-	Token   string // of the message; "" if unknown
+	Token   string // token of the message; "" if unknown
 	Message string
 }
 
-// Envelope holds messages. Those with the results of a repeated specification
-// have token, label and scope.
+// Envelope holds messages. An envelope with the results of a repeated specification has
+// a token, label and scope.
 type Envelope struct {
 	Content  string // type of the messages, usually "message"; not checked
 	Token    string
 	Label    string
-	When     Scope // zero: none
+	When     Scope // zero if absent
 	Messages []Message
 }
 
@@ -140,12 +141,12 @@ func Size(m Message) int {
 	return 0
 }
 
-// constrains reports whether the parameters are constraints. Those of
-// withdrawals are, too: the RI reads them as values and then cannot write them.
+// constrains reports whether the parameters are constraints. They are in withdrawals
+// too; the RI reads those as values and then cannot write them.
 func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
 
-// Marshal writes a message in the canonical form of the RI. It returns an error
-// if the message is invalid: a value is missing, or superfluous.
+// Marshal returns a message in the canonical form of the RI. It returns an error if a
+// value is missing or superfluous.
 func Marshal(m Message) ([]byte, error) {
 	o, err := m.object()
 	if err != nil {
@@ -199,8 +200,7 @@ func texts(list []string) []any {
 	return out
 }
 
-// Check returns an error if s cannot be sent: a value is missing, or
-// superfluous.
+// Check returns an error if s cannot be sent because a value is missing or superfluous.
 func (s *Statement) Check() error {
 	if len(s.Rows) > 0 && s.Kind != Result {
 		return fmt.Errorf("a %s has no result values", s.Kind)
@@ -257,7 +257,7 @@ func (e *Envelope) object() (object, error) {
 	return o, nil
 }
 
-// SetParameter sets a parameter of s, which must not be a capability, to a value.
+// SetParameter sets a parameter of s to a value. s must not be a capability.
 func (s *Statement) SetParameter(name, value string) error {
 	for i, f := range s.Parameters {
 		if f.Name == name {

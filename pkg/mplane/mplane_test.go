@@ -36,7 +36,7 @@ func TestRegistryFiles(t *testing.T) {
 	if !reg.Has("urn:own") || reg.Has("urn:inner") {
 		t.Error("a file makes its own URI known, and no other")
 	}
-	// A newer file takes the place of the built-in registry.
+	// A newer file replaces the built-in registry.
 	newer := write("tstat.json", TstatRegistry, `"elements": [{"name": "repository.url", "prim": "string"}]`)
 	if reg, err = NewRegistries(newer); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestRegistryFiles(t *testing.T) {
 
 	write("circle.json", "urn:circle", `"includes": ["circle.json"], "elements": []`)
 	for name, want := range map[string]string{
-		write("fetch.json", "urn:x", `"includes": ["http://127.0.0.1:1/x.json"], "elements": []`): "none is fetched",
+		write("fetch.json", "urn:x", `"includes": ["http://127.0.0.1:1/x.json"], "elements": []`): "are not fetched",
 		write("up.json", "urn:x", `"includes": ["../own.json"], "elements": []`):                  "must lie in the folder",
 		write("abs.json", "urn:x", `"includes": ["/etc/passwd"], "elements": []`):                 "must lie in the folder",
 		write("none.json", "urn:x", `"includes": ["absent.json"], "elements": []`):                "absent.json",
@@ -73,7 +73,7 @@ func TestLimits(t *testing.T) {
 		"values":   {`{"envelope":"message","contents":[` + strings.Repeat("1,", maxValues) + `1]}`, "values"},
 		"label":    {`{"receipt":"measure","registry":"` + TstatRegistry + `","when":"now","label":"` + strings.Repeat("x", maxName+1) + `"}`, "label"},
 		"registry": {`{"receipt":"measure","registry":"http://127.0.0.1:1/x","when":"now"}`, "Invalid Registry uri"},
-		"end":      {`{"exception":null,"message":"x"} {}`, "behind its end"},
+		"end":      {`{"exception":null,"message":"x"} {}`, "after its end"},
 	} {
 		if _, err := reg.Parse([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want %q", name, err, c.want)
@@ -81,8 +81,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestSpecification walks from a capability to the results.
-func TestSpecification(t *testing.T) {
+// TestSpecificationWorkflow follows a capability to its results.
+func TestSpecificationWorkflow(t *testing.T) {
 	reg, err := NewRegistries()
 	if err != nil {
 		t.Fatal(err)

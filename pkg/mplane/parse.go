@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Parse parses one message. Every element must be in one of the registries, and
-// the registry named in the message must be known: none is fetched.
+// Parse parses one message. The registries must contain every element, and the registry
+// that the message names. Parse does not fetch registries.
 func (r *Registries) Parse(text []byte) (Message, error) {
 	v, err := decode(text)
 	if err != nil {
@@ -190,7 +190,7 @@ func (r *Registries) fields(o object, key string, constraints bool) (Fields, err
 		if err != nil {
 			return nil, err
 		}
-		list = slices.DeleteFunc(list, func(e Field) bool { return e.Name == f.Name }) // the last one counts
+		list = slices.DeleteFunc(list, func(e Field) bool { return e.Name == f.Name }) // the last value counts
 		list = append(list, f)
 	}
 	return list, nil

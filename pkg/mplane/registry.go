@@ -31,10 +31,10 @@ type registry struct {
 	types map[string]Primitive
 }
 
-// NewRegistries returns the core registry and Tstat's, and those in files, of
-// format mplane-0. A file replaces a registry of the same URI that came before
-// it. An include is the URI of an earlier registry, or a file below the folder
-// of the one that includes; nothing is fetched.
+// NewRegistries returns the core registry, Tstat's registry, and the registries in
+// files, of format mplane-0. A file replaces an earlier registry with the same URI. An
+// include is the URI of an earlier registry, or a file below the folder of the
+// including file. Nothing is fetched.
 func NewRegistries(files ...string) (*Registries, error) {
 	r := &Registries{}
 	for _, name := range []string{"core", "tstat"} {
@@ -54,8 +54,8 @@ func NewRegistries(files ...string) (*Registries, error) {
 	return r, nil
 }
 
-// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so
-// that programs that read it need not fetch other files.
+// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so that its
+// readers need not fetch other files.
 func TstatRegistryFile() ([]byte, error) { return builtin.ReadFile("registry/tstat.json") }
 
 func (r *Registries) load(path string) error {
@@ -77,7 +77,8 @@ func readRegistry(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// add adds the text of a registry; includes are relative to dir.
+// add parses a registry and adds it, or replaces the registry with the same URI.
+// Includes are relative to dir.
 func (r *Registries) add(text []byte, dir string) error {
 	reg, err := r.parse(text, dir, nil)
 	if err != nil {
@@ -88,7 +89,7 @@ func (r *Registries) add(text []byte, dir string) error {
 	return nil
 }
 
-// parse parses a registry; above are the files that include it.
+// parse parses a registry. above holds the paths of the files that include it.
 func (r *Registries) parse(text []byte, dir string, above []string) (*registry, error) {
 	v, err := decode(text)
 	if err != nil {
@@ -148,7 +149,7 @@ func (r *Registries) include(uri, dir string, above []string) (*registry, error)
 		}
 	}
 	if strings.Contains(uri, "://") {
-		return nil, errors.New("that registry is not loaded, and none is fetched: name its file first")
+		return nil, errors.New("that registry is not loaded, and registries are not fetched: name its file first")
 	}
 	if !filepath.IsLocal(uri) || dir == "" {
 		return nil, errors.New("includes must lie in the folder of the registry")
@@ -169,8 +170,8 @@ func (r *Registries) Has(uri string) bool {
 	return slices.ContainsFunc(r.list, func(reg *registry) bool { return reg.uri == uri })
 }
 
-// Type returns the type of an element. It may be in any of the registries, as
-// in the RI; the first one counts.
+// Type returns the type of an element. If several registries contain the element, the
+// first one counts, as in the RI.
 func (r *Registries) Type(name string) (Primitive, error) {
 	for _, reg := range r.list {
 		if prim, ok := reg.types[name]; ok {

@@ -6,25 +6,25 @@ import (
 	"sync"
 )
 
-// Roles says who may use which capability, by the rules of the RI. The last
-// grant whose key is part of the capability's label applies, and the identity
-// needs one of the roles in it. Without a grant or a role, nothing is allowed.
-// Roles is safe for concurrent use and must not be copied.
+// Roles determines which identity may use which capability, by the rules of the RI.
+// Only the last grant whose key is part of the capability's label applies: the identity
+// must have one of its roles. Without a grant or a role, access is denied. Roles is
+// safe for concurrent use and must not be copied.
 type Roles struct {
 	mu         sync.RWMutex
-	everything bool // is allowed
+	allowAll   bool
 	identities map[string][]string
 	grants     []grant
 }
 
-// Replace replaces the rules of r by those of o, which must not be used
+// Replace replaces the rules of r with those of o. The caller must not use o
 // afterwards. A nil o allows everything.
 func (r *Roles) Replace(o *Roles) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.everything, r.identities, r.grants = o == nil, nil, nil
+	r.allowAll, r.identities, r.grants = o == nil, nil, nil
 	if o != nil {
-		r.everything, r.identities, r.grants = o.everything, o.identities, o.grants
+		r.allowAll, r.identities, r.grants = o.allowAll, o.identities, o.grants
 	}
 }
 
@@ -33,8 +33,8 @@ type grant struct {
 	roles []string
 }
 
-// Assign assigns roles, separated by commas, to an identity. Spaces are part of
-// the names, as in the RI.
+// Assign assigns roles, separated by commas, to an identity. It replaces earlier roles.
+// Spaces are part of the names, as in the RI.
 func (r *Roles) Assign(identity, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,24 +44,23 @@ func (r *Roles) Assign(identity, roles string) {
 	r.identities[identity] = strings.Split(roles, ",")
 }
 
-// Grant allows the roles, separated by commas, to use the capabilities whose
-// label contains the given text. Of several grants for a label the last one
-// counts.
+// Grant allows the roles, separated by commas, to use the capabilities whose label
+// contains the given text. If several grants match a label, the last one counts.
 func (r *Roles) Grant(label, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grants = append(r.grants, grant{label, strings.Split(roles, ",")})
 }
 
-// Allowed reports whether an identity may use the capability with a label. A
-// nil Roles allows everything, as without TLS.
+// Allowed reports whether an identity may use the capability with a label. A nil Roles
+// allows everything, as the RI does without TLS.
 func (r *Roles) Allowed(label, identity string) bool {
 	if r == nil {
 		return true
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.everything {
+	if r.allowAll {
 		return true
 	}
 	for _, g := range slices.Backward(r.grants) {

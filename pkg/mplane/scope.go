@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Scope is a temporal scope: when a capability can be used, when a
-// specification runs, or the time that a result covers. Its grammar:
+// Scope is a temporal scope. It states when a capability can be used, when a
+// specification runs, or which time a result covers. Its grammar:
 //
 //	scope  = simple | "repeat " outer [ " { " inner " } " ]
 //	simple = point [ " ... " point | " + " length ] [ " / " period ]
@@ -23,9 +23,9 @@ import (
 type Scope struct {
 	start, end     point
 	length, period span
-	cron           *crontab // of a repeated scope without a period
+	cron           *crontab // for a repeated scope without a period
 	repeat         bool
-	inner          struct{ length, period span } // of each repetition
+	inner          struct{ length, period span } // length and period of each run
 }
 
 // span is a duration that may be absent.
@@ -34,12 +34,12 @@ type span struct {
 	set bool
 }
 
-// Infinite is the length that "inf" stands for, and the longest there is.
+// Infinite is the length that "inf" stands for, and the maximum length.
 const Infinite = 100000 * 24 * time.Hour
 
 var spanText = regexp.MustCompile(`^(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,10})s)?$`)
 
-// parseSpan reads a duration like 1d2h3m4s.
+// parseSpan parses a duration like 1d2h3m4s, or "inf".
 func parseSpan(text string) (span, error) {
 	if text == "inf" {
 		return span{Infinite, true}, nil
@@ -59,7 +59,7 @@ func parseSpan(text string) (span, error) {
 	return span{time.Duration(seconds) * time.Second, true}, nil
 }
 
-// formatSpan writes d in the canonical form, without fractions of a second.
+// formatSpan formats d in the canonical form, without fractions of a second.
 func formatSpan(d time.Duration) string {
 	seconds := int64(d / time.Second)
 	var b strings.Builder
@@ -78,14 +78,14 @@ func formatSpan(d time.Duration) string {
 	return b.String()
 }
 
-// ParseScope reads a temporal scope. Unlike the RI it refuses what it cannot
-// understand to the end.
+// ParseScope parses a temporal scope. Unlike the RI, it rejects text after a valid
+// scope.
 func ParseScope(text string) (Scope, error) {
 	body, repeated := strings.CutPrefix(text, "repeat ")
 	if !repeated {
 		return parseSimple(text)
 	}
-	wrong := func(reason string) (Scope, error) {
+	reject := func(reason string) (Scope, error) {
 		return Scope{}, fmt.Errorf("'%s' does not appear to be an mPlane repeated-when (%s)", abbreviate(body), reason)
 	}
 	outer, inner, nested := strings.Cut(body, " { ")
@@ -93,35 +93,35 @@ func ParseScope(text string) (Scope, error) {
 	if nested {
 		inner, closed := strings.CutSuffix(strings.TrimRight(inner, " "), " }")
 		if !closed {
-			return wrong("the inner when has no end")
+			return reject("the inner when has no end")
 		}
 		var err error
 		if within, err = parseSimple(inner); err != nil {
 			return Scope{}, err
 		}
 		if within.start.kind != now || within.end.kind != absent {
-			return wrong("inner when has to be relative to now")
+			return reject("inner when has to be relative to now")
 		}
 	}
-	outer, fields, cronned := strings.Cut(outer, " cron ")
+	outer, fields, hasCron := strings.Cut(outer, " cron ")
 	s, err := parseSimple(outer)
 	if err != nil {
 		return Scope{}, err
 	}
 	switch {
-	case cronned && s.period.set:
-		return wrong("duration and cron set at the same time")
-	case cronned:
+	case hasCron && s.period.set:
+		return reject("duration and cron set at the same time")
+	case hasCron:
 		if s.cron, err = parseCron(fields); err != nil {
 			return Scope{}, err
 		}
 	case !s.period.set:
-		return wrong("no duration or cron set")
+		return reject("no duration or cron set")
 	case s.period.d == 0:
-		return wrong("the period is zero")
+		return reject("the period is zero")
 	}
 	s.repeat = true
-	if within.length.set { // the RI forgets an inner period without a length
+	if within.length.set { // the RI ignores an inner period without a length
 		s.inner.length, s.inner.period = within.length, within.period
 	}
 	return s, nil
@@ -152,9 +152,9 @@ func parseSimple(text string) (s Scope, err error) {
 }
 
 // Between returns the scope from start to end.
-func Between(start, end time.Time) Scope { return Scope{start: at(start), end: at(end)} }
+func Between(start, end time.Time) Scope { return Scope{start: pointAt(start), end: pointAt(end)} }
 
-// For returns the scope that begins now and lasts d.
+// For returns the scope that starts now and lasts d.
 func For(d time.Duration) Scope { return Scope{start: point{kind: now}, length: span{d, true}} }
 
 // String returns the canonical form, which is part of every digest.
@@ -180,29 +180,29 @@ func (s Scope) String() string {
 		if s.inner.period.set {
 			b.WriteString(" / " + formatSpan(s.inner.period.d))
 		}
-		b.WriteString(" } ") // with a space at its end, as the RI has it
+		b.WriteString(" } ") // the RI also ends it with a space
 	}
 	return b.String()
 }
 
-// IsZero reports whether s was never set.
+// IsZero reports whether s is the zero Scope.
 func (s Scope) IsZero() bool { return s.start.kind == absent }
 
-// Repeated reports whether s is one of several runs.
+// Repeated reports whether s consists of several runs.
 func (s Scope) Repeated() bool { return s.repeat }
 
-// Definite reports whether s has a start that is a time, and no end or one that
-// is: only such scopes are the same whenever they are read.
+// Definite reports whether the start of s is a time, and its end is a time or absent.
+// Only such a scope has the same meaning whenever it is read.
 func (s Scope) Definite() bool {
 	return s.start.kind == absolute && (s.end.kind == absent || s.end.kind == absolute)
 }
 
-// Period returns the time from one sample to the next, or of a repeated scope
-// from one run to the next, if s has one.
-func (s Scope) Period() (time.Duration, bool) { return s.period.d, s.period.set }
+// Period returns the interval between samples, or between the runs of a repeated scope.
+// ok is false if s has no period.
+func (s Scope) Period() (period time.Duration, ok bool) { return s.period.d, s.period.set }
 
-// Times returns start and end of s if it begins to count at t. They are zero
-// where s has no such limit.
+// Times returns the start and end of s, with t as "now". A time is zero if s has no
+// such limit.
 func (s Scope) Times(t time.Time) (start, end time.Time) {
 	start, bounded := s.start.resolve(t)
 	switch {
@@ -214,8 +214,9 @@ func (s Scope) Times(t time.Time) (start, end time.Time) {
 	return start, end
 }
 
-// Duration returns how long s lasts, and false if it has no end.
-func (s Scope) Duration(t time.Time) (time.Duration, bool) {
+// Duration returns the length of s, with t as "now". ok is false for a range whose
+// start or end is not a definite time.
+func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 	if s.end.kind == absent {
 		return s.length.d, true
 	}
@@ -226,15 +227,15 @@ func (s Scope) Duration(t time.Time) (time.Duration, bool) {
 	return end.Sub(start), true
 }
 
-// Delays tells how long after t what s asks for must start and end. A start
-// that has passed is now, and a length counts from then on.
+// Delays holds the times until a scope starts and ends. Start is 0 if the start has
+// passed; a length then counts from now.
 type Delays struct {
 	Start, End time.Duration
-	Endless    bool // without an End
-	Never      bool // s is over, or it starts at no time
+	Endless    bool // there is no end; End is 0
+	Never      bool // the scope is over or never starts
 }
 
-// Delays returns the delays of s at t.
+// Delays returns the delays of s, with t as "now".
 func (s Scope) Delays(t time.Time) Delays {
 	var d Delays
 	start, end := s.Times(t)
@@ -248,7 +249,7 @@ func (s Scope) Delays(t time.Time) Delays {
 		s.end.kind != absent && end.IsZero():
 		d.Endless = true
 	case s.end.kind == absent:
-		if d.End = d.Start + s.length.d; d.End < d.Start { // centuries away
+		if d.End = d.Start + s.length.d; d.End < d.Start { // overflow: the end is centuries away
 			d.End, d.Endless = 0, true
 		}
 	default:
@@ -259,7 +260,7 @@ func (s Scope) Delays(t time.Time) Delays {
 	return d
 }
 
-// contains reports whether p lies in s at time t.
+// contains reports whether p lies in s, with t as "now".
 func (s Scope) contains(p point, t time.Time) bool {
 	switch p.kind {
 	case past:
@@ -276,9 +277,9 @@ func (s Scope) contains(p point, t time.Time) bool {
 	return (start.IsZero() || !when.Before(start)) && (end.IsZero() || !when.After(end))
 }
 
-// Follows reports whether a specification with scope s is in the scope of a
-// capability at time t. As for the RI it is enough if one end of s is inside,
-// since its clients offer what it accepts.
+// Follows reports whether a specification with scope s fits the scope of a capability,
+// with t as "now". One end of s inside the capability's scope is enough, as in the RI,
+// whose clients rely on this rule.
 func (s Scope) Follows(capability Scope, t time.Time) bool {
 	if capability.period.set {
 		period := s.period
@@ -292,21 +293,21 @@ func (s Scope) Follows(capability Scope, t time.Time) bool {
 	return capability.contains(s.start, t) || s.end.kind == absolute && capability.contains(s.end, t)
 }
 
-// Occurrences yields the scope of each run of a repeated scope from t on, and
-// the time at which it starts. There may be no end to them.
+// Occurrences yields the start and the scope of each run of a repeated scope, from t
+// on. The sequence may be infinite.
 func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	start, end := s.Times(t)
 	if start.IsZero() {
 		start = t
 	}
-	next := func(after time.Time) (time.Time, bool) { // the first run at or after a time
+	next := func(after time.Time) (time.Time, bool) { // returns the first run at or after a time
 		if s.cron != nil {
 			return s.cron.next(after)
 		}
 		if after.Before(start) {
 			return start, true
 		}
-		// A time.Duration is too short for the years that a scope can have.
+		// A time.Duration cannot hold the years that a scope may span.
 		from, period := start.UnixMicro(), s.period.d.Microseconds()
 		steps := (after.UnixMicro() - from + period - 1) / period
 		return time.UnixMicro(from + steps*period).UTC(), true
@@ -324,7 +325,7 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 			if !ok || !end.IsZero() && run.After(end) {
 				return
 			}
-			if !yield(run, Scope{start: at(run), length: s.inner.length, period: s.inner.period}) {
+			if !yield(run, Scope{start: pointAt(run), length: s.inner.length, period: s.inner.period}) {
 				return
 			}
 			after = run.Add(time.Microsecond)
@@ -332,11 +333,11 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	}
 }
 
-// crontab is the fields of cron, each a sorted list.
+// crontab holds the sorted values of each cron field.
 type crontab [6][]int
 
-// cronFields are the fields in their order. The RI writes the hours of "*" as
-// 0 to 59, so more than 23 must be read.
+// cronFields are the fields in order. The RI writes "*" for hours as 0 to 59, so hours
+// above 23 must be accepted.
 var cronFields = [6]struct {
 	name     string
 	min, max int
@@ -388,10 +389,9 @@ func (c *crontab) String() string {
 	return strings.Join(fields, " ")
 }
 
-// next returns the first time that c matches at or after t. Fields that never
-// meet, like the 30th of February, end the search after nine years: leap days
-// may be eight apart.
-func (c *crontab) next(t time.Time) (time.Time, bool) {
+// next returns the first time at or after t that c matches. ok is false if there is no
+// match in nine years, for example for February 30. Leap days may be eight years apart.
+func (c *crontab) next(t time.Time) (match time.Time, ok bool) {
 	if whole := t.Truncate(time.Second); whole.Before(t) {
 		t = whole.Add(time.Second)
 	}
@@ -408,7 +408,7 @@ func (c *crontab) next(t time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// within returns the first match of a day at or after t.
+// within returns the first match on a day at or after t.
 func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	for _, h := range c[2] {
 		if h > 23 || !day.Add(time.Duration(h+1)*time.Hour).After(t) {
@@ -429,12 +429,12 @@ func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Forever is the end of an envelope whose scope has no end. Clients of the RI
-// compare the end of each envelope with the clock, and fail if it is not a time.
+// Forever is the end of an envelope whose scope has no end. Clients of the RI compare
+// the end of each envelope with the clock, and fail if the end is not a time.
 var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// Anchored returns the scope of the results of all runs of s, if s starts to
-// count at t: without repetition, with start and end as times.
+// Anchored returns the scope of the results of all runs of s, with t as "now". The
+// scope is not repeated, and its start and end are times.
 func (s Scope) Anchored(t time.Time) Scope {
 	start, end := s.Times(t)
 	if start.IsZero() {
@@ -443,13 +443,13 @@ func (s Scope) Anchored(t time.Time) Scope {
 	if end.IsZero() {
 		end = Forever
 	}
-	return Scope{start: at(start), end: at(end), period: s.period}
+	return Scope{start: pointAt(start), end: pointAt(end), period: s.period}
 }
 
-// EndedAt returns s with t as its end, unless s ended before.
+// EndedAt returns s with t as its end, unless s ends before t.
 func (s Scope) EndedAt(t time.Time) Scope {
 	if _, end := s.Times(t); end.IsZero() || t.Before(end) {
-		s.end, s.length = at(t), span{}
+		s.end, s.length = pointAt(t), span{}
 	}
 	return s
 }

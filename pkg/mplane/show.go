@@ -8,8 +8,8 @@ import (
 	"unicode"
 )
 
-// Show returns s in the form of the client shell, several lines. Characters
-// that could control a terminal are escaped.
+// Show returns s in the form of the client shell, as several lines. It escapes
+// characters that could control a terminal.
 func (s *Statement) Show() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", s.Kind, Visible(s.Verb))
@@ -67,8 +67,8 @@ func (e *Envelope) Show() string {
 	return strings.Join(list, "\n")
 }
 
-// Visible escapes what is not printable in the text of a peer, since it could
-// control the terminal.
+// Visible escapes the characters of a peer's text that are not printable, because they
+// could control the terminal.
 func Visible(s string) string {
 	var b strings.Builder
 	for _, r := range s {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// ID returns the token of s: the one it carries, else the digest that every
-// implementation computes from its contents. All digests are MD5 over UTF-8
-// in hexadecimal; they name things and protect nothing.
+// ID returns the token of s: the token it carries, or the digest that every
+// implementation computes from its contents. All digests are MD5 over UTF-8, in
+// hexadecimal. They are identifiers without cryptographic strength.
 func (s *Statement) ID() string {
 	switch {
 	case s.Token != "":
@@ -22,8 +22,8 @@ func (s *Statement) ID() string {
 	return digest(s.fullText())
 }
 
-// Schema returns the digest of registry and names: a specification can only
-// fulfill a capability of the same schema.
+// Schema returns the digest of the registry and the names. A specification can only
+// fulfill a capability with the same schema.
 func (s *Statement) Schema() string { return digest(s.schemaText()) }
 
 func digest(text string) string {
@@ -35,13 +35,13 @@ func (s *Statement) schemaText() string {
 	return s.Registry + " p " + names(s.Parameters) + " r " + s.columns()
 }
 
-// valueText is digested to the token of a specification.
+// valueText returns the text whose digest is the token of a specification.
 func (s *Statement) valueText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pv " + s.values() + " r " + s.columns()
 }
 
-// fullText is digested to the token of everything else.
+// fullText returns the text whose digest is the token of any other statement.
 func (s *Statement) fullText() string {
 	var constraints, metadata []string
 	for _, f := range s.Parameters.Sorted() {
@@ -57,11 +57,11 @@ func (s *Statement) fullText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pc " + strings.Join(constraints, " ") + " pv " + s.values() +
 		" mk " + names(s.Metadata) + " mv " + strings.Join(metadata, " ") +
-		" r " + s.columns() + " ex None" // no export: see the URL of a parameter instead
+		" r " + s.columns() + " ex None" // never an export URL: it is the value of a parameter
 }
 
-// values returns the parameter values; where there are only constraints, what
-// Python has for no value.
+// values returns the parameter values. For constraints, it returns Python's
+// representation of an absent value.
 func (s *Statement) values() string {
 	var list []string
 	for _, f := range s.Parameters.Sorted() {
@@ -89,9 +89,9 @@ func (s *Statement) columns() string {
 	return strings.Join(slices.Sorted(slices.Values(s.Results)), " ")
 }
 
-// Specification returns a specification of capability s. Parameters with one
-// possible value have it, the others None; scope and label are to be set, and
-// SetToken is to be called then.
+// Specification returns a specification of capability s. A parameter with a single
+// possible value gets this value; the others get None. The caller must set the scope
+// and the label, then call SetToken.
 func (s *Statement) Specification() *Statement {
 	spec := s.as(Specification)
 	spec.Token = ""
@@ -106,9 +106,9 @@ func (s *Statement) Specification() *Statement {
 	return spec
 }
 
-// SetToken gives a specification its token. With a definite scope the same
-// specification has the same token, so that sending it again starts no second
-// job; else no two are alike.
+// SetToken sets the token of a specification. With a definite scope, equal
+// specifications have equal tokens, so that sending one twice starts no second job.
+// Otherwise each token is unique.
 func (s *Statement) SetToken() {
 	s.Token = ""
 	if s.When.Definite() {
@@ -118,7 +118,7 @@ func (s *Statement) SetToken() {
 	s.SetUniqueToken()
 }
 
-// SetUniqueToken gives a specification a token that no other has.
+// SetUniqueToken sets a random token.
 func (s *Statement) SetUniqueToken() { s.Token = digest(s.valueText() + rand.Text()) }
 
 // as returns a copy of s of another kind, without link and rows.
@@ -137,15 +137,15 @@ func (s *Statement) Notice(k Kind) *Statement {
 	return n
 }
 
-// Result returns the result of a specification: rows that were true from start
-// to end. Each row has a text for each of spec.Results.
+// Result returns the result of a specification, with rows that cover the time from
+// start to end. Each row has a text for each of spec.Results.
 func (s *Statement) Result(start, end time.Time, rows [][]string) *Statement {
 	r := s.Notice(Result)
 	r.When, r.Rows = Between(start, end), rows
 	return r
 }
 
-// Run returns the specification of one run of a repeated one.
+// Run returns the specification of a single run of s, with scope when.
 func (s *Statement) Run(when Scope) *Statement {
 	r := s.as(Specification)
 	r.Link, r.When, r.Token = s.Link, when, ""
@@ -153,16 +153,17 @@ func (s *Statement) Run(when Scope) *Statement {
 	return r
 }
 
-// Fulfills reports whether a specification can be given to a capability at time
-// t: the schemas are the same, and a Matcher accepts it.
+// Fulfills reports whether specification s can be sent to a capability, with t as
+// "now". Both must have the same schema, and a Matcher of the capability must accept s.
 func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 	m, err := NewMatcher(capability)
 	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
 }
 
-// Agreement tells how much speaks for it that a specification was made from a
-// capability, among several that it fulfills: 2 for the metadata, which clients
-// copy, and 1 for the label, which is the capability's with a number.
+// Agreement returns how likely it is that specification s was derived from a
+// capability, among several that it fulfills. It adds 2 if the metadata is the
+// capability's, because clients copy it, and 1 if the label is the capability's, with
+// or without a number.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0
 	differs := func(f Field) bool { return !slices.Contains(capability.Metadata, f) }
@@ -180,7 +181,8 @@ func (s *Statement) Agreement(capability *Statement) int {
 	return n
 }
 
-// Matcher tells quickly which specifications a capability accepts.
+// Matcher checks specifications against a capability. It parses the constraints only
+// once.
 type Matcher struct {
 	when        Scope
 	constraints []matchField
@@ -204,8 +206,8 @@ func NewMatcher(capability *Statement) (*Matcher, error) {
 	return m, nil
 }
 
-// Accepts reports whether a specification of the capability's schema is in scope
-// at time t and meets every constraint. Verb, label and metadata do not count.
+// Accepts reports whether a specification with the capability's schema is in scope and
+// meets every constraint, with t as "now". It ignores verb, label and metadata.
 func (m *Matcher) Accepts(spec *Statement, t time.Time) bool {
 	for _, f := range m.constraints {
 		value, _ := spec.Parameters.Get(f.name)

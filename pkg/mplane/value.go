@@ -23,11 +23,11 @@ type Primitive string
 // The primitives of registry format mplane-0.
 const (
 	String  Primitive = "string"
-	Natural Primitive = "natural" // whole numbers; the RI lets negative ones pass, and so does this package
+	Natural Primitive = "natural" // whole numbers; negative ones are accepted, as by the RI
 	Real    Primitive = "real"
 	Boolean Primitive = "boolean" // True or False
 	Time    Primitive = "time"    // now, past, future or a time in UTC
-	Address Primitive = "address" // of one IPv4 or IPv6 host
+	Address Primitive = "address" // an IPv4 or IPv6 address
 	URL     Primitive = "url"     // any text
 )
 
@@ -35,12 +35,12 @@ func (p Primitive) valid() bool {
 	return slices.Contains([]Primitive{String, Natural, Real, Boolean, Time, Address, URL}, p)
 }
 
-// maxNumber bounds the text of a number: its parsing is not linear.
+// maxNumber is the maximum length of a number, in bytes, because the time to parse one
+// is not linear.
 const maxNumber = 400
 
-// Canonical returns the canonical spelling of a value, that of the RI, or an
-// error if text is not a value. None stands for an absent value of every type
-// except Time.
+// Canonical returns the canonical spelling of a value, as in the RI, or an error if
+// text is not a value. None stands for an absent value of every type except Time.
 func (p Primitive) Canonical(text string) (string, error) {
 	if p == Time {
 		point, err := parsePoint(text)
@@ -78,8 +78,8 @@ func (p Primitive) Canonical(text string) (string, error) {
 	return text, nil
 }
 
-// parseNatural reads whole numbers exactly and others as the RI does, which
-// cuts the fraction.
+// parseNatural parses a whole number exactly. It truncates other numbers, as the RI
+// does.
 func parseNatural(text string) (*big.Int, error) {
 	digits := strings.TrimSpace(text)
 	if len(digits) <= maxNumber {
@@ -97,21 +97,21 @@ func parseNatural(text string) (*big.Int, error) {
 
 var pythonFloat = regexp.MustCompile(`^[+-]?(?i:inf|infinity|nan|(?:\d+(?:_\d+)*\.?|\d*(?:_\d+)*\.\d+)(?:_?\d+)*(?:e[+-]?\d+)?)$`)
 
-// parseReal reads the numbers that Python's float reads.
+// parseReal parses the numbers that Python's float accepts.
 func parseReal(text string) (float64, error) {
 	s := strings.TrimSpace(text)
 	if len(s) > maxNumber || !pythonFloat.MatchString(s) {
 		return 0, fmt.Errorf("%.50q is not a number", text)
 	}
 	f, err := strconv.ParseFloat(strings.ReplaceAll(s, "_", ""), 64)
-	if err != nil && !math.IsInf(f, 0) { // Python makes inf of what is too large
+	if err != nil && !math.IsInf(f, 0) { // Python returns inf for numbers that are too large
 		return 0, fmt.Errorf("%.50q is not a number", text)
 	}
 	return f, nil
 }
 
-// formatReal writes f like Python's repr: the shortest text that reads back as
-// f, with an exponent below 1e-4 and from 1e16 on.
+// formatReal formats f like Python's repr: the shortest text that parses as f, with an
+// exponent if f is below 1e-4 or at least 1e16.
 func formatReal(f float64) string {
 	switch {
 	case math.IsNaN(f):
@@ -129,8 +129,8 @@ func formatReal(f float64) string {
 	return s
 }
 
-// formatAddress writes an address like Python: IPv4 addresses inside of IPv6
-// ones are not dotted.
+// formatAddress formats an address like Python, which does not use dots for IPv4-mapped
+// IPv6 addresses.
 func formatAddress(a netip.Addr) string {
 	if !a.Is4In6() {
 		return a.String()
@@ -143,7 +143,7 @@ func formatAddress(a netip.Addr) string {
 	return s
 }
 
-// compare orders two canonical values; ok is false for values without an order.
+// compare compares two canonical values. ok is false if they have no order.
 func (p Primitive) compare(a, b string) (order int, ok bool) {
 	if a == None || b == None {
 		return 0, false
@@ -172,19 +172,19 @@ func (p Primitive) compare(a, b string) (order int, ok bool) {
 	return strings.Compare(a, b), true
 }
 
-// Constraint says which values a capability accepts for a parameter: all, a
-// range, or a set.
+// Constraint states which values a capability accepts for a parameter: all, a range, or
+// a set.
 type Constraint struct {
 	prim      Primitive
 	ranged    bool
-	low, high string   // of a range, both inclusive
-	set       []string // nil: not a set
+	low, high string   // ends of the range, both inclusive
+	set       []string // nil if the constraint is not a set
 }
 
 const rangeSeparator = " ... "
 
-// ParseConstraint reads "*", a range "a ... b" with both ends included, or
-// values separated by commas. A comma cannot be part of a value.
+// ParseConstraint parses "*", a range "a ... b" with both ends included, or values
+// separated by commas. A value cannot contain a comma.
 func ParseConstraint(p Primitive, text string) (Constraint, error) {
 	c := Constraint{prim: p}
 	if text == None {
@@ -227,9 +227,9 @@ func ParseConstraint(p Primitive, text string) (Constraint, error) {
 	return c, nil
 }
 
-// order is the order of the members of a set: numbers ascending, other values
-// by their text, absent ones last. That of the RI is the one of Python's sets:
-// ascending for small whole numbers and undefined for the rest.
+// order compares two members of a set: numbers ascending, other values by their text,
+// absent values last. The RI has the order of Python's sets: ascending for small whole
+// numbers, otherwise undefined.
 func (p Primitive) order(a, b string) int {
 	last := func(s string) bool { return s == None || s == "nan" }
 	switch {
@@ -270,8 +270,9 @@ func (c Constraint) Accepts(value string) bool {
 	return true
 }
 
-// Single returns the only value that meets the constraint, if it is one.
-func (c Constraint) Single() (string, bool) {
+// Single returns the only value that meets the constraint. ok is false if there are
+// several.
+func (c Constraint) Single() (value string, ok bool) {
 	switch {
 	case len(c.set) == 1:
 		return c.set[0], c.set[0] != None
@@ -281,7 +282,7 @@ func (c Constraint) Single() (string, bool) {
 	return "", false
 }
 
-// pointKind tells the symbolic times from the others.
+// pointKind distinguishes symbolic times from absolute ones.
 type pointKind int
 
 const (
@@ -297,7 +298,7 @@ var pointNames = map[pointKind]string{now: "now", past: "past", future: "future"
 // point is one end of a temporal scope.
 type point struct {
 	kind pointKind
-	t    time.Time // UTC, of an absolute one
+	t    time.Time // in UTC, if kind is absolute
 }
 
 var timestamp = regexp.MustCompile(`^(\d{4})-(\d{1,2})-(\d{1,2})(?:\s+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,6}))?)?)?$`)
@@ -326,8 +327,8 @@ func parsePoint(text string) (point, error) {
 	return point{absolute, t}, nil
 }
 
-// at returns the absolute point of a time, in whole microseconds.
-func at(t time.Time) point { return point{absolute, t.UTC().Truncate(time.Microsecond)} }
+// pointAt returns the absolute point of a time, truncated to microseconds.
+func pointAt(t time.Time) point { return point{absolute, t.UTC().Truncate(time.Microsecond)} }
 
 func (p point) String() string {
 	if p.kind == absolute {
@@ -336,9 +337,9 @@ func (p point) String() string {
 	return pointNames[p.kind]
 }
 
-// resolve returns the time of p when it is now, and false for past, future
-// and absent.
-func (p point) resolve(t time.Time) (time.Time, bool) {
+// resolve returns the time of p, with t as "now". ok is false for past, future and
+// absent.
+func (p point) resolve(t time.Time) (resolved time.Time, ok bool) {
 	switch p.kind {
 	case now:
 		return t, true
@@ -348,7 +349,7 @@ func (p point) resolve(t time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// abbreviate bounds what an error repeats of a peer's text.
+// abbreviate limits the length of a peer's text that an error repeats.
 func abbreviate(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"
