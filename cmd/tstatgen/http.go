@@ -20,65 +20,79 @@ type httpReq struct {
 
 func (g *gen) tab() { g.b = append(g.b, '\t') }
 
-// httpRow writes requests (method in column 6) and answers ("HTTP" in column 6) by turns.
+// orDash appends a tab and text, or "-" if text is not known.
+func (g *gen) orDash(known bool, text string) {
+	g.tab()
+	if known {
+		g.str(text)
+	} else {
+		g.str("-")
+	}
+}
+
+// httpRow writes requests (method in column 6) and responses ("HTTP" in column 6) by turns.
 func (g *gen) httpRow() {
 	if p := g.pending; p != nil && g.chance(0.9) {
 		g.pending = nil
-		g.httpPrefix(p, g.now)
-		g.str("HTTP\t")
-		code := httpCodes[g.intn(len(httpCodes))]
-		g.str(code)
+		g.httpResponse(p)
+	} else {
+		g.nextHTTPConn()
+		g.pending = &g.httpConn
+		g.httpRequest(&g.httpConn)
+	}
+	g.b = append(g.b, '\n')
+}
+
+func (g *gen) httpResponse(r *httpReq) {
+	g.httpPrefix(r, g.now)
+	g.str("HTTP\t")
+	code := httpCodes[g.intn(len(httpCodes))]
+	g.str(code)
+	g.tab()
+	if g.chance(0.2) {
+		g.str("-")
+	} else {
+		g.int(int64(3000 * g.factor()))
+	}
+	g.tab()
+	g.str(httpTypes[g.intn(len(httpTypes))])
+	g.tab()
+	g.str(httpServer[g.intn(len(httpServer))])
+	g.orDash(code == "206", "bytes 0-65535/1048576")
+	g.orDash(code == "302" || code == "301", "http://"+r.srv.name+"/")
+	if g.c.format == "v33" {
 		g.tab()
 		if g.chance(0.2) {
-			g.str("-")
-		} else {
-			g.int(int64(3000 * g.factor()))
-		}
-		g.tab()
-		g.str(httpTypes[g.intn(len(httpTypes))])
-		g.tab()
-		g.str(httpServer[g.intn(len(httpServer))])
-		g.tab()
-		if code == "206" {
-			g.str("bytes 0-65535/1048576")
+			g.str("SID=")
+			g.b = strconv.AppendUint(g.b, g.u(), 16)
+			g.str("; path=/; HttpOnly")
 		} else {
 			g.str("-")
 		}
-		g.tab()
-		if code == "302" || code == "301" {
-			g.str("http://" + p.srv.name + "/")
-		} else {
-			g.str("-")
-		}
-		if g.c.format == "v33" {
-			g.tab()
-			if g.chance(0.2) {
-				g.str("SID=")
-				g.b = strconv.AppendUint(g.b, g.u(), 16)
-				g.str("; path=/; HttpOnly")
-			} else {
-				g.str("-")
-			}
-		}
-		g.b = append(g.b, '\n')
+	}
+}
+
+// nextHTTPConn keeps the connection of the last request or chooses another one.
+func (g *gen) nextHTTPConn() {
+	r := &g.httpConn
+	if r.srv != nil && !g.chance(0.6) {
 		return
 	}
-	r := &g.httpConn
-	if r.srv == nil || g.chance(0.6) {
-		v6 := g.chance(g.c.ipv6)
-		r.srv = &servers[g.skewed(len(servers))]
-		b := g.b
-		g.b = g.b[len(g.b):]
-		g.client(v6)
-		r.cli = string(g.b)
-		g.b = b
-		r.srvIP = r.srv.v4
-		if v6 {
-			r.srvIP = r.srv.v6
-		}
-		r.cport = 1024 + g.intn(64511)
+	v6 := g.chance(g.c.ipv6)
+	r.srv = &servers[g.skewed(len(servers))]
+	b := g.b
+	g.b = g.b[len(g.b):]
+	g.client(v6)
+	r.cli = string(g.b)
+	g.b = b
+	r.srvIP = r.srv.v4
+	if v6 {
+		r.srvIP = r.srv.v6
 	}
-	g.pending = r
+	r.cport = 1024 + g.intn(64511)
+}
+
+func (g *gen) httpRequest(r *httpReq) {
 	g.httpPrefix(r, g.now)
 	m := "GET"
 	if k := g.intn(20); k == 0 {
@@ -89,22 +103,10 @@ func (g *gen) httpRow() {
 	g.str(m)
 	g.tab()
 	g.str(r.srv.name)
-	g.tab()
-	if g.chance(0.7) {
-		g.str(r.srv.name)
-	} else {
-		g.str("-")
-	}
+	g.orDash(g.chance(0.7), r.srv.name)
 	g.tab()
 	g.str(httpPaths[g.skewed(len(httpPaths))])
-	g.tab()
-	if g.chance(0.5) {
-		g.str("http://")
-		g.str(r.srv.name)
-		g.str("/index.html")
-	} else {
-		g.str("-")
-	}
+	g.orDash(g.chance(0.5), "http://"+r.srv.name+"/index.html")
 	g.tab()
 	g.str(httpAgents[g.skewed(len(httpAgents))])
 	if g.c.format == "v33" {
@@ -119,7 +121,6 @@ func (g *gen) httpRow() {
 		g.tab()
 		g.str("-")
 	}
-	g.b = append(g.b, '\n')
 }
 
 func (g *gen) httpPrefix(r *httpReq, t int64) {

@@ -126,7 +126,22 @@ func (g *gen) tcpRow() {
 	g.rtt(p.rtts, rf)
 	g.str(p.rttsTail)
 	g.str(p.p2p)
-	// layer 7
+	g.names(p, srv, first)
+	if g.c.format == "v33" {
+		g.sp()
+		if c[130] != "-" {
+			g.str(srv.name)
+		} else {
+			g.str("-")
+		}
+		g.str(p.tailTLS)
+		g.str(" 0")
+	}
+	g.b = append(g.b, '\n')
+}
+
+// names appends the columns of layer 7 and DNS for a flow that began at first, in us.
+func (g *gen) names(p *tcpProfile, srv *server, first int64) {
 	g.sp()
 	if p.tls {
 		g.str(srv.name)
@@ -134,7 +149,7 @@ func (g *gen) tcpRow() {
 		g.str("-")
 	}
 	g.sp()
-	if p.tls && c[116] != "-" {
+	if p.tls && p.col[116] != "-" {
 		g.str("*.")
 		g.str(srv.name[strings.IndexByte(srv.name, '.')+1:])
 	} else {
@@ -154,15 +169,4 @@ func (g *gen) tcpRow() {
 	} else {
 		g.str(" - - 0.0 0.0")
 	}
-	if g.c.format == "v33" {
-		g.sp()
-		if c[130] != "-" {
-			g.str(srv.name)
-		} else {
-			g.str("-")
-		}
-		g.str(p.tailTLS)
-		g.str(" 0")
-	}
-	g.b = append(g.b, '\n')
 }
