@@ -92,7 +92,7 @@ func (b *Import) timezone() *Setting {
 
 func (b *Import) layout() *Setting {
 	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "by the header or the number of columns", Complete: completeLayouts(),
-		Usage: "read files without a header as those of Tstat `VERSION`"}
+		Usage: "read logs without a header as logs of Tstat `VERSION`"}
 }
 
 func (b *Import) poll() *Setting {
@@ -155,14 +155,14 @@ func anonymizer(p *Problems, mode, sourceIs string) (a *anonymize.Anonymizer, so
 // limits are the settings of the resources and errors of an import.
 func (b *Import) limits() []*Setting {
 	return []*Setting{
-		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; at most 4 files at a time with MATH or a database",
-			Usage: "use `N` CPUs: for N files at a time, or for the parts of a few large files"},
+		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; with MATH or a database, at most 4 logs at a time",
+			Usage: "use `N` CPUs, for N logs at a time or for parts of large logs"},
 		{Name: "memory", Group: groupLimits, Value: &b.Memory,
 			Usage: "use about `SIZE` of memory"},
 		{Name: "rate", Group: groupLimits, Value: &b.Rate, Empty: "no limit",
 			Usage: "read at most `MIBPS` MiB of text per second"},
 		{Name: "max-rejects", Group: groupLimits, Value: &b.MaxRejects,
-			Usage: "reject a file with more than `N` rejected lines if they are more than 1 % of its lines; a file without a valid row is always rejected"},
+			Usage: "refuse a log with more than `N` rejects if they are more than 1 % of its lines; always refuse a log with rejects and no row"},
 	}
 }
 
@@ -172,13 +172,13 @@ func (b *Import) math() []*Setting {
 		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registered the stream",
 			Usage: "fetch logs only from probes in `NETWORK`, like 10.0.0.0/8"},
 		{Name: "folder-length", Group: groupMATHRepository, Value: &b.FolderLength,
-			Usage: "expect Tstat to write to a folder for `DURATION`, for MATH probes that also list growing logs"},
+			Usage: "assume that Tstat writes to a folder for `DURATION`, for MATH probes that also list growing logs"},
 	}
 }
 
 func (b *Import) adopt() *Setting {
 	return &Setting{Name: "adopt", Group: groupMATHRepository, Value: &b.Adopt, Complete: "dir", Empty: "none",
-		Usage: "take over the streams and the stored logs of DBStream's math_repo with the outDir `DIR`, see tstatrepo-migrate(7)"}
+		Usage: "take over streams and stored logs from DBStream's math_repo, whose outDir is `DIR`; see tstatrepo-migrate(7)"}
 }
 
 // importSchemes returns the kinds of destinations: stores and the MATH

@@ -47,13 +47,13 @@ const groupSinks = "Sinks"
 func (s *Lines) format() []*Setting {
 	return []*Setting{
 		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
-			Usage: "also deliver lines to `SINK`, which loses lines while it is too slow"},
+			Usage: "also deliver lines to `SINK`, which misses lines while it is too slow"},
 		{Name: "format", Group: groupSinks, Value: &s.Format, Complete: "raw line json",
 			Usage: "write lines in `FORMAT`: raw (log path, space, line), line or json"},
 		{Name: "select", Group: groupSinks, Value: &s.Columns, Empty: "all",
 			Usage: "with --format line or json: write only `COLUMNS`, like 'c_ip,s_ip,s_bytes_all'"},
 		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that matches", Complete: completeLayouts(),
-			Usage: "with --select or --format json: read lines without a header as those of Tstat `VERSION`"},
+			Usage: "with --select or --format json: read lines without a header as lines of Tstat `VERSION`"},
 	}
 }
 
@@ -79,7 +79,7 @@ func (s *Lines) maxLine() *Setting {
 
 func (s *Lines) retryMax() *Setting {
 	return &Setting{Name: "retry-max", Group: groupLimits, Value: &s.RetryMax,
-		Usage: "reopen a failed sink after at most `DURATION`"}
+		Usage: "wait at most `DURATION` between attempts to reopen a sink"}
 }
 
 // options checks the sources and sinks of lines, and returns the options of all

@@ -50,11 +50,11 @@ func (r *Points) naming() []*Setting {
 	const names = "Names"
 	return []*Setting{
 		{Name: "prefix", Group: names, Value: &r.Prefix,
-			Usage: "put `PATH` in front of the probe's name"},
+			Usage: "begin each metric path with `PATH`"},
 		{Name: "names", Group: names, Value: &r.Names, Complete: strings.Join(rrdfile.Namings, " "),
 			Usage: "name metrics by `MODE`: default, upstream (the names of mPlane's importer) or raw (file names)"},
 		{Name: "names-file", Group: names, Value: &r.NamesFile, Complete: "file",
-			Usage: "read other names of histograms and indexes from TOML `FILE`"},
+			Usage: "read other names for histograms and indexes from TOML `FILE`"},
 	}
 }
 
@@ -137,7 +137,7 @@ func (r *RRDPush) settings() []*Setting {
 		{Name: "dry-run", Group: groupDestination, Value: &r.DryRun,
 			Usage: "print what would be sent as lines on stdout, and send nothing"},
 
-		{Name: "since", Group: groupSource, Value: &r.Since, Empty: "what is new; all at first",
+		{Name: "since", Group: groupSource, Value: &r.Since, Empty: "new points; in the first push all points",
 			Usage: "push points of `TIME` and later, even if they were sent before: " + timeForms},
 		{Name: "reader", Group: groupSource, Value: &r.Reader, Complete: strings.Join(rrdfile.Modes, " "),
 			Usage: "decode RRDs with `READER`: go, librrd (if the program was built with it), or both, which sends nothing if a value differs"},
@@ -145,8 +145,8 @@ func (r *RRDPush) settings() []*Setting {
 			Usage: "push every `DURATION` until interrupted"},
 		r.keepNegative(),
 
-		{Name: "probe", Group: "Names", Value: &r.Probe, Empty: "host name up to the first dot; with --listen that of the client certificate",
-			Usage: "use `NAME`, the probe that wrote the RRDs, as second part of every path"},
+		{Name: "probe", Group: "Names", Value: &r.Probe, Empty: "host name up to the first dot; with --listen, the name in the client certificate",
+			Usage: "use `NAME`, the name of the probe, as the second part of each metric path"},
 	}, r.naming(), []*Setting{
 		{Name: "listen", Group: GroupNetwork, Value: &r.Listen, Empty: "off",
 			Usage: "accept points of other probes (mPlane's indirect export, HTTP)" + onAddress},

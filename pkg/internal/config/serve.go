@@ -76,11 +76,11 @@ func (s *Serve) settings() []*Setting {
 			Usage: "register at the supervisor with this `URL`, like https://supervisor:8889/"},
 		{Name: "clients", Group: groupMPlane, Value: &s.Clients, Empty: "off",
 			Usage: "accept clients and supervisors" + onAddress},
-		{Name: "identity", Group: groupMPlane, Value: &s.Identity, Empty: "host name with --system-id; without endpoints host name with the probe name",
+		{Name: "identity", Group: groupMPlane, Value: &s.Identity, Empty: "host name and --system-id; without endpoints, host name and probe name",
 			Usage: "use `NAME` as identity at a supervisor without TLS; the reference implementation ignores it"},
 		{Name: "system-id", Group: groupMPlane, Value: &s.SystemID,
 			Usage: "set System_ID of the repository's capabilities to `TEXT`"},
-		{Name: "address", Group: groupMPlane, Value: &s.Address, Empty: "the address of each endpoint; the host name if it listens on all addresses",
+		{Name: "address", Group: groupMPlane, Value: &s.Address, Empty: "the address of each endpoint; for an endpoint on all addresses, the host name",
 			Usage: "advertise the endpoints to probes at `HOST`"},
 		registries(groupMPlane, &s.Registries),
 	}, s.Authorization.settings("everybody may use everything"), []*Setting{
@@ -141,10 +141,10 @@ func (s *Serve) rrdSettings() []*Setting {
 func (p *RemoteProbe) settings() []*Setting {
 	return []*Setting{
 		{Name: "name", Value: &p.Name,
-			Usage: "name a probe that sends to this repository; the name is stored with everything it sends"},
+			Usage: "name a probe that sends to this repository; the name is stored with everything that the probe sends"},
 		{Name: "timezone", Value: &p.Timezone, Empty: "the zone of [collect-log]",
-			Usage: "read its folder names in this time zone, UTC or like Europe/Rome"},
+			Usage: "read folder names of this probe in this time zone, UTC or like Europe/Rome"},
 		{Name: "addresses", Value: &p.Addresses,
-			Usage: "recognize it by these networks and addresses; a probe with a certificate has its name in the certificate"},
+			Usage: "recognize the probe by these addresses and networks; a certificate overrides them"},
 	}
 }

@@ -54,9 +54,7 @@ func write(w io.Writer, sections []Section, commented bool) error {
 // commentWidth is the length of lines of explanations, in bytes.
 const commentWidth = 80
 
-// flagInText matches a flag in the text of a setting, with its value if that is
-// a URL.
-var flagInText = regexp.MustCompile(`--([a-z-]+)( math://)?`)
+var flagInText = regexp.MustCompile(`--([a-z-]+)`)
 
 // Comment returns the usage and the default as sentences for the config file,
 // which has keys in place of flags.
@@ -65,13 +63,7 @@ func (s *Setting) Comment() string {
 	if s.Empty != "" {
 		text += " Default: " + s.Empty + "."
 	}
-	return flagInText.ReplaceAllStringFunc(text, func(flag string) string {
-		name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), " ")
-		if value != "" {
-			name += " = " + value
-		}
-		return name
-	})
+	return flagInText.ReplaceAllString(text, "$1")
 }
 
 // TOML returns the value of s as TOML.
