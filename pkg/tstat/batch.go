@@ -79,6 +79,7 @@ func (v *vector) activate() {
 // Reader.Next.
 type Batch struct {
 	Type    *LogType
+	columns []Column
 	n       int
 	cols    []vector
 	lines   [][]byte // with newline
@@ -94,6 +95,20 @@ type Batch struct {
 
 	ends   []int64
 	serial []int64
+}
+
+// ColumnIndex returns the index of the named column in Reader.Columns, or -1. Unlike
+// LogType.Column it also finds optional and unknown columns of the file's header.
+func (b *Batch) ColumnIndex(name string) int {
+	if c := b.Type.Column(name); c >= 0 {
+		return c
+	}
+	for c := len(b.Type.Columns); c < len(b.columns); c++ {
+		if b.columns[c].Name == name {
+			return c
+		}
+	}
+	return -1
 }
 
 // Len returns the number of rows.

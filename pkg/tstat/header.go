@@ -101,11 +101,7 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 			columns = append(columns, skipField) // always the text HTTP
 			continue
 		}
-		if s, ok := synonyms[t.Name+"."+name]; ok {
-			name = s
-		} else if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
-			name = s
-		}
+		name = t.CurrentName(name)
 		// Up to 2.4, first and last are relative to the first packet of the run. Only
 		// these versions have first_abs.
 		if relative && (name == "first" || name == "last") && t.Column(name+"_rel_ms") >= 0 {
@@ -119,6 +115,18 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 		columns = append(columns, c)
 	}
 	return columns, extra
+}
+
+// CurrentName returns the name of the column that the header of some version of Tstat
+// calls name: c_tls_SNI for c_ssl_SNI. It returns other names as they are.
+func (t *LogType) CurrentName(name string) string {
+	if s, ok := synonyms[t.Name+"."+name]; ok {
+		return s
+	}
+	if s, ok := synonyms[name]; ok && t.Column(s) >= 0 {
+		return s
+	}
+	return name
 }
 
 // placeExtra returns the index of the column for a name that is unknown or repeated in

@@ -180,6 +180,7 @@ func (r *Reader) setColumns() {
 	}
 	r.setUses()
 	b := &r.batch
+	b.columns = r.columns
 	b.n = 0
 	b.reset()
 	if n := len(r.columns) - len(b.cols); n > 0 {

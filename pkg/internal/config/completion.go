@@ -36,7 +36,7 @@ func completeURLs(s dest.Schemes) string {
 func completeColumns() string {
 	var words []string
 	for _, t := range tstat.Types() {
-		for _, c := range t.Columns {
+		for _, c := range slices.Concat(t.Columns, t.Optional) {
 			words = append(words, c.Name)
 		}
 	}

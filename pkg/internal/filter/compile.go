@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/netip"
 	"regexp"
@@ -20,25 +19,25 @@ import (
 // Program is an expression for the rows of one log type. It may be used by one
 // goroutine at a time.
 type Program struct {
-	root    evaluator
-	columns []int
-	result  []truth
+	root   evaluator
+	names  []string
+	result []truth
 }
 
-// Compile checks an expression against the columns of a log type. A log may lack
-// columns of its type: they have no value then. Errors are usage errors.
+// Compile checks an expression against the columns of a log type, also those that only
+// some builds of Tstat write. A log may lack columns of its type: they have no value
+// then. Errors are usage errors.
 func (e *Expr) Compile(t *tstat.LogType) (*Program, error) {
-	c := &compiler{typ: t, columns: map[int]bool{}}
+	c := &compiler{typ: t}
 	root, err := c.compile(e.root)
 	if err != nil {
 		return nil, hint.AsUsage(err)
 	}
-	return &Program{root: root, columns: slices.Sorted(maps.Keys(c.columns))}, nil
+	return &Program{root: root, names: e.Names()}, nil
 }
 
-// Columns returns what the program reads, as indexes into the type's columns, in
-// ascending order.
-func (p *Program) Columns() []int { return p.columns }
+// Columns returns the names of the columns that the program reads, in ascending order.
+func (p *Program) Columns() []string { return p.names }
 
 // Names returns the columns of the expression, each once.
 func (e *Expr) Names() []string {
@@ -72,8 +71,7 @@ func (v value) isColumn() bool {
 }
 
 type compiler struct {
-	typ     *tstat.LogType
-	columns map[int]bool
+	typ *tstat.LogType
 }
 
 func (c *compiler) compile(n node) (evaluator, error) {
@@ -95,32 +93,63 @@ func (c *compiler) compile(n node) (evaluator, error) {
 	return c.test(n.(*test))
 }
 
-// column returns the index and the column of a name.
-func (c *compiler) column(name string, at int) (int, tstat.Column, error) {
-	i := c.typ.Column(name)
-	if i < 0 {
-		return 0, tstat.Column{}, &Error{at, fmt.Sprintf("%s has no column %s", c.typ.Name, name), c.advice(name)}
+// column returns the column of a name, and where batches have it.
+func (c *compiler) column(name string, at int) (place, tstat.Column, error) {
+	p := place{name, c.typ.Column(name)}
+	if p.index >= 0 {
+		return p, c.typ.Columns[p.index], nil
 	}
-	c.columns[i] = true
-	return i, c.typ.Columns[i], nil
+	if i := indexOf(c.typ.Optional, name); i >= 0 {
+		return p, c.typ.Optional[i], nil
+	}
+	return place{}, tstat.Column{}, &Error{at, fmt.Sprintf("%s has no column %s", c.typ.Name, name), advice(c.typ, name)}
 }
 
-// advice names what an unknown column may have been meant to be.
-func (c *compiler) advice(name string) string {
-	for _, col := range c.typ.Columns {
+// indexOf returns the index of the named column, or -1.
+func indexOf(columns []tstat.Column, name string) int {
+	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == name })
+}
+
+// advice names what an unknown column of a type may have been meant to be.
+func advice(t *tstat.LogType, name string) string {
+	if a := otherName(t, name); a != "" {
+		return a
+	}
+	if i := slices.IndexFunc(tstat.Types(), func(t *tstat.LogType) bool { return hasColumn(t, name) }); i >= 0 {
+		return tstat.Types()[i].Name + " has it: name the log types that the expression is for"
+	}
+	return similar(name, t)
+}
+
+// otherName is the advice if a column of t has the name in other words: an old name,
+// in other case or a part of it.
+func otherName(t *tstat.LogType, name string) string {
+	if current := t.CurrentName(name); current != name {
+		return "did you mean " + current + "? Older versions of Tstat call it " + name
+	}
+	columns := slices.Concat(t.Columns, t.Optional)
+	for _, col := range columns {
 		if strings.EqualFold(col.Name, name) {
 			return "did you mean " + col.Name + "?"
 		}
 	}
-	for _, col := range c.typ.Columns {
+	for _, col := range columns {
 		if strings.Contains(col.Name, strings.ToLower(name)) {
 			return "did you mean " + col.Name + "?"
 		}
 	}
-	if t := slices.IndexFunc(tstat.Types(), func(t *tstat.LogType) bool { return t.Column(name) >= 0 }); t >= 0 {
-		return tstat.Types()[t].Name + " has it: name the log types that the expression is for"
-	}
 	return ""
+}
+
+// similar is the advice for a name that is misspelled.
+func similar(name string, types ...*tstat.LogType) string {
+	var names []string
+	for _, t := range types {
+		for _, col := range slices.Concat(t.Columns, t.Optional) {
+			names = append(names, col.Name)
+		}
+	}
+	return strings.TrimPrefix(hint.DidYouMean(name, names, ""), "; ")
 }
 
 func (c *compiler) test(t *test) (evaluator, error) {
@@ -192,7 +221,7 @@ var examples = map[tstat.Kind]string{
 }
 
 // compare compiles COLUMN OP VALUE, for all but addresses.
-func (c *compiler) compare(op string, i int, col tstat.Column, v value) (evaluator, error) {
+func (c *compiler) compare(op string, i place, col tstat.Column, v value) (evaluator, error) {
 	wrong := &Error{v.at, fmt.Sprintf("%s is %s, and %s is not", col.Name, article(col.Kind), v.string()), "write " + examples[col.Kind]}
 	switch col.Kind {
 	case tstat.Text:
@@ -228,12 +257,12 @@ func (c *compiler) compare(op string, i int, col tstat.Column, v value) (evaluat
 }
 
 // compareColumns compiles COLUMN OP COLUMN.
-func (c *compiler) compareColumns(t *test, i int, col tstat.Column, v value) (evaluator, error) {
+func (c *compiler) compareColumns(t *test, i place, col tstat.Column, v value) (evaluator, error) {
 	j, other, err := c.column(v.text, v.at)
 	if err != nil {
 		var e *Error
-		if errors.As(err, &e) && col.Kind == tstat.Text && !strings.Contains(e.Advice, "did you mean") {
-			e.Advice = "a string needs quotes"
+		if errors.As(err, &e) && col.Kind == tstat.Text {
+			e.Advice = strings.TrimSuffix("a string needs quotes; "+e.Advice, "; ")
 		}
 		return nil, err
 	}
@@ -260,7 +289,7 @@ func (c *compiler) compareColumns(t *test, i int, col tstat.Column, v value) (ev
 }
 
 // in compiles COLUMN in VALUES.
-func (c *compiler) in(i int, col tstat.Column, values []value) (evaluator, error) {
+func (c *compiler) in(i place, col tstat.Column, values []value) (evaluator, error) {
 	if col.Kind != tstat.Text {
 		any := &joinEval{}
 		for _, v := range values {

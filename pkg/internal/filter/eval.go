@@ -38,6 +38,24 @@ func (p *Program) Select(b *tstat.Batch, keep []bool) (selected int) {
 	return selected
 }
 
+// place is where batches have a column.
+type place struct {
+	name  string
+	index int // in the columns of the type; -1 for optional columns, whose place depends on the log
+}
+
+// decoded returns the values of the column, and whether the log has it.
+func (p place) decoded(b *tstat.Batch) (tstat.Vector, bool) {
+	i := p.index
+	if i < 0 {
+		i = b.ColumnIndex(p.name)
+	}
+	if i < 0 {
+		return tstat.Vector{}, false
+	}
+	return b.Decoded(i)
+}
+
 type notEval struct{ x evaluator }
 
 func (e *notEval) eval(b *tstat.Batch, out []truth) {
@@ -76,12 +94,12 @@ func (e *joinEval) eval(b *tstat.Batch, out []truth) {
 
 // nullEval is "is null" with null yes, "is not null" with null no.
 type nullEval struct {
-	column int
+	column place
 	null   truth
 }
 
 func (e *nullEval) eval(b *tstat.Batch, out []truth) {
-	v, has := b.Decoded(e.column)
+	v, has := e.column.decoded(b)
 	for i := range out {
 		out[i] = e.null
 		if has && v.Def[i] == 1 {
@@ -147,7 +165,7 @@ func texts(v tstat.Vector, dst []string) []string {
 
 // ordered compares a column with a value.
 type ordered[T cmp.Ordered] struct {
-	column int
+	column place
 	read   reader[T]
 	value  T
 	accept acceptance
@@ -155,7 +173,7 @@ type ordered[T cmp.Ordered] struct {
 }
 
 func (e *ordered[T]) eval(b *tstat.Batch, out []truth) {
-	v, has := b.Decoded(e.column)
+	v, has := e.column.decoded(b)
 	if !has {
 		clearTo(out, unknown)
 		return
@@ -187,15 +205,15 @@ func compare[T cmp.Ordered](a, b T) int {
 
 // pairEval compares two columns.
 type pairEval[T cmp.Ordered] struct {
-	left, right         int
+	left, right         place
 	readLeft, readRight reader[T]
 	accept              acceptance
 	bufLeft, bufRight   []T
 }
 
 func (e *pairEval[T]) eval(b *tstat.Batch, out []truth) {
-	left, hasLeft := b.Decoded(e.left)
-	right, hasRight := b.Decoded(e.right)
+	left, hasLeft := e.left.decoded(b)
+	right, hasRight := e.right.decoded(b)
 	if !hasLeft || !hasRight {
 		clearTo(out, unknown)
 		return
@@ -220,12 +238,12 @@ func (e *pairEval[T]) eval(b *tstat.Batch, out []truth) {
 
 // matchEval tests the texts of a column.
 type matchEval struct {
-	column int
+	column place
 	match  func(text []byte) bool
 }
 
 func (e *matchEval) eval(b *tstat.Batch, out []truth) {
-	v, has := b.Decoded(e.column)
+	v, has := e.column.decoded(b)
 	if !has {
 		clearTo(out, unknown)
 		return

@@ -31,7 +31,7 @@ func names(t testing.TB, e *Expr) (string, error) {
 	}
 	var got []string
 	r := tstat.NewReader(strings.NewReader(rows), typ, tstat.ReaderOptions{Use: func(c tstat.Column) tstat.Use {
-		if c.Name == "fqdn" || slices.Contains(p.Columns(), typ.Column(c.Name)) {
+		if c.Name == "fqdn" || slices.Contains(p.Columns(), c.Name) {
 			return tstat.Decoded
 		}
 		return tstat.Skipped
@@ -181,7 +181,11 @@ func TestErrors(t *testing.T) {
 		"c_port > 3 c_port":         {12, `"c_port" where "and", "or" or the end is expected`, ""},
 		"(c_port > 3":               {12, `the end where ")" is expected`, `at character 1`},
 		"c_port > 3)":               {11, `")" where "and", "or" or the end is expected`, ""},
-		"c_prot > 3":                {1, "log_udp_complete has no column c_prot", ""},
+		"c_prot > 3":                {1, "log_udp_complete has no column c_prot", "did you mean c_port?"},
+		"C_p2p_pkts is null":        {1, "log_udp_complete has no column C_p2p_pkts", "did you mean c_p2p_pkts?"},
+		"p2p_pkts_tva is null":      {1, "log_udp_complete has no column p2p_pkts_tva", "did you mean c_p2p_pkts_tva?"},
+		"c_mptcp is null":           {1, "log_udp_complete has no column c_mptcp", "log_tcp_complete has it"},
+		"c_p2p_pkts = 'x'":          {14, "c_p2p_pkts is an integer, and \"x\" is not", "a number"},
 		"C_PORT > 3":                {1, "log_udp_complete has no column C_PORT", "did you mean c_port?"},
 		"port > 3":                  {1, "log_udp_complete has no column port", "did you mean c_port?"},
 		"c_isint and c_tls_SNI > 3": {13, "log_udp_complete has no column c_tls_SNI", "log_tcp_complete has it"},
@@ -238,7 +242,7 @@ func TestErrors(t *testing.T) {
 // TestColumnNames: every column can be named in an expression.
 func TestColumnNames(t *testing.T) {
 	for _, typ := range tstat.Types() {
-		for _, c := range typ.Columns {
+		for _, c := range slices.Concat(typ.Columns, typ.Optional) {
 			e, err := Parse(c.Name + " is null and not " + c.Name + " is not null")
 			if err != nil {
 				t.Errorf("%s: %v", c.Name, err)
@@ -246,6 +250,58 @@ func TestColumnNames(t *testing.T) {
 			}
 			if p, err := e.Compile(typ); err != nil || len(p.Columns()) != 1 || !slices.Equal(e.Names(), []string{c.Name}) {
 				t.Errorf("%s: %v", c.Name, err)
+			}
+		}
+	}
+}
+
+// TestOptionalColumnsAreNullWhereLogsLackThem selects by columns that only some builds of
+// Tstat write, at any place of the header.
+func TestOptionalColumnsAreNullWhereLogsLackThem(t *testing.T) {
+	const (
+		without = "#c_ip:1 c_port:2\n1.1.1.1 1\n1.1.1.1 2\n"
+		with    = "#c_port:1 s_mptcp:2 c_sit1:3 c_mptcp:4\n1 7 0.5 1\n2 - nan 0\n3 8 1.5 -\n"
+	)
+	typ := tstat.TypeByName("log_tcp_complete")
+	for text, want := range map[string][2][]int64{
+		"c_mptcp = 1":                       {nil, {1}},
+		"c_mptcp != 1":                      {nil, {2}},
+		"not c_mptcp = 1":                   {nil, {2}},
+		"c_mptcp is null":                   {{1, 2}, {3}},
+		"c_mptcp is not null":               {nil, {1, 2}},
+		"not c_mptcp is null":               {nil, {1, 2}},
+		"c_mptcp in (0, 1)":                 {nil, {1, 2}},
+		"c_mptcp not in (1)":                {nil, {2}},
+		"c_mptcp = 1 or c_port = 2":         {{2}, {1, 2}},
+		"c_mptcp = 1 and c_port = 2":        {nil, nil},
+		"not (c_mptcp = 1 and c_port = 2)":  {{1}, {1, 2, 3}},
+		"not (c_mptcp = 1 or c_port = 2)":   {nil, nil},
+		"c_mptcp < s_mptcp":                 {nil, {1}},
+		"c_port < s_mptcp":                  {nil, {1, 3}},
+		"c_sit1 > 1":                        {nil, {2, 3}}, // NaN
+		"c_sit1 < c_mptcp":                  {nil, {1}},
+		"c_sit2 > 1 or c_sit2 <= 1":         {nil, nil},
+		"c_sit2 is null":                    {{1, 2}, {1, 2, 3}},
+		"c_sit2 is null and s_mptcp > 7":    {nil, {3}},
+		"c_sit2 is not null or c_port >= 2": {{2}, {2, 3}},
+	} {
+		e, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Selection{Where: e, Columns: []string{"c_port"}}
+		for i, log := range []string{without, with} {
+			rows, err := s.For(typ)
+			if err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+			b, err := tstat.NewReader(strings.NewReader(log), typ, tstat.ReaderOptions{Use: rows.Uses()}).Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows.Apply(b)
+			if v, _ := b.Column(typ.Column("c_port")); !slices.Equal(v.Ints, want[i]) {
+				t.Errorf("%s: rows %v of log %d, want %v", text, v.Ints, i+1, want[i])
 			}
 		}
 	}

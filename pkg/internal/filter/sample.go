@@ -55,9 +55,6 @@ func (s Sample) For(t *tstat.LogType) (*Sampler, error) {
 	return p, nil
 }
 
-// Columns returns what the sampler reads, as indexes into the type's columns.
-func (p *Sampler) Columns() []int { return p.columns }
-
 // Select clears keep for the rows of a batch whose flows are not in the sample, and
 // returns how many rows are left.
 func (p *Sampler) Select(b *tstat.Batch, keep []bool) (selected int) {

@@ -107,17 +107,20 @@ func (s *Selection) withTypes(err error) error {
 
 // hasColumn reports whether logs of a type can have a column.
 func hasColumn(t *tstat.LogType, name string) bool {
-	return t.Column(name) >= 0 || slices.ContainsFunc(t.Optional, func(c tstat.Column) bool { return c.Name == name })
+	return t.Column(name) >= 0 || indexOf(t.Optional, name) >= 0
 }
 
 // nearColumn is the hint for an unknown column.
 func nearColumn(types []*tstat.LogType, name string) string {
 	for _, t := range slices.Concat(types, tstat.Types()) {
-		if advice := (&compiler{typ: t}).advice(name); advice != "" {
-			return advice
+		if hasColumn(t, name) {
+			return t.Name + " has it: name the log types that are imported"
+		}
+		if a := otherName(t, name); a != "" {
+			return a
 		}
 	}
-	return ""
+	return similar(name, types...)
 }
 
 // Rows is a Selection for the rows of one log type. It may be used by one goroutine
@@ -136,9 +139,9 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 		return nil, nil
 	}
 	r := &Rows{uses: map[string]tstat.Use{}, all: len(s.Columns) == 0}
-	decode := func(columns []int) {
-		for _, c := range columns {
-			r.uses[t.Columns[c].Name] = tstat.Decoded
+	decode := func(columns []string) {
+		for _, name := range columns {
+			r.uses[name] = tstat.Decoded
 		}
 	}
 	if s.Where != nil {
@@ -155,7 +158,7 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 			return nil, fmt.Errorf("sample: %w", err)
 		}
 		r.sampler = p
-		decode(p.Columns())
+		decode(flowColumns)
 	}
 	found := r.all
 	for _, name := range s.Columns {
