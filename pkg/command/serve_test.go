@@ -254,7 +254,7 @@ func stuck(t *testing.T, drain string) *process {
 func TestServeDrain(t *testing.T) {
 	p := stuck(t, "1s")
 	p.ends(1)
-	p.says("repository-collect_streaming: 1 lines were received and not taken by all sinks")
+	p.says("repository-collect_streaming: 1 lines were received but not acknowledged by all sinks")
 }
 
 // TestServeSecondSignal checks that a second signal ends the process at once.

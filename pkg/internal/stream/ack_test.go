@@ -12,11 +12,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// probeNames is how many names of probes peers may announce.
+// probeNames is the maximum number of probe names that peers may announce.
 const probeNames = 4096
 
-// TestManyProbes announces more and more names. Beyond the bound the connection
-// is closed, and its lines reach no sink; known names continue to work.
+// TestManyProbes announces more probe names than are allowed. The connection is
+// then closed and its lines reach no sink. Known names continue to work.
 func TestManyProbes(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), Format: JSON})
 	send := func(session, text string) (answers string) {

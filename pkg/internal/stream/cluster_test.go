@@ -32,9 +32,8 @@ func startNATSCluster(t testing.TB, n int) map[string]*natsServer {
 	return servers
 }
 
-// TestNATSCluster kills the leader of a stream that three servers keep. The
-// others continue, and every line is in the stream once, in order, and arrives
-// at its reader.
+// TestNATSCluster kills the leader of a stream with three replicas. The other
+// servers continue, and every line is stored and read once, in order.
 func TestNATSCluster(t *testing.T) {
 	t.Parallel()
 	servers := startNATSCluster(t, 3)

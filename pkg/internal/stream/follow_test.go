@@ -88,9 +88,9 @@ func (w *fakeTstat) close(l *fakeLog) {
 	l.f = nil
 }
 
-// again removes and recreates the folder, like a Tstat that is started twice
+// recreate removes and recreates the folder, like a Tstat that is started twice
 // within a minute.
-func (w *fakeTstat) again() {
+func (w *fakeTstat) recreate() {
 	w.t.Helper()
 	for _, l := range w.logs {
 		w.close(l)
@@ -131,8 +131,8 @@ func (w *fakeTstat) count() (n int) {
 	return n
 }
 
-// check compares the output, in format Line, with the written lines: each once,
-// in order.
+// check checks that the output, in format Line, has each written line once and in
+// order.
 func (w *fakeTstat) check(out string) {
 	w.t.Helper()
 	next := map[string]int{}
@@ -154,8 +154,8 @@ func (w *fakeTstat) check(out string) {
 	}
 }
 
-// checkRepeated is check for lines that may be repeated: their first
-// occurrences must be in order. It returns how many were repeated.
+// checkRepeated is like check, but allows repeated lines: only their first
+// occurrences must be in order. It returns the number of repeated lines.
 func (w *fakeTstat) checkRepeated(out string) (repeated int) {
 	w.t.Helper()
 	var first strings.Builder
@@ -192,7 +192,7 @@ func TestFollow(t *testing.T) {
 			w.lines(w.logs[1], rng.IntN(8))
 		}
 		if i%20 == 10 {
-			w.again()
+			w.recreate()
 			w.lines(w.logs[0], 1+rng.IntN(60))
 		}
 		if i%50 == 0 {
@@ -249,7 +249,7 @@ func TestFollowRestart(t *testing.T) {
 	w.check(out.String())
 }
 
-// TestStart checks where following starts in the first run.
+// TestStart checks the position at which following starts in the first run.
 func TestStart(t *testing.T) {
 	for start, want := range map[Start][2]int{StartBegin: {0, 25}, StartCheckpoint: {15, 25}, StartEnd: {20, 25}} {
 		root := t.TempDir()
@@ -284,9 +284,9 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestFollowOddities covers the last line of a killed Tstat, a compressed log,
-// other content under the same name after a restart, a late log type, and other
-// folders.
+// TestFollowOddities covers an unfinished last line of a killed Tstat, a
+// compressed log, a log replaced under the same name between runs, a log type that
+// appears late, and unrelated folders.
 func TestFollowOddities(t *testing.T) {
 	root, state := t.TempDir(), t.TempDir()
 	file := func(folder, name, text string) {
@@ -349,14 +349,14 @@ func TestFollowOddities(t *testing.T) {
 	file("2016_03_25_03_00.out", "log_tcp_complete", "g1\n")
 	s = startStream(t, opt)
 	await(t, "g1", func() bool { return s.out.String() == "g1\n" })
-	// A folder that appears is new, whatever its name.
+	// A folder that appears counts as new even if its name is older.
 	file("2016_03_24_20_00.out", "log_tcp_complete", "h1\n")
 	file("2016_03_24_20_00.out", "log_tcp_nocomplete", "n1\n")
 	await(t, "h1 and n1", func() bool { return strings.HasPrefix(s.out.String(), "g1\n") && s.out.Len() == len("g1\nh1\nn1\n") })
 	s.stop()
 }
 
-// writeLog writes a log of n lines, numbered from first on.
+// writeLog writes a log of n lines, numbered from first.
 func writeLog(t *testing.T, root, folder string, first, n int) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
@@ -374,7 +374,7 @@ func rows(first, n int) (text string) {
 	return text
 }
 
-// awaitOutput waits until a stream has written exactly want.
+// awaitOutput waits until the output of a stream equals want.
 func awaitOutput(t *testing.T, s *started, want string) {
 	t.Helper()
 	await(t, fmt.Sprintf("%q", want), func() bool { return s.out.Len() >= len(want) })
@@ -383,7 +383,7 @@ func awaitOutput(t *testing.T, s *started, want string) {
 	}
 }
 
-// TestFollowClockBack sets the zone or the clock of the probe back, while the
+// TestFollowClockBack sets the time zone or the clock of the probe back, while the
 // stream runs and between runs. Each line arrives once.
 func TestFollowClockBack(t *testing.T) {
 	root := t.TempDir()
@@ -427,9 +427,9 @@ func TestFollowClockBack(t *testing.T) {
 	s.stop()
 }
 
-// TestFollowOldCheckpoint starts with the state of a version that did not save
-// the order of folders. A folder ahead of the clock, or a removed one, hides no
-// other.
+// TestFollowOldCheckpoint starts with the state of a version that did not save the
+// order of folders. It checks that a removed folder, or a folder ahead of the
+// clock, does not hide other folders.
 func TestFollowOldCheckpoint(t *testing.T) {
 	now := time.Now().UTC()
 	ahead, old, newer := tstat.FolderName(now.Add(8*time.Hour)), tstat.FolderName(now.Add(-time.Hour)), tstat.FolderName(now)
@@ -483,8 +483,8 @@ func TestFollowOldCheckpoint(t *testing.T) {
 	}
 }
 
-// TestFollowFolderAgain repeats an hour at the end of summer time. Tstat
-// replaces the folders of the first one. Each line arrives once.
+// TestFollowFolderAgain repeats an hour at the end of summer time, so that Tstat
+// replaces the folders of the first hour. Each line arrives once.
 func TestFollowFolderAgain(t *testing.T) {
 	root := t.TempDir()
 	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, StateDir: t.TempDir(), Start: StartBegin}
@@ -509,8 +509,8 @@ func TestFollowFolderAgain(t *testing.T) {
 	s.stop()
 }
 
-// TestFollowUnmounted hides the folders for a while, as if their file system
-// was not mounted. They are not streamed again.
+// TestFollowUnmounted hides the folders for a while, as if their file system were
+// not mounted. Their lines are not streamed again.
 func TestFollowUnmounted(t *testing.T) {
 	base := t.TempDir()
 	root, away := filepath.Join(base, "tstat"), filepath.Join(base, "away")
@@ -619,8 +619,8 @@ func TestFollowCompressed(t *testing.T) {
 }
 
 // TestFollowDamagedSince damages the start of a partly streamed log between two
-// runs. After the restart none of its lines is streamed twice, and the next
-// folder follows.
+// runs. After the restart no line is streamed twice, and the next folder is
+// streamed.
 func TestFollowDamagedSince(t *testing.T) {
 	var z bytes.Buffer
 	zw := gzip.NewWriter(&z)
@@ -667,9 +667,9 @@ func TestFollowDamagedSince(t *testing.T) {
 	}
 }
 
-// TestForward follows a folder and sends the lines to an endpoint, over a plain
-// connection and in the acknowledged mode; the endpoint restarts meanwhile. In
-// the acknowledged mode nothing is lost.
+// TestForward follows a folder and sends the lines to an endpoint that restarts,
+// over a plain connection and in acknowledged mode. In acknowledged mode nothing is
+// lost.
 func TestForward(t *testing.T) {
 	root, out := t.TempDir(), &output{}
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
@@ -779,8 +779,8 @@ func TestSeveralRoots(t *testing.T) {
 }
 
 // TestConfined checks links that lead out of a followed folder. If a peer chose
-// the folder, they are skipped and counted, and delay nothing. If the user
-// chose it, they are followed.
+// the folder, the links are skipped and counted, and delay nothing. If the user
+// chose the folder, the links are followed.
 func TestConfined(t *testing.T) {
 	root, outside := t.TempDir(), t.TempDir()
 	write := func(dir, folder, text string) string {

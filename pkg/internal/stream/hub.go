@@ -17,11 +17,11 @@ type hub struct {
 	encoding *encode.Encoding
 	format   Format
 	queues   []*batch.Queue // of all sinks
-	needRaw  bool           // some sink needs Raw, whatever the format
+	needRaw  bool           // a sink needs Batch.Raw
 }
 
-// maxRead is how many bytes a source reads at once: in JSON the text is several
-// times as long.
+// maxRead returns the maximum bytes per read of a source. It is smaller for
+// JSON, whose text is several times as long as the lines.
 func (h *hub) maxRead() int {
 	if h.format == JSON {
 		return 64 << 10
@@ -38,7 +38,8 @@ type inlet struct {
 	enc *encode.Encoder
 }
 
-// Deliver encodes lines and puts them into the queue of every sink. It waits for room.
+// Deliver encodes lines and puts them into the queue of every sink. It implements
+// source.Inlet.
 func (in *inlet) Deliver(ctx context.Context, t batch.Text) error {
 	b := &batch.Batch{Origin: t.Origin, Offset: t.Offset, Lines: t.Lines, Acked: t.Acked}
 	var prefixed *batch.Buffer

@@ -34,7 +34,7 @@ type kafkaBroker struct {
 	client []kgo.Opt // options of readers
 }
 
-// startKafka starts a broker with the topic "tstat" in four partitions.
+// startKafka starts a broker with the topic "tstat", which has four partitions.
 func startKafka(t testing.TB, opts ...kfake.Opt) *kafkaBroker {
 	t.Helper()
 	k := &kafkaBroker{t: t, dir: t.TempDir(), opts: opts}
@@ -60,7 +60,7 @@ func (k *kafkaBroker) start(opts ...kfake.Opt) {
 	k.addr = k.ListenAddrs()[0]
 }
 
-// restart stops the broker, calls away and restarts it.
+// restart stops the broker, calls away and starts the broker.
 func (k *kafkaBroker) restart(away func()) {
 	k.t.Helper()
 	k.Close()
@@ -68,7 +68,7 @@ func (k *kafkaBroker) restart(away func()) {
 	k.start(k.opts...)
 }
 
-// records returns all records of a topic, by partition in their order.
+// records returns all records of a topic, sorted by partition and offset.
 func (k *kafkaBroker) records(topic string) (list []*kgo.Record) {
 	k.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.addr), kgo.ConsumeTopics(topic)}, k.client...)...)
@@ -144,9 +144,8 @@ func TestKafka(t *testing.T) {
 	}
 }
 
-// TestKafkaRefused checks a message that the broker refuses and the library
-// gives up. A new producer sends it again, so that messages in flight may be
-// repeated.
+// TestKafkaRefused checks that a new producer resends a message that the broker
+// has rejected. Messages in flight may be repeated.
 func TestKafkaRefused(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -201,8 +200,8 @@ func TestKafkaAway(t *testing.T) {
 	}
 }
 
-// TestKafkaVersion checks that with the option version a client sends no
-// request that an old Kafka does not know.
+// TestKafkaVersion checks that a client with the option version sends only
+// requests that an old Kafka knows.
 func TestKafkaVersion(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -229,9 +228,9 @@ func TestKafkaVersion(t *testing.T) {
 	}
 }
 
-// TestKafkaTooLarge checks that a topic with a smaller limit than a message
-// gets smaller messages. A line that is too long is dropped and counted, and
-// delays nothing.
+// TestKafkaTooLarge checks that a topic with a low size limit gets smaller
+// messages. A line longer than the limit is dropped and counted, and delays
+// nothing.
 func TestKafkaTooLarge(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
@@ -261,8 +260,8 @@ func testTooLarge(t *testing.T, addr string, create func(topic string, settings 
 	}
 }
 
-// TestKafkaSecrets checks TLS with a client certificate, and passwords from a
-// file or the environment, which no output shows.
+// TestKafkaSecrets checks TLS with a client certificate, and passwords from a file
+// or the environment. No output may contain a password.
 func TestKafkaSecrets(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	files, client := issue(ca, "kafka"), issue(ca, "tstat-turin")
@@ -309,7 +308,7 @@ func TestKafkaSecrets(t *testing.T) {
 	}
 }
 
-// kcat runs librdkafka's program.
+// kcat runs kcat, the command of librdkafka, and returns its output.
 func kcat(t testing.TB, in string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("kcat"); err != nil {
@@ -329,7 +328,7 @@ func kcat(t testing.TB, in string, args ...string) string {
 	return out.String()
 }
 
-// TestKafkaWithKcat checks that another library reads the same lines, in every
+// TestKafkaWithKcat checks that librdkafka reads the same lines in every
 // compression.
 func TestKafkaWithKcat(t *testing.T) {
 	t.Parallel()
@@ -390,7 +389,7 @@ func testTakeOver(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	var taken []*kgo.Record
-	committed := map[string]int{} // lines of probes
+	committed := map[string]int{} // lines by probe
 	for len(taken) < probes*each/2 {
 		fetches := dead.PollRecords(ctx, probes*each/2-len(taken))
 		if err := fetches.Err(); err != nil {

@@ -17,9 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// TestKafkaBroker repeats tests with a real broker: lines there and back while
-// the broker is killed, a member of a group that dies, and topics that accept
-// small messages only.
+// TestKafkaBroker repeats tests with a real broker: a round trip while the broker
+// is killed, a group member that dies, and topics that only accept small messages.
 func TestKafkaBroker(t *testing.T) {
 	t.Run("round trip", func(t *testing.T) {
 		b := kafkatest.Start(t, kafkatest.Options{})
@@ -34,8 +33,7 @@ func TestKafkaBroker(t *testing.T) {
 	})
 }
 
-// TestKafkaBrokerSASL checks a user with a password over TLS, and one with a
-// wrong password.
+// TestKafkaBrokerSASL checks a correct and a wrong password over TLS.
 func TestKafkaBrokerSASL(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	b := kafkatest.Start(t, kafkatest.Options{PEM: keyStore(t, issue(ca, "kafka")), Users: map[string]string{"tstat": "secret-1"}})

@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics of streams, their sinks and their sources. The first label is the
-// name of the stream.
+// Metrics of streams, their sinks and their sources. The first label is always
+// the name of the stream.
 var (
 	Metrics = metrics.New("stream_", []string{"stream"}, func(*Stats) []string { return nil },
 		metrics.Count("connections", "Open connections of exporters.", func(s *Stats) int64 { return s.Connections }),

@@ -68,7 +68,7 @@ func (s *natsServer) start() {
 	})
 }
 
-// kill kills the server like a power cut.
+// kill kills the server without a clean shutdown.
 func (s *natsServer) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
@@ -162,8 +162,8 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// TestStalledPeer checks that a TCP peer that stops reading holds up the
-// source. If the sink is optional, its lines are dropped and counted instead.
+// TestStalledPeer checks that a TCP peer that stops reading blocks the source. If
+// the sink is optional, its lines are dropped and counted instead.
 func TestStalledPeer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -325,8 +325,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestFilesPowerCut checks that lines are durable when they are acked, in new
-// files and in those of a killed process.
+// TestFilesPowerCut checks that lines are durable when they are acked, both in new
+// files and in files of a killed process.
 func TestFilesPowerCut(t *testing.T) {
 	for _, to := range []string{"new/files", "new/files?compress=zstd"} {
 		t.Run(to, func(t *testing.T) {
@@ -367,8 +367,8 @@ func TestFilesPowerCut(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a file system of a size, like 2m. fill fills it up to about
-// free bytes; release frees that space.
+// smallDisk mounts a file system of the given size, like "2m". fill leaves about
+// free bytes of space; release frees the filled space.
 func smallDisk(t *testing.T, size string) (dir string, fill func(free int), release func()) {
 	t.Helper()
 	dir = t.TempDir()
@@ -428,8 +428,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFullDiskBehindStdout is TestFullDisk with standard output redirected to a
-// file.
+// TestFullDiskBehindStdout checks the same as TestFullDisk, with standard output
+// redirected to a file.
 func TestFullDiskBehindStdout(t *testing.T) {
 	dir, fill, release := smallDisk(t, "2m")
 	fill(100_000)
@@ -456,8 +456,9 @@ func TestFullDiskBehindStdout(t *testing.T) {
 	}
 }
 
-// TestFullStateDisk checks that a stream that cannot save positions continues
-// for a window, pauses, reports it, and continues when there is room again.
+// TestFullStateDisk checks that a stream that cannot save positions continues for
+// one window, then pauses and reports the failure. It continues when there is
+// room.
 func TestFullStateDisk(t *testing.T) {
 	dir, fill, release := smallDisk(t, "1m")
 	root := t.TempDir()

@@ -15,8 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// brokers runs a test with each kind of broker: with a URL to write to and read
-// from, and a function that stops the broker for a while.
+// brokers runs a test with each kind of broker. url is the topic or stream. away
+// stops the broker, calls during, and restarts the broker.
 func brokers(t *testing.T, run func(t *testing.T, url string, away func(during func()))) {
 	t.Run("kafka", func(t *testing.T) {
 		t.Parallel()
@@ -34,9 +34,9 @@ func brokers(t *testing.T, run func(t *testing.T, url string, away func(during f
 	})
 }
 
-// TestRoundTrip sends lines from a probe through a broker to a repository. They
-// arrive as without the broker, in order for each probe and log, even if the
-// repository restarts. After an outage of the broker, lines may be repeated.
+// TestRoundTrip sends lines from a probe through a broker to a repository. Lines
+// arrive in order for each probe and log, even if the repository restarts. After an
+// outage of the broker, lines may be repeated.
 func TestRoundTrip(t *testing.T) {
 	for format, cut := range map[Format]bool{Raw: false, Line: true} {
 		t.Run(string(format), func(t *testing.T) {
@@ -46,8 +46,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// testRoundTrip is TestRoundTrip with one broker. cut stops the broker for a
-// while.
+// testRoundTrip is TestRoundTrip with one broker. If cut is set, it stops the
+// broker for a while.
 func testRoundTrip(t *testing.T, url string, format Format, cut bool, away func(during func())) {
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete", "log_udp_complete")
@@ -95,8 +95,8 @@ func testRoundTrip(t *testing.T, url string, format Format, cut bool, away func(
 	}
 }
 
-// published is a message as another program could send it: probe is the key,
-// or a token of the subject.
+// published is a message as another program could send it. probe is the key of a
+// Kafka message or a token of a NATS subject.
 type published struct {
 	probe, value string
 	headers      map[string]string
@@ -215,9 +215,8 @@ func TestHostileMessages(t *testing.T) {
 }
 
 // TestGroup starts and stops processes of a group while lines of many probes
-// arrive. Each process gets a part of them, and together they get every line.
-// The lines of a probe are in order, except for repetitions when a partition
-// moves.
+// arrive. Each process gets some of the lines, and together they get every line.
+// The lines of a probe are in order, except for repetitions when a partition moves.
 func TestGroup(t *testing.T) {
 	t.Parallel()
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
@@ -309,10 +308,10 @@ func TestGroup(t *testing.T) {
 	})
 }
 
-// TestHeldUp blocks a sink for longer than brokers wait for an acknowledgement.
-// The source reads no more than the window, keeps its messages, and nothing is
-// repeated.
-func TestHeldUp(t *testing.T) {
+// TestBlockedSink blocks a sink for longer than brokers wait for an
+// acknowledgement. The source reads no more than the window and keeps its
+// messages, and nothing is repeated.
+func TestBlockedSink(t *testing.T) {
 	t.Parallel()
 	brokers(t, func(t *testing.T, url string, _ func(func())) {
 		const size = 1 << 20
@@ -338,7 +337,7 @@ func TestHeldUp(t *testing.T) {
 		s := startStream(t, Options{From: []string{url}, To: []string{"tcp://" + l.Addr().String()}, Queue: size, Window: size})
 		c := <-conns
 		defer c.Close()
-		ahead := func() int64 { // beyond the acked lines
+		ahead := func() int64 { // lines read but not acked
 			sum, acked := s.Stats(), 0
 			lines := strings.SplitAfterN(want.String(), "\n", int(sum.Sinks[0].Lines)+1)
 			for _, line := range lines[:len(lines)-1] {
@@ -363,8 +362,8 @@ func TestHeldUp(t *testing.T) {
 	})
 }
 
-// TestFromKcat reads messages from another library, each a line without its
-// end, in every compression of that library.
+// TestFromKcat reads messages written by librdkafka in all of its compressions.
+// Each message is a line without line end.
 func TestFromKcat(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)

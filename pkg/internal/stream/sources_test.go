@@ -46,7 +46,7 @@ func TestSources(t *testing.T) {
 }
 
 // TestTrouble checks that the statistics of an unavailable sink show the reason
-// and the queue, until it accepts lines again.
+// and the queued bytes until the sink accepts lines.
 func TestTrouble(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

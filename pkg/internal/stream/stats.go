@@ -9,26 +9,26 @@ import (
 // Stats describes what a Stream has done so far.
 type Stats struct {
 	Duration    time.Duration
-	Lines       int64 // read from all sources, headers included
+	Lines       int64 // read from all sources, including headers
 	Bytes       int64
 	Rejects     int64         // malformed lines
-	Cuts        int64         // last lines without line end
+	Cuts        int64         // unfinished last lines, and damaged compressed logs
 	Empty       int64         // lines without text
-	Connections int64         // at present
-	Accepted    int64         // connections so far
-	Refused     int64         // connections not allowed, beyond the limit, or with too many probes
-	Folders     int64         // followed log folders so far
-	Vanished    int64         // logs removed before they were read to the end
+	Connections int64         // currently open
+	Accepted    int64         // connections accepted so far
+	Refused     int64         // connections refused: forbidden, malformed or too many
+	Folders     int64         // log folders followed so far
+	Vanished    int64         // logs or messages removed before they were read
 	Outside     int64         // logs skipped because of links out of a Confined folder
-	Unacked     int64         // lines of old exporters, which do not resend, in flight to sinks; at the end: lost
-	Rate        float64       // lines per second now
-	Rates       []int64       // lines per Interval, oldest first; the last one is the current interval
+	Unacked     int64         // lines in flight from exporters that do not resend them
+	Rate        float64       // current lines per second
+	Rates       []int64       // lines per Interval, oldest first; the last is incomplete
 	Interval    time.Duration // of Rates
 	Sinks       []SinkStats
 	Sources     []SourceStats // by probe
 }
 
-// SourceStats describes what has arrived of a probe from one address or folder.
+// SourceStats summarizes the lines of a probe from one address, folder or broker.
 type SourceStats = stats.SourceTotals
 
 // SinkStats describes what one sink has done so far.
@@ -40,12 +40,12 @@ type SinkStats struct {
 	Restarts int64
 	Repeated int64  // bytes resent after a failure
 	Queued   int64  // bytes waiting for the sink
-	Limit    int64  // bytes that may wait for the sink
-	Trouble  string // why the sink accepts nothing now
+	Limit    int64  // maximum of Queued
+	Trouble  string // why the sink currently accepts nothing; "" if it works
 }
 
-// Continue continues the figures of an ended stream in this one, which must not
-// have started. Sinks match if their position and name are the same.
+// Continue adds the counts of a former stream that has ended; nil is ignored. s
+// must not have started. Sinks match if their position and name are the same.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return
@@ -62,7 +62,7 @@ func (s *Stream) Continue(former *Stream) {
 	}
 }
 
-// Stats returns what the stream has done so far.
+// Stats returns the current counts of the stream.
 func (s *Stream) Stats() *Stats {
 	n := s.hub.counts
 	now := time.Now()

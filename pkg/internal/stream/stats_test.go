@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// TestRates checks that lines are counted per interval, of the stream and of
-// each source, and that the next stream continues the counts.
+// TestRates checks that lines are counted per interval for the stream and for each
+// source, and that the next stream continues the counts.
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stream := func() *Stream {

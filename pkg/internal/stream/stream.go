@@ -1,6 +1,6 @@
-// Package stream brings live log lines from connections, followed log folders
-// and brokers to sinks. Lines of one log keep their order. A source waits for
-// the acks of the required sinks.
+// Package stream forwards live log lines from connections, followed log folders
+// and brokers to sinks. Lines of one log keep their order. A source waits until
+// the required sinks ack its lines.
 package stream
 
 import (
@@ -31,11 +31,11 @@ import (
 
 // The types of Options.
 type (
-	// Root is the output folder of a Tstat, with log folders in it.
+	// Root is the output folder of one Tstat, which holds its log folders.
 	Root = source.Root
-	// Start is where a followed folder is read from.
+	// Start is the position from which a followed folder is read.
 	Start = source.Start
-	// Format is the form in which sinks get lines.
+	// Format is the form in which sinks receive lines.
 	Format = batch.Format
 )
 
@@ -57,24 +57,24 @@ type Options struct {
 	// Confined skips logs behind links that lead out of a folder of Follow,
 	// since a peer chose the folder.
 	Confined bool
-	// Anonymize rewrites the lines of the logs of Follow; nil: they stay as they
-	// are. SourceIs says whether addresses without a flag are anonymized already,
-	// and must be known.
+	// Anonymize rewrites the lines of followed logs; nil leaves them unchanged.
+	// SourceIs says whether addresses without a flag are already anonymized. It
+	// must be known if Anonymize is set.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 	From      []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
-	// To are the required sinks, ToOptional those that lose lines if they
-	// are too slow: "-", file:DIR, exec:COMMAND, tcp://, tls://, ack://,
-	// ack+tls://, kafka://, kafka+tls://, nats://, nats+tls://. There must
-	// be at least one.
+	// To are the required sinks. ToOptional are sinks that lose lines if they
+	// are too slow. At least one sink must be given. The forms are "-",
+	// file:DIR, exec:COMMAND, tcp://, tls://, ack://, ack+tls://, kafka://,
+	// kafka+tls://, nats:// and nats+tls://.
 	To, ToOptional []string
 
-	Format Format   // ""; Raw
+	Format Format   // "": Raw
 	Select []string // columns, for Line and JSON; empty: all
 	Layout string   // Tstat version of lines without a header, see tstat.NewLines
 
-	Types    []string       // globs over the logs to follow; empty: all
+	Types    []string       // globs of log names to follow; empty: all
 	Start    Start          // "": StartCheckpoint
 	Poll     time.Duration  // interval at which followed folders are scanned; 0: 1s
 	Location *time.Location // zone of folder names; nil: time.Local
@@ -82,15 +82,15 @@ type Options struct {
 	Probes         *peer.Probes  // probes without certificates; others are named after their address
 	MaxConnections int           // 0: 1024
 	IdleTimeout    time.Duration // of connections; 0: 2h
-	MaxLine        int           // bytes; longer lines are rejects; 0: 32 KiB
+	MaxLine        int           // bytes; longer lines are rejected; 0: 32 KiB
 
-	Window int64         // bytes of Follow and each of From that may be repeated after a crash; 0: 16 MiB
-	Queue  int64         // bytes waiting for one sink; 0: 8 MiB
-	Drain  time.Duration // how long sinks may work after the stop; 0: 30s
+	Window int64         // bytes resent at most after a crash, for Follow and each of From; 0: 16 MiB
+	Queue  int64         // maximum bytes waiting for one sink; 0: 8 MiB
+	Drain  time.Duration // how long sinks may flush after shutdown begins; 0: 30s
 
 	RetryMin, RetryMax time.Duration // wait before a sink is reopened; 0: 500ms, 30s
 
-	Name     string // of the run's state; "": default
+	Name     string // distinguishes the state of concurrent streams; "": default
 	StateDir string
 	TLS      peer.TLS      // of sinks
 	Peers    peer.Networks // allowed networks of tcp, tls and ack sinks; empty: all
@@ -136,28 +136,28 @@ func (o *Options) defaults() {
 	}
 }
 
-// UnackedError reports received lines without the ack of a required sink, and
-// that nobody resends.
+// UnackedError reports lines that a required sink did not ack and that the
+// exporter does not resend.
 type UnackedError struct{ Lines int64 }
 
 func (e *UnackedError) Error() string {
-	return fmt.Sprintf("%d lines were received and not taken by all sinks", e.Lines)
+	return fmt.Sprintf("%d lines were received but not acknowledged by all sinks", e.Lines)
 }
 
-// Stream brings lines from sources to sinks.
+// Stream forwards lines from sources to sinks.
 type Stream struct {
 	opt       Options
 	log       *slog.Logger
 	hub       *hub
-	unlock    func()      // of the state
-	sinks     []sink.Sink // of hub.queues
+	unlock    func()      // releases the lock of the state
+	sinks     []sink.Sink // in the order of hub.queues
 	sources   *source.Set
 	inputs    []source.Input
 	endpoint  *source.Endpoint
 	listeners []*peer.Listener
 }
 
-// Sinks are the kinds of sinks; Brokers are the kinds of sources with a URL.
+// Sinks are the URL forms of sinks. Brokers are the URL forms of sources.
 var (
 	Sinks   = sink.Kinds
 	Brokers = broker.Kinds
@@ -175,8 +175,8 @@ func CheckSource(text string) error {
 	return err
 }
 
-// SameTopic reports whether a source reads the topic that a sink writes: lines
-// would circulate forever.
+// SameTopic reports whether the source reads the topic that the sink writes.
+// Lines would then circulate forever.
 func SameTopic(from, to string) bool {
 	b, err := source.Parse(from)
 	if err != nil {
@@ -186,7 +186,8 @@ func SameTopic(from, to string) bool {
 	return err == nil && t.Broker != nil && t.Broker.Same(b)
 }
 
-// New opens the state and the endpoints of a stream. Run closes them.
+// New opens the state and the endpoints of a stream. Run closes them. New returns
+// an error if another stream with the same Options.Name is running.
 func New(opt Options) (*Stream, error) {
 	opt.defaults()
 	opt.Follow = slices.Clone(opt.Follow)
@@ -267,21 +268,22 @@ func (s *Stream) open() (err error) {
 	return err
 }
 
-// close frees the resources of New.
+// close closes the listeners and releases the lock of the state.
 func (s *Stream) close() {
 	peer.CloseAll(s.listeners)
 	s.unlock()
 }
 
-// Addrs returns the addresses that the endpoints listen on.
+// Addrs returns the addresses on which the endpoints listen.
 func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
-// Run streams until ctx ends or a sink cannot continue. Then the sources stop,
-// and the sinks have Options.Drain for lines in flight. Run returns nil if they
-// acked everything. It can be called once.
+// Run streams until ctx ends, or until a source or required sink fails. Then the
+// sources stop, and the sinks have Options.Drain to ack lines in flight. Run
+// returns nil if nothing failed and no line was lost. It can be called only once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
-	// reading ends first; work ends when the sinks have acked everything.
+	// reading ends first. work ends when the sinks have acked everything or
+	// Options.Drain is over.
 	reading, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -327,8 +329,8 @@ func (s *Stream) Run(ctx context.Context) error {
 	<-reading.Done()
 	timer := time.AfterFunc(s.opt.Drain, func() { giveUp(errDrain) })
 	defer timer.Stop()
-	tell := time.AfterFunc(drainSilence, s.tellDrain)
-	defer tell.Stop()
+	logTimer := time.AfterFunc(drainSilence, s.logDrain)
+	defer logTimer.Stop()
 	s.endpoint.Stop(s.listeners)
 	sources.Wait()
 	s.endpoint.Wait()
@@ -346,14 +348,13 @@ func (s *Stream) Run(ctx context.Context) error {
 	return errors.Join(failure, err)
 }
 
-var errDrain = errors.New("sinks did not take everything in time")
+var errDrain = errors.New("sinks did not acknowledge everything in time")
 
-// drainSilence is how long an ending stream waits for sinks before it logs
-// them.
+// drainSilence is how long an ending stream waits for sinks before it logs that.
 const drainSilence = time.Second
 
-// tellDrain logs the sinks that are waited for.
-func (s *Stream) tellDrain() {
+// logDrain logs the sinks that have not acked everything.
+func (s *Stream) logDrain() {
 	for _, q := range s.hub.queues {
 		if q.Stats.Queued.Load() > 0 {
 			s.log.Info("waiting for sink to drain", "sink", q.Name, "timeout", s.opt.Drain)

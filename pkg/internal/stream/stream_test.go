@@ -72,7 +72,7 @@ type started struct {
 	ended bool
 }
 
-// startStream runs a stream until stop or the end of the test.
+// startStream runs a stream until stop is called or the test ends.
 func startStream(t testing.TB, opt Options) *started {
 	t.Helper()
 	s := newStream(t, opt)
@@ -80,7 +80,7 @@ func startStream(t testing.TB, opt Options) *started {
 	return s
 }
 
-// newStream returns a stream that listens but does not run yet.
+// newStream returns a stream that listens but is not started yet.
 func newStream(t testing.TB, opt Options) *started {
 	t.Helper()
 	s := &started{t: t, out: &output{}, log: &output{}, done: make(chan struct{})}
@@ -157,7 +157,7 @@ func write(t testing.TB, w io.Writer, text string) {
 
 const logPath = "/var/tstat/2016_03_24_21_37.out/log_tcp_complete"
 
-// numbered returns the lines from..to of a log, in wire format.
+// numbered returns lines with numbers from..to of a log, in wire format.
 func numbered(path string, from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
@@ -177,8 +177,8 @@ func linesOf(text, path string) string {
 	return b.String()
 }
 
-// TestCRLFFromAllSources checks that a CR before the newline reaches no object,
-// whatever the source.
+// TestCRLFFromAllSources checks that no JSON object contains the CR of a CR LF line
+// end, for every kind of source.
 func TestCRLFFromAllSources(t *testing.T) {
 	const text = "#c_ip:1 c_port:2 fqdn:3\r\n10.0.0.1 53 a\r\n10.0.0.2 54 -\r\n"
 	check := func(t *testing.T, s *started, source string) {
@@ -219,8 +219,8 @@ func TestCRLFFromAllSources(t *testing.T) {
 	})
 }
 
-// TestOldExporter checks several concurrent connections, with lines cut
-// anywhere, a last line without end, and a new connection for the next log.
+// TestOldExporter checks several concurrent connections with writes that end
+// within a line, an unfinished last line, and a new connection for the next log.
 func TestOldExporter(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback()})
 	const exporters = 8
@@ -237,10 +237,9 @@ func TestOldExporter(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// A connection ends between two lines, or
-				// within a line that the next connection
-				// repeats. The old exporter never does the
-				// latter.
+				// End the connection between two lines, or within
+				// a line that the next connection repeats. The old
+				// exporter never repeats a line.
 				n := strings.LastIndexByte(rest[:min(len(rest), 9000)], '\n') + 1
 				for sent := 0; sent < n; {
 					k := min(n-sent, 1+rng.IntN(300))
@@ -273,8 +272,8 @@ func TestOldExporter(t *testing.T) {
 		t.Errorf("%d bytes, want %d", len(got), total)
 	}
 	for i, w := range want {
-		// Connections of one exporter follow each other without waiting, so
-		// that their lines may mix; within each they are in order.
+		// The connections of an exporter overlap, so that their lines may mix.
+		// The lines of each connection are in order.
 		path := fmt.Sprintf("/probe%d/2016_03_24_21_37.out/log_tcp_complete", i)
 		lines := linesOf(got, path)
 		if len(lines) != len(w) {
@@ -288,8 +287,8 @@ func TestOldExporter(t *testing.T) {
 	}
 }
 
-// TestOrder checks that the lines of one connection stay in order, whatever the
-// size of its writes.
+// TestOrder checks that the lines of one connection stay in order for writes of
+// any size.
 func TestOrder(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), MaxLine: 1 << 20})
 	var want strings.Builder
@@ -355,9 +354,9 @@ func TestRubbish(t *testing.T) {
 	}
 }
 
-// TestManyConnections opens a thousand connections, among them slow senders,
-// endless lines and silent ones, and checks that others are served. In the end
-// nothing is left of them.
+// TestManyConnections opens a thousand connections. Some send slowly, some send
+// endless lines and some are silent. The other connections must be served, and all
+// resources must be freed at the end.
 func TestManyConnections(t *testing.T) {
 	before := runtime.NumGoroutine()
 	s := startStream(t, Options{Listen: loopback(), MaxConnections: 1000})
@@ -412,7 +411,7 @@ func TestIdle(t *testing.T) {
 	s := newStream(t, Options{Listen: loopback(), IdleTimeout: 300 * time.Millisecond})
 	c := connect(t, s.addr)
 	write(t, c, numbered(logPath, 0, 3))
-	s.start() // nothing is accepted, and no time passes, before
+	s.start() // starts accepting and the idle timeout
 	c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end", err)
@@ -422,8 +421,8 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// TestProbeNames checks the probe name of a peer, from its address or from the
-// settings.
+// TestProbeNames checks that a peer's probe name comes from the settings, or else
+// from its address.
 func TestProbeNames(t *testing.T) {
 	known := new(peer.Probes)
 	known.Replace([]peer.Probe{{Name: "turin", Networks: peer.Networks{netip.MustParsePrefix("127.0.0.0/8")}}})
@@ -441,8 +440,8 @@ func TestProbeNames(t *testing.T) {
 	}
 }
 
-// TestStopDrains checks that lines that have arrived before a stop are not
-// lost, and that lines which no sink accepts are reported.
+// TestStopDrains checks that lines received before a stop are not lost, and that
+// lines that no sink accepts are reported.
 func TestStopDrains(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback()})
 	c := connect(t, s.addr)
@@ -470,9 +469,9 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// TestStopTakesBacklog checks that connections in the backlog at a stop are
-// accepted, with their lines.
-func TestStopTakesBacklog(t *testing.T) {
+// TestStopAcceptsBacklog checks that connections in the backlog at a stop are
+// accepted, and their lines delivered.
+func TestStopAcceptsBacklog(t *testing.T) {
 	const exporters = 100
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -490,16 +489,16 @@ func TestStopTakesBacklog(t *testing.T) {
 		}
 	}
 	cancel()
-	err = s.Run(ctx) // nothing is accepted before
+	err = s.Run(ctx) // starts accepting
 	sum := s.Stats()
 	if err != nil || sum.Accepted != exporters || sum.Lines != exporters*20 || out.Len() != want {
 		t.Errorf("%+v, %d bytes of %d, %v", sum, out.Len(), want, err)
 	}
 }
 
-// TestDrainTold checks that the log of an ending stream names the sinks that
-// are waited for.
-func TestDrainTold(t *testing.T) {
+// TestDrainLogsSinks checks that an ending stream logs the sinks that have not
+// acked everything.
+func TestDrainLogsSinks(t *testing.T) {
 	dir := t.TempDir()
 	free, got := filepath.Join(dir, "free"), filepath.Join(dir, "got")
 	s := startStream(t, Options{Listen: loopback(), To: []string{"-", "exec:until [ -e " + free + " ]; do sleep 0.02; done; cat >" + got}, Drain: patience})
@@ -519,9 +518,9 @@ func TestDrainTold(t *testing.T) {
 	}
 }
 
-// TestStreamEndsWithoutSinkThatLacksNothing stops a stream whose sink is
-// unreachable before any line has arrived.
-func TestStreamEndsWithoutSinkThatLacksNothing(t *testing.T) {
+// TestStopWithUnreachableSink checks that a stream without lines ends although its
+// sink is unreachable.
+func TestStopWithUnreachableSink(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://127.0.0.1:1"}, Drain: time.Hour})
 	await(t, "a try", func() bool { return strings.Contains(s.log.String(), "cannot be opened") })
 	if sum := s.stop(); s.err != nil && !errors.Is(s.err, context.Canceled) {
@@ -529,8 +528,8 @@ func TestStreamEndsWithoutSinkThatLacksNothing(t *testing.T) {
 	}
 }
 
-// TestNoHTTP checks that a web page that posts lines, by any method, has its
-// connection closed before a line is accepted; the log and the counts show it.
+// TestNoHTTP checks that an HTTP request is refused before a line is accepted, so
+// that a web page cannot post lines. The log and the counts show the refusal.
 func TestNoHTTP(t *testing.T) {
 	s := startStream(t, Options{Listen: loopback(), MaxLine: 4096})
 	body := logPath + " 1 2 3\n"
@@ -544,7 +543,7 @@ func TestNoHTTP(t *testing.T) {
 		}
 	}
 	c := connect(t, s.addr)
-	write(t, c, "not a line\n"+body) // the end of a line, from an exporter that reconnected
+	write(t, c, "not a line\n"+body) // the rest of a line, as from an exporter that reconnected
 	c.Close()
 	await(t, "the line", func() bool { return s.Stats().Lines == 1 })
 	sum := s.stop()

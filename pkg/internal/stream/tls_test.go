@@ -13,16 +13,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// issue returns the files of a new certificate with the common name.
+// issue returns the files of a new certificate with the given common name.
 func issue(a *peertest.Authority, name string) peer.TLS {
 	cert, key, ca := a.Issue(name, pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: name})
 	return peer.TLS{Cert: cert, Key: key, CA: ca}
 }
 
 // TestTLS checks an exporter and an endpoint with certificates. The certificate
-// names the probe, whatever the exporter announces. With certificates of
-// another authority no line arrives and none is lost: the lines arrive once the
-// certificates match.
+// names the probe, regardless of the name that the exporter announces. While the
+// certificates come from different authorities, no line arrives. After they match,
+// all lines arrive.
 func TestTLS(t *testing.T) {
 	for _, scheme := range []string{"tls", "ack+tls"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestNATSWithTLS uses a server that requires a client certificate.
+// TestNATSWithTLS checks a server that requires a client certificate.
 func TestNATSWithTLS(t *testing.T) {
 	ca := peertest.NewAuthority(t)
 	files, client := issue(ca, "nats"), issue(ca, "tstat-turin")

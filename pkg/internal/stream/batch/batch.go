@@ -1,19 +1,19 @@
-// Package batch holds lines on their way from the sources of a stream to its
-// sinks, and the acknowledgements on the way back. A source delivers a Text;
-// the pipeline makes it a Batch and puts the batch into the Queue of each sink.
+// Package batch queues lines between the sources and the sinks of a stream, and
+// tracks their acknowledgements. A source delivers a Text. The pipeline converts
+// it to a Batch and puts the batch into the Queue of each sink.
 //
-// The steps have one word each:
+// The code uses these terms:
 //
-//   - deliver: a source hands over lines, those of one log in their order.
-//   - ack: a sink has the lines safely. The batch is acked when all required
-//     sinks have acked it; then its source learns it, and may drop the lines.
-//   - discard: an optional sink goes without a batch. Its lines are counted as
-//     dropped.
-//   - release: a user of memory has finished with it. The last one frees it.
-//   - drain: a source waits until everything that it delivered is acked.
+//   - deliver: a source passes lines to the pipeline. Lines of one log are
+//     delivered in order.
+//   - ack: a sink has stored the lines. A batch is acked when all required sinks
+//     have acked it. Its source is then notified and may drop the lines.
+//   - discard: an optional sink skips a batch. The lines are counted as dropped.
+//   - release: a user of a buffer no longer needs it. The last release frees it.
+//   - drain: a source waits until all delivered lines are acked.
 //
-// A Tracker follows the position up to which a source is acked; a Window bounds
-// how far a source delivers beyond its saved position.
+// A Tracker tracks the position up to which a source is acked. A Window limits
+// how far a source may deliver beyond its saved position.
 package batch
 
 import (
@@ -27,40 +27,40 @@ type Format string
 
 // Formats.
 const (
-	Raw  Format = "raw"  // as on the wire: the path of the log, a space, the line with its line end; headers too
-	Line Format = "line" // the line as Tstat wrote it; its line end is LF
-	JSON Format = "json" // an object per row
+	Raw  Format = "raw"  // wire format: path, space and line; includes headers
+	Line Format = "line" // the line as Tstat wrote it, ending with LF
+	JSON Format = "json" // one object per row
 )
 
-// Origin identifies where lines come from. It is immutable.
+// Origin identifies the log that lines come from. It is immutable.
 type Origin struct {
 	Probe string
 	Path  string // of the log on the probe
-	Type  string // the log's name without the suffix of a compression, which names its type
-	// Key distinguishes the source of the lines from every other, for
-	// message ids: the log with its content, or the connection.
+	Type  string // the log's name without a compression suffix
+	// Key is unique to the log with its content, or to the connection.
+	// Message ids are built from it.
 	Key string
-	// Prefix stands before each line on the wire: the path and a space.
+	// Prefix precedes each line in wire format: the path and a space.
 	Prefix []byte
 }
 
-// Text is lines of one log, as delivered by a source.
+// Text holds lines of one log, as delivered by a source.
 type Text struct {
 	*Origin
 	Source *stats.Source
-	// Offset is the position of the first line in the source that Key names.
+	// Offset is the position of the first line in the log or connection that
+	// Key identifies.
 	Offset int64
 	Lines  int
 	Bytes  []byte  // whole lines
 	Wire   bool    // each line has its prefix
 	Buffer *Buffer // holds Bytes
-	// Acked is called once, when every required sink has acked the lines;
-	// may be nil. Lines of one source are acked in order, but the calls may
-	// overtake each other.
+	// Acked is called once, when every required sink has acked the lines. It
+	// may be nil. Concurrent calls for one source may arrive out of order.
 	Acked func()
 }
 
-// Batch is a text on its way through the queues.
+// Batch is an encoded Text in the queues of the sinks.
 type Batch struct {
 	*Origin
 	Offset int64
@@ -76,7 +76,7 @@ type Batch struct {
 	users   atomic.Int32 // queues that still use Raw and Out
 }
 
-// release ends one use of the text. The last release frees the buffers.
+// release drops one queue's use of the batch. The last release frees the buffers.
 func (b *Batch) release() {
 	if b.users.Add(-1) > 0 {
 		return

@@ -9,8 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// TestBatchIsAckedByAllRequiredSinks delivers a batch to two required sinks and
-// an optional one: the source is told when both required ones have acked.
+// TestBatchIsAckedByAllRequiredSinks delivers a batch to two required sinks and an
+// optional sink. Acked must be called when both required sinks have acked.
 func TestBatchIsAckedByAllRequiredSinks(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	a, b, optional := batch.NewQueue("a", false, 1<<20, log), batch.NewQueue("b", false, 1<<20, log), batch.NewQueue("c", true, 1<<20, log)
@@ -33,9 +33,9 @@ func TestBatchIsAckedByAllRequiredSinks(t *testing.T) {
 	}
 }
 
-// TestOptionalSinkGoesWithout fills the queue of an optional sink: further
-// batches are dropped there, and do not wait for room.
-func TestOptionalSinkGoesWithout(t *testing.T) {
+// TestFullOptionalQueueDropsBatch fills the queue of an optional sink. Further
+// batches must be dropped without waiting for room.
+func TestFullOptionalQueueDropsBatch(t *testing.T) {
 	q := batch.NewQueue("slow", true, 4<<10, slog.New(slog.DiscardHandler))
 	for range 6 {
 		if err := batch.Deliver(t.Context(), []*batch.Queue{q}, &batch.Batch{Out: make([]byte, 1<<10), Lines: 10}); err != nil {
@@ -47,8 +47,8 @@ func TestOptionalSinkGoesWithout(t *testing.T) {
 	}
 }
 
-// TestFullWindowWaitsForSave reserves a whole window: acked bytes make no room
-// until they are saved.
+// TestFullWindowWaitsForSave reserves a whole window. Acked bytes must not make
+// room until they are saved.
 func TestFullWindowWaitsForSave(t *testing.T) {
 	w := batch.NewWindow(100)
 	if err := w.Reserve(t.Context(), 100); err != nil {

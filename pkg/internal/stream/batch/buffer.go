@@ -6,15 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// Buffer is memory that batches share. The last of them returns it to its pool.
+// Buffer is pooled memory with a reference count, shared by batches.
 type Buffer struct {
 	Bytes []byte
 	refs  atomic.Int32
 }
 
-// MinBuffer is the size of the smallest buffer in bytes. Sizes are powers of
-// two: reads of a quiet connection need little, while large buffers cost less
-// per line.
+// MinBuffer is the size of the smallest buffer in bytes. All pooled sizes are
+// powers of two.
 const MinBuffer = 4 << 10
 
 var pools [9]sync.Pool // of 4, 8, … 1024 KiB
@@ -45,7 +44,8 @@ func (b *Buffer) Release() {
 	if b.refs.Add(-1) > 0 {
 		return
 	}
-	// A buffer that grew while it was filled fits a smaller class.
+	// append may have grown the buffer to a capacity between two sizes. It
+	// goes to the pool of the smaller size.
 	if i := bits.Len(uint(cap(b.Bytes)/MinBuffer)) - 1; i >= 0 && i < len(pools) {
 		b.Bytes = b.Bytes[:MinBuffer<<i]
 		pools[i].Put(b)

@@ -13,23 +13,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// minCost is the minimum cost of a batch in bytes, so that a queue of tiny
-// batches is bounded too.
+// minCost is the minimum cost of a batch in bytes. It limits the number of tiny
+// batches in a queue.
 const minCost = 1 << 10
 
-// stallAfter is how long a required sink may ack nothing before a warning names
-// it as holding up the stream.
+// stallAfter is how long a required sink may block the stream before a warning
+// is logged.
 const stallAfter = 30 * time.Second
 
-// Queue holds the batches waiting for the ack of a sink, including those that
-// the sink has already received.
+// Queue holds the batches that a sink has not yet acked, including batches that
+// it has already received.
 type Queue struct {
 	Name     string // of the sink, without secrets
-	Optional bool   // the sink skips a batch rather than hold up the stream
+	Optional bool   // skip batches when the queue is full, instead of blocking
 	Size     int64  // bytes
 	Log      *slog.Logger
 	Stats    stats.Sink
-	// Closed ends when the queue is closed.
+	// Closed is canceled when the queue is closed.
 	Closed context.Context
 
 	room     *semaphore.Weighted
@@ -39,7 +39,7 @@ type Queue struct {
 	dropping rate.Sometimes // limits warnings
 }
 
-// NewQueue returns an empty queue for the sink called name, which keeps up to size bytes.
+// NewQueue returns an empty queue of up to size bytes for the sink called name.
 func NewQueue(name string, optional bool, size int64, log *slog.Logger) *Queue {
 	q := &Queue{
 		Name: name, Optional: optional, Size: size, Log: log,
@@ -52,24 +52,24 @@ func NewQueue(name string, optional bool, size int64, log *slog.Logger) *Queue {
 	return q
 }
 
-// Close ends the deliveries to the queue.
+// Close closes the queue. There must be no further deliveries.
 func (q *Queue) Close() {
 	close(q.ch)
 	q.end()
 }
 
-// Batches returns the channel that the sink receives batches from. It is
-// closed with the queue.
+// Batches returns the channel from which the sink receives batches. Close closes
+// it.
 func (q *Queue) Batches() <-chan *Batch { return q.ch }
 
-// Cost returns the size that a batch occupies in the queue, in bytes.
+// Cost returns the number of bytes that a batch occupies in the queue.
 func (q *Queue) Cost(b *Batch) int64 {
 	return min(q.Size, int64(max(minCost, len(b.Raw), len(b.Out))))
 }
 
-// Deliver puts a batch into all queues. It waits for room, but skips an
-// optional sink whose queue has no room. If ctx ends, it returns the cause, and
-// the batch is not acked.
+// Deliver puts a batch into all queues. It waits for room in the queues of
+// required sinks, and skips optional sinks whose queue is full. If ctx ends
+// first, Deliver returns the error of ctx, and the batch is never acked.
 func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	b.users.Store(int32(len(queues)))
 	for _, q := range queues {
@@ -91,7 +91,8 @@ func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	return nil
 }
 
-// put appends a batch.
+// put adds a batch to the queue, or drops it if the queue of an optional sink is
+// full.
 func (q *Queue) put(ctx context.Context, b *Batch) error {
 	cost := q.Cost(b)
 	if !q.room.TryAcquire(cost) {
@@ -104,7 +105,7 @@ func (q *Queue) put(ctx context.Context, b *Batch) error {
 		}
 	}
 	q.Stats.Queued.Add(cost)
-	q.ch <- b // has room: every batch in it holds minCost at least
+	q.ch <- b // never blocks: each queued batch has acquired at least minCost
 	return nil
 }
 
@@ -119,8 +120,8 @@ func (q *Queue) wait(ctx context.Context, cost int64) error {
 	return q.room.Acquire(ctx, cost)
 }
 
-// Ack records that the sink has stored the lines of a batch, and frees its
-// room.
+// Ack records that the sink has stored the lines of a batch, and frees the room
+// of the batch in the queue.
 func (q *Queue) Ack(b *Batch) {
 	q.free(b)
 	if q.stalled.CompareAndSwap(true, false) {
@@ -140,7 +141,7 @@ func (q *Queue) Discard(b *Batch) {
 	q.drop(b)
 }
 
-// drop counts a batch that an optional sink does not get.
+// drop counts and releases a batch that an optional sink does not receive.
 func (q *Queue) drop(b *Batch) {
 	n := q.Stats.Dropped.Add(int64(b.Lines))
 	q.dropping.Do(func() {
@@ -149,14 +150,14 @@ func (q *Queue) drop(b *Batch) {
 	b.release()
 }
 
-// free frees the room of a batch.
+// free frees the room of a batch in the queue.
 func (q *Queue) free(b *Batch) {
 	cost := q.Cost(b)
 	q.Stats.Queued.Add(-cost)
 	q.room.Release(cost)
 }
 
-// Trouble records why the sink acks nothing; nil means that it works.
+// Trouble records why the sink acks nothing. nil records that it works.
 func (q *Queue) Trouble(err error) {
 	if err == nil {
 		q.Stats.Trouble.Store(nil)

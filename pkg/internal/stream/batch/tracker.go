@@ -3,13 +3,13 @@ package batch
 import "sync"
 
 // Tracker tracks the position up to which a source is acked. The source chooses
-// the unit of positions: bytes of a connection, or messages of a partition.
+// the unit of positions: bytes of a connection or offsets of a partition.
 type Tracker struct {
 	mu        sync.Mutex
 	delivered int64 // end of the last delivered lines
 	acked     int64
-	read      int64         // position up to which nothing after delivered needs an ack
-	changed   chan struct{} // nil if nobody waits for a change
+	read      int64         // nothing between delivered and read needs an ack
+	changed   chan struct{} // nil without Notify
 }
 
 // Notify returns a channel that receives when the position may have changed.
@@ -19,19 +19,19 @@ func (t *Tracker) Notify() <-chan struct{} {
 	return t.changed
 }
 
-// Deliver records that lines up to pos wait for an ack.
+// Deliver records that lines up to pos need an ack.
 func (t *Tracker) Deliver(pos int64) {
 	t.mu.Lock()
 	t.delivered = pos
 	t.mu.Unlock()
 }
 
-// Ack records that lines up to pos are acked. Calls may overtake each other.
+// Ack records that lines up to pos are acked. Calls may arrive out of order.
 func (t *Tracker) Ack(pos int64) {
 	t.mu.Lock()
 	t.acked = max(t.acked, pos)
 	t.mu.Unlock()
-	t.poke()
+	t.signal()
 }
 
 // Skip records that nothing between the last delivered lines and pos needs an
@@ -40,10 +40,10 @@ func (t *Tracker) Skip(pos int64) {
 	t.mu.Lock()
 	t.read = pos
 	t.mu.Unlock()
-	t.poke()
+	t.signal()
 }
 
-func (t *Tracker) poke() {
+func (t *Tracker) signal() {
 	select {
 	case t.changed <- struct{}{}:
 	default:

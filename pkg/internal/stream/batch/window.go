@@ -5,14 +5,14 @@ import (
 	"sync"
 )
 
-// Window bounds how far a source may deliver beyond its saved position: the
-// lines in between are delivered again after a crash.
+// Window limits how far a source may deliver beyond its saved position. Lines
+// beyond the saved position are delivered again after a crash.
 type Window struct {
 	size int64 // bytes
 
 	mu                     sync.Mutex
-	reserved, acked, saved int64 // bytes; saved: of acked
-	waiting                int
+	reserved, acked, saved int64         // bytes; saved <= acked <= reserved
+	waiting                int           // callers of Reserve that are blocked
 	room                   chan struct{} // closed and replaced when there is room
 	wake                   chan struct{} // receives when the position should be saved
 }
@@ -22,15 +22,15 @@ func NewWindow(size int64) *Window {
 	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// Reserve waits until n more bytes may be delivered. If ctx ends, it returns
-// the cause.
+// Reserve blocks until n more bytes may be delivered. If ctx ends first, it
+// returns the cause. One text larger than the window passes when all is saved.
 func (w *Window) Reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
 	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
 		room := w.room
 		w.waiting++
 		w.mu.Unlock()
-		w.poke()
+		w.signal()
 		var err error
 		select {
 		case <-room:
@@ -56,21 +56,21 @@ func (w *Window) Ack(n int64) {
 	due := w.waiting > 0 || w.acked-w.saved > w.size/4
 	w.mu.Unlock()
 	if due {
-		w.poke()
+		w.signal()
 	}
 }
 
 // Due returns a channel that receives when the position should be saved.
 func (w *Window) Due() <-chan struct{} { return w.wake }
 
-func (w *Window) poke() {
+func (w *Window) signal() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Snapshot returns the number of acked bytes; pass it to Save once the position
+// Snapshot returns the number of acked bytes. Pass it to Save after the position
 // is saved.
 func (w *Window) Snapshot() int64 {
 	w.mu.Lock()
@@ -78,7 +78,7 @@ func (w *Window) Snapshot() int64 {
 	return w.acked
 }
 
-// Save records that the position of a Snapshot is saved.
+// Save records that a Snapshot is saved, and wakes callers of Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

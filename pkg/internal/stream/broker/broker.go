@@ -1,5 +1,5 @@
-// Package broker holds the common parts of sources and sinks of Kafka and
-// JetStream: URLs, clients, and the headers of messages.
+// Package broker holds the parts that sources and sinks of Kafka and JetStream
+// share: URLs, clients, and message headers.
 package broker
 
 import (
@@ -14,10 +14,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// Kinds are the kinds of brokers.
+// Kinds are the URL forms of brokers.
 var Kinds = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
 
-// Broker is a topic of Kafka or a stream of JetStream, as named by a URL.
+// Broker is the parsed URL of a Kafka topic or a JetStream stream.
 type Broker struct {
 	Scheme  string   // kafka or nats
 	TLS     bool     // the scheme ends with +tls
@@ -38,7 +38,7 @@ func IsTopic(name string) bool {
 
 // Parse parses
 // SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...]. known
-// are the options by scheme.
+// lists the valid options by scheme without "+tls".
 func Parse(text string, known map[string][]string) (*Broker, error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -68,7 +68,7 @@ func Parse(text string, known map[string][]string) (*Broker, error) {
 	return b, nil
 }
 
-// Same reports whether both name the same topic or stream of the same broker.
+// Same reports whether b and o have the same kind and name, and a common server.
 func (b *Broker) Same(o *Broker) bool {
 	return b.Scheme == o.Scheme && b.Name == o.Name && slices.ContainsFunc(b.hosts, func(h string) bool { return slices.Contains(o.hosts, h) })
 }
@@ -82,15 +82,15 @@ func (b *Broker) String() string {
 	return scheme + "://" + strings.Join(b.hosts, ",") + "/" + b.Name
 }
 
-// Headers of a message.
+// Names of message headers.
 const (
 	HeaderProbe  = "Tstat-Probe"
 	HeaderLog    = "Tstat-Log"
 	HeaderPath   = "Tstat-Path"
 	HeaderFormat = "Tstat-Format"
-	HeaderID     = "Tstat-Id" // of Kafka: the same when the message is resent
+	HeaderID     = "Tstat-Id" // Kafka only; unchanged when the message is resent
 )
 
-// passwordVariable is the environment variable of the Kafka password, if no
-// file has it.
+// passwordVariable is the environment variable with the Kafka password. The
+// option password-file overrides it.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

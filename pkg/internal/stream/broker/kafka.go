@@ -25,7 +25,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// saslMechanisms are the values of sasl=.
+// saslMechanisms lists the valid values of the option sasl.
 const saslMechanisms = "plain, scram-sha-256, scram-sha-512"
 
 func (b *Broker) checkSASL() error {
@@ -35,7 +35,7 @@ func (b *Broker) checkSASL() error {
 	case mechanism != "" && !strings.Contains(", "+saslMechanisms+",", ", "+mechanism+","):
 		return hint.Usage(fmt.Sprintf("unknown mechanism %q", mechanism), "known: "+saslMechanisms)
 	case secret:
-		return hint.Usage("a password does not belong into a URL", "keep it in a file (?password-file=FILE) or in "+passwordVariable)
+		return hint.Usage("a URL must not contain a password", "keep it in a file (?password-file=FILE) or in "+passwordVariable)
 	case mechanism != "" && b.user.Username() == "":
 		return hint.Usage("it names no user for sasl="+mechanism, "for example kafka+tls://tstat@localhost:9093/tstat?sasl="+mechanism)
 	case mechanism == "" && (b.user != nil || b.Options["password-file"] != ""):
@@ -44,8 +44,8 @@ func (b *Broker) checkSASL() error {
 	return nil
 }
 
-// checkVersion checks the newest Kafka version whose requests are used. Some
-// servers send unreadable responses to requests of later versions.
+// checkVersion checks the option version, the newest Kafka version whose requests
+// are used. Some servers send unreadable responses to newer requests.
 func (b *Broker) checkVersion() error {
 	if text, ok := b.Options["version"]; ok && kversion.FromString(text) == nil {
 		known := kversion.VersionStrings()
@@ -54,13 +54,14 @@ func (b *Broker) checkVersion() error {
 	return nil
 }
 
-// KafkaOptions are the options of a client that producers and consumers share.
+// KafkaOptions returns the client options that producers and consumers share.
 func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID("tstatrepo"), kgo.SeedBrokers(b.hosts...), kgo.WithLogger(log),
-		// How soon a new leader of a partition is found.
+		// Find a new leader of a partition after a second.
 		kgo.MetadataMinAge(time.Second),
-		// Certificates may have been renewed since the last connection.
+		// Read the certificates anew for each connection: they may have
+		// been renewed.
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return protocol.Dial(ctx, addr, files, 0, peers)
 		}),
@@ -88,8 +89,8 @@ func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog
 	return opts
 }
 
-// CheckTopic returns an error if no broker responds or the topic does not
-// exist.
+// CheckTopic returns an error if no broker responds within protocol.DialTimeout
+// or the topic does not exist.
 func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	ctx, cancel := context.WithTimeout(ctx, protocol.DialTimeout)
 	defer cancel()
@@ -115,8 +116,8 @@ func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	return nil
 }
 
-// KafkaLog keeps the library's last message about a failure, and logs its other
-// messages at debug level.
+// KafkaLog logs the messages of the Kafka library at debug level, and keeps the
+// last error in them.
 type KafkaLog struct {
 	*slog.Logger
 	mu   sync.Mutex
@@ -138,7 +139,7 @@ func (l *KafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
 	}
 }
 
-// Failure returns the last failure, or a general error.
+// Failure returns the last error that the library logged, or a general error.
 func (l *KafkaLog) Failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

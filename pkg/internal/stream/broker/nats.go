@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// ConnectNATS connects to one of the servers. It calls fail with the reason
+// ConnectNATS connects to one of the servers of b. It calls fail with the reason
 // when the connection is lost.
 func ConnectNATS(b *Broker, files *peer.TLS, fail func(error)) (*nats.Conn, error) {
 	opts := []nats.Option{

@@ -1,5 +1,5 @@
-// Package encode converts the lines of logs to the format of a stream: lines as
-// Tstat wrote them, selected columns, or JSON.
+// Package encode converts log lines to the format of a stream: unchanged lines,
+// selected columns, or JSON.
 package encode
 
 import (
@@ -18,48 +18,48 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// Options say how lines are encoded.
+// Options configures an Encoding.
 type Options struct {
 	Format   batch.Format
 	Select   []string       // columns, for Line and JSON; nil: all
 	Layout   string         // Tstat version of lines without a header, see tstat.NewLines
-	Location *time.Location // zone of times without one
-	State    string         // file of the headers met
+	Location *time.Location // time zone of times without a zone
+	State    string         // path of the file of known headers
 	Counts   *stats.Stream  // of rejects
 	Log      *slog.Logger
 }
 
-// Encoding converts lines to the format of a stream. Its encoders share the
-// layouts that they learn.
+// Encoding creates the encoders of a stream. The encoders share known headers.
 type Encoding struct{ *common }
 
 // common is shared by the encoders of an Encoding.
 type common struct {
-	opt     Options
-	layouts *layouts
-	wrong   rate.Sometimes // limits warnings about malformed lines
+	opt      Options
+	layouts  *layouts
+	warnings rate.Sometimes // limits warnings about malformed lines
 }
 
-// New returns an encoding with the saved headers.
+// New returns an encoding with the headers saved in opt.State.
 func New(opt Options) (*Encoding, error) {
 	l, err := openLayouts(opt.State)
 	if err != nil {
 		return nil, err
 	}
-	return &Encoding{&common{opt: opt, layouts: l, wrong: rate.Sometimes{First: 1, Interval: time.Minute}}}, nil
+	return &Encoding{&common{opt: opt, layouts: l, warnings: rate.Sometimes{First: 1, Interval: time.Minute}}}, nil
 }
 
-// Run saves headers until ctx ends; call Save then.
+// Run saves headers every 5 seconds until ctx ends. The caller must call Save
+// afterwards.
 func (e *Encoding) Run(ctx context.Context) {
 	for retry.Sleep(ctx, 5*time.Second) == nil {
 		e.Save()
 	}
 }
 
-// Save saves new headers.
+// Save saves new headers, and logs a failure.
 func (e *Encoding) Save() { e.layouts.save(e.opt.Log) }
 
-// maxEncoders limits the logs for which a source keeps encoders.
+// maxEncoders limits the logs for which an Encoder keeps state.
 const maxEncoders = 256
 
 // Encoder converts the lines of one source. It is not safe for concurrent use.
@@ -79,25 +79,25 @@ type logEncoder struct {
 	typ      *tstat.LogType // nil if unknown
 	lines    *tstat.Lines
 	known    headers
-	version  int // of the layouts
+	version  int // of the layouts, see layouts.get
 	forms    map[*tstat.Form]*form
 	lead     []byte // JSON that all rows of the log share
 	path     string // the path in lead
 	calendar tstat.Calendar
-	where    []int // scratch
+	where    []int // scratch of pickedJSON
 }
 
-// form is the plan for lines of one form.
+// form is the encoding plan for the lines of one tstat.Form.
 type form struct {
 	*tstat.Form
 	fields []field
-	// picked are the fields to write, in this order, if columns are
-	// selected: indexes of fields, or -1 for columns missing in the lines.
+	// picked are the indexes of the selected fields in output order; -1 for
+	// columns that the lines lack. It is nil if no columns are selected.
 	picked []int
 	names  [][]byte // JSON of the picked columns' names
 	derive *derived
 	kind   []byte // JSON of log_http_complete's column kind
-	room   int    // for the names and the numbers of a row
+	room   int    // bytes to reserve for the names and numbers of a row
 }
 
 // NewEncoder returns an encoder for one source.
@@ -105,7 +105,7 @@ func (e *Encoding) NewEncoder() *Encoder {
 	return &Encoder{common: e.common, logs: map[string]*logEncoder{}}
 }
 
-// Growth estimates by what factor the result is longer than the lines.
+// Growth returns an estimate of the ratio of encoded bytes to input bytes.
 func (e *Encoder) Growth() int {
 	if e.opt.Format == batch.JSON {
 		return 6
@@ -113,8 +113,8 @@ func (e *Encoder) Growth() int {
 	return 1
 }
 
-// Encode appends lines to dst in the format of the options, Line or JSON. It
-// counts and skips malformed lines.
+// Encode appends the lines of t to dst in the format of the options, which must
+// be Line or JSON. It counts and skips malformed lines.
 func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	l := e.last
 	e.source = t.Source
@@ -154,14 +154,14 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	return dst
 }
 
-// withLF returns a copy of a line with its line end CR LF replaced by LF. Other
-// sinks share the original line. The copy is valid until the next call.
+// withLF returns a copy of line that ends with LF instead of CR LF. The original
+// is shared with other sinks. The copy is valid until the next call.
 func (e *Encoder) withLF(line []byte) []byte {
 	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
 	return e.lf
 }
 
-// lookup returns the encoder of a log.
+// lookup returns the encoder of a log, and creates it if necessary.
 func (e *Encoder) lookup(o *batch.Origin) *logEncoder {
 	key := o.Probe + " " + o.Type
 	l := e.logs[key]
@@ -184,7 +184,7 @@ func (e *Encoder) lookup(o *batch.Origin) *logEncoder {
 	return l
 }
 
-// refresh adopts headers that other sources have met.
+// refresh loads the headers again if another encoder has added some.
 func (l *logEncoder) refresh() {
 	if l.version != l.layouts.current() {
 		l.load()
@@ -196,19 +196,19 @@ func (l *logEncoder) load() {
 	l.known, l.version = l.layouts.get(l.probe, l.typ.Name)
 	lines := tstat.NewLines(l.typ, l.opt.Layout, l.opt.Location)
 	for _, text := range l.known {
-		lines.Header([]byte(text)) // it was valid when it was saved
+		lines.Header([]byte(text)) // was valid when it was saved
 	}
 	l.lines, l.forms = lines, map[*tstat.Form]*form{}
 }
 
-// header adopts a header line.
+// header applies a header line to the lines that follow.
 func (l *logEncoder) header(line []byte) {
 	if l.lines == nil {
 		return
 	}
 	for _, text := range l.known {
 		if text == string(line) {
-			return // each log starts with a header
+			return // unchanged: each log starts with a header
 		}
 	}
 	part, err := l.lines.Header(line)
@@ -224,12 +224,12 @@ func (l *logEncoder) header(line []byte) {
 func (l *logEncoder) reject(line []byte, reason string) {
 	l.opt.Counts.Rejects.Add(1)
 	l.source.Rejects.Add(1)
-	l.wrong.Do(func() {
+	l.warnings.Do(func() {
 		l.opt.Log.Warn("line rejected", "probe", l.probe, "log", l.path, "reason", reason, "line", string(line[:min(len(line), 80)]))
 	})
 }
 
-// form returns the plan for lines of a form.
+// form creates the encoding plan for f.
 func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()
@@ -258,8 +258,7 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	return c
 }
 
-// row appends a row in the format of the options, or nothing if the line is
-// malformed.
+// row appends a line in the format of the options. It rejects malformed lines.
 func (l *logEncoder) row(dst, line []byte) []byte {
 	f, text, err := l.lines.Form(line)
 	if err != nil {
@@ -286,7 +285,8 @@ func (l *logEncoder) row(dst, line []byte) []byte {
 	return dst
 }
 
-// picked appends the selected columns of a row as Tstat wrote them.
+// picked appends the selected columns of a line unchanged, with "-" for missing
+// columns.
 func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
 	sep := l.typ.Separator()
 	fields := bytes.Split(line[:len(line)-1], []byte{sep})
@@ -303,7 +303,7 @@ func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
 	return append(dst, '\n')
 }
 
-// unknown appends a line of an unknown log.
+// unknown appends a line of a log of an unknown type.
 func (l *logEncoder) unknown(dst, line []byte) []byte {
 	if l.opt.Format == batch.Line {
 		return append(dst, line...)

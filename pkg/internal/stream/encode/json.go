@@ -10,17 +10,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// field is a field of a line.
+// field describes a field of a line and how to encode it.
 type field struct {
 	tstat.Column
-	valued bool   // false if the field is not a column
-	name   []byte // JSON: ,"name":
-	short  [shortName]byte
-	length int // of name
+	valued bool            // false if the field is not a column
+	name   []byte          // JSON: ,"name":
+	short  [shortName]byte // name, if it fits
+	length int             // of name
 	plain  plain
 }
 
-// plain selects the fast path that copies most values of a field.
+// plain selects the fast path for the common values of a field.
 type plain uint8
 
 const (
@@ -45,8 +45,8 @@ func newField(c tstat.Column) field {
 	return f
 }
 
-// derived computes the absolute times first and last of Tstat 2.2 to 2.4 from
-// the fields first_abs and durat.
+// derived computes the columns first and last from the fields first_abs and
+// durat, for logs of Tstat 2.2 to 2.4.
 type derived struct{ abs, durat int } // indexes of fields
 
 func (l *logEncoder) derived(c *form) *derived {
@@ -67,15 +67,15 @@ func (l *logEncoder) derived(c *form) *derived {
 	return &d
 }
 
-// shortName is the maximum length of a quoted name that is copied as one block.
+// shortName is the maximum length of field.name that is copied as one block.
 const shortName = 32
 
-// json appends a row as an object. This is the hot path: one pass over the
-// line, numbers and plain texts are copied byte by byte as they are read.
+// json appends a line as an object. This is the hot path: it makes one pass over
+// the line and copies plain numbers and texts byte by byte.
 func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
-	// Reserve room for the longest possible row: a byte becomes at most
-	// six, and a number or a time 32.
+	// Reserve room for the longest possible row. A byte of text becomes at
+	// most 6 bytes, a number or a time at most 32.
 	dst = slices.Grow(dst, len(l.lead)+len(c.kind)+c.room+6*len(line))
 	dst = append(dst, l.lead...)
 	if c.kind != nil {
@@ -149,7 +149,7 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	return append(l.times(out[:w], line, c, sep), '}', '\n'), nil
 }
 
-// times appends the times that are computed from other fields.
+// times appends the derived times of a line, if the form has any.
 func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
 	if c.derive == nil {
 		return dst
@@ -159,7 +159,8 @@ func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
 	return l.time(append(dst, `,"last":`...), last)
 }
 
-// value appends the field at p; q is its end.
+// value appends the value of the field that starts at line[p]. q is the end of
+// the field. ok is false if the value is invalid.
 func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byte, q int, ok bool) {
 	switch {
 	case !f.valued:
@@ -181,7 +182,8 @@ func (l *logEncoder) value(dst, line []byte, p int, sep byte, f *field) (_ []byt
 	return dst, q, ok
 }
 
-// slowValue appends values other than plain numbers, texts and times.
+// slowValue appends a value of any kind but Time. It reports whether the value is
+// valid.
 func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 	if f.IsNull(text) {
 		return append(dst, "null"...), true
@@ -215,7 +217,7 @@ func slowValue(dst, text []byte, f *field) ([]byte, bool) {
 	}
 }
 
-// span returns the position of field number i of a line.
+// span returns the start and end of field i of a line.
 func span(line []byte, i int, sep byte) (p, q int) {
 	for ; i > 0; i-- {
 		for line[p] != sep {
@@ -228,7 +230,8 @@ func span(line []byte, i int, sep byte) (p, q int) {
 	return p, q
 }
 
-// times returns the derived times of a row, 0 for none.
+// times returns the derived times of a line in microseconds since the epoch, or 0
+// if a time is unknown.
 func (d *derived) times(line []byte, c *form, sep byte) (first, last int64) {
 	p, _ := span(line, d.abs, sep)
 	first, _, _ = c.fields[d.abs].ParseTime(line, p, sep)
@@ -239,7 +242,7 @@ func (d *derived) times(line []byte, c *form, sep byte) (first, last int64) {
 	return first, last
 }
 
-// pickedJSON appends the selected columns of a row as an object.
+// pickedJSON appends the selected columns of a line as an object.
 func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
 	dst = append(dst, l.lead...)
@@ -278,8 +281,8 @@ func (l *logEncoder) pickedJSON(dst, line []byte, c *form) ([]byte, error) {
 	return append(dst, '}', '\n'), nil
 }
 
-// appendJSON appends a text in quotes. Bytes that are not UTF-8, and NUL,
-// become \xHH, as in every typed store.
+// appendJSON appends text as a JSON string. NUL and bytes that are not valid
+// UTF-8 become \xHH, as in all typed stores.
 func appendJSON(dst, text []byte) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')

@@ -18,15 +18,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// encodeAll returns the encoding of a whole log.
+// encodeAll returns all lines of a log, encoded.
 func encodeAll(t testing.TB, e *Encoding, name string, lines []byte) string {
 	t.Helper()
 	o := &batch.Origin{Probe: "turin", Path: "/t/" + name, Type: name, Prefix: []byte("/t/" + name + " ")}
 	return string(e.NewEncoder().Encode(nil, batch.Text{Origin: o, Source: e.opt.Counts.Sources.Lookup("turin", ""), Bytes: lines, Lines: bytes.Count(lines, []byte{'\n'})}))
 }
 
-// TestJSON compares the objects with the rows that tstat.Reader reads from the
-// same logs, of all versions and types.
+// TestJSON checks that the objects equal the rows of tstat.Reader, for logs of all
+// versions and types.
 func TestJSON(t *testing.T) {
 	logs, err := filepath.Glob("../../../tstat/testdata/logs/*/*.out/log_*")
 	if err != nil || len(logs) == 0 {
@@ -220,8 +220,8 @@ func unique(t testing.TB, object string) {
 	}
 }
 
-// TestUniqueNames checks that no object has a duplicate name, whatever columns
-// a header names.
+// TestUniqueNames checks that no object has a duplicate name, for headers with any
+// columns.
 func TestUniqueNames(t *testing.T) {
 	ours := []string{"probe", "type", "source", "Source", "source_2", "kind", "line", "first", "last", "first_abs", "durat", "date", "folder"}
 	for _, typ := range tstat.Types() {
@@ -265,7 +265,7 @@ func TestUniqueNames(t *testing.T) {
 	}
 }
 
-// FuzzLines checks that any input gives valid JSON, without a panic.
+// FuzzLines checks that any input is encoded as valid JSON without a panic.
 func FuzzLines(f *testing.F) {
 	sample, err := os.ReadFile(sampleLog)
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// maxLayouts limits the saved headers: peers choose the names of probes.
+// maxLayouts limits the logs with saved headers, since peers choose probe names.
 const maxLayouts = 4096
 
 // layoutsFormat is the format number of the state file.
 const layoutsFormat = 1
 
-// layouts are the last headers of each probe and log: an old exporter sends a
-// header only when a log starts.
+// layouts holds the last headers of each log of each probe. They are saved, since
+// an old exporter sends a header only at the start of a log.
 type layouts struct {
 	path string
 
@@ -30,11 +30,11 @@ type layouts struct {
 	warned  protocol.Names // see guessed
 }
 
-// headers are the header lines of a log: one, or two for requests and responses
-// of log_http_complete. They are immutable.
+// headers are the header lines of a log by part. log_http_complete has one for
+// requests and one for responses; other logs have one. The map is immutable.
 type headers map[string]string
 
-// openLayouts returns the headers saved in a file, which may not exist.
+// openLayouts loads the headers saved in path. The file need not exist.
 func openLayouts(path string) (*layouts, error) {
 	l := &layouts{path: path, headers: map[string]headers{}, version: 1}
 	err := state.Load(l.path, layoutsFormat, &l.headers)
@@ -44,28 +44,28 @@ func openLayouts(path string) (*layouts, error) {
 	return l, nil
 }
 
-// get returns the headers of a log, and the version of all of them.
+// get returns the headers of a log, and the current version of the layouts.
 func (l *layouts) get(probe, typ string) (headers, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.headers[probe+" "+typ], l.version
 }
 
-// current returns the version.
+// current returns the version, which increases with each change.
 func (l *layouts) current() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.version
 }
 
-// guessed records that a log's version was guessed, and reports whether that is
-// new.
+// guessed records that the version of a log was guessed. It reports whether this
+// is the first call for the probe, log and version.
 func (l *layouts) guessed(probe, typ, version string) bool {
 	_, fresh := l.warned.Add(probe+" "+typ+" "+version, "", maxLayouts)
 	return fresh
 }
 
-// set saves a header.
+// set records a header, unless the limit of logs is reached. save writes it.
 func (l *layouts) set(probe, typ, part, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +82,7 @@ func (l *layouts) set(probe, typ, part, line string) {
 	l.changed = true
 }
 
-// save writes the state file if something has changed.
+// save writes the state file if a header has changed. It logs a failure.
 func (l *layouts) save(log *slog.Logger) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,12 +1,12 @@
-// Package protocol is the protocol between the two ends of a stream: how they
-// connect, the form of lines on the wire, the names in them, and the
+// Package protocol implements the protocol between exporters and endpoints of a
+// stream: connections, the wire format of lines, valid names, and the
 // acknowledged mode.
 package protocol
 
-// The acknowledged mode, see tstatrepo-ack(7): an exporter's first line is
-// "#tstatrepo-ack 1 SESSION". The rest of the stream is the same as in the
-// plain mode, except for lines that begin with '#'. The endpoint sends "ack N"
-// when the lines up to byte N after the first line are acked.
+// Elements of the acknowledged mode, see tstatrepo-ack(7). The exporter's first
+// line is "#tstatrepo-ack 1 SESSION". The rest is the same as in plain mode,
+// except for lines that begin with '#'. The endpoint sends "ack N" when all lines
+// up to byte N after the first line are acked.
 const (
 	AckHello   = "#tstatrepo-ack"
 	AckVersion = "1"

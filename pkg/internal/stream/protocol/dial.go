@@ -10,12 +10,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// DialTimeout bounds connecting, with a TLS handshake, and the first response
-// of an acknowledging endpoint.
+// DialTimeout is the timeout for connecting, including the TLS handshake. The
+// first response of an acknowledging endpoint has the same timeout.
 const DialTimeout = 10 * time.Second
 
-// Dial connects to addr if it is in one of the networks peers; an empty peers
-// allows all. With files it uses TLS up to version tlsMax; 0 is the newest.
+// Dial connects to addr if its IP address is in peers; empty peers allow all. If
+// files is not nil, Dial uses TLS up to version tlsMax; 0 allows the newest.
 func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peers peer.Networks) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
@@ -35,5 +35,5 @@ func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peer
 	return nc, nil
 }
 
-// ErrClosedByPeer reports that the peer has closed a connection.
+// ErrClosedByPeer reports that the peer closed the connection.
 var ErrClosedByPeer = errors.New("the other side has closed the connection")

@@ -2,7 +2,8 @@ package protocol
 
 import "bytes"
 
-// AppendPrefixed appends whole lines to dst, each after the prefix.
+// AppendPrefixed appends lines to dst and writes prefix before each. Every line
+// must end with a newline.
 func AppendPrefixed(dst, lines, prefix []byte) []byte {
 	for len(lines) > 0 {
 		n := bytes.IndexByte(lines, '\n') + 1
@@ -12,8 +13,8 @@ func AppendPrefixed(dst, lines, prefix []byte) []byte {
 	return dst
 }
 
-// WholeLines returns the length of the whole lines at the start of text, at
-// most most, unless the first line is longer.
+// WholeLines returns the length of the complete lines in the first most bytes of
+// text. If the first line is longer, it returns the length of that line.
 func WholeLines(text []byte, most int) int {
 	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
 		return n

@@ -10,37 +10,39 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// MaxPath bounds the path of a log in a line, as Linux does.
+// MaxPath is the maximum length of a log's path in bytes, as on Linux.
 const MaxPath = 4096
 
-// maxTypes limits the logs of unknown types: sinks keep files and columns for
-// each.
+// maxTypes limits the logs of unknown types, since sinks keep files and columns
+// for each.
 const maxTypes = 64
 
-// nameAge is how long an unused name of a full Names keeps its room. Sinks
-// never drop a name, so nameAge limits how fast a peer can invent names.
+// nameAge is how long an unused name stays in a full Names. Sinks never forget a
+// name, so nameAge limits the rate at which a peer can invent names.
 const nameAge = 24 * time.Hour
 
-// PerPeer returns how many of most names one peer may add: a quarter.
-func PerPeer(most int) int { return max(1, most/4) }
+// PerPeer returns how many of limit names a single peer may add: a quarter, and at
+// least one.
+func PerPeer(limit int) int { return max(1, limit/4) }
 
-// Names is a set of names that peers chose. One peer cannot fill it.
+// Names is a set of names chosen by peers. A single peer cannot fill it. It is
+// safe for concurrent use; the zero value is empty.
 type Names struct {
-	mu    sync.Mutex
-	names map[string]*nameUse
-	held  map[string]int // number of names by the peer that added them
+	mu     sync.Mutex
+	names  map[string]*nameUse
+	byPeer map[string]int // number of names by the peer that added them
 }
 
-// nameUse records who added a name and when it was last used.
+// nameUse records which peer added a name and when it was last used.
 type nameUse struct {
-	who  string
+	peer string
 	last time.Time
 }
 
-// Add adds a name that a peer uses, see peer.Host, unless there are already
-// most names, or PerPeer(most) of that peer. The peer "" is only limited by
-// most. Add reports whether the set has the name, and whether it is new.
-func (s *Names) Add(name, who string, most int) (has, fresh bool) {
+// Add adds a name used by the given peer. It fails if the set has limit names, or
+// PerPeer(limit) names of that peer. The peer "" is only limited by limit. Add
+// reports whether the set now has the name, and whether it is new.
+func (s *Names) Add(name, peer string, limit int) (has, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -48,7 +50,7 @@ func (s *Names) Add(name, who string, most int) (has, fresh bool) {
 		use.last = now
 		return true, false
 	}
-	room := func() bool { return len(s.names) < most && (who == "" || s.held[who] < PerPeer(most)) }
+	room := func() bool { return len(s.names) < limit && (peer == "" || s.byPeer[peer] < PerPeer(limit)) }
 	if !room() {
 		s.forget(now.Add(-nameAge))
 	}
@@ -56,15 +58,15 @@ func (s *Names) Add(name, who string, most int) (has, fresh bool) {
 		return false, false
 	}
 	if s.names == nil {
-		s.names, s.held = map[string]*nameUse{}, map[string]int{}
+		s.names, s.byPeer = map[string]*nameUse{}, map[string]int{}
 	}
-	s.names[name] = &nameUse{who, now}
-	s.held[who]++
+	s.names[name] = &nameUse{peer, now}
+	s.byPeer[peer]++
 	return true, true
 }
 
-// used records that a name is in use, if it is in the set.
-func (s *Names) used(name string) {
+// touch records that a name is in use, if it is in the set.
+func (s *Names) touch(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if use := s.names[name]; use != nil {
@@ -72,45 +74,46 @@ func (s *Names) used(name string) {
 	}
 }
 
-// forget removes the names that were last used before a time; the lock is held.
+// forget removes the names last used before the given time. The caller must hold
+// the lock.
 func (s *Names) forget(before time.Time) {
 	for name, use := range s.names {
 		if use.last.Before(before) {
 			delete(s.names, name)
-			if s.held[use.who]--; s.held[use.who] == 0 {
-				delete(s.held, use.who)
+			if s.byPeer[use.peer]--; s.byPeer[use.peer] == 0 {
+				delete(s.byPeer, use.peer)
 			}
 		}
 	}
 }
 
-// Types are the unknown log names that peers have used.
+// Types limits the log names of unknown types that peers may use.
 type Types struct{ unknown Names }
 
-// Check returns why lines of a log with this name are not accepted from a peer,
-// or "".
-func (n *Types) Check(name, who string) string {
+// Check returns "" if lines of a log with this name are accepted from the peer,
+// and otherwise the reason for rejecting them.
+func (n *Types) Check(name, peer string) string {
 	if _, suffix := compression.CutSuffix(name); !tstat.IsLog(name) || suffix != "" {
 		return fmt.Sprintf("%q is not the name of a log", name)
 	}
 	if tstat.TypeByName(name) != nil {
 		return ""
 	}
-	if has, _ := n.unknown.Add(name, who, maxTypes); !has {
+	if has, _ := n.unknown.Add(name, peer, maxTypes); !has {
 		return fmt.Sprintf("%q is one unknown log too many, at most %d are accepted, %d of one host", name, maxTypes, PerPeer(maxTypes))
 	}
 	return ""
 }
 
-// WordChars are the characters of a name that can also be a token of a NATS
-// subject.
+// WordChars are the characters allowed in names that are also used as tokens of
+// NATS subjects.
 const WordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// IsName reports whether name has 1 to most characters, and only these.
-func IsName(name, chars string, most int) bool {
-	return name != "" && len(name) <= most && strings.Trim(name, chars) == ""
+// IsName reports whether name has 1 to limit bytes, all of them in chars.
+func IsName(name, chars string, limit int) bool {
+	return name != "" && len(name) <= limit && strings.Trim(name, chars) == ""
 }
 
-// IsSession reports whether name is valid for a session or a probe: files and
-// folders have such names, which programs must not mistake for options.
+// IsSession reports whether name is valid for a session or a probe. Such names
+// become names of files and folders, so they cannot begin with "-".
 func IsSession(name string) bool { return IsName(name, WordChars, 64) && name[0] != '-' }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestNamesShareRoom checks that a peer that invents names leaves room for
-// those of others; the peer "" may use all the room. Names unused for a day
-// make room.
+// TestNamesShareRoom checks that a peer that invents names leaves room for the
+// names of other peers. The peer "" may use all the room. Names unused for a day
+// are removed.
 func TestNamesShareRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s Names
@@ -34,19 +34,19 @@ func TestNamesShareRoom(t *testing.T) {
 			t.Error("there is room in a full set")
 		}
 		time.Sleep(nameAge / 2)
-		s.used("a7")
+		s.touch("a7")
 		time.Sleep(nameAge/2 + time.Second)
 		if n := added("b", 10, 200); n != 25 {
 			t.Errorf("after a day %d, want 25", n)
 		}
-		if has, fresh := s.Add("a7", "c", 100); !has || fresh || s.held["a"] != 1 {
-			t.Errorf("a name in use was forgotten: %v", s.held)
+		if has, fresh := s.Add("a7", "c", 100); !has || fresh || s.byPeer["a"] != 1 {
+			t.Errorf("a name in use was forgotten: %v", s.byPeer)
 		}
 	})
 }
 
-// TestHostsShareUnknownLogs checks that a host that invents logs leaves room
-// for those of others, and that the rejects give the reason.
+// TestHostsShareUnknownLogs checks that a host that invents logs leaves room for
+// the logs of other hosts, and that the rejects give the reason.
 func TestHostsShareUnknownLogs(t *testing.T) {
 	var types Types
 	reason := ""

@@ -8,29 +8,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// Splitter splits the lines of a connection: "PATH LINE", where PATH is the
-// absolute path of the log.
+// Splitter groups the lines of a connection by log. A line has the form "PATH
+// LINE", where PATH is the absolute path of the log.
 type Splitter struct {
 	Types   *Types
 	MaxLine int // bytes, with the path
 	Probe   string
-	Who     string // the peer, see Names
-	Key     string // of the connection
-	Last    *batch.Origin
-	// Announced is the set that contains the probe; nil if the peer did not
-	// announce it.
+	Peer    string        // the peer, see Names.Add
+	Key     string        // of the connection, see batch.Origin
+	Last    *batch.Origin // of the previous line; nil at the start
+	// Announced is the set that contains Probe; nil if the peer did not
+	// announce the name.
 	Announced *Names
 
-	// Control is called for lines that begin with '#'; nil treats them as
-	// other lines.
+	// Control is called for lines that begin with '#'. If it is nil, such
+	// lines are rejected.
 	Control func(line []byte) error
 	// Reject is called for each malformed line.
 	Reject func(reason string, line []byte)
-	Empty  int64 // lines without text; an old exporter sends them when its log has disappeared
+	// Empty counts lines without text. An old exporter sends them when its log
+	// has disappeared.
+	Empty int64
 }
 
-// Split calls emit for each run of lines of one log in text, which holds whole
-// lines; from is the start of the run in text.
+// Split calls emit for each run of consecutive lines of one log. text must hold
+// complete lines; from is the offset of the run in text. Split returns the first
+// error of emit or Control.
 func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
 	from, lines, pos := 0, 0, 0
 	flush := func() error {
@@ -88,7 +91,8 @@ func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run [
 	return flush()
 }
 
-// origin parses the path at the start of a line.
+// origin parses the path at the start of a line. It returns nil and a reason if
+// the line is malformed.
 func (s *Splitter) origin(line []byte) (*batch.Origin, string) {
 	if len(line) == 0 || line[0] != '/' {
 		return nil, "it does not begin with the path of a log"
@@ -98,11 +102,11 @@ func (s *Splitter) origin(line []byte) (*batch.Origin, string) {
 		return nil, "no space after the path of a log"
 	}
 	name := path.Base(string(line[:i]))
-	if reason := s.Types.Check(name, s.Who); reason != "" {
+	if reason := s.Types.Check(name, s.Peer); reason != "" {
 		return nil, reason
 	}
 	if s.Announced != nil {
-		s.Announced.used(s.Probe)
+		s.Announced.touch(s.Probe)
 	}
 	return &batch.Origin{
 		Probe: s.Probe, Path: string(line[:i]), Type: name, Key: s.Key,

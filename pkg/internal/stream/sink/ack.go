@@ -17,24 +17,25 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// ackLink is a connection in the acknowledged mode, see tstatrepo-ack(7).
+// ackLink is a connection in acknowledged mode, see tstatrepo-ack(7).
 type ackLink struct {
 	*link
 	in    *bufio.Reader
-	probe string // announced last
+	probe string // last announced probe
 
 	mu       sync.Mutex
 	overhead []overhead
 }
 
-// overhead is the position of protocol lines in the stream: the endpoint counts
-// their bytes, the pump does not.
+// overhead records a protocol line in the stream. The endpoint counts the bytes
+// of protocol lines, but the pump does not.
 type overhead struct {
-	pos   int64 // of the stream, as counted by the pump
-	total int64 // bytes of protocol lines up to there
+	pos   int64 // position of the line, as counted by the pump
+	total int64 // bytes of all protocol lines so far, including this line
 }
 
-// openAck opens a connection in the acknowledged mode.
+// openAck returns an opener of connections in acknowledged mode. name identifies
+// this exporter to the endpoint.
 func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) opener {
 	return func(ctx context.Context, ack func(int64)) (session, error) {
 		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS13, peers)
@@ -46,18 +47,19 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 		stop := context.AfterFunc(ctx, func() { nc.Close() })
 		defer stop()
 		_, writeErr := fmt.Fprintf(nc, "%s %s %s\n", protocol.AckHello, protocol.AckVersion, name)
-		_, err = l.answer() // the response says why the peer rejects the line
+		_, err = l.answer() // its error says why the peer rejects the hello line
 		if err = cmp.Or(err, writeErr); err != nil {
 			nc.Close()
 			return nil, peer.ExplainTLS(fmt.Errorf("no answer as by tstatrepo-ack(7): %w", err))
 		}
 		nc.SetDeadline(time.Time{})
-		l.tasks.Go(l.acks)
+		l.tasks.Go(l.readAcks)
 		return l, nil
 	}
 }
 
-// answer reads a response of the endpoint.
+// answer reads a response of the endpoint and returns the acked position. It
+// returns an error if the endpoint sent one.
 func (l *ackLink) answer() (int64, error) {
 	line, err := l.in.ReadSlice('\n')
 	if err != nil {
@@ -77,16 +79,16 @@ func (l *ackLink) answer() (int64, error) {
 	return 0, fmt.Errorf("%q is not a valid response", line)
 }
 
-// acks reads acknowledgements until the connection ends.
-func (l *ackLink) acks() {
+// readAcks reads acknowledgements until the connection ends.
+func (l *ackLink) readAcks() {
 	for {
 		n, err := l.answer()
 		if err != nil {
-			l.lose(fmt.Errorf("connection has ended: %w", err))
+			l.shutDown(fmt.Errorf("connection has ended: %w", err))
 			return
 		}
 		l.mu.Lock()
-		n = l.own(n)
+		n = l.toPump(n)
 		l.mu.Unlock()
 		if n > l.last {
 			l.last = n
@@ -95,8 +97,8 @@ func (l *ackLink) acks() {
 	}
 }
 
-// own converts a position of the endpoint to one of the pump.
-func (l *ackLink) own(n int64) int64 {
+// toPump converts a position counted by the endpoint to a position of the pump.
+func (l *ackLink) toPump(n int64) int64 {
 	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
 		l.overhead = l.overhead[1:]
 	}
@@ -108,7 +110,7 @@ func (l *ackLink) own(n int64) int64 {
 		return min(n, o.pos)
 	}
 	n -= o.total
-	if len(l.overhead) > 1 { // within the protocol line
+	if len(l.overhead) > 1 { // n may be within the next protocol line
 		n = min(n, l.overhead[1].pos)
 	}
 	return n

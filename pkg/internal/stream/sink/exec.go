@@ -18,15 +18,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// pollEvery is the interval at which the sink checks how much a pipe or the
-// kernel of a peer has received.
+// pollEvery is the interval at which a sink checks how many bytes a command or a
+// peer has received.
 const pollEvery = 5 * time.Millisecond
 
-// command is a running command that reads lines from its standard input. This
-// process also keeps the read end of the pipe open: when the command dies, it
-// shows what the command had not read.
+// command is a running command that reads lines from its standard input. The read
+// end of the pipe stays open in this process too. After the command dies, the
+// pipe still shows how many bytes were not read.
 type command struct {
-	ending  // with the command
+	ending  // fails when the command exits
 	cmd     *exec.Cmd
 	r, w    *os.File
 	written atomic.Int64 // bytes
@@ -34,7 +34,7 @@ type command struct {
 	ack     func(int64)
 }
 
-// killAfter is how long a killed command may take to exit.
+// killAfter is how long to wait for the output of an exited command.
 const killAfter = 5 * time.Second
 
 func openCommand(line string, stdout, stderr io.Writer) opener {
@@ -47,8 +47,8 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 		c.cmd = exec.Command("/bin/sh", "-c", line)
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = r, stdout, stderr
 		c.cmd.WaitDelay = killAfter
-		// ^C in a terminal is for this process: the command must read
-		// to the end.
+		// Keep ^C in a terminal from the command, which must read its
+		// input to the end.
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := c.cmd.Start(); err != nil {
 			r.Close()
@@ -61,14 +61,14 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 				err = errors.New("exit status 0")
 			}
 			c.fail(fmt.Errorf("command has ended: %w", err))
-			w.SetWriteDeadline(time.Now()) // nobody reads any longer
+			w.SetWriteDeadline(time.Now()) // unblocks write
 		}()
 		c.poll.Go(c.watch)
 		return c, nil
 	}
 }
 
-// watch acks what the command has read until the command exits.
+// watch acks the bytes that the command has read, until the command exits.
 func (c *command) watch() {
 	last := int64(0)
 	for retry.Sleep(c.ctx, pollEvery) == nil {
@@ -79,12 +79,12 @@ func (c *command) watch() {
 	}
 }
 
-// read returns how many bytes the command has read.
+// read returns the number of bytes that the command has read.
 func (c *command) read() int64 {
-	written := c.written.Load() // loaded first: more may be written meanwhile
+	written := c.written.Load() // before unread: more may be written in between
 	rc, err := c.r.SyscallConn()
 	if err != nil {
-		return 0 // repeating lines is better than losing them
+		return 0 // resend lines rather than lose them
 	}
 	n, err := unread(rc)
 	if err != nil {
@@ -113,7 +113,7 @@ func (c *command) end(ctx context.Context) {
 }
 
 func (c *command) close() int64 {
-	c.abort() // for remaining processes
+	c.abort() // kills remaining processes of the group
 	<-c.broken()
 	c.poll.Wait()
 	n := c.read()

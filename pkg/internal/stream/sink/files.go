@@ -22,22 +22,22 @@ import (
 )
 
 const (
-	// syncEvery and syncBytes bound how long received lines may wait until
-	// they are written, synced and acked. Compressed files wait longer:
-	// each write makes a frame.
+	// Pending lines are written, synced and acked after syncEvery or
+	// syncBytes. Compressed files use syncEveryZstd, since each write adds a
+	// frame.
 	syncEvery     = 50 * time.Millisecond
 	syncEveryZstd = time.Second
 	syncBytes     = 4 << 20
-	// maxOpen bounds the open files.
+	// maxOpen is the maximum number of open files.
 	maxOpen = 128
-	// minFree is the part of a disk that stays free.
+	// minFree is the fraction of the disk that is kept free.
 	minFree = 0.05
-	// diskRetry is the interval of retries on a full disk.
+	// diskRetry is the interval between retries on a full disk.
 	diskRetry = time.Second
 )
 
-// files writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT, by the hour (UTC) in which the
-// lines arrive.
+// files is a sink that writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT. The name is the
+// hour (UTC) in which the lines are written.
 type files struct {
 	q        *batch.Queue
 	dir, ext string
@@ -46,7 +46,7 @@ type files struct {
 
 	open    map[string]*outFile // by folder
 	pending []*batch.Batch      // not written yet
-	bytes   int
+	bytes   int                 // cost of pending
 	writing retry.Alarm
 }
 
@@ -54,9 +54,9 @@ type files struct {
 type outFile struct {
 	*os.File
 	hour  string
-	size  int64 // up to here the file is whole and durable
-	text  []byte
-	dirty bool
+	size  int64  // bytes that are complete and synced
+	text  []byte // not compressed yet
+	dirty bool   // may have bytes after size
 }
 
 func newFiles(q *batch.Queue, dir string, format batch.Format, compress bool) (*files, error) {
@@ -74,7 +74,7 @@ func newFiles(q *batch.Queue, dir string, format batch.Format, compress bool) (*
 	return f, nil
 }
 
-// Run writes batches until the queue is closed or ctx ends.
+// Run implements Sink.
 func (f *files) Run(ctx context.Context) error {
 	defer f.closeAll()
 	every := syncEvery
@@ -105,8 +105,8 @@ func (f *files) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes what is pending, and retries until ctx ends: a full disk may get
-// room again.
+// flush writes and acks the pending batches. It retries errors until ctx ends,
+// since a full disk may get room again.
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
@@ -128,17 +128,17 @@ func (f *files) flush(ctx context.Context) error {
 	return nil
 }
 
-// write writes all pending batches, or nothing.
+// write writes and syncs all pending batches, or nothing.
 func (f *files) write() (err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.takeBack())
+			err = errors.Join(err, f.rollBack())
 		}
 	}()
 	if err := durable.MkdirAll(f.dir, 0o755); err != nil {
 		return err
 	}
-	if err := f.room(); err != nil {
+	if err := f.checkSpace(); err != nil {
 		return err
 	}
 	hour := f.now().UTC().Format("2006_01_02_15")
@@ -183,8 +183,8 @@ func (f *files) write() (err error) {
 	return nil
 }
 
-// takeBack cuts off the remains of a failed write.
-func (f *files) takeBack() error {
+// rollBack truncates the files after a failed write, and closes all files.
+func (f *files) rollBack() error {
 	var errs []error
 	for _, o := range f.open {
 		if o.dirty {
@@ -195,8 +195,8 @@ func (f *files) takeBack() error {
 	return errors.Join(errs...)
 }
 
-// room returns an error if the disk is nearly full.
-func (f *files) room() error {
+// checkSpace returns an error if the disk is nearly full.
+func (f *files) checkSpace() error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(f.dir, &st); err != nil {
 		return nil // the write will show the error
@@ -207,7 +207,7 @@ func (f *files) room() error {
 	return nil
 }
 
-// file returns the open file of a folder.
+// file returns the file of a folder for an hour, and opens it if necessary.
 func (f *files) file(dir, hour string) (*outFile, error) {
 	if o := f.open[dir]; o != nil {
 		if o.hour == hour || o.dirty {
@@ -230,7 +230,8 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 	}
 	name := filepath.Join(dir, hour+f.ext)
 	if f.zstd != nil {
-		// A frame cut off by a crash must be the last one of its file.
+		// Start a new file. Appending after a frame that a crash has
+		// truncated would make the rest unreadable.
 		for n := 2; exists(name); n++ {
 			name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
 		}
@@ -253,8 +254,8 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// toLineEnd seeks to the end of the file and cuts off an unfinished line left
-// by a crash.
+// toLineEnd seeks to the end of the file. It truncates an unfinished line, which
+// a crash may have left.
 func (o *outFile) toLineEnd() error {
 	size, err := o.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -282,7 +283,7 @@ func (o *outFile) toLineEnd() error {
 	return err
 }
 
-// closeOld closes files of hours that have passed.
+// closeOld closes files of past hours.
 func (f *files) closeOld() {
 	hour := f.now().UTC().Format("2006_01_02_15")
 	for dir, o := range f.open {

@@ -20,17 +20,17 @@ import (
 )
 
 const (
-	// kafkaMost is the size of record batches that brokers accept by
-	// default. kafkaLeast is the smallest size that is tried if they do
-	// not. Both are in bytes.
-	kafkaMost  = 1000012
-	kafkaLeast = 1 << 10
+	// kafkaMaxBatch is the initial size limit of record batches in bytes, which
+	// brokers accept by default. If a topic rejects it, the limit is halved
+	// down to kafkaMinBatch.
+	kafkaMaxBatch = 1000012
+	kafkaMinBatch = 1 << 10
 	// kafkaSilence is how long messages may stay unacknowledged before a
-	// warning. The library continues to retry.
+	// warning is logged. The library continues to retry.
 	kafkaSilence = 5 * time.Second
 )
 
-// compressions are the values of compress=.
+// compressions are the valid values of the option compress.
 var compressions = map[string]kgo.CompressionCodec{
 	"":       kgo.ZstdCompression(),
 	"zstd":   kgo.ZstdCompression(),
@@ -40,60 +40,59 @@ var compressions = map[string]kgo.CompressionCodec{
 	"none":   kgo.NoCompression(),
 }
 
-// kafkaSession is a producer. It reconnects and resends by itself, in order and
-// without duplicates, until the broker rejects a message.
+// kafkaSession is a producer. The library reconnects and resends in order and
+// without duplicates. The session fails when the broker rejects a message.
 type kafkaSession struct {
-	client *kgo.Client
-	topic  string
-	format string
-	most   int // bytes of a record batch
-	q      *batch.Queue
-	log    *slog.Logger
-	inner  *broker.KafkaLog
+	client   *kgo.Client
+	topic    string
+	format   string
+	maxBytes int // bytes of a record batch
+	q        *batch.Queue
+	log      *slog.Logger
+	inner    *broker.KafkaLog
 
 	ending
 	sending  context.Context // ends with the session
 	cancel   context.CancelFunc
-	hopeless sync.Once
+	dropOnce sync.Once
 	wait     sync.WaitGroup // for messages in flight, and watch
 
-	mu      sync.Mutex
-	pending []*kafkaMessage // not acknowledged, or behind such a message, in order
-	sent    int64
-	last    int64     // position up to which everything is acknowledged
-	moved   time.Time // when last has changed, or the first of pending was sent
-	ack     func(int64)
+	mu       sync.Mutex
+	pending  []*kafkaMessage // from the first unacknowledged message on, in order
+	sent     int64
+	last     int64     // position up to which everything is acknowledged
+	progress time.Time // when last changed, or when pending[0] was sent if later
+	ack      func(int64)
 }
 
-// kafkaMessage is a message waiting for its acknowledgement, and the position
-// where it ends.
+// kafkaMessage is a message in flight.
 type kafkaMessage struct {
-	end   int64
-	size  int
+	end   int64 // position after the message, in bytes of the session
+	size  int   // bytes
 	acked bool
-	lost  int // lines that the topic rejects
+	lost  int // dropped lines, which the topic rejects
 }
 
 func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) opener {
-	most := kafkaMost
+	limit := kafkaMaxBatch
 	var former *kafkaSession
 	return func(ctx context.Context, ack func(int64)) (session, error) {
-		if former != nil && errors.Is(former.err(), kerr.MessageTooLarge) && most > kafkaLeast {
-			most = max(most/2, kafkaLeast)
-			q.Log.Warn("topic accepts smaller messages only", "sink", q.Name, "limit", most)
+		if former != nil && errors.Is(former.err(), kerr.MessageTooLarge) && limit > kafkaMinBatch {
+			limit = max(limit/2, kafkaMinBatch)
+			q.Log.Warn("topic accepts smaller messages only", "sink", q.Name, "limit", limit)
 		}
 		former = nil
 		inner := &broker.KafkaLog{Logger: q.Log}
 		s := &kafkaSession{
-			topic: b.Name, format: string(opt.Format), most: most, q: q, log: q.Log, inner: inner,
+			topic: b.Name, format: string(opt.Format), maxBytes: limit, q: q, log: q.Log, inner: inner,
 			ending: newEnding(), ack: ack,
 		}
 		var err error
 		s.client, err = kgo.NewClient(append(broker.KafkaOptions(b, files, opt.Peers, inner),
-			kgo.DefaultProduceTopic(b.Name), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(int32(most)),
+			kgo.DefaultProduceTopic(b.Name), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(int32(limit)),
 			kgo.ProducerBatchCompression(compressions[b.Options["compress"]]),
-			// A recreated topic must be found; checkTopic has
-			// checked that the topic exists.
+			// Retry without limit, so that a recreated topic is
+			// found. CheckTopic checks that the topic exists.
 			kgo.UnknownTopicRetries(-1))...)
 		if err != nil {
 			return nil, err
@@ -109,56 +108,56 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 	}
 }
 
-// write produces text in messages of whole lines. The key is the probe: its
-// lines are in one partition, in their order.
+// write produces text in messages of complete lines. The key is the probe, so
+// that its lines stay in order in one partition.
 func (s *kafkaSession) write(b *batch.Batch, text []byte) error {
-	return messages(b, text, s.most, func(id string, text []byte) error {
-		m := s.expect(len(text))
+	return messages(b, text, s.maxBytes, func(id string, text []byte) error {
+		m := s.addPending(len(text))
 		s.wait.Add(1)
 		s.client.Produce(s.sending, &kgo.Record{Key: []byte(b.Probe), Value: text, Headers: []kgo.RecordHeader{
 			{Key: broker.HeaderProbe, Value: []byte(b.Probe)}, {Key: broker.HeaderLog, Value: []byte(b.Type)}, {Key: broker.HeaderPath, Value: []byte(b.Path)},
 			{Key: broker.HeaderFormat, Value: []byte(s.format)}, {Key: broker.HeaderID, Value: []byte(id)},
 		}}, func(_ *kgo.Record, err error) {
 			defer s.wait.Done()
-			s.answered(m, text, err)
+			s.onResponse(m, text, err)
 		})
 		return s.err()
 	}, func(n int) error {
-		s.finish(s.expect(n), 1)
+		s.finish(s.addPending(n), 1)
 		return nil
 	})
 }
 
-// expect adds a message of n bytes in flight.
-func (s *kafkaSession) expect(n int) *kafkaMessage {
+// addPending adds a message of n bytes to pending.
+func (s *kafkaSession) addPending(n int) *kafkaMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent += int64(n)
 	m := &kafkaMessage{end: s.sent, size: n}
 	if len(s.pending) == 0 {
-		s.moved = time.Now()
+		s.progress = time.Now()
 	}
 	s.pending = append(s.pending, m)
 	return m
 }
 
-// answered handles the response to a message. Messages of several probes are
-// acknowledged in any order.
-func (s *kafkaSession) answered(m *kafkaMessage, text []byte, err error) {
+// onResponse handles the broker's response to a message. Responses for different
+// probes may arrive in any order.
+func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
-		if errors.Is(err, kerr.MessageTooLarge) && s.most == kafkaLeast && s.sending.Err() == nil {
-			// It cannot be made smaller. The messages behind it
-			// have failed with it.
-			s.hopeless.Do(func() { s.finish(m, bytes.Count(text, []byte{'\n'})) })
+		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {
+			// The message cannot be smaller. Later messages of the batch
+			// fail with it, so only the first one is dropped.
+			s.dropOnce.Do(func() { s.finish(m, bytes.Count(text, []byte{'\n'})) })
 		}
-		s.fail(fmt.Errorf("message not taken: %w", err))
+		s.fail(fmt.Errorf("message not accepted: %w", err))
 		return
 	}
 	s.finish(m, 0)
 }
 
-// finish acks the messages up to the first one that is neither acknowledged nor
-// lost.
+// finish records that m is acknowledged, or that its lost lines are dropped. It
+// then acks all messages before the first unfinished message.
 func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,17 +167,17 @@ func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 		s.last = m.end
 		if m.lost > 0 {
 			s.q.Stats.Dropped.Add(int64(m.lost))
-			s.log.Warn("lines dropped: the topic refuses them", "sink", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.most)
+			s.log.Warn("lines dropped: the topic refuses them", "sink", s.q.Name, "lines", m.lost, "bytes", m.size, "limit", s.maxBytes)
 		}
 		s.pending[0] = nil
 		s.pending = s.pending[1:]
-		s.moved = time.Now()
+		s.progress = time.Now()
 	}
 	s.ack(s.last)
 }
 
-// watch warns when nothing has been acknowledged for long, and logs when that
-// ends.
+// watch warns when nothing has been acknowledged for kafkaSilence, and logs the
+// recovery.
 func (s *kafkaSession) watch() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -191,7 +190,7 @@ func (s *kafkaSession) watch() {
 			return
 		}
 		s.mu.Lock()
-		late := len(s.pending) > 0 && time.Since(s.moved) > kafkaSilence
+		late := len(s.pending) > 0 && time.Since(s.progress) > kafkaSilence
 		s.mu.Unlock()
 		var err error
 		if late {
@@ -210,8 +209,8 @@ func (s *kafkaSession) abort() {
 	s.cancel()
 }
 
-// close waits until the library has dropped all messages: it reads their text
-// until then.
+// close waits until the library has dropped all messages, since it reads their
+// text until then.
 func (s *kafkaSession) close() int64 {
 	s.abort()
 	s.client.Close()

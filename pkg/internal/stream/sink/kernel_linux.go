@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unread returns how many bytes are in the pipe that rc reads from.
+// unread returns the number of unread bytes in the pipe of rc.
 func unread(rc syscall.RawConn) (n int, err error) {
 	if cerr := rc.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); cerr != nil {
 		return 0, cerr
@@ -14,8 +14,8 @@ func unread(rc syscall.RawConn) (n int, err error) {
 	return n, err
 }
 
-// unsent returns how many bytes written to a TCP connection the peer's kernel
-// has yet to receive; ok is false if that is unknown.
+// unsent returns the number of written bytes of a TCP connection that the peer's
+// kernel has not acknowledged. ok is false if the number is unknown.
 func unsent(rc syscall.RawConn) (n int, ok bool) {
 	var err error
 	cerr := rc.Control(func(fd uintptr) {
@@ -24,7 +24,7 @@ func unsent(rc syscall.RawConn) (n int, ok bool) {
 		}
 		var info *unix.TCPInfo
 		if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			// After a reset the queue is empty, though nothing arrived.
+			// After a reset the queue is empty even if the bytes never arrived.
 			ok = info.State == unix.BPF_TCP_ESTABLISHED
 		}
 	})

@@ -4,8 +4,8 @@ package sink
 
 import "syscall"
 
-// unread and unsent work on Linux only. Elsewhere written bytes count as read,
-// and a crash of the other side may lose them.
+// unread and unsent are only implemented on Linux. Elsewhere written bytes count
+// as read, and a crash of the receiver may lose them.
 
 func unread(syscall.RawConn) (int, error) { return 0, nil }
 

@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// messageSize is the approximate size of the text of a message, in
-	// bytes: 100 lines of log_tcp_complete.
+	// messageSize is the approximate size of the text of a message in
+	// bytes: about 100 lines of log_tcp_complete.
 	messageSize = 64 << 10
-	// messageRoom is the maximum size of a message beside text and headers,
-	// in bytes.
+	// messageRoom is the maximum overhead of a message in bytes, without
+	// text and header values.
 	messageRoom = 512
 )
 
-// messages cuts text, which is the end of batch b, into messages of about
-// messageSize bytes and at most limit with their headers, and calls send for
-// each. It calls drop for a line too long for a message. The same batch and
-// text always give the same messages.
+// messages splits text, which is the tail of b.Out, into messages of about
+// messageSize bytes. With headers a message has at most limit bytes. messages
+// calls send for each message, and drop for each line that is too long. The same
+// batch and text always give the same messages and ids.
 func messages(b *batch.Batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {
 	for len(text) > 0 {
 		at := len(b.Out) - len(text)

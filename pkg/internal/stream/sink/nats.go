@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// natsPending limits the messages in flight; the queue usually reaches
-	// its limit first.
+	// natsPending limits the messages in flight. The queue usually limits
+	// them first.
 	natsPending = 1 << 14
-	// natsSilence is how long an acknowledgement may take. If the server
-	// that leads a stream dies, it never arrives.
+	// natsSilence is the timeout of an acknowledgement. If the leader of a
+	// stream dies, no acknowledgement arrives.
 	natsSilence = 5 * time.Second
 )
 
-// natsSession is a connection that does not reconnect by itself: messages
-// buffered meanwhile could overtake those to be resent.
+// natsSession is a connection that does not reconnect by itself. After a
+// reconnect, buffered messages could overtake messages to be resent.
 type natsSession struct {
 	ending
 	nc     *nats.Conn
@@ -36,26 +36,25 @@ type natsSession struct {
 	stream string
 	format string
 	max    int // bytes of a message
-	// underway is the last message of each subject. If a cluster loses the
-	// server that leads a stream, it may lose messages and still accept
-	// later ones. So the next message of a cluster waits for the one
-	// before.
-	underway map[string]future
+	// inFlight is the last message of each subject; nil if the stream has no
+	// replicas. If a cluster loses the leader of a stream, it may lose a
+	// message and still accept later messages. Each message therefore waits
+	// for the acknowledgement of the previous message of its subject.
+	inFlight map[string]future
 	q        *batch.Queue
 	log      *slog.Logger
-	sent     int64
-	futures  chan future
+	sent     int64       // bytes
+	futures  chan future // in the order of the messages
 	wait     sync.WaitGroup
-	last     int64
+	last     int64 // acked bytes
 }
 
-// future is a message waiting for its acknowledgement, and the position where
-// it ends.
+// future is a message in flight, or a dropped line.
 type future struct {
-	jetstream.PubAckFuture // nil if there is nothing to wait for
-	end                    int64
-	done                   chan struct{} // closed when it is acknowledged
-	lost                   int           // bytes of a line that is too long
+	jetstream.PubAckFuture               // nil for a dropped line
+	end                    int64         // position after the message
+	done                   chan struct{} // closed when the message is acknowledged
+	lost                   int           // bytes of a dropped line
 }
 
 func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) opener {
@@ -73,20 +72,20 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 			return nil, err
 		}
 		s.max = int(s.nc.MaxPayload())
-		s.wait.Go(func() { s.acks(ack) })
+		s.wait.Go(func() { s.awaitAcks(ack) })
 		return s, nil
 	}
 }
 
-// prepare creates the stream if it does not exist. It succeeds only when
-// JetStream responds, which takes a while after a restart of the server.
+// prepare creates the stream if it does not exist. It fails if JetStream does not
+// respond, which may take a while after a restart of the server.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()
 	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(natsPending), jetstream.WithPublishAsyncTimeout(natsSilence)); err != nil {
 		return err
 	}
-	replicas, _ := strconv.Atoi(b.Options["replicas"]) // checked when it was parsed
+	replicas, _ := strconv.Atoi(b.Options["replicas"]) // checked by Parse
 	stream, err := s.js.Stream(ctx, s.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = s.js.CreateStream(ctx, jetstream.StreamConfig{
@@ -101,7 +100,7 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 	}
 	has := stream.CachedInfo().Config.Replicas
 	if has > 1 {
-		s.underway = map[string]future{}
+		s.inFlight = map[string]future{}
 	}
 	if replicas > 0 && has != replicas {
 		s.log.Warn("stream has another number of replicas, left unchanged", "stream", s.stream, "replicas", has, "wanted", replicas)
@@ -109,12 +108,13 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 	return nil
 }
 
-// write publishes text in messages of whole lines, on the subject
-// STREAM.PROBE.LOG. Resent messages keep their ids.
+// write publishes text in messages of complete lines on the subject
+// STREAM.PROBE.LOG. Resent messages keep their ids, so that the server can drop
+// duplicates.
 func (s *natsSession) write(b *batch.Batch, text []byte) error {
 	subject := s.stream + "." + b.Probe + "." + b.Type
 	return messages(b, text, s.max, func(id string, text []byte) error {
-		if before, ok := s.underway[subject]; ok {
+		if before, ok := s.inFlight[subject]; ok {
 			select {
 			case <-before.done:
 			case <-s.broken():
@@ -126,15 +126,15 @@ func (s *natsSession) write(b *batch.Batch, text []byte) error {
 			broker.HeaderProbe: {b.Probe}, broker.HeaderLog: {b.Type}, broker.HeaderPath: {b.Path}, broker.HeaderFormat: {s.format},
 		}},
 			jetstream.WithMsgID(id),
-			// The client's retry would put it after the messages
-			// that follow it.
+			// A retry of the client could put the message after
+			// later messages.
 			jetstream.WithRetryAttempts(0))
 		if err != nil {
 			return err
 		}
 		sent := future{PubAckFuture: f, end: s.sent, done: make(chan struct{})}
-		if s.underway != nil {
-			s.underway[subject] = sent
+		if s.inFlight != nil {
+			s.inFlight[subject] = sent
 		}
 		return s.expect(sent)
 	}, func(n int) error {
@@ -152,8 +152,8 @@ func (s *natsSession) expect(f future) error {
 	}
 }
 
-// acks receives the acknowledgements in the order of the messages.
-func (s *natsSession) acks(ack func(int64)) {
+// awaitAcks waits for the acknowledgements in the order of the messages.
+func (s *natsSession) awaitAcks(ack func(int64)) {
 	for {
 		select {
 		case f := <-s.futures:
@@ -161,7 +161,7 @@ func (s *natsSession) acks(ack func(int64)) {
 				select {
 				case <-f.Ok():
 				case err := <-f.Err():
-					s.fail(fmt.Errorf("message not taken: %w", err))
+					s.fail(fmt.Errorf("message not accepted: %w", err))
 					return
 				case <-s.broken():
 					return

@@ -13,30 +13,30 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// session is a connection or a command that receives text. A pump opens one
-// after the other.
+// session is a connection or a command that receives text. A pump has one session
+// at a time.
 type session interface {
-	// write sends whole lines; it may return before they have arrived. The
-	// text must not change until it is acked.
+	// write sends complete lines. It may return before they have arrived.
+	// The text must not change until it is acked.
 	write(b *batch.Batch, text []byte) error
-	// broken is closed when the session cannot accept more.
+	// broken returns a channel that is closed when the session has failed.
 	broken() <-chan struct{}
-	// err returns why the session is broken, once it is.
+	// err returns why the session has failed, or nil.
 	err() error
-	// end closes the stream to the other side once everything is acked, and
-	// waits until the other side is done or ctx ends.
+	// end closes the stream after everything is acked, and waits until the
+	// receiver exits or ctx ends.
 	end(ctx context.Context)
-	// abort makes the session broken, even while write blocks.
+	// abort makes the session fail, even while write blocks.
 	abort()
-	// close frees the resources of the session and returns how much is
-	// acked, in bytes of this session.
+	// close frees the resources of the session. It returns the number of
+	// bytes acked in this session.
 	close() int64
 }
 
-// ending is the part of a session that records why it cannot accept more.
+// ending implements broken and err of a session.
 type ending struct {
 	ctx  context.Context
-	fail context.CancelCauseFunc // makes the session broken; the first cause is kept
+	fail context.CancelCauseFunc // makes the session fail; the first cause is kept
 }
 
 func newEnding() ending {
@@ -47,33 +47,34 @@ func newEnding() ending {
 func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
 func (e ending) err() error              { return context.Cause(e.ctx) }
 
-// opener opens a session. The session calls ack with the number of written
-// bytes that have arrived; calls must not overtake each other.
+// opener opens a session. The session calls ack with the total number of bytes
+// that have arrived. It must not call ack concurrently.
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
-// pump sends the batches of a queue through sessions. After a failure the next
-// session gets what the last one did not acknowledge, from the start of a line.
+// pump sends the batches of a queue through sessions. After a failure it resends
+// unacked text in a new session, from the start of a line. Positions are bytes of
+// the text of all batches so far.
 type pump struct {
-	q    *batch.Queue
-	log  *slog.Logger
-	open opener
-	text func(*batch.Batch) []byte
-	back *retry.Backoff
-	last bool // the stream had ended when the latest session was opened
+	q          *batch.Queue
+	log        *slog.Logger
+	open       opener
+	text       func(*batch.Batch) []byte
+	back       *retry.Backoff
+	afterClose bool // the stream had ended when the latest session was opened
 
 	mu      sync.Mutex
-	pending []*batch.Batch // written and not acked, in order
+	pending []*batch.Batch // written but not acked, in order
 	start   int64          // position of the first pending batch
-	sent    int64          // position behind the last pending batch
+	sent    int64          // position after the last pending batch
 	acked   int64          // position
-	changed chan struct{}
+	changed chan struct{}  // receives when pending has become empty
 }
 
 func newPump(q *batch.Queue, text func(*batch.Batch) []byte, open opener, back *retry.Backoff) *pump {
 	return &pump{q: q, log: q.Log.With("sink", q.Name), open: open, text: text, back: back, changed: make(chan struct{}, 1)}
 }
 
-// Run pumps until the queue is closed and all is acked, or ctx ends.
+// Run implements Sink.
 func (p *pump) Run(ctx context.Context) error {
 	first := true
 	for {
@@ -100,9 +101,9 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx ends. base is the position of its
-// first byte. It returns no session and no error if the stream ends and nothing
-// is left for the sink.
+// connect opens a session, retrying until ctx ends. base is the position of the
+// session's first byte. It returns a nil session and a nil error if the queue is
+// closed and everything is acked.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {
@@ -117,7 +118,7 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 				return nil, 0, nil
 			}
 		}
-		p.last = p.q.Closed.Err() != nil
+		p.afterClose = p.q.Closed.Err() != nil
 		base := p.lineStart()
 		s, err := p.open(ctx, func(n int64) { p.ack(base + n) })
 		switch {
@@ -137,15 +138,15 @@ func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) 
 	}
 }
 
-// finished reports whether the stream ends and nothing is left for the sink.
+// finished reports whether the queue is closed and everything is acked.
 func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }
 
-// wait waits until the next attempt. The first one after the end of the stream
-// is immediate.
+// wait waits until the next attempt. When the stream ends, the next attempt is
+// immediate.
 func (p *pump) wait(ctx context.Context) {
-	if !p.last {
+	if !p.afterClose {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
@@ -154,7 +155,7 @@ func (p *pump) wait(ctx context.Context) {
 	p.back.Wait(ctx)
 }
 
-// lineStart returns the acked position, moved back to the start of its line.
+// lineStart returns the start of the line that contains the acked position.
 func (p *pump) lineStart() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,7 +166,8 @@ func (p *pump) lineStart() int64 {
 	return p.start + int64(bytes.LastIndexByte(text[:p.acked-p.start], '\n')+1)
 }
 
-// session writes what is pending, then new batches.
+// session writes the pending batches, then new batches. It returns nil when the
+// queue is closed and everything is acked.
 func (p *pump) session(ctx context.Context, s session, base int64) error {
 	if err := p.repeat(s, base); err != nil {
 		return err
@@ -195,7 +197,7 @@ func (p *pump) session(ctx context.Context, s session, base int64) error {
 	}
 }
 
-// repeat writes the pending batches from position base on.
+// repeat resends the pending batches, starting at position base.
 func (p *pump) repeat(s session, base int64) error {
 	p.mu.Lock()
 	pending := append([]*batch.Batch(nil), p.pending...)
@@ -213,14 +215,14 @@ func (p *pump) repeat(s session, base int64) error {
 	return nil
 }
 
-// add appends a batch to those that are pending.
+// add appends a batch to pending.
 func (p *pump) add(b *batch.Batch) {
 	p.mu.Lock()
 	p.pending = append(p.pending, b)
 	p.sent += int64(len(p.text(b)))
 	p.mu.Unlock()
 	if len(p.text(b)) == 0 {
-		p.ack(p.position()) // it may be the only batch
+		p.ack(p.position()) // acks the batch at once if no other is pending
 	}
 }
 
@@ -230,7 +232,7 @@ func (p *pump) position() int64 {
 	return p.acked
 }
 
-// ack records that everything before a position has arrived.
+// ack records that all bytes before pos have arrived.
 func (p *pump) ack(pos int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,10 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// TestPumpEndsIfNothingIsLeft closes the queue of an unavailable sink: a pump
-// with nothing left ends, and one with a batch left tries to open the sink at
-// once.
-func TestPumpEndsIfNothingIsLeft(t *testing.T) {
+// TestPumpEndsWithEmptyQueue closes the queue of an unavailable sink. A pump with
+// an empty queue ends. A pump with a queued batch tries at once to open the sink.
+func TestPumpEndsWithEmptyQueue(t *testing.T) {
 	for lacks, want := range map[bool]error{false: nil, true: context.Canceled} {
 		q := batch.NewQueue("away", false, 1<<20, slog.New(slog.DiscardHandler))
 		tries := make(chan bool, 2)

@@ -1,5 +1,5 @@
-// Package sink writes lines: to standard output, files, commands, peers and
-// brokers. A sink receives batches from its Queue, acks them, and does not know where they come from.
+// Package sink writes lines to standard output, files, commands, peers and
+// brokers. A sink receives batches from its queue and acks them.
 package sink
 
 import (
@@ -21,17 +21,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/broker"
 )
 
-// Sink acks the batches of its queue until ctx ends, or until the queue is
-// closed and everything is acked.
+// Sink writes the batches of a queue.
 type Sink interface {
-	// Run returns an error if the sink cannot continue.
+	// Run writes and acks batches until the queue is closed and everything is
+	// acked. It returns an error if ctx ends first or the sink cannot continue.
 	Run(ctx context.Context) error
 }
 
-// Kinds are the kinds of sinks.
+// Kinds are the URL forms of sinks.
 var Kinds = slices.Concat(dest.Schemes{"-", "file:DIR", "exec:COMMAND", "tcp://HOST:PORT", "tls://", "ack://HOST:PORT", "ack+tls://"}, broker.Kinds)
 
-// Target is the destination of a sink, as given by its URL.
+// Target is the parsed URL of a sink.
 type Target struct {
 	scheme string
 	rest   string         // DIR or COMMAND
@@ -40,7 +40,7 @@ type Target struct {
 	zstd   bool
 }
 
-// Parse parses the URL of a sink.
+// Parse parses the URL of a sink. It returns a usage error if the URL is invalid.
 func Parse(text string) (*Target, error) {
 	if text == "-" {
 		return &Target{scheme: "-"}, nil
@@ -86,7 +86,7 @@ func (t *Target) parseFolder() error {
 	return nil
 }
 
-// parsePeer parses the URL of a sink that is a single peer.
+// parsePeer parses a URL with a single HOST:PORT and nothing else.
 func (t *Target) parsePeer(text string) error {
 	example := "for example " + t.scheme + "://repository:9001"
 	u, err := dest.Parse(text)
@@ -104,8 +104,8 @@ func (t *Target) parsePeer(text string) error {
 	return nil
 }
 
-// NeedsRaw reports whether the sink needs lines in wire format, whatever the
-// format of the stream.
+// NeedsRaw reports whether the sink always needs lines in wire format, regardless
+// of the format of the stream.
 func (t *Target) NeedsRaw() bool { return t.addr != "" }
 
 // Options configures sinks.
@@ -118,8 +118,8 @@ type Options struct {
 	Peers              peer.Networks // allowed networks of tcp, tls and ack sinks; empty: all
 }
 
-// New returns the sink of t, which empties q. session identifies this process
-// to an acknowledging endpoint.
+// New returns a sink that writes the batches of q to t. session identifies this
+// exporter to an acknowledging endpoint.
 func New(opt *Options, q *batch.Queue, t *Target, session string) (Sink, error) {
 	raw := func(b *batch.Batch) []byte { return b.Raw }
 	out := func(b *batch.Batch) []byte { return b.Out }
@@ -146,13 +146,13 @@ func New(opt *Options, q *batch.Queue, t *Target, session string) (Sink, error) 
 	return newPump(q, out, openNATS(t.Broker, opt, q, files), back), nil
 }
 
-// targetOptions are the URL options of brokers as sinks.
+// targetOptions are the URL options of brokers as sinks, by scheme.
 var targetOptions = map[string][]string{
 	"kafka": {"compress", "sasl", "password-file", "version"},
 	"nats":  {"creds", "replicas"},
 }
 
-// checkTarget checks the options of a broker as a sink.
+// checkTarget checks the values of the options compress and replicas.
 func checkTarget(b *broker.Broker) error {
 	text := b.Options["compress"]
 	if _, ok := compressions[text]; !ok {

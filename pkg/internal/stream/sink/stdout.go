@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// stdout writes to the standard output.
+// stdout writes to standard output.
 type stdout struct {
 	q *batch.Queue
 	w io.Writer
@@ -39,13 +39,14 @@ func (s *stdout) Run(ctx context.Context) error {
 	}
 }
 
-// write writes all of the text; it waits while a disk is full.
+// write writes all of the text. It retries transient errors, such as a full disk,
+// until ctx ends.
 func (s *stdout) write(ctx context.Context, text []byte) error {
 	var writing retry.Alarm
 	for len(text) > 0 {
 		n, err := s.w.Write(text)
 		text = text[n:]
-		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // EIO is a terminal that was closed
+		if err != nil && (!durable.IsTransient(err) || errors.Is(err, syscall.EIO)) { // EIO: the terminal was closed
 			return fmt.Errorf("standard output: %w", err)
 		}
 		writing.Set(err, s.q.Log, "standard output cannot be written: the stream pauses", "standard output writable again")

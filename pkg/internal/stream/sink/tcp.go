@@ -18,9 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// link is a connection to an endpoint of tstatrepo or to an old importer.
-// Without the acknowledged mode, bytes in the peer's kernel count as arrived,
-// though the peer may still lose them.
+// link is a connection to an endpoint of tstatrepo or to an old importer. Without
+// acknowledged mode, bytes count as arrived when the peer's kernel has received
+// them. A crash of the peer may then lose them.
 type link struct {
 	ending
 	nc      net.Conn
@@ -28,14 +28,14 @@ type link struct {
 	written atomic.Int64    // bytes
 	tasks   sync.WaitGroup
 	ack     func(int64)
-	last    int64 // acked
+	last    int64 // acked bytes
 }
 
-// openTCP opens a plain or, with files, a TLS connection.
+// openTCP returns an opener of connections; they use TLS if files is not nil.
 func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
 	return func(ctx context.Context, ack func(int64)) (session, error) {
-		// With TLS 1.3 the handshake ends here before the peer has
-		// checked our certificate. Bytes in its kernel would count as
+		// Use TLS 1.2. With TLS 1.3 the handshake returns before the peer
+		// has checked the client certificate. Bytes would count as
 		// arrived even if the peer then refuses the connection.
 		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS12, peers)
 		if err != nil {
@@ -56,7 +56,7 @@ func newLink(nc net.Conn, ack func(int64)) *link {
 	return &link{ending: newEnding(), nc: nc, ack: ack}
 }
 
-// socket finds the TCP socket of the connection.
+// socket sets raw to the TCP socket of the connection.
 func (l *link) socket() (err error) {
 	nc := l.nc
 	if t, ok := nc.(*tls.Conn); ok {
@@ -70,9 +70,9 @@ func (l *link) socket() (err error) {
 	return err
 }
 
-// watch acks what the peer's kernel has received until the link breaks: then
-// the kernel forgets what was in flight. With TLS more bytes are in flight than
-// the text has, so watch errs on the safe side.
+// watch acks the bytes that the peer's kernel has received, until the link fails.
+// With TLS the bytes in flight include overhead, so watch acks too little rather
+// than too much.
 func (l *link) watch() {
 	for retry.Sleep(l.ctx, pollEvery) == nil {
 		n := l.written.Load()
@@ -86,20 +86,20 @@ func (l *link) watch() {
 	}
 }
 
-// listen detects that the peer has closed the connection; the peer sends
-// nothing.
+// listen reads until the peer closes the connection. It ignores the data, since
+// the peer is not expected to send any.
 func (l *link) listen() {
 	var b [512]byte
 	for {
 		if _, err := l.nc.Read(b[:]); err != nil {
-			l.lose(protocol.ErrClosedByPeer)
+			l.shutDown(protocol.ErrClosedByPeer)
 			return
 		}
 	}
 }
 
-// lose breaks the link, even while write blocks.
-func (l *link) lose(err error) {
+// shutDown makes the link fail with err, even while write blocks.
+func (l *link) shutDown(err error) {
 	l.fail(err)
 	l.nc.SetWriteDeadline(time.Now())
 }
@@ -112,12 +112,12 @@ func (l *link) write(_ *batch.Batch, text []byte) error {
 	return nil
 }
 
-func (l *link) abort() { l.lose(errAborted) }
+func (l *link) abort() { l.shutDown(errAborted) }
 
 func (l *link) end(context.Context) {}
 
 func (l *link) close() int64 {
-	l.lose(errAborted)
+	l.shutDown(errAborted)
 	l.nc.Close()
 	l.tasks.Wait()
 	return l.last

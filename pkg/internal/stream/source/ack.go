@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	maxHello = 256 // bytes of the first line
-	// maxProbes limits the names of probes that peers may announce, see
-	// protocol.Names: sinks keep folders, subjects and layouts for each.
-	// The share of one host is enough to forward the lines of a whole site.
+	maxHello = 256 // maximum bytes of the hello line
+	// maxProbes limits the probe names that peers may announce, since sinks
+	// keep folders, subjects and layouts for each. One host may announce
+	// protocol.PerPeer(maxProbes), enough to forward a whole site.
 	maxProbes = 4096
 	// ackTimeout bounds how long writing an acknowledgement may take.
 	ackTimeout = 30 * time.Second
@@ -26,7 +26,8 @@ const (
 // are acked.
 const drainPoll = 5 * time.Millisecond
 
-// hello starts the acknowledged mode.
+// hello starts acknowledged mode. It first closes an earlier connection of the
+// same session and waits for its end.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
 	switch {
@@ -38,8 +39,8 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 		return c.refuse(errHello, "the name of a session has 1 to 64 letters, digits, '_' and '-', but not '-' first")
 	}
 	c.session, c.key = f[2], f[2]
-	// An earlier connection of the session may still have lines to deliver;
-	// the lines repeated by this one must come after them.
+	// An earlier connection of the session may still deliver lines. The lines
+	// that this connection resends must come after them.
 	for {
 		c.mu.Lock()
 		former := c.sessions[c.session]
@@ -68,8 +69,8 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// refuse sends the exporter the reason why the connection ends. It returns the
-// reason, wrapped around its cause, which is one of refusals.
+// refuse sends the exporter the reason for closing the connection. It returns an
+// error that wraps cause, which must be one of refusals.
 func (c *conn) refuse(cause error, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	c.nc.SetWriteDeadline(time.Now().Add(ackTimeout))
@@ -77,7 +78,7 @@ func (c *conn) refuse(cause error, format string, args ...any) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// control handles a protocol line.
+// control handles a line that begins with '#'.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
 	if !ok || !protocol.IsSession(string(text)) {
@@ -88,10 +89,10 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 		return nil
 	}
 	name := string(text)
-	if ok, _ := c.set.announced.Add(name, c.split.Who, maxProbes); !ok {
-		// The exporter keeps its lines; skipping them would lose them.
-		// The lines before are acked first, or every attempt would
-		// resend them.
+	if ok, _ := c.set.announced.Add(name, c.split.Peer, maxProbes); !ok {
+		// The exporter keeps the lines, so end the connection instead of
+		// skipping them. Ack earlier lines first, so that the exporter
+		// does not resend them in every attempt.
 		c.drain(ctx)
 		return c.refuse(errNames, "probe %s is one too many, at most %d names are accepted, %d of one host", name, maxProbes, protocol.PerPeer(maxProbes))
 	}
@@ -101,9 +102,9 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// writeAcks sends the peer the acked position, and again after each change,
-// until ctx ends or the peer stops reading. The first "ack 0" allows the
-// exporter to start.
+// writeAcks sends the acked position to the peer at the start and after each
+// change. It returns nil when ctx ends. The exporter starts after the first
+// "ack 0".
 func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	last := int64(-1)
 	for {
@@ -123,8 +124,8 @@ func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	}
 }
 
-// drain waits until the peer knows that all delivered lines are acked: it would
-// resend them after a restart.
+// drain waits until the peer was sent the ack of all delivered lines, or ctx
+// ends. Otherwise the peer would resend them after a restart.
 func (c *conn) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool { return c.written.Load() >= c.tracker.End() })
 }

@@ -20,23 +20,23 @@ import (
 // checkpointFormat is the format number of the state file.
 const checkpointFormat = 1
 
-// saveEvery is how long saving an acked position may be delayed.
+// saveEvery is the interval at which acked positions are saved.
 const saveEvery = time.Second
 
 // saved is the content of the state file.
 type saved struct {
 	// Session identifies this exporter to endpoints, see tstatrepo-ack(7).
 	Session string `json:"session"`
-	// Roots are the followed folders, by probe and path.
+	// Roots are the positions by root ("PROBE PATH") and log name.
 	Roots map[string]map[string]position `json:"roots"`
 }
 
 // position is the position up to which a log is acked.
 type position struct {
 	Folder string `json:"folder"`
-	Offset int64  `json:"offset"` // of text
-	// Head is the SHA-256 of the first HeadLength bytes of text, to detect
-	// other content under the same name.
+	Offset int64  `json:"offset"` // bytes of decompressed text
+	// Head is the SHA-256 of the first HeadLength bytes of text. It detects
+	// different content under the same name.
 	Head       string `json:"head"`
 	HeadLength int    `json:"head_length"`
 }
@@ -50,12 +50,12 @@ type checkpoint struct {
 
 	mu      sync.Mutex
 	state   saved
-	numbers map[string]int64 // of the last position acked, by root and log
+	numbers map[string]int64 // highest acked number by root and log, see ack
 	dirty   bool             // there are unsaved positions
 }
 
-// openCheckpoint returns the checkpoint saved in a file, or a new one. Up to
-// window bytes may be delivered beyond it.
+// openCheckpoint loads the checkpoint from path, or creates it. Sources may
+// deliver up to window bytes beyond the saved positions.
 func openCheckpoint(path string, window int64, log *slog.Logger) (*checkpoint, error) {
 	c := &checkpoint{path: path, window: batch.NewWindow(window), log: log, numbers: map[string]int64{}}
 	err := state.Load(c.path, checkpointFormat, &c.state)
@@ -72,15 +72,16 @@ func openCheckpoint(path string, window int64, log *slog.Logger) (*checkpoint, e
 	return c, nil
 }
 
-// positions returns the saved positions of a root, by log.
+// positions returns the saved positions of a root by log name.
 func (c *checkpoint) positions(root string) map[string]position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.state.Roots[root])
 }
 
-// enter records that a log has reached the start of a folder, unless earlier
-// lines are still unacked; number is that of the last lines.
+// enter records that reading of a log has reached the start of a folder. It does
+// nothing while earlier lines are unacked. number is the number of the last
+// delivered lines.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number
@@ -91,7 +92,7 @@ func (c *checkpoint) enter(root, log string, number int64, folder string) {
 }
 
 // ack records the position of a log after n more bytes were acked. Calls may
-// overtake each other; number shows their order.
+// arrive out of order; a call with a lower number does not change the position.
 func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log
@@ -107,7 +108,8 @@ func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Unlock()
 }
 
-// run saves positions until ctx ends; call save then.
+// run saves positions periodically until ctx ends. The caller must call save
+// afterwards.
 func (c *checkpoint) run(ctx context.Context) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()

@@ -31,19 +31,19 @@ import (
 )
 
 const (
-	// readBudget is the total size of the read buffers of all connections,
+	// readBudget is the total size of the read buffers of all connections
 	// in bytes. Each connection gets an equal share.
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// After the stop, connections are read until nothing arrives for
-	// drainRead, at most for drainMax: otherwise lines in the kernel would
-	// be lost.
+	// After Stop, each connection is read until nothing arrives for
+	// drainRead, and for at most drainMax. Otherwise lines in the kernel's
+	// buffers would be lost.
 	drainRead = 200 * time.Millisecond
 	drainMax  = 2 * time.Second
 )
 
-// Endpoint reads lines from any number of connections.
+// Endpoint reads lines from exporter connections.
 type Endpoint struct {
 	set *Set
 	log *slog.Logger
@@ -51,12 +51,12 @@ type Endpoint struct {
 	wg        sync.WaitGroup
 	mu        sync.Mutex
 	conns     map[*conn]bool
-	places    *peer.Shares // of conns, including silent connections
+	places    *peer.Shares // limits conns in total and per host
 	stopping  bool
-	readUntil time.Time        // set before stopping and conn.stopping are
-	sessions  map[string]*conn // of the acknowledged mode
-	wrong     rate.Sometimes
-	run       string // distinguishes this process from others in message ids
+	readUntil time.Time        // set before stopping and conn.stopping
+	sessions  map[string]*conn // connections in acknowledged mode
+	warnings  rate.Sometimes
+	run       string // distinguishes this run from others in message ids
 	number    atomic.Int64
 }
 
@@ -64,21 +64,21 @@ type Endpoint struct {
 func (s *Set) NewEndpoint() *Endpoint {
 	return &Endpoint{
 		set: s, log: s.opt.Log, conns: map[*conn]bool{}, places: peer.NewShares(s.opt.MaxConnections, peer.PerHost(s.opt.MaxConnections)),
-		sessions: map[string]*conn{}, run: rand.Text(), wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		sessions: map[string]*conn{}, run: rand.Text(), warnings: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 }
 
-// Serve accepts connections until the stop, then those in the backlog, and
-// closes the listener.
+// Serve accepts connections until Stop is called. Then it accepts the
+// connections in the backlog and closes the listener.
 func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 	defer l.Close()
 	for {
 		nc, err := l.Accept()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break // the stop
+			break // Stop was called
 		}
 		if err != nil {
-			// For example too many open files: others may be closed.
+			// For example too many open files. The condition may pass.
 			e.log.Warn("connection not accepted", "address", l.Addr(), "err", err)
 			if retry.Sleep(ctx, time.Second) != nil {
 				return
@@ -88,7 +88,7 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 		e.start(ctx, l, nc)
 	}
 	l.SetDeadline(e.readUntil)
-	for waiting(l) {
+	for acceptPending(l) {
 		nc, err := l.Accept()
 		if err != nil {
 			return
@@ -97,8 +97,8 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 	}
 }
 
-// start serves a connection in a new goroutine, or refuses it if there are too
-// many.
+// start serves a connection in a new goroutine. It refuses the connection if
+// there are too many.
 func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	host := peer.ConnHost(nc)
 	if ok, all := e.places.TryAcquire(host); !ok {
@@ -147,8 +147,8 @@ func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	}()
 }
 
-// Stop makes the endpoint deliver the lines that have arrived, and end. Call
-// Wait once Serve has returned.
+// Stop makes the endpoint deliver the lines that have arrived and then close all
+// connections. Call Wait after Serve has returned.
 func (e *Endpoint) Stop(listeners []*peer.Listener) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -159,22 +159,22 @@ func (e *Endpoint) Stop(listeners []*peer.Listener) {
 		c.nc.SetReadDeadline(time.Now().Add(drainRead))
 	}
 	for _, l := range listeners {
-		l.SetDeadline(time.Now()) // wakes serve
+		l.SetDeadline(time.Now()) // wakes Serve
 	}
 }
 
-// Wait waits for the end of all connections.
+// Wait waits until all connections are closed.
 func (e *Endpoint) Wait() { e.wg.Wait() }
 
-// readSize returns how many bytes a connection may read at once at present: the
-// size of a buffer.
+// readSize returns the current size of a connection's read buffer in bytes. It
+// is a power of two.
 func (e *Endpoint) readSize() int {
 	n := e.set.counts.Connections.Load()
 	share := min(int64(e.set.opt.MaxRead), max(2*batch.MinBuffer, readBudget/max(n, 1)))
-	return 1 << (bits.Len64(uint64(share)) - 1) // a larger buffer would exceed the share
+	return 1 << (bits.Len64(uint64(share)) - 1) // rounded down
 }
 
-// conn is one connection.
+// conn is a connection of an exporter.
 type conn struct {
 	*Endpoint
 	listener *peer.Listener
@@ -187,17 +187,17 @@ type conn struct {
 	stopping atomic.Bool
 	probe    string
 	addr     string        // of the peer, without port
-	src      *stats.Source // of the probe at the address; nil until the probe is known
+	src      *stats.Source // nil until the probe is known
 
-	session string        // of the acknowledged mode
-	named   bool          // the probe's name is known from the certificate or the settings
-	pos     int64         // bytes read and split, without the first line of the acknowledged mode
-	tracker batch.Tracker // of bytes after the first line
-	written atomic.Int64  // acked position that the peer was sent
+	session string        // in acknowledged mode; else ""
+	named   bool          // the certificate or the settings name the probe
+	pos     int64         // bytes processed, without the hello line
+	tracker batch.Tracker // of positions as in pos
+	written atomic.Int64  // acked position last sent to the peer
 	acks    sync.WaitGroup
 	rejects int64
 	reason  string // of the first reject
-	cut     int
+	cut     int    // 1 if the last line was incomplete
 }
 
 var (
@@ -207,26 +207,27 @@ var (
 	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
 	errReplaced = errors.New("the exporter reconnected")
-	// errHandshake ends a connection after a failure that the listener has
-	// reported.
+	// errHandshake ends a connection after a failed handshake, which the
+	// listener has already logged.
 	errHandshake = errors.New("no TLS handshake")
 )
 
-// refusals are the causes of refusing a connection after it was accepted.
+// refusals are the errors for which an accepted connection counts as refused.
 var refusals = []error{peer.ErrHTTP, errTLS, errNotLines, errHello, errNames}
 
-// serve reads lines until the peer or ctx ends.
+// serve reads and delivers lines until the peer closes the connection or ctx
+// ends.
 func (c *conn) serve(ctx context.Context) error {
 	if err := c.identify(); err != nil {
 		return err
 	}
 	c.count()
-	c.split = protocol.Splitter{Types: &c.set.types, MaxLine: c.set.opt.MaxLine, Probe: c.probe, Who: peer.ConnHost(c.nc), Key: c.key, Reject: c.reject}
+	c.split = protocol.Splitter{Types: &c.set.types, MaxLine: c.set.opt.MaxLine, Probe: c.probe, Peer: peer.ConnHost(c.nc), Key: c.key, Reject: c.reject}
 	var (
 		buf      = batch.NewBuffer(batch.MinBuffer)
 		n        int // bytes in buf
 		skipping bool
-		first    = true // the first line may not be a line of a log
+		first    = true // checkStart has yet to check the first line
 		idle     = c.set.opt.IdleTimeout
 		maxLine  = c.set.opt.MaxLine
 	)
@@ -246,7 +247,7 @@ func (c *conn) serve(ctx context.Context) error {
 		if first && n > 0 {
 			var drop int
 			var beginErr error
-			if drop, first, beginErr = c.begin(ctx, buf.Bytes[:n], err == nil); beginErr != nil {
+			if drop, first, beginErr = c.checkStart(ctx, buf.Bytes[:n], err == nil); beginErr != nil {
 				return beginErr
 			}
 			if drop > 0 {
@@ -294,10 +295,10 @@ func (c *conn) serve(ctx context.Context) error {
 	}
 }
 
-// begin looks at the first bytes of a connection; more says that others may
-// follow. It returns the length of a line that began the acknowledged mode, and
-// whether the first line may still turn out not to be a line of a log.
-func (c *conn) begin(ctx context.Context, head []byte, more bool) (drop int, first bool, err error) {
+// checkStart checks the first bytes of a connection. more reports whether further
+// bytes may follow. It returns the length of a hello line to drop. first is true
+// if checkStart needs more bytes to decide.
+func (c *conn) checkStart(ctx context.Context, head []byte, more bool) (drop int, first bool, err error) {
 	i := bytes.IndexByte(head, '\n')
 	switch {
 	case head[0] == '#' && i < 0 && len(head) < maxHello && more:
@@ -306,21 +307,21 @@ func (c *conn) begin(ctx context.Context, head []byte, more bool) (drop int, fir
 		return i + 1, false, c.hello(ctx, head[:max(i, 0)])
 	case peer.IsHTTP(head):
 		return 0, false, peer.ErrHTTP
-	case bytes.HasPrefix(head, []byte{0x16, 3}): // the record of a handshake
+	case bytes.HasPrefix(head, []byte{0x16, 3}): // a TLS handshake record
 		return 0, false, errTLS
 	}
 	return 0, head[0] != '/' && i < 0, nil
 }
 
-// skip skips bytes that do not belong to a line.
+// skip records n bytes that are not delivered.
 func (c *conn) skip(n int) {
 	c.pos += int64(n)
 	c.tracker.Skip(c.pos)
 }
 
-// deliver delivers the whole lines at the start of buf; buf has n bytes, m of
-// them from the last read. It returns the buffer for the next read and the
-// number of bytes in it.
+// deliver delivers the first whole bytes of buf, which are complete lines. buf
+// holds n bytes, m of them from the last read. deliver returns the buffer for
+// the next read and the number of bytes in it.
 func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) (*batch.Buffer, int, error) {
 	out := buf
 	size, limit := len(buf.Bytes), c.readSize()
@@ -331,7 +332,7 @@ func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) 
 		size /= 2
 	}
 	if whole < size/4 {
-		// A quiet connection must not occupy a large buffer in the
+		// Copy short text, so that it does not keep a large buffer in the
 		// queues.
 		out = batch.NewBuffer(whole)
 		copy(out.Bytes, buf.Bytes[:whole])
@@ -347,7 +348,7 @@ func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) 
 	return buf, n, err
 }
 
-// send splits whole lines and delivers them.
+// send splits complete lines by log and delivers them.
 func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error {
 	begin := c.pos
 	err := c.split.Split(lines, func(o *batch.Origin, from int, run []byte, n int) error {
@@ -369,7 +370,8 @@ func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error 
 	return nil
 }
 
-// identify determines the name of the probe.
+// identify determines the name of the probe from the certificate, the settings
+// or the address of the peer. With TLS it performs the handshake.
 func (c *conn) identify() error {
 	addr, err := netip.ParseAddrPort(c.nc.RemoteAddr().String())
 	if err != nil {
@@ -396,7 +398,7 @@ func (c *conn) identify() error {
 	return nil
 }
 
-// count counts the connection for its probe.
+// count moves the connection to the counts of its current probe.
 func (c *conn) count() {
 	if c.src != nil {
 		c.src.Connections.Add(-1)
@@ -412,7 +414,7 @@ func (c *conn) reject(reason string, line []byte) {
 		return
 	}
 	c.reason = reason
-	c.wrong.Do(func() {
+	c.warnings.Do(func() {
 		c.log.Warn("line rejected", "peer", c.nc.RemoteAddr(), "reason", reason, "line", string(line[:min(len(line), 80)]))
 	})
 }
@@ -424,7 +426,7 @@ func (c *conn) report(err error) {
 	if c.rejects > 0 {
 		attrs = append(attrs, "rejects", c.rejects)
 	}
-	if c.cut > 0 && c.session == "" { // otherwise it will be repeated
+	if c.cut > 0 && c.session == "" { // in acknowledged mode the peer resends the line
 		c.set.counts.Cuts.Add(1)
 		attrs = append(attrs, "cut", 1)
 	}
@@ -446,6 +448,6 @@ func (c *conn) report(err error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.log.Info("idle connection closed", attrs...)
 	default:
-		c.wrong.Do(func() { c.log.Warn("connection lost", append(attrs, "err", err)...) })
+		c.warnings.Do(func() { c.log.Warn("connection lost", append(attrs, "err", err)...) })
 	}
 }

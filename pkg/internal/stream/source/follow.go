@@ -24,13 +24,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// closeGrace is how long a newer folder may lack a log until the log in the
-// older folder counts as closed. Tstat opens the new log right after it has
-// closed the old one; a log that was switched off never appears.
+// closeGrace is how long a newer folder may lack a log before the log in the
+// older folder counts as closed. Tstat opens each new log right after it closes
+// the old one. A log that was switched off never appears.
 const closeGrace = 5 * time.Second
 
-// firstFolder is the checkpoint's name for the first folder, which counts until
-// a log is found.
+// firstFolder is the checkpoint key of the first folder. The entry is used until
+// the first log is found.
 const firstFolder = "-"
 
 // follower follows the log folders of one probe.
@@ -43,54 +43,54 @@ type follower struct {
 	key   string // of the root in the checkpoint
 	src   *stats.Source
 
-	// folders are the log folders in the order of their appearance, from
-	// the oldest that a log still needs; first is the number of the first
-	// one. Numbers increase by one and are never reused.
+	// folders are the log folders in the order of their appearance, starting
+	// with the oldest one that a log still needs. first is the number of
+	// folders[0]. Numbers increase by one and are never reused.
 	folders []*folder
 	first   int
 	logs    map[string]*followed
-	resume  map[string]position // of logs not found yet
+	resume  map[string]position // saved positions of logs not found yet
 
 	watcher  *fsnotify.Watcher // nil: polling only
 	wake     chan struct{}
-	look     atomic.Bool // folders, or logs in them, may have appeared or disappeared
-	unread   rate.Sometimes
-	scanned  bool
-	entered  bool   // the checkpoint has unsaved logs
+	scanDue  atomic.Bool // scan is due: the root or a folder may have changed
+	warnRead rate.Sometimes
+	scanned  bool   // scan has found folders before
+	entered  bool   // the checkpoint has unsaved new logs
 	order    *order // of all known folders
-	complain rate.Sometimes
-	unknown  rate.Sometimes // logs that cannot be anonymized
+	warnScan rate.Sometimes
+	warnType rate.Sometimes // limits warnings about logs that cannot be anonymized
 
-	opened map[string]identity // of the folders that were read in this run
+	opened map[string]identity // folders read in this run, by name
 
 	mu      sync.Mutex
 	removed map[string]bool // names of folders whose removal the kernel reported
 }
 
-// identity distinguishes a file from another one that took its name.
+// identity distinguishes a file or folder from a later one of the same name.
 type identity struct {
 	dev, ino uint64
-	made     int64 // time in ns; 0 if the file system does not know it
+	made     int64 // creation time in Unix ns; 0 if unknown
 }
 
 // folder is a log folder.
 type folder struct {
 	name, path string
 	tstat.FolderTime
-	replaced bool // by another folder of the same name
+	replaced bool // Tstat has recreated the folder under the same name
 }
 
-// Follow returns the source that follows a root; Abs has returned the root.
+// Follow returns an Input that follows a root. The root must come from Root.Abs.
 func (s *Set) Follow(root Root) Input {
 	return &follower{
 		set: s, log: s.opt.Log.With("source", root.Dir), ck: s.checkpoint, inlet: s.opt.NewInlet(), root: root,
 		key: root.Probe + " " + root.Dir, src: s.counts.Sources.Lookup(root.Probe, root.Dir), logs: map[string]*followed{}, wake: make(chan struct{}, 1),
 		opened: map[string]identity{}, removed: map[string]bool{},
-		unread: rate.Sometimes{First: 1, Interval: time.Minute}, complain: rate.Sometimes{First: 1, Interval: time.Minute}, unknown: rate.Sometimes{First: 1, Interval: time.Hour},
+		warnRead: rate.Sometimes{First: 1, Interval: time.Minute}, warnScan: rate.Sometimes{First: 1, Interval: time.Minute}, warnType: rate.Sometimes{First: 1, Interval: time.Hour},
 	}
 }
 
-// Run follows until reading ends.
+// Run implements Input.
 func (f *follower) Run(ctx, reading context.Context) error {
 	if f.set.opt.Start == StartCheckpoint {
 		f.resume = f.ck.positions(f.key)
@@ -111,9 +111,9 @@ func (f *follower) Run(ctx, reading context.Context) error {
 	}()
 	poll := time.NewTicker(f.set.opt.Poll)
 	defer poll.Stop()
-	f.look.Store(true)
+	f.scanDue.Store(true)
 	for {
-		if f.look.Swap(false) {
+		if f.scanDue.Swap(false) {
 			f.scan()
 		}
 		progress := false
@@ -134,7 +134,7 @@ func (f *follower) Run(ctx, reading context.Context) error {
 		select {
 		case <-f.wake:
 		case <-poll.C:
-			f.look.Store(true)
+			f.scanDue.Store(true)
 		case <-reading.Done():
 			return nil
 		}
@@ -145,8 +145,8 @@ func (f *follower) sorted() []*followed {
 	return slices.SortedFunc(maps.Values(f.logs), func(a, b *followed) int { return strings.Compare(a.name, b.name) })
 }
 
-// watch wakes the follower when the kernel reports a change. Without such
-// reports, as on NFS, the follower polls.
+// watch wakes the follower when the kernel reports a change. Where the kernel
+// reports nothing, for example on NFS, the follower only polls.
 func (f *follower) watch() {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -167,7 +167,7 @@ func (f *follower) watch() {
 					return
 				}
 				if !e.Has(fsnotify.Write) {
-					f.look.Store(true)
+					f.scanDue.Store(true)
 				}
 				if dir, name := filepath.Split(e.Name); filepath.Clean(dir) == f.root.Dir && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)) && tstat.IsFolder(name) {
 					f.mu.Lock()
@@ -178,7 +178,7 @@ func (f *follower) watch() {
 				if !ok {
 					return
 				}
-				f.look.Store(true)
+				f.scanDue.Store(true)
 			}
 			select {
 			case f.wake <- struct{}{}:
@@ -188,11 +188,11 @@ func (f *follower) watch() {
 	}()
 }
 
-// scan looks for new folders, and for logs in the newest ones.
+// scan finds new folders, and new logs in the newest folders.
 func (f *follower) scan() {
 	entries, err := f.readDir(f.root.Dir)
 	if err != nil {
-		f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
+		f.warnScan.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
 		return
 	}
 	var found []*folder
@@ -224,10 +224,10 @@ func (f *follower) scan() {
 			f.entered = true
 		}
 	}
-	// Before a line is sent: after a crash the follower must not start with
-	// a newer folder.
+	// Save before the first line is sent. Otherwise a crash could make the
+	// next run start with a newer folder.
 	if err := f.order.save(); err != nil {
-		f.complain.Do(func() { f.log.Warn("order of folders cannot be saved", "err", err) })
+		f.warnScan.Do(func() { f.log.Warn("order of folders cannot be saved", "err", err) })
 	}
 	if f.entered {
 		if err := f.ck.save(); err != nil {
@@ -239,18 +239,19 @@ func (f *follower) scan() {
 		f.log.Info("following", "first", f.folders[0].name, "last", f.folders[len(f.folders)-1].name)
 	}
 	if f.watcher != nil {
-		f.watcher.Add(f.folders[len(f.folders)-1].path) // the folder may have been recreated; if Add fails, the poll notices it
+		f.watcher.Add(f.folders[len(f.folders)-1].path) // if Add fails, polling still finds changes
 	}
 }
 
-// add appends the folders that have appeared since the last scan. They are new,
-// whatever their names.
+// add appends the folders that have appeared since the last scan. They count as
+// newer than all others even if their names are older.
 func (f *follower) add(found []*folder) {
 	fresh := f.fresh(found)
 	if len(fresh) == 0 {
 		return
 	}
-	// If Tstat has just replaced the last folder, its logs are reopened.
+	// Tstat may just have recreated the last folder. Its logs are reopened
+	// there, so record the identity of the new folder.
 	last := f.folders[len(f.folders)-1]
 	if id, err := identityOf(last.path); err == nil {
 		f.opened[last.name] = id
@@ -278,8 +279,8 @@ func (f *follower) add(found []*folder) {
 	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
 }
 
-// fresh returns the folders that were not seen before, and those that Tstat has
-// replaced by another of the same name.
+// fresh returns the folders that are not yet known, and known folders that Tstat
+// has recreated under the same name.
 func (f *follower) fresh(found []*folder) (list []*folder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -289,7 +290,7 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 		} else if f.removed[d.name] {
 			id, err := identityOf(d.path)
 			if err != nil {
-				continue // it does not exist yet
+				continue // not recreated yet
 			}
 			delete(f.removed, d.name)
 			if id != f.opened[d.name] { // otherwise a late or repeated event
@@ -300,8 +301,8 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 	return list
 }
 
-// begin selects the folders to start with. Those that the last run did not see
-// are new. Without a last run, their names determine the order.
+// begin selects the folders to start with. Folders unknown to the last run count
+// as new. Without a last run, the names determine the order.
 func (f *follower) begin(found []*folder) {
 	now := time.Now()
 	sortFolders(found, now)
@@ -325,7 +326,7 @@ func (f *follower) begin(found []*folder) {
 		from = 0
 	}
 	for name, p := range f.resume {
-		if !f.wants(name) && name != firstFolder {
+		if !f.selects(name) && name != firstFolder {
 			continue
 		}
 		if i := slices.IndexFunc(found, func(d *folder) bool { return !f.order.before(d.name, p.Folder) }); i >= 0 {
@@ -336,10 +337,10 @@ func (f *follower) begin(found []*folder) {
 	f.set.counts.Folders.Add(int64(len(f.folders)))
 }
 
-// place reports a folder of the checkpoint that has disappeared or is ahead of
-// the clock. If its place in the order is unknown, it precedes the folders with
-// newer names. If it is ahead of the clock, or no folder has a newer name, it
-// precedes all others: it must not hide them.
+// place adds a folder of the checkpoint to the order if it is not yet there. It
+// goes before the folders with newer names. If it is ahead of the clock, or no
+// folder has a newer name, it goes first, so that no folder is skipped. place
+// warns if the folder has vanished or is ahead of the clock.
 func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	if !f.order.knows(d.name) {
 		i := 0
@@ -358,35 +359,35 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	}
 }
 
-// wants reports whether to follow a log.
-func (f *follower) wants(name string) bool {
+// selects reports whether the options select the log name for following.
+func (f *follower) selects(name string) bool {
 	if f.set.types.Check(name, "") != "" {
 		return false
 	}
 	if f.set.opt.Anonymize != nil && tstat.TypeByName(name) == nil {
-		f.unknown.Do(func() { f.log.Warn("log of an unknown type cannot be anonymized, left out", "log", name) })
+		f.warnType.Do(func() { f.log.Warn("log of an unknown type cannot be anonymized, left out", "log", name) })
 		return false
 	}
 	globs := f.set.opt.Types
 	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { ok, _ := path.Match(g, name); return ok })
 }
 
-// list finds new logs in folder i.
+// list adds the new logs of f.folders[i] to f.logs.
 func (f *follower) list(i int) {
 	d := f.folders[i]
 	entries, err := f.readDir(d.path)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			f.complain.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
+			f.warnScan.Do(func() { f.log.Warn("folder cannot be read, retrying", "err", err) })
 		}
 		return
 	}
 	for _, e := range entries {
 		name, _ := compression.CutSuffix(e.Name())
-		if f.logs[name] != nil || !f.wants(name) {
+		if f.logs[name] != nil || !f.selects(name) {
 			continue
 		}
-		l := &followed{follower: f, name: name, at: f.first + i}
+		l := &followed{follower: f, name: name, current: f.first + i}
 		if p, ok := f.resume[name]; ok {
 			if f.order.before(d.name, p.Folder) {
 				continue // finished
@@ -396,7 +397,8 @@ func (f *follower) list(i int) {
 				l.resume = p
 			}
 		} else {
-			// In case nothing of it is acked before the next start.
+			// Record the log now, in case none of its lines are acked before
+			// the next start.
 			f.ck.enter(f.key, name, 0, d.name)
 			f.entered = true
 		}
@@ -407,7 +409,8 @@ func (f *follower) list(i int) {
 	}
 }
 
-// folder returns the folder of that number, or nil if it does not exist yet.
+// folder returns the folder with the given number, or nil if it does not exist
+// yet.
 func (f *follower) folder(number int) *folder {
 	if i := number - f.first; i < len(f.folders) {
 		return f.folders[i]
@@ -419,7 +422,7 @@ func (f *follower) folder(number int) *folder {
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {
-		least = min(least, l.at)
+		least = min(least, l.current)
 	}
 	if n := least - f.first; n > 0 {
 		if f.watcher != nil {
@@ -432,9 +435,9 @@ func (f *follower) forget() {
 	}
 }
 
-// closed reports whether Tstat has finished a log in the folder of that number:
-// either the next folder has the same log, since Tstat closes the old log
-// first, or the log is missing there for longer than closeGrace.
+// closed reports whether Tstat has finished a log in the folder with the given
+// number. It has if the next folder has the same log, since Tstat closes the old
+// log first, or if the next folder has lacked the log for closeGrace.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {
@@ -452,7 +455,8 @@ func (f *follower) closed(number int, name string) bool {
 	return err == nil && time.Since(info.ModTime()) > closeGrace
 }
 
-// openPath opens the root, or a file or folder below it.
+// openPath opens the root, or a file or folder below it. If Confined is set, it
+// fails for links that lead out of the root; see isLinkOut.
 func (f *follower) openPath(path string) (*os.File, error) {
 	if !f.set.opt.Confined {
 		return os.Open(path)
@@ -464,7 +468,8 @@ func (f *follower) openPath(path string) (*os.File, error) {
 	return os.OpenInRoot(f.root.Dir, rel)
 }
 
-// readDir returns the entries of the root or of a folder below it, by name.
+// readDir returns the entries of the root or of a folder below it, sorted by
+// name.
 func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 	d, err := f.openPath(path)
 	if err != nil {
@@ -477,7 +482,7 @@ func (f *follower) readDir(path string) ([]fs.DirEntry, error) {
 }
 
 // isLinkOut reports whether openPath failed because of a link that leads out of
-// the root. Package os has no error value for it.
+// the root. Package os exports no error value for this case.
 func isLinkOut(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"

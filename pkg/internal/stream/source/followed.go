@@ -20,46 +20,47 @@ import (
 )
 
 const (
-	// headLength is how much of a log's text identifies it: more than the
-	// header and Tstat's first block.
+	// headLength is the number of leading bytes that identify a log. They
+	// cover more than the header and Tstat's first block.
 	headLength = 4096
 )
 
-// followed is one log through the folders of a probe. It reads the log in one
-// folder to the end before that in the next folder.
+// followed reads the logs of one name from all folders of a probe. It finishes
+// the log of one folder before it opens the log of the next folder.
 type followed struct {
 	*follower
-	name string
-	at   int // number of the folder
+	name    string
+	current int // number of the folder
 
-	resume  position // where the last run was in the first folder; zero: at the start
-	fromEnd bool     // the first folder's log is read from its end
+	resume  position // saved position in the first folder; zero: start of the log
+	fromEnd bool     // read the log of the first folder from its end
 
 	file   *os.File // nil: not open
 	info   fs.FileInfo
 	text   io.Reader // file, decompressed
 	origin *batch.Origin
 	buf    *batch.Buffer
-	n      int   // bytes in buf: the start of a line
-	offset int64 // of the text in buf
+	n      int   // bytes of the incomplete line in buf
+	offset int64 // of buf in the decompressed text
 	head   []byte
-	hash   string // of head, when it is complete
+	hash   string // of head once it has headLength bytes; "": not computed yet
 
-	rewriter *anonymize.Rewriter // of the open log; nil: its lines stay as they are
+	rewriter *anonymize.Rewriter // of the open log; nil leaves lines unchanged
 
-	failed   bool // the last read failed
-	skipping bool // skipping the rest of an overlong line
-	broken   bool // the compressed text is truncated, which is counted
-	number   int64
-	outside  *folder // the last one in which the log was ignored
+	failed    bool    // the last read failed
+	skipping  bool    // skipping the rest of an overlong line
+	broken    bool    // the compressed text is damaged or truncated; already counted
+	number    int64   // of the last delivered text, see checkpoint.ack
+	skippedIn *folder // last folder in which the log was skipped as a link
 }
 
-// step reads one block, or reports that there is nothing to do now.
+// step reads one block or moves to the next folder. progress is false if there
+// was nothing to read.
 func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if l.file == nil {
 		opened, err := l.open()
 		if err != nil {
-			l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "err", err) })
+			l.warnRead.Do(func() { l.log.Warn("log cannot be read, retrying", "err", err) })
 			return false, nil
 		}
 		if !opened {
@@ -70,8 +71,8 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 	if n > 0 || err != nil || l.failed {
 		return n > 0, err
 	}
-	over, again := l.over()
-	if !over {
+	complete, recreated := l.complete()
+	if !complete {
 		return false, nil
 	}
 	// Text written before the log was closed must be read now.
@@ -83,7 +84,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 		l.log.Info("log ends with an incomplete line, which is left out", "log", l.origin.Path)
 	}
 	l.close()
-	if !again {
+	if !recreated {
 		l.next()
 	}
 	return true, nil
@@ -91,18 +92,18 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 
 // next moves to the next folder.
 func (l *followed) next() {
-	l.at++
-	if d := l.folder(l.at); d != nil {
+	l.current++
+	if d := l.folder(l.current); d != nil {
 		l.ck.enter(l.follower.key, l.name, l.number, d.name)
 	}
 }
 
 // advance moves to the next folder if the log will not appear in this one.
 func (l *followed) advance() bool {
-	if l.folder(l.at) == nil || !l.closed(l.at, l.name) {
+	if l.folder(l.current) == nil || !l.closed(l.current, l.name) {
 		return false
 	}
-	// It may have appeared before the next folder did.
+	// The log may have been created just before the next folder was.
 	if opened, err := l.open(); opened || err != nil {
 		return opened
 	}
@@ -115,18 +116,19 @@ func (l *followed) advance() bool {
 	return true
 }
 
-// open opens the log in the current folder, if it exists.
+// open opens the log in the current folder. It reports whether the log exists
+// and can be read now.
 func (l *followed) open() (bool, error) {
-	d := l.folder(l.at)
+	d := l.folder(l.current)
 	if d == nil || d.replaced {
 		return false, nil
 	}
 	plain := filepath.Join(d.path, l.name)
 	file, err := l.openPath(plain)
 	compressed := false
-	if l.folder(l.at+1) != nil {
-		// It may have been compressed meanwhile, or by Tstat itself: a
-		// compressed log can be read once it is complete.
+	if l.folder(l.current+1) != nil {
+		// The log may have been compressed later, or by Tstat itself. A
+		// compressed log is only read once it is complete.
 		for _, suffix := range compression.Suffixes() {
 			if !errors.Is(err, fs.ErrNotExist) {
 				break
@@ -136,8 +138,8 @@ func (l *followed) open() (bool, error) {
 		}
 	}
 	if isLinkOut(err) {
-		if l.outside != d {
-			l.outside = d
+		if l.skippedIn != d {
+			l.skippedIn = d
 			l.set.counts.Outside.Add(1)
 			l.log.Warn("log left out: a link leads out of the folder", "log", plain)
 		}
@@ -157,7 +159,7 @@ func (l *followed) open() (bool, error) {
 		file.Close()
 		return false, err
 	}
-	if compressed && !l.closed(l.at, l.name) {
+	if compressed && !l.closed(l.current, l.name) {
 		file.Close()
 		return false, nil
 	}
@@ -183,8 +185,8 @@ func (l *followed) open() (bool, error) {
 	return true, l.startRewriter()
 }
 
-// startRewriter prepares the open log to be anonymized, if that is wanted. The header
-// that it starts with may have passed.
+// startRewriter prepares the anonymization of the open log, if it is enabled. If
+// reading resumes after the header, it passes the saved header to the rewriter.
 func (l *followed) startRewriter() error {
 	a := l.set.opt.Anonymize
 	if a == nil {
@@ -206,7 +208,7 @@ func (l *followed) startRewriter() error {
 	return nil
 }
 
-// rewrite returns a buffer with the rewritten lines.
+// rewrite returns a new buffer with the anonymized lines.
 func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	buf := batch.NewBuffer(len(lines) + len(lines)/4)
 	buf.Bytes = buf.Bytes[:0]
@@ -220,7 +222,8 @@ func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	return buf, nil
 }
 
-// decompress sets text to the decompressed file, which is read from its start.
+// decompress sets text to the decompressed content of file, which must be at its
+// start.
 func (l *followed) decompress() error {
 	head := make([]byte, compression.MagicSize)
 	n, err := io.ReadFull(l.file, head)
@@ -228,7 +231,7 @@ func (l *followed) decompress() error {
 		return err
 	}
 	format, err := compression.Detect(head[:n])
-	if format == nil { // nothing of it can be read
+	if format == nil {
 		l.set.counts.Cuts.Add(1)
 		l.log.Warn("compressed log is damaged, nothing of it can be read", "log", l.file.Name(), "err", cmp.Or(err, errNotCompressed))
 		l.text = bytes.NewReader(nil)
@@ -240,11 +243,12 @@ func (l *followed) decompress() error {
 	return nil
 }
 
-// errNotCompressed reports a file that only has the name of a compressed one.
+// errNotCompressed reports a file that has the suffix of a compressed log but
+// other content.
 var errNotCompressed = errors.New("it does not begin like a compressed file")
 
-// position seeks to where reading starts. After an error of the file the next
-// call of open retries.
+// position seeks to the position where reading starts. On an error it restores
+// resume and fromEnd, so that the next open can retry.
 func (l *followed) position() (err error) {
 	resume, fromEnd := l.resume, l.fromEnd
 	l.resume, l.fromEnd = position{}, false
@@ -265,7 +269,7 @@ func (l *followed) position() (err error) {
 	case err == nil || err == io.EOF || err == io.ErrUnexpectedEOF:
 	case isFileError(err):
 		return err
-	default: // the text streamed before cannot be read again
+	default: // the part before the position is damaged
 		l.endText(err)
 		return nil
 	}
@@ -286,7 +290,7 @@ func (l *followed) position() (err error) {
 		} else if _, err := io.CopyN(io.Discard, l.text, rest); isFileError(err) {
 			return err
 		} else if err != nil {
-			return nil // shorter: read to its end
+			return nil // the text is shorter: it is at its end now
 		}
 	}
 	if same {
@@ -300,14 +304,14 @@ func (l *followed) position() (err error) {
 	return l.decompress()
 }
 
-// isFileError reports whether an error concerns the file, rather than the
-// compressed text in it.
+// isFileError reports whether err came from the file system, not from
+// decompression.
 func isFileError(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe)
 }
 
-// seekEnd seeks to the start of the last, unfinished line.
+// seekEnd seeks to the start of the last line, which may be unfinished.
 func (l *followed) seekEnd() error {
 	size := l.info.Size()
 	l.head = make([]byte, min(headLength, size))
@@ -334,9 +338,9 @@ func (l *followed) close() {
 	}
 }
 
-// over reports whether the open file is complete, and whether the log may
+// complete reports whether the open file is complete, and whether the log may
 // appear again in the same folder.
-func (l *followed) over() (over, again bool) {
+func (l *followed) complete() (complete, recreated bool) {
 	path := l.file.Name()
 	info, err := os.Stat(path)
 	switch {
@@ -344,21 +348,22 @@ func (l *followed) over() (over, again bool) {
 		l.log.Info("log recreated under the same name", "log", path)
 		return true, true
 	case errors.Is(err, fs.ErrNotExist):
-		// Removed with its folder, then perhaps recreated, or
-		// compressed.
-		return true, l.folder(l.at+1) == nil
+		// The log was compressed, or removed together with its folder.
+		// Tstat may recreate it in a new folder of the same name.
+		return true, l.folder(l.current+1) == nil
 	}
-	return l.closed(l.at, l.name), false
+	return l.closed(l.current, l.name), false
 }
 
-// read reads a block and delivers its whole lines.
+// read reads a block and delivers its complete lines. It returns the number of
+// bytes read. It logs read errors and sets failed instead of returning them.
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.Bytes[l.n:])
 	_, compressed := l.text.(*compression.Reader)
-	// The end of a compressed log may be cut off.
+	// Damage in a compressed log is final; other errors are retried.
 	if l.failed = err != nil && err != io.EOF && (!compressed || isFileError(err)); l.failed {
-		l.unread.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
-		if compressed { // after an error it only reads from the start
+		l.warnRead.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
+		if compressed { // the decompressor cannot continue after an error
 			l.resume = l.positionAt(l.offset)
 			l.close()
 		}
@@ -394,7 +399,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	if l.n > l.set.opt.MaxLine {
 		l.set.counts.Rejects.Add(1)
 		l.src.Rejects.Add(1)
-		l.unread.Do(func() {
+		l.warnRead.Do(func() {
 			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
 		})
 		l.offset += int64(l.n)
@@ -409,8 +414,8 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// endText reports that a compressed log cannot be read to its end, and treats
-// it as ended there.
+// endText counts and logs that a compressed log is damaged. It makes further
+// reads return io.EOF.
 func (l *followed) endText(err error) {
 	l.text, l.broken = bytes.NewReader(nil), true
 	l.set.counts.Cuts.Add(1)
@@ -424,7 +429,7 @@ func (l *followed) endText(err error) {
 	}
 }
 
-// send delivers the whole lines at the start of the buffer.
+// send delivers the first whole bytes of the buffer, which are complete lines.
 func (l *followed) send(ctx context.Context, whole int) error {
 	out := l.buf
 	l.buf = batch.NewBuffer(max(l.set.opt.MaxRead, 2*(l.n-whole)))
@@ -435,8 +440,7 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	end := l.offset + int64(whole)
 	pos := l.positionAt(end)
 	if l.origin.Key == "" {
-		// The start of the content distinguishes a log from another of
-		// the same name.
+		// The hash of the head distinguishes logs of the same name.
 		o := *l.origin
 		o.Key = l.key + "/" + pos.Folder + "/" + l.name + "/"
 		if a := l.set.opt.Anonymize; a != nil {
@@ -465,9 +469,9 @@ func (l *followed) send(ctx context.Context, whole int) error {
 	return l.inlet.Deliver(ctx, t)
 }
 
-// positionAt returns the position of an offset in the open log.
+// positionAt returns the checkpoint position for an offset in the open log.
 func (l *followed) positionAt(offset int64) position {
-	pos := position{Folder: l.folder(l.at).name, Offset: offset, HeadLength: int(min(headLength, offset, int64(len(l.head))))}
+	pos := position{Folder: l.folder(l.current).name, Offset: offset, HeadLength: int(min(headLength, offset, int64(len(l.head))))}
 	switch {
 	case pos.HeadLength < headLength:
 		pos.Head = hashOf(l.head[:pos.HeadLength])

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// recorder is an inlet that keeps all lines.
+// recorder is an Inlet that records and acks all lines.
 type recorder struct{ text []byte }
 
 func (r *recorder) Deliver(_ context.Context, t batch.Text) error {
@@ -28,8 +28,8 @@ func (r *recorder) Deliver(_ context.Context, t batch.Text) error {
 	return nil
 }
 
-// TestFollowedRetriesCompressedLog lets the disk fail in the middle of a compressed
-// log: the log is read on later, without a gap and without lines twice.
+// TestFollowedRetriesCompressedLog makes the disk fail in the middle of a
+// compressed log. Reading continues later, without lost or repeated lines.
 func TestFollowedRetriesCompressedLog(t *testing.T) {
 	var data bytes.Buffer
 	zw := gzip.NewWriter(&data)

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// from is a connection from an address.
+// from is a connection with the given remote address.
 type from struct {
 	net.Conn
 	addr *net.TCPAddr
@@ -27,7 +27,7 @@ type from struct {
 
 func (f from) RemoteAddr() net.Addr { return f.addr }
 
-// acks acks every delivery at once.
+// acks is an Inlet that acks every delivery at once.
 type acks struct{}
 
 func (acks) Deliver(_ context.Context, t batch.Text) error {
@@ -35,7 +35,8 @@ func (acks) Deliver(_ context.Context, t batch.Text) error {
 	return nil
 }
 
-// testEndpoint returns an endpoint that ends with the test, and a listener for it.
+// testEndpoint returns an endpoint with its listener. Both are closed at the end
+// of the test.
 func testEndpoint(t *testing.T, connections int) (*Endpoint, *peer.Listener) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -59,9 +60,8 @@ func testEndpoint(t *testing.T, connections int) (*Endpoint, *peer.Listener) {
 	return e, l[0]
 }
 
-// TestHostsShareConnections checks that silent connections of one host keep no
-// other host out; connections beyond the share of the host are refused and
-// counted.
+// TestHostsShareConnections checks that silent connections of one host do not lock
+// out other hosts. Connections beyond the share of a host are refused and counted.
 func TestHostsShareConnections(t *testing.T) {
 	e, l := testEndpoint(t, 8)
 	dial := func(host string) net.Conn {

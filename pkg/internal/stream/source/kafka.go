@@ -21,15 +21,15 @@ import (
 )
 
 const (
-	// Fetches ask for up to kafkaFetch bytes of each broker, compressed, and a
-	// record batch may become kafkaInflated.
+	// kafkaFetch is the maximum size of a fetch from one broker in bytes.
+	// kafkaInflated is the maximum size of a decompressed record batch.
 	kafkaFetch    = 4 << 20
 	kafkaInflated = 8 << 20
-	// kafkaAbsence is how long a member of a group may be absent until
-	// others get its partitions. A process that returns earlier keeps them.
+	// kafkaAbsence is the session timeout of a group member. A process that
+	// restarts within it keeps its partitions.
 	kafkaAbsence = 20 * time.Second
-	// kafkaHandOver is how long a moving partition waits for sinks to ack
-	// its lines: unacked lines arrive twice.
+	// kafkaHandOver is how long a revoked partition waits for sinks to ack
+	// its lines. The next member reads unacked lines again.
 	kafkaHandOver = 10 * time.Second
 	// commitTimeout bounds the last commit.
 	commitTimeout = 5 * time.Second
@@ -39,8 +39,8 @@ const (
 // offsets when their lines are acked.
 type kafkaSource struct {
 	*reader
-	instance string        // names the member across restarts
-	session  time.Duration // see kafkaAbsence
+	instance string        // static member id, the same after a restart
+	session  time.Duration // session timeout, see kafkaAbsence
 
 	committing sync.Mutex // held while offsets are committed
 	failing    retry.Alarm
@@ -49,13 +49,13 @@ type kafkaSource struct {
 	parts map[int32]*part // assigned to this member
 }
 
-// part is a partition while it is assigned. Its positions are the offsets after
-// messages.
+// part is an assigned partition. Positions of its Tracker are Kafka offsets: the
+// offset of the last message plus one.
 type part struct {
 	batch.Tracker
-	moved     atomic.Bool // it was assigned to another member
+	revoked   atomic.Bool // the partition was revoked
 	committed int64       // guarded by kafkaSource.committing
-	next      int64       // to be read; guarded by the reader's goroutine
+	next      int64       // offset to read next; used only by the reading goroutine
 }
 
 func (s *kafkaSource) Run(ctx, reading context.Context) error {
@@ -79,7 +79,8 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// open joins the group once the topic exists.
+// open connects and joins the group. It retries until the topic exists. It
+// returns an error only if ctx ends.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &broker.KafkaLog{Logger: s.log}
 	var opening retry.Alarm
@@ -88,7 +89,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 			kgo.ConsumerGroup(s.group), kgo.InstanceID(s.instance), kgo.ConsumeTopics(s.broker.Name), kgo.DisableAutoCommit(),
 			kgo.SessionTimeout(s.session), kgo.HeartbeatInterval(s.session/6),
 			kgo.FetchMaxBytes(kafkaFetch), kgo.MaxDecompressBatchBytes(kafkaInflated),
-			kgo.OnPartitionsAssigned(s.gained), kgo.OnPartitionsRevoked(s.revoked), kgo.OnPartitionsLost(s.lost))...)
+			kgo.OnPartitionsAssigned(s.onAssigned), kgo.OnPartitionsRevoked(s.onRevoked), kgo.OnPartitionsLost(s.onLost))...)
 		if err == nil {
 			if err = broker.CheckTopic(ctx, client, s.broker); err != nil {
 				client.Close()
@@ -107,7 +108,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	}
 }
 
-// poll delivers the fetched messages. It returns the error of ctx.
+// poll fetches messages and delivers them. It returns an error only if ctx ends.
 func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
 	fetches := client.PollFetches(reading)
 	if reading.Err() != nil {
@@ -120,26 +121,25 @@ func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (er
 			client.SetOffsets(map[string]map[int32]kgo.EpochOffset{s.broker.Name: {partition: {Epoch: inflated.Epoch, Offset: inflated.NextOffset}}})
 			return
 		}
-		s.wrong.Do(func() { s.log.Warn("source cannot be read, retrying", "partition", partition, "err", err) })
+		s.warnings.Do(func() { s.log.Warn("source cannot be read, retrying", "partition", partition, "err", err) })
 	})
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		p := s.part(f.Partition)
 		for _, r := range f.Records {
-			if err != nil || p == nil || p.moved.Load() || reading.Err() != nil {
+			if err != nil || p == nil || p.revoked.Load() || reading.Err() != nil {
 				return
 			}
-			s.gap(client, p, f, r)
+			s.checkGap(client, p, f, r)
 			err = s.record(ctx, p, r)
 		}
 	})
 	return err
 }
 
-// record delivers the lines of a message.
+// record delivers the lines of one message.
 func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error {
 	m := inbound{
-		// The time distinguishes it from a message of a recreated
-		// topic.
+		// The timestamp distinguishes messages of a recreated topic.
 		key:   fmt.Sprintf("%s/%d/%d@%d", s.broker, r.Partition, r.Offset, r.Timestamp.UnixMilli()),
 		probe: string(r.Key), value: r.Value,
 	}
@@ -159,8 +159,8 @@ func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error 
 	return err
 }
 
-// gap reports messages that were deleted before they were read.
-func (s *kafkaSource) gap(client *kgo.Client, p *part, f kgo.FetchTopicPartition, r *kgo.Record) {
+// checkGap warns if messages before r were deleted before they were read.
+func (s *kafkaSource) checkGap(client *kgo.Client, p *part, f kgo.FetchTopicPartition, r *kgo.Record) {
 	if p.next == 0 {
 		p.next = client.CommittedOffsets()[s.broker.Name][f.Partition].Offset
 	}
@@ -183,8 +183,8 @@ func (s *kafkaSource) assigned() []*part {
 	return slices.Collect(maps.Values(s.parts))
 }
 
-// gained is called when partitions are assigned to this member.
-func (s *kafkaSource) gained(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+// onAssigned is called when partitions are assigned to this member.
+func (s *kafkaSource) onAssigned(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, number := range topics[s.broker.Name] {
@@ -193,12 +193,13 @@ func (s *kafkaSource) gained(_ context.Context, _ *kgo.Client, topics map[string
 	s.log.Info("partitions assigned", "group", s.group, "partitions", len(s.parts))
 }
 
-// revoked is called before partitions move to another member.
-func (s *kafkaSource) revoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
+// onRevoked is called before partitions move to another member. It waits until
+// their lines are acked, and commits them.
+func (s *kafkaSource) onRevoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
 	var parts []*part
 	for _, number := range topics[s.broker.Name] {
 		if p := s.part(number); p != nil {
-			p.moved.Store(true)
+			p.revoked.Store(true)
 			parts = append(parts, p)
 		}
 	}
@@ -206,16 +207,16 @@ func (s *kafkaSource) revoked(ctx context.Context, client *kgo.Client, topics ma
 	defer cancel()
 	s.drain(wait, parts)
 	s.commit(ctx, client)
-	s.lost(ctx, client, topics)
+	s.onLost(ctx, client, topics)
 }
 
-// lost is called when partitions have moved to another member.
-func (s *kafkaSource) lost(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
+// onLost is called after partitions have moved to another member.
+func (s *kafkaSource) onLost(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, number := range topics[s.broker.Name] {
 		if p := s.parts[number]; p != nil {
-			p.moved.Store(true)
+			p.revoked.Store(true)
 			delete(s.parts, number)
 		}
 	}
@@ -247,7 +248,7 @@ func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 
 var errNoAnswer = errors.New("the broker does not answer for all partitions")
 
-// commit commits the acked offsets, and reports success.
+// commit commits the acked offsets and reports whether it succeeded.
 func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	s.committing.Lock()
 	defer s.committing.Unlock()
@@ -297,8 +298,8 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	return true
 }
 
-// leave commits for the last time and leaves the group, so that others need not
-// wait for this member.
+// leave commits for the last time and leaves the group, so that other members
+// get its partitions at once.
 func (s *kafkaSource) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waiting reports whether there are connections that Accept returns at once.
-func waiting(l syscall.Conn) bool {
+// acceptPending reports whether Accept would return a connection without blocking.
+func acceptPending(l syscall.Conn) bool {
 	rc, err := l.SyscallConn()
 	if err != nil {
 		return false

@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// waiting works on Linux only. Elsewhere connections in the backlog are lost at
-// the stop.
-func waiting(syscall.Conn) bool { return false }
+// acceptPending is only implemented on Linux. Elsewhere connections in the backlog are
+// lost at shutdown.
+func acceptPending(syscall.Conn) bool { return false }
 
 // identityOf returns the identity of the file at a path, without its creation
 // time.

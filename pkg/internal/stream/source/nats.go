@@ -23,54 +23,53 @@ import (
 const (
 	// natsAckWait is how long the server waits for an acknowledgement
 	// before it redelivers a message to any process. A running process
-	// reports every third of it that it still has the message.
+	// extends the wait every natsAckWait/3; see progress.
 	natsAckWait = 10 * time.Second
 	// natsAckPending limits the unacknowledged messages of all processes.
 	natsAckPending = 1000
-	// natsFetch and natsFetchBytes limit a fetch, and natsPull how long the
+	// natsFetch and natsFetchBytes limit a fetch. natsPull is how long the
 	// server waits for messages.
 	natsFetch      = 64
 	natsFetchBytes = 64 << 20
 	natsPull       = time.Second
-	// natsLook is the number of fetches without a message after which the
-	// source asks the server whether any are left.
-	natsLook = 10
-	// natsNewStream is how old a stream must be before a consumer is
-	// created. If both are created at the same moment, the consumer may
-	// never get a message: nats-server 2.9.10 repeatedly counts messages as
-	// delivered, but none arrives.
+	// natsIdleFetches is the number of empty fetches after which checkIdle checks the
+	// state of the consumer.
+	natsIdleFetches = 10
+	// natsNewStream is the delay between the creation of a stream and of its
+	// consumer. If both are created at the same moment, nats-server 2.9.10
+	// may count messages as delivered that never arrive.
 	natsNewStream = time.Second
-	// natsRemembered is how many acknowledged messages are remembered: the
-	// server may have redelivered them before.
+	// natsRemembered is the number of acknowledged messages to remember,
+	// since the server may have redelivered them before the ack arrived.
 	natsRemembered = 4 * natsAckPending
 )
 
-// natsSource consumes a stream by a durable consumer with the group's name. It
+// natsSource reads a stream through a durable consumer named after the group. It
 // acknowledges a message to the server when its lines are acked.
 type natsSource struct {
 	*reader
 
 	mu        sync.Mutex
 	delivered map[natsPosition]*natsMessage
-	underway  int            // delivered, not acked
-	acked     []natsPosition // delivered messages in the order of their acks
+	inFlight  int            // number of delivered messages not yet acked
+	acked     []natsPosition // acked messages in delivered, oldest ack first
 
 	// Used only by the goroutine that reads:
 	last   uint64 // highest sequence received
-	floor  uint64 // everything up to it was acknowledged at the last check, see idle
+	floor  uint64 // ack floor of the consumer at the last check, see checkIdle
 	absent bool   // the stream did not exist at the last check
 }
 
-// natsPosition identifies a message; the time distinguishes it from one of a
+// natsPosition identifies a message. The time distinguishes messages of a
 // recreated stream.
 type natsPosition struct {
 	sequence uint64
-	time     int64 // unix, nanoseconds
+	time     int64 // Unix time in nanoseconds
 }
 
 // natsMessage is a delivered message.
 type natsMessage struct {
-	msg   jetstream.Msg // as received last; nil once it is acked
+	msg   jetstream.Msg // latest delivery; nil once acked
 	acked bool
 }
 
@@ -78,7 +77,7 @@ func (s *natsSource) Run(ctx, reading context.Context) error {
 	var opening retry.Alarm
 	const lost, back = "source disconnected or cannot be opened, retrying", "source reconnected"
 	for reading.Err() == nil {
-		err := s.connection(ctx, reading, func() {
+		err := s.consume(ctx, reading, func() {
 			s.back.Reset()
 			opening.Set(nil, s.log, lost, back)
 		})
@@ -96,9 +95,9 @@ func (s *natsSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// connection consumes messages until reading or the connection ends. It calls
-// opened when it can start.
-func (s *natsSource) connection(ctx, reading context.Context, opened func()) error {
+// consume consumes messages until reading or the connection ends. It calls
+// opened when the consumer is ready.
+func (s *natsSource) consume(ctx, reading context.Context, opened func()) error {
 	lost, fail := context.WithCancelCause(reading)
 	defer fail(nil)
 	nc, err := broker.ConnectNATS(s.broker, s.files, fail)
@@ -111,8 +110,8 @@ func (s *natsSource) connection(ctx, reading context.Context, opened func()) err
 		return err
 	}
 	opened()
-	in := natsOrder{most: fetchSize(nc.MaxPayload()), hand: func(msg jetstream.Msg) error { return s.message(ctx, msg) }}
-	if in.first, err = s.former(lost, cons); err != nil {
+	in := natsOrder{maxMessages: fetchSize(nc.MaxPayload()), deliver: func(msg jetstream.Msg) error { return s.message(ctx, msg) }}
+	if in.first, err = s.awaitRedelivery(lost, cons); err != nil {
 		return err
 	}
 	var alive sync.WaitGroup
@@ -125,8 +124,8 @@ func (s *natsSource) connection(ctx, reading context.Context, opened func()) err
 		if idle++; n > 0 {
 			idle = 0
 		}
-		if idle == natsLook && err == nil {
-			idle, err = 0, s.idle(lost, cons)
+		if idle == natsIdleFetches && err == nil {
+			idle, err = 0, s.checkIdle(lost, cons)
 		}
 		if err != nil {
 			return err
@@ -139,23 +138,24 @@ func (s *natsSource) connection(ctx, reading context.Context, opened func()) err
 	return nc.FlushTimeout(commitTimeout)
 }
 
-// natsOrder sorts messages: redelivered messages may arrive out of order.
+// natsOrder fetches messages and sorts redelivered messages, which may arrive
+// out of order.
 type natsOrder struct {
-	most  int // messages per fetch
-	first int // number of redelivered messages that precede new ones
-	held  []jetstream.Msg
-	hand  func(jetstream.Msg) error
+	maxMessages int                       // messages per fetch
+	first       int                       // redelivered messages to sort before new ones; 0: none
+	held        []jetstream.Msg           // redelivered messages received so far
+	deliver     func(jetstream.Msg) error // delivers a message
 }
 
-// fetchSize returns how many messages to fetch at once from a server whose
-// messages may have payload bytes.
+// fetchSize returns how many messages to fetch at once. payload is the server's
+// maximum message size in bytes.
 func fetchSize(payload int64) int {
 	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
 }
 
-// fetch delivers messages, and returns how many arrived.
+// fetch fetches and delivers messages. It returns how many arrived.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
-	batch, err := cons.Fetch(o.most, jetstream.FetchMaxWait(natsPull))
+	batch, err := cons.Fetch(o.maxMessages, jetstream.FetchMaxWait(natsPull))
 	if err != nil {
 		return 0, err
 	}
@@ -165,7 +165,7 @@ func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 			o.held = append(o.held, msg)
 			continue
 		}
-		if err := o.hand(msg); err != nil {
+		if err := o.deliver(msg); err != nil {
 			return n, err
 		}
 	}
@@ -178,28 +178,28 @@ func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	return n, err
 }
 
-// release delivers the messages that were held back.
+// release delivers the held messages in stream order.
 func (o *natsOrder) release() error {
 	sequence := func(msg jetstream.Msg) uint64 {
 		if meta, err := msg.Metadata(); err == nil {
 			return meta.Sequence.Stream
 		}
-		return 0 // not from JetStream: hand returns the error
+		return 0 // not from JetStream; deliver returns an error
 	}
 	slices.SortStableFunc(o.held, func(a, b jetstream.Msg) int { return cmp.Compare(sequence(a), sequence(b)) })
 	held := o.held
 	o.first, o.held = 0, nil
 	for _, msg := range held {
-		if err := o.hand(msg); err != nil {
+		if err := o.deliver(msg); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// idle returns an error if the server has messages but delivers none, or if
-// delivered messages did not arrive. The caller then reconnects.
-func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
+// checkIdle returns an error if the server has messages but does not deliver them, or
+// if delivered messages did not arrive. The caller then reconnects.
+func (s *natsSource) checkIdle(ctx context.Context, cons jetstream.Consumer) error {
 	info, err := cons.Info(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,10 +207,10 @@ func (s *natsSource) idle(ctx context.Context, cons jetstream.Consumer) error {
 	case err != nil:
 		return err
 	case info.NumPending > 0 && info.NumAckPending < info.Config.MaxAckPending:
-		return fmt.Errorf("the server has %d messages and gives none", info.NumPending)
-	case info.NumAckPending > s.underway && (info.NumWaiting == 0 || info.AckFloor.Stream == s.floor):
+		return fmt.Errorf("the server has %d messages and delivers none", info.NumPending)
+	case info.NumAckPending > s.inFlight && (info.NumWaiting == 0 || info.AckFloor.Stream == s.floor):
 		s.floor = info.AckFloor.Stream
-		return fmt.Errorf("the server has given out %d messages that have not come", info.NumAckPending-s.underway)
+		return fmt.Errorf("the server has delivered %d messages that did not arrive", info.NumAckPending-s.inFlight)
 	}
 	s.floor = info.AckFloor.Stream
 	return nil
@@ -242,7 +242,7 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		s.absent = true
-		return nil, fmt.Errorf("stream %s does not exist; tstatrepo makes it when it first writes to it", s.broker.Name)
+		return nil, fmt.Errorf("stream %s does not exist; tstatrepo creates it when it first writes to it", s.broker.Name)
 	case err != nil:
 		return nil, fmt.Errorf("stream %s, consumer %s: %w", s.broker.Name, s.group, err)
 	}
@@ -253,10 +253,11 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 	return cons, nil
 }
 
-// former waits until the server redelivers the messages of a killed process:
-// they precede what has arrived since. It returns how many there are. If
-// another process consumes too, the order is undefined anyway.
-func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, error) {
+// awaitRedelivery waits until the server redelivers the unacked messages of a killed
+// process, which precede newer messages. It returns their number, or 0 if there
+// is nothing to wait for. If another process also consumes, the order is
+// undefined and awaitRedelivery does not wait.
+func (s *natsSource) awaitRedelivery(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
 	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {
 		return 0, nil
@@ -266,7 +267,7 @@ func (s *natsSource) former(ctx context.Context, cons jetstream.Consumer) (int, 
 	return info.NumAckPending, retry.Sleep(ctx, wait)
 }
 
-// message delivers the lines of a message.
+// message delivers the lines of a message, unless it was delivered before.
 func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -274,14 +275,15 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	}
 	pos := natsPosition{meta.Sequence.Stream, meta.Timestamp.UnixNano()}
 	s.last = max(s.last, pos.sequence)
-	if s.again(pos, msg) {
+	if s.isRedelivered(pos, msg) {
 		return nil
 	}
 	m := inbound{
 		key:    fmt.Sprintf("%s/%d@%d", s.broker, pos.sequence, pos.time),
 		format: msg.Headers().Get(broker.HeaderFormat), path: msg.Headers().Get(broker.HeaderPath), value: msg.Data(),
 	}
-	// The server can restrict who publishes on a subject.
+	// The probe comes from the subject, not from a header: the server can
+	// restrict who publishes on a subject.
 	if tokens := strings.Split(msg.Subject(), "."); len(tokens) >= 2 {
 		m.probe = tokens[len(tokens)-2]
 	}
@@ -291,7 +293,7 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.delivered[pos] = &natsMessage{msg: msg}
-		s.underway++
+		s.inFlight++
 	}, func() { s.ack(pos) })
 	if err == nil && !sent {
 		return msg.Ack()
@@ -299,9 +301,9 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	return err
 }
 
-// again reports whether a message was delivered before: after a lost
-// connection, or when sinks are slow.
-func (s *natsSource) again(pos natsPosition, msg jetstream.Msg) bool {
+// isRedelivered reports whether a message was delivered before. The server redelivers
+// messages after a lost connection or when sinks are slow.
+func (s *natsSource) isRedelivered(pos natsPosition, msg jetstream.Msg) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.delivered[pos]
@@ -324,8 +326,8 @@ func (s *natsSource) ack(pos natsPosition) {
 	m := s.delivered[pos]
 	m.acked = true
 	m.msg.Ack()
-	m.msg = nil // free its text
-	s.underway--
+	m.msg = nil // frees the text
+	s.inFlight--
 	if s.acked = append(s.acked, pos); len(s.acked) > natsRemembered {
 		delete(s.delivered, s.acked[0])
 		s.acked = s.acked[1:]
@@ -333,8 +335,8 @@ func (s *natsSource) ack(pos natsPosition) {
 	s.window.Save(s.window.Snapshot())
 }
 
-// progress reports messages in flight to the server, so that it does not
-// redeliver them.
+// progress extends the ack wait of messages in flight until ctx ends, so that
+// the server does not redeliver them.
 func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
@@ -356,6 +358,6 @@ func (s *natsSource) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.underway == 0
+		return s.inFlight == 0
 	})
 }

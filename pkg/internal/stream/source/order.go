@@ -16,15 +16,15 @@ import (
 const (
 	// orderFormat is the format number of the state file.
 	orderFormat = 1
-	// maxGone limits the names of removed folders that are remembered.
+	// maxGone limits the removed folders whose names are remembered.
 	maxGone = 10_000
-	// clockSkew is how much the clocks of two machines may differ. A later
-	// time is ahead of the clock.
+	// clockSkew is the tolerated difference between two machines' clocks. A
+	// time is ahead of the clock if it is later than now plus clockSkew.
 	clockSkew = time.Hour
 )
 
-// order is the order in which the log folders of a root appeared. Their names
-// do not show it: when the clock or the zone of the probe goes back, a new
+// order is the order in which the log folders of a root appeared. Folder names
+// do not show it: if the clock or time zone of the probe is set back, a new
 // folder has an older name. A removed folder stays known, since its file system
 // may only be unmounted.
 type order struct {
@@ -34,8 +34,8 @@ type order struct {
 	dirty bool           // names have changed since the last save
 }
 
-// loadOrder returns the saved order of a root, or an empty one. path is the
-// prefix of the names of state files.
+// loadOrder returns the saved order of a root, or an empty order. path is the
+// path prefix of state files.
 func loadOrder(path, root string) (*order, error) {
 	sum := sha256.Sum256([]byte(root))
 	o := &order{path: path + ".folders-" + hex.EncodeToString(sum[:8])}
@@ -78,8 +78,8 @@ func (o *order) insert(i int, name string) {
 	o.dirty = true
 }
 
-// append adds folders as the newest ones. If there are too many, it drops the
-// oldest that are not in present.
+// append adds the folders of fresh as the newest. If more than maxGone removed
+// folders are known, it drops the oldest. present are the existing folders.
 func (o *order) append(fresh, present []*folder) {
 	if len(fresh) == 0 {
 		return
@@ -94,12 +94,12 @@ func (o *order) append(fresh, present []*folder) {
 		o.names = append(o.names, d.name)
 	}
 	if extra := len(o.names) - len(present) - maxGone; extra > 0 {
-		there := make(map[string]bool, len(present))
+		isPresent := make(map[string]bool, len(present))
 		for _, d := range present {
-			there[d.name] = true
+			isPresent[d.name] = true
 		}
 		o.names = slices.DeleteFunc(o.names, func(name string) bool {
-			if extra == 0 || there[name] {
+			if extra == 0 || isPresent[name] {
 				return false
 			}
 			extra--
@@ -123,8 +123,9 @@ func (o *order) save() error {
 }
 
 // sortFolders sorts folders by the times in their names. A folder ahead of the
-// clock goes to the front if the clock or the zone has gone back since: its
-// last change is ahead of the clock too, or older than that of another folder.
+// clock goes first if the clock or time zone was set back since then. This is the
+// case if its modification time is also ahead of the clock, or older than that
+// of another folder.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {
@@ -157,7 +158,8 @@ func sortFolders(list []*folder, now time.Time) {
 // ahead reports whether the name of the folder is ahead of the clock.
 func (d *folder) ahead(now time.Time) bool { return d.Time.After(now.Add(clockSkew)) }
 
-// modTime returns when the folder last changed, or zero if it was removed.
+// modTime returns the modification time of the folder, or the zero time if it
+// was removed.
 func (d *folder) modTime() time.Time {
 	info, err := os.Stat(d.path)
 	if err != nil {

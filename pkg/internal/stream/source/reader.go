@@ -28,10 +28,11 @@ var brokerOptions = map[string][]string{
 	"nats":  {"group", "creds"},
 }
 
-// defaultGroup is the group of a source whose URL names none.
+// defaultGroup is the consumer group if the URL has no group option.
 const defaultGroup = "tstatrepo"
 
-// Parse parses the URL of a broker as a source of lines.
+// Parse parses the URL of a broker that is read as a source. It returns a usage
+// error if the URL is invalid.
 func Parse(text string) (*broker.Broker, error) {
 	if scheme, _ := dest.Split(text); !broker.Kinds.Has(scheme) {
 		return nil, hint.Usage("unknown kind of source", "known: "+broker.Kinds.String())
@@ -50,8 +51,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns the source named by text. number distinguishes it from
-// others of this run.
+// Subscribe returns the source with the URL text. The number must be unique in
+// this run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -60,7 +61,7 @@ func (s *Set) Subscribe(text string, number int) (Input, error) {
 	r := &reader{
 		set: s, log: s.opt.Log.With("source", b.String()), broker: b, group: defaultGroup, inlet: s.opt.NewInlet(), probes: map[string]*readProbe{},
 		window: batch.NewWindow(s.opt.Window), back: retry.New(s.opt.RetryMin, s.opt.RetryMax),
-		wrong: rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		warnings: rate.Sometimes{First: 1, Interval: 10 * time.Second},
 	}
 	if group, ok := b.Options["group"]; ok {
 		r.group = group
@@ -76,42 +77,43 @@ func (s *Set) Subscribe(text string, number int) (Input, error) {
 
 // inbound is a message of a broker.
 type inbound struct {
-	key    string // identifies it, for message ids
+	key    string // unique; prefix of the ids of messages sent for it
 	probe  string
-	format string // Raw, Line; "": Raw
-	path   string // of the log, with Line
+	format string // a batch.Format; "" means Raw
+	path   string // of the log; required for Line
 	value  []byte
 }
 
-// reader delivers the lines of messages.
+// reader delivers the lines of broker messages. It is shared by kafkaSource and
+// natsSource.
 type reader struct {
-	set    *Set
-	log    *slog.Logger
-	broker *broker.Broker
-	group  string
-	files  *peer.TLS // nil without TLS
-	back   *retry.Backoff
-	inlet  Inlet
-	probes map[string]*readProbe
-	window *batch.Window
-	wrong  rate.Sometimes
-	runs   []batch.Text // scratch
+	set      *Set
+	log      *slog.Logger
+	broker   *broker.Broker
+	group    string
+	files    *peer.TLS // nil without TLS
+	back     *retry.Backoff
+	inlet    Inlet
+	probes   map[string]*readProbe
+	window   *batch.Window
+	warnings rate.Sometimes
+	runs     []batch.Text // scratch
 }
 
-// readProbe is the state of a probe.
+// readProbe is the state that a reader keeps for one probe.
 type readProbe struct {
 	split protocol.Splitter
 	src   *stats.Source
 }
 
-// maxReadProbes limits the probes for which a source keeps state.
+// maxReadProbes limits the probes for which a reader keeps state.
 const maxReadProbes = 256
 
-// maxOpened limits the size of a message with the path added to each of its
-// lines, in bytes: lines may be empty, and paths long.
+// maxOpened limits the bytes of a message after its path is added to each line.
+// Short lines and a long path could otherwise exhaust memory.
 const maxOpened = 32 << 20
 
-// probe returns the state of a probe, or nil if there are too many names.
+// probe returns the state of a probe, or nil if too many names were announced.
 func (r *reader) probe(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {
@@ -131,17 +133,17 @@ func (r *reader) probe(name string) *readProbe {
 	return p
 }
 
-// reject counts malformed lines.
+// reject counts malformed lines and logs a rate-limited warning.
 func (r *reader) reject(lines int, reason, probe string, text []byte) {
 	r.set.counts.Rejects.Add(int64(lines))
-	r.wrong.Do(func() {
+	r.warnings.Do(func() {
 		r.log.Warn("lines rejected", "lines", lines, "reason", reason, "probe", probe[:min(len(probe), 80)], "line", string(text[:min(len(text), 80)]))
 	})
 }
 
-// deliver delivers the lines of a message. It calls delivering before that, and
-// acked once the lines are acked. If the message has no lines, it calls
-// neither.
+// deliver delivers the lines of a message. It calls delivering before the first
+// delivery, and acked after all lines are acked. If the message has no valid
+// lines, it calls neither and returns nil.
 func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func()) error {
 	if len(m.value) == 0 {
 		return nil
@@ -190,8 +192,8 @@ func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func
 	return nil
 }
 
-// open converts a message to wire format, or returns the reason why it is
-// rejected.
+// open converts a message to wire format. If it rejects the message, it returns
+// a reason instead.
 func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 	if !protocol.IsSession(m.probe) {
 		return nil, nil, "it has no name of a probe"

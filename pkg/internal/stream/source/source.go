@@ -1,6 +1,5 @@
-// Package source reads lines: from connections of exporters, from followed log
-// folders and from brokers. It delivers them to the pipeline through an Inlet,
-// and does not know their sinks.
+// Package source reads lines from exporter connections, followed log folders
+// and brokers. It delivers the lines to the pipeline through an Inlet.
 package source
 
 import (
@@ -30,14 +29,14 @@ const (
 	StartEnd        Start = "end"        // the end of the newest folder
 )
 
-// Root is the output folder of a Tstat, with log folders in it.
+// Root is the output folder of one Tstat, which holds its log folders.
 type Root struct {
 	Probe string
 	Dir   string
 }
 
-// Abs returns the root with an absolute path. It returns an error if the path
-// cannot precede lines on the wire.
+// Abs returns the root with an absolute path. It returns a usage error if the
+// path contains a space or newline, which would break the wire format.
 func (r Root) Abs() (Root, error) {
 	dir, err := filepath.Abs(r.Dir)
 	if err != nil {
@@ -51,24 +50,24 @@ func (r Root) Abs() (Root, error) {
 
 // Inlet delivers the lines of one source to the pipeline.
 type Inlet interface {
-	// Deliver waits until there is room for the lines. If ctx ends, it
-	// returns the cause. It is not safe for concurrent use.
+	// Deliver blocks until the pipeline has room for the lines. If ctx ends
+	// first, Deliver returns an error. It is not safe for concurrent use.
 	Deliver(ctx context.Context, t batch.Text) error
 }
 
-// Options configures sources. The options of the stream have the defaults.
+// Options configures sources. Package stream sets the defaults.
 type Options struct {
 	NewInlet func() Inlet
-	MaxRead  int // bytes that a source reads at once
+	MaxRead  int // maximum bytes per read
 	Counts   *stats.Stream
 
-	Types    []string // globs over the logs to follow; empty: all
+	Types    []string // globs of log names to follow; empty: all
 	Start    Start
 	Poll     time.Duration
 	Location *time.Location
 	Confined bool // skip logs behind links that lead out of a followed folder
-	// Anonymize rewrites the lines of followed logs; nil: they stay as they are.
-	// SourceIs says whether addresses without a flag are anonymized already.
+	// Anonymize rewrites the lines of followed logs; nil leaves them unchanged.
+	// SourceIs says whether addresses without a flag are already anonymized.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 
@@ -81,23 +80,22 @@ type Options struct {
 	RetryMin, RetryMax time.Duration
 	TLS                peer.TLS      // of brokers
 	Peers              peer.Networks // allowed networks of brokers; empty: all
-	State              string        // prefix of the paths of state files
+	State              string        // path prefix of state files
 	Log                *slog.Logger
 }
 
-// Set holds the sources of a stream and their common state.
+// Set holds the state that the sources of a stream share.
 type Set struct {
 	opt    Options
 	counts *stats.Stream
 	types  protocol.Types
-	// announced holds the names of probes in the acknowledged mode and from
-	// brokers.
+	// announced holds the probe names that peers in acknowledged mode and
+	// brokers have sent.
 	announced  protocol.Names
 	checkpoint *checkpoint
 }
 
-// New returns the sources of a stream, with the checkpoint of the last run.
-// They do not read yet.
+// New returns a Set with the checkpoint of the last run. It starts no source.
 func New(opt Options) (*Set, error) {
 	ck, err := openCheckpoint(opt.State+".checkpoint", opt.Window, opt.Log)
 	if err != nil {
@@ -106,19 +104,20 @@ func New(opt Options) (*Set, error) {
 	return &Set{opt: opt, counts: opt.Counts, checkpoint: ck}, nil
 }
 
-// Session returns the name by which endpoints and brokers identify this run's
-// exporter. It is saved with the checkpoint.
+// Session returns the name that identifies this exporter to endpoints and
+// brokers. The checkpoint preserves it across restarts.
 func (s *Set) Session() string { return s.checkpoint.state.Session }
 
-// Run saves positions of followed folders until ctx ends; call Save then.
+// Run saves the positions of followed folders periodically until ctx ends. The
+// caller must call Save afterwards.
 func (s *Set) Run(ctx context.Context) { s.checkpoint.run(ctx) }
 
 // Save saves the positions of followed folders.
 func (s *Set) Save() error { return s.checkpoint.save() }
 
-// Input reads lines actively: from a followed folder or a broker. It reads
-// until reading ends, and delivers what it has read until ctx ends.
+// Input reads lines from a followed folder or a broker.
 type Input interface {
-	// Run returns an error if the source cannot continue.
+	// Run reads until reading ends, and delivers the lines already read
+	// until ctx ends. It returns an error if the source cannot continue.
 	Run(ctx, reading context.Context) error
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Rates cover the last five minutes.
+// Rates are counted in Intervals periods of length Interval: five minutes.
 const (
 	Interval  = 5 * time.Second
 	Intervals = 60
 )
 
-// Stream counts a stream; stream.Stats documents the counts.
+// Stream holds the counts of a stream. See stream.Stats for their meaning.
 type Stream struct {
 	Start                              time.Time
 	Recent                             *metrics.Counts // of lines
@@ -29,13 +29,13 @@ type Stream struct {
 	Sources                            Sources
 }
 
-// NewStream returns the counts of a stream that starts now.
+// NewStream returns zero counts for a stream that starts now.
 func NewStream() *Stream {
 	return &Stream{Start: time.Now(), Recent: metrics.NewCounts(Interval, Intervals)}
 }
 
-// Resume adds the counts of an earlier stream, which has ended. refused is how
-// many connections its listeners refused.
+// Resume adds the counts of a former stream that has ended. refused is the number
+// of connections that its listeners refused.
 func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Start, c.Recent = former.Start, former.Recent
 	for _, n := range []struct{ to, from *atomic.Int64 }{
@@ -48,13 +48,13 @@ func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Sources.resume(&former.Sources)
 }
 
-// Sink counts a sink; stream.SinkStats documents the counts.
+// Sink holds the counts of a sink. See stream.SinkStats for their meaning.
 type Sink struct {
 	Lines, Dropped, Restarts, Repeated, Queued atomic.Int64
 	Trouble                                    atomic.Pointer[string] // nil: no trouble
 }
 
-// Resume adds the counts of the same sink in an earlier stream.
+// Resume adds the counts of the same sink in a former stream.
 func (c *Sink) Resume(former *Sink) {
 	c.Lines.Add(former.Lines.Load())
 	c.Dropped.Add(former.Dropped.Load())
@@ -62,28 +62,28 @@ func (c *Sink) Resume(former *Sink) {
 	c.Repeated.Add(former.Repeated.Load())
 }
 
-// maxSources limits the sources with separate counts; further sources are
-// counted together, without a name.
+// maxSources limits the sources with separate counts. Further sources share one
+// entry without a name.
 const maxSources = 2048
 
-// SourceTotals describes what has arrived of a probe from one address or
-// folder.
+// SourceTotals summarizes the lines of a probe from one address, folder or
+// broker.
 type SourceTotals struct {
 	Probe       string
 	From        string // address without port, folder or broker
-	Connections int64  // at present
-	Lines       int64  // read, headers included
+	Connections int64  // currently open
+	Lines       int64  // read, including headers
 	Rejects     int64
-	Last        time.Time // when the last line arrived
-	Rate        float64   // lines per second now
+	Last        time.Time // when the last line arrived; zero: never
+	Rate        float64   // current lines per second
 }
 
-// Source counts the lines of a probe from one address or folder, see
-// SourceTotals.
+// Source counts the lines of a probe from one address, folder or broker. See
+// SourceTotals for the meaning of the counts.
 type Source struct {
 	probe, from                 string
 	Connections, lines, Rejects atomic.Int64
-	last                        atomic.Int64 // unix, nanoseconds; 0: never
+	last                        atomic.Int64 // Unix time in nanoseconds; 0: never
 	recent                      *metrics.Counts
 }
 
@@ -118,7 +118,7 @@ func (s *Sources) Lookup(probe, from string) *Source {
 	return s.all[key]
 }
 
-// resume adds the counts of earlier sources, which have ended.
+// resume adds the counts of the sources of a former stream.
 func (s *Sources) resume(former *Sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
@@ -131,7 +131,8 @@ func (s *Sources) resume(former *Sources) {
 	}
 }
 
-// Totals returns the sources that are connected or have sent lines.
+// Totals returns the sources that are connected or have sent lines, sorted by
+// probe and address.
 func (s *Sources) Totals() []SourceTotals {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestSourcesBounded checks that peers cannot fill the memory with names.
+// TestSourcesBounded checks that peers cannot exhaust memory with probe names.
 func TestSourcesBounded(t *testing.T) {
 	var s Sources
 	for i := range maxSources + 10 {
