@@ -18,15 +18,16 @@ type CarbonOptions struct {
 	Addr   string    // host:port
 	Pickle bool      // instead of plaintext
 	TLS    *peer.TLS // nil without TLS
-	// Timeout limits connecting, each write of 64 KiB, and the wait for the
-	// server to read everything; default 1 minute. A carbon whose cache is
-	// full stops reading until there is room.
+	// Timeout limits connecting, each write of 64 KiB, and the wait until the
+	// server has read everything. The default is 1 minute. If carbon's cache
+	// is full, carbon stops reading until there is room.
 	Timeout time.Duration
 	// RetryTimeout is how long a batch is retried; 0 disables retries.
 	RetryTimeout time.Duration
 }
 
-// Carbon sends to a carbon server.
+// Carbon is a Sink that sends points to a carbon server. It is not safe for
+// concurrent use.
 type Carbon struct {
 	opt    CarbonOptions
 	encode func([]byte, []Metric) []byte
@@ -48,23 +49,23 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 // Close does nothing: no connection outlives its batch.
 func (c *Carbon) Close() error { return nil }
 
-// Send sends a batch over a new connection. Carbon has no acknowledgement; a
-// batch counts as sent when the server has read all of it and closes its side
-// too.
+// Send sends a batch over a new connection. Carbon sends no acknowledgement. A
+// batch counts as sent when the server has read all of it and closes the
+// connection.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	if Count(metrics) == 0 {
 		return nil
 	}
 	return Retry(ctx, c.opt.RetryTimeout, func() error {
-		if err := c.try(ctx, metrics); err != nil {
+		if err := c.sendOnce(ctx, metrics); err != nil {
 			return fmt.Errorf("%w: carbon %s: %w", ErrUnavailable, c.opt.Addr, err)
 		}
 		return nil
 	})
 }
 
-// Retry calls f until it succeeds, its error is not ErrUnavailable, or d has
-// passed since the first failure.
+// Retry calls f until it succeeds, returns an error other than ErrUnavailable, or d
+// has passed since the first failure. If ctx ends, Retry returns its cause.
 func Retry(ctx context.Context, d time.Duration, f func() error) error {
 	p := retry.Policy{Transient: isUnavailable, Limit: d, Max: 30 * time.Second}
 	err := p.Do(ctx, f)
@@ -77,11 +78,11 @@ func Retry(ctx context.Context, d time.Duration, f func() error) error {
 func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }
 
 const (
-	chunk       = 64 << 10 // bytes written under one deadline
-	chunkPoints = 1000     // encoded at once: the server reads while we encode
+	chunk       = 64 << 10 // bytes per write deadline
+	chunkPoints = 1000     // points encoded at once, while the server reads
 )
 
-func (c *Carbon) try(ctx context.Context, metrics []Metric) error {
+func (c *Carbon) sendOnce(ctx context.Context, metrics []Metric) error {
 	dialCtx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
 	defer cancel()
 	dial := new(net.Dialer).DialContext

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/carbontest"
 )
 
-// TestGoCarbonServer: go-carbon stores text and pickle as carbon does.
+// TestGoCarbonServer checks that go-carbon stores text and pickle like carbon.
 func TestGoCarbonServer(t *testing.T) {
 	testServer(t, carbontest.StartGo(t, day300))
 }

@@ -1,5 +1,5 @@
-// Package graphite sends points to Graphite: to a carbon server (carbon,
-// go-carbon, VictoriaMetrics) as text or pickle, or to Whisper files.
+// Package graphite sends points to a carbon server (carbon, go-carbon,
+// VictoriaMetrics) as text or pickle, or writes them to Whisper files.
 package graphite
 
 import (
@@ -12,30 +12,30 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// ErrUnavailable is wrapped by errors of a destination that is down or full: a
-// retry may succeed later.
+// ErrUnavailable is wrapped by errors of a destination that is down or full. A
+// later retry may succeed.
 var ErrUnavailable = errors.New("destination unavailable")
 
 // Point is a point of an RRD.
 type Point = rrdfile.Point
 
-// Metric holds points of one metric, by ascending time.
+// Metric holds points of one metric, sorted by time.
 type Metric struct {
-	Path   string // nodes joined by dots; see CleanPath
+	Path   string // nodes joined by dots, see CleanPath
 	Step   int64  // seconds between points; 0: unknown
 	Points []Point
 }
 
-// Sink receives points. A point that is sent again replaces itself.
+// Sink stores points. A resent point replaces the earlier one.
 type Sink interface {
-	// Send stores metrics. It returns nil when they are accepted; after an error
-	// some of them may be.
+	// Send stores metrics. It returns nil if all points were accepted. After an
+	// error some points may have been accepted.
 	Send(ctx context.Context, metrics []Metric) error
 	// Close frees the resources of the sink.
 	Close() error
 }
 
-// Count returns how many points metrics have.
+// Count returns the total number of points in metrics.
 func Count(metrics []Metric) (n int) {
 	for _, m := range metrics {
 		n += len(m.Points)
@@ -43,9 +43,9 @@ func Count(metrics []Metric) (n int) {
 	return n
 }
 
-// CleanPath makes a path valid for every Graphite: bytes other than printable
-// ASCII, and / \ ; ~ " ' become _, so that no path ends a line, adds a tag or
-// leaves a folder. It removes dots at the start.
+// CleanPath makes a path valid for all Graphite servers. It removes leading dots.
+// Bytes other than printable ASCII, and / \ ; ~ " ', become "_". Such a path cannot
+// end a line, add a tag or leave a folder.
 func CleanPath(path string) string {
 	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
 	path = strings.TrimLeft(path, ".")
@@ -64,8 +64,8 @@ func CleanPath(path string) string {
 }
 
 // AppendText appends metrics in carbon's plaintext protocol: a line "path value
-// time" for each point. Values have enough digits to be read back exactly. NaN
-// is left out, since carbon drops it.
+// time" for each point. Values have enough digits to be read back exactly. NaN and
+// infinity are left out.
 func AppendText(b []byte, metrics []Metric) []byte {
 	for _, m := range metrics {
 		path := CleanPath(m.Path)
@@ -84,7 +84,8 @@ func AppendText(b []byte, metrics []Metric) []byte {
 	return b
 }
 
-// appendValue has a fast path for whole numbers: most of Tstat's counters are.
+// appendValue appends a value. It has a fast path for integers, since most of
+// Tstat's counters are integers.
 func appendValue(b []byte, v float64) []byte {
 	if i := int64(v); float64(i) == v && i > -1<<53 && i < 1<<53 && (i != 0 || !math.Signbit(v)) {
 		return strconv.AppendInt(b, i, 10)

@@ -63,7 +63,7 @@ func FuzzText(f *testing.F) {
 	})
 }
 
-// TestPickle: Python reads what was written.
+// TestPickle checks that Python reads the pickled points.
 func TestPickle(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skip("no python3")
@@ -97,7 +97,7 @@ print(frames, file=sys.stderr)
 	}
 }
 
-// sink is a carbon for tests: it counts the lines of each connection.
+// sink is a fake carbon server that counts the lines of each connection.
 type sink struct {
 	net.Listener
 	lines chan []string
@@ -134,7 +134,7 @@ func listen(t *testing.T, addr string, serve func(net.Conn) bool) *sink {
 
 var one = []Metric{{Path: "a.b", Points: []Point{{Time: 300, Value: 1}, {Time: 600, Value: 2}}}}
 
-func TestCarbonTaken(t *testing.T) {
+func TestCarbonSends(t *testing.T) {
 	s := listen(t, "127.0.0.1:0", nil)
 	c := NewCarbon(CarbonOptions{Addr: s.Addr().String()})
 	if err := c.Send(t.Context(), one); err != nil {
@@ -143,17 +143,17 @@ func TestCarbonTaken(t *testing.T) {
 	if got := <-s.lines; !slices.Equal(got, []string{"a.b 1 300", "a.b 2 600"}) {
 		t.Errorf("%q", got)
 	}
-	if err := c.Send(t.Context(), nil); err != nil { // connects to nobody
+	if err := c.Send(t.Context(), nil); err != nil { // does not connect
 		t.Error(err)
 	}
 }
 
-// TestCarbonRetries: a batch is sent again until the peer has read all of it.
+// TestCarbonRetries checks that a batch is resent until the peer has read all of it.
 func TestCarbonRetries(t *testing.T) {
 	var tries atomic.Int32
 	s := listen(t, "[::1]:0", func(c net.Conn) bool {
 		if tries.Add(1) < 3 {
-			c.(*net.TCPConn).SetLinger(0) // a reset
+			c.(*net.TCPConn).SetLinger(0) // closes with a reset
 			return false
 		}
 		return true
@@ -192,8 +192,7 @@ func TestCarbonFails(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// A server that stops reading: the write has a deadline. And a signal ends
-	// the wait.
+	// Writes to a server that stops reading time out, and end with the context.
 	deaf := listen(t, "127.0.0.1:0", func(net.Conn) bool {
 		<-t.Context().Done()
 		return false
@@ -258,7 +257,8 @@ func TestSpool(t *testing.T) {
 	if s.Down() == nil {
 		t.Error("not down")
 	}
-	// Another run, the destination is back: oldest first, then what is new.
+	// In the next run the destination is up: stored batches are sent first, oldest
+	// first, then new points.
 	f.down = false
 	s = open(1000)
 	if err := s.Send(t.Context(), batch(i)); err != nil {
@@ -276,7 +276,7 @@ func TestSpool(t *testing.T) {
 		t.Errorf("%d batches left, %v", n, s.Down())
 	}
 
-	// A damaged batch is put aside, the others go.
+	// A damaged batch is set aside, and the others are sent.
 	f.down = true
 	s = open(1000)
 	s.Send(t.Context(), batch(1))
@@ -293,7 +293,7 @@ func TestSpool(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, names[0]+".damaged")); err != nil {
 		t.Error(err)
 	}
-	// One of a newer version stays, and ends the run.
+	// A batch of a newer version is kept, and Flush fails.
 	newer := filepath.Join(dir, "1.batch")
 	if err := os.WriteFile(newer, []byte("tstatrepo-spool 2 00 zstd\nm 1 1\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -306,8 +306,8 @@ func TestSpool(t *testing.T) {
 	}
 }
 
-// TestSpoolsShareSink: a destination that one spool has found down is tried by
-// none, and the bound is on the bytes of all.
+// TestSpoolsShareSink checks that no spool uses a destination that another spool has
+// found down, and that the limit applies to the bytes of all spools.
 func TestSpoolsShareSink(t *testing.T) {
 	f := &fake{down: true}
 	first, err := NewSpool(f, t.TempDir(), 1000, nil)
@@ -334,7 +334,7 @@ func TestSpoolsShareSink(t *testing.T) {
 	if f.sends != 1 || second.Down() == nil {
 		t.Errorf("%d tries at a destination that is down", f.sends)
 	}
-	f.down, first.shared.until = false, time.Time{} // not after its rest
+	f.down, first.shared.until = false, time.Time{} // do not wait for downTime
 	if err := second.Send(t.Context(), batch); err != nil || first.Down() != nil || len(f.got) != kept[second]+1 {
 		t.Errorf("%v, %v, %d batches", err, first.Down(), len(f.got))
 	}
@@ -402,13 +402,13 @@ func TestWhisperPowerCut(t *testing.T) {
 	send(open(), "a.b.e", 4)
 }
 
-// TestCarbonServer: a real carbon takes text and pickle and stores it exactly;
-// stopped in between, it gets everything from the spool.
+// TestCarbonServer checks that a real carbon stores text and pickle exactly. After
+// an outage it gets all points from the spool.
 func TestCarbonServer(t *testing.T) {
 	testServer(t, carbontest.Start(t, day300, "MAX_CREATES_PER_MINUTE = inf"))
 }
 
-// day300 keeps points of 300 s for a day.
+// day300 are storage schemas that keep points of 300 s for a day.
 const day300 = "[all]\npattern = .*\nretentions = 300s:1d\n"
 
 func testServer(t *testing.T, server *carbontest.Server) {
@@ -434,7 +434,7 @@ func testServer(t *testing.T, server *carbontest.Server) {
 			t.Fatal(i, step)
 		}
 	}
-	// Stopped before it has written its cache, carbon may lose it.
+	// Wait until carbon has written its cache: a stop may lose it.
 	read := func(count int) (got carbontest.Points) {
 		carbontest.WaitFor(t, "points in files", func() bool {
 			got = carbontest.Read(t, server.Whisper(), base-300, base+3600)
@@ -448,7 +448,7 @@ func testServer(t *testing.T, server *carbontest.Server) {
 		t.Fatalf("%v, %v", err, spool.Down())
 	}
 	server.Up()
-	spool.shared.until = time.Time{} // not after its rest
+	spool.shared.until = time.Time{} // do not wait for downTime
 	if err := spool.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -465,8 +465,8 @@ func testServer(t *testing.T, server *carbontest.Server) {
 	}
 }
 
-// TestWhisperDefault: recent and old points are where Tstat's archives would
-// have them, averaged where the archive is coarser.
+// TestWhisperDefault checks that recent and old points are in the same archives as
+// in Tstat's RRDs, averaged in the coarser archives.
 func TestWhisperDefault(t *testing.T) {
 	dir := t.TempDir()
 	w, err := NewWhisper(WhisperOptions{Dir: dir})
@@ -480,7 +480,7 @@ func TestWhisperDefault(t *testing.T) {
 	for at := first; at <= now; at += 300 {
 		m.Points = append(m.Points, Point{Time: at, Value: float64(at % 7200)})
 	}
-	// In two runs, as it would come.
+	// Send in two runs, as in practice.
 	half := len(m.Points) - 100
 	for _, part := range [][]Point{m.Points[:half], m.Points[half:]} {
 		if err := w.Send(t.Context(), []Metric{{Path: m.Path, Step: 300, Points: part}}); err != nil {
@@ -490,7 +490,7 @@ func TestWhisperDefault(t *testing.T) {
 	if w.Lost() != 0 {
 		t.Errorf("%d points lost", w.Lost())
 	}
-	// Whisper answers with the archive that reaches back to the begin.
+	// Whisper reads from the archive that reaches back to the start.
 	for _, a := range []struct{ step, age, back int64 }{
 		{300, 40 * 3600, 0}, {1800, 10 * day, 3 * day}, {7200, 50 * day, 16 * day}, {day, 990 * day, 70 * day},
 	} {
@@ -512,7 +512,7 @@ func TestWhisperDefault(t *testing.T) {
 			t.Errorf("archive of %d s: only %d points", a.step, n)
 		}
 	}
-	// What a file made earlier does not reach back to is counted.
+	// A point beyond the retention of an existing file is counted as lost.
 	if err := w.Send(t.Context(), []Metric{{Path: m.Path, Points: []Point{{Time: now - 2000*day, Value: 1}, {Time: now, Value: 5}}}}); err != nil || w.Lost() != 1 {
 		t.Errorf("%d points lost, %v", w.Lost(), err)
 	}
@@ -553,7 +553,7 @@ func TestWhisperSchemas(t *testing.T) {
 	}
 }
 
-// TestWhisperStaysInFolder: no name leaves the folder.
+// TestWhisperStaysInFolder checks that no metric name leads out of the folder.
 func TestWhisperStaysInFolder(t *testing.T) {
 	dir := t.TempDir()
 	w, err := NewWhisper(WhisperOptions{Dir: filepath.Join(dir, "whisper")})

@@ -5,12 +5,13 @@ import (
 	"math"
 )
 
-// pickleFrame is how many points go into one frame. Carbon closes connections
-// that send frames above 1 MiB.
+// pickleFrame is the number of points per frame. Carbon closes connections that send
+// frames larger than 1 MiB.
 const pickleFrame = 500
 
-// AppendPickle appends metrics in carbon's pickle protocol: frames of a length
-// and a list of (path, (time, value)) in Python's pickle protocol 2.
+// AppendPickle appends metrics in carbon's pickle protocol. A frame is a length and
+// a list of (path, (time, value)) in Python's pickle protocol 2. NaN and infinity
+// are left out.
 func AppendPickle(b []byte, metrics []Metric) []byte {
 	begin, n := 0, 0
 	open := func() {

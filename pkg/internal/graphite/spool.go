@@ -17,12 +17,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// ErrSpoolFull is wrapped by the error of Spool.Send when the destination is
-// down and the spool has no room. It is ErrUnavailable too.
+// ErrSpoolFull is wrapped by the error of Spool.Send if the destination is down and
+// the spool is full. The error also wraps ErrUnavailable.
 var ErrSpoolFull = errors.New("spool is full")
 
-// Spool is a sink that keeps metrics on disk while another sink is unavailable.
-// When that is available again, the Spool sends them first, the oldest first.
+// Spool is a Sink that keeps metrics on disk while another sink is unavailable. When
+// the sink is available, Spool sends the stored metrics first, oldest first.
 type Spool struct {
 	sink   Sink
 	dir    string
@@ -30,16 +30,16 @@ type Spool struct {
 	shared *spools
 }
 
-// spools is the shared part of the spools of one sink.
+// spools is the state that the spools of one sink share.
 type spools struct {
 	dirs  []string
-	max   int64     // bytes of all
-	down  error     // why the sink rejected the last batch; nil if it did not
-	until time.Time // earliest next use of a sink that is down
+	max   int64     // maximum bytes of all spools
+	down  error     // error of the last batch; nil if the sink accepted it
+	until time.Time // when a sink that is down is tried next
 }
 
-// spoolSuffix is the suffix of the names of batches. A name is the time of
-// writing, so that names sort by age.
+// spoolSuffix is the suffix of the file names of batches. Names begin with the time
+// of writing, so that they sort by age.
 const spoolSuffix = ".batch"
 
 // spoolHead is the first line of a batch: the format number and the SHA-256 of
@@ -49,11 +49,11 @@ const (
 	spoolFormat = 1
 )
 
-// rest is how long a sink that is down is left unused.
-const rest = 30 * time.Second
+// downTime is how long a sink that is down is not used.
+const downTime = 30 * time.Second
 
-// NewSpool returns a sink that keeps up to max bytes in dir. Only one Spool may
-// use the folder at a time. log receives warnings; nil disables them.
+// NewSpool returns a spool that stores up to max bytes in dir. Only one Spool may
+// use the folder at a time. log receives warnings; nil disables logging.
 func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -62,10 +62,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns a spool that keeps its batches in another folder and shares
-// everything else with s: the sink, the limit of bytes, and whether the sink is
-// down. Only one goroutine may use these spools. Closing one closes the sink of
-// all.
+// Beside returns a spool that stores its batches in another folder. It shares with
+// s the sink, the limit of bytes, and whether the sink is down. Only one goroutine
+// may use these spools. Closing one of them closes the shared sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -77,10 +76,11 @@ func (s *Spool) Beside(dir string) (*Spool, error) {
 // Close closes the sink. Batches stay on disk.
 func (s *Spool) Close() error { return s.sink.Close() }
 
-// Down returns why the sink does not accept points now; nil if it does.
+// Down returns the error of a sink that is down, or nil.
 func (s *Spool) Down() error { return s.shared.down }
 
-// batches returns the files in a folder, oldest first, and their total size.
+// batches returns the file names of the batches in a folder, oldest first, and
+// their total size in bytes.
 func batches(dir string) (names []string, size int64, err error) {
 	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
@@ -100,14 +100,14 @@ func batches(dir string) (names []string, size int64, err error) {
 	return names, size, nil
 }
 
-// Len returns the number and the bytes of the batches in the spool.
+// Len returns the number of batches in the spool and their total size in bytes.
 func (s *Spool) Len() (n int, size int64, err error) {
 	names, size, err := batches(s.dir)
 	return len(names), size, err
 }
 
-// Flush sends the batches in the spool. While a sink that was down rests, it only
-// returns the error of Down.
+// Flush sends the batches in the spool. It sends nothing within downTime after a
+// failure of the sink, but returns the error of Down.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down
@@ -123,7 +123,8 @@ func (s *Spool) Flush(ctx context.Context) error {
 			return fmt.Errorf("spool: %w", err)
 		}
 		if err != nil {
-			// Keep it for the operator, but do not let it block the others.
+			// Keep the file for the operator, but do not let it block other
+			// batches.
 			s.log.Warn("damaged batch of the spool set aside", "file", path, "err", err)
 			if err := durable.Rename(path, path+".damaged"); err != nil {
 				return fmt.Errorf("spool: %w", err)
@@ -141,17 +142,17 @@ func (s *Spool) Flush(ctx context.Context) error {
 	return nil
 }
 
-// markDown records that the sink is down if err is ErrUnavailable, and returns
+// markDown records that the sink is down if err wraps ErrUnavailable. It returns
 // err.
 func (s *Spool) markDown(err error) error {
 	if errors.Is(err, ErrUnavailable) {
-		s.shared.down, s.shared.until = err, time.Now().Add(rest)
+		s.shared.down, s.shared.until = err, time.Now().Add(downTime)
 	}
 	return err
 }
 
-// Send sends the batches in the spool, then metrics. If the sink is down, it keeps
-// the metrics on disk. It returns nil if they are sent or safe on disk.
+// Send sends the batches in the spool, then metrics. If the sink is down, Send
+// stores the metrics on disk. It returns nil if they were sent or stored.
 func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	err := s.Flush(ctx)
 	if err == nil {
@@ -167,7 +168,8 @@ func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	return s.put(metrics)
 }
 
-// put writes a batch.
+// put writes metrics to the spool as a batch. It returns ErrSpoolFull if there is
+// no room.
 func (s *Spool) put(metrics []Metric) error {
 	text := AppendText(nil, metrics)
 	if len(text) == 0 {
@@ -210,8 +212,8 @@ func readBatch(path string) ([]Metric, error) {
 	return ParseText(text)
 }
 
-// ParseText is the inverse of AppendText. Adjacent lines of a metric become one
-// Metric.
+// ParseText is the inverse of AppendText. Adjacent lines with the same path become
+// one Metric.
 func ParseText(text []byte) ([]Metric, error) {
 	var metrics []Metric
 	for line := range bytes.Lines(text) {

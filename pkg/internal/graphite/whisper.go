@@ -20,33 +20,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// WhisperOptions configures Whisper files.
+// WhisperOptions configures a Whisper sink.
 type WhisperOptions struct {
 	Dir string
-	// Schemas is a storage-schemas.conf of carbon with the retentions of
-	// new files; "" stands for those of Tstat's RRDs, see
-	// DefaultRetentions.
+	// Schemas is the path of a carbon storage-schemas.conf with the retentions
+	// of new files; "" means DefaultRetentions.
 	Schemas string
-	Log     *slog.Logger // for lost points; may be nil
+	Log     *slog.Logger // logs lost points; nil disables logging
 	// RetryTimeout is how long a batch is retried while the file system is full
-	// or read-only; 0: not at all.
+	// or read-only; 0 disables retries.
 	RetryTimeout time.Duration
 }
 
-// Whisper stores points in Whisper files, like carbon: a.b.c in DIR/a/b/c.wsp.
-// Unlike carbon it averages points that fall into one slot.
+// Whisper is a Sink that writes Whisper files. Like carbon, it stores the metric
+// a.b.c in DIR/a/b/c.wsp. Unlike carbon, it averages points in the same slot.
 type Whisper struct {
 	opt     WhisperOptions
 	schemas []schema
 	lost    int64
 	warned  bool            // a warning about lost points was logged
-	synced  map[string]bool // folders without a new name
+	synced  map[string]bool // folders synced since their last new file
 }
 
-// minFree is the part of a disk that stays free.
-const minFree = 20 // a twentieth
+// minFree is the fraction of the disk that is kept free: 1/minFree.
+const minFree = 20
 
-// NewWhisper returns a sink for the files below a folder.
+// NewWhisper returns a sink for Whisper files below opt.Dir.
 func NewWhisper(opt WhisperOptions) (*Whisper, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -64,15 +63,16 @@ func NewWhisper(opt WhisperOptions) (*Whisper, error) {
 // Close does nothing: no file stays open.
 func (w *Whisper) Close() error { return nil }
 
-// Lost returns how many points were older than the retention of their files.
+// Lost returns the number of dropped points, which were older than the retention of
+// their file.
 func (w *Whisper) Lost() int64 { return w.lost }
 
-// Send stores metrics. They are durable when it returns nil.
+// Send stores metrics. The points are durable if it returns nil.
 func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 	lost := w.lost
 	return Retry(ctx, w.opt.RetryTimeout, func() error {
 		w.lost = lost
-		err := w.try(ctx, metrics)
+		err := w.sendOnce(ctx, metrics)
 		if durable.IsTransient(err) {
 			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
@@ -80,7 +80,7 @@ func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 	})
 }
 
-func (w *Whisper) try(ctx context.Context, metrics []Metric) error {
+func (w *Whisper) sendOnce(ctx context.Context, metrics []Metric) error {
 	if err := durable.MkdirAll(w.opt.Dir, 0o755); err != nil {
 		return fmt.Errorf("whisper: %w", err)
 	}
@@ -102,8 +102,8 @@ func (w *Whisper) try(ctx context.Context, metrics []Metric) error {
 			return fmt.Errorf("whisper: %s: %w", m.Path, err)
 		}
 	}
-	// All at the end, because file systems write most of the data with the
-	// first sync.
+	// Sync all files at the end, since the first sync makes file systems write
+	// most of the data.
 	for _, m := range metrics {
 		if len(m.Points) == 0 {
 			continue
@@ -134,8 +134,8 @@ func (w *Whisper) sync(file string) error {
 	return nil
 }
 
-// file returns the file of a path. After CleanPath the file is inside the
-// folder: a path has no slash, and dots separate its nodes.
+// file returns the file of a metric. The file is always inside opt.Dir, since
+// CleanPath removes slashes and dots only separate nodes.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -154,9 +154,9 @@ func (w *Whisper) store(m Metric) error {
 		return err
 	}
 	defer db.Close()
-	// The retentions of an open file are sorted from fine to coarse. Old
-	// points must be written first, since a finer archive rewrites the
-	// slots of the coarser.
+	// The retentions of an open file are sorted from fine to coarse. Write
+	// the coarse archives first, since writing a finer archive rewrites slots
+	// of coarser archives.
 	archives := db.Retentions()
 	rest := m.Points
 	for i := len(archives) - 1; i >= 0; i-- {
@@ -166,7 +166,7 @@ func (w *Whisper) store(m Metric) error {
 			finer = int64(archives[i-1].MaxRetention())
 		}
 		var points []*whisper.TimeSeriesPoint
-		points, rest = w.take(m.Path, rest, int64(a.SecondsPerPoint()), now-int64(a.MaxRetention())+ageMargin, now-finer+ageMargin, i == 0)
+		points, rest = w.average(m.Path, rest, int64(a.SecondsPerPoint()), now-int64(a.MaxRetention())+ageMargin, now-finer+ageMargin, i == 0)
 		if len(points) == 0 {
 			continue
 		}
@@ -177,13 +177,14 @@ func (w *Whisper) store(m Metric) error {
 	return nil
 }
 
-// ageMargin excludes points that are about to leave an archive: the library
-// silently drops points that leave it before they are written.
+// ageMargin is the age margin, in seconds, of points at the end of an archive. The
+// library silently drops points that leave the archive before they are written.
 const ageMargin = 60
 
-// take returns the points of one archive, those after begin up to end, one for
-// each slot, and the rest. Points before begin are lost.
-func (w *Whisper) take(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
+// average returns the averages by slot of the points of one archive, from begin to
+// end, and the points after end. The finest archive has no end. Points before begin
+// are counted as lost.
+func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
 		old++
@@ -210,7 +211,7 @@ func (w *Whisper) take(path string, points []Point, step, begin, end int64, fine
 	return list, points[n:]
 }
 
-// create creates the file of a metric, whole or not at all.
+// create creates the file of a metric atomically.
 func (w *Whisper) create(file string, m Metric, now int64) error {
 	retentions := w.retentions(m, now)
 	if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -242,7 +243,8 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	return DefaultRetentions(stepOf(m), now-m.Points[0].Time)
 }
 
-// stepOf returns the step of a metric, or the smallest distance of its points.
+// stepOf returns the step of a metric in seconds. If it is unknown, stepOf returns
+// the smallest distance of the points, or Tstat's default.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step
@@ -259,10 +261,10 @@ func stepOf(m Metric) int64 {
 	return min(step, 3600)
 }
 
-// DefaultRetentions returns the archives of Tstat's RRDs: 600 steps, 700 of 6
-// steps, 775 of 24, and 797 of 288 (with a step of 5 minutes: 2 days of 5
-// minutes, 2 weeks of half hours, 2 months of two hours and 2 years of days), or
-// more of the last if a point of the given age would not fit.
+// DefaultRetentions returns the archives of Tstat's RRDs: 600 slots of 1 step, 700
+// of 6 steps, 775 of 24 steps and 797 of 288 steps. With a step of 300 seconds, these
+// are 2 days, 2 weeks, 2 months and 2 years. The last archive is longer if a point
+// of the given age in seconds would not fit.
 func DefaultRetentions(step, age int64) whisper.Retentions {
 	day := 288 * step
 	r := func(seconds, points int64) *whisper.Retention {
@@ -278,8 +280,8 @@ type schema struct {
 	retentions whisper.Retentions
 }
 
-// readSchemas reads a storage-schemas.conf of carbon: sections with a pattern
-// and retentions. The first matching section applies.
+// readSchemas reads a storage-schemas.conf of carbon, whose sections have a pattern
+// and retentions. The first section that matches a metric applies.
 func readSchemas(file string) ([]schema, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -268,14 +268,14 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 // one known at the peer's address, or one with the stream's name.
 func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
-	at, known := r.opt.Probes.At(e.Peer)
+	at, known := r.opt.Probes.ByAddr(e.Peer)
 	switch {
 	case name == "" && known:
 		return at
 	case name == "":
 		name = e.StreamName
 	}
-	named, _ := r.opt.Probes.Named(name)
+	named, _ := r.opt.Probes.ByName(name)
 	return peer.Probe{Name: name, Location: named.Location}
 }
 

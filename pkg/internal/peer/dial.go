@@ -13,17 +13,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Dialer connects to peers. Its zero value connects to any of them, without
-// TLS files and without limits but those of the context.
+// Dialer connects to peers. The zero value allows all peers and uses no TLS files
+// and no timeouts.
 type Dialer struct {
-	TLS TLS // of DialTLS, as the files are at each connection
-	// Control can refuse an address after its name was resolved, see
-	// Networks.Control; nil allows all.
+	TLS TLS // files of DialTLS, read for each connection
+	// Control can reject an address after its name was resolved, see
+	// Networks.Control. nil allows all addresses.
 	Control func(network, address string, c syscall.RawConn) error
 	Timeout time.Duration // of a connection and its handshake; 0: none
-	// ReadStall and WriteStall break a connection on which one read or write
-	// takes longer; 0: no bound. Neither http.Transport nor the
-	// kernel gives up a peer that is alive and does nothing.
+	// ReadStall and WriteStall are the timeouts of a single read or write; 0
+	// means none. Without them, neither http.Transport nor the kernel gives up
+	// on a peer that is alive but inactive.
 	ReadStall, WriteStall time.Duration
 }
 
@@ -36,7 +36,7 @@ func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return &stallConn{c, d.ReadStall, d.WriteStall}, nil
 }
 
-// DialTLS connects to addr with TLS.
+// DialTLS connects to addr and performs a TLS handshake.
 func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
 	config, err := d.TLS.Client()
 	if err != nil {
@@ -54,12 +54,12 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(&verdictConn{Conn: raw, closed: make(chan struct{})}, config)
+	conn := tls.Client(&alertConn{Conn: raw, closed: make(chan struct{})}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if errors.Is(err, context.DeadlineExceeded) {
-			// A server without TLS may take the first bytes of a handshake for
-			// the start of a line, and wait for its end.
+			// A server without TLS may mistake the handshake for the start of
+			// a line, and wait for its end.
 			return nil, hint.Add(fmt.Errorf("TLS handshake: %w", err), "does this port speak TLS?")
 		}
 		return nil, HandshakeError(err)
@@ -67,13 +67,13 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	return conn, nil
 }
 
-// Dial connects to addr with TLS, by the files as they are now.
+// Dial connects to addr with TLS. It reads the files for each connection.
 func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return (&Dialer{TLS: t}).DialTLS(ctx, network, addr)
 }
 
-// Transport returns a transport for HTTP requests to peers. It uses no proxy,
-// and leaves compressed bodies as they are.
+// Transport returns a transport for HTTP requests to peers. It uses no proxy and
+// does not decompress bodies.
 func (d *Dialer) Transport() *Transport {
 	return &Transport{&http.Transport{
 		DialContext:            d.Dial,
@@ -85,11 +85,11 @@ func (d *Dialer) Transport() *Transport {
 	}}
 }
 
-// NoRedirect keeps an http.Client from following redirects: a peer must not
-// send it elsewhere, least of all with a password.
+// NoRedirect keeps an http.Client from following redirects, so that a peer cannot
+// make it send a password elsewhere.
 func NoRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// stallConn breaks when a read or a write takes too long.
+// stallConn sets a deadline for each read and write.
 type stallConn struct {
 	net.Conn
 	read, write time.Duration // 0: no limit

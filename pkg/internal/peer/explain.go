@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// serverCauses are the causes of refusing a handshake, by a part of the text of
-// its error. Package tls has no error values for most of them.
+// serverCauses maps parts of error texts to causes of failed handshakes. Package
+// tls has no error values for most of them. The first match counts.
 var serverCauses = []struct {
 	text  string
 	cause error
@@ -41,8 +41,8 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS records that a handshake has failed. A peer that only disconnected,
-// like a check whether the port is open, does not count as refused.
+// refuseTLS records a failed handshake. A peer that only disconnects, like a port
+// check, does not count as refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {
@@ -53,8 +53,8 @@ func (r *refuser) refuseTLS(from net.Addr, text string) {
 	r.log.Debug("TLS handshake failed", "peer", from, "address", r.listen, "err", text)
 }
 
-// Handshake performs the handshake of a connection that the listener accepted,
-// within timeout, and counts a failure as a refusal.
+// Handshake performs the TLS handshake of a connection accepted by l within
+// timeout. It counts a failure as a refusal.
 func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	c.SetDeadline(time.Now().Add(timeout))
 	if err := c.Handshake(); err != nil {
@@ -64,14 +64,15 @@ func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	return c.SetDeadline(time.Time{})
 }
 
-// handshakeError is the start of the line that http.Server logs of a failed
+// handshakeError is the prefix of the line that http.Server logs for a failed
 // handshake.
 const handshakeError = "http: TLS handshake error from "
 
-// serverLog receives the log of an http.Server, which passes errors as text only.
+// serverLog receives the log lines of an http.Server. It finds failed handshakes,
+// which http.Server only reports as text.
 type serverLog struct {
 	listener *Listener
-	log      *slog.Logger // of the rest
+	log      *slog.Logger // for other lines
 }
 
 func (s *serverLog) Write(text []byte) (int, error) {
@@ -85,8 +86,8 @@ func (s *serverLog) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// ExplainTLS adds a hint to an error of a connection with TLS to a peer. Other
-// errors stay as they are.
+// ExplainTLS adds a hint to an error of a TLS connection to a peer. It returns
+// other errors unchanged.
 func ExplainTLS(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
@@ -99,7 +100,7 @@ func ExplainTLS(err error) error {
 	case errors.As(err, &name):
 		return hint.Add(err, "connect to a name or address that is in the peer's certificate")
 	case errors.As(err, &header):
-		if string(header.RecordHeader[:]) == "HTTP/" { // as http.Client has it
+		if string(header.RecordHeader[:]) == "HTTP/" { // as http.Client does
 			err = http.ErrSchemeMismatch
 		}
 		return hint.Add(err, "does this port speak TLS?")
@@ -112,13 +113,12 @@ func ExplainTLS(err error) error {
 	return err
 }
 
-// Transport sends HTTP requests to peers.
+// Transport is an http.RoundTripper for requests to peers. Its errors have hints.
 type Transport struct{ *http.Transport }
 
-// RoundTrip implements http.RoundTripper. Its error is the alert of the peer if
-// the peer broke the connection after the handshake: in TLS 1.3 the peer checks
-// the client's certificate only then. The error of http.Transport may be a mere
-// consequence of the alert, such as a closed connection.
+// RoundTrip implements http.RoundTripper. If the peer sent a TLS alert after the
+// handshake, RoundTrip returns the alert: in TLS 1.3 the peer checks the client's
+// certificate only then. http.Transport may only report a closed connection.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var conn net.Conn
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
@@ -127,7 +127,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if secured, ok := conn.(*tls.Conn); ok && req.Context().Err() == nil {
-		// The connection is closed by now; TLS keeps its first error.
+		// The connection is closed by now, but tls.Conn returns its first error.
 		secured.SetReadDeadline(time.Unix(1, 0))
 		var remote *net.OpError
 		if _, alert := secured.Read(make([]byte, 1)); errors.As(alert, &remote) && remote.Op == "remote error" {
@@ -137,12 +137,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, ExplainTLS(err)
 }
 
-// verdictWait is how long a failed write of verdictConn waits for the reader.
-const verdictWait = time.Second
+// alertWait is how long a failed write of alertConn waits for the connection
+// to be closed.
+const alertWait = time.Second
 
-// verdictConn is the connection below TLS. When a write fails because the peer
-// has closed the connection, the reader has time to find out why.
-type verdictConn struct {
+// alertConn is the connection below TLS. A failed write waits before it returns,
+// so that the reader can first receive the alert that explains the failure.
+type alertConn struct {
 	net.Conn
 	once   sync.Once
 	closed chan struct{}
@@ -150,28 +151,28 @@ type verdictConn struct {
 }
 
 // SetWriteDeadline is called by tls.Conn before its last write.
-func (c *verdictConn) SetWriteDeadline(t time.Time) error {
+func (c *alertConn) SetWriteDeadline(t time.Time) error {
 	c.ending.Store(true)
 	return c.Conn.SetWriteDeadline(t)
 }
 
-func (c *verdictConn) Write(p []byte) (int, error) {
+func (c *alertConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil && !c.ending.Load() && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		select {
 		case <-c.closed:
-		case <-time.After(verdictWait):
+		case <-time.After(alertWait):
 		}
 	}
 	return n, err
 }
 
-func (c *verdictConn) Close() error {
+func (c *alertConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
 
-// HandshakeError returns the error of a client's handshake with a hint.
+// HandshakeError adds a hint to the error of a client's handshake.
 func HandshakeError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return hint.Add(errors.New("TLS handshake: the peer closed the connection"), "does this port speak TLS?")

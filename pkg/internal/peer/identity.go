@@ -9,10 +9,9 @@ import (
 	"strings"
 )
 
-// Identity returns the identity that mPlane gives to the subject of a
-// certificate: the values of its parts in their order, joined by dots, as in
-// org.mplane.SSB.Components.Component-1. Of a part with several values the
-// first counts, as in the reference implementation.
+// Identity returns the mPlane identity of a certificate: the values of the parts
+// of its subject, joined by dots, as in org.mplane.SSB.Components.Component-1. If a
+// part has several values, the first counts, as in the reference implementation.
 func Identity(cert *x509.Certificate) (string, error) {
 	var subject pkix.RDNSequence
 	if _, err := asn1.Unmarshal(cert.RawSubject, &subject); err != nil {
@@ -27,9 +26,9 @@ func Identity(cert *x509.Certificate) (string, error) {
 	return strings.Join(parts, "."), nil
 }
 
-// ProbeOf returns the name of the probe with an identity: the part after the
-// last "-", as in the old RRD importer, without characters that are invalid in
-// names of probes. It may be "".
+// ProbeOf returns the probe name of an identity: the part after the last "-", as in
+// the old RRD importer. Invalid characters become "_", and the name is cut to 64
+// bytes. It may be "".
 func ProbeOf(identity string) string {
 	name := identity[strings.LastIndexByte(identity, '-')+1:]
 	name = strings.Trim(strings.Map(func(r rune) rune {
@@ -41,8 +40,8 @@ func ProbeOf(identity string) string {
 	return name[:min(len(name), 64)]
 }
 
-// IdentityOf returns the identity of the peer of a connection after its
-// handshake, "" without TLS (nil) or without a client certificate.
+// IdentityOf returns the identity of the peer after the handshake. It returns ""
+// if state is nil or the peer has no verified certificate.
 func IdentityOf(state *tls.ConnectionState) (string, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return "", nil

@@ -1,6 +1,5 @@
-// Package peer holds what all listeners and connections share: which addresses
-// may be listened on, who may connect, how both sides prove who they are, and
-// the limits of HTTP servers and clients.
+// Package peer contains what all listeners and connections share: allowed
+// networks, TLS, the names of probes, and the limits of HTTP servers and clients.
 package peer
 
 import (
@@ -18,11 +17,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Networks are the networks that may connect; none means that the address
-// decides nothing.
+// Networks is a list of allowed networks. An empty list allows all addresses.
 type Networks []netip.Prefix
 
-// ParseNetworks reads networks like 10.0.0.0/8, and single addresses.
+// ParseNetworks parses networks like 10.0.0.0/8 and single IP addresses.
 func ParseNetworks(texts []string) (Networks, error) {
 	var list Networks
 	for _, text := range texts {
@@ -39,8 +37,8 @@ func ParseNetworks(texts []string) (Networks, error) {
 	return list, nil
 }
 
-// Contains reports whether addr is in one of the networks. An IPv4 address is
-// the same in its IPv6 form.
+// Contains reports whether addr is in one of the networks. An IPv4-mapped IPv6
+// address counts as the IPv4 address. No address is in an empty list.
 func (n Networks) Contains(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	for _, p := range n {
@@ -51,8 +49,7 @@ func (n Networks) Contains(addr netip.Addr) bool {
 	return false
 }
 
-// Check returns an error for an address to connect to that is in none of the
-// networks. No networks allow all.
+// Check returns an error if connections to addr are not allowed.
 func (n Networks) Check(addr netip.Addr) error {
 	if len(n) == 0 || n.Contains(addr) {
 		return nil
@@ -60,9 +57,8 @@ func (n Networks) Check(addr netip.Addr) error {
 	return fmt.Errorf("%s is not in the networks that may be connected to", addr)
 }
 
-// Control does Check before a connection is made. It fits
-// net.Dialer.Control: names are resolved by then, so no other answer of DNS
-// comes after it.
+// Control calls Check before a connection is made, as a net.Dialer.Control. The
+// host name is already resolved then, so a later DNS response cannot bypass Check.
 func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -71,18 +67,18 @@ func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 	return n.Check(ap.Addr())
 }
 
-// Options says what to listen on and who may connect.
+// Options configures a Listener.
 type Options struct {
-	Addr string // host:port; ":port" is the loopback address
-	// Allow is who may connect; none: everybody who can reach Addr. On a loopback
-	// address that is this machine, whatever Allow names.
+	Addr string // host:port; ":port" listens on the loopback address
+	// Allow lists the networks that may connect; empty: all. It is ignored on
+	// a loopback address, where only this machine can connect.
 	Allow Networks
 	TLS   TLS
-	Log   *slog.Logger // of refused connections; nil: none
+	Log   *slog.Logger // logs refused connections; nil disables logging
 }
 
-// Check returns a usage error unless the options keep strangers out: by
-// listening on the loopback address, by certificates or by networks.
+// Check returns a usage error if anybody could connect. The options must restrict
+// access by a loopback address, client certificates or networks.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
 	if err != nil {
@@ -106,9 +102,9 @@ func (o Options) Local() bool {
 	return err == nil && loopback(host)
 }
 
-// Overlap reports whether two addresses to listen on cannot be open at the same
-// time: they have the same port, and one address leads to both. Port 0, any free
-// port, overlaps with none.
+// Overlap reports whether listeners on addresses a and b would conflict: they have
+// the same port, and one host includes the other. Port 0, any free port, never
+// conflicts.
 func Overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -149,27 +145,27 @@ func loopback(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// Listener is a TCP listener that closes connections from networks that are
-// not allowed before a byte of them is read.
+// Listener is a TCP listener that closes connections from networks that are not
+// allowed, before it reads from them.
 type Listener struct {
 	net.Listener
 	*refuser
 	filter *filter
-	host   string // of the setting
+	host   string // as in Options.Addr
 }
 
-// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from t on.
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded after t.
 func (l *Listener) SetDeadline(t time.Time) error {
 	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
 }
 
-// SyscallConn returns the TCP socket that is listened on.
+// SyscallConn returns the listening TCP socket.
 func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 	return l.filter.Listener.(*net.TCPListener).SyscallConn()
 }
 
-// Listen listens as the options say. With TLS its connections are *tls.Conn
-// whose handshake is made by the first read or write: give that a deadline.
+// Listen opens a listener. With TLS, its connections are *tls.Conn. Their
+// handshake happens in the first read or write, which needs a deadline.
 func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if err := opt.Check(); err != nil {
 		return nil, err
@@ -192,7 +188,7 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	}
 	r := &refuser{listen: tcp.Addr(), log: opt.Log}
 	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
-	if isLoopback(tcp.Addr()) { // not what a name like localhost should be
+	if isLoopback(tcp.Addr()) { // of the socket, since a name may resolve to anything
 		f.allow = nil
 	}
 	host, _ := hostOf(opt.Addr) // checked above
@@ -203,7 +199,8 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	return l, nil
 }
 
-// ListenAll opens all listeners or none. log is that of options without one.
+// ListenAll opens a listener for each of opts. If one fails, it closes the others.
+// log is the default of Options.Log.
 func ListenAll(opts []Options, log *slog.Logger) ([]*Listener, error) {
 	var list []*Listener
 	for _, o := range opts {
@@ -225,7 +222,7 @@ func CloseAll(list []*Listener) {
 	}
 }
 
-// Addrs returns where connections are accepted.
+// Addrs returns the addresses of listeners, with the actual ports.
 func Addrs(list []*Listener) []string {
 	var addrs []string
 	for _, l := range list {
@@ -234,7 +231,7 @@ func Addrs(list []*Listener) []string {
 	return addrs
 }
 
-// filter closes what is not allowed.
+// filter closes connections from addresses that are not allowed.
 type filter struct {
 	net.Listener
 	*refuser
@@ -243,7 +240,7 @@ type filter struct {
 
 var errAddress = hint.New("its address is not allowed", "add its network to `allow` if it is a peer")
 
-// Accept returns the next connection that is allowed.
+// Accept returns the next allowed connection.
 func (f *filter) Accept() (net.Conn, error) {
 	for {
 		c, err := f.Listener.Accept()

@@ -50,7 +50,7 @@ func TestCheck(t *testing.T) {
 	both := TLS{Cert: "c", Key: "k", CA: "a"}
 	for _, c := range []struct {
 		opt  Options
-		want string // in the error, "" for none
+		want string // part of the error; "": no error
 	}{
 		{Options{Addr: ":9000"}, ""},
 		{Options{Addr: "localhost:9000"}, ""},
@@ -75,7 +75,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// listen starts a listener whose connections are answered with a line.
+// listen starts a listener that sends a line to each connection.
 func listen(t *testing.T, opt Options) *Listener {
 	l, err := Listen(t.Context(), opt)
 	if err != nil {
@@ -141,8 +141,8 @@ func TestListenAllow(t *testing.T) {
 	}
 }
 
-// TestDeadline: a deadline ends a waiting Accept, with TLS too, and a later
-// one lets it go on.
+// TestDeadline checks that a deadline ends a blocked Accept, with and without TLS,
+// and that Accept works again with a later deadline.
 func TestDeadline(t *testing.T) {
 	for _, opt := range []Options{{Addr: ":0"}, {Addr: ":0", TLS: issue(peertest.NewAuthority(t), "server")}} {
 		l, err := Listen(t.Context(), opt)
@@ -174,7 +174,7 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// issue makes a certificate for a name and returns the files of its owner.
+// issue returns the files of a new certificate for a name.
 func issue(a *peertest.Authority, name string) TLS {
 	cert, key, ca := a.Issue(name, pkix.Name{Organization: []string{"mplane"}, CommonName: name})
 	return TLS{Cert: cert, Key: key, CA: ca}
@@ -209,7 +209,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestReload: new files count for new connections; broken ones do not.
+// TestReload checks that new connections use changed files, unless the files are
+// invalid.
 func TestReload(t *testing.T) {
 	a := peertest.NewAuthority(t)
 	files := issue(a, "server")
@@ -236,7 +237,7 @@ func TestReload(t *testing.T) {
 	if err := os.WriteFile(files.Key, []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The cache is asked directly, past its pause.
+	// Use a cache directly, without waiting for checkEvery.
 	var log bytes.Buffer
 	m, err := issue(a, "other").load()
 	if err != nil {
@@ -274,8 +275,8 @@ func TestListenErrors(t *testing.T) {
 	}
 }
 
-// TestIdentity compares with what the reference implementation made of the
-// same certificates.
+// TestIdentity compares identities with those of the reference implementation for
+// the same certificates.
 func TestIdentity(t *testing.T) {
 	f, err := os.Open("testdata/dn.jsonl")
 	if err != nil {
@@ -320,7 +321,7 @@ func TestProbeOf(t *testing.T) {
 	}
 }
 
-// TestControl: connections lead into the networks only.
+// TestControl checks that connections are only made to allowed networks.
 func TestControl(t *testing.T) {
 	n, err := ParseNetworks([]string{"10.0.0.0/8", "2001:db8::/32"})
 	if err != nil {
@@ -339,7 +340,8 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestProbes: the smallest network decides, and nobody knows nothing.
+// TestProbes checks that the smallest network counts, and that a nil Probes is
+// empty.
 func TestProbes(t *testing.T) {
 	networks := func(texts ...string) Networks {
 		n, err := ParseNetworks(texts)
@@ -351,10 +353,10 @@ func TestProbes(t *testing.T) {
 	var nobody *Probes
 	p := new(Probes)
 	for _, probes := range []*Probes{nobody, p} {
-		if got, ok := probes.At(netip.MustParseAddr("10.1.1.1")); ok {
+		if got, ok := probes.ByAddr(netip.MustParseAddr("10.1.1.1")); ok {
 			t.Error(got)
 		}
-		if got, ok := probes.Named("a"); ok {
+		if got, ok := probes.ByName("a"); ok {
 			t.Error(got)
 		}
 	}
@@ -362,11 +364,11 @@ func TestProbes(t *testing.T) {
 	for addr, want := range map[string]string{
 		"10.2.0.1": "a", "10.1.2.3": "b", "::ffff:10.1.2.3": "b", "fe80::1%eth0": "a", "192.0.2.1": "",
 	} {
-		if got, ok := p.At(netip.MustParseAddr(addr)); got.Name != want || ok != (want != "") {
+		if got, ok := p.ByAddr(netip.MustParseAddr(addr)); got.Name != want || ok != (want != "") {
 			t.Errorf("%s: %q, want %q", addr, got.Name, want)
 		}
 	}
-	if got, ok := p.Named("c"); got.Name != "c" || !ok {
+	if got, ok := p.ByName("c"); got.Name != "c" || !ok {
 		t.Error(got, ok)
 	}
 	if got := AddressName(netip.MustParseAddr("::ffff:10.0.0.7")); got != "10_0_0_7" {

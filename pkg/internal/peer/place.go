@@ -6,22 +6,23 @@ import (
 	"time"
 )
 
-// moment is how long a read may take before a PlaceReader releases its place: a
-// peer that sends at full speed keeps it.
-const moment = 100 * time.Millisecond
+// placeTimeout is how long a read may take before a PlaceReader releases its place.
+// A peer that sends at full speed keeps the place.
+const placeTimeout = 100 * time.Millisecond
 
-// Place is the right to work on what a peer sends.
+// Place is one of a limited number of slots for work on data from peers.
 type Place interface {
-	// Acquire waits for the place, unless it is held. The error is that of ctx.
+	// Acquire waits for the place, unless it is already held. It returns an
+	// error only if ctx ends.
 	Acquire(ctx context.Context) error
 	// Release releases the place if it is held.
 	Release()
 }
 
-// PlaceReader reads what a peer sends in pieces. It holds a place when Read
-// returns, but releases it while a piece takes longer than a moment to arrive: a
-// slow peer holds up nobody else. It reads whole pieces, because each single byte
-// of a slow peer may arrive within a moment.
+// PlaceReader reads data from a peer in pieces. It holds a place when Read returns.
+// It releases the place while a piece takes longer than placeTimeout to arrive, so
+// that a slow peer does not block others. It waits for whole pieces, since each
+// single byte of a slow peer may arrive within placeTimeout.
 type PlaceReader struct {
 	ctx   context.Context
 	in    io.Reader
@@ -31,13 +32,13 @@ type PlaceReader struct {
 	err   error  // to be returned after rest
 }
 
-// NewPlaceReader returns a reader of in, which needs no place before the first
-// Read. size is the size of a piece in bytes. The place must not be used by others during a Read.
+// NewPlaceReader returns a reader of in with pieces of size bytes. The place need
+// not be held before the first Read. Nothing else may use the place during a Read.
 func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *PlaceReader {
 	return &PlaceReader{ctx: ctx, in: in, place: place, buf: make([]byte, size)}
 }
 
-// Read implements io.Reader. Its errors are those of in and of the context.
+// Read implements io.Reader. It returns errors of in and of the context.
 func (r *PlaceReader) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 && r.err == nil {
 		r.fill()
@@ -50,15 +51,15 @@ func (r *PlaceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset discards what was read ahead. It is called after a seek in the input.
+// Reset discards data read ahead. Call it after a seek in the input.
 func (r *PlaceReader) Reset() { r.rest, r.err = nil, nil }
 
 // fill reads the next piece.
 func (r *PlaceReader) fill() {
-	gone := make(chan struct{})
-	timer := time.AfterFunc(moment, func() {
+	released := make(chan struct{})
+	timer := time.AfterFunc(placeTimeout, func() {
 		r.place.Release()
-		close(gone)
+		close(released)
 	})
 	n := 0
 	for n < len(r.buf) && r.err == nil {
@@ -67,7 +68,7 @@ func (r *PlaceReader) fill() {
 		n += m
 	}
 	if !timer.Stop() {
-		<-gone
+		<-released
 	}
 	r.rest = r.buf[:n]
 	if err := r.place.Acquire(r.ctx); err != nil {

@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Probe is a probe that is known before it connects.
+// Probe is a probe from the settings.
 type Probe struct {
 	Name     string
-	Location *time.Location // of the names of its log folders; nil: as those of others
-	Networks Networks       // it connects from; for those without a certificate
+	Location *time.Location // time zone of its log folder names; nil: the default
+	Networks Networks       // identify the probe if it has no certificate
 }
 
-// Probes are the probes that are known. They are safe for concurrent use; nil
-// knows none.
+// Probes is a replaceable list of probes. It is safe for concurrent use. A nil
+// *Probes is empty.
 type Probes struct{ list atomic.Pointer[[]Probe] }
 
-// Replace makes p know the probes of list, and no others.
+// Replace replaces all probes of p by list.
 func (p *Probes) Replace(list []Probe) { p.list.Store(&list) }
 
 func (p *Probes) all() []Probe {
@@ -30,9 +30,9 @@ func (p *Probes) all() []Probe {
 	return nil
 }
 
-// At returns the probe at an address: of several the one with the smallest
-// network. An IPv4 address is the same in its IPv6 form.
-func (p *Probes) At(addr netip.Addr) (found Probe, ok bool) {
+// ByAddr returns the probe whose networks contain addr. If there are several, the
+// smallest network counts. An IPv4-mapped IPv6 address counts as the IPv4 address.
+func (p *Probes) ByAddr(addr netip.Addr) (found Probe, ok bool) {
 	addr = addr.Unmap().WithZone("")
 	bits := -1
 	for _, probe := range p.all() {
@@ -45,8 +45,8 @@ func (p *Probes) At(addr netip.Addr) (found Probe, ok bool) {
 	return found, ok
 }
 
-// Named returns the probe with a name.
-func (p *Probes) Named(name string) (Probe, bool) {
+// ByName returns the probe with the given name.
+func (p *Probes) ByName(name string) (Probe, bool) {
 	for _, probe := range p.all() {
 		if probe.Name == name {
 			return probe, true
@@ -55,5 +55,5 @@ func (p *Probes) Named(name string) (Probe, bool) {
 	return Probe{}, false
 }
 
-// AddressName makes a probe's name of an address: 10_0_0_7 of 10.0.0.7.
+// AddressName returns the probe name of an address, such as 10_0_0_7 for 10.0.0.7.
 func AddressName(addr netip.Addr) string { return ProbeOf("-" + addr.Unmap().WithZone("").String()) }

@@ -13,17 +13,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// logEvery is the least time between two log lines of a listener about one cause:
-// a scan must not fill the log.
+// logEvery is the minimum time between two log lines of a listener about the same
+// cause, so that a scan does not fill the log.
 const logEvery = time.Minute
 
-// Refusals counts the connections and requests that the listeners of this process refused,
-// by where they listen and by reason.
+// Refusals counts the connections and requests that the listeners of this process
+// refused, by address of the listener and reason.
 var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "tstatrepo_connections_refused_total", Help: "Connections and requests refused, by listener and reason.",
 }, []string{"listen", "reason"})
 
-// refuser counts what a listener refuses and logs each cause at most once in
+// refuser counts the refusals of a listener and logs each cause at most once per
 // logEvery.
 type refuser struct {
 	listen net.Addr
@@ -34,13 +34,13 @@ type refuser struct {
 	logged map[string]*rate.Sometimes // by cause
 }
 
-// Refused returns how often the listener refused a connection or a request.
+// Refused returns the number of connections and requests refused.
 func (r *refuser) Refused() int64 { return r.n.Load() }
 
-// Refuse records that the listener refused a connection or a request of a
-// peer. It does not close the connection. The text of cause is a label of a
-// metric, so there must be few causes; what the peer sent belongs in attrs. Refuse
-// logs the hint of cause too.
+// Refuse counts and logs a refused connection or request. It does not close the
+// connection. The text of cause is a metric label, so cause must be one of a few
+// constants; data from the peer belongs in attrs. Refuse also logs the hint of
+// cause.
 func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
 	listen, text := r.listen.String(), cause.Error()
 	Refusals.WithLabelValues(listen, text).Inc()

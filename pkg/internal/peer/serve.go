@@ -15,34 +15,33 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// maxHeader bounds the header of a request or of an answer, in bytes.
+// maxHeader is the maximum size of request and response headers in bytes.
 const maxHeader = 64 << 10
 
-// Server serves HTTP within limits of time and number. It refuses requests that
-// web pages make a browser send.
+// Server is an HTTP server that limits connections and the duration of requests. It
+// refuses requests that a web page makes a browser send.
 type Server struct {
 	Handler http.Handler
-	// Linkable allows links from web pages to the pages of this server, which
-	// must not change anything when they are opened.
+	// Linkable allows links from other web pages to this server. GET requests
+	// must then have no side effects.
 	Linkable bool
-	// MaxConns bounds the connections of all listeners that are served at a
-	// time; 0: no limit. Further connections wait: one of each listener, and
-	// those in the queues of the kernel. One host may have PerHost of MaxConns:
-	// its further connections are refused.
+	// MaxConns is the maximum number of connections of all listeners together;
+	// 0 means no limit. Further connections wait. A single host may have
+	// PerHost(MaxConns) connections; more are refused.
 	MaxConns int
-	// ReadTimeout bounds the time to read a request with its body; 0: 1m. A body
-	// that arrives too slowly, see slowestBody, ends earlier.
+	// ReadTimeout limits the time to read a request with its body; 0 means 1
+	// minute. A body slower than slowestBody fails earlier.
 	ReadTimeout  time.Duration
-	WriteTimeout time.Duration // of an answer; 0: none
-	// Grace is how long requests in hand have left when Serve ends. Their own
-	// contexts end then only if Interrupt is set.
+	WriteTimeout time.Duration // of a response; 0: none
+	// Grace is how long requests in progress may continue after ctx of Serve
+	// ends. If Interrupt is set, the contexts of the requests end with ctx.
 	Grace     time.Duration
 	Interrupt bool
-	Log       *slog.Logger // connections that break, for debugging
+	Log       *slog.Logger // logs failed connections at debug level
 }
 
-// Serve serves the connections of all listeners and closes them when ctx ends
-// or one fails. The end of ctx is not an error.
+// Serve serves all listeners until ctx ends or one of them fails. It then closes
+// all listeners. Serve returns nil if ctx ended.
 func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	g, running := errgroup.WithContext(ctx)
 	base := context.Background()
@@ -55,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 		srv.BaseContext = func(net.Listener) context.Context { return context.WithValue(base, listenerKey{}, l) }
 		var listener net.Listener = l
 		if s.MaxConns > 0 {
-			listener = &bounded{l, running, hosts}
+			listener = &limited{l, running, hosts}
 			srv.ConnState = func(c net.Conn, state http.ConnState) {
 				if state == http.StateClosed || state == http.StateHijacked {
 					hosts.Release(ConnHost(c))
@@ -79,7 +78,7 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 			return nil
 		})
 	}
-	// Without listeners too.
+	// Wait for ctx even if list is empty.
 	g.Go(func() error {
 		<-running.Done()
 		return nil
@@ -87,7 +86,7 @@ func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	return g.Wait()
 }
 
-// server returns the server of a listener.
+// server returns an http.Server for a listener.
 func (s *Server) server(l *Listener) *http.Server {
 	timeout := cmp.Or(s.ReadTimeout, time.Minute)
 	return &http.Server{
@@ -101,31 +100,31 @@ func (s *Server) server(l *Listener) *http.Server {
 	}
 }
 
-// PerHost returns how many of total connections one host may have: a quarter,
-// so that a single host cannot keep others out. Several hosts behind one
-// address count as one. Loopback addresses, see Host, are not bounded.
+// PerHost returns how many of total connections a single host may have: a quarter,
+// and at least one. Hosts behind the same address count as one host. Loopback
+// addresses have no such limit, see Host.
 func PerHost(total int) int { return max(1, total/4) }
 
-// ErrTooManyOfHost is the cause of refusing a connection of a host beyond PerHost.
+// ErrTooManyOfHost is the cause for refusing a connection beyond PerHost.
 var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
-// ConnHost returns the Host of a connection's peer.
+// ConnHost returns the Host of a connection's remote address.
 func ConnHost(c net.Conn) string {
 	addr, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return Host(addr.Addr())
 }
 
-// bounded is a listener whose connections wait for a free place. It does not
-// wrap them, so that the kernel can still send files.
-type bounded struct {
+// limited is a listener whose connections wait for a free place. It does not wrap
+// the connections, so that the kernel can still use sendfile.
+type limited struct {
 	*Listener
 	ctx   context.Context
-	hosts *Shares // of the places of all listeners
+	hosts *Shares // shared by all listeners
 }
 
-// Accept waits for a connection and then for a place: a listener without
-// connections must not keep a place from the others.
-func (l *bounded) Accept() (net.Conn, error) {
+// Accept waits for a connection first and then for a place. The reverse order
+// would reserve places for listeners without connections.
+func (l *limited) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
@@ -143,15 +142,15 @@ func (l *bounded) Accept() (net.Conn, error) {
 	}
 }
 
-// A body has to arrive at slowestBody bytes a second on average, after an initial
-// bodyGrace. The slowest line of a probe carries that much, and an attacker who
-// wants to hold a connection has to send that much.
+// A body must arrive at slowestBody bytes per second on average, after bodyGrace.
+// Even the slowest uplink of a probe is that fast. An attacker must send that much
+// to keep a connection open.
 const (
 	slowestBody = 1 << 10
 	bodyGrace   = 10 * time.Second
 )
 
-// steadyHandler ends requests whose bodies come too slowly.
+// steadyHandler makes bodies fail that arrive too slowly.
 type steadyHandler struct {
 	http.Handler
 	timeout time.Duration // of a whole request
@@ -164,13 +163,13 @@ func (h *steadyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Handler.ServeHTTP(w, r)
 }
 
-// steadyBody is the body of a request. A read of it fails with
-// os.ErrDeadlineExceeded when the peer is too slow.
+// steadyBody is the body of a request. Read fails with os.ErrDeadlineExceeded if
+// the peer is too slow.
 type steadyBody struct {
 	io.ReadCloser
 	conn   *http.ResponseController
-	end    time.Time // of the request, at the latest
-	n      int64
+	end    time.Time // deadline of the request
+	n      int64     // bytes read
 	waited time.Duration
 }
 
@@ -180,12 +179,12 @@ func (b *steadyBody) Read(p []byte) (int, error) {
 	if limit.After(b.end) {
 		limit = b.end
 	}
-	b.conn.SetReadDeadline(limit) // fails for a connection that is gone: so does Read
+	b.conn.SetReadDeadline(limit) // if it fails, Read fails too
 	n, err := b.ReadCloser.Read(p)
 	b.n += int64(n)
 	b.waited += time.Since(begin)
 	if err != nil {
-		b.conn.SetReadDeadline(b.end) // the server reads on to learn whether the peer is still there
+		b.conn.SetReadDeadline(b.end) // the server continues to read, to detect a disconnect
 	}
 	return n, err
 }

@@ -17,13 +17,13 @@ import (
 	"time"
 )
 
-// pipes is a network of hosts with any address.
+// pipes is an in-memory network whose hosts can have any address.
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
 }
 
-// pipe is a connection from an address.
+// pipe is a connection with the given remote address.
 type pipe struct {
 	net.Conn
 	from *net.TCPAddr
@@ -31,7 +31,7 @@ type pipe struct {
 
 func (p *pipe) RemoteAddr() net.Addr { return p.from }
 
-// newPipes returns a network and the listener of a server on it.
+// newPipes returns a network and a listener on it.
 func newPipes(srv *Server) (*pipes, *Listener) {
 	p := &pipes{make(chan net.Conn), make(chan struct{})}
 	r := &refuser{listen: p.Addr(), log: srv.Log}
@@ -65,7 +65,7 @@ func (p *pipes) dial(host string) net.Conn {
 	return client
 }
 
-// servePipes runs a server in a bubble of time until the test of f ends.
+// servePipes runs a server in a synctest bubble while f runs.
 func servePipes(t *testing.T, srv Server, log *bytes.Buffer, f func(t *testing.T, p *pipes, l *Listener)) {
 	synctest.Test(t, func(t *testing.T) {
 		srv.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -81,7 +81,7 @@ func servePipes(t *testing.T, srv Server, log *bytes.Buffer, f func(t *testing.T
 	})
 }
 
-// get sends a request over a connection and returns the status of the answer.
+// get sends a request over a connection and returns the status of the response.
 func get(c net.Conn) (int, error) {
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return 0, err
@@ -94,9 +94,9 @@ func get(c net.Conn) (int, error) {
 	return resp.StatusCode, nil
 }
 
-// TestServerBoundsHosts: one host that holds all the connections it can get,
-// with half a request on each, keeps nobody else out. Those beyond its share
-// are refused, counted and logged; loopback has no bound but the total.
+// TestServerBoundsHosts checks that a host that keeps unfinished requests on all
+// connections of its share does not lock out others. Further connections of the
+// host are refused, counted and logged. Loopback is only limited by the total.
 func TestServerBoundsHosts(t *testing.T) {
 	var log bytes.Buffer
 	srv := Server{Handler: http.NotFoundHandler(), MaxConns: 8}
@@ -131,8 +131,8 @@ func TestServerBoundsHosts(t *testing.T) {
 	})
 }
 
-// serveTwo runs a server on two networks, each with a listener. stop ends it and
-// returns the error of Serve.
+// serveTwo runs a server on two networks, each with a listener. stop stops the
+// server and returns the error of Serve.
 func serveTwo(t *testing.T, srv *Server) (from []*pipes, list []*Listener, stop func() error) {
 	for range 2 {
 		p, l := newPipes(srv)
@@ -147,8 +147,8 @@ func serveTwo(t *testing.T, srv *Server) (from []*pipes, list []*Listener, stop 
 	}
 }
 
-// TestServerBoundsListenersTogether: a listener without connections keeps no
-// place from the others, and they share the limit.
+// TestServerBoundsListenersTogether checks that all listeners share one limit, and
+// that a listener without connections reserves no place.
 func TestServerBoundsListenersTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 1, Log: slog.New(slog.DiscardHandler)}
@@ -181,7 +181,7 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 		}
 		first.Close()
 		<-answered
-		// One that waits for a place does not hold up the end.
+		// A connection that waits for a place does not delay the shutdown.
 		third := from[0].dial("127.0.0.1")
 		synctest.Wait()
 		if err := stop(); err != nil {
@@ -194,9 +194,9 @@ func TestServerBoundsListenersTogether(t *testing.T) {
 	})
 }
 
-// TestHostAtItsBoundBlocksNoListener: a connection that waits for a place is
-// refused once its host has as many as it may have. It would keep its listener
-// from accepting others.
+// TestHostAtItsBoundBlocksNoListener checks that a connection that waits for a
+// place is refused once its host has reached its limit. Otherwise it would block
+// its listener.
 func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := Server{Handler: http.NotFoundHandler(), MaxConns: 4, Log: slog.New(slog.DiscardHandler)}
@@ -207,7 +207,7 @@ func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
 		}
 		for _, p := range from {
 			defer p.dial("10.0.0.1").Close()
-			synctest.Wait() // one waits at each listener
+			synctest.Wait() // one connection waits at each listener
 		}
 		for _, c := range local[:2] {
 			c.Close()
@@ -229,8 +229,8 @@ func TestHostAtItsBoundBlocksNoListener(t *testing.T) {
 	})
 }
 
-// TestInterruptWhenListenerFails: requests in hand end with the server, whatever
-// ended that.
+// TestInterruptWhenListenerFails checks that requests in progress also end when the
+// server ends because a listener failed.
 func TestInterruptWhenListenerFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		started := time.Now()
@@ -250,8 +250,8 @@ func TestInterruptWhenListenerFails(t *testing.T) {
 	})
 }
 
-// TestServerEndsSlowBodies: a body that trickles ends soon, whatever the time
-// for a request; one that comes slowly, but steadily, is read to its end.
+// TestServerEndsSlowBodies checks that a body slower than slowestBody fails early,
+// and that a slow but steady body is read to its end.
 func TestServerEndsSlowBodies(t *testing.T) {
 	type result struct {
 		n    int

@@ -8,46 +8,45 @@ import (
 	"sync"
 )
 
-// Shares divides a number of places among peers, so that no peer can keep them
-// all from the others: a free place goes to the waiting peer that has the fewest,
-// and no peer has more than its bound. The peer "", see Host, has no bound but
-// the total. It is safe for concurrent use.
+// Shares divides a number of places among peers, so that no peer can occupy all of
+// them. A free place goes to the waiting peer with the fewest places. No peer gets
+// more than the limit per peer, except the peer "", see Host. Shares is safe for
+// concurrent use.
 type Shares struct {
-	each int // most places of one peer
+	each int // maximum places of one peer
 
 	mu      sync.Mutex
 	free    int
-	held    map[string]int // by peer; only those that hold a place
-	waiting []*waiter      // by arrival
+	held    map[string]int // places by peer, without zeros
+	waiting []*waiter      // in order of arrival
 }
 
-// waiter is a call of Acquire or acquireWithin that waits.
+// waiter is a blocked call of Acquire or acquireWithin.
 type waiter struct {
-	who    string
-	within bool          // of acquireWithin
+	peer   string
+	within bool          // the call is acquireWithin
 	done   chan struct{} // closed when err is set
-	err    error         // nil: it has a place
+	err    error         // nil: the place was granted
 }
 
-// errBound is the error of acquireWithin for a peer that has as many places as
-// one may have.
+// errBound is the error of acquireWithin for a peer at its limit.
 var errBound = errors.New("the peer has as many places as one may have")
 
-// NewShares returns total places, at most each of them for one peer.
+// NewShares returns total free places, of which one peer may have at most each.
 func NewShares(total, each int) *Shares {
 	return &Shares{each: each, free: total, held: map[string]int{}}
 }
 
-// Acquire waits for a place for a peer, which Release releases. The error is
-// that of ctx.
-func (s *Shares) Acquire(ctx context.Context, who string) error {
-	return s.acquire(ctx, &waiter{who: who})
+// Acquire waits for a place for a peer. The caller must release the place with
+// Release. Acquire returns an error only if ctx ends.
+func (s *Shares) Acquire(ctx context.Context, peer string) error {
+	return s.acquire(ctx, &waiter{peer: peer})
 }
 
-// acquireWithin waits for a place for a peer as long as the peer is within its
-// bound. The error is errBound or that of ctx.
-func (s *Shares) acquireWithin(ctx context.Context, who string) error {
-	return s.acquire(ctx, &waiter{who: who, within: true})
+// acquireWithin waits for a place like Acquire, but returns errBound as soon as
+// the peer has reached its limit.
+func (s *Shares) acquireWithin(ctx context.Context, peer string) error {
+	return s.acquire(ctx, &waiter{peer: peer, within: true})
 }
 
 func (s *Shares) acquire(ctx context.Context, w *waiter) error {
@@ -67,91 +66,91 @@ func (s *Shares) acquire(ctx context.Context, w *waiter) error {
 		s.waiting = slices.Delete(s.waiting, i, i+1)
 		return ctx.Err()
 	}
-	return w.err // decided just now
+	return w.err // granted or refused meanwhile
 }
 
-// TryAcquire takes a place for a peer if it may have one now. If not, all says
-// whether no place is free, or only this peer has as many as one may have.
-func (s *Shares) TryAcquire(who string) (ok, all bool) {
+// TryAcquire acquires a place for a peer if it can without waiting. If it fails,
+// all reports whether no place is free; otherwise the peer is at its limit.
+func (s *Shares) TryAcquire(peer string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.within(who) {
+	if !s.hasRoom(peer) {
 		return false, false
 	}
 	if s.free == 0 {
 		return false, true
 	}
-	s.take(who)
-	s.grant() // who may be at its bound now
+	s.assign(peer)
+	s.grant() // refuses waiters if the peer has reached its limit
 	return true, false
 }
 
 // Release releases a place of a peer.
-func (s *Shares) Release(who string) {
+func (s *Shares) Release(peer string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.free++
-	if s.held[who]--; s.held[who] == 0 {
-		delete(s.held, who)
+	if s.held[peer]--; s.held[peer] == 0 {
+		delete(s.held, peer)
 	}
 	s.grant()
 }
 
-// Contended reports whether another peer, which has fewer places than who,
-// waits for one: who should release one and wait for its turn.
-func (s *Shares) Contended(who string) bool {
+// Contended reports whether another peer with fewer places is waiting. The given
+// peer should then release a place and wait for another.
+func (s *Shares) Contended(peer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	mine := s.held[who]
+	mine := s.held[peer]
 	return slices.ContainsFunc(s.waiting, func(w *waiter) bool {
-		return w.who != who && s.held[w.who] < mine && s.within(w.who)
+		return w.peer != peer && s.held[w.peer] < mine && s.hasRoom(w.peer)
 	})
 }
 
-// within reports whether a peer may have one more place; the lock is held.
-func (s *Shares) within(who string) bool { return who == "" || s.held[who] < s.each }
+// hasRoom reports whether a peer is below its limit. The caller must hold the lock.
+func (s *Shares) hasRoom(peer string) bool { return peer == "" || s.held[peer] < s.each }
 
-// take takes a free place; the lock is held.
-func (s *Shares) take(who string) {
+// assign assigns a free place to a peer. The caller must hold the lock.
+func (s *Shares) assign(peer string) {
 	s.free--
-	s.held[who]++
+	s.held[peer]++
 }
 
-// grant gives free places to those that wait, and refuses those that wait
-// within a bound that their peer has reached; the lock is held.
+// grant assigns free places to waiters. It refuses waiters of acquireWithin whose
+// peer has reached its limit. The caller must hold the lock.
 func (s *Shares) grant() {
 	for s.free > 0 {
 		var next *waiter
 		for _, w := range s.waiting {
-			if s.within(w.who) && (next == nil || s.held[w.who] < s.held[next.who]) {
+			if s.hasRoom(w.peer) && (next == nil || s.held[w.peer] < s.held[next.peer]) {
 				next = w
 			}
 		}
 		if next == nil {
 			break
 		}
-		s.take(next.who)
-		s.decide(next, nil)
+		s.assign(next.peer)
+		s.finish(next, nil)
 	}
 	for _, w := range slices.Clone(s.waiting) {
-		if w.within && !s.within(w.who) {
-			s.decide(w, errBound)
+		if w.within && !s.hasRoom(w.peer) {
+			s.finish(w, errBound)
 		}
 	}
 }
 
-// decide ends the wait of w; the lock is held.
-func (s *Shares) decide(w *waiter, err error) {
+// finish ends the wait of w with err. The caller must hold the lock.
+func (s *Shares) finish(w *waiter, err error) {
 	i := slices.Index(s.waiting, w)
 	s.waiting = slices.Delete(s.waiting, i, i+1)
 	w.err = err
 	close(w.done)
 }
 
-// Host names the peer that an address belongs to, for limits: the address, or
-// of IPv6 its /64, of which a single host has all addresses. It is "" for a
-// loopback address: a peer on this machine is trusted, and may be a proxy or a
-// tunnel for many peers.
+// Host returns the name under which limits count an address: the IPv4 address, or
+// the /64 network of an IPv6 address, since a single host may use all of it. Host
+// returns "" for a loopback address. Such a peer is trusted, and may be a proxy or
+// a tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	switch {

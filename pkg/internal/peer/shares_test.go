@@ -9,8 +9,8 @@ import (
 	"testing/synctest"
 )
 
-// TestSharesWaitingPeerComesFirst: with both places held by one peer, which
-// wants more, the next free place is another's, though it came later.
+// TestSharesWaitingPeerComesFirst checks that a free place goes to the peer with
+// fewer places, even if it began to wait later.
 func TestSharesWaitingPeerComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewShares(2, 2)
@@ -48,8 +48,8 @@ func TestSharesWaitingPeerComesFirst(t *testing.T) {
 	})
 }
 
-// TestSharesBound: a peer never has more than its bound, also while nobody
-// else wants a place, and who gives up waiting gets none.
+// TestSharesBound checks that a peer never exceeds its limit, even if no other peer
+// is waiting, and that a canceled Acquire gets no place.
 func TestSharesBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewShares(4, 1)

@@ -12,15 +12,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// TLS names the PEM files of one side of a connection. They are read again
-// when they change, so that certificates are renewed without a restart.
+// TLS names the PEM files of one side of a connection. Changed files are reloaded,
+// so that certificates can be renewed without a restart.
 type TLS struct {
-	Cert string // own certificate, with the intermediate ones
-	Key  string // its private key
-	CA   string // authorities that the peer's certificate must come from
+	Cert string // own certificate, with intermediate certificates
+	Key  string // private key of Cert
+	CA   string // authorities that must have signed the peer's certificate
 }
 
-// Enabled reports whether any file is named.
+// Enabled reports whether any file is set.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
 // Check returns a usage error if the files of a listener are incomplete.
@@ -34,9 +34,9 @@ func (t TLS) Check() error {
 	return nil
 }
 
-// Server returns the configuration of a listener. With a CA, clients need a
-// certificate of it. log is told when changed files cannot be used; the
-// former ones then stay in use.
+// Server returns the configuration of a listener. If CA is set, clients need a
+// certificate signed by it. If changed files cannot be loaded, Server's
+// configuration keeps the former files and logs a warning.
 func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
@@ -52,8 +52,8 @@ func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	}, nil
 }
 
-// Client returns the configuration for a connection made now. Without a CA
-// the system's authorities count; with a certificate the client shows it.
+// Client returns the configuration of a client, with the current files. Without
+// CA, the client trusts the system's authorities.
 func (t TLS) Client() (*tls.Config, error) {
 	if (t.Cert == "") != (t.Key == "") {
 		return nil, t.Check()
@@ -69,7 +69,7 @@ func (t TLS) Client() (*tls.Config, error) {
 	return c, nil
 }
 
-// material is what the files hold.
+// material is the parsed content of the files.
 type material struct {
 	own         tls.Certificate
 	authorities *x509.CertPool // nil without a CA
@@ -105,7 +105,7 @@ func (t TLS) load() (*material, error) {
 	return &m, nil
 }
 
-// stamp changes when one of the files does.
+// stamp returns the modification times of the files.
 func (t TLS) stamp() (s [3]time.Time) {
 	for i, path := range []string{t.Cert, t.Key, t.CA} {
 		if fi, err := os.Stat(path); err == nil {
@@ -115,10 +115,10 @@ func (t TLS) stamp() (s [3]time.Time) {
 	return s
 }
 
-// lookEvery is how often a listener looks at its files, at most.
-const lookEvery = time.Second
+// checkEvery is the minimum time between checks for changed files.
+const checkEvery = time.Second
 
-// cache holds the files of a listener.
+// cache holds the current files of a listener.
 type cache struct {
 	files TLS
 	log   *slog.Logger
@@ -132,7 +132,7 @@ type cache struct {
 func (c *cache) get() *material {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.checked) < lookEvery {
+	if time.Since(c.checked) < checkEvery {
 		return c.now
 	}
 	c.checked = time.Now()
@@ -142,8 +142,8 @@ func (c *cache) get() *material {
 	}
 	m, err := c.files.load()
 	if err != nil {
-		// Certificate and key are replaced one after the other, so the next
-		// look may succeed.
+		// Certificate and key may be replaced one after the other, so the next
+		// check may succeed.
 		c.log.Warn("changed certificates cannot be used, keeping the former", "err", err)
 		return c.now
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// TestTLSFailures: both sides say why there is no connection. The client does
-// so each time, whichever of its goroutines meets the end of it first.
+// TestTLSFailures checks that both sides report why a connection failed. The client
+// must do so every time, regardless of which goroutine fails first.
 func TestTLSFailures(t *testing.T) {
 	a := peertest.NewAuthority(t)
 	server, good, other := issue(a, "server"), issue(a, "client"), issue(peertest.NewAuthority(t), "client")
@@ -21,7 +21,7 @@ func TestTLSFailures(t *testing.T) {
 		name           string
 		server, client TLS
 		err, advice    string // of the client
-		log            string // of the server, "" if it knows nothing
+		log            string // of the server; "": nothing logged
 	}{
 		{"no certificate", server, TLS{CA: good.CA}, "certificate required", "`tls-cert`", "TLS without a client certificate"},
 		{"unknown client", server, TLS{Cert: other.Cert, Key: other.Key, CA: good.CA}, "unknown certificate authority", "in its `tls-ca`", "TLS with a client certificate of an unknown authority"},
@@ -49,17 +49,17 @@ func TestTLSFailures(t *testing.T) {
 	}
 }
 
-// awaitRefused waits until a listener has counted and logged n refusals. The server
-// does so after the connection has ended.
+// awaitRefused waits until a listener has counted and logged n refusals, which
+// happens after the connection has ended.
 func awaitRefused(l *Listener, n int64) {
 	for end := time.Now().Add(10 * time.Second); l.Refused() < n && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
-	l.mu.Lock() // which Refuse holds until it has logged
+	l.mu.Lock() // Refuse holds the lock until it has logged
 	defer l.mu.Unlock()
 }
 
-// TestPlainOnTLS: a listener with TLS counts those who do not speak it, and not
-// those who only look whether it is there.
+// TestPlainOnTLS checks that a listener with TLS counts connections without TLS,
+// but not connections that only check whether the port is open.
 func TestPlainOnTLS(t *testing.T) {
 	l, stop := serve(t, Server{}, Options{Addr: ":0", TLS: issue(peertest.NewAuthority(t), "server")})
 	for _, text := range []string{"", "GET / HTTP/1.1\r\n\r\n"} {
@@ -80,8 +80,8 @@ func TestPlainOnTLS(t *testing.T) {
 	}
 }
 
-// TestClosedHandshake: a server that closes the connection at once leaves more
-// than EOF.
+// TestClosedHandshake checks that the error says more than EOF if the server closes
+// the connection during the handshake.
 func TestClosedHandshake(t *testing.T) {
 	addr := peertest.Serve(t, func(c net.Conn) {
 		io.ReadFull(c, make([]byte, 1))

@@ -13,23 +13,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Any web page can make a browser send requests to its user's machine and
-// networks. The headers of such requests give them away: no peer sends these.
+// Any web page can make a browser send requests to the user's machine and
+// networks. The headers of such requests identify them: no peer sends these headers.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")
 	errOrigin = hint.New("request of a web page", "only programs may send requests to this listener; open its pages by their address")
-	// ErrHTTP is the cause of refusing HTTP where lines are expected.
+	// ErrHTTP is the cause for refusing HTTP where lines are expected.
 	ErrHTTP = hint.New("HTTP on a listener for lines of logs, perhaps of a web page", "send lines here, and HTTP to the listener that speaks it")
 )
 
-// maxShown is how many bytes of a header the log shows.
+// maxShown is the maximum number of bytes of a header that are logged.
 const maxShown = 80
 
 // guard refuses requests that web pages make a browser send. On the loopback
-// address it refuses foreign names, which may be bound to it later (DNS
-// rebinding). With TLS the browser checks the name, and on other addresses any
-// name may be right.
+// address without TLS, it also refuses unknown host names, to prevent DNS
+// rebinding. With TLS the browser checks the name. On other addresses any name may
+// be valid.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l, _ := r.Context().Value(listenerKey{}).(*Listener)
@@ -39,7 +39,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		var attr, value string
 		site := r.Header.Get("Sec-Fetch-Site")
 		switch {
-		case r.TLS == nil && isLoopback(local) && !l.named(r.Host):
+		case r.TLS == nil && isLoopback(local) && !l.isOwnName(r.Host):
 			status, cause, attr, value = http.StatusMisdirectedRequest, errHost, "host", r.Host
 		case len(r.Header["Origin"]) > 0:
 			status, cause, attr, value = http.StatusForbidden, errOrigin, "origin", r.Header.Get("Origin")
@@ -60,7 +60,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // listenerKey is the key of the Listener in the context of a request.
 type listenerKey struct{}
 
-// textAddr is an address in the form of http.Request.RemoteAddr.
+// textAddr is a net.Addr with the text of http.Request.RemoteAddr.
 type textAddr string
 
 func (a textAddr) Network() string { return "tcp" }
@@ -74,10 +74,10 @@ func isLoopback(a net.Addr) bool {
 	return err == nil && at.Addr().Unmap().IsLoopback()
 }
 
-// named reports whether a Host header names the listener in a way that a foreign
-// web page cannot: by number, as localhost, as this machine, or as the setting of
-// the listener does.
-func (l *Listener) named(host string) bool {
+// isOwnName reports whether a Host header names the listener in a way that excludes DNS
+// rebinding: by IP address, as localhost, by the name of this machine, or as in
+// Options.Addr.
+func (l *Listener) isOwnName(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
@@ -92,12 +92,12 @@ func (l *Listener) named(host string) bool {
 	return err == nil
 }
 
-// httpRequest matches the start of a request: a method that browsers send, or any
-// other method in a whole request line.
+// httpRequest matches the start of an HTTP request: a common method, or any other
+// method in a complete request line.
 var httpRequest = regexp.MustCompile(`^(?:(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[^/# \r\n]+ [^\n]* HTTP/[0-9.]+\r?\n)`)
 
-// IsHTTP reports whether the first bytes of a connection are HTTP. It recognizes
-// uncommon methods only in a whole line.
+// IsHTTP reports whether the first bytes of a connection are an HTTP request. It
+// recognizes uncommon methods only in a complete request line.
 func IsHTTP(head []byte) bool {
 	return httpRequest.Match(bytes.TrimLeft(head, "\r\n"))
 }

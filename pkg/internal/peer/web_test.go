@@ -20,8 +20,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// serve starts a server of opt that answers everything, and returns its
-// address and, once stop has returned, its log.
+// serve starts a server that accepts every request. stop stops the server and
+// returns its log.
 func serve(t *testing.T, s Server, opt Options) (l *Listener, stop func() string) {
 	t.Helper()
 	var log bytes.Buffer
@@ -43,7 +43,7 @@ func serve(t *testing.T, s Server, opt Options) (l *Listener, stop func() string
 	}
 }
 
-// request sends a text on a connection and returns the status of the answer.
+// request sends text over a connection and returns the status of the response.
 func request(t *testing.T, c net.Conn, err error, text string) int {
 	t.Helper()
 	if err != nil {
@@ -63,8 +63,9 @@ func request(t *testing.T, c net.Conn, err error, text string) int {
 	return resp.StatusCode
 }
 
-// TestWebPages: a server refuses what a web page makes a browser send, and
-// takes what programs send, those of mPlane and MATH too.
+// TestWebPages checks that a server refuses requests that a web page makes a
+// browser send, and accepts requests of programs, including those of mPlane and
+// MATH.
 func TestWebPages(t *testing.T) {
 	own, err := os.Hostname()
 	if err != nil {
@@ -72,8 +73,8 @@ func TestWebPages(t *testing.T) {
 	}
 	const json = "\r\nContent-Type: text/plain\r\nContent-Length: 2"
 	for _, c := range []struct {
-		head         string // with PORT for that of the listener
-		other, pages int    // statuses of a server, of one with pages
+		head         string // PORT stands for the port of the listener
+		other, pages int    // expected status without and with Linkable
 	}{
 		{"GET / HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nConnection: close\r\nAccept-Encoding: gzip\r\nUser-Agent: Tornado/4.0.2", 200, 200}, // reference implementation
 		{"POST / HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nAccept-Encoding: identity" + json, 200, 200},                                       // urllib3, the same
@@ -118,8 +119,9 @@ func TestWebPages(t *testing.T) {
 	}
 }
 
-// TestNamesElsewhere: any name is right where no web page leads by binding it:
-// with TLS, on addresses that are not loopback, and for the name of the setting.
+// TestNamesElsewhere checks that any host name is accepted where DNS rebinding is
+// no risk: with TLS, on addresses other than loopback, and for the name in
+// Options.Addr.
 func TestNamesElsewhere(t *testing.T) {
 	const head = "GET / HTTP/1.1\r\nHost: repository.example\r\n\r\n"
 	files := issue(peertest.NewAuthority(t), "server")
@@ -129,7 +131,7 @@ func TestNamesElsewhere(t *testing.T) {
 		t.Errorf("with TLS: %d", got)
 	}
 	stop()
-	if l := (&Listener{host: "Repository.example"}); !l.named("repository.example:80") || l.named("evil.example") {
+	if l := (&Listener{host: "Repository.example"}); !l.isOwnName("repository.example:80") || l.isOwnName("evil.example") {
 		t.Error("the name of the setting does not count")
 	}
 	for addr, want := range map[string]bool{"127.0.0.1:1": true, "127.0.0.2:1": true, "[::1]:1": true, "[::ffff:127.0.0.1]:1": true, "10.0.0.1:1": false, "[2001:db8::1]:1": false} {
@@ -139,8 +141,8 @@ func TestNamesElsewhere(t *testing.T) {
 	}
 }
 
-// TestRefusals: each cause is logged once a while, by what it is, and counted
-// always.
+// TestRefusals checks that each cause is logged at most once per logEvery, and that
+// every refusal is counted.
 func TestRefusals(t *testing.T) {
 	l, stop := serve(t, Server{}, Options{Addr: ":0"})
 	for i := range 5 {

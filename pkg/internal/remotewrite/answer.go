@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Reasons why points are left out, as they appear in logs.
+// Reasons for leaving out points. Logs contain them as keys.
 const (
 	tooOld     = "too_old"
 	outOfOrder = "out_of_order"
@@ -23,16 +23,17 @@ const (
 	ignored    = "ignored"
 )
 
-// refusal is the answer of a server that refuses the points of a request.
+// refusal is the error for a response that refuses the points of a request.
 type refusal struct {
 	reason string
-	text   string // status and quoted text of the answer
-	broken bool   // an answer 500 without a known reason: the server may have failed
+	text   string // status and quoted body of the response
+	broken bool   // status 500 without a known reason; the server itself may have failed
 }
 
 func (r *refusal) Error() string { return r.text }
 
-// reasons are texts in answers of Prometheus, Mimir, Thanos and Cortex.
+// reasons maps parts of responses of Prometheus, Mimir, Thanos and Cortex to
+// reasons. The first match counts.
 var reasons = []struct{ text, reason string }{
 	{"out of bounds", tooOld},
 	{"too old", tooOld},
@@ -43,27 +44,27 @@ var reasons = []struct{ text, reason string }{
 	{"duplicate sample", refused},
 }
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer is the number of bytes read from the body of a response.
 const maxAnswer = 4 << 10
 
-// post sends samples in one request and retries it. Its error wraps a refusal,
-// graphite.ErrUnavailable or, if the refusal is a broken one, both.
+// post sends samples in one request, with retries. Its error wraps a refusal or
+// graphite.ErrUnavailable, or both if refusal.broken is set.
 func (d *delivery) post(samples []sample) error {
 	d.posts++
 	body := encode(samples, d.labels)
 	timeout := d.opt.RetryTimeout
-	if d.tired {
+	if d.retried500 {
 		timeout = 0
 	}
 	err := graphite.Retry(d.ctx, timeout, func() error { return d.request(d.ctx, body) })
 	var no *refusal
 	if errors.As(err, &no) && no.broken {
-		d.tired = true
+		d.retried500 = true
 	}
 	return err
 }
 
-// request sends a request once.
+// request sends a request without retries.
 func (s *Sink) request(ctx context.Context, body []byte) error {
 	unavailable := func(err error) error { return fmt.Errorf("%w: %s: %w", graphite.ErrUnavailable, s.opt.URL, err) }
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opt.URL, bytes.NewReader(body))
@@ -71,7 +72,7 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 		return err
 	}
 	if err := s.opt.authorize(r); err != nil {
-		return unavailable(err) // somebody may be writing the file
+		return unavailable(err) // the file may be just being rewritten
 	}
 	r.Header.Set("Content-Type", "application/x-protobuf")
 	r.Header.Set("Content-Encoding", "snappy")
@@ -83,11 +84,11 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 	}
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // for reason and message only
-	return s.judge(resp.StatusCode, string(answer))
+	return s.classify(resp.StatusCode, string(answer))
 }
 
-// judge returns the error for an answer; nil if the server accepted the points.
-func (s *Sink) judge(status int, answer string) error {
+// classify returns the error for a response, or nil if the server accepted the points.
+func (s *Sink) classify(status int, answer string) error {
 	quoted := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	if text := strings.TrimSpace(answer); text != "" {
 		quoted += " " + strconv.Quote(text[:min(len(text), 200)])
@@ -105,7 +106,7 @@ func (s *Sink) judge(status int, answer string) error {
 		return no
 	case http.StatusInternalServerError:
 		if no.reason != refused {
-			return no // Prometheus 2.42 answers 500 to points that are too old
+			return no // Prometheus 2.42 answers 500 if points are too old
 		}
 		no.broken = true
 		return fmt.Errorf("%w: %w", unavailable, no)

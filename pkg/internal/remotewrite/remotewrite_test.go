@@ -112,7 +112,7 @@ func want(ca string) (t struct{ Cert, Key, CA string }) {
 	return t
 }
 
-// decode reads the body of a request.
+// decode returns the points in the body of a request.
 func decode(t testing.TB, body []byte) (got carbontest.Points) {
 	t.Helper()
 	b, err := snappy.Decode(nil, body)
@@ -173,14 +173,14 @@ func decode(t testing.TB, body []byte) (got carbontest.Points) {
 	return got
 }
 
-// server is a remote write server that says what a test wants.
+// server is a remote write server whose responses a test chooses.
 type server struct {
 	*httptest.Server
 	requests int
 	got      carbontest.Points
 	header   http.Header
-	// answer returns the status and the text to the points of a request; 0:
-	// accept them.
+	// answer returns the status and body of the response to a request. Status
+	// 0 accepts the points.
 	answer func(carbontest.Points) (int, string)
 }
 
@@ -214,13 +214,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// errorless fails a request instead of a test.
+// errorless is a testing.TB whose Fatal panics, which fails the request instead of
+// the test.
 type errorless struct{ testing.TB }
 
 func (errorless) Helper()        {}
 func (errorless) Fatal(a ...any) { panic(fmt.Sprint(a...)) }
 
-// sink returns a sink to a server, and what it leaves out.
+// sink returns a sink for a server, and the counts of points that it leaves out.
 func sink(t testing.TB, url string, change ...func(*Options)) (*Sink, *LeftOut) {
 	t.Helper()
 	server, err := ParseURL("prometheus+" + url)
@@ -240,7 +241,7 @@ func sink(t testing.TB, url string, change ...func(*Options)) (*Sink, *LeftOut) 
 	return s, left
 }
 
-// metrics returns n metrics with points at times, whose value is their time.
+// metrics returns n metrics with points at times. The value of a point is its time.
 func metrics(n int, times ...int64) (list []graphite.Metric) {
 	for i := range n {
 		m := graphite.Metric{Path: fmt.Sprintf("tstat.p.x{index=%d}", i)}
@@ -252,7 +253,7 @@ func metrics(n int, times ...int64) (list []graphite.Metric) {
 	return list
 }
 
-// steps returns n times that are 300 s apart and end with the last whole step
+// steps returns n times at multiples of 300 s. The last one is the last multiple
 // before end.
 func steps(end time.Time, n int) (times []int64) {
 	last := end.Unix() / 300 * 300
@@ -337,7 +338,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestRefusedPointsAreLeftOut: whatever a server refuses, all others arrive.
+// TestRefusedPointsAreLeftOut checks that all points arrive that the server does
+// not refuse.
 func TestRefusedPointsAreLeftOut(t *testing.T) {
 	now := time.Now()
 	bad := func(refuse func(series string, at int64) bool) func(carbontest.Points) bool {
@@ -402,7 +404,7 @@ func TestRefusedPointsAreLeftOut(t *testing.T) {
 	}
 }
 
-// count returns how many times are before end.
+// count returns the number of times before end.
 func count(times []int64, end int64) (n int64) {
 	for _, at := range times {
 		if at < end {
@@ -412,8 +414,8 @@ func count(times []int64, end int64) (n int64) {
 	return n
 }
 
-// TestRequestsAreBounded: a server that refuses each point alone does not get
-// a request for each of very many.
+// TestRequestsAreBounded checks that the number of requests is limited if a server
+// refuses very many points.
 func TestRequestsAreBounded(t *testing.T) {
 	s := serve(t, func(carbontest.Points) (int, string) { return 400, "out of order sample" })
 	k, left := sink(t, s.URL)
@@ -425,8 +427,8 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// TestNewPointsArriveAfterManyRefused: a server that has all points but the
-// newest refuses too many to look for each. The newest arrive.
+// TestNewPointsArriveAfterManyRefused checks that the newest points arrive at a
+// server that refuses more older points than Send searches for.
 func TestNewPointsArriveAfterManyRefused(t *testing.T) {
 	times := steps(time.Now(), 8)
 	s := serve(t, func(p carbontest.Points) (int, string) {
@@ -448,8 +450,8 @@ func TestNewPointsArriveAfterManyRefused(t *testing.T) {
 	}
 }
 
-// TestUnavailable: nothing is left out because of a server that is down,
-// misconfigured or full, and what to do about it is said.
+// TestUnavailable checks that no point is left out if a server is down,
+// misconfigured or full, and that the error has a hint.
 func TestUnavailable(t *testing.T) {
 	for status, advice := range map[int]string{401: "bearer-token-file", 403: "password-file", 404: "enable-remote-write-receiver", 302: "redirects",
 		429: "", 500: "", 502: "", 503: "", 100 + 499: ""} {
@@ -468,8 +470,8 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// TestFullDiskLosesNothing: a server that begins to fail in the middle gets no
-// point blamed.
+// TestFullDiskLosesNothing checks that no point is left out if the server begins to
+// fail during a Send.
 func TestFullDiskLosesNothing(t *testing.T) {
 	accepted := 2
 	s := serve(t, func(carbontest.Points) (int, string) {
@@ -489,9 +491,8 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	}
 }
 
-// TestFailureAfterManyRefusedLosesNothing: a server that begins to fail after it
-// has refused so many points that single ones are no longer searched for gets no
-// point blamed either.
+// TestFailureAfterManyRefusedLosesNothing checks the same for a server that begins
+// to fail after it has refused more than maxPosts points.
 func TestFailureAfterManyRefusedLosesNothing(t *testing.T) {
 	for refusals, all := range map[int][]graphite.Metric{
 		maxPosts:     metrics(2000, steps(time.Now(), 8)...),
@@ -516,8 +517,8 @@ type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestRetries: a request is retried for the time that is given; an answer 500
-// costs that time once.
+// TestRetries checks that a request is retried for RetryTimeout, and that only the
+// first status 500 of a Send is retried.
 func TestRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, _ := sink(t, "http://h", func(o *Options) { o.RetryTimeout = time.Minute })
@@ -550,8 +551,8 @@ func TestRetries(t *testing.T) {
 	})
 }
 
-// TestReport: what is left out is reported with an example, and not for each
-// batch again.
+// TestReport checks that left out points are logged with an example, and not for
+// each batch.
 func TestReport(t *testing.T) {
 	s := serve(t, func(carbontest.Points) (int, string) { return 400, "out of bounds" })
 	var log strings.Builder
@@ -568,13 +569,13 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// history are times from 2016 to now, with some of the last hour.
+// history returns times from 2016 to now, some of them in the last hour.
 func history(now time.Time) []int64 {
 	return slices.Concat(steps(time.Date(2016, 3, 24, 12, 0, 0, 0, time.UTC), 100), steps(now.Add(-24*time.Hour), 50), steps(now.Add(-5*time.Minute), 5))
 }
 
-// TestPrometheusWithWindow: Debian's Prometheus stores all history, in any
-// order, and what is sent twice once.
+// TestPrometheusWithWindow checks that Debian's Prometheus stores all history in any
+// order, and points sent twice only once.
 func TestPrometheusWithWindow(t *testing.T) {
 	p := carbontest.StartPrometheus(t, "20y")
 	k, left := sink(t, "http://"+p.Addr)
@@ -597,8 +598,8 @@ func TestPrometheusWithWindow(t *testing.T) {
 	}
 }
 
-// TestPrometheusWithSmallWindow: 2.42 answers 500 to what is older than the
-// window.
+// TestPrometheusWithSmallWindow checks that points older than the window are left
+// out. Prometheus 2.42 answers 500 to them.
 func TestPrometheusWithSmallWindow(t *testing.T) {
 	p := carbontest.StartPrometheus(t, "30d")
 	k, left := sink(t, "http://"+p.Addr)
@@ -613,8 +614,8 @@ func TestPrometheusWithSmallWindow(t *testing.T) {
 	}
 }
 
-// TestPrometheusWithoutWindow: what is too old or out of order is left out,
-// all else arrives.
+// TestPrometheusWithoutWindow checks that points that are too old or out of order
+// are left out, and that all others arrive.
 func TestPrometheusWithoutWindow(t *testing.T) {
 	p := carbontest.StartPrometheus(t, "")
 	k, left := sink(t, "http://"+p.Addr)
@@ -623,7 +624,7 @@ func TestPrometheusWithoutWindow(t *testing.T) {
 	if err := k.Send(t.Context(), metrics(1, steps(now, 1)...)); err != nil {
 		t.Fatal(err)
 	}
-	// Series 0 has a point of now: what is older is out of order there.
+	// Series 0 has a current point, so older points are out of order.
 	if err := k.Send(t.Context(), metrics(50, history(now)...)); err != nil {
 		t.Fatal(err)
 	}
@@ -633,7 +634,7 @@ func TestPrometheusWithoutWindow(t *testing.T) {
 	if *left != (LeftOut{TooOld: 50 * 150, OutOfOrder: 5}) {
 		t.Errorf("%+v", *left)
 	}
-	// Another value for a time that has one.
+	// A second value for the same time.
 	*left = LeftOut{}
 	m := metrics(2, fresh[4], fresh[4]+300)
 	m[1].Points[0].Value++
@@ -642,7 +643,7 @@ func TestPrometheusWithoutWindow(t *testing.T) {
 	}
 }
 
-// TestVictoria: VictoriaMetrics stores all history.
+// TestVictoria checks that VictoriaMetrics stores all history.
 func TestVictoria(t *testing.T) {
 	v := carbontest.StartVictoria(t)
 	k, left := sink(t, "http://"+v.Web)
@@ -654,8 +655,8 @@ func TestVictoria(t *testing.T) {
 	}
 }
 
-// TestVictoriaBeyondRetention: VictoriaMetrics acknowledges what it drops, and
-// the sink says so.
+// TestVictoriaBeyondRetention checks that the sink reports points that
+// VictoriaMetrics acknowledges and drops.
 func TestVictoriaBeyondRetention(t *testing.T) {
 	v := carbontest.StartVictoria(t, "-retentionPeriod=1")
 	var log strings.Builder
@@ -664,7 +665,7 @@ func TestVictoriaBeyondRetention(t *testing.T) {
 		if err := k.Send(t.Context(), metrics(50, history(time.Now())...)); err != nil {
 			t.Fatal(err)
 		}
-		if left.Ignored != 50*100 { // those of the second are counted later
+		if left.Ignored != 50*100 { // points of the second Send are counted later
 			t.Errorf("%+v", *left)
 		}
 	}

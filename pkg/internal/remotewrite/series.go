@@ -1,5 +1,5 @@
-// Package remotewrite sends points by Prometheus's remote write protocol 1.0 to
-// Prometheus, VictoriaMetrics, Mimir and Thanos.
+// Package remotewrite sends points to Prometheus, VictoriaMetrics, Mimir and Thanos
+// with the Prometheus remote write protocol 1.0.
 package remotewrite
 
 import (
@@ -20,8 +20,8 @@ import (
 // Label is a label of a series.
 type Label struct{ Name, Value string }
 
-// Series is the labels of a series, ordered by name. The first is __name__, which
-// names the metric.
+// Series is a list of labels, sorted by name. The first is __name__, the name of
+// the metric.
 type Series []Label
 
 const nameLabel = "__name__"
@@ -31,13 +31,13 @@ var (
 	labelForm  = regexp.MustCompile(`^[a-z][a-zA-Z0-9_]*$`)
 )
 
-// ParsePath returns the series of a path
+// ParsePath converts a path to a series. A path has the form
 //
 //	PREFIX.PROBE.NAME{LABEL=VALUE,...}[.SOURCE]
 //
-// It is the metric PREFIX_NAME with the given labels, the label probe and, if the
-// path has it, the label source. Dots and hyphens in the metric name become _.
-// Values contain neither commas nor braces.
+// The series has the metric name PREFIX_NAME, the given labels, the label probe
+// and, if the path has a source, the label source. Dots and hyphens in the metric
+// name become "_". Values must not contain commas or braces.
 func ParsePath(path string) (Series, error) {
 	front, rest, ok := strings.Cut(graphite.CleanPath(path), "{")
 	text, source, closed := strings.Cut(rest, "}")
@@ -73,7 +73,7 @@ func ParsePath(path string) (Series, error) {
 	return s, nil
 }
 
-// Split returns the name of the metric and the other labels.
+// Split returns the name of the metric, and the other labels by name.
 func (s Series) Split() (name string, labels map[string]string) {
 	labels = map[string]string{}
 	for _, l := range s[1:] {
@@ -103,13 +103,13 @@ func (s Series) String() string {
 	return b.String()
 }
 
-// sample is a point of the series with that index in delivery.series.
+// sample is a point of a series; series is an index of delivery.series.
 type sample struct {
 	series int
 	graphite.Point
 }
 
-// appendLabels appends the labels of a TimeSeries message.
+// appendLabels appends the labels of s, encoded as fields of a TimeSeries message.
 func appendLabels(b []byte, s Series) []byte {
 	for _, l := range s {
 		b = protowire.AppendTag(b, 1, protowire.BytesType)
@@ -120,9 +120,9 @@ func appendLabels(b []byte, s Series) []byte {
 	return b
 }
 
-// encode returns the body of a request with samples, which are ordered by time:
-// a WriteRequest message in snappy's block format. labels has the encoded labels
-// of each series, see appendLabels.
+// encode returns the body of a request: a WriteRequest message, compressed in
+// snappy's block format. samples must be sorted by time. labels are the encoded
+// labels by index of the series, see appendLabels.
 func encode(samples []sample, labels [][]byte) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return a.series - b.series })

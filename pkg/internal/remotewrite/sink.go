@@ -17,25 +17,25 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// Options are the options of a Sink.
+// Options configures a Sink.
 type Options struct {
 	Server
-	Peers        peer.Networks // where the server may be; none: everywhere
-	RetryTimeout time.Duration // how long a request is retried; 0: not at all
+	Peers        peer.Networks // allowed networks of the server; empty: all
+	RetryTimeout time.Duration // how long a request is retried; 0 disables retries
 	Log          *slog.Logger  // nil disables logging
-	// LeftOut is called with the counts of a Send that left points out; nil
-	// disables the calls.
+	// LeftOut is called after each Send that left out points; nil disables the
+	// calls.
 	LeftOut func(LeftOut)
 }
 
-// LeftOut counts the points of a Send that are not stored.
+// LeftOut counts the points of a Send that the server does not store.
 type LeftOut struct {
 	TooOld     int64 // older than the server accepts
-	OutOfOrder int64 // older than others of the series, if the server refuses these
+	OutOfOrder int64 // older than other points of the series, if the server refuses them
 	Ahead      int64 // more than 10 minutes ahead of this machine's or the server's clock
 	Refused    int64 // refused for other reasons, or without a valid path
-	// Ignored counts points that a VictoriaMetrics acknowledged and dropped because
-	// they are beyond its retention. It may include points of other clients.
+	// Ignored counts points beyond the retention of VictoriaMetrics, which it
+	// acknowledges and drops. The count may include points of other clients.
 	Ignored int64
 }
 
@@ -44,7 +44,7 @@ func (l LeftOut) Total() int64 {
 	return l.TooOld + l.OutOfOrder + l.Ahead + l.Refused + l.Ignored
 }
 
-// Add adds the counts of another Send.
+// Add adds the counts of o to l.
 func (l *LeftOut) Add(o LeftOut) {
 	l.TooOld += o.TooOld
 	l.OutOfOrder += o.OutOfOrder
@@ -54,36 +54,37 @@ func (l *LeftOut) Add(o LeftOut) {
 }
 
 const (
-	// maxSamples bounds the points of a request: some 400 kB.
+	// maxSamples is the maximum number of points in a request: about 400 kB.
 	maxSamples = 10_000
-	// maxAhead is how far ahead of this machine's clock a point may be. Prometheus
-	// has the same bound: after a point from the future it would refuse today's.
+	// maxAhead is how far ahead of this machine's clock a point may be, as in
+	// Prometheus. After a point from the future, Prometheus would refuse current
+	// points.
 	maxAhead = 10 * time.Minute
-	// recent is the age up to which a Prometheus without an out-of-order window may
-	// accept points: it refuses those an hour older than its newest one.
+	// recent is the maximum age of points that Prometheus without an out-of-order
+	// window may accept. It refuses points an hour older than its newest point.
 	recent = 3 * time.Hour
-	// maxPosts bounds the requests of a Send that search for each refused point.
-	// After maxPosts requests all points of its time are left out with it, after
-	// twice as many all points of its request.
+	// maxPosts limits the requests of a Send that search for single refused points.
+	// After maxPosts requests, all points with the time of a refused point are left
+	// out together. After 2*maxPosts, all points of a refused request are.
 	maxPosts = 2000
 	// reportEvery is the interval between warnings about points that are left out.
 	reportEvery = 10 * time.Minute
 )
 
-// Sink sends points by remote write. It is a graphite.Sink for metrics with paths
-// that ParsePath accepts.
+// Sink sends points with the remote write protocol. It implements graphite.Sink for
+// metrics whose paths ParsePath accepts. It is not safe for concurrent use.
 type Sink struct {
 	opt      Options
 	client   *http.Client
 	victoria *victoria
 
-	reports  rate.Sometimes
-	unsaid   LeftOut           // since the last warning
-	examples map[string]string // by reason, for the next warning
+	reports    rate.Sometimes
+	unreported LeftOut           // counts since the last warning
+	examples   map[string]string // of left out points by reason, for the next warning
 }
 
-// New returns a sink for a server. It connects with the first Send, but the files
-// with secrets and certificates must be readable now.
+// New returns a sink for a server. It connects on the first Send. New returns an
+// error if the files with secrets and certificates cannot be read.
 func New(opt Options) (*Sink, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -109,8 +110,8 @@ func New(opt Options) (*Sink, error) {
 	return s, nil
 }
 
-// Close closes idle connections. It may wait for some seconds until a
-// VictoriaMetrics has counted the points that it dropped.
+// Close closes idle connections. It may wait for a few seconds until
+// VictoriaMetrics has counted dropped points.
 func (s *Sink) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*countWait)
 	defer cancel()
@@ -119,17 +120,16 @@ func (s *Sink) Close() error {
 	return nil
 }
 
-// Send sends metrics, the oldest points first. It counts the points that the
-// server refuses, and sends the others without them. Its error wraps
-// graphite.ErrUnavailable if the server accepts nothing now; it may have stored
-// some of the points.
+// Send sends metrics, oldest points first. It counts and leaves out the points that
+// the server refuses. Its error wraps graphite.ErrUnavailable if the server
+// currently accepts nothing. After an error the server may have stored some points.
 func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	d := &delivery{Sink: s, ctx: ctx, bound: math.MinInt64}
 	samples := d.prepare(metrics)
 	if len(samples) > 0 {
 		d.left.Ignored = s.victoria.begin(ctx)
 		if err := d.deliverAll(samples); err != nil {
-			// The caller sends all points again, including those left out.
+			// The caller resends all points, so do not count them here.
 			s.report(LeftOut{Ignored: d.left.Ignored})
 			return err
 		}
@@ -139,20 +139,21 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// report passes on the counts of a Send and logs a warning at times.
+// report passes the counts of a Send to Options.LeftOut. It logs a warning at most
+// once per reportEvery.
 func (s *Sink) report(left LeftOut) {
 	if left.Total() == 0 {
 		return
 	}
 	s.opt.LeftOut(left)
-	s.unsaid.Add(left)
+	s.unreported.Add(left)
 	s.reports.Do(func() {
 		attrs := []any{"url", s.opt.URL}
 		for _, c := range []struct {
 			reason string
 			n      int64
 		}{
-			{tooOld, s.unsaid.TooOld}, {outOfOrder, s.unsaid.OutOfOrder}, {ahead, s.unsaid.Ahead}, {refused, s.unsaid.Refused}, {ignored, s.unsaid.Ignored},
+			{tooOld, s.unreported.TooOld}, {outOfOrder, s.unreported.OutOfOrder}, {ahead, s.unreported.Ahead}, {refused, s.unreported.Refused}, {ignored, s.unreported.Ignored},
 		} {
 			if c.n == 0 {
 				continue
@@ -162,16 +163,16 @@ func (s *Sink) report(left LeftOut) {
 				attrs = append(attrs, c.reason+"_example", example)
 			}
 		}
-		if s.unsaid.TooOld+s.unsaid.OutOfOrder+s.unsaid.Ignored > 0 {
+		if s.unreported.TooOld+s.unreported.OutOfOrder+s.unreported.Ignored > 0 {
 			attrs = append(attrs, "hint", "raise the server's window for old points: storage.tsdb.out_of_order_time_window of Prometheus, -retentionPeriod of VictoriaMetrics")
 		}
 		s.opt.Log.Warn("points left out", attrs...)
-		s.unsaid = LeftOut{}
+		s.unreported = LeftOut{}
 		clear(s.examples)
 	})
 }
 
-// delivery is a Send that is under way.
+// delivery is the state of one Send.
 type delivery struct {
 	*Sink
 	ctx    context.Context
@@ -179,14 +180,14 @@ type delivery struct {
 	labels [][]byte // of the series, encoded
 	left   LeftOut
 
-	posts    int      // requests, without retries
-	bound    int64    // unix time; the server refuses points up to it as too old
-	accepted *sample  // the last one of the last request that succeeded; nil: none
-	broken   []sample // got an answer 500 since then
-	tired    bool     // an answer 500 was retried for RetryTimeout
+	posts      int      // requests, not counting retries
+	bound      int64    // Unix time; points up to this time are too old for the server
+	accepted   *sample  // last sample of the last successful request; nil: none
+	broken     []sample // got status 500 since the last successful request
+	retried500 bool     // status 500 was already retried for RetryTimeout
 }
 
-// leaveOut counts samples that are left out, and keeps an example.
+// leaveOut counts samples as left out, and keeps the first one as an example.
 func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	if len(samples) == 0 {
 		return
@@ -210,8 +211,8 @@ func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	}
 }
 
-// prepare returns the points to send, ordered by time across all series, as
-// servers without an out-of-order window require.
+// prepare returns the points to send, sorted by time across all series. Servers
+// without an out-of-order window require this order.
 func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 	latest := time.Now().Add(maxAhead).Unix()
 	samples := make([]sample, 0, graphite.Count(metrics))
@@ -254,8 +255,8 @@ func after(samples []sample, t int64) int {
 }
 
 func (d *delivery) deliverAll(samples []sample) error {
-	// A server refuses old points for other reasons than new ones, so a request has
-	// only one kind.
+	// A server refuses old and new points for different reasons, so send them in
+	// separate requests.
 	old := after(samples, time.Now().Add(-recent).Unix())
 	for _, part := range [][]sample{samples[:old], samples[old:]} {
 		for piece := range slices.Chunk(part, maxSamples) {
@@ -265,13 +266,13 @@ func (d *delivery) deliverAll(samples []sample) error {
 		}
 	}
 	if len(d.broken) > 0 {
-		return d.judgeBroken(nil)
+		return d.checkBroken(nil)
 	}
 	return nil
 }
 
-// deliver sends samples. If the server refuses a request, it stores nothing of
-// it, so deliver halves it until the refused samples are alone.
+// deliver sends samples. A server that refuses a request stores none of its
+// samples. deliver then splits the samples until it has isolated the refused ones.
 func (d *delivery) deliver(samples []sample) error {
 	if n := after(samples, d.bound); n > 0 {
 		d.leaveOut(samples[:n], tooOld, "")
@@ -282,7 +283,8 @@ func (d *delivery) deliver(samples []sample) error {
 	}
 	last := samples[len(samples)-1]
 	err := d.post(samples)
-	whole := len(samples) == 1 || d.posts >= maxPosts && samples[0].Time == last.Time || d.posts >= 2*maxPosts // not split further
+	// Do not split whole requests further.
+	whole := len(samples) == 1 || d.posts >= maxPosts && samples[0].Time == last.Time || d.posts >= 2*maxPosts
 	var no *refusal
 	switch {
 	case err == nil:
@@ -297,7 +299,7 @@ func (d *delivery) deliver(samples []sample) error {
 		if len(d.broken) < maxBroken {
 			return nil
 		}
-		return d.judgeBroken(err)
+		return d.checkBroken(err)
 	case whole:
 		d.leaveOut(samples, no.reason, no.text)
 		if no.reason == tooOld {
@@ -313,8 +315,8 @@ func (d *delivery) deliver(samples []sample) error {
 		}
 	}
 	if no.reason == tooOld && last.Time < time.Now().Add(-recent).Unix() {
-		// Try the newest one first: if it is too old, all are, and a few requests
-		// are enough for them.
+		// Try the newest sample first. If it is too old, all others are too old
+		// and need no requests.
 		half = len(samples) - 1
 		if err := d.deliver(samples[half:]); err != nil {
 			return err
@@ -322,33 +324,35 @@ func (d *delivery) deliver(samples []sample) error {
 		samples = samples[:half]
 		half /= 2
 	}
-	// The older half goes first: a server may refuse points older than others.
+	// Send the older half first: a server may refuse points that are older than
+	// stored points.
 	if err := d.deliver(samples[:half]); err != nil {
 		return err
 	}
 	return d.deliver(samples[half:])
 }
 
-// maxBroken is how many points get an answer 500 in a row before judgeBroken is
-// asked.
+// maxBroken is the number of points with status 500 in a row after which deliver
+// calls checkBroken.
 const maxBroken = 3
 
 const brokenText = "500 Internal Server Error"
 
-// judgeBroken decides whether the server cannot store the points in d.broken, or
-// anything at all: it sends a point again that the server has stored. Its error is
-// that of a server that stores nothing, err if no point was stored before.
-func (d *delivery) judgeBroken(err error) error {
+// checkBroken finds out whether the server refuses only the points in d.broken or
+// currently stores nothing. It resends a point that the server has stored. If that
+// succeeds, checkBroken leaves out d.broken and returns nil; otherwise it returns
+// an error. If no point was stored before, it returns err or a general error.
+func (d *delivery) checkBroken(err error) error {
 	if d.accepted == nil {
 		return cmp.Or(err, fmt.Errorf("%w: %s answers 500 to all points", graphite.ErrUnavailable, d.opt.URL))
 	}
-	again := d.post([]sample{*d.accepted})
+	resent := d.post([]sample{*d.accepted})
 	var no *refusal
-	if errors.As(again, &no) && !no.broken { // a duplicate
-		again = nil
+	if errors.As(resent, &no) && !no.broken { // refused as a duplicate
+		resent = nil
 	}
-	if again != nil {
-		return again
+	if resent != nil {
+		return resent
 	}
 	d.leaveOut(d.broken, refused, brokenText)
 	d.broken = nil

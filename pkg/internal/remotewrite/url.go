@@ -16,38 +16,39 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// Server is the address of a server and the client's credentials.
+// Server holds the URL of a server and the client's credentials.
 type Server struct {
-	URL     string // http or https, with the path
+	URL     string // http or https, including the path
 	User    string // for basic authentication; "": none
 	TLS     peer.TLS
 	Timeout time.Duration // of a request
 
-	PasswordFile string // of User
-	BearerFile   string // with a bearer token
+	PasswordFile string // password of User in the first line
+	BearerFile   string // bearer token in the first line; "": none
 	Header       string // NAME:VALUE,...
-	HeadersFile  string // with a line NAME: VALUE for each header
+	HeadersFile  string // one line NAME: VALUE for each header
 }
 
 // defaultTimeout is the default of Server.Timeout.
 const defaultTimeout = time.Minute
 
-// schemePrefix precedes http and https in URLs.
+// schemePrefix precedes the scheme http or https in the URLs of ParseURL.
 const schemePrefix = "prometheus+"
 
 const urlHint = "for example prometheus+http://localhost:9090/api/v1/write"
 
-// options are the options of a URL.
+// options are the valid options of a URL.
 var options = []string{"bearer-token-file", "ca", "cert", "header", "headers-file", "key", "password-file", "timeout"}
 
-// secretHeader matches the names of headers whose values are secrets.
+// secretHeader matches names of headers whose values are probably secrets.
 var secretHeader = regexp.MustCompile(`(?i)auth|cookie|key|passw|secret|token`)
 
-// ParseURL reads
+// ParseURL parses a URL of the form
 //
 //	prometheus+http(s)://[USER@]HOST[:PORT][/PATH][?OPTION=VALUE&...]
 //
-// The default path is /api/v1/write. Files are not read.
+// The default path is /api/v1/write. ParseURL does not read the files. It returns a
+// usage error if the URL is invalid.
 func ParseURL(text string) (Server, error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -77,7 +78,7 @@ func ParseURL(text string) (Server, error) {
 	if u.User != nil {
 		s.User = u.User.Username()
 		if _, has := u.User.Password(); has {
-			return Server{}, hint.Usage("a password does not belong into a URL", "keep it in a file: ?password-file=FILE")
+			return Server{}, hint.Usage("a URL must not contain a password", "keep it in a file: ?password-file=FILE")
 		}
 	}
 	if value, ok := o["timeout"]; ok {
@@ -114,12 +115,13 @@ func (s *Server) check(scheme string) error {
 	return nil
 }
 
-// Key identifies the server and the tenant. It holds no secret.
+// Key returns a string that identifies the server and the tenant. It contains no
+// secrets.
 func (s *Server) Key() string {
 	return fmt.Sprintf("%s%s\n%s\n%s\n%s", schemePrefix, s.URL, s.User, s.Header, s.HeadersFile)
 }
 
-// protocolHeaders are the headers that the protocol sets.
+// protocolHeaders are the headers that the protocol sets. Users cannot set them.
 var protocolHeaders = []string{"Content-Encoding", "Content-Length", "Content-Type", "Host", "Transfer-Encoding",
 	"X-Prometheus-Remote-Write-Version"}
 
@@ -128,7 +130,8 @@ var (
 	headerValue = regexp.MustCompile(`^[^\x00-\x08\x0a-\x1f\x7f]+$`)
 )
 
-// parseHeader reads NAME:VALUE. Its errors do not quote the value.
+// parseHeader parses NAME:VALUE. Its errors do not contain the value, which may be
+// secret.
 func parseHeader(line string) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, ":")
 	name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
@@ -141,14 +144,14 @@ func parseHeader(line string) (name, value string, err error) {
 	return name, value, nil
 }
 
-// firstLine returns the first line of a file.
+// firstLine returns the first line of a file, without its line end.
 func firstLine(file string) (string, error) {
 	text, err := os.ReadFile(file)
 	line, _, _ := strings.Cut(string(text), "\n")
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize sets the headers of a request from the current contents of the files.
+// authorize sets the headers of a request. It reads the files each time.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

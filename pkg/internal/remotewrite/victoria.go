@@ -13,15 +13,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// victoria counts the points that a VictoriaMetrics ignores. VictoriaMetrics
-// acknowledges points beyond its retention, and only its own metrics count them.
+// victoria counts the points that VictoriaMetrics drops. VictoriaMetrics
+// acknowledges points beyond its retention and counts the dropped points only in its
+// own metrics.
 type victoria struct {
 	*Sink
-	url   string
-	asked bool  // is is known
-	is    bool  // the server is a VictoriaMetrics
-	count int64 // its count when last read
-	// pending is set if old points were sent since then.
+	url        string
+	known      bool  // the server has answered, so that isVictoria is valid
+	isVictoria bool  // the server is VictoriaMetrics
+	count      int64 // last read count of dropped points
+	// pending is set if old points were sent since count was read.
 	pending bool
 	waited  time.Time // when end last waited for the count
 }
@@ -35,12 +36,12 @@ func newVictoria(s *Sink) *victoria {
 	return v
 }
 
-// maxMetrics bounds the answer to a request for metrics, in bytes. VictoriaMetrics
-// sends some 100 kB.
+// maxMetrics limits the response to a request for metrics in bytes. VictoriaMetrics
+// sends about 100 kB.
 const maxMetrics = 16 << 20
 
-// read returns the server's count of ignored points. ok reports whether the server
-// is a VictoriaMetrics, answered whether it answered at all.
+// read returns the server's count of dropped points. ok reports whether the server
+// is VictoriaMetrics, and answered whether it answered at all.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
@@ -72,17 +73,17 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin returns how many points of earlier Sends the server has ignored that were
-// not counted yet, and saves the count.
+// begin reads the count at the start of a Send. It returns how many points of
+// earlier Sends the server has dropped that were not yet reported.
 func (v *victoria) begin(ctx context.Context) (n int64) {
-	if v.asked && !v.is {
+	if v.known && !v.isVictoria {
 		return 0
 	}
 	count, is, answered := v.read(ctx)
 	if !answered {
 		return 0
 	}
-	v.asked, v.is = true, is
+	v.known, v.isVictoria = true, is
 	if v.pending {
 		n = max(count-v.count, 0)
 	}
@@ -91,19 +92,19 @@ func (v *victoria) begin(ctx context.Context) (n int64) {
 }
 
 const (
-	// leastRetention is the shortest retention of a VictoriaMetrics.
+	// leastRetention is the minimum retention of VictoriaMetrics.
 	leastRetention = 24 * time.Hour
-	// The server's count follows the acknowledgement by a second, or more if the
-	// server is busy. It is polled every countPoll for countWait.
+	// VictoriaMetrics updates the count a second after the acknowledgement, or
+	// later if it is busy. The count is polled every countPoll for countWait.
 	countPoll = 500 * time.Millisecond
 	countWait = 3 * time.Second
 )
 
-// end returns how many points the server has ignored since begin. oldest is the
-// unix time of the Send's oldest point. It waits for the server's count only once
-// per reportEvery; otherwise a later begin or awaitCount returns the number.
+// end returns how many points the server has dropped since begin. oldest is the
+// Unix time of the oldest point sent. end waits for the count at most once per
+// reportEvery; otherwise a later begin or awaitCount returns the number.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
-	if !v.is || oldest >= time.Now().Add(-leastRetention).Unix() {
+	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0
 	}
 	v.pending = true
@@ -114,8 +115,8 @@ func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	return v.awaitCount(ctx)
 }
 
-// awaitCount waits until the server has counted the points that were sent, and
-// returns how many of them it has ignored since begin.
+// awaitCount waits until the server has updated its count, for at most countWait.
+// It returns how many points the server has dropped since begin.
 func (v *victoria) awaitCount(ctx context.Context) int64 {
 	if !v.pending {
 		return 0
@@ -127,7 +128,7 @@ func (v *victoria) awaitCount(ctx context.Context) int64 {
 		}
 		count, _, answered := v.read(ctx)
 		if !answered || count > v.count && count == last {
-			break // it has caught up
+			break // the count has settled, or the server is down
 		}
 		last = count
 	}

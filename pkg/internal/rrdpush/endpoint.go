@@ -448,7 +448,7 @@ func (e *Endpoint) probe(r *http.Request) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		probe, _ := e.opt.Probes.At(from.Addr())
+		probe, _ := e.opt.Probes.ByAddr(from.Addr())
 		return cmp.Or(probe.Name, peer.AddressName(from.Addr())), nil
 	}
 	if identity == "" {

@@ -534,7 +534,7 @@ func TestSinkNames(t *testing.T) {
 		"nats:x": "not a URL", "kafka://h/T.x-1": "", "kafka+tls://me@a:1,b:2/T?sasl=plain&password-file=/f&compress=none": "",
 		"kafka://h:1": "no topic", "kafka://h/..": "no topic", "kafka://h/a/b": "no topic", "kafka://h/T?compress=rar": "unknown compression",
 		"kafka://h/T?sasl=x": "unknown mechanism", "kafka://h/T?version=9.9": "unknown version", "kafka://h/T?version=": "unknown version", "kafka://h/T?sasl=plain": "no user", "kafka://me@h/T": "without a mechanism",
-		"kafka://me:secret@h/T?sasl=plain": "does not belong", "kafka://h/T?replicas=1": "unknown option", "tcp://h:x": "not a URL",
+		"kafka://me:secret@h/T?sasl=plain": "must not contain a password", "kafka://h/T?replicas=1": "unknown option", "tcp://h:x": "not a URL",
 		"nats://h/" + strings.Repeat("s", 255): "", "nats://h/" + strings.Repeat("s", 256): "no stream",
 		"kafka://h/" + strings.Repeat("t", 249): "", "kafka://h/" + strings.Repeat("t", 250): "no topic",
 	} {

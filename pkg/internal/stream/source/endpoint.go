@@ -377,7 +377,7 @@ func (c *conn) identify() error {
 	if err != nil {
 		return err
 	}
-	probe, known := c.set.opt.Probes.At(addr.Addr())
+	probe, known := c.set.opt.Probes.ByAddr(addr.Addr())
 	c.probe, c.named = cmp.Or(probe.Name, peer.AddressName(addr.Addr())), known
 	c.addr = addr.Addr().Unmap().String()
 	t, ok := c.nc.(*tls.Conn)
