@@ -17,8 +17,8 @@ type Manager interface {
 	// the rows or the metadata beside them. A store that is AppendOnly
 	// returns errors.ErrUnsupported.
 	Count(ctx context.Context, records []Record) ([]int64, error)
-	// Size returns the size in bytes of the file at a Record.Location, or
-	// 0.
+	// Size returns the size in bytes of the file at a Record.Location, or 0
+	// if the file does not exist.
 	Size(location string) (int64, error)
 	// Verify calls opt.Fault for each difference that Count does not find:
 	// rows without a record, and unreadable data. Changes by concurrent
@@ -88,9 +88,9 @@ type RepairResult struct {
 // work: FileTx.Commit guarantees that a file is stored once.
 type Claimer interface {
 	Store
-	// Claim claims the keys that no other owner holds, for the time ttl by
-	// the server's clock, and returns them. It renews the owner's own
-	// claims.
+	// Claim claims the keys that no other owner has claimed, and returns
+	// them. The claims expire after ttl by the server's clock. Claim also
+	// renews the owner's existing claims.
 	Claim(ctx context.Context, owner string, keys []Key, ttl time.Duration) ([]Key, error)
 	// Release ends the owner's claims of the keys.
 	Release(ctx context.Context, owner string, keys []Key) error
@@ -101,13 +101,13 @@ type CompactOptions struct {
 	// TargetSize is the approximate size of a large file in bytes; 0:
 	// DefaultTargetSize.
 	TargetSize int64
-	// ClosedAfter is how long ago a day must have ended, and its newest
-	// file been stored.
+	// ClosedAfter is the minimum time since the end of a day and since its
+	// newest file was stored. Compact skips later days.
 	ClosedAfter time.Duration
 	DryRun      bool
 	Jobs        int // concurrent days; 0: 1
-	// Total receives the number of files and bytes to read, Done the
-	// progress; both may be nil.
+	// Total receives the number of files and bytes to read. Done receives
+	// the progress. Both may be nil.
 	Total func(files int, bytes int64)
 	Done  func(bytes, rows int64)
 }
@@ -122,15 +122,15 @@ const (
 type CompactResult struct {
 	Days  int64 `json:"days"`  // folders of a log type, probe and day
 	Files int64 `json:"files"` // files read from them
-	Into  int64 `json:"into"`  // files written; with DryRun: about
+	Into  int64 `json:"into"`  // files written; an estimate with DryRun
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // read
 	// Open counts the days that ended, or whose newest file was stored,
-	// less than ClosedAfter ago; Whole counts days without two files to
-	// merge.
+	// less than ClosedAfter ago. Whole counts the days with fewer than two
+	// files to merge.
 	Open  int64 `json:"open"`
 	Whole int64 `json:"whole"`
-	// Failed counts the days that are unchanged because of an error, which
-	// was logged.
+	// Failed counts the days that are unchanged because of an error. The
+	// errors are logged.
 	Failed int64 `json:"failed"`
 }

@@ -39,8 +39,8 @@ func Unavailable(err error) error {
 	return err
 }
 
-// Key identifies a log file wherever it is: the same log of the same probe
-// keeps its key if its site folder is moved or the file is compressed.
+// Key identifies a log file independently of its location: a log keeps its key
+// if its site folder is moved or the file is compressed.
 type Key struct {
 	Probe  string `json:"probe"`  // see ValidProbe
 	Folder string `json:"folder"` // name of the log folder, with ".out"
@@ -98,8 +98,8 @@ type Record struct {
 	Location string `json:"location,omitempty"`
 }
 
-// Text identifies the text of a record among those of its key: by its SHA-256
-// and its place, if known.
+// Text returns an identifier of the record's text that is unique among the
+// records of its key: the SHA-256 and the place, if known.
 func (r *Record) Text() string {
 	if r.Place == "" {
 		return r.SHA256
@@ -107,7 +107,8 @@ func (r *Record) Text() string {
 	return r.SHA256 + " " + r.Place
 }
 
-// Texts returns the texts of records of one key.
+// Texts returns the set of the records' Text identifiers. The records must have
+// the same key.
 func Texts(records []Record) map[string]bool {
 	texts := make(map[string]bool, len(records))
 	for _, r := range records {
@@ -116,14 +117,14 @@ func Texts(records []Record) map[string]bool {
 	return texts
 }
 
-// Same reports whether r and o are records of the same source file: of the
-// same text of the same log at the same place.
+// Same reports whether r and o describe the same source file: their key,
+// SHA-256 and place are equal.
 func (r *Record) Same(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
 }
 
-// Clashes reports whether a store that has o may already have r: a record
-// without a place may belong to any file with its text.
+// Clashes reports whether r and o may describe the same source file: their key
+// and SHA-256 are equal, and their places are equal or one of them is unknown.
 func (r *Record) Clashes(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }
@@ -143,7 +144,8 @@ type FileInfo struct {
 	// Name is the file's path in a tree of copies, with slashes: the probe
 	// or the stream, and the path below the source.
 	Name string
-	// ModTime and Mode are the source file's; copy keeps them.
+	// ModTime and Mode are those of the source file; copy: stores preserve
+	// them.
 	ModTime time.Time
 	Mode    fs.FileMode
 	// ReadOnce is set if the file cannot be read again. The store then does not
@@ -155,22 +157,22 @@ type FileInfo struct {
 	// The call may come from another goroutine; text is only valid during
 	// the call. Nil disables reporting.
 	Reject func(line int64, reason string, text []byte)
-	// Prefix is the record of the longest stored text with which the file
-	// starts, and PrefixLines is the number of its lines. Commit will
-	// replace that record. Prefix is nil if the file starts with no stored
-	// text, or cannot be read twice.
+	// Prefix is the record of the longest stored text that is a prefix of
+	// the file, and PrefixLines is the number of lines in that text. Commit
+	// will replace the record. Prefix is nil if no such text is stored or
+	// the file cannot be read twice.
 	Prefix      *Record
 	PrefixLines int64
-	// Next is the time of the next log folder, if it exists: no row of this
-	// folder can be much later.
+	// Next is the time of the next log folder, or zero if it does not
+	// exist. Rows of this folder cannot be much later than Next.
 	Next time.Time
 }
 
 // Store keeps log rows. It is safe for concurrent use, also by several
 // processes.
 type Store interface {
-	// Accepts reports whether the store accepts a file, of which Key, Type,
-	// Time and Next are set. Other files are not imported.
+	// Accepts reports whether the store accepts a file. Only Key, Type, Time
+	// and Next of f are set. The importer skips rejected files.
 	Accepts(f FileInfo) bool
 	// Lookup returns all records of the keys, in any order. A key may have
 	// several records: Tstat may recreate a folder with the same name.
@@ -179,8 +181,8 @@ type Store interface {
 	// of the keys, but another probe.
 	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
 	// Plan announces all files that are about to be imported, before the
-	// first Begin; for each, Key, Type, Time and Next are set. It replaces
-	// the former plan.
+	// first Begin. Only Key, Type, Time and Next of each file are set. Each
+	// call replaces the previous plan.
 	Plan(files []FileInfo)
 	// Done reports that a planned file was stored, skipped or abandoned.
 	Done(f FileInfo)
@@ -207,8 +209,7 @@ type Properties struct {
 	Compacts bool
 }
 
-// Defaults implements the methods that most stores have in common. A store
-// embeds it.
+// Defaults implements optional methods of Store and Manager. Stores embed it.
 type Defaults struct{}
 
 // Accepts accepts files of known log types.
@@ -236,32 +237,33 @@ func (Defaults) Compact(context.Context, CompactOptions) (CompactResult, error) 
 	return CompactResult{}, errors.ErrUnsupported
 }
 
-// FileTx stores the rows of one file. Commit or Abort ends it; Abort after
-// either does nothing.
+// FileTx stores the rows of one file. It ends with Commit or Abort. A later
+// Abort does nothing.
 type FileTx interface {
 	// Write adds the rows of b, which is only valid during the call.
 	Write(ctx context.Context, b *tstat.Batch) error
 	// Flush waits until the store has accepted all rows. It returns how
-	// many of them were passed to FileInfo.Reject; they do not count as
-	// rows of the record.
+	// many rows were passed to FileInfo.Reject; Record.Rows does not include
+	// them.
 	Flush(ctx context.Context) (rejected int64, err error)
-	// Commit flushes and makes rows and record visible together. known are
-	// the records of r's key that the caller has seen. In the same step
-	// Commit removes those of them that are in replace, with their rows. If
-	// the store now has other records of the key, Commit stores nothing and
-	// returns ErrDuplicate if r clashes with one of them, else ErrConflict.
-	// It also returns ErrDuplicate if a known record that is the same as r
-	// is not replaced.
+	// Commit flushes, and makes the rows and the record r visible together.
+	// known lists the records of r's key that the caller has seen; replace
+	// lists those of them that Commit removes in the same step, with their
+	// rows. If the store has other records of the key, Commit stores
+	// nothing. It then returns ErrDuplicate if r clashes with one of them,
+	// else ErrConflict. It also returns ErrDuplicate if a known record that
+	// is the same as r is not replaced.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
+	// Abort discards the rows.
 	Abort() error
 }
 
-// Adoption is what DBStream's importer math_repo knew of a stream when it
-// stopped. A store that math_repo may have filled adopts the rows it finds, so
-// that they are not stored again.
+// Adoption describes a stream of DBStream's importer math_repo, as of the time
+// when math_repo stopped. A store adopts the rows that math_repo stored, so that
+// they are not stored twice.
 type Adoption struct {
-	Stream   string // of the stream
-	Probe    string // in the keys of its files
+	Stream   string // name of the stream
+	Probe    string // Key.Probe of its files
 	Type     string // log type of its rows
 	Location *time.Location
 	// Copied is the time of the last log folder whose file was copied, and
@@ -269,8 +271,8 @@ type Adoption struct {
 	Copied, Stored time.Time
 }
 
-// RawStore is a Store that keeps whole files instead of rows. The engine uses
-// BeginRaw if a store has it.
+// RawStore is a Store that keeps whole files instead of rows. The engine calls
+// BeginRaw instead of Begin for such a store.
 type RawStore interface {
 	Store
 	BeginRaw(ctx context.Context, f FileInfo) (RawTx, error)
@@ -291,7 +293,7 @@ var ErrDuplicate = errors.New("already stored")
 var ErrConflict = errors.New("another import stored the same file meanwhile")
 
 // ErrReread is returned by the methods of a FileTx if the caller must write the
-// file again from its start, in a new FileTx: the store will then handle its rows
+// file again from its start, in a new FileTx. The new FileTx handles the rows
 // differently.
 var ErrReread = errors.New("the file is read again")
 

@@ -6,11 +6,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Base has the methods of store.Manager that only need the manifest. Stores
-// embed it.
+// Base implements the methods of store.Manager that only need the manifest.
+// Stores embed it.
 type Base struct{ m *Manifest }
 
-// Base returns the methods that stores embed.
+// Base returns a Base that uses m.
 func (m *Manifest) Base() Base { return Base{m} }
 
 // Lookup implements store.Store.

@@ -26,7 +26,7 @@ func (m *Manifest) apply(l line) {
 			if e.SHA256 != l.Delete.SHA256 || e.Place != l.Delete.Place {
 				return false
 			}
-			m.placed(e.Location, -1)
+			m.addCount(e.Location, -1)
 			return true
 		})
 		if len(m.entries[l.Delete.Key]) == 0 {
@@ -36,28 +36,28 @@ func (m *Manifest) apply(l line) {
 	if l.Put != nil {
 		es := m.entries[l.Put.Key]
 		if i := slices.IndexFunc(es, func(e Entry) bool { return e.Same(l.Put.Record) }); i >= 0 {
-			m.placed(es[i].Location, -1)
+			m.addCount(es[i].Location, -1)
 			es[i] = *l.Put
 		} else {
 			m.entries[l.Put.Key] = append(es, *l.Put)
 		}
-		m.placed(l.Put.Location, 1)
+		m.addCount(l.Put.Location, 1)
 	}
 }
 
-// placed counts an entry at a location.
-func (m *Manifest) placed(location string, n int) {
+// addCount adds n to the number of entries at a location.
+func (m *Manifest) addCount(location string, n int) {
 	if location == "" {
 		return
 	}
-	if m.at[location] += n; m.at[location] == 0 {
-		delete(m.at, location)
+	if m.countAt[location] += n; m.countAt[location] == 0 {
+		delete(m.countAt, location)
 	}
 }
 
-// renew reopens the log and discards its records if another process has
-// rewritten it, see Rewrite.
-func (m *Manifest) renew() (bool, error) {
+// reopenIfReplaced reopens the log and forgets all entries if another process
+// has rewritten the log, see Rewrite. It reports whether it reopened the log.
+func (m *Manifest) reopenIfReplaced() (bool, error) {
 	now, err := os.Stat(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // somebody removed it
@@ -74,16 +74,16 @@ func (m *Manifest) renew() (bool, error) {
 		return false, err
 	}
 	m.f.Close()
-	m.f, m.read, m.torn, m.format, m.lines, m.damaged, m.entries, m.at = f, 0, false, 0, 0, 0, map[store.Key][]Entry{}, map[string]int{}
+	m.f, m.read, m.torn, m.format, m.lines, m.damaged, m.entries, m.countAt = f, 0, false, 0, 0, 0, map[store.Key][]Entry{}, map[string]int{}
 	return true, nil
 }
 
-// load reads the lines appended since the last time.
+// load reads the lines appended since the last call.
 func (m *Manifest) load() error {
 	if m.f == nil {
 		return nil
 	}
-	if _, err := m.renew(); err != nil {
+	if _, err := m.reopenIfReplaced(); err != nil {
 		return err
 	}
 	info, err := m.f.Stat()
@@ -94,21 +94,21 @@ func (m *Manifest) load() error {
 		return nil
 	}
 	r := bufio.NewReaderSize(io.NewSectionReader(m.f, m.read, info.Size()-m.read), 1<<16)
-	var noBanner error
+	var bannerErr error
 	for {
 		text, err := r.ReadBytes('\n')
 		if err == io.EOF {
-			// A line that is being written, or was cut off by a
-			// crash.
+			// Another process is writing the last line, or a crash
+			// has cut it off.
 			m.torn = len(text) > 0
-			if noBanner != nil && m.lines > m.damaged {
-				noBanner = nil // the lines are from this package
+			if bannerErr != nil && m.lines > m.damaged {
+				bannerErr = nil // the lines are from this package
 				m.damaged++
 			}
-			if noBanner != nil {
+			if bannerErr != nil {
 				m.read = 0
 			}
-			return noBanner
+			return bannerErr
 		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w", m.path, err)
@@ -119,13 +119,13 @@ func (m *Manifest) load() error {
 		switch {
 		case first:
 			m.format, err = checkBanner(m.path, m.kind, text)
-			if errors.Is(err, errNotOurs) {
-				noBanner = err
+			if errors.Is(err, errNotManifest) {
+				bannerErr = err
 			} else if err != nil {
 				m.read = 0
 				return err
 			}
-		case len(text) == 0: // it follows a line that was cut off
+		case len(text) == 0: // end of a line that was cut off
 		default:
 			m.lines++
 			if !m.parse(text) {
@@ -135,6 +135,7 @@ func (m *Manifest) load() error {
 	}
 }
 
+// parse applies a line of the log. It returns false if the line is damaged.
 func (m *Manifest) parse(text []byte) bool {
 	sum, js, ok := bytes.Cut(text, []byte{' '})
 	if !ok {
@@ -156,9 +157,11 @@ func (m *Manifest) parse(text []byte) bool {
 	return true
 }
 
-var errNotOurs = errors.New("is not a manifest of tstatrepo")
+var errNotManifest = errors.New("is not a manifest of tstatrepo")
 
-// checkBanner returns the format number in the first line.
+// checkBanner returns the format number in the first line. It returns
+// errNotManifest if the line is not a banner, and other errors for an unknown
+// format or another kind of store.
 func checkBanner(path, kind string, text []byte) (int, error) {
 	rest, ok := strings.CutPrefix(string(text), banner)
 	number, has, _ := strings.Cut(rest, " ")
@@ -170,7 +173,7 @@ func checkBanner(path, kind string, text []byte) (int, error) {
 	case has == kind:
 		return n, nil
 	case has == Parquet || has == Copy:
-		return n, hint.New(fmt.Sprintf("%s: is that of a %s store, not of %s", path, has, kind), "name another folder")
+		return n, hint.New(fmt.Sprintf("%s: belongs to a %s store, not to a %s store", path, has, kind), "name another folder")
 	}
-	return 0, hint.Add(fmt.Errorf("%s: %w", path, errNotOurs), "name another folder, or remove the file: it is rebuilt from the stored files, except for pruned logs")
+	return 0, hint.Add(fmt.Errorf("%s: %w", path, errNotManifest), "name another folder, or remove the file: it is rebuilt from the stored files, except for pruned logs")
 }

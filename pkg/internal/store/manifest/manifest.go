@@ -1,13 +1,14 @@
 // Package manifest keeps the records of a store that lives in a folder of the
 // file system: which source files it holds, and in which stored files.
 //
-// It is a log of lines, each with its checksum, that several processes append
-// to under a lock. It skips lines that a crash has cut or damaged. Then the
-// store does not trust the other lines either: it reads the stored files and
-// rewrites the manifest, see Tx.Doubtful. Only the records of empty and pruned
-// logs exist nowhere else.
+// A manifest is a log of lines, each with its checksum. Several processes append
+// to it under a lock. Lines that a crash has cut off or damaged are skipped, and
+// then the store does not trust the other lines either: it reads the stored
+// files and rewrites the manifest, see Tx.Doubtful. Only the records of empty
+// and pruned logs exist nowhere else.
 //
-// Format 1 had no Entry.Of, and names that are not UTF-8 were not restored.
+// Format 1 had no Entry.FileRecords and did not preserve names that are not
+// UTF-8.
 package manifest
 
 import (
@@ -35,29 +36,31 @@ const Dir = "_tstatrepo"
 const (
 	name   = "manifest"
 	format = 2
-	banner = "tstatrepo manifest " // then the format's number and the kind of store
+	banner = "tstatrepo manifest " // followed by the format number and the kind of store
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Entry is a record and the file of the store with its rows, as of the time of
-// writing. If the file differs now, a process replaced it and was killed before
-// it wrote its line.
+// Entry is a record, with the size and mtime that the stored file with its rows
+// had when the entry was written. If the file differs now, a process replaced it
+// and was killed before it wrote the new entry.
 type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
-	// Of is the number of records of the file, which shows if some of their
-	// lines are missing; 0: unknown.
-	Of int `json:"of,omitempty"`
-	// Replaced means that another record replaced this one, whose rows
-	// could not be removed. The store removes them later, and then the
-	// entry. Until then Pruned is set too.
+	// FileRecords is the number of records whose rows are in the stored
+	// file, or 0 if unknown. If the file has fewer entries, lines of the
+	// manifest are missing.
+	FileRecords int `json:"of,omitempty"`
+	// Replaced means that another record replaced this one, but its rows
+	// could not be removed. The store later removes the rows and then the
+	// entry. Until then Pruned is also set.
 	Replaced bool `json:"replaced,omitempty"`
 }
 
-// Is reports whether a file is unchanged since the entry was written.
-func (e *Entry) Is(info fs.FileInfo) bool {
+// Matches reports whether a stored file is unchanged since the entry was
+// written.
+func (e *Entry) Matches(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
 
@@ -101,13 +104,13 @@ type Manifest struct {
 	lines   int      // of f
 	damaged int
 	entries map[store.Key][]Entry
-	at      map[string]int // number of entries by location
+	countAt map[string]int // number of entries by location
 }
 
 // Open opens the manifest of a store of the given kind in root. With readOnly
 // it creates nothing, and Update must not be called.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, at: map[string]int{}}
+	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, countAt: map[string]int{}}
 	if readOnly {
 		m.flags = os.O_RDONLY
 	} else if err := durable.MkdirAll(filepath.Dir(m.path), 0o777); err != nil {
@@ -140,7 +143,7 @@ func (m *Manifest) open() (*os.File, error) {
 	return durable.OpenFile(m.path, m.flags, 0o666)
 }
 
-// Damaged returns the number of unreadable lines.
+// Damaged returns the number of damaged lines.
 func (m *Manifest) Damaged() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,7 +177,7 @@ func (m *Manifest) All() ([]Entry, error) {
 	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
 }
 
-// Verify reports a fault if lines of the manifest are damaged: the records of some
+// Verify calls fault if lines of the manifest are damaged: the records of some
 // files are lost.
 func (m *Manifest) Verify(fault func(store.Fault)) {
 	if n := m.Damaged(); n > 0 {
@@ -202,7 +205,7 @@ const (
 	Copy    = "copy"
 )
 
-// Size returns the size of a store's file, or 0 if it does not exist.
+// Size returns the size in bytes of a store's file, or 0 if it does not exist.
 func Size(root, location string) (int64, error) {
 	info, err := os.Stat(filepath.Join(root, location))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -85,14 +85,14 @@ func TestRewrite(t *testing.T) {
 		}
 	}
 	err = b.Update(t.Context(), func(tx *Tx) error {
-		if n := tx.At("at0"); n != 167 {
+		if n := tx.CountAt("at0"); n != 167 {
 			t.Errorf("%d entries at one location", n)
 		}
 		tx.Delete(entry(0, 0).Record)
 		moved := entry(3, 0)
 		moved.Location = ""
 		tx.Put(moved)
-		if n := tx.At("at0"); n != 165 {
+		if n := tx.CountAt("at0"); n != 165 {
 			t.Errorf("%d entries at the location after two have gone", n)
 		}
 		return nil

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// Temp is Manifest.Temp while the store is changed.
+// Temp is like Manifest.Temp, for callers inside Manifest.Update.
 func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
 	dir := filepath.Join(filepath.Dir(tx.m.path), "tmp")
 	if err := os.MkdirAll(dir, 0o777); err != nil {
@@ -48,11 +48,11 @@ func (m *Manifest) Rewrite(ctx context.Context) error {
 	})
 }
 
-// minLines is how many obsolete lines are tolerated.
+// minLines keeps Rewrite from compacting short logs.
 const minLines = 1000
 
-// rewrite replaces the log. The caller holds its lock, and afterwards that of
-// the new log too.
+// rewrite replaces the log. The caller must hold the lock of the old log, and
+// holds the lock of the new log afterwards.
 func (m *Manifest) rewrite() error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
@@ -76,7 +76,7 @@ func (m *Manifest) rewrite() error {
 		_, err = f.Write(b.Bytes())
 	}
 	if err == nil {
-		err = likeOwner(f, old)
+		err = copyOwner(f, old)
 	}
 	if err == nil {
 		err = durable.Sync(f)
@@ -94,8 +94,9 @@ func (m *Manifest) rewrite() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// likeOwner gives f the mode and owner of a file to which others write too.
-func likeOwner(f *os.File, old fs.FileInfo) error {
+// copyOwner gives f the mode and owner of old, because other users may write to
+// the log too.
+func copyOwner(f *os.File, old fs.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err 
 	return f, err
 }
 
-// RemoveStale removes the temporary files of dead processes.
+// RemoveStale removes the temporary files of killed processes.
 func (m *Manifest) RemoveStale(ctx context.Context) error {
 	dir := filepath.Join(filepath.Dir(m.path), "tmp")
 	return m.Update(ctx, func(*Tx) error {
@@ -137,7 +138,7 @@ func (m *Manifest) RemoveStale(ctx context.Context) error {
 func removeUnlocked(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil // it belongs to another user
+		return nil // removed meanwhile, or another user's
 	}
 	if err != nil {
 		return err

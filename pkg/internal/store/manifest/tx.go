@@ -22,8 +22,8 @@ type Tx struct {
 	out bytes.Buffer
 }
 
-// Update calls f while only this process may change the store, and then appends
-// the changes made by f, even if f fails.
+// Update calls f under an exclusive lock of the store, and then appends the
+// changes made by f, even if f returns an error.
 func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,8 +48,8 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	return errors.Join(err, tx.flush())
 }
 
-// View calls f, which must not change anything, while no process changes the
-// store. It also works for a read-only manifest.
+// View calls f under a shared lock, so that no process changes the store. f must
+// not change anything either. View also works for a read-only manifest.
 func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,16 +66,16 @@ func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	return f(&Tx{m: m})
 }
 
-// lock waits until no other process has the lock or, if how is LOCK_SH, changes
-// the store. It polls, because a wait in the kernel cannot be interrupted.
+// lock locks the log; how is syscall.LOCK_EX or syscall.LOCK_SH. It polls,
+// because ctx cannot interrupt a flock that waits in the kernel.
 func (m *Manifest) lock(ctx context.Context, how int) error {
 	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
 		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)
 		if err == nil {
 			// The previous holder of the lock may have rewritten
 			// the log.
-			renewed, err := m.renew()
-			if !renewed || err != nil {
+			reopened, err := m.reopenIfReplaced()
+			if !reopened || err != nil {
 				return err
 			}
 			continue
@@ -92,8 +92,8 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 // Lookup returns the entries of a key.
 func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
 
-// At returns the number of entries with a location.
-func (tx *Tx) At(location string) int { return tx.m.at[location] }
+// CountAt returns the number of entries with a location.
+func (tx *Tx) CountAt(location string) int { return tx.m.countAt[location] }
 
 // Doubtful reports whether entries may be missing or outdated: lines were
 // damaged or cut off, or an older version wrote the manifest. The store must
@@ -103,11 +103,13 @@ func (tx *Tx) Doubtful() bool { return tx.Damaged() || tx.m.format < format }
 // Damaged reports whether lines of the manifest were damaged or cut off.
 func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
 
-// Complete reports whether the manifest knows every record of the file at an
-// entry's location.
-func (tx *Tx) Complete(e Entry) bool { return e.Of > 0 && e.Of == tx.At(e.Location) }
+// Complete reports whether the manifest has an entry for every record of the
+// stored file at e.Location.
+func (tx *Tx) Complete(e Entry) bool {
+	return e.FileRecords > 0 && e.FileRecords == tx.CountAt(e.Location)
+}
 
-// Rewrite replaces the manifest durably by one line per current entry.
+// Rewrite durably replaces the manifest with one line per entry.
 func (tx *Tx) Rewrite() error {
 	tx.out.Reset()
 	return tx.m.rewrite()
@@ -122,7 +124,7 @@ func (tx *Tx) All(f func(Entry)) {
 	}
 }
 
-// Put adds an entry, or replaces that of the same record.
+// Put adds an entry, or replaces the entry of the same record.
 func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 
 // Delete removes the entry of a record that is the same as r.
@@ -137,15 +139,16 @@ func (tx *Tx) Find(r store.Record) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Replaced returns the entries that Commit must remove when r is stored, see
+// Replaced returns the entries that Commit must remove when it stores r. It
+// returns store.ErrDuplicate or store.ErrConflict under the conditions of
 // store.FileTx.
 func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
-	isKnown, goes := store.Texts(known), store.Texts(replace)
+	isKnown, isReplaced := store.Texts(known), store.Texts(replace)
 	var replaced []Entry
 	conflict := false
 	for _, e := range tx.Lookup(r.Key) {
 		switch {
-		case goes[e.Text()]:
+		case isReplaced[e.Text()]:
 			replaced = append(replaced, e)
 		case e.Same(r):
 			return nil, store.ErrDuplicate
@@ -176,8 +179,8 @@ func encode(l line) []byte {
 	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(js, castagnoli), js)
 }
 
-// Sync makes the changes so far durable. It is called before files are removed
-// whose records exist nowhere else.
+// Sync makes all changes so far durable. Call it before removing files whose
+// records exist nowhere else.
 func (tx *Tx) Sync() error {
 	return errors.Join(tx.flush(), durable.Sync(tx.m.f))
 }

@@ -223,7 +223,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 		if es[0].StoredSize > opt.TargetSize/4*3 {
 			continue // large enough
 		}
-		if of := es[0].Of; of > 0 && of != len(es) {
+		if n := es[0].FileRecords; n > 0 && n != len(es) {
 			s.opt.Log.Warn("file not compacted: it has rows that are stored twice", "file", filepath.Join(s.dir, loc), "hint", "remove them with store repair")
 			continue
 		}
@@ -387,7 +387,7 @@ func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	}
 	var records []store.Record
 	for _, r := range s.Records {
-		i := slices.IndexFunc(entries, func(e manifest.Entry) bool { return e.Is(info) && e.Same(r) })
+		i := slices.IndexFunc(entries, func(e manifest.Entry) bool { return e.Matches(info) && e.Same(r) })
 		if i < 0 {
 			return nil
 		}

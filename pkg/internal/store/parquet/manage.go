@@ -109,7 +109,7 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 	dirs := map[string]bool{}
 	for loc, entries := range at {
 		info, err := os.Stat(filepath.Join(s.dir, loc))
-		if err == nil && entries[0].Is(info) { // otherwise another file has the name now
+		if err == nil && entries[0].Matches(info) { // otherwise another file has the name now
 			err = s.dropRows(tx, loc, entries)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -126,7 +126,7 @@ func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[strin
 			case kept[loc]:
 				e.Pruned = time.Time{}
 			default:
-				e.Location, e.StoredSize, e.StoredModTime, e.Of = "", 0, time.Time{}, 0
+				e.Location, e.StoredSize, e.StoredModTime, e.FileRecords = "", 0, time.Time{}, 0
 			}
 			tx.Put(e)
 		}
@@ -194,7 +194,7 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 			here++
 		}
 	}
-	if here < len(entries) || entries[0].Of != here {
+	if here < len(entries) || entries[0].FileRecords != here {
 		old, err := openStored(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -206,7 +206,7 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 				return s.rewrite(tx, loc, old, keep, rest)
 			}
 			old.close()
-		case isReadError(err) || tx.At(loc) > here:
+		case isReadError(err) || tx.CountAt(loc) > here:
 			return err
 		} // else it is damaged, and no other log is known to be in it
 	}
@@ -237,7 +237,7 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 		return err
 	}
 	for _, e := range current(tx, rest, loc) {
-		e.StoredSize, e.StoredModTime, e.Of = info.Size(), info.ModTime(), len(rest)
+		e.StoredSize, e.StoredModTime, e.FileRecords = info.Size(), info.ModTime(), len(rest)
 		tx.Put(e)
 	}
 	return nil
@@ -278,12 +278,12 @@ func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Ent
 // column has different types in the two files, since one file cannot have both.
 func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
-	if here[0].Of == len(here) {
+	if here[0].FileRecords == len(here) {
 		return nil, true, nil
 	}
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
-		if !isReadError(err) && m.At(loc) == len(here) {
+		if !isReadError(err) && m.CountAt(loc) == len(here) {
 			err = nil // it is damaged, and has no other logs as far as is known
 		}
 		return nil, true, err

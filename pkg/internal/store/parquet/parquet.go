@@ -200,7 +200,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		return err
 	}
 	first := entryLocation(t.f, 1)
-	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.At(first) == 0 || !t.s.isCurrent(m, replaced) {
+	if _, err := os.Lstat(filepath.Join(t.s.dir, first)); m.Damaged() || err == nil && m.CountAt(first) == 0 || !t.s.isCurrent(m, replaced) {
 		// A process was killed before it recorded its changes.
 		if err := t.s.reconcile(m); err != nil {
 			return err
@@ -230,7 +230,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 				return err
 			}
 		}
-		entry.Of = 1 + len(others)
+		entry.FileRecords = 1 + len(others)
 		path := filepath.Join(t.s.dir, entry.Location)
 		if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			return err
@@ -254,7 +254,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	errs = append(errs, t.s.remove(m, replaced, entry.Location))
 	m.Put(entry)
 	for _, e := range others {
-		e.StoredSize, e.StoredModTime, e.Of = entry.StoredSize, entry.StoredModTime, entry.Of
+		e.StoredSize, e.StoredModTime, e.FileRecords = entry.StoredSize, entry.StoredModTime, entry.FileRecords
 		m.Put(e)
 	}
 	return errors.Join(errs...)
@@ -301,7 +301,7 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 			return false
 		}
 		info, err := os.Stat(filepath.Join(s.dir, e.Location))
-		return err != nil || !e.Is(info) || !m.Complete(e)
+		return err != nil || !e.Matches(info) || !m.Complete(e)
 	})
 }
 

@@ -98,7 +98,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 			return nil, err
 		}
 		es := known[loc]
-		complete := len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) || !tx.Complete(e) })
+		complete := len(es) > 0 && !slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Matches(info) || !tx.Complete(e) })
 		if complete && !tx.Doubtful() {
 			for _, e := range es {
 				homes[textOf(e.Record)] = loc
@@ -112,7 +112,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 		}
 		if err != nil {
 			s.opt.Log.Warn("parquet file skipped: damaged or not written by tstatrepo", "file", path, "err", err)
-			if len(es) > 0 && es[0].Is(info) {
+			if len(es) > 0 && es[0].Matches(info) {
 				delete(known, loc) // nothing contradicts the manifest; verify reports the file
 			}
 			continue
@@ -127,7 +127,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 					e = now
 				}
 			}
-			e.Location, e.StoredSize, e.StoredModTime, e.Of = loc, info.Size(), info.ModTime(), len(f.Records)
+			e.Location, e.StoredSize, e.StoredModTime, e.FileRecords = loc, info.Size(), info.ModTime(), len(f.Records)
 			found = append(found, e)
 		}
 		last := found[len(found)-1].Record

@@ -21,7 +21,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	for _, l := range done {
 		for _, f := range l.from {
 			info, err := os.Lstat(filepath.Join(s.dir, f.loc))
-			if err != nil || !info.Mode().IsRegular() || !f.entries[0].Is(info) || tx.At(f.loc) != len(f.entries) {
+			if err != nil || !info.Mode().IsRegular() || !f.entries[0].Matches(info) || tx.CountAt(f.loc) != len(f.entries) {
 				return nil, errChanged
 			}
 			for _, e := range f.entries {
@@ -71,14 +71,14 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 			//lint:ignore errorlint %w would say that the day changed meanwhile
 			return known, fmt.Errorf("compacted file: %v", err)
 		}
-		of := 0
+		records := 0
 		for _, f := range l.from {
-			of += len(f.entries)
+			records += len(f.entries)
 		}
 		for _, f := range l.from {
 			for _, e := range f.entries {
 				if now, ok := tx.Find(e.Record); ok {
-					now.Location, now.StoredSize, now.StoredModTime, now.Of = loc, info.Size(), info.ModTime(), of
+					now.Location, now.StoredSize, now.StoredModTime, now.FileRecords = loc, info.Size(), info.ModTime(), records
 					tx.Put(now)
 				}
 			}

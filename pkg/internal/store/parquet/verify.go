@@ -40,7 +40,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		}
 		info, err := os.Stat(filepath.Join(s.dir, loc))
 		es := known[loc]
-		if err != nil || len(es) == 0 || slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Is(info) || e.Of > 0 && e.Of != len(es) }) {
+		if err != nil || len(es) == 0 || slices.ContainsFunc(es, func(e manifest.Entry) bool { return !e.Matches(info) || e.FileRecords > 0 && e.FileRecords != len(es) }) {
 			suspects = append(suspects, loc)
 			continue
 		}

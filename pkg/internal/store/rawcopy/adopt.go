@@ -15,15 +15,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// adoptBatch is how many files are recorded at once.
+// adoptBatch is the number of files recorded in one update of the manifest.
 const adoptBatch = 100
 
-// Adopt adopts the copies of math_repo, which also copies to DIR/<stream>/. Its
-// state contains the last folder that it finished. Each existing log up to that
-// folder gets a record. The record lacks the source's mtime, which math_repo
-// did not keep: a source file of the same size is the same. A file of another
-// size is read, so that an incomplete copy, which math_repo does not notice, is
-// replaced.
+// Adopt adopts the copies of math_repo, which also copies to DIR/<stream>/. It
+// records each existing log up to a.Copied, the last folder that math_repo
+// finished.
+//
+// The records lack the source's mtime, which math_repo did not keep, so a source
+// file of the same size counts as unchanged. The importer reads source files of
+// another size again. This replaces copies that math_repo left incomplete.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	if err := store.ValidProbe(a.Stream); err != nil {
 		return err
@@ -108,7 +109,7 @@ func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifes
 	if err := rd.Drain(); err != nil {
 		return e, false, err
 	}
-	if err := durable.Sync(f); err != nil { // math_repo does not
+	if err := durable.Sync(f); err != nil { // math_repo does not sync
 		return e, false, err
 	}
 	sha, length := rd.Fingerprint()

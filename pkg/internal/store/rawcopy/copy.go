@@ -25,8 +25,8 @@ import (
 )
 
 // Store is a folder of copied logs. Its manifest holds the records. A killed
-// process may leave a copy without a record, which is adopted when its source
-// is copied again.
+// process may leave a copy without a record; the next copy of the same log
+// replaces it.
 type Store struct {
 	store.Defaults
 	manifest.Base
@@ -36,8 +36,8 @@ type Store struct {
 	log      *slog.Logger
 }
 
-// Open opens the store in dir, or creates it. With readOnly only Lookup works,
-// and nothing is created. log receives warnings; may be nil.
+// Open opens the store in dir, or creates it. With readOnly it creates nothing,
+// and the store must not be changed. log receives warnings and may be nil.
 func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog.Logger) (*Store, error) {
 	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
 	if err != nil {
@@ -61,15 +61,15 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 }
 
 // reconcile deletes records whose copy is missing. If several records name one
-// copy, it keeps the record whose fingerprint matches: the other files were
-// replaced, but the lines about that were lost. Lost records are restored when
-// their sources are copied again, see tx.location.
+// copy, it keeps the records whose fingerprint matches: the copies of the others
+// were replaced, but the manifest lost the lines that say so. Lost records
+// return when their sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
 			"store", s.String())
 	}
-	for _, err := range s.settle(tx) {
+	for _, err := range s.removePruned(tx) {
 		s.log.Warn("copy not pruned", "store", s.String(), "err", err)
 	}
 	var gone []store.Record
@@ -104,8 +104,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint reads a copy. A truncated compressed copy is an error unless
-// truncated is set, which means that its source was truncated.
+// fingerprint returns the fingerprint of a copy's text. A truncated compressed
+// copy is an error unless truncated is set, because its source was truncated.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, er
 	}
 	dir, rest, _ := strings.Cut(f.Name, "/")
 	if dir == manifest.Dir {
-		return nil, fmt.Errorf("a probe cannot be named %s here: the store's own folder is", dir)
+		return nil, fmt.Errorf("a probe cannot be named %s: the store keeps its own files in that folder", dir)
 	}
 	if store.ValidProbe(dir) != nil || !filepath.IsLocal(filepath.FromSlash(rest)) {
 		return nil, fmt.Errorf("file name %q leads out of the store", f.Name)
@@ -169,9 +169,10 @@ type tx struct {
 	compressed bool // tmp is compressed with zstd
 }
 
-// Write implements store.FileTx. A copy has no separate rows.
+// Write implements store.FileTx. It always fails, because a copy has no separate
+// rows.
 func (t *tx) Write(context.Context, *tstat.Batch) error {
-	return errors.New("copy takes no rows, only the file's bytes")
+	return errors.New("a copy store accepts only the bytes of files, not rows")
 }
 
 // WriteRaw implements store.RawTx.
@@ -229,8 +230,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	}
 	t.tmp.Close()
 	t.tmp = nil
-	// The copy is visible now, so the record is written even if a later
-	// step fails.
+	// The copy is visible now, so write the record even if a later step
+	// fails.
 	errs := []error{folder.Sync()}
 	var gone []string
 	for _, e := range replaced {
@@ -238,7 +239,7 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 		gone = append(gone, e.Location)
 	}
 	for _, other := range otherForms(r.Location) {
-		if m.At(other) == 0 && t.s.leftBehind(other, r) {
+		if m.CountAt(other) == 0 && t.s.isStaleCopy(other, r) {
 			gone = append(gone, other)
 		}
 	}
@@ -254,7 +255,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the names of a log with other compressions, or without.
+// otherForms returns the names that a log has in the other compressions, and
+// uncompressed.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -265,9 +267,10 @@ func otherForms(name string) (names []string) {
 	return names
 }
 
-// leftBehind reports whether a file without a record holds the start of the
-// text just stored: its record was lost before Tstat's log was compressed.
-func (s *Store) leftBehind(loc string, r store.Record) bool {
+// isStaleCopy reports whether the file at loc, which has no record, holds a
+// prefix of r's text. It was copied before the log was compressed, and its
+// record was lost.
+func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	old, err := fingerprint(filepath.Join(s.dir, loc), true)
 	if err != nil || old.Length == 0 || old.Length > r.Length {
 		return false
@@ -283,18 +286,18 @@ func (s *Store) leftBehind(loc string, r store.Record) bool {
 	return textStartsWith(f, old)
 }
 
-// textStartsWith reports whether the text of a file starts with the text of a
-// fingerprint.
+// textStartsWith reports whether the text of a file starts with the text that a
+// fingerprint identifies.
 func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
 	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
-// location returns the location of the copy: that of the copy it replaces, else
-// the file's own name, or NAME.2 beside it if another file has the name. A copy
-// without a record is replaced if the new one starts with it: a killed process
-// left it.
+// location returns where to store the copy: in place of the copy that it
+// replaces, else under the file's own name, or as NAME.2 if another file has
+// that name. It overwrites a file without a record if the new copy starts with
+// the same content, because a killed process left that file.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {
@@ -315,7 +318,7 @@ func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error)
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			return loc, nil
 		}
-		if m.At(loc) > 0 {
+		if m.CountAt(loc) > 0 {
 			continue
 		}
 		if same, err := t.beginsWith(path); err != nil || same {

@@ -26,9 +26,9 @@ var (
 const pruneBatch = 500
 
 // Prune implements store.Manager. Only the manifest records pruned files. So
-// Prune first records durably that the copies will be removed. Then it removes
-// them, and then their locations; see settle. A copy that cannot be removed
-// keeps its record.
+// Prune first marks the entries as pruned, durably. Then removePruned removes
+// the copies and clears the locations of the entries. A copy that cannot be
+// removed does not count as pruned.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	failed := map[string]error{} // by location
@@ -67,7 +67,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 			if err := tx.Sync(); err != nil {
 				return err
 			}
-			maps.Copy(failed, s.settle(tx))
+			maps.Copy(failed, s.removePruned(tx))
 			n = len(gone)
 			for _, e := range gone {
 				if failed[e.Location] == nil {
@@ -95,11 +95,10 @@ func (s *Store) sizeOf(e manifest.Entry) int64 {
 	return info.Size()
 }
 
-// settle removes the copies that are pruned according to the manifest,
-// including those left by a killed process, and folders that become empty. It
-// returns, by location, why a copy cannot be removed; such a copy does not
-// count as pruned.
-func (s *Store) settle(tx *manifest.Tx) map[string]error {
+// removePruned removes the copies whose entries are marked as pruned, including
+// those left by a killed process, and folders that become empty. It returns the
+// errors by location. If a copy cannot be removed, its entry is unmarked.
+func (s *Store) removePruned(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {
 		switch {
@@ -151,12 +150,12 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			s.log.Warn("copy cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
 			continue
 		}
-		counts[i] = n - r.Rejects // if other stores took the file's rows, its lines were parsed
+		counts[i] = n - r.Rejects // there are rejects if the rows also went to another store
 	}
 	return counts, nil
 }
 
-// lines returns how many data lines a copy has.
+// lines returns the number of data lines in a copy.
 func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	f, err := os.Open(filepath.Join(s.dir, r.Location))
 	if err != nil {
@@ -168,8 +167,8 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	return rd.Counts().Rows, err
 }
 
-// Verify implements store.Manager. It searches for files without a record and,
-// with Deep, compares the text of each copy with its record.
+// Verify implements store.Manager. It searches for files without a record. With
+// Deep, it also compares the text of each copy with its record.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -180,7 +179,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	for _, e := range entries {
 		known[e.Location] = true
 	}
-	var strange []string
+	var unrecorded []string
 	err = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // removed meanwhile
 			return ctx.Err()
@@ -195,7 +194,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		case d.IsDir() && loc == manifest.Dir:
 			return fs.SkipDir
 		case !d.IsDir() && !known[loc]:
-			strange = append(strange, loc)
+			unrecorded = append(unrecorded, loc)
 		}
 		return nil
 	})
@@ -203,8 +202,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		return err
 	}
 	err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
-		for _, loc := range strange {
-			if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil || tx.At(loc) > 0 {
+		for _, loc := range unrecorded {
+			if _, err := os.Lstat(filepath.Join(s.dir, loc)); err != nil || tx.CountAt(loc) > 0 {
 				continue // removed or recorded meanwhile
 			}
 			if tstat.IsLog(filepath.Base(loc)) {
@@ -238,7 +237,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return nil
 }
 
-// replaced reports whether another text has replaced that of an entry.
+// replaced reports whether the manifest has replaced an entry since it was read.
 func (s *Store) replaced(e manifest.Entry) bool {
 	now, err := s.manifest.Lookup([]store.Key{e.Key})
 	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })

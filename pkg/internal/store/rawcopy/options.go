@@ -17,10 +17,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Options configures how logs are copied. They do not change existing copies.
+// Options configures how logs are copied. The options do not affect existing
+// copies.
 type Options struct {
-	// Zstd compresses copies with zstd: plain logs, and those in other
-	// compressions. A damaged or truncated log is copied unchanged.
+	// Zstd compresses copies with zstd, also of logs in other compressions.
+	// A damaged or truncated log is copied unchanged.
 	Zstd bool
 	// Month puts each log folder into a folder of its month, YYYY/MM-Mon,
 	// unless it is already in one.
@@ -51,12 +52,12 @@ func ParseOptions(text string) (dir string, opt Options, err error) {
 	return dir, opt, nil
 }
 
-// monthFolder matches the path of a folder of a month.
+// monthFolder matches a path that ends in a month folder, YYYY/MM-Mon.
 var monthFolder = regexp.MustCompile(`^(.+)/\d{4}/\d\d-[A-Z][a-z]{2}$`)
 
 const zstdSuffix = ".zst"
 
-// name returns the path of the copy, PROBE/.../FOLDER/FILE.
+// name returns the path of the copy in the store, PROBE/.../FOLDER/FILE.
 func (t *tx) name() string {
 	name := t.f.Name
 	if t.s.opt.Month {
@@ -75,8 +76,9 @@ func (t *tx) name() string {
 	return name
 }
 
-// compress replaces the copied file by one compressed with zstd, unless it is
-// one, or cannot be read to the end.
+// compress replaces the temporary file with one compressed with zstd. It leaves
+// the file unchanged if it is already compressed with zstd, or if it cannot be
+// decompressed to the end.
 func (t *tx) compress(ctx context.Context) error {
 	if _, err := t.tmp.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -112,7 +114,7 @@ func (t *tx) compress(ctx context.Context) error {
 	z := encoders.Get().(*zstd.Encoder)
 	defer encoders.Put(z)
 	z.Reset(tmp)
-	in := &failing{r: text}
+	in := &errorReader{r: text}
 	_, err = io.Copy(z, in)
 	err = errors.Join(err, z.Close())
 	old := tmp
@@ -125,13 +127,13 @@ func (t *tx) compress(ctx context.Context) error {
 	return errors.Join(err, os.Remove(old.Name()), old.Close())
 }
 
-// failing stores the error of the reader below.
-type failing struct {
+// errorReader records an error of r other than io.EOF.
+type errorReader struct {
 	r   io.Reader
 	err error
 }
 
-func (f *failing) Read(p []byte) (int, error) {
+func (f *errorReader) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
 	if err != nil && err != io.EOF {
 		f.err = err
@@ -139,7 +141,7 @@ func (f *failing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// encoders of zstd. The same text always has the same bytes.
+// encoders holds zstd encoders. They encode the same text to the same bytes.
 var encoders = sync.Pool{New: func() any {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderCRC(true))
 	if err != nil {

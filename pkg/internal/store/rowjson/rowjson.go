@@ -20,9 +20,9 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Store prints an object per row, with a newline after it: type, probe and
-// folder of the log, then its columns. It prints rows as they are read, even
-// those of a log that fails later.
+// Store prints each row as a JSON object on a line: the log's type, probe and
+// folder, then the columns. It prints rows as they are read, even if the import
+// of their log fails later.
 type Store struct {
 	store.Defaults
 	mu  sync.Mutex
@@ -47,7 +47,7 @@ func (s *Store) Refresh(context.Context, store.Record) error { return nil }
 // Close does nothing.
 func (s *Store) Close() error { return nil }
 
-// Records calls f for nothing.
+// Records never calls f.
 func (s *Store) Records(context.Context, func(store.Record) error) error { return nil }
 
 // Count is not supported.

@@ -11,14 +11,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Columns says what happens to columns of a file that a table lacks.
+// Columns selects what to do with columns of a file that a table lacks.
 type Columns string
 
-// The ways of Columns.
+// The values of Columns.
 const (
-	Widen  Columns = "widen"  // they are added to the table
-	Drop   Columns = "drop"   // they are left out
-	Refuse Columns = "refuse" // the file is not stored
+	Widen  Columns = "widen"  // add the columns to the table
+	Drop   Columns = "drop"   // leave the columns out
+	Refuse Columns = "refuse" // do not store the file
 )
 
 // ParseColumns parses the setting columns of a URL.
@@ -32,17 +32,18 @@ func ParseColumns(text string) (Columns, error) {
 	return "", hint.Usage(fmt.Sprintf("columns=%s is unknown", text), "known: widen, drop, refuse")
 }
 
-// Widens reports whether tables get new columns.
+// Widens reports whether missing columns are added to tables.
 func (c Columns) Widens() bool { return c == Widen }
 
-// MaxUnknown limits the columns of a table that no known Tstat writes. A table
-// of PostgreSQL has room for 1,600 columns, including dropped ones, which
-// crafted headers must not use up.
+// MaxUnknown is the maximum number of columns of a table that no known Tstat
+// writes. A PostgreSQL table can have 1,600 columns, including dropped ones;
+// crafted headers must not use them up.
 const MaxUnknown = 64
 
 // Missing returns the indexes of the file's columns that must be added to the
-// table. own are the columns of the store itself. Missing fails if the file has
-// too many unknown columns, and must not be stored.
+// table. names are the names of these columns in the table; own are the columns
+// that the store itself adds to every table. Missing returns an error if the
+// file has too many unknown columns to be stored.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
@@ -62,7 +63,8 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	known := names[:len(f.Type.Columns)]
 	has := 0
 	for n, typ := range table {
-		// Unknown columns have the type text. The operator added those of others.
+		// Unknown columns are added as texts. The operator added columns
+		// of other types.
 		if isText(typ) && !slices.Contains(known, n) && !slices.Contains(own, n) {
 			has++
 		}
@@ -75,7 +77,7 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	return m, nil
 }
 
-// isText reports whether a server's name of a type is that of a text type.
+// isText reports whether typ is a server's name of a text type.
 func isText(typ string) bool { return typ == "text" || strings.Contains(typ, "String") }
 
 // present reports whether the file has a column.
@@ -88,8 +90,8 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Targets returns the columns of a file that the table has. names are their
-// names in the table, "" for a column that is not stored.
+// Targets returns the columns of a file that the table has. names are the names
+// of the file's columns in the table, "" for a column that is not stored.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {
@@ -104,8 +106,9 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 	return ts, nil
 }
 
-// CheckLater fails if a batch has a column that the file did not have at its
-// start and that is not stored: a later header may add columns.
+// CheckLater returns an error if a later header in the file has added a column
+// that is not stored. stored reports whether the column with an index into
+// FileInfo.Columns is stored.
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {
 		return nil
@@ -126,14 +129,15 @@ func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column
 // in bytes.
 const maxName = 63
 
-// taken are the names of PostgreSQL's own columns.
-var taken = []string{"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
+// systemColumns are PostgreSQL's own columns. Other columns cannot have these
+// names.
+var systemColumns = []string{"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 
-// ColumnNames returns names for a table's columns: in lower case, so that they
-// need no quotes, and different from those of own.
+// ColumnNames returns unique names for a table's columns. They are in lower
+// case, so that they need no quotes, and differ from the names in own.
 func ColumnNames(columns []tstat.Column, own []string) []string {
 	seen := map[string]bool{}
-	for _, n := range slices.Concat(taken, own) {
+	for _, n := range slices.Concat(systemColumns, own) {
 		seen[n] = true
 	}
 	names := make([]string, len(columns))

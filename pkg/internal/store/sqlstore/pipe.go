@@ -18,10 +18,10 @@ type Pipe[B any] struct {
 	err  error         // of the upload; read after done
 }
 
-// Start runs upload in a goroutine. Up to waiting batches are queued for it.
-// upload must return soon after ctx ends.
-func Start[B any](ctx context.Context, waiting int, upload func(*Pipe[B]) error) *Pipe[B] {
-	p := &Pipe[B]{ctx: ctx, feed: make(chan B, waiting), stop: make(chan struct{}), done: make(chan struct{})}
+// Start runs upload in a goroutine, with a queue for the given number of
+// batches. upload must return soon after ctx ends.
+func Start[B any](ctx context.Context, queue int, upload func(*Pipe[B]) error) *Pipe[B] {
+	p := &Pipe[B]{ctx: ctx, feed: make(chan B, queue), stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.err = upload(p)
@@ -34,7 +34,8 @@ var (
 	errEnded   = errors.New("the server ended the upload")
 )
 
-// Next returns the next batch to the upload, io.EOF after the last one.
+// Next returns the next batch, or io.EOF after the last one. Only the upload may
+// call it.
 func (p *Pipe[B]) Next() (b B, err error) {
 	select {
 	case <-p.stop: // even while batches are queued
@@ -65,7 +66,7 @@ func (p *Pipe[B]) Send(b B) error {
 	}
 }
 
-// Close waits for the end of the upload, after the last batch, and returns its
+// Close ends the stream of batches, waits for the upload to end, and returns its
 // error.
 func (p *Pipe[B]) Close() error {
 	close(p.feed)
@@ -73,7 +74,7 @@ func (p *Pipe[B]) Close() error {
 	return p.err
 }
 
-// Abort makes the upload fail, and waits for its end. Call it instead of Close.
+// Abort makes the upload fail and waits for it to end. Call it instead of Close.
 func (p *Pipe[B]) Abort() {
 	close(p.stop)
 	<-p.done

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// The tables beside those of the log types.
+// Names of the tables that do not hold rows of logs.
 const (
 	FilesTable  = "tstatrepo_files"  // records
 	ClaimsTable = "tstatrepo_claims" // see store.Claimer
@@ -28,7 +28,8 @@ func CheckKey(k store.Key) error {
 	return store.ValidProbe(k.Probe)
 }
 
-// Clean makes a text valid for a column that is only read by people.
+// Clean replaces NUL and invalid UTF-8 in a text. Use it for columns that only
+// people read.
 func Clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -61,7 +61,7 @@ type kind struct {
 
 var kinds = []kind{
 	{form: "parquet:DIR", open: func(ctx context.Context, _, dir string, opt Options) (store.Manager, error) {
-		return opened(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
+		return asManager(parquet.Open(ctx, dir, parquet.Options{Memory: opt.Memory, Files: opt.Files, Cores: opt.Cores, ReadOnly: opt.ReadOnly, Log: opt.Log}))
 	}},
 	{form: "copy:DIR", open: openCopy},
 	{form: printed, open: openPrinted},
@@ -71,7 +71,7 @@ var kinds = []kind{
 	{"clickhouse://user@host/database", openClickHouse, clickhouse.Check},
 }
 
-// Schemes returns the kinds of stores.
+// Schemes returns the forms of all destinations that store rows or files.
 func Schemes() dest.Schemes {
 	var s dest.Schemes
 	for _, k := range kinds {
@@ -90,7 +90,7 @@ func openCopy(ctx context.Context, text, _ string, opt Options) (store.Manager, 
 	if err != nil {
 		return nil, err
 	}
-	return opened(rawcopy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
+	return asManager(rawcopy.Open(ctx, dir, o, opt.ReadOnly, opt.Log))
 }
 
 // printed is the destination that prints rows.
@@ -107,19 +107,20 @@ func openPrinted(_ context.Context, _, _ string, opt Options) (store.Manager, er
 func IsPrinted(text string) bool { return text == printed }
 
 func openPostgres(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
-	return opened(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
+	return asManager(postgres.Open(ctx, text, postgres.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly}))
 }
 
 func openDBStream(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
-	return opened(dbstream.Open(ctx, text, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType}))
+	return asManager(dbstream.Open(ctx, text, dbstream.Options{Options: opt.pg(), ReadOnly: opt.ReadOnly, Stream: opt.Stream, StreamType: opt.StreamType}))
 }
 
 func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Manager, error) {
-	return opened(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
+	return asManager(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
 }
 
-// opened converts the type of a store; it returns nil with an error.
-func opened[S store.Manager](s S, err error) (store.Manager, error) {
+// asManager converts the results of a store's Open. It returns a nil interface
+// if err is not nil.
+func asManager[S store.Manager](s S, err error) (store.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ type Destination struct {
 	st store.Manager // nil until it is opened
 }
 
-// NewDestination returns the store of a destination, unopened.
+// NewDestination returns a destination without opening its store.
 func NewDestination(text string, opt Options) (*Destination, error) {
 	k, rest, err := parse(text)
 	if err != nil {
@@ -152,7 +153,7 @@ func NewDestination(text string, opt Options) (*Destination, error) {
 // String returns the store's URL without secrets.
 func (d *Destination) String() string { return d.name }
 
-// Open returns the store, and opens it on the first call.
+// Open returns the store. The first call opens it.
 func (d *Destination) Open(ctx context.Context) (store.Store, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -176,8 +177,8 @@ func (d *Destination) Close() error {
 	return d.st.Close()
 }
 
-// Adopt makes a store adopt math_repo's data of a stream. Only copy and
-// DBStream can have any.
+// Adopt makes a store adopt the data that math_repo stored for a stream. It does
+// nothing unless s is a copy or DBStream store, since math_repo filled no others.
 func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	switch s := s.(type) {
 	case *rawcopy.Store:
@@ -203,8 +204,8 @@ func InFolder(text string) bool {
 	return err == nil && k.check == nil
 }
 
-// CheckStream returns an error if Options.Stream is invalid for logs of a probe
-// and of the types.
+// CheckStream returns an error if stream is not a valid Options.Stream for logs
+// of the given probe and types.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
 		stream = dbstream.DefaultStream
